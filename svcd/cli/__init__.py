@@ -1,0 +1,73 @@
+"""svcctl: what is done with svcd from a shell."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from svcd import __version__
+from svcd.cli.tables import FORMATS
+from svcd.errors import ConfigError
+from svcd.files import LocalFiles
+from svcd.loading import SERVICES_FILE, listing, load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        arguments: the words after the program's name; those of the process without it.
+
+    Returns:
+        The exit status: 0, 64 for a wrong command line, 78 for a services file with Problems.
+    """
+    parser = _parser()
+    chosen = parser.parse_args(arguments)
+    status: int = chosen.run(chosen)
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    """Exits by EX_USAGE, as sysexits(3) asks, not by 2."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.print_usage(sys.stderr)
+        self.exit(64, f"{self.prog}: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="svcctl", description="Checks and explains the services files of svcd.")
+    parser.add_argument("--version", action="version", version=f"svcd {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    check = commands.add_parser("check", help="say where services would listen, or what is wrong with their file")
+    check.add_argument("file", nargs="?", help=f"the services file; default: {SERVICES_FILE}, else the embedded one")
+    check.add_argument("--port-offset", type=int, default=0, metavar="N", help="added to every port")
+    check.set_defaults(run=_check)
+
+    options = commands.add_parser("options", help="list the options of the services file")
+    options.add_argument("--format", choices=sorted(FORMATS), default="text", help="how to write the list")
+    options.set_defaults(run=_options)
+    return parser
+
+
+def _check(chosen: argparse.Namespace) -> int:
+    try:
+        endpoints = load(chosen.file, LocalFiles(), port_offset=chosen.port_offset)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    for line in listing(endpoints):
+        print(line)
+    return 0
+
+
+def _options(chosen: argparse.Namespace) -> int:
+    print(FORMATS[chosen.format](), end="")
+    return 0

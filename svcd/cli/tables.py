@@ -1,0 +1,126 @@
+"""The option table and the built-ins for people: as text, for the README, and as the manual page."""
+
+from __future__ import annotations
+
+import textwrap
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from svcd import __version__
+from svcd.catalog import BUILTINS
+from svcd.config.options import GROUPS, TABLE, OptionInfo
+from svcd.model import Shape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+__all__ = ["FORMATS"]
+
+
+def _grouped() -> Iterator[tuple[str, list[OptionInfo]]]:
+    for group, infos in groupby(TABLE.values(), lambda info: info.group):
+        yield GROUPS[group], list(infos)
+
+
+def _facts(info: OptionInfo) -> str:
+    default = f"default {info.default_text}" if info.default_text else "no default"
+    word = f"; xinetd: {info.xinetd}" if info.xinetd else ""
+    return f"{info.kind.accepts}; {default}; {info.scope_text}{word}"
+
+
+def _text() -> str:
+    lines = []
+    for heading, infos in _grouped():
+        lines.append(f"{heading}:")
+        for info in infos:
+            lines += [
+                f"  {info.name}=",
+                textwrap.fill(info.help, 96, initial_indent=" " * 6, subsequent_indent=" " * 6),
+            ]
+            lines.append(f"      ({_facts(info)})")
+    return "\n".join(lines) + "\n"
+
+
+def _markdown() -> str:
+    lines = ["| option | takes | default | for | meaning |", "|---|---|---|---|---|"]
+    for _, infos in _grouped():
+        for info in infos:
+            word = f" xinetd: `{info.xinetd}`." if info.xinetd else ""
+            default = f"`{info.default_text}`" if info.default_text else ""
+            lines.append(f"| `{info.name}` | {info.kind.accepts} | {default} | {info.scope_text} | {info.help}{word} |")
+    lines += ["", "| built-in | over | what it does |", "|---|---|---|"]
+    for name, builtin in BUILTINS.items():
+        over = "tcp, udp, unix, unixgram" if Shape.DATAGRAM in builtin.shapes else "tcp, unix"
+        lines.append(f"| `{name}` | {over} | {builtin.summary} |")
+    return "\n".join(lines) + "\n"
+
+
+_MAN_HEAD = r"""
+.SH NAME
+svcd\-services \- the services file of svcd
+.SH DESCRIPTION
+The services file says which services
+.B twistd svcd
+hosts.
+It is
+.BR services (5)
+with options: each line has a name,
+.IR port / protocol ,
+aliases, and options as
+.IR name = value .
+What runs is the first of the name and the aliases that is a built\-in.
+.PP
+A
+.B #
+outside quotes begins a comment.
+A line that begins with white space continues the one before.
+Quotes are those of a POSIX shell.
+Protocols are tcp and udp (IPv4 and IPv6), tcp4, tcp6, udp4, udp6, and unix and unixgram, which take the absolute
+path of a socket instead of a port.
+With port 0 the kernel picks a port, and the log says which.
+.PP
+.B @defaults
+.IR name = value ...
+sets options for the lines after it that can take them, to the end of the file.
+.B @include
+.I pattern
+reads other files, relative to this one and in sorted order; names that begin with a dot or end in ~ or .bak are
+skipped.
+""".lstrip()
+
+
+def _roff(text: str) -> str:
+    escaped = text.replace("\\", "\\e").replace("-", "\\-")
+    return "\\&" + escaped if escaped.startswith((".", "'")) else escaped
+
+
+def _man() -> str:
+    lines = [
+        f'.TH SVCD\\-SERVICES 5 "" "svcd {__version__}" "File formats"',
+        _MAN_HEAD.rstrip(),
+        ".SH BUILT\\-INS",
+    ]
+    for name, builtin in BUILTINS.items():
+        over = "" if Shape.DATAGRAM in builtin.shapes else " Streams only."
+        lines += [".TP", f".B {name}", _roff(f"{builtin.summary[0].upper()}{builtin.summary[1:]}.{over}")]
+    lines.append(".SH OPTIONS")
+    for heading, infos in _grouped():
+        lines.append(f".SS {heading}")
+        for info in infos:
+            lines += [".TP", f".B {info.name}", _roff(info.help), ".br", _roff(f"Takes {_facts(info)}.")]
+    lines += [
+        ".SH EXIT STATUS",
+        "A file with mistakes ends",
+        ".B twistd svcd",
+        "and",
+        ".B svcctl check",
+        "with 78, after a line for each mistake; an address that can't be listened on, with 71.",
+        ".SH SEE ALSO",
+        ".BR services (5),",
+        ".BR twistd (1),",
+        ".BR inetd (8)",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+FORMATS: Mapping[str, Callable[[], str]] = {"text": _text, "markdown": _markdown, "man": _man}

@@ -1,0 +1,154 @@
+"""What a parsed Config must hold beyond its grammar: nothing twice, and the machine has what it names.
+
+Two sides ask this: `--check`, which shows where each service would listen, and the start, which listens there.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from svcd.model import Problem, Shape, address_text
+from svcd.wire.quotes import read_quotes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from svcd.config.service import Config, Service
+    from svcd.interfaces import Files, Machine
+
+__all__ = ["Endpoint", "check"]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One socket that a service listens with.
+
+    Attributes:
+        service: whose it is.
+        version: of IP, 4 or 6; 0 for a UNIX socket.
+        host: the address as a literal, perhaps with a %scope; empty for a UNIX socket.
+    """
+
+    service: Service
+    version: int
+    host: str
+
+    @property
+    def address(self) -> str:
+        """As people write it: `127.0.0.1:7`, `[::1]:7`, or the path."""
+        return address_text(self.host, self.service.port) if self.version else self.service.path
+
+
+_ANY = {4: "0.0.0.0", 6: "::"}  # noqa: S104 - all addresses is what a line without bind= asks for
+
+
+def check(config: Config, files: Files, machine: Machine) -> tuple[list[Endpoint], list[Problem]]:
+    """Where the services of a Config listen, and every Problem that only the whole or the machine shows."""
+    problems = list(_repeated_names(config))
+    endpoints: list[Endpoint] = []
+    versions = machine.versions()
+    for service in config.enabled:
+        found, mistakes = _endpoints(service, versions, machine)
+        endpoints += found
+        problems += mistakes
+        problems += _missing(service, files, machine)
+    problems += _collisions(endpoints)
+    return endpoints, problems
+
+
+def _repeated_names(config: Config) -> Iterator[Problem]:
+    first: dict[str, Service] = {}
+    for service in config.enabled:
+        known = first.setdefault(service.id, service)
+        if known is not service:
+            text = f"{service.id} stands at {known.place} already; rename one, or remove it"
+            yield Problem(service.place, text)
+
+
+def _endpoints(service: Service, versions: frozenset[int], machine: Machine) -> tuple[list[Endpoint], list[Problem]]:
+    if service.net.local:
+        return [Endpoint(service, 0, "")], []
+    wanted = service.net.versions
+    usable = [version for version in wanted if version in versions]
+    if not usable:
+        return [], [
+            Problem(service.place, f"this machine has no IPv{wanted[0]}; use another protocol than {service.net}")
+        ]
+    if not service.options.v6only and len(wanted) > 1:
+        text = "with no, the protocol must be tcp6 or udp6, which then takes IPv4 clients too"
+        return [], [service.problem("v6only", text)]
+    if not service.options.bind:
+        return [Endpoint(service, version, _ANY[version]) for version in usable], []
+    hosts: dict[str, int] = {}
+    problems = []
+    for name in service.options.bind:
+        try:
+            literals = machine.addresses(name)
+        except OSError as error:
+            cause = error.strerror or error
+            problems.append(service.problem("bind", f"{name!r} is no address, interface or known host name: {cause}"))
+            continue
+        fitting = [literal for literal in literals if _version(literal) in wanted]
+        if not fitting:
+            problems.append(service.problem("bind", f"{name!r} has no address for {service.net}"))
+        hosts.update((literal, _version(literal)) for literal in fitting)
+    # Of both families the machine may lack one, as it may without bind=; of a single one it may not.
+    found = [Endpoint(service, version, host) for host, version in hosts.items() if version in usable]
+    if hosts and not found:
+        problems.append(service.problem("bind", "this machine has no IP of the version of these addresses"))
+    return found, problems
+
+
+def _version(literal: str) -> int:
+    return ipaddress.ip_address(literal).version
+
+
+def _missing(service: Service, files: Files, machine: Machine) -> Iterator[Problem]:
+    options = service.options
+    if options.owner and not machine.has_user(options.owner):
+        yield service.problem("owner", f"no user {options.owner!r} on this machine")
+    if options.group and not machine.has_group(options.group):
+        yield service.problem("group", f"no group {options.group!r} on this machine")
+    if options.root and not files.is_directory(options.root):
+        yield service.problem("root", f"{options.root} is no directory that can be read")
+    if options.quotes:
+        try:
+            quotes = read_quotes(files.read(options.quotes))
+        except OSError as error:
+            yield service.problem("quotes", f"can't read {options.quotes}: {error.strerror or error}")
+        else:
+            if not quotes:
+                yield service.problem("quotes", f"{options.quotes} has no entry shorter than 512 characters")
+
+
+def _collisions(endpoints: Sequence[Endpoint]) -> Iterator[Problem]:
+    """Sockets that could not be bound together: the same port, and the same address or one that means all."""
+    seen: dict[tuple[Shape, int, int, str], dict[str, Service]] = {}
+    for endpoint in endpoints:
+        service = endpoint.service
+        if endpoint.version and not service.port:
+            continue
+        versions = [endpoint.version]
+        if endpoint.version == 6 and not service.options.v6only:
+            versions.append(4)
+        for version in versions:
+            host = endpoint.host if version == endpoint.version else _ANY[4]
+            # Both shapes of UNIX socket share the one name space of paths.
+            shape = service.net.shape if version else Shape.STREAM
+            others = seen.setdefault((shape, version, service.port, service.path), {})
+            wildcard = _ANY.get(version)
+            known = next(
+                (
+                    other
+                    for other_host, other in others.items()
+                    if other is not service and (wildcard in (host, other_host) or host == other_host)
+                ),
+                None,
+            )
+            others.setdefault(host, service)
+            if known is not None:
+                text = f"{endpoint.address} is taken by {known.id} at {known.place}; change one of the two"
+                yield Problem(service.place, text)
+                break

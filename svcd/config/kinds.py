@@ -1,0 +1,142 @@
+"""The types of option values: how each is read from a word and written back.
+
+`read` raises ValueError without a text when the word is not of the kind; `accepts` says, for the Problem, the manual
+and the README, what is. `write` gives a word that reads back as the same value.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "COUNT",
+    "DURATION",
+    "MODE",
+    "PATH",
+    "TEXT",
+    "WORD",
+    "WORDS",
+    "YES_NO",
+    "Kind",
+    "choice",
+    "choices",
+]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """One type of value."""
+
+    name: str
+    accepts: str
+    read: Callable[[str], T]
+    write: Callable[[T], str]
+
+
+def _require(condition: object) -> None:
+    if not condition:
+        raise ValueError
+
+
+def _read_yes_no(word: str) -> bool:
+    _require(word in ("yes", "no"))
+    return word == "yes"
+
+
+YES_NO: Kind[bool] = Kind("yes/no", "yes or no", _read_yes_no, lambda value: "yes" if value else "no")
+
+
+def _read_count(word: str) -> int:
+    _require(re.fullmatch("[0-9]{1,7}", word) and int(word) > 0)
+    return int(word)
+
+
+COUNT: Kind[int] = Kind("count", "a whole number from 1 to 9999999", _read_count, str)
+
+
+def _read_mode(word: str) -> int:
+    _require(re.fullmatch("0?[0-7]{3}", word))
+    return int(word, 8)
+
+
+MODE: Kind[int] = Kind("mode", "three octal digits, as in 0660", _read_mode, lambda value: f"0{value:03o}")
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+def _read_duration(word: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,20})?)([smh]?)", word)
+    _require(match)
+    assert match is not None  # noqa: S101 - for the type checker
+    return float(match[1]) * _UNITS[match[2]]
+
+
+DURATION: Kind[float] = Kind(
+    "duration",
+    "a time in seconds, or with a unit: 10s, 1.5m, 2h",
+    _read_duration,
+    lambda value: f"{Decimal(repr(value)):f}s".replace(".0s", "s"),
+)
+
+
+def _read_path(word: str) -> str:
+    _require(word.startswith("/"))
+    return word
+
+
+PATH: Kind[str] = Kind("path", "an absolute path", _read_path, str)
+
+
+def _read_word(word: str) -> str:
+    _require(word and not re.search(r"\s", word))
+    return word
+
+
+WORD: Kind[str] = Kind("word", "a word without blanks", _read_word, str)
+TEXT: Kind[str] = Kind("text", "any text", str, str)
+
+
+def _read_words(word: str) -> tuple[str, ...]:
+    words = tuple(word.split(","))
+    for each in words:
+        _read_word(each)
+    return words
+
+
+WORDS: Kind[tuple[str, ...]] = Kind("words", "words with commas between them", _read_words, ",".join)
+
+
+def choice(*accepted: str) -> Kind[str]:
+    """One of a few words."""
+
+    def read(word: str) -> str:
+        _require(word in accepted)
+        return word
+
+    return Kind("choice", " or ".join(accepted), read, str)
+
+
+def choices(*accepted: str) -> Kind[tuple[str, ...]]:
+    """Any of a few words with commas between them, or `none`; kept in the order of the table."""
+
+    def read(word: str) -> tuple[str, ...]:
+        if word == "none":
+            return ()
+        words = word.split(",")
+        _require(all(each in accepted for each in words))
+        return tuple(each for each in accepted if each in words)
+
+    return Kind(
+        "choices",
+        f"any of {' '.join(accepted)} with commas between them, or none",
+        read,
+        lambda value: ",".join(value) or "none",
+    )

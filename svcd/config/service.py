@@ -1,0 +1,91 @@
+"""What a services file says, once understood: Service and Config."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING
+
+from svcd.config.options import TABLE, Options
+from svcd.model import Net, Place, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["HIGHEST_PORT", "Config", "Service"]
+
+HIGHEST_PORT = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One line of the file.
+
+    Attributes:
+        name: field 1.
+        net: the protocol.
+        port: 0 to 65535, where 0 lets the kernel pick; 0 for a local service.
+        path: of a local service's socket, else empty.
+        aliases: the words without `=`.
+        runs: the built-in that answers; empty for a disabled line that nothing serves.
+        options: every option with its value.
+        place: where the line begins. Places do not count when services are compared.
+        places: where each option's value stands, for the options set by the line or its defaults.
+    """
+
+    name: str
+    net: Net
+    port: int
+    path: str
+    aliases: tuple[str, ...]
+    runs: str
+    options: Options
+    place: Place = field(compare=False)
+    places: Mapping[str, Place] = field(compare=False, repr=False)
+
+    @property
+    def id(self) -> str:
+        """Unique in a Config: `echo/tcp`."""
+        return f"{self.name}/{self.net}"
+
+    def problem(self, option: str, text: str) -> Problem:
+        """A Problem at an option's value, or at the line if it has none."""
+        return Problem(self.places.get(option, self.place), f"{option}: {text}")
+
+    def words(self) -> Iterator[str]:
+        """The words of a line that says the same, before quoting."""
+        yield self.name
+        yield f"{self.path or self.port}/{self.net}"
+        yield from self.aliases
+        for each in fields(self.options):
+            value = getattr(self.options, each.name)
+            if value != each.default:
+                yield f"{each.name}={TABLE[each.name].kind.write(value)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All services of a file and of those it includes, in their order."""
+
+    services: tuple[Service, ...] = ()
+
+    @property
+    def enabled(self) -> tuple[Service, ...]:
+        """The services that are to run."""
+        return tuple(service for service in self.services if not service.options.disable)
+
+    def render(self) -> str:
+        """A services file that says the same: without defaults and includes, one line for each service."""
+        return "".join(" ".join(map(shlex.quote, service.words())) + "\n" for service in self.services)
+
+    def shifted(self, offset: int) -> tuple[Config, list[Problem]]:
+        """The same with every port moved by an offset, and a Problem for each port that leaves 1 to 65535."""
+        moved, problems = [], []
+        for service in self.services:
+            port = service.port + offset if service.port else 0
+            if service.port and not 1 <= port <= HIGHEST_PORT:
+                text = f"port {service.port} with the offset {offset} is {port}, not in 1 to {HIGHEST_PORT}"
+                problems.append(Problem(service.place, f"{text}; choose another --port-offset"))
+                continue
+            moved.append(replace(service, port=port))
+        return Config(tuple(moved)), problems

@@ -1,0 +1,84 @@
+"""What can go wrong, as values that say where and what to do about it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from svcd.model import Problem
+
+__all__ = ["ConfigError", "ListenError", "ListenErrors", "StartFailure", "SvcdError"]
+
+
+class SvcdError(Exception):
+    """The base of everything that svcd raises for its user to read."""
+
+
+class ConfigError(SvcdError):
+    """The services file can't be used; nothing was started or changed.
+
+    Args:
+        problems: every mistake that was found, in the order of the files. Never empty.
+    """
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+    #: sysexits(3) EX_CONFIG.
+    exit_code = os.EX_CONFIG
+
+
+class ListenError(SvcdError):
+    """One address of one service can't be opened.
+
+    Args:
+        service: the service's identity, `echo/tcp`.
+        address: the address as a person writes it, `0.0.0.0:7` or a path.
+        cause: what the system said, or what stands in the way.
+        remedy: what the reader can do about it.
+    """
+
+    def __init__(self, service: str, address: str, cause: str, remedy: str) -> None:
+        self.service = service
+        self.address = address
+        self.cause = cause
+        self.remedy = remedy
+        super().__init__(f"{service}: can't listen on {address}: {cause}; {remedy}")
+
+
+class ListenErrors(SvcdError):  # noqa: N818 - several of them
+    """Some addresses can't be opened; none is open.
+
+    Args:
+        errors: one for each address, never empty.
+    """
+
+    def __init__(self, errors: Sequence[ListenError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("\n".join(map(str, self.errors)))
+
+    #: sysexits(3) EX_OSERR.
+    exit_code = os.EX_OSERR
+
+
+class StartFailure(SystemExit, Exception):  # noqa: N818 - it ends the program, it is not caught
+    """The daemon can't start; the reasons have been said already.
+
+    Being a SystemExit it ends twistd with the code and without a traceback; being an Exception as well,
+    it lets twistd take back its pid file and tell the process that waits for the daemon.
+
+    Args:
+        code: the exit status, from sysexits(3).
+        reason: one line, for the terminal that waits for the daemon.
+    """
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason

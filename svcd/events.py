@@ -1,0 +1,76 @@
+"""Every event of the log: its name and its fields, in the order in which they are written.
+
+A line is `TIME EVENT key=value ...` as text, or one JSON object with the same keys. Times are local, ISO 8601 with the
+offset from UTC and milliseconds. A value with other characters than letters, digits and `_.:/@%+,-[]` is written as
+a JSON string, so that nothing that a client sends can forge or break a line.
+
+Fields: `service` name/protocol; `address` where a listener stands; `peer` the other end; `host` its name, with
+resolve=yes; `id` the connection's number since the start; `count` the service's open connections after the event;
+`in`, `out` bytes from and to the client; `seconds` how long it lasted; `reason` why it ended: done (closed in good
+order), lost (reset, or an error of the network), aborted (by the service), error (a mistake in the service), shutdown
+(the daemon stopped); `pid` the process that serves; `datagrams` received in all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from twisted.logger import Logger
+
+__all__ = [
+    "ACCEPT",
+    "CLOSE",
+    "DESCRIPTORS",
+    "END",
+    "FORMATS",
+    "LISTEN",
+    "LOG",
+    "LOST",
+    "PAUSE",
+    "READY",
+    "REFUSE",
+    "RESUME",
+    "STOP",
+    "Event",
+    "tell",
+]
+
+#: How the values of a field are written where it isn't as text (%s).
+FORMATS = {"id": "%d", "count": "%d", "in": "%d", "out": "%d", "seconds": "%.3f", "pid": "%d"}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One kind of line: its name and its fields in order."""
+
+    name: str
+    fields: tuple[str, ...]
+    level: str = "info"
+
+
+LISTEN = Event("listen", ("service", "address", "runs"))
+CLOSE = Event("close", ("service", "address", "datagrams", "in", "out"))
+READY = Event("ready", ("services", "listeners", "reactor"))
+STOP = Event("stop", ("connections",))
+DESCRIPTORS = Event("descriptors", ("limit", "connections", "advice"), "warn")
+PAUSE = Event("pause", ("reason", "connections", "limit"), "warn")
+RESUME = Event("resume", ("reason", "connections", "limit"))
+LOST = Event("lost", ("lines", "reason"), "error")
+LOG = Event("log", ("level", "message"))
+
+# Of single connections: written by the journal itself, not through twisted.logger.
+ACCEPT = Event("accept", ("service", "peer", "host", "id", "count", "pid"))
+END = Event("end", ("service", "peer", "host", "id", "in", "out", "seconds", "reason", "count", "pid"))
+REFUSE = Event("refuse", ("service", "peer", "id", "reason"))
+
+
+def tell(log: Logger, event: Event, **values: object) -> None:
+    """Report an event of the daemon through twisted.logger.
+
+    Any observer can write it as text; the journal's own finds the event under `svcd_event`.
+    """
+    known = [name for name in event.fields if name in values]
+    text = " ".join([event.name, *(f"{name}={{{name}}}" for name in known)])
+    {"info": log.info, "warn": log.warn, "error": log.error}[event.level](text, svcd_event=event, **values)

@@ -1,0 +1,49 @@
+"""Files read by name, for the floors that open none."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["MOST_BYTES", "LocalFiles"]
+
+#: A larger file is no services file and no collection of quotations.
+MOST_BYTES = 16 * 1_048_576
+
+
+class LocalFiles:
+    """svcd.interfaces.Files, for real."""
+
+    def read(self, path: str) -> bytes:
+        """The whole content of a regular file; see the interface."""
+        # O_NONBLOCK: a FIFO must not make us wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
+            mode = os.fstat(descriptor).st_mode
+            if stat.S_ISDIR(mode):
+                raise IsADirectoryError(errno.EISDIR, "it is a directory")
+            if not stat.S_ISREG(mode):
+                raise OSError(errno.EINVAL, "it is no regular file")
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise OSError(errno.EFBIG, f"it is larger than {MOST_BYTES} bytes")
+        return data
+
+    def matches(self, pattern: str) -> Sequence[str]:
+        """The paths that match, sorted."""
+        return sorted(glob.glob(pattern))  # noqa: PTH207 - as text, unchanged
+
+    def identity(self, path: str) -> str:
+        """Its real path."""
+        return os.path.realpath(path)
+
+    def is_directory(self, path: str) -> bool:
+        """Whether it can be entered and listed."""
+        return Path(path).is_dir() and os.access(path, os.R_OK | os.X_OK)

@@ -1,0 +1,125 @@
+"""The ports between the floors: what a lower floor asks of whoever builds it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IAddress
+
+__all__ = ["DatagramTransport", "Drainable", "Files", "Machine", "Names", "StreamTransport"]
+
+
+class Files(Protocol):
+    """Reading files by name, for the floors that open none themselves."""
+
+    def read(self, path: str) -> bytes:
+        """The whole content of a regular file.
+
+        Raises:
+            OSError: it can't be read, is no regular file, or is larger than 16 MiB.
+        """
+        ...
+
+    def matches(self, pattern: str) -> Sequence[str]:
+        """The paths that match a glob(7) pattern, sorted; empty when there is none."""
+        ...
+
+    def identity(self, path: str) -> str:
+        """One spelling for all the names of a file."""
+        ...
+
+    def is_directory(self, path: str) -> bool:
+        """Whether this is a directory that can be entered and listed."""
+        ...
+
+
+class Machine(Protocol):
+    """What a check wants to know of the machine that it runs on."""
+
+    def has_user(self, name: str) -> bool:
+        """Whether passwd(5) knows the name or number."""
+        ...
+
+    def has_group(self, name: str) -> bool:
+        """Whether group(5) knows the name or number."""
+        ...
+
+    def versions(self) -> frozenset[int]:
+        """The versions of IP that sockets can be bound with here: 4, 6."""
+        ...
+
+    def addresses(self, name: str) -> Sequence[str]:
+        """The addresses, as literals, of a literal, an interface or a host name.
+
+        Raises:
+            OSError: nothing has that name.
+        """
+        ...
+
+
+class Names(Protocol):
+    """Host names of addresses, looked up without blocking."""
+
+    def host_of(self, address: str) -> Deferred[str | None]:
+        """The host name of an address, or None. Fires within a bounded time and never fails."""
+        ...
+
+
+class Drainable(Protocol):
+    """A protocol that can end sooner than its client would, losing nothing."""
+
+    def drain(self) -> None:
+        """Close as soon as what was asked is answered."""
+        ...
+
+
+class StreamTransport(Protocol):
+    """What a stream protocol may ask of its transport: of Twisted's ITCPTransport, IConsumer and IPushProducer."""
+
+    def write(self, data: bytes) -> None:
+        """Send, now or when there is room."""
+        ...
+
+    def loseConnection(self) -> None:
+        """Close when all is sent and no producer is registered."""
+        ...
+
+    def loseWriteConnection(self) -> None:
+        """Close our side when all is sent."""
+        ...
+
+    def abortConnection(self) -> None:
+        """Close now."""
+        ...
+
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        """Name who is to rest while too much waits to be sent."""
+        ...
+
+    def unregisterProducer(self) -> None:
+        """Nobody is."""
+        ...
+
+    def pauseProducing(self) -> None:
+        """Stop reading."""
+        ...
+
+    def resumeProducing(self) -> None:
+        """Read again."""
+        ...
+
+    def getPeer(self) -> IAddress:
+        """The other end."""
+        ...
+
+
+class DatagramTransport(Protocol):
+    """What a datagram protocol may ask of its transport."""
+
+    def write(self, datagram: bytes, addr: object) -> None:
+        """Send a datagram to an address as it came; it may be lost."""
+        ...

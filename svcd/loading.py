@@ -1,0 +1,59 @@
+"""From the name of a services file to what can be started: read, parsed, shifted, checked. Or a ConfigError."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from svcd.catalog import SHAPES
+from svcd.config.check import Endpoint, check
+from svcd.config.default import DEFAULT, DEFAULT_NAME
+from svcd.config.parser import parse, parse_text
+from svcd.errors import ConfigError
+from svcd.transport.machine import LocalMachine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from svcd.interfaces import Files, Machine
+
+__all__ = ["SERVICES_FILE", "listing", "load"]
+
+#: Read when no file is named, where it exists; else the embedded default.
+SERVICES_FILE = "/etc/svcd/services"
+
+
+def load(path: str | None, files: Files, *, port_offset: int = 0, machine: Machine | None = None) -> list[Endpoint]:
+    """Where the services of a file listen.
+
+    Args:
+        path: the file; None for SERVICES_FILE or the embedded default.
+        files: how files are read.
+        port_offset: added to every port but 0.
+        machine: what it runs on.
+
+    Raises:
+        ConfigError: with every Problem there is.
+    """
+    if path is None and Path(SERVICES_FILE).exists():
+        path = SERVICES_FILE
+    if path is None:
+        config, problems = parse_text(DEFAULT, DEFAULT_NAME, files, SHAPES)
+    else:
+        config, problems = parse(path, files, SHAPES)
+    config, outside = config.shifted(port_offset)
+    endpoints, missing = check(config, files, machine or LocalMachine())
+    problems = [*problems, *outside, *missing]
+    if problems:
+        # By place, with the files in the order in which they were met.
+        files_met = {file: number for number, file in reversed(list(enumerate(each.place.file for each in problems)))}
+        raise ConfigError(sorted(problems, key=lambda each: (files_met[each.place.file], each)))
+    return endpoints
+
+
+def listing(endpoints: Sequence[Endpoint]) -> Iterator[str]:
+    """A line for each listener: the service, the address, what runs; in columns."""
+    rows = [(each.service.id, each.address, each.service.runs) for each in endpoints]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
+    for row in rows:
+        yield f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}"

@@ -1,0 +1,83 @@
+"""The values that travel between the floors: frozen, slotted, without behaviour of their own."""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+from dataclasses import dataclass
+
+__all__ = ["Net", "Place", "Problem", "Shape", "address_text"]
+
+
+class Shape(enum.Enum):
+    """How a service talks: a stream of bytes, or one datagram at a time."""
+
+    STREAM = "stream"
+    DATAGRAM = "datagram"
+
+
+class Net(enum.StrEnum):
+    """The protocol field of a services line, after the port and the slash."""
+
+    TCP = "tcp"
+    TCP4 = "tcp4"
+    TCP6 = "tcp6"
+    UDP = "udp"
+    UDP4 = "udp4"
+    UDP6 = "udp6"
+    UNIX = "unix"
+    UNIXGRAM = "unixgram"
+
+    @property
+    def shape(self) -> Shape:
+        """Stream or datagram."""
+        return Shape.STREAM if self in _STREAMS else Shape.DATAGRAM
+
+    @property
+    def local(self) -> bool:
+        """Whether its address is a path of the file system, not a port."""
+        return self in (Net.UNIX, Net.UNIXGRAM)
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The versions of IP it listens on: 4, 6, both, or none for a local one."""
+        if self.local:
+            return ()
+        return (int(self[-1]),) if self[-1].isdigit() else (4, 6)
+
+
+_STREAMS = frozenset({Net.TCP, Net.TCP4, Net.TCP6, Net.UNIX})
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where something stands in a file. Lines and columns count from 1; line 0 means the file as a whole."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One mistake of the user's, with its place and its remedy: `services:12:7: unknown option ...`."""
+
+    place: Place
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.text}"
+
+
+def address_text(host: str, port: int) -> str:
+    """An address as people write it: `192.0.2.1:7`, `[::1]:7`; an IPv4-mapped one as IPv4 (RFC 4291, 2.5.5.2)."""
+    if ":" not in host:
+        return f"{host}:{port}"
+    if host.startswith("::ffff:"):
+        mapped = ipaddress.IPv6Address(host).ipv4_mapped
+        if mapped is not None:
+            return f"{mapped}:{port}"
+    return f"[{host}]:{port}"

@@ -1,0 +1,53 @@
+"""Daytime (RFC 867): the date and the time as a line of text."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from svcd.protocols.base import Answerer, AnswererFactory, DatagramAnswerer
+from svcd.wire.clocks import daytime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IReactorTime
+
+__all__ = ["DaytimeDatagrams", "DaytimeFactory", "DaytimeProtocol"]
+
+
+def _teller(now: Callable[[], float], *, utc: bool, iso8601: bool) -> Callable[[], bytes]:
+    return lambda: daytime(now(), utc=utc, iso8601=iso8601)
+
+
+class DaytimeProtocol(Answerer):
+    """Tells the time and closes."""
+
+
+class DaytimeFactory(AnswererFactory):
+    """Makes DaytimeProtocols.
+
+    Args:
+        clock: the reactor.
+        utc, iso8601: as for svcd.wire.clocks.daytime.
+        now: seconds since 1970.
+    """
+
+    protocol = DaytimeProtocol
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        *,
+        utc: bool = False,
+        iso8601: bool = False,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(_teller(now, utc=utc, iso8601=iso8601), clock)
+
+
+class DaytimeDatagrams(DatagramAnswerer):
+    """Answers each datagram by the time."""
+
+    def __init__(self, *, utc: bool = False, iso8601: bool = False, now: Callable[[], float] = time.time) -> None:
+        super().__init__(_teller(now, utc=utc, iso8601=iso8601))

@@ -1,0 +1,164 @@
+"""Static files below a directory, for HTTP.
+
+A path is walked segment by segment, each opened relative to the one before without following symbolic links
+(openat(2), O_NOFOLLOW): no spelling of a name, and no change of the tree meanwhile, leads out of the root.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import errno
+import mimetypes
+import os
+import stat
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from svcd.protocols.http import Response, error_response
+from svcd.wire.http import HttpError, Request, path_segments
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twisted.internet.interfaces import IAddress
+
+__all__ = ["StaticFiles"]
+
+#: Bytes read and written at once; a file up to this size goes with its head in one write.
+_PIECE = 65_536
+
+# O_NONBLOCK: opening a FIFO must not wait for its writer.
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+
+_NOT_FOUND = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.ENXIO})
+
+
+class StaticFiles:
+    """Answers with files.
+
+    Names that begin with a dot are not served, but for /.well-known (RFC 8615).
+
+    Args:
+        root: the directory.
+        index: the names tried, in order, for a directory.
+        symlinks: follow symbolic links below root, wherever they lead.
+    """
+
+    def __init__(self, root: str, index: Sequence[str] = ("index.html",), *, symlinks: bool = False) -> None:
+        self._root = root
+        self._index = tuple(index)
+        self._flags = _OPEN if symlinks else _OPEN | os.O_NOFOLLOW
+        self._types = mimetypes.MimeTypes()
+        for known in mimetypes.knownfiles:
+            if os.path.isfile(known):  # noqa: PTH113 - once, at start
+                self._types.read(known)
+
+    def respond(self, request: Request, peer: IAddress) -> Response:  # noqa: ARG002 - every handler gets it
+        """The file of a request's path, or a redirection to where a directory begins.
+
+        Raises:
+            HttpError: 404 for what is not there or not for everyone, 400 for a bad path.
+        """
+        segments = path_segments(request.target)
+        if any(name.startswith(".") for name in segments if name != ".well-known"):
+            raise HttpError(HTTPStatus.NOT_FOUND)
+        *folders, name = segments
+        try:
+            folder = self._open_folder(folders)
+            try:
+                if name:
+                    return self._file_or_redirection(folder, name, segments)
+                return self._index_file(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            if error.errno in _NOT_FOUND:
+                raise HttpError(HTTPStatus.NOT_FOUND) from None
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE) from None
+            raise HttpError(HTTPStatus.INTERNAL_SERVER_ERROR) from error
+
+    def _open_folder(self, names: Sequence[str]) -> int:
+        """The descriptor of a directory below root, which the caller closes."""
+        folder = os.open(self._root, _OPEN | os.O_DIRECTORY)
+        for name in names:
+            outer = folder
+            try:
+                folder = os.open(name, self._flags | os.O_DIRECTORY, dir_fd=outer)
+            finally:
+                os.close(outer)
+        return folder
+
+    def _file_or_redirection(self, folder: int, name: str, segments: Sequence[str]) -> Response:
+        descriptor = os.open(name, self._flags, dir_fd=folder)
+        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            return self._file(descriptor, name)
+        os.close(descriptor)
+        # Made from the decoded segments, so that it can't name another host (//host/).
+        response = error_response(HTTPStatus.MOVED_PERMANENTLY)
+        response.fields["Location"] = "/" + "/".join(map(quote, segments)) + "/"
+        return response
+
+    def _index_file(self, folder: int) -> Response:
+        for name in self._index:
+            try:
+                descriptor = os.open(name, self._flags, dir_fd=folder)
+            except OSError as error:
+                if error.errno not in _NOT_FOUND:
+                    raise
+            else:
+                return self._file(descriptor, name)
+        raise HttpError(HTTPStatus.NOT_FOUND)
+
+    def _file(self, descriptor: int, name: str) -> Response:
+        """The answer with an open file, which it takes over."""
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise HttpError(HTTPStatus.NOT_FOUND)
+            fields = {
+                "Content-Type": self._type_of(name),
+                "Content-Length": str(status.st_size),
+                "Last-Modified": email.utils.formatdate(status.st_mtime, usegmt=True),
+                "X-Content-Type-Options": "nosniff",
+            }
+            body = _FileBody(descriptor, status.st_size)
+            if status.st_size > _PIECE:
+                return Response(HTTPStatus.OK, fields, body=body)
+            content = body.read() if status.st_size else b""
+        except BaseException:
+            os.close(descriptor)
+            raise
+        body.close()
+        return Response(HTTPStatus.OK, {**fields, "Content-Length": str(len(content))}, content)
+
+    def _type_of(self, name: str) -> str:
+        kind, encoding = self._types.guess_type(name)
+        if encoding is not None:
+            return {"gzip": "application/gzip", "xz": "application/x-xz"}.get(encoding, "application/octet-stream")
+        if kind is None:
+            return "application/octet-stream"
+        return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
+
+
+class _FileBody:
+    """The content of an open file, as long as it was when its length was said."""
+
+    def __init__(self, descriptor: int, length: int) -> None:
+        self._descriptor = descriptor
+        self._left = length
+
+    def read(self) -> bytes:
+        """The next piece; see svcd.protocols.http.Body."""
+        if not self._left:
+            return b""
+        piece = os.read(self._descriptor, min(_PIECE, self._left))
+        if not piece:
+            raise OSError(errno.EIO, f"it became shorter while it was sent, {self._left} bytes are missing")
+        self._left -= len(piece)
+        return piece
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)

@@ -1,0 +1,284 @@
+"""The tiny HTTP server's connection (RFC 9110, 9112): requests in order, answers in order, no more than one at work.
+
+What answers a request is a handler: given the Request and the connection's peer it returns a Response, or a Deferred
+of one. The connection keeps the order, the back-pressure, the keep-alive and the end.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import time
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from svcd.protocols.base import BuiltinFactory, Lingerer
+from svcd.wire.http import SLICE, HttpError, Request, RequestReader, head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IAddress, IReactorTime
+    from twisted.python.failure import Failure
+
+__all__ = ["Body", "Handler", "HttpFactory", "HttpProtocol", "Response", "error_response", "text_response"]
+
+
+class Body(Protocol):
+    """What is sent behind the head, piece by piece, when the client has room for it."""
+
+    def read(self) -> bytes:
+        """The next piece, at most 64 KiB; empty at the end.
+
+        Raises:
+            OSError: the rest can't be had; the connection is aborted, so that the client sees that it is short.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds. Called once, whatever happens."""
+        ...
+
+
+@dataclass(slots=True)
+class Response:
+    """An answer.
+
+    Attributes:
+        status: its status.
+        fields: its fields; Date, Server and Connection are added, Content-Length must be there.
+        content: a body that is at hand.
+        body: a body that is sent piece by piece after it.
+    """
+
+    status: HTTPStatus
+    fields: dict[str, str] = field(default_factory=dict)
+    content: bytes = b""
+    body: Body | None = None
+
+
+class Handler(Protocol):
+    """Answers requests."""
+
+    def respond(self, request: Request, peer: IAddress) -> Response | Deferred[Response]:
+        """The answer to a GET or HEAD.
+
+        Raises:
+            HttpError: an error is the answer.
+        """
+        ...
+
+
+def text_response(status: HTTPStatus, content_type: str, text: str) -> Response:
+    """An answer made of a text, in UTF-8."""
+    content = text.encode()
+    fields = {"Content-Type": f"{content_type}; charset=utf-8", "Content-Length": str(len(content))}
+    return Response(status, fields, content)
+
+
+def error_response(status: HTTPStatus) -> Response:
+    """An answer that says what is wrong, and nothing about the server."""
+    return text_response(status, "text/plain", f"{status.value} {status.phrase}\n")
+
+
+class HttpProtocol(Lingerer):
+    """One connection.
+
+    It reads on only when all that it read is answered and the client takes the answers: it holds one request's
+    head, one answer's piece and what one read brought.
+    """
+
+    factory: HttpFactory
+    _log = Logger()
+
+    def connectionMade(self) -> None:
+        """Begin."""
+        self.clock = self.factory.clock
+        self._reader = RequestReader()
+        self._unread = b""
+        self._requests: list[Request] = []
+        self._answering = self._paused = self._reading_paused = False
+        self._client_done = self._draining = self._pumping = self._gone = False
+        self._body: Body | None = None
+        self._keep_alive = True
+        self._peer = self.transport.getPeer()
+        self.transport.registerProducer(self, True)
+
+    def dataReceived(self, data: bytes) -> None:
+        """More of the client's requests."""
+        if self.lingering:
+            self.drop(data)
+            return
+        self._unread += data
+        self._pump()
+
+    def readConnectionLost(self) -> None:
+        """The client has asked all it wants: answer the rest, then close."""
+        self._client_done = True
+        if self.lingering:
+            super().readConnectionLost()
+        else:
+            self._pump()
+
+    def drain(self) -> None:
+        """Close after the answer that is being given, at once if there is none."""
+        self._draining = True
+        self._pump()
+
+    def pauseProducing(self) -> None:
+        """The client does not take what we send."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """The client takes more."""
+        self._paused = False
+        self._pump()
+
+    def stopProducing(self) -> None:
+        """The connection is gone."""
+
+    def connectionLost(self, reason: object = None) -> None:
+        """The connection is gone."""
+        self._gone = self._paused = True
+        self._close_body()
+        super().connectionLost(reason)
+
+    def _pump(self) -> None:
+        """Do what can be done now: send a piece, give an answer, read a request, end."""
+        if self._pumping or self.lingering:
+            return
+        self._pumping = True
+        try:
+            while not (self._paused or self._answering or self.lingering):
+                if self._body is not None:
+                    self._send_piece(self._body)
+                elif not self._keep_alive:
+                    self._end()
+                elif self._requests:
+                    self._answer(self._requests.pop(0))
+                elif not self._read():
+                    if self._client_done or self._draining:
+                        self._end()
+                    break
+        finally:
+            self._pumping = False
+        self._hold_reading()
+
+    def _hold_reading(self) -> None:
+        """Read from the client only when nothing that it sent waits."""
+        wanted = bool(self._unread) or self._answering or self._paused or self._body is not None
+        if self.lingering or wanted == self._reading_paused:
+            return
+        self._reading_paused = wanted
+        if wanted:
+            self.transport.pauseProducing()
+        else:
+            self.transport.resumeProducing()
+
+    def _read(self) -> bool:
+        """Parse a slice; whether there is something new to do."""
+        if not self._unread and not self._reader.failed:
+            return False
+        piece, self._unread = self._unread[:SLICE], self._unread[SLICE:]
+        try:
+            self._requests += self._reader.feed(piece)
+        except HttpError as error:
+            self._keep_alive = False
+            self._send(error_response(error.status), with_content=True)
+        return True
+
+    def _answer(self, request: Request) -> None:
+        if not request.keep_alive or (self._draining and not self._requests):
+            self._keep_alive = False
+        with_content = request.method != "HEAD"
+        if request.method not in ("GET", "HEAD"):
+            refusal = error_response(HTTPStatus.METHOD_NOT_ALLOWED)
+            refusal.fields["Allow"] = "GET, HEAD"
+            self._send(refusal, with_content=True)
+            return
+        try:
+            response = self.factory.handler.respond(request, self._peer)
+        except HttpError as error:
+            response = error_response(error.status)
+        if not isinstance(response, Deferred):
+            self._send(response, with_content=with_content)
+            return
+        self._answering = True
+
+        def done(response: Response) -> None:
+            self._answering = False
+            if not self._gone:
+                self._send(response, with_content=with_content)
+                self._pump()
+            elif response.body is not None:
+                response.body.close()
+
+        def failed(failure: Failure) -> None:
+            self._log.failure("the handler of an HTTP request failed", failure)
+            done(error_response(HTTPStatus.INTERNAL_SERVER_ERROR))
+
+        response.addCallbacks(done, failed)
+
+    def _send(self, response: Response, *, with_content: bool) -> None:
+        fields = {"Date": self.factory.date(), "Server": "svcd", **response.fields}
+        opening = head(response.status, fields, keep_alive=self._keep_alive)
+        self._body = response.body
+        if with_content:
+            self.transport.write(opening + response.content)
+        else:
+            self._close_body()
+            self.transport.write(opening)
+
+    def _send_piece(self, body: Body) -> None:
+        try:
+            piece = body.read()
+        except OSError as error:
+            self._log.warn("a file could not be sent whole: {error}", error=error)
+            self._close_body()
+            self.transport.abortConnection()
+            self._paused = True
+            return
+        if piece:
+            self.transport.write(piece)
+        else:
+            self._close_body()
+
+    def _close_body(self) -> None:
+        body, self._body = self._body, None
+        if body is not None:
+            body.close()
+
+    def _end(self) -> None:
+        if self._client_done:
+            super().readConnectionLost()
+            self._paused = True
+        else:
+            self.linger()
+
+
+class HttpFactory(BuiltinFactory):
+    """Makes HttpProtocols.
+
+    Args:
+        handler: answers the requests.
+        clock: the reactor.
+        now: seconds since 1970, for the Date field.
+    """
+
+    protocol = HttpProtocol  # type: ignore[assignment]
+
+    def __init__(self, handler: Handler, clock: IReactorTime, now: Callable[[], float] = time.time) -> None:
+        self.handler = handler
+        self.clock = clock
+        self._now = now
+        self._date = (-1, "")
+
+    def date(self) -> str:
+        """The Date field (RFC 9110, section 5.6.7), made once a second."""
+        second = int(self._now())
+        if second != self._date[0]:
+            self._date = (second, email.utils.formatdate(second, usegmt=True))
+        return self._date[1]

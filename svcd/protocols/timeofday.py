@@ -1,0 +1,41 @@
+"""Time (RFC 868): the seconds since 1900 in four bytes."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from svcd.protocols.base import Answerer, AnswererFactory, DatagramAnswerer
+from svcd.wire.clocks import time_1900
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IReactorTime
+
+__all__ = ["TimeDatagrams", "TimeFactory", "TimeProtocol"]
+
+
+class TimeProtocol(Answerer):
+    """Tells the seconds and closes."""
+
+
+class TimeFactory(AnswererFactory):
+    """Makes TimeProtocols.
+
+    Args:
+        clock: the reactor.
+        now: seconds since 1970.
+    """
+
+    protocol = TimeProtocol
+
+    def __init__(self, clock: IReactorTime, now: Callable[[], float] = time.time) -> None:
+        super().__init__(lambda: time_1900(now()), clock)
+
+
+class TimeDatagrams(DatagramAnswerer):
+    """Answers each datagram by the seconds."""
+
+    def __init__(self, now: Callable[[], float] = time.time) -> None:
+        super().__init__(lambda: time_1900(now()))

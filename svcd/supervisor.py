@@ -1,0 +1,168 @@
+"""The one place that knows which services run: it opens them, starts them, and lets them end."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+from twisted.application.service import Service as TwistedService
+from twisted.internet.defer import DeferredList
+from twisted.logger import Logger
+
+from svcd.catalog import BUILTINS, Surroundings
+from svcd.errors import ListenError, ListenErrors
+from svcd.events import CLOSE, LISTEN, READY, STOP, tell
+from svcd.model import Shape
+from svcd.transport.gate import GateKeeper
+from svcd.transport.ports import DatagramPort, StreamPort
+from svcd.transport.sockets import OpenSocket, open_socket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IReactorFDSet
+
+    from svcd.config.check import Endpoint
+    from svcd.config.service import Service
+    from svcd.journal import Journal
+    from svcd.transport.descriptors import DescriptorBudget
+
+__all__ = ["Supervisor", "open_all"]
+
+
+def open_all(endpoints: Iterable[Endpoint]) -> list[OpenSocket]:
+    """Open the sockets of all endpoints, or none.
+
+    Raises:
+        ListenErrors: some can't be had.
+    """
+    opened: list[OpenSocket] = []
+    errors: list[ListenError] = []
+    for endpoint in endpoints:
+        try:
+            opened.append(open_socket(endpoint))
+        except ListenError as error:
+            errors.append(error)
+    if errors:
+        for each in opened:
+            each.close()
+        raise ListenErrors(errors)
+    return opened
+
+
+class Supervisor(TwistedService):
+    """Runs the services of a Config, as a Twisted service.
+
+    Args:
+        reactor: watches descriptors and time.
+        endpoints: where the services listen.
+        around: what built-ins may need.
+        journal: where connections are logged; it is flushed when the last has ended.
+        budget: how many connections there may be.
+        said: told when the daemon is ready and when it stops, as sd_notify(3) states.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorFDSet,
+        endpoints: Sequence[Endpoint],
+        around: Surroundings,
+        journal: Journal,
+        budget: DescriptorBudget,
+        said: Callable[[str], None] = lambda _state: None,
+    ) -> None:
+        self._reactor = reactor
+        self._endpoints = endpoints
+        self._around = around
+        self._journal = journal
+        self._budget = budget
+        self._said = said
+        self._numbers = itertools.count(1)
+        self._sockets: list[OpenSocket] = []
+        self._ports: list[tuple[OpenSocket, StreamPort | DatagramPort, Callable[[], None]]] = []
+        self.keepers: dict[str, GateKeeper] = {}
+
+    def privilegedStartService(self) -> None:
+        """Open every socket. From here on clients may connect; they wait until the daemon is ready.
+
+        Raises:
+            ListenErrors: a socket can't be had; none is open then.
+        """
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        self._sockets = open_all(self._endpoints)
+
+    def startService(self) -> None:
+        """Begin to serve."""
+        super().startService()  # type: ignore[no-untyped-call]
+        for opened in self._sockets:
+            service = opened.endpoint.service
+            port, leave = self._port(opened, service)
+            port.startListening()
+            self._ports.append((opened, port, leave))
+            tell(self._log, LISTEN, service=service.id, address=opened.address, runs=service.runs)
+        services = len({opened.endpoint.service.id for opened in self._sockets})
+        reactor = type(self._reactor).__name__
+        tell(self._log, READY, services=services, listeners=len(self._sockets), reactor=reactor)
+        self._said("READY=1")
+
+    def _port(self, opened: OpenSocket, service: Service) -> tuple[StreamPort | DatagramPort, Callable[[], None]]:
+        """A port for an open socket, and what takes it out of the budget's care."""
+        builtin = BUILTINS[service.runs]
+        if service.net.shape is Shape.DATAGRAM:
+            assert builtin.datagram is not None  # noqa: S101 - the parser lets no other through
+            protocol = builtin.datagram(service.options, self._around)
+            return DatagramPort(self._reactor, opened.socket, protocol), lambda: None
+        keeper = self.keepers.get(service.id)
+        if keeper is None:
+            factory = builtin.stream(service.options, self._around)
+            keeper = GateKeeper(service, factory, self._journal, self._around.names, self._budget, self._numbers)
+            self.keepers[service.id] = keeper
+        budget = self._budget
+        port = StreamPort(self._reactor, opened.socket, keeper, lambda: not budget.exhausted, budget.rest)
+        return port, budget.listen(port.pause, port.resume)
+
+    def stopService(self) -> Deferred[object]:
+        """Stop listening at once; let each connection end in its service's shutdown_timeout, then end it.
+
+        Returns:
+            A Deferred that fires when no connection is open.
+        """
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._said("STOPPING=1")
+        open_connections = sum(len(keeper.sessions) for keeper in self.keepers.values())
+        tell(self._log, STOP, connections=open_connections)
+        for opened, port, leave in self._ports:
+            leave()
+            port.stopListening()
+            values: dict[str, object] = {"service": opened.endpoint.service.id, "address": opened.address}
+            if isinstance(port, DatagramPort):
+                values |= {"datagrams": port.datagrams, "in": port.bytes_in, "out": port.bytes_out}
+            opened.close()
+            tell(self._log, CLOSE, **values)
+        self._ports.clear()
+        ended = DeferredList([self._drained(keeper) for keeper in self.keepers.values()])
+        return ended.addCallback(lambda _results: self._journal.flush())
+
+    def _drained(self, keeper: GateKeeper) -> Deferred[None]:
+        for gate in list(keeper.sessions.values()):
+            gate.drain()
+        patience = self._around.clock.callLater(keeper.service.options.shutdown_timeout, self._cut, keeper)
+        empty = keeper.when_empty()
+
+        def ended(_result: None) -> None:
+            if patience.active():
+                patience.cancel()
+
+        return empty.addCallback(ended)
+
+    def hurry(self) -> None:
+        """End every connection now; for whoever asks a second time to stop."""
+        for keeper in self.keepers.values():
+            self._cut(keeper)
+
+    def _cut(self, keeper: GateKeeper) -> None:
+        for gate in list(keeper.sessions.values()):
+            gate.cut("shutdown")

@@ -1,0 +1,250 @@
+"""`twistd svcd`: its options, and the service made from them. The only module that touches the global reactor."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from twisted.application.service import MultiService
+from twisted.logger import ILogObserver, Logger
+from twisted.python import usage
+from twisted.python.components import Componentized
+
+from svcd import __version__
+from svcd.catalog import Surroundings
+from svcd.errors import ConfigError, ListenErrors, StartFailure
+from svcd.events import DESCRIPTORS, tell
+from svcd.files import LocalFiles
+from svcd.loading import SERVICES_FILE, listing, load
+from svcd.logs import LogOutput
+from svcd.supervisor import Supervisor, open_all
+from svcd.transport.descriptors import RESERVE, DescriptorBudget
+from svcd.transport.names import ReverseNames
+from svcd.transport.notify import notify
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+    from twisted.application.service import IService
+
+    from svcd.config.check import Endpoint
+
+__all__ = ["Options", "makeService"]
+
+#: More descriptors than this are not asked for: where the hard limit is a billion, programs that close them
+#: all one by one take minutes.
+_MOST_DESCRIPTORS = 1_048_576
+#: Below this many the log says so.
+_FEW_DESCRIPTORS = 4096
+
+
+def _whole_number(text: str) -> int:
+    return int(text)
+
+
+_whole_number.coerceDoc = "A whole number."  # type: ignore[attr-defined]
+
+
+def _log_format(text: str) -> str:
+    if text not in ("text", "json"):
+        raise ValueError
+    return text
+
+
+_log_format.coerceDoc = ""  # type: ignore[attr-defined]
+
+
+class Options(usage.Options):
+    """The command line of `twistd svcd`."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "svcd hosts the small internet services (echo, upper, discard, chargen, daytime, time, qotd, http), "
+        "as its services file says. Options of twistd itself (-n, --logfile, --pidfile, --uid, ...) stand before "
+        f"the word svcd. Without --services it reads {SERVICES_FILE}, or else serves on the loopback interface: "
+        "echo 10007, discard 10009, daytime 10013, chargen 10019, time 10037, upper 17007, http 18080."
+    )
+    optParameters = [  # noqa: RUF012 - Twisted's name for it
+        ["services", "s", None, "The services file."],
+        [
+            "port-offset",
+            None,
+            0,
+            "Added to every port, to try a file with low ports without root.",
+            _whole_number,
+        ],
+        ["log-format", None, "text", "How lines of the log are written: text or json.", _log_format],
+    ]
+    optFlags = [  # noqa: RUF012 - Twisted's name for it
+        ["check", None, "Say where the services would listen, or what is wrong with the file, and exit."],
+    ]
+    compData = usage.Completions(optActions={"services": usage.CompleteFiles()})
+    log_output: LogOutput
+
+    def opt_version(self) -> None:
+        """Display the version of svcd and exit."""
+        print(f"svcd {__version__}")
+        sys.exit(0)
+
+    def parseArgs(self, *words: str) -> None:
+        """There are none."""
+        if words:
+            raise usage.UsageError(f"unexpected word {words[0]!r}: a services file is named by --services FILE")
+
+    def endpoints(self) -> list[Endpoint]:
+        """What the services file says.
+
+        Raises:
+            StartFailure: it has Problems, which were printed.
+        """
+        try:
+            return load(self["services"], LocalFiles(), port_offset=self["port-offset"])
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            raise StartFailure(error.exit_code, "the services file has mistakes") from None
+
+    def postOptions(self) -> None:
+        """Answer --check; look at the log's and the pid file's places."""
+        if self["check"]:
+            for line in listing(self.endpoints()):
+                print(line)
+            sys.exit(0)
+        parent: dict[str, Any] = self.parent if self.parent is not None else {}
+        self.log_output = LogOutput(parent, as_json=self["log-format"] == "json")
+        _check_pid_file(parent)
+
+
+def _check_pid_file(options: dict[str, Any]) -> None:
+    """See to it that the pid file can be written, since twistd would end in a traceback."""
+    name = options.get("pidfile")
+    if not name or options.get("chroot"):
+        return
+    folder = os.path.dirname(os.path.join(options.get("rundir", "."), name)) or "."  # noqa: PTH118, PTH120
+    if os.access(folder, os.W_OK | os.X_OK):
+        return
+    if options.get("nodaemon") and name == "twistd.pid":
+        # Nobody asked for it, and in the foreground nobody needs it.
+        options["pidfile"] = ""
+    else:
+        raise usage.UsageError(f"can't write the pid file {name} in {folder}; use --pidfile FILE, or --pidfile=")
+
+
+class _Daemon(MultiService):
+    """Everything that runs. Failures to start become one line each and an exit status; signals end it gently."""
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, supervisor: Supervisor, log_output: LogOutput) -> None:  # noqa: ANN401
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._reactor = reactor
+        self._supervisor = supervisor
+        self._log_output = log_output
+        self._stopping = False
+        supervisor.setServiceParent(self)  # type: ignore[no-untyped-call]
+
+    def setServiceParent(self, parent: Any) -> None:  # noqa: ANN401 - an application, or a collection
+        """Join the application, and give it the log: twistd asks its application for one."""
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+        if isinstance(parent, Componentized):
+            observer = self._log_output.observer()
+            if observer is not None:
+                parent.setComponent(ILogObserver, observer)
+
+    def privilegedStartService(self) -> None:
+        """Open the sockets.
+
+        Raises:
+            StartFailure: some can't be opened; each was reported.
+        """
+        try:
+            super().privilegedStartService()  # type: ignore[no-untyped-call]
+        except ListenErrors as errors:
+            if not self._log_output.on_terminal:
+                for error in errors.errors:
+                    self._log.error("{error}", error=error)
+            raise _not_started(errors) from None
+
+    def startService(self) -> None:
+        """Begin to serve."""
+        self._log_output.journal.flush_by(self._reactor.callLater)
+        super().startService()  # type: ignore[no-untyped-call]
+        # twistd's own handlers, which end the process by the signal again, are set when the reactor starts.
+        self._reactor.callWhenRunning(self._take_signals)
+
+    def _take_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._signalled)
+
+    def _signalled(self, _number: int, _frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._stop)
+
+    def _stop(self) -> None:
+        if self._stopping:
+            self._supervisor.hurry()
+        else:
+            self._stopping = True
+            self._reactor.stop()
+
+
+def _not_started(errors: ListenErrors) -> StartFailure:
+    for error in errors.errors:
+        print(f"svcd: {error}", file=sys.__stderr__)
+    return StartFailure(errors.exit_code, str(errors.errors[0]))
+
+
+def _connection_limit(sockets: int) -> int:
+    """Raise the limit of descriptors as far as it goes; how many connections that allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    limit = _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+    connections = max(1, limit - sockets - RESERVE)
+    if limit < _FEW_DESCRIPTORS:
+        advice = "raise the hard limit of open files (ulimit -Hn, LimitNOFILE=) for more connections"
+        tell(Logger(), DESCRIPTORS, limit=limit, connections=connections, advice=advice)
+    return connections
+
+
+def _check_listening(endpoints: Sequence[Endpoint], options: dict[str, Any]) -> None:
+    """Try the sockets while there still is a terminal to complain to.
+
+    A daemon opens its sockets when it has left the terminal, and twistd then can say little and exits by 1.
+    """
+    if options.get("nodaemon") or options.get("chroot"):
+        return
+    try:
+        opened = open_all(endpoints)
+    except ListenErrors as errors:
+        raise _not_started(errors) from None
+    for each in opened:
+        each.close()
+
+
+def makeService(options: Options) -> IService:
+    """The daemon, for twistd.
+
+    Raises:
+        StartFailure: the services file has Problems (78), or its sockets can't be opened (71).
+    """
+    from twisted.internet import reactor  # not before now: importing it installs one
+
+    files = LocalFiles()
+    endpoints = options.endpoints()
+    _check_listening(endpoints, options.parent or {})
+    names = ReverseNames(reactor, reactor)  # type: ignore[arg-type]
+    manager = os.environ.pop("NOTIFY_SOCKET", None)
+    supervisor = Supervisor(
+        reactor,  # type: ignore[arg-type]
+        endpoints,
+        Surroundings(reactor, names, files),
+        options.log_output.journal,
+        DescriptorBudget(_connection_limit(len(endpoints)), reactor),
+        lambda state: notify(manager, state),
+    )
+    return _Daemon(reactor, supervisor, options.log_output)

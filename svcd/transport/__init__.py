@@ -1,0 +1,1 @@
+"""The sockets: opened, listened on, counted, and guarded by the gate."""

@@ -1,0 +1,271 @@
+"""The gate: every connection passes it, is numbered, counted and logged, and leaves by it.
+
+The gate stands between a transport and the service's protocol for the first and the last step only: data goes
+straight to the protocol's own dataReceived, so a byte pays nothing for it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
+from twisted.internet.protocol import Factory
+from zope.interface import implementer
+
+from svcd.events import ACCEPT, END, REFUSE
+from svcd.model import address_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from twisted.internet.interfaces import IAddress, IProtocolFactory
+    from twisted.python.failure import Failure
+
+    from svcd.config.service import Service
+    from svcd.interfaces import Names
+    from svcd.journal import Journal
+    from svcd.transport.descriptors import DescriptorBudget
+
+__all__ = ["Gate", "GateKeeper"]
+
+#: Which fields of the lines each word of log_on_success stands for.
+_LOGGED = {
+    "PID": {"pid"},
+    "HOST": {"peer", "host"},
+    "EXIT": {"reason"},
+    "DURATION": {"seconds"},
+    "TRAFFIC": {"in", "out"},
+}
+#: What is logged as the host of a client that has no name.
+_NAMELESS = "-"
+
+
+@implementer(IProtocol)
+class Gate:
+    """One connection's way in and out.
+
+    Attributes:
+        number: the connection's, since the daemon started.
+        peer: who it is, as the log has it.
+        started: by the keeper's clock, in seconds.
+    """
+
+    __slots__ = ("_accept_due", "_cause", "_host", "_keeper", "_protocol", "dataReceived", "number", "peer",
+                 "started", "transport")  # fmt: skip
+
+    def __init__(self, keeper: GateKeeper, protocol: IProtocol, peer: str) -> None:
+        self._keeper = keeper
+        self._protocol = protocol
+        self._cause = ""
+        self._host = _NAMELESS
+        self._accept_due = False
+        self.peer = peer
+        self.dataReceived: Callable[[bytes], None] = protocol.dataReceived
+
+    def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - what the reactor has
+        """The connection is there."""
+        keeper = self._keeper
+        self.transport = transport
+        self.peer = self.peer or _local_peer(transport)
+        self.started = keeper.clock()
+        self.number = next(keeper.numbers)
+        keeper.sessions[self.number] = self
+        keeper.budget.acquire()
+        if keeper.accept_line:
+            self._accept_due = True
+            if keeper.resolves:
+                # The line waits for the name, a bounded time, and the client does not wait for either.
+                peer = transport.getPeer()
+                host = getattr(peer, "host", None)
+                found = keeper.names.host_of(host) if host else succeed(None)
+                found.addCallback(self._named)
+            else:
+                self._tell_accept()
+        self._protocol.makeConnection(transport)
+        # A protocol may have put its own, faster way in place.
+        self.dataReceived = self._protocol.dataReceived
+
+    def connectionMade(self) -> None:
+        """Never called: makeConnection passes on the transport."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The connection is gone."""
+        keeper = self._keeper
+        del keeper.sessions[self.number]
+        keeper.budget.release()
+        try:
+            self._protocol.connectionLost(reason)
+        finally:
+            if self._accept_due:
+                self._tell_accept()
+            if keeper.end_line:
+                transport = self.transport
+                keeper.journal.write(
+                    keeper.end_line
+                    % {
+                        "peer": keeper.quoted(self.peer),
+                        "host": keeper.quoted(self._host),
+                        "id": self.number,
+                        "in": getattr(transport, "bytes_in", 0),
+                        "out": getattr(transport, "bytes_out", 0),
+                        "seconds": keeper.clock() - self.started,
+                        "reason": self._cause or _reason(reason),
+                        "count": len(keeper.sessions),
+                    }
+                )
+            keeper.left()
+
+    def drain(self) -> None:
+        """Ask the service to end the connection as soon as nothing is owed to the client."""
+        drain = getattr(self._protocol, "drain", None)
+        if drain is not None:
+            drain()
+
+    def cut(self, cause: str) -> None:
+        """End the connection now, whatever is under way; the log says the cause."""
+        self._cause = cause
+        self.transport.abortConnection()
+
+    def logPrefix(self) -> str:
+        """For messages of the reactor."""
+        return self._keeper.service.id
+
+    def _named(self, host: str | None) -> None:
+        self._host = host or _NAMELESS
+        if self._accept_due:
+            self._tell_accept()
+
+    def _tell_accept(self) -> None:
+        self._accept_due = False
+        keeper = self._keeper
+        keeper.journal.write(
+            keeper.accept_line
+            % {
+                "peer": keeper.quoted(self.peer),
+                "host": keeper.quoted(self._host),
+                "id": self.number,
+                "count": len(keeper.sessions),
+            }
+        )
+
+
+@implementer(IHalfCloseableProtocol)
+class _HalfCloseableGate(Gate):
+    """For a protocol that answers half-closed clients."""
+
+    __slots__ = ()
+
+    def readConnectionLost(self) -> None:
+        """The client will send no more."""
+        self._protocol.readConnectionLost()  # type: ignore[attr-defined]
+
+    def writeConnectionLost(self) -> None:
+        """Our side is closed."""
+        self._protocol.writeConnectionLost()  # type: ignore[attr-defined]
+
+
+class GateKeeper(Factory):
+    """The factory of one service's gates; all listeners of the service share it.
+
+    Args:
+        service: whose connections these are.
+        factory: builds the service's protocols.
+        journal: where accept, end and refuse are written.
+        names: finds host names, for resolve=yes.
+        budget: counts all connections of the daemon.
+        numbers: numbers them.
+        clock: seconds, monotonic.
+
+    Attributes:
+        sessions: the open connections by number.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        service: Service,
+        factory: IProtocolFactory,
+        journal: Journal,
+        names: Names,
+        budget: DescriptorBudget,
+        numbers: Iterator[int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.service = service
+        self.journal = journal
+        self.names = names
+        self.budget = budget
+        self.numbers = numbers
+        self.clock = clock
+        self.sessions: dict[int, Gate] = {}
+        self.resolves = service.options.resolve
+        self.quoted = journal.quoted
+        self._factory = factory
+        self._waiting: list[Deferred[None]] = []
+        chosen = {"service", "id", "count"}.union(*(_LOGGED[word] for word in service.options.log_on_success))
+        if not self.resolves:
+            chosen.discard("host")
+        constants: dict[str, object] = {"service": service.id}
+        if "pid" in chosen:
+            constants["pid"] = os.getpid()
+        logs = bool(service.options.log_on_success)
+        variables = chosen - constants.keys()
+        self.accept_line, self.end_line = (
+            journal.template(event, constants, variables) if logs else "" for event in (ACCEPT, END)
+        )
+        self._refuse_line = journal.template(REFUSE, {"service": service.id}, ("peer", "reason"))
+
+    def doStart(self) -> None:
+        """The first listener begins."""
+        self._factory.doStart()
+
+    def doStop(self) -> None:
+        """The last listener is gone."""
+        self._factory.doStop()
+
+    def buildProtocol(self, addr: IAddress) -> Gate | None:  # type: ignore[override]
+        """A gate with the service's protocol behind it, or None if the service wants no connection."""
+        peer = address_text(addr.host, addr.port) if isinstance(addr, IPv4Address | IPv6Address) else ""
+        protocol = self._factory.buildProtocol(addr)
+        if protocol is None:
+            self.journal.write(self._refuse_line % {"peer": self.quoted(peer or "local"), "reason": "service"})
+            return None
+        kind = _HalfCloseableGate if IHalfCloseableProtocol.providedBy(protocol) else Gate
+        return kind(self, protocol, peer)
+
+    def when_empty(self) -> Deferred[None]:
+        """Fires when no connection is open, at once if none is."""
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append(waiting)
+        self.left()
+        return waiting
+
+    def left(self) -> None:
+        """A connection may have been the last."""
+        if self._waiting and not self.sessions:
+            waiting, self._waiting = self._waiting, []
+            for each in waiting:
+                each.callback(None)
+
+
+def _local_peer(transport: Any) -> str:  # noqa: ANN401 - what the reactor has
+    """The process at the other end of a UNIX socket (SO_PEERCRED, unix(7))."""
+    data = transport.getHandle().getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, uid, _ = struct.unpack("3i", data)
+    return f"pid:{pid}/uid:{uid}"
+
+
+def _reason(failure: Failure) -> str:
+    if failure.check(ConnectionDone):
+        return "done"
+    if failure.check(ConnectionAborted):
+        return "aborted"
+    return "lost" if failure.check(ConnectionLost, OSError) else "error"

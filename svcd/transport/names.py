@@ -1,0 +1,111 @@
+"""Host names of addresses, from the system's resolver (whatever nsswitch.conf(5) says), without blocking.
+
+The system's resolver blocks, so it runs in a few threads of its own: a name server that is away holds up lookups,
+never the daemon, its other threads or its end.
+"""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, succeed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+
+__all__ = ["TIMEOUT_SECONDS", "ReverseNames", "system_host_of"]
+
+#: A lookup that takes longer is answered with None; its answer is still remembered.
+TIMEOUT_SECONDS = 2.0
+#: How long an answer holds, in seconds, and how many are remembered.
+_KEEP_SECONDS = 300.0
+_KEEP_MOST = 4096
+#: Threads, and lookups that may wait for one; beyond that the answer is None.
+_THREADS = 4
+_WAITING_MOST = 1000
+
+
+def system_host_of(address: str) -> str | None:
+    """The name of an address, in at most 255 characters; blocks."""
+    try:
+        found = socket.getnameinfo((address, 0), socket.NI_NAMEREQD)[0]
+    except OSError:
+        return None
+    return found[:255]
+
+
+class ReverseNames:
+    """svcd.interfaces.Names.
+
+    Args:
+        clock: the reactor's time.
+        threads: the reactor, to come back from a thread.
+        host_of: the blocking lookup.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        threads: IReactorFromThreads,
+        host_of: Callable[[str], str | None] = system_host_of,
+    ) -> None:
+        self._clock = clock
+        self._reactor = threads
+        self._lookup = host_of
+        self._known: OrderedDict[str, tuple[float, str | None]] = OrderedDict()
+        self._asked: dict[str, list[Deferred[str | None]]] = {}
+        self._questions: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._threads = 0
+
+    def host_of(self, address: str) -> Deferred[str | None]:
+        """The host name of an address, or None, within TIMEOUT_SECONDS."""
+        known = self._known.get(address)
+        if known is not None and known[0] > self._clock.seconds():
+            return succeed(known[1])
+        waiting = self._asked.get(address)
+        if waiting is None:
+            if len(self._asked) >= _WAITING_MOST:
+                return succeed(None)
+            waiting = self._asked[address] = []
+            self._ask(address)
+        answer: Deferred[str | None] = Deferred()
+        waiting.append(answer)
+        timeout = self._clock.callLater(TIMEOUT_SECONDS, self._give_up, address, answer)
+
+        def done(host: str | None) -> str | None:
+            if timeout.active():
+                timeout.cancel()
+            return host
+
+        return answer.addCallback(done)
+
+    def _give_up(self, address: str, answer: Deferred[str | None]) -> None:
+        self._asked[address].remove(answer)
+        answer.callback(None)
+
+    def _ask(self, address: str) -> None:
+        self._questions.put(address)
+        if self._threads < _THREADS:
+            self._threads += 1
+            # A daemon thread: the program's end does not wait for a name server.
+            threading.Thread(target=self._work, name="svcd-names", daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            address = self._questions.get()
+            host = self._lookup(address)
+            self._reactor.callFromThread(self._answered, address, host)
+
+    def _answered(self, address: str, host: str | None) -> None:
+        self._known.pop(address, None)
+        self._known[address] = (self._clock.seconds() + _KEEP_SECONDS, host)
+        if len(self._known) > _KEEP_MOST:
+            self._known.popitem(last=False)
+        for answer in self._asked.pop(address):
+            answer.callback(host)

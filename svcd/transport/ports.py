@@ -1,0 +1,264 @@
+"""Listening ports for any reactor that watches descriptors: they count bytes, rest, and never turn a client away.
+
+Twisted's own ports close clients when descriptors run out, log every port twice, and drop the scope of an IPv6 peer.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet import tcp, unix
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import succeed
+from twisted.internet.interfaces import IListeningPort, IReadDescriptor
+from twisted.logger import Logger
+from zope.interface import implementer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IAddress, IProtocolFactory, IReactorFDSet
+    from twisted.internet.protocol import DatagramProtocol
+    from twisted.python.failure import Failure
+
+__all__ = ["DatagramPort", "StreamPort"]
+
+#: Connections accepted, or datagrams read, in one go before other descriptors have their turn.
+_BATCH = 64
+#: The largest datagram there is, in bytes.
+_LARGEST_DATAGRAM = 65_535
+
+# The client went away while it waited (accept(2)): there is nobody to serve.
+_GONE = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR})
+# Descriptors or memory are short: wait for some.
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class _Counted:
+    """Counts what a stream transport carries, where it touches the socket.
+
+    Attributes:
+        bytes_in: received from the client.
+        bytes_out: handed to the kernel for the client.
+    """
+
+    bytes_in = 0
+    bytes_out = 0
+
+    def _dataReceived(self, data: bytes) -> Any:  # noqa: ANN401 - as Twisted has it
+        self.bytes_in += len(data)
+        return super()._dataReceived(data)  # type: ignore[misc]
+
+    def writeSomeData(self, data: bytes) -> Any:  # noqa: ANN401 - a count, or the reason of the end
+        """Write what the kernel takes."""
+        written = super().writeSomeData(data)  # type: ignore[misc]
+        if isinstance(written, int) and written > 0:
+            self.bytes_out += written
+        return written
+
+
+class _TCPTransport(_Counted, tcp.Server):  # type: ignore[misc]
+    pass
+
+
+class _UNIXTransport(_Counted, unix.Server):  # type: ignore[misc]
+    pass
+
+
+@implementer(IReadDescriptor)
+class _Port:
+    """What both kinds of port share: a socket that the reactor watches until listening stops."""
+
+    _log = Logger()
+
+    def __init__(self, reactor: IReactorFDSet, sock: socket.socket) -> None:
+        self.reactor = reactor
+        self.socket = sock
+        self.connected = False
+
+    def fileno(self) -> int:
+        """The descriptor to watch."""
+        return self.socket.fileno()
+
+    def logPrefix(self) -> str:
+        """For messages of the reactor."""
+        return type(self).__name__
+
+    def pause(self) -> None:
+        """Rest: what comes waits in the kernel's queue."""
+        self.reactor.removeReader(self)
+
+    def resume(self) -> None:
+        """Go on."""
+        if self.connected:
+            self.reactor.addReader(self)
+
+    def doRead(self) -> None:
+        """The socket is ready."""
+        raise NotImplementedError
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor gave the socket up, after an error that a listening socket should not have."""
+        self._log.failure("listening ended", reason)
+        self.connected = False
+
+    def startListening(self) -> None:
+        """Begin; the socket is bound already."""
+        self.connected = True
+        self.resume()
+
+    def stopListening(self) -> Deferred[None]:
+        """Stop at once; the socket itself stays its owner's to close."""
+        self.connected = False
+        self.pause()
+        return succeed(None)
+
+    def getHost(self) -> IAddress:
+        """Where it listens."""
+        name = self.socket.getsockname()
+        if self.socket.family == socket.AF_UNIX:
+            return UNIXAddress(name)
+        kind = IPv4Address if self.socket.family == socket.AF_INET else IPv6Address
+        return kind("TCP" if self.socket.type == socket.SOCK_STREAM else "UDP", *name[:2])
+
+
+@implementer(IListeningPort)
+class StreamPort(_Port):
+    """Accepts connections of a listening socket.
+
+    Args:
+        reactor: watches the socket.
+        sock: the listening socket, non-blocking.
+        factory: builds the protocols.
+        may_accept: asked before each accept.
+        short: called when the system is short of descriptors or memory.
+    """
+
+    # What Twisted's Server reads of its port, for its repr.
+    _realPortNumber: int | None = None
+
+    def __init__(
+        self,
+        reactor: IReactorFDSet,
+        sock: socket.socket,
+        factory: IProtocolFactory,
+        may_accept: Callable[[], bool],
+        short: Callable[[], None],
+    ) -> None:
+        super().__init__(reactor, sock)
+        self._factory = factory
+        self._may_accept = may_accept
+        self._short = short
+        self._local = sock.family == socket.AF_UNIX
+        self._number = 0
+
+    def doRead(self) -> None:
+        """Accept who waits."""
+        for _ in range(_BATCH):
+            if not (self.connected and self._may_accept()):
+                return
+            try:
+                client, peer = self.socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _SHORT:
+                    self._short()
+                    return
+                if error.errno in _GONE:
+                    continue
+                raise
+            try:
+                self._serve(client, peer)
+            except Exception:  # noqa: BLE001 - one connection's mistake is that connection's end
+                self._log.failure("a connection could not be served")
+
+    def _serve(self, client: socket.socket, peer: Any) -> None:  # noqa: ANN401 - a socket address
+        client.setblocking(False)
+        address: IAddress
+        if self._local:
+            address = UNIXAddress(peer or None)
+        elif len(peer) == 4:
+            # With the scope of a link-local peer, which its address means nothing without.
+            host = peer[0]
+            if peer[3]:
+                host = f"{host}%{socket.if_indextoname(peer[3])}"
+                peer = (host, *peer[1:])
+            address = IPv6Address("TCP", host, *peer[1:])
+        else:
+            address = IPv4Address("TCP", *peer)
+        try:
+            protocol = self._factory.buildProtocol(address)
+        except BaseException:
+            client.close()
+            raise
+        if protocol is None:
+            client.close()
+            return
+        self._number += 1
+        kind = _UNIXTransport if self._local else _TCPTransport
+        transport = kind(client, protocol, peer, self, self._number, self.reactor)  # type: ignore[arg-type]
+        try:
+            protocol.makeConnection(transport)
+        except BaseException:
+            transport.abortConnection()  # type: ignore[no-untyped-call]
+            raise
+
+
+@implementer(IListeningPort)
+class DatagramPort(_Port):
+    """Reads and writes the datagrams of a socket; peers are socket addresses as the system gives them.
+
+    Args:
+        reactor: watches the socket.
+        sock: the bound socket, non-blocking.
+        protocol: takes the datagrams.
+    """
+
+    def __init__(self, reactor: IReactorFDSet, sock: socket.socket, protocol: DatagramProtocol) -> None:
+        super().__init__(reactor, sock)
+        self._protocol = protocol
+        self.datagrams = self.bytes_in = self.bytes_out = 0
+
+    def startListening(self) -> None:
+        """Begin."""
+        self._protocol.makeConnection(self)  # type: ignore[arg-type]
+        super().startListening()
+
+    def stopListening(self) -> Deferred[None]:
+        """Stop."""
+        if self.connected:
+            self._protocol.doStop()
+        return super().stopListening()
+
+    def doRead(self) -> None:
+        """Read what waits."""
+        for _ in range(_BATCH):
+            if not self.connected:
+                return
+            try:
+                data, peer = self.socket.recvfrom(_LARGEST_DATAGRAM)
+            except BlockingIOError:
+                return
+            except OSError:
+                # An ICMP error for an earlier answer; the next datagram is not its fault.
+                continue
+            self.datagrams += 1
+            self.bytes_in += len(data)
+            if not peer:
+                # An unbound UNIX socket asked: there is no way to answer.
+                continue
+            try:
+                self._protocol.datagramReceived(data, peer)
+            except Exception:  # noqa: BLE001 - the next datagram is not its fault
+                self._log.failure("a datagram could not be served")
+
+    def write(self, data: bytes, addr: Any = None) -> None:  # noqa: ANN401 - a socket address
+        """Send an answer, or lose it as the network might: when the queue is full or the peer is gone."""
+        try:
+            self.bytes_out += self.socket.sendto(data, addr)
+        except OSError:
+            return

@@ -1,0 +1,160 @@
+"""Listening sockets: opened with their options, or refused with the cause and the remedy."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from svcd.errors import ListenError
+from svcd.model import Shape, address_text
+from svcd.transport.machine import group_id, user_id
+
+if TYPE_CHECKING:
+    from svcd.config.check import Endpoint
+
+__all__ = ["OpenSocket", "open_socket"]
+
+_REMEDIES = {
+    errno.EADDRINUSE: "stop the program that listens there, or choose another port",
+    errno.EADDRNOTAVAIL: "this machine has no such address; change bind=",
+    errno.ENOENT: "its directory does not exist; create it",
+    errno.ENOTDIR: "a part of the path is no directory; change the path",
+    errno.EROFS: "choose a path that can be written",
+    errno.EMFILE: "raise the limit of open files (ulimit -n, LimitNOFILE=)",
+}
+_FIRST_UNPRIVILEGED = 1024
+
+
+@dataclass(slots=True)
+class OpenSocket:
+    """A bound socket, and a listening one for streams, with the endpoint it serves."""
+
+    endpoint: Endpoint
+    socket: socket.socket
+    address: str
+
+    def close(self) -> None:
+        """Close it, and remove the file of a UNIX socket, as far as we may."""
+        path = self.endpoint.service.path
+        with contextlib.suppress(OSError):
+            if path and stat.S_ISSOCK(os.stat(path).st_mode):  # noqa: PTH116 - one system call
+                os.unlink(path)  # noqa: PTH108
+        self.socket.close()
+
+
+def open_socket(endpoint: Endpoint) -> OpenSocket:
+    """Open the socket of an endpoint; a stream socket listens from now on.
+
+    What the options set on a listening TCP socket (keepalive, nodelay), accepted ones inherit on Linux.
+
+    Raises:
+        ListenError: it can't be had.
+    """
+    service = endpoint.service
+    stream = service.net.shape is Shape.STREAM
+    kind = socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
+    family = {0: socket.AF_UNIX, 4: socket.AF_INET, 6: socket.AF_INET6}[endpoint.version]
+    try:
+        opened = socket.socket(family, kind)
+        try:
+            opened.setblocking(False)
+            if endpoint.version:
+                _bind_inet(opened, endpoint, stream=stream)
+            else:
+                _bind_local(opened, endpoint)
+            if stream:
+                opened.listen(service.options.backlog)
+        except BaseException:
+            opened.close()
+            raise
+    except (OSError, KeyError) as error:
+        raise _explained(endpoint, error) from error
+    address = endpoint.address
+    if endpoint.version:
+        host, port = opened.getsockname()[:2]
+        address = address_text(host, port)
+    return OpenSocket(endpoint, opened, address)
+
+
+def _bind_inet(opened: socket.socket, endpoint: Endpoint, *, stream: bool) -> None:
+    options = endpoint.service.options
+    if stream:
+        # Only for streams: two datagram sockets that both ask for it would share the port unasked.
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, options.keepalive)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, options.nodelay)
+    if options.reuse_port:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if endpoint.version == 6:
+        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, options.v6only)
+    # getaddrinfo turns a literal with %scope into its address; nothing is looked up.
+    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    found = socket.getaddrinfo(endpoint.host, endpoint.service.port, opened.family, opened.type, 0, flags)
+    opened.bind(found[0][4])
+
+
+def _bind_local(opened: socket.socket, endpoint: Endpoint) -> None:
+    path = endpoint.service.path
+    options = endpoint.service.options
+    _remove_stale(path, opened.type)
+    # The file is never seen with wider permissions: bind(2) makes it under the umask.
+    before = os.umask(0o777 & ~options.mode)
+    try:
+        opened.bind(path)
+    finally:
+        os.umask(before)
+    try:
+        if options.owner or options.group:
+            owner = user_id(options.owner) if options.owner else -1
+            group = group_id(options.group) if options.group else -1
+            os.chown(path, owner, group)
+    except (OSError, KeyError):
+        os.unlink(path)  # noqa: PTH108 - one system call
+        raise
+
+
+def _remove_stale(path: str, kind: int) -> None:
+    """Remove what a daemon that is gone left behind: a socket at which nobody listens."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(status.st_mode):
+        raise FileExistsError(errno.EEXIST, "a file that is no socket stands there")
+    with socket.socket(socket.AF_UNIX, kind) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)  # noqa: PTH108 - one system call
+            return
+        except BlockingIOError:
+            pass
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _explained(endpoint: Endpoint, error: OSError | KeyError) -> ListenError:
+    service = endpoint.service
+    if isinstance(error, KeyError):
+        return ListenError(service.id, endpoint.address, str(error.args[0]), "name another in the services file")
+    cause = error.strerror or str(error)
+    code = error.errno or 0
+    if code in (errno.EACCES, errno.EPERM) and endpoint.version and service.port < _FIRST_UNPRIVILEGED:
+        remedy = (
+            f"ports below {_FIRST_UNPRIVILEGED} need root or CAP_NET_BIND_SERVICE; to try it without, "
+            "add --port-offset 10000"
+        )
+    elif code in (errno.EACCES, errno.EPERM):
+        remedy = "let the user that runs svcd write there, or change the socket's owner"
+    elif code == errno.EEXIST:
+        remedy = "move it away, or choose another path"
+    elif code == errno.EADDRINUSE and not endpoint.version:
+        remedy = "another server listens at this path; stop it, or choose another path"
+    else:
+        remedy = _REMEDIES.get(code, "change the line in the services file")
+    return ListenError(service.id, endpoint.address, cause, remedy)

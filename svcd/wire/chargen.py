@@ -1,0 +1,27 @@
+"""The character generator's pattern (RFC 864).
+
+Rotating lines of 72 of the 95 printable ASCII characters, each ended by CRLF; every line begins one character later
+than the one before, so the pattern repeats after 95 lines.
+"""
+
+from __future__ import annotations
+
+__all__ = ["BLOCK", "LINE_BYTES", "PATTERN", "datagram"]
+
+_PRINTABLE = bytes(range(0x20, 0x7F))
+#: A line with its CRLF, in bytes.
+LINE_BYTES = 74
+#: The 95 lines after which everything repeats: 7,030 bytes.
+PATTERN = b"".join((_PRINTABLE * 2)[start : start + 72] + b"\r\n" for start in range(95))
+#: What a stream is fed with, a whole number of patterns: 63,270 bytes, one object shared by all connections.
+BLOCK = PATTERN * 9
+
+# Six lines: the most that fit in the 512 characters an answer may have.
+_DATAGRAM_BYTES = 512 // LINE_BYTES * LINE_BYTES
+_DOUBLE = PATTERN * 2
+
+
+def datagram(number: int) -> bytes:
+    """The answer to the datagram of this number: 444 characters, rotating by a line from answer to answer."""
+    start = number % 95 * LINE_BYTES
+    return _DOUBLE[start : start + _DATAGRAM_BYTES]

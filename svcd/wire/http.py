@@ -1,0 +1,238 @@
+"""HTTP/1.0 and 1.1 requests from bytes (RFC 9112), and response heads to bytes.
+
+`RequestReader.feed` takes bytes in pieces of any size and returns the requests that are whole; an empty list means
+that more is needed. It raises HttpError on what no answer but an error fits. It holds at most MOST_HEAD bytes of a
+request; bodies are counted and dropped, since nothing here takes one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import httptools
+
+__all__ = [
+    "MOST_BODY",
+    "MOST_FIELDS",
+    "MOST_HEAD",
+    "MOST_TARGET",
+    "SLICE",
+    "HttpError",
+    "Request",
+    "RequestReader",
+    "head",
+    "path_segments",
+]
+
+#: The longest request target in bytes; more is 414 (RFC 9112, section 3, asks for at least 8,000).
+MOST_TARGET = 8192
+#: The largest request head in bytes, and the most fields in it; more is 431 (RFC 6585, section 5).
+MOST_HEAD = 32_768
+MOST_FIELDS = 100
+#: The largest body that is read and dropped, in bytes; more is 413.
+MOST_BODY = 1_048_576
+#: Bytes are given to the parser in pieces of this size, which bounds what one piece can hold: no more than
+#: 227 of the shortest requests.
+SLICE = 4096
+
+
+class HttpError(Exception):
+    """The request can't be served; the connection is answered with a status and closed.
+
+    Args:
+        status: the status to answer with.
+    """
+
+    def __init__(self, status: HTTPStatus) -> None:
+        super().__init__(f"{status.value} {status.phrase}")
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request without its body.
+
+    Attributes:
+        method: as sent: methods are case-sensitive.
+        target: the request target as sent (RFC 9112, section 3.2).
+        fields: names in lower case; a repeated field's values are joined by a comma (RFC 9110, section 5.3).
+        version: "1.0" or "1.1".
+        keep_alive: whether the connection may go on after the answer.
+    """
+
+    method: str
+    target: bytes
+    fields: dict[bytes, bytes]
+    version: str
+    keep_alive: bool
+
+
+class RequestReader:
+    """Turns the bytes of one connection into Requests. See the module for the contract."""
+
+    def __init__(self) -> None:
+        self._done: list[Request] = []
+        self._error: HTTPStatus | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self.on_message_begin()
+
+    def feed(self, data: bytes) -> list[Request]:
+        """Read the next bytes.
+
+        Args:
+            data: at most SLICE bytes.
+
+        Returns:
+            The requests that these bytes complete, in order.
+
+        Raises:
+            HttpError: after the requests before it were returned, or at once if there are none.
+        """
+        if self._error is None:
+            self._read(data)
+        if self._done:
+            done, self._done = self._done, []
+            return done
+        if self._error is not None:
+            raise HttpError(self._error)
+        return []
+
+    @property
+    def failed(self) -> bool:
+        """Whether the next call to feed raises, even without more bytes."""
+        return self._error is not None
+
+    def _read(self, data: bytes) -> None:
+        if not self._in_body:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # An offer to change the protocol may be ignored (RFC 9110, section 7.8): what follows is HTTP/1 again.
+            self._parser = httptools.HttpRequestParser(self)
+            rest = data[upgrade.args[0] :]
+            self.on_message_begin()
+            if rest:
+                self._read(rest)
+            return
+        except httptools.HttpParserError:
+            if self._error is None:
+                self._error = HTTPStatus.BAD_REQUEST
+            return
+        if self._error is None and not self._in_body and self._head_bytes > MOST_HEAD:
+            in_target = not self._fields and len(self._target) > MOST_TARGET
+            self._error = HTTPStatus.REQUEST_URI_TOO_LONG if in_target else HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+
+    # What httptools calls. An exception raised here would end the parser without its reason, hence _error.
+
+    def on_message_begin(self) -> None:
+        """A new request begins."""
+        self._target = b""
+        self._fields: dict[bytes, bytes] = {}
+        self._field_count = 0
+        self._head_bytes = 0
+        self._body_bytes = 0
+        self._in_body = False
+
+    def on_url(self, piece: bytes) -> None:
+        """A piece of the request target."""
+        self._target += piece
+        if len(self._target) > MOST_TARGET:
+            self._fail(HTTPStatus.REQUEST_URI_TOO_LONG)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A whole field."""
+        self._field_count += 1
+        if self._field_count > MOST_FIELDS:
+            self._fail(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        name = name.lower()
+        if name in self._fields:
+            if name == b"host":
+                # Two hosts are an attempt to be two requests at once (RFC 9112, section 3.2).
+                self._fail(HTTPStatus.BAD_REQUEST)
+            value = self._fields[name] + b", " + value
+        self._fields[name] = value
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self._in_body = True
+        version = self._parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            self._fail(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+        if version == "1.1" and b"host" not in self._fields:
+            self._fail(HTTPStatus.BAD_REQUEST)
+
+    def on_body(self, piece: bytes) -> None:
+        """A piece of a body, which is dropped."""
+        self._body_bytes += len(piece)
+        if self._body_bytes > MOST_BODY:
+            self._fail(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        if self._error is None:
+            parser = self._parser
+            method = parser.get_method().decode("ascii")
+            keep_alive = parser.should_keep_alive() and method != "CONNECT"
+            self._done.append(Request(method, self._target, self._fields, parser.get_http_version(), keep_alive))
+        self._in_body = False
+
+    def _fail(self, status: HTTPStatus) -> None:
+        if self._error is None:
+            self._error = status
+
+
+def path_segments(target: bytes) -> list[str]:
+    """The decoded segments of a request target's path; the last is empty for a directory.
+
+    The query is dropped, repeated slashes count once, `.` disappears.
+
+    Raises:
+        HttpError: 400 for what names nothing or tries to leave: no leading slash, a bad percent escape, NUL or
+            another control character, a backslash, a slash behind %2f, `..`, bytes that are no UTF-8.
+    """
+    bad = HttpError(HTTPStatus.BAD_REQUEST)
+    if not target.startswith(b"/"):
+        # The absolute form, which a server must take as well (RFC 9112, section 3.2.2).
+        scheme, _, rest = target.partition(b"://")
+        if scheme.lower() not in (b"http", b"https"):
+            raise bad
+        target = b"/" + rest.partition(b"/")[2]
+    path = target.partition(b"?")[0].partition(b"#")[0]
+    segments = []
+    for raw in path.split(b"/")[1:]:
+        first, *escaped = raw.split(b"%")
+        try:
+            decoded = first + b"".join(bytes.fromhex(_two_digits(part)) + part[2:] for part in escaped)
+            text = decoded.decode("utf-8")
+        except ValueError:
+            raise bad from None
+        if text == ".." or any(character in "/\\\x7f" or character < " " for character in text):
+            raise bad
+        segments.append(text)
+    last = "" if segments[-1] == "." else segments[-1]
+    return [segment for segment in segments[:-1] if segment not in ("", ".")] + [last]
+
+
+def _two_digits(part: bytes) -> str:
+    digits = part[:2]
+    if len(digits) != 2 or not digits.isalnum():
+        raise ValueError(part)
+    return digits.decode("ascii")
+
+
+def head(status: HTTPStatus, fields: dict[str, str], *, keep_alive: bool) -> bytes:
+    """A response's head, its blank line included.
+
+    Args:
+        status: the status line's code and phrase.
+        fields: names and values, in latin-1 and free of line ends: they come from us, never from a client.
+        keep_alive: whether the connection goes on; said in both cases, since HTTP/1.0 clients need to hear it.
+    """
+    lines = [
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        *(f"{name}: {value}" for name, value in fields.items()),
+    ]
+    lines.append(f"Connection: {'keep-alive' if keep_alive else 'close'}")
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
