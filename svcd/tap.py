@@ -240,7 +240,7 @@ def makeService(options: Options) -> IService:
     names = ReverseNames(reactor, reactor)  # type: ignore[arg-type]
     manager = os.environ.pop("NOTIFY_SOCKET", None)
     supervisor = Supervisor(
-        reactor,  # type: ignore[arg-type]
+        reactor,
         endpoints,
         Surroundings(reactor, names, files),
         options.log_output.journal,
