@@ -116,7 +116,7 @@ class Gate:
                         "in": getattr(transport, "bytes_in", 0),
                         "out": getattr(transport, "bytes_out", 0),
                         "seconds": keeper.clock() - self.started,
-                        "reason": self._cause or _reason(reason),
+                        "reason": keeper.quoted(self._cause or _reason(reason)),
                         "count": len(keeper.sessions),
                     }
                 )
@@ -236,7 +236,7 @@ class GateKeeper(Factory):
         peer = address_text(addr.host, addr.port) if isinstance(addr, IPv4Address | IPv6Address) else ""
         protocol = self._factory.buildProtocol(addr)
         if protocol is None:
-            self.journal.write(self._refuse_line % {"peer": self.quoted(peer or "local"), "reason": "service"})
+            self.journal.write(self._refuse_line % {"peer": self.quoted(peer or "local"), "reason": self.quoted("service")})
             return None
         kind = _HalfCloseableGate if IHalfCloseableProtocol.providedBy(protocol) else Gate
         return kind(self, protocol, peer)

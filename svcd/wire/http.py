@@ -120,6 +120,7 @@ class RequestReader:
             if self._error is None:
                 self._error = HTTPStatus.BAD_REQUEST
             return
+        # The parser gathers a field that has no end yet without a word to us: what is fed is counted as well.
         if self._error is None and not self._in_body and self._head_bytes > MOST_HEAD:
             in_target = not self._fields and len(self._target) > MOST_TARGET
             self._error = HTTPStatus.REQUEST_URI_TOO_LONG if in_target else HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
@@ -131,6 +132,7 @@ class RequestReader:
         self._target = b""
         self._fields: dict[bytes, bytes] = {}
         self._field_count = 0
+        self._field_bytes = 0
         self._head_bytes = 0
         self._body_bytes = 0
         self._in_body = False
@@ -144,7 +146,8 @@ class RequestReader:
     def on_header(self, name: bytes, value: bytes) -> None:
         """A whole field."""
         self._field_count += 1
-        if self._field_count > MOST_FIELDS:
+        self._field_bytes += len(name) + len(value) + len(": \r\n")
+        if self._field_count > MOST_FIELDS or self._field_bytes > MOST_HEAD:
             self._fail(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         name = name.lower()
         if name in self._fields:

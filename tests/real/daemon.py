@@ -1,0 +1,196 @@
+"""A svcd daemon under test: started as twistd starts it, watched through its log."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import svcd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["PATIENCE", "Daemon", "environment", "exchange", "fields", "twistd"]
+
+#: How long a test waits for what must come, in seconds; a loaded machine must not fail it.
+PATIENCE = 60.0
+
+
+def twistd(*arguments: str) -> list[str]:
+    """A command line of the twistd beside this Python."""
+    return [sys.executable, str(Path(sys.executable).parent / "twistd"), *arguments]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a daemon: it runs the svcd that the tests have imported."""
+    root = str(Path(svcd.__file__).parent.parent)
+    return {**os.environ, "PYTHONPATH": root, "PYTHONUNBUFFERED": "1", **more}
+
+
+def fields(line: str) -> dict[str, str]:
+    """The fields of a line of the log, with the event under `event`."""
+    _, event, *rest = line.split(" ", 2)
+    found = {"event": event}
+    for name, plain, quoted in re.findall(r'(\w+)=(?:([^" ]+)|("(?:[^"\\]|\\.)*"))', "".join(rest)):
+        found[name] = json.loads(quoted) if quoted else plain
+    return found
+
+
+class Daemon:
+    """A running daemon.
+
+    Args:
+        folder: where it runs and has its services file.
+        services: the text of that file; None for the embedded default.
+        arguments: for `twistd svcd`.
+        before: words of the command line before it, as for setpriv.
+        twistd_arguments: for twistd itself, before the word svcd.
+        ready: whether to wait until it is.
+        env: more of its environment.
+        preexec_fn: run in its process before it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        services: str | None = None,
+        *arguments: str,
+        before: Sequence[str] = (),
+        twistd_arguments: Sequence[str] = (),
+        ready: bool = True,
+        env: Mapping[str, str] | None = None,
+        preexec_fn: Callable[[], None] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+        self._closed = False
+        words = [*before, *twistd("--nodaemon", "--pidfile=", *twistd_arguments, "svcd")]
+        if services is not None:
+            self.file = folder / "services"
+            self.file.write_text(services)
+            words += ["--services", str(self.file)]
+        self.process = subprocess.Popen(
+            [*words, *arguments],
+            cwd=folder,
+            env=environment(**(env or {})),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            preexec_fn=preexec_fn,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        if ready:
+            self.wait_for(lambda line: " ready " in line or '"event":"ready"' in line)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._changed:
+                self.lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def wait_for(self, wanted: Callable[[str], bool], count: int = 1) -> list[str]:
+        """The lines of the log that are wanted, once there are so many."""
+
+        def found() -> list[str]:
+            return [line for line in self.lines if wanted(line)]
+
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(found()) >= count, PATIENCE)
+            if len(found()) < count:
+                raise AssertionError("the log never said it:\n" + "\n".join(self.lines))
+            return found()
+
+    def wait_event(self, event: str, service: str, count: int = 1) -> list[dict[str, str]]:
+        """The fields of so many events of a service."""
+        lines = self.wait_for(lambda line: f" {event} service={service} " in f"{line} ", count)
+        return [fields(line) for line in lines]
+
+    def addresses(self, service: str) -> list[str]:
+        """Where a service listens, as the log says."""
+        return [each["address"] for each in self.wait_event("listen", service)]
+
+    def connect(self, service: str, family: int = socket.AF_INET) -> socket.socket:
+        """A connection, or a connected datagram socket, to a service."""
+        net = service.rpartition("/")[2]
+        kind = socket.SOCK_DGRAM if net in ("udp", "udp4", "udp6", "unixgram") else socket.SOCK_STREAM
+        client = socket.socket(family, kind)
+        client.settimeout(PATIENCE)
+        for address in self.addresses(service):
+            if family == socket.AF_UNIX:
+                if kind == socket.SOCK_DGRAM:
+                    client.bind("")  # the kernel picks a name (unix(7), autobind)
+                client.connect(address)
+                return client
+            host, port = re.fullmatch(r"\[?(.*?)\]?:(\d+)", address).groups()  # type: ignore[union-attr]
+            if (":" in host) == (family == socket.AF_INET6):
+                client.connect((host, int(port)))
+                return client
+        client.close()
+        raise AssertionError(f"{service} has no address of family {family}")
+
+    def port(self, service: str) -> int:
+        """The port of a service's first listener."""
+        return int(self.addresses(service)[0].rpartition(":")[2])
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Tell it to stop; its exit status."""
+        self.process.send_signal(number)
+        status = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return status
+
+    def end(self) -> None:
+        """End it if it still runs, and reap it."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def memory(self) -> int:
+        """Its resident memory in bytes."""
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        match = re.search(r"VmRSS:\s+(\d+) kB", text)
+        assert match is not None
+        return int(match[1]) * 1024
+
+    def cpu_seconds(self) -> float:
+        """The processor time it has used."""
+        after_name = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+
+    def descriptors(self) -> int:
+        """How many descriptors it has open."""
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+
+def exchange(client: socket.socket, question: bytes = b"") -> bytes:
+    """Send, half-close, and read until the server closes."""
+    with client:
+        if question:
+            client.sendall(question)
+        client.shutdown(socket.SHUT_WR)
+        answer = b""
+        while piece := client.recv(65_536):
+            answer += piece
+        return answer

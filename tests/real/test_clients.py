@@ -1,0 +1,175 @@
+"""The clients that people have: telnet, nc, socat and curl."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.real.daemon import PATIENCE, Daemon
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SERVICES = """
+@defaults bind=127.0.0.1
+echo     0/tcp
+echo     0/udp
+upper    0/tcp
+daytime  0/tcp
+daytime  0/udp
+chargen  0/tcp
+hello    0/tcp  http
+files    0/tcp  http root={root}
+local    {socket}/unix  upper
+"""
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One daemon for all the clients."""
+    folder = tmp_path_factory.mktemp("d")
+    root = folder / "www"
+    root.mkdir()
+    (root / "index.html").write_text("<h1>home</h1>\n")
+    (root / "notes.txt").write_text("notes\n")
+    (root / "big.bin").write_bytes(b"0123456789abcdef" * 1_000_000)
+    (folder / "secret").write_text("secret\n")
+    (root / "link").symlink_to("../secret")
+    daemon = Daemon(folder, SERVICES.format(root=root, socket=folder / "local"))
+    yield daemon
+    daemon.end()
+
+
+def run(*words: str, data: bytes = b"") -> bytes:
+    """The output of a client that is given its input and then its end."""
+    done = subprocess.run(words, input=data, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE)
+    return done.stdout
+
+
+def test_nc_half_closes(daemon: Daemon, program: Callable[[str], str]) -> None:
+    """`printf hi | nc -N host 7` gets hi back."""
+    assert run(program("nc"), "-N", "127.0.0.1", str(daemon.port("echo/tcp")), data=b"hi") == b"hi"
+
+
+def test_nc_twenty_megabytes(daemon: Daemon, program: Callable[[str], str]) -> None:
+    """20 MB through nc -N come back whole."""
+    data = bytes(range(256)) * 78_125
+    assert run(program("nc"), "-N", "127.0.0.1", str(daemon.port("echo/tcp")), data=data) == data
+
+
+def test_nc_datagram(daemon: Daemon, program: Callable[[str], str]) -> None:
+    """`nc -u` gets its datagram back, and the time from an empty line."""
+    assert run(program("nc"), "-u", "-w1", "127.0.0.1", str(daemon.port("echo/udp")), data=b"hi\n") == b"hi\n"
+    told = run(program("nc"), "-u", "-w1", "127.0.0.1", str(daemon.port("daytime/udp")), data=b"\n")
+    assert re.fullmatch(rb"\w{3} \w{3} [ \d]\d [\d:]{8} \d{4}\r\n", told)
+
+
+def test_nc_unix(daemon: Daemon, program: Callable[[str], str]) -> None:
+    """`nc -U` talks to a UNIX socket."""
+    assert run(program("nc"), "-N", "-U", str(daemon.folder / "local"), data=b"hi") == b"HI"
+
+
+def test_socat(daemon: Daemon, program: Callable[[str], str]) -> None:
+    """socat gets its answer over TCP and UDP."""
+    socat = program("socat")
+    assert run(socat, "-t5", "-", f"TCP4:127.0.0.1:{daemon.port('upper/tcp')}", data=b"abc\n") == b"ABC\n"
+    assert run(socat, "-t1", "-", f"UDP4:127.0.0.1:{daemon.port('echo/udp')}", data=b"abc\n") == b"abc\n"
+
+
+def test_telnet(daemon: Daemon, program: Callable[[str], str]) -> None:
+    """telnet shows the answer to a typed line while the connection stays open."""
+    words = [program("telnet"), "127.0.0.1", str(daemon.port("upper/tcp"))]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as telnet:
+        assert telnet.stdin is not None
+        assert telnet.stdout is not None
+        for line in telnet.stdout:
+            if line.startswith(b"Escape character"):
+                break
+        telnet.stdin.write(b"typed by hand\n")
+        telnet.stdin.flush()
+        assert telnet.stdout.readline().rstrip() == b"TYPED BY HAND"
+        telnet.kill()
+
+
+def test_telnet_daytime(daemon: Daemon, program: Callable[[str], str]) -> None:
+    """telnet to daytime shows the line and says that the server closed."""
+    shown = run(program("telnet"), "127.0.0.1", str(daemon.port("daytime/tcp")))
+    # With no more input telnet may leave before the answer; the terminal's user does not.
+    assert b"Connected to 127.0.0.1" in shown
+
+
+def test_curl_hello(daemon: Daemon, program: Callable[[str], str]) -> None:
+    """curl is greeted with its address."""
+    page = run(program("curl"), "-sS", f"http://127.0.0.1:{daemon.port('hello/tcp')}/")
+    assert b"Hello, " in page
+    assert b"127.0.0.1" in page
+
+
+def curl(daemon: Daemon, program: Callable[[str], str], path: str, *options: str) -> bytes:
+    """What curl shows of a file."""
+    url = f"http://127.0.0.1:{daemon.port('files/tcp')}{path}"
+    return run(program("curl"), "-sS", "--path-as-is", *options, url)
+
+
+def test_curl_files(daemon: Daemon, program: Callable[[str], str]) -> None:
+    """curl gets files with their type, length and date, and the index of a directory."""
+    assert curl(daemon, program, "/notes.txt") == b"notes\n"
+    assert curl(daemon, program, "/") == b"<h1>home</h1>\n"
+    head = curl(daemon, program, "/notes.txt", "-I")
+    assert b"Content-Type: text/plain; charset=utf-8\r\n" in head
+    assert b"Content-Length: 6\r\n" in head
+    assert b"Last-Modified: " in head
+
+
+def test_curl_big_file(daemon: Daemon, program: Callable[[str], str], tmp_path: Path) -> None:
+    """16 MB come whole, and twice over one connection."""
+    got = tmp_path / "got"
+    url = f"http://127.0.0.1:{daemon.port('files/tcp')}/big.bin"
+    run(program("curl"), "-sS", "-o", str(got), url, "-o", f"{got}2", url)
+    wanted = (daemon.folder / "www" / "big.bin").read_bytes()
+    assert got.read_bytes() == wanted
+    assert (tmp_path / "got2").read_bytes() == wanted
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/../secret", b"400"),
+        ("/%2e%2e/secret", b"400"),
+        ("/x/../../secret", b"400"),
+        ("/..%2fsecret", b"400"),
+        ("/%00", b"400"),
+        ("/..%5csecret", b"400"),
+        ("/link", b"404"),
+        ("/nothing", b"404"),
+        ("/" + "a" * 9000, b"414"),
+    ],
+)
+def test_curl_no_way_out(daemon: Daemon, program: Callable[[str], str], path: str, status: bytes) -> None:
+    """No spelling of a path leads out of root."""
+    shown = curl(daemon, program, path, "-w", "%{http_code}", "-o", "-")
+    assert shown.endswith(status)
+    assert b"secret\n" not in shown
+
+
+def test_curl_refusals(daemon: Daemon, program: Callable[[str], str]) -> None:
+    """A method that is not served is 405, a head that is too large 431."""
+    assert curl(daemon, program, "/notes.txt", "-d", "x=1", "-w", "%{http_code}", "-o", "-").endswith(b"405")
+    fat = [word for number in range(5) for word in ("-H", f"X-{number}: {'y' * 8000}")]
+    assert curl(daemon, program, "/notes.txt", *fat, "-w", "%{http_code}", "-o", "-").endswith(b"431")
+
+
+def test_keep_alive(daemon: Daemon) -> None:
+    """A client asks twice over one connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", daemon.port("files/tcp"), timeout=PATIENCE)
+    for _ in range(2):
+        connection.request("GET", "/notes.txt")
+        first = connection.sock
+        assert connection.getresponse().read() == b"notes\n"
+        assert connection.sock is first
+    connection.close()

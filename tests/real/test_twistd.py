@@ -1,0 +1,308 @@
+"""twistd's own ways: in the foreground, as a daemon, with dropped privileges; and what happens when it can't start."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.real.daemon import PATIENCE, environment, exchange, fields, twistd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.real.daemon import Daemon
+
+NOBODY = 65_534
+
+
+def run(*words: str, folder: Path, **more: object) -> subprocess.CompletedProcess[str]:
+    """A command that ends by itself."""
+    return subprocess.run(
+        words,
+        cwd=folder,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        **more,  # type: ignore[call-overload]
+    )
+
+
+@pytest.fixture
+def taken() -> socket.socket:
+    """A port that somebody listens on."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    yield listener
+    listener.close()
+
+
+def test_help(tmp_path: Path) -> None:
+    """`twistd svcd --help` shows every option and where the services file is looked for."""
+    done = run(*twistd("svcd", "--help"), folder=tmp_path)
+    assert done.returncode == 0
+    for word in ["--services", "--port-offset", "--log-format", "--check", "/etc/svcd/services"]:
+        assert word in done.stdout
+    assert "svcd" in run(*twistd("--help"), folder=tmp_path).stdout
+
+
+def test_check(tmp_path: Path) -> None:
+    """--check shows one line for each listener and exits by 0; with mistakes it shows each of them and exits by 78."""
+    (tmp_path / "good").write_text("echo 7/tcp bind=127.0.0.1\nlocal /tmp/x/unix echo\n")
+    good = run(*twistd("svcd", "--check", "--services", "good", "--port-offset", "1000"), folder=tmp_path)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert [line.split() for line in good.stdout.splitlines()] == [
+        ["echo/tcp", "127.0.0.1:1007", "echo"],
+        ["local/unix", "/tmp/x", "echo"],
+    ]
+    (tmp_path / "bad").write_text("ecoh 7/tcp\necho seven/tcp\n")
+    bad = run(*twistd("svcd", "--check", "--services", "bad"), folder=tmp_path)
+    assert bad.returncode == 78
+    assert [line.split(":")[:3] for line in bad.stderr.splitlines()] == [["bad", "1", "1"], ["bad", "2", "6"]]
+
+
+def test_bad_file_starts_nothing(tmp_path: Path) -> None:
+    """A services file with mistakes starts nothing: the mistakes, 78, and no traceback."""
+    (tmp_path / "bad").write_text("echo 0/tcp bind=127.0.0.1\nfoo 1/tcp\n")
+    done = run(*twistd("-n", "svcd", "--services", "bad"), folder=tmp_path)
+    assert done.returncode == 78
+    assert done.stderr.startswith("bad:2:1: nothing serves 'foo'")
+    assert "Traceback" not in done.stdout + done.stderr
+    assert run(*twistd("-n", "svcd", "--services", "none"), folder=tmp_path).returncode == 78
+
+
+@pytest.mark.parametrize("mode", ["--nodaemon", "--umask=022"])
+def test_port_in_use(tmp_path: Path, taken: socket.socket, mode: str) -> None:
+    """A taken port is one line with service, address, cause and remedy, and 71; as a daemon too, and no pid file stays."""
+    port = taken.getsockname()[1]
+    (tmp_path / "services").write_text(f"echo {port}/tcp bind=127.0.0.1\n")
+    done = run(*twistd(mode, "svcd", "--services", "services"), folder=tmp_path)
+    assert done.returncode == 71
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"svcd: echo/tcp: can't listen on 127.0.0.1:{port}: Address already in use; stop the program")
+    assert "Traceback" not in done.stdout
+    assert not (tmp_path / "twistd.pid").exists()
+
+
+@pytest.mark.usefixtures("as_root")
+def test_low_port_without_root(tmp_path: Path, program: Callable[[str], str]) -> None:
+    """A low port without root is one line that says what it needs, and 71."""
+    if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) < 1024:
+        pytest.skip("low ports need no privilege on this machine")
+    (tmp_path / "services").write_text("echo 7/tcp bind=127.0.0.1\n")
+    words = [program("setpriv"), f"--reuid={NOBODY}", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
+    probe = run(*words, sys.executable, "-c", "import svcd", folder=Path("/"))
+    if probe.returncode:
+        pytest.skip("another user can't read this Python")
+    services = Path("/tmp") / f"svcd-low-{os.getpid()}"
+    services.write_text("echo 7/tcp bind=127.0.0.1\n")
+    try:
+        done = run(*words, *twistd("-n", "svcd", "--services", str(services)), folder=Path("/"))
+    finally:
+        services.unlink()
+    assert done.returncode == 71
+    assert "echo/tcp: can't listen on 127.0.0.1:7: Permission denied; ports below 1024 need root" in done.stderr
+
+
+def test_unwritable_folder(tmp_path: Path, program: Callable[[str], str]) -> None:
+    """In a folder that can't be written the foreground needs no pid file, and a daemon says what to do."""
+    if os.geteuid() == 0:
+        words = [program("setpriv"), f"--reuid={NOBODY}", "--clear-groups"]
+        if run(*words, sys.executable, "-c", "import svcd", folder=Path("/")).returncode:
+            pytest.skip("another user can't read this Python")
+    else:
+        words = []
+    done = run(*words, *twistd("svcd"), folder=Path("/"))
+    assert done.returncode == 1
+    assert "can't write the pid file twistd.pid" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_daemonised(tmp_path: Path) -> None:
+    """`twistd svcd` leaves the terminal, writes its pid and its log, serves, and ends on SIGTERM with its pid file gone."""
+    (tmp_path / "services").write_text("echo 0/tcp bind=127.0.0.1\n")
+    words = twistd("--pidfile", "my.pid", "--logfile", "my.log", "--umask", "027", "svcd", "--services", "services")
+    assert run(*words, folder=tmp_path).returncode == 0
+    pid = int((tmp_path / "my.pid").read_text())
+    handle = os.pidfd_open(pid)
+    try:
+        log = (tmp_path / "my.log").read_text()
+        address = fields(next(line for line in log.splitlines() if " listen " in line))["address"]
+        host, _, port = address.rpartition(":")
+        assert exchange(socket.create_connection((host, int(port)), PATIENCE), b"hi") == b"hi"
+        signal.pidfd_send_signal(handle, signal.SIGTERM)
+        assert select.select([handle], [], [], PATIENCE)[0]
+    finally:
+        os.close(handle)
+    lines = (tmp_path / "my.log").read_text().splitlines()
+    assert any(" end service=echo/tcp " in line for line in lines)
+    assert lines[-1].endswith('message="Server Shut Down."')
+    assert not (tmp_path / "my.pid").exists()
+
+
+def test_daemon_forgets_nothing_it_was_told(tmp_path: Path) -> None:
+    """A log that can't be written is one line and no daemon."""
+    done = run(*twistd("--logfile", "no/such/folder/log", "svcd"), folder=tmp_path)
+    assert done.returncode == 73
+    assert done.stderr.startswith("svcd: can't write the log no/such/folder/log: No such file or directory")
+
+
+@pytest.mark.usefixtures("as_root")
+def test_uid_binds_low_ports_first(tmp_path: Path, start: Callable[..., Daemon], program: Callable[[str], str]) -> None:
+    """`twistd --uid nobody` listens on low ports and serves them as nobody."""
+    # In a network of its own, where the low ports are free.
+    shell = 'ip link set lo up && exec "$@"'
+    before = [program("unshare"), "--net", program("sh"), "-c", shell, "sh"]
+    program("ip")
+    program("nsenter")
+    daemon = start(
+        "echo 7/tcp\ndaytime 13/udp\n",
+        before=before,
+        twistd_arguments=["--uid", str(NOBODY), "--gid", str(NOBODY)],
+    )
+    pid = daemon.process.pid
+    status = Path(f"/proc/{pid}/status").read_text()
+    assert re.search(rf"^Uid:\s+{NOBODY}\s+{NOBODY}\s", status, re.MULTILINE)
+    inside = [program("nsenter"), f"--net=/proc/{pid}/ns/net"]
+    code = (
+        "import socket,sys; c=socket.create_connection(('127.0.0.1',7),30); c.sendall(b'hi');"
+        "c.shutdown(1); sys.stdout.write(c.recv(9).decode())"
+    )
+    assert run(*inside, sys.executable, "-c", code, folder=tmp_path).stdout == "hi"
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop_lets_connections_end(start: Callable[..., Daemon], number: int) -> None:
+    """SIGTERM and SIGINT stop listening at once, let an open connection end, and exit by 0."""
+    daemon = start("echo 0/tcp bind=127.0.0.1 shutdown_timeout=60s\n")
+    client = daemon.connect("echo/tcp")
+    client.sendall(b"before")
+    assert client.recv(100) == b"before"
+    address = client.getpeername()
+    daemon.process.send_signal(number)
+    daemon.wait_for(lambda line: " close service=echo/tcp " in line)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, PATIENCE)
+    client.sendall(b"after")
+    assert client.recv(100) == b"after"
+    assert exchange(client, b"last") == b"last"
+    assert daemon.process.wait(PATIENCE) == 0
+    [end] = daemon.wait_event("end", "echo/tcp")
+    assert (end["reason"], end["in"], end["out"]) == ("done", "15", "15")
+
+
+def test_stop_has_an_end(start: Callable[..., Daemon]) -> None:
+    """A connection that goes on after shutdown_timeout is closed, and the log says why."""
+    daemon = start("echo 0/tcp bind=127.0.0.1 shutdown_timeout=0.2s\n")
+    with daemon.connect("echo/tcp") as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        assert daemon.stop() == 0
+    assert daemon.wait_event("end", "echo/tcp")[0]["reason"] == "shutdown"
+
+
+def test_second_signal_hurries(start: Callable[..., Daemon]) -> None:
+    """A second signal closes what is open instead of waiting, without a traceback."""
+    daemon = start("echo 0/tcp bind=127.0.0.1 shutdown_timeout=1h\n")
+    with daemon.connect("echo/tcp") as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        daemon.process.send_signal(signal.SIGINT)
+        daemon.wait_for(lambda line: " stop " in line)
+        assert daemon.stop(signal.SIGINT) == 0
+    assert not [line for line in daemon.lines if "Traceback" in line]
+
+
+def test_idle_http_does_not_hold_up_the_end(start: Callable[..., Daemon]) -> None:
+    """An idle keep-alive connection of a browser is closed at once when the daemon stops."""
+    daemon = start("http 0/tcp bind=127.0.0.1 shutdown_timeout=1h\n")
+    with daemon.connect("http/tcp") as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(65_536).startswith(b"HTTP/1.1 200 OK\r\n")
+        daemon.process.send_signal(signal.SIGTERM)
+        while client.recv(65_536):
+            pass
+    assert daemon.process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("reactor", ["epoll", "asyncio", "poll", "select"])
+def test_reactors(start: Callable[..., Daemon], reactor: str) -> None:
+    """svcd works on the reactors of Twisted as well."""
+    daemon = start("echo 0/tcp bind=127.0.0.1\necho 0/udp bind=127.0.0.1\n", twistd_arguments=["-r", reactor])
+    data = b"x" * 1_000_000
+    with daemon.connect("echo/udp") as asker:
+        asker.send(b"hi")
+        assert asker.recv(10) == b"hi"
+    client = daemon.connect("echo/tcp")
+    client.sendall(data[:1000])
+    assert exchange(client) == data[:1000]
+    assert daemon.stop() == 0
+
+
+def test_json_log(start: Callable[..., Daemon]) -> None:
+    """With --log-format json every line is one JSON object with the same keys."""
+    daemon = start("echo 0/tcp bind=127.0.0.1\n", "--log-format", "json")
+    listens = daemon.wait_for(lambda line: '"event":"listen"' in line)
+    host, _, port = json.loads(listens[0])["address"].rpartition(":")
+    exchange(socket.create_connection((host, int(port)), PATIENCE), b"hello")
+    assert daemon.stop() == 0
+    events = [json.loads(line) for line in daemon.lines]
+    [end] = [event for event in events if event["event"] == "end"]
+    assert (end["service"], end["in"], end["out"], end["reason"]) == ("echo/tcp", 5, 5, "done")
+    assert all(event["time"] for event in events)
+
+
+def test_log_lines(start: Callable[..., Daemon]) -> None:
+    """A connection is an accept and an end line with its service, peer, bytes, seconds and reason."""
+    daemon = start("@defaults bind=127.0.0.1\necho 0/tcp resolve=yes\nupper 0/tcp log_on_success=none\n")
+    client = daemon.connect("echo/tcp")
+    peer = "{}:{}".format(*client.getsockname())
+    assert exchange(client, b"12345") == b"12345"
+    exchange(daemon.connect("upper/tcp"), b"x")
+    [accept] = daemon.wait_event("accept", "echo/tcp")
+    [end] = daemon.wait_event("end", "echo/tcp")
+    assert accept["peer"] == end["peer"] == peer
+    assert accept["host"]
+    assert (accept["id"], end["id"]) == ("1", "1")
+    assert (end["in"], end["out"], end["reason"]) == ("5", "5", "done")
+    assert 0 <= float(end["seconds"]) < PATIENCE
+    assert daemon.stop() == 0
+    assert not [line for line in daemon.lines if " end service=upper/tcp " in line]
+
+
+def test_exception_ends_one_connection(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """A file that vanishes is a 404, and the daemon goes on."""
+    root = tmp_path / "www"
+    root.mkdir()
+    daemon = start(f"files 0/tcp http root={root} bind=127.0.0.1\n")
+    root.rmdir()
+    assert b" 404 " in exchange(daemon.connect("files/tcp"), b"GET / HTTP/1.0\r\n\r\n")
+    assert daemon.stop() == 0
+
+
+def test_unix_socket_is_removed(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """A UNIX socket has its mode, and its file is gone after the stop."""
+    path = tmp_path / "s"
+    daemon = start(f"local {path}/unix echo mode=0600\n")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert exchange(daemon.connect("local/unix", socket.AF_UNIX), b"hi") == b"hi"
+    assert daemon.stop() == 0
+    assert not path.exists()
+
+
+def test_version_and_module(tmp_path: Path) -> None:
+    """`python -m svcd --version` and `twistd svcd --version` say the same."""
+    module = run(sys.executable, "-m", "svcd", "--version", folder=tmp_path).stdout
+    assert re.fullmatch(r"svcd \d+\.\d+\.\d+\n", module)
+    assert run(*twistd("svcd", "--version"), folder=tmp_path).stdout == module
