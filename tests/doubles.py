@@ -1,0 +1,328 @@
+"""Stand-ins for the machine, the file system, the reactor and the transports, shared by the tests."""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import itertools
+import os
+import posixpath
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
+from twisted.python.failure import Failure
+
+from svcd.catalog import SHAPES
+from svcd.config.parser import parse, parse_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from twisted.internet.interfaces import IAddress
+    from twisted.logger import LogEvent
+
+    from svcd.config.service import Config, Service
+
+__all__ = [
+    "FakeFiles",
+    "FakeMachine",
+    "FakeNames",
+    "FakeReactor",
+    "LogCatcher",
+    "StreamDouble",
+    "config_of",
+    "problems_of",
+    "read_files",
+    "service_of",
+]
+
+PEER = IPv4Address("TCP", "192.0.2.1", 40_000)
+
+
+class FakeFiles:
+    """svcd.interfaces.Files over a dict; a value that is an OSError is raised."""
+
+    def __init__(self, contents: Mapping[str, bytes | str | OSError] | None = None, folders: Sequence[str] = ()) -> None:
+        self._contents = dict(contents or {})
+        self._folders = frozenset(folders)
+
+    def read(self, path: str) -> bytes:
+        """The content."""
+        found = self._contents.get(posixpath.normpath(path))
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if isinstance(found, OSError):
+            raise found
+        return found.encode() if isinstance(found, str) else found
+
+    def matches(self, pattern: str) -> list[str]:
+        """As glob(7), where a star crosses no slash."""
+        folder, name = posixpath.split(pattern)
+        return sorted(
+            path
+            for path in self._contents
+            if posixpath.dirname(path) == posixpath.normpath(folder)
+            and fnmatch.fnmatchcase(posixpath.basename(path), name)
+        )
+
+    def identity(self, path: str) -> str:
+        """One name for all its spellings."""
+        return posixpath.normpath(path)
+
+    def is_directory(self, path: str) -> bool:
+        """Whether it was given as one."""
+        return path in self._folders
+
+
+@dataclass
+class FakeMachine:
+    """svcd.interfaces.Machine made of what the test says."""
+
+    users: frozenset[str] = frozenset({"root"})
+    groups: frozenset[str] = frozenset({"adm"})
+    families: frozenset[int] = frozenset({4, 6})
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def has_user(self, name: str) -> bool:
+        """Whether the test named the user."""
+        return name in self.users
+
+    def has_group(self, name: str) -> bool:
+        """Whether the test named the group."""
+        return name in self.groups
+
+    def versions(self) -> frozenset[int]:
+        """The families of the test."""
+        return self.families
+
+    def addresses(self, name: str) -> Sequence[str]:
+        """The name's addresses, or a literal itself."""
+        if name in self.names:
+            return self.names[name]
+        if ":" in name or name.replace(".", "").isdigit():
+            return [name]
+        raise OSError(errno.EADDRNOTAVAIL, "Name or service not known")
+
+
+class FakeNames:
+    """svcd.interfaces.Names whose answers the test gives by hand."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Deferred[str | None]]] = []
+
+    def host_of(self, address: str) -> Deferred[str | None]:
+        """Ask."""
+        answer: Deferred[str | None] = Deferred()
+        self.asked.append((address, answer))
+        return answer
+
+    def answer(self, host: str | None) -> None:
+        """Answer the oldest question."""
+        self.asked.pop(0)[1].callback(host)
+
+
+class FakeReactor(Clock):
+    """Time and descriptors by hand: knows who is watched, watches nobody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: set[Any] = set()
+        self.writers: set[Any] = set()
+
+    def addReader(self, reader: Any) -> None:
+        """Watch for input."""
+        self.readers.add(reader)
+
+    def removeReader(self, reader: Any) -> None:
+        """Don't."""
+        self.readers.discard(reader)
+
+    def addWriter(self, writer: Any) -> None:
+        """Watch for room."""
+        self.writers.add(writer)
+
+    def removeWriter(self, writer: Any) -> None:
+        """Don't."""
+        self.writers.discard(writer)
+
+
+class _Handle:
+    """A socket that knows its peer's process."""
+
+    def getsockopt(self, *_arguments: int) -> bytes:
+        """SO_PEERCRED of process 17, user 1000."""
+        return b"".join(number.to_bytes(4, "little") for number in (17, 1000, 1000))
+
+
+class StreamDouble:
+    """A stream transport in memory that closes, aborts and holds back as Twisted's do.
+
+    Attributes:
+        sent: everything written.
+        pending: of it, how many bytes the client has not taken.
+        calls: the calls that are no writes, in order.
+        reading: whether it reads from the client.
+    """
+
+    def __init__(self, protocol: Any, *, peer: IAddress = PEER, room: float = float("inf")) -> None:
+        self.protocol = protocol
+        self.peer = peer
+        self.room = room
+        self.sent = b""
+        self.pending = 0
+        self.writes = 0
+        self.calls: list[str] = []
+        self.reading = True
+        self.producer: Any = None
+        self.streaming = False
+        self.write_closed = False
+        self.lost = ""
+        self.bytes_in = self.bytes_out = 0
+        self._closing = False
+        self._producer_paused = False
+
+    def write(self, data: bytes) -> None:
+        """Send."""
+        assert isinstance(data, bytes)
+        if self.lost or self.write_closed:
+            return
+        self.sent += data
+        self.writes += 1
+        self.pending += len(data)
+        self.bytes_out += len(data)
+        if self.producer is not None and self.streaming and self.pending > self.room and not self._producer_paused:
+            self._producer_paused = True
+            self.producer.pauseProducing()
+
+    def take(self) -> None:
+        """The client takes everything."""
+        self.pending = 0
+        if self.producer is not None and (self._producer_paused or not self.streaming):
+            self._producer_paused = False
+            self.producer.resumeProducing()
+        elif self._closing:
+            self.lose(Failure(ConnectionDone()), "done")
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Take a producer."""
+        assert self.producer is None, "two producers"
+        self.calls.append("registerProducer")
+        self.producer, self.streaming = producer, streaming
+        if not streaming:
+            producer.resumeProducing()
+
+    def unregisterProducer(self) -> None:
+        """Let it go."""
+        self.producer = None
+        if self._closing and not self.pending:
+            self.lose(Failure(ConnectionDone()), "done")
+
+    def pauseProducing(self) -> None:
+        """Stop reading."""
+        self.reading = False
+
+    def resumeProducing(self) -> None:
+        """Read again."""
+        self.reading = True
+
+    def stopProducing(self) -> None:
+        """As a producer of its own."""
+        self.loseConnection()
+
+    def loseWriteConnection(self) -> None:
+        """Close our side."""
+        self.calls.append("loseWriteConnection")
+        self.write_closed = True
+
+    def loseConnection(self) -> None:
+        """Close when all is sent and nobody produces."""
+        self.calls.append("loseConnection")
+        self._closing = True
+        if not self.lost and self.producer is None and (not self.pending or self.room == float("inf")):
+            self.lose(Failure(ConnectionDone()), "done")
+
+    def abortConnection(self) -> None:
+        """Close now."""
+        self.calls.append("abortConnection")
+        if not self.lost:
+            self.lose(Failure(ConnectionAborted()), "aborted")
+
+    def lose(self, reason: Failure, word: str = "lost") -> None:
+        """The connection ends."""
+        self.lost = word
+        self.protocol.connectionLost(reason)
+
+    def getPeer(self) -> IAddress:
+        """The client."""
+        return self.peer
+
+    def getHost(self) -> IAddress:
+        """The server."""
+        return IPv4Address("TCP", "127.0.0.1", 7)
+
+    def getHandle(self) -> _Handle:
+        """The socket."""
+        return _Handle()
+
+
+LOCAL_PEER = UNIXAddress(None)
+
+
+class LogCatcher:
+    """A context that keeps what goes through twisted.logger meanwhile."""
+
+    def __init__(self) -> None:
+        self.events: list[LogEvent] = []
+
+    def __enter__(self) -> LogCatcher:
+        globalLogPublisher.addObserver(self._take)
+        return self
+
+    def __exit__(self, *_arguments: object) -> None:
+        globalLogPublisher.removeObserver(self._take)
+
+    def _take(self, event: LogEvent) -> None:
+        self.events.append(event)
+
+    @property
+    def failures(self) -> list[Failure]:
+        """The failures among them."""
+        return [event["log_failure"] for event in self.events if "log_failure" in event]
+
+    def named(self, name: str) -> list[LogEvent]:
+        """svcd's own events of a name."""
+        return [event for event in self.events if getattr(event.get("svcd_event"), "name", "") == name]
+
+
+def config_of(text: str, files: FakeFiles | None = None) -> Config:
+    """The Config of a text that has no Problems."""
+    config, problems = parse_text(text, "s", files or FakeFiles(), SHAPES)
+    assert not problems, problems
+    return config
+
+
+def service_of(line: str) -> Service:
+    """The one service of a line."""
+    (service,) = config_of(line).services
+    return service
+
+
+def problems_of(text: str, files: FakeFiles | None = None) -> list[str]:
+    """The Problems of a text, which is called `s`."""
+    return [str(problem) for problem in parse_text(text, "s", files or FakeFiles(), SHAPES)[1]]
+
+
+def read_files(contents: Mapping[str, bytes | str | OSError], path: str = "/etc/svcd/services") -> tuple[Config, list[str]]:
+    """The Config and the Problems of a file among files."""
+    config, problems = parse(path, FakeFiles(contents), SHAPES)
+    return config, list(map(str, problems))
+
+
+def counter() -> Callable[[], int]:
+    """Numbers from 0."""
+    return itertools.count().__next__

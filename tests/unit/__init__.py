@@ -1,0 +1,1 @@
+"""Unit tests: no reactor runs and nothing waits for the clock."""

@@ -1,0 +1,138 @@
+"""Lines and words of a services file, each at its place."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svcd.config.lexer import Line, Word, decode, split
+from svcd.model import Problem
+
+
+def _lines(text: str) -> list[list[str]]:
+    """The words of each line of a text without mistakes."""
+    lines = []
+    for line in split(text, "s"):
+        assert isinstance(line, Line), str(line)
+        assert not line.broken
+        lines.append([word.text for word in line.words])
+    return lines
+
+
+def _mistakes(text: str) -> list[str]:
+    return [str(each) for each in split(text, "s") if isinstance(each, Problem)]
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", []),
+        ("\n \n\t\n", []),
+        ("# only a comment", []),
+        ("echo 7/tcp", [["echo", "7/tcp"]]),
+        ("echo\t 7/tcp  ", [["echo", "7/tcp"]]),
+        ("echo 7/tcp # a comment 'with a quote", [["echo", "7/tcp"]]),
+        ("echo 7/tcp#glued", [["echo", "7/tcp"]]),
+        ("a '#' \"#\" \\#", [["a", "#", "#", "#"]]),
+        ("a 'b c' \"d e\" f\\ g", [["a", "b c", "d e", "f g"]]),
+        ("a b'c'\"d\"e", [["a", "bcde"]]),
+        ("a '' \"\"", [["a", "", ""]]),
+        (r"""a 'b\c' "b\c" "b\\c" "b\"c" b\\c b\'c""", [["a", r"b\c", r"b\c", r"b\c", 'b"c', r"b\c", "b'c"]]),
+        ("a \"b\tc\" 'd\te'", [["a", "b\tc", "d\te"]]),
+        ("a\n b\n\tc\nd", [["a", "b", "c"], ["d"]]),
+        ("a\r\n b\r\nc\r\n", [["a", "b"], ["c"]]),
+        ("a\n# between\n\n b", [["a", "b"]]),
+        ("a\n   # an indented comment\n b\n \nc", [["a", "b"], ["c"]]),
+        ("  # an indented comment is no continuation\na", [["a"]]),
+        ("größe 7/tcp", [["größe", "7/tcp"]]),
+        ("a\N{NO-BREAK SPACE}b\N{LINE SEPARATOR}c", [["a\N{NO-BREAK SPACE}b\N{LINE SEPARATOR}c"]]),
+    ],
+)
+def test_words(text: str, lines: list[list[str]]) -> None:
+    """Blanks part words, quotes and backslashes join them, white space in front continues a line."""
+    assert _lines(text) == lines
+
+
+@pytest.mark.parametrize(
+    ("text", "mistakes"),
+    [
+        (" a", ["s:1:1: white space at the beginning continues a line, but none stands before; remove it"]),
+        ("\n\ta\nb", ["s:2:1: white space at the beginning continues a line, but none stands before; remove it"]),
+        ("a 'b", ["s:1:3: no closing '; close it on the same line"]),
+        ('a "b\nc', ['s:1:3: no closing "; close it on the same line']),
+        ('a "b\\"', ['s:1:3: no closing "; close it on the same line']),
+        ("a b\\", ["s:1:4: nothing after the backslash; to continue a line, begin the next with white space"]),
+        ("a\0b", ["s:1:2: control character U+0000; remove it"]),
+        ("a 'b\x07c'", ["s:1:5: control character U+0007; remove it"]),
+        ("ab\rc", ["s:1:3: control character U+000D; remove it"]),
+        ("a \\\x1b", ["s:1:4: control character U+001B; remove it"]),
+        ("é 'x", ["s:1:3: no closing '; close it on the same line"]),
+        ("a 'b\nc \"d\ne \0", [
+            "s:1:3: no closing '; close it on the same line",
+            's:2:3: no closing "; close it on the same line',
+            "s:3:3: control character U+0000; remove it",
+        ]),
+    ],
+)  # fmt: skip
+def test_mistakes(text: str, mistakes: list[str]) -> None:
+    """What can't be read is a Problem at its exact place, and reading goes on."""
+    assert _mistakes(text) == mistakes
+
+
+def test_a_line_with_a_mistake_is_broken_as_a_whole() -> None:
+    """Neither the words before the mistake nor the lines that continue it are used."""
+    found = list(split("a 'b\n c\nd", "s"))
+    assert [type(each) for each in found] == [Problem, Line, Line]
+    assert [each.broken for each in found if isinstance(each, Line)] == [True, False]
+
+
+def test_a_line_whose_first_word_is_a_mistake_takes_its_continuations_along() -> None:
+    """A continuation of a line that can't be read is not told to stand alone."""
+    found = list(split("'b\n c\nd", "s"))
+    assert sum(isinstance(each, Problem) for each in found) == 1
+    assert [[word.text for word in each.words] for each in found if isinstance(each, Line) and not each.broken] == [
+        ["d"]
+    ]
+
+
+def test_places_count_characters_from_one() -> None:
+    """A word's place is where it begins, quote included, in lines and characters."""
+    (line,) = (each for each in split("é 'b c'\n  d", "s") if isinstance(each, Line))
+    assert [str(word.place) for word in line.words] == ["s:1:1", "s:1:3", "s:2:3"]
+    assert str(line.words[0].after(3)) == "s:1:4"
+
+
+def test_a_byte_order_mark_is_no_character() -> None:
+    """An editor's BOM at the beginning is skipped."""
+    assert decode(b"\xef\xbb\xbfecho", "s") == ("echo", [])
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"\xff", "s:1:1: byte 0xff is not UTF-8; save the file in UTF-8"),
+        (b"echo 7/tcp\n\xc3\xa9 \xe9t\xe9", "s:2:3: byte 0xe9 is not UTF-8; save the file in UTF-8"),
+        (b"a\r\nb\xc3", "s:2:2: byte 0xc3 is not UTF-8; save the file in UTF-8"),
+        (b"\xed\xa0\x80", "s:1:1: byte 0xed is not UTF-8; save the file in UTF-8"),
+    ],
+)
+def test_bytes_that_are_no_utf_8(data: bytes, problem: str) -> None:
+    """The first bad byte is named with its line and its column in characters."""
+    text, problems = decode(data, "s")
+    assert (text, list(map(str, problems))) == ("", [problem])
+
+
+@given(st.text(st.sampled_from("ab \t\n\r'\"\\#=@/\0é\x85")))
+def test_any_text_gives_lines_and_problems(text: str) -> None:
+    """Whatever the text, every line has words, and every place lies in the text."""
+    rows = text.split("\n")
+    for each in split(text, "s"):
+        if isinstance(each, Line):
+            assert each.words
+            assert all(isinstance(word, Word) for word in each.words)
+            places = [word.place for word in each.words]
+        else:
+            places = [each.place]
+        for place in places:
+            assert 1 <= place.column <= len(rows[place.line - 1]) + 1
