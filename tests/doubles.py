@@ -47,7 +47,9 @@ PEER = IPv4Address("TCP", "192.0.2.1", 40_000)
 class FakeFiles:
     """svcd.interfaces.Files over a dict; a value that is an OSError is raised."""
 
-    def __init__(self, contents: Mapping[str, bytes | str | OSError] | None = None, folders: Sequence[str] = ()) -> None:
+    def __init__(
+        self, contents: Mapping[str, bytes | str | OSError] | None = None, folders: Sequence[str] = ()
+    ) -> None:
         self._contents = dict(contents or {})
         self._folders = frozenset(folders)
 
@@ -295,7 +297,7 @@ class LogCatcher:
         return [event["log_failure"] for event in self.events if "log_failure" in event]
 
     def named(self, name: str) -> list[LogEvent]:
-        """svcd's own events of a name."""
+        """Svcd's own events of a name."""
         return [event for event in self.events if getattr(event.get("svcd_event"), "name", "") == name]
 
 
@@ -317,7 +319,9 @@ def problems_of(text: str, files: FakeFiles | None = None) -> list[str]:
     return [str(problem) for problem in parse_text(text, "s", files or FakeFiles(), SHAPES)[1]]
 
 
-def read_files(contents: Mapping[str, bytes | str | OSError], path: str = "/etc/svcd/services") -> tuple[Config, list[str]]:
+def read_files(
+    contents: Mapping[str, bytes | str | OSError], path: str = "/etc/svcd/services"
+) -> tuple[Config, list[str]]:
     """The Config and the Problems of a file among files."""
     config, problems = parse(path, FakeFiles(contents), SHAPES)
     return config, list(map(str, problems))

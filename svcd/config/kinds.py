@@ -76,7 +76,10 @@ def _read_duration(word: str) -> float:
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,20})?)([smh]?)", word)
     _require(match)
     assert match is not None  # noqa: S101 - for the type checker
-    return float(match[1]) * _UNITS[match[2]]
+    # To the microsecond and below a thousand million seconds, so that every value can be written as it is read.
+    seconds = round(float(match[1]) * _UNITS[match[2]], 6)
+    _require(seconds < 1e9)
+    return seconds
 
 
 DURATION: Kind[float] = Kind(

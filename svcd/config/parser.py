@@ -6,6 +6,7 @@ Mistakes never stop the parsing: every Problem of every file is found in one go.
 from __future__ import annotations
 
 import difflib
+import glob
 import posixpath
 import re
 from dataclasses import dataclass, field, replace
@@ -127,11 +128,11 @@ class _Parser:
             self._problem(first.place, "@include takes one file name or pattern; quote it if it has blanks")
             return
         word = rest[0]
-        pattern = posixpath.join(posixpath.dirname(word.place.file), word.text)
+        folder = posixpath.dirname(word.place.file)
         if not re.search(r"[*?\[]", word.text):
-            self.file(pattern, setting, word.place)
+            self.file(posixpath.join(folder, word.text), setting, word.place)
             return
-        for path in self._files.matches(pattern):
+        for path in self._files.matches(posixpath.join(glob.escape(folder), word.text)):
             name = posixpath.basename(path)
             if not (name.startswith(".") or name.endswith(("~", ".bak"))):
                 self.file(path, setting, word.place)
@@ -261,4 +262,4 @@ class _Parser:
 
 def _nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
     match = difflib.get_close_matches(word, known, 1)
-    return f" (did you mean {match[0]!r}?)" if match else ""
+    return f" (did you mean {str(match[0])!r}?)" if match else ""

@@ -61,7 +61,7 @@ class StaticFiles:
             HttpError: 404 for what is not there or not for everyone, 400 for a bad path.
         """
         segments = path_segments(request.target)
-        if any(name.startswith(".") for name in segments if name != ".well-known"):
+        if any(name.startswith(".") for name in segments[segments[0] == ".well-known" :]):
             raise HttpError(HTTPStatus.NOT_FOUND)
         *folders, name = segments
         try:

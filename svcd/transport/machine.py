@@ -55,11 +55,10 @@ class LocalMachine:
     def addresses(self, name: str) -> Sequence[str]:
         """The literals behind a literal, an interface or a host name, in this order of preference."""
         try:
-            ipaddress.ip_address(name)
+            # In its one spelling, so that an address is recognized when it stands twice.
+            return [str(ipaddress.ip_address(name))]
         except ValueError:
             pass
-        else:
-            return [name]
         for adapter in ifaddr.get_adapters():
             if adapter.name == name:
                 return [_literal(ip.ip, adapter.name) for ip in adapter.ips]

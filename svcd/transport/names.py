@@ -35,7 +35,8 @@ def system_host_of(address: str) -> str | None:
     """The name of an address, in at most 255 characters; blocks."""
     try:
         found = socket.getnameinfo((address, 0), socket.NI_NAMEREQD)[0]
-    except OSError:
+    except (OSError, UnicodeError):
+        # Unicode: whoever holds the address says its name, and may say any bytes.
         return None
     return found[:255]
 

@@ -74,6 +74,9 @@ class RequestReader:
     def __init__(self) -> None:
         self._done: list[Request] = []
         self._error: HTTPStatus | None = None
+        # Of the last request: whether another may follow. Then: whether none may.
+        self._keep_alive = True
+        self._ended = False
         self._parser = httptools.HttpRequestParser(self)
         self.on_message_begin()
 
@@ -104,12 +107,16 @@ class RequestReader:
         return self._error is not None
 
     def _read(self, data: bytes) -> None:
-        if not self._in_body:
-            self._head_bytes += len(data)
+        if self._ended and data:
+            self._error = HTTPStatus.BAD_REQUEST
+            return
+        self._uncounted += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # An offer to change the protocol may be ignored (RFC 9110, section 7.8): what follows is HTTP/1 again.
+            # An offer to change the protocol may be ignored (RFC 9110, section 7.8): what follows is HTTP/1 again,
+            # but for the body of the offer: the parser skips it, and it must not be taken for a request.
+            self._ended = not self._keep_alive
             self._parser = httptools.HttpRequestParser(self)
             rest = data[upgrade.args[0] :]
             self.on_message_begin()
@@ -120,8 +127,9 @@ class RequestReader:
             if self._error is None:
                 self._error = HTTPStatus.BAD_REQUEST
             return
-        # The parser gathers a field that has no end yet without a word to us: what is fed is counted as well.
-        if self._error is None and not self._in_body and self._head_bytes > MOST_HEAD:
+        # The parser gathers a field that has no end yet without a word to us, before a body and behind it (trailers):
+        # what is fed is counted as well.
+        if self._error is None and self._uncounted > MOST_HEAD:
             in_target = not self._fields and len(self._target) > MOST_TARGET
             self._error = HTTPStatus.REQUEST_URI_TOO_LONG if in_target else HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
 
@@ -133,9 +141,8 @@ class RequestReader:
         self._fields: dict[bytes, bytes] = {}
         self._field_count = 0
         self._field_bytes = 0
-        self._head_bytes = 0
+        self._uncounted = 0
         self._body_bytes = 0
-        self._in_body = False
 
     def on_url(self, piece: bytes) -> None:
         """A piece of the request target."""
@@ -149,7 +156,7 @@ class RequestReader:
         self._field_bytes += len(name) + len(value) + len(": \r\n")
         if self._field_count > MOST_FIELDS or self._field_bytes > MOST_HEAD:
             self._fail(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        name = name.lower()
+        name, value = name.lower(), value.strip(b" \t")
         if name in self._fields:
             if name == b"host":
                 # Two hosts are an attempt to be two requests at once (RFC 9112, section 3.2).
@@ -159,7 +166,7 @@ class RequestReader:
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
-        self._in_body = True
+        self._uncounted = 0
         version = self._parser.get_http_version()
         if version not in ("1.0", "1.1"):
             self._fail(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
@@ -168,6 +175,7 @@ class RequestReader:
 
     def on_body(self, piece: bytes) -> None:
         """A piece of a body, which is dropped."""
+        self._uncounted = 0
         self._body_bytes += len(piece)
         if self._body_bytes > MOST_BODY:
             self._fail(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
@@ -177,9 +185,11 @@ class RequestReader:
         if self._error is None:
             parser = self._parser
             method = parser.get_method().decode("ascii")
-            keep_alive = parser.should_keep_alive() and method != "CONNECT"
-            self._done.append(Request(method, self._target, self._fields, parser.get_http_version(), keep_alive))
-        self._in_body = False
+            has_body = b"transfer-encoding" in self._fields or self._fields.get(b"content-length", b"0") != b"0"
+            ends = method == "CONNECT" or (parser.should_upgrade() and has_body)
+            self._keep_alive = parser.should_keep_alive() and not ends
+            self._done.append(Request(method, self._target, self._fields, parser.get_http_version(), self._keep_alive))
+        self._uncounted = 0
 
     def _fail(self, status: HTTPStatus) -> None:
         if self._error is None:
@@ -196,15 +206,15 @@ def path_segments(target: bytes) -> list[str]:
             another control character, a backslash, a slash behind %2f, `..`, bytes that are no UTF-8.
     """
     bad = HttpError(HTTPStatus.BAD_REQUEST)
+    target = target.partition(b"?")[0].partition(b"#")[0]
     if not target.startswith(b"/"):
         # The absolute form, which a server must take as well (RFC 9112, section 3.2.2).
         scheme, _, rest = target.partition(b"://")
         if scheme.lower() not in (b"http", b"https"):
             raise bad
         target = b"/" + rest.partition(b"/")[2]
-    path = target.partition(b"?")[0].partition(b"#")[0]
     segments = []
-    for raw in path.split(b"/")[1:]:
+    for raw in target.split(b"/")[1:]:
         first, *escaped = raw.split(b"%")
         try:
             decoded = first + b"".join(bytes.fromhex(_two_digits(part)) + part[2:] for part in escaped)

@@ -1,0 +1,169 @@
+"""What only the whole file and the machine show."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from svcd.config.check import check
+from svcd.errors import ConfigError
+from svcd.loading import listing, load
+from tests.doubles import FakeFiles, FakeMachine, config_of
+
+NAMES = {
+    "eth0": ["192.0.2.7", "2001:db8::7"],
+    "six": ["2001:db8::6"],
+    "link": ["fe80::1%eth0"],
+}
+
+
+def _addresses(text: str, machine: FakeMachine | None = None) -> list[str]:
+    endpoints, problems = check(config_of(text), FakeFiles(), machine or FakeMachine(names=NAMES))
+    assert not problems, problems
+    return [endpoint.address for endpoint in endpoints]
+
+
+def _problems(text: str, machine: FakeMachine | None = None, files: FakeFiles | None = None) -> list[str]:
+    found = check(config_of(text), files or FakeFiles(), machine or FakeMachine(names=NAMES))[1]
+    return list(map(str, found))
+
+
+@pytest.mark.parametrize(
+    ("line", "addresses"),
+    [
+        ("echo 7/tcp", ["0.0.0.0:7", "[::]:7"]),
+        ("echo 7/udp4", ["0.0.0.0:7"]),
+        ("echo 7/tcp6", ["[::]:7"]),
+        ("echo 7/tcp6 v6only=no", ["[::]:7"]),
+        ("echo /run/e/unix", ["/run/e"]),
+        ("echo 7/tcp bind=127.0.0.1", ["127.0.0.1:7"]),
+        ("echo 7/tcp bind=127.0.0.1,::1,127.0.0.1", ["127.0.0.1:7", "[::1]:7"]),
+        ("echo 7/tcp bind=eth0", ["192.0.2.7:7", "[2001:db8::7]:7"]),
+        ("echo 7/udp6 bind=eth0", ["[2001:db8::7]:7"]),
+        ("echo 7/tcp bind=link", ["[fe80::1%eth0]:7"]),
+        ("echo 7/tcp disable=yes bind=nowhere", []),
+    ],
+)
+def test_where_a_service_listens(line: str, addresses: list[str]) -> None:
+    """One endpoint for each family, each address of bind=, or the path."""
+    assert _addresses(line) == addresses
+
+
+def test_a_family_that_the_machine_lacks_is_left_out() -> None:
+    """Tcp listens on what there is, with bind= as without."""
+    assert _addresses("echo 7/tcp\nupper 8/tcp bind=127.0.0.1,::1", FakeMachine(families=frozenset({4}))) == [
+        "0.0.0.0:7",
+        "127.0.0.1:8",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("echo 7/tcp6", "s:1:1: this machine has no IPv6; use another protocol than tcp6"),
+        ("echo 7/tcp bind=::1", "s:1:17: bind: this machine has no IP of the version of these addresses"),
+    ],
+)
+def test_a_family_that_was_asked_for_alone_must_be_there(line: str, problem: str) -> None:
+    """Nothing to listen on is a Problem."""
+    assert _problems(line, FakeMachine(families=frozenset({4}))) == [problem]
+
+
+def test_a_machine_without_any_ip() -> None:
+    """A service with a port needs some IP."""
+    assert _problems("echo 7/tcp", FakeMachine(families=frozenset())) == [
+        "s:1:1: this machine has no IPv4; use another protocol than tcp"
+    ]
+
+
+ROWS = [
+    # Names.
+    ("echo 7/tcp\necho 8/tcp", ["s:2:1: echo/tcp stands at s:1:1 already; rename one, or remove it"]),
+    ("echo 7/tcp\necho 7/udp", []),
+    ("echo 7/tcp\necho 8/tcp disable=yes", []),
+    # Addresses.
+    ("echo 7/tcp4\nupper 7/tcp4", ["s:2:1: 0.0.0.0:7 is taken by echo/tcp4 at s:1:1; change one of the two"]),
+    ("echo 7/tcp\nupper 7/tcp4", ["s:2:1: 0.0.0.0:7 is taken by echo/tcp at s:1:1; change one of the two"]),
+    ("echo 7/tcp\nupper 7/tcp6", ["s:2:1: [::]:7 is taken by echo/tcp at s:1:1; change one of the two"]),
+    ("echo 7/tcp4\nupper 7/tcp6", []),
+    ("echo 7/tcp\ndiscard 7/udp", []),
+    ("echo 7/tcp bind=127.0.0.1\nupper 7/tcp bind=127.0.0.2", []),
+    ("echo 7/tcp bind=127.0.0.1\nupper 7/tcp4",
+     ["s:2:1: 0.0.0.0:7 is taken by echo/tcp at s:1:1; change one of the two"]),
+    ("echo 7/tcp4\nupper 7/tcp bind=127.0.0.1",
+     ["s:2:1: 127.0.0.1:7 is taken by echo/tcp4 at s:1:1; change one of the two"]),
+    ("echo 7/tcp bind=::1\nupper 7/tcp bind=::1",
+     ["s:2:1: [::1]:7 is taken by echo/tcp at s:1:1; change one of the two"]),
+    ("echo 7/tcp4\nupper 7/tcp6 v6only=no", ["s:2:1: [::]:7 is taken by echo/tcp4 at s:1:1; change one of the two"]),
+    ("echo 7/tcp6 v6only=no\nupper 7/tcp4 bind=127.0.0.1",
+     ["s:2:1: 127.0.0.1:7 is taken by echo/tcp6 at s:1:1; change one of the two"]),
+    ("echo 7/tcp6 v6only=no\nupper 8/tcp4", []),
+    ("echo /r/e/unix\nupper /r/e/unix", ["s:2:1: /r/e is taken by echo/unix at s:1:1; change one of the two"]),
+    ("echo /r/e/unix\ndiscard /r/e/unixgram",
+     ["s:2:1: /r/e is taken by echo/unix at s:1:1; change one of the two"]),
+    ("echo /r/e/unix\nupper /r/f/unix", []),
+    ("echo 0/tcp\nupper 0/tcp\ndiscard 0/tcp4", []),
+    ("echo 7/tcp disable=yes\nupper 7/tcp", []),
+    # The machine.
+    ("e /r/e/unix echo owner=nobody group=wheel", ["s:1:24: owner: no user 'nobody' on this machine",
+                                                   "s:1:37: group: no group 'wheel' on this machine"]),
+    ("e /r/e/unix echo owner=root group=adm", []),
+    ("http 80/tcp root=/srv", ["s:1:18: root: /srv is no directory that can be read"]),
+    ("http 80/tcp root=/www", []),
+    ("qotd 17/tcp quotes=/none", ["s:1:20: quotes: can't read /none: No such file or directory"]),
+    ("qotd 17/tcp quotes=/long", ["s:1:20: quotes: /long has no entry shorter than 512 characters"]),
+    ("qotd 17/tcp quotes=/good", []),
+    ("http 80/tcp root=/srv disable=yes", []),
+    # Where to bind.
+    ("echo 7/tcp bind=nowhere,eth0",
+     ["s:1:17: bind: 'nowhere' is no address, interface or known host name: Name or service not known"]),
+    ("echo 7/tcp4 bind=six", ["s:1:18: bind: 'six' has no address for tcp4"]),
+    ("echo 7/tcp v6only=no", [("s:1:19: v6only: with no, the protocol must be tcp6 or udp6, which then takes IPv4 "
+                              "clients too")]),
+    ("@defaults bind=nowhere\necho 7/tcp",
+     ["s:1:16: bind: 'nowhere' is no address, interface or known host name: Name or service not known"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "problems"), ROWS)
+def test_what_a_check_finds(text: str, problems: list[str]) -> None:
+    """What can't be bound together or is not on the machine is a Problem at its value, with the place of the other."""
+    files = FakeFiles({"/long": "x" * 600, "/good": "well\n%\n"}, folders=["/www"])
+    assert _problems(text, files=files) == problems
+
+
+def test_several_owners_of_one_address_are_one_problem_each() -> None:
+    """Three services on one port are two Problems."""
+    assert len(_problems("echo 7/tcp\nupper 7/tcp\ndiscard 7/tcp")) >= 2
+
+
+def test_load_reports_everything_at_once() -> None:
+    """Problems of the grammar, the offset and the machine come in one error, by file and line."""
+    files = FakeFiles({"/s": "http 80/tcp root=/none\necho 65000/tcp\necho 7/tcp nodelay=x\n@include i",
+                       "/i": "upper 7/udp"})  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        load("/s", files, port_offset=1000, machine=FakeMachine())
+    assert [str(problem.place) for problem in caught.value.problems] == ["/s:1:18", "/s:2:1", "/s:3:20", "/i:1:1"]
+    assert str(caught.value).count("\n") == 3
+    assert caught.value.exit_code == 78
+
+
+def test_load_says_where_services_listen() -> None:
+    """Without mistakes there is an endpoint for each socket, listed in columns."""
+    files = FakeFiles({"/s": "echo 7/udp4\ndiscard /run/d.sock/unix"})
+    lines = listing(load("/s", files, port_offset=10, machine=FakeMachine()))
+    assert list(lines) == ["echo/udp4     0.0.0.0:17   echo", "discard/unix  /run/d.sock  discard"]
+
+
+def test_the_embedded_default_has_no_problems() -> None:
+    """Where no services file is, what is served is on the loopback interface alone."""
+    endpoints = load(None, FakeFiles(), machine=FakeMachine())
+    assert {endpoint.host for endpoint in endpoints} == {"127.0.0.1", "::1"}
+    assert all(endpoint.service.port >= 1024 for endpoint in endpoints)
+
+
+def test_an_unreadable_file_of_quotes() -> None:
+    """The system's cause is told."""
+    files = FakeFiles({"/q": OSError(errno.EACCES, "Permission denied")})
+    assert _problems("qotd 1/tcp quotes=/q", files=files) == ["s:1:19: quotes: can't read /q: Permission denied"]

@@ -1,0 +1,34 @@
+"""The machine's own /etc/services as a services file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from svcd.catalog import SHAPES
+from svcd.config.parser import parse
+from svcd.files import LocalFiles
+from svcd.model import Net
+
+FILE = Path("/etc/services")
+
+
+def test_the_machines_services_parse() -> None:
+    """Every line that a built-in serves is a service; every other line is exactly one Problem."""
+    if not FILE.is_file():
+        pytest.skip("this machine has no /etc/services")
+    served, unserved = [], []
+    for number, raw in enumerate(FILE.read_text("utf-8").splitlines(), 1):
+        words = raw.partition("#")[0].split()
+        if not words:
+            continue
+        name, where, *aliases = words
+        net = where.partition("/")[2]
+        runs = next((each for each in (name, *aliases) if each in SHAPES), None)
+        good = net in list(Net) and runs is not None and Net(net).shape in SHAPES[runs]
+        (served if good else unserved).append(number)
+    config, problems = parse(str(FILE), LocalFiles(), SHAPES)
+    assert [service.place.line for service in config.services] == served
+    assert [problem.place.line for problem in problems] == unserved
+    assert unserved or not served

@@ -1,0 +1,296 @@
+"""The services file: what each line means, and where each mistake is."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svcd.catalog import SHAPES
+from svcd.config.parser import parse, parse_text
+from svcd.model import Net
+from tests.doubles import FakeFiles, config_of, problems_of, read_files, service_of
+
+MAIN = "/etc/svcd/services"
+
+
+def test_a_line_of_etc_services_is_a_service() -> None:
+    """Name, port, protocol and aliases are taken as they stand in /etc/services."""
+    service = service_of("discard\t\t9/tcp\t\tsink null\t# a comment")
+    assert (service.id, service.port, service.path) == ("discard/tcp", 9, "")
+    assert (service.aliases, service.runs) == (("sink", "null"), "discard")
+    assert str(service.place) == "s:1:1"
+
+
+@pytest.mark.parametrize("net", [net for net in Net if not net.local])
+def test_every_protocol_with_a_port(net: Net) -> None:
+    """All six protocols of the internet are taken."""
+    assert service_of(f"echo 65535/{net}").net is net
+    assert service_of(f"echo 0/{net}").port == 0
+
+
+@pytest.mark.parametrize("net", [Net.UNIX, Net.UNIXGRAM])
+def test_a_path_for_a_local_service(net: Net) -> None:
+    """A UNIX socket is named by its absolute path, quotes allowed."""
+    service = service_of(f"local '/run/a b/c.sock/{net}' echo")
+    assert (service.net, service.port, service.path) == (net, 0, "/run/a b/c.sock")
+
+
+def test_the_name_runs_before_the_aliases() -> None:
+    """What runs is the name, else the first alias that is a built-in."""
+    assert service_of("echo 1/tcp upper").runs == "echo"
+    assert service_of("shout 1/tcp loud upper echo").runs == "upper"
+
+
+def test_options_of_a_line() -> None:
+    """Options stand anywhere behind the protocol, and a value may hold what it likes in quotes."""
+    service = service_of("web 80/tcp root=/srv/www http index='a#b.html,c' 'description=it is = \"x\" # y'")
+    assert (service.runs, service.aliases) == ("http", ("http",))
+    assert service.options.root == "/srv/www"
+    assert service.options.index == ("a#b.html", "c")
+    assert service.options.description == 'it is = "x" # y'
+    assert str(service.places["root"]) == "s:1:17"
+
+
+def test_disabled_lines_need_nothing_that_serves_them() -> None:
+    """A disabled line stays in the Config, not among what is enabled."""
+    config = config_of("nobody 1/tcp disable=yes\nupper 2/udp disable=yes\necho 3/tcp disable=no")
+    assert [service.runs for service in config.services] == ["", "upper", "echo"]
+    assert [service.name for service in config.enabled] == ["echo"]
+
+
+ROWS = [
+    # Field 2.
+    ("echo", "s:1:1: 'echo' has no port; write it as: echo port/protocol"),
+    ("echo 7", "s:1:6: '7' is not port/protocol, as in 7/tcp or /run/echo.sock/unix"),
+    ("echo 7/sctp", "s:1:8: sctp is not supported; remove or comment out the line"),
+    ("echo 7/dccp", "s:1:8: dccp is not supported; remove or comment out the line"),
+    ("echo 7/tpc", ("s:1:8: unknown protocol 'tpc' (did you mean 'tcp'?): there are tcp, tcp4, tcp6, udp, udp4, udp6, "
+                   "unix, unixgram")),
+    ("echo 7/", "s:1:8: unknown protocol '': there are tcp, tcp4, tcp6, udp, udp4, udp6, unix, unixgram"),
+    ("echo 65536/tcp", "s:1:6: port '65536' is no number from 0 to 65535"),
+    ("echo -1/udp", "s:1:6: port '-1' is no number from 0 to 65535"),
+    ("echo ٣/tcp", "s:1:6: port '٣' is no number from 0 to 65535"),
+    ("echo http/tcp", "s:1:6: port 'http' is no number from 0 to 65535"),
+    ("echo /run/e/tcp", "s:1:6: port '/run/e' is no number from 0 to 65535"),
+    ("echo 7/unix", "s:1:6: a unix service takes the absolute path of its socket, not '7'"),
+    ("echo run/e/unixgram", "s:1:6: a unixgram service takes the absolute path of its socket, not 'run/e'"),
+    ("echo /run//unix", "s:1:6: a unix service takes the absolute path of its socket, not '/run/'"),
+    (f"echo /{'x' * 107}/unix", "s:1:6: the path is longer than the 107 bytes a UNIX socket can have"),
+    (f"echo /{'é' * 54}/unix", "s:1:6: the path is longer than the 107 bytes a UNIX socket can have"),
+    # Field 1 and aliases.
+    ("'' 7/tcp echo", "s:1:1: '' is no service name: it must not be empty nor hold / or ="),
+    ("a/b 7/tcp echo", "s:1:1: 'a/b' is no service name: it must not be empty nor hold / or ="),
+    ("a=b 7/tcp echo", "s:1:1: 'a=b' is no service name: it must not be empty nor hold / or ="),
+    ("echo 7/tcp ''", "s:1:12: an empty word; remove the quotes"),
+    ("echo 7/tcp\n discard 9/tcp", ("s:2:10: '9/tcp' among the aliases; a line that begins with white space continues "
+                                   "the one before: remove the white space if this is a service of its own")),
+    # What runs.
+    ("ecoh 7/tcp", ("s:1:1: nothing serves 'ecoh' (did you mean 'echo'?): add the name of a built-in as an alias "
+                   "(chargen, daytime, discard, echo, http, qotd, time, upper), or disable=yes")),
+    ("zzz 7/udp", ("s:1:1: nothing serves 'zzz': add the name of a built-in as an alias "
+                  "(chargen, daytime, discard, echo, qotd, time), or disable=yes")),
+    ("upper 7/udp", ("s:1:1: upper is not served over udp, only over tcp, tcp4, tcp6, unix; change it or add "
+                    "disable=yes")),
+    ("web /run/x/unixgram http", ("s:1:1: http is not served over unixgram, only over tcp, tcp4, tcp6, unix; change it "
+                                 "or add disable=yes")),
+    # Options.
+    ("echo 7/tcp backlg=5", "s:1:12: unknown option 'backlg' (did you mean 'backlog'?)"),
+    ("echo 7/tcp =5", "s:1:12: unknown option ''"),
+    ("echo 7/tcp Backlog=5", "s:1:12: unknown option 'Backlog' (did you mean 'backlog'?)"),
+    ("echo 7/tcp backlog=0", "s:1:20: backlog takes a whole number from 1 to 9999999, not '0'"),
+    ("echo 7/tcp backlog=", "s:1:20: backlog takes a whole number from 1 to 9999999, not ''"),
+    ("echo 7/tcp nodelay=maybe", "s:1:20: nodelay takes yes or no, not 'maybe'"),
+    ("echo 7/tcp\n   nodelay=maybe", "s:2:12: nodelay takes yes or no, not 'maybe'"),
+    ("echo 7/tcp backlog=5 backlog=6", "s:1:22: backlog stands twice; the first is at s:1:20; remove one"),
+    ("echo 7/udp backlog=5", "s:1:20: backlog is for stream services (tcp, unix), not for echo over udp"),
+    ("echo /r/e/unix nodelay=no", "s:1:24: nodelay is for tcp services, not for echo over unix"),
+    ("echo /r/e/unixgram bind=::1", "s:1:25: bind is for services with a port (tcp, udp), not for echo over unixgram"),
+    ("echo 7/tcp mode=0660", "s:1:17: mode is for UNIX sockets (unix, unixgram), not for echo over tcp"),
+    ("shout 7/tcp upper root=/x", "s:1:24: root is for http services, not for upper over tcp"),
+    ("foo 7/tcp utc=no disable=yes", "s:1:15: utc is for daytime services, not for foo over tcp"),
+    # Directives.
+    ("@default a=b", ("s:1:1: unknown directive '@default' (did you mean '@defaults'?): there are @defaults and "
+                     "@include")),
+    ("@defaults resolve", "s:1:11: @defaults takes option=value, not 'resolve'"),
+    ("@defaults resolv=yes", "s:1:11: unknown option 'resolv' (did you mean 'resolve'?)"),
+    ("@defaults resolve=1", "s:1:19: resolve takes yes or no, not '1'"),
+    ("@include", "s:1:1: @include takes one file name or pattern; quote it if it has blanks"),
+    ("@include a b", "s:1:1: @include takes one file name or pattern; quote it if it has blanks"),
+    ("@include nowhere", "s:1:10: can't read nowhere: No such file or directory"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "problem"), ROWS)
+def test_a_mistake_has_its_place_and_its_remedy(text: str, problem: str) -> None:
+    """One mistake gives one Problem, at its line and column, that says what would be right."""
+    assert problems_of(text) == [problem]
+
+
+def test_all_problems_are_reported_together() -> None:
+    """A file with every mistake there is gives every Problem, in the order of the lines."""
+    texts = [text for text, _ in ROWS]
+    problems = problems_of("\n".join(texts))
+    assert len(problems) == len(ROWS)
+    lines = [int(problem.split(":")[1]) for problem in problems]
+    assert lines == sorted(lines)
+    expected = [problem.split(": ", 1)[1] for _, problem in ROWS if "the first is at" not in problem]
+    found = [problem.split(": ", 1)[1] for problem in problems if "the first is at" not in problem]
+    assert found == expected
+
+
+def test_several_mistakes_of_one_line() -> None:
+    """Name, port, alias and options of one line are all looked at."""
+    problems = problems_of("a/b 99999/tcp '' no=1 backlog=x")
+    assert [problem.split(": ")[0] for problem in problems] == ["s:1:1", "s:1:5", "s:1:15", "s:1:18", "s:1:31"]
+
+
+def test_defaults_hold_for_the_lines_after_them_that_can_take_them() -> None:
+    """A default is no mistake on a line that it does not fit, and says nothing there."""
+    config = config_of(
+        "echo 1/tcp\n@defaults backlog=5 utc=yes\necho 2/tcp4\necho 3/udp\ndaytime 4/udp\ndaytime 5/tcp backlog=6"
+    )
+    assert [service.options.backlog for service in config.services] == [128, 5, 128, 128, 6]
+    assert [service.options.utc for service in config.services] == [False, False, False, True, True]
+    assert str(config.services[1].places["backlog"]) == "s:2:19"
+    assert "backlog" not in config.services[2].places
+
+
+def test_later_defaults_override_earlier_ones() -> None:
+    """Each @defaults changes what it names and keeps the rest."""
+    config = config_of("@defaults backlog=5 nodelay=no\n@defaults backlog=6\necho 1/tcp")
+    assert (config.services[0].options.backlog, config.services[0].options.nodelay) == (6, False)
+
+
+def test_defaults_reach_included_files_and_end_with_their_own() -> None:
+    """An included file begins with the defaults around it; what it sets itself ends with it."""
+    config, problems = read_files({
+        MAIN: "@defaults backlog=5\n@include inner\necho 1/tcp",
+        "/etc/svcd/inner": "upper 2/tcp\n@defaults backlog=7\nupper 3/tcp4",
+    })  # fmt: skip
+    assert not problems
+    assert [(service.name, service.options.backlog) for service in config.services] == [
+        ("upper", 5),
+        ("upper", 7),
+        ("echo", 5),
+    ]
+
+
+def test_include_takes_files_beside_the_file_in_order() -> None:
+    """A pattern is relative to its file, sorted, and skips editors' leftovers and dot files."""
+    config, problems = read_files({
+        MAIN: "@include services.d/*\necho 1/tcp",
+        "/etc/svcd/services.d/20-b": "upper 3/tcp",
+        "/etc/svcd/services.d/10-a": "discard 2/tcp\n@include sub/x",
+        "/etc/svcd/services.d/sub/x": "time 9/tcp",
+        "/etc/svcd/services.d/10-a~": "no such line",
+        "/etc/svcd/services.d/10-a.bak": "no such line",
+        "/etc/svcd/services.d/.10-a.swp": "no such line",
+    })  # fmt: skip
+    assert not problems
+    assert [service.name for service in config.services] == ["discard", "time", "upper", "echo"]
+
+
+def test_include_takes_an_absolute_name() -> None:
+    """An absolute name is not moved beside the file."""
+    config, problems = read_files({MAIN: "@include /srv/more", "/srv/more": "echo 1/tcp"})
+    assert not problems
+    assert str(config.services[0].place) == "/srv/more:1:1"
+
+
+def test_a_pattern_without_a_match_is_fine() -> None:
+    """An empty directory of more services is no mistake, unlike a missing file."""
+    assert problems_of("@include services.d/*") == []
+
+
+def test_a_folder_with_pattern_characters_is_no_pattern() -> None:
+    """Only what the line says is a pattern, not the folder that the file stands in."""
+    config, problems = parse(
+        "/srv/a[1]/services",
+        _LiteralFolder({"/srv/a[1]/services": "@include d/*", "/srv/a[1]/d/x": "echo 1/tcp"}),
+        SHAPES,
+    )
+    assert not problems
+    assert [service.name for service in config.services] == ["echo"]
+
+
+class _LiteralFolder(FakeFiles):
+    """Files whose `matches` takes the pattern literally up to the last folder, once unescaped as glob(7) says."""
+
+    def matches(self, pattern: str) -> list[str]:
+        assert pattern == "/srv/a[[]1]/d/*"
+        return super().matches(pattern.replace("[[]", "["))
+
+
+def test_a_circle_of_includes_names_its_chain() -> None:
+    """A file that includes itself by way of another is a Problem at the line that closes the circle."""
+    _, problems = read_files({
+        MAIN: "echo 1/tcp\n@include  b",
+        "/etc/svcd/b": "@include ./services",
+    })  # fmt: skip
+    assert problems == [
+        (
+            "/etc/svcd/b:1:10: includes itself: /etc/svcd/services -> /etc/svcd/b -> /etc/svcd/./services; "
+            "remove one of these lines"
+        )
+    ]
+
+
+def test_a_file_may_be_included_twice() -> None:
+    """Only a circle is a circle: the same file in two places is two times its lines."""
+    config, problems = read_files({MAIN: "@include b\n@include b", "/etc/svcd/b": "echo 1/tcp"})
+    assert not problems
+    assert len(config.services) == 2
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EISDIR])
+def test_a_file_that_cannot_be_read(code: int) -> None:
+    """The Problem stands where the file is named, with the system's cause."""
+    _, problems = read_files({MAIN: "\n@include b", "/etc/svcd/b": OSError(code, os.strerror(code))})
+    assert problems == [f"{MAIN}:2:10: can't read /etc/svcd/b: {os.strerror(code)}"]
+
+
+def test_a_missing_main_file() -> None:
+    """The file as a whole has no line."""
+    assert read_files({})[1] == [f"{MAIN}: can't read {MAIN}: No such file or directory"]
+
+
+def test_problems_of_included_files_name_those_files() -> None:
+    """Each Problem says in which of the files it is, and all files are read."""
+    _, problems = read_files({
+        MAIN: "@include *.d\nech 1/tcp\n",
+        "/etc/svcd/1.d": b"\xef\xbb\xbfecho 7\r\n",
+        "/etc/svcd/2.d": b"echo 7/tcp \xff",
+    })  # fmt: skip
+    assert [problem.split(": ")[0] for problem in problems] == [
+        "/etc/svcd/1.d:1:6",
+        "/etc/svcd/2.d:1:12",
+        f"{MAIN}:2:1",
+    ]
+
+
+GRAMMAR = st.sampled_from([
+    "echo", " ", "\t", "\n", "7/tcp", "9/udp", "/r/x/unix", "upper", "@defaults", "@include", "*", MAIN, "'", '"',
+    "\\", "#", "=", "backlog=5", "resolve=yes", "mode=0", "shutdown_timeout=1.5h", "bind=", ",", "disable=yes", "é",
+    "\0", "\r\n", "999999", "-", "@", "sctp", "description=", "log_on_success=none",
+])  # fmt: skip
+
+
+@given(st.one_of(st.text(), st.lists(GRAMMAR).map("".join)))
+def test_any_text_gives_a_config_or_problems(text: str) -> None:
+    """Nothing but Problems comes of a bad text, and each stands in it."""
+    config, problems = parse_text(text, "s", FakeFiles(), SHAPES)
+    assert all(problem.place.file == "s" and problem.text for problem in problems)
+    assert all(service.name for service in config.services)
+
+
+@given(st.one_of(st.binary(), st.lists(GRAMMAR).map(lambda words: "".join(words).encode())))
+def test_any_bytes_give_a_config_or_problems(data: bytes) -> None:
+    """The same for bytes in files that include themselves."""
+    files = FakeFiles({MAIN: b"@include b*\n" + data, "/etc/svcd/b": data})
+    config, problems = parse(MAIN, files, SHAPES)
+    assert config.services or problems or not data.strip() or isinstance(config.services, tuple)
+    assert all(str(problem).startswith(("/etc/svcd/", MAIN)) for problem in problems)

@@ -1,0 +1,142 @@
+"""A Config written as a services file and read again is the same Config."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svcd.catalog import SHAPES
+from svcd.config.options import TABLE
+from svcd.config.parser import parse_text
+from svcd.model import Net, Shape
+from tests.doubles import FakeFiles, config_of
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import DrawFn, SearchStrategy
+
+#: What quoting has trouble with.
+_TRICKY = st.text(
+    st.one_of(
+        st.sampled_from(" \t'\"\\#=,@$`!*?[]~/.-\N{NO-BREAK SPACE}\N{LINE SEPARATOR}é\ufeff\x7f\x85\N{GRINNING FACE}"),
+        st.characters(min_codepoint=0x20, exclude_categories=["Cs"]),
+    ),
+    max_size=12,
+)
+_WORD = _TRICKY.filter(lambda text: text and not any(character.isspace() for character in text))
+_DURATIONS = st.one_of(
+    st.from_regex(r"\A[0-9]{1,5}(\.[0-9]{1,20})?[smh]?\Z"),
+    st.sampled_from(["0", "0.000001", "0.00000000000012345678h", "0.1h", "99999h", "1.50m", "0.30000000000000004"]),
+)
+_VALUES: dict[str, SearchStrategy[str]] = {
+    "yes/no": st.sampled_from(["yes", "no"]),
+    "count": st.integers(1, 9_999_999).map(str),
+    "mode": st.integers(0, 0o777).map(lambda mode: f"{mode:03o}"),
+    "duration": _DURATIONS,
+    "path": _TRICKY.map(lambda text: f"/{text}"),
+    "text": _TRICKY,
+    "word": _WORD,
+    "words": st.lists(_WORD.map(lambda text: text.replace(",", "") or "x"), min_size=1, max_size=3).map(",".join),
+}
+
+
+def _values(name: str) -> SearchStrategy[str]:
+    kind = TABLE[name].kind
+    if kind.name == "choice":
+        return st.sampled_from(kind.accepts.split(" or "))
+    if kind.name == "choices":
+        words = kind.accepts.removeprefix("any of ").partition(" with ")[0].split()
+        return st.lists(st.sampled_from(words), unique=True).map(lambda some: ",".join(some) or "none")
+    return _VALUES[kind.name]
+
+
+def _quoted(text: str, style: str) -> str:
+    """A word in one of the ways to quote it."""
+    if style == "double" or "'" in text:
+        return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"'{text}'"
+
+
+@st.composite
+def _lines(draw: DrawFn) -> str:
+    """A valid line, with any options of the table that it can take."""
+    net = draw(st.sampled_from(list(Net)))
+    fitting = sorted(name for name, shapes in SHAPES.items() if net.shape in shapes)
+    runs = draw(st.sampled_from(fitting))
+    where = draw(_TRICKY.map(lambda text: f"/r/{text}x")) if net.local else str(draw(st.integers(0, 65_535)))
+    aliases = draw(st.lists(_WORD.filter(lambda text: "=" not in text and "/" not in text and text not in SHAPES)))
+    options = [name for name, info in TABLE.items() if info.applies_to(net, runs)]
+    chosen = draw(st.lists(st.sampled_from(options), unique=True))
+    words = ["a service", f"{where}/{net}", *aliases, runs]
+    words += [f"{name}={draw(_values(name))}" for name in chosen]
+    style = draw(st.sampled_from(["single", "double"]))
+    return " ".join(_quoted(word, style) for word in words)
+
+
+@given(st.lists(_lines(), max_size=4))
+def test_rendering_is_the_inverse_of_parsing(lines: list[str]) -> None:
+    """Whatever the options and however they are quoted, a rendered Config parses to an equal one."""
+    config = config_of("\n".join(lines))
+    assert len(config.services) == len(lines)
+    again, problems = parse_text(config.render(), "again", FakeFiles(), SHAPES)
+    assert not problems
+    assert again == config
+
+
+@pytest.mark.parametrize("value", ["99999h", "999999999s", "0.1h", "0.00000000000012345678h", "1e", "0.5"])
+def test_durations_at_the_edge_render_as_they_were_read(value: str) -> None:
+    """A duration that can be read can be written, in a spelling that can be read."""
+    kind = TABLE["shutdown_timeout"].kind
+    try:
+        seconds = kind.read(value)
+    except ValueError:
+        assert value == "1e"
+        return
+    assert kind.read(kind.write(seconds)) == seconds
+
+
+def test_defaults_and_includes_are_rendered_away() -> None:
+    """A rendered Config has one line for each service, with every option that is not the table's default."""
+    text = "@defaults backlog=5 description='a b'\necho 7/tcp backlog=128\necho 7/udp\nx /r/s/unix echo mode=600"
+    assert config_of(text).render() == (
+        "echo 7/tcp 'description=a b'\n"
+        "echo 7/udp 'description=a b'\n"
+        "x /r/s/unix echo backlog=5 mode=0600 'description=a b'\n"
+    )
+
+
+@pytest.mark.parametrize(("offset", "kept", "refused"), [(0, [7, 0, 65_535], []), (10_000, [10_007, 0], [65_535]),
+                                                         (-7, [0, 65_528], [7]), (-6, [1, 0, 65_529], [])])  # fmt: skip
+def test_an_offset_shifts_every_port_but_the_kernels(offset: int, kept: list[int], refused: list[int]) -> None:
+    """Port 0 stays, and a port that would leave 1 to 65535 is a Problem at its line."""
+    config, problems = config_of("echo 7/tcp\nupper 0/tcp\ntime 65535/udp").shifted(offset)
+    assert [service.port for service in config.services] == kept
+    assert [str(problem) for problem in problems] == [
+        f"s:{1 if port == 7 else 3}:1: port {port} with the offset {offset} is {port + offset}, not in 1 to 65535; "
+        "choose another --port-offset"
+        for port in refused
+    ]
+
+
+def test_an_offset_leaves_local_services_alone() -> None:
+    """A path has no port."""
+    config, problems = config_of("echo /r/e/unix").shifted(60_000)
+    assert not problems
+    assert config.services[0].path == "/r/e"
+
+
+def test_a_protocol_knows_its_shape_and_its_families() -> None:
+    """The eight protocols are four of streams and four of datagrams."""
+    facts: dict[Net, Any] = {net: (net.shape is Shape.STREAM, net.local, net.versions) for net in Net}
+    assert facts == {
+        Net.TCP: (True, False, (4, 6)),
+        Net.TCP4: (True, False, (4,)),
+        Net.TCP6: (True, False, (6,)),
+        Net.UDP: (False, False, (4, 6)),
+        Net.UDP4: (False, False, (4,)),
+        Net.UDP6: (False, False, (6,)),
+        Net.UNIX: (True, True, ()),
+        Net.UNIXGRAM: (False, True, ()),
+    }

@@ -1,0 +1,394 @@
+"""HTTP requests from bytes: every split, every limit, every trick."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+import tracemalloc
+from http import HTTPStatus
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svcd.wire.http import (
+    MOST_BODY,
+    MOST_FIELDS,
+    MOST_HEAD,
+    MOST_TARGET,
+    SLICE,
+    HttpError,
+    Request,
+    RequestReader,
+    head,
+    path_segments,
+)
+
+SAMPLES = {
+    "get": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "fields": b"GET /x?y=1 HTTP/1.1\r\nHOST:a\r\nAccept:  */* \r\nCookie: a\r\ncookie: b\r\nEmpty:\r\n\r\n",
+    "pipelined": b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nHEAD /2 HTTP/1.1\r\nHost: a\r\n\r\nGET /3 HTTP/1.0\r\n\r\n",
+    "absolute": b"GET http://a:80/b?c HTTP/1.1\r\nHost: a\r\n\r\n",
+    "old and kept": b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\nGET /b HTTP/1.0\r\n\r\n",
+    "chunked": b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+               b"3\r\nabc\r\n10;ext=1\r\n0123456789abcdef\r\n0\r\nTrailer: x\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n",
+    "length": b"PUT /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhelloGET /b HTTP/1.1\r\nHost: a\r\n\r\n",
+    "upgrade": b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+               b"GET /b HTTP/1.1\r\nHost: a\r\n\r\n",
+    "h2c": b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+           b"HTTP2-Settings: AAMAAABk\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    "blank lines before": b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n",
+}  # fmt: skip
+TARGETS = {
+    "get": [b"/"],
+    "fields": [b"/x?y=1"],
+    "pipelined": [b"/1", b"/2", b"/3"],
+    "absolute": [b"http://a:80/b?c"],
+    "old and kept": [b"/", b"/b"],
+    "blank lines before": [b"/", b"/b"],
+}
+
+
+def _fed(data: bytes, *cuts: int, step: int = SLICE) -> list[Request]:
+    """The requests of bytes that come in pieces."""
+    reader = RequestReader()
+    requests = []
+    edges = [0, *cuts, len(data)]
+    for begin, end in itertools.pairwise(edges):
+        for position in range(begin, end, step):
+            requests += reader.feed(data[position : min(end, position + step)])
+    while reader.failed:
+        reader.feed(b"")
+    return requests
+
+
+def _status(data: bytes, step: int = SLICE) -> int:
+    """The error that bytes end in."""
+    with pytest.raises(HttpError) as caught:
+        _fed(data, step=step)
+    return caught.value.status.value
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_every_split_gives_the_same_requests(sample: str) -> None:
+    """However the network cuts a request, in two at every point or in single bytes, it is the same request."""
+    data = SAMPLES[sample]
+    whole = _fed(data)
+    assert [request.target for request in whole] == TARGETS.get(sample, [b"/a", b"/b"])
+    for cut in range(1, len(data)):
+        assert _fed(data, cut) == whole
+    assert _fed(data, step=1) == whole
+
+
+def test_a_request_has_its_fields() -> None:
+    """Names are in lower case, values without blanks around, repeated ones joined."""
+    (request,) = _fed(SAMPLES["fields"])
+    assert request == Request(
+        "GET",
+        b"/x?y=1",
+        {b"host": b"a", b"accept": b"*/*", b"cookie": b"a, b", b"empty": b""},
+        "1.1",
+        keep_alive=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "keep_alive"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", True),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", False),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: x, CLOSE\r\n\r\n", False),
+        (b"GET / HTTP/1.0\r\n\r\n", False),
+        (b"GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", True),
+        (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", False),
+    ],
+)
+def test_whether_the_connection_goes_on(data: bytes, keep_alive: bool) -> None:
+    """HTTP/1.1 goes on unless told otherwise, HTTP/1.0 the other way round, a tunnel never."""
+    (request,) = _fed(data)
+    assert request.keep_alive is keep_alive
+
+
+def _get(*fields: bytes, target: bytes = b"/") -> bytes:
+    return b"".join([b"GET ", target, b" HTTP/1.1\r\nHost: a\r\n", *(field + b"\r\n" for field in fields), b"\r\n"])
+
+
+@pytest.mark.parametrize("step", [SLICE, 1000, 7])
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (_get(target=b"/" * (MOST_TARGET + 1)), 414),
+        (_get(target=b"/" * 3 * MOST_HEAD), 414),
+        (_get(b"X: " + b"y" * MOST_HEAD), 431),
+        (_get(b"y" * MOST_HEAD + b": x"), 431),
+        (_get(b"X: " + b"y" * 2 * MOST_HEAD)[:-4], 431),
+        (_get(*[b"X: " + b"y" * 1000] * 40), 431),
+        (_get(*[b"X: y"] * MOST_FIELDS), 431),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: " + b"y" * 2 * MOST_HEAD, 431),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"y" * 2 * MOST_HEAD, 431),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: y\r\n" * MOST_FIELDS, 431),
+    ],
+)
+def test_limits_of_a_head(data: bytes, status: int, step: int) -> None:
+    """Too long a target is 414, too much of fields is 431, whole or not, wherever the cuts are."""
+    assert _status(data, step) == status
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_the_longest_target(extra: int) -> None:
+    """A target of exactly the limit is taken, one byte more is not."""
+    data = _get(target=b"/" * (MOST_TARGET + extra))
+    if extra:
+        assert _status(data) == 414
+    else:
+        assert len(_fed(data)) == 1
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_the_most_fields(extra: int) -> None:
+    """Exactly the limit of fields is taken, one more is not."""
+    data = _get(*[b"X: y"] * (MOST_FIELDS - 1 + extra))
+    if extra:
+        assert _status(data) == 431
+    else:
+        assert len(_fed(data)) == 1
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_the_largest_body(extra: int, chunked: bool) -> None:
+    """A body of exactly the limit is read and dropped, one byte more is 413."""
+    size = MOST_BODY + extra
+    opening = b"POST / HTTP/1.1\r\nHost: a\r\n"
+    if chunked:
+        data = opening + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % size + b"x" * size + b"\r\n0\r\n\r\n"
+    else:
+        data = opening + b"Content-Length: %d\r\n\r\n" % size + b"x" * size
+    if extra:
+        assert _status(data) == 413
+    else:
+        assert len(_fed(data)) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nhost: b\r\n\r\n", 400),
+        (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
+        (b"GET / HTTP/0.9\r\nHost: a\r\n\r\n", 505),
+        (b"GET /\r\n\r\n", 505),
+        (b"GET / HTTP/9.9\r\n\r\n", 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00", 400),
+        (b"hello\r\n", 400),
+        (b"GET / HTTP/1.1\nHost: a\n\n", 400),
+        (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n", 400),
+        # Attempts to hide a request in another one (RFC 9112, section 11.2).
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +4\r\n\r\nabcd", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4, 4\r\n\r\nabcd", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0x3\r\nabc\r\n0\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n", 400),
+    ],
+)
+def test_what_is_no_request(data: bytes, status: int) -> None:
+    """Bad syntax, a missing or second Host, another version and every smuggling trick are refused, whole or cut."""
+    assert _status(data) == status
+    assert _status(data, 1) == status
+
+
+@pytest.mark.parametrize(
+    "body", [b"Content-Length: 3\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"]
+)
+@pytest.mark.parametrize("step", [SLICE, 1])
+def test_the_body_of_an_upgrade_is_never_a_request(body: bytes, step: int) -> None:
+    """An offer with a body ends the connection: nothing behind it is taken for a request."""
+    reader = RequestReader()
+    data = b"POST /a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + body + SAMPLES["get"]
+    requests: list[Request] = []
+    for position in range(0, len(data), step):
+        with contextlib.suppress(HttpError):
+            requests += reader.feed(data[position : position + step])
+    assert [(request.target, request.keep_alive) for request in requests] == [(b"/a", False)]
+    assert reader.failed
+
+
+def test_the_requests_before_a_mistake_are_answered_first() -> None:
+    """A mistake behind a good request is raised by the call after the one that returned it."""
+    reader = RequestReader()
+    assert len(reader.feed(SAMPLES["get"] + b"nonsense\r\n\r\n")) == 1
+    assert reader.failed
+    with pytest.raises(HttpError):
+        reader.feed(b"")
+    with pytest.raises(HttpError):
+        reader.feed(SAMPLES["get"])
+
+
+_PIECES = st.sampled_from([
+    b"GET / HTTP/1.1\r\n", b"POST /a HTTP/1.0\r\n", b"Host: a\r\n", b"\r\n", b"\n", b"Content-Length: 3\r\n", b"abc",
+    b"Transfer-Encoding: chunked\r\n", b"3\r\nabc\r\n", b"0\r\n\r\n", b"Connection: upgrade\r\n", b"Upgrade: x\r\n",
+    b"X: y\r\n", b" ", b"\0", b"CONNECT a:1 HTTP/1.1\r\n", b"HTTP/2.0", b"Connection: close\r\n", b"HEAD",
+])  # fmt: skip
+
+
+@given(st.one_of(st.binary(), st.lists(_PIECES, max_size=30).map(b"".join)), st.integers(1, 50))
+def test_any_bytes_give_requests_or_an_http_error(data: bytes, step: int) -> None:
+    """Nothing but HttpError is raised, with a status of 400 to 505, and it is the same however the bytes are cut."""
+    assert _outcome(data, step) == _outcome(data, SLICE)
+
+
+def _outcome(data: bytes, step: int) -> list[Request] | HTTPStatus:
+    try:
+        return _fed(data, step=step)
+    except HttpError as error:
+        return error.status
+
+
+def _feed_without_end(reader: RequestReader, byte: bytes) -> None:
+    for _ in range(400):
+        reader.feed(byte * SLICE)
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        b"A",
+        b"\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: y",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;ext=",
+        b"GET / HTTP/1.1\r\nHost: a",
+        b"GET /",
+    ],
+)
+def test_an_endless_request_takes_bounded_memory(endless: bytes) -> None:
+    """A client that never comes to the end of anything is refused before it costs more than a few heads."""
+    reader = RequestReader()
+    tracemalloc.start()
+    try:
+        reader.feed(endless)
+        with pytest.raises(HttpError):
+            _feed_without_end(reader, endless[-1:])
+        assert tracemalloc.get_traced_memory()[1] < 20 * MOST_HEAD
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_upgrades_in_one_slice_do_not_pile_up() -> None:
+    """The parser begins anew for each offer to change the protocol, well inside Python's stack."""
+    request = b"GET / HTTP/1.0\r\nConnection: upgrade, keep-alive\r\nUpgrade: x\r\n\r\n"
+    data = request * (SLICE // len(request))
+    assert len(_fed(data)) == SLICE // len(request) < sys.getrecursionlimit() // 4
+
+
+@pytest.mark.parametrize(
+    ("target", "segments"),
+    [
+        (b"/", [""]),
+        (b"//", [""]),
+        (b"/.", [""]),
+        (b"/./", [""]),
+        (b"/a", ["a"]),
+        (b"/a/", ["a", ""]),
+        (b"/a//b", ["a", "b"]),
+        (b"//a///b//", ["a", "b", ""]),
+        (b"/./a/./b/.", ["a", "b", ""]),
+        (b"/a?b=/../c", ["a"]),
+        (b"/a#b", ["a"]),
+        (b"/%61%2E%62", ["a.b"]),
+        (b"/%c3%a9", ["é"]),
+        (b"/%C3%A9/\xc3\xa9", ["é", "é"]),
+        (b"/a%20b+c", ["a b+c"]),
+        (b"/%25", ["%"]),
+        (b"/%252e%252e", ["%2e%2e"]),
+        (b"/...", ["..."]),
+        (b"/..a", ["..a"]),
+        (b"/%3f", ["?"]),
+        (b"http://host", [""]),
+        (b"http://host/", [""]),
+        (b"HTTPS://host/a/b?c", ["a", "b"]),
+        (b"http://host?a/b", [""]),
+        (b"http://host#a/b", [""]),
+        (b"/http://b", ["http:", "b"]),
+    ],
+)
+def test_the_segments_of_a_path(target: bytes, segments: list[str]) -> None:
+    """Segments are decoded once, the query is dropped, empty ones and dots disappear, a directory ends empty."""
+    assert path_segments(target) == segments
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"",
+        b"*",
+        b"a",
+        b"?a",
+        b"ftp://host/a",
+        b"://host/a",
+        b"/..",
+        b"/../a",
+        b"/a/..",
+        b"/%2e%2e/a",
+        b"/.%2E",
+        b"/%00",
+        b"/a%0a",
+        b"/a%7f",
+        b"/\x01",
+        b"/a\\b",
+        b"/a%5cb",
+        b"/a%2fb",
+        b"/a%2Fb",
+        b"/%",
+        b"/%2",
+        b"/%zz",
+        b"/% 1",
+        b"/%+1",
+        b"/%-1",
+        b"/a%2/b",
+        b"/%ff",
+        b"/\xff",
+        b"/%c0%ae",
+        b"/%ed%a0%80",
+        b"http://host/../a",
+    ],
+)
+def test_a_path_that_names_nothing_or_leads_out(target: bytes) -> None:
+    """Dots that lead up, hidden slashes, control characters, bad escapes and bad UTF-8 are 400."""
+    with pytest.raises(HttpError) as caught:
+        path_segments(target)
+    assert caught.value.status == HTTPStatus.BAD_REQUEST
+
+
+_SEGMENTS = st.sampled_from(
+    [b"/", b".", b"..", b"%2e", b"%2f", b"%5c", b"%00", b"%", b"a", b"?", b"#", b"\xc3", b"http://"]
+)
+
+
+@given(st.one_of(st.binary(), st.lists(_SEGMENTS).map(b"".join)))
+def test_no_segment_can_leave_its_folder(target: bytes) -> None:
+    """Any bytes give segments without slashes, NUL and dots that lead up, or an HttpError."""
+    segments = [""]
+    with contextlib.suppress(HttpError):
+        segments = path_segments(target)
+    assert all(segment not in ("", ".", "..") for segment in segments[:-1])
+    assert segments[-1] not in (".", "..")
+    assert not any(character in "/\\\0" for segment in segments for character in segment)
+
+
+def test_a_head_is_the_status_line_and_the_fields() -> None:
+    """Whether the connection goes on is always said."""
+    assert head(HTTPStatus.OK, {"A": "b"}, keep_alive=True) == (
+        b"HTTP/1.1 200 OK\r\nA: b\r\nConnection: keep-alive\r\n\r\n"
+    )
+    assert head(HTTPStatus.NOT_FOUND, {}, keep_alive=False) == b"HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n"
