@@ -37,13 +37,13 @@ def test_ten_thousand_connections(start: Callable[..., Daemon]) -> None:
     daemon = start("echo 0/tcp bind=127.0.0.1 log_on_success=none\n")
     clients = []
     try:
+        address = ("127.0.0.1", daemon.port("echo/tcp"))
         for number in range(MANY):
             client = socket.socket()
             client.settimeout(PATIENCE)
             # Source addresses of their own: one has too few ports for all.
             client.bind((f"127.0.1.{number % 250 + 1}", 0))
-            client.connect(("127.0.0.1", daemon.port("echo/tcp")) if number == 0 else target)
-            target = client.getpeername()
+            client.connect(address)
             clients.append(client)
         for number, client in enumerate(clients):
             client.sendall(f"{number}".encode())
@@ -62,7 +62,10 @@ def _few_descriptors() -> None:
 def test_descriptors_run_out(start: Callable[..., Daemon]) -> None:
     """At the limit of descriptors further clients wait without cost, and are served when others leave."""
     daemon = start("echo 0/tcp bind=127.0.0.1\n", preexec_fn=_few_descriptors)
-    served, waiting = [], []
+    # That there are few is said at the start.
+    daemon.wait_for(lambda line: " descriptors limit=128 connections=63 " in line)
+    served: list[socket.socket] = []
+    waiting: list[socket.socket] = []
     for _ in range(120):
         client = daemon.connect("echo/tcp")
         client.sendall(b"?")

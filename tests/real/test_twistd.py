@@ -18,7 +18,7 @@ import pytest
 from tests.real.daemon import PATIENCE, environment, exchange, fields, twistd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.real.daemon import Daemon
 
@@ -27,7 +27,7 @@ NOBODY = 65_534
 
 def run(*words: str, folder: Path, **more: object) -> subprocess.CompletedProcess[str]:
     """A command that ends by itself."""
-    return subprocess.run(
+    done: subprocess.CompletedProcess[str] = subprocess.run(
         words,
         cwd=folder,
         env=environment(),
@@ -37,10 +37,11 @@ def run(*words: str, folder: Path, **more: object) -> subprocess.CompletedProces
         timeout=PATIENCE,
         **more,  # type: ignore[call-overload]
     )
+    return done
 
 
 @pytest.fixture
-def taken() -> socket.socket:
+def taken() -> Iterator[socket.socket]:
     """A port that somebody listens on."""
     listener = socket.create_server(("127.0.0.1", 0))
     yield listener
@@ -83,53 +84,54 @@ def test_bad_file_starts_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["--nodaemon", "--umask=022"])
 def test_port_in_use(tmp_path: Path, taken: socket.socket, mode: str) -> None:
-    """A taken port is one line with service, address, cause and remedy, and 71; as a daemon too, and no pid file stays."""
+    """A taken port is one line with service, address, cause and remedy, and 71; no pid file stays."""
     port = taken.getsockname()[1]
     (tmp_path / "services").write_text(f"echo {port}/tcp bind=127.0.0.1\n")
     done = run(*twistd(mode, "svcd", "--services", "services"), folder=tmp_path)
     assert done.returncode == 71
     [line] = done.stderr.splitlines()
-    assert line.startswith(f"svcd: echo/tcp: can't listen on 127.0.0.1:{port}: Address already in use; stop the program")
+    assert line.startswith(
+        f"svcd: echo/tcp: can't listen on 127.0.0.1:{port}: Address already in use; stop the program"
+    )
     assert "Traceback" not in done.stdout
     assert not (tmp_path / "twistd.pid").exists()
 
 
-@pytest.mark.usefixtures("as_root")
-def test_low_port_without_root(tmp_path: Path, program: Callable[[str], str]) -> None:
+@pytest.fixture
+def unprivileged(program: Callable[[str], str]) -> list[str]:
+    """Words before a command that make it an ordinary user's; none where the tests are run by one."""
+    if os.geteuid() != 0:
+        return []
+    words = [program("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    if run(*words, sys.executable, "-c", "import svcd", folder=Path("/")).returncode:
+        pytest.skip("another user can't read this Python")
+    return words
+
+
+def test_low_port_without_root(tmp_path: Path, unprivileged: list[str]) -> None:
     """A low port without root is one line that says what it needs, and 71."""
     if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) < 1024:
         pytest.skip("low ports need no privilege on this machine")
-    (tmp_path / "services").write_text("echo 7/tcp bind=127.0.0.1\n")
-    words = [program("setpriv"), f"--reuid={NOBODY}", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
-    probe = run(*words, sys.executable, "-c", "import svcd", folder=Path("/"))
-    if probe.returncode:
-        pytest.skip("another user can't read this Python")
-    services = Path("/tmp") / f"svcd-low-{os.getpid()}"
+    # The other user can't look into this test's folder, but it inherits a descriptor.
+    services = tmp_path / "services"
     services.write_text("echo 7/tcp bind=127.0.0.1\n")
-    try:
-        done = run(*words, *twistd("-n", "svcd", "--services", str(services)), folder=Path("/"))
-    finally:
-        services.unlink()
+    with services.open() as file:
+        name = f"/proc/self/fd/{file.fileno()}"
+        words = [*unprivileged, *twistd("-n", "svcd", "--services", name)]
+        done = run(*words, folder=Path("/"), pass_fds=(file.fileno(),))
     assert done.returncode == 71
     assert "echo/tcp: can't listen on 127.0.0.1:7: Permission denied; ports below 1024 need root" in done.stderr
 
 
-def test_unwritable_folder(tmp_path: Path, program: Callable[[str], str]) -> None:
-    """In a folder that can't be written the foreground needs no pid file, and a daemon says what to do."""
-    if os.geteuid() == 0:
-        words = [program("setpriv"), f"--reuid={NOBODY}", "--clear-groups"]
-        if run(*words, sys.executable, "-c", "import svcd", folder=Path("/")).returncode:
-            pytest.skip("another user can't read this Python")
-    else:
-        words = []
-    done = run(*words, *twistd("svcd"), folder=Path("/"))
-    assert done.returncode == 1
+def test_unwritable_folder(unprivileged: list[str]) -> None:
+    """In a folder that can't be written a daemon says what to do about its pid file."""
+    done = run(*unprivileged, *twistd("svcd"), folder=Path("/"))
     assert "can't write the pid file twistd.pid" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_daemonised(tmp_path: Path) -> None:
-    """`twistd svcd` leaves the terminal, writes its pid and its log, serves, and ends on SIGTERM with its pid file gone."""
+    """`twistd svcd` leaves the terminal, writes its pid and its log, serves, and ends on SIGTERM."""
     (tmp_path / "services").write_text("echo 0/tcp bind=127.0.0.1\n")
     words = twistd("--pidfile", "my.pid", "--logfile", "my.log", "--umask", "027", "svcd", "--services", "services")
     assert run(*words, folder=tmp_path).returncode == 0
