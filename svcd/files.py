@@ -23,13 +23,9 @@ class LocalFiles:
 
     def read(self, path: str) -> bytes:
         """The whole content of a regular file; see the interface."""
-        # O_NONBLOCK: a FIFO must not make us wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor
-            mode = os.fstat(descriptor).st_mode
-            if stat.S_ISDIR(mode):
-                raise IsADirectoryError(errno.EISDIR, "it is a directory")
-            if not stat.S_ISREG(mode):
+        # A directory is refused by open itself.
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError(errno.EINVAL, "it is no regular file")
             data = file.read(MOST_BYTES + 1)
         if len(data) > MOST_BYTES:
@@ -47,3 +43,8 @@ class LocalFiles:
     def is_directory(self, path: str) -> bool:
         """Whether it can be entered and listed."""
         return Path(path).is_dir() and os.access(path, os.R_OK | os.X_OK)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # O_NONBLOCK: a FIFO must not make us wait for its writer.
+    return os.open(path, flags | os.O_NONBLOCK)

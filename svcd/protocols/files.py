@@ -77,7 +77,7 @@ class StaticFiles:
                 raise HttpError(HTTPStatus.NOT_FOUND) from None
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE) from None
-            raise HttpError(HTTPStatus.INTERNAL_SERVER_ERROR) from error
+            raise
 
     def _open_folder(self, names: Sequence[str]) -> int:
         """The descriptor of a directory below root, which the caller closes."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from svcd.protocols.base import BuiltinFactory, Lingerer
 from svcd.wire.http import SLICE, HttpError, Request, RequestReader, head
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twisted.internet.interfaces import IAddress, IReactorTime
-    from twisted.python.failure import Failure
 
 __all__ = ["Body", "Handler", "HttpFactory", "HttpProtocol", "Response", "error_response", "text_response"]
 
@@ -201,8 +201,8 @@ class HttpProtocol(Lingerer):
             return
         try:
             response = self.factory.handler.respond(request, self._peer)
-        except HttpError as error:
-            response = error_response(error.status)
+        except Exception:  # noqa: BLE001 - a mistake is answered, too
+            response = self._refusal(Failure())
         if not isinstance(response, Deferred):
             self._send(response, with_content=with_content)
             return
@@ -217,10 +217,16 @@ class HttpProtocol(Lingerer):
                 response.body.close()
 
         def failed(failure: Failure) -> None:
-            self._log.failure("the handler of an HTTP request failed", failure)
-            done(error_response(HTTPStatus.INTERNAL_SERVER_ERROR))
+            done(self._refusal(failure))
 
         response.addCallbacks(done, failed)
+
+    def _refusal(self, failure: Failure) -> Response:
+        """The answer when a handler raised: what an HttpError says; anything else is a mistake of ours."""
+        if isinstance(failure.value, HttpError):
+            return error_response(failure.value.status)
+        self._log.failure("the handler of an HTTP request failed", failure)
+        return error_response(HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _send(self, response: Response, *, with_content: bool) -> None:
         fields = {"Date": self.factory.date(), "Server": "svcd", **response.fields}

@@ -236,7 +236,9 @@ class GateKeeper(Factory):
         peer = address_text(addr.host, addr.port) if isinstance(addr, IPv4Address | IPv6Address) else ""
         protocol = self._factory.buildProtocol(addr)
         if protocol is None:
-            self.journal.write(self._refuse_line % {"peer": self.quoted(peer or "local"), "reason": self.quoted("service")})
+            self.journal.write(
+                self._refuse_line % {"peer": self.quoted(peer or "local"), "reason": self.quoted("service")}
+            )
             return None
         kind = _HalfCloseableGate if IHalfCloseableProtocol.providedBy(protocol) else Gate
         return kind(self, protocol, peer)

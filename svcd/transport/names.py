@@ -100,7 +100,10 @@ class ReverseNames:
     def _work(self) -> None:
         while True:
             address = self._questions.get()
-            host = self._lookup(address)
+            try:
+                host = self._lookup(address)
+            except Exception:  # noqa: BLE001 - whatever it is, the thread must live and the question be answered
+                host = None
             self._reactor.callFromThread(self._answered, address, host)
 
     def _answered(self, address: str, host: str | None) -> None:

@@ -1,0 +1,93 @@
+"""The page that greets a client by name."""
+
+from __future__ import annotations
+
+import html
+from html.parser import HTMLParser
+from http import HTTPStatus
+
+import pytest
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
+
+from svcd.protocols.hello import HelloPage
+from svcd.protocols.http import Response
+from svcd.wire.http import HttpError, Request
+from tests.doubles import LOCAL_PEER, FakeNames
+
+V4 = IPv4Address("TCP", "192.0.2.1", 40_000)
+V6 = IPv6Address("TCP", "2001:db8::1", 40_001)
+HOSTILE = "<script>alert('&')</script>\"{0}"
+
+
+def _request(target: bytes = b"/") -> Request:
+    return Request("GET", target, {b"host": b"a"}, "1.1", keep_alive=True)
+
+
+def _page(host: str | None, peer: IPv4Address | IPv6Address = V4) -> str:
+    names = FakeNames()
+    answer = HelloPage(names).respond(_request(), peer)
+    assert isinstance(answer, Deferred)
+    assert not answer.called
+    assert names.asked[0][0] == peer.host
+    found: list[Response] = []
+    answer.addCallback(found.append)
+    names.answer(host)
+    (response,) = found
+    assert response.status == HTTPStatus.OK
+    assert response.fields["Content-Type"] == "text/html; charset=utf-8"
+    assert response.fields["Content-Length"] == str(len(response.content))
+    assert response.fields["Cache-Control"] == "no-store"
+    return response.content.decode()
+
+
+def test_a_client_is_greeted_by_its_name() -> None:
+    """Name, address and port of the client stand on the page."""
+    page = _page("host.example")
+    assert "<h1>Hello, host.example!</h1>" in page
+    assert "<dd>192.0.2.1</dd>" in page
+    assert "<dd>40000</dd>" in page
+
+
+@pytest.mark.parametrize("peer", [V4, V6])
+def test_a_client_without_a_name_is_greeted_by_its_address(peer: IPv4Address | IPv6Address) -> None:
+    """No name is no mistake."""
+    assert f"<h1>Hello, {peer.host}!</h1>" in _page(None, peer)
+
+
+def test_a_hostile_name_is_only_text() -> None:
+    """Whoever runs a name server can write no HTML into the page."""
+    tags: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002 - its signature
+            tags.append(tag)
+
+    page = _page(HOSTILE)
+    Reader().feed(page)
+    assert "script" not in tags
+    assert html.escape(HOSTILE) in page
+
+
+def test_a_local_client_is_greeted_too() -> None:
+    """A UNIX socket has no name to look up."""
+    names = FakeNames()
+    response = HelloPage(names).respond(_request(), LOCAL_PEER)
+    assert isinstance(response, Response)
+    assert b"Hello, local user!" in response.content
+    assert not names.asked
+
+
+@pytest.mark.parametrize(("target", "status"), [(b"/x", 404), (b"/favicon.ico", 404), (b"/..", 400), (b"*", 400)])
+def test_there_is_no_other_page(target: bytes, status: int) -> None:
+    """Everything but / is an error, before any name is looked up."""
+    names = FakeNames()
+    with pytest.raises(HttpError) as caught:
+        HelloPage(names).respond(_request(target), V4)
+    assert caught.value.status == status
+    assert not names.asked
+
+
+def test_a_query_is_ignored() -> None:
+    """The page is the same with one."""
+    assert isinstance(HelloPage(FakeNames()).respond(_request(b"/?a=b"), V4), Deferred)

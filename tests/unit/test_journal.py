@@ -1,0 +1,335 @@
+"""The log: its lines, its quoting, its buffer, and what happens when it can't be written."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+
+from svcd.events import ACCEPT, CLOSE, END, LISTEN, PAUSE, READY, tell
+from svcd.journal import FLUSH_LINES, FLUSH_SECONDS, KEEP_LINES, Journal, JournalObserver, quote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+#: 2026-01-21 14:05:09.5 in Berlin.
+NOW = 1_769_000_709.5
+
+
+class _Sink:
+    """Keeps the lines, or fails."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.calls = 0
+        self.failing = False
+
+    def __call__(self, lines: Sequence[str]) -> None:
+        self.calls += 1
+        if self.failing:
+            raise OSError(28, "No space left on device")
+        self.lines += lines
+
+
+@pytest.fixture
+def sink() -> _Sink:
+    """Where lines go."""
+    return _Sink()
+
+
+@pytest.fixture
+def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Berlin's winter time."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+        time.tzset()
+        yield patch
+    time.tzset()
+
+
+def _end(journal: Journal, peer: str = "192.0.2.1:5") -> str:
+    template = journal.template(END, {"service": "echo/tcp"}, ("peer", "id", "in", "out", "seconds", "reason", "count"))
+    return template % {
+        "peer": journal.quoted(peer),
+        "id": 7,
+        "in": 1,
+        "out": 2,
+        "seconds": 0.12345,
+        "reason": journal.quoted("done"),
+        "count": 0,
+    }
+
+
+@pytest.mark.usefixtures("zone")
+def test_a_line_of_text(sink: _Sink) -> None:
+    """Time with offset and milliseconds, event, fields in the event's order."""
+    journal = Journal(sink, clock=lambda: NOW)
+    journal.write(_end(journal))
+    assert sink.lines == [
+        (
+            "2026-01-21T14:05:09.500+01:00 "
+            "end service=echo/tcp peer=192.0.2.1:5 id=7 in=1 out=2 seconds=0.123 reason=done count=0"
+        )
+    ]
+
+
+@pytest.mark.usefixtures("zone")
+def test_a_line_of_json(sink: _Sink) -> None:
+    """The same as one JSON object, numbers as numbers."""
+    journal = Journal(sink, as_json=True, clock=lambda: NOW)
+    journal.write(_end(journal))
+    (line,) = sink.lines
+    assert json.loads(line) == {
+        "time": "2026-01-21T14:05:09.500+01:00",
+        "event": "end",
+        "service": "echo/tcp",
+        "peer": "192.0.2.1:5",
+        "id": 7,
+        "in": 1,
+        "out": 2,
+        "seconds": 0.123,
+        "reason": "done",
+        "count": 0,
+    }
+    assert list(json.loads(line))[:3] == ["time", "event", "service"]
+
+
+def test_lines_for_syslog_have_no_time(sink: _Sink) -> None:
+    """Syslog has its own."""
+    for as_json in (False, True):
+        journal = Journal(sink, as_json=as_json, stamped=False)
+        journal.write(_end(journal))
+    assert sink.lines[0].startswith("end service=")
+    assert json.loads(sink.lines[1])["event"] == "end"
+
+
+def test_the_stamp_follows_the_clock_and_the_zone(sink: _Sink, zone: pytest.MonkeyPatch) -> None:
+    """Every line has its own time; summer time and other offsets are written as they are."""
+    moment = [NOW]
+    journal = Journal(sink, clock=lambda: moment[0])
+    for after in (0.0, 0.0009, 0.4999, 0.5, 15_552_000.0):
+        moment[0] = NOW + after
+        journal.write("x")
+    zone.setenv("TZ", "NST3:30")
+    time.tzset()
+    moment[0] = NOW + 1
+    journal.write("x")
+    assert [line.removesuffix(" x") for line in sink.lines] == [
+        "2026-01-21T14:05:09.500+01:00",
+        "2026-01-21T14:05:09.500+01:00",
+        "2026-01-21T14:05:09.999+01:00",
+        "2026-01-21T14:05:10.000+01:00",
+        "2026-07-20T15:05:09.500+02:00",
+        "2026-01-21T09:35:10.500-03:30",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("plain_1.:/@%+,-[]", "plain_1.:/@%+,-[]"),
+        (7, "7"),
+        ("", '""'),
+        ("a b", '"a b"'),
+        ("a=b", '"a=b"'),
+        ('a"b\\', '"a\\"b\\\\"'),
+        ("a\nb\r\0\x1b", '"a\\nb\\r\\u0000\\u001b"'),
+        ("é\u2028", '"\\u00e9\\u2028"'),
+    ],
+)
+def test_quoting(value: object, text: str) -> None:
+    """Anything but plain characters makes a JSON string in ASCII."""
+    assert quote(value) == text
+
+
+@given(st.text())
+def test_a_value_cannot_forge_a_line(value: str) -> None:
+    """Whatever a client is called, its line stays one line of the same words, and the value can be had back."""
+    texts, objects = _Sink(), _Sink()
+    for as_json, each in ((False, texts), (True, objects)):
+        journal = Journal(each, as_json=as_json, clock=lambda: NOW)
+        journal.write(_end(journal, value))
+    (line,) = texts.lines
+    assert line.isascii()
+    assert line.isprintable()
+    assert [word.split("=")[0] for word in shlex.split(line)][1:] == [
+        "end", "service", "peer", "id", "in", "out", "seconds", "reason", "count",
+    ]  # fmt: skip
+    word = line.partition("peer=")[2].rpartition(" id=7 ")[0]
+    assert (json.loads(word) if word.startswith('"') else word) == value
+    (line,) = objects.lines
+    assert line.isprintable()
+    assert json.loads(line)["peer"] == value
+
+
+@given(st.text())
+def test_a_constant_cannot_break_a_template(value: str) -> None:
+    """A service's name may hold percent signs and quotes."""
+    for as_json in (False, True):
+        sink = _Sink()
+        journal = Journal(sink, as_json=as_json, clock=lambda: NOW)
+        journal.write(journal.template(ACCEPT, {"service": value}, ("id",)) % {"id": 3})
+        if as_json:
+            assert json.loads(sink.lines[0])["service"] == value
+        assert "id" in sink.lines[0]
+
+
+def test_fields_that_were_not_chosen_are_left_out(sink: _Sink) -> None:
+    """A template has constants and variables, in the order of the event, and nothing else."""
+    journal = Journal(sink)
+    assert journal.template(ACCEPT, {"pid": 5, "service": "a"}, ("count",)) == "accept service=a count=%(count)d pid=5"
+
+
+def test_before_the_reactor_runs_lines_are_written_at_once(sink: _Sink) -> None:
+    """Without a timer nothing waits."""
+    journal = Journal(sink)
+    journal.write("a")
+    journal.write("b")
+    assert len(sink.lines) == 2
+
+
+def test_lines_wait_a_bounded_time_for_company(sink: _Sink) -> None:
+    """All lines of a short while go to the sink in one call."""
+    clock = Clock()
+    journal = Journal(sink)
+    journal.flush_by(clock.callLater)
+    for line in "abc":
+        journal.write(line)
+    clock.advance(FLUSH_SECONDS - 0.001)
+    assert not sink.lines
+    clock.advance(0.001)
+    assert (len(sink.lines), sink.calls) == (3, 1)
+    journal.write("d")
+    assert len(sink.lines) == 3
+    clock.advance(FLUSH_SECONDS)
+    assert (len(sink.lines), sink.calls) == (4, 2)
+    assert not clock.getDelayedCalls()
+
+
+def test_many_lines_do_not_wait(sink: _Sink) -> None:
+    """At a thousand lines the buffer goes out, with no time passed."""
+    clock = Clock()
+    journal = Journal(sink)
+    journal.flush_by(clock.callLater)
+    for _ in range(FLUSH_LINES - 1):
+        journal.write("x")
+    assert not sink.lines
+    journal.write("x")
+    assert len(sink.lines) == FLUSH_LINES
+
+
+def test_a_flush_without_lines_touches_nothing(sink: _Sink) -> None:
+    """An idle journal does not wake the disk."""
+    Journal(sink).flush()
+    assert sink.calls == 0
+
+
+def test_a_failing_sink_loses_nothing_that_fits(sink: _Sink) -> None:
+    """Lines are kept in order until the place can be written again, and nothing is said to be lost."""
+    clock = Clock()
+    journal = Journal(sink, stamped=False)
+    journal.flush_by(clock.callLater)
+    sink.failing = True
+    journal.write("a")
+    clock.advance(FLUSH_SECONDS)
+    journal.write("b")
+    clock.advance(FLUSH_SECONDS)
+    sink.failing = False
+    journal.write("c")
+    clock.advance(FLUSH_SECONDS)
+    assert sink.lines == ["a", "b", "c"]
+
+
+def test_what_had_to_be_given_up_is_said(sink: _Sink) -> None:
+    """Of too many lines the oldest are kept, and the first line that is written again counts the others."""
+    clock = Clock()
+    journal = Journal(sink, stamped=False)
+    journal.flush_by(clock.callLater)
+    sink.failing = True
+    for number in range(KEEP_LINES + 25):
+        journal.write(str(number))
+    clock.advance(FLUSH_SECONDS)
+    sink.failing = False
+    journal.write("after")
+    clock.advance(FLUSH_SECONDS)
+    lost, *kept = sink.lines
+    assert lost.startswith("lost lines=")
+    given_up = int(lost.split("=")[1].split()[0])
+    assert given_up + len(kept) == KEEP_LINES + 26
+    assert len(kept) >= KEEP_LINES
+    assert kept[0] == "0"
+    sink.lines.clear()
+    journal.write("x")
+    journal.flush()
+    assert sink.lines == ["x"]
+
+
+def _observed(sink: _Sink, *, as_json: bool = True) -> Logger:
+    return Logger(observer=JournalObserver(Journal(sink, as_json=as_json, clock=lambda: NOW)))
+
+
+def test_the_daemons_own_events_keep_their_fields(sink: _Sink) -> None:
+    """What is told through twisted.logger is written as an event, not as a message."""
+    log = _observed(sink)
+    tell(log, LISTEN, service="echo/tcp", address="0.0.0.0:7", runs="echo", other="not a field")
+    tell(log, READY, services=1, listeners=2, reactor="UV")
+    tell(log, PAUSE, reason="descriptors", connections=5, limit=5)
+    tell(log, CLOSE, service="echo/tcp", address="0.0.0.0:7", datagrams=3)
+    found = [json.loads(line) for line in sink.lines]
+    for each in found:
+        del each["time"]
+    assert found == [
+        {"event": "listen", "service": "echo/tcp", "address": "0.0.0.0:7", "runs": "echo"},
+        {"event": "ready", "services": 1, "listeners": 2, "reactor": "UV"},
+        {"event": "pause", "reason": "descriptors", "connections": 5, "limit": 5},
+        {"event": "close", "service": "echo/tcp", "address": "0.0.0.0:7", "datagrams": 3},
+    ]
+
+
+def test_an_event_has_a_text_for_other_observers() -> None:
+    """With a --logger of the user's own, the event reads as its line would."""
+    events: list[dict[str, Any]] = []
+    tell(Logger(observer=events.append), PAUSE, reason="descriptors", connections=5, limit=6)  # type: ignore[arg-type]
+    (event,) = events
+    assert event["log_level"] is LogLevel.warn
+    assert event["log_format"].format(**event) == "pause reason=descriptors connections=5 limit=6"
+
+
+def test_other_peoples_events_become_log_lines(sink: _Sink) -> None:
+    """Level and message are kept, in one line."""
+    _observed(sink, as_json=False).warn("{a}\nand more", a="first")
+    (line,) = sink.lines
+    assert line.endswith(' log level=warn message="first\\nand more"')
+
+
+def test_a_traceback_is_one_line(sink: _Sink) -> None:
+    """A failure's traceback is in the message, so that no line of the log is without its time."""
+    log = _observed(sink)
+    try:
+        raise ZeroDivisionError("told")
+    except ZeroDivisionError:
+        log.failure("it broke", Failure())
+    (line,) = sink.lines
+    message = json.loads(line)["message"]
+    assert message.startswith("it broke\n")
+    assert "Traceback" in message
+    assert "ZeroDivisionError: told" in message
+    assert json.loads(line)["level"] == "critical"
+
+
+def test_an_event_is_not_left_in_the_buffer(sink: _Sink) -> None:
+    """What the daemon says is written at once, behind the lines that wait."""
+    clock = Clock()
+    journal = Journal(sink, stamped=False)
+    journal.flush_by(clock.callLater)
+    journal.write("accept")
+    journal.record(READY, {"services": 1})
+    assert sink.lines == ["accept", "ready services=1"]

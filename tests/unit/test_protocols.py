@@ -1,0 +1,265 @@
+"""Each built-in against a transport in memory."""
+
+from __future__ import annotations
+
+import calendar
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from svcd.catalog import BUILTINS, SHAPES, Surroundings
+from svcd.config.options import Options
+from svcd.model import Shape
+from svcd.protocols.base import LINGER_BYTES, LINGER_SECONDS
+from svcd.protocols.chargen import ChargenDatagrams, ChargenFactory
+from svcd.protocols.daytime import DaytimeDatagrams, DaytimeFactory
+from svcd.protocols.qotd import QotdDatagrams, QotdFactory
+from svcd.protocols.timeofday import TimeDatagrams, TimeFactory
+from svcd.wire import chargen
+from svcd.wire.quotes import DEFAULT
+from tests.doubles import FakeFiles, FakeNames, StreamDouble
+
+if TYPE_CHECKING:
+    from twisted.internet.protocol import Factory
+
+NOW = float(calendar.timegm((2026, 1, 21, 13, 5, 9)))
+EVERY_BYTE = bytes(range(256)) * 5
+ANSWERERS = ["daytime", "time", "qotd"]
+
+
+def _connect(made_by: Factory, room: float = float("inf")) -> StreamDouble:
+    protocol: Any = made_by.buildProtocol(None)  # type: ignore[arg-type]
+    transport = StreamDouble(protocol, room=room)
+    protocol.makeConnection(transport)
+    return transport
+
+
+def _builtin(name: str, room: float = float("inf"), clock: Clock | None = None) -> StreamDouble:
+    around = Surroundings(clock or Clock(), FakeNames(), FakeFiles())
+    return _connect(BUILTINS[name].stream(Options(), around), room)
+
+
+class _Datagrams:
+    """A datagram transport that keeps what is sent."""
+
+    def __init__(self, protocol: Any) -> None:
+        self.protocol = protocol
+        self.sent: list[tuple[bytes, object]] = []
+        protocol.makeConnection(self)
+
+    def write(self, datagram: bytes, addr: object) -> None:
+        """Send."""
+        self.sent.append((datagram, addr))
+
+    def ask(self, *datagrams: bytes) -> list[bytes]:
+        """The answers, which all went to who asked."""
+        self.sent.clear()
+        for datagram in datagrams:
+            self.protocol.datagramReceived(datagram, ("192.0.2.1", 9999))
+        assert {peer for _, peer in self.sent} <= {("192.0.2.1", 9999)}
+        return [answer for answer, _ in self.sent]
+
+
+def _builtin_datagrams(name: str) -> _Datagrams:
+    make = BUILTINS[name].datagram
+    assert make is not None
+    return _Datagrams(make(Options(), Surroundings(Clock(), FakeNames(), FakeFiles())))
+
+
+def test_echo_sends_back_every_byte() -> None:
+    """What comes goes back, byte for byte and in order."""
+    transport = _builtin("echo")
+    for piece in (EVERY_BYTE[:1], EVERY_BYTE[1:300], EVERY_BYTE[300:]):
+        transport.protocol.dataReceived(piece)
+    assert transport.sent == EVERY_BYTE
+
+
+def test_upper_changes_the_letters_a_to_z_alone() -> None:
+    """No other byte changes, those of UTF-8 and latin-1 letters neither."""
+    transport = _builtin("upper")
+    transport.protocol.dataReceived(EVERY_BYTE)
+    expected = bytes(byte - 32 if 0x61 <= byte <= 0x7A else byte for byte in EVERY_BYTE)
+    assert transport.sent == expected
+    transport.protocol.dataReceived("é".encode())
+    assert transport.sent == expected + "é".encode()
+
+
+@pytest.mark.parametrize("name", ["echo", "upper"])
+def test_a_client_that_does_not_read_is_not_read_from(name: str) -> None:
+    """Reading rests while too much of the answer waits, and goes on when the client takes it."""
+    transport = _builtin(name, room=1000)
+    transport.protocol.dataReceived(b"x" * 1000)
+    assert transport.reading
+    transport.protocol.dataReceived(b"x")
+    assert not transport.reading
+    transport.take()
+    assert transport.reading
+
+
+@pytest.mark.parametrize("name", ["echo", "upper", "discard"])
+def test_a_half_closed_client_is_answered(name: str) -> None:
+    """After the client's FIN all is sent before the connection closes, even if it was resting."""
+    transport = _builtin(name, room=10)
+    assert IHalfCloseableProtocol.providedBy(transport.protocol)
+    transport.protocol.dataReceived(b"A" * 100)
+    transport.protocol.readConnectionLost()
+    if name != "discard":
+        assert not transport.lost
+        transport.take()
+        assert transport.sent == b"A" * 100
+    assert transport.lost == "done"
+
+
+def test_discard_never_answers() -> None:
+    """Whatever comes, nothing goes back."""
+    transport = _builtin("discard")
+    transport.protocol.dataReceived(EVERY_BYTE)
+    assert (transport.sent, transport.lost) == (b"", "")
+    assert _builtin_datagrams("discard").ask(b"", b"x") == []
+
+
+def test_chargen_sends_when_there_is_room() -> None:
+    """One block waits for a client that does not read; each that it takes brings the next, without a seam."""
+    transport = _builtin("chargen")
+    assert IPullProducer.providedBy(transport.protocol)
+    assert (transport.streaming, transport.writes) == (False, 1)
+    transport.protocol.dataReceived(EVERY_BYTE)
+    assert transport.writes == 1
+    transport.take()
+    transport.take()
+    assert transport.sent == chargen.BLOCK * 3
+    assert transport.sent.startswith(chargen.PATTERN)
+
+
+def test_chargen_goes_on_for_a_half_closed_client() -> None:
+    """A client that has no more to say may go on listening."""
+    transport = _builtin("chargen")
+    transport.protocol.readConnectionLost()
+    transport.take()
+    assert (transport.lost, transport.writes) == ("", 2)
+
+
+def test_chargen_ends_when_the_daemon_does() -> None:
+    """Drained, it produces no more and closes when the client has what was written."""
+    transport = _builtin("chargen", room=0)
+    transport.protocol.drain()
+    assert not transport.lost
+    transport.take()
+    assert (transport.lost, transport.writes) == ("done", 1)
+
+
+def test_chargen_survives_the_end_of_the_connection() -> None:
+    """Telling the producer of a lost connection to stop is no mistake."""
+    transport = _builtin("chargen")
+    transport.protocol.stopProducing()
+    transport.lose(Failure(ConnectionLost()))
+    assert transport.writes == 1
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        (DaytimeFactory(Clock(), utc=True, now=lambda: NOW), b"Wed Jan 21 13:05:09 2026\r\n"),
+        (DaytimeFactory(Clock(), utc=True, iso8601=True, now=lambda: NOW), b"2026-01-21T13:05:09Z\r\n"),
+        (TimeFactory(Clock(), now=lambda: -2_208_988_800 + 258.0), b"\0\0\1\2"),
+        (QotdFactory([b"a\r\n", b"b\r\n"], Clock(), pick=lambda quotes: quotes[1]), b"b\r\n"),
+    ],
+)
+def test_an_answerer_answers_once(factory: Factory, said: bytes) -> None:
+    """It speaks first, closes its side, and answers nothing that the client sends."""
+    transport = _connect(factory)
+    assert transport.sent == said
+    assert transport.calls == ["loseWriteConnection"]
+    transport.protocol.dataReceived(b"what?")
+    assert (transport.sent, transport.lost) == (said, "")
+
+
+@pytest.mark.parametrize("name", ANSWERERS)
+def test_an_answerer_waits_for_its_client(name: str) -> None:
+    """It closes when the client does, and leaves no timer behind."""
+    clock = Clock()
+    transport = _builtin(name, clock=clock)
+    assert clock.getDelayedCalls()
+    transport.protocol.readConnectionLost()
+    assert transport.lost == "done"
+    assert not clock.getDelayedCalls()
+
+
+@pytest.mark.parametrize("name", ANSWERERS)
+def test_an_answerer_waits_a_bounded_time(name: str) -> None:
+    """A client that stays is cut off."""
+    clock = Clock()
+    transport = _builtin(name, clock=clock)
+    clock.advance(LINGER_SECONDS - 0.001)
+    assert not transport.lost
+    clock.advance(0.001)
+    assert transport.lost == "aborted"
+    assert not clock.getDelayedCalls()
+
+
+@pytest.mark.parametrize("name", ANSWERERS)
+def test_an_answerer_drops_a_bounded_amount(name: str) -> None:
+    """A client that goes on sending is closed on."""
+    clock = Clock()
+    transport = _builtin(name, clock=clock)
+    transport.protocol.dataReceived(b"x" * LINGER_BYTES)
+    assert not transport.lost
+    transport.protocol.dataReceived(b"x")
+    assert transport.lost == "done"
+    assert not clock.getDelayedCalls()
+
+
+def test_datagrams_of_echo() -> None:
+    """Each goes back where it came from, an empty one too."""
+    assert _builtin_datagrams("echo").ask(b"", EVERY_BYTE, b"x") == [b"", EVERY_BYTE, b"x"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "said"),
+    [
+        (DaytimeDatagrams(utc=True, now=lambda: NOW), b"Wed Jan 21 13:05:09 2026\r\n"),
+        (DaytimeDatagrams(utc=True, iso8601=True, now=lambda: NOW), b"2026-01-21T13:05:09Z\r\n"),
+        (TimeDatagrams(now=lambda: -2_208_988_800 + 258.0), b"\0\0\1\2"),
+        (QotdDatagrams([b"a\r\n"], pick=lambda quotes: quotes[0]), b"a\r\n"),
+    ],
+)
+def test_datagrams_of_answerers(protocol: object, said: bytes) -> None:
+    """One answer for each datagram, whatever it holds."""
+    assert _Datagrams(protocol).ask(b"", b"x") == [said, said]
+
+
+def test_datagrams_of_chargen_rotate() -> None:
+    """Each answer begins a line further, whoever asks."""
+    asked = _Datagrams(ChargenDatagrams())
+    assert asked.ask(b"", b"") == [chargen.datagram(0), chargen.datagram(1)]
+    assert asked.ask(b"") == [chargen.datagram(2)]
+
+
+def test_the_catalog_makes_what_it_says() -> None:
+    """Each built-in has a summary, is made for its shapes, and writes no lines of its own."""
+    around = Surroundings(Clock(), FakeNames(), FakeFiles({"/q": "mine\n"}))
+    for name, builtin in BUILTINS.items():
+        assert builtin.summary
+        assert not builtin.stream(Options(), around).noisy
+        assert SHAPES[name] == ({Shape.STREAM} if builtin.datagram is None else set(Shape))
+        if builtin.datagram is not None:
+            assert not builtin.datagram(Options(), around).noisy
+
+
+def test_qotd_reads_the_quotes_of_its_option() -> None:
+    """With quotes= it says what stands there, without it one of its own."""
+    around = Surroundings(Clock(), FakeNames(), FakeFiles({"/q": "mine\n"}))
+    assert _connect(BUILTINS["qotd"].stream(Options(quotes="/q"), around)).sent == b"mine\r\n"
+    assert _builtin("qotd").sent in DEFAULT
+    make = BUILTINS["qotd"].datagram
+    assert make is not None
+    assert _Datagrams(make(Options(quotes="/q"), around)).ask(b"") == [b"mine\r\n"]
+
+
+def test_chargen_factories_are_quiet() -> None:
+    """The log has our own lines only."""
+    assert not ChargenFactory().noisy
