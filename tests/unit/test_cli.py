@@ -1,0 +1,104 @@
+"""svcctl from the command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+import svcd
+from svcd.catalog import BUILTINS
+from svcd.cli import main
+from svcd.config.options import GROUPS, TABLE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> str:
+    """A services file without mistakes."""
+    path = tmp_path / "services"
+    path.write_text("@defaults bind=127.0.0.1\necho 7/tcp\ndiscard /run/d.sock/unix\n")
+    return str(path)
+
+
+@pytest.fixture
+def bad(tmp_path: Path) -> str:
+    """A services file with three mistakes."""
+    path = tmp_path / "bad"
+    path.write_text("ecoh 7/tcp\necho 8/tcp backlog=x\necho 9/sctp\n")
+    return str(path)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """The version of the package."""
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"svcd {svcd.__version__}\n"
+
+
+def test_checking_a_good_file(good: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every listener is a line on the standard output."""
+    assert main(["check", good]) == 0
+    said = capsys.readouterr()
+    assert said.out == "echo/tcp      127.0.0.1:7  echo\ndiscard/unix  /run/d.sock  discard\n"
+    assert said.err == ""
+
+
+def test_checking_a_file_with_an_offset(good: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ports are shown as they would be; an offset that does not fit is a Problem."""
+    assert main(["check", "--port-offset", "10000", good]) == 0
+    assert "127.0.0.1:10007" in capsys.readouterr().out
+    assert main(["check", "--port-offset=70000", good]) == 78
+    assert "--port-offset" in capsys.readouterr().err
+
+
+def test_checking_a_bad_file(bad: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every Problem is a line on the standard error, and the status is EX_CONFIG."""
+    assert main(["check", bad]) == 78
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert [line.split(": ")[0] for line in said.err.splitlines()] == [f"{bad}:1:1", f"{bad}:2:20", f"{bad}:3:8"]
+
+
+def test_checking_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is a Problem, too."""
+    assert main(["check", str(tmp_path / "none")]) == 78
+    assert "No such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["chek"], ["check", "--port-offset", "x"], ["check", "a", "b"], ["options", "--format", "pdf"]]
+)
+def test_a_wrong_command_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The status is EX_USAGE, and the usage is shown."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 64
+    assert capsys.readouterr().err.startswith("usage: svcctl")
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "man"])
+def test_the_options_are_all_there(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every format has every option with what it takes, and the built-ins where there is room for them."""
+    assert main(["options", "--format", form]) == 0
+    said = capsys.readouterr().out
+    for name, info in TABLE.items():
+        written = {"text": f"  {name}=\n", "markdown": f"| `{name}` | {info.kind.accepts} |", "man": f".B {name}\n"}
+        assert written[form] in said
+    if form != "text":
+        assert all(name in said for name in BUILTINS)
+    if form != "markdown":
+        assert all(heading in said for heading in GROUPS.values())
+    assert said.endswith("\n")
+
+
+def test_text_is_the_default_format(capsys: pytest.CaptureFixture[str]) -> None:
+    """For people at a terminal."""
+    main(["options"])
+    first = capsys.readouterr().out
+    main(["options", "--format", "text"])
+    assert capsys.readouterr().out == first
+    assert max(map(len, first.splitlines())) <= 200

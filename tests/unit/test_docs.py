@@ -1,0 +1,61 @@
+"""What is written for people agrees with the code."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from svcd.catalog import BUILTINS, SHAPES
+from svcd.cli import main
+from svcd.config.check import check
+from svcd.config.parser import parse
+from svcd.files import LocalFiles
+from svcd.tap import Options
+from tests.doubles import FakeMachine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _written(form: str, capsys: pytest.CaptureFixture[str]) -> str:
+    main(["options", "--format", form])
+    return capsys.readouterr().out
+
+
+def test_the_readme_has_the_table_of_options(project_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Between its markers stands what `svcctl options --format markdown` prints."""
+    text = (project_root / "README.md").read_text("utf-8")
+    if "<!-- options -->" not in text:
+        pytest.skip("the README has no table of options yet")
+    table = text.partition("<!-- options -->")[2].partition("<!-- /options -->")[0]
+    assert table.strip() == _written("markdown", capsys).strip()
+
+
+def test_the_manual_page_is_the_table(project_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """etc/man holds what `svcctl options --format man` prints."""
+    assert (project_root / "etc/man/svcd-services.5").read_text("utf-8") == _written("man", capsys)
+
+
+def test_the_services_file_that_is_installed_has_no_problems(project_root: Path) -> None:
+    """It parses, and its ports do not collide."""
+    config, problems = parse(str(project_root / "etc/svcd/services"), LocalFiles(), SHAPES)
+    assert not problems
+    assert config.enabled
+    assert not check(config, LocalFiles(), FakeMachine())[1]
+
+
+def test_the_lines_that_are_commented_out_have_no_problems(project_root: Path, tmp_path: Path) -> None:
+    """Whoever removes a # gets a service, but for files that the machine may lack."""
+    text = (project_root / "etc/svcd/services").read_text("utf-8")
+    lines = [line.removeprefix("#") for line in text.splitlines() if not line.startswith(("# ", "#\n")) and line != "#"]
+    path = tmp_path / "services"
+    path.write_text("\n".join(lines))
+    config, problems = parse(str(path), LocalFiles(), SHAPES)
+    assert not problems, list(map(str, problems))
+    assert len(config.services) > len(BUILTINS)
+
+
+def test_the_help_names_every_builtin() -> None:
+    """`twistd svcd --help` says what there is."""
+    assert all(name in Options.longdesc for name in BUILTINS)

@@ -1,0 +1,299 @@
+"""Listening sockets: opened with their options, or refused with cause and remedy, all or none."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from svcd.config.check import Endpoint, check
+from svcd.errors import ListenError, ListenErrors
+from svcd.supervisor import open_all
+from svcd.transport.machine import LocalMachine, group_id, user_id
+from svcd.transport.sockets import OpenSocket, open_socket
+from tests.doubles import FakeFiles, FakeMachine, config_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def _endpoints(text: str) -> list[Endpoint]:
+    endpoints, problems = check(config_of(text), FakeFiles(), FakeMachine())
+    assert not problems, problems
+    return endpoints
+
+
+class _Opened:
+    """Opens lines, and closes them in the end."""
+
+    def __init__(self) -> None:
+        self.all: list[OpenSocket] = []
+
+    def __call__(self, line: str) -> OpenSocket:
+        """Open a line of one endpoint."""
+        (endpoint,) = _endpoints(line)
+        self.all.append(open_socket(endpoint))
+        return self.all[-1]
+
+
+@pytest.fixture
+def opened() -> Iterator[_Opened]:
+    """What opens a line."""
+    opener = _Opened()
+    yield opener
+    for each in opener.all:
+        each.close()
+
+
+def _error(line: str) -> ListenError:
+    (endpoint,) = _endpoints(line)
+    with pytest.raises(ListenError) as caught:
+        open_socket(endpoint)
+    return caught.value
+
+
+def _flag(sock: OpenSocket, level: int, name: int) -> bool:
+    return bool(sock.socket.getsockopt(level, name))
+
+
+def test_a_port_of_the_kernels_choice_is_said(opened: _Opened) -> None:
+    """With port 0 the address has the port that there really is."""
+    sock = opened("echo 0/tcp4 bind=127.0.0.1")
+    assert sock.address == f"127.0.0.1:{sock.socket.getsockname()[1]}"
+    assert not sock.address.endswith(":0")
+    assert not sock.socket.getblocking()
+    assert not sock.socket.get_inheritable()
+    assert _flag(sock, socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
+
+def test_options_of_a_tcp_socket(opened: _Opened) -> None:
+    """keepalive, nodelay and reuse_port are set on the listener, from which the accepted ones inherit."""
+    plain = opened("echo 0/tcp4 bind=127.0.0.1")
+    other = opened("echo 0/tcp4 bind=127.0.0.1 keepalive=yes nodelay=no reuse_port=yes")
+    for sock, expected in ((plain, (False, True, False)), (other, (True, False, True))):
+        assert _flag(sock, socket.SOL_SOCKET, socket.SO_KEEPALIVE) is expected[0]
+        assert _flag(sock, socket.IPPROTO_TCP, socket.TCP_NODELAY) is expected[1]
+        assert _flag(sock, socket.SOL_SOCKET, socket.SO_REUSEPORT) is expected[2]
+        assert _flag(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR)
+
+
+@pytest.mark.skipif(6 not in LocalMachine().versions(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("v6only", ["yes", "no"])
+def test_an_ipv6_socket_takes_ipv4_only_when_asked(opened: _Opened, v6only: str) -> None:
+    """Both families have a listener of their own, unless v6only=no."""
+    sock = opened(f"echo 0/tcp6 v6only={v6only}")
+    assert _flag(sock, socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) is (v6only == "yes")
+
+
+def test_a_datagram_socket_shares_its_port_with_nobody(opened: _Opened) -> None:
+    """SO_REUSEADDR would let two of them take the same port."""
+    sock = opened("echo 0/udp4 bind=127.0.0.1")
+    assert not _flag(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR)
+    port = sock.socket.getsockname()[1]
+    assert _error(f"discard {port}/udp4 bind=127.0.0.1").cause == os.strerror(errno.EADDRINUSE)
+
+
+def test_a_taken_port_is_explained(opened: _Opened) -> None:
+    """The error names the service, the address, the cause and what to do."""
+    port = opened("echo 0/tcp4 bind=127.0.0.1").socket.getsockname()[1]
+    assert str(_error(f"upper {port}/tcp4 bind=127.0.0.1")) == (
+        f"upper/tcp4: can't listen on 127.0.0.1:{port}: Address already in use; "
+        "stop the program that listens there, or choose another port"
+    )
+
+
+def test_an_address_of_another_machine_is_explained() -> None:
+    """bind= is what to change."""
+    error = _error("echo 0/tcp4 bind=192.0.2.1")
+    assert (error.address, error.cause) == ("192.0.2.1:0", os.strerror(errno.EADDRNOTAVAIL))
+    assert "bind=" in error.remedy
+
+
+def test_a_low_port_without_rights_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it needs, and how to try without it."""
+
+    def bind(_self: socket.socket, _address: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(socket.socket, "bind", bind, raising=False)
+    error = _error("echo 7/tcp4")
+    assert "CAP_NET_BIND_SERVICE" in error.remedy
+    assert "--port-offset 10000" in error.remedy
+
+
+@pytest.mark.parametrize("mode", ["0600", "0660", "0777", "0666"])
+@pytest.mark.parametrize("net", ["unix", "unixgram"])
+def test_the_mode_of_a_socket_file(opened: _Opened, tmp_path: Path, net: str, mode: str) -> None:
+    """Exactly the option's, whatever the umask, which stays as it was."""
+    before = os.umask(0o077)
+    try:
+        opened(f"echo {tmp_path}/s/{net} mode={mode}")
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+    status = (tmp_path / "s").stat()
+    assert stat.S_ISSOCK(status.st_mode)
+    assert stat.S_IMODE(status.st_mode) == int(mode, 8)
+
+
+def test_a_socket_file_goes_with_its_listener(tmp_path: Path) -> None:
+    """Closing removes the file; a file of somebody else in its place stays."""
+    path = tmp_path / "s"
+    (endpoint,) = _endpoints(f"echo {path}/unix")
+    open_socket(endpoint).close()
+    assert not path.exists()
+    sock = open_socket(endpoint)
+    path.unlink()
+    path.write_text("not ours")
+    sock.close()
+    assert path.read_text() == "not ours"
+    open_path = tmp_path / "gone"
+    sock = open_socket(_endpoints(f"echo {open_path}/unix")[0])
+    open_path.unlink()
+    sock.close()
+    assert sock.socket.fileno() == -1
+
+
+@pytest.mark.parametrize(("net", "kind"), [("unix", socket.SOCK_STREAM), ("unixgram", socket.SOCK_DGRAM)])
+def test_a_stale_socket_is_replaced(opened: _Opened, tmp_path: Path, net: str, kind: int) -> None:
+    """What a daemon that is gone left behind is no obstacle."""
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX, kind) as left:
+        left.bind(str(path))
+    assert path.is_socket()
+    sock = opened(f"echo {path}/{net}")
+    assert sock.address == str(path)
+
+
+@pytest.mark.parametrize("net", ["unix", "unixgram"])
+def test_a_living_socket_is_left_alone(opened: _Opened, tmp_path: Path, net: str) -> None:
+    """Where another server listens, the error says so and its file stays."""
+    path = tmp_path / "s"
+    opened(f"echo {path}/{net}")
+    inode = path.stat().st_ino
+    error = _error(f"discard {path}/{net}")
+    assert str(error) == (
+        f"discard/{net}: can't listen on {path}: Address already in use; "
+        "another server listens at this path; stop it, or choose another path"
+    )
+    assert path.stat().st_ino == inode
+
+
+def test_a_living_socket_with_a_full_queue_is_left_alone(opened: _Opened, tmp_path: Path) -> None:
+    """A server that is too busy to answer the probe is alive."""
+    path = tmp_path / "s"
+    opened(f"echo {path}/unix backlog=1")
+    waiting = []
+    try:
+        with pytest.raises(BlockingIOError):
+            _fill(path, waiting)
+        assert _error(f"upper {path}/unix").cause == os.strerror(errno.EADDRINUSE)
+    finally:
+        for each in waiting:
+            each.close()
+
+
+def _fill(path: Path, waiting: list[socket.socket]) -> None:
+    for _ in range(10):
+        waiting.append(socket.socket(socket.AF_UNIX))
+        waiting[-1].setblocking(False)
+        waiting[-1].connect(str(path))
+
+
+def test_a_file_that_is_no_socket_is_never_removed(tmp_path: Path) -> None:
+    """Somebody's data in the place of the socket is a mistake of the services file."""
+    path = tmp_path / "s"
+    path.write_text("precious")
+    error = _error(f"echo {path}/unix")
+    assert error.cause == "a file that is no socket stands there"
+    assert error.remedy == "move it away, or choose another path"
+    assert path.read_text() == "precious"
+
+
+def test_a_path_in_no_directory(tmp_path: Path) -> None:
+    """What is missing is said."""
+    assert _error(f"echo {tmp_path}/none/s/unix").remedy == "its directory does not exist; create it"
+    (tmp_path / "file").touch()
+    assert "no directory" in _error(f"echo {tmp_path}/file/s/unix").remedy
+
+
+def test_an_owner_that_cannot_be_had_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket's file is not left behind with the wrong owner."""
+
+    def chown(*_arguments: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "chown", chown)
+    error = _error(f"echo {tmp_path}/s/unix owner=root")
+    assert error.cause == os.strerror(errno.EPERM)
+    assert not (tmp_path / "s").exists()
+
+
+def test_an_owner_that_vanished_since_the_check(tmp_path: Path) -> None:
+    """A user who is unknown at the start is an error like any other."""
+    endpoints = check(
+        config_of(f"echo {tmp_path}/s/unix owner=no-such-user"),
+        FakeFiles(),
+        FakeMachine(users=frozenset({"no-such-user"})),
+    )[0]
+    with pytest.raises(ListenErrors) as caught:
+        open_all(endpoints)
+    assert caught.value.exit_code == 71
+    assert "no-such-user" in str(caught.value)
+    assert not (tmp_path / "s").exists()
+
+
+def test_nothing_stays_open_when_one_of_several_fails(opened: _Opened, tmp_path: Path) -> None:
+    """Every address that can't be had is reported, and those that could are given back."""
+    taken = opened("echo 0/tcp4 bind=127.0.0.1").socket.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    endpoints = _endpoints(
+        f"@defaults bind=127.0.0.1\nchargen {free}/tcp4\nupper {taken}/tcp4\nlocal {tmp_path}/s/unix echo\n"
+        f"other {tmp_path}/none/s/unix echo\n"
+    )
+    with pytest.raises(ListenErrors) as caught:
+        open_all(endpoints)
+    assert [error.service for error in caught.value.errors] == ["upper/tcp4", "other/unix"]
+    assert str(caught.value).count("\n") == 1
+    assert not (tmp_path / "s").exists()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", free))
+
+
+def test_opening_all_is_in_the_order_of_the_file(tmp_path: Path) -> None:
+    """Each endpoint has its socket."""
+    endpoints = _endpoints(f"a {tmp_path}/a/unix echo\nb 0/udp4 echo bind=127.0.0.1")
+    sockets = open_all(endpoints)
+    try:
+        assert [each.endpoint for each in sockets] == endpoints
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def test_numbers_of_users_and_groups() -> None:
+    """Names are looked up, numbers are taken as they are."""
+    machine = LocalMachine()
+    assert (user_id("root"), user_id("12345"), group_id("54321")) == (0, 12_345, 54_321)
+    assert machine.has_user("root")
+    assert machine.has_user("12345")
+    assert not machine.has_user("no-such-user")
+    assert not machine.has_group("no-such-group")
+
+
+def test_addresses_behind_a_name() -> None:
+    """A literal has one spelling, an interface and a host name have theirs, anything else is an OSError."""
+    machine = LocalMachine()
+    assert machine.addresses("127.0.0.1") == ["127.0.0.1"]
+    assert machine.addresses("0:0:0:0:0:0:0:1") == ["::1"]
+    assert "127.0.0.1" in machine.addresses("lo")
+    for name in ("no such host", "x" * 300, "a..b"):
+        with pytest.raises(OSError):
+            machine.addresses(name)
