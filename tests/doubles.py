@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fnmatch
-import itertools
 import os
 import posixpath
 from dataclasses import dataclass, field
@@ -14,14 +13,15 @@ from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
+from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from svcd.catalog import SHAPES
 from svcd.config.parser import parse, parse_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from twisted.internet.interfaces import IAddress
     from twisted.logger import LogEvent
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from svcd.config.service import Config, Service
 
 __all__ = [
+    "LOCAL_PEER",
+    "PEER",
     "FakeFiles",
     "FakeMachine",
     "FakeNames",
@@ -275,6 +277,7 @@ class StreamDouble:
 LOCAL_PEER = UNIXAddress(None)
 
 
+@implementer(ILogObserver)
 class LogCatcher:
     """A context that keeps what goes through twisted.logger meanwhile."""
 
@@ -282,13 +285,14 @@ class LogCatcher:
         self.events: list[LogEvent] = []
 
     def __enter__(self) -> LogCatcher:
-        globalLogPublisher.addObserver(self._take)
+        globalLogPublisher.addObserver(self)
         return self
 
     def __exit__(self, *_arguments: object) -> None:
-        globalLogPublisher.removeObserver(self._take)
+        globalLogPublisher.removeObserver(self)
 
-    def _take(self, event: LogEvent) -> None:
+    def __call__(self, event: LogEvent) -> None:
+        """Keep an event."""
         self.events.append(event)
 
     @property
@@ -325,8 +329,3 @@ def read_files(
     """The Config and the Problems of a file among files."""
     config, problems = parse(path, FakeFiles(contents), SHAPES)
     return config, list(map(str, problems))
-
-
-def counter() -> Callable[[], int]:
-    """Numbers from 0."""
-    return itertools.count().__next__

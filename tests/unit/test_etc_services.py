@@ -18,7 +18,8 @@ def test_the_machines_services_parse() -> None:
     """Every line that a built-in serves is a service; every other line is exactly one Problem."""
     if not FILE.is_file():
         pytest.skip("this machine has no /etc/services")
-    served, unserved = [], []
+    served: list[int] = []
+    unserved: list[int] = []
     for number, raw in enumerate(FILE.read_text("utf-8").splitlines(), 1):
         words = raw.partition("#")[0].split()
         if not words:

@@ -305,7 +305,7 @@ def test_a_protocols_own_way_for_data_is_used() -> None:
 
     class _Quick(_Service):
         def connectionMade(self) -> None:
-            self.dataReceived = self.transport.write  # type: ignore[method-assign,union-attr,assignment]
+            self.dataReceived = self.transport.write  # type: ignore[method-assign,union-attr]
 
     gate, transport, _ = _Gates(kind=_Quick).connect()
     gate.dataReceived(b"x")

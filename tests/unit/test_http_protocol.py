@@ -71,7 +71,7 @@ class _Client:
         factory = HttpFactory(self.handler, self.clock, now=lambda: 784_111_777.5)
         self.protocol: Any = factory.buildProtocol(PEER)
         self.transport = StreamDouble(self.protocol, room=room)
-        self.protocol.makeConnection(self.transport)
+        self.transport.protocol.makeConnection(self.transport)
 
     def send(self, data: bytes) -> None:
         """Send bytes."""
@@ -351,7 +351,7 @@ def test_a_half_closed_client_gets_its_answers() -> None:
     client = _Client(a=slow)
     client.get("a", "b")
     client.protocol.readConnectionLost()
-    assert not client.transport.lost
+    assert client.transport.calls == ["registerProducer"]
     slow.callback(text_response(HTTPStatus.OK, "text/plain", "slow"))
     assert client.bodies == ["slow", "[b]"]
     assert client.transport.lost == "done"

@@ -93,7 +93,7 @@ class _Streams:
         self.port = StreamPort(
             self.reactor,  # type: ignore[arg-type]
             listener,
-            self.factory,  # type: ignore[arg-type]
+            self.factory,
             lambda: self.may_accept,
             self._short,
         )

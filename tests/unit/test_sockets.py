@@ -188,7 +188,7 @@ def test_a_living_socket_with_a_full_queue_is_left_alone(opened: _Opened, tmp_pa
     """A server that is too busy to answer the probe is alive."""
     path = tmp_path / "s"
     opened(f"echo {path}/unix backlog=1")
-    waiting = []
+    waiting: list[socket.socket] = []
     try:
         with pytest.raises(BlockingIOError):
             _fill(path, waiting)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def _options(*arguments: str, **parent: Any) -> Options:
-    options = Options()
+    options = Options()  # type: ignore[no-untyped-call]
     options.parent = {"nodaemon": True, "pidfile": "", **parent}  # type: ignore[assignment]
-    options.parseOptions(list(arguments))
+    options.parseOptions(list(arguments))  # type: ignore[no-untyped-call]
     return options
 
 
@@ -96,6 +96,11 @@ def test_a_bad_file_starts_nothing(bad: str, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err.startswith(f"{bad}:1:1: ")
 
 
+def _pid_file(options: Options) -> object:
+    assert options.parent is not None
+    return options.parent["pidfile"]
+
+
 def test_a_pid_file_that_cannot_be_written(tmp_path: Path) -> None:
     """One that was named is a usage error; twistd's default is given up in the foreground."""
     missing = tmp_path / "none"
@@ -103,10 +108,8 @@ def test_a_pid_file_that_cannot_be_written(tmp_path: Path) -> None:
         _options(pidfile=str(missing / "x.pid"))
     with pytest.raises(usage.UsageError, match="--pidfile"):
         _options(pidfile="twistd.pid", rundir=str(missing), nodaemon=False)
-    options = _options(pidfile="twistd.pid", rundir=str(missing))
-    assert options.parent["pidfile"] == ""
-    options = _options(pidfile="twistd.pid", rundir=str(tmp_path))
-    assert options.parent["pidfile"] == "twistd.pid"
+    assert _pid_file(_options(pidfile="twistd.pid", rundir=str(missing))) == ""
+    assert _pid_file(_options(pidfile="twistd.pid", rundir=str(tmp_path))) == "twistd.pid"
 
 
 def test_a_log_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
