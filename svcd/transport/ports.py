@@ -155,6 +155,11 @@ class StreamPort(_Port):
         self._local = sock.family == socket.AF_UNIX
         self._number = 0
 
+    def resume(self) -> None:
+        """Go on, but not while nobody may be accepted: who waits would wake the reactor again and again."""
+        if self._may_accept():
+            super().resume()
+
     def doRead(self) -> None:
         """Accept who waits."""
         for _ in range(_BATCH):

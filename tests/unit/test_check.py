@@ -134,8 +134,10 @@ def test_what_a_check_finds(text: str, problems: list[str]) -> None:
 
 
 def test_several_owners_of_one_address_are_one_problem_each() -> None:
-    """Three services on one port are two Problems."""
-    assert len(_problems("echo 7/tcp\nupper 7/tcp\ndiscard 7/tcp")) >= 2
+    """The second and the third of three services on one port are Problems, both at the first."""
+    problems = _problems("echo 7/tcp4\nupper 7/tcp4\ndiscard 7/tcp4")
+    assert [problem.split(": ")[0] for problem in problems] == ["s:2:1", "s:3:1"]
+    assert all("taken by echo/tcp4 at s:1:1" in problem for problem in problems)
 
 
 def test_load_reports_everything_at_once() -> None:

@@ -210,6 +210,17 @@ def test_nobody_is_accepted_while_the_budget_is_used_up(streams: _Streams) -> No
     assert accepting.accepts == 0
 
 
+def test_a_port_that_begins_while_nobody_may_be_accepted_rests(streams: _Streams) -> None:
+    """A watched socket with a client in its queue would make the reactor spin."""
+    streams.port.stopListening()
+    streams.may_accept = False
+    streams.port.startListening()
+    assert streams.port not in streams.reactor.readers
+    streams.may_accept = True
+    streams.port.resume()
+    assert streams.port in streams.reactor.readers
+
+
 def test_a_round_ends_when_the_port_stops_in_it(streams: _Streams) -> None:
     """A connection that stops the listener is the last."""
     for _ in range(3):

@@ -85,15 +85,11 @@ def test_rendering_is_the_inverse_of_parsing(lines: list[str]) -> None:
     assert again == config
 
 
-@pytest.mark.parametrize("value", ["99999h", "999999999s", "0.1h", "0.00000000000012345678h", "1e", "0.5"])
+@pytest.mark.parametrize("value", ["99999h", "999999999s", "0.1h", "0.00000000000012345678h", "0.5"])
 def test_durations_at_the_edge_render_as_they_were_read(value: str) -> None:
     """A duration that can be read can be written, in a spelling that can be read."""
     kind = TABLE["shutdown_timeout"].kind
-    try:
-        seconds = kind.read(value)
-    except ValueError:
-        assert value == "1e"
-        return
+    seconds = kind.read(value)
     assert kind.read(kind.write(seconds)) == seconds
 
 

@@ -1,0 +1,179 @@
+"""Services from their sockets to their end, with time by hand."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from svcd.catalog import Surroundings
+from svcd.config.check import check
+from svcd.errors import ListenErrors
+from svcd.journal import Journal
+from svcd.supervisor import Supervisor
+from svcd.transport.descriptors import DescriptorBudget
+from svcd.transport.ports import StreamPort
+from tests.doubles import FakeFiles, FakeMachine, FakeNames, FakeReactor, LogCatcher, config_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from twisted.internet.defer import Deferred
+
+
+class _Daemon:
+    """A supervisor of a text's services."""
+
+    def __init__(self, text: str) -> None:
+        self.reactor = FakeReactor()
+        self.lines: list[str] = []
+        self.said: list[str] = []
+        self.clients: list[socket.socket] = []
+        endpoints, problems = check(config_of(text), FakeFiles(), FakeMachine())
+        assert not problems
+        self.budget = DescriptorBudget(2, self.reactor)
+        self.supervisor = Supervisor(
+            self.reactor,  # type: ignore[arg-type]
+            endpoints,
+            Surroundings(self.reactor, FakeNames(), FakeFiles()),
+            Journal(self.lines.extend, stamped=False),
+            self.budget,
+            self.said.append,
+        )
+
+    def start(self) -> None:
+        """As twistd does."""
+        self.supervisor.privilegedStartService()
+        self.supervisor.startService()
+
+    @property
+    def ports(self) -> list[Any]:
+        """The ports that are watched."""
+        return [reader for reader in self.reactor.readers if hasattr(reader, "startListening")]
+
+    def connect(self, path: Path) -> socket.socket:
+        """A client that was accepted."""
+        client = socket.socket(socket.AF_UNIX)
+        self.clients.append(client)
+        client.settimeout(10)
+        client.connect(str(path))
+        for port in self.ports:
+            if isinstance(port, StreamPort):
+                port.doRead()
+        return client
+
+    def stop(self) -> Deferred[object]:
+        """Begin to stop."""
+        return self.supervisor.stopService()
+
+    def close(self) -> None:
+        """End what the test left."""
+        self.supervisor.hurry()
+        self.reactor.advance(0)
+        if self.supervisor.running:
+            self.stop()
+        for client in self.clients:
+            client.close()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[_Daemon]:
+    """Two stream services and one of datagrams, on UNIX sockets."""
+    made = _Daemon(
+        f"echo {tmp_path}/echo/unix shutdown_timeout=3s\nchargen {tmp_path}/chargen/unix\n"
+        f"discard {tmp_path}/discard/unixgram\n"
+    )
+    yield made
+    made.close()
+
+
+def test_a_start_is_told(daemon: _Daemon, tmp_path: Path) -> None:
+    """A line for each listener, one that all is ready, and the service manager hears of it."""
+    with LogCatcher() as log:
+        daemon.start()
+    assert [(event["service"], event["address"], event["runs"]) for event in log.named("listen")] == [
+        ("echo/unix", str(tmp_path / "echo"), "echo"),
+        ("chargen/unix", str(tmp_path / "chargen"), "chargen"),
+        ("discard/unixgram", str(tmp_path / "discard"), "discard"),
+    ]
+    (ready,) = log.named("ready")
+    assert (ready["services"], ready["listeners"]) == (3, 3)
+    assert daemon.said == ["READY=1"]
+    assert len(daemon.ports) == 3
+
+
+def test_a_start_that_fails_opens_nothing(daemon: _Daemon, tmp_path: Path) -> None:
+    """Nothing is watched, said or left behind."""
+    (tmp_path / "discard").write_text("in the way")
+    with pytest.raises(ListenErrors):
+        daemon.supervisor.privilegedStartService()
+    assert daemon.said == []
+    assert {path.name for path in tmp_path.iterdir()} == {"discard"}
+    (tmp_path / "discard").unlink()
+
+
+def test_a_connection_is_served_and_logged(daemon: _Daemon, tmp_path: Path) -> None:
+    """From the socket through the gate to the protocol and back."""
+    daemon.start()
+    client = daemon.connect(tmp_path / "echo")
+    client.sendall(b"hello")
+    (gate,) = daemon.supervisor.keepers["echo/unix"].sessions.values()
+    gate.transport.doRead()
+    gate.transport.doWrite()
+    assert client.recv(100) == b"hello"
+    assert daemon.lines[0].startswith("accept service=echo/unix ")
+
+
+def test_stopping_without_connections_is_done_at_once(daemon: _Daemon, tmp_path: Path) -> None:
+    """Every listener's end is told, its file is gone, and nothing is left to wait for."""
+    daemon.start()
+    with LogCatcher() as log:
+        assert daemon.stop().called
+    assert [event["connections"] for event in log.named("stop")] == [0]
+    assert [event["service"] for event in log.named("close")] == ["echo/unix", "chargen/unix", "discard/unixgram"]
+    assert log.named("close")[2]["datagrams"] == 0
+    assert daemon.said == ["READY=1", "STOPPING=1"]
+    assert not daemon.ports
+    assert not list(tmp_path.iterdir())
+    assert not daemon.reactor.getDelayedCalls()
+
+
+def test_a_connection_may_go_on_for_its_services_timeout(daemon: _Daemon, tmp_path: Path) -> None:
+    """Then it is ended, the log says why, and the stop is complete."""
+    daemon.start()
+    daemon.connect(tmp_path / "echo")
+    stopped = daemon.stop()
+    daemon.reactor.advance(2.999)
+    assert not stopped.called
+    assert len(daemon.lines) == 1
+    daemon.reactor.advance(0.001)
+    daemon.reactor.advance(0)
+    assert [bool(stopped.called)] == [True]
+    assert " reason=shutdown " in daemon.lines[-1]
+    assert not daemon.reactor.getDelayedCalls()
+
+
+def test_whoever_is_in_a_hurry_waits_for_nobody(daemon: _Daemon, tmp_path: Path) -> None:
+    """A second signal ends every connection now."""
+    daemon.start()
+    daemon.connect(tmp_path / "echo")
+    stopped = daemon.stop()
+    daemon.supervisor.hurry()
+    daemon.reactor.advance(0)
+    assert stopped.called
+    assert " reason=shutdown " in daemon.lines[-1]
+
+
+def test_all_services_share_one_budget(daemon: _Daemon, tmp_path: Path) -> None:
+    """At the limit every stream service rests, datagrams go on, and a freed descriptor wakes them all."""
+    daemon.start()
+    for name in ("echo", "echo"):
+        daemon.connect(tmp_path / name)
+    assert daemon.budget.exhausted
+    assert [type(port).__name__ for port in daemon.ports] == ["DatagramPort"]
+    daemon.supervisor.hurry()
+    daemon.reactor.advance(0)
+    daemon.reactor.advance(1)
+    assert len(daemon.ports) == 3
