@@ -207,8 +207,15 @@ def test_what_is_no_request(data: bytes, status: int) -> None:
     assert _status(data, 1) == status
 
 
+_HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
 @pytest.mark.parametrize(
-    "body", [b"Content-Length: 3\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"]
+    "body",
+    [
+        b"Content-Length: %d\r\n\r\n" % len(_HIDDEN) + _HIDDEN,
+        b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(_HIDDEN) + _HIDDEN + b"\r\n0\r\n\r\n",
+    ],
 )
 @pytest.mark.parametrize("step", [SLICE, 1])
 def test_the_body_of_an_upgrade_is_never_a_request(body: bytes, step: int) -> None:
