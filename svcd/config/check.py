@@ -9,7 +9,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svcd.model import Problem, Shape, address_text
+from svcd.model import Place, Problem, Shape, address_text
 from svcd.wire.quotes import read_quotes
 
 if TYPE_CHECKING:
@@ -125,30 +125,30 @@ def _missing(service: Service, files: Files, machine: Machine) -> Iterator[Probl
 
 def _collisions(endpoints: Sequence[Endpoint]) -> Iterator[Problem]:
     """Sockets that could not be bound together: the same port, and the same address or one that means all."""
-    seen: dict[tuple[Shape, int, int, str], dict[str, Service]] = {}
+    seen: dict[tuple[Shape, int, int | str], dict[str, Service]] = {}
+    told: set[tuple[Place, Place]] = set()
     for endpoint in endpoints:
         service = endpoint.service
-        if endpoint.version and not service.port:
-            continue
-        versions = [endpoint.version]
-        if endpoint.version == 6 and not service.options.v6only:
-            versions.append(4)
-        for version in versions:
-            host = endpoint.host if version == endpoint.version else _ANY[4]
-            # Both shapes of UNIX socket share the one name space of paths.
-            shape = service.net.shape if version else Shape.STREAM
-            others = seen.setdefault((shape, version, service.port, service.path), {})
-            wildcard = _ANY.get(version)
-            known = next(
-                (
-                    other
-                    for other_host, other in others.items()
-                    if other is not service and (wildcard in (host, other_host) or host == other_host)
-                ),
-                None,
-            )
+        for where, host in _claims(endpoint):
+            others = seen.setdefault(where, {})
+            wildcard = _ANY.get(where[1], host)
+            for other_host, other in others.items():
+                pair = (other.place, service.place)
+                overlap = host == other_host or wildcard in (host, other_host)
+                if overlap and other is not service and pair not in told:
+                    told.add(pair)
+                    text = f"{endpoint.address} is taken by {other.id} at {other.place}; change one of the two"
+                    yield Problem(service.place, text)
             others.setdefault(host, service)
-            if known is not None:
-                text = f"{endpoint.address} is taken by {known.id} at {known.place}; change one of the two"
-                yield Problem(service.place, text)
-                break
+
+
+def _claims(endpoint: Endpoint) -> Iterator[tuple[tuple[Shape, int, int | str], str]]:
+    """What a socket takes for itself: in which name space, and there which address."""
+    service = endpoint.service
+    if not endpoint.version:
+        # Both shapes of UNIX socket share the one name space of paths.
+        yield (Shape.STREAM, 0, service.path), ""
+    elif service.port:
+        yield (service.net.shape, endpoint.version, service.port), endpoint.host
+        if endpoint.host == _ANY[6] and not service.options.v6only:
+            yield (service.net.shape, 4, service.port), _ANY[4]
