@@ -8,7 +8,8 @@ Fields: `service` name/protocol; `address` where a listener stands; `peer` the o
 resolve=yes; `id` the connection's number since the start; `count` the service's open connections after the event;
 `in`, `out` bytes from and to the client; `seconds` how long it lasted; `reason` why it ended: done (closed in good
 order), lost (reset, or an error of the network), aborted (by the service), error (a mistake in the service), shutdown
-(the daemon stopped); `pid` the process that serves; `datagrams` received in all.
+(the daemon stopped); `pid` the process that serves; `datagrams` received in all, `ignored` those of
+them that came from a service.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Event:
 
 
 LISTEN = Event("listen", ("service", "address", "runs"))
-CLOSE = Event("close", ("service", "address", "datagrams", "in", "out"))
+CLOSE = Event("close", ("service", "address", "datagrams", "ignored", "in", "out"))
 READY = Event("ready", ("services", "listeners", "reactor"))
 STOP = Event("stop", ("connections",))
 DESCRIPTORS = Event("descriptors", ("limit", "connections", "advice"), "warn")

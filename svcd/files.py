@@ -6,7 +6,6 @@ import errno
 import glob
 import os
 import stat
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class LocalFiles:
 
     def is_directory(self, path: str) -> bool:
         """Whether it can be entered and listed."""
-        return Path(path).is_dir() and os.access(path, os.R_OK | os.X_OK)
+        return os.path.isdir(path) and os.access(path, os.R_OK | os.X_OK)  # noqa: PTH112 - Path.is_dir raises
 
 
 def _open_at_once(path: str, flags: int) -> int:

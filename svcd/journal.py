@@ -43,8 +43,8 @@ class Journal:
     """Formats, buffers and writes the lines of the log.
 
     Args:
-        sink: takes lines without line ends and writes them all. What it raises as OSError is survived:
-            the lines are kept up to KEEP_LINES, and what had to be given up is said in a `lost` line.
+        sink: takes lines without line ends, writes what it can, and returns how many it wrote. The others are
+            kept, up to KEEP_LINES, and offered again; what had to be given up is said in a `lost` line.
         as_json: JSON lines instead of text.
         stamped: whether each line begins with its time; syslog has its own.
         clock: seconds since 1970.
@@ -52,7 +52,7 @@ class Journal:
 
     def __init__(
         self,
-        sink: Callable[[Sequence[str]], None],
+        sink: Callable[[Sequence[str]], int],
         *,
         as_json: bool = False,
         stamped: bool = True,
@@ -98,10 +98,15 @@ class Journal:
         """A value as a template takes it."""
         return json.dumps(str(value)) if self.as_json else quote(value)
 
-    def write(self, line: str) -> None:
-        """Take a filled template; it reaches the sink within FLUSH_SECONDS."""
+    def write(self, line: str, stamp: str = "") -> None:
+        """Take a filled template; it reaches the sink within FLUSH_SECONDS.
+
+        Args:
+            line: the template.
+            stamp: when it happened, from `stamp`; now without it.
+        """
         lines = self._lines
-        lines.append(self._opened(line))
+        lines.append((stamp or self.stamp()) + line)
         if not self._scheduled:
             self._scheduled = True
             self._soon()
@@ -120,26 +125,32 @@ class Journal:
         lines, self._lines = self._lines, []
         if not lines:
             return
-        news = []
         if self._lost:
             values = {"lines": self._lost, "reason": "the log could not be written"}
-            news.append(self._opened(self.template(LOST, values, ())))
-        try:
-            self._sink(news + lines)
-        except OSError:
-            self._lines = lines[:KEEP_LINES]
-            self._lost += len(lines) - len(self._lines)
-        else:
+            if not self._sink([self.stamp() + self.template(LOST, values, ())]):
+                self._keep(lines)
+                return
             self._lost = 0
+        written = self._sink(lines)
+        if written < len(lines):
+            self._keep(lines[written:])
 
-    def _opened(self, line: str) -> str:
+    def _keep(self, lines: list[str]) -> None:
+        self._lines = lines[:KEEP_LINES]
+        self._lost += len(lines) - len(self._lines)
+        if self._soon != self.flush:
+            self._scheduled = True
+            self._soon()
+
+    def stamp(self) -> str:
+        """What a line begins with now."""
         if not self._stamped:
-            return "{" + line if self.as_json else line
+            return "{" if self.as_json else ""
         now = self._clock()
         second = int(now)
         if second != self._second:
             self._stamp(second)
-        return f"{self._prefix}{int((now - second) * 1000):03d}{self._suffix}{line}"
+        return f"{self._prefix}{int((now - second) * 1000):03d}{self._suffix}"
 
     def _stamp(self, second: int) -> None:
         self._second = second

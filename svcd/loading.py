@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING
 
 from svcd.catalog import SHAPES
@@ -10,6 +10,7 @@ from svcd.config.check import Endpoint, check
 from svcd.config.default import DEFAULT, DEFAULT_NAME
 from svcd.config.parser import parse, parse_text
 from svcd.errors import ConfigError
+from svcd.model import Place, Problem
 from svcd.transport.machine import LocalMachine
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ def load(path: str | None, files: Files, *, port_offset: int = 0, machine: Machi
     Raises:
         ConfigError: with every Problem there is.
     """
-    if path is None and Path(SERVICES_FILE).exists():
+    if path == "":
+        raise ConfigError([Problem(Place("--services"), "an empty name; name a file")])
+    if path is None and os.path.exists(SERVICES_FILE):  # noqa: PTH110 - Path.exists raises
         path = SERVICES_FILE
     if path is None:
         config, problems = parse_text(DEFAULT, DEFAULT_NAME, files, SHAPES)

@@ -81,40 +81,45 @@ class Supervisor(TwistedService):
         self._budget = budget
         self._said = said
         self._numbers = itertools.count(1)
-        self._sockets: list[OpenSocket] = []
         self._ports: list[tuple[OpenSocket, StreamPort | DatagramPort, Callable[[], None]]] = []
         self.keepers: dict[str, GateKeeper] = {}
 
     def privilegedStartService(self) -> None:
-        """Open every socket. From here on clients may connect; they wait until the daemon is ready.
+        """Open every socket, and read what needs the privilege. Clients may connect; they wait until we are ready.
 
         Raises:
             ListenErrors: a socket can't be had; none is open then.
+            OSError: a file that a service needs can't be read any more.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
-        self._sockets = open_all(self._endpoints)
+        sockets = open_all(self._endpoints)
+        own_ports = frozenset(
+            opened.socket.getsockname()[1]
+            for opened in sockets
+            if opened.endpoint.version and opened.endpoint.service.net.shape is Shape.DATAGRAM
+        )
+        self._ports = [(opened, *self._port(opened, opened.endpoint.service, own_ports)) for opened in sockets]
 
     def startService(self) -> None:
         """Begin to serve."""
         super().startService()  # type: ignore[no-untyped-call]
-        for opened in self._sockets:
+        for opened, port, _ in self._ports:
             service = opened.endpoint.service
-            port, leave = self._port(opened, service)
             port.startListening()
-            self._ports.append((opened, port, leave))
             tell(self._log, LISTEN, service=service.id, address=opened.address, runs=service.runs)
-        services = len({opened.endpoint.service.id for opened in self._sockets})
-        reactor = type(self._reactor).__name__
-        tell(self._log, READY, services=services, listeners=len(self._sockets), reactor=reactor)
+        services = len({opened.endpoint.service.id for opened, _, _ in self._ports})
+        tell(self._log, READY, services=services, listeners=len(self._ports), reactor=type(self._reactor).__name__)
         self._said("READY=1")
 
-    def _port(self, opened: OpenSocket, service: Service) -> tuple[StreamPort | DatagramPort, Callable[[], None]]:
+    def _port(
+        self, opened: OpenSocket, service: Service, own_ports: frozenset[int]
+    ) -> tuple[StreamPort | DatagramPort, Callable[[], None]]:
         """A port for an open socket, and what takes it out of the budget's care."""
         builtin = BUILTINS[service.runs]
         if service.net.shape is Shape.DATAGRAM:
             assert builtin.datagram is not None  # noqa: S101 - the parser lets no other through
             protocol = builtin.datagram(service.options, self._around)
-            return DatagramPort(self._reactor, opened.socket, protocol), lambda: None
+            return DatagramPort(self._reactor, opened.socket, protocol, own_ports), lambda: None
         keeper = self.keepers.get(service.id)
         if keeper is None:
             factory = builtin.stream(service.options, self._around)
@@ -139,7 +144,8 @@ class Supervisor(TwistedService):
             port.stopListening()
             values: dict[str, object] = {"service": opened.endpoint.service.id, "address": opened.address}
             if isinstance(port, DatagramPort):
-                values |= {"datagrams": port.datagrams, "in": port.bytes_in, "out": port.bytes_out}
+                values |= {"datagrams": port.datagrams, "ignored": port.ignored}
+                values |= {"in": port.bytes_in, "out": port.bytes_out}
             opened.close()
             tell(self._log, CLOSE, **values)
         self._ports.clear()

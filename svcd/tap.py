@@ -43,7 +43,10 @@ _FEW_DESCRIPTORS = 4096
 
 
 def _whole_number(text: str) -> int:
-    return int(text)
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no whole number") from None
 
 
 _whole_number.coerceDoc = "A whole number."  # type: ignore[attr-defined]
@@ -51,7 +54,7 @@ _whole_number.coerceDoc = "A whole number."  # type: ignore[attr-defined]
 
 def _log_format(text: str) -> str:
     if text not in ("text", "json"):
-        raise ValueError
+        raise ValueError(f"{text!r} is neither text nor json")
     return text
 
 
@@ -123,8 +126,10 @@ def _check_pid_file(options: dict[str, Any]) -> None:
     name = options.get("pidfile")
     if not name or options.get("chroot"):
         return
-    folder = os.path.dirname(os.path.join(options.get("rundir", "."), name)) or "."  # noqa: PTH118, PTH120
-    if os.access(folder, os.W_OK | os.X_OK):
+    path = os.path.join(options.get("rundir", "."), name)  # noqa: PTH118
+    folder = os.path.dirname(path) or "."  # noqa: PTH120
+    writable = os.access(path, os.R_OK | os.W_OK) if os.path.exists(path) else os.access(folder, os.W_OK | os.X_OK)  # noqa: PTH110
+    if writable and not os.path.isdir(path):  # noqa: PTH112
         return
     if options.get("nodaemon") and name == "twistd.pid":
         # Nobody asked for it, and in the foreground nobody needs it.
@@ -167,6 +172,9 @@ class _Daemon(MultiService):
                 for error in errors.errors:
                     self._log.error("{error}", error=error)
             raise _not_started(errors) from None
+        except OSError as error:
+            print(f"svcd: can't start: {error}", file=sys.__stderr__)
+            raise StartFailure(os.EX_OSERR, str(error)) from None
 
     def startService(self) -> None:
         """Begin to serve."""

@@ -21,7 +21,7 @@ from svcd.catalog import SHAPES
 from svcd.config.parser import parse, parse_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from twisted.internet.interfaces import IAddress
     from twisted.logger import LogEvent
@@ -38,12 +38,23 @@ __all__ = [
     "LogCatcher",
     "StreamDouble",
     "config_of",
+    "keeping",
     "problems_of",
     "read_files",
     "service_of",
 ]
 
 PEER = IPv4Address("TCP", "192.0.2.1", 40_000)
+
+
+def keeping(lines: list[str]) -> Callable[[Sequence[str]], int]:
+    """A journal's sink that keeps everything in a list."""
+
+    def sink(more: Sequence[str]) -> int:
+        lines.extend(more)
+        return len(more)
+
+    return sink
 
 
 class FakeFiles:
@@ -211,6 +222,8 @@ class StreamDouble:
             self.producer.resumeProducing()
         elif self._closing:
             self.lose(Failure(ConnectionDone()), "done")
+        elif self.write_closed:
+            self.protocol.writeConnectionLost()
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Take a producer."""
@@ -242,6 +255,8 @@ class StreamDouble:
         """Close our side."""
         self.calls.append("loseWriteConnection")
         self.write_closed = True
+        if not self.pending or self.room == float("inf"):
+            self.protocol.writeConnectionLost()
 
     def loseConnection(self) -> None:
         """Close when all is sent and nobody produces."""

@@ -81,6 +81,12 @@ def _endpoints(service: Service, versions: frozenset[int], machine: Machine) -> 
         return [], [service.problem("v6only", text)]
     if not service.options.bind:
         return [Endpoint(service, version, _ANY[version]) for version in usable], []
+    return _bound(service, usable, machine)
+
+
+def _bound(service: Service, usable: Sequence[int], machine: Machine) -> tuple[list[Endpoint], list[Problem]]:
+    """Where a service with bind= listens."""
+    wanted = service.net.versions
     hosts: dict[str, int] = {}
     problems = []
     for name in service.options.bind:
@@ -94,6 +100,9 @@ def _endpoints(service: Service, versions: frozenset[int], machine: Machine) -> 
         if not fitting:
             problems.append(service.problem("bind", f"{name!r} has no address for {service.net}"))
         hosts.update((literal, _version(literal)) for literal in fitting)
+    for version, wildcard in _ANY.items():
+        if wildcard in hosts and sum(each == version for each in hosts.values()) > 1:
+            problems.append(service.problem("bind", f"{wildcard} means every IPv{version} address; remove the others"))
     # Of both families the machine may lack one, as it may without bind=; of a single one it may not.
     found = [Endpoint(service, version, host) for host, version in hosts.items() if version in usable]
     if hosts and not found:

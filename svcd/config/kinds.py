@@ -18,6 +18,7 @@ __all__ = [
     "COUNT",
     "DURATION",
     "MODE",
+    "NAMES",
     "PATH",
     "TEXT",
     "WORD",
@@ -115,6 +116,16 @@ def _read_words(word: str) -> tuple[str, ...]:
 
 
 WORDS: Kind[tuple[str, ...]] = Kind("words", "words with commas between them", _read_words, ",".join)
+
+
+def _read_names(word: str) -> tuple[str, ...]:
+    names = _read_words(word)
+    for name in names:
+        _require("/" not in name and name not in (".", ".."))
+    return names
+
+
+NAMES: Kind[tuple[str, ...]] = Kind("names", "file names with commas between them", _read_names, ",".join)
 
 
 def choice(*accepted: str) -> Kind[str]:

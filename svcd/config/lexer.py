@@ -40,7 +40,7 @@ class Line:
 
 
 def decode(data: bytes, file: str) -> tuple[str, list[Problem]]:
-    """The text of a file, with a Problem for its first byte that is no UTF-8."""
+    """The text of a file, with a Problem for its first byte that is no UTF-8; the rest is read for its own Problems."""
     try:
         return data.decode("utf-8-sig"), []
     except UnicodeDecodeError as error:
@@ -48,7 +48,7 @@ def decode(data: bytes, file: str) -> tuple[str, list[Problem]]:
         line = good.count(b"\n") + 1
         column = len(good[good.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
         text = f"byte 0x{data[error.start]:02x} is not UTF-8; save the file in UTF-8"
-        return "", [Problem(Place(file, line, column), text)]
+        return data.decode("utf-8-sig", "replace"), [Problem(Place(file, line, column), text)]
 
 
 def split(text: str, file: str) -> Iterator[Line | Problem]:

@@ -13,6 +13,7 @@ from svcd.config.kinds import (
     COUNT,
     DURATION,
     MODE,
+    NAMES,
     PATH,
     TEXT,
     WORD,
@@ -183,7 +184,7 @@ class Options:
         "Directory whose files are served; default: a page that greets the client.",
     )  # fmt: skip
     index: tuple[str, ...] = _row(
-        WORDS, ("index.html",), "http", "http",
+        NAMES, ("index.html",), "http", "http",
         "Files to answer with when a directory is asked for; the first that exists.",
     )  # fmt: skip
     symlinks: bool = _row(

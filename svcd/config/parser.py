@@ -26,6 +26,9 @@ __all__ = ["parse", "parse_text"]
 
 #: The longest path of a UNIX socket in bytes: sun_path less its NUL (unix(7)).
 _LONGEST_PATH = 107
+#: How deep files may include one another, and how many may be read in all.
+_DEEPEST = 16
+_MOST_FILES = 2000
 _DIRECTIVES = ("@defaults", "@include")
 _ACCEPTED_NETS = ", ".join(Net)
 
@@ -73,6 +76,7 @@ class _Parser:
     def __init__(self, files: Files, builtins: Mapping[str, frozenset[Shape]]) -> None:
         self._files = files
         self._builtins = builtins
+        self._files_read = 0
         self.services: list[Service] = []
         self.problems: list[Problem] = []
 
@@ -82,6 +86,12 @@ class _Parser:
     def file(self, path: str, setting: _Setting, included_at: Place | None) -> None:
         place = included_at or Place(path)
         identity = self._files.identity(path)
+        self._files_read += 1
+        if len(setting.open_files) >= _DEEPEST or self._files_read > _MOST_FILES:
+            self._problem(
+                place, f"more than {_DEEPEST} files inside one another, or {_MOST_FILES} in all; include less"
+            )
+            return
         names = [name for known, name in setting.open_files if known == identity]
         if names:
             chain = " -> ".join([name for _, name in setting.open_files] + [path])
@@ -134,7 +144,7 @@ class _Parser:
             return
         for path in self._files.matches(posixpath.join(glob.escape(folder), word.text)):
             name = posixpath.basename(path)
-            if not (name.startswith(".") or name.endswith(("~", ".bak"))):
+            if not (name.startswith(".") or name.endswith(("~", ".bak")) or self._files.is_directory(path)):
                 self.file(path, setting, word.place)
 
     def _options(self, words: Sequence[Word]) -> tuple[dict[str, object], dict[str, Place]]:

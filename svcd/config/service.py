@@ -82,8 +82,11 @@ class Config:
         """The same with every port moved by an offset, and a Problem for each port that leaves 1 to 65535."""
         moved, problems = [], []
         for service in self.services:
-            port = service.port + offset if service.port else 0
-            if service.port and not 1 <= port <= HIGHEST_PORT:
+            if service.options.disable or not service.port:
+                moved.append(service)
+                continue
+            port = service.port + offset
+            if not 1 <= port <= HIGHEST_PORT:
                 text = f"port {service.port} with the offset {offset} is {port}, not in 1 to {HIGHEST_PORT}"
                 problems.append(Problem(service.place, f"{text}; choose another --port-offset"))
                 continue

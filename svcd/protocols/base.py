@@ -25,7 +25,7 @@ __all__ = [
     "Responder",
 ]
 
-#: How long a connection that said all it has to say waits for its client to close, in seconds.
+#: How long a connection whose last byte is with the kernel waits for its client to close, in seconds.
 LINGER_SECONDS = 2.0
 #: How much a client may still send meanwhile, in bytes.
 LINGER_BYTES = 65_536
@@ -64,30 +64,29 @@ class Lingerer(Responder):
     """
 
     clock: IReactorTime
+    #: Whether everything is said, so that input is to be dropped.
+    lingering = False
     _last_call: IDelayedCall | None = None
     _dropped = 0
 
-    @property
-    def lingering(self) -> bool:
-        """Whether everything is said, so that input is to be dropped."""
-        return self._last_call is not None
-
     def linger(self) -> None:
         """Close our side after what was written, and the connection once the client closes its own."""
+        self.lingering = True
         self.transport.unregisterProducer()
         self.transport.loseWriteConnection()
         self.transport.resumeProducing()
-        self._last_call = self.clock.callLater(LINGER_SECONDS, self._close)
+
+    def writeConnectionLost(self) -> None:
+        """All that was said is with the kernel: from now on the client has so long to close its side."""
+        if self.lingering:
+            # The close that follows is a plain one, after which the kernel goes on to deliver what it has.
+            self._last_call = self.clock.callLater(LINGER_SECONDS, self.transport.loseConnection)
 
     def drop(self, data: bytes) -> None:
         """Take input that nobody wants."""
         self._dropped += len(data)
         if self._dropped > LINGER_BYTES:
             self.transport.loseConnection()
-
-    def _close(self) -> None:
-        # An abort, since a client that takes nothing would hold a flushing close up without end.
-        self.transport.abortConnection()
 
     def connectionLost(self, reason: object = None) -> None:  # noqa: ARG002 - Twisted's signature
         """The connection is gone."""

@@ -68,7 +68,7 @@ class StaticFiles:
             folder = self._open_folder(folders)
             try:
                 if name:
-                    return self._file_or_redirection(folder, name, segments)
+                    return self._file_or_redirection(folder, name, segments, request.target)
                 return self._index_file(folder)
             finally:
                 os.close(folder)
@@ -90,14 +90,15 @@ class StaticFiles:
                 os.close(outer)
         return folder
 
-    def _file_or_redirection(self, folder: int, name: str, segments: Sequence[str]) -> Response:
+    def _file_or_redirection(self, folder: int, name: str, segments: Sequence[str], target: bytes) -> Response:
         descriptor = os.open(name, self._flags, dir_fd=folder)
         if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
             return self._file(descriptor, name)
         os.close(descriptor)
         # Made from the decoded segments, so that it can't name another host (//host/).
         response = error_response(HTTPStatus.MOVED_PERMANENTLY)
-        response.fields["Location"] = "/" + "/".join(map(quote, segments)) + "/"
+        query = quote(target.partition(b"?")[2], safe="=&;+%:/?@!$'()*,~-._")
+        response.fields["Location"] = "/" + "/".join(map(quote, segments)) + "/" + (f"?{query}" if query else "")
         return response
 
     def _index_file(self, folder: int) -> Response:

@@ -57,7 +57,7 @@ class Gate:
         started: by the keeper's clock, in seconds.
     """
 
-    __slots__ = ("_accept_due", "_cause", "_host", "_keeper", "_protocol", "dataReceived", "number", "peer",
+    __slots__ = ("_accept", "_cause", "_heard_all", "_host", "_keeper", "_protocol", "dataReceived", "number", "peer",
                  "started", "transport")  # fmt: skip
 
     def __init__(self, keeper: GateKeeper, protocol: IProtocol, peer: str) -> None:
@@ -65,7 +65,9 @@ class Gate:
         self._protocol = protocol
         self._cause = ""
         self._host = _NAMELESS
-        self._accept_due = False
+        # A line that waits for the client's name: its time and its values.
+        self._accept: tuple[str, dict[str, object]] | None = None
+        self._heard_all = False
         self.peer = peer
         self.dataReceived: Callable[[bytes], None] = protocol.dataReceived
 
@@ -79,16 +81,24 @@ class Gate:
         keeper.sessions[self.number] = self
         keeper.budget.acquire()
         if keeper.accept_line:
-            self._accept_due = True
+            values: dict[str, object] = {
+                "peer": keeper.quoted(self.peer),
+                "id": self.number,
+                "count": len(keeper.sessions),
+            }
             if keeper.resolves:
                 # The line waits for the name, a bounded time, and the client does not wait for either.
-                peer = transport.getPeer()
-                host = getattr(peer, "host", None)
+                self._accept = keeper.journal.stamp(), values
+                host = getattr(transport.getPeer(), "host", None)
                 found = keeper.names.host_of(host) if host else succeed(None)
                 found.addCallback(self._named)
             else:
-                self._tell_accept()
-        self._protocol.makeConnection(transport)
+                keeper.journal.write(keeper.accept_line % values)
+        try:
+            self._protocol.makeConnection(transport)
+        except BaseException:
+            self._cause = "error"
+            raise
         # A protocol may have put its own, faster way in place.
         self.dataReceived = self._protocol.dataReceived
 
@@ -103,8 +113,7 @@ class Gate:
         try:
             self._protocol.connectionLost(reason)
         finally:
-            if self._accept_due:
-                self._tell_accept()
+            self._tell_accept()
             if keeper.end_line:
                 transport = self.transport
                 keeper.journal.write(
@@ -116,7 +125,7 @@ class Gate:
                         "in": getattr(transport, "bytes_in", 0),
                         "out": getattr(transport, "bytes_out", 0),
                         "seconds": keeper.clock() - self.started,
-                        "reason": keeper.quoted(self._cause or _reason(reason)),
+                        "reason": keeper.quoted(self._cause or self._reason(reason)),
                         "count": len(keeper.sessions),
                     }
                 )
@@ -139,21 +148,25 @@ class Gate:
 
     def _named(self, host: str | None) -> None:
         self._host = host or _NAMELESS
-        if self._accept_due:
-            self._tell_accept()
+        self._tell_accept()
 
     def _tell_accept(self) -> None:
-        self._accept_due = False
-        keeper = self._keeper
-        keeper.journal.write(
-            keeper.accept_line
-            % {
-                "peer": keeper.quoted(self.peer),
-                "host": keeper.quoted(self._host),
-                "id": self.number,
-                "count": len(keeper.sessions),
-            }
-        )
+        if self._accept is not None:
+            (stamp, values), self._accept = self._accept, None
+            keeper = self._keeper
+            values["host"] = keeper.quoted(self._host)
+            keeper.journal.write(keeper.accept_line % values, stamp)
+
+    def _reason(self, failure: Failure) -> str:
+        if failure.check(ConnectionDone):
+            return "done"
+        if failure.check(ConnectionAborted):
+            return "aborted"
+        if not failure.check(ConnectionLost):
+            return "error"
+        # At a UNIX socket's orderly end poll(2) says POLLHUP, which Twisted takes for a loss.
+        local = not isinstance(self.transport.getPeer(), IPv4Address | IPv6Address)
+        return "done" if local and self._heard_all else "lost"
 
 
 @implementer(IHalfCloseableProtocol)
@@ -164,6 +177,7 @@ class _HalfCloseableGate(Gate):
 
     def readConnectionLost(self) -> None:
         """The client will send no more."""
+        self._heard_all = True
         self._protocol.readConnectionLost()  # type: ignore[attr-defined]
 
     def writeConnectionLost(self) -> None:
@@ -263,11 +277,3 @@ def _local_peer(transport: Any) -> str:  # noqa: ANN401 - what the reactor has
     data = transport.getHandle().getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, _ = struct.unpack("3i", data)
     return f"pid:{pid}/uid:{uid}"
-
-
-def _reason(failure: Failure) -> str:
-    if failure.check(ConnectionDone):
-        return "done"
-    if failure.check(ConnectionAborted):
-        return "aborted"
-    return "lost" if failure.check(ConnectionLost, OSError) else "error"

@@ -25,7 +25,7 @@ def user_id(name: str) -> int:
     Raises:
         KeyError: passwd(5) does not know the name.
     """
-    return int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
+    return _number(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
 
 
 def group_id(name: str) -> int:
@@ -34,7 +34,19 @@ def group_id(name: str) -> int:
     Raises:
         KeyError: group(5) does not know the name.
     """
-    return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+    return _number(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
+
+
+def _number(digits: str) -> int:
+    """A number for chown(2), whose greatest one means no change.
+
+    Raises:
+        KeyError: it is too great.
+    """
+    number = int(digits)
+    if number >= 0xFFFF_FFFF:
+        raise KeyError(f"{digits} is too great")
+    return number
 
 
 class LocalMachine:

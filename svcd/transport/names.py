@@ -73,8 +73,10 @@ class ReverseNames:
         if waiting is None:
             if len(self._asked) >= _WAITING_MOST:
                 return succeed(None)
+            if not self._have_thread():
+                return succeed(None)
             waiting = self._asked[address] = []
-            self._ask(address)
+            self._questions.put(address)
         answer: Deferred[str | None] = Deferred()
         waiting.append(answer)
         timeout = self._clock.callLater(TIMEOUT_SECONDS, self._give_up, address, answer)
@@ -90,12 +92,17 @@ class ReverseNames:
         self._asked[address].remove(answer)
         answer.callback(None)
 
-    def _ask(self, address: str) -> None:
-        self._questions.put(address)
+    def _have_thread(self) -> bool:
+        """Start one more as long as there are few; whether there is any."""
         if self._threads < _THREADS:
+            try:
+                # A daemon thread: the program's end does not wait for a name server.
+                threading.Thread(target=self._work, name="svcd-names", daemon=True).start()
+            except RuntimeError:
+                # The system gives no more threads (RLIMIT_NPROC); the next question tries again.
+                return self._threads > 0
             self._threads += 1
-            # A daemon thread: the program's end does not wait for a name server.
-            threading.Thread(target=self._work, name="svcd-names", daemon=True).start()
+        return True
 
     def _work(self) -> None:
         while True:

@@ -28,6 +28,8 @@ __all__ = ["DatagramPort", "StreamPort"]
 
 #: Connections accepted, or datagrams read, in one go before other descriptors have their turn.
 _BATCH = 64
+#: Below this ports belong to services (RFC 6335, section 6).
+_FIRST_CLIENT_PORT = 1024
 #: The largest datagram there is, in bytes.
 _LARGEST_DATAGRAM = 65_535
 
@@ -221,12 +223,26 @@ class DatagramPort(_Port):
         reactor: watches the socket.
         sock: the bound socket, non-blocking.
         protocol: takes the datagrams.
+        service_ports: the ports of the daemon's own datagram services, which never ask.
+
+    Attributes:
+        datagrams: received.
+        ignored: of these, the ones from a port that no client has.
+        bytes_in, bytes_out: received and sent.
     """
 
-    def __init__(self, reactor: IReactorFDSet, sock: socket.socket, protocol: DatagramProtocol) -> None:
+    def __init__(
+        self,
+        reactor: IReactorFDSet,
+        sock: socket.socket,
+        protocol: DatagramProtocol,
+        service_ports: frozenset[int] = frozenset(),
+    ) -> None:
         super().__init__(reactor, sock)
         self._protocol = protocol
-        self.datagrams = self.bytes_in = self.bytes_out = 0
+        self._service_ports = service_ports
+        self._inet = sock.family != socket.AF_UNIX
+        self.datagrams = self.ignored = self.bytes_in = self.bytes_out = 0
 
     def startListening(self) -> None:
         """Begin."""
@@ -255,6 +271,10 @@ class DatagramPort(_Port):
             self.bytes_in += len(data)
             if not peer:
                 # An unbound UNIX socket asked: there is no way to answer.
+                continue
+            if self._inet and (peer[1] < _FIRST_CLIENT_PORT or peer[1] in self._service_ports):
+                # A service does not ask. Two that answer each other, after one forged question, would never end.
+                self.ignored += 1
                 continue
             try:
                 self._protocol.datagramReceived(data, peer)

@@ -32,18 +32,27 @@ _FIRST_UNPRIVILEGED = 1024
 
 @dataclass(slots=True)
 class OpenSocket:
-    """A bound socket, and a listening one for streams, with the endpoint it serves."""
+    """A bound socket, and a listening one for streams, with the endpoint it serves.
+
+    Attributes:
+        endpoint: what it serves.
+        socket: it, non-blocking.
+        address: where it stands, as people write it.
+        file: device and inode of a UNIX socket's file.
+    """
 
     endpoint: Endpoint
     socket: socket.socket
     address: str
+    file: tuple[int, int] | None = None
 
     def close(self) -> None:
         """Close it, and remove the file of a UNIX socket, as far as we may."""
         path = self.endpoint.service.path
         with contextlib.suppress(OSError):
-            if path and stat.S_ISSOCK(os.stat(path).st_mode):  # noqa: PTH116 - one system call
-                os.unlink(path)  # noqa: PTH108
+            # Somebody else's by now, if it is another file.
+            if path and _file_of(path) == self.file:
+                os.unlink(path)  # noqa: PTH108 - one system call
         self.socket.close()
 
 
@@ -78,7 +87,12 @@ def open_socket(endpoint: Endpoint) -> OpenSocket:
     if endpoint.version:
         host, port = opened.getsockname()[:2]
         address = address_text(host, port)
-    return OpenSocket(endpoint, opened, address)
+    return OpenSocket(endpoint, opened, address, None if endpoint.version else _file_of(endpoint.address))
+
+
+def _file_of(path: str) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
 
 
 def _bind_inet(opened: socket.socket, endpoint: Endpoint, *, stream: bool) -> None:

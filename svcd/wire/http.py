@@ -172,6 +172,9 @@ class RequestReader:
             self._fail(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
         if version == "1.1" and b"host" not in self._fields:
             self._fail(HTTPStatus.BAD_REQUEST)
+        if b"expect" in self._fields and self._has_body():
+            # Whoever asks before it sends a body hears at once that none is wanted (RFC 9110, section 10.1.1).
+            self._fail(HTTPStatus.EXPECTATION_FAILED)
 
     def on_body(self, piece: bytes) -> None:
         """A piece of a body, which is dropped."""
@@ -185,11 +188,13 @@ class RequestReader:
         if self._error is None:
             parser = self._parser
             method = parser.get_method().decode("ascii")
-            has_body = b"transfer-encoding" in self._fields or self._fields.get(b"content-length", b"0") != b"0"
-            ends = method == "CONNECT" or (parser.should_upgrade() and has_body)
+            ends = method == "CONNECT" or (parser.should_upgrade() and self._has_body())
             self._keep_alive = parser.should_keep_alive() and not ends
             self._done.append(Request(method, self._target, self._fields, parser.get_http_version(), self._keep_alive))
         self._uncounted = 0
+
+    def _has_body(self) -> bool:
+        return b"transfer-encoding" in self._fields or self._fields.get(b"content-length", b"0") != b"0"
 
     def _fail(self, status: HTTPStatus) -> None:
         if self._error is None:

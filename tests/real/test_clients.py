@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import re
+import select
+import socket
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -162,6 +164,24 @@ def test_curl_refusals(daemon: Daemon, program: Callable[[str], str]) -> None:
     assert curl(daemon, program, "/notes.txt", "-d", "x=1", "-w", "%{http_code}", "-o", "-").endswith(b"405")
     fat = [word for number in range(5) for word in ("-H", f"X-{number}: {'y' * 8000}")]
     assert curl(daemon, program, "/notes.txt", *fat, "-w", "%{http_code}", "-o", "-").endswith(b"431")
+
+
+def test_a_slow_download_is_whole(daemon: Daemon) -> None:
+    """A client that reads slowly gets the whole file, though the server has nothing more to say for long."""
+    client = socket.socket()
+    client.settimeout(PATIENCE)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+    client.connect(("127.0.0.1", daemon.port("files/tcp")))
+    with client:
+        client.sendall(b"GET /big.bin HTTP/1.0\r\n\r\n")
+        received = 0
+        # Much longer than the server waits for a client that has everything.
+        stalls = iter([3.0])
+        while piece := client.recv(65_536):
+            received += len(piece)
+            if received > 15_000_000:
+                select.select([], [], [], next(stalls, 0))
+    assert received > 16_000_000
 
 
 def test_keep_alive(daemon: Daemon) -> None:

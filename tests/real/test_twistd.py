@@ -156,11 +156,12 @@ def test_daemonised(tmp_path: Path) -> None:
     assert not (tmp_path / "my.pid").exists()
 
 
-def test_daemon_forgets_nothing_it_was_told(tmp_path: Path) -> None:
+def test_log_that_cannot_be_written(tmp_path: Path) -> None:
     """A log that can't be written is one line and no daemon."""
     done = run(*twistd("--logfile", "no/such/folder/log", "svcd"), folder=tmp_path)
     assert done.returncode == 73
-    assert done.stderr.startswith("svcd: can't write the log no/such/folder/log: No such file or directory")
+    assert done.stderr.startswith("svcd: can't write the log ")
+    assert "/no/such/folder/log: No such file or directory; use --logfile FILE" in done.stderr
 
 
 @pytest.mark.usefixtures("as_root")
@@ -297,6 +298,51 @@ def test_exception_ends_one_connection(start: Callable[..., Daemon], tmp_path: P
     assert daemon.stop() == 0
 
 
+def test_privilege_is_used_before_it_is_gone(start: Callable[..., Daemon], tmp_path: Path, as_root: None) -> None:  # noqa: ARG001
+    """With --uid, files that only root can read are read before root is given up."""
+    quotes = tmp_path / "quotes"
+    quotes.write_text("A secret of root.\n")
+    quotes.chmod(0o600)
+    uid = ["--uid", str(NOBODY), "--gid", str(NOBODY)]
+    daemon = start(f"qotd 0/tcp bind=127.0.0.1 quotes={quotes}\n", twistd_arguments=uid)
+    assert exchange(daemon.connect("qotd/tcp")) == b"A secret of root.\r\n"
+    assert daemon.stop() == 0
+
+
+def test_nobody_reads_the_log(tmp_path: Path) -> None:
+    """A daemon whose standard output nobody reads goes on serving, and stops when it is told to."""
+    path = tmp_path / "s"
+    (tmp_path / "services").write_text(f"local {path}/unix echo\n")
+    words = twistd("-n", "--pidfile=", "svcd", "--services", "services")
+    with subprocess.Popen(words, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while b" ready " not in process.stdout.readline():
+            pass
+        for _ in range(1500):
+            client = socket.socket(socket.AF_UNIX)
+            client.settimeout(PATIENCE)
+            client.connect(str(path))
+            assert exchange(client, b"x") == b"x"
+        process.terminate()
+        assert process.wait(PATIENCE) == 0
+        process.stdout.close()
+
+
+def test_services_do_not_talk_to_services(start: Callable[..., Daemon]) -> None:
+    """A datagram that seems to come from a service of this daemon is not answered: no two keep each other busy."""
+    daemon = start("@defaults bind=127.0.0.1\necho 0/udp\nchargen 0/udp\n")
+    # As forged: bound to the same port, which the kernel allows on another loopback address.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as forger:
+        forger.bind(("127.0.0.2", daemon.port("chargen/udp")))
+        forger.sendto(b"?", ("127.0.0.1", daemon.port("echo/udp")))
+    with daemon.connect("echo/udp") as client:
+        client.send(b"hi")
+        assert client.recv(10) == b"hi"
+    assert daemon.stop() == 0
+    [close] = daemon.wait_event("close", "echo/udp")
+    assert (close["datagrams"], close["ignored"]) == ("2", "1")
+
+
 def test_unix_socket_is_removed(start: Callable[..., Daemon], tmp_path: Path) -> None:
     """A UNIX socket has its mode, and its file is gone after the stop."""
     path = tmp_path / "s"
@@ -304,7 +350,18 @@ def test_unix_socket_is_removed(start: Callable[..., Daemon], tmp_path: Path) ->
     assert path.stat().st_mode & 0o777 == 0o600
     assert exchange(daemon.connect("local/unix", socket.AF_UNIX), b"hi") == b"hi"
     assert daemon.stop() == 0
+    assert daemon.wait_event("end", "local/unix")[0]["reason"] == "done"
     assert not path.exists()
+
+
+def test_another_daemons_socket_is_left_alone(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """A daemon that stops removes no socket file but its own."""
+    path = tmp_path / "s"
+    first = start(f"local {path}/unix echo\n")
+    path.unlink()
+    second = start(f"local {path}/unix echo\n")
+    assert first.stop() == 0
+    assert exchange(second.connect("local/unix", socket.AF_UNIX), b"hi") == b"hi"
 
 
 def test_version_and_module(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_the_first_index_that_exists(root: Path) -> None:
         (b"/sub", "/sub/"),
         (b"/sub/empty", "/sub/empty/"),
         (b"//sub", "/sub/"),
-        (b"http://other/sub?x", "/sub/"),
+        (b"http://other/sub?x", "/sub/?x"),
         (b"/new%20%0d", ""),
         (b"//evil.example", "/evil.example/"),
         (b"/%c3%a9%25", "/%C3%A9%25/"),

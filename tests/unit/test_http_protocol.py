@@ -201,11 +201,24 @@ def test_an_old_client_may_keep_the_connection() -> None:
 
 
 def test_a_client_that_never_closes_is_cut_off() -> None:
-    """After the last answer there is a bounded wait, then the connection is aborted."""
+    """Once the last answer is with the kernel there is a bounded wait, then a plain close."""
     client = _Client()
     client.get("a", fields="Connection: close\r\n")
     client.clock.advance(LINGER_SECONDS)
-    assert client.transport.lost == "aborted"
+    assert client.transport.lost == "done"
+
+
+def test_a_slow_client_gets_its_whole_answer() -> None:
+    """While the client has not taken the last answer, no clock runs against it."""
+    client = _Client(room=0)
+    client.get("a", fields="Connection: close\r\n")
+    client.clock.advance(LINGER_SECONDS * 100)
+    assert "abortConnection" not in client.transport.calls
+    assert "loseConnection" not in client.transport.calls
+    client.transport.take()
+    client.transport.take()
+    client.clock.advance(LINGER_SECONDS)
+    assert client.transport.lost == "done"
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,13 @@ _VALUES: dict[str, SearchStrategy[str]] = {
     "path": _TRICKY.map(lambda text: f"/{text}"),
     "text": _TRICKY,
     "word": _WORD,
+    "names": st.lists(
+        _WORD.map(lambda text: text.replace(",", "").replace("/", "") or "x").filter(
+            lambda name: name not in (".", "..")
+        ),
+        min_size=1,
+        max_size=3,
+    ).map(",".join),
     "words": st.lists(_WORD.map(lambda text: text.replace(",", "") or "x"), min_size=1, max_size=3).map(",".join),
 }
 

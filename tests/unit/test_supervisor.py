@@ -14,7 +14,7 @@ from svcd.journal import Journal
 from svcd.supervisor import Supervisor
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.ports import StreamPort
-from tests.doubles import FakeFiles, FakeMachine, FakeNames, FakeReactor, LogCatcher, config_of
+from tests.doubles import FakeFiles, FakeMachine, FakeNames, FakeReactor, LogCatcher, config_of, keeping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ class _Daemon:
             self.reactor,  # type: ignore[arg-type]
             endpoints,
             Surroundings(self.reactor, FakeNames(), FakeFiles()),
-            Journal(self.lines.extend, stamped=False),
+            Journal(keeping(self.lines), stamped=False),
             self.budget,
             self.said.append,
         )
