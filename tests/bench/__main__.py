@@ -1,0 +1,120 @@
+"""`python -m tests.bench`: runs the comparison, prints its table, draws its plot.
+
+The servers run on one core and the load on another. Rounds are interleaved, so that a machine whose speed drifts
+drifts for all; each figure is the median of the rounds, with its least and its greatest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.bench.measure import MODES, Mode, measure_idle, measure_load, measure_start
+from tests.bench.plot import draw
+from tests.bench.servers import REFERENCE, SERVERS, Kind, build
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Figures = dict[str, dict[str, list[float]]]
+
+
+def _pins() -> tuple[list[str], list[str]]:
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        print("only one core: server and load share it, and the figures say little", file=sys.stderr)
+    return ["taskset", "-c", str(cores[0])], ["taskset", "-c", str(cores[-1])]
+
+
+def _round(kinds: list[Kind], mode: Mode, folder: Path, seconds: float) -> Iterator[tuple[str, float]]:
+    """Measure every server once. Each is started for it and ended after: none runs while another is measured."""
+    server_pin, load_pin = _pins()
+    for kind in kinds:
+        if mode.name not in kind.modes:
+            continue
+        if mode.name == "start":
+            yield kind.name, measure_start(kind, server_pin, folder)
+            continue
+        running = kind.start(server_pin, folder)
+        try:
+            if mode.words is None:
+                yield kind.name, measure_idle(running, load_pin, folder)
+            else:
+                yield kind.name, measure_load(mode, running, load_pin, folder, seconds)
+        except RuntimeError as error:
+            print(f"{mode.name}, {kind.name}: {error}", file=sys.stderr)
+        finally:
+            running.stop()
+
+
+def _table(figures: Figures) -> Iterator[str]:
+    for mode in MODES:
+        measured = figures.get(mode.name)
+        if not measured:
+            continue
+        yield f"\n{mode.name} ({mode.unit})\n"
+        yield "| server | median | least | greatest | to C |"
+        yield "|---|---:|---:|---:|---:|"
+        reference = measured.get(REFERENCE)
+        for name, values in measured.items():
+            median = statistics.median(values)
+            ratio = f"{median / statistics.median(reference):.2f}" if reference else ""
+            yield f"| {name} | {median:,.0f} | {min(values):,.0f} | {max(values):,.0f} | {ratio} |"
+
+
+def _machine() -> str:
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.machine(),
+    )
+    return (
+        f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, "
+        f"{platform.python_implementation()} {platform.python_version()}"
+    )
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="svcd beside its peers")
+    parser.add_argument("--seconds", type=float, default=1.5, help="how long each load lasts")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each server is measured")
+    parser.add_argument("--modes", default="", help="some of: " + ", ".join(mode.name for mode in MODES))
+    parser.add_argument("--servers", default="", help="words that a server's name must hold one of")
+    parser.add_argument("--plot", type=Path, help="where to draw the plot, as SVG")
+    chosen = parser.parse_args()
+    names = [name.strip() for name in chosen.modes.split(",") if name.strip()]
+    words = [word.strip() for word in chosen.servers.split(",") if word.strip()]
+    modes = [mode for mode in MODES if not names or mode.name in names]
+    kinds = [
+        kind
+        for kind in SERVERS
+        if kind.here() and (not words or kind.name == REFERENCE or any(word in kind.name for word in words))
+    ]
+    figures: Figures = {mode.name: {} for mode in modes}
+    with tempfile.TemporaryDirectory(prefix="svcd-bench-") as name:
+        folder = Path(name)
+        build(folder)
+        for number in range(chosen.rounds):
+            for mode in modes:
+                print(f"round {number + 1} of {chosen.rounds}: {mode.name}", file=sys.stderr)
+                for server, value in _round(kinds, mode, folder, chosen.seconds):
+                    figures[mode.name].setdefault(server, []).append(value)
+    print(_machine())
+    print(f"median of {chosen.rounds} rounds, {chosen.seconds} s each; server on one core, load on another")
+    print("\n".join(_table(figures)))
+    if chosen.plot:
+        chosen.plot.write_text(draw(figures, MODES, REFERENCE))
+
+
+if __name__ == "__main__":
+    main()

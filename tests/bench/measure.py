@@ -1,0 +1,110 @@
+"""One measurement of one server: a number, and what it counts."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.bench.servers import LOAD
+
+if TYPE_CHECKING:
+    from tests.bench.servers import Kind, Running
+
+__all__ = ["MODES", "Mode", "measure_idle", "measure_load", "measure_start"]
+
+IDLE_CONNECTIONS = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """What is measured.
+
+    Attributes:
+        name: as the table and the command line have it.
+        unit: of its number.
+        words: for the load generator, without the port: mode, connections, bytes; empty for the two that need none.
+        scale: what its number is divided by.
+        more_is_better: whether a ratio above 1 is good news.
+    """
+
+    name: str
+    unit: str
+    words: tuple[str, int, int] | None
+    scale: float = 1
+    more_is_better: bool = True
+
+
+MODES = [
+    Mode("pingpong 1", "echoes/s", ("pingpong", 1, 64)),
+    Mode("pingpong 64", "echoes/s", ("pingpong", 64, 64)),
+    Mode("pingpong 1000", "echoes/s", ("pingpong", 1000, 64)),
+    Mode("bulk", "MB/s", ("bulk", 4, 65_536), 1e6),
+    Mode("connect", "connections/s", ("connect", 64, 64)),
+    Mode("udp", "echoes/s", ("udp", 64, 64)),
+    Mode("idle", "bytes/connection", None, more_is_better=False),
+    Mode("start", "ms to the first answer", None, more_is_better=False),
+]
+
+
+def measure_load(mode: Mode, running: Running, pin: list[str], folder: Path, seconds: float) -> float:
+    """Run the load generator; its rate.
+
+    Raises:
+        RuntimeError: an answer was wrong, or none came.
+    """
+    assert mode.words is not None
+    name, connections, size = mode.words
+    words = [*pin, str(folder / LOAD), name, str(running.port), str(connections), str(seconds), str(size)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=seconds + 60)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip())
+    operations, took = done.stdout.split()
+    return int(operations) / float(took) / mode.scale
+
+
+def _tree(pid: int) -> list[int]:
+    """A process and all its children."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += _tree(int(child))
+    return found
+
+
+def _memory(pid: int) -> int:
+    """The proportional set size of a process and its children, in bytes (proc(5), smaps_rollup)."""
+    total = 0
+    for each in _tree(pid):
+        text = Path(f"/proc/{each}/smaps_rollup").read_text()
+        total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
+    return total * 1024
+
+
+def measure_idle(running: Running, pin: list[str], folder: Path) -> float:
+    """Bytes for each of many connections that have been answered once and then say nothing."""
+    before = _memory(running.process.pid)
+    words = [*pin, str(folder / LOAD), "idle", str(running.port), str(IDLE_CONNECTIONS), "0", "64"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        if holder.stdout.readline() != "open\n":
+            raise RuntimeError("the connections could not be opened")
+        after = _memory(running.process.pid)
+        holder.communicate("\n")
+    return (after - before) / IDLE_CONNECTIONS
+
+
+def measure_start(kind: Kind, pin: list[str], folder: Path) -> float:
+    """Milliseconds from the start of the process to its first answer."""
+    started = time.perf_counter()
+    running = kind.start(pin, folder)
+    try:
+        with socket.create_connection(("127.0.0.1", running.port), 10) as client:
+            client.sendall(b"?")
+            client.recv(1)
+        return (time.perf_counter() - started) * 1000
+    finally:
+        running.stop()

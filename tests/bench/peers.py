@@ -1,0 +1,101 @@
+"""The echo servers that are written in Python: what the libraries give without svcd. Each prints its port.
+
+usage: python peers.py asyncio|uvloop|twisted
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import threading
+
+
+def _resource_limit() -> None:
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _sockets() -> tuple[socket.socket, socket.socket]:
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    asker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    asker.bind(listener.getsockname())
+    for each in (listener, asker):
+        each.setblocking(False)
+    print(listener.getsockname()[1], flush=True)
+    return listener, asker
+
+
+def _end_with_parent() -> None:
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+class _Echo(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.data_received = transport.write  # type: ignore[method-assign]
+
+    def pause_writing(self) -> None:
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.transport.resume_reading()
+
+
+class _EchoDatagrams(asyncio.DatagramProtocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.DatagramTransport)
+        self.datagram_received = transport.sendto  # type: ignore[method-assign]
+
+
+async def _serve() -> None:
+    listener, asker = _sockets()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(_Echo, sock=listener)
+    await loop.create_datagram_endpoint(_EchoDatagrams, sock=asker)
+    await server.serve_forever()
+
+
+def _twisted() -> None:
+    from twisted.internet import reactor
+    from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
+
+    class Echo(Protocol):
+        def dataReceived(self, data: bytes) -> None:
+            self.transport.write(data)  # type: ignore[union-attr]
+
+    class EchoDatagrams(DatagramProtocol):
+        def datagramReceived(self, datagram: bytes, addr: object) -> None:
+            self.transport.write(datagram, addr)  # type: ignore[union-attr,arg-type]
+
+    listener, asker = _sockets()
+    reactor.adoptStreamPort(listener.fileno(), socket.AF_INET, Factory.forProtocol(Echo))  # type: ignore[attr-defined]
+    reactor.adoptDatagramPort(asker.fileno(), socket.AF_INET, EchoDatagrams(), 65_535)  # type: ignore[attr-defined]
+    reactor.run()
+
+
+def _main() -> None:
+    _resource_limit()
+    _end_with_parent()
+    match sys.argv[1]:
+        case "asyncio":
+            asyncio.run(_serve())
+        case "uvloop":
+            import uvloop
+
+            uvloop.run(_serve())
+        case "twisted":
+            _twisted()
+
+
+if __name__ == "__main__":
+    _main()
