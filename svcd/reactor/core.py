@@ -1,0 +1,159 @@
+"""The reactor itself: Twisted's asyncio reactor on a uvloop loop, with native servers."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+import uvloop
+from twisted.internet import error
+from twisted.internet._signals import _MultiSignalHandling
+from twisted.internet.asyncioreactor import AsyncioSelectorReactor
+from twisted.internet.base import ReactorBase
+from twisted.internet.main import installReactor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from svcd.reactor.datagram import UDPPort
+from svcd.reactor.listener import TCPPort, UNIXPort
+from svcd.reactor.prefix import use_log_prefix
+from svcd.reactor.signals import ChildSignals
+from svcd.reactor.stream import StreamTransport
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from twisted.internet._signals import SignalHandling
+    from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+    from twisted.internet.protocol import AbstractDatagramProtocol
+
+__all__ = ["UvReactor", "install"]
+
+
+class UvReactor(AsyncioSelectorReactor):
+    """A Twisted reactor on uvloop.
+
+    Attributes:
+        loop: the uvloop loop.
+        natives: connections and UDP ports that uvloop serves, which the reactor's own lists don't have.
+    """
+
+    _log = Logger()
+
+    def __init__(self) -> None:
+        self.loop: AbstractEventLoop = uvloop.new_event_loop()
+        self.loop.set_exception_handler(self._raised)
+        self.natives: set[StreamTransport | UDPPort] = set()
+        # Timed calls belong to no connection, whichever made the timer.
+        self._context = copy_context()
+        use_log_prefix()
+        super().__init__(self.loop)  # type: ignore[no-untyped-call]
+
+    def _raised(self, _loop: AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log what nobody caught; if it came from a connection, that ends."""
+        raised = context.get("exception")
+        protocol = context.get("protocol")
+        if raised is not None and isinstance(protocol, StreamTransport):
+            protocol.raised(raised)
+        elif raised is not None:
+            self._log.failure("{what}", Failure(raised), what=context.get("message"))
+        else:
+            self._log.error("{what}", what=context.get("message"))
+
+    def _signalsFactory(self) -> SignalHandling:
+        return _MultiSignalHandling((ReactorBase._signalsFactory(self), ChildSignals(self.loop)))  # noqa: SLF001
+
+    def _reschedule(self) -> None:
+        timeout = self.timeout()
+        if timeout is not None:
+            if self._timerHandle is not None:
+                self._timerHandle.cancel()
+            self._scheduledAt = when = self.loop.time() + timeout
+            self._timerHandle = self.loop.call_at(when, self._onTimer, context=self._context)
+
+    def removeAll(self) -> list[Any]:
+        """Let go of every descriptor, for the reactor's end; those with a connectionLost() are told."""
+        natives = list(self.natives)
+        self.natives.clear()
+        return [*super().removeAll(), *natives]  # type: ignore[no-untyped-call]
+
+    def listenTCP(
+        self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = ""
+    ) -> IListeningPort:
+        """See twisted.internet.interfaces.IReactorTCP.
+
+        Raises:
+            CannotListenError: the address can't be had.
+        """
+        listening = TCPPort(port, factory, backlog, interface, self)
+        listening.startListening()
+        return listening
+
+    def listenUNIX(  # noqa: D417 - the interface has the rest
+        self, address: Any, factory: IProtocolFactory, backlog: int = 50, mode: int = 0o666, wantPID: int = 0  # noqa: ANN401
+    ) -> IListeningPort:
+        """See twisted.internet.interfaces.IReactorUNIX.
+
+        Raises:
+            CannotListenError: the path can't be had.
+        """
+        listening = UNIXPort(address, factory, backlog, mode, self, wantPID)
+        listening.startListening()  # type: ignore[no-untyped-call]
+        return listening
+
+    def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> IListeningPort:
+        """See twisted.internet.interfaces.IReactorSocket; the descriptor stays the caller's.
+
+        Raises:
+            UnsupportedAddressFamily: it is neither AF_INET, AF_INET6 nor AF_UNIX.
+        """
+        if addressFamily not in self._supportedAddressFamilies:
+            raise error.UnsupportedAddressFamily(addressFamily)
+        listening: Any
+        if addressFamily == socket.AF_UNIX:
+            listening = UNIXPort._fromListeningDescriptor(self, fileDescriptor, factory)  # noqa: SLF001
+        else:
+            listening = TCPPort._fromListeningDescriptor(self, fileDescriptor, addressFamily, factory)  # noqa: SLF001
+        listening.startListening()
+        return listening  # type: ignore[no-any-return]
+
+    def listenUDP(
+        self, port: int, protocol: AbstractDatagramProtocol, interface: str = "", maxPacketSize: int = 8192
+    ) -> IListeningPort:
+        """See twisted.internet.interfaces.IReactorUDP.
+
+        Raises:
+            CannotListenError: the address can't be had.
+        """
+        listening = UDPPort(port, protocol, interface, maxPacketSize, self)
+        listening.startListening()  # type: ignore[no-untyped-call]
+        return listening
+
+    def adoptDatagramPort(
+        self, fileDescriptor: int, addressFamily: int, protocol: AbstractDatagramProtocol, maxPacketSize: int = 8192
+    ) -> IListeningPort:
+        """See twisted.internet.interfaces.IReactorSocket; the descriptor stays the caller's.
+
+        Raises:
+            UnsupportedAddressFamily: it is neither AF_INET nor AF_INET6.
+        """
+        if addressFamily not in (socket.AF_INET, socket.AF_INET6):
+            raise error.UnsupportedAddressFamily(addressFamily)
+        listening = UDPPort._fromListeningDescriptor(  # noqa: SLF001
+            self, fileDescriptor, addressFamily, protocol, maxPacketSize
+        )
+        listening.startListening()
+        return listening  # type: ignore[no-any-return]
+
+
+def install() -> None:
+    """Make a UvReactor the reactor of the process, and its loop the one of this thread.
+
+    Raises:
+        ReactorAlreadyInstalledError: there is one already.
+    """
+    reactor = UvReactor()
+    asyncio.set_event_loop(reactor.loop)
+    installReactor(reactor)

@@ -1,0 +1,281 @@
+"""Listening stream sockets: they accept in short batches, rest when told to, and never turn a client away.
+
+libuv's own listener closes clients when descriptors run out, can't be paused, and gives all its connections one
+context. Accepting here and handing the descriptor over costs the same within the measurement's noise.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING, Any, Protocol
+
+from twisted.internet import tcp, unix
+from twisted.internet.address import UNIXAddress
+from twisted.internet.defer import succeed
+from twisted.internet.interfaces import IFileDescriptorReceiver, IListeningPort, IReadDescriptor
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from svcd.reactor.driving import finish
+from svcd.reactor.prefix import LOG_PREFIX
+from svcd.reactor.tcp import TCP6Transport, TCPTransport, tcp_address
+from svcd.reactor.unix import UNIXTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory
+    from twisted.python.failure import Failure
+
+    from svcd.reactor.core import UvReactor
+    from svcd.reactor.stream import StreamTransport
+
+__all__ = ["Acceptor", "StreamPort", "TCPPort", "UNIXPort"]
+
+#: Connections accepted in one go before others have their turn.
+_BATCH = 16
+#: How long accepting rests when the system is short of descriptors or memory, in seconds.
+_REST_SECONDS = 0.05
+
+# The client went away while it waited (accept(2)): there is nobody to serve.
+_GONE = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR})
+# Descriptors or memory are short: wait for some.
+_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+_KINDS: dict[int, type[StreamTransport]] = {
+    socket.AF_INET: TCPTransport,
+    socket.AF_INET6: TCP6Transport,
+    socket.AF_UNIX: UNIXTransport,
+}
+
+
+class _Accepted:
+    """A descriptor that was accepted, as much of a socket as uvloop asks of it; uvloop closes the descriptor."""
+
+    __slots__ = ("_descriptor", "family")
+
+    type = int(socket.SOCK_STREAM)
+
+    def __init__(self, descriptor: int, family: int) -> None:
+        self._descriptor = descriptor
+        self.family = family
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """Uvloop has closed it."""
+
+
+class _Owner(Protocol):
+    """A port, as its acceptor sees it."""
+
+    factory: IProtocolFactory
+
+    def may_accept(self) -> bool:
+        """Asked before each accept."""
+
+    def short(self) -> None:
+        """The system is short of descriptors or memory; accepting goes on when the port says so."""
+
+
+class Acceptor:
+    """Takes connections off a listening socket and puts them on uvloop.
+
+    Args:
+        reactor: whose loop serves them.
+        sock: the listening socket, non-blocking; stays the owner's.
+        owner: the port.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: UvReactor, sock: socket.socket, owner: Any) -> None:  # noqa: ANN401 - _Owner, a port
+        self._reactor = reactor
+        self._owner = owner
+        # The descriptor alone: a socket object for each connection would cost more than the rest of this.
+        self._accept = sock._accept  # type: ignore[attr-defined]  # noqa: SLF001
+        self._family = int(sock.family)
+        name = sock.getsockname()
+        self._where = os.fsdecode(name) if sock.family == socket.AF_UNIX else name[1]
+        self._number = 0
+
+    def accept(self) -> None:
+        """Accept who waits, up to a batch."""
+        owner = self._owner
+        opening: list[Coroutine[Any, Any, Any]] = []
+        for _ in range(_BATCH):
+            if not owner.may_accept():
+                break
+            try:
+                descriptor, name = self._accept()
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno in _SHORT:
+                    owner.short()
+                    break
+                if error.errno in _GONE:
+                    continue
+                raise
+            try:
+                coroutine = self._serve(descriptor, name)
+            except Exception:  # noqa: BLE001 - one connection's mistake is that connection's end
+                self._log.failure("a connection could not be served")
+                os.close(descriptor)
+                continue
+            if coroutine is not None:
+                opening.append(coroutine)
+        if opening:
+            self._reactor.loop.call_soon(finish, opening)
+
+    def _serve(self, descriptor: int, name: Any) -> Coroutine[Any, Any, Any] | None:  # noqa: ANN401 - a socket address
+        peer: IAddress
+        if self._family == socket.AF_UNIX:
+            peer = UNIXAddress(name or None)
+            name = (name, None)
+        else:
+            peer = tcp_address(name)
+            name = (peer.host, *name[1:])
+        protocol = self._owner.factory.buildProtocol(peer)
+        if protocol is None:
+            os.close(descriptor)
+            return None
+        number, self._number = self._number, self._number + 1
+        if self._family == socket.AF_UNIX and IFileDescriptorReceiver.providedBy(protocol):
+            self._serve_descriptors(descriptor, name, protocol, number)
+            return None
+        transport = _KINDS[self._family](self._reactor, protocol, peer, name, self._owner, number, self._where)
+        # uvloop takes a copy of the context that is current now for the connection.
+        LOG_PREFIX.set(transport.logstr)
+        coroutine = self._reactor.loop.connect_accepted_socket(
+            lambda: transport,  # type: ignore[arg-type, return-value]
+            _Accepted(descriptor, self._family),  # type: ignore[arg-type]
+        )
+        coroutine.send(None)
+        return coroutine
+
+    def _serve_descriptors(self, descriptor: int, name: Any, protocol: IProtocol, number: int) -> None:  # noqa: ANN401
+        """Serve a protocol that takes descriptors, by Twisted's transport: libuv reads without ancillary data."""
+        sock = socket.socket(self._family, socket.SOCK_STREAM, 0, descriptor)
+        sock.setblocking(False)
+        protocol.makeConnection(unix.Server(sock, protocol, name[0], self._owner, number, self._reactor))  # type: ignore[arg-type, no-untyped-call]
+
+
+class _Resting:
+    """What Twisted's ports become: they accept by an Acceptor, and can rest."""
+
+    _acceptor: Acceptor | None = None
+    _resting: Any = None
+
+    def doRead(self) -> None:
+        """Somebody waits."""
+        if self._acceptor is None:
+            self._acceptor = Acceptor(self.reactor, self.socket, self)  # type: ignore[attr-defined]
+        self._acceptor.accept()
+
+    def may_accept(self) -> bool:
+        """Whether the port still listens."""
+        return bool(self.connected and not self.disconnecting)  # type: ignore[attr-defined]
+
+    def pause(self) -> None:
+        """Rest: who comes waits in the kernel's queue."""
+        self.stopReading()  # type: ignore[attr-defined]
+
+    def resume(self) -> None:
+        """Go on."""
+        if self.may_accept():
+            self.startReading()  # type: ignore[attr-defined]
+
+    def short(self) -> None:
+        """Rest until there may be descriptors again."""
+        self.pause()
+        self.reactor.callLater(_REST_SECONDS, self.resume)  # type: ignore[attr-defined]
+
+
+class TCPPort(_Resting, tcp.Port):
+    """What listenTCP() gives."""
+
+
+class UNIXPort(_Resting, unix.Port):
+    """What listenUNIX() gives."""
+
+
+@implementer(IListeningPort, IReadDescriptor)
+class StreamPort:
+    """A quiet port for a socket of one's own, of any family: it logs nothing, and leaves the socket open at the end.
+
+    Args:
+        reactor: whose loop serves the connections.
+        sock: the listening socket, non-blocking.
+        factory: builds the protocols; doStart() and doStop() are its owner's to call.
+        may_accept: asked before each accept.
+        short: called when the system is short of descriptors or memory; it is to pause() the port.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: UvReactor,
+        sock: socket.socket,
+        factory: IProtocolFactory,
+        may_accept: Callable[[], bool],
+        short: Callable[[], None],
+    ) -> None:
+        self.reactor = reactor
+        self.socket = sock
+        self.factory = factory
+        self.connected = False
+        self._may_accept = may_accept
+        self.short = short
+        self._acceptor = Acceptor(reactor, sock, self)
+
+    def may_accept(self) -> bool:
+        """Whether the port listens, and may."""
+        return self.connected and self._may_accept()
+
+    def startListening(self) -> None:
+        """Begin."""
+        self.connected = True
+        self.resume()
+
+    def stopListening(self) -> Deferred[None]:
+        """Stop at once; connections go on."""
+        self.connected = False
+        self.pause()
+        return succeed(None)
+
+    def pause(self) -> None:
+        """Rest: who comes waits in the kernel's queue."""
+        self.reactor.removeReader(self)
+
+    def resume(self) -> None:
+        """Go on."""
+        if self.connected:
+            self.reactor.addReader(self)
+
+    def doRead(self) -> None:
+        """Somebody waits."""
+        self._acceptor.accept()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor stops, or the socket is of no use."""
+        self.connected = False
+
+    def fileno(self) -> int:
+        """The descriptor to watch."""
+        return self.socket.fileno()
+
+    def logPrefix(self) -> str:
+        """For messages of the reactor."""
+        return type(self.factory).__name__
+
+    def getHost(self) -> IAddress:
+        """Where it listens."""
+        name = self.socket.getsockname()
+        return UNIXAddress(name) if self.socket.family == socket.AF_UNIX else tcp_address(name)

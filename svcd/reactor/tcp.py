@@ -1,0 +1,94 @@
+"""TCP connections: addresses, options, and counts that the kernel keeps."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import ITCPTransport, ITLSTransport
+from zope.interface import implementer
+
+from svcd.reactor.tls import StartTLS
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IAddress
+
+__all__ = ["TCP6Transport", "TCPTransport", "tcp_address"]
+
+# Of struct tcp_info (linux/tcp.h): state, bytes received, bytes not sent yet, bytes sent, bytes sent again.
+_TCP_INFO = struct.Struct("=B127xQ8xI52xQQ")
+# States of a connection whose client has closed its side, and whose own side is closed (net/tcp_states.h).
+_TIME_WAIT, _CLOSE_WAIT, _LAST_ACK, _CLOSING = 6, 8, 9, 11
+_CLIENT_CLOSED = frozenset({_TIME_WAIT, _CLOSE_WAIT, _LAST_ACK, _CLOSING})
+
+
+def tcp_address(name: Any) -> IPv4Address | IPv6Address:  # noqa: ANN401 - a socket address
+    """An address as Twisted has it, with the scope of a link-local one, which means nothing without (RFC 4007)."""
+    if len(name) == 2:
+        return IPv4Address("TCP", *name)
+    host, port, flow, scope = name
+    if scope and "%" not in host:
+        host = f"{host}%{socket.if_indextoname(scope)}"
+    return IPv6Address("TCP", host, port, flow, scope)
+
+
+@implementer(ITCPTransport, ITLSTransport)
+class TCPTransport(StartTLS):
+    """A server's side of a TCP connection; TCP_NODELAY is on, as on all of uvloop's."""
+
+    __slots__ = ("_totals",)
+
+    _family = socket.AF_INET
+
+    def getHost(self) -> IAddress:
+        """Our side of the connection."""
+        return tcp_address(self._uv.get_extra_info("sockname"))
+
+    def getTcpNoDelay(self) -> bool:
+        """Whether small writes are sent at once."""
+        return bool(self.getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Say whether small writes are sent at once."""
+        self.getHandle().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
+
+    def getTcpKeepAlive(self) -> bool:
+        """Whether a silent client is asked if it is still there."""
+        return bool(self.getHandle().getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """Say whether a silent client is asked if it is still there."""
+        self.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes that came from the client; after connectionLost() what was last asked."""
+        return self._counts()[0]
+
+    @property
+    def bytes_out(self) -> int:
+        """Bytes handed to the kernel for the client; after connectionLost() what was last asked."""
+        return self._counts()[1]
+
+    def _counts(self) -> tuple[int, int]:
+        """Ask the kernel, which counts anyway (tcp(7), TCP_INFO; Linux 4.19)."""
+        if not hasattr(self, "_uv") or (self.disconnected and hasattr(self, "_totals")):
+            return getattr(self, "_totals", (0, 0))
+        data = self.getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        state, received, waiting, sent, again = _TCP_INFO.unpack(data)
+        # A FIN takes a number in the sequence, and the kernel counts it as a byte: the client's when it came, and
+        # ours as long as it waits.
+        received -= self._got_eof or state in _CLIENT_CLOSED
+        waiting -= bool(waiting and self._said_eof)
+        self._totals = received, sent - again + waiting
+        return self._totals
+
+
+class TCP6Transport(TCPTransport):
+    """The same over IPv6."""
+
+    __slots__ = ()
+
+    _family = socket.AF_INET6

@@ -1,0 +1,112 @@
+"""startTLS(): a connection in the clear goes on in TLS, through Twisted's own TLS protocol."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import ISSLTransport
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from zope.interface import implementer
+
+from svcd.reactor.stream import StreamTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["StartTLS"]
+
+
+class StartTLS(StreamTransport):
+    """A transport that can go over to TLS."""
+
+    __slots__ = ()
+
+    def startTLS(self, contextFactory: Any, normal: bool = True) -> None:  # noqa: ANN401 - IOpenSSLContextFactory
+        """Go over to TLS.
+
+        Args:
+            contextFactory: the TLS parameters.
+            normal: whether the server of the connection is the server of TLS as well.
+        """
+        producer, streaming = self.producer, self.streamingProducer
+        if producer is not None:
+            self.unregisterProducer()
+        factory = TLSMemoryBIOFactory(contextFactory, not normal, None)
+        tls: Any = factory.protocol(factory, self._protocol, False)  # type: ignore[misc]
+        # A class with the same attributes and other methods: connections in the clear pay nothing for it.
+        self.__class__ = _secure(type(self))
+        self.protocol = tls
+        self.write = tls.write
+        tls.makeConnection(_Clear(self))
+        if producer is not None:
+            self.registerProducer(producer, streaming)
+
+
+class _Secure(StartTLS):
+    """What the application sees once TLS has begun; the TLS protocol sees a _Clear."""
+
+    __slots__ = ()
+
+    TLS = True
+
+    def _send_by(self, out: Callable[[bytes], None]) -> None:
+        self._out = out
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        self.write(b"".join(iovec))
+
+    def loseConnection(self, _reason: object = None) -> None:
+        if self.connected and not self.disconnecting:
+            self._tls.loseConnection()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: ANN401 - as in Writer
+        self._tls.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        if self.connected:
+            self._tls.unregisterProducer()
+
+    def getPeerCertificate(self) -> Any:  # noqa: ANN401 - an X509 of pyOpenSSL, or None
+        """The client's certificate."""
+        return self._tls.getPeerCertificate()
+
+    @property
+    def _tls(self) -> Any:  # noqa: ANN401 - the TLS protocol, or another in its place
+        return self._protocol
+
+
+@cache
+def _secure(kind: type[StartTLS]) -> type[StartTLS]:
+    """The class of transports of a kind once they speak TLS."""
+    secure = type(f"Secure{kind.__name__}", (_Secure, kind), {"__slots__": ()})
+    return implementer(ISSLTransport)(secure)
+
+
+class _Clear:
+    """The transport of the TLS protocol: the same connection, without TLS.
+
+    Args:
+        secure: the connection.
+    """
+
+    def __init__(self, secure: StreamTransport) -> None:
+        self._secure = secure
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a transport has
+        return getattr(self._secure, name)
+
+    def write(self, data: bytes) -> None:
+        self._secure._out(data)  # noqa: SLF001 - two faces of one thing
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        self.write(b"".join(iovec))
+
+    def loseConnection(self, _reason: object = None) -> None:
+        StreamTransport.loseConnection(self._secure)
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: ANN401 - as in Writer
+        StreamTransport.registerProducer(self._secure, producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        StreamTransport.unregisterProducer(self._secure)

@@ -1,0 +1,155 @@
+"""Connections of UNIX sockets: counted here, since the kernel does not, and able to send descriptors."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.address import UNIXAddress
+from twisted.internet.error import FileDescriptorOverrun
+from twisted.internet.interfaces import IUNIXTransport
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from svcd.reactor.tls import StartTLS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IAddress
+
+__all__ = ["UNIXTransport"]
+
+#: More descriptors than this waiting to be sent pause a push producer.
+_MANY_DESCRIPTORS = 64
+
+
+@implementer(IUNIXTransport)
+class UNIXTransport(StartTLS):
+    """A server's side of a connection over a UNIX socket.
+
+    A protocol that takes descriptors (IFileDescriptorReceiver) gets Twisted's own transport instead: libuv reads
+    without ancillary data.
+
+    Attributes:
+        bytes_in: received from the client.
+        bytes_out: handed to uvloop for the client.
+    """
+
+    __slots__ = ("_descriptors", "_received", "_unsent", "_writable", "bytes_in", "bytes_out")
+
+    _family = socket.AF_UNIX
+
+    def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - StreamTransport's
+        super().__init__(*arguments)
+        self.bytes_in = self.bytes_out = 0
+        # Descriptors to send, each with a byte of what is written next, and what waits behind them.
+        self._descriptors: list[int] = []
+        self._unsent = b""
+        self._writable: socket.socket | None = None
+
+    @property
+    def data_received(self) -> Callable[[bytes], None]:
+        """Who takes input, which is counted before."""
+        self._received = super().data_received
+        return self._count
+
+    def _count(self, data: bytes) -> None:
+        self.bytes_in += len(data)
+        self._received(data)
+
+    def _direct(self) -> Callable[[bytes], None]:
+        return self._write_and_count
+
+    def _write_and_count(self, data: bytes) -> None:
+        self._uv.write(data)
+        self.bytes_out += len(data)
+
+    def _forget(self) -> None:
+        self._stop_waiting()
+        del self._received
+        super()._forget()
+
+    def getHost(self) -> IAddress:
+        """Where it was accepted."""
+        return UNIXAddress(self.getHandle().getsockname())
+
+    def getTcpNoDelay(self) -> bool:
+        """For callers that think this is TCP."""
+        return False
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """For callers that think this is TCP."""
+
+    def sendFileDescriptor(self, fileno: int) -> None:
+        """Send a copy of a descriptor, with the next byte that is written.
+
+        Args:
+            fileno: stays the caller's, who must keep it open until then.
+        """
+        if not self.connected or self._said_eof:
+            return
+        self._descriptors.append(fileno)
+        self._send_by(self._write_with_descriptors)
+        if len(self._descriptors) > _MANY_DESCRIPTORS and self.producer is not None and self.streamingProducer:
+            self._full = True
+            self._call(self.producer.pauseProducing)
+
+    def loseConnection(self, _reason: object = None) -> None:
+        """Close when everything is written; descriptors that no byte was written for are lost."""
+        if not self._descriptors or self.disconnecting or not self.connected:
+            super().loseConnection()
+        elif self._unsent:
+            self.disconnecting = True
+            self._uv.pause_reading()
+        else:
+            self._failure = Failure(FileDescriptorOverrun())
+            self._uv.abort()
+
+    def _write_with_descriptors(self, data: bytes) -> None:
+        self._unsent += data
+        self.bytes_out += len(data)
+        self._send_descriptors()
+
+    def _send_descriptors(self) -> None:
+        """Send what can be sent; what uvloop keeps from before has to go first."""
+        if not self.connected:
+            return
+        full = bool(self._uv.get_write_buffer_size())
+        while self._descriptors and self._unsent and not full:
+            try:
+                socket.send_fds(self.getHandle(), [self._unsent[:1]], self._descriptors[:1])
+            except BlockingIOError:
+                full = True
+            except OSError as error:
+                self._fail(Failure(error))
+                return
+            else:
+                del self._descriptors[0]
+                self._unsent = self._unsent[1:]
+        if self._descriptors and self._unsent:
+            self._wait()
+        elif not self._descriptors:
+            self._all_sent()
+
+    def _all_sent(self) -> None:
+        unsent, self._unsent = self._unsent, b""
+        self._stop_waiting()
+        self._uv.write(unsent)
+        self._send_by(self._direct())
+        if self.disconnecting:
+            self._uv.close()
+        elif self._full and not self._uv.get_write_buffer_size():
+            self.resume_writing()
+
+    def _wait(self) -> None:
+        """Go on when the kernel takes more. uvloop watches no descriptor that it has a transport for, but a copy."""
+        if self._writable is None:
+            self._writable = self.getHandle().dup()
+            self.reactor.loop.add_writer(self._writable, self._send_descriptors)
+
+    def _stop_waiting(self) -> None:
+        if self._writable is not None:
+            self.reactor.loop.remove_writer(self._writable)
+            self._writable.close()
+            self._writable = None
