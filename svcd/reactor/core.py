@@ -73,6 +73,10 @@ class UvReactor(AsyncioSelectorReactor):
             self._scheduledAt = when = self.loop.time() + timeout
             self._timerHandle = self.loop.call_at(when, self._onTimer, context=self._context)
 
+    def getReaders(self) -> list[Any]:
+        """Who waits for input."""
+        return [*super().getReaders(), *(native for native in self.natives if native.reading)]  # type: ignore[no-untyped-call]
+
     def removeAll(self) -> list[Any]:
         """Let go of every descriptor, for the reactor's end; those with a connectionLost() are told."""
         natives = list(self.natives)

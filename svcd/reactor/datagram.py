@@ -104,6 +104,11 @@ class UDPPort(udp.Port):
             self.reactor.natives.discard(self)
             receiver.close()
 
+    @property
+    def reading(self) -> bool:
+        """Whether datagrams are wanted."""
+        return self._receiver is not None
+
     pause = stopReading
 
     def resume(self) -> None:

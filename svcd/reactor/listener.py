@@ -37,8 +37,6 @@ __all__ = ["Acceptor", "StreamPort", "TCPPort", "UNIXPort"]
 
 #: Connections accepted in one go before others have their turn.
 _BATCH = 16
-#: How long accepting rests when the system is short of descriptors or memory, in seconds.
-_REST_SECONDS = 0.05
 
 # The client went away while it waited (accept(2)): there is nobody to serve.
 _GONE = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR})
@@ -170,7 +168,6 @@ class _Resting:
     """What Twisted's ports become: they accept by an Acceptor, and can rest."""
 
     _acceptor: Acceptor | None = None
-    _resting: Any = None
 
     def doRead(self) -> None:
         """Somebody waits."""
@@ -192,9 +189,8 @@ class _Resting:
             self.startReading()  # type: ignore[attr-defined]
 
     def short(self) -> None:
-        """Rest until there may be descriptors again."""
-        self.pause()
-        self.reactor.callLater(_REST_SECONDS, self.resume)  # type: ignore[attr-defined]
+        """Do as Twisted's ports do when descriptors run out: close who waits, by the one descriptor kept for that."""
+        super().doRead()  # type: ignore[misc]
 
 
 class TCPPort(_Resting, tcp.Port):

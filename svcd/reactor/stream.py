@@ -56,6 +56,9 @@ class _Handle(socket.socket):
             transport._let_go()  # noqa: SLF001 - two halves of one thing
         self.detach()
 
+    def dup(self) -> socket.socket:
+        return socket.fromfd(self.fileno(), self.family, self.type)
+
 
 @implementer(ITransport, IConsumer, IPushProducer, ISystemHandle, ILoggingContext)
 class StreamTransport(Writer):
@@ -270,6 +273,11 @@ class StreamTransport(Writer):
                 self._soon(self._settle)
 
     startReading = resumeProducing
+
+    @property
+    def reading(self) -> bool:
+        """Whether input is wanted."""
+        return self._reading and not self.disconnecting
 
     def stopProducing(self) -> None:
         """End, as a producer."""
