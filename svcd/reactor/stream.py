@@ -329,6 +329,14 @@ class StreamTransport(Writer):
             self._handle._transport = self  # noqa: SLF001 - two halves of one thing
         return self._handle
 
+    def getTcpKeepAlive(self) -> bool:
+        """Whether a silent client is asked if it is still there."""
+        return bool(self.getHandle().getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """Say whether a silent client is asked if it is still there."""
+        self.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
+
     @property
     def socket(self) -> socket.socket:
         """The same, by the name that Twisted's transports have for it."""

@@ -54,14 +54,6 @@ class TCPTransport(StartTLS):
         """Say whether small writes are sent at once."""
         self.getHandle().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
 
-    def getTcpKeepAlive(self) -> bool:
-        """Whether a silent client is asked if it is still there."""
-        return bool(self.getHandle().getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:
-        """Say whether a silent client is asked if it is still there."""
-        self.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
-
     @property
     def bytes_in(self) -> int:
         """Bytes that came from the client; after connectionLost() what was last asked."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.error import FileDescriptorOverrun
-from twisted.internet.interfaces import IUNIXTransport
+from twisted.internet.interfaces import ITCPTransport, ITLSTransport, IUNIXTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -24,7 +24,7 @@ __all__ = ["UNIXTransport"]
 _MANY_DESCRIPTORS = 64
 
 
-@implementer(IUNIXTransport)
+@implementer(IUNIXTransport, ITCPTransport, ITLSTransport)
 class UNIXTransport(StartTLS):
     """A server's side of a connection over a UNIX socket.
 
