@@ -77,11 +77,15 @@ class UvReactor(AsyncioSelectorReactor):
         """Who waits for input."""
         return [*super().getReaders(), *(native for native in self.natives if native.reading)]  # type: ignore[no-untyped-call]
 
+    def getWriters(self) -> list[Any]:
+        """Who has output that waits."""
+        return [*super().getWriters(), *(native for native in self.natives if native.writing)]  # type: ignore[no-untyped-call]
+
     def removeAll(self) -> list[Any]:
-        """Let go of every descriptor, for the reactor's end; those with a connectionLost() are told."""
-        natives = list(self.natives)
-        self.natives.clear()
-        return [*super().removeAll(), *natives]  # type: ignore[no-untyped-call]
+        """Let go of whoever waits for input or output, for the reactor's end; who is let go is told by the caller."""
+        waiting = [native for native in self.natives if native.reading or native.writing]
+        self.natives.difference_update(waiting)
+        return [*super().removeAll(), *waiting]  # type: ignore[no-untyped-call]
 
     def listenTCP(
         self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = ""

@@ -109,6 +109,11 @@ class UDPPort(udp.Port):
         """Whether datagrams are wanted."""
         return self._receiver is not None
 
+    @property
+    def writing(self) -> bool:
+        """Never: what the kernel does not take is lost."""
+        return False
+
     pause = stopReading
 
     def resume(self) -> None:

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from twisted.internet import tcp, unix
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import succeed
-from twisted.internet.interfaces import IFileDescriptorReceiver, IListeningPort, IReadDescriptor
+from twisted.internet.interfaces import IListeningPort, IReadDescriptor
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from svcd.reactor.driving import finish
-from svcd.reactor.prefix import LOG_PREFIX
 from svcd.reactor.tcp import TCP6Transport, TCPTransport, tcp_address
 from svcd.reactor.unix import UNIXTransport
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory
+    from twisted.internet.interfaces import IAddress, IProtocolFactory
     from twisted.python.failure import Failure
 
     from svcd.reactor.core import UvReactor
@@ -121,17 +120,14 @@ class Acceptor:
                     continue
                 raise
             try:
-                coroutine = self._serve(descriptor, name)
-            except Exception:  # noqa: BLE001 - one connection's mistake is that connection's end
+                opening.append(self._open(descriptor, name))
+            except OSError:
                 self._log.failure("a connection could not be served")
                 os.close(descriptor)
-                continue
-            if coroutine is not None:
-                opening.append(coroutine)
         if opening:
             self._reactor.loop.call_soon(finish, opening)
 
-    def _serve(self, descriptor: int, name: Any) -> Coroutine[Any, Any, Any] | None:  # noqa: ANN401 - a socket address
+    def _open(self, descriptor: int, name: Any) -> Coroutine[Any, Any, Any]:  # noqa: ANN401 - a socket address
         peer: IAddress
         if self._family == socket.AF_UNIX:
             peer = UNIXAddress(name or None)
@@ -139,29 +135,15 @@ class Acceptor:
         else:
             peer = tcp_address(name)
             name = (peer.host, *name[1:])
-        protocol = self._owner.factory.buildProtocol(peer)
-        if protocol is None:
-            os.close(descriptor)
-            return None
         number, self._number = self._number, self._number + 1
-        if self._family == socket.AF_UNIX and IFileDescriptorReceiver.providedBy(protocol):
-            self._serve_descriptors(descriptor, name, protocol, number)
-            return None
-        transport = _KINDS[self._family](self._reactor, protocol, peer, name, self._owner, number, self._where)
-        # uvloop takes a copy of the context that is current now for the connection.
-        LOG_PREFIX.set(transport.logstr)
+        owner = self._owner
+        transport = _KINDS[self._family](self._reactor, owner.factory, peer, name, owner, number, self._where)
         coroutine = self._reactor.loop.connect_accepted_socket(
             lambda: transport,  # type: ignore[arg-type, return-value]
             _Accepted(descriptor, self._family),  # type: ignore[arg-type]
         )
         coroutine.send(None)
         return coroutine
-
-    def _serve_descriptors(self, descriptor: int, name: Any, protocol: IProtocol, number: int) -> None:  # noqa: ANN401
-        """Serve a protocol that takes descriptors, by Twisted's transport: libuv reads without ancillary data."""
-        sock = socket.socket(self._family, socket.SOCK_STREAM, 0, descriptor)
-        sock.setblocking(False)
-        protocol.makeConnection(unix.Server(sock, protocol, name[0], self._owner, number, self._reactor))  # type: ignore[arg-type, no-untyped-call]
 
 
 class _Resting:

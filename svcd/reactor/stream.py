@@ -23,14 +23,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from svcd.reactor.prefix import log_prefix
+from svcd.reactor.prefix import LOG_PREFIX, log_prefix
 from svcd.reactor.producing import Writer, dropped
 
 if TYPE_CHECKING:
     from asyncio import Transport
     from collections.abc import Callable
 
-    from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol
+    from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol, IProtocolFactory
 
     from svcd.reactor.core import UvReactor
 
@@ -69,7 +69,7 @@ class StreamTransport(Writer):
 
     Args:
         reactor: whose loop runs the connection.
-        protocol: the Twisted protocol.
+        factory: builds the Twisted protocol.
         peer: who it is.
         client: the same as a socket address, as Twisted has it.
         server: the port that accepted it.
@@ -80,8 +80,8 @@ class StreamTransport(Writer):
         logstr: what its lines in the log begin with.
     """
 
-    __slots__ = ("__weakref__", "_aborting", "_failure", "_got_eof", "_handle", "_held", "_peer", "_reading",
-                 "_where", "client", "logstr", "server", "sessionno")  # fmt: skip
+    __slots__ = ("__weakref__", "_aborting", "_factory", "_failure", "_got_eof", "_handle", "_held", "_peer",
+                 "_reading", "_where", "client", "logstr", "server", "sessionno")  # fmt: skip
 
     TLS = False
     _log = Logger(namespace="svcd.reactor")
@@ -90,7 +90,7 @@ class StreamTransport(Writer):
     def __init__(
         self,
         reactor: UvReactor,
-        protocol: IProtocol,
+        factory: IProtocolFactory,
         peer: IAddress,
         client: Any,  # noqa: ANN401 - a socket address
         server: IListeningPort,
@@ -98,13 +98,12 @@ class StreamTransport(Writer):
         where: object,
     ) -> None:
         super().__init__(reactor)
-        self._protocol = protocol
+        self._factory = factory
         self._peer = peer
         self._where = where
         self.client = client
         self.server = server
         self.sessionno = sessionno
-        self.logstr = f"{log_prefix(protocol)},{sessionno},{self.hostname}"
         self._handle: _Handle | None = None
         self._failure: Failure | None = None
         # Input that came while the application wanted none, before uvloop could be told.
@@ -113,7 +112,9 @@ class StreamTransport(Writer):
         self._aborting = self._got_eof = False
 
     def __repr__(self) -> str:
-        return f"<{type(self._protocol).__name__} #{self.sessionno} on {self._where}>"
+        protocol = getattr(self, "_protocol", None)
+        name = type(self).__name__ if protocol is None else type(protocol).__name__
+        return f"<{name} #{self.sessionno} on {self._where}>"
 
     @property
     def hostname(self) -> Any:  # noqa: ANN401 - a part of a socket address
@@ -142,16 +143,39 @@ class StreamTransport(Writer):
     def connection_made(self, transport: Transport) -> None:
         """The connection is there; reading begins after this."""
         self._uv = transport
+        try:
+            protocol = self._factory.buildProtocol(self._peer)
+        except BaseException:  # noqa: BLE001 - one connection's mistake is that connection's end
+            self._log.failure("buildProtocol raised")
+            protocol = None
+        if protocol is None:
+            self._refuse()
+        else:
+            self._protocol = protocol
+            self._begin()
+
+    def _refuse(self) -> None:
+        """End before anything began."""
+        self.disconnected = True
+        self._uv.abort()
+
+    def _begin(self) -> None:
+        protocol = self._protocol
+        self.logstr = f"{log_prefix(protocol)},{self.sessionno},{self.hostname}"
+        # This runs in the connection's own context, where the variable stays.
+        LOG_PREFIX.set(self.logstr)
         self.connected = True
         self.reactor.natives.add(self)
         self._send_by(self._direct())
-        self._call(lambda: self._protocol.makeConnection(self))
+        self._call(lambda: protocol.makeConnection(self))
+        if self.disconnected:
+            return
         if not self._reading:
             # uvloop starts to read in any case, and has to be stopped again.
             self._held = []
             self._soon(self._settle)
         # A protocol may have put its own, faster way in place.
-        transport.set_protocol(self)  # type: ignore[arg-type]
+        self._uv.set_protocol(self)  # type: ignore[arg-type]
 
     def eof_received(self) -> bool:
         """The client sends no more; whether the connection stays open."""
@@ -189,7 +213,7 @@ class StreamTransport(Writer):
             self._handle._transport = None  # noqa: SLF001 - two halves of one thing
             self._handle.detach()
             self._handle = None
-        del self._protocol, self._uv
+        del self._protocol, self._uv, self._factory
 
     def _reason(self, error: BaseException | None) -> Failure:
         if self._failure is not None:
@@ -248,7 +272,7 @@ class StreamTransport(Writer):
     def abortConnection(self) -> None:
         """Close at once, by a reset; nothing more is sent."""
         if self.connected and not self._aborting:
-            self.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._raw_handle().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._let_go()
 
     def _let_go(self) -> None:
@@ -277,7 +301,12 @@ class StreamTransport(Writer):
     @property
     def reading(self) -> bool:
         """Whether input is wanted."""
-        return self._reading and not self.disconnecting
+        return self._reading and not (self.disconnecting or self._got_eof)
+
+    @property
+    def writing(self) -> bool:
+        """Whether output waits."""
+        return self.connected and bool(self._uv.get_write_buffer_size())
 
     def stopProducing(self) -> None:
         """End, as a producer."""
@@ -315,7 +344,7 @@ class StreamTransport(Writer):
 
     def fileno(self) -> int:
         """The descriptor, or -1."""
-        return self.getHandle().fileno() if self.connected or self._handle else -1
+        return self._raw_handle().fileno() if self.connected or self._handle else -1
 
     def getHandle(self) -> socket.socket:
         """The descriptor as a socket, for its options; closed with the connection.
@@ -323,6 +352,9 @@ class StreamTransport(Writer):
         Raises:
             AttributeError: the connection is gone.
         """
+        return self._raw_handle()
+
+    def _raw_handle(self) -> _Handle:
         if self._handle is None:
             descriptor = self._uv.get_extra_info("socket").fileno()
             self._handle = _Handle(self._family, socket.SOCK_STREAM, 0, descriptor)
@@ -331,13 +363,13 @@ class StreamTransport(Writer):
 
     def getTcpKeepAlive(self) -> bool:
         """Whether a silent client is asked if it is still there."""
-        return bool(self.getHandle().getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+        return bool(self._raw_handle().getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
         """Say whether a silent client is asked if it is still there."""
-        self.getHandle().setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
+        self._raw_handle().setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
 
     @property
     def socket(self) -> socket.socket:
         """The same, by the name that Twisted's transports have for it."""
-        return self.getHandle()
+        return self._raw_handle()

@@ -48,11 +48,11 @@ class TCPTransport(StartTLS):
 
     def getTcpNoDelay(self) -> bool:
         """Whether small writes are sent at once."""
-        return bool(self.getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        return bool(self._raw_handle().getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
 
     def setTcpNoDelay(self, enabled: bool) -> None:
         """Say whether small writes are sent at once."""
-        self.getHandle().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
+        self._raw_handle().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
 
     @property
     def bytes_in(self) -> int:
@@ -68,7 +68,7 @@ class TCPTransport(StartTLS):
         """Ask the kernel, which counts anyway (tcp(7), TCP_INFO; Linux 4.19)."""
         if not hasattr(self, "_uv") or (self.disconnected and hasattr(self, "_totals")):
             return getattr(self, "_totals", (0, 0))
-        data = self.getHandle().getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        data = self._raw_handle().getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
         state, received, waiting, sent, again = _TCP_INFO.unpack(data)
         # A FIN takes a number in the sequence, and the kernel counts it as a byte: the client's when it came, and
         # ours as long as it waits.

@@ -67,6 +67,10 @@ class _Secure(StartTLS):
         if self.connected:
             self._tls.unregisterProducer()
 
+    def getHandle(self) -> Any:  # noqa: ANN401 - a Connection of pyOpenSSL
+        """The TLS connection."""
+        return self._tls.getHandle()
+
     def getPeerCertificate(self) -> Any:  # noqa: ANN401 - an X509 of pyOpenSSL, or None
         """The client's certificate."""
         return self._tls.getPeerCertificate()

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.error import FileDescriptorOverrun
-from twisted.internet.interfaces import ITCPTransport, ITLSTransport, IUNIXTransport
+from twisted.internet.interfaces import IFileDescriptorReceiver, ITCPTransport, ITLSTransport, IUNIXTransport
+from twisted.internet.unix import Server
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -65,6 +66,17 @@ class UNIXTransport(StartTLS):
         self._uv.write(data)
         self.bytes_out += len(data)
 
+    def _begin(self) -> None:
+        if IFileDescriptorReceiver.providedBy(self._protocol):
+            # On a duplicate, by Twisted's own transport.
+            sock = self._raw_handle().dup()
+            sock.setblocking(False)
+            self._refuse()
+            protocol, server = self._protocol, self.server
+            protocol.makeConnection(Server(sock, protocol, self.client[0], server, self.sessionno, self.reactor))
+        else:
+            super()._begin()
+
     def _forget(self) -> None:
         self._stop_waiting()
         del self._received
@@ -72,7 +84,7 @@ class UNIXTransport(StartTLS):
 
     def getHost(self) -> IAddress:
         """Where it was accepted."""
-        return UNIXAddress(self.getHandle().getsockname())
+        return UNIXAddress(self._raw_handle().getsockname())
 
     def getTcpNoDelay(self) -> bool:
         """For callers that think this is TCP."""
@@ -118,7 +130,7 @@ class UNIXTransport(StartTLS):
         full = bool(self._uv.get_write_buffer_size())
         while self._descriptors and self._unsent and not full:
             try:
-                socket.send_fds(self.getHandle(), [self._unsent[:1]], self._descriptors[:1])
+                socket.send_fds(self._raw_handle(), [self._unsent[:1]], self._descriptors[:1])
             except BlockingIOError:
                 full = True
             except OSError as error:
@@ -145,7 +157,7 @@ class UNIXTransport(StartTLS):
     def _wait(self) -> None:
         """Go on when the kernel takes more. uvloop watches no descriptor that it has a transport for, but a copy."""
         if self._writable is None:
-            self._writable = self.getHandle().dup()
+            self._writable = self._raw_handle().dup()
             self.reactor.loop.add_writer(self._writable, self._send_descriptors)
 
     def _stop_waiting(self) -> None:
