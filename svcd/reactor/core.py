@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvloop
@@ -49,7 +50,7 @@ class UvReactor(AsyncioSelectorReactor):
         # Timed calls belong to no connection, whichever made the timer.
         self._context = copy_context()
         use_log_prefix()
-        super().__init__(self.loop)  # type: ignore[no-untyped-call]
+        super().__init__(self.loop)
 
     def _raised(self, _loop: AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log what nobody caught; if it came from a connection, that ends."""
@@ -70,8 +71,10 @@ class UvReactor(AsyncioSelectorReactor):
         if timeout is not None:
             if self._timerHandle is not None:
                 self._timerHandle.cancel()
-            self._scheduledAt = when = self.loop.time() + timeout
-            self._timerHandle = self.loop.call_at(when, self._onTimer, context=self._context)
+            when = self.loop.time() + timeout
+            self._scheduledAt = when  # type: ignore[assignment]
+            handle = self.loop.call_at(when, self._onTimer, context=self._context)
+            self._timerHandle = handle  # type: ignore[assignment]
 
     def getReaders(self) -> list[Any]:
         """Who waits for input."""
@@ -87,9 +90,7 @@ class UvReactor(AsyncioSelectorReactor):
         self.natives.difference_update(waiting)
         return [*super().removeAll(), *waiting]  # type: ignore[no-untyped-call]
 
-    def listenTCP(
-        self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = ""
-    ) -> IListeningPort:
+    def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "") -> IListeningPort:
         """See twisted.internet.interfaces.IReactorTCP.
 
         Raises:
@@ -99,8 +100,13 @@ class UvReactor(AsyncioSelectorReactor):
         listening.startListening()
         return listening
 
-    def listenUNIX(  # noqa: D417 - the interface has the rest
-        self, address: Any, factory: IProtocolFactory, backlog: int = 50, mode: int = 0o666, wantPID: int = 0  # noqa: ANN401
+    def listenUNIX(
+        self,
+        address: Any,  # noqa: ANN401 - a path, text or bytes
+        factory: IProtocolFactory,
+        backlog: int = 50,
+        mode: int = 0o666,
+        wantPID: int = 0,
     ) -> IListeningPort:
         """See twisted.internet.interfaces.IReactorUNIX.
 
@@ -119,11 +125,11 @@ class UvReactor(AsyncioSelectorReactor):
         """
         if addressFamily not in self._supportedAddressFamilies:
             raise error.UnsupportedAddressFamily(addressFamily)
-        listening: Any
         if addressFamily == socket.AF_UNIX:
-            listening = UNIXPort._fromListeningDescriptor(self, fileDescriptor, factory)  # noqa: SLF001
+            adopt: Any = partial(UNIXPort._fromListeningDescriptor, self, fileDescriptor)  # noqa: SLF001
         else:
-            listening = TCPPort._fromListeningDescriptor(self, fileDescriptor, addressFamily, factory)  # noqa: SLF001
+            adopt = partial(TCPPort._fromListeningDescriptor, self, fileDescriptor, addressFamily)  # noqa: SLF001
+        listening = adopt(factory)
         listening.startListening()
         return listening  # type: ignore[no-any-return]
 
@@ -149,9 +155,8 @@ class UvReactor(AsyncioSelectorReactor):
         """
         if addressFamily not in (socket.AF_INET, socket.AF_INET6):
             raise error.UnsupportedAddressFamily(addressFamily)
-        listening = UDPPort._fromListeningDescriptor(  # noqa: SLF001
-            self, fileDescriptor, addressFamily, protocol, maxPacketSize
-        )
+        adopt: Any = UDPPort._fromListeningDescriptor  # noqa: SLF001
+        listening = adopt(self, fileDescriptor, addressFamily, protocol, maxPacketSize)
         listening.startListening()
         return listening  # type: ignore[no-any-return]
 

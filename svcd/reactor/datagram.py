@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, DatagramTransport
     from collections.abc import Callable
 
+    from svcd.reactor.core import UvReactor
+
 __all__ = ["Receiver", "UDPPort"]
 
 
@@ -49,7 +51,7 @@ class Receiver:
         self.datagram_received = datagram_received
         self.error_received = error_received
         LOG_PREFIX.set(prefix)
-        begin(loop, loop.create_datagram_endpoint(lambda: self, sock=sock.dup()))  # type: ignore[arg-type, return-value]
+        begin(loop, loop.create_datagram_endpoint(lambda: self, sock=sock.dup()))
 
     def connection_made(self, transport: DatagramTransport) -> None:
         """Reading begins after this."""
@@ -80,6 +82,7 @@ class UDPPort(udp.Port):
         bytes_out: sent.
     """
 
+    reactor: UvReactor
     _log = Logger()
     _receiver: Receiver | None = None
     # The sender of the last datagram, as the application has it and as the system has it.
@@ -160,7 +163,7 @@ class UDPPort(udp.Port):
                 # An answer: nothing has to be looked at again.
                 self.bytes_out += self.socket.sendto(datagram, self._name)
             else:
-                self.bytes_out += super().write(datagram, addr) or 0  # type: ignore[func-returns-value]
+                self.bytes_out += super().write(datagram, addr) or 0
         except OSError as error:
             if error.errno == errno.EMSGSIZE:
                 raise MessageLengthError("message too long") from error

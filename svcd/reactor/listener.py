@@ -139,7 +139,7 @@ class Acceptor:
         owner = self._owner
         transport = _KINDS[self._family](self._reactor, owner.factory, peer, name, owner, number, self._where)
         coroutine = self._reactor.loop.connect_accepted_socket(
-            lambda: transport,  # type: ignore[arg-type, return-value]
+            lambda: transport,  # type: ignore[type-var]
             _Accepted(descriptor, self._family),  # type: ignore[arg-type]
         )
         coroutine.send(None)
@@ -230,18 +230,18 @@ class StreamPort:
 
     def pause(self) -> None:
         """Rest: who comes waits in the kernel's queue."""
-        self.reactor.removeReader(self)
+        self.reactor.removeReader(self)  # type: ignore[no-untyped-call]
 
     def resume(self) -> None:
         """Go on."""
         if self.connected:
-            self.reactor.addReader(self)
+            self.reactor.addReader(self)  # type: ignore[no-untyped-call]
 
     def doRead(self) -> None:
         """Somebody waits."""
         self._acceptor.accept()
 
-    def connectionLost(self, reason: Failure) -> None:
+    def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002 - Twisted's signature
         """The reactor stops, or the socket is of no use."""
         self.connected = False
 

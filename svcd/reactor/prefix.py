@@ -43,5 +43,5 @@ def use_log_prefix() -> None:
 def log_prefix(protocol: object) -> str:
     """What lines of a protocol begin with: what it says itself, or else its class's name."""
     if ILoggingContext.providedBy(protocol):
-        return str(protocol.logPrefix())  # type: ignore[attr-defined]
+        return str(protocol.logPrefix())
     return type(protocol).__name__

@@ -40,6 +40,7 @@ class Writer:
                  "disconnecting", "producer", "reactor", "streamingProducer", "write")  # fmt: skip
 
     _uv: Transport
+    _protocol: Any
     _out: Callable[[bytes], None]
     write: Callable[[bytes], None]
 
@@ -130,6 +131,11 @@ class Writer:
             self._ending = True
             if self.producer is None or (self.streamingProducer and not self._full):
                 self._say_eof()
+
+    @property
+    def writing(self) -> bool:
+        """Whether output waits."""
+        return self.connected and bool(self._uv.get_write_buffer_size())
 
     def pause_writing(self) -> None:
         """Uvloop: the kernel does not take it as fast as it comes."""

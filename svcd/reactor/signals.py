@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
-from twisted.internet.process import reapAllProcesses  # type: ignore[attr-defined]
+from twisted.internet.process import reapAllProcesses
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop

@@ -1,7 +1,7 @@
-"""One stream connection: asyncio's protocol to uvloop, and a Twisted transport to the Twisted protocol.
+"""One stream connection from its beginning to its end.
 
-uvloop calls what `data_received` gave when the protocol was set, and asks no more. So input goes from libuv to the
-Twisted protocol without a Python call between, and `write` is uvloop's own method.
+It is asyncio's protocol to uvloop and a Twisted transport to the Twisted protocol, in one object: there may be very
+many of them.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from svcd.reactor.handle import Handle
 from svcd.reactor.prefix import LOG_PREFIX, log_prefix
-from svcd.reactor.producing import Writer, dropped
+from svcd.reactor.producing import dropped
+from svcd.reactor.reading import Reader
 
 if TYPE_CHECKING:
     from asyncio import Transport
-    from collections.abc import Callable
 
-    from twisted.internet.interfaces import IAddress, IListeningPort, IProtocol, IProtocolFactory
+    from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory
 
     from svcd.reactor.core import UvReactor
 
@@ -43,25 +44,8 @@ _LOST = Failure(ConnectionLost())
 _RESET = struct.pack("ii", 1, 0)
 
 
-class _Handle(socket.socket):
-    """A connection's descriptor as a socket. It stays uvloop's, so closing it is asked of the transport."""
-
-    __slots__ = ("_transport",)
-
-    _transport: StreamTransport | None
-
-    def close(self) -> None:
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            transport._let_go()  # noqa: SLF001 - two halves of one thing
-        self.detach()
-
-    def dup(self) -> socket.socket:
-        return socket.fromfd(self.fileno(), self.family, self.type)
-
-
 @implementer(ITransport, IConsumer, IPushProducer, ISystemHandle, ILoggingContext)
-class StreamTransport(Writer):
+class StreamTransport(Reader):
     """A server's side of one connection.
 
     A protocol that puts its own `dataReceived` in place before its connectionMade() ends is called at it directly,
@@ -80,8 +64,8 @@ class StreamTransport(Writer):
         logstr: what its lines in the log begin with.
     """
 
-    __slots__ = ("__weakref__", "_aborting", "_factory", "_failure", "_got_eof", "_handle", "_held", "_peer",
-                 "_reading", "_where", "client", "logstr", "server", "sessionno")  # fmt: skip
+    __slots__ = ("__weakref__", "_aborting", "_factory", "_failure", "_handle", "_peer", "_where", "client", "logstr",
+                 "server", "sessionno")  # fmt: skip
 
     TLS = False
     _log = Logger(namespace="svcd.reactor")
@@ -104,12 +88,9 @@ class StreamTransport(Writer):
         self.client = client
         self.server = server
         self.sessionno = sessionno
-        self._handle: _Handle | None = None
+        self._handle: Handle | None = None
         self._failure: Failure | None = None
-        # Input that came while the application wanted none, before uvloop could be told.
-        self._held: list[bytes] | None = None
-        self._reading = True
-        self._aborting = self._got_eof = False
+        self._aborting = False
 
     def __repr__(self) -> str:
         protocol = getattr(self, "_protocol", None)
@@ -126,19 +107,6 @@ class StreamTransport(Writer):
         return self.logstr
 
     # What uvloop calls.
-
-    @property
-    def data_received(self) -> Callable[[bytes], None]:
-        """Who takes input; uvloop asks once, when the protocol is set."""
-        if self._held is not None:
-            return self._hold
-        received = self._protocol.dataReceived
-        if getattr(received, "__self__", None) is self._protocol:
-            return self._deliver
-        return received
-
-    def _deliver(self, data: bytes) -> None:
-        self._protocol.dataReceived(data)
 
     def connection_made(self, transport: Transport) -> None:
         """The connection is there; reading begins after this."""
@@ -168,14 +136,8 @@ class StreamTransport(Writer):
         self.reactor.natives.add(self)
         self._send_by(self._direct())
         self._call(lambda: protocol.makeConnection(self))
-        if self.disconnected:
-            return
-        if not self._reading:
-            # uvloop starts to read in any case, and has to be stopped again.
-            self._held = []
-            self._soon(self._settle)
-        # A protocol may have put its own, faster way in place.
-        self._uv.set_protocol(self)  # type: ignore[arg-type]
+        if self.connected:
+            self._begin_reading()
 
     def eof_received(self) -> bool:
         """The client sends no more; whether the connection stays open."""
@@ -210,8 +172,7 @@ class StreamTransport(Writer):
 
     def _forget(self) -> None:
         if self._handle is not None:
-            self._handle._transport = None  # noqa: SLF001 - two halves of one thing
-            self._handle.detach()
+            self._handle.forget()
             self._handle = None
         del self._protocol, self._uv, self._factory
 
@@ -249,17 +210,6 @@ class StreamTransport(Writer):
 
     # What Twisted calls.
 
-    @property
-    def protocol(self) -> IProtocol:
-        """Who takes input; another one may be set at any time."""
-        return self._protocol
-
-    @protocol.setter
-    def protocol(self, protocol: IProtocol) -> None:
-        self._protocol = protocol
-        if self.connected:
-            self._uv.set_protocol(self)  # type: ignore[arg-type]
-
     def loseConnection(self, _reason: object = None) -> None:
         """Close when everything is written, and, with a producer, when that is unregistered."""
         if self.connected and not self.disconnecting:
@@ -279,61 +229,17 @@ class StreamTransport(Writer):
         self._aborting = True
         self._uv.abort()
 
-    def pauseProducing(self) -> None:
-        """Read no more for now."""
-        self._reading = False
-        if self.connected:
-            self._uv.pause_reading()
-
-    stopReading = pauseProducing
-
-    def resumeProducing(self) -> None:
-        """Read again."""
-        if self.connected and not (self.disconnecting or self._got_eof):
-            self._reading = True
-            if self._held is None:
-                self._uv.resume_reading()
-            else:
-                self._soon(self._settle)
-
-    startReading = resumeProducing
-
-    @property
-    def reading(self) -> bool:
-        """Whether input is wanted."""
-        return self._reading and not (self.disconnecting or self._got_eof)
-
-    @property
-    def writing(self) -> bool:
-        """Whether output waits."""
-        return self.connected and bool(self._uv.get_write_buffer_size())
-
     def stopProducing(self) -> None:
         """End, as a producer."""
         self.loseConnection()
 
-    def _hold(self, data: bytes) -> None:
-        assert self._held is not None  # noqa: S101 - uvloop was given this method with the list
-        self._held.append(data)
-
-    def _settle(self) -> None:
-        """Stop reading that should not have begun, or hand over what it brought."""
-        if not self.connected or self._held is None:
-            return
-        if not self._reading:
-            self._uv.pause_reading()
-            return
-        held, self._held = self._held, None
-        self._uv.set_protocol(self)  # type: ignore[arg-type]
-        for data in held:
-            if self._reading and not self.disconnecting:
-                self._call(lambda data=data: self._protocol.dataReceived(data))  # type: ignore[misc]
-        if self._reading and not self._got_eof:
-            self._uv.resume_reading()
-
-    def getPeer(self) -> IAddress:
+    def getPeer(self) -> Any:  # noqa: ANN401 - the kind of address that the kind of transport has
         """The client."""
         return self._peer
+
+    def getHost(self) -> Any:  # noqa: ANN401 - the kind of address that the kind of transport has
+        """Our side of the connection."""
+        raise NotImplementedError
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor stops."""
@@ -354,11 +260,11 @@ class StreamTransport(Writer):
         """
         return self._raw_handle()
 
-    def _raw_handle(self) -> _Handle:
+    def _raw_handle(self) -> Handle:
         if self._handle is None:
             descriptor = self._uv.get_extra_info("socket").fileno()
-            self._handle = _Handle(self._family, socket.SOCK_STREAM, 0, descriptor)
-            self._handle._transport = self  # noqa: SLF001 - two halves of one thing
+            self._handle = Handle(self._family, socket.SOCK_STREAM, 0, descriptor)
+            self._handle.let_go = self._let_go
         return self._handle
 
     def getTcpKeepAlive(self) -> bool:

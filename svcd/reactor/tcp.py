@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import ITCPTransport, ITLSTransport
 from zope.interface import implementer
 
 from svcd.reactor.tls import StartTLS
-
-if TYPE_CHECKING:
-    from twisted.internet.interfaces import IAddress
 
 __all__ = ["TCP6Transport", "TCPTransport", "tcp_address"]
 
@@ -42,7 +39,7 @@ class TCPTransport(StartTLS):
 
     _family = socket.AF_INET
 
-    def getHost(self) -> IAddress:
+    def getHost(self) -> IPv4Address | IPv6Address:
         """Our side of the connection."""
         return tcp_address(self._uv.get_extra_info("sockname"))
 

@@ -32,10 +32,10 @@ class StartTLS(StreamTransport):
         producer, streaming = self.producer, self.streamingProducer
         if producer is not None:
             self.unregisterProducer()
-        factory = TLSMemoryBIOFactory(contextFactory, not normal, None)
-        tls: Any = factory.protocol(factory, self._protocol, False)  # type: ignore[misc]
+        factory = TLSMemoryBIOFactory(contextFactory, not normal, None)  # type: ignore[arg-type]
+        tls: Any = factory.protocol(factory, self._protocol, False)
         # A class with the same attributes and other methods: connections in the clear pay nothing for it.
-        self.__class__ = _secure(type(self))
+        self.__class__ = _secure(type(self))  # type: ignore[arg-type]
         self.protocol = tls
         self.write = tls.write
         tls.makeConnection(_Clear(self))
@@ -84,7 +84,7 @@ class _Secure(StartTLS):
 def _secure(kind: type[StartTLS]) -> type[StartTLS]:
     """The class of transports of a kind once they speak TLS."""
     secure = type(f"Secure{kind.__name__}", (_Secure, kind), {"__slots__": ()})
-    return implementer(ISSLTransport)(secure)
+    return implementer(ISSLTransport)(secure)  # type: ignore[no-any-return]
 
 
 class _Clear:

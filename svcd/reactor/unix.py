@@ -17,8 +17,6 @@ from svcd.reactor.tls import StartTLS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twisted.internet.interfaces import IAddress
-
 __all__ = ["UNIXTransport"]
 
 #: More descriptors than this waiting to be sent pause a push producer.
@@ -72,8 +70,9 @@ class UNIXTransport(StartTLS):
             sock = self._raw_handle().dup()
             sock.setblocking(False)
             self._refuse()
-            protocol, server = self._protocol, self.server
-            protocol.makeConnection(Server(sock, protocol, self.client[0], server, self.sessionno, self.reactor))
+            protocol: Any = self._protocol
+            transport = Server(sock, protocol, self.client[0], self.server, self.sessionno, self.reactor)
+            self._call(lambda: protocol.makeConnection(transport))
         else:
             super()._begin()
 
@@ -82,7 +81,7 @@ class UNIXTransport(StartTLS):
         del self._received
         super()._forget()
 
-    def getHost(self) -> IAddress:
+    def getHost(self) -> Any:  # noqa: ANN401 - a UNIXAddress, which ITCPTransport does not foresee
         """Where it was accepted."""
         return UNIXAddress(self._raw_handle().getsockname())
 
@@ -118,6 +117,15 @@ class UNIXTransport(StartTLS):
             self._failure = Failure(FileDescriptorOverrun())
             self._uv.abort()
 
+    @property
+    def writing(self) -> bool:
+        """Whether output waits."""
+        return bool(self._unsent) or super().writing
+
+    def _say_eof(self) -> None:
+        if not self._unsent:
+            super()._say_eof()
+
     def _write_with_descriptors(self, data: bytes) -> None:
         self._unsent += data
         self.bytes_out += len(data)
@@ -151,6 +159,8 @@ class UNIXTransport(StartTLS):
         self._send_by(self._direct())
         if self.disconnecting:
             self._uv.close()
+        elif self._ending:
+            self._say_eof()
         elif self._full and not self._uv.get_write_buffer_size():
             self.resume_writing()
 

@@ -43,7 +43,7 @@ def run_here(short_name: str, results: Path) -> None:
 
     outcomes: dict[str, str] = {}
 
-    class Recorder(TextReporter):  # type: ignore[misc]
+    class Recorder(TextReporter):
         """Trial's reporter, which also keeps what became of each test; the worst, if it was told twice."""
 
         def _record(self, outcome: str, test: Any) -> None:
@@ -53,23 +53,23 @@ def run_here(short_name: str, results: Path) -> None:
 
         def addSuccess(self, test: Any) -> None:
             self._record("passed", test)
-            super().addSuccess(test)
+            super().addSuccess(test)  # type: ignore[no-untyped-call]
 
         def addFailure(self, test: Any, fail: Any) -> None:
             self._record("failed", test)
-            super().addFailure(test, fail)
+            super().addFailure(test, fail)  # type: ignore[no-untyped-call]
 
         def addError(self, test: Any, error: Any) -> None:
             self._record("failed", test)
-            super().addError(test, error)
+            super().addError(test, error)  # type: ignore[no-untyped-call]
 
         def addSkip(self, test: Any, reason: Any) -> None:
             self._record("skipped", test)
-            super().addSkip(test, reason)
+            super().addSkip(test, reason)  # type: ignore[no-untyped-call]
 
         def addExpectedFailure(self, test: Any, failure: Any, todo: Any = None) -> None:
             self._record("expected", test)
-            super().addExpectedFailure(test, failure, todo)
+            super().addExpectedFailure(test, failure, todo)  # type: ignore[no-untyped-call]
 
     ReactorBuilder._reactors = [REACTORS[short_name]]
     loader = TestLoader()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["UvReactor"]
 
 
-def UvReactor(case: SynchronousTestCase) -> Reactor:  # noqa: N802 - it gives the generated tests their name
+def UvReactor(case: SynchronousTestCase) -> Reactor:
     """A new reactor for one test."""
     reactor = Reactor()
     case.addCleanup(reactor.loop.close)
