@@ -32,7 +32,7 @@ class StartTLS(StreamTransport):
         producer, streaming = self.producer, self.streamingProducer
         if producer is not None:
             self.unregisterProducer()
-        factory = TLSMemoryBIOFactory(contextFactory, not normal, None)  # type: ignore[arg-type]
+        factory = TLSMemoryBIOFactory(contextFactory, not normal, None, clock=self.reactor)  # type: ignore[arg-type]
         tls: Any = factory.protocol(factory, self._protocol, False)
         # A class with the same attributes and other methods: connections in the clear pay nothing for it.
         self.__class__ = _secure(type(self))  # type: ignore[arg-type]

@@ -1,0 +1,384 @@
+"""Stream connections keep what Twisted promises of them."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from twisted.internet.interfaces import IConsumer, IPushProducer, ITCPTransport
+from twisted.python import context, log
+from zope.interface.verify import verifyObject
+
+from tests.reactor.conftest import HalfCloseable, Recorder, Recorders
+
+if TYPE_CHECKING:
+    from tests.reactor.conftest import Bench
+
+_RESET = struct.pack("ii", 1, 0)
+
+
+class Echo(HalfCloseable):
+    """Echoes by the shortest way."""
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.transport.registerProducer(self.transport, True)
+        self.dataReceived = self.transport.write  # type: ignore[method-assign]
+        self.direct = self.transport.data_received is self.dataReceived
+
+    def readConnectionLost(self) -> None:
+        self.transport.unregisterProducer()
+        super().readConnectionLost()
+
+
+def listen(bench: Bench, factory: Recorders) -> tuple[str, int]:
+    address = bench.reactor.listenTCP(0, factory, interface="127.0.0.1").getHost()
+    return address.host, address.port  # type: ignore[attr-defined]
+
+
+def read_all(client: socket.socket) -> bytes:
+    data = bytearray()
+    while piece := client.recv(65536):
+        data += piece
+    return bytes(data)
+
+
+def test_echo_after_half_close(bench: Bench) -> None:
+    """A client that half-closes gets everything back, and the bytes are counted exactly."""
+    factory = Recorders(Echo)
+    address = listen(bench, factory)
+    question = bytes(range(256)) * 1024
+
+    def client() -> bytes:
+        with socket.create_connection(address) as sock:
+            sock.sendall(question)
+            sock.shutdown(socket.SHUT_WR)
+            return read_all(sock)
+
+    assert bench.run(client, factory) == question
+    assert factory.made[0].told == ["read", "ConnectionDone"]
+    assert factory.made[0].counted == (len(question), len(question))
+
+
+def test_echo_is_uvloops_own_write(bench: Bench) -> None:
+    """A protocol that sets dataReceived to the transport's write has uvloop call its own method, no Python."""
+    factory = Recorders(Echo)
+    address = listen(bench, factory)
+
+    def client() -> bytes:
+        with socket.create_connection(address) as sock:
+            sock.sendall(b"x")
+            return sock.recv(1)
+
+    assert bench.run(client, factory) == b"x"
+    assert factory.made[0].direct
+
+
+def test_transport_interfaces(bench: Bench) -> None:
+    """The transport provides what Twisted's has, its options work, and its addresses are right."""
+    seen: dict[str, Any] = {}
+
+    class Asking(Recorder):
+        def connectionMade(self) -> None:
+            super().connectionMade()
+            transport: Any = self.transport
+            for interface in (ITCPTransport, IConsumer, IPushProducer):
+                verifyObject(interface, transport)
+            transport.setTcpKeepAlive(True)
+            transport.setTcpNoDelay(False)
+            seen["options"] = transport.getTcpKeepAlive(), transport.getTcpNoDelay()
+            seen["host"], seen["peer"] = transport.getHost(), transport.getPeer()
+            seen["name"] = transport.getHandle().getpeername()
+
+    factory = Recorders(Asking)
+    address = listen(bench, factory)
+
+    def client() -> Any:
+        with socket.create_connection(address) as sock:
+            return sock.getsockname()
+
+    name = bench.run(client, factory)
+    assert seen["options"] == (True, False)
+    assert (seen["host"].host, seen["host"].port) == address
+    assert (seen["peer"].host, seen["peer"].port) == seen["name"] == name
+
+
+def test_data_received_set_later(bench: Bench) -> None:
+    """A protocol may set another dataReceived at any time, and what comes then goes there."""
+    later: list[bytes] = []
+
+    class Changing(Recorder):
+        def dataReceived(self, data: bytes) -> None:
+            super().dataReceived(data)
+            self.dataReceived = later.append  # type: ignore[method-assign]
+            self.transport.write(b"next")
+
+    factory = Recorders(Changing)
+    address = listen(bench, factory)
+
+    def client() -> None:
+        with socket.create_connection(address) as sock:
+            sock.sendall(b"one")
+            assert sock.recv(4) == b"next"
+            sock.sendall(b"two")
+
+    bench.run(client, factory)
+    assert (bytes(factory.made[0].received), later) == (b"one", [b"two"])
+
+
+def test_protocol_set_later(bench: Bench) -> None:
+    """Another protocol may be set on the transport, and takes what comes then, with the end."""
+    second: list[Recorder] = []
+
+    class First(Recorder):
+        def dataReceived(self, data: bytes) -> None:
+            other = Recorder()
+            other.factory = self.factory
+            self.factory.made.pop()
+            second.append(other)
+            self.transport.protocol = other
+            other.makeConnection(self.transport)
+            self.transport.write(b"next")
+
+    factory = Recorders(First)
+    address = listen(bench, factory)
+
+    def client() -> None:
+        with socket.create_connection(address) as sock:
+            sock.sendall(b"one")
+            assert sock.recv(4) == b"next"
+            sock.sendall(b"two")
+
+    bench.run(client, factory)
+    assert bytes(second[0].received) == b"two"
+    assert second[0].told == ["ConnectionDone"]
+
+
+@pytest.mark.parametrize("raised", [ValueError("mine"), OSError(errno.EPIPE, "mine")])
+def test_exception_drops_its_connection_alone(
+    bench: Bench, failures: list[Exception], raised: Exception
+) -> None:
+    """An exception in a protocol is logged and ends that connection with it as the reason; others go on."""
+
+    class Failing(Recorder):
+        def dataReceived(self, data: bytes) -> None:
+            if data == b"fail":
+                raise raised
+            self.transport.write(data)
+
+    factory = Recorders(Failing)
+    address = listen(bench, factory)
+
+    def client() -> bytes:
+        with socket.create_connection(address) as one, socket.create_connection(address) as two:
+            one.sendall(b"fail")
+            assert read_all(one) == b""
+            two.sendall(b"go on")
+            return two.recv(5)
+
+    assert bench.run(client, factory) == b"go on"
+    assert failures == [raised]
+    assert [each.told for each in factory.made] == [[type(raised).__name__], ["ConnectionDone"]]
+
+
+def test_exception_in_connection_made(bench: Bench, failures: list[Exception]) -> None:
+    """An exception in connectionMade() is logged and ends the connection."""
+
+    class Failing(Recorder):
+        def connectionMade(self) -> None:
+            super().connectionMade()
+            raise ValueError
+
+    factory = Recorders(Failing)
+    address = listen(bench, factory)
+
+    def client() -> bytes:
+        with socket.create_connection(address) as sock:
+            return read_all(sock)
+
+    assert bench.run(client, factory) == b""
+    assert [type(failure) for failure in failures] == [ValueError]
+    assert factory.made[0].told == ["ValueError"]
+
+
+def test_no_protocol(bench: Bench) -> None:
+    """A factory that builds no protocol has the client's connection closed."""
+    factory = Recorders(Recorder)
+    factory.buildProtocol = lambda _address: None  # type: ignore[method-assign, assignment, return-value]
+    address = listen(bench, factory)
+
+    def client() -> bytes:
+        with socket.create_connection(address) as sock:
+            return read_all(sock)
+
+    assert bench.run(client, factory) == b""
+
+
+def test_lose_connection_sends_everything_first(bench: Bench) -> None:
+    """What was written before loseConnection() arrives, however slowly the client reads; later writes are harmless."""
+    answer = b"x" * 8_000_000
+
+    class Answering(Recorder):
+        def connectionMade(self) -> None:
+            super().connectionMade()
+            self.transport.write(answer)
+            self.transport.loseConnection()
+
+        def connectionLost(self, reason: Any = None) -> None:
+            super().connectionLost(reason)
+            self.transport.write(b"late")
+            self.transport.writeSequence([b"late"])
+            self.transport.loseConnection()
+            self.transport.abortConnection()
+            self.transport.resumeProducing()
+
+    factory = Recorders(Answering)
+    address = listen(bench, factory)
+
+    def client() -> int:
+        with socket.create_connection(address) as sock:
+            return len(read_all(sock))
+
+    assert bench.run(client, factory) == len(answer)
+    assert factory.made[0].told == ["ConnectionDone"]
+    assert factory.made[0].counted == (0, len(answer))
+
+
+def test_abort(bench: Bench) -> None:
+    """abortConnection() resets the connection, and the protocol is told once."""
+
+    class Aborting(Recorder):
+        def dataReceived(self, _data: bytes) -> None:
+            self.transport.abortConnection()
+            self.transport.abortConnection()
+            self.transport.loseConnection()
+            assert not self.told
+
+    factory = Recorders(Aborting)
+    address = listen(bench, factory)
+
+    def client() -> None:
+        with socket.create_connection(address) as sock:
+            sock.sendall(b"x")
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
+
+    bench.run(client, factory)
+    assert factory.made[0].told == ["ConnectionAborted"]
+
+
+def test_reset_by_client(bench: Bench) -> None:
+    """A connection that the client resets is lost, not done."""
+    factory = Recorders(HalfCloseable)
+    address = listen(bench, factory)
+
+    def client() -> None:
+        with socket.create_connection(address) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
+    bench.run(client, factory)
+    assert factory.made[0].told == ["ConnectionLost"]
+
+
+def test_lose_write_connection(bench: Bench) -> None:
+    """After loseWriteConnection() the client has everything and the end, and may go on sending."""
+    answer = b"x" * 4_000_000
+
+    class Closing(HalfCloseable):
+        def connectionMade(self) -> None:
+            super().connectionMade()
+            self.transport.write(answer)
+            self.transport.loseWriteConnection()
+
+    factory = Recorders(Closing)
+    address = listen(bench, factory)
+
+    def client() -> int:
+        with socket.create_connection(address) as sock:
+            length = len(read_all(sock))
+            sock.sendall(b"more")
+            return length
+
+    assert bench.run(client, factory) == len(answer)
+    assert bytes(factory.made[0].received) == b"more"
+    assert factory.made[0].told == ["write", "read", "ConnectionDone"]
+    assert factory.made[0].counted == (4, len(answer))
+
+
+def test_paused_from_the_beginning(bench: Bench) -> None:
+    """A protocol that pauses in connectionMade() gets nothing before it resumes, and then everything."""
+
+    class Paused(HalfCloseable):
+        def connectionMade(self) -> None:
+            super().connectionMade()
+            self.transport.pauseProducing()
+            self.transport.reactor.callLater(0.05, self.go_on)
+
+        def go_on(self) -> None:
+            assert not self.received
+            assert not self.told
+            self.transport.resumeProducing()
+
+    factory = Recorders(Paused)
+    address = listen(bench, factory)
+
+    def client() -> None:
+        with socket.create_connection(address) as sock:
+            sock.sendall(b"hello")
+            sock.shutdown(socket.SHUT_WR)
+            read_all(sock)
+
+    bench.run(client, factory)
+    assert bytes(factory.made[0].received) == b"hello"
+    assert factory.made[0].told == ["read", "ConnectionDone"]
+
+
+def test_log_prefix(bench: Bench) -> None:
+    """Lines that a protocol logs carry its prefix, as on Twisted's reactors; those of timers don't."""
+    seen: list[str] = []
+
+    class Logging(Recorder):
+        def logPrefix(self) -> str:
+            return "mine"
+
+        def dataReceived(self, _data: bytes) -> None:
+            seen.append(context.get(log.ILogContext)["system"])
+            self.transport.reactor.callLater(0, self.later)
+
+        def later(self) -> None:
+            seen.append(context.get(log.ILogContext)["system"])
+            self.transport.loseConnection()
+
+    factory = Recorders(Logging)
+    address = listen(bench, factory)
+
+    def client() -> bytes:
+        with socket.create_connection(address) as sock:
+            sock.sendall(b"x")
+            return read_all(sock)
+
+    bench.run(client, factory)
+    assert seen == ["mine,0,127.0.0.1", "-"]
+
+
+def test_reactor_stop_ends_connections(bench: Bench) -> None:
+    """When the reactor stops, open connections are told."""
+
+    class Greeting(Recorder):
+        def connectionMade(self) -> None:
+            super().connectionMade()
+            self.transport.write(b"x")
+
+    factory = Recorders(Greeting)
+    address = listen(bench, factory)
+
+    def client() -> socket.socket:
+        sock = socket.create_connection(address)
+        assert sock.recv(1) == b"x"
+        return sock
+
+    with bench.run(client):
+        assert [each.told for each in factory.made] == [["ConnectionLost"]]
