@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import TYPE_CHECKING
 
 from twisted.application.service import Service as TwistedService
@@ -126,7 +127,9 @@ class Supervisor(TwistedService):
             keeper = GateKeeper(service, factory, self._journal, self._around.names, self._budget, self._numbers)
             self.keepers[service.id] = keeper
         budget = self._budget
-        port = StreamPort(self._reactor, opened.socket, keeper, lambda: not budget.exhausted, budget.rest)
+        # A reactor may have a better port than the one that works on all of them.
+        adopt = getattr(self._reactor, "adoptStreamSocket", None) or partial(StreamPort, self._reactor)
+        port: StreamPort = adopt(opened.socket, keeper, lambda: not budget.exhausted, budget.rest)
         return port, budget.listen(port.pause, port.resume)
 
     def stopService(self) -> Deferred[object]:

@@ -234,12 +234,24 @@ def _check_listening(endpoints: Sequence[Endpoint], options: dict[str, Any]) -> 
         each.close()
 
 
+def _install_reactor() -> None:
+    """Take the reactor on uvloop where the user named none and uvloop is there."""
+    if "twisted.internet.reactor" in sys.modules:
+        return
+    try:
+        from svcd.reactor import install
+    except ImportError:
+        return
+    install()
+
+
 def makeService(options: Options) -> IService:
     """The daemon, for twistd.
 
     Raises:
         StartFailure: the services file has Problems (78), or its sockets can't be opened (71).
     """
+    _install_reactor()
     from twisted.internet import reactor  # not before now: importing it installs one
 
     files = LocalFiles()

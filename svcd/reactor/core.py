@@ -18,13 +18,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from svcd.reactor.datagram import UDPPort
-from svcd.reactor.listener import TCPPort, UNIXPort
+from svcd.reactor.listener import StreamPort, TCPPort, UNIXPort
 from svcd.reactor.prefix import use_log_prefix
 from svcd.reactor.signals import ChildSignals
 from svcd.reactor.stream import StreamTransport
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
+    from collections.abc import Callable
 
     from twisted.internet._signals import SignalHandling
     from twisted.internet.interfaces import IListeningPort, IProtocolFactory
@@ -132,6 +133,16 @@ class UvReactor(AsyncioSelectorReactor):
         listening = adopt(factory)
         listening.startListening()
         return listening  # type: ignore[no-any-return]
+
+    def adoptStreamSocket(
+        self,
+        sock: socket.socket,
+        factory: IProtocolFactory,
+        may_accept: Callable[[], bool],
+        short: Callable[[], None],
+    ) -> StreamPort:
+        """A port for a listening socket of the caller's, which the caller starts; see StreamPort."""
+        return StreamPort(self, sock, factory, may_accept, short)
 
     def listenUDP(
         self, port: int, protocol: AbstractDatagramProtocol, interface: str = "", maxPacketSize: int = 8192
