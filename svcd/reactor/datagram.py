@@ -66,8 +66,14 @@ class Receiver:
     def close(self) -> None:
         """Hand on no more."""
         self._closed = True
+        # One that is closed before its connection_made() reads for the rest of that turn of the loop, in any case.
+        self.datagram_received = _lost
         if self._transport is not None:
             self._transport.abort()
+
+
+def _lost(data: bytes, name: object) -> None:
+    """Nobody is there to take a datagram."""
 
 
 class UDPPort(udp.Port):

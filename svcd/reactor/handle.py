@@ -34,6 +34,10 @@ class Handle(socket.socket):
         self.let_go = None
         self.detach()
 
+    def __del__(self) -> None:
+        # Instead of socket's own, which closes the descriptor: the number may be another connection's by now.
+        self.detach()
+
     def dup(self) -> socket.socket:  # type: ignore[override]
         """An ordinary socket for the same connection, which is the caller's to close."""
         return socket.fromfd(self.fileno(), self.family, self.type)

@@ -125,6 +125,8 @@ class StreamTransport(Reader):
     def _refuse(self) -> None:
         """End before anything began."""
         self.disconnected = True
+        if self._handle is not None:
+            self._handle.forget()
         self._uv.abort()
 
     def _begin(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import globalLogPublisher
+from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
 from svcd.reactor import UvReactor
@@ -26,16 +26,21 @@ class Recorder(Protocol):
     """Keeps what it is told; subclasses do more."""
 
     factory: Recorders
+    # A native transport has more than any one interface says.
+    transport: Any
 
     def connectionMade(self) -> None:
+        """Begin to record."""
         self.received = bytearray()
         self.told: list[str] = []
         self.factory.made.append(self)
 
     def dataReceived(self, data: bytes) -> None:
+        """Keep it."""
         self.received += data
 
     def connectionLost(self, reason: Failure | None = None) -> None:
+        """Keep why, and what was counted."""
         assert reason is not None
         self.told.append(type(reason.value).__name__)
         transport = self.transport
@@ -48,10 +53,12 @@ class HalfCloseable(Recorder):
     """The same, told of half-closes; answers one by closing."""
 
     def readConnectionLost(self) -> None:
+        """Answer by closing."""
         self.told.append("read")
         self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
+        """Keep it."""
         self.told.append("write")
 
 
@@ -61,12 +68,13 @@ class Recorders(Factory):
     noisy = False
 
     def __init__(self, protocol: type[Protocol]) -> None:
-        self.protocol = protocol  # type: ignore[assignment]
+        self.protocol = protocol
         self.made: list[Any] = []
         self.lost = 0
         self.on_end: Callable[[], None] = lambda: None
 
     def ended(self) -> None:
+        """A connection is gone."""
         self.lost += 1
         self.on_end()
 
@@ -127,8 +135,11 @@ def bench() -> Iterator[Bench]:
     """A reactor of the test's own, which is closed after it."""
     made = Bench()
     yield made
-    made.reactor.removeAll()
-    made.reactor.loop.close()
+    loop = made.reactor.loop
+    # What ended with the reactor is closed in one more turn.
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
 
 
 @pytest.fixture
@@ -136,6 +147,7 @@ def failures() -> Iterator[list[Exception]]:
     """The exceptions that were logged."""
     found: list[Exception] = []
 
+    @implementer(ILogObserver)
     def observe(event: Any) -> None:
         if "log_failure" in event:
             found.append(event["log_failure"].value)

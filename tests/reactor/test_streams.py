@@ -24,22 +24,26 @@ class Echo(HalfCloseable):
     """Echoes by the shortest way."""
 
     def connectionMade(self) -> None:
+        """Tie reading to writing."""
         super().connectionMade()
         self.transport.registerProducer(self.transport, True)
         self.dataReceived = self.transport.write  # type: ignore[method-assign]
         self.direct = self.transport.data_received is self.dataReceived
 
     def readConnectionLost(self) -> None:
+        """Close; there is nothing more to echo."""
         self.transport.unregisterProducer()
         super().readConnectionLost()
 
 
 def listen(bench: Bench, factory: Recorders) -> tuple[str, int]:
+    """Listen on a port of the kernel's choice; where."""
     address = bench.reactor.listenTCP(0, factory, interface="127.0.0.1").getHost()
     return address.host, address.port  # type: ignore[attr-defined]
 
 
 def read_all(client: socket.socket) -> bytes:
+    """What comes until the end."""
     data = bytearray()
     while piece := client.recv(65536):
         data += piece
@@ -113,7 +117,7 @@ def test_data_received_set_later(bench: Bench) -> None:
     class Changing(Recorder):
         def dataReceived(self, data: bytes) -> None:
             super().dataReceived(data)
-            self.dataReceived = later.append  # type: ignore[method-assign]
+            self.dataReceived = later.append  # type: ignore[method-assign, assignment]
             self.transport.write(b"next")
 
     factory = Recorders(Changing)
@@ -134,13 +138,13 @@ def test_protocol_set_later(bench: Bench) -> None:
     second: list[Recorder] = []
 
     class First(Recorder):
-        def dataReceived(self, data: bytes) -> None:
+        def dataReceived(self, _data: bytes) -> None:
             other = Recorder()
             other.factory = self.factory
             self.factory.made.pop()
             second.append(other)
             self.transport.protocol = other
-            other.makeConnection(self.transport)
+            other.makeConnection(self.transport)  # type: ignore[no-untyped-call]
             self.transport.write(b"next")
 
     factory = Recorders(First)
@@ -158,9 +162,7 @@ def test_protocol_set_later(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("raised", [ValueError("mine"), OSError(errno.EPIPE, "mine")])
-def test_exception_drops_its_connection_alone(
-    bench: Bench, failures: list[Exception], raised: Exception
-) -> None:
+def test_exception_drops_its_connection_alone(bench: Bench, failures: list[Exception], raised: Exception) -> None:
     """An exception in a protocol is logged and ends that connection with it as the reason; others go on."""
 
     class Failing(Recorder):
@@ -207,7 +209,7 @@ def test_exception_in_connection_made(bench: Bench, failures: list[Exception]) -
 def test_no_protocol(bench: Bench) -> None:
     """A factory that builds no protocol has the client's connection closed."""
     factory = Recorders(Recorder)
-    factory.buildProtocol = lambda _address: None  # type: ignore[method-assign, assignment, return-value]
+    factory.buildProtocol = lambda _address: None  # type: ignore[method-assign, assignment]
     address = listen(bench, factory)
 
     def client() -> bytes:

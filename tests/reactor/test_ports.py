@@ -1,0 +1,182 @@
+"""Ports rest and go on without a client lost, whatever they listen on."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from svcd.reactor import StreamPort
+from tests.reactor.conftest import Recorders
+from tests.reactor.test_streams import Echo
+
+if TYPE_CHECKING:
+    from tests.reactor.conftest import Bench
+
+_ROOT = Path(__file__).parents[2]
+
+
+def ask(family: int, name: Any) -> bytes:
+    """One question to an echo, and its answer."""
+    with socket.socket(family) as sock:
+        sock.connect(name)
+        sock.sendall(b"hello")
+        sock.shutdown(socket.SHUT_WR)
+        return sock.recv(5, socket.MSG_WAITALL) + sock.recv(1)
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
+@pytest.mark.parametrize("quiet", [False, True])
+def test_adopted_socket(bench: Bench, tmp_path: Path, family: socket.AddressFamily, quiet: bool) -> None:
+    """A listening socket of any family is served, and stays open for its owner when the port stops."""
+    names: dict[int, Any] = {
+        socket.AF_INET: ("127.0.0.1", 0),
+        socket.AF_INET6: ("::1", 0),
+        socket.AF_UNIX: os.fspath(tmp_path / "u"),
+    }
+    reactor: Any = bench.reactor
+    with socket.socket(family) as sock:
+        sock.bind(names[family])
+        sock.listen()
+        sock.setblocking(False)
+        name = sock.getsockname()
+        factory = Recorders(Echo)
+        if quiet:
+            port: Any = StreamPort(reactor, sock, factory, lambda: True, lambda: None)
+            port.startListening()
+        else:
+            port = reactor.adoptStreamPort(sock.fileno(), family, factory)
+        host = port.getHost()
+        assert (host.name if family == socket.AF_UNIX else host.port) in (name, os.fsencode(str(name)), name[1])
+
+        def client() -> bytes:
+            answer = ask(family, name)
+            reactor.callFromThread(port.stopListening)
+            return answer
+
+        assert bench.run(client, factory) == b"hello"
+        assert factory.made[0].counted == (5, 5)
+        assert sock.getsockname() == name
+
+
+def test_pause(bench: Bench) -> None:
+    """Clients that come while a port rests are served when it goes on."""
+    reactor: Any = bench.reactor
+    factory = Recorders(Echo)
+    port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+    name = "127.0.0.1", port.getHost().port
+    port.pause()
+
+    def client() -> list[bytes]:
+        waiting = [socket.create_connection(name) for _ in range(40)]
+        for sock in waiting:
+            sock.sendall(b"hello")
+            sock.shutdown(socket.SHUT_WR)
+        assert not factory.made
+        reactor.callFromThread(port.resume)
+        answers = [sock.recv(5, socket.MSG_WAITALL) for sock in waiting]
+        for sock in waiting:
+            sock.close()
+        return answers
+
+    assert bench.run(client, factory) == [b"hello"] * 40
+
+
+def test_pause_from_a_connection(bench: Bench) -> None:
+    """A port that a new connection makes rest takes at most a batch more, and the others keep waiting."""
+    reactor: Any = bench.reactor
+
+    class Pausing(Echo):
+        def connectionMade(self) -> None:
+            super().connectionMade()
+            port.pause()
+
+    factory = Recorders(Pausing)
+    port = reactor.listenTCP(0, factory, backlog=100, interface="127.0.0.1")
+    name = "127.0.0.1", port.getHost().port
+
+    def client() -> int:
+        waiting = [socket.create_connection(name) for _ in range(80)]
+        answered = 0
+        for sock in waiting:
+            sock.sendall(b"x")
+        while answered < 80:
+            reactor.callFromThread(port.resume)
+            assert waiting[answered].recv(1) == b"x"
+            answered += 1
+        for sock in waiting:
+            sock.close()
+        return answered
+
+    assert bench.run(client, factory) == 80
+
+
+_AT_THE_LIMIT = """
+import resource, socket, sys
+from svcd.reactor import install
+install()
+from twisted.internet import reactor
+from twisted.internet.protocol import Factory, Protocol
+from svcd.reactor import StreamPort
+
+class Echo(Protocol):
+    def dataReceived(self, data):
+        self.transport.write(data)
+
+sock = socket.create_server(("127.0.0.1", 0), backlog=200)
+sock.setblocking(False)
+rests = []
+
+def short():
+    rests.append(1)
+    port.pause()
+    reactor.callLater(0.01, port.resume)
+
+port = StreamPort(reactor, sock, Factory.forProtocol(Echo), lambda: True, short)
+port.startListening()
+
+def done():
+    print(len(rests) > 0, flush=True)
+    reactor.stop()
+
+def ready():
+    # So few that most clients have to wait for others to go.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(__import__("os").listdir("/proc/self/fd")) + 10,) * 2)
+    print(sock.getsockname()[1], flush=True)
+
+Echo.connectionLost = lambda self, reason: counted()
+lost = [0]
+
+def counted():
+    lost[0] += 1
+    if lost[0] == 100:
+        done()
+
+reactor.callWhenRunning(ready)
+reactor.run()
+"""
+
+
+def test_no_client_is_lost_when_descriptors_run_out() -> None:
+    """At the limit of descriptors a StreamPort leaves clients in the kernel's queue, and all are served in the end."""
+    command = [sys.executable, "-c", _AT_THE_LIMIT]
+    with subprocess.Popen(command, cwd=_ROOT, env={**os.environ, "PYTHONPATH": str(_ROOT)}, stdout=subprocess.PIPE,
+                          text=True) as server:  # fmt: skip
+        assert server.stdout is not None
+        try:
+            name = "127.0.0.1", int(server.stdout.readline())
+            waiting = [socket.create_connection(name, timeout=20) for _ in range(100)]
+            for sock in waiting:
+                sock.sendall(b"x")
+            for sock in waiting:
+                assert sock.recv(1) == b"x"
+                sock.close()
+            assert server.stdout.readline() == "True\n"
+            assert server.wait(20) == 0
+        finally:
+            server.kill()
