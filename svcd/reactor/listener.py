@@ -137,7 +137,9 @@ class Acceptor:
             name = (peer.host, *name[1:])
         number, self._number = self._number, self._number + 1
         owner = self._owner
-        transport = _KINDS[self._family](self._reactor, owner.factory, peer, name, owner, number, self._where)
+        transport = _KINDS[self._family](
+            self._reactor, descriptor, owner.factory, peer, name, owner, number, self._where
+        )
         coroutine = self._reactor.loop.connect_accepted_socket(
             lambda: transport,  # type: ignore[type-var]
             _Accepted(descriptor, self._family),  # type: ignore[arg-type]

@@ -53,6 +53,7 @@ class StreamTransport(Reader):
 
     Args:
         reactor: whose loop runs the connection.
+        descriptor: the connection's, which uvloop closes.
         factory: builds the Twisted protocol.
         peer: who it is.
         client: the same as a socket address, as Twisted has it.
@@ -64,8 +65,8 @@ class StreamTransport(Reader):
         logstr: what its lines in the log begin with.
     """
 
-    __slots__ = ("__weakref__", "_aborting", "_factory", "_failure", "_handle", "_peer", "_where", "client", "logstr",
-                 "server", "sessionno")  # fmt: skip
+    __slots__ = ("__weakref__", "_aborting", "_descriptor", "_factory", "_failure", "_handle", "_peer", "_where", "client",
+                 "logstr", "server", "sessionno")  # fmt: skip
 
     TLS = False
     _log = Logger(namespace="svcd.reactor")
@@ -74,6 +75,7 @@ class StreamTransport(Reader):
     def __init__(
         self,
         reactor: UvReactor,
+        descriptor: int,
         factory: IProtocolFactory,
         peer: IAddress,
         client: Any,  # noqa: ANN401 - a socket address
@@ -82,6 +84,7 @@ class StreamTransport(Reader):
         where: object,
     ) -> None:
         super().__init__(reactor)
+        self._descriptor = descriptor
         self._factory = factory
         self._peer = peer
         self._where = where
@@ -252,7 +255,7 @@ class StreamTransport(Reader):
 
     def fileno(self) -> int:
         """The descriptor, or -1."""
-        return self._raw_handle().fileno() if self.connected or self._handle else -1
+        return self._descriptor if self.connected else -1
 
     def getHandle(self) -> socket.socket:
         """The descriptor as a socket, for its options; closed with the connection.
@@ -264,8 +267,9 @@ class StreamTransport(Reader):
 
     def _raw_handle(self) -> Handle:
         if self._handle is None:
-            descriptor = self._uv.get_extra_info("socket").fileno()
-            self._handle = Handle(self._family, socket.SOCK_STREAM, 0, descriptor)
+            if self.disconnected:
+                raise AttributeError("the connection is gone")
+            self._handle = Handle(self._family, socket.SOCK_STREAM, 0, self._descriptor)
             self._handle.let_go = self._let_go
         return self._handle
 
