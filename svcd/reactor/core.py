@@ -47,7 +47,7 @@ class UvReactor(AsyncioSelectorReactor):
     def __init__(self) -> None:
         self.loop: AbstractEventLoop = uvloop.new_event_loop()
         self.loop.set_exception_handler(self._raised)
-        self.natives: set[StreamTransport | UDPPort] = set()
+        self.natives: set[Any] = set()
         # Timed calls belong to no connection, whichever made the timer.
         self._context = copy_context()
         use_log_prefix()

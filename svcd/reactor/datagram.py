@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, DatagramTransport
     from collections.abc import Callable
 
-    from svcd.reactor.core import UvReactor
+    from svcd.reactor.native import NativeReactor
 
 __all__ = ["Receiver", "UDPPort"]
 
@@ -88,7 +88,7 @@ class UDPPort(udp.Port):
         bytes_out: sent.
     """
 
-    reactor: UvReactor
+    reactor: NativeReactor  # type: ignore[assignment]
     _log = Logger()
     _receiver: Receiver | None = None
     # The sender of the last datagram, as the application has it and as the system has it.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IProtocolFactory
     from twisted.python.failure import Failure
 
-    from svcd.reactor.core import UvReactor
+    from svcd.reactor.native import NativeReactor
     from svcd.reactor.stream import StreamTransport
 
 __all__ = ["Acceptor", "StreamPort", "TCPPort", "UNIXPort"]
@@ -91,7 +91,7 @@ class Acceptor:
 
     _log = Logger()
 
-    def __init__(self, reactor: UvReactor, sock: socket.socket, owner: Any) -> None:  # noqa: ANN401 - _Owner, a port
+    def __init__(self, reactor: NativeReactor, sock: socket.socket, owner: Any) -> None:  # noqa: ANN401 - _Owner, a port
         self._reactor = reactor
         self._owner = owner
         # The descriptor alone: a socket object for each connection would cost more than the rest of this.
@@ -201,7 +201,7 @@ class StreamPort:
 
     def __init__(
         self,
-        reactor: UvReactor,
+        reactor: NativeReactor,
         sock: socket.socket,
         factory: IProtocolFactory,
         may_accept: Callable[[], bool],
@@ -232,12 +232,12 @@ class StreamPort:
 
     def pause(self) -> None:
         """Rest: who comes waits in the kernel's queue."""
-        self.reactor.removeReader(self)  # type: ignore[no-untyped-call]
+        self.reactor.removeReader(self)
 
     def resume(self) -> None:
         """Go on."""
         if self.connected:
-            self.reactor.addReader(self)  # type: ignore[no-untyped-call]
+            self.reactor.addReader(self)
 
     def doRead(self) -> None:
         """Somebody waits."""

@@ -16,21 +16,26 @@ from twisted.python.log import ILogContext
 
 __all__ = ["LOG_PREFIX", "log_prefix", "use_log_prefix"]
 
-#: The prefix that lines logged in this context carry.
-LOG_PREFIX: ContextVar[str] = ContextVar("svcd log prefix", default="-")
+#: The prefix that lines logged in this context carry, or who says it.
+LOG_PREFIX: ContextVar[Any] = ContextVar("svcd log prefix", default="-")
+
+
+def _prefix() -> str:
+    found = LOG_PREFIX.get()
+    return found if isinstance(found, str) else str(found.logPrefix())
 
 
 class _LogContext(dict[str, Any]):
     """Twisted's outermost log context; its `system` is LOG_PREFIX."""
 
     def __getitem__(self, key: str) -> Any:  # noqa: ANN401 - a log event's value
-        return LOG_PREFIX.get() if key == "system" else super().__getitem__(key)
+        return _prefix() if key == "system" else super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401 - a log event's value
-        return LOG_PREFIX.get() if key == "system" else super().get(key, default)
+        return _prefix() if key == "system" else super().get(key, default)
 
     def copy(self) -> dict[str, Any]:
-        return {**self, "system": LOG_PREFIX.get()}
+        return {**self, "system": _prefix()}
 
 
 def use_log_prefix() -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from asyncio import Transport
     from collections.abc import Callable, Iterable
 
-    from svcd.reactor.core import UvReactor
+    from svcd.reactor.native import NativeReactor
 
 __all__ = ["Writer", "dropped"]
 
@@ -44,7 +44,7 @@ class Writer:
     _out: Callable[[bytes], None]
     write: Callable[[bytes], None]
 
-    def __init__(self, reactor: UvReactor) -> None:
+    def __init__(self, reactor: NativeReactor) -> None:
         self.reactor = reactor
         self.connected = self.disconnected = self.disconnecting = False
         self.producer: Any = None

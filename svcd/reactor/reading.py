@@ -10,7 +10,7 @@ from svcd.reactor.producing import Writer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svcd.reactor.core import UvReactor
+    from svcd.reactor.native import NativeReactor
 
 __all__ = ["Reader"]
 
@@ -24,7 +24,7 @@ class Reader(Writer):
 
     __slots__ = ("_got_eof", "_held", "_reading")
 
-    def __init__(self, reactor: UvReactor) -> None:
+    def __init__(self, reactor: NativeReactor) -> None:
         super().__init__(reactor)
         self._reading = True
         self._got_eof = False

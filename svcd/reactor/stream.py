@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory
 
-    from svcd.reactor.core import UvReactor
+    from svcd.reactor.native import NativeReactor
 
 __all__ = ["StreamTransport"]
 
@@ -61,12 +61,10 @@ class StreamTransport(Reader):
         sessionno: its number there.
         where: how the listening address reads in messages.
 
-    Attributes:
-        logstr: what its lines in the log begin with.
     """
 
-    __slots__ = ("__weakref__", "_aborting", "_descriptor", "_factory", "_failure", "_handle", "_peer", "_where", "client",
-                 "logstr", "server", "sessionno")  # fmt: skip
+    __slots__ = ("__weakref__", "_aborting", "_descriptor", "_factory", "_failure", "_handle", "_peer", "_where",
+                 "client", "server", "sessionno")  # fmt: skip
 
     TLS = False
     _log = Logger(namespace="svcd.reactor")
@@ -74,7 +72,7 @@ class StreamTransport(Reader):
 
     def __init__(
         self,
-        reactor: UvReactor,
+        reactor: NativeReactor,
         descriptor: int,
         factory: IProtocolFactory,
         peer: IAddress,
@@ -106,8 +104,14 @@ class StreamTransport(Reader):
         return self.client[0]
 
     def logPrefix(self) -> str:
-        """What its lines in the log begin with."""
-        return self.logstr
+        """What its lines in the log begin with. Made when somebody logs: few connections do, and there are many."""
+        protocol = getattr(self, "_protocol", None)
+        return f"{log_prefix(protocol)},{self.sessionno},{self.hostname}"
+
+    @property
+    def logstr(self) -> str:
+        """The same, by the name that Twisted's transports have for it."""
+        return self.logPrefix()
 
     # What uvloop calls.
 
@@ -134,9 +138,8 @@ class StreamTransport(Reader):
 
     def _begin(self) -> None:
         protocol = self._protocol
-        self.logstr = f"{log_prefix(protocol)},{self.sessionno},{self.hostname}"
         # This runs in the connection's own context, where the variable stays.
-        LOG_PREFIX.set(self.logstr)
+        LOG_PREFIX.set(self)
         self.connected = True
         self.reactor.natives.add(self)
         self._send_by(self._direct())

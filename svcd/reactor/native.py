@@ -1,0 +1,28 @@
+"""What the reactor's parts ask of the reactor, so that none of them has to know it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+__all__ = ["NativeReactor"]
+
+
+class NativeReactor(Protocol):
+    """A reactor on a uvloop loop.
+
+    Attributes:
+        loop: the loop.
+        natives: connections and UDP ports that uvloop serves.
+    """
+
+    loop: AbstractEventLoop
+    natives: set[Any]
+
+    def addReader(self, reader: Any) -> None:  # noqa: ANN401 - an IReadDescriptor
+        """Watch a descriptor for input."""
+
+    def removeReader(self, reader: Any) -> None:  # noqa: ANN401 - an IReadDescriptor
+        """Watch it no more."""
