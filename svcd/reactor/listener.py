@@ -128,18 +128,10 @@ class Acceptor:
             self._reactor.loop.call_soon(finish, opening)
 
     def _open(self, descriptor: int, name: Any) -> Coroutine[Any, Any, Any]:  # noqa: ANN401 - a socket address
-        peer: IAddress
-        if self._family == socket.AF_UNIX:
-            peer = UNIXAddress(name or None)
-            name = (name, None)
-        else:
-            peer = tcp_address(name)
-            name = (peer.host, *name[1:])
+        peer = UNIXAddress(name or None) if self._family == socket.AF_UNIX else tcp_address(name)
         number, self._number = self._number, self._number + 1
         owner = self._owner
-        transport = _KINDS[self._family](
-            self._reactor, descriptor, owner.factory, peer, name, owner, number, self._where
-        )
+        transport = _KINDS[self._family](self._reactor, descriptor, owner.factory, peer, owner, number, self._where)
         coroutine = self._reactor.loop.connect_accepted_socket(
             lambda: transport,  # type: ignore[type-var]
             _Accepted(descriptor, self._family),  # type: ignore[arg-type]

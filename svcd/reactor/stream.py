@@ -31,7 +31,7 @@ from svcd.reactor.reading import Reader
 if TYPE_CHECKING:
     from asyncio import Transport
 
-    from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory
+    from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
     from svcd.reactor.native import NativeReactor
 
@@ -56,7 +56,6 @@ class StreamTransport(Reader):
         descriptor: the connection's, which uvloop closes.
         factory: builds the Twisted protocol.
         peer: who it is.
-        client: the same as a socket address, as Twisted has it.
         server: the port that accepted it.
         sessionno: its number there.
         where: how the listening address reads in messages.
@@ -64,7 +63,7 @@ class StreamTransport(Reader):
     """
 
     __slots__ = ("__weakref__", "_aborting", "_descriptor", "_factory", "_failure", "_handle", "_peer", "_where",
-                 "client", "server", "sessionno")  # fmt: skip
+                 "server", "sessionno")  # fmt: skip
 
     TLS = False
     _log = Logger(namespace="svcd.reactor")
@@ -75,8 +74,7 @@ class StreamTransport(Reader):
         reactor: NativeReactor,
         descriptor: int,
         factory: IProtocolFactory,
-        peer: IAddress,
-        client: Any,  # noqa: ANN401 - a socket address
+        peer: Any,  # noqa: ANN401 - an IAddress
         server: IListeningPort,
         sessionno: int,
         where: object,
@@ -86,7 +84,6 @@ class StreamTransport(Reader):
         self._factory = factory
         self._peer = peer
         self._where = where
-        self.client = client
         self.server = server
         self.sessionno = sessionno
         self._handle: Handle | None = None
@@ -99,9 +96,14 @@ class StreamTransport(Reader):
         return f"<{name} #{self.sessionno} on {self._where}>"
 
     @property
-    def hostname(self) -> Any:  # noqa: ANN401 - a part of a socket address
+    def hostname(self) -> Any:  # noqa: ANN401 - text, or a path
         """The client's host."""
-        return self.client[0]
+        return self._peer.host
+
+    @property
+    def client(self) -> tuple[Any, ...]:
+        """The client as Twisted's transports have it, a socket address."""
+        return self._peer.host, self._peer.port
 
     def logPrefix(self) -> str:
         """What its lines in the log begin with. Made when somebody logs: few connections do, and there are many."""

@@ -86,3 +86,9 @@ class TCP6Transport(TCPTransport):
     __slots__ = ()
 
     _family = socket.AF_INET6
+
+    @property
+    def client(self) -> tuple[Any, ...]:
+        """The client as Twisted's transports have it, a socket address."""
+        peer = self._peer
+        return peer.host, peer.port, peer.flowInfo, peer.scopeID

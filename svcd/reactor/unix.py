@@ -71,7 +71,7 @@ class UNIXTransport(StartTLS):
             sock.setblocking(False)
             self._refuse()
             protocol: Any = self._protocol
-            transport = Server(sock, protocol, self.client[0], self.server, self.sessionno, self.reactor)
+            transport = Server(sock, protocol, self.hostname, self.server, self.sessionno, self.reactor)
             self._call(lambda: protocol.makeConnection(transport))
         else:
             super()._begin()
@@ -80,6 +80,16 @@ class UNIXTransport(StartTLS):
         self._stop_waiting()
         del self._received
         super()._forget()
+
+    @property
+    def hostname(self) -> Any:  # noqa: ANN401 - a path, or None
+        """The client's path; most have none."""
+        return self._peer.name
+
+    @property
+    def client(self) -> tuple[Any, ...]:
+        """The client as Twisted's transports have it."""
+        return self._peer.name, None
 
     def getHost(self) -> Any:  # noqa: ANN401 - a UNIXAddress, which ITCPTransport does not foresee
         """Where it was accepted."""
