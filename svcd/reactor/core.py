@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from contextvars import copy_context
 from functools import partial
@@ -69,13 +70,17 @@ class UvReactor(AsyncioSelectorReactor):
 
     def _reschedule(self) -> None:
         timeout = self.timeout()
-        if timeout is not None:
-            if self._timerHandle is not None:
-                self._timerHandle.cancel()
-            when = self.loop.time() + timeout
-            self._scheduledAt = when  # type: ignore[assignment]
-            handle = self.loop.call_at(when, self._onTimer, context=self._context)
-            self._timerHandle = handle  # type: ignore[assignment]
+        if timeout is None:
+            return
+        if self._timerHandle is not None:
+            self._timerHandle.cancel()
+        now = self.loop.time()
+        self._scheduledAt = now + timeout  # type: ignore[assignment]
+        # libuv counts whole milliseconds from the last one that began. A timer that is early would be set again and
+        # again, for nothing, until it is time.
+        delay = (math.ceil(timeout * 1000) + 1) / 1000 if timeout > 0 else 0.0
+        handle = self.loop.call_at(now + delay, self._onTimer, context=self._context)
+        self._timerHandle = handle  # type: ignore[assignment]
 
     def getReaders(self) -> list[Any]:
         """Who waits for input."""
