@@ -43,8 +43,8 @@ _LOGGED = {
     "DURATION": {"seconds"},
     "TRAFFIC": {"in", "out"},
 }
-#: What is logged as the host of a client that has no name.
-_NAMELESS = "-"
+#: Why a connection ended, in a word.
+_REASONS = ("done", "lost", "aborted", "error", "shutdown")
 
 
 @implementer(IProtocol)
@@ -53,7 +53,7 @@ class Gate:
 
     Attributes:
         number: the connection's, since the daemon started.
-        peer: who it is, as the log has it.
+        peer: who it is, quoted as the log has it.
         started: by the keeper's clock, in seconds.
     """
 
@@ -64,7 +64,7 @@ class Gate:
         self._keeper = keeper
         self._protocol = protocol
         self._cause = ""
-        self._host = _NAMELESS
+        self._host = keeper.nameless
         # A line that waits for the client's name: its time and its values.
         self._accept: tuple[str, dict[str, object]] | None = None
         self._heard_all = False
@@ -75,14 +75,14 @@ class Gate:
         """The connection is there."""
         keeper = self._keeper
         self.transport = transport
-        self.peer = self.peer or _local_peer(transport)
+        self.peer = self.peer or keeper.quoted(_local_peer(transport))
         self.started = keeper.clock()
         self.number = next(keeper.numbers)
         keeper.sessions[self.number] = self
         keeper.budget.acquire()
         if keeper.accept_line:
             values: dict[str, object] = {
-                "peer": keeper.quoted(self.peer),
+                "peer": self.peer,
                 "id": self.number,
                 "count": len(keeper.sessions),
             }
@@ -119,13 +119,13 @@ class Gate:
                 keeper.journal.write(
                     keeper.end_line
                     % {
-                        "peer": keeper.quoted(self.peer),
-                        "host": keeper.quoted(self._host),
+                        "peer": self.peer,
+                        "host": self._host,
                         "id": self.number,
                         "in": getattr(transport, "bytes_in", 0),
                         "out": getattr(transport, "bytes_out", 0),
                         "seconds": keeper.clock() - self.started,
-                        "reason": keeper.quoted(self._cause or self._reason(reason)),
+                        "reason": keeper.reasons[self._cause or self._reason(reason)],
                         "count": len(keeper.sessions),
                     }
                 )
@@ -147,18 +147,19 @@ class Gate:
         return self._keeper.service.id
 
     def _named(self, host: str | None) -> None:
-        self._host = host or _NAMELESS
+        if host:
+            self._host = self._keeper.quoted(host)
         self._tell_accept()
 
     def _tell_accept(self) -> None:
         if self._accept is not None:
             (stamp, values), self._accept = self._accept, None
             keeper = self._keeper
-            values["host"] = keeper.quoted(self._host)
+            values["host"] = self._host
             keeper.journal.write(keeper.accept_line % values, stamp)
 
     def _reason(self, failure: Failure) -> str:
-        if failure.check(ConnectionDone):
+        if failure.type is ConnectionDone:
             return "done"
         if failure.check(ConnectionAborted):
             return "aborted"
@@ -222,6 +223,9 @@ class GateKeeper(Factory):
         self.sessions: dict[int, Gate] = {}
         self.resolves = service.options.resolve
         self.quoted = journal.quoted
+        # Quoted once for all connections.
+        self.nameless = journal.quoted("-")
+        self.reasons = {word: journal.quoted(word) for word in _REASONS}
         self._factory = factory
         self._waiting: list[Deferred[None]] = []
         chosen = {"service", "id", "count"}.union(*(_LOGGED[word] for word in service.options.log_on_success))
@@ -255,7 +259,7 @@ class GateKeeper(Factory):
             )
             return None
         kind = _HalfCloseableGate if IHalfCloseableProtocol.providedBy(protocol) else Gate
-        return kind(self, protocol, peer)
+        return kind(self, protocol, peer and self.quoted(peer))
 
     def when_empty(self) -> Deferred[None]:
         """Fires when no connection is open, at once if none is."""
