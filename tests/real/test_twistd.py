@@ -243,10 +243,22 @@ def test_idle_http_does_not_hold_up_the_end(start: Callable[..., Daemon]) -> Non
     assert daemon.process.wait(PATIENCE) == 0
 
 
-@pytest.mark.parametrize("reactor", ["epoll", "asyncio", "poll", "select"])
+REACTORS = {
+    "": "UvReactor",
+    "uv": "UvReactor",
+    "epoll": "EPollReactor",
+    "asyncio": "AsyncioSelectorReactor",
+    "poll": "PollReactor",
+    "select": "SelectReactor",
+}
+
+
+@pytest.mark.parametrize("reactor", REACTORS)
 def test_reactors(start: Callable[..., Daemon], reactor: str) -> None:
-    """svcd works on the reactors of Twisted as well."""
-    daemon = start("echo 0/tcp bind=127.0.0.1\necho 0/udp bind=127.0.0.1\n", twistd_arguments=["-r", reactor])
+    """svcd takes the reactor on uvloop by itself, works on those of Twisted as well, and says which one runs."""
+    words = ["-r", reactor] if reactor else []
+    daemon = start("echo 0/tcp bind=127.0.0.1\necho 0/udp bind=127.0.0.1\n", twistd_arguments=words)
+    daemon.wait_for(lambda line: " ready " in line and line.endswith(f" reactor={REACTORS[reactor]}"))
     data = b"x" * 1_000_000
     with daemon.connect("echo/udp") as asker:
         asker.send(b"hi")
