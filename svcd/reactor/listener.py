@@ -91,7 +91,7 @@ class Acceptor:
 
     _log = Logger()
 
-    def __init__(self, reactor: NativeReactor, sock: socket.socket, owner: Any) -> None:  # noqa: ANN401 - _Owner, a port
+    def __init__(self, reactor: NativeReactor, sock: socket.socket, owner: _Owner) -> None:
         self._reactor = reactor
         self._owner = owner
         # The descriptor alone: a socket object for each connection would cost more than the rest of this.
@@ -102,30 +102,35 @@ class Acceptor:
         self._number = 0
 
     def accept(self) -> None:
-        """Accept who waits, up to a batch."""
-        owner = self._owner
+        """Accept who waits, up to a batch.
+
+        Raises:
+            OSError: the listening socket is of no use.
+        """
         opening: list[Coroutine[Any, Any, Any]] = []
-        for _ in range(_BATCH):
-            if not owner.may_accept():
-                break
-            try:
-                descriptor, name = self._accept()
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno in _SHORT:
-                    owner.short()
-                    break
-                if error.errno in _GONE:
-                    continue
-                raise
-            try:
-                opening.append(self._open(descriptor, name))
-            except OSError:
-                self._log.failure("a connection could not be served")
-                os.close(descriptor)
-        if opening:
-            self._reactor.loop.call_soon(finish, opening)
+        try:
+            for _ in range(_BATCH):
+                if not self._owner.may_accept():
+                    return
+                try:
+                    descriptor, name = self._accept()
+                except BlockingIOError:
+                    return
+                except OSError as error:
+                    if error.errno in _SHORT:
+                        self._owner.short()
+                        return
+                    if error.errno in _GONE:
+                        continue
+                    raise
+                try:
+                    opening.append(self._open(descriptor, name))
+                except OSError:
+                    self._log.failure("a connection could not be served")
+                    os.close(descriptor)
+        finally:
+            if opening:
+                self._reactor.loop.call_soon(finish, opening)
 
     def _open(self, descriptor: int, name: Any) -> Coroutine[Any, Any, Any]:  # noqa: ANN401 - a socket address
         peer = UNIXAddress(name or None) if self._family == socket.AF_UNIX else tcp_address(name)
@@ -143,6 +148,7 @@ class Acceptor:
 class _Resting:
     """What Twisted's ports become: they accept by an Acceptor, and can rest."""
 
+    factory: Any
     _acceptor: Acceptor | None = None
 
     def doRead(self) -> None:
@@ -188,8 +194,6 @@ class StreamPort:
         may_accept: asked before each accept.
         short: called when the system is short of descriptors or memory; it is to pause() the port.
     """
-
-    _log = Logger()
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ from svcd.reactor.reading import Reader
 if TYPE_CHECKING:
     from asyncio import Transport
 
-    from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+    from twisted.internet.interfaces import IProtocolFactory
 
     from svcd.reactor.native import NativeReactor
 
@@ -75,7 +75,7 @@ class StreamTransport(Reader):
         descriptor: int,
         factory: IProtocolFactory,
         peer: Any,  # noqa: ANN401 - an IAddress
-        server: IListeningPort,
+        server: object,
         sessionno: int,
         where: object,
     ) -> None:
