@@ -71,6 +71,9 @@ class TCPTransport(StartTLS):
             data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
         finally:
             sock.detach()
+        if len(data) < _TCP_INFO.size:
+            # An older kernel, which does not count what is sent.
+            return 0, 0
         state, received, waiting, sent, again = _TCP_INFO.unpack(data)
         # A FIN takes a number in the sequence, and the kernel counts it as a byte: the client's when it came, and
         # ours as long as it waits.
