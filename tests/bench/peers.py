@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import threading
+from typing import cast
 
 
 def _resource_limit() -> None:
@@ -40,9 +41,11 @@ def _end_with_parent() -> None:
 
 class _Echo(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.data_received = transport.write  # type: ignore[method-assign]
+        # uvloop's transports are no instances of asyncio's classes.
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
 
     def pause_writing(self) -> None:
         self.transport.pause_reading()
@@ -53,8 +56,7 @@ class _Echo(asyncio.Protocol):
 
 class _EchoDatagrams(asyncio.DatagramProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self.datagram_received = transport.sendto  # type: ignore[method-assign]
+        self.datagram_received = cast("asyncio.DatagramTransport", transport).sendto  # type: ignore[method-assign]
 
 
 async def _serve() -> None:
