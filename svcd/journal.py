@@ -62,8 +62,8 @@ class Journal:
         self.as_json = as_json
         self._stamped = stamped
         self._clock = clock
-        self._second = -1
-        self._prefix = self._suffix = ""
+        self._second = self._millisecond = -1
+        self._prefix = self._suffix = self._now = ""
         self._lines: list[str] = []
         self._lost = 0
         self._soon: Callable[[], object] = self.flush
@@ -146,11 +146,15 @@ class Journal:
         """What a line begins with now."""
         if not self._stamped:
             return "{" if self.as_json else ""
-        now = self._clock()
-        second = int(now)
-        if second != self._second:
-            self._stamp(second)
-        return f"{self._prefix}{int((now - second) * 1000):03d}{self._suffix}"
+        now = int(self._clock() * 1000)
+        if now != self._millisecond:
+            # Under load many lines share a millisecond.
+            self._millisecond = now
+            second, milliseconds = divmod(now, 1000)
+            if second != self._second:
+                self._stamp(second)
+            self._now = f"{self._prefix}{milliseconds:03d}{self._suffix}"
+        return self._now
 
     def _stamp(self, second: int) -> None:
         self._second = second

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -38,6 +39,8 @@ __all__ = ["Options", "makeService"]
 #: More descriptors than this are not asked for: where the hard limit is a billion, programs that close them
 #: all one by one take minutes.
 _MOST_DESCRIPTORS = 1_048_576
+#: So many new objects make Python look for garbage that counting references does not find; connections leave little.
+_GC_OBJECTS = 20_000
 #: Below this many the log says so.
 _FEW_DESCRIPTORS = 4096
 
@@ -180,6 +183,9 @@ class _Daemon(MultiService):
         """Begin to serve."""
         self._log_output.journal.flush_by(self._reactor.callLater)
         super().startService()  # type: ignore[no-untyped-call]
+        # What is there now stays; to look through it again and again would cost connections some percent.
+        gc.freeze()
+        gc.set_threshold(_GC_OBJECTS)
         # twistd's own handlers, which end the process by the signal again, are set when the reactor starts.
         self._reactor.callWhenRunning(self._take_signals)
 

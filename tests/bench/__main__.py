@@ -15,14 +15,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.bench.measure import MODES, Mode, measure_idle, measure_load, measure_start
+from tests.bench.measure import MODES, Mode, Result, measure_idle, measure_load, measure_start
 from tests.bench.plot import draw
 from tests.bench.servers import REFERENCE, SERVERS, Kind, build
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Figures = dict[str, dict[str, list[float]]]
+Figures = dict[str, dict[str, list[Result]]]
 
 
 def _pins() -> tuple[list[str], list[str]]:
@@ -32,7 +32,7 @@ def _pins() -> tuple[list[str], list[str]]:
     return ["taskset", "-c", str(cores[0])], ["taskset", "-c", str(cores[-1])]
 
 
-def _round(kinds: list[Kind], mode: Mode, folder: Path, seconds: float) -> Iterator[tuple[str, float]]:
+def _round(kinds: list[Kind], mode: Mode, folder: Path, seconds: float) -> Iterator[tuple[str, Result]]:
     """Measure every server once. Each is started for it and ended after: none runs while another is measured."""
     server_pin, load_pin = _pins()
     for kind in kinds:
@@ -59,13 +59,23 @@ def _table(figures: Figures) -> Iterator[str]:
         if not measured:
             continue
         yield f"\n{mode.name} ({mode.unit})\n"
-        yield "| server | median | least | greatest | to C |"
-        yield "|---|---:|---:|---:|---:|"
-        reference = measured.get(REFERENCE)
-        for name, values in measured.items():
+        yield "| server | median | least | greatest | to C | server CPU µs each |"
+        yield "|---|---:|---:|---:|---:|---:|"
+        reference = [result.value for result in measured.get(REFERENCE, [])]
+        for name, results in measured.items():
+            values = [result.value for result in results]
             median = statistics.median(values)
             ratio = f"{median / statistics.median(reference):.2f}" if reference else ""
-            yield f"| {name} | {median:,.0f} | {min(values):,.0f} | {max(values):,.0f} | {ratio} |"
+            cpu = statistics.median(result.cpu for result in results)
+            spent = f"{cpu:,.1f}" if cpu else ""
+            yield f"| {name} | {median:,.0f} | {min(values):,.0f} | {max(values):,.0f} | {ratio} | {spent} |"
+
+
+def _values(figures: Figures) -> dict[str, dict[str, list[float]]]:
+    return {
+        mode: {name: [result.value for result in results] for name, results in measured.items()}
+        for mode, measured in figures.items()
+    }
 
 
 def _machine() -> str:
@@ -113,7 +123,7 @@ def main() -> None:
     print(f"median of {chosen.rounds} rounds, {chosen.seconds} s each; server on one core, load on another")
     print("\n".join(_table(figures)))
     if chosen.plot:
-        chosen.plot.write_text(draw(figures, MODES, REFERENCE))
+        chosen.plot.write_text(draw(_values(figures), MODES, REFERENCE))
 
 
 if __name__ == "__main__":
