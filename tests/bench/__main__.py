@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how often each server is measured")
     parser.add_argument("--modes", default="", help="some of: " + ", ".join(mode.name for mode in MODES))
     parser.add_argument("--servers", default="", help="words that a server's name must hold one of")
-    parser.add_argument("--plot", type=Path, help="where to draw the plot, as SVG")
+    parser.add_argument("--plot", type=Path, default=Path("bench.svg"), help="where to draw the plot, as SVG")
     chosen = parser.parse_args()
     names = [name.strip() for name in chosen.modes.split(",") if name.strip()]
     words = [word.strip() for word in chosen.servers.split(",") if word.strip()]
@@ -122,8 +122,8 @@ def main() -> None:
     print(_machine())
     print(f"median of {chosen.rounds} rounds, {chosen.seconds} s each; server on one core, load on another")
     print("\n".join(_table(figures)))
-    if chosen.plot:
-        chosen.plot.write_text(draw(_values(figures), MODES, REFERENCE))
+    chosen.plot.write_text(draw(_values(figures), MODES, REFERENCE))
+    print(f"the plot is {chosen.plot}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def _cpu_seconds(pid: int) -> float:
     """The processor time of a process, its children and those it has reaped (proc(5), stat)."""
     total = 0
     for each in _tree(pid):
-        after_name = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        after_name = _read(Path(f"/proc/{each}/stat")).rpartition(")")[2].split()
         total += sum(map(int, after_name[11:15]))
     return total / os.sysconf("SC_CLK_TCK")
 
@@ -89,23 +89,32 @@ def measure_load(mode: Mode, running: Running, pin: list[str], folder: Path, sec
     if done.returncode:
         raise RuntimeError(done.stderr.strip())
     operations, took = done.stdout.split()
+    if not int(operations):
+        raise RuntimeError("no answer at all")
     return Result(int(operations) / float(took) / mode.scale, used / int(operations) * mode.scale * 1e6)
 
 
 def _tree(pid: int) -> list[int]:
-    """A process and all its children."""
+    """A process and all its children, some of which may be gone when they are looked at."""
     found = [pid]
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += _tree(int(child))
+    for child in _read(Path(f"/proc/{pid}/task/{pid}/children")).split():
+        found += _tree(int(child))
     return found
+
+
+def _read(path: Path) -> str:
+    """A file of proc(5); nothing of a process that has ended."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def _memory(pid: int) -> int:
     """The proportional set size of a process and its children, in bytes (proc(5), smaps_rollup)."""
     total = 0
     for each in _tree(pid):
-        text = Path(f"/proc/{each}/smaps_rollup").read_text()
+        text = _read(Path(f"/proc/{each}/smaps_rollup"))
         total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
     return total * 1024
 

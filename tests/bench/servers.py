@@ -201,5 +201,6 @@ SERVERS = [
     Kind("asyncio", _says_its_port(*_PEERS, "asyncio"), EVERYTHING),
     Kind("plain Twisted", _says_its_port(*_PEERS, "twisted"), EVERYTHING - {"connect"}),
     Kind("xinetd", _xinetd, EVERYTHING - {"pingpong 1000"}, _has("xinetd")),
-    Kind("openbsd-inetd", _inetd, EVERYTHING - {"pingpong 1000", "connect", "idle"}, _can_run_inetd),
+    # It takes no datagrams from the loopback network, and no thousands of connections.
+    Kind("openbsd-inetd", _inetd, TCP - {"pingpong 1000", "connect", "idle"}, _can_run_inetd),
 ]
