@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IAddress
 
-__all__ = ["DatagramTransport", "Drainable", "Files", "Machine", "Names", "StreamTransport"]
+__all__ = ["DatagramTransport", "Files", "Machine", "Names", "StreamTransport"]
 
 
 class Files(Protocol):
@@ -66,14 +66,6 @@ class Names(Protocol):
 
     def host_of(self, address: str) -> Deferred[str | None]:
         """The host name of an address, or None. Fires within a bounded time and never fails."""
-        ...
-
-
-class Drainable(Protocol):
-    """A protocol that can end sooner than its client would, losing nothing."""
-
-    def drain(self) -> None:
-        """Close as soon as what was asked is answered."""
         ...
 
 

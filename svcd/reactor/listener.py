@@ -231,8 +231,8 @@ class StreamPort:
         self.reactor.removeReader(self)
 
     def resume(self) -> None:
-        """Go on."""
-        if self.connected:
+        """Go on, but not while nobody may be accepted: who waits would wake the reactor again and again."""
+        if self.may_accept():
             self.reactor.addReader(self)
 
     def doRead(self) -> None:
