@@ -56,7 +56,7 @@ def load(path: str | None, files: Files, *, port_offset: int = 0, machine: Machi
 
 def listing(endpoints: Sequence[Endpoint]) -> Iterator[str]:
     """A line for each listener: the service, the address, what runs; in columns."""
-    rows = [(each.service.id, each.address, each.service.runs) for each in endpoints]
+    rows = [(each.service.id, each.address, each.service.handler_text) for each in endpoints]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
     for row in rows:
         yield f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}"

@@ -6,7 +6,7 @@ import enum
 import ipaddress
 from dataclasses import dataclass
 
-__all__ = ["Net", "Place", "Problem", "Shape", "address_text"]
+__all__ = ["HostPort", "Net", "Owner", "Place", "Problem", "Shape", "address_text"]
 
 
 class Shape(enum.Enum):
@@ -70,6 +70,22 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.place}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who owns a file, by names or numbers; empty for whoever made it."""
+
+    user: str = ""
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """A server to connect to: its name or address, without brackets, and its port."""
+
+    host: str
+    port: int
 
 
 def address_text(host: str, port: int) -> str:

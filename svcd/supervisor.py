@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from twisted.internet.defer import DeferredList
 from twisted.logger import Logger
 
 from svcd.catalog import BUILTINS, Surroundings
-from svcd.errors import ListenError, ListenErrors
+from svcd.errors import ListenError, ListenErrors, StartFailure
 from svcd.events import CLOSE, LISTEN, READY, STOP, tell
 from svcd.model import Shape
 from svcd.transport.gate import GateKeeper
@@ -107,7 +108,7 @@ class Supervisor(TwistedService):
         for opened, port, _ in self._ports:
             service = opened.endpoint.service
             port.startListening()
-            tell(self._log, LISTEN, service=service.id, address=opened.address, runs=service.runs)
+            tell(self._log, LISTEN, service=service.id, address=opened.address, runs=service.handler_text)
         services = len({opened.endpoint.service.id for opened, _, _ in self._ports})
         tell(self._log, READY, services=services, listeners=len(self._ports), reactor=type(self._reactor).__name__)
         self._said("READY=1")
@@ -116,6 +117,8 @@ class Supervisor(TwistedService):
         self, opened: OpenSocket, service: Service, own_ports: frozenset[int]
     ) -> tuple[StreamPort | DatagramPort, Callable[[], None]]:
         """A port for an open socket, and what takes it out of the budget's care."""
+        if service.runs not in BUILTINS:
+            raise StartFailure(os.EX_UNAVAILABLE, f"{service.id}: {service.runs}= is not served yet")
         builtin = BUILTINS[service.runs]
         if service.net.shape is Shape.DATAGRAM:
             assert builtin.datagram is not None  # noqa: S101 - the parser lets no other through

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from svcd import __version__
 from svcd.catalog import BUILTINS
-from svcd.config.options import GROUPS, TABLE, OptionInfo
+from svcd.config.options import TABLE
+from svcd.config.rows import GROUPS, OptionInfo
 from svcd.model import Shape
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ with options: each line has a name,
 .IR port / protocol ,
 aliases, and options as
 .IR name = value .
-What runs is the first of the name and the aliases that is a built\-in.
+What runs is said by one of the options server, python, factory and redirect, or else is the first of the name and the
+aliases that is a built\-in.
 .PP
 A
 .B #

@@ -116,10 +116,16 @@ def _version(literal: str) -> int:
 
 def _missing(service: Service, files: Files, machine: Machine) -> Iterator[Problem]:
     options = service.options
-    if options.owner and not machine.has_user(options.owner):
-        yield service.problem("owner", f"no user {options.owner!r} on this machine")
+    owner = options.owner
+    if owner.user and not machine.has_user(owner.user):
+        yield service.problem("owner", f"no user {owner.user!r} on this machine")
+    if owner.group and not machine.has_group(owner.group):
+        yield service.problem("owner", f"no group {owner.group!r} on this machine")
     if options.group and not machine.has_group(options.group):
         yield service.problem("group", f"no group {options.group!r} on this machine")
+    if options.group and owner.group and not service.spawned:
+        text = f"owner= at {service.places['owner']} names the file's group already; remove one of the two"
+        yield service.problem("group", text)
     if options.root and not files.is_directory(options.root):
         yield service.problem("root", f"{options.root} is no directory that can be read")
     if options.quotes:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from svcd.model import Owner
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -19,36 +21,68 @@ __all__ = [
     "DURATION",
     "MODE",
     "NAMES",
+    "OWNER",
     "PATH",
     "TEXT",
+    "UNLIMITED",
     "WORD",
     "WORDS",
     "YES_NO",
     "Kind",
     "choice",
     "choices",
+    "or_none",
+    "require",
 ]
 
 T = TypeVar("T")
 
+#: The value of a limit that is `none`; the same number as resource.RLIM_INFINITY.
+UNLIMITED = -1
+
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[T]):
-    """One type of value."""
+    """One type of value.
+
+    Attributes:
+        name: of the type.
+        accepts: what is read, for people.
+        read: the value of a word; raises ValueError.
+        write: a word for the value.
+        takes_none: whether None is a value, written `none`.
+    """
 
     name: str
     accepts: str
     read: Callable[[str], T]
     write: Callable[[T], str]
+    takes_none: bool = False
 
 
-def _require(condition: object) -> None:
+def require(condition: object) -> None:
+    """Go on if it holds.
+
+    Raises:
+        ValueError: it does not.
+    """
     if not condition:
         raise ValueError
 
 
+def or_none(kind: Kind[T]) -> Kind[T | None]:
+    """The same kind, or `none`, which is None."""
+    return Kind(
+        f"{kind.name} or none",
+        f"{kind.accepts}; or none",
+        lambda word: None if word == "none" else kind.read(word),
+        lambda value: "none" if value is None else kind.write(value),
+        takes_none=True,
+    )
+
+
 def _read_yes_no(word: str) -> bool:
-    _require(word in ("yes", "no"))
+    require(word in ("yes", "no"))
     return word == "yes"
 
 
@@ -56,7 +90,7 @@ YES_NO: Kind[bool] = Kind("yes/no", "yes or no", _read_yes_no, lambda value: "ye
 
 
 def _read_count(word: str) -> int:
-    _require(re.fullmatch("[0-9]{1,7}", word) and int(word) > 0)
+    require(re.fullmatch("[0-9]{1,7}", word) and int(word) > 0)
     return int(word)
 
 
@@ -64,7 +98,7 @@ COUNT: Kind[int] = Kind("count", "a whole number from 1 to 9999999", _read_count
 
 
 def _read_mode(word: str) -> int:
-    _require(re.fullmatch("0?[0-7]{3}", word))
+    require(re.fullmatch("0?[0-7]{3}", word))
     return int(word, 8)
 
 
@@ -75,11 +109,11 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 def _read_duration(word: str) -> float:
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,20})?)([smh]?)", word)
-    _require(match)
+    require(match)
     assert match is not None  # noqa: S101 - for the type checker
     # To the microsecond and below a thousand million seconds, so that every value can be written as it is read.
     seconds = round(float(match[1]) * _UNITS[match[2]], 6)
-    _require(seconds < 1e9)
+    require(seconds < 1e9)
     return seconds
 
 
@@ -92,7 +126,7 @@ DURATION: Kind[float] = Kind(
 
 
 def _read_path(word: str) -> str:
-    _require(word.startswith("/"))
+    require(word.startswith("/"))
     return word
 
 
@@ -100,12 +134,27 @@ PATH: Kind[str] = Kind("path", "an absolute path", _read_path, str)
 
 
 def _read_word(word: str) -> str:
-    _require(word and not re.search(r"\s", word))
+    require(word and not re.search(r"\s", word))
     return word
 
 
 WORD: Kind[str] = Kind("word", "a word without blanks", _read_word, str)
 TEXT: Kind[str] = Kind("text", "any text", str, str)
+
+
+def _read_owner(word: str) -> Owner:
+    user, colon, group = _read_word(word).partition(":")
+    # Without a group behind it a colon would mean the user's login group to chown(1); ours says what it means.
+    require(":" not in group and (group or not colon))
+    return Owner(user, group)
+
+
+OWNER: Kind[Owner] = Kind(
+    "owner",
+    "USER, USER:GROUP or :GROUP",
+    _read_owner,
+    lambda owner: f"{owner.user}:{owner.group}" if owner.group else owner.user,
+)
 
 
 def _read_words(word: str) -> tuple[str, ...]:
@@ -121,7 +170,7 @@ WORDS: Kind[tuple[str, ...]] = Kind("words", "words with commas between them", _
 def _read_names(word: str) -> tuple[str, ...]:
     names = _read_words(word)
     for name in names:
-        _require("/" not in name and name not in (".", ".."))
+        require("/" not in name and name not in (".", ".."))
     return names
 
 
@@ -132,7 +181,7 @@ def choice(*accepted: str) -> Kind[str]:
     """One of a few words."""
 
     def read(word: str) -> str:
-        _require(word in accepted)
+        require(word in accepted)
         return word
 
     return Kind("choice", " or ".join(accepted), read, str)
@@ -145,7 +194,7 @@ def choices(*accepted: str) -> Kind[tuple[str, ...]]:
         if word == "none":
             return ()
         words = word.split(",")
-        _require(all(each in accepted for each in words))
+        require(all(each in accepted for each in words))
         return tuple(each for each in accepted if each in words)
 
     return Kind(

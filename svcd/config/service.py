@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from svcd.config.options import TABLE, Options
+from svcd.config.rows import HANDLERS, SPAWNED
 from svcd.model import Net, Place, Problem
 
 if TYPE_CHECKING:
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["HIGHEST_PORT", "Config", "Service"]
 
 HIGHEST_PORT = 65_535
+#: What connections log where log_on_success does not say it. The traffic of a spawned service costs a descriptor for
+#: each connection: a copy of its socket, asked once the process has ended.
+_LOGGED = ("HOST", "EXIT", "DURATION", "TRAFFIC")
+_LOGGED_SPAWNED = ("PID", "HOST", "EXIT", "DURATION")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,8 @@ class Service:
         port: 0 to 65535, where 0 lets the kernel pick; 0 for a local service.
         path: of a local service's socket, else empty.
         aliases: the words without `=`.
-        runs: the built-in that answers; empty for a disabled line that nothing serves.
+        runs: the option that says what answers (one of HANDLERS), or the built-in that does; empty for a disabled
+            line that nothing serves.
         options: every option with its value.
         place: where the line begins. Places do not count when services are compared.
         places: where each option's value stands, for the options set by the line or its defaults.
@@ -48,6 +54,31 @@ class Service:
         """Unique in a Config: `echo/tcp`."""
         return f"{self.name}/{self.net}"
 
+    @property
+    def spawned(self) -> bool:
+        """Whether processes of their own answer."""
+        return self.runs in SPAWNED
+
+    @property
+    def handler_text(self) -> str:
+        """What answers, for people: the program's path, module:name, host:port, or the built-in."""
+        if self.runs == "server":
+            return self.options.server[0]
+        if self.runs in HANDLERS:
+            return TABLE[self.runs].kind.write(getattr(self.options, self.runs))
+        return self.runs
+
+    @property
+    def file_group(self) -> str:
+        """The group of a local service's socket file: group= is that of the process where there is one."""
+        return self.options.owner.group or ("" if self.spawned else self.options.group)
+
+    @property
+    def logged(self) -> tuple[str, ...]:
+        """The words of log_on_success that hold."""
+        chosen = self.options.log_on_success
+        return (_LOGGED_SPAWNED if self.spawned else _LOGGED) if chosen is None else chosen
+
     def problem(self, option: str, text: str) -> Problem:
         """A Problem at an option's value, or at the line if it has none."""
         return Problem(self.places.get(option, self.place), f"{option}: {text}")
@@ -57,10 +88,10 @@ class Service:
         yield self.name
         yield f"{self.path or self.port}/{self.net}"
         yield from self.aliases
-        for each in fields(self.options):
-            value = getattr(self.options, each.name)
-            if value != each.default:
-                yield f"{each.name}={TABLE[each.name].kind.write(value)}"
+        for name, info in TABLE.items():
+            value = getattr(self.options, name)
+            if value != info.default:
+                yield f"{name}={info.kind.write(value)}"
 
 
 @dataclass(frozen=True, slots=True)

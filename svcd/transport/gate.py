@@ -228,13 +228,13 @@ class GateKeeper(Factory):
         self.reasons = {word: journal.quoted(word) for word in _REASONS}
         self._factory = factory
         self._waiting: list[Deferred[None]] = []
-        chosen = {"service", "id", "count"}.union(*(_LOGGED[word] for word in service.options.log_on_success))
+        chosen = {"service", "id", "count"}.union(*(_LOGGED[word] for word in service.logged))
         if not self.resolves:
             chosen.discard("host")
         constants: dict[str, object] = {"service": service.id}
         if "pid" in chosen:
             constants["pid"] = os.getpid()
-        logs = bool(service.options.log_on_success)
+        logs = bool(service.logged)
         variables = chosen - constants.keys()
         self.accept_line, self.end_line = (
             journal.template(event, constants, variables) if logs else "" for event in (ACCEPT, END)

@@ -113,20 +113,19 @@ def _bind_inet(opened: socket.socket, endpoint: Endpoint, *, stream: bool) -> No
 
 
 def _bind_local(opened: socket.socket, endpoint: Endpoint) -> None:
-    path = endpoint.service.path
-    options = endpoint.service.options
+    service = endpoint.service
+    path = service.path
     _remove_stale(path, opened.type)
     # The file is never seen with wider permissions: bind(2) makes it under the umask.
-    before = os.umask(0o777 & ~options.mode)
+    before = os.umask(0o777 & ~service.options.mode)
     try:
         opened.bind(path)
     finally:
         os.umask(before)
     try:
-        if options.owner or options.group:
-            owner = user_id(options.owner) if options.owner else -1
-            group = group_id(options.group) if options.group else -1
-            os.chown(path, owner, group)
+        user, group = service.options.owner.user, service.file_group
+        if user or group:
+            os.chown(path, user_id(user) if user else -1, group_id(group) if group else -1)
     except (OSError, KeyError):
         os.unlink(path)  # noqa: PTH108 - one system call
         raise

@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 
 from svcd.catalog import BUILTINS
-from svcd.config import kinds
-from svcd.config.options import GROUPS, TABLE, Options
-from svcd.model import Net
+from svcd.config import handler_kinds, kinds
+from svcd.config.options import TABLE, Options
+from svcd.config.rows import GROUPS, HANDLERS
+from svcd.model import HostPort, Net, Owner
 
 _CHOICE = kinds.choice("a", "b")
 _CHOICES = kinds.choices("X", "Y", "Z")
 _RUNS = {*BUILTINS}
-_SCOPES = {"any", "stream", "inet", "tcp", "local"}
+_SCOPES = {"any", "stream", "inet", "tcp", "local", "spawned", "group", *HANDLERS}
+_OR_NONE = kinds.or_none(kinds.DURATION)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +39,34 @@ _SCOPES = {"any", "stream", "inet", "tcp", "local"}
         (kinds.WORDS, "a,b", ("a", "b")),
         (kinds.TEXT, "", ""),
         (kinds.TEXT, " any = \" thing' ", " any = \" thing' "),
+        (kinds.OWNER, "git", Owner("git")),
+        (kinds.OWNER, "git:adm", Owner("git", "adm")),
+        (kinds.OWNER, ":4", Owner("", "4")),
+        (_OR_NONE, "none", None),
+        (_OR_NONE, "3s", 3.0),
+        (handler_kinds.COMMAND, "/bin/cat", ("/bin/cat",)),
+        (handler_kinds.COMMAND, "/bin/sh -c 'echo  \"$x\"' ''", ("/bin/sh", "-c", 'echo  "$x"', "")),
+        (handler_kinds.REFERENCE, "a:b", "a:b"),
+        (handler_kinds.REFERENCE, "a.b_1.ç:D.e", "a.b_1.ç:D.e"),
+        (handler_kinds.PATHS, "/a,/b c", ("/a", "/b c")),
+        (handler_kinds.HOST_PORT, "host.example:80", HostPort("host.example", 80)),
+        (handler_kinds.HOST_PORT, "127.0.0.1:65535", HostPort("127.0.0.1", 65_535)),
+        (handler_kinds.HOST_PORT, "[::1]:7", HostPort("::1", 7)),
+        (handler_kinds.HOST_PORT, "[fe80::1%eth0]:7", HostPort("fe80::1%eth0", 7)),
+        (handler_kinds.ENVIRONMENT, "A=1", (("A", "1"),)),
+        (handler_kinds.ENVIRONMENT, "A= _b2='x y=z'", (("A", ""), ("_b2", "x y=z"))),
+        (handler_kinds.VARIABLES, "TZ,LC_ALL", ("TZ", "LC_ALL")),
+        (handler_kinds.NICE, "-20", -20),
+        (handler_kinds.NICE, "19", 19),
+        (handler_kinds.SIZE_LIMIT, "0", 0),
+        (handler_kinds.SIZE_LIMIT, "64K", 65_536),
+        (handler_kinds.SIZE_LIMIT, "1000M", 1000 * 1024**2),
+        (handler_kinds.SIZE_LIMIT, "2G", 2 * 1024**3),
+        (handler_kinds.SIZE_LIMIT, "none", kinds.UNLIMITED),
+        (handler_kinds.SECONDS_LIMIT, "1.5m", 90),
+        (handler_kinds.SECONDS_LIMIT, "none", kinds.UNLIMITED),
+        (handler_kinds.COUNT_LIMIT, "1", 1),
+        (handler_kinds.COUNT_LIMIT, "none", kinds.UNLIMITED),
         (_CHOICE, "b", "b"),
         (_CHOICES, "none", ()),
         (_CHOICES, "Z,X", ("X", "Z")),
@@ -59,6 +89,38 @@ def test_what_is_read_can_be_written_and_read(kind: kinds.Kind[Any], word: str, 
         (kinds.PATH, ["", "a", "./a", "~/a"]),
         (kinds.WORD, ["", "a b", "a\tb", "a\u00a0b"]),
         (kinds.WORDS, ["", ",", "a,", ",a", "a,,b", "a, b"]),
+        (kinds.OWNER, ["", ":", "a:", "a:b:c", "a b", "::"]),
+        (_OR_NONE, ["", "None", "-1"]),
+        (handler_kinds.COMMAND, ["", " ", "cat", "./cat", "'/bin/cat", "bin/cat -u", "/bin/", "'' /bin/cat"]),
+        (handler_kinds.REFERENCE, ["", "a", "a:", ":a", "a:b:c", "a.:b", ".a:b", "a:b.", "a/b:c", "a-b:c", "a:b()"]),
+        (handler_kinds.PATHS, ["", "a", "/a,", "/a,b"]),
+        (
+            handler_kinds.HOST_PORT,
+            [
+                "",
+                "host",
+                "host:",
+                ":80",
+                "host:0",
+                "host:65536",
+                "host:http",
+                "::1:80",
+                "[::1]",
+                "[host]:80",
+                "[::1:80",
+                "::1]:80",
+                "a b:80",
+                "a/b:80",
+                "u@h:80",
+                "h:٣",
+            ],
+        ),
+        (handler_kinds.ENVIRONMENT, ["", "A", "=x", "1A=x", "A=1 B", "A='", "A-B=1", "Ä=1"]),
+        (handler_kinds.VARIABLES, ["", "A,", "A,1", "A B", "A=1", "Ä"]),
+        (handler_kinds.NICE, ["", "20", "-21", "+1", "1.0", "x", "٣"]),
+        (handler_kinds.SIZE_LIMIT, ["", "-1", "1k", "1.5M", "K", "1T", "999999999999999G", "None"]),
+        (handler_kinds.SECONDS_LIMIT, ["", "0", "0.5", "1.5s", "1d", "-1"]),
+        (handler_kinds.COUNT_LIMIT, ["", "0", "-1", "1K", "9999999999"]),
         (_CHOICE, ["", "c", "A", "a,b"]),
         (_CHOICES, ["", "x", "X,", "X,none", "X Y"]),
     ],
@@ -101,9 +163,36 @@ def test_a_groups_options_stand_together() -> None:
         ("nodelay", {Net.TCP, Net.TCP4, Net.TCP6}),
         ("mode", {Net.UNIX, Net.UNIXGRAM}),
         ("utc", set()),
+        ("server", set(Net)),
+        ("python", {Net.TCP, Net.TCP4, Net.TCP6, Net.UNIX}),
+        ("user", set()),
+        ("group", {Net.UNIX, Net.UNIXGRAM}),
     ],
 )
 def test_a_scope_decides_who_takes_an_option(option: str, takers: set[Net]) -> None:
     """An option applies to the protocols of its scope, one of a built-in only where that runs."""
     assert {net for net in Net if TABLE[option].applies_to(net, "echo")} == takers
     assert TABLE["utc"].applies_to(Net.UDP, "daytime")
+
+
+@pytest.mark.parametrize(
+    ("option", "takers"),
+    [
+        ("user", {"server", "python"}),
+        ("group", {"server", "python"}),
+        ("argv0", {"server"}),
+        ("model", {"python"}),
+        ("connect_timeout", {"redirect"}),
+        ("mux", {"server", "python", "factory", "redirect", "echo"}),
+    ],
+)
+def test_a_scope_may_be_a_kind_of_handler(option: str, takers: set[str]) -> None:
+    """What sets up a process is for the services that have one."""
+    assert {runs for runs in (*HANDLERS, "echo") if TABLE[option].applies_to(Net.TCP, runs)} == takers
+
+
+def test_a_default_is_told_where_it_is_a_value() -> None:
+    """Nothing set is no word of the default; none is one where it is read so."""
+    assert TABLE["session_timeout"].default_text == "none"
+    assert TABLE["umask"].default_text == "0022"
+    assert not any(TABLE[name].default_text for name in ("nice", "rlimit_as", "redirect", "log_on_success", "owner"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from svcd.catalog import SHAPES
 from svcd.config.options import TABLE
 from svcd.config.parser import parse_text
+from svcd.config.rows import HANDLERS
 from svcd.model import Net, Shape
 from tests.doubles import FakeFiles, config_of
 
@@ -30,12 +32,35 @@ _DURATIONS = st.one_of(
     st.from_regex(r"\A[0-9]{1,5}(\.[0-9]{1,20})?[smh]?\Z"),
     st.sampled_from(["0", "0.000001", "0.00000000000012345678h", "0.1h", "99999h", "1.50m", "0.30000000000000004"]),
 )
+_IDENTIFIER = st.from_regex(r"\A[a-zA-Z_][a-zA-Z0-9_]{0,5}\Z")
+_DOTTED = st.lists(_IDENTIFIER.filter(lambda name: name.isidentifier()), min_size=1, max_size=3).map(".".join)
+_NAME = _WORD.map(lambda text: text.replace(":", "") or "x")
+_PATH = _TRICKY.map(lambda text: f"/{text}")
+_HOST = st.from_regex(r"\A[a-z0-9.-]{1,12}\Z") | st.ip_addresses(v=6).map(lambda address: f"[{address}]")
+
+
+def _or_none(values: SearchStrategy[str]) -> SearchStrategy[str]:
+    return values | st.just("none")
+
+
 _VALUES: dict[str, SearchStrategy[str]] = {
     "yes/no": st.sampled_from(["yes", "no"]),
     "count": st.integers(1, 9_999_999).map(str),
     "mode": st.integers(0, 0o777).map(lambda mode: f"{mode:03o}"),
     "duration": _DURATIONS,
-    "path": _TRICKY.map(lambda text: f"/{text}"),
+    "duration or none": _or_none(_DURATIONS),
+    "path": _PATH,
+    "paths": st.lists(_PATH.map(lambda path: path.replace(",", "")), min_size=1, max_size=3).map(",".join),
+    "owner": st.one_of(_NAME, _NAME.map(":{}".format), st.builds("{}:{}".format, _NAME, _NAME)),
+    "command": st.builds(lambda path, rest: shlex.join([f"{path}x", *rest]), _PATH, st.lists(_TRICKY, max_size=3)),
+    "environment": st.lists(st.builds("{}={}".format, _IDENTIFIER, _TRICKY), min_size=1, max_size=3).map(shlex.join),
+    "variables": st.lists(_IDENTIFIER, min_size=1, max_size=3).map(",".join),
+    "reference": st.builds("{}:{}".format, _DOTTED, _DOTTED),
+    "host:port": st.builds("{}:{}".format, _HOST, st.integers(1, 65_535)),
+    "nice": st.integers(-20, 19).map(str),
+    "size limit": _or_none(st.builds("{}{}".format, st.integers(0, 10**9), st.sampled_from(["", "K", "M", "G"]))),
+    "seconds limit": _or_none(st.builds("{}{}".format, st.integers(1, 10**5), st.sampled_from(["", "s", "m", "h"]))),
+    "count limit": _or_none(st.integers(1, 10**9 - 1).map(str)),
     "text": _TRICKY,
     "word": _WORD,
     "names": st.lists(
@@ -71,13 +96,21 @@ def _lines(draw: DrawFn) -> str:
     """A valid line, with any options of the table that it can take."""
     net = draw(st.sampled_from(list(Net)))
     fitting = sorted(name for name, shapes in SHAPES.items() if net.shape in shapes)
-    runs = draw(st.sampled_from(fitting))
+    handlers = HANDLERS if net.shape is Shape.STREAM else ("server",)
+    runs = draw(st.sampled_from([*fitting, *handlers]))
     where = draw(_TRICKY.map(lambda text: f"/r/{text}x")) if net.local else str(draw(st.integers(0, 65_535)))
     aliases = draw(st.lists(_WORD.filter(lambda text: "=" not in text and "/" not in text and text not in SHAPES)))
-    options = [name for name, info in TABLE.items() if info.applies_to(net, runs)]
+    options = [name for name, info in TABLE.items() if info.applies_to(net, runs) and name not in HANDLERS]
     chosen = draw(st.lists(st.sampled_from(options), unique=True))
-    words = ["a service", f"{where}/{net}", *aliases, runs]
-    words += [f"{name}={draw(_values(name))}" for name in chosen]
+    values = {name: draw(_values(name)) for name in chosen}
+    words = ["a service", f"{where}/{net}", *aliases]
+    if runs in HANDLERS:
+        values[runs] = draw(_values(runs))
+        if net.shape is Shape.DATAGRAM:
+            values["wait"] = "yes"
+    else:
+        words.append(runs)
+    words += [f"{name}={value}" for name, value in values.items()]
     style = draw(st.sampled_from(["single", "double"]))
     return " ".join(_quoted(word, style) for word in words)
 

@@ -1,0 +1,174 @@
+"""The options that say what runs, and how a process of it is set up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from svcd.config.handler_kinds import (
+    COMMAND,
+    COUNT_LIMIT,
+    ENVIRONMENT,
+    HOST_PORT,
+    NICE,
+    PATHS,
+    REFERENCE,
+    SECONDS_LIMIT,
+    SIZE_LIMIT,
+    VARIABLES,
+)
+from svcd.config.kinds import DURATION, MODE, PATH, TEXT, WORD, YES_NO, choice, or_none
+from svcd.config.rows import row
+
+if TYPE_CHECKING:
+    from svcd.model import HostPort
+
+__all__ = ["HandlerOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandlerOptions:
+    """A part of Options, which has the slots for all its parts.
+
+    A limit (rlimit_*) is None for the daemon's own, kinds.UNLIMITED for none, else bytes, seconds or a count.
+    """
+
+    __slots__ = ()
+
+    session_timeout: float | None = row(
+        or_none(DURATION), None, "how long", "spawned",
+        "How long a connection's process may run; then its process group gets SIGTERM, and soon SIGKILL.",
+    )  # fmt: skip
+    connect_timeout: float = row(
+        DURATION, 10.0, "how long", "redirect",
+        "How long the other server may take to accept a connection.",
+    )  # fmt: skip
+
+    server: tuple[str, ...] = row(
+        COMMAND, (), "runs", "any",
+        "A program and its arguments, quoted as one word; it is started for each connection and has that as "
+        "standard input, output and error. Datagram services need wait=yes.",
+        xinetd="server, server_args",
+    )  # fmt: skip
+    argv0: str = row(
+        TEXT, "", "runs", "server",
+        "What the program is told as its own name (argv[0]); default: its path.",
+        xinetd="flags = NAMEINARGS",
+    )  # fmt: skip
+    wait: bool = row(
+        YES_NO, False, "runs", "server",
+        "With yes one process at a time gets the listening socket itself, or the datagram socket, and svcd listens "
+        "again when it has ended.",
+        xinetd="wait",
+    )  # fmt: skip
+    python: str = row(
+        REFERENCE, "", "runs", "stream",
+        "A Python handler: a socketserver.BaseRequestHandler, or a callable that takes the socket and the address.",
+    )  # fmt: skip
+    python_path: tuple[str, ...] = row(
+        PATHS, (), "runs", "python",
+        "Directories where the module is looked for before Python's own.",
+    )  # fmt: skip
+    model: str = row(
+        choice("process", "thread"), "process", "runs", "python",
+        "Whether each connection has a process, forked from one that has imported the module, or a thread in it.",
+    )  # fmt: skip
+    factory: str = row(
+        REFERENCE, "", "runs", "stream",
+        "A Twisted Factory that is served in the daemon itself, or a callable that takes the service's options and "
+        "returns one.",
+    )  # fmt: skip
+    redirect: HostPort | None = row(
+        HOST_PORT, None, "runs", "stream",
+        "Pass each connection on to this server; its name is looked up anew each time.",
+        xinetd="redirect",
+    )  # fmt: skip
+    mux: bool = row(
+        YES_NO, False, "runs", "stream",
+        "Offer the service by its name on the tcpmux service, too.",
+        xinetd="type = TCPMUX",
+    )  # fmt: skip
+
+    user: str = row(
+        WORD, "", "process", "spawned",
+        "User it runs as, by name or number; default: who runs the daemon.",
+        xinetd="user",
+    )  # fmt: skip
+    groups: bool = row(
+        YES_NO, False, "process", "spawned",
+        "Give it the supplementary groups of its user, too.",
+        xinetd="groups",
+    )  # fmt: skip
+    umask: int = row(
+        MODE, 0o022, "process", "spawned",
+        "Permissions that files it makes do not get.",
+        xinetd="umask",
+    )  # fmt: skip
+    nice: int | None = row(
+        NICE, None, "process", "spawned",
+        "Its scheduling priority, where 19 is the most modest; default: the daemon's.",
+        xinetd="nice",
+    )  # fmt: skip
+    cwd: str = row(
+        PATH, "/", "process", "spawned",
+        "Its working directory, inside chroot= if that is set.",
+    )  # fmt: skip
+    chroot: str = row(
+        PATH, "", "process", "spawned",
+        "Its root directory; the program is looked up inside.",
+    )  # fmt: skip
+    env: tuple[tuple[str, str], ...] = row(
+        ENVIRONMENT, (), "process", "spawned",
+        "Variables for its environment, which is clean otherwise.",
+        xinetd="env",
+    )  # fmt: skip
+    passenv: tuple[str, ...] = row(
+        VARIABLES, (), "process", "spawned",
+        "Variables that it gets from the daemon's environment.",
+        xinetd="passenv",
+    )  # fmt: skip
+    rlimit_as: int | None = row(
+        SIZE_LIMIT, None, "process", "spawned",
+        "How much address space it may have; default for this and the other limits: the daemon's.",
+        xinetd="rlimit_as",
+    )  # fmt: skip
+    rlimit_data: int | None = row(
+        SIZE_LIMIT, None, "process", "spawned",
+        "How much data (heap) it may have.",
+        xinetd="rlimit_data",
+    )  # fmt: skip
+    rlimit_stack: int | None = row(
+        SIZE_LIMIT, None, "process", "spawned",
+        "How large its stack may grow.",
+        xinetd="rlimit_stack",
+    )  # fmt: skip
+    rlimit_core: int | None = row(
+        SIZE_LIMIT, None, "process", "spawned",
+        "How large a core file it may leave; with 0 it leaves none.",
+    )  # fmt: skip
+    rlimit_cpu: int | None = row(
+        SECONDS_LIMIT, None, "process", "spawned",
+        "How much processor time it may use.",
+        xinetd="rlimit_cpu",
+    )  # fmt: skip
+    rlimit_nofile: int | None = row(
+        COUNT_LIMIT, None, "process", "spawned",
+        "How many files it may have open; with none as many as the daemon may at most.",
+        xinetd="rlimit_files",
+    )  # fmt: skip
+    rlimit_nproc: int | None = row(
+        COUNT_LIMIT, None, "process", "spawned",
+        "How many processes its user may have, other than root.",
+    )  # fmt: skip
+    no_new_privs: bool = row(
+        YES_NO, False, "process", "spawned",
+        "Let nothing it starts gain privileges, as by a set-user-ID bit.",
+    )  # fmt: skip
+    listen_fds: bool = row(
+        YES_NO, False, "process", "server",
+        "Give it the socket as descriptor 3 too, as systemd does (LISTEN_FDS).",
+    )  # fmt: skip
+    stderr: str = row(
+        choice("client", "log"), "client", "process", "spawned",
+        "Where its standard error goes: to the client, or line by line into the log.",
+    )  # fmt: skip

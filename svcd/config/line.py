@@ -1,0 +1,199 @@
+"""One line of a services file: its words, understood as a Service, or as Problems."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from svcd.config.options import TABLE, Options
+from svcd.config.rows import HANDLERS
+from svcd.config.service import HIGHEST_PORT, Service
+from svcd.model import Net, Place, Problem, Shape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from svcd.config.lexer import Word
+
+__all__ = ["LineReader", "nearest"]
+
+#: The longest path of a UNIX socket in bytes: sun_path less its NUL (unix(7)).
+_LONGEST_PATH = 107
+_ACCEPTED_NETS = ", ".join(Net)
+_HANDLER_WORDS = ", ".join(f"{handler}=" for handler in HANDLERS)
+
+
+def nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
+    """What a Problem may add to an unknown word; empty if no known one is like it."""
+    match = difflib.get_close_matches(word, known, 1)
+    return f" (did you mean {str(match[0])!r}?)" if match else ""
+
+
+class LineReader:
+    """Understands lines.
+
+    Args:
+        builtins: what the daemon can run by itself, and in which shapes.
+        problems: where Problems are put.
+    """
+
+    def __init__(self, builtins: Mapping[str, frozenset[Shape]], problems: list[Problem]) -> None:
+        self._builtins = builtins
+        self._problems = problems
+
+    def _problem(self, place: Place, text: str) -> None:
+        self._problems.append(Problem(place, text))
+
+    def options(self, words: Sequence[Word]) -> tuple[dict[str, object], dict[str, Place]]:
+        """The values of words with `=`, and where they stand."""
+        values: dict[str, object] = {}
+        places: dict[str, Place] = {}
+        for word in words:
+            name, _, value = word.text.partition("=")
+            info = TABLE.get(name)
+            if info is None:
+                self._problem(word.place, f"unknown option {name!r}{nearest(name, TABLE)}")
+                continue
+            place = word.after(len(name) + 1)
+            if name in places:
+                self._problem(word.place, f"{name} stands twice; the first is at {places[name]}; remove one")
+                continue
+            places[name] = place
+            try:
+                values[name] = info.kind.read(value)
+            except ValueError:
+                self._problem(place, f"{name} takes {info.kind.accepts}, not {value!r}")
+        return values, places
+
+    def service(
+        self, words: Sequence[Word], defaults: Mapping[str, object], default_places: Mapping[str, Place]
+    ) -> Service | None:
+        """The service of a line, with the defaults that hold there; None after a Problem."""
+        before = len(self._problems)
+        place = words[0].place
+        if len(words) < 2:
+            self._problem(place, f"{words[0].text!r} has no port; write it as: {words[0].text} port/protocol")
+            return None
+        name = self._name(words[0])
+        net, port, path = self._where(words[1])
+        aliases = [word for word in words[2:] if "=" not in word.text]
+        for alias in aliases:
+            self._alias(alias)
+        own, own_places = self.options([word for word in words[2:] if "=" in word.text])
+        values = {**defaults, **own}
+        if net is None or len(self._problems) > before:
+            return None
+        names = (name, *(alias.text for alias in aliases))
+        runs = self._runs(place, net, names, values, own_places)
+        if runs is None:
+            return None
+        self._check_scopes(net, runs, own_places, name)
+        applying = {option for option in values if TABLE[option].applies_to(net, runs)}
+        return Service(
+            name=name,
+            net=net,
+            port=port,
+            path=path,
+            aliases=names[1:],
+            runs=runs,
+            options=replace(Options(), **{option: values[option] for option in applying}),  # type: ignore[arg-type]
+            place=place,
+            places={
+                **{option: where for option, where in default_places.items() if option in applying},
+                **own_places,
+            },
+        )
+
+    def _check_scopes(self, net: Net, runs: str, own_places: Mapping[str, Place], name: str) -> None:
+        what = f"{runs}=" if runs in HANDLERS else runs or name
+        for option, place in own_places.items():
+            if not TABLE[option].applies_to(net, runs):
+                self._problem(place, f"{option} is for {TABLE[option].scope_text}, not for {what} over {net}")
+
+    def _name(self, word: Word) -> str:
+        if not word.text or "/" in word.text or "=" in word.text:
+            self._problem(word.place, f"{word.text!r} is no service name: it must not be empty nor hold / or =")
+        return word.text
+
+    def _alias(self, word: Word) -> None:
+        if not word.text:
+            self._problem(word.place, "an empty word; remove the quotes")
+        elif re.fullmatch("[0-9]+/[a-z0-9]+", word.text):
+            self._problem(
+                word.place,
+                f"{word.text!r} among the aliases; a line that begins with white space continues the one before: "
+                "remove the white space if this is a service of its own",
+            )
+
+    def _where(self, word: Word) -> tuple[Net | None, int, str]:
+        """Field 2: the protocol (None after a Problem), the port, the path."""
+        where, slash, protocol = word.text.rpartition("/")
+        if not slash:
+            self._problem(word.place, f"{word.text!r} is not port/protocol, as in 7/tcp or /run/echo.sock/unix")
+            return None, 0, ""
+        if protocol in ("sctp", "dccp"):
+            self._problem(word.after(len(where) + 1), f"{protocol} is not supported; remove or comment out the line")
+            return None, 0, ""
+        try:
+            net = Net(protocol)
+        except ValueError:
+            text = f"unknown protocol {protocol!r}{nearest(protocol, tuple(Net))}: there are {_ACCEPTED_NETS}"
+            self._problem(word.after(len(where) + 1), text)
+            return None, 0, ""
+        if net.local:
+            if not where.startswith("/") or where.endswith("/"):
+                self._problem(word.place, f"a {net} service takes the absolute path of its socket, not {where!r}")
+            elif len(where.encode()) > _LONGEST_PATH:
+                self._problem(word.place, f"the path is longer than the {_LONGEST_PATH} bytes a UNIX socket can have")
+            else:
+                return net, 0, where
+        elif not re.fullmatch("[0-9]{1,5}", where) or int(where) > HIGHEST_PORT:
+            self._problem(word.place, f"port {where!r} is no number from 0 to {HIGHEST_PORT}")
+        else:
+            return net, int(where), ""
+        return None, 0, ""
+
+    def _runs(
+        self,
+        place: Place,
+        net: Net,
+        names: tuple[str, ...],
+        values: Mapping[str, object],
+        places: Mapping[str, Place],
+    ) -> str | None:
+        """What a line runs: one of HANDLERS, a built-in, "" for none on a disabled line; None after a Problem."""
+        # In the order in which they stand.
+        handlers = [option for option in places if option in HANDLERS]
+        if not handlers:
+            return self._builtin(place, net, names, required=not values.get("disable"))
+        first, *others = handlers
+        for other in others:
+            text = f"{other}: {first}= at {places[first]} says what runs already; remove one of the two"
+            self._problem(places[other], text)
+        if others:
+            return None
+        if net.shape is Shape.DATAGRAM and not (first == "server" and values.get("wait")):
+            with_wait = "add wait=yes" if first == "server" else "only server= with wait=yes serves datagrams"
+            self._problem(places[first], f"{first}: nothing connects over {net}; {with_wait}")
+            return None
+        return first
+
+    def _builtin(self, place: Place, net: Net, names: tuple[str, ...], *, required: bool) -> str | None:
+        found = next((name for name in names if name in self._builtins), "")
+        if not found and required:
+            fitting = sorted(name for name, shapes in self._builtins.items() if net.shape in shapes)
+            handlers = _HANDLER_WORDS if net.shape is Shape.STREAM else "server= and wait=yes"
+            self._problem(
+                place,
+                f"nothing serves {names[0]!r}{nearest(names[0], fitting)}: say what does with {handlers}, "
+                f"add the name of a built-in as an alias ({', '.join(fitting)}), or disable=yes",
+            )
+            return None
+        if found and required and net.shape not in self._builtins[found]:
+            other = "stream" if net.shape is Shape.DATAGRAM else "datagram"
+            nets = ", ".join(each for each in Net if each.shape.value == other)
+            self._problem(place, f"{found} is not served over {net}, only over {nets}; change it or add disable=yes")
+            return None
+        return found

@@ -1,0 +1,117 @@
+"""What a row of the option table is: its type, its default, who takes it, and what people are told of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from svcd.model import Net, Shape
+
+if TYPE_CHECKING:
+    from svcd.config.kinds import Kind
+
+__all__ = ["GROUPS", "HANDLERS", "SPAWNED", "OptionInfo", "row"]
+
+T = TypeVar("T")
+
+#: The options that say what runs, of which a line has one at most; without any a built-in does.
+HANDLERS = ("server", "python", "factory", "redirect")
+#: Those of them whose handlers are processes of their own.
+SPAWNED = ("server", "python")
+
+#: The groups of the table, in the order of the manual.
+GROUPS = {
+    "where": "Where it listens",
+    "who": "Who may come in",
+    "how long": "How long",
+    "runs": "What runs",
+    "process": "The process of a spawned service",
+    "said": "What is said and logged",
+    "daytime": "For daytime",
+    "qotd": "For qotd",
+    "http": "For http",
+    "misc": "Other",
+}
+
+#: Scopes by which a row is limited to some services: what the scope is called.
+_SCOPES = {
+    "any": "any service",
+    "stream": "stream services (tcp, unix)",
+    "inet": "services with a port (tcp, udp)",
+    "tcp": "tcp services",
+    "local": "UNIX sockets (unix, unixgram)",
+    "spawned": "spawned services (server=, python=)",
+    "group": "spawned services (server=, python=) and UNIX sockets (unix, unixgram)",
+    **{handler: f"services with {handler}=" for handler in HANDLERS},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OptionInfo:
+    """A row of the table.
+
+    Attributes:
+        name: as it is written before the `=`.
+        kind: the type of its value.
+        default: the value without it.
+        group: the heading it stands under.
+        scope: a key of _SCOPES, or the name of the built-in that takes it.
+        help: one sentence.
+        xinetd: xinetd's word for it, if it has one.
+    """
+
+    name: str
+    kind: Kind[Any]
+    default: object
+    group: str
+    scope: str
+    help: str
+    xinetd: str = ""
+
+    def applies_to(self, net: Net, runs: str) -> bool:
+        """Whether a service of this protocol that runs this built-in, or one of HANDLERS, takes the option."""
+        match self.scope:
+            case "any":
+                return True
+            case "stream":
+                return net.shape is Shape.STREAM
+            case "inet":
+                return not net.local
+            case "tcp":
+                return net.shape is Shape.STREAM and not net.local
+            case "local":
+                return net.local
+            case "spawned":
+                return runs in SPAWNED
+            case "group":
+                return net.local or runs in SPAWNED
+            case handler:
+                return runs == handler
+
+    @property
+    def scope_text(self) -> str:
+        """The scope as people say it."""
+        return _SCOPES.get(self.scope, f"{self.scope} services")
+
+    @property
+    def default_text(self) -> str:
+        """The default as it would be written; empty when there is nothing to write."""
+        if self.default is None and not self.kind.takes_none:
+            return ""
+        return self.kind.write(self.default)
+
+
+def row(kind: Kind[T], default: T | None, group: str, scope: str, text: str, *, xinetd: str = "") -> Any:  # noqa: ANN401 - as dataclasses.field
+    """A field of Options that is a row of the table.
+
+    Args:
+        kind: the type of its value.
+        default: the value without it; None says that nothing is set, if that is no value of the kind.
+        group: a key of GROUPS.
+        scope: who takes it, as in OptionInfo.
+        text: its help.
+        xinetd: xinetd's word for it.
+    """
+    metadata = {"kind": kind, "group": group, "scope": scope, "help": text, "xinetd": xinetd}
+    return dataclasses.field(default=default, metadata=metadata)

@@ -1,0 +1,60 @@
+"""The options that say where a service listens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from svcd.config.kinds import COUNT, MODE, OWNER, WORD, WORDS, YES_NO
+from svcd.config.rows import row
+from svcd.model import Owner
+
+__all__ = ["SocketOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SocketOptions:
+    """A part of Options, which has the slots for all its parts."""
+
+    __slots__ = ()
+
+    bind: tuple[str, ...] = row(
+        WORDS, (), "where", "inet",
+        "Addresses, network interfaces or host names to listen on, with commas between them; default: all addresses.",
+        xinetd="bind, interface",
+    )  # fmt: skip
+    backlog: int = row(
+        COUNT, 128, "where", "stream",
+        "How many connections the kernel keeps waiting to be accepted.",
+    )  # fmt: skip
+    v6only: bool = row(
+        YES_NO, True, "where", "inet",
+        "With no, a tcp6 or udp6 service takes IPv4 clients as well.",
+    )  # fmt: skip
+    keepalive: bool = row(
+        YES_NO, False, "where", "tcp",
+        "Let the kernel probe silent connections and end dead ones.",
+        xinetd="flags = KEEPALIVE",
+    )  # fmt: skip
+    nodelay: bool = row(
+        YES_NO, True, "where", "tcp",
+        "Send small answers at once (TCP_NODELAY).",
+        xinetd="flags = NODELAY",
+    )  # fmt: skip
+    reuse_port: bool = row(
+        YES_NO, False, "where", "inet",
+        "Share the port with other processes that ask for it too (SO_REUSEPORT).",
+    )  # fmt: skip
+    mode: int = row(
+        MODE, 0o660, "where", "local",
+        "Permissions of the socket file.",
+    )  # fmt: skip
+    owner: Owner = row(
+        OWNER, Owner(), "where", "local",
+        "User and group that own the socket file, by name or number; default: who runs the daemon.",
+    )  # fmt: skip
+    group: str = row(
+        WORD, "", "where", "group",
+        "Group, by name or number: of a spawned service's process, which else has its user's; of the socket file "
+        "of any other service, as owner=:GROUP.",
+        xinetd="group",
+    )  # fmt: skip
