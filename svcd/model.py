@@ -6,7 +6,7 @@ import enum
 import ipaddress
 from dataclasses import dataclass
 
-__all__ = ["HostPort", "Net", "Owner", "Place", "Problem", "Shape", "address_text"]
+__all__ = ["HostPort", "Net", "Owner", "Place", "Problem", "Shape", "address_text", "unmapped"]
 
 
 class Shape(enum.Enum):
@@ -88,12 +88,16 @@ class HostPort:
     port: int
 
 
+def unmapped(host: str) -> str:
+    """An IPv4-mapped address as IPv4 (RFC 4291, 2.5.5.2), any other as it is."""
+    if not host.startswith("::ffff:"):
+        return host
+    mapped = ipaddress.IPv6Address(host).ipv4_mapped
+    return host if mapped is None else str(mapped)
+
+
 def address_text(host: str, port: int) -> str:
-    """An address as people write it: `192.0.2.1:7`, `[::1]:7`; an IPv4-mapped one as IPv4 (RFC 4291, 2.5.5.2)."""
-    if ":" not in host:
-        return f"{host}:{port}"
-    if host.startswith("::ffff:"):
-        mapped = ipaddress.IPv6Address(host).ipv4_mapped
-        if mapped is not None:
-            return f"{mapped}:{port}"
-    return f"[{host}]:{port}"
+    """An address as people write it: `192.0.2.1:7`, `[::1]:7`; an IPv4-mapped one as IPv4."""
+    if ":" in host:
+        host = unmapped(host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -104,9 +104,9 @@ class HandlerOptions:
         "Permissions that files it makes do not get.",
         xinetd="umask",
     )  # fmt: skip
-    nice: int | None = row(
-        NICE, None, "process", "spawned",
-        "Its scheduling priority, where 19 is the most modest; default: the daemon's.",
+    nice: int = row(
+        NICE, 0, "process", "spawned",
+        "How much more modest it is than the daemon when processors are short; below 0 needs root.",
         xinetd="nice",
     )  # fmt: skip
     cwd: str = row(

@@ -195,4 +195,4 @@ def test_a_default_is_told_where_it_is_a_value() -> None:
     """Nothing set is no word of the default; none is one where it is read so."""
     assert TABLE["session_timeout"].default_text == "none"
     assert TABLE["umask"].default_text == "0022"
-    assert not any(TABLE[name].default_text for name in ("nice", "rlimit_as", "redirect", "log_on_success", "owner"))
+    assert not any(TABLE[name].default_text for name in ("rlimit_as", "redirect", "log_on_success", "owner"))

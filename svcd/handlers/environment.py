@@ -1,0 +1,81 @@
+"""The environment of a handler: built from nothing, so that none of the daemon's own variables reaches it by accident.
+
+What all connections of a service have in common is a dict. What differs is made for each connection, so it is made
+as the bytes in which it travels: NAME=VALUE with NULs between. The names are those of tcpserver (environment of
+ucspi-tcp), UNIXREMOTE* those of ucspi-unix, REMOTE_HOST is xinetd's, REMOTE_ADDR and REMOTE_PORT are systemd's.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from svcd.model import unmapped
+
+if TYPE_CHECKING:
+    import pwd
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["PATH", "service_environment", "tcp_environment", "unix_environment"]
+
+#: Where programs are looked for, by everybody: what a handler needs may stand in an sbin directory, and a directory
+#: too much grants no rights.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+#: A host name as programs expect it (RFC 1123, section 2.1), and with the underscores that some networks use. Whoever
+#: runs the client's name server writes it, and some programs hand it to a shell.
+_HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?").fullmatch
+
+
+def service_environment(
+    name: str,
+    user: pwd.struct_passwd | None,
+    env: Iterable[tuple[str, str]],
+    passenv: Iterable[str],
+    given: Mapping[str, str],
+) -> dict[str, str]:
+    """What all connections of a service have in common.
+
+    Args:
+        name: the service's, for SVCD_SERVICE.
+        user: as whom it runs, for HOME, USER, LOGNAME and SHELL; None for whoever runs the daemon, or for a user by
+            number whom passwd(5) does not know: without a name there are none of these.
+        env: variables of the services file; they override all others.
+        passenv: names of variables of the daemon; one that it has not is not set.
+        given: the daemon's environment.
+    """
+    values = {"PATH": PATH, "SVCD_SERVICE": name}
+    if user is not None:
+        shell = user.pw_shell or "/bin/sh"  # passwd(5)
+        values |= {"HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name, "SHELL": shell}
+    values |= {each: given[each] for each in passenv if each in given}
+    values |= env
+    return values
+
+
+def tcp_environment(
+    local_host: str, local_port: int, remote_host: str, remote_port: int, count: int, name: str | None = None
+) -> bytes:
+    """The variables of a TCP connection, in about a microsecond.
+
+    Args:
+        local_host: our address; an IPv4-mapped one is told as IPv4, as the client's is.
+        local_port: our port.
+        remote_host: the client's address.
+        remote_port: its port.
+        count: the open connections of the service, this one included.
+        name: the client's host name, if somebody looked. One that is no plausible host name is left out.
+    """
+    if ":" in local_host:
+        local_host, remote_host = unmapped(local_host), unmapped(remote_host)
+    named = f"TCPREMOTEHOST={name}\0" if name and _HOST_NAME(name) else ""
+    return (
+        f"PROTO=TCP\0TCPLOCALIP={local_host}\0TCPLOCALPORT={local_port}\0"
+        f"TCPREMOTEIP={remote_host}\0TCPREMOTEPORT={remote_port}\0{named}TCPCONNNUM={count}\0"
+        f"REMOTE_HOST={remote_host}\0REMOTE_ADDR={remote_host}\0REMOTE_PORT={remote_port}"
+    ).encode()
+
+
+def unix_environment(pid: int, uid: int, gid: int) -> bytes:
+    """The variables of a connection to a UNIX socket: the client's process, user and group (SO_PEERCRED)."""
+    return f"PROTO=UNIX\0UNIXREMOTEPID={pid}\0UNIXREMOTEUID={uid}\0UNIXREMOTEGID={gid}".encode()
