@@ -7,9 +7,11 @@ a JSON string, so that nothing that a client sends can forge or break a line.
 Fields: `service` name/protocol; `address` where a listener stands; `peer` the other end; `host` its name, with
 resolve=yes; `id` the connection's number since the start; `count` the service's open connections after the event;
 `in`, `out` bytes from and to the client; `seconds` how long it lasted; `reason` why it ended: done (closed in good
-order), lost (reset, or an error of the network), aborted (by the service), error (a mistake in the service), shutdown
-(the daemon stopped); `pid` the process that serves; `datagrams` received in all, `ignored` those of
-them that came from a service.
+order), lost (reset, or an error of the network), aborted (by the service), error (a mistake in the service), timeout,
+killed (a signal that was not ours ended the process), unknown (its launcher was lost, and it may go on), shutdown (the
+daemon stopped); `pid` the process that serves; `exit` its exit status, or the signal that ended it; `user`, `system`
+its processor time in seconds; `datagrams` received in all, `ignored` those of them that came from a service; `state` of
+a launcher or of the nursery; `retry` the seconds until it is started again; `text` what a handler wrote for the log.
 """
 
 from __future__ import annotations
@@ -25,21 +27,26 @@ __all__ = [
     "CLOSE",
     "DESCRIPTORS",
     "END",
+    "FAIL",
     "FORMATS",
+    "LAUNCHER",
     "LISTEN",
     "LOG",
     "LOST",
+    "NURSERY",
     "PAUSE",
     "READY",
     "REFUSE",
     "RESUME",
+    "SAID",
     "STOP",
     "Event",
     "tell",
 ]
 
 #: How the values of a field are written where it isn't as text (%s).
-FORMATS = {"id": "%d", "count": "%d", "in": "%d", "out": "%d", "seconds": "%.3f", "pid": "%d"}
+FORMATS = {"id": "%d", "count": "%d", "in": "%d", "out": "%d", "seconds": "%.3f", "pid": "%d",
+           "user": "%.3f", "system": "%.3f"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +68,15 @@ RESUME = Event("resume", ("reason", "connections", "limit"))
 LOST = Event("lost", ("lines", "reason"), "error")
 LOG = Event("log", ("level", "message"))
 
+NURSERY = Event("nursery", ("pid", "state", "reason"))
+LAUNCHER = Event("launcher", ("service", "pid", "state", "reason", "retry"))
+
 # Of single connections: written by the journal itself, not through twisted.logger.
 ACCEPT = Event("accept", ("service", "peer", "host", "id", "count", "pid"))
-END = Event("end", ("service", "peer", "host", "id", "in", "out", "seconds", "reason", "count", "pid"))
+END = Event("end", ("service", "peer", "host", "id", "in", "out", "seconds", "reason", "count", "pid",
+                    "exit", "user", "system"))  # fmt: skip
+FAIL = Event("fail", ("service", "peer", "id", "reason"))
+SAID = Event("said", ("service", "id", "pid", "text"))
 REFUSE = Event("refuse", ("service", "peer", "id", "reason"))
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IAddress
+    from twisted.internet.interfaces import IAddress, IDelayedCall, IReadDescriptor
 
-__all__ = ["DatagramTransport", "Files", "Machine", "Names", "StreamTransport"]
+__all__ = ["DatagramTransport", "Files", "Machine", "Names", "StreamTransport", "Watcher"]
 
 
 class Files(Protocol):
@@ -114,4 +114,24 @@ class DatagramTransport(Protocol):
 
     def write(self, datagram: bytes, addr: object) -> None:
         """Send a datagram to an address as it came; it may be lost."""
+        ...
+
+
+class Watcher(Protocol):
+    """What is asked of a reactor by who watches descriptors and time: of Twisted's IReactorFDSet and IReactorTime."""
+
+    def addReader(self, reader: IReadDescriptor, /) -> None:
+        """Call its doRead() whenever there is something to read."""
+        ...
+
+    def removeReader(self, reader: IReadDescriptor, /) -> None:
+        """No more."""
+        ...
+
+    def seconds(self) -> float:
+        """The time, from some beginning."""
+        ...
+
+    def callLater(self, delay: float, callable: Callable[..., object], *arguments: object) -> IDelayedCall:  # noqa: A002
+        """Call something after so many seconds."""
         ...

@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import itertools
-import os
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import DeferredList
 from twisted.logger import Logger
 
 from svcd.catalog import BUILTINS, Surroundings
-from svcd.errors import ListenError, ListenErrors, StartFailure
+from svcd.errors import ListenError, ListenErrors
 from svcd.events import CLOSE, LISTEN, READY, STOP, tell
+from svcd.handlers.nurse import Nurse
 from svcd.model import Shape
 from svcd.transport.gate import GateKeeper
+from svcd.transport.handoff import HandOffPort
 from svcd.transport.ports import DatagramPort, StreamPort
 from svcd.transport.sockets import OpenSocket, open_socket
+from svcd.transport.spawned import SpawnKeeper
+from svcd.transport.specs import Account, spec_of
+from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IReactorFDSet
 
     from svcd.config.check import Endpoint
     from svcd.config.service import Service
+    from svcd.interfaces import Watcher
     from svcd.journal import Journal
     from svcd.transport.descriptors import DescriptorBudget
+    from svcd.transport.keeper import Keeper
 
 __all__ = ["Supervisor", "open_all"]
+
+_Port: TypeAlias = StreamPort | DatagramPort | HandOffPort | WaitPort
 
 
 def open_all(endpoints: Iterable[Endpoint]) -> list[OpenSocket]:
@@ -62,6 +69,7 @@ class Supervisor(TwistedService):
         around: what built-ins may need.
         journal: where connections are logged; it is flushed when the last has ended.
         budget: how many connections there may be.
+        account: as whom handlers run that name no user.
         said: told when the daemon is ready and when it stops, as sd_notify(3) states.
     """
 
@@ -69,11 +77,12 @@ class Supervisor(TwistedService):
 
     def __init__(
         self,
-        reactor: IReactorFDSet,
+        reactor: Watcher,
         endpoints: Sequence[Endpoint],
         around: Surroundings,
         journal: Journal,
         budget: DescriptorBudget,
+        account: Account,
         said: Callable[[str], None] = lambda _state: None,
     ) -> None:
         self._reactor = reactor
@@ -81,10 +90,12 @@ class Supervisor(TwistedService):
         self._around = around
         self._journal = journal
         self._budget = budget
+        self._account = account
+        self._nurse = Nurse(reactor)
         self._said = said
         self._numbers = itertools.count(1)
-        self._ports: list[tuple[OpenSocket, StreamPort | DatagramPort, Callable[[], None]]] = []
-        self.keepers: dict[str, GateKeeper] = {}
+        self._ports: list[tuple[OpenSocket, _Port, Callable[[], None]]] = []
+        self.keepers: dict[str, Keeper[Any]] = {}
 
     def privilegedStartService(self) -> None:
         """Open every socket, and read what needs the privilege. Clients may connect; they wait until we are ready.
@@ -101,6 +112,7 @@ class Supervisor(TwistedService):
             if opened.endpoint.version and opened.endpoint.service.net.shape is Shape.DATAGRAM
         )
         self._ports = [(opened, *self._port(opened, opened.endpoint.service, own_ports)) for opened in sockets]
+        self._nurse.start()
 
     def startService(self) -> None:
         """Begin to serve."""
@@ -115,17 +127,17 @@ class Supervisor(TwistedService):
 
     def _port(
         self, opened: OpenSocket, service: Service, own_ports: frozenset[int]
-    ) -> tuple[StreamPort | DatagramPort, Callable[[], None]]:
+    ) -> tuple[_Port, Callable[[], None]]:
         """A port for an open socket, and what takes it out of the budget's care."""
-        if service.runs not in BUILTINS:
-            raise StartFailure(os.EX_UNAVAILABLE, f"{service.id}: {service.runs}= is not served yet")
+        if service.spawned:
+            return self._spawning_port(opened, service)
         builtin = BUILTINS[service.runs]
         if service.net.shape is Shape.DATAGRAM:
             assert builtin.datagram is not None  # noqa: S101 - the parser lets no other through
             protocol = builtin.datagram(service.options, self._around)
             return DatagramPort(self._reactor, opened.socket, protocol, own_ports), lambda: None
         keeper = self.keepers.get(service.id)
-        if keeper is None:
+        if not isinstance(keeper, GateKeeper):
             factory = builtin.stream(service.options, self._around)
             keeper = GateKeeper(service, factory, self._journal, self._around.names, self._budget, self._numbers)
             self.keepers[service.id] = keeper
@@ -134,6 +146,29 @@ class Supervisor(TwistedService):
         adopt = getattr(self._reactor, "adoptStreamSocket", None) or partial(StreamPort, self._reactor)
         port: StreamPort = adopt(opened.socket, keeper, lambda: not budget.exhausted, budget.rest)
         return port, budget.listen(port.pause, port.resume)
+
+    def _spawning_port(self, opened: OpenSocket, service: Service) -> tuple[_Port, Callable[[], None]]:
+        """The same for a service whose connections have processes of their own."""
+        keeper = self.keepers.get(service.id)
+        if not isinstance(keeper, SpawnKeeper):
+            spec = spec_of(service, self._account)
+            keeper = SpawnKeeper(
+                self._reactor,
+                partial(self._nurse.link, spec),
+                service,
+                self._journal,
+                self._around.names,
+                self._budget,
+                self._numbers,
+            )
+            self.keepers[service.id] = keeper
+        port: _Port
+        if service.options.wait:
+            port = WaitPort(self._reactor, opened.socket, keeper)
+        else:
+            port = HandOffPort(self._reactor, opened.socket, keeper.take, keeper.may_accept, self._budget.rest)
+        keeper.when_room(port.resume)
+        return port, self._budget.listen(port.pause, port.resume)
 
     def stopService(self) -> Deferred[object]:
         """Stop listening at once; let each connection end in its service's shutdown_timeout, then end it.
@@ -156,9 +191,10 @@ class Supervisor(TwistedService):
             tell(self._log, CLOSE, **values)
         self._ports.clear()
         ended = DeferredList([self._drained(keeper) for keeper in self.keepers.values()])
-        return ended.addCallback(lambda _results: self._journal.flush())
+        ended.addCallback(lambda _results: self._nurse.stop())
+        return ended.addCallback(lambda _result: self._journal.flush())
 
-    def _drained(self, keeper: GateKeeper) -> Deferred[None]:
+    def _drained(self, keeper: Keeper[Any]) -> Deferred[None]:
         for gate in list(keeper.sessions.values()):
             gate.drain()
         patience = self._around.clock.callLater(keeper.service.options.shutdown_timeout, self._cut, keeper)
@@ -175,6 +211,6 @@ class Supervisor(TwistedService):
         for keeper in self.keepers.values():
             self._cut(keeper)
 
-    def _cut(self, keeper: GateKeeper) -> None:
+    def _cut(self, keeper: Keeper[Any]) -> None:
         for gate in list(keeper.sessions.values()):
             gate.cut("shutdown")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pwd
 import resource
 import signal
 import sys
@@ -25,6 +26,7 @@ from svcd.supervisor import Supervisor, open_all
 from svcd.transport.descriptors import RESERVE, DescriptorBudget
 from svcd.transport.names import ReverseNames
 from svcd.transport.notify import notify
+from svcd.transport.specs import Account
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -251,6 +253,20 @@ def _install_reactor() -> None:
     install()
 
 
+def _account(options: dict[str, Any]) -> Account:
+    """Who will serve, when twistd has given root up."""
+    open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    user, group = options.get("uid"), options.get("gid")
+    if user is None:
+        return Account(open_files, None, group)
+    try:
+        entry = pwd.getpwuid(user)
+    except KeyError:
+        return Account(open_files, user, group, ())
+    group = entry.pw_gid if group is None else group
+    return Account(open_files, user, group, tuple(os.getgrouplist(entry.pw_name, group)))
+
+
 def makeService(options: Options) -> IService:
     """The daemon, for twistd.
 
@@ -265,12 +281,15 @@ def makeService(options: Options) -> IService:
     _check_listening(endpoints, options.parent or {})
     names = ReverseNames(reactor, reactor)  # type: ignore[arg-type]
     manager = os.environ.pop("NOTIFY_SOCKET", None)
+    # Before the limit of open files is raised.
+    account = _account(options.parent or {})
     supervisor = Supervisor(
         reactor,
         endpoints,
         Surroundings(reactor, names, files),
         options.log_output.journal,
         DescriptorBudget(_connection_limit(len(endpoints)), reactor),
+        account,
         lambda state: notify(manager, state),
     )
     return _Daemon(reactor, supervisor, options.log_output)

@@ -13,14 +13,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
 from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
-from svcd.events import ACCEPT, END, REFUSE
 from svcd.model import address_text
+from svcd.transport.keeper import Keeper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,17 +34,6 @@ if TYPE_CHECKING:
     from svcd.transport.descriptors import DescriptorBudget
 
 __all__ = ["Gate", "GateKeeper"]
-
-#: Which fields of the lines each word of log_on_success stands for.
-_LOGGED = {
-    "PID": {"pid"},
-    "HOST": {"peer", "host"},
-    "EXIT": {"reason"},
-    "DURATION": {"seconds"},
-    "TRAFFIC": {"in", "out"},
-}
-#: Why a connection ended, in a word.
-_REASONS = ("done", "lost", "aborted", "error", "shutdown")
 
 
 @implementer(IProtocol)
@@ -186,20 +175,12 @@ class _HalfCloseableGate(Gate):
         self._protocol.writeConnectionLost()  # type: ignore[attr-defined]
 
 
-class GateKeeper(Factory):
+class GateKeeper(Keeper[Gate], Factory):
     """The factory of one service's gates; all listeners of the service share it.
 
     Args:
-        service: whose connections these are.
         factory: builds the service's protocols.
-        journal: where accept, end and refuse are written.
-        names: finds host names, for resolve=yes.
-        budget: counts all connections of the daemon.
-        numbers: numbers them.
-        clock: seconds, monotonic.
-
-    Attributes:
-        sessions: the open connections by number.
+        others: as Keeper takes them.
     """
 
     noisy = False
@@ -214,32 +195,8 @@ class GateKeeper(Factory):
         numbers: Iterator[int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.service = service
-        self.journal = journal
-        self.names = names
-        self.budget = budget
-        self.numbers = numbers
-        self.clock = clock
-        self.sessions: dict[int, Gate] = {}
-        self.resolves = service.options.resolve
-        self.quoted = journal.quoted
-        # Quoted once for all connections.
-        self.nameless = journal.quoted("-")
-        self.reasons = {word: journal.quoted(word) for word in _REASONS}
+        super().__init__(service, journal, names, budget, numbers, {"pid": os.getpid()}, clock)
         self._factory = factory
-        self._waiting: list[Deferred[None]] = []
-        chosen = {"service", "id", "count"}.union(*(_LOGGED[word] for word in service.logged))
-        if not self.resolves:
-            chosen.discard("host")
-        constants: dict[str, object] = {"service": service.id}
-        if "pid" in chosen:
-            constants["pid"] = os.getpid()
-        logs = bool(service.logged)
-        variables = chosen - constants.keys()
-        self.accept_line, self.end_line = (
-            journal.template(event, constants, variables) if logs else "" for event in (ACCEPT, END)
-        )
-        self._refuse_line = journal.template(REFUSE, {"service": service.id}, ("peer", "reason"))
 
     def doStart(self) -> None:
         """The first listener begins."""
@@ -255,25 +212,11 @@ class GateKeeper(Factory):
         protocol = self._factory.buildProtocol(addr)
         if protocol is None:
             self.journal.write(
-                self._refuse_line % {"peer": self.quoted(peer or "local"), "reason": self.quoted("service")}
+                self.refuse_line % {"peer": self.quoted(peer or "local"), "reason": self.quoted("service")}
             )
             return None
         kind = _HalfCloseableGate if IHalfCloseableProtocol.providedBy(protocol) else Gate
         return kind(self, protocol, peer and self.quoted(peer))
-
-    def when_empty(self) -> Deferred[None]:
-        """Fires when no connection is open, at once if none is."""
-        waiting: Deferred[None] = Deferred()
-        self._waiting.append(waiting)
-        self.left()
-        return waiting
-
-    def left(self) -> None:
-        """A connection may have been the last."""
-        if self._waiting and not self.sessions:
-            waiting, self._waiting = self._waiting, []
-            for each in waiting:
-                each.callback(None)
 
 
 def _local_peer(transport: Any) -> str:  # noqa: ANN401 - what the reactor has

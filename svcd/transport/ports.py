@@ -5,38 +5,31 @@ Twisted's own ports close clients when descriptors run out, log every port twice
 
 from __future__ import annotations
 
-import errno
 import socket
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import tcp, unix
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import succeed
-from twisted.internet.interfaces import IListeningPort, IReadDescriptor
-from twisted.logger import Logger
+from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
+
+from svcd.transport.port import BATCH, Port, accepted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IAddress, IProtocolFactory, IReactorFDSet
+    from twisted.internet.interfaces import IAddress, IProtocolFactory
     from twisted.internet.protocol import DatagramProtocol
-    from twisted.python.failure import Failure
+
+    from svcd.interfaces import Watcher
 
 __all__ = ["DatagramPort", "StreamPort"]
 
-#: Connections accepted, or datagrams read, in one go before other descriptors have their turn.
-_BATCH = 64
 #: Below this ports belong to services (RFC 6335, section 6).
 _FIRST_CLIENT_PORT = 1024
 #: The largest datagram there is, in bytes.
 _LARGEST_DATAGRAM = 65_535
-
-# The client went away while it waited (accept(2)): there is nobody to serve.
-_GONE = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR})
-# Descriptors or memory are short: wait for some.
-_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class _Counted:
@@ -70,65 +63,8 @@ class _UNIXTransport(_Counted, unix.Server):  # type: ignore[misc]
     pass
 
 
-@implementer(IReadDescriptor)
-class _Port:
-    """What both kinds of port share: a socket that the reactor watches until listening stops."""
-
-    _log = Logger()
-
-    def __init__(self, reactor: IReactorFDSet, sock: socket.socket) -> None:
-        self.reactor = reactor
-        self.socket = sock
-        self.connected = False
-
-    def fileno(self) -> int:
-        """The descriptor to watch."""
-        return self.socket.fileno()
-
-    def logPrefix(self) -> str:
-        """For messages of the reactor."""
-        return type(self).__name__
-
-    def pause(self) -> None:
-        """Rest: what comes waits in the kernel's queue."""
-        self.reactor.removeReader(self)
-
-    def resume(self) -> None:
-        """Go on."""
-        if self.connected:
-            self.reactor.addReader(self)
-
-    def doRead(self) -> None:
-        """The socket is ready."""
-        raise NotImplementedError
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The reactor gave the socket up, after an error that a listening socket should not have."""
-        self._log.failure("listening ended", reason)
-        self.connected = False
-
-    def startListening(self) -> None:
-        """Begin; the socket is bound already."""
-        self.connected = True
-        self.resume()
-
-    def stopListening(self) -> Deferred[None]:
-        """Stop at once; the socket itself stays its owner's to close."""
-        self.connected = False
-        self.pause()
-        return succeed(None)
-
-    def getHost(self) -> IAddress:
-        """Where it listens."""
-        name = self.socket.getsockname()
-        if self.socket.family == socket.AF_UNIX:
-            return UNIXAddress(name)
-        kind = IPv4Address if self.socket.family == socket.AF_INET else IPv6Address
-        return kind("TCP" if self.socket.type == socket.SOCK_STREAM else "UDP", *name[:2])
-
-
 @implementer(IListeningPort)
-class StreamPort(_Port):
+class StreamPort(Port):
     """Accepts connections of a listening socket.
 
     Args:
@@ -144,7 +80,7 @@ class StreamPort(_Port):
 
     def __init__(
         self,
-        reactor: IReactorFDSet,
+        reactor: Watcher,
         sock: socket.socket,
         factory: IProtocolFactory,
         may_accept: Callable[[], bool],
@@ -164,20 +100,8 @@ class StreamPort(_Port):
 
     def doRead(self) -> None:
         """Accept who waits."""
-        for _ in range(_BATCH):
-            if not (self.connected and self._may_accept()):
-                return
-            try:
-                client, peer = self.socket.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in _SHORT:
-                    self._short()
-                    return
-                if error.errno in _GONE:
-                    continue
-                raise
+        for descriptor, peer in accepted(self.socket, lambda: self.connected and self._may_accept(), self._short):
+            client = socket.socket(self.socket.family, self.socket.type, fileno=descriptor)
             try:
                 self._serve(client, peer)
             except Exception:  # noqa: BLE001 - one connection's mistake is that connection's end
@@ -216,7 +140,7 @@ class StreamPort(_Port):
 
 
 @implementer(IListeningPort)
-class DatagramPort(_Port):
+class DatagramPort(Port):
     """Reads and writes the datagrams of a socket; peers are socket addresses as the system gives them.
 
     Args:
@@ -233,7 +157,7 @@ class DatagramPort(_Port):
 
     def __init__(
         self,
-        reactor: IReactorFDSet,
+        reactor: Watcher,
         sock: socket.socket,
         protocol: DatagramProtocol,
         service_ports: frozenset[int] = frozenset(),
@@ -257,7 +181,7 @@ class DatagramPort(_Port):
 
     def doRead(self) -> None:
         """Read what waits."""
-        for _ in range(_BATCH):
+        for _ in range(BATCH):
             if not self.connected:
                 return
             try:

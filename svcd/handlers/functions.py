@@ -1,0 +1,202 @@
+"""Python handlers: found by name, run in a child of an interpreter that has their module already, or in a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import os
+import socket
+import sys
+import threading
+import traceback
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from svcd.handlers.identity import take_limits
+from svcd.handlers.messages import Ended, Said, Started
+from svcd.handlers.programs import connection_values
+from svcd.handlers.sayings import BLOCK
+from svcd.handlers.signals import default_signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from svcd.handlers.messages import Message
+    from svcd.handlers.spec import Spec
+
+__all__ = ["Forks", "Threads", "find"]
+
+
+class _Server:
+    """What socketserver's handlers find as their server, as far as there is one.
+
+    Attributes:
+        server_address: our side of the connection.
+        environment: what a program would find in its environment about the connection.
+    """
+
+    def __init__(self, server_address: object, environment: dict[str, str]) -> None:
+        self.server_address = server_address
+        self.environment = environment
+
+
+def find(name: str, path: Sequence[str] = ()) -> Callable[..., object]:
+    """Import a handler.
+
+    Args:
+        name: `package.module:name`, where the name may have dots too.
+        path: what sys.path becomes; empty leaves it.
+
+    Raises:
+        ImportError: there is none, with the reason.
+    """
+    if path:
+        sys.path[:] = path
+    module_name, _, inner = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in inner.split("."):
+            found = getattr(found, part)
+    except Exception as error:
+        raise ImportError(f"{type(error).__name__}: {error}") from error
+    except SystemExit as error:
+        raise ImportError(f"{module_name} ends the interpreter when it is imported") from error
+    if not callable(found):
+        raise ImportError(f"{name} is neither a request handler nor a function: it can't be called")  # noqa: TRY004 - one kind for all
+    return found  # type: ignore[no-any-return]
+
+
+def _handle(function: Callable[..., object], sock: socket.socket, values: dict[str, str]) -> None:
+    """Call a handler as it expects it, and close the connection as socketserver does."""
+    kind = getattr(sys.modules.get("socketserver"), "BaseRequestHandler", None)
+    address = _client(sock, values)
+    try:
+        if kind is not None and isinstance(function, type) and issubclass(function, kind):
+            function(sock, address, _Server(sock.getsockname(), values))
+        else:
+            function(sock, address)
+    finally:
+        # A bare close() would leave the connection open as long as somebody has a copy of it.
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_WR)
+        sock.close()
+
+
+def _client(sock: socket.socket, values: dict[str, str]) -> object:
+    """The other end, as accept() gives it; of a connection that something stands before, the real client."""
+    if sock.family != socket.AF_UNIX:
+        with contextlib.suppress(OSError):
+            return sock.getpeername()
+    if "REMOTE_ADDR" not in values:
+        return ""
+    host, port = values["REMOTE_ADDR"], int(values["REMOTE_PORT"])
+    return (host, port, 0, 0) if ":" in host else (host, port)
+
+
+def _text(environment: bytes) -> dict[str, str]:
+    return {os.fsdecode(name): os.fsdecode(value) for name, value in connection_values(environment).items()}
+
+
+class Forks:
+    """Runs a handler in a child of this process for each connection.
+
+    Args:
+        function: the handler.
+        spec: its service.
+        leave: closes in a child what is its parent's.
+    """
+
+    def __init__(self, function: Callable[..., object], spec: Spec, leave: Callable[[], None]) -> None:
+        self._function = function
+        self._limits = spec.identity.handler_limits
+        self._leave = leave
+
+    def start(self, _number: int, environment: bytes, descriptor: int, stderr: int) -> int:
+        """Fork; the arguments and the result are as for Programs.
+
+        Raises:
+            OSError: there can't be another process.
+        """
+        pid = os.fork()
+        if not pid:
+            self._run(environment, descriptor, stderr)
+        return pid
+
+    def _run(self, environment: bytes, descriptor: int, stderr: int) -> NoReturn:
+        code = 1
+        try:
+            os.setsid()
+            default_signals()
+            self._leave()
+            os.dup2(stderr, 1)
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            take_limits(self._limits)
+            values = _text(environment)
+            os.environ.update(values)
+            _handle(self._function, socket.socket(fileno=descriptor), values)
+            code = 0
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        except BaseException:  # noqa: BLE001 - one connection's mistake is that connection's end
+            os.write(2, BLOCK + traceback.format_exc().encode(errors="replace") + BLOCK)
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code & 0xFF)
+
+
+class Threads:
+    """Runs a handler in a thread of this process for each connection.
+
+    Args:
+        function: the handler.
+        tell: sends a message to the daemon; any thread may call it.
+    """
+
+    def __init__(self, function: Callable[..., object], tell: Callable[[Message], None]) -> None:
+        self._function = function
+        self._tell = tell
+        self._open: dict[int, socket.socket] = {}
+
+    def start(self, number: int, environment: bytes, descriptor: int, _stderr: int) -> int:
+        """Start a thread.
+
+        Raises:
+            OSError: there can't be another.
+        """
+        # A copy, since the caller closes its own when a thread can't be started.
+        sock = socket.socket(fileno=os.dup(descriptor))
+        thread = threading.Thread(
+            target=self._run, args=(number, _text(environment), sock), name=f"connection {number}"
+        )
+        self._open[number] = sock
+        try:
+            thread.start()
+        except RuntimeError as error:
+            del self._open[number]
+            sock.close()
+            raise OSError(errno.EAGAIN, str(error)) from error
+        return os.getpid()
+
+    def hang_up(self, number: int) -> None:
+        """End a connection under its handler, which nothing else can end."""
+        sock = self._open.get(number)
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def _run(self, number: int, values: dict[str, str], sock: socket.socket) -> None:
+        code = 1
+        self._tell(Started(number, os.getpid()))
+        try:
+            _handle(self._function, sock, values)
+            code = 0
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        except BaseException:  # noqa: BLE001 - one connection's mistake is that connection's end
+            self._tell(Said(number, traceback.format_exc().encode(errors="replace")))
+        finally:
+            self._open.pop(number, None)
+            self._tell(Ended(number, (code & 0xFF) << 8))

@@ -1,0 +1,236 @@
+"""The launcher of one service: has its identity, is given connections, starts a handler for each, says how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import struct
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+from svcd.handlers.functions import Forks, Threads, find
+from svcd.handlers.identity import take, take_limits
+from svcd.handlers.messages import (
+    LARGEST,
+    ONE_DESCRIPTOR,
+    Connection,
+    Ended,
+    Failed,
+    Message,
+    Ready,
+    Said,
+    Signal,
+    Started,
+    pack,
+    read,
+)
+from svcd.handlers.programs import Programs
+from svcd.handlers.sayings import Sayings
+from svcd.handlers.signals import ChildWatch, children
+
+if TYPE_CHECKING:
+    from svcd.handlers.spec import Spec
+
+__all__ = ["Launcher", "serve"]
+
+#: Orders taken in one go before ended handlers have their turn.
+_BATCH = 32
+# Of struct tcp_info (linux/tcp.h): state, bytes received, bytes not sent yet, bytes sent, bytes sent again.
+_TCP_INFO = struct.Struct("=B127xQ8xI52xQQ")
+# States of a connection whose client has closed its side (net/tcp_states.h): its FIN is counted as a byte.
+_CLIENT_CLOSED = frozenset({6, 8, 9, 11})
+
+
+class _Starter(Protocol):
+    def start(self, number: int, environment: bytes, descriptor: int, stderr: int, /) -> int:
+        """Start a handler, and return its pid."""
+
+
+def serve(spec: Spec, control: socket.socket) -> int:
+    """Be the launcher of a service until the daemon is gone.
+
+    Returns:
+        The exit status: 0, or 78 (sysexits(3) EX_CONFIG) when it could not begin; the daemon was told why.
+    """
+    try:
+        take(spec.identity)
+        if spec.handler:
+            # Its module finds in its environment what a program would.
+            os.environ.clear()
+            os.environ.update(spec.environment)
+        handler = find(spec.handler, spec.path) if spec.handler else None
+    except (OSError, ImportError) as error:
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        control.send(pack(Ready(os.fsencode(text) or b"no reason was given")))
+        return os.EX_CONFIG
+    launcher = Launcher(spec, control)
+    if handler is None:
+        launcher.run(Programs(spec))
+    elif spec.threads:
+        take_limits(spec.identity.handler_limits)
+        launcher.run(Threads(handler, launcher.tell))
+    else:
+        launcher.run(Forks(handler, spec, launcher.leave))
+    return os.EX_OK
+
+
+class Launcher:
+    """Keeps the handlers of a service.
+
+    Args:
+        spec: the service.
+        control: to the daemon.
+    """
+
+    def __init__(self, spec: Spec, control: socket.socket) -> None:
+        self._control = control
+        self._threads = spec.threads
+        # What a Python handler prints has nowhere else to go: its client has the socket.
+        self._logs = spec.log_stderr or bool(spec.handler)
+        self._hold = spec.hold
+        self._watch = ChildWatch()
+        self._poll = select.poll()
+        self._numbers: dict[int, int] = {}
+        self._pids: dict[int, int] = {}
+        self._held: dict[int, int] = {}
+        self._pipes: dict[int, tuple[int, Sayings]] = {}
+        self._daemon_lives = True
+
+    def tell(self, message: Message) -> None:
+        """Tell the daemon, if it is still there."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._control.send(pack(message))
+
+    def leave(self) -> None:
+        """In a handler's process: close what is the launcher's, and nothing that the handler's module has opened."""
+        self._control.close()
+        self._watch.close()
+        for descriptor in (*self._held.values(), *self._pipes):
+            os.close(descriptor)
+
+    def run(self, starter: _Starter) -> None:
+        """Serve. Handlers outlive the daemon; a launcher does so only while it has to read what they write."""
+        if self._threads:
+            self._log_own_output()
+        self._poll.register(self._control, select.POLLIN)
+        self._poll.register(self._watch, select.POLLIN)
+        self.tell(Ready())
+        control, watch = self._control.fileno(), self._watch.fileno()
+        while self._daemon_lives or (self._pipes and not self._threads):
+            ready = [descriptor for descriptor, _ in self._poll.poll()]
+            for descriptor in ready:
+                if descriptor in self._pipes:
+                    self._listen(descriptor)
+            if watch in ready:
+                self._watch.clear()
+                self._reap()
+            if control in ready:
+                self._take_orders(starter)
+        if self._threads:
+            for thread in threading.enumerate():
+                if thread is not threading.current_thread():
+                    thread.join()
+
+    def _log_own_output(self) -> None:
+        """Threads share our standard output: what they print is told as nobody's in particular."""
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        os.dup2(writing, 1)
+        os.dup2(writing, 2)
+        os.close(writing)
+        self._hear(reading, 0)
+
+    def _hear(self, reading: int, number: int) -> None:
+        os.set_blocking(reading, False)
+        self._pipes[reading] = number, Sayings()
+        self._poll.register(reading, select.POLLIN)
+
+    def _take_orders(self, starter: _Starter) -> None:
+        for _ in range(_BATCH):
+            try:
+                packet, rights, _, _ = self._control.recvmsg(
+                    LARGEST, socket.CMSG_SPACE(ONE_DESCRIPTOR.size), socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                packet = b""
+            if not packet:
+                self._daemon_lives = False
+                self._poll.unregister(self._control)
+                return
+            order = read(packet)
+            if isinstance(order, Connection) and rights:
+                (descriptor,) = ONE_DESCRIPTOR.unpack(rights[0][2])
+                self._start(starter, order, descriptor)
+            elif isinstance(order, Signal) and isinstance(starter, Threads):
+                starter.hang_up(order.number)
+            elif isinstance(order, Signal):
+                self._signal(order)
+
+    def _start(self, starter: _Starter, order: Connection, descriptor: int) -> None:
+        stderr, held = descriptor, False
+        try:
+            if self._logs and not self._threads:
+                reading, stderr = os.pipe2(os.O_CLOEXEC)
+                self._hear(reading, order.number)
+            pid = starter.start(order.number, order.environment, descriptor, stderr)
+            if not self._threads:
+                self._numbers[pid] = order.number
+                self._pids[order.number] = pid
+                held = self._hold
+                self.tell(Started(order.number, pid))
+        except OSError as error:
+            self.tell(Failed(order.number, error.errno or 0))
+        finally:
+            if stderr != descriptor:
+                os.close(stderr)
+            if held:
+                self._held[order.number] = descriptor
+            else:
+                os.close(descriptor)
+
+    def _signal(self, order: Signal) -> None:
+        """To the handler's whole group; to one of an earlier launcher's as well, if it is the leader it was."""
+        pid = self._pids.get(order.number, order.pid)
+        if pid <= 0 or pid == os.getpid():
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(pid) == pid:
+                os.killpg(pid, order.signal)
+
+    def _listen(self, descriptor: int) -> None:
+        number, sayings = self._pipes[descriptor]
+        try:
+            data = os.read(descriptor, 65_536)
+        except BlockingIOError:
+            return
+        for text in sayings.feed(data) if data else sayings.end():
+            self.tell(Said(number, text))
+        if not data:
+            self._poll.unregister(descriptor)
+            del self._pipes[descriptor]
+            os.close(descriptor)
+
+    def _reap(self) -> None:
+        for pid, status, user, system in children():
+            number = self._numbers.pop(pid, 0)
+            if not number:
+                continue
+            del self._pids[number]
+            held = self._held.pop(number, None)
+            received, sent = (-1, -1) if held is None else _let_go(held)
+            self.tell(Ended(number, status, user, system, received, sent))
+
+
+def _let_go(descriptor: int) -> tuple[int, int]:
+    """Close a connection whose handler has ended: how many bytes came from the client, and went to it."""
+    with socket.socket(fileno=descriptor) as held:
+        try:
+            data = held.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+            state, received, waiting, sent, again = _TCP_INFO.unpack(data)
+        except (OSError, struct.error):
+            # A UNIX socket, or a kernel that counts less.
+            return -1, -1
+    return received - (state in _CLIENT_CLOSED), sent - again + waiting

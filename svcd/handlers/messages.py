@@ -1,0 +1,175 @@
+"""What the daemon, the nursery and the launchers tell one another: one message in one packet of a SOCK_SEQPACKET pair.
+
+The daemon's side does not trust what it reads: whoever serves a connection has the rights of its launcher. A descriptor
+travels beside a message (SCM_RIGHTS, unix(7)), at most one with each.
+
+Bare interpreters read this module too, so it imports little.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, NamedTuple, TypeAlias
+
+__all__ = [
+    "LARGEST",
+    "ONE_DESCRIPTOR",
+    "Connection",
+    "Ended",
+    "Failed",
+    "Gone",
+    "Launch",
+    "Launched",
+    "Message",
+    "Ready",
+    "Said",
+    "Signal",
+    "Started",
+    "pack",
+    "read",
+]
+
+#: No message is longer, in bytes.
+LARGEST = 65_536
+#: How a descriptor is packed for SCM_RIGHTS.
+ONE_DESCRIPTOR = struct.Struct("i")
+
+
+class Connection(NamedTuple):
+    """To a launcher, with the descriptor: serve it.
+
+    Attributes:
+        number: of the connection, unique in the daemon's life.
+        environment: NAME=VALUE with NULs between them, for the variables that depend on the connection.
+    """
+
+    number: int
+    environment: bytes
+
+
+class Signal(NamedTuple):
+    """To a launcher: send a signal to the process group of a handler.
+
+    Attributes:
+        number: of the connection.
+        pid: of the handler; an earlier launcher may have started it.
+        signal: its number.
+    """
+
+    number: int
+    pid: int
+    signal: int
+
+
+class Ready(NamedTuple):
+    """From a launcher: it serves; or, with a problem, it can't and ends."""
+
+    problem: bytes = b""
+
+
+class Started(NamedTuple):
+    """From a launcher: a connection has its process. Handlers in threads have the launcher's."""
+
+    number: int
+    pid: int
+
+
+class Failed(NamedTuple):
+    """From a launcher: nothing could be started for a connection, and it is closed; `errno` is the system's reason."""
+
+    number: int
+    errno: int
+
+
+class Ended(NamedTuple):
+    """From a launcher: a handler has ended.
+
+    Attributes:
+        number: of the connection.
+        status: as wait(2) gives it.
+        user, system: processor time in seconds.
+        bytes_in, bytes_out: received from the client, and acknowledged by it; -1 when nobody counted.
+    """
+
+    number: int
+    status: int
+    user: float = 0.0
+    system: float = 0.0
+    bytes_in: int = -1
+    bytes_out: int = -1
+
+
+class Said(NamedTuple):
+    """From a launcher: what a handler wrote for the log, a line without its end or a whole traceback."""
+
+    number: int
+    text: bytes
+
+
+class Launch(NamedTuple):
+    """To the nursery: start the launcher of a service, which is known by its row in the table."""
+
+    row: int
+
+
+class Launched(NamedTuple):
+    """From the nursery, with the launcher's socket: it runs; or, with an errno and none, it could not be forked."""
+
+    row: int
+    pid: int
+    errno: int = 0
+
+
+class Gone(NamedTuple):
+    """From the nursery: a launcher has ended, or a handler whose launcher ended before it; `status` as wait(2)."""
+
+    pid: int
+    status: int
+
+
+Message: TypeAlias = Connection | Signal | Ready | Started | Failed | Ended | Said | Launch | Launched | Gone
+
+#: Of each message: the first byte, the layout of the numbers that follow, and whether bytes end it.
+_LAYOUTS: dict[type[Message], tuple[bytes, struct.Struct, bool]] = {
+    Connection: (b"C", struct.Struct("=Q"), True),
+    Signal: (b"S", struct.Struct("=Qii"), False),
+    Ready: (b"R", struct.Struct("="), True),
+    Started: (b"P", struct.Struct("=Qi"), False),
+    Failed: (b"F", struct.Struct("=Qi"), False),
+    Ended: (b"E", struct.Struct("=Qiddqq"), False),
+    Said: (b"T", struct.Struct("=Q"), True),
+    Launch: (b"L", struct.Struct("=I"), False),
+    Launched: (b"N", struct.Struct("=Iii"), False),
+    Gone: (b"G", struct.Struct("=ii"), False),
+}
+_KINDS: dict[bytes, tuple[Any, struct.Struct, bool]] = {
+    code: (kind, layout, tail) for kind, (code, layout, tail) in _LAYOUTS.items()
+}
+
+
+def pack(message: Message) -> bytes:
+    """A message as the bytes of a packet; what makes it too long is cut off."""
+    code, layout, tail = _LAYOUTS[type(message)]
+    if not tail:
+        return code + layout.pack(*message)
+    values: tuple[Any, ...] = message
+    return bytes(code + layout.pack(*values[:-1]) + values[-1])[:LARGEST]
+
+
+def read(packet: bytes) -> Message:
+    """The message of a packet.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        kind, layout, tail = _KINDS[packet[:1]]
+        numbers = layout.unpack_from(packet, 1)
+    except (KeyError, struct.error) as error:
+        raise ValueError("no message") from error
+    end = 1 + layout.size
+    if tail:
+        return kind(*numbers, packet[end:])  # type: ignore[no-any-return]
+    if len(packet) != end:
+        raise ValueError("a message with a tail that it has not")
+    return kind(*numbers)  # type: ignore[no-any-return]

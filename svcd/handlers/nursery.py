@@ -1,0 +1,113 @@
+"""The nursery: the process that launchers are forked from, also later, when the daemon itself is root no more.
+
+It is the only one that keeps what the daemon was started with, so it can do next to nothing: it knows the table that it
+was given at its start, and the one thing it can be asked for is another launcher for a line of it. It ends with the
+daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import socket
+import sys
+from typing import NoReturn
+
+from svcd.handlers.identity import adopt_orphans
+from svcd.handlers.launcher import serve
+from svcd.handlers.messages import LARGEST, ONE_DESCRIPTOR, Gone, Launch, Launched, pack, read
+from svcd.handlers.signals import ChildWatch, children, outlast_signals
+from svcd.handlers.spec import Spec, load
+
+__all__ = ["TABLE_DESCRIPTOR", "main"]
+
+#: Where the table of services is read from; the socket to the daemon is the standard input.
+TABLE_DESCRIPTOR = 3
+
+
+class _Nursery:
+    def __init__(self, control: socket.socket, specs: tuple[Spec, ...]) -> None:
+        self._control = control
+        self._specs = specs
+        self._watch = ChildWatch()
+
+    def run(self) -> None:
+        """Serve until the daemon is gone."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._watch, select.POLLIN)
+        while True:
+            ready = [descriptor for descriptor, _ in poll.poll()]
+            if self._watch.fileno() in ready:
+                self._watch.clear()
+                for pid, status, *_ in children():
+                    self._control.send(pack(Gone(pid, status)))
+            if self._control.fileno() in ready:
+                packet = self._control.recv(LARGEST)
+                if not packet:
+                    return
+                order = read(packet)
+                if not isinstance(order, Launch):
+                    raise ValueError(f"no order for a nursery: {order!r}")
+                self._launch(order.row)
+
+    def _launch(self, row: int) -> None:
+        spec = self._specs[row]
+        theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, ours:
+            try:
+                pid = os.fork()
+            except OSError as error:
+                self._control.send(pack(Launched(row, 0, error.errno or 0)))
+                return
+            if not pid:
+                theirs.close()
+                self._become(spec, ours)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE_DESCRIPTOR.pack(theirs.fileno()))]
+            self._control.sendmsg([pack(Launched(row, pid))], rights)
+
+    def _become(self, spec: Spec, control: socket.socket) -> NoReturn:
+        """Be a launcher, in the child."""
+        code = 70  # sysexits(3) EX_SOFTWARE
+        try:
+            self._control.close()
+            self._watch.close()
+            code = serve(spec, control)
+        except BaseException:  # noqa: BLE001 - whatever it is, the nursery's own life must not go on here
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(code)
+
+
+def _close_others(kept: int) -> None:
+    """Close what the daemon was started with beyond the standard descriptors: no handler is to have it."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib is not worth its memory here
+        if int(name) > 2 and int(name) != kept:
+            # The listing's own is in it, and closed by now.
+            with contextlib.suppress(OSError):
+                os.close(int(name))
+
+
+def main() -> None:
+    """Begin, in a fresh interpreter."""
+    os.setsid()
+    outlast_signals()
+    control = socket.socket(fileno=os.dup(0))
+    with open(TABLE_DESCRIPTOR, "rb") as table:
+        table.seek(0)
+        specs = load(table.read())
+    _close_others(control.fileno())
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(nothing, 0)
+    os.dup2(nothing, 1)
+    os.close(nothing)
+    adopt_orphans()
+    # What is there now is there for good, and stays shared with the launchers: the collector must not touch it.
+    gc.collect()
+    gc.freeze()
+    try:
+        _Nursery(control, specs).run()
+    except (BrokenPipeError, ConnectionResetError):
+        return

@@ -1,0 +1,100 @@
+"""Starting programs: with posix_spawn, which costs no copy of this process, where nothing stands against it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from svcd.handlers.identity import take_limits
+
+if TYPE_CHECKING:
+    from svcd.handlers.spec import Spec
+
+__all__ = ["Programs", "connection_values"]
+
+#: What a connection may add to the environment: nothing that makes a program load or run something.
+_OF_CONNECTIONS = (b"TCP", b"REMOTE_", b"UNIXREMOTE", b"SSL_")
+
+
+def connection_values(data: bytes) -> dict[bytes, bytes]:
+    """The variables of a Connection message, without those that are none of a connection's."""
+    values = {}
+    for item in data.split(b"\0"):
+        name, equals, value = item.partition(b"=")
+        if equals and (name.startswith(_OF_CONNECTIONS) or name == b"PROTO"):
+            values[name] = value
+    return values
+
+
+class Programs:
+    """Starts the program of a service.
+
+    Args:
+        spec: the service.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self._path = spec.program
+        self._argv = spec.argv
+        self._environment = {os.fsencode(name): os.fsencode(value) for name, value in spec.environment.items()}
+        self._limits = spec.identity.handler_limits
+        self._listen_fds = spec.listen_fds
+
+    def start(self, _number: int, environment: bytes, descriptor: int, stderr: int) -> int:
+        """Start it for a connection.
+
+        Args:
+            _number: of the connection, which a program has no use for.
+            environment: of the connection.
+            descriptor: its socket, above 3, which becomes standard input and output.
+            stderr: what becomes standard error.
+
+        Returns:
+            The pid of the process, which leads a session of its own.
+
+        Raises:
+            OSError: it could not be started.
+        """
+        values = {**self._environment, **connection_values(environment)}
+        if self._limits or self._listen_fds:
+            return self._fork(values, descriptor, stderr)
+        actions = [
+            (os.POSIX_SPAWN_DUP2, descriptor, 0),
+            (os.POSIX_SPAWN_DUP2, descriptor, 1),
+            (os.POSIX_SPAWN_DUP2, stderr, 2),
+        ]
+        return os.posix_spawn(self._path, self._argv, values, file_actions=actions, setsid=True)
+
+    def _fork(self, values: dict[bytes, bytes], descriptor: int, stderr: int) -> int:
+        """The slow way: for what has to happen in the child, before the program."""
+        failed, fail = os.pipe2(os.O_CLOEXEC)
+        try:
+            pid = os.fork()
+            if not pid:
+                self._execute(values, descriptor, stderr, fail)
+        finally:
+            os.close(fail)
+            # Closed by the program's beginning, or else the reason why it has none.
+            told = os.read(failed, 16)
+            os.close(failed)
+        if told:
+            os.waitpid(pid, 0)
+            raise OSError(int(told), os.strerror(int(told)))
+        return pid
+
+    def _execute(self, values: dict[bytes, bytes], descriptor: int, stderr: int, fail: int) -> None:
+        try:
+            os.setsid()
+            os.dup2(descriptor, 0)
+            os.dup2(descriptor, 1)
+            os.dup2(stderr, 2)
+            if self._listen_fds:
+                fail = os.dup(fail)
+                os.dup2(descriptor, 3)
+                values[b"LISTEN_PID"] = b"%d" % os.getpid()
+            take_limits(self._limits)
+            os.execve(self._path, self._argv, values)  # noqa: S606 - no shell is the point
+        except OSError as error:
+            os.write(fail, b"%d" % (error.errno or 0))
+        finally:
+            os._exit(127)

@@ -1,0 +1,32 @@
+"""What a link tells the keeper of a spawned service's connections."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from svcd.handlers.messages import Ended
+
+__all__ = ["Reports"]
+
+
+class Reports(Protocol):
+    """Who is told what becomes of the connections of a service."""
+
+    def started(self, number: int, pid: int) -> None:
+        """A connection has its process."""
+
+    def ended(self, report: Ended) -> None:
+        """Its process has ended."""
+
+    def failed(self, number: int, errno: int) -> None:
+        """It was closed, since there could be no process for it."""
+
+    def forgotten(self, number: int) -> None:
+        """Its process may go on, but nobody will say when it ends."""
+
+    def said(self, number: int, text: bytes) -> None:
+        """Its process wrote this for the log."""
+
+    def room(self) -> None:
+        """More connections may be handed over than before."""

@@ -1,0 +1,83 @@
+"""Signals where handlers are started: none ends the starter, none is passed on ignored or blocked, children wake."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+__all__ = ["ChildWatch", "children", "default_signals", "outlast_signals"]
+
+#: What may reach a whole process group or service at its end. The daemon tells its launchers when to go, by
+#: closing their sockets: later than that, so that what runs can end first.
+_OUTLASTED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE)
+
+
+def _nothing(_number: int, _frame: FrameType | None) -> None:
+    """Take a signal. Unlike an ignored one it is the default again in a program that is executed."""
+
+
+def outlast_signals() -> None:
+    """Let none of the usual signals end this process, and let programs start with all as by default."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals():
+        if number in _OUTLASTED:
+            signal.signal(number, _nothing)
+        elif signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def default_signals() -> None:
+    """Have all signals as a Python program has them, in a child that goes on without executing one."""
+    signal.set_wakeup_fd(-1)
+    for number in (*_OUTLASTED, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    # Python's own: a closed connection is an OSError, not a sudden end; control-C is KeyboardInterrupt.
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class ChildWatch:
+    """A descriptor that can be read when a child may have ended. One in a process; it wakes for other signals too."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, _nothing)
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """What is open."""
+        return self._read, self._write
+
+    def fileno(self) -> int:
+        """The descriptor to watch."""
+        return self._read
+
+    def clear(self) -> None:
+        """Forget what woke us; children that end from now on wake again."""
+        with contextlib.suppress(BlockingIOError):
+            while len(os.read(self._read, 4096)) == 4096:
+                pass
+
+    def close(self) -> None:
+        """In a child of this process, which has no use for it."""
+        os.close(self._read)
+        os.close(self._write)
+
+
+def children() -> Iterator[tuple[int, int, float, float]]:
+    """Reap the children that have ended: pid, status as of wait(2), user and system seconds."""
+    while True:
+        try:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        yield pid, status, usage.ru_utime, usage.ru_stime

@@ -1,0 +1,97 @@
+"""What the nursery is told of a service before anything runs: what to start, as whom, within which limits."""
+
+from __future__ import annotations
+
+import marshal
+from typing import Any, NamedTuple
+
+__all__ = ["Identity", "Limit", "Spec", "dump", "load"]
+
+
+class Limit(NamedTuple):
+    """A limit of a process (setrlimit(2)): its RLIMIT number, and the soft and the hard one; -1 is none."""
+
+    which: int
+    soft: int
+    hard: int
+
+
+class Identity(NamedTuple):
+    """As whom a handler runs. None keeps what the daemon was started with.
+
+    Attributes:
+        user, group: numbers.
+        groups: the supplementary groups, by number.
+        umask: permissions that new files don't get.
+        nice: added to the priority (nice(2)); below 0 needs root.
+        root: the root directory; only root can change it.
+        folder: the working directory, inside of root.
+        no_new_privs: whether programs gain no rights by being executed (prctl(2)).
+        own_limits: what the launcher takes for itself and its handlers.
+        handler_limits: what handlers alone take, each between its fork and its beginning.
+    """
+
+    user: int | None = None
+    group: int | None = None
+    groups: tuple[int, ...] | None = None
+    umask: int | None = None
+    nice: int = 0
+    root: str = ""
+    folder: str = "/"
+    no_new_privs: bool = False
+    own_limits: tuple[Limit, ...] = ()
+    handler_limits: tuple[Limit, ...] = ()
+
+
+class Spec(NamedTuple):
+    """A spawned service.
+
+    Attributes:
+        name: the service's, for messages.
+        identity: as whom.
+        environment: what every connection has in common, NAME to value.
+        program: the path of a program; empty for a Python handler.
+        argv: its arguments, the first of them included.
+        handler: `module:name` of a Python handler.
+        path: where Python looks for its module.
+        threads: whether a Python handler runs in a thread, not in a process.
+        log_stderr: whether what a program writes to its standard error goes to the log, not to the client.
+        listen_fds: whether a program finds the socket as descriptor 3 too (sd_listen_fds(3)).
+        hold: whether the launcher keeps a copy of the socket until the handler ends, to count its bytes.
+    """
+
+    name: str
+    identity: Identity
+    environment: dict[str, str]
+    program: str = ""
+    argv: tuple[str, ...] = ()
+    handler: str = ""
+    path: tuple[str, ...] = ()
+    threads: bool = False
+    log_stderr: bool = False
+    listen_fds: bool = False
+    hold: bool = False
+
+
+def dump(specs: tuple[Spec, ...]) -> bytes:
+    """A table of services as bytes, for the same Python only."""
+    return marshal.dumps([_plain(spec) for spec in specs])
+
+
+def _plain(value: object) -> object:
+    """Named tuples as plain ones."""
+    return tuple(map(_plain, value)) if isinstance(value, tuple) else value
+
+
+def load(data: bytes) -> tuple[Spec, ...]:
+    """The table again. The bytes must come from the process that starts this one."""
+    return tuple(_spec(*values) for values in marshal.loads(data))  # noqa: S302
+
+
+def _spec(name: str, identity: Any, *rest: Any) -> Spec:  # noqa: ANN401 - as it was dumped
+    *others, own, handlers = identity
+    return Spec(name, Identity._make((*others, _limits(own), _limits(handlers))), *rest)
+
+
+def _limits(values: Any) -> tuple[Limit, ...]:  # noqa: ANN401 - as it was dumped
+    return tuple(Limit(*value) for value in values)

@@ -1,0 +1,111 @@
+"""What keepers of connections share: numbers, counts, and the lines of the log."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+
+from svcd.events import ACCEPT, END, REFUSE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from svcd.config.service import Service
+    from svcd.interfaces import Names
+    from svcd.journal import Journal
+    from svcd.transport.descriptors import DescriptorBudget
+
+__all__ = ["Keeper", "Session"]
+
+#: Which fields of the lines each word of log_on_success stands for.
+_LOGGED = {
+    "PID": {"pid"},
+    "HOST": {"peer", "host"},
+    "EXIT": {"reason"},
+    "DURATION": {"seconds"},
+    "TRAFFIC": {"in", "out"},
+}
+#: And for processes of their own.
+_LOGGED_SPAWNED = {**_LOGGED, "EXIT": {"reason", "exit", "user", "system"}}
+#: Why a connection ended, in a word.
+_REASONS = ("done", "lost", "aborted", "error", "killed", "unknown", "timeout", "shutdown")
+
+
+class Session(Protocol):
+    """An open connection, as far as its end is concerned."""
+
+    def drain(self) -> None:
+        """End as soon as nothing is owed to the client."""
+
+    def cut(self, cause: str) -> None:
+        """End now; the log says the cause."""
+
+
+SessionT = TypeVar("SessionT", bound=Session)
+
+
+class Keeper(Generic[SessionT]):
+    """Numbers and counts the connections of one service, whichever of its listeners they come by.
+
+    Args:
+        service: whose connections these are.
+        journal: where accept, end and refuse are written.
+        names: finds host names, for resolve=yes.
+        budget: counts all connections of the daemon.
+        numbers: numbers them.
+        constants: values of the lines that are the same for all connections.
+        clock: seconds, monotonic.
+
+    Attributes:
+        sessions: the open connections by number.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        journal: Journal,
+        names: Names,
+        budget: DescriptorBudget,
+        numbers: Iterator[int],
+        constants: Mapping[str, object],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.service = service
+        self.journal = journal
+        self.names = names
+        self.budget = budget
+        self.numbers = numbers
+        self.clock = clock
+        self.sessions: dict[int, SessionT] = {}
+        self.resolves = service.options.resolve
+        self.quoted = journal.quoted
+        # Quoted once for all connections.
+        self.nameless = journal.quoted("-")
+        self.reasons = {word: journal.quoted(word) for word in _REASONS}
+        self._waiting: list[Deferred[None]] = []
+        words = _LOGGED_SPAWNED if service.spawned else _LOGGED
+        chosen = {"service", "id", "count"}.union(*(words[word] for word in service.logged))
+        if not self.resolves:
+            chosen.discard("host")
+        fixed = {name: value for name, value in {"service": service.id, **constants}.items() if name in chosen}
+        variables = chosen - fixed.keys()
+        self.accept_line, self.end_line = (
+            journal.template(event, fixed, variables) if service.logged else "" for event in (ACCEPT, END)
+        )
+        self.refuse_line = journal.template(REFUSE, {"service": service.id}, ("peer", "reason"))
+
+    def when_empty(self) -> Deferred[None]:
+        """Fires when no connection is open, at once if none is."""
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append(waiting)
+        self.left()
+        return waiting
+
+    def left(self) -> None:
+        """A connection may have been the last."""
+        if self._waiting and not self.sessions:
+            waiting, self._waiting = self._waiting, []
+            for each in waiting:
+                each.callback(None)

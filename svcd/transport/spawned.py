@@ -1,0 +1,269 @@
+"""Connections that have processes of their own: numbered, counted, logged, ended in time. The daemon hands them over.
+
+Nothing of such a connection stays in the daemon but a few numbers: its socket is its handler's.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+from typing import TYPE_CHECKING, Any
+
+from twisted.logger import Logger
+
+from svcd.events import FAIL, SAID, tell
+from svcd.handlers.environment import tcp_environment, unix_environment
+from svcd.model import address_text, unmapped
+from svcd.transport.keeper import Keeper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from twisted.internet.interfaces import IDelayedCall
+
+    from svcd.config.service import Service
+    from svcd.handlers.link import Link
+    from svcd.handlers.messages import Ended
+    from svcd.interfaces import Names, Watcher
+    from svcd.journal import Journal
+    from svcd.transport.descriptors import DescriptorBudget
+
+__all__ = ["KILL_SECONDS", "SpawnKeeper", "SpawnedSession"]
+
+#: How long a process group has after SIGTERM, in seconds, before SIGKILL.
+KILL_SECONDS = 2.0
+
+
+class SpawnedSession:
+    """One connection and its process.
+
+    Attributes:
+        number: the connection's, since the daemon started.
+        peer: who it is, quoted as the log has it.
+        host: its name, the same.
+        started: by the keeper's clock, in seconds.
+        pid: of the process; 0 before it has one.
+        ended: called when the connection is over.
+    """
+
+    __slots__ = ("_accept", "_call", "_keeper", "cause", "ended", "host", "number", "peer", "pid", "started")
+
+    def __init__(self, keeper: SpawnKeeper, number: int, peer: str) -> None:
+        self._keeper = keeper
+        # The accept line waits for what it is to say: its time, and how many connections there were.
+        self._accept: tuple[str, int] | None = keeper.journal.stamp(), len(keeper.sessions) + 1
+        self._call: IDelayedCall | None = None
+        self.number = number
+        self.peer = peer
+        self.host = keeper.nameless
+        self.started = keeper.clock()
+        self.pid = 0
+        self.cause = ""
+        self.ended: Callable[[], None] | None = None
+
+    def tell_accept(self) -> None:
+        """Write the accept line, once."""
+        keeper = self._keeper
+        if self._accept is None or not keeper.accept_line:
+            return
+        (stamp, count), self._accept = self._accept, None
+        values = {"peer": self.peer, "host": self.host, "id": self.number, "count": count, "pid": self.pid}
+        keeper.journal.write(keeper.accept_line % values, stamp)
+
+    def limit(self, seconds: float) -> None:
+        """Let the connection last so long at most."""
+        self._call = self._keeper.reactor.callLater(seconds, self.cut, "timeout")
+
+    def drain(self) -> None:
+        """A process is asked nothing: what it owes to its client only it knows."""
+
+    def cut(self, cause: str) -> None:
+        """End the process group: politely, and soon not."""
+        self.cancel()
+        self.cause = self.cause or cause
+        keeper = self._keeper
+        if keeper.link.drop(self.number) or not self.pid:
+            keeper.failed(self.number, 0)
+            return
+        keeper.link.signal(self.number, signal.SIGTERM)
+        self._call = keeper.reactor.callLater(KILL_SECONDS, keeper.link.signal, self.number, signal.SIGKILL)
+
+    def cancel(self) -> None:
+        """No deadline holds any more."""
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+
+
+class SpawnKeeper(Keeper[SpawnedSession]):
+    """Keeps the connections of a spawned service, and hears from its launcher what becomes of them.
+
+    Args:
+        reactor: for deadlines.
+        make_link: makes the link to the launcher, which reports to this.
+        others: as Keeper takes them.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Watcher,
+        make_link: Callable[[SpawnKeeper], Link],
+        service: Service,
+        journal: Journal,
+        names: Names,
+        budget: DescriptorBudget,
+        numbers: Iterator[int],
+    ) -> None:
+        super().__init__(service, journal, names, budget, numbers, {}, reactor.seconds)
+        self.reactor = reactor
+        self.link = make_link(self)
+        self._fail_line = journal.template(FAIL, {"service": service.id}, ("peer", "id", "reason"))
+        self._tells_pid = "PID" in service.logged
+        self._timeout = service.options.session_timeout
+        self._rooms: list[Callable[[], None]] = []
+
+    def may_accept(self) -> bool:
+        """Whether another connection may be taken in now."""
+        return not (self.link.full or self.budget.exhausted)
+
+    def when_room(self, resume: Callable[[], None]) -> None:
+        """Call this when more may be accepted than before."""
+        self._rooms.append(resume)
+
+    def take(self, descriptor: int, name: Any, family: int) -> None:  # noqa: ANN401 - a socket address
+        """Serve a connection; the descriptor is the keeper's to close from now on.
+
+        Args:
+            descriptor: blocking.
+            name: the peer's socket address.
+            family: of the socket.
+        """
+        sock = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
+        try:
+            if family == socket.AF_UNIX:
+                credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+                pid, user, group = struct.unpack("3i", credentials)
+                session = self._open(f"pid:{pid}/uid:{user}")
+                self._start(session, descriptor, unix_environment(pid, user, group))
+                return
+            local = sock.getsockname()
+        except OSError:
+            # The client is gone already, and leaves no trace.
+            os.close(descriptor)
+            return
+        finally:
+            sock.detach()
+        session = self._open(address_text(name[0], name[1]))
+        if not self.resolves:
+            self._start(session, descriptor, tcp_environment(local[0], local[1], name[0], name[1], len(self.sessions)))
+            return
+
+        def named(host: str | None) -> None:
+            if self.sessions.get(session.number) is not session:
+                os.close(descriptor)
+                return
+            if host:
+                session.host = self.quoted(host)
+            self._start(
+                session, descriptor, tcp_environment(local[0], local[1], name[0], name[1], len(self.sessions), host)
+            )
+
+        self.names.host_of(unmapped(name[0])).addCallback(named)
+
+    def take_socket(self, descriptor: int, peer: str, environment: bytes, ended: Callable[[], None]) -> SpawnedSession:
+        """Let a process have a listening or a datagram socket itself.
+
+        Args:
+            descriptor: a copy, to be closed by the keeper.
+            peer: who caused it, as far as that is known.
+            environment: what the process is told of it.
+            ended: called when the process has ended, or when there could be none.
+        """
+        session = self._open(peer)
+        session.ended = ended
+        self._start(session, descriptor, environment)
+        return session
+
+    def _open(self, peer: str) -> SpawnedSession:
+        session = SpawnedSession(self, next(self.numbers), self.quoted(peer))
+        self.sessions[session.number] = session
+        self.budget.acquire()
+        if self._timeout is not None:
+            session.limit(self._timeout)
+        return session
+
+    def _start(self, session: SpawnedSession, descriptor: int, environment: bytes) -> None:
+        if not self._tells_pid:
+            session.tell_accept()
+        self.link.start(session.number, environment, descriptor)
+
+    def started(self, number: int, pid: int) -> None:
+        """A connection has its process, and the daemon its descriptor no more."""
+        self.budget.release()
+        session = self.sessions[number]
+        session.pid = pid
+        session.tell_accept()
+
+    def failed(self, number: int, errno: int) -> None:
+        """A connection has no process and never will; it is closed."""
+        session = self.sessions[number]
+        if not session.pid:
+            self.budget.release()
+        session.tell_accept()
+        if errno:
+            reason = self.quoted(f"can't start it: {os.strerror(errno)}")
+            self.journal.write(self._fail_line % {"peer": session.peer, "id": number, "reason": reason})
+        self._close(session, session.cause or "error", {})
+
+    def ended(self, report: Ended) -> None:
+        """A process has ended by itself, or because it had to."""
+        session = self.sessions[report.number]
+        killed = os.WIFSIGNALED(report.status)
+        code = signal.Signals(os.WTERMSIG(report.status)).name if killed else str(os.WEXITSTATUS(report.status))
+        values = {
+            "in": report.bytes_in,
+            "out": report.bytes_out,
+            "exit": self.quoted(code),
+            "user": report.user,
+            "system": report.system,
+        }
+        self._close(session, session.cause or ("killed" if killed else "done"), values)
+
+    def forgotten(self, number: int) -> None:
+        """A process that nobody watches any more."""
+        self._close(self.sessions[number], "unknown", {})
+
+    def said(self, number: int, text: bytes) -> None:
+        """A process wrote something for the log."""
+        session = self.sessions.get(number)
+        values: dict[str, object] = {"text": text.decode(errors="backslashreplace")}
+        if session is not None:
+            values |= {"id": number, "pid": session.pid}
+        tell(self._log, SAID, service=self.service.id, **values)
+
+    def room(self) -> None:
+        """The launcher has taken something."""
+        for resume in self._rooms:
+            resume()
+
+    def _close(self, session: SpawnedSession, reason: str, values: dict[str, object]) -> None:
+        del self.sessions[session.number]
+        session.cancel()
+        if self.end_line:
+            known = {"in": -1, "out": -1, "exit": self.nameless, "user": 0.0, "system": 0.0} | values
+            known |= {
+                "peer": session.peer,
+                "host": session.host,
+                "id": session.number,
+                "seconds": self.clock() - session.started,
+                "reason": self.reasons[reason],
+                "count": len(self.sessions),
+                "pid": session.pid,
+            }
+            self.journal.write(self.end_line % known)
+        if session.ended is not None:
+            session.ended()
+        self.left()

@@ -1,0 +1,113 @@
+"""The port of a service with wait=yes: when somebody asks, a process gets the socket itself, until it ends.
+
+For datagram services there is no other way, and a stream server that accepts by itself works too. A process that ends
+at once and leaves the question where it was would be started for it again and again: the port rests, longer each time.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IListeningPort
+from zope.interface import implementer
+
+from svcd.handlers.environment import tcp_environment
+from svcd.model import address_text
+from svcd.transport.port import Port
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IDelayedCall
+
+    from svcd.interfaces import Watcher
+    from svcd.transport.spawned import SpawnedSession, SpawnKeeper
+
+__all__ = ["WaitPort"]
+
+#: A process that lives so long, in seconds, has done something, whatever waits after it.
+_GOOD_LIFE = 1.0
+#: So many processes in a row may leave something waiting after a shorter life.
+_PATIENCE = 10
+#: Then the port rests, in seconds: at first, and at most.
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 30.0
+
+
+@implementer(IListeningPort)
+class WaitPort(Port):
+    """Gives a socket to a process whenever it can be read, and takes it back.
+
+    Args:
+        reactor: watches the socket, and time.
+        sock: a listening or a datagram socket, non-blocking.
+        keeper: has the processes.
+    """
+
+    def __init__(self, reactor: Watcher, sock: socket.socket, keeper: SpawnKeeper) -> None:
+        super().__init__(reactor, sock)
+        self._reactor = reactor
+        self._keeper = keeper
+        self._session: SpawnedSession | None = None
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._hasty = 0
+        self._rest: IDelayedCall | None = None
+
+    def resume(self) -> None:
+        """Go on, unless a process has the socket, or too many had."""
+        if self._session is None and self._rest is None and self._keeper.may_accept():
+            super().resume()
+
+    def doRead(self) -> None:
+        """Somebody asks."""
+        if not self._keeper.may_accept():
+            self.pause()
+            return
+        peer, environment = self._asker()
+        # Programs for inetd expect a socket that blocks; it is one for all who have it.
+        self.socket.setblocking(True)
+        self.pause()
+        self._session = self._keeper.take_socket(os.dup(self.socket.fileno()), peer, environment, self._back)
+
+    def _asker(self) -> tuple[str, bytes]:
+        """Who sent the first datagram, and the variables that say so; of a listening socket nobody knows."""
+        family, kind = self.socket.family, self.socket.type
+        if family == socket.AF_UNIX:
+            return "-", b"PROTO=UNIX"
+        if kind == socket.SOCK_STREAM:
+            return "-", b"PROTO=TCP"
+        try:
+            _, name = self.socket.recvfrom(1, socket.MSG_PEEK)
+        except OSError:
+            return "-", b"PROTO=UDP"
+        local = self.socket.getsockname()
+        environment = tcp_environment(local[0], local[1], name[0], name[1], 1)
+        return address_text(name[0], name[1]), environment.replace(b"PROTO=TCP", b"PROTO=UDP", 1)
+
+    def _back(self) -> None:
+        """The process has ended."""
+        session, self._session = self._session, None
+        if not self.connected:
+            return
+        self.socket.setblocking(False)
+        lived = 0.0 if session is None else self._keeper.clock() - session.started
+        left = lived < _GOOD_LIFE and bool(self._poll.poll(0))
+        self._hasty = self._hasty + 1 if left else 0
+        if self._hasty >= _PATIENCE:
+            pause = min(_FIRST_PAUSE * 2 ** (self._hasty - _PATIENCE), _LONGEST_PAUSE)
+            self._rest = self._reactor.callLater(pause, self._rested)
+        self.resume()
+
+    def _rested(self) -> None:
+        self._rest = None
+        self.resume()
+
+    def stopListening(self) -> Deferred[None]:
+        """Stop at once; a process that has the socket keeps it until it ends."""
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+        return super().stopListening()
