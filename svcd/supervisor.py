@@ -121,6 +121,9 @@ class Supervisor(TwistedService):
             service = opened.endpoint.service
             port.startListening()
             tell(self._log, LISTEN, service=service.id, address=opened.address, runs=service.handler_text)
+        for keeper in self.keepers.values():
+            if isinstance(keeper, SpawnKeeper):
+                keeper.begin()
         services = len({opened.endpoint.service.id for opened, _, _ in self._ports})
         tell(self._log, READY, services=services, listeners=len(self._ports), reactor=type(self._reactor).__name__)
         self._said("READY=1")

@@ -26,7 +26,7 @@ from svcd.supervisor import Supervisor, open_all
 from svcd.transport.descriptors import RESERVE, DescriptorBudget
 from svcd.transport.names import ReverseNames
 from svcd.transport.notify import notify
-from svcd.transport.specs import Account
+from svcd.transport.specs import Account, root_needed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -242,6 +242,16 @@ def _check_listening(endpoints: Sequence[Endpoint], options: dict[str, Any]) -> 
         each.close()
 
 
+def _check_rights(endpoints: Sequence[Endpoint], account: Account) -> None:
+    """See to it that handlers can become who they are to be."""
+    services = {endpoint.service.id: endpoint.service for endpoint in endpoints if endpoint.service.spawned}
+    problems = [problem for service in services.values() for problem in root_needed(service, account)]
+    if problems:
+        error = ConfigError(problems)
+        print(error, file=sys.stderr)
+        raise StartFailure(error.exit_code, "the services file asks for what only root can give")
+
+
 def _install_reactor() -> None:
     """Take the reactor on uvloop where the user named none and uvloop is there."""
     if "twisted.internet.reactor" in sys.modules:
@@ -283,6 +293,7 @@ def makeService(options: Options) -> IService:
     manager = os.environ.pop("NOTIFY_SOCKET", None)
     # Before the limit of open files is raised.
     account = _account(options.parent or {})
+    _check_rights(endpoints, account)
     supervisor = Supervisor(
         reactor,
         endpoints,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -161,9 +162,12 @@ class Launcher:
                 self._poll.unregister(self._control)
                 return
             order = read(packet)
-            if isinstance(order, Connection) and rights:
-                (descriptor,) = ONE_DESCRIPTOR.unpack(rights[0][2])
-                self._start(starter, order, descriptor)
+            if isinstance(order, Connection):
+                if rights:
+                    self._start(starter, order, *ONE_DESCRIPTOR.unpack(rights[0][2]))
+                else:
+                    # The kernel drops a descriptor that is one too many for us.
+                    self.tell(Failed(order.number, errno.EMFILE))
             elif isinstance(order, Signal) and isinstance(starter, Threads):
                 starter.hang_up(order.number)
             elif isinstance(order, Signal):
@@ -182,7 +186,7 @@ class Launcher:
                 held = self._hold
                 self.tell(Started(order.number, pid))
         except OSError as error:
-            self.tell(Failed(order.number, error.errno or 0))
+            self.tell(Failed(order.number, error.errno or errno.EIO))
         finally:
             if stderr != descriptor:
                 os.close(stderr)

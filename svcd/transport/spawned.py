@@ -125,6 +125,12 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         self._timeout = service.options.session_timeout
         self._rooms: list[Callable[[], None]] = []
 
+    def begin(self) -> None:
+        """The daemon serves now. A program's launcher is forked in no time when it is needed; Python takes time to
+        import a module, and is not to take that of the first client."""
+        if self.service.runs == "python":
+            self.link.wake()
+
     def may_accept(self) -> bool:
         """Whether another connection may be taken in now."""
         return not (self.link.full or self.budget.exhausted)

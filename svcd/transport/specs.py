@@ -15,10 +15,13 @@ from svcd.handlers.spec import Identity, Limit, Spec
 from svcd.transport.machine import group_id, user_id
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from svcd.config.options import Options
     from svcd.config.service import Service
+    from svcd.model import Problem
 
-__all__ = ["Account", "spec_of"]
+__all__ = ["Account", "root_needed", "spec_of"]
 
 #: Limits that a launcher can't have itself, or that would be about it instead of its handlers.
 _FOR_HANDLERS = {
@@ -75,6 +78,27 @@ def spec_of(service: Service, account: Account) -> Spec:
         listen_fds=options.listen_fds,
         hold="TRAFFIC" in service.logged and service.runs == "server" and not options.wait,
     )
+
+
+def root_needed(service: Service, account: Account) -> Iterator[Problem]:
+    """What a service asks for that only root can give, if we are not root.
+
+    Raises:
+        KeyError: as spec_of.
+    """
+    if os.geteuid() == 0:
+        return
+    identity = spec_of(service, account).identity
+    options = service.options
+    others = {
+        "user": identity.user not in (None, os.geteuid()),
+        "group": identity.group not in (None, os.getegid(), *os.getgroups()),
+        "chroot": bool(options.chroot),
+        "nice": options.nice < 0,
+    }
+    for option, needed in others.items():
+        if needed and getattr(options, option):
+            yield service.problem(option, "only root can give this; start svcd as root, or remove the option")
 
 
 def _entry(name: str) -> pwd.struct_passwd | None:
