@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import pwd
-import resource
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -18,12 +16,12 @@ from twisted.python.components import Componentized
 from svcd import __version__
 from svcd.catalog import Surroundings
 from svcd.errors import ConfigError, ListenErrors, StartFailure
-from svcd.events import DESCRIPTORS, tell
 from svcd.files import LocalFiles
 from svcd.loading import SERVICES_FILE, listing, load
 from svcd.logs import LogOutput
+from svcd.resources import account_of, connection_limit
 from svcd.supervisor import Supervisor, open_all
-from svcd.transport.descriptors import RESERVE, DescriptorBudget
+from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.names import ReverseNames
 from svcd.transport.notify import notify
 from svcd.transport.specs import Account, root_needed
@@ -38,13 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Options", "makeService"]
 
-#: More descriptors than this are not asked for: where the hard limit is a billion, programs that close them
-#: all one by one take minutes.
-_MOST_DESCRIPTORS = 1_048_576
 #: So many new objects make Python look for garbage that counting references does not find; connections leave little.
 _GC_OBJECTS = 20_000
-#: Below this many the log says so.
-_FEW_DESCRIPTORS = 4096
 
 
 def _whole_number(text: str) -> int:
@@ -212,21 +205,6 @@ def _not_started(errors: ListenErrors) -> StartFailure:
     return StartFailure(errors.exit_code, str(errors.errors[0]))
 
 
-def _connection_limit(sockets: int) -> int:
-    """Raise the limit of descriptors as far as it goes; how many connections that allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
-    limit = _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
-    connections = max(1, limit - sockets - RESERVE)
-    if limit < _FEW_DESCRIPTORS:
-        advice = "raise the hard limit of open files (ulimit -Hn, LimitNOFILE=) for more connections"
-        tell(Logger(), DESCRIPTORS, limit=limit, connections=connections, advice=advice)
-    return connections
-
-
 def _check_listening(endpoints: Sequence[Endpoint], options: dict[str, Any]) -> None:
     """Try the sockets while there still is a terminal to complain to.
 
@@ -263,20 +241,6 @@ def _install_reactor() -> None:
     install()
 
 
-def _account(options: dict[str, Any]) -> Account:
-    """Who will serve, when twistd has given root up."""
-    open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    user, group = options.get("uid"), options.get("gid")
-    if user is None:
-        return Account(open_files, None, group)
-    try:
-        entry = pwd.getpwuid(user)
-    except KeyError:
-        return Account(open_files, user, group, ())
-    group = entry.pw_gid if group is None else group
-    return Account(open_files, user, group, tuple(os.getgrouplist(entry.pw_name, group)))
-
-
 def makeService(options: Options) -> IService:
     """The daemon, for twistd.
 
@@ -292,14 +256,14 @@ def makeService(options: Options) -> IService:
     names = ReverseNames(reactor, reactor)  # type: ignore[arg-type]
     manager = os.environ.pop("NOTIFY_SOCKET", None)
     # Before the limit of open files is raised.
-    account = _account(options.parent or {})
+    account = account_of(options.parent or {})
     _check_rights(endpoints, account)
     supervisor = Supervisor(
         reactor,
         endpoints,
         Surroundings(reactor, names, files),
         options.log_output.journal,
-        DescriptorBudget(_connection_limit(len(endpoints)), reactor),
+        DescriptorBudget(connection_limit(len(endpoints)), reactor),
         account,
         lambda state: notify(manager, state),
     )

@@ -81,6 +81,7 @@ class Link:
         reports: told what becomes of connections.
 
     Attributes:
+        ready: whether it has a launcher that can serve.
         pids: of the launcher's running handlers, by the number of their connection.
         orphans: of those whose launcher was lost, the same.
     """
@@ -95,7 +96,7 @@ class Link:
         self._socket: socket.socket | None = None
         self._pid = 0
         self._since = 0.0
-        self._ready = False
+        self.ready = False
         self._asked = False
         self._stopped = False
         self._pause = _FIRST_PAUSE
@@ -112,7 +113,7 @@ class Link:
     def start(self, number: int, environment: bytes, descriptor: int) -> None:
         """Let a connection have its process; the descriptor is the link's to close from now on."""
         waiting = self._waiting[number] = _Waiting(pack(Connection(number, environment)), descriptor)
-        if self._ready:
+        if self.ready:
             self._send(waiting)
         else:
             self.wake()
@@ -199,7 +200,7 @@ class Link:
             self.lost(problem)
             return
         tell(self._log, LAUNCHER, service=self._service, pid=self._pid, state="ready")
-        self._ready = True
+        self.ready = True
         for waiting in list(self._waiting.values()):
             self._send(waiting)
 
@@ -227,7 +228,7 @@ class Link:
 
     def lost(self, reason: str) -> None:
         """There is no launcher any more, or there was to be none: after a pause there will be another."""
-        self._asked = self._ready = False
+        self._asked = self.ready = False
         self.orphans |= self.pids
         self.pids.clear()
         if self._socket is not None:

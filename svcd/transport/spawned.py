@@ -77,7 +77,9 @@ class SpawnedSession:
         self._call = self._keeper.reactor.callLater(seconds, self.cut, "timeout")
 
     def drain(self) -> None:
-        """A process is asked nothing: what it owes to its client only it knows."""
+        """A process is asked nothing: what it owes only it knows. One that can't be had is not awaited."""
+        if not (self.pid or self._keeper.link.ready):
+            self.cut("shutdown")
 
     def cut(self, cause: str) -> None:
         """End the process group: politely, and soon not."""
@@ -126,8 +128,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         self._rooms: list[Callable[[], None]] = []
 
     def begin(self) -> None:
-        """The daemon serves now. A program's launcher is forked in no time when it is needed; Python takes time to
-        import a module, and is not to take that of the first client."""
+        """Be ready for the first client: a launcher is forked in no time, but Python takes its time to import."""
         if self.service.runs == "python":
             self.link.wake()
 

@@ -69,13 +69,13 @@ class _Accepting:
         self._errors = errors
         self.accepts = 0
 
-    def accept(self) -> Any:
+    def _accept(self) -> Any:
         """Fail, or accept."""
         self.accepts += 1
         if self._errors:
             code = self._errors.pop(0)
             raise OSError(code, os.strerror(code))
-        return self._inner.accept()
+        return self._inner._accept()  # type: ignore[attr-defined]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -91,7 +91,7 @@ class _Streams:
         self.may_accept = True
         self.listener = listener
         self.port = StreamPort(
-            self.reactor,  # type: ignore[arg-type]
+            self.reactor,
             listener,
             self.factory,
             lambda: self.may_accept,
@@ -346,7 +346,7 @@ class _Datagrams:
         self.client.settimeout(10)
         if client is not None:
             self.client.bind(client)
-        self.port = DatagramPort(self.reactor, self.sock, self.protocol)  # type: ignore[arg-type]
+        self.port = DatagramPort(self.reactor, self.sock, self.protocol)
         self.port.startListening()
 
     def send(self, *datagrams: bytes) -> None:

@@ -14,6 +14,7 @@ from svcd.journal import Journal
 from svcd.supervisor import Supervisor
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.ports import StreamPort
+from svcd.transport.specs import Account
 from tests.doubles import FakeFiles, FakeMachine, FakeNames, FakeReactor, LogCatcher, config_of, keeping
 
 if TYPE_CHECKING:
@@ -35,11 +36,12 @@ class _Daemon:
         assert not problems
         self.budget = DescriptorBudget(2, self.reactor)
         self.supervisor = Supervisor(
-            self.reactor,  # type: ignore[arg-type]
+            self.reactor,
             endpoints,
             Surroundings(self.reactor, FakeNames(), FakeFiles()),
             Journal(keeping(self.lines), stamped=False),
             self.budget,
+            Account((1024, 4096)),
             self.said.append,
         )
 

@@ -1,0 +1,54 @@
+"""What the daemon's process may have, and who it is going to be."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import resource
+from typing import TYPE_CHECKING, Any
+
+from twisted.logger import Logger
+
+from svcd.events import DESCRIPTORS, tell
+from svcd.transport.descriptors import RESERVE
+from svcd.transport.specs import Account
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["account_of", "connection_limit"]
+
+#: More descriptors than this are not asked for: where the hard limit is a billion, programs that close them
+#: all one by one take minutes.
+_MOST_DESCRIPTORS = 1_048_576
+#: Below this many the log says so.
+_FEW_DESCRIPTORS = 4096
+
+
+def connection_limit(sockets: int) -> int:
+    """Raise the limit of descriptors as far as it goes; how many connections that allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    limit = _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+    connections = max(1, limit - sockets - RESERVE)
+    if limit < _FEW_DESCRIPTORS:
+        advice = "raise the hard limit of open files (ulimit -Hn, LimitNOFILE=) for more connections"
+        tell(Logger(), DESCRIPTORS, limit=limit, connections=connections, advice=advice)
+    return connections
+
+
+def account_of(options: Mapping[str, Any]) -> Account:
+    """Who will serve, when twistd has given root up."""
+    open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    user, group = options.get("uid"), options.get("gid")
+    if user is None:
+        return Account(open_files, None, group)
+    try:
+        entry = pwd.getpwuid(user)
+    except KeyError:
+        return Account(open_files, user, group, ())
+    group = entry.pw_gid if group is None else group
+    return Account(open_files, user, group, tuple(os.getgrouplist(entry.pw_name, group)))
