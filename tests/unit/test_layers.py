@@ -11,7 +11,7 @@ import pytest
 import svcd
 
 FLOORS = {
-    **dict.fromkeys(["errors", "model", "interfaces", "events", "journal", "metrics", "wire", "reactor"], 1),
+    **dict.fromkeys(["errors", "model", "interfaces", "events", "journal", "metrics", "wire", "reactor", "terms"], 1),
     **dict.fromkeys(["config", "policy", "protocols", "handlers"], 2),
     **dict.fromkeys(["transport", "catalog"], 3),
     **dict.fromkeys(["supervisor", "control"], 4),

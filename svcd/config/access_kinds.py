@@ -1,0 +1,136 @@
+"""The types of the values that say who may come in, when, how many and how fast; as in kinds."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from svcd.config.kinds import COUNT, Kind
+from svcd.terms import V6, Hours, Prefixes, Rate, Source
+
+__all__ = ["HOURS", "LIMIT", "LOAD", "PREFIXES", "RATE", "SOURCES"]
+
+_LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+#: A host name (RFC 1123, section 2.1; underscores as DNS has them) whose last label is no number, or all below one.
+_NAME = re.compile(rf"\.?(?:{_LABEL}\.)*(?=[^.]*[a-z]){_LABEL}\.?")
+_LONGEST_NAME = 255
+
+
+def _read_source(word: str) -> Source:
+    name = word.lower()
+    if re.fullmatch(r"[0-9.]+(/[0-9]{1,2})?", word):
+        return _range(word, ipaddress.IPv4Network(_with_wildcards(word), strict=False))
+    if ":" in word:
+        return _range(word, ipaddress.IPv6Network("::/0" if word == "::" else word, strict=False))
+    if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
+        raise ValueError
+    return Source(word, name=name.removesuffix("."))
+
+
+def _with_wildcards(word: str) -> str:
+    """An IPv4 address whose last numbers are 0 means the network (xinetd.conf(5), only_from), 0.0.0.0 everybody."""
+    if "/" in word:
+        return word
+    if word == "0.0.0.0":  # noqa: S104 - nothing is bound here
+        return "0.0.0.0/0"
+    zeros = (len(word) - len(re.sub(r"(\.0)+$", "", word))) // 2
+    return f"{word}/{32 - 8 * zeros}"
+
+
+def _range(word: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> Source:
+    if "%" in word:
+        raise ValueError
+    first, last = int(network.network_address), int(network.broadcast_address)
+    if network.version == 4:
+        return Source(word, first, last)
+    if first >> 32 == last >> 32 == 0xFFFF:
+        # IPv4-mapped: IPv4, as such peers are (svcd.terms.address_number).
+        return Source(word, first & 0xFFFF_FFFF, last & 0xFFFF_FFFF)
+    return Source(word, first | V6, last | V6)
+
+
+def _read_sources(word: str) -> tuple[Source, ...]:
+    # Without a value: nobody (xinetd.conf(5)).
+    return tuple(map(_read_source, word.split(","))) if word else ()
+
+
+def _write_list(values: tuple[object, ...]) -> str:
+    return ",".join(map(str, values))
+
+
+SOURCES: Kind[tuple[Source, ...]] = Kind(
+    "sources",
+    "addresses, networks as 10.0.0.0/8 or fd00::/8, host names and .domains with commas between them, or nothing",
+    _read_sources,
+    _write_list,
+)
+
+_DAY_MINUTES = 24 * 60
+
+
+def _read_span(word: str) -> Hours:
+    match = re.fullmatch("([0-9]{1,2}):([0-9]{2})-([0-9]{1,2}):([0-9]{2})", word)
+    if match is None:
+        raise ValueError
+    start_hour, start_minute, end_hour, end_minute = map(int, match.groups())
+    start, end = start_hour * 60 + start_minute, end_hour * 60 + end_minute
+    if start_minute > 59 or end_minute > 59 or start >= _DAY_MINUTES or end > _DAY_MINUTES or start == end:
+        raise ValueError
+    return Hours(start, end)
+
+
+HOURS: Kind[tuple[Hours, ...]] = Kind(
+    "hours",
+    "spans of the day as 8:00-18:00 with commas between them; 22:00-6:00 goes across midnight",
+    lambda word: tuple(map(_read_span, word.split(","))),
+    _write_list,
+)
+
+
+def _read_rate(word: str) -> Rate | None:
+    if word == "none":
+        return None
+    match = re.fullmatch("([0-9]{1,7})/([smh])", word)
+    if match is None or not int(match[1]):
+        raise ValueError
+    return Rate(int(match[1]), {"s": 1, "m": 60, "h": 3600}[match[2]])
+
+
+RATE: Kind[Rate | None] = Kind(
+    "rate",
+    "so many a second, minute or hour as 10/s, 100/m, 1000/h, or none",
+    _read_rate,
+    lambda value: str(value or "none"),
+)
+
+
+def _read_prefixes(word: str) -> Prefixes:
+    match = re.fullmatch("/([0-9]{1,2}),/([0-9]{1,3})", word)
+    if match is None or not (1 <= int(match[1]) <= 32 and 1 <= int(match[2]) <= 128):
+        raise ValueError
+    return Prefixes(int(match[1]), int(match[2]))
+
+
+PREFIXES: Kind[Prefixes] = Kind(
+    "prefixes", "the bits of an IPv4 and an IPv6 address that make a source, as /32,/64", _read_prefixes, str
+)
+
+LIMIT: Kind[int | None] = Kind(
+    "limit",
+    f"{COUNT.accepts}, or none",
+    lambda word: None if word == "none" else COUNT.read(word),
+    lambda value: str(value or "none"),
+)
+
+
+def _read_load(word: str) -> float | None:
+    if word == "none":
+        return None
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,2})?", word) or not float(word):
+        raise ValueError
+    return float(word)
+
+
+LOAD: Kind[float | None] = Kind(
+    "load", "a load average as 2.5, or none", _read_load, lambda value: f"{value:g}" if value else "none"
+)

@@ -1,0 +1,113 @@
+"""The types of values that say who may come in, when and how many."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svcd.config.access_kinds import HOURS, LIMIT, LOAD, PREFIXES, RATE, SOURCES
+from svcd.terms import LOCAL, V6, Hours, Prefixes, Rate, Source, address_number
+
+if TYPE_CHECKING:
+    from svcd.config.kinds import Kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "word", "value"),
+    [
+        (SOURCES, "", ()),
+        (SOURCES, "10.0.0.1", (Source("10.0.0.1", 0x0A000001, 0x0A000001),)),
+        (SOURCES, "10.1.2.3/8", (Source("10.1.2.3/8", 0x0A000000, 0x0AFFFFFF),)),
+        (SOURCES, "::/0", (Source("::/0", V6, V6 + (1 << 128) - 1),)),
+        (SOURCES, "Host.Example.", (Source("Host.Example.", name="host.example"),)),
+        (SOURCES, ".example,a_b-c.x1", (Source(".example", name=".example"), Source("a_b-c.x1", name="a_b-c.x1"))),
+        (HOURS, "8:00-18:00", (Hours(480, 1080),)),
+        (HOURS, "08:05-9:00,22:00-6:00", (Hours(485, 540), Hours(1320, 360))),
+        (HOURS, "0:00-24:00", (Hours(0, 1440),)),
+        (RATE, "10/s", Rate(10, 1)),
+        (RATE, "100/m", Rate(100, 60)),
+        (RATE, "9999999/h", Rate(9_999_999, 3600)),
+        (RATE, "none", None),
+        (PREFIXES, "/24,/64", Prefixes(24, 64)),
+        (PREFIXES, "/1,/128", Prefixes(1, 128)),
+        (LIMIT, "64", 64),
+        (LIMIT, "none", None),
+        (LOAD, "2.5", 2.5),
+        (LOAD, "9999.99", 9999.99),
+        (LOAD, "none", None),
+    ],
+)
+def test_what_is_read_can_be_written_and_read(kind: Kind[Any], word: str, value: object) -> None:
+    """A word reads as its value, and the value's own spelling reads as the same."""
+    assert kind.read(word) == value
+    assert kind.read(kind.write(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (SOURCES, [
+            ",", "a,", ".", "..", "a..b", "-a", "a-", "10.0.0", "10.0.0.300", "1.2.3.4/33", "1/2", "10.0.0.1-20",
+            "10.0.0.{1,2}", "fe80::1%eth0", "[::1]", "::1/129", "a b", "ü.example", "x" * 64, "a." * 127 + "ab",
+            "1.2.3.4.5",
+        ]),
+        (HOURS, ["", "8-18", "8:00", "8:00-8:00",
+            "24:00-6:00", "8:60-9:00", "8:00-24:01", "8:0-9:00", "8:00-18:00,", "٨:00-9:00"]),
+        (RATE, ["", "10", "0/s", "10/d", "-1/s", "1.5/s", "10000000/s", "10/S", "None"]),
+        (PREFIXES, ["", "/24", "24,64", "/0,/64", "/33,/64", "/32,/129", "/32,/64,"]),
+        (LIMIT, ["", "0", "-1", "None", "1.5"]),
+        (LOAD, ["", "0", "0.00", "-1", "1e3", "nan", "inf", "10000", "1.234"]),
+    ],
+)  # fmt: skip
+def test_what_is_not_of_the_kind_is_refused(kind: Kind[Any], words: list[str]) -> None:
+    """Nothing that could be a mistake is taken for a value."""
+    for word in words:
+        with pytest.raises(ValueError):
+            kind.read(word)
+
+
+@pytest.mark.parametrize(
+    ("word", "prefix"),
+    [("10.0.0.0", 8), ("10.1.0.0", 16), ("10.0.1.0", 24), ("10.0.0.1", 32), ("0.0.0.0", 0), ("10.0.0.10", 32)],
+)
+def test_zeros_at_the_end_of_an_address_mean_its_network(word: str, prefix: int) -> None:
+    """As in xinetd; with a prefix of its own an address is what it says."""
+    (source,) = SOURCES.read(word)
+    assert source.last - source.first + 1 == 1 << (32 - prefix)
+    (single,) = SOURCES.read(f"{word}/32")
+    assert single.first == single.last
+
+
+def test_two_colons_mean_everybody_by_ipv6() -> None:
+    """As 0.0.0.0 does for IPv4."""
+    assert [(each.first, each.last) for each in SOURCES.read("::")] == [
+        (each.first, each.last) for each in SOURCES.read("::/0")
+    ]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_an_ipv4_mapped_address_is_the_ipv4_address(number: int) -> None:
+    """However a peer or a network is written."""
+    text = str(IPv4Address(number))
+    assert address_number(text) == address_number(f"::ffff:{text}") == number
+    (source,) = SOURCES.read(f"::ffff:{text}/120")
+    assert (source.first, source.last) == (number & ~0xFF, number | 0xFF)
+
+
+@given(st.integers(0, 2**128 - 1).filter(lambda number: number >> 32 != 0xFFFF))
+def test_ipv6_comes_after_ipv4(number: int) -> None:
+    """Every IPv6 address has a number of its own; its interface does not count."""
+    text = str(IPv6Address(number))
+    assert address_number(text) == address_number(f"{text}%eth0") == number + V6
+
+
+def test_a_peer_without_address_is_local() -> None:
+    """And what is no address is an error."""
+    assert address_number("") == LOCAL
+    for text in ("localhost", "1.2.3", "1.2.3.4.5", ":", "::g"):
+        with pytest.raises(ValueError):
+            address_number(text)
