@@ -125,6 +125,15 @@ def test_wire_does_no_io_and_knows_no_clock(module: str) -> None:
     assert not any(name in _imports(module) for name in ("time.time", "time.monotonic", "datetime.datetime"))
 
 
+@pytest.mark.parametrize("module", [module for module in HOUSED if module.startswith("policy")])
+def test_policy_knows_no_socket_and_no_clock(module: str) -> None:
+    """What decides who may come in asks nobody: addresses, names and times are arguments."""
+    tops = {name.split(".")[0] for name in _imports(module)}
+    assert not tops & {"twisted", "socket", "os", "pathlib", "select", "subprocess", "asyncio", "threading", "time"}
+    asked = {node.attr for node in ast.walk(_tree(module)) if isinstance(node, ast.Attribute)}
+    assert not asked & {"now", "utcnow", "today"}
+
+
 @pytest.mark.parametrize("module", ["__init__", *HOUSED])
 def test_a_module_says_what_it_is(module: str) -> None:
     """Every module has a docstring, and names in __all__ what it offers."""

@@ -1,0 +1,142 @@
+"""Who may come in, by address and by name: only_from and no_access.
+
+Of all entries of both lists that match a client the most specific decides: from only_from it admits, from no_access
+it refuses. Of two that are equally specific no_access decides. If none matches, those are admitted whom an only_from
+was not made for: everybody without the option, nobody with it. That is the manual's rule (xinetd.conf(5): "the one
+that is the better match"); xinetd 2.3.15 itself refuses whoever is in both lists, however specific.
+
+Most specific is a single address, then a host name, then a .domain (the longer the more specific), then a network (the
+longer its prefix the more specific). A name stands for a machine as an address does, but it is for the owner of a
+domain to say which machines have it, so an address that the file names has the last word. A domain goes before a
+network because rules by domain are exceptions within one's network: `only_from=10.0.0.0/8 no_access=.guests.example`
+must keep the guests out.
+
+A name comes from whoever asks, found by a reverse lookup that a forward lookup confirmed. Whether that is worth doing
+is told beforehand: only if an entry by name could change what the address alone decides. When it could and there is no
+name, the client is refused.
+
+The ranges of all entries are cut into pieces that do not overlap, each with its verdict. An address is then found by
+bisection, in a fraction of a microsecond among thousands of rules however their prefixes are spread.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from svcd.policy.answers import Reason, Refusal, Rule
+from svcd.terms import LOCAL
+
+if TYPE_CHECKING:
+    from svcd.policy.rules import Rules
+
+__all__ = ["Acl", "Verdict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the lists say of a client.
+
+    Attributes:
+        refusal: None if it is admitted.
+        rule: the rule that decided; None if there is no only_from and nothing matched.
+        nameless: what to answer if the client has no name; None if its name does not matter.
+    """
+
+    refusal: Refusal | None
+    rule: Rule | None
+    nameless: Refusal | None = None
+
+
+#: An entry as the lists have it: whether it admits, and its rule.
+_Entry = tuple[bool, Rule]
+
+
+class Acl:
+    """Both lists of one service, compiled.
+
+    Args:
+        rules: the service's.
+    """
+
+    __slots__ = ("_names", "_starts", "_verdicts")
+
+    def __init__(self, rules: Rules) -> None:
+        ranges: dict[tuple[int, int], _Entry] = {}
+        self._names: dict[str, _Entry] = {}
+        # Of equally specific ones the first stays, and no_access comes first.
+        for option, admits in (("no_access", False), ("only_from", True)):
+            for source, rule in rules.entries(option):
+                if source.name:
+                    self._names.setdefault(source.name, (admits, rule))
+                else:
+                    ranges.setdefault((source.first, source.last), (admits, rule))
+        # An entry by name matters where it says something else than the address: the first such entry of each list.
+        nameless = {
+            admits: Refusal(Reason.NAME, f"its host name is not known, and {rule.text} could decide", rule)
+            for admits, rule in reversed(self._names.values())
+        }
+        otherwise = _verdict(None, nameless)
+        if rules.only_from is not None:
+            rule = Rule("only_from=" if not rules.only_from else "only_from", rules.places.get("only_from"))
+            text = "only_from admits nobody" if not rules.only_from else "only_from does not name it"
+            otherwise = Verdict(Refusal(Reason.ADDRESS, text, rule), rule, nameless.get(True))
+        self._starts = [LOCAL]
+        self._verdicts = [otherwise]
+        self._cut(ranges, nameless)
+
+    def _cut(self, ranges: dict[tuple[int, int], _Entry], nameless: dict[bool, Refusal]) -> None:
+        """Lay the ranges, which lie inside one another or apart, side by side."""
+        outer = [(-1, self._verdicts[0])]
+        for (first, last), entry in sorted(ranges.items(), key=lambda item: (item[0][0], -item[0][1])):
+            while len(outer) > 1 and outer[-1][0] < first:
+                self._begin(outer.pop()[0] + 1, outer[-1][1])
+            # What a single address decides no name changes.
+            verdict = _verdict(entry, nameless if first != last else {})
+            outer.append((last, verdict))
+            self._begin(first, verdict)
+        while len(outer) > 1:
+            self._begin(outer.pop()[0] + 1, outer[-1][1])
+
+    def _begin(self, start: int, verdict: Verdict) -> None:
+        if self._starts[-1] == start:
+            self._verdicts[-1] = verdict
+        else:
+            self._starts.append(start)
+            self._verdicts.append(verdict)
+
+    def by_address(self, number: int) -> Verdict:
+        """What an address decides, by its number (svcd.terms.address_number)."""
+        return self._verdicts[bisect_right(self._starts, number) - 1]
+
+    def by_name(self, number: int, name: str | None) -> Verdict:
+        """What an address and its confirmed host name decide.
+
+        Args:
+            number: of the address.
+            name: in any letters, perhaps with a dot at the end; None if there is none, or none is known.
+        """
+        verdict = self.by_address(number)
+        if verdict.nameless is None:
+            return verdict
+        if not name:
+            return Verdict(verdict.nameless, verdict.nameless.rule)
+        entry = self._named(name.lower().strip("."))
+        return Verdict(verdict.refusal, verdict.rule) if entry is None else _verdict(entry, {}, Reason.NAME)
+
+    def _named(self, name: str) -> _Entry | None:
+        found = self._names.get(name)
+        while found is None and name:
+            name = name[1:].partition(".")[2] if name[0] == "." else name.partition(".")[2]
+            name = name and f".{name}"
+            found = self._names.get(name)
+        return found
+
+
+def _verdict(entry: _Entry | None, nameless: dict[bool, Refusal], reason: Reason = Reason.ADDRESS) -> Verdict:
+    """What an entry decides; a name matters to it only if it is in the other list."""
+    if entry is None:
+        return Verdict(None, None, nameless.get(False))
+    admits, rule = entry
+    return Verdict(None if admits else Refusal(reason, f"{rule.text} refuses it", rule), rule, nameless.get(not admits))

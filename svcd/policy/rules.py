@@ -1,0 +1,89 @@
+"""The rules of one service, as its options give them. The names are those of the options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from svcd.model import Place
+from svcd.policy.answers import Reason, Refusal, Rule
+from svcd.terms import Prefixes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import tzinfo
+
+    from svcd.terms import Hours, Rate, Source
+
+__all__ = ["Rules"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What a service asks of those who come; without anything, nothing.
+
+    Attributes:
+        only_from: who may come in; empty for nobody, None for everybody.
+        no_access: who may not.
+        access_times: the spans of the day in which somebody may; empty for all day.
+        zone: whose wall clock that is; None for the machine's.
+        max_load: from this load average on nobody is taken in.
+        instances: the most connections at once.
+        per_source: the most of one source.
+        per_source_prefix: what one source is.
+        rate: how many may come, all sources together.
+        per_source_rate: how many of one source.
+        rate_burst: how many of them at once; None for the rate's own count.
+        amplify: of datagrams: whether an answer may be larger than its question.
+        answer_service_ports: of datagrams: whether a service's port is answered.
+        places: where the options stand in the file, by name.
+    """
+
+    only_from: tuple[Source, ...] | None = None
+    no_access: tuple[Source, ...] = ()
+    access_times: tuple[Hours, ...] = ()
+    zone: tzinfo | None = None
+    max_load: float | None = None
+    instances: int | None = None
+    per_source: int | None = None
+    per_source_prefix: Prefixes = Prefixes()  # noqa: RUF009 - it is frozen
+    rate: Rate | None = None
+    per_source_rate: Rate | None = None
+    rate_burst: int | None = None
+    amplify: bool = False
+    answer_service_ports: bool = False
+    places: Mapping[str, Place] = field(default_factory=dict, compare=False)
+
+    @property
+    def listed(self) -> bool:
+        """Whether it matters who comes."""
+        return self.only_from is not None or bool(self.no_access)
+
+    def rule(self, option: str) -> Rule:
+        """The rule that an option with a single value makes."""
+        return Rule(f"{option}={_text(getattr(self, option))}", self.places.get(option))
+
+    def entries(self, option: str) -> list[tuple[Source, Rule]]:
+        """The rules that only_from or no_access makes: one for each entry, at its own place."""
+        found, column = [], 0
+        place = self.places.get(option)
+        for source in getattr(self, option) or ():
+            own = place and Place(place.file, place.line, place.column + column)
+            found.append((source, Rule(f"{option}={source}", own)))
+            column += len(source.text) + 1
+        return found
+
+    def refusal(self, reason: Reason, text: str, option: str = "") -> Refusal:
+        """The Refusal for an option; by default for the option that the reason is named after."""
+        return Refusal(reason, text, self.rule(option or reason))
+
+
+def _text(value: object) -> str:
+    match value:
+        case tuple():
+            return ",".join(map(str, value))
+        case bool():
+            return "yes" if value else "no"
+        case None:
+            return "none"
+    return str(value)
