@@ -1,0 +1,208 @@
+"""The door of a service: who comes gets a Ticket or a Refusal.
+
+What is asked comes in the order that reveals and costs least. Whoever may not come at all, by address, learns nothing
+else and uses up nothing: no count, no token. Then time and load, which are the same for everybody; then the counts;
+then the rates, last because they alone are changed by asking. Who is refused takes no token. A host name is looked up
+after all that, with the Ticket in hand: so lookups under way are counted and bounded like connections.
+
+    ticket = door.admit(peer, now)
+    if isinstance(ticket, Refusal): ...
+    if ticket.awaits_name: refusal = ticket.named(name)      # once the lookup is over
+    ticket.release()                                         # when the connection is over
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from svcd.policy.answers import Reason
+from svcd.policy.entry import Entry
+from svcd.policy.limits import UNLIMITED
+from svcd.policy.rate import Meter, Sources
+from svcd.terms import address_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from svcd.policy.answers import Refusal
+    from svcd.policy.limits import Hall
+    from svcd.policy.rules import Rules
+
+__all__ = ["Door", "Ticket"]
+
+
+class Ticket:
+    """The right to be in, of one connection, until it is released.
+
+    Attributes:
+        peer: the client's address, without port.
+        awaits_name: whether the client's name has the last word; nothing may be served before named() said so.
+        source: what the connection counts for; None where sources are not counted.
+    """
+
+    __slots__ = ("_door", "awaits_name", "peer", "source")
+
+    def __init__(self, door: Door, peer: str, source: int | None, awaits_name: bool) -> None:
+        self._door = door
+        self.peer = peer
+        self.source = source
+        self.awaits_name = awaits_name
+
+    def named(self, name: str | None) -> Refusal | None:
+        """The client's name, found and confirmed, or None if there is none; with a Refusal the Ticket is released."""
+        self.awaits_name = False
+        refusal = self._door.judge(self.peer, name)
+        if refusal is not None:
+            self.release()
+        return refusal
+
+    def release(self) -> None:
+        """The connection is over. Later calls do nothing: the ways in which a connection can end may cross."""
+        self._door.release(self)
+
+
+class Door:
+    """All that decides who comes in to one service, and who is in.
+
+    Args:
+        rules: the service's.
+        hall: shared with all services.
+        wall: the time of day, in seconds since 1970, for access_times.
+        load: the load average, for max_load. Both are called for each client, so they should be cheap.
+    """
+
+    __slots__ = ("_entry", "_here", "_load", "_meter", "_most", "_most_here", "_open", "_out", "_refusals",
+                 "_sources", "_wall", "hall", "rules")  # fmt: skip
+
+    def __init__(self, rules: Rules, hall: Hall, *, wall: Callable[[], float], load: Callable[[], float]) -> None:
+        self.hall = hall
+        self._wall = wall
+        self._load = load
+        self._out: set[Ticket] = set()
+        self._meter = Meter(rules)
+        self.retune(rules)
+
+    def retune(self, rules: Rules) -> None:
+        """Take new rules. Whoever is in stays in, and counts by the new rules."""
+        self.rules = rules
+        self._entry = Entry(rules, self._wall, self._load)
+        self._meter.retune(rules)
+        self._most = UNLIMITED if rules.instances is None else rules.instances
+        self._sources = Sources(rules.per_source_prefix)
+        self._refusals = {
+            Reason.INSTANCES: rules.refusal(Reason.INSTANCES, f"{rules.instances} connections are open"),
+            Reason.PER_SOURCE: rules.refusal(Reason.PER_SOURCE, f"{rules.per_source} connections are open from there"),
+        }
+        self._most_here = rules.per_source
+        # By source: how many are in; empty where that does not matter.
+        self._here: dict[int, int] = {}
+        for ticket in self._out:
+            ticket.source = None if self._most_here is None else self._enter(self._source(ticket.peer))
+        # Nothing to be asked but whether the hall is full.
+        self._open = (
+            self._entry.acl is None
+            and self._entry.always
+            and self._meter.idle
+            and rules.instances is None
+            and rules.per_source is None
+        )
+        self.hall.look(self)
+
+    @property
+    def open(self) -> int:
+        """How many are in."""
+        return len(self._out)
+
+    @property
+    def full(self) -> bool:
+        """Whether nobody can come in now, whoever it is: for a listener that rather rests than refuses."""
+        return len(self._out) >= self._most or self.hall.open >= self.hall.limit
+
+    def when_room(self, go_on: Callable[[], None] | None) -> None:
+        """Call `go_on` once as soon as this is not full, at once if it isn't; None to be called no longer."""
+        self.hall.wait(self, go_on)
+
+    def open_from(self, peer: str) -> int:
+        """How many of a peer's source are in, where sources are counted.
+
+        Raises:
+            ValueError: the peer is no address.
+        """
+        return self._here.get(self._source(peer), 0)
+
+    def admit(self, peer: str, now: float) -> Ticket | Refusal:
+        """Let somebody in, or not.
+
+        Args:
+            peer: the address, without port, as the system writes it; empty at a UNIX socket.
+            now: seconds, of any clock; it may even go back.
+
+        Raises:
+            ValueError: the peer is no address.
+        """
+        if not self._open:
+            return self._examine(peer, now)
+        hall = self.hall
+        if hall.open >= hall.limit:
+            return hall.refusal
+        hall.open += 1
+        ticket = Ticket(self, peer, None, False)
+        self._out.add(ticket)
+        return ticket
+
+    def _examine(self, peer: str, now: float) -> Ticket | Refusal:
+        number = address_number(peer)
+        awaits_name = False
+        acl = self._entry.acl
+        if acl is not None:
+            verdict = acl.by_address(number)
+            awaits_name = verdict.nameless is not None
+            if verdict.refusal is not None and not awaits_name:
+                return verdict.refusal
+        source = self._sources.of(number)
+        refusal = self._entry.closed() or self._crowded(source)
+        if refusal is None and not self._meter.idle:
+            refusal = self._meter.take(source, now)
+        if refusal is not None:
+            return refusal
+        self.hall.open += 1
+        counted = None if self._most_here is None else self._enter(source)
+        ticket = Ticket(self, peer, counted, awaits_name)
+        self._out.add(ticket)
+        return ticket
+
+    def _crowded(self, source: int) -> Refusal | None:
+        hall = self.hall
+        if hall.open >= hall.limit:
+            return hall.refusal
+        if len(self._out) >= self._most:
+            return self._refusals[Reason.INSTANCES]
+        if self._most_here is not None and self._here.get(source, 0) >= self._most_here:
+            return self._refusals[Reason.PER_SOURCE]
+        return None
+
+    def _source(self, peer: str) -> int:
+        return self._sources.of(address_number(peer))
+
+    def _enter(self, source: int) -> int:
+        self._here[source] = self._here.get(source, 0) + 1
+        return source
+
+    def judge(self, peer: str, name: str | None) -> Refusal | None:
+        """What the lists, as they are now, say of a peer and its confirmed name."""
+        acl = self._entry.acl
+        return None if acl is None else acl.by_name(address_number(peer), name).refusal
+
+    def release(self, ticket: Ticket) -> None:
+        """Ticket.release()."""
+        try:
+            self._out.remove(ticket)
+        except KeyError:
+            return
+        if ticket.source is not None:
+            here = self._here[ticket.source] - 1
+            if here:
+                self._here[ticket.source] = here
+            else:
+                del self._here[ticket.source]
+        self.hall.leave(self)

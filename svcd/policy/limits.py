@@ -1,0 +1,84 @@
+"""How many: the daemon's connections in all, those of a service, those of a source.
+
+Nothing here waits or refuses by itself. A Hall is what all doors of the daemon lead to.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from svcd.policy.answers import Reason, Refusal, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from svcd.model import Place
+
+__all__ = ["UNLIMITED", "Hall"]
+
+#: More than there can be connections.
+UNLIMITED = 1 << 62
+
+
+class _Door(Protocol):
+    @property
+    def full(self) -> bool:
+        """Whether nobody can come in now, whoever it is."""
+        ...
+
+
+class Hall:
+    """All connections of the daemon, and who waits until there is room for one more.
+
+    Args:
+        most: the global limit; None for none.
+        descriptors: for how many connections there are descriptors; None if that is not to be looked at.
+        place: where the global limit stands in a file, if it does.
+
+    Attributes:
+        open: the connections that are let in.
+        limit: how many may be.
+        refusal: for whoever comes at the limit.
+    """
+
+    __slots__ = ("_waiting", "limit", "open", "refusal")
+
+    def __init__(self, most: int | None = None, descriptors: int | None = None, place: Place | None = None) -> None:
+        self.open = 0
+        self._waiting: dict[_Door, Callable[[], None]] = {}
+        self.retune(most, descriptors, place)
+
+    def retune(self, most: int | None = None, descriptors: int | None = None, place: Place | None = None) -> None:
+        """Take new limits, as the constructor does; those who wait go on if there is room now."""
+        self.limit = UNLIMITED if most is None else most
+        self.refusal = Refusal(
+            Reason.GLOBAL, f"{most} connections are open in all", Rule(f"global limit {most}", place)
+        )
+        if descriptors is not None and descriptors < self.limit:
+            self.limit = descriptors
+            self.refusal = Refusal(Reason.DESCRIPTORS, f"there are descriptors for {descriptors} connections")
+        self._wake(list(self._waiting))
+
+    def wait(self, door: _Door, go_on: Callable[[], None] | None) -> None:
+        """Call `go_on` once as soon as a door is not full, perhaps at once; None to wait no longer."""
+        if go_on is None:
+            self._waiting.pop(door, None)
+        else:
+            self._waiting[door] = go_on
+            self._wake([door])
+
+    def look(self, door: _Door) -> None:
+        """A door's own limit may have risen."""
+        self._wake([door])
+
+    def leave(self, door: _Door) -> None:
+        """A connection that came by a door is gone."""
+        self.open -= 1
+        if self._waiting:
+            # Room in the hall is room for everybody, room behind a door for those before it.
+            self._wake(list(self._waiting) if self.open + 1 >= self.limit else [door])
+
+    def _wake(self, doors: list[_Door]) -> None:
+        for door in doors:
+            if door in self._waiting and not door.full:
+                self._waiting.pop(door)()

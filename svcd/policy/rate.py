@@ -1,0 +1,200 @@
+"""How fast: token buckets, for a service as a whole and for each source.
+
+A bucket holds `burst` tokens and gets `rate` a second, so that in any span of time no more than burst + rate x span
+are taken. Instead of tokens it keeps one number, the time at which it will be full again (GCRA, ITU-T I.371; the same
+bucket seen from its other end): a source that is idle long enough needs no entry at all.
+
+The table of sources is bounded. It has two halves; whoever comes is written into the young one, and when that is full
+it becomes the old one and the old one is forgotten: the oldest idle go first, at no cost for each. What to do with a
+source that was forgotten before its bucket was full again? A full bucket would be a present for whoever has enough
+addresses to push out his own entries. So the latest time of fullness that was ever forgotten is kept, and a source
+without an entry is taken to be no better off than that. Its bucket is never too full, whoever floods; a newcomer may
+find his less than full, for at most burst / rate seconds after the flood.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from svcd.policy.answers import Reason
+from svcd.terms import V6
+
+if TYPE_CHECKING:
+    from svcd.policy.answers import Refusal
+    from svcd.policy.rules import Rules
+    from svcd.terms import Prefixes, Rate
+
+__all__ = ["MOST_SOURCES", "Bucket", "Forward", "Meter", "SourceBuckets", "Sources"]
+
+#: How many sources a service remembers; about 100 bytes each, and none for a source that is idle.
+MOST_SOURCES = 65_536
+#: Idle sources are looked for at most this often, in seconds.
+_SWEEP_SECONDS = 1.0
+
+_NEVER = float("-inf")
+
+
+class Forward:
+    """A clock that never goes back, made of one that may: a step back counts as no time."""
+
+    __slots__ = ("_last", "_skipped")
+
+    def __init__(self) -> None:
+        self._last = _NEVER
+        self._skipped = 0.0
+
+    def at(self, now: float) -> float:
+        """The time that was never greater before."""
+        if now < self._last:
+            self._skipped += self._last - now
+        self._last = now
+        return now + self._skipped
+
+
+class Bucket:
+    """One token bucket. Its times never decrease.
+
+    Args:
+        rate: how fast tokens come.
+        burst: how many it holds, at least 1.
+    """
+
+    __slots__ = ("_full_at", "_interval", "_slack")
+
+    def __init__(self, rate: Rate, burst: int) -> None:
+        self._interval = rate.seconds / rate.count
+        self._slack = (burst - 1) * self._interval
+        self._full_at = _NEVER
+
+    def ready(self, now: float) -> bool:
+        """Whether there is a token."""
+        return self._full_at <= now + self._slack
+
+    def take(self, now: float) -> None:
+        """Take the token that is there."""
+        self._full_at = max(self._full_at, now) + self._interval
+
+
+class SourceBuckets:
+    """One token bucket for each source, in bounded memory. Its times never decrease.
+
+    Args:
+        rate: how fast a source's tokens come.
+        burst: how many its bucket holds, at least 1.
+        most: how many sources are remembered at once.
+    """
+
+    __slots__ = ("_floor", "_half", "_interval", "_old", "_old_latest", "_slack", "_sweep_at", "_young",
+                 "_young_latest")  # fmt: skip
+
+    def __init__(self, rate: Rate, burst: int, most: int = MOST_SOURCES) -> None:
+        self._interval = rate.seconds / rate.count
+        self._slack = (burst - 1) * self._interval
+        self._half = max(1, most // 2)
+        # By source: when its bucket is full again. An entry in the young half goes before one in the old.
+        self._young: dict[int, float] = {}
+        self._old: dict[int, float] = {}
+        self._young_latest = self._old_latest = self._floor = self._sweep_at = _NEVER
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+    def take(self, source: int, now: float) -> bool:
+        """Take a token of a source's, if there is one."""
+        if now >= self._sweep_at:
+            self._turn(now)
+        young = self._young
+        full_at = young.get(source)
+        if full_at is None:
+            full_at = self._old.get(source, self._floor)
+        if full_at < now:
+            full_at = now
+        elif full_at > now + self._slack:
+            return False
+        young[source] = full_at = full_at + self._interval
+        if full_at > self._young_latest:
+            self._young_latest = full_at
+        if len(young) >= self._half:
+            self._turn(now)
+        return True
+
+    def _turn(self, now: float) -> None:
+        """Forget the old half and begin a new young one."""
+        if self._floor < self._old_latest:
+            self._floor = self._old_latest
+        self._old, self._old_latest = self._young, self._young_latest
+        self._young, self._young_latest = {}, _NEVER
+        # By then nobody in the old half has anything left to be remembered for.
+        self._sweep_at = max(self._old_latest, now + _SWEEP_SECONDS)
+
+
+class Sources:
+    """Makes a source of an address: the leading bits that its owner can't change at will."""
+
+    __slots__ = ("_mask4", "_mask6")
+
+    def __init__(self, prefixes: Prefixes) -> None:
+        self._mask4 = (1 << 32) - (1 << 32 - prefixes.v4)
+        self._mask6 = (1 << 129) - (1 << 128 - prefixes.v6)
+
+    def of(self, number: int) -> int:
+        """The source of an address, by its number (svcd.terms.address_number)."""
+        return number & (self._mask6 if number >= V6 else self._mask4)
+
+
+class Meter:
+    """The rates of one service: `rate` for all, `per_source_rate` for each source.
+
+    Args:
+        rules: the service's.
+    """
+
+    __slots__ = ("_bucket", "_clock", "_refusals", "_rules", "_sources")
+
+    def __init__(self, rules: Rules) -> None:
+        self._clock = Forward()
+        self._bucket: Bucket | None = None
+        self._sources: SourceBuckets | None = None
+        self._rules: Rules | None = None
+        self.retune(rules)
+
+    def retune(self, rules: Rules) -> None:
+        """Take new rules; a bucket whose own rule is the same stays as full as it is."""
+        old, self._rules = self._rules, rules
+        self._refusals = {
+            Reason.RATE: rules.refusal(Reason.RATE, f"more than rate={rules.rate}"),
+            Reason.PER_SOURCE_RATE: rules.refusal(
+                Reason.PER_SOURCE_RATE, f"more than per_source_rate={rules.per_source_rate} from there"
+            ),
+        }
+        rate, burst = rules.rate, rules.rate_burst
+        if old is None or (old.rate, old.rate_burst) != (rate, burst):
+            self._bucket = Bucket(rate, burst or rate.count) if rate else None
+        rate = rules.per_source_rate
+        new = (rate, burst, rules.per_source_prefix)
+        if old is None or (old.per_source_rate, old.rate_burst, old.per_source_prefix) != new:
+            self._sources = SourceBuckets(rate, burst or rate.count) if rate else None
+
+    @property
+    def idle(self) -> bool:
+        """Whether there are no rates at all."""
+        return self._bucket is None and self._sources is None
+
+    def take(self, source: int, now: float) -> Refusal | None:
+        """Take a token of each bucket, or none at all.
+
+        Args:
+            source: from Sources.
+            now: seconds, of any clock; it may even go back.
+
+        Returns:
+            None if there were tokens, else why there are none.
+        """
+        now = self._clock.at(now)
+        if self._bucket is not None and not self._bucket.ready(now):
+            return self._refusals[Reason.RATE]
+        if self._sources is not None and not self._sources.take(source, now):
+            return self._refusals[Reason.PER_SOURCE_RATE]
+        if self._bucket is not None:
+            self._bucket.take(now)
+        return None
