@@ -1,0 +1,90 @@
+"""Refusals, told without making a flood in the log of a flood at the door: a line a second for each reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from svcd.policy.answers import Reason, Refusal
+
+__all__ = ["SECONDS", "Line", "Summary"]
+
+#: Between two lines of the same reason.
+SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a line of the log says.
+
+    Attributes:
+        refusal: the last of those that it is about.
+        peer: who got that.
+        count: how many they are, at least 1.
+    """
+
+    refusal: Refusal
+    peer: str
+    count: int
+
+
+class _Held:
+    """Of one reason: when the last line was, and what has come since."""
+
+    __slots__ = ("count", "peer", "refusal", "told_at")
+
+    def __init__(self, told_at: float) -> None:
+        self.told_at = told_at
+        self.count = 0
+        self.refusal: Refusal
+        self.peer = ""
+
+
+class Summary:
+    """The refusals of one service. The first is told at once; those of the next second together, when it is over.
+
+    Attributes:
+        counts: all refusals so far, by reason.
+    """
+
+    __slots__ = ("_held", "counts")
+
+    def __init__(self) -> None:
+        self.counts: dict[Reason, int] = {}
+        self._held: dict[Reason, _Held] = {}
+
+    def note(self, refusal: Refusal, peer: str, now: float) -> Line | None:
+        """Count a refusal.
+
+        Returns:
+            The line to write now, or None: then pending() will have it within a second.
+        """
+        reason = refusal.reason
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        held = self._held.get(reason)
+        if held is None:
+            self._held[reason] = _Held(now)
+            return Line(refusal, peer, 1)
+        held.count += 1
+        held.refusal = refusal
+        held.peer = peer
+        return self._line(held, now)
+
+    def pending(self, now: float) -> list[Line]:
+        """The lines whose second is over."""
+        found = [self._line(held, now) for held in self._held.values()]
+        return [line for line in found if line is not None]
+
+    def due(self, now: float) -> float | None:
+        """In how many seconds pending() will have a line, at least 0; None while nothing waits."""
+        waiting = [held.told_at + SECONDS - now for held in self._held.values() if held.count]
+        return min(SECONDS, max(0.0, min(waiting))) if waiting else None
+
+    def _line(self, held: _Held, now: float) -> Line | None:
+        # A clock that was set back must not hold a line for longer.
+        if not held.count or 0 <= now - held.told_at < SECONDS:
+            return None
+        line = Line(held.refusal, held.peer, held.count)
+        held.told_at, held.count = now, 0
+        return line
