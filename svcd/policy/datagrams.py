@@ -1,0 +1,138 @@
+"""The rules for answering datagrams. Nobody vouches for the sender of one, so an answer must not become a weapon.
+
+- An answer's payload is at most as long as its question's, or 28 bytes if that is more, unless amplify=yes: 28 bytes
+  are the IPv4 and UDP headers of the question itself, so not even an empty question gets more back than it cost, and
+  daytime and time (RFC 867, 868) fit in it.
+- Ports of services are not answered unless answer_service_ports=yes: those below 1024 (RFC 6335, section 6) and those
+  of the daemon's own datagram services. Two services that answer each other, after one forged question, never end.
+- Addresses that are no single host's are never answered: unspecified, multicast, broadcast.
+- A source gets so many answers a second (per_source_rate). It is what a loop costs on any other port.
+
+Where an entry by name could decide, the question is refused: it can't wait for a lookup, which anybody could make the
+daemon do with a forged sender.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TYPE_CHECKING
+
+from svcd.policy.answers import Reason, Refusal
+from svcd.policy.entry import Entry
+from svcd.policy.rate import Meter, Sources
+from svcd.terms import V6, address_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from svcd.policy.rules import Rules
+
+__all__ = ["NOBODY", "QUESTION_HEADER", "Answering", "is_nobody"]
+
+#: The bytes of an IPv4 header without options (RFC 791) and a UDP header (RFC 768).
+QUESTION_HEADER = 28
+_LARGEST_DATAGRAM = 65_535
+_FIRST_CLIENT_PORT = 1024
+#: How many senders are known by their text; then they are learned anew. About 150 bytes each.
+_MOST_KNOWN = 16_384
+
+# Where ranges begin and end of which no address is a single host's, by numbers: 0.0.0.0/8 (RFC 1122, 3.2.1.3),
+# 224.0.0.0/4 (RFC 5771), 255.255.255.255 (RFC 919), :: and ff00::/8 (RFC 4291, 2.5.2 and 2.7).
+_EDGES = (0, 1 << 24, 0xE000_0000, 0xF000_0000, 0xFFFF_FFFF, 1 << 32, V6, V6 + 1, V6 | 0xFF << 120, V6 << 1)
+
+#: For a sender of one of those addresses.
+NOBODY = Refusal(Reason.ADDRESS, "it is no single host's address")
+
+
+def is_nobody(number: int) -> bool:
+    """Whether the address of a number can't be a single host's."""
+    return bisect_right(_EDGES, number) % 2 == 1
+
+
+class Answering:
+    """Whether the questions of a datagram service are answered.
+
+    Args:
+        rules: the service's.
+        wall: the time of day, in seconds since 1970, for access_times.
+        load: the load average, for max_load.
+    """
+
+    __slots__ = ("_always", "_broadcasts", "_entry", "_first_port", "_known", "_load", "_meter", "_metered", "_port",
+                 "_rules", "_service_ports", "_sources", "_wall")  # fmt: skip
+
+    def __init__(self, rules: Rules, *, wall: Callable[[], float], load: Callable[[], float]) -> None:
+        self._wall = wall
+        self._load = load
+        self._meter = Meter(rules)
+        self._service_ports: frozenset[int] = frozenset()
+        self._broadcasts: frozenset[int] = frozenset()
+        self.retune(rules)
+
+    def retune(self, rules: Rules) -> None:
+        """Take new rules."""
+        self._rules = rules
+        self._entry = Entry(rules, self._wall, self._load)
+        self._meter.retune(rules)
+        self._always = self._entry.always
+        self._metered = not self._meter.idle
+        self._sources = Sources(rules.per_source_prefix)
+        # Port 0 can't be answered.
+        self._first_port = 1 if rules.answer_service_ports else _FIRST_CLIENT_PORT
+        self._port = rules.refusal(Reason.PORT, "services ask no questions", "answer_service_ports")
+        # By the text of an address: its source, or why it is not answered.
+        self._known: dict[str, int | Refusal] = {}
+
+    def surroundings(self, service_ports: Collection[int], broadcasts: Collection[str]) -> None:
+        """Take what is known of daemon and machine.
+
+        Args:
+            service_ports: of all datagram services of the daemon.
+            broadcasts: the broadcast addresses of the machine's networks.
+        """
+        self._service_ports = frozenset(service_ports)
+        self._broadcasts = frozenset(map(address_number, broadcasts))
+        self._known.clear()
+
+    def refusal(self, host: str, port: int, now: float) -> Refusal | None:
+        """Why a question is not answered; None if it is, which takes a token of its source's.
+
+        Args:
+            host: the sender's address as the system writes it.
+            port: the sender's.
+            now: seconds, of any clock; it may even go back.
+
+        Raises:
+            ValueError: the host is no address.
+        """
+        if port < self._first_port or (port in self._service_ports and not self._rules.answer_service_ports):
+            return self._port
+        source = self._known.get(host)
+        if source is None:
+            source = self._learn(host)
+        if isinstance(source, Refusal):
+            return source
+        if not self._always:
+            closed = self._entry.closed()
+            if closed is not None:
+                return closed
+        return self._meter.take(source, now) if self._metered else None
+
+    def most(self, question: int) -> int:
+        """The longest answer's payload to a question's, in bytes."""
+        if self._rules.amplify:
+            return _LARGEST_DATAGRAM
+        return max(question, QUESTION_HEADER)
+
+    def _learn(self, host: str) -> int | Refusal:
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        number = address_number(host)
+        found: int | Refusal = self._sources.of(number)
+        if number in self._broadcasts or is_nobody(number):
+            found = NOBODY
+        elif self._entry.acl is not None:
+            verdict = self._entry.acl.by_address(number)
+            found = verdict.nameless or verdict.refusal or found
+        self._known[host] = found
+        return found

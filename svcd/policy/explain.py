@@ -1,0 +1,152 @@
+"""What would happen to somebody who comes, step by step, in the order in which a door asks."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from svcd.policy.acl import Acl
+from svcd.policy.answers import Reason
+from svcd.policy.datagrams import NOBODY, is_nobody
+from svcd.policy.times import Timetable
+from svcd.terms import address_number
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from svcd.policy.admission import Door
+    from svcd.policy.answers import Rule
+    from svcd.policy.rules import Rules
+
+__all__ = ["Outcome", "Step", "Visit", "explain"]
+
+
+class Outcome(enum.StrEnum):
+    """How a step ends."""
+
+    PASSES = "passes"
+    REFUSES = "refuses"
+    #: On what is not known here: the connections and the load at that moment, the client's name.
+    DEPENDS = "depends"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that is asked.
+
+    Attributes:
+        check: what; a Refusal would have it as its reason.
+        outcome: how it ends.
+        text: in a sentence's worth of words.
+        rule: what decides; None where no rule does.
+    """
+
+    check: Reason
+    outcome: Outcome
+    text: str
+    rule: Rule | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """Who comes, and when.
+
+    Attributes:
+        peer: the address.
+        moment: in seconds since 1970.
+        name: the confirmed host name; None if there is none.
+        looked_up: whether `name` is known to be so.
+        load: the load average; None if it is not known.
+        datagram: whether it is a question in a datagram, not a connection.
+    """
+
+    peer: str
+    moment: float
+    name: str | None = None
+    looked_up: bool = False
+    load: float | None = None
+    datagram: bool = False
+
+
+def explain(rules: Rules, visit: Visit, door: Door | None = None) -> list[Step]:
+    """What a visit meets, up to the step that refuses it.
+
+    Args:
+        rules: the service's.
+        visit: who and when.
+        door: of the running service, for what its counts say now; None where only the file is known.
+
+    Raises:
+        ValueError: the visit's peer is no address.
+    """
+    steps = []
+    for step in _steps(rules, visit, door):
+        steps.append(step)
+        if step.outcome is Outcome.REFUSES:
+            break
+    return steps
+
+
+def _steps(rules: Rules, visit: Visit, door: Door | None) -> Iterator[Step]:
+    acl = Acl(rules)
+    yield _address(acl, visit)
+    if rules.access_times:
+        timetable = Timetable(rules.access_times, rules.zone)
+        text = f"the clock shows {timetable.wall(visit.moment):%H:%M}"
+        yield Step(Reason.TIME, _outcome(timetable.is_open(visit.moment)), text, rules.rule("access_times"))
+    if rules.max_load is not None:
+        passes = None if visit.load is None else visit.load < rules.max_load
+        text = "the load is not known" if visit.load is None else f"the load is {visit.load:.2f}"
+        yield Step(Reason.LOAD, _outcome(passes), text, rules.rule("max_load"))
+    if not visit.datagram:
+        yield from _counts(rules, visit, door)
+    for reason in (Reason.RATE, Reason.PER_SOURCE_RATE):
+        if getattr(rules, reason) is not None:
+            yield Step(reason, Outcome.DEPENDS, "on how many have come just before", rules.rule(reason))
+    if acl.by_address(address_number(visit.peer)).nameless is not None:
+        yield _name(acl, visit)
+
+
+def _outcome(passes: bool | None) -> Outcome:
+    return Outcome.DEPENDS if passes is None else Outcome.PASSES if passes else Outcome.REFUSES
+
+
+def _address(acl: Acl, visit: Visit) -> Step:
+    number = address_number(visit.peer)
+    if visit.datagram and is_nobody(number):
+        return Step(NOBODY.reason, Outcome.REFUSES, NOBODY.text, NOBODY.rule)
+    verdict = acl.by_address(number)
+    if verdict.nameless is not None:
+        if visit.datagram:
+            return Step(Reason.NAME, Outcome.REFUSES, verdict.nameless.text, verdict.nameless.rule)
+        return Step(Reason.ADDRESS, Outcome.DEPENDS, "the host name has the last word", verdict.nameless.rule)
+    if verdict.refusal is not None:
+        return Step(Reason.ADDRESS, Outcome.REFUSES, verdict.refusal.text, verdict.rule)
+    text = "nothing is asked of the address" if verdict.rule is None else f"{verdict.rule.text} admits it"
+    return Step(Reason.ADDRESS, Outcome.PASSES, text, verdict.rule)
+
+
+def _counts(rules: Rules, visit: Visit, door: Door | None) -> Iterator[Step]:
+    if door is not None:
+        hall, refusal = door.hall, door.hall.refusal
+        yield Step(refusal.reason, _outcome(hall.open < hall.limit), f"{hall.open} are in, all services", refusal.rule)
+    for reason, limit in ((Reason.INSTANCES, rules.instances), (Reason.PER_SOURCE, rules.per_source)):
+        if limit is None:
+            continue
+        if door is None:
+            yield Step(reason, Outcome.DEPENDS, "on how many are in", rules.rule(reason))
+            continue
+        count = door.open if reason is Reason.INSTANCES else door.open_from(visit.peer)
+        yield Step(reason, _outcome(count < limit), f"{count} are in", rules.rule(reason))
+
+
+def _name(acl: Acl, visit: Visit) -> Step:
+    verdict = acl.by_name(address_number(visit.peer), visit.name)
+    if not visit.looked_up:
+        return Step(Reason.NAME, Outcome.DEPENDS, "on the host name, which has not been looked up", verdict.rule)
+    if verdict.refusal is not None:
+        # Without an entry that names it, it is the address that is refused.
+        return Step(verdict.refusal.reason, Outcome.REFUSES, verdict.refusal.text, verdict.rule)
+    text = f"{visit.name}: {verdict.rule.text} admits it" if verdict.rule else f"nothing refuses {visit.name}"
+    return Step(Reason.NAME, Outcome.PASSES, text, verdict.rule)

@@ -1,0 +1,121 @@
+"""Which questions in datagrams are answered, and with how much."""
+
+from __future__ import annotations
+
+from datetime import UTC
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svcd.config.access_kinds import HOURS, SOURCES
+from svcd.model import Place
+from svcd.policy.answers import Reason
+from svcd.policy.datagrams import Answering
+from svcd.policy.rules import Rules
+from svcd.terms import Hours, Rate
+
+
+def _answering(rules: Rules, wall: float = 0.0, load: float = 0.0) -> Answering:
+    return Answering(rules, wall=lambda: wall, load=lambda: load)
+
+
+def _reason(answering: Answering, host: str = "192.0.2.1", port: int = 40_000, now: float = 0.0) -> Reason | None:
+    refusal = answering.refusal(host, port, now)
+    return None if refusal is None else refusal.reason
+
+
+@given(st.integers(0, 65_535))
+def test_an_answer_is_no_larger_than_its_question(question: int) -> None:
+    """Or 28 bytes, what the question's own headers cost; with amplify=yes as large as a datagram can be."""
+    assert _answering(Rules()).most(question) == max(question, 28)
+    assert _answering(Rules(amplify=True)).most(question) == 65_535
+
+
+def test_service_ports_are_not_answered() -> None:
+    """Those below 1024 and the daemon's own, unless answer_service_ports=yes; port 0 never."""
+    place = {"answer_service_ports": Place("services", 2, 9)}
+    answering = _answering(Rules(places=place))
+    answering.surroundings({7777}, ())
+    assert [_reason(answering, port=port) for port in (0, 7, 1023, 7777)] == [Reason.PORT] * 4
+    assert [_reason(answering, port=port) for port in (1024, 7776, 65_535)] == [None] * 3
+    refusal = answering.refusal("192.0.2.1", 7, 0.0)
+    assert refusal is not None
+    assert str(refusal.rule) == "answer_service_ports=no (services:2:9)"
+    answering.retune(Rules(answer_service_ports=True))
+    assert [_reason(answering, port=port) for port in (0, 7, 1023, 7777)] == [Reason.PORT, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("host", "answered"),
+    [
+        ("0.0.0.0", False),
+        ("0.1.2.3", False),
+        ("1.0.0.0", True),
+        ("127.0.0.1", True),
+        ("223.255.255.255", True),
+        ("224.0.0.1", False),
+        ("239.255.255.255", False),
+        ("240.0.0.1", True),
+        ("255.255.255.254", True),
+        ("255.255.255.255", False),
+        ("192.0.2.255", False),
+        ("::ffff:192.0.2.255", False),
+        ("::ffff:224.0.0.1", False),
+        ("::", False),
+        ("::1", True),
+        ("fe80::1%eth0", True),
+        ("ff02::1%eth0", False),
+        ("feff::", True),
+    ],
+)
+def test_only_single_hosts_are_answered(host: str, answered: bool) -> None:
+    """Neither groups nor networks nor nobody, not even with answer_service_ports=yes."""
+    answering = _answering(Rules(answer_service_ports=True))
+    assert (_reason(answering, host) is None) is (answered or host.endswith(".2.255"))
+    answering.surroundings((), {"192.0.2.255"})
+    for _ in range(2):
+        assert (_reason(answering, host) is None) is answered
+
+
+def test_lists_hold_for_datagrams_too() -> None:
+    """Where a name could decide, the question is refused."""
+    answering = _answering(
+        Rules(only_from=SOURCES.read("192.0.2.0/24,.example"), no_access=SOURCES.read("192.0.2.66,bad.example"))
+    )
+    found = {host: _reason(answering, host) for host in ("192.0.2.1", "192.0.2.66", "198.51.100.1")}
+    assert found == {"192.0.2.1": Reason.NAME, "192.0.2.66": Reason.ADDRESS, "198.51.100.1": Reason.NAME}
+    answering.retune(Rules(only_from=SOURCES.read("192.0.2.0/24")))
+    found = {host: _reason(answering, host) for host in found}
+    assert found == {"192.0.2.1": None, "192.0.2.66": None, "198.51.100.1": Reason.ADDRESS}
+
+
+def test_time_and_load_hold_for_datagrams_too() -> None:
+    """As for connections."""
+    assert _reason(_answering(Rules(access_times=(Hours(60, 120),), zone=UTC))) is Reason.TIME
+    assert _reason(_answering(Rules(access_times=HOURS.read("0:00-1:00"), zone=UTC))) is None
+    assert _reason(_answering(Rules(max_load=2.0), load=2.5)) is Reason.LOAD
+
+
+def test_a_source_gets_so_many_answers() -> None:
+    """Which bounds what a loop costs; others do not feel it."""
+    answering = _answering(Rules(per_source_rate=Rate(2, 1)))
+    found = [_reason(answering) for _ in range(3)]
+    assert found == [None, None, Reason.PER_SOURCE_RATE]
+    assert _reason(answering, "192.0.2.2") is None
+    assert _reason(answering, now=0.5) is None
+
+
+def test_what_is_refused_takes_no_token() -> None:
+    """Forged questions from a service's port use up nobody's answers."""
+    answering = _answering(Rules(per_source_rate=Rate(1, 1)))
+    assert {_reason(answering, port=7) for _ in range(5)} == {Reason.PORT}
+    assert _reason(answering) is None
+
+
+def test_many_senders_are_told_apart_still() -> None:
+    """More than are known at once by their text."""
+    answering = _answering(Rules(only_from=SOURCES.read("10.0.0.0/9")))
+    for number in range(20_000):
+        host = f"10.{number >> 8 & 1 and 200}.{number >> 8}.{number & 255}"
+        assert (_reason(answering, host) is None) is (number >> 8 & 1 == 0)

@@ -1,0 +1,144 @@
+"""What would happen, step by step."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svcd.config.access_kinds import HOURS, SOURCES
+from svcd.model import Place
+from svcd.policy.admission import Door, Ticket
+from svcd.policy.datagrams import Answering
+from svcd.policy.explain import Outcome, Step, Visit, explain
+from svcd.policy.limits import Hall
+from svcd.policy.rules import Rules
+from svcd.terms import Rate
+
+NOON = 43_200.0
+_FULL = Rules(
+    only_from=SOURCES.read("10.0.0.0/8,.example"),
+    no_access=SOURCES.read("10.6.0.0/16"),
+    access_times=HOURS.read("8:00-18:00"),
+    zone=UTC,
+    max_load=2.0,
+    instances=2,
+    per_source=1,
+    rate=Rate(10, 1),
+    per_source_rate=Rate(1, 60),
+    places={"no_access": Place("services", 4, 7)},
+)
+
+
+def _told(steps: list[Step]) -> list[str]:
+    return [f"{step.check} {step.outcome}: {step.text} [{step.rule}]" for step in steps]
+
+
+def _visit(peer: str = "10.0.0.1", **values: Any) -> Visit:
+    return Visit(peer=peer, moment=values.pop("moment", NOON), **values)
+
+
+def test_from_the_file_alone() -> None:
+    """Each step has its rule and place; what only the moment knows is said to depend on it."""
+    assert _told(explain(_FULL, _visit())) == [
+        "address passes: only_from=10.0.0.0/8 admits it [only_from=10.0.0.0/8 (the default)]",
+        "time passes: the clock shows 12:00 [access_times=8:00-18:00 (the default)]",
+        "load depends: the load is not known [max_load=2.0 (the default)]",
+        "instances depends: on how many are in [instances=2 (the default)]",
+        "per_source depends: on how many are in [per_source=1 (the default)]",
+        "rate depends: on how many have come just before [rate=10/s (the default)]",
+        "per_source_rate depends: on how many have come just before [per_source_rate=1/m (the default)]",
+    ]
+
+
+def test_it_ends_with_the_step_that_refuses() -> None:
+    """Nothing after it is asked."""
+    assert _told(explain(_FULL, _visit("11.0.0.1", looked_up=True, name="x.test", load=9.0)))[-1:] == [
+        "load refuses: the load is 9.00 [max_load=2.0 (the default)]"
+    ]
+    assert [step.check for step in explain(_FULL, _visit(moment=0.0))] == ["address", "time"]
+    rules = Rules(no_access=_FULL.no_access, places=_FULL.places)
+    assert _told(explain(rules, _visit("10.6.0.1"))) == [
+        "address refuses: no_access=10.6.0.0/16 refuses it [no_access=10.6.0.0/16 (services:4:7)]"
+    ]
+    assert _told(explain(rules, _visit())) == ["address passes: nothing is asked of the address [None]"]
+
+
+def test_a_name_has_the_last_word() -> None:
+    """Where it could change what the address decides; it need not be known."""
+    rules = Rules(only_from=_FULL.only_from, no_access=SOURCES.read("bad.example"))
+    ends: dict[str, dict[str, Any]] = {
+        "name depends: on the host name, which has not been looked up": {},
+        "name passes: x.example: only_from=.example admits it": {"looked_up": True, "name": "x.example"},
+        "name refuses: no_access=bad.example refuses it": {"looked_up": True, "name": "bad.example"},
+        "address refuses: only_from does not name it": {"looked_up": True, "name": "x.test"},
+        "name refuses: its host name is not known, and only_from=.example could decide": {"looked_up": True},
+    }
+    for end, values in ends.items():
+        first, last = _told(explain(rules, _visit("192.0.2.1", **values)))
+        assert first.startswith("address depends: the host name has the last word [only_from=.example")
+        assert last.startswith(end)
+    open_to_all = Rules(no_access=SOURCES.read("bad.example"))
+    assert _told(explain(open_to_all, _visit(looked_up=True, name="x.test")))[-1] == (
+        "name passes: nothing refuses x.test [None]"
+    )
+
+
+def test_of_a_running_service() -> None:
+    """Its counts say what would happen now."""
+    rules = Rules(instances=2, per_source=1)
+    door = Door(rules, Hall(9), wall=lambda: NOON, load=lambda: 0.0)
+    assert isinstance(door.admit("10.0.0.1", 0.0), Ticket)
+    assert _told(explain(rules, _visit(), door)) == [
+        "address passes: nothing is asked of the address [None]",
+        "global passes: 1 are in, all services [global limit 9 (the default)]",
+        "instances passes: 1 are in [instances=2 (the default)]",
+        "per_source refuses: 1 are in [per_source=1 (the default)]",
+    ]
+
+
+def test_datagrams_are_not_counted_and_wait_for_no_name() -> None:
+    """Nor are those answered that are no single hosts."""
+    steps = explain(_FULL, _visit(datagram=True, load=0.5))
+    assert [step.check for step in steps] == ["address", "time", "load", "rate", "per_source_rate"]
+    assert _told(explain(_FULL, _visit("11.0.0.1", datagram=True)))[0].startswith("name refuses: ")
+    assert _told(explain(Rules(), _visit("224.0.0.1", datagram=True))) == [
+        "address refuses: it is no single host's address [None]"
+    ]
+
+
+_LISTS = st.sampled_from(["10.0.0.0/8", "10.0.0.1", "10.0.0.0/24,.example", "a.example", "10.0.0.0/8,b.example"])
+_RULES = st.builds(
+    Rules,
+    only_from=st.none() | _LISTS.map(SOURCES.read),
+    no_access=st.just(()) | _LISTS.map(SOURCES.read),
+    access_times=st.sampled_from([(), HOURS.read("8:00-18:00"), HOURS.read("22:00-6:00")]),
+    zone=st.just(UTC),
+    max_load=st.none() | st.just(1.0),
+    instances=st.none() | st.just(1),
+    rate=st.none() | st.just(Rate(1, 1)),
+)
+
+
+@given(
+    _RULES,
+    st.sampled_from(["10.0.0.1", "10.0.0.2", "10.1.0.1", "192.0.2.1"]),
+    st.sampled_from(["a.example", "b.example", "x.test", None]),
+    st.integers(0, 86_399),
+    st.sampled_from([0.5, 1.5]),
+)
+def test_it_says_what_the_door_does(rules: Rules, peer: str, name: str | None, moment: int, load: float) -> None:
+    """The last step refuses if and only if the door does, for the same reason and by the same rule."""
+    door = Door(rules, Hall(), wall=lambda: moment, load=lambda: load)
+    visit = Visit(peer=peer, moment=moment, name=name, looked_up=True, load=load)
+    last = explain(rules, visit)[-1]
+    found = door.admit(peer, 0.0)
+    refusal = found.named(name) if isinstance(found, Ticket) else found
+    assert (last.outcome is Outcome.REFUSES) is (refusal is not None)
+    if refusal is not None:
+        assert (last.check, last.rule) == (refusal.reason, refusal.rule)
+    answered = Answering(rules, wall=lambda: moment, load=lambda: load).refusal(peer, 40_000, 0.0)
+    steps = explain(rules, Visit(peer=peer, moment=moment, load=load, datagram=True))
+    assert (steps[-1].outcome is Outcome.REFUSES) is (answered is not None)
