@@ -1,0 +1,144 @@
+"""`python -m tests.bench.admission`: what it costs to decide who comes in, in µs for each client, and in bytes.
+
+Clients come from 100,000 sources in random order; each is admitted and released, so that half of a row is the way out.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+import tracemalloc
+from typing import TYPE_CHECKING
+
+from svcd.config.access_kinds import HOURS, RATE, SOURCES
+from svcd.policy.acl import Acl
+from svcd.policy.admission import Door, Ticket
+from svcd.policy.datagrams import Answering
+from svcd.policy.limits import Hall
+from svcd.policy.rate import MOST_SOURCES, SourceBuckets
+from svcd.policy.rules import Rules
+from svcd.policy.summary import Summary
+from svcd.terms import Prefixes, Rate, address_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["main"]
+
+_SOURCES = 100_000
+_ROUNDS = 5
+
+
+def _peers(dice: random.Random, *, six: bool = False) -> list[str]:
+    if six:
+        return [f"2001:db8:{dice.randrange(1 << 16):x}:{dice.randrange(1, 1 << 16):x}::7" for _ in range(_SOURCES)]
+    return [f"10.{dice.randrange(256)}.{dice.randrange(256)}.{dice.randrange(1, 255)}" for _ in range(_SOURCES)]
+
+
+def _thousand_rules(dice: random.Random) -> Rules:
+    """Networks of every length, single addresses and names; 10.0.0.0/8 and 2001:db8::/32 may come in."""
+    texts: tuple[list[str], list[str]] = (["10.0.0.0/8", "2001:db8::/32"], ["host.example", ".guests.example"])
+    for number in range(996):
+        bits = dice.randint(12, 32)
+        address = f"{dice.choice((10, 172, 192))}.{dice.randrange(256)}.{dice.randrange(256)}.{dice.randrange(1, 255)}"
+        texts[number % 2].append(f"{address}/{bits}")
+    only_from, no_access = (SOURCES.read(",".join(each)) for each in texts)
+    return Rules(
+        only_from=only_from,
+        no_access=no_access,
+        access_times=HOURS.read("0:00-12:00,12:00-24:00"),
+        max_load=100.0,
+        instances=1_000_000,
+        per_source=1000,
+        per_source_prefix=Prefixes(24, 64),
+        rate=RATE.read("9999999/s"),
+        per_source_rate=RATE.read("1000/s"),
+    )
+
+
+def _cost(visit: Callable[[str], object], peers: list[str]) -> float:
+    """The median of the rounds, in µs for each peer."""
+    costs = []
+    for _ in range(_ROUNDS):
+        gc.collect()
+        started = time.perf_counter()
+        for peer in peers:
+            visit(peer)
+        costs.append((time.perf_counter() - started) / len(peers) * 1e6)
+    return sorted(costs)[_ROUNDS // 2]
+
+
+def _visitor(rules: Rules) -> Callable[[str], object]:
+    door = Door(rules, Hall(1_000_000, 900_000), wall=time.time, load=lambda: 0.5)
+    clock = time.monotonic
+    refused = Summary()
+
+    def visit(peer: str) -> None:
+        found = door.admit(peer, clock())
+        if isinstance(found, Ticket):
+            found.release()
+        else:
+            refused.note(found, peer, clock())
+
+    return visit
+
+
+def _asker(rules: Rules) -> Callable[[str], object]:
+    answering = Answering(rules, wall=time.time, load=lambda: 0.5)
+    answering.surroundings({7777, 9999}, {"10.255.255.255"})
+    clock = time.monotonic
+    refusal = answering.refusal
+    return lambda peer: refusal(peer, 40_000, clock())
+
+
+def _costs() -> list[tuple[str, float]]:
+    dice = random.Random(5)
+    four, six, one = _peers(dice), _peers(dice, six=True), ["10.1.2.3"] * _SOURCES
+    rules = _thousand_rules(dice)
+    plain = Rules(per_source_rate=Rate(1000, 1))
+    clock = time.monotonic
+    return [
+        ("the loop around it: a call and a look at the clock", _cost(lambda _peer: clock(), four)),
+        ("open door: admit and release", _cost(_visitor(Rules()), four)),
+        ("1,000 rules, all limits and rates, IPv4: admit and release", _cost(_visitor(rules), four)),
+        ("1,000 rules, all limits and rates, IPv6: admit and release", _cost(_visitor(rules), six)),
+        ("datagram, no rate, one sender", _cost(_asker(Rules()), one)),
+        ("datagram, 1000/s for each source, one sender (a flood)", _cost(_asker(plain), one)),
+        ("datagram, 1000/s for each source, 100,000 senders", _cost(_asker(plain), four)),
+        ("datagram, 1,000 rules, 100,000 senders", _cost(_asker(rules), four)),
+    ]
+
+
+def _bytes() -> list[tuple[str, float]]:
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    buckets = SourceBuckets(Rate(1, 1), 10)
+    for source in range(MOST_SOURCES + MOST_SOURCES // 2 - 1):
+        buckets.take(source + (1 << 24), 1.0 + source * 1e-6)
+    table, entries = tracemalloc.get_traced_memory()[0] - before, len(buckets)
+    before = tracemalloc.get_traced_memory()[0]
+    rules = _thousand_rules(random.Random(5))
+    middle = tracemalloc.get_traced_memory()[0]
+    acl = Acl(rules)
+    compiled = tracemalloc.get_traced_memory()[0] - middle
+    acl.by_address(address_number("10.0.0.1"))
+    tracemalloc.stop()
+    return [
+        (f"table of sources, full with {entries}: bytes", table),
+        ("the same, for each source", table / entries),
+        ("1,000 rules as they are read", middle - before),
+        ("1,000 rules, compiled", compiled),
+    ]
+
+
+def main() -> None:
+    """Measure and print."""
+    for text, cost in _costs():
+        print(f"{cost:10.3f} µs  {text}")
+    for text, size in _bytes():
+        print(f"{size:10.0f}     {text}")
+
+
+if __name__ == "__main__":
+    main()
