@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IAddress, IDelayedCall, IReadDescriptor
 
+    from svcd.model import Runner
+
 __all__ = ["DatagramTransport", "Files", "Machine", "Names", "StreamTransport", "Watcher"]
 
 
@@ -58,6 +60,30 @@ class Machine(Protocol):
         Raises:
             OSError: nothing has that name.
         """
+        ...
+
+    def has_login_group(self, user: str) -> bool:
+        """Whether passwd(5) says the group of a user; it does not of a mere number."""
+        ...
+
+    def cannot_execute(self, path: str, runner: Runner) -> str:
+        """Why somebody can't execute a file, looked up inside their root; empty if they can, as far as is known."""
+        ...
+
+    def cannot_enter(self, path: str, runner: Runner) -> str:
+        """Why somebody can't enter a directory, looked up inside their root; else as `cannot_execute`."""
+        ...
+
+    def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], Runner]]) -> Sequence[str]:
+        """Why Python handlers can't be imported; an empty text for each that can.
+
+        Args:
+            wanted: of each `module:name`, where it is looked for before the daemon's own path, and who imports it.
+        """
+        ...
+
+    def cannot_serve(self, reference: str) -> str:
+        """Why `module:name` is no Twisted factory, nor makes one; empty if it is or may. The module is imported."""
         ...
 
 

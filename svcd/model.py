@@ -6,7 +6,7 @@ import enum
 import ipaddress
 from dataclasses import dataclass
 
-__all__ = ["HostPort", "Net", "Owner", "Place", "Problem", "Shape", "address_text", "unmapped"]
+__all__ = ["HostPort", "Net", "Owner", "Place", "Problem", "Runner", "Shape", "address_text", "unmapped"]
 
 
 class Shape(enum.Enum):
@@ -86,6 +86,23 @@ class HostPort:
 
     host: str
     port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """As whom a process runs.
+
+    Attributes:
+        user: by name or number; empty for whoever runs the daemon.
+        group: by name or number; empty for the user's.
+        groups: whether it has the supplementary groups of its user.
+        root: its root directory; empty for the machine's.
+    """
+
+    user: str = ""
+    group: str = ""
+    groups: bool = False
+    root: str = ""
 
 
 def unmapped(host: str) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from twisted.logger import LogEvent
 
     from svcd.config.service import Config, Service
+    from svcd.model import Runner
 
 __all__ = [
     "LOCAL_PEER",
@@ -102,10 +103,14 @@ class FakeMachine:
     groups: frozenset[str] = frozenset({"adm"})
     families: frozenset[int] = frozenset({4, 6})
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    #: Why a path, below its root, or a Python reference can't be used.
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    #: The Python handlers whose import was tried, in each of the calls.
+    imported: list[list[str]] = field(default_factory=list)
 
     def has_user(self, name: str) -> bool:
-        """Whether the test named the user."""
-        return name in self.users
+        """Whether the test named the user, or it is a number."""
+        return name in self.users or name.isdecimal()
 
     def has_group(self, name: str) -> bool:
         """Whether the test named the group."""
@@ -114,6 +119,27 @@ class FakeMachine:
     def versions(self) -> frozenset[int]:
         """The families of the test."""
         return self.families
+
+    def has_login_group(self, user: str) -> bool:
+        """A number has none."""
+        return not user.isdecimal()
+
+    def cannot_execute(self, path: str, runner: Runner) -> str:
+        """The test's reason."""
+        return self.reasons.get(runner.root + path, "")
+
+    def cannot_enter(self, path: str, runner: Runner) -> str:
+        """The test's reason."""
+        return self.reasons.get(runner.root + path, "")
+
+    def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], Runner]]) -> list[str]:
+        """The test's reasons."""
+        self.imported.append([reference for reference, _, _ in wanted])
+        return [self.reasons.get(reference, "") for reference, _, _ in wanted]
+
+    def cannot_serve(self, reference: str) -> str:
+        """The test's reason."""
+        return self.reasons.get(reference, "")
 
     def addresses(self, name: str) -> Sequence[str]:
         """The name's addresses, or a literal itself."""

@@ -9,6 +9,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from svcd.config.handler_check import handler_problems
 from svcd.model import Place, Problem, Shape, address_text
 from svcd.wire.quotes import read_quotes
 
@@ -54,6 +55,7 @@ def check(config: Config, files: Files, machine: Machine) -> tuple[list[Endpoint
         endpoints += found
         problems += mistakes
         problems += _missing(service, files, machine)
+    problems += handler_problems(config.enabled, machine)
     problems += _collisions(endpoints)
     return endpoints, problems
 
@@ -121,7 +123,7 @@ def _missing(service: Service, files: Files, machine: Machine) -> Iterator[Probl
         yield service.problem("owner", f"no user {owner.user!r} on this machine")
     if owner.group and not machine.has_group(owner.group):
         yield service.problem("owner", f"no group {owner.group!r} on this machine")
-    if options.group and not machine.has_group(options.group):
+    if options.group and not service.spawned and not machine.has_group(options.group):
         yield service.problem("group", f"no group {options.group!r} on this machine")
     if options.group and owner.group and not service.spawned:
         text = f"owner= at {service.places['owner']} names the file's group already; remove one of the two"

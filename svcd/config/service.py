@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from svcd.config.options import TABLE, Options
 from svcd.config.rows import HANDLERS, SPAWNED
-from svcd.model import Net, Place, Problem
+from svcd.model import Net, Place, Problem, Runner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -58,6 +58,12 @@ class Service:
     def spawned(self) -> bool:
         """Whether processes of their own answer."""
         return self.runs in SPAWNED
+
+    @property
+    def runner(self) -> Runner:
+        """As whom a spawned service runs."""
+        options = self.options
+        return Runner(options.user, options.group, options.groups, options.chroot)
 
     @property
     def handler_text(self) -> str:

@@ -5,16 +5,24 @@ from __future__ import annotations
 import errno
 import grp
 import ipaddress
+import os
 import pwd
 import socket
 from typing import TYPE_CHECKING
 
 import ifaddr
+from twisted.internet.interfaces import IProtocolFactory
+
+from svcd.handlers.reference import resolve
+from svcd.handlers.trial import Trial, try_imports
+from svcd.transport.permissions import Account, cannot_enter, cannot_execute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["LocalMachine", "group_id", "user_id"]
+    from svcd.model import Runner
+
+__all__ = ["LocalMachine", "group_id", "login", "user_id"]
 
 _LOOPBACKS = {4: (socket.AF_INET, "127.0.0.1"), 6: (socket.AF_INET6, "::1")}
 
@@ -26,6 +34,14 @@ def user_id(name: str) -> int:
         KeyError: passwd(5) does not know the name.
     """
     return _number(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
+
+
+def login(name: str) -> pwd.struct_passwd | None:
+    """What passwd(5) says of a user, who may be given by number; None if it knows none."""
+    try:
+        return pwd.getpwuid(_number(name)) if name.isdecimal() else pwd.getpwnam(name)
+    except KeyError:
+        return None
 
 
 def group_id(name: str) -> int:
@@ -81,6 +97,55 @@ class LocalMachine:
         except UnicodeError as error:
             raise OSError(errno.EINVAL, "not a host name") from error
         return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+    def has_login_group(self, user: str) -> bool:
+        """Whether passwd(5) says the group of a user."""
+        return login(user) is not None
+
+    def cannot_execute(self, path: str, runner: Runner) -> str:
+        """Why somebody can't execute a file."""
+        return cannot_execute(path, _account(runner), runner.root)
+
+    def cannot_enter(self, path: str, runner: Runner) -> str:
+        """Why somebody can't enter a directory."""
+        return cannot_enter(path, _account(runner), runner.root)
+
+    def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], Runner]]) -> Sequence[str]:
+        """Why Python handlers can't be imported."""
+        return try_imports([_trial(*each) for each in wanted])
+
+    def cannot_serve(self, reference: str) -> str:
+        """Why a reference is no Twisted factory, nor makes one."""
+        try:
+            found = resolve(reference)
+        except ImportError as error:
+            return str(error)
+        if IProtocolFactory.providedBy(found) or callable(found):
+            return ""
+        return f"{reference} is neither a Factory nor callable"
+
+
+def _groups(runner: Runner) -> tuple[int, ...]:
+    """The groups of somebody, the own one first. The names must be known."""
+    entry = login(runner.user) if runner.user else None
+    first = group_id(runner.group) if runner.group else entry.pw_gid if entry else os.getegid()
+    if entry is None:
+        return (first, *os.getgroups()) if not runner.user else (first,)
+    others = os.getgrouplist(entry.pw_name, first) if runner.groups else []
+    return (first, *(group for group in others if group != first))
+
+
+def _account(runner: Runner) -> Account:
+    user = user_id(runner.user) if runner.user else os.geteuid()
+    name = f"user {runner.user}" if runner.user else "whoever runs this"
+    return Account(name, user, frozenset(_groups(runner)))
+
+
+def _trial(reference: str, path: Sequence[str], runner: Runner) -> Trial:
+    first, *others = _groups(runner)
+    user = user_id(runner.user) if runner.user else None
+    group = first if runner.user or runner.group else None
+    return Trial(reference, tuple(path), user, group, tuple(others), runner.root)
 
 
 def _known(number_of: Callable[[str], int], name: str) -> bool:

@@ -172,3 +172,49 @@ def test_an_unreadable_file_of_quotes() -> None:
     """The system's cause is told."""
     files = FakeFiles({"/q": OSError(errno.EACCES, "Permission denied")})
     assert _problems("qotd 1/tcp quotes=/q", files=files) == ["s:1:19: quotes: can't read /q: Permission denied"]
+
+
+MISSING = "No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("line", "problems"),
+    [
+        ("x 7/tcp server=/bin/cat user=root group=adm cwd=/srv chroot=/jail", []),
+        ("x 7/tcp server='/bin/none -x'", ["s:1:16: server: can't run /bin/none: No such file or directory"]),
+        ("x 7/tcp chroot=/jail server=/bin/sh",
+         ["s:1:29: server: can't run /bin/sh inside /jail: No such file or directory"]),
+        ("x 7/tcp chroot=/none server=/bin/none cwd=/none",
+         ["s:1:16: chroot: can't use /none: No such file or directory"]),
+        ("x 7/tcp server=/bin/cat cwd=/none", ["s:1:29: cwd: can't use /none: No such file or directory"]),
+        ("x 7/tcp server=/bin/none user=nobody group=wheel",
+         ["s:1:44: group: no group 'wheel' on this machine", "s:1:31: user: no user 'nobody' on this machine"]),
+        ("x 7/tcp server=/bin/cat user=77", ["s:1:30: user: nobody knows the group of user 77; add group="]),
+        ("x 7/tcp server=/bin/cat user=77 group=adm", []),
+        ("x 7/udp server=/bin/none wait=yes", ["s:1:16: server: can't run /bin/none: No such file or directory"]),
+        ("x 7/tcp server=/bin/none disable=yes", []),
+        ("x 7/tcp python=ok:f python_path=/none,/ok",
+         ["s:1:33: python_path: can't use /none: No such file or directory"]),
+        ("x 7/tcp python=bad:f", ["s:1:16: python: can't import bad:f: ModuleNotFoundError: No module named 'bad'"]),
+        ("x 7/tcp python=bad:f disable=yes", []),
+        ("x 7/tcp factory=bad:f", ["s:1:17: factory: can't serve bad:f: ModuleNotFoundError: No module named 'bad'"]),
+        ("x 7/tcp factory=bad:f disable=yes", []),
+        ("x 7/tcp factory=ok:f", []),
+        ("x 7/tcp redirect=nowhere:7", []),
+    ],
+)  # fmt: skip
+def test_what_handlers_need_must_be_there(line: str, problems: list[str]) -> None:
+    """Programs, users, directories and modules of enabled services are looked for, for whoever will use them."""
+    places = dict.fromkeys(["/bin/none", "/jail/bin/sh", "/none/", "/none"], MISSING)
+    machine = FakeMachine(reasons={**places, "bad:f": "ModuleNotFoundError: No module named 'bad'"})
+    assert _problems(line, machine) == problems
+
+
+def test_python_handlers_are_tried_together() -> None:
+    """Each costs time, so all are asked for at once, and a bad one hides no other."""
+    machine = FakeMachine(reasons={"b:f": "x", "c:f": "y"})
+    problems = _problems(
+        "a 1/tcp python=a:f\nb 2/tcp python=b:f\nc 3/tcp python=c:f\nd 4/tcp python=d:f user=no", machine
+    )
+    assert machine.imported == [["a:f", "b:f", "c:f"]]
+    assert [problem.split(": ")[0] for problem in problems] == ["s:4:25", "s:2:16", "s:3:16"]

@@ -1,0 +1,68 @@
+"""What the handlers of services need of the machine: programs, users, directories, Python modules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from svcd.config.service import Service
+    from svcd.interfaces import Machine
+    from svcd.model import Problem
+
+__all__ = ["handler_problems"]
+
+
+def handler_problems(services: Sequence[Service], machine: Machine) -> Iterator[Problem]:
+    """Every Problem of handlers that the machine shows.
+
+    What only root may ask for (another user, a root directory) is none here: a check may be run by anyone.
+    """
+    importing = []
+    for service in services:
+        if service.spawned:
+            problems = list(_accounts(service, machine)) or list(_places(service, machine))
+            yield from problems
+            if not problems and service.runs == "python":
+                importing.append(service)
+        elif service.runs == "factory":
+            reason = machine.cannot_serve(service.options.factory)
+            if reason:
+                yield service.problem("factory", f"can't serve {service.options.factory}: {reason}")
+    # All at once, since each may take its time.
+    wanted = [(each.options.python, each.options.python_path, each.runner) for each in importing]
+    for service, reason in zip(importing, machine.cannot_import(wanted) if wanted else (), strict=True):
+        if reason:
+            yield service.problem("python", f"can't import {service.options.python}: {reason}")
+
+
+def _accounts(service: Service, machine: Machine) -> Iterator[Problem]:
+    user, group = service.options.user, service.options.group
+    if group and not machine.has_group(group):
+        yield service.problem("group", f"no group {group!r} on this machine")
+    if not user:
+        return
+    if not machine.has_user(user):
+        yield service.problem("user", f"no user {user!r} on this machine")
+    elif not group and not machine.has_login_group(user):
+        yield service.problem("user", f"nobody knows the group of user {user}; add group=")
+
+
+def _places(service: Service, machine: Machine) -> Iterator[Problem]:
+    options, runner = service.options, service.runner
+    inside = f" inside {runner.root}" if runner.root else ""
+    if runner.root:
+        reason = machine.cannot_enter("/", runner)
+        if reason:
+            # Nothing else can be there.
+            yield service.problem("chroot", f"can't use {runner.root}: {reason}")
+            return
+    if options.server:
+        reason = machine.cannot_execute(options.server[0], runner)
+        if reason:
+            yield service.problem("server", f"can't run {options.server[0]}{inside}: {reason}")
+    for option, folder in (("cwd", options.cwd), *(("python_path", each) for each in options.python_path)):
+        reason = machine.cannot_enter(folder, runner)
+        if reason:
+            yield service.problem(option, f"can't use {folder}{inside}: {reason}")

@@ -1,0 +1,29 @@
+"""Finding what `package.module:name` names. For bare interpreters too, so it imports little."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__all__ = ["resolve"]
+
+
+def resolve(reference: str) -> Any:  # noqa: ANN401 - whatever it is
+    """The object behind `package.module:name`, where the name may have dots too. The module is imported.
+
+    Raises:
+        ImportError: there is none; its text is the whole reason.
+    """
+    module, _, name = reference.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+    except Exception as error:
+        raise ImportError(f"{type(error).__name__}: {error}") from error
+    except SystemExit as error:
+        raise ImportError(f"{module} ends the program when it is imported") from error
+    try:
+        for part in name.split("."):
+            found = getattr(found, part)
+    except Exception as error:
+        raise ImportError(str(error) or type(error).__name__) from error
+    return found

@@ -1,0 +1,170 @@
+"""Trying whether Python handlers can be imported, each in a process of its own and as the user it will run as.
+
+A module may do anything when it is imported: end the interpreter, crash it, never return. So each is tried in a child
+of a small interpreter, which the daemon starts for all of them; the other modules do not notice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from svcd.handlers.reference import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["PATIENCE", "Trial", "main", "try_imports"]
+
+#: How long the import of a module may take, in seconds.
+PATIENCE = 10.0
+#: So many are tried at a time.
+_AT_ONCE = 4
+#: The longest reason, in bytes; it fits into a pipe that nobody reads yet.
+_LONGEST = 4000
+_BEGIN = "import json, sys; asked = json.load(sys.stdin); sys.path[:] = asked['path']; import svcd.handlers.trial as t; t.main(asked)"  # noqa: E501 - one statement line is all that -c takes
+
+
+class Trial(NamedTuple):
+    """One import to try.
+
+    Attributes:
+        reference: `package.module:name`.
+        path: directories that are looked through before Python's own.
+        user, group, groups: numbers, for root to become; None stays who we are.
+        root: the root directory, which only root can change; empty leaves it.
+    """
+
+    reference: str
+    path: tuple[str, ...] = ()
+    user: int | None = None
+    group: int | None = None
+    groups: tuple[int, ...] = ()
+    root: str = ""
+
+
+def try_imports(trials: Sequence[Trial], patience: float = PATIENCE) -> list[str]:
+    """Why each of them can't be imported and called; empty for those that can. Blocks until all are tried.
+
+    Args:
+        trials: what to try.
+        patience: how long each import may take, in seconds.
+    """
+    if not trials:
+        return []
+    # As this process finds modules, wherever the other one starts.
+    path = [os.path.abspath(each) for each in sys.path]  # noqa: PTH100 - as Python itself does
+    asked = json.dumps({"path": path, "patience": patience, "trials": trials})
+    ended = subprocess.run(  # noqa: S603 - our own interpreter
+        [sys.executable, "-c", _BEGIN], input=asked, capture_output=True, text=True, check=False
+    )
+    try:
+        reasons: list[str] = json.loads(ended.stdout)
+    except ValueError:
+        last = ended.stderr.strip().rpartition("\n")[2]
+        return [f"the interpreter that tries it has failed: {last}"] * len(trials)
+    return reasons
+
+
+def main(asked: dict[str, object]) -> None:
+    """Try what was asked for, in the other interpreter, and print the reasons."""
+    trials: list[list[object]] = asked["trials"]  # type: ignore[assignment]
+    results = _Trials([Trial(*each) for each in trials], float(asked["patience"]))  # type: ignore[arg-type]
+    results.run()
+    print(json.dumps(results.reasons))
+
+
+class _Trials:
+    def __init__(self, trials: Sequence[Trial], patience: float) -> None:
+        self._waiting = list(enumerate(trials))[::-1]
+        self._patience = patience
+        self._running: dict[int, tuple[int, int, float]] = {}
+        self._poll = select.poll()
+        self.reasons = [""] * len(trials)
+
+    def run(self) -> None:
+        while self._waiting or self._running:
+            while self._waiting and len(self._running) < _AT_ONCE:
+                self._start(*self._waiting.pop())
+            next_deadline = min(deadline for _, _, deadline in self._running.values())
+            for descriptor, _ in self._poll.poll(max(0.0, next_deadline - time.monotonic()) * 1000):
+                self._finish(descriptor)
+            for descriptor, (_, pid, deadline) in list(self._running.items()):
+                if deadline <= time.monotonic():
+                    os.kill(pid, signal.SIGKILL)
+                    self._finish(descriptor, f"its import takes longer than {self._patience:g} s")
+
+    def _start(self, index: int, trial: Trial) -> None:
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if not pid:
+            _try(trial, writing)
+        os.close(writing)
+        # The group is there before anybody has to kill it.
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)
+        self._running[reading] = index, pid, time.monotonic() + self._patience
+        self._poll.register(reading, select.POLLIN)
+
+    def _finish(self, descriptor: int, reason: str = "") -> None:
+        index, pid, _ = self._running.pop(descriptor)
+        self._poll.unregister(descriptor)
+        told = b"" if reason else os.read(descriptor, _LONGEST)
+        os.close(descriptor)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            # What the module may have started.
+            os.killpg(pid, signal.SIGKILL)
+        if told:
+            reason = told[1:].decode("utf-8", "replace")
+        elif not reason:
+            how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+            reason = f"the interpreter ends when it imports the module ({how})"
+        self.reasons[index] = reason
+
+
+def _try(trial: Trial, writing: int) -> NoReturn:
+    """In the child: tell the reason, behind a byte that says that there is an answer at all."""
+    try:
+        os.setpgid(0, 0)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for descriptor in range(3):
+            os.dup2(nothing, descriptor)
+        os.write(writing, b"=" + _reason(trial).encode("utf-8", "replace")[: _LONGEST - 1])
+    finally:
+        os._exit(1)
+
+
+def _reason(trial: Trial) -> str:
+    try:
+        if os.geteuid() == 0:
+            _become(trial)
+        elif trial.root:
+            # What is inside only root can see as the handler will.
+            return ""
+        os.chdir("/")
+        sys.path[:0] = trial.path
+        found = resolve(trial.reference)
+    except (OSError, ImportError) as error:
+        return str(error)
+    if not callable(found):
+        return f"{trial.reference} is neither callable nor a request handler"
+    return ""
+
+
+def _become(trial: Trial) -> None:
+    if trial.root:
+        os.chroot(trial.root)
+    if trial.user is not None:
+        os.setgroups(trial.groups)
+    if trial.group is not None:
+        os.setgid(trial.group)
+    if trial.user is not None:
+        os.setuid(trial.user)

@@ -1,0 +1,129 @@
+"""What a user will be able to do with a path, found out without becoming that user."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+
+__all__ = ["Account", "cannot_enter", "cannot_execute"]
+
+#: As many symbolic links as Linux follows in one path (path_resolution(7)).
+_MOST_LINKS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """As whom something runs, in numbers.
+
+    Attributes:
+        name: for people.
+        user: its number.
+        groups: all its groups.
+    """
+
+    name: str
+    user: int
+    groups: frozenset[int]
+
+    def may_execute(self, path: str, status: os.stat_result) -> bool:
+        """Whether its permissions let it execute a file, or enter a directory."""
+        bits = stat.S_IMODE(status.st_mode)
+        if self.user == 0:
+            return stat.S_ISDIR(status.st_mode) or bool(bits & 0o111)
+        if status.st_uid == self.user:
+            return bool(bits & stat.S_IXUSR)
+        # An access list may say yes or no to anybody; what it says is seen when the program runs.
+        if _has_access_list(path):
+            return True
+        return bool(bits & (stat.S_IXGRP if status.st_gid in self.groups else stat.S_IXOTH))
+
+
+def _has_access_list(path: str) -> bool:
+    try:
+        return bool(os.getxattr(path, "system.posix_acl_access"))
+    except OSError:
+        return False
+
+
+def cannot_execute(path: str, account: Account, root: str = "") -> str:
+    """Why an account can't execute a file; empty if it can, as far as can be seen from here.
+
+    Args:
+        path: the file, absolute.
+        account: who wants to.
+        root: inside which directory, if not the machine's own root.
+    """
+    try:
+        full, status = _walk(path, account, root)
+        if not stat.S_ISREG(status.st_mode):
+            return "it is no regular file"
+        if not account.may_execute(full, status):
+            return f"{account.name} may not execute it"
+        if os.statvfs(full).f_flag & os.ST_NOEXEC:
+            return "its file system is mounted with noexec"
+    except OSError as error:
+        return _unless_hidden(error, account)
+    return ""
+
+
+def cannot_enter(path: str, account: Account, root: str = "") -> str:
+    """Why an account can't enter a directory; else as `cannot_execute`."""
+    try:
+        full, status = _walk(path, account, root)
+        if not stat.S_ISDIR(status.st_mode):
+            return os.strerror(errno.ENOTDIR)
+        if not account.may_execute(full, status):
+            return f"{account.name} may not enter it"
+    except OSError as error:
+        return _unless_hidden(error, account)
+    return ""
+
+
+class _ForbiddenError(OSError):
+    """The account may not; not we."""
+
+
+def _unless_hidden(error: OSError, account: Account) -> str:
+    """The reason, unless it is that we may not look where the account perhaps may."""
+    hidden = error.errno == errno.EACCES and not isinstance(error, _ForbiddenError) and account.user != os.geteuid()
+    return "" if hidden else error.strerror or str(error)
+
+
+def _walk(path: str, account: Account, root: str) -> tuple[str, os.stat_result]:
+    """Follow a path as the kernel does for a process with this root, links included.
+
+    Returns:
+        Its name from our root, and what it is.
+
+    Raises:
+        OSError: it does not exist, or the account may not enter a directory on the way.
+    """
+    todo = path.split("/")[::-1]
+    done: list[str] = []
+    links = 0
+    while todo:
+        name = todo.pop()
+        if name == "..":
+            del done[-1:]
+        if name in ("", ".", ".."):
+            continue
+        folder = "/".join([root, *done])
+        status = os.stat(folder or "/")  # noqa: PTH116 - one system call
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not account.may_execute(folder or "/", status):
+            raise _ForbiddenError(errno.EACCES, f"{account.name} may not enter {'/'.join(['', *done]) or '/'}")
+        if not stat.S_ISLNK(os.lstat(f"{folder}/{name}").st_mode):
+            done.append(name)
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        target = os.readlink(f"{folder}/{name}")  # noqa: PTH115 - as text, unchanged
+        if target.startswith("/"):
+            done.clear()
+        todo += target.split("/")[::-1]
+    full = "/".join([root, *done]) or "/"
+    return full, os.stat(full)  # noqa: PTH116 - one system call

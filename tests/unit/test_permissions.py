@@ -1,0 +1,114 @@
+"""What somebody else could do with a path."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from svcd.transport.permissions import Account, cannot_enter, cannot_execute
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROOT = Account("root", 0, frozenset({0}))
+ME = Account("me", os.geteuid(), frozenset({os.getegid()}))
+SOMEBODY = Account("user x", 54_321, frozenset({54_321}))
+OF_MY_GROUP = Account("user y", 54_322, frozenset({54_322, os.getegid()}))
+
+
+def _file(path: Path, mode: int = 0o755) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n")
+    path.chmod(mode)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that everybody can enter."""
+    top = tmp_path_factory.getbasetemp().parent
+    for each in (tmp_path, *tmp_path.parents):
+        if each.is_relative_to(top):
+            each.chmod(0o711)
+        elif not each.stat().st_mode & stat.S_IXOTH:
+            pytest.skip(f"nobody else may enter {each}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("mode", "who", "may"),
+    [
+        (0o700, ME, True), (0o700, OF_MY_GROUP, False), (0o700, SOMEBODY, False),
+        (0o710, OF_MY_GROUP, True), (0o710, SOMEBODY, False),
+        (0o701, SOMEBODY, True), (0o701, OF_MY_GROUP, False),
+        (0o644, SOMEBODY, False), (0o644, ROOT, False), (0o001, ROOT, True),
+    ],
+)  # fmt: skip
+def test_who_may_execute_a_file(folder: Path, mode: int, who: Account, may: bool) -> None:
+    """The first of owner, group and others that fits decides; root needs any of the three."""
+    if who is ME and ME.user == 0:
+        pytest.skip("root may more")
+    reason = cannot_execute(str(_file(folder / "p", mode)), who)
+    assert reason == ("" if may else f"{who.name} may not execute it")
+
+
+def test_what_is_no_program(folder: Path) -> None:
+    """Directories, devices and what does not exist can't be run; files and what does not exist, not be entered."""
+    path = str(_file(folder / "p"))
+    assert cannot_execute(str(folder), SOMEBODY) == "it is no regular file"
+    assert cannot_execute(os.devnull, SOMEBODY) == "it is no regular file"
+    assert cannot_execute(f"{folder}/none", SOMEBODY) == "No such file or directory"
+    assert cannot_execute(f"{path}/x", SOMEBODY) == "Not a directory"
+    assert cannot_enter(path, SOMEBODY) == "Not a directory"
+    assert cannot_enter(f"{folder}/none", SOMEBODY) == "No such file or directory"
+    assert cannot_enter("/", SOMEBODY) == ""
+
+
+def test_every_directory_on_the_way_must_be_entered(folder: Path) -> None:
+    """The one that can't be is named."""
+    path = _file(folder / "private" / "p")
+    path.parent.chmod(stat.S_IRWXU)
+    assert cannot_execute(str(path), SOMEBODY) == f"user x may not enter {folder}/private"
+    assert cannot_enter(str(path.parent), SOMEBODY) == "user x may not enter it"
+    assert cannot_execute(str(path), ROOT) == ""
+
+
+def test_links_are_followed(folder: Path) -> None:
+    """Relative and absolute ones, through parents; a circle is told."""
+    path = _file(folder / "a" / "p")
+    (folder / "b").mkdir()
+    (folder / "b" / "relative").symlink_to("../a/./p")
+    (folder / "absolute").symlink_to(path)
+    (folder / "circle").symlink_to("circle")
+    assert cannot_execute(f"{folder}/b/relative", SOMEBODY) == ""
+    assert cannot_execute(f"{folder}/absolute", SOMEBODY) == ""
+    assert cannot_execute(f"{folder}/circle", SOMEBODY) == "Too many levels of symbolic links"
+
+
+def test_a_root_directory_holds_everything(folder: Path) -> None:
+    """Paths, absolute links and parents stay inside it."""
+    _file(folder / "jail" / "bin" / "p")
+    (folder / "jail" / "link").symlink_to("/bin/p")
+    root = f"{folder}/jail"
+    assert cannot_execute("/bin/p", SOMEBODY, root) == ""
+    assert cannot_execute("/link", SOMEBODY, root) == ""
+    assert cannot_execute("/../../bin/p", SOMEBODY, root) == ""
+    assert cannot_execute("/bin/cat", SOMEBODY, root) == "No such file or directory"
+    assert cannot_enter("/bin", SOMEBODY, root) == ""
+    assert cannot_enter("/", SOMEBODY, f"{folder}/none") == "No such file or directory"
+
+
+def test_what_we_may_not_see_is_no_problem(folder: Path) -> None:
+    """A check by an ordinary user says nothing of a place that only another one can look into."""
+    if os.geteuid() == 0:
+        pytest.skip("root sees everything")
+    path = _file(folder / "private" / "p")
+    path.parent.chmod(0)
+    try:
+        assert cannot_execute(str(path), ROOT) == ""
+        assert cannot_execute(str(path), ME) == f"me may not enter {folder}/private"
+    finally:
+        path.parent.chmod(0o700)
