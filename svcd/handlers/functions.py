@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import os
 import socket
 import sys
 import threading
 import traceback
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from svcd.handlers.identity import take_limits
 from svcd.handlers.messages import Ended, Said, Started
 from svcd.handlers.programs import connection_values
+from svcd.handlers.reference import resolve
 from svcd.handlers.sayings import BLOCK
 from svcd.handlers.signals import default_signals
 
@@ -52,15 +52,7 @@ def find(name: str, path: Sequence[str] = ()) -> Callable[..., object]:
     """
     if path:
         sys.path[:] = path
-    module_name, _, inner = name.partition(":")
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in inner.split("."):
-            found = getattr(found, part)
-    except Exception as error:
-        raise ImportError(f"{type(error).__name__}: {error}") from error
-    except SystemExit as error:
-        raise ImportError(f"{module_name} ends the interpreter when it is imported") from error
+    found = resolve(name)
     if not callable(found):
         raise ImportError(f"{name} is neither a request handler nor a function: it can't be called")  # noqa: TRY004 - one kind for all
     return found  # type: ignore[no-any-return]

@@ -16,7 +16,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from svcd.handlers.identity import take
 from svcd.handlers.reference import resolve
+from svcd.handlers.spec import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +48,7 @@ class Trial(NamedTuple):
     path: tuple[str, ...] = ()
     user: int | None = None
     group: int | None = None
-    groups: tuple[int, ...] = ()
+    groups: tuple[int, ...] | None = None
     root: str = ""
 
 
@@ -145,11 +147,12 @@ def _try(trial: Trial, writing: int) -> NoReturn:
 def _reason(trial: Trial) -> str:
     try:
         if os.geteuid() == 0:
-            _become(trial)
+            take(Identity(user=trial.user, group=trial.group, groups=trial.groups, root=trial.root))
         elif trial.root:
             # What is inside only root can see as the handler will.
             return ""
-        os.chdir("/")
+        else:
+            os.chdir("/")
         sys.path[:0] = trial.path
         found = resolve(trial.reference)
     except (OSError, ImportError) as error:
@@ -157,14 +160,3 @@ def _reason(trial: Trial) -> str:
     if not callable(found):
         return f"{trial.reference} is neither callable nor a request handler"
     return ""
-
-
-def _become(trial: Trial) -> None:
-    if trial.root:
-        os.chroot(trial.root)
-    if trial.user is not None:
-        os.setgroups(trial.groups)
-    if trial.group is not None:
-        os.setgid(trial.group)
-    if trial.user is not None:
-        os.setuid(trial.user)
