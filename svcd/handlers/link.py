@@ -159,8 +159,9 @@ class Link:
                 packet = self._socket.recv(LARGEST)
             except BlockingIOError:
                 return
-            except OSError:
-                packet = b""
+            except ConnectionResetError:
+                # It ended with orders unread. What it said before comes after this (unix(7)), and then the end.
+                continue
             if not packet:
                 self.lost("its process has ended")
                 return

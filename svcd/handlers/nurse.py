@@ -150,8 +150,9 @@ class Nurse:
             )
         except BlockingIOError:
             return
-        except OSError:
-            packet = b""
+        except ConnectionResetError:
+            # It ended with orders unread; what it said before comes after this (unix(7)).
+            return
         if not packet:
             self._lose()
             return

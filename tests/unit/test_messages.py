@@ -1,0 +1,120 @@
+"""What the daemon and its launchers tell one another."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svcd.handlers.messages import (
+    LARGEST,
+    Connection,
+    Ended,
+    Failed,
+    Gone,
+    Launch,
+    Launched,
+    Message,
+    Ready,
+    Said,
+    Signal,
+    Started,
+    pack,
+    read,
+)
+from svcd.handlers.sayings import BLOCK, LONGEST_BLOCK, LONGEST_LINE, Sayings
+from svcd.handlers.spec import Identity, Limit, Spec, dump, load
+
+NUMBERS = st.integers(0, 2**64 - 1)
+PIDS = st.integers(0, 2**22)
+TEXTS = st.binary(max_size=200)
+SECONDS = st.floats(0, 1e9)
+COUNTS = st.integers(-1, 2**62)
+MESSAGES: st.SearchStrategy[Message] = st.one_of(
+    st.builds(Connection, NUMBERS, TEXTS),
+    st.builds(Signal, NUMBERS, PIDS, st.integers(1, 64)),
+    st.builds(Ready, TEXTS),
+    st.builds(Started, NUMBERS, PIDS),
+    st.builds(Failed, NUMBERS, st.integers(0, 200)),
+    st.builds(Ended, NUMBERS, st.integers(0, 65_535), SECONDS, SECONDS, COUNTS, COUNTS),
+    st.builds(Said, NUMBERS, TEXTS),
+    st.builds(Launch, st.integers(0, 2**32 - 1)),
+    st.builds(Launched, st.integers(0, 2**32 - 1), PIDS, st.integers(0, 200)),
+    st.builds(Gone, PIDS, st.integers(0, 65_535)),
+)
+
+
+@given(MESSAGES)
+def test_a_message_is_read_as_it_was_packed(message: Message) -> None:
+    """Nothing is lost, and the kind is the same."""
+    again = read(pack(message))
+    assert (type(again), again) == (type(message), message)
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_a_message_or_a_value_error(data: bytes) -> None:
+    """Whatever a handler with its launcher's rights may send, nothing else is raised."""
+    try:
+        message = read(data)
+    except ValueError:
+        return
+    assert pack(message) == data
+
+
+@given(MESSAGES, st.data())
+def test_a_cut_message_is_no_message(message: Message, data: st.DataObject) -> None:
+    """A packet that ends within the numbers is refused."""
+    packet = pack(message)
+    tail = len(message[-1]) if isinstance(message[-1], bytes) else 0
+    if len(packet) > 1 + tail:
+        end = data.draw(st.integers(0, len(packet) - tail - 1))
+        with pytest.raises(ValueError):
+            read(packet[:end])
+
+
+def test_a_message_has_a_greatest_length() -> None:
+    """What does not fit is cut off, and the rest arrives."""
+    packet = pack(Said(1, b"x" * 2 * LARGEST))
+    assert len(packet) == LARGEST
+    assert read(packet) == Said(1, b"x" * (LARGEST - 9))
+
+
+def test_a_table_comes_back() -> None:
+    """What the nursery reads is what the daemon wrote, types included."""
+    limits = (Limit(1, 2, 3), Limit(7, -1, -1))
+    identity = Identity(1, 2, (3, 4), 0o22, 5, "/root", "/folder", no_new_privs=True, own_limits=limits)
+    specs = (
+        Spec("a/tcp", identity, {"PATH": "/bin"}, program="/bin/cat", argv=("cat", "-u")),
+        Spec("b/tcp", Identity(handler_limits=limits), {}, handler="m:f", path=("/lib",), threads=True),
+    )
+    again = load(dump(specs))
+    assert again == specs
+    assert isinstance(again[1].identity.handler_limits[0], Limit)
+
+
+@given(st.lists(st.binary(max_size=30)))
+def test_lines_do_not_depend_on_how_they_arrive(pieces: list[bytes]) -> None:
+    """However a handler's writing is cut into reads, the same is said."""
+    whole, split = Sayings(), Sayings()
+    said = []
+    for piece in pieces:
+        said += split.feed(piece)
+    data = b"".join(pieces)
+    assert said + split.end() == whole.feed(data) + whole.end()
+
+
+def test_lines_and_blocks_are_told_apart() -> None:
+    """A block is one saying with its line ends; blank lines are none; the last line needs no end."""
+    sayings = Sayings()
+    assert sayings.feed(b"one\r\n\n" + BLOCK + b"two\nthree\n" + BLOCK + b"four\nfi") == [
+        b"one", b"two\nthree\n", b"four",
+    ]  # fmt: skip
+    assert sayings.end() == [b"fi"]
+
+
+def test_what_never_ends_is_told_in_pieces() -> None:
+    """Neither a line without an end nor a block without one is kept in memory for good."""
+    lines = Sayings()
+    assert [len(each) for each in lines.feed(b"x" * (3 * LONGEST_LINE))] == [LONGEST_LINE, LONGEST_LINE]
+    block = Sayings()
+    assert [len(each) for each in block.feed(BLOCK + b"y" * 2 * LONGEST_BLOCK)][0] == LONGEST_BLOCK - 1
