@@ -148,24 +148,19 @@ class SpawnKeeper(Keeper[SpawnedSession]):
             name: the peer's socket address.
             family: of the socket.
         """
-        sock = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
         try:
-            if family == socket.AF_UNIX:
-                credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-                pid, user, group = struct.unpack("3i", credentials)
-                session = self._open(f"pid:{pid}/uid:{user}")
-                self._start(session, descriptor, unix_environment(pid, user, group))
-                return
-            local = sock.getsockname()
+            near = _near_end(descriptor, family)
         except OSError:
             # The client is gone already, and leaves no trace.
             os.close(descriptor)
             return
-        finally:
-            sock.detach()
+        if family == socket.AF_UNIX:
+            pid, user, group = near
+            self._start(self._open(f"pid:{pid}/uid:{user}"), descriptor, unix_environment(pid, user, group))
+            return
         session = self._open(address_text(name[0], name[1]))
         if not self.resolves:
-            self._start(session, descriptor, tcp_environment(local[0], local[1], name[0], name[1], len(self.sessions)))
+            self._start(session, descriptor, tcp_environment(near[0], near[1], name[0], name[1], len(self.sessions)))
             return
 
         def named(host: str | None) -> None:
@@ -175,7 +170,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
             if host:
                 session.host = self.quoted(host)
             self._start(
-                session, descriptor, tcp_environment(local[0], local[1], name[0], name[1], len(self.sessions), host)
+                session, descriptor, tcp_environment(near[0], near[1], name[0], name[1], len(self.sessions), host)
             )
 
         self.names.host_of(unmapped(name[0])).addCallback(named)
@@ -274,3 +269,14 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         if session.ended is not None:
             session.ended()
         self.left()
+
+
+def _near_end(descriptor: int, family: int) -> Any:  # noqa: ANN401 - as the family has it
+    """Our address of a TCP connection; of a UNIX socket's the client's process, user and group (unix(7))."""
+    sock = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
+    try:
+        if family != socket.AF_UNIX:
+            return sock.getsockname()
+        return struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    finally:
+        sock.detach()

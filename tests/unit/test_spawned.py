@@ -1,0 +1,386 @@
+"""Connections with processes of their own, with the test as the link to the launcher."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from svcd.handlers.messages import Ended
+from svcd.journal import Journal
+from svcd.transport.descriptors import DescriptorBudget
+from svcd.transport.handoff import HandOffPort
+from svcd.transport.spawned import KILL_SECONDS, SpawnKeeper
+from svcd.transport.waiting import WaitPort
+from tests.doubles import FakeNames, FakeReactor, LogCatcher, keeping, service_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class _Link:
+    """What a keeper asks of its link."""
+
+    def __init__(self) -> None:
+        self.full = False
+        self.ready = True
+        self.waiting: dict[int, tuple[bytes, int]] = {}
+        self.signals: list[tuple[int, int]] = []
+        self.woken = 0
+
+    def start(self, number: int, environment: bytes, descriptor: int) -> None:
+        self.waiting[number] = environment, descriptor
+
+    def drop(self, number: int) -> bool:
+        found = self.waiting.pop(number, None)
+        if found is not None:
+            os.close(found[1])
+        return found is not None
+
+    def signal(self, number: int, number_of_signal: int) -> None:
+        self.signals.append((number, number_of_signal))
+
+    def wake(self) -> None:
+        self.woken += 1
+
+
+class _Spawned:
+    """A keeper, and everything around it."""
+
+    def __init__(self, line: str) -> None:
+        self.reactor = FakeReactor()
+        self.lines: list[str] = []
+        self.names = FakeNames()
+        self.budget = DescriptorBudget(100, self.reactor)
+        self.link = _Link()
+        self.keeper = SpawnKeeper(
+            self.reactor,
+            lambda _keeper: self.link,  # type: ignore[arg-type, return-value]
+            service_of(line),
+            Journal(keeping(self.lines), stamped=False),
+            self.names,
+            self.budget,
+            itertools.count(1),
+        )
+        self.clients: list[socket.socket] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.setblocking(False)
+
+    def connect(self) -> socket.socket:
+        """A client whose connection was given to the keeper."""
+        client = self.dial()
+        descriptor, name = self.listener._accept()  # type: ignore[attr-defined]
+        self.keeper.take(descriptor, name, socket.AF_INET)
+        return client
+
+    def dial(self) -> socket.socket:
+        """A client in the listener's queue."""
+        client = socket.create_connection(self.listener.getsockname(), 10)
+        self.clients.append(client)
+        return client
+
+    def begin(self, number: int, pid: int = 500) -> None:
+        """As the link does when a process has started."""
+        self.link.drop(number)
+        self.keeper.started(number, pid)
+
+    def close(self) -> None:
+        """End what the test left."""
+        for number in list(self.link.waiting):
+            self.link.drop(number)
+        for each in [*self.clients, self.listener]:
+            each.close()
+
+
+@pytest.fixture
+def spawned() -> Iterator[Callable[[str], _Spawned]]:
+    """Make a keeper for a line of a services file."""
+    made: list[_Spawned] = []
+
+    def make(options: str = "", where: str = "0/tcp") -> _Spawned:
+        made.append(_Spawned(f"cat {where} server=/bin/cat {options}"))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_a_connection_is_logged_from_its_process_to_its_end(spawned: Callable[..., _Spawned]) -> None:
+    """Accept waits for the pid; the end has the status and what it cost."""
+    daemon = spawned()
+    host, port = daemon.connect().getsockname()
+    assert daemon.lines == []
+    daemon.begin(1)
+    daemon.reactor.advance(1.5)
+    daemon.keeper.ended(Ended(1, 3 << 8, 0.25, 0.125))
+    accept, end = daemon.lines
+    assert accept == f"accept service=cat/tcp peer={host}:{port} id=1 count=1 pid=500"
+    assert end.startswith(f"end service=cat/tcp peer={host}:{port} id=1 seconds=1.500 reason=done count=0 pid=500 ")
+    assert end.endswith(" exit=3 user=0.250 system=0.125")
+
+
+def test_traffic_is_logged_where_it_is_asked_for(spawned: Callable[..., _Spawned]) -> None:
+    """The launcher's counts stand in the end line."""
+    daemon = spawned("log_on_success=TRAFFIC")
+    daemon.connect()
+    daemon.begin(1)
+    daemon.keeper.ended(Ended(1, 0, bytes_in=5, bytes_out=7))
+    assert daemon.lines[-1] == "end service=cat/tcp id=1 in=5 out=7 count=0"
+
+
+def test_without_its_pid_a_connection_is_logged_at_once(spawned: Callable[..., _Spawned]) -> None:
+    """Nothing has to be waited for."""
+    daemon = spawned("log_on_success=HOST")
+    daemon.connect()
+    assert len(daemon.lines) == 1
+
+
+def test_a_signal_ends_a_process_by_its_name(spawned: Callable[..., _Spawned]) -> None:
+    """One that was not ours is told as what it is."""
+    daemon = spawned("log_on_success=EXIT")
+    daemon.connect()
+    daemon.begin(1)
+    daemon.keeper.ended(Ended(1, signal.SIGSEGV))
+    assert "reason=killed" in daemon.lines[-1]
+    assert "exit=SIGSEGV" in daemon.lines[-1]
+
+
+def test_a_connection_without_a_process_is_told_with_the_reason(spawned: Callable[..., _Spawned]) -> None:
+    """What the system said stands in the log, and nothing is counted any more."""
+    daemon = spawned()
+    daemon.connect()
+    daemon.link.drop(1)
+    daemon.keeper.failed(1, errno.ENOENT)
+    assert [line.split()[0] for line in daemon.lines] == ["accept", "fail", "end"]
+    assert 'reason="can\'t start it: No such file or directory"' in daemon.lines[1]
+    assert "reason=error" in daemon.lines[2]
+    assert (daemon.keeper.sessions, daemon.budget.open) == ({}, 0)
+
+
+def test_the_environment_is_the_connections(spawned: Callable[..., _Spawned]) -> None:
+    """Both ends, and how many connections there are."""
+    daemon = spawned()
+    daemon.connect()
+    _, port = daemon.connect().getsockname()
+    environment, _ = daemon.link.waiting[2]
+    values = dict(item.split(b"=", 1) for item in environment.split(b"\0"))
+    assert values[b"TCPREMOTEPORT"] == b"%d" % port
+    assert values[b"TCPLOCALPORT"] == b"%d" % daemon.listener.getsockname()[1]
+    assert values[b"TCPCONNNUM"] == b"2"
+
+
+def test_a_name_is_waited_for(spawned: Callable[..., _Spawned]) -> None:
+    """With resolve=yes the process starts once the name is known, and has it."""
+    daemon = spawned("resolve=yes")
+    daemon.connect()
+    assert not daemon.link.waiting
+    daemon.names.answer("client.example")
+    assert b"TCPREMOTEHOST=client.example\0" in daemon.link.waiting[1][0]
+    daemon.begin(1)
+    assert "host=client.example" in daemon.lines[0]
+
+
+def test_a_connection_may_end_before_its_name_is_known(spawned: Callable[..., _Spawned]) -> None:
+    """Its descriptor is closed then, and nothing starts."""
+    daemon = spawned("resolve=yes")
+    client = daemon.connect()
+    daemon.keeper.sessions[1].cut("shutdown")
+    assert "reason=shutdown" in daemon.lines[-1]
+    daemon.names.answer("client.example")
+    assert not daemon.link.waiting
+    assert client.recv(1) == b""
+    assert daemon.budget.open == 0
+
+
+def test_a_client_that_is_gone_leaves_no_trace(spawned: Callable[..., _Spawned]) -> None:
+    """A descriptor that is no connection any more is closed."""
+    daemon = spawned()
+    daemon.keeper.take(os.open(os.devnull, os.O_RDONLY), ("192.0.2.1", 1), socket.AF_INET)
+    assert not daemon.keeper.sessions
+
+
+def test_a_process_has_so_long_and_no_longer(spawned: Callable[..., _Spawned]) -> None:
+    """SIGTERM first, SIGKILL soon after; the log says why."""
+    daemon = spawned("session_timeout=5s")
+    daemon.connect()
+    daemon.begin(1)
+    daemon.reactor.advance(4.9)
+    assert daemon.link.signals == []
+    daemon.reactor.advance(0.2)
+    assert daemon.link.signals == [(1, signal.SIGTERM)]
+    daemon.reactor.advance(KILL_SECONDS)
+    assert daemon.link.signals == [(1, signal.SIGTERM), (1, signal.SIGKILL)]
+    daemon.keeper.ended(Ended(1, signal.SIGKILL))
+    assert "reason=timeout" in daemon.lines[-1]
+    assert not daemon.reactor.getDelayedCalls()
+
+
+def test_what_handlers_write_is_an_event(spawned: Callable[..., _Spawned]) -> None:
+    """With the service, the connection and the process; bytes that are no text are shown as they are."""
+    daemon = spawned("stderr=log")
+    daemon.connect()
+    daemon.begin(1)
+    with LogCatcher() as log:
+        daemon.keeper.said(1, b"caf\xe9")
+        daemon.keeper.said(9, b"late")
+    first, second = log.named("said")
+    assert (first["service"], first["id"], first["pid"], first["text"]) == ("cat/tcp", 1, 500, "caf\\xe9")
+    assert "id" not in second
+
+
+def test_waiting_connections_are_not_awaited_when_nothing_can_start(spawned: Callable[..., _Spawned]) -> None:
+    """A stopping daemon does not wait for a launcher that is not there."""
+    daemon = spawned()
+    daemon.connect()
+    daemon.link.ready = False
+    empty = daemon.keeper.when_empty()
+    daemon.keeper.sessions[1].drain()
+    assert empty.called
+    assert daemon.budget.open == 0
+
+
+def test_python_is_imported_before_the_first_client() -> None:
+    """A Python service's launcher starts with the daemon, a program's with the first connection."""
+    program, handler = _Spawned("a 0/tcp server=/bin/cat"), _Spawned("b 0/tcp python=m:f")
+    for each in (program, handler):
+        each.keeper.begin()
+        each.close()
+    assert (program.link.woken, handler.link.woken) == (0, 1)
+
+
+def test_a_hand_off_port_rests_while_the_link_is_full(spawned: Callable[..., _Spawned]) -> None:
+    """Who comes then waits in the kernel's queue, and is taken once there is room."""
+    daemon = spawned()
+    port = HandOffPort(daemon.reactor, daemon.listener, daemon.keeper.take, daemon.keeper.may_accept, lambda: None)
+    daemon.keeper.when_room(port.resume)
+    port.startListening()
+    daemon.dial()
+    daemon.link.full = True
+    port.doRead()
+    assert (len(daemon.keeper.sessions), daemon.reactor.readers) == (0, set())
+    daemon.link.full = False
+    daemon.keeper.room()
+    assert daemon.reactor.readers == {port}
+    port.doRead()
+    assert len(daemon.keeper.sessions) == 1
+    port.stopListening()
+    assert daemon.reactor.readers == set()
+
+
+def test_one_connections_mistake_is_its_own(spawned: Callable[..., _Spawned]) -> None:
+    """The port goes on when a connection can't be served."""
+    daemon = spawned()
+    taken: list[Any] = []
+
+    def take(descriptor: int, name: Any, family: int) -> None:
+        os.close(descriptor)
+        taken.append((name, family))
+        raise RuntimeError("no")
+
+    port = HandOffPort(daemon.reactor, daemon.listener, take, lambda: True, lambda: None)
+    port.startListening()
+    for _ in range(2):
+        daemon.dial()
+    with LogCatcher() as log:
+        port.doRead()
+    assert len(taken) == 2
+    assert len([event for event in log.events if "could not be served" in event.get("log_format", "")]) == 2
+
+
+class _Datagrams:
+    """A datagram service with wait=yes."""
+
+    def __init__(self, make: Callable[..., _Spawned]) -> None:
+        self.daemon = make("wait=yes", "0/udp")
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind(("127.0.0.1", 0))
+        self.sock.setblocking(False)
+        self.port = WaitPort(self.daemon.reactor, self.sock, self.daemon.keeper)
+        self.port.startListening()
+        self.client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.client.connect(self.sock.getsockname())
+        self.daemon.clients += [self.sock, self.client]
+        self.number = 0
+
+    @property
+    def watched(self) -> bool:
+        """Whether svcd waits for a datagram itself."""
+        return self.port in self.daemon.reactor.readers
+
+    def run(self, seconds: float, *, read: bool) -> None:
+        """A process is started, lives so long, reads the datagram or not, and ends."""
+        self.port.doRead()
+        self.number += 1
+        self.daemon.begin(self.number)
+        assert self.sock.getblocking()
+        assert not self.watched
+        if read:
+            self.sock.recv(100)
+        self.daemon.reactor.advance(seconds)
+        self.daemon.keeper.ended(Ended(self.number, 0))
+        assert not self.sock.getblocking()
+
+
+def test_a_datagram_starts_a_process_that_has_the_socket(spawned: Callable[..., _Spawned]) -> None:
+    """It is told who asked; svcd listens again when it has ended."""
+    service = _Datagrams(spawned)
+    assert service.watched
+    service.client.send(b"hello")
+    service.port.doRead()
+    environment, _ = service.daemon.link.waiting[1]
+    port = service.client.getsockname()[1]
+    assert b"PROTO=UDP\0" in environment
+    assert b"TCPREMOTEPORT=%d\0" % port in environment
+    service.daemon.begin(1)
+    assert f"peer=127.0.0.1:{port} " in service.daemon.lines[0]
+    service.sock.recv(10)
+    service.daemon.keeper.ended(Ended(1, 0))
+    assert service.watched
+
+
+def test_processes_that_leave_the_question_are_started_ever_more_rarely(spawned: Callable[..., _Spawned]) -> None:
+    """After some tries the port rests, twice as long each time, and is as it was after a good one."""
+    service = _Datagrams(spawned)
+    service.client.send(b"hello")
+    for _ in range(10):
+        assert service.watched
+        service.run(0, read=False)
+    rests = []
+    for _ in range(9):
+        (call,) = service.daemon.reactor.getDelayedCalls()
+        rests.append(call.getTime() - service.daemon.reactor.seconds())
+        assert not service.watched
+        service.daemon.reactor.advance(rests[-1])
+        assert service.watched
+        service.run(0, read=False)
+    assert rests[:3] == [0.5, 1, 2]
+    assert rests[-1] == 30
+    service.daemon.reactor.advance(30)
+    service.run(2, read=False)
+    assert service.watched
+
+
+def test_quick_processes_that_answer_are_started_at_once(spawned: Callable[..., _Spawned]) -> None:
+    """Haste alone is no fault."""
+    service = _Datagrams(spawned)
+    for _ in range(30):
+        service.client.send(b"hello")
+        service.run(0, read=True)
+        assert service.watched
+
+
+def test_a_waiting_port_stops_and_rests(spawned: Callable[..., _Spawned]) -> None:
+    """A stopped one does not come back when its process ends or its rest is over."""
+    service = _Datagrams(spawned)
+    service.client.send(b"hello")
+    for _ in range(10):
+        service.run(0, read=False)
+    service.port.stopListening()
+    assert not service.daemon.reactor.getDelayedCalls()
+    assert not service.watched
