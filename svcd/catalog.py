@@ -1,10 +1,16 @@
-"""What the daemon can run by itself: each built-in's name, and how it is made for a service."""
+"""What the daemon runs inside itself: built-ins by their names, Twisted factories, redirections; how each is made."""
 
 from __future__ import annotations
 
+import inspect
+import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from twisted.internet.interfaces import IProtocolFactory
+
+from svcd.errors import ConfigError
+from svcd.handlers.reference import resolve
 from svcd.model import Shape
 from svcd.protocols.chargen import ChargenDatagrams, ChargenFactory
 from svcd.protocols.daytime import DaytimeDatagrams, DaytimeFactory
@@ -14,6 +20,7 @@ from svcd.protocols.files import StaticFiles
 from svcd.protocols.hello import HelloPage
 from svcd.protocols.http import HttpFactory
 from svcd.protocols.qotd import QotdDatagrams, QotdFactory
+from svcd.protocols.redirect import RedirectFactory
 from svcd.protocols.timeofday import TimeDatagrams, TimeFactory
 from svcd.protocols.upper import UpperFactory
 from svcd.wire.quotes import DEFAULT, read_quotes
@@ -21,22 +28,34 @@ from svcd.wire.quotes import DEFAULT, read_quotes
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from twisted.internet.interfaces import IReactorTime
+    from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
     from twisted.internet.protocol import DatagramProtocol, Factory
 
     from svcd.config.options import Options
-    from svcd.interfaces import Files, Names
+    from svcd.config.service import Service
+    from svcd.interfaces import Descriptors, Files, Names
+    from svcd.model import HostPort
 
-__all__ = ["BUILTINS", "SHAPES", "Builtin", "Surroundings"]
+__all__ = ["BUILTINS", "SHAPES", "Builtin", "Surroundings", "datagram_protocol", "stream_factory"]
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a built-in may need beside its options."""
+    """What a service may need beside its options.
+
+    Attributes:
+        clock: the reactor.
+        names: finds the host names of clients.
+        files: reads files.
+        descriptors: counts what a service opens besides its clients' connections.
+        outgoing: makes what connects to a server, given how many seconds an attempt may take.
+    """
 
     clock: IReactorTime
     names: Names
     files: Files
+    descriptors: Descriptors
+    outgoing: Callable[[HostPort, float], IStreamClientEndpoint]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,3 +132,74 @@ BUILTINS: Mapping[str, Builtin] = {
 
 #: What the parser needs to know of them.
 SHAPES: Mapping[str, frozenset[Shape]] = {name: builtin.shapes for name, builtin in BUILTINS.items()}
+
+
+def _named_factory(service: Service, around: Surroundings) -> IProtocolFactory:  # noqa: ARG001 - as all
+    """The Factory that factory= names, or that what it names returns."""
+    reference = service.options.factory
+    try:
+        found = resolve(reference)
+    except ImportError as error:
+        raise ConfigError([service.problem("factory", f"can't serve {reference}: {error}")]) from error
+    if IProtocolFactory.providedBy(found):
+        return found
+    try:
+        made = found(service.options) if _needs_argument(found) else found()
+    except Exception as error:
+        *_, frame = traceback.extract_tb(error.__traceback__)
+        message = " ".join(str(error).split())
+        text = f"{reference} raises {type(error).__name__}: {message} ({frame.filename}:{frame.lineno})"
+        raise ConfigError([service.problem("factory", text)]) from error
+    if not IProtocolFactory.providedBy(made):
+        text = f"{reference} returns {type(made).__name__}, not a Factory (IProtocolFactory)"
+        raise ConfigError([service.problem("factory", text)])
+    return made
+
+
+def _needs_argument(maker: Callable[..., object]) -> bool:
+    """Whether it wants the service's options. Most classes of factories are made without anything."""
+    try:
+        inspect.signature(maker).bind()
+    except TypeError:
+        return True
+    except ValueError:
+        # It does not say.
+        return False
+    return False
+
+
+def _redirect(service: Service, around: Surroundings) -> RedirectFactory:
+    server, timeout = service.options.redirect, service.options.connect_timeout
+    assert server is not None  # noqa: S101 - it is what makes the service a redirection
+    endpoint = around.outgoing(server, timeout)
+    return RedirectFactory(endpoint, service.handler_text, timeout, around.clock, around.descriptors)
+
+
+_HANDLERS: Mapping[str, Callable[[Service, Surroundings], IProtocolFactory]] = {
+    "factory": _named_factory,
+    "redirect": _redirect,
+}
+
+
+def stream_factory(service: Service, around: Surroundings) -> IProtocolFactory:
+    """What makes the protocols of a service that is served inside the daemon.
+
+    Raises:
+        ConfigError: its factory= can't be made.
+        OSError: a file that it needs can't be read.
+    """
+    make = _HANDLERS.get(service.runs)
+    if make is not None:
+        return make(service, around)
+    return BUILTINS[service.runs].stream(service.options, around)
+
+
+def datagram_protocol(service: Service, around: Surroundings) -> DatagramProtocol:
+    """The protocol for one socket of a service that is served inside the daemon.
+
+    Raises:
+        OSError: a file that it needs can't be read.
+    """
+    make = BUILTINS[service.runs].datagram
+    assert make is not None  # noqa: S101 - the parser lets no other through
+    return make(service.options, around)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from svcd.model import Runner
 
-__all__ = ["DatagramTransport", "Files", "Machine", "Names", "StreamTransport", "Watcher"]
+__all__ = ["DatagramTransport", "Descriptors", "Files", "Machine", "Names", "StreamTransport", "Watcher"]
 
 
 class Files(Protocol):
@@ -84,6 +84,18 @@ class Machine(Protocol):
 
     def cannot_serve(self, reference: str) -> str:
         """Why `module:name` is no Twisted factory, nor makes one; empty if it is or may. The module is imported."""
+        ...
+
+
+class Descriptors(Protocol):
+    """The budget of descriptors, for those who open some besides their client's."""
+
+    def acquire(self) -> None:
+        """One more is open."""
+        ...
+
+    def release(self) -> None:
+        """One is closed."""
         ...
 
 

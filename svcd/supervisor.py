@@ -10,7 +10,7 @@ from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import DeferredList
 from twisted.logger import Logger
 
-from svcd.catalog import BUILTINS, Surroundings
+from svcd.catalog import datagram_protocol, stream_factory
 from svcd.errors import ListenError, ListenErrors
 from svcd.events import CLOSE, LISTEN, READY, STOP, tell
 from svcd.handlers.nurse import Nurse
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
+    from svcd.catalog import Surroundings
     from svcd.config.check import Endpoint
     from svcd.config.service import Service
     from svcd.interfaces import Watcher
@@ -101,8 +102,11 @@ class Supervisor(TwistedService):
         """Open every socket, and read what needs the privilege. Clients may connect; they wait until we are ready.
 
         Raises:
-            ListenErrors: a socket can't be had; none is open then.
+            ListenErrors: a socket can't be had.
+            ConfigError: a service can't be made.
             OSError: a file that a service needs can't be read any more.
+
+        After any of them no socket is open.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
         sockets = open_all(self._endpoints)
@@ -111,8 +115,13 @@ class Supervisor(TwistedService):
             for opened in sockets
             if opened.endpoint.version and opened.endpoint.service.net.shape is Shape.DATAGRAM
         )
-        self._ports = [(opened, *self._port(opened, opened.endpoint.service, own_ports)) for opened in sockets]
-        self._nurse.start()
+        try:
+            self._ports = [(opened, *self._port(opened, opened.endpoint.service, own_ports)) for opened in sockets]
+            self._nurse.start()
+        except BaseException:
+            for opened in sockets:
+                opened.close()
+            raise
 
     def startService(self) -> None:
         """Begin to serve."""
@@ -134,14 +143,12 @@ class Supervisor(TwistedService):
         """A port for an open socket, and what takes it out of the budget's care."""
         if service.spawned:
             return self._spawning_port(opened, service)
-        builtin = BUILTINS[service.runs]
         if service.net.shape is Shape.DATAGRAM:
-            assert builtin.datagram is not None  # noqa: S101 - the parser lets no other through
-            protocol = builtin.datagram(service.options, self._around)
+            protocol = datagram_protocol(service, self._around)
             return DatagramPort(self._reactor, opened.socket, protocol, own_ports), lambda: None
         keeper = self.keepers.get(service.id)
         if not isinstance(keeper, GateKeeper):
-            factory = builtin.stream(service.options, self._around)
+            factory = stream_factory(service, self._around)
             keeper = GateKeeper(service, factory, self._journal, self._around.names, self._budget, self._numbers)
             self.keepers[service.id] = keeper
         budget = self._budget

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
@@ -24,6 +25,7 @@ from svcd.supervisor import Supervisor, open_all
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.names import ReverseNames
 from svcd.transport.notify import notify
+from svcd.transport.outgoing import client_endpoint
 from svcd.transport.specs import Account, root_needed
 
 if TYPE_CHECKING:
@@ -161,14 +163,14 @@ class _Daemon(MultiService):
         """Open the sockets.
 
         Raises:
-            StartFailure: some can't be opened; each was reported.
+            StartFailure: some can't be opened, or not be served; each was reported.
         """
         try:
             super().privilegedStartService()  # type: ignore[no-untyped-call]
-        except ListenErrors as errors:
+        except (ConfigError, ListenErrors) as errors:
             if not self._log_output.on_terminal:
-                for error in errors.errors:
-                    self._log.error("{error}", error=error)
+                for line in str(errors).splitlines():
+                    self._log.error("{line}", line=line)
             raise _not_started(errors) from None
         except OSError as error:
             print(f"svcd: can't start: {error}", file=sys.__stderr__)
@@ -199,10 +201,11 @@ class _Daemon(MultiService):
             self._reactor.stop()
 
 
-def _not_started(errors: ListenErrors) -> StartFailure:
-    for error in errors.errors:
-        print(f"svcd: {error}", file=sys.__stderr__)
-    return StartFailure(errors.exit_code, str(errors.errors[0]))
+def _not_started(errors: ConfigError | ListenErrors) -> StartFailure:
+    lines = str(errors).splitlines()
+    for line in lines:
+        print(f"svcd: {line}", file=sys.__stderr__)
+    return StartFailure(errors.exit_code, lines[0])
 
 
 def _check_listening(endpoints: Sequence[Endpoint], options: dict[str, Any]) -> None:
@@ -254,16 +257,17 @@ def makeService(options: Options) -> IService:
     endpoints = options.endpoints()
     _check_listening(endpoints, options.parent or {})
     names = ReverseNames(reactor, reactor)  # type: ignore[arg-type]
-    manager = os.environ.pop("NOTIFY_SOCKET", None)
     # Before the limit of open files is raised.
     account = account_of(options.parent or {})
     _check_rights(endpoints, account)
+    budget = DescriptorBudget(connection_limit(len(endpoints)), reactor)
+    manager = os.environ.pop("NOTIFY_SOCKET", None)
     supervisor = Supervisor(
         reactor,
         endpoints,
-        Surroundings(reactor, names, files),
+        Surroundings(reactor, names, files, budget, partial(client_endpoint, reactor)),
         options.log_output.journal,
-        DescriptorBudget(connection_limit(len(endpoints)), reactor),
+        budget,
         account,
         lambda state: notify(manager, state),
     )

@@ -17,21 +17,23 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from svcd.catalog import SHAPES
+from svcd.catalog import SHAPES, Surroundings
 from svcd.config.parser import parse, parse_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from twisted.internet.interfaces import IAddress
+    from twisted.internet.interfaces import IAddress, IReactorTime
     from twisted.logger import LogEvent
 
     from svcd.config.service import Config, Service
+    from svcd.interfaces import Descriptors
     from svcd.model import Runner
 
 __all__ = [
     "LOCAL_PEER",
     "PEER",
+    "FakeEndpoint",
     "FakeFiles",
     "FakeMachine",
     "FakeNames",
@@ -43,6 +45,7 @@ __all__ = [
     "problems_of",
     "read_files",
     "service_of",
+    "surroundings",
 ]
 
 PEER = IPv4Address("TCP", "192.0.2.1", 40_000)
@@ -165,6 +168,68 @@ class FakeNames:
     def answer(self, host: str | None) -> None:
         """Answer the oldest question."""
         self.asked.pop(0)[1].callback(host)
+
+
+class FakeEndpoint:
+    """IStreamClientEndpoint whose connections the test makes by hand.
+
+    Attributes:
+        attempts: the factory and the Deferred of each connection that was asked for.
+        cancelled: how many were given up.
+    """
+
+    def __init__(self) -> None:
+        self.attempts: list[tuple[Any, Deferred[Any]]] = []
+        self.cancelled = 0
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        """Ask for one."""
+
+        def cancel(_attempt: object) -> None:
+            self.cancelled += 1
+
+        attempt: Deferred[Any] = Deferred(cancel)
+        self.attempts.append((factory, attempt))
+        return attempt
+
+    def accept(self, room: float = float("inf")) -> StreamDouble:
+        """The oldest one stands; the transport to the server."""
+        factory, attempt = self.attempts.pop(0)
+        protocol = factory.buildProtocol(None)
+        transport = StreamDouble(protocol, room=room)
+        protocol.makeConnection(transport)
+        attempt.callback(protocol)
+        return transport
+
+    def refuse(self, error: Exception) -> None:
+        """The oldest one fails."""
+        self.attempts.pop(0)[1].errback(error)
+
+
+class _Descriptors:
+    """svcd.interfaces.Descriptors that counts nothing."""
+
+    def acquire(self) -> None:
+        """One more."""
+
+    def release(self) -> None:
+        """One less."""
+
+
+def surroundings(
+    clock: IReactorTime,
+    files: FakeFiles | None = None,
+    descriptors: Descriptors | None = None,
+    endpoint: FakeEndpoint | None = None,
+) -> Surroundings:
+    """Surroundings of a service under test."""
+    return Surroundings(
+        clock,
+        FakeNames(),
+        files or FakeFiles(),
+        descriptors or _Descriptors(),
+        lambda _server, _timeout: endpoint or FakeEndpoint(),  # type: ignore[arg-type,return-value]
+    )
 
 
 class FakeReactor(Clock):

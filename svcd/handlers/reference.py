@@ -12,13 +12,13 @@ def resolve(reference: str) -> Any:  # noqa: ANN401 - whatever it is
     """The object behind `package.module:name`, where the name may have dots too. The module is imported.
 
     Raises:
-        ImportError: there is none; its text is the whole reason.
+        ImportError: there is none; its text is the whole reason, in one line.
     """
     module, _, name = reference.partition(":")
     try:
         found: Any = importlib.import_module(module)
     except Exception as error:
-        raise ImportError(f"{type(error).__name__}: {error}") from error
+        raise ImportError(" ".join(f"{type(error).__name__}: {error}".split())) from error
     except SystemExit as error:
         raise ImportError(f"{module} ends the program when it is imported") from error
     try:

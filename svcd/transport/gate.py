@@ -103,6 +103,12 @@ class Gate:
             self._protocol.connectionLost(reason)
         finally:
             self._tell_accept()
+            # A service that could not serve this client says why.
+            failure = getattr(self._protocol, "failure_text", "")
+            if failure:
+                self._cause = self._cause or "failed"
+                values = {"peer": self.peer, "id": self.number, "reason": keeper.quoted(failure)}
+                keeper.journal.write(keeper.fail_line % values)
             if keeper.end_line:
                 transport = self.transport
                 keeper.journal.write(

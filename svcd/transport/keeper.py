@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
-from svcd.events import ACCEPT, END, REFUSE
+from svcd.events import ACCEPT, END, FAIL, REFUSE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +30,7 @@ _LOGGED = {
 #: And for processes of their own.
 _LOGGED_SPAWNED = {**_LOGGED, "EXIT": {"reason", "exit", "user", "system"}}
 #: Why a connection ended, in a word.
-_REASONS = ("done", "lost", "aborted", "error", "killed", "unknown", "timeout", "shutdown")
+_REASONS = ("done", "lost", "aborted", "error", "failed", "killed", "unknown", "timeout", "shutdown")
 
 
 class Session(Protocol):
@@ -94,6 +94,7 @@ class Keeper(Generic[SessionT]):
         self.accept_line, self.end_line = (
             journal.template(event, fixed, variables) if service.logged else "" for event in (ACCEPT, END)
         )
+        self.fail_line = journal.template(FAIL, {"service": service.id}, ("peer", "id", "reason"))
         self.refuse_line = journal.template(REFUSE, {"service": service.id}, ("peer", "reason"))
 
     def when_empty(self) -> Deferred[None]:

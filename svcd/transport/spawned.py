@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
-from svcd.events import FAIL, SAID, tell
+from svcd.events import SAID, tell
 from svcd.handlers.environment import tcp_environment, unix_environment
 from svcd.model import address_text, unmapped
 from svcd.transport.keeper import Keeper
@@ -122,7 +122,6 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         super().__init__(service, journal, names, budget, numbers, {}, reactor.seconds)
         self.reactor = reactor
         self.link = make_link(self)
-        self._fail_line = journal.template(FAIL, {"service": service.id}, ("peer", "id", "reason"))
         self._tells_pid = "PID" in service.logged
         self._timeout = service.options.session_timeout
         self._rooms: list[Callable[[], None]] = []
@@ -217,8 +216,8 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         session.tell_accept()
         if errno:
             reason = self.quoted(f"can't start it: {os.strerror(errno)}")
-            self.journal.write(self._fail_line % {"peer": session.peer, "id": number, "reason": reason})
-        self._close(session, session.cause or "error", {})
+            self.journal.write(self.fail_line % {"peer": session.peer, "id": number, "reason": reason})
+        self._close(session, session.cause or "failed", {})
 
     def ended(self, report: Ended) -> None:
         """A process has ended by itself, or because it had to."""

@@ -152,6 +152,20 @@ def test_a_connection_that_is_cut_ends_by_its_cause() -> None:
     assert " reason=shutdown " in gates.lines[-1]
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_client_that_could_not_be_served(as_json: bool) -> None:
+    """A protocol may say why, and the log tells it in a line before the end's."""
+    gates = _Gates(as_json=as_json)
+    _, transport, protocol = gates.connect()
+    protocol.failure_text = "no server"
+    _lose(transport)
+    if as_json:
+        assert [json.loads(line).get("reason") for line in gates.lines] == [None, "no server", "failed"]
+        return
+    assert gates.lines[1] == 'fail service=echo/tcp peer=192.0.2.1:40000 id=1 reason="no server"'
+    assert " reason=failed " in gates.lines[2]
+
+
 @pytest.mark.parametrize(
     ("words", "accept", "end"),
     [

@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from svcd.catalog import BUILTINS, SHAPES, Surroundings
+from svcd.catalog import BUILTINS, SHAPES
 from svcd.config.options import Options
 from svcd.model import Shape
 from svcd.protocols.base import LINGER_BYTES, LINGER_SECONDS
@@ -21,7 +21,7 @@ from svcd.protocols.qotd import QotdDatagrams, QotdFactory
 from svcd.protocols.timeofday import TimeDatagrams, TimeFactory
 from svcd.wire import chargen
 from svcd.wire.quotes import DEFAULT
-from tests.doubles import FakeFiles, FakeNames, StreamDouble
+from tests.doubles import FakeFiles, StreamDouble, surroundings
 
 if TYPE_CHECKING:
     from twisted.internet.protocol import Factory
@@ -39,7 +39,7 @@ def _connect(made_by: Factory, room: float = float("inf")) -> StreamDouble:
 
 
 def _builtin(name: str, room: float = float("inf"), clock: Clock | None = None) -> StreamDouble:
-    around = Surroundings(clock or Clock(), FakeNames(), FakeFiles())
+    around = surroundings(clock or Clock())
     return _connect(BUILTINS[name].stream(Options(), around), room)
 
 
@@ -67,7 +67,7 @@ class _Datagrams:
 def _builtin_datagrams(name: str) -> _Datagrams:
     make = BUILTINS[name].datagram
     assert make is not None
-    return _Datagrams(make(Options(), Surroundings(Clock(), FakeNames(), FakeFiles())))
+    return _Datagrams(make(Options(), surroundings(Clock())))
 
 
 def test_echo_sends_back_every_byte() -> None:
@@ -242,7 +242,7 @@ def test_datagrams_of_chargen_rotate() -> None:
 
 def test_the_catalog_makes_what_it_says() -> None:
     """Each built-in has a summary, is made for its shapes, and writes no lines of its own."""
-    around = Surroundings(Clock(), FakeNames(), FakeFiles({"/q": "mine\n"}))
+    around = surroundings(Clock(), FakeFiles({"/q": "mine\n"}))
     for name, builtin in BUILTINS.items():
         assert builtin.summary
         assert not builtin.stream(Options(), around).noisy
@@ -253,7 +253,7 @@ def test_the_catalog_makes_what_it_says() -> None:
 
 def test_qotd_reads_the_quotes_of_its_option() -> None:
     """With quotes= it says what stands there, without it one of its own."""
-    around = Surroundings(Clock(), FakeNames(), FakeFiles({"/q": "mine\n"}))
+    around = surroundings(Clock(), FakeFiles({"/q": "mine\n"}))
     assert _connect(BUILTINS["qotd"].stream(Options(quotes="/q"), around)).sent == b"mine\r\n"
     assert _builtin("qotd").sent in DEFAULT
     make = BUILTINS["qotd"].datagram

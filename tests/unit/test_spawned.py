@@ -159,7 +159,7 @@ def test_a_connection_without_a_process_is_told_with_the_reason(spawned: Callabl
     daemon.keeper.failed(1, errno.ENOENT)
     assert [line.split()[0] for line in daemon.lines] == ["accept", "fail", "end"]
     assert 'reason="can\'t start it: No such file or directory"' in daemon.lines[1]
-    assert "reason=error" in daemon.lines[2]
+    assert "reason=failed" in daemon.lines[2]
     assert (daemon.keeper.sessions, daemon.budget.open) == ({}, 0)
 
 

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from svcd.catalog import Surroundings
 from svcd.config.check import check
-from svcd.errors import ListenErrors
+from svcd.errors import ConfigError, ListenErrors
 from svcd.journal import Journal
 from svcd.supervisor import Supervisor
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.ports import StreamPort
 from svcd.transport.specs import Account
-from tests.doubles import FakeFiles, FakeMachine, FakeNames, FakeReactor, LogCatcher, config_of, keeping
+from tests.doubles import FakeFiles, FakeMachine, FakeReactor, LogCatcher, config_of, keeping, surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +37,7 @@ class _Daemon:
         self.supervisor = Supervisor(
             self.reactor,
             endpoints,
-            Surroundings(self.reactor, FakeNames(), FakeFiles()),
+            surroundings(self.reactor, descriptors=self.budget),
             Journal(keeping(self.lines), stamped=False),
             self.budget,
             Account((1024, 4096)),
@@ -114,6 +113,15 @@ def test_a_start_that_fails_opens_nothing(daemon: _Daemon, tmp_path: Path) -> No
     assert daemon.said == []
     assert {path.name for path in tmp_path.iterdir()} == {"discard"}
     (tmp_path / "discard").unlink()
+
+
+def test_a_service_that_can_not_be_made_starts_nothing(tmp_path: Path) -> None:
+    """The mistake comes as a Problem, and no socket of any service stays behind."""
+    daemon = _Daemon(f"echo {tmp_path}/echo/unix\nx {tmp_path}/x/unix factory=no_such_module:f\n")
+    with pytest.raises(ConfigError) as caught:
+        daemon.supervisor.privilegedStartService()
+    assert "No module named 'no_such_module'" in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_connection_is_served_and_logged(daemon: _Daemon, tmp_path: Path) -> None:

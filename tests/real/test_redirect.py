@@ -1,0 +1,282 @@
+"""Connections passed on by a real daemon, to real servers, on both reactors."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+import struct
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import svcd
+from tests.real.daemon import PATIENCE, Daemon, exchange
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A server of the test's own, where it accepts by hand."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(PATIENCE)
+        yield server
+
+
+@pytest.fixture(params=["uv", "epoll"])
+def redirected(
+    request: pytest.FixtureRequest, start: Callable[..., Daemon], listener: socket.socket, tmp_path: Path
+) -> Daemon:
+    """A daemon that passes connections on to the listener, by TCP and by UNIX socket."""
+    port = listener.getsockname()[1]
+    services = (
+        f"@defaults bind=127.0.0.1\n"
+        f"to 0/tcp4 redirect=127.0.0.1:{port} connect_timeout=5s\n"
+        f"named 0/tcp4 redirect=localhost:{port}\n"
+        f"local {tmp_path}/local/unix redirect=127.0.0.1:{port}\n"
+    )
+    return start(services, twistd_arguments=("-r", request.param))
+
+
+@pytest.fixture
+def pair(redirected: Daemon, listener: socket.socket) -> Iterator[Callable[..., tuple[socket.socket, socket.socket]]]:
+    """Makes a client and the far end of its connection."""
+    with contextlib.ExitStack() as stack:
+
+        def make(service: str = "to/tcp4", family: int = socket.AF_INET) -> tuple[socket.socket, socket.socket]:
+            client = stack.enter_context(redirected.connect(service, family))
+            server = stack.enter_context(listener.accept()[0])
+            server.settimeout(PATIENCE)
+            return client, server
+
+        yield make
+
+
+def _reads_all(sock: socket.socket) -> tuple[int, str]:
+    """How much came until the end, and its digest."""
+    digest, count = hashlib.sha256(), 0
+    while piece := sock.recv(MEGABYTE):
+        digest.update(piece)
+        count += len(piece)
+    return count, digest.hexdigest()
+
+
+def _reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def test_an_echo_behind_it(start: Callable[..., Daemon]) -> None:
+    """A client that half-closes gets everything back, through two services of two daemons."""
+    echo = start("echo 0/tcp4 bind=127.0.0.1\n")
+    front = start(f"front 0/tcp4 bind=127.0.0.1 redirect=127.0.0.1:{echo.port('echo/tcp4')}\n")
+    data = os.urandom(3 * MEGABYTE)
+    client = front.connect("front/tcp4")
+
+    def send() -> None:
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert _reads_all(client) == (len(data), hashlib.sha256(data).hexdigest())
+    sender.join(PATIENCE)
+    client.close()
+    (end,) = front.wait_event("end", "front/tcp4")
+    assert (end["in"], end["out"], end["reason"]) == (str(len(data)), str(len(data)), "done")
+    assert front.addresses("front/tcp4")
+    assert f"runs=127.0.0.1:{echo.port('echo/tcp4')}" in "\n".join(front.lines)
+
+
+@pytest.mark.parametrize(
+    ("service", "family"), [("to/tcp4", socket.AF_INET), ("named/tcp4", socket.AF_INET), ("local/unix", socket.AF_UNIX)]
+)
+def test_much_both_ways_at_once(pair: Any, redirected: Daemon, service: str, family: int) -> None:
+    """20 MB in each direction arrive intact, each with its end, and the connection closes in order."""
+    client, server = pair(service, family)
+    data = {client: os.urandom(20 * MEGABYTE), server: os.urandom(20 * MEGABYTE)}
+
+    def send(sock: socket.socket) -> None:
+        sock.sendall(data[sock])
+        sock.shutdown(socket.SHUT_WR)
+
+    results: dict[socket.socket, tuple[int, str]] = {}
+    threads = [threading.Thread(target=send, args=(sock,)) for sock in (client, server)]
+    threads.append(threading.Thread(target=lambda: results.update({server: _reads_all(server)})))
+    for thread in threads:
+        thread.start()
+    results[client] = _reads_all(client)
+    for thread in threads:
+        thread.join(PATIENCE)
+    expected = [(20 * MEGABYTE, hashlib.sha256(data[sock]).hexdigest()) for sock in (server, client)]
+    assert [results[client], results[server]] == expected
+    (end,) = redirected.wait_event("end", service)
+    assert (end["reason"], end["in"], end["out"]) == ("done", str(20 * MEGABYTE), str(20 * MEGABYTE))
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_one_end_is_done_and_the_other_goes_on(pair: Any, redirected: Daemon, first: str) -> None:
+    """A half-close from either side reaches the other, which may still send for as long as it likes."""
+    client, server = pair()
+    one, other = (client, server) if first == "client" else (server, client)
+    one.sendall(b"that is all")
+    one.shutdown(socket.SHUT_WR)
+    assert _reads_all(other)[0] == 11
+    for _ in range(3):
+        other.sendall(b"more")
+        assert one.recv(100) == b"more"
+    other.close()
+    assert one.recv(100) == b""
+    (end,) = redirected.wait_event("end", "to/tcp4")
+    assert end["reason"] == "done"
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_a_reset_reaches_the_other_end(pair: Any, redirected: Daemon, first: str) -> None:
+    """Whoever resets, the other is reset as well; the log tells whose doing it was."""
+    client, server = pair()
+    client.sendall(b"x")
+    assert server.recv(1) == b"x"
+    one, other = (client, server) if first == "client" else (server, client)
+    _reset(one)
+    with pytest.raises(ConnectionResetError):
+        other.recv(1)
+    (end,) = redirected.wait_event("end", "to/tcp4")
+    assert end["reason"] == ("lost" if first == "client" else "aborted")
+
+
+@pytest.mark.parametrize("slow", ["client", "server"])
+def test_an_end_that_does_not_read_costs_a_buffer(pair: Any, redirected: Daemon, slow: str) -> None:
+    """What the other sends is not taken then: the daemon keeps little of it, and all arrives in the end."""
+    client, server = pair()
+    one, other = (client, server) if slow == "client" else (server, client)
+    before = redirected.memory()
+    other.setblocking(False)
+    sent, quiet_since = 0, time.monotonic()
+    piece = bytes(MEGABYTE)
+    while time.monotonic() - quiet_since < 1 and sent < 200 * MEGABYTE:
+        try:
+            sent += other.send(piece)
+            quiet_since = time.monotonic()
+        except BlockingIOError:
+            time.sleep(0.01)
+    # The kernels' buffers of both connections hold some megabytes.
+    assert sent < 50 * MEGABYTE
+    assert redirected.memory() - before < 4 * MEGABYTE
+    other.setblocking(True)
+    other.shutdown(socket.SHUT_WR)
+    assert _reads_all(one)[0] == sent
+
+
+def test_a_server_that_does_not_listen(redirected: Daemon, listener: socket.socket) -> None:
+    """The client is closed, the log says why, and the next client is tried anew."""
+    address = listener.getsockname()
+    listener.close()
+    for count in (1, 2):
+        assert exchange(redirected.connect("to/tcp4")) == b""
+        fail = redirected.wait_event("fail", "to/tcp4", count)[-1]
+        assert fail["reason"] == f"can't connect to 127.0.0.1:{address[1]}: Connection refused"
+        assert fail["id"] == redirected.wait_event("end", "to/tcp4", count)[-1]["id"]
+        assert redirected.wait_event("end", "to/tcp4", count)[-1]["reason"] == "failed"
+    with (
+        socket.create_server(address) as again,
+        redirected.connect("to/tcp4") as client,
+        again.accept()[0] as server,
+    ):
+        client.sendall(b"x")
+        assert server.recv(1) == b"x"
+
+
+def test_a_server_that_does_not_accept(start: Callable[..., Daemon]) -> None:
+    """After connect_timeout the client is closed."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as stack:
+        # Until the queue is full, and the kernel answers no more.
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        port = full.getsockname()[1]
+        daemon = start(f"to 0/tcp4 bind=127.0.0.1 redirect=127.0.0.1:{port} connect_timeout=0.5s\n")
+        began = time.monotonic()
+        assert exchange(daemon.connect("to/tcp4")) == b""
+        assert time.monotonic() - began < 10
+        (fail,) = daemon.wait_event("fail", "to/tcp4")
+        assert fail["reason"] == f"can't connect to 127.0.0.1:{port}: it does not answer"
+
+
+def test_a_name_that_nobody_knows(start: Callable[..., Daemon]) -> None:
+    """It is looked up for each connection; not to be found is a reason to fail, not to die."""
+    daemon = start("to 0/tcp4 bind=127.0.0.1 redirect=no-such-host.invalid:9\n")
+    assert exchange(daemon.connect("to/tcp4")) == b""
+    (fail,) = daemon.wait_event("fail", "to/tcp4")
+    assert fail["reason"].startswith("can't connect to no-such-host.invalid:9: ")
+
+
+def test_no_descriptor_stays_behind(pair: Any, redirected: Daemon) -> None:
+    """Both connections of each client are closed, whatever ended them."""
+    before = 0
+    for number in range(21):
+        client, server = pair()
+        if number % 4 == 1:
+            _reset(client)
+        elif number % 4 == 2:
+            _reset(server)
+        client.close()
+        server.close()
+        redirected.wait_event("end", "to/tcp4", number + 1)
+        if number == 0:
+            # What a reactor opens once, for its first connection out, is there from now on.
+            time.sleep(0.5)
+            before = redirected.descriptors()
+    deadline = time.monotonic() + PATIENCE
+    while redirected.descriptors() > before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert redirected.descriptors() <= before
+
+
+def test_a_factory_of_the_users_own(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """It is served like a built-in: counted, limited, logged."""
+    (tmp_path / "shouts.py").write_text(
+        "from twisted.internet.protocol import Factory, Protocol\n"
+        "class Shout(Protocol):\n"
+        "    def dataReceived(self, data):\n"
+        "        self.transport.write(data.upper() + self.factory.end)\n"
+        "        self.transport.loseConnection()\n"
+        "def make(options):\n"
+        "    factory = Factory.forProtocol(Shout)\n"
+        "    factory.end = options.description.encode()\n"
+        "    return factory\n"
+    )
+    daemon = start("shout 0/tcp4 bind=127.0.0.1 factory=shouts:make description=!\n", env=_with_modules_of(tmp_path))
+    with daemon.connect("shout/tcp4") as client:
+        client.sendall(b"hey")
+        assert _reads_all(client)[0] == 4
+    (end,) = daemon.wait_event("end", "shout/tcp4")
+    assert (end["in"], end["out"], end["reason"]) == ("3", "4", "done")
+    assert any("runs=shouts:make" in line for line in daemon.lines)
+
+
+def _with_modules_of(folder: Path) -> dict[str, str]:
+    return {"PYTHONPATH": os.pathsep.join([str(folder), str(Path(svcd.__file__).parent.parent)])}
+
+
+def test_a_factory_that_can_not_be_made(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """The daemon does not start, and says why in one line."""
+    (tmp_path / "broken.py").write_text("def make():\n    return 1 / 0\n")
+    daemon = start(
+        "x 0/tcp4 bind=127.0.0.1 factory=broken:make\n",
+        ready=False,
+        env=_with_modules_of(tmp_path),
+    )
+    assert daemon.process.wait(PATIENCE) == 78
+    line = daemon.wait_for(lambda line: "factory:" in line)[0]
+    assert "broken:make raises ZeroDivisionError: division by zero" in line
+    assert "Traceback" not in "\n".join(daemon.lines)

@@ -1,0 +1,105 @@
+"""Factories of the user's own, and how they become a service's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
+
+from svcd.catalog import stream_factory
+from svcd.config.options import Options
+from svcd.errors import ConfigError
+from svcd.protocols.echo import EchoFactory
+from svcd.protocols.redirect import RedirectFactory
+from tests.doubles import service_of, surroundings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODULE = """\
+from twisted.internet.protocol import Factory, Protocol
+
+class Mine(Factory):
+    protocol = Protocol
+
+class Asking(Factory):
+    def __init__(self, options):
+        self.options = options
+
+class Optional(Factory):
+    def __init__(self, greeting=b"hello"):
+        self.greeting = greeting
+
+ready = Mine()
+def without(): return Mine()
+def asked(options): return Asking(options)
+def raises(): return 1 / 0
+def wrong(options): return 5
+def exits(): raise ValueError("no\\nway")
+class Namespace:
+    inner = Mine
+"""
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's module."""
+    (tmp_path / "user_factories.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def _made(name: str) -> Any:
+    service = service_of(f"x 7/tcp factory=user_factories:{name} nodelay=no")
+    return stream_factory(service, surroundings(Clock()))
+
+
+def test_a_factory_is_served_as_it_is() -> None:
+    """An instance is taken; the same one for every service that names it."""
+    assert _made("ready") is _made("ready")
+
+
+@pytest.mark.parametrize("name", ["Mine", "without", "Optional", "Namespace.inner"])
+def test_what_makes_a_factory_is_called(name: str) -> None:
+    """A class or a function, once for each service; what it can do without it does not get."""
+    made = _made(name)
+    assert isinstance(made, Factory)
+    assert made is not _made(name)
+    assert getattr(made, "greeting", b"hello") == b"hello"
+
+
+@pytest.mark.parametrize("name", ["Asking", "asked"])
+def test_what_needs_an_argument_gets_the_options(name: str) -> None:
+    """All of the service's options, as attributes."""
+    options = _made(name).options
+    assert isinstance(options, Options)
+    assert options.nodelay is False
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("raises", "user_factories:raises raises ZeroDivisionError: division by zero (/"),
+        ("exits", "user_factories:exits raises ValueError: no way (/"),
+        ("wrong", "user_factories:wrong returns int, not a Factory (IProtocolFactory)"),
+        ("Namespace", "user_factories:Namespace returns Namespace, not a Factory (IProtocolFactory)"),
+        ("missing", "can't serve user_factories:missing: module 'user_factories' has no attribute 'missing'"),
+    ],
+)
+def test_what_makes_none_is_a_problem(name: str, text: str) -> None:
+    """In one line, at its place in the services file."""
+    with pytest.raises(ConfigError) as caught:
+        _made(name)
+    (problem,) = caught.value.problems
+    assert str(problem).startswith(f"s:1:17: factory: {text}")
+    assert "\n" not in str(problem)
+
+
+def test_what_else_is_served_inside_the_daemon() -> None:
+    """Built-ins and redirections come from the same place."""
+    around = surroundings(Clock())
+    assert isinstance(stream_factory(service_of("x 7/tcp echo"), around), EchoFactory)
+    made = stream_factory(service_of("echo 7/tcp redirect=[::1]:9 connect_timeout=3s"), around)
+    assert isinstance(made, RedirectFactory)
+    assert (made.name, made.timeout) == ("[::1]:9", 3.0)

@@ -1,0 +1,192 @@
+"""Connections that are passed on, in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from twisted.internet import error
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+
+from svcd.model import HostPort
+from svcd.protocols.redirect import RedirectFactory
+from svcd.transport.outgoing import client_endpoint
+from tests.doubles import LOCAL_PEER, PEER, FakeEndpoint, StreamDouble
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IAddress
+
+
+class _Redirect:
+    """A redirection of one client, with everything around it."""
+
+    def __init__(self, peer: IAddress = PEER, room: float = float("inf")) -> None:
+        self.clock = Clock()
+        self.endpoint = FakeEndpoint()
+        self.open = 0
+        endpoint: Any = self.endpoint
+        factory: Any = RedirectFactory(endpoint, "web:80", 10.0, self.clock, self)
+        self.protocol: Any = factory.buildProtocol(None)
+        self.client = StreamDouble(self.protocol, peer=peer, room=room)
+        self.protocol.makeConnection(self.client)
+
+    def acquire(self) -> None:
+        self.open += 1
+
+    def release(self) -> None:
+        self.open -= 1
+
+
+@pytest.fixture
+def redirect() -> _Redirect:
+    """One whose server has not accepted yet."""
+    return _Redirect()
+
+
+def _lose(transport: StreamDouble, cause: Exception) -> None:
+    if not transport.lost:
+        transport.lose(Failure(cause))
+
+
+def test_bytes_go_both_ways(redirect: _Redirect) -> None:
+    """What one end sends, the other receives."""
+    server = redirect.endpoint.accept()
+    redirect.protocol.dataReceived(b"question")
+    server.protocol.dataReceived(b"answer")
+    assert (server.sent, redirect.client.sent) == (b"question", b"answer")
+    assert not redirect.clock.getDelayedCalls()
+
+
+def test_nothing_is_read_before_the_server_accepts(redirect: _Redirect) -> None:
+    """The client's bytes wait in the kernel; a piece that was on its way already is kept, in order."""
+    assert not redirect.client.reading
+    redirect.protocol.dataReceived(b"1")
+    redirect.protocol.dataReceived(b"2")
+    server = redirect.endpoint.accept()
+    assert redirect.client.reading
+    redirect.protocol.dataReceived(b"3")
+    assert server.sent == b"123"
+
+
+def test_a_client_that_is_done_before_the_server_accepts(redirect: _Redirect) -> None:
+    """The server is told of the end behind the bytes."""
+    redirect.protocol.dataReceived(b"all")
+    redirect.protocol.readConnectionLost()
+    server = redirect.endpoint.accept()
+    assert server.sent == b"all"
+    assert server.write_closed
+    assert not redirect.client.write_closed
+
+
+def test_each_ends_reader_holds_back_the_other(redirect: _Redirect) -> None:
+    """Who does not read is not sent more than a buffer: the other end is not read from meanwhile."""
+    redirect.client.room = 10
+    server = redirect.endpoint.accept(room=10)
+    server.protocol.dataReceived(b"x" * 11)
+    assert not server.reading
+    assert redirect.client.reading
+    redirect.client.take()
+    assert server.reading
+    redirect.protocol.dataReceived(b"x" * 11)
+    assert not redirect.client.reading
+    server.take()
+    assert redirect.client.reading
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_each_direction_has_its_own_end(redirect: _Redirect, first: str) -> None:
+    """After one end is done the other may go on; after both are, both connections close in order."""
+    server = redirect.endpoint.accept()
+    one, other = (redirect.client, server) if first == "client" else (server, redirect.client)
+    half_closeable = [IHalfCloseableProtocol.providedBy(each.protocol) for each in (one, other)]
+    assert half_closeable == [True, True]
+    one.protocol.readConnectionLost()
+    assert other.write_closed
+    assert (one.write_closed, one.lost, other.lost) == (False, "", "")
+    other.protocol.dataReceived(b"still")
+    assert one.sent == b"still"
+    other.protocol.readConnectionLost()
+    assert (one.lost, other.lost) == ("done", "done")
+    assert redirect.open == 0
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_a_reset_is_passed_on(redirect: _Redirect, first: str) -> None:
+    """Whichever end resets, the other connection is aborted."""
+    server = redirect.endpoint.accept()
+    one, other = (redirect.client, server) if first == "client" else (server, redirect.client)
+    _lose(one, error.ConnectionLost())
+    assert other.lost == "aborted"
+    assert redirect.open == 0
+
+
+def test_a_local_client_that_closes_behind_its_last_byte() -> None:
+    """What it said reaches the server, though a UNIX socket's end is told as a loss."""
+    redirect = _Redirect(LOCAL_PEER)
+    server = redirect.endpoint.accept()
+    redirect.protocol.dataReceived(b"line")
+    redirect.protocol.readConnectionLost()
+    _lose(redirect.client, error.ConnectionLost())
+    assert (server.sent, server.lost) == (b"line", "done")
+
+
+@pytest.mark.parametrize(
+    ("cause", "reason"),
+    [
+        (error.ConnectError(111), "Connection refused"),
+        (error.DNSLookupError("x"), "its name is not known"),
+        (error.TimeoutError(), "it does not answer"),
+        (ValueError("invalid hostname: ..."), "invalid hostname: ..."),
+    ],
+)
+def test_a_server_that_can_not_be_had(redirect: _Redirect, cause: Exception, reason: str) -> None:
+    """The client is closed, and the reason is there for the log."""
+    assert redirect.open == 1
+    redirect.endpoint.refuse(cause)
+    assert redirect.protocol.failure_text == f"can't connect to web:80: {reason}"
+    assert redirect.client.lost == "done"
+    assert (redirect.open, redirect.clock.getDelayedCalls()) == (0, [])
+
+
+def test_a_server_that_does_not_answer(redirect: _Redirect) -> None:
+    """After connect_timeout the attempt ends."""
+    redirect.clock.advance(9.9)
+    assert not redirect.client.lost
+    redirect.clock.advance(0.1)
+    assert redirect.endpoint.cancelled == 1
+    assert redirect.protocol.failure_text == "can't connect to web:80: it does not answer"
+    assert (redirect.client.lost, redirect.open) == ("done", 0)
+
+
+def test_a_client_that_goes_while_the_server_is_tried(redirect: _Redirect) -> None:
+    """The attempt is given up, which is nobody's failure."""
+    _lose(redirect.client, error.ConnectionLost())
+    assert redirect.endpoint.cancelled == 1
+    assert redirect.protocol.failure_text == ""
+    assert (redirect.open, redirect.clock.getDelayedCalls()) == (0, [])
+
+
+def test_what_comes_after_the_end_goes_nowhere(redirect: _Redirect) -> None:
+    """A transport may still bring a piece that it had."""
+    server = redirect.endpoint.accept()
+    _lose(server, error.ConnectionDone())
+    redirect.protocol.dataReceived(b"late")
+    redirect.protocol.readConnectionLost()
+    assert server.sent == b""
+
+
+@pytest.mark.parametrize(
+    ("server", "kind"),
+    [
+        (HostPort("127.0.0.1", 7), "TCP4ClientEndpoint"),
+        (HostPort("::1", 7), "TCP6ClientEndpoint"),
+        (HostPort("web.example", 7), "HostnameEndpoint"),
+    ],
+)
+def test_only_names_are_looked_up(server: HostPort, kind: str) -> None:
+    """An address is connected to at once; a name each time anew."""
+    from twisted.internet.testing import MemoryReactorClock
+
+    assert type(client_endpoint(MemoryReactorClock(), server, 3.0)).__name__ == kind
