@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from svcd.interfaces import Descriptors, Files, Names
     from svcd.model import HostPort
 
-__all__ = ["BUILTINS", "SHAPES", "Builtin", "Surroundings", "datagram_protocol", "stream_factory"]
+__all__ = ["BUILTINS", "MUX", "SHAPES", "Builtin", "Surroundings", "datagram_protocol", "stream_factory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +130,13 @@ BUILTINS: Mapping[str, Builtin] = {
     "http": Builtin("a tiny HTTP server: a greeting, or the files of a directory", _http),
 }
 
-#: What the parser needs to know of them.
-SHAPES: Mapping[str, frozenset[Shape]] = {name: builtin.shapes for name, builtin in BUILTINS.items()}
+#: The service that connects its clients to others of this daemon (RFC 1078), which no protocol alone can do.
+MUX = "tcpmux"
+#: What the parser needs to know of all that stands in a services file by its name.
+SHAPES: Mapping[str, frozenset[Shape]] = {
+    **{name: builtin.shapes for name, builtin in BUILTINS.items()},
+    MUX: frozenset({Shape.STREAM}),
+}
 
 
 def _named_factory(service: Service, around: Surroundings) -> IProtocolFactory:  # noqa: ARG001 - as all

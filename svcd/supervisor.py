@@ -10,13 +10,14 @@ from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import DeferredList
 from twisted.logger import Logger
 
-from svcd.catalog import datagram_protocol, stream_factory
+from svcd.catalog import MUX, datagram_protocol, stream_factory
 from svcd.errors import ListenError, ListenErrors
 from svcd.events import CLOSE, LISTEN, READY, STOP, tell
 from svcd.handlers.nurse import Nurse
 from svcd.model import Shape
 from svcd.transport.gate import GateKeeper
 from svcd.transport.handoff import HandOffPort
+from svcd.transport.mux import MuxKeeper
 from svcd.transport.ports import DatagramPort, StreamPort
 from svcd.transport.sockets import OpenSocket, open_socket
 from svcd.transport.spawned import SpawnKeeper
@@ -143,6 +144,8 @@ class Supervisor(TwistedService):
         """A port for an open socket, and what takes it out of the budget's care."""
         if service.spawned:
             return self._spawning_port(opened, service)
+        if service.runs == MUX:
+            return self._mux_port(opened, service)
         if service.net.shape is Shape.DATAGRAM:
             protocol = datagram_protocol(service, self._around)
             return DatagramPort(self._reactor, opened.socket, protocol, own_ports), lambda: None
@@ -179,6 +182,27 @@ class Supervisor(TwistedService):
             port = HandOffPort(self._reactor, opened.socket, keeper.take, keeper.may_accept, self._budget.rest)
         keeper.when_room(port.resume)
         return port, self._budget.listen(port.pause, port.resume)
+
+    def _mux_port(self, opened: OpenSocket, service: Service) -> tuple[_Port, Callable[[], None]]:
+        """The same for tcpmux, whose connections become those of other services."""
+        keeper = self.keepers.get(service.id)
+        if not isinstance(keeper, MuxKeeper):
+            around = self._around
+            keeper = MuxKeeper(
+                self._reactor, self._muxed, service, self._journal, around.names, self._budget, self._numbers
+            )
+            self.keepers[service.id] = keeper
+        port = HandOffPort(self._reactor, opened.socket, keeper.take, keeper.may_accept, self._budget.rest)
+        return port, self._budget.listen(port.pause, port.resume)
+
+    def _muxed(self) -> dict[str, Callable[[int, Any, int], None]]:
+        """What tcpmux offers, by name in small letters."""
+        offered: dict[str, Callable[[int, Any, int], None]] = {}
+        for opened, port, _ in self._ports:
+            service = opened.endpoint.service
+            if service.options.mux and not isinstance(port, DatagramPort | WaitPort):
+                offered.setdefault(service.name.lower(), port.adopt)
+        return offered
 
     def stopService(self) -> Deferred[object]:
         """Stop listening at once; let each connection end in its service's shutdown_timeout, then end it.

@@ -124,7 +124,7 @@ class Acceptor:
                         continue
                     raise
                 try:
-                    opening.append(self._open(descriptor, name))
+                    opening.append(self._open(descriptor, name, self._family))
                 except OSError:
                     self._log.failure("a connection could not be served")
                     os.close(descriptor)
@@ -132,14 +132,27 @@ class Acceptor:
             if opening:
                 self._reactor.loop.call_soon(finish, opening)
 
-    def _open(self, descriptor: int, name: Any) -> Coroutine[Any, Any, Any]:  # noqa: ANN401 - a socket address
-        peer = UNIXAddress(name or None) if self._family == socket.AF_UNIX else tcp_address(name)
+    def adopt(self, descriptor: int, name: Any, family: int) -> None:  # noqa: ANN401 - a socket address
+        """Put a connection on uvloop that somebody else accepted; its descriptor is uvloop's from now on.
+
+        Raises:
+            OSError: it is gone; the descriptor is closed.
+        """
+        try:
+            opening = self._open(descriptor, name, family)
+        except OSError:
+            os.close(descriptor)
+            raise
+        self._reactor.loop.call_soon(finish, [opening])
+
+    def _open(self, descriptor: int, name: Any, family: int) -> Coroutine[Any, Any, Any]:  # noqa: ANN401 - as adopt
+        peer = UNIXAddress(name or None) if family == socket.AF_UNIX else tcp_address(name)
         number, self._number = self._number, self._number + 1
         owner = self._owner
-        transport = _KINDS[self._family](self._reactor, descriptor, owner.factory, peer, owner, number, self._where)
+        transport = _KINDS[family](self._reactor, descriptor, owner.factory, peer, owner, number, self._where)
         coroutine = self._reactor.loop.connect_accepted_socket(
             lambda: transport,  # type: ignore[type-var]
-            _Accepted(descriptor, self._family),  # type: ignore[arg-type]
+            _Accepted(descriptor, family),  # type: ignore[arg-type]
         )
         coroutine.send(None)
         return coroutine
@@ -238,6 +251,14 @@ class StreamPort:
     def doRead(self) -> None:
         """Somebody waits."""
         self._acceptor.accept()
+
+    def adopt(self, descriptor: int, name: Any, family: int) -> None:  # noqa: ANN401 - a socket address
+        """Serve a connection, whoever accepted it; its descriptor is the port's from now on.
+
+        Raises:
+            OSError: it is gone.
+        """
+        self._acceptor.adopt(descriptor, name, family)
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002 - Twisted's signature
         """The reactor stops, or the socket is of no use."""

@@ -42,7 +42,8 @@ class HandOffPort(Port):
         short: Callable[[], None],
     ) -> None:
         super().__init__(reactor, sock)
-        self._take = take
+        #: Serves a connection, whoever accepted it.
+        self.adopt = take
         self._may_accept = may_accept
         self._short = short
         self._family = int(sock.family)
@@ -59,7 +60,7 @@ class HandOffPort(Port):
         """Accept who waits."""
         for descriptor, peer in accepted(self.socket, self._open, self._short):
             try:
-                self._take(descriptor, peer, self._family)
+                self.adopt(descriptor, peer, self._family)
             except Exception:  # noqa: BLE001 - one connection's mistake is that connection's end
                 self._log.failure("a connection could not be served")
         if not self._may_accept():

@@ -90,7 +90,6 @@ class StreamPort(Port):
         self._factory = factory
         self._may_accept = may_accept
         self._short = short
-        self._local = sock.family == socket.AF_UNIX
         self._number = 0
 
     def resume(self) -> None:
@@ -100,17 +99,20 @@ class StreamPort(Port):
 
     def doRead(self) -> None:
         """Accept who waits."""
+        family = self.socket.family
         for descriptor, peer in accepted(self.socket, lambda: self.connected and self._may_accept(), self._short):
-            client = socket.socket(self.socket.family, self.socket.type, fileno=descriptor)
             try:
-                self._serve(client, peer)
+                self.adopt(descriptor, peer, family)
             except Exception:  # noqa: BLE001 - one connection's mistake is that connection's end
                 self._log.failure("a connection could not be served")
 
-    def _serve(self, client: socket.socket, peer: Any) -> None:  # noqa: ANN401 - a socket address
+    def adopt(self, descriptor: int, peer: Any, family: int) -> None:  # noqa: ANN401 - a socket address
+        """Serve a connection, whoever accepted it; its descriptor is the port's to close from now on."""
+        client = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
         client.setblocking(False)
+        local = family == socket.AF_UNIX
         address: IAddress
-        if self._local:
+        if local:
             address = UNIXAddress(peer or None)
         elif len(peer) == 4:
             # With the scope of a link-local peer, which its address means nothing without.
@@ -130,7 +132,7 @@ class StreamPort(Port):
             client.close()
             return
         self._number += 1
-        kind = _UNIXTransport if self._local else _TCPTransport
+        kind = _UNIXTransport if local else _TCPTransport
         transport = kind(client, protocol, peer, self, self._number, self.reactor)  # type: ignore[arg-type]
         try:
             protocol.makeConnection(transport)

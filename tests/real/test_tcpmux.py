@@ -1,0 +1,63 @@
+"""tcpmux on a real daemon: every kind of handler behind one port."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.real.daemon import PATIENCE, exchange
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.real.daemon import Daemon
+
+SERVICES = f"""
+@defaults bind=127.0.0.1
+tcpmux 0/tcp
+echo 0/tcp mux=yes
+cat 0/tcp server=/bin/cat mux=yes
+env 0/tcp server=/usr/bin/env mux=yes
+hidden 0/tcp echo
+away 0/tcp server="{sys.executable} -c 'import sys; print(sys.stdin.readline().upper())'" mux=yes
+"""
+
+
+@pytest.mark.parametrize("reactor", ["uv", "epoll"])
+@pytest.mark.parametrize("name", ["echo", "ECHO", "cat"])
+def test_a_service_is_reached_by_its_name(start: Callable[..., Daemon], name: str, reactor: str) -> None:
+    """Built-ins and programs alike, on every reactor, and what was sent with the name is theirs."""
+    daemon = start(SERVICES, twistd_arguments=["--reactor", reactor])
+    answer = exchange(daemon.connect("tcpmux/tcp"), f"{name}\r\nhello\n".encode())
+    assert answer == b"+Go\r\nhello\n"
+    (end,) = daemon.wait_event("end", f"{name.lower()}/tcp")
+    assert end["reason"] == "done"
+
+
+def test_help_lists_what_is_offered_and_nothing_else(start: Callable[..., Daemon]) -> None:
+    """In the order of the file; a service that is not offered can't be asked for."""
+    daemon = start(SERVICES)
+    assert exchange(daemon.connect("tcpmux/tcp"), b"HELP\r\n") == b"echo\r\ncat\r\nenv\r\naway\r\n"
+    assert exchange(daemon.connect("tcpmux/tcp"), b"hidden\r\n") == b"-there is no service hidden\r\n"
+
+
+def test_a_program_behind_it_knows_its_client(start: Callable[..., Daemon]) -> None:
+    """The environment is that of the client's own connection."""
+    daemon = start(SERVICES)
+    client = daemon.connect("tcpmux/tcp")
+    port = client.getsockname()[1]
+    answer = exchange(client, b"env\r\n").decode()
+    assert f"TCPREMOTEPORT={port}\n" in answer
+
+
+def test_netcat_talks_through_it(start: Callable[..., Daemon], program: Callable[[str], str]) -> None:
+    """As a person at a terminal would."""
+    daemon = start(SERVICES)
+    _, _, port = daemon.addresses("tcpmux/tcp")[0].rpartition(":")
+    done = subprocess.run(
+        [program("nc"), "-N", "127.0.0.1", port], input=b"away\r\nhello\n", capture_output=True, timeout=PATIENCE
+    )
+    assert done.stdout == b"+Go\r\nHELLO\n\n"

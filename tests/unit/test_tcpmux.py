@@ -1,0 +1,164 @@
+"""tcpmux: a name in, somebody else's connection out."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import select
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svcd.journal import Journal
+from svcd.transport.descriptors import DescriptorBudget
+from svcd.transport.mux import LINGER, PATIENCE, MuxKeeper
+from svcd.wire.tcpmux import MOST, catalogue, question, refusal
+from tests.doubles import FakeNames, FakeReactor, keeping, service_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [(b"Echo\r\n", "echo"), (b"echo\n", "echo"), (b"My Service\r\n", "my service"), (b"HELP\r\n", "help")],
+)
+def test_a_name_is_read_in_any_case(line: bytes, name: str) -> None:
+    """The line ends by CRLF, and a bare LF does as well; what comes after it is not looked at."""
+    assert question(line + b"more\r\n") == (name, len(line))
+
+
+@given(st.binary(max_size=40).filter(lambda data: b"\n" not in data))
+def test_a_line_without_an_end_is_waited_for(data: bytes) -> None:
+    """At every split point there is no answer yet, and no mistake."""
+    assert question(data) is None
+
+
+@pytest.mark.parametrize("line", [b"\r\n", b"\n", b"caf\xc3\xa9\r\n", b"a\0b\r\n", b"x" * MOST, b"x" * MOST + b"\n"])
+def test_a_line_that_is_no_name_is_refused(line: bytes) -> None:
+    """Empty, not ASCII, not printable, or too long."""
+    with pytest.raises(ValueError):
+        question(line)
+
+
+def test_answers_are_lines() -> None:
+    """As RFC 1078 has them."""
+    assert refusal("there is no service a") == b"-there is no service a\r\n"
+    assert catalogue(["a", "b"]) == b"a\r\nb\r\n"
+
+
+class _Mux:
+    """A tcpmux that offers a service named score, and one client."""
+
+    def __init__(self) -> None:
+        self.reactor = FakeReactor()
+        self.lines: list[str] = []
+        self.taken: list[tuple[int, Any, int]] = []
+        self.budget = DescriptorBudget(10, self.reactor)
+        self.keeper = MuxKeeper(
+            self.reactor,
+            lambda: {"score": lambda *connection: self.taken.append(connection)},
+            service_of("tcpmux 0/tcp"),
+            Journal(keeping(self.lines), stamped=False),
+            FakeNames(),
+            self.budget,
+            itertools.count(1),
+        )
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.client = socket.create_connection(listener.getsockname(), 10)
+            descriptor, peer = listener._accept()  # type: ignore[attr-defined]
+        self.keeper.take(descriptor, peer, socket.AF_INET)
+
+    def send(self, data: bytes) -> None:
+        """Let the client send, and the other side read once all is there."""
+        self.client.send(data)
+        for reader in list(self.reactor.readers):
+            select.select([reader], [], [], 10)
+            reader.doRead()
+
+    def close(self) -> None:
+        """End what the test left."""
+        for session in list(self.keeper.sessions.values()):
+            session.cut("shutdown")
+        self.client.close()
+        for descriptor, *_ in self.taken:
+            os.close(descriptor)
+
+
+@pytest.fixture
+def mux() -> Iterator[_Mux]:
+    """A tcpmux with a client."""
+    made = _Mux()
+    yield made
+    made.close()
+
+
+def test_a_named_service_gets_the_connection(mux: _Mux) -> None:
+    """The client is welcomed; what it sent too early is the service's; nothing stays here."""
+    mux.send(b"SCORE\r\nearly")
+    assert mux.client.recv(100) == b"+Go\r\n"
+    ((descriptor, peer, family),) = mux.taken
+    assert (peer, family) == (mux.client.getsockname(), socket.AF_INET)
+    assert os.read(descriptor, 100) == b"early"
+    assert os.get_blocking(descriptor)
+    assert (mux.keeper.sessions, mux.budget.open, mux.reactor.readers) == ({}, 0, set())
+    assert not mux.reactor.getDelayedCalls()
+    assert mux.lines[-1].startswith("end service=tcpmux/tcp")
+    assert "reason=done" in mux.lines[-1]
+
+
+def test_a_name_may_come_in_pieces(mux: _Mux) -> None:
+    """The rest is looked for after a short while, not all the time."""
+    mux.send(b"sco")
+    assert mux.reactor.readers == set()
+    mux.client.send(b"re\r\n")
+    mux.reactor.advance(0.1)
+    mux.send(b"")
+    assert len(mux.taken) == 1
+
+
+def test_an_unknown_name_is_refused_and_the_answer_arrives(mux: _Mux) -> None:
+    """Even if the client has sent more than its question."""
+    mux.send(b"nothing\r\nand more")
+    assert mux.client.recv(100) == b"-there is no service nothing\r\n"
+    assert mux.client.recv(100) == b""
+    mux.reactor.advance(LINGER)
+    assert (mux.keeper.sessions, mux.budget.open) == ({}, 0)
+    assert "reason=failed" in mux.lines[-1]
+
+
+def test_help_lists_the_services(mux: _Mux) -> None:
+    """A name on each line, then the end."""
+    mux.send(b"help\r\n")
+    assert mux.client.recv(100) == b"score\r\n"
+    assert mux.client.recv(100) == b""
+
+
+def test_a_client_has_so_long_to_ask(mux: _Mux) -> None:
+    """Who never ends its line is closed."""
+    mux.send(b"sco")
+    mux.reactor.advance(PATIENCE)
+    with pytest.raises(ConnectionResetError):
+        mux.client.recv(10)
+    assert "reason=timeout" in mux.lines[-1]
+    assert (mux.budget.open, mux.reactor.readers) == (0, set())
+    assert not mux.reactor.getDelayedCalls()
+
+
+def test_a_client_may_leave(mux: _Mux) -> None:
+    """Nothing is kept of it."""
+    mux.client.shutdown(socket.SHUT_WR)
+    for reader in list(mux.reactor.readers):
+        reader.doRead()
+    assert (mux.keeper.sessions, mux.budget.open) == ({}, 0)
+
+
+def test_stopping_does_not_wait_for_who_has_not_asked(mux: _Mux) -> None:
+    """They are owed nothing."""
+    empty = mux.keeper.when_empty()
+    mux.keeper.sessions[1].drain()
+    assert empty.called
+    assert "reason=shutdown" in mux.lines[-1]
