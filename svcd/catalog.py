@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from svcd.interfaces import Descriptors, Files, Names
     from svcd.model import HostPort
 
-__all__ = ["BUILTINS", "MUX", "SHAPES", "Builtin", "Surroundings", "datagram_protocol", "stream_factory"]
+__all__ = ["BUILTINS", "MUX", "SHAPES", "SUMMARIES", "Builtin", "Surroundings", "datagram_protocol", "stream_factory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,12 @@ BUILTINS: Mapping[str, Builtin] = {
 
 #: The service that connects its clients to others of this daemon (RFC 1078), which no protocol alone can do.
 MUX = "tcpmux"
-#: What the parser needs to know of all that stands in a services file by its name.
+#: One line for people on all that stands in a services file by its name.
+SUMMARIES: Mapping[str, str] = {
+    **{name: builtin.summary for name, builtin in BUILTINS.items()},
+    MUX: "connects a client to the service that it names, if that is marked mux=yes (RFC 1078)",
+}
+#: What the parser needs to know of them.
 SHAPES: Mapping[str, frozenset[Shape]] = {
     **{name: builtin.shapes for name, builtin in BUILTINS.items()},
     MUX: frozenset({Shape.STREAM}),

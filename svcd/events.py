@@ -4,15 +4,15 @@ A line is `TIME EVENT key=value ...` as text, or one JSON object with the same k
 offset from UTC and milliseconds. A value with other characters than letters, digits and `_.:/@%+,-[]` is written as
 a JSON string, so that nothing that a client sends can forge or break a line.
 
-Fields: `service` name/protocol; `address` where a listener stands; `peer` the other end; `host` its name, with
-resolve=yes; `id` the connection's number since the start; `count` the service's open connections after the event;
-`in`, `out` bytes from and to the client; `seconds` how long it lasted; `reason` why it ended: done (closed in good
-order), lost (reset, or an error of the network), aborted (by the service), error (a mistake in the service), failed (it
-could not be served, as a `fail` line says), timeout, killed (a signal that was not ours ended the process), unknown
-(its launcher was lost, and it may go on), shutdown (the daemon stopped); `pid` the process that serves; `exit` its exit
-status, or the signal that ended it; `user`, `system` its processor time in seconds; `datagrams` received in all,
-`ignored` those of them that came from a service; `state` of a launcher or of the nursery; `retry` the seconds until it
-is started again; `text` what a handler wrote for the log.
+Fields: `service` name/protocol; `address` where a listener stands; `runs` what answers there; `peer` the other end;
+`host` its name, with resolve=yes; `id` the connection's number since the start; `count` the service's open
+connections after the event; `in`, `out` bytes from and to the client; `seconds` how long it lasted; `reason` why it
+ended: done (closed in good order), lost (reset, or an error of the network), aborted (by the service), error (a
+mistake in the service), failed (it could not be served, as a `fail` line says), timeout, killed (a signal that was not
+ours ended the process), unknown (its launcher was lost, and it may go on), shutdown (the daemon stopped); `pid` the
+process that serves; `exit` its exit status, or the signal that ended it; `user`, `system` its processor time in
+seconds; `datagrams` received in all, `ignored` those of them that came from a service; `state` of a launcher or of the
+nursery; `retry` the seconds until it is started again; `text` what a handler wrote for the log.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from svcd import __version__
-from svcd.catalog import BUILTINS
+from svcd.catalog import SHAPES, SUMMARIES
 from svcd.config.options import TABLE
 from svcd.config.rows import GROUPS, OptionInfo
 from svcd.model import Shape
@@ -50,9 +50,9 @@ def _markdown() -> str:
             default = f"`{info.default_text}`" if info.default_text else ""
             lines.append(f"| `{info.name}` | {info.kind.accepts} | {default} | {info.scope_text} | {info.help}{word} |")
     lines += ["", "| built-in | over | what it does |", "|---|---|---|"]
-    for name, builtin in BUILTINS.items():
-        over = "tcp, udp, unix, unixgram" if Shape.DATAGRAM in builtin.shapes else "tcp, unix"
-        lines.append(f"| `{name}` | {over} | {builtin.summary} |")
+    for name, summary in SUMMARIES.items():
+        over = "tcp, udp, unix, unixgram" if Shape.DATAGRAM in SHAPES[name] else "tcp, unix"
+        lines.append(f"| `{name}` | {over} | {summary} |")
     return "\n".join(lines) + "\n"
 
 
@@ -102,9 +102,9 @@ def _man() -> str:
         _MAN_HEAD.rstrip(),
         ".SH BUILT\\-INS",
     ]
-    for name, builtin in BUILTINS.items():
-        over = "" if Shape.DATAGRAM in builtin.shapes else " Streams only."
-        lines += [".TP", f".B {name}", _roff(f"{builtin.summary[0].upper()}{builtin.summary[1:]}.{over}")]
+    for name, summary in SUMMARIES.items():
+        over = "" if Shape.DATAGRAM in SHAPES[name] else " Streams only."
+        lines += [".TP", f".B {name}", _roff(f"{summary[0].upper()}{summary[1:]}.{over}")]
     lines.append(".SH OPTIONS")
     for heading, infos in _grouped():
         lines.append(f".SS {heading}")

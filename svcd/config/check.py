@@ -44,6 +44,8 @@ class Endpoint:
 
 _ANY = {4: "0.0.0.0", 6: "::"}  # noqa: S104 - all addresses is what a line without bind= asks for
 
+_LOOPBACKS = ("localhost", "127.0.0.1", "::1")
+
 
 def check(config: Config, files: Files, machine: Machine) -> tuple[list[Endpoint], list[Problem]]:
     """Where the services of a Config listen, and every Problem that only the whole or the machine shows."""
@@ -57,6 +59,7 @@ def check(config: Config, files: Files, machine: Machine) -> tuple[list[Endpoint
         problems += _missing(service, files, machine)
     problems += handler_problems(config.enabled, machine)
     problems += _collisions(endpoints)
+    problems += _loops(endpoints)
     return endpoints, problems
 
 
@@ -157,6 +160,20 @@ def _collisions(endpoints: Sequence[Endpoint]) -> Iterator[Problem]:
                     text = f"{endpoint.address} is taken by {other.id} at {other.place}; change one of the two"
                     yield Problem(service.place, text)
             others.setdefault(host, service)
+
+
+def _loops(endpoints: Sequence[Endpoint]) -> Iterator[Problem]:
+    """Services that pass connections on to themselves, until nothing is left to connect with."""
+    told = set()
+    for endpoint in endpoints:
+        service = endpoint.service
+        server = service.options.redirect
+        if server is None or server.port != service.port or service.id in told:
+            continue
+        here = endpoint.host == _ANY.get(endpoint.version) and server.host in _LOOPBACKS
+        if here or server.host == endpoint.host:
+            told.add(service.id)
+            yield service.problem("redirect", f"{service.handler_text} is this service itself; name another server")
 
 
 def _claims(endpoint: Endpoint) -> Iterator[tuple[tuple[Shape, int, int | str], str]]:

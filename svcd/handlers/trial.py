@@ -98,9 +98,8 @@ class _Trials:
             next_deadline = min(deadline for _, _, deadline in self._running.values())
             for descriptor, _ in self._poll.poll(max(0.0, next_deadline - time.monotonic()) * 1000):
                 self._finish(descriptor)
-            for descriptor, (_, pid, deadline) in list(self._running.items()):
+            for descriptor, (_, _, deadline) in list(self._running.items()):
                 if deadline <= time.monotonic():
-                    os.kill(pid, signal.SIGKILL)
                     self._finish(descriptor, f"its import takes longer than {self._patience:g} s")
 
     def _start(self, index: int, trial: Trial) -> None:
@@ -120,10 +119,11 @@ class _Trials:
         self._poll.unregister(descriptor)
         told = b"" if reason else os.read(descriptor, _LONGEST)
         os.close(descriptor)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        # With what the module may have started. Before it is reaped, since its number is its own so long; a process
+        # that has closed its pipe by ending keeps the status that it ended with.
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            # What the module may have started.
             os.killpg(pid, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if told:
             reason = told[1:].decode("utf-8", "replace")
         elif not reason:

@@ -118,6 +118,13 @@ ROWS = [
     ("qotd 17/tcp quotes=/long", ["s:1:20: quotes: /long has no entry shorter than 512 characters"]),
     ("qotd 17/tcp quotes=/good", []),
     ("http 80/tcp root=/srv disable=yes", []),
+    ("x 7/tcp redirect=127.0.0.1:7", ["s:1:18: redirect: 127.0.0.1:7 is this service itself; name another server"]),
+    ("x 7/tcp redirect=localhost:7", ["s:1:18: redirect: localhost:7 is this service itself; name another server"]),
+    ("x 7/tcp bind=192.0.2.7 redirect=192.0.2.7:7",
+     ["s:1:33: redirect: 192.0.2.7:7 is this service itself; name another server"]),
+    ("x 7/tcp bind=192.0.2.7 redirect=127.0.0.1:7", []),
+    ("x 7/tcp redirect=127.0.0.1:8\ny 8/tcp redirect=192.0.2.1:8", []),
+    ("x /r/x/unix redirect=127.0.0.1:8", []),
     # Where to bind.
     ("echo 7/tcp bind=nowhere,eth0",
      ["s:1:17: bind: 'nowhere' is no address, interface or known host name: Name or service not known"]),
