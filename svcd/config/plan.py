@@ -1,0 +1,113 @@
+"""What a reload changes: the way from where services listened to where they are to listen. Nothing is done here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from svcd.config.options import TABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator, Sequence
+
+    from svcd.config.check import Endpoint
+    from svcd.config.service import Service
+
+__all__ = ["Plan", "plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done, in the order of the new file; what is closed in the order of the old one.
+
+    Attributes:
+        kept: sockets that stay open, by what they served and what they are to serve.
+        opened: sockets that are not there yet.
+        closed: sockets that nothing asks for any more.
+        added, removed: services.
+        changed: services by what they were and what they are to be.
+        same: services of which nothing changes.
+    """
+
+    kept: tuple[tuple[Endpoint, Endpoint], ...]
+    opened: tuple[Endpoint, ...]
+    closed: tuple[Endpoint, ...]
+    added: tuple[Service, ...]
+    removed: tuple[Service, ...]
+    changed: tuple[tuple[Service, Service], ...]
+    same: tuple[Service, ...]
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.opened or self.closed or self.added or self.removed or self.changed)
+
+    def lines(self) -> Iterator[str]:
+        """For people: `+` what comes, `-` what goes, `~` what changes and how."""
+        for service in self.removed:
+            yield f"- {service.id}"
+        for service in self.added:
+            yield f"+ {service.id}"
+        for old, new in self.changed:
+            yield f"~ {new.id}: " + ", ".join(_changes(old, new))
+        for endpoint in self.closed:
+            yield f"- {endpoint.service.id} on {endpoint.address}"
+        for endpoint in self.opened:
+            yield f"+ {endpoint.service.id} on {endpoint.address}"
+
+
+def plan(old: Sequence[Endpoint], new: Sequence[Endpoint]) -> Plan:
+    """The way from what runs to what is to run.
+
+    A socket stays open when it has the same address and what only a new one could have: it may serve another service
+    then. A service is the same by its name and protocol.
+    """
+    before = {_socket(endpoint): endpoint for endpoint in old}
+    after = {_socket(endpoint) for endpoint in new}
+    kept = tuple((before[key], endpoint) for endpoint in new if (key := _socket(endpoint)) in before)
+    were = {endpoint.service.id: endpoint.service for endpoint in old}
+    are = {endpoint.service.id: endpoint.service for endpoint in new}
+    both = [(were[name], service) for name, service in are.items() if name in were]
+    return Plan(
+        kept=kept,
+        opened=tuple(endpoint for endpoint in new if _socket(endpoint) not in before),
+        closed=tuple(endpoint for endpoint in old if _socket(endpoint) not in after),
+        added=tuple(service for name, service in are.items() if name not in were),
+        removed=tuple(service for name, service in were.items() if name not in are),
+        changed=tuple((service, other) for service, other in both if service != other),
+        same=tuple(other for service, other in both if service == other),
+    )
+
+
+def _socket(endpoint: Endpoint) -> Hashable:
+    """What two endpoints share that one socket can serve, one after the other."""
+    service = endpoint.service
+    # Of port 0 the kernel has made a port that is the service's own.
+    port = service.port or service.id
+    return (
+        service.net.shape,
+        endpoint.version,
+        endpoint.host,
+        port if endpoint.version else service.path,
+        endpoint.version == 6 and service.options.v6only,
+        bool(endpoint.version) and service.options.reuse_port,
+    )
+
+
+def _changes(old: Service, new: Service) -> Iterator[str]:
+    for name in ("port", "path", "runs"):
+        was, is_now = getattr(old, name), getattr(new, name)
+        if was != is_now:
+            yield f"{name} {was} -> {is_now}"
+    if old.aliases != new.aliases:
+        yield "aliases"
+    for field in fields(old.options):
+        was, is_now = getattr(old.options, field.name), getattr(new.options, field.name)
+        if was != is_now:
+            yield f"{field.name} {_text(field.name, was)} -> {_text(field.name, is_now)}"
+
+
+def _text(option: str, value: object) -> str:
+    if value == TABLE[option].default:
+        return TABLE[option].default_text or "default"
+    return TABLE[option].kind.write(value)

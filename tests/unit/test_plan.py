@@ -1,0 +1,105 @@
+"""What a reload would change."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svcd.config.check import Endpoint, check
+from svcd.config.plan import Plan, plan
+from tests.doubles import FakeFiles, FakeMachine, config_of
+
+
+def _endpoints(text: str) -> list[Endpoint]:
+    endpoints, problems = check(config_of(text), FakeFiles(), FakeMachine())
+    assert not problems
+    return endpoints
+
+
+def _plan(old: str, new: str) -> Plan:
+    return plan(_endpoints(old), _endpoints(new))
+
+
+OLD = "echo 7/tcp4"
+#: A new file, and what the way to it looks like.
+ROWS = [
+    (OLD, []),
+    ("# a comment\n\necho 7/tcp4 backlog=128", []),
+    ("echo 7/tcp4 backlog=5", ["~ echo/tcp4: backlog 128 -> 5"]),
+    ("echo 7/tcp4 resolve=yes keepalive=yes", ["~ echo/tcp4: keepalive no -> yes, resolve no -> yes"]),
+    ("echo 7/tcp4 description=mine", ["~ echo/tcp4: description default -> mine"]),
+    ("echo 7/tcp4 again", ["~ echo/tcp4: aliases"]),
+    (
+        "echo 8/tcp4",
+        ["~ echo/tcp4: port 7 -> 8", "- echo/tcp4 on 0.0.0.0:7", "+ echo/tcp4 on 0.0.0.0:8"],
+    ),
+    ("discard 7/tcp4", ["- echo/tcp4", "+ discard/tcp4"]),
+    (
+        "echo 7/udp4",
+        ["- echo/tcp4", "+ echo/udp4", "- echo/tcp4 on 0.0.0.0:7", "+ echo/udp4 on 0.0.0.0:7"],
+    ),
+    ("", ["- echo/tcp4", "- echo/tcp4 on 0.0.0.0:7"]),
+    (
+        "echo 7/tcp4 bind=127.0.0.1",
+        ["~ echo/tcp4: bind default -> 127.0.0.1", "- echo/tcp4 on 0.0.0.0:7", "+ echo/tcp4 on 127.0.0.1:7"],
+    ),
+    (
+        "echo 7/tcp4 reuse_port=yes",
+        ["~ echo/tcp4: reuse_port no -> yes", "- echo/tcp4 on 0.0.0.0:7", "+ echo/tcp4 on 0.0.0.0:7"],
+    ),
+    ("echo 7/tcp4 server=/bin/cat", ["~ echo/tcp4: runs echo -> server, server default -> /bin/cat"]),
+    ("echo 7/tcp4\ntime 37/tcp4", ["+ time/tcp4", "+ time/tcp4 on 0.0.0.0:37"]),
+]
+
+
+@pytest.mark.parametrize(("new", "lines"), ROWS)
+def test_a_plan_says_what_changes(new: str, lines: list[str]) -> None:
+    """Every difference, and nothing that is the same."""
+    made = _plan(OLD, new)
+    assert list(made.lines()) == lines
+    assert made.empty == (not lines)
+
+
+def test_a_socket_is_kept_for_another_service() -> None:
+    """Its address counts, not who had it."""
+    made = _plan("echo 7/tcp4", "discard 7/tcp4")
+    ((before, after),) = made.kept
+    assert (before.service.name, after.service.name) == ("echo", "discard")
+    assert not made.opened
+    assert not made.closed
+
+
+def test_a_port_of_the_kernels_choice_is_kept_for_its_service_alone() -> None:
+    """Where the line says 0 the socket is found by the service."""
+    made = _plan("echo 0/tcp4\ntime 0/tcp4", "time 0/tcp4\ndiscard 0/tcp4")
+    assert [(old.service.name, new.service.name) for old, new in made.kept] == [("time", "time")]
+    assert [endpoint.service.name for endpoint in made.opened] == ["discard"]
+    assert [endpoint.service.name for endpoint in made.closed] == ["echo"]
+
+
+def test_a_local_socket_is_kept_by_its_path() -> None:
+    """Its mode and owner can be changed where it stands."""
+    made = _plan("echo /run/a/unix", "echo /run/a/unix mode=0600\nmore /run/b/unix echo")
+    assert [old.address for old, _ in made.kept] == ["/run/a"]
+    assert [endpoint.address for endpoint in made.opened] == ["/run/b"]
+
+
+LINES = st.lists(
+    st.sampled_from(
+        ["echo 7/tcp", "echo 7/udp4", "echo 8/tcp6", "time 37/tcp4", "time 37/tcp4 backlog=3", "discard 9/tcp bind=::1"]
+    ),
+    unique_by=lambda line: " ".join(line.split()[:1]) + line.split()[1].partition("/")[2],
+)
+
+
+@given(LINES, LINES)
+def test_a_plan_leads_from_one_file_to_the_other(old: list[str], new: list[str]) -> None:
+    """Everything that was is kept or closed, everything that is to be is kept or opened, and each once."""
+    before, after = _endpoints("\n".join(old)), _endpoints("\n".join(new))
+    made = plan(before, after)
+    assert sorted(map(str, [*(first for first, _ in made.kept), *made.closed])) == sorted(map(str, before))
+    assert sorted(map(str, [*(second for _, second in made.kept), *made.opened])) == sorted(map(str, after))
+    names = [service.id for service in (*made.added, *made.same, *(new for _, new in made.changed))]
+    assert sorted(names) == sorted({endpoint.service.id for endpoint in after})
+    assert plan(after, after).empty
