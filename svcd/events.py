@@ -8,11 +8,11 @@ Fields: `service` name/protocol; `address` where a listener stands; `runs` what 
 `host` its name, with resolve=yes; `id` the connection's number since the start; `count` the service's open
 connections after the event; `in`, `out` bytes from and to the client; `seconds` how long it lasted; `reason` why it
 ended: done (closed in good order), lost (reset, or an error of the network), aborted (by the service), error (a
-mistake in the service), failed (it could not be served, as a `fail` line says), timeout, killed (a signal that was not
-ours ended the process), unknown (its launcher was lost, and it may go on), shutdown (the daemon stopped); `pid` the
-process that serves; `exit` its exit status, or the signal that ended it; `user`, `system` its processor time in
-seconds; `datagrams` received in all, `ignored` those of them that came from a service; `state` of a launcher or of the
-nursery; `retry` the seconds until it is started again; `text` what a handler wrote for the log.
+mistake in the service), failed (it could not be served, as a `fail` line says), timeout, killed (a signal that was
+not ours ended the process), unknown (its launcher was lost, and it may go on), shutdown (the daemon stopped); `pid`
+the process that serves; `exit` its exit status, or the signal that ended it; `user`, `system` its processor time in
+seconds; `datagrams` received in all, `ignored` those of them that came from a service; `state` of a launcher or of
+the nursery; `retry` the seconds until it is started again; `text` what a handler wrote for the log.
 """
 
 from __future__ import annotations
