@@ -137,9 +137,6 @@ class RedirectProtocol(_Side):
     def _connected(self, server: _ServerSide) -> None:
         self._tried()
         server.release = self.factory.descriptors.release
-        if self._gone:
-            server.transport.abortConnection()
-            return
         self.other, server.other = server, self
         set_no_delay = getattr(server.transport, "setTcpNoDelay", None)
         if set_no_delay is not None:

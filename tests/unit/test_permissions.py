@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from svcd.model import Runner
+from svcd.transport.machine import LocalMachine, login
 from svcd.transport.permissions import Account, cannot_enter, cannot_execute
 
 if TYPE_CHECKING:
@@ -112,3 +114,28 @@ def test_what_we_may_not_see_is_no_problem(folder: Path) -> None:
         assert cannot_execute(str(path), ME) == f"me may not enter {folder}/private"
     finally:
         path.parent.chmod(0o700)
+
+
+def test_the_machine_knows_who_somebody_is(folder: Path) -> None:
+    """Names become numbers, with the groups of the user where they are asked for."""
+    machine = LocalMachine()
+    path = str(_file(folder / "p", 0o710))
+    me, group = login(str(os.geteuid())), str(os.getegid())
+    assert me is not None
+    assert machine.cannot_execute(path, Runner()) == ""
+    assert machine.cannot_execute(path, Runner(me.pw_name, groups=True)) == ""
+    assert machine.cannot_execute(path, Runner("54321", group)) == ""
+    assert machine.cannot_execute(path, Runner("54321", "54321")) == "user 54321 may not execute it"
+    assert machine.cannot_enter("/", Runner("54321", "54321", root=str(folder))) == ""
+    assert [machine.has_login_group(name) for name in (me.pw_name, "4000000000", "no such user")] == [
+        True,
+        False,
+        False,
+    ]
+
+
+def test_an_access_list_is_not_second_guessed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a file has one, the mode says too little, so nothing is said."""
+    path = str(_file(folder / "p", 0o700))
+    monkeypatch.setattr(os, "getxattr", lambda _path, _name: b"a list")
+    assert cannot_execute(path, SOMEBODY) == ""
