@@ -36,8 +36,11 @@ __all__ = [
     "LOST",
     "NURSERY",
     "PAUSE",
+    "PROBLEM",
     "READY",
     "REFUSE",
+    "RELOAD",
+    "RELOAD_FAILED",
     "RESUME",
     "SAID",
     "STOP",
@@ -62,6 +65,9 @@ class Event:
 LISTEN = Event("listen", ("service", "address", "runs"))
 CLOSE = Event("close", ("service", "address", "datagrams", "ignored", "in", "out"))
 READY = Event("ready", ("services", "listeners", "reactor"))
+RELOAD = Event("reload", ("added", "removed", "changed", "opened", "closed", "seconds"))
+RELOAD_FAILED = Event("reload-failed", ("problems",), "error")
+PROBLEM = Event("problem", ("text",), "error")
 STOP = Event("stop", ("connections",))
 DESCRIPTORS = Event("descriptors", ("limit", "connections", "advice"), "warn")
 PAUSE = Event("pause", ("reason", "connections", "limit"), "warn")

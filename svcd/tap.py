@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
 from twisted.python.components import Componentized
@@ -21,7 +22,7 @@ from svcd.files import LocalFiles
 from svcd.loading import SERVICES_FILE, listing, load
 from svcd.logs import LogOutput
 from svcd.resources import account_of, connection_limit
-from svcd.supervisor import Supervisor, open_all
+from svcd.supervisor import Reloader, Supervisor, open_all
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.names import ReverseNames
 from svcd.transport.notify import notify
@@ -98,14 +99,25 @@ class Options(usage.Options):
         if words:
             raise usage.UsageError(f"unexpected word {words[0]!r}: a services file is named by --services FILE")
 
+    def read(self, path: str | None) -> list[Endpoint]:
+        """Where the services of a file listen; of the one that the command line names for None.
+
+        Raises:
+            ConfigError: it has Problems.
+        """
+        return load(self["services"] if path is None else path, LocalFiles(), port_offset=self["port-offset"])
+
     def endpoints(self) -> list[Endpoint]:
         """What the services file says.
 
         Raises:
             StartFailure: it has Problems, which were printed.
         """
+        if self["services"]:
+            # A daemon changes its folder, and may read the file again.
+            self["services"] = os.path.abspath(self["services"])  # noqa: PTH100 - as it was written
         try:
-            return load(self["services"], LocalFiles(), port_offset=self["port-offset"])
+            return self.read(None)
         except ConfigError as error:
             print(error, file=sys.stderr)
             raise StartFailure(error.exit_code, "the services file has mistakes") from None
@@ -143,10 +155,17 @@ class _Daemon(MultiService):
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, supervisor: Supervisor, log_output: LogOutput) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        reactor: Any,  # noqa: ANN401 - several interfaces
+        supervisor: Supervisor,
+        reloader: Reloader,
+        log_output: LogOutput,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._reactor = reactor
         self._supervisor = supervisor
+        self._reloader = reloader
         self._log_output = log_output
         self._stopping = False
         supervisor.setServiceParent(self)  # type: ignore[no-untyped-call]
@@ -187,11 +206,11 @@ class _Daemon(MultiService):
         self._reactor.callWhenRunning(self._take_signals)
 
     def _take_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._signalled)
 
-    def _signalled(self, _number: int, _frame: FrameType | None) -> None:
-        self._reactor.callFromThread(self._stop)
+    def _signalled(self, number: int, _frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._reloader.on_signal if number == signal.SIGHUP else self._stop)
 
     def _stop(self) -> None:
         if self._stopping:
@@ -271,4 +290,6 @@ def makeService(options: Options) -> IService:
         account,
         lambda state: notify(manager, state),
     )
-    return _Daemon(reactor, supervisor, options.log_output)
+    pool = reactor.getThreadPool()  # type: ignore[attr-defined]
+    reloader = Reloader(supervisor, options.read, partial(deferToThreadPool, reactor, pool))  # type: ignore[arg-type]
+    return _Daemon(reactor, supervisor, reloader, options.log_output)

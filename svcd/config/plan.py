@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from svcd.config.check import Endpoint
     from svcd.config.service import Service
 
-__all__ = ["Plan", "plan"]
+__all__ = ["Plan", "plan", "socket_key"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +62,16 @@ def plan(old: Sequence[Endpoint], new: Sequence[Endpoint]) -> Plan:
     A socket stays open when it has the same address and what only a new one could have: it may serve another service
     then. A service is the same by its name and protocol.
     """
-    before = {_socket(endpoint): endpoint for endpoint in old}
-    after = {_socket(endpoint) for endpoint in new}
-    kept = tuple((before[key], endpoint) for endpoint in new if (key := _socket(endpoint)) in before)
+    before = {socket_key(endpoint): endpoint for endpoint in old}
+    after = {socket_key(endpoint) for endpoint in new}
+    kept = tuple((before[key], endpoint) for endpoint in new if (key := socket_key(endpoint)) in before)
     were = {endpoint.service.id: endpoint.service for endpoint in old}
     are = {endpoint.service.id: endpoint.service for endpoint in new}
     both = [(were[name], service) for name, service in are.items() if name in were]
     return Plan(
         kept=kept,
-        opened=tuple(endpoint for endpoint in new if _socket(endpoint) not in before),
-        closed=tuple(endpoint for endpoint in old if _socket(endpoint) not in after),
+        opened=tuple(endpoint for endpoint in new if socket_key(endpoint) not in before),
+        closed=tuple(endpoint for endpoint in old if socket_key(endpoint) not in after),
         added=tuple(service for name, service in are.items() if name not in were),
         removed=tuple(service for name, service in were.items() if name not in are),
         changed=tuple((service, other) for service, other in both if service != other),
@@ -79,8 +79,8 @@ def plan(old: Sequence[Endpoint], new: Sequence[Endpoint]) -> Plan:
     )
 
 
-def _socket(endpoint: Endpoint) -> Hashable:
-    """What two endpoints share that one socket can serve, one after the other."""
+def socket_key(endpoint: Endpoint) -> Hashable:
+    """What two endpoints have in common that one socket can serve, one after the other."""
     service = endpoint.service
     # Of port 0 the kernel has made a port that is the service's own.
     port = service.port or service.id

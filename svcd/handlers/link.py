@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from svcd.events import LAUNCHER, tell
+from svcd.handlers.backoff import Backoff
 from svcd.handlers.messages import (
     LARGEST,
     ONE_DESCRIPTOR,
@@ -26,6 +27,7 @@ from svcd.handlers.messages import (
     pack,
     read,
 )
+from svcd.handlers.waiting import Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,34 +42,10 @@ __all__ = ["MOST_WAITING", "Link"]
 
 #: So many connections at most wait in the daemon for their process; more wait in the kernel, not accepted.
 MOST_WAITING = 64
-#: How long a lost launcher is not started again, in seconds; doubled by each loss, up to the longest.
-_FIRST_PAUSE = 0.1
-_LONGEST_PAUSE = 30.0
-#: A launcher that lived so long, in seconds, was a good one: the next loss is the first again.
-_GOOD_LIFE = 10.0
 #: A connection whose launcher was lost so often before it could be started is what kills it.
 _MOST_TRIES = 3
 #: Reports taken in one go before other descriptors have their turn.
 _BATCH = 64
-
-
-class _Waiting:
-    """A connection that has no process yet.
-
-    Attributes:
-        packet: what the launcher is told of it.
-        descriptor: ours until the launcher has started something: what a lost one has not is given to the next.
-        tries: how many launchers were told.
-        sent: whether the present one was.
-    """
-
-    __slots__ = ("descriptor", "packet", "sent", "tries")
-
-    def __init__(self, packet: bytes, descriptor: int) -> None:
-        self.packet = packet
-        self.descriptor = descriptor
-        self.tries = 0
-        self.sent = False
 
 
 @implementer(IReadDescriptor)
@@ -82,6 +60,7 @@ class Link:
 
     Attributes:
         ready: whether it has a launcher that can serve.
+        stopped: whether it has ended for good.
         pids: of the launcher's running handlers, by the number of their connection.
         orphans: of those whose launcher was lost, the same.
     """
@@ -98,10 +77,11 @@ class Link:
         self._since = 0.0
         self.ready = False
         self._asked = False
-        self._stopped = False
-        self._pause = _FIRST_PAUSE
+        self._successor: Link | None = None
+        self.stopped = False
+        self._backoff = Backoff()
         self._retry: IDelayedCall | None = None
-        self._waiting: dict[int, _Waiting] = {}
+        self._waiting: dict[int, Waiting] = {}
         self.pids: dict[int, int] = {}
         self.orphans: dict[int, int] = {}
 
@@ -112,11 +92,7 @@ class Link:
 
     def start(self, number: int, environment: bytes, descriptor: int) -> None:
         """Let a connection have its process; the descriptor is the link's to close from now on."""
-        waiting = self._waiting[number] = _Waiting(pack(Connection(number, environment)), descriptor)
-        if self.ready:
-            self._send(waiting)
-        else:
-            self.wake()
+        self.inherit(number, Waiting(pack(Connection(number, environment)), descriptor))
 
     def drop(self, number: int) -> bool:
         """Close a connection that has no process yet; returns whether it had none."""
@@ -134,14 +110,14 @@ class Link:
 
     def wake(self) -> None:
         """Have a launcher, if none is there or on its way."""
-        if self._socket is None and not self._asked and self._retry is None and not self._stopped:
+        if self._socket is None and not self._asked and self._retry is None and not self.stopped:
             self._asked = True
             self._launch()
 
     def attach(self, sock: socket.socket, pid: int) -> None:
         """Here is the launcher that was asked for."""
         self._asked = False
-        if self._stopped:
+        if self.stopped:
             sock.close()
             return
         sock.setblocking(False)
@@ -185,10 +161,12 @@ class Link:
             case Ended(number):
                 if self.pids.pop(number, None) is not None:
                     self._reports.ended(report)
+                    self._leave()
             case Failed(number, errno):
                 # A thread is told as started first.
                 if self._begun(number) or self.pids.pop(number, None) is not None:
                     self._reports.failed(number, errno)
+                    self._leave()
             case Said(number, text):
                 self._reports.said(number, text)
             case Ready(problem):
@@ -218,7 +196,7 @@ class Link:
             self._reports.room()
         return True
 
-    def _send(self, waiting: _Waiting) -> None:
+    def _send(self, waiting: Waiting) -> None:
         assert self._socket is not None  # noqa: S101 - only a ready launcher is sent to
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE_DESCRIPTOR.pack(waiting.descriptor))]
         # What can't be sent now is sent when the launcher has taken something, or by the end of this one to the next.
@@ -236,11 +214,9 @@ class Link:
             self._reactor.removeReader(self)
             self._socket.close()
             self._socket = None
-        if self._stopped:
+        if self.stopped:
             return
-        lived = self._reactor.seconds() - self._since
-        pause = self._pause if lived < _GOOD_LIFE or not self._pid else _FIRST_PAUSE
-        self._pause = min(2 * pause, _LONGEST_PAUSE)
+        pause = self._backoff.pause(self._reactor.seconds() - self._since if self._pid else 0.0)
         tell(self._log, LAUNCHER, service=self._service, pid=self._pid, state="lost", reason=reason, retry=pause)
         self._pid = 0
         for number, waiting in list(self._waiting.items()):
@@ -248,6 +224,9 @@ class Link:
             if waiting.tries >= _MOST_TRIES:
                 self.drop(number)
                 self._reports.failed(number, 0)
+        if self._successor is not None:
+            self.retire(self._successor)
+            return
         self._retry = self._reactor.callLater(pause, self._again)
 
     def _again(self) -> None:
@@ -255,6 +234,27 @@ class Link:
         # With nothing to do it waits for the next connection.
         if self._waiting or self.orphans:
             self.wake()
+
+    def retire(self, successor: Link) -> None:
+        """Let another launcher serve from now on, also who waits; this one ends after its last handler."""
+        self._successor = successor
+        for number, waiting in list(self._waiting.items()):
+            if not waiting.sent:
+                del self._waiting[number]
+                successor.inherit(number, waiting)
+        self._leave()
+
+    def inherit(self, number: int, waiting: Waiting) -> None:
+        """Take over a connection that another launcher has not started."""
+        self._waiting[number] = waiting
+        if self.ready:
+            self._send(waiting)
+        else:
+            self.wake()
+
+    def _leave(self) -> None:
+        if self._successor is not None and not (self._waiting or self.pids or self.orphans):
+            self.stop()
 
     def forget(self) -> None:
         """Nobody will say when the handlers of lost launchers end."""
@@ -270,10 +270,13 @@ class Link:
         for number in [number for number, known in self.orphans.items() if known == pid]:
             del self.orphans[number]
             self._reports.ended(Ended(number, status))
+        self._leave()
 
     def stop(self) -> None:
         """Let the launcher end; connections without a process are closed."""
-        self._stopped = True
+        if self.stopped:
+            return
+        self.stopped = True
         self.forget()
         if self._retry is not None:
             self._retry.cancel()

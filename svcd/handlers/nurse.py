@@ -98,6 +98,11 @@ class Nurse:
         self._links.append(link)
         return link
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do any more."""
+        return all(link.stopped for link in self._links)
+
     def start(self) -> None:
         """Start the nursery, with the rights that the daemon has now. Without services there is nothing to start.
 
@@ -195,7 +200,7 @@ class Nurse:
             link.stop()
         if self._socket is None:
             return succeed(None)
-        self._stopping = Deferred()
+        self._stopping = self._stopping or Deferred()
         self._lose()
         return self._stopping
 

@@ -204,6 +204,10 @@ class GateKeeper(Keeper[Gate], Factory):
         super().__init__(service, journal, names, budget, numbers, {"pid": os.getpid()}, clock)
         self._factory = factory
 
+    def serve_by(self, factory: IProtocolFactory) -> None:
+        """Let another factory build the protocols of new connections."""
+        self._factory = factory
+
     def doStart(self) -> None:
         """The first listener begins."""
         self._factory.doStart()

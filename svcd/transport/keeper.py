@@ -72,30 +72,37 @@ class Keeper(Generic[SessionT]):
         constants: Mapping[str, object],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.service = service
         self.journal = journal
         self.names = names
         self.budget = budget
         self.numbers = numbers
         self.clock = clock
         self.sessions: dict[int, SessionT] = {}
-        self.resolves = service.options.resolve
         self.quoted = journal.quoted
         # Quoted once for all connections.
         self.nameless = journal.quoted("-")
         self.reasons = {word: journal.quoted(word) for word in _REASONS}
+        self._constants = constants
         self._waiting: list[Deferred[None]] = []
+        self.retune(service)
+
+    def retune(self, service: Service) -> None:
+        """Let the service's options, perhaps other ones than before, hold for what happens from now on."""
+        self.service = service
+        self.resolves = service.options.resolve
         words = _LOGGED_SPAWNED if service.spawned else _LOGGED
         chosen = {"service", "id", "count"}.union(*(words[word] for word in service.logged))
         if not self.resolves:
             chosen.discard("host")
-        fixed = {name: value for name, value in {"service": service.id, **constants}.items() if name in chosen}
+        values = {"service": service.id, **self._constants}
+        fixed = {name: value for name, value in values.items() if name in chosen}
         variables = chosen - fixed.keys()
+        template = self.journal.template
         self.accept_line, self.end_line = (
-            journal.template(event, fixed, variables) if service.logged else "" for event in (ACCEPT, END)
+            template(event, fixed, variables) if service.logged else "" for event in (ACCEPT, END)
         )
-        self.fail_line = journal.template(FAIL, {"service": service.id}, ("peer", "id", "reason"))
-        self.refuse_line = journal.template(REFUSE, {"service": service.id}, ("peer", "reason"))
+        self.fail_line = template(FAIL, {"service": service.id}, ("peer", "id", "reason"))
+        self.refuse_line = template(REFUSE, {"service": service.id}, ("peer", "reason"))
 
     def when_empty(self) -> Deferred[None]:
         """Fires when no connection is open, at once if none is."""

@@ -17,6 +17,7 @@ from svcd.transport.port import BATCH, Port, accepted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
 
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IAddress, IProtocolFactory
@@ -162,13 +163,18 @@ class DatagramPort(Port):
         reactor: Watcher,
         sock: socket.socket,
         protocol: DatagramProtocol,
-        service_ports: frozenset[int] = frozenset(),
+        service_ports: AbstractSet[int] = frozenset(),
     ) -> None:
         super().__init__(reactor, sock)
         self._protocol = protocol
         self._service_ports = service_ports
         self._inet = sock.family != socket.AF_UNIX
         self.datagrams = self.ignored = self.bytes_in = self.bytes_out = 0
+
+    def go_on_from(self, other: DatagramPort) -> None:
+        """Count on where the port before on the same socket has stopped."""
+        self.datagrams, self.ignored = other.datagrams, other.ignored
+        self.bytes_in, self.bytes_out = other.bytes_in, other.bytes_out
 
     def startListening(self) -> None:
         """Begin."""

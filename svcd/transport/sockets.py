@@ -15,7 +15,11 @@ from svcd.model import Shape, address_text
 from svcd.transport.machine import group_id, user_id
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from svcd.config.check import Endpoint
+    from svcd.config.options import Options
+    from svcd.config.service import Service
 
 __all__ = ["OpenSocket", "open_socket"]
 
@@ -46,6 +50,30 @@ class OpenSocket:
     address: str
     file: tuple[int, int] | None = None
 
+    def permit(self, endpoint: Endpoint) -> None:
+        """Give a UNIX socket's file the owner and permissions of another endpoint with the same path.
+
+        Raises:
+            ListenError: the system refuses.
+        """
+        path, service = endpoint.service.path, endpoint.service
+        if not path or _permissions(service) == _permissions(self.endpoint.service):
+            return
+        try:
+            _chown(service)
+            os.chmod(path, service.options.mode)  # noqa: PTH101 - one system call
+        except (OSError, KeyError) as error:
+            raise _explained(endpoint, error) from error
+
+    def retune(self, endpoint: Endpoint) -> None:
+        """Serve another endpoint of the same address, or the same with other options."""
+        self.endpoint = endpoint
+        options = endpoint.service.options
+        if endpoint.service.net.shape is Shape.STREAM:
+            self.socket.listen(options.backlog)
+            if endpoint.version:
+                _tune(self.socket, options)
+
     def close(self) -> None:
         """Close it, and remove the file of a UNIX socket, as far as we may."""
         path = self.endpoint.service.path
@@ -56,10 +84,12 @@ class OpenSocket:
         self.socket.close()
 
 
-def open_socket(endpoint: Endpoint) -> OpenSocket:
+def open_socket(endpoint: Endpoint, leaving: Sequence[OpenSocket] = ()) -> OpenSocket:
     """Open the socket of an endpoint; a stream socket listens from now on.
 
-    What the options set on a listening TCP socket (keepalive, nodelay), accepted ones inherit on Linux.
+    Args:
+        endpoint: which.
+        leaving: sockets of ours that will be closed, and must not stand in the way.
 
     Raises:
         ListenError: it can't be had.
@@ -73,7 +103,7 @@ def open_socket(endpoint: Endpoint) -> OpenSocket:
         try:
             opened.setblocking(False)
             if endpoint.version:
-                _bind_inet(opened, endpoint, stream=stream)
+                _bind_inet(opened, endpoint, stream=stream, leaving=leaving)
             else:
                 _bind_local(opened, endpoint)
             if stream:
@@ -95,13 +125,18 @@ def _file_of(path: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _bind_inet(opened: socket.socket, endpoint: Endpoint, *, stream: bool) -> None:
+def _tune(opened: socket.socket, options: Options) -> None:
+    """Set what accepted sockets inherit from the listening one on Linux."""
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, options.keepalive)
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, options.nodelay)
+
+
+def _bind_inet(opened: socket.socket, endpoint: Endpoint, *, stream: bool, leaving: Sequence[OpenSocket]) -> None:
     options = endpoint.service.options
     if stream:
         # Only for streams: two datagram sockets that both ask for it would share the port unasked.
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, options.keepalive)
-        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, options.nodelay)
+        _tune(opened, options)
     if options.reuse_port:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if endpoint.version == 6:
@@ -109,7 +144,30 @@ def _bind_inet(opened: socket.socket, endpoint: Endpoint, *, stream: bool) -> No
     # getaddrinfo turns a literal with %scope into its address; nothing is looked up.
     flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     found = socket.getaddrinfo(endpoint.host, endpoint.service.port, opened.family, opened.type, 0, flags)
-    opened.bind(found[0][4])
+    in_the_way = [each.socket for each in leaving if _same_port(each.endpoint, endpoint)]
+    with _sharing([*in_the_way, opened]) if in_the_way else contextlib.nullcontext():
+        opened.bind(found[0][4])
+        if stream:
+            opened.listen(options.backlog)
+
+
+def _same_port(one: Endpoint, other: Endpoint) -> bool:
+    """Whether they may get in each other's way."""
+    first, second = one.service, other.service
+    return first.net.shape is second.net.shape and first.port == second.port != 0
+
+
+@contextlib.contextmanager
+def _sharing(sockets: Sequence[socket.socket]) -> Iterator[None]:
+    """Let sockets of ours have the same port for a moment (SO_REUSEPORT, socket(7)): none is missing meanwhile."""
+    before = [each.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for each in sockets]
+    for each in sockets:
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        yield
+    finally:
+        for each, value in zip(sockets, before, strict=True):
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, value)
 
 
 def _bind_local(opened: socket.socket, endpoint: Endpoint) -> None:
@@ -123,12 +181,20 @@ def _bind_local(opened: socket.socket, endpoint: Endpoint) -> None:
     finally:
         os.umask(before)
     try:
-        user, group = service.options.owner.user, service.file_group
-        if user or group:
-            os.chown(path, user_id(user) if user else -1, group_id(group) if group else -1)
+        _chown(service)
     except (OSError, KeyError):
         os.unlink(path)  # noqa: PTH108 - one system call
         raise
+
+
+def _permissions(service: Service) -> tuple[int, str, str]:
+    return service.options.mode, service.options.owner.user, service.file_group
+
+
+def _chown(service: Service) -> None:
+    user, group = service.options.owner.user, service.file_group
+    if user or group:
+        os.chown(service.path, user_id(user) if user else -1, group_id(group) if group else -1)
 
 
 def _remove_stale(path: str, kind: int) -> None:

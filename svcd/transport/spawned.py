@@ -45,10 +45,11 @@ class SpawnedSession:
         host: its name, the same.
         started: by the keeper's clock, in seconds.
         pid: of the process; 0 before it has one.
+        link: to the launcher that has it; None before it was handed over.
         ended: called when the connection is over.
     """
 
-    __slots__ = ("_accept", "_call", "_keeper", "cause", "ended", "host", "number", "peer", "pid", "started")
+    __slots__ = ("_accept", "_call", "_keeper", "cause", "ended", "host", "link", "number", "peer", "pid", "started")
 
     def __init__(self, keeper: SpawnKeeper, number: int, peer: str) -> None:
         self._keeper = keeper
@@ -60,6 +61,7 @@ class SpawnedSession:
         self.host = keeper.nameless
         self.started = keeper.clock()
         self.pid = 0
+        self.link: Link | None = None
         self.cause = ""
         self.ended: Callable[[], None] | None = None
 
@@ -78,7 +80,7 @@ class SpawnedSession:
 
     def drain(self) -> None:
         """A process is asked nothing: what it owes only it knows. One that can't be had is not awaited."""
-        if not (self.pid or self._keeper.link.ready):
+        if not (self.pid or (self.link is not None and self.link.ready)):
             self.cut("shutdown")
 
     def cut(self, cause: str) -> None:
@@ -86,11 +88,12 @@ class SpawnedSession:
         self.cancel()
         self.cause = self.cause or cause
         keeper = self._keeper
-        if keeper.link.drop(self.number) or not self.pid:
+        link = self.link
+        if link is None or link.drop(self.number) or not self.pid:
             keeper.failed(self.number, 0)
             return
-        keeper.link.signal(self.number, signal.SIGTERM)
-        self._call = keeper.reactor.callLater(KILL_SECONDS, keeper.link.signal, self.number, signal.SIGKILL)
+        link.signal(self.number, signal.SIGTERM)
+        self._call = keeper.reactor.callLater(KILL_SECONDS, link.signal, self.number, signal.SIGKILL)
 
     def cancel(self) -> None:
         """No deadline holds any more."""
@@ -122,9 +125,18 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         super().__init__(service, journal, names, budget, numbers, {}, reactor.seconds)
         self.reactor = reactor
         self.link = make_link(self)
+        self._rooms: list[Callable[[], None]] = []
+
+    def retune(self, service: Service) -> None:
+        """Let other options hold."""
+        super().retune(service)
         self._tells_pid = "PID" in service.logged
         self._timeout = service.options.session_timeout
-        self._rooms: list[Callable[[], None]] = []
+
+    def relink(self, link: Link) -> None:
+        """Have another launcher from now on; the one before goes when its last handler has ended."""
+        before, self.link = self.link, link
+        before.retire(link)
 
     def begin(self) -> None:
         """Be ready for the first client: a launcher is forked in no time, but Python takes its time to import."""
@@ -199,7 +211,8 @@ class SpawnKeeper(Keeper[SpawnedSession]):
     def _start(self, session: SpawnedSession, descriptor: int, environment: bytes) -> None:
         if not self._tells_pid:
             session.tell_accept()
-        self.link.start(session.number, environment, descriptor)
+        session.link = self.link
+        session.link.start(session.number, environment, descriptor)
 
     def started(self, number: int, pid: int) -> None:
         """A connection has its process, and the daemon its descriptor no more."""

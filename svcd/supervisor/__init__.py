@@ -1,0 +1,7 @@
+"""The one place that knows which services run: it opens them, starts them, changes them, and lets them end."""
+
+from svcd.supervisor.core import Supervisor
+from svcd.supervisor.listeners import open_all
+from svcd.supervisor.reloading import Reloader
+
+__all__ = ["Reloader", "Supervisor", "open_all"]

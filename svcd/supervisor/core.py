@@ -1,0 +1,223 @@
+"""The supervisor: starts the services of a Config, goes over to another one, and lets them end."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from twisted.application.service import Service as TwistedService
+from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.logger import Logger
+
+from svcd.config.plan import plan, socket_key
+from svcd.events import READY, RELOAD, STOP, tell
+from svcd.handlers.nurse import Nurse
+from svcd.supervisor.change import Change
+from svcd.supervisor.listeners import Listener, number_of_port, open_all
+from svcd.supervisor.running import Running, Shared, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+    from svcd.catalog import Surroundings
+    from svcd.config.check import Endpoint
+    from svcd.config.plan import Plan
+    from svcd.interfaces import Watcher
+    from svcd.journal import Journal
+    from svcd.transport.descriptors import DescriptorBudget
+    from svcd.transport.keeper import Keeper
+    from svcd.transport.specs import Account
+
+__all__ = ["Supervisor"]
+
+
+class Supervisor(TwistedService):
+    """Runs the services of a Config, as a Twisted service.
+
+    Args:
+        reactor: watches descriptors and time.
+        endpoints: where the services listen.
+        around: what built-ins may need.
+        journal: where connections are logged; it is flushed when the last has ended.
+        budget: how many connections there may be.
+        account: as whom handlers run that name no user.
+        said: told when the daemon is ready and when it stops, as sd_notify(3) states.
+
+    Attributes:
+        endpoints: where the services listen now.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Watcher,
+        endpoints: Sequence[Endpoint],
+        around: Surroundings,
+        journal: Journal,
+        budget: DescriptorBudget,
+        account: Account,
+        said: Callable[[str], None] = lambda _state: None,
+    ) -> None:
+        self.endpoints = tuple(endpoints)
+        self._reactor = reactor
+        self._journal = journal
+        self._budget = budget
+        self._said = said
+        self._shared = Shared(reactor, around, journal, budget, account, itertools.count(1), self._muxed)
+        self._nurses: list[Nurse] = []
+        self._listeners: dict[Hashable, Listener] = {}
+        self._running: dict[str, Running] = {}
+        # Services that are no more, with connections that still are.
+        self._retired: list[Running] = []
+
+    @property
+    def keepers(self) -> dict[str, Keeper[Any]]:
+        """Who has the connections of the services, by the service's name."""
+        return {name: running.keeper for name, running in self._running.items() if running.keeper is not None}
+
+    def privilegedStartService(self) -> None:
+        """Open every socket, and read what needs the privilege. Clients may connect; they wait until we are ready.
+
+        Raises:
+            ListenErrors: a socket can't be had.
+            ConfigError: a service can't be made.
+            OSError: a file that a service needs can't be read any more.
+
+        After any of them no socket is open.
+        """
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        sockets = open_all(self.endpoints)
+        self._listeners = {socket_key(opened.endpoint): Listener(opened, self._budget) for opened in sockets}
+        self._know_own_ports()
+        nurse = Nurse(self._reactor)
+        try:
+            for listener in self._listeners.values():
+                service = listener.endpoint.service
+                if service.id not in self._running:
+                    self._running[service.id] = run(self._shared, service, nurse)
+                listener.serve(self._running[service.id].port(listener.opened, service))
+            nurse.start()
+        except BaseException:
+            for opened in sockets:
+                opened.close()
+            self._listeners.clear()
+            raise
+        self._nurses.append(nurse)
+
+    def startService(self) -> None:
+        """Begin to serve."""
+        super().startService()  # type: ignore[no-untyped-call]
+        for listener in self._listeners.values():
+            listener.start()
+        for running in self._running.values():
+            running.begin()
+        counts = {"services": len(self._running), "listeners": len(self._listeners)}
+        tell(self._log, READY, **counts, reactor=type(self._reactor).__name__)
+        self._said("READY=1")
+
+    def change_to(self, endpoints: Sequence[Endpoint], *, now: bool = False) -> Plan:
+        """Go over to other services, or change nothing. Connections of a service that is no more may go on.
+
+        Args:
+            endpoints: where the services are to listen.
+            now: end the connections of services that are no more.
+
+        Raises:
+            ListenErrors: a socket can't be had.
+            ConfigError: a service can't be made, or asks for what only root can give.
+            OSError: a file that a service needs can't be read, or there can't be another process.
+        """
+        began = self._reactor.seconds()
+        made = plan(self.endpoints, endpoints)
+        change = Change(made, self._shared, self._running, self._listeners)
+        change.prepare()
+        gone = change.commit()
+        self._nurses.append(change.nurse)
+        self.endpoints = tuple(endpoints)
+        self._know_own_ports()
+        for running in gone:
+            self._retire(running, now=now and running.service in made.removed)
+        counts = {"opened": len(made.opened), "closed": len(made.closed), "changed": len(made.changed)}
+        counts |= {"added": len(made.added), "removed": len(made.removed)}
+        tell(self._log, RELOAD, **counts, seconds=self._reactor.seconds() - began)
+        return made
+
+    def _know_own_ports(self) -> None:
+        ports = {number_of_port(listener.opened) for listener in self._listeners.values()} - {0}
+        self._shared.own_ports.clear()
+        self._shared.own_ports.update(ports)
+
+    def _retire(self, running: Running, *, now: bool) -> None:
+        """Let a service go that is no more, when its last connection has ended."""
+        keeper = running.keeper
+        if keeper is None:
+            return
+        self._retired.append(running)
+        if now:
+            self._cut(running)
+
+        def ended(_result: None) -> None:
+            self._retired.remove(running)
+            running.end()
+            self._dismiss()
+
+        keeper.when_empty().addCallback(ended)
+
+    def _dismiss(self) -> None:
+        """Let nurseries end that have no launcher to keep."""
+        for nurse in [nurse for nurse in self._nurses if nurse.idle]:
+            self._nurses.remove(nurse)
+            nurse.stop()
+
+    def _muxed(self) -> dict[str, Callable[[int, Any, int], None]]:
+        """What tcpmux offers, by name in small letters."""
+        offered: dict[str, Callable[[int, Any, int], None]] = {}
+        for listener in self._listeners.values():
+            service = listener.endpoint.service
+            if service.options.mux and listener.port is not None and hasattr(listener.port, "adopt"):
+                offered.setdefault(service.name.lower(), listener.port.adopt)
+        return offered
+
+    def stopService(self) -> Deferred[object]:
+        """Stop listening at once; let each connection end in its service's shutdown_timeout, then end it.
+
+        Returns:
+            A Deferred that fires when no connection is open.
+        """
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._said("STOPPING=1")
+        all_running = [*self._running.values(), *self._retired]
+        open_connections = sum(len(each.keeper.sessions) for each in all_running if each.keeper is not None)
+        tell(self._log, STOP, connections=open_connections)
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+        ended = DeferredList([self._drained(running) for running in all_running])
+        ended.addCallback(lambda _results: DeferredList([nurse.stop() for nurse in self._nurses]))
+        return ended.addCallback(lambda _results: self._journal.flush())
+
+    def _drained(self, running: Running) -> Deferred[None]:
+        keeper = running.keeper
+        if keeper is None:
+            return succeed(None)
+        for session in list(keeper.sessions.values()):
+            session.drain()
+        patience = self._reactor.callLater(running.service.options.shutdown_timeout, self._cut, running)
+        empty = keeper.when_empty()
+
+        def ended(_result: None) -> None:
+            if patience.active():
+                patience.cancel()
+
+        return empty.addCallback(ended)
+
+    def hurry(self) -> None:
+        """End every connection now; for whoever asks a second time to stop."""
+        for running in [*self._running.values(), *self._retired]:
+            self._cut(running)
+
+    def _cut(self, running: Running) -> None:
+        if running.keeper is not None:
+            for session in list(running.keeper.sessions.values()):
+                session.cut("shutdown")

@@ -1,0 +1,152 @@
+"""Sockets and the ports that serve them: opened together or not at all, and closed without losing who waits."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+from typing import TYPE_CHECKING, Protocol
+
+from twisted.logger import Logger
+
+from svcd.errors import ListenError, ListenErrors
+from svcd.events import CLOSE, LISTEN, tell
+from svcd.model import Shape
+from svcd.transport.ports import DatagramPort
+from svcd.transport.sockets import OpenSocket, open_socket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from svcd.config.check import Endpoint
+    from svcd.transport.descriptors import DescriptorBudget
+
+__all__ = ["Listener", "Port", "number_of_port", "open_all"]
+
+#: Rounds of accepting before a socket is closed for good: more than its backlog can hold.
+_ROUNDS = 1000
+
+
+def open_all(endpoints: Iterable[Endpoint], leaving: Sequence[OpenSocket] = ()) -> list[OpenSocket]:
+    """Open the sockets of all endpoints, or none.
+
+    Args:
+        endpoints: of which.
+        leaving: sockets of ours that will be closed, and must not stand in the way.
+
+    Raises:
+        ListenErrors: some can't be had.
+    """
+    opened: list[OpenSocket] = []
+    errors: list[ListenError] = []
+    for endpoint in endpoints:
+        try:
+            opened.append(open_socket(endpoint, leaving))
+        except ListenError as error:
+            errors.append(error)
+    if errors:
+        for each in opened:
+            each.close()
+        raise ListenErrors(errors)
+    return opened
+
+
+class Port(Protocol):
+    """What serves a socket."""
+
+    def startListening(self) -> object:
+        """Begin."""
+
+    def stopListening(self) -> object:
+        """Stop; the socket stays open."""
+
+    def pause(self) -> None:
+        """Rest: who comes waits in the kernel's queue."""
+
+    def resume(self) -> None:
+        """Go on."""
+
+    def doRead(self) -> object:
+        """Serve who waits."""
+
+
+class Listener:
+    """A socket, the port that serves it now, and its place in the care of the descriptor budget.
+
+    Args:
+        opened: the socket.
+        budget: makes ports of streams rest when descriptors run out.
+    """
+
+    _log = Logger()
+
+    def __init__(self, opened: OpenSocket, budget: DescriptorBudget) -> None:
+        self.opened = opened
+        self._budget = budget
+        self._leave: Callable[[], None] = _nothing
+        self.port: Port | None = None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """What the socket serves."""
+        return self.opened.endpoint
+
+    def serve(self, port: Port) -> None:
+        """Let a port have the socket from now on; who waits in the kernel's queue is the new one's."""
+        self.rest()
+        if isinstance(port, DatagramPort) and isinstance(self.port, DatagramPort):
+            port.go_on_from(self.port)
+        self.port = port
+        if self.endpoint.service.net.shape is Shape.STREAM:
+            self._leave = self._budget.listen(port.pause, port.resume)
+
+    def start(self) -> None:
+        """Begin to serve, and say so."""
+        assert self.port is not None  # noqa: S101 - serve() comes first
+        self.port.startListening()
+        service = self.endpoint.service
+        tell(self._log, LISTEN, service=service.id, address=self.opened.address, runs=service.handler_text)
+
+    def rest(self) -> None:
+        """Take the socket away from its port."""
+        self._leave()
+        self._leave = _nothing
+        if self.port is not None:
+            self.port.stopListening()
+
+    def retune(self, endpoint: Endpoint) -> None:
+        """Let the socket serve another endpoint of the same address, or the same with other options."""
+        self.opened.retune(endpoint)
+
+    def accept_all(self) -> None:
+        """Take in whoever waits, before the socket is closed: closing it would reset them."""
+        if self.port is None or self.endpoint.service.net.shape is not Shape.STREAM:
+            return
+        waiting = select.poll()
+        waiting.register(self.opened.socket, select.POLLIN)
+        for _ in range(_ROUNDS):
+            if self._budget.exhausted or not waiting.poll(0):
+                return
+            with contextlib.suppress(OSError):
+                self.port.doRead()
+
+    def close(self) -> None:
+        """Close the socket, and say what it has carried."""
+        self.rest()
+        values: dict[str, object] = {"service": self.endpoint.service.id, "address": self.opened.address}
+        if isinstance(self.port, DatagramPort):
+            values |= {"datagrams": self.port.datagrams, "ignored": self.port.ignored}
+            values |= {"in": self.port.bytes_in, "out": self.port.bytes_out}
+        self.opened.close()
+        tell(self._log, CLOSE, **values)
+
+
+def _nothing() -> None:
+    """There is no care to leave."""
+
+
+def number_of_port(opened: OpenSocket) -> int:
+    """The port of a datagram service's socket; 0 for any other."""
+    if opened.endpoint.version and opened.socket.type == socket.SOCK_DGRAM:
+        return int(opened.socket.getsockname()[1])
+    return 0

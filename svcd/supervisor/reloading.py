@@ -1,0 +1,89 @@
+"""Reload: read the services file again, off the reactor's thread, and go over to what it says, or to nothing new."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import DeferredLock
+from twisted.logger import Logger
+
+from svcd.config.plan import plan
+from svcd.errors import ConfigError, ListenErrors, SvcdError
+from svcd.events import PROBLEM, RELOAD_FAILED, tell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from twisted.internet.defer import Deferred
+    from twisted.python.failure import Failure
+
+    from svcd.config.check import Endpoint
+    from svcd.config.plan import Plan
+    from svcd.supervisor.core import Supervisor
+
+__all__ = ["Reloader"]
+
+
+class Reloader:
+    """Changes a running daemon, one reload after the other.
+
+    Args:
+        supervisor: runs the services.
+        load: reads a services file, the daemon's own for None; raises ConfigError.
+        in_thread: calls something where it may take its time, as deferToThread does.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        load: Callable[[str | None], Sequence[Endpoint]],
+        in_thread: Callable[[Callable[[], Sequence[Endpoint]]], Deferred[Sequence[Endpoint]]],
+    ) -> None:
+        self._supervisor = supervisor
+        self._load = load
+        self._in_thread = in_thread
+        self._lock = DeferredLock()
+
+    def reload(self, *, now: bool = False) -> Deferred[Plan]:
+        """Go over to what the daemon's services file says now.
+
+        Args:
+            now: end the connections of services that are no more.
+
+        Returns:
+            A Deferred with what was done. It fails with a ConfigError, ListenErrors or an OSError when nothing was; the
+            log has said why then.
+        """
+        return self._lock.run(self._reload, now)
+
+    def _reload(self, now: bool) -> Deferred[Plan]:
+        read = self._in_thread(lambda: self._load(None))
+        done = read.addCallback(lambda endpoints: self._supervisor.change_to(endpoints, now=now))
+        return done.addErrback(self._tell_why)
+
+    def _tell_why(self, failure: Failure) -> Failure:
+        failure.trap(SvcdError, OSError)
+        error = failure.value
+        texts = list(map(str, error.problems)) if isinstance(error, ConfigError) else [str(error)]
+        if isinstance(error, ListenErrors):
+            texts = list(map(str, error.errors))
+        for text in texts:
+            tell(self._log, PROBLEM, text=text)
+        tell(self._log, RELOAD_FAILED, problems=len(texts))
+        return failure
+
+    def on_signal(self) -> None:
+        """SIGHUP: reload, and let the log say what came of it."""
+        self.reload().addErrback(lambda failure: failure.trap(SvcdError, OSError))
+
+    def diff(self, file: str | None = None) -> Deferred[Plan]:
+        """What a reload would do, of the daemon's services file or of another one.
+
+        Returns:
+            A Deferred that fails with a ConfigError when the file can't be used.
+        """
+        return self._in_thread(lambda: self._load(file)).addCallback(
+            lambda endpoints: plan(self._supervisor.endpoints, endpoints)
+        )

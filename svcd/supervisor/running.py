@@ -1,0 +1,246 @@
+"""Services that run, by what they run: each makes ports for its sockets, and can take other options while it runs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from svcd.catalog import MUX, datagram_protocol, stream_factory
+from svcd.model import Shape
+from svcd.transport.gate import GateKeeper
+from svcd.transport.handoff import HandOffPort
+from svcd.transport.mux import MuxKeeper
+from svcd.transport.ports import DatagramPort, StreamPort
+from svcd.transport.spawned import SpawnKeeper
+from svcd.transport.specs import Account, spec_of
+from svcd.transport.waiting import WaitPort
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from svcd.catalog import Surroundings
+    from svcd.config.service import Service
+    from svcd.handlers.nurse import Nurse
+    from svcd.interfaces import Watcher
+    from svcd.journal import Journal
+    from svcd.supervisor.listeners import Port
+    from svcd.transport.descriptors import DescriptorBudget
+    from svcd.transport.keeper import Keeper
+    from svcd.transport.sockets import OpenSocket
+
+__all__ = ["Running", "Shared", "run"]
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all services of the daemon have in common.
+
+    Attributes:
+        numbers: numbers the connections.
+        muxed: what tcpmux offers, by name.
+        own_ports: the ports of the daemon's datagram services, which never ask.
+    """
+
+    reactor: Watcher
+    around: Surroundings
+    journal: Journal
+    budget: DescriptorBudget
+    account: Account
+    numbers: Iterator[int]
+    muxed: Callable[[], Mapping[str, Callable[[int, Any, int], None]]]
+    own_ports: set[int] = field(default_factory=set)
+
+
+class Running(ABC):
+    """A service that runs.
+
+    Attributes:
+        service: what it is.
+        keeper: has its connections; None for one that has none.
+    """
+
+    keeper: Keeper[Any] | None = None
+
+    def __init__(self, shared: Shared, service: Service) -> None:
+        self._shared = shared
+        self.service = service
+
+    @abstractmethod
+    def port(self, opened: OpenSocket, service: Service) -> Port:
+        """Make a port for one of the service's sockets.
+
+        Args:
+            opened: the socket.
+            service: with the options that will hold when the port begins.
+
+        Raises:
+            OSError: a file that the service needs can't be read.
+        """
+
+    @abstractmethod
+    def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:
+        """Make everything that other options need, and return what lets them hold, which can't fail.
+
+        Args:
+            service: with the options.
+            nurse: takes in a launcher that has to be another one; it is started before the options hold.
+
+        Raises:
+            ConfigError: a service's factory can't be made.
+            KeyError: a user or group is not known any more.
+            OSError: a file that it needs can't be read.
+        """
+
+    def like(self, service: Service) -> bool:
+        """Whether another service could be served by this one with other options."""
+        return kind_of(service) is type(self)
+
+    def begin(self) -> None:  # noqa: B027 - most have nothing to do
+        """The daemon serves now."""
+
+    def end(self) -> None:  # noqa: B027 - most have nothing to do
+        """The last connection has ended, and no more will come."""
+
+
+class _Gated(Running):
+    """A stream service that runs in the daemon."""
+
+    def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:  # noqa: ARG002 - as all
+        super().__init__(shared, service)
+        factory = stream_factory(service, shared.around)
+        self.keeper: GateKeeper = GateKeeper(
+            service, factory, shared.journal, shared.around.names, shared.budget, shared.numbers
+        )
+
+    def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
+        budget = self._shared.budget
+        # A reactor may have a better port than the one that works on all of them.
+        adopt = getattr(self._shared.reactor, "adoptStreamSocket", None) or partial(StreamPort, self._shared.reactor)
+        made: StreamPort = adopt(opened.socket, self.keeper, lambda: not budget.exhausted, budget.rest)
+        return made
+
+    def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:  # noqa: ARG002 - as all
+        factory = stream_factory(service, self._shared.around)
+
+        def commit() -> None:
+            self.service = service
+            self.keeper.retune(service)
+            self.keeper.serve_by(factory)
+
+        return commit
+
+
+class _Spawned(Running):
+    """A stream service whose connections have processes of their own."""
+
+    def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:
+        super().__init__(shared, service)
+        self._spec = spec_of(service, shared.account)
+        self.keeper: SpawnKeeper = SpawnKeeper(
+            shared.reactor,
+            partial(nurse.link, self._spec),
+            service,
+            shared.journal,
+            shared.around.names,
+            shared.budget,
+            shared.numbers,
+        )
+
+    def port(self, opened: OpenSocket, service: Service) -> Port:
+        keeper, shared = self.keeper, self._shared
+        made: HandOffPort | WaitPort
+        if service.options.wait:
+            made = WaitPort(shared.reactor, opened.socket, keeper)
+        else:
+            made = HandOffPort(shared.reactor, opened.socket, keeper.take, keeper.may_accept, shared.budget.rest)
+        keeper.when_room(made.resume)
+        return made
+
+    def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:
+        spec = spec_of(service, self._shared.account)
+        link = None if spec == self._spec else nurse.link(spec, self.keeper)
+
+        def commit() -> None:
+            self.service, self._spec = service, spec
+            self.keeper.retune(service)
+            if link is not None:
+                self.keeper.relink(link)
+                self.begin()
+
+        return commit
+
+    def like(self, service: Service) -> bool:
+        return super().like(service) and service.options.wait == self.service.options.wait
+
+    def begin(self) -> None:
+        self.keeper.begin()
+
+    def end(self) -> None:
+        self.keeper.link.stop()
+
+
+class _Muxed(Running):
+    """tcpmux, whose connections become those of other services."""
+
+    def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:  # noqa: ARG002 - as all
+        super().__init__(shared, service)
+        self.keeper: MuxKeeper = MuxKeeper(
+            shared.reactor,
+            shared.muxed,
+            service,
+            shared.journal,
+            shared.around.names,
+            shared.budget,
+            shared.numbers,
+        )
+
+    def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
+        keeper, shared = self.keeper, self._shared
+        return HandOffPort(shared.reactor, opened.socket, keeper.take, keeper.may_accept, shared.budget.rest)
+
+    def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:  # noqa: ARG002 - as all
+        def commit() -> None:
+            self.service = service
+            self.keeper.retune(service)
+
+        return commit
+
+
+class _Datagrams(Running):
+    """A datagram service that runs in the daemon."""
+
+    def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:  # noqa: ARG002 - as all
+        super().__init__(shared, service)
+
+    def port(self, opened: OpenSocket, service: Service) -> Port:
+        shared = self._shared
+        return DatagramPort(shared.reactor, opened.socket, datagram_protocol(service, shared.around), shared.own_ports)
+
+    def like(self, service: Service) -> bool:  # noqa: ARG002 - as all
+        """It has no connections: another one takes its place, on the same sockets."""
+        return False
+
+    def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:
+        raise NotImplementedError
+
+
+def kind_of(service: Service) -> type[_Gated | _Spawned | _Muxed | _Datagrams]:
+    """What kind of Running a service is."""
+    if service.spawned:
+        return _Spawned
+    if service.runs == MUX:
+        return _Muxed
+    return _Gated if service.net.shape is Shape.STREAM else _Datagrams
+
+
+def run(shared: Shared, service: Service, nurse: Nurse) -> Running:
+    """Make a service that is to run.
+
+    Raises:
+        ConfigError: its factory can't be made.
+        KeyError: a user or group is not known any more.
+        OSError: a file that it needs can't be read.
+    """
+    return kind_of(service)(shared, service, nurse)
