@@ -198,6 +198,8 @@ class _Daemon(MultiService):
     def startService(self) -> None:
         """Begin to serve."""
         self._log_output.journal.flush_by(self._reactor.callLater)
+        # From the moment on at which somebody may know that we are ready: unhandled it would end us.
+        signal.signal(signal.SIGHUP, self._signalled)
         super().startService()  # type: ignore[no-untyped-call]
         # What is there now stays; to look through it again and again would cost connections some percent.
         gc.freeze()
@@ -206,7 +208,7 @@ class _Daemon(MultiService):
         self._reactor.callWhenRunning(self._take_signals)
 
     def _take_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signalled)
 
     def _signalled(self, number: int, _frame: FrameType | None) -> None:

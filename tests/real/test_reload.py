@@ -1,0 +1,173 @@
+"""A daemon that changes while it serves: nobody is refused, reset or served short."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.real.daemon import PATIENCE, exchange
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.real.daemon import Daemon
+
+REACTORS = ["uv", "epoll"]
+
+
+def _reload(daemon: Daemon, text: str, *, event: str = "reload") -> str:
+    """Let the daemon reload another text; returns the line that says what came of it."""
+    before = len([line for line in daemon.lines if f" {event} " in line])
+    daemon.file.write_text(text)
+    daemon.process.send_signal(signal.SIGHUP)
+    return daemon.wait_for(lambda line: f" {event} " in line, before + 1)[-1]
+
+
+def _port(daemon: Daemon, service: str) -> int:
+    return int(daemon.addresses(service)[-1].rpartition(":")[2])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_services_come_go_and_change(start: Callable[..., Daemon], reactor: str) -> None:
+    """New ones are served, removed ones are closed, changed ones have the new options for new connections."""
+    text = "@defaults bind=127.0.0.1\nkeep 0/tcp echo\ngone 0/tcp echo\nother 0/tcp echo\n"
+    daemon = start(text, twistd_arguments=["--reactor", reactor])
+    keep, gone, other = (_port(daemon, f"{name}/tcp") for name in ("keep", "gone", "other"))
+    with socket.create_connection(("127.0.0.1", gone), PATIENCE) as old:
+        new = "@defaults bind=127.0.0.1\nkeep 0/tcp echo\nother 0/tcp upper\nfresh 0/tcp daytime\n"
+        line = _reload(daemon, new)
+        assert "added=1 removed=1 changed=1 opened=1 closed=1" in line
+        assert exchange(socket.create_connection(("127.0.0.1", keep), PATIENCE), b"a") == b"a"
+        assert exchange(socket.create_connection(("127.0.0.1", other), PATIENCE), b"a") == b"A"
+        assert b"20" in exchange(daemon.connect("fresh/tcp"))
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", gone), PATIENCE)
+        # Who came before goes on.
+        assert exchange(old, b"hello") == b"hello"
+
+
+def test_a_bad_file_changes_nothing(start: Callable[..., Daemon]) -> None:
+    """Its Problems stand in the log, and everything goes on as it was."""
+    text = "echo 0/tcp bind=127.0.0.1\n"
+    daemon = start(text)
+    port = _port(daemon, "echo/tcp")
+    taken = socket.create_server(("127.0.0.1", 0))
+    with taken:
+        bad = [
+            "ecoh 7/tcp\n",
+            "echo 0/tcp bind=127.0.0.1 backlog=none\nx y\n",
+            f"{text}other {taken.getsockname()[1]}/tcp discard bind=127.0.0.1\n",
+            f"{text}web 0/tcp http root=/no/such/folder\n",
+            f"{text}prog 0/tcp server=/no/such/program\n",
+            f"{text}fac 0/tcp factory=no_such_module:x\n",
+            f"{text}py 0/tcp python=no_such_module:x\n",
+            f"{text}@include {daemon.file}\n",
+        ]
+        for each in bad:
+            assert "problems=" in _reload(daemon, each, event="reload-failed")
+            assert exchange(socket.create_connection(("127.0.0.1", port), PATIENCE), b"still") == b"still"
+    assert len([line for line in daemon.lines if " listen service=" in line]) == 1
+    assert daemon.wait_for(lambda line: " problem " in line and "did you mean 'echo'?" in line)
+    _reload(daemon, text)
+
+
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_an_address_may_become_wider_and_narrower(start: Callable[..., Daemon], reactor: str) -> None:
+    """The new socket is there before the old one goes, though they are in each other's way."""
+    port = _free_port()
+    texts = [f"echo {port}/tcp4 bind=127.0.0.1\n", f"echo {port}/tcp4\n"]
+    daemon = start(texts[0], twistd_arguments=["--reactor", reactor])
+    for number in range(4):
+        assert "opened=1 closed=1" in _reload(daemon, texts[(number + 1) % 2])
+        assert exchange(socket.create_connection(("127.0.0.1", port), PATIENCE), b"x") == b"x"
+
+
+def test_a_spawned_service_gets_another_program(start: Callable[..., Daemon]) -> None:
+    """Connections that run go on with the old one, new ones have the new one, and the old launcher ends."""
+    daemon = start("x 0/tcp bind=127.0.0.1 server=/bin/cat\n")
+    port = _port(daemon, "x/tcp")
+    old = socket.create_connection(("127.0.0.1", port), PATIENCE)
+    old.sendall(b"one\n")
+    assert old.recv(10) == b"one\n"
+    (first,) = daemon.wait_event("launcher", "x/tcp")
+    _reload(daemon, 'x 0/tcp bind=127.0.0.1 server="/bin/echo new"\n')
+    assert exchange(socket.create_connection(("127.0.0.1", port), PATIENCE)) == b"new\n"
+    gone = os.pidfd_open(int(first["pid"]))
+    try:
+        assert exchange(old, b"two\n") == b"two\n"
+        poll = select.poll()
+        poll.register(gone, select.POLLIN)
+        assert poll.poll(PATIENCE * 1000)
+    finally:
+        os.close(gone)
+
+
+class _Load:
+    """Clients in a closed loop, who count what went wrong."""
+
+    def __init__(self, echo: int, daytime: int) -> None:
+        self._stop = threading.Event()
+        self.done = 0
+        self.wrong: list[str] = []
+        work = [(self._echo, echo)] * 32 + [(self._day, daytime)] * 32
+        self._threads = [threading.Thread(target=self._run, args=each) for each in work]
+
+    def _run(self, once: Callable[[int], None], port: int) -> None:
+        while not self._stop.is_set():
+            try:
+                once(port)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the test is to tell it
+                self.wrong.append(repr(error))
+                return
+            self.done += 1
+
+    def _echo(self, port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+            for number in range(20):
+                client.sendall(b"%d\n" % number)
+                assert client.recv(100) == b"%d\n" % number
+
+    def _day(self, port: int) -> None:
+        answer = exchange(socket.create_connection(("127.0.0.1", port), PATIENCE))
+        assert answer.endswith(b"\r\n"), answer
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Load while something happens."""
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            for thread in self._threads:
+                thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_nobody_notices_fifty_reloads(start: Callable[..., Daemon], reactor: str) -> None:
+    """Under 64 clients in closed loops, no connection of a service that stays is refused, reset or short."""
+    common = "@defaults bind=127.0.0.1\n"
+    one = common + "echo 0/tcp\nday 0/tcp daytime\nbrief 0/tcp discard\ncat 0/tcp server=/bin/cat\n"
+    two = common + "day 0/tcp daytime utc=yes backlog=300\necho 0/tcp keepalive=yes resolve=no shutdown_timeout=3s\n"
+    two += 'cat 0/tcp server="/bin/cat -u"\nother 0/udp echo\n'
+    daemon = start(one, twistd_arguments=["--reactor", reactor])
+    load = _Load(_port(daemon, "echo/tcp"), _port(daemon, "day/tcp"))
+    with load.going_on():
+        for number in range(50):
+            _reload(daemon, two if number % 2 == 0 else one)
+    assert load.wrong == []
+    assert load.done > 100
