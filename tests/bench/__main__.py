@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.bench.measure import MODES, Mode, Result, measure_idle, measure_load, measure_start
+from tests.bench.network import enter_network
 from tests.bench.plot import draw
 from tests.bench.servers import REFERENCE, SERVERS, Kind, build
 
@@ -111,6 +112,7 @@ def main() -> None:
         if kind.here() and (not words or kind.name == REFERENCE or any(word in kind.name for word in words))
     ]
     figures: Figures = {mode.name: {} for mode in modes}
+    network = enter_network()
     with tempfile.TemporaryDirectory(prefix="svcd-bench-") as name:
         folder = Path(name)
         build(folder)
@@ -120,7 +122,7 @@ def main() -> None:
                 for server, value in _round(kinds, mode, folder, chosen.seconds):
                     figures[mode.name].setdefault(server, []).append(value)
     print(_machine())
-    print(f"median of {chosen.rounds} rounds, {chosen.seconds} s each; server on one core, load on another")
+    print(f"median of {chosen.rounds} rounds, {chosen.seconds} s each; server on one core, load on another; {network}")
     print("\n".join(_table(figures)))
     chosen.plot.write_text(draw(_values(figures), MODES, REFERENCE))
     print(f"the plot is {chosen.plot}", file=sys.stderr)

@@ -192,6 +192,8 @@ _PEERS = [sys.executable, str(_HERE / "peers.py")]
 
 SERVERS = [
     Kind(REFERENCE, _says_its_port("FOLDER/echo"), EVERYTHING),
+    # With the buffer that uvloop has: how much is read at once decides most of bulk.
+    Kind("C epoll, 256 kB", _says_its_port("FOLDER/echo", "256000"), frozenset({"bulk"})),
     Kind("svcd echo (uv)", _svcd("echo", "-r", "uv"), EVERYTHING),
     Kind("svcd echo (uv), no log", _svcd("echo log_on_success=none", "-r", "uv"), frozenset({"connect"})),
     Kind("svcd upper (uv)", _svcd("upper", "-r", "uv"), TCP - {"start", "idle", "connect"}),

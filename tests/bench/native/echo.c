@@ -1,8 +1,9 @@
 /* The measure of the benchmark: an echo server in C on epoll, one thread, TCP and UDP on one port.
  *
- * usage: echo        prints its port; ends with its standard input.
+ * usage: echo [BYTES]        prints its port; ends with its standard input.
  *
- * Level-triggered, one buffer of 64 KiB, what the kernel does not take is kept for the connection. */
+ * Level-triggered, one buffer of BYTES, 64 KiB unless told otherwise; what the kernel does not take is kept for the
+ * connection. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -16,7 +17,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { SIZE = 65536, EVENTS = 512 };
+enum { MOST = 1 << 20, EVENTS = 512 };
 
 struct connection {
     int fd, ended;
@@ -25,7 +26,8 @@ struct connection {
 };
 
 static int epoll;
-static char buffer[SIZE];
+static size_t size = 65536;
+static char buffer[MOST];
 
 static void watch(struct connection *c, unsigned events, int how) {
     struct epoll_event event = {.events = events, .data.ptr = c};
@@ -39,7 +41,7 @@ static void finish(struct connection *c) {
 }
 
 static void readable(struct connection *c) {
-    ssize_t got = recv(c->fd, buffer, SIZE, 0);
+    ssize_t got = recv(c->fd, buffer, size, 0);
     if (got < 0 && errno == EAGAIN)
         return;
     if (got <= 0) {
@@ -77,7 +79,11 @@ static void writable(struct connection *c) {
     }
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    if (argc > 1)
+        size = strtoul(argv[1], NULL, 10);
+    if (!size || size > MOST)
+        return fputs("usage: echo [BYTES], at most 1 MiB\n", stderr), 64;
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);
     limit.rlim_cur = limit.rlim_max;
@@ -118,7 +124,7 @@ int main(void) {
                 struct sockaddr_storage peer;
                 for (int n = 0; n < 64; n++) {
                     length = sizeof peer;
-                    ssize_t got = recvfrom(datagram, buffer, SIZE, 0, (void *)&peer, &length);
+                    ssize_t got = recvfrom(datagram, buffer, size, 0, (void *)&peer, &length);
                     if (got < 0)
                         break;
                     sendto(datagram, buffer, got, 0, (void *)&peer, length);
