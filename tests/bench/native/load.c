@@ -10,7 +10,8 @@
  * udp:      as pingpong, with datagrams; one that is lost is sent again.
  * idle:     opens the connections, prints "open", and holds them until its standard input ends.
  *
- * Prints: operations (for bulk: bytes echoed), seconds. Exits by 1 on an error or a wrong answer. */
+ * Prints: "begin" when the clock starts, then operations (for bulk: bytes echoed) and seconds. Exits by 1 on an error
+ * or a wrong answer. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -187,6 +188,8 @@ int main(int argc, char **argv) {
         fflush(stdout);
         return read(0, in, 1) < 0;
     }
+    puts("begin");
+    fflush(stdout);
     double start = now(), end = start + seconds, time = start, checked = start;
     for (int i = 0; i < count; i++) {
         clients[i].sent_at = start;
@@ -218,5 +221,6 @@ int main(int argc, char **argv) {
         }
     }
     printf("%ld %.6f\n", operations, time - start);
+    fflush(stdout);
     return 0;
 }
