@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.real.daemon import Daemon
+from tests.real.daemon import Daemon, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+
+#: The ordinary user of tests that are run by root.
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -25,6 +31,41 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
         folder = tmp_path / f"daemon-{len(started)}"
         folder.mkdir()
         daemon = Daemon(folder, services, *arguments, **settings)  # type: ignore[arg-type]
+        started.append(daemon)
+        return daemon
+
+    yield starter
+    for daemon in started:
+        daemon.end()
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user can read, which pytest's own are not, and a daemon's user can write."""
+    with tempfile.TemporaryDirectory(prefix="svcd-test-") as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        yield folder
+
+
+@pytest.fixture
+def ordinary(program: Callable[[str], str], open_folder: Path) -> Iterator[Callable[..., Daemon]]:
+    """Start daemons as an ordinary user: who runs the tests, or nobody where root does."""
+    before: list[str] = []
+    if os.geteuid() == 0:
+        before = [program("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+        tried = [*before, sys.executable, "-c", "import svcd"]
+        if subprocess.run(tried, cwd="/", env=environment(), capture_output=True).returncode:
+            pytest.skip("another user can't read this Python")
+    started: list[Daemon] = []
+
+    def starter(services: str | None = None, *arguments: str, **settings: Any) -> Daemon:
+        folder = open_folder / f"daemon-{len(started)}"
+        folder.mkdir()
+        # Another user can't write the data of a coverage run.
+        env = {name: "" for name in os.environ if before and name.startswith("COVERAGE")}
+        settings["env"] = env | settings.get("env", {})
+        daemon = Daemon(folder, services, *arguments, before=before, **settings)
         started.append(daemon)
         return daemon
 

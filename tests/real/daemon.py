@@ -56,6 +56,7 @@ class Daemon:
         ready: whether to wait until it is.
         env: more of its environment.
         preexec_fn: run in its process before it.
+        pass_fds: more descriptors that it is started with.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Daemon:
         ready: bool = True,
         env: Mapping[str, str] | None = None,
         preexec_fn: Callable[[], None] | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.folder = folder
         self.lines: list[str] = []
@@ -86,12 +88,19 @@ class Daemon:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             text=True,
+            errors="replace",
             preexec_fn=preexec_fn,
+            pass_fds=pass_fds,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         if ready:
-            self.wait_for(lambda line: " ready " in line or '"event":"ready"' in line)
+            try:
+                # Of launchers the log says so, too.
+                self.wait_for(lambda line: " ready services=" in line or '"event":"ready"' in line)
+            except BaseException:
+                self.end()
+                raise
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -119,6 +128,21 @@ class Daemon:
         """The fields of so many events of a service."""
         lines = self.wait_for(lambda line: f" {event} service={service} " in f"{line} ", count)
         return [fields(line) for line in lines]
+
+    def nursery(self, count: int = 1) -> int:
+        """The pid of its nursery, the last of so many."""
+        lines = self.wait_for(lambda line: " nursery " in line and " state=started" in line, count)
+        return int(fields(lines[-1])["pid"])
+
+    def launcher(self, service: str, count: int = 1) -> int:
+        """The pid of a service's launcher, the last of so many that were ready."""
+        mark = f" launcher service={service} "
+        lines = self.wait_for(lambda line: mark in line and " state=ready" in line, count)
+        return int(fields(lines[-1])["pid"])
+
+    def handlers(self, service: str, count: int = 1) -> list[int]:
+        """The pids of so many handlers of a service, in the order of their connections."""
+        return [int(each["pid"]) for each in self.wait_event("accept", service, count)]
 
     def addresses(self, service: str) -> list[str]:
         """Where a service listens, as the log says."""

@@ -1,0 +1,127 @@
+"""What /proc says of a process: the handlers, launchers and nurseries of a daemon under test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.real.daemon import PATIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Process", "all_gone", "wait_until"]
+
+
+class Process:
+    """A process that somebody else has started, seen from outside."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._folder = Path(f"/proc/{pid}")
+
+    def status(self, name: str) -> str:
+        """A line of its status (proc_pid_status(5))."""
+        match = re.search(rf"^{name}:[ \t]*(.*)$", (self._folder / "status").read_text(), re.MULTILINE)
+        assert match is not None
+        return match[1].strip()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs: a zombie does not."""
+        try:
+            return self.stat()[0] != "Z"
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    def stat(self) -> list[str]:
+        """Its numbers after the name (proc_pid_stat(5)), from the state, the third, on."""
+        return (self._folder / "stat").read_text().rpartition(")")[2].split()
+
+    @property
+    def parent(self) -> int:
+        """The pid of its parent."""
+        return int(self.stat()[1])
+
+    @property
+    def session(self) -> int:
+        """The pid of its session's leader."""
+        return int(self.stat()[3])
+
+    @property
+    def nice(self) -> int:
+        """Its nice value."""
+        return int(self.stat()[16])
+
+    def limits(self) -> dict[str, tuple[str, str]]:
+        """Its limits as /proc has them: the name to soft and hard."""
+        text = (self._folder / "limits").read_text()
+        found = re.findall(r"^Max (.*?)\s{2,}(\S+)\s+(\S+)", text, re.MULTILINE)
+        return {name: (soft, hard) for name, soft, hard in found}
+
+    def environment(self) -> dict[str, str]:
+        """What it was started with."""
+        items = (self._folder / "environ").read_bytes().decode().split("\0")
+        return dict(item.split("=", 1) for item in items if item)
+
+    def descriptors(self) -> dict[int, str]:
+        """What it has open."""
+        found = {}
+        for each in (self._folder / "fd").iterdir():
+            # A listing of ourselves has its own in it, which is gone by now.
+            with contextlib.suppress(FileNotFoundError):
+                found[int(each.name)] = str(each.readlink())
+        return found
+
+    def flags(self, descriptor: int) -> int:
+        """How a descriptor is open, as of open(2)."""
+        text = (self._folder / "fdinfo" / str(descriptor)).read_text()
+        match = re.search(r"^flags:\s+(\d+)$", text, re.MULTILINE)
+        assert match is not None
+        return int(match[1], 8)
+
+    def link(self, name: str) -> str:
+        """Its `cwd` or `root`."""
+        return str((self._folder / name).readlink())
+
+    def children(self) -> list[int]:
+        """The pids of its children, zombies included."""
+        return [int(pid) for pid in (self._folder / "task" / str(self.pid) / "children").read_text().split()]
+
+    def kilobytes(self, name: str) -> int:
+        """A sum over its memory (smaps_rollup): Pss is its share of what others have too."""
+        match = re.search(rf"^{name}:\s+(\d+) kB", (self._folder / "smaps_rollup").read_text(), re.MULTILINE)
+        assert match is not None
+        return int(match[1])
+
+    def wait(self) -> None:
+        """Return when it has ended; whoever its parent is has it to reap."""
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        try:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            assert poll.poll(PATIENCE * 1000), f"process {self.pid} does not end"
+        finally:
+            os.close(descriptor)
+
+
+def all_gone(pids: list[int]) -> None:
+    """Return when all these processes have ended."""
+    for pid in pids:
+        Process(pid).wait()
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    """Return when something holds that gives no sign of itself."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.01)
