@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
-from signal import SIGTERM
+from signal import SIGKILL
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IReadDescriptor
@@ -14,22 +11,11 @@ from zope.interface import implementer
 
 from svcd.events import LAUNCHER, tell
 from svcd.handlers.backoff import Backoff
-from svcd.handlers.messages import (
-    LARGEST,
-    ONE_DESCRIPTOR,
-    Connection,
-    Ended,
-    Failed,
-    Ready,
-    Said,
-    Signal,
-    Started,
-    pack,
-    read,
-)
-from svcd.handlers.waiting import Waiting
+from svcd.handlers.messages import LARGEST, Ended, Failed, Ready, Said, Signal, Started, read
+from svcd.handlers.orders import MOST_WAITING, Orders
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from twisted.internet.interfaces import IDelayedCall
@@ -40,12 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_WAITING", "Link"]
 
-#: So many connections at most wait in the daemon for their process; more wait in the kernel, not accepted.
-MOST_WAITING = 64
-#: A connection whose launcher was lost so often before it could be started is what kills it.
-_MOST_TRIES = 3
 #: Reports taken in one go before other descriptors have their turn.
 _BATCH = 64
+#: A launcher that has ended left fewer than these: the kernel keeps no more for one socket.
+_MOST_REPORTS = 4096
 
 
 @implementer(IReadDescriptor)
@@ -81,32 +65,37 @@ class Link:
         self.stopped = False
         self._backoff = Backoff()
         self._retry: IDelayedCall | None = None
-        self._waiting: dict[int, Waiting] = {}
+        self._orders = Orders(reactor)
+        self._nursed = False
         self.pids: dict[int, int] = {}
         self.orphans: dict[int, int] = {}
 
     @property
     def full(self) -> bool:
         """Whether no more connections may be handed over now."""
-        return len(self._waiting) >= MOST_WAITING
+        return self._orders.full
 
     def start(self, number: int, environment: bytes, descriptor: int) -> None:
         """Let a connection have its process; the descriptor is the link's to close from now on."""
-        self.inherit(number, Waiting(pack(Connection(number, environment)), descriptor))
+        self._orders.add(number, environment, descriptor)
+        self.wake()
 
     def drop(self, number: int) -> bool:
         """Close a connection that has no process yet; returns whether it had none."""
-        waiting = self._waiting.pop(number, None)
-        if waiting is not None:
-            os.close(waiting.descriptor)
-        return waiting is not None
+        return self._orders.drop(number)
 
     def signal(self, number: int, number_of_signal: int) -> None:
         """Send a signal to the process group of a connection."""
         pid = self.pids.get(number) or self.orphans.get(number)
-        if pid and self._socket is not None:
-            with contextlib.suppress(OSError):
-                self._socket.send(pack(Signal(number, pid, number_of_signal)))
+        if pid:
+            # Without a launcher it waits for the next.
+            self._orders.signal(Signal(number, pid, number_of_signal))
+            self.wake()
+
+    def abandon(self, number: int) -> None:
+        """Expect nothing more of a connection's process."""
+        self.pids.pop(number, None)
+        self.orphans.pop(number, None)
 
     def wake(self) -> None:
         """Have a launcher, if none is there or on its way."""
@@ -123,29 +112,35 @@ class Link:
         sock.setblocking(False)
         self._socket = sock
         self._pid = pid
+        self._nursed = True
         self._since = self._reactor.seconds()
         self._reactor.addReader(self)
 
     def doRead(self) -> None:
         """The launcher says something."""
         for _ in range(_BATCH):
-            if self._socket is None:
+            if not self._hear():
                 return
-            try:
-                packet = self._socket.recv(LARGEST)
-            except BlockingIOError:
-                return
-            except ConnectionResetError:
-                # It ended with orders unread. What it said before comes after this (unix(7)), and then the end.
-                continue
-            if not packet:
-                self.lost("its process has ended")
-                return
-            try:
-                self._take(packet)
-            except ValueError:
-                self.lost("it said what no launcher says")
-                return
+
+    def _hear(self) -> bool:
+        """Take a report; whether there may be another."""
+        if self._socket is None:
+            return False
+        try:
+            packet = self._socket.recv(LARGEST)
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            # It ended with orders unread. What it said before comes after this (unix(7)), and then the end.
+            return True
+        if not packet:
+            self.lost("its process has ended")
+            return False
+        try:
+            self._take(packet)
+        except ValueError:
+            self.lost("it said what no launcher says")
+        return True
 
     def _take(self, packet: bytes) -> None:
         report = read(packet)
@@ -155,10 +150,11 @@ class Link:
                 if self._begun(number):
                     self._reports.started(number, pid)
                 else:
-                    # It was given up while it was on its way.
-                    self.signal(number, SIGTERM)
+                    # It was given up while it was on its way, and nobody would hear that it does not want to end.
+                    self._orders.signal(Signal(number, pid, SIGKILL))
                     del self.pids[number]
             case Ended(number):
+                self._orders.forget(number)
                 if self.pids.pop(number, None) is not None:
                     self._reports.ended(report)
                     self._leave()
@@ -180,84 +176,67 @@ class Link:
             return
         tell(self._log, LAUNCHER, service=self._service, pid=self._pid, state="ready")
         self.ready = True
-        for waiting in list(self._waiting.values()):
-            self._send(waiting)
+        assert self._socket is not None  # noqa: S101 - it has just spoken
+        self._orders.serve(self._socket)
 
     def _begun(self, number: int) -> bool:
         """The launcher has the connection: our copy goes, and another may have its place."""
         was_full = self.full
         if not self.drop(number):
             return False
-        for waiting in self._waiting.values():
-            if not waiting.sent:
-                self._send(waiting)
-                break
         if was_full:
             self._reports.room()
         return True
-
-    def _send(self, waiting: Waiting) -> None:
-        assert self._socket is not None  # noqa: S101 - only a ready launcher is sent to
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE_DESCRIPTOR.pack(waiting.descriptor))]
-        # What can't be sent now is sent when the launcher has taken something, or by the end of this one to the next.
-        with contextlib.suppress(OSError):
-            self._socket.sendmsg([waiting.packet], rights)
-            waiting.sent = True
-            waiting.tries += 1
 
     def lost(self, reason: str) -> None:
         """There is no launcher any more, or there was to be none: after a pause there will be another."""
         self._asked = self.ready = False
         self.orphans |= self.pids
         self.pids.clear()
+        if not self._nursed:
+            self._forget_orphans()
         if self._socket is not None:
             self._reactor.removeReader(self)
             self._socket.close()
             self._socket = None
+        given_up = list(self._orders.lose())
         if self.stopped:
             return
         pause = self._backoff.pause(self._reactor.seconds() - self._since if self._pid else 0.0)
         tell(self._log, LAUNCHER, service=self._service, pid=self._pid, state="lost", reason=reason, retry=pause)
         self._pid = 0
-        for number, waiting in list(self._waiting.items()):
-            waiting.sent = False
-            if waiting.tries >= _MOST_TRIES:
-                self.drop(number)
-                self._reports.failed(number, 0)
+        self._retry = self._reactor.callLater(pause, self._again)
+        for number in given_up:
+            self._reports.failed(number, 0)
         if self._successor is not None:
             self.retire(self._successor)
-            return
-        self._retry = self._reactor.callLater(pause, self._again)
 
     def _again(self) -> None:
         self._retry = None
         # With nothing to do it waits for the next connection.
-        if self._waiting or self.orphans:
+        if self._orders:
             self.wake()
 
     def retire(self, successor: Link) -> None:
         """Let another launcher serve from now on, also who waits; this one ends after its last handler."""
         self._successor = successor
-        for number, waiting in list(self._waiting.items()):
-            if not waiting.sent:
-                del self._waiting[number]
-                successor.inherit(number, waiting)
+        self._orders.hand_over(successor._orders)
+        if successor._orders:
+            successor.wake()
         self._leave()
 
-    def inherit(self, number: int, waiting: Waiting) -> None:
-        """Take over a connection that another launcher has not started."""
-        self._waiting[number] = waiting
-        if self.ready:
-            self._send(waiting)
-        else:
-            self.wake()
-
     def _leave(self) -> None:
-        if self._successor is not None and not (self._waiting or self.pids or self.orphans):
+        if self._successor is not None and not (self._orders or self.pids or self.orphans):
             self.stop()
 
     def forget(self) -> None:
-        """Nobody will say when the handlers of lost launchers end."""
+        """The nursery is gone: nobody will say when the handlers of lost launchers end, nor start what it was asked."""
+        self._nursed = False
+        self._forget_orphans()
+        if self._asked:
+            self.lost("the nursery has ended")
+
+    def _forget_orphans(self) -> None:
         orphans, self.orphans = self.orphans, {}
         for number in orphans:
             self._reports.forgotten(number)
@@ -265,10 +244,13 @@ class Link:
     def orphan_ended(self, pid: int, status: int) -> None:
         """A process ended that had no launcher any more, or was one, with its threads."""
         if pid == self._pid or pid in self.pids.values():
-            # Its socket was closed before its children were orphans: what it says of its end comes first.
-            self.doRead()
+            # Its socket was closed before its children were orphans: what it said comes first, all of it.
+            for _ in range(_MOST_REPORTS):
+                if not self._hear():
+                    break
         for number in [number for number, known in self.orphans.items() if known == pid]:
             del self.orphans[number]
+            self._orders.forget(number)
             self._reports.ended(Ended(number, status))
         self._leave()
 
@@ -277,12 +259,11 @@ class Link:
         if self.stopped:
             return
         self.stopped = True
-        self.forget()
+        self._forget_orphans()
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        for number in list(self._waiting):
-            self.drop(number)
+        for number in self._orders.close():
             self._reports.failed(number, 0)
         self.lost("")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import sys
@@ -144,7 +143,11 @@ class Nurse:
         if self._socket is None:
             self._links[row].lost("there is no nursery")
             return
-        self._socket.send(pack(Launch(row)))
+        try:
+            self._socket.send(pack(Launch(row)))
+        except OSError as error:
+            # It has just ended, which we are about to hear, or it has more to do than it can.
+            self._links[row].lost(f"the nursery takes no order: {error.strerror}")
 
     def doRead(self) -> None:
         """The nursery says something."""
@@ -190,9 +193,13 @@ class Nurse:
         self._reactor.callLater(_PAUSE, self._again)
 
     def _again(self) -> None:
-        if self._stopping is None:
-            with contextlib.suppress(OSError):
-                self.start()
+        if self._stopping is not None:
+            return
+        try:
+            self.start()
+        except OSError as error:
+            tell(self._log, NURSERY, state="lost", reason=error.strerror)
+            self._reactor.callLater(_PAUSE, self._again)
 
     def stop(self) -> Deferred[None]:
         """Let the launchers end, then the nursery; fires when it is gone. Handlers that run go on."""

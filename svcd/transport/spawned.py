@@ -17,11 +17,10 @@ from svcd.events import SAID, tell
 from svcd.handlers.environment import tcp_environment, unix_environment
 from svcd.model import address_text, unmapped
 from svcd.transport.keeper import Keeper
+from svcd.transport.session import SpawnedSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from twisted.internet.interfaces import IDelayedCall
 
     from svcd.config.service import Service
     from svcd.handlers.link import Link
@@ -30,75 +29,7 @@ if TYPE_CHECKING:
     from svcd.journal import Journal
     from svcd.transport.descriptors import DescriptorBudget
 
-__all__ = ["KILL_SECONDS", "SpawnKeeper", "SpawnedSession"]
-
-#: How long a process group has after SIGTERM, in seconds, before SIGKILL.
-KILL_SECONDS = 2.0
-
-
-class SpawnedSession:
-    """One connection and its process.
-
-    Attributes:
-        number: the connection's, since the daemon started.
-        peer: who it is, quoted as the log has it.
-        host: its name, the same.
-        started: by the keeper's clock, in seconds.
-        pid: of the process; 0 before it has one.
-        link: to the launcher that has it; None before it was handed over.
-        ended: called when the connection is over.
-    """
-
-    __slots__ = ("_accept", "_call", "_keeper", "cause", "ended", "host", "link", "number", "peer", "pid", "started")
-
-    def __init__(self, keeper: SpawnKeeper, number: int, peer: str) -> None:
-        self._keeper = keeper
-        # The accept line waits for what it is to say: its time, and how many connections there were.
-        self._accept: tuple[str, int] | None = keeper.journal.stamp(), len(keeper.sessions) + 1
-        self._call: IDelayedCall | None = None
-        self.number = number
-        self.peer = peer
-        self.host = keeper.nameless
-        self.started = keeper.clock()
-        self.pid = 0
-        self.link: Link | None = None
-        self.cause = ""
-        self.ended: Callable[[], None] | None = None
-
-    def tell_accept(self) -> None:
-        """Write the accept line, once."""
-        keeper = self._keeper
-        if self._accept is None or not keeper.accept_line:
-            return
-        (stamp, count), self._accept = self._accept, None
-        values = {"peer": self.peer, "host": self.host, "id": self.number, "count": count, "pid": self.pid}
-        keeper.journal.write(keeper.accept_line % values, stamp)
-
-    def limit(self, seconds: float) -> None:
-        """Let the connection last so long at most."""
-        self._call = self._keeper.reactor.callLater(seconds, self.cut, "timeout")
-
-    def drain(self) -> None:
-        """A process is asked nothing: what it owes only it knows. One that can't be had is not awaited."""
-        if not (self.pid or (self.link is not None and self.link.ready)):
-            self.cut("shutdown")
-
-    def cut(self, cause: str) -> None:
-        """End the process group: politely, and soon not."""
-        self.cancel()
-        self.cause = self.cause or cause
-        keeper = self._keeper
-        link = self.link
-        if link is None or link.drop(self.number) or not self.pid:
-            keeper.failed(self.number, 0)
-            return
-        link.signal(self.number, signal.SIGTERM)
-        self._call = keeper.reactor.callLater(KILL_SECONDS, link.signal, self.number, signal.SIGKILL)
-
-    def cancel(self) -> None:
-        """No deadline holds any more."""
-        if self._call is not None and self._call.active():
-            self._call.cancel()
+__all__ = ["SpawnKeeper"]
 
 
 class SpawnKeeper(Keeper[SpawnedSession]):
@@ -236,7 +167,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         """A process has ended by itself, or because it had to."""
         session = self.sessions[report.number]
         killed = os.WIFSIGNALED(report.status)
-        code = signal.Signals(os.WTERMSIG(report.status)).name if killed else str(os.WEXITSTATUS(report.status))
+        code = _signal_name(os.WTERMSIG(report.status)) if killed else str(os.WEXITSTATUS(report.status))
         values = {
             "in": report.bytes_in,
             "out": report.bytes_out,
@@ -292,3 +223,11 @@ def _near_end(descriptor: int, family: int) -> Any:  # noqa: ANN401 - as the fam
         return struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
     finally:
         sock.detach()
+
+
+def _signal_name(number: int) -> str:
+    """A signal as the log has it; most of the real-time ones have no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"

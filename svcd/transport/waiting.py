@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
     from svcd.interfaces import Watcher
-    from svcd.transport.spawned import SpawnedSession, SpawnKeeper
+    from svcd.transport.session import SpawnedSession
+    from svcd.transport.spawned import SpawnKeeper
 
 __all__ = ["WaitPort"]
 

@@ -275,14 +275,14 @@ def test_signals_go_by_number_and_pid(service: _Service) -> None:
 
 
 def test_what_was_given_up_on_its_way_is_ended(service: _Service) -> None:
-    """A handler that starts for a dropped connection is told to stop."""
+    """A handler that starts for a dropped connection is killed: nobody would hear that it does not want to stop."""
     service.attach()
     service.say(Ready())
     service.serve(1)
     service.take()
     assert service.link.drop(1)
     service.say(Started(1, 55))
-    assert service.order() == (Signal(1, 55, signal.SIGTERM), None)
+    assert service.order() == (Signal(1, 55, signal.SIGKILL), None)
     assert (service.heard, service.link.pids) == ([], {})
 
 

@@ -15,7 +15,8 @@ from svcd.handlers.messages import Ended
 from svcd.journal import Journal
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.handoff import HandOffPort
-from svcd.transport.spawned import KILL_SECONDS, SpawnKeeper
+from svcd.transport.session import KILL_SECONDS
+from svcd.transport.spawned import SpawnKeeper
 from svcd.transport.waiting import WaitPort
 from tests.doubles import FakeNames, FakeReactor, LogCatcher, keeping, service_of
 
