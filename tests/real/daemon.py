@@ -154,18 +154,21 @@ class Daemon:
         kind = socket.SOCK_DGRAM if net in ("udp", "udp4", "udp6", "unixgram") else socket.SOCK_STREAM
         client = socket.socket(family, kind)
         client.settimeout(PATIENCE)
-        for address in self.addresses(service):
-            if family == socket.AF_UNIX:
-                if kind == socket.SOCK_DGRAM:
-                    client.bind("")  # the kernel picks a name (unix(7), autobind)
-                client.connect(address)
-                return client
-            host, port = re.fullmatch(r"\[?(.*?)\]?:(\d+)", address).groups()  # type: ignore[union-attr]
-            if (":" in host) == (family == socket.AF_INET6):
-                client.connect((host, int(port)))
-                return client
-        client.close()
-        raise AssertionError(f"{service} has no address of family {family}")
+        try:
+            for address in self.addresses(service):
+                if family == socket.AF_UNIX:
+                    if kind == socket.SOCK_DGRAM:
+                        client.bind("")  # the kernel picks a name (unix(7), autobind)
+                    client.connect(address)
+                    return client
+                host, port = re.fullmatch(r"\[?(.*?)\]?:(\d+)", address).groups()  # type: ignore[union-attr]
+                if (":" in host) == (family == socket.AF_INET6):
+                    client.connect((host, int(port)))
+                    return client
+            raise AssertionError(f"{service} has no address of family {family}")
+        except BaseException:
+            client.close()
+            raise
 
     def port(self, service: str) -> int:
         """The port of a service's first listener."""

@@ -1,0 +1,195 @@
+"""Handlers, launchers, the nursery and the daemon are killed in the middle of their work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+from tests.real.daemon import exchange
+from tests.real.processes import Process, all_gone, wait_until
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from tests.real.daemon import Daemon
+
+SERVICES = "cat 0/tcp bind=127.0.0.1 server=/bin/cat\n"
+MANY = 100
+
+
+def idle_cats(daemon: Daemon, count: int = MANY, service: str = "cat/tcp") -> list[socket.socket]:
+    """So many clients whose handlers have answered once."""
+    clients = [daemon.connect(service) for _ in range(count)]
+    for number, client in enumerate(clients):
+        client.sendall(b"%d" % number)
+    for number, client in enumerate(clients):
+        assert client.recv(100) == b"%d" % number
+    return clients
+
+
+class Coming:
+    """Clients that come one after the other while something happens; `answers` has what each got."""
+
+    def __init__(self, daemon: Daemon, service: str = "cat/tcp", count: int = MANY) -> None:
+        self._daemon = daemon
+        self._service = service
+        self._count = count
+        self.answers: list[bytes] = []
+        self.some = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        daemon.addresses(service)
+        self._thread.start()
+
+    def _run(self) -> None:
+        for number in range(self._count):
+            try:
+                self.answers.append(exchange(self._daemon.connect(self._service), b"x"))
+            except OSError as error:
+                self.answers.append(str(error).encode())
+            if number == 20:
+                self.some.set()
+
+    def all(self) -> list[bytes]:
+        """What they got."""
+        self._thread.join()
+        return self.answers
+
+
+def still_echo(clients: list[socket.socket]) -> None:
+    """Handlers that are there still answer, and end when their client has gone."""
+    for client in clients:
+        client.sendall(b"still there")
+    for client in clients:
+        assert client.recv(100) == b"still there"
+        assert exchange(client) == b""
+
+
+def test_killed_handler(start: Callable[..., Daemon]) -> None:
+    """A handler that is killed is that connection's end alone, told with the signal, even one without a name."""
+    daemon = start(
+        SERVICES + "real 0/tcp bind=127.0.0.1 server=\"/bin/sh -c 'kill -40 $$'\"\n"
+        "fault 0/tcp bind=127.0.0.1 server=\"/bin/sh -c 'kill -SEGV $$'\"\n"
+    )
+    clients = idle_cats(daemon, 2)
+    first, second = daemon.handlers("cat/tcp", 2)
+    os.kill(first, signal.SIGKILL)
+    with clients[0]:
+        assert clients[0].recv(1) == b""
+    (end,) = daemon.wait_event("end", "cat/tcp")
+    assert (end["pid"], end["reason"], end["exit"]) == (str(first), "killed", "SIGKILL")
+    still_echo(clients[1:])
+    end = daemon.wait_event("end", "cat/tcp", 2)[1]
+    assert (end["pid"], end["reason"], end["exit"]) == (str(second), "done", "0")
+    for _ in range(2):
+        exchange(daemon.connect("real/tcp"))
+        exchange(daemon.connect("fault/tcp"))
+    assert {(end["reason"], end["exit"]) for end in daemon.wait_event("end", "real/tcp", 2)} == {("killed", "SIG40")}
+    assert {(end["reason"], end["exit"]) for end in daemon.wait_event("end", "fault/tcp", 2)} == {("killed", "SIGSEGV")}
+    assert not daemon.wait_for(lambda line: " state=lost " in line, 0)
+    assert daemon.stop() == 0
+
+
+def test_killed_launcher(start: Callable[..., Daemon]) -> None:
+    """Without its launcher 100 handlers go on and are told when they end; who comes meanwhile is served by the next."""
+    daemon = start(SERVICES)
+    clients = idle_cats(daemon)
+    coming = Coming(daemon)
+    coming.some.wait()
+    launcher = daemon.launcher("cat/tcp")
+    os.kill(launcher, signal.SIGKILL)
+    assert coming.all() == [b"x"] * MANY
+    assert daemon.launcher("cat/tcp", 2) != launcher
+    (lost,) = daemon.wait_for(lambda line: " state=lost " in line)
+    assert "retry=0.1" in lost
+    still_echo(clients)
+    ends = daemon.wait_event("end", "cat/tcp", 2 * MANY)
+    assert {(end["reason"], end["exit"]) for end in ends} == {("done", "0")}
+    assert min({end["count"] for end in ends}, key=int) == "0"
+    assert daemon.stop() == 0
+
+
+def test_launcher_killed_again_and_again(start: Callable[..., Daemon]) -> None:
+    """A launcher that is lost many times is started again each time, later and later, and clients wait for it."""
+    daemon = start(SERVICES)
+    for count in range(1, 4):
+        assert exchange(daemon.connect("cat/tcp"), b"x") == b"x"
+        os.kill(daemon.launcher("cat/tcp", count), signal.SIGKILL)
+        lost = daemon.wait_for(lambda line: " state=lost " in line, count)
+    assert [line.rpartition("retry=")[2] for line in lost] == ["0.1", "0.2", "0.4"]
+    assert exchange(daemon.connect("cat/tcp"), b"x") == b"x"
+    assert daemon.stop() == 0
+
+
+def test_handlers_of_a_lost_launcher_are_ended(start: Callable[..., Daemon]) -> None:
+    """A handler whose launcher was lost is ended in time like any other, also right after the loss."""
+    daemon = start("cat 0/tcp bind=127.0.0.1 server=/bin/cat session_timeout=0.5\n")
+    clients = idle_cats(daemon, 3)
+    daemon.handlers("cat/tcp", 3)
+    os.kill(daemon.launcher("cat/tcp"), signal.SIGKILL)
+    for client in clients:
+        with client:
+            assert client.recv(1) == b""
+    ends = daemon.wait_event("end", "cat/tcp", 3)
+    assert {(end["reason"], end["exit"]) for end in ends} == {("timeout", "SIGTERM")}
+    # And when the daemon stops while there is no launcher.
+    clients = idle_cats(daemon, 3)
+    daemon.handlers("cat/tcp", 6)
+    os.kill(daemon.launcher("cat/tcp", 2), signal.SIGKILL)
+    assert daemon.stop() == 0
+    for client in clients:
+        with client:
+            assert client.recv(1) == b""
+
+
+def test_killed_nursery(start: Callable[..., Daemon]) -> None:
+    """Without a nursery launchers go on; there is another soon, and a launcher that is lost after that has a next."""
+    daemon = start(SERVICES)
+    clients = idle_cats(daemon)
+    coming = Coming(daemon)
+    coming.some.wait()
+    os.kill(daemon.nursery(), signal.SIGKILL)
+    assert coming.all() == [b"x"] * MANY
+    (lost,) = daemon.wait_for(lambda line: " nursery " in line and " state=lost " in line)
+    assert 'reason="signal 9"' in lost
+    daemon.nursery(2)
+    still_echo(clients[:50])
+    assert {end["exit"] for end in daemon.wait_event("end", "cat/tcp", 150)} == {"0"}
+    # The handlers of the first nursery's launcher are nobody's that we hear of.
+    os.kill(daemon.launcher("cat/tcp"), signal.SIGKILL)
+    unknown = daemon.wait_event("end", "cat/tcp", 200)[150:]
+    assert {(end["reason"], end["exit"]) for end in unknown} == {("unknown", "-")}
+    still_echo(clients[50:])
+    assert exchange(daemon.connect("cat/tcp"), b"x") == b"x"
+    assert daemon.stop() == 0
+
+
+def test_nursery_lost_with_an_order(start: Callable[..., Daemon]) -> None:
+    """A client whose launcher the nursery did not live to start is served by the next."""
+    daemon = start(SERVICES)
+    os.kill(daemon.nursery(), signal.SIGSTOP)
+    client = daemon.connect("cat/tcp")
+    # Its order is on its way when the daemon answers the next in line.
+    wait_until(lambda: Process(daemon.process.pid).stat()[0] == "S", "the daemon rests")
+    os.kill(daemon.nursery(), signal.SIGKILL)
+    assert exchange(client, b"x") == b"x"
+    assert daemon.stop() == 0
+
+
+def test_killed_daemon(start: Callable[..., Daemon]) -> None:
+    """When the daemon is killed its launchers and nursery end; 100 handlers serve their clients to the end."""
+    daemon = start(SERVICES + "logged 0/tcp bind=127.0.0.1 server=/bin/cat stderr=log\n")
+    clients = idle_cats(daemon) + idle_cats(daemon, 5, "logged/tcp")
+    handlers = daemon.handlers("cat/tcp", MANY) + daemon.handlers("logged/tcp", 5)
+    coming = Coming(daemon)
+    coming.some.wait()
+    helpers = [daemon.nursery(), daemon.launcher("cat/tcp")]
+    daemon.process.kill()
+    daemon.process.wait()
+    all_gone(helpers)
+    # Who came after the end found nobody; nobody is left hanging.
+    assert set(coming.all()) <= {b"x", b"", b"[Errno 111] Connection refused", b"[Errno 104] Connection reset by peer"}
+    still_echo(clients)
+    all_gone([*handlers, daemon.launcher("logged/tcp")])
