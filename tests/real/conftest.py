@@ -54,7 +54,9 @@ def ordinary(program: Callable[[str], str], open_folder: Path) -> Iterator[Calla
     before: list[str] = []
     if os.geteuid() == 0:
         before = [program("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-        tried = [*before, sys.executable, "-c", "import svcd"]
+        # It must be able to start another one, too: the first may still have had root's rights to be found.
+        code = "import subprocess, sys, svcd; subprocess.run([sys.executable, '-c', ''], check=True)"
+        tried = [*before, sys.executable, "-c", code]
         if subprocess.run(tried, cwd="/", env=environment(), capture_output=True).returncode:
             pytest.skip("another user can't read this Python")
     started: list[Daemon] = []
