@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.real.clients import run
 from tests.real.daemon import PATIENCE, Daemon
 
 if TYPE_CHECKING:
@@ -45,12 +46,6 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     daemon = Daemon(folder, SERVICES.format(root=root, socket=folder / "local"))
     yield daemon
     daemon.end()
-
-
-def run(*words: str, data: bytes = b"") -> bytes:
-    """The output of a client that is given its input and then its end."""
-    done = subprocess.run(words, input=data, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE)
-    return done.stdout
 
 
 def test_nc_half_closes(daemon: Daemon, program: Callable[[str], str]) -> None:
