@@ -15,10 +15,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.bench.measure import MODES, Mode, Result, measure_idle, measure_load, measure_start
+from tests.bench.measure import MODES, Mode, Result, measure_idle, measure_launcher, measure_load, measure_start
 from tests.bench.network import enter_network
 from tests.bench.plot import draw
-from tests.bench.servers import REFERENCE, SERVERS, Kind, build
+from tests.bench.running import Kind, build
+from tests.bench.servers import SERVERS
+from tests.bench.starters import STARTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +46,9 @@ def _round(kinds: list[Kind], mode: Mode, folder: Path, seconds: float) -> Itera
             continue
         running = kind.start(server_pin, folder)
         try:
-            if mode.words is None:
+            if mode.name == "launcher":
+                yield kind.name, measure_launcher(running)
+            elif mode.words is None:
                 yield kind.name, measure_idle(running, load_pin, folder)
             else:
                 yield kind.name, measure_load(mode, running, load_pin, folder, seconds)
@@ -60,9 +64,10 @@ def _table(figures: Figures) -> Iterator[str]:
         if not measured:
             continue
         yield f"\n{mode.name} ({mode.unit})\n"
-        yield "| server | median | least | greatest | to C | server CPU µs each |"
+        to = f"to {mode.reference}" if mode.reference else ""
+        yield f"| server | median | least | greatest | {to} | server CPU µs each |"
         yield "|---|---:|---:|---:|---:|---:|"
-        reference = [result.value for result in measured.get(REFERENCE, [])]
+        reference = [result.value for result in measured.get(mode.reference, [])]
         for name, results in measured.items():
             values = [result.value for result in results]
             median = statistics.median(values)
@@ -106,10 +111,11 @@ def main() -> None:
     names = [name.strip() for name in chosen.modes.split(",") if name.strip()]
     words = [word.strip() for word in chosen.servers.split(",") if word.strip()]
     modes = [mode for mode in MODES if not names or mode.name in names]
+    references = {mode.reference for mode in MODES}
     kinds = [
         kind
-        for kind in SERVERS
-        if kind.here() and (not words or kind.name == REFERENCE or any(word in kind.name for word in words))
+        for kind in (*SERVERS, *STARTERS)
+        if kind.here() and (not words or kind.name in references or any(word in kind.name for word in words))
     ]
     figures: Figures = {mode.name: {} for mode in modes}
     network = enter_network()
@@ -124,7 +130,7 @@ def main() -> None:
     print(_machine())
     print(f"median of {chosen.rounds} rounds, {chosen.seconds} s each; server on one core, load on another; {network}")
     print("\n".join(_table(figures)))
-    chosen.plot.write_text(draw(_values(figures), MODES, REFERENCE))
+    chosen.plot.write_text(draw(_values(figures), MODES))
     print(f"the plot is {chosen.plot}", file=sys.stderr)
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from threading import Timer
 from typing import TYPE_CHECKING
 
-from tests.bench.servers import LOAD
+from tests.bench.running import LOAD
 
 if TYPE_CHECKING:
-    from tests.bench.servers import Kind, Running
+    from tests.bench.running import Kind, Running
 
-__all__ = ["MODES", "Mode", "Result", "measure_idle", "measure_load", "measure_start"]
+__all__ = ["MODES", "Mode", "Result", "measure_idle", "measure_launcher", "measure_load", "measure_start"]
 
 IDLE_CONNECTIONS = 5000
 
@@ -28,9 +28,10 @@ class Mode:
     Attributes:
         name: as the table and the command line have it.
         unit: of its number.
-        words: for the load generator, without the port: mode, connections, bytes; empty for the two that need none.
+        words: for the load generator, without the port: mode, connections, bytes; None for those that need none.
         scale: what its number is divided by.
         more_is_better: whether a ratio above 1 is good news.
+        reference: the server that ratios are to; empty for none.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Mode:
     words: tuple[str, int, int] | None
     scale: float = 1
     more_is_better: bool = True
+    reference: str = "C epoll"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,10 @@ MODES = [
     Mode("udp", "echoes/s", ("udp", 64, 64)),
     Mode("idle", "bytes/connection", None, more_is_better=False),
     Mode("start", "ms to the first answer", None, more_is_better=False),
+    # A closed loop: each connection asks with six bytes, half-closes, and reads the answer to its end.
+    Mode("program", "starts of /bin/cat/s", ("connect", 32, 6), reference="tcpserver"),
+    Mode("python", "starts of a Python handler/s", ("connect", 32, 6), reference="tcpserver, python"),
+    Mode("launcher", "KB of a launcher", None, more_is_better=False, reference=""),
 ]
 
 
@@ -111,9 +117,13 @@ def measure_load(mode: Mode, running: Running, pin: list[str], folder: Path, sec
 def _tree(pid: int) -> list[int]:
     """A process and all its children, some of which may be gone when they are looked at."""
     found = [pid]
-    for child in _read(Path(f"/proc/{pid}/task/{pid}/children")).split():
-        found += _tree(int(child))
+    for child in _children(pid):
+        found += _tree(child)
     return found
+
+
+def _children(pid: int) -> list[int]:
+    return list(map(int, _read(Path(f"/proc/{pid}/task/{pid}/children")).split()))
 
 
 def _read(path: Path) -> str:
@@ -125,12 +135,14 @@ def _read(path: Path) -> str:
 
 
 def _memory(pid: int) -> int:
-    """The proportional set size of a process and its children, in bytes (proc(5), smaps_rollup)."""
-    total = 0
-    for each in _tree(pid):
-        text = _read(Path(f"/proc/{each}/smaps_rollup"))
-        total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
-    return total * 1024
+    """The memory of a process and its children, in bytes."""
+    return sum(map(_memory_of, _tree(pid)))
+
+
+def _memory_of(pid: int) -> int:
+    """The proportional set size of a process, in bytes (proc(5), smaps_rollup)."""
+    text = _read(Path(f"/proc/{pid}/smaps_rollup"))
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) * 1024
 
 
 def measure_idle(running: Running, pin: list[str], folder: Path) -> Result:
@@ -144,6 +156,16 @@ def measure_idle(running: Running, pin: list[str], folder: Path) -> Result:
         after = _memory(running.process.pid)
         holder.communicate("\n")
     return Result((after - before) / IDLE_CONNECTIONS)
+
+
+def measure_launcher(running: Running) -> Result:
+    """KB of a service's launcher, the share of what it has in common with others included (PSS)."""
+    # It is there once it serves, which an answer shows; and so is the nursery, whose child it is.
+    with socket.create_connection(("127.0.0.1", running.port), 10) as client:
+        client.sendall(b"?")
+        client.recv(1)
+        nursery = _children(running.process.pid)[0]
+        return Result(_memory_of(_children(nursery)[0]) / 1024)
 
 
 def measure_start(kind: Kind, pin: list[str], folder: Path) -> Result:

@@ -1,4 +1,4 @@
-"""The plot: for each mode a row of bars, each server's ratio to the C server, as SVG by hand."""
+"""The plot: for each mode a row of bars, each server's ratio to the mode's reference, as SVG by hand."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ _SCALE_MOST = 1.5
 _OWN, _OTHER, _REFERENCE = "#0b7285", "#adb5bd", "#495057"
 
 
-def draw(figures: Mapping[str, Mapping[str, Sequence[float]]], modes: Sequence[Mode], reference: str) -> str:
-    """An SVG picture of the modes in which more is better; a bar beyond 1.5 times C is cut there."""
+def draw(figures: Mapping[str, Mapping[str, Sequence[float]]], modes: Sequence[Mode]) -> str:
+    """An SVG picture of the modes in which more is better; a bar beyond 1.5 times the reference is cut there."""
     parts: list[str] = []
     y = 10.0
     for mode in modes:
         measured = figures.get(mode.name)
-        if not measured or reference not in measured or not mode.more_is_better:
+        if not measured or mode.reference not in measured or not mode.more_is_better:
             continue
-        base = statistics.median(measured[reference])
+        base = statistics.median(measured[mode.reference])
         parts.append(f'<text x="10" y="{y + 16}" class="h">{mode.name} ({mode.unit})</text>')
         y += _HEAD
         for name, values in measured.items():
             median = statistics.median(values)
             width = min(median / base, _SCALE_MOST) / _SCALE_MOST * (_WIDTH - _LEFT - 160)
-            colour = _REFERENCE if name == reference else _OWN if name.startswith("svcd") else _OTHER
+            colour = _REFERENCE if name == mode.reference else _OWN if name.startswith("svcd") else _OTHER
             label = f"{median:,.0f}  ({median / base:.2f})"
             parts.append(f'<text x="{_LEFT - 8}" y="{y + 12}" class="n">{html.escape(name)}</text>')
             parts.append(f'<rect x="{_LEFT}" y="{y}" width="{width:.1f}" height="{_BAR}" rx="2" fill="{colour}"/>')

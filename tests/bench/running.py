@@ -1,0 +1,170 @@
+"""How a server is started for a measurement, and ended after it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import svcd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "HERE",
+    "LOAD",
+    "Kind",
+    "Running",
+    "Start",
+    "build",
+    "free_port",
+    "has",
+    "says_its_port",
+    "spawn",
+    "svcd_with",
+    "wait_for",
+    "which",
+]
+
+HERE = Path(__file__).parent
+#: The load generator's name in the folder of built programs.
+LOAD = "load"
+
+
+@dataclass(slots=True)
+class Running:
+    """A server that runs."""
+
+    process: subprocess.Popen[str]
+    port: int
+
+    def stop(self) -> None:
+        """End it and reap it."""
+        self.process.terminate()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+
+#: Starts a server, pinned by the words it is given, with the folder of built programs and scratch files.
+Start: TypeAlias = "Callable[[list[str], Path], Running]"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of server.
+
+    Attributes:
+        name: as the table has it.
+        start: starts it, pinned by the words it is given, with the folder of built programs and scratch files.
+        modes: what it can be asked.
+        here: whether this machine has it.
+    """
+
+    name: str
+    start: Start
+    modes: frozenset[str]
+    here: Callable[[], bool] = lambda: True
+
+
+def build(folder: Path) -> None:
+    """Compile the programs in C, and in Go where that is there.
+
+    Raises:
+        SystemExit: there is no C compiler.
+    """
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise SystemExit("the benchmark needs a C compiler (cc)")
+    for name in ("echo", LOAD):
+        words = [compiler, "-O2", "-o", str(folder / name), str(HERE / "native" / f"{name}.c")]
+        subprocess.run(words, check=True)
+    go = shutil.which("go")
+    if go is not None:
+        environment = {**os.environ, "GOCACHE": str(folder / "go-cache"), "GO111MODULE": "off"}
+        words = [go, "build", "-o", str(folder / "echo-go"), str(HERE / "native" / "echo.go")]
+        subprocess.run(words, check=True, env=environment, cwd=folder)
+
+
+def spawn(words: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """A process of the benchmark; it ends by SIGTERM, or at the end of its standard input."""
+    return subprocess.Popen(
+        words,
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def says_its_port(*words: str) -> Start:
+    """A server that picks its port and prints it."""
+
+    def start(pin: list[str], folder: Path) -> Running:
+        process = spawn([*pin, *(word.replace("FOLDER", str(folder)) for word in words)], folder)
+        assert process.stdout is not None
+        return Running(process, int(process.stdout.readline()))
+
+    return start
+
+
+def svcd_with(line: str, *reactor: str) -> Start:
+    """svcd with one service over TCP and, where it has one, UDP; its log goes to a file as a daemon's does."""
+
+    def start(pin: list[str], folder: Path) -> Running:
+        port = free_port()
+        services = folder / f"services-{port}"
+        lines = [f"bench {port}/tcp {line} bind=127.0.0.1 backlog=1024"]
+        if line.startswith("echo"):
+            lines.append(f"bench {port}/udp echo bind=127.0.0.1")
+        services.write_text("\n".join(lines) + "\n")
+        log = folder / f"log-{port}"
+        twistd = [sys.executable, str(Path(sys.executable).parent / "twistd"), "-n", "--pidfile=", *reactor]
+        words = [*pin, *twistd, "--logfile", str(log), "svcd", "--services", str(services)]
+        process = spawn(words, folder, PYTHONPATH=str(Path(svcd.__file__).parent.parent))
+        wait_for(port)
+        return Running(process, port)
+
+    return start
+
+
+def which(name: str) -> str:
+    """The path of a program, or its bare name where there is none."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or name
+
+
+def has(name: str) -> Callable[[], bool]:
+    """Whether there is a program, for Kind.here."""
+    return lambda: Path(which(name)).is_absolute()
+
+
+def free_port() -> int:
+    """A port that was free a moment ago, for servers that can't be given port 0."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(port: int) -> None:
+    """Until the server accepts."""
+    for _ in range(100_000):
+        try:
+            socket.create_connection(("127.0.0.1", port), 10).close()
+        except ConnectionRefusedError:
+            continue
+        else:
+            return
+    raise SystemExit(f"no server came up on port {port}")
