@@ -7,7 +7,6 @@ import errno
 import os
 import socket
 import sys
-import threading
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
@@ -76,7 +75,7 @@ def _handle(function: Callable[..., object], sock: socket.socket, values: dict[s
 
 def _client(sock: socket.socket, values: dict[str, str]) -> object:
     """The other end, as accept() gives it; of a connection that something stands before, the real client."""
-    if sock.family != socket.AF_UNIX:
+    if values.get("PROTO") != "UNIX":
         with contextlib.suppress(OSError):
             return sock.getpeername()
     if "REMOTE_ADDR" not in values:
@@ -109,12 +108,14 @@ class Forks:
         Raises:
             OSError: there can't be another process.
         """
+        # Not in the child: each page that it is the first to write to is copied for it.
+        values = _text(environment)
         pid = os.fork()
         if not pid:
-            self._run(environment, descriptor, stderr)
+            self._run(values, descriptor, stderr)
         return pid
 
-    def _run(self, environment: bytes, descriptor: int, stderr: int) -> NoReturn:
+    def _run(self, values: dict[str, str], descriptor: int, stderr: int) -> NoReturn:
         code = 1
         try:
             os.setsid()
@@ -124,8 +125,9 @@ class Forks:
             os.dup2(stderr, 2)
             os.close(stderr)
             take_limits(self._limits)
-            values = _text(environment)
-            os.environ.update(values)
+            # What update() asks of its argument first would cost more than the rest.
+            for name, value in values.items():
+                os.environ[name] = value
             _handle(self._function, socket.socket(fileno=descriptor), values)
             code = 0
         except SystemExit as leaving:
@@ -159,6 +161,9 @@ class Threads:
             OSError: there can't be another.
         """
         # A copy, since the caller closes its own when a thread can't be started.
+        # What Python does for threading in a forked child would cost each process that has none of its own.
+        import threading
+
         sock = socket.socket(fileno=os.dup(descriptor))
         thread = threading.Thread(
             target=self._run, args=(number, _text(environment), sock), name=f"connection {number}"

@@ -8,7 +8,6 @@ import os
 import select
 import socket
 import struct
-import threading
 from typing import TYPE_CHECKING, Protocol
 
 from svcd.handlers.functions import Forks, Threads, find
@@ -130,6 +129,8 @@ class Launcher:
             if control in ready:
                 self._take_orders(starter)
         if self._threads:
+            import threading
+
             for thread in threading.enumerate():
                 if thread is not threading.current_thread():
                     thread.join()

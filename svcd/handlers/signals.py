@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal
 import contextlib
 import os
 import signal
@@ -16,6 +17,10 @@ __all__ = ["ChildWatch", "children", "default_signals", "outlast_signals"]
 #: What may reach a whole process group or service at its end. The daemon tells its launchers when to go, by
 #: closing their sockets: later than that, so that what runs can end first.
 _OUTLASTED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE)
+
+# As Python has them, not as the system: a closed connection is an OSError, no sudden end; control-C is an exception.
+_PYTHONS = {signal.SIGPIPE: _signal.SIG_IGN, signal.SIGINT: signal.default_int_handler}
+_DEFAULTS = [(int(number), _PYTHONS.get(number, _signal.SIG_DFL)) for number in (*_OUTLASTED, signal.SIGCHLD)]
 
 
 def _nothing(_number: int, _frame: FrameType | None) -> None:
@@ -35,11 +40,9 @@ def outlast_signals() -> None:
 def default_signals() -> None:
     """Have all signals as a Python program has them, in a child that goes on without executing one."""
     signal.set_wakeup_fd(-1)
-    for number in (*_OUTLASTED, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
-    # Python's own: a closed connection is an OSError, not a sudden end; control-C is KeyboardInterrupt.
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, handler in _DEFAULTS:
+        # Not signal.signal, which makes an enumeration's members of all: what a forked child touches is copied for it.
+        _signal.signal(number, handler)
 
 
 class ChildWatch:
