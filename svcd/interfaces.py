@@ -50,6 +50,10 @@ class Machine(Protocol):
         """Whether group(5) knows the name or number."""
         ...
 
+    def has_zone(self, name: str) -> bool:
+        """Whether the time zone database knows the name."""
+        ...
+
     def versions(self) -> frozenset[int]:
         """The versions of IP that sockets can be bound with here: 4, 6."""
         ...

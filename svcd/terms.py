@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from socket import AF_INET, AF_INET6, inet_pton
 
-__all__ = ["LOCAL", "V6", "Hours", "Prefixes", "Rate", "Source", "address_number"]
+__all__ = ["LOCAL", "NO_RATE", "V6", "Hours", "Prefixes", "Rate", "Source", "address_number"]
 
 #: Added to the number of every IPv6 address: they come after all of IPv4.
 V6 = 1 << 128
@@ -86,7 +86,11 @@ class Rate:
     seconds: int
 
     def __str__(self) -> str:
-        return f"{self.count}/{_UNITS[self.seconds]}"
+        return f"{self.count}/{_UNITS[self.seconds]}" if self.count else "none"
+
+
+#: As many as come, for an option that says so: with None it says nothing.
+NO_RATE = Rate(0, 1)
 
 
 @dataclass(frozen=True, slots=True)

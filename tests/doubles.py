@@ -104,6 +104,7 @@ class FakeMachine:
 
     users: frozenset[str] = frozenset({"root"})
     groups: frozenset[str] = frozenset({"adm"})
+    zones: frozenset[str] = frozenset({"UTC", "Europe/Berlin"})
     families: frozenset[int] = frozenset({4, 6})
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     #: Why a path, below its root, or a Python reference can't be used.
@@ -118,6 +119,10 @@ class FakeMachine:
     def has_group(self, name: str) -> bool:
         """Whether the test named the group."""
         return name in self.groups
+
+    def has_zone(self, name: str) -> bool:
+        """Whether it is one of the test's."""
+        return name in self.zones
 
     def versions(self) -> frozenset[int]:
         """The families of the test."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from svcd.config.kinds import COUNT, Kind
-from svcd.terms import V6, Hours, Prefixes, Rate, Source
+from svcd.config.kinds import COUNT, UNLIMITED, Kind
+from svcd.terms import NO_RATE, V6, Hours, Prefixes, Rate, Source
 
-__all__ = ["HOURS", "LIMIT", "LOAD", "PREFIXES", "RATE", "SOURCES"]
+__all__ = ["HOURS", "LIMIT", "LOAD", "PREFIXES", "RATE", "SOURCES", "ZONE"]
 
 _LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 #: A host name (RFC 1123, section 2.1; underscores as DNS has them) whose last label is no number, or all below one.
@@ -87,21 +87,16 @@ HOURS: Kind[tuple[Hours, ...]] = Kind(
 )
 
 
-def _read_rate(word: str) -> Rate | None:
+def _read_rate(word: str) -> Rate:
     if word == "none":
-        return None
+        return NO_RATE
     match = re.fullmatch("([0-9]{1,7})/([smh])", word)
     if match is None or not int(match[1]):
         raise ValueError
     return Rate(int(match[1]), {"s": 1, "m": 60, "h": 3600}[match[2]])
 
 
-RATE: Kind[Rate | None] = Kind(
-    "rate",
-    "so many a second, minute or hour as 10/s, 100/m, 1000/h, or none",
-    _read_rate,
-    lambda value: str(value or "none"),
-)
+RATE: Kind[Rate] = Kind("rate", "so many a second, minute or hour as 10/s, 100/m, 1000/h, or none", _read_rate, str)
 
 
 def _read_prefixes(word: str) -> Prefixes:
@@ -115,11 +110,11 @@ PREFIXES: Kind[Prefixes] = Kind(
     "prefixes", "the bits of an IPv4 and an IPv6 address that make a source, as /32,/64", _read_prefixes, str
 )
 
-LIMIT: Kind[int | None] = Kind(
+LIMIT: Kind[int] = Kind(
     "limit",
     f"{COUNT.accepts}, or none",
-    lambda word: None if word == "none" else COUNT.read(word),
-    lambda value: str(value or "none"),
+    lambda word: UNLIMITED if word == "none" else COUNT.read(word),
+    lambda value: "none" if value == UNLIMITED else str(value),
 )
 
 
@@ -132,5 +127,18 @@ def _read_load(word: str) -> float | None:
 
 
 LOAD: Kind[float | None] = Kind(
-    "load", "a load average as 2.5, or none", _read_load, lambda value: f"{value:g}" if value else "none"
+    "load",
+    "a load average as 2.5, or none",
+    _read_load,
+    lambda value: f"{value:g}" if value else "none",
+    takes_none=True,
 )
+
+
+def _read_zone(word: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", word):
+        raise ValueError
+    return word
+
+
+ZONE: Kind[str] = Kind("zone", "a time zone as Europe/Berlin or UTC", _read_zone, str)

@@ -9,6 +9,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from svcd.config.access_check import access_problems
 from svcd.config.handler_check import handler_problems
 from svcd.model import Place, Problem, Shape, address_text
 from svcd.wire.quotes import read_quotes
@@ -57,6 +58,7 @@ def check(config: Config, files: Files, machine: Machine) -> tuple[list[Endpoint
         endpoints += found
         problems += mistakes
         problems += _missing(service, files, machine)
+        problems += access_problems(service, files, machine)
     problems += handler_problems(config.enabled, machine)
     problems += _collisions(endpoints)
     problems += _loops(endpoints)

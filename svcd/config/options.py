@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from svcd.config.access_options import AccessOptions
 from svcd.config.handler_options import HandlerOptions
 from svcd.config.kinds import DURATION, NAMES, PATH, TEXT, YES_NO, choice, choices
 from svcd.config.rows import GROUPS, OptionInfo, row
@@ -22,7 +23,7 @@ __all__ = ["TABLE", "Options"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(SocketOptions, HandlerOptions):
+class Options(SocketOptions, AccessOptions, HandlerOptions):
     """The options of one service, each with its value or its default."""
 
     resolve: bool = row(

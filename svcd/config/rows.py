@@ -24,6 +24,7 @@ SPAWNED = ("server", "python")
 GROUPS = {
     "where": "Where it listens",
     "who": "Who may come in",
+    "how many": "How many, and how fast",
     "how long": "How long",
     "runs": "What runs",
     "process": "The process of a spawned service",

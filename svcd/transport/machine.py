@@ -9,6 +9,7 @@ import os
 import pwd
 import socket
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import ifaddr
 from twisted.internet.interfaces import IProtocolFactory
@@ -75,6 +76,15 @@ class LocalMachine:
     def has_group(self, name: str) -> bool:
         """Whether there is such a group; a number always is one."""
         return _known(group_id, name)
+
+    def has_zone(self, name: str) -> bool:
+        """Whether the time zone database knows the name."""
+        try:
+            ZoneInfo(name)
+        except (OSError, ValueError, KeyError):
+            # No such file, a directory, something else; and the error for a name that is not found is a KeyError.
+            return False
+        return True
 
     def versions(self) -> frozenset[int]:
         """The versions of IP whose loopback address a socket can be bound to."""

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.config.access_kinds import HOURS, LIMIT, LOAD, PREFIXES, RATE, SOURCES
-from svcd.terms import LOCAL, V6, Hours, Prefixes, Rate, Source, address_number
+from svcd.config.access_kinds import HOURS, LIMIT, LOAD, PREFIXES, RATE, SOURCES, ZONE
+from svcd.config.kinds import UNLIMITED
+from svcd.terms import LOCAL, NO_RATE, V6, Hours, Prefixes, Rate, Source, address_number
 
 if TYPE_CHECKING:
     from svcd.config.kinds import Kind
@@ -31,14 +32,17 @@ if TYPE_CHECKING:
         (RATE, "10/s", Rate(10, 1)),
         (RATE, "100/m", Rate(100, 60)),
         (RATE, "9999999/h", Rate(9_999_999, 3600)),
-        (RATE, "none", None),
+        (RATE, "none", NO_RATE),
         (PREFIXES, "/24,/64", Prefixes(24, 64)),
         (PREFIXES, "/1,/128", Prefixes(1, 128)),
         (LIMIT, "64", 64),
-        (LIMIT, "none", None),
+        (LIMIT, "none", UNLIMITED),
         (LOAD, "2.5", 2.5),
         (LOAD, "9999.99", 9999.99),
         (LOAD, "none", None),
+        (ZONE, "UTC", "UTC"),
+        (ZONE, "America/Argentina/Buenos_Aires", "America/Argentina/Buenos_Aires"),
+        (ZONE, "Etc/GMT+5", "Etc/GMT+5"),
     ],
 )
 def test_what_is_read_can_be_written_and_read(kind: Kind[Any], word: str, value: object) -> None:
@@ -60,6 +64,7 @@ def test_what_is_read_can_be_written_and_read(kind: Kind[Any], word: str, value:
         (RATE, ["", "10", "0/s", "10/d", "-1/s", "1.5/s", "10000000/s", "10/S", "None"]),
         (PREFIXES, ["", "/24", "24,64", "/0,/64", "/33,/64", "/32,/129", "/32,/64,"]),
         (LIMIT, ["", "0", "-1", "None", "1.5"]),
+        (ZONE, ["", "/UTC", "Europe//Berlin", "../zone", "Europe/", "a b", "."]),
         (LOAD, ["", "0", "0.00", "-1", "1e3", "nan", "inf", "10000", "1.234"]),
     ],
 )  # fmt: skip

@@ -74,6 +74,28 @@ _VALUES: dict[str, SearchStrategy[str]] = {
 }
 
 
+def _lists(values: SearchStrategy[str]) -> SearchStrategy[str]:
+    return st.lists(values, min_size=1, max_size=3).map(",".join)
+
+
+_MINUTES = st.builds("{}:{:02}".format, st.integers(0, 23), st.integers(0, 59))
+_SOURCE = st.one_of(
+    st.ip_addresses().map(str),
+    st.builds("{}/{}".format, st.ip_addresses(v=4), st.integers(0, 32)),
+    st.builds("{}/{}".format, st.ip_addresses(v=6), st.integers(0, 128)),
+    st.from_regex(r"\A\.?([a-z0-9]{1,5}\.){0,2}[A-Za-z]{1,5}\.?\Z"),
+)
+_VALUES |= {
+    "sources": _lists(_SOURCE) | st.just(""),
+    "hours": _lists(st.tuples(_MINUTES, _MINUTES).filter(lambda ends: ends[0] != ends[1]).map("-".join)),
+    "zone": st.sampled_from(["UTC", "Europe/Berlin", "Etc/GMT+5"]),
+    "load": _or_none(st.from_regex(r"\A[1-9][0-9]{0,3}(\.[0-9]{1,2})?\Z")),
+    "limit": _or_none(st.integers(1, 9_999_999).map(str)),
+    "rate": _or_none(st.builds("{}/{}".format, st.integers(1, 9_999_999), st.sampled_from("smh"))),
+    "prefixes": st.builds("/{},/{}".format, st.integers(1, 32), st.integers(1, 128)),
+}
+
+
 def _values(name: str) -> SearchStrategy[str]:
     kind = TABLE[name].kind
     if kind.name == "choice":

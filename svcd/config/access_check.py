@@ -1,0 +1,65 @@
+"""What the access options of a service must hold beyond their own words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from svcd.model import Shape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from svcd.config.service import Service
+    from svcd.interfaces import Files, Machine
+    from svcd.model import Problem
+
+__all__ = ["BANNERS", "access_problems", "most_banner_bytes"]
+
+BANNERS = ("banner", "banner_success", "banner_fail")
+
+#: The longest text of a banner, in bytes.
+_MOST_BANNER = 65_536
+#: The same for spawned services. Nobody waits in the daemon until a client takes it: it must fit in a new socket's
+#: buffer, together with the other.
+_MOST_BANNER_SPAWNED = 16_384
+
+#: What asks who comes, or speaks to who comes, when a connection is accepted.
+_AT_ACCEPT = ("only_from", "no_access", "per_source", "per_source_rate", *BANNERS)
+
+
+def most_banner_bytes(service: Service) -> int:
+    """How long each of a service's banners may be."""
+    return _MOST_BANNER_SPAWNED if service.spawned else _MOST_BANNER
+
+
+def access_problems(service: Service, files: Files, machine: Machine) -> Iterator[Problem]:
+    """What is wrong with the access options of a service."""
+    options = service.options
+    if options.access_zone and not machine.has_zone(options.access_zone):
+        text = f"no time zone {options.access_zone!r} on this machine; name one of tzselect(8), or install tzdata"
+        yield service.problem("access_zone", text)
+    if options.wait and service.net.shape is Shape.STREAM:
+        # Silently to let everybody in would be worse than not to start.
+        for option in _AT_ACCEPT:
+            if option in service.places:
+                text = (
+                    "with wait=yes the process accepts by itself, and svcd does not see who comes; remove one of them"
+                )
+                yield service.problem(option, text)
+        return
+    for option in BANNERS:
+        path = getattr(options, option)
+        if path:
+            yield from _banner_problems(service, option, path, files)
+
+
+def _banner_problems(service: Service, option: str, path: str, files: Files) -> Iterator[Problem]:
+    most = most_banner_bytes(service)
+    try:
+        length = len(files.read(path))
+    except OSError as error:
+        yield service.problem(option, f"can't read {path}: {error.strerror or error}")
+        return
+    if length > most:
+        whose = " of a spawned service" if service.spawned else ""
+        yield service.problem(option, f"{path} has {length} bytes; a banner{whose} has at most {most}")

@@ -1,0 +1,109 @@
+"""The options that say who may come in, how many, how fast, and what is said to whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from svcd.config.access_kinds import HOURS, LIMIT, LOAD, PREFIXES, RATE, SOURCES, ZONE
+from svcd.config.kinds import COUNT, PATH, UNLIMITED, choice, choices
+from svcd.config.rows import row
+from svcd.terms import NO_RATE, Prefixes
+
+if TYPE_CHECKING:
+    from svcd.terms import Hours, Rate, Source
+
+__all__ = ["AccessOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessOptions:
+    """A part of Options, which has the slots for all its parts.
+
+    A limit is kinds.UNLIMITED for none, a rate is terms.NO_RATE; None says that the line does not say.
+    """
+
+    __slots__ = ()
+
+    only_from: tuple[Source, ...] | None = row(
+        SOURCES, None, "who", "any",
+        "Who may come in; without a value nobody. Of all entries here and in no_access that match a client the most "
+        "specific decides: an address before a host name, that before a .domain, that before a network. A name counts "
+        "if a reverse lookup gives it and a forward lookup confirms it; who has none is refused where one could "
+        "decide. Default: everybody.",
+        xinetd="only_from",
+    )  # fmt: skip
+    no_access: tuple[Source, ...] = row(
+        SOURCES, (), "who", "any",
+        "Who may not, as only_from; of two entries that are equally specific this one decides.",
+        xinetd="no_access",
+    )  # fmt: skip
+    access_times: tuple[Hours, ...] = row(
+        HOURS, (), "who", "any",
+        "When clients may come in; default: always.",
+        xinetd="access_times",
+    )  # fmt: skip
+    access_zone: str = row(
+        ZONE, "", "who", "any",
+        "Whose clock access_times are read from; default: the machine's.",
+    )  # fmt: skip
+    max_load: float | None = row(
+        LOAD, None, "who", "any",
+        "From this load average of a minute on nobody is let in.",
+        xinetd="max_load",
+    )  # fmt: skip
+
+    instances: int | None = row(
+        LIMIT, None, "how many", "stream",
+        "How many connections the service may have at once; default: 64 for spawned services, else none.",
+        xinetd="instances",
+    )  # fmt: skip
+    per_source: int = row(
+        LIMIT, UNLIMITED, "how many", "stream",
+        "How many of them may come from one source.",
+        xinetd="per_source",
+    )  # fmt: skip
+    per_source_prefix: Prefixes = row(
+        PREFIXES, Prefixes(), "how many", "any",
+        "What a source is: all addresses with the same leading bits.",
+    )  # fmt: skip
+    on_limit: str = row(
+        choice("refuse", "queue"), "refuse", "how many", "stream",
+        "Whether those who come while there are too many (instances, --max-connections) are refused, or wait until "
+        "one ends.",
+    )  # fmt: skip
+    rate: Rate = row(
+        RATE, NO_RATE, "how many", "any",
+        "How many may come; who comes too fast is refused, and the next may come as soon as the rate allows.",
+        xinetd="cps",
+    )  # fmt: skip
+    per_source_rate: Rate | None = row(
+        RATE, None, "how many", "any",
+        "How many of them from one source; default: 1000/s for built-ins over udp, else none.",
+    )  # fmt: skip
+    rate_burst: int | None = row(
+        COUNT, None, "how many", "any",
+        "How many may come at once after a pause, under both rates; default: the number in the rate.",
+    )  # fmt: skip
+
+    banner: str = row(
+        PATH, "", "said", "stream",
+        "File whose text every client gets first, of at most 64 KiB, or 16 KiB for spawned services.",
+        xinetd="banner",
+    )  # fmt: skip
+    banner_success: str = row(
+        PATH, "", "said", "stream",
+        "File with a text for those who are let in.",
+        xinetd="banner_success",
+    )  # fmt: skip
+    banner_fail: str = row(
+        PATH, "", "said", "stream",
+        "File with a text for those who are refused.",
+        xinetd="banner_fail",
+    )  # fmt: skip
+    log_on_failure: tuple[str, ...] = row(
+        choices("HOST", "ATTEMPT"), ("HOST",), "said", "any",
+        "What is logged of those who are refused: the first one's address (HOST), or without it the attempts. There "
+        "is a line a second at most for each reason, with how many they were. With none there is no such line.",
+        xinetd="log_on_failure",
+    )  # fmt: skip

@@ -1,0 +1,58 @@
+"""From the options of a service to the rules of its door: what was not said gets its default, names their objects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from svcd.config.kinds import UNLIMITED
+from svcd.model import Shape
+from svcd.policy.rules import Rules
+from svcd.terms import Rate
+
+if TYPE_CHECKING:
+    from svcd.config.service import Service
+
+__all__ = ["rules_of"]
+
+#: A spawned service has so many processes at most, where the file does not say it.
+_SPAWNED_INSTANCES = 64
+#: A source gets so many answers over UDP, where the file does not say it.
+_ANSWERS = Rate(1000, 1)
+
+
+def rules_of(service: Service) -> Rules:
+    """The rules of a service.
+
+    Raises:
+        OSError, KeyError: the machine no longer has its time zone.
+    """
+    options = service.options
+    instances = options.instances
+    if instances is None and service.spawned:
+        instances = _SPAWNED_INSTANCES
+    source_rate = options.per_source_rate
+    if source_rate is None and service.net.shape is Shape.DATAGRAM and not (service.net.local or service.spawned):
+        source_rate = _ANSWERS
+    return Rules(
+        only_from=options.only_from,
+        no_access=options.no_access,
+        access_times=options.access_times,
+        zone=ZoneInfo(options.access_zone) if options.access_zone else None,
+        max_load=options.max_load,
+        instances=_limit(instances),
+        per_source=_limit(options.per_source),
+        per_source_prefix=options.per_source_prefix,
+        rate=_rate(options.rate),
+        per_source_rate=_rate(source_rate),
+        rate_burst=options.rate_burst,
+        places=service.places,
+    )
+
+
+def _limit(value: int | None) -> int | None:
+    return None if value == UNLIMITED else value
+
+
+def _rate(value: Rate | None) -> Rate | None:
+    return value if value is not None and value.count else None

@@ -1,0 +1,124 @@
+"""The access options: what is wrong with them, and the rules that they make."""
+
+from __future__ import annotations
+
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from svcd.config.check import check
+from svcd.model import Place
+from svcd.terms import Hours, Prefixes, Rate
+from svcd.transport.machine import LocalMachine
+from svcd.transport.rules import rules_of
+from tests.doubles import FakeFiles, FakeMachine, config_of, problems_of, service_of
+
+
+def _problems(text: str, files: FakeFiles | None = None) -> list[str]:
+    return [str(problem) for problem in check(config_of(text), files or FakeFiles(), FakeMachine())[1]]
+
+
+def test_without_options_a_door_is_open() -> None:
+    """A built-in asks nothing of a connection."""
+    rules = rules_of(service_of("echo 7/tcp"))
+    assert not rules.listed
+    assert (rules.access_times, rules.zone, rules.max_load) == ((), None, None)
+    assert (rules.instances, rules.per_source, rules.rate, rules.per_source_rate) == (None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("line", "instances", "source_rate"),
+    [
+        ("x 7/tcp server=/bin/cat", 64, None),
+        ("x 7/tcp python=a:b", 64, None),
+        ("x 7/tcp server=/bin/cat instances=none", None, None),
+        ("x 7/tcp server=/bin/cat instances=3", 3, None),
+        ("x 7/udp server=/bin/cat wait=yes", 64, None),
+        ("echo 7/tcp per_source_rate=5/m", None, Rate(5, 60)),
+        ("echo 7/udp", None, Rate(1000, 1)),
+        ("echo 7/udp per_source_rate=none", None, None),
+        ("echo 7/udp per_source_rate=5/m", None, Rate(5, 60)),
+        ("echo /e/unixgram", None, None),
+    ],
+)
+def test_the_defaults_that_protect(line: str, instances: int | None, source_rate: Rate | None) -> None:
+    """Of a spawned service 64 processes, over UDP 1000 answers a second to a source; none lifts both."""
+    rules = rules_of(service_of(line))
+    assert (rules.instances, rules.per_source_rate) == (instances, source_rate)
+
+
+def test_every_option_is_a_rule() -> None:
+    """With its value and its place."""
+    rules = rules_of(
+        service_of(
+            "echo 7/tcp only_from=10.0.0.0/8 no_access=10.0.0.1 access_times=8:00-18:00 access_zone=UTC max_load=2.5 "
+            "instances=9 per_source=3 per_source_prefix=/24,/48 rate=10/s per_source_rate=2/s rate_burst=4"
+        )
+    )
+    assert [str(source) for source in rules.only_from or ()] == ["10.0.0.0/8"]
+    assert [str(source) for source in rules.no_access] == ["10.0.0.1"]
+    assert (rules.access_times, rules.zone) == ((Hours(480, 1080),), ZoneInfo("UTC"))
+    assert (rules.max_load, rules.instances, rules.per_source) == (2.5, 9, 3)
+    assert (rules.per_source_prefix, rules.rate, rules.per_source_rate) == (Prefixes(24, 48), Rate(10, 1), Rate(2, 1))
+    assert rules.rate_burst == 4
+    assert rules.places["only_from"] == Place("s", 1, 22)
+
+
+def test_defaults_of_the_file_have_their_place() -> None:
+    """A rule that a whole file shares is shown where it stands."""
+    config = config_of("@defaults only_from=10.0.0.0/8,.example\necho 7/tcp")
+    (_, (_, name)) = rules_of(config.services[0]).entries("only_from")
+    assert name.place == Place("s", 1, 32)
+
+
+def test_a_value_that_is_none_is_shown_with_what_would_be_one() -> None:
+    """At the value's place."""
+    (problem,) = problems_of("echo 7/tcp rate=10")
+    assert problem == "s:1:17: rate takes so many a second, minute or hour as 10/s, 100/m, 1000/h, or none, not '10'"
+
+
+def test_a_time_zone_must_be_known() -> None:
+    """The machine is asked at check time."""
+    assert _problems("echo 7/tcp access_zone=Europe/Berlin") == []
+    (problem,) = _problems("echo 7/tcp access_zone=Mars/Olympus")
+    assert problem.startswith("s:1:24: access_zone: no time zone 'Mars/Olympus' on this machine; ")
+
+
+@pytest.mark.parametrize(
+    ("name", "known"), [("UTC", True), ("America", False), ("No/Where", False), ("x" * 300, False)]
+)
+def test_the_machines_time_zones(name: str, known: bool) -> None:
+    """Also where the database has a directory of that name, or could have none."""
+    assert LocalMachine().has_zone(name) is known
+
+
+@pytest.mark.parametrize("option", ["banner", "banner_success", "banner_fail"])
+def test_a_banner_must_be_there_and_short(option: str) -> None:
+    """64 KiB at most, and 16 KiB where it must fit in a new socket's buffer."""
+    files = FakeFiles({"/16": b"x" * 16_384, "/17": b"x" * 16_385, "/64": b"x" * 65_536, "/65": b"x" * 65_537})
+    column = len(f"echo 7/tcp {option}=") + 1
+    assert _problems(f"echo 7/tcp {option}=/64", files) == []
+    assert _problems(f"echo 7/tcp {option}=/65", files) == [
+        f"s:1:{column}: {option}: /65 has 65537 bytes; a banner has at most 65536"
+    ]
+    assert _problems(f"echo 7/tcp {option}=/no", files) == [
+        f"s:1:{column}: {option}: can't read /no: No such file or directory"
+    ]
+    assert _problems(f"echo 7/tcp server=/bin/cat {option}=/16", files) == []
+    (problem,) = _problems(f"echo 7/tcp server=/bin/cat {option}=/17", files)
+    assert problem.endswith(": /17 has 16385 bytes; a banner of a spawned service has at most 16384")
+
+
+@pytest.mark.parametrize("word", ["only_from=10.0.0.1", "no_access=10.0.0.1", "per_source=3", "per_source_rate=1/s"])
+def test_nobody_is_let_in_unseen(word: str) -> None:
+    """A process that accepts by itself can't be guarded by who comes, so the line is refused."""
+    line = f"x 7/tcp server=/bin/cat wait=yes {word}"
+    (problem,) = _problems(line)
+    assert problem.endswith(
+        "with wait=yes the process accepts by itself, and svcd does not see who comes; remove one of them"
+    )
+
+
+def test_a_datagram_shows_who_asks() -> None:
+    """So over udp wait=yes can be guarded."""
+    assert _problems("x 7/udp server=/bin/cat wait=yes only_from=10.0.0.1 rate=1/s") == []
