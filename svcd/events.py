@@ -13,6 +13,11 @@ not ours ended the process), unknown (its launcher was lost, and it may go on), 
 the process that serves; `exit` its exit status, or the signal that ended it; `user`, `system` its processor time in
 seconds; `datagrams` received in all, `ignored` those of them that came from a service; `state` of a launcher or of
 the nursery; `retry` the seconds until it is started again; `text` what a handler wrote for the log.
+
+A `refuse` line is for all clients of a service that were refused for one reason since the last such line, one line a
+second at most: `peer` the first of them, `count` how many, `rule` what decided for the first, with its place in the
+file. Reasons: address, time, load, global (--max-connections), descriptors, instances, per_source, rate,
+per_source_rate, name (the host name, or that there is none), service (the service itself wants no connection).
 """
 
 from __future__ import annotations
@@ -84,7 +89,7 @@ END = Event("end", ("service", "peer", "host", "id", "in", "out", "seconds", "re
                     "exit", "user", "system"))  # fmt: skip
 FAIL = Event("fail", ("service", "peer", "id", "reason"))
 SAID = Event("said", ("service", "id", "pid", "text"))
-REFUSE = Event("refuse", ("service", "peer", "id", "reason"))
+REFUSE = Event("refuse", ("service", "peer", "reason", "count", "rule"))
 
 
 def tell(log: Logger, event: Event, **values: object) -> None:

@@ -110,6 +110,10 @@ class Names(Protocol):
         """The host name of an address, or None. Fires within a bounded time and never fails."""
         ...
 
+    def confirmed_host_of(self, address: str) -> Deferred[str | None]:
+        """The same, only if the name has that address; so who owns the address can't choose just any name."""
+        ...
+
 
 class StreamTransport(Protocol):
     """What a stream protocol may ask of its transport: of Twisted's ITCPTransport, IConsumer and IPushProducer."""

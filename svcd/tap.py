@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import signal
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from twisted.application.service import MultiService
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import ILogObserver, Logger
 from twisted.python import usage
-from twisted.python.components import Componentized
 
 from svcd import __version__
 from svcd.catalog import Surroundings
+from svcd.daemon import Daemon, not_started
 from svcd.errors import ConfigError, ListenErrors, StartFailure
 from svcd.files import LocalFiles
 from svcd.loading import SERVICES_FILE, listing, load
 from svcd.logs import LogOutput
+from svcd.policy.limits import Hall
 from svcd.resources import account_of, connection_limit
 from svcd.supervisor import Reloader, Supervisor, open_all
 from svcd.transport.descriptors import DescriptorBudget
@@ -31,16 +28,12 @@ from svcd.transport.specs import Account, root_needed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import FrameType
 
     from twisted.application.service import IService
 
     from svcd.config.check import Endpoint
 
 __all__ = ["Options", "makeService"]
-
-#: So many new objects make Python look for garbage that counting references does not find; connections leave little.
-_GC_OBJECTS = 20_000
 
 
 def _whole_number(text: str) -> int:
@@ -51,6 +44,16 @@ def _whole_number(text: str) -> int:
 
 
 _whole_number.coerceDoc = "A whole number."  # type: ignore[attr-defined]
+
+
+def _at_least_one(text: str) -> int:
+    number = _whole_number(text)
+    if number < 1:
+        raise ValueError(f"{text!r} is less than 1")
+    return number
+
+
+_at_least_one.coerceDoc = "A whole number, at least 1."  # type: ignore[attr-defined]
 
 
 def _log_format(text: str) -> str:
@@ -81,6 +84,7 @@ class Options(usage.Options):
             "Added to every port, to try a file with low ports without root.",
             _whole_number,
         ],
+        ["max-connections", None, None, "How many connections there may be at once, of all services.", _at_least_one],
         ["log-format", None, "text", "How lines of the log are written: text or json.", _log_format],
     ]
     optFlags = [  # noqa: RUF012 - Twisted's name for it
@@ -150,85 +154,6 @@ def _check_pid_file(options: dict[str, Any]) -> None:
         raise usage.UsageError(f"can't write the pid file {name} in {folder}; use --pidfile FILE, or --pidfile=")
 
 
-class _Daemon(MultiService):
-    """Everything that runs. Failures to start become one line each and an exit status; signals end it gently."""
-
-    _log = Logger()
-
-    def __init__(
-        self,
-        reactor: Any,  # noqa: ANN401 - several interfaces
-        supervisor: Supervisor,
-        reloader: Reloader,
-        log_output: LogOutput,
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._reactor = reactor
-        self._supervisor = supervisor
-        self._reloader = reloader
-        self._log_output = log_output
-        self._stopping = False
-        supervisor.setServiceParent(self)  # type: ignore[no-untyped-call]
-
-    def setServiceParent(self, parent: Any) -> None:  # noqa: ANN401 - an application, or a collection
-        """Join the application, and give it the log: twistd asks its application for one."""
-        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
-        if isinstance(parent, Componentized):
-            observer = self._log_output.observer()
-            if observer is not None:
-                parent.setComponent(ILogObserver, observer)
-
-    def privilegedStartService(self) -> None:
-        """Open the sockets.
-
-        Raises:
-            StartFailure: some can't be opened, or not be served; each was reported.
-        """
-        try:
-            super().privilegedStartService()  # type: ignore[no-untyped-call]
-        except (ConfigError, ListenErrors) as errors:
-            if not self._log_output.on_terminal:
-                for line in str(errors).splitlines():
-                    self._log.error("{line}", line=line)
-            raise _not_started(errors) from None
-        except OSError as error:
-            print(f"svcd: can't start: {error}", file=sys.__stderr__)
-            raise StartFailure(os.EX_OSERR, str(error)) from None
-
-    def startService(self) -> None:
-        """Begin to serve."""
-        self._log_output.journal.flush_by(self._reactor.callLater)
-        # From the moment on at which somebody may know that we are ready: unhandled it would end us.
-        signal.signal(signal.SIGHUP, self._signalled)
-        super().startService()  # type: ignore[no-untyped-call]
-        # What is there now stays; to look through it again and again would cost connections some percent.
-        gc.freeze()
-        gc.set_threshold(_GC_OBJECTS)
-        # twistd's own handlers, which end the process by the signal again, are set when the reactor starts.
-        self._reactor.callWhenRunning(self._take_signals)
-
-    def _take_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._signalled)
-
-    def _signalled(self, number: int, _frame: FrameType | None) -> None:
-        self._reactor.callFromThread(self._reloader.on_signal if number == signal.SIGHUP else self._stop)
-
-    def _stop(self) -> None:
-        if self._stopping:
-            self._supervisor.hurry()
-        else:
-            self._stopping = True
-            self._reactor.stop()
-
-
-def _not_started(errors: ConfigError | ListenErrors) -> StartFailure:
-    lines = str(errors).splitlines()
-    for line in lines:
-        print(f"svcd: {line}", file=sys.__stderr__)
-    return StartFailure(errors.exit_code, lines[0])
-
-
 def _check_listening(endpoints: Sequence[Endpoint], options: dict[str, Any]) -> None:
     """Try the sockets while there still is a terminal to complain to.
 
@@ -239,7 +164,7 @@ def _check_listening(endpoints: Sequence[Endpoint], options: dict[str, Any]) -> 
     try:
         opened = open_all(endpoints)
     except ListenErrors as errors:
-        raise _not_started(errors) from None
+        raise not_started(errors) from None
     for each in opened:
         each.close()
 
@@ -290,8 +215,9 @@ def makeService(options: Options) -> IService:
         options.log_output.journal,
         budget,
         account,
+        Hall(options["max-connections"]),
         lambda state: notify(manager, state),
     )
     pool = reactor.getThreadPool()  # type: ignore[attr-defined]
     reloader = Reloader(supervisor, options.read, partial(deferToThreadPool, reactor, pool))  # type: ignore[arg-type]
-    return _Daemon(reactor, supervisor, reloader, options.log_output)
+    return Daemon(reactor, supervisor, reloader, options.log_output)

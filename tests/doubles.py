@@ -170,6 +170,8 @@ class FakeNames:
         self.asked.append((address, answer))
         return answer
 
+    confirmed_host_of = host_of
+
     def answer(self, host: str | None) -> None:
         """Answer the oldest question."""
         self.asked.pop(0)[1].callback(host)

@@ -19,9 +19,9 @@ BANNERS = ("banner", "banner_success", "banner_fail")
 
 #: The longest text of a banner, in bytes.
 _MOST_BANNER = 65_536
-#: The same for spawned services. Nobody waits in the daemon until a client takes it: it must fit in a new socket's
-#: buffer, together with the other.
-_MOST_BANNER_SPAWNED = 16_384
+#: The same where connections are handed on as they are. Nobody waits in the daemon until a client takes it: it must
+#: fit in a new socket's buffer, together with the other.
+_MOST_BANNER_HANDED_ON = 16_384
 
 #: What asks who comes, or speaks to who comes, when a connection is accepted.
 _AT_ACCEPT = ("only_from", "no_access", "per_source", "per_source_rate", *BANNERS)
@@ -29,7 +29,7 @@ _AT_ACCEPT = ("only_from", "no_access", "per_source", "per_source_rate", *BANNER
 
 def most_banner_bytes(service: Service) -> int:
     """How long each of a service's banners may be."""
-    return _MOST_BANNER_SPAWNED if service.spawned else _MOST_BANNER
+    return _MOST_BANNER_HANDED_ON if service.spawned or service.runs == "tcpmux" else _MOST_BANNER
 
 
 def access_problems(service: Service, files: Files, machine: Machine) -> Iterator[Problem]:
@@ -61,5 +61,4 @@ def _banner_problems(service: Service, option: str, path: str, files: Files) -> 
         yield service.problem(option, f"can't read {path}: {error.strerror or error}")
         return
     if length > most:
-        whose = " of a spawned service" if service.spawned else ""
-        yield service.problem(option, f"{path} has {length} bytes; a banner{whose} has at most {most}")
+        yield service.problem(option, f"{path} has {length} bytes; a banner of {service.id} has at most {most}")

@@ -88,7 +88,7 @@ class AccessOptions:
 
     banner: str = row(
         PATH, "", "said", "stream",
-        "File whose text every client gets first, of at most 64 KiB, or 16 KiB for spawned services.",
+        "File whose text every client gets first, of at most 64 KiB, or 16 KiB for spawned services and tcpmux.",
         xinetd="banner",
     )  # fmt: skip
     banner_success: str = row(

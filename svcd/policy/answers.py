@@ -25,6 +25,8 @@ class Reason(enum.StrEnum):
     RATE = "rate"
     PER_SOURCE_RATE = "per_source_rate"
     NAME = "name"
+    #: The service itself wants no connection.
+    SERVICE = "service"
     #: Of datagrams alone: the question comes from a port that asks no questions.
     PORT = "port"
 

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from svcd.model import Place
 from svcd.policy.answers import Reason, Refusal, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svcd.model import Place
-
 __all__ = ["UNLIMITED", "Hall"]
 
 #: More than there can be connections.
 UNLIMITED = 1 << 62
+_COMMAND_LINE = Place("the command line")
 
 
 class _Door(Protocol):
@@ -30,10 +30,10 @@ class _Door(Protocol):
 class Hall:
     """All connections of the daemon, and who waits until there is room for one more.
 
+    They are people, not descriptors: a connection that was handed to a process costs the daemon none.
+
     Args:
         most: the global limit; None for none.
-        descriptors: for how many connections there are descriptors; None if that is not to be looked at.
-        place: where the global limit stands in a file, if it does.
 
     Attributes:
         open: the connections that are let in.
@@ -43,20 +43,16 @@ class Hall:
 
     __slots__ = ("_waiting", "limit", "open", "refusal")
 
-    def __init__(self, most: int | None = None, descriptors: int | None = None, place: Place | None = None) -> None:
+    def __init__(self, most: int | None = None) -> None:
         self.open = 0
         self._waiting: dict[_Door, Callable[[], None]] = {}
-        self.retune(most, descriptors, place)
+        self.retune(most)
 
-    def retune(self, most: int | None = None, descriptors: int | None = None, place: Place | None = None) -> None:
-        """Take new limits, as the constructor does; those who wait go on if there is room now."""
+    def retune(self, most: int | None = None) -> None:
+        """Take another limit, as the constructor does; those who wait go on if there is room now."""
         self.limit = UNLIMITED if most is None else most
-        self.refusal = Refusal(
-            Reason.GLOBAL, f"{most} connections are open in all", Rule(f"global limit {most}", place)
-        )
-        if descriptors is not None and descriptors < self.limit:
-            self.limit = descriptors
-            self.refusal = Refusal(Reason.DESCRIPTORS, f"there are descriptors for {descriptors} connections")
+        rule = Rule(f"--max-connections {'none' if most is None else most}", _COMMAND_LINE)
+        self.refusal = Refusal(Reason.GLOBAL, f"{most} connections are open in all", rule)
         self._wake(list(self._waiting))
 
     def wait(self, door: _Door, go_on: Callable[[], None] | None) -> None:

@@ -19,7 +19,7 @@ class Line:
     """What a line of the log says.
 
     Attributes:
-        refusal: the last of those that it is about.
+        refusal: the first of those that it is about.
         peer: who got that.
         count: how many they are, at least 1.
     """
@@ -66,13 +66,13 @@ class Summary:
         if held is None:
             self._held[reason] = _Held(now)
             return Line(refusal, peer, 1)
+        if not held.count:
+            held.refusal, held.peer = refusal, peer
         held.count += 1
-        held.refusal = refusal
-        held.peer = peer
         return self._line(held, now)
 
     def pending(self, now: float) -> list[Line]:
-        """The lines whose second is over."""
+        """The lines whose second is over; at the end of all time, those that wait."""
         found = [self._line(held, now) for held in self._held.values()]
         return [line for line in found if line is not None]
 

@@ -125,7 +125,7 @@ class Change:
             listener.retune(new)
             port = self._ports.get(socket_key(new))
             if port is not None:
-                listener.serve(port)
+                listener.serve(port, self._running[new.service.id].join)
                 listener.start()
         for endpoint in self._plan.closed:
             leaving = self._listeners.pop(socket_key(endpoint))
@@ -134,7 +134,7 @@ class Change:
         for opened in self._opened:
             key = socket_key(opened.endpoint)
             listener = self._listeners[key] = Listener(opened, self._shared.budget)
-            listener.serve(self._ports[key])
+            listener.serve(self._ports[key], self._running[opened.endpoint.service.id].join)
             listener.start()
         for running in self._fresh.values():
             running.begin()

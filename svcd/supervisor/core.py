@@ -15,6 +15,7 @@ from svcd.handlers.nurse import Nurse
 from svcd.supervisor.change import Change
 from svcd.supervisor.listeners import Listener, number_of_port, open_all
 from svcd.supervisor.running import Running, Shared, run
+from svcd.transport.entrance import Reception
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from svcd.config.plan import Plan
     from svcd.interfaces import Watcher
     from svcd.journal import Journal
+    from svcd.policy.limits import Hall
     from svcd.transport.descriptors import DescriptorBudget
     from svcd.transport.keeper import Keeper
     from svcd.transport.specs import Account
@@ -41,6 +43,7 @@ class Supervisor(TwistedService):
         journal: where connections are logged; it is flushed when the last has ended.
         budget: how many connections there may be.
         account: as whom handlers run that name no user.
+        hall: all connections, and how many there may be.
         said: told when the daemon is ready and when it stops, as sd_notify(3) states.
 
     Attributes:
@@ -57,6 +60,7 @@ class Supervisor(TwistedService):
         journal: Journal,
         budget: DescriptorBudget,
         account: Account,
+        hall: Hall,
         said: Callable[[str], None] = lambda _state: None,
     ) -> None:
         self.endpoints = tuple(endpoints)
@@ -64,7 +68,8 @@ class Supervisor(TwistedService):
         self._journal = journal
         self._budget = budget
         self._said = said
-        self._shared = Shared(reactor, around, journal, budget, account, itertools.count(1), self._muxed)
+        reception = Reception(reactor, journal, around.files, budget, hall)
+        self._shared = Shared(reactor, around, journal, budget, account, itertools.count(1), reception, self._muxed)
         self._nurses: list[Nurse] = []
         self._listeners: dict[Hashable, Listener] = {}
         self._running: dict[str, Running] = {}
@@ -96,7 +101,8 @@ class Supervisor(TwistedService):
                 service = listener.endpoint.service
                 if service.id not in self._running:
                     self._running[service.id] = run(self._shared, service, nurse)
-                listener.serve(self._running[service.id].port(listener.opened, service))
+                running = self._running[service.id]
+                listener.serve(running.port(listener.opened, service), running.join)
             nurse.start()
         except BaseException:
             for opened in sockets:
@@ -160,6 +166,7 @@ class Supervisor(TwistedService):
         def ended(_result: None) -> None:
             self._retired.remove(running)
             running.end()
+            keeper.entrance.finish()
             self._dismiss()
 
         keeper.when_empty().addCallback(ended)
@@ -188,7 +195,7 @@ class Supervisor(TwistedService):
         super().stopService()  # type: ignore[no-untyped-call]
         self._said("STOPPING=1")
         all_running = [*self._running.values(), *self._retired]
-        open_connections = sum(len(each.keeper.sessions) for each in all_running if each.keeper is not None)
+        open_connections = sum(len(each.keeper.everybody()) for each in all_running if each.keeper is not None)
         tell(self._log, STOP, connections=open_connections)
         for listener in self._listeners.values():
             listener.close()
@@ -201,7 +208,8 @@ class Supervisor(TwistedService):
         keeper = running.keeper
         if keeper is None:
             return succeed(None)
-        for session in list(keeper.sessions.values()):
+        keeper.entrance.finish()
+        for session in keeper.everybody():
             session.drain()
         patience = self._reactor.callLater(running.service.options.shutdown_timeout, self._cut, running)
         empty = keeper.when_empty()
@@ -219,5 +227,5 @@ class Supervisor(TwistedService):
 
     def _cut(self, running: Running) -> None:
         if running.keeper is not None:
-            for session in list(running.keeper.sessions.values()):
+            for session in running.keeper.everybody():
                 session.cut("shutdown")

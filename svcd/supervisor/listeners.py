@@ -91,14 +91,25 @@ class Listener:
         """What the socket serves."""
         return self.opened.endpoint
 
-    def serve(self, port: Port) -> None:
-        """Let a port have the socket from now on; who waits in the kernel's queue is the new one's."""
+    def serve(self, port: Port, join: Callable[[Port], Callable[[], None]]) -> None:
+        """Let a port have the socket from now on; who waits in the kernel's queue is the new one's.
+
+        Args:
+            port: it.
+            join: lets its service make it rest and go on; returns what ends that.
+        """
         self.rest()
         if isinstance(port, DatagramPort) and isinstance(self.port, DatagramPort):
             port.go_on_from(self.port)
         self.port = port
         if self.endpoint.service.net.shape is Shape.STREAM:
-            self._leave = self._budget.listen(port.pause, port.resume)
+            leave_budget, leave_service = self._budget.listen(port.pause, port.resume), join(port)
+
+            def leave() -> None:
+                leave_budget()
+                leave_service()
+
+            self._leave = leave
 
     def start(self) -> None:
         """Begin to serve, and say so."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from svcd.journal import Journal
     from svcd.supervisor.listeners import Port
     from svcd.transport.descriptors import DescriptorBudget
+    from svcd.transport.entrance import Reception
     from svcd.transport.keeper import Keeper
     from svcd.transport.sockets import OpenSocket
 
@@ -39,6 +40,7 @@ class Shared:
 
     Attributes:
         numbers: numbers the connections.
+        reception: makes the services' entrances.
         muxed: what tcpmux offers, by name.
         own_ports: the ports of the daemon's datagram services, which never ask.
     """
@@ -49,6 +51,7 @@ class Shared:
     budget: DescriptorBudget
     account: Account
     numbers: Iterator[int]
+    reception: Reception
     muxed: Callable[[], Mapping[str, Callable[[int, Any, int], None]]]
     own_ports: set[int] = field(default_factory=set)
 
@@ -93,6 +96,10 @@ class Running(ABC):
             OSError: a file that it needs can't be read.
         """
 
+    def join(self, port: Port) -> Callable[[], None]:
+        """Let the service make a port rest and go on; returns what ends that."""
+        return _nothing if self.keeper is None else self.keeper.entrance.listen(port.pause, port.resume)
+
     def like(self, service: Service) -> bool:
         """Whether another service could be served by this one with other options."""
         return kind_of(service) is type(self)
@@ -111,20 +118,30 @@ class _Gated(Running):
         super().__init__(shared, service)
         factory = stream_factory(service, shared.around)
         self.keeper: GateKeeper = GateKeeper(
-            service, factory, shared.journal, shared.around.names, shared.budget, shared.numbers
+            service,
+            factory,
+            shared.journal,
+            shared.around.names,
+            shared.budget,
+            shared.numbers,
+            shared.reception.entrance(service),
         )
 
     def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
-        budget = self._shared.budget
+        budget, entrance = self._shared.budget, self.keeper.entrance
         # A reactor may have a better port than the one that works on all of them.
         adopt = getattr(self._shared.reactor, "adoptStreamSocket", None) or partial(StreamPort, self._shared.reactor)
-        made: StreamPort = adopt(opened.socket, self.keeper, lambda: not budget.exhausted, budget.rest)
+        made: StreamPort = adopt(
+            opened.socket, self.keeper, lambda: not budget.exhausted and entrance.may_accept(), budget.rest
+        )
         return made
 
     def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:  # noqa: ARG002 - as all
         factory = stream_factory(service, self._shared.around)
+        retune = self._shared.reception.prepare(self.keeper.entrance, service)
 
         def commit() -> None:
+            retune()
             self.service = service
             self.keeper.retune(service)
             self.keeper.serve_by(factory)
@@ -146,6 +163,7 @@ class _Spawned(Running):
             shared.around.names,
             shared.budget,
             shared.numbers,
+            shared.reception.entrance(service),
         )
 
     def port(self, opened: OpenSocket, service: Service) -> Port:
@@ -155,14 +173,25 @@ class _Spawned(Running):
             made = WaitPort(shared.reactor, opened.socket, keeper)
         else:
             made = HandOffPort(shared.reactor, opened.socket, keeper.take, keeper.may_accept, shared.budget.rest)
-        keeper.when_room(made.resume)
         return made
+
+    def join(self, port: Port) -> Callable[[], None]:
+        leave = super().join(port)
+        leave_room = self.keeper.when_room(port.resume)
+
+        def leave_both() -> None:
+            leave()
+            leave_room()
+
+        return leave_both
 
     def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:
         spec = spec_of(service, self._shared.account)
+        retune = self._shared.reception.prepare(self.keeper.entrance, service)
         link = None if spec == self._spec else nurse.link(spec, self.keeper)
 
         def commit() -> None:
+            retune()
             self.service, self._spec = service, spec
             self.keeper.retune(service)
             if link is not None:
@@ -194,6 +223,7 @@ class _Muxed(Running):
             shared.around.names,
             shared.budget,
             shared.numbers,
+            shared.reception.entrance(service),
         )
 
     def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
@@ -201,7 +231,10 @@ class _Muxed(Running):
         return HandOffPort(shared.reactor, opened.socket, keeper.take, keeper.may_accept, shared.budget.rest)
 
     def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:  # noqa: ARG002 - as all
+        retune = self._shared.reception.prepare(self.keeper.entrance, service)
+
         def commit() -> None:
+            retune()
             self.service = service
             self.keeper.retune(service)
 
@@ -224,6 +257,10 @@ class _Datagrams(Running):
 
     def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:
         raise NotImplementedError
+
+
+def _nothing() -> None:
+    """There is nothing to leave."""
 
 
 def kind_of(service: Service) -> type[_Gated | _Spawned | _Muxed | _Datagrams]:

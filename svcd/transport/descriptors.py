@@ -11,33 +11,45 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 
 from svcd.events import PAUSE, RESUME, tell
+from svcd.policy.answers import Reason, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twisted.internet.interfaces import IReactorTime
 
-__all__ = ["RESERVE", "RETRY_SECONDS", "DescriptorBudget"]
+__all__ = ["RESERVE", "RETRY_SECONDS", "SHORT", "DescriptorBudget"]
 
 #: Descriptors kept for what is not a connection: log files, files served, name lookups, control.
 RESERVE = 64
 #: How long listeners rest before they look again, in seconds. It bounds what resting costs when connections
 #: come and go at the limit: twenty rounds a second, however many services there are.
 RETRY_SECONDS = 0.05
+#: For those whom the listeners had accepted already when they began to rest, if they are very many.
+SHORT = Refusal(Reason.DESCRIPTORS, "the process has no more descriptors to give")
 
 
 class DescriptorBudget:
     """Counts open connections against what the process may have.
 
+    What it counts are descriptors: a connection that was handed to a process has none here any more. How many
+    connections there may be in all, wherever their descriptors are, is svcd.policy.limits.Hall's to count.
+
     Args:
         limit: how many connections may be open at once.
         clock: the reactor.
+
+    Attributes:
+        most: from so many on who was accepted is refused (SHORT), so that at least half of the reserve is left.
+        open: how many there are.
+        exhausted: whether the listeners rest.
     """
 
     _log = Logger()
 
     def __init__(self, limit: int, clock: IReactorTime) -> None:
         self.limit = limit
+        self.most = limit + RESERVE // 2
         self.open = 0
         self.exhausted = False
         self._clock = clock

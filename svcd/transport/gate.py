@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import succeed
@@ -19,12 +19,17 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
 from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
-from svcd.model import address_text
+from svcd.model import address_text, unmapped
+from svcd.policy.admission import Ticket
+from svcd.policy.answers import Reason, Refusal
+from svcd.transport.farewell import Farewell
 from svcd.transport.keeper import Keeper
+from svcd.transport.visitor import Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IAddress, IProtocolFactory
     from twisted.python.failure import Failure
 
@@ -32,8 +37,12 @@ if TYPE_CHECKING:
     from svcd.interfaces import Names
     from svcd.journal import Journal
     from svcd.transport.descriptors import DescriptorBudget
+    from svcd.transport.entrance import Entrance
 
 __all__ = ["Gate", "GateKeeper"]
+
+_INET = (IPv4Address, IPv6Address)
+_UNWANTED = Refusal(Reason.SERVICE, "the service wants no connection")
 
 
 @implementer(IProtocol)
@@ -46,12 +55,13 @@ class Gate:
         started: by the keeper's clock, in seconds.
     """
 
-    __slots__ = ("_accept", "_cause", "_heard_all", "_host", "_keeper", "_protocol", "dataReceived", "number", "peer",
-                 "started", "transport")  # fmt: skip
+    __slots__ = ("_accept", "_cause", "_heard_all", "_host", "_keeper", "_protocol", "_ticket", "dataReceived",
+                 "number", "peer", "started", "transport")  # fmt: skip
 
-    def __init__(self, keeper: GateKeeper, protocol: IProtocol, peer: str) -> None:
+    def __init__(self, keeper: GateKeeper, protocol: IProtocol, peer: str, ticket: Ticket) -> None:
         self._keeper = keeper
         self._protocol = protocol
+        self._ticket = ticket
         self._cause = ""
         self._host = keeper.nameless
         # A line that waits for the client's name: its time and its values.
@@ -83,6 +93,8 @@ class Gate:
                 found.addCallback(self._named)
             else:
                 keeper.journal.write(keeper.accept_line % values)
+        if keeper.welcome:
+            transport.write(keeper.welcome)
         try:
             self._protocol.makeConnection(transport)
         except BaseException:
@@ -97,34 +109,42 @@ class Gate:
     def connectionLost(self, reason: Failure) -> None:
         """The connection is gone."""
         keeper = self._keeper
-        del keeper.sessions[self.number]
-        keeper.budget.release()
         try:
+            del keeper.sessions[self.number]
+            keeper.budget.release()
             self._protocol.connectionLost(reason)
         finally:
-            self._tell_accept()
-            # A service that could not serve this client says why.
-            failure = getattr(self._protocol, "failure_text", "")
-            if failure:
-                self._cause = self._cause or "failed"
-                values = {"peer": self.peer, "id": self.number, "reason": keeper.quoted(failure)}
-                keeper.journal.write(keeper.fail_line % values)
-            if keeper.end_line:
-                transport = self.transport
-                keeper.journal.write(
-                    keeper.end_line
-                    % {
-                        "peer": self.peer,
-                        "host": self._host,
-                        "id": self.number,
-                        "in": getattr(transport, "bytes_in", 0),
-                        "out": getattr(transport, "bytes_out", 0),
-                        "seconds": keeper.clock() - self.started,
-                        "reason": keeper.reasons[self._cause or self._reason(reason)],
-                        "count": len(keeper.sessions),
-                    }
-                )
-            keeper.left()
+            try:
+                self._tell_end(reason)
+            finally:
+                # After the line: somebody who waited for this may come in now.
+                self._ticket.release()
+                keeper.left()
+
+    def _tell_end(self, reason: Failure) -> None:
+        keeper = self._keeper
+        self._tell_accept()
+        # A service that could not serve this client says why.
+        failure = getattr(self._protocol, "failure_text", "")
+        if failure:
+            self._cause = self._cause or "failed"
+            values = {"peer": self.peer, "id": self.number, "reason": keeper.quoted(failure)}
+            keeper.journal.write(keeper.fail_line % values)
+        if keeper.end_line:
+            transport = self.transport
+            keeper.journal.write(
+                keeper.end_line
+                % {
+                    "peer": self.peer,
+                    "host": self._host,
+                    "id": self.number,
+                    "in": getattr(transport, "bytes_in", 0),
+                    "out": getattr(transport, "bytes_out", 0),
+                    "seconds": keeper.clock() - self.started,
+                    "reason": keeper.reasons[self._cause or self._reason(reason)],
+                    "count": len(keeper.sessions),
+                }
+            )
 
     def drain(self) -> None:
         """Ask the service to end the connection as soon as nothing is owed to the client."""
@@ -161,7 +181,7 @@ class Gate:
         if not failure.check(ConnectionLost):
             return "error"
         # At a UNIX socket's orderly end poll(2) says POLLHUP, which Twisted takes for a loss.
-        local = not isinstance(self.transport.getPeer(), IPv4Address | IPv6Address)
+        local = not isinstance(self.transport.getPeer(), _INET)
         return "done" if local and self._heard_all else "lost"
 
 
@@ -199,10 +219,16 @@ class GateKeeper(Keeper[Gate], Factory):
         names: Names,
         budget: DescriptorBudget,
         numbers: Iterator[int],
+        entrance: Entrance,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(service, journal, names, budget, numbers, {"pid": os.getpid()}, clock)
+        super().__init__(service, journal, names, budget, numbers, entrance, {"pid": os.getpid()}, clock)
         self._factory = factory
+
+    def retune(self, service: Service) -> None:
+        """Let other options hold."""
+        super().retune(service)
+        self.welcome = self.entrance.welcome
 
     def serve_by(self, factory: IProtocolFactory) -> None:
         """Let another factory build the protocols of new connections."""
@@ -216,17 +242,50 @@ class GateKeeper(Keeper[Gate], Factory):
         """The last listener is gone."""
         self._factory.doStop()
 
-    def buildProtocol(self, addr: IAddress) -> Gate | None:  # type: ignore[override]
-        """A gate with the service's protocol behind it, or None if the service wants no connection."""
-        peer = address_text(addr.host, addr.port) if isinstance(addr, IPv4Address | IPv6Address) else ""
-        protocol = self._factory.buildProtocol(addr)
+    def buildProtocol(self, addr: IAddress) -> IProtocol | None:  # type: ignore[override]
+        """A gate with the service's protocol behind it, who has to wait or gets a last word; or None to close."""
+        found = self.ask(addr)
+        if isinstance(found, Ticket) and found.awaits_name:
+            name = self.name_of(addr)
+            if not name.called:
+                return Visitor(self, addr, found, name)
+            # It was known.
+            found = found.named(cast("str | None", name.result)) or found
+        if isinstance(found, Ticket):
+            return self.let_in(addr, found)
+        if self.entrance.waits(found):
+            return Visitor(self, addr, None)
+        self.refused(found, addr)
+        entrance = self.entrance
+        return Farewell(entrance.farewells, entrance.farewell) if entrance.farewell else None
+
+    def ask(self, addr: IAddress) -> Ticket | Refusal:
+        """Ask the door."""
+        return self.entrance.admit(addr.host if isinstance(addr, _INET) else "", self.clock())
+
+    def let_in(self, addr: IAddress, ticket: Ticket) -> Gate | None:
+        """The gate of somebody who has a ticket; None, and the ticket is void, if the service wants no connection."""
+        peer = address_text(addr.host, addr.port) if isinstance(addr, _INET) else ""
+        try:
+            protocol = self._factory.buildProtocol(addr)
+        except BaseException:
+            ticket.release()
+            raise
         if protocol is None:
-            self.journal.write(
-                self.refuse_line % {"peer": self.quoted(peer or "local"), "reason": self.quoted("service")}
-            )
+            ticket.release()
+            self.refused(_UNWANTED, addr)
             return None
         kind = _HalfCloseableGate if IHalfCloseableProtocol.providedBy(protocol) else Gate
-        return kind(self, protocol, peer and self.quoted(peer))
+        return kind(self, protocol, peer and self.quoted(peer), ticket)
+
+    def refused(self, refusal: Refusal, addr: IAddress) -> None:
+        """Somebody is not let in."""
+        peer = address_text(addr.host, addr.port) if isinstance(addr, _INET) else "local"
+        self.entrance.refused(refusal, peer)
+
+    def name_of(self, addr: IAddress) -> Deferred[str | None]:
+        """The client's confirmed name."""
+        return self.names.confirmed_host_of(unmapped(addr.host)) if isinstance(addr, _INET) else succeed(None)
 
 
 def _local_peer(transport: Any) -> str:  # noqa: ANN401 - what the reactor has

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
-from svcd.events import ACCEPT, END, FAIL, REFUSE
+from svcd.events import ACCEPT, END, FAIL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from svcd.interfaces import Names
     from svcd.journal import Journal
     from svcd.transport.descriptors import DescriptorBudget
+    from svcd.transport.entrance import Entrance
+    from svcd.transport.visitor import Visitor
 
 __all__ = ["Keeper", "Session"]
 
@@ -55,11 +57,13 @@ class Keeper(Generic[SessionT]):
         names: finds host names, for resolve=yes.
         budget: counts all connections of the daemon.
         numbers: numbers them.
+        entrance: decides who comes in.
         constants: values of the lines that are the same for all connections.
         clock: seconds, monotonic.
 
     Attributes:
         sessions: the open connections by number.
+        visitors: those that are not let in yet, in the order in which they came.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Keeper(Generic[SessionT]):
         names: Names,
         budget: DescriptorBudget,
         numbers: Iterator[int],
+        entrance: Entrance,
         constants: Mapping[str, object],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -77,7 +82,9 @@ class Keeper(Generic[SessionT]):
         self.budget = budget
         self.numbers = numbers
         self.clock = clock
+        self.entrance = entrance
         self.sessions: dict[int, SessionT] = {}
+        self.visitors: dict[Visitor, None] = {}
         self.quoted = journal.quoted
         # Quoted once for all connections.
         self.nameless = journal.quoted("-")
@@ -102,7 +109,10 @@ class Keeper(Generic[SessionT]):
             template(event, fixed, variables) if service.logged else "" for event in (ACCEPT, END)
         )
         self.fail_line = template(FAIL, {"service": service.id}, ("peer", "id", "reason"))
-        self.refuse_line = template(REFUSE, {"service": service.id}, ("peer", "reason"))
+
+    def everybody(self) -> list[SessionT | Visitor]:
+        """All connections, those that wait to be let in first."""
+        return [*self.visitors, *self.sessions.values()]
 
     def when_empty(self) -> Deferred[None]:
         """Fires when no connection is open, at once if none is."""
@@ -113,7 +123,7 @@ class Keeper(Generic[SessionT]):
 
     def left(self) -> None:
         """A connection may have been the last."""
-        if self._waiting and not self.sessions:
+        if self._waiting and not (self.sessions or self.visitors):
             waiting, self._waiting = self._waiting, []
             for each in waiting:
                 each.callback(None)

@@ -8,6 +8,7 @@ import ipaddress
 import os
 import pwd
 import socket
+import time
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from svcd.model import Runner
 
-__all__ = ["LocalMachine", "group_id", "login", "user_id"]
+__all__ = ["LoadAverage", "LocalMachine", "group_id", "login", "user_id"]
 
 _LOOPBACKS = {4: (socket.AF_INET, "127.0.0.1"), 6: (socket.AF_INET6, "::1")}
 
@@ -181,3 +182,27 @@ def _literal(ip: str | tuple[str, int, int], interface: str) -> str:
     host = ip[0]
     # A link-local address means nothing without its interface (RFC 4007, section 11).
     return f"{host}%{interface}" if ipaddress.IPv6Address(host).is_link_local else host
+
+
+class LoadAverage:
+    """The load average of a minute (getloadavg(3)), asked at most once a second: the kernel counts it anew every five.
+
+    Args:
+        now: seconds, monotonic.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._value = 0.0
+        self._until = float("-inf")
+
+    def __call__(self) -> float:
+        """The load; 0 if the system does not tell."""
+        now = self._now()
+        if now >= self._until:
+            self._until = now + 1
+            try:
+                self._value = os.getloadavg()[0]
+            except OSError:
+                self._value = 0.0
+        return self._value

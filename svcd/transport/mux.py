@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
-from svcd.model import address_text
+from svcd.model import address_text, unmapped
+from svcd.policy.admission import Ticket
+from svcd.transport.farewell import greet
 from svcd.transport.keeper import Keeper
 from svcd.wire.tcpmux import HELP, MOST, WELCOME, catalogue, question, refusal
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from svcd.interfaces import Names, Watcher
     from svcd.journal import Journal
     from svcd.transport.descriptors import DescriptorBudget
+    from svcd.transport.entrance import Entrance
 
 __all__ = ["MuxKeeper", "NamelessClient"]
 
@@ -47,10 +50,19 @@ class NamelessClient:
         sock: its connection.
         peer: its socket address.
         number: of the connection.
+        ticket: its right to be in, as long as it is tcpmux's.
     """
 
-    def __init__(self, keeper: MuxKeeper, sock: socket.socket, peer: Any, number: int) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        keeper: MuxKeeper,
+        sock: socket.socket,
+        peer: Any,  # noqa: ANN401 - a socket address
+        number: int,
+        ticket: Ticket,
+    ) -> None:
         self._keeper = keeper
+        self.ticket = ticket
         self._socket = sock
         self._peer = peer
         self._answered = ""
@@ -155,16 +167,40 @@ class MuxKeeper(Keeper[NamelessClient]):
         names: Names,
         budget: DescriptorBudget,
         numbers: Iterator[int],
+        entrance: Entrance,
     ) -> None:
-        super().__init__(service, journal, names, budget, numbers, {"pid": os.getpid()}, reactor.seconds)
+        super().__init__(service, journal, names, budget, numbers, entrance, {"pid": os.getpid()}, reactor.seconds)
         self.reactor = reactor
         self.services = services
 
     def take(self, descriptor: int, peer: Any, family: int) -> None:  # noqa: ANN401 - a socket address
         """Listen to a client; the descriptor is the keeper's to close from now on."""
+        host, text = ("", "local") if family == socket.AF_UNIX else (peer[0], address_text(peer[0], peer[1]))
+        ticket = self.entrance.admit(host, self.clock())
+        if not isinstance(ticket, Ticket):
+            self.entrance.turn_away(descriptor, ticket, text)
+        elif not ticket.awaits_name:
+            self._listen(descriptor, peer, family, ticket)
+        else:
+            # It is counted as open by its ticket, and its descriptor as used.
+            self.budget.acquire()
+
+            def named(name: str | None) -> None:
+                self.budget.release()
+                refusal = ticket.named(name)
+                if refusal is None:
+                    self._listen(descriptor, peer, family, ticket)
+                else:
+                    self.entrance.turn_away(descriptor, refusal, text)
+
+            self.names.confirmed_host_of(unmapped(host)).addCallback(named)
+
+    def _listen(self, descriptor: int, peer: Any, family: int, ticket: Ticket) -> None:  # noqa: ANN401 - as take
+        if self.entrance.welcome:
+            greet(descriptor, self.entrance.welcome)
         sock = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
         sock.setblocking(False)
-        client = NamelessClient(self, sock, peer, next(self.numbers))
+        client = NamelessClient(self, sock, peer, next(self.numbers), ticket)
         self.sessions[client.number] = client
         self.budget.acquire()
         if self.accept_line:
@@ -173,7 +209,7 @@ class MuxKeeper(Keeper[NamelessClient]):
 
     def may_accept(self) -> bool:
         """Whether another client may be listened to now."""
-        return not self.budget.exhausted
+        return not self.budget.exhausted and self.entrance.may_accept()
 
     def over(self, client: NamelessClient, reason: str, seconds: float) -> None:
         """A client was answered, is another service's, or has gone."""
@@ -184,4 +220,5 @@ class MuxKeeper(Keeper[NamelessClient]):
             values = {"peer": client.text, "host": self.nameless, "id": client.number, "count": len(self.sessions)}
             values |= {"in": 0, "out": 0, "seconds": seconds, "reason": self.reasons[reason]}
             self.journal.write(self.end_line % values)
+        client.ticket.release()
         self.left()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from svcd.handlers.link import Link
     from svcd.interfaces import Watcher
     from svcd.journal import Journal
+    from svcd.policy.admission import Ticket
 
 __all__ = ["KILL_SECONDS", "SpawnedSession"]
 
@@ -41,6 +42,7 @@ class SpawnedSession:
     Attributes:
         number: the connection's, since the daemon started.
         peer: who it is, quoted as the log has it.
+        ticket: its right to be in.
         host: its name, the same.
         started: by the keeper's clock, in seconds.
         pid: of the process; 0 before it has one.
@@ -62,10 +64,12 @@ class SpawnedSession:
         "peer",
         "pid",
         "started",
+        "ticket",
     )
 
-    def __init__(self, keeper: _Keeper, number: int, peer: str) -> None:
+    def __init__(self, keeper: _Keeper, number: int, peer: str, ticket: Ticket) -> None:
         self._keeper = keeper
+        self.ticket = ticket
         # The accept line waits for what it is to say: its time, and how many connections there were.
         self._accept: tuple[str, int] | None = keeper.journal.stamp(), len(keeper.sessions) + 1
         self._call: IDelayedCall | None = None

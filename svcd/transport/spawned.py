@@ -16,6 +16,8 @@ from twisted.logger import Logger
 from svcd.events import SAID, tell
 from svcd.handlers.environment import tcp_environment, unix_environment
 from svcd.model import address_text, unmapped
+from svcd.policy.admission import Ticket
+from svcd.transport.farewell import greet
 from svcd.transport.keeper import Keeper
 from svcd.transport.session import SpawnedSession
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from svcd.interfaces import Names, Watcher
     from svcd.journal import Journal
     from svcd.transport.descriptors import DescriptorBudget
+    from svcd.transport.entrance import Entrance
 
 __all__ = ["SpawnKeeper"]
 
@@ -52,8 +55,9 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         names: Names,
         budget: DescriptorBudget,
         numbers: Iterator[int],
+        entrance: Entrance,
     ) -> None:
-        super().__init__(service, journal, names, budget, numbers, {}, reactor.seconds)
+        super().__init__(service, journal, names, budget, numbers, entrance, {}, reactor.seconds)
         self.reactor = reactor
         self.link = make_link(self)
         self._rooms: list[Callable[[], None]] = []
@@ -76,11 +80,12 @@ class SpawnKeeper(Keeper[SpawnedSession]):
 
     def may_accept(self) -> bool:
         """Whether another connection may be taken in now."""
-        return not (self.link.full or self.budget.exhausted)
+        return not (self.link.full or self.budget.exhausted) and self.entrance.may_accept()
 
-    def when_room(self, resume: Callable[[], None]) -> None:
-        """Call this when more may be accepted than before."""
+    def when_room(self, resume: Callable[[], None]) -> Callable[[], None]:
+        """Call this when more may be accepted than before; returns what ends that."""
         self._rooms.append(resume)
+        return lambda: self._rooms.remove(resume)
 
     def take(self, descriptor: int, name: Any, family: int) -> None:  # noqa: ANN401 - a socket address
         """Serve a connection; the descriptor is the keeper's to close from now on.
@@ -90,34 +95,48 @@ class SpawnKeeper(Keeper[SpawnedSession]):
             name: the peer's socket address.
             family: of the socket.
         """
+        local = family == socket.AF_UNIX
+        ticket = self.entrance.admit("" if local else name[0], self.clock())
+        if not isinstance(ticket, Ticket):
+            self.entrance.turn_away(descriptor, ticket, "local" if local else address_text(name[0], name[1]))
+            return
         try:
             near = _near_end(descriptor, family)
         except OSError:
             # The client is gone already, and leaves no trace.
+            ticket.release()
             os.close(descriptor)
             return
-        if family == socket.AF_UNIX:
+        if local:
             pid, user, group = near
-            self._start(self._open(f"pid:{pid}/uid:{user}"), descriptor, unix_environment(pid, user, group))
+            self._start(self._open(f"pid:{pid}/uid:{user}", ticket), descriptor, unix_environment(pid, user, group))
             return
-        session = self._open(address_text(name[0], name[1]))
-        if not self.resolves:
+        session = self._open(address_text(name[0], name[1]), ticket)
+        if not (self.resolves or ticket.awaits_name):
             self._start(session, descriptor, tcp_environment(near[0], near[1], name[0], name[1], len(self.sessions)))
             return
+        ask = self.names.confirmed_host_of if ticket.awaits_name else self.names.host_of
+        ask(unmapped(name[0])).addCallback(self._named, session, descriptor, near, name)
 
-        def named(host: str | None) -> None:
-            if self.sessions.get(session.number) is not session:
-                os.close(descriptor)
-                return
-            if host:
-                session.host = self.quoted(host)
-            self._start(
-                session, descriptor, tcp_environment(near[0], near[1], name[0], name[1], len(self.sessions), host)
-            )
+    def _named(self, host: str | None, session: SpawnedSession, descriptor: int, near: Any, name: Any) -> None:  # noqa: ANN401 - socket addresses
+        """The client's name, or that it has none, is known."""
+        if self.sessions.get(session.number) is not session:
+            os.close(descriptor)
+            return
+        refusal = session.ticket.named(host) if session.ticket.awaits_name else None
+        if refusal is not None:
+            self._forget(session)
+            self.entrance.turn_away(descriptor, refusal, address_text(name[0], name[1]))
+            return
+        if host and self.resolves:
+            session.host = self.quoted(host)
+        told = host if self.resolves else None
+        environment = tcp_environment(near[0], near[1], name[0], name[1], len(self.sessions), told)
+        self._start(session, descriptor, environment)
 
-        self.names.host_of(unmapped(name[0])).addCallback(named)
-
-    def take_socket(self, descriptor: int, peer: str, environment: bytes, ended: Callable[[], None]) -> SpawnedSession:
+    def take_socket(
+        self, descriptor: int, peer: str, environment: bytes, ended: Callable[[], None], ticket: Ticket
+    ) -> SpawnedSession:
         """Let a process have a listening or a datagram socket itself.
 
         Args:
@@ -125,14 +144,15 @@ class SpawnKeeper(Keeper[SpawnedSession]):
             peer: who caused it, as far as that is known.
             environment: what the process is told of it.
             ended: called when the process has ended, or when there could be none.
+            ticket: of whom the entrance has admitted.
         """
-        session = self._open(peer)
+        session = self._open(peer, ticket)
         session.ended = ended
         self._start(session, descriptor, environment)
         return session
 
-    def _open(self, peer: str) -> SpawnedSession:
-        session = SpawnedSession(self, next(self.numbers), self.quoted(peer))
+    def _open(self, peer: str, ticket: Ticket) -> SpawnedSession:
+        session = SpawnedSession(self, next(self.numbers), self.quoted(peer), ticket)
         self.sessions[session.number] = session
         self.budget.acquire()
         if self._timeout is not None:
@@ -140,6 +160,8 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         return session
 
     def _start(self, session: SpawnedSession, descriptor: int, environment: bytes) -> None:
+        if self.entrance.welcome:
+            greet(descriptor, self.entrance.welcome)
         if not self._tells_pid:
             session.tell_accept()
         session.link = self.link
@@ -155,6 +177,10 @@ class SpawnKeeper(Keeper[SpawnedSession]):
     def failed(self, number: int, errno: int) -> None:
         """A connection has no process and never will; it is closed."""
         session = self.sessions[number]
+        if session.ticket.awaits_name:
+            # Nobody let it in.
+            self._forget(session)
+            return
         if not session.pid:
             self.budget.release()
         session.tell_accept()
@@ -194,6 +220,14 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         for resume in self._rooms:
             resume()
 
+    def _forget(self, session: SpawnedSession) -> None:
+        """A connection that was not let in leaves no trace."""
+        del self.sessions[session.number]
+        self.budget.release()
+        session.cancel()
+        session.ticket.release()
+        self.left()
+
     def _close(self, session: SpawnedSession, reason: str, values: dict[str, object]) -> None:
         del self.sessions[session.number]
         session.cancel()
@@ -209,6 +243,8 @@ class SpawnKeeper(Keeper[SpawnedSession]):
                 "pid": session.pid,
             }
             self.journal.write(self.end_line % known)
+        # After the line: somebody who waited for this may come in now.
+        session.ticket.release()
         if session.ended is not None:
             session.ended()
         self.left()

@@ -2,10 +2,14 @@
 
 For datagram services there is no other way, and a stream server that accepts by itself works too. A process that ends
 at once and leaves the question where it was would be started for it again and again: the port rests, longer each time.
+
+Who asks is looked at for each process, as the sender of the first datagram; those that it reads later are its own
+affair, as in xinetd. Whoever connects to a stream server that accepts by itself is not seen at all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -16,13 +20,15 @@ from zope.interface import implementer
 
 from svcd.handlers.environment import tcp_environment
 from svcd.model import address_text
-from svcd.transport.port import Port
+from svcd.policy.admission import Ticket
+from svcd.transport.port import Port, accepted
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IDelayedCall
 
     from svcd.interfaces import Watcher
+    from svcd.policy.answers import Refusal
     from svcd.transport.session import SpawnedSession
     from svcd.transport.spawned import SpawnKeeper
 
@@ -67,26 +73,47 @@ class WaitPort(Port):
         if not self._keeper.may_accept():
             self.pause()
             return
-        peer, environment = self._asker()
+        host, peer, environment = self._asker()
+        ticket = self._keeper.entrance.admit(host, self._keeper.clock())
+        # A name is not waited for: anybody can make a datagram whose sender is somebody with a slow name server.
+        found = (ticket.named(None) or ticket) if isinstance(ticket, Ticket) and ticket.awaits_name else ticket
+        if not isinstance(found, Ticket):
+            self._refuse(found, peer)
+            return
         # Programs for inetd expect a socket that blocks; it is one for all who have it.
         self.socket.setblocking(True)
         self.pause()
-        self._session = self._keeper.take_socket(os.dup(self.socket.fileno()), peer, environment, self._back)
+        self._session = self._keeper.take_socket(os.dup(self.socket.fileno()), peer, environment, self._back, found)
 
-    def _asker(self) -> tuple[str, bytes]:
-        """Who sent the first datagram, and the variables that say so; of a listening socket nobody knows."""
+    def _refuse(self, refusal: Refusal, peer: str) -> None:
+        """Take away what waits, and only that."""
+        entrance = self._keeper.entrance
+        if self.socket.type == socket.SOCK_DGRAM:
+            entrance.refused(refusal, peer)
+            with contextlib.suppress(OSError):
+                self.socket.recv(1)
+            return
+        for descriptor, _ in accepted(self.socket, lambda: self.connected, lambda: None):
+            entrance.turn_away(descriptor, refusal, peer)
+            return
+
+    def _asker(self) -> tuple[str, str, bytes]:
+        """Who sent the first datagram: the address, the same as people write it, and as variables.
+
+        Of a listening socket nobody knows.
+        """
         family, kind = self.socket.family, self.socket.type
         if family == socket.AF_UNIX:
-            return "-", b"PROTO=UNIX"
+            return "", "-", b"PROTO=UNIX"
         if kind == socket.SOCK_STREAM:
-            return "-", b"PROTO=TCP"
+            return "", "-", b"PROTO=TCP"
         try:
             _, name = self.socket.recvfrom(1, socket.MSG_PEEK)
         except OSError:
-            return "-", b"PROTO=UDP"
+            return "", "-", b"PROTO=UDP"
         local = self.socket.getsockname()
         environment = tcp_environment(local[0], local[1], name[0], name[1], 1)
-        return address_text(name[0], name[1]), environment.replace(b"PROTO=TCP", b"PROTO=UDP", 1)
+        return name[0], address_text(name[0], name[1]), environment.replace(b"PROTO=TCP", b"PROTO=UDP", 1)
 
     def _back(self) -> None:
         """The process has ended."""

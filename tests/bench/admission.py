@@ -70,7 +70,7 @@ def _cost(visit: Callable[[str], object], peers: list[str]) -> float:
 
 
 def _visitor(rules: Rules) -> Callable[[str], object]:
-    door = Door(rules, Hall(1_000_000, 900_000), wall=time.time, load=lambda: 0.5)
+    door = Door(rules, Hall(1_000_000), wall=time.time, load=lambda: 0.5)
     clock = time.monotonic
     refused = Summary()
 

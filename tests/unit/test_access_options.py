@@ -99,14 +99,15 @@ def test_a_banner_must_be_there_and_short(option: str) -> None:
     column = len(f"echo 7/tcp {option}=") + 1
     assert _problems(f"echo 7/tcp {option}=/64", files) == []
     assert _problems(f"echo 7/tcp {option}=/65", files) == [
-        f"s:1:{column}: {option}: /65 has 65537 bytes; a banner has at most 65536"
+        f"s:1:{column}: {option}: /65 has 65537 bytes; a banner of echo/tcp has at most 65536"
     ]
     assert _problems(f"echo 7/tcp {option}=/no", files) == [
         f"s:1:{column}: {option}: can't read /no: No such file or directory"
     ]
     assert _problems(f"echo 7/tcp server=/bin/cat {option}=/16", files) == []
-    (problem,) = _problems(f"echo 7/tcp server=/bin/cat {option}=/17", files)
-    assert problem.endswith(": /17 has 16385 bytes; a banner of a spawned service has at most 16384")
+    for line in ("echo 7/tcp server=/bin/cat", "tcpmux 1/tcp"):
+        (problem,) = _problems(f"{line} {option}=/17", files)
+        assert problem.endswith("/tcp has at most 16384")
 
 
 @pytest.mark.parametrize("word", ["only_from=10.0.0.1", "no_access=10.0.0.1", "per_source=3", "per_source_rate=1/s"])

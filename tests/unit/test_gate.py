@@ -12,14 +12,15 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from svcd.journal import Journal
+from svcd.policy.limits import Hall
 from svcd.transport.descriptors import DescriptorBudget
+from svcd.transport.entrance import Reception
 from svcd.transport.gate import Gate, GateKeeper
-from tests.doubles import LOCAL_PEER, FakeNames, StreamDouble, keeping, service_of
+from tests.doubles import LOCAL_PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
@@ -81,22 +82,36 @@ class _Gates:
     """A gatekeeper with everything around it."""
 
     def __init__(
-        self, line: str = "echo 7/tcp", kind: type[_Service] | None = _HalfCloseable, *, as_json: bool = False
+        self,
+        line: str = "echo 7/tcp",
+        kind: type[_Service] | None = _HalfCloseable,
+        *,
+        as_json: bool = False,
+        files: FakeFiles | None = None,
     ) -> None:
-        self.clock = Clock()
+        self.clock = FakeReactor()
         self.lines: list[str] = []
         self.names = FakeNames()
         self.budget = DescriptorBudget(100, self.clock)
         self.factory = _Factory(kind)
         journal = Journal(keeping(self.lines), stamped=False, as_json=as_json)
+        service = service_of(line)
+        self.entrance = Reception(self.clock, journal, files or FakeFiles(), self.budget, Hall()).entrance(service)
         self.keeper = GateKeeper(
-            service_of(line), self.factory, journal, self.names, self.budget, itertools.count(1), self.clock.seconds
+            service,
+            self.factory,
+            journal,
+            self.names,
+            self.budget,
+            itertools.count(1),
+            self.entrance,
+            self.clock.seconds,
         )
 
     def connect(self, peer: IAddress = V4) -> tuple[Any, StreamDouble, Any]:
         """A connection: its gate, transport, protocol."""
-        gate = self.keeper.buildProtocol(peer)
-        assert gate is not None
+        gate: Any = self.keeper.buildProtocol(peer)
+        assert isinstance(gate, Gate)
         transport = StreamDouble(gate, peer=peer)
         gate.makeConnection(transport)
         return gate, transport, gate._protocol
@@ -255,7 +270,7 @@ def test_a_service_may_refuse(as_json: bool) -> None:
     if as_json:
         assert json.loads(gates.lines[0])["reason"] == "service"
     else:
-        assert gates.lines == ["refuse service=echo/tcp peer=192.0.2.1:40000 reason=service"]
+        assert gates.lines == ["refuse service=echo/tcp peer=192.0.2.1:40000 reason=service count=1 rule=-"]
 
 
 def test_half_close_is_offered_only_where_it_is_answered() -> None:

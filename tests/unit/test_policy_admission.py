@@ -141,15 +141,14 @@ def test_a_prefix_counts_as_one_source() -> None:
         _let_in(door, other)
 
 
-def test_the_daemons_limits_hold_for_all_services() -> None:
-    """The global limit or the descriptors, whichever is less; a reload may change them."""
+def test_the_daemons_limit_holds_for_all_services() -> None:
+    """Whichever they come by; a reload may change it."""
     hall = Hall(2)
     one, other = _door(Rules(), hall), _door(Rules(instances=9), hall)
     tickets = [_let_in(one), _let_in(other)]
     assert [_reason(one), _reason(other)] == [Reason.GLOBAL] * 2
     assert one.full
-    hall.retune(9, 2)
-    assert [_reason(one), _reason(other)] == [Reason.DESCRIPTORS] * 2
+    assert str(hall.refusal.rule) == "--max-connections 2 (the command line)"
     hall.retune()
     tickets.append(_let_in(one))
     assert hall.open == 3
@@ -322,10 +321,10 @@ class _World:
         """A reload."""
         self.doors[which].retune(rules)
 
-    def hall_(self, most: int | None, descriptors: int | None) -> None:
-        """A reload of the daemon's limits."""
-        self.most = min((each for each in (most, descriptors) if each is not None), default=None)
-        self.hall.retune(most, descriptors)
+    def hall_(self, most: int | None, _: None) -> None:
+        """A reload of the daemon's limit."""
+        self.most = most
+        self.hall.retune(most)
 
     def check(self) -> None:
         """All counts are what counting says."""

@@ -93,7 +93,7 @@ def test_of_a_running_service() -> None:
     assert isinstance(door.admit("10.0.0.1", 0.0), Ticket)
     assert _told(explain(rules, _visit(), door)) == [
         "address passes: nothing is asked of the address [None]",
-        "global passes: 1 are in, all services [global limit 9 (the default)]",
+        "global passes: 1 are in, all services [--max-connections 9 (the command line)]",
         "instances passes: 1 are in [instances=2 (the default)]",
         "per_source refuses: 1 are in [per_source=1 (the default)]",
     ]

@@ -15,7 +15,7 @@ _TIME = Refusal(Reason.TIME, "too late")
 
 
 def test_the_first_is_told_at_once_and_the_next_second_in_one_line() -> None:
-    """With the count, and the last of those that it is about."""
+    """With the count, and the first of those that it is about."""
     summary = Summary()
     assert summary.due(0.0) is None
     assert summary.note(_RATE, "192.0.2.1", 0.0) == Line(_RATE, "192.0.2.1", 1)
@@ -24,11 +24,20 @@ def test_the_first_is_told_at_once_and_the_next_second_in_one_line() -> None:
     assert summary.note(_RATE, "192.0.2.3", 0.5) is None
     assert summary.due(0.5) == 0.5
     assert summary.pending(0.5) == []
-    assert summary.pending(1.0) == [Line(_RATE, "192.0.2.3", 2)]
+    assert summary.pending(1.0) == [Line(_RATE, "192.0.2.2", 2)]
     assert summary.due(1.0) is None
     assert summary.pending(9.0) == []
     assert summary.note(_RATE, "192.0.2.4", 9.0) == Line(_RATE, "192.0.2.4", 1)
     assert summary.counts == {Reason.RATE: 4}
+
+
+def test_at_the_end_nothing_waits() -> None:
+    """Whoever stops tells the rest at once."""
+    summary = Summary()
+    for number in range(3):
+        summary.note(_RATE, f"192.0.2.{number}", 5.0)
+    assert summary.pending(float("inf")) == [Line(_RATE, "192.0.2.1", 2)]
+    assert summary.due(5.0) is None
 
 
 def test_each_reason_has_its_own_line() -> None:

@@ -13,12 +13,14 @@ import pytest
 
 from svcd.handlers.messages import Ended
 from svcd.journal import Journal
+from svcd.policy.limits import Hall
 from svcd.transport.descriptors import DescriptorBudget
+from svcd.transport.entrance import Reception
 from svcd.transport.handoff import HandOffPort
 from svcd.transport.session import KILL_SECONDS
 from svcd.transport.spawned import SpawnKeeper
 from svcd.transport.waiting import WaitPort
-from tests.doubles import FakeNames, FakeReactor, LogCatcher, keeping, service_of
+from tests.doubles import FakeFiles, FakeNames, FakeReactor, LogCatcher, keeping, service_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,20 +55,25 @@ class _Link:
 class _Spawned:
     """A keeper, and everything around it."""
 
-    def __init__(self, line: str) -> None:
+    def __init__(self, line: str, files: FakeFiles | None = None) -> None:
         self.reactor = FakeReactor()
         self.lines: list[str] = []
         self.names = FakeNames()
         self.budget = DescriptorBudget(100, self.reactor)
         self.link = _Link()
+        service = service_of(line)
+        journal = Journal(keeping(self.lines), stamped=False)
+        self.hall = Hall()
+        self.entrance = Reception(self.reactor, journal, files or FakeFiles(), self.budget, self.hall).entrance(service)
         self.keeper = SpawnKeeper(
             self.reactor,
             lambda _keeper: self.link,  # type: ignore[arg-type, return-value]
-            service_of(line),
-            Journal(keeping(self.lines), stamped=False),
+            service,
+            journal,
             self.names,
             self.budget,
             itertools.count(1),
+            self.entrance,
         )
         self.clients: list[socket.socket] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -103,8 +110,8 @@ def spawned() -> Iterator[Callable[[str], _Spawned]]:
     """Make a keeper for a line of a services file."""
     made: list[_Spawned] = []
 
-    def make(options: str = "", where: str = "0/tcp") -> _Spawned:
-        made.append(_Spawned(f"cat {where} server=/bin/cat {options}"))
+    def make(options: str = "", where: str = "0/tcp", files: FakeFiles | None = None) -> _Spawned:
+        made.append(_Spawned(f"cat {where} server=/bin/cat {options}", files))
         return made[-1]
 
     yield make

@@ -10,6 +10,7 @@ import pytest
 from svcd.config.check import check
 from svcd.errors import ConfigError, ListenErrors
 from svcd.journal import Journal
+from svcd.policy.limits import Hall
 from svcd.supervisor import Supervisor
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.ports import StreamPort
@@ -41,6 +42,7 @@ class _Daemon:
             Journal(keeping(self.lines), stamped=False),
             self.budget,
             Account((1024, 4096)),
+            Hall(),
             self.said.append,
         )
 

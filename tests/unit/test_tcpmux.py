@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svcd.journal import Journal
+from svcd.policy.limits import Hall
 from svcd.transport.descriptors import DescriptorBudget
+from svcd.transport.entrance import Reception
 from svcd.transport.mux import LINGER, PATIENCE, MuxKeeper
 from svcd.wire.tcpmux import MOST, catalogue, question, refusal
-from tests.doubles import FakeNames, FakeReactor, keeping, service_of
+from tests.doubles import FakeFiles, FakeNames, FakeReactor, keeping, service_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,19 +55,24 @@ def test_answers_are_lines() -> None:
 class _Mux:
     """A tcpmux that offers a service named score, and one client."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: str = "", files: FakeFiles | None = None) -> None:
         self.reactor = FakeReactor()
         self.lines: list[str] = []
         self.taken: list[tuple[int, Any, int]] = []
         self.budget = DescriptorBudget(10, self.reactor)
+        self.names = FakeNames()
+        service = service_of(f"tcpmux 0/tcp {options}")
+        journal = Journal(keeping(self.lines), stamped=False)
+        self.entrance = Reception(self.reactor, journal, files or FakeFiles(), self.budget, Hall()).entrance(service)
         self.keeper = MuxKeeper(
             self.reactor,
             lambda: {"score": lambda *connection: self.taken.append(connection)},
-            service_of("tcpmux 0/tcp"),
-            Journal(keeping(self.lines), stamped=False),
-            FakeNames(),
+            service,
+            journal,
+            self.names,
             self.budget,
             itertools.count(1),
+            self.entrance,
         )
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.client = socket.create_connection(listener.getsockname(), 10)

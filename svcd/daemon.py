@@ -1,0 +1,106 @@
+"""The daemon as twistd knows it: one service with everything in it, whose failures are said, and who heeds signals."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from twisted.application.service import MultiService
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
+
+from svcd.errors import ConfigError, ListenErrors, StartFailure
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from svcd.logs import LogOutput
+    from svcd.supervisor import Reloader, Supervisor
+
+__all__ = ["Daemon", "not_started"]
+
+#: So many new objects make Python look for garbage that counting references does not find; connections leave little.
+_GC_OBJECTS = 20_000
+
+
+class Daemon(MultiService):
+    """Everything that runs. Failures to start become one line each and an exit status; signals end it gently."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,  # noqa: ANN401 - several interfaces
+        supervisor: Supervisor,
+        reloader: Reloader,
+        log_output: LogOutput,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._reactor = reactor
+        self._supervisor = supervisor
+        self._reloader = reloader
+        self._log_output = log_output
+        self._stopping = False
+        supervisor.setServiceParent(self)  # type: ignore[no-untyped-call]
+
+    def setServiceParent(self, parent: Any) -> None:  # noqa: ANN401 - an application, or a collection
+        """Join the application, and give it the log: twistd asks its application for one."""
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+        if isinstance(parent, Componentized):
+            observer = self._log_output.observer()
+            if observer is not None:
+                parent.setComponent(ILogObserver, observer)
+
+    def privilegedStartService(self) -> None:
+        """Open the sockets.
+
+        Raises:
+            StartFailure: some can't be opened, or not be served; each was reported.
+        """
+        try:
+            super().privilegedStartService()  # type: ignore[no-untyped-call]
+        except (ConfigError, ListenErrors) as errors:
+            if not self._log_output.on_terminal:
+                for line in str(errors).splitlines():
+                    self._log.error("{line}", line=line)
+            raise not_started(errors) from None
+        except OSError as error:
+            print(f"svcd: can't start: {error}", file=sys.__stderr__)
+            raise StartFailure(os.EX_OSERR, str(error)) from None
+
+    def startService(self) -> None:
+        """Begin to serve."""
+        self._log_output.journal.flush_by(self._reactor.callLater)
+        # From the moment on at which somebody may know that we are ready: unhandled it would end us.
+        signal.signal(signal.SIGHUP, self._signalled)
+        super().startService()  # type: ignore[no-untyped-call]
+        # What is there now stays; to look through it again and again would cost connections some percent.
+        gc.freeze()
+        gc.set_threshold(_GC_OBJECTS)
+        # twistd's own handlers, which end the process by the signal again, are set when the reactor starts.
+        self._reactor.callWhenRunning(self._take_signals)
+
+    def _take_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._signalled)
+
+    def _signalled(self, number: int, _frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._reloader.on_signal if number == signal.SIGHUP else self._stop)
+
+    def _stop(self) -> None:
+        if self._stopping:
+            self._supervisor.hurry()
+        else:
+            self._stopping = True
+            self._reactor.stop()
+
+
+def not_started(errors: ConfigError | ListenErrors) -> StartFailure:
+    """Say why the daemon does not start, a line for each mistake; returns what ends it."""
+    lines = str(errors).splitlines()
+    for line in lines:
+        print(f"svcd: {line}", file=sys.__stderr__)
+    return StartFailure(errors.exit_code, lines[0])

@@ -1,0 +1,255 @@
+"""The entrance of a service: its door, and what becomes of those who are refused or have to wait."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from svcd.config.access_check import BANNERS, most_banner_bytes
+from svcd.events import REFUSE
+from svcd.policy.admission import Door
+from svcd.policy.answers import Reason
+from svcd.policy.summary import Summary
+from svcd.transport.descriptors import SHORT
+from svcd.transport.farewell import Farewells
+from svcd.transport.machine import LoadAverage
+from svcd.transport.rules import rules_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from twisted.internet.interfaces import IDelayedCall
+
+    from svcd.config.service import Service
+    from svcd.interfaces import Files, Watcher
+    from svcd.journal import Journal
+    from svcd.policy.admission import Ticket
+    from svcd.policy.answers import Refusal
+    from svcd.policy.limits import Hall
+    from svcd.policy.rules import Rules
+    from svcd.policy.summary import Line
+    from svcd.transport.descriptors import DescriptorBudget
+
+__all__ = ["Entrance", "Reception"]
+
+#: Refusals that end when somebody leaves.
+_LIMITS = (Reason.INSTANCES, Reason.GLOBAL)
+
+
+class Reception:
+    """What the entrances of all services share.
+
+    Args:
+        reactor: watches descriptors and time.
+        journal: where refusals are told.
+        files: reads banners.
+        budget: how many descriptors there are.
+        hall: all connections of the daemon.
+        wall: the time of day, in seconds since 1970, for access_times.
+        load: the load average, for max_load.
+    """
+
+    def __init__(
+        self,
+        reactor: Watcher,
+        journal: Journal,
+        files: Files,
+        budget: DescriptorBudget,
+        hall: Hall,
+        *,
+        wall: Callable[[], float] = time.time,
+        load: Callable[[], float] | None = None,
+    ) -> None:
+        self.reactor = reactor
+        self.journal = journal
+        self.budget = budget
+        self.hall = hall
+        self.farewells = Farewells(reactor, budget)
+        self._files = files
+        self._wall = wall
+        self._load = load or LoadAverage()
+
+    def entrance(self, service: Service) -> Entrance:
+        """The entrance of a service.
+
+        Raises:
+            OSError, KeyError: a banner can't be read any more, or the machine has lost a time zone.
+        """
+        door = Door(rules_of(service), self.hall, wall=self._wall, load=self._load)
+        return Entrance(self, service, door, self._texts(service))
+
+    def prepare(self, entrance: Entrance, service: Service) -> Callable[[], None]:
+        """Read what an entrance needs for other options; returns what lets them hold. Who is in stays in.
+
+        Raises:
+            OSError, KeyError: as for a new one.
+        """
+        return partial(entrance.retune, service, rules_of(service), self._texts(service))
+
+    def _texts(self, service: Service) -> dict[str, bytes]:
+        return {
+            option: self._files.read(path)[: most_banner_bytes(service)]
+            for option in BANNERS
+            if (path := getattr(service.options, option))
+        }
+
+
+class Entrance:
+    """One service's; all its listeners share it.
+
+    Args:
+        reception: what it shares with others.
+        service: whose it is.
+        door: decides.
+        texts: of the banners, by option.
+
+    Attributes:
+        door: as given.
+        welcome: what those who are let in get first.
+        farewell: what those who are refused get.
+        counts: the refusals so far, by reason.
+    """
+
+    def __init__(self, reception: Reception, service: Service, door: Door, texts: Mapping[str, bytes]) -> None:
+        self.door = door
+        self.farewells = reception.farewells
+        self._reactor = reception.reactor
+        self._budget = reception.budget
+        self._queue: dict[Callable[[], None], None] = {}
+        self._ports: list[tuple[Callable[[], None], Callable[[], None]]] = []
+        self._resting = False
+        self._journal = reception.journal
+        self._summary = Summary()
+        self._timer: IDelayedCall | None = None
+        self.counts = self._summary.counts
+        self._tune(service, texts)
+
+    def _tune(self, service: Service, texts: Mapping[str, bytes]) -> None:
+        banner = texts.get("banner", b"")
+        self.welcome = banner + texts.get("banner_success", b"")
+        self.farewell = banner + texts.get("banner_fail", b"")
+        self._queues = service.options.on_limit == "queue"
+        logged = service.options.log_on_failure
+        variables = ("reason", "count", "rule", *(["peer"] if "HOST" in logged else []))
+        self._line = self._journal.template(REFUSE, {"service": service.id}, variables) if logged else ""
+
+    def retune(self, service: Service, rules: Rules, texts: Mapping[str, bytes]) -> None:
+        """Let other options hold for who comes from now on."""
+        self._tune(service, texts)
+        self.door.retune(rules)
+        if self._resting:
+            # There may be room now, or nobody waits for it any more.
+            self._go_on()
+
+    def admit(self, host: str, now: float) -> Ticket | Refusal:
+        """Let a connection in, or not.
+
+        Args:
+            host: the client's address, without port; empty at a UNIX socket.
+            now: seconds, monotonic.
+        """
+        if self._budget.open >= self._budget.most:
+            return SHORT
+        return self.door.admit(host, now)
+
+    # Whom there is no room for.
+
+    def listen(self, pause: Callable[[], None], resume: Callable[[], None]) -> Callable[[], None]:
+        """Take a listener in, by what makes it rest and go on; returns what takes it out again."""
+        self._ports.append((pause, resume))
+        return lambda: self._ports.remove((pause, resume))
+
+    def may_accept(self) -> bool:
+        """Whether another connection may be accepted now; if not the listeners rest until one may."""
+        if not self._queues or not (self._queue or self.door.full):
+            return True
+        self._rest()
+        return False
+
+    def waits(self, refusal: Refusal) -> bool:
+        """Whether somebody who is refused waits instead: who was accepted before the listeners could rest."""
+        return self._queues and refusal.reason in _LIMITS
+
+    def queue(self, again: Callable[[], None]) -> None:
+        """Call this once, behind those who came before, when there is room; it is to ask anew."""
+        self._queue[again] = None
+        self._rest()
+
+    def unqueue(self, again: Callable[[], None]) -> None:
+        """Don't."""
+        self._queue.pop(again, None)
+
+    def _rest(self) -> None:
+        if not self._resting:
+            self._resting = True
+            for pause, _ in self._ports:
+                pause()
+            self.door.when_room(self._go_on)
+
+    def _go_on(self) -> None:
+        self._resting = False
+        while self._queue and not self.door.full:
+            again = next(iter(self._queue))
+            del self._queue[again]
+            again()
+        if self._queue:
+            self._rest()
+            return
+        for _, resume in self._ports:
+            # It asks whether it may.
+            resume()
+
+    # Who is refused.
+
+    def refused(self, refusal: Refusal, peer: str) -> None:
+        """Count a refusal, and tell it now or within a second.
+
+        Args:
+            refusal: why.
+            peer: who, as people write it.
+        """
+        now = self._reactor.seconds()
+        line = self._summary.note(refusal, peer, now)
+        if not self._line:
+            return
+        if line is not None:
+            self._tell(line)
+        elif self._timer is None:
+            self._tell_later(now)
+
+    def turn_away(self, descriptor: int, refusal: Refusal, peer: str) -> None:
+        """The same for a client of whom there is the descriptor alone, which is ours to close."""
+        self.refused(refusal, peer)
+        self.farewells.close(descriptor, self.farewell)
+
+    def finish(self) -> None:
+        """Tell what has not been told; for the end."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._line:
+            for line in self._summary.pending(float("inf")):
+                self._tell(line)
+
+    def _tell_later(self, now: float) -> None:
+        seconds = self._summary.due(now)
+        if seconds is not None:
+            self._timer = self._reactor.callLater(seconds, self._tell_pending)
+
+    def _tell_pending(self) -> None:
+        self._timer = None
+        now = self._reactor.seconds()
+        for line in self._summary.pending(now):
+            self._tell(line)
+        self._tell_later(now)
+
+    def _tell(self, line: Line) -> None:
+        journal = self._journal
+        values = {
+            "peer": journal.quoted(line.peer),
+            "reason": journal.quoted(line.refusal.reason),
+            "count": line.count,
+            "rule": journal.quoted(line.refusal.rule or "-"),
+        }
+        journal.write(self._line % values)

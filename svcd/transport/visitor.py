@@ -1,0 +1,163 @@
+"""Connections that were accepted and not let in yet: unread, until their client's name is known or there is room."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from twisted.internet.interfaces import IProtocol
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from svcd.policy.admission import Ticket
+from svcd.transport.farewell import Farewell
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IAddress
+    from twisted.python.failure import Failure
+
+    from svcd.policy.answers import Refusal
+    from svcd.transport.descriptors import DescriptorBudget
+    from svcd.transport.entrance import Entrance
+
+__all__ = ["Visitor"]
+
+
+class _Keeper(Protocol):
+    budget: DescriptorBudget
+    entrance: Entrance
+    visitors: dict[Visitor, None]
+
+    def ask(self, addr: IAddress) -> Ticket | Refusal:
+        """Ask the door."""
+
+    def let_in(self, addr: IAddress, ticket: Ticket) -> IProtocol | None:
+        """The protocol of somebody who has a ticket, which is released if there is none."""
+
+    def refused(self, refusal: Refusal, addr: IAddress) -> None:
+        """Somebody is not let in."""
+
+    def name_of(self, addr: IAddress) -> Deferred[str | None]:
+        """The client's confirmed name."""
+
+    def left(self) -> None:
+        """A connection may have been the last."""
+
+
+@implementer(IProtocol)
+class Visitor:
+    """The protocol of such a connection, until another takes its place.
+
+    Args:
+        keeper: decides.
+        addr: the client.
+        ticket: of a client whose name has the last word; without one it waits for room.
+        name: that name.
+    """
+
+    _log = Logger()
+
+    __slots__ = ("_addr", "_early", "_gone", "_keeper", "_name", "_ticket", "_transport")
+
+    def __init__(
+        self, keeper: _Keeper, addr: IAddress, ticket: Ticket | None, name: Deferred[str | None] | None = None
+    ) -> None:
+        self._keeper = keeper
+        self._addr = addr
+        self._ticket = ticket
+        self._name = name
+        # What was read before the transport could be stopped.
+        self._early: list[bytes] = []
+        self._gone = False
+
+    def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - what the reactor has
+        """Begin to wait."""
+        self._transport = transport
+        self._keeper.visitors[self] = None
+        self._keeper.budget.acquire()
+        transport.pauseProducing()
+        if self._name is not None:
+            self._name.addCallback(self._named)
+        else:
+            self._keeper.entrance.queue(self._again)
+
+    def connectionMade(self) -> None:
+        """Never called: makeConnection does it all."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Keep it."""
+        self._early.append(data)
+
+    def connectionLost(self, _reason: Failure) -> None:
+        """The client has gone, as far as that is seen on a socket that is not read."""
+        self._keeper.entrance.unqueue(self._again)
+        self._leave()
+        if self._ticket is not None:
+            self._ticket.release()
+
+    def drain(self) -> None:
+        """Nothing is owed to it."""
+        self.cut("")
+
+    def cut(self, _cause: str) -> None:
+        """End it."""
+        self._transport.abortConnection()
+
+    def logPrefix(self) -> str:
+        """For messages of the reactor."""
+        return "visitor"
+
+    def _leave(self) -> None:
+        self._gone = True
+        del self._keeper.visitors[self]
+        self._keeper.budget.release()
+        self._keeper.left()
+
+    def _named(self, name: str | None) -> None:
+        if self._gone:
+            return
+        ticket = self._ticket
+        assert ticket is not None  # noqa: S101 - it is what waits for a name
+        refusal = ticket.named(name)
+        self._decided(ticket if refusal is None else refusal)
+
+    def _again(self) -> None:
+        found = self._keeper.ask(self._addr)
+        if not isinstance(found, Ticket):
+            if self._keeper.entrance.waits(found):
+                self._keeper.entrance.queue(self._again)
+            else:
+                self._decided(found)
+            return
+        self._ticket = found
+        if found.awaits_name:
+            self._name = self._keeper.name_of(self._addr).addCallback(self._named)
+        else:
+            self._decided(found)
+
+    def _decided(self, found: Ticket | Refusal) -> None:
+        """Give the connection to whom it belongs now."""
+        keeper, transport = self._keeper, self._transport
+        follower: Any = None
+        if isinstance(found, Ticket):
+            follower = keeper.let_in(self._addr, found)
+        else:
+            keeper.refused(found, self._addr)
+            if keeper.entrance.farewell:
+                follower = Farewell(keeper.entrance.farewells, keeper.entrance.farewell)
+        self._ticket = None
+        if follower is None:
+            transport.loseConnection()
+            return
+        transport.protocol = follower
+        # The follower may stop it again.
+        transport.resumeProducing()
+        try:
+            follower.makeConnection(transport)
+            for data in self._early:
+                follower.dataReceived(data)
+        except Exception:  # noqa: BLE001 - one connection's mistake is that connection's end
+            self._log.failure("a connection could not be served")
+            transport.abortConnection()
+        finally:
+            self._leave()
