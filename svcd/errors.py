@@ -10,11 +10,18 @@ if TYPE_CHECKING:
 
     from svcd.model import Problem
 
-__all__ = ["ConfigError", "ListenError", "ListenErrors", "StartFailure", "SvcdError"]
+__all__ = ["ConfigError", "ListenError", "ListenErrors", "StartFailure", "SvcdError", "UsageError"]
 
 
 class SvcdError(Exception):
     """The base of everything that svcd raises for its user to read."""
+
+
+class UsageError(SvcdError):
+    """What was asked for makes no sense; the text says why and what would."""
+
+    #: sysexits(3) EX_USAGE.
+    exit_code = os.EX_USAGE
 
 
 class ConfigError(SvcdError):

@@ -16,16 +16,24 @@ from svcd.transport.machine import LocalMachine
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from svcd.config.service import Config
     from svcd.interfaces import Files, Machine
 
-__all__ = ["SERVICES_FILE", "listing", "load"]
+__all__ = ["SERVICES_FILE", "listing", "load", "load_config"]
 
 #: Read when no file is named, where it exists; else the embedded default.
 SERVICES_FILE = "/etc/svcd/services"
 
 
 def load(path: str | None, files: Files, *, port_offset: int = 0, machine: Machine | None = None) -> list[Endpoint]:
-    """Where the services of a file listen.
+    """Where the services of a file listen; as load_config."""
+    return load_config(path, files, port_offset=port_offset, machine=machine)[1]
+
+
+def load_config(
+    path: str | None, files: Files, *, port_offset: int = 0, machine: Machine | None = None
+) -> tuple[Config, list[Endpoint]]:
+    """What a file says, and where its services listen.
 
     Args:
         path: the file; None for SERVICES_FILE or the embedded default.
@@ -51,7 +59,7 @@ def load(path: str | None, files: Files, *, port_offset: int = 0, machine: Machi
         # By place, with the files in the order in which they were met.
         files_met = {file: number for number, file in reversed(list(enumerate(each.place.file for each in problems)))}
         raise ConfigError(sorted(problems, key=lambda each: (files_met[each.place.file], each)))
-    return endpoints
+    return config, endpoints
 
 
 def listing(endpoints: Sequence[Endpoint]) -> Iterator[str]:

@@ -8,10 +8,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from svcd import __version__
+from svcd.cli.explain import LOCAL_CLIENT, explanation, services_named
 from svcd.cli.tables import FORMATS
-from svcd.errors import ConfigError
+from svcd.errors import ConfigError, UsageError
 from svcd.files import LocalFiles
-from svcd.loading import SERVICES_FILE, listing, load
+from svcd.loading import SERVICES_FILE, listing, load, load_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after the program's name; those of the process without it.
 
     Returns:
-        The exit status: 0, 64 for a wrong command line, 78 for a services file with Problems.
+        The exit status: 0, 1 for a client that would be refused, 64 for a wrong command line, 78 for a services file
+        with Problems.
     """
     parser = _parser()
     chosen = parser.parse_args(arguments)
@@ -58,6 +60,19 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--port-offset", type=int, default=0, metavar="N", help="added to every port")
     check.set_defaults(run=_check)
 
+    explain = commands.add_parser(
+        "explain",
+        help="say what would happen to a client of a service, and which rule decides",
+        description="Says what would happen to somebody who comes to a service, step by step, by the services file "
+        "alone: no daemon is asked. The exit status is 0 for whoever is admitted, as far as the file decides, 1 for "
+        "whoever is refused.",
+    )
+    explain.add_argument("service", help="its name, or name/protocol")
+    explain.add_argument("address", help=f"the client's, or {LOCAL_CLIENT} for a UNIX socket's")
+    explain.add_argument("--services", metavar="FILE", help=f"default: {SERVICES_FILE}, else the embedded one")
+    explain.add_argument("--at", metavar="TIME", help="as 18:30 or 2026-01-31T18:30; default: now")
+    explain.set_defaults(run=_explain)
+
     options = commands.add_parser("options", help="list the options of the services file")
     options.add_argument("--format", choices=sorted(FORMATS), default="text", help="how to write the list")
     options.set_defaults(run=_options)
@@ -73,6 +88,17 @@ def _check(chosen: argparse.Namespace) -> int:
     for line in listing(endpoints):
         print(line)
     return 0
+
+
+def _explain(chosen: argparse.Namespace) -> int:
+    try:
+        config, _ = load_config(chosen.services, LocalFiles())
+        found = [explanation(service, chosen.address, chosen.at) for service in services_named(config, chosen.service)]
+    except (ConfigError, UsageError) as error:
+        print(error if isinstance(error, ConfigError) else f"svcctl explain: {error}", file=sys.stderr)
+        return error.exit_code
+    print("\n\n".join("\n".join(lines) for _, lines in found))
+    return 0 if all(admitted for admitted, _ in found) else 1
 
 
 def _options(chosen: argparse.Namespace) -> int:

@@ -1,0 +1,144 @@
+"""`svcctl explain`: what would happen to somebody who comes to a service, by its file alone, and which rule decides."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from svcd.config.line import nearest
+from svcd.errors import UsageError
+from svcd.model import Shape, unmapped
+from svcd.policy.acl import Acl
+from svcd.policy.answers import Reason
+from svcd.policy.explain import Outcome, Visit, explain
+from svcd.terms import address_number
+from svcd.transport.names import confirmed_system_host_of
+from svcd.transport.rules import rules_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from svcd.config.service import Config, Service
+    from svcd.policy.explain import Step
+    from svcd.policy.rules import Rules
+
+__all__ = ["LOCAL_CLIENT", "explanation", "moment_of", "services_named"]
+
+#: What is said for the address of a UNIX socket's client, which has none.
+LOCAL_CLIENT = "local"
+
+
+def services_named(config: Config, name: str) -> list[Service]:
+    """The services that somebody means: one by name/protocol, all of a name without.
+
+    Raises:
+        UsageError: there is none, or it is disabled.
+    """
+    found = [service for service in config.services if name in (service.id, service.name)]
+    if not found:
+        names = [known for service in config.services for known in (service.id, service.name)]
+        raise UsageError(f"the file has no service {name!r}{nearest(name, names)}")
+    enabled = [service for service in found if not service.options.disable]
+    if not enabled:
+        raise UsageError(f"{found[0].id} is disabled ({found[0].places['disable']}): nobody can come in")
+    return enabled
+
+
+def moment_of(text: str | None, rules: Rules) -> float:
+    """A moment in seconds since 1970; a time without a zone is read from the clock of the rules.
+
+    Raises:
+        UsageError: it is no time.
+    """
+    if text is None:
+        return time.time()
+    try:
+        if re.fullmatch("[0-9]{1,2}:[0-9]{2}", text):
+            hour, minute = map(int, text.split(":"))
+            moment = datetime.now(rules.zone).replace(hour=hour, minute=minute, second=0, microsecond=0)
+        else:
+            moment = datetime.fromisoformat(text)
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=rules.zone)
+        # At the end of all years there are times that other clocks can't show.
+        datetime.fromtimestamp(moment.timestamp(), rules.zone).astimezone()
+        return moment.timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(
+            f"--at takes a time as 18:30, 2026-01-31T18:30 or 2026-01-31T18:30+01:00, not {text!r}"
+        ) from None
+
+
+def explanation(
+    service: Service,
+    address: str,
+    at: str | None,
+    host_of: Callable[[str], str | None] = confirmed_system_host_of,
+) -> tuple[bool, list[str]]:
+    """Whether a client would be let in, and the lines that say why.
+
+    Args:
+        service: to which it comes.
+        address: its own, perhaps in brackets; LOCAL_CLIENT at a UNIX socket.
+        at: when, as moment_of reads it; None for now.
+        host_of: looks its confirmed name up, if that matters.
+
+    Raises:
+        UsageError: the address or the time is none.
+    """
+    peer = _peer(service, address)
+    rules = rules_of(service)
+    datagram = service.net.shape is Shape.DATAGRAM
+    looked_up = not datagram and Acl(rules).by_address(address_number(peer)).nameless is not None
+    visit = Visit(
+        peer=peer,
+        moment=moment_of(at, rules),
+        name=host_of(unmapped(peer)) if looked_up and peer else None,
+        looked_up=looked_up,
+        # What it will be at another time nobody knows.
+        load=os.getloadavg()[0] if at is None else None,
+        datagram=datagram,
+    )
+    steps = explain(rules, visit)
+    clock = datetime.fromtimestamp(visit.moment, rules.zone)
+    zone = service.options.access_zone or clock.astimezone().tzname()
+    kind = "a datagram" if datagram else "a connection"
+    head = f"{kind} to {service.id} from {address}, {clock:%a %Y-%m-%d %H:%M} {zone}:"
+    return steps[-1].outcome is not Outcome.REFUSES, [head, *_table(steps), _verdict(steps)]
+
+
+def _peer(service: Service, address: str) -> str:
+    if service.net.local != (address == LOCAL_CLIENT):
+        text = f"clients of {service.id} have no address: say {LOCAL_CLIENT}"
+        raise UsageError(text if service.net.local else f"clients of {service.id} have an address, not {LOCAL_CLIENT}")
+    if service.net.local:
+        return ""
+    peer = address.removeprefix("[").removesuffix("]")
+    try:
+        address_number(peer)
+    except ValueError:
+        peer = ""
+    if not peer:
+        raise UsageError(f"{address!r} is no address; write one as 192.0.2.1 or 2001:db8::1")
+    return peer
+
+
+def _table(steps: Sequence[Step]) -> Iterator[str]:
+    texts = [(step.check.value, step.outcome.value, step.text) for step in steps]
+    widths = [max(len(row[column]) for row in texts) for column in range(3)]
+    for step, row in zip(steps, texts, strict=True):
+        columns = "  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True))
+        yield f"  {columns}  {step.rule or ''}".rstrip()
+
+
+def _verdict(steps: Sequence[Step]) -> str:
+    last = steps[-1]
+    if last.outcome is Outcome.REFUSES:
+        return f"refused: {last.check}, by {last.rule}" if last.rule else f"refused: {last.check}, {last.text}"
+    # Of an address that depends on its name the name's own step says more.
+    open_ones = [
+        step.check.value for step in steps if step.outcome is Outcome.DEPENDS and step.check is not Reason.ADDRESS
+    ]
+    return f"admitted, if these allow it at that moment: {', '.join(open_ones)}" if open_ones else "admitted"
