@@ -117,14 +117,15 @@ class Options(usage.Options):
         Raises:
             StartFailure: it has Problems, which were printed.
         """
-        if self["services"]:
-            # A daemon changes its folder, and may read the file again.
-            self["services"] = os.path.abspath(self["services"])  # noqa: PTH100 - as it was written
         try:
-            return self.read(None)
+            endpoints = self.read(None)
         except ConfigError as error:
             print(error, file=sys.stderr)
             raise StartFailure(error.exit_code, "the services file has mistakes") from None
+        if self["services"]:
+            # A daemon changes its folder, and may read the file again.
+            self["services"] = os.path.abspath(self["services"])  # noqa: PTH100 - Path has no such thing for links
+        return endpoints
 
     def postOptions(self) -> None:
         """Answer --check; look at the log's and the pid file's places."""

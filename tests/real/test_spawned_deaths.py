@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.real.daemon import Daemon
 
-SERVICES = "cat 0/tcp bind=127.0.0.1 server=/bin/cat\n"
+SERVICES = "cat 0/tcp bind=127.0.0.1 server=/bin/cat instances=none\n"
 MANY = 100
 
 
