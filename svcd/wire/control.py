@@ -1,0 +1,196 @@
+"""The control protocol: JSON lines, a request and its answer each one line of UTF-8 (RFC 8259).
+
+    {"id": 1, "command": "show", "arguments": {"service": "echo/tcp"}}
+    {"id": 1, "ok": true, "result": ...}
+    {"id": 2, "ok": false, "code": "usage", "error": "there is no command shwo"}
+
+`id` is whatever the client likes, a number or a string, and comes back with the answer; answers may come in another
+order. `Lines.feed` takes bytes as they come and returns the lines that are complete; a line longer than LONGEST is
+returned as None, once, and the rest of it is dropped. `request` raises NoRequest, with a text for the client, for a
+line that is no request.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+__all__ = [
+    "COMMANDS",
+    "LONGEST",
+    "Argument",
+    "Command",
+    "Lines",
+    "NoRequest",
+    "Request",
+    "answer",
+    "mistake",
+    "request",
+]
+
+#: The longest line of a client, in bytes.
+LONGEST = 65_536
+
+
+class Argument(NamedTuple):
+    """What a command takes.
+
+    Attributes:
+        name: as it stands in a request.
+        kind: str or bool.
+        help: for people.
+        needed: whether it can't be left out.
+    """
+
+    name: str
+    kind: type[str] | type[bool]
+    help: str
+    needed: bool = False
+
+
+class Command(NamedTuple):
+    """What a client may ask for."""
+
+    name: str
+    help: str
+    arguments: tuple[Argument, ...] = ()
+
+
+_SERVICE = Argument("service", str, "its name, or name/protocol")
+_NEEDED = _SERVICE._replace(needed=True)
+_NOW = Argument("now", bool, "end the connections of services that are no more")
+_FILE = Argument("file", str, "another services file than the daemon's")
+#: All of them, in the order of the manual.
+COMMANDS: dict[str, Command] = {
+    command.name: command
+    for command in (
+        Command("status", "what runs, and how many connections there are"),
+        Command("show", "all that is known of a service", (_NEEDED,)),
+        Command("connections", "the open connections", (_SERVICE,)),
+        Command("kick", "end a connection, or all of a client", (Argument("who", str, "id, or address", needed=True),)),
+        Command("enable", "listen again for a service that was disabled", (_NEEDED,)),
+        Command("disable", "listen no more for a service, until the next reload", (_NEEDED,)),
+        Command("pause", "let new clients wait, of a service or of all", (_SERVICE,)),
+        Command("resume", "go on", (_SERVICE,)),
+        Command("reload", "go over to what the services file says", (_NOW,)),
+        Command("diff", "what a reload would change", (_FILE,)),
+        Command("drain", "listen no more, and stop when the last connection has ended"),
+        Command("stop", "stop, as SIGTERM does"),
+        Command("log-level", "what is logged", (Argument("level", str, "info, warn or error", needed=True),)),
+    )
+}
+
+
+class Request(NamedTuple):
+    """One thing that a client asks for."""
+
+    id: int | str | None
+    command: str
+    arguments: dict[str, Any]
+
+
+class Lines:
+    """Cuts a client's bytes into lines. It keeps at most LONGEST bytes."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._dropping = False
+
+    def feed(self, data: bytes) -> list[bytes | None]:
+        """Take bytes; returns the lines that are complete, without their ends, and None for each that was too long."""
+        *lines, rest = (self._rest + data).split(b"\n")
+        found: list[bytes | None] = []
+        for line in lines:
+            if self._dropping:
+                # The end of one that was told already.
+                self._dropping = False
+            elif len(line) > LONGEST:
+                found.append(None)
+            elif line.strip():
+                found.append(line)
+        if self._dropping:
+            rest = b""
+        elif len(rest) > LONGEST:
+            found.append(None)
+            self._dropping, rest = True, b""
+        self._rest = rest
+        return found
+
+
+class NoRequest(ValueError):
+    """A line is no request.
+
+    Args:
+        text: why, for the client.
+        id: of the request, as far as it could be read.
+    """
+
+    def __init__(self, text: str, id: int | str | None = None) -> None:  # noqa: A002 - its name in the protocol
+        super().__init__(text)
+        self.id = id
+
+
+def request(line: bytes) -> Request:
+    """The request of a line.
+
+    Raises:
+        NoRequest: it is none.
+    """
+    try:
+        data = json.loads(line)
+    except RecursionError:
+        raise NoRequest("the request is nested too deeply") from None
+    except ValueError:
+        raise NoRequest("the request is not JSON") from None
+    if not isinstance(data, dict):
+        raise NoRequest("the request is no object")
+    number = data.get("id")
+    if not isinstance(number, int | str | None) or isinstance(number, bool):
+        raise NoRequest("id is neither a number nor a string")
+    name, arguments = data.get("command"), data.get("arguments", {})
+    command = COMMANDS.get(name) if isinstance(name, str) else None
+    if command is None:
+        raise NoRequest(f"there is no such command; there are {' '.join(COMMANDS)}", number)
+    if not isinstance(arguments, dict):
+        raise NoRequest("arguments is no object", number)
+    wrong = _wrong(command, arguments)
+    if wrong:
+        raise NoRequest(wrong, number)
+    return Request(number, command.name, arguments)
+
+
+def _wrong(command: Command, arguments: dict[str, Any]) -> str:
+    """What is wrong with a command's arguments; empty if nothing is."""
+    known = {argument.name: argument for argument in command.arguments}
+    for name, value in arguments.items():
+        if name not in known:
+            return f"{command.name} takes no such argument"
+        if type(value) is not known[name].kind:
+            return f"{name} must be {_KINDS[known[name].kind]}"
+    for argument in command.arguments:
+        if argument.needed and argument.name not in arguments:
+            return f"{command.name} needs {argument.name}"
+    return ""
+
+
+_KINDS = {str: "a string", bool: "true or false"}
+
+
+def answer(number: int | str | None, result: object) -> bytes:
+    """The line that answers a request."""
+    return _line({"id": number, "ok": True, "result": result})
+
+
+def mistake(number: int | str | None, code: str, text: str) -> bytes:
+    """The line that says why there is no answer.
+
+    Args:
+        number: of the request, None if it has none that can be read.
+        code: usage, refused, config, or busy.
+        text: for people.
+    """
+    return _line({"id": number, "ok": False, "code": code, "error": text})
+
+
+def _line(data: dict[str, object]) -> bytes:
+    return json.dumps(data, separators=(",", ":")).encode() + b"\n"

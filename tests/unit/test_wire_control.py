@@ -1,0 +1,88 @@
+"""The control protocol's lines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svcd.wire.control import COMMANDS, LONGEST, Lines, NoRequest, Request, answer, mistake, request
+
+
+@given(st.lists(st.binary(max_size=20).filter(lambda line: b"\n" not in line and line.strip())), st.data())
+def test_lines_do_not_depend_on_how_they_arrive(lines: list[bytes], data: st.DataObject) -> None:
+    """At every split the same lines come out, and what has no end yet stays in."""
+    text = b"".join(line + b"\n" for line in lines) + b"rest"
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
+    reader, found = Lines(), []
+    for begin, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+        found += reader.feed(text[begin:end])
+    assert found == lines
+    assert reader.feed(b"\n") == [b"rest"]
+
+
+def test_a_line_without_an_end_is_not_kept_for_good() -> None:
+    """It is told once as too long, dropped to its end, and the next is read as ever."""
+    reader = Lines()
+    assert reader.feed(b"x" * LONGEST) == []
+    assert reader.feed(b"x") == [None]
+    assert reader.feed(b"y" * 3 * LONGEST) == []
+    assert reader.feed(b"z\nnext\n") == [b"next"]
+    assert reader.feed(b"w" * (LONGEST + 1) + b"\n") == [None]
+
+
+def test_a_request_is_understood() -> None:
+    """With its number, its command and its arguments."""
+    line = b'{"id": "a", "command": "show", "arguments": {"service": "echo"}}'
+    assert request(line) == Request("a", "show", {"service": "echo"})
+    assert request(b'{"command":"status"}') == Request(None, "status", {})
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (b"hello", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[" * 50_000, "nested"),
+        (b"3", "no object"),
+        (b'{"id": [], "command": "status"}', "id is neither"),
+        (b'{"id": true, "command": "status"}', "id is neither"),
+        (b'{"id": 1}', "no such command"),
+        (b'{"command": "stauts"}', "no such command"),
+        (b'{"command": ["status"]}', "no such command"),
+        (b'{"command": "status", "arguments": []}', "arguments is no object"),
+        (b'{"command": "status", "arguments": {"x": 1}}', "no such argument"),
+        (b'{"command": "show"}', "show needs service"),
+        (b'{"command": "show", "arguments": {"service": 7}}', "service must be a string"),
+        (b'{"command": "reload", "arguments": {"now": 1}}', "now must be true or false"),
+    ],
+)
+def test_a_mistake_is_told_with_its_reason(line: bytes, text: str) -> None:
+    """Each kind of bad line has an error that says what is wrong."""
+    with pytest.raises(NoRequest, match=text):
+        request(line)
+
+
+@given(st.binary(max_size=200))
+def test_any_line_is_a_request_or_a_mistake(line: bytes) -> None:
+    """Nothing else is raised."""
+    with contextlib.suppress(NoRequest):
+        assert request(line).command in COMMANDS
+
+
+def test_answers_are_lines() -> None:
+    """One line each, whatever is in them."""
+    for data in (answer(1, {"text": "a\nb"}), mistake("x", "usage", "no\n")):
+        assert data.count(b"\n") == 1
+        assert data.endswith(b"\n")
+        assert json.loads(data)["id"] in (1, "x")
+
+
+def test_a_mistake_keeps_the_number_of_its_request() -> None:
+    """As far as there is one."""
+    with pytest.raises(NoRequest) as caught:
+        request(b'{"id": 7, "command": "show"}')
+    assert caught.value.id == 7
