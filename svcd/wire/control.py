@@ -6,7 +6,7 @@
 
 `id` is whatever the client likes, a number or a string, and comes back with the answer; answers may come in another
 order. `Lines.feed` takes bytes as they come and returns the lines that are complete; a line longer than LONGEST is
-returned as None, once, and the rest of it is dropped. `request` raises NoRequest, with a text for the client, for a
+returned as None, once, and the rest of it is dropped. `request` raises RequestError, with a text for the client, for a
 line that is no request.
 """
 
@@ -21,8 +21,8 @@ __all__ = [
     "Argument",
     "Command",
     "Lines",
-    "NoRequest",
     "Request",
+    "RequestError",
     "answer",
     "mistake",
     "request",
@@ -117,7 +117,7 @@ class Lines:
         return found
 
 
-class NoRequest(ValueError):
+class RequestError(ValueError):
     """A line is no request.
 
     Args:
@@ -134,28 +134,28 @@ def request(line: bytes) -> Request:
     """The request of a line.
 
     Raises:
-        NoRequest: it is none.
+        RequestError: it is none.
     """
     try:
         data = json.loads(line)
     except RecursionError:
-        raise NoRequest("the request is nested too deeply") from None
+        raise RequestError("the request is nested too deeply") from None
     except ValueError:
-        raise NoRequest("the request is not JSON") from None
+        raise RequestError("the request is not JSON") from None
     if not isinstance(data, dict):
-        raise NoRequest("the request is no object")
+        raise RequestError("the request is no object")
     number = data.get("id")
     if not isinstance(number, int | str | None) or isinstance(number, bool):
-        raise NoRequest("id is neither a number nor a string")
+        raise RequestError("id is neither a number nor a string")
     name, arguments = data.get("command"), data.get("arguments", {})
     command = COMMANDS.get(name) if isinstance(name, str) else None
     if command is None:
-        raise NoRequest(f"there is no such command; there are {' '.join(COMMANDS)}", number)
+        raise RequestError(f"there is no such command; there are {' '.join(COMMANDS)}", number)
     if not isinstance(arguments, dict):
-        raise NoRequest("arguments is no object", number)
+        raise RequestError("arguments is no object", number)
     wrong = _wrong(command, arguments)
     if wrong:
-        raise NoRequest(wrong, number)
+        raise RequestError(wrong, number)
     return Request(number, command.name, arguments)
 
 

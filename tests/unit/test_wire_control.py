@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.wire.control import COMMANDS, LONGEST, Lines, NoRequest, Request, answer, mistake, request
+from svcd.wire.control import COMMANDS, LONGEST, Lines, Request, RequestError, answer, mistake, request
 
 
 @given(st.lists(st.binary(max_size=20).filter(lambda line: b"\n" not in line and line.strip())), st.data())
@@ -62,14 +62,14 @@ def test_a_request_is_understood() -> None:
 )
 def test_a_mistake_is_told_with_its_reason(line: bytes, text: str) -> None:
     """Each kind of bad line has an error that says what is wrong."""
-    with pytest.raises(NoRequest, match=text):
+    with pytest.raises(RequestError, match=text):
         request(line)
 
 
 @given(st.binary(max_size=200))
 def test_any_line_is_a_request_or_a_mistake(line: bytes) -> None:
     """Nothing else is raised."""
-    with contextlib.suppress(NoRequest):
+    with contextlib.suppress(RequestError):
         assert request(line).command in COMMANDS
 
 
@@ -83,6 +83,6 @@ def test_answers_are_lines() -> None:
 
 def test_a_mistake_keeps_the_number_of_its_request() -> None:
     """As far as there is one."""
-    with pytest.raises(NoRequest) as caught:
+    with pytest.raises(RequestError) as caught:
         request(b'{"id": 7, "command": "show"}')
     assert caught.value.id == 7
