@@ -8,11 +8,12 @@ Fields: `service` name/protocol; `address` where a listener stands; `runs` what 
 `host` its name, with resolve=yes; `id` the connection's number since the start; `count` the service's open
 connections after the event; `in`, `out` bytes from and to the client; `seconds` how long it lasted; `reason` why it
 ended: done (closed in good order), lost (reset, or an error of the network), aborted (by the service), error (a
-mistake in the service), failed (it could not be served, as a `fail` line says), timeout, killed (a signal that was
-not ours ended the process), unknown (its launcher was lost, and it may go on), shutdown (the daemon stopped); `pid`
-the process that serves; `exit` its exit status, or the signal that ended it; `user`, `system` its processor time in
-seconds; `datagrams` received in all, `ignored` those of them that came from a service; `state` of a launcher or of
-the nursery; `retry` the seconds until it is started again; `text` what a handler wrote for the log.
+mistake in the service), failed (it could not be served, as a `fail` line says), killed (a signal that was not ours
+ended the process), unknown (its launcher was lost, and it may go on), timeout (it named no service to tcpmux),
+shutdown (the daemon stopped), or which deadline passed: idle (idle_timeout), first_byte (first_byte_timeout), session
+(session_timeout); `pid` the process that serves; `exit` its exit status, or the signal that ended it; `user`, `system`
+its processor time in seconds; `datagrams` received in all, `ignored` those of them that came from a service; `state` of
+a launcher or of the nursery; `retry` the seconds until it is started again; `text` what a handler wrote for the log.
 
 A `refuse` line is for all clients of a service that were refused for one reason since the last such line, one line a
 second at most: `peer` the first of them, `count` how many, `rule` what decided for the first, with its place in the
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACCEPT",
+    "BLIND",
     "CLOSE",
     "DESCRIPTORS",
     "END",
@@ -81,6 +83,8 @@ LOST = Event("lost", ("lines", "reason"), "error")
 LOG = Event("log", ("level", "message"))
 
 NURSERY = Event("nursery", ("pid", "state", "reason"))
+#: The kernel does not say what moves on the connections of handlers: idle_timeout and first_byte_timeout don't hold.
+BLIND = Event("blind", ("service", "reason"), "warn")
 LAUNCHER = Event("launcher", ("service", "pid", "state", "reason", "retry"))
 
 # Of single connections: written by the journal itself, not through twisted.logger.

@@ -299,6 +299,11 @@ class StreamDouble:
         self._closing = False
         self._producer_paused = False
 
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """What came, and what the client has taken."""
+        return self.bytes_in, self.bytes_out - self.pending
+
     def write(self, data: bytes) -> None:
         """Send."""
         assert isinstance(data, bytes)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from svcd.config.access_check import access_problems
 from svcd.config.handler_check import handler_problems
+from svcd.config.time_check import time_problems
 from svcd.model import Place, Problem, Shape, address_text
 from svcd.wire.quotes import read_quotes
 
@@ -59,6 +60,7 @@ def check(config: Config, files: Files, machine: Machine) -> tuple[list[Endpoint
         problems += mistakes
         problems += _missing(service, files, machine)
         problems += access_problems(service, files, machine)
+        problems += time_problems(service)
     problems += handler_problems(config.enabled, machine)
     problems += _collisions(endpoints)
     problems += _loops(endpoints)

@@ -17,7 +17,7 @@ from svcd.config.handler_kinds import (
     SIZE_LIMIT,
     VARIABLES,
 )
-from svcd.config.kinds import DURATION, MODE, PATH, TEXT, WORD, YES_NO, choice, or_none
+from svcd.config.kinds import MODE, PATH, TEXT, WORD, YES_NO, choice
 from svcd.config.rows import row
 
 if TYPE_CHECKING:
@@ -34,15 +34,6 @@ class HandlerOptions:
     """
 
     __slots__ = ()
-
-    session_timeout: float | None = row(
-        or_none(DURATION), None, "how long", "spawned",
-        "How long a connection's process may run; then its process group gets SIGTERM, and soon SIGKILL.",
-    )  # fmt: skip
-    connect_timeout: float = row(
-        DURATION, 10.0, "how long", "redirect",
-        "How long the other server may take to accept a connection.",
-    )  # fmt: skip
 
     server: tuple[str, ...] = row(
         COMMAND, (), "runs", "any",

@@ -24,6 +24,7 @@ __all__ = [
     "OWNER",
     "PATH",
     "TEXT",
+    "TIMEOUT",
     "UNLIMITED",
     "WORD",
     "WORDS",
@@ -123,6 +124,16 @@ DURATION: Kind[float] = Kind(
     _read_duration,
     lambda value: f"{Decimal(repr(value)):f}s".replace(".0s", "s"),
 )
+
+
+def _read_timeout(word: str) -> float:
+    # What others take 0 for, no limit, is `none` here; to end everything at once nobody wants.
+    seconds = _read_duration(word)
+    require(seconds)
+    return seconds
+
+
+TIMEOUT: Kind[float] = Kind("timeout", f"{DURATION.accepts}, above 0", _read_timeout, DURATION.write)
 
 
 def _read_path(word: str) -> str:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from svcd.config.access_options import AccessOptions
 from svcd.config.handler_options import HandlerOptions
-from svcd.config.kinds import DURATION, NAMES, PATH, TEXT, YES_NO, choice, choices
+from svcd.config.kinds import NAMES, PATH, TEXT, YES_NO, choice, choices
 from svcd.config.rows import GROUPS, OptionInfo, row
 from svcd.config.socket_options import SocketOptions
+from svcd.config.time_options import TimeOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,16 +24,12 @@ __all__ = ["TABLE", "Options"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(SocketOptions, AccessOptions, HandlerOptions):
+class Options(SocketOptions, AccessOptions, HandlerOptions, TimeOptions):
     """The options of one service, each with its value or its default."""
 
     resolve: bool = row(
         YES_NO, False, "who", "stream",
         "Look up the client's host name, without blocking, and log it.",
-    )  # fmt: skip
-    shutdown_timeout: float = row(
-        DURATION, 10.0, "how long", "stream",
-        "How long open connections may go on once the daemon is told to stop.",
     )  # fmt: skip
     log_on_success: tuple[str, ...] | None = row(
         choices("PID", "HOST", "EXIT", "DURATION", "TRAFFIC"), None, "said", "stream",

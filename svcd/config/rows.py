@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from svcd.model import Net, Shape
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from svcd.config.kinds import Kind
 
-__all__ = ["GROUPS", "HANDLERS", "SPAWNED", "OptionInfo", "row"]
+__all__ = ["GROUPS", "HANDLERS", "SPAWNED", "SPEAKERS", "OptionInfo", "row"]
 
 T = TypeVar("T")
 
@@ -19,6 +21,9 @@ T = TypeVar("T")
 HANDLERS = ("server", "python", "factory", "redirect")
 #: Those of them whose handlers are processes of their own.
 SPAWNED = ("server", "python")
+
+#: The built-ins that speak first, and wait for nothing that a client might say.
+SPEAKERS = ("chargen", "daytime", "qotd", "time")
 
 #: The groups of the table, in the order of the manual.
 GROUPS = {
@@ -42,9 +47,32 @@ _SCOPES = {
     "inet": "services with a port (tcp, udp)",
     "tcp": "tcp services",
     "local": "UNIX sockets (unix, unixgram)",
+    "session": "stream services (tcp, unix), and any with server=",
+    "watched": "tcp services, and unix services that are not spawned",
+    "asked": "tcp services, and unix services that are not spawned, but for " + ", ".join(SPEAKERS),
     "spawned": "spawned services (server=, python=)",
     "group": "spawned services (server=, python=) and UNIX sockets (unix, unixgram)",
     **{handler: f"services with {handler}=" for handler in HANDLERS},
+}
+
+
+def _is_seen(net: Net, runs: str) -> bool:
+    """Whether the daemon sees bytes move. Of what other processes have, the kernel counts those of TCP alone."""
+    return net.shape is Shape.STREAM and not (net.local and runs in SPAWNED)
+
+
+#: And to which services, by their protocol and what they run.
+_TAKERS: Mapping[str, Callable[[Net, str], bool]] = {
+    "any": lambda _net, _runs: True,
+    "stream": lambda net, _runs: net.shape is Shape.STREAM,
+    "inet": lambda net, _runs: not net.local,
+    "tcp": lambda net, _runs: net.shape is Shape.STREAM and not net.local,
+    "local": lambda net, _runs: net.local,
+    "session": lambda net, runs: net.shape is Shape.STREAM or runs in SPAWNED,
+    "watched": _is_seen,
+    "asked": lambda net, runs: _is_seen(net, runs) and runs not in SPEAKERS,
+    "spawned": lambda _net, runs: runs in SPAWNED,
+    "group": lambda net, runs: net.local or runs in SPAWNED,
 }
 
 
@@ -72,23 +100,8 @@ class OptionInfo:
 
     def applies_to(self, net: Net, runs: str) -> bool:
         """Whether a service of this protocol that runs this built-in, or one of HANDLERS, takes the option."""
-        match self.scope:
-            case "any":
-                return True
-            case "stream":
-                return net.shape is Shape.STREAM
-            case "inet":
-                return not net.local
-            case "tcp":
-                return net.shape is Shape.STREAM and not net.local
-            case "local":
-                return net.local
-            case "spawned":
-                return runs in SPAWNED
-            case "group":
-                return net.local or runs in SPAWNED
-            case handler:
-                return runs == handler
+        takes = _TAKERS.get(self.scope)
+        return runs == self.scope if takes is None else takes(net, runs)
 
     @property
     def scope_text(self) -> str:

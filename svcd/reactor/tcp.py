@@ -16,6 +16,8 @@ __all__ = ["TCP6Transport", "TCPTransport", "tcp_address"]
 
 # Of struct tcp_info (linux/tcp.h): state, bytes received, bytes not sent yet, bytes sent, bytes sent again.
 _TCP_INFO = struct.Struct("=B127xQ8xI52xQQ")
+# The same up to what came: state, bytes that the client's system has acknowledged, bytes received.
+_MOVED = struct.Struct("=B119xQQ")
 # States of a connection whose client has closed its side, and whose own side is closed (net/tcp_states.h).
 _TIME_WAIT, _CLOSE_WAIT, _LAST_ACK, _CLOSING = 6, 8, 9, 11
 _CLIENT_CLOSED = frozenset({_TIME_WAIT, _CLOSE_WAIT, _LAST_ACK, _CLOSING})
@@ -60,6 +62,25 @@ class TCPTransport(StartTLS):
     def bytes_out(self) -> int:
         """Bytes handed to the kernel for the client; after connectionLost() what was last asked."""
         return self._counts()[1]
+
+    @property
+    def traffic(self) -> tuple[int, int] | None:
+        """Bytes that came from the client, and bytes that its system has taken; None once the connection is gone.
+
+        What waits to be acknowledged does not count: with a client that takes nothing both stand still.
+        """
+        if not self.connected:
+            return None
+        sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, self._descriptor)
+        try:
+            data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _MOVED.size)
+        finally:
+            sock.detach()
+        if len(data) < _MOVED.size:
+            # Before Linux 4.1.
+            return None
+        state, taken, received = _MOVED.unpack(data)
+        return received - (self._got_eof or state in _CLIENT_CLOSED), taken
 
     def _counts(self) -> tuple[int, int]:
         """Ask the kernel, which counts anyway (tcp(7), TCP_INFO; Linux 4.19)."""

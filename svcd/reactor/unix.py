@@ -53,6 +53,13 @@ class UNIXTransport(StartTLS):
         self._received = super().data_received
         return self._count
 
+    @property
+    def traffic(self) -> tuple[int, int] | None:
+        """Bytes that came from the client, and bytes that the kernel has taken for it; None once it is gone."""
+        if not self.connected:
+            return None
+        return self.bytes_in, self.bytes_out - len(self._unsent) - self._uv.get_write_buffer_size()
+
     def _count(self, data: bytes) -> None:
         self.bytes_in += len(data)
         self._received(data)

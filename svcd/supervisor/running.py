@@ -126,6 +126,7 @@ class _Gated(Running):
             shared.numbers,
             shared.reception.entrance(service),
         )
+        self.keeper.keep_time(shared.reactor.callLater)
 
     def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
         budget, entrance = self._shared.budget, self.keeper.entrance
@@ -165,6 +166,7 @@ class _Spawned(Running):
             shared.numbers,
             shared.reception.entrance(service),
         )
+        self.keeper.keep_time(shared.reactor.callLater)
 
     def port(self, opened: OpenSocket, service: Service) -> Port:
         keeper, shared = self.keeper, self._shared
@@ -225,6 +227,7 @@ class _Muxed(Running):
             shared.numbers,
             shared.reception.entrance(service),
         )
+        self.keeper.keep_time(shared.reactor.callLater)
 
     def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
         keeper, shared = self.keeper, self._shared

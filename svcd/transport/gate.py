@@ -77,8 +77,7 @@ class Gate:
         self.peer = self.peer or keeper.quoted(_local_peer(transport))
         self.started = keeper.clock()
         self.number = next(keeper.numbers)
-        keeper.sessions[self.number] = self
-        keeper.budget.acquire()
+        keeper.begun(self)
         if keeper.accept_line:
             values: dict[str, object] = {
                 "peer": self.peer,
@@ -146,6 +145,10 @@ class Gate:
                 }
             )
 
+    def traffic(self) -> tuple[int, int] | None:
+        """Bytes that came from the client, and bytes that were taken on its side; None if nobody counts them."""
+        return getattr(self.transport, "traffic", None)
+
     def drain(self) -> None:
         """Ask the service to end the connection as soon as nothing is owed to the client."""
         drain = getattr(self._protocol, "drain", None)
@@ -154,7 +157,7 @@ class Gate:
 
     def cut(self, cause: str) -> None:
         """End the connection now, whatever is under way; the log says the cause."""
-        self._cause = cause
+        self._cause = self._cause or cause
         self.transport.abortConnection()
 
     def logPrefix(self) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from twisted.internet.defer import Deferred
 
 from svcd.events import ACCEPT, END, FAIL
+from svcd.transport.deadlines import Deadlines, Timed, Times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,17 +33,15 @@ _LOGGED = {
 #: And for processes of their own.
 _LOGGED_SPAWNED = {**_LOGGED, "EXIT": {"reason", "exit", "user", "system"}}
 #: Why a connection ended, in a word.
-_REASONS = ("done", "lost", "aborted", "error", "failed", "killed", "unknown", "timeout", "shutdown")
+_REASONS = ("done", "lost", "aborted", "error", "failed", "killed", "unknown", "timeout", "shutdown",
+            "idle", "first_byte", "session")  # fmt: skip
 
 
-class Session(Protocol):
+class Session(Timed, Protocol):
     """An open connection, as far as its end is concerned."""
 
     def drain(self) -> None:
         """End as soon as nothing is owed to the client."""
-
-    def cut(self, cause: str) -> None:
-        """End now; the log says the cause."""
 
 
 SessionT = TypeVar("SessionT", bound=Session)
@@ -64,6 +63,7 @@ class Keeper(Generic[SessionT]):
     Attributes:
         sessions: the open connections by number.
         visitors: those that are not let in yet, in the order in which they came.
+        deadlines: of the connections; None if they may last as long as they like.
     """
 
     def __init__(
@@ -85,6 +85,8 @@ class Keeper(Generic[SessionT]):
         self.entrance = entrance
         self.sessions: dict[int, SessionT] = {}
         self.visitors: dict[Visitor, None] = {}
+        self.deadlines: Deadlines | None = None
+        self._call_later: Callable[[float, Callable[[], None]], object] | None = None
         self.quoted = journal.quoted
         # Quoted once for all connections.
         self.nameless = journal.quoted("-")
@@ -109,6 +111,30 @@ class Keeper(Generic[SessionT]):
             template(event, fixed, variables) if service.logged else "" for event in (ACCEPT, END)
         )
         self.fail_line = template(FAIL, {"service": service.id}, ("peer", "id", "reason"))
+        self._set_deadlines()
+
+    def keep_time(self, call_later: Callable[[float, Callable[[], None]], object]) -> None:
+        """End connections when their deadlines pass, from now on.
+
+        Args:
+            call_later: the reactor's.
+        """
+        self._call_later = call_later
+        self._set_deadlines()
+
+    def _set_deadlines(self) -> None:
+        times = Times.of(self.service.options)
+        if self.deadlines is not None:
+            self.deadlines.retune(times)
+        elif times.interval and self._call_later is not None:
+            self.deadlines = Deadlines(times, self.sessions, self.clock, self._call_later)
+
+    def begun(self, session: SessionT) -> None:
+        """Count a connection; who ends it takes it out again, of `sessions` and of the budget."""
+        self.sessions[session.number] = session
+        self.budget.acquire()
+        if self.deadlines is not None:
+            self.deadlines.wake()
 
     def everybody(self) -> list[SessionT | Visitor]:
         """All connections, those that wait to be let in first."""

@@ -17,6 +17,8 @@ from svcd.model import address_text, unmapped
 from svcd.policy.admission import Ticket
 from svcd.transport.farewell import greet
 from svcd.transport.keeper import Keeper
+from svcd.wire.tcpinfo import SIZE as TCP_INFO_BYTES
+from svcd.wire.tcpinfo import traffic as tcp_traffic
 from svcd.wire.tcpmux import HELP, MOST, WELCOME, catalogue, question, refusal
 
 if TYPE_CHECKING:
@@ -51,6 +53,11 @@ class NamelessClient:
         peer: its socket address.
         number: of the connection.
         ticket: its right to be in, as long as it is tcpmux's.
+
+    Attributes:
+        number: the same.
+        started: by the keeper's clock, in seconds.
+        text: who it is, quoted as the log has it.
     """
 
     def __init__(
@@ -66,7 +73,7 @@ class NamelessClient:
         self._socket = sock
         self._peer = peer
         self._answered = ""
-        self._started = keeper.clock()
+        self.started = keeper.clock()
         self._look: IDelayedCall | None = None
         self._call = keeper.reactor.callLater(PATIENCE, self._end, "timeout")
         self.number = number
@@ -126,7 +133,13 @@ class NamelessClient:
         keeper = self._keeper
         keeper.reactor.removeReader(self)
         self._socket.close()
-        keeper.over(self, self._answered or reason, keeper.clock() - self._started)
+        keeper.over(self, self._answered or reason, keeper.clock() - self.started)
+
+    def traffic(self) -> tuple[int, int] | None:
+        """Bytes that came from the client, and bytes that its system has taken; None at a UNIX socket."""
+        if self._socket.family == socket.AF_UNIX:
+            return None
+        return tcp_traffic(self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES))
 
     def drain(self) -> None:
         """A client that has not asked yet is owed nothing."""
@@ -169,7 +182,7 @@ class MuxKeeper(Keeper[NamelessClient]):
         numbers: Iterator[int],
         entrance: Entrance,
     ) -> None:
-        super().__init__(service, journal, names, budget, numbers, entrance, {"pid": os.getpid()}, reactor.seconds)
+        super().__init__(service, journal, names, budget, numbers, entrance, {"pid": os.getpid()})
         self.reactor = reactor
         self.services = services
 
@@ -201,8 +214,7 @@ class MuxKeeper(Keeper[NamelessClient]):
         sock = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
         sock.setblocking(False)
         client = NamelessClient(self, sock, peer, next(self.numbers), ticket)
-        self.sessions[client.number] = client
-        self.budget.acquire()
+        self.begun(client)
         if self.accept_line:
             values = {"peer": client.text, "host": self.nameless, "id": client.number, "count": len(self.sessions)}
             self.journal.write(self.accept_line % values)

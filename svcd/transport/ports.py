@@ -14,6 +14,8 @@ from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
 from svcd.transport.port import BATCH, Port, accepted
+from svcd.wire.tcpinfo import SIZE as TCP_INFO_BYTES
+from svcd.wire.tcpinfo import traffic as tcp_traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,11 +59,19 @@ class _Counted:
 
 
 class _TCPTransport(_Counted, tcp.Server):  # type: ignore[misc]
-    pass
+    @property
+    def traffic(self) -> tuple[int, int] | None:
+        """Bytes that came from the client, and bytes that its system has taken; None once the connection is gone."""
+        if not self.connected:
+            return None
+        return tcp_traffic(self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES))
 
 
 class _UNIXTransport(_Counted, unix.Server):  # type: ignore[misc]
-    pass
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes that came from the client, and bytes that the kernel has taken for it."""
+        return self.bytes_in, self.bytes_out
 
 
 @implementer(IListeningPort)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from svcd.interfaces import Watcher
     from svcd.journal import Journal
     from svcd.policy.admission import Ticket
+    from svcd.transport.sockdiag import SocketView
 
 __all__ = ["KILL_SECONDS", "SpawnedSession"]
 
@@ -27,6 +28,7 @@ class _Keeper(Protocol):
     journal: Journal
     reactor: Watcher
     sessions: dict[int, SpawnedSession]
+    view: SocketView
     clock: Callable[[], float]
 
     def failed(self, number: int, errno: int) -> None:
@@ -48,6 +50,7 @@ class SpawnedSession:
         pid: of the process; 0 before it has one.
         link: to the launcher that has it; None before it was handed over.
         ended: called when the connection is over.
+        traced: what the kernel finds the connection by; empty if nobody asks, or it can't.
     """
 
     __slots__ = (
@@ -65,6 +68,7 @@ class SpawnedSession:
         "pid",
         "started",
         "ticket",
+        "traced",
     )
 
     def __init__(self, keeper: _Keeper, number: int, peer: str, ticket: Ticket) -> None:
@@ -82,6 +86,7 @@ class SpawnedSession:
         self.link: Link | None = None
         self.cause = ""
         self.ended: Callable[[], None] | None = None
+        self.traced = b""
 
     def tell_accept(self) -> None:
         """Write the accept line, once."""
@@ -92,9 +97,9 @@ class SpawnedSession:
         values = {"peer": self.peer, "host": self.host, "id": self.number, "count": count, "pid": self.pid}
         keeper.journal.write(keeper.accept_line % values, stamp)
 
-    def limit(self, seconds: float) -> None:
-        """Let the connection last so long at most."""
-        self._call = self._keeper.reactor.callLater(seconds, self.cut, "timeout")
+    def traffic(self) -> tuple[int, int] | None:
+        """Bytes that came from the client, and bytes that its system has taken; None where that can't be seen."""
+        return self._keeper.view.traffic(self.traced) if self.traced else None
 
     def drain(self) -> None:
         """A process is asked nothing: what it owes only it knows. One that can't be had is not awaited."""

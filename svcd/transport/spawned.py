@@ -9,17 +9,19 @@ import os
 import signal
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
-from svcd.events import SAID, tell
+from svcd.events import BLIND, SAID, tell
 from svcd.handlers.environment import tcp_environment, unix_environment
 from svcd.model import address_text, unmapped
 from svcd.policy.admission import Ticket
 from svcd.transport.farewell import greet
 from svcd.transport.keeper import Keeper
 from svcd.transport.session import SpawnedSession
+from svcd.transport.sockdiag import SocketView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,17 +58,18 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         budget: DescriptorBudget,
         numbers: Iterator[int],
         entrance: Entrance,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(service, journal, names, budget, numbers, entrance, {}, reactor.seconds)
+        super().__init__(service, journal, names, budget, numbers, entrance, {}, clock)
         self.reactor = reactor
         self.link = make_link(self)
+        self.view = SocketView(lambda why: tell(self._log, BLIND, service=service.id, reason=why))
         self._rooms: list[Callable[[], None]] = []
 
     def retune(self, service: Service) -> None:
         """Let other options hold."""
         super().retune(service)
         self._tells_pid = "PID" in service.logged
-        self._timeout = service.options.session_timeout
 
     def relink(self, link: Link) -> None:
         """Have another launcher from now on; the one before goes when its last handler has ended."""
@@ -112,6 +115,8 @@ class SpawnKeeper(Keeper[SpawnedSession]):
             self._start(self._open(f"pid:{pid}/uid:{user}", ticket), descriptor, unix_environment(pid, user, group))
             return
         session = self._open(address_text(name[0], name[1]), ticket)
+        if self.deadlines is not None and self.deadlines.times.looks:
+            session.traced = self.view.trace(descriptor, family, near, name)
         if not (self.resolves or ticket.awaits_name):
             self._start(session, descriptor, tcp_environment(near[0], near[1], name[0], name[1], len(self.sessions)))
             return
@@ -153,10 +158,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
 
     def _open(self, peer: str, ticket: Ticket) -> SpawnedSession:
         session = SpawnedSession(self, next(self.numbers), self.quoted(peer), ticket)
-        self.sessions[session.number] = session
-        self.budget.acquire()
-        if self._timeout is not None:
-            session.limit(self._timeout)
+        self.begun(session)
         return session
 
     def _start(self, session: SpawnedSession, descriptor: int, environment: bytes) -> None:
@@ -231,6 +233,8 @@ class SpawnKeeper(Keeper[SpawnedSession]):
     def _close(self, session: SpawnedSession, reason: str, values: dict[str, object]) -> None:
         del self.sessions[session.number]
         session.cancel()
+        if not self.sessions:
+            self.view.rest()
         if self.end_line:
             known = {"in": -1, "out": -1, "exit": self.nameless, "user": 0.0, "system": 0.0} | values
             known |= {

@@ -225,3 +225,12 @@ def test_python_handlers_are_tried_together() -> None:
     )
     assert machine.imported == [["a:f", "b:f", "c:f"]]
     assert [problem.split(": ")[0] for problem in problems] == ["s:4:25", "s:2:16", "s:3:16"]
+
+
+@pytest.mark.parametrize("option", ["idle_timeout", "first_byte_timeout"])
+def test_nobody_sees_bytes_on_a_socket_that_a_process_listens_on(option: str) -> None:
+    """Such a deadline on a wait=yes service's own line is a Problem; one of @defaults does not apply."""
+    line = "a 7/tcp server=/bin/cat wait=yes"
+    (problem,) = _problems(f"{line} {option}=5s")
+    assert problem.startswith(f"s:1:{35 + len(option)}: {option}: with wait=yes ")
+    assert not _problems(f"@defaults {option}=5s\n{line} session_timeout=5s")

@@ -349,3 +349,39 @@ def test_the_services_factory_starts_and_stops_with_its_listeners() -> None:
     gates.keeper.doStop()
     assert gates.factory.running == 0
     assert gates.connect()[0].logPrefix() == "echo/tcp"
+
+
+@pytest.mark.parametrize("cause", ["idle", "first_byte", "session"])
+def test_a_deadline_ends_a_connection_and_the_log_says_which(cause: str) -> None:
+    """The connection is reset, and the end line has the deadline's name."""
+    gates = _Gates(f"echo 7/tcp {cause}_timeout=8s")
+    gates.keeper.keep_time(gates.clock.callLater)
+    _, transport, _ = gates.connect()
+    gates.clock.pump([0.25] * 31)
+    assert "abortConnection" not in transport.calls
+    gates.clock.pump([0.25] * 5)
+    assert "abortConnection" in transport.calls
+    assert f" reason={cause} count=0" in gates.lines[-1]
+
+
+def test_a_full_queue_is_idle() -> None:
+    """What was written and not taken has not moved."""
+    gates = _Gates("echo 7/tcp idle_timeout=8s")
+    gates.keeper.keep_time(gates.clock.callLater)
+    (_, reads, _), (_, stalls, _) = gates.connect(), gates.connect()
+    for _ in range(10):
+        for transport in (reads, stalls):
+            transport.write(b"more")
+        reads.take()
+        gates.clock.advance(1)
+    assert not reads.lost
+    assert stalls.lost == "aborted"
+
+
+def test_without_deadlines_nothing_watches() -> None:
+    """No timer, and nothing told."""
+    gates = _Gates()
+    gates.keeper.keep_time(gates.clock.callLater)
+    gates.connect()
+    assert gates.keeper.deadlines is None
+    assert not gates.clock.getDelayedCalls()

@@ -9,13 +9,13 @@ import pytest
 from svcd.catalog import BUILTINS
 from svcd.config import handler_kinds, kinds
 from svcd.config.options import TABLE, Options
-from svcd.config.rows import GROUPS, HANDLERS
+from svcd.config.rows import GROUPS, HANDLERS, SPEAKERS
 from svcd.model import HostPort, Net, Owner
 
 _CHOICE = kinds.choice("a", "b")
 _CHOICES = kinds.choices("X", "Y", "Z")
 _RUNS = {*BUILTINS}
-_SCOPES = {"any", "stream", "inet", "tcp", "local", "spawned", "group", *HANDLERS}
+_SCOPES = {"any", "stream", "session", "watched", "asked", "inet", "tcp", "local", "spawned", "group", *HANDLERS}
 _OR_NONE = kinds.or_none(kinds.DURATION)
 
 
@@ -183,6 +183,7 @@ def test_a_scope_decides_who_takes_an_option(option: str, takers: set[Net]) -> N
         ("argv0", {"server"}),
         ("model", {"python"}),
         ("connect_timeout", {"redirect"}),
+        ("idle_timeout", {"server", "python", "factory", "redirect", "echo"}),
         ("mux", {"server", "python", "factory", "redirect", "echo"}),
     ],
 )
@@ -196,3 +197,18 @@ def test_a_default_is_told_where_it_is_a_value() -> None:
     assert TABLE["session_timeout"].default_text == "none"
     assert TABLE["umask"].default_text == "0022"
     assert not any(TABLE[name].default_text for name in ("rlimit_as", "redirect", "log_on_success", "owner"))
+
+
+def test_deadlines_are_for_those_who_can_keep_them() -> None:
+    """A built-in that speaks first has no first byte to wait for, and of other processes only TCP is counted."""
+    first_byte, idle, session = (TABLE[f"{name}_timeout"] for name in ("first_byte", "idle", "session"))
+    assert {runs for runs in BUILTINS if not first_byte.applies_to(Net.TCP, runs)} == set(SPEAKERS)
+    assert all(idle.applies_to(Net.TCP, runs) for runs in BUILTINS)
+    assert idle.applies_to(Net.UNIX, "echo")
+    for info in (first_byte, idle):
+        assert info.applies_to(Net.TCP, "server")
+        assert not info.applies_to(Net.UNIX, "server")
+        assert not info.applies_to(Net.UDP, "echo")
+    assert session.applies_to(Net.UNIX, "server")
+    assert session.applies_to(Net.UDP, "server")
+    assert not session.applies_to(Net.UDP, "echo")

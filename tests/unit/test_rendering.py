@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svcd.catalog import SHAPES
+from svcd.config.kinds import DURATION
 from svcd.config.options import TABLE
 from svcd.config.parser import parse_text
 from svcd.config.rows import HANDLERS
@@ -48,7 +49,7 @@ _VALUES: dict[str, SearchStrategy[str]] = {
     "count": st.integers(1, 9_999_999).map(str),
     "mode": st.integers(0, 0o777).map(lambda mode: f"{mode:03o}"),
     "duration": _DURATIONS,
-    "duration or none": _or_none(_DURATIONS),
+    "timeout or none": _or_none(_DURATIONS.filter(DURATION.read)),
     "path": _PATH,
     "paths": st.lists(_PATH.map(lambda path: path.replace(",", "")), min_size=1, max_size=3).map(",".join),
     "owner": st.one_of(_NAME, _NAME.map(":{}".format), st.builds("{}:{}".format, _NAME, _NAME)),

@@ -74,7 +74,9 @@ class _Spawned:
             self.budget,
             itertools.count(1),
             self.entrance,
+            self.reactor.seconds,
         )
+        self.keeper.keep_time(self.reactor.callLater)
         self.clients: list[socket.socket] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.listener.setblocking(False)
@@ -218,14 +220,15 @@ def test_a_process_has_so_long_and_no_longer(spawned: Callable[..., _Spawned]) -
     daemon = spawned("session_timeout=5s")
     daemon.connect()
     daemon.begin(1)
-    daemon.reactor.advance(4.9)
+    daemon.reactor.pump([0.1] * 49)
     assert daemon.link.signals == []
-    daemon.reactor.advance(0.2)
+    daemon.reactor.pump([0.1] * 7)
     assert daemon.link.signals == [(1, signal.SIGTERM)]
     daemon.reactor.advance(KILL_SECONDS)
     assert daemon.link.signals == [(1, signal.SIGTERM), (1, signal.SIGKILL)]
     daemon.keeper.ended(Ended(1, signal.SIGKILL))
-    assert "reason=timeout" in daemon.lines[-1]
+    assert "reason=session" in daemon.lines[-1]
+    daemon.reactor.advance(1)
     assert not daemon.reactor.getDelayedCalls()
 
 
@@ -392,3 +395,25 @@ def test_a_waiting_port_stops_and_rests(spawned: Callable[..., _Spawned]) -> Non
     service.port.stopListening()
     assert not service.daemon.reactor.getDelayedCalls()
     assert not service.watched
+
+
+def test_an_idle_connection_of_a_process_is_seen_by_the_kernel(spawned: Callable[..., _Spawned]) -> None:
+    """One that moves bytes goes on; the process of the other is told once, whatever deadline passes later."""
+    daemon = spawned("idle_timeout=8s session_timeout=9s")
+    idle, busy = daemon.connect(), daemon.connect()
+    descriptors = [os.dup(descriptor) for _, descriptor in daemon.link.waiting.values()]
+    daemon.begin(1)
+    daemon.begin(2)
+    for _ in range(35):
+        daemon.reactor.advance(0.25)
+        busy.send(b"x")
+    assert daemon.link.signals[0] == (1, signal.SIGTERM)
+    assert (2, signal.SIGTERM) not in daemon.link.signals
+    daemon.reactor.pump([0.25] * 8)
+    daemon.keeper.ended(Ended(1, signal.SIGTERM))
+    daemon.keeper.ended(Ended(2, signal.SIGTERM))
+    assert [line.partition("reason=")[2].split()[0] for line in daemon.lines[-2:]] == ["idle", "session"]
+    assert daemon.link.signals.count((1, signal.SIGTERM)) == 1
+    for descriptor in descriptors:
+        os.close(descriptor)
+    idle.close()

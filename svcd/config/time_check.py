@@ -1,0 +1,24 @@
+"""What deadlines must hold beyond their own values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from svcd.config.service import Service
+    from svcd.model import Problem
+
+__all__ = ["time_problems"]
+
+
+def time_problems(service: Service) -> Iterator[Problem]:
+    """Deadlines on the line of a service itself that can't be kept there; from @defaults they just do not apply."""
+    if not service.options.wait:
+        return
+    for option in ("idle_timeout", "first_byte_timeout"):
+        place = service.places.get(option)
+        if place is not None and place > service.place and place.file == service.place.file:
+            text = "with wait=yes the process accepts the connections, and svcd sees none; use session_timeout"
+            yield service.problem(option, text)

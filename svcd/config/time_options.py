@@ -1,0 +1,44 @@
+"""The options that say how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from svcd.config.kinds import DURATION, TIMEOUT, or_none
+from svcd.config.rows import row
+
+__all__ = ["TimeOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeOptions:
+    """A part of Options, which has the slots for all its parts.
+
+    None of inetd's family ends a connection by itself, and RFC 862 to 864 let the client decide when: so there is no
+    deadline unless somebody wants one.
+    """
+
+    __slots__ = ()
+
+    idle_timeout: float | None = row(
+        or_none(TIMEOUT), None, "how long", "watched",
+        "End a connection on which no byte moves in either direction for so long; what a client does not take has "
+        "not moved.",
+    )  # fmt: skip
+    first_byte_timeout: float | None = row(
+        or_none(TIMEOUT), None, "how long", "asked",
+        "End a connection whose client sends nothing at all for so long after it connects.",
+    )  # fmt: skip
+    session_timeout: float | None = row(
+        or_none(TIMEOUT), None, "how long", "session",
+        "How long a connection may last in all. When a deadline of a spawned service passes, the process group gets "
+        "SIGTERM, and two seconds later SIGKILL; any other connection is reset.",
+    )  # fmt: skip
+    connect_timeout: float = row(
+        DURATION, 10.0, "how long", "redirect",
+        "How long the other server may take to accept a connection.",
+    )  # fmt: skip
+    shutdown_timeout: float = row(
+        DURATION, 10.0, "how long", "stream",
+        "How long open connections may go on once the daemon is told to stop.",
+    )  # fmt: skip
