@@ -32,6 +32,12 @@ _REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n, LimitNOFILE=)",
 }
 _FIRST_UNPRIVILEGED = 1024
+# Of linux/tcp.h, which the socket module lacks (tcp(7); Linux 3.12).
+_TCP_NOTSENT_LOWAT = 25
+#: How much the kernel keeps for a client beyond what is on its way, in bytes. By itself it takes up to 4 MB from who
+#: produces without end (net.ipv4.tcp_wmem): a thousand chargens whose clients read nothing kept others waiting for
+#: half a second while that was filled, and for 40 ms with this; a fast client gets as many bytes a second.
+_MOST_UNSENT = 131_072
 
 
 @dataclass(slots=True)
@@ -137,6 +143,7 @@ def _bind_inet(opened: socket.socket, endpoint: Endpoint, *, stream: bool, leavi
         # Only for streams: two datagram sockets that both ask for it would share the port unasked.
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         _tune(opened, options)
+        opened.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _MOST_UNSENT)
     if options.reuse_port:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if endpoint.version == 6:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -80,6 +81,22 @@ def test_options_of_a_tcp_socket(opened: _Opened) -> None:
         assert _flag(sock, socket.IPPROTO_TCP, socket.TCP_NODELAY) is expected[1]
         assert _flag(sock, socket.SOL_SOCKET, socket.SO_REUSEPORT) is expected[2]
         assert _flag(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR)
+
+
+def test_the_kernel_keeps_little_for_a_client_that_does_not_read(opened: _Opened) -> None:
+    """Accepted sockets inherit the bound, and a send stops at it."""
+    listener = opened("echo 0/tcp4 bind=127.0.0.1")
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        client.connect(listener.socket.getsockname())
+        server, _ = listener.socket.accept()
+        with server:
+            server.setblocking(False)
+            taken = 0
+            with contextlib.suppress(BlockingIOError):
+                while taken < 10_000_000:
+                    taken += server.send(bytes(65_536))
+            assert taken < 1_000_000
 
 
 @pytest.mark.skipif(6 not in LocalMachine().versions(), reason="this machine has no IPv6")
