@@ -5,8 +5,20 @@ from __future__ import annotations
 import enum
 import ipaddress
 from dataclasses import dataclass
+from socket import AF_INET6, inet_ntop, inet_pton
 
-__all__ = ["HostPort", "Net", "Owner", "Place", "Problem", "Runner", "Shape", "address_text", "unmapped"]
+__all__ = [
+    "HostPort",
+    "Net",
+    "Owner",
+    "Place",
+    "Problem",
+    "Runner",
+    "Shape",
+    "address_text",
+    "short_address",
+    "unmapped",
+]
 
 
 class Shape(enum.Enum):
@@ -118,3 +130,16 @@ def address_text(host: str, port: int) -> str:
     if ":" in host:
         host = unmapped(host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def short_address(host: str) -> str:
+    """The network that an address is in, as for the log of who does not want to know more: `192.0.2.0`, `2001:db8:1::`.
+
+    Of IPv4 24 bits are kept, of IPv6 48: what a site has, of which a household or a host is a part (RFC 6177). An
+    IPv4-mapped address is IPv4; the interface of a link-local one (`fe80::1%eth0`) goes.
+    """
+    if ":" in host:
+        host = unmapped(host)
+    if ":" not in host:
+        return host.rpartition(".")[0] + ".0"
+    return inet_ntop(AF_INET6, inet_pton(AF_INET6, host.partition("%")[0])[:6] + bytes(10))
