@@ -19,11 +19,16 @@ A `refuse` line is for all clients of a service that were refused for one reason
 second at most: `peer` the first of them, `count` how many, `rule` what decided for the first, with its place in the
 file. Reasons: address, time, load, global (--max-connections), descriptors, instances, per_source, rate,
 per_source_rate, name (the host name, or that there is none), service (the service itself wants no connection).
+
+With --log-addresses short no line says more of a client than its network: `peer` is 192.0.2.0 for 192.0.2.1 and
+2001:db8:1:: for all of 2001:db8:1::/48, without port; there is no `host`, and no `rule` that is for an address or a
+name. UNIX sockets' peers are as ever, and so is what handlers themselves write (`said`) and what stands in tracebacks.
+Whoever writes a peer's address into a line gets it from Journal.peer_text.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,11 +43,14 @@ __all__ = [
     "FAIL",
     "FORMATS",
     "LAUNCHER",
+    "LAUNCHER_LOST",
     "LISTEN",
     "LOG",
     "LOST",
     "NURSERY",
+    "NURSERY_LOST",
     "PAUSE",
+    "PRIORITIES",
     "PROBLEM",
     "READY",
     "REFUSE",
@@ -59,41 +67,48 @@ __all__ = [
 FORMATS = {"id": "%d", "count": "%d", "in": "%d", "out": "%d", "seconds": "%.3f", "pid": "%d",
            "user": "%.3f", "system": "%.3f"}  # fmt: skip
 
+#: Levels as numbers of syslog (RFC 5424, 6.2.1), where those are wanted.
+PRIORITIES = {"critical": 2, "error": 3, "warn": 4, "notice": 5, "info": 6, "debug": 7}
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One kind of line: its name and its fields in order."""
+    """One kind of line: its name, its fields in order, and its level, one of PRIORITIES."""
 
     name: str
     fields: tuple[str, ...]
     level: str = "info"
 
 
-LISTEN = Event("listen", ("service", "address", "runs"))
-CLOSE = Event("close", ("service", "address", "datagrams", "ignored", "in", "out"))
-READY = Event("ready", ("services", "listeners", "reactor"))
-RELOAD = Event("reload", ("added", "removed", "changed", "opened", "closed", "seconds"))
+# What the daemon does is a notice, what it suffers a warning.
+LISTEN = Event("listen", ("service", "address", "runs"), "notice")
+CLOSE = Event("close", ("service", "address", "datagrams", "ignored", "in", "out"), "notice")
+READY = Event("ready", ("services", "listeners", "reactor"), "notice")
+RELOAD = Event("reload", ("added", "removed", "changed", "opened", "closed", "seconds"), "notice")
 RELOAD_FAILED = Event("reload-failed", ("problems",), "error")
 PROBLEM = Event("problem", ("text",), "error")
-STOP = Event("stop", ("connections",))
+STOP = Event("stop", ("connections",), "notice")
 DESCRIPTORS = Event("descriptors", ("limit", "connections", "advice"), "warn")
 PAUSE = Event("pause", ("reason", "connections", "limit"), "warn")
-RESUME = Event("resume", ("reason", "connections", "limit"))
+RESUME = Event("resume", ("reason", "connections", "limit"), "notice")
 LOST = Event("lost", ("lines", "reason"), "error")
 LOG = Event("log", ("level", "message"))
 
-NURSERY = Event("nursery", ("pid", "state", "reason"))
+NURSERY = Event("nursery", ("pid", "state", "reason"), "notice")
+NURSERY_LOST = replace(NURSERY, level="warn")
 #: The kernel does not say what moves on the connections of handlers: idle_timeout and first_byte_timeout don't hold.
 BLIND = Event("blind", ("service", "reason"), "warn")
-LAUNCHER = Event("launcher", ("service", "pid", "state", "reason", "retry"))
+LAUNCHER = Event("launcher", ("service", "pid", "state", "reason", "retry"), "notice")
+LAUNCHER_LOST = replace(LAUNCHER, level="warn")
 
-# Of single connections: written by the journal itself, not through twisted.logger.
+# Of single connections: written by the journal itself, not through twisted.logger. They are information, but for those
+# that got nothing: tcpd(8) has a warning for whom it refuses as well.
 ACCEPT = Event("accept", ("service", "peer", "host", "id", "count", "pid"))
 END = Event("end", ("service", "peer", "host", "id", "in", "out", "seconds", "reason", "count", "pid",
                     "exit", "user", "system"))  # fmt: skip
-FAIL = Event("fail", ("service", "peer", "id", "reason"))
+FAIL = Event("fail", ("service", "peer", "id", "reason"), "warn")
 SAID = Event("said", ("service", "id", "pid", "text"))
-REFUSE = Event("refuse", ("service", "peer", "reason", "count", "rule"))
+REFUSE = Event("refuse", ("service", "peer", "reason", "count", "rule"), "warn")
 
 
 def tell(log: Logger, event: Event, **values: object) -> None:
@@ -103,4 +118,6 @@ def tell(log: Logger, event: Event, **values: object) -> None:
     """
     known = [name for name in event.fields if name in values]
     text = " ".join([event.name, *(f"{name}={{{name}}}" for name in known)])
-    {"info": log.info, "warn": log.warn, "error": log.error}[event.level](text, svcd_event=event, **values)
+    # twisted.logger knows no notices.
+    write = {"info": log.info, "notice": log.info, "warn": log.warn, "error": log.error}[event.level]
+    write(text, svcd_event=event, **values)

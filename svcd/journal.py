@@ -6,22 +6,24 @@ The journal knows no file and no reactor: the sink, the clock and the timer are 
 
 from __future__ import annotations
 
-import json
-import re
 import time
 from typing import TYPE_CHECKING
 
 from twisted.logger import ILogObserver, formatEvent
 from zope.interface import implementer
 
-from svcd.events import FORMATS, LOG, LOST, Event
+from svcd.events import LOG, LOST, Event
+from svcd.forms import TextForm
+from svcd.model import address_text, short_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from twisted.logger import LogEvent
 
-__all__ = ["FLUSH_SECONDS", "Journal", "JournalObserver", "quote"]
+    from svcd.forms import Form
+
+__all__ = ["FLUSH_SECONDS", "Journal", "JournalObserver"]
 
 #: A line waits at most this long for company.
 FLUSH_SECONDS = 0.2
@@ -30,14 +32,6 @@ FLUSH_LINES = 1000
 #: While the sink fails, at most this many lines are kept for it; more are counted and given up.
 KEEP_LINES = 10_000
 
-_PLAIN = re.compile(r"[\w.:/@%+,\-\[\]]+", re.ASCII).fullmatch
-
-
-def quote(value: object) -> str:
-    """A value as text: as it is where it is plain, else as a JSON string in ASCII."""
-    text = str(value)
-    return text if _PLAIN(text) else json.dumps(text)
-
 
 class Journal:
     """Formats, buffers and writes the lines of the log.
@@ -45,22 +39,27 @@ class Journal:
     Args:
         sink: takes lines without line ends, writes what it can, and returns how many it wrote. The others are
             kept, up to KEEP_LINES, and offered again; what had to be given up is said in a `lost` line.
-        as_json: JSON lines instead of text.
-        stamped: whether each line begins with its time; syslog has its own.
+        form: how lines are written; text with its time, if it is not said.
+        short: write clients' addresses shortened, and never their names.
         clock: seconds since 1970.
+
+    Attributes:
+        quoted: a value of text, as a template takes it.
+        hides_clients: whether lines must not say who a client is.
     """
 
     def __init__(
         self,
         sink: Callable[[Sequence[str]], int],
+        form: Form | None = None,
         *,
-        as_json: bool = False,
-        stamped: bool = True,
+        short: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._sink = sink
-        self.as_json = as_json
-        self._stamped = stamped
+        self._form = form = form or TextForm()
+        self.quoted: Callable[[object], str] = form.quoted
+        self.hides_clients = short
         self._clock = clock
         self._second = self._millisecond = -1
         self._prefix = self._suffix = self._now = ""
@@ -78,25 +77,11 @@ class Journal:
 
         Values for variables of text must have gone through `quoted`.
         """
-        chosen = {*constants, *variables}
-        parts = []
-        for name in event.fields:
-            if name not in chosen:
-                continue
-            if name in constants:
-                value = constants[name]
-                number = self.as_json and isinstance(value, int)
-                text = (str(value) if number else self.quoted(value)).replace("%", "%%")
-            else:
-                text = FORMATS.get(name, "%s").replace("%", f"%({name})", 1)
-            parts.append(f'"{name}":{text}' if self.as_json else f"{name}={text}")
-        if self.as_json:
-            return ",".join([f'"event":"{event.name}"', *parts]) + "}"
-        return " ".join([event.name, *parts])
+        return self._form.template(event, constants, variables)
 
-    def quoted(self, value: object) -> str:
-        """A value as a template takes it."""
-        return json.dumps(str(value)) if self.as_json else quote(value)
+    def peer_text(self, host: str, port: int) -> str:
+        """A client's address, as every line has to have it; not quoted."""
+        return short_address(host) if self.hides_clients else address_text(host, port)
 
     def write(self, line: str, stamp: str = "") -> None:
         """Take a filled template; it reaches the sink within FLUSH_SECONDS.
@@ -144,8 +129,8 @@ class Journal:
 
     def stamp(self) -> str:
         """What a line begins with now."""
-        if not self._stamped:
-            return "{" if self.as_json else ""
+        if not self._form.stamp:
+            return ""
         now = int(self._clock() * 1000)
         if now != self._millisecond:
             # Under load many lines share a millisecond.
@@ -160,7 +145,7 @@ class Journal:
         self._second = second
         local = time.localtime(second)
         offset = time.strftime("%z", local)
-        opening, closing = ('{"time":"', '",') if self.as_json else ("", " ")
+        opening, _, closing = self._form.stamp.partition("%s")
         self._prefix = opening + time.strftime("%Y-%m-%dT%H:%M:%S.", local)
         self._suffix = f"{offset[:3]}:{offset[3:]}{closing}"
 

@@ -16,7 +16,7 @@ from svcd.daemon import Daemon, not_started
 from svcd.errors import ConfigError, ListenErrors, StartFailure
 from svcd.files import LocalFiles
 from svcd.loading import SERVICES_FILE, listing, load
-from svcd.logs import LogOutput
+from svcd.logs import LOG_FORMATS, LogOutput
 from svcd.policy.limits import Hall
 from svcd.resources import account_of, connection_limit
 from svcd.supervisor import Reloader, Supervisor, open_all
@@ -27,7 +27,7 @@ from svcd.transport.outgoing import client_endpoint
 from svcd.transport.specs import Account, root_needed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from twisted.application.service import IService
 
@@ -56,13 +56,14 @@ def _at_least_one(text: str) -> int:
 _at_least_one.coerceDoc = "A whole number, at least 1."  # type: ignore[attr-defined]
 
 
-def _log_format(text: str) -> str:
-    if text not in ("text", "json"):
-        raise ValueError(f"{text!r} is neither text nor json")
-    return text
+def _one_of(*words: str) -> Callable[[str], str]:
+    def coerce(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r} is none of {', '.join(words)}")
+        return text
 
-
-_log_format.coerceDoc = ""  # type: ignore[attr-defined]
+    coerce.coerceDoc = f"One of {', '.join(words)}."  # type: ignore[attr-defined]
+    return coerce
 
 
 class Options(usage.Options):
@@ -85,7 +86,20 @@ class Options(usage.Options):
             _whole_number,
         ],
         ["max-connections", None, None, "How many connections there may be at once, of all services.", _at_least_one],
-        ["log-format", None, "text", "How lines of the log are written: text or json.", _log_format],
+        [
+            "log-format",
+            None,
+            None,
+            "How the log is written, with journald also where to. [default: text; journald where that is the output]",
+            _one_of(*LOG_FORMATS),
+        ],
+        [
+            "log-addresses",
+            None,
+            "full",
+            "How the log names clients; short: their network only (/24 of IPv4, /48 of IPv6), no port, no host name.",
+            _one_of("full", "short"),
+        ],
     ]
     optFlags = [  # noqa: RUF012 - Twisted's name for it
         ["check", None, "Say where the services would listen, or what is wrong with the file, and exit."],
@@ -134,7 +148,9 @@ class Options(usage.Options):
                 print(line)
             sys.exit(0)
         parent: dict[str, Any] = self.parent if self.parent is not None else {}
-        self.log_output = LogOutput(parent, as_json=self["log-format"] == "json")
+        if self["log-format"] == "journald" and any(parent.get(name) for name in ("logfile", "syslog", "logger")):
+            raise usage.UsageError("--log-format journald is a place too; leave out --logfile, --syslog and --logger")
+        self.log_output = LogOutput(parent, self["log-format"], short=self["log-addresses"] == "short")
         _check_pid_file(parent)
 
 

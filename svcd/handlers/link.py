@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from svcd.events import LAUNCHER, tell
+from svcd.events import LAUNCHER, LAUNCHER_LOST, tell
 from svcd.handlers.backoff import Backoff
 from svcd.handlers.messages import LARGEST, Ended, Failed, Ready, Said, Signal, Started, read
 from svcd.handlers.orders import MOST_WAITING, Orders
@@ -203,7 +203,7 @@ class Link:
         if self.stopped:
             return
         pause = self._backoff.pause(self._reactor.seconds() - self._since if self._pid else 0.0)
-        tell(self._log, LAUNCHER, service=self._service, pid=self._pid, state="lost", reason=reason, retry=pause)
+        tell(self._log, LAUNCHER_LOST, service=self._service, pid=self._pid, state="lost", reason=reason, retry=pause)
         self._pid = 0
         self._retry = self._reactor.callLater(pause, self._again)
         for number in given_up:

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 import svcd
-from svcd.events import NURSERY, tell
+from svcd.events import NURSERY, NURSERY_LOST, tell
 from svcd.handlers.link import Link
 from svcd.handlers.messages import LARGEST, ONE_DESCRIPTOR, Gone, Launch, Launched, pack, read
 from svcd.handlers.nursery import TABLE_DESCRIPTOR
@@ -187,7 +187,7 @@ class Nurse:
             self._stopping.callback(None)
             return
         code = os.waitstatus_to_exitcode(status)
-        tell(self._log, NURSERY, state="lost", reason=f"signal {-code}" if code < 0 else f"exit {code}")
+        tell(self._log, NURSERY_LOST, state="lost", reason=f"signal {-code}" if code < 0 else f"exit {code}")
         for link in self._links:
             link.forget()
         self._reactor.callLater(_PAUSE, self._again)

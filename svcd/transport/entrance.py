@@ -246,10 +246,12 @@ class Entrance:
 
     def _tell(self, line: Line) -> None:
         journal = self._journal
+        # A rule for one address or name says whose it is.
+        hidden = journal.hides_clients and line.refusal.reason in (Reason.ADDRESS, Reason.NAME)
         values = {
             "peer": journal.quoted(line.peer),
             "reason": journal.quoted(line.refusal.reason),
             "count": line.count,
-            "rule": journal.quoted(line.refusal.rule or "-"),
+            "rule": journal.quoted("-" if hidden else line.refusal.rule or "-"),
         }
         journal.write(self._line % values)

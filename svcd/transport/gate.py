@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
 from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
-from svcd.model import address_text, unmapped
+from svcd.model import unmapped
 from svcd.policy.admission import Ticket
 from svcd.policy.answers import Reason, Refusal
 from svcd.transport.farewell import Farewell
@@ -268,7 +268,7 @@ class GateKeeper(Keeper[Gate], Factory):
 
     def let_in(self, addr: IAddress, ticket: Ticket) -> Gate | None:
         """The gate of somebody who has a ticket; None, and the ticket is void, if the service wants no connection."""
-        peer = address_text(addr.host, addr.port) if isinstance(addr, _INET) else ""
+        peer = self.peer_text(addr.host, addr.port) if isinstance(addr, _INET) else ""
         try:
             protocol = self._factory.buildProtocol(addr)
         except BaseException:
@@ -283,7 +283,7 @@ class GateKeeper(Keeper[Gate], Factory):
 
     def refused(self, refusal: Refusal, addr: IAddress) -> None:
         """Somebody is not let in."""
-        peer = address_text(addr.host, addr.port) if isinstance(addr, _INET) else "local"
+        peer = self.peer_text(addr.host, addr.port) if isinstance(addr, _INET) else "local"
         self.entrance.refused(refusal, peer)
 
     def name_of(self, addr: IAddress) -> Deferred[str | None]:

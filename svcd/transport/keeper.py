@@ -88,6 +88,7 @@ class Keeper(Generic[SessionT]):
         self.deadlines: Deadlines | None = None
         self._call_later: Callable[[float, Callable[[], None]], object] | None = None
         self.quoted = journal.quoted
+        self.peer_text = journal.peer_text
         # Quoted once for all connections.
         self.nameless = journal.quoted("-")
         self.reasons = {word: journal.quoted(word) for word in _REASONS}
@@ -101,7 +102,7 @@ class Keeper(Generic[SessionT]):
         self.resolves = service.options.resolve
         words = _LOGGED_SPAWNED if service.spawned else _LOGGED
         chosen = {"service", "id", "count"}.union(*(words[word] for word in service.logged))
-        if not self.resolves:
+        if not self.resolves or self.journal.hides_clients:
             chosen.discard("host")
         values = {"service": service.id, **self._constants}
         fixed = {name: value for name, value in values.items() if name in chosen}

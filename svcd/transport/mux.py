@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
-from svcd.model import address_text, unmapped
+from svcd.model import unmapped
 from svcd.policy.admission import Ticket
 from svcd.transport.farewell import greet
 from svcd.transport.keeper import Keeper
@@ -77,7 +77,7 @@ class NamelessClient:
         self._look: IDelayedCall | None = None
         self._call = keeper.reactor.callLater(PATIENCE, self._end, "timeout")
         self.number = number
-        self.text = keeper.quoted(address_text(peer[0], peer[1]) if peer else "local")
+        self.text = keeper.quoted(keeper.peer_text(peer[0], peer[1]) if peer else "local")
         keeper.reactor.addReader(self)
 
     def doRead(self) -> None:
@@ -188,7 +188,7 @@ class MuxKeeper(Keeper[NamelessClient]):
 
     def take(self, descriptor: int, peer: Any, family: int) -> None:  # noqa: ANN401 - a socket address
         """Listen to a client; the descriptor is the keeper's to close from now on."""
-        host, text = ("", "local") if family == socket.AF_UNIX else (peer[0], address_text(peer[0], peer[1]))
+        host, text = ("", "local") if family == socket.AF_UNIX else (peer[0], self.peer_text(peer[0], peer[1]))
         ticket = self.entrance.admit(host, self.clock())
         if not isinstance(ticket, Ticket):
             self.entrance.turn_away(descriptor, ticket, text)

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from svcd.events import BLIND, SAID, tell
 from svcd.handlers.environment import tcp_environment, unix_environment
-from svcd.model import address_text, unmapped
+from svcd.model import unmapped
 from svcd.policy.admission import Ticket
 from svcd.transport.farewell import greet
 from svcd.transport.keeper import Keeper
@@ -101,7 +101,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         local = family == socket.AF_UNIX
         ticket = self.entrance.admit("" if local else name[0], self.clock())
         if not isinstance(ticket, Ticket):
-            self.entrance.turn_away(descriptor, ticket, "local" if local else address_text(name[0], name[1]))
+            self.entrance.turn_away(descriptor, ticket, "local" if local else self.peer_text(name[0], name[1]))
             return
         try:
             near = _near_end(descriptor, family)
@@ -114,7 +114,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
             pid, user, group = near
             self._start(self._open(f"pid:{pid}/uid:{user}", ticket), descriptor, unix_environment(pid, user, group))
             return
-        session = self._open(address_text(name[0], name[1]), ticket)
+        session = self._open(self.peer_text(name[0], name[1]), ticket)
         if self.deadlines is not None and self.deadlines.times.looks:
             session.traced = self.view.trace(descriptor, family, near, name)
         if not (self.resolves or ticket.awaits_name):
@@ -131,7 +131,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         refusal = session.ticket.named(host) if session.ticket.awaits_name else None
         if refusal is not None:
             self._forget(session)
-            self.entrance.turn_away(descriptor, refusal, address_text(name[0], name[1]))
+            self.entrance.turn_away(descriptor, refusal, self.peer_text(name[0], name[1]))
             return
         if host and self.resolves:
             session.host = self.quoted(host)

@@ -19,7 +19,6 @@ from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
 from svcd.handlers.environment import tcp_environment
-from svcd.model import address_text
 from svcd.policy.admission import Ticket
 from svcd.transport.port import Port, accepted
 
@@ -113,7 +112,7 @@ class WaitPort(Port):
             return "", "-", b"PROTO=UDP"
         local = self.socket.getsockname()
         environment = tcp_environment(local[0], local[1], name[0], name[1], 1)
-        return name[0], address_text(name[0], name[1]), environment.replace(b"PROTO=TCP", b"PROTO=UDP", 1)
+        return name[0], self._keeper.peer_text(name[0], name[1]), environment.replace(b"PROTO=TCP", b"PROTO=UDP", 1)
 
     def _back(self) -> None:
         """The process has ended."""

@@ -14,6 +14,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from svcd.forms import TextForm
 from svcd.journal import Journal
 from svcd.policy.answers import Reason
 from svcd.policy.limits import Hall
@@ -55,10 +56,10 @@ class _Echo(Protocol):
 class _Place:
     """A service's keeper, its listener, and everything around."""
 
-    def __init__(self, options: str = "", most: int | None = None, limit: int = 100) -> None:
+    def __init__(self, options: str = "", most: int | None = None, limit: int = 100, *, short: bool = False) -> None:
         self.reactor = FakeReactor()
         self.lines: list[str] = []
-        self.journal = Journal(keeping(self.lines), stamped=False)
+        self.journal = Journal(keeping(self.lines), TextForm(stamped=False), short=short)
         self.names = FakeNames()
         self.budget = DescriptorBudget(limit, self.reactor)
         self.hall = Hall(most)
@@ -569,3 +570,20 @@ class TestDescriptors:
             greet(ours.fileno(), b"x" * 65_536)
         theirs.close()
         greet(ours.fileno(), b"in\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [("no_access=192.0.2.1", "-"), ("only_from=.example.com", "-"), ("instances=1", "instances=1 ")],
+)
+def test_a_rule_must_not_say_what_the_address_does_not(options: str, rule: str) -> None:
+    """Where addresses are shortened, a rule for an address or a name is not told; one for all clients is."""
+    place = _Place(options, short=True)
+    for _ in range(2):
+        place.connect()
+        if place.names.asked:
+            place.names.answer("client.example.org")
+    line = next(line for line in place.lines if line.startswith("refuse "))
+    assert " peer=192.0.2.0 " in line
+    assert line.partition(" rule=")[2].strip('"').startswith(rule)
+    assert "192.0.2.1" not in "".join(place.lines)

@@ -15,6 +15,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from svcd.forms import JsonForm, TextForm
 from svcd.journal import Journal
 from svcd.policy.limits import Hall
 from svcd.transport.descriptors import DescriptorBudget
@@ -87,6 +88,7 @@ class _Gates:
         kind: type[_Service] | None = _HalfCloseable,
         *,
         as_json: bool = False,
+        short: bool = False,
         files: FakeFiles | None = None,
     ) -> None:
         self.clock = FakeReactor()
@@ -94,7 +96,7 @@ class _Gates:
         self.names = FakeNames()
         self.budget = DescriptorBudget(100, self.clock)
         self.factory = _Factory(kind)
-        journal = Journal(keeping(self.lines), stamped=False, as_json=as_json)
+        journal = Journal(keeping(self.lines), (JsonForm if as_json else TextForm)(stamped=False), short=short)
         service = service_of(line)
         self.entrance = Reception(self.clock, journal, files or FakeFiles(), self.budget, Hall()).entrance(service)
         self.keeper = GateKeeper(
@@ -385,3 +387,20 @@ def test_without_deadlines_nothing_watches() -> None:
     gates.connect()
     assert gates.keeper.deadlines is None
     assert not gates.clock.getDelayedCalls()
+
+
+def test_shortened_addresses_are_everywhere() -> None:
+    """No line of a connection says more than its network: not when it comes, goes, fails or is refused."""
+    gates = _Gates("echo 7/tcp resolve=yes", short=True)
+    _, first, protocol = gates.connect()
+    gates.names.answer("client.example")
+    protocol.failure_text = "no"
+    _lose(first)
+    gates.factory.kind = None
+    assert gates.keeper.buildProtocol(V6) is None
+    assert [line.split(" seconds=")[0] for line in gates.lines] == [
+        "accept service=echo/tcp peer=192.0.2.0 id=1 count=1",
+        "fail service=echo/tcp peer=192.0.2.0 id=1 reason=no",
+        "end service=echo/tcp peer=192.0.2.0 id=1 in=0 out=0",
+        "refuse service=echo/tcp peer=2001:db8:: reason=service count=1 rule=-",
+    ]

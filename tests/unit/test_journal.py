@@ -15,7 +15,8 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from svcd.events import ACCEPT, CLOSE, END, LISTEN, PAUSE, READY, tell
-from svcd.journal import FLUSH_LINES, FLUSH_SECONDS, KEEP_LINES, Journal, JournalObserver, quote
+from svcd.forms import Form, JsonForm, TextForm, quote
+from svcd.journal import FLUSH_LINES, FLUSH_SECONDS, KEEP_LINES, Journal, JournalObserver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,6 +57,10 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     time.tzset()
 
 
+def _form(as_json: bool, *, stamped: bool = True) -> Form:
+    return (JsonForm if as_json else TextForm)(stamped=stamped)
+
+
 def _end(journal: Journal, peer: str = "192.0.2.1:5") -> str:
     template = journal.template(END, {"service": "echo/tcp"}, ("peer", "id", "in", "out", "seconds", "reason", "count"))
     return template % {
@@ -85,7 +90,7 @@ def test_a_line_of_text(sink: _Sink) -> None:
 @pytest.mark.usefixtures("zone")
 def test_a_line_of_json(sink: _Sink) -> None:
     """The same as one JSON object, numbers as numbers."""
-    journal = Journal(sink, as_json=True, clock=lambda: NOW)
+    journal = Journal(sink, JsonForm(), clock=lambda: NOW)
     journal.write(_end(journal))
     (line,) = sink.lines
     assert json.loads(line) == {
@@ -106,7 +111,7 @@ def test_a_line_of_json(sink: _Sink) -> None:
 def test_lines_for_syslog_have_no_time(sink: _Sink) -> None:
     """Syslog has its own."""
     for as_json in (False, True):
-        journal = Journal(sink, as_json=as_json, stamped=False)
+        journal = Journal(sink, _form(as_json, stamped=False))
         journal.write(_end(journal))
     assert sink.lines[0].startswith("end service=")
     assert json.loads(sink.lines[1])["event"] == "end"
@@ -156,7 +161,7 @@ def test_a_value_cannot_forge_a_line(value: str) -> None:
     """Whatever a client is called, its line stays one line of the same words, and the value can be had back."""
     texts, objects = _Sink(), _Sink()
     for as_json, each in ((False, texts), (True, objects)):
-        journal = Journal(each, as_json=as_json, clock=lambda: NOW)
+        journal = Journal(each, _form(as_json), clock=lambda: NOW)
         journal.write(_end(journal, value))
     (line,) = texts.lines
     assert line.isascii()
@@ -176,7 +181,7 @@ def test_a_constant_cannot_break_a_template(value: str) -> None:
     """A service's name may hold percent signs and quotes."""
     for as_json in (False, True):
         sink = _Sink()
-        journal = Journal(sink, as_json=as_json, clock=lambda: NOW)
+        journal = Journal(sink, _form(as_json), clock=lambda: NOW)
         journal.write(journal.template(ACCEPT, {"service": value}, ("id",)) % {"id": 3})
         if as_json:
             assert json.loads(sink.lines[0])["service"] == value
@@ -236,7 +241,7 @@ def test_a_flush_without_lines_touches_nothing(sink: _Sink) -> None:
 def test_a_failing_sink_loses_nothing_that_fits(sink: _Sink) -> None:
     """Lines are kept in order until the place can be written again, and nothing is said to be lost."""
     clock = Clock()
-    journal = Journal(sink, stamped=False)
+    journal = Journal(sink, TextForm(stamped=False))
     journal.flush_by(clock.callLater)
     sink.failing = True
     journal.write("a")
@@ -252,7 +257,7 @@ def test_a_failing_sink_loses_nothing_that_fits(sink: _Sink) -> None:
 def test_what_had_to_be_given_up_is_said(sink: _Sink) -> None:
     """Of too many lines the oldest are kept, and the first line that is written again counts the others."""
     clock = Clock()
-    journal = Journal(sink, stamped=False)
+    journal = Journal(sink, TextForm(stamped=False))
     journal.flush_by(clock.callLater)
     sink.failing = True
     for number in range(KEEP_LINES + 25):
@@ -274,7 +279,7 @@ def test_what_had_to_be_given_up_is_said(sink: _Sink) -> None:
 
 
 def _observed(sink: _Sink, *, as_json: bool = True) -> Logger:
-    return Logger(observer=JournalObserver(Journal(sink, as_json=as_json, clock=lambda: NOW)))
+    return Logger(observer=JournalObserver(Journal(sink, _form(as_json), clock=lambda: NOW)))
 
 
 def test_the_daemons_own_events_keep_their_fields(sink: _Sink) -> None:
@@ -329,7 +334,7 @@ def test_a_traceback_is_one_line(sink: _Sink) -> None:
 def test_an_event_is_not_left_in_the_buffer(sink: _Sink) -> None:
     """What the daemon says is written at once, behind the lines that wait."""
     clock = Clock()
-    journal = Journal(sink, stamped=False)
+    journal = Journal(sink, TextForm(stamped=False))
     journal.flush_by(clock.callLater)
     journal.write("accept")
     journal.record(READY, {"services": 1})

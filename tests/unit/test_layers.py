@@ -11,11 +11,13 @@ import pytest
 import svcd
 
 FLOORS = {
-    **dict.fromkeys(["errors", "model", "interfaces", "events", "journal", "metrics", "wire", "reactor", "terms"], 1),
+    **dict.fromkeys(
+        ["errors", "model", "interfaces", "events", "forms", "journal", "metrics", "wire", "reactor", "terms"], 1
+    ),
     **dict.fromkeys(["config", "policy", "protocols", "handlers"], 2),
     **dict.fromkeys(["transport", "catalog"], 3),
     **dict.fromkeys(["supervisor", "control"], 4),
-    **dict.fromkeys(["tap", "daemon", "files", "logs", "loading", "resources", "cli", "__main__"], 5),
+    **dict.fromkeys(["tap", "daemon", "files", "logs", "places", "loading", "resources", "cli", "__main__"], 5),
 }
 ROOT = Path(next(iter(svcd.__path__)))
 MODULES = {

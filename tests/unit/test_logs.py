@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import resource
 import signal
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from svcd.errors import StartFailure
+from svcd.events import ACCEPT, STOP
+from svcd.journal import JournalObserver
 from svcd.logs import LogOutput
+from svcd.places import JournaldPlace
+from tests.journald import FakeJournald
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +31,7 @@ def usr1() -> Iterator[None]:
 
 
 def _output(path: Path | str, **options: object) -> LogOutput:
-    output = LogOutput({"logfile": str(path), **options}, as_json=False)
+    output = LogOutput({"logfile": str(path), **options})
     assert output.observer() is not None
     return output
 
@@ -121,9 +126,121 @@ def test_a_device_is_written_to_and_left_alone(tmp_path: Path) -> None:
 def test_a_daemon_has_no_standard_output() -> None:
     """Logging to - is for the foreground."""
     with pytest.raises(StartFailure, match="use --logfile FILE, or -n"):
-        LogOutput({"logfile": "-"}, as_json=False).observer()
+        LogOutput({"logfile": "-"}).observer()
 
 
 def test_a_logger_of_the_users_own_is_left_alone() -> None:
     """With --logger there is no place of ours."""
-    assert LogOutput({"logger": object()}, as_json=False).observer() is None
+    assert LogOutput({"logger": object()}).observer() is None
+
+
+@pytest.fixture
+def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeJournald]:
+    """A journald that LogOutput finds."""
+    fake = FakeJournald(tmp_path / "socket")
+    monkeypatch.setattr("svcd.logs.JournaldPlace", lambda: JournaldPlace(str(fake.path)))
+    yield fake
+    if fake.path.exists():
+        fake.close()
+
+
+@pytest.fixture
+def stdout_is_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A standard output that systemd says is its journal's."""
+    path = tmp_path / "stdout"
+    with path.open("w") as stream:
+        # sys itself is pytest's, which captures by it.
+        monkeypatch.setattr("svcd.logs.sys", SimpleNamespace(stdout=stream))
+        found = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        yield path
+
+
+def test_the_journal_can_be_asked_for(journald: FakeJournald) -> None:
+    """Then it is neither the terminal nor a file; what the daemon says and what connections do come with fields."""
+    output = LogOutput({"nodaemon": True}, "journald")
+    assert not output.on_terminal
+    assert isinstance(output.observer(), JournalObserver)
+    output.journal.record(STOP, {"connections": 3})
+    entry = journald.take()
+    assert (entry["SVCD_EVENT"], entry["SVCD_CONNECTIONS"], entry["PRIORITY"]) == ("stop", "3", "5")
+    output._write.__self__._socket.close()  # type: ignore[attr-defined]
+
+
+def test_a_journal_that_was_asked_for_must_be_there(journald: FakeJournald) -> None:
+    """Otherwise the start ends with the cause."""
+    output = LogOutput({"nodaemon": True}, "journald")
+    journald.close()
+    with pytest.raises(StartFailure, match="can't reach journald: No such file or directory; use another --log-format"):
+        output.observer()
+
+
+def test_a_standard_output_that_is_the_journal(journald: FakeJournald, stdout_is_journal: Path) -> None:
+    """The same lines go there with their fields, without a word of the user's."""
+    output = LogOutput({"nodaemon": True})
+    assert output.observer() is not None
+    output.journal.record(STOP, {"connections": 3})
+    assert journald.take()["MESSAGE"] == "stop connections=3"
+    assert stdout_is_journal.read_text() == ""
+    output._write.__self__._socket.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("log_format", "options", "line"),
+    [("text", {}, " stop"), ("json", {}, '"event":"stop"}'), (None, {"logfile": "log"}, " stop")],
+)
+@pytest.mark.usefixtures("stdout_is_journal")
+def test_a_word_of_the_users_wins(
+    log_format: str | None, options: dict[str, str], line: str, journald: FakeJournald, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Who names a format or a file gets that, from the journal's standard output too."""
+    monkeypatch.chdir(tmp_path)
+    output = LogOutput({"nodaemon": True, **options}, log_format)
+    output.observer()
+    output.journal.record(STOP, {})
+    assert (tmp_path / options.get("logfile", "stdout")).read_text().endswith(f"{line}\n")
+    assert journald.empty()
+
+
+@pytest.mark.parametrize("stream", ["", "0:0", "nonsense"])
+def test_another_standard_output_stays_text(stream: str, stdout_is_journal: Path, journald: FakeJournald,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """As of a program whose output was redirected."""
+    monkeypatch.setenv("JOURNAL_STREAM", stream)
+    output = LogOutput({"nodaemon": True})
+    output.observer()
+    output.journal.record(STOP, {})
+    assert stdout_is_journal.read_text().endswith(" stop\n")
+    assert journald.empty()
+
+
+def test_a_journal_that_can_not_be_reached_is_written_by_the_output(
+    stdout_is_journal: Path, journald: FakeJournald
+) -> None:
+    """A container may have the one and not the other."""
+    journald.close()
+    output = LogOutput({"nodaemon": True})
+    output.observer()
+    output.journal.record(STOP, {})
+    assert stdout_is_journal.read_text().endswith(" stop\n")
+
+
+def test_syslog_gets_lines_without_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name is twistd's --prefix."""
+    told: list[object] = []
+    monkeypatch.setattr("syslog.openlog", lambda *arguments: told.append(arguments[0]))
+    monkeypatch.setattr("syslog.syslog", lambda *arguments: told.append(arguments))
+    output = LogOutput({"syslog": True, "prefix": "me"}, "json")
+    assert not output.on_terminal
+    output.observer()
+    output.journal.record(STOP, {})
+    assert told == ["me", (5, '{"event":"stop"}')]
+
+
+def test_shortening_is_the_journals() -> None:
+    """Keepers ask it."""
+    assert LogOutput({"logger": object()}, short=True).journal.peer_text("192.0.2.1", 7) == "192.0.2.0"
+    journal = LogOutput({"logger": object()}).journal
+    assert journal.peer_text("192.0.2.1", 7) == "192.0.2.1:7"
+    assert journal.template(ACCEPT, {}, ()) == "<6>accept"

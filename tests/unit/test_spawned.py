@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from svcd.forms import TextForm
 from svcd.handlers.messages import Ended
 from svcd.journal import Journal
 from svcd.policy.limits import Hall
@@ -55,14 +56,14 @@ class _Link:
 class _Spawned:
     """A keeper, and everything around it."""
 
-    def __init__(self, line: str, files: FakeFiles | None = None) -> None:
+    def __init__(self, line: str, files: FakeFiles | None = None, *, short: bool = False) -> None:
         self.reactor = FakeReactor()
         self.lines: list[str] = []
         self.names = FakeNames()
         self.budget = DescriptorBudget(100, self.reactor)
         self.link = _Link()
         service = service_of(line)
-        journal = Journal(keeping(self.lines), stamped=False)
+        journal = Journal(keeping(self.lines), TextForm(stamped=False), short=short)
         self.hall = Hall()
         self.entrance = Reception(self.reactor, journal, files or FakeFiles(), self.budget, self.hall).entrance(service)
         self.keeper = SpawnKeeper(
@@ -112,8 +113,10 @@ def spawned() -> Iterator[Callable[[str], _Spawned]]:
     """Make a keeper for a line of a services file."""
     made: list[_Spawned] = []
 
-    def make(options: str = "", where: str = "0/tcp", files: FakeFiles | None = None) -> _Spawned:
-        made.append(_Spawned(f"cat {where} server=/bin/cat {options}", files))
+    def make(
+        options: str = "", where: str = "0/tcp", files: FakeFiles | None = None, *, short: bool = False
+    ) -> _Spawned:
+        made.append(_Spawned(f"cat {where} server=/bin/cat {options}", files, short=short))
         return made[-1]
 
     yield make
@@ -194,6 +197,20 @@ def test_a_name_is_waited_for(spawned: Callable[..., _Spawned]) -> None:
     assert b"TCPREMOTEHOST=client.example\0" in daemon.link.waiting[1][0]
     daemon.begin(1)
     assert "host=client.example" in daemon.lines[0]
+
+
+def test_shortened_addresses_are_the_logs_alone(spawned: Callable[..., _Spawned]) -> None:
+    """No line says more than the network; the process is told who its client is all the same."""
+    daemon = spawned("resolve=yes", short=True)
+    host, port = daemon.connect().getsockname()
+    daemon.names.answer("client.example")
+    environment = daemon.link.waiting[1][0]
+    assert b"TCPREMOTEHOST=client.example" in environment
+    assert f"TCPREMOTEIP={host}\0TCPREMOTEPORT={port}".encode() in environment
+    daemon.link.drop(1)
+    daemon.keeper.failed(1, errno.ENOENT)
+    assert [line.split()[0] for line in daemon.lines] == ["accept", "fail", "end"]
+    assert all(" peer=127.0.0.0 id=1 " in line and "client" not in line for line in daemon.lines)
 
 
 def test_a_connection_may_end_before_its_name_is_known(spawned: Callable[..., _Spawned]) -> None:
@@ -307,8 +324,8 @@ def test_one_connections_mistake_is_its_own(spawned: Callable[..., _Spawned]) ->
 class _Datagrams:
     """A datagram service with wait=yes."""
 
-    def __init__(self, make: Callable[..., _Spawned]) -> None:
-        self.daemon = make("wait=yes", "0/udp")
+    def __init__(self, make: Callable[..., _Spawned], *, short: bool = False) -> None:
+        self.daemon = make("wait=yes", "0/udp", short=short)
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.sock.bind(("127.0.0.1", 0))
         self.sock.setblocking(False)
@@ -353,6 +370,15 @@ def test_a_datagram_starts_a_process_that_has_the_socket(spawned: Callable[..., 
     service.sock.recv(10)
     service.daemon.keeper.ended(Ended(1, 0))
     assert service.watched
+
+
+def test_a_shortened_asker(spawned: Callable[..., _Spawned]) -> None:
+    """Who sent a datagram is shortened in the log too."""
+    service = _Datagrams(spawned, short=True)
+    service.client.send(b"hello")
+    service.port.doRead()
+    service.daemon.begin(1)
+    assert " peer=127.0.0.0 " in service.daemon.lines[0]
 
 
 def test_processes_that_leave_the_question_are_started_ever_more_rarely(spawned: Callable[..., _Spawned]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from svcd.config.check import check
 from svcd.errors import ConfigError, ListenErrors
+from svcd.forms import TextForm
 from svcd.journal import Journal
 from svcd.policy.limits import Hall
 from svcd.supervisor import Supervisor
@@ -39,7 +40,7 @@ class _Daemon:
             self.reactor,
             endpoints,
             surroundings(self.reactor, descriptors=self.budget),
-            Journal(keeping(self.lines), stamped=False),
+            Journal(keeping(self.lines), TextForm(stamped=False)),
             self.budget,
             Account((1024, 4096)),
             Hall(),

@@ -10,6 +10,7 @@ from twisted.python import usage
 
 import svcd
 from svcd.errors import StartFailure
+from svcd.events import STOP
 from svcd.tap import Options, makeService
 
 if TYPE_CHECKING:
@@ -42,25 +43,39 @@ def bad(tmp_path: Path) -> str:
 def test_options_have_defaults() -> None:
     """Nothing needs to be said."""
     options = _options()
-    assert (options["services"], options["port-offset"], options["log-format"]) == (None, 0, "text")
-    assert not options.log_output.journal.as_json
+    assert (options["services"], options["port-offset"], options["log-format"]) == (None, 0, None)
+    assert options["log-addresses"] == "full"
 
 
 def test_options_are_read(good: str) -> None:
     """Each has its type."""
     options = _options("--services", good, "--port-offset", "-3", "--log-format", "json")
     assert (options["services"], options["port-offset"]) == (good, -3)
-    assert options.log_output.journal.as_json
+    assert options.log_output.journal.template(STOP, {}, ()) == '"event":"stop"}'
     assert [endpoint.address for endpoint in options.endpoints()] == ["0.0.0.0:4"]
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--port-offset", "x"], ["--log-format", "xml"], ["--no-such-option"], ["a-word"]]
+    "arguments",
+    [["--port-offset", "x"], ["--log-format", "xml"], ["--log-addresses", "no"], ["--no-such-option"], ["a-word"]],
 )
 def test_a_wrong_command_line(arguments: list[str]) -> None:
     """It is a usage error, in twistd's own way."""
     with pytest.raises(usage.UsageError):
         _options(*arguments)
+
+
+@pytest.mark.parametrize("place", [{"logfile": "-"}, {"syslog": True}, {"logger": object()}])
+def test_the_journal_is_a_place_of_its_own(place: dict[str, Any]) -> None:
+    """A second place on the command line is a usage error."""
+    with pytest.raises(usage.UsageError, match="leave out --logfile, --syslog and --logger"):
+        _options("--log-format", "journald", **place)
+
+
+def test_addresses_can_be_shortened() -> None:
+    """By a word on the command line, for all services."""
+    assert _options("--log-addresses", "short").log_output.journal.hides_clients
+    assert not _options().log_output.journal.hides_clients
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

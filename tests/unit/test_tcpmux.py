@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from svcd.forms import TextForm
 from svcd.journal import Journal
 from svcd.policy.limits import Hall
 from svcd.transport.descriptors import DescriptorBudget
@@ -55,14 +56,14 @@ def test_answers_are_lines() -> None:
 class _Mux:
     """A tcpmux that offers a service named score, and one client."""
 
-    def __init__(self, options: str = "", files: FakeFiles | None = None) -> None:
+    def __init__(self, options: str = "", files: FakeFiles | None = None, *, short: bool = False) -> None:
         self.reactor = FakeReactor()
         self.lines: list[str] = []
         self.taken: list[tuple[int, Any, int]] = []
         self.budget = DescriptorBudget(10, self.reactor)
         self.names = FakeNames()
         service = service_of(f"tcpmux 0/tcp {options}")
-        journal = Journal(keeping(self.lines), stamped=False)
+        journal = Journal(keeping(self.lines), TextForm(stamped=False), short=short)
         self.entrance = Reception(self.reactor, journal, files or FakeFiles(), self.budget, Hall()).entrance(service)
         self.keeper = MuxKeeper(
             self.reactor,
@@ -169,3 +170,14 @@ def test_stopping_does_not_wait_for_who_has_not_asked(mux: _Mux) -> None:
     mux.keeper.sessions[1].drain()
     assert empty.called
     assert "reason=shutdown" in mux.lines[-1]
+
+
+def test_shortened_addresses() -> None:
+    """The log says the client's network only."""
+    made = _Mux(short=True)
+    made.send(b"SCORE\r\n")
+    made.close()
+    assert [line.split(" in=")[0] for line in made.lines] == [
+        "accept service=tcpmux/tcp peer=127.0.0.0 id=1 count=1",
+        "end service=tcpmux/tcp peer=127.0.0.0 id=1",
+    ]

@@ -1,0 +1,251 @@
+"""The places that lines of the log can go to: a file, a pipe or a terminal; syslog; twisted.logger; the journal.
+
+Each takes lines and says how many it wrote, as svcd.journal.Journal asks of its sink. None of them may stop the daemon
+for long: who reads slowly is waited for, who does not read is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import socket
+import stat
+import sys
+import syslog
+from typing import TYPE_CHECKING, TextIO
+
+from twisted.logger import Logger, LogLevel
+
+from svcd.errors import StartFailure
+from svcd.events import PRIORITIES
+from svcd.wire.journald import SOCKET, datagram
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import FrameType
+
+__all__ = ["FilePlace", "JournaldPlace", "failure", "through_twisted", "to_syslog"]
+
+#: How long a write waits for the reader of a pipe or a socket that has read so far.
+_PATIENCE_MS = 100
+#: How much may be on its way to journald, in bytes, if the system allows: what sd_journal_sendv(3) asks for.
+_JOURNALD_BUFFER = 8 << 20
+#: The characters of a value that are kept where an entry is too large for a datagram, and memory files are forbidden.
+_LONGEST_VALUE = 8192
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+class _Patience:
+    """Waiting for a reader: one that reads at all is waited for, one that does not only once.
+
+    Args:
+        descriptor: what is written to.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._patience = _PATIENCE_MS
+        self._room = select.poll()
+        self._room.register(descriptor, select.POLLOUT)
+
+    def has_room(self) -> bool:
+        """Whether something can be written, now or soon."""
+        ready = bool(self._room.poll(self._patience))
+        self._patience = _PATIENCE_MS if ready else 0
+        return ready
+
+
+class FilePlace:
+    """A file, or the standard output, that lines are appended to: whole lines, or none of a line.
+
+    Args:
+        path: of the file; empty for the standard output.
+        stream: the standard output.
+    """
+
+    def __init__(self, path: str, stream: TextIO) -> None:
+        # Kept whole, since the daemon changes its folder (--rundir).
+        self._path = os.path.abspath(path) if path else ""  # noqa: PTH100 - the name of what may not exist
+        self._descriptor = -1 if path else stream.fileno()
+
+    def on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        """SIGUSR1: the file was moved away, as logrotate(8) does; begin a new one."""
+        if self._path:
+            with contextlib.suppress(StartFailure):
+                self.reopen()
+
+    def reopen(self) -> None:
+        """Open the file; what is open stays in use when that fails.
+
+        Raises:
+            StartFailure: it can't be opened.
+        """
+        if not self._path:
+            self._look()
+            return
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+        try:
+            opened = os.open(self._path, flags, 0o640)
+        except OSError as error:
+            raise failure(f"can't write the log {self._path}: {error.strerror}; use --logfile FILE") from error
+        if self._descriptor >= 0:
+            os.dup2(opened, self._descriptor, inheritable=False)
+            os.close(opened)
+        else:
+            self._descriptor = opened
+        self._look()
+
+    def _look(self) -> None:
+        self._regular = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+        self._reader = _Patience(self._descriptor)
+
+    def write(self, lines: Sequence[str]) -> int:
+        """Append lines; returns how many are written."""
+        descriptor = self._descriptor
+        if not self._regular:
+            return self._write_slowly(lines)
+        data = "".join(f"{line}\n" for line in lines).encode()
+        end = os.lseek(descriptor, 0, os.SEEK_END)
+        done = 0
+        try:
+            while done < len(data):
+                done += os.write(descriptor, data[done:])
+        except OSError:
+            # A full disk: no half line may stay, for the next would be glued to it.
+            whole = data.rfind(b"\n", 0, done) + 1
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, end + whole)
+            return data.count(b"\n", 0, whole)
+        return len(lines)
+
+    def _write_slowly(self, lines: Sequence[str]) -> int:
+        """To a pipe or a terminal, while its reader takes them: one that does not must not stop the daemon."""
+        for number, line in enumerate(lines):
+            data = f"{line}\n".encode()
+            if not self._reader.has_room():
+                return number
+            try:
+                while data:
+                    # So much fits in at once (pipe(7)); what is left of a longer line has to wait for the reader.
+                    data = data[os.write(self._descriptor, data[: select.PIPE_BUF]) :]
+            except BlockingIOError:
+                return number
+            except OSError:
+                # Nobody reads any more, nor will: there is no place for the lines.
+                return len(lines)
+        return len(lines)
+
+
+class JournaldPlace:
+    """The journal of systemd, by its native protocol.
+
+    Args:
+        path: where journald listens.
+
+    Raises:
+        OSError: nobody does.
+    """
+
+    def __init__(self, path: str = SOCKET) -> None:
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            # Connected while the path can still be seen (chroot), and so that the reader can be waited for.
+            self._socket.connect(path)
+        except OSError:
+            self._socket.close()
+            raise
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _JOURNALD_BUFFER)
+        self._reader = _Patience(self._socket.fileno())
+
+    def write(self, lines: Sequence[str]) -> int:
+        """Send entries as svcd.forms.JournaldForm makes them; returns how many are sent."""
+        for number, line in enumerate(lines):
+            try:
+                self._send(line)
+            except OSError:
+                return number
+        return len(lines)
+
+    def _send(self, line: str) -> None:
+        data = datagram(line)
+        try:
+            self._offer(self._socket.send, data)
+        except OSError as error:
+            # So sd_journal_sendv does: what does not fit goes as a file in memory.
+            if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
+                raise
+            try:
+                memory = _sealed(data)
+            except OSError:
+                # A sandbox without them. An entry that can never be sent must not hold up all that come after it.
+                self._offer(self._socket.send, datagram(line, _LONGEST_VALUE))
+                return
+            try:
+                self._offer(socket.send_fds, self._socket, [], [memory])
+            finally:
+                os.close(memory)
+
+    def _offer(self, send: Callable[..., object], *arguments: object) -> None:
+        try:
+            send(*arguments)
+        except BlockingIOError:
+            if not self._reader.has_room():
+                raise
+            send(*arguments)
+        except OSError as error:
+            if error.errno not in (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE):
+                raise
+            # Its socket is another one since the last time.
+            self._socket.connect(self._path)
+            send(*arguments)
+
+
+def _sealed(data: bytes) -> int:
+    """The descriptor of a file in memory that nobody can change any more, as journald wants it."""
+    descriptor = os.memfd_create("svcd-journal-entry", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(data)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def to_syslog(ident: str) -> Callable[[Sequence[str]], int]:
+    """Syslog, for lines of svcd.forms.PriorityForm.
+
+    Args:
+        ident: what lines are marked with.
+    """
+    syslog.openlog(ident, syslog.LOG_PID, syslog.LOG_DAEMON)
+
+    def write(lines: Sequence[str]) -> int:
+        for line in lines:
+            # `<6>accept ...`
+            syslog.syslog(int(line[1]), line[3:])
+        return len(lines)
+
+    return write
+
+
+_log = Logger(namespace="svcd")
+#: The levels of twisted.logger by priority.
+_LEVELS = {number: getattr(LogLevel, level, LogLevel.info) for level, number in PRIORITIES.items()}
+
+
+def through_twisted(lines: Sequence[str]) -> int:
+    """A --logger of the user's own, for lines of svcd.forms.PriorityForm."""
+    for line in lines:
+        _log.emit(_LEVELS[int(line[1])], "{line}", line=line[3:])
+    return len(lines)
+
+
+def failure(reason: str) -> StartFailure:
+    """The end of a start whose log can't be written; the reason is on the standard error."""
+    print(f"svcd: {reason}", file=sys.stderr)
+    return StartFailure(os.EX_CANTCREAT, reason)
