@@ -97,6 +97,15 @@ class Daemon(MultiService):
             self._stopping = True
             self._reactor.stop()
 
+    def stop(self, drain: bool) -> None:
+        """Stop, as a signal does; or only when the last connection has ended, listening no more meanwhile."""
+        if not drain:
+            # After the answer to whoever has asked for it.
+            self._reactor.callLater(0, self._stop)
+            return
+        self._supervisor.stop_listening()
+        self._supervisor.when_empty(lambda: None if self._stopping else self._stop())
+
 
 def not_started(errors: ConfigError | ListenErrors) -> StartFailure:
     """Say why the daemon does not start, a line for each mistake; returns what ends it."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from svcd.model import Problem
 
-__all__ = ["ConfigError", "ListenError", "ListenErrors", "StartFailure", "SvcdError", "UsageError"]
+__all__ = ["CommandError", "ConfigError", "ListenError", "ListenErrors", "StartFailure", "SvcdError", "UsageError"]
 
 
 class SvcdError(Exception):
@@ -70,6 +70,19 @@ class ListenErrors(SvcdError):  # noqa: N818 - several of them
 
     #: sysexits(3) EX_OSERR.
     exit_code = os.EX_OSERR
+
+
+class CommandError(SvcdError):
+    """A command of the control protocol can't be obeyed.
+
+    Args:
+        text: why, and what to do.
+        code: for programs: refused, or config for mistakes of a services file.
+    """
+
+    def __init__(self, text: str, code: str = "refused") -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class StartFailure(SystemExit, Exception):  # noqa: N818 - it ends the program, it is not caught

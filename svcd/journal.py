@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from twisted.logger import ILogObserver, formatEvent
 from zope.interface import implementer
 
-from svcd.events import LOG, LOST, Event
+from svcd.events import LOG, LOST, PRIORITIES, Event
 from svcd.forms import TextForm
 from svcd.model import address_text, short_address
 
@@ -65,6 +65,7 @@ class Journal:
         self._prefix = self._suffix = self._now = ""
         self._lines: list[str] = []
         self._lost = 0
+        self._least = PRIORITIES["debug"]
         self._soon: Callable[[], object] = self.flush
         self._scheduled = False
 
@@ -75,9 +76,22 @@ class Journal:
     def template(self, event: Event, constants: Mapping[str, object], variables: Iterable[str]) -> str:
         """A line's %-format, for `write`: constants are filled in, variables are left open.
 
-        Values for variables of text must have gone through `quoted`.
+        Values for variables of text must have gone through `quoted`. It is empty for an event that is not logged.
         """
-        return self._form.template(event, constants, variables)
+        return self._form.template(event, constants, variables) if self._tells(event.level) else ""
+
+    def log_from(self, level: str) -> None:
+        """Write events of this level and above from now on; templates that were made before go on as they are.
+
+        Raises:
+            ValueError: there is no such level.
+        """
+        if level not in PRIORITIES:
+            raise ValueError(level)
+        self._least = PRIORITIES[level]
+
+    def _tells(self, level: str) -> bool:
+        return PRIORITIES[level] <= self._least
 
     def peer_text(self, host: str, port: int) -> str:
         """A client's address, as every line has to have it; not quoted."""
@@ -100,8 +114,11 @@ class Journal:
 
     def record(self, event: Event, values: Mapping[str, object]) -> None:
         """Write an event of the daemon, whose values need no speed, and flush."""
+        # A `log` line has the level of who wrote it.
+        if not self._tells(str(values.get("level", event.level)) if event is LOG else event.level):
+            return
         known = {name: values[name] for name in event.fields if name in values}
-        self.write(self.template(event, known, ()) % ())
+        self.write(self._form.template(event, known, ()) % ())
         self.flush()
 
     def flush(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from twisted.python import usage
 
 from svcd import __version__
 from svcd.catalog import Surroundings
+from svcd.control import ControlFactory, ControlService
 from svcd.daemon import Daemon, not_started
 from svcd.errors import ConfigError, ListenErrors, StartFailure
 from svcd.files import LocalFiles
@@ -19,7 +22,8 @@ from svcd.loading import SERVICES_FILE, listing, load
 from svcd.logs import LOG_FORMATS, LogOutput
 from svcd.policy.limits import Hall
 from svcd.resources import account_of, connection_limit
-from svcd.supervisor import Reloader, Supervisor, open_all
+from svcd.rundir import control_path, make_folder
+from svcd.supervisor import Commands, Reloader, Supervisor, open_all
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.names import ReverseNames
 from svcd.transport.notify import notify
@@ -237,4 +241,25 @@ def makeService(options: Options) -> IService:
     )
     pool = reactor.getThreadPool()  # type: ignore[attr-defined]
     reloader = Reloader(supervisor, options.read, partial(deferToThreadPool, reactor, pool))  # type: ignore[arg-type]
-    return Daemon(reactor, supervisor, reloader, options.log_output)
+    daemon = Daemon(reactor, supervisor, reloader, options.log_output)
+    _add_control(daemon, options, Commands(supervisor, reloader, daemon.stop, _facts(reactor)), reactor, account)
+    return daemon
+
+
+def _facts(reactor: object) -> dict[str, object]:
+    return {"version": __version__, "reactor": type(reactor).__name__, "since": time.time()}
+
+
+def _add_control(daemon: Daemon, options: Options, commands: Commands, reactor: Any, account: Account) -> None:  # noqa: ANN401 - several interfaces
+    """Let the daemon be controlled, where that was not declined."""
+    path, named = options["control"], options["control"] is not None
+    if not named:
+        path = control_path()
+        if path:
+            with contextlib.suppress(OSError):
+                make_folder(path)
+    if path:
+        users = frozenset({0, os.geteuid(), *([account.user] if account.user is not None else [])})
+        path = os.path.abspath(path)  # noqa: PTH100 - a daemon changes its folder
+        factory = ControlFactory(commands.table(), users)
+        ControlService(reactor, path, factory, needed=named).setServiceParent(daemon)  # type: ignore[no-untyped-call]

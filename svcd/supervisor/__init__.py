@@ -1,7 +1,8 @@
 """The one place that knows which services run: it opens them, starts them, changes them, and lets them end."""
 
+from svcd.supervisor.commands import Commands
 from svcd.supervisor.core import Supervisor
 from svcd.supervisor.listeners import open_all
 from svcd.supervisor.reloading import Reloader
 
-__all__ = ["Reloader", "Supervisor", "open_all"]
+__all__ = ["Commands", "Reloader", "Supervisor", "open_all"]

@@ -48,6 +48,8 @@ class Supervisor(TwistedService):
 
     Attributes:
         endpoints: where the services listen now.
+        hosted: the services, by name.
+        retired: services that are no more, with connections that still are.
     """
 
     _log = Logger()
@@ -72,14 +74,13 @@ class Supervisor(TwistedService):
         self._shared = Shared(reactor, around, journal, budget, account, itertools.count(1), reception, self._muxed)
         self._nurses: list[Nurse] = []
         self._listeners: dict[Hashable, Listener] = {}
-        self._running: dict[str, Running] = {}
-        # Services that are no more, with connections that still are.
-        self._retired: list[Running] = []
+        self.hosted: dict[str, Running] = {}
+        self.retired: list[Running] = []
 
     @property
     def keepers(self) -> dict[str, Keeper[Any]]:
         """Who has the connections of the services, by the service's name."""
-        return {name: running.keeper for name, running in self._running.items() if running.keeper is not None}
+        return {name: running.keeper for name, running in self.hosted.items() if running.keeper is not None}
 
     def privilegedStartService(self) -> None:
         """Open every socket, and read what needs the privilege. Clients may connect; they wait until we are ready.
@@ -99,9 +100,9 @@ class Supervisor(TwistedService):
         try:
             for listener in self._listeners.values():
                 service = listener.endpoint.service
-                if service.id not in self._running:
-                    self._running[service.id] = run(self._shared, service, nurse)
-                running = self._running[service.id]
+                if service.id not in self.hosted:
+                    self.hosted[service.id] = run(self._shared, service, nurse)
+                running = self.hosted[service.id]
                 listener.serve(running.port(listener.opened, service), running.join)
             nurse.start()
         except BaseException:
@@ -116,9 +117,9 @@ class Supervisor(TwistedService):
         super().startService()  # type: ignore[no-untyped-call]
         for listener in self._listeners.values():
             listener.start()
-        for running in self._running.values():
+        for running in self.hosted.values():
             running.begin()
-        counts = {"services": len(self._running), "listeners": len(self._listeners)}
+        counts = {"services": len(self.hosted), "listeners": len(self._listeners)}
         tell(self._log, READY, **counts, reactor=type(self._reactor).__name__)
         self._said("READY=1")
 
@@ -136,7 +137,7 @@ class Supervisor(TwistedService):
         """
         began = self._reactor.seconds()
         made = plan(self.endpoints, endpoints)
-        change = Change(made, self._shared, self._running, self._listeners)
+        change = Change(made, self._shared, self.hosted, self._listeners)
         change.prepare()
         gone = change.commit()
         self._nurses.append(change.nurse)
@@ -149,6 +150,27 @@ class Supervisor(TwistedService):
         tell(self._log, RELOAD, **counts, seconds=self._reactor.seconds() - began)
         return made
 
+    def listeners_of(self, name: str = "") -> list[Listener]:
+        """The sockets of a service, or of all."""
+        found = self._listeners.values()
+        return [listener for listener in found if not name or listener.endpoint.service.id == name]
+
+    @property
+    def descriptors(self) -> dict[str, int]:
+        """How many connections there are, and may be."""
+        return {"open": self._budget.open, "limit": self._budget.limit}
+
+    def log_from(self, level: str) -> None:
+        """Log events of this level and above.
+
+        Raises:
+            ValueError: there is no such level.
+        """
+        self._journal.log_from(level)
+        for keeper in self.keepers.values():
+            # Their lines are made anew, or not at all.
+            keeper.retune(keeper.service)
+
     def _know_own_ports(self) -> None:
         ports = {number_of_port(listener.opened) for listener in self._listeners.values()} - {0}
         self._shared.own_ports.clear()
@@ -159,12 +181,12 @@ class Supervisor(TwistedService):
         keeper = running.keeper
         if keeper is None:
             return
-        self._retired.append(running)
+        self.retired.append(running)
         if now:
             self._cut(running)
 
         def ended(_result: None) -> None:
-            self._retired.remove(running)
+            self.retired.remove(running)
             running.end()
             keeper.entrance.finish()
             self._dismiss()
@@ -194,15 +216,25 @@ class Supervisor(TwistedService):
         """
         super().stopService()  # type: ignore[no-untyped-call]
         self._said("STOPPING=1")
-        all_running = [*self._running.values(), *self._retired]
+        all_running = [*self.hosted.values(), *self.retired]
         open_connections = sum(len(each.keeper.everybody()) for each in all_running if each.keeper is not None)
         tell(self._log, STOP, connections=open_connections)
-        for listener in self._listeners.values():
-            listener.close()
-        self._listeners.clear()
+        self.stop_listening()
         ended = DeferredList([self._drained(running) for running in all_running])
         ended.addCallback(lambda _results: DeferredList([nurse.stop() for nurse in self._nurses]))
         return ended.addCallback(lambda _results: self._journal.flush())
+
+    def stop_listening(self) -> None:
+        """Close every socket; connections go on."""
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+
+    def when_empty(self, call: Callable[[], None]) -> None:
+        """Call this when no service has a connection."""
+        everything = [*self.hosted.values(), *self.retired]
+        empty = DeferredList([each.keeper.when_empty() for each in everything if each.keeper is not None])
+        empty.addCallback(lambda _results: call())
 
     def _drained(self, running: Running) -> Deferred[None]:
         keeper = running.keeper
@@ -222,7 +254,7 @@ class Supervisor(TwistedService):
 
     def hurry(self) -> None:
         """End every connection now; for whoever asks a second time to stop."""
-        for running in [*self._running.values(), *self._retired]:
+        for running in [*self.hosted.values(), *self.retired]:
             self._cut(running)
 
     def _cut(self, running: Running) -> None:

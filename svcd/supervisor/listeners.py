@@ -84,7 +84,9 @@ class Listener:
         self.opened = opened
         self._budget = budget
         self._leave: Callable[[], None] = _nothing
+        self._join: Callable[[Port], Callable[[], None]] | None = None
         self.port: Port | None = None
+        self.paused = False
 
     @property
     def endpoint(self) -> Endpoint:
@@ -101,7 +103,9 @@ class Listener:
         self.rest()
         if isinstance(port, DatagramPort) and isinstance(self.port, DatagramPort):
             port.go_on_from(self.port)
-        self.port = port
+        self.port, self._join = port, join
+        if self.paused:
+            return
         if self.endpoint.service.net.shape is Shape.STREAM:
             leave_budget, leave_service = self._budget.listen(port.pause, port.resume), join(port)
 
@@ -114,9 +118,21 @@ class Listener:
     def start(self) -> None:
         """Begin to serve, and say so."""
         assert self.port is not None  # noqa: S101 - serve() comes first
-        self.port.startListening()
+        if not self.paused:
+            self.port.startListening()
         service = self.endpoint.service
         tell(self._log, LISTEN, service=service.id, address=self.opened.address, runs=service.handler_text)
+
+    def pause(self, *, paused: bool) -> None:
+        """Let who comes wait in the kernel's queue, or take them in again."""
+        if paused == self.paused or self.port is None or self._join is None:
+            return
+        self.paused = paused
+        if paused:
+            self.rest()
+        else:
+            self.serve(self.port, self._join)
+            self.port.startListening()
 
     def rest(self) -> None:
         """Take the socket away from its port."""

@@ -7,8 +7,6 @@ straight to the protocol's own dataReceived, so a byte pays nothing for it.
 from __future__ import annotations
 
 import os
-import socket
-import struct
 import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,6 +22,7 @@ from svcd.policy.admission import Ticket
 from svcd.policy.answers import Reason, Refusal
 from svcd.transport.farewell import Farewell
 from svcd.transport.keeper import Keeper
+from svcd.transport.sockets import credentials
 from svcd.transport.visitor import Visitor
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ class Gate:
         """The connection is there."""
         keeper = self._keeper
         self.transport = transport
-        self.peer = self.peer or keeper.quoted(_local_peer(transport))
+        self.peer = self.peer or keeper.quoted("pid:{}/uid:{}".format(*credentials(transport.getHandle())))
         self.started = keeper.clock()
         self.number = next(keeper.numbers)
         keeper.begun(self)
@@ -127,6 +126,7 @@ class Gate:
         failure = getattr(self._protocol, "failure_text", "")
         if failure:
             self._cause = self._cause or "failed"
+        if failure and keeper.fail_line:
             values = {"peer": self.peer, "id": self.number, "reason": keeper.quoted(failure)}
             keeper.journal.write(keeper.fail_line % values)
         if keeper.end_line:
@@ -148,6 +148,11 @@ class Gate:
     def traffic(self) -> tuple[int, int] | None:
         """Bytes that came from the client, and bytes that were taken on its side; None if nobody counts them."""
         return getattr(self.transport, "traffic", None)
+
+    def facts(self) -> dict[str, object]:
+        """What is known of the connection."""
+        moved = {"in": getattr(self.transport, "bytes_in", 0), "out": getattr(self.transport, "bytes_out", 0)}
+        return self._keeper.facts(self, self.peer, **moved)
 
     def drain(self) -> None:
         """Ask the service to end the connection as soon as nothing is owed to the client."""
@@ -289,10 +294,3 @@ class GateKeeper(Keeper[Gate], Factory):
     def name_of(self, addr: IAddress) -> Deferred[str | None]:
         """The client's confirmed name."""
         return self.names.confirmed_host_of(unmapped(addr.host)) if isinstance(addr, _INET) else succeed(None)
-
-
-def _local_peer(transport: Any) -> str:  # noqa: ANN401 - what the reactor has
-    """The process at the other end of a UNIX socket (SO_PEERCRED, unix(7))."""
-    data = transport.getHandle().getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid, uid, _ = struct.unpack("3i", data)
-    return f"pid:{pid}/uid:{uid}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -33,7 +34,7 @@ _LOGGED = {
 #: And for processes of their own.
 _LOGGED_SPAWNED = {**_LOGGED, "EXIT": {"reason", "exit", "user", "system"}}
 #: Why a connection ended, in a word.
-_REASONS = ("done", "lost", "aborted", "error", "failed", "killed", "unknown", "timeout", "shutdown",
+_REASONS = ("done", "lost", "aborted", "error", "failed", "killed", "unknown", "kicked", "timeout", "shutdown",
             "idle", "first_byte", "session")  # fmt: skip
 
 
@@ -136,6 +137,11 @@ class Keeper(Generic[SessionT]):
         self.budget.acquire()
         if self.deadlines is not None:
             self.deadlines.wake()
+
+    def facts(self, session: SessionT, peer: str, **more: object) -> dict[str, object]:
+        """What is known of a connection, as plain data; its peer is given as it was quoted for the log."""
+        text = json.loads(peer) if peer.startswith('"') else peer
+        return {"id": session.number, "peer": text, "seconds": round(self.clock() - session.started, 3), **more}
 
     def everybody(self) -> list[SessionT | Visitor]:
         """All connections, those that wait to be let in first."""

@@ -141,6 +141,10 @@ class NamelessClient:
             return None
         return tcp_traffic(self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES))
 
+    def facts(self) -> dict[str, object]:
+        """What is known of the connection."""
+        return self._keeper.facts(self, self.text)
+
     def drain(self) -> None:
         """A client that has not asked yet is owed nothing."""
         self.cut("shutdown")

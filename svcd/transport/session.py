@@ -31,6 +31,10 @@ class _Keeper(Protocol):
     view: SocketView
     clock: Callable[[], float]
 
+    def facts(self, session: SpawnedSession, peer: str, **more: object) -> dict[str, object]:
+        """What is known of a connection, as plain data."""
+        ...
+
     def failed(self, number: int, errno: int) -> None:
         """A connection has no process and never will."""
 
@@ -100,6 +104,10 @@ class SpawnedSession:
     def traffic(self) -> tuple[int, int] | None:
         """Bytes that came from the client, and bytes that its system has taken; None where that can't be seen."""
         return self._keeper.view.traffic(self.traced) if self.traced else None
+
+    def facts(self) -> dict[str, object]:
+        """What is known of the connection."""
+        return self._keeper.facts(self, self.peer, pid=self.pid)
 
     def drain(self) -> None:
         """A process is asked nothing: what it owes only it knows. One that can't be had is not awaited."""

@@ -7,10 +7,11 @@ import errno
 import os
 import socket
 import stat
+import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from svcd.errors import ListenError
+from svcd.errors import ListenError, ListenErrors
 from svcd.model import Shape, address_text
 from svcd.transport.machine import group_id, user_id
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from svcd.config.options import Options
     from svcd.config.service import Service
 
-__all__ = ["OpenSocket", "open_socket"]
+__all__ = ["OpenSocket", "credentials", "open_local", "open_socket"]
 
 _REMEDIES = {
     errno.EADDRINUSE: "stop the program that listens there, or choose another port",
@@ -124,6 +125,41 @@ def open_socket(endpoint: Endpoint, leaving: Sequence[OpenSocket] = ()) -> OpenS
         host, port = opened.getsockname()[:2]
         address = address_text(host, port)
     return OpenSocket(endpoint, opened, address, None if endpoint.version else _file_of(endpoint.address))
+
+
+def credentials(sock: Any) -> tuple[int, int, int]:  # noqa: ANN401 - a socket, or as much of one
+    """The process at the other end of a UNIX socket, its user and its group (SO_PEERCRED, unix(7)).
+
+    Raises:
+        OSError: it is no connected UNIX socket.
+    """
+    pid, user, group = struct.unpack(
+        "3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    )
+    return pid, user, group
+
+
+def open_local(path: str, mode: int) -> socket.socket:
+    """Open a listening UNIX socket of the daemon's own, which serves no endpoint.
+
+    Raises:
+        ListenErrors: it can't be had.
+    """
+    opened = socket.socket(socket.AF_UNIX)
+    try:
+        opened.setblocking(False)
+        _remove_stale(path, opened.type)
+        before = os.umask(0o777 & ~mode)
+        try:
+            opened.bind(path)
+        finally:
+            os.umask(before)
+        opened.listen()
+    except OSError as error:
+        opened.close()
+        remedy = _REMEDIES.get(error.errno or 0, "choose another path")
+        raise ListenErrors([ListenError("control", path, error.strerror or str(error), remedy)]) from error
+    return opened
 
 
 def _file_of(path: str) -> tuple[int, int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import struct
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from svcd.transport.farewell import greet
 from svcd.transport.keeper import Keeper
 from svcd.transport.session import SpawnedSession
 from svcd.transport.sockdiag import SocketView
+from svcd.transport.sockets import credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -186,7 +186,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         if not session.pid:
             self.budget.release()
         session.tell_accept()
-        if errno:
+        if errno and self.fail_line:
             reason = self.quoted(f"can't start it: {os.strerror(errno)}")
             self.journal.write(self.fail_line % {"peer": session.peer, "id": number, "reason": reason})
         self._close(session, session.cause or "failed", {})
@@ -260,7 +260,7 @@ def _near_end(descriptor: int, family: int) -> Any:  # noqa: ANN401 - as the fam
     try:
         if family != socket.AF_UNIX:
             return sock.getsockname()
-        return struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+        return credentials(sock)
     finally:
         sock.detach()
 

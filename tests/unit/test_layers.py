@@ -17,7 +17,9 @@ FLOORS = {
     **dict.fromkeys(["config", "policy", "protocols", "handlers"], 2),
     **dict.fromkeys(["transport", "catalog"], 3),
     **dict.fromkeys(["supervisor", "control"], 4),
-    **dict.fromkeys(["tap", "daemon", "files", "logs", "places", "loading", "resources", "cli", "__main__"], 5),
+    **dict.fromkeys(
+        ["tap", "daemon", "files", "logs", "places", "loading", "resources", "rundir", "cli", "__main__"], 5
+    ),
 }
 ROOT = Path(next(iter(svcd.__path__)))
 MODULES = {

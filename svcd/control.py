@@ -1,0 +1,223 @@
+"""The control socket: a UNIX socket at which the owner of the daemon asks and orders, in lines of JSON.
+
+The file's permissions keep others out (0600), and whoever gets in all the same is looked at (SO_PEERCRED, unix(7)):
+only root and the daemon's own user are answered. What a client can make the daemon keep is bounded: its line, its
+unanswered requests, and how many clients there are.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from svcd.errors import CommandError, ListenErrors
+from svcd.events import PROBLEM, tell
+from svcd.transport.ports import StreamPort
+from svcd.transport.sockets import credentials, open_local
+from svcd.wire.control import Lines, Request, RequestError, answer, mistake, request
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping
+
+    from twisted.python.failure import Failure
+
+    from svcd.interfaces import Watcher
+
+__all__ = ["ControlFactory", "ControlService"]
+
+#: So many clients at most are listened to.
+_MOST_CLIENTS = 16
+#: A client with so many unanswered requests is not listened to meanwhile.
+_MOST_PENDING = 32
+
+
+@implementer(IPushProducer)
+class _Client(Protocol):
+    """One client."""
+
+    factory: ControlFactory
+    transport: Any
+    _log = Logger()
+
+    def connectionMade(self) -> None:
+        """Listen to it, if it may ask."""
+        self._lines = Lines()
+        self._waiting: list[bytes | None] = []
+        self._pending = 0
+        self._full = False
+        self._open = True
+        self.factory.clients += 1
+        _, user, _ = credentials(self.transport.getHandle())
+        if user not in self.factory.users:
+            self._refuse("refused", f"user {user} may not control this daemon")
+        elif self.factory.clients > _MOST_CLIENTS:
+            self._refuse("busy", "too many clients; try again")
+        else:
+            # While it does not read its answers it is not read from.
+            self.transport.registerProducer(self, streaming=True)
+
+    def _refuse(self, code: str, text: str) -> None:
+        self._open = False
+        self.transport.write(mistake(None, code, text))
+        self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure | None = None) -> None:  # noqa: ARG002 - Twisted's signature
+        """It is gone; what it has asked for is done all the same."""
+        self.factory.clients -= 1
+        self._open = False
+        self._waiting.clear()
+
+    def dataReceived(self, data: bytes) -> None:
+        """It asks."""
+        if self._open:
+            self._waiting += self._lines.feed(data)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        while self._waiting and self._open and not self._full and self._pending < _MOST_PENDING:
+            self._obey(self._waiting.pop(0))
+        if self._waiting and self._open:
+            self.transport.pauseProducing()
+
+    def _obey(self, line: bytes | None) -> None:
+        if line is None:
+            self.transport.write(mistake(None, "usage", "the line is too long"))
+            return
+        try:
+            asked = request(line)
+        except RequestError as error:
+            self.transport.write(mistake(error.id, "usage", str(error)))
+            return
+        self._pending += 1
+        done = maybeDeferred(self.factory.commands[asked.command], **asked.arguments)
+        done.addCallbacks(partial(self._succeed, asked), partial(self._fail, asked))
+
+    def _succeed(self, asked: Request, result: object) -> None:
+        self._answer(answer(asked.id, result))
+
+    def _fail(self, asked: Request, failure: Failure) -> None:
+        error = failure.value
+        if isinstance(error, CommandError):
+            self._answer(mistake(asked.id, error.code, str(error)))
+            return
+        self._log.failure("the command {command} failed", failure, command=asked.command)
+        self._answer(mistake(asked.id, "error", "a mistake in svcd; its log has more"))
+
+    def _answer(self, line: bytes) -> None:
+        self._pending -= 1
+        if self._open:
+            self.transport.write(line)
+            self._resume()
+
+    def _resume(self) -> None:
+        self._go_on()
+        if not self._waiting and not self._full:
+            self.transport.resumeProducing()
+
+    def pauseProducing(self) -> None:
+        """Its answers are not read."""
+        self._full = True
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """They are."""
+        self._full = False
+        if self._open:
+            self._resume()
+
+    def stopProducing(self) -> None:
+        """The connection is over."""
+        self._open = False
+
+
+class ControlFactory(Factory):
+    """Answers the clients of the control socket.
+
+    Args:
+        commands: what answers each command, with its arguments by name.
+        users: who may ask, by number.
+
+    Attributes:
+        clients: how many there are.
+    """
+
+    protocol = _Client  # type: ignore[assignment]
+    noisy = False
+
+    def __init__(self, commands: Mapping[str, Callable[..., object]], users: frozenset[int]) -> None:
+        self.commands = commands
+        self.users = users
+        self.clients = 0
+
+
+class ControlService(Service):
+    """Listens at the control socket, as a Twisted service.
+
+    Args:
+        reactor: watches descriptors and time.
+        path: of the socket.
+        factory: answers.
+        needed: whether the daemon is not to start without it.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Watcher, path: str, factory: ControlFactory, *, needed: bool) -> None:
+        self._needed = needed
+        self._reactor = reactor
+        self._path = path
+        self._factory = factory
+        self._port: StreamPort | None = None
+        self._socket: socket.socket | None = None
+        self._file: tuple[int, int] | None = None
+
+    def privilegedStartService(self) -> None:
+        """Open the socket.
+
+        Raises:
+            ListenErrors: it can't be had, and is needed.
+        """
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        try:
+            self._socket = open_local(self._path, 0o600)
+        except ListenErrors as error:
+            if self._needed:
+                raise
+            # Another daemon has the usual place.
+            tell(self._log, PROBLEM, text=f"{error}; this daemon can't be controlled")
+            return
+        status = os.lstat(self._path)
+        self._file = status.st_dev, status.st_ino
+
+    def startService(self) -> None:
+        """Listen."""
+        super().startService()  # type: ignore[no-untyped-call]
+        if self._socket is not None:
+            self._port = StreamPort(self._reactor, self._socket, self._factory, lambda: True, lambda: None)
+            self._port.startListening()
+
+    def stopService(self) -> None:
+        """Close it. Clients that are there may read their last answers."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        if self._port is not None:
+            self._port.stopListening()
+        if self._socket is not None:
+            self._socket.close()
+            self._remove()
+
+    def _remove(self) -> None:
+        try:
+            status = os.lstat(self._path)
+            if (status.st_dev, status.st_ino) == self._file:
+                os.unlink(self._path)  # noqa: PTH108 - one system call
+        except OSError:
+            return

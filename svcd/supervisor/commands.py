@@ -1,0 +1,236 @@
+"""What can be asked of a running daemon from outside, as plain data: names, numbers, lists, for whoever carries it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import TYPE_CHECKING, Any
+
+from svcd.errors import CommandError, ConfigError, ListenErrors, SvcdError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from twisted.internet.defer import Deferred
+    from twisted.python.failure import Failure
+
+    from svcd.config.check import Endpoint
+    from svcd.config.plan import Plan
+    from svcd.supervisor.core import Supervisor
+    from svcd.supervisor.reloading import Reloader
+    from svcd.supervisor.running import Running
+
+__all__ = ["Commands"]
+
+
+class Commands:
+    """Answers the commands of the control protocol.
+
+    Args:
+        supervisor: runs the services.
+        reloader: changes them.
+        stop: begins to stop the daemon; with True only after the last connection has ended.
+        facts: what is always the same: version, reactor, and so on.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        reloader: Reloader,
+        stop: Callable[[bool], None],
+        facts: Mapping[str, object],
+    ) -> None:
+        self._supervisor = supervisor
+        self._reloader = reloader
+        self._stop = stop
+        self._facts = dict(facts)
+        self._disabled: dict[str, list[Endpoint]] = {}
+
+    def table(self) -> dict[str, Callable[..., object]]:
+        """What answers each command, with its arguments by name; a Deferred where it takes a while."""
+        return {
+            "status": self.status,
+            "show": self.show,
+            "connections": self.connections,
+            "kick": self.kick,
+            "enable": self.enable,
+            "disable": self.disable,
+            "pause": self.pause,
+            "resume": self.resume,
+            "reload": self.reload,
+            "diff": self.diff,
+            "drain": self.drain,
+            "stop": self.stop,
+            "log-level": self.log_level,
+        }
+
+    def status(self) -> dict[str, object]:
+        """The daemon, and a row for each service."""
+        supervisor = self._supervisor
+        services = [self._row(running) for running in supervisor.hosted.values()]
+        services += [self._disabled_row(name, endpoints) for name, endpoints in self._disabled.items()]
+        leaving = sum(len(each.keeper.everybody()) for each in supervisor.retired if each.keeper is not None)
+        return {
+            **self._facts,
+            "pid": os.getpid(),
+            "services": services,
+            "leaving": leaving,
+            "descriptors": supervisor.descriptors,
+        }
+
+    def _row(self, running: Running) -> dict[str, object]:
+        service, keeper = running.service, running.keeper
+        listeners = self._supervisor.listeners_of(service.id)
+        row: dict[str, object] = {
+            "service": service.id,
+            "state": "paused" if any(listener.paused for listener in listeners) else "on",
+            "runs": service.handler_text,
+            "addresses": [listener.opened.address for listener in listeners],
+            "description": service.options.description,
+        }
+        if keeper is not None:
+            row["connections"] = len(keeper.sessions)
+            row["refused"] = {str(reason): count for reason, count in keeper.entrance.counts.items() if count}
+        return row
+
+    def _disabled_row(self, name: str, endpoints: list[Endpoint]) -> dict[str, object]:
+        service = endpoints[0].service
+        return {
+            "service": name,
+            "state": "disabled",
+            "runs": service.handler_text,
+            "addresses": [endpoint.address for endpoint in endpoints],
+            "description": service.options.description,
+        }
+
+    def show(self, service: str) -> dict[str, object]:
+        """A service's row, with its line and where that stands."""
+        running = self._find(service)
+        one = running.service
+        return {**self._row(running), "line": " ".join(one.words()), "place": str(one.place)}
+
+    def connections(self, service: str = "") -> list[dict[str, object]]:
+        """The open connections of a service, or of all; of those that are no more as well."""
+        supervisor = self._supervisor
+        everything = [*supervisor.hosted.values(), *supervisor.retired]
+        all_running = [self._find(service)] if service else everything
+        return [
+            {"service": running.service.id, **session.facts()}
+            for running in all_running
+            if running.keeper is not None
+            for session in running.keeper.sessions.values()
+        ]
+
+    def kick(self, who: str) -> dict[str, object]:
+        """End a connection by its number, or all of an address, with or without its port."""
+        number = int(who) if who.isdecimal() and len(who) < 20 else -1
+        ended = 0
+        for running in [*self._supervisor.hosted.values(), *self._supervisor.retired]:
+            for session in list(running.keeper.sessions.values()) if running.keeper is not None else []:
+                peer = str(session.facts()["peer"])
+                if session.number == number or who in (peer, peer.rpartition(":")[0].strip("[]")):
+                    session.cut("kicked")
+                    ended += 1
+        if not ended:
+            raise CommandError(f"there is no connection {who}: name its id, or its address as `connections` shows it")
+        return {"ended": ended}
+
+    def disable(self, service: str) -> dict[str, object]:
+        """Listen no more for a service; its connections go on."""
+        name = self._find(service).service.id
+        supervisor = self._supervisor
+        gone = [endpoint for endpoint in supervisor.endpoints if endpoint.service.id == name]
+        self._apply([endpoint for endpoint in supervisor.endpoints if endpoint.service.id != name])
+        self._disabled[name] = gone
+        return {"service": name, "state": "disabled"}
+
+    def enable(self, service: str) -> dict[str, object]:
+        """Listen again for a service that was disabled."""
+        name = _choose(service, list(self._disabled), "disabled service")
+        self._apply([*self._supervisor.endpoints, *self._disabled[name]])
+        del self._disabled[name]
+        return {"service": name, "state": "on"}
+
+    def _apply(self, endpoints: list[Endpoint]) -> None:
+        try:
+            self._supervisor.change_to(endpoints)
+        except (SvcdError, OSError) as error:
+            raise CommandError(str(error)) from error
+
+    def pause(self, service: str = "") -> dict[str, object]:
+        """Let new clients wait in the kernel's queue."""
+        return {"listeners": self._each_listener(service, paused=True)}
+
+    def resume(self, service: str = "") -> dict[str, object]:
+        """Take them in again."""
+        return {"listeners": self._each_listener(service, paused=False)}
+
+    def _each_listener(self, service: str, *, paused: bool) -> int:
+        name = self._find(service).service.id if service else ""
+        listeners = self._supervisor.listeners_of(name)
+        for listener in listeners:
+            listener.pause(paused=paused)
+        return len(listeners)
+
+    def reload(self, *, now: bool = False) -> Deferred[dict[str, object]]:
+        """Go over to what the services file says; fails with its Problems."""
+
+        def reloaded(plan: Plan) -> dict[str, object]:
+            self._disabled.clear()
+            return {"changes": list(plan.lines())}
+
+        return self._reloader.reload(now=now).addCallback(reloaded).addErrback(_as_command_error)
+
+    def diff(self, file: str | None = None) -> Deferred[dict[str, object]]:
+        """What a reload would change."""
+        if file is not None and not file.startswith("/"):
+            raise CommandError("file must be an absolute path: the daemon has a folder of its own")
+        found = self._reloader.diff(file).addCallback(lambda plan: {"changes": list(plan.lines())})
+        return found.addErrback(_as_command_error)
+
+    def drain(self) -> dict[str, object]:
+        """Listen no more, and stop after the last connection."""
+        self._stop(True)
+        return {}
+
+    def stop(self) -> dict[str, object]:
+        """Stop as SIGTERM does."""
+        self._stop(False)
+        return {}
+
+    def log_level(self, level: str) -> dict[str, object]:
+        """Log what is at least so important."""
+        try:
+            self._supervisor.log_from(level)
+        except ValueError:
+            raise CommandError(f"there is no level {level!r}: info, notice, warn and error are") from None
+        return {"level": level}
+
+    def _find(self, name: str) -> Running:
+        running = self._supervisor.hosted
+        return running[_choose(name, list(running), "service")]
+
+
+def _choose(name: str, known: list[str], what: str) -> str:
+    """The one that is named, by name/protocol, or by name alone if that is enough.
+
+    Raises:
+        CommandError: there is none, or several.
+    """
+    if name in known:
+        return name
+    found = [each for each in known if each.rpartition("/")[0] == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise CommandError(f"{name} is {' and '.join(found)}; name one")
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise CommandError(f"there is no {what} {name}{hint}")
+
+
+def _as_command_error(failure: Failure) -> Any:  # noqa: ANN401 - it raises
+    failure.trap(SvcdError, OSError)
+    error = failure.value
+    code = "config" if isinstance(error, ConfigError | ListenErrors) else "refused"
+    raise CommandError(str(error), code) from error
