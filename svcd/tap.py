@@ -89,6 +89,7 @@ class Options(usage.Options):
             "Added to every port, to try a file with low ports without root.",
             _whole_number,
         ],
+        ["control", None, None, "Where svcctl reaches the daemon: the path of a UNIX socket; empty for nowhere."],
         ["max-connections", None, None, "How many connections there may be at once, of all services.", _at_least_one],
         [
             "log-format",

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from svcd import __version__
+from svcd.cli.client import add_commands
 from svcd.cli.explain import LOCAL_CLIENT, explanation, services_named
 from svcd.cli.tables import FORMATS
 from svcd.errors import ConfigError, UsageError
@@ -51,9 +52,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="svcctl", description="Checks and explains the services files of svcd.")
+    parser = _Parser(prog="svcctl", description="Controls a running svcd; checks and explains services files.")
     parser.add_argument("--version", action="version", version=f"svcd {__version__}")
+    parser.add_argument("--control", metavar="PATH", help="the daemon's control socket; default: its usual place")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    add_commands(commands.add_parser)
 
     check = commands.add_parser("check", help="say where services would listen, or what is wrong with their file")
     check.add_argument("file", nargs="?", help=f"the services file; default: {SERVICES_FILE}, else the embedded one")

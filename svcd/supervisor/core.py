@@ -70,6 +70,7 @@ class Supervisor(TwistedService):
         self._journal = journal
         self._budget = budget
         self._said = said
+        self._hall = hall
         reception = Reception(reactor, journal, around.files, budget, hall)
         self._shared = Shared(reactor, around, journal, budget, account, itertools.count(1), reception, self._muxed)
         self._nurses: list[Nurse] = []
@@ -147,7 +148,7 @@ class Supervisor(TwistedService):
             self._retire(running, now=now and running.service in made.removed)
         counts = {"opened": len(made.opened), "closed": len(made.closed), "changed": len(made.changed)}
         counts |= {"added": len(made.added), "removed": len(made.removed)}
-        tell(self._log, RELOAD, **counts, seconds=self._reactor.seconds() - began)
+        tell(self._log, RELOAD, **counts, seconds=round(self._reactor.seconds() - began, 6))
         return made
 
     def listeners_of(self, name: str = "") -> list[Listener]:
@@ -157,8 +158,8 @@ class Supervisor(TwistedService):
 
     @property
     def descriptors(self) -> dict[str, int]:
-        """How many connections there are, and may be."""
-        return {"open": self._budget.open, "limit": self._budget.limit}
+        """How many connections there are, and how many descriptors there are for those that the daemon has itself."""
+        return {"open": self._hall.open, "limit": self._budget.limit}
 
     def log_from(self, level: str) -> None:
         """Log events of this level and above.

@@ -1,0 +1,223 @@
+"""svcctl's commands for a running daemon: asked over its control socket, shown as people read it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from svcd.rundir import control_path
+from svcd.wire.control import COMMANDS, Command
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+__all__ = ["add_commands"]
+
+#: What svcctl exits by, by the code of a mistake; sysexits(3).
+_EXITS = {"usage": os.EX_USAGE, "config": os.EX_CONFIG, "refused": 1, "busy": os.EX_TEMPFAIL, "error": os.EX_SOFTWARE}
+#: How long an answer may take, in seconds: a reload imports modules.
+_PATIENCE = 120.0
+_TOP_SECONDS = 1.0
+
+
+class _UnavailableError(Exception):
+    """There is no daemon to ask."""
+
+
+def _ask(path: str, command: str, arguments: Mapping[str, object]) -> dict[str, Any]:
+    """Send a request, and return the answer.
+
+    Raises:
+        _UnavailableError: nobody answers.
+    """
+    question = json.dumps({"id": 1, "command": command, "arguments": dict(arguments)}).encode() + b"\n"
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(_PATIENCE)
+            client.connect(path)
+            client.sendall(question)
+            with client.makefile("rb") as answers:
+                line = answers.readline()
+    except OSError as error:
+        raise _UnavailableError(f"no daemon answers at {path}: {error.strerror or error}") from error
+    if not line:
+        raise _UnavailableError(f"the daemon at {path} has closed the connection")
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add a parser for each command that the control protocol has.
+
+    Args:
+        add: as add_parser of argparse's subparsers.
+    """
+    for command in COMMANDS.values():
+        parser = add(command.name, help=command.help)
+        for argument in command.arguments:
+            if argument.kind is bool:
+                parser.add_argument(f"--{argument.name}", action="store_true", help=argument.help)
+            else:
+                count = None if argument.needed else "?"
+                parser.add_argument(argument.name, nargs=count, metavar=argument.name.upper(), help=argument.help)
+        parser.add_argument("--json", action="store_true", help="print the answer as JSON")
+        parser.set_defaults(run=_run, command=command)
+    top = add("top", help="status, again each second")
+    top.add_argument("--sort", choices=("connections", "service"), default="connections", help="what comes first")
+    top.add_argument("--count", type=int, default=0, metavar="N", help="stop after N times")
+    top.set_defaults(run=_top)
+
+
+def _arguments(command: Command, chosen: argparse.Namespace) -> dict[str, object]:
+    given = {argument.name: getattr(chosen, argument.name) for argument in command.arguments}
+    if given.get("file"):
+        # The daemon has a folder of its own.
+        given["file"] = os.path.abspath(given["file"])  # noqa: PTH100 - as it was written
+    return {name: value for name, value in given.items() if value not in (None, False)}
+
+
+def _path(chosen: argparse.Namespace) -> str:
+    path: str = chosen.control or control_path()
+    if not path:
+        raise _UnavailableError("nobody knows where the daemon is: name its socket by --control PATH")
+    return path
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    command: Command = chosen.command
+    try:
+        found = _ask(_path(chosen), command.name, _arguments(command, chosen))
+    except _UnavailableError as error:
+        print(f"svcctl: {error}", file=sys.stderr)
+        return os.EX_UNAVAILABLE
+    if not found["ok"]:
+        print(found["error"], file=sys.stderr)
+        return _EXITS.get(found["code"], 1)
+    if chosen.json:
+        print(json.dumps(found["result"], indent=2))
+        return 0
+    view: Callable[[Any], Iterator[str]] = _VIEWS.get(command.name, _plain)
+    for line in view(found["result"]):
+        print(line)
+    return 0
+
+
+def _top(chosen: argparse.Namespace) -> int:
+    shown = 0
+    terminal = sys.stdout.isatty()
+    try:
+        while True:
+            found = _ask(_path(chosen), "status", {})
+            if not found["ok"]:
+                print(found["error"], file=sys.stderr)
+                return _EXITS.get(found["code"], 1)
+            result = found["result"]
+            if chosen.sort == "connections":
+                result["services"].sort(key=lambda row: -row.get("connections", 0))
+            else:
+                result["services"].sort(key=lambda row: row["service"])
+            # Home, and each line and the rest of the screen cleared (ECMA-48): no flicker.
+            lines = list(_status(result))
+            print("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J" if terminal else "\n".join(lines))
+            sys.stdout.flush()
+            shown += 1
+            if shown == chosen.count:
+                return 0
+            time.sleep(_TOP_SECONDS)
+    except _UnavailableError as error:
+        print(f"svcctl: {error}", file=sys.stderr)
+        return os.EX_UNAVAILABLE
+    except KeyboardInterrupt:
+        return 0
+
+
+def _status(result: Mapping[str, Any]) -> Iterator[str]:
+    since = _duration(time.time() - result["since"])
+    descriptors = result["descriptors"]
+    yield (
+        f"svcd {result['version']}, pid {result['pid']}, {result['reactor']}, up {since}, "
+        f"{descriptors['open']} of {descriptors['limit']} connections"
+    )
+    rows = [
+        (
+            row["service"],
+            row["state"],
+            str(row.get("connections", "-")),
+            str(sum(row.get("refused", {}).values())) if "refused" in row else "-",
+            " ".join(row["addresses"]),
+            row["runs"],
+        )
+        for row in result["services"]
+    ]
+    yield from _columns([("SERVICE", "STATE", "OPEN", "REFUSED", "ADDRESSES", "RUNS"), *rows], right={2, 3})
+    if result["leaving"]:
+        yield f"{result['leaving']} connections of services that are no more"
+
+
+def _connections(result: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    rows = [
+        (
+            str(row["id"]),
+            row["service"],
+            row["peer"],
+            _duration(row["seconds"]),
+            str(row.get("in", "-")),
+            str(row.get("out", "-")),
+            str(row.get("pid", "-")),
+        )
+        for row in result
+    ]
+    yield from _columns([("ID", "SERVICE", "PEER", "TIME", "IN", "OUT", "PID"), *rows], right={0, 3, 4, 5, 6})
+
+
+def _changes(result: Mapping[str, Any]) -> Iterator[str]:
+    yield from result["changes"] or ["nothing changes"]
+
+
+def _show(result: Mapping[str, Any]) -> Iterator[str]:
+    width = max(map(len, result))
+    for name, value in result.items():
+        if isinstance(value, list):
+            text = " ".join(map(str, value))
+        elif isinstance(value, dict):
+            text = " ".join(f"{key}={count}" for key, count in value.items()) or "-"
+        else:
+            text = str(value)
+        yield f"{name:{width}}  {text}".rstrip()
+
+
+def _plain(result: Mapping[str, Any]) -> Iterator[str]:
+    yield " ".join(f"{name}={value}" for name, value in result.items()) or "ok"
+
+
+_VIEWS: dict[str, Callable[[Any], Iterator[str]]] = {
+    "status": _status,
+    "connections": _connections,
+    "show": _show,
+    "reload": _changes,
+    "diff": _changes,
+}
+
+
+def _columns(rows: Sequence[Sequence[str]], right: set[int]) -> Iterator[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [
+            text.rjust(width) if column in right else text.ljust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()
+
+
+def _duration(seconds: float) -> str:
+    whole = int(seconds)
+    if whole < 60:
+        return f"{seconds:.1f}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
