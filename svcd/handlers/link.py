@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from signal import SIGKILL
 from typing import TYPE_CHECKING
 
@@ -213,6 +214,11 @@ class Link:
 
     def _again(self) -> None:
         self._retry = None
+        for number, pid in list(self.orphans.items()):
+            if not _exists(pid):
+                # Its launcher was killed when it had seen its end, and before it could say so.
+                del self.orphans[number]
+                self._reports.forgotten(number)
         # With nothing to do it waits for the next connection.
         if self._orders:
             self.wake()
@@ -278,3 +284,13 @@ class Link:
     def logPrefix(self) -> str:
         """For messages of the reactor."""
         return self._service
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -105,9 +105,11 @@ def test_killed_launcher(start: Callable[..., Daemon]) -> None:
     (lost,) = daemon.wait_for(lambda line: " state=lost " in line)
     assert "retry=0.1" in lost
     still_echo(clients)
-    ends = daemon.wait_event("end", "cat/tcp", 2 * MANY)
-    assert {(end["reason"], end["exit"]) for end in ends} == {("done", "0")}
-    assert min({end["count"] for end in ends}, key=int) == "0"
+    ends = [(end["reason"], end["exit"]) for end in daemon.wait_event("end", "cat/tcp", 2 * MANY)]
+    # What the launcher saw when it was killed, and had not told yet, nobody knows.
+    assert ends.count(("done", "0")) >= 2 * MANY - 1
+    assert set(ends) <= {("done", "0"), ("unknown", "-")}
+    assert daemon.wait_event("end", "cat/tcp", 2 * MANY)[-1]["count"] == "0"
     assert daemon.stop() == 0
 
 
