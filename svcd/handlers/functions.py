@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -84,6 +85,13 @@ def _client(sock: socket.socket, values: dict[str, str]) -> object:
     return (host, port, 0, 0) if ":" in host else (host, port)
 
 
+def _left(leaving: SystemExit) -> tuple[int, bytes]:
+    """What sys.exit() says: an exit status, and perhaps a text for standard error."""
+    if leaving.code is None or isinstance(leaving.code, int):
+        return leaving.code or 0, b""
+    return 1, str(leaving.code).encode(errors="replace")
+
+
 def _text(environment: bytes) -> dict[str, str]:
     return {os.fsdecode(name): os.fsdecode(value) for name, value in connection_values(environment).items()}
 
@@ -131,7 +139,9 @@ class Forks:
             _handle(self._function, socket.socket(fileno=descriptor), values)
             code = 0
         except SystemExit as leaving:
-            code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+            code, text = _left(leaving)
+            if text:
+                os.write(2, BLOCK + text + BLOCK)
         except BaseException:  # noqa: BLE001 - one connection's mistake is that connection's end
             os.write(2, BLOCK + traceback.format_exc().encode(errors="replace") + BLOCK)
         finally:
@@ -152,7 +162,7 @@ class Threads:
     def __init__(self, function: Callable[..., object], tell: Callable[[Message], None]) -> None:
         self._function = function
         self._tell = tell
-        self._open: dict[int, socket.socket] = {}
+        self._open: dict[int, tuple[socket.socket, threading.Thread]] = {}
 
     def start(self, number: int, environment: bytes, descriptor: int, _stderr: int) -> int:
         """Start a thread.
@@ -168,7 +178,7 @@ class Threads:
         thread = threading.Thread(
             target=self._run, args=(number, _text(environment), sock), name=f"connection {number}"
         )
-        self._open[number] = sock
+        self._open[number] = sock, thread
         try:
             thread.start()
         except RuntimeError as error:
@@ -178,11 +188,21 @@ class Threads:
         return os.getpid()
 
     def hang_up(self, number: int) -> None:
-        """End a connection under its handler, which nothing else can end."""
-        sock = self._open.get(number)
-        if sock is not None:
+        """End a connection under its handler."""
+        found = self._open.get(number)
+        if found is not None:
             with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                found[0].shutdown(socket.SHUT_RDWR)
+
+    def abandon(self, number: int) -> None:
+        """Wait no more for a handler that goes on without its connection: nothing can end a thread."""
+        if self._open.pop(number, None) is not None:
+            self._tell(Ended(number, signal.SIGKILL))
+
+    def wait(self) -> None:
+        """Return when all handlers have ended but those that were abandoned."""
+        for _, thread in list(self._open.values()):
+            thread.join()
 
     def _run(self, number: int, values: dict[str, str], sock: socket.socket) -> None:
         code = 1
@@ -191,9 +211,12 @@ class Threads:
             _handle(self._function, sock, values)
             code = 0
         except SystemExit as leaving:
-            code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+            code, text = _left(leaving)
+            if text:
+                self._tell(Said(number, text))
         except BaseException:  # noqa: BLE001 - one connection's mistake is that connection's end
             self._tell(Said(number, traceback.format_exc().encode(errors="replace")))
         finally:
-            self._open.pop(number, None)
-            self._tell(Ended(number, (code & 0xFF) << 8))
+            # Unless it was abandoned.
+            if self._open.pop(number, None) is not None:
+                self._tell(Ended(number, (code & 0xFF) << 8))

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import select
 import socket
 import struct
+import sys
+import time
+from signal import SIGKILL
 from typing import TYPE_CHECKING, Protocol
 
 from svcd.handlers.functions import Forks, Threads, find
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Launcher", "serve"]
 
+#: What is left of a process group whose leader has ended when it was told to has so long to do so, too, in seconds.
+_GRACE = 2.0
 #: Orders taken in one go before ended handlers have their turn.
 _BATCH = 32
 # Of struct tcp_info (linux/tcp.h): state, bytes received, bytes not sent yet, bytes sent, bytes sent again.
@@ -60,6 +66,9 @@ def serve(spec: Spec, control: socket.socket) -> int:
             # Its module finds in its environment what a program would.
             os.environ.clear()
             os.environ.update(spec.environment)
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                # It leads to the log, where a line is of use when it is written.
+                sys.stdout.reconfigure(line_buffering=True)
         handler = find(spec.handler, spec.path) if spec.handler else None
     except (OSError, ImportError) as error:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -70,7 +79,9 @@ def serve(spec: Spec, control: socket.socket) -> int:
         launcher.run(Programs(spec))
     elif spec.threads:
         take_limits(spec.identity.handler_limits)
-        launcher.run(Threads(handler, launcher.tell))
+        threads = Threads(handler, launcher.tell)
+        launcher.run(threads)
+        threads.wait()
     else:
         launcher.run(Forks(handler, spec, launcher.leave))
     return os.EX_OK
@@ -96,6 +107,8 @@ class Launcher:
         self._pids: dict[int, int] = {}
         self._held: dict[int, int] = {}
         self._pipes: dict[int, tuple[int, Sayings]] = {}
+        self._told_to_end: set[int] = set()
+        self._remains: dict[int, float] = {}
         self._daemon_lives = True
 
     def tell(self, message: Message) -> None:
@@ -111,15 +124,15 @@ class Launcher:
             os.close(descriptor)
 
     def run(self, starter: _Starter) -> None:
-        """Serve. Handlers outlive the daemon; a launcher does so only while it has to read what they write."""
+        """Serve until the daemon is gone. Handlers outlive it; a launcher only while it can do something for them."""
         if self._threads:
             self._log_own_output()
         self._poll.register(self._control, select.POLLIN)
         self._poll.register(self._watch, select.POLLIN)
         self.tell(Ready())
         control, watch = self._control.fileno(), self._watch.fileno()
-        while self._daemon_lives or (self._pipes and not self._threads):
-            ready = [descriptor for descriptor, _ in self._poll.poll()]
+        while self._daemon_lives or self._remains or (self._pipes and not self._threads):
+            ready = [descriptor for descriptor, _ in self._poll.poll(self._patience())]
             for descriptor in ready:
                 if descriptor in self._pipes:
                     self._listen(descriptor)
@@ -128,12 +141,10 @@ class Launcher:
                 self._reap()
             if control in ready:
                 self._take_orders(starter)
+            if self._remains:
+                self._end_remains()
         if self._threads:
-            import threading
-
-            for thread in threading.enumerate():
-                if thread is not threading.current_thread():
-                    thread.join()
+            self._drop_own_output()
 
     def _log_own_output(self) -> None:
         """Threads share our standard output: what they print is told as nobody's in particular."""
@@ -142,6 +153,14 @@ class Launcher:
         os.dup2(writing, 2)
         os.close(writing)
         self._hear(reading, 0)
+
+    def _drop_own_output(self) -> None:
+        """Nobody reads any more what threads print; they must not wait for it."""
+        nothing = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nothing, 1)
+        os.dup2(nothing, 2)
+        for reading in self._pipes:
+            os.close(reading)
 
     def _hear(self, reading: int, number: int) -> None:
         os.set_blocking(reading, False)
@@ -170,7 +189,10 @@ class Launcher:
                     # The kernel drops a descriptor that is one too many for us.
                     self.tell(Failed(order.number, errno.EMFILE))
             elif isinstance(order, Signal) and isinstance(starter, Threads):
-                starter.hang_up(order.number)
+                if order.signal == SIGKILL:
+                    starter.abandon(order.number)
+                else:
+                    starter.hang_up(order.number)
             elif isinstance(order, Signal):
                 self._signal(order)
 
@@ -204,6 +226,25 @@ class Launcher:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if os.getsid(pid) == pid:
                 os.killpg(pid, order.signal)
+            elif order.number in self._pids:
+                # Just forked, and not yet the leader that it is going to be.
+                os.kill(pid, order.signal)
+        if order.number in self._pids:
+            self._told_to_end.add(order.number)
+
+    def _patience(self) -> float | None:
+        """How long to wait for something to happen, in milliseconds."""
+        if not self._remains:
+            return None
+        return max(0.0, min(self._remains.values()) - time.monotonic()) * 1000
+
+    def _end_remains(self) -> None:
+        now = time.monotonic()
+        for group, deadline in list(self._remains.items()):
+            if deadline <= now:
+                del self._remains[group]
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(group, SIGKILL)
 
     def _listen(self, descriptor: int) -> None:
         number, sayings = self._pipes[descriptor]
@@ -219,11 +260,19 @@ class Launcher:
             os.close(descriptor)
 
     def _reap(self) -> None:
+        if self._threads:
+            # A handler in a thread may wait for children of its own.
+            return
         for pid, status, user, system in children():
             number = self._numbers.pop(pid, 0)
             if not number:
                 continue
             del self._pids[number]
+            if number in self._told_to_end:
+                self._told_to_end.discard(number)
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, 0)
+                    self._remains[pid] = time.monotonic() + _GRACE
             held = self._held.pop(number, None)
             received, sent = (-1, -1) if held is None else _let_go(held)
             self.tell(Ended(number, status, user, system, received, sent))

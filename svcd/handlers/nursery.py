@@ -8,6 +8,7 @@ daemon.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import select
@@ -48,10 +49,20 @@ class _Nursery:
                 packet = self._control.recv(LARGEST)
                 if not packet:
                     return
-                order = read(packet)
-                if not isinstance(order, Launch):
-                    raise ValueError(f"no order for a nursery: {order!r}")
-                self._launch(order.row)
+                self._take(packet)
+
+    def _take(self, packet: bytes) -> None:
+        """Follow an order: whatever the daemon has become, it can have what is in the table, and nothing else."""
+        try:
+            order = read(packet)
+        except ValueError:
+            return
+        if not isinstance(order, Launch):
+            return
+        if order.row < len(self._specs):
+            self._launch(order.row)
+        else:
+            self._control.send(pack(Launched(order.row, 0, errno.EINVAL)))
 
     def _launch(self, row: int) -> None:
         spec = self._specs[row]
