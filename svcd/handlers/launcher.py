@@ -229,7 +229,10 @@ class Launcher:
             elif order.number in self._pids:
                 # Just forked, and not yet the leader that it is going to be.
                 os.kill(pid, order.signal)
-        if order.number in self._pids:
+        if order.signal == SIGKILL:
+            # That leaves nobody.
+            self._told_to_end.discard(order.number)
+        elif order.number in self._pids:
             self._told_to_end.add(order.number)
 
     def _patience(self) -> float | None:

@@ -35,6 +35,7 @@ class _Link:
         self.ready = True
         self.waiting: dict[int, tuple[bytes, int]] = {}
         self.signals: list[tuple[int, int]] = []
+        self.abandoned: list[int] = []
         self.woken = 0
 
     def start(self, number: int, environment: bytes, descriptor: int) -> None:
@@ -48,6 +49,9 @@ class _Link:
 
     def signal(self, number: int, number_of_signal: int) -> None:
         self.signals.append((number, number_of_signal))
+
+    def abandon(self, number: int) -> None:
+        self.abandoned.append(number)
 
     def wake(self) -> None:
         self.woken += 1
@@ -247,6 +251,35 @@ def test_a_process_has_so_long_and_no_longer(spawned: Callable[..., _Spawned]) -
     assert "reason=session" in daemon.lines[-1]
     daemon.reactor.advance(1)
     assert not daemon.reactor.getDelayedCalls()
+
+
+def test_a_process_that_can_not_be_ended_does_not_hold_the_daemon(spawned: Callable[..., _Spawned]) -> None:
+    """It is killed again and again; when the daemon is to end it is not waited for, and its end is unknown."""
+    daemon = spawned("session_timeout=5s")
+    daemon.connect()
+    daemon.begin(1)
+    daemon.reactor.advance(5)
+    for _ in range(3):
+        daemon.reactor.advance(KILL_SECONDS)
+    assert daemon.link.signals == [(1, signal.SIGTERM), *[(1, signal.SIGKILL)] * 3]
+    (session,) = daemon.keeper.sessions.values()
+    session.drain()
+    # To ask once more is no reason to begin again.
+    session.cut("shutdown")
+    assert len(daemon.link.signals) == 4
+    daemon.reactor.advance(KILL_SECONDS)
+    assert daemon.link.abandoned == [1]
+    assert "reason=unknown" in daemon.lines[-1]
+    assert not daemon.reactor.getDelayedCalls()
+
+
+def test_a_signal_without_a_name_ends_a_process(spawned: Callable[..., _Spawned]) -> None:
+    """A real-time signal is told by its number."""
+    daemon = spawned()
+    daemon.connect()
+    daemon.begin(1)
+    daemon.keeper.ended(Ended(1, 40))
+    assert "exit=SIG40" in daemon.lines[-1]
 
 
 def test_what_handlers_write_is_an_event(spawned: Callable[..., _Spawned]) -> None:

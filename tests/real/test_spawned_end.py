@@ -1,0 +1,117 @@
+"""How handlers are made to end: by their time, and by the end of the daemon."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from tests.real.daemon import PATIENCE, exchange
+from tests.real.processes import Process, all_gone
+from tests.real.test_spawned_deaths import idle_cats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.real.daemon import Daemon
+
+# A family of three: each says its pid, and none minds SIGTERM.
+STUBBORN = "trap '' TERM; echo $$; sh -c 'echo $$; sleep 1000 & echo $!; wait'; wait"
+# The parent goes by SIGTERM, its child doesn't mind.
+ORPHANED = "(trap '' TERM; sh -c 'echo $$; exec sleep 1000') & echo $$; wait"
+# And one that tidies up when its parent is gone.
+TIDY = (
+    "sh -c 'trap \"sleep 0.3; echo tidy > tidied; exit\" TERM; echo $$; while :; do sleep 0.05; done' & echo $$; wait"
+)
+
+
+def scripts(folder: Path, options: str, **texts: str) -> str:
+    """Services that run these shell scripts."""
+    lines = []
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+        lines.append(f'{name} 0/tcp bind=127.0.0.1 server="/bin/sh {folder}/{name}" cwd={folder} {options}\n')
+    return "".join(lines)
+
+
+def test_session_timeout_ends_the_group(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """After session_timeout the whole group gets SIGTERM, and SIGKILL when it does not end, its leader or any other."""
+    daemon = start(
+        scripts(open_folder, "session_timeout=0.3", stubborn=STUBBORN, orphaned=ORPHANED, tidy=TIDY),
+        env={"LC_ALL": "C"},
+    )
+    clients = {name: daemon.connect(f"{name}/tcp") for name in ("stubborn", "orphaned", "tidy")}
+    begun = time.monotonic()
+    found: dict[str, list[int]] = {}
+    for name, client in clients.items():
+        with client, client.makefile() as lines:
+            found[name] = [int(lines.readline()) for _ in range(3 if name == "stubborn" else 2)]
+            # To the end, which is there when the last of them is gone.
+            lines.read()
+    all_gone([pid for pids in found.values() for pid in pids])
+    assert time.monotonic() - begun > 2
+    (stubborn,) = daemon.wait_event("end", "stubborn/tcp")
+    assert (stubborn["reason"], stubborn["exit"]) == ("timeout", "SIGKILL")
+    (orphaned,) = daemon.wait_event("end", "orphaned/tcp")
+    assert (orphaned["reason"], orphaned["exit"]) == ("timeout", "SIGTERM")
+    # There was time for it: the leader's end is not the group's.
+    assert (open_folder / "tidied").read_text() == "tidy\n"
+    assert daemon.stop() == 0
+
+
+def everyone(daemon: Daemon) -> list[int]:
+    """The daemon's processes: its nursery, and what that has started."""
+    pids, todo = [], [daemon.nursery()]
+    while todo:
+        pid = todo.pop()
+        pids.append(pid)
+        todo += Process(pid).children()
+    return pids
+
+
+def test_stop_waits_for_handlers(start: Callable[..., Daemon]) -> None:
+    """The daemon that is stopped listens no more, lets handlers end by themselves, and leaves no process."""
+    daemon = start("cat 0/tcp bind=127.0.0.1 server=/bin/cat shutdown_timeout=30\n")
+    clients = idle_cats(daemon, 3)
+    daemon.handlers("cat/tcp", 3)
+    processes = everyone(daemon)
+    assert len(processes) == 5
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.wait_event("close", "cat/tcp")
+    for client in clients:
+        client.sendall(b"still there")
+        assert client.recv(100) == b"still there"
+        assert exchange(client) == b""
+    assert daemon.process.wait(PATIENCE) == 0
+    all_gone(processes)
+    ends = daemon.wait_event("end", "cat/tcp", 3)
+    assert {(end["reason"], end["exit"]) for end in ends} == {("done", "0")}
+
+
+def test_stop_waits_no_longer_than_told(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """After shutdown_timeout handlers are ended, the stubborn as well."""
+    services = scripts(open_folder, "shutdown_timeout=0.2", stubborn=STUBBORN)
+    daemon = start(services + "cat 0/tcp bind=127.0.0.1 server=/bin/cat shutdown_timeout=0.2\n")
+    with idle_cats(daemon, 1)[0], daemon.connect("stubborn/tcp") as client, client.makefile() as lines:
+        pids = [int(lines.readline()) for _ in range(3)]
+        processes = everyone(daemon)
+        assert set(pids) < set(processes)
+        assert daemon.stop() == 0
+        all_gone(processes)
+    (end,) = daemon.wait_event("end", "cat/tcp")
+    assert (end["reason"], end["exit"]) == ("shutdown", "SIGTERM")
+    (end,) = daemon.wait_event("end", "stubborn/tcp")
+    assert (end["reason"], end["exit"]) == ("shutdown", "SIGKILL")
+
+
+def test_a_second_signal_hurries(start: Callable[..., Daemon]) -> None:
+    """A second SIGTERM ends handlers that would have had more time."""
+    daemon = start("cat 0/tcp bind=127.0.0.1 server=/bin/cat shutdown_timeout=1h\n")
+    with idle_cats(daemon, 1)[0]:
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.wait_event("close", "cat/tcp")
+        processes = everyone(daemon)
+        assert daemon.stop() == 0
+        all_gone(processes)
+    assert daemon.wait_event("end", "cat/tcp")[0]["reason"] == "shutdown"
