@@ -24,25 +24,25 @@ class Sayings:
         """Take what was written; returns the lines and blocks that are complete now, without ends and empty ones."""
         said = []
         rest = self._rest + data
-        while rest:
-            if rest.startswith(BLOCK):
-                end = rest.find(BLOCK, 1)
-                if end < 0 and len(rest) <= LONGEST_BLOCK:
+        size, at = len(rest), 0
+        while at < size:
+            if rest.startswith(BLOCK, at):
+                end = rest.find(BLOCK, at + 1)
+                if end < 0 and size - at <= LONGEST_BLOCK:
                     break
-                end = min(end, LONGEST_BLOCK) if end > 0 else LONGEST_BLOCK
-                said.append(rest[1:end])
-                rest = rest[end + 1 :]
+                end = end if 0 < end < at + LONGEST_BLOCK else at + LONGEST_BLOCK
+                said.append(rest[at + 1 : end])
+                at = end + 1
                 continue
-            block = rest.find(BLOCK)
-            text = rest if block < 0 else rest[:block]
-            line, newline, _ = text.partition(b"\n")
-            if not newline and block < 0 and len(line) <= LONGEST_LINE:
+            block = rest.find(BLOCK, at, at + LONGEST_LINE + 1)
+            limit = at + LONGEST_LINE if block < 0 else block
+            end = rest.find(b"\n", at, limit + 1 if block < 0 else limit)
+            if end < 0 and block < 0 and size - at <= LONGEST_LINE:
                 break
-            if len(line) > LONGEST_LINE:
-                line, newline = line[:LONGEST_LINE], b""
-            said.append(line.rstrip(b"\r"))
-            rest = rest[len(line) + len(newline) :]
-        self._rest = rest
+            whole = rest[at : limit if end < 0 else end]
+            said.append(whole.rstrip(b"\r"))
+            at += len(whole) + (end >= 0)
+        self._rest = rest[at:]
         return [each for each in said if each.strip()]
 
     def end(self) -> list[bytes]:
