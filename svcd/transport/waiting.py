@@ -79,10 +79,17 @@ class WaitPort(Port):
         if not isinstance(found, Ticket):
             self._refuse(found, peer)
             return
+        try:
+            descriptor = os.dup(self.socket.fileno())
+        except OSError:
+            # There are no more; an exception would end this port for good.
+            found.release()
+            self._keeper.budget.rest()
+            return
         # Programs for inetd expect a socket that blocks; it is one for all who have it.
         self.socket.setblocking(True)
         self.pause()
-        self._session = self._keeper.take_socket(os.dup(self.socket.fileno()), peer, environment, self._back, found)
+        self._session = self._keeper.take_socket(descriptor, peer, environment, self._back, found)
 
     def _refuse(self, refusal: Refusal, peer: str) -> None:
         """Take away what waits, and only that."""
