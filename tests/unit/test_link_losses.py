@@ -1,0 +1,144 @@
+"""What a link's orders come to when the launcher is busy, gone, or without a nursery."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from svcd.handlers.messages import Connection, Ended, Message, Ready, Signal, Started, pack
+from tests.unit.test_link import _Service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MANY = 1000
+
+
+@pytest.fixture
+def service() -> Iterator[_Service]:
+    """A service whose launcher the test plays."""
+    made = _Service()
+    yield made
+    made.link.stop()
+    for each in [*made.clients, made.launcher]:
+        if each is not None:
+            each.close()
+
+
+def begin(service: _Service, count: int) -> None:
+    """Let so many connections have their processes, of pids above 1,000,000, which are nobody's."""
+    service.attach()
+    service.say(Ready())
+    for number in range(1, count + 1):
+        service.link.start(number, b"", os.open(os.devnull, os.O_RDONLY))
+        service.take()
+        service.say(Started(number, 5_000_000 + number))
+    service.heard.clear()
+
+
+def next_order(service: _Service) -> tuple[Message, int | None]:
+    """What the launcher is told when it has time for it."""
+    try:
+        return service.order()
+    except BlockingIOError:
+        service.reactor.advance(0.1)
+        return service.order()
+
+
+def test_more_signals_than_a_socket_holds(service: _Service) -> None:
+    """A thousand signals reach a launcher that is too busy to take them at once."""
+    begin(service, MANY)
+    for number in range(1, MANY + 1):
+        service.link.signal(number, signal.SIGTERM)
+    taken = [next_order(service) for _ in range(MANY)]
+    assert taken == [(Signal(number, 5_000_000 + number, signal.SIGTERM), None) for number in range(1, MANY + 1)]
+    assert not service.reactor.getDelayedCalls()
+
+
+def test_a_connection_waits_for_room(service: _Service) -> None:
+    """A connection that finds the launcher's socket full is handed over when there is room."""
+    begin(service, MANY)
+    for number in range(1, MANY + 1):
+        service.link.signal(number, signal.SIGTERM)
+    service.serve(MANY + 1)
+    for _ in range(MANY):
+        next_order(service)
+    order, descriptor = next_order(service)
+    assert isinstance(order, Connection)
+    assert order.number == MANY + 1
+    assert descriptor is not None
+    os.close(descriptor)
+
+
+def test_signals_wait_for_the_next_launcher(service: _Service) -> None:
+    """Without a launcher a signal has one started; what has ended meanwhile gets none."""
+    begin(service, 3)
+    service.die()
+    service.link.orphans[1] = os.getpid()
+    service.link.orphans[2] = os.getppid()
+    service.link.signal(1, signal.SIGTERM)
+    service.link.signal(1, signal.SIGKILL)
+    service.link.signal(2, signal.SIGTERM)
+    service.link.orphan_ended(os.getppid(), 0)
+    assert service.asked == 0
+    service.reactor.advance(0.1)
+    assert service.asked == 1
+    # The third was gone, and nobody had said so.
+    assert service.heard == [Ended(2, 0), ("forgotten", 3)]
+    service.attach()
+    service.say(Ready())
+    assert service.order() == (Signal(1, os.getpid(), signal.SIGKILL), None)
+    with pytest.raises(BlockingIOError):
+        service.order()
+
+
+def test_a_nursery_that_is_lost_with_an_order(service: _Service) -> None:
+    """Who waits for a launcher that the nursery did not live to start has the next nursery asked."""
+    service.serve(1)
+    assert service.asked == 1
+    service.link.forget()
+    service.reactor.advance(0.1)
+    assert service.asked == 2
+
+
+def test_launchers_outlive_their_nursery(service: _Service) -> None:
+    """The handlers of a launcher that is lost after its nursery are nobody's, and closed at once."""
+    begin(service, 2)
+    service.link.forget()
+    assert service.heard == []
+    service.die()
+    assert service.heard == [("forgotten", 1), ("forgotten", 2)]
+
+
+def test_everything_a_dead_launcher_has_said_is_heard(service: _Service) -> None:
+    """However much it was: the nursery's word of a handler's end is the last."""
+    begin(service, 200)
+    assert service.launcher is not None
+    for number in range(1, 200):
+        service.launcher.send(pack(Ended(number, 0)))
+    service.launcher.close()
+    service.link.orphan_ended(5_000_200, 9)
+    assert service.heard == [*(Ended(number, 0) for number in range(1, 200)), Ended(200, 9)]
+
+
+def test_an_abandoned_process_says_nothing(service: _Service) -> None:
+    """What is reported of it later is not passed on."""
+    begin(service, 1)
+    service.link.abandon(1)
+    service.say(Ended(1, 0))
+    assert service.heard == []
+
+
+def test_the_socket_of_a_stopped_link(service: _Service) -> None:
+    """Orders that could not be sent end with the link."""
+    begin(service, MANY)
+    for number in range(1, MANY + 1):
+        service.link.signal(number, signal.SIGTERM)
+    assert service.reactor.getDelayedCalls()
+    service.link.stop()
+    assert not service.reactor.getDelayedCalls()
+    assert isinstance(service.launcher, socket.socket)
