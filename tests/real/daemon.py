@@ -114,15 +114,20 @@ class Daemon:
 
     def wait_for(self, wanted: Callable[[str], bool], count: int = 1) -> list[str]:
         """The lines of the log that are wanted, once there are so many."""
+        found: list[str] = []
+        seen = 0
 
-        def found() -> list[str]:
-            return [line for line in self.lines if wanted(line)]
+        def enough() -> bool:
+            nonlocal seen
+            found.extend(line for line in self.lines[seen:] if wanted(line))
+            seen = len(self.lines)
+            return len(found) >= count
 
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(found()) >= count, PATIENCE)
-            if len(found()) < count:
+            self._changed.wait_for(lambda: enough() or self._closed, PATIENCE)
+            if len(found) < count:
                 raise AssertionError("the log never said it:\n" + "\n".join(self.lines))
-            return found()
+            return found
 
     def wait_event(self, event: str, service: str, count: int = 1) -> list[dict[str, str]]:
         """The fields of so many events of a service."""
