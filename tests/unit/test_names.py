@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from svcd.transport import names as names_module
-from svcd.transport.names import TIMEOUT_SECONDS, ReverseNames, system_host_of
+from svcd.transport.names import TIMEOUT_SECONDS, ReverseNames, confirmed_system_host_of, system_host_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ class _Resolver:
         self.answers: queue.Queue[str | None] = queue.Queue()
         self.calls: queue.Queue[tuple[Callable[..., object], tuple[object, ...]]] = queue.Queue()
         self.lookups = 0
-        self.names = ReverseNames(self.clock, self, self.host_of)  # type: ignore[arg-type]
+        self.names = ReverseNames(self.clock, self, self.host_of, self.confirmed_host_of)  # type: ignore[arg-type]
 
     def host_of(self, address: str) -> str | None:
         """Block until the test answers."""
@@ -35,6 +35,10 @@ class _Resolver:
         if answer == "raise":
             raise ValueError(address)
         return answer
+
+    def confirmed_host_of(self, address: str) -> str | None:
+        """The same for a name that is to be confirmed."""
+        return self.host_of(f"confirmed {address}")
 
     def callFromThread(self, function: Callable[..., object], *arguments: object) -> None:
         """Keep the call for `run`."""
@@ -176,3 +180,46 @@ def test_the_systems_resolver(monkeypatch: pytest.MonkeyPatch, outcome: Any, hos
 
     monkeypatch.setattr(socket, "getnameinfo", getnameinfo)
     assert system_host_of("192.0.2.1") == host
+
+
+def test_confirmed_names_are_looked_up_apart(resolver: _Resolver) -> None:
+    """A name that only the address's owner says is never taken for one that is confirmed."""
+    plain = resolver.ask("192.0.2.1")
+    confirmed: list[str | None] = []
+    resolver.names.confirmed_host_of("192.0.2.1").addCallback(confirmed.append)
+    asked = {resolver.asked.get(timeout=10) for _ in range(2)}
+    assert asked == {"192.0.2.1", "confirmed 192.0.2.1"}
+    for _ in range(2):
+        resolver.answer("x")
+    assert (plain, confirmed) == (["x"], ["x"])
+    resolver.names.confirmed_host_of("192.0.2.1").addCallback(confirmed.append)
+    assert confirmed == ["x", "x"]
+
+
+@pytest.mark.parametrize(
+    ("address", "addresses", "confirmed"),
+    [
+        ("192.0.2.1", ["192.0.2.9", "192.0.2.1"], True),
+        ("192.0.2.1", ["192.0.2.9"], False),
+        ("192.0.2.1", ["::ffff:192.0.2.1"], True),
+        ("2001:db8::1", ["2001:0db8:0::1"], True),
+        ("fe80::1%eth0", ["fe80::1"], True),
+        ("192.0.2.1", socket.gaierror(-2, "Name or service not known"), False),
+        ("192.0.2.1", UnicodeError("label too long"), False),
+        ("192.0.2.1", None, False),
+    ],
+)
+def test_the_systems_resolver_confirms(
+    monkeypatch: pytest.MonkeyPatch, address: str, addresses: Any, confirmed: bool
+) -> None:
+    """A name counts if the address is among its own."""
+    monkeypatch.setattr(names_module, "system_host_of", lambda _address: None if addresses is None else "a.example")
+
+    def getaddrinfo(host: str, _port: None, **_kind: int) -> list[Any]:
+        assert host == "a.example"
+        if isinstance(addresses, Exception):
+            raise addresses
+        return [(0, 0, 0, "", (each, 0)) for each in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    assert confirmed_system_host_of(address) == ("a.example" if confirmed else None)

@@ -25,6 +25,7 @@ from tests.doubles import FakeFiles, FakeNames, FakeReactor, LogCatcher, keeping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 class _Link:
@@ -357,8 +358,8 @@ def test_one_connections_mistake_is_its_own(spawned: Callable[..., _Spawned]) ->
 class _Datagrams:
     """A datagram service with wait=yes."""
 
-    def __init__(self, make: Callable[..., _Spawned], *, short: bool = False) -> None:
-        self.daemon = make("wait=yes", "0/udp", short=short)
+    def __init__(self, make: Callable[..., _Spawned], options: str = "", *, short: bool = False) -> None:
+        self.daemon = make(f"wait=yes {options}", "0/udp", short=short)
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.sock.bind(("127.0.0.1", 0))
         self.sock.setblocking(False)
@@ -476,3 +477,183 @@ def test_an_idle_connection_of_a_process_is_seen_by_the_kernel(spawned: Callable
     for descriptor in descriptors:
         os.close(descriptor)
     idle.close()
+
+
+BANNERS = FakeFiles({"/in": "in\n", "/out": "out\n"})
+
+
+def _counts(daemon: _Spawned) -> tuple[int, int, int]:
+    return daemon.entrance.door.open, daemon.hall.open, daemon.budget.open
+
+
+def test_each_connection_has_a_ticket_until_its_process_ends(spawned: Callable[..., _Spawned]) -> None:
+    """The descriptor goes with the process's start, the ticket with its end."""
+    daemon = spawned()
+    daemon.connect()
+    assert _counts(daemon) == (1, 1, 1)
+    daemon.begin(1)
+    assert _counts(daemon) == (1, 1, 0)
+    daemon.keeper.ended(Ended(1, 0))
+    assert _counts(daemon) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("way", ["failed", "given up", "forgotten", "cut", "gone"])
+def test_a_ticket_comes_back_whatever_happens(spawned: Callable[..., _Spawned], way: str) -> None:
+    """Nothing can be started, the launcher is lost for good, the daemon stops, or the client was gone at once."""
+    daemon = spawned()
+    if way == "gone":
+        daemon.keeper.take(os.open(os.devnull, os.O_RDONLY), ("192.0.2.1", 1), socket.AF_INET)
+    else:
+        daemon.connect()
+    match way:
+        case "failed":
+            daemon.link.drop(1)
+            daemon.keeper.failed(1, errno.ENOENT)
+        case "given up":
+            daemon.link.drop(1)
+            daemon.keeper.failed(1, 0)
+        case "forgotten":
+            daemon.begin(1)
+            daemon.keeper.forgotten(1)
+        case "cut":
+            daemon.keeper.sessions[1].cut("shutdown")
+    assert _counts(daemon) == (0, 0, 0)
+    assert not daemon.keeper.sessions
+
+
+def test_who_is_refused_gets_a_last_word_and_no_process(spawned: Callable[..., _Spawned]) -> None:
+    """Whatever he has sent."""
+    daemon = spawned("instances=1 banner_fail=/out", files=BANNERS)
+    daemon.connect()
+    client = daemon.dial()
+    client.sendall(b"x" * 1000)
+    descriptor, name = daemon.listener._accept()  # type: ignore[attr-defined]
+    daemon.keeper.take(descriptor, name, socket.AF_INET)
+    assert client.recv(100) == b"out\n"
+    assert client.recv(100) == b""
+    assert list(daemon.link.waiting) == [1]
+    host, port = client.getsockname()
+    assert daemon.lines == [
+        f'refuse service=cat/tcp peer={host}:{port} reason=instances count=1 rule="instances=1 (s:1:37)"'
+    ]
+    daemon.reactor.advance(2)
+    assert not daemon.reactor.readers
+    assert _counts(daemon) == (1, 1, 1)
+
+
+def test_64_processes_are_the_default(spawned: Callable[..., _Spawned]) -> None:
+    """So that nobody is surprised by a thousand."""
+    daemon = spawned()
+    for _ in range(64):
+        daemon.connect()
+    assert daemon.connect().recv(1) == b""
+    assert 'rule="instances=64 (the default)"' in daemon.lines[-1]
+
+
+def test_a_greeting_is_sent_before_the_process_begins(spawned: Callable[..., _Spawned]) -> None:
+    """By the daemon, on the connection."""
+    daemon = spawned("banner_success=/in", files=BANNERS)
+    assert daemon.connect().recv(100) == b"in\n"
+
+
+def test_a_name_may_have_the_last_word(spawned: Callable[..., _Spawned]) -> None:
+    """The process starts, or the client is refused without a trace of a connection."""
+    daemon = spawned("only_from=.example banner_fail=/out banner_success=/in", files=BANNERS)
+    for name in ("good.example", "elsewhere.test", None):
+        client = daemon.connect()
+        assert _counts(daemon) == (1, 1, 1)
+        assert not daemon.link.waiting
+        daemon.names.answer(name)
+        if name == "good.example":
+            assert client.recv(100) == b"in\n"
+            assert b"TCPREMOTEHOST" not in daemon.link.waiting[1][0]
+            daemon.begin(1)
+            daemon.keeper.ended(Ended(1, 0))
+        else:
+            assert client.recv(100) == b"out\n"
+        daemon.reactor.advance(2)
+        assert _counts(daemon) == (0, 0, 0)
+    assert [line.split()[0] for line in daemon.lines] == ["accept", "end", "refuse", "refuse"]
+
+
+def test_a_stop_before_the_name_is_known(spawned: Callable[..., _Spawned]) -> None:
+    """Who was not let in leaves no line."""
+    daemon = spawned("only_from=.example")
+    client = daemon.connect()
+    daemon.keeper.sessions[1].cut("shutdown")
+    assert _counts(daemon) == (0, 0, 0)
+    daemon.names.answer("good.example")
+    assert client.recv(1) == b""
+    assert daemon.lines == []
+    assert not daemon.link.waiting
+
+
+def test_the_port_rests_while_there_are_enough(spawned: Callable[..., _Spawned]) -> None:
+    """on_limit=queue with one instance serves one after the other."""
+    daemon = spawned("instances=1 on_limit=queue")
+    port = HandOffPort(daemon.reactor, daemon.listener, daemon.keeper.take, daemon.keeper.may_accept, lambda: None)
+    daemon.entrance.listen(port.pause, port.resume)
+    port.startListening()
+    for _ in range(2):
+        daemon.dial()
+    port.doRead()
+    assert (list(daemon.keeper.sessions), daemon.reactor.readers) == ([1], set())
+    daemon.begin(1)
+    daemon.keeper.ended(Ended(1, 0))
+    assert daemon.reactor.readers == {port}
+    port.doRead()
+    assert list(daemon.keeper.sessions) == [2]
+
+
+def test_a_unix_sockets_client_is_admitted_as_local(tmp_path: Path, spawned: Callable[..., _Spawned]) -> None:
+    """It has no address, so an only_from refuses it."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        for options, opened in (("", 1), ("only_from=127.0.0.1", 0)):
+            daemon = spawned(options, where=f"{tmp_path}/s/unix")
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(tmp_path / "s"))
+                descriptor, name = listener._accept()  # type: ignore[attr-defined]
+                daemon.keeper.take(descriptor, name, socket.AF_UNIX)
+                assert _counts(daemon) == (opened,) * 3
+    assert "refuse service=cat/unix peer=local reason=address" in daemon.lines[0]
+
+
+@pytest.mark.parametrize("options", ["no_access=127.0.0.1", "no_access=.example", "access_zone=UTC rate=1/h"])
+def test_a_datagram_that_is_refused_is_taken_away(spawned: Callable[..., _Spawned], options: str) -> None:
+    """It would be there for ever; a name is not waited for; the next is looked at anew."""
+    service = _Datagrams(spawned, options)
+    if "rate" in options:
+        service.client.send(b"first")
+        service.run(0, read=True)
+    service.client.send(b"hello")
+    service.port.doRead()
+    assert not service.daemon.keeper.sessions
+    assert service.watched
+    with pytest.raises(BlockingIOError):
+        service.sock.recv(10)
+    assert service.daemon.lines[-1].startswith(
+        f"refuse service=cat/udp peer=127.0.0.1:{service.client.getsockname()[1]} "
+    )
+    assert _counts(service.daemon) == (0, 0, 0)
+
+
+def test_a_process_that_accepts_by_itself_is_not_started_out_of_hours(spawned: Callable[..., _Spawned]) -> None:
+    """Who comes then is accepted and closed; nobody else can be told apart."""
+    daemon = spawned("wait=yes max_load=0.01 banner_fail=/out", files=BANNERS)
+    daemon.entrance.door._load = lambda: 1.0
+    daemon.entrance.door.retune(daemon.entrance.door.rules)
+    port = WaitPort(daemon.reactor, daemon.listener, daemon.keeper)
+    port.startListening()
+    first, second = daemon.dial(), daemon.dial()
+    port.doRead()
+    assert first.recv(100) == b"out\n"
+    assert not daemon.keeper.sessions
+    port.doRead()
+    assert second.recv(100) == b"out\n"
+    port.doRead()
+    port.stopListening()
+    assert "peer=- reason=load" in daemon.lines[0]
+    daemon.reactor.advance(2)
+    assert not daemon.reactor.readers

@@ -181,3 +181,29 @@ def test_shortened_addresses() -> None:
         "accept service=tcpmux/tcp peer=127.0.0.0 id=1 count=1",
         "end service=tcpmux/tcp peer=127.0.0.0 id=1",
     ]
+
+
+def test_tcpmux_asks_its_own_rules_first() -> None:
+    """Before anything is read; who is refused has a last word."""
+    made = _Mux("only_from=10.0.0.0/8 banner_fail=/out", FakeFiles({"/out": "out\n"}))
+    assert made.client.recv(100) == b"out\n"
+    assert not made.keeper.sessions
+    assert "refuse service=tcpmux/tcp peer=127.0.0.1:" in made.lines[0]
+    made.reactor.advance(2)
+    assert (made.entrance.door.open, made.budget.open) == (0, 0)
+    made.close()
+
+
+@pytest.mark.parametrize("name", ["good.example", None])
+def test_tcpmux_waits_for_a_name_that_decides(name: str | None) -> None:
+    """Unread; its ticket is back when the connection is another service's."""
+    made = _Mux("only_from=.example banner=/all", FakeFiles({"/all": "all\n"}))
+    assert (made.keeper.sessions, made.entrance.door.open, made.budget.open) == ({}, 1, 1)
+    made.names.answer(name)
+    assert made.client.recv(100) == b"all\n"
+    if name:
+        made.send(b"score\r\n")
+        assert made.client.recv(100) == b"+Go\r\n"
+    made.reactor.advance(2)
+    assert (made.keeper.sessions, made.entrance.door.open, made.budget.open) == ({}, 0, 0)
+    made.close()
