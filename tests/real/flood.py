@@ -1,0 +1,51 @@
+"""`python -m tests.real.flood PORT COUNT`: a client from each of so many loopback addresses, as fast as they go.
+
+Each connects, closes its side and waits until the server has closed, so that as many come as the server can take in
+and none has to try again. Says how many there were, how many failed, and the seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import time
+from collections import deque
+
+__all__ = ["source"]
+
+#: Clients that are connected at the same time.
+_WINDOW = 64
+
+
+def source(number: int) -> str:
+    """The address of a client: 127.1.0.0 and those after it."""
+    return f"127.{1 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
+
+
+def _main(port: int, count: int) -> None:
+    began = time.monotonic()
+    clients: deque[socket.socket] = deque()
+    failed = 0
+    for number in range(count + _WINDOW):
+        if number < count:
+            client = socket.socket()
+            clients.append(client)
+            client.settimeout(60)
+            client.bind((source(number), 0))
+            try:
+                client.connect(("127.0.0.1", port))
+            except OSError:
+                failed += 1
+            with contextlib.suppress(OSError):
+                # The server may have closed already.
+                client.shutdown(socket.SHUT_WR)
+        if len(clients) == _WINDOW or (clients and number >= count):
+            with clients.popleft() as oldest, contextlib.suppress(ConnectionError):
+                while oldest.recv(65_536):
+                    pass
+    print(count, failed, f"{time.monotonic() - began:.3f}")
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]), int(sys.argv[2]))
