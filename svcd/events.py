@@ -12,13 +12,15 @@ mistake in the service), failed (it could not be served, as a `fail` line says),
 ended the process), unknown (its launcher was lost, and it may go on), timeout (it named no service to tcpmux),
 shutdown (the daemon stopped), or which deadline passed: idle (idle_timeout), first_byte (first_byte_timeout), session
 (session_timeout); `pid` the process that serves; `exit` its exit status, or the signal that ended it; `user`, `system`
-its processor time in seconds; `datagrams` received in all, `ignored` those of them that came from a service; `state` of
-a launcher or of the nursery; `retry` the seconds until it is started again; `text` what a handler wrote for the log.
+its processor time in seconds; `datagrams` received in all, `ignored` those of them that the rules leave unanswered;
+`state` of a launcher or of the nursery; `retry` the seconds until it is started again; `text` what a handler wrote for
+the log.
 
 A `refuse` line is for all clients of a service that were refused for one reason since the last such line, one line a
 second at most: `peer` the first of them, `count` how many, `rule` what decided for the first, with its place in the
 file. Reasons: address, time, load, global (--max-connections), descriptors, instances, per_source, rate,
-per_source_rate, name (the host name, or that there is none), service (the service itself wants no connection).
+per_source_rate, name (the host name, or that there is none), service (the service itself wants no connection), port (of
+datagrams: services ask no questions).
 
 With --log-addresses short no line says more of a client than its network: `peer` is 192.0.2.0 for 192.0.2.1 and
 2001:db8:1:: for all of 2001:db8:1::/48, without port; there is no `host`, and no `rule` that is for an address or a

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svcd.config.access_check import access_problems
+from svcd.config.datagram_check import datagram_problems
 from svcd.config.handler_check import handler_problems
 from svcd.config.time_check import time_problems
 from svcd.model import Place, Problem, Shape, address_text
@@ -61,6 +62,7 @@ def check(config: Config, files: Files, machine: Machine) -> tuple[list[Endpoint
         problems += _missing(service, files, machine)
         problems += access_problems(service, files, machine)
         problems += time_problems(service)
+        problems += datagram_problems(service)
     problems += handler_problems(config.enabled, machine)
     problems += _collisions(endpoints)
     problems += _loops(endpoints)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svcd.config.access_options import AccessOptions
+from svcd.config.datagram_options import DatagramOptions
 from svcd.config.handler_options import HandlerOptions
 from svcd.config.kinds import NAMES, PATH, TEXT, YES_NO, choice, choices
 from svcd.config.rows import GROUPS, OptionInfo, row
@@ -24,7 +25,7 @@ __all__ = ["TABLE", "Options"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(SocketOptions, AccessOptions, HandlerOptions, TimeOptions):
+class Options(SocketOptions, AccessOptions, HandlerOptions, TimeOptions, DatagramOptions):
     """The options of one service, each with its value or its default."""
 
     resolve: bool = row(

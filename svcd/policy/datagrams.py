@@ -24,6 +24,7 @@ from svcd.terms import V6, address_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+    from collections.abc import Set as AbstractSet
 
     from svcd.policy.rules import Rules
 
@@ -65,7 +66,7 @@ class Answering:
         self._wall = wall
         self._load = load
         self._meter = Meter(rules)
-        self._service_ports: frozenset[int] = frozenset()
+        self._service_ports: AbstractSet[int] = frozenset()
         self._broadcasts: frozenset[int] = frozenset()
         self.retune(rules)
 
@@ -83,14 +84,14 @@ class Answering:
         # By the text of an address: its source, or why it is not answered.
         self._known: dict[str, int | Refusal] = {}
 
-    def surroundings(self, service_ports: Collection[int], broadcasts: Collection[str]) -> None:
+    def surroundings(self, service_ports: AbstractSet[int], broadcasts: Collection[str]) -> None:
         """Take what is known of daemon and machine.
 
         Args:
-            service_ports: of all datagram services of the daemon.
+            service_ports: of all datagram services of the daemon; looked at anew for each question.
             broadcasts: the broadcast addresses of the machine's networks.
         """
-        self._service_ports = frozenset(service_ports)
+        self._service_ports = service_ports
         self._broadcasts = frozenset(map(address_number, broadcasts))
         self._known.clear()
 

@@ -181,6 +181,7 @@ class Supervisor(TwistedService):
         """Let a service go that is no more, when its last connection has ended."""
         keeper = running.keeper
         if keeper is None:
+            running.end()
             return
         self.retired.append(running)
         if now:
@@ -240,6 +241,7 @@ class Supervisor(TwistedService):
     def _drained(self, running: Running) -> Deferred[None]:
         keeper = running.keeper
         if keeper is None:
+            running.end()
             return succeed(None)
         keeper.entrance.finish()
         for session in keeper.everybody():

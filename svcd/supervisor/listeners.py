@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from svcd.errors import ListenError, ListenErrors
 from svcd.events import CLOSE, LISTEN, tell
 from svcd.model import Shape
-from svcd.transport.ports import DatagramPort
+from svcd.transport.datagrams import DatagramPort
 from svcd.transport.sockets import OpenSocket, open_socket
 
 if TYPE_CHECKING:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from svcd.catalog import MUX, datagram_protocol, stream_factory
 from svcd.model import Shape
+from svcd.transport.datagrams import DatagramPort
 from svcd.transport.gate import GateKeeper
 from svcd.transport.handoff import HandOffPort
+from svcd.transport.machine import broadcasts
 from svcd.transport.mux import MuxKeeper
-from svcd.transport.ports import DatagramPort, StreamPort
+from svcd.transport.ports import StreamPort
 from svcd.transport.spawned import SpawnKeeper
 from svcd.transport.specs import Account, spec_of
 from svcd.transport.waiting import WaitPort
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from svcd.handlers.nurse import Nurse
     from svcd.interfaces import Watcher
     from svcd.journal import Journal
+    from svcd.policy.answers import Refusal
     from svcd.supervisor.listeners import Port
     from svcd.transport.descriptors import DescriptorBudget
     from svcd.transport.entrance import Reception
@@ -249,10 +252,19 @@ class _Datagrams(Running):
 
     def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:  # noqa: ARG002 - as all
         super().__init__(shared, service)
+        self._entrance = shared.reception.entrance(service)
+        self._answering = shared.reception.answering(service)
+        self._answering.surroundings(shared.own_ports, broadcasts())
 
     def port(self, opened: OpenSocket, service: Service) -> Port:
-        shared = self._shared
-        return DatagramPort(shared.reactor, opened.socket, datagram_protocol(service, shared.around), shared.own_ports)
+        shared, protocol = self._shared, datagram_protocol(service, self._shared.around)
+        return DatagramPort(shared.reactor, opened.socket, protocol, self._answering, self._refused)
+
+    def _refused(self, refusal: Refusal, host: str, port: int) -> None:
+        self._entrance.refused(refusal, self._shared.journal.peer_text(host, port) if host else "local")
+
+    def end(self) -> None:
+        self._entrance.finish()
 
     def like(self, service: Service) -> bool:  # noqa: ARG002 - as all
         """It has no connections: another one takes its place, on the same sockets."""

@@ -10,6 +10,7 @@ from svcd.config.access_check import BANNERS, most_banner_bytes
 from svcd.events import REFUSE
 from svcd.policy.admission import Door
 from svcd.policy.answers import Reason
+from svcd.policy.datagrams import Answering
 from svcd.policy.summary import Summary
 from svcd.transport.descriptors import SHORT
 from svcd.transport.farewell import Farewells
@@ -78,6 +79,14 @@ class Reception:
         """
         door = Door(rules_of(service), self.hall, wall=self._wall, load=self._load)
         return Entrance(self, service, door, self._texts(service))
+
+    def answering(self, service: Service) -> Answering:
+        """What decides which questions of a datagram service are answered.
+
+        Raises:
+            OSError, KeyError: the machine has lost a time zone.
+        """
+        return Answering(rules_of(service), wall=self._wall, load=self._load)
 
     def prepare(self, entrance: Entrance, service: Service) -> Callable[[], None]:
         """Read what an entrance needs for other options; returns what lets them hold. Who is in stays in.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from svcd.model import Runner
 
-__all__ = ["LoadAverage", "LocalMachine", "group_id", "login", "user_id"]
+__all__ = ["LoadAverage", "LocalMachine", "broadcasts", "group_id", "login", "user_id"]
 
 _LOOPBACKS = {4: (socket.AF_INET, "127.0.0.1"), 6: (socket.AF_INET6, "::1")}
 
@@ -157,6 +157,18 @@ def _trial(reference: str, path: Sequence[str], runner: Runner) -> Trial:
     user = user_id(runner.user) if runner.user else None
     group = first if runner.user or runner.group else None
     return Trial(reference, tuple(path), user, group, tuple(others), runner.root)
+
+
+def broadcasts() -> frozenset[str]:
+    """The broadcast addresses of the networks that the machine is in (RFC 919) now."""
+    found = set()
+    for adapter in ifaddr.get_adapters():
+        for ip in adapter.ips:
+            # A network of two or one has none (RFC 3021).
+            if isinstance(ip.ip, str) and ip.network_prefix < 31:
+                network = ipaddress.IPv4Network(f"{ip.ip}/{ip.network_prefix}", strict=False)
+                found.add(str(network.broadcast_address))
+    return frozenset(found)
 
 
 def _known(number_of: Callable[[str], int], name: str) -> bool:

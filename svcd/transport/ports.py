@@ -13,26 +13,18 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
-from svcd.transport.port import BATCH, Port, accepted
+from svcd.transport.port import Port, accepted
 from svcd.wire.tcpinfo import SIZE as TCP_INFO_BYTES
 from svcd.wire.tcpinfo import traffic as tcp_traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from collections.abc import Set as AbstractSet
 
-    from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IAddress, IProtocolFactory
-    from twisted.internet.protocol import DatagramProtocol
 
     from svcd.interfaces import Watcher
 
-__all__ = ["DatagramPort", "StreamPort"]
-
-#: Below this ports belong to services (RFC 6335, section 6).
-_FIRST_CLIENT_PORT = 1024
-#: The largest datagram there is, in bytes.
-_LARGEST_DATAGRAM = 65_535
+__all__ = ["StreamPort"]
 
 
 class _Counted:
@@ -150,82 +142,3 @@ class StreamPort(Port):
         except BaseException:
             transport.abortConnection()  # type: ignore[no-untyped-call]
             raise
-
-
-@implementer(IListeningPort)
-class DatagramPort(Port):
-    """Reads and writes the datagrams of a socket; peers are socket addresses as the system gives them.
-
-    Args:
-        reactor: watches the socket.
-        sock: the bound socket, non-blocking.
-        protocol: takes the datagrams.
-        service_ports: the ports of the daemon's own datagram services, which never ask.
-
-    Attributes:
-        datagrams: received.
-        ignored: of these, the ones from a port that no client has.
-        bytes_in, bytes_out: received and sent.
-    """
-
-    def __init__(
-        self,
-        reactor: Watcher,
-        sock: socket.socket,
-        protocol: DatagramProtocol,
-        service_ports: AbstractSet[int] = frozenset(),
-    ) -> None:
-        super().__init__(reactor, sock)
-        self._protocol = protocol
-        self._service_ports = service_ports
-        self._inet = sock.family != socket.AF_UNIX
-        self.datagrams = self.ignored = self.bytes_in = self.bytes_out = 0
-
-    def go_on_from(self, other: DatagramPort) -> None:
-        """Count on where the port before on the same socket has stopped."""
-        self.datagrams, self.ignored = other.datagrams, other.ignored
-        self.bytes_in, self.bytes_out = other.bytes_in, other.bytes_out
-
-    def startListening(self) -> None:
-        """Begin."""
-        self._protocol.makeConnection(self)  # type: ignore[arg-type]
-        super().startListening()
-
-    def stopListening(self) -> Deferred[None]:
-        """Stop."""
-        if self.connected:
-            self._protocol.doStop()
-        return super().stopListening()
-
-    def doRead(self) -> None:
-        """Read what waits."""
-        for _ in range(BATCH):
-            if not self.connected:
-                return
-            try:
-                data, peer = self.socket.recvfrom(_LARGEST_DATAGRAM)
-            except BlockingIOError:
-                return
-            except OSError:
-                # An ICMP error for an earlier answer; the next datagram is not its fault.
-                continue
-            self.datagrams += 1
-            self.bytes_in += len(data)
-            if not peer:
-                # An unbound UNIX socket asked: there is no way to answer.
-                continue
-            if self._inet and (peer[1] < _FIRST_CLIENT_PORT or peer[1] in self._service_ports):
-                # A service does not ask. Two that answer each other, after one forged question, would never end.
-                self.ignored += 1
-                continue
-            try:
-                self._protocol.datagramReceived(data, peer)
-            except Exception:  # noqa: BLE001 - the next datagram is not its fault
-                self._log.failure("a datagram could not be served")
-
-    def write(self, data: bytes, addr: Any = None) -> None:  # noqa: ANN401 - a socket address
-        """Send an answer, or lose it as the network might: when the queue is full or the peer is gone."""
-        try:
-            self.bytes_out += self.socket.sendto(data, addr)
-        except OSError:
-            return

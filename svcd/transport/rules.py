@@ -46,6 +46,9 @@ def rules_of(service: Service) -> Rules:
         rate=_rate(options.rate),
         per_source_rate=_rate(source_rate),
         rate_burst=options.rate_burst,
+        # The kernel vouches for the sender's name at a UNIX socket.
+        amplify=options.amplify or service.net.local,
+        answer_service_ports=options.answer_service_ports,
         places=service.places,
     )
 

@@ -129,7 +129,8 @@ def svcd_with(line: str, *reactor: str) -> Start:
         services = folder / f"services-{port}"
         lines = [f"bench {port}/tcp {line} bind=127.0.0.1 backlog=1024"]
         if line.startswith("echo"):
-            lines.append(f"bench {port}/udp echo bind=127.0.0.1")
+            # The load is one source, and asks more than one may by default.
+            lines.append(f"bench {port}/udp echo bind=127.0.0.1 per_source_rate=none")
         services.write_text("\n".join(lines) + "\n")
         log = folder / f"log-{port}"
         twistd = [sys.executable, str(Path(sys.executable).parent / "twistd"), "-n", "--pidfile=", *reactor]

@@ -31,7 +31,7 @@ PRINTABLE = bytes(range(32, 127))
 def _services(folder: Path, *, ipv6: bool) -> str:
     """Every built-in on every transport."""
     bind = "127.0.0.1,::1" if ipv6 else "127.0.0.1"
-    lines = [f"@defaults bind={bind}"]
+    lines = [f"@defaults bind={bind} amplify=yes"]
     quotes = folder / "quotes"
     quotes.write_text("One.\n%\nTwo,\nthree.\n")
     for name in ["echo", "discard", "chargen", "daytime", "time", "qotd"]:

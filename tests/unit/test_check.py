@@ -234,3 +234,11 @@ def test_nobody_sees_bytes_on_a_socket_that_a_process_listens_on(option: str) ->
     (problem,) = _problems(f"{line} {option}=5s")
     assert problem.startswith(f"s:1:{35 + len(option)}: {option}: with wait=yes ")
     assert not _problems(f"@defaults {option}=5s\n{line} session_timeout=5s")
+
+
+@pytest.mark.parametrize("option", ["only_from", "no_access"])
+def test_a_datagram_waits_for_no_name(option: str) -> None:
+    """Anybody could make the daemon look up names; streams may have them."""
+    (problem,) = _problems(f"echo 7/udp {option}=10.0.0.0/8,.example.org")
+    assert problem.endswith(f"{option}: a datagram can't wait until .example.org is looked up; use addresses for udp")
+    assert not _problems(f"echo 7/tcp {option}=.example.org")

@@ -15,7 +15,7 @@ from svcd.model import HostPort, Net, Owner
 _CHOICE = kinds.choice("a", "b")
 _CHOICES = kinds.choices("X", "Y", "Z")
 _RUNS = {*BUILTINS}
-_SCOPES = {"any", "stream", "session", "watched", "asked", "inet", "tcp", "local", "spawned", "group", *HANDLERS}
+_SCOPES = {"any", "stream", "session", "watched", "asked", "udp", "inet", "tcp", "local", "spawned", "group", *HANDLERS}
 _OR_NONE = kinds.or_none(kinds.DURATION)
 
 

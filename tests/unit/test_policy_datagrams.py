@@ -73,7 +73,7 @@ def test_only_single_hosts_are_answered(host: str, answered: bool) -> None:
     """Neither groups nor networks nor nobody, not even with answer_service_ports=yes."""
     answering = _answering(Rules(answer_service_ports=True))
     assert (_reason(answering, host) is None) is (answered or host.endswith(".2.255"))
-    answering.surroundings((), {"192.0.2.255"})
+    answering.surroundings(frozenset(), {"192.0.2.255"})
     for _ in range(2):
         assert (_reason(answering, host) is None) is answered
 
