@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -183,5 +184,11 @@ def test_systemd_runs_the_unit(container: Callable[..., str]) -> None:
     inside("systemctl", "stop", UNIT)
     result = inside("systemctl", "show", "-p", "ActiveState,Result,ExecMainStatus", UNIT).split()
     assert sorted(result) == ["ActiveState=inactive", "ExecMainStatus=0", "Result=success"]
-    journal = inside("journalctl", "--no-pager", "-o", "cat", "-u", UNIT)
-    assert " end service=echo/tcp " in journal
+    # Nobody asked for it: the standard output is the journal, so the entries have fields.
+    entries = inside("journalctl", "--no-pager", "-o", "json", "-u", UNIT, "SVCD_EVENT=end", "SVCD_SERVICE=echo/tcp")
+    (entry,) = map(json.loads, entries.splitlines())
+    assert entry["MESSAGE"].startswith("end service=echo/tcp peer=127.0.0.1:")
+    assert (entry["SYSLOG_IDENTIFIER"], entry["PRIORITY"], entry["_TRANSPORT"]) == ("svcd", "6", "journal")
+    assert (entry["SVCD_ID"], entry["SVCD_IN"], entry["SVCD_OUT"], entry["SVCD_REASON"]) == ("1", "2", "2", "done")
+    notices = inside("journalctl", "--no-pager", "-o", "cat", "-u", UNIT, "-t", "svcd", "-p", "notice").splitlines()
+    assert {line.split()[0] for line in notices} == {"listen", "ready", "stop", "close"}

@@ -1,0 +1,213 @@
+"""Where a real daemon's log goes: to a journald, and to a file that logrotate moves away."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import re
+import socket
+import subprocess
+import sysconfig
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.journald import Entry, FakeJournald
+from tests.real.daemon import PATIENCE, environment, exchange, fields
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.real.daemon import Daemon
+
+#: What an exception of a service says in the log, in characters: too much for a datagram.
+LARGE = 1_000_000
+BROKEN = """
+from twisted.internet.protocol import Factory, Protocol
+
+class Broken(Protocol):
+    def dataReceived(self, data):
+        raise RuntimeError("first line\\nsecond = \\"line\\"\\n" + "x" * int(data))
+
+def make(options):
+    return Factory.forProtocol(Broken)
+"""
+
+
+def _retried(look: Callable[[], bool]) -> None:
+    """Wait for what comes to a file, which tells nobody."""
+    deadline = time.monotonic() + PATIENCE
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def journald(tmp_path: Path, program: Callable[[str], str]) -> Iterator[tuple[FakeJournald, list[str]]]:
+    """A journald, and the words before a command line that let the command see it where systemd's would be."""
+    folder = tmp_path / "journal"
+    folder.mkdir()
+    mounts = 'mount -t tmpfs none /run && mkdir -p /run/systemd/journal && mount --bind "$0" /run/systemd/journal'
+    # As systemd does for a service's standard output; $SAME says whether it is one.
+    stream = "exec 3>&1; JOURNAL_STREAM=$(stat -L -c %d:%i /dev/fd/3)${OTHER}; export JOURNAL_STREAM; exec 3>&-"
+    flags = ["--mount"] if os.geteuid() == 0 else ["--mount", "--user", "--map-root-user"]
+    words = [program("unshare"), *flags, "sh", "-c", f'{mounts} && {{ {stream}; }} && exec "$@"', str(folder)]
+    tried = subprocess.run([*words, "true"], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"no mounts of one's own here: {tried.stderr.strip()}")
+    fake = FakeJournald(folder / "socket")
+    yield fake, words
+    fake.close()
+
+
+def _port(entry: Entry) -> int:
+    return int(entry["SVCD_ADDRESS"].rpartition(":")[2])
+
+
+def test_journald_has_the_fields(
+    start: Callable[..., Daemon], journald: tuple[FakeJournald, list[str]], tmp_path: Path
+) -> None:
+    """Each line is an entry with a field for each value; tracebacks are messages of many lines, however large."""
+    fake, before = journald
+    (tmp_path / "broken.py").write_text(BROKEN)
+    services = "@defaults bind=127.0.0.1\necho 0/tcp\nbad 0/tcp factory=broken:make\n"
+    path = f"{tmp_path}:{environment()['PYTHONPATH']}"
+    daemon = start(services, "--log-format", "journald", before=before, ready=False, env={"PYTHONPATH": path})
+    echo = fake.take_event("listen")
+    bad = fake.take_event("listen")
+    ready = fake.take_event("ready")
+    assert (ready["SVCD_SERVICES"], ready["PRIORITY"], ready["SYSLOG_IDENTIFIER"]) == ("2", "5", "svcd")
+    client = socket.create_connection(("127.0.0.1", _port(echo)), PATIENCE)
+    host, port = client.getsockname()
+    assert exchange(client, b"hello") == b"hello"
+    accept, end = fake.take_event("accept"), fake.take_event("end")
+    assert accept["MESSAGE"] == f"accept service=echo/tcp peer={host}:{port} id=1 count=1"
+    assert (end["SVCD_SERVICE"], end["SVCD_PEER"], end["SVCD_ID"]) == ("echo/tcp", f"{host}:{port}", "1")
+    assert (end["SVCD_IN"], end["SVCD_OUT"], end["SVCD_REASON"], end["PRIORITY"]) == ("5", "5", "done", "6")
+    for size in (1, 100_000, LARGE):
+        with socket.create_connection(("127.0.0.1", _port(bad)), PATIENCE) as client:
+            client.sendall(b"%d" % size)
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+        entry = fake.take_event("log")
+        assert (entry["PRIORITY"], entry["SVCD_LEVEL"]) == ("2", "critical")
+        assert entry["MESSAGE"].endswith('RuntimeError: first line\nsecond = "line"\n' + "x" * size)
+        assert "Traceback (most recent call last):\n" in entry["MESSAGE"]
+        assert fake.take_event("end")["SVCD_REASON"] in ("lost", "error", "done", "aborted")
+    most = int(Path("/proc/sys/net/core/wmem_max").read_text())
+    assert entry.in_memory or most > LARGE // 2
+    assert daemon.stop() == 0
+    assert fake.take_event("stop")["SVCD_CONNECTIONS"] == "0"
+    assert daemon.lines == []
+
+
+@pytest.mark.parametrize(("arguments", "other", "native"), [([], "", True), ([], "0", False),
+                                                            (["--log-format", "text"], "", False)])  # fmt: skip
+def test_a_standard_output_that_is_the_journal(
+    start: Callable[..., Daemon], journald: tuple[FakeJournald, list[str]], arguments: list[str], other: str,
+    native: bool,
+) -> None:  # fmt: skip
+    """As a service of systemd svcd sends entries without being asked; with another output, or if told, it is text."""
+    fake, before = journald
+    daemon = start("echo 0/tcp bind=127.0.0.1\n", *arguments, before=before, ready=not native, env={"OTHER": other})
+    port = _port(fake.take_event("listen")) if native else daemon.port("echo/tcp")
+    # One that answers takes signals, too.
+    assert exchange(socket.create_connection(("127.0.0.1", port), PATIENCE), b"x") == b"x"
+    assert daemon.stop() == 0
+    assert (bool(daemon.lines), fake.empty()) == (not native, not native)
+
+
+def test_shortened_addresses(start: Callable[..., Daemon]) -> None:
+    """With --log-addresses short no line has a client's address, port or name."""
+    services = "@defaults bind=127.0.0.1\necho 0/tcp resolve=yes\nno 0/tcp echo only_from=10.0.0.0/8\n"
+    daemon = start(services, "--log-addresses", "short")
+    client = daemon.connect("echo/tcp")
+    port = client.getsockname()[1]
+    exchange(client, b"hello")
+    with daemon.connect("no/tcp") as refused:
+        assert refused.recv(1) == b""
+    for event, service in (("accept", "echo/tcp"), ("end", "echo/tcp"), ("refuse", "no/tcp")):
+        (found,) = daemon.wait_event(event, service)
+        assert found["peer"] == "127.0.0.0"
+        assert "host" not in found
+    assert daemon.stop() == 0
+    assert f":{port} " not in " ".join(daemon.lines)
+
+
+def _example() -> str:
+    """The logrotate configuration as it is installed, or as the checkout has it."""
+    installed = Path(sysconfig.get_path("data")) / "share" / "svcd" / "logrotate.d" / "svcd"
+    checkout = Path(__file__).parents[2] / "etc" / "logrotate.d" / "svcd"
+    found = next((path for path in (checkout, installed) if path.exists()), None)
+    if found is None:
+        pytest.skip("the example is neither installed nor in a checkout")
+    return found.read_text()
+
+
+class _Visitors:
+    """Clients, one after the other, until they are told to end."""
+
+    def __init__(self, port: int) -> None:
+        self.count = 0
+        self._port = port
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._end.is_set():
+            exchange(socket.create_connection(("127.0.0.1", self._port), PATIENCE), b"x")
+            self.count += 1
+
+    def end(self) -> None:
+        """No more."""
+        self._end.set()
+        self._thread.join(PATIENCE)
+
+
+def _read(path: Path) -> str:
+    return gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
+
+
+def test_logrotate_loses_and_tears_no_line(
+    start: Callable[..., Daemon], program: Callable[[str], str], tmp_path: Path
+) -> None:
+    """The example's configuration, under load: each connection has its two lines, once, in order, in some file."""
+    logrotate = program("logrotate")
+    folder = tmp_path / "var-log"
+    folder.mkdir(mode=0o755)
+    log, pid_file, config = folder / "svcd.log", tmp_path / "svcd.pid", tmp_path / "logrotate.conf"
+    config.write_text(_example().replace("/var/log/svcd.log", str(log)).replace("/run/svcd.pid", str(pid_file)))
+    config.chmod(0o644)
+    places = ["--pidfile", str(pid_file), "--logfile", str(log)]
+    daemon = start("echo 0/tcp bind=127.0.0.1\n", twistd_arguments=places, ready=False)
+    _retried(lambda: log.exists() and " ready " in log.read_text())
+    listen = next(line for line in log.read_text().splitlines() if " listen " in line)
+    visitors = _Visitors(int(fields(listen)["address"].rpartition(":")[2]))
+    try:
+        for _ in range(5):
+            inode = log.stat().st_ino
+            words = [logrotate, "--force", "--state", str(tmp_path / "state"), str(config)]
+            done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert log.stat().st_ino != inode
+            # It is written to: the daemon has opened it.
+            _retried(lambda: log.stat().st_size > 0)
+    finally:
+        visitors.end()
+    assert daemon.stop() == 0
+    files = sorted(folder.iterdir(), key=lambda path: int((re.findall(r"\d+", path.name) or ["0"])[0]), reverse=True)
+    assert len(files) == 6
+    text = "".join(_read(path) for path in files)
+    assert text.endswith("\n")
+    lines = text.splitlines()
+    whole = re.compile(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d [a-z]+( [a-z]+=("[^"]*"|[^" ]+))*')
+    assert [line for line in lines if not whole.fullmatch(line)] == []
+    for event in ("accept", "end"):
+        found = [int(fields(line)["id"]) for line in lines if f" {event} " in line]
+        assert found == list(range(1, visitors.count + 1))
+    assert visitors.count > 5
