@@ -20,8 +20,8 @@ from zope.interface import implementer
 
 from svcd.errors import CommandError, ListenErrors
 from svcd.events import PROBLEM, tell
+from svcd.transport.local import credentials, open_local
 from svcd.transport.ports import StreamPort
-from svcd.transport.sockets import credentials, open_local
 from svcd.wire.control import Lines, Request, RequestError, answer, mistake, request
 
 if TYPE_CHECKING:

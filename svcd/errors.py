@@ -10,7 +10,16 @@ if TYPE_CHECKING:
 
     from svcd.model import Problem
 
-__all__ = ["CommandError", "ConfigError", "ListenError", "ListenErrors", "StartFailure", "SvcdError", "UsageError"]
+__all__ = [
+    "ActivationError",
+    "CommandError",
+    "ConfigError",
+    "ListenError",
+    "ListenErrors",
+    "StartFailure",
+    "SvcdError",
+    "UsageError",
+]
 
 
 class SvcdError(Exception):
@@ -22,6 +31,13 @@ class UsageError(SvcdError):
 
     #: sysexits(3) EX_USAGE.
     exit_code = os.EX_USAGE
+
+
+class ActivationError(SvcdError):
+    """The descriptors that we were started with are nothing that we can be started with."""
+
+    #: sysexits(3) EX_CONFIG: a unit is to be changed.
+    exit_code = os.EX_CONFIG
 
 
 class ConfigError(SvcdError):

@@ -16,6 +16,10 @@ its processor time in seconds; `datagrams` received in all, `ignored` those of t
 `state` of a launcher or of the nursery; `retry` the seconds until it is started again; `text` what a handler wrote for
 the log.
 
+`origin` of a socket that was open before: activation (a socket unit has it) or store (the daemon before this one had
+it). A `leftover` line is for a socket that we were started with and have no use for, with the `name` that its giver
+gave it; an `ungiven` line for one that we opened ourselves, since the socket unit did not give it.
+
 A `refuse` line is for all clients of a service that were refused for one reason since the last such line, one line a
 second at most: `peer` the first of them, `count` how many, `rule` what decided for the first, with its place in the
 file. Reasons: address, time, load, global (--max-connections), descriptors, instances, per_source, rate,
@@ -46,6 +50,7 @@ __all__ = [
     "FORMATS",
     "LAUNCHER",
     "LAUNCHER_LOST",
+    "LEFTOVER",
     "LISTEN",
     "LOG",
     "LOST",
@@ -61,6 +66,7 @@ __all__ = [
     "RESUME",
     "SAID",
     "STOP",
+    "UNGIVEN",
     "Event",
     "tell",
 ]
@@ -83,7 +89,9 @@ class Event:
 
 
 # What the daemon does is a notice, what it suffers a warning.
-LISTEN = Event("listen", ("service", "address", "runs"), "notice")
+LISTEN = Event("listen", ("service", "address", "runs", "origin"), "notice")
+LEFTOVER = Event("leftover", ("name", "address", "reason"), "warn")
+UNGIVEN = Event("ungiven", ("service", "address"), "warn")
 CLOSE = Event("close", ("service", "address", "datagrams", "ignored", "in", "out"), "notice")
 READY = Event("ready", ("services", "listeners", "reactor"), "notice")
 RELOAD = Event("reload", ("added", "removed", "changed", "opened", "closed", "seconds"), "notice")

@@ -1,22 +1,26 @@
-"""What the daemon's process may have, and who it is going to be."""
+"""What the daemon's process has and may have, and who it is going to be."""
 
 from __future__ import annotations
 
 import os
 import pwd
 import resource
+import sys
 from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
+from svcd.errors import ActivationError, StartFailure
 from svcd.events import DESCRIPTORS, tell
 from svcd.transport.descriptors import RESERVE
+from svcd.transport.inherited import receive
 from svcd.transport.specs import Account
+from svcd.transport.stock import Stock
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, MutableMapping
 
-__all__ = ["account_of", "connection_limit"]
+__all__ = ["account_of", "connection_limit", "inherited_stock"]
 
 #: More descriptors than this are not asked for: where the hard limit is a billion, programs that close them
 #: all one by one take minutes.
@@ -52,3 +56,16 @@ def account_of(options: Mapping[str, Any]) -> Account:
         return Account(open_files, user, group, ())
     group = entry.pw_gid if group is None else group
     return Account(open_files, user, group, tuple(os.getgrouplist(entry.pw_name, group)))
+
+
+def inherited_stock(environment: MutableMapping[str, str], pid: int) -> Stock:
+    """The sockets that we were started with.
+
+    Raises:
+        StartFailure: they are none that we can be started with; it was said.
+    """
+    try:
+        return Stock(receive(environment, pid))
+    except ActivationError as error:
+        print(f"svcd: can't start: {error}", file=sys.stderr)
+        raise StartFailure(error.exit_code, str(error)) from None

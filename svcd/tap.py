@@ -21,12 +21,13 @@ from svcd.files import LocalFiles
 from svcd.loading import SERVICES_FILE, listing, load
 from svcd.logs import LOG_FORMATS, LogOutput
 from svcd.policy.limits import Hall
-from svcd.resources import account_of, connection_limit
+from svcd.resources import account_of, connection_limit, inherited_stock
 from svcd.rundir import control_path, make_folder
-from svcd.supervisor import Commands, Reloader, Supervisor, open_all
+from svcd.supervisor import Commands, Reloader, Supervisor
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.names import ReverseNames
-from svcd.transport.notify import notify
+from svcd.transport.notify import Manager
+from svcd.transport.opening import open_all
 from svcd.transport.outgoing import client_endpoint
 from svcd.transport.specs import Account, root_needed
 
@@ -216,20 +217,24 @@ def makeService(options: Options) -> IService:
     """The daemon, for twistd.
 
     Raises:
-        StartFailure: the services file has Problems (78), or its sockets can't be opened (71).
+        StartFailure: the services file has Problems (78), its sockets can't be opened (71), or those that we were
+            started with are no listening ones (78).
     """
     _install_reactor()
     from twisted.internet import reactor  # not before now: importing it installs one
 
     files = LocalFiles()
     endpoints = options.endpoints()
-    _check_listening(endpoints, options.parent or {})
+    # Before twistd leaves the terminal: what is meant for this process is not meant for the one that it becomes.
+    manager = Manager.from_environment(os.environ, os.getpid())
+    stock = inherited_stock(os.environ, os.getpid())
+    if not stock:
+        _check_listening(endpoints, options.parent or {})
     names = ReverseNames(reactor, reactor)  # type: ignore[arg-type]
     # Before the limit of open files is raised.
     account = account_of(options.parent or {})
     _check_rights(endpoints, account)
     budget = DescriptorBudget(connection_limit(len(endpoints)), reactor)
-    manager = os.environ.pop("NOTIFY_SOCKET", None)
     supervisor = Supervisor(
         reactor,
         endpoints,
@@ -238,7 +243,8 @@ def makeService(options: Options) -> IService:
         budget,
         account,
         Hall(options["max-connections"]),
-        lambda state: notify(manager, state),
+        manager,
+        stock,
     )
     pool = reactor.getThreadPool()  # type: ignore[attr-defined]
     reloader = Reloader(supervisor, options.read, partial(deferToThreadPool, reactor, pool))  # type: ignore[arg-type]

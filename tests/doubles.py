@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from svcd.catalog import SHAPES, Surroundings
 from svcd.config.parser import parse, parse_text
+from svcd.transport.notify import Manager
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,7 @@ __all__ = [
     "FakeNames",
     "FakeReactor",
     "LogCatcher",
+    "ManagerDouble",
     "StreamDouble",
     "config_of",
     "keeping",
@@ -447,3 +449,34 @@ def read_files(
     """The Config and the Problems of a file among files."""
     config, problems = parse(path, FakeFiles(contents), SHAPES)
     return config, list(map(str, problems))
+
+
+class ManagerDouble(Manager):
+    """A service manager that remembers what it was told.
+
+    Args:
+        keeps: whether it takes descriptors.
+        watchdog: as of Manager.
+
+    Attributes:
+        said: each message, its assignments joined by blanks.
+        waits: how often somebody waited for it.
+    """
+
+    def __init__(self, *, keeps: bool = False, watchdog: float | None = None) -> None:
+        super().__init__("nowhere", watchdog)
+        self.said: list[str] = []
+        self.waits = 0
+        self._keeps = keeps
+
+    def say(self, *states: str, descriptor: int | None = None, patient: bool = True) -> bool:
+        """Hear it."""
+        del patient
+        self.said.append(" ".join(states))
+        return descriptor is None or self._keeps
+
+    def barrier(self, patience: float = 0.0) -> bool:
+        """All is heard."""
+        del patience
+        self.waits += 1
+        return True

@@ -19,6 +19,7 @@ from svcd.handlers.sayings import BLOCK
 from svcd.handlers.signals import default_signals
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Sequence
 
     from svcd.handlers.messages import Message

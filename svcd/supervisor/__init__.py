@@ -2,7 +2,6 @@
 
 from svcd.supervisor.commands import Commands
 from svcd.supervisor.core import Supervisor
-from svcd.supervisor.listeners import open_all
 from svcd.supervisor.reloading import Reloader
 
-__all__ = ["Commands", "Reloader", "Supervisor", "open_all"]
+__all__ = ["Commands", "Reloader", "Supervisor"]

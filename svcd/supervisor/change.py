@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from svcd.config.plan import socket_key
 from svcd.errors import ConfigError, ListenError, ListenErrors
 from svcd.handlers.nurse import Nurse
-from svcd.supervisor.listeners import Listener, Port, open_all
-from svcd.supervisor.running import Running, Shared, run
+from svcd.supervisor.kinds import run
+from svcd.supervisor.listeners import Listener, Port
+from svcd.transport.opening import open_all
 from svcd.transport.specs import root_needed
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from svcd.config.check import Endpoint
     from svcd.config.plan import Plan
+    from svcd.supervisor.running import Running, Shared
     from svcd.transport.sockets import OpenSocket
 
 __all__ = ["Change"]
@@ -63,7 +65,7 @@ class Change:
             raise ConfigError(problems)
         try:
             leaving = [self._listeners[socket_key(endpoint)].opened for endpoint in self._plan.closed]
-            self._opened = open_all(self._plan.opened, leaving)
+            self._opened = open_all(self._plan.opened, leaving=leaving)
             self._permit()
             self._make_services()
             self._make_ports()
@@ -133,7 +135,7 @@ class Change:
             leaving.close()
         for opened in self._opened:
             key = socket_key(opened.endpoint)
-            listener = self._listeners[key] = Listener(opened, self._shared.budget)
+            listener = self._listeners[key] = Listener(opened, self._shared.budget, self._shared.store)
             listener.serve(self._ports[key], self._running[opened.endpoint.service.id].join)
             listener.start()
         for running in self._fresh.values():

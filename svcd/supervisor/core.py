@@ -13,9 +13,12 @@ from svcd.config.plan import plan, socket_key
 from svcd.events import READY, RELOAD, STOP, tell
 from svcd.handlers.nurse import Nurse
 from svcd.supervisor.change import Change
-from svcd.supervisor.listeners import Listener, number_of_port, open_all
-from svcd.supervisor.running import Running, Shared, run
+from svcd.supervisor.kinds import run
+from svcd.supervisor.listeners import Listener, number_of_port
+from svcd.supervisor.running import Running, Shared
 from svcd.transport.entrance import Reception
+from svcd.transport.notify import Manager, Pulse
+from svcd.transport.opening import Store, open_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from svcd.transport.descriptors import DescriptorBudget
     from svcd.transport.keeper import Keeper
     from svcd.transport.specs import Account
+    from svcd.transport.stock import Stock
 
 __all__ = ["Supervisor"]
 
@@ -44,9 +48,11 @@ class Supervisor(TwistedService):
         budget: how many connections there may be.
         account: as whom handlers run that name no user.
         hall: all connections, and how many there may be.
-        said: told when the daemon is ready and when it stops, as sd_notify(3) states.
+        manager: told how we are, and keeps the sockets while the daemon is restarted.
+        stock: sockets that are open already.
 
     Attributes:
+        pulse: what the manager is told.
         endpoints: where the services listen now.
         hosted: the services, by name.
         retired: services that are no more, with connections that still are.
@@ -63,16 +69,21 @@ class Supervisor(TwistedService):
         budget: DescriptorBudget,
         account: Account,
         hall: Hall,
-        said: Callable[[str], None] = lambda _state: None,
+        manager: Manager | None = None,
+        stock: Stock | None = None,
     ) -> None:
         self.endpoints = tuple(endpoints)
         self._reactor = reactor
         self._journal = journal
         self._budget = budget
-        self._said = said
         self._hall = hall
+        self._stock = stock
+        manager = manager or Manager()
+        self._store = Store(manager)
+        self.pulse = Pulse(around.clock, manager, self._status)
         reception = Reception(reactor, journal, around.files, budget, hall)
-        self._shared = Shared(reactor, around, journal, budget, account, itertools.count(1), reception, self._muxed)
+        numbers = itertools.count(1)
+        self._shared = Shared(reactor, around, journal, budget, account, numbers, reception, self._store, self._muxed)
         self._nurses: list[Nurse] = []
         self._listeners: dict[Hashable, Listener] = {}
         self.hosted: dict[str, Running] = {}
@@ -94,8 +105,10 @@ class Supervisor(TwistedService):
         After any of them no socket is open.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
-        sockets = open_all(self.endpoints)
-        self._listeners = {socket_key(opened.endpoint): Listener(opened, self._budget) for opened in sockets}
+        sockets = open_all(self.endpoints, self._stock, self._store)
+        self._listeners = {
+            socket_key(opened.endpoint): Listener(opened, self._budget, self._store) for opened in sockets
+        }
         self._know_own_ports()
         nurse = Nurse(self._reactor)
         try:
@@ -108,7 +121,7 @@ class Supervisor(TwistedService):
             nurse.start()
         except BaseException:
             for opened in sockets:
-                opened.close()
+                self._store.leave(opened)
             self._listeners.clear()
             raise
         self._nurses.append(nurse)
@@ -122,7 +135,16 @@ class Supervisor(TwistedService):
             running.begin()
         counts = {"services": len(self.hosted), "listeners": len(self._listeners)}
         tell(self._log, READY, **counts, reactor=type(self._reactor).__name__)
-        self._said("READY=1")
+        self.pulse.start()
+
+    def _status(self) -> str:
+        """How we are, for `systemctl status`."""
+        everybody = [each.keeper.everybody() for each in self._all_running() if each.keeper is not None]
+        connections = sum(map(len, everybody))
+        return f"services: {len(self.hosted)}, listeners: {len(self._listeners)}, connections: {connections}"
+
+    def _all_running(self) -> list[Running]:
+        return [*self.hosted.values(), *self.retired]
 
     def change_to(self, endpoints: Sequence[Endpoint], *, now: bool = False) -> Plan:
         """Go over to other services, or change nothing. Connections of a service that is no more may go on.
@@ -217,25 +239,26 @@ class Supervisor(TwistedService):
             A Deferred that fires when no connection is open.
         """
         super().stopService()  # type: ignore[no-untyped-call]
-        self._said("STOPPING=1")
-        all_running = [*self.hosted.values(), *self.retired]
+        self.pulse.stopping()
+        all_running = self._all_running()
         open_connections = sum(len(each.keeper.everybody()) for each in all_running if each.keeper is not None)
         tell(self._log, STOP, connections=open_connections)
         self.stop_listening()
         ended = DeferredList([self._drained(running) for running in all_running])
         ended.addCallback(lambda _results: DeferredList([nurse.stop() for nurse in self._nurses]))
+        ended.addCallback(lambda _results: self.pulse.stop())
         return ended.addCallback(lambda _results: self._journal.flush())
 
     def stop_listening(self) -> None:
-        """Close every socket; connections go on."""
+        """Close every socket, but for what the manager keeps of them; connections go on."""
         for listener in self._listeners.values():
-            listener.close()
+            listener.close(for_good=False)
         self._listeners.clear()
 
     def when_empty(self, call: Callable[[], None]) -> None:
         """Call this when no service has a connection."""
-        everything = [*self.hosted.values(), *self.retired]
-        empty = DeferredList([each.keeper.when_empty() for each in everything if each.keeper is not None])
+        everybody = [each.keeper for each in self._all_running() if each.keeper is not None]
+        empty = DeferredList([keeper.when_empty() for keeper in everybody])
         empty.addCallback(lambda _results: call())
 
     def _drained(self, running: Running) -> Deferred[None]:
@@ -257,7 +280,7 @@ class Supervisor(TwistedService):
 
     def hurry(self) -> None:
         """End every connection now; for whoever asks a second time to stop."""
-        for running in [*self.hosted.values(), *self.retired]:
+        for running in self._all_running():
             self._cut(running)
 
     def _cut(self, running: Running) -> None:

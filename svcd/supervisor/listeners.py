@@ -1,4 +1,4 @@
-"""Sockets and the ports that serve them: opened together or not at all, and closed without losing who waits."""
+"""Sockets and the ports that serve them: who serves which, and the end without losing who waits."""
 
 from __future__ import annotations
 
@@ -9,46 +9,22 @@ from typing import TYPE_CHECKING, Protocol
 
 from twisted.logger import Logger
 
-from svcd.errors import ListenError, ListenErrors
 from svcd.events import CLOSE, LISTEN, tell
 from svcd.model import Shape
 from svcd.transport.datagrams import DatagramPort
-from svcd.transport.sockets import OpenSocket, open_socket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable
 
     from svcd.config.check import Endpoint
     from svcd.transport.descriptors import DescriptorBudget
+    from svcd.transport.opening import Store
+    from svcd.transport.sockets import OpenSocket
 
-__all__ = ["Listener", "Port", "number_of_port", "open_all"]
+__all__ = ["Listener", "Port", "number_of_port"]
 
 #: Rounds of accepting before a socket is closed for good: more than its backlog can hold.
 _ROUNDS = 1000
-
-
-def open_all(endpoints: Iterable[Endpoint], leaving: Sequence[OpenSocket] = ()) -> list[OpenSocket]:
-    """Open the sockets of all endpoints, or none.
-
-    Args:
-        endpoints: of which.
-        leaving: sockets of ours that will be closed, and must not stand in the way.
-
-    Raises:
-        ListenErrors: some can't be had.
-    """
-    opened: list[OpenSocket] = []
-    errors: list[ListenError] = []
-    for endpoint in endpoints:
-        try:
-            opened.append(open_socket(endpoint, leaving))
-        except ListenError as error:
-            errors.append(error)
-    if errors:
-        for each in opened:
-            each.close()
-        raise ListenErrors(errors)
-    return opened
 
 
 class Port(Protocol):
@@ -76,12 +52,14 @@ class Listener:
     Args:
         opened: the socket.
         budget: makes ports of streams rest when descriptors run out.
+        store: keeps the socket open while the daemon is restarted.
     """
 
     _log = Logger()
 
-    def __init__(self, opened: OpenSocket, budget: DescriptorBudget) -> None:
+    def __init__(self, opened: OpenSocket, budget: DescriptorBudget, store: Store) -> None:
         self.opened = opened
+        self._store = store
         self._budget = budget
         self._leave: Callable[[], None] = _nothing
         self._join: Callable[[Port], Callable[[], None]] | None = None
@@ -121,7 +99,9 @@ class Listener:
         if not self.paused:
             self.port.startListening()
         service = self.endpoint.service
-        tell(self._log, LISTEN, service=service.id, address=self.opened.address, runs=service.handler_text)
+        values = {"origin": self.opened.origin} if self.opened.origin else {}
+        tell(self._log, LISTEN, service=service.id, address=self.opened.address, runs=service.handler_text, **values)
+        self._store.keep(self.opened)
 
     def pause(self, *, paused: bool) -> None:
         """Let who comes wait in the kernel's queue, or take them in again."""
@@ -157,14 +137,21 @@ class Listener:
             with contextlib.suppress(OSError):
                 self.port.doRead()
 
-    def close(self) -> None:
-        """Close the socket, and say what it has carried."""
+    def close(self, *, for_good: bool = True) -> None:
+        """Close the socket, and say what it has carried.
+
+        Args:
+            for_good: whether nobody will serve it; else the daemon ends, and the store may keep it for the next one.
+        """
         self.rest()
         values: dict[str, object] = {"service": self.endpoint.service.id, "address": self.opened.address}
         if isinstance(self.port, DatagramPort):
             values |= {"datagrams": self.port.datagrams, "ignored": self.port.ignored}
             values |= {"in": self.port.bytes_in, "out": self.port.bytes_out}
-        self.opened.close()
+        if for_good:
+            self._store.close(self.opened)
+        else:
+            self._store.leave(self.opened)
         tell(self._log, CLOSE, **values)
 
 

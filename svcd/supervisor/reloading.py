@@ -59,9 +59,17 @@ class Reloader:
         return self._lock.run(self._reload, now)
 
     def _reload(self, now: bool) -> Deferred[Plan]:
+        pulse = self._supervisor.pulse
+        pulse.reloading()
         read = self._in_thread(lambda: self._load(None))
         done = read.addCallback(lambda endpoints: self._supervisor.change_to(endpoints, now=now))
-        return done.addErrback(self._tell_why)
+        done.addErrback(self._tell_why)
+
+        def over(result: Plan | Failure) -> Plan | Failure:
+            pulse.reloaded()
+            return result
+
+        return done.addBoth(over)
 
     def _tell_why(self, failure: Failure) -> Failure:
         failure.trap(SvcdError, OSError)

@@ -1,23 +1,10 @@
-"""Services that run, by what they run: each makes ports for its sockets, and can take other options while it runs."""
+"""What a running service is: it makes ports for its sockets, and can take other options while it runs."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
-
-from svcd.catalog import MUX, datagram_protocol, stream_factory
-from svcd.model import Shape
-from svcd.transport.datagrams import DatagramPort
-from svcd.transport.gate import GateKeeper
-from svcd.transport.handoff import HandOffPort
-from svcd.transport.machine import broadcasts
-from svcd.transport.mux import MuxKeeper
-from svcd.transport.ports import StreamPort
-from svcd.transport.spawned import SpawnKeeper
-from svcd.transport.specs import Account, spec_of
-from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,14 +14,15 @@ if TYPE_CHECKING:
     from svcd.handlers.nurse import Nurse
     from svcd.interfaces import Watcher
     from svcd.journal import Journal
-    from svcd.policy.answers import Refusal
     from svcd.supervisor.listeners import Port
     from svcd.transport.descriptors import DescriptorBudget
     from svcd.transport.entrance import Reception
     from svcd.transport.keeper import Keeper
+    from svcd.transport.opening import Store
     from svcd.transport.sockets import OpenSocket
+    from svcd.transport.specs import Account
 
-__all__ = ["Running", "Shared", "run"]
+__all__ = ["Running", "Shared"]
 
 
 @dataclass(slots=True)
@@ -44,6 +32,7 @@ class Shared:
     Attributes:
         numbers: numbers the connections.
         reception: makes the services' entrances.
+        store: keeps the sockets open while the daemon is restarted.
         muxed: what tcpmux offers, by name.
         own_ports: the ports of the daemon's datagram services, which never ask.
     """
@@ -55,6 +44,7 @@ class Shared:
     account: Account
     numbers: Iterator[int]
     reception: Reception
+    store: Store
     muxed: Callable[[], Mapping[str, Callable[[int, Any, int], None]]]
     own_ports: set[int] = field(default_factory=set)
 
@@ -103,9 +93,9 @@ class Running(ABC):
         """Let the service make a port rest and go on; returns what ends that."""
         return _nothing if self.keeper is None else self.keeper.entrance.listen(port.pause, port.resume)
 
+    @abstractmethod
     def like(self, service: Service) -> bool:
         """Whether another service could be served by this one with other options."""
-        return kind_of(service) is type(self)
 
     def begin(self) -> None:  # noqa: B027 - most have nothing to do
         """The daemon serves now."""
@@ -114,185 +104,5 @@ class Running(ABC):
         """The last connection has ended, and no more will come."""
 
 
-class _Gated(Running):
-    """A stream service that runs in the daemon."""
-
-    def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:  # noqa: ARG002 - as all
-        super().__init__(shared, service)
-        factory = stream_factory(service, shared.around)
-        self.keeper: GateKeeper = GateKeeper(
-            service,
-            factory,
-            shared.journal,
-            shared.around.names,
-            shared.budget,
-            shared.numbers,
-            shared.reception.entrance(service),
-        )
-        self.keeper.keep_time(shared.reactor.callLater)
-
-    def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
-        budget, entrance = self._shared.budget, self.keeper.entrance
-        # A reactor may have a better port than the one that works on all of them.
-        adopt = getattr(self._shared.reactor, "adoptStreamSocket", None) or partial(StreamPort, self._shared.reactor)
-        made: StreamPort = adopt(
-            opened.socket, self.keeper, lambda: not budget.exhausted and entrance.may_accept(), budget.rest
-        )
-        return made
-
-    def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:  # noqa: ARG002 - as all
-        factory = stream_factory(service, self._shared.around)
-        retune = self._shared.reception.prepare(self.keeper.entrance, service)
-
-        def commit() -> None:
-            retune()
-            self.service = service
-            self.keeper.retune(service)
-            self.keeper.serve_by(factory)
-
-        return commit
-
-
-class _Spawned(Running):
-    """A stream service whose connections have processes of their own."""
-
-    def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:
-        super().__init__(shared, service)
-        self._spec = spec_of(service, shared.account)
-        self.keeper: SpawnKeeper = SpawnKeeper(
-            shared.reactor,
-            partial(nurse.link, self._spec),
-            service,
-            shared.journal,
-            shared.around.names,
-            shared.budget,
-            shared.numbers,
-            shared.reception.entrance(service),
-        )
-        self.keeper.keep_time(shared.reactor.callLater)
-
-    def port(self, opened: OpenSocket, service: Service) -> Port:
-        keeper, shared = self.keeper, self._shared
-        made: HandOffPort | WaitPort
-        if service.options.wait:
-            made = WaitPort(shared.reactor, opened.socket, keeper)
-        else:
-            made = HandOffPort(shared.reactor, opened.socket, keeper.take, keeper.may_accept, shared.budget.rest)
-        return made
-
-    def join(self, port: Port) -> Callable[[], None]:
-        leave = super().join(port)
-        leave_room = self.keeper.when_room(port.resume)
-
-        def leave_both() -> None:
-            leave()
-            leave_room()
-
-        return leave_both
-
-    def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:
-        spec = spec_of(service, self._shared.account)
-        retune = self._shared.reception.prepare(self.keeper.entrance, service)
-        link = None if spec == self._spec else nurse.link(spec, self.keeper)
-
-        def commit() -> None:
-            retune()
-            self.service, self._spec = service, spec
-            self.keeper.retune(service)
-            if link is not None:
-                self.keeper.relink(link)
-                self.begin()
-
-        return commit
-
-    def like(self, service: Service) -> bool:
-        return super().like(service) and service.options.wait == self.service.options.wait
-
-    def begin(self) -> None:
-        self.keeper.begin()
-
-    def end(self) -> None:
-        self.keeper.link.stop()
-
-
-class _Muxed(Running):
-    """tcpmux, whose connections become those of other services."""
-
-    def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:  # noqa: ARG002 - as all
-        super().__init__(shared, service)
-        self.keeper: MuxKeeper = MuxKeeper(
-            shared.reactor,
-            shared.muxed,
-            service,
-            shared.journal,
-            shared.around.names,
-            shared.budget,
-            shared.numbers,
-            shared.reception.entrance(service),
-        )
-        self.keeper.keep_time(shared.reactor.callLater)
-
-    def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
-        keeper, shared = self.keeper, self._shared
-        return HandOffPort(shared.reactor, opened.socket, keeper.take, keeper.may_accept, shared.budget.rest)
-
-    def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:  # noqa: ARG002 - as all
-        retune = self._shared.reception.prepare(self.keeper.entrance, service)
-
-        def commit() -> None:
-            retune()
-            self.service = service
-            self.keeper.retune(service)
-
-        return commit
-
-
-class _Datagrams(Running):
-    """A datagram service that runs in the daemon."""
-
-    def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:  # noqa: ARG002 - as all
-        super().__init__(shared, service)
-        self._entrance = shared.reception.entrance(service)
-        self._answering = shared.reception.answering(service)
-        self._answering.surroundings(shared.own_ports, broadcasts())
-
-    def port(self, opened: OpenSocket, service: Service) -> Port:
-        shared, protocol = self._shared, datagram_protocol(service, self._shared.around)
-        return DatagramPort(shared.reactor, opened.socket, protocol, self._answering, self._refused)
-
-    def _refused(self, refusal: Refusal, host: str, port: int) -> None:
-        self._entrance.refused(refusal, self._shared.journal.peer_text(host, port) if host else "local")
-
-    def end(self) -> None:
-        self._entrance.finish()
-
-    def like(self, service: Service) -> bool:  # noqa: ARG002 - as all
-        """It has no connections: another one takes its place, on the same sockets."""
-        return False
-
-    def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:
-        raise NotImplementedError
-
-
 def _nothing() -> None:
     """There is nothing to leave."""
-
-
-def kind_of(service: Service) -> type[_Gated | _Spawned | _Muxed | _Datagrams]:
-    """What kind of Running a service is."""
-    if service.spawned:
-        return _Spawned
-    if service.runs == MUX:
-        return _Muxed
-    return _Gated if service.net.shape is Shape.STREAM else _Datagrams
-
-
-def run(shared: Shared, service: Service, nurse: Nurse) -> Running:
-    """Make a service that is to run.
-
-    Raises:
-        ConfigError: its factory can't be made.
-        KeyError: a user or group is not known any more.
-        OSError: a file that it needs can't be read.
-    """
-    return kind_of(service)(shared, service, nurse)

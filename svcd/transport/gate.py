@@ -22,7 +22,7 @@ from svcd.policy.admission import Ticket
 from svcd.policy.answers import Reason, Refusal
 from svcd.transport.farewell import Farewell
 from svcd.transport.keeper import Keeper
-from svcd.transport.sockets import credentials
+from svcd.transport.local import credentials
 from svcd.transport.visitor import Visitor
 
 if TYPE_CHECKING:

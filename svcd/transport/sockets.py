@@ -7,12 +7,12 @@ import errno
 import os
 import socket
 import stat
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from svcd.errors import ListenError, ListenErrors
+from svcd.errors import ListenError
 from svcd.model import Shape, address_text
+from svcd.transport.inherited import file_of
 from svcd.transport.machine import group_id, user_id
 
 if TYPE_CHECKING:
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from svcd.config.options import Options
     from svcd.config.service import Service
 
-__all__ = ["OpenSocket", "credentials", "open_local", "open_socket"]
+__all__ = ["REMEDIES", "OpenSocket", "adopt_socket", "open_socket", "remove_stale", "socket_address"]
 
-_REMEDIES = {
+#: What can be done about what the system says.
+REMEDIES = {
     errno.EADDRINUSE: "stop the program that listens there, or choose another port",
     errno.EADDRNOTAVAIL: "this machine has no such address; change bind=",
     errno.ENOENT: "its directory does not exist; create it",
@@ -49,13 +50,22 @@ class OpenSocket:
         endpoint: what it serves.
         socket: it, non-blocking.
         address: where it stands, as people write it.
-        file: device and inode of a UNIX socket's file.
+        file: device and inode of a UNIX socket's file, if that is ours.
+        stored: its name in the service manager's store; empty if it is not there.
+        origin: who opened it: nothing for us, `store` for the daemon before us, `activation` for a socket unit.
     """
 
     endpoint: Endpoint
     socket: socket.socket
     address: str
     file: tuple[int, int] | None = None
+    stored: str = ""
+    origin: str = ""
+
+    @property
+    def lent(self) -> bool:
+        """Whether it stays somebody else's, and so does its file."""
+        return self.origin == "activation"
 
     def permit(self, endpoint: Endpoint) -> None:
         """Give a UNIX socket's file the owner and permissions of another endpoint with the same path.
@@ -64,11 +74,10 @@ class OpenSocket:
             ListenError: the system refuses.
         """
         path, service = endpoint.service.path, endpoint.service
-        if not path or _permissions(service) == _permissions(self.endpoint.service):
+        if not path or self.lent or _permissions(service) == _permissions(self.endpoint.service):
             return
         try:
-            _chown(service)
-            os.chmod(path, service.options.mode)  # noqa: PTH101 - one system call
+            _permit(service)
         except (OSError, KeyError) as error:
             raise _explained(endpoint, error) from error
 
@@ -77,16 +86,17 @@ class OpenSocket:
         self.endpoint = endpoint
         options = endpoint.service.options
         if endpoint.service.net.shape is Shape.STREAM:
+            # Again, it changes the length of the queue (listen(2)), and nobody in it is lost.
             self.socket.listen(options.backlog)
             if endpoint.version:
                 _tune(self.socket, options)
 
-    def close(self) -> None:
-        """Close it, and remove the file of a UNIX socket, as far as we may."""
+    def close(self, *, for_good: bool = True) -> None:
+        """Close it, and if it is for good remove the file of a UNIX socket, as far as we may."""
         path = self.endpoint.service.path
         with contextlib.suppress(OSError):
             # Somebody else's by now, if it is another file.
-            if path and _file_of(path) == self.file:
+            if for_good and path and file_of(path) == self.file:
                 os.unlink(path)  # noqa: PTH108 - one system call
         self.socket.close()
 
@@ -120,51 +130,47 @@ def open_socket(endpoint: Endpoint, leaving: Sequence[OpenSocket] = ()) -> OpenS
             raise
     except (OSError, KeyError) as error:
         raise _explained(endpoint, error) from error
-    address = endpoint.address
-    if endpoint.version:
-        host, port = opened.getsockname()[:2]
-        address = address_text(host, port)
-    return OpenSocket(endpoint, opened, address, None if endpoint.version else _file_of(endpoint.address))
+    return OpenSocket(endpoint, opened, _address(opened), None if endpoint.version else file_of(service.path))
 
 
-def credentials(sock: Any) -> tuple[int, int, int]:  # noqa: ANN401 - a socket, or as much of one
-    """The process at the other end of a UNIX socket, its user and its group (SO_PEERCRED, unix(7)).
+def adopt_socket(endpoint: Endpoint, opened: socket.socket, stored: str = "") -> OpenSocket:
+    """Take over a socket that is bound already; it gets the options of its endpoint's service.
 
-    Raises:
-        OSError: it is no connected UNIX socket.
-    """
-    pid, user, group = struct.unpack(
-        "3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    )
-    return pid, user, group
-
-
-def open_local(path: str, mode: int) -> socket.socket:
-    """Open a listening UNIX socket of the daemon's own, which serves no endpoint.
+    Args:
+        endpoint: what it is to serve.
+        opened: it.
+        stored: the name under which a daemon before us had it stored; empty for one that a socket unit lends.
 
     Raises:
-        ListenErrors: it can't be had.
+        ListenError: it can't have its options.
     """
-    opened = socket.socket(socket.AF_UNIX)
+    path = endpoint.service.path
     try:
         opened.setblocking(False)
-        _remove_stale(path, opened.type)
-        before = os.umask(0o777 & ~mode)
-        try:
-            opened.bind(path)
-        finally:
-            os.umask(before)
-        opened.listen()
-    except OSError as error:
+        if stored and path:
+            _permit(endpoint.service)
+        file = file_of(path) if stored and path else None
+        adopted = OpenSocket(endpoint, opened, _address(opened), file, stored, "store" if stored else "activation")
+        adopted.retune(endpoint)
+    except (OSError, KeyError) as error:
         opened.close()
-        remedy = _REMEDIES.get(error.errno or 0, "choose another path")
-        raise ListenErrors([ListenError("control", path, error.strerror or str(error), remedy)]) from error
-    return opened
+        raise _explained(endpoint, error) from error
+    return adopted
 
 
-def _file_of(path: str) -> tuple[int, int]:
-    status = os.lstat(path)
-    return status.st_dev, status.st_ino
+def _address(opened: socket.socket) -> str:
+    name = opened.getsockname()
+    return str(name) if opened.family == socket.AF_UNIX else address_text(*name[:2])
+
+
+def socket_address(endpoint: Endpoint) -> tuple[Any, ...]:
+    """The address of an endpoint with a port, as the system has it.
+
+    getaddrinfo turns a literal with %scope into its address; nothing is looked up.
+    """
+    family = socket.AF_INET if endpoint.version == 4 else socket.AF_INET6
+    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    return socket.getaddrinfo(endpoint.host, endpoint.service.port, family, 0, 0, flags)[0][4]
 
 
 def _tune(opened: socket.socket, options: Options) -> None:
@@ -184,12 +190,9 @@ def _bind_inet(opened: socket.socket, endpoint: Endpoint, *, stream: bool, leavi
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if endpoint.version == 6:
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, options.v6only)
-    # getaddrinfo turns a literal with %scope into its address; nothing is looked up.
-    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-    found = socket.getaddrinfo(endpoint.host, endpoint.service.port, opened.family, opened.type, 0, flags)
     in_the_way = [each.socket for each in leaving if _same_port(each.endpoint, endpoint)]
     with _sharing([*in_the_way, opened]) if in_the_way else contextlib.nullcontext():
-        opened.bind(found[0][4])
+        opened.bind(socket_address(endpoint))
         if stream:
             opened.listen(options.backlog)
 
@@ -216,7 +219,7 @@ def _sharing(sockets: Sequence[socket.socket]) -> Iterator[None]:
 def _bind_local(opened: socket.socket, endpoint: Endpoint) -> None:
     service = endpoint.service
     path = service.path
-    _remove_stale(path, opened.type)
+    remove_stale(path, opened.type)
     # The file is never seen with wider permissions: bind(2) makes it under the umask.
     before = os.umask(0o777 & ~service.options.mode)
     try:
@@ -234,13 +237,18 @@ def _permissions(service: Service) -> tuple[int, str, str]:
     return service.options.mode, service.options.owner.user, service.file_group
 
 
+def _permit(service: Service) -> None:
+    _chown(service)
+    os.chmod(service.path, service.options.mode)  # noqa: PTH101 - one system call
+
+
 def _chown(service: Service) -> None:
     user, group = service.options.owner.user, service.file_group
     if user or group:
         os.chown(service.path, user_id(user) if user else -1, group_id(group) if group else -1)
 
 
-def _remove_stale(path: str, kind: int) -> None:
+def remove_stale(path: str, kind: int) -> None:
     """Remove what a daemon that is gone left behind: a socket at which nobody listens."""
     try:
         status = os.lstat(path)
@@ -278,5 +286,5 @@ def _explained(endpoint: Endpoint, error: OSError | KeyError) -> ListenError:
     elif code == errno.EADDRINUSE and not endpoint.version:
         remedy = "another server listens at this path; stop it, or choose another path"
     else:
-        remedy = _REMEDIES.get(code, "change the line in the services file")
+        remedy = REMEDIES.get(code, "change the line in the services file")
     return ListenError(service.id, endpoint.address, cause, remedy)

@@ -19,9 +19,9 @@ from svcd.model import unmapped
 from svcd.policy.admission import Ticket
 from svcd.transport.farewell import greet
 from svcd.transport.keeper import Keeper
+from svcd.transport.local import credentials
 from svcd.transport.session import SpawnedSession
 from svcd.transport.sockdiag import SocketView
-from svcd.transport.sockets import credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,8 +13,8 @@ import pytest
 
 from svcd.config.check import Endpoint, check
 from svcd.errors import ListenError, ListenErrors
-from svcd.supervisor import open_all
 from svcd.transport.machine import LocalMachine, group_id, user_id
+from svcd.transport.opening import open_all
 from svcd.transport.sockets import OpenSocket, open_socket
 from tests.doubles import FakeFiles, FakeMachine, config_of
 

@@ -271,6 +271,7 @@ def test_a_process_that_can_not_be_ended_does_not_hold_the_daemon(spawned: Calla
     daemon.reactor.advance(KILL_SECONDS)
     assert daemon.link.abandoned == [1]
     assert "reason=unknown" in daemon.lines[-1]
+    daemon.reactor.advance(1)
     assert not daemon.reactor.getDelayedCalls()
 
 

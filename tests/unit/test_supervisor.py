@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,20 @@ from svcd.journal import Journal
 from svcd.policy.limits import Hall
 from svcd.supervisor import Supervisor
 from svcd.transport.descriptors import DescriptorBudget
+from svcd.transport.inherited import Inherited
 from svcd.transport.ports import StreamPort
 from svcd.transport.specs import Account
-from tests.doubles import FakeFiles, FakeMachine, FakeReactor, LogCatcher, config_of, keeping, surroundings
+from svcd.transport.stock import Stock
+from tests.doubles import (
+    FakeFiles,
+    FakeMachine,
+    FakeReactor,
+    LogCatcher,
+    ManagerDouble,
+    config_of,
+    keeping,
+    surroundings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,10 +40,10 @@ if TYPE_CHECKING:
 class _Daemon:
     """A supervisor of a text's services."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, manager: ManagerDouble | None = None, stock: Stock | None = None) -> None:
         self.reactor = FakeReactor()
         self.lines: list[str] = []
-        self.said: list[str] = []
+        self.manager = manager or ManagerDouble()
         self.clients: list[socket.socket] = []
         endpoints, problems = check(config_of(text), FakeFiles(), FakeMachine())
         assert not problems
@@ -44,7 +56,8 @@ class _Daemon:
             self.budget,
             Account((1024, 4096)),
             Hall(),
-            self.said.append,
+            self.manager,
+            stock,
         )
 
     def start(self) -> None:
@@ -104,7 +117,7 @@ def test_a_start_is_told(daemon: _Daemon, tmp_path: Path) -> None:
     ]
     (ready,) = log.named("ready")
     assert (ready["services"], ready["listeners"]) == (3, 3)
-    assert daemon.said == ["READY=1"]
+    assert daemon.manager.said[-1] == f"READY=1 MAINPID={os.getpid()} STATUS=services: 3, listeners: 3, connections: 0"
     assert len(daemon.ports) == 3
 
 
@@ -113,7 +126,7 @@ def test_a_start_that_fails_opens_nothing(daemon: _Daemon, tmp_path: Path) -> No
     (tmp_path / "discard").write_text("in the way")
     with pytest.raises(ListenErrors):
         daemon.supervisor.privilegedStartService()
-    assert daemon.said == []
+    assert daemon.manager.said == []
     assert {path.name for path in tmp_path.iterdir()} == {"discard"}
     (tmp_path / "discard").unlink()
 
@@ -147,10 +160,46 @@ def test_stopping_without_connections_is_done_at_once(daemon: _Daemon, tmp_path:
     assert [event["connections"] for event in log.named("stop")] == [0]
     assert [event["service"] for event in log.named("close")] == ["echo/unix", "chargen/unix", "discard/unixgram"]
     assert log.named("close")[2]["datagrams"] == 0
-    assert daemon.said == ["READY=1", "STOPPING=1"]
+    assert daemon.manager.said[-1] == "STOPPING=1 STATUS=stopping"
     assert not daemon.ports
     assert not list(tmp_path.iterdir())
     assert not daemon.reactor.getDelayedCalls()
+
+
+def test_sockets_outlive_the_daemon_where_somebody_keeps_them(tmp_path: Path) -> None:
+    """A client that comes while nobody serves waits, and is served by the daemon that is started next."""
+    text = f"echo {tmp_path}/echo/unix\n"
+    first = _Daemon(text, ManagerDouble(keeps=True))
+    first.start()
+    (name,) = [each.rpartition("FDNAME=")[2] for each in first.manager.said if each.startswith("FDSTORE=1")]
+    (listener,) = first.supervisor._listeners.values()
+    kept = listener.opened.socket.dup()
+    assert first.stop().called
+    assert (tmp_path / "echo").is_socket()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "echo"))
+        second = _Daemon(text, ManagerDouble(keeps=True), Stock([Inherited(name, kept)]))
+        with LogCatcher() as log:
+            second.start()
+        assert [event["origin"] for event in log.named("listen")] == ["store"]
+        assert not [each for each in second.manager.said if each.startswith("FDSTORE=1")]
+        for port in second.ports:
+            port.doRead()
+        assert len(second.supervisor.keepers["echo/unix"].sessions) == 1
+        second.close()
+
+
+def test_the_manager_hears_how_many_connections_there_are(daemon: _Daemon, tmp_path: Path) -> None:
+    """A status is told when it has changed, seconds later, and no more once the daemon stops."""
+    daemon.start()
+    before = len(daemon.manager.said)
+    daemon.connect(tmp_path / "echo")
+    daemon.reactor.pump([5.0, 5.0])
+    assert daemon.manager.said[before:] == ["STATUS=services: 3, listeners: 3, connections: 1"]
+    daemon.stop()
+    daemon.supervisor.hurry()
+    daemon.reactor.advance(20)
+    assert daemon.manager.said[before + 1 :] == ["STOPPING=1 STATUS=stopping"]
 
 
 def test_a_connection_may_go_on_for_its_services_timeout(daemon: _Daemon, tmp_path: Path) -> None:

@@ -1,0 +1,170 @@
+"""Sockets that we were started with (sd_listen_fds(3)): by socket activation, from the descriptor store, from a parent.
+
+All of them come the same way: as descriptors from 3 on, with LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES in the
+environment. Their names tell them apart. Those that svcd gave away itself have names of its own making (`stored_name`);
+any other name is an administrator's, from FileDescriptorName= of a socket unit, and that socket stays its unit's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from svcd.errors import ActivationError
+from svcd.model import address_text
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    from svcd.config.check import Endpoint
+
+__all__ = ["Inherited", "file_of", "receive", "stored_name"]
+
+#: sd_listen_fds(3), SD_LISTEN_FDS_START.
+_FIRST = 3
+#: How names that are ours begin.
+_MARK = "svcd/"
+#: sd_pid_notify_with_fds(3): a name has at most 255 ASCII characters, no control character and no colon.
+_LONGEST_NAME = 255
+
+
+@dataclass(eq=False, slots=True)
+class Inherited:
+    """A descriptor that we were started with.
+
+    Attributes:
+        name: as LISTEN_FDNAMES has it.
+        socket: it; None for what is no socket and is closed already.
+        reason: why it is of no use, if that is known.
+    """
+
+    name: str
+    socket: socket.socket | None
+    reason: str = ""
+
+    @property
+    def lent(self) -> bool:
+        """Whether its giver keeps it, and what belongs to it."""
+        return not self.name.startswith(_MARK)
+
+    @property
+    def address(self) -> str:
+        """Where it stands, as people write it; `-` where that can't be said."""
+        if self.socket is None:
+            return "-"
+        name = self.socket.getsockname()
+        if self.socket.family in (socket.AF_INET, socket.AF_INET6):
+            return address_text(*name[:2])
+        if self.socket.family == socket.AF_UNIX and name:
+            return "@" + os.fsdecode(name[1:]) if isinstance(name, bytes) else str(name)
+        return "-"
+
+    def close(self) -> None:
+        """Close it, and remove the file of a UNIX socket that is ours."""
+        if self.socket is None:
+            return
+        if not self.lent and self.socket.family == socket.AF_UNIX:
+            path = self.socket.getsockname()
+            if self.name.split("/")[1] == _identity(path):
+                os.unlink(path)  # noqa: PTH108 - one system call
+        self.socket.close()
+
+    def has_file(self, path: str) -> bool:
+        """Whether a UNIX socket is the one that clients find at a path; of a lent one the giver sees to that."""
+        here = _identity(path)
+        return here != "-" if self.lent else here == self.name.split("/")[1]
+
+
+def file_of(path: str) -> tuple[int, int]:
+    """Device and inode of a file.
+
+    Raises:
+        OSError: it is not there.
+    """
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
+
+
+def _identity(path: str) -> str:
+    try:
+        device, inode = file_of(path)
+    except OSError:
+        return "-"
+    return f"{device:x}.{inode:x}"
+
+
+def stored_name(endpoint: Endpoint) -> str:
+    """Under which name the socket of an endpoint is given away.
+
+    It says which file a UNIX socket has, since the socket alone does not tell whether its path is still its own, and
+    which line it is for, since port 0 does not say that.
+    """
+    identity = "-" if endpoint.version else _identity(endpoint.service.path)
+    key = f"{endpoint.service.id}@{endpoint.address}"
+    name = f"{_MARK}{identity}/{quote(key)}"
+    if len(name) > _LONGEST_NAME:
+        name = f"{_MARK}{identity}/{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()}"
+    return name
+
+
+def receive(environment: MutableMapping[str, str], pid: int) -> list[Inherited]:
+    """What we were started with; the variables that say so are taken out, for they are not our children's.
+
+    Args:
+        environment: of the process.
+        pid: of the process: descriptors that were meant for another one are left alone.
+
+    Raises:
+        ActivationError: they are nothing that a super-server can be started with.
+    """
+    meant_for = environment.pop("LISTEN_PID", "")
+    count = environment.pop("LISTEN_FDS", "")
+    names = environment.pop("LISTEN_FDNAMES", "")
+    environment.pop("LISTEN_PIDFDID", None)
+    if not count or meant_for != str(pid):
+        return []
+    if not count.isdecimal():
+        raise ActivationError(f"LISTEN_FDS={count} is no number of descriptors")
+    listed = names.split(":") if names else []
+    # As sd_listen_fds_with_names(3) calls those without a name.
+    listed += ["unknown"] * (int(count) - len(listed))
+    return [_received(_FIRST + number, name) for number, name in enumerate(listed[: int(count)])]
+
+
+def _received(descriptor: int, name: str) -> Inherited:
+    try:
+        status = os.fstat(descriptor)
+    except OSError as error:
+        raise ActivationError(f"LISTEN_FDS counts descriptor {descriptor}, but: {error.strerror}") from None
+    if not stat.S_ISSOCK(status.st_mode):
+        os.close(descriptor)
+        return Inherited(name, None, "it is no socket")
+    received = socket.socket(fileno=descriptor)
+    received.set_inheritable(False)
+    found = Inherited(name, received)
+    if received.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+        found.reason = "no service has sockets of this family"
+    elif received.type == socket.SOCK_STREAM:
+        if not received.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            _no_connection(found)
+            found.reason = "it does not listen"
+    elif received.type != socket.SOCK_DGRAM:
+        found.reason = "no service has sockets of this type"
+    return found
+
+
+def _no_connection(found: Inherited) -> None:
+    assert found.socket is not None  # noqa: S101 - it is what was looked at
+    try:
+        found.socket.getpeername()
+    except OSError:
+        return
+    raise ActivationError(
+        f"descriptor {found.name!r} is a connection: its socket unit has Accept=yes, which starts a program for "
+        "each of them; svcd accepts by itself, so remove Accept= from the socket unit"
+    )

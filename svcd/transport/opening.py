@@ -1,0 +1,114 @@
+"""Where the sockets of endpoints come from: out of the stock, else newly opened; and where they go."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+
+from svcd.errors import ListenError, ListenErrors
+from svcd.events import LEFTOVER, UNGIVEN, tell
+from svcd.transport.inherited import stored_name
+from svcd.transport.notify import Manager
+from svcd.transport.sockets import OpenSocket, open_socket
+from svcd.transport.stock import Stock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from svcd.config.check import Endpoint
+
+__all__ = ["Store", "open_all"]
+
+_log = Logger()
+
+
+class Store:
+    """The service manager's store of descriptors: what is in it comes back to the daemon that is started next.
+
+    So clients that come while svcd is restarted wait in the kernel's queue, and none is refused.
+
+    Args:
+        manager: who has the store.
+    """
+
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+
+    def keep(self, opened: OpenSocket) -> None:
+        """Have a socket kept; but one that a socket unit lent is that unit's to keep."""
+        if self._manager.present and not opened.stored and not opened.lent:
+            name = stored_name(opened.endpoint)
+            if self._manager.store(name, opened.socket):
+                opened.stored = name
+
+    def close(self, opened: OpenSocket) -> None:
+        """Close a socket for good."""
+        if opened.stored:
+            self._manager.forget(opened.stored)
+        opened.close()
+
+    def leave(self, opened: OpenSocket) -> None:
+        """Close our side of a socket, as the daemon ends; what is kept stays open, and where clients find it."""
+        opened.close(for_good=not (opened.stored and self._manager.present))
+
+    def clear(self, stock: Stock) -> None:
+        """Report what is left of a stock, and close it for good.
+
+        Returns when nobody has it open any longer: its addresses may be asked for in another way.
+        """
+        removed = False
+        for each in stock.leftover():
+            tell(_log, LEFTOVER, name=each.name, address=each.address, reason=each.reason)
+            if not each.lent:
+                self._manager.forget(each.name)
+                removed = True
+            with contextlib.suppress(OSError):
+                each.close()
+        if removed:
+            self._manager.barrier()
+
+
+def open_all(
+    endpoints: Iterable[Endpoint],
+    stock: Stock | None = None,
+    store: Store | None = None,
+    leaving: Sequence[OpenSocket] = (),
+) -> list[OpenSocket]:
+    """Have the sockets of all endpoints, or none: those in stock, and new ones.
+
+    Args:
+        endpoints: of which.
+        stock: what is open already; nothing is left in it.
+        store: what is left over is removed from it.
+        leaving: sockets of ours that will be closed, and must not stand in the way.
+
+    Raises:
+        ListenErrors: some can't be had.
+    """
+    stock = stock or Stock()
+    store = store or Store(Manager())
+    wanted: list[tuple[Endpoint, OpenSocket | None]] = []
+    errors: list[ListenError] = []
+    activated = stock.activated
+    for endpoint in endpoints:
+        try:
+            wanted.append((endpoint, stock.take(endpoint)))
+        except ListenError as error:
+            errors.append(error)
+    store.clear(stock)
+    opened: list[OpenSocket] = []
+    for endpoint, found in wanted:
+        try:
+            opened.append(found or open_socket(endpoint, leaving))
+        except ListenError as error:
+            errors.append(error)
+            continue
+        if activated and not found:
+            tell(_log, UNGIVEN, service=endpoint.service.id, address=opened[-1].address)
+    if errors:
+        for each in opened:
+            store.leave(each)
+        raise ListenErrors(errors)
+    return opened

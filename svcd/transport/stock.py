@@ -1,0 +1,115 @@
+"""The stock of sockets that are open already: endpoints of the services file take theirs from it, whoever opened it."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from svcd.model import Shape
+from svcd.transport.inherited import stored_name
+from svcd.transport.sockets import adopt_socket, socket_address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from svcd.config.check import Endpoint
+    from svcd.transport.inherited import Inherited
+    from svcd.transport.sockets import OpenSocket
+
+__all__ = ["Stock"]
+
+_ANY = {4: "0.0.0.0", 6: "::"}  # noqa: S104 - compared with, not bound to
+
+
+class Stock:
+    """Sockets that wait to be asked for.
+
+    One is an endpoint's if it stands where the endpoint is to stand, or if its socket unit has named it by the service
+    (`echo/tcp`, or `echo`): then the unit says where it stands.
+
+    Args:
+        inherited: what there is.
+    """
+
+    def __init__(self, inherited: Iterable[Inherited] = ()) -> None:
+        all_of_them = list(inherited)
+        self._rest = [each for each in all_of_them if not each.reason]
+        self._useless = [each for each in all_of_them if each.reason]
+        #: Whether a socket unit gave some: what is missing then is worth a word.
+        self.activated = any(each.lent for each in self._rest)
+        self._both: dict[str, Inherited] = {}
+
+    def __bool__(self) -> bool:
+        """Whether there is anything, of use or not."""
+        return bool(self._rest or self._useless)
+
+    def take(self, endpoint: Endpoint) -> OpenSocket | None:
+        """The socket of an endpoint, with the options of its service; None if it is not in stock.
+
+        Raises:
+            ListenError: it is there, but can't have its options.
+        """
+        ways: tuple[Callable[[Inherited, Endpoint], bool], ...] = (_stored_for, _stands_at, _named_for)
+        for way in ways:
+            for each in self._rest:
+                if each.socket is not None and _suits(each, endpoint) and way(each, endpoint):
+                    self._rest.remove(each)
+                    if each.lent and endpoint.version and _takes_both(each.socket):
+                        self._both[endpoint.service.id] = each
+                    return adopt_socket(endpoint, each.socket, "" if each.lent else each.name)
+        # By default systemd makes one socket for IPv4 and IPv6 where svcd has two: it has it twice.
+        both = self._both.get(endpoint.service.id)
+        if both is None or both.socket is None or endpoint.host not in _ANY.values():
+            return None
+        return adopt_socket(endpoint, both.socket.dup())
+
+    def leftover(self) -> list[Inherited]:
+        """What nobody asked for, and what is of no use; no longer in stock."""
+        for each in self._rest:
+            each.reason = "no line of the services file asks for it"
+        left, self._rest, self._useless = [*self._useless, *self._rest], [], []
+        return left
+
+
+def _takes_both(found: socket.socket) -> bool:
+    """Whether it is an IPv6 socket that takes IPv4 clients as well."""
+    return found.family == socket.AF_INET6 and not found.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+
+def _suits(found: Inherited, endpoint: Endpoint) -> bool:
+    """Whether a socket has the type and the family of an endpoint, and takes the clients that it should."""
+    sock, service = found.socket, endpoint.service
+    stream = service.net.shape is Shape.STREAM
+    if sock is None or sock.type != (socket.SOCK_STREAM if stream else socket.SOCK_DGRAM):
+        return False
+    family = {0: socket.AF_UNIX, 4: socket.AF_INET, 6: socket.AF_INET6}[endpoint.version]
+    if sock.family == socket.AF_INET6 and sock.getsockname()[0] == _ANY[6]:
+        if _takes_both(sock) and found.lent and len(service.net.versions) > 1:
+            return endpoint.host in _ANY.values()
+        return family == sock.family and _takes_both(sock) is not service.options.v6only
+    return family == sock.family
+
+
+def _stored_for(found: Inherited, endpoint: Endpoint) -> bool:
+    """Port 0 stands where the kernel put it, so that it can be known by its name alone."""
+    assert found.socket is not None  # noqa: S101 - nothing else is in stock
+    if not endpoint.version or endpoint.service.port or found.name != stored_name(endpoint):
+        return False
+    return bool(found.socket.getsockname()[0] == socket_address(endpoint)[0])
+
+
+def _stands_at(found: Inherited, endpoint: Endpoint) -> bool:
+    assert found.socket is not None  # noqa: S101 - nothing else is in stock
+    name = found.socket.getsockname()
+    if not endpoint.version:
+        path = endpoint.service.path
+        return bool(name == path) and found.has_file(path)
+    wanted = socket_address(endpoint)
+    if _takes_both(found.socket) and endpoint.version == 4:
+        return bool(name[1] == wanted[1])
+    # Host, port, and of a link-local address the interface; the flow label of IPv6 says nothing here.
+    return bool(name[:2] == wanted[:2] and name[3:] == wanted[3:])
+
+
+def _named_for(found: Inherited, endpoint: Endpoint) -> bool:
+    return found.lent and found.name in (endpoint.service.id, endpoint.service.name)

@@ -1,0 +1,418 @@
+"""Sockets that are open already: whose they are, what becomes of them, and what is said of the others."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import subprocess
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from svcd.config.check import Endpoint, check
+from svcd.errors import ActivationError, ListenErrors
+from svcd.transport.inherited import Inherited, receive, stored_name
+from svcd.transport.machine import LocalMachine
+from svcd.transport.opening import Store, open_all
+from svcd.transport.sockets import OpenSocket
+from svcd.transport.stock import Stock
+from tests.doubles import FakeFiles, FakeMachine, LogCatcher, ManagerDouble, config_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+needs_ipv6 = pytest.mark.skipif(6 not in LocalMachine().versions(), reason="this machine has no IPv6")
+
+
+def _endpoints(text: str) -> list[Endpoint]:
+    endpoints, problems = check(config_of(text), FakeFiles(), FakeMachine())
+    assert not problems, problems
+    return endpoints
+
+
+@pytest.fixture
+def end() -> Iterator[ExitStack]:
+    """Closes what a test opened."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def bound(end: ExitStack) -> Callable[..., socket.socket]:
+    """What makes a bound socket, listening if it can."""
+
+    def make(host: str = "127.0.0.1", kind: int = socket.SOCK_STREAM, *, both: bool = False) -> socket.socket:
+        family = socket.AF_UNIX if "/" in host else socket.AF_INET6 if ":" in host else socket.AF_INET
+        made = end.enter_context(socket.socket(family, kind))
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
+        made.bind(host if family == socket.AF_UNIX else (host, 0))
+        if kind == socket.SOCK_STREAM:
+            made.listen(1)
+        return made
+
+    return make
+
+
+def _take(line: str, *inherited: Inherited, end: ExitStack) -> list[OpenSocket | None]:
+    """What the endpoints of a line get from a stock."""
+    for each in inherited:
+        assert each.socket is not None
+        end.callback(each.socket.close)
+    stock = Stock(inherited)
+    found = [stock.take(endpoint) for endpoint in _endpoints(line)]
+    for opened in found:
+        if opened is not None:
+            end.callback(opened.socket.close)
+    return found
+
+
+def test_a_socket_is_found_by_its_address(bound: Callable[..., socket.socket], end: ExitStack) -> None:
+    """Whatever its name is, it serves the line that is to stand where it stands, with that line's options."""
+    sock = bound()
+    port = sock.getsockname()[1]
+    line = f"echo {port}/tcp bind=127.0.0.1 keepalive=yes nodelay=no"
+    (found,) = _take(line, Inherited("svcd.socket", sock), end=end)
+    assert found is not None
+    assert (found.address, found.origin, found.stored, found.lent) == (f"127.0.0.1:{port}", "activation", "", True)
+    assert found.socket is sock
+    assert not sock.getblocking()
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "echo {port}/udp4 bind=127.0.0.1",  # another type
+        "echo {port}/tcp4",  # wider
+        "echo {port}/tcp4 bind=127.0.0.2",  # elsewhere
+        "echo 1/tcp4 bind=127.0.0.1",  # another port
+        "echo 0/tcp4 bind=127.0.0.1",  # any port
+        "echo {port}/tcp6",  # another family
+        "echo /run/nowhere/unix",
+    ],
+)
+def test_a_socket_elsewhere_is_not_taken(line: str, bound: Callable[..., socket.socket], end: ExitStack) -> None:
+    """An address that is wider or narrower than the line's is another address."""
+    sock = bound()
+    port = sock.getsockname()[1]
+    assert _take(line.format(port=port), Inherited("x", sock), end=end) == [None]
+
+
+@pytest.mark.parametrize("name", ["echo", "echo/tcp4"])
+def test_a_socket_unit_names_the_service(name: str, bound: Callable[..., socket.socket], end: ExitStack) -> None:
+    """Then it says where that stands; a name that svcd gave does not, nor one of another protocol."""
+    sock = bound()
+    (found,) = _take("echo 7/tcp4", Inherited(name, sock), end=end)
+    assert found is not None
+    assert found.address == f"127.0.0.1:{sock.getsockname()[1]}"
+    for line, other in (("echo 7/udp4", name), ("upper 7/tcp4", name), ("echo 7/tcp4", "svcd/-/echo/tcp4@0.0.0.0:7")):
+        assert _take(line, Inherited(other, bound()), end=end) == [None]
+
+
+@needs_ipv6
+@pytest.mark.parametrize(
+    ("line", "taken"),
+    [
+        ("echo {port}/tcp", [True, True]),
+        ("echo {port}/tcp bind=::,0.0.0.0", [True, True]),
+        ("echo {port}/tcp bind=::,127.0.0.1", [True, False]),
+        ("echo {port}/tcp4", [False]),
+        ("echo {port}/tcp6", [False]),
+        ("echo {port}/tcp6 v6only=no", [True]),
+        ("echo {port}/tcp bind=::1", [False]),
+    ],
+)
+def test_one_socket_for_both_families(
+    line: str, taken: list[bool], bound: Callable[..., socket.socket], end: ExitStack
+) -> None:
+    """It serves a line for both, whose two endpoints share it; but not one that wants a single family."""
+    sock = bound("::", both=True)
+    port = sock.getsockname()[1]
+    found = _take(line.format(port=port), Inherited("x", sock), end=end)
+    assert [each is not None for each in found] == taken
+    for each in found:
+        assert each is None or each.address == f"[::]:{port}"
+    if taken == [True, True]:
+        found = _take("echo 7/tcp", Inherited("echo", bound("::", both=True)), end=end)
+        assert None not in found
+        # What a daemon before us has stored is for the line that it was for.
+        name = "svcd/-/echo/tcp6@[::]:7"
+        assert _take(line.format(port=port), Inherited(name, bound("::", both=True)), end=end) == [None, None]
+
+
+@needs_ipv6
+def test_a_socket_for_each_family(bound: Callable[..., socket.socket], end: ExitStack) -> None:
+    """Each endpoint of a line gets its own."""
+    first, second = bound(), bound("::1")
+    found = _take("echo 7/tcp", Inherited("echo", second), Inherited("echo", first), end=end)
+    assert [each and each.socket for each in found] == [first, second]
+    port = second.getsockname()[1]
+    (local,) = _take(f"echo {port}/tcp bind=::1", Inherited("x", second), end=end)
+    assert local is not None
+    assert local.address == f"[::1]:{port}"
+
+
+def test_the_kernels_choice_of_a_port_is_kept(end: ExitStack) -> None:
+    """Port 0 stands where it stood before, because its name in the store says whose it is."""
+    (endpoint,) = _endpoints("echo 0/tcp4 bind=127.0.0.1")
+    (first,) = open_all([endpoint])
+    end.callback(first.close)
+    (found,) = _take("echo 0/tcp4 bind=127.0.0.1", Inherited(stored_name(endpoint), first.socket), end=end)
+    assert found is not None
+    assert (found.address, found.origin, found.stored) == (first.address, "store", stored_name(endpoint))
+
+
+@pytest.mark.parametrize(("net", "kind"), [("unix", socket.SOCK_STREAM), ("unixgram", socket.SOCK_DGRAM)])
+def test_a_unix_socket_from_the_store(tmp_path: Path, net: str, kind: int, end: ExitStack) -> None:
+    """It is taken while its path is its own, gets the mode of its line, and takes its file along at its end."""
+    path = tmp_path / "s"
+    (endpoint,) = _endpoints(f"echo {path}/{net}")
+    (first,) = open_all([endpoint])
+    name = stored_name(endpoint)
+    (found,) = _take(f"echo {path}/{net} mode=0600", Inherited(name, first.socket.dup()), end=end)
+    assert found is not None
+    assert found.socket.type == kind
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    copy = found.socket.dup()
+    path.rename(tmp_path / "elsewhere")
+    assert _take(f"echo {path}/{net}", Inherited(name, copy.dup()), end=end) == [None]
+    path.write_text("somebody else's")
+    assert _take(f"echo {path}/{net}", Inherited(name, copy.dup()), end=end) == [None]
+    (tmp_path / "elsewhere").rename(path)
+    (found,) = _take(f"echo {path}/{net}", Inherited(name, copy), end=end)
+    assert found is not None
+    found.close(for_good=False)
+    assert path.is_socket()
+    found.close()
+    assert not path.exists()
+    first.close()
+
+
+def test_a_unix_socket_of_a_socket_unit(tmp_path: Path, bound: Callable[..., socket.socket], end: ExitStack) -> None:
+    """Its file is the unit's: neither its mode changes nor does it go with us."""
+    path = tmp_path / "s"
+    sock = bound(str(path))
+    path.chmod(0o640)
+    (found,) = _take(f"echo {path}/unix mode=0777", Inherited("x", sock), end=end)
+    assert found is not None
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    found.close()
+    assert path.is_socket()
+
+
+def test_a_mode_that_cannot_be_had_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a socket of our own; nothing stays open."""
+    (endpoint,) = _endpoints(f"echo {tmp_path}/s/unix")
+    (first,) = open_all([endpoint])
+
+    def chmod(_path: str, _mode: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "chmod", chmod)
+    with pytest.raises(ListenErrors, match="change the socket's owner"):
+        open_all([endpoint], Stock([Inherited(stored_name(endpoint), first.socket)]))
+    assert first.socket.fileno() == -1
+
+
+def test_what_nobody_asked_for_is_said_and_closed(bound: Callable[..., socket.socket], tmp_path: Path) -> None:
+    """With its name and address; what a daemon before us had stored is removed from the store, and waited for."""
+    given, ours, local = bound(), bound(), bound(str(tmp_path / "s"))
+    (endpoint,) = _endpoints(f"echo {tmp_path}/s/unix")
+    names = ["svcd.socket", "svcd/-/gone/tcp@127.0.0.1", stored_name(endpoint)]
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (given, ours)]
+    pieces = zip(names, (given, ours, local), strict=True)
+    stock = Stock([*(Inherited(*each) for each in pieces), Inherited("file", None, "it is no socket")])
+    assert stock
+    manager = ManagerDouble()
+    with LogCatcher() as log:
+        assert open_all([], stock, Store(manager)) == []
+    said = [(event["name"], event["address"], event["reason"]) for event in log.named("leftover")]
+    unasked = "no line of the services file asks for it"
+    assert said == [
+        ("file", "-", "it is no socket"),
+        (names[0], addresses[0], unasked),
+        (names[1], addresses[1], unasked),
+        (names[2], str(tmp_path / "s"), unasked),
+    ]
+    assert [each.fileno() for each in (given, ours, local)] == [-1, -1, -1]
+    assert manager.said == [f"FDSTOREREMOVE=1 FDNAME={name}" for name in names[1:]]
+    assert manager.waits == 1
+    assert not (tmp_path / "s").exists()
+    assert not stock
+
+
+def test_an_address_changes_hands(tmp_path: Path, end: ExitStack) -> None:
+    """A path that was a stream's becomes a datagram service's within one start."""
+    (before,) = _endpoints(f"echo {tmp_path}/s/unix")
+    (first,) = open_all([before])
+    stock = Stock([Inherited(stored_name(before), first.socket)])
+    (now,) = open_all(_endpoints(f"echo {tmp_path}/s/unixgram"), stock, Store(ManagerDouble()))
+    end.callback(now.close)
+    assert now.origin == ""
+    assert now.socket.type == socket.SOCK_DGRAM
+
+
+def test_what_a_socket_unit_lacks_is_said(bound: Callable[..., socket.socket], end: ExitStack) -> None:
+    """Svcd opens it by itself; a socket that is new since the daemon before is not worth a word."""
+    endpoints = _endpoints("echo 0/tcp4 bind=127.0.0.1\nupper 0/tcp4 bind=127.0.0.1\n")
+    for name, said in (("upper", ["echo/tcp4"]), (stored_name(endpoints[1]), [])):
+        with LogCatcher() as log:
+            opened = open_all(endpoints, Stock([Inherited(name, bound())]))
+        for each in opened:
+            end.callback(each.close)
+        assert [event["service"] for event in log.named("ungiven")] == said
+        assert [each.origin for each in opened] == ["", "store" if not said else "activation"]
+
+
+def test_a_start_that_fails_removes_nothing_from_the_store(bound: Callable[..., socket.socket], tmp_path: Path) -> None:
+    """The daemon that is started next may do better; what was opened meanwhile is closed and gone."""
+    taken = bound().getsockname()[1]
+    first, second = _endpoints(f"echo {tmp_path}/s/unix\nupper {tmp_path}/new/unix\n")
+    (opened,) = open_all([first])
+    stock = Stock([Inherited(stored_name(first), opened.socket)])
+    manager = ManagerDouble()
+    third = _endpoints(f"discard {taken}/tcp4 bind=127.0.0.1")
+    with pytest.raises(ListenErrors):
+        open_all([first, second, *third], stock, Store(manager))
+    assert opened.socket.fileno() == -1
+    assert (tmp_path / "s").is_socket()
+    assert not (tmp_path / "new").exists()
+    assert manager.said == []
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_socket_is_stored_once(tmp_path: Path, keeps: bool, bound: Callable[..., socket.socket]) -> None:
+    """Under a name of its own, if the manager takes it; it is removed when the socket closes for good."""
+    manager = ManagerDouble(keeps=keeps)
+    store = Store(manager)
+    (endpoint,) = _endpoints(f"echo {tmp_path}/s/unix")
+    (opened,) = open_all([endpoint])
+    name = stored_name(endpoint)
+    store.keep(opened)
+    assert manager.said == [f"FDSTORE=1 FDPOLL=0 FDNAME={name}"]
+    assert opened.stored == (name if keeps else "")
+    if keeps:
+        store.keep(opened)
+        assert len(manager.said) == 1
+    store.close(opened)
+    assert manager.said[1:] == ([f"FDSTOREREMOVE=1 FDNAME={name}"] if keeps else [])
+    assert not (tmp_path / "s").exists()
+    lent = OpenSocket(endpoint, bound(), "", origin="activation")
+    store.keep(lent)
+    store.close(lent)
+    assert not [each for each in manager.said[1:] if each.startswith("FDSTORE=1")]
+
+
+def test_names_are_what_systemd_takes(tmp_path: Path) -> None:
+    """At most 255 characters of ASCII without a colon or a control character, and each socket has its own."""
+    lines = [
+        "echo 7/tcp",
+        "écho 8/tcp4 echo",
+        f"{'x' * 300} 9/tcp4 echo",
+        f"{'x' * 300}y 10/tcp4 echo",
+        f"local {tmp_path}/a:b/unix echo",
+        "d 0/udp4 echo bind=127.0.0.1,127.0.0.2",
+    ]
+    names = [stored_name(each) for each in _endpoints("\n".join(lines))]
+    assert len(set(names)) == len(names) == 8
+    for name in names:
+        assert name.isascii()
+        assert name.isprintable()
+        assert len(name) <= 255
+        assert ":" not in name
+
+
+def test_what_is_meant_for_another_process_is_left_alone() -> None:
+    """But the variables go: they are not our children's either."""
+    environment = {"LISTEN_PID": "1", "LISTEN_FDS": "3", "LISTEN_FDNAMES": "a:b:c", "HOME": "/"}
+    assert receive(environment, 17) == []
+    assert environment == {"HOME": "/"}
+    assert receive({"LISTEN_PID": "17"}, 17) == []
+    assert not Stock()
+
+
+@pytest.mark.parametrize("count", ["x", "-1"])
+def test_a_count_that_is_none_is_an_error(count: str) -> None:
+    """It says which variable is wrong."""
+    with pytest.raises(ActivationError, match=f"LISTEN_FDS={count}"):
+        receive({"LISTEN_PID": "17", "LISTEN_FDS": count, "LISTEN_FDNAMES": ""}, 17)
+
+
+_CHILD = """
+import os
+from svcd.transport.inherited import receive
+os.environ["LISTEN_PID"] = str(os.getpid())
+try:
+    for each in receive(os.environ, os.getpid()):
+        inheritable = each.socket is not None and each.socket.get_inheritable()
+        print(each.name, each.address, inheritable, each.reason, sep="|")
+except Exception as error:
+    print(type(error).__name__, error, sep="|")
+print([name for name in os.environ if name.startswith("LISTEN_")])
+"""
+
+
+def _received(*given: int, names: str | None = None, more: int = 0) -> list[str]:
+    """What a process sees that is started with descriptors, from 3 on."""
+    # Placed by a child of ours, since other descriptors of this process may stand in the way.
+    placing = (
+        "import os, sys\n"
+        "spare = [os.dup2(int(word), 100 + number) for number, word in enumerate(sys.argv[1].split(','))]\n"
+        "for number, each in enumerate(spare): os.dup2(each, 3 + number); os.close(each)\n"
+        f"exec({_CHILD!r})"
+    )
+    environment = {
+        **os.environ,
+        "LISTEN_FDS": str(len(given) + more),
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    if names is not None:
+        environment["LISTEN_FDNAMES"] = names
+    words = [sys.executable, "-c", placing, ",".join(map(str, given))]
+    return subprocess.check_output(words, env=environment, pass_fds=given, text=True, timeout=60).splitlines()
+
+
+def test_descriptors_become_sockets(bound: Callable[..., socket.socket], tmp_path: Path, end: ExitStack) -> None:
+    """With names and addresses; whatever is no socket that a service could have has its reason with it."""
+    stream, local = bound(), bound(str(tmp_path / "s"), socket.SOCK_DGRAM)
+    deaf, packets, far = (
+        end.enter_context(socket.socket(*kind))
+        for kind in ((socket.AF_INET,), (socket.AF_UNIX, socket.SOCK_SEQPACKET), (socket.AF_NETLINK, socket.SOCK_RAW))
+    )
+    abstract = end.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    abstract.bind(f"\0svcd-test-{os.getpid()}")
+    with (tmp_path / "file").open("wb") as file:
+        numbers = [each.fileno() for each in (stream, local, file, deaf, packets, far, abstract)]
+        said = _received(*numbers, names="echo:b")
+    assert said == [
+        f"echo|127.0.0.1:{stream.getsockname()[1]}|False|",
+        f"b|{tmp_path}/s|False|",
+        "unknown|-|False|it is no socket",
+        "unknown|0.0.0.0:0|False|it does not listen",
+        "unknown|-|False|no service has sockets of this type",
+        "unknown|-|False|no service has sockets of this family",
+        f"unknown|@svcd-test-{os.getpid()}|False|",
+        "[]",
+    ]
+
+
+def test_a_connection_is_an_error(bound: Callable[..., socket.socket], end: ExitStack) -> None:
+    """It says what is to be changed, and where."""
+    stream = bound()
+    client = end.enter_context(socket.create_connection(stream.getsockname()))
+    said = _received(client.fileno(), names="connection")
+    assert said[0].startswith("ActivationError|descriptor 'connection' is a connection: its socket unit has Accept=yes")
+
+
+def test_a_count_that_is_too_large_is_an_error(bound: Callable[..., socket.socket]) -> None:
+    """It says which descriptor is not there."""
+    said = _received(bound().fileno(), more=20)
+    assert said[0].startswith("ActivationError|LISTEN_FDS counts descriptor")
+    assert said[0].endswith("Bad file descriptor")
