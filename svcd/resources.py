@@ -6,6 +6,7 @@ import os
 import pwd
 import resource
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
@@ -13,7 +14,7 @@ from twisted.logger import Logger
 from svcd.errors import ActivationError, StartFailure
 from svcd.events import DESCRIPTORS, tell
 from svcd.transport.descriptors import RESERVE
-from svcd.transport.inherited import receive
+from svcd.transport.inherited import VARIABLES, receive
 from svcd.transport.specs import Account
 from svcd.transport.stock import Stock
 
@@ -61,11 +62,31 @@ def account_of(options: Mapping[str, Any]) -> Account:
 def inherited_stock(environment: MutableMapping[str, str], pid: int) -> Stock:
     """The sockets that we were started with.
 
+    Args:
+        environment: of the process; what says so is taken out, for it is not our children's.
+        pid: of the process.
+
     Raises:
         StartFailure: they are none that we can be started with; it was said.
     """
+    first = {**environment, **_first_environment()}
+    for name in VARIABLES:
+        environment.pop(name, None)
     try:
-        return Stock(receive(environment, pid))
+        return Stock(receive(first, pid))
     except ActivationError as error:
         print(f"svcd: can't start: {error}", file=sys.stderr)
         raise StartFailure(error.exit_code, str(error)) from None
+
+
+def _first_environment() -> dict[str, str]:
+    """With what the process was started, as the kernel remembers it (proc(5)).
+
+    Twisted takes LISTEN_PID and LISTEN_FDS out as soon as twisted.internet.endpoints is imported, which is before us.
+    """
+    try:
+        lines = Path("/proc/self/environ").read_bytes().split(b"\0")
+    except OSError:
+        return {}
+    pairs = (os.fsdecode(line).partition("=") for line in lines)
+    return {name: value for name, _, value in pairs}

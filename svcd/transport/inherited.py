@@ -19,12 +19,14 @@ from svcd.errors import ActivationError
 from svcd.model import address_text
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Mapping
 
     from svcd.config.check import Endpoint
 
-__all__ = ["Inherited", "file_of", "receive", "stored_name"]
+__all__ = ["VARIABLES", "Inherited", "file_of", "receive", "stored_name"]
 
+#: What says so; it is for the process that was started, and for none of its children.
+VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 #: sd_listen_fds(3), SD_LISTEN_FDS_START.
 _FIRST = 3
 #: How names that are ours begin.
@@ -112,21 +114,19 @@ def stored_name(endpoint: Endpoint) -> str:
     return name
 
 
-def receive(environment: MutableMapping[str, str], pid: int) -> list[Inherited]:
-    """What we were started with; the variables that say so are taken out, for they are not our children's.
+def receive(environment: Mapping[str, str], pid: int) -> list[Inherited]:
+    """What we were started with.
 
     Args:
-        environment: of the process.
+        environment: with which the process was started.
         pid: of the process: descriptors that were meant for another one are left alone.
 
     Raises:
         ActivationError: they are nothing that a super-server can be started with.
     """
-    meant_for = environment.pop("LISTEN_PID", "")
-    count = environment.pop("LISTEN_FDS", "")
-    names = environment.pop("LISTEN_FDNAMES", "")
-    environment.pop("LISTEN_PIDFDID", None)
-    if not count or meant_for != str(pid):
+    count = environment.get("LISTEN_FDS", "")
+    names = environment.get("LISTEN_FDNAMES", "")
+    if not count or environment.get("LISTEN_PID") != str(pid):
         return []
     if not count.isdecimal():
         raise ActivationError(f"LISTEN_FDS={count} is no number of descriptors")

@@ -176,11 +176,16 @@ class Pulse:
         self._calls: dict[str, IDelayedCall] = {}
 
     def start(self) -> None:
-        """Say that we are ready, and go on from there."""
-        if not self._manager.present:
-            return
-        self._told = self._status()
-        self._manager.ready(self._told)
+        """Say that we are ready once the reactor turns, and go on from there.
+
+        Before it does, signals of whoever hears that we are ready would end us at once.
+        """
+        if self._manager.present:
+            self._calls["ready"] = self._clock.callLater(0, self._begin)
+
+    def _begin(self) -> None:
+        del self._calls["ready"]
+        self.reloaded()
         self._again("status", _STATUS_SECONDS, self._tell_status)
         if self._manager.watchdog is not None:
             # As sd_watchdog_enabled(3) recommends: each half of the time.
@@ -214,9 +219,10 @@ class Pulse:
     def stopping(self) -> None:
         """We stop: the status is told no more, signs of life are."""
         self._manager.stopping()
-        call = self._calls.pop("status", None)
-        if call is not None:
-            call.cancel()
+        for name in ("ready", "status"):
+            call = self._calls.pop(name, None)
+            if call is not None:
+                call.cancel()
 
     def stop(self) -> None:
         """The end."""

@@ -178,6 +178,8 @@ def test_signs_of_life_come_from_the_reactor() -> None:
     status = ["one"]
     pulse = Pulse(clock, manager, lambda: status[0])
     pulse.start()
+    assert manager.said == []
+    clock.advance(0)
     assert manager.said.pop() == f"READY=1 MAINPID={os.getpid()} STATUS=one"
     clock.pump([1.0] * 5)
     assert manager.said == ["WATCHDOG=1"] * 2
@@ -190,6 +192,27 @@ def test_signs_of_life_come_from_the_reactor() -> None:
     assert manager.said == ["STOPPING=1 STATUS=stopping", "WATCHDOG=1", "WATCHDOG=1"]
     pulse.stop()
     assert not clock.getDelayedCalls()
+
+
+def test_a_reload_is_told() -> None:
+    """When it begins, and with the status when it is over."""
+    manager = ManagerDouble()
+    pulse = Pulse(Clock(), manager, lambda: "two")
+    pulse.reloading()
+    pulse.reloaded()
+    assert manager.said[0].startswith("RELOADING=1 MONOTONIC_USEC=")
+    assert manager.said[1] == f"READY=1 MAINPID={os.getpid()} STATUS=two"
+
+
+def test_a_daemon_that_stops_at_once_was_never_ready() -> None:
+    """Nothing is left to be told."""
+    clock, manager = Clock(), ManagerDouble(watchdog=4.0)
+    pulse = Pulse(clock, manager, lambda: "")
+    pulse.start()
+    pulse.stopping()
+    clock.advance(10)
+    assert manager.said == ["STOPPING=1 STATUS=stopping"]
+    pulse.stop()
 
 
 def test_without_a_manager_there_is_no_pulse() -> None:

@@ -64,6 +64,7 @@ class _Daemon:
         """As twistd does."""
         self.supervisor.privilegedStartService()
         self.supervisor.startService()
+        self.reactor.advance(0)
 
     @property
     def ports(self) -> list[Any]:
