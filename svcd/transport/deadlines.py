@@ -4,7 +4,7 @@ A sweep compares counts that are kept anyway, by the kernel or by the transports
 deadline. So nothing is early. What is late is so by the time to the next two sweeps: an eighth of the shortest
 deadline at most, or an eighth of a second if that is more; from a deadline of 80 seconds on it is 10 seconds.
 
-A sweep goes in slices, with the reactor's other work between them: 64 connections take about 0.1 ms, or 2 if all of
+A sweep goes in slices, with the reactor's other work between them: 64 connections take about 0.3 ms, or 2 if all of
 them are to be ended.
 """
 
