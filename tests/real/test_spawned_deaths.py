@@ -135,7 +135,7 @@ def test_handlers_of_a_lost_launcher_are_ended(start: Callable[..., Daemon]) -> 
         with client:
             assert client.recv(1) == b""
     ends = daemon.wait_event("end", "cat/tcp", 3)
-    assert {(end["reason"], end["exit"]) for end in ends} == {("timeout", "SIGTERM")}
+    assert {(end["reason"], end["exit"]) for end in ends} == {("session", "SIGTERM")}
     # And when the daemon stops while there is no launcher.
     clients = idle_cats(daemon, 3)
     daemon.handlers("cat/tcp", 6)

@@ -52,9 +52,9 @@ def test_session_timeout_ends_the_group(start: Callable[..., Daemon], open_folde
     all_gone([pid for pids in found.values() for pid in pids])
     assert time.monotonic() - begun > 2
     (stubborn,) = daemon.wait_event("end", "stubborn/tcp")
-    assert (stubborn["reason"], stubborn["exit"]) == ("timeout", "SIGKILL")
+    assert (stubborn["reason"], stubborn["exit"]) == ("session", "SIGKILL")
     (orphaned,) = daemon.wait_event("end", "orphaned/tcp")
-    assert (orphaned["reason"], orphaned["exit"]) == ("timeout", "SIGTERM")
+    assert (orphaned["reason"], orphaned["exit"]) == ("session", "SIGTERM")
     # There was time for it: the leader's end is not the group's.
     assert (open_folder / "tidied").read_text() == "tidy\n"
     assert daemon.stop() == 0

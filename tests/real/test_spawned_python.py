@@ -187,7 +187,7 @@ def test_a_process_of_ones_own(serve: Callable[..., Daemon]) -> None:
 
 def test_a_hundred_threads(serve: Callable[..., Daemon]) -> None:
     """A hundred connections are served at once by threads of one process, that of the launcher."""
-    daemon = serve("Lines", models=("thread",))
+    daemon = serve("Lines", models=("thread",), options="instances=none")
     clients = [daemon.connect("lines-thread/tcp") for _ in range(100)]
     for number, client in enumerate(clients):
         client.sendall(b"%d\n" % number)
@@ -214,7 +214,7 @@ def test_handlers_that_never_return(serve: Callable[..., Daemon]) -> None:
             assert client.recv(1) == b""
         (end,) = daemon.wait_event("end", f"stay-{model}/tcp")
         # A thread can't be ended: it is waited for, hung up on, and given up.
-        expected = ("timeout", "SIGTERM" if model == "process" else "SIGKILL")
+        expected = ("session", "SIGTERM" if model == "process" else "SIGKILL")
         assert (end["reason"], end["exit"]) == expected
     pids = [daemon.launcher(f"stay-{model}/tcp") for model in MODELS]
     begun = time.monotonic()
