@@ -119,6 +119,8 @@ class Change:
         """Let the new services run; returns those that are no more."""
         for commit in self._commits:
             commit()
+        for service in self._plan.same:
+            self._running[service.id].stay(service)
         gone = [self._running.pop(service.id) for service in self._plan.removed]
         gone += [self._running[name] for name in self._fresh if name in self._running]
         self._running.update(self._fresh)

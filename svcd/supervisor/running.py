@@ -93,6 +93,12 @@ class Running(ABC):
         """Let the service make a port rest and go on; returns what ends that."""
         return _nothing if self.keeper is None else self.keeper.entrance.listen(port.pause, port.resume)
 
+    def stay(self, service: Service) -> None:
+        """Go on as before, where the same line stands in another place of the file perhaps."""
+        self.service = service
+        if self.keeper is not None:
+            self.keeper.entrance.place(service)
+
     @abstractmethod
     def like(self, service: Service) -> bool:
         """Whether another service could be served by this one with other options."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -144,12 +145,20 @@ class Entrance:
         self._line = self._journal.template(REFUSE, {"service": service.id}, variables) if logged else ""
 
     def retune(self, service: Service, rules: Rules, texts: Mapping[str, bytes]) -> None:
-        """Let other options hold for who comes from now on."""
+        """Let other options hold for who comes from now on, and for those who wait for room."""
         self._tune(service, texts)
         self.door.retune(rules)
-        if self._resting:
-            # There may be room now, or nobody waits for it any more.
-            self._go_on()
+        if self._resting and not self._queues:
+            self.door.when_room(None)
+            self._resting = False
+            waiting, self._queue = self._queue, {}
+            for again in waiting:
+                again()
+            self._resume()
+
+    def place(self, service: Service) -> None:
+        """The same options stand in other places of the file now."""
+        self.door.retune(replace(self.door.rules, places=service.places))
 
     def admit(self, host: str, now: float) -> Ticket | Refusal:
         """Let a connection in, or not.
@@ -204,8 +213,11 @@ class Entrance:
             again()
         if self._queue:
             self._rest()
-            return
-        for _, resume in self._ports:
+        else:
+            self._resume()
+
+    def _resume(self) -> None:
+        for _, resume in list(self._ports):
             # It asks whether it may.
             resume()
 

@@ -91,8 +91,8 @@ class Gate:
                 found.addCallback(self._named)
             else:
                 keeper.journal.write(keeper.accept_line % values)
-        if keeper.welcome:
-            transport.write(keeper.welcome)
+        if keeper.entrance.welcome:
+            transport.write(keeper.entrance.welcome)
         try:
             self._protocol.makeConnection(transport)
         except BaseException:
@@ -232,11 +232,6 @@ class GateKeeper(Keeper[Gate], Factory):
     ) -> None:
         super().__init__(service, journal, names, budget, numbers, entrance, {"pid": os.getpid()}, clock)
         self._factory = factory
-
-    def retune(self, service: Service) -> None:
-        """Let other options hold."""
-        super().retune(service)
-        self.welcome = self.entrance.welcome
 
     def serve_by(self, factory: IProtocolFactory) -> None:
         """Let another factory build the protocols of new connections."""

@@ -286,6 +286,22 @@ def test_every_ticket_comes_back(start: Callable[..., Daemon]) -> None:
     assert _refusals(daemon, "e/tcp", 1)[0]["count"] == "1"
 
 
+def test_a_reload_changes_the_rules(start: Callable[..., Daemon]) -> None:
+    """Also where they stand; who is in stays in."""
+    daemon = start("@defaults bind=127.0.0.1\ne 0/tcp echo no_access=127.0.0.2\nf 0/tcp echo only_from=\n")
+    kept = _from(daemon, "e/tcp")
+    daemon.file.write_text(
+        "# moved\n@defaults bind=127.0.0.1\ne 0/tcp echo no_access=127.0.0.1\nf 0/tcp echo only_from=\n"
+    )
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for(lambda line: " reload " in line)
+    assert _heard(_from(daemon, "e/tcp")) == b""
+    assert _heard(_from(daemon, "e/tcp", "127.0.0.2")) == b"?"
+    assert exchange(kept, b"still in") == b"still in"
+    assert _heard(_from(daemon, "f/tcp")) == b""
+    assert re.search(r":4:\d+\)$", _refusals(daemon, "f/tcp", 1)[0]["rule"])
+
+
 @pytest.mark.parametrize(
     ("options", "most_admitted"),
     [("per_source_rate=10/s", FLOOD), ("rate=100/s", FLOOD // 4), ("only_from= banner_fail=/etc/hosts", 0)],

@@ -24,7 +24,17 @@ from svcd.transport.entrance import Reception
 from svcd.transport.farewell import FAREWELL_SECONDS, Farewell, greet
 from svcd.transport.gate import Gate, GateKeeper
 from svcd.transport.visitor import Visitor
-from tests.doubles import LOCAL_PEER, FakeFiles, FakeNames, FakeReactor, LogCatcher, StreamDouble, keeping, service_of
+from tests.doubles import (
+    LOCAL_PEER,
+    FakeFiles,
+    FakeNames,
+    FakeReactor,
+    LogCatcher,
+    StreamDouble,
+    config_of,
+    keeping,
+    service_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,10 +76,10 @@ class _Place:
         self.wall = 12 * 3600.0
         self.load = 0.5
         service = service_of(f"echo 7/tcp access_zone=UTC {options}")
-        reception = Reception(
+        self.reception = Reception(
             self.reactor, self.journal, FILES, self.budget, self.hall, wall=lambda: self.wall, load=lambda: self.load
         )
-        self.entrance = reception.entrance(service)
+        self.entrance = self.reception.entrance(service)
         self.factory = Factory.forProtocol(_Echo)
         self.keeper = GateKeeper(
             service,
@@ -490,6 +500,67 @@ class TestQueue:
         assert second.reading
         _end(second)
         assert place.empty()
+
+
+class TestReload:
+    """Other options for a service that runs."""
+
+    @staticmethod
+    def reload(place: _Place, options: str) -> None:
+        """As the supervisor does."""
+        service = service_of(f"echo 7/tcp access_zone=UTC {options}")
+        commit = place.reception.prepare(place.entrance, service)
+        place.keeper.retune(service)
+        commit()
+
+    def test_they_hold_for_who_comes_then(self) -> None:
+        """Whoever is in stays in, and is counted by the new rules."""
+        place = _Place("instances=2 banner=/all")
+        first = place.connect()
+        self.reload(place, "instances=1 banner_fail=/out log_on_failure=ATTEMPT")
+        refused = place.connect()
+        assert (first.sent, first.lost, refused.sent) == (b"all\n", "", b"out\n")
+        assert place.lines[-1].startswith("refuse service=echo/tcp reason=instances count=1 rule=")
+        _end(first)
+        assert place.connect().sent == b""
+
+    def test_more_room_is_for_those_who_wait(self) -> None:
+        """At once."""
+        place = _Place("instances=1 on_limit=queue")
+        place.connect()
+        waiting = [place.connect() for _ in range(2)]
+        self.reload(place, "instances=2 on_limit=queue")
+        assert [each.reading for each in waiting] == [True, False]
+        assert not place.listening
+        self.reload(place, "on_limit=queue")
+        assert waiting[1].reading
+        assert place.listening
+
+    def test_who_waited_is_refused_where_nobody_waits_any_more(self) -> None:
+        """And the listeners go on, since refusing is their work now."""
+        place = _Place("instances=1 on_limit=queue")
+        first, second = place.connect(), place.connect()
+        self.reload(place, "instances=1 banner_fail=/out")
+        assert (first.lost, second.sent, second.reading) == ("", b"out\n", True)
+        assert place.listening
+        _end(first)
+        second.protocol.readConnectionLost()
+        assert place.empty()
+
+    def test_a_file_that_is_gone_changes_nothing(self) -> None:
+        """It is read before anything is done."""
+        place = _Place("banner=/all")
+        with pytest.raises(FileNotFoundError):
+            self.reload(place, "banner=/gone")
+        assert place.connect().sent == b"all\n"
+
+    def test_a_line_may_move(self) -> None:
+        """A refusal says where the rule stands now."""
+        place = _Place("only_from=")
+        (moved,) = config_of("\n\necho 7/tcp access_zone=UTC only_from=").services
+        place.entrance.place(moved)
+        place.connect()
+        assert '(s:3:38)"' in place.lines[-1]
 
 
 @pytest.fixture
