@@ -24,6 +24,14 @@ class Process:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._folder = Path(f"/proc/{pid}")
+        self._born = self._begun()
+
+    def _begun(self) -> str:
+        """When it began; its number may be another's some time later."""
+        try:
+            return self.stat()[19]
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
 
     def status(self, name: str) -> str:
         """A line of its status (proc_pid_status(5))."""
@@ -106,6 +114,8 @@ class Process:
         except ProcessLookupError:
             return
         try:
+            if self._begun() != self._born:
+                return
             poll = select.poll()
             poll.register(descriptor, select.POLLIN)
             assert poll.poll(PATIENCE * 1000), f"process {self.pid} does not end"
@@ -113,10 +123,10 @@ class Process:
             os.close(descriptor)
 
 
-def all_gone(pids: list[int]) -> None:
+def all_gone(processes: list[Process]) -> None:
     """Return when all these processes have ended."""
-    for pid in pids:
-        Process(pid).wait()
+    for process in processes:
+        process.wait()
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.real.daemon import Daemon
 
-SERVICES = "cat 0/tcp bind=127.0.0.1 server=/bin/cat instances=none\n"
+SERVICES = "@defaults instances=none\ncat 0/tcp bind=127.0.0.1 server=/bin/cat\n"
 MANY = 100
 
 
@@ -184,14 +184,15 @@ def test_killed_daemon(start: Callable[..., Daemon]) -> None:
     """When the daemon is killed its launchers and nursery end; 100 handlers serve their clients to the end."""
     daemon = start(SERVICES + "logged 0/tcp bind=127.0.0.1 server=/bin/cat stderr=log\n")
     clients = idle_cats(daemon) + idle_cats(daemon, 5, "logged/tcp")
-    handlers = daemon.handlers("cat/tcp", MANY) + daemon.handlers("logged/tcp", 5)
+    pids = [*daemon.handlers("cat/tcp", MANY), *daemon.handlers("logged/tcp", 5), daemon.launcher("logged/tcp")]
+    handlers = [Process(pid) for pid in pids]
     coming = Coming(daemon)
     coming.some.wait()
-    helpers = [daemon.nursery(), daemon.launcher("cat/tcp")]
+    helpers = [Process(daemon.nursery()), Process(daemon.launcher("cat/tcp"))]
     daemon.process.kill()
     daemon.process.wait()
     all_gone(helpers)
     # Who came after the end found nobody; nobody is left hanging.
     assert set(coming.all()) <= {b"x", b"", b"[Errno 111] Connection refused", b"[Errno 104] Connection reset by peer"}
     still_echo(clients)
-    all_gone([*handlers, daemon.launcher("logged/tcp")])
+    all_gone(handlers)

@@ -43,13 +43,13 @@ def test_session_timeout_ends_the_group(start: Callable[..., Daemon], open_folde
     )
     clients = {name: daemon.connect(f"{name}/tcp") for name in ("stubborn", "orphaned", "tidy")}
     begun = time.monotonic()
-    found: dict[str, list[int]] = {}
+    found: dict[str, list[Process]] = {}
     for name, client in clients.items():
         with client, client.makefile() as lines:
-            found[name] = [int(lines.readline()) for _ in range(3 if name == "stubborn" else 2)]
+            found[name] = [Process(int(lines.readline())) for _ in range(3 if name == "stubborn" else 2)]
             # To the end, which is there when the last of them is gone.
             lines.read()
-    all_gone([pid for pids in found.values() for pid in pids])
+    all_gone([each for family in found.values() for each in family])
     assert time.monotonic() - begun > 2
     (stubborn,) = daemon.wait_event("end", "stubborn/tcp")
     assert (stubborn["reason"], stubborn["exit"]) == ("session", "SIGKILL")
@@ -60,14 +60,14 @@ def test_session_timeout_ends_the_group(start: Callable[..., Daemon], open_folde
     assert daemon.stop() == 0
 
 
-def everyone(daemon: Daemon) -> list[int]:
+def everyone(daemon: Daemon) -> list[Process]:
     """The daemon's processes: its nursery, and what that has started."""
-    pids, todo = [], [daemon.nursery()]
+    found, todo = [], [daemon.nursery()]
     while todo:
-        pid = todo.pop()
-        pids.append(pid)
-        todo += Process(pid).children()
-    return pids
+        process = Process(todo.pop())
+        found.append(process)
+        todo += process.children()
+    return found
 
 
 def test_stop_waits_for_handlers(start: Callable[..., Daemon]) -> None:
@@ -96,7 +96,7 @@ def test_stop_waits_no_longer_than_told(start: Callable[..., Daemon], open_folde
     with idle_cats(daemon, 1)[0], daemon.connect("stubborn/tcp") as client, client.makefile() as lines:
         pids = [int(lines.readline()) for _ in range(3)]
         processes = everyone(daemon)
-        assert set(pids) < set(processes)
+        assert set(pids) < {each.pid for each in processes}
         assert daemon.stop() == 0
         all_gone(processes)
     (end,) = daemon.wait_event("end", "cat/tcp")

@@ -216,10 +216,10 @@ def test_handlers_that_never_return(serve: Callable[..., Daemon]) -> None:
         # A thread can't be ended: it is waited for, hung up on, and given up.
         expected = ("session", "SIGTERM" if model == "process" else "SIGKILL")
         assert (end["reason"], end["exit"]) == expected
-    pids = [daemon.launcher(f"stay-{model}/tcp") for model in MODELS]
+    launchers = [Process(daemon.launcher(f"stay-{model}/tcp")) for model in MODELS]
     begun = time.monotonic()
     assert daemon.stop() == 0
-    all_gone(pids)
+    all_gone(launchers)
     assert time.monotonic() - begun < 5
 
 

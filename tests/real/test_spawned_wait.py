@@ -128,13 +128,13 @@ def test_stop_while_a_program_has_the_socket(serve: Callable[..., Daemon]) -> No
     """At the daemon's end a program with the socket has shutdown_timeout, too; it can still serve in that time."""
     daemon = serve("0/tcp bind=127.0.0.1", ACCEPTS, "shutdown_timeout=1m")
     with daemon.connect("it/tcp") as client:
-        pid = int(client.recv(100))
+        child = Process(int(client.recv(100)))
     port = daemon.port("it/tcp")
     daemon.process.terminate()
     daemon.wait_event("close", "it/tcp")
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
-        assert client.recv(100) == b"%d" % pid
+        assert client.recv(100) == b"%d" % child.pid
     assert daemon.process.wait(PATIENCE) == 0
-    all_gone([pid])
+    all_gone([child])
     (end,) = daemon.wait_for(lambda line: " end service=it/tcp " in line)
     assert fields(end)["reason"] == "done"
