@@ -69,13 +69,14 @@ def _as_root(*programs: str) -> Callable[[], bool]:
 _TCPSERVER = ("tcpserver", "-H", "-R", "-l", "0", "-c", "200", "-b", "128", "127.0.0.1", "PORT")
 _TCPSVD = ("tcpsvd", "-l", "0", "-c", "200", "-b", "128", "127.0.0.1", "PORT")
 _SYSTEMD = ("systemd-socket-activate", "--accept", "--inetd", "-l", "127.0.0.1:PORT")
-_HANDLER = f"python=handler:serve python_path={HERE}"
+_QUEUE = "instances=200 on_limit=queue"
+_HANDLER = f"python=handler:serve python_path={HERE} {_QUEUE}"
 
 STARTERS = [
     Kind("tcpserver", _starts(*_TCPSERVER, "/bin/cat"), _PROGRAM, has("tcpserver")),
-    Kind("svcd", svcd_with("server=/bin/cat"), _PROGRAM | _LAUNCHER),
-    Kind("svcd, user=", svcd_with(f"server=/bin/cat user={_USER}"), _PROGRAM | _LAUNCHER, _as_root()),
-    Kind("svcd, no log", svcd_with("server=/bin/cat log_on_success=none"), _PROGRAM),
+    Kind("svcd", svcd_with(f"server=/bin/cat {_QUEUE}"), _PROGRAM | _LAUNCHER),
+    Kind("svcd, user=", svcd_with(f"server=/bin/cat user={_USER} {_QUEUE}"), _PROGRAM | _LAUNCHER, _as_root()),
+    Kind("svcd, no log", svcd_with(f"server=/bin/cat log_on_success=none {_QUEUE}"), _PROGRAM),
     Kind("tcpsvd", _starts(*_TCPSVD, "/bin/cat"), _PROGRAM, has("tcpsvd")),
     Kind("tcpsvd, -u", _starts("tcpsvd", "-u", _USER, *_TCPSVD[1:], "/bin/cat"), _PROGRAM, _as_root("tcpsvd")),
     Kind("xinetd", _xinetd("root"), _PROGRAM, has("xinetd")),
