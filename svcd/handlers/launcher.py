@@ -43,6 +43,8 @@ __all__ = ["Launcher", "serve"]
 _GRACE = 2.0
 #: Orders taken in one go before ended handlers have their turn.
 _BATCH = 32
+#: Notes for the daemon that are longer than so many bytes do not wait.
+_LONGEST_NOTE = 4096
 # Of struct tcp_info (linux/tcp.h): state, bytes acknowledged, bytes received, bytes not sent yet, bytes sent, bytes
 # sent again.
 _TCP_INFO = struct.Struct("=B119xQQ8xI52xQQ")
@@ -112,12 +114,26 @@ class Launcher:
         self._pipes: dict[int, tuple[int, Sayings]] = {}
         self._told_to_end: set[int] = set()
         self._remains: dict[int, float] = {}
+        self._noted = b""
         self._daemon_lives = True
 
     def tell(self, message: Message) -> None:
-        """Tell the daemon, if it is still there."""
+        """Tell the daemon now, if it is still there; in a launcher with threads, any of them may."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._control.send(pack(message))
+
+    def _note(self, message: Message) -> None:
+        """Tell the daemon within this turn, in one packet with what else there is: each wakes it."""
+        self._noted += pack(message)
+        if len(self._noted) > _LONGEST_NOTE:
+            self._tell_notes()
+
+    def _tell_notes(self) -> None:
+        if not self._noted:
+            return
+        packet, self._noted = self._noted, b""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._control.send(packet)
 
     def leave(self) -> None:
         """In a handler's process: close what is the launcher's, and nothing that the handler's module has opened."""
@@ -146,6 +162,7 @@ class Launcher:
                 self._take_orders(starter)
             if self._remains:
                 self._end_remains()
+            self._tell_notes()
         if self._threads:
             self._drop_own_output()
 
@@ -210,7 +227,10 @@ class Launcher:
                 self._numbers[pid] = order.number
                 self._pids[order.number] = pid
                 held = self._hold
-                self.tell(Started(order.number, pid))
+                # What has a process already must not get another from the next launcher, if this one is killed:
+                # the daemon is told of it at once.
+                self._note(Started(order.number, pid))
+                self._tell_notes()
         except OSError as error:
             self.tell(Failed(order.number, error.errno or errno.EIO))
         finally:
@@ -281,7 +301,7 @@ class Launcher:
                     self._remains[pid] = time.monotonic() + _GRACE
             held = self._held.pop(number, None)
             received, sent = (-1, -1) if held is None else _let_go(held)
-            self.tell(Ended(number, status, user, system, received, sent))
+            self._note(Ended(number, status, user, system, received, sent))
 
 
 def _let_go(descriptor: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from zope.interface import implementer
 
 from svcd.events import LAUNCHER, LAUNCHER_LOST, tell
 from svcd.handlers.backoff import Backoff
-from svcd.handlers.messages import LARGEST, Ended, Failed, Ready, Said, Signal, Started, read
+from svcd.handlers.messages import LARGEST, Ended, Failed, Ready, Said, Signal, Started, read_all
 from svcd.handlers.orders import MOST_WAITING, Orders
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
+    from svcd.handlers.messages import Message
     from svcd.handlers.reports import Reports
     from svcd.interfaces import Watcher
 
@@ -138,13 +139,13 @@ class Link:
             self.lost("its process has ended")
             return False
         try:
-            self._take(packet)
+            for report in read_all(packet):
+                self._take(report)
         except ValueError:
             self.lost("it said what no launcher says")
         return True
 
-    def _take(self, packet: bytes) -> None:
-        report = read(packet)
+    def _take(self, report: Message) -> None:
         match report:
             case Started(number, pid):
                 self.pids[number] = pid

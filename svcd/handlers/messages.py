@@ -1,7 +1,7 @@
-"""What the daemon, the nursery and the launchers tell one another: one message in one packet of a SOCK_SEQPACKET pair.
+"""What the daemon, the nursery and the launchers tell one another: messages in packets of SOCK_SEQPACKET pairs.
 
 The daemon's side does not trust what it reads: whoever serves a connection has the rights of its launcher. A descriptor
-travels beside a message (SCM_RIGHTS, unix(7)), at most one with each.
+travels beside a packet (SCM_RIGHTS, unix(7)), at most one with each.
 
 Bare interpreters read this module too, so it imports little.
 """
@@ -27,6 +27,7 @@ __all__ = [
     "Started",
     "pack",
     "read",
+    "read_all",
 ]
 
 #: No message is longer, in bytes.
@@ -160,16 +161,31 @@ def read(packet: bytes) -> Message:
     """The message of a packet.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none, or more than one.
     """
-    try:
-        kind, layout, tail = _KINDS[packet[:1]]
-        numbers = layout.unpack_from(packet, 1)
-    except (KeyError, struct.error) as error:
-        raise ValueError("no message") from error
-    end = 1 + layout.size
-    if tail:
-        return kind(*numbers, packet[end:])  # type: ignore[no-any-return]
-    if len(packet) != end:
-        raise ValueError("a message with a tail that it has not")
-    return kind(*numbers)  # type: ignore[no-any-return]
+    messages = read_all(packet)
+    if len(messages) != 1:
+        raise ValueError("more than a message")
+    return messages[0]
+
+
+def read_all(packet: bytes) -> list[Message]:
+    """The messages of a packet, one or more; what ends in bytes is the last.
+
+    Raises:
+        ValueError: it has none, or something else.
+    """
+    messages: list[Message] = []
+    end = 0
+    while not messages or end < len(packet):
+        try:
+            kind, layout, tail = _KINDS[packet[end : end + 1]]
+            numbers = layout.unpack_from(packet, end + 1)
+        except (KeyError, struct.error) as error:
+            raise ValueError("no message") from error
+        end += 1 + layout.size
+        if tail:
+            messages.append(kind(*numbers, packet[end:]))
+            break
+        messages.append(kind(*numbers))
+    return messages

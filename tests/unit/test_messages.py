@@ -21,6 +21,7 @@ from svcd.handlers.messages import (
     Started,
     pack,
     read,
+    read_all,
 )
 from svcd.handlers.sayings import BLOCK, LONGEST_BLOCK, LONGEST_LINE, Sayings
 from svcd.handlers.spec import Identity, Limit, Spec, dump, load
@@ -70,6 +71,17 @@ def test_a_cut_message_is_no_message(message: Message, data: st.DataObject) -> N
         end = data.draw(st.integers(0, len(packet) - tail - 1))
         with pytest.raises(ValueError):
             read(packet[:end])
+
+
+@given(st.lists(MESSAGES, min_size=1, max_size=5))
+def test_a_packet_has_messages_up_to_one_that_ends_in_bytes(messages: list[Message]) -> None:
+    """Several in one packet are read as several; one that ends in bytes takes all that follows."""
+    ends = [isinstance(message[-1], bytes) for message in messages]
+    whole = messages[: ends.index(True) + 1] if True in ends else messages
+    assert read_all(b"".join(map(pack, whole))) == whole
+    if len(whole) > 1:
+        with pytest.raises(ValueError):
+            read(b"".join(map(pack, whole)))
 
 
 def test_a_message_has_a_greatest_length() -> None:
