@@ -8,12 +8,12 @@ import io
 import os
 import select
 import socket
-import struct
 import sys
 import time
 from signal import SIGKILL
 from typing import TYPE_CHECKING, Protocol
 
+from svcd.handlers.counting import let_go
 from svcd.handlers.functions import Forks, Threads, find
 from svcd.handlers.identity import take, take_limits
 from svcd.handlers.messages import (
@@ -45,13 +45,6 @@ _GRACE = 2.0
 _BATCH = 32
 #: Notes for the daemon that are longer than so many bytes do not wait.
 _LONGEST_NOTE = 4096
-# Of struct tcp_info (linux/tcp.h): state, bytes acknowledged, bytes received, bytes not sent yet, bytes sent, bytes
-# sent again.
-_TCP_INFO = struct.Struct("=B119xQQ8xI52xQQ")
-# States of a connection whose client has closed its side (net/tcp_states.h): its FIN is counted as a byte.
-_CLIENT_CLOSED = frozenset({6, 8, 9, 11})
-# And the state after all: both have closed, or somebody has reset the connection.
-_OVER = 7
 
 
 class _Starter(Protocol):
@@ -300,19 +293,5 @@ class Launcher:
                     os.killpg(pid, 0)
                     self._remains[pid] = time.monotonic() + _GRACE
             held = self._held.pop(number, None)
-            received, sent = (-1, -1) if held is None else _let_go(held)
+            received, sent = (-1, -1) if held is None else let_go(held)
             self._note(Ended(number, status, user, system, received, sent))
-
-
-def _let_go(descriptor: int) -> tuple[int, int]:
-    """Close a connection whose handler has ended: how many bytes came from the client, and went to it."""
-    with socket.socket(fileno=descriptor) as held:
-        try:
-            data = held.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-            state, acknowledged, received, waiting, sent, again = _TCP_INFO.unpack(data)
-        except (OSError, struct.error):
-            # A UNIX socket, or a kernel that counts less.
-            return -1, -1
-    # Our own FIN is acknowledged like a byte, which a connection that was reset has seldom come to.
-    closed = state in _CLIENT_CLOSED or (state == _OVER and acknowledged > sent - again)
-    return received - closed, sent - again + waiting
