@@ -171,10 +171,10 @@ class Threads:
         Raises:
             OSError: there can't be another.
         """
-        # A copy, since the caller closes its own when a thread can't be started.
         # What Python does for threading in a forked child would cost each process that has none of its own.
         import threading
 
+        # A copy, since the caller closes its own when a thread can't be started.
         sock = socket.socket(fileno=os.dup(descriptor))
         thread = threading.Thread(
             target=self._run, args=(number, _text(environment), sock), name=f"connection {number}"

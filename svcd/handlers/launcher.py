@@ -105,6 +105,7 @@ class Launcher:
         self._pids: dict[int, int] = {}
         self._held: dict[int, int] = {}
         self._pipes: dict[int, tuple[int, Sayings]] = {}
+        self._readings: dict[int, int] = {}
         self._told_to_end: set[int] = set()
         self._remains: dict[int, float] = {}
         self._noted = b""
@@ -178,6 +179,7 @@ class Launcher:
     def _hear(self, reading: int, number: int) -> None:
         os.set_blocking(reading, False)
         self._pipes[reading] = number, Sayings()
+        self._readings[number] = reading
         self._poll.register(reading, select.POLLIN)
 
     def _take_orders(self, starter: _Starter) -> None:
@@ -265,18 +267,28 @@ class Launcher:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(group, SIGKILL)
 
-    def _listen(self, descriptor: int) -> None:
+    def _listen(self, descriptor: int) -> bool:
+        """Read what a handler writes for the log; whether there may be more."""
         number, sayings = self._pipes[descriptor]
         try:
             data = os.read(descriptor, 65_536)
         except BlockingIOError:
-            return
+            return False
         for text in sayings.feed(data) if data else sayings.end():
             self.tell(Said(number, text))
         if not data:
             self._poll.unregister(descriptor)
-            del self._pipes[descriptor]
+            del self._pipes[descriptor], self._readings[number]
             os.close(descriptor)
+        return bool(data)
+
+    def _hear_out(self, number: int) -> None:
+        """Read what a handler that has ended wrote last; more may come from processes that it has left."""
+        reading = self._readings.get(number, -1)
+        # A pipe holds 64 KB (pipe(7)); who writes on and on does not keep us from the others.
+        for _ in range(16):
+            if reading < 0 or not self._listen(reading):
+                return
 
     def _reap(self) -> None:
         if self._threads:
@@ -292,6 +304,7 @@ class Launcher:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, 0)
                     self._remains[pid] = time.monotonic() + _GRACE
+            self._hear_out(number)
             held = self._held.pop(number, None)
             received, sent = (-1, -1) if held is None else let_go(held)
             self._note(Ended(number, status, user, system, received, sent))
