@@ -20,13 +20,13 @@ def test_files(installed: importlib.metadata.Distribution) -> None:
     """The wheel holds the package, one plugin file, and the data of etc/; no __init__ and no cache of Twisted's."""
     names = {str(path) for path in installed.files or () if "__pycache__" not in str(path)}
     outside = {name for name in names if not name.startswith(("svcd/", "svcd-"))}
-    ends = ["bin/svcctl", "share/svcd/services", "share/svcd/svcd.service", "share/man/man5/svcd-services.5",
-            "share/svcd/logrotate.d/svcd"]  # fmt: skip
+    ends = ["bin/svcctl", "share/man/man5/svcd-services.5"]
     for end in ends:
         [found] = [name for name in outside if name.endswith(end)]
         outside.remove(found)
     assert outside == {"twisted/plugins/svcd_plugin.py"}
     assert {"svcd/py.typed", "svcd/tap.py", "svcd/wire/http.py"} <= names
+    assert {"svcd/etc/svcd/services", "svcd/etc/systemd/svcd.service", "svcd/etc/sysusers.d/svcd.conf"} <= names
 
 
 def test_dependencies(installed: importlib.metadata.Distribution) -> None:

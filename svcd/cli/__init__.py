@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from svcd import __version__
 from svcd.cli.client import add_commands
 from svcd.cli.explain import LOCAL_CLIENT, explanation, services_named
+from svcd.cli.install import add_install
 from svcd.cli.tables import FORMATS
 from svcd.errors import ConfigError, UsageError
 from svcd.files import LocalFiles
@@ -28,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after the program's name; those of the process without it.
 
     Returns:
-        The exit status: 0, 1 for a client that would be refused, 64 for a wrong command line, 78 for a services file
-        with Problems.
+        The exit status: 0, 1 for a client that would be refused, 64 for a wrong command line, 69, 73 and 77 for an
+        installation that can't be made, 78 for a services file with Problems.
     """
     parser = _parser()
     chosen = parser.parse_args(arguments)
@@ -79,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     options = commands.add_parser("options", help="list the options of the services file")
     options.add_argument("--format", choices=sorted(FORMATS), default="text", help="how to write the list")
     options.set_defaults(run=_options)
+
+    add_install(commands, parser)
     return parser
 
 

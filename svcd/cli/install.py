@@ -1,0 +1,128 @@
+"""`svcctl install` and `svcctl uninstall`: svcd as a service of the machine, from the environment that it runs from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svcd.cli.artefacts import SYSTEM_PREFIXES, Place, artefacts, why_not
+from svcd.cli.placing import Placer
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["add_install"]
+
+_PREFIX = "/usr/local"
+#: There is where systemd is the init system (sd_booted(3)).
+_BOOTED = Path("/run/systemd/system")
+
+
+def add_install(commands: Any, parser: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse has no public name
+    """Add both commands to a parser's.
+
+    Args:
+        commands: what add_subparsers() has given.
+        parser: the whole, for the completion of shells.
+    """
+    where = ", ".join(map(str, SYSTEM_PREFIXES))
+    texts = {
+        "install": "write systemd unit, services file, manual page and shell completion for this installation of svcd",
+        "uninstall": "remove what install has written, but for files that were edited since",
+    }
+    for name, run in (("install", partial(_install, parser)), ("uninstall", _uninstall)):
+        command = commands.add_parser(
+            name,
+            help=texts[name],
+            description=f"{texts[name].capitalize()}. An edited file is never overwritten: the new version is written "
+            "beside it, as NAME.new. The exit status is 69 if svcd can't run as a service from here, 73 if a file "
+            "can't be written, 77 if the system does not permit it.",
+        )
+        command.add_argument(
+            "--prefix", metavar="DIR", default=_PREFIX, help=f"default: {_PREFIX}; systemd looks below {where}"
+        )
+        command.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+        command.set_defaults(run=run)
+
+
+def _say(dry: bool, verb: str, path: Path) -> None:
+    print(f"{'would ' if dry and verb[0] in 'wur' and verb != 'unchanged' else ''}{verb} {path}")
+
+
+def _install(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
+    place, dry = Place(_absolute(chosen.prefix)), chosen.dry_run
+    reason = why_not(place, Path(sys.executable).resolve())
+    if reason:
+        warning = "" if place.system else "warning: "
+        _complain(f"{warning}{reason}; install svcd into an environment of its own, as in: python3 -m venv /opt/svcd")
+        if place.system:
+            return os.EX_UNAVAILABLE
+    try:
+        Placer(place.manifest, partial(_say, dry), dry=dry).place(artefacts(place, parser))
+    except OSError as error:
+        return _failed(error)
+    users, folders = ["systemd-sysusers", str(place.users)], ["systemd-tmpfiles", "--create", str(place.folders)]
+    done = _manage(place, dry, users, folders, ["systemctl", "daemon-reload"])
+    if done and not dry:
+        print(f"Edit {place.services}, and start: systemctl enable --now svcd")
+    return 0 if done else os.EX_UNAVAILABLE
+
+
+def _uninstall(chosen: argparse.Namespace) -> int:
+    place, dry = Place(_absolute(chosen.prefix)), chosen.dry_run
+    try:
+        placer = Placer(place.manifest, partial(_say, dry), dry=dry)
+        if not placer:
+            _complain(f"nothing is installed below {place.prefix}: there is no {place.manifest}")
+            return 0
+        if place.unit in placer and not _manage(place, dry, ["systemctl", "disable", "--now", "svcd.service"]):
+            return os.EX_UNAVAILABLE
+        placer.take_back()
+    except OSError as error:
+        return _failed(error)
+    done = _manage(place, dry, ["systemctl", "daemon-reload"])
+    if place.system and not dry:
+        print("The user svcd stays, since files may belong to it: userdel svcd")
+    return 0 if done else os.EX_UNAVAILABLE
+
+
+def _absolute(prefix: str) -> Path:
+    return Path(os.path.abspath(prefix))  # noqa: PTH100 - with its links, as it was written
+
+
+def _manage(place: Place, dry: bool, *commands: list[str]) -> bool:
+    """Let systemd know, where it runs and looks; whether it could be."""
+    if not place.system:
+        if len(commands) > 1:
+            print(f"systemd does not look below {place.prefix}; link the unit: systemctl link {place.unit}")
+        return True
+    if not _BOOTED.is_dir():
+        if len(commands) > 1:
+            print("systemd does not run here; once it does: systemctl enable --now svcd")
+        return True
+    for words in commands:
+        print(f"{'would run' if dry else 'run'} {' '.join(words)}")
+        if dry:
+            continue
+        program = shutil.which(words[0])
+        if program is None or subprocess.run([program, *words[1:]], check=False).returncode:  # noqa: S603 - as listed
+            _complain(f"{' '.join(words)} failed" if program else f"there is no {words[0]}")
+            return False
+    return True
+
+
+def _failed(error: OSError) -> int:
+    """Say what could not be done; the exit status."""
+    forbidden = isinstance(error, PermissionError)
+    advice = "; do it as root, or choose another --prefix" if forbidden else ""
+    _complain(f"{error.filename or ''}: {error.strerror or error}{advice}")
+    return os.EX_NOPERM if forbidden else os.EX_CANTCREAT
+
+
+def _complain(text: str) -> None:
+    print(f"svcctl: {text}", file=sys.stderr)
