@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IAddress, IDelayedCall, IReadDescriptor
 
+    from svcd.figures import Recent, Snapshot
     from svcd.model import Runner
 
-__all__ = ["DatagramTransport", "Descriptors", "Files", "Machine", "Names", "StreamTransport", "Watcher"]
+__all__ = ["Alarm", "DatagramTransport", "Descriptors", "Files", "Machine", "Names", "Observed", "Series",
+           "StreamTransport", "Watcher"]  # fmt: skip
 
 
 class Files(Protocol):
@@ -180,4 +182,45 @@ class Watcher(Protocol):
 
     def callLater(self, delay: float, callable: Callable[..., object], *arguments: object) -> IDelayedCall:  # noqa: A002
         """Call something after so many seconds."""
+        ...
+
+
+class Alarm(Protocol):
+    """A reactor's callLater."""
+
+    def __call__(self, delay: float, callable: Callable[..., object], /) -> object:  # noqa: A002
+        """Call something after so many seconds."""
+        ...
+
+
+#: By service: how many came, and how many were refused, in each span of time.
+Series: TypeAlias = "Mapping[str, Sequence[tuple[int, int]]]"
+
+
+class Observed(Protocol):
+    """What the daemon counted, for those who show it."""
+
+    @property
+    def state(self) -> str:
+        """Starting, ready or stopping."""
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """Everything, as it is now."""
+        ...
+
+    def last(self) -> Sequence[tuple[float, Recent]]:
+        """The last connections that have ended, the newest first, each with how many seconds ago."""
+        ...
+
+    def series(self) -> Series:
+        """The last minutes, for charts."""
+        ...
+
+    def watch(self, alarm: Alarm) -> None:
+        """Keep the last minutes from now on."""
+        ...
+
+    def unwatch(self) -> None:
+        """No more, if nobody else wants them."""
         ...

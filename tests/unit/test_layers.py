@@ -12,8 +12,9 @@ import svcd
 
 FLOORS = {
     **dict.fromkeys(
-        ["errors", "model", "interfaces", "events", "forms", "journal", "metrics", "wire", "reactor", "terms"], 1
+        ["errors", "model", "interfaces", "events", "forms", "journal", "figures", "metrics", "ledger", "terms"], 1
     ),
+    **dict.fromkeys(["wire", "reactor"], 1),
     **dict.fromkeys(["config", "policy", "protocols", "handlers"], 2),
     **dict.fromkeys(["transport", "catalog"], 3),
     **dict.fromkeys(["supervisor", "control"], 4),

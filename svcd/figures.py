@@ -1,0 +1,147 @@
+"""What was counted, at a moment: frozen values that are shown, drawn and scraped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["DURATIONS", "LAGS", "SPAWNS", "About", "DaemonFigures", "Distribution", "Recent", "ServiceFigures",
+           "Snapshot"]  # fmt: skip
+
+#: The upper bounds of the histograms, in seconds: how long connections last, how long one waits until its process is
+#: started, and how late the reactor calls what is due.
+DURATIONS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0, 600.0, 3600.0)
+SPAWNS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A histogram at a moment.
+
+    Attributes:
+        bounds: the upper bounds of the buckets, in seconds; a last bucket has none.
+        counts: of each bucket, one more than there are bounds; not cumulative.
+        total: the sum of all values, in seconds.
+    """
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    total: float
+
+    @property
+    def count(self) -> int:
+        """How many values there are."""
+        return sum(self.counts)
+
+
+class Recent(NamedTuple):
+    """A connection that has ended.
+
+    Attributes:
+        service: whose it was.
+        peer: as the log has it, quoted; empty where the log does not say it.
+        at: when it ended, by the ledger's clock.
+        seconds: how long it lasted.
+        bytes_in, bytes_out: what it carried; -1 where nobody counted.
+        reason: why it ended.
+    """
+
+    service: str
+    peer: str
+    at: float
+    seconds: float
+    bytes_in: int
+    bytes_out: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a service is, for people.
+
+    Attributes:
+        id: as Service has it, `echo/tcp`.
+        runs: what answers.
+        stream: whether it has connections; datagrams otherwise.
+        spawned: whether processes of their own answer.
+        listed: whether its connections stand in the list of recent ones: not if the log does not have them either.
+        addresses: where it listens.
+        description: in its owner's words; perhaps empty.
+        most: how many connections there may be; None for no limit.
+    """
+
+    id: str
+    runs: str
+    stream: bool = True
+    spawned: bool = False
+    listed: bool = True
+    addresses: tuple[str, ...] = ()
+    description: str = ""
+    most: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFigures:
+    """The counts of one service at a moment; see Tally."""
+
+    about: About
+    accepted: int = 0
+    failures: int = 0
+    ended: Mapping[str, int] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
+    bytes_in: int = 0
+    bytes_out: int = 0
+    datagrams: int = 0
+    durations: Distribution = Distribution(DURATIONS, (0,) * (len(DURATIONS) + 1), 0.0)
+    spawns: Distribution = Distribution(SPAWNS, (0,) * (len(SPAWNS) + 1), 0.0)
+    children: int = 0
+    exits: Mapping[str, int] = field(default_factory=dict)
+    restarts: int = 0
+
+    @property
+    def active(self) -> int:
+        """Connections that are open."""
+        return self.accepted - sum(self.ended.values())
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonFigures:
+    """What concerns no single service.
+
+    Attributes:
+        version: of svcd.
+        state: starting, ready or stopping.
+        started: seconds since 1970.
+        uptime: in seconds.
+        reloads_done, reloads_failed: how often the services file was read again.
+        config_seconds: how long it took the last time to read, check and apply it.
+        descriptors, descriptors_most: in use by connections, and how many there may be.
+        lag: how late the reactor called what was due.
+        lag_last: the last of these, in seconds.
+        cpu_seconds: processor time of the daemon's process.
+    """
+
+    version: str
+    state: str
+    started: float
+    uptime: float
+    reloads_done: int = 0
+    reloads_failed: int = 0
+    config_seconds: float = 0.0
+    descriptors: int = 0
+    descriptors_most: int = 0
+    lag: Distribution = Distribution(LAGS, (0,) * (len(LAGS) + 1), 0.0)
+    lag_last: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything at a moment: the daemon, and its services in the order of the file."""
+
+    daemon: DaemonFigures
+    services: tuple[ServiceFigures, ...] = ()

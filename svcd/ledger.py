@@ -1,0 +1,151 @@
+"""The ledger: all tallies of the daemon, the last connections, and the last minutes as samples for charts.
+
+It knows no service, no port and no reactor: who counts gets a Tally, who shows asks for a snapshot.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from svcd import __version__
+from svcd.figures import LAGS, DaemonFigures, Recent, Snapshot
+from svcd.metrics import Histogram, Tally
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from svcd.figures import About
+    from svcd.interfaces import Alarm, Series
+    from svcd.metrics import Ended
+
+__all__ = ["RECENT", "SAMPLES", "SAMPLE_SECONDS", "Ledger"]
+
+#: How many connections that have ended are remembered, of all services.
+RECENT = 50
+#: A chart's samples: how many, and how many seconds lie between two.
+SAMPLES = 90
+SAMPLE_SECONDS = 2.0
+#: How often the reactor's punctuality is looked at, a whole number of times for each sample.
+_LOOKS = 8
+
+
+class Ledger:
+    """Everything that was counted since the start.
+
+    Args:
+        wall: seconds since 1970.
+        clock: seconds, monotonic.
+
+    Attributes:
+        state: starting, ready or stopping.
+        reloads_done, reloads_failed: how often the services file was read again.
+        config_seconds: how long it took the last time to read, check and apply it.
+        descriptors: asked for how many descriptors connections use, and how many they may.
+    """
+
+    def __init__(self, wall: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic) -> None:
+        self._wall = wall
+        self._clock = clock
+        self._started = wall()
+        self._since = clock()
+        self._tallies: dict[str, Tally] = {}
+        self._series: dict[str, deque[tuple[int, int]]] = {}
+        self._lag = Histogram(LAGS)
+        self._lag_last = 0.0
+        self._watchers = 0
+        self._alarm: Alarm | None = None
+        self.state = "starting"
+        self._recent: deque[Ended] = deque(maxlen=RECENT)
+        self.reloads_done = self.reloads_failed = 0
+        self.config_seconds = 0.0
+        self.descriptors: Callable[[], tuple[int, int]] = lambda: (0, 0)
+
+    def tally(self, about: About) -> Tally:
+        """The tally of a service, by its id; one that is known goes on, as what `about` says now."""
+        tally = self._tallies.get(about.id)
+        if tally is None:
+            tally = self._tallies[about.id] = Tally(about, self._recent.append, self._clock)
+        tally.about = about
+        return tally
+
+    def forget(self, service: str) -> None:
+        """A service is gone."""
+        self._tallies.pop(service, None)
+        self._series.pop(service, None)
+
+    def snapshot(self) -> Snapshot:
+        """Everything, as it is now."""
+        descriptors, most = self.descriptors()
+        times = os.times()
+        daemon = DaemonFigures(
+            version=__version__,
+            state=self.state,
+            started=self._started,
+            uptime=self._clock() - self._since,
+            reloads_done=self.reloads_done,
+            reloads_failed=self.reloads_failed,
+            config_seconds=self.config_seconds,
+            descriptors=descriptors,
+            descriptors_most=most,
+            lag=self._lag.frozen(),
+            lag_last=self._lag_last,
+            cpu_seconds=times.user + times.system,
+        )
+        return Snapshot(daemon, tuple(tally.figures() for tally in self._tallies.values()))
+
+    def last(self) -> Sequence[tuple[float, Recent]]:
+        """The connections that have ended, the newest first, each with how many seconds ago."""
+        now = self._clock()
+        return [(now - recent.at, recent) for recent in map(Recent._make, reversed(self._recent))]
+
+    def series(self) -> Series:
+        """Of each service, how many came and how many were refused in each of the last SAMPLE_SECONDS, oldest first."""
+        found = {}
+        for service, samples in self._series.items():
+            found[service] = [
+                (arrived - before, refused - refused_before)
+                for (before, refused_before), (arrived, refused) in itertools.pairwise(samples)
+            ]
+        return found
+
+    def watch(self, alarm: Alarm) -> None:
+        """Somebody shows charts and the reactor's punctuality, which are kept for that alone: begin, if none did."""
+        self._watchers += 1
+        if self._watchers == 1:
+            self._alarm = alarm
+            self._sample()
+            self._look(alarm, 1)
+
+    def unwatch(self) -> None:
+        """One less does; the last lets the samples go, since they would have a gap."""
+        self._watchers -= 1
+        if not self._watchers:
+            self._alarm = None
+            self._series.clear()
+
+    def _look(self, alarm: Alarm, count: int) -> None:
+        """See how late one is called, and take a sample when it is time."""
+        step = SAMPLE_SECONDS / _LOOKS
+        due = self._clock() + step
+
+        def called() -> None:
+            if self._alarm is not alarm:
+                return
+            self._lag_last = max(self._clock() - due, 0.0)
+            self._lag.observe(self._lag_last)
+            if count == _LOOKS:
+                self._sample()
+            self._look(alarm, count % _LOOKS + 1)
+
+        alarm(step, called)
+
+    def _sample(self) -> None:
+        for service, tally in self._tallies.items():
+            samples = self._series.get(service)
+            if samples is None:
+                samples = self._series[service] = deque(maxlen=SAMPLES + 1)
+            samples.append(tally.arrivals())

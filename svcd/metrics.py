@@ -1,0 +1,184 @@
+"""What is counted: a Tally for each service, written on every connection's path, and frozen values made from it.
+
+A Tally is plain and slotted: to count a connection, from its accept to its end, costs well under a microsecond. What
+the connections and ports that are open now have carried is not copied here with every byte: they are asked for it
+when somebody wants to know (`Source`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+
+from svcd.figures import DURATIONS, SPAWNS, Distribution, ServiceFigures
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from svcd.figures import About
+
+__all__ = ["Ended", "Flow", "Histogram", "Source", "Tally"]
+
+
+#: The fields of a Recent, which itself costs more to make than all of the counting.
+Ended: TypeAlias = tuple[str, str, float, float, int, int, str]
+
+
+class Histogram:
+    """Counts values by size.
+
+    Args:
+        bounds: the upper bounds of the buckets, ascending; a value equal to one belongs below it.
+    """
+
+    __slots__ = ("_bounds", "_counts", "_total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value. One below zero, from a clock that was set back, is zero."""
+        if value < 0:  # a call of max() costs more than the rest
+            value = 0.0
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._total += value
+
+    def frozen(self) -> Distribution:
+        """As it is now."""
+        return Distribution(self._bounds, tuple(self._counts), self._total)
+
+
+class Flow(NamedTuple):
+    """What is known of those that are open now.
+
+    Attributes:
+        bytes_in, bytes_out: what they have carried.
+        datagrams: received.
+        refused: of these, how many were not answered, by reason.
+    """
+
+    bytes_in: int = 0
+    bytes_out: int = 0
+    datagrams: int = 0
+    refused: Mapping[str, int] = {}
+
+
+class Source(Protocol):
+    """Knows what is open now: a service's connections, or a datagram port."""
+
+    def flow(self) -> Flow:
+        """What they have carried."""
+        ...
+
+
+class Tally:
+    """The counts of one service. They only grow, but for `children`.
+
+    Args:
+        about: what the service is; it may change.
+        keep: takes connections that have ended, for the list of recent ones, as a Recent's fields.
+        clock: seconds, monotonic.
+
+    Attributes:
+        accepted: connections that were let in.
+        failures: connections that could not be served, as a `fail` line says.
+        ended, refused: connections by reason; datagrams that were not answered are refused, too.
+        bytes_in, bytes_out: carried by connections that have ended.
+        datagrams: received by ports that are closed.
+        children: processes that run now.
+        exits: processes that have ended, by exit status or signal.
+        restarts: launchers started in place of a lost one.
+        durations, spawns: how long connections lasted, and how long they waited for their process.
+    """
+
+    __slots__ = ("_clock", "_keep", "_sources", "about", "accepted", "bytes_in", "bytes_out", "children", "datagrams",
+                 "durations", "ended", "exits", "failures", "refused", "restarts", "spawns")  # fmt: skip
+
+    def __init__(self, about: About, keep: Callable[[Ended], None], clock: Callable[[], float]) -> None:
+        self.about = about
+        self._keep = keep
+        self._clock = clock
+        self._sources: list[Source] = []
+        self.accepted = self.failures = self.bytes_in = self.bytes_out = self.datagrams = 0
+        self.children = self.restarts = 0
+        self.ended: dict[str, int] = {}
+        self.refused: dict[str, int] = {}
+        self.exits: dict[str, int] = {}
+        self.durations = Histogram(DURATIONS)
+        self.spawns = Histogram(SPAWNS)
+
+    def refuse(self, reason: str, count: int = 1) -> None:
+        """Somebody was not let in."""
+        self.refused[reason] = self.refused.get(reason, 0) + count
+
+    def end(self, reason: str, seconds: float, bytes_in: int, bytes_out: int, peer: str) -> None:
+        """A connection has ended; -1 bytes if nobody counted them."""
+        self.ended[reason] = self.ended.get(reason, 0) + 1
+        self.durations.observe(seconds)
+        if bytes_in > 0:
+            self.bytes_in += bytes_in
+        if bytes_out > 0:
+            self.bytes_out += bytes_out
+        if self.about.listed:
+            self._keep((self.about.id, peer, self._clock(), seconds, bytes_in, bytes_out, reason))
+
+    def begun(self, seconds: float) -> None:
+        """A connection has its process, so long after it was accepted."""
+        self.children += 1
+        self.spawns.observe(seconds)
+
+    def exited(self, code: str) -> None:
+        """A process has ended, by an exit status or a signal; empty if nobody saw how."""
+        self.children -= 1
+        if code:
+            self.exits[code] = self.exits.get(code, 0) + 1
+
+    def enter(self, source: Source) -> None:
+        """Ask somebody from now on, too."""
+        self._sources.append(source)
+
+    def leave(self, source: Source) -> None:
+        """Ask no longer; what it has carried stays counted. Nothing happens if it was not asked."""
+        if source not in self._sources:
+            return
+        self._sources.remove(source)
+        flow = source.flow()
+        self.bytes_in += flow.bytes_in
+        self.bytes_out += flow.bytes_out
+        self.datagrams += flow.datagrams
+        for reason, count in flow.refused.items():
+            self.refuse(reason, count)
+
+    def arrivals(self) -> tuple[int, int]:
+        """How many came in, connections or datagrams, and how many of all were refused. Cheap: for charts."""
+        arrived, refused = self.accepted + self.datagrams, sum(self.refused.values())
+        # To ask for the bytes of thousands of open connections would not be.
+        for flow in () if self.about.stream else [source.flow() for source in self._sources]:
+            arrived += flow.datagrams
+            refused += sum(flow.refused.values())
+        return arrived, refused
+
+    def figures(self) -> ServiceFigures:
+        """As they are now."""
+        flows = [source.flow() for source in self._sources]
+        refused = dict(self.refused)
+        for flow in flows:
+            for reason, count in flow.refused.items():
+                refused[reason] = refused.get(reason, 0) + count
+        return ServiceFigures(
+            about=self.about,
+            accepted=self.accepted,
+            failures=self.failures,
+            ended=dict(self.ended),
+            refused=refused,
+            bytes_in=self.bytes_in + sum(flow.bytes_in for flow in flows),
+            bytes_out=self.bytes_out + sum(flow.bytes_out for flow in flows),
+            datagrams=self.datagrams + sum(flow.datagrams for flow in flows),
+            durations=self.durations.frozen(),
+            spawns=self.spawns.frozen(),
+            children=self.children,
+            exits=dict(self.exits),
+            restarts=self.restarts,
+        )
