@@ -1,0 +1,146 @@
+"""The status page: whole without JavaScript, live with it.
+
+Template, style and script are files of the package beside this module, read with it: they are a part of the program as
+its modules are, and nothing can be read later by a daemon that has changed its root directory.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import pkgutil
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from svcd.protocols.status import texts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["ICON", "POLICY", "page"]
+
+
+def _part(name: str) -> str:
+    data = pkgutil.get_data(__package__ or "", name)
+    assert data is not None  # noqa: S101 - every installation has it
+    return data.decode()
+
+
+def _hash(inline: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()}'"
+
+
+_STYLE, _SCRIPT = _part("page.css"), _part("page.js")
+_PAGE = Template(_part("page.html"))
+ICON = _part("icon.svg").encode()
+
+#: What the page may do (https://www.w3.org/TR/CSP3/): run this very script, look like this, ask where it came from.
+POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        f"script-src {_hash(_SCRIPT)}",
+        f"style-src {_hash(_STYLE)}",
+        "connect-src 'self'",
+        "img-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+
+_CELLS = (("rate", "A second", texts.rate), ("open", "Open", texts.count), ("accepted", "Accepted", texts.count),
+          ("refused", "Refused", texts.count), ("failed", "Failed", texts.count), ("in", "Received", texts.size),
+          ("out", "Sent", texts.size))  # fmt: skip
+
+
+def page(status: Mapping[str, Any]) -> bytes:
+    """The page of a view; every text in it is escaped, whoever chose it."""
+    totals, samples, seconds = status["totals"], status["samples"], status["sample_seconds"]
+    plain = {
+        "state": status["state"],
+        "version": status["version"],
+        "uptime": texts.duration(status["uptime"]),
+        **{name: write(totals[name]) for name, _, write in _CELLS if name not in ("in", "out")},
+        "count": texts.count(totals["services"]),
+        "received": texts.size(totals["in"]),
+        "sent": texts.size(totals["out"]),
+        "peak": texts.rate(max(totals["arrivals"], default=0) / seconds),
+        "descriptors": texts.count(status["descriptors"]),
+        "descriptors_limit": texts.count(status["descriptors_limit"]),
+        "lag": texts.duration(status["lag"]),
+        "lag_mean": texts.duration(status["lag_mean"]),
+        "cpu": texts.duration(status["cpu"]),
+        "reloads": texts.count(status["reloads"]["ok"]),
+        "reloads_failed": texts.count(status["reloads"]["failed"]),
+        "config": texts.duration(status["config"]),
+    }
+    made = {
+        "style": _STYLE,
+        "script": _SCRIPT,
+        "chart": _chart(totals, samples, seconds),
+        "services": "\n".join(_service(each, samples, seconds) for each in status["services"]),
+        "recent": "\n".join(map(_recent, status["recent"])) or _nothing("none yet"),
+        "refused_by": _reasons(status["refused"]) or _nothing("nobody"),
+        "ended_by": _reasons(status["ended"]) or _nothing("none yet"),
+    }
+    return _PAGE.substitute({name: html.escape(text) for name, text in plain.items()} | made).encode()
+
+
+def _chart(drawn: Mapping[str, Any], samples: int, seconds: float) -> str:
+    """The arrivals of the last minutes, and the refusals if there are any, as an inline picture."""
+    arrivals, refusals = drawn["arrivals"], drawn["refusals"]
+    most = max([1, *arrivals, *refusals])
+    line, area = texts.steps(arrivals, most, samples)
+    now, peak = texts.rate(drawn["rate"]), texts.rate(max(arrivals, default=0) / seconds)
+    return (
+        f'<svg class="chart" viewBox="0 0 {2 * samples} 100" preserveAspectRatio="none" role="img" '
+        f'aria-label="{now} a second now, at most {peak} in the last 3 minutes">'
+        f'<path class="came-area" d="{area}"/><path class="came-line" d="{line}"/>'
+        f'<path class="refused-bars" d="{texts.bars(refusals, most, samples)}"/></svg>'
+    )
+
+
+def _service(service: Mapping[str, Any], samples: int, seconds: float) -> str:
+    escape = html.escape
+    name, _, net = service["id"].rpartition("/")
+    cells = "".join(
+        f'<td data-name="{title}" data-k="{key}" data-f="{write.__name__}"'
+        f"{_class(('bad ' if key in ('refused', 'failed') else '') + ('' if service[key] else 'zero'))}>"
+        f"{write(service[key])}</td>"
+        for key, title, write in _CELLS
+    )
+    about = "".join(
+        f"<small>{escape(text)}</small>" for text in (service["description"], ", ".join(service["addresses"])) if text
+    )
+    return (
+        f'<tr data-id="{escape(service["id"])}"><th scope="row"><b>{escape(name)}</b>/{escape(net)}{about}</th>'
+        f'<td class="runs">{escape(service["runs"])}</td>'
+        f'<td class="drawn">{_chart(service, samples, seconds)}</td>{cells}</tr>'
+    )
+
+
+def _recent(recent: Mapping[str, Any]) -> str:
+    sizes = "".join(
+        f"<td{_class('' if recent[key] else 'zero')}>{texts.size(recent[key])}</td>" for key in ("in", "out")
+    )
+    return (
+        f"<tr><td>{texts.ago(recent['ago'])}</td><td>{html.escape(recent['service'])}</td>"
+        f"<td>{html.escape(recent['peer'] or '–')}</td><td>{texts.duration(recent['seconds'])}</td>{sizes}"  # noqa: RUF001
+        f"<td{_class('' if recent['reason'] == 'done' else 'odd')}>{html.escape(recent['reason'])}</td></tr>"
+    )
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return "\n".join(
+        f'<tr><th scope="row">{html.escape(reason)}</th><td>{texts.count(count)}</td></tr>'
+        for reason, count in counts.items()
+    )
+
+
+def _nothing(text: str) -> str:
+    return f'<tr class="none"><td colspan="7">{text}</td></tr>'
+
+
+def _class(names: str) -> str:
+    return f' class="{names.strip()}"' if names.strip() else ""

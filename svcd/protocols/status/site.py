@@ -1,0 +1,160 @@
+"""The places of the status service, and what is answered there. Nothing can be changed through it.
+
+It listens on the loopback interface unless told otherwise. A page of somebody else's, in a browser on this machine,
+must not read it all the same: by a name of its own that it makes stand for 127.0.0.1 (DNS rebinding). So what comes
+over the loopback interface must ask for an address or for a name without a dot, as localhost is one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import time
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from twisted.internet.address import IPv4Address, IPv6Address
+
+from svcd.model import unmapped
+from svcd.protocols.http import HttpFactory, Response, text_response
+from svcd.protocols.status.families import families
+from svcd.protocols.status.page import ICON, POLICY, page
+from svcd.protocols.status.rendering import Rendering
+from svcd.protocols.status.view import view
+from svcd.wire.exposition import OPENMETRICS, TEXT, openmetrics, text
+from svcd.wire.http import HttpError, Request, path_segments
+from svcd.wire.preferences import media_type, takes_gzip
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IAddress, IReactorTime
+
+    from svcd.interfaces import Observed
+
+__all__ = ["StatusFactory", "StatusSite"]
+
+#: For every answer (https://www.w3.org/TR/CSP3/, https://fetch.spec.whatwg.org/): it is what it says, it is nobody
+#: else's to show, it is old at once.
+_FIELDS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_METRICS = {"text/plain": TEXT, "application/openmetrics-text": OPENMETRICS}
+
+
+class StatusSite:
+    """Answers `/`, `/status.json`, `/metrics`, `/healthz` and `/readyz`.
+
+    Args:
+        observed: what the daemon counted.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, observed: Observed, clock: Callable[[], float] = time.monotonic) -> None:
+        self._observed = observed
+        self._page = Rendering(lambda: page(view(observed)), clock)
+        self._json = Rendering(lambda: json.dumps(view(observed), separators=(",", ":")).encode(), clock)
+        self._metrics = {
+            "text/plain": Rendering(lambda: text(families(observed.snapshot())), clock),
+            "application/openmetrics-text": Rendering(lambda: openmetrics(families(observed.snapshot())), clock),
+        }
+        self._places: dict[str, Callable[[Request], Response]] = {
+            "": lambda request: _rendered(self._page, request, "text/html; charset=utf-8", POLICY),
+            "status.json": lambda request: _rendered(self._json, request, "application/json"),
+            "metrics": self._scrape,
+            "healthz": lambda _request: _plain(HTTPStatus.OK, "ok"),
+            "readyz": self._ready,
+            "icon.svg": lambda _request: _response(ICON, "image/svg+xml", "default-src 'none'"),
+        }
+
+    def respond(self, request: Request, peer: IAddress) -> Response:
+        """What stands at the request's target.
+
+        Raises:
+            HttpError: 404 where nothing does, 421 for a name that is not ours.
+        """
+        if _is_loopback(peer) and not _may_be_ours(request.fields.get(b"host", b"")):
+            raise HttpError(HTTPStatus.MISDIRECTED_REQUEST)
+        segments = path_segments(request.target)
+        place = self._places.get(segments[0]) if len(segments) == 1 else None
+        if place is None:
+            raise HttpError(HTTPStatus.NOT_FOUND)
+        return place(request)
+
+    def _scrape(self, request: Request) -> Response:
+        kind = media_type(request.fields.get(b"accept", b""), tuple(_METRICS))
+        response = _rendered(self._metrics[kind], request, _METRICS[kind])
+        response.fields["Vary"] = "Accept, Accept-Encoding"
+        return response
+
+    def _ready(self, _request: Request) -> Response:
+        state = self._observed.state
+        return _plain(HTTPStatus.OK if state == "ready" else HTTPStatus.SERVICE_UNAVAILABLE, state)
+
+
+def _response(content: bytes, content_type: str, policy: str = "") -> Response:
+    fields = {"Content-Type": content_type, "Content-Length": str(len(content)), **_FIELDS}
+    if policy:
+        fields["Content-Security-Policy"] = policy
+    return Response(HTTPStatus.OK, fields, content)
+
+
+def _rendered(rendering: Rendering, request: Request, content_type: str, policy: str = "") -> Response:
+    packed = takes_gzip(request.fields.get(b"accept-encoding", b""))
+    response = _response(rendering.answer(packed=packed), content_type, policy)
+    response.fields["Vary"] = "Accept-Encoding"
+    if packed:
+        response.fields["Content-Encoding"] = "gzip"
+    return response
+
+
+def _plain(status: HTTPStatus, word: str) -> Response:
+    response = text_response(status, "text/plain", f"{word}\n")
+    response.fields.update(_FIELDS)
+    return response
+
+
+def _is_loopback(peer: IAddress) -> bool:
+    if not isinstance(peer, IPv4Address | IPv6Address):
+        return False
+    return ipaddress.ip_address(unmapped(peer.host).partition("%")[0]).is_loopback
+
+
+def _may_be_ours(host: bytes) -> bool:
+    """Whether a Host field can't be a name in the public DNS; an old client's request has none."""
+    name = host.decode("latin-1").rstrip(".").lower()
+    if name.startswith("["):
+        return True
+    name = name.rpartition(":")[0] if ":" in name else name
+    name = name.rstrip(".")
+    if "." not in name or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.IPv4Address(name)
+    except ValueError:
+        return False
+    return True
+
+
+class StatusFactory(HttpFactory):
+    """Makes the connections of the status service; what charts need is kept while one of its listeners is open.
+
+    Args:
+        observed: what the daemon counted.
+        clock: the reactor.
+    """
+
+    def __init__(self, observed: Observed, clock: IReactorTime) -> None:
+        super().__init__(StatusSite(observed), clock)
+        self._observed = observed
+
+    def startFactory(self) -> None:
+        """The first listener begins."""
+        self._observed.watch(self.clock.callLater)
+
+    def stopFactory(self) -> None:
+        """The last listener is gone."""
+        self._observed.unwatch()

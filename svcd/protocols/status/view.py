@@ -1,0 +1,110 @@
+"""What /status.json says, and the page shows: a snapshot, the last minutes and the last connections as plain values."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from svcd.ledger import SAMPLE_SECONDS, SAMPLES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from svcd.figures import Recent, ServiceFigures
+    from svcd.interfaces import Observed
+
+__all__ = ["view"]
+
+#: The rate that is shown is that of so many samples, the last.
+_RATE_SAMPLES = 3
+
+
+def view(observed: Observed) -> dict[str, Any]:
+    """Everything, ready for JSON; the README describes it.
+
+    Times are in seconds, sizes in bytes, rates in connections or datagrams a second.
+    """
+    snapshot = observed.snapshot()
+    series = observed.series()
+    services = [_service(each, series.get(each.about.id, ())) for each in snapshot.services]
+    daemon = snapshot.daemon
+    return {
+        "version": daemon.version,
+        "state": daemon.state,
+        "started": daemon.started,
+        "uptime": daemon.uptime,
+        "descriptors": daemon.descriptors,
+        "descriptors_limit": daemon.descriptors_most,
+        "lag": daemon.lag_last,
+        "lag_mean": daemon.lag.total / (daemon.lag.count or 1),
+        "cpu": daemon.cpu_seconds,
+        "reloads": {"ok": daemon.reloads_done, "failed": daemon.reloads_failed},
+        "config": daemon.config_seconds,
+        "sample_seconds": SAMPLE_SECONDS,
+        "samples": SAMPLES,
+        "totals": _totals(services),
+        "refused": _sums(services, "refused_by"),
+        "ended": _sums(services, "ended_by"),
+        "services": services,
+        "recent": [_recent(ago, each) for ago, each in observed.last()],
+    }
+
+
+def _service(figures: ServiceFigures, series: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    about = figures.about
+    last = series[-_RATE_SAMPLES:]
+    return {
+        "id": about.id,
+        "runs": about.runs,
+        "stream": about.stream,
+        "addresses": about.addresses,
+        "description": about.description,
+        "rate": sum(arrived for arrived, _ in last) / (SAMPLE_SECONDS * (len(last) or 1)),
+        "open": figures.active,
+        "limit": about.most,
+        "accepted": figures.accepted if about.stream else figures.datagrams,
+        "refused": sum(figures.refused.values()),
+        "refused_by": figures.refused,
+        "failed": figures.failures,
+        "ended_by": figures.ended,
+        "in": figures.bytes_in,
+        "out": figures.bytes_out,
+        "children": figures.children,
+        "restarts": figures.restarts,
+        "arrivals": [arrived for arrived, _ in series],
+        "refusals": [refused for _, refused in series],
+    }
+
+
+def _totals(services: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    names = ("rate", "open", "accepted", "refused", "failed", "in", "out")
+    totals = {"services": len(services)} | {name: sum(each[name] for each in services) for name in names}
+    return totals | {name: _added([each[name] for each in services]) for name in ("arrivals", "refusals")}
+
+
+def _added(series: Sequence[Sequence[int]]) -> list[int]:
+    """The sums of the samples of the same time; the last of each is the newest."""
+    longest = max(map(len, series), default=0)
+    return [sum(each[index] for each in series if -index <= len(each)) for index in range(-longest, 0)]
+
+
+def _sums(services: Sequence[Mapping[str, Any]], name: str) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for service in services:
+        for reason, count in service[name].items():
+            sums[reason] = sums.get(reason, 0) + count
+    return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _recent(ago: float, recent: Recent) -> dict[str, Any]:
+    peer = recent.peer
+    return {
+        "service": recent.service,
+        # The log's quotes belong to the log.
+        "peer": json.loads(peer) if peer.startswith('"') else peer,
+        "ago": ago,
+        "seconds": recent.seconds,
+        "in": recent.bytes_in,
+        "out": recent.bytes_out,
+        "reason": recent.reason,
+    }

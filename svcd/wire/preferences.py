@@ -1,0 +1,63 @@
+"""What a client would like to get: HTTP's Accept and Accept-Encoding (RFC 9110, sections 12.5.1 and 12.5.3).
+
+What can't be understood in them is as if it weren't there: nobody is refused for it. Fields come from a request head,
+so they are bounded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["media_type", "takes_gzip"]
+
+
+def _parts(field: bytes) -> list[tuple[str, dict[str, str], float]]:
+    """The alternatives of a field: the name, the parameters, the weight."""
+    found = []
+    for part in field.decode("latin-1").lower().split(","):
+        name, *rest = (piece.strip() for piece in part.split(";"))
+        parameters = {key.strip(): value.strip(' "') for key, _, value in (piece.partition("=") for piece in rest)}
+        try:
+            weight = float(parameters.pop("q", "1"))
+        except ValueError:
+            weight = 0.0
+        if name:
+            # Not a number, as `nan`, is no weight either.
+            found.append((name, parameters, weight if 0 <= weight <= 1 else 0.0))
+    return found
+
+
+def takes_gzip(field: bytes) -> bool:
+    """Whether an answer may be compressed by gzip, given Accept-Encoding, empty if there is none."""
+    weights = {name: weight for name, _, weight in _parts(field)}
+    return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0
+
+
+def media_type(field: bytes, offered: Sequence[str]) -> str:
+    """The one of the offered media types, without parameters, that a client likes best; the first if it says nothing.
+
+    Args:
+        field: Accept; empty if there is none.
+        offered: the server's own favourite first. A version that the client names must be the one that we speak:
+            1.0.0 of OpenMetrics, 0.0.4 of text.
+    """
+    best, best_weight = offered[0], 0.0
+    parts = _parts(field)
+    for candidate in offered:
+        exact = [weight for name, parameters, weight in parts if name == candidate and _version_fits(name, parameters)]
+        family = candidate.partition("/")[0]
+        others = [weight for name, _, weight in parts if name == f"{family}/*"]
+        anything = [weight for name, _, weight in parts if name == "*/*"]
+        weight = max(exact or others or anything or [0.0])
+        if weight > best_weight:
+            best, best_weight = candidate, weight
+    return best
+
+
+def _version_fits(name: str, parameters: dict[str, str]) -> bool:
+    # Who lists several versions of a format means each alone: 0.0.1 of OpenMetrics is a draft of another format.
+    spoken = "1.0.0" if name == "application/openmetrics-text" else "0.0.4"
+    return parameters.get("version", spoken) == spoken

@@ -1,0 +1,390 @@
+"""The status service: its places, its page, its JSON, its metrics, and who may not read them."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import html.parser
+import json
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as read_text
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.task import Clock
+
+from svcd.figures import About
+from svcd.ledger import SAMPLES, Ledger
+from svcd.metrics import Flow
+from svcd.protocols.status import texts
+from svcd.protocols.status.page import page
+from svcd.protocols.status.rendering import OLDEST, WORTH, Rendering
+from svcd.protocols.status.site import StatusFactory, StatusSite
+from svcd.protocols.status.view import view
+from svcd.wire.http import HttpError, Request
+from tests.doubles import StreamDouble
+
+if TYPE_CHECKING:
+    from svcd.protocols.http import Response
+
+REMOTE = IPv4Address("TCP", "192.0.2.1", 40_000)
+HERE = IPv4Address("TCP", "127.0.0.1", 40_000)
+
+
+class _Ports:
+    """A datagram port that is open."""
+
+    def flow(self) -> Flow:
+        """What it has carried."""
+        return Flow(30, 60, 3, {"port": 1})
+
+
+def _busy(clock: Clock | None = None) -> Ledger:
+    """A ledger with something of everything."""
+    clock = clock or Clock()
+    ledger = Ledger(wall=lambda: 1000.0, clock=clock.seconds)
+    ledger.state = "ready"
+    ledger.watch(clock.callLater)
+    echo = ledger.tally(About("echo/tcp", "echo", addresses=("127.0.0.1:7", "[::1]:7"), most=100))
+    echo.accepted += 5
+    echo.end("done", 0.25, 10, 20, "192.0.2.1:1")
+    echo.end("lost", 99.0, 0, 2, "192.0.2.1:2")
+    echo.refuse("rate", 7)
+    echo.failures += 1
+    ledger.tally(About("time/udp", "time", stream=False)).enter(_Ports())
+    git = ledger.tally(About("git/tcp", "/usr/bin/git", spawned=True, description="the code"))
+    git.accepted += 2
+    git.begun(0.002)
+    git.begun(0.002)
+    git.exited("0")
+    git.end("done", 3.0, -1, -1, "")
+    git.restarts += 1
+    clock.pump([0.25] * 8)
+    return ledger
+
+
+def _request(target: str = "/", **fields: str) -> Request:
+    named = {name.lower().replace("_", "-").encode(): value.encode() for name, value in fields.items()}
+    return Request("GET", target.encode(), named, "1.1", True)
+
+
+def _ask(ledger: Ledger, target: str, **fields: str) -> Response:
+    return StatusSite(ledger, Clock().seconds).respond(_request(target, **fields), REMOTE)
+
+
+def test_metrics_are_the_counts_in_both_formats() -> None:
+    """Each count is there under its service, to the unit, and both formats say the same."""
+    answers = [_ask(_busy(), "/metrics"), _ask(_busy(), "/metrics", accept="application/openmetrics-text")]
+    plain, strict = (
+        {
+            (sample.name, *sorted(sample.labels.values())): sample.value
+            for family in read(answer.content.decode())
+            for sample in family.samples
+        }
+        for read, answer in zip((read_text, read_openmetrics), answers, strict=True)
+    )
+    for found in (plain, strict):
+        for moving in ("process_cpu_seconds_total",):
+            found.pop((moving,))
+    assert plain == strict
+    wanted = {
+        ("svcd_ready",): 1,
+        ("svcd_connections_accepted_total", "echo/tcp"): 5,
+        ("svcd_connections_active", "echo/tcp"): 3,
+        ("svcd_connections_limit", "echo/tcp"): 100,
+        ("svcd_connections_failed_total", "echo/tcp"): 1,
+        ("svcd_connections_ended_total", "done", "echo/tcp"): 1,
+        ("svcd_connections_ended_total", "echo/tcp", "lost"): 1,
+        ("svcd_refused_total", "echo/tcp", "rate"): 7,
+        ("svcd_refused_total", "port", "time/udp"): 1,
+        ("svcd_received_bytes_total", "echo/tcp"): 10,
+        ("svcd_sent_bytes_total", "echo/tcp"): 22,
+        ("svcd_sent_bytes_total", "time/udp"): 60,
+        ("svcd_datagrams_received_total", "time/udp"): 3,
+        ("svcd_connection_duration_seconds_bucket", "0.5", "echo/tcp"): 1,
+        ("svcd_connection_duration_seconds_count", "echo/tcp"): 2,
+        ("svcd_connection_duration_seconds_sum", "echo/tcp"): 99.25,
+        ("svcd_spawn_latency_seconds_count", "git/tcp"): 2,
+        ("svcd_spawn_latency_seconds_bucket", "0.0025", "git/tcp"): 2,
+        ("svcd_children_active", "git/tcp"): 1,
+        ("svcd_children_exited_total", "0", "git/tcp"): 1,
+        ("svcd_launcher_restarts_total", "git/tcp"): 1,
+        ("svcd_reactor_lag_seconds_count",): 8,
+        ("svcd_reloads_total", "ok"): 0,
+    }
+    assert wanted.items() <= plain.items()
+    assert not any(name.startswith("svcd_connection") and "time/udp" in rest for name, *rest in plain)
+    assert not any(name.startswith(("svcd_spawn", "svcd_children")) and "echo/tcp" in rest for name, *rest in plain)
+
+
+def test_metrics_are_compressed_for_who_takes_it() -> None:
+    """With the fields that a cache and a client need."""
+    plain = _ask(_busy(), "/metrics")
+    packed = _ask(_busy(), "/metrics", accept_encoding="gzip")
+    assert len(gzip.decompress(packed.content).splitlines()) == len(plain.content.splitlines())
+    assert packed.fields["Content-Encoding"] == "gzip"
+    assert packed.fields["Content-Length"] == str(len(packed.content))
+    assert packed.fields["Vary"] == "Accept, Accept-Encoding"
+    assert "Content-Encoding" not in plain.fields
+    assert plain.fields["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+
+
+@pytest.mark.parametrize(("state", "status"), [("starting", 503), ("ready", 200), ("stopping", 503)])
+def test_readiness_is_that_of_the_daemon(state: str, status: int) -> None:
+    """readyz says whether it serves, healthz that it turns."""
+    ledger = Ledger()
+    ledger.state = state
+    assert (_ask(ledger, "/readyz").status, _ask(ledger, "/readyz").content) == (status, f"{state}\n".encode())
+    assert (_ask(ledger, "/healthz").status, _ask(ledger, "/healthz").content) == (200, b"ok\n")
+
+
+@pytest.mark.parametrize("target", ["/x", "/metrics/", "/metrics/x", "/.x", "/favicon.ico"])
+def test_there_is_nothing_else(target: str) -> None:
+    """404."""
+    with pytest.raises(HttpError) as raised:
+        _ask(Ledger(), target)
+    assert raised.value.status is HTTPStatus.NOT_FOUND
+
+
+@pytest.mark.parametrize("host", ["", "localhost", "localhost:8080", "127.0.0.1:8080", "[::1]:8080", "[::1]",
+                                  "mybox", "a.localhost.", "LOCALHOST"])  # fmt: skip
+def test_a_client_on_this_machine_may_say_its_names(host: str) -> None:
+    """Addresses, names without a dot, and those below localhost."""
+    for peer in (HERE, IPv6Address("TCP", "::1", 1), IPv6Address("TCP", "::ffff:127.0.0.1", 1)):
+        assert StatusSite(Ledger()).respond(_request("/healthz", host=host), peer).status is HTTPStatus.OK
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "a.localhost.x.org"])
+def test_a_name_of_somebody_elses_is_not_answered_on_the_loopback_interface(host: str) -> None:
+    """A page in a browser here can't read this one by DNS rebinding; from other machines any name is right."""
+    for peer in (HERE, IPv6Address("TCP", "::1", 1)):
+        with pytest.raises(HttpError) as raised:
+            StatusSite(Ledger()).respond(_request("/healthz", host=host), peer)
+        assert raised.value.status is HTTPStatus.MISDIRECTED_REQUEST
+    for other in (REMOTE, UNIXAddress(None), IPv6Address("TCP", "fe80::1%eth0", 1)):
+        assert StatusSite(Ledger()).respond(_request("/healthz", host=host), other).status is HTTPStatus.OK
+
+
+class _Reader(html.parser.HTMLParser):
+    """What a browser finds: the elements, the texts, and what is run and styled inline."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.inline: dict[str, str] = {}
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Take an element."""
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "path", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Take one without content."""
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        """Whatever was opened is closed in order."""
+        assert self.open.pop() == tag, (tag, self.getpos())
+
+    def handle_data(self, data: str) -> None:
+        """Take a text."""
+        if self.open and self.open[-1] in ("script", "style"):
+            self.inline[self.open[-1]] = self.inline.get(self.open[-1], "") + data
+        else:
+            self.text += data
+
+
+HOSTILE = "<script>alert(1)</script>\"'&$state"
+
+
+def _hostile() -> Ledger:
+    ledger = Ledger(clock=Clock().seconds)
+    tally = ledger.tally(About(f"{HOSTILE}/tcp", HOSTILE, addresses=(HOSTILE,), description=HOSTILE))
+    tally.end(HOSTILE, 1.0, 0, 0, json.dumps(HOSTILE))
+    tally.refuse(HOSTILE)
+    return ledger
+
+
+def test_nothing_of_others_becomes_markup() -> None:
+    """Names, descriptions, addresses, reasons and clients are texts, whatever they hold."""
+    found = _Reader(page(view(_hostile())).decode())
+    assert not found.open
+    assert [tag for tag, _ in found.elements if tag == "script"] == ["script"]
+    # Name, description, address, what runs, recent service, client and reason, and the reasons' tables.
+    assert found.text.count(HOSTILE) == 9
+    assert [each["data-id"] for tag, each in found.elements if "data-id" in each] == [f"{HOSTILE}/tcp"]
+
+
+def test_the_page_may_run_and_load_nothing_but_itself() -> None:
+    """The policy names the hashes of what stands in the page, and there are no styles or handlers on elements."""
+    answer = _ask(_busy(), "/")
+    found = _Reader(answer.content.decode())
+    policy = dict(part.split(" ", 1) for part in answer.fields["Content-Security-Policy"].split("; "))
+    for kind in ("script", "style"):
+        digest = base64.b64encode(hashlib.sha256(found.inline[kind].encode()).digest()).decode()
+        assert policy[f"{kind}-src"] == f"'sha256-{digest}'"
+    assert policy["default-src"] == "'none'"
+    assert not any(name.startswith("on") or name == "style" for _, each in found.elements for name in each)
+    references = [each.get("href") or each.get("src") for _, each in found.elements]
+    assert {each for each in references if each} == {"icon.svg", "metrics", "status.json", "healthz", "readyz"}
+    assert "url(" not in found.inline["style"]
+    assert _ask(_busy(), "/icon.svg").fields["Content-Type"] == "image/svg+xml"
+
+
+def test_the_page_is_whole_without_a_script() -> None:
+    """Every service is a row with its figures, its addresses and a chart that is described in words."""
+    found = _Reader(page(view(_busy())).decode())
+    rows = [each["data-id"] for tag, each in found.elements if tag == "tr" and "data-id" in each]
+    assert rows == ["echo/tcp", "time/udp", "git/tcp"]
+    charts = [each for tag, each in found.elements if tag == "svg" and each.get("role") == "img"]
+    assert len(charts) == 4
+    assert all(each["aria-label"] for each in charts)
+    assert "127.0.0.1:7, [::1]:7" in found.text
+    assert "the code" in found.text
+    headings = [each.get("scope") for tag, each in found.elements if tag == "th"]
+    assert set(headings) == {"col", "row"}
+    assert [each.get("lang") for tag, each in found.elements if tag == "html"] == ["en"]
+    assert ("meta", {"http-equiv": "refresh", "content": "5"}) in found.elements
+
+
+def test_an_idle_daemon_has_a_page() -> None:
+    """Without a service, without a sample."""
+    found = _Reader(page(view(Ledger())).decode())
+    assert "none yet" in found.text
+    assert "nobody" in found.text
+
+
+def test_json_says_what_the_page_shows() -> None:
+    """Totals, services, reasons and the last connections; the log's quotes are gone."""
+    status = json.loads(_ask(_busy(), "/status.json").content)
+    assert status["totals"]["accepted"] == 10
+    assert (status["totals"]["open"], status["totals"]["refused"], status["totals"]["failed"]) == (4, 8, 1)
+    assert status["refused"] == {"rate": 7, "port": 1}
+    assert status["ended"] == {"done": 2, "lost": 1}
+    echo = status["services"][0]
+    assert (echo["id"], echo["open"], echo["limit"], echo["in"], echo["out"]) == ("echo/tcp", 3, 100, 10, 22)
+    assert [each["reason"] for each in status["recent"]] == ["done", "lost", "done"]
+    assert json.loads(_ask(_hostile(), "/status.json").content)["recent"][0]["peer"] == HOSTILE
+
+
+def test_samples_of_different_length_are_added_from_the_newest() -> None:
+    """A service that was added later has fewer."""
+    clock = Clock()
+    ledger = Ledger(clock=clock.seconds)
+    first = ledger.tally(About("a/tcp", "echo"))
+    ledger.watch(clock.callLater)
+    for number in range(3):
+        if number == 1:
+            second = ledger.tally(About("b/tcp", "echo"))
+        first.accepted += 1
+        if number:
+            second.accepted += 10
+        clock.pump([0.25] * 8)
+    status: Any = view(ledger)
+    assert [each["arrivals"] for each in status["services"]] == [[1, 1, 1], [10]]
+    assert status["totals"]["arrivals"] == [1, 1, 11]
+
+
+@pytest.mark.parametrize(
+    ("write", "value", "wanted"),
+    [
+        (texts.count, 0, "0"), (texts.count, 99_999, "99,999"), (texts.count, 100_000, "100 k"),
+        (texts.count, 1_239_999, "1.23 M"), (texts.count, 999_999_999_999, "999 G"), (texts.count, 5e15, "5000 T"),
+        (texts.size, -1, "–"), (texts.size, 0, "0 B"), (texts.size, 999, "999 B"), (texts.size, 1000, "1.00 kB"),  # noqa: RUF001
+        (texts.size, 45_678, "45.6 kB"), (texts.size, 5 * 10**18, "5000 PB"),
+        (texts.rate, 0, "0"), (texts.rate, 0.38, "0.3"), (texts.rate, 12.9, "12"),
+        (texts.duration, 0, "0.00 ms"), (texts.duration, 0.00042, "0.42 ms"), (texts.duration, 0.0999, "99.9 ms"),
+        (texts.duration, 0.5, "500 ms"), (texts.duration, 3.49, "3.4 s"), (texts.duration, 303.9, "5 min 3 s"),
+        (texts.duration, 7500, "2 h 5 min"), (texts.duration, 273_600, "3 d 4 h"),
+        (texts.ago, 0.9, "0 s"), (texts.ago, 61, "1 min 1 s"),
+    ],
+)  # fmt: skip
+def test_numbers_are_written_for_people(write: Any, value: float, wanted: str) -> None:
+    """Three digits and a unit, never rounded up."""
+    assert write(value) == wanted
+
+
+def test_charts_are_paths() -> None:
+    """Steps from left to right up to now; refusals are bars that are seen; nothing is drawn of nothing."""
+    assert texts.steps([0, 4], 4, 2) == ("M0 98V98H2V2H4", "M0 98V98H2V2H4V100H0Z")
+    assert texts.steps([1], 1, SAMPLES)[0].startswith(f"M{2 * SAMPLES - 2} 2")
+    assert texts.steps([0, 0], 1, 2) == ("", "")
+    assert texts.steps([], 1, 2) == ("", "")
+    assert texts.bars([0, 1, 100], 100, 3) == "M2 100V92h2V100ZM4 100V2h2V100Z"
+
+
+class _Maker:
+    """Makes numbered answers, and takes its time."""
+
+    def __init__(self, clock: Clock, cost: float) -> None:
+        self.made = 0
+        self._clock = clock
+        self._cost = cost
+
+    def __call__(self) -> bytes:
+        """Make one."""
+        self.made += 1
+        self._clock.advance(self._cost)
+        return b"%d" % self.made
+
+
+@pytest.mark.parametrize(("cost", "kept"), [(0.0, 0.0), (0.004, WORTH * 0.004), (0.5, OLDEST)])
+def test_an_answer_is_made_anew_when_it_is_old(cost: float, kept: float) -> None:
+    """What was cheap to make is soon old, and nothing is older than a second."""
+    clock = Clock()
+    maker = _Maker(clock, cost)
+    rendering = Rendering(maker, clock.seconds)
+    first = rendering.answer(packed=False)
+    assert first == b"1"
+    if kept:
+        clock.advance(kept - cost - 0.001)
+        assert rendering.answer(packed=False) is first
+        clock.advance(0.002)
+    assert rendering.answer(packed=False) == b"2"
+
+
+def test_an_answer_is_compressed_once() -> None:
+    """The same bytes go to everybody, and a new answer is compressed anew."""
+    clock = Clock()
+    rendering = Rendering(_Maker(clock, 0.01), clock.seconds)
+    packed = rendering.answer(packed=True)
+    assert gzip.decompress(packed) == b"1"
+    assert rendering.answer(packed=True) is packed
+    assert rendering.answer(packed=False) == b"1"
+    clock.advance(OLDEST)
+    assert gzip.decompress(rendering.answer(packed=True)) == b"2"
+
+
+def test_the_factory_watches_while_it_listens() -> None:
+    """Charts cost nothing when no status service is open."""
+    clock = Clock()
+    ledger = Ledger(clock=clock.seconds)
+    factory: Any = StatusFactory(ledger, clock)
+    assert not clock.getDelayedCalls()
+    factory.doStart()
+    factory.doStart()
+    factory.doStop()
+    assert clock.getDelayedCalls()
+    factory.doStop()
+    clock.advance(1)
+    assert not clock.getDelayedCalls()
+
+
+def test_the_service_speaks_http() -> None:
+    """GET and HEAD are answered on one connection, other methods are not allowed."""
+    protocol: Any = StatusFactory(Ledger(), Clock()).buildProtocol(HERE)
+    transport = StreamDouble(protocol, peer=HERE)
+    protocol.makeConnection(transport)
+    for method in ("GET", "HEAD", "POST"):
+        protocol.dataReceived(f"{method} /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    statuses = re.findall(rb"HTTP/1.1 (\d+)", transport.sent)
+    assert statuses == [b"200", b"200", b"405"]
+    assert transport.sent.count(b"ok\n") == 1
