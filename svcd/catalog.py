@@ -21,6 +21,7 @@ from svcd.protocols.hello import HelloPage
 from svcd.protocols.http import HttpFactory
 from svcd.protocols.qotd import QotdDatagrams, QotdFactory
 from svcd.protocols.redirect import RedirectFactory
+from svcd.protocols.status.site import StatusFactory
 from svcd.protocols.timeofday import TimeDatagrams, TimeFactory
 from svcd.protocols.upper import UpperFactory
 from svcd.wire.quotes import DEFAULT, read_quotes
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from svcd.config.options import Options
     from svcd.config.service import Service
-    from svcd.interfaces import Descriptors, Files, Names
+    from svcd.interfaces import Descriptors, Files, Names, Observed
     from svcd.model import HostPort
 
 __all__ = ["BUILTINS", "MUX", "SHAPES", "SUMMARIES", "Builtin", "Surroundings", "datagram_protocol", "stream_factory"]
@@ -48,6 +49,7 @@ class Surroundings:
         names: finds the host names of clients.
         files: reads files.
         descriptors: counts what a service opens besides its clients' connections.
+        observed: what the daemon counts, for who shows it.
         outgoing: makes what connects to a server, given how many seconds an attempt may take.
     """
 
@@ -55,6 +57,7 @@ class Surroundings:
     names: Names
     files: Files
     descriptors: Descriptors
+    observed: Observed
     outgoing: Callable[[HostPort, float], IStreamClientEndpoint]
 
 
@@ -128,6 +131,10 @@ BUILTINS: Mapping[str, Builtin] = {
         lambda _options, _around: TimeDatagrams(),
     ),
     "http": Builtin("a tiny HTTP server: a greeting, or the files of a directory", _http),
+    "status": Builtin(
+        "what the daemon does, over HTTP: a page, /metrics for Prometheus, /status.json, /healthz and /readyz",
+        lambda _options, around: StatusFactory(around.observed, around.clock),
+    ),
 }
 
 #: The service that connects its clients to others of this daemon (RFC 1078), which no protocol alone can do.

@@ -12,13 +12,12 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from svcd import __version__
-from svcd.figures import LAGS, DaemonFigures, Recent, Snapshot
+from svcd.figures import LAGS, About, DaemonFigures, Recent, Snapshot
 from svcd.metrics import Histogram, Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from svcd.figures import About
     from svcd.interfaces import Alarm, Series
     from svcd.metrics import Ended
 
@@ -53,6 +52,8 @@ class Ledger:
         self._started = wall()
         self._since = clock()
         self._tallies: dict[str, Tally] = {}
+        # Those that were described. One that was made for a service that never ran is not shown.
+        self._shown: list[Tally] = []
         self._series: dict[str, deque[tuple[int, int]]] = {}
         self._lag = Histogram(LAGS)
         self._lag_last = 0.0
@@ -64,18 +65,22 @@ class Ledger:
         self.config_seconds = 0.0
         self.descriptors: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
-    def tally(self, about: About) -> Tally:
-        """The tally of a service, by its id; one that is known goes on, as what `about` says now."""
-        tally = self._tallies.get(about.id)
+    def tally(self, service: str) -> Tally:
+        """The tally of a service, by its id; one that is known goes on."""
+        tally = self._tallies.get(service)
         if tally is None:
-            tally = self._tallies[about.id] = Tally(about, self._recent.append, self._clock)
-        tally.about = about
+            tally = self._tallies[service] = Tally(About(service, ""), self._recent.append, self._clock)
         return tally
 
-    def forget(self, service: str) -> None:
-        """A service is gone."""
-        self._tallies.pop(service, None)
-        self._series.pop(service, None)
+    def describe(self, services: Sequence[About]) -> None:
+        """Say which services there are, and what they are: these are shown, in this order, and others forgotten."""
+        tallies = {about.id: self.tally(about.id) for about in services}
+        for about in services:
+            tallies[about.id].about = about
+        self._tallies = tallies
+        self._shown = list(tallies.values())
+        for service in self._series.keys() - tallies.keys():
+            del self._series[service]
 
     def snapshot(self) -> Snapshot:
         """Everything, as it is now."""
@@ -95,7 +100,7 @@ class Ledger:
             lag_last=self._lag_last,
             cpu_seconds=times.user + times.system,
         )
-        return Snapshot(daemon, tuple(tally.figures() for tally in self._tallies.values()))
+        return Snapshot(daemon, tuple(tally.figures() for tally in self._shown))
 
     def last(self) -> Sequence[tuple[float, Recent]]:
         """The connections that have ended, the newest first, each with how many seconds ago."""
@@ -144,7 +149,8 @@ class Ledger:
         alarm(step, called)
 
     def _sample(self) -> None:
-        for service, tally in self._tallies.items():
+        for tally in self._shown:
+            service = tally.about.id
             samples = self._series.get(service)
             if samples is None:
                 samples = self._series[service] = deque(maxlen=SAMPLES + 1)

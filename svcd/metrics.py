@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 from svcd.figures import DURATIONS, SPAWNS, Distribution, ServiceFigures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from svcd.figures import About
 
@@ -56,13 +56,11 @@ class Flow(NamedTuple):
     Attributes:
         bytes_in, bytes_out: what they have carried.
         datagrams: received.
-        refused: of these, how many were not answered, by reason.
     """
 
     bytes_in: int = 0
     bytes_out: int = 0
     datagrams: int = 0
-    refused: Mapping[str, int] = {}
 
 
 class Source(Protocol):
@@ -148,31 +146,23 @@ class Tally:
         self.bytes_in += flow.bytes_in
         self.bytes_out += flow.bytes_out
         self.datagrams += flow.datagrams
-        for reason, count in flow.refused.items():
-            self.refuse(reason, count)
 
     def arrivals(self) -> tuple[int, int]:
         """How many came in, connections or datagrams, and how many of all were refused. Cheap: for charts."""
-        arrived, refused = self.accepted + self.datagrams, sum(self.refused.values())
         # To ask for the bytes of thousands of open connections would not be.
-        for flow in () if self.about.stream else [source.flow() for source in self._sources]:
-            arrived += flow.datagrams
-            refused += sum(flow.refused.values())
-        return arrived, refused
+        ports = () if self.about.stream else self._sources
+        arrived = self.accepted + self.datagrams + sum(port.flow().datagrams for port in ports)
+        return arrived, sum(self.refused.values())
 
     def figures(self) -> ServiceFigures:
         """As they are now."""
         flows = [source.flow() for source in self._sources]
-        refused = dict(self.refused)
-        for flow in flows:
-            for reason, count in flow.refused.items():
-                refused[reason] = refused.get(reason, 0) + count
         return ServiceFigures(
             about=self.about,
             accepted=self.accepted,
             failures=self.failures,
             ended=dict(self.ended),
-            refused=refused,
+            refused=dict(self.refused),
             bytes_in=self.bytes_in + sum(flow.bytes_in for flow in flows),
             bytes_out=self.bytes_out + sum(flow.bytes_out for flow in flows),
             datagrams=self.datagrams + sum(flow.datagrams for flow in flows),

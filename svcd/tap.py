@@ -18,6 +18,7 @@ from svcd.control import ControlFactory, ControlService
 from svcd.daemon import Daemon, not_started
 from svcd.errors import ConfigError, ListenErrors, StartFailure
 from svcd.files import LocalFiles
+from svcd.ledger import Ledger
 from svcd.loading import SERVICES_FILE, listing, load
 from svcd.logs import LOG_FORMATS, LogOutput
 from svcd.policy.limits import Hall
@@ -76,7 +77,7 @@ class Options(usage.Options):
 
     synopsis = "[options]"
     longdesc = (
-        "svcd hosts the small internet services (echo, upper, discard, chargen, daytime, time, qotd, http), "
+        "svcd hosts the small internet services (echo, upper, discard, chargen, daytime, time, qotd, http, status), "
         "as its services file says. Options of twistd itself (-n, --logfile, --pidfile, --uid, ...) stand before "
         f"the word svcd. Without --services it reads {SERVICES_FILE}, or else serves on the loopback interface: "
         "echo 10007, discard 10009, daytime 10013, chargen 10019, time 10037, upper 17007, http 18080."
@@ -235,14 +236,16 @@ def makeService(options: Options) -> IService:
     account = account_of(options.parent or {})
     _check_rights(endpoints, account)
     budget = DescriptorBudget(connection_limit(len(endpoints)), reactor)
+    ledger = Ledger()
     supervisor = Supervisor(
         reactor,
         endpoints,
-        Surroundings(reactor, names, files, budget, partial(client_endpoint, reactor)),
+        Surroundings(reactor, names, files, budget, ledger, partial(client_endpoint, reactor)),
         options.log_output.journal,
         budget,
         account,
         Hall(options["max-connections"]),
+        ledger,
         manager,
         stock,
     )

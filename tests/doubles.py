@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from svcd.catalog import SHAPES, Surroundings
 from svcd.config.parser import parse, parse_text
+from svcd.ledger import Ledger
 from svcd.transport.notify import Manager
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from twisted.logger import LogEvent
 
     from svcd.config.service import Config, Service
+    from svcd.figures import About
     from svcd.interfaces import Descriptors
+    from svcd.metrics import Tally
     from svcd.model import Runner
 
 __all__ = [
@@ -43,6 +46,7 @@ __all__ = [
     "ManagerDouble",
     "StreamDouble",
     "config_of",
+    "counted",
     "keeping",
     "problems_of",
     "read_files",
@@ -230,6 +234,7 @@ def surroundings(
     files: FakeFiles | None = None,
     descriptors: Descriptors | None = None,
     endpoint: FakeEndpoint | None = None,
+    ledger: Ledger | None = None,
 ) -> Surroundings:
     """Surroundings of a service under test."""
     return Surroundings(
@@ -237,8 +242,16 @@ def surroundings(
         FakeNames(),
         files or FakeFiles(),
         descriptors or _Descriptors(),
+        ledger or Ledger(),
         lambda _server, _timeout: endpoint or FakeEndpoint(),  # type: ignore[arg-type,return-value]
     )
+
+
+def counted(ledger: Ledger, about: About) -> Tally:
+    """The tally of one more service, which is described to the ledger."""
+    known = [each.about for each in ledger.snapshot().services]
+    ledger.describe([*known, about])
+    return ledger.tally(about.id)
 
 
 class FakeReactor(Clock):

@@ -47,7 +47,10 @@ class Endpoint:
 
 _ANY = {4: "0.0.0.0", 6: "::"}  # noqa: S104 - all addresses is what a line without bind= asks for
 
-_LOOPBACKS = ("localhost", "127.0.0.1", "::1")
+#: What is for this machine alone, unless bind= says otherwise.
+_PRIVATE = frozenset({"status"})
+_LOOPBACK = {4: "127.0.0.1", 6: "::1"}
+_LOOPBACKS = ("localhost", *_LOOPBACK.values())
 
 
 def check(config: Config, files: Files, machine: Machine) -> tuple[list[Endpoint], list[Problem]]:
@@ -91,7 +94,8 @@ def _endpoints(service: Service, versions: frozenset[int], machine: Machine) -> 
         text = "with no, the protocol must be tcp6 or udp6, which then takes IPv4 clients too"
         return [], [service.problem("v6only", text)]
     if not service.options.bind:
-        return [Endpoint(service, version, _ANY[version]) for version in usable], []
+        hosts = _LOOPBACK if service.runs in _PRIVATE else _ANY
+        return [Endpoint(service, version, hosts[version]) for version in usable], []
     return _bound(service, usable, machine)
 
 

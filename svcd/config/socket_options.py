@@ -19,7 +19,8 @@ class SocketOptions:
 
     bind: tuple[str, ...] = row(
         WORDS, (), "where", "inet",
-        "Addresses, network interfaces or host names to listen on, with commas between them; default: all addresses.",
+        "Addresses, network interfaces or host names to listen on, with commas between them; default: all addresses, "
+        "and for status those of this machine alone, 127.0.0.1 and ::1.",
         xinetd="bind, interface",
     )  # fmt: skip
     backlog: int = row(

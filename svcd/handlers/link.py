@@ -62,7 +62,7 @@ class Link:
         self._pid = 0
         self._since = 0.0
         self.ready = False
-        self._asked = False
+        self._asked = self._had_one = False
         self._successor: Link | None = None
         self.stopped = False
         self._backoff = Backoff()
@@ -113,6 +113,9 @@ class Link:
             return
         sock.setblocking(False)
         self._socket = sock
+        if self._had_one:
+            self._reports.restarted()
+        self._had_one = True
         self._pid = pid
         self._nursed = True
         self._since = self._reactor.seconds()

@@ -28,5 +28,8 @@ class Reports(Protocol):
     def said(self, number: int, text: bytes) -> None:
         """Its process wrote this for the log."""
 
+    def restarted(self) -> None:
+        """A launcher was started in place of a lost one."""
+
     def room(self) -> None:
         """More connections may be handed over than before."""

@@ -44,14 +44,14 @@ class _Held:
 class Summary:
     """The refusals of one service. The first is told at once; those of the next second together, when it is over.
 
-    Attributes:
-        counts: all refusals so far, by reason.
+    Args:
+        counts: where they are counted, by reason.
     """
 
     __slots__ = ("_held", "counts")
 
-    def __init__(self) -> None:
-        self.counts: dict[Reason, int] = {}
+    def __init__(self, counts: dict[str, int] | None = None) -> None:
+        self.counts: dict[str, int] = {} if counts is None else counts
         self._held: dict[Reason, _Held] = {}
 
     def note(self, refusal: Refusal, peer: str, now: float) -> Line | None:

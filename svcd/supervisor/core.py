@@ -13,6 +13,7 @@ from svcd.config.plan import plan, socket_key
 from svcd.events import READY, RELOAD, STOP, tell
 from svcd.handlers.nurse import Nurse
 from svcd.supervisor.change import Change
+from svcd.supervisor.describing import described, muxed
 from svcd.supervisor.kinds import run
 from svcd.supervisor.listeners import Listener, number_of_port
 from svcd.supervisor.running import Running, Shared
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from svcd.config.plan import Plan
     from svcd.interfaces import Watcher
     from svcd.journal import Journal
+    from svcd.ledger import Ledger
     from svcd.policy.limits import Hall
     from svcd.transport.descriptors import DescriptorBudget
     from svcd.transport.keeper import Keeper
@@ -48,6 +50,7 @@ class Supervisor(TwistedService):
         budget: how many connections there may be.
         account: as whom handlers run that name no user.
         hall: all connections, and how many there may be.
+        ledger: where everything is counted.
         manager: told how we are, and keeps the sockets while the daemon is restarted.
         stock: sockets that are open already.
 
@@ -56,6 +59,7 @@ class Supervisor(TwistedService):
         endpoints: where the services listen now.
         hosted: the services, by name.
         retired: services that are no more, with connections that still are.
+        ledger: as given.
     """
 
     _log = Logger()
@@ -69,6 +73,7 @@ class Supervisor(TwistedService):
         budget: DescriptorBudget,
         account: Account,
         hall: Hall,
+        ledger: Ledger,
         manager: Manager | None = None,
         stock: Stock | None = None,
     ) -> None:
@@ -78,12 +83,14 @@ class Supervisor(TwistedService):
         self._budget = budget
         self._hall = hall
         self._stock = stock
+        self.ledger = ledger
+        ledger.descriptors = lambda: (budget.open, budget.limit)
         manager = manager or Manager()
         self._store = Store(manager)
         self.pulse = Pulse(around.clock, manager, self._status)
-        reception = Reception(reactor, journal, around.files, budget, hall)
-        numbers = itertools.count(1)
-        self._shared = Shared(reactor, around, journal, budget, account, numbers, reception, self._store, self._muxed)
+        reception = Reception(reactor, journal, around.files, budget, hall, ledger=ledger)
+        numbers, offered = itertools.count(1), lambda: muxed(self._listeners.values())
+        self._shared = Shared(reactor, around, journal, budget, account, numbers, reception, self._store, offered)
         self._nurses: list[Nurse] = []
         self._listeners: dict[Hashable, Listener] = {}
         self.hosted: dict[str, Running] = {}
@@ -135,6 +142,8 @@ class Supervisor(TwistedService):
             running.begin()
         counts = {"services": len(self.hosted), "listeners": len(self._listeners)}
         tell(self._log, READY, **counts, reactor=type(self._reactor).__name__)
+        self._describe()
+        self.ledger.state = "ready"
         self.pulse.start()
 
     def _status(self) -> str:
@@ -168,6 +177,8 @@ class Supervisor(TwistedService):
         self._know_own_ports()
         for running in gone:
             self._retire(running, now=now and running.service in made.removed)
+        self._describe()
+        self.ledger.reloads_done += 1
         counts = {"opened": len(made.opened), "closed": len(made.closed), "changed": len(made.changed)}
         counts |= {"added": len(made.added), "removed": len(made.removed)}
         tell(self._log, RELOAD, **counts, seconds=round(self._reactor.seconds() - began, 6))
@@ -199,6 +210,11 @@ class Supervisor(TwistedService):
         self._shared.own_ports.clear()
         self._shared.own_ports.update(ports)
 
+    def _describe(self) -> None:
+        """Let the ledger know what there is to show; services that are no more are, until their last connection."""
+        services = [each.service for each in (*self.retired, *self.hosted.values())]
+        self.ledger.describe(described(services, self._listeners.values()))
+
     def _retire(self, running: Running, *, now: bool) -> None:
         """Let a service go that is no more, when its last connection has ended."""
         keeper = running.keeper
@@ -213,6 +229,7 @@ class Supervisor(TwistedService):
             self.retired.remove(running)
             running.end()
             keeper.entrance.finish()
+            self._describe()
             self._dismiss()
 
         keeper.when_empty().addCallback(ended)
@@ -223,15 +240,6 @@ class Supervisor(TwistedService):
             self._nurses.remove(nurse)
             nurse.stop()
 
-    def _muxed(self) -> dict[str, Callable[[int, Any, int], None]]:
-        """What tcpmux offers, by name in small letters."""
-        offered: dict[str, Callable[[int, Any, int], None]] = {}
-        for listener in self._listeners.values():
-            service = listener.endpoint.service
-            if service.options.mux and listener.port is not None and hasattr(listener.port, "adopt"):
-                offered.setdefault(service.name.lower(), listener.port.adopt)
-        return offered
-
     def stopService(self) -> Deferred[object]:
         """Stop listening at once; let each connection end in its service's shutdown_timeout, then end it.
 
@@ -240,6 +248,7 @@ class Supervisor(TwistedService):
         """
         super().stopService()  # type: ignore[no-untyped-call]
         self.pulse.stopping()
+        self.ledger.state = "stopping"
         all_running = self._all_running()
         open_connections = sum(len(each.keeper.everybody()) for each in all_running if each.keeper is not None)
         tell(self._log, STOP, connections=open_connections)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from svcd.catalog import MUX, datagram_protocol, stream_factory
 from svcd.model import Shape
@@ -74,6 +74,22 @@ class _Gated(_Kind):
             self.keeper.serve_by(factory)
 
         return commit
+
+    def join(self, port: Port) -> Callable[[], None]:
+        leave = super().join(port)
+        self.keeper.doStart()
+
+        def leave_both() -> None:
+            leave()
+            self.keeper.doStop()
+
+        return leave_both
+
+    def begin(self) -> None:
+        self.keeper.tally.enter(self.keeper)
+
+    def end(self) -> None:
+        self.keeper.tally.leave(self.keeper)
 
 
 class _Spawned(_Kind):
@@ -182,6 +198,11 @@ class _Datagrams(_Kind):
     def port(self, opened: OpenSocket, service: Service) -> Port:
         shared, protocol = self._shared, datagram_protocol(service, self._shared.around)
         return DatagramPort(shared.reactor, opened.socket, protocol, self._answering, self._refused)
+
+    def join(self, port: Port) -> Callable[[], None]:
+        tally, source = self._entrance.tally, cast("DatagramPort", port)
+        tally.enter(source)
+        return partial(tally.leave, source)
 
     def _refused(self, refusal: Refusal, host: str, port: int) -> None:
         self._entrance.refused(refusal, self._shared.journal.peer_text(host, port) if host else "local")

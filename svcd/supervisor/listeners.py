@@ -84,14 +84,15 @@ class Listener:
         self.port, self._join = port, join
         if self.paused:
             return
-        if self.endpoint.service.net.shape is Shape.STREAM:
-            leave_budget, leave_service = self._budget.listen(port.pause, port.resume), join(port)
+        stream = self.endpoint.service.net.shape is Shape.STREAM
+        leave_budget = self._budget.listen(port.pause, port.resume) if stream else _nothing
+        leave_service = join(port)
 
-            def leave() -> None:
-                leave_budget()
-                leave_service()
+        def leave() -> None:
+            leave_budget()
+            leave_service()
 
-            self._leave = leave
+        self._leave = leave
 
     def start(self) -> None:
         """Begin to serve, and say so."""

@@ -79,6 +79,7 @@ class Reloader:
             texts = list(map(str, error.errors))
         for text in texts:
             tell(self._log, PROBLEM, text=text)
+        self._supervisor.ledger.reloads_failed += 1
         tell(self._log, RELOAD_FAILED, problems=len(texts))
         return failure
 

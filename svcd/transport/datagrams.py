@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
+from svcd.metrics import Flow
 from svcd.transport.port import BATCH, Port
 
 if TYPE_CHECKING:
@@ -65,11 +66,20 @@ class DatagramPort(Port):
         # How long the answer to the present question may be.
         self._most = 0
         self.datagrams = self.ignored = self.bytes_in = self.bytes_out = 0
+        self._before = Flow()
 
     def go_on_from(self, other: DatagramPort) -> None:
         """Count on where the port before on the same socket has stopped."""
         self.datagrams, self.ignored = other.datagrams, other.ignored
         self.bytes_in, self.bytes_out = other.bytes_in, other.bytes_out
+        self._before = Flow(self.bytes_in, self.bytes_out, self.datagrams)
+
+    def flow(self) -> Flow:
+        """What this port has carried, without those before it."""
+        before = self._before
+        return Flow(
+            self.bytes_in - before.bytes_in, self.bytes_out - before.bytes_out, self.datagrams - before.datagrams
+        )
 
     def startListening(self) -> None:
         """Begin."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from svcd.config.access_check import BANNERS, most_banner_bytes
 from svcd.events import REFUSE
+from svcd.ledger import Ledger
 from svcd.policy.admission import Door
 from svcd.policy.answers import Reason
 from svcd.policy.datagrams import Answering
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.interfaces import Files, Watcher
     from svcd.journal import Journal
+    from svcd.metrics import Tally
     from svcd.policy.admission import Ticket
     from svcd.policy.answers import Refusal
     from svcd.policy.limits import Hall
@@ -48,6 +50,7 @@ class Reception:
         files: reads banners.
         budget: how many descriptors there are.
         hall: all connections of the daemon.
+        ledger: where connections and refusals are counted; by default for nobody to see.
         wall: the time of day, in seconds since 1970, for access_times.
         load: the load average, for max_load.
     """
@@ -60,6 +63,7 @@ class Reception:
         budget: DescriptorBudget,
         hall: Hall,
         *,
+        ledger: Ledger | None = None,
         wall: Callable[[], float] = time.time,
         load: Callable[[], float] | None = None,
     ) -> None:
@@ -69,6 +73,7 @@ class Reception:
         self.hall = hall
         self.farewells = Farewells(reactor, budget)
         self._files = files
+        self._ledger = ledger or Ledger()
         self._wall = wall
         self._load = load or LoadAverage()
 
@@ -79,7 +84,7 @@ class Reception:
             OSError, KeyError: a banner can't be read any more, or the machine has lost a time zone.
         """
         door = Door(rules_of(service), self.hall, wall=self._wall, load=self._load)
-        return Entrance(self, service, door, self._texts(service))
+        return Entrance(self, service, door, self._texts(service), self._ledger.tally(service.id))
 
     def answering(self, service: Service) -> Answering:
         """What decides which questions of a datagram service are answered.
@@ -113,16 +118,20 @@ class Entrance:
         service: whose it is.
         door: decides.
         texts: of the banners, by option.
+        tally: counts those who are refused, and for the keeper of the others those.
 
     Attributes:
-        door: as given.
+        door, tally: as given.
         welcome: what those who are let in get first.
         farewell: what those who are refused get.
         counts: the refusals so far, by reason.
     """
 
-    def __init__(self, reception: Reception, service: Service, door: Door, texts: Mapping[str, bytes]) -> None:
+    def __init__(
+        self, reception: Reception, service: Service, door: Door, texts: Mapping[str, bytes], tally: Tally
+    ) -> None:
         self.door = door
+        self.tally = tally
         self.farewells = reception.farewells
         self._reactor = reception.reactor
         self._budget = reception.budget
@@ -130,7 +139,7 @@ class Entrance:
         self._ports: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self._resting = False
         self._journal = reception.journal
-        self._summary = Summary()
+        self._summary = Summary(tally.refused)
         self._timer: IDelayedCall | None = None
         self.counts = self._summary.counts
         self._tune(service, texts)

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
 from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
+from svcd.metrics import Flow
 from svcd.model import unmapped
 from svcd.policy.admission import Ticket
 from svcd.policy.answers import Reason, Refusal
@@ -76,6 +77,7 @@ class Gate:
         self.peer = self.peer or keeper.quoted("pid:{}/uid:{}".format(*credentials(transport.getHandle())))
         self.started = keeper.clock()
         self.number = next(keeper.numbers)
+        keeper.tally.accepted += 1
         keeper.begun(self)
         if keeper.accept_line:
             values: dict[str, object] = {
@@ -126,24 +128,14 @@ class Gate:
         failure = getattr(self._protocol, "failure_text", "")
         if failure:
             self._cause = self._cause or "failed"
+            keeper.tally.failures += 1
         if failure and keeper.fail_line:
             values = {"peer": self.peer, "id": self.number, "reason": keeper.quoted(failure)}
             keeper.journal.write(keeper.fail_line % values)
-        if keeper.end_line:
-            transport = self.transport
-            keeper.journal.write(
-                keeper.end_line
-                % {
-                    "peer": self.peer,
-                    "host": self._host,
-                    "id": self.number,
-                    "in": getattr(transport, "bytes_in", 0),
-                    "out": getattr(transport, "bytes_out", 0),
-                    "seconds": keeper.clock() - self.started,
-                    "reason": keeper.reasons[self._cause or self._reason(reason)],
-                    "count": len(keeper.sessions),
-                }
-            )
+        seconds, transport = keeper.clock() - self.started, self.transport
+        carried = getattr(transport, "bytes_in", 0), getattr(transport, "bytes_out", 0)
+        word = self._cause or self._reason(reason)
+        keeper.tell_end(self.number, self.peer, self._host, seconds, *carried, word)
 
     def traffic(self) -> tuple[int, int] | None:
         """Bytes that came from the client, and bytes that were taken on its side; None if nobody counts them."""
@@ -235,15 +227,25 @@ class GateKeeper(Keeper[Gate], Factory):
 
     def serve_by(self, factory: IProtocolFactory) -> None:
         """Let another factory build the protocols of new connections."""
-        self._factory = factory
+        before, self._factory = self._factory, factory
+        for _ in range(self.numPorts):
+            factory.doStart()
+            before.doStop()
 
     def doStart(self) -> None:
-        """The first listener begins."""
+        """A listener begins; with the first the service's factory does."""
+        self.numPorts += 1
         self._factory.doStart()
 
     def doStop(self) -> None:
-        """The last listener is gone."""
+        """A listener is gone; with the last the service's factory stops."""
+        self.numPorts -= 1
         self._factory.doStop()
+
+    def flow(self) -> Flow:
+        """What the open connections have carried so far."""
+        transports = [gate.transport for gate in self.sessions.values()]
+        return Flow(*(sum(getattr(each, name, 0) for each in transports) for name in ("bytes_in", "bytes_out")))
 
     def buildProtocol(self, addr: IAddress) -> IProtocol | None:  # type: ignore[override]
         """A gate with the service's protocol behind it, who has to wait or gets a last word; or None to close."""

@@ -33,6 +33,7 @@ _LOGGED = {
 }
 #: And for processes of their own.
 _LOGGED_SPAWNED = {**_LOGGED, "EXIT": {"reason", "exit", "user", "system"}}
+_NOTHING: Mapping[str, object] = {}
 #: Why a connection ended, in a word.
 _REASONS = ("done", "lost", "aborted", "error", "failed", "killed", "unknown", "kicked", "timeout", "shutdown",
             "idle", "first_byte", "session")  # fmt: skip
@@ -84,6 +85,7 @@ class Keeper(Generic[SessionT]):
         self.numbers = numbers
         self.clock = clock
         self.entrance = entrance
+        self.tally = entrance.tally
         self.sessions: dict[int, SessionT] = {}
         self.visitors: dict[Visitor, None] = {}
         self.deadlines: Deadlines | None = None
@@ -101,6 +103,8 @@ class Keeper(Generic[SessionT]):
         """Let the service's options, perhaps other ones than before, hold for what happens from now on."""
         self.service = service
         self.resolves = service.options.resolve
+        # What the log does not say of clients nobody else shows either.
+        self.tells_peer = "HOST" in service.logged
         words = _LOGGED_SPAWNED if service.spawned else _LOGGED
         chosen = {"service", "id", "count"}.union(*(words[word] for word in service.logged))
         if not self.resolves or self.journal.hides_clients:
@@ -142,6 +146,44 @@ class Keeper(Generic[SessionT]):
         """What is known of a connection, as plain data; its peer is given as it was quoted for the log."""
         text = json.loads(peer) if peer.startswith('"') else peer
         return {"id": session.number, "peer": text, "seconds": round(self.clock() - session.started, 3), **more}
+
+    def tell_end(
+        self,
+        number: int,
+        peer: str,
+        host: str,
+        seconds: float,
+        bytes_in: int,
+        bytes_out: int,
+        reason: str,
+        more: Mapping[str, object] = _NOTHING,
+    ) -> None:
+        """Count a connection that is over, and write its line.
+
+        Args:
+            number: the connection's.
+            peer: who it was, quoted.
+            host: its name, the same.
+            seconds: how long it lasted.
+            bytes_in: what came from it; -1 if nobody knows.
+            bytes_out: what went to it, the same.
+            reason: why it ended, one word of those in `reasons`.
+            more: other fields of the line.
+        """
+        self.tally.end(reason, seconds, bytes_in, bytes_out, peer if self.tells_peer else "")
+        if self.end_line:
+            values = {
+                "peer": peer,
+                "host": host,
+                "id": number,
+                "in": bytes_in,
+                "out": bytes_out,
+                "seconds": seconds,
+                "reason": self.reasons[reason],
+                "count": len(self.sessions),
+                **more,
+            }
+            self.journal.write(self.end_line % values)
 
     def everybody(self) -> list[SessionT | Visitor]:
         """All connections, those that wait to be let in first."""

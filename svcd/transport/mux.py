@@ -218,6 +218,7 @@ class MuxKeeper(Keeper[NamelessClient]):
         sock = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
         sock.setblocking(False)
         client = NamelessClient(self, sock, peer, next(self.numbers), ticket)
+        self.tally.accepted += 1
         self.begun(client)
         if self.accept_line:
             values = {"peer": client.text, "host": self.nameless, "id": client.number, "count": len(self.sessions)}
@@ -232,9 +233,6 @@ class MuxKeeper(Keeper[NamelessClient]):
         if self.sessions.pop(client.number, None) is None:
             return
         self.budget.release()
-        if self.end_line:
-            values = {"peer": client.text, "host": self.nameless, "id": client.number, "count": len(self.sessions)}
-            values |= {"in": 0, "out": 0, "seconds": seconds, "reason": self.reasons[reason]}
-            self.journal.write(self.end_line % values)
+        self.tell_end(client.number, client.text, self.nameless, seconds, 0, 0, reason)
         client.ticket.release()
         self.left()

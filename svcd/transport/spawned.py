@@ -128,11 +128,13 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         if self.sessions.get(session.number) is not session:
             os.close(descriptor)
             return
-        refusal = session.ticket.named(host) if session.ticket.awaits_name else None
-        if refusal is not None:
-            self._forget(session)
-            self.entrance.turn_away(descriptor, refusal, self.peer_text(name[0], name[1]))
-            return
+        if session.ticket.awaits_name:
+            refusal = session.ticket.named(host)
+            if refusal is not None:
+                self._forget(session)
+                self.entrance.turn_away(descriptor, refusal, self.peer_text(name[0], name[1]))
+                return
+            self.tally.accepted += 1
         if host and self.resolves:
             session.host = self.quoted(host)
         told = host if self.resolves else None
@@ -158,6 +160,8 @@ class SpawnKeeper(Keeper[SpawnedSession]):
 
     def _open(self, peer: str, ticket: Ticket) -> SpawnedSession:
         session = SpawnedSession(self, next(self.numbers), self.quoted(peer), ticket)
+        if not ticket.awaits_name:
+            self.tally.accepted += 1
         self.begun(session)
         return session
 
@@ -174,6 +178,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         self.budget.release()
         session = self.sessions[number]
         session.pid = pid
+        self.tally.begun(self.clock() - session.started)
         session.tell_accept()
 
     def failed(self, number: int, errno: int) -> None:
@@ -183,31 +188,31 @@ class SpawnKeeper(Keeper[SpawnedSession]):
             # Nobody let it in.
             self._forget(session)
             return
-        if not session.pid:
+        if session.pid:
+            self.tally.exited("")
+        else:
             self.budget.release()
+        if not session.cause:
+            self.tally.failures += 1
         session.tell_accept()
         if errno and self.fail_line:
             reason = self.quoted(f"can't start it: {os.strerror(errno)}")
             self.journal.write(self.fail_line % {"peer": session.peer, "id": number, "reason": reason})
-        self._close(session, session.cause or "failed", {})
+        self._close(session, session.cause or "failed")
 
     def ended(self, report: Ended) -> None:
         """A process has ended by itself, or because it had to."""
         session = self.sessions[report.number]
         killed = os.WIFSIGNALED(report.status)
         code = _signal_name(os.WTERMSIG(report.status)) if killed else str(os.WEXITSTATUS(report.status))
-        values = {
-            "in": report.bytes_in,
-            "out": report.bytes_out,
-            "exit": self.quoted(code),
-            "user": report.user,
-            "system": report.system,
-        }
-        self._close(session, session.cause or ("killed" if killed else "done"), values)
+        self.tally.exited(code)
+        traffic, times = (report.bytes_in, report.bytes_out), (report.user, report.system)
+        self._close(session, session.cause or ("killed" if killed else "done"), traffic, code, times)
 
     def forgotten(self, number: int) -> None:
         """A process that nobody watches any more."""
-        self._close(self.sessions[number], "unknown", {})
+        self.tally.exited("")
+        self._close(self.sessions[number], "unknown")
 
     def said(self, number: int, text: bytes) -> None:
         """A process wrote something for the log."""
@@ -216,6 +221,10 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         if session is not None:
             values |= {"id": number, "pid": session.pid}
         tell(self._log, SAID, service=self.service.id, **values)
+
+    def restarted(self) -> None:
+        """There is a launcher in place of a lost one."""
+        self.tally.restarts += 1
 
     def room(self) -> None:
         """The launcher has taken something."""
@@ -230,23 +239,21 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         session.ticket.release()
         self.left()
 
-    def _close(self, session: SpawnedSession, reason: str, values: dict[str, object]) -> None:
+    def _close(
+        self,
+        session: SpawnedSession,
+        reason: str,
+        traffic: tuple[int, int] = (-1, -1),
+        code: str = "-",
+        times: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
         del self.sessions[session.number]
         session.cancel()
         if not self.sessions:
             self.view.rest()
-        if self.end_line:
-            known = {"in": -1, "out": -1, "exit": self.nameless, "user": 0.0, "system": 0.0} | values
-            known |= {
-                "peer": session.peer,
-                "host": session.host,
-                "id": session.number,
-                "seconds": self.clock() - session.started,
-                "reason": self.reasons[reason],
-                "count": len(self.sessions),
-                "pid": session.pid,
-            }
-            self.journal.write(self.end_line % known)
+        seconds = self.clock() - session.started
+        more = {"exit": self.quoted(code), "user": times[0], "system": times[1], "pid": session.pid}
+        self.tell_end(session.number, session.peer, session.host, seconds, *traffic, reason, more)
         # After the line: somebody who waited for this may come in now.
         session.ticket.release()
         if session.ended is not None:

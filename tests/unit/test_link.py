@@ -60,6 +60,10 @@ class _Service:
     def said(self, number: int, text: bytes) -> None:
         self.heard.append(("said", number, text))
 
+    def restarted(self) -> None:
+        """Note."""
+        self.heard.append("restarted")
+
     def room(self) -> None:
         self.heard.append("room")
 
@@ -224,7 +228,7 @@ def test_a_connection_that_kills_launchers_is_given_up(service: _Service) -> Non
         service.take()
         service.die()
         service.reactor.advance(30)
-    assert service.heard == [("failed", 1, 0)]
+    assert service.heard == ["restarted", "restarted", ("failed", 1, 0)]
     assert client.recv(10) == b""
 
 

@@ -128,7 +128,7 @@ ROWS = [
     # What runs.
     ("ecoh 7/tcp", ("s:1:1: nothing serves 'ecoh' (did you mean 'echo'?): say what does with server=, python=, "
                    "factory=, redirect=, add the name of a built-in as an alias "
-                   "(chargen, daytime, discard, echo, http, qotd, tcpmux, time, upper), or disable=yes")),
+                   "(chargen, daytime, discard, echo, http, qotd, status, tcpmux, time, upper), or disable=yes")),
     ("zzz 7/udp", ("s:1:1: nothing serves 'zzz': say what does with server= and wait=yes, add the name of a built-in "
                   "as an alias (chargen, daytime, discard, echo, qotd, time), or disable=yes")),
     ("x 7/tcp server=/bin/cat redirect=h:7",

@@ -26,7 +26,7 @@ from svcd.protocols.status.rendering import OLDEST, WORTH, Rendering
 from svcd.protocols.status.site import StatusFactory, StatusSite
 from svcd.protocols.status.view import view
 from svcd.wire.http import HttpError, Request
-from tests.doubles import StreamDouble
+from tests.doubles import StreamDouble, counted
 
 if TYPE_CHECKING:
     from svcd.protocols.http import Response
@@ -40,7 +40,7 @@ class _Ports:
 
     def flow(self) -> Flow:
         """What it has carried."""
-        return Flow(30, 60, 3, {"port": 1})
+        return Flow(30, 60, 3)
 
 
 def _busy(clock: Clock | None = None) -> Ledger:
@@ -49,14 +49,15 @@ def _busy(clock: Clock | None = None) -> Ledger:
     ledger = Ledger(wall=lambda: 1000.0, clock=clock.seconds)
     ledger.state = "ready"
     ledger.watch(clock.callLater)
-    echo = ledger.tally(About("echo/tcp", "echo", addresses=("127.0.0.1:7", "[::1]:7"), most=100))
+    echo = counted(ledger, About("echo/tcp", "echo", addresses=("127.0.0.1:7", "[::1]:7"), most=100))
     echo.accepted += 5
     echo.end("done", 0.25, 10, 20, "192.0.2.1:1")
     echo.end("lost", 99.0, 0, 2, "192.0.2.1:2")
     echo.refuse("rate", 7)
     echo.failures += 1
-    ledger.tally(About("time/udp", "time", stream=False)).enter(_Ports())
-    git = ledger.tally(About("git/tcp", "/usr/bin/git", spawned=True, description="the code"))
+    counted(ledger, About("time/udp", "time", stream=False)).enter(_Ports())
+    ledger.tally("time/udp").refuse("port")
+    git = counted(ledger, About("git/tcp", "/usr/bin/git", spawned=True, description="the code"))
     git.accepted += 2
     git.begun(0.002)
     git.begun(0.002)
@@ -78,6 +79,7 @@ def _ask(ledger: Ledger, target: str, **fields: str) -> Response:
 
 def test_metrics_are_the_counts_in_both_formats() -> None:
     """Each count is there under its service, to the unit, and both formats say the same."""
+    readers: Any = (read_text, read_openmetrics)
     answers = [_ask(_busy(), "/metrics"), _ask(_busy(), "/metrics", accept="application/openmetrics-text")]
     plain, strict = (
         {
@@ -85,7 +87,7 @@ def test_metrics_are_the_counts_in_both_formats() -> None:
             for family in read(answer.content.decode())
             for sample in family.samples
         }
-        for read, answer in zip((read_text, read_openmetrics), answers, strict=True)
+        for read, answer in zip(readers, answers, strict=True)
     )
     for found in (plain, strict):
         for moving in ("process_cpu_seconds_total",):
@@ -207,7 +209,7 @@ HOSTILE = "<script>alert(1)</script>\"'&$state"
 
 def _hostile() -> Ledger:
     ledger = Ledger(clock=Clock().seconds)
-    tally = ledger.tally(About(f"{HOSTILE}/tcp", HOSTILE, addresses=(HOSTILE,), description=HOSTILE))
+    tally = counted(ledger, About(f"{HOSTILE}/tcp", HOSTILE, addresses=(HOSTILE,), description=HOSTILE))
     tally.end(HOSTILE, 1.0, 0, 0, json.dumps(HOSTILE))
     tally.refuse(HOSTILE)
     return ledger
@@ -279,11 +281,11 @@ def test_samples_of_different_length_are_added_from_the_newest() -> None:
     """A service that was added later has fewer."""
     clock = Clock()
     ledger = Ledger(clock=clock.seconds)
-    first = ledger.tally(About("a/tcp", "echo"))
+    first = counted(ledger, About("a/tcp", "echo"))
     ledger.watch(clock.callLater)
     for number in range(3):
         if number == 1:
-            second = ledger.tally(About("b/tcp", "echo"))
+            second = counted(ledger, About("b/tcp", "echo"))
         first.accepted += 1
         if number:
             second.accepted += 10

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
+from twisted.internet.protocol import Factory
 
 from svcd.config.check import check
 from svcd.errors import ConfigError, ListenErrors
 from svcd.forms import TextForm
 from svcd.journal import Journal
+from svcd.ledger import Ledger
 from svcd.policy.limits import Hall
 from svcd.supervisor import Supervisor
 from svcd.transport.descriptors import DescriptorBudget
@@ -48,6 +50,7 @@ class _Daemon:
         endpoints, problems = check(config_of(text), FakeFiles(), FakeMachine())
         assert not problems
         self.budget = DescriptorBudget(2, self.reactor)
+        self.ledger = Ledger()
         self.supervisor = Supervisor(
             self.reactor,
             endpoints,
@@ -56,6 +59,7 @@ class _Daemon:
             self.budget,
             Account((1024, 4096)),
             Hall(),
+            self.ledger,
             self.manager,
             stock,
         )
@@ -240,3 +244,82 @@ def test_all_services_share_one_budget(daemon: _Daemon, tmp_path: Path) -> None:
     daemon.reactor.advance(0)
     daemon.reactor.advance(1)
     assert len(daemon.ports) == 3
+
+
+def _shown(daemon: _Daemon) -> dict[str, tuple[int, int]]:
+    """Of each service in the ledger: accepted and open."""
+    services = daemon.ledger.snapshot().services
+    return {each.about.id: (each.accepted, each.active) for each in services}
+
+
+def test_what_runs_is_counted(daemon: _Daemon, tmp_path: Path) -> None:
+    """The ledger knows every service with its addresses, its open connections and what they have carried so far."""
+    assert daemon.ledger.state == "starting"
+    daemon.start()
+    assert daemon.ledger.state == "ready"
+    client = daemon.connect(tmp_path / "echo")
+    client.sendall(b"hello")
+    next(each for each in daemon.reactor.readers if hasattr(each, "dataReceived") or hasattr(each, "protocol")).doRead()
+    assert _shown(daemon) == {"echo/unix": (1, 1), "chargen/unix": (0, 0), "discard/unixgram": (0, 0)}
+    echo, _, discard = daemon.ledger.snapshot().services
+    assert (echo.bytes_in, echo.about.addresses) == (5, (str(tmp_path / "echo"),))
+    assert not discard.about.stream
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asker:
+        asker.sendto(b"12", str(tmp_path / "discard"))
+    for port in daemon.ports:
+        port.doRead()
+    daemon.stop()
+    assert daemon.ledger.state == "stopping"
+    discard = daemon.ledger.snapshot().services[2]
+    assert (discard.datagrams, discard.bytes_in) == (1, 2)
+
+
+def test_a_reload_is_counted(daemon: _Daemon, tmp_path: Path) -> None:
+    """Removed services are shown until their last connection has ended; who stays goes on counting."""
+    daemon.start()
+    daemon.connect(tmp_path / "echo")
+    daemon.connect(tmp_path / "chargen")
+    endpoints, _ = check(
+        config_of(f"chargen {tmp_path}/chargen/unix instances=7\nupper {tmp_path}/upper/unix"),
+        FakeFiles(), FakeMachine(),
+    )  # fmt: skip
+    daemon.supervisor.change_to(endpoints)
+    assert _shown(daemon) == {"echo/unix": (1, 1), "chargen/unix": (1, 1), "upper/unix": (0, 0)}
+    assert [each.about.most for each in daemon.ledger.snapshot().services] == [None, 7, None]
+    assert daemon.ledger.reloads_done == 1
+    daemon.supervisor.hurry()
+    daemon.reactor.advance(0)
+    assert "echo/unix" not in _shown(daemon)
+
+
+def test_a_factory_is_started_and_stopped_with_its_listeners(tmp_path: Path) -> None:
+    """What a Twisted factory does in startFactory() and stopFactory() is done; also when it is exchanged."""
+    calls: list[str] = []
+    _Noting.calls = calls
+    line = f"mine {tmp_path}/mine/unix factory=tests.unit.test_supervisor:_Noting"
+    daemon = _Daemon(line)
+    try:
+        daemon.start()
+        assert calls == ["start"]
+        endpoints, _ = check(config_of(f"{line} instances=3"), FakeFiles(), FakeMachine())
+        daemon.supervisor.change_to(endpoints)
+        assert calls == ["start", "start", "stop"]
+        daemon.stop()
+        assert calls == ["start", "start", "stop", "stop"]
+    finally:
+        daemon.close()
+
+
+class _Noting(Factory):
+    """A factory that says when it starts and stops."""
+
+    noisy = False
+    calls: ClassVar[list[str]] = []
+
+    def startFactory(self) -> None:
+        """Say so."""
+        self.calls.append("start")
+
+    def stopFactory(self) -> None:
+        """Say so."""
+        self.calls.append("stop")

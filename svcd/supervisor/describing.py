@@ -1,0 +1,49 @@
+"""What others are told of the services that run: people who look, and tcpmux."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from svcd.figures import About
+from svcd.model import Shape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from svcd.config.service import Service
+    from svcd.supervisor.listeners import Listener
+
+__all__ = ["described", "muxed"]
+
+
+def described(services: Iterable[Service], listeners: Iterable[Listener]) -> list[About]:
+    """What people are told of services; of two with one name the later counts."""
+    addresses: dict[str, list[str]] = {}
+    for listener in listeners:
+        addresses.setdefault(listener.endpoint.service.id, []).append(listener.opened.address)
+    return [_about(each, addresses.get(name, ())) for name, each in {each.id: each for each in services}.items()]
+
+
+def _about(service: Service, addresses: Sequence[str]) -> About:
+    stream = service.net.shape is Shape.STREAM
+    return About(
+        id=service.id,
+        runs=service.handler_text,
+        stream=stream,
+        spawned=service.spawned,
+        # Who does not want connections in the log does not want them on a page.
+        listed=bool(service.logged),
+        addresses=tuple(addresses),
+        description=service.options.description,
+        most=service.options.instances if stream else None,
+    )
+
+
+def muxed(listeners: Iterable[Listener]) -> dict[str, Callable[[int, Any, int], None]]:
+    """What tcpmux offers, by name in small letters: what takes a connection's descriptor, peer and family."""
+    offered: dict[str, Callable[[int, Any, int], None]] = {}
+    for listener in listeners:
+        service = listener.endpoint.service
+        if service.options.mux and listener.port is not None and hasattr(listener.port, "adopt"):
+            offered.setdefault(service.name.lower(), listener.port.adopt)
+    return offered
