@@ -224,8 +224,9 @@ def makeService(options: Options) -> IService:
     _install_reactor()
     from twisted.internet import reactor  # not before now: importing it installs one
 
-    files = LocalFiles()
+    files, ledger, began = LocalFiles(), Ledger(), time.monotonic()
     endpoints = options.endpoints()
+    ledger.config_seconds = time.monotonic() - began
     # Before twistd leaves the terminal: what is meant for this process is not meant for the one that it becomes.
     manager = Manager.from_environment(os.environ, os.getpid())
     stock = inherited_stock(os.environ, os.getpid())
@@ -236,7 +237,6 @@ def makeService(options: Options) -> IService:
     account = account_of(options.parent or {})
     _check_rights(endpoints, account)
     budget = DescriptorBudget(connection_limit(len(endpoints)), reactor)
-    ledger = Ledger()
     supervisor = Supervisor(
         reactor,
         endpoints,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from svcd.config.plan import plan
 from svcd.errors import ConfigError, ListenErrors, SvcdError
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from twisted.internet.defer import Deferred
-    from twisted.python.failure import Failure
 
     from svcd.config.check import Endpoint
     from svcd.config.plan import Plan
@@ -59,7 +60,7 @@ class Reloader:
         return self._lock.run(self._reload, now)
 
     def _reload(self, now: bool) -> Deferred[Plan]:
-        pulse = self._supervisor.pulse
+        pulse, began = self._supervisor.pulse, time.monotonic()
         pulse.reloading()
         read = self._in_thread(lambda: self._load(None))
         done = read.addCallback(lambda endpoints: self._supervisor.change_to(endpoints, now=now))
@@ -67,6 +68,8 @@ class Reloader:
 
         def over(result: Plan | Failure) -> Plan | Failure:
             pulse.reloaded()
+            if not isinstance(result, Failure):
+                self._supervisor.ledger.config_seconds = time.monotonic() - began
             return result
 
         return done.addBoth(over)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from tests.bench.measure import MODES, Mode, Result, measure_idle, measure_launcher, measure_load, measure_start
 from tests.bench.network import enter_network
 from tests.bench.plot import draw
-from tests.bench.running import Kind, build
+from tests.bench.running import Kind, build, pins
 from tests.bench.servers import SERVERS
 from tests.bench.starters import STARTERS
 
@@ -28,16 +28,9 @@ if TYPE_CHECKING:
 Figures = dict[str, dict[str, list[Result]]]
 
 
-def _pins() -> tuple[list[str], list[str]]:
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        print("only one core: server and load share it, and the figures say little", file=sys.stderr)
-    return ["taskset", "-c", str(cores[0])], ["taskset", "-c", str(cores[-1])]
-
-
 def _round(kinds: list[Kind], mode: Mode, folder: Path, seconds: float) -> Iterator[tuple[str, Result]]:
     """Measure every server once. Each is started for it and ended after: none runs while another is measured."""
-    server_pin, load_pin = _pins()
+    server_pin, load_pin = pins()
     for kind in kinds:
         if mode.name not in kind.modes:
             continue

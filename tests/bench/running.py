@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 __all__ = [
     "HERE",
     "LOAD",
+    "SCRAPER",
     "Kind",
     "Running",
     "Start",
     "build",
     "free_port",
     "has",
+    "pins",
     "says_its_port",
     "spawn",
+    "svcd_serving",
     "svcd_with",
     "wait_for",
     "which",
@@ -35,6 +38,8 @@ __all__ = [
 HERE = Path(__file__).parent
 #: The load generator's name in the folder of built programs.
 LOAD = "load"
+#: And that of what asks for metrics.
+SCRAPER = "scrape"
 
 
 @dataclass(slots=True)
@@ -88,7 +93,7 @@ def build(folder: Path) -> None:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise SystemExit("the benchmark needs a C compiler (cc)")
-    for name in ("echo", LOAD):
+    for name in ("echo", LOAD, SCRAPER):
         words = [compiler, "-O2", "-o", str(folder / name), str(HERE / "native" / f"{name}.c")]
         subprocess.run(words, check=True)
     go = shutil.which("go")
@@ -96,6 +101,14 @@ def build(folder: Path) -> None:
         environment = {**os.environ, "GOCACHE": str(folder / "go-cache"), "GO111MODULE": "off"}
         words = [go, "build", "-o", str(folder / "echo-go"), str(HERE / "native" / "echo.go")]
         subprocess.run(words, check=True, env=environment, cwd=folder)
+
+
+def pins() -> tuple[list[str], list[str]]:
+    """The words that keep a server on one core, and its load on another."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        print("only one core: server and load share it, and the figures say little", file=sys.stderr)
+    return ["taskset", "-c", str(cores[0])], ["taskset", "-c", str(cores[-1])]
 
 
 def spawn(words: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
@@ -126,20 +139,25 @@ def svcd_with(line: str, *reactor: str) -> Start:
 
     def start(pin: list[str], folder: Path) -> Running:
         port = free_port()
-        services = folder / f"services-{port}"
         lines = [f"bench {port}/tcp {line} bind=127.0.0.1 backlog=1024"]
         if line.startswith("echo"):
             # The load is one source, and asks more than one may by default.
             lines.append(f"bench {port}/udp echo bind=127.0.0.1 per_source_rate=none")
-        services.write_text("\n".join(lines) + "\n")
-        log = folder / f"log-{port}"
-        twistd = [sys.executable, str(Path(sys.executable).parent / "twistd"), "-n", "--pidfile=", *reactor]
-        words = [*pin, *twistd, "--logfile", str(log), "svcd", "--services", str(services)]
-        process = spawn(words, folder, PYTHONPATH=str(Path(svcd.__file__).parent.parent))
-        wait_for(port)
-        return Running(process, port)
+        return svcd_serving(lines, port, pin, folder, *reactor)
 
     return start
+
+
+def svcd_serving(lines: list[str], port: int, pin: list[str], folder: Path, *reactor: str) -> Running:
+    """svcd with a services file, once a port of it is open."""
+    services = folder / f"services-{port}"
+    services.write_text("\n".join(lines) + "\n")
+    log = folder / f"log-{port}"
+    twistd = [sys.executable, str(Path(sys.executable).parent / "twistd"), "-n", "--pidfile=", *reactor]
+    words = [*pin, *twistd, "--logfile", str(log), "svcd", "--services", str(services)]
+    process = spawn(words, folder, PYTHONPATH=str(Path(svcd.__file__).parent.parent))
+    wait_for(port)
+    return Running(process, port)
 
 
 def which(name: str) -> str:

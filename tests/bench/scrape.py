@@ -1,0 +1,105 @@
+"""`python -m tests.bench.scrape`: what a thousand scrapes a second cost the echo beside them, with 200 services.
+
+The daemon runs on one core, the echo's load and the scraper on another. Rounds without and with the scraper take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench.measure import MODES, measure_load
+from tests.bench.running import SCRAPER, Running, build, free_port, pins, svcd_serving
+
+__all__ = ["main"]
+
+_PINGPONG = next(mode for mode in MODES if mode.name == "pingpong 64")
+_CASES = ("no scrapes", "gzip", "identity")
+
+
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """Of one round: echoes a second and the daemon's µs for each, scrapes a second and the bytes of each."""
+
+    echoes: float
+    cost: float
+    scrapes: float = 0.0
+    size: float = 0.0
+
+
+def _start(pin: list[str], folder: Path, services: int) -> tuple[Running, int]:
+    """A daemon with an echo, a status service, and others that have been used a little; the status service's port."""
+    echo, status = free_port(), free_port()
+    ports = [free_port() for _ in range(services - 2)]
+    lines = [f"bench {echo}/tcp4 echo bind=127.0.0.1 backlog=1024", f"status {status}/tcp4"]
+    lines += [f"service{number} {port}/tcp4 echo bind=127.0.0.1" for number, port in enumerate(ports)]
+    running = svcd_serving(lines, echo, pin, folder, "-r", "uv")
+    for port in ports:
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"hello")
+            client.recv(5)
+    return running, status
+
+
+def _round(case: str, running: Running, status: int, folder: Path, chosen: argparse.Namespace) -> _Figures:
+    _, load_pin = pins()
+    if case == "no scrapes":
+        load = measure_load(_PINGPONG, running, load_pin, folder, chosen.seconds)
+        return _Figures(load.value, load.cpu)
+    # It begins before the load's clock does, and ends after it.
+    words = [*load_pin, str(folder / SCRAPER), str(status), str(chosen.rate), str(chosen.seconds + 1), case]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as scraper:
+        time.sleep(0.5)
+        load = measure_load(_PINGPONG, running, load_pin, folder, chosen.seconds)
+        answer, _ = scraper.communicate()
+    if scraper.returncode:
+        raise SystemExit("the scraper failed")
+    answers, took, size = map(float, answer.split())
+    return _Figures(load.value, load.cpu, answers / took, size / answers)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.scrape", description="scrapes beside an echo")
+    parser.add_argument("--services", type=int, default=200)
+    parser.add_argument("--rate", type=int, default=1000, help="scrapes a second")
+    parser.add_argument("--seconds", type=float, default=2.0, help="how long each round lasts")
+    parser.add_argument("--rounds", type=int, default=5)
+    chosen = parser.parse_args()
+    found: dict[str, list[_Figures]] = {case: [] for case in _CASES}
+    with tempfile.TemporaryDirectory(prefix="svcd-bench-") as name:
+        folder = Path(name)
+        build(folder)
+        server_pin, _ = pins()
+        running, status = _start(server_pin, folder, chosen.services)
+        try:
+            for number in range(chosen.rounds):
+                print(f"round {number + 1} of {chosen.rounds}", file=sys.stderr)
+                for case in _CASES:
+                    found[case].append(_round(case, running, status, folder, chosen))
+        finally:
+            running.stop()
+    print("| scrapes | echoes/s | to none | scrapes/s | bytes of one | µs of one |\n|---|---:|---:|---:|---:|---:|")
+    medians = {case: _median(rounds) for case, rounds in found.items()}
+    base = medians["no scrapes"]
+    for case, each in medians.items():
+        # What the daemon used more for each echo is the scrapes'.
+        cost = (each.cost - base.cost) * each.echoes / each.scrapes if each.scrapes else 0
+        print(f"| {case} | {each.echoes:,.0f} | {each.echoes / base.echoes:.3f} "
+              f"| {each.scrapes:,.0f} | {each.size:,.0f} | {cost:,.1f} |")  # fmt: skip
+
+
+def _median(rounds: list[_Figures]) -> _Figures:
+    names = ("echoes", "cost", "scrapes", "size")
+    return _Figures(*(statistics.median(getattr(each, name) for each in rounds) for name in names))
+
+
+if __name__ == "__main__":
+    main()
