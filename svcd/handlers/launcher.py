@@ -22,7 +22,6 @@ from svcd.handlers.messages import (
     Connection,
     Ended,
     Failed,
-    Message,
     Ready,
     Said,
     Signal,
@@ -33,6 +32,7 @@ from svcd.handlers.messages import (
 from svcd.handlers.programs import Programs
 from svcd.handlers.sayings import Sayings
 from svcd.handlers.signals import ChildWatch, children
+from svcd.handlers.telling import Telling
 
 if TYPE_CHECKING:
     from svcd.handlers.spec import Spec
@@ -43,8 +43,6 @@ __all__ = ["Launcher", "serve"]
 _GRACE = 2.0
 #: Orders taken in one go before ended handlers have their turn.
 _BATCH = 32
-#: Notes for the daemon that are longer than so many bytes do not wait.
-_LONGEST_NOTE = 4096
 
 
 class _Starter(Protocol):
@@ -95,6 +93,8 @@ class Launcher:
 
     def __init__(self, spec: Spec, control: socket.socket) -> None:
         self._control = control
+        self._telling = Telling(control)
+        self.tell, self._note = self._telling.tell, self._telling.note
         self._threads = spec.threads
         # What a Python handler prints has nowhere else to go: its client has the socket.
         self._logs = spec.log_stderr or bool(spec.handler)
@@ -108,26 +108,7 @@ class Launcher:
         self._readings: dict[int, int] = {}
         self._told_to_end: set[int] = set()
         self._remains: dict[int, float] = {}
-        self._noted = b""
         self._daemon_lives = True
-
-    def tell(self, message: Message) -> None:
-        """Tell the daemon now, if it is still there; in a launcher with threads, any of them may."""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._control.send(pack(message))
-
-    def _note(self, message: Message) -> None:
-        """Tell the daemon within this turn, in one packet with what else there is: each wakes it."""
-        self._noted += pack(message)
-        if len(self._noted) > _LONGEST_NOTE:
-            self._tell_notes()
-
-    def _tell_notes(self) -> None:
-        if not self._noted:
-            return
-        packet, self._noted = self._noted, b""
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._control.send(packet)
 
     def leave(self) -> None:
         """In a handler's process: close what is the launcher's, and nothing that the handler's module has opened."""
@@ -156,7 +137,7 @@ class Launcher:
                 self._take_orders(starter)
             if self._remains:
                 self._end_remains()
-            self._tell_notes()
+            self._telling.flush()
         if self._threads:
             self._drop_own_output()
 
@@ -225,7 +206,7 @@ class Launcher:
                 # What has a process already must not get another from the next launcher, if this one is killed:
                 # the daemon is told of it at once.
                 self._note(Started(order.number, pid))
-                self._tell_notes()
+                self._telling.flush()
         except OSError as error:
             self.tell(Failed(order.number, error.errno or errno.EIO))
         finally:
