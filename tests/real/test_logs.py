@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import sysconfig
 import threading
 import time
@@ -56,7 +57,7 @@ def journald(tmp_path: Path, program: Callable[[str], str]) -> Iterator[tuple[Fa
     stream = "exec 3>&1; JOURNAL_STREAM=$(stat -L -c %d:%i /dev/fd/3)${OTHER}; export JOURNAL_STREAM; exec 3>&-"
     flags = ["--mount"] if os.geteuid() == 0 else ["--mount", "--user", "--map-root-user"]
     words = [program("unshare"), *flags, "sh", "-c", f'{mounts} && {{ {stream}; }} && exec "$@"', str(folder)]
-    tried = subprocess.run([*words, "true"], capture_output=True, text=True)
+    tried = subprocess.run([*words, sys.executable, "-c", ""], capture_output=True, text=True)
     if tried.returncode:
         pytest.skip(f"no mounts of one's own here: {tried.stderr.strip()}")
     fake = FakeJournald(folder / "socket")
