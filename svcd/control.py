@@ -193,7 +193,7 @@ class ControlService(Service):
             if self._needed:
                 raise
             # Another daemon has the usual place.
-            tell(self._log, PROBLEM, text=f"{error}; this daemon can't be controlled")
+            tell(self._log, PROBLEM, text=f"svcctl can't reach this daemon at {self._path}: {error.errors[0].cause}")
             return
         status = os.lstat(self._path)
         self._file = status.st_dev, status.st_ino

@@ -80,6 +80,9 @@ class Daemon:
             self.file = folder / "services"
             self.file.write_text(services)
             words += ["--services", str(self.file)]
+        if "--control" not in arguments:
+            # The usual place of the socket is one for all daemons of a user.
+            words += ["--control", ""]
         self.process = subprocess.Popen(
             [*words, *arguments],
             cwd=folder,
