@@ -130,7 +130,15 @@ def _table(steps: Sequence[Step]) -> Iterator[str]:
     widths = [max(len(row[column]) for row in texts) for column in range(3)]
     for step, row in zip(steps, texts, strict=True):
         columns = "  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True))
-        yield f"  {columns}  {step.rule or ''}".rstrip()
+        yield f"  {columns}  {_decider(step)}".rstrip()
+
+
+def _decider(step: Step) -> str:
+    """The rule, which the step's text may have named already, and its place."""
+    rule = step.rule
+    if rule is None:
+        return ""
+    return str(rule.place) if rule.place is not None and rule.text in step.text else str(rule)
 
 
 def _verdict(steps: Sequence[Step]) -> str:

@@ -42,7 +42,7 @@ def test_a_refusal_ends_the_explanation_with_its_rule() -> None:
     admitted, lines = explanation(service, "10.1.2.3", _NOON)
     assert not admitted
     assert lines[1:] == [
-        "  address  passes   only_from=10.0.0.0/8 admits it  only_from=10.0.0.0/8 (s:1:22)",
+        "  address  passes   only_from=10.0.0.0/8 admits it  s:1:22",
         "  time     refuses  the clock shows 12:00           access_times=8:00-9:00 (s:1:46)",
         "refused: time, by access_times=8:00-9:00 (s:1:46)",
     ]

@@ -72,6 +72,15 @@ def test_the_journal_is_a_place_of_its_own(place: dict[str, Any]) -> None:
         _options("--log-format", "journald", **place)
 
 
+def test_connections_can_be_limited() -> None:
+    """By a whole number, at least 1; without one there is no limit."""
+    assert _options()["max-connections"] is None
+    assert _options("--max-connections", "5")["max-connections"] == 5
+    for word in ("0", "-1", "x", "1.5", ""):
+        with pytest.raises(usage.UsageError, match="is less than 1|is no whole number"):
+            _options("--max-connections", word)
+
+
 def test_addresses_can_be_shortened() -> None:
     """By a word on the command line, for all services."""
     assert _options("--log-addresses", "short").log_output.journal.hides_clients
