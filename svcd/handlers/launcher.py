@@ -218,20 +218,20 @@ class Launcher:
                 os.close(descriptor)
 
     def _signal(self, order: Signal) -> None:
-        """To the handler's whole group; to one of an earlier launcher's as well, if it is the leader it was."""
-        pid = self._pids.get(order.number, order.pid)
-        if pid <= 0 or pid == os.getpid():
+        """To the handler's whole group. Whatever number of a process we are told: to no process but our own."""
+        pid = self._pids.get(order.number)
+        if pid is None:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if os.getsid(pid) == pid:
                 os.killpg(pid, order.signal)
-            elif order.number in self._pids:
+            else:
                 # Just forked, and not yet the leader that it is going to be.
                 os.kill(pid, order.signal)
         if order.signal == SIGKILL:
             # That leaves nobody.
             self._told_to_end.discard(order.number)
-        elif order.number in self._pids:
+        else:
             self._told_to_end.add(order.number)
 
     def _patience(self) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from signal import SIGKILL
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from svcd.events import LAUNCHER, LAUNCHER_LOST, tell
 from svcd.handlers.backoff import Backoff
 from svcd.handlers.messages import LARGEST, Ended, Failed, Ready, Said, Signal, Started, read_all
 from svcd.handlers.orders import MOST_WAITING, Orders
+from svcd.handlers.signals import exists
 
 if TYPE_CHECKING:
     import socket
@@ -42,6 +42,7 @@ class Link:
         reactor: watches descriptors and time.
         service: the service's name, for the log.
         launch: asks the nursery for a launcher; `attach` is called with it, or `lost` if there is none.
+        end: asks the nursery to signal a handler that has lost its launcher.
         reports: told what becomes of connections.
 
     Attributes:
@@ -53,10 +54,18 @@ class Link:
 
     _log = Logger()
 
-    def __init__(self, reactor: Watcher, service: str, launch: Callable[[], None], reports: Reports) -> None:
+    def __init__(
+        self,
+        reactor: Watcher,
+        service: str,
+        launch: Callable[[], None],
+        end: Callable[[Signal], None],
+        reports: Reports,
+    ) -> None:
         self._reactor = reactor
         self._service = service
         self._launch = launch
+        self._end = end
         self._reports = reports
         self._socket: socket.socket | None = None
         self._pid = 0
@@ -88,11 +97,10 @@ class Link:
 
     def signal(self, number: int, number_of_signal: int) -> None:
         """Send a signal to the process group of a connection."""
-        pid = self.pids.get(number) or self.orphans.get(number)
-        if pid:
-            # Without a launcher it waits for the next.
-            self._orders.signal(Signal(number, pid, number_of_signal))
-            self.wake()
+        if number in self.pids:
+            self._orders.signal(Signal(number, self.pids[number], number_of_signal))
+        elif number in self.orphans:
+            self._end(Signal(number, self.orphans[number], number_of_signal))
 
     def abandon(self, number: int) -> None:
         """Expect nothing more of a connection's process."""
@@ -204,6 +212,9 @@ class Link:
             self._reactor.removeReader(self)
             self._socket.close()
             self._socket = None
+        for signal in self._orders.take_signals():
+            if signal.number in self.orphans:
+                self._end(signal)
         given_up = list(self._orders.lose())
         if self.stopped:
             return
@@ -219,7 +230,7 @@ class Link:
     def _again(self) -> None:
         self._retry = None
         for number, pid in list(self.orphans.items()):
-            if not _exists(pid):
+            if not exists(pid):
                 # Its launcher was killed when it had seen its end, and before it could say so.
                 del self.orphans[number]
                 self._reports.forgotten(number)
@@ -288,13 +299,3 @@ class Link:
     def logPrefix(self) -> str:
         """For messages of the reactor."""
         return self._service
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

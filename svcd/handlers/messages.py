@@ -49,11 +49,11 @@ class Connection(NamedTuple):
 
 
 class Signal(NamedTuple):
-    """To a launcher: send a signal to the process group of a handler.
+    """To a launcher, or when that is lost to the nursery: send a signal to the process group of a handler.
 
     Attributes:
         number: of the connection.
-        pid: of the handler; an earlier launcher may have started it.
+        pid: of the handler.
         signal: its number.
     """
 

@@ -18,6 +18,7 @@ from svcd.events import NURSERY, NURSERY_LOST, tell
 from svcd.handlers.link import Link
 from svcd.handlers.messages import LARGEST, ONE_DESCRIPTOR, Gone, Launch, Launched, pack, read
 from svcd.handlers.nursery import TABLE_DESCRIPTOR
+from svcd.handlers.orders import Orders
 from svcd.handlers.spec import Spec, dump
 
 if TYPE_CHECKING:
@@ -87,13 +88,14 @@ class Nurse:
         self._specs: list[Spec] = []
         self._links: list[Link] = []
         self._socket: socket.socket | None = None
+        self._signals = Orders(reactor)
         self._stopping: Deferred[None] | None = None
 
     def link(self, spec: Spec, reports: Reports) -> Link:
         """Take a service in, before the nursery starts."""
         row = len(self._specs)
         self._specs.append(spec)
-        link = Link(self._reactor, spec.name, lambda: self._ask(row), reports)
+        link = Link(self._reactor, spec.name, lambda: self._ask(row), self._signals.signal, reports)
         self._links.append(link)
         return link
 
@@ -135,6 +137,7 @@ class Nurse:
             os.close(table)
         ours.setblocking(False)
         self._socket = ours
+        self._signals.serve(ours)
         self._reactor.addReader(self)
         _Process(self._reactor, pid, self._ended)
         tell(self._log, NURSERY, pid=pid, state="started")
@@ -179,6 +182,9 @@ class Nurse:
             self._reactor.removeReader(self)
             self._socket.close()
             self._socket = None
+            # Who is left now is nobody's child that we know.
+            self._signals.take_signals()
+            list(self._signals.lose())
 
     def _ended(self, status: int) -> None:
         """The process is gone: ours to end, or by accident, which launchers survive."""

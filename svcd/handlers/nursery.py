@@ -1,8 +1,8 @@
 """The nursery: the process that launchers are forked from, also later, when the daemon itself is root no more.
 
 It is the only one that keeps what the daemon was started with, so it can do next to nothing: it knows the table that it
-was given at its start, and the one thing it can be asked for is another launcher for a line of it. It ends with the
-daemon.
+was given at its start, and what it can be asked for is another launcher for a line of it, and to end a handler that has
+lost its launcher. It ends with the daemon.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import os
 import select
 import socket
 import sys
+from signal import SIGKILL, SIGTERM
 from typing import NoReturn
 
 from svcd.handlers.identity import adopt_orphans
 from svcd.handlers.launcher import serve
-from svcd.handlers.messages import LARGEST, ONE_DESCRIPTOR, Gone, Launch, Launched, pack, read
+from svcd.handlers.messages import LARGEST, ONE_DESCRIPTOR, Gone, Launch, Launched, Signal, pack, read
 from svcd.handlers.signals import ChildWatch, children, outlast_signals
 from svcd.handlers.spec import Spec, load
 
@@ -57,6 +58,8 @@ class _Nursery:
             order = read(packet)
         except ValueError:
             return
+        if isinstance(order, Signal):
+            _end(order)
         if not isinstance(order, Launch):
             return
         if order.row < len(self._specs):
@@ -90,6 +93,16 @@ class _Nursery:
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(code)
+
+
+def _end(order: Signal) -> None:
+    """Signal the group of a handler that is a child of ours since its launcher has ended; launchers lead no group."""
+    if order.pid <= 0 or order.signal not in (SIGTERM, SIGKILL):
+        return
+    with contextlib.suppress(OSError):
+        os.waitid(os.P_PID, order.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if os.getsid(order.pid) == order.pid:
+            os.killpg(order.pid, order.signal)
 
 
 def _close_others(kept: int) -> None:

@@ -94,6 +94,12 @@ class Orders:
         """A process has ended, and gets no signal any more."""
         self._signals.pop(number, None)
 
+    def take_signals(self) -> list[Signal]:
+        """Give up the signals that were not sent."""
+        signals = list(self._signals.values())
+        self._signals.clear()
+        return signals
+
     def serve(self, launcher: socket.socket) -> None:
         """There is a launcher that takes orders, over a non-blocking socket."""
         self._socket = launcher

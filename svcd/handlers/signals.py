@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-__all__ = ["ChildWatch", "children", "default_signals", "outlast_signals"]
+__all__ = ["ChildWatch", "children", "default_signals", "exists", "outlast_signals"]
 
 #: What may reach a whole process group or service at its end. The daemon tells its launchers when to go, by
 #: closing their sockets: later than that, so that what runs can end first.
@@ -84,3 +84,14 @@ def children() -> Iterator[tuple[int, int, float, float]]:
         if not pid:
             return
         yield pid, status, usage.ru_utime, usage.ru_stime
+
+
+def exists(pid: int) -> bool:
+    """Whether there is such a process, ended ones included that nobody has reaped."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

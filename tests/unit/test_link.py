@@ -38,9 +38,10 @@ class _Service:
         self.reactor = FakeReactor()
         self.heard: list[object] = []
         self.asked = 0
+        self.ended_by_the_nursery: list[Signal] = []
         self.launcher: socket.socket | None = None
         self.clients: list[socket.socket] = []
-        self.link = Link(self.reactor, "cat/tcp", self._launch, self)
+        self.link = Link(self.reactor, "cat/tcp", self._launch, self.ended_by_the_nursery.append, self)
 
     def _launch(self) -> None:
         self.asked += 1

@@ -74,26 +74,30 @@ def test_a_connection_waits_for_room(service: _Service) -> None:
     os.close(descriptor)
 
 
-def test_signals_wait_for_the_next_launcher(service: _Service) -> None:
-    """Without a launcher a signal has one started; what has ended meanwhile gets none."""
-    begin(service, 3)
-    service.die()
-    service.link.orphans[1] = os.getpid()
-    service.link.orphans[2] = os.getppid()
+def test_signals_for_orphans_are_the_nurserys(service: _Service) -> None:
+    """What a handler was to get when its launcher was lost, and what it is to get after that, the nursery sends."""
+    begin(service, MANY)
     service.link.signal(1, signal.SIGTERM)
+    assert service.order() == (Signal(1, 5_000_001, signal.SIGTERM), None)
+    for number in range(1, MANY + 1):
+        service.link.signal(number, signal.SIGTERM)
+    assert service.ended_by_the_nursery == []
+    service.die()
+    unsent = [each.number for each in service.ended_by_the_nursery]
+    # Of those that the launcher had been sent nobody knows whether it took them.
+    assert unsent == list(range(unsent[0], MANY + 1))
     service.link.signal(1, signal.SIGKILL)
-    service.link.signal(2, signal.SIGTERM)
-    service.link.orphan_ended(os.getppid(), 0)
-    assert service.asked == 0
+    assert service.ended_by_the_nursery[-1] == Signal(1, 5_000_001, signal.SIGKILL)
+    service.link.orphan_ended(5_000_001, 9)
+    service.link.signal(1, signal.SIGKILL)
+    assert len(service.ended_by_the_nursery) == len(unsent) + 1
+    # No launcher is needed for that.
+    service.heard.clear()
+    service.link.orphans = {2: os.getpid(), 3: 5_000_003}
     service.reactor.advance(0.1)
-    assert service.asked == 1
+    assert service.asked == 0
     # The third was gone, and nobody had said so.
-    assert service.heard == [Ended(2, 0), ("forgotten", 3)]
-    service.attach()
-    service.say(Ready())
-    assert service.order() == (Signal(1, os.getpid(), signal.SIGKILL), None)
-    with pytest.raises(BlockingIOError):
-        service.order()
+    assert service.heard == [("forgotten", 3)]
 
 
 def test_a_nursery_that_is_lost_with_an_order(service: _Service) -> None:
