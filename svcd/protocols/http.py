@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["Body", "Handler", "HttpFactory", "HttpProtocol", "Response", "error_response", "text_response"]
 
 
+#: A content of at most so many bytes is joined to its head, which is cheaper than a second write.
+_COPIED = 16_384
+
+
 class Body(Protocol):
     """What is sent behind the head, piece by piece, when the client has room for it."""
 
@@ -232,7 +236,10 @@ class HttpProtocol(Lingerer):
         fields = {"Date": self.factory.date(), "Server": "svcd", **response.fields}
         opening = head(response.status, fields, keep_alive=self._keep_alive)
         self._body = response.body
-        if with_content:
+        if with_content and len(response.content) > _COPIED:
+            self.transport.write(opening)
+            self.transport.write(response.content)
+        elif with_content:
             self.transport.write(opening + response.content)
         else:
             self._close_body()

@@ -6,12 +6,12 @@ so they are bounded.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from functools import lru_cache
 
 __all__ = ["media_type", "takes_gzip"]
+
+#: A scraper says the same each time; so many different fields are remembered, each as long as a request's head at most.
+_KNOWN = 16
 
 
 def _parts(field: bytes) -> list[tuple[str, dict[str, str], float]]:
@@ -30,13 +30,15 @@ def _parts(field: bytes) -> list[tuple[str, dict[str, str], float]]:
     return found
 
 
+@lru_cache(_KNOWN)
 def takes_gzip(field: bytes) -> bool:
     """Whether an answer may be compressed by gzip, given Accept-Encoding, empty if there is none."""
     weights = {name: weight for name, _, weight in _parts(field)}
     return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0
 
 
-def media_type(field: bytes, offered: Sequence[str]) -> str:
+@lru_cache(_KNOWN)
+def media_type(field: bytes, offered: tuple[str, ...]) -> str:
     """The one of the offered media types, without parameters, that a client likes best; the first if it says nothing.
 
     Args:

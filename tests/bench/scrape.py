@@ -1,6 +1,8 @@
 """`python -m tests.bench.scrape`: what a thousand scrapes a second cost the echo beside them, with 200 services.
 
 The daemon runs on one core, the echo's load and the scraper on another. Rounds without and with the scraper take turns.
+Where other programs disturb the echoes' rate, the daemon's processor time for each, which the scrapes are a part of,
+still tells what they cost.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.measure import MODES, measure_load
-from tests.bench.running import SCRAPER, Running, build, free_port, pins, svcd_serving
+from tests.bench.running import SCRAPER, Running, build, pins, svcd_serving
 
 __all__ = ["main"]
 
@@ -36,8 +39,10 @@ class _Figures:
 
 def _start(pin: list[str], folder: Path, services: int) -> tuple[Running, int]:
     """A daemon with an echo, a status service, and others that have been used a little; the status service's port."""
-    echo, status = free_port(), free_port()
-    ports = [free_port() for _ in range(services - 2)]
+    with ExitStack() as stack:
+        # All at once: one that was free a moment ago may be given again.
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(services)]
+        echo, status, *ports = [probe.getsockname()[1] for probe in probes]
     lines = [f"bench {echo}/tcp4 echo bind=127.0.0.1 backlog=1024", f"status {status}/tcp4"]
     lines += [f"service{number} {port}/tcp4 echo bind=127.0.0.1" for number, port in enumerate(ports)]
     running = svcd_serving(lines, echo, pin, folder, "-r", "uv")
@@ -72,6 +77,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=1000, help="scrapes a second")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long each round lasts")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--verbose", action="store_true", help="print each round, too")
     chosen = parser.parse_args()
     found: dict[str, list[_Figures]] = {case: [] for case in _CASES}
     with tempfile.TemporaryDirectory(prefix="svcd-bench-") as name:
@@ -86,14 +92,16 @@ def main() -> None:
                     found[case].append(_round(case, running, status, folder, chosen))
         finally:
             running.stop()
-    print("| scrapes | echoes/s | to none | scrapes/s | bytes of one | µs of one |\n|---|---:|---:|---:|---:|---:|")
+    if chosen.verbose:
+        for case, rounds in found.items():
+            print(case, *rounds, sep="\n  ")
     medians = {case: _median(rounds) for case, rounds in found.items()}
     base = medians["no scrapes"]
+    print("| scrapes | echoes/s | to none | daemon's µs for an echo | to none | scrapes/s | bytes of one |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
     for case, each in medians.items():
-        # What the daemon used more for each echo is the scrapes'.
-        cost = (each.cost - base.cost) * each.echoes / each.scrapes if each.scrapes else 0
-        print(f"| {case} | {each.echoes:,.0f} | {each.echoes / base.echoes:.3f} "
-              f"| {each.scrapes:,.0f} | {each.size:,.0f} | {cost:,.1f} |")  # fmt: skip
+        print(f"| {case} | {each.echoes:,.0f} | {each.echoes / base.echoes:.3f} | {each.cost:.2f} "
+              f"| {each.cost / base.cost:.3f} | {each.scrapes:,.0f} | {each.size:,.0f} |")  # fmt: skip
 
 
 def _median(rounds: list[_Figures]) -> _Figures:

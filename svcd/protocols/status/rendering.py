@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 __all__ = ["OLDEST", "WORTH", "Rendering"]
 
 #: An answer is given again for so many times as long as it took to make: however many clients ask, making it takes
-#: two percent of the time.
-WORTH = 50
+#: a percent of the time.
+WORTH = 100
 #: But not when it is older than this, in seconds, whatever it cost.
 OLDEST = 1.0
 #: zlib's level. A higher one takes twice the time for metrics a fifth smaller.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import time
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,8 @@ _FIELDS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+#: So many answers to small questions about clients are remembered: few clients ask, and often.
+_KNOWN = 16
 _METRICS = {"text/plain": TEXT, "application/openmetrics-text": OPENMETRICS}
 
 
@@ -61,6 +64,7 @@ class StatusSite:
             "text/plain": Rendering(lambda: text(families(observed.snapshot())), clock),
             "application/openmetrics-text": Rendering(lambda: openmetrics(families(observed.snapshot())), clock),
         }
+        self._kinds = tuple(_METRICS)
         self._places: dict[str, Callable[[Request], Response]] = {
             "": lambda request: _rendered(self._page, request, "text/html; charset=utf-8", POLICY),
             "status.json": lambda request: _rendered(self._json, request, "application/json"),
@@ -76,7 +80,8 @@ class StatusSite:
         Raises:
             HttpError: 404 where nothing does, 421 for a name that is not ours.
         """
-        if _is_loopback(peer) and not _may_be_ours(request.fields.get(b"host", b"")):
+        here = isinstance(peer, IPv4Address | IPv6Address) and _is_loopback(peer.host)
+        if here and not _may_be_ours(request.fields.get(b"host", b"")):
             raise HttpError(HTTPStatus.MISDIRECTED_REQUEST)
         segments = path_segments(request.target)
         place = self._places.get(segments[0]) if len(segments) == 1 else None
@@ -85,7 +90,7 @@ class StatusSite:
         return place(request)
 
     def _scrape(self, request: Request) -> Response:
-        kind = media_type(request.fields.get(b"accept", b""), tuple(_METRICS))
+        kind = media_type(request.fields.get(b"accept", b""), self._kinds)
         response = _rendered(self._metrics[kind], request, _METRICS[kind])
         response.fields["Vary"] = "Accept, Accept-Encoding"
         return response
@@ -117,12 +122,12 @@ def _plain(status: HTTPStatus, word: str) -> Response:
     return response
 
 
-def _is_loopback(peer: IAddress) -> bool:
-    if not isinstance(peer, IPv4Address | IPv6Address):
-        return False
-    return ipaddress.ip_address(unmapped(peer.host).partition("%")[0]).is_loopback
+@lru_cache(_KNOWN)
+def _is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(unmapped(host).partition("%")[0]).is_loopback
 
 
+@lru_cache(_KNOWN)
 def _may_be_ours(host: bytes) -> bool:
     """Whether a Host field can't be a name in the public DNS; an old client's request has none."""
     name = host.decode("latin-1").rstrip(".").lower()
