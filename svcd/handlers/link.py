@@ -266,9 +266,7 @@ class Link:
         """A process ended that had no launcher any more, or was one, with its threads."""
         if pid == self._pid or pid in self.pids.values():
             # Its socket was closed before its children were orphans: what it said comes first, all of it.
-            for _ in range(_MOST_REPORTS):
-                if not self._hear():
-                    break
+            all(self._hear() for _ in range(_MOST_REPORTS))
         for number in [number for number, known in self.orphans.items() if known == pid]:
             del self.orphans[number]
             self._orders.forget(number)

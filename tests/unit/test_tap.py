@@ -77,7 +77,7 @@ def test_connections_can_be_limited() -> None:
     assert _options()["max-connections"] is None
     assert _options("--max-connections", "5")["max-connections"] == 5
     for word in ("0", "-1", "x", "1.5", ""):
-        with pytest.raises(usage.UsageError, match="is less than 1|is no whole number"):
+        with pytest.raises(usage.UsageError, match=r"is less than 1|is no whole number"):
             _options("--max-connections", word)
 
 
