@@ -238,14 +238,18 @@ def _permissions(service: Service) -> tuple[int, str, str]:
 
 
 def _permit(service: Service) -> None:
+    """Give the file of a UNIX socket its owner and permissions; where it has them no right is needed."""
     _chown(service)
-    os.chmod(service.path, service.options.mode)  # noqa: PTH101 - one system call
+    if stat.S_IMODE(os.lstat(service.path).st_mode) != service.options.mode:
+        os.chmod(service.path, service.options.mode)  # noqa: PTH101 - one system call
 
 
 def _chown(service: Service) -> None:
     user, group = service.options.owner.user, service.file_group
-    if user or group:
-        os.chown(service.path, user_id(user) if user else -1, group_id(group) if group else -1)
+    status = os.lstat(service.path)
+    wanted = user_id(user) if user else status.st_uid, group_id(group) if group else status.st_gid
+    if wanted != (status.st_uid, status.st_gid):
+        os.chown(service.path, *wanted)
 
 
 def remove_stale(path: str, kind: int) -> None:

@@ -9,7 +9,6 @@ import re
 import socket
 import subprocess
 import sys
-import sysconfig
 import threading
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import svcd
 from tests.journald import Entry, FakeJournald
 from tests.real.daemon import PATIENCE, environment, exchange, fields
 
@@ -141,7 +141,7 @@ def test_shortened_addresses(start: Callable[..., Daemon]) -> None:
 
 def _example() -> str:
     """The logrotate configuration as it is installed, or as the checkout has it."""
-    installed = Path(sysconfig.get_path("data")) / "share" / "svcd" / "logrotate.d" / "svcd"
+    installed = Path(svcd.__file__).parent / "etc" / "logrotate.d" / "svcd"
     checkout = Path(__file__).parents[2] / "etc" / "logrotate.d" / "svcd"
     found = next((path for path in (checkout, installed) if path.exists()), None)
     if found is None:

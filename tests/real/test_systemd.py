@@ -1,194 +1,244 @@
-"""A real systemd starts the unit, hears that it is ready, and stops it."""
+"""A real systemd: svcd is installed as a service, started, watched, reloaded, restarted under load, and taken away."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import signal
 import subprocess
 import sys
-import sysconfig
-import uuid
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 import svcd
+from tests.real.booted import PYTHON, Booted, booted
 from tests.real.daemon import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-UNIT = "svcd.service"
-SERVICES = "echo 7/tcp\necho 7/udp\nupper 7007/tcp\n"
+#: What `systemd-analyze security` may say at most.
+_EXPOSURE = 2.0
+SERVICES = "echo 7/tcp\necho 7/udp\nupper 7007/tcp\ndaytime 13/tcp\nlocal /run/svcd/local/unix echo\n"
 
 
-def unit_text() -> str:
-    """The unit as it is installed, or as the checkout has it."""
-    installed = Path(sysconfig.get_path("data")) / "share" / "svcd" / UNIT
-    checkout = Path(__file__).parents[2] / "etc" / "systemd" / UNIT
-    found = next((path for path in (checkout, installed) if path.exists()), None)
-    if found is None:
-        pytest.skip("the unit is neither installed nor in a checkout")
-    return found.read_text()
-
-
-def with_python(text: str, python: str, scripts: str) -> str:
-    """The unit with its programs started by a Python that is named, since their first lines name another."""
-    return text.replace("=/opt/svcd/bin/svcctl", f"={python} -m svcd").replace(
-        "=/opt/svcd/bin/twistd", f"={python} {scripts}/twistd"
-    )
-
-
-def test_unit_verifies(tmp_path: Path, program: Callable[[str], str]) -> None:
-    """`systemd-analyze verify` finds nothing to say about the unit."""
-    unit = tmp_path / UNIT
-    unit.write_text(with_python(unit_text(), sys.executable, str(Path(sys.executable).parent)))
-    words = [program("systemd-analyze"), "verify", "--man=no", str(unit)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
-    about = [line for line in (done.stdout + done.stderr).splitlines() if UNIT in line]
-    assert (done.returncode, about) == (0, [])
+def etc() -> Path:
+    """The files of etc/, as they are installed, or as the checkout has them."""
+    package = Path(svcd.__file__).parent
+    return package / "etc" if (package / "etc").is_dir() else package.parent / "etc"
 
 
 @pytest.fixture
-def container(tmp_path: Path, program: Callable[[str], str]) -> Iterator[Callable[..., str]]:
-    """A booted systemd over an overlay of this machine; gives a way to run commands in it.
+def units(tmp_path: Path) -> Path:
+    """The units, in a folder of their own, with programs that this machine has."""
+    for name in ("svcd.service", "svcd.socket"):
+        text = (etc() / "systemd" / name).read_text()
+        (tmp_path / name).write_text(text.replace("/opt/svcd/bin/twistd", sys.executable))
+    return tmp_path
 
-    The overlay's upper folder takes all that it writes, so this machine stays as it is.
-    """
-    nspawn, nsenter = program("systemd-nspawn"), program("nsenter")
-    root = tmp_path / "root"
-    layers = [tmp_path / name for name in ("upper", "work")]
-    for folder in (root, *layers):
-        folder.mkdir()
-    options = f"lowerdir=/,upperdir={layers[0]},workdir={layers[1]}"
-    mounted = subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, str(root)], capture_output=True)
-    if mounted.returncode:
-        # An overlay can't stand on an overlay; a memory file system can bear one.
-        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(tmp_path / "upper")], check=True)
-        for name in ("upper", "work"):
-            (tmp_path / "upper" / name).mkdir()
-        options = f"lowerdir=/,upperdir={tmp_path}/upper/upper,workdir={tmp_path}/upper/work"
-        mounted = subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, str(root)], capture_output=True)
-    if mounted.returncode:
-        subprocess.run(["umount", str(tmp_path / "upper")], check=False)
-        pytest.skip(f"no overlay mount here: {mounted.stderr.decode().strip()}")
-    process = None
-    try:
-        (root / "etc" / "machine-id").write_text(f"{uuid.uuid4().hex}\n")
-        # Nothing of this machine's own services is wanted in there.
-        shutil.rmtree(root / "etc/systemd/system/multi-user.target.wants", ignore_errors=True)
-        binds = _binds(root)
-        log = (tmp_path / "boot.log").open("wb")
-        words = [nspawn, "--quiet", "--register=no", "--keep-unit", "--private-network", "--boot", *binds]
-        words += ["--machine", f"svcd-test-{os.getpid()}", "--directory", str(root), "systemd.unit=basic.target"]
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-        log.close()
-        leader = _leader(process)
-        if leader is None:
-            pytest.skip(f"systemd does not boot here: {(tmp_path / 'boot.log').read_text(errors='replace')[-500:]}")
 
-        def inside(*command: str, check: bool = True) -> str:
-            enter = [nsenter, f"--target={leader}", "--all", f"--root=/proc/{leader}/root", f"--wd=/proc/{leader}/root"]
-            done = subprocess.run([*enter, *command], capture_output=True, text=True, timeout=PATIENCE)
-            assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-            return done.stdout
+def test_units_verify(units: Path, program: Callable[[str], str]) -> None:
+    """`systemd-analyze verify` finds nothing to say about them, with and without all the drop-ins."""
+    words = [program("systemd-analyze"), "verify", "--man=no", str(units / "svcd.service"), str(units / "svcd.socket")]
+    for drop_ins in (False, True):
+        if drop_ins:
+            (units / "svcd.service.d").mkdir()
+            for each in (etc() / "systemd/drop-ins").iterdir():
+                text = each.read_text().replace("/opt/svcd/bin/twistd", sys.executable)
+                (units / "svcd.service.d" / each.name).write_text(text)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+        about = [line for line in (done.stdout + done.stderr).splitlines() if "svcd" in line]
+        assert (done.returncode, about) == (0, [])
 
-        inside("systemctl", "is-system-running", "--wait", check=False)
+
+def test_the_unit_exposes_little(units: Path, program: Callable[[str], str]) -> None:
+    """`systemd-analyze security` says 2.0 or less."""
+    words = [program("systemd-analyze"), "security", "--offline=true", "--no-pager", str(units / "svcd.service")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+    if "unrecognized option" in done.stderr:
+        pytest.skip("this systemd-analyze knows no --offline")
+    level = re.search(r"Overall exposure level for svcd.service: ([\d.]+)", done.stdout)
+    assert level is not None, done.stderr
+    assert float(level[1]) <= _EXPOSURE
+
+
+@pytest.fixture
+def machine(tmp_path: Path, program: Callable[[str], str], as_root: None) -> Iterator[Booted]:  # noqa: ARG001 - it skips
+    """A machine with svcd installed, not started yet."""
+    with booted(tmp_path, program) as inside:
+        said = inside("/opt/svcd/bin/svcctl", "install")
+        assert "write /usr/local/lib/systemd/system/svcd.service" in said
+        assert "run systemctl daemon-reload" in said
+        inside.put("/etc/svcd/services", SERVICES)
         yield inside
-    finally:
-        if process is not None and process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(PATIENCE)
-        subprocess.run(["umount", str(root)], check=True)
-        if os.path.ismount(tmp_path / "upper"):
-            subprocess.run(["umount", str(tmp_path / "upper")], check=True)
 
 
-SOURCE = Path(svcd.__file__).parent.parent
+def _await(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
 
 
-def _binds(root: Path) -> list[str]:
-    """This virtual environment as /opt/svcd, its Python where it says it is, and the svcd under test."""
-    base = Path(sys.base_prefix)
-    binds = [f"--bind-ro={sys.prefix}:/opt/svcd", f"--bind-ro={SOURCE}:/opt/svcd-source"]
-    if base.parts[1] != "usr":
-        binds.append(f"--bind-ro={base}")
-        for folder in [*base.parents][:-1]:
-            # In the overlay's copy alone: the daemon's user must get through to Python.
-            (root / folder.relative_to("/")).chmod(0o755)
-    return binds
-
-
-def _leader(process: subprocess.Popen[bytes]) -> int | None:
-    """The container's process 1, as this machine counts, once its systemd can be asked; None if it ended."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    ready = ["systemctl", "list-units", "--no-legend"]
-    for _ in range(200):
-        if process.poll() is not None:
-            return None
-        pids = children.read_text().split()
-        if pids:
-            enter = ["nsenter", f"--target={pids[0]}", "--all", f"--root=/proc/{pids[0]}/root"]
-            try:
-                done = subprocess.run([*enter, *ready], capture_output=True, timeout=PATIENCE)
-            except subprocess.TimeoutExpired:
-                return None
-            if done.returncode == 0:
-                return int(pids[0])
-        # Not a wait for luck: process 1 gives no other sign of life to its outside.
-        try:
-            process.wait(0.1)
-        except subprocess.TimeoutExpired:
-            continue
-    return None
-
-
-@pytest.mark.usefixtures("as_root")
-def test_systemd_runs_the_unit(container: Callable[..., str]) -> None:
-    """systemd starts the unit, has READY before `start` returns, echo answers, and the stop is clean."""
-    inside = container
-
-    def put(path: str, text: str) -> None:
-        inside("sh", "-c", f"mkdir -p $(dirname {path}) && cat > {path} <<'END'\n{text}END\n")
-
-    python = "/opt/svcd/bin/python3"
-    put("/etc/systemd/system/svcd.service", with_python(unit_text(), python, "/opt/svcd/bin"))
-    put("/etc/svcd/services", SERVICES)
-    put("/etc/systemd/system/svcd.service.d/here.conf", "[Service]\nEnvironment=PYTHONPATH=/opt/svcd-source\n")
-    inside("systemctl", "daemon-reload")
-    inside("sh", "-c", f"systemctl start {UNIT} || (journalctl --no-pager -u {UNIT}; false)")
-    properties = "ActiveState,SubState,Type,MainPID,NotifyAccess"
-    shown = dict(line.split("=", 1) for line in inside("systemctl", "show", "-p", properties, UNIT).splitlines())
+def test_installed_started_stopped_and_gone(machine: Booted) -> None:
+    """systemd hears that it is ready, and how it is; it has no privilege but low ports; uninstall leaves the edited."""
+    machine("systemd-analyze", "verify", "--man=no", "svcd.service")
+    machine("systemctl", "enable", "--now", "svcd")
+    shown = machine.show("ActiveState", "SubState", "Type", "MainPID", "StatusText", "NFileDescriptorStore", "User")
     assert (shown["ActiveState"], shown["SubState"], shown["Type"]) == ("active", "running", "notify")
-    # READY came before the sockets were asked anything, so that the first connection must be served.
-    code = (
-        "import socket;c=socket.create_connection(('127.0.0.1',7),30);c.sendall(b'hi');c.shutdown(1);"
-        "print(c.recv(9).decode())"
-    )
-    assert inside(python, "-c", code) == "hi\n"
-    status = inside("cat", f"/proc/{shown['MainPID']}/status")
-    uid = re.search(r"^Uid:\s+(\d+)", status, re.MULTILINE)
-    assert uid is not None
-    assert int(uid[1]) != 0
-    capabilities = re.search(r"^CapEff:\s+([0-9a-f]+)", status, re.MULTILINE)
-    assert capabilities is not None
-    assert int(capabilities[1], 16) == 1 << 10  # CAP_NET_BIND_SERVICE alone
-    inside("systemctl", "stop", UNIT)
-    result = inside("systemctl", "show", "-p", "ActiveState,Result,ExecMainStatus", UNIT).split()
-    assert sorted(result) == ["ActiveState=inactive", "ExecMainStatus=0", "Result=success"]
-    # Nobody asked for it: the standard output is the journal, so the entries have fields.
-    entries = inside("journalctl", "--no-pager", "-o", "json", "-u", UNIT, "SVCD_EVENT=end", "SVCD_SERVICE=echo/tcp")
-    (entry,) = map(json.loads, entries.splitlines())
-    assert entry["MESSAGE"].startswith("end service=echo/tcp peer=127.0.0.1:")
-    assert (entry["SYSLOG_IDENTIFIER"], entry["PRIORITY"], entry["_TRANSPORT"]) == ("svcd", "6", "journal")
-    assert (entry["SVCD_ID"], entry["SVCD_IN"], entry["SVCD_OUT"], entry["SVCD_REASON"]) == ("1", "2", "2", "done")
-    notices = inside("journalctl", "--no-pager", "-o", "cat", "-u", UNIT, "-t", "svcd", "-p", "notice").splitlines()
-    assert {line.split()[0] for line in notices} == {"listen", "ready", "stop", "close"}
+    # IPv4 and IPv6 for those with a port.
+    listeners = 4 * len(machine("sh", "-c", "ls /proc/net/tcp*").split()) + 1
+    assert shown["StatusText"] == f"services: 5, listeners: {listeners}, connections: 0"
+    assert shown["NFileDescriptorStore"] == str(listeners)
+    assert machine.ask(7, "hi") == "hi"
+    assert machine.ask(7007, "hi") == "HI"
+    status = machine("cat", f"/proc/{shown['MainPID']}/status")
+    assert int(re.findall(r"^Uid:\s+(\d+)", status, re.MULTILINE)[0]) == int(machine("id", "-u", "svcd"))
+    capabilities = re.findall(r"^Cap(?:Prm|Eff|Bnd):\s+([0-9a-f]+)", status, re.MULTILINE)
+    assert {int(each, 16) for each in capabilities} == {1 << 10}  # CAP_NET_BIND_SERVICE alone
+    assert re.findall(r"^(?:NoNewPrivs|Seccomp):\s+(\d)", status, re.MULTILINE) == ["1", "2"]
+    assert "reactor=UvReactor" in machine.journal()
+    machine("systemctl", "stop", "svcd")
+    result = machine.show("ActiveState", "Result", "ExecMainStatus", "NFileDescriptorStore")
+    wanted = {"ActiveState": "inactive", "Result": "success", "ExecMainStatus": "0", "NFileDescriptorStore": "0"}
+    assert result == wanted
+    machine("systemctl", "start", "svcd")
+    said = machine("svcctl", "uninstall")
+    assert "run systemctl disable --now svcd.service" in said
+    assert "keep, it was edited: /etc/svcd/services" in said
+    assert machine.show("LoadState", "ActiveState") == {"LoadState": "not-found", "ActiveState": "inactive"}
+    left = machine("find", "/usr/local", "/etc", "-newer", "/opt/svcd/bin/svcctl", "-path", "*svcd*", "-type", "f")
+    assert left.split() == ["/etc/svcd/services"]
+
+
+_LOAD = """
+import collections, json, socket, sys, threading, time
+counts, stop = collections.Counter(), threading.Event()
+longest = 0.0
+def client(number):
+    global longest
+    while not stop.is_set():
+        began = time.monotonic()
+        try:
+            with socket.socket() as c:
+                c.settimeout(30)
+                c.bind((f"127.0.0.{2 + number}", 0))
+                c.connect(("127.0.0.1", 13))
+                answer = b"".join(iter(lambda: c.recv(4096), b""))
+            counts["served" if answer.endswith(b"\\n") else "short"] += 1
+        except OSError as error:
+            counts[type(error).__name__] += 1
+        longest = max(longest, time.monotonic() - began)
+threads = [threading.Thread(target=client, args=(n,)) for n in range(64)]
+for t in threads: t.start()
+print("begun", flush=True)
+sys.stdin.read()
+stop.set()
+for t in threads: t.join()
+print(json.dumps({**counts, "longest": longest}))
+"""
+
+
+def test_restarts_under_load_refuse_nobody(machine: Booted) -> None:
+    """64 clients connect, are told the time and close, again and again; five restarts cost none of them its answer."""
+    machine.put("/etc/systemd/system/svcd.service.d/often.conf", "[Unit]\nStartLimitIntervalSec=0\n")
+    machine("systemctl", "daemon-reload")
+    machine("systemctl", "start", "svcd")
+    stored = machine.show("NFileDescriptorStore")["NFileDescriptorStore"]
+    load = machine.begin(PYTHON, "-c", _LOAD)
+    with load:
+        assert load.stdin is not None
+        assert load.stdout is not None
+        assert load.stdout.readline() == "begun\n"
+        pids = {machine.show("MainPID")["MainPID"]}
+        for _ in range(5):
+            time.sleep(0.3)
+            machine("systemctl", "restart", "svcd")
+            pids.add(machine.show("MainPID")["MainPID"])
+        time.sleep(0.3)
+        load.stdin.close()
+        counts = json.loads(load.stdout.read())
+    # For whoever wants the figures: pytest -rP.
+    print(counts)
+    longest = counts.pop("longest")
+    assert counts.keys() == {"served"}, counts
+    assert counts["served"] > 500
+    assert longest < PATIENCE
+    assert len(pids) == 6
+    assert machine.journal().count("origin=store") == 5 * int(stored)
+
+
+def test_a_daemon_that_hangs_is_started_again(machine: Booted) -> None:
+    """Its signs of life stop, systemd ends it and starts another, and a client that came meanwhile is served."""
+    machine.put("/etc/systemd/system/svcd.service.d/soon.conf", "[Service]\nWatchdogSec=1\nLimitCORE=0\n")
+    machine("systemctl", "daemon-reload")
+    machine("systemctl", "start", "svcd")
+    before = machine.show("MainPID", "NRestarts")
+    time.sleep(2.5)
+    assert machine.show("MainPID", "NRestarts") == before
+    machine("kill", "-STOP", before["MainPID"])
+    assert machine.ask(7, "hello?") == "hello?"
+    after = machine.show("MainPID", "NRestarts", "ActiveState")
+    assert after["MainPID"] != before["MainPID"]
+    assert (after["NRestarts"], after["ActiveState"]) == ("1", "active")
+    assert "Watchdog timeout" in machine.journal()
+
+
+def test_a_reload(machine: Booted) -> None:
+    """`systemctl reload` goes over to the new file; a file with mistakes changes nothing."""
+    machine("systemctl", "start", "svcd")
+    pid = machine.show("MainPID")
+    machine.put("/etc/svcd/services", "echo 7/tcp4\nupper 77/tcp4\n")
+    machine("systemctl", "reload", "svcd")
+    _await(lambda: "listeners: 2" in machine.show("StatusText")["StatusText"])
+    assert machine.ask(77, "hi") == "HI"
+    _await(lambda: machine.show("NFileDescriptorStore")["NFileDescriptorStore"] == "2")
+    machine.put("/etc/svcd/services", "ecoh 7/tcp4\n")
+    machine("systemctl", "reload", "svcd")
+    _await(lambda: "ecoh" in machine.journal())
+    assert machine.ask(77, "hi") == "HI"
+    assert machine.show("MainPID") == pid
+    _await(lambda: machine.show("ActiveState")["ActiveState"] == "active")
+
+
+def test_socket_activation(machine: Booted) -> None:
+    """The first client starts the daemon; the sockets stay systemd's when it stops, and another starts it again."""
+    text = machine("cat", "/usr/local/share/svcd/svcd.socket")
+    machine.put("/etc/systemd/system/svcd.socket", text)
+    machine.put("/etc/svcd/services", "echo 7/tcp\necho 7/udp\nlocal /run/svcd/echo.sock/unix echo\nupper 7007/tcp4\n")
+    machine("systemctl", "daemon-reload")
+    machine("systemctl", "start", "svcd.socket")
+    assert machine.show("ActiveState")["ActiveState"] == "inactive"
+    for _ in range(2):
+        assert machine.ask(7, "hi") == "hi"
+        assert machine.ask(7007, "hi") == "HI"
+        # What systemd lends is not stored; what svcd has opened by itself is.
+        _await(lambda: machine.show("NFileDescriptorStore")["NFileDescriptorStore"] == "1")
+        machine("systemctl", "stop", "svcd.service")
+        assert machine("ls", "-A", "/run/svcd").split() == ["echo.sock"]
+    assert "leftover" not in machine.journal()
+
+
+def test_handlers_run_under_the_unit(machine: Booted) -> None:
+    """A program and a Python handler, as the daemon's user; with the drop-ins as other users, and in a chroot."""
+    handler = "import os\n\ndef who(client, address):\n    client.sendall(b'%d' % os.getuid())\n"
+    machine.put("/opt/handlers/ours.py", handler)
+    handlers = "id 1001/tcp4 server='/usr/bin/id -un'{}\nwho 1002/tcp4 python=ours:who python_path=/opt/handlers{}\n"
+    machine.put("/etc/svcd/services", SERVICES + handlers.format("", ""))
+    machine("systemctl", "start", "svcd")
+    assert machine.ask(1001) == "svcd\n"
+    assert machine.ask(1002) == machine("id", "-u", "svcd").strip()
+    machine("sh", "-c", "mkdir -p /etc/systemd/system/svcd.service.d /srv/jail; cp /bin/true /srv/jail/")
+    machine("sh", "-c", "cp /usr/local/share/svcd/drop-ins/spawn-as-users.conf /etc/systemd/system/svcd.service.d/")
+    machine("sh", "-c", "cp /usr/local/share/svcd/drop-ins/chroot.conf /etc/systemd/system/svcd.service.d/")
+    machine.put("/etc/svcd/services", SERVICES + handlers.format(" user=nobody", " user=games nice=-5 chroot=/"))
+    machine("systemctl", "daemon-reload")
+    machine("systemctl", "restart", "svcd")
+    assert machine.ask(1001) == "nobody\n"
+    assert machine.ask(1002) == machine("id", "-u", "games").strip()
+    assert machine.ask(7, "hi") == "hi"
+    pid = machine.show("MainPID")["MainPID"]
+    owner = machine("stat", "-c", "%U", f"/proc/{pid}")
+    assert owner == "svcd\n"

@@ -212,13 +212,14 @@ def test_a_mode_that_cannot_be_had_is_explained(tmp_path: Path, monkeypatch: pyt
     """As for a socket of our own; nothing stays open."""
     (endpoint,) = _endpoints(f"echo {tmp_path}/s/unix")
     (first,) = open_all([endpoint])
+    (stricter,) = _endpoints(f"echo {tmp_path}/s/unix mode=0600")
 
     def chmod(_path: str, _mode: int) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "chmod", chmod)
     with pytest.raises(ListenErrors, match="change the socket's owner"):
-        open_all([endpoint], Stock([Inherited(stored_name(endpoint), first.socket)]))
+        open_all([stricter], Stock([Inherited(stored_name(endpoint), first.socket)]))
     assert first.socket.fileno() == -1
 
 
