@@ -81,6 +81,9 @@ class Ledger:
         self._shown = list(tallies.values())
         for service in self._series.keys() - tallies.keys():
             del self._series[service]
+        if self._watchers:
+            # A chart begins with what comes from now on.
+            self._sample([tally for tally in self._shown if tally.about.id not in self._series])
 
     def snapshot(self) -> Snapshot:
         """Everything, as it is now."""
@@ -122,7 +125,7 @@ class Ledger:
         self._watchers += 1
         if self._watchers == 1:
             self._alarm = alarm
-            self._sample()
+            self._sample(self._shown)
             self._look(alarm, 1)
 
     def unwatch(self) -> None:
@@ -143,13 +146,13 @@ class Ledger:
             self._lag_last = max(self._clock() - due, 0.0)
             self._lag.observe(self._lag_last)
             if count == _LOOKS:
-                self._sample()
+                self._sample(self._shown)
             self._look(alarm, count % _LOOKS + 1)
 
         alarm(step, called)
 
-    def _sample(self) -> None:
-        for tally in self._shown:
+    def _sample(self, tallies: Sequence[Tally]) -> None:
+        for tally in tallies:
             service = tally.about.id
             samples = self._series.get(service)
             if samples is None:

@@ -27,6 +27,8 @@ def test_files(installed: importlib.metadata.Distribution) -> None:
     assert outside == {"twisted/plugins/svcd_plugin.py"}
     assert {"svcd/py.typed", "svcd/tap.py", "svcd/wire/http.py"} <= names
     assert {"svcd/etc/svcd/services", "svcd/etc/systemd/svcd.service", "svcd/etc/sysusers.d/svcd.conf"} <= names
+    page = {f"svcd/protocols/status/{name}" for name in ("page.html", "page.css", "page.js", "icon.svg")}
+    assert page <= names
 
 
 def test_dependencies(installed: importlib.metadata.Distribution) -> None:

@@ -115,7 +115,7 @@ def test_a_service_goes_on_where_it_was(ledger: Ledger) -> None:
     ledger.describe([DATAGRAM, changed])
     assert [(each.about, each.accepted) for each in ledger.snapshot().services] == [(DATAGRAM, 0), (changed, 1)]
     ledger.describe([DATAGRAM])
-    assert ledger.series() == {}
+    assert list(ledger.series()) == ["echo/udp"]
     assert ledger.tally("echo/tcp").accepted == 0
 
 
@@ -163,6 +163,15 @@ def test_the_last_minutes_are_kept_while_somebody_watches(ledger: Ledger, clock:
     _run(clock, 1)
     assert not clock.getDelayedCalls()
     assert ledger.series() == {}
+
+
+def test_a_chart_begins_with_its_service(ledger: Ledger, clock: Clock) -> None:
+    """What comes before the first sample is in it."""
+    ledger.watch(clock.callLater)
+    tally = counted(ledger, STREAM)
+    tally.accepted += 3
+    _run(clock, SAMPLE_SECONDS)
+    assert ledger.series() == {"echo/tcp": [(3, 0)]}
 
 
 def test_a_late_reactor_is_seen(ledger: Ledger, clock: Clock) -> None:

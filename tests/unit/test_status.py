@@ -291,8 +291,8 @@ def test_samples_of_different_length_are_added_from_the_newest() -> None:
             second.accepted += 10
         clock.pump([0.25] * 8)
     status: Any = view(ledger)
-    assert [each["arrivals"] for each in status["services"]] == [[1, 1, 1], [10]]
-    assert status["totals"]["arrivals"] == [1, 1, 11]
+    assert [each["arrivals"] for each in status["services"]] == [[1, 1, 1], [10, 10]]
+    assert status["totals"]["arrivals"] == [1, 11, 11]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,113 @@
+"""A real browser for tests: headless Chromium, asked through chromedriver (https://www.w3.org/TR/webdriver2/)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import time
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+__all__ = ["Browser"]
+
+_SWITCHES = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+             "--disable-background-networking", "--disable-component-update", "--disable-sync")  # fmt: skip
+#: How long a page may take to become what a test waits for, in seconds.
+_PATIENCE = 30.0
+
+
+class Browser:
+    """One, with a profile of its own.
+
+    Args:
+        folder: for the profile; empty.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
+        if driver is None or chromium is None:
+            pytest.skip("chromium and chromedriver are not installed")
+        self._driver = subprocess.Popen(
+            [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self._root = ""
+        try:
+            self._begin(chromium, folder)
+        except BaseException:
+            self.end()
+            raise
+
+    def _begin(self, chromium: str, folder: Path) -> None:
+        assert self._driver.stdout is not None
+        said = ""
+        while not (found := re.search(r"on port (\d+)\.", said)):
+            line = self._driver.stdout.readline()
+            assert line, f"chromedriver does not start: {said}"
+            said += line
+        root = f"http://127.0.0.1:{found[1]}/session"
+        options = {"binary": chromium, "args": [*_SWITCHES, f"--user-data-dir={folder}"]}
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
+        session = self._ask("POST", root, {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
+        self._root = f"{root}/{session}"
+
+    def _ask(self, method: str, path: str, body: object = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self._root + path, data, {"Content-Type": "application/json"}, method=method)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)["value"]
+
+    def end(self) -> None:
+        """End browser and driver, and reap the driver."""
+        try:
+            if self._root:
+                self._ask("DELETE", "")
+        finally:
+            self._driver.terminate()
+            self._driver.wait(20)
+            if self._driver.stdout is not None:
+                self._driver.stdout.close()
+
+    def visit(self, url: str) -> None:
+        """Go there, and wait until it is loaded."""
+        self._ask("POST", "/url", {"url": url})
+
+    def run(self, script: str) -> Any:
+        """The value that a script returns."""
+        return self._ask("POST", "/execute/sync", {"script": script, "args": []})
+
+    def tell(self, command: str, **parameters: object) -> Any:
+        """A command of the Chrome DevTools protocol."""
+        return self._ask("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
+
+    def until(self, script: str, wanted: Callable[[Any], bool] = bool) -> Any:
+        """The value of a script, once it is wanted."""
+        end = time.monotonic() + _PATIENCE
+        while not wanted(value := self.run(script)):
+            assert time.monotonic() < end, f"{script} is still {value!r}"
+            time.sleep(0.05)
+        return value
+
+    def screenshot(self) -> bytes:
+        """The page as it looks, a PNG."""
+        return base64.b64decode(self._ask("GET", "/screenshot"))
+
+    def complaints(self) -> list[str]:
+        """What stands in the console since the last time: errors, and what the page's policy has forbidden."""
+        return [entry["message"] for entry in self._ask("POST", "/se/log", {"type": "browser"})]
+
+    def requests(self) -> list[str]:
+        """The addresses that pages have asked for since the last time, without those that leave no browser."""
+        entries = [
+            json.loads(entry["message"])["message"] for entry in self._ask("POST", "/se/log", {"type": "performance"})
+        ]
+        sent = [each["params"]["request"]["url"] for each in entries if each["method"] == "Network.requestWillBeSent"]
+        return [url for url in sent if not url.startswith(("chrome:", "data:"))]
