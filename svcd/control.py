@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
@@ -38,6 +38,8 @@ __all__ = ["ControlFactory", "ControlService"]
 _MOST_CLIENTS = 16
 #: A client with so many unanswered requests is not listened to meanwhile.
 _MOST_PENDING = 32
+#: So long the daemon waits at its end for clients that read their answers, in seconds.
+_LAST_WORDS = 1.0
 
 
 @implementer(IPushProducer)
@@ -55,11 +57,11 @@ class _Client(Protocol):
         self._pending = 0
         self._full = False
         self._open = True
-        self.factory.clients += 1
+        self.factory.clients.append(self)
         _, user, _ = credentials(self.transport.getHandle())
         if user not in self.factory.users:
             self._refuse("refused", f"user {user} may not control this daemon")
-        elif self.factory.clients > _MOST_CLIENTS:
+        elif len(self.factory.clients) > _MOST_CLIENTS:
             self._refuse("busy", "too many clients; try again")
         else:
             # While it does not read its answers it is not read from.
@@ -68,13 +70,17 @@ class _Client(Protocol):
     def _refuse(self, code: str, text: str) -> None:
         self._open = False
         self.transport.write(mistake(None, code, text))
-        self.transport.loseConnection()
+        if len(self.factory.clients) > 2 * _MOST_CLIENTS:
+            self.transport.loseConnection()
+        else:
+            # Closing with its question unread would take the answer from it (unix(7)); it closes when it has that.
+            self.transport.loseWriteConnection()
 
     def connectionLost(self, reason: Failure | None = None) -> None:  # noqa: ARG002 - Twisted's signature
         """It is gone; what it has asked for is done all the same."""
-        self.factory.clients -= 1
         self._open = False
         self._waiting.clear()
+        self.factory.gone(self)
 
     def dataReceived(self, data: bytes) -> None:
         """It asks."""
@@ -147,7 +153,7 @@ class ControlFactory(Factory):
         users: who may ask, by number.
 
     Attributes:
-        clients: how many there are.
+        clients: those that are connected.
     """
 
     protocol = _Client  # type: ignore[assignment]
@@ -156,7 +162,29 @@ class ControlFactory(Factory):
     def __init__(self, commands: Mapping[str, Callable[..., object]], users: frozenset[int]) -> None:
         self.commands = commands
         self.users = users
-        self.clients = 0
+        self.clients: list[_Client] = []
+        self._empty: Deferred[None] | None = None
+
+    def gone(self, client: _Client) -> None:
+        """A client has left."""
+        self.clients.remove(client)
+        if self._empty is not None and not self.clients:
+            self._empty.callback(None)
+
+    def finish(self) -> Deferred[None]:
+        """Let every client have its last answers; fires when they are gone."""
+        if not self.clients:
+            return succeed(None)
+        self._empty = Deferred()
+        for client in list(self.clients):
+            client.transport.unregisterProducer()
+            client.transport.loseConnection()
+        return self._empty
+
+    def cut(self) -> None:
+        """Let nobody have anything any more."""
+        for client in list(self.clients):
+            client.transport.abortConnection()
 
 
 class ControlService(Service):
@@ -205,14 +233,25 @@ class ControlService(Service):
             self._port = StreamPort(self._reactor, self._socket, self._factory, lambda: True, lambda: None)
             self._port.startListening()
 
-    def stopService(self) -> None:
-        """Close it. Clients that are there may read their last answers."""
+    def stopService(self) -> Deferred[None]:
+        """Close it. Clients that are there may read their last answers, for a while.
+
+        Returns:
+            A Deferred that fires when they are gone.
+        """
         super().stopService()  # type: ignore[no-untyped-call]
         if self._port is not None:
             self._port.stopListening()
         if self._socket is not None:
             self._socket.close()
             self._remove()
+        patience = self._reactor.callLater(_LAST_WORDS, self._factory.cut)
+
+        def ended(_result: None) -> None:
+            if patience.active():
+                patience.cancel()
+
+        return self._factory.finish().addCallback(ended)
 
     def _remove(self) -> None:
         try:

@@ -224,8 +224,9 @@ def _choose(name: str, known: list[str], what: str) -> str:
         return found[0]
     if found:
         raise CommandError(f"{name} is {' and '.join(found)}; name one")
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    spellings = {each.rpartition("/")[0]: each for each in known} | {each: each for each in known}
+    near = difflib.get_close_matches(name, spellings, 1)
+    hint = f"; did you mean {spellings[near[0]]}?" if near else ""
     raise CommandError(f"there is no {what} {name}{hint}")
 
 

@@ -1,0 +1,264 @@
+"""svcctl and a running daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.real.daemon import PATIENCE, environment, exchange
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.real.daemon import Daemon
+
+SERVICES = "@defaults bind=127.0.0.1\necho 0/tcp description=hello\ncat 0/tcp server=/bin/cat\ntime 0/udp\n"
+
+
+class _Controlled:
+    """A daemon with a control socket, and svcctl for it."""
+
+    def __init__(self, daemon: Daemon, path: Path) -> None:
+        self.daemon = daemon
+        self.path = path
+
+    def svcctl(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command."""
+        command = [sys.executable, "-m", "svcd", "--control", str(self.path), *words]
+        return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+
+    def ask(self, *words: str) -> Any:
+        """The answer of a command that is obeyed."""
+        done = self.svcctl(*words, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def dial(self) -> socket.socket:
+        """A bare connection to the control socket."""
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(PATIENCE)
+        client.connect(str(self.path))
+        return client
+
+
+@pytest.fixture
+def controlled(start: Callable[..., Daemon], open_folder: Path) -> _Controlled:
+    """A daemon that can be controlled."""
+    path = open_folder / "control"
+    return _Controlled(start(SERVICES, "--control", str(path)), path)
+
+
+def _port(daemon: Daemon, service: str) -> int:
+    return int(daemon.addresses(service)[-1].rpartition(":")[2])
+
+
+def test_status_shows_what_runs(controlled: _Controlled) -> None:
+    """Each service with its addresses and its connections, for people and as JSON."""
+    daemon = controlled.daemon
+    with daemon.connect("echo/tcp") as client:
+        client.sendall(b"x")
+        client.recv(1)
+        status = controlled.ask("status")
+        text = controlled.svcctl("status").stdout
+    rows = {row["service"]: row for row in status["services"]}
+    assert (rows["echo/tcp"]["connections"], rows["echo/tcp"]["state"], rows["echo/tcp"]["runs"]) == (1, "on", "echo")
+    assert rows["cat/tcp"]["addresses"] == [f"127.0.0.1:{_port(daemon, 'cat/tcp')}"]
+    assert status["pid"] == daemon.process.pid
+    assert "cat/tcp   on" in text
+    assert "/bin/cat" in text
+
+
+def test_connections_are_listed_and_ended(controlled: _Controlled) -> None:
+    """By their number, or by their client's address; processes too."""
+    daemon = controlled.daemon
+    clients = [daemon.connect("echo/tcp"), daemon.connect("cat/tcp")]
+    for client in clients:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+    rows = controlled.ask("connections")
+    assert {row["service"] for row in rows} == {"echo/tcp", "cat/tcp"}
+    process = next(row for row in rows if row["service"] == "cat/tcp")
+    assert Path(f"/proc/{process['pid']}").exists()
+    assert controlled.ask("kick", str(process["id"])) == {"ended": 1}
+    assert clients[1].recv(1) == b""
+    host, port = clients[0].getsockname()
+    assert controlled.ask("kick", f"{host}:{port}") == {"ended": 1}
+    (end,) = daemon.wait_event("end", "cat/tcp")
+    assert end["reason"] == "kicked"
+    done = controlled.svcctl("kick", "192.0.2.1")
+    assert (done.returncode, "there is no connection" in done.stderr) == (1, True)
+    for client in clients:
+        client.close()
+
+
+def test_a_service_is_disabled_and_enabled(controlled: _Controlled) -> None:
+    """Nobody can connect meanwhile; who is connected goes on."""
+    daemon = controlled.daemon
+    port = _port(daemon, "echo/tcp")
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as old:
+        controlled.ask("disable", "echo")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), PATIENCE)
+        assert "disabled" in controlled.svcctl("status").stdout
+        assert exchange(old, b"still") == b"still"
+    controlled.ask("enable", "echo/tcp")
+    daemon.wait_event("listen", "echo/tcp", 2)
+    client = socket.create_connection(("127.0.0.1", _port(daemon, "echo/tcp")), PATIENCE)
+    assert exchange(client, b"again") == b"again"
+
+
+def test_a_paused_service_lets_its_clients_wait(controlled: _Controlled) -> None:
+    """They are served when it goes on; others notice nothing."""
+    daemon = controlled.daemon
+    controlled.ask("pause", "echo")
+    with daemon.connect("echo/tcp") as waiting:
+        waiting.sendall(b"hello")
+        assert exchange(daemon.connect("cat/tcp"), b"x") == b"x"
+        assert controlled.ask("connections", "echo") == []
+        controlled.ask("resume")
+        assert waiting.recv(10) == b"hello"
+
+
+def test_a_reload_is_answered(controlled: _Controlled) -> None:
+    """With what has changed, or with the mistakes and exit status 78."""
+    daemon = controlled.daemon
+    daemon.file.write_text(SERVICES + "more 0/tcp daytime\n")
+    changes = controlled.ask("diff")["changes"]
+    assert changes[0] == "+ more/tcp"
+    assert controlled.ask("reload")["changes"] == changes
+    assert controlled.svcctl("reload").stdout == "nothing changes\n"
+    daemon.file.write_text(SERVICES + "ecoh 0/tcp\n")
+    for command in ("diff", "reload"):
+        done = controlled.svcctl(command)
+        assert (done.returncode, "did you mean 'echo'?" in done.stderr) == (78, True)
+
+
+def test_the_log_can_be_quieter(controlled: _Controlled) -> None:
+    """Lines of connections are information; a louder level brings them back."""
+    daemon = controlled.daemon
+    controlled.ask("log-level", "warn")
+    exchange(daemon.connect("echo/tcp"), b"x")
+    controlled.ask("log-level", "info")
+    exchange(daemon.connect("echo/tcp"), b"x")
+    (end,) = daemon.wait_event("end", "echo/tcp")
+    assert end["id"] == "2"
+    assert controlled.svcctl("log-level", "loud").returncode == 1
+
+
+def test_a_drained_daemon_waits_for_its_last_connection(controlled: _Controlled) -> None:
+    """However long that takes; then it stops in good order."""
+    daemon = controlled.daemon
+    port = _port(daemon, "echo/tcp")
+    with daemon.connect("echo/tcp") as client:
+        controlled.ask("drain")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), PATIENCE)
+        assert exchange(client, b"bye") == b"bye"
+    assert daemon.process.wait(PATIENCE) == 0
+    assert not controlled.path.exists()
+
+
+def test_stop_is_answered_before_it_is_done(controlled: _Controlled) -> None:
+    """As SIGTERM does it."""
+    assert controlled.svcctl("stop").returncode == 0
+    assert controlled.daemon.process.wait(PATIENCE) == 0
+    done = controlled.svcctl("status")
+    assert (done.returncode, "no daemon answers" in done.stderr) == (69, True)
+
+
+def test_a_service_that_is_not_there_has_a_neighbour(controlled: _Controlled) -> None:
+    """A mistake in a name is told with the nearest one."""
+    done = controlled.svcctl("show", "ecoh")
+    assert (done.returncode, done.stderr) == (1, "there is no service ecoh; did you mean echo/tcp?\n")
+
+
+def test_top_shows_status_again_and_again(controlled: _Controlled) -> None:
+    """Without a terminal it is plain text."""
+    done = controlled.svcctl("top", "--count", "2")
+    assert done.stdout.count("SERVICE") == 2
+    assert "\x1b" not in done.stdout
+
+
+def test_the_socket_is_its_owners_alone(controlled: _Controlled) -> None:
+    """Its permissions say so."""
+    assert controlled.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_another_user_is_refused(
+    controlled: _Controlled,
+    program: Callable[[str], str],
+    as_root: None,  # noqa: ARG001
+) -> None:
+    """Even one who gets at the socket."""
+    controlled.path.chmod(0o666)
+    words = [program("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups", program("nc"), "-N", "-U"]
+    done = subprocess.run(
+        [*words, str(controlled.path)], input=b'{"command":"status"}\n', capture_output=True, timeout=PATIENCE
+    )
+    answer = json.loads(done.stdout)
+    assert (answer["ok"], answer["code"]) == (False, "refused")
+
+
+def test_too_many_clients_are_told(controlled: _Controlled) -> None:
+    """The ones before them go on."""
+    clients = [controlled.dial() for _ in range(16)]
+    for client in clients:
+        client.sendall(b'{"command":"status"}\n')
+        assert b'"ok":true' in client.recv(100_000)
+    with controlled.dial() as one_more:
+        assert json.loads(one_more.recv(1000))["code"] == "busy"
+    for client in clients:
+        client.close()
+
+
+def test_nonsense_is_answered_and_costs_nothing(controlled: _Controlled) -> None:
+    """A hundred thousand random and mutated lines: each has its error or its answer, and memory stays as it was."""
+    daemon = controlled.daemon
+    chance = random.Random(20260101)
+    good = [b'{"id":1,"command":"connections"}', b'{"id":2,"command":"show","arguments":{"service":"echo/tcp"}}']
+
+    def line() -> bytes:
+        if chance.random() < 0.3:
+            return chance.randbytes(chance.randrange(1, 60)).replace(b"\n", b"").strip() or b"x"
+        mutated = bytearray(chance.choice(good))
+        for _ in range(chance.randrange(4)):
+            mutated[chance.randrange(len(mutated))] = chance.randrange(32, 127)
+        return bytes(mutated)
+
+    def round_of(count: int) -> None:
+        with controlled.dial() as client, client.makefile("rb") as answers:
+            for _ in range(count // 500):
+                client.sendall(b"".join(line() + b"\n" for _ in range(500)))
+                for _ in range(500):
+                    assert b'"ok":' in answers.readline()
+
+    round_of(10_000)
+    before = daemon.memory()
+    round_of(90_000)
+    assert daemon.memory() - before < 4 * 1024**2
+    with controlled.dial() as client:
+        client.sendall(b"x" * 10_000_000 + b"\n")
+        assert json.loads(client.recv(1000))["error"] == "the line is too long"
+    assert exchange(daemon.connect("echo/tcp"), b"alive") == b"alive"
+
+
+def test_a_client_that_does_not_read_is_not_served_without_end(controlled: _Controlled) -> None:
+    """Its questions wait unread when its answers do."""
+    before = controlled.daemon.memory()
+    with controlled.dial() as client:
+        client.settimeout(1)
+        question = b'{"command":"status"}\n' * 1000
+        with contextlib.suppress(TimeoutError):
+            # A second without room for a byte: nobody reads any more.
+            for _ in range(100_000):
+                client.sendall(question)
+        assert controlled.ask("status")["services"]
+        assert controlled.daemon.memory() - before < 16 * 1024**2
