@@ -1,4 +1,4 @@
-"""`python -m tests.real.flood PORT COUNT`: a client from each of so many loopback addresses, as fast as they go.
+"""`python tests/real/flood.py PORT COUNT`: a client from each of so many loopback addresses, as fast as they go.
 
 Each says something and waits until it is answered or closed, so that as many come as the server can take in and none
 has to try again. They leave by a reset: fifty thousand ports that wait for their time to be over would be in the way of

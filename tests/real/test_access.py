@@ -11,15 +11,15 @@ import subprocess
 import sys
 import time
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.real.daemon import PATIENCE, environment, exchange, fields
+from tests.real.daemon import PATIENCE, exchange, fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.real.daemon import Daemon
 
@@ -312,9 +312,10 @@ def test_a_flood_from_many_addresses(start: Callable[..., Daemon], options: str,
     for name in ("flooded", "other"):
         _heard(_from(daemon, f"{name}/tcp"))
     before = daemon.memory()
-    command = [sys.executable, "-m", "tests.real.flood", str(daemon.port("flooded/tcp")), str(FLOOD)]
+    flooder = Path(__file__).with_name("flood.py")
+    command = [sys.executable, str(flooder), str(daemon.port("flooded/tcp")), str(FLOOD)]
     waits = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as flood:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as flood:
         while flood.poll() is None:
             began = time.monotonic()
             assert exchange(_from(daemon, "other/tcp"), b"x") == b"x"
