@@ -255,7 +255,7 @@ def test_install_and_uninstall(run: Callable[..., list[str]], tmp_path: Path) ->
     assert not prefix.exists()
     said = run("install")
     unit = (prefix / "lib/systemd/system/svcd.service").read_text()
-    assert f"svcd --services {prefix}/etc/svcd/services\n" in unit
+    assert f"svcd --services {prefix}/etc/svcd/services --control" in unit
     assert "/opt/svcd" not in unit
     assert said[-1] == f"Edit {prefix}/etc/svcd/services, and start: systemctl enable --now svcd"
     assert os.access(prefix / "bin/svcctl", os.X_OK)
@@ -349,7 +349,7 @@ def test_unusual_paths_are_quoted(tmp_path: Path, parser: argparse.ArgumentParse
     place = Place(tmp_path / "a b%c", Path("/opt/my svcd's/bin"))
     texts = {str(each.path.relative_to(place.prefix)): each.text for each in artefacts(place, parser)}
     services = str(place.services).replace("%", "%%")
-    start = f'"/opt/my svcd\'s/bin/twistd" --nodaemon --pidfile= svcd --services "{services}"\n'
+    start = f'"/opt/my svcd\'s/bin/twistd" --nodaemon --pidfile= svcd --services "{services}" --control /run'
     assert f"ExecStart={start}" in texts["lib/systemd/system/svcd.service"]
     assert texts["bin/svcctl"] == "#!/bin/sh\nexec '/opt/my svcd'\\''s/bin/svcctl' \"$@\"\n"
     assert Place(Path("/usr")).services == Place(Path("/usr/local")).services == Path("/etc/svcd/services")
