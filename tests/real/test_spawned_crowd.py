@@ -171,6 +171,7 @@ def test_a_program_that_is_gone(start: Callable[..., Daemon], open_folder: Path,
     program.symlink_to("/bin/cat")
     daemon = start(f"cat 0/tcp bind=127.0.0.1 server={program} {way}\n")
     assert exchange(daemon.connect("cat/tcp"), b"x") == b"x"
+    daemon.wait_event("end", "cat/tcp")
     program.unlink()
     for count in (1, 2):
         with daemon.connect("cat/tcp") as client:
