@@ -35,7 +35,7 @@ from svcd.handlers.nursery import TABLE_DESCRIPTOR
 from svcd.handlers.spec import Identity, Spec, dump
 from tests.real.conftest import NOBODY
 from tests.real.daemon import PATIENCE, exchange
-from tests.real.processes import Process, all_gone
+from tests.real.processes import Process, all_gone, wait_until
 from tests.real.test_spawned_deaths import idle_cats
 
 if TYPE_CHECKING:
@@ -151,7 +151,8 @@ def test_a_nursery_does_what_its_table_says(nursery: Nursery) -> None:
     with launcher:
         assert read(launcher.recv(LARGEST)) == Ready()
         assert process.children() == [launched.pid]
-        assert len(process.descriptors()) == few
+        # Its own copies of the sockets are closed when it has told of them.
+        wait_until(lambda: len(process.descriptors()) == few, "the nursery closes what it has given away")
     assert nursery.hear() == (Gone(launched.pid, 0), None)
 
 
