@@ -36,24 +36,31 @@ class Browser:
         driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
         if driver is None or chromium is None:
             pytest.skip("chromium and chromedriver are not installed")
-        self._driver = subprocess.Popen(
-            [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
         self._root = ""
+        port = self._start(driver)
         try:
-            self._begin(chromium, folder)
+            self._begin(chromium, folder, port)
         except BaseException:
             self.end()
             raise
 
-    def _begin(self, chromium: str, folder: Path) -> None:
-        assert self._driver.stdout is not None
-        said = ""
-        while not (found := re.search(r"on port (\d+)\.", said)):
-            line = self._driver.stdout.readline()
-            assert line, f"chromedriver does not start: {said}"
-            said += line
-        root = f"http://127.0.0.1:{found[1]}/session"
+    def _start(self, driver: str) -> str:
+        """Start the driver; returns its port. It takes one that is free over IPv6, and may find it taken over IPv4."""
+        for _ in range(10):
+            self._driver = subprocess.Popen(
+                [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            assert self._driver.stdout is not None
+            said = ""
+            for line in self._driver.stdout:
+                said += line
+                if found := re.search(r"on port (\d+)\.", line):
+                    return found[1]
+            self._driver.wait(20)
+        raise AssertionError(f"chromedriver does not start: {said}")
+
+    def _begin(self, chromium: str, folder: Path, port: str) -> None:
+        root = f"http://127.0.0.1:{port}/session"
         options = {"binary": chromium, "args": [*_SWITCHES, f"--user-data-dir={folder}"]}
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
         session = self._ask("POST", root, {"capabilities": {"alwaysMatch": wanted}})["sessionId"]

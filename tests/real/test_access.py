@@ -302,6 +302,7 @@ def test_a_reload_changes_the_rules(start: Callable[..., Daemon]) -> None:
     assert re.search(r":4:\d+\)$", _refusals(daemon, "f/tcp", 1)[0]["rule"])
 
 
+@pytest.mark.load
 @pytest.mark.parametrize(
     ("options", "most_admitted"),
     [("per_source_rate=10/s", FLOOD), ("rate=100/s", FLOOD // 4), ("only_from= banner_fail=/etc/hosts", 0)],

@@ -219,6 +219,7 @@ def test_too_many_clients_are_told(controlled: _Controlled) -> None:
         client.close()
 
 
+@pytest.mark.load
 def test_nonsense_is_answered_and_costs_nothing(controlled: _Controlled) -> None:
     """A hundred thousand random and mutated lines: each has its error or its answer, and memory stays as it was."""
     daemon = controlled.daemon

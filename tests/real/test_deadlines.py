@@ -76,6 +76,7 @@ def _answer_time(daemon: Daemon) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.load
 @pytest.mark.usefixtures("many_descriptors")
 @pytest.mark.parametrize("reactor", ["uv", "epoll"])
 def test_crowds_are_ended_as_promised(start: Callable[..., Daemon], reactor: str) -> None:

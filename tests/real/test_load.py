@@ -31,6 +31,7 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.load
 @pytest.mark.usefixtures("many_descriptors")
 def test_ten_thousand_connections(start: Callable[..., Daemon]) -> None:
     """10,000 connections are open at once, and each is answered."""
@@ -89,6 +90,7 @@ def test_descriptors_run_out(start: Callable[..., Daemon]) -> None:
     assert daemon.stop() == 0
 
 
+@pytest.mark.load
 def test_client_that_never_reads(start: Callable[..., Daemon]) -> None:
     """Clients that send and never read, and chargen's that never read, cost a bounded buffer each."""
     daemon = start("@defaults bind=127.0.0.1\necho 0/tcp\nupper 0/tcp\nchargen 0/tcp\nhttp 0/tcp\n")
@@ -116,6 +118,7 @@ def test_client_that_never_reads(start: Callable[..., Daemon]) -> None:
     assert daemon.stop() == 0
 
 
+@pytest.mark.load
 def test_no_descriptor_is_lost(start: Callable[..., Daemon]) -> None:
     """After many short connections the daemon has the descriptors it had before."""
     daemon = start("@defaults bind=127.0.0.1\necho 0/tcp\ndaytime 0/tcp\nhttp 0/tcp\n")

@@ -96,6 +96,7 @@ def test_an_echo_behind_it(start: Callable[..., Daemon]) -> None:
     assert f"runs=127.0.0.1:{echo.port('echo/tcp4')}" in "\n".join(front.lines)
 
 
+@pytest.mark.load
 @pytest.mark.parametrize(
     ("service", "family"), [("to/tcp4", socket.AF_INET), ("named/tcp4", socket.AF_INET), ("local/unix", socket.AF_UNIX)]
 )
@@ -220,6 +221,7 @@ def test_a_name_that_nobody_knows(start: Callable[..., Daemon]) -> None:
     assert fail["reason"].startswith("can't connect to no-such-host.invalid:9: ")
 
 
+@pytest.mark.load
 def test_no_descriptor_stays_behind(pair: Any, redirected: Daemon) -> None:
     """Both connections of each client are closed, whatever ended them."""
     before = 0

@@ -169,6 +169,7 @@ class _Load:
                 thread.join(PATIENCE)
 
 
+@pytest.mark.load
 @pytest.mark.parametrize("reactor", REACTORS)
 def test_nobody_notices_fifty_reloads(start: Callable[..., Daemon], reactor: str) -> None:
     """Under 64 clients in closed loops, no connection of a service that stays is refused, reset or short."""

@@ -45,6 +45,7 @@ def counts(daemon: Daemon) -> dict[str, int]:
     return {name: len(Process(pid).descriptors()) for name, pid in processes.items()}
 
 
+@pytest.mark.load
 @pytest.mark.parametrize("options", ["", "stderr=log log_on_success=PID,TRAFFIC"])
 def test_two_thousand_handlers(start: Callable[..., Daemon], many: int, options: str) -> None:
     """They are there at once and each answers; then they are gone, and with them every descriptor and process."""
@@ -70,6 +71,7 @@ def test_two_thousand_handlers(start: Callable[..., Daemon], many: int, options:
     assert daemon.stop() == 0
 
 
+@pytest.mark.load
 def test_two_thousand_handlers_are_ended(start: Callable[..., Daemon], many: int) -> None:
     """A daemon that is stopped in a hurry ends every one of them, though a socket holds no order for each."""
     many = min(many, 600)

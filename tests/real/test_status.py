@@ -231,6 +231,7 @@ return found;
 """
 
 
+@pytest.mark.load
 def test_the_page_lives(start: Callable[..., Daemon], browser: Browser) -> None:
     """It shows connections as they come, without a word in the console and without a request to anybody else."""
     daemon = start(SERVICES)
@@ -255,6 +256,7 @@ def test_the_page_lives(start: Callable[..., Daemon], browser: Browser) -> None:
     assert [url for url in browser.requests() if not url.startswith(root)] == []
 
 
+@pytest.mark.load
 def test_the_script_draws_what_the_server_draws(start: Callable[..., Daemon], browser: Browser) -> None:
     """With and without JavaScript the rows are the same, to the letter."""
     daemon = start(SERVICES)
@@ -276,6 +278,7 @@ def test_the_script_draws_what_the_server_draws(start: Callable[..., Daemon], br
     assert browser.run(row) == drawn
 
 
+@pytest.mark.load
 def test_it_is_readable_in_the_dark_and_on_a_telephone(
     start: Callable[..., Daemon], browser: Browser, tmp_path: Path
 ) -> None:
