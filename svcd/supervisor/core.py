@@ -248,7 +248,6 @@ class Supervisor(TwistedService):
         """
         super().stopService()  # type: ignore[no-untyped-call]
         self.pulse.stopping()
-        self.ledger.state = "stopping"
         all_running = self._all_running()
         open_connections = sum(len(each.keeper.everybody()) for each in all_running if each.keeper is not None)
         tell(self._log, STOP, connections=open_connections)
@@ -260,6 +259,7 @@ class Supervisor(TwistedService):
 
     def stop_listening(self) -> None:
         """Close every socket, but for what the manager keeps of them; connections go on."""
+        self.ledger.state = "stopping"
         for listener in self._listeners.values():
             listener.close(for_good=False)
         self._listeners.clear()
