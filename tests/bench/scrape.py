@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.measure import MODES, measure_load
-from tests.bench.running import SCRAPER, Running, build, pins, svcd_serving
+from tests.bench.running import SCRAPER, Running, build, pins, svcd_serving, wait_for
 
 __all__ = ["main"]
 
@@ -46,6 +46,8 @@ def _start(pin: list[str], folder: Path, services: int) -> tuple[Running, int]:
     lines = [f"bench {echo}/tcp4 echo bind=127.0.0.1 backlog=1024", f"status {status}/tcp4"]
     lines += [f"service{number} {port}/tcp4 echo bind=127.0.0.1" for number, port in enumerate(ports)]
     running = svcd_serving(lines, echo, pin, folder, "-r", "uv")
+    # The last one is open last.
+    wait_for(ports[-1])
     for port in ports:
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(b"hello")
