@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from typing import TYPE_CHECKING
 
-from tests.real.daemon import exchange
+from tests.real.daemon import PATIENCE, exchange
 from tests.real.processes import Process, all_gone, wait_until
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from tests.real.daemon import Daemon
@@ -22,7 +22,9 @@ MANY = 100
 
 def idle_cats(daemon: Daemon, count: int = MANY, service: str = "cat/tcp") -> list[socket.socket]:
     """So many clients whose handlers have answered once."""
-    clients = [daemon.connect(service) for _ in range(count)]
+    # Looked up once: the log grows with each.
+    address = ("127.0.0.1", daemon.port(service))
+    clients = [socket.create_connection(address, PATIENCE) for _ in range(count)]
     for number, client in enumerate(clients):
         client.sendall(b"%d" % number)
     for number, client in enumerate(clients):
