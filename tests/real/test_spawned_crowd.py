@@ -52,7 +52,7 @@ def test_two_thousand_handlers(start: Callable[..., Daemon], many: int, options:
     if options:
         # Of these the launcher keeps a pipe and a copy of the socket.
         many //= 4
-    daemon = start(f"cat 0/tcp bind=127.0.0.1 server=/bin/cat instances=none {options}\n")
+    daemon = start(f"cat 0/tcp bind=127.0.0.1 server=/bin/cat instances=none backlog=4096 {options}\n")
     assert exchange(daemon.connect("cat/tcp"), b"x") == b"x"
     daemon.wait_event("end", "cat/tcp")
     before = counts(daemon)
@@ -75,7 +75,7 @@ def test_two_thousand_handlers(start: Callable[..., Daemon], many: int, options:
 def test_two_thousand_handlers_are_ended(start: Callable[..., Daemon], many: int) -> None:
     """A daemon that is stopped in a hurry ends every one of them, though a socket holds no order for each."""
     many = min(many, 600)
-    daemon = start("cat 0/tcp bind=127.0.0.1 server=/bin/cat instances=none shutdown_timeout=1h\n")
+    daemon = start("cat 0/tcp bind=127.0.0.1 server=/bin/cat instances=none backlog=4096 shutdown_timeout=1h\n")
     clients = idle_cats(daemon, many)
     daemon.handlers("cat/tcp", many)
     daemon.process.send_signal(signal.SIGTERM)
