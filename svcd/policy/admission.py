@@ -78,7 +78,8 @@ class Door:
         self.hall = hall
         self._wall = wall
         self._load = load
-        self._out: set[Ticket] = set()
+        # In their order; as keys of a dict they cost a third of what a set does.
+        self._out: dict[Ticket, None] = {}
         self._meter = Meter(rules)
         self.retune(rules)
 
@@ -147,7 +148,7 @@ class Door:
             return hall.refusal
         hall.open += 1
         ticket = Ticket(self, peer, None, False)
-        self._out.add(ticket)
+        self._out[ticket] = None
         return ticket
 
     def _examine(self, peer: str, now: float) -> Ticket | Refusal:
@@ -168,7 +169,7 @@ class Door:
         self.hall.open += 1
         counted = None if self._most_here is None else self._enter(source)
         ticket = Ticket(self, peer, counted, awaits_name)
-        self._out.add(ticket)
+        self._out[ticket] = None
         return ticket
 
     def _crowded(self, source: int) -> Refusal | None:
@@ -195,10 +196,9 @@ class Door:
 
     def release(self, ticket: Ticket) -> None:
         """Ticket.release()."""
-        try:
-            self._out.remove(ticket)
-        except KeyError:
+        if ticket not in self._out:
             return
+        del self._out[ticket]
         if ticket.source is not None:
             here = self._here[ticket.source] - 1
             if here:

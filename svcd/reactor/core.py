@@ -40,7 +40,7 @@ class UvReactor(AsyncioSelectorReactor):
 
     Attributes:
         loop: the uvloop loop.
-        natives: connections and UDP ports that uvloop serves, which the reactor's own lists don't have.
+        natives: connections and UDP ports that uvloop serves, which the reactor's own lists don't have; as keys.
     """
 
     _log = Logger()
@@ -48,7 +48,7 @@ class UvReactor(AsyncioSelectorReactor):
     def __init__(self) -> None:
         self.loop: AbstractEventLoop = uvloop.new_event_loop()
         self.loop.set_exception_handler(self._raised)
-        self.natives: set[Any] = set()
+        self.natives: dict[Any, None] = {}
         # Timed calls belong to no connection, whichever made the timer.
         self._context = copy_context()
         use_log_prefix()
@@ -93,7 +93,8 @@ class UvReactor(AsyncioSelectorReactor):
     def removeAll(self) -> list[Any]:
         """Let go of whoever waits for input or output, for the reactor's end; who is let go is told by the caller."""
         waiting = [native for native in self.natives if native.reading or native.writing]
-        self.natives.difference_update(waiting)
+        for native in waiting:
+            del self.natives[native]
         return [*super().removeAll(), *waiting]  # type: ignore[no-untyped-call]
 
     def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "") -> IListeningPort:

@@ -103,14 +103,14 @@ class UDPPort(udp.Port):
         """Receive."""
         if self._receiver is None:
             received = self._received if self.addressFamily == socket.AF_INET else self._received_by_6
-            self.reactor.natives.add(self)
+            self.reactor.natives[self] = None
             self._receiver = Receiver(self.reactor.loop, self.socket, self.logstr, received, self._refused)
 
     def stopReading(self) -> None:
         """Let datagrams wait in the kernel."""
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
-            self.reactor.natives.discard(self)
+            self.reactor.natives.pop(self, None)
             receiver.close()
 
     @property

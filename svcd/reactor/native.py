@@ -15,11 +15,11 @@ class NativeReactor(Protocol):
 
     Attributes:
         loop: the loop.
-        natives: connections and UDP ports that uvloop serves.
+        natives: connections and UDP ports that uvloop serves; keys of a dict, which costs a third of what a set does.
     """
 
     loop: AbstractEventLoop
-    natives: set[Any]
+    natives: dict[Any, None]
 
     def addReader(self, reader: Any) -> None:  # noqa: ANN401 - an IReadDescriptor
         """Watch a descriptor for input."""

@@ -143,7 +143,7 @@ class StreamTransport(Reader):
         # This runs in the connection's own context, where the variable stays.
         LOG_PREFIX.set(self)
         self.connected = True
-        self.reactor.natives.add(self)
+        self.reactor.natives[self] = None
         self._send_by(self._direct())
         self._call(lambda: protocol.makeConnection(self))
         if self.connected:
@@ -167,7 +167,7 @@ class StreamTransport(Reader):
         """The connection is gone; its descriptor is closed after this."""
         if self.disconnected:
             return
-        self.reactor.natives.discard(self)
+        self.reactor.natives.pop(self, None)
         self.connected = False
         self.disconnected = True
         self._send_by(dropped)

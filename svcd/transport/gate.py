@@ -51,14 +51,13 @@ class Gate:
 
     Attributes:
         number: the connection's, since the daemon started.
-        peer: who it is, quoted as the log has it.
         started: by the keeper's clock, in seconds.
     """
 
-    __slots__ = ("_accept", "_cause", "_heard_all", "_host", "_keeper", "_protocol", "_ticket", "dataReceived",
-                 "number", "peer", "started", "transport")  # fmt: skip
+    __slots__ = ("_accept", "_cause", "_heard_all", "_host", "_keeper", "_protocol", "_ticket", "_who", "dataReceived",
+                 "number", "started", "transport")  # fmt: skip
 
-    def __init__(self, keeper: GateKeeper, protocol: IProtocol, peer: str, ticket: Ticket) -> None:
+    def __init__(self, keeper: GateKeeper, protocol: IProtocol, client: IAddress, ticket: Ticket) -> None:
         self._keeper = keeper
         self._protocol = protocol
         self._ticket = ticket
@@ -67,14 +66,22 @@ class Gate:
         # A line that waits for the client's name: its time and its values.
         self._accept: tuple[str, dict[str, object]] | None = None
         self._heard_all = False
-        self.peer = peer
+        # The transport's own, so that it costs no memory; a UNIX socket's client is known as text later.
+        self._who: IAddress | str = client
         self.dataReceived: Callable[[bytes], None] = protocol.dataReceived
+
+    @property
+    def peer(self) -> str:
+        """Who it is, quoted as the log has it. Made for each line: kept, it would cost more than the gate's half."""
+        who, keeper = self._who, self._keeper
+        return keeper.quoted(keeper.peer_text(who.host, who.port)) if isinstance(who, _INET) else str(who)
 
     def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - what the reactor has
         """The connection is there."""
         keeper = self._keeper
         self.transport = transport
-        self.peer = self.peer or keeper.quoted("pid:{}/uid:{}".format(*credentials(transport.getHandle())))
+        if not isinstance(self._who, _INET):
+            self._who = keeper.quoted("pid:{}/uid:{}".format(*credentials(transport.getHandle())))
         self.started = keeper.clock()
         self.number = next(keeper.numbers)
         keeper.tally.accepted += 1
@@ -270,7 +277,6 @@ class GateKeeper(Keeper[Gate], Factory):
 
     def let_in(self, addr: IAddress, ticket: Ticket) -> Gate | None:
         """The gate of somebody who has a ticket; None, and the ticket is void, if the service wants no connection."""
-        peer = self.peer_text(addr.host, addr.port) if isinstance(addr, _INET) else ""
         try:
             protocol = self._factory.buildProtocol(addr)
         except BaseException:
@@ -281,7 +287,7 @@ class GateKeeper(Keeper[Gate], Factory):
             self.refused(_UNWANTED, addr)
             return None
         kind = _HalfCloseableGate if IHalfCloseableProtocol.providedBy(protocol) else Gate
-        return kind(self, protocol, peer and self.quoted(peer), ticket)
+        return kind(self, protocol, addr, ticket)
 
     def refused(self, refusal: Refusal, addr: IAddress) -> None:
         """Somebody is not let in."""
