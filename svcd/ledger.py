@@ -70,6 +70,7 @@ class Ledger:
         tally = self._tallies.get(service)
         if tally is None:
             tally = self._tallies[service] = Tally(About(service, ""), self._recent.append, self._clock)
+            tally.watched = bool(self._watchers)
         return tally
 
     def describe(self, services: Sequence[About]) -> None:
@@ -125,6 +126,7 @@ class Ledger:
         self._watchers += 1
         if self._watchers == 1:
             self._alarm = alarm
+            self._be_watched()
             self._sample(self._shown)
             self._look(alarm, 1)
 
@@ -134,6 +136,11 @@ class Ledger:
         if not self._watchers:
             self._alarm = None
             self._series.clear()
+            self._be_watched()
+
+    def _be_watched(self) -> None:
+        for tally in self._tallies.values():
+            tally.watched = bool(self._watchers)
 
     def _look(self, alarm: Alarm, count: int) -> None:
         """See how late one is called, and take a sample when it is time."""

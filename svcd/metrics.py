@@ -89,10 +89,12 @@ class Tally:
         exits: processes that have ended, by exit status or signal.
         restarts: launchers started in place of a lost one.
         durations, spawns: how long connections lasted, and how long they waited for their process.
+        watched: whether somebody shows the counts: if not, what the kernel would have to be asked is not counted.
     """
 
     __slots__ = ("_clock", "_keep", "_sources", "about", "accepted", "bytes_in", "bytes_out", "children", "datagrams",
-                 "durations", "ended", "exits", "failures", "refused", "restarts", "spawns")  # fmt: skip
+                 "durations", "ended", "exits", "failures", "refused", "restarts", "spawns",
+                 "watched")  # fmt: skip
 
     def __init__(self, about: About, keep: Callable[[Ended], None], clock: Callable[[], float]) -> None:
         self.about = about
@@ -101,6 +103,7 @@ class Tally:
         self._sources: list[Source] = []
         self.accepted = self.failures = self.bytes_in = self.bytes_out = self.datagrams = 0
         self.children = self.restarts = 0
+        self.watched = True
         self.ended: dict[str, int] = {}
         self.refused: dict[str, int] = {}
         self.exits: dict[str, int] = {}
@@ -121,6 +124,11 @@ class Tally:
             self.bytes_out += bytes_out
         if self.about.listed:
             self._keep((self.about.id, peer, self._clock(), seconds, bytes_in, bytes_out, reason))
+
+    def end_unseen(self, reason: str, seconds: float) -> None:
+        """A connection has ended, of which nobody asks more."""
+        self.ended[reason] = self.ended.get(reason, 0) + 1
+        self.durations.observe(seconds)
 
     def begun(self, seconds: float) -> None:
         """A connection has its process, so long after it was accepted."""

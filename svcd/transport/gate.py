@@ -87,11 +87,7 @@ class Gate:
         keeper.tally.accepted += 1
         keeper.begun(self)
         if keeper.accept_line:
-            values: dict[str, object] = {
-                "peer": self.peer,
-                "id": self.number,
-                "count": len(keeper.sessions),
-            }
+            values: dict[str, object] = {"peer": self.peer, "id": self.number, "count": len(keeper.sessions)}
             if keeper.resolves:
                 # The line waits for the name, a bounded time, and the client does not wait for either.
                 self._accept = keeper.journal.stamp(), values
@@ -139,9 +135,12 @@ class Gate:
         if failure and keeper.fail_line:
             values = {"peer": self.peer, "id": self.number, "reason": keeper.quoted(failure)}
             keeper.journal.write(keeper.fail_line % values)
-        seconds, transport = keeper.clock() - self.started, self.transport
-        carried = getattr(transport, "bytes_in", 0), getattr(transport, "bytes_out", 0)
-        word = self._cause or self._reason(reason)
+        seconds, word = keeper.clock() - self.started, self._cause or self._reason(reason)
+        if not (keeper.end_line or keeper.tally.watched):
+            # Nobody wants to know more, and the kernel need not be asked.
+            keeper.tally.end_unseen(word, seconds)
+            return
+        carried = getattr(self.transport, "bytes_in", 0), getattr(self.transport, "bytes_out", 0)
         keeper.tell_end(self.number, self.peer, self._host, seconds, *carried, word)
 
     def traffic(self) -> tuple[int, int] | None:
