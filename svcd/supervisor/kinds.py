@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from svcd.catalog import MUX, datagram_protocol, stream_factory
 from svcd.model import Shape
+from svcd.supervisor.listeners import nothing
+from svcd.supervisor.running import Running, Shared
 from svcd.transport.datagrams import DatagramPort
 from svcd.transport.gate import GateKeeper
 from svcd.transport.handoff import HandOffPort
@@ -24,11 +26,12 @@ if TYPE_CHECKING:
     from svcd.handlers.nurse import Nurse
     from svcd.policy.answers import Refusal
     from svcd.supervisor.listeners import Port
+    from svcd.transport.keeper import Keeper
     from svcd.transport.sockets import OpenSocket
 
-from svcd.supervisor.running import Running, Shared
-
 __all__ = ["run"]
+
+KeeperT = TypeVar("KeeperT", bound="Keeper[Any]")
 
 
 class _Kind(Running):
@@ -37,22 +40,39 @@ class _Kind(Running):
         return kind_of(service) is type(self)
 
 
-class _Gated(_Kind):
+class _Kept(_Kind, Generic[KeeperT]):
+    """A service with connections, which a keeper has."""
+
+    keeper: KeeperT
+
+    def _keep(self, keeper: KeeperT) -> None:
+        self.keeper = keeper
+        keeper.keep_time(self._shared.reactor.callLater)
+
+    def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:
+        retune = self._shared.reception.prepare(self.keeper.entrance, service)
+        also = self._prepare_more(service, nurse)
+
+        def commit() -> None:
+            retune()
+            self.service = service
+            self.keeper.retune(service)
+            also()
+
+        return commit
+
+    def _prepare_more(self, service: Service, nurse: Nurse) -> Callable[[], None]:  # noqa: ARG002 - as all
+        """The same for what this kind alone needs."""
+        return nothing
+
+
+class _Gated(_Kept[GateKeeper]):
     """A stream service that runs in the daemon."""
 
     def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:  # noqa: ARG002 - as all
         super().__init__(shared, service)
         factory = stream_factory(service, shared.around)
-        self.keeper: GateKeeper = GateKeeper(
-            service,
-            factory,
-            shared.journal,
-            shared.around.names,
-            shared.budget,
-            shared.numbers,
-            shared.reception.entrance(service),
-        )
-        self.keeper.keep_time(shared.reactor.callLater)
+        self._keep(GateKeeper(service, factory, *shared.keeping(service)))
 
     def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
         budget, entrance = self._shared.budget, self.keeper.entrance
@@ -63,17 +83,8 @@ class _Gated(_Kind):
         )
         return made
 
-    def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:  # noqa: ARG002 - as all
-        factory = stream_factory(service, self._shared.around)
-        retune = self._shared.reception.prepare(self.keeper.entrance, service)
-
-        def commit() -> None:
-            retune()
-            self.service = service
-            self.keeper.retune(service)
-            self.keeper.serve_by(factory)
-
-        return commit
+    def _prepare_more(self, service: Service, nurse: Nurse) -> Callable[[], None]:  # noqa: ARG002 - as all
+        return partial(self.keeper.serve_by, stream_factory(service, self._shared.around))
 
     def join(self, port: Port) -> Callable[[], None]:
         leave = super().join(port)
@@ -92,23 +103,14 @@ class _Gated(_Kind):
         self.keeper.tally.leave(self.keeper)
 
 
-class _Spawned(_Kind):
+class _Spawned(_Kept[SpawnKeeper]):
     """A stream service whose connections have processes of their own."""
 
     def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:
         super().__init__(shared, service)
         self._spec = spec_of(service, shared.account)
-        self.keeper: SpawnKeeper = SpawnKeeper(
-            shared.reactor,
-            partial(nurse.link, self._spec),
-            service,
-            shared.journal,
-            shared.around.names,
-            shared.budget,
-            shared.numbers,
-            shared.reception.entrance(service),
-        )
-        self.keeper.keep_time(shared.reactor.callLater)
+        link = partial(nurse.link, self._spec)
+        self._keep(SpawnKeeper(shared.reactor, link, service, *shared.keeping(service)))
 
     def port(self, opened: OpenSocket, service: Service) -> Port:
         keeper, shared = self.keeper, self._shared
@@ -129,18 +131,16 @@ class _Spawned(_Kind):
 
         return leave_both
 
-    def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:
+    def _prepare_more(self, service: Service, nurse: Nurse) -> Callable[[], None]:
         spec = spec_of(service, self._shared.account)
-        retune = self._shared.reception.prepare(self.keeper.entrance, service)
-        link = None if spec == self._spec else nurse.link(spec, self.keeper)
+        if spec == self._spec:
+            return nothing
+        link = nurse.link(spec, self.keeper)
 
         def commit() -> None:
-            retune()
-            self.service, self._spec = service, spec
-            self.keeper.retune(service)
-            if link is not None:
-                self.keeper.relink(link)
-                self.begin()
+            self._spec = spec
+            self.keeper.relink(link)
+            self.begin()
 
         return commit
 
@@ -154,36 +154,16 @@ class _Spawned(_Kind):
         self.keeper.link.stop()
 
 
-class _Muxed(_Kind):
+class _Muxed(_Kept[MuxKeeper]):
     """tcpmux, whose connections become those of other services."""
 
     def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:  # noqa: ARG002 - as all
         super().__init__(shared, service)
-        self.keeper: MuxKeeper = MuxKeeper(
-            shared.reactor,
-            shared.muxed,
-            service,
-            shared.journal,
-            shared.around.names,
-            shared.budget,
-            shared.numbers,
-            shared.reception.entrance(service),
-        )
-        self.keeper.keep_time(shared.reactor.callLater)
+        self._keep(MuxKeeper(shared.reactor, shared.muxed, service, *shared.keeping(service)))
 
     def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
         keeper, shared = self.keeper, self._shared
         return HandOffPort(shared.reactor, opened.socket, keeper.take, keeper.may_accept, shared.budget.rest)
-
-    def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:  # noqa: ARG002 - as all
-        retune = self._shared.reception.prepare(self.keeper.entrance, service)
-
-        def commit() -> None:
-            retune()
-            self.service = service
-            self.keeper.retune(service)
-
-        return commit
 
 
 class _Datagrams(_Kind):

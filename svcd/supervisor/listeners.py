@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from svcd.transport.opening import Store
     from svcd.transport.sockets import OpenSocket
 
-__all__ = ["Listener", "Port", "number_of_port"]
+__all__ = ["Listener", "Port", "nothing", "number_of_port"]
 
 #: Rounds of accepting before a socket is closed for good: more than its backlog can hold.
 _ROUNDS = 1000
@@ -61,7 +61,7 @@ class Listener:
         self.opened = opened
         self._store = store
         self._budget = budget
-        self._leave: Callable[[], None] = _nothing
+        self._leave: Callable[[], None] = nothing
         self._join: Callable[[Port], Callable[[], None]] | None = None
         self.port: Port | None = None
         self.paused = False
@@ -85,7 +85,7 @@ class Listener:
         if self.paused:
             return
         stream = self.endpoint.service.net.shape is Shape.STREAM
-        leave_budget = self._budget.listen(port.pause, port.resume) if stream else _nothing
+        leave_budget = self._budget.listen(port.pause, port.resume) if stream else nothing
         leave_service = join(port)
 
         def leave() -> None:
@@ -118,7 +118,7 @@ class Listener:
     def rest(self) -> None:
         """Take the socket away from its port."""
         self._leave()
-        self._leave = _nothing
+        self._leave = nothing
         if self.port is not None:
             self.port.stopListening()
 
@@ -156,8 +156,8 @@ class Listener:
         tell(self._log, CLOSE, **values)
 
 
-def _nothing() -> None:
-    """There is no care to leave."""
+def nothing() -> None:
+    """There is nothing to leave, or nothing more to do."""
 
 
 def number_of_port(opened: OpenSocket) -> int:

@@ -6,17 +6,19 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from svcd.supervisor.listeners import nothing
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from svcd.catalog import Surroundings
     from svcd.config.service import Service
     from svcd.handlers.nurse import Nurse
-    from svcd.interfaces import Watcher
+    from svcd.interfaces import Names, Watcher
     from svcd.journal import Journal
     from svcd.supervisor.listeners import Port
     from svcd.transport.descriptors import DescriptorBudget
-    from svcd.transport.entrance import Reception
+    from svcd.transport.entrance import Entrance, Reception
     from svcd.transport.keeper import Keeper
     from svcd.transport.opening import Store
     from svcd.transport.sockets import OpenSocket
@@ -47,6 +49,14 @@ class Shared:
     store: Store
     muxed: Callable[[], Mapping[str, Callable[[int, Any, int], None]]]
     own_ports: set[int] = field(default_factory=set)
+
+    def keeping(self, service: Service) -> tuple[Journal, Names, DescriptorBudget, Iterator[int], Entrance]:
+        """What every keeper of connections takes.
+
+        Raises:
+            OSError, KeyError: the service can have no entrance.
+        """
+        return self.journal, self.around.names, self.budget, self.numbers, self.reception.entrance(service)
 
 
 class Running(ABC):
@@ -91,7 +101,7 @@ class Running(ABC):
 
     def join(self, port: Port) -> Callable[[], None]:
         """Let the service make a port rest and go on; returns what ends that."""
-        return _nothing if self.keeper is None else self.keeper.entrance.listen(port.pause, port.resume)
+        return nothing if self.keeper is None else self.keeper.entrance.listen(port.pause, port.resume)
 
     def stay(self, service: Service) -> None:
         """Go on as before, where the same line stands in another place of the file perhaps."""
@@ -108,7 +118,3 @@ class Running(ABC):
 
     def end(self) -> None:  # noqa: B027 - most have nothing to do
         """The last connection has ended, and no more will come."""
-
-
-def _nothing() -> None:
-    """There is nothing to leave."""
