@@ -7,7 +7,7 @@ unanswered requests, and how many clients there are.
 
 from __future__ import annotations
 
-import os
+import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +18,15 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from svcd.errors import CommandError, ListenErrors
+from svcd.errors import CommandError, ListenError, ListenErrors
 from svcd.events import PROBLEM, tell
-from svcd.transport.local import credentials, open_local
+from svcd.transport.inherited import file_of
+from svcd.transport.local import bind_local, credentials, remove_file
 from svcd.transport.ports import StreamPort
+from svcd.transport.sockets import REMEDIES
 from svcd.wire.control import Lines, Request, RequestError, answer, mistake, request
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Mapping
 
     from twisted.python.failure import Failure
@@ -216,15 +217,14 @@ class ControlService(Service):
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
         try:
-            self._socket = open_local(self._path, 0o600)
+            self._socket = _open(self._path)
         except ListenErrors as error:
             if self._needed:
                 raise
             # Another daemon has the usual place.
             tell(self._log, PROBLEM, text=f"svcctl can't reach this daemon at {self._path}: {error.errors[0].cause}")
             return
-        status = os.lstat(self._path)
-        self._file = status.st_dev, status.st_ino
+        self._file = file_of(self._path)
 
     def startService(self) -> None:
         """Listen."""
@@ -244,7 +244,7 @@ class ControlService(Service):
             self._port.stopListening()
         if self._socket is not None:
             self._socket.close()
-            self._remove()
+            remove_file(self._path, self._file)
         patience = self._reactor.callLater(_LAST_WORDS, self._factory.cut)
 
         def ended(_result: None) -> None:
@@ -253,10 +253,20 @@ class ControlService(Service):
 
         return self._factory.finish().addCallback(ended)
 
-    def _remove(self) -> None:
-        try:
-            status = os.lstat(self._path)
-            if (status.st_dev, status.st_ino) == self._file:
-                os.unlink(self._path)  # noqa: PTH108 - one system call
-        except OSError:
-            return
+
+def _open(path: str) -> socket.socket:
+    """Open the socket, for its owner alone.
+
+    Raises:
+        ListenErrors: it can't be had.
+    """
+    opened = socket.socket(socket.AF_UNIX)
+    try:
+        opened.setblocking(False)
+        bind_local(opened, path, 0o600)
+        opened.listen()
+    except OSError as error:
+        opened.close()
+        remedy = REMEDIES.get(error.errno or 0, "choose another path")
+        raise ListenErrors([ListenError("control", path, error.strerror or str(error), remedy)]) from error
+    return opened

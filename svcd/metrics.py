@@ -116,8 +116,7 @@ class Tally:
 
     def end(self, reason: str, seconds: float, bytes_in: int, bytes_out: int, peer: str) -> None:
         """A connection has ended; -1 bytes if nobody counted them."""
-        self.ended[reason] = self.ended.get(reason, 0) + 1
-        self.durations.observe(seconds)
+        self.end_unseen(reason, seconds)
         if bytes_in > 0:
             self.bytes_in += bytes_in
         if bytes_out > 0:

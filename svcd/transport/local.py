@@ -1,16 +1,18 @@
-"""UNIX sockets of the daemon's own, and who is at the other end of one."""
+"""UNIX sockets: their files, and who is at the other end of one."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
+import stat
 import struct
 from typing import Any
 
-from svcd.errors import ListenError, ListenErrors
-from svcd.transport.sockets import REMEDIES, remove_stale
+from svcd.transport.inherited import file_of
 
-__all__ = ["credentials", "open_local"]
+__all__ = ["bind_local", "credentials", "remove_file"]
 
 
 def credentials(sock: Any) -> tuple[int, int, int]:  # noqa: ANN401 - a socket, or as much of one
@@ -25,24 +27,43 @@ def credentials(sock: Any) -> tuple[int, int, int]:  # noqa: ANN401 - a socket, 
     return pid, user, group
 
 
-def open_local(path: str, mode: int) -> socket.socket:
-    """Open a listening UNIX socket of the daemon's own, which serves no endpoint.
+def bind_local(opened: socket.socket, path: str, mode: int) -> None:
+    """Bind a UNIX socket, in the place of one that nobody listens at any more.
 
     Raises:
-        ListenErrors: it can't be had.
+        OSError: it can't be bound.
     """
-    opened = socket.socket(socket.AF_UNIX)
+    _remove_stale(path, opened.type)
+    # The file is never seen with wider permissions: bind(2) makes it under the umask.
+    before = os.umask(0o777 & ~mode)
     try:
-        opened.setblocking(False)
-        remove_stale(path, opened.type)
-        before = os.umask(0o777 & ~mode)
+        opened.bind(path)
+    finally:
+        os.umask(before)
+
+
+def remove_file(path: str, file: tuple[int, int] | None) -> None:
+    """Remove the file of a UNIX socket, as far as we may; another one at its path is somebody else's by now."""
+    with contextlib.suppress(OSError):
+        if file_of(path) == file:
+            os.unlink(path)  # noqa: PTH108 - one system call
+
+
+def _remove_stale(path: str, kind: int) -> None:
+    """Remove what a daemon that is gone left behind: a socket at which nobody listens."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(status.st_mode):
+        raise FileExistsError(errno.EEXIST, "a file that is no socket stands there")
+    with socket.socket(socket.AF_UNIX, kind) as probe:
+        probe.setblocking(False)
         try:
-            opened.bind(path)
-        finally:
-            os.umask(before)
-        opened.listen()
-    except OSError as error:
-        opened.close()
-        remedy = REMEDIES.get(error.errno or 0, "choose another path")
-        raise ListenErrors([ListenError("control", path, error.strerror or str(error), remedy)]) from error
-    return opened
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)  # noqa: PTH108 - one system call
+            return
+        except BlockingIOError:
+            pass
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))

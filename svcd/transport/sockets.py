@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from svcd.errors import ListenError
 from svcd.model import Shape, address_text
 from svcd.transport.inherited import file_of
+from svcd.transport.local import bind_local, remove_file
 from svcd.transport.machine import group_id, user_id
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from svcd.config.options import Options
     from svcd.config.service import Service
 
-__all__ = ["REMEDIES", "OpenSocket", "adopt_socket", "open_socket", "remove_stale", "socket_address"]
+__all__ = ["REMEDIES", "OpenSocket", "adopt_socket", "open_socket", "socket_address"]
 
 #: What can be done about what the system says.
 REMEDIES = {
@@ -94,10 +95,8 @@ class OpenSocket:
     def close(self, *, for_good: bool = True) -> None:
         """Close it, and if it is for good remove the file of a UNIX socket, as far as we may."""
         path = self.endpoint.service.path
-        with contextlib.suppress(OSError):
-            # Somebody else's by now, if it is another file.
-            if for_good and path and file_of(path) == self.file:
-                os.unlink(path)  # noqa: PTH108 - one system call
+        if for_good and path:
+            remove_file(path, self.file)
         self.socket.close()
 
 
@@ -122,7 +121,7 @@ def open_socket(endpoint: Endpoint, leaving: Sequence[OpenSocket] = ()) -> OpenS
             if endpoint.version:
                 _bind_inet(opened, endpoint, stream=stream, leaving=leaving)
             else:
-                _bind_local(opened, endpoint)
+                _bind_endpoint(opened, service)
             if stream:
                 opened.listen(service.options.backlog)
         except BaseException:
@@ -216,20 +215,12 @@ def _sharing(sockets: Sequence[socket.socket]) -> Iterator[None]:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, value)
 
 
-def _bind_local(opened: socket.socket, endpoint: Endpoint) -> None:
-    service = endpoint.service
-    path = service.path
-    remove_stale(path, opened.type)
-    # The file is never seen with wider permissions: bind(2) makes it under the umask.
-    before = os.umask(0o777 & ~service.options.mode)
-    try:
-        opened.bind(path)
-    finally:
-        os.umask(before)
+def _bind_endpoint(opened: socket.socket, service: Service) -> None:
+    bind_local(opened, service.path, service.options.mode)
     try:
         _chown(service)
     except (OSError, KeyError):
-        os.unlink(path)  # noqa: PTH108 - one system call
+        os.unlink(service.path)  # noqa: PTH108 - one system call
         raise
 
 
@@ -250,26 +241,6 @@ def _chown(service: Service) -> None:
     wanted = user_id(user) if user else status.st_uid, group_id(group) if group else status.st_gid
     if wanted != (status.st_uid, status.st_gid):
         os.chown(service.path, *wanted)
-
-
-def remove_stale(path: str, kind: int) -> None:
-    """Remove what a daemon that is gone left behind: a socket at which nobody listens."""
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(status.st_mode):
-        raise FileExistsError(errno.EEXIST, "a file that is no socket stands there")
-    with socket.socket(socket.AF_UNIX, kind) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)  # noqa: PTH108 - one system call
-            return
-        except BlockingIOError:
-            pass
-    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def _explained(endpoint: Endpoint, error: OSError | KeyError) -> ListenError:
