@@ -59,6 +59,8 @@ class Journal:
         self._sink = sink
         self._form = form = form or TextForm()
         self.quoted: Callable[[object], str] = form.quoted
+        # Around an address the form has quotation marks, or nothing.
+        self._peer = form.quoted("-").replace("-", "%s")
         self.hides_clients = short
         self._clock = clock
         self._second = self._millisecond = -1
@@ -96,6 +98,11 @@ class Journal:
     def peer_text(self, host: str, port: int) -> str:
         """A client's address, as every line has to have it; not quoted."""
         return short_address(host) if self.hides_clients else address_text(host, port)
+
+    def quoted_peer(self, host: str, port: int) -> str:
+        """The same, quoted. Of an address only the interface of a link-local one has to be looked at."""
+        text = short_address(host) if self.hides_clients else address_text(host, port)
+        return self.quoted(text) if "%" in text else self._peer % text
 
     def write(self, line: str, stamp: str = "") -> None:
         """Take a filled template; it reaches the sink within FLUSH_SECONDS.

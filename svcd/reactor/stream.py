@@ -145,7 +145,10 @@ class StreamTransport(Reader):
         self.connected = True
         self.reactor.natives[self] = None
         self._send_by(self._direct())
-        self._call(lambda: protocol.makeConnection(self))
+        try:
+            protocol.makeConnection(self)
+        except BaseException:  # noqa: BLE001 - whatever it is, it ends one connection
+            self._fail(Failure())
         if self.connected:
             self._begin_reading()
 

@@ -74,7 +74,7 @@ class Gate:
     def peer(self) -> str:
         """Who it is, quoted as the log has it. Made for each line: kept, it would cost more than the gate's half."""
         who, keeper = self._who, self._keeper
-        return keeper.quoted(keeper.peer_text(who.host, who.port)) if isinstance(who, _INET) else str(who)
+        return keeper.quoted_peer(who.host, who.port) if isinstance(who, _INET) else str(who)
 
     def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - what the reactor has
         """The connection is there."""

@@ -92,6 +92,7 @@ class Keeper(Generic[SessionT]):
         self._call_later: Callable[[float, Callable[[], None]], object] | None = None
         self.quoted = journal.quoted
         self.peer_text = journal.peer_text
+        self.quoted_peer = journal.quoted_peer
         # Quoted once for all connections.
         self.nameless = journal.quoted("-")
         self.reasons = {word: journal.quoted(word) for word in _REASONS}
