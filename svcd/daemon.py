@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from svcd.logs import LogOutput
     from svcd.supervisor import Reloader, Supervisor
+    from svcd.twistd import Twistd
 
 __all__ = ["Daemon", "not_started"]
 
@@ -37,12 +38,14 @@ class Daemon(MultiService):
         supervisor: Supervisor,
         reloader: Reloader,
         log_output: LogOutput,
+        twistd: Twistd,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._reactor = reactor
         self._supervisor = supervisor
         self._reloader = reloader
         self._log_output = log_output
+        self._twistd = twistd
         self._stopping = False
         supervisor.setServiceParent(self)  # type: ignore[no-untyped-call]
 
@@ -72,20 +75,21 @@ class Daemon(MultiService):
             raise StartFailure(os.EX_OSERR, str(error)) from None
 
     def startService(self) -> None:
-        """Begin to serve."""
+        """Begin to serve as soon as the reactor runs."""
         self._log_output.journal.flush_by(self._reactor.callLater)
-        # From the moment on at which somebody may know that we are ready: unhandled it would end us.
-        signal.signal(signal.SIGHUP, self._signalled)
+        self._twistd.hold()
+        # It sets handlers of its own when it starts, which end the process by the signal again: whoever hears that we
+        # are ready may send one.
+        self._reactor.callWhenRunning(self._serve)
+
+    def _serve(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._signalled)
         super().startService()  # type: ignore[no-untyped-call]
         # What is there now stays; to look through it again and again would cost connections some percent.
         gc.freeze()
         gc.set_threshold(_GC_OBJECTS)
-        # twistd's own handlers, which end the process by the signal again, are set when the reactor starts.
-        self._reactor.callWhenRunning(self._take_signals)
-
-    def _take_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._signalled)
+        self._twistd.let_go()
 
     def _signalled(self, number: int, _frame: FrameType | None) -> None:
         self._reactor.callFromThread(self._reloader.on_signal if number == signal.SIGHUP else self._stop)

@@ -31,6 +31,7 @@ from svcd.transport.notify import Manager
 from svcd.transport.opening import open_all
 from svcd.transport.outgoing import client_endpoint
 from svcd.transport.specs import Account, root_needed
+from svcd.twistd import Twistd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -251,7 +252,8 @@ def makeService(options: Options) -> IService:
     )
     pool = reactor.getThreadPool()  # type: ignore[attr-defined]
     reloader = Reloader(supervisor, options.read, partial(deferToThreadPool, reactor, pool))  # type: ignore[arg-type]
-    daemon = Daemon(reactor, supervisor, reloader, options.log_output)
+    parent: Any = options.parent
+    daemon = Daemon(reactor, supervisor, reloader, options.log_output, Twistd({} if parent is None else parent))
     _add_control(daemon, options, Commands(supervisor, reloader, daemon.stop, _facts(reactor)), reactor, account)
     return daemon
 

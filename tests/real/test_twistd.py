@@ -135,7 +135,7 @@ def test_unwritable_folder(unprivileged: list[str]) -> None:
 
 
 def test_daemonised(tmp_path: Path) -> None:
-    """`twistd svcd` leaves the terminal, writes its pid and its log, serves, and ends on SIGTERM."""
+    """`twistd svcd` leaves the terminal, writes its pid and its log, returns when it serves, and ends on SIGTERM."""
     (tmp_path / "services").write_text("echo 0/tcp bind=127.0.0.1\n")
     words = twistd("--pidfile", "my.pid", "--logfile", "my.log", "--umask", "027", "svcd", "--services", "services")
     assert run(*words, folder=tmp_path).returncode == 0
@@ -207,6 +207,14 @@ def test_stop_lets_connections_end(start: Callable[..., Daemon], number: int) ->
     assert daemon.process.wait(PATIENCE) == 0
     [end] = daemon.wait_event("end", "echo/tcp")
     assert (end["reason"], end["in"], end["out"]) == ("done", "15", "15")
+
+
+@pytest.mark.parametrize("reactor", ["uv", "epoll"])
+def test_a_signal_may_come_as_soon_as_it_is_ready(start: Callable[..., Daemon], reactor: str) -> None:
+    """Whoever reads that it is ready can stop it in good order."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        daemon = start("echo 0/tcp bind=127.0.0.1\n", twistd_arguments=["--reactor", reactor])
+        assert daemon.stop(number) == 0
 
 
 def test_stop_has_an_end(start: Callable[..., Daemon]) -> None:
