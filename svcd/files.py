@@ -9,7 +9,7 @@ import stat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
 __all__ = ["MOST_BYTES", "LocalFiles"]
 
@@ -19,6 +19,9 @@ MOST_BYTES = 16 * 1_048_576
 
 class LocalFiles:
     """svcd.interfaces.Files, for real."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, bytes] = {}
 
     def read(self, path: str) -> bytes:
         """The whole content of a regular file; see the interface."""
@@ -30,6 +33,27 @@ class LocalFiles:
         if len(data) > MOST_BYTES:
             raise OSError(errno.EFBIG, f"it is larger than {MOST_BYTES} bytes")
         return data
+
+    def read_again(self, path: str) -> bytes:
+        """The whole content, or what it was when it could be read; see the interface."""
+        try:
+            data = self._known[path] = self.read(path)
+        except PermissionError:
+            if path not in self._known:
+                raise
+            data = self._known[path]
+        return data
+
+    def stamp(self, path: str) -> Hashable:
+        """The file behind all links, its times and its size."""
+        found = os.stat(path)  # noqa: PTH116 - as text, unchanged
+        # The inode, since a new file may be as long and as old; the time of its change, which nobody can set.
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
+
+    def is_exposed(self, path: str) -> bool:
+        """Whether its mode has bits for others."""
+        mode = os.stat(path).st_mode  # noqa: PTH116 - as text, unchanged
+        return bool(mode & (stat.S_IROTH | stat.S_IWOTH))
 
     def matches(self, pattern: str) -> Sequence[str]:
         """The paths that match, sorted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IAddress, IDelayedCall, IReadDescriptor
@@ -25,6 +25,29 @@ class Files(Protocol):
 
         Raises:
             OSError: it can't be read, is no regular file, or is larger than 16 MiB.
+        """
+        ...
+
+    def read_again(self, path: str) -> bytes:
+        """As read; but who is denied now what could be read before gets what was read then.
+
+        For files that root alone can read, once root is given up: what is in use can still be checked.
+        """
+        ...
+
+    def stamp(self, path: str) -> Hashable:
+        """What changes whenever the file or directory behind a name does, and nothing is opened for.
+
+        Raises:
+            OSError: nothing can be known of it.
+        """
+        ...
+
+    def is_exposed(self, path: str) -> bool:
+        """Whether others than a file's owner and group may read or write it.
+
+        Raises:
+            OSError: nothing can be known of it.
         """
         ...
 
@@ -50,6 +73,10 @@ class Machine(Protocol):
 
     def has_group(self, name: str) -> bool:
         """Whether group(5) knows the name or number."""
+        ...
+
+    def now(self) -> float:
+        """The time of day, in seconds since 1970."""
         ...
 
     def has_zone(self, name: str) -> bool:

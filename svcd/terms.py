@@ -6,10 +6,11 @@ line, so that a rule is a range and a comparison of two addresses one of two num
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from socket import AF_INET, AF_INET6, inet_pton
 
-__all__ = ["LOCAL", "NO_RATE", "V6", "Hours", "Prefixes", "Rate", "Source", "address_number"]
+__all__ = ["LOCAL", "NO_RATE", "V6", "ClientName", "Hours", "NameKind", "Prefixes", "Rate", "Source", "address_number"]
 
 #: Added to the number of every IPv6 address: they come after all of IPv4.
 V6 = 1 << 128
@@ -102,3 +103,25 @@ class Prefixes:
 
     def __str__(self) -> str:
         return f"/{self.v4},/{self.v6}"
+
+
+class NameKind(enum.Enum):
+    """What a name in a certificate is (RFC 5280, 4.2.1.6)."""
+
+    DNS = "DNS"
+    EMAIL = "email"
+    URI = "URI"
+    IP = "IP"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientName:
+    """Whom a TLS client's certificate may be for.
+
+    Attributes:
+        kind: what the name is.
+        text: the name; of a host in small letters, and the first label may be a star.
+    """
+
+    kind: NameKind
+    text: str

@@ -23,7 +23,7 @@ from svcd.ledger import Ledger
 from svcd.transport.notify import Manager
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from twisted.internet.interfaces import IAddress, IReactorTime
     from twisted.logger import LogEvent
@@ -75,6 +75,11 @@ class FakeFiles:
     ) -> None:
         self._contents = dict(contents or {})
         self._folders = frozenset(folders)
+        self.exposed: set[str] = set()
+
+    def put(self, path: str, content: bytes | str | OSError) -> None:
+        """Write a file anew."""
+        self._contents[path] = content
 
     def read(self, path: str) -> bytes:
         """The content."""
@@ -84,6 +89,18 @@ class FakeFiles:
         if isinstance(found, OSError):
             raise found
         return found.encode() if isinstance(found, str) else found
+
+    def read_again(self, path: str) -> bytes:
+        """The same."""
+        return self.read(path)
+
+    def stamp(self, path: str) -> Hashable:
+        """The content stands for the file."""
+        return path if path in self._folders else self.read(path)
+
+    def is_exposed(self, path: str) -> bool:
+        """Whether the test says so."""
+        return path in self.exposed
 
     def matches(self, pattern: str) -> list[str]:
         """As glob(7), where a star crosses no slash."""
@@ -113,6 +130,7 @@ class FakeMachine:
     zones: frozenset[str] = frozenset({"UTC", "Europe/Berlin"})
     families: frozenset[int] = frozenset({4, 6})
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    time: float = 1_800_000_000.0
     #: Why a path, below its root, or a Python reference can't be used.
     reasons: Mapping[str, str] = field(default_factory=dict)
     #: The Python handlers whose import was tried, in each of the calls.
@@ -125,6 +143,10 @@ class FakeMachine:
     def has_group(self, name: str) -> bool:
         """Whether the test named the group."""
         return name in self.groups
+
+    def now(self) -> float:
+        """The test's own."""
+        return self.time
 
     def has_zone(self, name: str) -> bool:
         """Whether it is one of the test's."""

@@ -13,6 +13,7 @@ from svcd.config.access_check import access_problems
 from svcd.config.datagram_check import datagram_problems
 from svcd.config.handler_check import handler_problems
 from svcd.config.time_check import time_problems
+from svcd.config.tls_check import tls_problems
 from svcd.model import Place, Problem, Shape, address_text
 from svcd.wire.quotes import read_quotes
 
@@ -66,6 +67,7 @@ def check(config: Config, files: Files, machine: Machine) -> tuple[list[Endpoint
         problems += access_problems(service, files, machine)
         problems += time_problems(service)
         problems += datagram_problems(service)
+        problems += tls_problems(service, files, machine.now())
     problems += handler_problems(config.enabled, machine)
     problems += _collisions(endpoints)
     problems += _loops(endpoints)

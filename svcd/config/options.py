@@ -17,6 +17,7 @@ from svcd.config.kinds import NAMES, PATH, TEXT, YES_NO, choice, choices
 from svcd.config.rows import GROUPS, OptionInfo, row
 from svcd.config.socket_options import SocketOptions
 from svcd.config.time_options import TimeOptions
+from svcd.config.tls_options import TlsOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +26,7 @@ __all__ = ["TABLE", "Options"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(SocketOptions, AccessOptions, HandlerOptions, TimeOptions, DatagramOptions):
+class Options(SocketOptions, AccessOptions, HandlerOptions, TimeOptions, DatagramOptions, TlsOptions):
     """The options of one service, each with its value or its default."""
 
     resolve: bool = row(

@@ -34,6 +34,7 @@ GROUPS = {
     "udp": "Over UDP",
     "runs": "What runs",
     "process": "The process of a spawned service",
+    "tls": "TLS",
     "said": "What is said and logged",
     "daytime": "For daytime",
     "qotd": "For qotd",
@@ -54,6 +55,7 @@ _SCOPES = {
     "asked": "tcp services, and unix services that are not spawned, but for " + ", ".join(SPEAKERS),
     "spawned": "spawned services (server=, python=)",
     "group": "spawned services (server=, python=) and UNIX sockets (unix, unixgram)",
+    "tls": "stream services (tcp, unix), but for tcpmux",
     **{handler: f"services with {handler}=" for handler in HANDLERS},
 }
 
@@ -76,6 +78,7 @@ _TAKERS: Mapping[str, Callable[[Net, str], bool]] = {
     "asked": lambda net, runs: _is_seen(net, runs) and runs not in SPEAKERS,
     "spawned": lambda _net, runs: runs in SPAWNED,
     "group": lambda net, runs: net.local or runs in SPAWNED,
+    "tls": lambda net, runs: net.shape is Shape.STREAM and runs != "tcpmux",
 }
 
 

@@ -20,6 +20,8 @@ HIGHEST_PORT = 65_535
 #: each connection: a copy of its socket, asked once the process has ended.
 _LOGGED = ("HOST", "EXIT", "DURATION", "TRAFFIC")
 _LOGGED_SPAWNED = ("PID", "HOST", "EXIT", "DURATION")
+#: What built-ins speak over TLS where tls_alpn does not say it.
+_ALPN = {"http": ("http/1.1",), "status": ("http/1.1",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,11 @@ class Service:
         return Runner(options.user, options.group, options.groups, options.chroot)
 
     @property
+    def tls(self) -> bool:
+        """Whether clients speak TLS."""
+        return self.options.tls_cert is not None or self.options.tls_sni is not None
+
+    @property
     def handler_text(self) -> str:
         """What answers, for people: the program's path, module:name, host:port, or the built-in."""
         if self.runs == "server":
@@ -84,6 +91,12 @@ class Service:
         """The words of log_on_success that hold."""
         chosen = self.options.log_on_success
         return (_LOGGED_SPAWNED if self.spawned else _LOGGED) if chosen is None else chosen
+
+    @property
+    def alpn(self) -> tuple[str, ...]:
+        """The protocols that TLS clients may choose from (RFC 7301), the preferred one first; empty for no choice."""
+        chosen = self.options.tls_alpn
+        return _ALPN.get(self.runs, ()) if chosen is None else chosen
 
     def problem(self, option: str, text: str) -> Problem:
         """A Problem at an option's value, or at the line if it has none."""

@@ -78,6 +78,10 @@ class LocalMachine:
         """Whether there is such a group; a number always is one."""
         return _known(group_id, name)
 
+    def now(self) -> float:
+        """The time of day."""
+        return time.time()
+
     def has_zone(self, name: str) -> bool:
         """Whether the time zone database knows the name."""
         try:

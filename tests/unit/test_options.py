@@ -7,15 +7,30 @@ from typing import Any
 import pytest
 
 from svcd.catalog import BUILTINS
-from svcd.config import handler_kinds, kinds
+from svcd.config import handler_kinds, kinds, tls_kinds
 from svcd.config.options import TABLE, Options
 from svcd.config.rows import GROUPS, HANDLERS, SPEAKERS
 from svcd.model import HostPort, Net, Owner
+from svcd.terms import ClientName, NameKind
 
 _CHOICE = kinds.choice("a", "b")
 _CHOICES = kinds.choices("X", "Y", "Z")
 _RUNS = {*BUILTINS}
-_SCOPES = {"any", "stream", "session", "watched", "asked", "udp", "inet", "tcp", "local", "spawned", "group", *HANDLERS}
+_SCOPES = {
+    "any",
+    "stream",
+    "session",
+    "watched",
+    "asked",
+    "udp",
+    "inet",
+    "tcp",
+    "local",
+    "spawned",
+    "group",
+    "tls",
+    *HANDLERS,
+}
 _OR_NONE = kinds.or_none(kinds.DURATION)
 
 
@@ -71,6 +86,19 @@ _OR_NONE = kinds.or_none(kinds.DURATION)
         (_CHOICES, "none", ()),
         (_CHOICES, "Z,X", ("X", "Z")),
         (_CHOICES, "Y,Y", ("Y",)),
+        (tls_kinds.DAYS, "14d", 14),
+        (tls_kinds.ALPN, "h2,http/1.1", ("h2", "http/1.1")),
+        (tls_kinds.ALPN, "none", ()),
+        (
+            tls_kinds.CLIENT_NAMES,
+            "*.Example.org,a@B.example,spiffe://c/D,2001:DB8::1",
+            (
+                ClientName(NameKind.DNS, "*.example.org"),
+                ClientName(NameKind.EMAIL, "a@b.example"),
+                ClientName(NameKind.URI, "spiffe://c/D"),
+                ClientName(NameKind.IP, "2001:db8::1"),
+            ),
+        ),
     ],
 )
 def test_what_is_read_can_be_written_and_read(kind: kinds.Kind[Any], word: str, value: object) -> None:
@@ -121,6 +149,10 @@ def test_what_is_read_can_be_written_and_read(kind: kinds.Kind[Any], word: str, 
         (handler_kinds.SIZE_LIMIT, ["", "-1", "1k", "1.5M", "K", "1T", "999999999999999G", "None"]),
         (handler_kinds.SECONDS_LIMIT, ["", "0", "0.5", "1.5s", "1d", "-1"]),
         (handler_kinds.COUNT_LIMIT, ["", "0", "-1", "1K", "9999999999"]),
+        (tls_kinds.DAYS, ["", "14", "d", "1.5d", "-1d", "12345d", "٣d"]),
+        (tls_kinds.ALPN, ["", ",", "a,", "a b", "ä", "x" * 256]),
+        (tls_kinds.CLIENT_NAMES, ["", "*", "*.org", "*.*.example.org", "a.*.org", "f*.example.org", "a,", "a b", "a@"]),
+        (tls_kinds.CLIENT_NAMES, ["@b", "a@b@c", "1.2.3", "-a.org", "a..b", "x" * 64, "a." * 126 + "org"]),
         (_CHOICE, ["", "c", "A", "a,b"]),
         (_CHOICES, ["", "x", "X,", "X,none", "X Y"]),
     ],

@@ -94,6 +94,14 @@ _VALUES |= {
     "limit": _or_none(st.integers(1, 9_999_999).map(str)),
     "rate": _or_none(st.builds("{}/{}".format, st.integers(1, 9_999_999), st.sampled_from("smh"))),
     "prefixes": st.builds("/{},/{}".format, st.integers(1, 32), st.integers(1, 128)),
+    "path or none": _or_none(_PATH),
+    "days": st.integers(0, 9999).map("{}d".format),
+    "protocols": _or_none(_lists(st.from_regex(r"\A[!-+\--~]{1,12}\Z"))),
+    "client names": _lists(
+        st.ip_addresses().map(str)
+        | st.from_regex(r"\A(\*\.[a-z]{1,5}\.)?([A-Za-z0-9]{1,5}\.){0,2}[A-Za-z]{1,5}\Z")
+        | st.sampled_from(["Anna@Example.org", "spiffe://a.example/B?c=d", "urn:x:y"])
+    ),
 }
 
 

@@ -1,0 +1,69 @@
+"""What a service's TLS options must hold beyond their own words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from svcd.model import Shape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from svcd.config.service import Service
+    from svcd.interfaces import Files
+    from svcd.model import Problem
+
+__all__ = ["tls_problems"]
+
+#: What has no meaning without something else: the options, of which one must be there, and what to do.
+_NEEDED = {
+    "tls_key": (("tls_cert",), "add tls_cert=FILE"),
+    "tls_min": (("tls_cert", "tls_sni"), "add tls_cert=FILE"),
+    "tls_alpn": (("tls_cert", "tls_sni"), "add tls_cert=FILE"),
+    "tls_client_ca": (("tls_cert", "tls_sni"), "add tls_cert=FILE"),
+    "tls_warn": (("tls_cert", "tls_sni"), "add tls_cert=FILE"),
+    "tls_unknown_name": (("tls_sni",), "add tls_sni=DIRECTORY"),
+    "tls_client": (("tls_client_ca",), "add tls_client_ca=FILE"),
+    "tls_client_names": (("tls_client_ca",), "add tls_client_ca=FILE"),
+    "tls_crl": (("tls_client_ca",), "add tls_client_ca=FILE"),
+}
+
+
+def tls_problems(service: Service, files: Files, now: float) -> Iterator[Problem]:
+    """What is wrong with the TLS options of a service, and with the files that they name.
+
+    Args:
+        service: it.
+        files: reads them.
+        now: in seconds since 1970.
+    """
+    options = service.options
+    if service.net.shape is not Shape.STREAM:
+        return
+    for option, (wanted, remedy) in _NEEDED.items():
+        if _stands_on_line(service, option) and getattr(options, option) and not _any_set(service, wanted):
+            names = " or ".join(wanted)
+            yield service.problem(option, f"this means nothing without {names}; {remedy}, or remove it")
+    if not service.tls:
+        return
+    if options.wait:
+        text = "with wait=yes the process accepts by itself, and svcd can't speak TLS for it; remove one of them"
+        yield service.problem("tls_cert" if options.tls_cert else "tls_sni", text)
+        return
+    if options.tls_cert is None and options.tls_unknown_name == "default":
+        text = "clients that ask for another name need a certificate too; add tls_cert=FILE, or tls_unknown_name=refuse"
+        yield service.problem("tls_sni", text)
+    # Only now: to load what reads certificates takes longer than to read a services file without any.
+    from svcd.config.tls_files import read_material
+
+    yield from read_material(service, files, now)[1]
+
+
+def _any_set(service: Service, options: tuple[str, ...]) -> bool:
+    return any(getattr(service.options, option) is not None for option in options)
+
+
+def _stands_on_line(service: Service, option: str) -> bool:
+    """Whether an option is the line's own; what defaults say to all lines means nothing to some of them."""
+    place = service.places.get(option)
+    return place is not None and place.file == service.place.file and place.line >= service.place.line

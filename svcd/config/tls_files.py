@@ -1,0 +1,197 @@
+"""The files that a service's TLS options name, read and found fit for use, or Problems."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from svcd.wire.pem import issued, read_authorities, read_credentials, read_revocations
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cryptography import x509
+
+    from svcd.config.service import Service
+    from svcd.interfaces import Files
+    from svcd.model import Problem
+    from svcd.wire.pem import Credentials
+
+__all__ = ["ANY_LABEL", "Material", "read_material", "tls_paths"]
+
+#: The first label of the name of a file in tls_sni that stands for any label.
+ANY_LABEL = "_"
+_HOST = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a service's TLS is made of.
+
+    Attributes:
+        default: of tls_cert; None for none.
+        named: of tls_sni, by host name in small letters, with ANY_LABEL for any first label.
+        authorities: of tls_client_ca.
+        revocations: of tls_crl.
+    """
+
+    default: Credentials | None
+    named: Mapping[str, Credentials]
+    authorities: tuple[x509.Certificate, ...] = ()
+    revocations: tuple[x509.CertificateRevocationList, ...] = ()
+
+
+def tls_paths(service: Service, files: Files) -> list[str]:
+    """Every file and directory that a service's TLS is read from."""
+    options = service.options
+    found = [options.tls_cert, options.tls_key, options.tls_sni, options.tls_client_ca, options.tls_crl]
+    paths = [path for path in found if path is not None]
+    return paths + (_named_files(options.tls_sni, files) if options.tls_sni is not None else [])
+
+
+def _named_files(folder: str, files: Files) -> list[str]:
+    """The certificates in a directory; names that begin with a dot are none."""
+    escaped = re.sub(r"([*?[])", r"[\1]", folder)
+    return [path for path in files.matches(f"{escaped}/*.pem") if not posixpath.basename(path).startswith(".")]
+
+
+def read_material(service: Service, files: Files, now: float) -> tuple[Material, list[Problem]]:
+    """Read a service's files.
+
+    Args:
+        service: it.
+        files: reads them.
+        now: in seconds since 1970.
+
+    Returns:
+        What was read, to be used only if there are no Problems.
+    """
+    return _Reader(service, files, now).read()
+
+
+class _Reader:
+    def __init__(self, service: Service, files: Files, now: float) -> None:
+        self._service = service
+        self._files = files
+        self._now = now
+        self._problems: list[Problem] = []
+
+    def read(self) -> tuple[Material, list[Problem]]:
+        options = self._service.options
+        default = None
+        if options.tls_cert is not None:
+            default = self._credentials("tls_cert", options.tls_cert, options.tls_key)
+        named = self._named(options.tls_sni) if options.tls_sni is not None else {}
+        material = Material(default, named, *self._clients())
+        return material, self._problems
+
+    def _problem(self, option: str, text: str) -> None:
+        self._problems.append(self._service.problem(option, text))
+
+    def _content(self, option: str, path: str) -> bytes | None:
+        try:
+            return self._files.read_again(path)
+        except OSError as error:
+            self._problem(option, f"can't read {path}: {error.strerror or error}")
+            return None
+
+    def _key_content(self, option: str, path: str) -> bytes | None:
+        content = self._content(option, path)
+        if content is None:
+            return None
+        try:
+            exposed = self._files.is_exposed(path)
+        except PermissionError:
+            # It was looked at when it could be.
+            exposed = False
+        if exposed:
+            self._problem(option, f"{path} has a private key and can be read by everybody; chmod o= {path}")
+        return content
+
+    def _credentials(self, option: str, path: str, key_path: str | None) -> Credentials | None:
+        key_option = option if key_path is None else "tls_key"
+        certificates = self._key_content(option, path) if key_path is None else self._content(option, path)
+        key = certificates if key_path is None else self._key_content(key_option, key_path)
+        if certificates is None or key is None:
+            return None
+        try:
+            found = read_credentials(certificates, key)
+        except ValueError as error:
+            self._problem(option, f"can't use {path}{f' with {key_path}' if key_path else ''}: {error}")
+            return None
+        if found.expires <= self._now:
+            self._problem(option, f"the certificate in {path} expired on {_day(found.chain[0])}; get a new one")
+        elif found.begins > self._now:
+            first = found.chain[0].not_valid_before_utc
+            self._problem(option, f"the certificate in {path} is not valid before {first:%Y-%m-%d %H:%M} UTC")
+        return found
+
+    def _named(self, folder: str) -> dict[str, Credentials]:
+        if not self._files.is_directory(folder):
+            self._problem("tls_sni", f"{folder} is no directory that can be read")
+            return {}
+        paths = _named_files(folder, self._files)
+        if not paths:
+            self._problem("tls_sni", f"{folder} has no file *.pem; name them after their hosts, as www.example.org.pem")
+        found = {}
+        for path in paths:
+            name = posixpath.basename(path).removesuffix(".pem").lower()
+            if not _HOST.fullmatch(name):
+                self._problem(
+                    "tls_sni",
+                    f"{path} is not named after a host; as www.example.org.pem or {ANY_LABEL}.example.org.pem",
+                )
+                continue
+            credentials = self._credentials("tls_sni", path, None)
+            if credentials is None:
+                continue
+            if not credentials.covers(name):
+                self._problem(
+                    "tls_sni", f"the certificate in {path} is not for {name.replace('_.', '*.')}; rename the file"
+                )
+            found[name] = credentials
+        return found
+
+    def _clients(self) -> tuple[tuple[x509.Certificate, ...], tuple[x509.CertificateRevocationList, ...]]:
+        options = self._service.options
+        authorities: tuple[x509.Certificate, ...] = ()
+        revocations: tuple[x509.CertificateRevocationList, ...] = ()
+        if options.tls_client_ca is None:
+            return authorities, revocations
+        content = self._content("tls_client_ca", options.tls_client_ca)
+        if content is None:
+            return authorities, revocations
+        try:
+            authorities = read_authorities(content)
+        except ValueError as error:
+            self._problem("tls_client_ca", f"can't use {options.tls_client_ca}: {error}")
+        if options.tls_crl is not None:
+            revocations = self._revocations(options.tls_crl, authorities)
+        return authorities, revocations
+
+    def _revocations(
+        self, path: str, authorities: tuple[x509.Certificate, ...]
+    ) -> tuple[x509.CertificateRevocationList, ...]:
+        content = self._content("tls_crl", path)
+        if content is None:
+            return ()
+        try:
+            revocations = read_revocations(content)
+        except ValueError as error:
+            self._problem("tls_crl", f"can't use {path}: {error}")
+            return ()
+        for authority in authorities:
+            name = authority.subject.rfc4514_string()
+            lists = [each for each in revocations if issued(each, authority)]
+            if not lists:
+                self._problem("tls_crl", f"{path} has no revocation list of {name}; add it: all clients were refused")
+            until = [each.next_update_utc for each in lists]
+            if lists and all(each is not None and each.timestamp() <= self._now for each in until):
+                self._problem("tls_crl", f"the revocation list of {name} in {path} is out of date; get the newest")
+        return revocations
+
+
+def _day(certificate: x509.Certificate) -> str:
+    return f"{certificate.not_valid_after_utc:%Y-%m-%d}"

@@ -1,0 +1,114 @@
+"""From what a service's files hold to OpenSSL's contexts.
+
+The profile is Mozilla's intermediate one (wiki.mozilla.org/Security/Server_Side_TLS): TLS 1.2 and 1.3, ciphers with
+forward secrecy and authenticated encryption, of which the client chooses. Without parameters for finite-field
+Diffie-Hellman, which every client of TLS 1.2 can do without; and with the hybrid X25519MLKEM768, where OpenSSL has it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from OpenSSL import SSL
+from OpenSSL._util import lib
+from OpenSSL.crypto import X509, X509StoreFlags
+
+from svcd.transport.tls.identity import ServerConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from svcd.config.service import Service
+    from svcd.config.tls_files import Material
+    from svcd.wire.pem import Credentials
+
+__all__ = ["make_context"]
+
+_CIPHERS = b":".join(
+    b"ECDHE-%s-%s" % (signature, cipher)
+    for cipher in (b"AES128-GCM-SHA256", b"AES256-GCM-SHA384", b"CHACHA20-POLY1305")
+    for signature in (b"ECDSA", b"RSA")
+)
+#: A leading question mark lets OpenSSL go on without a group that it does not know; before 3.5 there is no such mark.
+_GROUPS = (b"?X25519MLKEM768:X25519:P-256:P-384", b"X25519:P-256:P-384")
+_VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
+#: How long a session can be resumed, in seconds. Tickets hold it, not our memory.
+_RESUMABLE = 7200
+_ERRORS = {
+    number: name.removeprefix("ERR_").lower().replace("_", " ")
+    for name, number in vars(SSL.X509VerificationCodes).items()
+    if name.startswith("ERR_")
+}
+
+
+def make_context(service: Service, material: Material, credentials: Credentials | None) -> SSL.Context:
+    """The context of one certificate, with everything but the choice between names.
+
+    Args:
+        service: whose options hold.
+        material: vouches for clients.
+        credentials: the certificate; with None no handshake gets far.
+
+    Raises:
+        SSL.Error: OpenSSL does not take the certificate.
+    """
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_min_proto_version(_VERSIONS[service.options.tls_min])
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
+    # An idle connection gives back 34 KB of buffers.
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    context.set_cipher_list(_CIPHERS)
+    _set_groups(context)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_session_id(hashlib.sha256(service.id.encode()).digest())
+    context.set_timeout(_RESUMABLE)
+    if credentials is not None:
+        context.use_certificate(credentials.chain[0])
+        for each in credentials.chain[1:]:
+            context.add_extra_chain_cert(each)
+        context.use_privatekey(credentials.key)
+        context.check_privatekey()
+    if service.alpn:
+        context.set_alpn_select_callback(_chooser([name.encode() for name in service.alpn]))
+    if material.authorities:
+        _ask_clients(context, service, material)
+    return context
+
+
+def _set_groups(context: SSL.Context) -> None:
+    # pyOpenSSL can set one group only, and its default has some that few machines were made for.
+    for groups in _GROUPS:
+        if lib.SSL_CTX_set1_curves_list(context._context, groups) == 1:  # noqa: SLF001 - see above
+            return
+        lib.ERR_clear_error()
+
+
+def _chooser(ours: Sequence[bytes]) -> Callable[[SSL.Connection, list[bytes]], bytes]:
+    def choose(_connection: SSL.Connection, offered: list[bytes]) -> bytes:
+        # Nothing in common ends the handshake (RFC 7301, 3.2): what one protocol takes for data another may obey.
+        return next((name for name in ours if name in offered), b"")
+
+    return choose
+
+
+def _ask_clients(context: SSL.Context, service: Service, material: Material) -> None:
+    store = context.get_cert_store()
+    assert store is not None  # noqa: S101 - a context made just now has one
+    for authority in material.authorities:
+        store.add_cert(X509.from_cryptography(authority))
+        context.add_client_ca(authority)
+    if material.revocations:
+        for revocations in material.revocations:
+            store.add_crl(revocations)
+        # Of all on the way to the root: an authority that was revoked vouches for nobody.
+        store.set_flags(X509StoreFlags.CRL_CHECK | X509StoreFlags.CRL_CHECK_ALL)
+    required = SSL.VERIFY_FAIL_IF_NO_PEER_CERT if service.options.tls_client == "required" else 0
+    context.set_verify(SSL.VERIFY_PEER | required, _note_error)
+
+
+def _note_error(connection: SSL.Connection, _certificate: X509, error: int, _depth: int, ok: int) -> bool:
+    """Let OpenSSL's word stand, and remember why it says no."""
+    if not ok and isinstance(connection, ServerConnection):
+        connection.reason = _ERRORS.get(error, f"error {error}")
+    return bool(ok)

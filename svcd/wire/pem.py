@@ -1,0 +1,183 @@
+"""Certificates, keys and revocation lists as PEM (RFC 7468): bytes become values, or a ValueError says why not.
+
+Each reader takes a whole file, with any text between the blocks. What a server could not use, or clients of today
+would not take, is an error too: keys and signatures that are too weak, a key that is not the certificate's.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Credentials", "issued", "read_authorities", "read_credentials", "read_revocations", "subject_names"]
+
+_KEY = re.compile(rb"-----BEGIN ((?:[A-Z]+ )?PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
+_CERTIFICATE = re.compile(rb"-----BEGIN (X509 )?CERTIFICATE-----.*?-----END (X509 )?CERTIFICATE-----", re.DOTALL)
+_REVOCATIONS = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
+#: What Mozilla and the CA/Browser Forum (Baseline Requirements, 6.1.5) ask for at least.
+_FEWEST_RSA_BITS = 2048
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+#: Which nobody should trust any more (RFC 9155).
+_BROKEN_HASHES = (hashes.MD5, hashes.SHA1)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A server's certificate, those that lead to a root, and the key.
+
+    Attributes:
+        chain: the certificates, the server's own first.
+        key: its private key.
+        begins, expires: between which it is valid, in seconds since 1970.
+        names: the host names and addresses that it is for, in small letters.
+    """
+
+    chain: tuple[x509.Certificate, ...]
+    key: Any = field(repr=False)
+    begins: float
+    expires: float
+    names: frozenset[str]
+
+    def covers(self, name: str) -> bool:
+        """Whether the certificate is for a host name; with `_` as the first label for all that are like it."""
+        first, _, rest = name.partition(".")
+        return f"*.{rest}" in self.names or (first != "_" and name in self.names)
+
+
+def read_credentials(certificates: bytes, key: bytes) -> Credentials:
+    """What a server shows, and the key of it.
+
+    Args:
+        certificates: the content of the one file.
+        key: that of the other, or of the same.
+
+    Raises:
+        ValueError: it can't be used; the text says why, and what to do.
+    """
+    chain = tuple(_read_all(certificates, _CERTIFICATE, x509.load_pem_x509_certificate, "certificate"))
+    private = _read_key(key)
+    own = chain[0]
+    try:
+        of_key = _public_bytes(private.public_key())
+        matching = [number for number, each in enumerate(chain) if _public_bytes(each.public_key()) == of_key]
+    except UnsupportedAlgorithm:
+        raise ValueError("the certificate has a key of a kind that is not supported") from None
+    if not matching:
+        raise ValueError("the key is not that of the certificate; name the key that it was made with")
+    if matching[0]:
+        raise ValueError("the key is that of a later certificate in the file; put the server's own first")
+    _check_strength(private, own)
+    begins, expires = own.not_valid_before_utc.timestamp(), own.not_valid_after_utc.timestamp()
+    return Credentials(chain, private, begins, expires, frozenset(subject_names(own)))
+
+
+def _check_strength(key: Any, own: x509.Certificate) -> None:  # noqa: ANN401 - of any algorithm
+    text = ""
+    if isinstance(key, rsa.RSAPrivateKey) and key.key_size < _FEWEST_RSA_BITS:
+        text = f"its RSA key of {key.key_size} bits is too weak; make one of {_FEWEST_RSA_BITS} bits, or for P-256"
+    elif isinstance(key, ec.EllipticCurvePrivateKey) and not isinstance(key.curve, _CURVES):
+        text = f"few clients know its curve {key.curve.name}; make a key for P-256"
+    elif isinstance(key, dsa.DSAPrivateKey):
+        text = "TLS has no use for a DSA key any more; make one for P-256"
+    elif _is_signed_weakly(own):
+        text = "its certificate is signed with MD5 or SHA-1, which clients refuse; have a new one made"
+    if text:
+        raise ValueError(text)
+
+
+def _is_signed_weakly(certificate: x509.Certificate) -> bool:
+    try:
+        return isinstance(certificate.signature_hash_algorithm, _BROKEN_HASHES)
+    except UnsupportedAlgorithm:
+        return False
+
+
+def _public_bytes(key: Any) -> bytes:  # noqa: ANN401 - of any algorithm
+    return bytes(key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
+
+
+def _read_key(data: bytes) -> Any:  # noqa: ANN401 - of any algorithm
+    found = _KEY.search(data)
+    if found is None:
+        raise ValueError("there is no private key in it (PEM: -----BEGIN PRIVATE KEY-----)")
+    if b"ENCRYPTED" in found[0]:
+        raise ValueError("the key has a passphrase, which nobody could type; remove it with openssl pkey")
+    try:
+        # Of RSA the primes would be proved anew, for milliseconds each; a wrong key shows in the certificate.
+        return serialization.load_pem_private_key(found[0], None, unsafe_skip_rsa_key_validation=True)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ValueError("its private key can't be read: it is damaged, or of a kind that is not supported") from None
+
+
+def read_authorities(data: bytes) -> tuple[x509.Certificate, ...]:
+    """The certificates of those who vouch for others.
+
+    Raises:
+        ValueError: there are none, or one can't be read, or may not vouch for others.
+    """
+    found = tuple(_read_all(data, _CERTIFICATE, x509.load_pem_x509_certificate, "certificate"))
+    for each in found:
+        try:
+            constraints = each.extensions.get_extension_for_class(x509.BasicConstraints).value
+        except x509.ExtensionNotFound:
+            # Version 1 has no extensions, and only a root can be so old.
+            continue
+        if not constraints.ca:
+            text = f"{each.subject.rfc4514_string()} may not vouch for others (basicConstraints CA:FALSE)"
+            raise ValueError(f"{text}; name the authority's own certificate")
+    return found
+
+
+def read_revocations(data: bytes) -> tuple[x509.CertificateRevocationList, ...]:
+    """The revocation lists of a file.
+
+    Raises:
+        ValueError: there are none, or one can't be read.
+    """
+    return tuple(_read_all(data, _REVOCATIONS, x509.load_pem_x509_crl, "revocation list"))
+
+
+def _read_all(data: bytes, block: re.Pattern[bytes], read: Callable[[bytes], Any], what: str) -> list[Any]:
+    blocks = [found[0] for found in block.finditer(data)]
+    if not blocks:
+        raise ValueError(f"there is no {what} in it (PEM: -----BEGIN ...-----)")
+    values = []
+    for number, each in enumerate(blocks, 1):
+        try:
+            with warnings.catch_warnings():
+                # What is unusual in it is for its maker.
+                warnings.simplefilter("ignore")
+                values.append(read(each))
+        except ValueError:
+            raise ValueError(f"{what} {number} of {len(blocks)} in it can't be read: it is damaged") from None
+    return values
+
+
+def subject_names(certificate: x509.Certificate) -> tuple[str, ...]:
+    """The host names and addresses that a certificate is for (RFC 5280, 4.2.1.6), in small letters."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return ()
+    hosts = [name.lower() for name in names.get_values_for_type(x509.DNSName)]
+    return (*hosts, *map(str, names.get_values_for_type(x509.IPAddress)))
+
+
+def issued(revocations: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
+    """Whether a revocation list is an authority's, and it signed it."""
+    if revocations.issuer != authority.subject:
+        return False
+    try:
+        return revocations.is_signature_valid(authority.public_key())  # type: ignore[arg-type]
+    except (TypeError, UnsupportedAlgorithm):
+        return False

@@ -1,0 +1,141 @@
+"""Certificates for tests: authorities, what they sign, and what they take back."""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+__all__ = ["Authority", "Signed", "key_pem"]
+
+_NUMBERS = itertools.count(1000)
+
+
+def key_pem(key: Any) -> bytes:
+    """A private key without a passphrase."""
+    return bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _general(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        pass
+    if "://" in name:
+        return x509.UniformResourceIdentifier(name)
+    return x509.RFC822Name(name) if "@" in name else x509.DNSName(name)
+
+
+@dataclass
+class Signed:
+    """A certificate and its key."""
+
+    certificate: x509.Certificate
+    key: Any
+    above: bytes = b""
+
+    @property
+    def pem(self) -> bytes:
+        """The certificate and those above it, without the root."""
+        return self.certificate.public_bytes(serialization.Encoding.PEM) + self.above
+
+    @property
+    def key_pem(self) -> bytes:
+        """The key."""
+        return key_pem(self.key)
+
+    @property
+    def both(self) -> bytes:
+        """Everything, as one file has it."""
+        return self.pem + self.key_pem
+
+
+@dataclass
+class Authority:
+    """Vouches for others; by default valid from yesterday for a year, as everything that it signs.
+
+    Attributes:
+        name: its common name.
+        over: who vouches for it; nobody for a root.
+        now: the time.
+    """
+
+    name: str = "Test CA"
+    over: Authority | None = None
+    now: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
+    own: Signed = field(init=False)
+    _revoked: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Make its own certificate."""
+        signer = self.over or self
+        key = ec.generate_private_key(ec.SECP256R1())
+        builder = self._builder(self.name, key, _name(signer.name), None, None).add_extension(
+            x509.BasicConstraints(ca=True, path_length=None), critical=True
+        )
+        above = signer.own.pem if self.over is not None and self.over.over is not None else b""
+        self.own = Signed(builder.sign(key if self.over is None else self.over.own.key, hashes.SHA256()), key, above)
+
+    def _builder(
+        self, name: str, key: Any, issuer: x509.Name, begins: datetime | None, expires: datetime | None
+    ) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(_name(name))
+            .issuer_name(issuer)
+            .public_key(key.public_key())
+            .serial_number(next(_NUMBERS))
+            .not_valid_before(begins or self.now - timedelta(days=1))
+            .not_valid_after(expires or self.now + timedelta(days=365))
+        )
+
+    @property
+    def pem(self) -> bytes:
+        """Its own certificate alone."""
+        return self.own.certificate.public_bytes(serialization.Encoding.PEM)
+
+    def sign(
+        self,
+        *names: str,
+        key: Any = None,
+        begins: datetime | None = None,
+        expires: datetime | None = None,
+        algorithm: Any = None,
+    ) -> Signed:
+        """A certificate for names: of hosts, addresses, mailboxes, or URIs; the first is the common name as well."""
+        key = key or ec.generate_private_key(ec.SECP256R1())
+        builder = self._builder(names[0][:64], key, _name(self.name), begins, expires)
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        builder = builder.add_extension(x509.SubjectAlternativeName(list(map(_general, names))), critical=False)
+        above = self.own.pem if self.over is not None else b""
+        return Signed(builder.sign(self.own.key, algorithm or hashes.SHA256()), key, above)
+
+    def revoke(self, *signed: Signed) -> None:
+        """Take certificates back."""
+        self._revoked += [each.certificate.serial_number for each in signed]
+
+    def revocations(self, *, until: datetime | None = None, key: Any = None) -> bytes:
+        """The list of what was taken back."""
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(_name(self.name))
+            .last_update(self.now - timedelta(days=1))
+            .next_update(until or self.now + timedelta(days=30))
+        )
+        for number in self._revoked:
+            entry = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(self.now).build()
+            builder = builder.add_revoked_certificate(entry)
+        return builder.sign(key or self.own.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
