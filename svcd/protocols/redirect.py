@@ -1,4 +1,4 @@
-"""Passing connections on to another server, in both directions, each with its own end and its own speed."""
+"""Passing connections on to another server."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import error
-from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.protocol import Factory, Protocol
-from zope.interface import implementer
+from twisted.internet.protocol import Factory
 
 from svcd.protocols.base import BuiltinFactory
+from svcd.protocols.side import FirstSide, Side
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,61 +18,12 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
     from twisted.python.failure import Failure
 
-    from svcd.interfaces import Descriptors, StreamTransport
+    from svcd.interfaces import Descriptors
 
 __all__ = ["RedirectFactory", "RedirectProtocol"]
 
 
-@implementer(IHalfCloseableProtocol)
-class _Side(Protocol):
-    """One of two connections that are one.
-
-    Each is the producer of the other's transport: when its peer does not take what comes, the other peer is not
-    read from. So a pair costs what two transports buffer, whatever its ends do.
-    """
-
-    transport: StreamTransport  # type: ignore[assignment]
-    other: _Side | None = None
-    heard_all = False
-
-    def dataReceived(self, data: bytes) -> None:
-        """Pass it on; once the other side is gone, nobody wants it."""
-        if self.other is not None:
-            self.other.transport.write(data)
-
-    def readConnectionLost(self) -> None:
-        """This peer will send no more: tell the other one, behind what is under way to it."""
-        self.heard_all = True
-        other = self.other
-        if other is None:
-            return
-        # A transport waits for its producer before it closes anything.
-        other.transport.unregisterProducer()
-        if other.heard_all:
-            self.transport.loseConnection()
-            other.transport.loseConnection()
-        else:
-            other.transport.loseWriteConnection()
-
-    def writeConnectionLost(self) -> None:
-        """This peer has been told that there is no more."""
-
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """This connection is gone, and with it the reason for the other."""
-        other, self.other = self.other, None
-        if other is None:
-            return
-        other.other = None
-        other.transport.unregisterProducer()
-        local = not hasattr(self.transport.getPeer(), "port")
-        if reason.check(error.ConnectionDone) or (local and self.heard_all):
-            # In good order. A UNIX socket that is closed behind its last byte is told as a loss (POLLHUP in poll(2)).
-            other.transport.loseConnection()
-        else:
-            other.transport.abortConnection()
-
-
-class _ServerSide(_Side):
+class _ServerSide(Side):
     """The connection to the other server."""
 
     release: Callable[[], None] | None = None
@@ -90,7 +40,7 @@ class _ServerSideFactory(Factory):
     noisy = False
 
 
-class RedirectProtocol(_Side):
+class RedirectProtocol(FirstSide):
     """A client's connection.
 
     Nothing is read from the client before the other server has accepted: what it sends meanwhile waits in the kernel.
@@ -104,8 +54,7 @@ class RedirectProtocol(_Side):
 
     def connectionMade(self) -> None:
         """Connect to the other server."""
-        self._gone = self._too_late = False
-        self._early: list[bytes] = []
+        self._too_late = False
         self.transport.pauseProducing()
         factory = self.factory
         factory.descriptors.acquire()
@@ -113,16 +62,9 @@ class RedirectProtocol(_Side):
         self._patience = factory.clock.callLater(factory.timeout, self._give_up)
         self._attempt.addCallbacks(self._connected, self._failed)
 
-    def dataReceived(self, data: bytes) -> None:
-        """Pass it on; a piece that was read before the transport could be stopped is kept."""
-        if self.other is None and not self._gone:
-            self._early.append(data)
-        else:
-            super().dataReceived(data)
-
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """The client is gone."""
-        self._gone = True
+        self.gone = True
         self._attempt.cancel()
         super().connectionLost(reason)
 
@@ -137,29 +79,20 @@ class RedirectProtocol(_Side):
     def _connected(self, server: _ServerSide) -> None:
         self._tried()
         server.release = self.factory.descriptors.release
-        self.other, server.other = server, self
         set_no_delay = getattr(server.transport, "setTcpNoDelay", None)
         if set_no_delay is not None:
             # The client, or its program, knows when to send small pieces; to wait for more costs it time.
             set_no_delay(True)
-        server.transport.registerProducer(self.transport, True)
-        self.transport.registerProducer(server.transport, True)
-        for data in self._early:
-            server.transport.write(data)
-        self._early.clear()
-        if self.heard_all:
-            self.readConnectionLost()
-        else:
-            self.transport.resumeProducing()
+        self.meet(server)
 
     def _failed(self, failure: Failure) -> None:
         self._tried()
         self.factory.descriptors.release()
-        if not self._gone:
+        if not self.gone:
             too_late = self._too_late or failure.check(error.TimeoutError)
             reason = "it does not answer" if too_late else _reason(failure.value)
             self.failure_text = f"can't connect to {self.factory.name}: {reason}"
-            self._gone = True
+            self.gone = True
             self.transport.loseConnection()
 
 
