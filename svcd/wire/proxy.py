@@ -1,0 +1,237 @@
+"""The PROXY protocol (HAProxy's proxy-protocol.txt): the header by which a proxy says whose connection it passes on.
+
+`header` returns a Header, or None as long as the data is the beginning of one and all of it therefore belongs to it;
+it raises ValueError, with what is wrong, as soon as the data can't become one. It is given everything from the
+beginning each time, MOST bytes at most, and looks at each byte a bounded number of times. `line` makes a header of
+version 1, `block` one of version 2.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import struct
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["MOST", "Header", "SocketAddress", "block", "crc32c", "header", "line"]
+
+#: The longest header that is taken, in bytes. Version 2 could have 65551, but the specification wants a header to fit
+#: in the smallest TCP segment, 536 bytes, and nginx takes as many as this.
+MOST = 4096
+#: The longest of version 1, with its end (section 2.1).
+_MOST_LINE = 107
+_LINES = (b"PROXY TCP4 ", b"PROXY TCP6 ", b"PROXY UNKNOWN")
+_END = b"\r\n"
+_PORT = re.compile(rb"0|[1-9][0-9]{0,4}")
+_HIGHEST_PORT = 65_535
+
+_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+#: Behind it: version and command, family and transport, the length of what follows (section 2.2).
+_FIXED = struct.Struct("!12sBBH")
+_VERSION, _LOCAL, _PROXY = 0x20, 0x20, 0x21
+_INET, _INET6, _UNIX = 1, 2, 3
+_STREAM, _DGRAM = 1, 2
+#: By family: what the addresses take.
+_ADDRESSES = {_INET: struct.Struct("!4s4sHH"), _INET6: struct.Struct("!16s16sHH"), _UNIX: struct.Struct("!108s108s")}
+_TLV = struct.Struct("!BH")
+_CRC32C = 0x03
+_CHECKSUM = struct.Struct("!I")
+
+#: An address as the socket module has it: (host, port), and for IPv6 (host, port, 0, 0).
+SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a proxy says of a connection.
+
+    Attributes:
+        size: of the header, in bytes.
+        source: the client's address; None if it is the proxy that speaks (LOCAL), or a client that has no address of
+            TCP: then both ends are those of the connection itself, as the specification wants it.
+        destination: where the client has connected to; None where the source is.
+    """
+
+    size: int
+    source: SocketAddress | None = None
+    destination: SocketAddress | None = None
+
+
+def header(data: bytes) -> Header | None:
+    """The header that data begins with.
+
+    Raises:
+        ValueError: there is none, or it is broken.
+    """
+    if data.startswith(_SIGNATURE[: len(data)]):
+        return _binary(data)
+    if any(each.startswith(data[: len(each)]) for each in _LINES):
+        return _text(data)
+    raise ValueError("it begins with no PROXY header")
+
+
+def _text(data: bytes) -> Header | None:
+    end = data.find(_END, 0, _MOST_LINE)
+    unknown = data.startswith(_LINES[2])
+    if unknown and data[len(_LINES[2]) : len(_LINES[2]) + 1] not in (b"", b" ", b"\r"):
+        raise ValueError("its protocol is none of TCP4, TCP6 and UNKNOWN")
+    if end < 0:
+        if len(data) >= _MOST_LINE or (b"\n" in data and not unknown):
+            raise ValueError(f"its first line has no CRLF within {_MOST_LINE} bytes")
+        return None
+    size = end + len(_END)
+    if unknown:
+        # What else the line says must be ignored.
+        return Header(size)
+    _, protocol, *rest = data[:end].split(b" ")
+    if len(rest) != 4:
+        raise ValueError("its line has not two addresses and two ports")
+    kind = ipaddress.IPv4Address if protocol == b"TCP4" else ipaddress.IPv6Address
+    source, destination = (_address(kind, each) for each in rest[:2])
+    return Header(size, _named(source, _port(rest[2])), _named(destination, _port(rest[3])))
+
+
+_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def _address(kind: type[_Address], word: bytes) -> _Address:
+    try:
+        # It takes a scope as well, which no header has.
+        if b"%" not in word:
+            return kind(word.decode("ascii"))
+    except ValueError:
+        pass
+    raise ValueError("an address of its line is none")
+
+
+def _port(word: bytes) -> int:
+    if not _PORT.fullmatch(word) or int(word) > _HIGHEST_PORT:
+        raise ValueError("a port of its line is none")
+    return int(word)
+
+
+def _named(address: _Address, port: int) -> SocketAddress:
+    return (str(address), port) if address.version == 4 else (str(address), port, 0, 0)
+
+
+def _binary(data: bytes) -> Header | None:
+    command = data[12:13]
+    if command and command[0] not in (_LOCAL, _PROXY):
+        raise ValueError("its version or its command is unknown")
+    if len(data) < _FIXED.size:
+        return None
+    _, _, kind, length = _FIXED.unpack_from(data)
+    size = _FIXED.size + length
+    if size > MOST:
+        raise ValueError(f"it has {size} bytes, more than {MOST}")
+    if command[0] == _LOCAL:
+        # Nothing else of it counts.
+        return Header(size) if len(data) >= size else None
+    family, transport = divmod(kind, 16)
+    if family > _UNIX or transport > _DGRAM:
+        raise ValueError("its address family or its transport is unknown")
+    addresses = _ADDRESSES.get(family) if transport else None
+    if addresses is not None and length < addresses.size:
+        raise ValueError("it is shorter than its addresses")
+    if len(data) < size:
+        return None
+    if addresses is None:
+        return Header(size)
+    _check(data[:size], _FIXED.size + addresses.size)
+    if family == _UNIX or transport != _STREAM:
+        return Header(size)
+    source, destination, *ports = addresses.unpack_from(data, _FIXED.size)
+    near, far = (
+        _named(ipaddress.ip_address(each), port) for each, port in zip((destination, source), ports[::-1], strict=True)
+    )
+    return Header(size, far, near)
+
+
+def _check(whole: bytes, start: int) -> None:
+    """Look through what follows the addresses: it has to end where the header does, and a checksum to be right."""
+    sums = [(begin, end) for kind, begin, end in _values(whole, start) if kind == _CRC32C]
+    if not sums:
+        return
+    begin, end = sums[0]
+    if len(sums) > 1 or end - begin != _CHECKSUM.size:
+        raise ValueError("its checksum is none of four bytes")
+    if _CHECKSUM.pack(crc32c(whole[:begin] + bytes(_CHECKSUM.size) + whole[end:])) != whole[begin:end]:
+        raise ValueError("its checksum is wrong")
+
+
+def _values(whole: bytes, start: int) -> Iterator[tuple[int, int, int]]:
+    """The type of each value behind the addresses, and where it begins and ends."""
+    while start < len(whole):
+        begin = start + _TLV.size
+        if begin > len(whole):
+            raise ValueError("a value behind its addresses is cut off")
+        kind, length = _TLV.unpack_from(whole, start)
+        start = begin + length
+        if start > len(whole):
+            raise ValueError("a value behind its addresses is cut off")
+        yield kind, begin, start
+
+
+@cache
+def _table() -> tuple[int, ...]:
+    numbers = []
+    for number in range(256):
+        for _ in range(8):
+            number = number >> 1 ^ (0x82F6_3B78 if number & 1 else 0)  # noqa: PLW2901 - it is what is made
+        numbers.append(number)
+    return tuple(numbers)
+
+
+def crc32c(data: bytes) -> int:
+    """The checksum of SCTP (RFC 9260, appendix A), which Python's library lacks."""
+    table, value = _table(), 0xFFFF_FFFF
+    for byte in data:
+        value = table[(value ^ byte) & 0xFF] ^ value >> 8
+    return value ^ 0xFFFF_FFFF
+
+
+def line(source: tuple[str, int] | None, destination: tuple[str, int] | None) -> bytes:
+    """A header of version 1.
+
+    Args:
+        source: host and port of the client, where an IPv4-mapped address is told as IPv4; None for one that has none,
+            as at a UNIX socket.
+        destination: the same of where it has connected to.
+    """
+    if source is None or destination is None:
+        return b"PROXY UNKNOWN\r\n"
+    one, other = _alike(source[0], destination[0])
+    return f"PROXY TCP{one.version} {one} {other} {source[1]} {destination[1]}\r\n".encode()
+
+
+def block(source: tuple[str, int] | None, destination: tuple[str, int] | bytes | None) -> bytes:
+    """A header of version 2.
+
+    Args:
+        source: as of line().
+        destination: the same; of a UNIX socket its path.
+    """
+    if source is not None and isinstance(destination, tuple):
+        one, other = _alike(source[0], destination[0])
+        family = _INET if one.version == 4 else _INET6
+        addresses = _ADDRESSES[family].pack(one.packed, other.packed, source[1], destination[1])
+    else:
+        family = _UNIX
+        path = destination if isinstance(destination, bytes) else b""
+        addresses = _ADDRESSES[family].pack(b"", path)
+    return _FIXED.pack(_SIGNATURE, _PROXY, family << 4 | _STREAM, len(addresses)) + addresses
+
+
+def _alike(one: str, other: str) -> tuple[_Address, _Address]:
+    """Two addresses in one family, without their scopes, which mean something only where they are from."""
+    both = [ipaddress.ip_address(each.partition("%")[0]) for each in (one, other)]
+    fours = [each if each.version == 4 else each.ipv4_mapped for each in both]
+    if fours[0] is not None and fours[1] is not None:
+        return fours[0], fours[1]
+    sixes = [ipaddress.IPv6Address(f"::ffff:{each}") if each.version == 4 else each for each in both]
+    return sixes[0], sixes[1]
