@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from svcd.reactor.driving import finish
+from svcd.reactor.relayed import RELAYED
 from svcd.reactor.tcp import TCP6Transport, TCPTransport, tcp_address
 from svcd.reactor.unix import UNIXTransport
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.reactor.native import NativeReactor
+    from svcd.reactor.relayed import Relay
     from svcd.reactor.stream import StreamTransport
 
 __all__ = ["Acceptor", "StreamPort", "TCPPort", "UNIXPort"]
@@ -132,26 +134,41 @@ class Acceptor:
             if opening:
                 self._reactor.loop.call_soon(finish, opening)
 
-    def adopt(self, descriptor: int, name: Any, family: int) -> None:  # noqa: ANN401 - a socket address
+    def adopt(self, descriptor: int, name: Any, family: int, relay: Relay | None = None) -> None:  # noqa: ANN401 - a socket address
         """Put a connection on uvloop that somebody else accepted; its descriptor is uvloop's from now on.
+
+        Args:
+            descriptor: of a stream socket.
+            name: the client.
+            family: of the socket; the client's may be another with a relay.
+            relay: what was said before, by whom the client came.
 
         Raises:
             OSError: it is gone; the descriptor is closed.
         """
         try:
-            opening = self._open(descriptor, name, family)
+            opening = self._open(descriptor, name, family, relay)
         except OSError:
             os.close(descriptor)
             raise
         self._reactor.loop.call_soon(finish, [opening])
 
-    def _open(self, descriptor: int, name: Any, family: int) -> Coroutine[Any, Any, Any]:  # noqa: ANN401 - as adopt
-        peer = UNIXAddress(name or None) if family == socket.AF_UNIX else tcp_address(name)
+    def _open(
+        self,
+        descriptor: int,
+        name: Any,  # noqa: ANN401 - as adopt
+        family: int,
+        relay: Relay | None = None,
+    ) -> Coroutine[Any, Any, Any]:
+        peer = tcp_address(name) if isinstance(name, tuple) else UNIXAddress(name or None)
         number, self._number = self._number, self._number + 1
         owner = self._owner
-        transport = _KINDS[family](self._reactor, descriptor, owner.factory, peer, owner, number, self._where)
+        kind: Any = _KINDS[family] if relay is None else RELAYED[family]
+        transport = kind(self._reactor, descriptor, owner.factory, peer, owner, number, self._where)
+        if relay is not None:
+            transport.relay = relay
         coroutine = self._reactor.loop.connect_accepted_socket(
-            lambda: transport,  # type: ignore[type-var]
+            lambda: transport,
             _Accepted(descriptor, family),  # type: ignore[arg-type]
         )
         coroutine.send(None)
@@ -252,13 +269,13 @@ class StreamPort:
         """Somebody waits."""
         self._acceptor.accept()
 
-    def adopt(self, descriptor: int, name: Any, family: int) -> None:  # noqa: ANN401 - a socket address
-        """Serve a connection, whoever accepted it; its descriptor is the port's from now on.
+    def adopt(self, descriptor: int, name: Any, family: int, relay: Relay | None = None) -> None:  # noqa: ANN401 - a socket address
+        """Serve a connection, whoever accepted it; its descriptor is the port's from now on. See Acceptor.
 
         Raises:
             OSError: it is gone.
         """
-        self._acceptor.adopt(descriptor, name, family)
+        self._acceptor.adopt(descriptor, name, family, relay)
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002 - Twisted's signature
         """The reactor stops, or the socket is of no use."""

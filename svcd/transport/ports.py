@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IProtocolFactory
 
     from svcd.interfaces import Watcher
+    from svcd.wire.proxy import Header
 
 __all__ = ["StreamPort"]
 
@@ -64,6 +65,42 @@ class _UNIXTransport(_Counted, unix.Server):  # type: ignore[misc]
     def traffic(self) -> tuple[int, int]:
         """Bytes that came from the client, and bytes that the kernel has taken for it."""
         return self.bytes_in, self.bytes_out
+
+
+def _address(name: Any) -> IAddress:  # noqa: ANN401 - a socket address
+    """As Twisted has it, with the scope of a link-local one, which its address means nothing without."""
+    if len(name) == 2:
+        return IPv4Address("TCP", *name)
+    host, port, flow, scope = name
+    return IPv6Address("TCP", f"{host}%{socket.if_indextoname(scope)}" if scope else host, port, flow, scope)
+
+
+class _Relayed:
+    """The client came by way of a proxy: both ends are as its header says, and that does not count as the client's."""
+
+    relay: Header
+    source: IAddress
+
+    def getPeer(self) -> IAddress:
+        """The client."""
+        return self.source
+
+    def getHost(self) -> IAddress:
+        """Our side, as the client knows it."""
+        destination = self.relay.destination
+        return super().getHost() if destination is None else _address(destination)  # type: ignore[misc]
+
+
+class _RelayedTCP(_Relayed, _TCPTransport):  # type: ignore[misc]
+    @property
+    def traffic(self) -> tuple[int, int] | None:
+        """Bytes that came from the client, and bytes that its side has taken."""
+        found = super().traffic
+        return None if found is None else (found[0] - self.relay.size, found[1])
+
+
+class _RelayedUNIX(_Relayed, _UNIXTransport):  # type: ignore[misc]
+    pass
 
 
 @implementer(IListeningPort)
@@ -109,24 +146,19 @@ class StreamPort(Port):
             except Exception:  # noqa: BLE001 - one connection's mistake is that connection's end
                 self._log.failure("a connection could not be served")
 
-    def adopt(self, descriptor: int, peer: Any, family: int) -> None:  # noqa: ANN401 - a socket address
-        """Serve a connection, whoever accepted it; its descriptor is the port's to close from now on."""
+    def adopt(self, descriptor: int, peer: Any, family: int, relay: Header | None = None) -> None:  # noqa: ANN401 - a socket address
+        """Serve a connection, whoever accepted it; its descriptor is the port's to close from now on.
+
+        Args:
+            descriptor: of a stream socket.
+            peer: the client.
+            family: of the socket; the client's may be another with a relay.
+            relay: what a proxy has said of the connection.
+        """
         client = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
         client.setblocking(False)
-        local = family == socket.AF_UNIX
-        address: IAddress
-        if local:
-            address = UNIXAddress(peer or None)
-        elif len(peer) == 4:
-            # With the scope of a link-local peer, which its address means nothing without.
-            host = peer[0]
-            if peer[3]:
-                host = f"{host}%{socket.if_indextoname(peer[3])}"
-                peer = (host, *peer[1:])
-            address = IPv6Address("TCP", host, *peer[1:])
-        else:
-            address = IPv4Address("TCP", *peer)
         try:
+            address: Any = _address(peer) if isinstance(peer, tuple) else UNIXAddress(peer or None)
             protocol = self._factory.buildProtocol(address)
         except BaseException:
             client.close()
@@ -135,10 +167,19 @@ class StreamPort(Port):
             client.close()
             return
         self._number += 1
-        kind = _UNIXTransport if local else _TCPTransport
-        transport = kind(client, protocol, peer, self, self._number, self.reactor)  # type: ignore[arg-type]
+        local = family == socket.AF_UNIX
+        if relay is None:
+            kind: Any = _UNIXTransport if local else _TCPTransport
+        else:
+            kind = _RelayedUNIX if local else _RelayedTCP
+        if isinstance(peer, tuple):
+            # Twisted has the scope in the host as well, and of a UNIX socket's client no more than a name.
+            peer = address.host if local else (address.host, *peer[1:])
+        transport = kind(client, protocol, peer, self, self._number, self.reactor)
+        if relay is not None:
+            transport.relay, transport.source = relay, address
         try:
             protocol.makeConnection(transport)
         except BaseException:
-            transport.abortConnection()  # type: ignore[no-untyped-call]
+            transport.abortConnection()
             raise

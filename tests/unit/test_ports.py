@@ -8,12 +8,13 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
 from svcd.transport.ports import StreamPort
+from svcd.wire.proxy import Header
 from tests.doubles import FakeReactor, LogCatcher
 
 if TYPE_CHECKING:
@@ -297,3 +298,44 @@ def test_a_port_that_the_reactor_gave_up_is_not_watched_again(streams: _Streams)
     streams.reactor.removeReader(streams.port)
     streams.port.resume()
     assert streams.port not in streams.reactor.readers
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [
+        (("192.0.2.1", 40_000), ("198.51.100.7", 443)),
+        (("2001:db8::1", 40_000, 0, 0), ("2001:db8::7", 443, 0, 0)),
+    ],
+)
+def test_a_client_that_a_proxy_names(tmp_path: Path, family: int, source: Any, destination: Any) -> None:
+    """Both ends are as the header has them, whatever the socket is, and its bytes are not the client's."""
+    streams = _Streams(_listener(family, ("127.0.0.1", 0) if family == socket.AF_INET else str(tmp_path / "s")))
+    client = streams.connect()
+    client.sendall(b"headerhello")
+    descriptor, _ = streams.listener._accept()  # type: ignore[attr-defined]
+    assert os.read(descriptor, 6) == b"header"
+    streams.port.adopt(descriptor, source, family, Header(6, source, destination))
+    transport: Any = streams.factory.built[0].transport
+    kind = IPv4Address if len(source) == 2 else IPv6Address
+    assert (transport.getPeer(), transport.getHost()) == (kind("TCP", *source), kind("TCP", *destination))
+    assert streams.factory.peers == [kind("TCP", *source)]
+    assert source[0] in transport.logstr
+    if family == socket.AF_INET:
+        assert transport.traffic == (5, 0)
+    transport.doRead()
+    assert transport.bytes_in == 5
+    streams.close()
+
+
+def test_a_proxy_that_speaks_for_itself(streams: _Streams) -> None:
+    """It is its own client, where it has connected to; its header is not counted all the same."""
+    client = streams.connect()
+    client.sendall(b"header")
+    descriptor, peer = streams.listener._accept()  # type: ignore[attr-defined]
+    assert os.read(descriptor, 6) == b"header"
+    streams.port.adopt(descriptor, peer, socket.AF_INET, Header(6))
+    transport: Any = streams.factory.built[0].transport
+    assert transport.getPeer() == IPv4Address("TCP", *client.getsockname())
+    assert transport.getHost() == IPv4Address("TCP", *client.getpeername())
+    assert transport.traffic == (0, 0)
