@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from svcd.catalog import SHAPES
 from svcd.config.check import Endpoint, check
-from svcd.config.default import DEFAULT, DEFAULT_NAME
+from svcd.config.default import DEFAULT, DEFAULT_NAME, SERVICES_FILE
 from svcd.config.parser import parse, parse_text
 from svcd.errors import ConfigError
 from svcd.model import Place, Problem
@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from svcd.config.service import Config
     from svcd.interfaces import Files, Machine
 
-__all__ = ["SERVICES_FILE", "listing", "load", "load_config"]
-
-#: Read when no file is named, where it exists; else the embedded default.
-SERVICES_FILE = "/etc/svcd/services"
+__all__ = ["listing", "load", "load_config"]
 
 
 def load(path: str | None, files: Files, *, port_offset: int = 0, machine: Machine | None = None) -> list[Endpoint]:

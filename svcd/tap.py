@@ -14,12 +14,13 @@ from twisted.python import usage
 
 from svcd import __version__
 from svcd.catalog import Surroundings
+from svcd.config.default import SERVICES_FILE
 from svcd.control import ControlFactory, ControlService
 from svcd.daemon import Daemon, not_started
 from svcd.errors import ConfigError, ListenErrors, StartFailure
 from svcd.files import LocalFiles
 from svcd.ledger import Ledger
-from svcd.loading import SERVICES_FILE, listing, load
+from svcd.loading import listing, load
 from svcd.logs import LOG_FORMATS, LogOutput
 from svcd.policy.limits import Hall
 from svcd.resources import account_of, connection_limit, inherited_stock

@@ -10,12 +10,26 @@ import enum
 from dataclasses import dataclass
 from socket import AF_INET, AF_INET6, inet_pton
 
-__all__ = ["LOCAL", "NO_RATE", "V6", "ClientName", "Hours", "NameKind", "Prefixes", "Rate", "Source", "address_number"]
+__all__ = [
+    "LOCAL",
+    "LOCAL_CLIENT",
+    "NO_RATE",
+    "V6",
+    "ClientName",
+    "Hours",
+    "NameKind",
+    "Prefixes",
+    "Rate",
+    "Source",
+    "address_number",
+]
 
 #: Added to the number of every IPv6 address: they come after all of IPv4.
 V6 = 1 << 128
 #: The number of a peer that has no address: at the other end of a UNIX socket.
 LOCAL = -1
+#: What is said for the address of such a peer, which has none.
+LOCAL_CLIENT = "local"
 
 #: The upper bits of the IPv4-mapped addresses, ::ffff:0:0/96 (RFC 4291, section 2.5.5.2).
 _MAPPED = 0xFFFF

@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING
 
 from svcd import __version__
 from svcd.cli.client import add_commands
-from svcd.cli.explain import LOCAL_CLIENT, explanation, services_named
 from svcd.cli.install import add_install
-from svcd.cli.tables import FORMATS
+from svcd.config.default import SERVICES_FILE
 from svcd.errors import ConfigError, UsageError
 from svcd.files import LocalFiles
-from svcd.loading import SERVICES_FILE, listing, load, load_config
+from svcd.terms import LOCAL_CLIENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["main"]
+
+# What needs Twisted is imported by the commands that need it: it takes longer than all that the others do.
+
+#: How the list of options is written; as svcd.cli.tables has it.
+_FORMATS = ("man", "markdown", "text")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.set_defaults(run=_explain)
 
     options = commands.add_parser("options", help="list the options of the services file")
-    options.add_argument("--format", choices=sorted(FORMATS), default="text", help="how to write the list")
+    options.add_argument("--format", choices=_FORMATS, default="text", help="how to write the list")
     options.set_defaults(run=_options)
 
     add_install(commands, parser)
@@ -86,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(chosen: argparse.Namespace) -> int:
+    from svcd.loading import listing, load
+
     try:
         endpoints = load(chosen.file, LocalFiles(), port_offset=chosen.port_offset)
     except ConfigError as error:
@@ -97,6 +103,9 @@ def _check(chosen: argparse.Namespace) -> int:
 
 
 def _explain(chosen: argparse.Namespace) -> int:
+    from svcd.cli.explain import explanation, services_named
+    from svcd.loading import load_config
+
     try:
         config, _ = load_config(chosen.services, LocalFiles())
         found = [explanation(service, chosen.address, chosen.at) for service in services_named(config, chosen.service)]
@@ -108,5 +117,7 @@ def _explain(chosen: argparse.Namespace) -> int:
 
 
 def _options(chosen: argparse.Namespace) -> int:
+    from svcd.cli.tables import FORMATS
+
     print(FORMATS[chosen.format](), end="")
     return 0

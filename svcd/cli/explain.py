@@ -14,7 +14,7 @@ from svcd.model import Shape, unmapped
 from svcd.policy.acl import Acl
 from svcd.policy.answers import Reason
 from svcd.policy.explain import Outcome, Visit, explain
-from svcd.terms import address_number
+from svcd.terms import LOCAL_CLIENT, address_number
 from svcd.transport.names import confirmed_system_host_of
 from svcd.transport.rules import rules_of
 
@@ -25,10 +25,7 @@ if TYPE_CHECKING:
     from svcd.policy.explain import Step
     from svcd.policy.rules import Rules
 
-__all__ = ["LOCAL_CLIENT", "explanation", "moment_of", "services_named"]
-
-#: What is said for the address of a UNIX socket's client, which has none.
-LOCAL_CLIENT = "local"
+__all__ = ["explanation", "moment_of", "services_named"]
 
 
 def services_named(config: Config, name: str) -> list[Service]:

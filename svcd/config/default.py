@@ -1,6 +1,9 @@
-"""The services that are served where no services file is: unprivileged ports, loopback only."""
+"""Where the services file usually is, and what is served where none is: unprivileged ports, loopback only."""
 
-__all__ = ["DEFAULT", "DEFAULT_NAME"]
+__all__ = ["DEFAULT", "DEFAULT_NAME", "SERVICES_FILE"]
+
+#: Read when no file is named, where it exists; else the embedded default.
+SERVICES_FILE = "/etc/svcd/services"
 
 #: What the embedded file is called in Problems and in the log.
 DEFAULT_NAME = "<default>"

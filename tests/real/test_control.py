@@ -263,3 +263,14 @@ def test_a_client_that_does_not_read_is_not_served_without_end(controlled: _Cont
                 client.sendall(question)
         assert controlled.ask("status")["services"]
         assert controlled.daemon.memory() - before < 16 * 1024**2
+
+
+def test_a_command_for_a_daemon_needs_no_twisted() -> None:
+    """Importing it would take longer than everything else that the command does."""
+    code = (
+        "import sys; from svcd.cli import main\n"
+        "main(['--control', '/nowhere', 'status']); print('twisted' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
+    assert done.stdout == "False\n"
+    assert "no daemon answers at /nowhere" in done.stderr
