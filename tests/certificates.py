@@ -11,11 +11,16 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 __all__ = ["Authority", "Signed", "key_pem"]
 
 _NUMBERS = itertools.count(1000)
+#: What an authority's key is for.
+_SIGNS = x509.KeyUsage(
+    digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
+    key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
+)  # fmt: skip
 
 
 def key_pem(key: Any) -> bytes:
@@ -86,6 +91,8 @@ class Authority:
         builder = self._builder(self.name, key, _name(signer.name), None, None).add_extension(
             x509.BasicConstraints(ca=True, path_length=None), critical=True
         )
+        known_by = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        builder = builder.add_extension(known_by, critical=False).add_extension(_SIGNS, critical=True)
         above = signer.own.pem if self.over is not None and self.over.over is not None else b""
         self.own = Signed(builder.sign(key if self.over is None else self.over.own.key, hashes.SHA256()), key, above)
 
@@ -120,6 +127,11 @@ class Authority:
         builder = self._builder(names[0][:64], key, _name(self.name), begins, expires)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(x509.SubjectAlternativeName(list(map(_general, names))), critical=False)
+        issuer_key: Any = self.own.certificate.public_key()
+        issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key)
+        builder = builder.add_extension(issued_by, critical=False)
+        uses = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+        builder = builder.add_extension(uses, critical=False)
         above = self.own.pem if self.over is not None else b""
         return Signed(builder.sign(self.own.key, algorithm or hashes.SHA256()), key, above)
 

@@ -77,9 +77,12 @@ def make_context(service: Service, material: Material, credentials: Credentials 
 
 
 def _set_groups(context: SSL.Context) -> None:
-    # pyOpenSSL can set one group only, and its default has some that few machines were made for.
+    # pyOpenSSL itself can set one group only. Where its bindings lack this one, OpenSSL's own choice holds: the same
+    # groups first, and some more.
+    if not hasattr(lib, "SSL_CTX_set1_curves_list"):
+        return
     for groups in _GROUPS:
-        if lib.SSL_CTX_set1_curves_list(context._context, groups) == 1:  # noqa: SLF001 - see above
+        if lib.SSL_CTX_set1_curves_list(context._context, groups) == 1:  # noqa: SLF001 - as Context's own methods do
             return
         lib.ERR_clear_error()
 
