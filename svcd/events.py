@@ -20,6 +20,11 @@ the log.
 it). A `leftover` line is for a socket that we were started with and have no use for, with the `name` that its giver
 gave it; an `ungiven` line for one that we opened ourselves, since the socket unit did not give it.
 
+A `certificate` line says that a service has read its certificates again and shows them from now on: the `file` of the
+one that expires first, when that is (`expires`), and how many there are (`count`). A `certificate-expires` line warns
+of those that won't hold for long, once a day: the `file` of the first of them, the `days` that it has left (less than
+none for one that has expired), and how many they are.
+
 A `refuse` line is for all clients of a service that were refused for one reason since the last such line, one line a
 second at most: `peer` the first of them, `count` how many, `rule` what decided for the first, with its place in the
 file. Reasons: address, time, load, global (--max-connections), descriptors, instances, per_source, rate,
@@ -43,6 +48,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ACCEPT",
     "BLIND",
+    "CERTIFICATE",
+    "CERTIFICATE_EXPIRES",
     "CLOSE",
     "DESCRIPTORS",
     "END",
@@ -72,7 +79,7 @@ __all__ = [
 ]
 
 #: How the values of a field are written where it isn't as text (%s).
-FORMATS = {"id": "%d", "count": "%d", "in": "%d", "out": "%d", "seconds": "%.3f", "pid": "%d",
+FORMATS = {"id": "%d", "count": "%d", "days": "%d", "in": "%d", "out": "%d", "seconds": "%.3f", "pid": "%d",
            "user": "%.3f", "system": "%.3f"}  # fmt: skip
 
 #: Levels as numbers of syslog (RFC 5424, 6.2.1), where those are wanted.
@@ -97,6 +104,8 @@ READY = Event("ready", ("services", "listeners", "reactor"), "notice")
 RELOAD = Event("reload", ("added", "removed", "changed", "opened", "closed", "seconds"), "notice")
 RELOAD_FAILED = Event("reload-failed", ("problems",), "error")
 PROBLEM = Event("problem", ("text",), "error")
+CERTIFICATE = Event("certificate", ("service", "file", "expires", "count"), "notice")
+CERTIFICATE_EXPIRES = Event("certificate-expires", ("service", "file", "expires", "days", "count"), "warn")
 STOP = Event("stop", ("connections",), "notice")
 DESCRIPTORS = Event("descriptors", ("limit", "connections", "advice"), "warn")
 PAUSE = Event("pause", ("reason", "connections", "limit"), "warn")

@@ -9,7 +9,7 @@ import stat
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
 
 __all__ = ["MOST_BYTES", "LocalFiles"]
 
@@ -22,6 +22,7 @@ class LocalFiles:
 
     def __init__(self) -> None:
         self._known: dict[str, bytes] = {}
+        self._listed: dict[str, list[str]] = {}
 
     def read(self, path: str) -> bytes:
         """The whole content of a regular file; see the interface."""
@@ -34,15 +35,31 @@ class LocalFiles:
             raise OSError(errno.EFBIG, f"it is larger than {MOST_BYTES} bytes")
         return data
 
-    def read_again(self, path: str) -> bytes:
-        """The whole content, or what it was when it could be read; see the interface."""
+    def read_together(self, paths: Sequence[str]) -> Mapping[str, bytes | OSError]:
+        """The content of each, or all as they were when they could be read; see the interface."""
+        found = {path: self._content(path) for path in paths}
+        known = {path: self._known[path] for path in paths if path in self._known}
+        if any(isinstance(each, PermissionError) for each in found.values()) and len(known) == len(found):
+            return known
+        self._known.update({path: each for path, each in found.items() if isinstance(each, bytes)})
+        return found
+
+    def _content(self, path: str) -> bytes | OSError:
         try:
-            data = self._known[path] = self.read(path)
+            return self.read(path)
+        except OSError as error:
+            return error
+
+    def entries(self, folder: str) -> Sequence[str]:
+        """What is in a directory, or what was when it could be listed; see the interface."""
+        try:
+            # As text, unchanged.
+            found = self._listed[folder] = [os.path.join(folder, name) for name in sorted(os.listdir(folder))]  # noqa: PTH118, PTH208
         except PermissionError:
-            if path not in self._known:
+            if folder not in self._listed:
                 raise
-            data = self._known[path]
-        return data
+            found = self._listed[folder]
+        return found
 
     def stamp(self, path: str) -> Hashable:
         """The file behind all links, its times and its size."""

@@ -28,10 +28,19 @@ class Files(Protocol):
         """
         ...
 
-    def read_again(self, path: str) -> bytes:
-        """As read; but who is denied now what could be read before gets what was read then.
+    def read_together(self, paths: Sequence[str]) -> Mapping[str, bytes | OSError]:
+        """As read, of files that belong together: the content of each, or why it can't be read.
 
-        For files that root alone can read, once root is given up: what is in use can still be checked.
+        Who is denied one of them now, but could read all before, gets all as they were then: for files that root alone
+        can read, once root is given up. So what is in use can still be checked, and nothing new is mixed with it.
+        """
+        ...
+
+    def entries(self, folder: str) -> Sequence[str]:
+        """The paths of what is in a directory, sorted; who is denied that now gets what it was before.
+
+        Raises:
+            OSError: it can't be listed, and never could.
         """
         ...
 

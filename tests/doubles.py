@@ -90,9 +90,22 @@ class FakeFiles:
             raise found
         return found.encode() if isinstance(found, str) else found
 
-    def read_again(self, path: str) -> bytes:
-        """The same."""
-        return self.read(path)
+    def read_together(self, paths: Sequence[str]) -> dict[str, bytes | OSError]:
+        """The same, of each."""
+
+        def content(path: str) -> bytes | OSError:
+            try:
+                return self.read(path)
+            except OSError as error:
+                return error
+
+        return {path: content(path) for path in paths}
+
+    def entries(self, folder: str) -> list[str]:
+        """As a directory lists them."""
+        if folder not in self._folders:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        return self.matches(f"{folder}/*")
 
     def stamp(self, path: str) -> Hashable:
         """The content stands for the file."""

@@ -48,13 +48,16 @@ def tls_paths(service: Service, files: Files) -> list[str]:
     options = service.options
     found = [options.tls_cert, options.tls_key, options.tls_sni, options.tls_client_ca, options.tls_crl]
     paths = [path for path in found if path is not None]
-    return paths + (_named_files(options.tls_sni, files) if options.tls_sni is not None else [])
+    try:
+        return paths + (_named_files(options.tls_sni, files) if options.tls_sni is not None else [])
+    except OSError:
+        return paths
 
 
 def _named_files(folder: str, files: Files) -> list[str]:
     """The certificates in a directory; names that begin with a dot are none."""
-    escaped = re.sub(r"([*?[])", r"[\1]", folder)
-    return [path for path in files.matches(f"{escaped}/*.pem") if not posixpath.basename(path).startswith(".")]
+    paths = files.entries(folder)
+    return [path for path in paths if path.endswith(".pem") and not posixpath.basename(path).startswith(".")]
 
 
 def read_material(service: Service, files: Files, now: float) -> tuple[Material, list[Problem]]:
@@ -90,49 +93,54 @@ class _Reader:
     def _problem(self, option: str, text: str) -> None:
         self._problems.append(self._service.problem(option, text))
 
-    def _content(self, option: str, path: str) -> bytes | None:
-        try:
-            return self._files.read_again(path)
-        except OSError as error:
-            self._problem(option, f"can't read {path}: {error.strerror or error}")
-            return None
-
-    def _key_content(self, option: str, path: str) -> bytes | None:
-        content = self._content(option, path)
-        if content is None:
-            return None
-        try:
-            exposed = self._files.is_exposed(path)
-        except PermissionError:
-            # It was looked at when it could be.
-            exposed = False
-        if exposed:
-            self._problem(option, f"{path} has a private key and can be read by everybody; chmod o= {path}")
-        return content
+    def _contents(self, paths: Mapping[str, str | None]) -> dict[str, bytes]:
+        """What stands in the files of some options; a Problem for each that can't be read."""
+        named = {option: path for option, path in paths.items() if path is not None}
+        contents = self._files.read_together(list(named.values()))
+        found = {}
+        for option, path in named.items():
+            content = contents[path]
+            if isinstance(content, OSError):
+                self._problem(option, f"can't read {path}: {content.strerror or content}")
+            else:
+                found[option] = content
+        return found
 
     def _credentials(self, option: str, path: str, key_path: str | None) -> Credentials | None:
         key_option = option if key_path is None else "tls_key"
-        certificates = self._key_content(option, path) if key_path is None else self._content(option, path)
-        key = certificates if key_path is None else self._key_content(key_option, key_path)
-        if certificates is None or key is None:
+        contents = self._contents({option: path, key_option: key_path or path})
+        if key_option in contents:
+            self._look_at_mode(key_option, key_path or path)
+        if option not in contents or key_option not in contents:
             return None
         try:
-            found = read_credentials(certificates, key)
+            found = read_credentials(contents[option], contents[key_option])
         except ValueError as error:
             self._problem(option, f"can't use {path}{f' with {key_path}' if key_path else ''}: {error}")
             return None
         if found.expires <= self._now:
-            self._problem(option, f"the certificate in {path} expired on {_day(found.chain[0])}; get a new one")
+            last = found.chain[0].not_valid_after_utc
+            self._problem(option, f"the certificate in {path} expired on {last:%Y-%m-%d}; get a new one")
         elif found.begins > self._now:
             first = found.chain[0].not_valid_before_utc
             self._problem(option, f"the certificate in {path} is not valid before {first:%Y-%m-%d %H:%M} UTC")
         return found
 
+    def _look_at_mode(self, option: str, path: str) -> None:
+        try:
+            exposed = self._files.is_exposed(path)
+        except PermissionError:
+            # It was looked at when it could be.
+            return
+        if exposed:
+            self._problem(option, f"{path} has a private key, and everybody can read or change it; chmod o= {path}")
+
     def _named(self, folder: str) -> dict[str, Credentials]:
-        if not self._files.is_directory(folder):
-            self._problem("tls_sni", f"{folder} is no directory that can be read")
+        try:
+            paths = _named_files(folder, self._files)
+        except OSError as error:
+            self._problem("tls_sni", f"can't list {folder}: {error.strerror or error}")
             return {}
-        paths = _named_files(folder, self._files)
         if not paths:
             self._problem("tls_sni", f"{folder} has no file *.pem; name them after their hosts, as www.example.org.pem")
         found = {}
@@ -160,23 +168,20 @@ class _Reader:
         revocations: tuple[x509.CertificateRevocationList, ...] = ()
         if options.tls_client_ca is None:
             return authorities, revocations
-        content = self._content("tls_client_ca", options.tls_client_ca)
-        if content is None:
+        contents = self._contents({"tls_client_ca": options.tls_client_ca, "tls_crl": options.tls_crl})
+        if "tls_client_ca" not in contents:
             return authorities, revocations
         try:
-            authorities = read_authorities(content)
+            authorities = read_authorities(contents["tls_client_ca"])
         except ValueError as error:
             self._problem("tls_client_ca", f"can't use {options.tls_client_ca}: {error}")
-        if options.tls_crl is not None:
-            revocations = self._revocations(options.tls_crl, authorities)
+        if options.tls_crl is not None and "tls_crl" in contents:
+            revocations = self._revocations(options.tls_crl, contents["tls_crl"], authorities)
         return authorities, revocations
 
     def _revocations(
-        self, path: str, authorities: tuple[x509.Certificate, ...]
+        self, path: str, content: bytes, authorities: tuple[x509.Certificate, ...]
     ) -> tuple[x509.CertificateRevocationList, ...]:
-        content = self._content("tls_crl", path)
-        if content is None:
-            return ()
         try:
             revocations = read_revocations(content)
         except ValueError as error:
@@ -191,7 +196,3 @@ class _Reader:
             if lists and all(each is not None and each.timestamp() <= self._now for each in until):
                 self._problem("tls_crl", f"the revocation list of {name} in {path} is out of date; get the newest")
         return revocations
-
-
-def _day(certificate: x509.Certificate) -> str:
-    return f"{certificate.not_valid_after_utc:%Y-%m-%d}"

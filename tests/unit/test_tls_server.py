@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -180,4 +179,5 @@ def test_a_change_holds_for_who_comes_after() -> None:
     with pytest.raises(ConfigError, match=r"services:1:21: tls_cert: can't use /c/a: the key is not that"):
         server.prepare(service)
     assert shown() == newer.certificate
-    assert server.certificates[""].expires > time.time()
+    assert [each.file for each in server.held] == ["/c/a"]
+    assert server.held[0].expires == newer.certificate.not_valid_after_utc.timestamp()

@@ -2,30 +2,63 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from zope.interface import implementer
 
-from svcd.config.tls_files import ANY_LABEL, read_material
+from svcd.config.tls_files import ANY_LABEL, read_material, tls_paths
 from svcd.errors import ConfigError
 from svcd.transport.tls.contexts import make_context
 from svcd.transport.tls.identity import ServerConnection, why
 from svcd.transport.tls.names import is_named, names_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
     from svcd.config.service import Service
     from svcd.config.tls_files import Material
     from svcd.interfaces import Files
     from svcd.wire.pem import Credentials
 
-__all__ = ["TlsServer", "tls_server"]
+__all__ = ["Held", "TlsServer", "tls_server"]
 
 _ASKS_OTHER_NAME = "there is no certificate for the name that it asks for"
+
+
+class Held(NamedTuple):
+    """A certificate that is in use.
+
+    Attributes:
+        expires: in seconds since 1970.
+        file: where it stands.
+    """
+
+    expires: float
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What is exchanged as a whole.
+
+    Attributes:
+        service: whose options hold.
+        material: what the files held.
+        context: in which every handshake begins.
+        stamps: of the files, from just before they were read.
+    """
+
+    service: Service
+    material: Material
+    context: SSL.Context
+    stamps: Mapping[str, Hashable]
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -36,28 +69,45 @@ class TlsServer:
 
     Args:
         service: whose TLS it is.
-        material: what its files hold.
-        files: reads them again.
+        files: reads what its options name.
         wall: the time of day, in seconds since 1970.
 
     Raises:
-        ConfigError: OpenSSL does not take a certificate.
-
-    Attributes:
-        service: as given, or as the last change had it.
+        ConfigError: a certificate, a key or another file can't be used; with a Problem for each.
     """
 
-    def __init__(self, service: Service, material: Material, files: Files, wall: Callable[[], float]) -> None:
+    def __init__(self, service: Service, files: Files, wall: Callable[[], float]) -> None:
         self._files = files
         self._wall = wall
-        self._set(service, material, _contexts(service, material))
+        self._use(self._made(service))
 
-    def _set(self, service: Service, material: Material, context: SSL.Context) -> None:
-        self.service = service
-        self._material = material
-        self._context = context
-        self._wanted = service.options.tls_client_names
-        self._required = service.options.tls_client_ca is not None and service.options.tls_client == "required"
+    def _made(self, service: Service) -> _State:
+        stamps = self._stamps(service)
+        material, problems = read_material(service, self._files, self._wall())
+        if problems:
+            raise ConfigError(problems)
+        return _State(service, material, _contexts(service, material), stamps)
+
+    def _stamps(self, service: Service) -> dict[str, Hashable]:
+        def stamp(path: str) -> Hashable:
+            try:
+                return self._files.stamp(path)
+            except OSError as error:
+                return error.errno
+
+        return {path: stamp(path) for path in tls_paths(service, self._files)}
+
+    def _use(self, state: _State) -> None:
+        self._state = state
+        self._context = state.context
+        options = state.service.options
+        self._wanted = options.tls_client_names
+        self._required = options.tls_client_ca is not None and options.tls_client == "required"
+
+    @property
+    def service(self) -> Service:
+        """Whose it is, with the options that hold."""
+        return self._state.service
 
     def serverConnectionForTLS(self, _protocol: object) -> ServerConnection:
         """The server's side of one connection, over memory."""
@@ -85,23 +135,53 @@ class TlsServer:
         Raises:
             ConfigError: something can't be used; nothing has changed.
         """
-        material = _read(service, self._files, self._wall())
-        context = _contexts(service, material)
-
-        def commit() -> None:
-            self._set(service, material, context)
-
-        return commit
+        return partial(self._use, self._made(service))
 
     def renew(self) -> None:
-        """Encrypt session tickets with new keys: who comes back with an older one has a full handshake."""
-        self._context = _contexts(self.service, self._material)
+        """Encrypt session tickets with new keys: who comes back with an older one has a full handshake.
+
+        OpenSSL makes the keys of a context with it and keeps them as long; a stolen one opens what tickets of TLS 1.2
+        have protected. To give it keys of ours, old ones among them, there are no bindings.
+        """
+        state = self._state
+        self._use(replace(state, context=_contexts(state.service, state.material)))
+
+    def stay(self, service: Service) -> None:
+        """The same options stand in other places of the file now."""
+        self._use(replace(self._state, service=service))
 
     @property
-    def certificates(self) -> Mapping[str, Credentials]:
-        """What it has: by host name, with an empty one for tls_cert."""
-        default = self._material.default
-        return {**({"": default} if default is not None else {}), **self._material.named}
+    def held(self) -> list[Held]:
+        """Its certificates, those that expire first at the front."""
+        material, options = self._state.material, self.service.options
+        held = [Held(each.expires, f"{options.tls_sni}/{name}.pem") for name, each in material.named.items()]
+        if material.default is not None:
+            held.append(Held(material.default.expires, str(options.tls_cert)))
+        return sorted(held)
+
+    @property
+    def stamps(self) -> Mapping[str, Hashable]:
+        """Of each of the files that are in use, what tells it from a newer one."""
+        return self._state.stamps
+
+    def stamps_now(self) -> Mapping[str, Hashable]:
+        """The same of the files as they are."""
+        return self._stamps(self.service)
+
+    def denied(self) -> OSError | None:
+        """The error of the first file that could not be read again for want of rights; None if all could."""
+        for path in self.stamps:
+            try:
+                if path != self.service.options.tls_sni:
+                    self._files.read(path)
+                elif not self._files.is_directory(path):
+                    return PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            except PermissionError as error:
+                return error
+            except OSError:
+                # Others are for who reads them to find.
+                continue
+        return None
 
 
 def tls_server(service: Service, files: Files, wall: Callable[[], float] = time.time) -> TlsServer:
@@ -115,14 +195,7 @@ def tls_server(service: Service, files: Files, wall: Callable[[], float] = time.
     Raises:
         ConfigError: a certificate, a key or another file can't be used; with a Problem for each.
     """
-    return TlsServer(service, _read(service, files, wall()), files, wall)
-
-
-def _read(service: Service, files: Files, now: float) -> Material:
-    material, problems = read_material(service, files, now)
-    if problems:
-        raise ConfigError(problems)
-    return material
+    return TlsServer(service, files, wall)
 
 
 def _contexts(service: Service, material: Material) -> SSL.Context:

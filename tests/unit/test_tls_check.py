@@ -1,0 +1,330 @@
+"""What a check finds in TLS options and their files: each mistake, with its place and its remedy."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
+
+from svcd.config.check import check
+from svcd.files import LocalFiles
+from svcd.wire.pem import read_credentials
+from tests.certificates import Authority
+from tests.doubles import FakeFiles, FakeMachine, config_of, problems_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+CA = Authority()
+NOW = CA.now.timestamp()
+GOOD = CA.sign("www.example.org")
+DENIED = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+UNDER = Authority("Under", over=CA)
+
+
+def _problems(options: str, contents: Mapping[str, bytes | OSError], exposed: str = "") -> list[str]:
+    """The Problems of a service with options over files below /c, without their places."""
+    files = FakeFiles({f"/c/{name}": content for name, content in contents.items()}, ["/c"])
+    files.exposed.add(exposed)
+    found = check(config_of(f"echo 7/tcp {options}", files), files, FakeMachine(time=NOW))[1]
+    assert all(problem.place.line == 1 and problem.place.column > 11 for problem in found)
+    return [problem.text for problem in found]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "tls_cert=/c/both",
+        "tls_cert=/c/cert tls_key=/c/key",
+        "tls_cert=/c/cert tls_key=/c/key tls_client_ca=/c/ca",
+        "tls_cert=/c/both tls_client_ca=/c/ca tls_crl=/c/crl tls_client=optional tls_client_names=a.example",
+        "tls_sni=/s tls_unknown_name=refuse tls_min=1.3 tls_alpn=x tls_warn=3d",
+    ],
+)
+def test_what_is_right_is_no_problem(options: str) -> None:
+    """Everything that fits together is fit for use."""
+    contents = {
+        "/c/both": b"comment\n" + GOOD.both,
+        "/c/cert": GOOD.pem,
+        "/c/key": b"-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n" + GOOD.key_pem,
+        "/c/ca": CA.pem + UNDER.pem,
+        "/c/crl": CA.revocations() + UNDER.revocations(),
+        "/s/www.example.org.pem": GOOD.both,
+        "/s/.hidden.pem": b"",
+        "/s/README": b"",
+        "/s/_.example.net.pem": CA.sign("*.example.net").both,
+    }
+    files = FakeFiles(contents, ["/s"])
+    assert check(config_of(f"echo 7/tcp {options}", files), files, FakeMachine(time=NOW))[1] == []
+
+
+@pytest.mark.parametrize("option", ["tls_cert", "tls_key", "tls_client_ca", "tls_crl"])
+def test_a_file_that_cannot_be_read(option: str) -> None:
+    """A missing file, and one that is denied, is a Problem of the option that names it."""
+    paths = {"tls_cert": "/c/cert", "tls_key": "/c/key", "tls_client_ca": "/c/ca", "tls_crl": "/c/crl"}
+    contents: dict[str, bytes | OSError] = {
+        "cert": GOOD.pem,
+        "key": GOOD.key_pem,
+        "ca": CA.pem,
+        "crl": CA.revocations(),
+    }
+    options = " ".join(map("=".join, paths.items()))
+    path = paths[option]
+    contents[path.removeprefix("/c/")] = DENIED
+    assert _problems(options, contents) == [f"{option}: can't read {path}: Permission denied"]
+    del contents[path.removeprefix("/c/")]
+    assert _problems(options, contents) == [f"{option}: can't read {path}: No such file or directory"]
+
+
+_PKCS8 = serialization.PrivateFormat.PKCS8
+_LOCKED = GOOD.key.private_bytes(serialization.Encoding.PEM, _PKCS8, serialization.BestAvailableEncryption(b"x"))
+_LATE = CA.sign("a", begins=CA.now + timedelta(hours=1))
+_OLD = CA.sign("a", expires=CA.now)
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "text"),
+    [
+        (b"", GOOD.key_pem, "there is no certificate in it"),
+        (GOOD.key_pem, GOOD.key_pem, "there is no certificate in it"),
+        (GOOD.pem, GOOD.pem, "there is no private key in it"),
+        (GOOD.pem.replace(b"MII", b"MIJ"), GOOD.key_pem, "certificate 1 of 1 in it can't be read: it is damaged"),
+        (GOOD.pem, GOOD.key_pem.replace(b"MI", b"MJ"), "its private key can't be read: it is damaged"),
+        (GOOD.pem, CA.own.key_pem, "the key is not that of the certificate"),
+        (CA.pem + GOOD.pem, GOOD.key_pem, "put the server's own first"),
+        (GOOD.pem, _LOCKED, "the key has a passphrase, which nobody could type; remove it with openssl pkey"),
+    ],
+)
+def test_a_certificate_that_cannot_be_used(certificate: bytes, key: bytes, text: str) -> None:
+    """What is wrong with a certificate or its key is said, with the names of both files."""
+    (problem,) = _problems("tls_cert=/c/a tls_key=/c/b", {"a": certificate, "b": key})
+    assert problem.startswith("tls_cert: can't use /c/a with /c/b: ")
+    assert text in problem
+
+
+@pytest.mark.parametrize(
+    ("key", "algorithm", "text"),
+    [
+        (rsa.generate_private_key(65_537, 1024), hashes.SHA256(), "RSA key of 1024 bits is too weak"),
+        (ec.generate_private_key(ec.SECP256K1()), hashes.SHA256(), "few clients know its curve secp256k1"),
+        (dsa.generate_private_key(2048), hashes.SHA256(), "no use for a DSA key"),
+    ],
+)
+def test_a_key_that_is_too_weak(key: object, algorithm: object, text: str) -> None:
+    """Keys that clients refuse are found before any client comes."""
+    both = CA.sign("a", key=key, algorithm=algorithm).both
+    with pytest.raises(ValueError, match=text):
+        read_credentials(both, both)
+
+
+@pytest.mark.parametrize(
+    ("both", "text"),
+    [
+        (_OLD.both, f"the certificate in /c/a expired on {CA.now:%Y-%m-%d}; get a new one"),
+        (_LATE.both, f"the certificate in /c/a is not valid before {CA.now + timedelta(hours=1):%Y-%m-%d %H:%M} UTC"),
+    ],
+)
+def test_a_certificate_out_of_its_time(both: bytes, text: str) -> None:
+    """One that has expired, or is not yet valid, is not used."""
+    assert _problems("tls_cert=/c/a", {"a": both}) == [f"tls_cert: {text}"]
+
+
+@pytest.mark.parametrize(
+    ("options", "exposed", "option"),
+    [
+        ("tls_cert=/c/a", "/c/a", "tls_cert"),
+        ("tls_cert=/c/b tls_key=/c/a", "/c/a", "tls_key"),
+        ("tls_cert=/c/b tls_key=/c/a", "/c/b", ""),
+    ],
+)
+def test_a_key_that_everybody_can_read(options: str, exposed: str, option: str) -> None:
+    """A private key is for its owner and group alone; a certificate is for everybody."""
+    text = f"{option}: /c/a has a private key, and everybody can read or change it; chmod o= /c/a"
+    assert _problems(options, {"a": GOOD.both, "b": GOOD.pem}, exposed) == ([text] if option else [])
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ("tls_key=/c/a", "tls_key: this means nothing without tls_cert; add tls_cert=FILE, or remove it"),
+        ("tls_min=1.3", "tls_min: this means nothing without tls_cert or tls_sni; add tls_cert=FILE, or remove it"),
+        ("tls_crl=/c/a", "tls_crl: this means nothing without tls_client_ca; add tls_client_ca=FILE, or remove it"),
+        (
+            "tls_client_names=a.example",
+            "tls_client_names: this means nothing without tls_client_ca; add tls_client_ca=FILE, or remove it",
+        ),
+        (
+            "tls_unknown_name=refuse",
+            "tls_unknown_name: this means nothing without tls_sni; add tls_sni=DIRECTORY, or remove it",
+        ),
+        (
+            "tls_sni=/c",
+            (
+                "tls_sni: clients that ask for another name need a certificate too; add tls_cert=FILE, or "
+                "tls_unknown_name=refuse"
+            ),
+        ),
+        (
+            "server=/bin/cat wait=yes tls_cert=/c/a",
+            (
+                "tls_cert: with wait=yes the process accepts by itself, and svcd can't speak TLS for it; remove one of "
+                "them"
+            ),
+        ),
+    ],
+)
+def test_options_that_do_not_go_together(options: str, text: str) -> None:
+    """An option without what it needs is a Problem."""
+    both = CA.sign("a.example").both
+    assert _problems(options, {"a": GOOD.both, "a.example.pem": both}) == [text]
+
+
+def test_what_defaults_say_is_for_services_with_tls() -> None:
+    """A defaults line may say how TLS is spoken, for the services that speak it; and none takes TLS back."""
+    text = "@defaults tls_min=1.3 tls_key=/c/a\necho 7/tcp\n@defaults tls_cert=/c/a\nupper 8/tcp tls_cert=none"
+    files = FakeFiles({"/c/a": DENIED})
+    config = config_of(text, files)
+    assert [service.tls for service in config.services] == [False, False]
+    assert check(config, files, FakeMachine())[1] == []
+
+
+@pytest.mark.parametrize("line", ["echo 7/udp", "tcpmux 1/tcp", "x /s/unixgram server=/bin/cat wait=yes"])
+def test_who_takes_no_tls(line: str) -> None:
+    """Datagrams, and tcpmux, which hands connections on, have no TLS."""
+    (problem,) = problems_of(f"{line} tls_cert=/c/a")
+    assert "tls_cert is for stream services (tcp, unix), but for tcpmux, not for" in problem
+
+
+def test_a_directory_of_names() -> None:
+    """Each file of tls_sni is named after a host that its certificate is for."""
+    options = "tls_cert=/c/www.example.org.pem tls_sni=/s"
+    good = {"/c/www.example.org.pem": GOOD.both}
+
+    def problems(contents: Mapping[str, bytes], *folders: str) -> list[str]:
+        files = FakeFiles(good | {f"/s/{name}": content for name, content in contents.items()}, folders)
+        return [each.text for each in check(config_of(f"echo 7/tcp {options}"), files, FakeMachine(time=NOW))[1]]
+
+    assert problems({}) == ["tls_sni: can't list /s: Not a directory"]
+    assert problems({}, "/s") == ["tls_sni: /s has no file *.pem; name them after their hosts, as www.example.org.pem"]
+    assert problems({"*.example.org.pem": GOOD.both}, "/s") == [
+        "tls_sni: /s/*.example.org.pem is not named after a host; as www.example.org.pem or _.example.org.pem"
+    ]
+    assert problems({"_.example.org.pem": GOOD.both}, "/s") == [
+        "tls_sni: the certificate in /s/_.example.org.pem is not for *.example.org; rename the file"
+    ]
+    assert problems({"x.example.org.pem": CA.sign("*.example.org").both}, "/s") == []
+    assert problems({"x.example.org.pem": GOOD.pem}, "/s") == [
+        "tls_sni: can't use /s/x.example.org.pem: there is no private key in it (PEM: -----BEGIN PRIVATE KEY-----)"
+    ]
+
+
+def test_authorities() -> None:
+    """Who vouches for clients may do so."""
+    assert _problems("tls_cert=/c/a tls_client_ca=/c/b", {"a": GOOD.both, "b": b""}) == [
+        "tls_client_ca: can't use /c/b: there is no certificate in it (PEM: -----BEGIN ...-----)"
+    ]
+    assert _problems("tls_cert=/c/a tls_client_ca=/c/b", {"a": GOOD.both, "b": GOOD.pem}) == [
+        (
+            "tls_client_ca: can't use /c/b: CN=www.example.org may not vouch for others (basicConstraints CA:FALSE); "
+            "name the authority's own certificate"
+        )
+    ]
+
+
+def test_revocation_lists() -> None:
+    """There is a list of each authority, which it has signed, and it is not too old."""
+    options = "tls_cert=/c/a tls_client_ca=/c/b tls_crl=/c/c"
+    missing = "tls_crl: /c/c has no revocation list of CN=Under; add it: all clients were refused"
+
+    def problems(*lists: bytes) -> list[str]:
+        return _problems(options, {"a": GOOD.both, "b": CA.pem + UNDER.pem, "c": b"".join(lists)})
+
+    assert problems(CA.revocations(), UNDER.revocations()) == []
+    assert problems(CA.revocations()) == [missing]
+    assert problems(CA.revocations(), UNDER.revocations(key=CA.own.key)) == [missing]
+    assert problems(CA.revocations(), UNDER.revocations(until=CA.now)) == [
+        "tls_crl: the revocation list of CN=Under in /c/c is out of date; get the newest"
+    ]
+    assert problems(b"x") == ["tls_crl: can't use /c/c: there is no revocation list in it (PEM: -----BEGIN ...-----)"]
+
+
+def test_files_that_can_be_read_no_more(tmp_path: Path) -> None:
+    """Who is denied one file of several gets all as they were, and another directory's names as they were."""
+    first, second = tmp_path / "a", tmp_path / "b"
+    files = _Denying()
+    first.write_bytes(b"1")
+    second.write_bytes(b"1")
+    paths = [str(first), str(second)]
+    both = dict.fromkeys(paths, b"1")
+    files.denied = paths[1]
+    assert isinstance(files.read_together(paths)[paths[1]], PermissionError)
+    files.denied = ""
+    assert files.read_together(paths) == both
+    first.write_bytes(b"2")
+    files.denied = paths[1]
+    assert files.read_together(paths) == both
+    files.denied = ""
+    second.write_bytes(b"2")
+    assert files.read_together(paths) == dict.fromkeys(paths, b"2")
+
+
+class _Denying(LocalFiles):
+    """Denies a file."""
+
+    denied = ""
+
+    def read(self, path: str) -> bytes:
+        """Its content, or not."""
+        if path == self.denied:
+            raise DENIED
+        return super().read(path)
+
+
+def test_what_tells_a_file_from_a_newer_one(tmp_path: Path) -> None:
+    """A stamp changes when a file is written, replaced by another, or when a link is switched; not before."""
+    seen = []
+    files, link = LocalFiles(), tmp_path / "link"
+    for number in range(3):
+        (tmp_path / str(number)).write_text("same")
+    link.symlink_to(tmp_path / "0")
+
+    def stamp() -> None:
+        seen.append(files.stamp(str(link)))
+        assert files.stamp(str(link)) == seen[-1]
+
+    stamp()
+    (tmp_path / "0").write_text("other")
+    stamp()
+    (tmp_path / "1").replace(tmp_path / "0")
+    stamp()
+    (tmp_path / "new").symlink_to(tmp_path / "2")
+    (tmp_path / "new").replace(link)
+    stamp()
+    assert all(one != other for one, other in itertools.combinations(seen, 2))
+    with pytest.raises(FileNotFoundError):
+        files.stamp(str(tmp_path / "none"))
+
+
+def test_who_may_read_a_file(tmp_path: Path) -> None:
+    """Bits for others count, those of the group do not."""
+    path = tmp_path / "key"
+    path.touch()
+    for mode, exposed in {0o600: False, 0o660: False, 0o640: False, 0o644: True, 0o602: True}.items():
+        path.chmod(mode)
+        assert LocalFiles().is_exposed(str(path)) is exposed
+
+
+def test_a_directory_is_listed(tmp_path: Path) -> None:
+    """With the paths of everything in it, sorted."""
+    for name in "ba":
+        (tmp_path / name).touch()
+    assert LocalFiles().entries(str(tmp_path)) == [str(tmp_path / "a"), str(tmp_path / "b")]
+    with pytest.raises(NotADirectoryError):
+        LocalFiles().entries(str(tmp_path / "a"))

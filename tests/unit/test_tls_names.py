@@ -1,0 +1,81 @@
+"""Whom a client's certificate is for, and whether that is somebody who was meant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svcd.config.tls_kinds import CLIENT_NAMES
+from svcd.terms import ClientName, NameKind
+from svcd.transport.tls.names import is_named, names_in
+from tests.certificates import Authority
+
+if TYPE_CHECKING:
+    import ipaddress
+
+CA = Authority()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "name", "matches"),
+    [
+        ("a.example.org", "a.example.org", True),
+        ("A.example.org", "a.EXAMPLE.org", True),
+        ("a.example.org", "b.example.org", False),
+        ("a.example.org", "x.a.example.org", False),
+        ("*.example.org", "a.example.org", True),
+        ("*.example.org", "example.org", False),
+        ("*.example.org", "b.a.example.org", False),
+        ("*.example.org", "*.example.org", False),
+        ("a.example.org", "*.example.org", False),
+        ("*.example.org", "xn--bcher-kva.example.org", False),
+        ("anna@example.org", "anna@EXAMPLE.org", True),
+        ("anna@example.org", "Anna@example.org", False),
+        ("anna@example.org", "example.org", False),
+        ("spiffe://example.org/a", "spiffe://example.org/a", True),
+        ("spiffe://example.org/a", "spiffe://example.org/b", False),
+        ("192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8::1", "2001:db8:0::1", True),
+        ("x.example,anna@example.org,*.example.org", "a.example.org", True),
+    ],
+)
+def test_a_certificate_is_for_somebody(wanted: str, name: str, matches: bool) -> None:
+    """By one of its names, of the same kind; a star stands for one label, and only in what is wanted."""
+    assert is_named(names_in(CA.sign(name).certificate), CLIENT_NAMES.read(wanted)) is matches
+
+
+_LABEL = st.from_regex(r"\A[a-z]([a-z0-9-]{0,8}[a-z0-9])?\Z").filter(lambda label: not label.startswith("xn--"))
+_HOST = st.lists(_LABEL, min_size=3, max_size=5)
+
+
+@given(_HOST, _LABEL)
+def test_a_star_is_one_label(labels: list[str], other: str) -> None:
+    """A star takes any one label, no more and no less; without it a name is itself alone, in any case."""
+    host = ".".join(labels)
+    star = CLIENT_NAMES.read(".".join(["*", *labels[1:]]))
+    dns = NameKind.DNS
+    assert is_named([ClientName(dns, host)], star)
+    assert is_named([ClientName(dns, ".".join([other, *labels[1:]]).upper())], star)
+    assert not is_named([ClientName(dns, f"{other}.{host}")], star)
+    assert not is_named([ClientName(dns, ".".join(labels[1:]))], star)
+    assert is_named([ClientName(dns, host.upper())], CLIENT_NAMES.read(host))
+    assert is_named([ClientName(dns, ".".join([other, *labels[1:]]))], CLIENT_NAMES.read(host)) is (other == labels[0])
+
+
+@given(st.ip_addresses(), st.ip_addresses())
+def test_addresses_are_compared_as_numbers(one: ipaddress.IPv4Address, other: ipaddress.IPv4Address) -> None:
+    """Whatever way they are written."""
+    names = [ClientName(NameKind.IP, str(one))]
+    assert is_named(names, CLIENT_NAMES.read(one.exploded))
+    assert is_named(names, CLIENT_NAMES.read(str(other))) is (one == other)
+
+
+@given(st.text(max_size=20), st.sampled_from(NameKind))
+def test_any_name_is_compared(text: str, kind: NameKind) -> None:
+    """What stands in a certificate of somebody is compared, whatever it is; nothing raises."""
+    if kind is not NameKind.IP:
+        assert not is_named([ClientName(kind, text)], CLIENT_NAMES.read("*.no.example,no@no.example,urn:no,192.0.2.1"))

@@ -1,0 +1,184 @@
+"""The watch over certificates: what changes on disk comes into use, and nothing worse ever does."""
+
+from __future__ import annotations
+
+import errno
+import os
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from twisted.internet.task import Clock
+
+from svcd.transport.tls.server import TlsServer, tls_server
+from svcd.transport.tls.watch import LOOK_SECONDS, Watch
+from tests.certificates import Authority
+from tests.doubles import FakeFiles, LogCatcher, service_of
+
+if TYPE_CHECKING:
+    from twisted.logger import LogEvent
+
+CA = Authority()
+NOW = CA.now.timestamp()
+SOON = CA.sign("a.example", expires=CA.now + timedelta(days=20, minutes=1))
+LATER = CA.sign("a.example")
+
+
+class _World:
+    """A watch over one service, on a clock, over files that a test changes."""
+
+    def __init__(self, options: str = "tls_cert=/c/a tls_key=/c/b", folders: tuple[str, ...] = ()) -> None:
+        self.files = FakeFiles({"/c/a": LATER.pem, "/c/b": LATER.key_pem, "/c/a.example.pem": LATER.both}, folders)
+        self.clock = Clock()
+        self.server = tls_server(service_of(f"echo 7/tcp {options}"), self.files, self.wall)
+        self.changes = 0
+        self.watch = Watch(self.clock, self.servers, self.changed, self.wall)
+
+    def wall(self) -> float:
+        """The clock began NOW."""
+        return NOW + self.clock.seconds()
+
+    def servers(self) -> list[TlsServer]:
+        """The one."""
+        return [self.server]
+
+    def changed(self) -> None:
+        """Count."""
+        self.changes += 1
+
+    def look(self, times: int = 1) -> None:
+        """Let the watch look."""
+        for _ in range(times):
+            self.clock.advance(LOOK_SECONDS)
+
+    @property
+    def serial(self) -> int:
+        """Of the certificate that is in use."""
+        return _serial(self.server)
+
+
+def _serial(server: TlsServer) -> int:
+    certificate = server.serverConnectionForTLS(None).get_certificate(as_cryptography=True)
+    assert certificate is not None
+    return certificate.serial_number
+
+
+def _texts(events: list[LogEvent]) -> list[str]:
+    return [event["text"] for event in events]
+
+
+def test_a_new_certificate_comes_into_use() -> None:
+    """When certificate and key are both there, and change no more; the log says so."""
+    world = _World()
+    world.watch.start()
+    world.look(3)
+    new = CA.sign("a.example")
+    with LogCatcher() as log:
+        world.files.put("/c/a", new.pem)
+        world.look()
+        world.files.put("/c/b", new.key_pem)
+        world.look()
+        assert world.serial == LATER.certificate.serial_number
+        world.look()
+        assert world.serial == new.certificate.serial_number
+        world.look(3)
+    assert not log.named("problem")
+    (event,) = log.named("certificate")
+    expires = f"{new.certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+    assert (event["service"], event["file"], event["expires"], event["count"]) == ("echo/tcp", "/c/a", expires, 1)
+    assert world.changes == 1
+    world.watch.stop()
+    assert not world.clock.getDelayedCalls()
+
+
+def test_a_certificate_that_cannot_be_used_changes_nothing() -> None:
+    """The old one stays in use; the log says why once, and again after the next attempt."""
+    world = _World()
+    world.watch.start()
+    with LogCatcher() as log:
+        world.files.put("/c/a", SOON.pem)
+        world.look(10)
+        world.files.put("/c/a", b"")
+        world.look(10)
+    assert _texts(log.named("problem")) == [
+        (
+            "s:1:21: tls_cert: can't use /c/a with /c/b: the key is not that of the certificate; name the key that "
+            "it was made with; echo/tcp goes on with what it had"
+        ),
+        (
+            "s:1:21: tls_cert: can't use /c/a with /c/b: there is no certificate in it (PEM: -----BEGIN ...-----); "
+            "echo/tcp goes on with what it had"
+        ),
+    ]
+    assert world.serial == LATER.certificate.serial_number
+    assert world.changes == 0
+    world.files.put("/c/a", LATER.pem)
+    with LogCatcher() as log:
+        world.look(10)
+    assert not log.named("problem")
+
+
+def test_who_says_that_all_is_there_need_not_wait() -> None:
+    """A reload takes in at once what has changed."""
+    world = _World()
+    world.watch.start()
+    new = CA.sign("a.example")
+    world.files.put("/c/a", new.pem)
+    world.files.put("/c/b", new.key_pem)
+    world.watch.look_now()
+    assert world.serial == new.certificate.serial_number
+
+
+def test_files_that_can_be_read_no_more() -> None:
+    """Who has given up root hears at once what will not be read again, and what to do; what is in use stays."""
+    world = _World()
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/c/b")
+    world.files.put("/c/b", denied)
+    text = (
+        "echo/tcp: /c/b can't be read again (Permission denied): what is in use stays until svcd is restarted; let the "
+        "user that svcd runs as read it, or restart svcd when there is a new one"
+    )
+    with LogCatcher() as log:
+        world.watch.start()
+        assert _texts(log.named("problem")) == [text]
+        world.files.put("/c/a", SOON.pem)
+        world.look(10)
+    assert _texts(log.named("problem")) == [text] * 2
+    assert world.serial == LATER.certificate.serial_number
+
+
+def test_a_certificate_for_another_name_comes_into_use() -> None:
+    """A file more or less in tls_sni is a change."""
+    world = _World("tls_cert=/c/a tls_key=/c/b tls_sni=/c", ("/c",))
+    world.watch.start()
+    world.files.put("/c/b.example.pem", CA.sign("b.example").both)
+    world.look(2)
+    assert [each.file for each in world.server.held] == ["/c/a", "/c/a.example.pem", "/c/b.example.pem"]
+
+
+def test_a_certificate_that_expires_soon() -> None:
+    """From tls_warn on the log warns once a day, with the first certificate and how many there are."""
+    world = _World("tls_cert=/c/a tls_key=/c/b tls_sni=/c tls_warn=20d", ("/c",))
+    world.files.put("/c/a.example.pem", SOON.both)
+    world.server.prepare(world.server.service)()
+    expires = f"{SOON.certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+    with LogCatcher() as log:
+        world.watch.start()
+        assert not log.named("certificate-expires")
+        for _ in range(21):
+            for _ in range(12):
+                world.clock.advance(7200)
+    events = log.named("certificate-expires")
+    assert [event["days"] for event in events] == [*range(19, -2, -1)]
+    first = events[0]
+    assert (first["file"], first["expires"], first["count"]) == ("/c/a.example.pem", expires, 1)
+
+
+def test_session_tickets_get_new_keys() -> None:
+    """Twice a day, so that an old ticket's key opens no more than half a day of TLS 1.2."""
+    world = _World()
+    world.watch.start()
+    contexts = set()
+    for _ in range(48):
+        world.clock.advance(3600)
+        contexts.add(world.server.serverConnectionForTLS(None).get_context())
+    assert len(contexts) == 5
