@@ -10,7 +10,7 @@ from svcd.model import Shape
 from svcd.supervisor.listeners import nothing
 from svcd.supervisor.running import Running, Shared
 from svcd.transport.datagrams import DatagramPort
-from svcd.transport.gate import GateKeeper
+from svcd.transport.gatekeeper import GateKeeper
 from svcd.transport.handoff import HandOffPort
 from svcd.transport.machine import broadcasts
 from svcd.transport.mux import MuxKeeper

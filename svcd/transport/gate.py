@@ -6,43 +6,28 @@ straight to the protocol's own dataReceived, so a byte pays nothing for it.
 
 from __future__ import annotations
 
-import os
-import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
-from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
-from svcd.metrics import Flow
-from svcd.model import unmapped
-from svcd.policy.admission import Ticket
-from svcd.policy.answers import Reason, Refusal
-from svcd.transport.farewell import Farewell
-from svcd.transport.keeper import Keeper
 from svcd.transport.local import credentials
-from svcd.transport.visitor import Visitor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IAddress, IProtocolFactory
+    from twisted.internet.interfaces import IAddress
     from twisted.python.failure import Failure
 
-    from svcd.config.service import Service
-    from svcd.interfaces import Names
-    from svcd.journal import Journal
-    from svcd.transport.descriptors import DescriptorBudget
-    from svcd.transport.entrance import Entrance
+    from svcd.policy.admission import Ticket
+    from svcd.transport.keeper import Keeper
 
-__all__ = ["Gate", "GateKeeper"]
+__all__ = ["Gate", "HalfCloseableGate"]
 
 _INET = (IPv4Address, IPv6Address)
-_UNWANTED = Refusal(Reason.SERVICE, "the service wants no connection")
 
 
 @implementer(IProtocol)
@@ -57,14 +42,17 @@ class Gate:
     __slots__ = ("_accept", "_cause", "_heard_all", "_host", "_keeper", "_protocol", "_ticket", "_who", "dataReceived",
                  "number", "started", "transport")  # fmt: skip
 
-    def __init__(self, keeper: GateKeeper, protocol: IProtocol, client: IAddress, ticket: Ticket) -> None:
+    #: Why a connection ended that could not be served.
+    _failed = "failed"
+
+    def __init__(self, keeper: Keeper[Any], protocol: IProtocol, client: IAddress, ticket: Ticket) -> None:
         self._keeper = keeper
         self._protocol = protocol
         self._ticket = ticket
         self._cause = ""
         self._host = keeper.nameless
-        # A line that waits for the client's name: its time and its values.
-        self._accept: tuple[str, dict[str, object]] | None = None
+        # A line that waits for the client's name: its time, its template and its values.
+        self._accept: tuple[str, str, dict[str, object]] | None = None
         self._heard_all = False
         # The transport's own, so that it costs no memory; a UNIX socket's client is known as text later.
         self._who: IAddress | str = client
@@ -87,17 +75,9 @@ class Gate:
         keeper.tally.accepted += 1
         keeper.begun(self)
         if keeper.accept_line:
-            values: dict[str, object] = {"peer": self.peer, "id": self.number, "count": len(keeper.sessions)}
-            if keeper.resolves:
-                # The line waits for the name, a bounded time, and the client does not wait for either.
-                self._accept = keeper.journal.stamp(), values
-                host = getattr(transport.getPeer(), "host", None)
-                found = keeper.names.host_of(host) if host else succeed(None)
-                found.addCallback(self._named)
-            else:
-                keeper.journal.write(keeper.accept_line % values)
+            self._came({"peer": self.peer, "id": self.number, "count": len(keeper.sessions)})
         if keeper.entrance.welcome:
-            transport.write(keeper.entrance.welcome)
+            self._greet(transport, keeper.entrance.welcome)
         try:
             self._protocol.makeConnection(transport)
         except BaseException:
@@ -130,7 +110,7 @@ class Gate:
         # A service that could not serve this client says why.
         failure = getattr(self._protocol, "failure_text", "")
         if failure:
-            self._cause = self._cause or "failed"
+            self._cause = self._cause or self._failed
             keeper.tally.failures += 1
         if failure and keeper.fail_line:
             values = {"peer": self.peer, "id": self.number, "reason": keeper.quoted(failure)}
@@ -167,6 +147,20 @@ class Gate:
         """For messages of the reactor."""
         return self._keeper.service.id
 
+    def _came(self, values: dict[str, object]) -> None:
+        keeper = self._keeper
+        if keeper.resolves:
+            # The line waits for the name, a bounded time, and the client does not wait for either.
+            self._accept = keeper.journal.stamp(), keeper.accept_line, values
+            self._ask_name()
+        else:
+            keeper.journal.write(keeper.accept_line % values)
+
+    def _ask_name(self) -> None:
+        host = getattr(self.transport.getPeer(), "host", None)
+        found = self._keeper.names.host_of(host) if host else succeed(None)
+        found.addCallback(self._named)
+
     def _named(self, host: str | None) -> None:
         if host:
             self._host = self._keeper.quoted(host)
@@ -174,10 +168,12 @@ class Gate:
 
     def _tell_accept(self) -> None:
         if self._accept is not None:
-            (stamp, values), self._accept = self._accept, None
-            keeper = self._keeper
+            (stamp, line, values), self._accept = self._accept, None
             values["host"] = self._host
-            keeper.journal.write(keeper.accept_line % values, stamp)
+            self._keeper.journal.write(line % values, stamp)
+
+    def _greet(self, transport: Any, welcome: bytes) -> None:  # noqa: ANN401 - as makeConnection
+        transport.write(welcome)
 
     def _reason(self, failure: Failure) -> str:
         if failure.type is ConnectionDone:
@@ -192,7 +188,7 @@ class Gate:
 
 
 @implementer(IHalfCloseableProtocol)
-class _HalfCloseableGate(Gate):
+class HalfCloseableGate(Gate):
     """For a protocol that answers half-closed clients."""
 
     __slots__ = ()
@@ -205,94 +201,3 @@ class _HalfCloseableGate(Gate):
     def writeConnectionLost(self) -> None:
         """Our side is closed."""
         self._protocol.writeConnectionLost()  # type: ignore[attr-defined]
-
-
-class GateKeeper(Keeper[Gate], Factory):
-    """The factory of one service's gates; all listeners of the service share it.
-
-    Args:
-        factory: builds the service's protocols.
-        others: as Keeper takes them.
-    """
-
-    noisy = False
-
-    def __init__(
-        self,
-        service: Service,
-        factory: IProtocolFactory,
-        journal: Journal,
-        names: Names,
-        budget: DescriptorBudget,
-        numbers: Iterator[int],
-        entrance: Entrance,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        super().__init__(service, journal, names, budget, numbers, entrance, {"pid": os.getpid()}, clock)
-        self._factory = factory
-
-    def serve_by(self, factory: IProtocolFactory) -> None:
-        """Let another factory build the protocols of new connections."""
-        before, self._factory = self._factory, factory
-        for _ in range(self.numPorts):
-            factory.doStart()
-            before.doStop()
-
-    def doStart(self) -> None:
-        """A listener begins; with the first the service's factory does."""
-        self.numPorts += 1
-        self._factory.doStart()
-
-    def doStop(self) -> None:
-        """A listener is gone; with the last the service's factory stops."""
-        self.numPorts -= 1
-        self._factory.doStop()
-
-    def flow(self) -> Flow:
-        """What the open connections have carried so far."""
-        transports = [gate.transport for gate in self.sessions.values()]
-        return Flow(*(sum(getattr(each, name, 0) for each in transports) for name in ("bytes_in", "bytes_out")))
-
-    def buildProtocol(self, addr: IAddress) -> IProtocol | None:  # type: ignore[override]
-        """A gate with the service's protocol behind it, who has to wait or gets a last word; or None to close."""
-        found = self.ask(addr)
-        if isinstance(found, Ticket) and found.awaits_name:
-            name = self.name_of(addr)
-            if not name.called:
-                return Visitor(self, addr, found, name)
-            # It was known.
-            found = found.named(cast("str | None", name.result)) or found
-        if isinstance(found, Ticket):
-            return self.let_in(addr, found)
-        if self.entrance.waits(found):
-            return Visitor(self, addr, None)
-        self.refused(found, addr)
-        entrance = self.entrance
-        return Farewell(entrance.farewells, entrance.farewell) if entrance.farewell else None
-
-    def ask(self, addr: IAddress) -> Ticket | Refusal:
-        """Ask the door."""
-        return self.entrance.admit(addr.host if isinstance(addr, _INET) else "", self.clock())
-
-    def let_in(self, addr: IAddress, ticket: Ticket) -> Gate | None:
-        """The gate of somebody who has a ticket; None, and the ticket is void, if the service wants no connection."""
-        try:
-            protocol = self._factory.buildProtocol(addr)
-        except BaseException:
-            ticket.release()
-            raise
-        if protocol is None:
-            ticket.release()
-            self.refused(_UNWANTED, addr)
-            return None
-        kind = _HalfCloseableGate if IHalfCloseableProtocol.providedBy(protocol) else Gate
-        return kind(self, protocol, addr, ticket)
-
-    def refused(self, refusal: Refusal, addr: IAddress) -> None:
-        """Somebody is not let in."""
-        peer = self.peer_text(addr.host, addr.port) if isinstance(addr, _INET) else "local"
-        self.entrance.refused(refusal, peer)
-
-    def name_of(self, addr: IAddress) -> Deferred[str | None]:
-        """The client's confirmed name."""
-        return self.names.confirmed_host_of(unmapped(addr.host)) if isinstance(addr, _INET) else succeed(None)

@@ -22,7 +22,8 @@ from svcd.transport import farewell as farewell_module
 from svcd.transport.descriptors import RESERVE, DescriptorBudget
 from svcd.transport.entrance import Reception
 from svcd.transport.farewell import FAREWELL_SECONDS, Farewell, greet
-from svcd.transport.gate import Gate, GateKeeper
+from svcd.transport.gate import Gate
+from svcd.transport.gatekeeper import GateKeeper
 from svcd.transport.visitor import Visitor
 from tests.doubles import (
     LOCAL_PEER,

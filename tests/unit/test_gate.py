@@ -20,7 +20,8 @@ from svcd.journal import Journal
 from svcd.policy.limits import Hall
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.entrance import Reception
-from svcd.transport.gate import Gate, GateKeeper
+from svcd.transport.gate import Gate
+from svcd.transport.gatekeeper import GateKeeper
 from tests.doubles import LOCAL_PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
 
 if TYPE_CHECKING:

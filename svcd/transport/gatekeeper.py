@@ -1,0 +1,129 @@
+"""The factory of a service's gates: who comes asks it first."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, cast
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import succeed
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Factory
+
+from svcd.metrics import Flow
+from svcd.model import unmapped
+from svcd.policy.admission import Ticket
+from svcd.policy.answers import Reason, Refusal
+from svcd.transport.farewell import Farewell
+from svcd.transport.gate import Gate, HalfCloseableGate
+from svcd.transport.keeper import Keeper
+from svcd.transport.visitor import Visitor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory
+
+    from svcd.config.service import Service
+    from svcd.interfaces import Names
+    from svcd.journal import Journal
+    from svcd.transport.descriptors import DescriptorBudget
+    from svcd.transport.entrance import Entrance
+
+__all__ = ["GateKeeper"]
+
+_INET = (IPv4Address, IPv6Address)
+_UNWANTED = Refusal(Reason.SERVICE, "the service wants no connection")
+
+
+class GateKeeper(Keeper[Gate], Factory):
+    """The factory of one service's gates; all listeners of the service share it.
+
+    Args:
+        factory: builds the service's protocols.
+        others: as Keeper takes them.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        service: Service,
+        factory: IProtocolFactory,
+        journal: Journal,
+        names: Names,
+        budget: DescriptorBudget,
+        numbers: Iterator[int],
+        entrance: Entrance,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(service, journal, names, budget, numbers, entrance, {"pid": os.getpid()}, clock)
+        self._factory = factory
+
+    def serve_by(self, factory: IProtocolFactory) -> None:
+        """Let another factory build the protocols of new connections."""
+        before, self._factory = self._factory, factory
+        for _ in range(self.numPorts):
+            factory.doStart()
+            before.doStop()
+
+    def doStart(self) -> None:
+        """A listener begins; with the first the service's factory does."""
+        self.numPorts += 1
+        self._factory.doStart()
+
+    def doStop(self) -> None:
+        """A listener is gone; with the last the service's factory stops."""
+        self.numPorts -= 1
+        self._factory.doStop()
+
+    def flow(self) -> Flow:
+        """What the open connections have carried so far."""
+        transports = [gate.transport for gate in self.sessions.values()]
+        return Flow(*(sum(getattr(each, name, 0) for each in transports) for name in ("bytes_in", "bytes_out")))
+
+    def buildProtocol(self, addr: IAddress) -> IProtocol | None:  # type: ignore[override]
+        """A gate with the service's protocol behind it, who has to wait or gets a last word; or None to close."""
+        found = self.ask(addr)
+        if isinstance(found, Ticket) and found.awaits_name:
+            name = self.name_of(addr)
+            if not name.called:
+                return Visitor(self, addr, found, name)
+            # It was known.
+            found = found.named(cast("str | None", name.result)) or found
+        if isinstance(found, Ticket):
+            return self.let_in(addr, found)
+        if self.entrance.waits(found):
+            return Visitor(self, addr, None)
+        self.refused(found, addr)
+        entrance = self.entrance
+        return Farewell(entrance.farewells, entrance.farewell) if entrance.farewell else None
+
+    def ask(self, addr: IAddress) -> Ticket | Refusal:
+        """Ask the door."""
+        return self.entrance.admit(addr.host if isinstance(addr, _INET) else "", self.clock())
+
+    def let_in(self, addr: IAddress, ticket: Ticket) -> Gate | None:
+        """The gate of somebody who has a ticket; None, and the ticket is void, if the service wants no connection."""
+        try:
+            protocol = self._factory.buildProtocol(addr)
+        except BaseException:
+            ticket.release()
+            raise
+        if protocol is None:
+            ticket.release()
+            self.refused(_UNWANTED, addr)
+            return None
+        kind = HalfCloseableGate if IHalfCloseableProtocol.providedBy(protocol) else Gate
+        return kind(self, protocol, addr, ticket)
+
+    def refused(self, refusal: Refusal, addr: IAddress) -> None:
+        """Somebody is not let in."""
+        peer = self.peer_text(addr.host, addr.port) if isinstance(addr, _INET) else "local"
+        self.entrance.refused(refusal, peer)
+
+    def name_of(self, addr: IAddress) -> Deferred[str | None]:
+        """The client's confirmed name."""
+        return self.names.confirmed_host_of(unmapped(addr.host)) if isinstance(addr, _INET) else succeed(None)
