@@ -122,7 +122,7 @@ LAUNCHER_LOST = replace(LAUNCHER, level="warn")
 
 # Of single connections: written by the journal itself, not through twisted.logger. They are information, but for those
 # that got nothing: tcpd(8) has a warning for whom it refuses as well.
-ACCEPT = Event("accept", ("service", "peer", "host", "id", "count", "pid"))
+ACCEPT = Event("accept", ("service", "peer", "host", "id", "count", "pid", "tls", "subject"))
 END = Event("end", ("service", "peer", "host", "id", "in", "out", "seconds", "reason", "count", "pid",
                     "exit", "user", "system"))  # fmt: skip
 FAIL = Event("fail", ("service", "peer", "id", "reason"), "warn")

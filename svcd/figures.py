@@ -100,6 +100,8 @@ class ServiceFigures:
     spawns: Distribution = Distribution(SPAWNS, (0,) * (len(SPAWNS) + 1), 0.0)
     children: int = 0
     exits: Mapping[str, int] = field(default_factory=dict)
+    handshakes: Mapping[str, int] = field(default_factory=dict)
+    handshakes_failed: Mapping[str, int] = field(default_factory=dict)
     restarts: int = 0
 
     @property

@@ -88,13 +88,14 @@ class Tally:
         children: processes that run now.
         exits: processes that have ended, by exit status or signal.
         restarts: launchers started in place of a lost one.
+        handshakes, handshakes_failed: of TLS, by its version, and by why they did not succeed.
         durations, spawns: how long connections lasted, and how long they waited for their process.
         watched: whether somebody shows the counts: if not, what the kernel would have to be asked is not counted.
     """
 
     __slots__ = ("_clock", "_keep", "_sources", "about", "accepted", "bytes_in", "bytes_out", "children", "datagrams",
-                 "durations", "ended", "exits", "failures", "refused", "restarts", "spawns",
-                 "watched")  # fmt: skip
+                 "durations", "ended", "exits", "failures", "handshakes", "handshakes_failed", "refused", "restarts",
+                 "spawns", "watched")  # fmt: skip
 
     def __init__(self, about: About, keep: Callable[[Ended], None], clock: Callable[[], float]) -> None:
         self.about = about
@@ -107,6 +108,8 @@ class Tally:
         self.ended: dict[str, int] = {}
         self.refused: dict[str, int] = {}
         self.exits: dict[str, int] = {}
+        self.handshakes: dict[str, int] = {}
+        self.handshakes_failed: dict[str, int] = {}
         self.durations = Histogram(DURATIONS)
         self.spawns = Histogram(SPAWNS)
 
@@ -128,6 +131,14 @@ class Tally:
         """A connection has ended, of which nobody asks more."""
         self.ended[reason] = self.ended.get(reason, 0) + 1
         self.durations.observe(seconds)
+
+    def shaken(self, version: str) -> None:
+        """A TLS handshake is done."""
+        self.handshakes[version] = self.handshakes.get(version, 0) + 1
+
+    def not_shaken(self, why: str) -> None:
+        """One has failed."""
+        self.handshakes_failed[why] = self.handshakes_failed.get(why, 0) + 1
 
     def begun(self, seconds: float) -> None:
         """A connection has its process, so long after it was accepted."""
@@ -177,5 +188,7 @@ class Tally:
             spawns=self.spawns.frozen(),
             children=self.children,
             exits=dict(self.exits),
+            handshakes=dict(self.handshakes),
+            handshakes_failed=dict(self.handshakes_failed),
             restarts=self.restarts,
         )

@@ -17,6 +17,7 @@ from svcd.transport.mux import MuxKeeper
 from svcd.transport.ports import StreamPort
 from svcd.transport.spawned import SpawnKeeper
 from svcd.transport.specs import spec_of
+from svcd.transport.tls.side import TlsSide
 from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:
@@ -72,7 +73,10 @@ class _Gated(_Kept[GateKeeper]):
     def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:  # noqa: ARG002 - as all
         super().__init__(shared, service)
         factory = stream_factory(service, shared.around)
-        self._keep(GateKeeper(service, factory, *shared.keeping(service)))
+        keeping = shared.keeping(service)
+        self._tls = TlsSide(shared.reactor, shared.around.files, keeping[-1].tally)
+        self._tls.prepare(service)()
+        self._keep(GateKeeper(service, self._tls.around(factory), *keeping, kind=self._tls.gates))
 
     def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
         budget, entrance = self._shared.budget, self.keeper.entrance
@@ -84,7 +88,13 @@ class _Gated(_Kept[GateKeeper]):
         return made
 
     def _prepare_more(self, service: Service, nurse: Nurse) -> Callable[[], None]:  # noqa: ARG002 - as all
-        return partial(self.keeper.serve_by, stream_factory(service, self._shared.around))
+        factory, secure = stream_factory(service, self._shared.around), self._tls.prepare(service)
+
+        def commit() -> None:
+            secure()
+            self.keeper.serve_by(self._tls.around(factory), self._tls.gates)
+
+        return commit
 
     def join(self, port: Port) -> Callable[[], None]:
         leave = super().join(port)

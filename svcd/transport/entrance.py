@@ -147,7 +147,8 @@ class Entrance:
     def _tune(self, service: Service, texts: Mapping[str, bytes]) -> None:
         banner = texts.get("banner", b"")
         self.welcome = banner + texts.get("banner_success", b"")
-        self.farewell = banner + texts.get("banner_fail", b"")
+        # In the clear a TLS client can make nothing of it, and nobody who is refused gets a handshake.
+        self.farewell = b"" if service.tls else banner + texts.get("banner_fail", b"")
         self._queues = service.options.on_limit == "queue"
         logged = service.options.log_on_failure
         variables = ("reason", "count", "rule", *(["peer"] if "HOST" in logged else []))

@@ -42,9 +42,6 @@ class Gate:
     __slots__ = ("_accept", "_cause", "_heard_all", "_host", "_keeper", "_protocol", "_ticket", "_who", "dataReceived",
                  "number", "started", "transport")  # fmt: skip
 
-    #: Why a connection ended that could not be served.
-    _failed = "failed"
-
     def __init__(self, keeper: Keeper[Any], protocol: IProtocol, client: IAddress, ticket: Ticket) -> None:
         self._keeper = keeper
         self._protocol = protocol
@@ -110,7 +107,7 @@ class Gate:
         # A service that could not serve this client says why.
         failure = getattr(self._protocol, "failure_text", "")
         if failure:
-            self._cause = self._cause or self._failed
+            self._cause = self._cause or self._failure_word()
             keeper.tally.failures += 1
         if failure and keeper.fail_line:
             values = {"peer": self.peer, "id": self.number, "reason": keeper.quoted(failure)}
@@ -174,6 +171,9 @@ class Gate:
 
     def _greet(self, transport: Any, welcome: bytes) -> None:  # noqa: ANN401 - as makeConnection
         transport.write(welcome)
+
+    def _failure_word(self) -> str:
+        return "failed"
 
     def _reason(self, failure: Failure) -> str:
         if failure.type is ConnectionDone:

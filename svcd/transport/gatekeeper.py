@@ -44,6 +44,7 @@ class GateKeeper(Keeper[Gate], Factory):
     Args:
         factory: builds the service's protocols.
         others: as Keeper takes them.
+        kind: of the gates; by default what each protocol is asked for.
     """
 
     noisy = False
@@ -58,13 +59,16 @@ class GateKeeper(Keeper[Gate], Factory):
         numbers: Iterator[int],
         entrance: Entrance,
         clock: Callable[[], float] = time.monotonic,
+        kind: Callable[..., Gate] | None = None,
     ) -> None:
         super().__init__(service, journal, names, budget, numbers, entrance, {"pid": os.getpid()}, clock)
         self._factory = factory
+        self._kind = kind
 
-    def serve_by(self, factory: IProtocolFactory) -> None:
-        """Let another factory build the protocols of new connections."""
+    def serve_by(self, factory: IProtocolFactory, kind: Callable[..., Gate] | None = None) -> None:
+        """Let another factory build the protocols of new connections, with another kind of gates perhaps."""
         before, self._factory = self._factory, factory
+        self._kind = kind
         for _ in range(self.numPorts):
             factory.doStart()
             before.doStop()
@@ -116,7 +120,7 @@ class GateKeeper(Keeper[Gate], Factory):
             ticket.release()
             self.refused(_UNWANTED, addr)
             return None
-        kind = HalfCloseableGate if IHalfCloseableProtocol.providedBy(protocol) else Gate
+        kind = self._kind or (HalfCloseableGate if IHalfCloseableProtocol.providedBy(protocol) else Gate)
         return kind(self, protocol, addr, ticket)
 
     def refused(self, refusal: Refusal, addr: IAddress) -> None:

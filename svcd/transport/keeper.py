@@ -36,7 +36,7 @@ _LOGGED_SPAWNED = {**_LOGGED, "EXIT": {"reason", "exit", "user", "system"}}
 _NOTHING: Mapping[str, object] = {}
 #: Why a connection ended, in a word.
 _REASONS = ("done", "lost", "aborted", "error", "failed", "killed", "unknown", "kicked", "timeout", "shutdown",
-            "idle", "first_byte", "session")  # fmt: skip
+            "idle", "first_byte", "session", "handshake")  # fmt: skip
 
 
 class Session(Timed, Protocol):
@@ -106,10 +106,8 @@ class Keeper(Generic[SessionT]):
         self.resolves = service.options.resolve
         # What the log does not say of clients nobody else shows either.
         self.tells_peer = "HOST" in service.logged
-        words = _LOGGED_SPAWNED if service.spawned else _LOGGED
-        chosen = {"service", "id", "count"}.union(*(words[word] for word in service.logged))
-        if not self.resolves or self.journal.hides_clients:
-            chosen.discard("host")
+        chosen = self._chosen(service)
+        self.tells_subject = "subject" in chosen
         values = {"service": service.id, **self._constants}
         fixed = {name: value for name, value in values.items() if name in chosen}
         variables = chosen - fixed.keys()
@@ -119,6 +117,18 @@ class Keeper(Generic[SessionT]):
         )
         self.fail_line = template(FAIL, {"service": service.id}, ("peer", "id", "reason"))
         self._set_deadlines()
+
+    def _chosen(self, service: Service) -> set[str]:
+        """The fields of the lines that tell of the service's connections."""
+        words = _LOGGED_SPAWNED if service.spawned else _LOGGED
+        chosen = {"service", "id", "count"}.union(*(words[word] for word in service.logged))
+        if not self.resolves or self.journal.hides_clients:
+            chosen.discard("host")
+        if service.tls:
+            chosen.add("tls")
+            if service.options.tls_client_ca is not None and self.tells_peer and not self.journal.hides_clients:
+                chosen.add("subject")
+        return chosen
 
     def keep_time(self, call_later: Callable[[float, Callable[[], None]], object]) -> None:
         """End connections when their deadlines pass, from now on.

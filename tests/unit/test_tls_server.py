@@ -12,7 +12,7 @@ from svcd.catalog import SHAPES
 from svcd.config.parser import parse_text
 from svcd.errors import ConfigError
 from svcd.terms import ClientName, NameKind
-from svcd.transport.tls.identity import ServerConnection, identity_of, why
+from svcd.transport.tls.identity import identity_of, why
 from svcd.transport.tls.server import TlsServer, tls_server
 from tests.certificates import Authority, Signed
 from tests.doubles import FakeFiles
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from svcd.config.service import Service
+    from svcd.transport.tls.connection import ServerConnection
 
 CA = Authority()
 SERVER = CA.sign("localhost", "127.0.0.1")

@@ -91,6 +91,10 @@ def _connections(services: _Labelled) -> Iterator[Family]:
                  [(label, service.failures) for label, service in services])  # fmt: skip
     yield Family("svcd_connections_ended", Kind.COUNTER, "Connections that are over, by reason.",
                  _by(services, "reason", lambda service: service.ended))  # fmt: skip
+    yield Family("svcd_tls_handshakes", Kind.COUNTER, "TLS handshakes done, by version.",
+                 _by(services, "version", lambda service: service.handshakes))  # fmt: skip
+    yield Family("svcd_tls_handshakes_failed", Kind.COUNTER, "TLS handshakes that were not, by reason.",
+                 _by(services, "reason", lambda service: service.handshakes_failed))  # fmt: skip
     yield Family("svcd_connection_duration_seconds", Kind.HISTOGRAM, "How long connections lasted.",
                  [(label, _buckets(service.durations)) for label, service in services], "seconds")  # fmt: skip
 

@@ -14,7 +14,7 @@ from OpenSSL import SSL
 from OpenSSL._util import lib
 from OpenSSL.crypto import X509, X509StoreFlags
 
-from svcd.transport.tls.identity import ServerConnection
+from svcd.transport.tls.connection import ServerConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

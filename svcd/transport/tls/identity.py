@@ -16,21 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from svcd.terms import ClientName
+    from svcd.transport.tls.connection import ServerConnection
 
-__all__ = ["Identity", "ServerConnection", "identity_of", "why"]
+__all__ = ["Identity", "identity_of", "why"]
 
 #: What no value of an environment variable, and no line, should have.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-
-
-class ServerConnection(SSL.Connection):
-    """The server's side of TLS.
-
-    Attributes:
-        reason: what OpenSSL does not tell of why a handshake fails; empty for nothing.
-    """
-
-    reason = ""
 
 
 @dataclass(frozen=True, slots=True)

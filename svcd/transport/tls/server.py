@@ -15,8 +15,9 @@ from zope.interface import implementer
 
 from svcd.config.tls_files import ANY_LABEL, read_material, tls_paths
 from svcd.errors import ConfigError
+from svcd.transport.tls.connection import ServerConnection
 from svcd.transport.tls.contexts import make_context
-from svcd.transport.tls.identity import ServerConnection, why
+from svcd.transport.tls.identity import why
 from svcd.transport.tls.names import is_named, names_in
 
 if TYPE_CHECKING:

@@ -1,0 +1,97 @@
+"""The gate of a connection that speaks TLS: what the log tells of its handshake, and what happens after it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from svcd.transport.gate import HalfCloseableGate
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IAddress
+    from twisted.python.failure import Failure
+
+    from svcd.policy.admission import Ticket
+    from svcd.transport.keeper import Keeper
+    from svcd.transport.tls.protocol import TlsProtocol
+
+__all__ = ["TlsGate"]
+
+
+class TlsGate(HalfCloseableGate):
+    """As any gate. Its accept line waits for the handshake, to say who the client is."""
+
+    __slots__ = ("_waits",)
+
+    _protocol: TlsProtocol
+
+    def __init__(self, keeper: Keeper[Any], protocol: TlsProtocol, client: IAddress, ticket: Ticket) -> None:
+        super().__init__(keeper, protocol, client, ticket)
+        # What the accept line waits for.
+        self._waits = 0
+        protocol.secured = self._secured
+
+    def traffic(self) -> tuple[int, int] | None:
+        """As of any gate; but the first byte is the first that is no longer the handshake's."""
+        found = super().traffic()
+        return found if found is None or self._protocol.heard else (0, found[1])
+
+    def facts(self) -> dict[str, object]:
+        """What is known of the connection."""
+        found = super().facts()
+        if not self._protocol.version:
+            return {**found, "tls": "handshake"}
+        identity = self._protocol.tls_identity
+        found |= {"tls": identity.protocol, "cipher": identity.cipher}
+        if identity.sni:
+            found["sni"] = identity.sni
+        if identity.subject and self._keeper.tells_subject:
+            found["subject"] = identity.subject
+        return found
+
+    def drain(self) -> None:
+        """End the connection as soon as nothing is owed to the client: before the handshake is done, now."""
+        if self._protocol.version:
+            super().drain()
+        else:
+            self.cut("shutdown")
+
+    def _came(self, values: dict[str, object]) -> None:
+        keeper = self._keeper
+        values |= {"tls": keeper.nameless, "subject": keeper.nameless}
+        self._accept = keeper.journal.stamp(), keeper.accept_line, values
+        self._waits = 1
+        if keeper.resolves:
+            self._waits = 2
+            self._ask_name()
+
+    def _named(self, host: str | None) -> None:
+        if host:
+            self._host = self._keeper.quoted(host)
+        self._known()
+
+    def _known(self) -> None:
+        self._waits -= 1
+        if not self._waits:
+            self._tell_accept()
+
+    def _greet(self, transport: Any, welcome: bytes) -> None:  # noqa: ANN401 - as of any gate
+        """Not now: in the clear it would end the handshake."""
+
+    def _secured(self) -> None:
+        keeper, protocol = self._keeper, self._protocol
+        if self._accept is not None:
+            values = self._accept[2]
+            values["tls"] = keeper.quoted(protocol.version)
+            if keeper.tells_subject:
+                values["subject"] = keeper.quoted(protocol.tls_identity.subject or "-")
+            self._known()
+        if keeper.entrance.welcome:
+            protocol.write(keeper.entrance.welcome)
+
+    def _failure_word(self) -> str:
+        return "failed" if self._protocol.version else "handshake"
+
+    def _reason(self, failure: Failure) -> str:
+        if not self._protocol.version:
+            return "handshake"
+        return "error" if self._protocol.raised else super()._reason(failure)

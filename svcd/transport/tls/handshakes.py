@@ -1,0 +1,84 @@
+"""The TLS handshakes of one service: whose are under way, how long they may take, and what came of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IDelayedCall
+
+    from svcd.interfaces import Watcher
+    from svcd.metrics import Tally
+    from svcd.transport.tls.connection import ServerConnection
+    from svcd.transport.tls.server import TlsServer
+
+__all__ = ["HANDSHAKE_SECONDS", "Handshakes"]
+
+#: How long a handshake may take, in seconds; a service's first_byte_timeout may end it before.
+HANDSHAKE_SECONDS = 30.0
+
+
+class _Shaking(Protocol):
+    def late(self) -> None:
+        """The handshake has taken too long."""
+
+
+class Handshakes:
+    """A service's.
+
+    There is one timer for all of them: the first that began is the first that is late.
+
+    Args:
+        server: makes each connection's TLS.
+        tally: counts what came of them.
+        reactor: has the time.
+        soon: calls something in the reactor's next turn.
+
+    Attributes:
+        server: as given; another one holds for handshakes that begin from then on.
+        soon: as given.
+        reactor: as given.
+    """
+
+    def __init__(
+        self, server: TlsServer, tally: Tally, reactor: Watcher, soon: Callable[[Callable[[], None]], object]
+    ) -> None:
+        self.server = server
+        self.reactor = reactor
+        self.soon = soon
+        self._tally = tally
+        # When each is late, in the order in which they began.
+        self._open: dict[_Shaking, float] = {}
+        self._timer: IDelayedCall | None = None
+
+    def begin(self, protocol: _Shaking) -> ServerConnection:
+        """Somebody begins one; the TLS for it."""
+        self._open[protocol] = self.reactor.seconds() + HANDSHAKE_SECONDS
+        if self._timer is None:
+            self._timer = self.reactor.callLater(HANDSHAKE_SECONDS, self._look)
+        return self.server.serverConnectionForTLS(protocol)
+
+    def done(self, protocol: _Shaking, version: str) -> None:
+        """It has succeeded."""
+        self._open.pop(protocol, None)
+        self._tally.shaken(version)
+
+    def failed(self, protocol: _Shaking, why: str) -> None:
+        """It has not, in a word: `tls`, `client` (it is none of those who may come in), `closed` or `timeout`."""
+        if self._open.pop(protocol, None) is not None:
+            self._tally.not_shaken(why)
+
+    def forget(self, protocol: _Shaking) -> None:
+        """Whoever it was is gone."""
+        self._open.pop(protocol, None)
+
+    def _look(self) -> None:
+        self._timer = None
+        now = self.reactor.seconds()
+        for protocol, end in list(self._open.items()):
+            if end > now:
+                self._timer = self.reactor.callLater(end - now, self._look)
+                return
+            protocol.late()

@@ -1,0 +1,252 @@
+"""TLS between a transport and a protocol: one object is the protocol of the one and the transport of the other.
+
+Twisted has such a thing (twisted.protocols.tls). This one begins the inner protocol after the handshake, takes TLS's
+half-close for one, and lets back-pressure through both ways. It keeps little: a slice of input and one of output in
+OpenSSL's buffers, and while the inner protocol wants no input what one read of the transport has brought.
+
+The end of input is the client's closure alert (RFC 8446, 6.1) or, since many clients send none, that of the transport.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from OpenSSL import SSL
+from twisted.internet.error import ConnectionAborted, ConnectionLost
+from twisted.internet.interfaces import (
+    IConsumer,
+    IHalfCloseableProtocol,
+    IHandshakeListener,
+    INegotiated,
+    IProtocol,
+    IPushProducer,
+    ISSLTransport,
+)
+from twisted.python.failure import Failure
+from zope.interface import classImplements, implementer
+
+from svcd.transport.tls.handshakes import HANDSHAKE_SECONDS
+from svcd.transport.tls.identity import identity_of, why
+from svcd.transport.tls.reading import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IDelayedCall
+
+    from svcd.transport.tls.connection import ServerConnection
+    from svcd.transport.tls.handshakes import Handshakes
+    from svcd.transport.tls.identity import Identity
+
+__all__ = ["LINGER_SECONDS", "TlsProtocol"]
+
+#: How long a client may take to read why its handshake failed, in seconds.
+LINGER_SECONDS = 2.0
+_LOST = Failure(ConnectionLost())
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+@implementer(IProtocol, IHalfCloseableProtocol, INegotiated, IConsumer, IPushProducer)
+class TlsProtocol(Reader):
+    """The server's side of TLS on one connection.
+
+    For the inner protocol it is a transport as any other, with what TLS has besides as Twisted names it
+    (twisted.internet.interfaces.ISSLTransport), and `tls_identity`. What it has not itself it has from below.
+
+    Args:
+        handshakes: those of the service.
+        build: makes the inner protocol, once the handshake is over; or None to end the connection.
+
+    Attributes:
+        inner: the protocol inside; None before the handshake is over.
+        secured: called when it is over, before the inner protocol has its transport.
+        version: of TLS, as `TLSv1.3`; empty before.
+        touched: whether anything came from the client.
+        heard, raised: as of a Reader.
+    """
+
+    __slots__ = ("_build", "_failure", "_handshakes", "_identity", "_last_call", "secured", "touched", "version")
+
+    TLS = True
+
+    def __init__(self, handshakes: Handshakes, build: Callable[[], Any]) -> None:
+        super().__init__(handshakes.soon)
+        self._handshakes = handshakes
+        self._build = build
+        self.secured: Callable[[], None] = _nothing
+        self.version = self._failure = ""
+        self.touched = False
+        self._identity: Identity | None = None
+        self._last_call: IDelayedCall | None = None
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a transport has
+        return getattr(self.transport, name)
+
+    # What the transport below calls.
+
+    def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - what the reactor has
+        """The connection is there."""
+        self.transport = transport
+        self._connection = self._handshakes.begin(self)
+
+    def connectionMade(self) -> None:
+        """Never called: makeConnection does it all."""
+
+    def readConnectionLost(self) -> None:
+        """The transport says that the client will send no more."""
+        if self._kept or self._rest:
+            self._saw_end = True
+        elif not self._deaf:
+            self._heard_all()
+        elif self._last_call is not None:
+            # It knows why its handshake failed.
+            self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Our side is closed."""
+        if IHalfCloseableProtocol.providedBy(self.inner):
+            self.inner.writeConnectionLost()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The connection is gone."""
+        if self.touched and not (self.version or self._failure or reason.check(ConnectionAborted)):
+            self._not_shaken(why(reason), "closed")
+        self._handshakes.forget(self)
+        if self._last_call is not None and self._last_call.active():
+            self._last_call.cancel()
+        self._hear_no_more()
+        self._mute = True
+        self._pieces.clear()
+        inner = self.inner
+        try:
+            if inner is not None:
+                # OpenSSL's failure ends the transport in good order, but not what the inner protocol is about.
+                inner.connectionLost(_LOST if self._failure else reason)
+        finally:
+            # These know each other.
+            self._failure = self.failure_text
+            self._connection = self.inner = None
+            self.secured = _nothing
+
+    # The handshake.
+
+    def _shake(self) -> bool:
+        """Go on with it; whether there is an inner protocol now."""
+        self.touched = True
+        try:
+            if not self._connection.shake():
+                return False
+        except SSL.ZeroReturnError:
+            self._heard_all()
+            return False
+        except SSL.Error as error:
+            self._refuse(why(error, self._connection), "tls")
+            return False
+        refusal = self._handshakes.server.refusal(self._connection)
+        if refusal is not None:
+            self._refuse(refusal, "client")
+            return False
+        self.version = self._connection.get_protocol_version_name()
+        self._handshakes.done(self, self.version)
+        self._own = 0
+        inner = self._build()
+        if inner is None:
+            self._failure = "the service wants no connection"
+            self._finish()
+            return False
+        self.secured()
+        self.inner = inner
+        inner.makeConnection(self)
+        if IHandshakeListener.providedBy(inner):
+            inner.handshakeCompleted()
+        return True
+
+    def _refuse(self, failure: str, word: str) -> None:
+        """The handshake has failed. The alert that says why is to arrive: see svcd.transport.farewell."""
+        self._not_shaken(failure, word)
+        self._say_end()
+        self._hear_no_more()
+        self.transport.loseWriteConnection()
+        self._last_call = self._handshakes.reactor.callLater(LINGER_SECONDS, self.transport.loseConnection)
+
+    def _not_shaken(self, failure: str, word: str) -> None:
+        self._failure = failure
+        self._handshakes.failed(self, word)
+
+    def late(self) -> None:
+        """The handshake has taken too long."""
+        self._not_shaken(f"it was not done in {HANDSHAKE_SECONDS:g} seconds", "timeout")
+        self.transport.abortConnection()
+
+    def _heard_all(self) -> None:
+        """The client has no more to say, by an alert or by the end of its side of the transport."""
+        self._hear_no_more()
+        if self.inner is None:
+            if self.touched:
+                self._not_shaken("the client has closed", "closed")
+            self.transport.loseConnection()
+        elif IHalfCloseableProtocol.providedBy(self.inner):
+            self.inner.readConnectionLost()
+        else:
+            # What was written is still sent, but no more produced for it.
+            self.disconnecting = True
+            self._drop_producer()
+            self._finish()
+
+    def _broken(self, error: SSL.Error) -> None:
+        self._failure = f"TLS: {why(error)}"
+        self._say_end()
+        self._hear_no_more()
+        self.disconnecting = True
+        self._drop_producer()
+        self.transport.loseConnection()
+
+    def _flooded(self) -> None:
+        self._failure = "TLS: too many key updates"
+        self._hear_no_more()
+        self._mute = True
+        self.transport.abortConnection()
+
+    # For the inner protocol, and for those who tell of the connection.
+
+    def getHandle(self) -> ServerConnection:
+        """The TLS connection, as of Twisted's transports for TLS."""
+        return self._connection
+
+    def getPeerCertificate(self) -> Any:  # noqa: ANN401 - an X509 of pyOpenSSL, or None
+        """The client's certificate, which holds; None if it has shown none."""
+        return self._connection.get_peer_certificate()
+
+    @property
+    def negotiatedProtocol(self) -> bytes | None:
+        """What was agreed on in the handshake (ALPN), as of Twisted's transports for TLS."""
+        return self._connection.get_alpn_proto_negotiated() or None
+
+    @property
+    def tls_identity(self) -> Identity:
+        """Who the client is, and how the connection is encrypted; once the handshake is over."""
+        if self._identity is None:
+            self._identity = identity_of(self._connection)
+        return self._identity
+
+    @property
+    def failure_text(self) -> str:
+        """Why the client could not be served, if that is so."""
+        return self._failure or getattr(self.inner, "failure_text", "")
+
+    def drain(self) -> None:
+        """Ask the service to end the connection as soon as nothing is owed to the client."""
+        drain = getattr(self.inner, "drain", None)
+        if drain is not None:
+            drain()
+
+    def logPrefix(self) -> str:
+        """What lines in the log begin with that are about the connection."""
+        return type(self.inner or self).__name__
+
+
+# Much of that is from below, which only this says.
+classImplements(TlsProtocol, ISSLTransport)

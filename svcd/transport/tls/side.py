@@ -1,0 +1,72 @@
+"""What a service has that may speak TLS, or may begin to while it runs."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from svcd.transport.tls.gate import TlsGate
+from svcd.transport.tls.handshakes import Handshakes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IProtocolFactory
+
+    from svcd.config.service import Service
+    from svcd.interfaces import Files, Watcher
+    from svcd.metrics import Tally
+
+__all__ = ["TlsSide"]
+
+
+class TlsSide:
+    """The TLS of one service, which may have none, or get it while it runs.
+
+    Args:
+        reactor: has the time.
+        files: reads certificates.
+        tally: counts handshakes.
+
+    Attributes:
+        handshakes: those of the service; None without TLS.
+    """
+
+    def __init__(self, reactor: Watcher, files: Files, tally: Tally) -> None:
+        self._reactor = reactor
+        self._files = files
+        self._tally = tally
+        self.handshakes: Handshakes | None = None
+
+    def prepare(self, service: Service) -> Callable[[], None]:
+        """Read what a service's options name; returns what lets it hold for connections that come from then on.
+
+        Raises:
+            ConfigError: something can't be used.
+        """
+        if not service.tls:
+            return partial(self._set, None)
+        if self.handshakes is not None:
+            return self.handshakes.server.prepare(service)
+        # Services without TLS need not load all this.
+        from svcd.transport.tls.server import tls_server
+
+        # A reactor may have a better way than the one that works on all of them.
+        soon = getattr(self._reactor, "soon", None) or partial(self._reactor.callLater, 0)
+        return partial(self._set, Handshakes(tls_server(service, self._files), self._tally, self._reactor, soon))
+
+    def _set(self, handshakes: Handshakes | None) -> None:
+        self.handshakes = handshakes
+
+    def around(self, factory: IProtocolFactory) -> IProtocolFactory:
+        """The factory of a service, with TLS around its protocols if the service has it."""
+        if self.handshakes is None:
+            return factory
+        from svcd.transport.tls.factory import TlsFactory
+
+        return TlsFactory(factory, self.handshakes)
+
+    @property
+    def gates(self) -> type[TlsGate] | None:
+        """The kind of gate that these have; None for whatever each needs."""
+        return None if self.handshakes is None else TlsGate
