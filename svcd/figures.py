@@ -72,6 +72,7 @@ class About:
         addresses: where it listens.
         description: in its owner's words; perhaps empty.
         most: how many connections there may be; None for no limit.
+        expires: when the first of its certificates does, in seconds since 1970; None without TLS.
     """
 
     id: str
@@ -82,6 +83,7 @@ class About:
     addresses: tuple[str, ...] = ()
     description: str = ""
     most: int | None = None
+    expires: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

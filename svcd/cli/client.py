@@ -155,6 +155,10 @@ def _status(result: Mapping[str, Any]) -> Iterator[str]:
         for row in result["services"]
     ]
     yield from _columns([("SERVICE", "STATE", "OPEN", "REFUSED", "ADDRESSES", "RUNS"), *rows], right={2, 3})
+    for row in result["services"]:
+        certificate = row.get("certificate", {})
+        if certificate.get("soon"):
+            yield f"{row['service']}: {certificate['file']} expires in {certificate['days']} days"
     if result["leaving"]:
         yield f"{result['leaving']} connections of services that are no more"
 

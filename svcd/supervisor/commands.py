@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
+import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from svcd.errors import CommandError, ConfigError, ListenErrors, SvcdError
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from svcd.supervisor.core import Supervisor
     from svcd.supervisor.reloading import Reloader
     from svcd.supervisor.running import Running
+    from svcd.transport.tls.server import TlsServer
 
 __all__ = ["Commands"]
 
@@ -88,6 +91,8 @@ class Commands:
             "addresses": [listener.opened.address for listener in listeners],
             "description": service.options.description,
         }
+        if running.tls is not None:
+            row["certificate"] = _certificate(running.tls)
         if keeper is not None:
             row["connections"] = len(keeper.sessions)
             row["refused"] = {str(reason): count for reason, count in keeper.entrance.counts.items() if count}
@@ -228,6 +233,15 @@ def _choose(name: str, known: list[str], what: str) -> str:
     near = difflib.get_close_matches(name, spellings, 1)
     hint = f"; did you mean {spellings[near[0]]}?" if near else ""
     raise CommandError(f"there is no {what} {name}{hint}")
+
+
+def _certificate(tls: TlsServer) -> dict[str, object]:
+    """Of the certificates of a service the one that expires first: in how many days, and whether that is too soon."""
+    first = tls.held[0]
+    days = (first.expires - time.time()) / 86_400
+    expires = datetime.fromtimestamp(first.expires, UTC).isoformat()
+    soon = days < tls.service.options.tls_warn
+    return {"file": first.file, "expires": expires, "days": int(days), "soon": soon, "count": len(tls.held)}
 
 
 def _as_command_error(failure: Failure) -> Any:  # noqa: ANN401 - it raises

@@ -6,7 +6,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service as TwistedService
-from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from svcd.config.plan import plan, socket_key
@@ -14,12 +14,14 @@ from svcd.events import READY, RELOAD, STOP, tell
 from svcd.handlers.nurse import Nurse
 from svcd.supervisor.change import Change
 from svcd.supervisor.describing import described, muxed
+from svcd.supervisor.ending import cut, drained
 from svcd.supervisor.kinds import run
 from svcd.supervisor.listeners import Listener, number_of_port
 from svcd.supervisor.running import Running, Shared
 from svcd.transport.entrance import Reception
 from svcd.transport.notify import Manager, Pulse
 from svcd.transport.opening import Store, open_all
+from svcd.transport.tls.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from svcd.transport.keeper import Keeper
     from svcd.transport.specs import Account
     from svcd.transport.stock import Stock
+    from svcd.transport.tls.server import TlsServer
 
 __all__ = ["Supervisor"]
 
@@ -94,6 +97,7 @@ class Supervisor(TwistedService):
         self._nurses: list[Nurse] = []
         self._listeners: dict[Hashable, Listener] = {}
         self.hosted: dict[str, Running] = {}
+        self._watch = Watch(around.clock, self._all_tls, self._describe)
         self.retired: list[Running] = []
 
     @property
@@ -143,6 +147,7 @@ class Supervisor(TwistedService):
         counts = {"services": len(self.hosted), "listeners": len(self._listeners)}
         tell(self._log, READY, **counts, reactor=type(self._reactor).__name__)
         self._describe()
+        self._watch.start()
         self.ledger.state = "ready"
         self.pulse.start()
 
@@ -154,6 +159,9 @@ class Supervisor(TwistedService):
 
     def _all_running(self) -> list[Running]:
         return [*self.hosted.values(), *self.retired]
+
+    def _all_tls(self) -> list[TlsServer]:
+        return [running.tls for running in self.hosted.values() if running.tls is not None]
 
     def change_to(self, endpoints: Sequence[Endpoint], *, now: bool = False) -> Plan:
         """Go over to other services, or change nothing. Connections of a service that is no more may go on.
@@ -177,6 +185,8 @@ class Supervisor(TwistedService):
         self._know_own_ports()
         for running in gone:
             self._retire(running, now=now and running.service in made.removed)
+        # Certificates that are not named otherwise than before may be others.
+        self._watch.look_now()
         self._describe()
         self.ledger.reloads_done += 1
         counts = {"opened": len(made.opened), "closed": len(made.closed), "changed": len(made.changed)}
@@ -212,8 +222,7 @@ class Supervisor(TwistedService):
 
     def _describe(self) -> None:
         """Let the ledger know what there is to show; services that are no more are, until their last connection."""
-        services = [each.service for each in (*self.retired, *self.hosted.values())]
-        self.ledger.describe(described(services, self._listeners.values()))
+        self.ledger.describe(described([*self.retired, *self.hosted.values()], self._listeners.values()))
 
     def _retire(self, running: Running, *, now: bool) -> None:
         """Let a service go that is no more, when its last connection has ended."""
@@ -223,7 +232,7 @@ class Supervisor(TwistedService):
             return
         self.retired.append(running)
         if now:
-            self._cut(running)
+            cut(running)
 
         def ended(_result: None) -> None:
             self.retired.remove(running)
@@ -248,11 +257,12 @@ class Supervisor(TwistedService):
         """
         super().stopService()  # type: ignore[no-untyped-call]
         self.pulse.stopping()
+        self._watch.stop()
         all_running = self._all_running()
         open_connections = sum(len(each.keeper.everybody()) for each in all_running if each.keeper is not None)
         tell(self._log, STOP, connections=open_connections)
         self.stop_listening()
-        ended = DeferredList([self._drained(running) for running in all_running])
+        ended = DeferredList([drained(running, self._reactor) for running in all_running])
         ended.addCallback(lambda _results: DeferredList([nurse.stop() for nurse in self._nurses]))
         ended.addCallback(lambda _results: self.pulse.stop())
         return ended.addCallback(lambda _results: self._journal.flush())
@@ -270,29 +280,7 @@ class Supervisor(TwistedService):
         empty = DeferredList([keeper.when_empty() for keeper in everybody])
         empty.addCallback(lambda _results: call())
 
-    def _drained(self, running: Running) -> Deferred[None]:
-        keeper = running.keeper
-        if keeper is None:
-            running.end()
-            return succeed(None)
-        keeper.entrance.finish()
-        for session in keeper.everybody():
-            session.drain()
-        patience = self._reactor.callLater(running.service.options.shutdown_timeout, self._cut, running)
-        empty = keeper.when_empty()
-
-        def ended(_result: None) -> None:
-            if patience.active():
-                patience.cancel()
-
-        return empty.addCallback(ended)
-
     def hurry(self) -> None:
         """End every connection now; for whoever asks a second time to stop."""
         for running in self._all_running():
-            self._cut(running)
-
-    def _cut(self, running: Running) -> None:
-        if running.keeper is not None:
-            for session in running.keeper.everybody():
-                session.cut("shutdown")
+            cut(running)

@@ -10,21 +10,23 @@ from svcd.model import Shape
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from svcd.config.service import Service
     from svcd.supervisor.listeners import Listener
+    from svcd.supervisor.running import Running
 
 __all__ = ["described", "muxed"]
 
 
-def described(services: Iterable[Service], listeners: Iterable[Listener]) -> list[About]:
+def described(all_running: Iterable[Running], listeners: Iterable[Listener]) -> list[About]:
     """What people are told of services; of two with one name the later counts."""
     addresses: dict[str, list[str]] = {}
     for listener in listeners:
         addresses.setdefault(listener.endpoint.service.id, []).append(listener.opened.address)
-    return [_about(each, addresses.get(name, ())) for name, each in {each.id: each for each in services}.items()]
+    by_name = {running.service.id: running for running in all_running}
+    return [_about(running, addresses.get(name, ())) for name, running in by_name.items()]
 
 
-def _about(service: Service, addresses: Sequence[str]) -> About:
+def _about(running: Running, addresses: Sequence[str]) -> About:
+    service, tls = running.service, running.tls
     stream = service.net.shape is Shape.STREAM
     return About(
         id=service.id,
@@ -36,6 +38,7 @@ def _about(service: Service, addresses: Sequence[str]) -> About:
         addresses=tuple(addresses),
         description=service.options.description,
         most=service.options.instances if stream else None,
+        expires=tls.held[0].expires if tls is not None else None,
     )
 
 

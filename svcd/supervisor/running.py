@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from svcd.transport.opening import Store
     from svcd.transport.sockets import OpenSocket
     from svcd.transport.specs import Account
+    from svcd.transport.tls.server import TlsServer
 
 __all__ = ["Running", "Shared"]
 
@@ -72,6 +73,11 @@ class Running(ABC):
     def __init__(self, shared: Shared, service: Service) -> None:
         self._shared = shared
         self.service = service
+
+    @property
+    def tls(self) -> TlsServer | None:
+        """Its certificates; None without TLS."""
+        return None
 
     @abstractmethod
     def port(self, opened: OpenSocket, service: Service) -> Port:

@@ -31,6 +31,7 @@ class _World:
         self.clock = Clock()
         self.server = tls_server(service_of(f"echo 7/tcp {options}"), self.files, self.wall)
         self.changes = 0
+        self.served = True
         self.watch = Watch(self.clock, self.servers, self.changed, self.wall)
 
     def wall(self) -> float:
@@ -38,8 +39,8 @@ class _World:
         return NOW + self.clock.seconds()
 
     def servers(self) -> list[TlsServer]:
-        """The one."""
-        return [self.server]
+        """The one, if it is served."""
+        return [self.server] if self.served else []
 
     def changed(self) -> None:
         """Count."""
@@ -182,3 +183,19 @@ def test_session_tickets_get_new_keys() -> None:
         world.clock.advance(3600)
         contexts.add(world.server.serverConnectionForTLS(None).get_context())
     assert len(contexts) == 5
+
+
+def test_without_tls_nobody_is_woken() -> None:
+    """The watch begins with the first service that has TLS, after a reload perhaps, and rests after the last."""
+    world = _World()
+    world.served = False
+    world.watch.start()
+    assert not world.clock.getDelayedCalls()
+    world.served = True
+    world.watch.look_now()
+    world.watch.look_now()
+    assert len(world.clock.getDelayedCalls()) == 1
+    world.served = False
+    world.look()
+    assert not world.clock.getDelayedCalls()
+    world.watch.stop()

@@ -71,6 +71,10 @@ def _daemon(daemon: DaemonFigures) -> Iterator[Family]:
 def _services(services: _Labelled) -> Iterator[Family]:
     about = [(f"{label},{labels(runs=service.about.runs)}", 1) for label, service in services]
     yield Family("svcd_service", Kind.INFO, "What answers.", about)
+    yield Family("svcd_tls_certificate_expiry_seconds", Kind.GAUGE,
+                 "When the first certificate of a service with TLS expires, in seconds since 1970.",
+                 [(label, service.about.expires) for label, service in services
+                  if service.about.expires is not None], "seconds")  # fmt: skip
     yield Family("svcd_refused", Kind.COUNTER, "Connections not let in, and datagrams not answered, by reason.",
                  _by(services, "reason", lambda service: service.refused))  # fmt: skip
     yield Family("svcd_received_bytes", Kind.COUNTER, "Received from clients, by connections still open as well.",

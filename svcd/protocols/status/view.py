@@ -62,6 +62,7 @@ def _service(figures: ServiceFigures, series: Sequence[tuple[int, int]]) -> dict
         "rate": sum(arrived for arrived, _ in last) / (SAMPLE_SECONDS * (len(last) or 1)),
         "open": figures.active,
         "limit": about.most,
+        "certificate_expires": about.expires,
         "accepted": figures.accepted + figures.datagrams,
         "refused": sum(figures.refused.values()),
         "refused_by": figures.refused,

@@ -13,7 +13,7 @@ from svcd.errors import ConfigError
 from svcd.events import CERTIFICATE, CERTIFICATE_EXPIRES, PROBLEM, tell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -56,7 +56,7 @@ class Watch:
     def __init__(
         self,
         clock: IReactorTime,
-        servers: Callable[[], Iterable[TlsServer]],
+        servers: Callable[[], Sequence[TlsServer]],
         changed: Callable[[], None],
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -77,16 +77,26 @@ class Watch:
 
     def stop(self) -> None:
         """No more."""
-        if self._call is not None and self._call.active():
+        if self._call is not None:
             self._call.cancel()
-        self._call = None
+            self._call = None
 
     def look_now(self) -> None:
-        """Take in what has changed without waiting until nothing changes any more: for who says that all is there."""
+        """Take in what has changed without waiting until nothing changes any more: for who says that all is there.
+
+        To be called as well when there are other services.
+        """
         self._look_at_all(settled=True)
+        self._look_later()
+
+    def _look_later(self) -> None:
+        # Without TLS nobody is woken.
+        if self._call is None and self._servers():
+            self._call = self._clock.callLater(LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
-        self._call = self._clock.callLater(LOOK_SECONDS, self._look)
+        self._call = None
+        self._look_later()
         self._look_at_all(settled=False)
         now = self._clock.seconds()
         if now - self._renewed >= _RENEW_SECONDS:
