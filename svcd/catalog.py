@@ -24,6 +24,7 @@ from svcd.protocols.redirect import RedirectFactory
 from svcd.protocols.status.site import StatusFactory
 from svcd.protocols.timeofday import TimeDatagrams, TimeFactory
 from svcd.protocols.upper import UpperFactory
+from svcd.wire.proxy import block, line
 from svcd.wire.quotes import DEFAULT, read_quotes
 
 if TYPE_CHECKING:
@@ -185,11 +186,17 @@ def _needs_argument(maker: Callable[..., object]) -> bool:
     return False
 
 
+#: By send_proxy: what makes the header that the other server is sent first.
+_ANNOUNCEMENTS = {"v1": line, "v2": block}
+
+
 def _redirect(service: Service, around: Surroundings) -> RedirectFactory:
-    server, timeout = service.options.redirect, service.options.connect_timeout
+    options = service.options
+    server, timeout = options.redirect, options.connect_timeout
     assert server is not None  # noqa: S101 - it is what makes the service a redirection
     endpoint = around.outgoing(server, timeout)
-    return RedirectFactory(endpoint, service.handler_text, timeout, around.clock, around.descriptors)
+    announce = None if options.send_proxy is None else _ANNOUNCEMENTS[options.send_proxy]
+    return RedirectFactory(endpoint, service.handler_text, timeout, around.clock, around.descriptors, announce)
 
 
 _HANDLERS: Mapping[str, Callable[[Service, Surroundings], IProtocolFactory]] = {

@@ -29,7 +29,8 @@ A `refuse` line is for all clients of a service that were refused for one reason
 second at most: `peer` the first of them, `count` how many, `rule` what decided for the first, with its place in the
 file. Reasons: address, time, load, global (--max-connections), descriptors, instances, per_source, rate,
 per_source_rate, name (the host name, or that there is none), service (the service itself wants no connection), port (of
-datagrams: services ask no questions).
+datagrams: services ask no questions), proxy (without a good header of the PROXY protocol: `peer` is the proxy, and
+`rule` says what is wrong).
 
 With --log-addresses short no line says more of a client than its network: `peer` is 192.0.2.0 for 192.0.2.1 and
 2001:db8:1:: for all of 2001:db8:1::/48, without port; there is no `host`, and no `rule` that is for an address or a

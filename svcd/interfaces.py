@@ -192,6 +192,10 @@ class StreamTransport(Protocol):
         """The other end."""
         ...
 
+    def getHost(self) -> IAddress:
+        """Our end."""
+        ...
+
 
 class DatagramTransport(Protocol):
     """What a datagram protocol may ask of its transport."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from svcd.config.options import TABLE
 from svcd.model import Shape
+from svcd.terms import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +26,7 @@ _MOST_BANNER = 65_536
 _MOST_BANNER_HANDED_ON = 16_384
 
 #: What asks who comes, or speaks to who comes, when a connection is accepted.
-_AT_ACCEPT = ("only_from", "no_access", "per_source", "per_source_rate", *BANNERS)
+_AT_ACCEPT = ("only_from", "no_access", "proxy_protocol", "per_source", "per_source_rate", *BANNERS)
 
 
 def most_banner_bytes(service: Service) -> int:
@@ -41,16 +43,36 @@ def access_problems(service: Service, files: Files, machine: Machine) -> Iterato
     if options.wait and service.net.shape is Shape.STREAM:
         # Silently to let everybody in would be worse than not to start.
         for option in _AT_ACCEPT:
-            if option in service.places:
+            if option in service.places and getattr(options, option) != TABLE[option].default:
                 text = (
                     "with wait=yes the process accepts by itself, and svcd does not see who comes; remove one of them"
                 )
                 yield service.problem(option, text)
         return
+    if _is_own(service, "proxy_protocol"):
+        yield from _proxy_problems(service)
     for option in BANNERS:
         path = getattr(options, option)
         if path:
             yield from _banner_problems(service, option, path, files)
+
+
+def _is_own(service: Service, option: str) -> bool:
+    """Whether an option stands on the line of the service itself, not in @defaults."""
+    place = service.places.get(option)
+    return place is not None and place.file == service.place.file and place > service.place
+
+
+def _proxy_problems(service: Service) -> Iterator[Problem]:
+    """Proxies of which none can connect to the service."""
+    proxies = service.options.proxy_protocol
+    if proxies and not any((each.first == LOCAL) == service.net.local for each in proxies):
+        text = (
+            "who connects to a UNIX socket has no address; say local"
+            if service.net.local
+            else "local is for UNIX sockets; name the addresses of the proxies"
+        )
+        yield service.problem("proxy_protocol", text)
 
 
 def _banner_problems(service: Service, option: str, path: str, files: Files) -> Iterator[Problem]:

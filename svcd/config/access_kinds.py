@@ -5,10 +5,10 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from svcd.config.kinds import COUNT, UNLIMITED, Kind
-from svcd.terms import NO_RATE, V6, Hours, Prefixes, Rate, Source
+from svcd.config.kinds import COUNT, UNLIMITED, Kind, require
+from svcd.terms import LOCAL, NO_RATE, V6, Hours, Prefixes, Rate, Source
 
-__all__ = ["HOURS", "LIMIT", "LOAD", "PREFIXES", "RATE", "SOURCES", "ZONE"]
+__all__ = ["HOURS", "LIMIT", "LOAD", "PREFIXES", "PROXIES", "RATE", "SOURCES", "ZONE"]
 
 _LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 #: A host name (RFC 1123, section 2.1; underscores as DNS has them) whose last label is no number, or all below one.
@@ -63,6 +63,24 @@ SOURCES: Kind[tuple[Source, ...]] = Kind(
     "addresses, networks as 10.0.0.0/8 or fd00::/8, host names and .domains with commas between them, or nothing",
     _read_sources,
     _write_list,
+)
+
+
+def _read_proxy(word: str) -> Source:
+    if word == "local":
+        return Source(word, LOCAL, LOCAL)
+    source = _read_source(word)
+    # Who may speak for others is not for a name server to say.
+    require(not source.name)
+    return source
+
+
+PROXIES: Kind[tuple[Source, ...]] = Kind(
+    "proxies",
+    "addresses and networks as 10.0.0.0/8 or fd00::/8 with commas between them, local for whoever connects to a UNIX "
+    "socket, or none",
+    lambda word: () if word == "none" else tuple(map(_read_proxy, word.split(","))),
+    lambda values: _write_list(values) or "none",
 )
 
 _DAY_MINUTES = 24 * 60

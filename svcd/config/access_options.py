@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svcd.config.access_kinds import HOURS, LIMIT, LOAD, PREFIXES, RATE, SOURCES, ZONE
+from svcd.config.access_kinds import HOURS, LIMIT, LOAD, PREFIXES, PROXIES, RATE, SOURCES, ZONE
 from svcd.config.kinds import COUNT, PATH, UNLIMITED, choice, choices
 from svcd.config.rows import row
 from svcd.terms import NO_RATE, Prefixes
@@ -51,6 +51,11 @@ class AccessOptions:
         LOAD, None, "who", "any",
         "From this load average of a minute on nobody is let in.",
         xinetd="max_load",
+    )  # fmt: skip
+    proxy_protocol: tuple[Source, ...] = row(
+        PROXIES, (), "who", "stream",
+        "Proxies whose connections begin with a header of the PROXY protocol, version 1 or 2: the client that it names "
+        "is the one that all else is about. A header of anybody else is data.",
     )  # fmt: skip
 
     instances: int | None = row(

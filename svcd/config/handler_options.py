@@ -17,7 +17,7 @@ from svcd.config.handler_kinds import (
     SIZE_LIMIT,
     VARIABLES,
 )
-from svcd.config.kinds import MODE, PATH, TEXT, WORD, YES_NO, choice
+from svcd.config.kinds import MODE, PATH, TEXT, WORD, YES_NO, choice, or_none
 from svcd.config.rows import row
 
 if TYPE_CHECKING:
@@ -73,6 +73,11 @@ class HandlerOptions:
         HOST_PORT, None, "runs", "stream",
         "Pass each connection on to this server; its name is looked up anew each time.",
         xinetd="redirect",
+    )  # fmt: skip
+    send_proxy: str | None = row(
+        or_none(choice("v1", "v2")), None, "runs", "redirect",
+        "Begin each connection to the other server with a header of the PROXY protocol, of this version, that names "
+        "the client.",
     )  # fmt: skip
     mux: bool = row(
         YES_NO, False, "runs", "stream",

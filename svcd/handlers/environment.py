@@ -2,7 +2,8 @@
 
 What all connections of a service have in common is a dict. What differs is made for each connection, so it is made
 as the bytes in which it travels: NAME=VALUE with NULs between. The names are those of tcpserver (environment of
-ucspi-tcp), UNIXREMOTE* those of ucspi-unix, REMOTE_HOST is xinetd's, REMOTE_ADDR and REMOTE_PORT are systemd's.
+ucspi-tcp), UNIXREMOTE* those of ucspi-unix, REMOTE_HOST is xinetd's, REMOTE_ADDR and REMOTE_PORT are systemd's;
+PROXY_ADDR and PROXY_PORT are our own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
     import pwd
     from collections.abc import Iterable, Mapping
 
-__all__ = ["PATH", "service_environment", "tcp_environment", "unix_environment"]
+__all__ = [
+    "PATH",
+    "local_proxy_environment",
+    "proxy_environment",
+    "service_environment",
+    "tcp_environment",
+    "unix_environment",
+]
 
 #: Where programs are looked for, by everybody: what a handler needs may stand in an sbin directory, and a directory
 #: too much grants no rights.
@@ -76,6 +84,16 @@ def tcp_environment(
     ).encode()
 
 
+def proxy_environment(host: str, port: int) -> bytes:
+    """What is added where a proxy has named the client: the proxy's own address and port."""
+    return f"PROXY_ADDR={unmapped(host)}\0PROXY_PORT={port}".encode()
+
+
+def local_proxy_environment(pid: int, uid: int, gid: int) -> bytes:
+    """The same of a proxy at a UNIX socket, where it is a process."""
+    return f"UNIXREMOTEPID={pid}\0UNIXREMOTEUID={uid}\0UNIXREMOTEGID={gid}".encode()
+
+
 def unix_environment(pid: int, uid: int, gid: int) -> bytes:
     """The variables of a connection to a UNIX socket: the client's process, user and group (SO_PEERCRED)."""
-    return f"PROTO=UNIX\0UNIXREMOTEPID={pid}\0UNIXREMOTEUID={uid}\0UNIXREMOTEGID={gid}".encode()
+    return b"PROTO=UNIX\0" + local_proxy_environment(pid, uid, gid)

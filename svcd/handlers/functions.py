@@ -62,10 +62,10 @@ def find(name: str, path: Sequence[str] = ()) -> Callable[..., object]:
 def _handle(function: Callable[..., object], sock: socket.socket, values: dict[str, str]) -> None:
     """Call a handler as it expects it, and close the connection as socketserver does."""
     kind = getattr(sys.modules.get("socketserver"), "BaseRequestHandler", None)
-    address = _client(sock, values)
+    server, address = _ends(sock, values)
     try:
         if kind is not None and isinstance(function, type) and issubclass(function, kind):
-            function(sock, address, _Server(sock.getsockname(), values))
+            function(sock, address, _Server(server, values))
         else:
             function(sock, address)
     finally:
@@ -75,15 +75,15 @@ def _handle(function: Callable[..., object], sock: socket.socket, values: dict[s
         sock.close()
 
 
-def _client(sock: socket.socket, values: dict[str, str]) -> object:
-    """The other end, as accept() gives it; of a connection that something stands before, the real client."""
-    if values.get("PROTO") != "UNIX":
-        with contextlib.suppress(OSError):
-            return sock.getpeername()
+def _ends(sock: socket.socket, values: dict[str, str]) -> tuple[object, object]:
+    """Our end and the other, as accept() gives them; where something stands before, the real client's."""
     if "REMOTE_ADDR" not in values:
-        return ""
-    host, port = values["REMOTE_ADDR"], int(values["REMOTE_PORT"])
-    return (host, port, 0, 0) if ":" in host else (host, port)
+        return sock.getsockname(), ""
+    if sock.family != socket.AF_UNIX and "PROXY_ADDR" not in values:
+        with contextlib.suppress(OSError):
+            return sock.getsockname(), sock.getpeername()
+    near, far = ((values[f"{end}IP"], int(values[f"{end}PORT"])) for end in ("TCPLOCAL", "TCPREMOTE"))
+    return tuple((*end, 0, 0) if ":" in end[0] else end for end in (near, far))  # type: ignore[return-value]
 
 
 def _left(leaving: SystemExit) -> tuple[int, bytes]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["Programs", "connection_values"]
 
 #: What a connection may add to the environment: nothing that makes a program load or run something.
-_OF_CONNECTIONS = (b"TCP", b"REMOTE_", b"UNIXREMOTE", b"SSL_")
+_OF_CONNECTIONS = (b"TCP", b"REMOTE_", b"UNIXREMOTE", b"PROXY_", b"SSL_")
 
 
 def connection_values(data: bytes) -> dict[bytes, bytes]:

@@ -27,6 +27,8 @@ class Reason(enum.StrEnum):
     NAME = "name"
     #: The service itself wants no connection.
     SERVICE = "service"
+    #: A proxy has not said, or not well, whose connection it is.
+    PROXY = "proxy"
     #: Of datagrams alone: the question comes from a port that asks no questions.
     PORT = "port"
 

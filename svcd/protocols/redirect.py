@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import error
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.protocol import Factory
 
 from svcd.protocols.base import BuiltinFactory
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+    from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
     from twisted.python.failure import Failure
 
     from svcd.interfaces import Descriptors
+    from svcd.wire.proxy import End
 
 __all__ = ["RedirectFactory", "RedirectProtocol"]
 
@@ -83,6 +85,9 @@ class RedirectProtocol(FirstSide):
         if set_no_delay is not None:
             # The client, or its program, knows when to send small pieces; to wait for more costs it time.
             set_no_delay(True)
+        announce = self.factory.announce
+        if announce is not None:
+            server.transport.write(announce(_end(self.transport.getPeer()), _end(self.transport.getHost())))
         self.meet(server)
 
     def _failed(self, failure: Failure) -> None:
@@ -94,6 +99,12 @@ class RedirectProtocol(FirstSide):
             self.failure_text = f"can't connect to {self.factory.name}: {reason}"
             self.gone = True
             self.transport.loseConnection()
+
+
+def _end(address: IAddress) -> End:
+    if isinstance(address, (IPv4Address, IPv6Address)):
+        return address.host, address.port
+    return getattr(address, "name", None) or b""
 
 
 def _reason(cause: BaseException | None) -> str:
@@ -113,15 +124,23 @@ class RedirectFactory(BuiltinFactory):
         timeout: how long that may take, in seconds.
         clock: the reactor.
         descriptors: counts the connections to the other server.
+        announce: makes what the other server is told first, of the client and of where that has connected to.
     """
 
     protocol = RedirectProtocol  # type: ignore[assignment]
 
     def __init__(
-        self, endpoint: IStreamClientEndpoint, name: str, timeout: float, clock: IReactorTime, descriptors: Descriptors
+        self,
+        endpoint: IStreamClientEndpoint,
+        name: str,
+        timeout: float,
+        clock: IReactorTime,
+        descriptors: Descriptors,
+        announce: Callable[[End, End], bytes] | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.name = name
         self.timeout = timeout
         self.clock = clock
         self.descriptors = descriptors
+        self.announce = announce

@@ -142,4 +142,6 @@ class Change:
             listener.start()
         for running in self._fresh.values():
             running.begin()
+        for running in gone:
+            running.close()
         return gone

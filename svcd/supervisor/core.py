@@ -273,6 +273,8 @@ class Supervisor(TwistedService):
         for listener in self._listeners.values():
             listener.close(for_good=False)
         self._listeners.clear()
+        for running in self._all_running():
+            running.close()
 
     def when_empty(self, call: Callable[[], None]) -> None:
         """Call this when no service has a connection."""

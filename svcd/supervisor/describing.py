@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from svcd.figures import About
 from svcd.model import Shape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from svcd.supervisor.listeners import Listener
     from svcd.supervisor.running import Running
+    from svcd.transport.proxied import Serve
 
 __all__ = ["described", "muxed"]
 
@@ -42,9 +43,9 @@ def _about(running: Running, addresses: Sequence[str]) -> About:
     )
 
 
-def muxed(listeners: Iterable[Listener]) -> dict[str, Callable[[int, Any, int], None]]:
-    """What tcpmux offers, by name in small letters: what takes a connection's descriptor, peer and family."""
-    offered: dict[str, Callable[[int, Any, int], None]] = {}
+def muxed(listeners: Iterable[Listener]) -> dict[str, Serve]:
+    """What tcpmux offers, by name in small letters."""
+    offered: dict[str, Serve] = {}
     for listener in listeners:
         service = listener.endpoint.service
         if service.options.mux and listener.port is not None and hasattr(listener.port, "adopt"):

@@ -15,6 +15,7 @@ from svcd.transport.handoff import HandOffPort
 from svcd.transport.machine import broadcasts
 from svcd.transport.mux import MuxKeeper
 from svcd.transport.ports import StreamPort
+from svcd.transport.proxied import Usher
 from svcd.transport.spawned import SpawnKeeper
 from svcd.transport.specs import spec_of
 from svcd.transport.tls.side import TlsSide
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from svcd.policy.answers import Refusal
     from svcd.supervisor.listeners import Port
     from svcd.transport.keeper import Keeper
+    from svcd.transport.proxied import Serve
     from svcd.transport.sockets import OpenSocket
 
 __all__ = ["run"]
@@ -45,10 +47,26 @@ class _Kept(_Kind, Generic[KeeperT]):
     """A service with connections, which a keeper has."""
 
     keeper: KeeperT
+    _usher: Usher | None = None
 
     def _keep(self, keeper: KeeperT) -> None:
         self.keeper = keeper
         keeper.keep_time(self._shared.reactor.callLater)
+        if self.service.options.proxy_protocol:
+            self._usher = Usher(keeper, self._shared.reception.lobby)
+
+    def _hand_off(self, opened: OpenSocket, serve: Serve, may_accept: Callable[[], bool]) -> HandOffPort:
+        """A port that hands connections on, those of proxies once their headers are read."""
+        take = serve if self._usher is None else partial(self._usher.take, serve)
+        return HandOffPort(self._shared.reactor, opened.socket, take, may_accept, self._shared.budget.rest, serve)
+
+    def like(self, service: Service) -> bool:
+        # With and without proxies there are other ports.
+        return super().like(service) and bool(service.options.proxy_protocol) == (self._usher is not None)
+
+    def close(self) -> None:
+        if self._usher is not None:
+            self._usher.close()
 
     def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:
         retune = self._shared.reception.prepare(self.keeper.entrance, service)
@@ -58,6 +76,8 @@ class _Kept(_Kind, Generic[KeeperT]):
             retune()
             self.service = service
             self.keeper.retune(service)
+            if self._usher is not None:
+                self._usher.retune(service)
             also()
 
         return commit
@@ -80,12 +100,14 @@ class _Gated(_Kept[GateKeeper]):
 
     def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
         budget, entrance = self._shared.budget, self.keeper.entrance
+
+        def may_accept() -> bool:
+            return not budget.exhausted and entrance.may_accept()
+
         # A reactor may have a better port than the one that works on all of them.
         adopt = getattr(self._shared.reactor, "adoptStreamSocket", None) or partial(StreamPort, self._shared.reactor)
-        made: StreamPort = adopt(
-            opened.socket, self.keeper, lambda: not budget.exhausted and entrance.may_accept(), budget.rest
-        )
-        return made
+        made: StreamPort = adopt(opened.socket, self.keeper, may_accept, budget.rest)
+        return made if self._usher is None else self._hand_off(opened, made.adopt, may_accept)
 
     def _prepare_more(self, service: Service, nurse: Nurse) -> Callable[[], None]:  # noqa: ARG002 - as all
         factory, secure = stream_factory(service, self._shared.around), self._tls.prepare(service)
@@ -123,13 +145,9 @@ class _Spawned(_Kept[SpawnKeeper]):
         self._keep(SpawnKeeper(shared.reactor, link, service, *shared.keeping(service)))
 
     def port(self, opened: OpenSocket, service: Service) -> Port:
-        keeper, shared = self.keeper, self._shared
-        made: HandOffPort | WaitPort
         if service.options.wait:
-            made = WaitPort(shared.reactor, opened.socket, keeper)
-        else:
-            made = HandOffPort(shared.reactor, opened.socket, keeper.take, keeper.may_accept, shared.budget.rest)
-        return made
+            return WaitPort(self._shared.reactor, opened.socket, self.keeper)
+        return self._hand_off(opened, self.keeper.take, self.keeper.may_accept)
 
     def join(self, port: Port) -> Callable[[], None]:
         leave = super().join(port)
@@ -172,8 +190,7 @@ class _Muxed(_Kept[MuxKeeper]):
         self._keep(MuxKeeper(shared.reactor, shared.muxed, service, *shared.keeping(service)))
 
     def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
-        keeper, shared = self.keeper, self._shared
-        return HandOffPort(shared.reactor, opened.socket, keeper.take, keeper.may_accept, shared.budget.rest)
+        return self._hand_off(opened, self.keeper.take, self.keeper.may_accept)
 
 
 class _Datagrams(_Kind):

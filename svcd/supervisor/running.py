@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from svcd.transport.entrance import Entrance, Reception
     from svcd.transport.keeper import Keeper
     from svcd.transport.opening import Store
+    from svcd.transport.proxied import Serve
     from svcd.transport.sockets import OpenSocket
     from svcd.transport.specs import Account
     from svcd.transport.tls.server import TlsServer
@@ -48,7 +49,7 @@ class Shared:
     numbers: Iterator[int]
     reception: Reception
     store: Store
-    muxed: Callable[[], Mapping[str, Callable[[int, Any, int], None]]]
+    muxed: Callable[[], Mapping[str, Serve]]
     own_ports: set[int] = field(default_factory=set)
 
     def keeping(self, service: Service) -> tuple[Journal, Names, DescriptorBudget, Iterator[int], Entrance]:
@@ -121,6 +122,9 @@ class Running(ABC):
 
     def begin(self) -> None:  # noqa: B027 - most have nothing to do
         """The daemon serves now."""
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to do
+        """Nobody is taken in any more; connections go on."""
 
     def end(self) -> None:  # noqa: B027 - most have nothing to do
         """The last connection has ended, and no more will come."""

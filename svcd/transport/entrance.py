@@ -16,6 +16,7 @@ from svcd.policy.datagrams import Answering
 from svcd.policy.summary import Summary
 from svcd.transport.descriptors import SHORT
 from svcd.transport.farewell import Farewells
+from svcd.transport.lobby import Lobby
 from svcd.transport.machine import LoadAverage
 from svcd.transport.rules import rules_of
 
@@ -72,6 +73,7 @@ class Reception:
         self.budget = budget
         self.hall = hall
         self.farewells = Farewells(reactor, budget)
+        self.lobby = Lobby(reactor, budget)
         self._files = files
         self._ledger = ledger or Ledger()
         self._wall = wall

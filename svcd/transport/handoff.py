@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from svcd.interfaces import Watcher
+    from svcd.transport.proxied import Serve
 
 __all__ = ["HandOffPort"]
 
@@ -26,9 +27,14 @@ class HandOffPort(Port):
     Args:
         reactor: watches the socket.
         sock: the listening socket, non-blocking.
-        take: gets each connection's descriptor, its peer's socket address, and its family.
+        take: gets the descriptor of each connection that is accepted here, its peer's socket address, and its family.
         may_accept: asked before each accept; when it says no the port rests until resume().
         short: called when the system is short of descriptors or memory.
+        adopt: the same for connections that somebody else has accepted, with what a proxy has said of them if that is
+            known; by default `take`.
+
+    Attributes:
+        adopt: as given.
     """
 
     _log = Logger()
@@ -37,13 +43,14 @@ class HandOffPort(Port):
         self,
         reactor: Watcher,
         sock: socket.socket,
-        take: Callable[[int, Any, int], None],
+        take: Callable[[int, Any, int], object],
         may_accept: Callable[[], bool],
         short: Callable[[], None],
+        adopt: Serve | None = None,
     ) -> None:
         super().__init__(reactor, sock)
-        #: Serves a connection, whoever accepted it.
-        self.adopt = take
+        self._take = take
+        self.adopt = adopt or take
         self._may_accept = may_accept
         self._short = short
         self._family = int(sock.family)
@@ -60,7 +67,7 @@ class HandOffPort(Port):
         """Accept who waits."""
         for descriptor, peer in accepted(self.socket, self._open, self._short):
             try:
-                self.adopt(descriptor, peer, self._family)
+                self._take(descriptor, peer, self._family)
             except Exception:  # noqa: BLE001 - one connection's mistake is that connection's end
                 self._log.failure("a connection could not be served")
         if not self._may_accept():

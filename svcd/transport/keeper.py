@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from svcd.journal import Journal
     from svcd.transport.descriptors import DescriptorBudget
     from svcd.transport.entrance import Entrance
-    from svcd.transport.visitor import Visitor
 
-__all__ = ["Keeper", "Session"]
+__all__ = ["Keeper", "Session", "Visit"]
 
 #: Which fields of the lines each word of log_on_success stands for.
 _LOGGED = {
@@ -44,6 +43,16 @@ class Session(Timed, Protocol):
 
     def drain(self) -> None:
         """End as soon as nothing is owed to the client."""
+
+
+class Visit(Protocol):
+    """A connection that is not let in yet."""
+
+    def drain(self) -> None:
+        """End: nothing is owed to the client."""
+
+    def cut(self, cause: str, /) -> None:
+        """End now."""
 
 
 SessionT = TypeVar("SessionT", bound=Session)
@@ -87,7 +96,7 @@ class Keeper(Generic[SessionT]):
         self.entrance = entrance
         self.tally = entrance.tally
         self.sessions: dict[int, SessionT] = {}
-        self.visitors: dict[Visitor, None] = {}
+        self.visitors: dict[Visit, None] = {}
         self.deadlines: Deadlines | None = None
         self._call_later: Callable[[float, Callable[[], None]], object] | None = None
         self.quoted = journal.quoted
@@ -196,7 +205,7 @@ class Keeper(Generic[SessionT]):
             }
             self.journal.write(self.end_line % values)
 
-    def everybody(self) -> list[SessionT | Visitor]:
+    def everybody(self) -> list[SessionT | Visit]:
         """All connections, those that wait to be let in first."""
         return [*self.visitors, *self.sessions.values()]
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from svcd.journal import Journal
     from svcd.transport.descriptors import DescriptorBudget
     from svcd.transport.entrance import Entrance
+    from svcd.transport.proxied import Serve
+    from svcd.wire.proxy import Header
 
 __all__ = ["MuxKeeper", "NamelessClient"]
 
@@ -53,6 +55,7 @@ class NamelessClient:
         peer: its socket address.
         number: of the connection.
         ticket: its right to be in, as long as it is tcpmux's.
+        relay: the header by which a proxy has said whose connection it is.
 
     Attributes:
         number: the same.
@@ -67,8 +70,10 @@ class NamelessClient:
         peer: Any,  # noqa: ANN401 - a socket address
         number: int,
         ticket: Ticket,
+        relay: Header | None,
     ) -> None:
         self._keeper = keeper
+        self._relay = relay
         self.ticket = ticket
         self._socket = sock
         self._peer = peer
@@ -77,7 +82,7 @@ class NamelessClient:
         self._look: IDelayedCall | None = None
         self._call = keeper.reactor.callLater(PATIENCE, self._end, "timeout")
         self.number = number
-        self.text = keeper.quoted(keeper.peer_text(peer[0], peer[1]) if peer else "local")
+        self.text = keeper.quoted(keeper.text_of(peer))
         keeper.reactor.addReader(self)
 
     def doRead(self) -> None:
@@ -117,7 +122,7 @@ class NamelessClient:
             descriptor = os.dup(self._socket.fileno())
             family, peer = int(self._socket.family), self._peer
             self._end("done")
-            services[name](descriptor, peer, family)
+            services[name](descriptor, peer, family, self._relay)
 
     def _answer(self, data: bytes, reason: str) -> None:
         """Say the last word. Closing at once could reset the connection before it arrives (RFC 1122, 4.2.2.13)."""
@@ -139,7 +144,8 @@ class NamelessClient:
         """Bytes that came from the client, and bytes that its system has taken; None at a UNIX socket."""
         if self._socket.family == socket.AF_UNIX:
             return None
-        return tcp_traffic(self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES))
+        found = tcp_traffic(self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES))
+        return found if found is None or self._relay is None else (found[0] - self._relay.size, found[1])
 
     def facts(self) -> dict[str, object]:
         """What is known of the connection."""
@@ -170,15 +176,14 @@ class MuxKeeper(Keeper[NamelessClient]):
 
     Args:
         reactor: watches them.
-        services: what can be asked for: by its name in small letters what takes a connection's descriptor, peer and
-            family.
+        services: what can be asked for: by its name in small letters what takes a connection in.
         others: as Keeper takes them.
     """
 
     def __init__(
         self,
         reactor: Watcher,
-        services: Callable[[], Mapping[str, Callable[[int, Any, int], None]]],
+        services: Callable[[], Mapping[str, Serve]],
         service: Service,
         journal: Journal,
         names: Names,
@@ -190,14 +195,14 @@ class MuxKeeper(Keeper[NamelessClient]):
         self.reactor = reactor
         self.services = services
 
-    def take(self, descriptor: int, peer: Any, family: int) -> None:  # noqa: ANN401 - a socket address
-        """Listen to a client; the descriptor is the keeper's to close from now on."""
-        host, text = ("", "local") if family == socket.AF_UNIX else (peer[0], self.peer_text(peer[0], peer[1]))
+    def take(self, descriptor: int, peer: Any, family: int, relay: Header | None = None) -> None:  # noqa: ANN401 - a socket address
+        """Listen to a client; the descriptor is the keeper's to close from now on. The arguments are those of Serve."""
+        host = peer[0] if isinstance(peer, tuple) else ""
         ticket = self.entrance.admit(host, self.clock())
         if not isinstance(ticket, Ticket):
-            self.entrance.turn_away(descriptor, ticket, text)
+            self.entrance.turn_away(descriptor, ticket, self.text_of(peer))
         elif not ticket.awaits_name:
-            self._listen(descriptor, peer, family, ticket)
+            self._listen(descriptor, peer, family, ticket, relay)
         else:
             # It is counted as open by its ticket, and its descriptor as used.
             self.budget.acquire()
@@ -206,18 +211,22 @@ class MuxKeeper(Keeper[NamelessClient]):
                 self.budget.release()
                 refusal = ticket.named(name)
                 if refusal is None:
-                    self._listen(descriptor, peer, family, ticket)
+                    self._listen(descriptor, peer, family, ticket, relay)
                 else:
-                    self.entrance.turn_away(descriptor, refusal, text)
+                    self.entrance.turn_away(descriptor, refusal, self.text_of(peer))
 
             self.names.confirmed_host_of(unmapped(host)).addCallback(named)
 
-    def _listen(self, descriptor: int, peer: Any, family: int, ticket: Ticket) -> None:  # noqa: ANN401 - as take
+    def text_of(self, peer: Any) -> str:  # noqa: ANN401 - a socket address
+        """A client, as people write it."""
+        return self.peer_text(peer[0], peer[1]) if isinstance(peer, tuple) else "local"
+
+    def _listen(self, descriptor: int, peer: Any, family: int, ticket: Ticket, relay: Header | None) -> None:  # noqa: ANN401 - as take
         if self.entrance.welcome:
             greet(descriptor, self.entrance.welcome)
         sock = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
         sock.setblocking(False)
-        client = NamelessClient(self, sock, peer, next(self.numbers), ticket)
+        client = NamelessClient(self, sock, peer, next(self.numbers), ticket, relay)
         self.tally.accepted += 1
         self.begun(client)
         if self.accept_line:

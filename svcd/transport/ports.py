@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet import tcp, unix
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IListeningPort
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from svcd.transport.port import Port, accepted
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from svcd.wire.proxy import Header
 
 __all__ = ["StreamPort"]
+
+
+_DONE = Failure(ConnectionDone())
 
 
 class _Counted:
@@ -61,6 +66,17 @@ class _TCPTransport(_Counted, tcp.Server):  # type: ignore[misc]
 
 
 class _UNIXTransport(_Counted, unix.Server):  # type: ignore[misc]
+    _heard_all = False
+
+    def readConnectionLost(self, reason: Failure) -> None:
+        """The client will send no more."""
+        self._heard_all = True
+        super().readConnectionLost(reason)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """It is gone. At a UNIX socket's orderly end poll(2) says POLLHUP, which Twisted takes for a loss."""
+        super().connectionLost(_DONE if self._heard_all and reason.check(ConnectionLost) else reason)
+
     @property
     def traffic(self) -> tuple[int, int]:
         """Bytes that came from the client, and bytes that the kernel has taken for it."""

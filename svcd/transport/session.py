@@ -55,6 +55,7 @@ class SpawnedSession:
         link: to the launcher that has it; None before it was handed over.
         ended: called when the connection is over.
         traced: what the kernel finds the connection by; empty if nobody asks, or it can't.
+        before: how many bytes came before the client's own, of a proxy's header.
     """
 
     __slots__ = (
@@ -63,6 +64,7 @@ class SpawnedSession:
         "_keeper",
         "_killed",
         "_last",
+        "before",
         "cause",
         "ended",
         "host",
@@ -91,6 +93,7 @@ class SpawnedSession:
         self.cause = ""
         self.ended: Callable[[], None] | None = None
         self.traced = b""
+        self.before = 0
 
     def tell_accept(self) -> None:
         """Write the accept line, once."""
@@ -103,7 +106,12 @@ class SpawnedSession:
 
     def traffic(self) -> tuple[int, int] | None:
         """Bytes that came from the client, and bytes that its system has taken; None where that can't be seen."""
-        return self._keeper.view.traffic(self.traced) if self.traced else None
+        found = self._keeper.view.traffic(self.traced) if self.traced else None
+        return found and (self.own(found[0]), found[1])
+
+    def own(self, count: int) -> int:
+        """Of the bytes that came, those of the client itself; -1 if nobody knows."""
+        return max(count - self.before, 0) if count > 0 else count
 
     def facts(self) -> dict[str, object]:
         """What is known of the connection."""

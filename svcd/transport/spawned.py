@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
 from svcd.events import BLIND, SAID, tell
-from svcd.handlers.environment import tcp_environment, unix_environment
 from svcd.model import unmapped
 from svcd.policy.admission import Ticket
+from svcd.transport.ends import Ends
 from svcd.transport.farewell import greet
 from svcd.transport.keeper import Keeper
-from svcd.transport.local import credentials
 from svcd.transport.session import SpawnedSession
 from svcd.transport.sockdiag import SocketView
 
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
     from svcd.journal import Journal
     from svcd.transport.descriptors import DescriptorBudget
     from svcd.transport.entrance import Entrance
+    from svcd.wire.proxy import Header
 
 __all__ = ["SpawnKeeper"]
 
@@ -90,40 +89,42 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         self._rooms.append(resume)
         return lambda: self._rooms.remove(resume)
 
-    def take(self, descriptor: int, name: Any, family: int) -> None:  # noqa: ANN401 - a socket address
+    def take(self, descriptor: int, name: Any, family: int, relay: Header | None = None) -> None:  # noqa: ANN401 - a socket address
         """Serve a connection; the descriptor is the keeper's to close from now on.
 
         Args:
             descriptor: blocking.
-            name: the peer's socket address.
+            name: the client's socket address.
             family: of the socket.
+            relay: the header by which a proxy has said whose connection it is.
         """
-        local = family == socket.AF_UNIX
-        ticket = self.entrance.admit("" if local else name[0], self.clock())
+        inet = isinstance(name, tuple)
+        ticket = self.entrance.admit(name[0] if inet else "", self.clock())
         if not isinstance(ticket, Ticket):
-            self.entrance.turn_away(descriptor, ticket, "local" if local else self.peer_text(name[0], name[1]))
+            self.entrance.turn_away(descriptor, ticket, self.peer_text(name[0], name[1]) if inet else "local")
             return
         try:
-            near = _near_end(descriptor, family)
+            ends = Ends.of(descriptor, name, family, relay)
         except OSError:
             # The client is gone already, and leaves no trace.
             ticket.release()
             os.close(descriptor)
             return
-        if local:
-            pid, user, group = near
-            self._start(self._open(f"pid:{pid}/uid:{user}", ticket), descriptor, unix_environment(pid, user, group))
+        if not inet:
+            session = self._open("pid:{}/uid:{}".format(*ends.process), ticket)
+            self._start(session, descriptor, ends.environment(len(self.sessions)))
             return
         session = self._open(self.peer_text(name[0], name[1]), ticket)
-        if self.deadlines is not None and self.deadlines.times.looks:
-            session.traced = self.view.trace(descriptor, family, near, name)
+        session.before = 0 if relay is None else relay.size
+        if ends.real is not None and self.deadlines is not None and self.deadlines.times.looks:
+            session.traced = self.view.trace(descriptor, family, *ends.real)
         if not (self.resolves or ticket.awaits_name):
-            self._start(session, descriptor, tcp_environment(near[0], near[1], name[0], name[1], len(self.sessions)))
+            self._start(session, descriptor, ends.environment(len(self.sessions)))
             return
         ask = self.names.confirmed_host_of if ticket.awaits_name else self.names.host_of
-        ask(unmapped(name[0])).addCallback(self._named, session, descriptor, near, name)
+        ask(unmapped(name[0])).addCallback(self._named, session, descriptor, ends)
 
-    def _named(self, host: str | None, session: SpawnedSession, descriptor: int, near: Any, name: Any) -> None:  # noqa: ANN401 - socket addresses
+    def _named(self, host: str | None, session: SpawnedSession, descriptor: int, ends: Ends) -> None:
         """The client's name, or that it has none, is known."""
         if self.sessions.get(session.number) is not session:
             os.close(descriptor)
@@ -132,14 +133,13 @@ class SpawnKeeper(Keeper[SpawnedSession]):
             refusal = session.ticket.named(host)
             if refusal is not None:
                 self._forget(session)
-                self.entrance.turn_away(descriptor, refusal, self.peer_text(name[0], name[1]))
+                self.entrance.turn_away(descriptor, refusal, self.peer_text(ends.far[0], ends.far[1]))
                 return
             self.tally.accepted += 1
         if host and self.resolves:
             session.host = self.quoted(host)
         told = host if self.resolves else None
-        environment = tcp_environment(near[0], near[1], name[0], name[1], len(self.sessions), told)
-        self._start(session, descriptor, environment)
+        self._start(session, descriptor, ends.environment(len(self.sessions), told))
 
     def take_socket(
         self, descriptor: int, peer: str, environment: bytes, ended: Callable[[], None], ticket: Ticket
@@ -206,7 +206,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         killed = os.WIFSIGNALED(report.status)
         code = _signal_name(os.WTERMSIG(report.status)) if killed else str(os.WEXITSTATUS(report.status))
         self.tally.exited(code)
-        traffic, times = (report.bytes_in, report.bytes_out), (report.user, report.system)
+        traffic, times = (session.own(report.bytes_in), report.bytes_out), (report.user, report.system)
         self._close(session, session.cause or ("killed" if killed else "done"), traffic, code, times)
 
     def forgotten(self, number: int) -> None:
@@ -259,17 +259,6 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         if session.ended is not None:
             session.ended()
         self.left()
-
-
-def _near_end(descriptor: int, family: int) -> Any:  # noqa: ANN401 - as the family has it
-    """Our address of a TCP connection; of a UNIX socket's the client's process, user and group (unix(7))."""
-    sock = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
-    try:
-        if family != socket.AF_UNIX:
-            return sock.getsockname()
-        return credentials(sock)
-    finally:
-        sock.detach()
 
 
 def _signal_name(number: int) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from svcd.policy.answers import Refusal
     from svcd.transport.descriptors import DescriptorBudget
     from svcd.transport.entrance import Entrance
+    from svcd.transport.keeper import Visit
 
 __all__ = ["Visitor"]
 
@@ -26,7 +27,7 @@ __all__ = ["Visitor"]
 class _Keeper(Protocol):
     budget: DescriptorBudget
     entrance: Entrance
-    visitors: dict[Visitor, None]
+    visitors: dict[Visit, None]
 
     def ask(self, addr: IAddress) -> Ticket | Refusal:
         """Ask the door."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MOST", "Header", "SocketAddress", "block", "crc32c", "header", "line"]
+__all__ = ["MOST", "End", "Header", "SocketAddress", "block", "crc32c", "header", "line"]
 
 #: The longest header that is taken, in bytes. Version 2 could have 65551, but the specification wants a header to fit
 #: in the smallest TCP segment, 536 bytes, and nginx takes as many as this.
@@ -44,6 +44,8 @@ _CHECKSUM = struct.Struct("!I")
 
 #: An address as the socket module has it: (host, port), and for IPv6 (host, port, 0, 0).
 SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
+#: An end of a connection that a header is made for: host and port, or the path of a UNIX socket, empty if it has none.
+End: TypeAlias = tuple[str, int] | bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,35 +197,35 @@ def crc32c(data: bytes) -> int:
     return value ^ 0xFFFF_FFFF
 
 
-def line(source: tuple[str, int] | None, destination: tuple[str, int] | None) -> bytes:
-    """A header of version 1.
+def line(source: End, destination: End) -> bytes:
+    """A header of version 1. The client of a UNIX socket is UNKNOWN.
 
     Args:
-        source: host and port of the client, where an IPv4-mapped address is told as IPv4; None for one that has none,
-            as at a UNIX socket.
-        destination: the same of where it has connected to.
+        source: the client; an IPv4-mapped address is told as IPv4.
+        destination: where it has connected to.
     """
-    if source is None or destination is None:
+    if isinstance(source, bytes) or isinstance(destination, bytes):
         return b"PROXY UNKNOWN\r\n"
     one, other = _alike(source[0], destination[0])
     return f"PROXY TCP{one.version} {one} {other} {source[1]} {destination[1]}\r\n".encode()
 
 
-def block(source: tuple[str, int] | None, destination: tuple[str, int] | bytes | None) -> bytes:
+def block(source: End, destination: End) -> bytes:
     """A header of version 2.
 
     Args:
         source: as of line().
-        destination: the same; of a UNIX socket its path.
+        destination: the same.
     """
-    if source is not None and isinstance(destination, tuple):
+    if isinstance(source, bytes) or isinstance(destination, bytes):
+        family = _UNIX
+        addresses = _ADDRESSES[_UNIX].pack(
+            *(each if isinstance(each, bytes) else b"" for each in (source, destination))
+        )
+    else:
         one, other = _alike(source[0], destination[0])
         family = _INET if one.version == 4 else _INET6
         addresses = _ADDRESSES[family].pack(one.packed, other.packed, source[1], destination[1])
-    else:
-        family = _UNIX
-        path = destination if isinstance(destination, bytes) else b""
-        addresses = _ADDRESSES[family].pack(b"", path)
     return _FIXED.pack(_SIGNATURE, _PROXY, family << 4 | _STREAM, len(addresses)) + addresses
 
 

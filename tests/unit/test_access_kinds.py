@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.config.access_kinds import HOURS, LIMIT, LOAD, PREFIXES, RATE, SOURCES, ZONE
+from svcd.config.access_kinds import HOURS, LIMIT, LOAD, PREFIXES, PROXIES, RATE, SOURCES, ZONE
 from svcd.config.kinds import UNLIMITED
 from svcd.terms import LOCAL, NO_RATE, V6, Hours, Prefixes, Rate, Source, address_number
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
         (SOURCES, "::/0", (Source("::/0", V6, V6 + (1 << 128) - 1),)),
         (SOURCES, "Host.Example.", (Source("Host.Example.", name="host.example"),)),
         (SOURCES, ".example,a_b-c.x1", (Source(".example", name=".example"), Source("a_b-c.x1", name="a_b-c.x1"))),
+        (PROXIES, "local,10.0.0.1", (Source("local", LOCAL, LOCAL), Source("10.0.0.1", 0x0A000001, 0x0A000001))),
+        (PROXIES, "none", ()),
         (HOURS, "8:00-18:00", (Hours(480, 1080),)),
         (HOURS, "08:05-9:00,22:00-6:00", (Hours(485, 540), Hours(1320, 360))),
         (HOURS, "0:00-24:00", (Hours(0, 1440),)),
@@ -59,6 +61,7 @@ def test_what_is_read_can_be_written_and_read(kind: Kind[Any], word: str, value:
             "10.0.0.{1,2}", "fe80::1%eth0", "[::1]", "::1/129", "a b", "ü.example", "x" * 64, "a." * 127 + "ab",
             "1.2.3.4.5",
         ]),
+        (PROXIES, ["", ",", "proxy.example", ".example", "10.0.0.1,none", "LOCAL", "10.0.0.300"]),
         (HOURS, ["", "8-18", "8:00", "8:00-8:00",
             "24:00-6:00", "8:60-9:00", "8:00-24:01", "8:0-9:00", "8:00-18:00,", "٨:00-9:00"]),
         (RATE, ["", "10", "0/s", "10/d", "-1/s", "1.5/s", "10000000/s", "10/S", "None"]),

@@ -110,7 +110,9 @@ def test_a_banner_must_be_there_and_short(option: str) -> None:
         assert problem.endswith("/tcp has at most 16384")
 
 
-@pytest.mark.parametrize("word", ["only_from=10.0.0.1", "no_access=10.0.0.1", "per_source=3", "per_source_rate=1/s"])
+@pytest.mark.parametrize(
+    "word", ["only_from=10.0.0.1", "no_access=10.0.0.1", "per_source=3", "per_source_rate=1/s", "proxy_protocol=::1"]
+)
 def test_nobody_is_let_in_unseen(word: str) -> None:
     """A process that accepts by itself can't be guarded by who comes, so the line is refused."""
     line = f"x 7/tcp server=/bin/cat wait=yes {word}"
@@ -118,6 +120,29 @@ def test_nobody_is_let_in_unseen(word: str) -> None:
     assert problem.endswith(
         "with wait=yes the process accepts by itself, and svcd does not see who comes; remove one of them"
     )
+
+
+def test_what_defaults_ask_for_can_be_taken_back() -> None:
+    """A line with wait=yes may say that it wants none of it."""
+    defaults = "@defaults proxy_protocol=10.0.0.1 per_source=3\n"
+    assert len(_problems(f"{defaults}x 7/tcp server=/bin/cat wait=yes")) == 2
+    assert _problems(f"{defaults}x 7/tcp server=/bin/cat wait=yes proxy_protocol=none per_source=none") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("echo 7/tcp proxy_protocol=local", "local is for UNIX sockets; name the addresses of the proxies"),
+        ("echo /run/e/unix proxy_protocol=::1", "who connects to a UNIX socket has no address; say local"),
+    ],
+)
+def test_proxies_that_can_not_connect(line: str, text: str) -> None:
+    """A line that names nobody else is a mistake; what @defaults name is for several services."""
+    (problem,) = _problems(line)
+    assert problem.endswith(f": proxy_protocol: {text}")
+    assert _problems(line + ",local,10.0.0.0/8") == []
+    where, option = line.rsplit(" ", 1)
+    assert _problems(f"@defaults {option}\n{where}") == []
 
 
 def test_a_datagram_shows_who_asks() -> None:

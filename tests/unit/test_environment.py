@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.handlers.environment import PATH, service_environment, tcp_environment, unix_environment
+from svcd.handlers.environment import (
+    PATH,
+    local_proxy_environment,
+    proxy_environment,
+    service_environment,
+    tcp_environment,
+    unix_environment,
+)
+from svcd.handlers.programs import connection_values
 
 GIT = pwd.struct_passwd(("git", "x", 1000, 1000, "", "/srv/git", "/bin/false"))
 DAEMON = {"TZ": "UTC", "LD_PRELOAD": "/tmp/evil.so", "PATH": "/nowhere", "HOME": "/root", "EMPTY": ""}
@@ -87,6 +95,16 @@ def test_no_name_adds_a_variable(name: str) -> None:
     plain = _variables(tcp_environment("192.0.2.7", 7, "192.0.2.1", 1, 1))
     named = _variables(tcp_environment("192.0.2.7", 7, "192.0.2.1", 1, 1, name))
     assert named.keys() - {"TCPREMOTEHOST"} == plain.keys()
+
+
+def test_a_proxy() -> None:
+    """What is told of it beside its client: its address, as IPv4 where it is that, or its process."""
+    assert _variables(proxy_environment("::ffff:192.0.2.9", 5)) == {"PROXY_ADDR": "192.0.2.9", "PROXY_PORT": "5"}
+    assert _variables(local_proxy_environment(17, 1000, 100)) == {
+        "UNIXREMOTEPID": "17", "UNIXREMOTEUID": "1000", "UNIXREMOTEGID": "100",
+    }  # fmt: skip
+    kept = connection_values(tcp_environment("::1", 7, "::1", 1, 1) + b"\0" + proxy_environment("192.0.2.9", 5))
+    assert kept[b"PROXY_ADDR"] == b"192.0.2.9"
 
 
 def test_a_local_connection() -> None:

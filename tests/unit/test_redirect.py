@@ -10,24 +10,30 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
+from svcd.catalog import stream_factory
 from svcd.model import HostPort
 from svcd.protocols.redirect import RedirectFactory
 from svcd.transport.outgoing import client_endpoint
-from tests.doubles import LOCAL_PEER, PEER, FakeEndpoint, StreamDouble
+from svcd.wire.proxy import block
+from tests.doubles import LOCAL_PEER, PEER, FakeEndpoint, StreamDouble, service_of, surroundings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twisted.internet.interfaces import IAddress
 
 
 class _Redirect:
     """A redirection of one client, with everything around it."""
 
-    def __init__(self, peer: IAddress = PEER, room: float = float("inf")) -> None:
+    def __init__(
+        self, peer: IAddress = PEER, room: float = float("inf"), announce: Callable[[Any, Any], bytes] | None = None
+    ) -> None:
         self.clock = Clock()
         self.endpoint = FakeEndpoint()
         self.open = 0
         endpoint: Any = self.endpoint
-        factory: Any = RedirectFactory(endpoint, "web:80", 10.0, self.clock, self)
+        factory: Any = RedirectFactory(endpoint, "web:80", 10.0, self.clock, self, announce)
         self.protocol: Any = factory.buildProtocol(None)
         self.client = StreamDouble(self.protocol, peer=peer, room=room)
         self.protocol.makeConnection(self.client)
@@ -110,6 +116,26 @@ def test_each_direction_has_its_own_end(redirect: _Redirect, first: str) -> None
     other.protocol.readConnectionLost()
     assert (one.lost, other.lost) == ("done", "done")
     assert redirect.open == 0
+
+
+@pytest.mark.parametrize(
+    ("version", "peer", "header"),
+    [
+        ("v1", PEER, b"PROXY TCP4 192.0.2.1 127.0.0.1 40000 7\r\n"),
+        ("v2", PEER, block(("192.0.2.1", 40_000), ("127.0.0.1", 7))),
+        ("v1", LOCAL_PEER, b"PROXY UNKNOWN\r\n"),
+        ("v2", LOCAL_PEER, block(b"", b"")),
+    ],
+)
+def test_the_other_server_is_told_of_the_client(version: str, peer: IAddress, header: bytes) -> None:
+    """Before the first byte, and whether there is one or not; who has no address is told as that."""
+    service = service_of(f"web 80/tcp redirect=[::1]:8080 send_proxy={version}")
+    made: Any = stream_factory(service, surroundings(Clock()))
+    redirect = _Redirect(peer, announce=made.announce)
+    redirect.protocol.dataReceived(b"early")
+    assert redirect.endpoint.accept().sent == header + b"early"
+    silent = _Redirect(peer, announce=made.announce)
+    assert silent.endpoint.accept().sent == header
 
 
 @pytest.mark.parametrize("first", ["client", "server"])

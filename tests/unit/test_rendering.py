@@ -88,6 +88,7 @@ _SOURCE = st.one_of(
 )
 _VALUES |= {
     "sources": _lists(_SOURCE) | st.just(""),
+    "proxies": _or_none(_lists(st.ip_addresses().map(str) | st.sampled_from(["local", "10.0.0.0/8", "fd00::/8"]))),
     "hours": _lists(st.tuples(_MINUTES, _MINUTES).filter(lambda ends: ends[0] != ends[1]).map("-".join)),
     "zone": st.sampled_from(["UTC", "Europe/Berlin", "Etc/GMT+5"]),
     "load": _or_none(st.from_regex(r"\A[1-9][0-9]{0,3}(\.[0-9]{1,2})?\Z")),
@@ -109,6 +110,8 @@ def _values(name: str) -> SearchStrategy[str]:
     kind = TABLE[name].kind
     if kind.name == "choice":
         return st.sampled_from(kind.accepts.split(" or "))
+    if kind.name == "choice or none":
+        return st.sampled_from(kind.accepts.replace(";", "").split(" or "))
     if kind.name == "choices":
         words = kind.accepts.removeprefix("any of ").partition(" with ")[0].split()
         return st.lists(st.sampled_from(words), unique=True).map(lambda some: ",".join(some) or "none")

@@ -21,6 +21,7 @@ from svcd.transport.handoff import HandOffPort
 from svcd.transport.session import KILL_SECONDS
 from svcd.transport.spawned import SpawnKeeper
 from svcd.transport.waiting import WaitPort
+from svcd.wire.proxy import Header
 from tests.doubles import FakeFiles, FakeNames, FakeReactor, LogCatcher, keeping, service_of
 
 if TYPE_CHECKING:
@@ -191,6 +192,54 @@ def test_the_environment_is_the_connections(spawned: Callable[..., _Spawned]) ->
     assert values[b"TCPREMOTEPORT"] == b"%d" % port
     assert values[b"TCPLOCALPORT"] == b"%d" % daemon.listener.getsockname()[1]
     assert values[b"TCPCONNNUM"] == b"2"
+
+
+SOURCE, DESTINATION = ("192.0.2.1", 40_000), ("198.51.100.7", 443)
+
+
+def test_a_client_that_a_proxy_names(spawned: Callable[..., _Spawned]) -> None:
+    """It is the log's and the process's client; of the proxy there is its address, and its header does not count."""
+    daemon = spawned("log_on_success=HOST,TRAFFIC idle_timeout=1h")
+    proxy = daemon.dial()
+    descriptor, _ = daemon.listener._accept()  # type: ignore[attr-defined]
+    daemon.keeper.take(descriptor, SOURCE, socket.AF_INET, Header(28, SOURCE, DESTINATION))
+    values = dict(item.split(b"=", 1) for item in daemon.link.waiting[1][0].split(b"\0"))
+    near, far, proxied = (
+        (values[f"{name}".encode()].decode(), int(values[port.encode()]))
+        for name, port in (("TCPLOCALIP", "TCPLOCALPORT"), ("REMOTE_ADDR", "REMOTE_PORT"), ("PROXY_ADDR", "PROXY_PORT"))
+    )
+    assert (near, far, proxied) == (DESTINATION, SOURCE, proxy.getsockname())
+    # The kernel is asked for the connection that there is.
+    proxy.sendall(b"x" * 30)
+    assert daemon.keeper.sessions[1].traffic() == (2, 0)
+    daemon.begin(1)
+    daemon.keeper.ended(Ended(1, 0, bytes_in=30, bytes_out=7))
+    assert daemon.lines[-1].startswith("end service=cat/tcp peer=192.0.2.1:40000 id=1 in=2 out=7 ")
+    daemon.keeper.view.rest()
+
+
+def test_a_client_that_a_proxy_at_a_unix_socket_names(spawned: Callable[..., _Spawned]) -> None:
+    """It has an address as any other; of the proxy there is its process."""
+    daemon = spawned(where="/run/cat/unix")
+    ours, theirs = socket.socketpair()
+    with theirs:
+        daemon.keeper.take(ours.detach(), SOURCE, socket.AF_UNIX, Header(28, SOURCE, DESTINATION))
+        values = dict(item.split(b"=", 1) for item in daemon.link.waiting[1][0].split(b"\0"))
+        daemon.begin(1)
+    assert (values[b"PROTO"], values[b"TCPREMOTEIP"], values[b"TCPLOCALPORT"]) == (b"TCP", b"192.0.2.1", b"443")
+    assert values[b"UNIXREMOTEPID"] == b"%d" % os.getpid()
+    assert "peer=192.0.2.1:40000" in daemon.lines[0]
+
+
+def test_a_proxy_that_speaks_for_itself_is_a_client(spawned: Callable[..., _Spawned]) -> None:
+    """With its own addresses, and without those of a proxy."""
+    daemon = spawned()
+    proxy = daemon.dial()
+    descriptor, name = daemon.listener._accept()  # type: ignore[attr-defined]
+    daemon.keeper.take(descriptor, name, socket.AF_INET, Header(16))
+    values = dict(item.split(b"=", 1) for item in daemon.link.waiting[1][0].split(b"\0"))
+    assert values[b"TCPREMOTEPORT"] == b"%d" % proxy.getsockname()[1]
+    assert b"PROXY_ADDR" not in values
 
 
 def test_a_name_is_waited_for(spawned: Callable[..., _Spawned]) -> None:

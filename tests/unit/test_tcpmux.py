@@ -59,7 +59,7 @@ class _Mux:
     def __init__(self, options: str = "", files: FakeFiles | None = None, *, short: bool = False) -> None:
         self.reactor = FakeReactor()
         self.lines: list[str] = []
-        self.taken: list[tuple[int, Any, int]] = []
+        self.taken: list[tuple[int, Any, int, Any]] = []
         self.budget = DescriptorBudget(10, self.reactor)
         self.names = FakeNames()
         service = service_of(f"tcpmux 0/tcp {options}")
@@ -108,8 +108,8 @@ def test_a_named_service_gets_the_connection(mux: _Mux) -> None:
     """The client is welcomed; what it sent too early is the service's; nothing stays here."""
     mux.send(b"SCORE\r\nearly")
     assert mux.client.recv(100) == b"+Go\r\n"
-    ((descriptor, peer, family),) = mux.taken
-    assert (peer, family) == (mux.client.getsockname(), socket.AF_INET)
+    ((descriptor, peer, family, relay),) = mux.taken
+    assert (peer, family, relay) == (mux.client.getsockname(), socket.AF_INET, None)
     assert os.read(descriptor, 100) == b"early"
     assert os.get_blocking(descriptor)
     assert (mux.keeper.sessions, mux.budget.open, mux.reactor.readers) == ({}, 0, set())

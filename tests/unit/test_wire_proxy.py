@@ -13,7 +13,7 @@ from svcd.wire.proxy import MOST, Header, block, crc32c, header, line
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from svcd.wire.proxy import SocketAddress
+    from svcd.wire.proxy import End, SocketAddress
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 V4 = ("192.0.2.1", 40_000), ("198.51.100.7", 443)
@@ -197,10 +197,10 @@ def test_a_hundred_thousand_mutations() -> None:
         (("2001:db8::1", 1), ("2001:db8::7", 2), b"PROXY TCP6 2001:db8::1 2001:db8::7 1 2\r\n"),
         (("fe80::1%eth0", 1), ("fe80::2%eth0", 2), b"PROXY TCP6 fe80::1 fe80::2 1 2\r\n"),
         (("::ffff:192.0.2.1", 1), ("::ffff:198.51.100.7", 2), b"PROXY TCP4 192.0.2.1 198.51.100.7 1 2\r\n"),
-        (None, None, b"PROXY UNKNOWN\r\n"),
+        (b"", b"/run/x", b"PROXY UNKNOWN\r\n"),
     ],
 )
-def test_a_line_is_made(source: tuple[str, int] | None, destination: tuple[str, int] | None, text: bytes) -> None:
+def test_a_line_is_made(source: End, destination: End, text: bytes) -> None:
     """Scopes go, mapped addresses are IPv4, and both are of one family; version 2 says the same."""
     assert line(source, destination) == text
     made, binary = header(text), header(block(source, destination))
@@ -218,4 +218,4 @@ def test_two_families_become_one() -> None:
 
 def test_a_unix_socket_is_told_by_its_path() -> None:
     """In version 2; the client has none."""
-    assert block(None, b"/run/x") == _block(0x21, 0x31, bytes(108) + b"/run/x".ljust(108, b"\0"))
+    assert block(b"", b"/run/x") == _block(0x21, 0x31, bytes(108) + b"/run/x".ljust(108, b"\0"))

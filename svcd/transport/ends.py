@@ -1,0 +1,72 @@
+"""The two ends of a connection that is handed over: as its process is told of them, and as the kernel knows them."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from svcd.handlers.environment import local_proxy_environment, proxy_environment, tcp_environment, unix_environment
+from svcd.transport.local import credentials
+
+if TYPE_CHECKING:
+    from svcd.wire.proxy import Header
+
+__all__ = ["Ends"]
+
+
+@dataclass(slots=True)
+class Ends:
+    """Both ends of a connection.
+
+    Attributes:
+        near, far: our socket address and the client's, over TCP or by a proxy's header; None without one.
+        real: the socket addresses that the connection itself has over TCP, ours first; None at a UNIX socket.
+        process: the one at the other end of a UNIX socket, with its user and group (unix(7)).
+        more: variables that a process gets besides, of a proxy; each behind a NUL.
+    """
+
+    near: Any
+    far: Any
+    real: tuple[Any, Any] | None = None
+    process: tuple[int, int, int] = (0, 0, 0)
+    more: bytes = b""
+
+    @classmethod
+    def of(cls, descriptor: int, name: Any, family: int, relay: Header | None = None) -> Ends:  # noqa: ANN401 - a socket address
+        """Those of a connection.
+
+        Args:
+            descriptor: the connection's.
+            name: the client's socket address.
+            family: of the socket.
+            relay: a proxy's header, which the client's address may be from.
+
+        Raises:
+            OSError: the client is gone already.
+        """
+        near = None if relay is None else relay.destination
+        sock = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
+        try:
+            if family == socket.AF_UNIX:
+                process = credentials(sock)
+                more = b"" if near is None else b"\0" + local_proxy_environment(*process)
+                return cls(near, name, None, process, more)
+            own = sock.getsockname()
+            if near is None:
+                return cls(own, name, (own, name))
+            proxy = sock.getpeername()
+            return cls(near, name, (own, proxy), more=b"\0" + proxy_environment(proxy[0], proxy[1]))
+        finally:
+            sock.detach()
+
+    def environment(self, count: int, host: str | None = None) -> bytes:
+        """The variables of the connection.
+
+        Args:
+            count: the open connections of the service, this one included.
+            host: the client's name, if somebody looked.
+        """
+        if self.near is None:
+            return unix_environment(*self.process)
+        return tcp_environment(self.near[0], self.near[1], self.far[0], self.far[1], count, host) + self.more

@@ -1,0 +1,254 @@
+"""Connections that proxies pass on: none is taken in before the header of the PROXY protocol has said whose it is.
+
+What is asked of a connection is asked of the real client, so this stands in front of everything else. Nothing but the
+header may be read: what comes behind it stays in the kernel for the service. So the data is only looked at first, and
+taken when it is known that it belongs to the header; what is the beginning of one does as a whole, and is not found
+again at once.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any, Protocol
+
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from svcd.policy.acl import Acl
+from svcd.policy.answers import Reason, Refusal, Rule
+from svcd.policy.rules import Rules
+from svcd.terms import address_number
+from svcd.wire.proxy import MOST, header
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall
+    from twisted.python.failure import Failure
+
+    from svcd.config.service import Service
+    from svcd.transport.keeper import Keeper
+    from svcd.transport.lobby import Lobby
+    from svcd.wire.proxy import Header
+
+__all__ = ["PATIENCE", "Serve", "Unannounced", "Usher"]
+
+#: How long a proxy may take for its header, in seconds. It sends that first, and unasked; the specification wants
+#: more than 3, for a segment that was lost.
+PATIENCE = 10.0
+
+
+class Serve(Protocol):
+    """Takes a connection in: its descriptor, the client's socket address, the socket's family, the header."""
+
+    def __call__(self, descriptor: int, name: Any, family: int, relay: Header | None = None, /) -> object:  # noqa: ANN401
+        """The descriptor is somebody else's to close from now on."""
+
+
+class Usher:
+    """Stands before one service, and lets the connections of its proxies in under their clients' names.
+
+    Args:
+        keeper: has the service's connections.
+        lobby: where they wait.
+
+    Attributes:
+        keeper, lobby: as given.
+        patience: how long a header may take, in seconds.
+    """
+
+    def __init__(self, keeper: Keeper[Any], lobby: Lobby) -> None:
+        self.keeper = keeper
+        self.lobby = lobby
+        self.retune(keeper.service)
+
+    def retune(self, service: Service) -> None:
+        """Let other options hold, also for those who wait."""
+        options = service.options
+        self._proxies = Acl(Rules(only_from=options.proxy_protocol))
+        self.patience = min(PATIENCE, options.first_byte_timeout or PATIENCE)
+        for each in self._unannounced():
+            if not self._trusts(each.peer):
+                each.refuse("it is no proxy any more")
+
+    def _unannounced(self) -> list[Unannounced]:
+        return [each for each in self.keeper.visitors if isinstance(each, Unannounced)]
+
+    def _trusts(self, name: Any) -> bool:  # noqa: ANN401 - a socket address
+        number = address_number(name[0] if isinstance(name, tuple) else "")
+        return self._proxies.by_address(number).refusal is None
+
+    def take(self, serve: Serve, descriptor: int, name: Any, family: int) -> None:  # noqa: ANN401 - a socket address
+        """Let a connection in: a proxy's with its header, any other one at once.
+
+        Args:
+            serve: where to.
+            descriptor: of the connection, accepted just now; blocking.
+            name: who is at the other end.
+            family: of the socket.
+        """
+        if self._trusts(name):
+            # Most have sent their headers by now.
+            Unannounced(self, serve, descriptor, name, family).doRead()
+        else:
+            serve(descriptor, name, family)
+
+    def refused(self, text: str, name: Any) -> None:  # noqa: ANN401 - a socket address
+        """Count and tell that a connection had no good header."""
+        entrance = self.keeper.entrance
+        rule = Rule(f"proxy_protocol: {text}", entrance.door.rules.places.get("proxy_protocol"))
+        peer = self.keeper.peer_text(name[0], name[1]) if isinstance(name, tuple) else "local"
+        entrance.refused(Refusal(Reason.PROXY, text, rule), peer)
+
+    def close(self) -> None:
+        """Nobody is let in any more: those who wait are closed."""
+        for each in self._unannounced():
+            each.close()
+
+
+@implementer(IReadDescriptor)
+class Unannounced:
+    """A connection whose proxy has not said yet whose it is, or whose client waits for room since then.
+
+    Args:
+        usher: lets it in.
+        serve: where to.
+        descriptor: its own.
+        peer: the proxy.
+        family: of the socket.
+
+    Attributes:
+        peer: as given.
+    """
+
+    _log = Logger()
+
+    __slots__ = ("_call", "_family", "_header", "_queued", "_seen", "_serve", "_socket", "_usher", "_watched", "peer")
+
+    def __init__(self, usher: Usher, serve: Serve, descriptor: int, peer: Any, family: int) -> None:  # noqa: ANN401 - a socket address
+        self._usher = usher
+        self._serve = serve
+        self._socket = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
+        self._family = family
+        self.peer = peer
+        self._seen = b""
+        self._header: Header | None = None
+        self._call: IDelayedCall | None = None
+        self._watched = self._queued = False
+
+    def doRead(self) -> None:
+        """The proxy may have said something."""
+        try:
+            data = self._socket.recv(MOST - len(self._seen), socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            self._wait()
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._hear(data)
+        elif self._seen:
+            self.refuse("it ends too early")
+        else:
+            # That is how proxies see whether anybody listens, all the time.
+            self.close()
+
+    def _hear(self, data: bytes) -> None:
+        seen = self._seen + data
+        try:
+            found = header(seen)
+        except ValueError as error:
+            self.refuse(str(error))
+            return
+        self._socket.recv(len(data) if found is None else found.size - len(self._seen), socket.MSG_DONTWAIT)
+        if found is None:
+            self._seen = seen
+            self._wait()
+            return
+        self._header = found
+        self._rest()
+        entrance = self._usher.keeper.entrance
+        if entrance.may_accept():
+            self._go_on()
+        else:
+            self._queued = True
+            self._usher.keeper.visitors[self] = None
+            self._usher.keeper.budget.acquire()
+            entrance.queue(self._go_on)
+
+    def _wait(self) -> None:
+        if self._call is not None:
+            return
+        self._watched = True
+        usher = self._usher
+        usher.lobby.enter(self)
+        usher.keeper.visitors[self] = None
+        self._call = usher.lobby.reactor.callLater(usher.patience, self._late)
+        usher.lobby.reactor.addReader(self)
+
+    def _late(self) -> None:
+        self.refuse("it does not come" if not self._seen else "the rest of it does not come")
+
+    def _rest(self) -> None:
+        """It waits for nothing any more, and has its descriptor for itself."""
+        usher, call, self._call = self._usher, self._call, None
+        if call is not None:
+            if call.active():
+                call.cancel()
+            usher.lobby.reactor.removeReader(self)
+            usher.lobby.leave(self)
+        if self._queued:
+            self._queued = False
+            usher.keeper.entrance.unqueue(self._go_on)
+            usher.keeper.budget.release()
+
+    def _go_on(self) -> None:
+        """There is room, as far as that is known here: whether the client may come in is asked now."""
+        self._rest()
+        found, sock = self._header, self._socket
+        assert found is not None  # noqa: S101 - it is what lets it in
+        # A reactor may still have to do with a descriptor that it has watched.
+        descriptor = os.dup(sock.fileno()) if self._watched else sock.detach()
+        sock.close()
+        # A proxy at a UNIX socket that speaks for itself is a client as any other there.
+        relay = None if found.source is None and self._family == socket.AF_UNIX else found
+        try:
+            self._serve(descriptor, found.source or self.peer, self._family, relay)
+        except Exception:  # noqa: BLE001 - one connection's mistake is that connection's end
+            self._log.failure("a connection could not be served")
+        self._leave()
+
+    def _leave(self) -> None:
+        keeper = self._usher.keeper
+        keeper.visitors.pop(self, None)
+        keeper.left()
+
+    def refuse(self, text: str) -> None:
+        """Close it for what is wrong with its header."""
+        self._usher.refused(text, self.peer)
+        self.close()
+
+    def close(self) -> None:
+        """Close it."""
+        self._rest()
+        self._socket.close()
+        self._leave()
+
+    def drain(self) -> None:
+        """Nothing is owed to it."""
+        self.close()
+
+    def cut(self, _cause: str) -> None:
+        """End it."""
+        self.close()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor stops, after us; or it is somebody else's by now."""
+
+    def fileno(self) -> int:
+        """The descriptor to watch."""
+        return self._socket.fileno()
+
+    def logPrefix(self) -> str:
+        """For messages of the reactor."""
+        return self._usher.keeper.service.id
