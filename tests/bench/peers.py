@@ -1,6 +1,8 @@
 """The echo servers that are written in Python: what the libraries give without svcd. Each prints its port.
 
-usage: python peers.py asyncio|uvloop|twisted
+usage: python peers.py asyncio|uvloop|twisted [PEM]
+
+With a file that has a key and a certificate they speak TLS, and TCP alone.
 """
 
 from __future__ import annotations
@@ -8,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 import sys
 import threading
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 
 def _resource_limit() -> None:
@@ -59,15 +63,30 @@ class _EchoDatagrams(asyncio.DatagramProtocol):
         self.datagram_received = cast("asyncio.DatagramTransport", transport).sendto  # type: ignore[method-assign]
 
 
-async def _serve() -> None:
+def _context(pem: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(pem)
+    return context
+
+
+async def _serve(pem: str | None) -> None:
     listener, asker = _sockets()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(_Echo, sock=listener)
+    server = await loop.create_server(_Echo, sock=listener, ssl=_context(pem) if pem else None)
     await loop.create_datagram_endpoint(_EchoDatagrams, sock=asker)
     await server.serve_forever()
 
 
-def _twisted() -> None:
+def _secured(factory: Any, pem: str) -> Any:
+    from twisted.internet.ssl import PrivateCertificate
+    from twisted.protocols.tls import TLSMemoryBIOFactory
+
+    certificate = PrivateCertificate.loadPEM(Path(pem).read_bytes())
+    return TLSMemoryBIOFactory(certificate.options(), False, factory)
+
+
+def _twisted(pem: str | None) -> None:
     from twisted.internet import reactor
     from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 
@@ -80,7 +99,10 @@ def _twisted() -> None:
             self.transport.write(datagram, addr)  # type: ignore[union-attr,arg-type]
 
     listener, asker = _sockets()
-    reactor.adoptStreamPort(listener.fileno(), socket.AF_INET, Factory.forProtocol(Echo))  # type: ignore[attr-defined]
+    factory: Any = Factory.forProtocol(Echo)
+    if pem:
+        factory = _secured(factory, pem)
+    reactor.adoptStreamPort(listener.fileno(), socket.AF_INET, factory)  # type: ignore[attr-defined]
     reactor.adoptDatagramPort(asker.fileno(), socket.AF_INET, EchoDatagrams(), 65_535)  # type: ignore[attr-defined]
     reactor.run()
 
@@ -88,15 +110,17 @@ def _twisted() -> None:
 def _main() -> None:
     _resource_limit()
     _end_with_parent()
-    match sys.argv[1]:
+    kind, *pem = sys.argv[1:]
+    which = pem[0] if pem else None
+    match kind:
         case "asyncio":
-            asyncio.run(_serve())
+            asyncio.run(_serve(which))
         case "uvloop":
             import uvloop
 
-            uvloop.run(_serve())
+            uvloop.run(_serve(which))
         case "twisted":
-            _twisted()
+            _twisted(which)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 __all__ = [
     "HERE",
     "LOAD",
+    "PEM",
     "SCRAPER",
+    "TLS_LOAD",
     "Kind",
     "Running",
     "Start",
@@ -40,17 +42,35 @@ HERE = Path(__file__).parent
 LOAD = "load"
 #: And that of what asks for metrics.
 SCRAPER = "scrape"
+#: The load generator of TLS, where OpenSSL's headers are.
+TLS_LOAD = "tls"
+#: What all speak TLS with: a key and a certificate for it, made for the run.
+PEM = "tls.pem"
 
 
 @dataclass(slots=True)
 class Running:
-    """A server that runs."""
+    """A server that runs.
+
+    Attributes:
+        process: its own.
+        port: where it serves.
+        behind: the server that it passes connections on to, which it is one with.
+    """
 
     process: subprocess.Popen[str]
     port: int
+    behind: Running | None = None
+
+    @property
+    def pids(self) -> list[int]:
+        """Of its processes, but not of their children."""
+        return [self.process.pid, *(self.behind.pids if self.behind else [])]
 
     def stop(self) -> None:
         """End it and reap it."""
+        if self.behind is not None:
+            self.behind.stop()
         self.process.terminate()
         if self.process.stdin is not None:
             self.process.stdin.close()
@@ -85,7 +105,7 @@ class Kind:
 
 
 def build(folder: Path) -> None:
-    """Compile the programs in C, and in Go where that is there.
+    """Compile the programs in C, and in Go where that is there; for TLS, if OpenSSL is there.
 
     Raises:
         SystemExit: there is no C compiler.
@@ -94,13 +114,35 @@ def build(folder: Path) -> None:
     if compiler is None:
         raise SystemExit("the benchmark needs a C compiler (cc)")
     for name in ("echo", LOAD, SCRAPER):
-        words = [compiler, "-O2", "-o", str(folder / name), str(HERE / "native" / f"{name}.c")]
-        subprocess.run(words, check=True)
+        subprocess.run(_compiling(compiler, folder, name), check=True)
     go = shutil.which("go")
     if go is not None:
         environment = {**os.environ, "GOCACHE": str(folder / "go-cache"), "GO111MODULE": "off"}
-        words = [go, "build", "-o", str(folder / "echo-go"), str(HERE / "native" / "echo.go")]
-        subprocess.run(words, check=True, env=environment, cwd=folder)
+        for name in ("echo", "tls"):
+            words = [go, "build", "-o", str(folder / f"{name}-go"), str(HERE / "native" / f"{name}.go")]
+            subprocess.run(words, check=True, env=environment, cwd=folder)
+    openssl = shutil.which("openssl")
+    if openssl is not None and _has_headers(compiler):
+        subprocess.run([*_compiling(compiler, folder, TLS_LOAD), "-lssl", "-lcrypto"], check=True)
+        _make_certificate(openssl, folder / PEM)
+
+
+def _compiling(compiler: str, folder: Path, name: str) -> list[str]:
+    return [compiler, "-O2", "-o", str(folder / name), str(HERE / "native" / f"{name}.c")]
+
+
+def _has_headers(compiler: str) -> bool:
+    asking = [compiler, "-E", "-x", "c", "-"]
+    return not subprocess.run(asking, input="#include <openssl/ssl.h>", text=True, capture_output=True).returncode
+
+
+def _make_certificate(openssl: str, pem: Path) -> None:
+    """An ECDSA key on P-256 and its own certificate, in one file."""
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    words = [openssl, "req", "-x509", *kind, "-subj", "/CN=localhost", "-days", "2", "-keyout", "-", "-out", "-"]
+    made = subprocess.run(words, check=True, capture_output=True).stdout
+    pem.touch(0o600)
+    pem.write_bytes(made)
 
 
 def pins() -> tuple[list[str], list[str]]:
@@ -182,7 +224,8 @@ def wait_for(port: int) -> None:
     for _ in range(100_000):
         try:
             socket.create_connection(("127.0.0.1", port), 10).close()
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, ConnectionResetError):
+            # Some listen, and close that, to find out whether they could.
             continue
         else:
             return

@@ -1,0 +1,78 @@
+"""The servers that echo over TLS: some by themselves, and proxies before the echo server in C."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from tests.bench.running import (
+    HERE,
+    PEM,
+    Kind,
+    Running,
+    free_port,
+    has,
+    says_its_port,
+    spawn,
+    wait_for,
+    which,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.bench.running import Start
+
+__all__ = ["SECURE"]
+
+_MODES = frozenset({"tls handshake", "tls pingpong 64", "tls bulk"})
+_echo = says_its_port("FOLDER/echo")
+
+
+def _before_echo(words_for: Callable[[int, int, Path], list[str]]) -> Start:
+    """A proxy, told its port and that of the server behind it, on one core with that."""
+
+    def start(pin: list[str], folder: Path) -> Running:
+        behind = _echo(pin, folder)
+        port = free_port()
+        running = Running(spawn([*pin, *words_for(port, behind.port, folder)], folder), port, behind)
+        try:
+            wait_for(port)
+        except BaseException:
+            # It does not end with us by itself.
+            running.stop()
+            raise
+        return running
+
+    return start
+
+
+def _hitch(port: int, behind: int, folder: Path) -> list[str]:
+    ends = [f"--frontend=[127.0.0.1]:{port}", f"--backend=[127.0.0.1]:{behind}", "--backlog=1024"]
+    user = ["--user=nobody"] if os.geteuid() == 0 else []
+    log = f"--log-filename={folder / f'log-{port}'}"
+    return [which("hitch"), *ends, *user, log, "--workers=1", "--tls-protos=TLSv1.3", str(folder / PEM)]
+
+
+def _stunnel(port: int, behind: int, folder: Path) -> list[str]:
+    config = folder / f"stunnel-{port}"
+    config.write_text(
+        f"foreground = quiet\nsyslog = no\npid =\noutput = {folder / f'log-{port}'}\ndebug = err\n"
+        f"[echo]\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{behind}\ncert = {folder / PEM}\n"
+        "sslVersionMin = TLSv1.3\n"
+    )
+    return [which("stunnel"), str(config)]
+
+
+_PEERS = [sys.executable, str(HERE / "peers.py")]
+_PEM = f"FOLDER/{PEM}"
+
+SECURE = [
+    Kind("hitch", _before_echo(_hitch), _MODES, has("hitch")),
+    Kind("stunnel", _before_echo(_stunnel), _MODES, has("stunnel")),
+    Kind("Go crypto/tls", says_its_port("FOLDER/tls-go", _PEM), _MODES, has("go")),
+    Kind("uvloop, its own TLS", says_its_port(*_PEERS, "uvloop", _PEM), _MODES),
+    Kind("plain Twisted, TLS", says_its_port(*_PEERS, "twisted", _PEM), _MODES),
+]
