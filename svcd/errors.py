@@ -12,13 +12,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ActivationError",
+    "ClientError",
     "CommandError",
     "ConfigError",
     "ListenError",
     "ListenErrors",
+    "ServerError",
     "StartFailure",
     "SvcdError",
+    "UnavailableError",
     "UsageError",
+    "WrongAnswerError",
 ]
 
 
@@ -99,6 +103,30 @@ class CommandError(SvcdError):
     def __init__(self, text: str, code: str = "refused") -> None:
         super().__init__(text)
         self.code = code
+
+
+class ClientError(SvcdError):
+    """A client of ours did not get what it came for; the text says why."""
+
+    exit_code = 1
+
+
+class WrongAnswerError(ClientError):
+    """The server has answered in good order, and the answer is not the one that was wanted."""
+
+
+class UnavailableError(ClientError):
+    """The server can't be reached, or does not answer in time."""
+
+    #: sysexits(3) EX_UNAVAILABLE.
+    exit_code = os.EX_UNAVAILABLE
+
+
+class ServerError(ClientError):
+    """The server does not keep to the protocol: it says nonsense, ends early, or is not who it should be."""
+
+    #: sysexits(3) EX_PROTOCOL.
+    exit_code = os.EX_PROTOCOL
 
 
 class StartFailure(SystemExit, Exception):  # noqa: N818 - it ends the program, it is not caught

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from svcd import __version__
 from svcd.cli.client import add_commands
+from svcd.cli.clients import add_clients
 from svcd.cli.install import add_install
 from svcd.config.default import SERVICES_FILE
 from svcd.errors import ConfigError, UsageError
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--format", choices=_FORMATS, default="text", help="how to write the list")
     options.set_defaults(run=_options)
 
+    add_clients(commands.add_parser)
     add_install(commands, parser)
     return parser
 

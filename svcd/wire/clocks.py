@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-__all__ = ["EPOCH_1900", "daytime", "time_1900"]
+__all__ = ["EPOCH_1900", "daytime", "moment_1900", "time_1900"]
 
 #: Seconds from 1900-01-01 to 1970-01-01, both 00:00 UTC (RFC 868).
 EPOCH_1900 = 2_208_988_800
@@ -32,3 +32,19 @@ def time_1900(now: float) -> bytes:
     RFC 868's number ends in 2036; it wraps there, as the era of NTP does (RFC 5905, section 6).
     """
     return ((int(now) + EPOCH_1900) & 0xFFFF_FFFF).to_bytes(4, "big")
+
+
+_ERA = 1 << 32
+
+
+def moment_1900(data: bytes, near: float) -> int:
+    """What 4 bytes of RFC 868 say, as seconds since 1970-01-01 00:00 UTC.
+
+    They say it but for the era of 136 years, the second of which begins in 2036: the one is taken that is nearest.
+
+    Args:
+        data: 4 bytes.
+        near: what time it is about, within 68 years.
+    """
+    first = int.from_bytes(data, "big") - EPOCH_1900
+    return first + round((near - first) / _ERA) * _ERA

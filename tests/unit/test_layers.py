@@ -15,7 +15,7 @@ FLOORS = {
         ["errors", "model", "interfaces", "events", "forms", "journal", "figures", "metrics", "ledger", "terms"], 1
     ),
     **dict.fromkeys(["wire", "reactor"], 1),
-    **dict.fromkeys(["config", "policy", "protocols", "handlers"], 2),
+    **dict.fromkeys(["config", "policy", "protocols", "handlers", "clients"], 2),
     **dict.fromkeys(["transport", "catalog"], 3),
     **dict.fromkeys(["supervisor", "control"], 4),
     **dict.fromkeys(

@@ -1,0 +1,49 @@
+"""A client on a reactor of its own, from its start to the exit status."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.epollreactor import EPollReactor
+from twisted.python.failure import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import TypeVar
+
+    _T = TypeVar("_T")
+
+__all__ = ["run"]
+
+
+def run(main: Callable[[EPollReactor], Coroutine[Deferred[Any], Any, _T]]) -> _T:
+    """Run a coroutine to its end.
+
+    Args:
+        main: is given the reactor, which is no global one and is gone afterwards.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        Exception: what it raises.
+    """
+    reactor = EPollReactor()
+    results: list[Any] = []
+
+    def start() -> None:
+        Deferred.fromCoroutine(main(reactor)).addBoth(end)
+
+    def end(result: object) -> None:
+        results.append(result)
+        reactor.stop()
+
+    reactor.callWhenRunning(start)
+    # Signals do what they do to any program.
+    reactor.run(installSignalHandlers=False)
+    [result] = results
+    if isinstance(result, Failure):
+        result.raiseException()
+    found: _T = result
+    return found

@@ -1,0 +1,174 @@
+"""A tiny HTTP client (RFC 9110, 9112): one request, whose answer goes to the output as it comes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urljoin, urlsplit
+
+from svcd import __version__
+from svcd.clients.connecting import connect, within
+from svcd.errors import ServerError, UsageError
+from svcd.wire.responses import Head, ResponseError, ResponseReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from svcd.clients.connecting import Reactor
+    from svcd.clients.stream import Stream
+    from svcd.clients.target import Target
+
+__all__ = ["Url", "Wish", "fetch", "parse_url"]
+
+#: Of a URI's characters those that quoting leaves alone (RFC 3986, section 2.2), and the percent sign.
+_SAFE = "%/:?#[]@!$&'()*+,;=-._~"
+_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """What to fetch.
+
+    Attributes:
+        secure: whether over TLS.
+        host: a name or an address, without brackets.
+        port: where.
+        authority: host and port as the Host field has them.
+        target: path and query (RFC 9112, section 3.2.1).
+    """
+
+    secure: bool
+    host: str
+    port: int
+    authority: str
+    target: str
+
+
+def parse_url(text: str) -> Url:
+    """Take an http or https URL apart; without a scheme it is http.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if "://" not in text:
+        text = f"http://{text}"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise UsageError(f"{text}: {error}") from None
+    if parts.scheme not in _PORTS:
+        raise UsageError(f"{text}: the scheme {parts.scheme} is not known; http and https are")
+    if parts.username is not None:
+        raise UsageError(f"names and passwords in a URL are not supported: {parts.scheme}://{parts.hostname}")
+    if not parts.hostname or any(character <= " " for character in text) or port == 0:
+        raise UsageError(f"{text!r} is no URL")
+    host = parts.hostname.replace("%25", "%")
+    try:
+        name = host if host.isascii() else host.encode("idna").decode("ascii")
+    except UnicodeError:
+        raise UsageError(f"{host!r} can't be the name of a host") from None
+    authority = f"[{name.partition('%')[0]}]" if ":" in name else name
+    usual = _PORTS[parts.scheme]
+    target = quote(parts.path or "/", safe=_SAFE) + (f"?{quote(parts.query, safe=_SAFE)}" if parts.query else "")
+    return Url(
+        parts.scheme == "https",
+        name,
+        port or usual,
+        authority if port in (None, usual) else f"{authority}:{port}",
+        target,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How to fetch.
+
+    Attributes:
+        head: whether to ask for the head alone.
+        include: whether to write the head, too.
+        redirects: how many to follow.
+    """
+
+    head: bool = False
+    include: bool = False
+    redirects: int = 0
+
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+async def fetch(
+    reactor: Reactor, url: str, wish: Wish, target_of: Callable[[Url], Target], write: Callable[[bytes], None]
+) -> Head:
+    """Fetch a URL.
+
+    Args:
+        reactor: where.
+        url: what.
+        wish: how.
+        target_of: says whom to ask.
+        write: takes the body, piece by piece.
+
+    Returns:
+        The head of the response, which may be an error's.
+
+    Raises:
+        UsageError: it is no URL.
+        UnavailableError: the server can't be reached, or does not answer in time.
+        ServerError: what it says is no HTTP, or ends early, or there are too many redirects.
+    """
+    for left in range(wish.redirects, -1, -1):
+        asked = parse_url(url)
+        target = target_of(asked)
+        stream = await connect(reactor, target)
+        try:
+            head = await _exchange(reactor, target, stream, asked, wish, write)
+        finally:
+            stream.close()
+        place = _place(head, wish)
+        if place is None:
+            return head
+        if not left:
+            break
+        url = urljoin(url if "://" in url else f"http://{url}", place)
+        if asked.secure and not url.startswith("https:"):
+            raise ServerError(f"the server redirects from https to {url}, which is not secure")
+    raise ServerError(f"the server redirects more than {wish.redirects} times")
+
+
+def _place(head: Head, wish: Wish) -> str | None:
+    """Where a response leads, if it is one to follow."""
+    place = head.field(b"location") if wish.redirects and head.status in _REDIRECTS else None
+    return None if place is None else place.decode("utf-8", "replace")
+
+
+async def _exchange(
+    reactor: Reactor, target: Target, stream: Stream, url: Url, wish: Wish, write: Callable[[bytes], None]
+) -> Head:
+    """Ask, and write the answer unless it leads elsewhere."""
+    fields = {"Host": url.authority, "User-Agent": f"svcctl/{__version__}", "Accept": "*/*", "Connection": "close"}
+    lines = [f"{'HEAD' if wish.head else 'GET'} {url.target} HTTP/1.1", *(f"{name}: {fields[name]}" for name in fields)]
+    await stream.write("".join(f"{line}\r\n" for line in [*lines, ""]).encode("ascii"))
+    reader = ResponseReader(bodiless=wish.head)
+    head: Head | None = None
+    while not reader.done:
+        data = await within(reactor, target.timeout, stream.read(), f"{target} has said nothing more")
+        try:
+            found = reader.feed(data)
+            if not data:
+                reader.close()
+        except ResponseError as error:
+            raise ServerError(str(error)) from None
+        for each in found:
+            if isinstance(each, bytes):
+                write(each)
+                continue
+            head = each
+            if wish.include:
+                write(bytes(head))
+            if _place(head, wish) is not None:
+                return head
+    if head is None:
+        raise ServerError("the server has closed the connection without an answer")
+    return head

@@ -1,0 +1,122 @@
+"""The addresses of a name, looked up without making anybody wait longer than they want.
+
+getaddrinfo(3) can't be interrupted. It is called in a daemon thread, so that a program whose patience ends does not
+have to wait for it; the threads of a reactor's pool are waited for.
+"""
+
+from __future__ import annotations
+
+import socket
+from threading import Thread
+from typing import TYPE_CHECKING, TypeAlias
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHostnameResolver, IHostResolution
+from zope.interface import implementer
+
+from svcd.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from socket import AddressFamily
+
+    from twisted.internet.interfaces import IReactorFromThreads, IResolutionReceiver
+
+__all__ = ["Address", "Found", "lookup"]
+
+Address: TypeAlias = IPv4Address | IPv6Address
+
+_KINDS = {"TCP": socket.SOCK_STREAM, "UDP": socket.SOCK_DGRAM}
+
+
+def lookup(
+    reactor: IReactorFromThreads,
+    host: str,
+    port: int,
+    family: AddressFamily,
+    protocol: str = "TCP",
+    getaddrinfo: Callable[..., Sequence[tuple[object, ...]]] = socket.getaddrinfo,
+) -> Deferred[list[Address]]:
+    """The addresses of a host, in the order in which they should be tried (RFC 6724), never none.
+
+    Args:
+        reactor: where the answer is wanted.
+        host: a name or an address, an IPv6 one perhaps with its interface: `fe80::1%eth0`.
+        port: is put into the addresses.
+        family: which are wanted.
+        protocol: TCP or UDP.
+        getaddrinfo: as socket's; it may block.
+
+    Fails with UnavailableError if there is none.
+    """
+
+    def ask(flags: int) -> list[Address]:
+        rows = getaddrinfo(host, port, family, _KINDS[protocol], 0, flags)
+        return [_address(protocol, sockaddr) for *_, sockaddr in rows]  # type: ignore[arg-type]
+
+    answer: Deferred[list[Address]] = Deferred(lambda _: None)
+    try:
+        # What is an address already needs no thread.
+        answer.callback(ask(socket.AI_NUMERICHOST))
+    except OSError:
+        Thread(target=_ask, args=(reactor, host, ask, answer), name="lookup", daemon=True).start()
+    except UnicodeError:
+        answer.errback(UnavailableError(f"{host!r} can't be the name of a host"))
+    return answer
+
+
+def _ask(
+    reactor: IReactorFromThreads, host: str, ask: Callable[[int], list[Address]], answer: Deferred[list[Address]]
+) -> None:
+    try:
+        found = ask(0)
+    except OSError as error:
+        reactor.callFromThread(answer.errback, UnavailableError(f"{host} has no address: {error.strerror or error}"))
+    else:
+        reactor.callFromThread(answer.callback, found)
+
+
+def _address(protocol: str, sockaddr: tuple[str, int] | tuple[str, int, int, int]) -> Address:
+    if len(sockaddr) == 2:
+        return IPv4Address(protocol, *sockaddr)  # type: ignore[arg-type]
+    host, port, flow, scope = sockaddr
+    # The interface of a link-local address is a part of its text for Twisted.
+    text = f"{host}%{socket.if_indextoname(scope)}" if scope and "%" not in host else host
+    return IPv6Address(protocol, text, port, flow, scope)  # type: ignore[arg-type]
+
+
+@implementer(IHostnameResolver)
+class Found:
+    """Tells addresses that were looked up before to whoever wants to look up a name.
+
+    Args:
+        addresses: all of them.
+    """
+
+    def __init__(self, addresses: Sequence[Address]) -> None:
+        self._addresses = addresses
+
+    def resolveHostName(
+        self,
+        resolutionReceiver: IResolutionReceiver,  # noqa: N803 - as the interface has it
+        *_: object,
+        **__: object,
+    ) -> IHostResolution:
+        """Tell the addresses, whatever the name."""
+        resolution = _Done()
+        resolutionReceiver.resolutionBegan(resolution)
+        for address in self._addresses:
+            resolutionReceiver.addressResolved(address)
+        resolutionReceiver.resolutionComplete()
+        return resolution
+
+
+@implementer(IHostResolution)
+class _Done:
+    """A lookup that is over."""
+
+    name = ""
+
+    def cancel(self) -> None:
+        """Nothing is left to cancel."""

@@ -1,0 +1,78 @@
+"""Several coroutines of which the first to end decides, and one that ends when nothing moves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, DeferredList, FirstError
+from twisted.internet.task import deferLater
+
+from svcd.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+    from twisted.internet.interfaces import IReactorTime
+
+__all__ = ["Patience", "first_of"]
+
+
+async def first_of(*coroutines: Coroutine[Deferred[Any], Any, None]) -> None:
+    """Run coroutines until one has ended, and cancel the others.
+
+    Raises:
+        Exception: what the first to end has raised.
+    """
+    running = [Deferred.fromCoroutine(each) for each in coroutines]
+    first = DeferredList(running, fireOnOneCallback=True, fireOnOneErrback=True, consumeErrors=True)
+    try:
+        await first
+    except FirstError as error:
+        error.subFailure.raiseException()
+    finally:
+        for each in running:
+            each.cancel()
+
+
+class Patience:
+    """How long a server may do nothing while something is expected of it.
+
+    Args:
+        clock: the reactor.
+        seconds: how long.
+        what: what is said then.
+    """
+
+    def __init__(self, clock: IReactorTime, seconds: float, what: str) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._what = what
+        self._waiting = False
+        self._since = clock.seconds()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether anything is expected of it."""
+        return self._waiting
+
+    @waiting.setter
+    def waiting(self, value: bool) -> None:
+        self._waiting = value
+        self.renew()
+
+    def renew(self) -> None:
+        """It has done something; or nobody has looked, while our output had to wait for its reader."""
+        self._since = self._clock.seconds()
+
+    async def ends(self) -> None:
+        """Wait until it has done nothing for too long.
+
+        Raises:
+            UnavailableError: always, in the end.
+        """
+        while True:
+            left = self._since + self._seconds - self._clock.seconds() if self._waiting else self._seconds
+            if left <= 0:
+                raise UnavailableError(f"{self._what} within {self._seconds:g} s")
+            await deferLater(self._clock, left, lambda: None)

@@ -1,0 +1,179 @@
+"""A connection as a coroutine sees it: it reads when it wants to, and waits while the server takes nothing."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet import error
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IPushProducer
+from twisted.internet.protocol import Protocol
+from zope.interface import implementer
+
+from svcd.errors import ServerError
+
+if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
+__all__ = ["Stream", "cause"]
+
+
+@implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
+class Stream(Protocol):
+    """A connection. It holds what one read from the network gives, and reads no more until that is taken.
+
+    Args:
+        secure: whether the transport is TLS.
+
+    Attributes:
+        ready: fires when the connection can be used, which is after the handshake, or was lost before.
+        lost: why the connection was lost, if it was not closed in good order.
+        seconds: how long it took to look up the name, to connect, and to shake hands; whoever connects fills it in.
+        problems: what is wrong with the server's certificates; whoever connects fills it in.
+        half_closes: whether the server can be told that nothing more comes, and still answer.
+    """
+
+    def __init__(self, *, secure: bool = False) -> None:
+        self.ready: Deferred[None] = Deferred()
+        self.half_closes = not secure
+        self.seconds: dict[str, float] = {}
+        self.problems: list[str] = []
+        self._secure = secure
+        self._pieces: list[bytes] = []
+        self._reader: Deferred[bytes] | None = None
+        self._writer: Deferred[None] | None = None
+        self._full = self._over = self._closing = False
+        self.lost: BaseException | None = None
+
+    # What the transport calls.
+
+    def connectionMade(self) -> None:
+        """It is there; over TLS the handshake begins."""
+        transport: Any = self.transport
+        if hasattr(transport, "setTcpNoDelay"):
+            # A line is an own question: to wait for more costs time.
+            transport.setTcpNoDelay(True)
+        transport.registerProducer(self, True)
+        if not self._secure:
+            self.handshakeCompleted()
+
+    def handshakeCompleted(self) -> None:
+        """It can be used."""
+        self.ready.callback(None)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Keep it for the reader, or give it at once."""
+        self._pieces.append(data)
+        if self._reader is None:
+            self._pause(True)
+        else:
+            self._give()
+
+    def readConnectionLost(self) -> None:
+        """The server will say no more."""
+        self._over = True
+        self._give()
+
+    def writeConnectionLost(self) -> None:
+        """The server was told that we say no more."""
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """Nothing more comes or goes."""
+        early = not self.ready.called
+        if early or not (self._over or reason.check(error.ConnectionDone)):
+            self.lost = reason.value
+        self._over = self._closing = True
+        self._give()
+        self.resumeProducing()
+        if early:
+            self.ready.callback(None)
+
+    def pauseProducing(self) -> None:
+        """The server does not take as much as we send."""
+        self._full = True
+
+    def resumeProducing(self) -> None:
+        """It took what there was."""
+        self._full = False
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.callback(None)
+
+    def stopProducing(self) -> None:
+        """It will never take more; connectionLost says why."""
+
+    # What a client calls.
+
+    def read(self) -> Deferred[bytes]:
+        """The next bytes; none at the end.
+
+        Fails with ServerError if the connection was lost. One reader at a time.
+        """
+        self._reader = Deferred(self._forget)
+        reader = self._reader
+        self._give()
+        if self._reader is not None:
+            self._pause(False)
+        return reader
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes, and return when the server has room for more."""
+        transport: Any = self.transport
+        if not self._closing:
+            transport.write(data)
+        if self._full:
+            self._writer = Deferred()
+            await self._writer
+
+    def end(self) -> None:
+        """Say that nothing more will come: half-close (shutdown(2))."""
+        transport: Any = self.transport
+        if not self._closing:
+            self._closing = True
+            transport.unregisterProducer()
+            transport.loseWriteConnection()
+
+    def close(self) -> None:
+        """Have done with it."""
+        transport: Any = self.transport
+        self._closing = True
+        transport.unregisterProducer()
+        transport.loseConnection()
+
+    def _forget(self, _: object) -> None:
+        self._reader = None
+
+    def _pause(self, wanted: bool) -> None:
+        transport: Any = self.transport
+        if not self._over:
+            (transport.pauseProducing if wanted else transport.resumeProducing)()
+
+    def _give(self) -> None:
+        reader = self._reader
+        if reader is None or not (self._pieces or self._over):
+            return
+        self._reader = None
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+            reader.callback(b"".join(pieces))
+        elif self.lost is not None:
+            reader.errback(ServerError(cause(self.lost)))
+        else:
+            reader.callback(b"")
+
+
+def cause(problem: BaseException) -> str:
+    """Why there is no connection, or no more, in few words."""
+    number = getattr(problem, "osError", None)
+    if number:
+        return os.strerror(number)
+    if isinstance(problem, error.ConnectionDone):
+        return "the server has closed the connection"
+    if isinstance(problem, error.ConnectionLost):
+        return "the server has broken off the connection"
+    stack = problem.args[0] if problem.args else None
+    if isinstance(stack, (list, tuple)):
+        # OpenSSL's errors: library, function and reason.
+        return "TLS: " + ("; ".join(str(entry[-1]) for entry in stack) or "it was broken off")
+    return str(problem).removesuffix(".")

@@ -1,0 +1,157 @@
+"""HTTP/1.0 and 1.1 responses from bytes (RFC 9112).
+
+`ResponseReader.feed` takes bytes in pieces of any size and returns what they bring: the Head of the response once it is
+whole, then pieces of its body without their framing; nothing means that more is needed. `close` says that no more bytes
+come. Both raise ResponseError on what is no response, or on half of one. At most MOST_HEAD bytes are held.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import httptools
+
+__all__ = ["MOST_HEAD", "Head", "ResponseError", "ResponseReader"]
+
+#: The largest head in bytes, and as many between two pieces of the body: extensions of chunks, trailers.
+MOST_HEAD = 65_536
+#: Bytes are given to the parser in pieces of this size, so that it holds little more than MOST_HEAD.
+_SLICE = 4096
+
+
+class ResponseError(Exception):
+    """It is no HTTP response, or none that ends well; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The beginning of a response.
+
+    Attributes:
+        version: "1.0" or "1.1".
+        status: its number, from 200 on: interim responses are passed over.
+        reason: what stands behind that, perhaps nothing.
+        fields: names and values as sent, in their order.
+    """
+
+    version: str
+    status: int
+    reason: bytes
+    fields: tuple[tuple[bytes, bytes], ...]
+
+    def field(self, name: bytes) -> bytes | None:
+        """The first value of a field whose name, in lower case, this is."""
+        return next((value for key, value in self.fields if key.lower() == name), None)
+
+    def __bytes__(self) -> bytes:
+        """As it was sent, with the blank line, and line ends as they should be."""
+        lines = [b"HTTP/%s %d %s" % (self.version.encode(), self.status, self.reason)]
+        lines += [name + b": " + value for name, value in self.fields]
+        return b"".join(line + b"\r\n" for line in [*lines, b""])
+
+
+class ResponseReader:
+    """Turns the bytes of one response into its head and its body. See the module for the contract.
+
+    Args:
+        bodiless: whether the request was one whose response has no body, whatever its head says: HEAD.
+
+    Attributes:
+        done: whether the response is whole; what follows it is not read.
+    """
+
+    def __init__(self, *, bodiless: bool = False) -> None:
+        self.done = False
+        self._bodiless = bodiless
+        self._head: Head | None = None
+        self._found: list[Head | bytes] = []
+        self._error = ""
+        self._received = 0
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._reason = b""
+        self._uncounted = 0
+        self._parser = httptools.HttpResponseParser(self)
+
+    def feed(self, data: bytes) -> list[Head | bytes]:
+        """Read the next bytes.
+
+        Raises:
+            ResponseError: there is a mistake in them.
+        """
+        view = memoryview(data)
+        for start in range(0, len(data), _SLICE):
+            if self.done:
+                break
+            piece = view[start : start + _SLICE]
+            self._uncounted += len(piece)
+            try:
+                self._parser.feed_data(piece)
+            except httptools.HttpParserUpgrade:
+                self._error = self._error or "the server changes the protocol, which nobody asked for"
+            except httptools.HttpParserError as error:
+                if not self.done:
+                    self._error = self._error or f"the answer is no HTTP: {error}"
+            if self._uncounted > MOST_HEAD and not self.done:
+                self._error = self._error or f"more than {MOST_HEAD} bytes of a head"
+            if self._error:
+                raise ResponseError(self._error)
+        found, self._found = self._found, []
+        return found
+
+    def close(self) -> None:
+        """No more bytes come.
+
+        Raises:
+            ResponseError: there should have been more.
+        """
+        if self.done:
+            return
+        if self._head is None:
+            where = "amid its head" if self._uncounted else "without an answer"
+            raise ResponseError(f"the server has closed the connection {where}")
+        length = self._head.field(b"content-length")
+        if length is not None:
+            text = length.decode("latin-1")
+            raise ResponseError(f"the server has closed the connection after {self._received} of {text} bytes")
+        if self._head.field(b"transfer-encoding") is not None:
+            raise ResponseError(f"the server has closed the connection amid chunks, after {self._received} bytes")
+        self.done = True
+
+    # What httptools calls. An exception raised here would end the parser without its reason, hence _error.
+
+    def on_message_begin(self) -> None:
+        """A response begins; an interim one may have been before."""
+        if not self.done:
+            self._fields, self._reason = [], b""
+
+    def on_status(self, piece: bytes) -> None:
+        """A piece of the reason."""
+        self._reason += piece
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A whole field; or one of the trailers, which nobody wants."""
+        if self._head is None:
+            self._fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """A head is whole."""
+        status = self._parser.get_status_code()
+        if self.done or status < 200:
+            return
+        version = self._parser.get_http_version()
+        self._head = Head(version, status, self._reason, tuple(self._fields))
+        self._found.append(self._head)
+        self._uncounted = 0
+        self.done = self._bodiless
+
+    def on_body(self, piece: bytes) -> None:
+        """A piece of the body."""
+        self._uncounted = 0
+        if not self.done:
+            self._received += len(piece)
+            self._found.append(piece)
+
+    def on_message_complete(self) -> None:
+        """A response is whole; an interim one does not count."""
+        if self._head is not None:
+            self.done = True

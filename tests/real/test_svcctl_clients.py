@@ -1,0 +1,723 @@
+"""svcctl's clients and real servers: svcd, those of other people, and some that misbehave."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from svcd.cli import main
+from svcd.wire.clocks import time_1900
+from tests.certificates import Authority
+from tests.real.daemon import PATIENCE, Daemon, environment
+from tests.real.processes import Process
+from tests.real.servers import lines_of, own_address, running, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SERVICES = """
+@defaults bind=127.0.0.1
+echo     0/tcp
+echo     0/udp
+upper    0/tcp
+discard  0/tcp
+daytime  0/tcp
+daytime  0/udp
+time     0/tcp
+time     0/udp
+chargen  0/tcp
+files    0/tcp  http root={root}
+filter   0/tcp  server="/usr/bin/tr a-z A-Z"
+slow     0/tcp  server="/bin/sh -c 'while read -r line; do sleep 0.2; echo \\"$line\\"; done'"
+six      0/tcp6 echo bind=::1
+local    {folder}/echo/unix  echo
+page     {folder}/http/unix  http
+"""
+
+
+class _Result:
+    """What a command has said, and how it ended."""
+
+    def __init__(self, status: int, out: bytes, err: str) -> None:
+        self.status = status
+        self.out = out
+        self.err = err
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One daemon for all the clients."""
+    folder = tmp_path_factory.mktemp("d")
+    root = folder / "www"
+    root.mkdir()
+    (root / "big.bin").write_bytes(bytes(range(256)) * 20_000)
+    (root / "notes.txt").write_text("notes\n")
+    daemon = Daemon(folder, SERVICES.format(root=root, folder=folder))
+    yield daemon
+    daemon.end()
+
+
+@pytest.fixture
+def svcctl(capfdbinary: pytest.CaptureFixture[bytes]) -> Callable[..., _Result]:
+    """Run a command within the test's process."""
+
+    def run(*words: object) -> _Result:
+        status = main([str(word) for word in words])
+        said = capfdbinary.readouterr()
+        return _Result(status, said.out, said.err.decode())
+
+    return run
+
+
+def _piped(*words: object, data: bytes = b"") -> _Result:
+    """Run a command with an input, as a process of its own."""
+    command = [sys.executable, "-m", "svcd", *map(str, words)]
+    done = subprocess.run(command, input=data, env=environment(), capture_output=True, timeout=PATIENCE)
+    return _Result(done.returncode, done.stdout, done.stderr.decode())
+
+
+# echo
+
+
+@pytest.mark.parametrize("service", ["echo/tcp", "echo/udp", "six/tcp6"])
+def test_words_come_back(daemon: Daemon, svcctl: Callable[..., _Result], has_ipv6: bool, service: str) -> None:
+    """What comes back is what was sent, over TCP, UDP and IPv6."""
+    if not has_ipv6 and service == "six/tcp6":
+        pytest.skip("no IPv6 here")
+    options = ["-u"] if service.endswith("udp") else []
+    host = "::1" if service == "six/tcp6" else "localhost"
+    done = svcctl("echo", *options, host, daemon.port(service), "hello", "wörld")
+    assert (done.status, done.out, done.err) == (0, "hello wörld\n".encode(), "")
+
+
+def test_other_words_come_back(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
+    """Then the status is 1, and both are shown."""
+    done = svcctl("echo", "127.0.0.1", daemon.port("upper/tcp"), "hello")
+    assert (done.status, done.out) == (1, b"")
+    assert done.err == "svcctl echo: sent 'hello', got 'HELLO'\n"
+    done = svcctl("echo", "127.0.0.1", daemon.port("chargen/tcp"), "hello")
+    assert done.status == 1
+    assert "and more" in done.err
+
+
+def test_words_over_a_unix_socket(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
+    """Its path stands for the host, and there is no port before the words."""
+    assert svcctl("echo", daemon.folder / "echo", "17", "words").out == b"17 words\n"
+
+
+def test_nothing_comes_back(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
+    """Whoever swallows the words is not available."""
+    done = svcctl("echo", "--timeout", "0.3", "127.0.0.1", daemon.port("discard/tcp"), "hello")
+    assert done.status == 69
+    assert done.err.endswith("has not answered within 0.3 s\n")
+
+
+def test_lines_of_a_pipe(daemon: Daemon) -> None:
+    """Every line comes back, whatever bytes are in it, and the end of the input is the end."""
+    for service in ("echo/tcp", "slow/tcp"):
+        done = _piped("echo", "127.0.0.1", daemon.port(service), data=b"a\nb\xff\nc\n")
+        assert (done.status, done.out, done.err) == (0, b"a\nb\xff\nc\n", ""), service
+
+
+def test_a_filter_answers_at_the_end(daemon: Daemon) -> None:
+    """A server that says nothing before the end of its input is told of that end."""
+    assert _piped("echo", "127.0.0.1", daemon.port("filter/tcp"), data=b"a\nb\n").out == b"A\nB\n"
+
+
+def test_lines_over_udp(daemon: Daemon) -> None:
+    """Each is a datagram."""
+    assert _piped("echo", "-u", "127.0.0.1", daemon.port("echo/udp"), data=b"a\nb\nc").out == b"a\nb\nc"
+
+
+def test_megabytes_through_a_pipe(daemon: Daemon) -> None:
+    """They come back whole."""
+    data = os.urandom(5_000_000)
+    assert _piped("echo", "127.0.0.1", daemon.port("echo/tcp"), data=data).out == data
+
+
+def test_an_input_without_anything(daemon: Daemon) -> None:
+    """Nothing is sent, and nothing wrong."""
+    done = _piped("echo", "127.0.0.1", daemon.port("echo/tcp"))
+    assert (done.status, done.out, done.err) == (0, b"", "")
+
+
+def test_a_server_that_takes_no_half_close() -> None:
+    """One that forgets its answer when it is told of the end has answered before it is told."""
+
+    def answer(connection: socket.socket) -> None:
+        data = connection.recv(100)
+        # As Twisted's own protocols do: what is not sent yet when the end comes is never sent.
+        connection.settimeout(0.2)
+        with suppress(TimeoutError):
+            if not connection.recv(1):
+                return
+        connection.sendall(data)
+        connection.settimeout(PATIENCE)
+        connection.recv(1)
+
+    with serving(answer) as port:
+        done = _piped("echo", "127.0.0.1", port, data=b"a\n")
+    assert (done.status, done.out) == (0, b"a\n")
+
+
+def test_nobody_reads_the_output(daemon: Daemon) -> None:
+    """Then it ends without a word, as head(1) wants it."""
+    words = [sys.executable, "-m", "svcd", "echo", "127.0.0.1", str(daemon.port("chargen/tcp"))]
+    with subprocess.Popen(
+        words, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(100)
+        process.stdout.close()
+        assert process.wait(PATIENCE) == 0
+        assert process.stderr.read() == b""
+
+
+class _Terminal:
+    """A command at a terminal."""
+
+    def __init__(self, *words: object) -> None:
+        self._ours, theirs = pty.openpty()
+        command = [sys.executable, "-m", "svcd", *map(str, words)]
+        self.process = subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment(), start_new_session=True
+        )
+        os.close(theirs)
+        self._seen = b""
+
+    def see(self, text: str) -> None:
+        """Wait until something is shown, behind what was seen before."""
+        pattern = text.replace("\n", "\r\n").encode()
+        while pattern not in self._seen:
+            try:
+                more = os.read(self._ours, 1000)
+            except OSError:
+                more = b""
+            assert more, self._seen
+            self._seen += more
+        self._seen = self._seen[self._seen.index(pattern) + len(pattern) :]
+
+    def type(self, text: str) -> None:
+        """Hit keys."""
+        os.write(self._ours, text.encode())
+
+    def end(self) -> int:
+        """Its status."""
+        try:
+            return self.process.wait(PATIENCE)
+        finally:
+            os.close(self._ours)
+
+
+@pytest.mark.parametrize(("options", "service"), [([], "echo/tcp"), (["-u"], "echo/udp")])
+def test_at_a_terminal(daemon: Daemon, options: list[str], service: str) -> None:
+    """Lines are asked for and their answers shown, until Ctrl-D."""
+    terminal = _Terminal("echo", *options, "127.0.0.1", daemon.port(service))
+    terminal.see("type: ")
+    terminal.type("hello\n")
+    terminal.see("hello\necho: hello\ntype: ")
+    terminal.type("again\n")
+    terminal.see("echo: again\ntype: ")
+    terminal.type("\x04")
+    terminal.see("\n")
+    assert terminal.end() == 0
+
+
+def test_capitals_at_a_terminal(daemon: Daemon) -> None:
+    """What comes is shown, whatever was sent."""
+    terminal = _Terminal("echo", "127.0.0.1", daemon.port("upper/tcp"))
+    terminal.see("type: ")
+    terminal.type("hello\n")
+    terminal.see("echo: HELLO\ntype: ")
+    terminal.type("\x04")
+    assert terminal.end() == 0
+
+
+def test_a_server_that_hangs_up_on_a_terminal() -> None:
+    """What it says unasked is shown, and when it closes that ends it at once."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(b"220 hello\n")
+        connection.recv(100)
+        connection.sendall(b"bye\n")
+
+    with serving(answer) as port:
+        terminal = _Terminal("echo", "127.0.0.1", port)
+        terminal.see("type: \necho: 220 hello\ntype: ")
+        terminal.type("quit\n")
+        terminal.see("echo: bye\n")
+        terminal.see("svcctl echo: the server has closed the connection\n")
+        assert terminal.end() == 76
+
+
+def test_interrupted_at_the_prompt(daemon: Daemon) -> None:
+    """SIGINT ends it at once, and without a traceback."""
+    terminal = _Terminal("echo", "127.0.0.1", daemon.port("echo/tcp"))
+    terminal.see("type: ")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.end() == -signal.SIGINT
+
+
+def test_interrupted_while_it_waits() -> None:
+    """SIGINT ends it at once, and without a traceback."""
+    asked = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(100)
+        asked.set()
+        connection.recv(100)
+
+    with serving(answer) as port:
+        words = [sys.executable, "-m", "svcd", "echo", "127.0.0.1", str(port), "x"]
+        with subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE) as process:
+            assert asked.wait(PATIENCE)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE) == -signal.SIGINT
+            assert process.stderr is not None
+            assert process.stderr.read() == b""
+
+
+# daytime and time
+
+
+@pytest.mark.parametrize("options", [[], ["-u"]])
+def test_clocks(daemon: Daemon, svcctl: Callable[..., _Result], options: list[str]) -> None:
+    """The date is shown as it came, and the time with how far it is from this clock."""
+    net = "udp" if options else "tcp"
+    done = svcctl("daytime", *options, "localhost", daemon.port(f"daytime/{net}"))
+    assert re.fullmatch(rb"\w{3} \w{3} [ \d]\d [\d:]{8} \d{4}\n", done.out)
+    done = svcctl("time", *options, "127.0.0.1", daemon.port(f"time/{net}"))
+    assert re.fullmatch(rb"[\d-]{10}T[\d:]{8}[+-][\d:]{5}  [+-]\d+ s\n", done.out)
+    assert done.status == 0
+
+
+def test_a_clock_that_is_fast(svcctl: Callable[..., _Result]) -> None:
+    """How far it is ahead is shown."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(time_1900(time.time() + 3600))
+
+    with serving(answer) as port:
+        [_, offset, _] = svcctl("time", "127.0.0.1", port).out.split()
+    # The machine may be busy between the two looks at its clock.
+    assert 3540 <= int(offset) <= 3601
+
+
+def test_lost_datagrams(svcctl: Callable[..., _Result]) -> None:
+    """A question that is not answered is asked again."""
+    questions = []
+
+    def answer(server: socket.socket) -> None:
+        while True:
+            question, peer = server.recvfrom(100)
+            if not question:
+                return
+            questions.append(question)
+            if len(questions) == 2:
+                server.sendto(question, peer)
+
+    with serving(answer, socket.SOCK_DGRAM) as port:
+        assert svcctl("echo", "-u", "127.0.0.1", port, "again").out == b"again\n"
+    assert questions == [b"again\n", b"again\n"]
+
+
+def test_nobody_listens(svcctl: Callable[..., _Result]) -> None:
+    """Over TCP, UDP and at a UNIX socket that is told at once."""
+    address = own_address()
+    for words in (
+        ["daytime", address, "9"],
+        ["daytime", "-u", address, "9"],
+        ["time", "/nowhere"],
+        ["probe", address, "9"],
+    ):
+        done = svcctl(*words)
+        assert done.status == 69
+        assert re.search("Connection refused|No such file", done.err), words
+
+
+# get
+
+
+def test_get(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
+    """A file comes as it is; the head only if it is asked for."""
+    base = f"http://127.0.0.1:{daemon.port('files/tcp')}"
+    assert svcctl("get", f"{base}/big.bin").out == bytes(range(256)) * 20_000
+    with_head = svcctl("get", "-i", f"{base}/notes.txt").out
+    assert with_head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert with_head.endswith(b"\r\n\r\nnotes\n")
+    head = svcctl("get", "-I", f"{base}/notes.txt").out
+    assert b"Content-Length: 6\r\n" in head
+    assert head.endswith(b"\r\n\r\n")
+    assert b"Hello, " in svcctl("get", "--unix", daemon.folder / "http", "http://localhost/").out
+
+
+def test_get_what_is_not_there(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
+    """The status is 1, and the server's is told; its page is shown all the same."""
+    done = svcctl("get", f"127.0.0.1:{daemon.port('files/tcp')}/none")
+    assert (done.status, done.err) == (1, "svcctl get: 404 Not Found\n")
+    assert done.out == b"404 Not Found\n"
+
+
+def _raw(*pieces: bytes) -> Callable[[socket.socket], None]:
+    """Sends this to whoever has asked."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(10_000)
+        for piece in pieces:
+            connection.sendall(piece)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("pieces", "status", "out", "said"),
+    [
+        ([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na", b"bc\r\n0\r\n\r\n"], 0, b"abc", ""),
+        ([b"HTTP/1.0 200 OK\r\n\r\n", b"to the end"], 0, b"to the end", ""),
+        ([b"HTTP/1.1 301 Moved\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"], 0, b"", "301 Moved"),
+        ([b"HTTP/1.1 500 \r\nContent-Length: 0\r\n\r\n"], 1, b"", "500"),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"], 76, b"abc", "after 3 of 9 bytes"),
+        ([b"220 mail.example ESMTP\r\n"], 76, b"", "the answer is no HTTP"),
+        ([b"HTTP/1.1 200 OK\r\nX: ", b"x" * 1_000_000], 76, b"", "more than 65536 bytes of a head"),
+        ([], 76, b"", "without an answer"),
+    ],
+)
+def test_get_from_any_server(
+    svcctl: Callable[..., _Result], pieces: list[bytes], status: int, out: bytes, said: str
+) -> None:
+    """Bodies end as HTTP has it, and what is no whole response is told from one."""
+    with serving(_raw(*pieces)) as port:
+        done = svcctl("get", f"http://127.0.0.1:{port}/")
+    assert (done.status, done.out) == (status, out)
+    assert said in done.err
+
+
+def test_redirects(svcctl: Callable[..., _Result]) -> None:
+    """They are followed if that is asked for, and not for ever."""
+
+    def answer(connection: socket.socket) -> None:
+        path = connection.recv(10_000).split()[1]
+        moved = b"HTTP/1.1 302 Found\r\nContent-Length: 3\r\nLocation: %s\r\n\r\nold"
+        new = {b"/a": b"b?x=y", b"/loop": b"/loop"}.get(path)
+        connection.sendall(moved % new if new else b"HTTP/1.0 200 OK\r\n\r\n%s" % path)
+
+    with serving(answer) as port:
+        assert svcctl("get", f"http://127.0.0.1:{port}/a").out == b"old"
+        assert svcctl("get", "-L", f"http://127.0.0.1:{port}/a").out == b"/b?x=y"
+        done = svcctl("get", "-L", f"http://127.0.0.1:{port}/loop")
+    assert done.status == 76
+    assert "redirects more than 10 times" in done.err
+
+
+# Servers that misbehave.
+
+
+@pytest.mark.parametrize(
+    ("command", "answer", "said"),
+    [
+        ("daytime", b"", "without an answer"),
+        ("daytime", b"x" * 5000, "longer than 1024 bytes"),
+        ("daytime", b"\x1b]0;title\x07\r\n", "is no text"),
+        ("daytime", b"\xff\r\n", "is no text"),
+        ("time", b"abc", "the answer has 3"),
+        ("time", b"Sat Nov 21", "the answer has more"),
+        ("echo", b"", "without an answer"),
+    ],
+)
+def test_nonsense(svcctl: Callable[..., _Result], command: str, answer: bytes, said: str) -> None:
+    """It is told, and the status is that of a protocol error."""
+    words = ["x"] if command == "echo" else []
+    with serving(_raw(answer) if words else lambda connection: connection.sendall(answer)) as port:
+        done = svcctl(command, "127.0.0.1", port, *words)
+    assert (done.status, done.out) == (76, b"")
+    assert said in done.err
+
+
+@pytest.mark.parametrize("words", [["daytime"], ["time"], ["get"], ["daytime", "--tls"]])
+def test_a_server_that_never_answers(svcctl: Callable[..., _Result], words: list[str]) -> None:
+    """It is waited for as long as was said."""
+    command, *options = words
+    with socket.socket() as listener:
+        # The kernel accepts, and nobody else does.
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        place = [f"127.0.0.1:{port}"] if command == "get" else ["127.0.0.1", port]
+        done = svcctl(command, "--timeout", "0.3", *options, *place)
+    assert done.status == 69
+    assert done.err.endswith("within 0.3 s\n")
+
+
+def test_a_flood_at_a_slow_reader(daemon: Daemon) -> None:
+    """What nobody reads is not fetched either: memory stays what it is."""
+    words = [sys.executable, "-m", "svcd", "echo", "127.0.0.1", str(daemon.port("chargen/tcp"))]
+    with subprocess.Popen(words, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for _ in range(200):
+            assert len(process.stdout.read(65_536)) == 65_536
+        early = Process(process.pid).kilobytes("Pss_Anon")
+        for _ in range(1000):
+            assert len(process.stdout.read(65_536)) == 65_536
+        assert Process(process.pid).kilobytes("Pss_Anon") < early + 2000
+        process.kill()
+
+
+# probe
+
+
+def test_probe(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
+    """A server that is up is shown with what it says and how long it took."""
+    port = daemon.port("daytime/tcp")
+    shown = svcctl("probe", "127.0.0.1", port).out.decode()
+    assert shown.startswith(f"up          127.0.0.1:{port}\nlookup")
+    found = json.loads(svcctl("probe", "--json", "127.0.0.1", port).out)
+    assert (found["up"], found["address"], found["attempts"], found["tls"]) == (True, f"127.0.0.1:{port}", 1, None)
+    assert re.fullmatch(r"\w{3} \w{3} .{16}\r\n", found["banner"])
+    assert list(found["seconds"]) == ["lookup", "connect", "first_byte"]
+    silent = json.loads(svcctl("probe", "--json", "--banner", "0.05", "127.0.0.1", daemon.port("echo/tcp")).out)
+    assert silent["banner"] == ""
+
+
+def test_probe_waits_until_a_server_is_up(svcctl: Callable[..., _Result], tmp_path: Path) -> None:
+    """It tries again as often as was said."""
+    path = tmp_path / "late"
+    with socket.socket(socket.AF_UNIX) as listener:
+
+        def appear() -> None:
+            listener.bind(str(path))
+            listener.listen()
+
+        timer = threading.Timer(0.3, appear)
+        timer.start()
+        found = json.loads(svcctl("probe", "--json", "--retries", 1000, "--wait", 0.02, "--banner", 0.01, path).out)
+        timer.join()
+    assert found["up"]
+    assert found["attempts"] > 1
+    done = svcctl("probe", "--json", "--retries", 2, "--wait", 0.01, path.parent / "never")
+    assert done.status == 69
+    assert json.loads(done.out)["up"] is False
+
+
+# TLS
+
+
+class _Secure:
+    """Certificates for servers, and the files that they are in."""
+
+    def __init__(self, folder: Path) -> None:
+        authority, now = Authority(), datetime.now(UTC)
+        self.ca = folder / "ca.pem"
+        self.ca.write_bytes(authority.pem)
+        self.both: dict[str, Path] = {}
+        for name, signed in {
+            "good": authority.sign("localhost", "127.0.0.1"),
+            "other": authority.sign("other.example"),
+            "expired": authority.sign("localhost", expires=now - timedelta(hours=1)),
+            "client": authority.sign("client.example"),
+        }.items():
+            self.both[name] = folder / f"{name}.pem"
+            self.both[name].write_bytes(signed.both)
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> _Secure:
+    """Certificates."""
+    return _Secure(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def s_server(secure: _Secure, program: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[..., int]]:
+    """Start `openssl s_server` with a certificate and options; its port."""
+    openssl = program("openssl")
+    with ExitStack() as stack:
+
+        def start(certificate: str, *options: str) -> int:
+            words = [openssl, "s_server", "-accept", "127.0.0.1:0", "-cert", str(secure.both[certificate]), *options]
+            server = stack.enter_context(running(*words, cwd=tmp_path, output=subprocess.PIPE))
+            said = next(line for line in lines_of(server) if line.startswith("ACCEPT"))
+            return int(said.rpartition(":")[2])
+
+        yield start
+
+
+def test_get_over_tls(secure: _Secure, s_server: Callable[..., int], svcctl: Callable[..., _Result]) -> None:
+    """openssl's server is verified by its name and by its address."""
+    port = s_server("good", "-www")
+    for host in ("localhost", "127.0.0.1"):
+        done = svcctl("get", "-4", "--ca", secure.ca, f"https://{host}:{port}/")
+        assert (done.status, done.err) == (0, "")
+        assert b"Ciphers supported in s_server binary" in done.out
+
+
+@pytest.mark.parametrize(
+    ("certificate", "options", "said"),
+    [
+        ("other", ["--ca"], "it is not for localhost"),
+        ("expired", ["--ca"], "it has expired"),
+        ("good", [], "its issuer is not known"),
+        ("good", ["--name", "localhost.example", "--ca"], "it is not for localhost.example"),
+    ],
+)
+def test_certificates_that_are_not_trusted(
+    secure: _Secure, s_server: Callable[..., int], svcctl: Callable[..., _Result],
+    certificate: str, options: list[str], said: str,
+) -> None:  # fmt: skip
+    """Nothing is said to such a server, and why is told; with --insecure it is talked to, and that is told."""
+    port = s_server(certificate, "-www")
+    options = [*options, str(secure.ca)] if "--ca" in options else options
+    done = svcctl("get", "-4", *options, f"https://localhost:{port}/")
+    assert (done.status, done.out) == (76, b"")
+    assert done.err.endswith(f"its certificate is not trusted: {said}\n")
+    found = json.loads(svcctl("probe", "-4", "--banner", 0.01, "--json", "--tls", *options, "localhost", port).out)
+    assert found["tls"]["problems"] == [said]
+    done = svcctl("get", "-4", "--insecure", *options, f"https://localhost:{port}/")
+    assert done.status == 0
+    assert done.err == "svcctl get: --insecure: whoever answers is taken for the server\n"
+
+
+def test_another_name(secure: _Secure, s_server: Callable[..., int], svcctl: Callable[..., _Result]) -> None:
+    """--name says whose certificate it must be."""
+    port = s_server("other", "-www")
+    done = svcctl("get", "--ca", secure.ca, "--name", "other.example", f"https://127.0.0.1:{port}/")
+    assert done.status == 0
+
+
+def test_a_client_certificate(secure: _Secure, s_server: Callable[..., int], svcctl: Callable[..., _Result]) -> None:
+    """A server that asks for one gets it; without it there is no answer, and why is told."""
+    port = s_server("good", "-www", "-Verify", "2", "-verify_return_error", "-CAfile", str(secure.ca))
+    url = f"https://127.0.0.1:{port}/"
+    assert svcctl("get", "--ca", secure.ca, "--cert", secure.both["client"], url).status == 0
+    done = svcctl("get", "--ca", secure.ca, url)
+    assert done.status == 76
+    assert "certificate required" in done.err
+
+
+def test_lines_over_tls(secure: _Secure, s_server: Callable[..., int]) -> None:
+    """openssl's server answers each line with its letters from behind."""
+    port = s_server("good", "-rev")
+    done = _piped("echo", "--tls", "--ca", secure.ca, "127.0.0.1", port, data=b"abc\nde\n")
+    assert (done.status, done.out) == (0, b"cba\ned\n")
+
+
+def test_probe_over_tls(secure: _Secure, s_server: Callable[..., int], svcctl: Callable[..., _Result]) -> None:
+    """The version, the cipher and the certificate are shown, and that it is trusted."""
+    port = s_server("good", "-tls1_2")
+    words = ["probe", "--banner", 0.01, "--tls", "--ca", secure.ca, "127.0.0.1", port]
+    done = svcctl(*words)
+    assert done.status == 0
+    shown = dict(line.split(None, 1) for line in done.out.decode().splitlines())
+    assert shown["tls"].startswith("TLSv1.2 ECDHE-")
+    assert (shown["certificate"], shown["issuer"]) == ("CN=localhost", "CN=Test CA")
+    assert shown["names"] == "localhost, 127.0.0.1"
+    assert shown["valid"].endswith("365 days more")
+    assert shown["trusted"] == "yes"
+    found = json.loads(svcctl(*words, "--json").out)
+    assert found["tls"]["trusted"]
+    assert found["tls"]["names"] == ["localhost", "127.0.0.1"]
+    assert found["seconds"]["handshake"] > 0
+
+
+def test_no_tls_there(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
+    """A server that speaks something else is told from one that can't be reached."""
+    done = svcctl("get", f"https://127.0.0.1:{daemon.port('daytime/tcp')}/")
+    assert done.status == 76
+    assert done.err.startswith("svcctl get: no TLS with 127.0.0.1 port")
+    assert "wrong version number" in done.err
+
+
+# Servers of other people.
+
+_XINETD = """
+defaults
+{{
+    log_type = FILE /dev/null
+    bind = {address}
+}}
+"""
+_XINETD_SERVICE = """
+service {name}
+{{
+    id = {name}-{kind}
+    type = INTERNAL
+    socket_type = {kind}
+    protocol = {protocol}
+    user = root
+    wait = {wait}
+    disable = no
+}}
+"""
+
+
+@pytest.mark.usefixtures("as_root")
+def test_xinetd(svcctl: Callable[..., _Result], program: Callable[[str], str], tmp_path: Path) -> None:
+    """Its internal services answer at their usual ports, over TCP and UDP."""
+    address = own_address()
+    config = tmp_path / "xinetd.conf"
+    services = [
+        _XINETD_SERVICE.format(name=name, kind=kind, protocol=protocol, wait=wait)
+        for name in ("echo", "daytime", "time")
+        for kind, protocol, wait in (("stream", "tcp", "no"), ("dgram", "udp", "yes"))
+    ]
+    config.write_text(_XINETD.format(address=address) + "".join(services))
+    with running(program("xinetd"), "-dontfork", "-f", config, "-pidfile", tmp_path / "pid", cwd=tmp_path):
+        assert svcctl("probe", "--retries", 3000, "--wait", 0.02, "--banner", 0.01, address, "time").status == 0
+        for options in ([], ["-u"]):
+            assert svcctl("echo", *options, address, "echo", "hello").out == b"hello\n"
+            assert svcctl("daytime", *options, address).status == 0
+            assert re.search(rb"  [+-][01] s$", svcctl("time", *options, address).out)
+        done = _piped("echo", address, data=b"a\nb\n")
+        assert (done.status, done.out) == (0, b"a\nb\n")
+
+
+_NGINX = """
+daemon off;
+master_process off;
+pid nginx.pid;
+error_log stderr;
+events {{}}
+http {{
+    access_log off;
+    server {{
+        listen {address}:8080;
+        listen {address}:8443 ssl http2;
+        ssl_protocols TLSv1.2 TLSv1.3;
+        ssl_certificate {certificate};
+        ssl_certificate_key {certificate};
+        root .;
+        location /gone {{ return 410 "gone"; }}
+        location /moved {{ return 301 https://{address}:8443/file; }}
+    }}
+}}
+"""
+
+
+def test_nginx(secure: _Secure, svcctl: Callable[..., _Result], program: Callable[[str], str], tmp_path: Path) -> None:
+    """A file comes over http and https, and a redirect from one to the other is followed."""
+    address = own_address()
+    (tmp_path / "file").write_bytes(bytes(range(256)) * 4000)
+    (tmp_path / "file").chmod(0o644)
+    (tmp_path / "nginx.conf").write_text(_NGINX.format(address=address, certificate=secure.both["good"]))
+    with running(program("nginx"), "-p", tmp_path, "-c", "nginx.conf", cwd=tmp_path):
+        assert svcctl("probe", "--retries", 3000, "--wait", 0.02, "--banner", 0.01, address, 8443).status == 0
+        tls = ["--ca", secure.ca, "--name", "localhost"]
+        for url in (f"http://{address}:8080/file", f"https://{address}:8443/file", f"{address}:8080/moved"):
+            assert svcctl("get", "-L", *tls, url).out == (tmp_path / "file").read_bytes()
+        done = svcctl("get", f"http://{address}:8080/gone")
+        assert (done.status, done.out, done.err) == (1, b"gone", "svcctl get: 410 Gone\n")
+        found = json.loads(svcctl("probe", "--json", "--tls", *tls, address, 8443).out)
+        assert found["tls"]["version"] == "TLSv1.3"

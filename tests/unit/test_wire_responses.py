@@ -1,0 +1,118 @@
+"""HTTP responses as a client reads them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svcd.wire.responses import MOST_HEAD, Head, ResponseError, ResponseReader
+
+#: What a server sends, and the status and body that a client makes of it.
+WHOLE = [
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", 200, b"abc"),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcHTTP/1.1 404 x\r\n\r\n", 200, b"abc"),
+    (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nT: x\r\n\r\n",
+        200,
+        b"abcde",
+    ),
+    (b"HTTP/1.0 404 Not Found\r\nA: b\r\n\r\nto the end", 404, b"to the end"),
+    (b"HTTP/1.1 204 No Content\r\n\r\n", 204, b""),
+    (b"HTTP/1.1 304 \r\nContent-Length: 7\r\n\r\n", 304, b""),
+    (b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", 200, b"x"),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 200, b""),
+]
+#: What no response is, and what is said of it.
+WRONG = [
+    (b"", "without an answer"),
+    (b"HTTP/1.1 200 OK\r\nContent-", "amid its head"),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab", "after 2 of 5 bytes"),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", "amid chunks, after 3 bytes"),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", "no HTTP"),
+    (b"SSH-2.0-OpenSSH\r\n", "no HTTP"),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", "no HTTP"),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\nab", "no HTTP"),
+    (b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", "changes the protocol"),
+]
+
+
+def _read(pieces: list[bytes], *, bodiless: bool = False) -> tuple[Head, bytes]:
+    reader = ResponseReader(bodiless=bodiless)
+    found = [each for piece in pieces for each in reader.feed(piece)]
+    reader.close()
+    assert reader.done
+    head = found[0]
+    assert isinstance(head, Head)
+    return head, b"".join(each for each in found[1:] if isinstance(each, bytes))
+
+
+@pytest.mark.parametrize(("raw", "status", "body"), WHOLE)
+def test_a_response_however_it_is_split(raw: bytes, status: int, body: bytes) -> None:
+    """The same head and body come of it, split at any place or into single bytes."""
+    splits = [[raw[:at], raw[at:]] for at in range(1, len(raw))]
+    for pieces in [[raw], *splits, [bytes([byte]) for byte in raw]]:
+        head, found = _read(pieces)
+        assert (head.status, found) == (status, body)
+
+
+@pytest.mark.parametrize(("raw", "said"), WRONG)
+def test_no_response(raw: bytes, said: str) -> None:
+    """Nonsense and half of a response are told apart from a whole one, and why is said."""
+    for pieces in ([raw], [bytes([byte]) for byte in raw]):
+        with pytest.raises(ResponseError, match=said):
+            _read(pieces)
+
+
+def test_a_response_without_a_body() -> None:
+    """That to HEAD ends with its head, whatever length that tells."""
+    reader = ResponseReader(bodiless=True)
+    [head] = reader.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX-A:  b\r\n\r\n")
+    assert reader.done
+    reader.close()
+    assert isinstance(head, Head)
+    assert head.field(b"content-length") == b"3"
+    assert head.field(b"nothing") is None
+    assert bytes(head) == b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX-A: b\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"HTTP/1.1 200 ",
+        b"HTTP/1.1 200 OK\r\nA: ",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nT: ",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x=",
+    ],
+)
+def test_a_head_without_end(start: bytes) -> None:
+    """What is not body is taken up to a limit, in the head, in a chunk's extensions and in trailers."""
+    reader = ResponseReader()
+    reader.feed(start)
+    for _ in range(MOST_HEAD // 10_000):
+        assert not reader.feed(b"x" * 10_000)
+    with pytest.raises(ResponseError, match=f"more than {MOST_HEAD} bytes"):
+        reader.feed(b"x" * 10_000)
+
+
+def test_interim_responses_without_end() -> None:
+    """They count as one head."""
+    reader = ResponseReader()
+    interim = b"HTTP/1.1 102 Processing\r\n\r\n"
+    for _ in range(MOST_HEAD // len(interim)):
+        assert not reader.feed(interim)
+    with pytest.raises(ResponseError, match=f"more than {MOST_HEAD} bytes"):
+        reader.feed(interim)
+
+
+@given(st.lists(st.binary(max_size=100)))
+def test_any_bytes(pieces: list[bytes]) -> None:
+    """Whatever comes, it is a response or a ResponseError."""
+    reader = ResponseReader()
+    with suppress(ResponseError):
+        for piece in pieces:
+            reader.feed(piece)
+        reader.close()
+        assert reader.done
