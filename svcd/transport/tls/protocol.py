@@ -42,6 +42,10 @@ __all__ = ["LINGER_SECONDS", "TlsProtocol"]
 
 #: How long a client may take to read why its handshake failed, in seconds.
 LINGER_SECONDS = 2.0
+#: For who forgot the s of https. OpenSSL says nothing to them.
+_NOT_HTTPS = (
+    b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\r\nThis port speaks HTTPS, or another protocol in TLS.\n"
+)
 _LOST = Failure(ConnectionLost())
 
 
@@ -143,7 +147,10 @@ class TlsProtocol(Reader):
             self._heard_all()
             return False
         except SSL.Error as error:
-            self._refuse(why(error, self._connection), "tls")
+            failure = why(error, self._connection)
+            if failure == "http request":
+                self.transport.write(_NOT_HTTPS)
+            self._refuse(failure, "tls")
             return False
         refusal = self._handshakes.server.refusal(self._connection)
         if refusal is not None:

@@ -28,7 +28,7 @@ class Reader(Writer):
         raised: whether it made a mistake that the transport does not know of.
     """
 
-    __slots__ = ("_deaf", "_hears", "_ignored", "_kept", "_rest", "_saw_end", "heard", "inner", "raised")
+    __slots__ = ("_deaf", "_halted", "_hears", "_ignored", "_kept", "_rest", "_saw_end", "heard", "inner", "raised")
 
     _log = Logger()
 
@@ -36,8 +36,8 @@ class Reader(Writer):
         super().__init__(soon)
         self.inner: Any = None
         self.heard = self.raised = False
-        # Whether the inner protocol wants input, and whether there is none any more.
-        self._hears, self._deaf = True, False
+        # Whether the inner protocol wants input, whether there is none any more, and whether the transport was stopped.
+        self._hears, self._deaf, self._halted = True, False, False
         # Input that nobody wanted yet: whether OpenSSL may have some, what it was not given, and whether the transport
         # said meanwhile that it was all.
         self._kept = self._saw_end = False
@@ -115,10 +115,11 @@ class Reader(Writer):
         try:
             if self._hears and (self._kept or self._rest or self._saw_end):
                 self._work_off()
-                if self._hears or self._deaf:
-                    self.transport.resumeProducing()
             else:
                 self._flush()
+            if self._halted and (self._hears or self._deaf):
+                self._halted = False
+                self.transport.resumeProducing()
         except BaseException:  # noqa: BLE001 - whatever it is, it ends one connection
             self._log.failure("a protocol raised", Failure())
             self.raised = True
@@ -126,17 +127,16 @@ class Reader(Writer):
 
     def pauseProducing(self) -> None:
         """Read no more for now."""
+        self._halted = True
         if not self._deaf:
             self._hears = False
         self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
         """Read again."""
-        if self._deaf:
-            self.transport.resumeProducing()
-            return
-        self._hears = True
+        self._hears = not self._deaf
         if not (self._kept or self._rest or self._saw_end):
+            self._halted = False
             self.transport.resumeProducing()
         elif not self._again:
             self._again = True

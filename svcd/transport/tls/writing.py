@@ -152,16 +152,13 @@ class Writer:
         Raises:
             RuntimeError: there is one already.
         """
+        if self._producer is not None:
+            raise RuntimeError(f"{producer} can't be registered: {self._producer} still is")
         if self._connection is None:
             producer.stopProducing()
             return
-        before, streaming_before = self._producer, self._streaming
         self._producer, self._streaming = producer, streaming
-        try:
-            self.transport.registerProducer(producer, streaming)
-        except RuntimeError:
-            self._producer, self._streaming = before, streaming_before
-            raise
+        self.transport.registerProducer(producer, streaming)
 
     def unregisterProducer(self) -> None:
         """There is no more to come from the producer; a close that was asked for meanwhile follows."""

@@ -1,0 +1,323 @@
+"""Connections with TLS at the gate: what the log says of them, what is counted, and what a reload changes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from OpenSSL import SSL
+from twisted.internet.error import ConnectionLost
+from twisted.internet.protocol import Factory
+from twisted.python.failure import Failure
+
+from svcd.forms import JsonForm, TextForm
+from svcd.journal import Journal
+from svcd.ledger import Ledger
+from svcd.policy.limits import Hall
+from svcd.protocols.echo import EchoProtocol
+from svcd.transport.descriptors import DescriptorBudget
+from svcd.transport.entrance import Reception
+from svcd.transport.gatekeeper import GateKeeper
+from svcd.transport.tls.gate import TlsGate
+from svcd.transport.tls.side import TlsSide
+from tests.doubles import PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
+from tests.tls import ANNA, FILES, TlsClient, secured
+
+if TYPE_CHECKING:
+    from svcd.config.service import Service
+
+
+class _Echo(EchoProtocol):
+    """Echo that may say why it could not serve."""
+
+    failure_text = ""
+
+    def drain(self) -> None:
+        """Nothing is owed."""
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+
+class _Gates:
+    """A keeper with everything around it."""
+
+    def __init__(self, service: Service | None = None, *, as_json: bool = False, short: bool = False) -> None:
+        service = service or secured()
+        self.clock = FakeReactor()
+        self.lines: list[str] = []
+        self.names = FakeNames()
+        budget = DescriptorBudget(100, self.clock)
+        form = (JsonForm if as_json else TextForm)(stamped=False)
+        journal = Journal(keeping(self.lines), form, short=short)
+        files = FakeFiles({**FILES, "/c/welcome": b"welcome\n"})
+        self.ledger = Ledger()
+        entrance = Reception(self.clock, journal, files, budget, Hall(), ledger=self.ledger).entrance(service)
+        self.side = TlsSide(self.clock, files, entrance.tally)
+        self.side.prepare(service)()
+        self.factory = Factory.forProtocol(_Echo)
+        self.keeper = GateKeeper(
+            service,
+            self.side.around(self.factory),
+            journal,
+            self.names,
+            budget,
+            itertools.count(1),
+            entrance,
+            self.clock.seconds,
+            self.side.gates,
+        )
+
+    def connect(self, certificate: Any = None, **options: Any) -> _Connection:
+        """Somebody connects, and says nothing yet."""
+        return _Connection(self.keeper, TlsClient(certificate, **options))
+
+    def retune(self, service: Service) -> None:
+        """As a reload does."""
+        commit = self.side.prepare(service)
+        commit()
+        self.keeper.retune(service)
+        self.keeper.serve_by(self.side.around(self.factory), self.side.gates)
+
+
+class _Connection:
+    """A client and its gate."""
+
+    def __init__(self, keeper: Any, client: TlsClient) -> None:
+        self.client = client
+        self.gate: Any = keeper.buildProtocol(PEER)
+        self.below = StreamDouble(self.gate)
+        self.gate.makeConnection(self.below)
+        self._carried = 0
+
+    def says(self, data: bytes = b"", *, ends: bool = False) -> None:
+        """The client says something, and hears what comes back."""
+        wire = self.client.says(data, ends=ends)
+        self.below.bytes_in += len(wire)
+        self.gate.dataReceived(wire)
+        wire, self._carried = self.below.sent[self._carried :], len(self.below.sent)
+        self.client.hears(wire)
+
+    def shake(self) -> _Connection:
+        """The handshake."""
+        self.says()
+        self.says()
+        self.says()
+        return self
+
+
+def _fields(line: str) -> dict[str, str]:
+    return dict(word.partition("=")[::2] for word in line.split()[1:])
+
+
+def test_the_log_says_which_tls() -> None:
+    """The accept line waits for the handshake, and says which version it was; bytes are counted on the wire."""
+    gates = _Gates()
+    connection = gates.connect()
+    assert isinstance(connection.gate, TlsGate)
+    assert gates.lines == []
+    connection.shake()
+    connection.says(b"hello", ends=True)
+    assert gates.lines[0] == "accept service=echo/tcp peer=192.0.2.1:40000 id=1 count=1 tls=TLSv1.3"
+    end = _fields(gates.lines[1])
+    assert (end["reason"], end["in"], end["out"]) == ("done", str(connection.below.bytes_in), str(connection._carried))
+    assert (connection.client.received, connection.client.told_end) == (b"hello", True)
+    tally = gates.ledger.tally("echo/tcp")
+    assert (tally.accepted, tally.ended, tally.handshakes) == (1, {"done": 1}, {"TLSv1.3": 1})
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_log_says_who_the_client_is(as_json: bool) -> None:
+    """A service that asks for certificates tells whose it was; of a client without one, that there was none."""
+    gates = _Gates(secured(tls_client_ca="/c/clients", tls_client="optional"), as_json=as_json)
+    gates.connect(ANNA).shake()
+    gates.connect().shake()
+    found = [json.loads(line) if as_json else _fields(line) for line in gates.lines]
+    wanted = ["CN=anna.example.org", "-"] if as_json else ['"CN=anna.example.org"', "-"]
+    assert [each["subject"] for each in found] == wanted
+
+
+def test_a_log_without_clients_has_no_subject() -> None:
+    """Neither if the service's log leaves clients out, nor if the daemon's shortens them; and nobody else shows it."""
+    options = {"tls_client_ca": "/c/clients"}
+    for gates in (_Gates(secured(**options, log_on_success="EXIT")), _Gates(secured(**options), short=True)):
+        connection = gates.connect(ANNA).shake()
+        assert "subject" not in gates.lines[0]
+        assert "subject" not in connection.gate.facts()
+
+
+@pytest.mark.parametrize("first", ["name", "handshake"])
+def test_the_accept_line_waits_for_the_name_as_well(first: str) -> None:
+    """With resolve=yes it waits for both, whichever comes first."""
+    gates = _Gates(secured("echo 7/tcp resolve=yes"))
+    connection = gates.connect()
+    if first == "name":
+        gates.names.answer("client.example")
+        assert gates.lines == []
+        connection.shake()
+    else:
+        connection.shake()
+        assert gates.lines == []
+        gates.names.answer("client.example")
+    (line,) = gates.lines
+    assert " host=client.example " in line
+    assert line.endswith(" tls=TLSv1.3")
+
+
+def test_a_failed_handshake_has_a_line() -> None:
+    """It says why, the connection ends by `handshake`, and both are counted."""
+    gates = _Gates()
+    connection = gates.connect()
+    connection.gate.dataReceived(b"GET / HTTP/1.0\r\n\r\n")
+    connection.gate.readConnectionLost()
+    assert [line.split()[0] for line in gates.lines] == ["accept", "fail", "end"]
+    assert gates.lines[0].endswith(" tls=-")
+    assert gates.lines[1] == 'fail service=echo/tcp peer=192.0.2.1:40000 id=1 reason="http request"'
+    assert _fields(gates.lines[2])["reason"] == "handshake"
+    tally = gates.ledger.tally("echo/tcp")
+    assert (tally.failures, tally.ended, tally.handshakes_failed) == (1, {"handshake": 1}, {"tls": 1})
+
+
+def test_who_only_looks_whether_the_port_is_open_fails_nothing() -> None:
+    """A client that comes and goes without a word has no fail line, since many monitors do so."""
+    gates = _Gates()
+    gates.connect().gate.readConnectionLost()
+    assert [line.split()[0] for line in gates.lines] == ["accept", "end"]
+    assert _fields(gates.lines[1])["reason"] == "handshake"
+    assert gates.ledger.tally("echo/tcp").failures == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"), [("loss", "lost"), ("raised", "error"), ("failed", "failed"), ("broken", "failed")]
+)
+def test_other_ends(how: str, reason: str) -> None:
+    """After the handshake a connection ends as without TLS; what is no TLS any more is a failure."""
+    gates = _Gates()
+    connection = gates.connect().shake()
+    tls = connection.gate._protocol
+    if how == "broken":
+        connection.gate.dataReceived(b"\x17\x03\x03\x00\x20" + b"x" * 32)
+    else:
+        tls.raised = how == "raised"
+        tls.inner.failure_text = "no server" if how == "failed" else ""
+        connection.below.lose(Failure(ConnectionLost()))
+    assert _fields(gates.lines[-1])["reason"] == reason
+    assert (gates.lines[1].split()[0] == "fail") == (reason == "failed")
+
+
+def test_the_banner_is_said_in_tls() -> None:
+    """After the handshake, in front of everything."""
+    gates = _Gates(secured("echo 7/tcp banner=/c/welcome"))
+    connection = gates.connect()
+    assert connection.below.sent == b""
+    connection.shake()
+    connection.says(b"x")
+    assert connection.client.received == b"welcome\nx"
+
+
+def test_who_is_refused_gets_no_handshake() -> None:
+    """Nor a text, which would be none in TLS."""
+    gates = _Gates(secured("echo 7/tcp no_access=192.0.2.0/24 banner_fail=/c/welcome"))
+    assert gates.keeper.buildProtocol(PEER) is None
+    assert gates.lines[0].split()[0] == "refuse"
+
+
+def test_the_first_byte_is_the_first_behind_the_handshake() -> None:
+    """For first_byte_timeout a client in its handshake has said nothing, however much it has sent."""
+    gates = _Gates()
+    connection = gates.connect().shake()
+    assert connection.gate.traffic()[0] == 0
+    connection.says(b"x")
+    assert connection.gate.traffic()[0] == connection.below.bytes_in
+
+
+def test_first_byte_timeout_ends_a_handshake() -> None:
+    """As the deadline that it is."""
+    gates = _Gates(secured("echo 7/tcp first_byte_timeout=2s"))
+    gates.keeper.keep_time(gates.clock.callLater)
+    connection = gates.connect()
+    connection.says()
+    gates.clock.pump([0.1] * 25)
+    assert connection.below.lost == "aborted"
+    assert [line.split()[0] for line in gates.lines] == ["accept", "end"]
+    assert _fields(gates.lines[1])["reason"] == "first_byte"
+
+
+def test_a_handshake_that_is_never_done() -> None:
+    """Without any deadline it is ended, too, and the log says so."""
+    gates = _Gates()
+    connection = gates.connect()
+    connection.says()
+    gates.clock.advance(30)
+    assert connection.below.lost == "aborted"
+    assert '"it was not done in 30 seconds"' in gates.lines[1]
+    assert _fields(gates.lines[2])["reason"] == "handshake"
+
+
+def test_what_is_known_of_a_connection() -> None:
+    """Its TLS and its client's subject, where the service asks for one."""
+    connection = _Gates(secured(tls_client_ca="/c/clients")).connect(ANNA)
+    assert connection.gate.facts()["tls"] == "handshake"
+    facts = connection.shake().gate.facts()
+    assert (facts["tls"], facts["sni"], facts["subject"]) == ("TLSv1.3", "localhost", "CN=anna.example.org")
+    assert facts["cipher"].startswith("TLS_AES_")
+
+
+def test_the_end_of_the_daemon() -> None:
+    """Who is in the handshake is cut; a protocol that is asked ends by itself, with a closure alert."""
+    gates = _Gates()
+    shaking, shaken = gates.connect(), gates.connect().shake()
+    shaking.gate.drain()
+    shaken.gate.drain()
+    assert (shaking.below.lost, shaken.below.lost) == ("aborted", "done")
+    ends = [_fields(line)["reason"] for line in gates.lines if line.startswith("end ")]
+    assert ends == ["shutdown", "done"]
+    assert not [line for line in gates.lines if line.startswith("fail ")]
+
+
+def test_a_connection_leaves_nothing_behind() -> None:
+    """Its gate, its protocols and its TLS are let go without the help of the garbage collector."""
+    import gc
+    import weakref
+
+    gates = _Gates()
+    gc.collect()
+    gc.disable()
+    try:
+        connection = gates.connect().shake()
+        tls = connection.gate._protocol
+        left = [weakref.ref(each) for each in (tls._connection, tls.inner)]
+        connection.says(b"x", ends=True)
+        del connection, tls
+        assert [each() for each in left] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_a_reload_turns_tls_on_and_off() -> None:
+    """New connections have what holds then; those that are open go on, and their lines are as they were begun."""
+    gates = _Gates(service_of("echo 7/tcp resolve=yes"))
+    plain = gates.connect()
+    plain.gate.dataReceived(b"plain")
+    gates.retune(secured("echo 7/tcp resolve=yes"))
+    gates.names.answer(None)
+    encrypted = gates.connect().shake()
+    gates.names.answer(None)
+    gates.retune(service_of("echo 7/tcp"))
+    last = gates.connect()
+    for connection in (plain, last):
+        connection.gate.dataReceived(b"!")
+    encrypted.says(b"secret", ends=True)
+    assert (plain.below.sent, last.below.sent, encrypted.client.received) == (b"plain!", b"!", b"secret")
+    accepted = [line for line in gates.lines if line.startswith("accept ")]
+    assert [line.endswith(" tls=TLSv1.3") for line in accepted] == [False, True, False]
+
+
+def test_a_reload_with_another_certificate() -> None:
+    """Who comes then gets it."""
+    gates = _Gates()
+    gates.retune(secured(tls_min="1.3"))
+    old = gates.connect(setup=lambda context: context.set_max_proto_version(SSL.TLS1_2_VERSION))
+    with pytest.raises(SSL.Error, match="protocol version"):
+        old.shake()
