@@ -266,7 +266,8 @@ def test_input_behind_the_end_is_not_handed_over() -> None:
     inner = Plain()
     pair = TlsPair(inner).shake()
 
-    def end(_data: bytes) -> None:
+    def end(data: bytes) -> None:
+        del data
         inner.told.append("data")
         inner.transport.loseConnection()
 
