@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from svcd.transport.keeper import Keeper
     from svcd.transport.proxied import Serve
     from svcd.transport.sockets import OpenSocket
+    from svcd.transport.tls.server import TlsServer
 
 __all__ = ["run"]
 
@@ -97,6 +98,10 @@ class _Gated(_Kept[GateKeeper]):
         self._tls = TlsSide(shared.reactor, shared.around.files, keeping[-1].tally)
         self._tls.prepare(service)()
         self._keep(GateKeeper(service, self._tls.around(factory), *keeping, kind=self._tls.gates))
+
+    @property
+    def tls(self) -> TlsServer | None:
+        return self._tls.server
 
     def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
         budget, entrance = self._shared.budget, self.keeper.entrance

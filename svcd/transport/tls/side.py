@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.interfaces import Files, Watcher
     from svcd.metrics import Tally
+    from svcd.transport.tls.server import TlsServer
 
 __all__ = ["TlsSide"]
 
@@ -37,6 +38,11 @@ class TlsSide:
         self._files = files
         self._tally = tally
         self.handshakes: Handshakes | None = None
+
+    @property
+    def server(self) -> TlsServer | None:
+        """Its certificates; None without TLS."""
+        return None if self.handshakes is None else self.handshakes.server
 
     def prepare(self, service: Service) -> Callable[[], None]:
         """Read what a service's options name; returns what lets it hold for connections that come from then on.
