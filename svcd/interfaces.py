@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IAddress, IDelayedCall, IReadDescriptor
+    from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IReadDescriptor
 
     from svcd.figures import Recent, Snapshot
     from svcd.model import Runner
 
-__all__ = ["Alarm", "DatagramTransport", "Descriptors", "Files", "Machine", "Names", "Observed", "Series",
+__all__ = ["Adopt", "Alarm", "DatagramTransport", "Descriptors", "Files", "Machine", "Names", "Observed", "Series",
            "StreamTransport", "Watcher"]  # fmt: skip
 
 
@@ -222,6 +222,17 @@ class Watcher(Protocol):
 
     def callLater(self, delay: float, callable: Callable[..., object], *arguments: object) -> IDelayedCall:  # noqa: A002
         """Call something after so many seconds."""
+        ...
+
+
+class Adopt(Protocol):
+    """Lets a protocol have a connected socket: its descriptor, the peer's socket address, the socket's family.
+
+    The protocol is told of its transport at once or soon. In any case the descriptor is somebody else's to close.
+    """
+
+    def __call__(self, descriptor: int, name: Any, family: int, protocol: IProtocol, relay: Any = None, /) -> None:  # noqa: ANN401
+        """The last is what a proxy has said of the connection, if one has. Raises OSError if it is of no use."""
         ...
 
 

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from svcd.reactor.datagram import UDPPort
 from svcd.reactor.listener import StreamPort, TCPPort, UNIXPort
+from svcd.reactor.opening import adopt
 from svcd.reactor.prefix import use_log_prefix
 from svcd.reactor.signals import ChildSignals
 from svcd.reactor.stream import StreamTransport
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twisted.internet._signals import SignalHandling
-    from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+    from twisted.internet.interfaces import IListeningPort, IProtocol, IProtocolFactory
     from twisted.internet.protocol import AbstractDatagramProtocol
+
+    from svcd.reactor.relayed import Relay
 
 __all__ = ["UvReactor", "install"]
 
@@ -153,6 +156,21 @@ class UvReactor(AsyncioSelectorReactor):
     ) -> StreamPort:
         """A port for a listening socket of the caller's, which the caller starts; see StreamPort."""
         return StreamPort(self, sock, factory, may_accept, short)
+
+    def adoptStream(
+        self,
+        descriptor: int,
+        name: Any,  # noqa: ANN401 - a socket address
+        family: int,
+        protocol: IProtocol,
+        relay: Relay | None = None,
+    ) -> None:
+        """Let a protocol have a connected socket; see svcd.reactor.opening.adopt.
+
+        Raises:
+            OSError: it is gone; the descriptor is closed.
+        """
+        adopt(self, descriptor, name, family, protocol, relay)
 
     def listenUDP(
         self, port: int, protocol: AbstractDatagramProtocol, interface: str = "", maxPacketSize: int = 8192

@@ -19,9 +19,8 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from svcd.reactor.driving import finish
-from svcd.reactor.relayed import RELAYED
-from svcd.reactor.tcp import TCP6Transport, TCPTransport, tcp_address
-from svcd.reactor.unix import UNIXTransport
+from svcd.reactor.opening import opening
+from svcd.reactor.tcp import tcp_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
     from svcd.reactor.native import NativeReactor
     from svcd.reactor.relayed import Relay
-    from svcd.reactor.stream import StreamTransport
 
 __all__ = ["Acceptor", "StreamPort", "TCPPort", "UNIXPort"]
 
@@ -43,31 +41,6 @@ _BATCH = 16
 _GONE = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR})
 # Descriptors or memory are short: wait for some.
 _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-
-_KINDS: dict[int, type[StreamTransport]] = {
-    socket.AF_INET: TCPTransport,
-    socket.AF_INET6: TCP6Transport,
-    socket.AF_UNIX: UNIXTransport,
-}
-
-
-class _Accepted:
-    """A descriptor that was accepted, as much of a socket as uvloop asks of it; uvloop closes the descriptor."""
-
-    __slots__ = ("_descriptor", "family")
-
-    type = int(socket.SOCK_STREAM)
-
-    def __init__(self, descriptor: int, family: int) -> None:
-        self._descriptor = descriptor
-        self.family = family
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        return self._descriptor
-
-    def close(self) -> None:
-        """Uvloop has closed it."""
 
 
 class _Owner(Protocol):
@@ -109,7 +82,7 @@ class Acceptor:
         Raises:
             OSError: the listening socket is of no use.
         """
-        opening: list[Coroutine[Any, Any, Any]] = []
+        begun: list[Coroutine[Any, Any, Any]] = []
         try:
             for _ in range(_BATCH):
                 if not self._owner.may_accept():
@@ -126,13 +99,13 @@ class Acceptor:
                         continue
                     raise
                 try:
-                    opening.append(self._open(descriptor, name, self._family))
+                    begun.append(self._open(descriptor, name, self._family))
                 except OSError:
                     self._log.failure("a connection could not be served")
                     os.close(descriptor)
         finally:
-            if opening:
-                self._reactor.loop.call_soon(finish, opening)
+            if begun:
+                self._reactor.loop.call_soon(finish, begun)
 
     def adopt(self, descriptor: int, name: Any, family: int, relay: Relay | None = None) -> None:  # noqa: ANN401 - a socket address
         """Put a connection on uvloop that somebody else accepted; its descriptor is uvloop's from now on.
@@ -147,11 +120,11 @@ class Acceptor:
             OSError: it is gone; the descriptor is closed.
         """
         try:
-            opening = self._open(descriptor, name, family, relay)
+            begun = self._open(descriptor, name, family, relay)
         except OSError:
             os.close(descriptor)
             raise
-        self._reactor.loop.call_soon(finish, [opening])
+        self._reactor.loop.call_soon(finish, [begun])
 
     def _open(
         self,
@@ -160,19 +133,9 @@ class Acceptor:
         family: int,
         relay: Relay | None = None,
     ) -> Coroutine[Any, Any, Any]:
-        peer = tcp_address(name) if isinstance(name, tuple) else UNIXAddress(name or None)
         number, self._number = self._number, self._number + 1
         owner = self._owner
-        kind: Any = _KINDS[family] if relay is None else RELAYED[family]
-        transport = kind(self._reactor, descriptor, owner.factory, peer, owner, number, self._where)
-        if relay is not None:
-            transport.relay = relay
-        coroutine = self._reactor.loop.connect_accepted_socket(
-            lambda: transport,
-            _Accepted(descriptor, family),  # type: ignore[arg-type]
-        )
-        coroutine.send(None)
-        return coroutine
+        return opening(self._reactor, descriptor, name, family, owner.factory, relay, owner, number, self._where)
 
 
 class _Resting:

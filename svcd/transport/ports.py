@@ -5,118 +5,25 @@ Twisted's own ports close clients when descriptors run out, log every port twice
 
 from __future__ import annotations
 
-import socket
+import os
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet import tcp, unix
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IListeningPort
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from svcd.transport.port import Port, accepted
-from svcd.wire.tcpinfo import SIZE as TCP_INFO_BYTES
-from svcd.wire.tcpinfo import traffic as tcp_traffic
+from svcd.transport.streams import address_of, open_stream
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
-    from twisted.internet.interfaces import IAddress, IProtocolFactory
+    from twisted.internet.interfaces import IProtocolFactory
 
     from svcd.interfaces import Watcher
     from svcd.wire.proxy import Header
 
 __all__ = ["StreamPort"]
-
-
-_DONE = Failure(ConnectionDone())
-
-
-class _Counted:
-    """Counts what a stream transport carries, where it touches the socket.
-
-    Attributes:
-        bytes_in: received from the client.
-        bytes_out: handed to the kernel for the client.
-    """
-
-    bytes_in = 0
-    bytes_out = 0
-
-    def _dataReceived(self, data: bytes) -> Any:  # noqa: ANN401 - as Twisted has it
-        self.bytes_in += len(data)
-        return super()._dataReceived(data)  # type: ignore[misc]
-
-    def writeSomeData(self, data: bytes) -> Any:  # noqa: ANN401 - a count, or the reason of the end
-        """Write what the kernel takes."""
-        written = super().writeSomeData(data)  # type: ignore[misc]
-        if isinstance(written, int) and written > 0:
-            self.bytes_out += written
-        return written
-
-
-class _TCPTransport(_Counted, tcp.Server):  # type: ignore[misc]
-    @property
-    def traffic(self) -> tuple[int, int] | None:
-        """Bytes that came from the client, and bytes that its system has taken; None once the connection is gone."""
-        if not self.connected:
-            return None
-        return tcp_traffic(self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES))
-
-
-class _UNIXTransport(_Counted, unix.Server):  # type: ignore[misc]
-    _heard_all = False
-
-    def readConnectionLost(self, reason: Failure) -> None:
-        """The client will send no more."""
-        self._heard_all = True
-        super().readConnectionLost(reason)
-
-    def connectionLost(self, reason: Failure) -> None:
-        """It is gone. At a UNIX socket's orderly end poll(2) says POLLHUP, which Twisted takes for a loss."""
-        super().connectionLost(_DONE if self._heard_all and reason.check(ConnectionLost) else reason)
-
-    @property
-    def traffic(self) -> tuple[int, int]:
-        """Bytes that came from the client, and bytes that the kernel has taken for it."""
-        return self.bytes_in, self.bytes_out
-
-
-def _address(name: Any) -> IAddress:  # noqa: ANN401 - a socket address
-    """As Twisted has it, with the scope of a link-local one, which its address means nothing without."""
-    if len(name) == 2:
-        return IPv4Address("TCP", *name)
-    host, port, flow, scope = name
-    return IPv6Address("TCP", f"{host}%{socket.if_indextoname(scope)}" if scope else host, port, flow, scope)
-
-
-class _Relayed:
-    """The client came by way of a proxy: both ends are as its header says, and that does not count as the client's."""
-
-    relay: Header
-    source: IAddress
-
-    def getPeer(self) -> IAddress:
-        """The client."""
-        return self.source
-
-    def getHost(self) -> IAddress:
-        """Our side, as the client knows it."""
-        destination = self.relay.destination
-        return super().getHost() if destination is None else _address(destination)  # type: ignore[misc]
-
-
-class _RelayedTCP(_Relayed, _TCPTransport):  # type: ignore[misc]
-    @property
-    def traffic(self) -> tuple[int, int] | None:
-        """Bytes that came from the client, and bytes that its side has taken."""
-        found = super().traffic
-        return None if found is None else (found[0] - self.relay.size, found[1])
-
-
-class _RelayedUNIX(_Relayed, _UNIXTransport):  # type: ignore[misc]
-    pass
 
 
 @implementer(IListeningPort)
@@ -171,31 +78,13 @@ class StreamPort(Port):
             family: of the socket; the client's may be another with a relay.
             relay: what a proxy has said of the connection.
         """
-        client = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
-        client.setblocking(False)
         try:
-            address: Any = _address(peer) if isinstance(peer, tuple) else UNIXAddress(peer or None)
-            protocol = self._factory.buildProtocol(address)
+            protocol = self._factory.buildProtocol(address_of(peer))
         except BaseException:
-            client.close()
+            os.close(descriptor)
             raise
         if protocol is None:
-            client.close()
+            os.close(descriptor)
             return
         self._number += 1
-        local = family == socket.AF_UNIX
-        if relay is None:
-            kind: Any = _UNIXTransport if local else _TCPTransport
-        else:
-            kind = _RelayedUNIX if local else _RelayedTCP
-        if isinstance(peer, tuple):
-            # Twisted has the scope in the host as well, and of a UNIX socket's client no more than a name.
-            peer = address.host if local else (address.host, *peer[1:])
-        transport = kind(client, protocol, peer, self, self._number, self.reactor)
-        if relay is not None:
-            transport.relay, transport.source = relay, address
-        try:
-            protocol.makeConnection(transport)
-        except BaseException:
-            transport.abortConnection()
-            raise
+        open_stream(self.reactor, descriptor, peer, family, protocol, relay, self, self._number)

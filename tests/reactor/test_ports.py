@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from svcd.reactor import StreamPort
-from tests.reactor.conftest import Recorders
+from tests.reactor.conftest import Recorder, Recorders
 from tests.reactor.test_streams import Echo
 
 if TYPE_CHECKING:
+    from twisted.python.failure import Failure
+
     from tests.reactor.conftest import Bench
 
 _ROOT = Path(__file__).parents[2]
@@ -180,3 +182,48 @@ def test_no_client_is_lost_when_descriptors_run_out() -> None:
             assert server.wait(20) == 0
         finally:
             server.kill()
+
+
+class _Rest(Recorder):
+    """Answers one piece, and looks at its end what else there was."""
+
+    def connectionMade(self) -> None:
+        """Begin."""
+        super().connectionMade()
+        self.handle = self.transport.getHandle()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Answer, and read no more."""
+        self.transport.write(data)
+        self.transport.pauseProducing()
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        """Look."""
+        self.rest = self.handle.recv(100)
+        super().connectionLost(reason)
+
+
+@pytest.mark.parametrize("far", [socket.AF_INET, socket.AF_UNIX])
+def test_a_connected_socket(bench: Bench, far: socket.AddressFamily) -> None:
+    """A connection that no port of ours has accepted is served like one; what is left at its end can still be read."""
+    reactor: Any = bench.reactor
+    factory = Recorders(_Rest)
+    if far == socket.AF_UNIX:
+        near, client = socket.socketpair()
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            client = socket.create_connection(listener.getsockname())
+            near, _ = listener.accept()
+    peer = near.getpeername()
+    reactor.adoptStream(near.detach(), peer, far, factory.buildProtocol(None))
+
+    def ask() -> bytes:
+        with client:
+            client.sendall(b"hello")
+            answer = client.recv(5, socket.MSG_WAITALL)
+            client.sendall(b"last")
+            reactor.callFromThread(factory.made[0].transport.abortConnection)
+            return answer
+
+    assert bench.run(ask, factory) == b"hello"
+    assert factory.made[0].rest == b"last"

@@ -1,0 +1,133 @@
+"""Connected sockets that go on as uvloop's, whoever accepted or made them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.address import UNIXAddress
+
+from svcd.reactor.driving import finish
+from svcd.reactor.relayed import RELAYED
+from svcd.reactor.tcp import TCP6Transport, TCPTransport, tcp_address
+from svcd.reactor.unix import UNIXTransport
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from twisted.internet.interfaces import IProtocol, IProtocolFactory
+
+    from svcd.reactor.native import NativeReactor
+    from svcd.reactor.relayed import Relay
+    from svcd.reactor.stream import StreamTransport
+
+__all__ = ["adopt", "opening"]
+
+_KINDS: dict[int, type[StreamTransport]] = {
+    socket.AF_INET: TCPTransport,
+    socket.AF_INET6: TCP6Transport,
+    socket.AF_UNIX: UNIXTransport,
+}
+
+
+class _Connected:
+    """A connected descriptor, as much of a socket as uvloop asks of it; uvloop closes the descriptor."""
+
+    __slots__ = ("_descriptor", "family")
+
+    type = int(socket.SOCK_STREAM)
+
+    def __init__(self, descriptor: int, family: int) -> None:
+        self._descriptor = descriptor
+        self.family = family
+
+    def fileno(self) -> int:
+        """The descriptor."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """Uvloop has closed it."""
+
+
+class _Given:
+    """The factory of a protocol that is there already."""
+
+    def __init__(self, protocol: IProtocol) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, _addr: object) -> IProtocol:
+        """That one."""
+        return self._protocol
+
+
+def opening(
+    reactor: NativeReactor,
+    descriptor: int,
+    name: Any,  # noqa: ANN401 - a socket address
+    family: int,
+    factory: IProtocolFactory,
+    relay: Relay | None,
+    server: object,
+    number: int,
+    where: object,
+) -> Coroutine[Any, Any, Any]:
+    """Put a connection on uvloop, which has its descriptor from now on.
+
+    Args:
+        reactor: whose loop serves it.
+        descriptor: the connection's.
+        name: the client's socket address.
+        family: of the socket; the client's may be another with a relay.
+        factory: builds the protocol.
+        relay: what was said before, by whom the client came.
+        server: as StreamTransport takes it.
+        number: the same.
+        where: the same.
+
+    Returns:
+        What svcd.reactor.driving.finish() is to be called with soon.
+
+    Raises:
+        OSError: it is gone; the descriptor is still the caller's.
+    """
+    peer = tcp_address(name) if isinstance(name, tuple) else UNIXAddress(name or None)
+    kind: Any = _KINDS[family] if relay is None else RELAYED[family]
+    transport = kind(reactor, descriptor, factory, peer, server, number, where)
+    if relay is not None:
+        transport.relay = relay
+    coroutine = reactor.loop.connect_accepted_socket(
+        lambda: transport,
+        _Connected(descriptor, family),  # type: ignore[arg-type]
+    )
+    coroutine.send(None)
+    return coroutine
+
+
+def adopt(
+    reactor: NativeReactor,
+    descriptor: int,
+    name: Any,  # noqa: ANN401 - a socket address
+    family: int,
+    protocol: IProtocol,
+    relay: Relay | None = None,
+) -> None:
+    """Let a protocol have a connection that no port of the reactor's has accepted.
+
+    Args:
+        reactor: whose loop serves it.
+        descriptor: the reactor's to close from now on.
+        name: the peer's socket address.
+        family: of the socket; the peer's may be another with a relay.
+        protocol: told of its transport soon, and of input after that.
+        relay: what was said before, by whom the peer came.
+
+    Raises:
+        OSError: it is gone; the descriptor is closed.
+    """
+    try:
+        coroutine = opening(reactor, descriptor, name, family, _Given(protocol), relay, None, 0, name)  # type: ignore[arg-type]
+    except OSError:
+        os.close(descriptor)
+        raise
+    reactor.loop.call_soon(finish, [coroutine])
