@@ -63,17 +63,22 @@ class Side(Protocol):
         other.other = None
         other.transport.unregisterProducer()
         local = not hasattr(self.transport.getPeer(), "port")
-        if reason.check(error.ConnectionDone) or (local and self.heard_all):
-            # In good order. A UNIX socket that is closed behind its last byte is told as a loss (POLLHUP in poll(2)).
-            other.transport.loseConnection()
+        # A UNIX socket that is closed behind its last byte is told as a loss (POLLHUP in poll(2)).
+        other.leave(orderly=bool(reason.check(error.ConnectionDone)) or (local and self.heard_all))
+
+    def leave(self, *, orderly: bool) -> None:
+        """The other side is gone, in good order or not."""
+        if orderly:
+            self.transport.loseConnection()
         else:
-            other.transport.abortConnection()
+            self.transport.abortConnection()
 
 
 class FirstSide(Side):
     """The side that is there first: what it hears before they meet is kept for the other one.
 
     Attributes:
+        early: what that is.
         gone: whether the connection is of no use any more.
     """
 
@@ -81,13 +86,13 @@ class FirstSide(Side):
 
     def makeConnection(self, transport: StreamTransport) -> None:
         """The connection is there."""
-        self._early: list[bytes] = []
+        self.early: list[bytes] = []
         super().makeConnection(transport)  # type: ignore[no-untyped-call]
 
     def dataReceived(self, data: bytes) -> None:
         """Pass it on; a piece that was read before the transport could be stopped is kept."""
         if self.other is None and not self.gone:
-            self._early.append(data)
+            self.early.append(data)
         else:
             super().dataReceived(data)
 
@@ -101,9 +106,9 @@ class FirstSide(Side):
         self.other, other.other = other, self
         other.transport.registerProducer(self.transport, True)
         self.transport.registerProducer(other.transport, True)
-        for data in self._early:
+        for data in self.early:
             other.transport.write(data)
-        self._early.clear()
+        self.early.clear()
         if self.heard_all:
             self.readConnectionLost()
         else:

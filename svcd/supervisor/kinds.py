@@ -147,7 +147,10 @@ class _Spawned(_Kept[SpawnKeeper]):
         super().__init__(shared, service)
         self._spec = spec_of(service, shared.account)
         link = partial(nurse.link, self._spec)
-        self._keep(SpawnKeeper(shared.reactor, link, service, *shared.keeping(service)))
+        keeping = shared.keeping(service)
+        self._tls = TlsSide(shared.reactor, shared.around.files, keeping[-1].tally)
+        self._tls.prepare(service)()
+        self._keep(SpawnKeeper(shared.reactor, link, service, *keeping, tls=self._tls))
 
     def port(self, opened: OpenSocket, service: Service) -> Port:
         if service.options.wait:
@@ -165,12 +168,13 @@ class _Spawned(_Kept[SpawnKeeper]):
         return leave_both
 
     def _prepare_more(self, service: Service, nurse: Nurse) -> Callable[[], None]:
-        spec = spec_of(service, self._shared.account)
+        spec, secure = spec_of(service, self._shared.account), self._tls.prepare(service)
         if spec == self._spec:
-            return nothing
+            return secure
         link = nurse.link(spec, self.keeper)
 
         def commit() -> None:
+            secure()
             self._spec = spec
             self.keeper.relink(link)
             self.begin()

@@ -24,6 +24,8 @@ class Ends:
         real: the socket addresses that the connection itself has over TCP, ours first; None at a UNIX socket.
         process: the one at the other end of a UNIX socket, with its user and group (unix(7)).
         more: variables that a process gets besides, of a proxy; each behind a NUL.
+        family: of the socket.
+        relay: a proxy's header.
     """
 
     near: Any
@@ -31,6 +33,8 @@ class Ends:
     real: tuple[Any, Any] | None = None
     process: tuple[int, int, int] = (0, 0, 0)
     more: bytes = b""
+    family: int = socket.AF_INET
+    relay: Header | None = None
 
     @classmethod
     def of(cls, descriptor: int, name: Any, family: int, relay: Header | None = None) -> Ends:  # noqa: ANN401 - a socket address
@@ -51,12 +55,13 @@ class Ends:
             if family == socket.AF_UNIX:
                 process = credentials(sock)
                 more = b"" if near is None else b"\0" + local_proxy_environment(*process)
-                return cls(near, name, None, process, more)
+                return cls(near, name, None, process, more, family, relay)
             own = sock.getsockname()
             if near is None:
-                return cls(own, name, (own, name))
+                return cls(own, name, (own, name), family=family, relay=relay)
             proxy = sock.getpeername()
-            return cls(near, name, (own, proxy), more=b"\0" + proxy_environment(proxy[0], proxy[1]))
+            more = b"\0" + proxy_environment(proxy[0], proxy[1])
+            return cls(near, name, (own, proxy), more=more, family=family, relay=relay)
         finally:
             sock.detach()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,16 +15,35 @@ if TYPE_CHECKING:
     from svcd.journal import Journal
     from svcd.policy.admission import Ticket
     from svcd.transport.sockdiag import SocketView
+    from svcd.transport.tls.pump import Pump
 
-__all__ = ["KILL_SECONDS", "SpawnedSession"]
+__all__ = ["KILL_SECONDS", "Outcome", "SpawnedSession"]
 
 #: How long a process group has after SIGTERM, in seconds, before SIGKILL.
 KILL_SECONDS = 2.0
 
 
+class Outcome(NamedTuple):
+    """What came of a connection's process.
+
+    Attributes:
+        reason: why it ended, in a word of the log.
+        code: its exit status or its signal, as text.
+        user, system: processor time in seconds.
+        traffic: bytes that came from the client and that went to it, as far as its launcher knows; -1 if it does not.
+    """
+
+    reason: str
+    code: str = "-"
+    user: float = 0.0
+    system: float = 0.0
+    traffic: tuple[int, int] = (-1, -1)
+
+
 class _Keeper(Protocol):
     accept_line: str
     nameless: str
+    tells_subject: bool
     journal: Journal
     reactor: Watcher
     sessions: dict[int, SpawnedSession]
@@ -55,6 +74,9 @@ class SpawnedSession:
         link: to the launcher that has it; None before it was handed over.
         ended: called when the connection is over.
         traced: what the kernel finds the connection by; empty if nobody asks, or it can't.
+        pump: has the connection, if the client speaks TLS; else only its process has.
+        secured: the version of TLS and the subject of the client's certificate, quoted as the log has them.
+        outcome: what came of the process, when that is known and the connection still has to be closed.
         before: how many bytes came before the client's own, of a proxy's header.
     """
 
@@ -70,8 +92,11 @@ class SpawnedSession:
         "host",
         "link",
         "number",
+        "outcome",
         "peer",
         "pid",
+        "pump",
+        "secured",
         "started",
         "ticket",
         "traced",
@@ -93,6 +118,9 @@ class SpawnedSession:
         self.cause = ""
         self.ended: Callable[[], None] | None = None
         self.traced = b""
+        self.pump: Pump | None = None
+        self.secured = keeper.nameless, keeper.nameless
+        self.outcome: Outcome | None = None
         self.before = 0
 
     def tell_accept(self) -> None:
@@ -101,11 +129,15 @@ class SpawnedSession:
         if self._accept is None or not keeper.accept_line:
             return
         (stamp, count), self._accept = self._accept, None
-        values = {"peer": self.peer, "host": self.host, "id": self.number, "count": count, "pid": self.pid}
+        version, subject = self.secured
+        values = {"peer": self.peer, "host": self.host, "id": self.number, "count": count, "pid": self.pid,
+                  "tls": version, "subject": subject}  # fmt: skip
         keeper.journal.write(keeper.accept_line % values, stamp)
 
     def traffic(self) -> tuple[int, int] | None:
         """Bytes that came from the client, and bytes that its system has taken; None where that can't be seen."""
+        if self.pump is not None:
+            return self.pump.moved()
         found = self._keeper.view.traffic(self.traced) if self.traced else None
         return found and (self.own(found[0]), found[1])
 
@@ -115,7 +147,8 @@ class SpawnedSession:
 
     def facts(self) -> dict[str, object]:
         """What is known of the connection."""
-        return self._keeper.facts(self, self.peer, pid=self.pid)
+        more = {} if self.pump is None else self.pump.facts(subject=self._keeper.tells_subject)
+        return self._keeper.facts(self, self.peer, pid=self.pid, **more)
 
     def drain(self) -> None:
         """A process is asked nothing: what it owes only it knows. One that can't be had is not awaited."""
@@ -130,6 +163,10 @@ class SpawnedSession:
             return
         self.cancel()
         self.cause = cause
+        if self.outcome is not None and self.pump is not None:
+            self.outcome = self.outcome._replace(reason=cause)
+            self.pump.abort()
+            return
         keeper = self._keeper
         link = self.link
         if link is None or link.drop(self.number) or not self.pid:
@@ -148,6 +185,19 @@ class SpawnedSession:
         self._killed = True
         link.signal(self.number, signal.SIGKILL)
         self._call = keeper.reactor.callLater(KILL_SECONDS, self._kill, link)
+
+    def wind_up(self, pump: Pump, outcome: Outcome) -> None:
+        """The process is over, or there will be none: close the connection, which the daemon has."""
+        self.cancel()
+        self.outcome = outcome
+        if not self.cause:
+            pump.end()
+        elif self.pid and not self._killed:
+            # It went when it was told to, perhaps with a last word.
+            self._call = self._keeper.reactor.callLater(KILL_SECONDS, pump.abort)
+            pump.end()
+        else:
+            pump.abort()
 
     def cancel(self) -> None:
         """No deadline holds any more."""

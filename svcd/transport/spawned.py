@@ -1,6 +1,7 @@
 """Connections that have processes of their own: numbered, counted, logged, ended in time. The daemon hands them over.
 
-Nothing of such a connection stays in the daemon but a few numbers: its socket is its handler's.
+Nothing of such a connection stays in the daemon but a few numbers: its socket is its handler's. Only a client's that
+speaks TLS does (svcd.transport.tls.pump).
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from svcd.policy.admission import Ticket
 from svcd.transport.ends import Ends
 from svcd.transport.farewell import greet
 from svcd.transport.keeper import Keeper
-from svcd.transport.session import SpawnedSession
+from svcd.transport.securing import Securing
+from svcd.transport.session import Outcome, SpawnedSession
 from svcd.transport.sockdiag import SocketView
+from svcd.transport.streams import adopter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from svcd.journal import Journal
     from svcd.transport.descriptors import DescriptorBudget
     from svcd.transport.entrance import Entrance
+    from svcd.transport.tls.side import TlsSide
     from svcd.wire.proxy import Header
 
 __all__ = ["SpawnKeeper"]
@@ -43,6 +47,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         reactor: for deadlines.
         make_link: makes the link to the launcher, which reports to this.
         others: as Keeper takes them.
+        tls: the service's, which may have none.
     """
 
     _log = Logger()
@@ -58,9 +63,11 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         numbers: Iterator[int],
         entrance: Entrance,
         clock: Callable[[], float] = time.monotonic,
+        tls: TlsSide | None = None,
     ) -> None:
         super().__init__(service, journal, names, budget, numbers, entrance, {}, clock)
         self.reactor = reactor
+        self._securing = None if tls is None else Securing(self, tls, adopter(reactor))
         self.link = make_link(self)
         self.view = SocketView(lambda why: tell(self._log, BLIND, service=service.id, reason=why))
         self._rooms: list[Callable[[], None]] = []
@@ -112,14 +119,14 @@ class SpawnKeeper(Keeper[SpawnedSession]):
             return
         if not inet:
             session = self._open("pid:{}/uid:{}".format(*ends.process), ticket)
-            self._start(session, descriptor, ends.environment(len(self.sessions)))
+            self._start(session, descriptor, ends)
             return
         session = self._open(self.peer_text(name[0], name[1]), ticket)
         session.before = 0 if relay is None else relay.size
         if ends.real is not None and self.deadlines is not None and self.deadlines.times.looks:
             session.traced = self.view.trace(descriptor, family, *ends.real)
         if not (self.resolves or ticket.awaits_name):
-            self._start(session, descriptor, ends.environment(len(self.sessions)))
+            self._start(session, descriptor, ends)
             return
         ask = self.names.confirmed_host_of if ticket.awaits_name else self.names.host_of
         ask(unmapped(name[0])).addCallback(self._named, session, descriptor, ends)
@@ -138,8 +145,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
             self.tally.accepted += 1
         if host and self.resolves:
             session.host = self.quoted(host)
-        told = host if self.resolves else None
-        self._start(session, descriptor, ends.environment(len(self.sessions), told))
+        self._start(session, descriptor, ends, host if self.resolves else None)
 
     def take_socket(
         self, descriptor: int, peer: str, environment: bytes, ended: Callable[[], None], ticket: Ticket
@@ -155,7 +161,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         """
         session = self._open(peer, ticket)
         session.ended = ended
-        self._start(session, descriptor, environment)
+        self.hand_over(session, descriptor, environment)
         return session
 
     def _open(self, peer: str, ticket: Ticket) -> SpawnedSession:
@@ -165,9 +171,23 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         self.begun(session)
         return session
 
-    def _start(self, session: SpawnedSession, descriptor: int, environment: bytes) -> None:
+    def _start(self, session: SpawnedSession, descriptor: int, ends: Ends, host: str | None = None) -> None:
+        environment = ends.environment(len(self.sessions), host)
+        if self._securing is not None and self._securing.wanted:
+            self._securing.begin(session, descriptor, ends, environment)
+            return
         if self.entrance.welcome:
             greet(descriptor, self.entrance.welcome)
+        self.hand_over(session, descriptor, environment)
+
+    def hand_over(self, session: SpawnedSession, descriptor: int, environment: bytes) -> None:
+        """Let a connection have its process.
+
+        Args:
+            session: it.
+            descriptor: what the process is to have; the link's to close from now on.
+            environment: what the process is told of it.
+        """
         if not self._tells_pid:
             session.tell_accept()
         session.link = self.link
@@ -195,10 +215,9 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         if not session.cause:
             self.tally.failures += 1
         session.tell_accept()
-        if errno and self.fail_line:
-            reason = self.quoted(f"can't start it: {os.strerror(errno)}")
-            self.journal.write(self.fail_line % {"peer": session.peer, "id": number, "reason": reason})
-        self._close(session, session.cause or "failed")
+        if errno:
+            self.tell_failure(session, f"can't start it: {os.strerror(errno)}")
+        self._over(session, Outcome(session.cause or "failed"))
 
     def ended(self, report: Ended) -> None:
         """A process has ended by itself, or because it had to."""
@@ -206,13 +225,14 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         killed = os.WIFSIGNALED(report.status)
         code = _signal_name(os.WTERMSIG(report.status)) if killed else str(os.WEXITSTATUS(report.status))
         self.tally.exited(code)
-        traffic, times = (session.own(report.bytes_in), report.bytes_out), (report.user, report.system)
-        self._close(session, session.cause or ("killed" if killed else "done"), traffic, code, times)
+        reason = session.cause or ("killed" if killed else "done")
+        traffic = session.own(report.bytes_in), report.bytes_out
+        self._over(session, Outcome(reason, code, report.user, report.system, traffic))
 
     def forgotten(self, number: int) -> None:
         """A process that nobody watches any more."""
         self.tally.exited("")
-        self._close(self.sessions[number], "unknown")
+        self._over(self.sessions[number], Outcome("unknown"))
 
     def said(self, number: int, text: bytes) -> None:
         """A process wrote something for the log."""
@@ -239,21 +259,30 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         session.ticket.release()
         self.left()
 
-    def _close(
-        self,
-        session: SpawnedSession,
-        reason: str,
-        traffic: tuple[int, int] = (-1, -1),
-        code: str = "-",
-        times: tuple[float, float] = (0.0, 0.0),
-    ) -> None:
+    def tell_failure(self, session: SpawnedSession, reason: str) -> None:
+        """Say why a connection could not be served."""
+        session.tell_accept()
+        if self.fail_line:
+            values = {"peer": session.peer, "id": session.number, "reason": self.quoted(reason)}
+            self.journal.write(self.fail_line % values)
+
+    def _over(self, session: SpawnedSession, outcome: Outcome) -> None:
+        """A connection has no process any more; one that the daemon has itself goes on until it is closed."""
+        if session.pump is None or session.pump.gone:
+            self.close(session, outcome)
+        else:
+            session.wind_up(session.pump, outcome)
+
+    def close(self, session: SpawnedSession, outcome: Outcome) -> None:
+        """A connection is over, and so is its process."""
         del self.sessions[session.number]
         session.cancel()
         if not self.sessions:
             self.view.rest()
         seconds = self.clock() - session.started
-        more = {"exit": self.quoted(code), "user": times[0], "system": times[1], "pid": session.pid}
-        self.tell_end(session.number, session.peer, session.host, seconds, *traffic, reason, more)
+        traffic = outcome.traffic if session.pump is None else session.pump.carried
+        more = {"exit": self.quoted(outcome.code), "user": outcome.user, "system": outcome.system, "pid": session.pid}
+        self.tell_end(session.number, session.peer, session.host, seconds, *traffic, outcome.reason, more)
         # After the line: somebody who waited for this may come in now.
         session.ticket.release()
         if session.ended is not None:

@@ -76,7 +76,8 @@ def spec_of(service: Service, account: Account) -> Spec:
         threads=options.model == "thread",
         log_stderr=options.stderr == "log",
         listen_fds=options.listen_fds,
-        hold="TRAFFIC" in service.logged and service.runs == "server" and not options.wait,
+        # With TLS the daemon has the connection itself, and counts.
+        hold="TRAFFIC" in service.logged and service.runs == "server" and not (options.wait or service.tls),
     )
 
 

@@ -37,16 +37,7 @@ class TlsGate(HalfCloseableGate):
 
     def facts(self) -> dict[str, object]:
         """What is known of the connection."""
-        found = super().facts()
-        if not self._protocol.version:
-            return {**found, "tls": "handshake"}
-        identity = self._protocol.tls_identity
-        found |= {"tls": identity.protocol, "cipher": identity.cipher}
-        if identity.sni:
-            found["sni"] = identity.sni
-        if identity.subject and self._keeper.tells_subject:
-            found["subject"] = identity.subject
-        return found
+        return super().facts() | self._protocol.facts(subject=self._keeper.tells_subject)
 
     def drain(self) -> None:
         """End the connection as soon as nothing is owed to the client: before the handshake is done, now."""

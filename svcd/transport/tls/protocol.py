@@ -239,6 +239,22 @@ class TlsProtocol(Reader):
             self._identity = identity_of(self._connection)
         return self._identity
 
+    def facts(self, *, subject: bool) -> dict[str, object]:
+        """What is known of the connection, as plain data.
+
+        Args:
+            subject: whether to say who the client is.
+        """
+        if not self.version:
+            return {"tls": "handshake"}
+        identity = self.tls_identity
+        found: dict[str, object] = {"tls": identity.protocol, "cipher": identity.cipher}
+        if identity.sni:
+            found["sni"] = identity.sni
+        if identity.subject and subject:
+            found["subject"] = identity.subject
+        return found
+
     @property
     def failure_text(self) -> str:
         """Why the client could not be served, if that is so."""

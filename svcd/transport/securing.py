@@ -1,0 +1,123 @@
+"""Clients with TLS on their way to a process: they shake hands first, and the daemon keeps their connection."""
+
+from __future__ import annotations
+
+import errno
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from twisted.internet.error import ConnectionLost
+from twisted.python.failure import Failure
+
+from svcd.transport.session import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from svcd.interfaces import Adopt
+    from svcd.metrics import Tally
+    from svcd.transport.descriptors import DescriptorBudget
+    from svcd.transport.ends import Ends
+    from svcd.transport.entrance import Entrance
+    from svcd.transport.session import SpawnedSession
+    from svcd.transport.tls.pump import Pump
+    from svcd.transport.tls.side import TlsSide
+
+__all__ = ["Securing"]
+
+
+class _Keeper(Protocol):
+    budget: DescriptorBudget
+    entrance: Entrance
+    tally: Tally
+    quoted: Callable[[object], str]
+
+    def hand_over(self, session: SpawnedSession, descriptor: int, environment: bytes) -> None:
+        """Let a connection have its process."""
+
+    def failed(self, number: int, errno: int) -> None:
+        """A connection has no process and never will."""
+
+    def tell_failure(self, session: SpawnedSession, reason: str) -> None:
+        """Say why a connection could not be served."""
+
+    def close(self, session: SpawnedSession, outcome: Outcome) -> None:
+        """A connection is over, and so is its process."""
+
+
+class Securing:
+    """Takes the clients of one service in hand until they have their process.
+
+    Args:
+        keeper: has the connections.
+        tls: the service's.
+        adopt: lets a protocol have a socket.
+    """
+
+    def __init__(self, keeper: _Keeper, tls: TlsSide, adopt: Adopt) -> None:
+        self._keeper = keeper
+        self._tls = tls
+        self._adopt = adopt
+
+    @property
+    def wanted(self) -> bool:
+        """Whether clients that come now are to speak TLS."""
+        return self._tls.handshakes is not None
+
+    def begin(self, session: SpawnedSession, descriptor: int, ends: Ends, environment: bytes) -> None:
+        """Let a client shake hands.
+
+        Args:
+            session: it.
+            descriptor: its connection's; ours to close from now on.
+            ends: of the connection.
+            environment: what the process will be told besides of it.
+        """
+        # Services without TLS need not load this.
+        from svcd.transport.tls.pump import Pump
+
+        handshakes = self._tls.handshakes
+        assert handshakes is not None  # noqa: S101 - else nobody wants this
+        session.pump = pump = Pump(
+            handshakes, self._adopt, self._keeper.budget, partial(self._done, session, environment),
+            partial(self._over, session),
+        )  # fmt: skip
+        try:
+            self._adopt(descriptor, ends.far, ends.family, pump, ends.relay)
+        except OSError:
+            # The client is gone already.
+            pump.connectionLost(Failure(ConnectionLost()))
+
+    def _done(self, session: SpawnedSession, environment: bytes) -> None:
+        """The handshake is over."""
+        keeper, pump = self._keeper, _pump_of(session)
+        identity = pump.tls_identity
+        session.secured = keeper.quoted(identity.protocol), keeper.quoted(identity.subject or "-")
+        if keeper.entrance.welcome:
+            pump.write(keeper.entrance.welcome)
+        try:
+            descriptor = pump.plug()
+        except OSError as error:
+            keeper.failed(session.number, error.errno or errno.EIO)
+            return
+        more = "".join(f"\0{name}={value}" for name, value in identity.environment().items())
+        keeper.hand_over(session, descriptor, environment + more.encode(errors="surrogateescape"))
+
+    def _over(self, session: SpawnedSession) -> None:
+        """The connection is gone."""
+        keeper, pump = self._keeper, _pump_of(session)
+        if pump.failure_text:
+            keeper.tally.failures += not session.cause
+            keeper.tell_failure(session, pump.failure_text)
+        if session.outcome is not None:
+            keeper.close(session, session.outcome)
+        elif not pump.version:
+            # It was counted for a process that there will not be.
+            keeper.budget.release()
+            session.tell_accept()
+            keeper.close(session, Outcome("handshake"))
+
+
+def _pump_of(session: SpawnedSession) -> Pump:
+    assert session.pump is not None  # noqa: S101 - it is what has called us
+    return session.pump

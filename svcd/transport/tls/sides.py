@@ -1,0 +1,183 @@
+"""Both sides of a pump: the client, who speaks TLS, and its handler, which has the other end of a pair of sockets."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from svcd.protocols.side import FirstSide, Side
+from svcd.transport.tls.protocol import LINGER_SECONDS
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IDelayedCall
+    from twisted.python.failure import Failure
+
+    from svcd.interfaces import Watcher
+    from svcd.transport.tls.protocol import TlsProtocol
+
+__all__ = ["ClientSide", "HandlerSide"]
+
+#: How much is read and dropped of what nobody wants any more, from either side, in bytes.
+_MOST_IGNORED = 65_536
+#: Pieces in which the rest of a handler's words is read; more than the buffers of a pair hold.
+_PIECE, _MOST_PIECES = 65_536, 64
+
+
+class ClientSide(FirstSide):
+    """What the client says and hears, in the clear.
+
+    Args:
+        begin: called when the client can be served.
+        reactor: has the time.
+
+    Attributes:
+        ended: whether the handler has ended.
+    """
+
+    transport: TlsProtocol
+
+    def __init__(self, begin: Callable[[], None], reactor: Watcher) -> None:
+        self._begin = begin
+        self._reactor = reactor
+        self._told_all = self.ended = False
+        self._ignored = 0
+        self._timer: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        """The handshake is done; nothing is read on before there is a handler's socket."""
+        self.transport.pauseProducing()
+        self._begin()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Pass it on."""
+        super().dataReceived(data)
+        if self.gone:
+            self._ignored += len(data)
+            if self._ignored > _MOST_IGNORED:
+                self.transport.loseConnection()
+
+    def readConnectionLost(self) -> None:
+        """The client will send no more."""
+        super().readConnectionLost()
+        if self.gone:
+            self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """The client's system is being told that there is no more."""
+        self._told_all = True
+        if self.gone:
+            self._linger()
+
+    def leave(self, *, orderly: bool) -> None:  # noqa: ARG002 - as all sides
+        """Nobody listens to the client any more, nor writes: close, when it has everything.
+
+        To close with unread input is a reset, for which what the system still has to send is lost (RFC 1122, 4.2.2.13).
+        So the client has some time to close first.
+        """
+        self.gone = True
+        if self.heard_all:
+            self.transport.loseConnection()
+            return
+        self.transport.loseWriteConnection()
+        self.transport.resumeProducing()
+        if self._told_all:
+            self._linger()
+
+    def _linger(self) -> None:
+        if self._timer is None:
+            self._timer = self._reactor.callLater(LINGER_SECONDS, self.transport.loseConnection)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """The client is gone."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        super().connectionLost(reason)
+
+
+class HandlerSide(Side):
+    """The daemon's end of the pair.
+
+    Args:
+        client: the other side.
+        release: called when its descriptor is free.
+    """
+
+    def __init__(self, client: ClientSide, release: Callable[[], None]) -> None:
+        self._client = client
+        self._release = release
+        self._told_all = False
+        self._ignored = 0
+
+    def connectionMade(self) -> None:
+        """The reactor has it."""
+        transport: Any = self.transport
+        self._socket: socket.socket = transport.getHandle()
+        if not self._client.gone:
+            self._client.meet(self)
+            return
+        # That was quick.
+        for data in self._client.early:
+            self.transport.write(data)
+        self.leave(orderly=True)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Pass it on. Once the client is gone a handler that is still reading may write a little into the void."""
+        super().dataReceived(data)
+        if self.other is None:
+            self._ignored += len(data)
+            if self._ignored > _MOST_IGNORED:
+                self.transport.abortConnection()
+
+    def readConnectionLost(self) -> None:
+        """The handler will write no more."""
+        super().readConnectionLost()
+        if self.other is None:
+            self.transport.loseConnection()
+        else:
+            self.settle()
+
+    def settle(self) -> None:
+        """If the handler has ended and has said all, nobody is there for the client."""
+        client = self.other
+        if client is not None and self.heard_all and self._client.ended:
+            self._part()
+            self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """The handler has everything, or can read it."""
+        self._told_all = True
+        if self.other is None:
+            self.transport.loseConnection()
+
+    def leave(self, *, orderly: bool) -> None:
+        """The client is gone. The handler may still read what that has sent, but nobody wants its answers."""
+        if not orderly:
+            self.transport.abortConnection()
+        elif self._told_all or self.heard_all:
+            self.transport.loseConnection()
+        else:
+            self.transport.loseWriteConnection()
+            self.transport.resumeProducing()
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # noqa: ARG002 - Twisted's signature
+        """The handler has closed its end, or we have closed ours."""
+        client = self.other
+        if client is not None:
+            # It may have left something unread, which ends the connection before all that it wrote is read.
+            with contextlib.suppress(OSError):
+                for _ in range(_MOST_PIECES):
+                    data = self._socket.recv(_PIECE)
+                    if not data:
+                        break
+                    client.transport.write(data)
+            self._part()
+        self._release()
+
+    def _part(self) -> None:
+        client = self._client
+        self.other = client.other = None
+        client.transport.unregisterProducer()
+        client.leave(orderly=True)
