@@ -60,22 +60,26 @@ def _named_files(folder: str, files: Files) -> list[str]:
     return [path for path in paths if path.endswith(".pem") and not posixpath.basename(path).startswith(".")]
 
 
-def read_material(service: Service, files: Files, now: float) -> tuple[Material, list[Problem]]:
+def read_material(
+    service: Service, files: Files, now: float, before: Material | None = None
+) -> tuple[Material, list[Problem]]:
     """Read a service's files.
 
     Args:
         service: it.
         files: reads them.
         now: in seconds since 1970.
+        before: what was read another time: a file in tls_sni that is the same gives the same value.
 
     Returns:
         What was read, to be used only if there are no Problems.
     """
-    return _Reader(service, files, now).read()
+    return _Reader(service, files, now, before.named if before is not None else {}).read()
 
 
 class _Reader:
-    def __init__(self, service: Service, files: Files, now: float) -> None:
+    def __init__(self, service: Service, files: Files, now: float, before: Mapping[str, Credentials]) -> None:
+        self._known = {each.source: each for each in before.values()}
         self._service = service
         self._files = files
         self._now = now
@@ -114,7 +118,7 @@ class _Reader:
         if option not in contents or key_option not in contents:
             return None
         try:
-            found = read_credentials(contents[option], contents[key_option])
+            found = self._known.get(contents[option]) or read_credentials(contents[option], contents[key_option])
         except ValueError as error:
             self._problem(option, f"can't use {path}{f' with {key_path}' if key_path else ''}: {error}")
             return None

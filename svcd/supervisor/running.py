@@ -115,6 +115,8 @@ class Running(ABC):
         self.service = service
         if self.keeper is not None:
             self.keeper.entrance.place(service)
+        if self.tls is not None:
+            self.tls.stay(service)
 
     @abstractmethod
     def like(self, service: Service) -> bool:

@@ -40,6 +40,7 @@ class Credentials:
         key: its private key.
         begins, expires: between which it is valid, in seconds since 1970.
         names: the host names and addresses that it is for, in small letters.
+        source: the file that it was read from, if that had everything; else empty.
     """
 
     chain: tuple[x509.Certificate, ...]
@@ -47,6 +48,7 @@ class Credentials:
     begins: float
     expires: float
     names: frozenset[str]
+    source: bytes = field(default=b"", repr=False)
 
     def covers(self, name: str) -> bool:
         """Whether the certificate is for a host name; with `_` as the first label for all that are like it."""
@@ -78,7 +80,8 @@ def read_credentials(certificates: bytes, key: bytes) -> Credentials:
         raise ValueError("the key is that of a later certificate in the file; put the server's own first")
     _check_strength(private, own)
     begins, expires = own.not_valid_before_utc.timestamp(), own.not_valid_after_utc.timestamp()
-    return Credentials(chain, private, begins, expires, frozenset(subject_names(own)))
+    names = frozenset(subject_names(own))
+    return Credentials(chain, private, begins, expires, names, certificates if key == certificates else b"")
 
 
 def _check_strength(key: Any, own: x509.Certificate) -> None:  # noqa: ANN401 - of any algorithm

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from OpenSSL import SSL
+from OpenSSL._util import lib
 from OpenSSL.crypto import X509
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.python.failure import Failure
 
 from svcd.catalog import SHAPES
 from svcd.config.parser import parse_text
 from svcd.errors import ConfigError
 from svcd.terms import ClientName, NameKind
-from svcd.transport.tls.identity import identity_of, why
+from svcd.transport.tls.identity import Identity, identity_of, why
 from svcd.transport.tls.server import TlsServer, tls_server
 from tests.certificates import Authority, Signed
 from tests.doubles import FakeFiles
@@ -127,6 +131,194 @@ def test_client_certificates() -> None:
     assert why(error, here) == "peer did not return a certificate"
     here, error = handshake(server, client(certificate=OTHERS.sign("eve.example.org")))
     assert why(error, here) == "certificate verify failed: unable to get issuer cert locally"
+    assert identity_of(here).verify == "FAILED:unable to get issuer cert locally"
+
+
+def test_clients_without_certificates_where_they_are_optional() -> None:
+    """They get in; but who shows a certificate shows one that holds."""
+    options = "tls_cert=/c/a tls_client_ca=/c/ca tls_client=optional tls_client_names=*.example.org"
+    server = server_of(options, a=SERVER.both, ca=CLIENTS.pem)
+    here, error = handshake(server, client())
+    assert error is None
+    assert server.refusal(here) is None
+    here, error = handshake(server, client(certificate=CLIENTS.sign("a.example.net")))
+    assert error is None
+    assert server.refusal(here) == "its certificate is for nobody in tls_client_names"
+    assert handshake(server, client(certificate=ANNA))[1] is None
+    expired = CLIENTS.sign("a.example.org", expires=CLIENTS.now - timedelta(hours=1))
+    here, error = handshake(server, client(certificate=expired))
+    assert why(error, here) == "certificate verify failed: cert has expired"
+
+
+def test_who_is_not_named_is_refused() -> None:
+    """Of whom the authority vouches, only those in tls_client_names may go on."""
+    options = "tls_cert=/c/a tls_client_ca=/c/ca tls_client_names=bob@example.org,anna@example.org"
+    server = server_of(options, a=SERVER.both, ca=CLIENTS.pem)
+    here, _ = handshake(server, client(certificate=ANNA))
+    assert server.refusal(here) is None
+    here, _ = handshake(server, client(certificate=CLIENTS.sign("anna.example.org")))
+    assert server.refusal(here) == "its certificate is for nobody in tls_client_names"
+
+
+def test_revoked_certificates() -> None:
+    """What an authority took back counts no more, for its clients and for other authorities below it."""
+    root = Authority("Root")
+    below = Authority("Below", over=root)
+    good, bad = below.sign("good.example"), below.sign("bad.example")
+    below.revoke(bad)
+
+    def server(revocations: bytes) -> TlsServer:
+        options = "tls_cert=/c/a tls_client_ca=/c/ca tls_crl=/c/crl"
+        return server_of(options, a=SERVER.both, ca=root.pem + below.pem, crl=revocations)
+
+    lists = root.revocations() + below.revocations()
+    assert handshake(server(lists), client(certificate=good))[1] is None
+    here, error = handshake(server(lists), client(certificate=bad))
+    assert why(error, here) == "certificate verify failed: cert revoked"
+    root.revoke(below.own)
+    here, error = handshake(server(root.revocations() + below.revocations()), client(certificate=good))
+    assert why(error, here) == "certificate verify failed: cert revoked"
+
+
+def _versions(least: int, most: int) -> Callable[[SSL.Context], None]:
+    def setup(context: SSL.Context) -> None:
+        context.set_cipher_list(b"ALL:@SECLEVEL=0")
+        context.set_min_proto_version(least)
+        context.set_max_proto_version(most)
+
+    return setup
+
+
+@pytest.mark.parametrize(
+    ("options", "version", "spoken"),
+    [
+        ("", SSL.TLS1_1_VERSION, ""),
+        ("", SSL.TLS1_2_VERSION, "TLSv1.2"),
+        ("", SSL.TLS1_3_VERSION, "TLSv1.3"),
+        ("tls_min=1.3", SSL.TLS1_2_VERSION, ""),
+        ("tls_min=1.3", SSL.TLS1_3_VERSION, "TLSv1.3"),
+    ],
+)
+def test_versions(options: str, version: int, spoken: str) -> None:
+    """TLS 1.2 and 1.3 are spoken, or 1.3 alone."""
+    server = server_of(f"tls_cert=/c/a {options}", a=SERVER.both)
+    here, error = handshake(server, client(setup=_versions(version, version)))
+    if spoken:
+        assert error is None
+        assert identity_of(here).protocol == spoken
+    else:
+        assert why(error, here) == "unsupported protocol"
+
+
+def test_a_client_that_speaks_no_tls() -> None:
+    """The reason says what it spoke instead, where that is known, or that it went away."""
+    server = server_of("tls_cert=/c/a", a=SERVER.both)
+    here = server.serverConnectionForTLS(None)
+    here.bio_write(b"GET / HTTP/1.0\r\n\r\n")
+    with pytest.raises(SSL.Error) as caught:
+        here.do_handshake()
+    assert why(caught.value, here) == why(Failure(caught.value)) == "http request"
+    assert why(SSL.SysCallError(-1, "Unexpected EOF")) == why(ConnectionDone()) == "unexpected eof"
+    assert why(ConnectionLost()) == "connection lost"
+    assert why(SSL.Error()) == "Error"
+
+
+@pytest.mark.parametrize(
+    ("line", "options", "offered", "agreed"),
+    [
+        ("echo 7/tcp", "", [b"h2"], ""),
+        ("http 80/tcp", "", [b"h2", b"http/1.1"], "http/1.1"),
+        ("status 80/tcp", "", [b"http/1.1"], "http/1.1"),
+        ("http 80/tcp", "", [], ""),
+        ("http 80/tcp", "", [b"h2"], None),
+        ("http 80/tcp", "tls_alpn=none", [b"h2"], ""),
+        ("echo 7/tcp", "tls_alpn=b,a", [b"a", b"b"], "b"),
+    ],
+)
+def test_protocols_are_agreed_on(line: str, options: str, offered: list[bytes], agreed: str | None) -> None:
+    """The service's first that the client offers; none in common ends it."""
+    server = tls_server(service_of(f"tls_cert=/c/a {options}", line), FakeFiles({"/c/a": SERVER.both}))
+    here, error = handshake(server, client(setup=lambda context: offered and context.set_alpn_protos(offered)))
+    if agreed is None:
+        assert isinstance(error, SSL.Error)
+    else:
+        assert error is None
+        assert identity_of(here).alpn == agreed
+
+
+def test_the_chain_is_shown() -> None:
+    """A client that knows the root alone gets what leads to it."""
+    leaf = Authority("Between", over=CA).sign("localhost")
+    other = client()
+    assert handshake(server_of("tls_cert=/c/a", a=leaf.both), other)[1] is None
+    assert len(other.get_peer_cert_chain(as_cryptography=True) or []) == 2
+
+
+def _resumed(server: TlsServer, first: SSL.Connection, name: str) -> bool:
+    """Whether a client that comes back is known."""
+    session = first.get_session()
+    assert session is not None
+    again = SSL.Connection(first.get_context(), None)
+    again.set_connect_state()
+    again.set_tlsext_host_name(name.encode())
+    again.set_session(session)
+    assert handshake(server, again)[1] is None
+    return bool(lib.SSL_session_reused(again._ssl))
+
+
+@pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
+def test_sessions_are_resumed(version: int) -> None:
+    """By tickets, at any name for which there is one; not with tickets from before their keys were exchanged."""
+    server = server_of(
+        "tls_cert=/c/a tls_sni=/c", ("/c",), a=SERVER.both, **{"one.example.pem": CA.sign("one.example").both}
+    )
+    for name in ("localhost", "one.example"):
+        first = client(name, setup=_versions(version, version))
+        here, error = handshake(server, first)
+        assert error is None
+        # The tickets of TLS 1.3 come behind the handshake.
+        here.send(b"x")
+        _carry(here, first)
+        assert first.recv(1) == b"x"
+        assert _resumed(server, first, name)
+        server.renew()
+        assert not _resumed(server, first, name)
+
+
+def test_what_is_the_same_is_not_made_anew() -> None:
+    """Of a thousand names the one that has changed is read and made, unless the options are others."""
+    contents = {f"/c/{name}.example.pem": CA.sign(f"{name}.example").both for name in "abc"}
+    files = FakeFiles(contents, ["/c"])
+    service = service_of("tls_sni=/c tls_unknown_name=refuse")
+    server = tls_server(service, files)
+
+    def contexts() -> dict[str, SSL.Context]:
+        return dict(server._state.contexts.named)
+
+    before = contexts()
+    server.renew()
+    assert contexts() == before
+    files.put("/c/b.example.pem", CA.sign("b.example").both)
+    server.prepare(service)()
+    after = contexts()
+    assert [name for name in after if after[name] is not before[name]] == ["b.example"]
+    server.prepare(service_of("tls_sni=/c tls_unknown_name=refuse tls_min=1.3"))()
+    assert not set(contexts().values()) & set(after.values())
+
+
+def test_what_a_handler_is_told() -> None:
+    """The variables of Apache's mod_ssl; without control characters, whatever an authority signs."""
+    name = ClientName(NameKind.DNS, "a\n.example")
+    identity = Identity("TLSv1.3", "X", "s.example", "", "SUCCESS", "CN=a\nb", "CN=c", (name,))
+    assert identity.environment() == {
+        "SSL_PROTOCOL": "TLSv1.3",
+        "SSL_CIPHER": "X",
+        "SSL_TLS_SNI": "s.example",
+        "SSL_CLIENT_VERIFY": "SUCCESS",
+        "SSL_CLIENT_S_DN": "CN=a\\0Ab",
+        "SSL_CLIENT_I_DN": "CN=c",
+        "SSL_CLIENT_SAN": "DNS:a\\0A.example",
+    }
 
 
 def test_sni() -> None:

@@ -9,28 +9,25 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from zope.interface import implementer
 
-from svcd.config.tls_files import ANY_LABEL, read_material, tls_paths
+from svcd.config.tls_files import read_material, tls_paths
 from svcd.errors import ConfigError
+from svcd.transport.tls.choosing import make_contexts
 from svcd.transport.tls.connection import ServerConnection
-from svcd.transport.tls.contexts import make_context
-from svcd.transport.tls.identity import why
 from svcd.transport.tls.names import is_named, names_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
 
+    from OpenSSL import SSL
+
     from svcd.config.service import Service
-    from svcd.config.tls_files import Material
     from svcd.interfaces import Files
-    from svcd.wire.pem import Credentials
+    from svcd.transport.tls.choosing import Contexts
 
 __all__ = ["Held", "TlsServer", "tls_server"]
-
-_ASKS_OTHER_NAME = "there is no certificate for the name that it asks for"
 
 
 class Held(NamedTuple):
@@ -51,14 +48,12 @@ class _State:
 
     Attributes:
         service: whose options hold.
-        material: what the files held.
-        context: in which every handshake begins.
+        contexts: in which handshakes are made.
         stamps: of the files, from just before they were read.
     """
 
     service: Service
-    material: Material
-    context: SSL.Context
+    contexts: Contexts
     stamps: Mapping[str, Hashable]
 
 
@@ -80,14 +75,15 @@ class TlsServer:
     def __init__(self, service: Service, files: Files, wall: Callable[[], float]) -> None:
         self._files = files
         self._wall = wall
-        self._use(self._made(service))
+        self._state = self._made(service, None)
+        self._use(self._state)
 
-    def _made(self, service: Service) -> _State:
+    def _made(self, service: Service, before: Contexts | None) -> _State:
         stamps = self._stamps(service)
-        material, problems = read_material(service, self._files, self._wall())
+        material, problems = read_material(service, self._files, self._wall(), before.material if before else None)
         if problems:
             raise ConfigError(problems)
-        return _State(service, material, _contexts(service, material), stamps)
+        return _State(service, make_contexts(service, material, before), stamps)
 
     def _stamps(self, service: Service) -> dict[str, Hashable]:
         def stamp(path: str) -> Hashable:
@@ -100,7 +96,7 @@ class TlsServer:
 
     def _use(self, state: _State) -> None:
         self._state = state
-        self._context = state.context
+        self._context = state.contexts.first
         options = state.service.options
         self._wanted = options.tls_client_names
         self._required = options.tls_client_ca is not None and options.tls_client == "required"
@@ -136,7 +132,7 @@ class TlsServer:
         Raises:
             ConfigError: something can't be used; nothing has changed.
         """
-        return partial(self._use, self._made(service))
+        return partial(self._use, self._made(service, self._state.contexts))
 
     def renew(self) -> None:
         """Encrypt session tickets with new keys: who comes back with an older one has a full handshake.
@@ -145,7 +141,8 @@ class TlsServer:
         have protected. To give it keys of ours, old ones among them, there are no bindings.
         """
         state = self._state
-        self._use(replace(state, context=_contexts(state.service, state.material)))
+        contexts = state.contexts
+        self._use(replace(state, contexts=make_contexts(contexts.service, contexts.material, contexts)))
 
     def stay(self, service: Service) -> None:
         """The same options stand in other places of the file now."""
@@ -154,7 +151,7 @@ class TlsServer:
     @property
     def held(self) -> list[Held]:
         """Its certificates, those that expire first at the front."""
-        material, options = self._state.material, self.service.options
+        material, options = self._state.contexts.material, self.service.options
         held = [Held(each.expires, f"{options.tls_sni}/{name}.pem") for name, each in material.named.items()]
         if material.default is not None:
             held.append(Held(material.default.expires, str(options.tls_cert)))
@@ -197,40 +194,3 @@ def tls_server(service: Service, files: Files, wall: Callable[[], float] = time.
         ConfigError: a certificate, a key or another file can't be used; with a Problem for each.
     """
     return TlsServer(service, files, wall)
-
-
-def _contexts(service: Service, material: Material) -> SSL.Context:
-    """The context in which every handshake begins, which knows those of the other names.
-
-    Session tickets are its own for all names: OpenSSL takes them from the context in which a connection began.
-    """
-    default = _context(service, material, material.default, "tls_cert")
-    if material.named or service.options.tls_sni is not None:
-        named = {name: _context(service, material, each, "tls_sni") for name, each in material.named.items()}
-        refused = None
-        if service.options.tls_unknown_name == "refuse":
-            # Without a certificate a handshake fails; there is no other way to say no from where the name is known.
-            refused = make_context(service, material, None)
-        default.set_tlsext_servername_callback(_chooser(named, refused))
-    return default
-
-
-def _context(service: Service, material: Material, credentials: Credentials | None, option: str) -> SSL.Context:
-    try:
-        return make_context(service, material, credentials)
-    except SSL.Error as error:
-        raise ConfigError([service.problem(option, f"OpenSSL does not take the certificate: {why(error)}")]) from None
-
-
-def _chooser(named: Mapping[str, SSL.Context], refused: SSL.Context | None) -> Callable[[SSL.Connection], None]:
-    def choose(connection: SSL.Connection) -> None:
-        name = (connection.get_servername() or b"").decode("ascii", "replace").lower().removesuffix(".")
-        context = named.get(name) or named.get(f"{ANY_LABEL}.{name.partition('.')[2]}")
-        if context is None and refused is not None:
-            context = refused
-            if isinstance(connection, ServerConnection):
-                connection.reason = _ASKS_OTHER_NAME
-        if context is not None:
-            connection.set_context(context)
-
-    return choose
