@@ -116,6 +116,11 @@ class Options(usage.Options):
     compData = usage.Completions(optActions={"services": usage.CompleteFiles()})
     log_output: LogOutput
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        # The same ones for each reading: they know what could be read before root was given up.
+        self.files = LocalFiles()
+
     def opt_version(self) -> None:
         """Display the version of svcd and exit."""
         print(f"svcd {__version__}")
@@ -132,7 +137,7 @@ class Options(usage.Options):
         Raises:
             ConfigError: it has Problems.
         """
-        return load(self["services"] if path is None else path, LocalFiles(), port_offset=self["port-offset"])
+        return load(self["services"] if path is None else path, self.files, port_offset=self["port-offset"])
 
     def endpoints(self) -> list[Endpoint]:
         """What the services file says.
@@ -226,7 +231,7 @@ def makeService(options: Options) -> IService:
     _install_reactor()
     from twisted.internet import reactor  # not before now: importing it installs one
 
-    files, ledger, began = LocalFiles(), Ledger(), time.monotonic()
+    ledger, began = Ledger(), time.monotonic()
     endpoints = options.endpoints()
     ledger.config_seconds = time.monotonic() - began
     # Before twistd leaves the terminal: what is meant for this process is not meant for the one that it becomes.
@@ -242,7 +247,7 @@ def makeService(options: Options) -> IService:
     supervisor = Supervisor(
         reactor,
         endpoints,
-        Surroundings(reactor, names, files, budget, ledger, partial(client_endpoint, reactor)),
+        Surroundings(reactor, names, options.files, budget, ledger, partial(client_endpoint, reactor)),
         options.log_output.journal,
         budget,
         account,

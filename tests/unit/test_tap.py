@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def _options(*arguments: str, **parent: Any) -> Options:
-    options = Options()  # type: ignore[no-untyped-call]
+    options = Options()
     options.parent = {"nodaemon": True, "pidfile": "", **parent}  # type: ignore[assignment]
     options.parseOptions(list(arguments))  # type: ignore[no-untyped-call]
     return options

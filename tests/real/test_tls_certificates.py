@@ -1,0 +1,260 @@
+"""Certificates in a real daemon: which client gets which, who is let in by one, and how new ones come into use."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.certificates import Authority, Signed
+from tests.real.clients import run
+from tests.real.daemon import PATIENCE, environment, fields
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from tests.real.daemon import Daemon
+
+CA, CLIENTS, OTHERS = Authority(), Authority("Clients"), Authority("Others")
+SERVER = CA.sign("localhost", "127.0.0.1")
+#: What daytime says.
+DATE = re.compile(r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9]{2} [0-9:]{8} 2[0-9]{3}")
+
+
+def _put(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files that nobody else can read."""
+    for name, content in contents.items():
+        path = folder / name
+        path.touch(0o600)
+        path.write_bytes(content)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The server's certificate, and those of the authorities."""
+    _put(tmp_path, {"ca": CA.pem, "server": SERVER.both, "clients": CLIENTS.pem})
+    return tmp_path
+
+
+@pytest.fixture
+def ask(program: Callable[[str], str], folder: Path) -> Callable[..., str]:
+    """Ask a service by openssl s_client, which trusts CA; what it was answered, or why not."""
+    openssl, count = program("openssl"), iter(range(100))
+
+    def asker(daemon: Daemon, service: str, *words: str, certificate: Signed | None = None) -> str:
+        more = list(words)
+        if certificate is not None:
+            name = f"client-{next(count)}"
+            _put(folder, {name: certificate.both})
+            more += ["-cert", str(folder / name)]
+        address = f"127.0.0.1:{daemon.port(service)}"
+        trust = ["-CAfile", str(folder / "ca"), "-verify_return_error", "-quiet"]
+        return run(openssl, "s_client", "-connect", address, *trust, *more).decode(errors="replace")
+
+    return asker
+
+
+def test_versions_of_tls(start: Callable[..., Daemon], ask: Callable[..., str], folder: Path) -> None:
+    """OpenSSL's client gets its answer by TLS 1.2 and 1.3, not by older ones; and with tls_min=1.3 by that alone."""
+    secure = f"tls_cert={folder}/server"
+    daemon = start(f"@defaults bind=127.0.0.1\ndaytime 0/tcp {secure}\nnew 0/tcp daytime {secure} tls_min=1.3\n")
+    old = ["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"]
+    for service, words, answered in [
+        ("daytime/tcp", ["-tls1_3"], True),
+        ("daytime/tcp", ["-tls1_2"], True),
+        ("daytime/tcp", old, False),
+        ("new/tcp", ["-tls1_3"], True),
+        ("new/tcp", ["-tls1_2"], False),
+    ]:
+        said = ask(daemon, service, *words)
+        assert bool(DATE.search(said)) is answered, said
+        assert ("alert protocol version" in said) is not answered, said
+
+
+def test_names(start: Callable[..., Daemon], ask: Callable[..., str], folder: Path) -> None:
+    """Who asks for a name gets the certificate of that name, or of a whole domain, or the default, or nothing."""
+    sni = folder / "sni"
+    sni.mkdir()
+    _put(sni, {"one.example.pem": CA.sign("one.example").both, "_.many.example.pem": CA.sign("*.many.example").both})
+    names = f"tls_sni={sni}"
+    daemon = start(
+        f"@defaults bind=127.0.0.1\ndaytime 0/tcp tls_cert={folder}/server {names}\n"
+        f"strict 0/tcp daytime {names} tls_unknown_name=refuse\n"
+    )
+    for asked, shown in {"one.example": "one.example", "a.many.example": "*.many.example", "x": "localhost"}.items():
+        said = ask(daemon, "daytime/tcp", "-servername", asked)
+        assert DATE.search(said)
+        assert re.search(rf"depth=0 CN ?= ?{re.escape(shown)}\n", said)
+    assert DATE.search(ask(daemon, "strict/tcp", "-servername", "ONE.example"))
+    for words in (["-servername", "two.example"], ["-noservername"]):
+        assert "handshake failure" in ask(daemon, "strict/tcp", *words)
+
+
+def test_clients_certificates(start: Callable[..., Daemon], ask: Callable[..., str], folder: Path) -> None:
+    """Clients are let in by certificates of the right authority and name that were not revoked; or without any."""
+    anna, bob, gone = (CLIENTS.sign(f"{name}.example.org") for name in ("anna", "bob", "gone"))
+    CLIENTS.revoke(gone)
+    _put(folder, {"crl": CLIENTS.revocations()})
+    secure = f"tls_cert={folder}/server tls_client_ca={folder}/clients"
+    daemon = start(
+        f"@defaults bind=127.0.0.1\ndaytime 0/tcp {secure} tls_crl={folder}/crl\n"
+        f"named 0/tcp daytime {secure} tls_client_names=anna.example.org\n"
+        f"open 0/tcp daytime {secure} tls_client=optional\n"
+    )
+    for service, certificate, refused in [
+        ("daytime/tcp", anna, ""),
+        ("daytime/tcp", None, "certificate required"),
+        ("daytime/tcp", OTHERS.sign("anna.example.org"), "unknown ca"),
+        ("daytime/tcp", gone, "certificate revoked"),
+        ("named/tcp", anna, ""),
+        ("open/tcp", bob, ""),
+        ("open/tcp", None, ""),
+        ("open/tcp", OTHERS.sign("eve.example.org"), "unknown ca"),
+    ]:
+        said = ask(daemon, service, certificate=certificate)
+        assert bool(DATE.search(said)) is (refused == ""), said
+        assert refused in said, said
+    assert not DATE.search(ask(daemon, "named/tcp", certificate=bob))
+
+
+def _serial(port: int, context: ssl.SSLContext) -> int:
+    """Of the certificate that a new connection is shown, and which serves it."""
+    with (
+        socket.create_connection(("127.0.0.1", port), PATIENCE) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as client,
+    ):
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        found = client.getpeercert()
+        assert found is not None
+        return int(str(found["serialNumber"]), 16)
+
+
+class _Crowd:
+    """Clients that come again and again, and note what they are shown, or what goes wrong."""
+
+    def __init__(self, port: int, context: ssl.SSLContext) -> None:
+        self.serials: list[int] = []
+        self.errors: list[OSError] = []
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._come, args=(port, context)) for _ in range(3)]
+        for thread in self._threads:
+            thread.start()
+
+    def _come(self, port: int, context: ssl.SSLContext) -> None:
+        while not self._over.is_set():
+            try:
+                self.serials.append(_serial(port, context))
+            except OSError as error:
+                self.errors.append(error)
+
+    def leave(self) -> None:
+        """No more."""
+        self._over.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
+
+@pytest.mark.load
+@pytest.mark.parametrize("reactor", ["uv", "epoll"])
+def test_certificates_change_while_clients_come(start: Callable[..., Daemon], folder: Path, reactor: str) -> None:
+    """Twenty times: nobody fails, and who comes after the change is shown the new certificate.
+
+    Half of them are files that take each other's place, the others links that are switched, as certbot does.
+    """
+    (folder / "live").symlink_to(folder / "server")
+    text = f"echo 0/tcp bind=127.0.0.1 tls_cert={folder}/live\n"
+    daemon = start(text, twistd_arguments=["--reactor", reactor])
+    port = daemon.port("echo/tcp")
+    context = ssl.create_default_context(cafile=str(folder / "ca"))
+    crowd = _Crowd(port, context)
+    used = [SERVER]
+    try:
+        for number in range(20):
+            used.append(CA.sign("localhost"))
+            _put(folder, {f"new-{number}": used[-1].both})
+            if number % 2:
+                (folder / "link").symlink_to(folder / f"new-{number}")
+                (folder / "link").replace(folder / "live")
+            else:
+                (folder / f"new-{number}").replace((folder / "live").resolve())
+            daemon.process.send_signal(signal.SIGHUP)
+            daemon.wait_event("certificate", "echo/tcp", number + 1)
+            assert _serial(port, context) == used[-1].certificate.serial_number
+    finally:
+        crowd.leave()
+    assert not crowd.errors
+    assert len(set(crowd.serials)) > 10
+    assert set(crowd.serials) <= {each.certificate.serial_number for each in used}
+
+
+def test_a_bad_certificate_changes_nothing(start: Callable[..., Daemon], folder: Path) -> None:
+    """A reload with a certificate that can't be used says why and changes nothing."""
+    daemon = start(f"echo 0/tcp bind=127.0.0.1 tls_cert={folder}/server\n")
+    (folder / "server").write_bytes(CA.sign("localhost").pem)
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for(lambda line: " reload-failed problems=1" in line)
+    (line,) = daemon.wait_for(lambda line: " problem " in line)
+    assert f"tls_cert: can't use {folder}/server: there is no private key in it" in fields(line)["text"]
+    context = ssl.create_default_context(cafile=str(folder / "ca"))
+    assert _serial(daemon.port("echo/tcp"), context) == SERVER.certificate.serial_number
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("as_root")
+def test_a_key_that_root_alone_can_read(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """It is read before root is given up. The log says that it won't be read again, and what is in use stays."""
+    _put(open_folder, {"server": SERVER.pem, "key": SERVER.key_pem})
+    (open_folder / "server").chmod(0o644)
+    services = open_folder / "services"
+    text = f"echo 0/tcp bind=127.0.0.1 tls_cert={open_folder}/server tls_key={open_folder}/key\n"
+    services.write_text(text)
+    daemon = start(None, "--services", str(services), twistd_arguments=["--uid", "nobody"])
+    (line,) = daemon.wait_for(lambda line: " problem " in line)
+    assert fields(line)["text"] == (
+        f"echo/tcp: {open_folder}/key can't be read again (Permission denied): what is in use stays until svcd is "
+        "restarted; let the user that svcd runs as read it, or restart svcd when there is a new one"
+    )
+    newer = CA.sign("localhost")
+    _put(open_folder, {"server": newer.pem, "key": newer.key_pem})
+    # Other changes can be made all the same.
+    services.write_text(f"{text}upper 0/tcp bind=127.0.0.1\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for(lambda line: " reload added=1 " in line)
+    daemon.wait_for(lambda line: " problem " in line, 2)
+    context = ssl.create_default_context(cadata=CA.pem.decode())
+    assert _serial(daemon.port("echo/tcp"), context) == SERVER.certificate.serial_number
+
+
+def test_check_finds_mistakes(folder: Path) -> None:
+    """`svcctl check` names the file, the place and the remedy, and exits by EX_CONFIG."""
+    exposed = folder / "server"
+    exposed.chmod(0o644)
+    services = folder / "services"
+    services.write_text(f"echo 7/tcp tls_cert={exposed}\ntime 37/tcp tls_cert={folder}/none\n")
+    words = [sys.executable, "-m", "svcd", "check", str(services)]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == os.EX_CONFIG
+    why = f"{exposed} has a private key, and everybody can read or change it; chmod o= {exposed}"
+    assert (done.stdout + done.stderr).splitlines() == [
+        f"{services}:1:21: tls_cert: {why}",
+        f"{services}:2:22: tls_cert: can't read {folder}/none: No such file or directory",
+    ]
+
+
+def test_the_profile(start: Callable[..., Daemon], program: Callable[[str], str], folder: Path) -> None:
+    """What the service speaks is Mozilla's intermediate profile, sslyze finds."""
+    sslyze = program("sslyze")
+    daemon = start(f"echo 0/tcp bind=127.0.0.1 tls_cert={folder}/server\n")
+    address = f"localhost:{daemon.port('echo/tcp')}"
+    said = run(sslyze, "--mozilla_config=intermediate", f"--certinfo_ca_file={folder}/ca", address).decode()
+    assert "OK - Compliant." in said, said
