@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from OpenSSL import SSL
 
 from svcd.config.tls_files import ANY_LABEL
 from svcd.errors import ConfigError
-from svcd.transport.tls.connection import ServerConnection
 from svcd.transport.tls.contexts import make_context
 from svcd.transport.tls.identity import why
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from svcd.config.service import Service
     from svcd.config.tls_files import Material
+    from svcd.transport.tls.callbacks import ServerContext
     from svcd.wire.pem import Credentials
 
 __all__ = ["Contexts", "make_contexts"]
 
-_ASKS_OTHER_NAME = "there is no certificate for the name that it asks for"
+_NO_CALLBACKS = (
+    "this Python's libffi is older than 3.4 and needs memory that is written and executed, which the system denies; "
+    "upgrade it, or say MemoryDenyWriteExecute=no in svcd's unit"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,8 @@ class Contexts:
 
     service: Service
     material: Material
-    first: SSL.Context
-    named: Mapping[str, SSL.Context]
+    first: ServerContext
+    named: Mapping[str, ServerContext]
 
 
 def make_contexts(service: Service, material: Material, before: Contexts | None = None) -> Contexts:
@@ -52,11 +56,11 @@ def make_contexts(service: Service, material: Material, before: Contexts | None 
         before: others of the same service: of those for names only what is different is made anew.
 
     Raises:
-        ConfigError: OpenSSL does not take a certificate.
+        ConfigError: OpenSSL does not take a certificate, or the system has no memory for callbacks.
     """
     known = before if before is not None and _is_like(before, service, material) else None
 
-    def context_of(name: str, credentials: Credentials) -> SSL.Context:
+    def context_of(name: str, credentials: Credentials) -> ServerContext:
         if known is not None and known.material.named.get(name) is credentials:
             return known.named[name]
         return _context(service, material, credentials, "tls_sni")
@@ -64,11 +68,10 @@ def make_contexts(service: Service, material: Material, before: Contexts | None 
     first = _context(service, material, material.default, "tls_cert")
     named = {name: context_of(name, credentials) for name, credentials in material.named.items()}
     if service.options.tls_sni is not None:
-        refused = None
-        if service.options.tls_unknown_name == "refuse":
-            # Without a certificate a handshake fails; there is no other way to say no from where the name is known.
-            refused = make_context(service, material, None)
-        first.set_tlsext_servername_callback(_chooser(named, refused))
+        try:
+            first.by_name(partial(_find, named), refuse=service.options.tls_unknown_name == "refuse")
+        except MemoryError:
+            raise ConfigError([service.problem("tls_sni", _NO_CALLBACKS)]) from None
     return Contexts(service, material, first, named)
 
 
@@ -79,22 +82,15 @@ def _is_like(before: Contexts, service: Service, material: Material) -> bool:
     return before.service == service and same_clients
 
 
-def _context(service: Service, material: Material, credentials: Credentials | None, option: str) -> SSL.Context:
+def _context(service: Service, material: Material, credentials: Credentials | None, option: str) -> ServerContext:
     try:
         return make_context(service, material, credentials)
     except SSL.Error as error:
-        raise ConfigError([service.problem(option, f"OpenSSL does not take the certificate: {why(error)}")]) from None
+        text = f"OpenSSL does not take the certificate: {why(error)}"
+    except MemoryError:
+        text = _NO_CALLBACKS
+    raise ConfigError([service.problem(option, text)])
 
 
-def _chooser(named: Mapping[str, SSL.Context], refused: SSL.Context | None) -> Callable[[SSL.Connection], None]:
-    def choose(connection: SSL.Connection) -> None:
-        name = (connection.get_servername() or b"").decode("ascii", "replace").lower().removesuffix(".")
-        context = named.get(name) or named.get(f"{ANY_LABEL}.{name.partition('.')[2]}")
-        if context is None and refused is not None:
-            context = refused
-            if isinstance(connection, ServerConnection):
-                connection.reason = _ASKS_OTHER_NAME
-        if context is not None:
-            connection.set_context(context)
-
-    return choose
+def _find(named: Mapping[str, SSL.Context], name: str) -> SSL.Context | None:
+    return named.get(name) or named.get(f"{ANY_LABEL}.{name.partition('.')[2]}")

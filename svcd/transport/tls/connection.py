@@ -21,13 +21,13 @@ _SEALED = ffi.new("char[]", TAKEN)
 
 
 class ServerConnection(SSL.Connection):
-    """The server's side of TLS.
+    """The server's side of TLS."""
 
-    Attributes:
-        reason: what OpenSSL does not tell of why a handshake fails; empty for nothing.
-    """
-
-    reason = ""
+    @property
+    def reason(self) -> str:
+        """What is wrong with the client's certificate, in OpenSSL's words; empty for nothing."""
+        error = lib.SSL_get_verify_result(self._ssl)
+        return "" if error == lib.X509_V_OK else ffi.string(lib.X509_verify_cert_error_string(error)).decode()
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take bytes from the client."""

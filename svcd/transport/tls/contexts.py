@@ -14,11 +14,9 @@ from OpenSSL import SSL
 from OpenSSL._util import lib
 from OpenSSL.crypto import X509, X509StoreFlags
 
-from svcd.transport.tls.connection import ServerConnection
+from svcd.transport.tls.callbacks import ServerContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from svcd.config.service import Service
     from svcd.config.tls_files import Material
     from svcd.wire.pem import Credentials
@@ -35,14 +33,9 @@ _GROUPS = (b"?X25519MLKEM768:X25519:P-256:P-384", b"X25519:P-256:P-384")
 _VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 #: How long a session can be resumed, in seconds. Tickets hold it, not our memory.
 _RESUMABLE = 7200
-_ERRORS = {
-    number: name.removeprefix("ERR_").lower().replace("_", " ")
-    for name, number in vars(SSL.X509VerificationCodes).items()
-    if name.startswith("ERR_")
-}
 
 
-def make_context(service: Service, material: Material, credentials: Credentials | None) -> SSL.Context:
+def make_context(service: Service, material: Material, credentials: Credentials | None) -> ServerContext:
     """The context of one certificate, with everything but the choice between names.
 
     Args:
@@ -52,8 +45,9 @@ def make_context(service: Service, material: Material, credentials: Credentials 
 
     Raises:
         SSL.Error: OpenSSL does not take the certificate.
+        MemoryError: the system has no memory for callbacks.
     """
-    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context = ServerContext()
     context.set_min_proto_version(_VERSIONS[service.options.tls_min])
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
     # An idle connection gives back 34 KB of buffers.
@@ -70,7 +64,7 @@ def make_context(service: Service, material: Material, credentials: Credentials 
         context.use_privatekey(credentials.key)
         context.check_privatekey()
     if service.alpn:
-        context.set_alpn_select_callback(_chooser([name.encode() for name in service.alpn]))
+        context.by_protocol([name.encode() for name in service.alpn])
     if material.authorities:
         _ask_clients(context, service, material)
     return context
@@ -87,14 +81,6 @@ def _set_groups(context: SSL.Context) -> None:
         lib.ERR_clear_error()
 
 
-def _chooser(ours: Sequence[bytes]) -> Callable[[SSL.Connection, list[bytes]], bytes]:
-    def choose(_connection: SSL.Connection, offered: list[bytes]) -> bytes:
-        # Nothing in common ends the handshake (RFC 7301, 3.2): what one protocol takes for data another may obey.
-        return next((name for name in ours if name in offered), b"")
-
-    return choose
-
-
 def _ask_clients(context: SSL.Context, service: Service, material: Material) -> None:
     store = context.get_cert_store()
     assert store is not None  # noqa: S101 - a context made just now has one
@@ -107,11 +93,4 @@ def _ask_clients(context: SSL.Context, service: Service, material: Material) -> 
         # Of all on the way to the root: an authority that was revoked vouches for nobody.
         store.set_flags(X509StoreFlags.CRL_CHECK | X509StoreFlags.CRL_CHECK_ALL)
     required = SSL.VERIFY_FAIL_IF_NO_PEER_CERT if service.options.tls_client == "required" else 0
-    context.set_verify(SSL.VERIFY_PEER | required, _note_error)
-
-
-def _note_error(connection: SSL.Connection, _certificate: X509, error: int, _depth: int, ok: int) -> bool:
-    """Let OpenSSL's word stand, and remember why it says no."""
-    if not ok and isinstance(connection, ServerConnection):
-        connection.reason = _ERRORS.get(error, f"error {error}")
-    return bool(ok)
+    context.set_verify(SSL.VERIFY_PEER | required)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Identity", "identity_of", "why"]
 
+#: Words of OpenSSL that say too little.
+_TELLING = {"callback failed": "there is no certificate for the name that was asked for"}
 #: What no value of an environment variable, and no line, should have.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -91,7 +93,7 @@ def why(error: object, connection: ServerConnection | None = None) -> str:
 
     Args:
         error: an exception, or a Failure with one.
-        connection: whose it was; says what was wrong with a client's certificate, and which name nobody has.
+        connection: whose it was; says what was wrong with a client's certificate.
     """
     if isinstance(error, Failure):
         error = error.value
@@ -107,5 +109,6 @@ def _text(error: object) -> str:
         return "connection lost"
     if isinstance(error, SSL.Error) and error.args and error.args[0]:
         # Of several the first is what happened, and the others what came of it.
-        return str(error.args[0][0][-1])
+        text = str(error.args[0][0][-1])
+        return _TELLING.get(text, text)
     return type(error).__name__
