@@ -102,9 +102,7 @@ class RedirectProtocol(FirstSide):
 
 
 def _end(address: IAddress) -> End:
-    if isinstance(address, (IPv4Address, IPv6Address)):
-        return address.host, address.port
-    return getattr(address, "name", None) or b""
+    return (address.host, address.port) if isinstance(address, (IPv4Address, IPv6Address)) else None
 
 
 def _reason(cause: BaseException | None) -> str:

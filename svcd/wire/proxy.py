@@ -44,8 +44,8 @@ _CHECKSUM = struct.Struct("!I")
 
 #: An address as the socket module has it: (host, port), and for IPv6 (host, port, 0, 0).
 SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
-#: An end of a connection that a header is made for: host and port, or the path of a UNIX socket, empty if it has none.
-End: TypeAlias = tuple[str, int] | bytes
+#: An end of a connection that a header is made for: host and port; None if it has none, as at a UNIX socket.
+End: TypeAlias = tuple[str, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,34 +198,31 @@ def crc32c(data: bytes) -> int:
 
 
 def line(source: End, destination: End) -> bytes:
-    """A header of version 1. The client of a UNIX socket is UNKNOWN.
+    """A header of version 1; who has no address is UNKNOWN.
 
     Args:
         source: the client; an IPv4-mapped address is told as IPv4.
         destination: where it has connected to.
     """
-    if isinstance(source, bytes) or isinstance(destination, bytes):
+    if source is None or destination is None:
         return b"PROXY UNKNOWN\r\n"
     one, other = _alike(source[0], destination[0])
     return f"PROXY TCP{one.version} {one} {other} {source[1]} {destination[1]}\r\n".encode()
 
 
 def block(source: End, destination: End) -> bytes:
-    """A header of version 2.
+    """A header of version 2; who has no address is not told of.
 
     Args:
         source: as of line().
         destination: the same.
     """
-    if isinstance(source, bytes) or isinstance(destination, bytes):
-        family = _UNIX
-        addresses = _ADDRESSES[_UNIX].pack(
-            *(each if isinstance(each, bytes) else b"" for each in (source, destination))
-        )
-    else:
-        one, other = _alike(source[0], destination[0])
-        family = _INET if one.version == 4 else _INET6
-        addresses = _ADDRESSES[family].pack(one.packed, other.packed, source[1], destination[1])
+    if source is None or destination is None:
+        # Of all that version 2 has for such a client (UNIX, UNSPEC, LOCAL) haproxy and nginx both take this alone.
+        return _FIXED.pack(_SIGNATURE, _LOCAL, 0, 0)
+    one, other = _alike(source[0], destination[0])
+    family = _INET if one.version == 4 else _INET6
+    addresses = _ADDRESSES[family].pack(one.packed, other.packed, source[1], destination[1])
     return _FIXED.pack(_SIGNATURE, _PROXY, family << 4 | _STREAM, len(addresses)) + addresses
 
 

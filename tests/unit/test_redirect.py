@@ -124,7 +124,7 @@ def test_each_direction_has_its_own_end(redirect: _Redirect, first: str) -> None
         ("v1", PEER, b"PROXY TCP4 192.0.2.1 127.0.0.1 40000 7\r\n"),
         ("v2", PEER, block(("192.0.2.1", 40_000), ("127.0.0.1", 7))),
         ("v1", LOCAL_PEER, b"PROXY UNKNOWN\r\n"),
-        ("v2", LOCAL_PEER, block(b"", b"")),
+        ("v2", LOCAL_PEER, block(None, None)),
     ],
 )
 def test_the_other_server_is_told_of_the_client(version: str, peer: IAddress, header: bytes) -> None:

@@ -197,7 +197,7 @@ def test_a_hundred_thousand_mutations() -> None:
         (("2001:db8::1", 1), ("2001:db8::7", 2), b"PROXY TCP6 2001:db8::1 2001:db8::7 1 2\r\n"),
         (("fe80::1%eth0", 1), ("fe80::2%eth0", 2), b"PROXY TCP6 fe80::1 fe80::2 1 2\r\n"),
         (("::ffff:192.0.2.1", 1), ("::ffff:198.51.100.7", 2), b"PROXY TCP4 192.0.2.1 198.51.100.7 1 2\r\n"),
-        (b"", b"/run/x", b"PROXY UNKNOWN\r\n"),
+        (None, None, b"PROXY UNKNOWN\r\n"),
     ],
 )
 def test_a_line_is_made(source: End, destination: End, text: bytes) -> None:
@@ -216,6 +216,6 @@ def test_two_families_become_one() -> None:
     assert made.source == ("::ffff:c000:201", 1, 0, 0)
 
 
-def test_a_unix_socket_is_told_by_its_path() -> None:
-    """In version 2; the client has none."""
-    assert block(b"", b"/run/x") == _block(0x21, 0x31, bytes(108) + b"/run/x".ljust(108, b"\0"))
+def test_who_has_no_address_is_not_told_of() -> None:
+    """As the specification has it for what a proxy says itself, without anything behind it."""
+    assert block(None, None) == _block(0x20, 0, b"")

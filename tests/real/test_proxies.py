@@ -1,0 +1,285 @@
+"""The PROXY protocol with the proxies that people have: in front of real daemons, and behind them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.real.clients import run
+from tests.real.daemon import PATIENCE, Daemon, exchange
+from tests.real.proxies import Haproxy, Nginx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+REACTORS = ["uv", "epoll"]
+V1 = b"PROXY TCP4 192.0.2.1 198.51.100.7 40000 443\r\n"
+
+
+@pytest.fixture
+def haproxy(program: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[[int], Haproxy]]:
+    """Make an haproxy with so many sockets, which the test starts."""
+    path = program("haproxy")
+    with contextlib.ExitStack() as stack:
+
+        def make(count: int = 1) -> Haproxy:
+            made = Haproxy(path, tmp_path, count)
+            stack.callback(made.end)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def nginx(program: Callable[[str], str], tmp_path: Path) -> Iterator[Nginx]:
+    """An nginx with one socket, which the test starts."""
+    made = Nginx(program("nginx"), tmp_path)
+    yield made
+    made.end()
+
+
+def _variables(text: bytes) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.decode().splitlines())
+
+
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_haproxys_clients_are_the_real_ones(
+    start: Callable[..., Daemon], haproxy: Callable[[int], Haproxy], reactor: str
+) -> None:
+    """By each kind of its headers: in a process's environment, in rules and limits, in the log."""
+    proxies = haproxy(4)
+    daemon = start(
+        "@defaults bind=127.0.0.1 proxy_protocol=127.0.0.1\n"
+        "env 0/tcp server=/usr/bin/env no_access=127.0.0.66\n"
+        "echo 0/tcp only_from=127.0.0.0/28 per_source=1\n",
+        twistd_arguments=["--reactor", reactor],
+    )
+    kinds = ("send-proxy", "send-proxy-v2", "send-proxy-v2-ssl proxy-v2-options crc32c,unique-id,authority")
+    rows = "".join(
+        f"listen l{number}\n {{{number}}}\n unique-id-format %ci%cp\n"
+        f" server s 127.0.0.1:{daemon.port('env/tcp')} {kind}\n"
+        for number, kind in enumerate(kinds)
+    )
+    proxies.start(f"{rows}listen l3\n {{3}}\n server s 127.0.0.1:{daemon.port('echo/tcp')} send-proxy-v2\n")
+    for number in range(3):
+        client = proxies.connect(f"127.0.0.{number + 2}", number)
+        host, port = client.getsockname()
+        told = _variables(exchange(client))
+        assert (told["TCPREMOTEIP"], told["REMOTE_PORT"]) == (host, str(port))
+        assert (told["TCPLOCALIP"], told["TCPLOCALPORT"]) == ("127.0.0.1", str(proxies.ports[number]))
+        assert told["PROXY_ADDR"] == "127.0.0.1"
+        (end,) = [each for each in daemon.wait_event("end", "env/tcp", number + 1) if each["peer"] == f"{host}:{port}"]
+        assert end["reason"] == "done"
+    assert exchange(proxies.connect("127.0.0.66")) == b""
+    (refused,) = daemon.wait_event("refuse", "env/tcp")
+    assert (refused["reason"], refused["peer"].partition(":")[0]) == ("address", "127.0.0.66")
+
+    with proxies.connect("127.0.0.2", 3) as first:
+        first.sendall(b"1")
+        assert first.recv(1) == b"1"
+        assert exchange(proxies.connect("127.0.0.2", 3), b"2") == b""
+        # The proxy's own address is another source, and every client one of its own.
+        assert exchange(proxies.connect("127.0.0.3", 3), b"3") == b"3"
+    assert exchange(proxies.connect("127.0.0.99", 3), b"4") == b""
+    ends = {each["peer"].partition(":")[0]: each for each in daemon.wait_event("end", "echo/tcp", 2)}
+    assert {host: (each["in"], each["out"]) for host, each in ends.items()} == {
+        "127.0.0.2": ("1", "1"),
+        "127.0.0.3": ("1", "1"),
+    }
+
+
+@pytest.mark.parametrize("check", ["send-proxy check-send-proxy", "send-proxy-v2 check-send-proxy", ""])
+def test_haproxys_health_checks(start: Callable[..., Daemon], haproxy: Callable[..., Haproxy], check: str) -> None:
+    """They are haproxy's own connections, and no mistakes; nor are those that say nothing at all."""
+    proxies = haproxy()
+    daemon = start("daytime 0/tcp bind=127.0.0.1 proxy_protocol=127.0.0.1\n")
+    server = f"127.0.0.1:{daemon.port('daytime/tcp')} {check or 'send-proxy'} check inter 50ms"
+    proxies.start(f"listen l\n {{0}}\n server s {server}\n")
+    if check:
+        accepted = daemon.wait_event("accept", "daytime/tcp", 3)
+        assert {each["peer"].partition(":")[0] for each in accepted} == {"127.0.0.1"}
+    assert len(exchange(proxies.connect("127.0.0.9"))) > 20
+    daemon.wait_for(lambda line: " accept " in line and "peer=127.0.0.9:" in line)
+    assert not any(" refuse " in line for line in daemon.lines)
+
+
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_haproxy_at_a_unix_socket(
+    start: Callable[..., Daemon], haproxy: Callable[[int], Haproxy], tmp_path: Path, reactor: str
+) -> None:
+    """Its clients have their addresses, by whatever way they come; without a header nobody gets in."""
+    proxies = haproxy(2)
+    daemon = start(
+        f"@defaults proxy_protocol=local\nenv {tmp_path}/env/unix server=/usr/bin/env\n"
+        f"echo {tmp_path}/echo/unix only_from=127.0.0.2\n",
+        twistd_arguments=["--reactor", reactor],
+    )
+    servers = ((0, "env", "send-proxy"), (1, "echo", "send-proxy-v2"))
+    proxies.start(
+        "".join(
+            f"listen l{number}\n {{{number}}}\n server s {tmp_path}/{name} {kind}\n" for number, name, kind in servers
+        )
+    )
+    client = proxies.connect("127.0.0.2")
+    host, port = client.getsockname()
+    told = _variables(exchange(client))
+    assert (told["PROTO"], told["TCPREMOTEIP"], told["TCPREMOTEPORT"]) == ("TCP", host, str(port))
+    assert int(told["UNIXREMOTEPID"]) > 1
+    client = proxies.connect("127.0.0.2", 1)
+    host, port = client.getsockname()
+    assert exchange(client, b"hello") == b"hello"
+    (end,) = daemon.wait_event("end", "echo/unix")
+    assert (end["peer"], end["in"], end["reason"]) == (f"{host}:{port}", "5", "done")
+    assert exchange(proxies.connect("127.0.0.3", 1), b"hello") == b""
+    with pytest.raises(ConnectionResetError):
+        exchange(daemon.connect("echo/unix", socket.AF_UNIX), b"GET / HTTP/1.0\r\n\r\n")
+    reasons = [each["reason"] for each in daemon.wait_event("refuse", "echo/unix", 2)]
+    assert reasons == ["address", "proxy"]
+
+
+def test_nginx_in_front(start: Callable[..., Daemon], nginx: Nginx) -> None:
+    """Its stream module's clients are the real ones for a Python handler, too, in a process and in a thread."""
+    (nginx.folder / "handler.py").write_text(
+        "import socketserver\n"
+        "def serve(sock, address):\n"
+        "    sock.sendall(repr(address).encode())\n"
+        "class Handler(socketserver.BaseRequestHandler):\n"
+        "    def handle(self):\n"
+        "        self.request.sendall(repr((self.client_address, self.server.server_address)).encode())\n"
+    )
+    daemon = start(
+        "@defaults bind=127.0.0.1 proxy_protocol=127.0.0.1\n"
+        "tcpmux 0/tcp\n"
+        f"process 0/tcp python=handler:serve python_path={nginx.folder} mux=yes\n"
+        f"thread 0/tcp python=handler:Handler python_path={nginx.folder} model=thread mux=yes\n"
+    )
+    nginx.start(
+        f"server {{ {{0}}; proxy_protocol on; proxy_half_close on; proxy_pass 127.0.0.1:{daemon.port('tcpmux/tcp')}; }}"
+    )
+    client = nginx.connect("127.0.0.7")
+    name = client.getsockname()
+    assert exchange(client, b"process\r\n") == b"+Go\r\n" + repr(name).encode()
+    client = nginx.connect("127.0.0.8")
+    ends = client.getsockname(), ("127.0.0.1", nginx.ports[0])
+    assert exchange(client, b"thread\r\n") == b"+Go\r\n" + repr(ends).encode()
+
+
+def test_curl_as_a_proxy(start: Callable[..., Daemon], program: Callable[[str], str]) -> None:
+    """`curl --haproxy-protocol` is asked for its header, and everybody else is not."""
+    daemon = start("http 0/tcp bind=127.0.0.1 proxy_protocol=127.0.0.9\n")
+    url = f"http://127.0.0.1:{daemon.port('http/tcp')}/"
+    curl = program("curl")
+    page = run(curl, "-s", "--interface", "127.0.0.9", "--haproxy-protocol", url)
+    assert b"Hello, 127.0.0.9!" in page
+    assert run(curl, "-s", "--interface", "127.0.0.9", url) == b""
+    (refused,) = daemon.wait_event("refuse", "http/tcp")
+    assert refused["rule"].startswith("proxy_protocol: it begins with no PROXY header (")
+    assert b"Hello, 127.0.0.10!" in run(curl, "-s", "--interface", "127.0.0.10", url)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_other_servers_are_told(
+    start: Callable[..., Daemon], haproxy: Callable[..., Haproxy], nginx: Nginx, tmp_path: Path, version: str
+) -> None:
+    """haproxy's accept-proxy and nginx's `proxy_protocol` understand what svcd sends, of local clients too."""
+    proxies = haproxy()
+    proxies.start(
+        'frontend f\n mode http\n {0} accept-proxy\n http-request return content-type text/plain lf-string "%ci:%cp"\n'
+    )
+    nginx.start("server { {0} proxy_protocol; return '$proxy_protocol_addr:$proxy_protocol_port'; }")
+    daemon = start(
+        f"@defaults bind=127.0.0.1 send_proxy={version}\n"
+        f"web 0/tcp redirect=127.0.0.1:{proxies.ports[0]}\n"
+        f"stream 0/tcp redirect=127.0.0.1:{nginx.ports[0]}\n"
+        f"local {tmp_path}/local/unix redirect=127.0.0.1:{proxies.ports[0]}\n"
+    )
+    client = daemon.connect("web/tcp")
+    host, port = client.getsockname()
+    assert exchange(client, b"GET / HTTP/1.0\r\n\r\n").endswith(f"\r\n\r\n{host}:{port}".encode())
+    client = daemon.connect("stream/tcp")
+    host, port = client.getsockname()
+    assert exchange(client) == f"{host}:{port}".encode()
+    answer = exchange(daemon.connect("local/unix", socket.AF_UNIX), b"GET / HTTP/1.0\r\n\r\n")
+    assert re.search(rb"\r\n\r\n127\.0\.0\.1:\d+$", answer)
+
+
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_a_chain_keeps_the_first_client(start: Callable[..., Daemon], reactor: str) -> None:
+    """Through two redirections of svcd itself; a client that a header names to the first is the last one's client."""
+    arguments = {"twistd_arguments": ["--reactor", reactor]}
+    last = start("env 0/tcp4 bind=127.0.0.1 proxy_protocol=127.0.0.1 server=/usr/bin/env\n", **arguments)
+    second = start(
+        f"b 0/tcp4 bind=127.0.0.1 proxy_protocol=127.0.0.1 redirect=127.0.0.1:{last.port('env/tcp4')} send_proxy=v1\n",
+        **arguments,
+    )
+    first = start(
+        f"a 0/tcp4 bind=127.0.0.1 proxy_protocol=127.0.0.2 redirect=127.0.0.1:{second.port('b/tcp4')} send_proxy=v2\n",
+        **arguments,
+    )
+    client = first.connect("a/tcp4")
+    name = client.getsockname()
+    told = _variables(exchange(client))
+    assert (told["TCPREMOTEIP"], int(told["TCPREMOTEPORT"])) == name
+    assert int(told["TCPLOCALPORT"]) == first.port("a/tcp4")
+    with socket.socket() as proxy:
+        proxy.settimeout(PATIENCE)
+        proxy.bind(("127.0.0.2", 0))
+        proxy.connect(("127.0.0.1", first.port("a/tcp4")))
+        proxy.sendall(V1)
+        told = _variables(exchange(proxy))
+    assert (told["TCPREMOTEIP"], told["TCPREMOTEPORT"]) == ("192.0.2.1", "40000")
+    assert (told["TCPLOCALIP"], told["TCPLOCALPORT"]) == ("198.51.100.7", "443")
+
+
+def test_a_reload_changes_the_proxies(start: Callable[..., Daemon]) -> None:
+    """The option comes, changes and goes without a connection lost; who waits and is no proxy any more is closed."""
+    service = "echo 0/tcp4 bind=127.0.0.1"
+    daemon = start(service + "\n")
+
+    def reload(options: str, count: int) -> None:
+        daemon.file.write_text(f"{service} {options}\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for(lambda line: " reload " in line, count)
+
+    with daemon.connect("echo/tcp4") as before:
+        reload("proxy_protocol=127.0.0.1", 1)
+        waiting = daemon.connect("echo/tcp4")
+        assert exchange(daemon.connect("echo/tcp4"), V1 + b"1") == b"1"
+        reload("proxy_protocol=127.0.0.0/8", 2)
+        assert exchange(waiting, V1 + b"2") == b"2"
+        with daemon.connect("echo/tcp4") as waiting:
+            # That it waits is known when a later one was served.
+            assert exchange(daemon.connect("echo/tcp4"), V1 + b"3") == b"3"
+            reload("proxy_protocol=10.0.0.1", 3)
+            assert waiting.recv(1) == b""
+        assert exchange(daemon.connect("echo/tcp4"), V1) == V1
+        reload("", 4)
+        assert exchange(daemon.connect("echo/tcp4"), V1) == V1
+        before.sendall(b"still")
+        assert before.recv(5) == b"still"
+    named = [each for each in daemon.wait_event("accept", "echo/tcp4", 6) if each["peer"] == "192.0.2.1:40000"]
+    assert len(named) == 3
+
+
+def test_nobody_waits_for_who_says_nothing(start: Callable[..., Daemon]) -> None:
+    """Silent connections of a proxy hold neither other clients nor the end of the daemon, and have their time."""
+    daemon = start(
+        "@defaults bind=127.0.0.1 proxy_protocol=127.0.0.1 shutdown_timeout=1h\n"
+        "echo 0/tcp\nquick 0/tcp echo first_byte_timeout=0.2s\n"
+    )
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(daemon.connect("echo/tcp")) for _ in range(50)]
+        half = stack.enter_context(daemon.connect("quick/tcp"))
+        half.sendall(V1[:20])
+        assert half.recv(1) == b""
+        assert exchange(daemon.connect("echo/tcp"), V1 + b"hello") == b"hello"
+        assert daemon.stop() == 0
+        assert [client.recv(1) for client in silent] == [b""] * 50
+    (refused,) = [line for line in daemon.lines if " refuse " in line]
+    assert "the rest of it does not come" in refused
