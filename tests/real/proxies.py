@@ -89,7 +89,7 @@ class Haproxy(_Proxy):
     def start(self, text: str) -> None:
         """Run it with a configuration, in which {0}, {1} and so on are its sockets."""
         binds = [f"bind fd@{descriptor}" for descriptor in self.descriptors]
-        head = "defaults\n timeout connect 30s\n timeout client 30s\n timeout server 30s\n"
+        head = "defaults\n retries 0\n timeout connect 30s\n timeout client 30s\n timeout server 30s\n"
         (self.folder / "haproxy.cfg").write_text(head + _filled(text, binds))
         self._run("-db", "-f", "haproxy.cfg")
 

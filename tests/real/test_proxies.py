@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.certificates import Authority
 from tests.real.clients import run
 from tests.real.daemon import PATIENCE, Daemon, exchange
 from tests.real.proxies import Haproxy, Nginx
@@ -92,6 +93,32 @@ def test_haproxys_clients_are_the_real_ones(
         "127.0.0.2": ("1", "1"),
         "127.0.0.3": ("1", "1"),
     }
+
+
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_the_header_comes_before_tls(
+    start: Callable[..., Daemon], haproxy: Callable[[int], Haproxy], tmp_path: Path, reactor: str
+) -> None:
+    """Which haproxy speaks to us; the client behind it is the one that the service sees inside TLS."""
+    proxies = haproxy(1)
+    pair = tmp_path / "both.pem"
+    pair.touch(0o600)
+    pair.write_bytes(Authority().sign("svcd.example").both)
+    daemon = start(
+        f"http 0/tcp bind=127.0.0.1 proxy_protocol=127.0.0.1 tls_cert={pair} only_from=127.0.0.2\n",
+        twistd_arguments=["--reactor", reactor],
+    )
+    server = f"127.0.0.1:{daemon.port('http/tcp')} send-proxy-v2 ssl verify none"
+    proxies.start(f"listen l\n {{0}}\n server s {server}\n")
+    client = proxies.connect("127.0.0.2")
+    host, port = client.getsockname()
+    answer = exchange(client, b"GET / HTTP/1.0\r\n\r\n")
+    assert b"Hello, 127.0.0.2!" in answer
+    (end,) = daemon.wait_event("end", "http/tcp")
+    assert (end["peer"], end["reason"]) == (f"{host}:{port}", "done")
+    assert exchange(proxies.connect("127.0.0.3"), b"GET / HTTP/1.0\r\n\r\n") == b""
+    (refused,) = daemon.wait_event("refuse", "http/tcp")
+    assert refused["peer"].startswith("127.0.0.3:")
 
 
 @pytest.mark.parametrize("check", ["send-proxy check-send-proxy", "send-proxy-v2 check-send-proxy", ""])
@@ -209,19 +236,13 @@ def test_other_servers_are_told(
     assert re.search(rb"\r\n\r\n127\.0\.0\.1:\d+$", answer)
 
 
-@pytest.mark.parametrize("reactor", REACTORS)
-def test_a_chain_keeps_the_first_client(start: Callable[..., Daemon], reactor: str) -> None:
-    """Through two redirections of svcd itself; a client that a header names to the first is the last one's client."""
+@pytest.mark.parametrize(("reactor", "version"), [("uv", "v2"), ("epoll", "v1")])
+def test_a_chain_keeps_the_first_client(start: Callable[..., Daemon], reactor: str, version: str) -> None:
+    """From svcd to svcd; a client that a header names to the first is the last one's client."""
     arguments = {"twistd_arguments": ["--reactor", reactor]}
     last = start("env 0/tcp4 bind=127.0.0.1 proxy_protocol=127.0.0.1 server=/usr/bin/env\n", **arguments)
-    second = start(
-        f"b 0/tcp4 bind=127.0.0.1 proxy_protocol=127.0.0.1 redirect=127.0.0.1:{last.port('env/tcp4')} send_proxy=v1\n",
-        **arguments,
-    )
-    first = start(
-        f"a 0/tcp4 bind=127.0.0.1 proxy_protocol=127.0.0.2 redirect=127.0.0.1:{second.port('b/tcp4')} send_proxy=v2\n",
-        **arguments,
-    )
+    options = f"proxy_protocol=127.0.0.2 redirect=127.0.0.1:{last.port('env/tcp4')} send_proxy={version}"
+    first = start(f"a 0/tcp4 bind=127.0.0.1 {options}\n", **arguments)
     client = first.connect("a/tcp4")
     name = client.getsockname()
     told = _variables(exchange(client))
