@@ -194,10 +194,10 @@ class _Dialogue(_Talk):
                 return
             self._prompted = False
             self._sent = self._came = 0
-            self._lines_owed = line.count(b"\n")
+            self._lines_owed = line.count(b"\n") or 1
             await self._send(line)
             self.patience.waiting = True
-            # An answer has as many lines as the question, or as many bytes, for whoever types Ctrl-D within a line.
+            # An answer has as many lines as the question; or as many bytes, after Ctrl-D within a line.
             while self._lines_owed > 0 and self._came < self._sent:
                 await self._next()
             self.patience.waiting = False

@@ -74,11 +74,11 @@ def port_number(text: str, protocol: str) -> int:
     Raises:
         UsageError: there is none.
     """
-    if text.isdecimal():
-        if not 1 <= int(text) <= _MOST_PORT:
+    if text.isascii() and text.isdigit():
+        if len(text) > len(str(_MOST_PORT)) or not 1 <= int(text) <= _MOST_PORT:
             raise UsageError(f"{text} is no port: they go from 1 to {_MOST_PORT}")
         return int(text)
     try:
         return socket.getservbyname(text, protocol)
-    except (OSError, UnicodeError):
+    except (OSError, ValueError):
         raise UsageError(f"/etc/services has no {text}/{protocol}; say the port by its number") from None

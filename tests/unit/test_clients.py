@@ -1,0 +1,596 @@
+"""svcctl's clients against transports in memory."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import UTC, datetime
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.error import ConnectionRefusedError as RefusedError
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
+
+from svcd.cli import main
+from svcd.clients.connecting import connect
+from svcd.clients.datagrams import MOST_BYTES, Questions
+from svcd.clients.echo import talk
+from svcd.clients.fetch import Url, parse_url
+from svcd.clients.lookup import lookup
+from svcd.clients.racing import Patience, first_of
+from svcd.clients.stream import Stream
+from svcd.clients.target import Target, port_number
+from svcd.errors import ServerError, UnavailableError, UsageError
+from svcd.wire.clocks import moment_1900, time_1900
+from tests.doubles import StreamDouble
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
+
+    from twisted.internet.interfaces import IReactorTime
+
+TARGET = Target("server.example", 7, 10.0)
+
+
+def started(coroutine: Coroutine[Deferred[Any], Any, Any]) -> list[Any]:
+    """Start a coroutine; what it returns or raises is put into the list."""
+    results: list[Any] = []
+    Deferred.fromCoroutine(coroutine).addBoth(results.append)
+    return results
+
+
+def failed(results: list[Any]) -> str:
+    """What a coroutine has said when it failed."""
+    [failure] = results
+    assert isinstance(failure, Failure)
+    assert failure.check(UnavailableError, ServerError, UsageError), failure
+    return str(failure.value)
+
+
+def connected(**settings: Any) -> tuple[Stream, StreamDouble]:
+    """A stream with its transport."""
+    stream = Stream(**settings)
+    transport = StreamDouble(stream)
+    made: Any = stream
+    made.makeConnection(transport)
+    return stream, transport
+
+
+# Ports, names, moments.
+
+
+def test_ports() -> None:
+    """A port is told by its number or its name."""
+    assert (port_number("7", "tcp"), port_number("65535", "udp")) == (7, 65_535)
+    assert (port_number("echo", "tcp"), port_number("domain", "udp")) == (7, 53)
+    for text in ("0", "65536", "ecoh", "", "-1", "7/tcp", "\0", "écho"):
+        with pytest.raises(UsageError):
+            port_number(text, "tcp")
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("http://a.example", Url(False, "a.example", 80, "a.example", "/")),
+        ("a.example:8080/x", Url(False, "a.example", 8080, "a.example:8080", "/x")),
+        ("HTTPS://A.example:443/x?y=z#part", Url(True, "a.example", 443, "a.example", "/x?y=z")),
+        ("https://[2001:db8::1]:8443/", Url(True, "2001:db8::1", 8443, "[2001:db8::1]:8443", "/")),
+        ("http://[fe80::1%25eth0]/", Url(False, "fe80::1%eth0", 80, "[fe80::1]", "/")),
+        ("http://a/ä?ö=%20", Url(False, "a", 80, "a", "/%C3%A4?%C3%B6=%20")),
+        ("http://bücher.example/", Url(False, "xn--bcher-kva.example", 80, "xn--bcher-kva.example", "/")),
+        ("http://a?q", Url(False, "a", 80, "a", "/?q")),
+    ],
+)
+def test_urls(text: str, url: Url) -> None:
+    """A URL is taken apart as the request needs it."""
+    assert parse_url(text) == url
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "http://", "ftp://a/", "http://a:b/", "http://a:0/", "http://a:70000/", "http://[::1/", "http://u:p@a/",
+     "http://a/ b", "http://a/\r\nX: y", "http://\u2028/", "http://a..b/é", "mailto:x@y.example"],
+)  # fmt: skip
+def test_what_is_no_url(text: str) -> None:
+    """It is a UsageError, and what may be a password is not repeated."""
+    with pytest.raises(UsageError) as caught:
+        parse_url(text if text != "http://a..b/é" else "http://é..b/")
+    assert "u:p" not in str(caught.value)
+
+
+@given(st.integers(-(2**31), 2**34), st.integers(-(2**31) + 1, 2**31 - 1))
+def test_moments(moment: int, away: int) -> None:
+    """4 bytes and a clock that is wrong by less than 68 years make a moment, in whatever era."""
+    assert moment_1900(time_1900(moment), moment + away) == moment
+
+
+def test_the_era_of_2036() -> None:
+    """The first second of the next era is told by four zeros."""
+    rollover = int(datetime(2036, 2, 7, 6, 28, 16, tzinfo=UTC).timestamp())
+    assert moment_1900(bytes(4), rollover - 100) == rollover
+    assert moment_1900(b"\xff\xff\xff\xff", rollover + 100) == rollover - 1
+
+
+# A stream.
+
+
+def test_a_stream_is_read_when_it_is_wanted() -> None:
+    """One piece waits for its reader, and the transport is told to wait; what comes all the same is kept."""
+    stream, transport = connected()
+    stream.dataReceived(b"a")
+    assert not transport.reading
+    stream.dataReceived(b"b")
+    found: list[bytes] = []
+    stream.read().addCallback(found.append)
+    stream.read().addCallback(found.append)
+    assert transport.reading
+    stream.dataReceived(b"c")
+    assert found == [b"ab", b"c"]
+    stream.readConnectionLost()
+    stream.read().addCallback(found.append)
+    assert found[2:] == [b""]
+
+
+def test_a_stream_that_is_lost() -> None:
+    """What came before is read first; then reading fails, and so it does again."""
+    stream, _ = connected()
+    stream.dataReceived(b"a")
+    stream.connectionLost(Failure(ConnectionLost()))
+    found: list[Any] = []
+    for _ in range(3):
+        stream.read().addBoth(found.append)
+    assert found[0] == b"a"
+    for each in found[1:]:
+        assert "broken off" in failed([each])
+
+
+def test_writing_waits_for_the_server() -> None:
+    """It returns when there is room, or when the server is gone."""
+    stream, transport = connected()
+    transport.room = 2
+    assert started(stream.write(b"ab")) == [None]
+    waiting = started(stream.write(b"c"))
+    assert not waiting
+    transport.take()
+    assert waiting == [None]
+    waiting = started(stream.write(b"abc"))
+    stream.connectionLost(Failure(ConnectionDone()))
+    assert waiting == [None]
+    assert started(stream.write(b"d")) == [None]
+    assert transport.sent == b"abcabc"
+
+
+def test_a_handshake_that_fails() -> None:
+    """A secure stream is ready when that is decided, and knows what was wrong."""
+    stream, _ = connected(secure=True)
+    assert not stream.ready.called
+    stream.connectionLost(Failure(ConnectionDone()))
+    assert stream.ready.called
+    assert isinstance(stream.lost, ConnectionDone)
+
+
+# Several at once.
+
+
+def test_the_first_to_end_decides() -> None:
+    """The others are cancelled; and if it fails, its error is the one."""
+    first, second = Deferred[None](), Deferred[None]()
+
+    async def wait(one: Deferred[None]) -> None:
+        await one
+
+    results = started(first_of(wait(first), wait(second)))
+    first.callback(None)
+    assert results == [None]
+    assert second.called
+    first, second = Deferred(), Deferred()
+    results = started(first_of(wait(first), wait(second)))
+    second.errback(ServerError("why"))
+    assert failed(results) == "why"
+
+
+def test_patience() -> None:
+    """It ends when nothing was done for so long while something was expected."""
+    clock = Clock()
+    patience = Patience(clock, 10, "nothing came")
+    results = started(patience.ends())
+    clock.pump([5] * 10)
+    patience.waiting = True
+    clock.advance(9)
+    patience.renew()
+    clock.pump([1] * 9)
+    assert not results
+    clock.advance(2)
+    assert failed(results) == "nothing came within 10 s"
+
+
+# Connecting.
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> Callable[..., MemoryReactorClock]:
+    """A reactor that connects to these addresses, whatever the name."""
+
+    def reactor(*sockaddrs: tuple[Any, ...]) -> MemoryReactorClock:
+        def look(of: Any, host: str, port: int, family: Any) -> Deferred[Any]:
+            return lookup(of, host, port, family, "TCP", lambda *_: [(0, 0, 0, "", each) for each in sockaddrs])
+
+        monkeypatch.setattr("svcd.clients.connecting.lookup", look)
+        return MemoryReactorClock()
+
+    return reactor
+
+
+def test_addresses_are_raced(known: Callable[..., MemoryReactorClock]) -> None:
+    """Where the first address does not answer at once, the next is tried, and the first to answer is taken."""
+    reactor = known(("::1", 7, 0, 0), ("127.0.0.1", 7))
+    results = started(connect(reactor, TARGET))
+    assert [each[0] for each in reactor.tcpClients] == ["::1"]
+    reactor.advance(0.5)
+    assert [each[0] for each in reactor.tcpClients] == ["::1", "127.0.0.1"]
+    _, _, factory, _, _ = reactor.tcpClients[1]
+    protocol: Any = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 7))
+    protocol.makeConnection(StreamDouble(protocol))
+    [stream] = results
+    assert isinstance(stream, Stream)
+    assert list(stream.seconds) == ["lookup", "connect"]
+    assert stream.seconds["connect"] == 0.5
+
+
+def test_an_address_that_refuses(known: Callable[..., MemoryReactorClock]) -> None:
+    """Then the next is tried at once, and after the last the reason is told."""
+    reactor = known(("::1", 7, 0, 0), ("127.0.0.1", 7))
+    results = started(connect(reactor, TARGET))
+    for number in range(2):
+        reactor.advance(0.5)
+        _, _, factory, _, _ = reactor.tcpClients[number]
+        refused = Failure(RefusedError(osError=111, string="x"))
+        factory.clientConnectionFailed(reactor.connectors[number], refused)
+    reactor.advance(0.5)
+    assert failed(results) == "can't connect to server.example port 7: Connection refused"
+
+
+def test_nobody_answers(known: Callable[..., MemoryReactorClock]) -> None:
+    """After the timeout that is told."""
+    reactor = known(("192.0.2.1", 7))
+    results = started(connect(reactor, TARGET))
+    reactor.pump([1] * 11)
+    assert failed(results) == "server.example port 7 does not answer within 10 s"
+
+
+class _Threads(Clock):
+    """Remembers what a thread has told it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = SimpleQueue[Any]()
+
+    def callFromThread(self, call: Any, *arguments: Any) -> None:
+        self.told.put((call, arguments))
+
+    def obey(self) -> None:
+        call, arguments = self.told.get()
+        call(*arguments)
+
+
+def test_looking_up() -> None:
+    """A name is looked up in a thread, an address is not; an IPv6 one keeps its interface."""
+    reactor: Any = _Threads()
+    flags = []
+
+    def getaddrinfo(host: str, port: int, *rest: int) -> list[Any]:
+        flags.append(rest[-1])
+        if rest[-1]:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        if host == "none.example":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(0, 0, 0, "", ("192.0.2.1", port)), (0, 0, 0, "", ("fe80::1", port, 0, 1))]
+
+    found: list[Any] = []
+    lookup(reactor, "a.example", 7, socket.AF_UNSPEC, "UDP", getaddrinfo).addBoth(found.append)
+    assert not found
+    reactor.obey()
+    interface = socket.if_indextoname(1)
+    assert found == [[IPv4Address("UDP", "192.0.2.1", 7), IPv6Address("UDP", f"fe80::1%{interface}", 7, 0, 1)]]
+    assert flags == [socket.AI_NUMERICHOST, 0]
+    found.clear()
+    lookup(reactor, "none.example", 7, socket.AF_UNSPEC, "TCP", getaddrinfo).addBoth(found.append)
+    reactor.obey()
+    assert failed(found) == "none.example has no address: Name or service not known"
+    found.clear()
+    lookup(reactor, "127.0.0.1", 7, socket.AF_UNSPEC).addBoth(found.append)
+    lookup(reactor, "a" * 70 + ".example", 7, socket.AF_UNSPEC).addBoth(found.append)
+    assert found[0] == [IPv4Address("TCP", "127.0.0.1", 7)]
+    assert "can't be the name of a host" in failed(found[1:])
+
+
+# Datagrams.
+
+
+class _Network(Clock):
+    """A reactor whose UDP sockets go to the test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[tuple[str, bytes]] = []
+        self.sockets: list[Any] = []
+
+    def listenUDP(self, port: int, protocol: Any, **settings: Any) -> None:
+        assert (port, settings["maxPacketSize"]) == (0, 65_536)
+        protocol.makeConnection(_Sender(self, protocol))
+        self.sockets.append(protocol)
+
+
+class _Sender:
+    """The transport of one of them."""
+
+    def __init__(self, network: _Network, protocol: Any) -> None:
+        self._network = network
+        self._protocol = protocol
+        self._host = ""
+
+    def connect(self, host: str, port: int) -> None:
+        assert port == 7
+        self._host = host
+
+    def write(self, data: bytes) -> None:
+        self._network.sent.append((self._host, data))
+
+    def stopListening(self) -> None:
+        self._protocol.doStop()
+
+
+def _asking(*hosts: str) -> tuple[_Network, Questions]:
+    network = _Network()
+    return network, Questions(network, TARGET, [IPv4Address("UDP", host, 7) for host in hosts])
+
+
+def test_questions_are_repeated() -> None:
+    """After 1, 2 and 4 seconds, until the answer comes or the time is over."""
+    network, questions = _asking("192.0.2.1")
+    results = started(questions.ask(b"q"))
+    for passed, count in ((0, 1), (0.75, 1), (0.25, 2), (1.75, 2), (0.25, 3), (3.75, 3), (0.25, 4)):
+        network.advance(passed)
+        assert len(network.sent) == count
+    network.sockets[0].datagramReceived(b"a", None)
+    assert results == [b"a"]
+    results = started(questions.ask(b"q"))
+    network.pump([0.5] * 25)
+    assert failed(results) == "server.example port 7 has not answered over UDP within 10 s"
+    questions.close()
+
+
+def test_late_answers_answer_nothing_else() -> None:
+    """What a repeated question is answered twice does not count for the next one."""
+    network, questions = _asking("192.0.2.1")
+    results = started(questions.ask(b"q"))
+    network.advance(1.5)
+    network.sockets[0].datagramReceived(b"a", None)
+    assert results == [b"a"]
+    results = started(questions.ask(b"r"))
+    network.sockets[0].datagramReceived(b"a", None)
+    assert not results
+    network.sockets[0].datagramReceived(b"b", None)
+    network.sockets[0].datagramReceived(b"c", None)
+    assert results == [b"b"]
+
+
+def test_a_refusal_leads_to_the_next_address() -> None:
+    """And after the last it is told."""
+    network, questions = _asking("192.0.2.1", "192.0.2.2")
+    results = started(questions.ask(b"q"))
+    network.sockets[0].connectionRefused()
+    assert network.sent == [("192.0.2.1", b"q"), ("192.0.2.2", b"q")]
+    # Another way to be told: the socket is gone.
+    network.sockets[1].doStop()
+    assert failed(results) == "can't reach server.example port 7 over UDP: Connection refused"
+
+
+def test_a_question_that_is_too_long() -> None:
+    """It is told before it is sent."""
+    network, questions = _asking("192.0.2.1")
+    assert "65507 at most" in failed(started(questions.ask(b"x" * (MOST_BYTES + 1))))
+    assert not network.sent
+
+
+# A conversation.
+
+
+class _Desk:
+    """A console whose keys the test hits."""
+
+    def __init__(self, *, interactive: bool) -> None:
+        self.interactive = interactive
+        self.shown = b""
+        self._wanted: Deferred[bytes] | None = None
+
+    def read(self) -> Deferred[bytes]:
+        self._wanted = Deferred()
+        return self._wanted
+
+    def write(self, data: bytes) -> None:
+        self.shown += data
+
+    def type(self, data: bytes) -> None:
+        wanted, self._wanted = self._wanted, None
+        assert wanted is not None, "nobody reads"
+        wanted.callback(data)
+
+    @property
+    def wanted(self) -> bool:
+        return self._wanted is not None
+
+
+class _Talk:
+    """A conversation, between a desk and a transport in memory."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, interactive: bool, secure: bool = False) -> None:
+        self.clock = Clock()
+        self.desk = _Desk(interactive=interactive)
+        self.stream, self.transport = connected(secure=secure)
+
+        async def give(_: IReactorTime, __: Target) -> Stream:
+            return self.stream
+
+        monkeypatch.setattr("svcd.clients.echo.connect", give)
+        self.results = started(talk(self.clock, TARGET, self.desk))  # type: ignore[arg-type]
+
+    def answer(self, data: bytes) -> None:
+        self.stream.dataReceived(data)
+
+
+def test_a_dialogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next line is asked for when as many lines came as went, however they are split."""
+    talking = _Talk(monkeypatch, interactive=True)
+    desk = talking.desk
+    assert desk.shown == b"type: "
+    desk.type(b"one\n")
+    assert talking.transport.sent == b"one\n"
+    talking.answer(b"O")
+    assert not desk.wanted
+    talking.answer(b"NE AND MORE\r\n")
+    assert desk.shown == b"type: echo: ONE AND MORE\r\ntype: "
+    desk.type(b"a\nb\n")
+    talking.answer(b"a\n")
+    assert not desk.wanted
+    talking.answer(b"b\n")
+    assert desk.shown.endswith(b"type: echo: a\necho: b\ntype: ")
+    # Ctrl-D within a line: the answer has as many bytes, and no line end.
+    desk.type(b"xy")
+    talking.answer(b"XY")
+    assert desk.shown.endswith(b"type: echo: XY\ntype: ")
+    desk.type(b"")
+    assert talking.results == [None]
+    assert "loseConnection" in talking.transport.calls
+
+
+def test_a_dialogue_without_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever types may take as long as they like; the server may not."""
+    talking = _Talk(monkeypatch, interactive=True)
+    talking.clock.pump([7] * 10)
+    assert not talking.results
+    talking.desk.type(b"one\n")
+    talking.clock.pump([7] * 2)
+    assert failed(talking.results) == "server.example port 7 has not answered within 10 s"
+
+
+def test_a_passage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is told of the end when everything has come back."""
+    talking = _Talk(monkeypatch, interactive=False)
+    talking.desk.type(b"abc")
+    talking.desk.type(b"def")
+    talking.desk.type(b"")
+    talking.answer(b"abc")
+    assert not talking.transport.write_closed
+    talking.answer(b"def")
+    assert talking.transport.write_closed
+    assert not talking.results
+    talking.stream.readConnectionLost()
+    assert talking.results == [None]
+    assert talking.desk.shown == b"abcdef"
+
+
+def test_a_passage_to_who_waits_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that has not answered everything a second later is told of the end."""
+    talking = _Talk(monkeypatch, interactive=False)
+    talking.desk.type(b"abc")
+    talking.desk.type(b"")
+    talking.clock.advance(0.9)
+    assert not talking.transport.write_closed
+    talking.clock.advance(0.2)
+    assert talking.transport.write_closed
+    talking.clock.pump([3] * 4)
+    assert failed(talking.results) == "server.example port 7 has not answered within 10 s"
+
+
+def test_a_passage_to_who_does_not_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has answered everything and does not close is left after a while, in good order."""
+    talking = _Talk(monkeypatch, interactive=False)
+    talking.desk.type(b"abc")
+    talking.desk.type(b"")
+    talking.answer(b"ABC")
+    talking.clock.pump([3] * 3)
+    assert not talking.results
+    talking.clock.pump([3] * 2)
+    assert talking.results == [None]
+
+
+def test_a_passage_that_can_not_half_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over TLS it ends when as much has come as went."""
+    talking = _Talk(monkeypatch, interactive=False, secure=True)
+    talking.desk.type(b"abc")
+    talking.desk.type(b"")
+    talking.answer(b"AB")
+    assert not talking.results
+    talking.answer(b"C")
+    assert talking.results == [None]
+    assert not talking.transport.write_closed
+
+
+def test_a_server_that_closes_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told."""
+    talking = _Talk(monkeypatch, interactive=False)
+    talking.desk.type(b"abc")
+    talking.stream.readConnectionLost()
+    assert failed(talking.results) == "the server has closed the connection before the end of the input"
+
+
+# Command lines.
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["echo", "a", "ecoh"], "no ecoh/tcp"),
+        (["daytime", "-u", "a", "ecoh"], "no ecoh/udp"),
+        (["time", "-u", "--tls", "a"], "--udp goes with neither"),
+        (["echo", "-u", "/a"], "--udp goes with neither"),
+        (["probe", "a"], "say the port"),
+        (["probe", "/a", "7"], "has no port"),
+        (["echo", "--ca", "x", "a"], "without --tls"),
+        (["echo", "--tls", "--ca", "/none", "a", "7"], "--ca /none: No such file"),
+        (["echo", "--tls", "--key", "/none", "a", "7"], "without --cert"),
+        (["echo", "--tls", "/a"], "--name"),
+        (["get", "ftp://a/"], "the scheme ftp"),
+    ],
+)
+def test_wrong_command_lines(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The status is EX_USAGE, and what is wrong is told, behind the name of the command."""
+    assert main(words) == os.EX_USAGE
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert found.err.startswith(f"svcctl {words[0]}: ")
+    assert said in found.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["echo"], ["echo", "-4", "-6", "a"], ["get", "--timeout", "0", "a"], ["get", "--timeout", "nan", "a"],
+     ["get", "--timeout", "inf", "a"], ["probe", "--retries", "-1", "a", "7"], ["time", "a", "37", "b"]],
+)  # fmt: skip
+def test_what_the_parser_refuses(words: list[str]) -> None:
+    """It does so before anything else."""
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == os.EX_USAGE
+
+
+def test_files_that_hold_no_certificate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is told which option named them."""
+    path = tmp_path / "file"
+    path.write_text("nothing\n")
+    for option in ("--ca", "--cert"):
+        # Nothing is looked up before they are read.
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            words = ["echo", "--tls", option, str(path), "127.0.0.1", str(listener.getsockname()[1]), "x"]
+            assert main(words) == os.EX_USAGE
+        assert capsys.readouterr().err.startswith(f"svcctl echo: {option}: there is no certificate in it")
