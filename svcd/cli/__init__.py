@@ -58,7 +58,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="svcctl", description="Controls a running svcd; checks and explains services files.")
+    parser = _Parser(
+        prog="svcctl",
+        description="Controls a running svcd, checks and explains services files, and talks to servers of all kinds.",
+    )
     parser.add_argument("--version", action="version", version=f"svcd {__version__}")
     parser.add_argument("--control", metavar="PATH", help="the daemon's control socket; default: its usual place")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import svcd
 from svcd.cli.completion import bash, zsh
+from svcd.cli.manual import manual
 from svcd.cli.placing import Artefact
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def artefacts(place: Place, parser: argparse.ArgumentParser) -> Iterator[Artefac
     yield Artefact(place.services, (etc / "svcd/services").read_text("utf-8"))
     for page in sorted((etc / "man").iterdir()):
         yield Artefact(prefix / f"share/man/man{page.suffix[1:]}" / page.name, page.read_text("utf-8"))
+    yield Artefact(prefix / "share/man/man1/svcctl.1", manual(parser))
     yield Artefact(prefix / "share/bash-completion/completions/svcctl", bash(parser))
     yield Artefact(prefix / "share/zsh/site-functions/_svcctl", zsh(parser))
     # Examples, which are to be copied and adapted.

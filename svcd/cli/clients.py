@@ -36,7 +36,7 @@ def add_clients(add: Callable[..., argparse.ArgumentParser]) -> None:
         ("daytime", "ask a server for the date and the time, as text (RFC 867)"),
         ("time", "ask a server for the time (RFC 868), and compare it with this clock"),
     ):
-        clock = add(name, help=text, description=f"{text[0].upper()}{text[1:]}. {_EXITS}")
+        clock = add(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_EXITS)
         _add_place(clock)
         _add_ways(clock)
         clock.set_defaults(run=partial(_run, name))
@@ -49,7 +49,8 @@ def _add_echo(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="send lines to a server, and show what it answers",
         description="Sends what is typed, or comes by the standard input, and shows what the server answers; the end "
         "of the input ends it, once everything is answered. With words it sends them as one line, and says whether "
-        f"they came back. {_EXITS}",
+        "they came back.",
+        epilog=_EXITS,
     )
     _add_place(echo)
     echo.add_argument("words", nargs="*", metavar="WORD", help="what to send, and to get back")
@@ -62,7 +63,8 @@ def _add_get(add: Callable[..., argparse.ArgumentParser]) -> None:
         "get",
         help="fetch a URL over HTTP",
         description="Writes what an http or https URL leads to on the standard output. A response of 400 and more is "
-        f"another answer than the one that was wanted. {_EXITS}",
+        "another answer than the one that was wanted.",
+        epilog=_EXITS,
     )
     get.add_argument("url", metavar="URL", help="of http or https; without a scheme it is http")
     get.add_argument("-i", "--include", action="store_true", help="write the head of the response, too")
@@ -80,7 +82,8 @@ def _add_probe(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="say whether a server is up, and what it is like",
         description="Connects to a server, over TLS if that is asked for, and says which address has answered, how "
         "long it took, what it says by itself and whether its certificate can be trusted; one that can't is another "
-        f"answer than the one that was wanted. {_EXITS}",
+        "answer than the one that was wanted.",
+        epilog=_EXITS,
     )
     _add_place(probe)
     probe.add_argument("--retries", type=_count, default=0, metavar="N", help="try again so often until it is up")

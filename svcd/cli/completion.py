@@ -2,95 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from svcd.cli.grammar import commands_of
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    import argparse
+    from collections.abc import Iterator
+
+    from svcd.cli.grammar import Argument, Command
 
 __all__ = ["bash", "zsh"]
-
-#: What arguments are called whose values are names of files, or of directories.
-_FILES = frozenset({"FILE", "PATH", "file"})
-_FOLDERS = frozenset({"DIR"})
-
-
-@dataclass(frozen=True, slots=True)
-class _Argument:
-    """An option, or an argument without a name.
-
-    Attributes:
-        names: of the option; none for an argument.
-        help: a line about it.
-        label: what its value is called; empty where it takes none.
-        kind: of the value: words, files, folders or text.
-        words: if these are all there are.
-        arity: of an argument without a name, as argparse has it: ?, * or +; empty for one that must be there.
-    """
-
-    names: tuple[str, ...]
-    help: str
-    label: str
-    kind: str
-    words: tuple[str, ...]
-    arity: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Command:
-    """The program itself, with an empty name, or one of its commands."""
-
-    name: str
-    help: str
-    arguments: tuple[_Argument, ...]
-
-    @property
-    def options(self) -> Iterator[_Argument]:
-        """Those with names."""
-        return (each for each in self.arguments if each.names)
-
-    @property
-    def others(self) -> Iterator[_Argument]:
-        """Those without."""
-        return (each for each in self.arguments if not each.names)
-
-
-def _actions(parser: argparse.ArgumentParser) -> Sequence[argparse.Action]:
-    # argparse has no public way to look at a parser; this one has been there since it exists.
-    return parser._actions  # noqa: SLF001
-
-
-def _commands(parser: argparse.ArgumentParser) -> list[_Command]:
-    """The program, then its commands."""
-    found = [_Command("", "", _arguments(parser))]
-    for action in _actions(parser):
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above
-            helps = {choice.dest: choice.help or "" for choice in action._get_subactions()}  # noqa: SLF001 - as above
-            found += [_Command(name, helps.get(name, ""), _arguments(each)) for name, each in action.choices.items()]
-    return found
-
-
-def _arguments(parser: argparse.ArgumentParser) -> tuple[_Argument, ...]:
-    found = []
-    for action in _actions(parser):
-        if isinstance(action, argparse._SubParsersAction) or action.help == argparse.SUPPRESS:  # noqa: SLF001 - as above
-            continue
-        takes = action.nargs != 0
-        label = str(action.metavar or action.dest) if takes else ""
-        words = tuple(map(str, action.choices)) if action.choices is not None else ()
-        kind = "words" if words else "files" if label in _FILES else "folders" if label in _FOLDERS else "text"
-        text = (action.help or "").replace("%%", "%")
-        arity = action.nargs if isinstance(action.nargs, str) else ""
-        found.append(_Argument(tuple(action.option_strings), text, label, kind, words, arity))
-    return tuple(found)
-
 
 _BASH_KINDS = {"files": "compgen -f", "folders": "compgen -d"}
 
 
-def _bash_values(argument: _Argument) -> str:
+def _bash_values(argument: Argument) -> str:
     """A command that prints the values that begin with $cur, or nothing."""
     if argument.words:
         return f"compgen -W {shlex.quote(' '.join(argument.words))}"
@@ -103,7 +31,7 @@ def _bash_reply(values: str) -> str:
 
 def bash(parser: argparse.ArgumentParser) -> str:
     """What bash-completion reads from share/bash-completion/completions."""
-    program, *commands = _commands(parser)
+    program, *commands = commands_of(parser)
     names = " ".join(command.name for command in commands)
     lines = [
         f"# bash completion for {parser.prog}",
@@ -145,11 +73,11 @@ def _zsh_text(text: str) -> str:
     return text
 
 
-def _zsh_values(argument: _Argument) -> str:
+def _zsh_values(argument: Argument) -> str:
     return f"({' '.join(argument.words)})" if argument.words else _ZSH_KINDS.get(argument.kind, " ")
 
 
-def _zsh_specs(command: _Command) -> Iterator[str]:
+def _zsh_specs(command: Command) -> Iterator[str]:
     for option in command.options:
         others = " ".join(option.names)
         for name in option.names:
@@ -163,7 +91,7 @@ def _zsh_specs(command: _Command) -> Iterator[str]:
 
 def zsh(parser: argparse.ArgumentParser) -> str:
     """What zsh reads from a directory of its fpath, as `_svcctl`."""
-    program, *commands = _commands(parser)
+    program, *commands = commands_of(parser)
     lines = [
         f"#compdef {parser.prog}",
         "local context state state_descr line",

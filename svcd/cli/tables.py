@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from svcd import __version__
 from svcd.catalog import SHAPES, SUMMARIES
+from svcd.cli.manual import roff
 from svcd.config.options import TABLE
 from svcd.config.rows import GROUPS, OptionInfo
 from svcd.model import Shape
@@ -91,11 +92,6 @@ skipped.
 """.lstrip()
 
 
-def _roff(text: str) -> str:
-    escaped = text.replace("\\", "\\e").replace("-", "\\-")
-    return "\\&" + escaped if escaped.startswith((".", "'")) else escaped
-
-
 def _man() -> str:
     lines = [
         f'.TH SVCD\\-SERVICES 5 "" "svcd {__version__}" "File formats"',
@@ -104,12 +100,12 @@ def _man() -> str:
     ]
     for name, summary in SUMMARIES.items():
         over = "" if Shape.DATAGRAM in SHAPES[name] else " Streams only."
-        lines += [".TP", f".B {name}", _roff(f"{summary[0].upper()}{summary[1:]}.{over}")]
+        lines += [".TP", f".B {name}", roff(f"{summary[0].upper()}{summary[1:]}.{over}")]
     lines.append(".SH OPTIONS")
     for heading, infos in _grouped():
         lines.append(f".SS {heading}")
         for info in infos:
-            lines += [".TP", f".B {info.name}", _roff(info.help), ".br", _roff(f"Takes {_facts(info)}.")]
+            lines += [".TP", f".B {info.name}", roff(info.help), ".br", roff(f"Takes {_facts(info)}.")]
     lines += [
         ".SH EXIT STATUS",
         "A file with mistakes ends",

@@ -36,7 +36,7 @@ class Stream(Protocol):
 
     def __init__(self, *, secure: bool = False) -> None:
         self.ready: Deferred[None] = Deferred()
-        self.half_closes = not secure
+        self.half_closes = False
         self.seconds: dict[str, float] = {}
         self.problems: list[str] = []
         self._secure = secure
@@ -60,6 +60,9 @@ class Stream(Protocol):
 
     def handshakeCompleted(self) -> None:
         """It can be used."""
+        transport: Any = self.transport
+        # Before, whoever was told that nothing more comes had to close at once (RFC 5246, 7.2.1; RFC 8446, 6.1).
+        self.half_closes = not self._secure or transport.getHandle().get_protocol_version_name() == "TLSv1.3"
         self.ready.callback(None)
 
     def dataReceived(self, data: bytes) -> None:
@@ -132,7 +135,8 @@ class Stream(Protocol):
         if not self._closing:
             self._closing = True
             transport.unregisterProducer()
-            transport.loseWriteConnection()
+            # Over TLS the transport still reads until the server has said so, too.
+            (transport.loseConnection if self._secure else transport.loseWriteConnection)()
 
     def close(self) -> None:
         """Have done with it."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from svcd.catalog import BUILTINS, SHAPES
-from svcd.cli import main
+from svcd.cli import _parser, main
+from svcd.cli.grammar import commands_of
+from svcd.cli.manual import manual, roff
 from svcd.config.check import check
 from svcd.config.parser import parse
 from svcd.files import LocalFiles
@@ -35,6 +39,31 @@ def test_the_readme_has_the_table_of_options(project_root: Path, capsys: pytest.
 def test_the_manual_page_is_the_table(project_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """etc/man holds what `svcctl options --format man` prints."""
     assert (project_root / "etc/man/svcd-services.5").read_text("utf-8") == _written("man", capsys)
+
+
+def test_svcctl_has_a_manual_page_with_all_of_it() -> None:
+    """Every command is there, with its options and arguments."""
+    parser = _parser()
+    page = manual(parser)
+    for command in commands_of(parser)[1:]:
+        [section] = [each for each in page.split(".SS ") if each.startswith(f"{roff(command.name)}\n")]
+        for argument in command.arguments:
+            assert "--help" in argument.names or all(
+                roff(name) in section for name in argument.names or (argument.label,)
+            )
+    assert not any(line.startswith("'") for line in page.splitlines())
+
+
+def test_the_manual_pages_have_no_mistakes(project_root: Path, tmp_path: Path) -> None:
+    """groff has nothing to say about them."""
+    groff = shutil.which("groff")
+    if groff is None:
+        pytest.skip("groff is not installed")
+    page = tmp_path / "svcctl.1"
+    page.write_text(manual(_parser()))
+    for path in (page, project_root / "etc/man/svcd-services.5"):
+        done = subprocess.run([groff, "-man", "-ww", "-z", "-Tutf8", str(path)], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_services_file_that_is_installed_has_no_problems(project_root: Path) -> None:

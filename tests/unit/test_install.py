@@ -260,6 +260,7 @@ def test_install_and_uninstall(run: Callable[..., list[str]], tmp_path: Path) ->
     assert said[-1] == f"Edit {prefix}/etc/svcd/services, and start: systemctl enable --now svcd"
     assert os.access(prefix / "bin/svcctl", os.X_OK)
     for name in (
+        "share/man/man1/svcctl.1",
         "share/man/man5/svcd-services.5",
         "share/bash-completion/completions/svcctl",
         "lib/sysusers.d/svcd.conf",

@@ -1,0 +1,89 @@
+"""The manual page svcctl(1), made from its parser."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from svcd import __version__
+from svcd.cli.grammar import commands_of
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from svcd.cli.grammar import Argument, Command
+
+__all__ = ["manual", "roff"]
+
+_EXITS = {
+    0: "It was done.",
+    1: "The daemon declines; a client would be refused (explain); a server has answered, but otherwise than it should.",
+    64: "The command line is wrong.",
+    69: "Nobody answers: no daemon, no server that could be reached in time. svcd can't run from here (install).",
+    73: "A file can't be written (install).",
+    74: "The standard input or output fails (echo, get).",
+    75: "The daemon is busy.",
+    76: "A server does not keep to the protocol, or its certificate can't be trusted.",
+    77: "It is not permitted (install).",
+    78: "The services file has mistakes.",
+}
+
+
+def roff(text: str) -> str:
+    """A text as the source of a manual page (man(7))."""
+    escaped = text.replace("\\", "\\e").replace("-", "\\-")
+    return "\\&" + escaped if escaped.startswith((".", "'")) else escaped
+
+
+def manual(parser: argparse.ArgumentParser) -> str:
+    """The page, with all commands and their options.
+
+    Args:
+        parser: what svcctl understands.
+    """
+    program, *commands = commands_of(parser)
+    lines = [
+        f'.TH SVCCTL 1 "" "svcd {__version__}" "User commands"',
+        ".SH NAME",
+        "svcctl \\- control svcd, check its services file, talk to servers",
+        ".SH SYNOPSIS",
+        ".B svcctl",
+        r"[\fIoptions\fR] \fIcommand\fR [\fIarguments\fR]",
+        ".SH DESCRIPTION",
+        roff(program.description),
+        ".SH OPTIONS",
+        *_arguments(program),
+        ".SH COMMANDS",
+    ]
+    for command in commands:
+        lines += [f".SS {roff(command.name)}", f".B svcctl {roff(command.name)}", " ".join(_words(command)), ".PP"]
+        lines += [roff(command.description or _sentence(command.help)), *_arguments(command)]
+    lines.append(".SH EXIT STATUS")
+    for status, text in _EXITS.items():
+        lines += [".TP", f".B {status}", roff(text)]
+    lines += [".SH SEE ALSO", ".BR svcd\\-services (5),", ".BR twistd (1)"]
+    return "\n".join(lines) + "\n"
+
+
+def _words(command: Command) -> Iterator[str]:
+    """What stands behind a command's name: the options' names are told below."""
+    yield r"[\fIoptions\fR]"
+    for each in command.others:
+        label = rf"\fI{roff(each.label)}\fR" + (" ..." if each.arity in ("*", "+") else "")
+        yield f"[{label}]" if each.arity in ("?", "*") else label
+
+
+def _arguments(command: Command) -> Iterator[str]:
+    for each in [*command.others, *command.options]:
+        if "--help" not in each.names:
+            yield from (".TP", _heading(each), roff(_sentence(each.help)))
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _heading(argument: Argument) -> str:
+    label = rf"\fI{roff(argument.label)}\fR" if argument.label else ""
+    names = ", ".join(rf"\fB{roff(name)}\fR" for name in argument.names)
+    return " ".join(filter(None, [names, label]))
