@@ -156,9 +156,10 @@ def _status(result: Mapping[str, Any]) -> Iterator[str]:
     ]
     yield from _columns([("SERVICE", "STATE", "OPEN", "REFUSED", "ADDRESSES", "RUNS"), *rows], right={2, 3})
     for row in result["services"]:
-        certificate = row.get("certificate", {})
-        if certificate.get("soon"):
-            yield f"{row['service']}: {certificate['file']} expires in {certificate['days']} days"
+        certificate = row.get("certificate")
+        if certificate is not None and certificate["days"] < certificate["warn"]:
+            when = f"expires in {certificate['days']} days" if certificate["days"] >= 0 else "has expired"
+            yield f"{row['service']}: {certificate['file']} {when}"
     if result["leaving"]:
         yield f"{result['leaving']} connections of services that are no more"
 

@@ -236,12 +236,12 @@ def _choose(name: str, known: list[str], what: str) -> str:
 
 
 def _certificate(tls: TlsServer) -> dict[str, object]:
-    """Of the certificates of a service the one that expires first: in how many days, and whether that is too soon."""
+    """Of the certificates of a service the one that expires first, and how many days that and a warning take."""
     first = tls.held[0]
-    days = (first.expires - time.time()) / 86_400
+    days = int((first.expires - time.time()) // 86_400)
     expires = datetime.fromtimestamp(first.expires, UTC).isoformat()
-    soon = days < tls.service.options.tls_warn
-    return {"file": first.file, "expires": expires, "days": int(days), "soon": soon, "count": len(tls.held)}
+    warn = tls.service.options.tls_warn
+    return {"file": first.file, "expires": expires, "days": days, "warn": warn, "count": len(tls.held)}
 
 
 def _as_command_error(failure: Failure) -> Any:  # noqa: ANN401 - it raises
