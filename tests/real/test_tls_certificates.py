@@ -11,13 +11,14 @@ import ssl
 import subprocess
 import sys
 import threading
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.certificates import Authority, Signed
 from tests.real.clients import run
-from tests.real.daemon import PATIENCE, environment, fields
+from tests.real.daemon import PATIENCE, environment, exchange, fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -259,6 +260,30 @@ def test_memory_that_cannot_be_written_and_executed(
     said = ask(daemon, "daytime/tcp", *words, certificate=CLIENTS.sign("anna.example.org"))
     assert DATE.search(said), said
     assert re.search(r"depth=0 CN ?= ?one.example\n", said)
+
+
+def test_what_expires_soon_is_told(start: Callable[..., Daemon], folder: Path) -> None:
+    """By the log, by svcctl and by the metrics: which file, and when."""
+    soon = CA.sign("localhost", expires=CA.now + timedelta(days=10, hours=1))
+    _put(folder, {"soon": soon.both})
+    control = folder / "control"
+    text = f"@defaults bind=127.0.0.1 tls_cert={folder}/soon\necho 0/tcp\nlate 0/tcp echo tls_warn=10d\n"
+    daemon = start(f"{text}status 0/tcp tls_cert=none\n", "--control", str(control))
+    (warning,) = daemon.wait_event("certificate-expires", "echo/tcp")
+    assert (warning["file"], warning["days"], warning["count"]) == (f"{folder}/soon", "10", "1")
+    command = [sys.executable, "-m", "svcd", "--control", str(control), "status"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+    told = [line for line in done.stdout.splitlines() if "expires" in line]
+    assert told == [f"echo/tcp: {folder}/soon expires in 10 days"]
+    request = b"GET /metrics HTTP/1.0\r\n\r\n"
+    metrics = exchange(daemon.connect("status/tcp"), request).decode()
+    when = soon.certificate.not_valid_after_utc.timestamp()
+    for service in ("echo/tcp", "late/tcp"):
+        found = re.search(rf'svcd_tls_certificate_expiry_seconds{{service="{service}"}} (\S+)\n', metrics)
+        assert found is not None
+        assert float(found[1]) == when
+    assert 'expiry_seconds{service="status/tcp"}' not in metrics
+    assert "certificate-expires service=late/tcp" not in "\n".join(daemon.lines)
 
 
 def test_check_finds_mistakes(folder: Path) -> None:
