@@ -17,7 +17,16 @@ from tests.bench.running import LOAD, TLS_LOAD
 if TYPE_CHECKING:
     from tests.bench.running import Kind, Running
 
-__all__ = ["MODES", "Mode", "Result", "measure_idle", "measure_launcher", "measure_load", "measure_start"]
+__all__ = [
+    "MODES",
+    "Mode",
+    "Result",
+    "cpu_seconds",
+    "measure_idle",
+    "measure_launcher",
+    "measure_load",
+    "measure_start",
+]
 
 IDLE_CONNECTIONS = 5000
 
@@ -86,7 +95,7 @@ MODES = [
 ]
 
 
-def _cpu_seconds(pids: list[int]) -> float:
+def cpu_seconds(pids: list[int]) -> float:
     """The processor time of processes, their children and those they have reaped (proc(5), stat).
 
     A tick of stat's is more than each of many children may use, so who is alive is asked for nanoseconds, those of
@@ -118,9 +127,9 @@ def measure_load(mode: Mode, running: Running, pin: list[str], folder: Path, sec
         limit.start()
         # To open a thousand connections costs as much as many echoes, and is another mode's figure.
         load.stdout.readline()
-        before = _cpu_seconds(running.pids)
+        before = cpu_seconds(running.pids)
         line = load.stdout.readline()
-        used = _cpu_seconds(running.pids) - before
+        used = cpu_seconds(running.pids) - before
         _, errors = load.communicate()
         limit.cancel()
     if load.returncode:
