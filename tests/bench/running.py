@@ -181,7 +181,7 @@ def svcd_with(line: str, *reactor: str) -> Start:
 
     def start(pin: list[str], folder: Path) -> Running:
         port = free_port()
-        lines = [f"bench {port}/tcp {line} bind=127.0.0.1 backlog=1024"]
+        lines = [f"bench {port}/tcp {line.replace('FOLDER', str(folder))} bind=127.0.0.1 backlog=1024"]
         if line.startswith("echo"):
             # The load is one source, and asks more than one may by default.
             lines.append(f"bench {port}/udp echo bind=127.0.0.1 per_source_rate=none")

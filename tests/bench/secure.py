@@ -15,6 +15,7 @@ from tests.bench.running import (
     has,
     says_its_port,
     spawn,
+    svcd_with,
     wait_for,
     which,
 )
@@ -71,6 +72,7 @@ _PEM = f"FOLDER/{PEM}"
 
 SECURE = [
     Kind("hitch", _before_echo(_hitch), _MODES, has("hitch")),
+    Kind("svcd echo (uv)", svcd_with(f"echo tls_cert={_PEM}", "-r", "uv"), _MODES),
     Kind("stunnel", _before_echo(_stunnel), _MODES, has("stunnel")),
     Kind("Go crypto/tls", says_its_port("FOLDER/tls-go", _PEM), _MODES, has("go")),
     Kind("uvloop, its own TLS", says_its_port(*_PEERS, "uvloop", _PEM), _MODES),
