@@ -19,8 +19,18 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Credentials", "issued", "read_authorities", "read_credentials", "read_revocations", "subject_names"]
+__all__ = [
+    "UNREADABLE",
+    "Credentials",
+    "issued",
+    "read_authorities",
+    "read_credentials",
+    "read_revocations",
+    "subject_names",
+]
 
+#: What cryptography raises where a certificate or a list is not as it should be.
+UNREADABLE = (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 _KEY = re.compile(rb"-----BEGIN ((?:[A-Z]+ )?PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
 _CERTIFICATE = re.compile(rb"-----BEGIN (X509 )?CERTIFICATE-----.*?-----END (X509 )?CERTIFICATE-----", re.DOTALL)
 _REVOCATIONS = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
@@ -66,14 +76,11 @@ def read_credentials(certificates: bytes, key: bytes) -> Credentials:
     Raises:
         ValueError: it can't be used; the text says why, and what to do.
     """
-    chain = tuple(_read_all(certificates, _CERTIFICATE, x509.load_pem_x509_certificate, "certificate"))
+    chain = tuple(_read_all(certificates, _CERTIFICATE, _read_certificate, "certificate"))
     private = _read_key(key)
     own = chain[0]
-    try:
-        of_key = _public_bytes(private.public_key())
-        matching = [number for number, each in enumerate(chain) if _public_bytes(each.public_key()) == of_key]
-    except UnsupportedAlgorithm:
-        raise ValueError("the certificate has a key of a kind that is not supported") from None
+    of_key = _public_bytes(private.public_key())
+    matching = [number for number, each in enumerate(chain) if _public_bytes(each.public_key()) == of_key]
     if not matching:
         raise ValueError("the key is not that of the certificate; name the key that it was made with")
     if matching[0]:
@@ -128,13 +135,15 @@ def read_authorities(data: bytes) -> tuple[x509.Certificate, ...]:
     Raises:
         ValueError: there are none, or one can't be read, or may not vouch for others.
     """
-    found = tuple(_read_all(data, _CERTIFICATE, x509.load_pem_x509_certificate, "certificate"))
+    found = tuple(_read_all(data, _CERTIFICATE, _read_certificate, "certificate"))
     for each in found:
         try:
             constraints = each.extensions.get_extension_for_class(x509.BasicConstraints).value
         except x509.ExtensionNotFound:
             # Version 1 has no extensions, and only a root can be so old.
             continue
+        except UNREADABLE:
+            raise ValueError(f"{each.subject.rfc4514_string()} has extensions that can't be read") from None
         if not constraints.ca:
             text = f"{each.subject.rfc4514_string()} may not vouch for others (basicConstraints CA:FALSE)"
             raise ValueError(f"{text}; name the authority's own certificate")
@@ -147,7 +156,7 @@ def read_revocations(data: bytes) -> tuple[x509.CertificateRevocationList, ...]:
     Raises:
         ValueError: there are none, or one can't be read.
     """
-    return tuple(_read_all(data, _REVOCATIONS, x509.load_pem_x509_crl, "revocation list"))
+    return tuple(_read_all(data, _REVOCATIONS, _read_revocation_list, "revocation list"))
 
 
 def _read_all(data: bytes, block: re.Pattern[bytes], read: Callable[[bytes], Any], what: str) -> list[Any]:
@@ -161,16 +170,39 @@ def _read_all(data: bytes, block: re.Pattern[bytes], read: Callable[[bytes], Any
                 # What is unusual in it is for its maker.
                 warnings.simplefilter("ignore")
                 values.append(read(each))
-        except ValueError:
+        except UnsupportedAlgorithm:
+            raise ValueError(
+                f"{what} {number} of {len(blocks)} in it has a key of a kind that is not supported"
+            ) from None
+        except UNREADABLE:
             raise ValueError(f"{what} {number} of {len(blocks)} in it can't be read: it is damaged") from None
     return values
+
+
+def _read_certificate(block: bytes) -> x509.Certificate:
+    """A certificate of which everything is read, since its parts are when they are asked for."""
+    found = x509.load_pem_x509_certificate(block)
+    _public_bytes(found.public_key())
+    found.subject.rfc4514_string()
+    found.not_valid_before_utc.timestamp()
+    found.not_valid_after_utc.timestamp()
+    return found
+
+
+def _read_revocation_list(block: bytes) -> x509.CertificateRevocationList:
+    """The same of a list."""
+    found = x509.load_pem_x509_crl(block)
+    found.issuer.rfc4514_string()
+    if found.next_update_utc is not None:
+        found.next_update_utc.timestamp()
+    return found
 
 
 def subject_names(certificate: x509.Certificate) -> tuple[str, ...]:
     """The host names and addresses that a certificate is for (RFC 5280, 4.2.1.6), in small letters."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         return ()
     hosts = [name.lower() for name in names.get_values_for_type(x509.DNSName)]
     return (*hosts, *map(str, names.get_values_for_type(x509.IPAddress)))
@@ -182,5 +214,5 @@ def issued(revocations: x509.CertificateRevocationList, authority: x509.Certific
         return False
     try:
         return revocations.is_signature_valid(authority.public_key())  # type: ignore[arg-type]
-    except (TypeError, UnsupportedAlgorithm):
+    except (TypeError, UnsupportedAlgorithm, *UNREADABLE):
         return False

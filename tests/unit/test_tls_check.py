@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import errno
 import itertools
 import os
@@ -9,12 +11,15 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
+from hypothesis import given
+from hypothesis import strategies as st
 
 from svcd.config.check import check
 from svcd.files import LocalFiles
-from svcd.wire.pem import read_credentials
+from svcd.wire.pem import issued, read_authorities, read_credentials, read_revocations
 from tests.certificates import Authority
 from tests.doubles import FakeFiles, FakeMachine, config_of, problems_of
 
@@ -253,6 +258,40 @@ def test_revocation_lists() -> None:
         "tls_crl: the revocation list of CN=Under in /c/c is out of date; get the newest"
     ]
     assert problems(b"x") == ["tls_crl: can't use /c/c: there is no revocation list in it (PEM: -----BEGIN ...-----)"]
+
+
+_DER = {
+    b"CERTIFICATE": UNDER.own.certificate.public_bytes(serialization.Encoding.DER),
+    b"X509 CRL": x509.load_pem_x509_crl(UNDER.revocations()).public_bytes(serialization.Encoding.DER),
+}
+
+
+@given(st.sampled_from(list(_DER)), st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=6))
+def test_any_file_is_read_or_refused(kind: bytes, changes: list[tuple[int, int]]) -> None:
+    """Whatever stands in a file, it can be used or there is a text that says why not; nothing else is raised."""
+    data = bytearray(_DER[kind])
+    for place, value in changes:
+        data[place % len(data)] = value
+    pem = b"-----BEGIN %s-----\n%s-----END %s-----\n" % (kind, base64.encodebytes(data), kind)
+    for read in (read_authorities, read_revocations, lambda content: read_credentials(content, UNDER.own.key_pem)):
+        with contextlib.suppress(ValueError):
+            for each in read(pem) if read is read_revocations else ():
+                issued(each, CA.own.certificate)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    # A version, and an extension that stands there twice, for which cryptography has errors of its own.
+    [
+        _DER[b"CERTIFICATE"].replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x30"),
+        _DER[b"CERTIFICATE"].replace(b"\x06\x03U\x1d\x0f", b"\x06\x03U\x1d\x13"),
+    ],
+)
+def test_certificates_of_which_only_a_part_can_be_read(bad: bytes) -> None:
+    """Of an authority everything must make sense."""
+    assert bad not in _DER.values()
+    with pytest.raises(ValueError, match="can't be read"):
+        read_authorities(b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(bad) + b"-----END CERTIFICATE-----\n")
 
 
 def test_files_that_can_be_read_no_more(tmp_path: Path) -> None:

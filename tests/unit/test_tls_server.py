@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography import x509
 from OpenSSL import SSL
 from OpenSSL._util import lib
 from OpenSSL.crypto import X509
@@ -16,6 +17,7 @@ from svcd.catalog import SHAPES
 from svcd.config.parser import parse_text
 from svcd.errors import ConfigError
 from svcd.terms import ClientName, NameKind
+from svcd.transport.tls.connection import ServerConnection
 from svcd.transport.tls.identity import Identity, identity_of, why
 from svcd.transport.tls.server import TlsServer, tls_server
 from tests.certificates import Authority, Signed
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from svcd.config.service import Service
-    from svcd.transport.tls.connection import ServerConnection
 
 CA = Authority()
 SERVER = CA.sign("localhost", "127.0.0.1")
@@ -158,6 +159,24 @@ def test_who_is_not_named_is_refused() -> None:
     assert server.refusal(here) is None
     here, _ = handshake(server, client(certificate=CLIENTS.sign("anna.example.org")))
     assert server.refusal(here) == "its certificate is for nobody in tls_client_names"
+
+
+def test_who_has_no_certificate_is_refused_in_any_case() -> None:
+    """Even if OpenSSL let a client through."""
+    here, _ = handshake(server_of("tls_cert=/c/a", a=SERVER.both), client())
+    strict = server_of("tls_cert=/c/a tls_client_ca=/c/ca", a=SERVER.both, ca=CLIENTS.pem)
+    assert strict.refusal(here) == "it has no certificate"
+
+
+def test_a_certificate_that_makes_no_sense() -> None:
+    """OpenSSL takes some that others can't read: their clients are refused, and nothing raises."""
+
+    class Odd(ServerConnection):
+        def get_peer_certificate(self, **_arguments: object) -> Any:
+            raise x509.InvalidVersion("48 is not a valid X509 version", 48)
+
+    server = server_of("tls_cert=/c/a tls_client_ca=/c/ca tls_client=optional", a=SERVER.both, ca=CLIENTS.pem)
+    assert server.refusal(Odd(SSL.Context(SSL.TLS_METHOD), None)) == "its certificate can't be read"
 
 
 def test_revoked_certificates() -> None:

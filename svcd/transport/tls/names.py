@@ -9,6 +9,7 @@ from cryptography import x509
 from service_identity.hazmat import DNS_ID, DNSPattern
 
 from svcd.terms import ClientName, NameKind
+from svcd.wire.pem import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ def names_in(certificate: x509.Certificate) -> tuple[ClientName, ...]:
     """The subject alternative names of a certificate (RFC 5280, 4.2.1.6); of kinds that can be asked for."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *UNREADABLE):
         # None, or such as nobody should trust.
         return ()
     return tuple(_known(found))

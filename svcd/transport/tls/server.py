@@ -17,6 +17,7 @@ from svcd.errors import ConfigError
 from svcd.transport.tls.choosing import make_contexts
 from svcd.transport.tls.connection import ServerConnection
 from svcd.transport.tls.names import is_named, names_in
+from svcd.wire.pem import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
@@ -98,8 +99,9 @@ class TlsServer:
         self._state = state
         self._context = state.contexts.first
         options = state.service.options
+        self._asks = options.tls_client_ca is not None
+        self._required = self._asks and options.tls_client == "required"
         self._wanted = options.tls_client_names
-        self._required = options.tls_client_ca is not None and options.tls_client == "required"
 
     @property
     def service(self) -> Service:
@@ -115,13 +117,19 @@ class TlsServer:
     def refusal(self, connection: SSL.Connection) -> str | None:
         """Why a client may not go on although its handshake is over; None if it may.
 
-        A client without the certificate that it needs, or with one that does not hold, does not get so far.
+        A client without the certificate that it needs, or with one that does not hold, does not get so far. Of one that
+        may go on identity_of() can be asked, which raises nothing.
         """
-        if not self._wanted and not self._required:
+        if not self._asks:
             return None
-        certificate = connection.get_peer_certificate(as_cryptography=True)
-        if certificate is None:
-            return "it has no certificate" if self._required else None
+        try:
+            certificate = connection.get_peer_certificate(as_cryptography=True)
+            if certificate is None:
+                return "it has no certificate" if self._required else None
+            # OpenSSL may have taken what others can't make sense of.
+            certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string()
+        except UNREADABLE:
+            return "its certificate can't be read"
         if self._wanted and not is_named(names_in(certificate), self._wanted):
             return "its certificate is for nobody in tls_client_names"
         return None
