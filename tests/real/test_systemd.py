@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import svcd
+from tests.certificates import Authority
 from tests.real.booted import PYTHON, Booted, booted
 from tests.real.daemon import PATIENCE
 
@@ -207,6 +208,20 @@ def test_a_reload(machine: Booted) -> None:
         "ActiveState": "active",
         "StatusText": "services: 2, listeners: 2, connections: 0",
     }
+
+
+def test_tls_under_the_unit(machine: Booted) -> None:
+    """Certificates that the daemon's user can read are served, by name, though nothing may be written and executed."""
+    authority = Authority()
+    machine.put("/etc/svcd/names/localhost.pem", authority.sign("localhost").both.decode())
+    machine.put("/etc/svcd/ca.pem", authority.pem.decode())
+    machine("chown", "-R", "svcd", "/etc/svcd/names")
+    machine("chmod", "-R", "go=", "/etc/svcd/names")
+    secure = "tls_sni=/etc/svcd/names tls_unknown_name=refuse tls_client_ca=/etc/svcd/ca.pem tls_client=optional"
+    machine.put("/etc/svcd/services", f"https 443/tcp4 http {secure}\n")
+    machine("systemctl", "start", "svcd")
+    said = machine("/opt/svcd/bin/svcctl", "get", "--ca", "/etc/svcd/ca.pem", "https://localhost/")
+    assert "<html" in said
 
 
 def test_socket_activation(machine: Booted) -> None:

@@ -17,6 +17,7 @@ from svcd.catalog import SHAPES
 from svcd.config.parser import parse_text
 from svcd.errors import ConfigError
 from svcd.terms import ClientName, NameKind
+from svcd.transport.tls.callbacks import ServerContext
 from svcd.transport.tls.connection import ServerConnection
 from svcd.transport.tls.identity import Identity, identity_of, why
 from svcd.transport.tls.server import TlsServer, tls_server
@@ -323,6 +324,28 @@ def test_what_is_the_same_is_not_made_anew() -> None:
     assert [name for name in after if after[name] is not before[name]] == ["b.example"]
     server.prepare(service_of("tls_sni=/c tls_unknown_name=refuse tls_min=1.3"))()
     assert not set(contexts().values()) & set(after.values())
+
+
+_NO_CALLBACKS = "this Python's libffi is older than 3.4 and needs memory that is written and executed"
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "text"),
+    [
+        ("use_privatekey", SSL.Error([("", "", "too small")]), "OpenSSL does not take the certificate: too small"),
+        ("by_protocol", MemoryError(), _NO_CALLBACKS),
+        ("by_name", MemoryError(), _NO_CALLBACKS),
+    ],
+)
+def test_what_cannot_be_used_after_all(monkeypatch: pytest.MonkeyPatch, what: str, error: Exception, text: str) -> None:
+    """What OpenSSL does not take, and a system without memory for callbacks, is a Problem of the option."""
+
+    def fail(*_arguments: object, **_more: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ServerContext, what, fail)
+    with pytest.raises(ConfigError, match=rf"services:1:\d+: tls_(cert|sni): {text}"):
+        server_of("tls_cert=/c/a tls_alpn=x tls_sni=/c", ("/c",), **{"a": SERVER.both, "localhost.pem": SERVER.both})
 
 
 def test_what_a_handler_is_told() -> None:

@@ -65,7 +65,7 @@ def make_contexts(service: Service, material: Material, before: Contexts | None 
             return known.named[name]
         return _context(service, material, credentials, "tls_sni")
 
-    first = _context(service, material, material.default, "tls_cert")
+    first = _context(service, material, material.default, "tls_cert" if material.default is not None else "tls_sni")
     named = {name: context_of(name, credentials) for name, credentials in material.named.items()}
     if service.options.tls_sni is not None:
         try:
