@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from twisted.internet import error
-from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Protocol
 from zope.interface import implementer
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["FirstSide", "Side"]
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IPushProducer)
 class Side(Protocol):
     """One of two connections that are one.
 
-    Each is the producer of the other's transport: when its peer does not take what comes, the other peer is not
+    Each is the producer for the other's transport: when its peer does not take what comes, the other peer is not
     read from. So a pair costs what two transports buffer, whatever its ends do.
 
     Attributes:
@@ -54,6 +54,17 @@ class Side(Protocol):
 
     def writeConnectionLost(self) -> None:
         """This peer has been told that there is no more."""
+
+    def pauseProducing(self) -> None:
+        """The other peer does not take what comes."""
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """It does again."""
+        self.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The other transport is about to say that it is gone: see leave()."""
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """This connection is gone, and with it the reason for the other."""
@@ -104,8 +115,8 @@ class FirstSide(Side):
     def meet(self, other: Side) -> None:
         """Here is the other side; this one goes on reading, if it rests."""
         self.other, other.other = other, self
-        other.transport.registerProducer(self.transport, True)
-        self.transport.registerProducer(other.transport, True)
+        other.transport.registerProducer(self, True)
+        self.transport.registerProducer(other, True)
         for data in self.early:
             other.transport.write(data)
         self.early.clear()

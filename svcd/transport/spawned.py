@@ -123,7 +123,8 @@ class SpawnKeeper(Keeper[SpawnedSession]):
             return
         session = self._open(self.peer_text(name[0], name[1]), ticket)
         session.before = 0 if relay is None else relay.size
-        if ends.real is not None and self.deadlines is not None and self.deadlines.times.looks:
+        secures = self._securing is not None and self._securing.wanted
+        if ends.real is not None and self.deadlines is not None and self.deadlines.times.looks and not secures:
             session.traced = self.view.trace(descriptor, family, *ends.real)
         if not (self.resolves or ticket.awaits_name):
             self._start(session, descriptor, ends)

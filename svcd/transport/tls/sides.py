@@ -115,13 +115,11 @@ class HandlerSide(Side):
         """The reactor has it."""
         transport: Any = self.transport
         self._socket: socket.socket = transport.getHandle()
-        if not self._client.gone:
+        if self._client.gone:
+            # That was quick.
+            transport.loseConnection()
+        else:
             self._client.meet(self)
-            return
-        # That was quick.
-        for data in self._client.early:
-            self.transport.write(data)
-        self.leave(orderly=True)
 
     def dataReceived(self, data: bytes) -> None:
         """Pass it on. Once the client is gone a handler that is still reading may write a little into the void."""
@@ -144,6 +142,7 @@ class HandlerSide(Side):
         client = self.other
         if client is not None and self.heard_all and self._client.ended:
             self._part()
+            self.transport.unregisterProducer()
             self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:

@@ -1,0 +1,661 @@
+"""Clients with TLS whose handlers are processes, in memory: with the test as the link, and as the handler."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.python.failure import Failure
+
+from svcd.forms import TextForm
+from svcd.handlers.messages import Ended
+from svcd.journal import Journal
+from svcd.policy.limits import Hall
+from svcd.transport.descriptors import DescriptorBudget
+from svcd.transport.entrance import Reception
+from svcd.transport.session import KILL_SECONDS
+from svcd.transport.spawned import SpawnKeeper
+from svcd.transport.tls.protocol import LINGER_SECONDS
+from svcd.transport.tls.side import TlsSide
+from tests.doubles import LOCAL_PEER, PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
+from tests.tls import ANNA, FILES, TlsClient, secured
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from svcd.config.service import Service
+
+CAT = "cat 7/tcp server=/bin/cat"
+
+
+class _Adopted(StreamDouble):
+    """A transport that was made of a descriptor, which stays open until its protocol has heard of the end."""
+
+    def __init__(self, descriptor: int, family: int, protocol: Any) -> None:
+        super().__init__(protocol, peer=LOCAL_PEER if family == socket.AF_UNIX else PEER)
+        self.sock = socket.socket(family, fileno=descriptor)
+        self.sock.setblocking(False)
+
+    def getHandle(self) -> Any:
+        """The socket."""
+        return self.sock
+
+    def lose(self, reason: Failure, word: str = "lost") -> None:
+        """The connection ends."""
+        super().lose(reason, word)
+        self.sock.close()
+
+
+class _Reactor(FakeReactor):
+    """Has transports of its own for connected sockets.
+
+    Attributes:
+        late: whether protocols are told of them in the next turn.
+        mistake: raised instead, if there is one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adopted: list[_Adopted] = []
+        self.late = False
+        self.mistake: OSError | None = None
+
+    def adoptStream(self, descriptor: int, _name: Any, family: int, protocol: Any, _relay: Any = None) -> None:
+        """Make one."""
+        if self.mistake is not None:
+            os.close(descriptor)
+            raise self.mistake
+        transport = _Adopted(descriptor, family, protocol)
+        self.adopted.append(transport)
+        if self.late:
+            self.callLater(0, protocol.makeConnection, transport)
+        else:
+            protocol.makeConnection(transport)
+
+
+class _Link:
+    """What a keeper asks of its link."""
+
+    full = False
+    ready = True
+
+    def __init__(self) -> None:
+        self.waiting: dict[int, tuple[bytes, socket.socket]] = {}
+        self.signals: list[tuple[int, int]] = []
+
+    def start(self, number: int, environment: bytes, descriptor: int) -> None:
+        self.waiting[number] = environment, socket.socket(fileno=descriptor)
+
+    def drop(self, number: int) -> bool:
+        found = self.waiting.pop(number, None)
+        if found is not None:
+            found[1].close()
+        return found is not None
+
+    def signal(self, number: int, number_of_signal: int) -> None:
+        self.signals.append((number, number_of_signal))
+
+
+class _Client:
+    """A client, and both transports of its connection.
+
+    Attributes:
+        below: the client's transport.
+        handler: the socket that the handler has.
+    """
+
+    def __init__(self, daemon: _Daemon, tls: TlsClient) -> None:
+        self._daemon = daemon
+        self.tls = tls
+        self.below = daemon.take()
+        self.handler: Any = None
+        self._carried = 0
+
+    def says(self, data: bytes = b"", *, ends: bool = False) -> _Client:
+        """Say something, and hear what comes back."""
+        wire = self.tls.says(data, ends=ends)
+        if wire and not self.below.lost:
+            self.below.bytes_in += len(wire)
+            self.below.protocol.dataReceived(wire)
+        return self.hears()
+
+    def hears(self) -> _Client:
+        """Hear what was sent since."""
+        self._daemon.reactor.advance(0)
+        wire, self._carried = self.below.sent[self._carried :], len(self.below.sent)
+        self.tls.hears(wire)
+        return self
+
+    def shake(self) -> _Client:
+        """The handshake."""
+        return self.says().says().says()
+
+    @property
+    def pair(self) -> _Adopted:
+        """The daemon's end of the pair."""
+        return self._daemon.reactor.adopted[self._daemon.reactor.adopted.index(self.below) + 1]
+
+    def handler_says(self, data: bytes = b"", *, ends: bool = False) -> None:
+        """The handler says something, and the client hears it."""
+        if data:
+            self.pair.protocol.dataReceived(data)
+        if ends:
+            self.pair.protocol.readConnectionLost()
+        self.hears()
+
+
+class _Daemon:
+    """A keeper, and everything around it."""
+
+    def __init__(self, service: Service) -> None:
+        self.reactor = _Reactor()
+        self.lines: list[str] = []
+        self.names = FakeNames()
+        self.budget = DescriptorBudget(100, self.reactor)
+        self.link = _Link()
+        files = FakeFiles({**FILES, "/c/welcome": b"welcome\n"})
+        journal = Journal(keeping(self.lines), TextForm(stamped=False))
+        self.entrance = Reception(self.reactor, journal, files, self.budget, Hall()).entrance(service)
+        self.side = TlsSide(self.reactor, files, self.entrance.tally)
+        self.side.prepare(service)()
+        self.keeper = SpawnKeeper(
+            self.reactor,
+            lambda _keeper: self.link,  # type: ignore[arg-type, return-value]
+            service,
+            journal,
+            self.names,
+            self.budget,
+            itertools.count(1),
+            self.entrance,
+            self.reactor.seconds,
+            self.side,
+        )
+        self.keeper.keep_time(self.reactor.callLater)
+        self._clients: list[_Client] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+
+    def take(self) -> _Adopted:
+        """A connection comes; its transport."""
+        with socket.create_connection(self._listener.getsockname()):
+            accepted, name = self._listener.accept()
+        before = len(self.reactor.adopted)
+        self.keeper.take(accepted.detach(), name, socket.AF_INET)
+        return self.reactor.adopted[before]
+
+    def connect(self, tls: TlsClient | None = None) -> _Client:
+        """Somebody connects, and says nothing yet."""
+        self._clients.append(_Client(self, tls or TlsClient()))
+        return self._clients[-1]
+
+    def serve(self, tls: TlsClient | None = None) -> _Client:
+        """Somebody connects, shakes hands and gets a handler, whose number is that of the connection."""
+        client = self.connect(tls).shake()
+        number = len(self._clients)
+        _, client.handler = self.link.waiting.pop(number)
+        self.keeper.started(number, 500)
+        return client
+
+    def fields(self, event: str) -> dict[str, str]:
+        """Of the one line of an event."""
+        (line,) = [line for line in self.lines if line.startswith(event + " ")]
+        return dict(word.partition("=")[::2] for word in line.split()[1:])
+
+    def events(self) -> list[str]:
+        """Of the lines."""
+        return [line.split()[0] for line in self.lines]
+
+    def close(self) -> None:
+        """Close what the test left."""
+        for number in list(self.link.waiting):
+            self.link.drop(number)
+        for client in self._clients:
+            if client.handler is not None:
+                client.handler.close()
+        for transport in self.reactor.adopted:
+            transport.sock.close()
+        self._listener.close()
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., _Daemon]]:
+    """Make a daemon with a service."""
+    made: list[_Daemon] = []
+
+    def make(**options: str) -> _Daemon:
+        made.append(_Daemon(secured(CAT, **options)))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def _lose(transport: StreamDouble, cause: Exception) -> None:
+    if not transport.lost:
+        transport.lose(Failure(cause))
+
+
+def test_a_connection_is_one_to_everybody(started: Callable[..., _Daemon]) -> None:
+    """One number, one accept line with the process and the TLS, one end line with what went over the wire."""
+    daemon = started(log_on_success="PID,HOST,EXIT,TRAFFIC")
+    client = daemon.connect()
+    # A descriptor, and one that is going to be handed over.
+    assert (daemon.lines, daemon.budget.open) == ([], 2)
+    client.shake()
+    assert (daemon.lines, daemon.budget.open) == ([], 3)
+    daemon.link.drop(1)
+    daemon.keeper.started(1, 500)
+    assert daemon.budget.open == 2
+    accept = daemon.fields("accept")
+    assert (accept["id"], accept["pid"], accept["tls"], accept["count"]) == ("1", "500", "TLSv1.3", "1")
+    client.says(b"question")
+    client.handler_says(b"answer", ends=True)
+    daemon.keeper.ended(Ended(1, 3 << 8, 0.25, 0.125))
+    assert client.tls.told_end
+    assert daemon.events() == ["accept"]
+    client.says(ends=True)
+    end = daemon.fields("end")
+    assert (end["id"], end["reason"], end["exit"], end["user"]) == ("1", "done", "3", "0.250")
+    assert (end["in"], end["out"]) == (str(client.below.bytes_in), str(client.below.bytes_out))
+    assert (client.pair.sent, client.tls.received) == (b"question", b"answer")
+    assert (daemon.budget.open, daemon.keeper.sessions) == (0, {})
+    daemon.reactor.advance(60)
+    assert not daemon.reactor.getDelayedCalls()
+
+
+def test_the_handler_knows_what_the_handshake_found_out(started: Callable[..., _Daemon]) -> None:
+    """Its environment has the real client, the TLS, and whose certificate that was; the log has it as well."""
+    daemon = started(tls_client_ca="/c/clients")
+    daemon.serve(TlsClient(ANNA))
+    client = daemon.connect(TlsClient(ANNA)).shake()
+    environment, _ = daemon.link.waiting[2]
+    values = dict(item.split("=", 1) for item in environment.decode().split("\0"))
+    assert values["TCPREMOTEIP"] == "127.0.0.1"
+    assert values["TCPCONNNUM"] == "2"
+    assert values["SSL_PROTOCOL"] == "TLSv1.3"
+    assert values["SSL_TLS_SNI"] == "localhost"
+    assert values["SSL_CLIENT_VERIFY"] == "SUCCESS"
+    assert values["SSL_CLIENT_S_DN"] == "CN=anna.example.org"
+    assert values["SSL_CLIENT_I_DN"] == "CN=Clients"
+    assert "DNS:anna.example.org" in values["SSL_CLIENT_SAN"]
+    assert daemon.fields("accept")["subject"] == '"CN=anna.example.org"'
+    facts = daemon.keeper.sessions[2].facts()
+    assert (facts["tls"], facts["subject"], facts["in"]) == ("TLSv1.3", "CN=anna.example.org", client.below.bytes_in)
+
+
+def test_no_process_without_a_handshake(started: Callable[..., _Daemon]) -> None:
+    """One that fails is told once, with the reason."""
+    daemon = started()
+    client = daemon.connect()
+    assert daemon.keeper.sessions[1].facts()["tls"] == "handshake"
+    client.below.protocol.dataReceived(b"NONSENSE\r\n")
+    client.below.lose(Failure(ConnectionDone()))
+    assert not daemon.link.waiting
+    assert daemon.events() == ["accept", "fail", "end"]
+    assert daemon.fields("fail")["reason"]
+    assert daemon.fields("end")["reason"] == "handshake"
+    assert daemon.budget.open == 0
+    assert daemon.keeper.tally.failures == 1
+
+
+def test_a_client_that_only_looks_in(started: Callable[..., _Daemon]) -> None:
+    """Who connects and goes has failed at nothing."""
+    daemon = started()
+    daemon.connect().below.lose(Failure(ConnectionDone()))
+    assert daemon.events() == ["accept", "end"]
+    assert daemon.fields("end")["reason"] == "handshake"
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_comes_with_the_handshake_is_not_lost(started: Callable[..., _Daemon], late: bool) -> None:
+    """A client need not wait for its handler."""
+    daemon = started()
+    client = daemon.connect()
+    daemon.reactor.late = late
+    client.says()
+    # The end of the handshake and more in one piece.
+    client.tls.hears(b"")
+    client.says(b"early")
+    client.says(b"bird")
+    assert client.pair.sent == b"earlybird"
+
+
+def test_a_banner_is_said_in_tls(started: Callable[..., _Daemon]) -> None:
+    """In the clear it would end the handshake."""
+    daemon = started(banner="/c/welcome")
+    client = daemon.connect().shake()
+    assert client.tls.received == b"welcome\n"
+
+
+@pytest.mark.parametrize("well", [True, False])
+def test_a_client_that_is_done_gets_its_answers(started: Callable[..., _Daemon], well: bool) -> None:
+    """By its closure alert or by its FIN the handler is told the end, and answers on; both done, all closes."""
+    daemon = started()
+    client = daemon.serve()
+    client.says(b"all", ends=well)
+    if not well:
+        client.below.protocol.readConnectionLost()
+    assert (client.pair.sent, client.pair.write_closed, client.pair.lost) == (b"all", True, "")
+    client.handler_says(b"answer")
+    assert client.tls.received == b"answer"
+    client.handler_says(ends=True)
+    assert client.tls.told_end
+    assert (client.below.lost, client.pair.lost) == ("done", "done")
+    assert daemon.events() == ["accept"]
+    daemon.keeper.ended(Ended(1, 0))
+    assert daemon.fields("end")["reason"] == "done"
+
+
+def test_a_handler_that_only_listens(started: Callable[..., _Daemon]) -> None:
+    """One that has closed its output hears the client on; when it ends the connection does."""
+    daemon = started()
+    client = daemon.serve()
+    client.handler_says(b"talk", ends=True)
+    assert client.tls.told_end
+    client.says(b"more")
+    assert client.pair.sent == b"more"
+    assert client.below.lost == ""
+    daemon.keeper.ended(Ended(1, 0))
+    assert client.pair.lost == "done"
+    # There is some time for the client to close.
+    daemon.reactor.advance(LINGER_SECONDS - 0.1)
+    assert (client.below.lost, daemon.events()) == ("", ["accept"])
+    client.says(b"nobody hears this")
+    daemon.reactor.advance(0.1)
+    assert (client.below.lost, daemon.events()) == ("done", ["accept", "end"])
+
+
+def test_what_a_handler_wrote_last_arrives(started: Callable[..., _Daemon]) -> None:
+    """Its end may be known before all that it wrote was read; a client that reads slowly gets it, too."""
+    daemon = started()
+    client = daemon.serve()
+    client.below.room = 10
+    daemon.keeper.ended(Ended(1, 0))
+    client.pair.protocol.dataReceived(b"x" * 50_000)
+    assert not client.pair.reading
+    assert (client.below.lost, daemon.events()) == ("", ["accept"])
+    client.below.take()
+    assert client.pair.reading
+    client.handler_says(b"last", ends=True)
+    assert client.tls.received == b"x" * 50_000 + b"last"
+    assert client.tls.told_end
+    client.below.take()
+    client.says(ends=True)
+    assert client.below.lost == "done"
+    assert daemon.events() == ["accept", "end"]
+
+
+def test_an_answer_survives_an_unread_question(started: Callable[..., _Daemon]) -> None:
+    """A handler that ends with input unread breaks its socket; what it wrote before arrives all the same."""
+    daemon = started()
+    client = daemon.serve()
+    client.says(b"a long question")
+    client.handler.sendall(b"no")
+    client.handler.close()
+    client.pair.lose(Failure(ConnectionLost()))
+    client.hears()
+    assert client.tls.received == b"no"
+    assert client.tls.told_end
+    daemon.keeper.ended(Ended(1, 0))
+    client.says(ends=True)
+    assert daemon.fields("end")["reason"] == "done"
+
+
+def test_a_client_that_resets(started: Callable[..., _Daemon]) -> None:
+    """Its handler's socket is closed at once, and the connection is told when the handler has ended."""
+    daemon = started()
+    client = daemon.serve()
+    client.below.lose(Failure(ConnectionLost()))
+    assert client.pair.lost == "aborted"
+    assert client.handler.recv(1) == b""
+    assert (daemon.events(), daemon.budget.open) == (["accept"], 0)
+    assert daemon.keeper.sessions[1].traffic() == (-1, -1)
+    daemon.keeper.ended(Ended(1, signal.SIGPIPE))
+    assert daemon.fields("end")["exit"] == "SIGPIPE"
+
+
+def test_a_client_that_is_gone_is_heard_to_the_end(started: Callable[..., _Daemon]) -> None:
+    """Its handler can still read all that came, and write a little into the void meanwhile, but not for ever."""
+    daemon = started()
+    client = daemon.serve()
+    client.pair.room = 10
+    client.says(b"x" * 20_000)
+    client.below.lose(Failure(ConnectionDone()))
+    assert (client.pair.lost, client.pair.write_closed, client.pair.reading) == ("", True, True)
+    client.pair.protocol.dataReceived(b"thanks")
+    client.pair.take()
+    assert client.pair.lost == "done"
+    second = daemon.serve()
+    second.pair.room = 10
+    second.says(b"x" * 20_000)
+    second.below.lose(Failure(ConnectionDone()))
+    second.pair.protocol.dataReceived(b"x" * 65_537)
+    assert second.pair.lost == "aborted"
+
+
+def test_each_reader_holds_back_the_other(started: Callable[..., _Daemon]) -> None:
+    """A deaf client stops its handler, a deaf handler its client."""
+    daemon = started()
+    client = daemon.serve()
+    client.below.room = client.pair.room = 10
+    client.handler_says(b"x" * 20_000)
+    assert not client.pair.reading
+    client.below.take()
+    assert client.pair.reading
+    client.says(b"x" * 20_000)
+    assert not client.below.reading
+    for _ in range(2):
+        # A record at a time.
+        client.pair.take()
+        daemon.reactor.advance(0)
+    assert client.below.reading
+
+
+def test_a_client_that_goes_on_when_nobody_listens(started: Callable[..., _Daemon]) -> None:
+    """It costs no memory, and is closed."""
+    daemon = started()
+    client = daemon.serve()
+    client.handler_says(ends=True)
+    daemon.keeper.ended(Ended(1, 0))
+    client.says(b"x" * 65_537)
+    assert client.below.lost == "done"
+
+
+def test_kicked_in_the_handshake(started: Callable[..., _Daemon]) -> None:
+    """There is no process to be ended."""
+    daemon = started()
+    client = daemon.connect()
+    client.says()
+    daemon.keeper.sessions[1].cut("kicked")
+    assert client.below.lost == "aborted"
+    assert daemon.fields("end")["reason"] == "kicked"
+    assert (daemon.events(), daemon.budget.open) == (["accept", "end"], 0)
+
+
+def test_kicked_before_there_is_a_transport(started: Callable[..., _Daemon]) -> None:
+    """A reactor may tell of it in its next turn."""
+    daemon = started()
+    daemon.reactor.late = True
+    client = daemon.connect()
+    daemon.keeper.sessions[1].cut("kicked")
+    assert daemon.events() == ["accept"]
+    daemon.reactor.advance(0)
+    assert client.below.lost == "aborted"
+    assert daemon.events() == ["accept", "end"]
+    assert daemon.budget.open == 0
+
+
+def test_a_drained_service_waits_for_handlers_only(started: Callable[..., _Daemon]) -> None:
+    """Somebody in the handshake is owed nothing."""
+    daemon = started()
+    client = daemon.serve()
+    shaking = daemon.connect()
+    for session in list(daemon.keeper.sessions.values()):
+        session.drain()
+    assert (client.below.lost, shaking.below.lost) == ("", "aborted")
+    assert list(daemon.keeper.sessions) == [1]
+
+
+def test_kicked_with_a_handler(started: Callable[..., _Daemon]) -> None:
+    """The handler is ended as any; what it says to that arrives, if the client does not take too long."""
+    daemon = started()
+    client = daemon.serve()
+    daemon.keeper.sessions[1].cut("kicked")
+    assert (daemon.link.signals, client.below.lost) == ([(1, signal.SIGTERM)], "")
+    client.below.room = 10
+    client.handler_says(b"good bye, and thank you", ends=True)
+    daemon.keeper.ended(Ended(1, signal.SIGTERM))
+    assert client.tls.received == b"good bye, and thank you"
+    daemon.reactor.advance(KILL_SECONDS)
+    assert client.below.lost == "aborted"
+    end = daemon.fields("end")
+    assert (end["reason"], end["exit"]) == ("kicked", "SIGTERM")
+
+
+def test_kicked_when_its_handler_has_ended(started: Callable[..., _Daemon]) -> None:
+    """Somebody who does not take the last words does not stay for ever."""
+    daemon = started(idle_timeout="60s")
+    client = daemon.serve()
+    client.below.room = 10
+    client.handler_says(b"you never read this", ends=True)
+    daemon.keeper.ended(Ended(1, 0))
+    daemon.reactor.pump([1.0] * 70)
+    assert client.below.lost == "aborted"
+    end = daemon.fields("end")
+    assert (end["reason"], end["exit"]) == ("idle", "0")
+
+
+def test_a_killed_handlers_client_is_closed_at_once(started: Callable[..., _Daemon]) -> None:
+    """It had its time."""
+    daemon = started()
+    client = daemon.serve()
+    daemon.keeper.sessions[1].cut("kicked")
+    daemon.reactor.advance(KILL_SECONDS)
+    daemon.keeper.ended(Ended(1, signal.SIGKILL))
+    assert client.below.lost == "aborted"
+    assert daemon.fields("end")["reason"] == "kicked"
+
+
+@pytest.mark.parametrize("shaken", [False, True])
+def test_the_first_byte_is_the_clients_own(started: Callable[..., _Daemon], shaken: bool) -> None:
+    """The handshake does not count as something said, so it has to be done in that time, too."""
+    daemon = started(first_byte_timeout="5s")
+    client = daemon.serve() if shaken else daemon.connect().says()
+    daemon.reactor.pump([0.5] * 12)
+    if shaken:
+        assert daemon.link.signals == [(1, signal.SIGTERM)]
+        client.handler_says(ends=True)
+        daemon.keeper.ended(Ended(1, signal.SIGTERM))
+        client.says(ends=True)
+    assert daemon.fields("end")["reason"] == "first_byte"
+    assert client.below.lost
+
+
+def test_without_descriptors_there_is_no_handler(
+    started: Callable[..., _Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client is closed in order, and the log says why."""
+    daemon = started()
+    client = daemon.connect()
+
+    def no_pair() -> Any:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(socket, "socketpair", no_pair)
+    client.shake()
+    assert client.tls.told_end
+    client.says(ends=True)
+    assert client.below.lost == "done"
+    assert daemon.fields("end")["reason"] == "failed"
+    assert "can't start it: Too many open files" in daemon.lines[1]
+    assert daemon.budget.open == 0
+
+
+def test_a_reactor_without_room_for_the_pair(started: Callable[..., _Daemon]) -> None:
+    """The same."""
+    daemon = started()
+    client = daemon.connect()
+    daemon.reactor.mistake = OSError(errno.ENOMEM, "no")
+    client.shake()
+    assert daemon.fields("fail")["id"] == "1"
+    client.says(ends=True)
+    assert client.below.lost == "done"
+    assert daemon.budget.open == 0
+
+
+def test_a_client_that_was_gone_at_once(started: Callable[..., _Daemon]) -> None:
+    """It is told as one that only looked in."""
+    daemon = started()
+    daemon.reactor.mistake = OSError(errno.EINVAL, "no")
+    with pytest.raises(IndexError):
+        daemon.connect()
+    assert daemon.events() == ["accept", "end"]
+    assert daemon.budget.open == 0
+
+
+def test_a_handler_that_can_not_be_started(started: Callable[..., _Daemon]) -> None:
+    """Its client is told the end by TLS's own means."""
+    daemon = started()
+    client = daemon.connect().shake()
+    daemon.link.drop(1)
+    daemon.keeper.failed(1, errno.ENOENT)
+    client.handler_says(ends=True)
+    assert client.tls.told_end
+    client.says(ends=True)
+    assert daemon.events() == ["accept", "fail", "end"]
+    assert daemon.fields("end")["reason"] == "failed"
+    assert daemon.budget.open == 0
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_client_that_is_done_before_the_pair_is_there(started: Callable[..., _Daemon], gone: bool) -> None:
+    """What it said is for its handler all the same; one that has reset the connection has said nothing."""
+    daemon = started()
+    client = daemon.connect()
+    daemon.reactor.late = True
+    client.says()
+    wire = client.tls.says() + client.tls.says(b"remember me")
+    client.below.protocol.dataReceived(wire)
+    if gone:
+        client.below.lose(Failure(ConnectionLost()))
+    else:
+        client.below.protocol.readConnectionLost()
+    for _ in range(3):
+        daemon.reactor.advance(0)
+    assert (client.pair.sent, client.pair.lost) == ((b"", "done") if gone else (b"remember me", ""))
+    assert client.pair.write_closed is not gone
+    assert daemon.link.waiting[1]
+
+
+def test_a_client_that_breaks_tls(started: Callable[..., _Daemon]) -> None:
+    """The log says what it did, and its handler's socket is closed."""
+    daemon = started()
+    client = daemon.serve()
+    client.below.protocol.dataReceived(b"NONSENSE\r\n" * 10)
+    _lose(client.below, ConnectionDone())
+    assert client.pair.lost
+    daemon.keeper.ended(Ended(1, 0))
+    assert daemon.events() == ["accept", "fail", "end"]
+
+
+def test_a_reload_is_about_those_who_come(started: Callable[..., _Daemon]) -> None:
+    """Who is in stays as it was; who comes then is handed over in the clear, or shakes hands."""
+    daemon = started()
+    client = daemon.serve()
+    plain = service_of(CAT)
+    daemon.side.prepare(plain)()
+    daemon.keeper.retune(plain)
+    with socket.create_connection(daemon._listener.getsockname()):
+        accepted, name = daemon._listener.accept()
+    daemon.keeper.take(accepted.detach(), name, socket.AF_INET)
+    assert b"SSL_" not in daemon.link.waiting[2][0]
+    client.says(b"still here")
+    assert client.pair.sent == b"still here"
+    client.handler_says(b"yes")
+    assert client.tls.received == b"yes"
