@@ -49,6 +49,11 @@ class _Kept(_Kind, Generic[KeeperT]):
 
     keeper: KeeperT
     _usher: Usher | None = None
+    _tls: TlsSide | None = None
+
+    @property
+    def tls(self) -> TlsServer | None:
+        return None if self._tls is None else self._tls.server
 
     def _keep(self, keeper: KeeperT) -> None:
         self.keeper = keeper
@@ -91,6 +96,8 @@ class _Kept(_Kind, Generic[KeeperT]):
 class _Gated(_Kept[GateKeeper]):
     """A stream service that runs in the daemon."""
 
+    _tls: TlsSide
+
     def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:  # noqa: ARG002 - as all
         super().__init__(shared, service)
         factory = stream_factory(service, shared.around)
@@ -98,10 +105,6 @@ class _Gated(_Kept[GateKeeper]):
         self._tls = TlsSide(shared.reactor, shared.around.files, keeping[-1].tally)
         self._tls.prepare(service)()
         self._keep(GateKeeper(service, self._tls.around(factory), *keeping, kind=self._tls.gates))
-
-    @property
-    def tls(self) -> TlsServer | None:
-        return self._tls.server
 
     def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
         budget, entrance = self._shared.budget, self.keeper.entrance
@@ -142,6 +145,8 @@ class _Gated(_Kept[GateKeeper]):
 
 class _Spawned(_Kept[SpawnKeeper]):
     """A stream service whose connections have processes of their own."""
+
+    _tls: TlsSide
 
     def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:
         super().__init__(shared, service)
