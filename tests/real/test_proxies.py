@@ -49,6 +49,15 @@ def _variables(text: bytes) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.decode().splitlines())
 
 
+def _hear(client: socket.socket) -> bytes:
+    """What a client hears that says nothing; haproxy may give up for one that ends before it has connected."""
+    with client:
+        answer = b""
+        while piece := client.recv(65_536):
+            answer += piece
+        return answer
+
+
 @pytest.mark.parametrize("reactor", REACTORS)
 def test_haproxys_clients_are_the_real_ones(
     start: Callable[..., Daemon], haproxy: Callable[[int], Haproxy], reactor: str
@@ -71,13 +80,13 @@ def test_haproxys_clients_are_the_real_ones(
     for number in range(3):
         client = proxies.connect(f"127.0.0.{number + 2}", number)
         host, port = client.getsockname()
-        told = _variables(exchange(client))
+        told = _variables(_hear(client))
         assert (told["TCPREMOTEIP"], told["REMOTE_PORT"]) == (host, str(port))
         assert (told["TCPLOCALIP"], told["TCPLOCALPORT"]) == ("127.0.0.1", str(proxies.ports[number]))
         assert told["PROXY_ADDR"] == "127.0.0.1"
         (end,) = [each for each in daemon.wait_event("end", "env/tcp", number + 1) if each["peer"] == f"{host}:{port}"]
         assert end["reason"] == "done"
-    assert exchange(proxies.connect("127.0.0.66")) == b""
+    assert _hear(proxies.connect("127.0.0.66")) == b""
     (refused,) = daemon.wait_event("refuse", "env/tcp")
     assert (refused["reason"], refused["peer"].partition(":")[0]) == ("address", "127.0.0.66")
 
@@ -131,7 +140,7 @@ def test_haproxys_health_checks(start: Callable[..., Daemon], haproxy: Callable[
     if check:
         accepted = daemon.wait_event("accept", "daytime/tcp", 3)
         assert {each["peer"].partition(":")[0] for each in accepted} == {"127.0.0.1"}
-    assert len(exchange(proxies.connect("127.0.0.9"))) > 20
+    assert len(_hear(proxies.connect("127.0.0.9"))) > 20
     daemon.wait_for(lambda line: " accept " in line and "peer=127.0.0.9:" in line)
     assert not any(" refuse " in line for line in daemon.lines)
 
@@ -155,7 +164,7 @@ def test_haproxy_at_a_unix_socket(
     )
     client = proxies.connect("127.0.0.2")
     host, port = client.getsockname()
-    told = _variables(exchange(client))
+    told = _variables(_hear(client))
     assert (told["PROTO"], told["TCPREMOTEIP"], told["TCPREMOTEPORT"]) == ("TCP", host, str(port))
     assert int(told["UNIXREMOTEPID"]) > 1
     client = proxies.connect("127.0.0.2", 1)
@@ -231,7 +240,7 @@ def test_other_servers_are_told(
     assert exchange(client, b"GET / HTTP/1.0\r\n\r\n").endswith(f"\r\n\r\n{host}:{port}".encode())
     client = daemon.connect("stream/tcp")
     host, port = client.getsockname()
-    assert exchange(client) == f"{host}:{port}".encode()
+    assert _hear(client) == f"{host}:{port}".encode()
     answer = exchange(daemon.connect("local/unix", socket.AF_UNIX), b"GET / HTTP/1.0\r\n\r\n")
     assert re.search(rb"\r\n\r\n127\.0\.0\.1:\d+$", answer)
 
