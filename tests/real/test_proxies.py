@@ -109,16 +109,21 @@ def test_the_header_comes_before_tls(
     start: Callable[..., Daemon], haproxy: Callable[[int], Haproxy], tmp_path: Path, reactor: str
 ) -> None:
     """Which haproxy speaks to us; the client behind it is the one that the service sees inside TLS."""
-    proxies = haproxy(1)
+    proxies = haproxy(2)
     pair = tmp_path / "both.pem"
     pair.touch(0o600)
     pair.write_bytes(Authority().sign("svcd.example").both)
     daemon = start(
-        f"http 0/tcp bind=127.0.0.1 proxy_protocol=127.0.0.1 tls_cert={pair} only_from=127.0.0.2\n",
+        f"@defaults bind=127.0.0.1 proxy_protocol=127.0.0.1 tls_cert={pair}\n"
+        "http 0/tcp only_from=127.0.0.2\nenv 0/tcp server=/usr/bin/env log_on_success=HOST,TRAFFIC\n",
         twistd_arguments=["--reactor", reactor],
     )
-    server = f"127.0.0.1:{daemon.port('http/tcp')} send-proxy-v2 ssl verify none"
-    proxies.start(f"listen l\n {{0}}\n server s {server}\n")
+    proxies.start(
+        "".join(
+            f"listen l{number}\n {{{number}}}\n server s 127.0.0.1:{daemon.port(name)} send-proxy-v2 ssl verify none\n"
+            for number, name in enumerate(("http/tcp", "env/tcp"))
+        )
+    )
     client = proxies.connect("127.0.0.2")
     host, port = client.getsockname()
     answer = exchange(client, b"GET / HTTP/1.0\r\n\r\n")
@@ -128,6 +133,13 @@ def test_the_header_comes_before_tls(
     assert exchange(proxies.connect("127.0.0.3"), b"GET / HTTP/1.0\r\n\r\n") == b""
     (refused,) = daemon.wait_event("refuse", "http/tcp")
     assert refused["peer"].startswith("127.0.0.3:")
+    client = proxies.connect("127.0.0.4", 1)
+    host, port = client.getsockname()
+    told = _variables(_hear(client))
+    assert (told["TCPREMOTEIP"], told["REMOTE_PORT"], told["PROXY_ADDR"]) == (host, str(port), "127.0.0.1")
+    assert told["SSL_PROTOCOL"] == "TLSv1.3"
+    (end,) = daemon.wait_event("end", "env/tcp")
+    assert end["peer"] == f"{host}:{port}"
 
 
 @pytest.mark.parametrize("check", ["send-proxy check-send-proxy", "send-proxy-v2 check-send-proxy", ""])
