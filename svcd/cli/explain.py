@@ -103,14 +103,18 @@ def explanation(
     zone = service.options.access_zone or clock.astimezone().tzname()
     kind = "a datagram" if datagram else "a connection"
     head = f"{kind} to {service.id} from {address}, {clock:%a %Y-%m-%d %H:%M} {zone}:"
-    return steps[-1].outcome is not Outcome.REFUSES, [head, *_table(steps), _verdict(steps)]
+    verdict = _verdict(steps)
+    if steps[0].check is Reason.PROXY:
+        verdict = f"if its header names no client: {verdict}"
+    return steps[-1].outcome is not Outcome.REFUSES, [head, *_table(steps), verdict]
 
 
 def _peer(service: Service, address: str) -> str:
-    if service.net.local != (address == LOCAL_CLIENT):
+    # Clients that proxies bring have addresses, wherever these connect to.
+    if service.net.local != (address == LOCAL_CLIENT) and not (service.net.local and service.options.proxy_protocol):
         text = f"clients of {service.id} have no address: say {LOCAL_CLIENT}"
         raise UsageError(text if service.net.local else f"clients of {service.id} have an address, not {LOCAL_CLIENT}")
-    if service.net.local:
+    if address == LOCAL_CLIENT:
         return ""
     peer = address.removeprefix("[").removesuffix("]")
     try:
@@ -142,8 +146,7 @@ def _verdict(steps: Sequence[Step]) -> str:
     last = steps[-1]
     if last.outcome is Outcome.REFUSES:
         return f"refused: {last.check}, by {last.rule}" if last.rule else f"refused: {last.check}, {last.text}"
-    # Of an address that depends on its name the name's own step says more.
-    open_ones = [
-        step.check.value for step in steps if step.outcome is Outcome.DEPENDS and step.check is not Reason.ADDRESS
-    ]
+    # Of an address that depends on its name the name's own step says more, and of a proxy this itself.
+    told = (Reason.ADDRESS, Reason.PROXY)
+    open_ones = [step.check.value for step in steps if step.outcome is Outcome.DEPENDS and step.check not in told]
     return f"admitted, if these allow it at that moment: {', '.join(open_ones)}" if open_ones else "admitted"

@@ -89,6 +89,7 @@ def explain(rules: Rules, visit: Visit, door: Door | None = None) -> list[Step]:
 
 
 def _steps(rules: Rules, visit: Visit, door: Door | None) -> Iterator[Step]:
+    yield from _proxy(rules, visit)
     acl = Acl(rules)
     yield _address(acl, visit)
     if rules.access_times:
@@ -106,6 +107,15 @@ def _steps(rules: Rules, visit: Visit, door: Door | None) -> Iterator[Step]:
             yield Step(reason, Outcome.DEPENDS, "on how many have come just before", rules.rule(reason))
     if acl.by_address(address_number(visit.peer)).nameless is not None:
         yield _name(acl, visit)
+
+
+def _proxy(rules: Rules, visit: Visit) -> Iterator[Step]:
+    number = address_number(visit.peer)
+    for source, rule in rules.entries("proxy_protocol"):
+        if source.first <= number <= source.last:
+            text = "on whom its header names; without that on itself"
+            yield Step(Reason.PROXY, Outcome.DEPENDS, text, rule)
+            return
 
 
 def _outcome(passes: bool | None) -> Outcome:

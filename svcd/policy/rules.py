@@ -25,6 +25,7 @@ class Rules:
     Attributes:
         only_from: who may come in; empty for nobody, None for everybody.
         no_access: who may not.
+        proxy_protocol: who brings others, and says of each connection who that is.
         access_times: the spans of the day in which somebody may; empty for all day.
         zone: whose wall clock that is; None for the machine's.
         max_load: from this load average on nobody is taken in.
@@ -41,6 +42,7 @@ class Rules:
 
     only_from: tuple[Source, ...] | None = None
     no_access: tuple[Source, ...] = ()
+    proxy_protocol: tuple[Source, ...] = ()
     access_times: tuple[Hours, ...] = ()
     zone: tzinfo | None = None
     max_load: float | None = None
@@ -64,7 +66,7 @@ class Rules:
         return Rule(f"{option}={_text(getattr(self, option))}", self.places.get(option))
 
     def entries(self, option: str) -> list[tuple[Source, Rule]]:
-        """The rules that only_from or no_access makes: one for each entry, at its own place."""
+        """The rules that an option with a list of sources makes: one for each entry, at its own place."""
         found, column = [], 0
         place = self.places.get(option)
         for source in getattr(self, option) or ():

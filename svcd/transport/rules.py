@@ -37,6 +37,7 @@ def rules_of(service: Service) -> Rules:
     return Rules(
         only_from=options.only_from,
         no_access=options.no_access,
+        proxy_protocol=options.proxy_protocol,
         access_times=options.access_times,
         zone=ZoneInfo(options.access_zone) if options.access_zone else None,
         max_load=options.max_load,

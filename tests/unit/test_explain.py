@@ -100,6 +100,23 @@ def test_a_unix_sockets_client() -> None:
     assert not explanation(service_of("echo /e/unix only_from=0.0.0.0"), "local", _NOON)[0]
 
 
+def test_a_proxy_and_whom_it_brings() -> None:
+    """Of the proxy all depends on its header; the client in that is asked as any other, at a UNIX socket, too."""
+    service = service_of("echo 7/tcp proxy_protocol=::1,127.0.0.0/8 only_from=192.0.2.0/24")
+    admitted, lines = explanation(service, "127.0.0.3", _NOON)
+    assert not admitted
+    assert lines[1].startswith("  proxy    depends  on whom its header names; ")
+    assert lines[-1].startswith("if its header names no client: refused: address")
+    assert lines[1].endswith("  proxy_protocol=127.0.0.0/8 (s:1:31)")
+    assert len(explanation(service, "192.0.2.1", _NOON)[1]) == 3
+    local = service_of("echo /e/unix proxy_protocol=local only_from=192.0.2.0/24")
+    assert explanation(local, "192.0.2.1", _NOON)[0]
+    anybody = service_of("echo 7/tcp proxy_protocol=::1")
+    assert explanation(anybody, "::1", _NOON)[1][-1] == "if its header names no client: admitted"
+    assert not explanation(local, "192.0.3.1", _NOON)[0]
+    assert "proxy_protocol=local" in explanation(local, "local", _NOON)[1][1]
+
+
 @pytest.mark.parametrize(
     ("where", "address"),
     [("7/tcp", "local"), ("7/tcp", "localhost"), ("7/tcp", ""), ("7/tcp", "1.2.3"), ("/e/unix", "192.0.2.1")],
