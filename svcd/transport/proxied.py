@@ -72,7 +72,7 @@ class Usher:
                 each.refuse("it is no proxy any more")
 
     def _unannounced(self) -> list[Unannounced]:
-        return [each for each in self.keeper.visitors if isinstance(each, Unannounced)]
+        return [each for each in self.keeper.visitors if isinstance(each, Unannounced) and not each.announced]
 
     def _trusts(self, name: Any) -> bool:  # noqa: ANN401 - a socket address
         number = address_number(name[0] if isinstance(name, tuple) else "")
@@ -101,7 +101,7 @@ class Usher:
         entrance.refused(Refusal(Reason.PROXY, text, rule), peer)
 
     def close(self) -> None:
-        """Nobody is let in any more: those who wait are closed."""
+        """No proxy is heard any more: those whose headers have not come are closed."""
         for each in self._unannounced():
             each.close()
 
@@ -135,6 +135,11 @@ class Unannounced:
         self._header: Header | None = None
         self._call: IDelayedCall | None = None
         self._watched = self._queued = False
+
+    @property
+    def announced(self) -> bool:
+        """Whether the proxy has said all, and the client waits for room."""
+        return self._header is not None
 
     def doRead(self) -> None:
         """The proxy may have said something."""
