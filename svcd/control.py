@@ -20,7 +20,8 @@ from zope.interface import implementer
 
 from svcd.errors import CommandError, ListenError, ListenErrors
 from svcd.events import PROBLEM, tell
-from svcd.transport.inherited import file_of
+from svcd.transport.inherited import control_name, file_of
+from svcd.transport.keeper import calling_off
 from svcd.transport.local import bind_local, credentials, remove_file
 from svcd.transport.ports import StreamPort
 from svcd.transport.sockets import REMEDIES
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.interfaces import Watcher
+    from svcd.transport.opening import Store
 
 __all__ = ["ControlFactory", "ControlService"]
 
@@ -195,18 +197,30 @@ class ControlService(Service):
         reactor: watches descriptors and time.
         path: of the socket.
         factory: answers.
+        store: says whether another daemon has the socket, too.
         needed: whether the daemon is not to start without it.
+        opened: the socket, if the daemon before this one had it.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: Watcher, path: str, factory: ControlFactory, *, needed: bool) -> None:
+    def __init__(
+        self,
+        reactor: Watcher,
+        path: str,
+        factory: ControlFactory,
+        store: Store,
+        *,
+        needed: bool,
+        opened: socket.socket | None = None,
+    ) -> None:
         self._needed = needed
         self._reactor = reactor
         self._path = path
         self._factory = factory
+        self._store = store
         self._port: StreamPort | None = None
-        self._socket: socket.socket | None = None
+        self._socket = opened
         self._file: tuple[int, int] | None = None
 
     def privilegedStartService(self) -> None:
@@ -217,7 +231,7 @@ class ControlService(Service):
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
         try:
-            self._socket = _open(self._path)
+            self._socket = self._socket or _open(self._path)
         except ListenErrors as error:
             if self._needed:
                 raise
@@ -240,18 +254,32 @@ class ControlService(Service):
             A Deferred that fires when they are gone.
         """
         super().stopService()  # type: ignore[no-untyped-call]
+        self.rest()
+        self.leave()
+        patience = self._reactor.callLater(_LAST_WORDS, self._factory.cut)
+        return self._factory.finish().addCallback(calling_off(patience))
+
+    def sockets(self) -> list[tuple[str, socket.socket]]:
+        """The socket, by its name for the daemon after this one."""
+        return [] if self._socket is None or self._file is None else [(control_name(self._file), self._socket)]
+
+    def rest(self) -> None:
+        """Accept nobody any more; who is there may go on."""
         if self._port is not None:
             self._port.stopListening()
+
+    def go_on(self) -> None:
+        """Accept again."""
+        if self._port is not None:
+            self._port.startListening()
+
+    def leave(self) -> None:
+        """Close the socket, and remove its file unless another daemon has it."""
         if self._socket is not None:
             self._socket.close()
-            remove_file(self._path, self._file)
-        patience = self._reactor.callLater(_LAST_WORDS, self._factory.cut)
-
-        def ended(_result: None) -> None:
-            if patience.active():
-                patience.cancel()
-
-        return self._factory.finish().addCallback(ended)
+            if not self._store.shared:
+                remove_file(self._path, self._file)
+            self._socket = self._port = None
 
 
 def _open(path: str) -> socket.socket:
@@ -261,8 +289,8 @@ def _open(path: str) -> socket.socket:
         ListenErrors: it can't be had.
     """
     opened = socket.socket(socket.AF_UNIX)
+    opened.setblocking(False)
     try:
-        opened.setblocking(False)
         bind_local(opened, path, 0o600)
         opened.listen()
     except OSError as error:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from svcd.logs import LogOutput
     from svcd.supervisor import Reloader, Supervisor
+    from svcd.transport.succession import Predecessor
     from svcd.twistd import Twistd
 
 __all__ = ["Daemon", "not_started"]
@@ -39,6 +40,7 @@ class Daemon(MultiService):
         reloader: Reloader,
         log_output: LogOutput,
         twistd: Twistd,
+        predecessor: Predecessor | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._reactor = reactor
@@ -46,6 +48,7 @@ class Daemon(MultiService):
         self._reloader = reloader
         self._log_output = log_output
         self._twistd = twistd
+        self._predecessor = predecessor
         self._stopping = False
         supervisor.setServiceParent(self)  # type: ignore[no-untyped-call]
 
@@ -63,6 +66,9 @@ class Daemon(MultiService):
         Raises:
             StartFailure: some can't be opened, or not be served; each was reported.
         """
+        if self._predecessor is not None:
+            self._predecessor.begin()
+            self._supervisor.store.shared = True
         try:
             super().privilegedStartService()  # type: ignore[no-untyped-call]
         except (ConfigError, ListenErrors) as errors:
@@ -80,11 +86,29 @@ class Daemon(MultiService):
         self._twistd.hold()
         # It sets handlers of its own when it starts, which end the process by the signal again: whoever hears that we
         # are ready may send one.
-        self._reactor.callWhenRunning(self._serve)
+        self._reactor.callWhenRunning(self._running)
 
-    def _serve(self) -> None:
+    def _running(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._signalled)
+        if self._predecessor is None:
+            self._serve()
+        else:
+            self._predecessor.ready(self._reactor, self._take_over, self._abandoned)
+
+    def _take_over(self) -> None:
+        """The daemon before us accepts nobody any more: what we share with it is ours."""
+        assert self._predecessor is not None  # noqa: S101 - it has just said so
+        self._supervisor.store.own()
+        self._serve()
+        self._twistd.take_over()
+        self._predecessor.serving()
+
+    def _abandoned(self) -> None:
+        self._log.error("the daemon that has started this one has ended before this one could take over")
+        self._stop()
+
+    def _serve(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
         # What is there now stays; to look through it again and again would cost connections some percent.
         gc.freeze()

@@ -75,6 +75,8 @@ __all__ = [
     "SAID",
     "STOP",
     "UNGIVEN",
+    "UPGRADE",
+    "UPGRADE_FAILED",
     "Event",
     "tell",
 ]
@@ -104,6 +106,8 @@ CLOSE = Event("close", ("service", "address", "datagrams", "ignored", "in", "out
 READY = Event("ready", ("services", "listeners", "reactor"), "notice")
 RELOAD = Event("reload", ("added", "removed", "changed", "opened", "closed", "seconds"), "notice")
 RELOAD_FAILED = Event("reload-failed", ("problems",), "error")
+UPGRADE = Event("upgrade", ("pid", "connections", "seconds"), "notice")
+UPGRADE_FAILED = Event("upgrade-failed", ("reason",), "error")
 PROBLEM = Event("problem", ("text",), "error")
 CERTIFICATE = Event("certificate", ("service", "file", "expires", "count"), "notice")
 CERTIFICATE_EXPIRES = Event("certificate-expires", ("service", "file", "expires", "days", "count"), "warn")

@@ -17,11 +17,12 @@ from svcd.transport.descriptors import RESERVE
 from svcd.transport.inherited import VARIABLES, receive
 from svcd.transport.specs import Account
 from svcd.transport.stock import Stock
+from svcd.transport.successor import Program
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
-__all__ = ["account_of", "connection_limit", "inherited_stock"]
+__all__ = ["account_of", "connection_limit", "inherited_stock", "own_program"]
 
 #: More descriptors than this are not asked for: where the hard limit is a billion, programs that close them
 #: all one by one take minutes.
@@ -77,6 +78,25 @@ def inherited_stock(environment: MutableMapping[str, str], pid: int) -> Stock:
     except ActivationError as error:
         print(f"svcd: can't start: {error}", file=sys.stderr)
         raise StartFailure(error.exit_code, str(error)) from None
+
+
+def own_program(options: Mapping[str, Any], environment: Mapping[str, str], account: Account) -> Program:
+    """How this process was started; for whoever is to do it again.
+
+    Args:
+        options: twistd's.
+        environment: of the process, without what was meant for it alone.
+        account: says how many files it could have open.
+    """
+    try:
+        folder = os.getcwd()  # noqa: PTH109 - as text
+    except OSError:
+        # It was removed; to go back there will fail, and say so.
+        folder = os.environ.get("PWD", ".")
+    # sys.orig_argv has the interpreter's own options; its name is the path here, by which it finds its environment.
+    words = (sys.executable, *sys.orig_argv[1:])
+    foreground = bool(options.get("nodaemon") or options.get("debug"))
+    return Program(words, folder, dict(environment), account.open_files, foreground)
 
 
 def _first_environment() -> dict[str, str]:

@@ -23,16 +23,17 @@ from svcd.ledger import Ledger
 from svcd.loading import listing, load
 from svcd.logs import LOG_FORMATS, LogOutput
 from svcd.policy.limits import Hall
-from svcd.resources import account_of, connection_limit, inherited_stock
+from svcd.resources import account_of, connection_limit, inherited_stock, own_program
 from svcd.rundir import control_path, make_folder
-from svcd.supervisor import Commands, Reloader, Supervisor
+from svcd.supervisor import Commands, Reloader, Supervisor, Upgrader
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.names import ReverseNames
 from svcd.transport.notify import Manager
 from svcd.transport.opening import open_all
 from svcd.transport.outgoing import client_endpoint
 from svcd.transport.specs import Account, root_needed
-from svcd.twistd import Twistd
+from svcd.transport.succession import Predecessor
+from svcd.twistd import Twistd, check_pid_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from twisted.application.service import IService
 
     from svcd.config.check import Endpoint
+    from svcd.transport.opening import Store
+    from svcd.transport.stock import Stock
 
 __all__ = ["Options", "makeService"]
 
@@ -115,6 +118,7 @@ class Options(usage.Options):
     ]
     compData = usage.Completions(optActions={"services": usage.CompleteFiles()})
     log_output: LogOutput
+    predecessor: Predecessor | None = None
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -164,25 +168,11 @@ class Options(usage.Options):
         parent: dict[str, Any] = self.parent if self.parent is not None else {}
         if self["log-format"] == "journald" and any(parent.get(name) for name in ("logfile", "syslog", "logger")):
             raise usage.UsageError("--log-format journald is a place too; leave out --logfile, --syslog and --logger")
+        self.predecessor = Predecessor.from_environment(os.environ, os.getpid())
+        if self.predecessor is not None:
+            Twistd.stand_aside(parent)
         self.log_output = LogOutput(parent, self["log-format"], short=self["log-addresses"] == "short")
-        _check_pid_file(parent)
-
-
-def _check_pid_file(options: dict[str, Any]) -> None:
-    """See to it that the pid file can be written, since twistd would end in a traceback."""
-    name = options.get("pidfile")
-    if not name or options.get("chroot"):
-        return
-    path = os.path.join(options.get("rundir", "."), name)  # noqa: PTH118
-    folder = os.path.dirname(path) or "."  # noqa: PTH120
-    writable = os.access(path, os.R_OK | os.W_OK) if os.path.exists(path) else os.access(folder, os.W_OK | os.X_OK)  # noqa: PTH110
-    if writable and not os.path.isdir(path):  # noqa: PTH112
-        return
-    if options.get("nodaemon") and name == "twistd.pid":
-        # Nobody asked for it, and in the foreground nobody needs it.
-        options["pidfile"] = ""
-    else:
-        raise usage.UsageError(f"can't write the pid file {name} in {folder}; use --pidfile FILE, or --pidfile=")
+        check_pid_file(parent)
 
 
 def _check_listening(endpoints: Sequence[Endpoint], options: dict[str, Any]) -> None:
@@ -231,6 +221,7 @@ def makeService(options: Options) -> IService:
     _install_reactor()
     from twisted.internet import reactor  # not before now: importing it installs one
 
+    parent: Any = {} if options.parent is None else options.parent
     ledger, began = Ledger(), time.monotonic()
     endpoints = options.endpoints()
     ledger.config_seconds = time.monotonic() - began
@@ -238,10 +229,10 @@ def makeService(options: Options) -> IService:
     manager = Manager.from_environment(os.environ, os.getpid())
     stock = inherited_stock(os.environ, os.getpid())
     if not stock:
-        _check_listening(endpoints, options.parent or {})
+        _check_listening(endpoints, parent)
     names = ReverseNames(reactor, reactor)  # type: ignore[arg-type]
     # Before the limit of open files is raised.
-    account = account_of(options.parent or {})
+    account = account_of(parent)
     _check_rights(endpoints, account)
     budget = DescriptorBudget(connection_limit(len(endpoints)), reactor)
     supervisor = Supervisor(
@@ -258,9 +249,14 @@ def makeService(options: Options) -> IService:
     )
     pool = reactor.getThreadPool()  # type: ignore[attr-defined]
     reloader = Reloader(supervisor, options.read, partial(deferToThreadPool, reactor, pool))  # type: ignore[arg-type]
-    parent: Any = options.parent
-    daemon = Daemon(reactor, supervisor, reloader, options.log_output, Twistd({} if parent is None else parent))
-    _add_control(daemon, options, Commands(supervisor, reloader, daemon.stop, _facts(reactor)), reactor, account)
+    twistd = Twistd(parent, managed=manager.present)
+    daemon = Daemon(reactor, supervisor, reloader, options.log_output, twistd, options.predecessor)
+    upgrader = Upgrader(reactor, supervisor, reloader, own_program(parent, os.environ, account), twistd, daemon.stop)
+    commands = Commands(supervisor, reloader, upgrader, daemon.stop, _facts(reactor))
+    control = _control(options, commands, account, reactor, supervisor.store, stock)
+    if control is not None:
+        upgrader.also.append(control)
+        control.setServiceParent(daemon)  # type: ignore[no-untyped-call]
     return daemon
 
 
@@ -268,16 +264,24 @@ def _facts(reactor: object) -> dict[str, object]:
     return {"version": __version__, "reactor": type(reactor).__name__, "since": time.time()}
 
 
-def _add_control(daemon: Daemon, options: Options, commands: Commands, reactor: Any, account: Account) -> None:  # noqa: ANN401 - several interfaces
-    """Let the daemon be controlled, where that was not declined."""
+def _control(
+    options: Options,
+    commands: Commands,
+    account: Account,
+    reactor: Any,  # noqa: ANN401 - several interfaces
+    store: Store,
+    stock: Stock,
+) -> ControlService | None:
+    """What lets the daemon be controlled, where that was not declined."""
     path, named = options["control"], options["control"] is not None
     if not named:
         path = control_path()
         if path:
             with contextlib.suppress(OSError):
                 make_folder(path)
-    if path:
-        users = frozenset({0, os.geteuid(), *([account.user] if account.user is not None else [])})
-        path = os.path.abspath(path)  # noqa: PTH100 - a daemon changes its folder
-        factory = ControlFactory(commands.table(), users)
-        ControlService(reactor, path, factory, needed=named).setServiceParent(daemon)  # type: ignore[no-untyped-call]
+    if not path:
+        return None
+    users = frozenset({0, os.geteuid(), *([account.user] if account.user is not None else [])})
+    path = os.path.abspath(path)  # noqa: PTH100 - a daemon changes its folder
+    factory = ControlFactory(commands.table(), users)
+    return ControlService(reactor, path, factory, store, needed=named, opened=stock.take_control(path))

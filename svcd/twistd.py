@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from twisted.python import usage
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-__all__ = ["Twistd"]
+__all__ = ["Twistd", "check_pid_file"]
+
+#: At the end of the pid file's name while the daemon before us has that.
+_ASIDE = ".new"
 
 
 class Twistd:
@@ -17,11 +23,60 @@ class Twistd:
 
     Args:
         options: its options, which it looks at again when the daemon is started and when it ends.
+        managed: whether a service manager hears from us.
     """
 
-    def __init__(self, options: MutableMapping[str, Any]) -> None:
+    def __init__(self, options: MutableMapping[str, Any], *, managed: bool = False) -> None:
         self._options = options
+        self._managed = managed
         self._waiting: int | None = None
+
+    @property
+    def hindrance(self) -> str:
+        """Why this process can't be replaced by another one; empty if it can."""
+        # Whose main process it is (systemd.exec(5)).
+        unit = os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
+        if self._managed or unit or os.getpid() == 1:
+            return (
+                "a service manager watches this process, and would take its end for the service's: restart it there; "
+                "systemctl restart refuses nobody, as systemd keeps the sockets of svcd.service"
+            )
+        if self._options.get("chroot"):
+            return "twistd --chroot can't be left again; stop svcd and start it"
+        return ""
+
+    @staticmethod
+    def stand_aside(options: MutableMapping[str, Any]) -> None:
+        """Leave the daemon before us its pid file, and be who it is: root is not to be given up twice."""
+        if options.get("pidfile"):
+            options["pidfile"] += _ASIDE
+        if options.get("uid") == os.geteuid() and options.get("gid") in (None, os.getegid()):
+            options["uid"] = options["gid"] = None
+
+    def take_over(self) -> None:
+        """The pid file is ours."""
+        aside = self._pid_file
+        if aside:
+            self._options["pidfile"] = aside.removesuffix(_ASIDE)
+            os.replace(aside, self._pid_file)  # noqa: PTH105 - one system call
+
+    def replaced(self) -> None:
+        """It is another one's."""
+        self._options["pidfile"] = ""
+
+    def kept(self) -> None:
+        """It is still ours, whatever another one has done to it."""
+        path, ours = Path(self._pid_file), f"{os.getpid()}"
+        if not self._pid_file:
+            return
+        with contextlib.suppress(OSError):
+            path.with_name(path.name + _ASIDE).unlink(missing_ok=True)
+            if path.read_text() != ours:
+                path.write_text(ours)
+
+    @property
+    def _pid_file(self) -> str:
+        return str(self._options.get("pidfile") or "")
 
     def hold(self) -> None:
         """Let the command that has started a daemon wait: it would return before anything is served."""
@@ -35,3 +90,24 @@ class Twistd:
                 os.write(self._waiting, b"0")
             os.close(self._waiting)
             self._waiting = None
+
+
+def check_pid_file(options: dict[str, Any]) -> None:
+    """See to it that the pid file can be written, since twistd would end in a traceback.
+
+    Raises:
+        UsageError: it can't.
+    """
+    name = options.get("pidfile")
+    if not name or options.get("chroot"):
+        return
+    path = os.path.join(options.get("rundir", "."), name)  # noqa: PTH118
+    folder = os.path.dirname(path) or "."  # noqa: PTH120
+    writable = os.access(path, os.R_OK | os.W_OK) if os.path.exists(path) else os.access(folder, os.W_OK | os.X_OK)  # noqa: PTH110
+    if writable and not os.path.isdir(path):  # noqa: PTH112
+        return
+    if options.get("nodaemon") and name == "twistd.pid":
+        # Nobody asked for it, and in the foreground nobody needs it.
+        options["pidfile"] = ""
+    else:
+        raise usage.UsageError(f"can't write the pid file {name} in {folder}; use --pidfile FILE, or --pidfile=")

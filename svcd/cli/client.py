@@ -38,7 +38,7 @@ def _ask(path: str, command: str, arguments: Mapping[str, object]) -> dict[str, 
     question = json.dumps({"id": 1, "command": command, "arguments": dict(arguments)}).encode() + b"\n"
     try:
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(_PATIENCE)
+            client.settimeout(_PATIENCE + float(str(arguments.get("timeout", 0))))
             client.connect(path)
             client.sendall(question)
             with client.makefile("rb") as answers:
@@ -62,6 +62,8 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         for argument in command.arguments:
             if argument.kind is bool:
                 parser.add_argument(f"--{argument.name}", action="store_true", help=argument.help)
+            elif argument.kind is float:
+                parser.add_argument(f"--{argument.name}", type=float, metavar="SECONDS", help=argument.help)
             else:
                 count = None if argument.needed else "?"
                 parser.add_argument(argument.name, nargs=count, metavar=argument.name.upper(), help=argument.help)
@@ -196,6 +198,12 @@ def _show(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name:{width}}  {text}".rstrip()
 
 
+def _upgraded(result: Mapping[str, Any]) -> Iterator[str]:
+    count = result["connections"]
+    rest = f"ends after its {count} connections" if count else "ends"
+    yield f"process {result['pid']} serves; process {result['before']} {rest}"
+
+
 def _plain(result: Mapping[str, Any]) -> Iterator[str]:
     yield " ".join(f"{name}={value}" for name, value in result.items()) or "ok"
 
@@ -206,6 +214,7 @@ _VIEWS: dict[str, Callable[[Any], Iterator[str]]] = {
     "show": _show,
     "reload": _changes,
     "diff": _changes,
+    "upgrade": _upgraded,
 }
 
 

@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 import svcd
 from svcd.events import NURSERY, NURSERY_LOST, tell
+from svcd.handlers.child import Child
 from svcd.handlers.link import Link
 from svcd.handlers.messages import LARGEST, ONE_DESCRIPTOR, Gone, Launch, Launched, pack, read
 from svcd.handlers.nursery import TABLE_DESCRIPTOR
@@ -22,8 +23,6 @@ from svcd.handlers.orders import Orders
 from svcd.handlers.spec import Spec, dump
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from twisted.python.failure import Failure
 
     from svcd.handlers.reports import Reports
@@ -35,42 +34,6 @@ __all__ = ["Nurse"]
 _CODE = "import sys; sys.path.append({root!r}); from svcd.handlers.nursery import main; main()"
 #: A nursery that was lost is started again after so many seconds.
 _PAUSE = 1.0
-
-
-@implementer(IReadDescriptor)
-class _Process:
-    """A child of the daemon, by its pidfd (pidfd_open(2)): readable when the child has ended.
-
-    Args:
-        reactor: watches it.
-        pid: of the child.
-        ended: called with its status, as of wait(2), when it is reaped.
-    """
-
-    def __init__(self, reactor: Watcher, pid: int, ended: Callable[[int], None]) -> None:
-        self._reactor = reactor
-        self._pid = pid
-        self._ended = ended
-        self._descriptor = os.pidfd_open(pid)
-        reactor.addReader(self)
-
-    def doRead(self) -> None:
-        """It has ended."""
-        self._reactor.removeReader(self)
-        os.close(self._descriptor)
-        _, status = os.waitpid(self._pid, 0)
-        self._ended(status)
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The reactor stops, which it does after us."""
-
-    def fileno(self) -> int:
-        """The descriptor to watch."""
-        return self._descriptor
-
-    def logPrefix(self) -> str:
-        """For messages of the reactor."""
-        return "nursery"
 
 
 @implementer(IReadDescriptor)
@@ -139,7 +102,7 @@ class Nurse:
         self._socket = ours
         self._signals.serve(ours)
         self._reactor.addReader(self)
-        _Process(self._reactor, pid, self._ended)
+        Child(self._reactor, pid, self._ended)
         tell(self._log, NURSERY, pid=pid, state="started")
 
     def _ask(self, row: int) -> None:

@@ -3,5 +3,6 @@
 from svcd.supervisor.commands import Commands
 from svcd.supervisor.core import Supervisor
 from svcd.supervisor.reloading import Reloader
+from svcd.supervisor.upgrading import Upgrader
 
-__all__ = ["Commands", "Reloader", "Supervisor"]
+__all__ = ["Commands", "Reloader", "Supervisor", "Upgrader"]

@@ -64,7 +64,7 @@ class Change:
         if problems:
             raise ConfigError(problems)
         try:
-            leaving = [self._listeners[socket_key(endpoint)].opened for endpoint in self._plan.closed]
+            leaving = [self._listeners[socket_key(endpoint)].opened.socket for endpoint in self._plan.closed]
             self._opened = open_all(self._plan.opened, leaving=leaving)
             self._permit()
             self._make_services()

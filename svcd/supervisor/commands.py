@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from svcd.errors import CommandError, ConfigError, ListenErrors, SvcdError
+from svcd.supervisor.upgrading import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from svcd.supervisor.core import Supervisor
     from svcd.supervisor.reloading import Reloader
     from svcd.supervisor.running import Running
+    from svcd.supervisor.upgrading import Upgrader
     from svcd.transport.tls.server import TlsServer
 
 __all__ = ["Commands"]
@@ -32,6 +34,7 @@ class Commands:
     Args:
         supervisor: runs the services.
         reloader: changes them.
+        upgrader: replaces the daemon.
         stop: begins to stop the daemon; with True only after the last connection has ended.
         facts: what is always the same: version, reactor, and so on.
     """
@@ -40,11 +43,13 @@ class Commands:
         self,
         supervisor: Supervisor,
         reloader: Reloader,
+        upgrader: Upgrader,
         stop: Callable[[bool], None],
         facts: Mapping[str, object],
     ) -> None:
         self._supervisor = supervisor
         self._reloader = reloader
+        self._upgrader = upgrader
         self._stop = stop
         self._facts = dict(facts)
         self._disabled: dict[str, list[Endpoint]] = {}
@@ -62,6 +67,7 @@ class Commands:
             "resume": self.resume,
             "reload": self.reload,
             "diff": self.diff,
+            "upgrade": self.upgrade,
             "drain": self.drain,
             "stop": self.stop,
             "log-level": self.log_level,
@@ -192,6 +198,10 @@ class Commands:
             raise CommandError("file must be an absolute path: the daemon has a folder of its own")
         found = self._reloader.diff(file).addCallback(lambda plan: {"changes": list(plan.lines())})
         return found.addErrback(_as_command_error)
+
+    def upgrade(self, *, now: bool = False, timeout: float = PATIENCE) -> Deferred[dict[str, object]]:
+        """Let a new daemon take this one's place, without a client that notices."""
+        return self._upgrader.upgrade(now=now, seconds=timeout)
 
     def drain(self) -> dict[str, object]:
         """Listen no more, and stop after the last connection."""

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from svcd.config.plan import plan, socket_key
+from svcd.errors import CommandError
 from svcd.events import READY, RELOAD, STOP, tell
 from svcd.handlers.nurse import Nurse
 from svcd.supervisor.change import Change
@@ -62,6 +63,7 @@ class Supervisor(TwistedService):
         endpoints: where the services listen now.
         hosted: the services, by name.
         retired: services that are no more, with connections that still are.
+        store: keeps the sockets open when this daemon ends.
         ledger: as given.
     """
 
@@ -89,11 +91,11 @@ class Supervisor(TwistedService):
         self.ledger = ledger
         ledger.descriptors = lambda: (budget.open, budget.limit)
         manager = manager or Manager()
-        self._store = Store(manager)
+        self.store = Store(manager)
         self.pulse = Pulse(around.clock, manager, self._status)
         reception = Reception(reactor, journal, around.files, budget, hall, ledger=ledger)
         numbers, offered = itertools.count(1), lambda: muxed(self._listeners.values())
-        self._shared = Shared(reactor, around, journal, budget, account, numbers, reception, self._store, offered)
+        self._shared = Shared(reactor, around, journal, budget, account, numbers, reception, self.store, offered)
         self._nurses: list[Nurse] = []
         self._listeners: dict[Hashable, Listener] = {}
         self.hosted: dict[str, Running] = {}
@@ -116,9 +118,9 @@ class Supervisor(TwistedService):
         After any of them no socket is open.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
-        sockets = open_all(self.endpoints, self._stock, self._store)
+        sockets = open_all(self.endpoints, self._stock, self.store)
         self._listeners = {
-            socket_key(opened.endpoint): Listener(opened, self._budget, self._store) for opened in sockets
+            socket_key(opened.endpoint): Listener(opened, self._budget, self.store) for opened in sockets
         }
         self._know_own_ports()
         nurse = Nurse(self._reactor)
@@ -132,7 +134,7 @@ class Supervisor(TwistedService):
             nurse.start()
         except BaseException:
             for opened in sockets:
-                self._store.leave(opened)
+                self.store.leave(opened)
             self._listeners.clear()
             raise
         self._nurses.append(nurse)
@@ -153,9 +155,12 @@ class Supervisor(TwistedService):
 
     def _status(self) -> str:
         """How we are, for `systemctl status`."""
-        everybody = [each.keeper.everybody() for each in self._all_running() if each.keeper is not None]
-        connections = sum(map(len, everybody))
-        return f"services: {len(self.hosted)}, listeners: {len(self._listeners)}, connections: {connections}"
+        return f"services: {len(self.hosted)}, listeners: {len(self._listeners)}, connections: {self.connections}"
+
+    @property
+    def connections(self) -> int:
+        """How many there are, with those that wait to be let in."""
+        return sum(len(each.keeper.everybody()) for each in self._all_running() if each.keeper is not None)
 
     def _all_running(self) -> list[Running]:
         return [*self.hosted.values(), *self.retired]
@@ -174,7 +179,10 @@ class Supervisor(TwistedService):
             ListenErrors: a socket can't be had.
             ConfigError: a service can't be made, or asks for what only root can give.
             OSError: a file that a service needs can't be read, or there can't be another process.
+            CommandError: the daemon listens no more.
         """
+        if self.ledger.state == "stopping":
+            raise CommandError("the daemon is about to stop")
         began = self._reactor.seconds()
         made = plan(self.endpoints, endpoints)
         change = Change(made, self._shared, self.hosted, self._listeners)
@@ -258,11 +266,9 @@ class Supervisor(TwistedService):
         super().stopService()  # type: ignore[no-untyped-call]
         self.pulse.stopping()
         self._watch.stop()
-        all_running = self._all_running()
-        open_connections = sum(len(each.keeper.everybody()) for each in all_running if each.keeper is not None)
-        tell(self._log, STOP, connections=open_connections)
+        tell(self._log, STOP, connections=self.connections)
         self.stop_listening()
-        ended = DeferredList([drained(running, self._reactor) for running in all_running])
+        ended = DeferredList([drained(running, self._reactor) for running in self._all_running()])
         ended.addCallback(lambda _results: DeferredList([nurse.stop() for nurse in self._nurses]))
         ended.addCallback(lambda _results: self.pulse.stop())
         return ended.addCallback(lambda _results: self._journal.flush())

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import succeed
 
+from svcd.transport.keeper import calling_off
+
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
@@ -36,10 +38,4 @@ def drained(running: Running, reactor: Watcher) -> Deferred[None]:
     for session in keeper.everybody():
         session.drain()
     patience = reactor.callLater(running.service.options.shutdown_timeout, cut, running)
-    empty = keeper.when_empty()
-
-    def ended(_result: None) -> None:
-        if patience.active():
-            patience.cancel()
-
-    return empty.addCallback(ended)
+    return keeper.when_empty().addCallback(calling_off(patience))

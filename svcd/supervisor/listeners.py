@@ -106,14 +106,13 @@ class Listener:
 
     def pause(self, *, paused: bool) -> None:
         """Let who comes wait in the kernel's queue, or take them in again."""
-        if paused == self.paused or self.port is None or self._join is None:
+        if paused == self.paused:
             return
         self.paused = paused
         if paused:
             self.rest()
         else:
-            self.serve(self.port, self._join)
-            self.port.startListening()
+            self.go_on()
 
     def rest(self) -> None:
         """Take the socket away from its port."""
@@ -121,6 +120,12 @@ class Listener:
         self._leave = nothing
         if self.port is not None:
             self.port.stopListening()
+
+    def go_on(self) -> None:
+        """Give it back to the port that had it, after a rest."""
+        if self.port is not None and self._join is not None and not self.paused:
+            self.serve(self.port, self._join)
+            self.port.startListening()
 
     def retune(self, endpoint: Endpoint) -> None:
         """Let the socket serve another endpoint of the same address, or the same with other options."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from svcd.supervisor.core import Supervisor
 
 __all__ = ["Reloader"]
+
+ResultT = TypeVar("ResultT")
 
 
 class Reloader:
@@ -58,6 +60,10 @@ class Reloader:
             log has said why then.
         """
         return self._lock.run(self._reload, now)
+
+    def alone(self, call: Callable[..., Deferred[ResultT]], *arguments: object) -> Deferred[ResultT]:
+        """Call something that no reload may come into, when it is its turn."""
+        return self._lock.run(call, *arguments)
 
     def _reload(self, now: bool) -> Deferred[Plan]:
         pulse, began = self._supervisor.pulse, time.monotonic()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from svcd.config.check import Endpoint
 
-__all__ = ["VARIABLES", "Inherited", "file_of", "receive", "stored_name"]
+__all__ = ["OURS", "VARIABLES", "Inherited", "control_name", "file_of", "receive", "stored_name"]
 
 #: What says so; it is for the process that was started, and for none of its children.
 VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
@@ -31,6 +31,10 @@ VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 _FIRST = 3
 #: How names that are ours begin.
 _MARK = "svcd/"
+#: The name of one that is ours, and of which its address says all.
+OURS = f"{_MARK}-/"
+#: How the control socket's name ends; no endpoint has such a name.
+_CONTROL = "control"
 #: sd_pid_notify_with_fds(3): a name has at most 255 ASCII characters, no control character and no colon.
 _LONGEST_NAME = 255
 
@@ -76,6 +80,11 @@ class Inherited:
                 os.unlink(path)  # noqa: PTH108 - one system call
         self.socket.close()
 
+    @property
+    def controls(self) -> bool:
+        """Whether it is a control socket."""
+        return not self.lent and self.name.endswith(f"/{_CONTROL}")
+
     def has_file(self, path: str) -> bool:
         """Whether a UNIX socket is the one that clients find at a path; of a lent one the giver sees to that."""
         here = _identity(path)
@@ -94,20 +103,37 @@ def file_of(path: str) -> tuple[int, int]:
 
 def _identity(path: str) -> str:
     try:
-        device, inode = file_of(path)
+        return _identity_of(file_of(path))
     except OSError:
         return "-"
-    return f"{device:x}.{inode:x}"
 
 
-def stored_name(endpoint: Endpoint) -> str:
+def _identity_of(file: tuple[int, int]) -> str:
+    return f"{file[0]:x}.{file[1]:x}"
+
+
+def stored_name(endpoint: Endpoint, file: tuple[int, int] | None = None) -> str:
     """Under which name the socket of an endpoint is given away.
 
     It says which file a UNIX socket has, since the socket alone does not tell whether its path is still its own, and
     which line it is for, since port 0 does not say that.
+
+    Args:
+        endpoint: it.
+        file: of a UNIX socket, if that is known; else the one that stands at its path.
     """
-    identity = "-" if endpoint.version else _identity(endpoint.service.path)
     key = f"{endpoint.service.id}@{endpoint.address}"
+    if file is not None:
+        return _given_name(_identity_of(file), key)
+    return _given_name("-" if endpoint.version else _identity(endpoint.service.path), key)
+
+
+def control_name(file: tuple[int, int]) -> str:
+    """Under which name the control socket is given away."""
+    return _given_name(_identity_of(file), _CONTROL)
+
+
+def _given_name(identity: str, key: str) -> str:
     name = f"{_MARK}{identity}/{quote(key)}"
     if len(name) > _LONGEST_NAME:
         name = f"{_MARK}{identity}/{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()}"

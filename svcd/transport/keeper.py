@@ -14,13 +14,15 @@ from svcd.transport.deadlines import Deadlines, Timed, Times
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from twisted.internet.interfaces import IDelayedCall
+
     from svcd.config.service import Service
     from svcd.interfaces import Names
     from svcd.journal import Journal
     from svcd.transport.descriptors import DescriptorBudget
     from svcd.transport.entrance import Entrance
 
-__all__ = ["Keeper", "Session", "Visit"]
+__all__ = ["Keeper", "Session", "Visit", "calling_off"]
 
 #: Which fields of the lines each word of log_on_success stands for.
 _LOGGED = {
@@ -222,3 +224,13 @@ class Keeper(Generic[SessionT]):
             waiting, self._waiting = self._waiting, []
             for each in waiting:
                 each.callback(None)
+
+
+def calling_off(call: IDelayedCall) -> Callable[[object], None]:
+    """A callback that calls a timed call off, if it is not made yet."""
+
+    def call_off(_result: object) -> None:
+        if call.active():
+            call.cancel()
+
+    return call_off

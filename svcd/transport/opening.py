@@ -15,9 +15,11 @@ from svcd.transport.sockets import OpenSocket, open_socket
 from svcd.transport.stock import Stock
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterable, Sequence
 
     from svcd.config.check import Endpoint
+    from svcd.transport.inherited import Inherited
 
 __all__ = ["Store", "open_all"]
 
@@ -31,10 +33,15 @@ class Store:
 
     Args:
         manager: who has the store.
+
+    Attributes:
+        shared: whether another daemon has the same sockets, which goes on or takes over: their files stay.
     """
 
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
+        self.shared = False
+        self._left: list[Inherited] = []
 
     def keep(self, opened: OpenSocket) -> None:
         """Have a socket kept; but one that a socket unit lent is that unit's to keep."""
@@ -51,15 +58,29 @@ class Store:
 
     def leave(self, opened: OpenSocket) -> None:
         """Close our side of a socket, as the daemon ends; what is kept stays open, and where clients find it."""
-        opened.close(for_good=not (opened.stored and self._manager.present))
+        opened.close(for_good=not (self.shared or (opened.stored and self._manager.present)))
 
-    def clear(self, stock: Stock) -> None:
-        """Report what is left of a stock, and close it for good.
+    def clear(self, stock: Stock) -> list[socket.socket]:
+        """Close what is left of a stock; nobody has it open then: its addresses may be asked for in another way.
 
-        Returns when nobody has it open any longer: its addresses may be asked for in another way.
+        Returns:
+            What stays open for now, since another daemon has it, too.
         """
+        self._left += stock.leftover()
+        if self.shared:
+            return [each.socket for each in self._left if each.socket is not None]
+        self._close_left()
+        return []
+
+    def own(self) -> None:
+        """The sockets are ours alone from now on."""
+        self.shared = False
+        self._close_left()
+
+    def _close_left(self) -> None:
         removed = False
-        for each in stock.leftover():
+        left, self._left = self._left, []
+        for each in left:
             tell(_log, LEFTOVER, name=each.name, address=each.address, reason=each.reason)
             if not each.lent:
                 self._manager.forget(each.name)
@@ -74,7 +95,7 @@ def open_all(
     endpoints: Iterable[Endpoint],
     stock: Stock | None = None,
     store: Store | None = None,
-    leaving: Sequence[OpenSocket] = (),
+    leaving: Sequence[socket.socket] = (),
 ) -> list[OpenSocket]:
     """Have the sockets of all endpoints, or none: those in stock, and new ones.
 
@@ -82,7 +103,7 @@ def open_all(
         endpoints: of which.
         stock: what is open already; nothing is left in it.
         store: what is left over is removed from it.
-        leaving: sockets of ours that will be closed, and must not stand in the way.
+        leaving: bound sockets of ours that will be closed, and must not stand in the way.
 
     Raises:
         ListenErrors: some can't be had.
@@ -97,7 +118,7 @@ def open_all(
             wanted.append((endpoint, stock.take(endpoint)))
         except ListenError as error:
             errors.append(error)
-    store.clear(stock)
+    leaving = [*leaving, *store.clear(stock)]
     opened: list[OpenSocket] = []
     for endpoint, found in wanted:
         try:

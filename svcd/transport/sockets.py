@@ -9,10 +9,11 @@ import socket
 import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from svcd.errors import ListenError
 from svcd.model import Shape, address_text
-from svcd.transport.inherited import file_of
+from svcd.transport.inherited import OURS, file_of, stored_name
 from svcd.transport.local import bind_local, remove_file
 from svcd.transport.machine import group_id, user_id
 
@@ -68,6 +69,17 @@ class OpenSocket:
         """Whether it stays somebody else's, and so does its file."""
         return self.origin == "activation"
 
+    @property
+    def handed_name(self) -> str:
+        """Under which name the daemon after this one gets it.
+
+        What is known by its address needs none of its own: the names of thousands must fit into one variable.
+        """
+        if self.lent:
+            return quote(self.endpoint.service.id)
+        by_address = self.endpoint.version and self.endpoint.service.port
+        return OURS if by_address else stored_name(self.endpoint, self.file)
+
     def permit(self, endpoint: Endpoint) -> None:
         """Give a UNIX socket's file the owner and permissions of another endpoint with the same path.
 
@@ -92,6 +104,13 @@ class OpenSocket:
             if endpoint.version:
                 _tune(self.socket, options)
 
+    def renew(self) -> None:
+        """Have its options and permissions again, after another daemon may have given it others."""
+        if not self.lent and self.endpoint.service.path:
+            with contextlib.suppress(OSError, KeyError):
+                _permit(self.endpoint.service)
+        self.retune(self.endpoint)
+
     def close(self, *, for_good: bool = True) -> None:
         """Close it, and if it is for good remove the file of a UNIX socket, as far as we may."""
         path = self.endpoint.service.path
@@ -100,12 +119,12 @@ class OpenSocket:
         self.socket.close()
 
 
-def open_socket(endpoint: Endpoint, leaving: Sequence[OpenSocket] = ()) -> OpenSocket:
+def open_socket(endpoint: Endpoint, leaving: Sequence[socket.socket] = ()) -> OpenSocket:
     """Open the socket of an endpoint; a stream socket listens from now on.
 
     Args:
         endpoint: which.
-        leaving: sockets of ours that will be closed, and must not stand in the way.
+        leaving: bound sockets of ours that will be closed, and must not stand in the way.
 
     Raises:
         ListenError: it can't be had.
@@ -178,7 +197,7 @@ def _tune(opened: socket.socket, options: Options) -> None:
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, options.nodelay)
 
 
-def _bind_inet(opened: socket.socket, endpoint: Endpoint, *, stream: bool, leaving: Sequence[OpenSocket]) -> None:
+def _bind_inet(opened: socket.socket, endpoint: Endpoint, *, stream: bool, leaving: Sequence[socket.socket]) -> None:
     options = endpoint.service.options
     if stream:
         # Only for streams: two datagram sockets that both ask for it would share the port unasked.
@@ -189,17 +208,16 @@ def _bind_inet(opened: socket.socket, endpoint: Endpoint, *, stream: bool, leavi
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if endpoint.version == 6:
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, options.v6only)
-    in_the_way = [each.socket for each in leaving if _same_port(each.endpoint, endpoint)]
+    in_the_way = [each for each in leaving if _same_port(each, endpoint, opened.type)]
     with _sharing([*in_the_way, opened]) if in_the_way else contextlib.nullcontext():
         opened.bind(socket_address(endpoint))
         if stream:
             opened.listen(options.backlog)
 
 
-def _same_port(one: Endpoint, other: Endpoint) -> bool:
-    """Whether they may get in each other's way."""
-    first, second = one.service, other.service
-    return first.net.shape is second.net.shape and first.port == second.port != 0
+def _same_port(sock: socket.socket, endpoint: Endpoint, kind: int) -> bool:
+    """Whether a socket may get in the way of an endpoint's."""
+    return sock.type == kind and sock.family != socket.AF_UNIX and sock.getsockname()[1] == endpoint.service.port
 
 
 @contextlib.contextmanager

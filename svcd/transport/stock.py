@@ -63,6 +63,14 @@ class Stock:
             return None
         return adopt_socket(endpoint, both.socket.dup())
 
+    def take_control(self, path: str) -> socket.socket | None:
+        """The control socket at a path, if the daemon before us had it."""
+        for each in self._rest:
+            if each.controls and each.socket is not None and each.socket.getsockname() == path and each.has_file(path):
+                self._rest.remove(each)
+                return each.socket
+        return None
+
     def leftover(self) -> list[Inherited]:
         """What nobody asked for, and what is of no use; no longer in stock."""
         for each in self._rest:

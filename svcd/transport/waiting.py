@@ -97,7 +97,7 @@ class WaitPort(Port):
         if self.socket.type == socket.SOCK_DGRAM:
             entrance.refused(refusal, peer)
             with contextlib.suppress(OSError):
-                self.socket.recv(1)
+                self.socket.recv(1, socket.MSG_DONTWAIT)
             return
         for descriptor, _ in accepted(self.socket, lambda: self.connected, lambda: None):
             entrance.turn_away(descriptor, refusal, peer)
@@ -114,7 +114,7 @@ class WaitPort(Port):
         if kind == socket.SOCK_STREAM:
             return "", "-", b"PROTO=TCP"
         try:
-            _, name = self.socket.recvfrom(1, socket.MSG_PEEK)
+            _, name = self.socket.recvfrom(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except OSError:
             return "", "-", b"PROTO=UDP"
         local = self.socket.getsockname()

@@ -37,13 +37,13 @@ class Argument(NamedTuple):
 
     Attributes:
         name: as it stands in a request.
-        kind: str or bool.
+        kind: str, bool, or float for any number.
         help: for people.
         needed: whether it can't be left out.
     """
 
     name: str
-    kind: type[str] | type[bool]
+    kind: type[str] | type[bool] | type[float]
     help: str
     needed: bool = False
 
@@ -59,6 +59,8 @@ class Command(NamedTuple):
 _SERVICE = Argument("service", str, "its name, or name/protocol")
 _NEEDED = _SERVICE._replace(needed=True)
 _NOW = Argument("now", bool, "end the connections of services that are no more")
+_OLD = Argument("now", bool, "end the old daemon's connections within their shutdown_timeout")
+_TIMEOUT = Argument("timeout", float, "how many seconds the new daemon may take to be ready; default: 60")
 _FILE = Argument("file", str, "another services file than the daemon's")
 #: All of them, in the order of the manual.
 COMMANDS: dict[str, Command] = {
@@ -74,6 +76,7 @@ COMMANDS: dict[str, Command] = {
         Command("resume", "go on", (_SERVICE,)),
         Command("reload", "go over to what the services file says", (_NOW,)),
         Command("diff", "what a reload would change", (_FILE,)),
+        Command("upgrade", "start svcd's program anew, which takes over without refusing anybody", (_OLD, _TIMEOUT)),
         Command("drain", "listen no more, and stop when the last connection has ended"),
         Command("stop", "stop, as SIGTERM does"),
         Command("log-level", "what is logged", (Argument("level", str, "info, warn or error", needed=True),)),
@@ -165,7 +168,8 @@ def _wrong(command: Command, arguments: dict[str, Any]) -> str:
     for name, value in arguments.items():
         if name not in known:
             return f"{command.name} takes no such argument"
-        if type(value) is not known[name].kind:
+        kind = known[name].kind
+        if type(value) is not kind and not (kind is float and type(value) is int):
             return f"{name} must be {_KINDS[known[name].kind]}"
     for argument in command.arguments:
         if argument.needed and argument.name not in arguments:
@@ -173,7 +177,7 @@ def _wrong(command: Command, arguments: dict[str, Any]) -> str:
     return ""
 
 
-_KINDS = {str: "a string", bool: "true or false"}
+_KINDS = {str: "a string", bool: "true or false", float: "a number"}
 
 
 def answer(number: int | str | None, result: object) -> bytes:

@@ -49,16 +49,22 @@ def open_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def ordinary(program: Callable[[str], str], open_folder: Path) -> Iterator[Callable[..., Daemon]]:
+def as_nobody(program: Callable[[str], str]) -> list[str]:
+    """Words before a command line that root runs as an ordinary user, who can read this Python and run it again."""
+    before = [program("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    # The first may still have had root's rights to be found.
+    code = "import subprocess, sys, svcd; subprocess.run([sys.executable, '-c', ''], check=True)"
+    if subprocess.run(
+        [*before, sys.executable, "-c", code], cwd="/", env=environment(), capture_output=True
+    ).returncode:
+        pytest.skip("another user can't read this Python")
+    return before
+
+
+@pytest.fixture
+def ordinary(request: pytest.FixtureRequest, open_folder: Path) -> Iterator[Callable[..., Daemon]]:
     """Start daemons as an ordinary user: who runs the tests, or nobody where root does."""
-    before: list[str] = []
-    if os.geteuid() == 0:
-        before = [program("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-        # It must be able to start another one, too: the first may still have had root's rights to be found.
-        code = "import subprocess, sys, svcd; subprocess.run([sys.executable, '-c', ''], check=True)"
-        tried = [*before, sys.executable, "-c", code]
-        if subprocess.run(tried, cwd="/", env=environment(), capture_output=True).returncode:
-            pytest.skip("another user can't read this Python")
+    before: list[str] = request.getfixturevalue("as_nobody") if os.geteuid() == 0 else []
     started: list[Daemon] = []
 
     def starter(services: str | None = None, *arguments: str, **settings: Any) -> Daemon:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -198,9 +199,21 @@ class Daemon:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(PATIENCE)
+        self._end_successors()
         self._reader.join(PATIENCE)
         if self.process.stdout is not None:
             self.process.stdout.close()
+
+    @property
+    def successors(self) -> list[int]:
+        """The pids of the daemons that have taken over from this one, and from each other."""
+        return [int(fields(line)["pid"]) for line in self.lines if " upgrade pid=" in line]
+
+    def _end_successors(self) -> None:
+        for pid in self.successors:
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                if os.fsencode(self.folder) in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
 
     def memory(self) -> int:
         """Its resident memory in bytes."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
 import socket
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.real.daemon import PATIENCE, exchange
+from tests.real.load import Load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.real.daemon import Daemon
 
@@ -127,48 +126,6 @@ def test_a_spawned_service_gets_another_program(start: Callable[..., Daemon]) ->
         os.close(gone)
 
 
-class _Load:
-    """Clients in a closed loop, who count what went wrong."""
-
-    def __init__(self, echo: int, daytime: int) -> None:
-        self._stop = threading.Event()
-        self.done = 0
-        self.wrong: list[str] = []
-        work = [(self._echo, echo)] * 32 + [(self._day, daytime)] * 32
-        self._threads = [threading.Thread(target=self._run, args=each) for each in work]
-
-    def _run(self, once: Callable[[int], None], port: int) -> None:
-        while not self._stop.is_set():
-            try:
-                once(port)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the test is to tell it
-                self.wrong.append(repr(error))
-                return
-            self.done += 1
-
-    def _echo(self, port: int) -> None:
-        with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
-            for number in range(20):
-                client.sendall(b"%d\n" % number)
-                assert client.recv(100) == b"%d\n" % number
-
-    def _day(self, port: int) -> None:
-        answer = exchange(socket.create_connection(("127.0.0.1", port), PATIENCE))
-        assert answer.endswith(b"\r\n"), answer
-
-    @contextlib.contextmanager
-    def going_on(self) -> Iterator[None]:
-        """Load while something happens."""
-        for thread in self._threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            for thread in self._threads:
-                thread.join(PATIENCE)
-
-
 @pytest.mark.load
 @pytest.mark.parametrize("reactor", REACTORS)
 def test_nobody_notices_fifty_reloads(start: Callable[..., Daemon], reactor: str) -> None:
@@ -178,7 +135,7 @@ def test_nobody_notices_fifty_reloads(start: Callable[..., Daemon], reactor: str
     two = common + "day 0/tcp daytime utc=yes backlog=300\necho 0/tcp keepalive=yes resolve=no shutdown_timeout=3s\n"
     two += 'cat 0/tcp server="/bin/cat -u"\nother 0/udp echo\n'
     daemon = start(one, twistd_arguments=["--reactor", reactor])
-    load = _Load(_port(daemon, "echo/tcp"), _port(daemon, "day/tcp"))
+    load = Load(_port(daemon, "echo/tcp"), _port(daemon, "day/tcp"))
     with load.going_on():
         for number in range(50):
             _reload(daemon, two if number % 2 == 0 else one)

@@ -1,0 +1,210 @@
+"""An upgrade: the daemon's own program is started once more, gets all its sockets, and takes its place."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from svcd.errors import CommandError
+from svcd.events import PROBLEM, UPGRADE, UPGRADE_FAILED, tell
+from svcd.transport.successor import Successor
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IDelayedCall
+
+    from svcd.interfaces import Watcher
+    from svcd.supervisor.core import Supervisor
+    from svcd.supervisor.reloading import Reloader
+    from svcd.transport.successor import Program
+
+__all__ = ["PATIENCE", "Also", "Runner", "Upgrader"]
+
+#: How long the new daemon may take until it is ready, in seconds, unless somebody says otherwise; and at most.
+PATIENCE = 60.0
+_MOST_PATIENCE = 3600.0
+#: With these it says that the services file, or a socket that it asks for, is the reason.
+_FILE_MISTAKES = (os.EX_CONFIG, os.EX_OSERR)
+
+
+class Also(Protocol):
+    """Something else that listens."""
+
+    def sockets(self) -> list[tuple[str, socket.socket]]:
+        """Its sockets, by the names under which the new daemon knows them."""
+
+    def rest(self) -> None:
+        """Accept nobody any more."""
+
+    def go_on(self) -> None:
+        """Accept as before."""
+
+    def leave(self) -> None:
+        """Close the sockets, which are another one's now."""
+
+
+class Runner(Protocol):
+    """Who runs the daemon's process."""
+
+    @property
+    def hindrance(self) -> str:
+        """Why this process can't be replaced by another one; empty if it can."""
+
+    def replaced(self) -> None:
+        """It was: what its end would take away is the other one's now."""
+
+    def kept(self) -> None:
+        """It was not after all."""
+
+
+class _Asked(NamedTuple):
+    """An upgrade that is under way."""
+
+    answer: Deferred[dict[str, object]]
+    successor: Successor
+    now: bool
+    seconds: float
+    timer: IDelayedCall
+    began: float
+
+
+class Upgrader:
+    """Replaces the daemon, one attempt after the other, and not during a reload.
+
+    Args:
+        reactor: watches descriptors and time.
+        supervisor: has the services.
+        reloader: changes them.
+        program: how the daemon was started.
+        runner: runs its process.
+        stop: ends the daemon; with True only after the last connection has ended.
+
+    Attributes:
+        also: what else listens.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Watcher,
+        supervisor: Supervisor,
+        reloader: Reloader,
+        program: Program,
+        runner: Runner,
+        stop: Callable[[bool], None],
+    ) -> None:
+        self._reactor = reactor
+        self._supervisor = supervisor
+        self._reloader = reloader
+        self._program = program
+        self._runner = runner
+        self._stop = stop
+        self._asked: _Asked | None = None
+        self._resting = False
+        self.also: list[Also] = []
+
+    def upgrade(self, *, now: bool = False, seconds: float = PATIENCE) -> Deferred[dict[str, object]]:
+        """Let a new daemon take this one's place.
+
+        Args:
+            now: end the connections that this one has within their shutdown_timeout; else they last as long as they do.
+            seconds: how long the new one may take until it is ready.
+
+        Returns:
+            A Deferred with the pids of both, and how many connections this one still has. It fails with a CommandError
+            when nothing has changed; the log has said why then.
+        """
+        if not 0 < seconds <= _MOST_PATIENCE:
+            raise CommandError(f"a new daemon may have up to {_MOST_PATIENCE:.0f} seconds to be ready")
+        return self._reloader.alone(self._begin, now, seconds)
+
+    def _begin(self, now: bool, seconds: float) -> Deferred[dict[str, object]]:
+        if self._supervisor.ledger.state == "stopping":
+            raise CommandError("the daemon is about to stop")
+        if self._runner.hindrance:
+            raise CommandError(self._runner.hindrance)
+        sockets = [
+            (listener.opened.handed_name, listener.opened.socket) for listener in self._supervisor.listeners_of()
+        ]
+        sockets += [each for also in self.also for each in also.sockets()]
+        try:
+            successor = Successor(self._reactor, self._program, sockets, self)
+        except OSError as error:
+            raise CommandError(f"a new daemon can't be started: {error.strerror}") from error
+        timer = self._reactor.callLater(seconds, self._late)
+        self._asked = _Asked(Deferred(), successor, now, seconds, timer, self._reactor.seconds())
+        return self._asked.answer
+
+    def successor_ready(self) -> None:
+        """It has our sockets, and could serve: we accept nobody any more, and it begins."""
+        asked = self._asked
+        assert asked is not None  # noqa: S101 - nobody else says so
+        if self._supervisor.ledger.state == "stopping":
+            self._fail("the daemon was told to stop", asked.successor.end())
+            return
+        self._resting = True
+        self._supervisor.store.shared = True
+        for listener in self._supervisor.listeners_of():
+            listener.rest()
+        for each in self.also:
+            each.rest()
+        asked.successor.go()
+
+    def successor_serves(self, pid: int) -> None:
+        """It is done: what is left for us are the connections that we have."""
+        asked, self._asked = self._asked, None
+        assert asked is not None  # noqa: S101 - nobody else says so
+        asked.timer.cancel()
+        self._supervisor.stop_listening()
+        for each in self.also:
+            each.leave()
+        connections = self._supervisor.connections
+        tell(
+            self._log,
+            UPGRADE,
+            pid=pid,
+            connections=connections,
+            seconds=round(self._reactor.seconds() - asked.began, 3),
+        )
+        self._runner.replaced()
+        asked.answer.callback({"pid": pid, "before": os.getpid(), "connections": connections})
+        self._reactor.callLater(0, self._stop, not asked.now)
+
+    def successor_lost(self, reason: str, text: str, exit_status: int) -> None:
+        """It could not."""
+        self._fail(reason, text, "config" if exit_status in _FILE_MISTAKES else "refused")
+
+    def _late(self) -> None:
+        assert self._asked is not None  # noqa: S101 - it is cancelled when it is over
+        text = self._asked.successor.end()
+        self._fail(f"it was not ready within {self._asked.seconds:g} seconds", text)
+
+    def _fail(self, reason: str, text: str, code: str = "refused") -> None:
+        asked, self._asked = self._asked, None
+        assert asked is not None  # noqa: S101 - it can be over only once
+        if asked.timer.active():
+            asked.timer.cancel()
+        self._take_back()
+        for line in text.splitlines():
+            tell(self._log, PROBLEM, text=line)
+        tell(self._log, UPGRADE_FAILED, reason=reason)
+        asked.answer.errback(CommandError(f"{text}\nthe new daemon did not come up: {reason}".strip(), code))
+
+    def _take_back(self) -> None:
+        """Go on as if nothing had been; it may have changed options of the sockets, which are the same."""
+        for listener in self._supervisor.listeners_of():
+            listener.opened.renew()
+        if self._resting:
+            self._resting = False
+            self._supervisor.store.shared = False
+            for listener in self._supervisor.listeners_of():
+                listener.go_on()
+            for each in self.also:
+                each.go_on()
+        self._runner.kept()

@@ -1,0 +1,157 @@
+"""An upgrade, as the two daemons speak of it: the one that serves, and the one that takes its place.
+
+They share a pair of sockets, on which each packet is an assignment as of sd_notify(3). The new one says `MAINPID=n` as
+soon as it is the process that will serve, `READY=1` when everything is done that may fail, and `SERVING=1` when it
+serves. Before that it hears `GO=1` from the old one, which has stopped accepting then. Each knows by the end of the
+pair that the other one is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IReadDescriptor
+from zope.interface import implementer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, MutableMapping
+
+    from twisted.python.failure import Failure
+
+    from svcd.interfaces import Watcher
+
+__all__ = ["GO", "PREDECESSOR", "READY", "SERVING", "Channel", "Predecessor"]
+
+#: Names the process that it is meant for, the descriptor of the pair, and the one of the standard error, or -1.
+PREDECESSOR = "SVCD_PREDECESSOR"
+GO, READY, SERVING, MAINPID = "GO", "READY", "SERVING", "MAINPID"
+_LONGEST = 256
+
+
+@implementer(IReadDescriptor)
+class Channel:
+    """One end of the pair.
+
+    Args:
+        reactor: watches it.
+        end: it.
+        heard: called with the name and the value of each assignment.
+        gone: called when the other side has closed its end.
+    """
+
+    def __init__(
+        self, reactor: Watcher, end: socket.socket, heard: Callable[[str, str], None], gone: Callable[[], None]
+    ) -> None:
+        self._reactor = reactor
+        self._end = end
+        self._heard = heard
+        self._gone = gone
+        end.setblocking(False)
+        reactor.addReader(self)
+
+    def doRead(self) -> None:
+        """The other side says something, or nothing any more."""
+        try:
+            packet = self._end.recv(_LONGEST)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            packet = b""
+        if not packet:
+            self.close()
+            self._gone()
+            return
+        name, _, value = packet.decode(errors="replace").partition("=")
+        self._heard(name, value)
+
+    def close(self) -> None:
+        """There is nothing more to say, or to hear."""
+        if self._end.fileno() >= 0:
+            self._reactor.removeReader(self)
+            self._end.close()
+
+    def say(self, name: str, value: object = 1) -> None:
+        """Say it; whether the other side is there to hear it shows when it is heard no more."""
+        say(self._end, name, value)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor stops."""
+
+    def fileno(self) -> int:
+        """The descriptor to watch."""
+        return self._end.fileno()
+
+    def logPrefix(self) -> str:
+        """For messages of the reactor."""
+        return "upgrade"
+
+
+def say(end: socket.socket, name: str, value: object = 1) -> None:
+    """Say something at an end of the pair."""
+    try:
+        end.send(f"{name}={value}".encode())
+    except OSError:
+        return
+
+
+class Predecessor:
+    """The daemon before us, which has started us and serves until we can.
+
+    Our messages for whoever starts a daemon go to it meanwhile: it tells its user. The standard error of processes that
+    we start, and of the interpreter itself, is the real one.
+
+    Args:
+        end: of the pair.
+        stderr: what is to be our standard error; -1 for none.
+    """
+
+    def __init__(self, end: socket.socket, stderr: int) -> None:
+        self._end = end
+        end.set_inheritable(False)
+        self._messages = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+        if stderr >= 0:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        sys.stderr = sys.__stderr__ = self._messages  # type: ignore[misc]
+        self._channel: Channel | None = None
+
+    @classmethod
+    def from_environment(cls, environment: MutableMapping[str, str], pid: int) -> Predecessor | None:
+        """The one that the environment names; its variable is taken out, for it is not our children's."""
+        words = environment.pop(PREDECESSOR, "").split()
+        if len(words) != 3 or words[0] != str(pid):
+            return None
+        return cls(socket.socket(fileno=int(words[1])), int(words[2]))
+
+    def begin(self) -> None:
+        """Say which process will serve."""
+        say(self._end, MAINPID, os.getpid())
+
+    def ready(self, reactor: Watcher, go: Callable[[], None], gone: Callable[[], None]) -> None:
+        """Say that we could serve.
+
+        Args:
+            reactor: watches the pair.
+            go: called when we are to.
+            gone: called when the other daemon has ended before.
+        """
+
+        def heard(name: str, _value: str) -> None:
+            if name == GO:
+                go()
+
+        self._channel = Channel(reactor, self._end, heard, gone)
+        self._channel.say(READY)
+
+    def serving(self) -> None:
+        """Say that we serve, which is the last that it hears of us."""
+        assert self._channel is not None  # noqa: S101 - ready() comes first
+        self._channel.say(SERVING)
+        self._channel.close()
+        sys.__stderr__ = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # type: ignore[misc]
+        if sys.stderr is self._messages:
+            sys.stderr = sys.__stderr__
+        self._messages.close()

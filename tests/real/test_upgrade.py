@@ -1,0 +1,263 @@
+"""`svcctl upgrade`: a new daemon takes over from the one that runs, or that goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.real.daemon import PATIENCE, Daemon, environment, exchange, fields, twistd
+from tests.real.load import Load
+from tests.real.processes import Process, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+REACTORS = ["uv", "epoll"]
+SERVICES = "@defaults bind=127.0.0.1\necho 0/tcp\nday 0/tcp daytime\necho 0/udp per_source_rate=none\n"
+SERVICES += "cat 0/tcp server=/bin/cat\n"
+
+
+def _svcctl(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "svcd", "--control", str(folder / "control"), *words]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE * 2)
+
+
+def _upgrade(folder: Path, *words: str) -> dict[str, int]:
+    done = _svcctl(folder, "upgrade", "--json", *words)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, int] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture
+def begin(start: Callable[..., Daemon], open_folder: Path) -> Callable[..., Daemon]:
+    """Start a daemon whose control socket is in the open folder."""
+
+    def starter(services: str = SERVICES, **settings: object) -> Daemon:
+        return start(services, "--control", str(open_folder / "control"), **settings)
+
+    return starter
+
+
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_a_new_daemon_takes_over(begin: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
+    """All kinds of sockets stay where they are, old connections go on in the old process, which ends with the last."""
+    local = f"loc {open_folder}/loc/unix upper\nlog {open_folder}/log/unixgram echo\n"
+    daemon = begin(SERVICES + local, twistd_arguments=["--reactor", reactor])
+    old = [daemon.connect("echo/tcp"), daemon.connect("cat/tcp")]
+    for client in old:
+        client.sendall(b"before")
+        assert client.recv(100) == b"before"
+    launcher = Process(daemon.launcher("cat/tcp"))
+    found = _upgrade(open_folder)
+    assert (found["before"], found["connections"]) == (daemon.process.pid, 2)
+    assert found["pid"] not in (0, daemon.process.pid)
+    assert _svcctl(open_folder, "status").stdout.startswith(f"svcd {_version()}, pid {found['pid']}, ")
+    for service, question, answer in [("echo/tcp", b"a", b"a"), ("cat/tcp", b"b", b"b")]:
+        assert exchange(daemon.connect(service), question) == answer
+    assert exchange(daemon.connect("loc/unix", socket.AF_UNIX), b"c") == b"C"
+    for service, family in [("echo/udp", socket.AF_INET), ("log/unixgram", socket.AF_UNIX)]:
+        with daemon.connect(service, family) as client:
+            client.send(b"d")
+            assert client.recv(100) == b"d"
+    assert daemon.launcher("cat/tcp", 2) != launcher.pid
+    assert daemon.process.poll() is None
+    assert launcher.alive
+    for client in old:
+        client.sendall(b"after")
+        assert client.recv(100) == b"after"
+        client.close()
+    assert daemon.process.wait(PATIENCE) == 0
+    launcher.wait()
+    assert exchange(daemon.connect("loc/unix", socket.AF_UNIX), b"still") == b"STILL"
+    assert daemon.wait_event("listen", "loc/unix", 2)[1]["origin"] == "store"
+    assert _svcctl(open_folder, "stop").returncode == 0
+    Process(found["pid"]).wait()
+    assert list(open_folder.iterdir()) == []
+
+
+def _version() -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "svcd", "--version"], env=environment(), capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()[1]
+
+
+def test_one_after_the_other(begin: Callable[..., Daemon], open_folder: Path) -> None:
+    """A daemon that has taken over is replaced itself while the first still has a connection; --now ends that."""
+    daemon = begin("echo 0/tcp bind=127.0.0.1 shutdown_timeout=0.3s\n")
+    with daemon.connect("echo/tcp") as first:
+        first.sendall(b"1")
+        assert first.recv(1) == b"1"
+        second = _upgrade(open_folder)
+        third = _upgrade(open_folder, "--now")
+        assert (third["before"], third["connections"]) == (second["pid"], 0)
+        Process(second["pid"]).wait()
+        assert daemon.process.poll() is None
+    assert daemon.process.wait(PATIENCE) == 0
+    with daemon.connect("echo/tcp") as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        fourth = _upgrade(open_folder, "--now")
+        assert fourth["connections"] == 1
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""
+    Process(third["pid"]).wait()
+    assert daemon.successors == [second["pid"], third["pid"], fourth["pid"]]
+    assert exchange(daemon.connect("echo/tcp"), b"bye") == b"bye"
+
+
+OWN = f"{SERVICES}own 0/tcp factory=ours:make\n"
+#: What a new daemon may suffer: the services file, a module that it imports, words of svcctl upgrade, the exit
+#: status of that, and what it says.
+FAILURES: dict[str, tuple[str, str, tuple[str, ...], int, str]] = {
+    "file": ("ecoh 0/tcp\n", "", (), 78, "did you mean 'echo'?"),
+    "socket": (SERVICES + "more {taken}/tcp discard\n", "", (), 78, "Address already in use"),
+    "exit": (OWN, "raise SystemExit('enough of this')", (), 78, "ends the program when it is imported"),
+    "crash": (OWN, "import os; os.kill(os.getpid(), 9)", (), 1, "SIGKILL"),
+    "silence": (OWN, "import time; time.sleep(3600)", ("--timeout", "1.5"), 1, "not ready within 1.5 seconds"),
+    "program": (SERVICES, "", (), 1, "can't start"),
+}
+
+
+def _import_from(folder: Path) -> dict[str, str]:
+    return {"PYTHONPATH": f"{environment()['PYTHONPATH']}:{folder}"}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_one_that_does_not_come_up_changes_nothing(begin: Callable[..., Daemon], open_folder: Path, name: str) -> None:
+    """svcctl says why in the new daemon's own words, so does the log, and the old one serves everything as before."""
+    text, module, words, status, reason = FAILURES[name]
+    daemon = begin(f"{SERVICES}loc {open_folder}/loc/unix echo mode=0600\n", env=_import_from(open_folder))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        text = text.replace("{taken}", str(taken.getsockname()[1]))
+        daemon.file.write_text(f"{text}loc {open_folder}/loc/unix echo mode=0666\n")
+        (open_folder / "ours.py").write_text(module)
+        if name == "program":
+            daemon.folder.rename(open_folder / "moved")
+        done = _svcctl(open_folder, "upgrade", *words)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+    daemon.wait_for(lambda line: " upgrade-failed " in line)
+    assert exchange(daemon.connect("echo/tcp"), b"a") == b"a"
+    assert exchange(daemon.connect("loc/unix", socket.AF_UNIX), b"b") == b"b"
+    with daemon.connect("echo/udp") as client:
+        client.send(b"c")
+        assert client.recv(10) == b"c"
+    assert (open_folder / "loc").stat().st_mode & 0o777 == 0o600
+    assert json.loads(_svcctl(open_folder, "status", "--json").stdout)["pid"] == daemon.process.pid
+    assert len([line for line in daemon.lines if " ready services=" in line]) == 1
+    assert daemon.stop() == 0
+    assert not (open_folder / "loc").exists()
+
+
+def test_a_service_manager_does_it_itself(begin: Callable[..., Daemon], open_folder: Path) -> None:
+    """Under one the daemon declines, and says what to do instead."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(open_folder / "notify"))
+        begin(env={"NOTIFY_SOCKET": str(open_folder / "notify")})
+        done = _svcctl(open_folder, "upgrade")
+        assert (done.returncode, "systemctl restart" in done.stderr) == (1, True)
+
+
+@pytest.fixture
+def background(open_folder: Path) -> Iterator[Callable[..., int]]:
+    """Start a daemon that leaves its terminal, with a pid file and a log in the open folder; its pid."""
+
+    def starter(services: str, *twistd_words: str) -> int:
+        (open_folder / "services").write_text(services)
+        words = twistd("--pidfile=my.pid", "--logfile=my.log", *twistd_words, "svcd", "--services=services")
+        words += ["--control=control"]
+        subprocess.run(words, cwd=open_folder, env=environment(), check=True, timeout=PATIENCE)
+        return int((open_folder / "my.pid").read_text())
+
+    yield starter
+    for line in (open_folder / "my.log").read_text().splitlines():
+        if " upgrade pid=" in line:
+            _end(int(fields(line)["pid"]))
+    if (open_folder / "my.pid").exists():
+        _end(int((open_folder / "my.pid").read_text()))
+
+
+def _end(pid: int) -> None:
+    process = Process(pid)
+    if process.alive:
+        os.kill(pid, signal.SIGTERM)
+        process.wait()
+
+
+def _ask(folder: Path, service: str, question: bytes) -> bytes:
+    lines = [fields(line) for line in (folder / "my.log").read_text().splitlines()]
+    address = next(line["address"] for line in lines if line["event"] == "listen" and line["service"] == service)
+    host, _, port = address.rpartition(":")
+    return exchange(socket.create_connection((host, int(port)), PATIENCE), question)
+
+
+def test_a_daemon_in_the_background(background: Callable[..., int], open_folder: Path) -> None:
+    """The pid file has the new pid at once and for good, and both write the same log."""
+    first = Process(background("echo 0/tcp bind=127.0.0.1\n"))
+    found = _upgrade(open_folder)
+    assert int((open_folder / "my.pid").read_text()) == found["pid"]
+    first.wait()
+    assert int((open_folder / "my.pid").read_text()) == found["pid"]
+    assert _ask(open_folder, "echo/tcp", b"hi") == b"hi"
+    (open_folder / "services").write_text("echo 0/tcp bind=127.0.0.1\nmore 0/tcp bind=192.0.2.1 daytime\n")
+    done = _svcctl(open_folder, "upgrade")
+    # The whole line, though the new one had left the terminal by then.
+    assert (done.returncode, "more/tcp: can't listen on 192.0.2.1:0" in done.stderr) == (1, True), done.stderr
+    assert int((open_folder / "my.pid").read_text()) == found["pid"]
+    assert not (open_folder / "my.pid.new").exists()
+    assert _ask(open_folder, "echo/tcp", b"hi") == b"hi"
+    log = (open_folder / "my.log").read_text()
+    assert log.count(" ready services=1 ") == 2
+    assert (log.count(" upgrade pid="), log.count(" upgrade-failed ")) == (1, 1)
+    _end(found["pid"])
+    assert not (open_folder / "my.pid").exists()
+
+
+@pytest.mark.usefixtures("as_root", "as_nobody")
+def test_root_that_was_given_up(background: Callable[..., int], open_folder: Path) -> None:
+    """Sockets with low ports are handed over all the same; a service that needs root is the reason of a failure."""
+    open_folder.chmod(0o777)
+    text = "echo 0/tcp bind=127.0.0.1\n"
+    background(text, "--uid=nobody")
+    (open_folder / "my.log").chmod(0o666)
+    first = Process(int((open_folder / "my.pid").read_text()))
+    assert first.status("Uid").split() == ["65534"] * 4
+    found = _upgrade(open_folder)
+    first.wait()
+    assert Process(found["pid"]).status("Uid").split() == ["65534"] * 4
+    assert int((open_folder / "my.pid").read_text()) == found["pid"]
+    (open_folder / "services").write_text(f"{text}cat 0/tcp bind=127.0.0.1 server=/bin/cat user=root\n")
+    done = _svcctl(open_folder, "upgrade")
+    assert (done.returncode, "only root can give this" in done.stderr) == (78, True), done.stderr
+    assert _ask(open_folder, "echo/tcp", b"hi") == b"hi"
+
+
+@pytest.mark.load
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_nobody_notices_ten_upgrades(begin: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
+    """Under 64 clients in closed loops no connection is refused, reset or short, and each datagram has one answer."""
+    daemon = begin(twistd_arguments=["--reactor", reactor])
+    load = Load(daemon.port("echo/tcp"), daemon.port("day/tcp"), daemon.port("echo/udp"), pause=0.02)
+    with load.going_on():
+        for number in range(10):
+            _upgrade(open_folder)
+            if number == 5:
+                daemon.file.write_text("ecoh 0/tcp\n")
+                assert _svcctl(open_folder, "upgrade").returncode == 78
+                daemon.file.write_text(SERVICES)
+    assert load.wrong == []
+    assert load.done > 100
+    assert len(set(daemon.successors)) == 10
+    wait_until(lambda: not any(Process(pid).alive for pid in daemon.successors[:-1]), "the old ones end")
