@@ -105,7 +105,8 @@ class _Reader:
         for option, path in named.items():
             content = contents[path]
             if isinstance(content, OSError):
-                self._problem(option, f"can't read {path}: {content.strerror or content}")
+                remedy = "; let whoever starts svcd read it" if isinstance(content, PermissionError) else ""
+                self._problem(option, f"can't read {path}: {content.strerror or content}{remedy}")
             else:
                 found[option] = content
         return found

@@ -57,7 +57,7 @@ def _busy(clock: Clock | None = None) -> Ledger:
     echo.failures += 1
     counted(ledger, About("time/udp", "time", stream=False)).enter(_Ports())
     ledger.tally("time/udp").refuse("port")
-    git = counted(ledger, About("git/tcp", "/usr/bin/git", spawned=True, description="the code"))
+    git = counted(ledger, About("git/tcp", "/usr/bin/git", spawned=True, description="the code", expires=2e9))
     git.accepted += 2
     git.begun(0.002)
     git.begun(0.002)
@@ -115,12 +115,16 @@ def test_metrics_are_the_counts_in_both_formats() -> None:
         ("svcd_children_active", "git/tcp"): 1,
         ("svcd_children_exited_total", "0", "git/tcp"): 1,
         ("svcd_launcher_restarts_total", "git/tcp"): 1,
+        ("svcd_tls_certificate_expiry_seconds", "git/tcp"): 2e9,
         ("svcd_reactor_lag_seconds_count",): 8,
         ("svcd_reloads_total", "ok"): 0,
     }
     assert wanted.items() <= plain.items()
     assert not any(name.startswith("svcd_connection") and "time/udp" in rest for name, *rest in plain)
-    assert not any(name.startswith(("svcd_spawn", "svcd_children")) and "echo/tcp" in rest for name, *rest in plain)
+    assert not any(
+        name.startswith(("svcd_spawn", "svcd_children", "svcd_tls_cert")) and "echo/tcp" in rest
+        for name, *rest in plain
+    )
 
 
 def test_metrics_are_compressed_for_who_takes_it() -> None:
@@ -251,6 +255,7 @@ def test_the_page_is_whole_without_a_script() -> None:
     assert all(each["aria-label"] for each in charts)
     assert "127.0.0.1:7, [::1]:7" in found.text
     assert "the code" in found.text
+    assert found.text.count("certificate until") == found.text.count("certificate until 2033-05-18") == 1
     headings = [each.get("scope") for tag, each in found.elements if tag == "th"]
     assert set(headings) == {"col", "row"}
     assert [each.get("lang") for tag, each in found.elements if tag == "html"] == ["en"]

@@ -83,7 +83,9 @@ def test_a_file_that_cannot_be_read(option: str) -> None:
     options = " ".join(map("=".join, paths.items()))
     path = paths[option]
     contents[path.removeprefix("/c/")] = DENIED
-    assert _problems(options, contents) == [f"{option}: can't read {path}: Permission denied"]
+    assert _problems(options, contents) == [
+        f"{option}: can't read {path}: Permission denied; let whoever starts svcd read it"
+    ]
     del contents[path.removeprefix("/c/")]
     assert _problems(options, contents) == [f"{option}: can't read {path}: No such file or directory"]
 

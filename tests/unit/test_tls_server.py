@@ -274,16 +274,26 @@ def test_the_chain_is_shown() -> None:
     assert len(other.get_peer_cert_chain(as_cryptography=True) or []) == 2
 
 
-def _resumed(server: TlsServer, first: SSL.Connection, name: str) -> bool:
-    """Whether a client that comes back is known."""
+def _come_back(server: TlsServer, first: SSL.Connection, name: str) -> ServerConnection | None:
+    """Let a client come back; the server's side if it is known, None after a full handshake."""
     session = first.get_session()
     assert session is not None
     again = SSL.Connection(first.get_context(), None)
     again.set_connect_state()
     again.set_tlsext_host_name(name.encode())
     again.set_session(session)
-    assert handshake(server, again)[1] is None
-    return bool(lib.SSL_session_reused(again._ssl))
+    here, error = handshake(server, again)
+    assert error is None
+    return here if lib.SSL_session_reused(again._ssl) else None
+
+
+def _come(server: TlsServer, first: SSL.Connection) -> None:
+    """A handshake, and what comes behind it: the tickets of TLS 1.3."""
+    here, error = handshake(server, first)
+    assert error is None
+    here.send(b"x")
+    _carry(here, first)
+    assert first.recv(1) == b"x"
 
 
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
@@ -294,15 +304,24 @@ def test_sessions_are_resumed(version: int) -> None:
     )
     for name in ("localhost", "one.example"):
         first = client(name, setup=_versions(version, version))
-        here, error = handshake(server, first)
-        assert error is None
-        # The tickets of TLS 1.3 come behind the handshake.
-        here.send(b"x")
-        _carry(here, first)
-        assert first.recv(1) == b"x"
-        assert _resumed(server, first, name)
+        _come(server, first)
+        assert _come_back(server, first, name)
         server.renew()
-        assert not _resumed(server, first, name)
+        assert not _come_back(server, first, name)
+
+
+def test_who_comes_back_is_who_it_was() -> None:
+    """A resumed session has the client's certificate, by which it is known and refused as before."""
+    for name, refusal in {"anna.example.org": None, "x": "its certificate is for nobody in tls_client_names"}.items():
+        options = f"tls_cert=/c/a tls_client_ca=/c/ca tls_client_names={name}"
+        server = server_of(options, a=SERVER.both, ca=CLIENTS.pem)
+        first = client(certificate=ANNA)
+        _come(server, first)
+        here = _come_back(server, first, "localhost")
+        assert here is not None
+        assert identity_of(here).subject == "CN=anna.example.org"
+        assert identity_of(here).verify == "SUCCESS"
+        assert server.refusal(here) == refusal
 
 
 def test_what_is_the_same_is_not_made_anew() -> None:

@@ -110,8 +110,12 @@ def _service(service: Mapping[str, Any], samples: int, seconds: float) -> str:
         f"{write(service[key])}</td>"
         for key, title, write in _CELLS
     )
+    expires = service["certificate_expires"]
+    until = "" if expires is None else f"certificate until {texts.day(expires)}"
     about = "".join(
-        f"<small>{escape(text)}</small>" for text in (service["description"], ", ".join(service["addresses"])) if text
+        f"<small>{escape(text)}</small>"
+        for text in (service["description"], ", ".join(service["addresses"]), until)
+        if text
     )
     return (
         f'<tr data-id="{escape(service["id"])}"><th scope="row"><b>{escape(name)}</b>/{escape(net)}{about}</th>'

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 
-__all__ = ["ago", "bars", "count", "duration", "rate", "size", "steps"]
+__all__ = ["ago", "bars", "count", "day", "duration", "rate", "size", "steps"]
 
 #: A chart's height in its own units, of which the line uses those between its base and the top.
 _HEIGHT, _BASE, _LEAST = 100, 98, 8
@@ -53,6 +54,11 @@ def duration(seconds: float) -> str:
 def ago(seconds: float) -> str:
     """How long ago something was."""
     return f"{math.floor(seconds)} s" if seconds < 60 else _long(math.floor(seconds))
+
+
+def day(seconds: float) -> str:
+    """The day of a time since 1970: 2026-11-21."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
 
 
 def _long(seconds: int) -> str:
