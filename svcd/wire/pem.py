@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,8 @@ _REVOCATIONS = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----",
 #: What Mozilla and the CA/Browser Forum (Baseline Requirements, 6.1.5) ask for at least.
 _FEWEST_RSA_BITS = 2048
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+#: What a server of TLS 1.2 or 1.3 can sign with (RFC 8446, 4.2.3).
+_SIGNING = (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey)
 #: Which nobody should trust any more (RFC 9155).
 _BROKEN_HASHES = (hashes.MD5, hashes.SHA1)
 
@@ -97,8 +99,8 @@ def _check_strength(key: Any, own: x509.Certificate) -> None:  # noqa: ANN401 - 
         text = f"its RSA key of {key.key_size} bits is too weak; make one of {_FEWEST_RSA_BITS} bits, or for P-256"
     elif isinstance(key, ec.EllipticCurvePrivateKey) and not isinstance(key.curve, _CURVES):
         text = f"few clients know its curve {key.curve.name}; make a key for P-256"
-    elif isinstance(key, dsa.DSAPrivateKey):
-        text = "TLS has no use for a DSA key any more; make one for P-256"
+    elif not isinstance(key, _SIGNING):
+        text = "TLS has no use for a key of this kind; make one for P-256"
     elif _is_signed_weakly(own):
         text = "its certificate is signed with MD5 or SHA-1, which clients refuse; have a new one made"
     if text:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from OpenSSL import SSL
 from OpenSSL._util import lib
 from OpenSSL.crypto import X509
@@ -264,6 +265,21 @@ def test_protocols_are_agreed_on(line: str, options: str, offered: list[bytes], 
     else:
         assert error is None
         assert identity_of(here).alpn == agreed
+
+
+@pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: rsa.generate_private_key(65_537, 2048),
+        lambda: ec.generate_private_key(ec.SECP384R1()),
+        ed25519.Ed25519PrivateKey.generate,
+    ],
+)
+def test_kinds_of_keys(make: Callable[[], Any], version: int) -> None:
+    """RSA, elliptic curves and EdDSA, with both versions."""
+    both = CA.sign("localhost", key=make()).both
+    assert handshake(server_of("tls_cert=/c/a", a=both), client(setup=_versions(version, version)))[1] is None
 
 
 def test_the_chain_is_shown() -> None:
