@@ -30,6 +30,7 @@ class _World:
         self.files = FakeFiles({"/c/a": LATER.pem, "/c/b": LATER.key_pem, "/c/a.example.pem": LATER.both}, folders)
         self.clock = Clock()
         self.server = tls_server(service_of(f"echo 7/tcp {options}"), self.files, self.wall)
+        self.others: list[TlsServer] = []
         self.changes = 0
         self.served = True
         self.watch = Watch(self.clock, self.servers, self.changed, self.wall)
@@ -40,7 +41,7 @@ class _World:
 
     def servers(self) -> list[TlsServer]:
         """The one, if it is served."""
-        return [self.server] if self.served else []
+        return [self.server, *self.others] if self.served else []
 
     def changed(self) -> None:
         """Count."""
@@ -132,11 +133,13 @@ def test_who_says_that_all_is_there_need_not_wait() -> None:
 def test_files_that_can_be_read_no_more() -> None:
     """Who has given up root hears at once what will not be read again, and what to do; what is in use stays."""
     world = _World()
+    # Another service with the same files is no reason to say it twice.
+    world.others.append(tls_server(service_of("upper 8/tcp tls_cert=/c/a tls_key=/c/b"), world.files, world.wall))
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/c/b")
     world.files.put("/c/b", denied)
     text = (
-        "echo/tcp: /c/b can't be read again (Permission denied): what is in use stays until svcd is restarted; let the "
-        "user that svcd runs as read it, or restart svcd when there is a new one"
+        "/c/b can't be read again (Permission denied): what is in use stays until svcd is restarted; let the user that "
+        "svcd runs as read it, or restart svcd when there is a new one"
     )
     with LogCatcher() as log:
         world.watch.start()

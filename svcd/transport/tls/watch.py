@@ -66,6 +66,8 @@ class Watch:
         self._wall = wall
         self._seen: dict[TlsServer, _Seen] = {}
         self._asked: set[TlsServer] = set()
+        # Files of which the log said in the last look that they can't be read.
+        self._told: set[str] = set()
         self._renewed = self._warned = 0.0
         self._call: IDelayedCall | None = None
 
@@ -110,6 +112,7 @@ class Watch:
 
     def _look_at_all(self, *, settled: bool) -> None:
         servers = list(self._servers())
+        self._told.clear()
         self._seen = {server: self._seen.get(server) or _Seen() for server in servers}
         changed = [server for server in servers if self._look_at(server, self._seen[server], settled=settled)]
         for server in changed:
@@ -136,7 +139,7 @@ class Watch:
     def _read(self, server: TlsServer) -> bool:
         error = server.denied()
         if error is not None:
-            self._tell_denied(server, error)
+            self._tell_denied(error)
             return False
         try:
             server.prepare(server.service)()
@@ -160,12 +163,16 @@ class Watch:
         self._asked.add(server)
         error = server.denied()
         if error is not None:
-            self._tell_denied(server, error)
+            self._tell_denied(error)
 
-    def _tell_denied(self, server: TlsServer, error: OSError) -> None:
+    def _tell_denied(self, error: OSError) -> None:
+        # Several services may have the same file.
+        if error.filename in self._told:
+            return
+        self._told.add(error.filename)
         text = (
-            f"{server.service.id}: {error.filename} can't be read again ({error.strerror}): what is in use stays until "
-            "svcd is restarted; let the user that svcd runs as read it, or restart svcd when there is a new one"
+            f"{error.filename} can't be read again ({error.strerror}): what is in use stays until svcd is restarted; "
+            "let the user that svcd runs as read it, or restart svcd when there is a new one"
         )
         tell(self._log, PROBLEM, text=text)
 
