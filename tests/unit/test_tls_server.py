@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -359,6 +361,25 @@ def test_what_is_the_same_is_not_made_anew() -> None:
     assert [name for name in after if after[name] is not before[name]] == ["b.example"]
     server.prepare(service_of("tls_sni=/c tls_unknown_name=refuse tls_min=1.3"))()
     assert not set(contexts().values()) & set(after.values())
+
+
+def test_nothing_is_left_of_what_was_exchanged() -> None:
+    """Contexts go with their last connection, without anybody looking for garbage."""
+    options = "tls_cert=/c/a tls_sni=/c tls_alpn=x tls_client_ca=/c/ca tls_client=optional"
+    contents = {"a": SERVER.both, "ca": CLIENTS.pem, "localhost.pem": SERVER.both}
+    server = server_of(options, ("/c",), **contents)
+    here = server.serverConnectionForTLS(None)
+    contexts = server._state.contexts
+    old = [weakref.ref(contexts.first), weakref.ref(contexts.named["localhost"])]
+    del contexts
+    gc.disable()
+    try:
+        server.prepare(service_of(f"{options} tls_min=1.3"))()
+        assert all(each() is not None for each in old)
+        del here
+        assert all(each() is None for each in old)
+    finally:
+        gc.enable()
 
 
 _NO_CALLBACKS = "this Python's libffi is older than 3.4 and needs memory that is written and executed"

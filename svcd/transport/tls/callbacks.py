@@ -8,7 +8,7 @@ more besides: refuse a name with the alert that is for that.
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from OpenSSL import SSL
 from OpenSSL._util import ffi, lib
@@ -98,5 +98,6 @@ class ServerContext(SSL.Context):
         lib.SSL_CTX_set_alpn_select_cb(self._context, ffi.cast(kind, _address(callback)), ffi.NULL)
 
 
-def _address(callback: object) -> int:
-    return ctypes.cast(callback, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
+def _address(callback: Any) -> int:  # noqa: ANN401 - ctypes' classes are made as they are needed
+    # Without ctypes.cast, whose result keeps itself alive until garbage is looked for.
+    return ctypes.c_void_p.from_buffer(callback).value or 0
