@@ -8,13 +8,18 @@ Fields: `service` name/protocol; `address` where a listener stands; `runs` what 
 `host` its name, with resolve=yes; `id` the connection's number since the start; `count` the service's open
 connections after the event; `in`, `out` bytes from and to the client; `seconds` how long it lasted; `reason` why it
 ended: done (closed in good order), lost (reset, or an error of the network), aborted (by the service), error (a
-mistake in the service), failed (it could not be served, as a `fail` line says), killed (a signal that was not ours
-ended the process), unknown (its launcher was lost, and it may go on), timeout (it named no service to tcpmux),
+mistake in the service), failed (it could not be served, as a `fail` line says), handshake (of TLS: it did not come to
+an end, and a `fail` line says why, unless the client came and went without a word), killed (a signal that was not
+ours ended the process), unknown (its launcher was lost, and it may go on), timeout (it named no service to tcpmux),
 shutdown (the daemon stopped), or which deadline passed: idle (idle_timeout), first_byte (first_byte_timeout), session
-(session_timeout); `pid` the process that serves; `exit` its exit status, or the signal that ended it; `user`, `system`
-its processor time in seconds; `datagrams` received in all, `ignored` those of them that the rules leave unanswered;
-`state` of a launcher or of the nursery; `retry` the seconds until it is started again; `text` what a handler wrote for
-the log.
+(session_timeout); `pid` the process that serves; `exit` its exit status, or the signal that ended it; `user`,
+`system` its processor time in seconds; `tls` the version of TLS, a dash if the handshake failed; `subject` whose
+certificate the client has shown (RFC 4514), a dash if none, for services with tls_client_ca; `datagrams` received in
+all, `ignored` those of them that the rules leave unanswered; `state` of a launcher or of the nursery; `retry` the
+seconds until it is started again; `text` what a handler wrote for the log.
+
+Over TLS the accept line waits for the handshake, with the time of the accept. `in` and `out` are what was on the wire.
+A client that ends its side without TLS's closure alert is done as well: many leave it out, browsers among them.
 
 `origin` of a socket that was open before: activation (a socket unit has it) or store (the daemon before this one had
 it). A `leftover` line is for a socket that we were started with and have no use for, with the `name` that its giver
@@ -33,9 +38,9 @@ datagrams: services ask no questions), proxy (without a good header of the PROXY
 `rule` says what is wrong).
 
 With --log-addresses short no line says more of a client than its network: `peer` is 192.0.2.0 for 192.0.2.1 and
-2001:db8:1:: for all of 2001:db8:1::/48, without port; there is no `host`, and no `rule` that is for an address or a
-name. UNIX sockets' peers are as ever, and so is what handlers themselves write (`said`) and what stands in tracebacks.
-Whoever writes a peer's address into a line gets it from Journal.peer_text.
+2001:db8:1:: for all of 2001:db8:1::/48, without port; there is no `host`, no `subject`, and no `rule` that is for an
+address or a name. UNIX sockets' peers are as ever, and so is what handlers themselves write (`said`) and what stands
+in tracebacks. Whoever writes a peer's address into a line gets it from Journal.peer_text.
 """
 
 from __future__ import annotations

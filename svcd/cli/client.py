@@ -167,6 +167,8 @@ def _status(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _connections(result: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    # Who speaks TLS is told from the others where there are some.
+    tls = any("tls" in row for row in result)
     rows = [
         (
             str(row["id"]),
@@ -176,10 +178,12 @@ def _connections(result: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             str(row.get("in", "-")),
             str(row.get("out", "-")),
             str(row.get("pid", "-")),
+            *([row.get("tls", "-"), row.get("subject", "")] if tls else []),
         )
         for row in result
     ]
-    yield from _columns([("ID", "SERVICE", "PEER", "TIME", "IN", "OUT", "PID"), *rows], right={0, 3, 4, 5, 6})
+    heading = ("ID", "SERVICE", "PEER", "TIME", "IN", "OUT", "PID", *(["TLS", "SUBJECT"] if tls else []))
+    yield from _columns([heading, *rows], right={0, 3, 4, 5, 6})
 
 
 def _changes(result: Mapping[str, Any]) -> Iterator[str]:

@@ -27,7 +27,8 @@ class TimeOptions:
     )  # fmt: skip
     first_byte_timeout: float | None = row(
         or_none(TIMEOUT), None, "how long", "asked",
-        "End a connection whose client sends nothing at all for so long after it connects.",
+        "End a connection whose client sends nothing at all for so long after it connects; what TLS needs to begin is "
+        "nothing.",
     )  # fmt: skip
     session_timeout: float | None = row(
         or_none(TIMEOUT), None, "how long", "session",

@@ -50,6 +50,9 @@ def tls_problems(service: Service, files: Files, now: float) -> Iterator[Problem
         text = "with wait=yes the process accepts by itself, and svcd can't speak TLS for it; remove one of them"
         yield service.problem("tls_cert" if options.tls_cert else "tls_sni", text)
         return
+    if options.banner_fail and _stands_on_line(service, "banner_fail"):
+        text = "who is refused gets no TLS, and in the clear a client of TLS can't read it; remove it"
+        yield service.problem("banner_fail", text)
     if options.tls_cert is None and options.tls_unknown_name == "default":
         text = "clients that ask for another name need a certificate too; add tls_cert=FILE, or tls_unknown_name=refuse"
         yield service.problem("tls_sni", text)

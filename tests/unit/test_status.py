@@ -58,6 +58,9 @@ def _busy(clock: Clock | None = None) -> Ledger:
     counted(ledger, About("time/udp", "time", stream=False)).enter(_Ports())
     ledger.tally("time/udp").refuse("port")
     git = counted(ledger, About("git/tcp", "/usr/bin/git", spawned=True, description="the code", expires=2e9))
+    for version in ("TLSv1.2", "TLSv1.3", "TLSv1.3"):
+        git.shaken(version)
+    git.not_shaken("closed")
     git.accepted += 2
     git.begun(0.002)
     git.begun(0.002)
@@ -116,6 +119,8 @@ def test_metrics_are_the_counts_in_both_formats() -> None:
         ("svcd_children_exited_total", "0", "git/tcp"): 1,
         ("svcd_launcher_restarts_total", "git/tcp"): 1,
         ("svcd_tls_certificate_expiry_seconds", "git/tcp"): 2e9,
+        ("svcd_tls_handshakes_total", "TLSv1.3", "git/tcp"): 2,
+        ("svcd_tls_handshakes_failed_total", "closed", "git/tcp"): 1,
         ("svcd_reactor_lag_seconds_count",): 8,
         ("svcd_reloads_total", "ok"): 0,
     }
@@ -256,6 +261,7 @@ def test_the_page_is_whole_without_a_script() -> None:
     assert "127.0.0.1:7, [::1]:7" in found.text
     assert "the code" in found.text
     assert found.text.count("certificate until") == found.text.count("certificate until 2033-05-18") == 1
+    assert "TLS, 1.3: 2, 1.2: 1, failed: 1" in found.text
     headings = [each.get("scope") for tag, each in found.elements if tag == "th"]
     assert set(headings) == {"col", "row"}
     assert [each.get("lang") for tag, each in found.elements if tag == "html"] == ["en"]
@@ -278,6 +284,7 @@ def test_json_says_what_the_page_shows() -> None:
     assert status["ended"] == {"done": 2, "lost": 1}
     echo = status["services"][0]
     assert (echo["id"], echo["open"], echo["limit"], echo["in"], echo["out"]) == ("echo/tcp", 3, 100, 10, 22)
+    assert (echo["tls"], echo["handshakes"], status["services"][2]["handshakes_failed"]) == ("", {}, {"closed": 1})
     assert [each["reason"] for each in status["recent"]] == ["done", "lost", "done"]
     assert json.loads(_ask(_hostile(), "/status.json").content)["recent"][0]["peer"] == HOSTILE
 

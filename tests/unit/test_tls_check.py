@@ -43,6 +43,17 @@ def _problems(options: str, contents: Mapping[str, bytes | OSError], exposed: st
     return [problem.text for problem in found]
 
 
+def test_a_text_for_who_is_refused_means_nothing() -> None:
+    """Nobody gets TLS to be told that there is none; a defaults line may say it for other services."""
+    contents = {"a": GOOD.both, "text": b"no\n"}
+    assert _problems("tls_cert=/c/a banner_fail=/c/text", contents) == [
+        "banner_fail: who is refused gets no TLS, and in the clear a client of TLS can't read it; remove it"
+    ]
+    files = FakeFiles({f"/c/{name}": content for name, content in contents.items()})
+    text = "@defaults banner_fail=/c/text\necho 7/tcp tls_cert=/c/a\n"
+    assert check(config_of(text, files), files, FakeMachine(time=NOW))[1] == []
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -117,9 +117,10 @@ def _service(service: Mapping[str, Any], samples: int, seconds: float) -> str:
         for text in (service["description"], ", ".join(service["addresses"]), until)
         if text
     )
+    tls = f'<small data-k="tls">{escape(service["tls"])}</small>' if service["tls"] else ""
     return (
         f'<tr data-id="{escape(service["id"])}"><th scope="row"><b>{escape(name)}</b>/{escape(net)}{about}</th>'
-        f'<td class="runs">{escape(service["runs"])}</td>'
+        f'<td class="runs">{escape(service["runs"])}{tls}</td>'
         f'<td class="drawn">{_chart(service, samples, seconds)}</td>{cells}</tr>'
     )
 

@@ -63,6 +63,9 @@ def _service(figures: ServiceFigures, series: Sequence[tuple[int, int]]) -> dict
         "open": figures.active,
         "limit": about.most,
         "certificate_expires": about.expires,
+        "tls": _tls(figures),
+        "handshakes": figures.handshakes,
+        "handshakes_failed": figures.handshakes_failed,
         "accepted": figures.accepted + figures.datagrams,
         "refused": sum(figures.refused.values()),
         "refused_by": figures.refused,
@@ -75,6 +78,14 @@ def _service(figures: ServiceFigures, series: Sequence[tuple[int, int]]) -> dict
         "arrivals": [arrived for arrived, _ in series],
         "refusals": [refused for _, refused in series],
     }
+
+
+def _tls(figures: ServiceFigures) -> str:
+    """Which TLS its clients have spoken, as text; empty for a service without."""
+    if figures.about.expires is None:
+        return ""
+    counts = [*sorted(figures.handshakes.items(), reverse=True), ("failed", sum(figures.handshakes_failed.values()))]
+    return "TLS" + "".join(f", {name.removeprefix('TLSv')}: {count}" for name, count in counts if count)
 
 
 def _totals(services: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

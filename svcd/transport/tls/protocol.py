@@ -249,10 +249,12 @@ class TlsProtocol(Reader):
             return {"tls": "handshake"}
         identity = self.tls_identity
         found: dict[str, object] = {"tls": identity.protocol, "cipher": identity.cipher}
-        if identity.sni:
-            found["sni"] = identity.sni
-        if identity.subject and subject:
-            found["subject"] = identity.subject
+        # As processes are told it: without characters that a terminal would obey.
+        told = identity.environment()
+        if "SSL_TLS_SNI" in told:
+            found["sni"] = told["SSL_TLS_SNI"]
+        if subject and "SSL_CLIENT_S_DN" in told:
+            found["subject"] = told["SSL_CLIENT_S_DN"]
         return found
 
     @property
