@@ -118,7 +118,11 @@ class Commands:
         """A service's row, with its line and where that stands."""
         running = self._find(service)
         one = running.service
-        return {**self._row(running), "line": " ".join(one.words()), "place": str(one.place)}
+        row = self._row(running)
+        if running.tls is not None and running.keeper is not None:
+            tally = running.keeper.tally
+            row["handshakes"] = {**tally.handshakes, "failed": sum(tally.handshakes_failed.values())}
+        return {**row, "line": " ".join(one.words()), "place": str(one.place)}
 
     def connections(self, service: str = "") -> list[dict[str, object]]:
         """The open connections of a service, or of all; of those that are no more as well."""

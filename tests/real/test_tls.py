@@ -169,6 +169,8 @@ def test_client_certificates_and_banners(daemon: Daemon, connect: _Client) -> No
         control = str(daemon.folder / "control")
         words = [sys.executable, "-m", "svcd", "--control", control, "connections", "--json"]
         found = json.loads(run(*words, env=environment()))
+        show = json.loads(run(*words[:-2], "show", "upper", "--json", env=environment()))
+        assert show["handshakes"]["TLSv1.3"] >= 1
         assert b" TLSv1.3  CN=anna.example.org\n" in run(*words[:-1], env=environment())
     (mine,) = [each for each in found if each["service"] == "upper/tcp"]
     assert (mine["tls"], mine["subject"], mine["sni"]) == ("TLSv1.3", "CN=anna.example.org", "localhost")
@@ -201,8 +203,9 @@ def test_curl(daemon: Daemon, folder: Path, program: Callable[[str], str]) -> No
     base = f"https://localhost:{daemon.port('files/tcp')}"
     words = [program("curl"), "-sS", "--cacert", str(folder / "ca")]
     assert run(*words, f"{base}/big", f"{base}/big") == DATA + DATA
+    assert run(*words, "-H", "Connection: close", f"{base}/big") == DATA
     metrics = run(*words, f"https://localhost:{daemon.port('status/tcp')}/metrics").decode()
-    assert re.search(r'^svcd_tls_handshakes_total\{service="files/tcp",version="TLSv1.3"\} 1$', metrics, re.MULTILINE)
+    assert re.search(r'^svcd_tls_handshakes_total\{service="files/tcp",version="TLSv1.3"\} 2$', metrics, re.MULTILINE)
 
 
 def test_plain_http(daemon: Daemon, program: Callable[[str], str]) -> None:

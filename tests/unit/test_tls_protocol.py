@@ -81,6 +81,7 @@ def test_the_inner_protocol_begins_after_the_handshake() -> None:
     assert inner.transport.getHandle().get_servername() == b"localhost"
     assert inner.transport.getPeer() == pair.below.getPeer()
     assert inner.transport.negotiatedProtocol is None
+    assert not hasattr(inner.transport, "startTLS")
     assert ISSLTransport.providedBy(inner.transport)
     assert pair.tally.handshakes == {"TLSv1.3": 1}
 

@@ -87,6 +87,9 @@ class TlsProtocol(Reader):
         self._last_call: IDelayedCall | None = None
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a transport has
+        if name.startswith("__") or name == "startTLS":
+            # What Python and zope.interface look for is this object's alone; and TLS has begun.
+            raise AttributeError(name)
         return getattr(self.transport, name)
 
     # What the transport below calls.
