@@ -340,6 +340,32 @@ def test_a_loss_is_told_as_it_was() -> None:
     assert pair.tls.failure_text == ""
 
 
+def test_a_producer_that_comes_too_late_is_told_to_stop() -> None:
+    """As by any transport; one that is there is not told twice."""
+    stopped: list[str] = []
+
+    class Producer:
+        def stopProducing(self) -> None:
+            stopped.append("yes")
+
+    inner = Plain()
+    pair = TlsPair(inner).shake()
+    transport = inner.transport
+    pair.below.lose(Failure(ConnectionDone()))
+    transport.registerProducer(Producer(), True)
+    transport.unregisterProducer()
+    assert stopped == ["yes"]
+
+
+def test_to_consume_no_more_ends_the_connection() -> None:
+    """As Twisted's consumers have it."""
+    inner = Plain(lambda transport: transport.registerProducer(ChargenProtocol(), True))
+    pair = TlsPair(inner).shake()
+    inner.transport.stopConsuming()
+    pair.hear()
+    assert (pair.client.told_end, pair.below.lost, pair.below.producer) == (True, "done", None)
+
+
 def test_an_abort_is_below() -> None:
     """To abort is to end the transport at once."""
     inner = Plain()
@@ -519,6 +545,14 @@ def test_a_client_that_leaves_in_the_handshake(how: str) -> None:
         assert pair.tally.handshakes_failed == ({"closed": 1} if text else {})
 
 
+def test_a_client_that_takes_its_leave_in_the_handshake() -> None:
+    """Its closure alert ends it."""
+    pair = TlsPair(client=TlsClient(setup=lambda context: context.set_max_proto_version(SSL.TLS1_2_VERSION)))
+    pair.carry()
+    pair.feed(b"\x15\x03\x03\x00\x02\x01\x00")
+    assert (pair.below.lost, pair.tls.failure_text) == ("done", "the client has closed")
+
+
 def test_a_handshake_takes_its_time_at_most() -> None:
     """Each is ended 30 seconds after it began, by one timer for all; those that are done stay."""
     first = TlsPair()
@@ -562,6 +596,22 @@ def test_what_is_no_tls_ends_the_connection() -> None:
     assert pair.tls.failure_text == "TLS: decryption failed or bad record mac"
     with pytest.raises(SSL.Error, match="bad record mac"):
         pair.hear()
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_what_can_not_be_encrypted_ends_the_connection(size: int) -> None:
+    """OpenSSL fails a write: nobody waits for what will never be sent."""
+    inner = Plain()
+    pair = TlsPair(inner).shake()
+
+    def fail(_data: object) -> int:
+        raise SSL.Error([("SSL routines", "", "internal error")])
+
+    pair.tls._connection.seal = fail  # type: ignore[method-assign]
+    inner.transport.write(b"x" * size)
+    pair.clock.advance(0)
+    assert (pair.below.lost, pair.tls.failure_text) == ("done", "TLS: internal error")
+    assert isinstance(inner.reason, ConnectionLost)
 
 
 def test_a_mistake_of_the_inner_protocol_is_the_transports_matter() -> None:

@@ -122,6 +122,8 @@ class Writer:
 
     def _push(self) -> None:
         """Let the transport have what OpenSSL has."""
+        if self._mute:
+            return
         asked, self._encrypted = self._encrypted, 0
         emit = self._connection.emit
         while data := emit():
