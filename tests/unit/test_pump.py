@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.python.failure import Failure
 
 from svcd.forms import TextForm
@@ -338,6 +339,8 @@ def test_a_client_that_is_done_gets_its_answers(started: Callable[..., _Daemon],
     """By its closure alert or by its FIN the handler is told the end, and answers on; both done, all closes."""
     daemon = started()
     client = daemon.serve()
+    # Else a transport closes at the FIN.
+    assert all(IHalfCloseableProtocol.providedBy(each.protocol) for each in (client.below, client.pair))
     client.says(b"all", ends=well)
     if not well:
         client.below.protocol.readConnectionLost()
