@@ -37,13 +37,7 @@ CA, CLIENTS = Authority(), Authority("Clients")
 SERVER, ANNA = CA.sign("localhost", "127.0.0.1"), CLIENTS.sign("anna.example.org")
 
 MODULE = """
-import json, os, signal, socket, socketserver, sys, time
-
-def stays(sock, address):
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sock.sendall(b"ready")
-    while True:
-        time.sleep(100)
+import json, os, socket, socketserver, sys
 
 def listens(sock, address):
     sock.sendall(b"first")
@@ -74,7 +68,7 @@ def serve(start: Callable[..., Daemon], folder: Path) -> Callable[..., Daemon]:
     """Start a daemon whose services speak TLS."""
 
     def starter(services: str, *arguments: str, reactor: str = "uv") -> Daemon:
-        text = f"@defaults bind=127.0.0.1 instances=none tls_cert={folder}/server\n{services}"
+        text = f"@defaults bind=127.0.0.1 instances=none shutdown_timeout=0.5s tls_cert={folder}/server\n{services}"
         return start(text, *arguments, twistd_arguments=("-r", reactor))
 
     return starter
@@ -288,8 +282,7 @@ def test_each_end_in_its_time(
     """What a handler wrote arrives though it has read nothing; one that closed its output is heard to its end."""
     daemon = serve(
         'hasty 0/tcp server="/usr/bin/head -c 1000000 /dev/zero"\n'
-        f"listens 0/tcp python=tells:listens python_path={folder}\n"
-        f"stays 0/tcp python=tells:stays python_path={folder} session_timeout=1s\n",
+        f"listens 0/tcp python=tells:listens python_path={folder}\n",
         reactor=reactor,
     )
     client = connect(daemon, "hasty/tcp")
@@ -301,12 +294,6 @@ def test_each_end_in_its_time(
     assert daemon.wait_event("end", "listens/tcp", 0) == []
     client.shutdown()
     assert daemon.wait_event("end", "listens/tcp")[0]["exit"] == "7"
-    # A handler that does not heed its client's end is killed when it has to be.
-    client = connect(daemon, "stays/tcp")
-    assert client.recv(10) == b"ready"
-    _reset(client)
-    (end,) = daemon.wait_event("end", "stays/tcp")
-    assert (end["reason"], end["exit"]) == ("session", "SIGKILL")
     assert daemon.wait_event("end", "hasty/tcp")[0]["reason"] == "done"
 
 
@@ -356,7 +343,7 @@ def test_a_daemon_that_is_told_things(
 ) -> None:
     """svcctl shows and kicks; a reload without TLS is about those who come; at the end nobody is left behind."""
     control = str(open_folder / "control")
-    daemon = serve("cat 0/tcp server=/bin/cat shutdown_timeout=0.5s\n", "--control", control)
+    daemon = serve("cat 0/tcp server=/bin/cat\n", "--control", control)
 
     def ask(*words: str) -> Any:
         command = [sys.executable, "-m", "svcd", "--control", control, *words, "--json"]
