@@ -55,12 +55,12 @@ class TCPTransport(StartTLS):
 
     @property
     def bytes_in(self) -> int:
-        """Bytes that came from the client; after connectionLost() what was last asked."""
+        """Bytes that came from the client; after connectionLost() what was asked for in it, else 0."""
         return self._counts()[0]
 
     @property
     def bytes_out(self) -> int:
-        """Bytes handed to the kernel for the client; after connectionLost() what was last asked."""
+        """Bytes handed to the kernel for the client; after connectionLost() what was asked for in it, else 0."""
         return self._counts()[1]
 
     @property
@@ -100,8 +100,11 @@ class TCPTransport(StartTLS):
         # ours as long as it waits.
         received -= self._got_eof or state in _CLIENT_CLOSED
         waiting -= bool(waiting and self._said_eof)
-        self._totals = received, sent - again + waiting
-        return self._totals
+        found = received, sent - again + waiting
+        if self.disconnected:
+            # It does not change any more, and soon can't be asked for.
+            self._totals = found
+        return found
 
 
 class TCP6Transport(TCPTransport):

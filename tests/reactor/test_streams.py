@@ -67,6 +67,32 @@ def test_echo_after_half_close(bench: Bench) -> None:
     assert factory.made[0].counted == (len(question), len(question))
 
 
+class _Asked(HalfCloseable):
+    """Asks for its counts in between."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Answer, and ask."""
+        self.early = self.transport.bytes_in, self.transport.bytes_out
+        self.transport.write(data)
+
+
+def test_counts_that_were_asked_for_before_the_end(bench: Bench) -> None:
+    """At the end they are what they are then, and can be asked for after it."""
+    factory = Recorders(_Asked)
+    address = listen(bench, factory)
+
+    def client() -> bytes:
+        with socket.create_connection(address) as sock:
+            sock.sendall(b"once")
+            sock.shutdown(socket.SHUT_WR)
+            return read_all(sock)
+
+    assert bench.run(client, factory) == b"once"
+    (made,) = factory.made
+    assert (made.early, made.counted) == ((4, 0), (4, 4))
+    assert (made.transport.bytes_in, made.transport.bytes_out) == (4, 4)
+
+
 def test_echo_is_uvloops_own_write(bench: Bench) -> None:
     """A protocol that sets dataReceived to the transport's write has uvloop call its own method, no Python."""
     factory = Recorders(Echo)
