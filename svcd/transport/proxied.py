@@ -36,6 +36,9 @@ __all__ = ["PATIENCE", "Serve", "Unannounced", "Usher"]
 #: How long a proxy may take for its header, in seconds. It sends that first, and unasked; the specification wants
 #: more than 3, for a segment that was lost.
 PATIENCE = 10.0
+# As numbers: to put them together each time takes longer than the call. recv(2)
+_TAKE = int(socket.MSG_DONTWAIT)
+_LOOK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
 class Serve(Protocol):
@@ -144,7 +147,7 @@ class Unannounced:
     def doRead(self) -> None:
         """The proxy may have said something."""
         try:
-            data = self._socket.recv(MOST - len(self._seen), socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            data = self._socket.recv(MOST - len(self._seen), _LOOK)
         except BlockingIOError:
             self._wait()
             return
@@ -165,7 +168,7 @@ class Unannounced:
         except ValueError as error:
             self.refuse(str(error))
             return
-        self._socket.recv(len(data) if found is None else found.size - len(self._seen), socket.MSG_DONTWAIT)
+        self._socket.recv(len(data) if found is None else found.size - len(self._seen), _TAKE)
         if found is None:
             self._seen = seen
             self._wait()

@@ -13,7 +13,7 @@ import re
 import struct
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,15 @@ MOST = 4096
 _MOST_LINE = 107
 _LINES = (b"PROXY TCP4 ", b"PROXY TCP6 ", b"PROXY UNKNOWN")
 _END = b"\r\n"
-_PORT = re.compile(rb"0|[1-9][0-9]{0,4}")
+# Numbers without zeros before them.
+_OCTET = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_V4 = rb"(%b(?:\.%b){3})" % (_OCTET, _OCTET)
+_V6 = rb"([0-9A-Fa-f:.]+)"
+_PORT = rb"(0|[1-9][0-9]{0,4})"
+_LINE_4, _LINE_6 = (
+    re.compile(b" ".join((start, address, address, _PORT, _PORT)))
+    for start, address in ((b"PROXY TCP4", _V4), (b"PROXY TCP6", _V6))
+)
 _HIGHEST_PORT = 65_535
 
 _SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -90,35 +98,21 @@ def _text(data: bytes) -> Header | None:
     if unknown:
         # What else the line says must be ignored.
         return Header(size)
-    _, protocol, *rest = data[:end].split(b" ")
-    if len(rest) != 4:
+    narrow = data.startswith(_LINES[0])
+    match = (_LINE_4 if narrow else _LINE_6).fullmatch(data, 0, end)
+    if match is None:
         raise ValueError("its line has not two addresses and two ports")
-    kind = ipaddress.IPv4Address if protocol == b"TCP4" else ipaddress.IPv6Address
-    source, destination = (_address(kind, each) for each in rest[:2])
-    return Header(size, _named(source, _port(rest[2])), _named(destination, _port(rest[3])))
-
-
-_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-def _address(kind: type[_Address], word: bytes) -> _Address:
-    try:
-        # It takes a scope as well, which no header has.
-        if b"%" not in word:
-            return kind(word.decode("ascii"))
-    except ValueError:
-        pass
-    raise ValueError("an address of its line is none")
-
-
-def _port(word: bytes) -> int:
-    if not _PORT.fullmatch(word) or int(word) > _HIGHEST_PORT:
+    source, destination, source_port, destination_port = (each.decode("ascii") for each in match.groups())
+    if max(int(source_port), int(destination_port)) > _HIGHEST_PORT:
         raise ValueError("a port of its line is none")
-    return int(word)
-
-
-def _named(address: _Address, port: int) -> SocketAddress:
-    return (str(address), port) if address.version == 4 else (str(address), port, 0, 0)
+    if narrow:
+        return Header(size, (source, int(source_port)), (destination, int(destination_port)))
+    try:
+        # In the one spelling that it has elsewhere.
+        far, near = (str(ipaddress.IPv6Address(each)) for each in (source, destination))
+    except ValueError:
+        raise ValueError("an address of its line is none") from None
+    return Header(size, (far, int(source_port), 0, 0), (near, int(destination_port), 0, 0))
 
 
 def _binary(data: bytes) -> Header | None:
@@ -147,11 +141,17 @@ def _binary(data: bytes) -> Header | None:
     _check(data[:size], _FIXED.size + addresses.size)
     if family == _UNIX or transport != _STREAM:
         return Header(size)
-    source, destination, *ports = addresses.unpack_from(data, _FIXED.size)
-    near, far = (
-        _named(ipaddress.ip_address(each), port) for each, port in zip((destination, source), ports[::-1], strict=True)
-    )
-    return Header(size, far, near)
+    return _located(size, family, addresses.unpack_from(data, _FIXED.size))
+
+
+def _located(size: int, family: int, addresses: tuple[Any, ...]) -> Header:
+    source, destination, source_port, destination_port = addresses
+    if family == _INET:
+        # A fifth of the time that ipaddress takes.
+        far, near = ("{}.{}.{}.{}".format(*each) for each in (source, destination))
+        return Header(size, (far, source_port), (near, destination_port))
+    far, near = (str(ipaddress.IPv6Address(each)) for each in (source, destination))
+    return Header(size, (far, source_port, 0, 0), (near, destination_port, 0, 0))
 
 
 def _check(whole: bytes, start: int) -> None:
@@ -226,7 +226,7 @@ def block(source: End, destination: End) -> bytes:
     return _FIXED.pack(_SIGNATURE, _PROXY, family << 4 | _STREAM, len(addresses)) + addresses
 
 
-def _alike(one: str, other: str) -> tuple[_Address, _Address]:
+def _alike(one: str, other: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, ...]:
     """Two addresses in one family, without their scopes, which mean something only where they are from."""
     both = [ipaddress.ip_address(each.partition("%")[0]) for each in (one, other)]
     fours = [each if each.version == 4 else each.ipv4_mapped for each in both]
