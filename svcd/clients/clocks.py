@@ -15,9 +15,8 @@ from svcd.wire.clocks import moment_1900
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svcd.clients.connecting import Reactor
     from svcd.clients.stream import Stream
-    from svcd.clients.target import Target
+    from svcd.clients.target import Reactor, Target
 
 __all__ = ["Reading", "daytime", "time"]
 

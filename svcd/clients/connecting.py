@@ -8,28 +8,29 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from twisted.internet import error
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as PatienceError
-from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
+from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-from svcd.clients.lookup import Found, lookup
+from svcd.clients.lookup import lookup
+from svcd.clients.race import Race
 from svcd.clients.stream import Stream, cause
 from svcd.errors import ServerError, UnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TypeVar
 
-    from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+    from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime
 
-    from svcd.clients.target import Target, Trust
+    from svcd.clients.lookup import Address
+    from svcd.clients.target import Reactor, Target, Trust
 
     _T = TypeVar("_T")
+    _Attempt: TypeAlias = Callable[[IProtocolFactory], Deferred[IProtocol]]
 
-__all__ = ["Reactor", "connect", "within"]
-
-#: Provides IReactorTCP, IReactorUNIX, IReactorUDP, IReactorTime, IReactorFromThreads and IReactorPluggableNameResolver.
-Reactor: TypeAlias = Any
+__all__ = ["connect", "within"]
 
 
 async def within(reactor: IReactorTime, seconds: float, waited_for: Deferred[_T], what: str) -> _T:
@@ -64,46 +65,43 @@ async def connect(reactor: Reactor, target: Target) -> Stream:
         UsageError: certificates or the key of the target's trust can't be used.
     """
     start = reactor.seconds()
-    endpoint: IStreamClientEndpoint
-    if target.local:
-        endpoint = UNIXClientEndpoint(reactor, target.host, target.timeout)
-    else:
+    addresses: list[Address] = []
+    if not target.local:
         looked_up = lookup(reactor, target.host, target.port, target.family)
         addresses = await within(reactor, target.timeout, looked_up, f"{target.host} was not looked up")
-        reactor.installNameResolver(Found(addresses))
-        # What it is told as a name goes nowhere: an address suits it, whatever the name is.
-        endpoint = HostnameEndpoint(reactor, addresses[0].host.partition("%")[0], target.port, target.timeout)
     found = reactor.seconds()
+
+    def attempt(factory: IProtocolFactory) -> Deferred[IProtocol]:
+        if target.local:
+            local: Deferred[IProtocol] = UNIXClientEndpoint(reactor, target.host, target.timeout).connect(factory)
+            return local
+        return Race(reactor, factory, addresses, target.timeout).run()
+
     if target.trust is None:
-        stream = await _plain(reactor, target, endpoint)
+        stream = await _plain(reactor, target, attempt)
     else:
-        stream = await _secure(reactor, target, endpoint, target.trust)
+        stream = await _secure(reactor, target, attempt, target.trust)
     stream.seconds = {"lookup": found - start, **stream.seconds}
     return stream
 
 
-async def _plain(reactor: Reactor, target: Target, endpoint: IStreamClientEndpoint) -> Stream:
-    factory = Factory.forProtocol(Stream)
-    factory.noisy = False
+async def _plain(reactor: Reactor, target: Target, attempt: _Attempt) -> Stream:
     start = reactor.seconds()
-    stream: Any = await _reached(reactor, target, endpoint.connect(factory))
+    stream: Any = await _reached(reactor, target, attempt(_factory(Stream)))
     stream.seconds["connect"] = reactor.seconds() - start
     return stream  # type: ignore[no-any-return]
 
 
-async def _secure(reactor: Reactor, target: Target, endpoint: IStreamClientEndpoint, trust: Trust) -> Stream:
+async def _secure(reactor: Reactor, target: Target, attempt: _Attempt, trust: Trust) -> Stream:
     # It takes as long to import as all the rest.
     from svcd.clients.security import Verifier
 
     verifier = Verifier(trust)
-    factory = Factory.forProtocol(partial(Stream, secure=True))
-    factory.noisy = False
+    factory = _factory(partial(Stream, secure=True))
     start = reactor.seconds()
-    wrapper: Any = await _reached(
-        reactor, target, endpoint.connect(TLSMemoryBIOFactory(verifier, True, factory, reactor))
-    )
-    stream: Stream = wrapper.wrappedProtocol
+    wrapper: Any = await _reached(reactor, target, attempt(TLSMemoryBIOFactory(verifier, True, factory, reactor)))
     connected = reactor.seconds()
+    stream: Stream = wrapper.wrappedProtocol
     await within(reactor, target.timeout, stream.ready, f"{target} has not finished the TLS handshake")
     stream.seconds |= {"connect": connected - start, "handshake": reactor.seconds() - connected}
     stream.problems = verifier.problems
@@ -112,6 +110,12 @@ async def _secure(reactor: Reactor, target: Target, endpoint: IStreamClientEndpo
         reason = f"its certificate is not trusted: {problems}" if problems else cause(stream.lost)
         raise ServerError(f"no TLS with {target}: {reason}")
     return stream
+
+
+def _factory(make: Callable[[], Stream]) -> IProtocolFactory:
+    factory = Factory.forProtocol(make)
+    factory.noisy = False
+    return factory
 
 
 async def _reached(reactor: Reactor, target: Target, attempt: Deferred[_T]) -> _T:

@@ -45,7 +45,7 @@ class Console:
         self.interactive = os.isatty(source) and os.isatty(sink)
 
     def read(self) -> Deferred[bytes]:
-        """The next bytes, at most PIECE; none at the end.
+        """The next bytes, at most PIECE; none at the end, behind which nobody reads.
 
         Fails with OSError if it can't be read.
         """
@@ -58,14 +58,15 @@ class Console:
         return wanted
 
     def _serve(self) -> None:
-        while True:
+        found = b"unknown"
+        while found:
             wanted = self._wanted.get()
             try:
                 found = self._read()
             except OSError as error:
                 self._reactor.callFromThread(wanted.errback, error)
-            else:
-                self._reactor.callFromThread(wanted.callback, found)
+                return
+            self._reactor.callFromThread(wanted.callback, found)
 
     def _read(self) -> bytes:
         while True:

@@ -15,9 +15,8 @@ from svcd.errors import UnavailableError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from svcd.clients.connecting import Reactor
     from svcd.clients.lookup import Address
-    from svcd.clients.target import Target
+    from svcd.clients.target import Reactor, Target
 
 __all__ = ["MOST_BYTES", "Questions", "questions"]
 

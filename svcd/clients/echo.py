@@ -11,14 +11,13 @@ from twisted.internet.defer import TimeoutError as PatienceError
 
 from svcd.clients.connecting import connect, within
 from svcd.clients.datagrams import MOST_BYTES, questions
-from svcd.clients.racing import Patience, first_of
+from svcd.clients.waiting import Patience, first_of
 from svcd.errors import ServerError, UnavailableError, WrongAnswerError
 
 if TYPE_CHECKING:
-    from svcd.clients.connecting import Reactor
     from svcd.clients.console import Console
     from svcd.clients.stream import Stream
-    from svcd.clients.target import Target
+    from svcd.clients.target import Reactor, Target
 
 __all__ = ["check", "check_datagram", "talk", "talk_datagrams"]
 
@@ -92,14 +91,16 @@ async def talk_datagrams(reactor: Reactor, target: Target, console: Console) -> 
         UnavailableError: the server does not answer in time, however often it is asked.
     """
     asked = await questions(reactor, target)
-    left = b""
+    left, ended = b"", False
     try:
         while True:
             console.prompt(b"type: ")
-            while b"\n" not in left and len(left) <= MOST_BYTES and (data := await console.read()):
-                left += data
+            while not ended and b"\n" not in left and len(left) <= MOST_BYTES:
+                data = await console.read()
+                left, ended = left + data, not data
             line, end, left = left.partition(b"\n")
             if not line + end:
+                # The shell's prompt shall not stand behind ours.
                 console.prompt(b"\n")
                 return
             came = await asked.ask(line + end)

@@ -14,9 +14,8 @@ from svcd.wire.responses import Head, ResponseError, ResponseReader
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svcd.clients.connecting import Reactor
     from svcd.clients.stream import Stream
-    from svcd.clients.target import Target
+    from svcd.clients.target import Reactor, Target
 
 __all__ = ["Url", "Wish", "fetch", "parse_url"]
 

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IHostnameResolver, IHostResolution
-from zope.interface import implementer
 
 from svcd.errors import UnavailableError
 
@@ -21,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from socket import AddressFamily
 
-    from twisted.internet.interfaces import IReactorFromThreads, IResolutionReceiver
+    from twisted.internet.interfaces import IReactorFromThreads
 
-__all__ = ["Address", "Found", "lookup"]
+__all__ = ["Address", "lookup"]
 
 Address: TypeAlias = IPv4Address | IPv6Address
 
@@ -84,39 +82,3 @@ def _address(protocol: str, sockaddr: tuple[str, int] | tuple[str, int, int, int
     # The interface of a link-local address is a part of its text for Twisted.
     text = f"{host}%{socket.if_indextoname(scope)}" if scope and "%" not in host else host
     return IPv6Address(protocol, text, port, flow, scope)  # type: ignore[arg-type]
-
-
-@implementer(IHostnameResolver)
-class Found:
-    """Tells addresses that were looked up before to whoever wants to look up a name.
-
-    Args:
-        addresses: all of them.
-    """
-
-    def __init__(self, addresses: Sequence[Address]) -> None:
-        self._addresses = addresses
-
-    def resolveHostName(
-        self,
-        resolutionReceiver: IResolutionReceiver,  # noqa: N803 - as the interface has it
-        *_: object,
-        **__: object,
-    ) -> IHostResolution:
-        """Tell the addresses, whatever the name."""
-        resolution = _Done()
-        resolutionReceiver.resolutionBegan(resolution)
-        for address in self._addresses:
-            resolutionReceiver.addressResolved(address)
-        resolutionReceiver.resolutionComplete()
-        return resolution
-
-
-@implementer(IHostResolution)
-class _Done:
-    """A lookup that is over."""
-
-    name = ""
-
-    def cancel(self) -> None:
-        """Nothing is left to cancel."""

@@ -14,9 +14,8 @@ from svcd.errors import ClientError
 from svcd.model import address_text
 
 if TYPE_CHECKING:
-    from svcd.clients.connecting import Reactor
     from svcd.clients.stream import Stream
-    from svcd.clients.target import Target
+    from svcd.clients.target import Reactor, Target
 
 __all__ = ["Finding", "Security", "probe"]
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from svcd.errors import UsageError
 
 if TYPE_CHECKING:
     from socket import AddressFamily
 
-__all__ = ["Target", "Trust", "port_number"]
+__all__ = ["Reactor", "Target", "Trust", "port_number"]
+
+#: Provides IReactorTCP, IReactorUNIX, IReactorUDP, IReactorTime and IReactorFromThreads.
+Reactor: TypeAlias = Any
 
 _MOST_PORT = 65_535
 

@@ -1,4 +1,4 @@
-"""The clients that people have: telnet, nc, socat and curl."""
+"""The clients that people have: telnet, nc, socat, curl and rdate."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ echo     0/udp
 upper    0/tcp
 daytime  0/tcp
 daytime  0/udp
+time     0/tcp
 chargen  0/tcp
 hello    0/tcp  http
 files    0/tcp  http root={root}
@@ -98,6 +99,12 @@ def test_telnet_daytime(daemon: Daemon, program: Callable[[str], str]) -> None:
     shown = run(program("telnet"), "127.0.0.1", str(daemon.port("daytime/tcp")))
     # With no more input telnet may leave before the answer; the terminal's user does not.
     assert b"Connected to 127.0.0.1" in shown
+
+
+def test_rdate(daemon: Daemon, program: Callable[[str], str]) -> None:
+    """rdate prints the time that it is told."""
+    shown = run(program("rdate"), "-p", "-o", str(daemon.port("time/tcp")), "127.0.0.1")
+    assert re.match(rb"\w{3} \w{3} [ \d]\d [\d:]{8} ", shown)
 
 
 def test_curl_hello(daemon: Daemon, program: Callable[[str], str]) -> None:

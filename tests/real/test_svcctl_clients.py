@@ -44,6 +44,8 @@ files    0/tcp  http root={root}
 filter   0/tcp  server="/usr/bin/tr a-z A-Z"
 slow     0/tcp  server="/bin/sh -c 'while read -r line; do sleep 0.2; echo \\"$line\\"; done'"
 six      0/tcp6 echo bind=::1
+techo    0/tcp  echo tls_cert={certificate}
+tpage    0/tcp  http root={root} tls_cert={certificate}
 local    {folder}/echo/unix  echo
 page     {folder}/http/unix  http
 """
@@ -58,36 +60,62 @@ class _Result:
         self.err = err
 
 
+class _Secure:
+    """Certificates for servers, and the files that they are in."""
+
+    def __init__(self, folder: Path) -> None:
+        authority, now = Authority(), datetime.now(UTC)
+        self.ca = folder / "ca.pem"
+        self.ca.write_bytes(authority.pem)
+        self.both: dict[str, Path] = {}
+        for name, signed in {
+            "good": authority.sign("localhost", "127.0.0.1"),
+            "other": authority.sign("other.example"),
+            "expired": authority.sign("localhost", expires=now - timedelta(hours=1)),
+            "client": authority.sign("client.example"),
+        }.items():
+            self.both[name] = folder / f"{name}.pem"
+            self.both[name].write_bytes(signed.both)
+            self.both[name].chmod(0o600)
+
+
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def secure(tmp_path_factory: pytest.TempPathFactory) -> _Secure:
+    """Certificates."""
+    return _Secure(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory, secure: _Secure) -> Iterator[Daemon]:
     """One daemon for all the clients."""
     folder = tmp_path_factory.mktemp("d")
     root = folder / "www"
     root.mkdir()
     (root / "big.bin").write_bytes(bytes(range(256)) * 20_000)
     (root / "notes.txt").write_text("notes\n")
-    daemon = Daemon(folder, SERVICES.format(root=root, folder=folder))
+    daemon = Daemon(folder, SERVICES.format(root=root, folder=folder, certificate=secure.both["good"]))
     yield daemon
     daemon.end()
 
 
 @pytest.fixture
-def svcctl(capfdbinary: pytest.CaptureFixture[bytes]) -> Callable[..., _Result]:
-    """Run a command within the test's process."""
+def svcctl(capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> Iterator[Callable[..., _Result]]:
+    """Run a command within the test's process, with an input."""
+    before = os.dup(0)
 
-    def run(*words: object) -> _Result:
+    def run(*words: object, data: bytes = b"") -> _Result:
+        path = tmp_path / "input"
+        path.write_bytes(data)
+        source = os.open(path, os.O_RDONLY)
+        os.dup2(source, 0)
+        os.close(source)
         status = main([str(word) for word in words])
         said = capfdbinary.readouterr()
         return _Result(status, said.out, said.err.decode())
 
-    return run
-
-
-def _piped(*words: object, data: bytes = b"") -> _Result:
-    """Run a command with an input, as a process of its own."""
-    command = [sys.executable, "-m", "svcd", *map(str, words)]
-    done = subprocess.run(command, input=data, env=environment(), capture_output=True, timeout=PATIENCE)
-    return _Result(done.returncode, done.stdout, done.stderr.decode())
+    yield run
+    os.dup2(before, 0)
+    os.close(before)
 
 
 # echo
@@ -126,36 +154,36 @@ def test_nothing_comes_back(daemon: Daemon, svcctl: Callable[..., _Result]) -> N
     assert done.err.endswith("has not answered within 0.3 s\n")
 
 
-def test_lines_of_a_pipe(daemon: Daemon) -> None:
+def test_lines_of_a_pipe(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
     """Every line comes back, whatever bytes are in it, and the end of the input is the end."""
     for service in ("echo/tcp", "slow/tcp"):
-        done = _piped("echo", "127.0.0.1", daemon.port(service), data=b"a\nb\xff\nc\n")
+        done = svcctl("echo", "127.0.0.1", daemon.port(service), data=b"a\nb\xff\nc\n")
         assert (done.status, done.out, done.err) == (0, b"a\nb\xff\nc\n", ""), service
 
 
-def test_a_filter_answers_at_the_end(daemon: Daemon) -> None:
+def test_a_filter_answers_at_the_end(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
     """A server that says nothing before the end of its input is told of that end."""
-    assert _piped("echo", "127.0.0.1", daemon.port("filter/tcp"), data=b"a\nb\n").out == b"A\nB\n"
+    assert svcctl("echo", "127.0.0.1", daemon.port("filter/tcp"), data=b"a\nb\n").out == b"A\nB\n"
 
 
-def test_lines_over_udp(daemon: Daemon) -> None:
+def test_lines_over_udp(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
     """Each is a datagram."""
-    assert _piped("echo", "-u", "127.0.0.1", daemon.port("echo/udp"), data=b"a\nb\nc").out == b"a\nb\nc"
+    assert svcctl("echo", "-u", "127.0.0.1", daemon.port("echo/udp"), data=b"a\nb\nc").out == b"a\nb\nc"
 
 
-def test_megabytes_through_a_pipe(daemon: Daemon) -> None:
+def test_megabytes_through_a_pipe(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
     """They come back whole."""
     data = os.urandom(5_000_000)
-    assert _piped("echo", "127.0.0.1", daemon.port("echo/tcp"), data=data).out == data
+    assert svcctl("echo", "127.0.0.1", daemon.port("echo/tcp"), data=data).out == data
 
 
-def test_an_input_without_anything(daemon: Daemon) -> None:
+def test_an_input_without_anything(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
     """Nothing is sent, and nothing wrong."""
-    done = _piped("echo", "127.0.0.1", daemon.port("echo/tcp"))
+    done = svcctl("echo", "127.0.0.1", daemon.port("echo/tcp"))
     assert (done.status, done.out, done.err) == (0, b"", "")
 
 
-def test_a_server_that_takes_no_half_close() -> None:
+def test_a_server_that_takes_no_half_close(svcctl: Callable[..., _Result]) -> None:
     """One that forgets its answer when it is told of the end has answered before it is told."""
 
     def answer(connection: socket.socket) -> None:
@@ -170,7 +198,7 @@ def test_a_server_that_takes_no_half_close() -> None:
         connection.recv(1)
 
     with serving(answer) as port:
-        done = _piped("echo", "127.0.0.1", port, data=b"a\n")
+        done = svcctl("echo", "127.0.0.1", port, data=b"a\n")
     assert (done.status, done.out) == (0, b"a\n")
 
 
@@ -516,30 +544,6 @@ def test_probe_waits_until_a_server_is_up(svcctl: Callable[..., _Result], tmp_pa
 # TLS
 
 
-class _Secure:
-    """Certificates for servers, and the files that they are in."""
-
-    def __init__(self, folder: Path) -> None:
-        authority, now = Authority(), datetime.now(UTC)
-        self.ca = folder / "ca.pem"
-        self.ca.write_bytes(authority.pem)
-        self.both: dict[str, Path] = {}
-        for name, signed in {
-            "good": authority.sign("localhost", "127.0.0.1"),
-            "other": authority.sign("other.example"),
-            "expired": authority.sign("localhost", expires=now - timedelta(hours=1)),
-            "client": authority.sign("client.example"),
-        }.items():
-            self.both[name] = folder / f"{name}.pem"
-            self.both[name].write_bytes(signed.both)
-
-
-@pytest.fixture(scope="module")
-def secure(tmp_path_factory: pytest.TempPathFactory) -> _Secure:
-    """Certificates."""
-    return _Secure(tmp_path_factory.mktemp("tls"))
-
-
 @pytest.fixture
 def s_server(secure: _Secure, program: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[..., int]]:
     """Start `openssl s_server` with a certificate and options; its port."""
@@ -607,11 +611,25 @@ def test_a_client_certificate(secure: _Secure, s_server: Callable[..., int], svc
     assert "certificate required" in done.err
 
 
-def test_lines_over_tls(secure: _Secure, s_server: Callable[..., int]) -> None:
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+def test_lines_over_tls(
+    secure: _Secure, s_server: Callable[..., int], version: str, svcctl: Callable[..., _Result]
+) -> None:
     """openssl's server answers each line with its letters from behind."""
-    port = s_server("good", "-rev")
-    done = _piped("echo", "--tls", "--ca", secure.ca, "127.0.0.1", port, data=b"abc\nde\n")
+    port = s_server("good", "-rev", version)
+    done = svcctl("echo", "--tls", "--ca", secure.ca, "127.0.0.1", port, data=b"abc\nde\n")
     assert (done.status, done.out) == (0, b"cba\ned\n")
+
+
+def test_our_own_tls(daemon: Daemon, secure: _Secure, svcctl: Callable[..., _Result]) -> None:
+    """svcd's services are verified and talked to, and told of the end of the input as over TCP."""
+    port, page = daemon.port("techo/tcp"), daemon.port("tpage/tcp")
+    tls = ["--ca", secure.ca]
+    assert svcctl("echo", "--tls", *tls, "127.0.0.1", port, "hello").out == b"hello\n"
+    assert svcctl("get", *tls, f"https://127.0.0.1:{page}/big.bin").out == bytes(range(256)) * 20_000
+    data = os.urandom(2_000_000)
+    assert svcctl("echo", "--tls", *tls, "127.0.0.1", port, data=data).out == data
+    assert [each["reason"] for each in daemon.wait_event("end", "techo/tcp", 2)] == ["done", "done"]
 
 
 def test_probe_over_tls(secure: _Secure, s_server: Callable[..., int], svcctl: Callable[..., _Result]) -> None:
@@ -680,7 +698,7 @@ def test_xinetd(svcctl: Callable[..., _Result], program: Callable[[str], str], t
             assert svcctl("echo", *options, address, "echo", "hello").out == b"hello\n"
             assert svcctl("daytime", *options, address).status == 0
             assert re.search(rb"  [+-][01] s$", svcctl("time", *options, address).out)
-        done = _piped("echo", address, data=b"a\nb\n")
+        done = svcctl("echo", address, data=b"a\nb\n")
         assert (done.status, done.out) == (0, b"a\nb\n")
 
 

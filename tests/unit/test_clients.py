@@ -25,9 +25,10 @@ from svcd.clients.datagrams import MOST_BYTES, Questions
 from svcd.clients.echo import talk
 from svcd.clients.fetch import Url, parse_url
 from svcd.clients.lookup import lookup
-from svcd.clients.racing import Patience, first_of
+from svcd.clients.race import by_turns
 from svcd.clients.stream import Stream
 from svcd.clients.target import Target, port_number
+from svcd.clients.waiting import Patience, first_of
 from svcd.errors import ServerError, UnavailableError, UsageError
 from svcd.wire.clocks import moment_1900, time_1900
 from tests.doubles import StreamDouble
@@ -235,7 +236,7 @@ def test_addresses_are_raced(known: Callable[..., MemoryReactorClock]) -> None:
     reactor = known(("::1", 7, 0, 0), ("127.0.0.1", 7))
     results = started(connect(reactor, TARGET))
     assert [each[0] for each in reactor.tcpClients] == ["::1"]
-    reactor.advance(0.5)
+    reactor.advance(0.25)
     assert [each[0] for each in reactor.tcpClients] == ["::1", "127.0.0.1"]
     _, _, factory, _, _ = reactor.tcpClients[1]
     protocol: Any = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 7))
@@ -243,7 +244,8 @@ def test_addresses_are_raced(known: Callable[..., MemoryReactorClock]) -> None:
     [stream] = results
     assert isinstance(stream, Stream)
     assert list(stream.seconds) == ["lookup", "connect"]
-    assert stream.seconds["connect"] == 0.5
+    assert stream.seconds["connect"] == 0.25
+    assert reactor.connectors[0].stoppedConnecting
 
 
 def test_an_address_that_refuses(known: Callable[..., MemoryReactorClock]) -> None:
@@ -251,12 +253,18 @@ def test_an_address_that_refuses(known: Callable[..., MemoryReactorClock]) -> No
     reactor = known(("::1", 7, 0, 0), ("127.0.0.1", 7))
     results = started(connect(reactor, TARGET))
     for number in range(2):
-        reactor.advance(0.5)
         _, _, factory, _, _ = reactor.tcpClients[number]
         refused = Failure(RefusedError(osError=111, string="x"))
         factory.clientConnectionFailed(reactor.connectors[number], refused)
-    reactor.advance(0.5)
     assert failed(results) == "can't connect to server.example port 7: Connection refused"
+
+
+def test_the_turns_of_addresses() -> None:
+    """IPv6 and IPv4 change as long as there are both, and begin with what the system prefers."""
+    v6, v4 = ([IPv6Address("TCP", f"::{number}", 7) for number in range(3)], [IPv4Address("TCP", "192.0.2.1", 7)])
+    assert by_turns([*v6, *v4]) == [v6[0], v4[0], v6[1], v6[2]]
+    assert by_turns([*v4, *v6]) == [v4[0], *v6]
+    assert by_turns(v4) == v4
 
 
 def test_nobody_answers(known: Callable[..., MemoryReactorClock]) -> None:

@@ -1,0 +1,96 @@
+"""Several addresses of a server, tried so that a dead one costs little (Happy Eyeballs, RFC 8305)."""
+
+from __future__ import annotations
+
+from itertools import chain, zip_longest
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory
+    from twisted.python.failure import Failure
+
+    from svcd.clients.lookup import Address
+    from svcd.clients.target import Reactor
+
+__all__ = ["Race", "by_turns"]
+
+#: How long an attempt may take before the next begins, in seconds (section 8).
+_DELAY = 0.25
+
+
+def by_turns(addresses: Iterable[Address]) -> list[Address]:
+    """Addresses in an order that changes between IPv4 and IPv6 as long as there are both (section 4)."""
+    listed = list(addresses)
+    first = [each for each in listed if type(each) is type(listed[0])]
+    others = [each for each in listed if type(each) is not type(listed[0])]
+    return [each for each in chain.from_iterable(zip_longest(first, others)) if each is not None]
+
+
+class Race:
+    """Connects to whichever address answers first.
+
+    The next one's turn comes when one has failed, or has not answered for a moment.
+
+    Args:
+        reactor: where.
+        factory: makes the protocols.
+        addresses: at least one.
+        timeout: for an attempt at one, in seconds.
+    """
+
+    def __init__(
+        self, reactor: Reactor, factory: IProtocolFactory, addresses: Sequence[Address], timeout: float
+    ) -> None:
+        self._reactor = reactor
+        self._factory = factory
+        self._left = by_turns(addresses)
+        self._timeout = timeout
+        self._running: list[Deferred[IProtocol]] = []
+        self._timer: IDelayedCall | None = None
+        self._over = False
+        self._winner: Deferred[IProtocol] = Deferred(lambda _: self._end())
+
+    def run(self) -> Deferred[IProtocol]:
+        """The protocol that is connected; if all attempts fail, the last one's failure."""
+        self._next()
+        return self._winner
+
+    def _next(self) -> None:
+        self._stop_timer()
+        address = self._left.pop(0)
+        kind = TCP6ClientEndpoint if ":" in address.host else TCP4ClientEndpoint
+        if self._left:
+            self._timer = self._reactor.callLater(_DELAY, self._next)
+        attempt = kind(self._reactor, address.host, address.port, self._timeout).connect(self._factory)
+        self._running.append(attempt)
+        attempt.addCallbacks(self._won, self._lost, callbackArgs=(attempt,), errbackArgs=(attempt,))
+
+    def _won(self, protocol: IProtocol, attempt: Deferred[IProtocol]) -> None:
+        self._running.remove(attempt)
+        self._end()
+        self._winner.callback(protocol)
+
+    def _lost(self, failure: Failure, attempt: Deferred[IProtocol]) -> None:
+        if self._over:
+            return
+        self._running.remove(attempt)
+        if self._left:
+            self._next()
+        elif not self._running:
+            self._winner.errback(failure)
+
+    def _end(self) -> None:
+        self._over = True
+        self._stop_timer()
+        for each in self._running:
+            each.cancel()
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
