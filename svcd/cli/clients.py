@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import socket
+import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -144,6 +146,9 @@ def _count(text: str) -> int:
 def _run(name: str, chosen: argparse.Namespace) -> int:
     # Ctrl-C ends the process as it ends one that does nothing about it: a script that has started it ends, too.
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.stdin is None:
+        # It was closed (<&-). A socket of ours must not be taken for it.
+        os.open(os.devnull, os.O_RDONLY)
     try:
         # Twisted comes with it.
         from svcd.cli.asking import ask
