@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import error
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol, IHandshakeListener, IPushProducer
 from twisted.internet.protocol import Protocol
@@ -51,8 +52,8 @@ class Stream(Protocol):
     def connectionMade(self) -> None:
         """It is there; over TLS the handshake begins."""
         transport: Any = self.transport
-        if hasattr(transport, "setTcpNoDelay"):
-            # A line is an own question: to wait for more costs time.
+        if isinstance(transport.getPeer(), IPv4Address | IPv6Address):
+            # Each line is a question: to wait for more costs time.
             transport.setTcpNoDelay(True)
         transport.registerProducer(self, True)
         if not self._secure:

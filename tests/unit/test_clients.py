@@ -31,7 +31,7 @@ from svcd.clients.target import Target, port_number
 from svcd.clients.waiting import Patience, first_of
 from svcd.errors import ServerError, UnavailableError, UsageError
 from svcd.wire.clocks import moment_1900, time_1900
-from tests.doubles import StreamDouble
+from tests.doubles import LOCAL_PEER, StreamDouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -60,7 +60,7 @@ def failed(results: list[Any]) -> str:
 def connected(**settings: Any) -> tuple[Stream, StreamDouble]:
     """A stream with its transport."""
     stream = Stream(**settings)
-    transport = StreamDouble(stream)
+    transport = StreamDouble(stream, peer=LOCAL_PEER)
     made: Any = stream
     made.makeConnection(transport)
     return stream, transport
@@ -240,7 +240,7 @@ def test_addresses_are_raced(known: Callable[..., MemoryReactorClock]) -> None:
     assert [each[0] for each in reactor.tcpClients] == ["::1", "127.0.0.1"]
     _, _, factory, _, _ = reactor.tcpClients[1]
     protocol: Any = factory.buildProtocol(IPv4Address("TCP", "127.0.0.1", 7))
-    protocol.makeConnection(StreamDouble(protocol))
+    protocol.makeConnection(StreamDouble(protocol, peer=LOCAL_PEER))
     [stream] = results
     assert isinstance(stream, Stream)
     assert list(stream.seconds) == ["lookup", "connect"]
