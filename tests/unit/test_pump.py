@@ -410,6 +410,17 @@ def test_an_answer_survives_an_unread_question(started: Callable[..., _Daemon]) 
     assert daemon.fields("end")["reason"] == "done"
 
 
+def test_an_end_that_overtakes_the_last_words(started: Callable[..., _Daemon]) -> None:
+    """Where the end is found while nothing is read, what was written before arrives all the same."""
+    daemon = started()
+    client = daemon.serve()
+    client.says(b"question")
+    client.handler.sendall(b"answer")
+    client.handler_says(ends=True)
+    assert client.tls.received == b"answer"
+    assert client.tls.told_end
+
+
 def test_a_client_that_resets(started: Callable[..., _Daemon]) -> None:
     """Its handler's socket is closed at once, and the connection is told when the handler has ended."""
     daemon = started()

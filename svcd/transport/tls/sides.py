@@ -131,6 +131,8 @@ class HandlerSide(Side):
 
     def readConnectionLost(self) -> None:
         """The handler will write no more."""
+        # A reactor of Twisted's may find the end while it was told to read nothing, and what comes before is unread.
+        self._read_rest()
         super().readConnectionLost()
         if self.other is None:
             self.transport.loseConnection()
@@ -163,17 +165,22 @@ class HandlerSide(Side):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # noqa: ARG002 - Twisted's signature
         """The handler has closed its end, or we have closed ours."""
-        client = self.other
-        if client is not None:
+        if self.other is not None:
             # It may have left something unread, which ends the connection before all that it wrote is read.
-            with contextlib.suppress(OSError):
-                for _ in range(_MOST_PIECES):
-                    data = self._socket.recv(_PIECE)
-                    if not data:
-                        break
-                    client.transport.write(data)
+            self._read_rest()
             self._part()
         self._release()
+
+    def _read_rest(self) -> None:
+        client = self.other
+        if client is None:
+            return
+        with contextlib.suppress(OSError):
+            for _ in range(_MOST_PIECES):
+                data = self._socket.recv(_PIECE)
+                if not data:
+                    break
+                client.transport.write(data)
 
     def _part(self) -> None:
         client = self._client
