@@ -301,12 +301,16 @@ def test_a_reload_changes_the_proxies(start: Callable[..., Daemon]) -> None:
             reload("proxy_protocol=10.0.0.1", 3)
             assert waiting.recv(1) == b""
         assert exchange(daemon.connect("echo/tcp4"), V1) == V1
-        reload("", 4)
+        reload("proxy_protocol=127.0.0.1", 4)
+        with daemon.connect("echo/tcp4") as waiting:
+            assert exchange(daemon.connect("echo/tcp4"), V1 + b"4") == b"4"
+            reload("", 5)
+            assert waiting.recv(1) == b""
         assert exchange(daemon.connect("echo/tcp4"), V1) == V1
         before.sendall(b"still")
         assert before.recv(5) == b"still"
-    named = [each for each in daemon.wait_event("accept", "echo/tcp4", 6) if each["peer"] == "192.0.2.1:40000"]
-    assert len(named) == 3
+    named = [each for each in daemon.wait_event("accept", "echo/tcp4", 7) if each["peer"] == "192.0.2.1:40000"]
+    assert len(named) == 4
 
 
 def test_nobody_waits_for_who_says_nothing(start: Callable[..., Daemon]) -> None:
