@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 
 from svcd.config.kinds import COUNT, UNLIMITED, Kind, require
 from svcd.terms import LOCAL, NO_RATE, V6, Hours, Prefixes, Rate, Source
@@ -16,7 +17,9 @@ _NAME = re.compile(rf"\.?(?:{_LABEL}\.)*(?=[^.]*[a-z]){_LABEL}\.?")
 _LONGEST_NAME = 255
 
 
+@lru_cache(maxsize=8192)
 def _read_source(word: str) -> Source:
+    """One entry. A file that is read again has those that it had before, and often the same in many lines."""
     name = word.lower()
     if re.fullmatch(r"[0-9.]+(/[0-9]{1,2})?", word):
         return _range(word, ipaddress.IPv4Network(_with_wildcards(word), strict=False))

@@ -5,7 +5,6 @@ Two sides ask this: `--check`, which shows where each service would listen, and 
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -128,7 +127,7 @@ def _bound(service: Service, usable: Sequence[int], machine: Machine) -> tuple[l
 
 
 def _version(literal: str) -> int:
-    return ipaddress.ip_address(literal).version
+    return 6 if ":" in literal else 4
 
 
 def _missing(service: Service, files: Files, machine: Machine) -> Iterator[Problem]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from svcd.config.options import TABLE, Options
@@ -98,7 +97,7 @@ class LineReader:
             path=path,
             aliases=names[1:],
             runs=runs,
-            options=replace(Options(), **{option: values[option] for option in applying}),  # type: ignore[arg-type]
+            options=Options(**{option: values[option] for option in applying}),  # type: ignore[arg-type]
             place=place,
             places={
                 **{option: where for option, where in default_places.items() if option in applying},

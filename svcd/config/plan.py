@@ -68,14 +68,16 @@ def plan(old: Sequence[Endpoint], new: Sequence[Endpoint]) -> Plan:
     were = {endpoint.service.id: endpoint.service for endpoint in old}
     are = {endpoint.service.id: endpoint.service for endpoint in new}
     both = [(were[name], service) for name, service in are.items() if name in were]
+    changed = tuple((service, other) for service, other in both if service != other)
+    other_now = {service.id for _, service in changed}
     return Plan(
         kept=kept,
         opened=tuple(endpoint for endpoint in new if socket_key(endpoint) not in before),
         closed=tuple(endpoint for endpoint in old if socket_key(endpoint) not in after),
         added=tuple(service for name, service in are.items() if name not in were),
         removed=tuple(service for name, service in were.items() if name not in are),
-        changed=tuple((service, other) for service, other in both if service != other),
-        same=tuple(other for service, other in both if service == other),
+        changed=changed,
+        same=tuple(service for _, service in both if service.id not in other_now),
     )
 
 

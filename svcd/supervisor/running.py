@@ -112,8 +112,9 @@ class Running(ABC):
 
     def stay(self, service: Service) -> None:
         """Go on as before, where the same line stands in another place of the file perhaps."""
+        moved = service.places != self.service.places
         self.service = service
-        if self.keeper is not None:
+        if moved and self.keeper is not None:
             self.keeper.entrance.place(service)
         if self.tls is not None:
             self.tls.stay(service)

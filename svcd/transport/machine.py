@@ -9,6 +9,7 @@ import os
 import pwd
 import socket
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -97,11 +98,9 @@ class LocalMachine:
 
     def addresses(self, name: str) -> Sequence[str]:
         """The literals behind a literal, an interface or a host name, in this order of preference."""
-        try:
-            # In its one spelling, so that an address is recognized when it stands twice.
-            return [str(ipaddress.ip_address(name))]
-        except ValueError:
-            pass
+        spelling = _spelling(name)
+        if spelling:
+            return [spelling]
         for adapter in ifaddr.get_adapters():
             if adapter.name == name:
                 return [_literal(ip.ip, adapter.name) for ip in adapter.ips]
@@ -138,6 +137,15 @@ class LocalMachine:
         if IProtocolFactory.providedBy(found) or callable(found):
             return ""
         return f"{reference} is neither a Factory nor callable"
+
+
+@lru_cache(maxsize=1024)
+def _spelling(name: str) -> str:
+    """A literal in its one spelling, so that an address is recognized when it stands twice; empty for anything else."""
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return ""
 
 
 def _groups(runner: Runner) -> tuple[int, ...]:
