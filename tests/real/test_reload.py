@@ -6,15 +6,17 @@ import os
 import select
 import signal
 import socket
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.real.daemon import PATIENCE, exchange
+from tests.real.daemon import PATIENCE, environment, exchange, fields
 from tests.real.load import Load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.real.daemon import Daemon
 
@@ -58,28 +60,76 @@ def test_services_come_go_and_change(start: Callable[..., Daemon], reactor: str)
         assert exchange(old, b"hello") == b"hello"
 
 
-def test_a_bad_file_changes_nothing(start: Callable[..., Daemon]) -> None:
-    """Its Problems stand in the log, and everything goes on as it was."""
-    text = "echo 0/tcp bind=127.0.0.1\n"
-    daemon = start(text)
-    port = _port(daemon, "echo/tcp")
-    taken = socket.create_server(("127.0.0.1", 0))
-    with taken:
-        bad = [
-            "ecoh 7/tcp\n",
-            "echo 0/tcp bind=127.0.0.1 backlog=none\nx y\n",
-            f"{text}other {taken.getsockname()[1]}/tcp discard bind=127.0.0.1\n",
-            f"{text}web 0/tcp http root=/no/such/folder\n",
-            f"{text}prog 0/tcp server=/no/such/program\n",
-            f"{text}fac 0/tcp factory=no_such_module:x\n",
-            f"{text}py 0/tcp python=no_such_module:x\n",
-            f"{text}@include {daemon.file}\n",
-        ]
-        for each in bad:
-            assert "problems=" in _reload(daemon, each, event="reload-failed")
-            assert exchange(socket.create_connection(("127.0.0.1", port), PATIENCE), b"still") == b"still"
-    assert len([line for line in daemon.lines if " listen service=" in line]) == 1
-    assert daemon.wait_for(lambda line: " problem " in line and "did you mean 'echo'?" in line)
+#: Mistakes that a services file may have, each with what the log says of it. {taken} is a port that somebody has,
+#: {folder} the daemon's folder, where garbage.pem is no certificate.
+BROKEN = {
+    "ecoh 0/tcp": "did you mean 'echo'?",
+    "x 0/tcp": "nothing serves 'x'",
+    "x": "'x' has no port",
+    "echo 7/sctp": "sctp is not supported",
+    "x 70000/tcp echo": "no number from 0 to 65535",
+    'x 0/tcp echo description="no end': 'no closing "',
+    "x 0/tcp echo colour=red": "unknown option 'colour'",
+    "x 0/tcp echo backlog=none": "backlog takes a whole number",
+    "x 0/tcp echo backlog=1 backlog=2": "backlog stands twice",
+    "x 0/udp server=/bin/cat": "nothing connects over udp",
+    "x 0/tcp server=/bin/cat python=os:x": "says what runs already",
+    "x 0/tcp redirect=nowhere": "redirect takes host:port",
+    "echo 0/tcp": "echo/tcp stands at",
+    "x 5001/tcp echo\ny 5001/tcp echo": "is taken by x/tcp",
+    "x 0/tcp\0": "control character",
+    "@include none": "can't read {folder}/none",
+    "@include services": "includes itself",
+    "@inclde x": "unknown directive '@inclde'",
+    "x 0/tcp server=/no/such/program": "can't run /no/such/program",
+    "x 0/tcp server=/bin/cat user=no_such_user": "no user 'no_such_user'",
+    "x 0/tcp server=/bin/cat chroot=/no/such": "can't use /no/such",
+    "x 0/tcp factory=no_such_module:x": "No module named 'no_such_module'",
+    "x 0/tcp factory=ours:value": "neither a Factory nor callable",
+    "x 0/tcp factory=ours:fails": "no luck",
+    "x 0/tcp python=no_such_module:x": "can't import no_such_module:x",
+    "x 0/tcp http root=/no/such/folder": "no directory that can be read",
+    "x 0/tcp echo banner=/no/such": "can't read /no/such",
+    "x 0/tcp echo tls_cert={folder}/none.pem": "can't read {folder}/none.pem",
+    "x 0/tcp echo tls_cert={folder}/garbage.pem": "there is no certificate in it",
+    "x 0/tcp echo access_zone=Mars/Base": "no time zone 'Mars/Base'",
+    "x 0/tcp echo bind=no-such-interface": "no address, interface or known host name",
+    "x 0/tcp echo bind=192.0.2.1": "this machine has no such address",
+    "x {folder}/none/sock/unix echo": "its directory does not exist",
+    "x {taken}/tcp echo": "stop the program that listens there",
+}
+
+
+@pytest.mark.load
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_a_bad_file_changes_nothing(start: Callable[..., Daemon], tmp_path: Path, reactor: str) -> None:
+    """Whatever is wrong with it, the log says so, and no client of 64 in closed loops notices anything."""
+    (tmp_path / "ours.py").write_text("value = 3\n\ndef fails():\n    raise RuntimeError('no luck')\n")
+    text = "@defaults bind=127.0.0.1\necho 0/tcp\nday 0/tcp daytime\n"
+    env = {"PYTHONPATH": f"{environment()['PYTHONPATH']}:{tmp_path}"}
+    daemon = start(text, twistd_arguments=["--reactor", reactor], env=env)
+    (daemon.folder / "garbage.pem").write_text("hello")
+    load = Load(_port(daemon, "echo/tcp"), _port(daemon, "day/tcp"), pause=0.01)
+    with socket.create_server(("127.0.0.1", 0)) as taken, load.going_on():
+        said = partial(str.format, folder=daemon.folder, taken=taken.getsockname()[1])
+        for mistake, wanted in BROKEN.items():
+            before = len(daemon.lines)
+            _reload(daemon, f"{text}{said(mistake)}\n", event="reload-failed")
+            problems = [fields(line)["text"] for line in daemon.lines[before:] if " problem " in line]
+            assert any(said(wanted) in problem for problem in problems), (mistake, problems)
+        # A file that can't be read: it is a folder, it is not there.
+        daemon.file.unlink()
+        daemon.file.mkdir()
+        for reason in ("Is a directory", "No such file or directory"):
+            before = len(daemon.lines)
+            daemon.process.send_signal(signal.SIGHUP)
+            daemon.wait_for(lambda line: " reload-failed " in line, len(BROKEN) + (1 if "Is" in reason else 2))
+            assert any(" problem " in line and reason in line for line in daemon.lines[before:])
+            if daemon.file.exists():
+                daemon.file.rmdir()
+    assert load.wrong == []
+    assert load.done > 100
+    assert len([line for line in daemon.lines if " listen service=" in line]) == 2
     _reload(daemon, text)
 
 

@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -36,6 +36,17 @@ def _upgrade(folder: Path, *words: str) -> dict[str, int]:
     assert done.returncode == 0, done.stderr
     found: dict[str, int] = json.loads(done.stdout)
     return found
+
+
+def _ask(folder: Path, command: str, **arguments: object) -> dict[str, Any]:
+    """The same without a process for it."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE * 2)
+        client.connect(str(folder / "control"))
+        client.sendall(json.dumps({"command": command, "arguments": arguments}).encode() + b"\n")
+        with client.makefile("rb") as answers:
+            found: dict[str, Any] = json.loads(answers.readline())
+            return found
 
 
 @pytest.fixture
@@ -117,15 +128,14 @@ def test_one_after_the_other(begin: Callable[..., Daemon], open_folder: Path) ->
 
 
 OWN = f"{SERVICES}own 0/tcp factory=ours:make\n"
-#: What a new daemon may suffer: the services file, a module that it imports, words of svcctl upgrade, the exit
-#: status of that, and what it says.
-FAILURES: dict[str, tuple[str, str, tuple[str, ...], int, str]] = {
-    "file": ("ecoh 0/tcp\n", "", (), 78, "did you mean 'echo'?"),
-    "socket": (SERVICES + "more {taken}/tcp discard\n", "", (), 78, "Address already in use"),
-    "exit": (OWN, "raise SystemExit('enough of this')", (), 78, "ends the program when it is imported"),
-    "crash": (OWN, "import os; os.kill(os.getpid(), 9)", (), 1, "SIGKILL"),
-    "silence": (OWN, "import time; time.sleep(3600)", ("--timeout", "1.5"), 1, "not ready within 1.5 seconds"),
-    "program": (SERVICES, "", (), 1, "can't start"),
+#: What a new daemon may suffer: the services file, a module that it imports, how svcctl would exit, and what it says.
+FAILURES = {
+    "file": ("ecoh 0/tcp\n", "", "config", "did you mean 'echo'?"),
+    "socket": (SERVICES + "more {taken}/tcp discard\n", "", "config", "Address already in use"),
+    "exit": (OWN, "raise SystemExit('enough')", "config", "ends the program when it is imported"),
+    "crash": (OWN, "import os; os.kill(os.getpid(), 9)", "refused", "SIGKILL"),
+    "silence": (OWN, "import time; time.sleep(3600)", "refused", "not ready within 2 seconds"),
+    "folder": (OWN, "", "refused", "can't start"),
 }
 
 
@@ -133,29 +143,30 @@ def _import_from(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": f"{environment()['PYTHONPATH']}:{folder}"}
 
 
-@pytest.mark.parametrize("name", FAILURES)
-def test_one_that_does_not_come_up_changes_nothing(begin: Callable[..., Daemon], open_folder: Path, name: str) -> None:
-    """svcctl says why in the new daemon's own words, so does the log, and the old one serves everything as before."""
-    text, module, words, status, reason = FAILURES[name]
+def test_one_that_does_not_come_up_changes_nothing(begin: Callable[..., Daemon], open_folder: Path) -> None:
+    """The answer says why in the new daemon's own words, so does the log, and the old one serves as before."""
     daemon = begin(f"{SERVICES}loc {open_folder}/loc/unix echo mode=0600\n", env=_import_from(open_folder))
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        text = text.replace("{taken}", str(taken.getsockname()[1]))
-        daemon.file.write_text(f"{text}loc {open_folder}/loc/unix echo mode=0666\n")
-        (open_folder / "ours.py").write_text(module)
-        if name == "program":
-            daemon.folder.rename(open_folder / "moved")
-        done = _svcctl(open_folder, "upgrade", *words)
-    assert (done.returncode, done.stdout) == (status, "")
-    assert reason in done.stderr
-    assert "Traceback" not in done.stderr
-    daemon.wait_for(lambda line: " upgrade-failed " in line)
-    assert exchange(daemon.connect("echo/tcp"), b"a") == b"a"
-    assert exchange(daemon.connect("loc/unix", socket.AF_UNIX), b"b") == b"b"
-    with daemon.connect("echo/udp") as client:
-        client.send(b"c")
-        assert client.recv(10) == b"c"
-    assert (open_folder / "loc").stat().st_mode & 0o777 == 0o600
-    assert json.loads(_svcctl(open_folder, "status", "--json").stdout)["pid"] == daemon.process.pid
+    for name, (text, module, code, reason) in FAILURES.items():
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            services = text.replace("{taken}", str(taken.getsockname()[1]))
+            daemon.file.write_text(f"{services}loc {open_folder}/loc/unix echo mode=0666\n")
+            (open_folder / "ours.py").write_text(module)
+            if name == "folder":
+                daemon.folder.rename(open_folder / "moved")
+            found = _ask(open_folder, "upgrade", timeout=2 if name == "silence" else PATIENCE)
+        assert (found["ok"], found["code"]) == (False, code), found
+        assert reason in found["error"]
+        assert "Traceback" not in found["error"]
+        assert exchange(daemon.connect("echo/tcp"), b"a") == b"a"
+        assert exchange(daemon.connect("loc/unix", socket.AF_UNIX), b"b") == b"b"
+        with daemon.connect("echo/udp") as client:
+            client.send(b"c")
+            assert client.recv(10) == b"c"
+        assert (open_folder / "loc").stat().st_mode & 0o777 == 0o600
+    done = _svcctl(open_folder, "upgrade")
+    assert (done.returncode, done.stdout, "can't start" in done.stderr) == (1, "", True)
+    assert _ask(open_folder, "status")["result"]["pid"] == daemon.process.pid
+    daemon.wait_for(lambda line: " upgrade-failed " in line, len(FAILURES) + 1)
     assert len([line for line in daemon.lines if " ready services=" in line]) == 1
     assert daemon.stop() == 0
     assert not (open_folder / "loc").exists()
@@ -196,7 +207,7 @@ def _end(pid: int) -> None:
         process.wait()
 
 
-def _ask(folder: Path, service: str, question: bytes) -> bytes:
+def _served(folder: Path, service: str, question: bytes) -> bytes:
     lines = [fields(line) for line in (folder / "my.log").read_text().splitlines()]
     address = next(line["address"] for line in lines if line["event"] == "listen" and line["service"] == service)
     host, _, port = address.rpartition(":")
@@ -210,14 +221,14 @@ def test_a_daemon_in_the_background(background: Callable[..., int], open_folder:
     assert int((open_folder / "my.pid").read_text()) == found["pid"]
     first.wait()
     assert int((open_folder / "my.pid").read_text()) == found["pid"]
-    assert _ask(open_folder, "echo/tcp", b"hi") == b"hi"
+    assert _served(open_folder, "echo/tcp", b"hi") == b"hi"
     (open_folder / "services").write_text("echo 0/tcp bind=127.0.0.1\nmore 0/tcp bind=192.0.2.1 daytime\n")
     done = _svcctl(open_folder, "upgrade")
     # The whole line, though the new one had left the terminal by then.
     assert (done.returncode, "more/tcp: can't listen on 192.0.2.1:0" in done.stderr) == (1, True), done.stderr
     assert int((open_folder / "my.pid").read_text()) == found["pid"]
     assert not (open_folder / "my.pid.new").exists()
-    assert _ask(open_folder, "echo/tcp", b"hi") == b"hi"
+    assert _served(open_folder, "echo/tcp", b"hi") == b"hi"
     log = (open_folder / "my.log").read_text()
     assert log.count(" ready services=1 ") == 2
     assert (log.count(" upgrade pid="), log.count(" upgrade-failed ")) == (1, 1)
@@ -241,7 +252,7 @@ def test_root_that_was_given_up(background: Callable[..., int], open_folder: Pat
     (open_folder / "services").write_text(f"{text}cat 0/tcp bind=127.0.0.1 server=/bin/cat user=root\n")
     done = _svcctl(open_folder, "upgrade")
     assert (done.returncode, "only root can give this" in done.stderr) == (78, True), done.stderr
-    assert _ask(open_folder, "echo/tcp", b"hi") == b"hi"
+    assert _served(open_folder, "echo/tcp", b"hi") == b"hi"
 
 
 @pytest.mark.load
@@ -251,12 +262,10 @@ def test_nobody_notices_ten_upgrades(begin: Callable[..., Daemon], open_folder: 
     daemon = begin(twistd_arguments=["--reactor", reactor])
     load = Load(daemon.port("echo/tcp"), daemon.port("day/tcp"), daemon.port("echo/udp"), pause=0.02)
     with load.going_on():
-        for number in range(10):
-            _upgrade(open_folder)
-            if number == 5:
-                daemon.file.write_text("ecoh 0/tcp\n")
-                assert _svcctl(open_folder, "upgrade").returncode == 78
-                daemon.file.write_text(SERVICES)
+        for _ in range(10):
+            assert _ask(open_folder, "upgrade")["ok"]
+        daemon.file.write_text("ecoh 0/tcp\n")
+        assert _ask(open_folder, "upgrade")["code"] == "config"
     assert load.wrong == []
     assert load.done > 100
     assert len(set(daemon.successors)) == 10
