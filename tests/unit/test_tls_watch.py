@@ -150,6 +150,22 @@ def test_files_that_can_be_read_no_more() -> None:
     assert world.serial == LATER.certificate.serial_number
 
 
+def test_a_name_that_can_be_read_no_more() -> None:
+    """Of a directory with names the one that has changed is looked at, and all at the start."""
+    world = _World("tls_cert=/c/a tls_key=/c/b tls_sni=/c", ("/c",))
+    world.watch.start()
+    path = "/c/b.example.pem"
+    world.files.put(path, CA.sign("b.example").both)
+    world.look(2)
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+    world.files.put(path, denied)
+    with LogCatcher() as log:
+        world.look(10)
+    (text,) = _texts(log.named("problem"))
+    assert text.startswith(f"{path} can't be read again")
+    assert [each.file for each in world.server.held] == ["/c/a", "/c/a.example.pem", path]
+
+
 def test_a_certificate_for_another_name_comes_into_use() -> None:
     """A file more or less in tls_sni is a change."""
     world = _World("tls_cert=/c/a tls_key=/c/b tls_sni=/c", ("/c",))

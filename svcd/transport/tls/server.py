@@ -174,9 +174,15 @@ class TlsServer:
         """The same of the files as they are."""
         return self._stamps(self.service)
 
-    def denied(self) -> OSError | None:
-        """The error of the first file that could not be read again for want of rights; None if all could."""
-        for path in self.stamps:
+    def denied(self, stamps: Mapping[str, Hashable] | None = None) -> OSError | None:
+        """The error of the first file that can't be read again for want of rights; None if all can.
+
+        Args:
+            stamps: of the files now; of a directory with names only files are read whose stamps were others.
+        """
+        for path in stamps or self.stamps:
+            if stamps is not None and self._is_named(path) and stamps[path] == self.stamps.get(path):
+                continue
             try:
                 if path != self.service.options.tls_sni:
                     self._files.read(path)
@@ -188,6 +194,9 @@ class TlsServer:
                 # Others are for who reads them to find.
                 continue
         return None
+
+    def _is_named(self, path: str) -> bool:
+        return self.service.options.tls_sni is not None and path.startswith(f"{self.service.options.tls_sni}/")
 
 
 def tls_server(service: Service, files: Files, wall: Callable[[], float] = time.time) -> TlsServer:

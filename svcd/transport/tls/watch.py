@@ -134,10 +134,10 @@ class Watch:
         if stamps == seen.done or not (settled or stamps == before):
             return False
         seen.done = stamps
-        return self._read(server)
+        return self._read(server, stamps)
 
-    def _read(self, server: TlsServer) -> bool:
-        error = server.denied()
+    def _read(self, server: TlsServer, stamps: Mapping[str, Hashable]) -> bool:
+        error = server.denied(stamps)
         if error is not None:
             self._tell_denied(error)
             return False
