@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.certificates import Authority
 from tests.real.daemon import PATIENCE, exchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.real.daemon import Daemon
 
@@ -61,3 +65,21 @@ def test_netcat_talks_through_it(start: Callable[..., Daemon], program: Callable
         [program("nc"), "-N", "127.0.0.1", port], input=b"away\r\nhello\n", capture_output=True, timeout=PATIENCE
     )
     assert done.stdout == b"+Go\r\nHELLO\n\n"
+
+
+def test_the_handshake_follows_the_answer(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """A built-in and a program that speak TLS do so with the clients that tcpmux brings as well."""
+    authority = Authority()
+    file = tmp_path / "both"
+    file.touch(0o600)
+    file.write_bytes(authority.sign("localhost").both)
+    secure = f"mux=yes tls_cert={file}"
+    daemon = start(f"@defaults bind=127.0.0.1\ntcpmux 0/tcp\necho 0/tcp {secure}\ncat 0/tcp server=/bin/cat {secure}\n")
+    context = ssl.create_default_context(cadata=authority.pem.decode())
+    for name in (b"echo", b"cat"):
+        client = daemon.connect("tcpmux/tcp")
+        client.sendall(name + b"\r\n")
+        assert client.recv(5, socket.MSG_WAITALL) == b"+Go\r\n"
+        with context.wrap_socket(client, server_hostname="localhost") as secured:
+            secured.sendall(b"hi")
+            assert secured.recv(2) == b"hi"
