@@ -193,6 +193,18 @@ def test_a_certificate_that_expires_soon() -> None:
     assert (first["file"], first["expires"], first["count"]) == ("/c/a.example.pem", expires, 1)
 
 
+def test_a_service_that_comes_with_an_old_certificate() -> None:
+    """Is warned of when it comes."""
+    world = _World()
+    world.watch.start()
+    world.look(3)
+    world.files.put("/c/soon", SOON.both)
+    world.others.append(tls_server(service_of("upper 8/tcp tls_cert=/c/soon"), world.files, world.wall))
+    with LogCatcher() as log:
+        world.watch.look_now()
+    assert [event["service"] for event in log.named("certificate-expires")] == ["upper/tcp"]
+
+
 def test_session_tickets_get_new_keys() -> None:
     """Twice a day, so that an old ticket's key opens no more than half a day of TLS 1.2."""
     world = _World()

@@ -65,7 +65,7 @@ class Watch:
         self._changed = changed
         self._wall = wall
         self._seen: dict[TlsServer, _Seen] = {}
-        self._asked: set[TlsServer] = set()
+        self._met: set[TlsServer] = set()
         # Files of which the log said in the last look that they can't be read.
         self._told: set[str] = set()
         self._renewed = self._warned = 0.0
@@ -73,8 +73,7 @@ class Watch:
 
     def start(self) -> None:
         """Begin, once the daemon is who it will be."""
-        self._renewed = self._clock.seconds()
-        self._warned = float("-inf")
+        self._renewed = self._warned = self._clock.seconds()
         self._look()
 
     def stop(self) -> None:
@@ -119,9 +118,9 @@ class Watch:
             self._warn(server)
         if changed:
             self._changed()
-        for server in [server for server in servers if server not in self._asked]:
-            self._ask(server)
-        self._asked.intersection_update(servers)
+        for server in [server for server in servers if server not in self._met]:
+            self._meet(server)
+        self._met.intersection_update(servers)
 
     def _look_at(self, server: TlsServer, seen: _Seen, *, settled: bool) -> bool:
         """Whether a service has other certificates now."""
@@ -158,12 +157,13 @@ class Watch:
         )
         return True
 
-    def _ask(self, server: TlsServer) -> None:
-        """See once whether a service's files can be read again, by who the daemon is now."""
-        self._asked.add(server)
+    def _meet(self, server: TlsServer) -> None:
+        """See for the first time whether a service's files can be read again, by who the daemon is now, and how old."""
+        self._met.add(server)
         error = server.denied()
         if error is not None:
             self._tell_denied(error)
+        self._warn(server)
 
     def _tell_denied(self, error: OSError) -> None:
         # Several services may have the same file.
