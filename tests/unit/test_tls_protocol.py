@@ -590,6 +590,7 @@ def test_what_is_no_tls_ends_the_connection() -> None:
     """A record that does not hold what it should is a loss for the inner protocol, and has a reason for the log."""
     inner = Plain()
     pair = TlsPair(inner).shake()
+    inner.transport.write(b"waits, and can't be sent any more")
     pair.feed(b"\x17\x03\x03\x00\x20" + b"x" * 32)
     assert pair.below.lost == "done"
     assert isinstance(inner.reason, ConnectionLost)
@@ -609,7 +610,7 @@ def test_what_can_not_be_encrypted_ends_the_connection(size: int) -> None:
 
     pair.tls._connection.seal = fail  # type: ignore[method-assign]
     inner.transport.write(b"x" * size)
-    pair.clock.advance(0)
+    inner.transport.loseConnection()
     assert (pair.below.lost, pair.tls.failure_text) == ("done", "TLS: internal error")
     assert isinstance(inner.reason, ConnectionLost)
 

@@ -208,6 +208,8 @@ class TlsProtocol(Reader):
 
     def _broken(self, error: SSL.Error) -> None:
         self._failure = f"TLS: {why(error)}"
+        # Nothing can be encrypted any more.
+        self._pieces.clear()
         self._say_end()
         self._hear_no_more()
         self.disconnecting = True

@@ -137,9 +137,11 @@ class Writer:
 
     def _say_end(self) -> None:
         """Say the closure alert behind everything (RFC 8446, 6.1)."""
+        if not self._mute:
+            self._send_pieces()
         if self._mute:
+            # Perhaps only now, since OpenSSL has failed.
             return
-        self._send_pieces()
         # In the middle of a handshake, and after an error, there is no such thing.
         with suppress(SSL.Error):
             self._connection.shutdown()
