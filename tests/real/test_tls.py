@@ -132,12 +132,15 @@ def test_echo(connect: _Client) -> None:
     client.unwrap()
 
 
-def test_local_sockets(connect: _Client) -> None:
-    """A UNIX socket speaks TLS as well."""
+def test_local_sockets(daemon: Daemon, connect: _Client) -> None:
+    """A UNIX socket speaks TLS as well, and ends in good order."""
     client = connect("local/unix", family=socket.AF_UNIX)
     client.sendall(b"hi")
     assert client.recv(10) == b"hi"
     client.unwrap()
+    client.close()
+    (end,) = daemon.wait_event("end", "local/unix")
+    assert end["reason"] == "done"
 
 
 def test_a_service_that_closes_first(daemon: Daemon, connect: _Client) -> None:

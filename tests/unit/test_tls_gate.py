@@ -22,10 +22,12 @@ from svcd.transport.entrance import Reception
 from svcd.transport.gatekeeper import GateKeeper
 from svcd.transport.tls.gate import TlsGate
 from svcd.transport.tls.side import TlsSide
-from tests.doubles import PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
+from tests.doubles import LOCAL_PEER, PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
 from tests.tls import ANNA, FILES, TlsClient, secured
 
 if TYPE_CHECKING:
+    from twisted.internet.interfaces import IAddress
+
     from svcd.config.service import Service
 
 
@@ -69,9 +71,9 @@ class _Gates:
             self.side.gates,
         )
 
-    def connect(self, certificate: Any = None, **options: Any) -> _Connection:
+    def connect(self, certificate: Any = None, *, peer: IAddress = PEER, **options: Any) -> _Connection:
         """Somebody connects, and says nothing yet."""
-        return _Connection(self.keeper, TlsClient(certificate, **options))
+        return _Connection(self.keeper, TlsClient(certificate, **options), peer)
 
     def retune(self, service: Service) -> None:
         """As a reload does."""
@@ -84,10 +86,10 @@ class _Gates:
 class _Connection:
     """A client and its gate."""
 
-    def __init__(self, keeper: Any, client: TlsClient) -> None:
+    def __init__(self, keeper: Any, client: TlsClient, peer: IAddress) -> None:
         self.client = client
-        self.gate: Any = keeper.buildProtocol(PEER)
-        self.below = StreamDouble(self.gate)
+        self.gate: Any = keeper.buildProtocol(peer)
+        self.below = StreamDouble(self.gate, peer=peer)
         self.gate.makeConnection(self.below)
         self._carried = 0
 
@@ -204,6 +206,19 @@ def test_other_ends(how: str, reason: str) -> None:
         connection.below.lose(Failure(ConnectionLost()))
     assert _fields(gates.lines[-1])["reason"] == reason
     assert (gates.lines[1].split()[0] == "fail") == (reason == "failed")
+
+
+def test_a_local_client_that_takes_its_leave_is_not_lost() -> None:
+    """At a UNIX socket's orderly end poll(2) says POLLHUP, which Twisted takes for a loss."""
+    gates = _Gates(secured("echo /run/e/unix"))
+    connections = [gates.connect(peer=LOCAL_PEER).shake() for _ in range(2)]
+    connections[0].says(b"x")
+    connections[1].gate._protocol.inner.readConnectionLost = lambda: None
+    connections[1].says(ends=True)
+    for connection in connections:
+        connection.below.lose(Failure(ConnectionLost()))
+    ends = [_fields(line)["reason"] for line in gates.lines if line.startswith("end ")]
+    assert ends == ["lost", "done"]
 
 
 def test_the_banner_is_said_in_tls() -> None:

@@ -85,4 +85,6 @@ class TlsGate(HalfCloseableGate):
     def _reason(self, failure: Failure) -> str:
         if not self._protocol.version:
             return "handshake"
+        # A UNIX socket's end may hide behind a closure alert: see there.
+        self._heard_all = self._heard_all or self._protocol.ended
         return "error" if self._protocol.raised else super()._reason(failure)

@@ -69,10 +69,12 @@ class TlsProtocol(Reader):
         secured: called when it is over, before the inner protocol has its transport.
         version: of TLS, as `TLSv1.3`; empty before.
         touched: whether anything came from the client.
+        ended: whether the client has said, in one way or the other, that there is no more.
         heard, raised: as of a Reader.
     """
 
-    __slots__ = ("_build", "_failure", "_handshakes", "_identity", "_last_call", "secured", "touched", "version")
+    __slots__ = ("_build", "_failure", "_handshakes", "_identity", "_last_call", "ended", "secured", "touched",
+                 "version")  # fmt: skip
 
     TLS = True
 
@@ -82,7 +84,7 @@ class TlsProtocol(Reader):
         self._build = build
         self.secured: Callable[[], None] = _nothing
         self.version = self._failure = ""
-        self.touched = False
+        self.touched = self.ended = False
         self._identity: Identity | None = None
         self._last_call: IDelayedCall | None = None
 
@@ -193,6 +195,7 @@ class TlsProtocol(Reader):
 
     def _heard_all(self) -> None:
         """The client has no more to say, by an alert or by the end of its side of the transport."""
+        self.ended = True
         self._hear_no_more()
         if self.inner is None:
             if self.touched:
