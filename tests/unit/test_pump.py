@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import os
 import signal
@@ -23,7 +24,9 @@ from svcd.transport.entrance import Reception
 from svcd.transport.session import KILL_SECONDS
 from svcd.transport.spawned import SpawnKeeper
 from svcd.transport.tls.protocol import LINGER_SECONDS
+from svcd.transport.tls.pump import Pump
 from svcd.transport.tls.side import TlsSide
+from svcd.transport.tls.sides import ClientSide, HandlerSide
 from tests.doubles import LOCAL_PEER, PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
 from tests.tls import ANNA, FILES, TlsClient, secured
 
@@ -472,13 +475,39 @@ def test_each_reader_holds_back_the_other(started: Callable[..., _Daemon]) -> No
 
 
 def test_a_client_that_goes_on_when_nobody_listens(started: Callable[..., _Daemon]) -> None:
-    """It costs no memory, and is closed."""
+    """It costs no memory and soon no time, and is closed."""
     daemon = started()
     client = daemon.serve()
     client.handler_says(ends=True)
     daemon.keeper.ended(Ended(1, 0))
-    client.says(b"x" * 65_537)
+    client.says(b"x" * 65_536)
+    assert client.below.reading
+    client.says(b"x")
+    assert not client.below.reading
+    daemon.reactor.advance(LINGER_SECONDS)
     assert client.below.lost == "done"
+
+
+def test_what_is_over_leaves_nothing(started: Callable[..., _Daemon]) -> None:
+    """No memory has to wait until garbage is looked for."""
+    daemon = started()
+    client = daemon.serve()
+    daemon.keeper.ended(Ended(1, 0))
+    client.handler_says(b"bye", ends=True)
+    client.says(ends=True)
+    assert daemon.events() == ["accept", "end"]
+    gc.collect()
+    gc.disable()
+    try:
+        for transport in daemon.reactor.adopted:
+            transport.sock.close()
+            del transport.protocol
+        daemon.reactor.adopted.clear()
+        client.below = transport
+        kinds = (Pump, ClientSide, HandlerSide)
+        assert [each for each in gc.get_objects() if isinstance(each, kinds)] == []
+    finally:
+        gc.enable()
 
 
 def test_kicked_in_the_handshake(started: Callable[..., _Daemon]) -> None:

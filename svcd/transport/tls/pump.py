@@ -25,7 +25,7 @@ __all__ = ["Pump"]
 
 
 def _nobody() -> None:
-    """There is no protocol to be made any more."""
+    """There is nobody any more to be asked or told."""
 
 
 class Pump(TlsProtocol):
@@ -132,7 +132,8 @@ class Pump(TlsProtocol):
             super().connectionLost(reason)
         finally:
             self.gone = True
-            # These know each other.
-            self._build = _nobody
             self._descriptors.release()
-            self._over()
+            over = self._over
+            # These know each other.
+            self._build = self._begin = self._over = _nobody
+            over()

@@ -57,7 +57,8 @@ class ClientSide(FirstSide):
         if self.gone:
             self._ignored += len(data)
             if self._ignored > _MOST_IGNORED:
-                self.transport.loseConnection()
+                # It has its time to take what is left, but nobody reads on.
+                self.transport.pauseProducing()
 
     def readConnectionLost(self) -> None:
         """The client will send no more."""
