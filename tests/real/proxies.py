@@ -63,7 +63,7 @@ class _Proxy:
         client.connect(("127.0.0.1", self.ports[number]))
         return client
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End it, and reap it."""
         if self._process is not None:
             # Politely: nginx has a process below this one.
@@ -96,6 +96,14 @@ class Haproxy(_Proxy):
 
 class Nginx(_Proxy):
     """nginx, with its module for streams."""
+
+    @property
+    def passes_streams(self) -> bool:
+        """Whether it has that module."""
+        if _STREAM.exists():
+            return True
+        built = subprocess.run([self._program, "-V"], capture_output=True, text=True, timeout=PATIENCE)
+        return "--with-stream" in built.stderr.split()
 
     def start(self, text: str) -> None:
         """Run it with what stands in `stream`, in which {0}, {1} and so on are its sockets."""

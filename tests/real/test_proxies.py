@@ -31,7 +31,7 @@ def haproxy(program: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[
 
         def make(count: int = 1) -> Haproxy:
             made = Haproxy(path, tmp_path, count)
-            stack.callback(made.end)
+            stack.callback(made.close)
             return made
 
         yield make
@@ -40,9 +40,10 @@ def haproxy(program: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[
 @pytest.fixture
 def nginx(program: Callable[[str], str], tmp_path: Path) -> Iterator[Nginx]:
     """An nginx with one socket, which the test starts."""
-    made = Nginx(program("nginx"), tmp_path)
-    yield made
-    made.end()
+    with contextlib.closing(Nginx(program("nginx"), tmp_path)) as made:
+        if not made.passes_streams:
+            pytest.skip("nginx lacks its module for streams (libnginx-mod-stream)")
+        yield made
 
 
 def _variables(text: bytes) -> dict[str, str]:
