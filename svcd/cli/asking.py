@@ -47,20 +47,26 @@ def ask(name: str, chosen: argparse.Namespace) -> int:
     try:
         if chosen.insecure:
             _complain(name, "--insecure: whoever answers is taken for the server")
-        return _CLIENTS[name](chosen)
+        status = _CLIENTS[name](chosen)
+        sys.stdout.flush()
     except (ClientError, UsageError) as error:
         _complain(name, str(error))
         return error.exit_code
     except BrokenPipeError:
         raise
     except OSError as error:
+        # Python's own flush at the end must not fail as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         _complain(name, f"standard input or output: {error.strerror or error}")
         return os.EX_IOERR
+    return status
 
 
 def _complain(name: str, text: str) -> None:
     sys.stdout.flush()
-    print(f"svcctl {name}: {text}", file=sys.stderr)
+    # What a server has said does nothing to a terminal.
+    shown = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    print(f"svcctl {name}: {shown}", file=sys.stderr)
 
 
 def _echo(chosen: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -129,7 +130,7 @@ async def talk(reactor: Reactor, target: Target, console: Console) -> None:
         stream.close()
 
 
-class _Talk:
+class _Talk(ABC):
     """What both kinds of conversation have: the bytes that went and came."""
 
     def __init__(self, reactor: Reactor, target: Target, console: Console, stream: Stream) -> None:
@@ -168,11 +169,13 @@ class _Talk:
     def _forget(self, _: object) -> None:
         self._heard = None
 
+    @abstractmethod
     def _show(self, data: bytes) -> None:
-        raise NotImplementedError
+        """Show what has come."""
 
+    @abstractmethod
     def _over(self) -> None:
-        raise NotImplementedError
+        """The server says no more; raises ServerError if it should have."""
 
 
 class _Dialogue(_Talk):

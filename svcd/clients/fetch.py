@@ -117,8 +117,8 @@ async def fetch(
         UnavailableError: the server can't be reached, or does not answer in time.
         ServerError: what it says is no HTTP, or ends early, or there are too many redirects.
     """
-    for left in range(wish.redirects, -1, -1):
-        asked = parse_url(url)
+    asked = parse_url(url)
+    for _ in range(wish.redirects + 1):
         target = target_of(asked)
         stream = await connect(reactor, target)
         try:
@@ -128,12 +128,20 @@ async def fetch(
         place = _place(head, wish)
         if place is None:
             return head
-        if not left:
-            break
-        url = urljoin(url if "://" in url else f"http://{url}", place)
-        if asked.secure and not url.startswith("https:"):
-            raise ServerError(f"the server redirects from https to {url}, which is not secure")
+        asked = _next(asked, place)
     raise ServerError(f"the server redirects more than {wish.redirects} times")
+
+
+def _next(asked: Url, place: str) -> Url:
+    """Where a redirect leads."""
+    try:
+        url = urljoin(f"{'https' if asked.secure else 'http'}://{asked.authority}{asked.target}", place)
+        found = parse_url(url)
+    except (UsageError, ValueError) as error:
+        raise ServerError(f"the server redirects to nowhere: {error}") from None
+    if asked.secure and not found.secure:
+        raise ServerError(f"the server redirects from https to http, which is not secure: {url}")
+    return found
 
 
 def _place(head: Head, wish: Wish) -> str | None:

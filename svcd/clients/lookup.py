@@ -51,7 +51,8 @@ def lookup(
 
     def ask(flags: int) -> list[Address]:
         rows = getaddrinfo(host, port, family, _KINDS[protocol], 0, flags)
-        return [_address(protocol, sockaddr) for *_, sockaddr in rows]  # type: ignore[arg-type]
+        # /etc/hosts may have one twice.
+        return [_address(protocol, each) for each in dict.fromkeys(row[-1] for row in rows)]  # type: ignore[arg-type]
 
     answer: Deferred[list[Address]] = Deferred(lambda _: None)
     try:

@@ -85,7 +85,7 @@ class Verifier:
     def _mismatch(self, certificate: X509) -> str:
         try:
             verify_service_identity(extract_patterns(certificate), [self._id], [])
-        except (VerificationError, CertificateError):
+        except (VerificationError, CertificateError, ValueError):
             return f"it is not for {self._trust.name}"
         return ""
 

@@ -14,6 +14,7 @@ import threading
 import time
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,7 +28,6 @@ from tests.real.servers import lines_of, own_address, running, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 SERVICES = """
 @defaults bind=127.0.0.1
@@ -214,6 +214,16 @@ def test_nobody_reads_the_output(daemon: Daemon) -> None:
         process.stdout.close()
         assert process.wait(PATIENCE) == 0
         assert process.stderr.read() == b""
+
+
+def test_the_output_can_not_be_written(daemon: Daemon) -> None:
+    """Then that is told, and the status is EX_IOERR."""
+    for name, service in (("echo", "chargen/tcp"), ("daytime", "daytime/tcp")):
+        command = [sys.executable, "-m", "svcd", name, "127.0.0.1", str(daemon.port(service))]
+        with Path("/dev/full").open("wb") as full:
+            done = subprocess.run(command, env=environment(), stdout=full, stderr=subprocess.PIPE)
+        assert done.returncode == os.EX_IOERR
+        assert done.stderr == f"svcctl {name}: standard input or output: No space left on device\n".encode()
 
 
 class _Terminal:
@@ -419,6 +429,7 @@ def _raw(*pieces: bytes) -> Callable[[socket.socket], None]:
         ([b"HTTP/1.0 200 OK\r\n\r\n", b"to the end"], 0, b"to the end", ""),
         ([b"HTTP/1.1 301 Moved\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"], 0, b"", "301 Moved"),
         ([b"HTTP/1.1 500 \r\nContent-Length: 0\r\n\r\n"], 1, b"", "500"),
+        ([b"HTTP/1.1 500 \xc2\x9b1m\r\nContent-Length: 0\r\n\r\n"], 1, b"", "500 \xc2\\x9b1m\n"),
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"], 76, b"abc", "after 3 of 9 bytes"),
         ([b"220 mail.example ESMTP\r\n"], 76, b"", "the answer is no HTTP"),
         ([b"HTTP/1.1 200 OK\r\nX: ", b"x" * 1_000_000], 76, b"", "more than 65536 bytes of a head"),

@@ -23,7 +23,7 @@ from svcd.cli import main
 from svcd.clients.connecting import connect
 from svcd.clients.datagrams import MOST_BYTES, Questions
 from svcd.clients.echo import talk
-from svcd.clients.fetch import Url, parse_url
+from svcd.clients.fetch import Url, Wish, fetch, parse_url
 from svcd.clients.lookup import lookup
 from svcd.clients.race import by_turns
 from svcd.clients.stream import Stream
@@ -212,6 +212,31 @@ def test_patience() -> None:
     assert not results
     clock.advance(2)
     assert failed(results) == "nothing came within 10 s"
+
+
+# Redirects.
+
+
+@pytest.mark.parametrize(
+    ("url", "place", "said"),
+    [
+        ("https://a.example/", "http://a.example/", "from https to http, which is not secure: http://a.example/"),
+        ("http://a.example/", "ftp://a.example/", "to nowhere: ftp://a.example/: the scheme ftp is not known"),
+        ("http://a.example/", "//u:p@b.example/", "to nowhere: names and passwords"),
+        ("http://a.example/", "http://[", "to nowhere"),
+    ],
+)
+def test_redirects_that_are_not_followed(monkeypatch: pytest.MonkeyPatch, url: str, place: str, said: str) -> None:
+    """They are the server's mistake."""
+    stream, _ = connected()
+    stream.dataReceived(f"HTTP/1.1 302 Found\r\nLocation: {place}\r\n\r\n".encode())
+
+    async def give(_: IReactorTime, __: Target) -> Stream:
+        return stream
+
+    monkeypatch.setattr("svcd.clients.fetch.connect", give)
+    wish = Wish(redirects=1)
+    assert said in failed(started(fetch(Clock(), url, wish, lambda _: TARGET, lambda _: None)))
 
 
 # Connecting.
