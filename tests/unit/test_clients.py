@@ -20,16 +20,19 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from svcd.cli import main
+from svcd.clients.clocks import daytime
+from svcd.clients.clocks import time as ask_time
 from svcd.clients.connecting import connect
 from svcd.clients.datagrams import MOST_BYTES, Questions
-from svcd.clients.echo import talk
+from svcd.clients.echo import check, talk
 from svcd.clients.fetch import Url, Wish, fetch, parse_url
 from svcd.clients.lookup import lookup
+from svcd.clients.probe import probe
 from svcd.clients.race import by_turns
 from svcd.clients.stream import Stream
 from svcd.clients.target import Target, port_number
 from svcd.clients.waiting import Patience, first_of
-from svcd.errors import ServerError, UnavailableError, UsageError
+from svcd.errors import ClientError, ServerError, UnavailableError, UsageError
 from svcd.wire.clocks import moment_1900, time_1900
 from tests.doubles import LOCAL_PEER, StreamDouble
 
@@ -212,6 +215,57 @@ def test_patience() -> None:
     assert not results
     clock.advance(2)
     assert failed(results) == "nothing came within 10 s"
+
+
+# Whatever a server says.
+
+_LINES = ["HTTP/1.1 200 OK", "HTTP/1.1 302 Found", "Content-Length: 3", "Transfer-Encoding: chunked", "Location: /x"]
+_WORDS = [f"{line}\r\n".encode() for line in (*_LINES, "", "3\r\nabc", "0", "Sat Nov 21 10:12:00 2026")]
+
+
+@given(
+    st.sampled_from(["check", "talk", "type", "daytime", "time", "fetch", "probe"]),
+    st.lists(st.one_of(st.sampled_from([*_WORDS, b"hello\n", b"hel", bytes(4)]), st.binary(max_size=20)), max_size=8),
+    st.sampled_from([None, ConnectionDone(), ConnectionLost()]),
+)
+def test_any_server(client: str, pieces: list[bytes], end: Exception | None) -> None:
+    """A client has a result or a ClientError to tell, in the end, and nothing is left of it."""
+    clock, desk = Clock(), _Desk(interactive=client == "type")
+    stream, transport = connected()
+
+    async def give(_: IReactorTime, __: Target) -> Stream:
+        return stream
+
+    wish = Wish(redirects=1)
+    clients: dict[str, Callable[[], Coroutine[Deferred[Any], Any, Any]]] = {
+        "check": lambda: check(clock, TARGET, b"hello\n"),
+        "talk": lambda: talk(clock, TARGET, desk),  # type: ignore[arg-type]
+        "type": lambda: talk(clock, TARGET, desk),  # type: ignore[arg-type]
+        "daytime": lambda: daytime(clock, TARGET),
+        "time": lambda: ask_time(clock, TARGET, clock.seconds),
+        "fetch": lambda: fetch(clock, "a.example", wish, lambda _: TARGET, desk.write),
+        "probe": lambda: probe(clock, Target("/socket", 0, 10.0), 0.5),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("echo", "clocks", "fetch", "probe"):
+            patch.setattr(f"svcd.clients.{module}.connect", give)
+        results = started(clients[client]())
+        for piece in pieces:
+            stream.dataReceived(piece)
+        if end is not None:
+            stream.connectionLost(Failure(end))
+        if not results and desk.wanted:
+            desk.type(b"hello\n")
+        clock.pump([1] * 15)
+        if not results:
+            desk.type(b"")
+            clock.pump([1] * 15)
+    [result] = results
+    if isinstance(result, Failure):
+        assert result.check(ClientError), result
+        assert str(result.value)
+    assert end is not None or "loseConnection" in transport.calls
+    assert not clock.getDelayedCalls()
 
 
 # Redirects.
