@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 1 for a client that would be refused, 64 for a wrong command line, 69, 73 and 77 for an
-        installation that can't be made, 78 for a services file with Problems.
+        installation that can't be made, 78 for a services file with Problems; svcctl(1) has them all.
     """
     parser = _parser()
     chosen = parser.parse_args(arguments)
@@ -50,7 +50,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Exits by EX_USAGE, as sysexits(3) asks, not by 2."""
+    """Exits by EX_USAGE, as sysexits(3) asks, not by 2.
+
+    Attributes:
+        mixes: whether options may stand between arguments of which some may be left out, as in `echo HOST -u PORT`.
+    """
+
+    mixes = True
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse a command line; that of a command comes here, too."""
+        if not self.mixes:
+            return super().parse_known_args(args, namespace)
+        # It calls this method, twice.
+        self.mixes = False
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.mixes = True
 
     def error(self, message: str) -> None:  # type: ignore[override]
         self.print_usage(sys.stderr)
@@ -62,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="svcctl",
         description="Controls a running svcd, checks and explains services files, and talks to servers of all kinds.",
     )
+    # Behind a command all is the command's.
+    parser.mixes = False
     parser.add_argument("--version", action="version", version=f"svcd {__version__}")
     parser.add_argument("--control", metavar="PATH", help="the daemon's control socket; default: its usual place")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

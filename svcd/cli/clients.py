@@ -55,7 +55,7 @@ def _add_echo(add: Callable[..., argparse.ArgumentParser]) -> None:
         epilog=_EXITS,
     )
     _add_place(echo)
-    echo.add_argument("words", nargs="*", metavar="WORD", help="what to send, and to get back")
+    echo.add_argument("words", nargs="*", default=[], metavar="WORD", help="what to send, and to get back")
     _add_ways(echo)
     echo.set_defaults(run=partial(_run, "echo"))
 

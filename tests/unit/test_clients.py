@@ -659,6 +659,14 @@ def test_wrong_command_lines(words: list[str], said: str, capsys: pytest.Capture
     assert said in found.err
 
 
+def test_options_between_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    """They may stand anywhere, and behind -- there are none."""
+    assert main(["probe", "a", "--wait", "2", "ecoh"]) == os.EX_USAGE
+    assert "no ecoh/tcp" in capsys.readouterr().err
+    assert main(["echo", "a", "-u", "ecoh", "x", "--timeout", "3", "y", "--", "--nothing"]) == os.EX_USAGE
+    assert "no ecoh/udp" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words",
     [["echo"], ["echo", "-4", "-6", "a"], ["get", "--timeout", "0", "a"], ["get", "--timeout", "nan", "a"],
