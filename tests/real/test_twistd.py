@@ -158,7 +158,8 @@ def test_daemonised(tmp_path: Path) -> None:
 
 def test_log_that_cannot_be_written(tmp_path: Path) -> None:
     """A log that can't be written is one line and no daemon."""
-    done = run(*twistd("--logfile", "no/such/folder/log", "svcd"), folder=tmp_path)
+    (tmp_path / "services").write_text("echo 0/tcp bind=127.0.0.1\n")
+    done = run(*twistd("--logfile", "no/such/folder/log", "svcd", "--services", "services"), folder=tmp_path)
     assert done.returncode == 73
     assert done.stderr.startswith("svcd: can't write the log ")
     assert "/no/such/folder/log: No such file or directory; use --logfile FILE" in done.stderr
