@@ -86,6 +86,17 @@ def _await(what: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def _journal_has_fields(machine: Booted) -> None:
+    """The end of the connection to upper/tcp is an entry of the journal, which is found by its fields."""
+    words = ["journalctl", "--no-pager", "-o", "json", "-u", "svcd", "SVCD_EVENT=end", "SVCD_SERVICE=upper/tcp"]
+    _await(lambda: bool(machine(*words).strip()))
+    (entry,) = map(json.loads, machine(*words).splitlines())
+    assert (entry["SVCD_IN"], entry["SVCD_OUT"], entry["SVCD_REASON"], entry["PRIORITY"]) == ("2", "2", "done", "6")
+    assert entry["SVCD_PEER"].startswith("127.0.0.1:")
+    assert entry["MESSAGE"].startswith("end service=upper/tcp peer=127.0.0.1:")
+    assert entry["SYSLOG_IDENTIFIER"] == "svcd"
+
+
 def test_installed_started_stopped_and_gone(machine: Booted) -> None:
     """systemd hears that it is ready, and how it is; it has no privilege but low ports; uninstall leaves the edited."""
     machine("systemd-analyze", "verify", "--man=no", "svcd.service")
@@ -105,6 +116,10 @@ def test_installed_started_stopped_and_gone(machine: Booted) -> None:
     assert re.findall(r"^(?:NoNewPrivs|Seccomp):\s+(\d)", status, re.MULTILINE) == ["1", "2"]
     assert "reactor=UvReactor" in machine.journal()
     assert "upper/tcp" in machine("svcctl", "status")
+    declined = machine("svcctl", "upgrade", check=False)
+    assert "systemctl restart refuses nobody" in declined
+    assert machine.show("MainPID")["MainPID"] == shown["MainPID"]
+    _journal_has_fields(machine)
     machine("systemctl", "stop", "svcd")
     result = machine.show("ActiveState", "Result", "ExecMainStatus", "NFileDescriptorStore")
     wanted = {"ActiveState": "inactive", "Result": "success", "ExecMainStatus": "0", "NFileDescriptorStore": "0"}
