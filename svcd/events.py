@@ -21,6 +21,9 @@ seconds until it is started again; `text` what a handler wrote for the log.
 Over TLS the accept line waits for the handshake, with the time of the accept. `in` and `out` are what was on the wire.
 A client that ends its side without TLS's closure alert is done as well: many leave it out, browsers among them.
 
+An `upgrade` line says that another process, `pid`, has taken over, so many `seconds` after that was asked for, and how
+many `connections` this one still has; an `upgrade-failed` line the `reason` why none could.
+
 `origin` of a socket that was open before: activation (a socket unit has it) or store (the daemon before this one had
 it). A `leftover` line is for a socket that we were started with and have no use for, with the `name` that its giver
 gave it; an `ungiven` line for one that we opened ourselves, since the socket unit did not give it.

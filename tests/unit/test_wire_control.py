@@ -39,6 +39,10 @@ def test_a_request_is_understood() -> None:
     line = b'{"id": "a", "command": "show", "arguments": {"service": "echo"}}'
     assert request(line) == Request("a", "show", {"service": "echo"})
     assert request(b'{"command":"status"}') == Request(None, "status", {})
+    for number in (b"2", b"2.5"):
+        assert request(b'{"command":"upgrade","arguments":{"timeout":%s}}' % number).arguments["timeout"] == float(
+            number
+        )
 
 
 @pytest.mark.parametrize(
@@ -58,6 +62,8 @@ def test_a_request_is_understood() -> None:
         (b'{"command": "show"}', "show needs service"),
         (b'{"command": "show", "arguments": {"service": 7}}', "service must be a string"),
         (b'{"command": "reload", "arguments": {"now": 1}}', "now must be true or false"),
+        (b'{"command": "upgrade", "arguments": {"timeout": true}}', "timeout must be a number"),
+        (b'{"command": "upgrade", "arguments": {"timeout": "1"}}', "timeout must be a number"),
     ],
 )
 def test_a_mistake_is_told_with_its_reason(line: bytes, text: str) -> None:

@@ -1,0 +1,321 @@
+"""An upgrade in memory: what the old daemon does with its sockets, the pid file, and the time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from twisted.internet.defer import maybeDeferred
+
+from svcd.config.check import check
+from svcd.errors import CommandError
+from svcd.supervisor import Reloader, Upgrader, upgrading
+from svcd.transport.inherited import Inherited
+from svcd.transport.opening import Store, open_all
+from svcd.transport.stock import Stock
+from svcd.transport.succession import PREDECESSOR, Predecessor
+from svcd.transport.successor import Program
+from svcd.twistd import Twistd
+from tests.doubles import FakeFiles, FakeMachine, LogCatcher, ManagerDouble, config_of
+from tests.unit.test_supervisor import _Daemon
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PROGRAM = Program(("svcd",), "/", {}, (1024, 4096), foreground=True)
+
+
+class _Successor:
+    """A new daemon that does what the test says."""
+
+    def __init__(self, _reactor: object, _program: Program, sockets: list[Any], heir: Any) -> None:
+        self.names = [name for name, _ in sockets]
+        self.heir = heir
+        self.told: list[str] = []
+
+    def go(self) -> None:
+        """It is to serve."""
+        self.told.append("go")
+
+    def end(self) -> str:
+        """It is to end."""
+        self.told.append("end")
+        return "last words"
+
+
+class _Also:
+    """Something else that listens."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def sockets(self) -> list[tuple[str, socket.socket]]:
+        """It has none."""
+        return []
+
+    def rest(self) -> None:
+        """As asked."""
+        self.told.append("rest")
+
+    def go_on(self) -> None:
+        """As asked."""
+        self.told.append("go on")
+
+    def leave(self) -> None:
+        """As asked."""
+        self.told.append("leave")
+
+
+class _Runner:
+    """Who runs the process."""
+
+    def __init__(self) -> None:
+        self.hindrance = ""
+        self.told: list[str] = []
+
+    def replaced(self) -> None:
+        """As told."""
+        self.told.append("replaced")
+
+    def kept(self) -> None:
+        """As told."""
+        self.told.append("kept")
+
+
+class _Old:
+    """The daemon that is replaced."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path = folder / "echo"
+        self.daemon = _Daemon(f"echo {self.path}/unix mode=0600\necho 0/udp4 bind=127.0.0.1\n")
+        self.daemon.start()
+        self.made: list[_Successor] = []
+        self.stopped: list[bool] = []
+        self.runner, self.also = _Runner(), _Also()
+
+        def make(*arguments: Any) -> _Successor:
+            self.made.append(_Successor(*arguments))
+            return self.made[-1]
+
+        monkeypatch.setattr(upgrading, "Successor", make)
+        supervisor = self.daemon.supervisor
+        self.reloader = Reloader(supervisor, lambda _path: supervisor.endpoints, maybeDeferred)
+        self.upgrader = Upgrader(
+            self.daemon.reactor, supervisor, self.reloader, PROGRAM, self.runner, self.stopped.append
+        )
+        self.upgrader.also.append(self.also)
+        self.answers: list[Any] = []
+
+    def upgrade(self, **how: Any) -> _Successor:
+        """Begin one; what comes of it is added to the answers."""
+        self.upgrader.upgrade(**how).addBoth(self.answers.append)
+        return self.made[-1]
+
+    @property
+    def reason(self) -> str:
+        """Why the last one has failed."""
+        error = self.answers[-1].value
+        assert isinstance(error, CommandError)
+        return str(error)
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Old]:
+    """A daemon with a UNIX socket and one of datagrams."""
+    made = _Old(tmp_path, monkeypatch)
+    yield made
+    made.daemon.supervisor.stop_listening()
+
+
+def test_a_new_daemon_takes_over(old: _Old) -> None:
+    """The old one accepts until the other is ready, leaves it the files, and ends when nobody is there any more."""
+    status = old.path.stat()
+    new = old.upgrade(now=True)
+    assert new.names == [
+        f"svcd/{status.st_dev:x}.{status.st_ino:x}/echo/unix%40{old.path}",
+        "svcd/-/echo/udp4%40127.0.0.1%3A0",
+    ]
+    assert len(old.daemon.ports) == 2
+    new.heir.successor_ready()
+    assert (new.told, old.also.told, old.daemon.ports) == (["go"], ["rest"], [])
+    with LogCatcher() as log:
+        new.heir.successor_serves(4711)
+    assert old.answers == [{"pid": 4711, "before": os.getpid(), "connections": 0}]
+    (event,) = log.named("upgrade")
+    assert (event["pid"], event["connections"]) == (4711, 0)
+    assert (old.also.told[-1], old.runner.told) == ("leave", ["replaced"])
+    assert old.path.is_socket()
+    old.daemon.reactor.advance(0)
+    assert old.stopped == [False]
+    old.daemon.reactor.advance(100)
+    assert len(old.answers) == 1
+
+
+def test_one_that_is_late_is_ended(old: _Old) -> None:
+    """After the time that was given; the old one has accepted all the while."""
+    new = old.upgrade(seconds=5)
+    old.daemon.reactor.advance(4.9)
+    assert not old.answers
+    with LogCatcher() as log:
+        old.daemon.reactor.advance(0.2)
+    assert old.reason == "last words\nthe new daemon did not come up: it was not ready within 5 seconds"
+    assert [event["text"] for event in log.named("problem")] == ["last words"]
+    assert [event["reason"] for event in log.named("upgrade-failed")] == ["it was not ready within 5 seconds"]
+    assert (new.told, old.also.told, old.runner.told) == (["end"], [], ["kept"])
+    assert len(old.daemon.ports) == 2
+
+
+def test_one_that_ends_after_all_gives_back_what_it_had(old: _Old) -> None:
+    """Even after the old one has accepted no more; permissions that it had changed are as they were."""
+    new = old.upgrade()
+    new.heir.successor_ready()
+    old.path.chmod(0o666)
+    new.heir.successor_lost("it was ended by SIGKILL", "", -9)
+    assert old.reason == "the new daemon did not come up: it was ended by SIGKILL"
+    assert old.answers[-1].value.code == "refused"
+    assert old.also.told == ["rest", "go on"]
+    assert len(old.daemon.ports) == 2
+    assert old.path.stat().st_mode & 0o777 == 0o600
+    # And its files are its own again.
+    old.daemon.supervisor.stop_listening()
+    assert not old.path.exists()
+
+
+@pytest.mark.parametrize(("status", "code"), [(78, "config"), (71, "config"), (1, "refused")])
+def test_mistakes_of_the_file_are_told_apart(old: _Old, status: int, code: str) -> None:
+    """By how the new one exits."""
+    old.upgrade().heir.successor_lost(f"it has ended, with status {status}", "why", status)
+    assert old.answers[-1].value.code == code
+
+
+def test_a_stop_comes_first(old: _Old) -> None:
+    """A daemon that was told to stop while another comes up stops, and so does that."""
+    new = old.upgrade()
+    old.daemon.supervisor.stop_listening()
+    new.heir.successor_ready()
+    assert "told to stop" in old.reason
+    assert new.told == ["end"]
+    assert old.upgrader.upgrade().addBoth(old.answers.append)
+    assert old.reason == "the daemon is about to stop"
+
+
+def test_a_reload_waits_for_its_turn(old: _Old) -> None:
+    """And there is nothing to reload when the daemon has been replaced."""
+    new = old.upgrade()
+    done: list[Any] = []
+    old.reloader.reload().addBoth(done.append)
+    assert not done
+    new.heir.successor_ready()
+    new.heir.successor_serves(4711)
+    assert str(done[0].value) == "the daemon is about to stop"
+
+
+def test_what_makes_no_sense_is_declined(old: _Old, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time that is none, a process that somebody else watches, a program that can't be started."""
+    for seconds in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(CommandError, match="seconds to be ready"):
+            old.upgrader.upgrade(seconds=seconds)
+    old.runner.hindrance = "no"
+    old.upgrader.upgrade().addBoth(old.answers.append)
+    assert old.reason == "no"
+    old.runner.hindrance = ""
+
+    def no_more(*_arguments: Any) -> None:
+        raise OSError(errno.EAGAIN, "too many processes")
+
+    monkeypatch.setattr(upgrading, "Successor", no_more)
+    old.upgrader.upgrade().addBoth(old.answers.append)
+    assert old.reason == "a new daemon can't be started: too many processes"
+    assert len(old.daemon.ports) == 2
+
+
+def test_what_is_left_of_a_shared_stock_stays_until_it_is_ours(tmp_path: Path) -> None:
+    """A new daemon removes no file that the old one may need again, but stands beside its sockets."""
+    with socket.socket(socket.AF_UNIX) as local, socket.create_server(("127.0.0.1", 0)) as narrow:
+        local.bind(str(tmp_path / "gone"))
+        local.listen()
+        status = (tmp_path / "gone").stat()
+        names = [f"svcd/{status.st_dev:x}.{status.st_ino:x}/gone", "svcd/-/"]
+        stock = Stock(Inherited(name, each.dup()) for name, each in zip(names, (local, narrow), strict=True))
+        store = Store(ManagerDouble())
+        store.shared = True
+        text = f"echo {narrow.getsockname()[1]}/tcp4\n"
+        endpoints, _ = check(config_of(text), FakeFiles(), FakeMachine())
+        (opened,) = open_all(endpoints, stock, store)
+        assert opened.address == f"0.0.0.0:{narrow.getsockname()[1]}"
+        assert (tmp_path / "gone").exists()
+        with LogCatcher() as log:
+            store.own()
+        assert len(log.named("leftover")) == 2
+        assert not (tmp_path / "gone").exists()
+        opened.close()
+
+
+def test_the_control_socket_is_known_by_its_file(tmp_path: Path) -> None:
+    """And only by that: what stands at its path now may be another one."""
+    path = str(tmp_path / "control")
+    with socket.socket(socket.AF_UNIX) as local:
+        local.bind(path)
+        local.listen()
+        status = (tmp_path / "control").stat()
+        name = f"svcd/{status.st_dev:x}.{status.st_ino:x}/control"
+        assert Stock([Inherited("svcd/1.1/control", local)]).take_control(path) is None
+        assert Stock([Inherited(name, local)]).take_control(f"{path}2") is None
+        stock = Stock([Inherited(name, local)])
+        assert stock.take_control(path) is local
+        assert stock.take_control(path) is None
+
+
+def test_the_pid_file_changes_hands(tmp_path: Path) -> None:
+    """The new daemon has one of its own until it serves; twistd takes away what the options name."""
+    path = tmp_path / "svcd.pid"
+    path.write_text("1")
+    new: dict[str, Any] = {"pidfile": str(path), "uid": os.geteuid(), "gid": None}
+    Twistd.stand_aside(new)
+    assert new == {"pidfile": f"{path}.new", "uid": None, "gid": None}
+    (tmp_path / "svcd.pid.new").write_text("2")
+    Twistd(new).take_over()
+    assert (path.read_text(), new["pidfile"], [each.name for each in tmp_path.iterdir()]) == (
+        "2",
+        str(path),
+        [path.name],
+    )
+    old = {"pidfile": str(path)}
+    twistd = Twistd(old)
+    (tmp_path / "svcd.pid.new").write_text("3")
+    twistd.kept()
+    assert (path.read_text(), [each.name for each in tmp_path.iterdir()]) == (str(os.getpid()), [path.name])
+    twistd.replaced()
+    assert old["pidfile"] == ""
+    twistd.kept()
+
+
+def test_another_user_stays_another_one() -> None:
+    """Root that was not given up yet is given up as it was said."""
+    options = {"pidfile": "", "uid": os.geteuid() + 1, "gid": None}
+    Twistd.stand_aside(options)
+    assert options["uid"] == os.geteuid() + 1
+
+
+def test_who_is_watched_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a manager that hears from us, or by systemd that has started this very process; nor in another root."""
+    monkeypatch.delenv("SYSTEMD_EXEC_PID", raising=False)
+    assert Twistd({}).hindrance == ""
+    assert "systemctl restart" in Twistd({}, managed=True).hindrance
+    assert "chroot" in Twistd({"chroot": "/srv"}).hindrance
+    monkeypatch.setenv("SYSTEMD_EXEC_PID", "1")
+    assert Twistd({}).hindrance == ""
+    monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
+    assert "systemctl restart" in Twistd({}).hindrance
+
+
+@pytest.mark.parametrize("text", ["", "1", "2 3 4", "x y z"])
+def test_a_predecessor_is_for_one_process(text: str) -> None:
+    """What was meant for another process, or is nonsense, is taken out and forgotten."""
+    environment = {PREDECESSOR: text, "HOME": "/"}
+    assert Predecessor.from_environment(environment, 1) is None
+    assert environment == {"HOME": "/"}
