@@ -15,6 +15,7 @@ from twisted.python.components import Componentized
 from svcd.errors import ConfigError, ListenErrors, StartFailure
 
 if TYPE_CHECKING:
+    from collections.abc import Container
     from types import FrameType
 
     from svcd.logs import LogOutput
@@ -96,13 +97,19 @@ class Daemon(MultiService):
         else:
             self._predecessor.ready(self._reactor, self._take_over, self._abandoned)
 
-    def _take_over(self) -> None:
-        """The daemon before us accepts nobody any more: what we share with it is ours."""
+    def _take_over(self, held: frozenset[int]) -> None:
+        """The daemon before us accepts nobody any more: what we share is ours, but for what its processes have."""
         assert self._predecessor is not None  # noqa: S101 - it has just said so
         self._supervisor.store.own()
+        self._pause(held, paused=True)
         self._serve()
         self._twistd.take_over()
-        self._predecessor.serving()
+        self._predecessor.serving(lambda inode: self._pause({inode}, paused=False))
+
+    def _pause(self, inodes: Container[int], *, paused: bool) -> None:
+        for listener in self._supervisor.listeners_of():
+            if listener.inode in inodes:
+                listener.pause(paused=paused)
 
     def _abandoned(self) -> None:
         self._log.error("the daemon that has started this one has ended before this one could take over")

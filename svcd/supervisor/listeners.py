@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 from typing import TYPE_CHECKING, Protocol
@@ -70,6 +71,11 @@ class Listener:
     def endpoint(self) -> Endpoint:
         """What the socket serves."""
         return self.opened.endpoint
+
+    @property
+    def inode(self) -> int:
+        """What tells its socket from all others, in this process and in any other."""
+        return os.fstat(self.opened.socket.fileno()).st_ino
 
     def serve(self, port: Port, join: Callable[[Port], Callable[[], None]]) -> None:
         """Let a port have the socket from now on; who waits in the kernel's queue is the new one's.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
@@ -11,15 +12,17 @@ from twisted.logger import Logger
 from svcd.errors import CommandError
 from svcd.events import PROBLEM, UPGRADE, UPGRADE_FAILED, tell
 from svcd.transport.successor import Successor
+from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from twisted.internet.interfaces import IDelayedCall
 
     from svcd.interfaces import Watcher
     from svcd.supervisor.core import Supervisor
+    from svcd.supervisor.listeners import Listener
     from svcd.supervisor.reloading import Reloader
     from svcd.transport.successor import Program
 
@@ -154,7 +157,15 @@ class Upgrader:
             listener.rest()
         for each in self.also:
             each.rest()
-        asked.successor.go()
+        held = {listener.inode: port for listener, port in self._waiting() if port.busy}
+        for inode, port in held.items():
+            port.when_free(partial(asked.successor.free, inode))
+        asked.successor.go(held)
+
+    def _waiting(self) -> Iterator[tuple[Listener, WaitPort]]:
+        for listener in self._supervisor.listeners_of():
+            if isinstance(listener.port, WaitPort):
+                yield listener, listener.port
 
     def successor_serves(self, pid: int) -> None:
         """It is done: what is left for us are the connections that we have."""
@@ -203,6 +214,8 @@ class Upgrader:
         if self._resting:
             self._resting = False
             self._supervisor.store.shared = False
+            for _, port in self._waiting():
+                port.when_free(None)
             for listener in self._supervisor.listeners_of():
                 listener.go_on()
             for each in self.also:

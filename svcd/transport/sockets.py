@@ -164,7 +164,9 @@ def adopt_socket(endpoint: Endpoint, opened: socket.socket, stored: str = "") ->
     """
     path = endpoint.service.path
     try:
-        opened.setblocking(False)
+        if not endpoint.service.options.wait:
+            # Else a process of the daemon before us may have it, and expects one that blocks.
+            opened.setblocking(False)
         if stored and path:
             _permit(endpoint.service)
         file = file_of(path) if stored and path else None

@@ -2,7 +2,8 @@
 
 They share a pair of sockets, on which each packet is an assignment as of sd_notify(3). The new one says `MAINPID=n` as
 soon as it is the process that will serve, `READY=1` when everything is done that may fail, and `SERVING=1` when it
-serves. Before that it hears `GO=1` from the old one, which has stopped accepting then. Each knows by the end of the
+serves. Before that it hears `GO=` from the old one, which has stopped accepting then, with the inodes of sockets that
+processes of the old one still have (wait=yes), and later `FREE=inode` for each of them. Each knows by the end of the
 pair that the other one is gone.
 """
 
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 
     from svcd.interfaces import Watcher
 
-__all__ = ["GO", "PREDECESSOR", "READY", "SERVING", "Channel", "Predecessor"]
+__all__ = ["FREE", "GO", "MAINPID", "PREDECESSOR", "READY", "SERVING", "Channel", "Predecessor"]
 
 #: Names the process that it is meant for, the descriptor of the pair, and the one of the standard error, or -1.
 PREDECESSOR = "SVCD_PREDECESSOR"
-GO, READY, SERVING, MAINPID = "GO", "READY", "SERVING", "MAINPID"
-_LONGEST = 256
+GO, FREE, READY, SERVING, MAINPID = "GO", "FREE", "READY", "SERVING", "MAINPID"
+#: The longest packet, in bytes: inodes of all sockets that there may be.
+_LONGEST = 131_072
 
 
 @implementer(IReadDescriptor)
@@ -117,6 +119,8 @@ class Predecessor:
             os.close(stderr)
         sys.stderr = sys.__stderr__ = self._messages  # type: ignore[misc]
         self._channel: Channel | None = None
+        self._held: set[int] = set()
+        self._freed: Callable[[int], None] | None = None
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str], pid: int) -> Predecessor | None:
@@ -130,28 +134,51 @@ class Predecessor:
         """Say which process will serve."""
         say(self._end, MAINPID, os.getpid())
 
-    def ready(self, reactor: Watcher, go: Callable[[], None], gone: Callable[[], None]) -> None:
+    def ready(self, reactor: Watcher, go: Callable[[frozenset[int]], None], gone: Callable[[], None]) -> None:
         """Say that we could serve.
 
         Args:
             reactor: watches the pair.
-            go: called when we are to.
+            go: called when we are to, with the inodes of sockets that are not ours yet.
             gone: called when the other daemon has ended before.
         """
 
-        def heard(name: str, _value: str) -> None:
+        def heard(name: str, value: str) -> None:
             if name == GO:
-                go()
+                self._held = {int(inode) for inode in value.split(",") if inode}
+                go(frozenset(self._held))
+            elif name == FREE:
+                self._let_go({int(value)})
 
-        self._channel = Channel(reactor, self._end, heard, gone)
+        def ended() -> None:
+            if self._freed is None:
+                gone()
+            else:
+                self._let_go(self._held)
+
+        self._channel = Channel(reactor, self._end, heard, ended)
         self._channel.say(READY)
 
-    def serving(self) -> None:
-        """Say that we serve, which is the last that it hears of us."""
+    def serving(self, freed: Callable[[int], None]) -> None:
+        """Say that we serve.
+
+        Args:
+            freed: called with the inode of each socket that was not ours and is.
+        """
         assert self._channel is not None  # noqa: S101 - ready() comes first
+        self._freed = freed
         self._channel.say(SERVING)
-        self._channel.close()
         sys.__stderr__ = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # type: ignore[misc]
         if sys.stderr is self._messages:
             sys.stderr = sys.__stderr__
         self._messages.close()
+        self._let_go(set())
+
+    def _let_go(self, inodes: set[int]) -> None:
+        assert self._channel is not None  # noqa: S101 - it is what says so
+        for inode in sorted(inodes & self._held):
+            self._held.remove(inode)
+            if self._freed is not None:
+                self._freed(inode)
+        if not self._held:
+            self._channel.close()

@@ -14,10 +14,10 @@ from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
 from svcd.handlers.child import Child
-from svcd.transport.succession import GO, MAINPID, PREDECESSOR, READY, SERVING, Channel
+from svcd.transport.succession import FREE, GO, MAINPID, PREDECESSOR, READY, SERVING, Channel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from twisted.python.failure import Failure
 
@@ -137,12 +137,17 @@ class Successor:
         elif name == READY:
             self._heir.successor_ready()
         elif name == SERVING:
+            # It closes the pair, once none of its sockets is held any more.
             self._finish()
             self._heir.successor_serves(self._pid)
 
-    def go(self) -> None:
-        """Let it serve."""
-        self._channel.say(GO)
+    def go(self, held: Iterable[int]) -> None:
+        """Let it serve, but for sockets that processes of ours have, by their inodes."""
+        self._channel.say(GO, ",".join(map(str, held)))
+
+    def free(self, inode: int) -> None:
+        """None has that one any more."""
+        self._channel.say(FREE, inode)
 
     def _lost(self) -> None:
         self._gone = True
@@ -170,11 +175,11 @@ class Successor:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._handle, signal.SIGKILL)
         self._finish()
+        self._channel.close()
         return self._messages.text()
 
     def _finish(self) -> None:
         self._over = True
-        self._channel.close()
         self._messages.close()
         if self._handle >= 0:
             os.close(self._handle)

@@ -23,6 +23,8 @@ from svcd.policy.admission import Ticket
 from svcd.transport.port import Port, accepted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IDelayedCall
 
@@ -48,7 +50,7 @@ class WaitPort(Port):
 
     Args:
         reactor: watches the socket, and time.
-        sock: a listening or a datagram socket, non-blocking.
+        sock: a listening or a datagram socket.
         keeper: has the processes.
     """
 
@@ -61,6 +63,21 @@ class WaitPort(Port):
         self._poll.register(sock, select.POLLIN)
         self._hasty = 0
         self._rest: IDelayedCall | None = None
+        self._freed: Callable[[], None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a process has the socket."""
+        return self._session is not None
+
+    def when_free(self, call: Callable[[], None] | None) -> None:
+        """Call this, or nothing any more, when the process that has the socket ends."""
+        self._freed = call
+
+    def startListening(self) -> None:
+        """Begin."""
+        self.socket.setblocking(False)
+        super().startListening()
 
     def resume(self) -> None:
         """Go on, unless a process has the socket, or too many had."""
@@ -124,6 +141,8 @@ class WaitPort(Port):
     def _back(self) -> None:
         """The process has ended."""
         session, self._session = self._session, None
+        if self._freed is not None:
+            self._freed()
         if not self.connected:
             return
         self.socket.setblocking(False)

@@ -127,6 +127,50 @@ def test_one_after_the_other(begin: Callable[..., Daemon], open_folder: Path) ->
     assert exchange(daemon.connect("echo/tcp"), b"bye") == b"bye"
 
 
+#: Has the socket until it is told to end.
+WAITS = """
+import os, socket
+sock = socket.socket(fileno=os.dup(0))
+question = b""
+while question != b"end":
+    assert os.get_blocking(0)
+    question, peer = sock.recvfrom(1000)
+    sock.sendto(b"%d" % os.getpid(), peer)
+"""
+
+
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_a_program_that_has_the_socket_keeps_it(begin: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
+    """Until it ends, in the old process; only then the new daemon starts one. No datagram is lost or served twice."""
+    (open_folder / "waits.py").write_text(WAITS)
+    server = f"{sys.executable} -I -S {open_folder}/waits.py"
+    daemon = begin(
+        f'it 0/udp4 bind=127.0.0.1 wait=yes server="{server}"\necho 0/tcp\n', twistd_arguments=["--reactor", reactor]
+    )
+    with daemon.connect("it/udp4") as client, daemon.connect("echo/tcp") as stays:
+        stays.sendall(b"x")
+        assert stays.recv(1) == b"x"
+
+        def answer(question: bytes) -> int:
+            client.send(question)
+            return int(client.recv(100))
+
+        first = answer(b"a")
+        found = _upgrade(open_folder)
+        assert [answer(b"b"), answer(b"c")] == [first, first]
+        rows = {row["service"]: row for row in _ask(open_folder, "status")["result"]["services"]}
+        assert (rows["it/udp4"]["state"], rows["it/udp4"]["connections"]) == ("paused", 0)
+        assert answer(b"end") == first
+        second = answer(b"d")
+        assert second != first
+        assert daemon.process.poll() is None
+        rows = {row["service"]: row for row in _ask(open_folder, "status")["result"]["services"]}
+        assert (rows["it/udp4"]["state"], rows["it/udp4"]["connections"]) == ("on", 1)
+        assert answer(b"end") == second
+    assert daemon.process.wait(PATIENCE) == 0
+    assert _ask(open_folder, "status")["result"]["pid"] == found["pid"]
+
+
 OWN = f"{SERVICES}own 0/tcp factory=ours:make\n"
 #: What a new daemon may suffer: the services file, a module that it imports, how svcctl would exit, and what it says.
 FAILURES = {

@@ -18,12 +18,13 @@ from svcd.transport.opening import Store, open_all
 from svcd.transport.stock import Stock
 from svcd.transport.succession import PREDECESSOR, Predecessor
 from svcd.transport.successor import Program
+from svcd.transport.waiting import WaitPort
 from svcd.twistd import Twistd
 from tests.doubles import FakeFiles, FakeMachine, LogCatcher, ManagerDouble, config_of
 from tests.unit.test_supervisor import _Daemon
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 PROGRAM = Program(("svcd",), "/", {}, (1024, 4096), foreground=True)
@@ -37,9 +38,13 @@ class _Successor:
         self.heir = heir
         self.told: list[str] = []
 
-    def go(self) -> None:
+    def go(self, held: Any) -> None:
         """It is to serve."""
-        self.told.append("go")
+        self.told.append(f"go {list(held)}")
+
+    def free(self, inode: int) -> None:
+        """It may have another one."""
+        self.told.append(f"free {inode}")
 
     def end(self) -> str:
         """It is to end."""
@@ -141,7 +146,7 @@ def test_a_new_daemon_takes_over(old: _Old) -> None:
     ]
     assert len(old.daemon.ports) == 2
     new.heir.successor_ready()
-    assert (new.told, old.also.told, old.daemon.ports) == (["go"], ["rest"], [])
+    assert (new.told, old.also.told, old.daemon.ports) == (["go []"], ["rest"], [])
     with LogCatcher() as log:
         new.heir.successor_serves(4711)
     assert old.answers == [{"pid": 4711, "before": os.getpid(), "connections": 0}]
@@ -183,6 +188,30 @@ def test_one_that_ends_after_all_gives_back_what_it_had(old: _Old) -> None:
     # And its files are its own again.
     old.daemon.supervisor.stop_listening()
     assert not old.path.exists()
+
+
+def test_a_socket_that_a_process_has_is_named(old: _Old) -> None:
+    """And let go when that ends, unless the old daemon has taken everything back."""
+    port = old.daemon.supervisor.listeners_of("echo/udp4")[0]
+    told: list[Any] = []
+
+    class _Port(WaitPort):
+        busy = True
+
+        def when_free(self, call: Callable[[], None] | None) -> None:
+            told.append(call)
+
+        def resume(self) -> None:
+            """Nobody is to be served."""
+
+    port._join = lambda _port: lambda: None
+    port.port = _Port(old.daemon.reactor, port.opened.socket, None)  # type: ignore[arg-type]
+    new = old.upgrade()
+    new.heir.successor_ready()
+    told[0]()
+    assert new.told == [f"go [{port.inode}]", f"free {port.inode}"]
+    new.heir.successor_lost("it has ended, with status 1", "", 1)
+    assert told[1:] == [None]
 
 
 @pytest.mark.parametrize(("status", "code"), [(78, "config"), (71, "config"), (1, "refused")])
