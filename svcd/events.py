@@ -28,7 +28,8 @@ many `connections` this one still has; an `upgrade-failed` line the `reason` why
 it). A `leftover` line is for a socket that we were started with and have no use for, with the `name` that its giver
 gave it; an `ungiven` line for one that we opened ourselves, since the socket unit did not give it.
 
-A `certificate` line says that a service has read its certificates again and shows them from now on: the `file` of the
+A `certificate` line says that a service has read its certificates again, or the lists of those that were revoked, and
+uses them from now on: the `file` of the
 one that expires first, when that is (`expires`), and how many there are (`count`). A `certificate-expires` line warns
 of those that won't hold for long, once a day: the `file` of the first of them, the `days` that it has left (less than
 none for one that has expired), and how many they are.

@@ -84,8 +84,8 @@ class Machine(Protocol):
         """Whether group(5) knows the name or number."""
         ...
 
-    def now(self) -> float:
-        """The time of day, in seconds since 1970."""
+    def now(self) -> float | None:
+        """The time of day, in seconds since 1970, by which certificates are to be valid; None for any time."""
         ...
 
     def has_zone(self, name: str) -> bool:

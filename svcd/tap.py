@@ -27,6 +27,7 @@ from svcd.resources import account_of, connection_limit, inherited_stock, own_pr
 from svcd.rundir import control_path, make_folder
 from svcd.supervisor import Commands, Reloader, Supervisor, Upgrader
 from svcd.transport.descriptors import DescriptorBudget
+from svcd.transport.machine import LocalMachine
 from svcd.transport.names import ReverseNames
 from svcd.transport.notify import Manager
 from svcd.transport.opening import open_all
@@ -141,7 +142,9 @@ class Options(usage.Options):
         Raises:
             ConfigError: it has Problems.
         """
-        return load(self["services"] if path is None else path, self.files, port_offset=self["port-offset"])
+        machine = LocalMachine(dated=bool(self["check"]))
+        path = self["services"] if path is None else path
+        return load(path, self.files, port_offset=self["port-offset"], machine=machine)
 
     def endpoints(self) -> list[Endpoint]:
         """What the services file says.

@@ -143,7 +143,7 @@ class FakeMachine:
     zones: frozenset[str] = frozenset({"UTC", "Europe/Berlin"})
     families: frozenset[int] = frozenset({4, 6})
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    time: float = 1_800_000_000.0
+    time: float | None = 1_800_000_000.0
     #: Why a path, below its root, or a Python reference can't be used.
     reasons: Mapping[str, str] = field(default_factory=dict)
     #: The Python handlers whose import was tried, in each of the calls.
@@ -157,7 +157,7 @@ class FakeMachine:
         """Whether the test named the group."""
         return name in self.groups
 
-    def now(self) -> float:
+    def now(self) -> float | None:
         """The test's own."""
         return self.time
 

@@ -29,13 +29,13 @@ _NEEDED = {
 }
 
 
-def tls_problems(service: Service, files: Files, now: float) -> Iterator[Problem]:
+def tls_problems(service: Service, files: Files, now: float | None) -> Iterator[Problem]:
     """What is wrong with the TLS options of a service, and with the files that they name.
 
     Args:
         service: it.
         files: reads them.
-        now: in seconds since 1970.
+        now: in seconds since 1970; None to take certificates whatever the time is.
     """
     options = service.options
     if service.net.shape is not Shape.STREAM:

@@ -61,38 +61,40 @@ def _named_files(folder: str, files: Files) -> list[str]:
 
 
 def read_material(
-    service: Service, files: Files, now: float, before: Material | None = None
+    service: Service, files: Files, now: float | None, before: Material | None = None
 ) -> tuple[Material, list[Problem]]:
     """Read a service's files.
 
     Args:
         service: it.
         files: reads them.
-        now: in seconds since 1970.
-        before: what was read another time: a file in tls_sni that is the same gives the same value.
+        now: in seconds since 1970; None to take certificates whatever the time is.
+        before: what was read another time. What can't be used now is as it was then; that a certificate has expired
+            since is no news; and a file in tls_sni that is the same gives the same value.
 
     Returns:
-        What was read, to be used only if there are no Problems.
+        What was read, and what is wrong. Without anything before it is to be used only if nothing is.
     """
-    return _Reader(service, files, now, before.named if before is not None else {}).read()
+    return _Reader(service, files, now, before or Material(None, {})).read()
 
 
 class _Reader:
-    def __init__(self, service: Service, files: Files, now: float, before: Mapping[str, Credentials]) -> None:
-        self._known = {each.source: each for each in before.values()}
+    def __init__(self, service: Service, files: Files, now: float | None, before: Material) -> None:
         self._service = service
         self._files = files
         self._now = now
+        self._before = before
+        self._known = {each.source: each for each in before.named.values()}
         self._problems: list[Problem] = []
 
     def read(self) -> tuple[Material, list[Problem]]:
         options = self._service.options
         default = None
         if options.tls_cert is not None:
-            default = self._credentials("tls_cert", options.tls_cert, options.tls_key)
+            default = self._credentials("tls_cert", options.tls_cert, options.tls_key, self._before.default)
         named = self._named(options.tls_sni) if options.tls_sni is not None else {}
-        material = Material(default, named, *self._clients())
-        return material, self._problems
+        authorities, revocations = self._clients()
+        return Material(default, named, authorities, revocations), self._problems
 
     def _problem(self, option: str, text: str) -> None:
         self._problems.append(self._service.problem(option, text))
@@ -111,93 +113,108 @@ class _Reader:
                 found[option] = content
         return found
 
-    def _credentials(self, option: str, path: str, key_path: str | None) -> Credentials | None:
+    def _credentials(
+        self, option: str, path: str, key_path: str | None, before: Credentials | None
+    ) -> Credentials | None:
         key_option = option if key_path is None else "tls_key"
         contents = self._contents({option: path, key_option: key_path or path})
-        if key_option in contents:
-            self._look_at_mode(key_option, key_path or path)
-        if option not in contents or key_option not in contents:
-            return None
+        exposed = key_option in contents and self._is_exposed(key_option, key_path or path)
+        if option not in contents or key_option not in contents or exposed:
+            return before
         try:
             found = self._known.get(contents[option]) or read_credentials(contents[option], contents[key_option])
         except ValueError as error:
             self._problem(option, f"can't use {path}{f' with {key_path}' if key_path else ''}: {error}")
-            return None
-        if found.expires <= self._now:
-            last = found.chain[0].not_valid_after_utc
-            self._problem(option, f"the certificate in {path} expired on {last:%Y-%m-%d}; get a new one")
-        elif found.begins > self._now:
-            first = found.chain[0].not_valid_before_utc
+            return before
+        return self._in_time(option, path, found, before)
+
+    def _in_time(self, option: str, path: str, found: Credentials, before: Credentials | None) -> Credentials:
+        """What was found, or what there was before if that is better now."""
+        if self._now is None or (before is not None and before.chain == found.chain):
+            return found
+        own = found.chain[0]
+        if found.begins > self._now:
+            first = own.not_valid_before_utc
             self._problem(option, f"the certificate in {path} is not valid before {first:%Y-%m-%d %H:%M} UTC")
+            return before or found
+        if found.expires <= self._now:
+            last = own.not_valid_after_utc
+            self._problem(option, f"the certificate in {path} expired on {last:%Y-%m-%d}; get a new one")
+            return before if before is not None and before.expires > found.expires else found
         return found
 
-    def _look_at_mode(self, option: str, path: str) -> None:
+    def _is_exposed(self, option: str, path: str) -> bool:
         try:
             exposed = self._files.is_exposed(path)
         except PermissionError:
             # It was looked at when it could be.
-            return
+            return False
         if exposed:
             self._problem(option, f"{path} has a private key, and everybody can read or change it; chmod o= {path}")
+        return exposed
 
-    def _named(self, folder: str) -> dict[str, Credentials]:
+    def _named(self, folder: str) -> Mapping[str, Credentials]:
         try:
             paths = _named_files(folder, self._files)
         except OSError as error:
             self._problem("tls_sni", f"can't list {folder}: {error.strerror or error}")
-            return {}
+            return self._before.named
         if not paths:
             self._problem("tls_sni", f"{folder} has no file *.pem; name them after their hosts, as www.example.org.pem")
+            return self._before.named
         found = {}
         for path in paths:
             name = posixpath.basename(path).removesuffix(".pem").lower()
             if not _HOST.fullmatch(name):
-                self._problem(
-                    "tls_sni",
-                    f"{path} is not named after a host; as www.example.org.pem or {ANY_LABEL}.example.org.pem",
-                )
+                remedy = f"as www.example.org.pem or {ANY_LABEL}.example.org.pem"
+                self._problem("tls_sni", f"{path} is not named after a host; {remedy}")
                 continue
-            credentials = self._credentials("tls_sni", path, None)
-            if credentials is None:
-                continue
-            if not credentials.covers(name):
-                self._problem(
-                    "tls_sni", f"the certificate in {path} is not for {name.replace('_.', '*.')}; rename the file"
-                )
-            found[name] = credentials
+            before = self._before.named.get(name)
+            credentials = self._credentials("tls_sni", path, None, before)
+            if credentials is not None and not credentials.covers(name):
+                wanted = name.replace("_.", "*.")
+                self._problem("tls_sni", f"the certificate in {path} is not for {wanted}; rename the file")
+                credentials = before
+            if credentials is not None:
+                found[name] = credentials
         return found
 
     def _clients(self) -> tuple[tuple[x509.Certificate, ...], tuple[x509.CertificateRevocationList, ...]]:
-        options = self._service.options
-        authorities: tuple[x509.Certificate, ...] = ()
-        revocations: tuple[x509.CertificateRevocationList, ...] = ()
+        options, before = self._service.options, (self._before.authorities, self._before.revocations)
         if options.tls_client_ca is None:
-            return authorities, revocations
+            return (), ()
         contents = self._contents({"tls_client_ca": options.tls_client_ca, "tls_crl": options.tls_crl})
-        if "tls_client_ca" not in contents:
-            return authorities, revocations
+        if "tls_client_ca" not in contents or ("tls_crl" not in contents and options.tls_crl is not None):
+            return before
         try:
             authorities = read_authorities(contents["tls_client_ca"])
         except ValueError as error:
             self._problem("tls_client_ca", f"can't use {options.tls_client_ca}: {error}")
-        if options.tls_crl is not None and "tls_crl" in contents:
-            revocations = self._revocations(options.tls_crl, contents["tls_crl"], authorities)
-        return authorities, revocations
+            return before
+        if options.tls_crl is None:
+            return authorities, ()
+        revocations = self._revocations(options.tls_crl, contents["tls_crl"], authorities)
+        return before if revocations is None else (authorities, revocations)
 
     def _revocations(
         self, path: str, content: bytes, authorities: tuple[x509.Certificate, ...]
-    ) -> tuple[x509.CertificateRevocationList, ...]:
+    ) -> tuple[x509.CertificateRevocationList, ...] | None:
+        """The revocation lists of all authorities; None if one is missing or too old."""
         try:
             revocations = read_revocations(content)
         except ValueError as error:
             self._problem("tls_crl", f"can't use {path}: {error}")
-            return ()
+            return None
+        whole = True
         for authority in authorities:
             name = authority.subject.rfc4514_string()
             lists = [each for each in revocations if issued(each, authority)]
             if not lists:
                 self._problem("tls_crl", f"{path} has no revocation list of {name}; add it: all clients were refused")
+                whole = False
             until = [each.next_update_utc for each in lists]
-            if lists and all(each is not None and each.timestamp() <= self._now for each in until):
+            past = [each is not None and self._now is not None and each.timestamp() <= self._now for each in until]
+            if lists and all(past):
                 self._problem("tls_crl", f"the revocation list of {name} in {path} is out of date; get the newest")
-        return revocations
+                whole = False
+        return revocations if whole else None

@@ -154,6 +154,14 @@ def test_a_certificate_out_of_its_time(both: bytes, text: str) -> None:
     assert _problems("tls_cert=/c/a", {"a": both}) == [f"tls_cert: {text}"]
 
 
+def test_a_daemon_takes_what_has_expired() -> None:
+    """To a check it is a mistake; a daemon has others to serve, and its log warns."""
+    files = FakeFiles({"/c/a": _OLD.both, "/c/ca": CA.pem, "/c/crl": CA.revocations(until=CA.now)})
+    config = config_of("echo 7/tcp tls_cert=/c/a tls_client_ca=/c/ca tls_crl=/c/crl", files)
+    assert check(config, files, FakeMachine(time=None))[1] == []
+    assert len(check(config, files, FakeMachine(time=NOW))[1]) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "exposed", "option"),
     [

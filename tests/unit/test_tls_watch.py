@@ -27,7 +27,8 @@ class _World:
     """A watch over one service, on a clock, over files that a test changes."""
 
     def __init__(self, options: str = "tls_cert=/c/a tls_key=/c/b", folders: tuple[str, ...] = ()) -> None:
-        self.files = FakeFiles({"/c/a": LATER.pem, "/c/b": LATER.key_pem, "/c/a.example.pem": LATER.both}, folders)
+        contents = {"/c/a": LATER.pem, "/c/b": LATER.key_pem, "/c/a.example.pem": LATER.both}
+        self.files = FakeFiles({**contents, "/c/ca": CA.pem, "/c/crl": CA.revocations()}, folders)
         self.clock = Clock()
         self.server = tls_server(service_of(f"echo 7/tcp {options}"), self.files, self.wall)
         self.others: list[TlsServer] = []
@@ -117,6 +118,48 @@ def test_a_certificate_that_cannot_be_used_changes_nothing() -> None:
     with LogCatcher() as log:
         world.look(10)
     assert not log.named("problem")
+
+
+def test_one_bad_file_keeps_no_other_from_coming_into_use() -> None:
+    """Each name has what it had until there is something better; that one has expired since is no news."""
+    world = _World("tls_cert=/c/a tls_key=/c/b tls_sni=/c tls_client_ca=/c/ca tls_crl=/c/crl", ("/c",))
+    old = CA.sign("old.example", expires=CA.now + timedelta(minutes=1))
+    for name, both in {"old": old, "bad": CA.sign("bad.example"), "next": CA.sign("next.example")}.items():
+        world.files.put(f"/c/{name}.example.pem", both.both)
+    world.watch.look_now()
+    world.clock.advance(3600)
+    before = dict(world.server._state.contexts.material.named)
+    newer = CA.sign("next.example")
+    world.files.put("/c/next.example.pem", newer.both)
+    world.files.put("/c/bad.example.pem", b"")
+    world.files.put("/c/a.example.pem", old.both)
+    world.files.put("/c/b.example.pem", CA.sign("c.example").both)
+    world.files.put("/c/none.example.pem", b"")
+    world.files.put("/c/crl", b"")
+    with LogCatcher() as log:
+        world.watch.look_now()
+    after = world.server._state.contexts.material.named
+    assert after.keys() == before.keys()
+    assert [name for name in after if after[name] is not before[name]] == ["next.example"]
+    assert after["next.example"].chain == (newer.certificate,)
+    assert [text.partition("/c/")[2].split()[0] for text in _texts(log.named("problem"))] == [
+        "a.example.pem",
+        "b.example.pem",
+        "bad.example.pem:",
+        "none.example.pem:",
+        "crl:",
+    ]
+    assert len(log.named("certificate")) == 1
+
+
+def test_a_revocation_comes_into_use() -> None:
+    """As a certificate does."""
+    world = _World("tls_cert=/c/a tls_key=/c/b tls_client_ca=/c/ca tls_crl=/c/crl")
+    world.files.put("/c/crl", CA.revocations(until=CA.now + timedelta(days=40)))
+    with LogCatcher() as log:
+        world.watch.look_now()
+        world.watch.look_now()
+    assert len(log.named("certificate")) == 1
 
 
 def test_who_says_that_all_is_there_need_not_wait() -> None:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from OpenSSL import SSL
 
     from svcd.config.service import Service
+    from svcd.config.tls_files import Material
     from svcd.interfaces import Files
+    from svcd.model import Problem
     from svcd.transport.tls.choosing import Contexts
 
 __all__ = ["Held", "TlsServer", "tls_server"]
@@ -70,7 +72,8 @@ class TlsServer:
         wall: the time of day, in seconds since 1970.
 
     Raises:
-        ConfigError: a certificate, a key or another file can't be used; with a Problem for each.
+        ConfigError: a certificate, a key or another file can't be used; with a Problem for each. A certificate that has
+            expired can: who starts a daemon of many services had rather it ran.
     """
 
     def __init__(self, service: Service, files: Files, wall: Callable[[], float]) -> None:
@@ -81,7 +84,7 @@ class TlsServer:
 
     def _made(self, service: Service, before: Contexts | None) -> _State:
         stamps = self._stamps(service)
-        material, problems = read_material(service, self._files, self._wall(), before.material if before else None)
+        material, problems = read_material(service, self._files, None, before.material if before else None)
         if problems:
             raise ConfigError(problems)
         return _State(service, make_contexts(service, material, before), stamps)
@@ -142,6 +145,22 @@ class TlsServer:
         """
         return partial(self._use, self._made(service, self._state.contexts))
 
+    def refresh(self) -> tuple[bool, list[Problem]]:
+        """Read everything anew, and use what can be used: what can't, or has expired, stays as it was.
+
+        Returns:
+            Whether something is in use that was not before, and what is wrong.
+        """
+        before, stamps = self._state.contexts, self._stamps(self.service)
+        material, problems = read_material(self.service, self._files, self._wall(), before.material)
+        try:
+            contexts = make_contexts(self.service, material, before)
+        except ConfigError as error:
+            contexts = before
+            problems += error.problems
+        self._use(_State(self.service, contexts, stamps))
+        return _published(contexts.material) != _published(before.material), problems
+
     def renew(self) -> None:
         """Encrypt session tickets with new keys: who comes back with an older one has a full handshake.
 
@@ -197,6 +216,13 @@ class TlsServer:
 
     def _is_named(self, path: str) -> bool:
         return self.service.options.tls_sni is not None and path.startswith(f"{self.service.options.tls_sni}/")
+
+
+def _published(material: Material) -> tuple[object, ...]:
+    """All but the keys, which say nothing that is not in the certificates, and can't be compared."""
+    named = {name: each.chain for name, each in material.named.items()}
+    default = material.default.chain if material.default is not None else None
+    return default, named, material.authorities, material.revocations
 
 
 def tls_server(service: Service, files: Files, wall: Callable[[], float] = time.time) -> TlsServer:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
-from svcd.errors import ConfigError
 from svcd.events import CERTIFICATE, CERTIFICATE_EXPIRES, PROBLEM, tell
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ class _Seen:
 
     Attributes:
         latest: how they were the last time.
-        done: how they were when they were read in vain.
+        done: how they were when they could not be read.
     """
 
     latest: Mapping[str, Hashable] = field(default_factory=dict)
@@ -140,22 +139,14 @@ class Watch:
         if error is not None:
             self._tell_denied(error)
             return False
-        try:
-            server.prepare(server.service)()
-        except ConfigError as failure:
-            for problem in failure.problems:
-                tell(self._log, PROBLEM, text=f"{problem}; {server.service.id} goes on with what it had")
-            return False
-        first = server.held[0]
-        tell(
-            self._log,
-            CERTIFICATE,
-            service=server.service.id,
-            file=first.file,
-            expires=_moment(first.expires),
-            count=len(server.held),
-        )
-        return True
+        changed, problems = server.refresh()
+        for problem in problems:
+            tell(self._log, PROBLEM, text=f"{problem}; {server.service.id} goes on with what it had")
+        if changed:
+            first = server.held[0]
+            values = {"service": server.service.id, "file": first.file, "count": len(server.held)}
+            tell(self._log, CERTIFICATE, expires=_moment(first.expires), **values)
+        return changed
 
     def _meet(self, server: TlsServer) -> None:
         """See for the first time whether a service's files can be read again, by who the daemon is now, and how old."""
