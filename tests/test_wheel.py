@@ -32,7 +32,7 @@ def test_files(installed: importlib.metadata.Distribution) -> None:
 
 
 def test_dependencies(installed: importlib.metadata.Distribution) -> None:
-    """The base install stays small: what it requires is these few, of which twisted[tls] brings three anyway; all else is extra."""
+    """The base install stays small: these few, three of which twisted[tls] brings anyway; all else is an extra."""
     required = [line for line in installed.requires or () if "extra ==" not in line]
     names = sorted(line.split(">")[0].split("[")[0].split(";")[0] for line in required)
     assert names == ["cryptography", "httptools", "ifaddr", "pyOpenSSL", "service-identity", "twisted", "uvloop"]

@@ -263,18 +263,21 @@ def test_memory_that_cannot_be_written_and_executed(
 
 
 def test_what_expires_soon_is_told(start: Callable[..., Daemon], folder: Path) -> None:
-    """By the log, by svcctl and by the metrics: which file, and when."""
+    """By the log, by svcctl and by the metrics: which file, and when; also of what has expired, which is served."""
     soon = CA.sign("localhost", expires=CA.now + timedelta(days=10, hours=1))
-    _put(folder, {"soon": soon.both})
+    _put(folder, {"soon": soon.both, "past": CA.sign("localhost", expires=CA.now - timedelta(hours=1)).both})
     control = folder / "control"
     text = f"@defaults bind=127.0.0.1 tls_cert={folder}/soon\necho 0/tcp\nlate 0/tcp echo tls_warn=10d\n"
+    text += f"past 0/tcp echo tls_cert={folder}/past\n"
     daemon = start(f"{text}status 0/tcp tls_cert=none\n", "--control", str(control))
     (warning,) = daemon.wait_event("certificate-expires", "echo/tcp")
     assert (warning["file"], warning["days"], warning["count"]) == (f"{folder}/soon", "10", "1")
+    (warning,) = daemon.wait_event("certificate-expires", "past/tcp")
+    assert warning["days"] == "-1"
     command = [sys.executable, "-m", "svcd", "--control", str(control), "status"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
-    told = [line for line in done.stdout.splitlines() if "expires" in line]
-    assert told == [f"echo/tcp: {folder}/soon expires in 10 days"]
+    told = [line for line in done.stdout.splitlines() if "expire" in line]
+    assert told == [f"echo/tcp: {folder}/soon expires in 10 days", f"past/tcp: {folder}/past has expired"]
     request = b"GET /metrics HTTP/1.0\r\n\r\n"
     metrics = exchange(daemon.connect("status/tcp"), request).decode()
     when = soon.certificate.not_valid_after_utc.timestamp()
