@@ -259,6 +259,19 @@ def test_first_byte_timeout_ends_a_handshake() -> None:
     assert _fields(gates.lines[1])["reason"] == "first_byte"
 
 
+def test_idle_timeout_looks_at_the_wire() -> None:
+    """Whatever moves in TLS is a sign of life, and nothing else is."""
+    gates = _Gates(secured("echo 7/tcp idle_timeout=2s"))
+    gates.keeper.keep_time(gates.clock.callLater)
+    talking, silent = gates.connect().shake(), gates.connect().shake()
+    for _ in range(30):
+        gates.clock.pump([0.1])
+        if not talking.below.lost:
+            talking.says(b"x")
+    assert (talking.below.lost, silent.below.lost) == ("", "aborted")
+    assert _fields(gates.lines[-1])["reason"] == "idle"
+
+
 def test_a_handshake_that_is_never_done() -> None:
     """Without any deadline it is ended, too, and the log says so."""
     gates = _Gates()
