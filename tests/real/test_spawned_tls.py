@@ -230,6 +230,43 @@ def _tunnel(program: Callable[[str], str], port: int) -> Iterator[int]:
             drain.join(PATIENCE)
 
 
+@pytest.mark.parametrize("reactor", REACTORS[:2])
+def test_ways_to_a_handler(serve: Callable[..., Daemon], open_folder: Path, has_ipv6: bool, reactor: str) -> None:
+    """TLS is the same over a UNIX socket, behind a proxy's header, and behind a service's name; and over IPv6."""
+    daemon = serve(
+        f"local {open_folder}/s/unix server=/usr/bin/env\n"
+        + "six 0/tcp6 bind=::1 server=/usr/bin/env\n" * has_ipv6
+        + "proxied 0/tcp server=/usr/bin/env proxy_protocol=127.0.0.1\n"
+        "named 0/tcp server=/usr/bin/env mux=yes\ntcpmux 0/tcp\n",
+        reactor=reactor,
+    )
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+
+    def ask(sock: socket.socket, before: bytes = b"", answer: bytes = b"") -> dict[str, str]:
+        with sock:
+            sock.sendall(before)
+            assert not answer or sock.recv(len(answer), socket.MSG_WAITALL) == answer
+            with context.wrap_socket(sock) as client:
+                said = b""
+                while piece := client.recv(65_536):
+                    said += piece
+        values = dict(line.partition("=")[::2] for line in said.decode().splitlines())
+        assert values["SSL_PROTOCOL"] == "TLSv1.3"
+        return values
+
+    values = ask(daemon.connect("local/unix", socket.AF_UNIX))
+    assert (values["PROTO"], values["UNIXREMOTEPID"]) == ("UNIX", str(os.getpid()))
+    if has_ipv6:
+        assert ask(daemon.connect("six/tcp6", socket.AF_INET6))["TCPREMOTEIP"] == "::1"
+    header = b"PROXY TCP4 192.0.2.1 192.0.2.2 4711 443\r\n"
+    values = ask(daemon.connect("proxied/tcp"), header)
+    assert (values["TCPREMOTEIP"], values["TCPREMOTEPORT"], values["PROXY_ADDR"]) == ("192.0.2.1", "4711", "127.0.0.1")
+    assert daemon.wait_event("end", "proxied/tcp")[0]["peer"] == "192.0.2.1:4711"
+    assert ask(daemon.connect("tcpmux/tcp"), b"named\r\n", b"+Go\r\n")["TCPREMOTEIP"] == "127.0.0.1"
+    assert daemon.wait_event("accept", "named/tcp")[0]["tls"] == "TLSv1.3"
+
+
 @pytest.mark.load
 @pytest.mark.parametrize("reactor", REACTORS)
 def test_much_both_ways(serve: Callable[..., Daemon], connect: Callable[..., SSL.Connection], reactor: str) -> None:
