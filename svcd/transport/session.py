@@ -195,7 +195,7 @@ class SpawnedSession:
         elif self.pid and not self._killed:
             # It went when it was told to, perhaps with a last word.
             self._call = self._keeper.reactor.callLater(KILL_SECONDS, pump.abort)
-            pump.end()
+            pump.end(patient=False)
         else:
             pump.abort()
 

@@ -545,7 +545,8 @@ def test_a_drained_service_waits_for_handlers_only(started: Callable[..., _Daemo
     assert list(daemon.keeper.sessions) == [1]
 
 
-def test_kicked_with_a_handler(started: Callable[..., _Daemon]) -> None:
+@pytest.mark.parametrize("taken", [True, False])
+def test_kicked_with_a_handler(started: Callable[..., _Daemon], taken: bool) -> None:
     """The handler is ended as any; what it says to that arrives, if the client does not take too long."""
     daemon = started()
     client = daemon.serve()
@@ -555,8 +556,11 @@ def test_kicked_with_a_handler(started: Callable[..., _Daemon]) -> None:
     client.handler_says(b"good bye, and thank you", ends=True)
     daemon.keeper.ended(Ended(1, signal.SIGTERM))
     assert client.tls.received == b"good bye, and thank you"
-    daemon.reactor.advance(KILL_SECONDS)
-    assert client.below.lost == "aborted"
+    if taken:
+        client.below.take()
+    else:
+        daemon.reactor.advance(KILL_SECONDS)
+    assert client.below.lost == ("done" if taken else "aborted")
     end = daemon.fields("end")
     assert (end["reason"], end["exit"]) == ("kicked", "SIGTERM")
 

@@ -90,12 +90,16 @@ class Pump(TlsProtocol):
             raise
         return far.detach()
 
-    def end(self) -> None:
-        """The handler has ended: when the client has all that it wrote the connection is closed."""
+    def end(self, *, patient: bool = True) -> None:
+        """The handler has ended: when the client has all that it wrote the connection is closed.
+
+        Args:
+            patient: whether the client has some time then to close it first.
+        """
         client: ClientSide | None = self.inner
         if client is None:
             return
-        client.ended = True
+        client.ended, client.patient = True, patient
         if not self._plugged:
             client.leave(orderly=True)
         elif isinstance(client.other, HandlerSide):

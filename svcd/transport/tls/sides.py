@@ -35,8 +35,10 @@ class ClientSide(FirstSide):
 
     Attributes:
         ended: whether the handler has ended.
+        patient: whether the client has time to close when it was told the end.
     """
 
+    patient = True
     transport: TlsProtocol
 
     def __init__(self, begin: Callable[[], None], reactor: Watcher) -> None:
@@ -88,7 +90,9 @@ class ClientSide(FirstSide):
             self._linger()
 
     def _linger(self) -> None:
-        if self._timer is None:
+        if not self.patient:
+            self.transport.loseConnection()
+        elif self._timer is None:
             self._timer = self._reactor.callLater(LINGER_SECONDS, self.transport.loseConnection)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
