@@ -35,6 +35,8 @@ class _Counted:
 
     bytes_in = 0
     bytes_out = 0
+    #: What Twisted's Server is called that no port has accepted.
+    repstr = "<connection>"
 
     def _dataReceived(self, data: bytes) -> Any:  # noqa: ANN401 - as Twisted has it
         self.bytes_in += len(data)

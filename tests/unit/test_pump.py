@@ -249,8 +249,8 @@ def test_a_connection_is_one_to_everybody(started: Callable[..., _Daemon]) -> No
     """One number, one accept line with the process and the TLS, one end line with what went over the wire."""
     daemon = started(log_on_success="PID,HOST,EXIT,TRAFFIC")
     client = daemon.connect()
-    # A descriptor, and one that is going to be handed over.
-    assert (daemon.lines, daemon.budget.open) == ([], 2)
+    # Its descriptor, and those of the pair that it is going to need.
+    assert (daemon.lines, daemon.budget.open) == ([], 3)
     client.shake()
     assert (daemon.lines, daemon.budget.open) == ([], 3)
     daemon.link.drop(1)

@@ -94,6 +94,7 @@ def test_the_peer_is_who_was_told(family: int, name: Any, peer: object) -> None:
     with far:
         adopter(reactor)(one.detach(), name, family, reader)
         assert reader.transport.getPeer() == peer
+        assert repr(reader.transport) == "<connection>"
         transport = reader.transport
         transport.doRead()
         assert reader.lost is None

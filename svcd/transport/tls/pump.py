@@ -34,7 +34,7 @@ class Pump(TlsProtocol):
     Args:
         handshakes: those of the service.
         adopt: gives it the end of the pair.
-        descriptors: counts it, and that end.
+        descriptors: counts it, and that end, from the beginning.
         begin: called when the handshake is done.
         over: called when the connection is gone.
 
@@ -60,6 +60,8 @@ class Pump(TlsProtocol):
         self._over = over
         self._cut = self._plugged = self.gone = False
         self.carried = -1, -1
+        # Its own, and one for the end of the pair that it will have: who has shaken hands is not to find none left.
+        descriptors.acquire()
         descriptors.acquire()
 
     def _make_side(self) -> ClientSide:
@@ -79,12 +81,10 @@ class Pump(TlsProtocol):
         """
         near, far = socket.socketpair()
         side = HandlerSide(self.inner, self._descriptors.release)
-        self._descriptors.acquire()
         self._plugged = True
         try:
             self._adopt(near.detach(), "", socket.AF_UNIX, side)
         except OSError:
-            self._descriptors.release()
             self._plugged = False
             far.close()
             raise
@@ -137,6 +137,8 @@ class Pump(TlsProtocol):
         finally:
             self.gone = True
             self._descriptors.release()
+            if not self._plugged:
+                self._descriptors.release()
             over = self._over
             # These know each other.
             self._build = self._begin = self._over = _nobody
