@@ -182,12 +182,12 @@ class _Daemon:
         )
         self.keeper.keep_time(self.reactor.callLater)
         self._clients: list[_Client] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server(("127.0.0.1", 0))
 
     def take(self) -> _Adopted:
         """A connection comes; its transport."""
-        with socket.create_connection(self._listener.getsockname()):
-            accepted, name = self._listener.accept()
+        with socket.create_connection(self.listener.getsockname()):
+            accepted, name = self.listener.accept()
         before = len(self.reactor.adopted)
         self.keeper.take(accepted.detach(), name, socket.AF_INET)
         return self.reactor.adopted[before]
@@ -223,7 +223,7 @@ class _Daemon:
                 client.handler.close()
         for transport in self.reactor.adopted:
             transport.sock.close()
-        self._listener.close()
+        self.listener.close()
 
 
 @pytest.fixture
@@ -328,6 +328,41 @@ def test_what_comes_with_the_handshake_is_not_lost(started: Callable[..., _Daemo
     client.says(b"early")
     client.says(b"bird")
     assert client.pair.sent == b"earlybird"
+
+
+def test_a_name_comes_before_the_handshake(started: Callable[..., _Daemon]) -> None:
+    """Who is not let in by name gets no handshake, and leaves no trace; who is, is known by it."""
+    daemon = started(only_from=".example.org", resolve="yes")
+    for name in ("eve.example.net", "anna.example.org"):
+        with socket.create_connection(daemon.listener.getsockname()) as client:
+            accepted, address = daemon.listener.accept()
+            daemon.keeper.take(accepted.detach(), address, socket.AF_INET)
+            assert daemon.reactor.adopted == []
+            daemon.names.answer(name)
+            if name == "eve.example.net":
+                assert client.recv(1) == b""
+                assert (daemon.events(), daemon.budget.open, daemon.keeper.sessions) == (["refuse"], 0, {})
+    (transport,) = daemon.reactor.adopted
+    tls = TlsClient()
+    for _ in range(3):
+        transport.protocol.dataReceived(tls.says())
+        tls.hears(transport.sent)
+        transport.sent = b""
+    assert b"TCPREMOTEHOST=anna.example.org" in daemon.link.waiting[2][0]
+    daemon.keeper.sessions[2].tell_accept()
+    assert daemon.fields("accept")["host"] == "anna.example.org"
+
+
+def test_a_place_is_free_when_the_connection_is_over(started: Callable[..., _Daemon]) -> None:
+    """With one place the next client waits until the one before has all that its handler wrote, and is gone."""
+    daemon = started(instances="1", on_limit="queue")
+    client = daemon.serve()
+    assert not daemon.keeper.may_accept()
+    client.handler_says(b"bye", ends=True)
+    daemon.keeper.ended(Ended(1, 0))
+    assert not daemon.keeper.may_accept()
+    client.says(ends=True)
+    assert daemon.keeper.may_accept()
 
 
 def test_a_banner_is_said_in_tls(started: Callable[..., _Daemon]) -> None:
@@ -698,8 +733,8 @@ def test_a_reload_is_about_those_who_come(started: Callable[..., _Daemon]) -> No
     plain = service_of(CAT)
     daemon.side.prepare(plain)()
     daemon.keeper.retune(plain)
-    with socket.create_connection(daemon._listener.getsockname()):
-        accepted, name = daemon._listener.accept()
+    with socket.create_connection(daemon.listener.getsockname()):
+        accepted, name = daemon.listener.accept()
     daemon.keeper.take(accepted.detach(), name, socket.AF_INET)
     assert b"SSL_" not in daemon.link.waiting[2][0]
     client.says(b"still here")
