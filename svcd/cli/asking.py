@@ -189,7 +189,9 @@ def _rows(finding: Finding) -> Iterator[tuple[str, str]]:
         yield "certificate", _shown(security.subject)
         yield "names", _shown(", ".join(security.names))
         yield "issuer", _shown(security.issuer)
-        yield "valid", f"{_date(security.begins)} to {_date(security.ends)}, {_days(security):.0f} days more"
+        days = _days(security)
+        left = f"{days:.0f} days more" if days >= 0 else f"over for {-days:.0f} days"
+        yield "valid", f"{_date(security.begins)} to {_date(security.ends)}, {left}"
         yield "trusted", f"no: {', '.join(security.problems)}" if security.problems else "yes"
 
 

@@ -53,7 +53,8 @@ class Console:
             # A daemon thread: the program ends without waiting for somebody to type.
             self._thread = Thread(target=self._serve, name="input", daemon=True)
             self._thread.start()
-        wanted: Deferred[bytes] = Deferred(lambda _: None)
+        # Without a canceller: whoever does not want it any more is not told.
+        wanted: Deferred[bytes] = Deferred()
         self._wanted.put(wanted)
         return wanted
 

@@ -54,7 +54,8 @@ def lookup(
         # /etc/hosts may have one twice.
         return [_address(protocol, each) for each in dict.fromkeys(row[-1] for row in rows)]  # type: ignore[arg-type]
 
-    answer: Deferred[list[Address]] = Deferred(lambda _: None)
+    # Without a canceller: whoever does not want it any more is not told.
+    answer: Deferred[list[Address]] = Deferred()
     try:
         # What is an address already needs no thread.
         answer.callback(ask(socket.AI_NUMERICHOST))

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pytest
 
@@ -118,6 +119,18 @@ def svcctl(capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> Iterato
     os.close(before)
 
 
+@contextlib.contextmanager
+def _process(*words: object) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command as a process of its own, which is ended and reaped."""
+    command = [sys.executable, "-m", "svcd", *map(str, words)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment(), stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 # echo
 
 
@@ -189,8 +202,8 @@ def test_a_server_that_takes_no_half_close(svcctl: Callable[..., _Result]) -> No
     def answer(connection: socket.socket) -> None:
         data = connection.recv(100)
         # As Twisted's own protocols do: what is not sent yet when the end comes is never sent.
-        connection.settimeout(0.2)
-        with suppress(TimeoutError):
+        connection.settimeout(0.05)
+        with contextlib.suppress(TimeoutError):
             if not connection.recv(1):
                 return
         connection.sendall(data)
@@ -204,10 +217,7 @@ def test_a_server_that_takes_no_half_close(svcctl: Callable[..., _Result]) -> No
 
 def test_nobody_reads_the_output(daemon: Daemon) -> None:
     """Then it ends without a word, as head(1) wants it."""
-    words = [sys.executable, "-m", "svcd", "echo", "127.0.0.1", str(daemon.port("chargen/tcp"))]
-    with subprocess.Popen(
-        words, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    with _process("echo", "127.0.0.1", daemon.port("chargen/tcp")) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.read(100)
@@ -238,10 +248,19 @@ class _Terminal:
         os.close(theirs)
         self._seen = b""
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._ours)
+
     def see(self, text: str) -> None:
         """Wait until something is shown, behind what was seen before."""
         pattern = text.replace("\n", "\r\n").encode()
         while pattern not in self._seen:
+            assert select.select([self._ours], [], [], PATIENCE)[0], self._seen
             try:
                 more = os.read(self._ours, 1000)
             except OSError:
@@ -256,34 +275,31 @@ class _Terminal:
 
     def end(self) -> int:
         """Its status."""
-        try:
-            return self.process.wait(PATIENCE)
-        finally:
-            os.close(self._ours)
+        return self.process.wait(PATIENCE)
 
 
 @pytest.mark.parametrize(("options", "service"), [([], "echo/tcp"), (["-u"], "echo/udp")])
 def test_at_a_terminal(daemon: Daemon, options: list[str], service: str) -> None:
     """Lines are asked for and their answers shown, until Ctrl-D."""
-    terminal = _Terminal("echo", *options, "127.0.0.1", daemon.port(service))
-    terminal.see("type: ")
-    terminal.type("hello\n")
-    terminal.see("hello\necho: hello\ntype: ")
-    terminal.type("again\n")
-    terminal.see("echo: again\ntype: ")
-    terminal.type("\x04")
-    terminal.see("\n")
-    assert terminal.end() == 0
+    with _Terminal("echo", *options, "127.0.0.1", daemon.port(service)) as terminal:
+        terminal.see("type: ")
+        terminal.type("hello\n")
+        terminal.see("hello\necho: hello\ntype: ")
+        terminal.type("again\n")
+        terminal.see("echo: again\ntype: ")
+        terminal.type("\x04")
+        terminal.see("\n")
+        assert terminal.end() == 0
 
 
 def test_capitals_at_a_terminal(daemon: Daemon) -> None:
     """What comes is shown, whatever was sent."""
-    terminal = _Terminal("echo", "127.0.0.1", daemon.port("upper/tcp"))
-    terminal.see("type: ")
-    terminal.type("hello\n")
-    terminal.see("echo: HELLO\ntype: ")
-    terminal.type("\x04")
-    assert terminal.end() == 0
+    with _Terminal("echo", "127.0.0.1", daemon.port("upper/tcp")) as terminal:
+        terminal.see("type: ")
+        terminal.type("hello\n")
+        terminal.see("echo: HELLO\ntype: ")
+        terminal.type("\x04")
+        assert terminal.end() == 0
 
 
 def test_a_server_that_hangs_up_on_a_terminal() -> None:
@@ -294,8 +310,7 @@ def test_a_server_that_hangs_up_on_a_terminal() -> None:
         connection.recv(100)
         connection.sendall(b"bye\n")
 
-    with serving(answer) as port:
-        terminal = _Terminal("echo", "127.0.0.1", port)
+    with serving(answer) as port, _Terminal("echo", "127.0.0.1", port) as terminal:
         terminal.see("type: \necho: 220 hello\ntype: ")
         terminal.type("quit\n")
         terminal.see("echo: bye\n")
@@ -305,10 +320,10 @@ def test_a_server_that_hangs_up_on_a_terminal() -> None:
 
 def test_interrupted_at_the_prompt(daemon: Daemon) -> None:
     """SIGINT ends it at once, and without a traceback."""
-    terminal = _Terminal("echo", "127.0.0.1", daemon.port("echo/tcp"))
-    terminal.see("type: ")
-    terminal.process.send_signal(signal.SIGINT)
-    assert terminal.end() == -signal.SIGINT
+    with _Terminal("echo", "127.0.0.1", daemon.port("echo/tcp")) as terminal:
+        terminal.see("type: ")
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.end() == -signal.SIGINT
 
 
 def test_interrupted_while_it_waits() -> None:
@@ -320,14 +335,12 @@ def test_interrupted_while_it_waits() -> None:
         asked.set()
         connection.recv(100)
 
-    with serving(answer) as port:
-        words = [sys.executable, "-m", "svcd", "echo", "127.0.0.1", str(port), "x"]
-        with subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE) as process:
-            assert asked.wait(PATIENCE)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(PATIENCE) == -signal.SIGINT
-            assert process.stderr is not None
-            assert process.stderr.read() == b""
+    with serving(answer) as port, _process("echo", "127.0.0.1", port, "x") as process:
+        assert asked.wait(PATIENCE)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == -signal.SIGINT
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
 
 
 # daytime and time
@@ -502,10 +515,9 @@ def test_a_server_that_never_answers(svcctl: Callable[..., _Result], words: list
     assert done.err.endswith("within 0.3 s\n")
 
 
-def test_a_flood_at_a_slow_reader(daemon: Daemon) -> None:
-    """What nobody reads is not fetched either: memory stays what it is."""
-    words = [sys.executable, "-m", "svcd", "echo", "127.0.0.1", str(daemon.port("chargen/tcp"))]
-    with subprocess.Popen(words, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+def test_a_flood(daemon: Daemon) -> None:
+    """What comes is passed on, and nothing of it kept: memory stays what it is."""
+    with _process("echo", "127.0.0.1", daemon.port("chargen/tcp")) as process:
         assert process.stdout is not None
         for _ in range(200):
             assert len(process.stdout.read(65_536)) == 65_536
@@ -513,7 +525,6 @@ def test_a_flood_at_a_slow_reader(daemon: Daemon) -> None:
         for _ in range(1000):
             assert len(process.stdout.read(65_536)) == 65_536
         assert Process(process.pid).kilobytes("Pss_Anon") < early + 2000
-        process.kill()
 
 
 # probe
@@ -559,7 +570,7 @@ def test_probe_waits_until_a_server_is_up(svcctl: Callable[..., _Result], tmp_pa
 def s_server(secure: _Secure, program: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[..., int]]:
     """Start `openssl s_server` with a certificate and options; its port."""
     openssl = program("openssl")
-    with ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
 
         def start(certificate: str, *options: str) -> int:
             words = [openssl, "s_server", "-accept", "127.0.0.1:0", "-cert", str(secure.both[certificate]), *options]
@@ -708,7 +719,7 @@ def test_xinetd(svcctl: Callable[..., _Result], program: Callable[[str], str], t
         for options in ([], ["-u"]):
             assert svcctl("echo", *options, address, "echo", "hello").out == b"hello\n"
             assert svcctl("daytime", *options, address).status == 0
-            assert re.search(rb"  [+-][01] s$", svcctl("time", *options, address).out)
+            assert re.search(rb"  [+-]\d s$", svcctl("time", *options, address).out)
         done = svcctl("echo", address, data=b"a\nb\n")
         assert (done.status, done.out) == (0, b"a\nb\n")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from datetime import UTC, datetime
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.error import ConnectionRefusedError as RefusedError
 from twisted.internet.task import Clock
@@ -23,6 +24,7 @@ from svcd.cli import main
 from svcd.clients.clocks import daytime
 from svcd.clients.clocks import time as ask_time
 from svcd.clients.connecting import connect
+from svcd.clients.console import Console
 from svcd.clients.datagrams import MOST_BYTES, Questions
 from svcd.clients.echo import check, talk
 from svcd.clients.fetch import Url, Wish, fetch, parse_url
@@ -398,6 +400,32 @@ def test_looking_up() -> None:
     lookup(reactor, "a" * 70 + ".example", 7, socket.AF_UNSPEC).addBoth(found.append)
     assert found[0] == [IPv4Address("TCP", "127.0.0.1", 7)]
     assert "can't be the name of a host" in failed(found[1:])
+
+
+def test_who_does_not_wait_any_more() -> None:
+    """Neither addresses nor input that come too late disturb anybody."""
+    reactor: Any = _Threads()
+    late = threading.Event()
+
+    def getaddrinfo(*arguments: Any) -> list[Any]:
+        if arguments[-1]:
+            raise socket.gaierror
+        late.wait()
+        return []
+
+    found: list[Any] = []
+    looking = lookup(reactor, "a.example", 7, socket.AF_UNSPEC, "TCP", getaddrinfo).addErrback(found.append)
+    source, sink = os.pipe()
+    console = Console(reactor, source)
+    reading = console.read().addErrback(found.append)
+    for each in (looking, reading):
+        each.cancel()
+    late.set()
+    reactor.obey()
+    os.close(sink)
+    reactor.obey()
+    os.close(source)
+    assert [failure.check(CancelledError) for failure in found] == [CancelledError] * 2
 
 
 # Datagrams.
