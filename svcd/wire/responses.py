@@ -2,7 +2,7 @@
 
 `ResponseReader.feed` takes bytes in pieces of any size and returns what they bring: the Head of the response once it is
 whole, then pieces of its body without their framing; nothing means that more is needed. `close` says that no more bytes
-come. Both raise ResponseError on what is no response, or on half of one. At most MOST_HEAD bytes are held.
+come. Both raise ResponseError on what is no response, or on half of one. At most twice MOST_HEAD bytes are held.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["MOST_HEAD", "Head", "ResponseError", "ResponseReader"]
 
 #: The largest head in bytes, and as many between two pieces of the body: extensions of chunks, trailers.
 MOST_HEAD = 65_536
-#: Bytes are given to the parser in pieces of this size, so that it holds little more than MOST_HEAD.
+#: A head is given to the parser in pieces of this size, so that it holds little more than MOST_HEAD.
 _SLICE = 4096
 
 
@@ -78,11 +78,10 @@ class ResponseReader:
         Raises:
             ResponseError: there is a mistake in them.
         """
-        view = memoryview(data)
-        for start in range(0, len(data), _SLICE):
-            if self.done:
-                break
-            piece = view[start : start + _SLICE]
+        left = memoryview(data)
+        while left and not self.done:
+            size = _SLICE if self._head is None else MOST_HEAD
+            piece, left = left[:size], left[size:]
             self._uncounted += len(piece)
             try:
                 self._parser.feed_data(piece)
