@@ -13,7 +13,6 @@ from svcd.cli.clients import add_clients
 from svcd.cli.install import add_install
 from svcd.config.default import SERVICES_FILE
 from svcd.errors import ConfigError, UsageError
-from svcd.files import LocalFiles
 from svcd.terms import LOCAL_CLIENT
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-# What needs Twisted is imported by the commands that need it: it takes longer than all that the others do.
+# What only some commands need is imported by them: Twisted takes longer than all that the others do.
 
 #: How the list of options is written; as svcd.cli.tables has it.
 _FORMATS = ("man", "markdown", "text")
@@ -116,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(chosen: argparse.Namespace) -> int:
+    from svcd.files import LocalFiles
     from svcd.loading import listing, load
 
     try:
@@ -130,6 +130,7 @@ def _check(chosen: argparse.Namespace) -> int:
 
 def _explain(chosen: argparse.Namespace) -> int:
     from svcd.cli.explain import explanation, services_named
+    from svcd.files import LocalFiles
     from svcd.loading import load_config
 
     try:

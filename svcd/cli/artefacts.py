@@ -15,15 +15,14 @@ import svcd
 from svcd.cli.completion import bash, zsh
 from svcd.cli.manual import manual
 from svcd.cli.placing import Artefact
+from svcd.cli.prefixes import SYSTEM_PREFIXES
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-__all__ = ["SYSTEM_PREFIXES", "Place", "artefacts", "why_not"]
+__all__ = ["Place", "artefacts", "why_not"]
 
-#: Where systemd, man and the shells look by themselves.
-SYSTEM_PREFIXES = (Path("/usr"), Path("/usr/local"))
 #: How the files in etc/ name the environment and the services file.
 _SCRIPTS = "/opt/svcd/bin/"
 _SERVICES = "/etc/svcd/services"

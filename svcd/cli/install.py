@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svcd.cli.artefacts import SYSTEM_PREFIXES, Place, artefacts, why_not
-from svcd.cli.placing import Placer
+from svcd.cli.prefixes import SYSTEM_PREFIXES, USUAL_PREFIX
 
 if TYPE_CHECKING:
     import argparse
 
+    from svcd.cli.artefacts import Place
+
 __all__ = ["add_install"]
 
-_PREFIX = "/usr/local"
+# What only these commands need is imported by them: svcctl's other commands start a third faster.
+
 #: There is where systemd is the init system (sd_booted(3)).
 _BOOTED = Path("/run/systemd/system")
 
@@ -44,7 +44,10 @@ def add_install(commands: Any, parser: argparse.ArgumentParser) -> None:  # noqa
             "can't be written, 77 if the system does not permit it.",
         )
         command.add_argument(
-            "--prefix", metavar="DIR", default=_PREFIX, help=f"default: {_PREFIX}; systemd looks below {where}"
+            "--prefix",
+            metavar="DIR",
+            default=USUAL_PREFIX,
+            help=f"default: {USUAL_PREFIX}; systemd looks below {where}",
         )
         command.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
         command.set_defaults(run=run)
@@ -55,6 +58,9 @@ def _say(dry: bool, verb: str, path: Path) -> None:
 
 
 def _install(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
+    from svcd.cli.artefacts import Place, artefacts, why_not
+    from svcd.cli.placing import Placer
+
     place, dry = Place(_absolute(chosen.prefix)), chosen.dry_run
     reason = why_not(place, Path(sys.executable).resolve())
     if reason:
@@ -74,6 +80,9 @@ def _install(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int
 
 
 def _uninstall(chosen: argparse.Namespace) -> int:
+    from svcd.cli.artefacts import Place
+    from svcd.cli.placing import Placer
+
     place, dry = Place(_absolute(chosen.prefix)), chosen.dry_run
     try:
         placer = Placer(place.manifest, partial(_say, dry), dry=dry)
@@ -97,6 +106,9 @@ def _absolute(prefix: str) -> Path:
 
 def _manage(place: Place, dry: bool, *commands: list[str]) -> bool:
     """Let systemd know, where it runs and looks; whether it could be."""
+    import shutil
+    import subprocess
+
     if not place.system:
         if len(commands) > 1:
             print(f"systemd does not look below {place.prefix}; link the unit: systemctl link {place.unit}")

@@ -238,7 +238,7 @@ def run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., list[str]]:
     """Runs svcctl for a prefix, in an environment that a daemon could run from; the lines of its output."""
-    monkeypatch.setattr(svcd.cli.install, "why_not", lambda _place, _python: "")
+    monkeypatch.setattr(svcd.cli.artefacts, "why_not", lambda _place, _python: "")
 
     def run_it(*words: str, status: int = 0) -> list[str]:
         assert main([*words, "--prefix", str(tmp_path / "p")]) == status
@@ -298,7 +298,7 @@ def test_an_environment_that_the_daemon_cannot_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """For the machine's own prefix it is an error, with what to do, and nothing is written."""
-    monkeypatch.setattr(svcd.cli.install, "why_not", lambda _place, _python: "it lies below /home")
+    monkeypatch.setattr(svcd.cli.artefacts, "why_not", lambda _place, _python: "it lies below /home")
     assert main(["install", "--prefix=/usr/local", "--dry-run"]) == 69
     said = capsys.readouterr()
     assert "it lies below /home; install svcd into an environment of its own" in said.err
