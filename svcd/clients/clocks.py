@@ -23,6 +23,8 @@ __all__ = ["Reading", "daytime", "time"]
 #: No daytime is longer, in bytes.
 _MOST = 1024
 _TIME_BYTES = 4
+#: What GNU's inetd sends behind them on 64-bit machines: it takes a long for 32 bits.
+_SURPLUS = bytes(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,8 @@ async def time(reactor: Reactor, target: Target, now: Callable[[], float], *, da
         UnavailableError: it can't be reached, or does not answer in time.
     """
     start = now()
-    data = await _answer(reactor, target, datagram, _TIME_BYTES)
+    data = await _answer(reactor, target, datagram, _TIME_BYTES + len(_SURPLUS))
+    data = data.removesuffix(_SURPLUS) if len(data) == _TIME_BYTES + len(_SURPLUS) else data
     if len(data) != _TIME_BYTES:
         more = "more" if len(data) > _TIME_BYTES else len(data)
         raise ServerError(f"a time has {_TIME_BYTES} bytes, and the answer has {more}")

@@ -357,11 +357,12 @@ def test_clocks(daemon: Daemon, svcctl: Callable[..., _Result], options: list[st
     assert done.status == 0
 
 
-def test_a_clock_that_is_fast(svcctl: Callable[..., _Result]) -> None:
-    """How far it is ahead is shown."""
+@pytest.mark.parametrize("surplus", [b"", bytes(4)])
+def test_a_clock_that_is_fast(svcctl: Callable[..., _Result], surplus: bytes) -> None:
+    """How far it is ahead is shown, also if it sends as much more as GNU's inetd."""
 
     def answer(connection: socket.socket) -> None:
-        connection.sendall(time_1900(time.time() + 3600))
+        connection.sendall(time_1900(time.time() + 3600) + surplus)
 
     with serving(answer) as port:
         [_, offset, _] = svcctl("time", "127.0.0.1", port).out.split()
@@ -488,6 +489,7 @@ def test_redirects(svcctl: Callable[..., _Result]) -> None:
         ("daytime", b"\xff\r\n", "is no text"),
         ("time", b"abc", "the answer has 3"),
         ("time", b"Sat Nov 21", "the answer has more"),
+        ("time", b"12345678", "the answer has more"),
         ("echo", b"", "without an answer"),
     ],
 )
