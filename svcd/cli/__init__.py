@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svcd import __version__
@@ -34,18 +35,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, 1 for a client that would be refused, 64 for a wrong command line, 69, 73 and 77 for an
-        installation that can't be made, 78 for a services file with Problems; svcctl(1) has them all.
+        installation that can't be made, 74 for an output that can't be written, 78 for a services file with Problems;
+        svcctl(1) has them all.
     """
+    if sys.stdout is None:
+        # Closed by whoever started it (`>&-`): nobody wants to read.
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the end
     parser = _parser()
     chosen = parser.parse_args(arguments)
     try:
         status: int = chosen.run(chosen)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader, head(1) perhaps, has seen enough. Python's own flush at the end must not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader, head(1) perhaps, has seen enough.
+        _give_up_output()
         return 0
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        _give_up_output()
+        print(f"svcctl: standard output: {error.strerror}", file=sys.stderr)
+        return os.EX_IOERR
     return status
+
+
+def _give_up_output() -> None:
+    """Let Python's own flush at the end not complain once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Parser(argparse.ArgumentParser):

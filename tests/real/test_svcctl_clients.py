@@ -236,6 +236,17 @@ def test_the_output_can_not_be_written(daemon: Daemon) -> None:
         assert done.stderr == f"svcctl {name}: standard input or output: No space left on device\n".encode()
 
 
+def test_a_list_that_nobody_can_read() -> None:
+    """The commands that list something end the same way; with no standard output at all they end well."""
+    command = [sys.executable, "-m", "svcd", "options"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, env=environment(), stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (os.EX_IOERR, b"svcctl: standard output: No space left on device\n")
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
+    done = subprocess.run(closed, env=environment(), stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 class _Terminal:
     """A command at a terminal."""
 
