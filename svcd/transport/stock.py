@@ -33,8 +33,14 @@ class Stock:
 
     def __init__(self, inherited: Iterable[Inherited] = ()) -> None:
         all_of_them = list(inherited)
-        self._rest = [each for each in all_of_them if not each.reason]
+        # As keys: there may be thousands, and each is taken out by itself.
+        self._rest = {each: None for each in all_of_them if not each.reason}
         self._useless = [each for each in all_of_them if each.reason]
+        self._named: dict[str, list[Inherited]] = {}
+        self._standing: dict[object, list[Inherited]] = {}
+        for each in self._rest:
+            self._named.setdefault(each.name, []).append(each)
+            self._standing.setdefault(_place(each), []).append(each)
         #: Whether a socket unit gave some: what is missing then is worth a word.
         self.activated = any(each.lent for each in self._rest)
         self._both: dict[str, Inherited] = {}
@@ -49,11 +55,16 @@ class Stock:
         Raises:
             ListenError: it is there, but can't have its options.
         """
-        ways: tuple[Callable[[Inherited, Endpoint], bool], ...] = (_stored_for, _stands_at, _named_for)
-        for way in ways:
-            for each in self._rest:
-                if each.socket is not None and _suits(each, endpoint) and way(each, endpoint):
-                    self._rest.remove(each)
+        service = endpoint.service
+        ways: tuple[tuple[Callable[[Inherited, Endpoint], bool], list[Inherited]], ...] = (
+            (_stored_for, self._named.get(stored_name(endpoint), [])),
+            (_stands_at, self._standing.get(service.port if endpoint.version else service.path, [])),
+            (_named_for, [each for name in (service.id, service.name) for each in self._named.get(name, ())]),
+        )
+        for way, candidates in ways:
+            for each in candidates:
+                if each in self._rest and each.socket is not None and _suits(each, endpoint) and way(each, endpoint):
+                    del self._rest[each]
                     if each.lent and endpoint.version and _takes_both(each.socket):
                         self._both[endpoint.service.id] = each
                     return adopt_socket(endpoint, each.socket, "" if each.lent else each.name)
@@ -67,7 +78,7 @@ class Stock:
         """The control socket at a path, if the daemon before us had it."""
         for each in self._rest:
             if each.controls and each.socket is not None and each.socket.getsockname() == path and each.has_file(path):
-                self._rest.remove(each)
+                del self._rest[each]
                 return each.socket
         return None
 
@@ -75,8 +86,14 @@ class Stock:
         """What nobody asked for, and what is of no use; no longer in stock."""
         for each in self._rest:
             each.reason = "no line of the services file asks for it"
-        left, self._rest, self._useless = [*self._useless, *self._rest], [], []
+        left, self._rest, self._useless = [*self._useless, *self._rest], {}, []
         return left
+
+
+def _place(found: Inherited) -> object:
+    """The port or the path of a socket."""
+    name = found.socket.getsockname() if found.socket is not None else ""
+    return name[1] if isinstance(name, tuple) else name
 
 
 def _takes_both(found: socket.socket) -> bool:

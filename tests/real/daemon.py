@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -199,8 +200,11 @@ class Daemon:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(PATIENCE)
-        self._end_successors()
-        self._reader.join(PATIENCE)
+        # They have the log open as well; what it says of them may be still to be read.
+        deadline = time.monotonic() + PATIENCE
+        while self._reader.is_alive() and time.monotonic() < deadline:
+            self._end_successors()
+            self._reader.join(0.1)
         if self.process.stdout is not None:
             self.process.stdout.close()
 

@@ -304,7 +304,7 @@ def test_root_that_was_given_up(background: Callable[..., int], open_folder: Pat
 def test_nobody_notices_ten_upgrades(begin: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
     """Under 64 clients in closed loops no connection is refused, reset or short, and each datagram has one answer."""
     daemon = begin(twistd_arguments=["--reactor", reactor])
-    load = Load(daemon.port("echo/tcp"), daemon.port("day/tcp"), daemon.port("echo/udp"), pause=0.02)
+    load = Load(daemon.port("echo/tcp"), daemon.port("day/tcp"), daemon.port("echo/udp"), pause=0.05)
     with load.going_on():
         for _ in range(10):
             assert _ask(open_folder, "upgrade")["ok"]
