@@ -32,9 +32,22 @@ LINGER_BYTES = 65_536
 
 
 class BuiltinFactory(Factory):
-    """A factory that writes no lines of its own into the log."""
+    """A factory that writes no lines of its own into the log.
+
+    Attributes:
+        over: whether it has had listeners, and has none any more: who comes again comes to somebody else.
+    """
 
     noisy = False
+    over = False
+
+    def startFactory(self) -> None:
+        """The first listener begins."""
+        self.over = False
+
+    def stopFactory(self) -> None:
+        """The last listener is gone."""
+        self.over = True
 
 
 @implementer(IHalfCloseableProtocol)

@@ -195,7 +195,8 @@ class HttpProtocol(Lingerer):
         return True
 
     def _answer(self, request: Request) -> None:
-        if not request.keep_alive or (self._draining and not self._requests):
+        last = self._draining or self.factory.over
+        if not request.keep_alive or (last and not self._requests):
             self._keep_alive = False
         with_content = request.method != "HEAD"
         if request.method not in ("GET", "HEAD"):

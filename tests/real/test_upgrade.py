@@ -127,6 +127,23 @@ def test_one_after_the_other(begin: Callable[..., Daemon], open_folder: Path) ->
     assert exchange(daemon.connect("echo/tcp"), b"bye") == b"bye"
 
 
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_a_connection_that_is_kept_alive(begin: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
+    """The old daemon's next answer over HTTP is its last, so that no client stays with it for ever."""
+    daemon = begin("status 0/tcp4\n", twistd_arguments=["--reactor", reactor])
+    question = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with daemon.connect("status/tcp4") as client:
+        client.sendall(question)
+        assert b"connection: close" not in client.recv(4096).lower()
+        _upgrade(open_folder)
+        client.sendall(question)
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"connection: close" in answer.lower()
+    assert daemon.process.wait(PATIENCE) == 0
+    assert exchange(daemon.connect("status/tcp4"), question).startswith(b"HTTP/1.1 200 ")
+
+
 #: Has the socket until it is told to end.
 WAITS = """
 import os, socket

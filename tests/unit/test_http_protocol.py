@@ -399,3 +399,18 @@ def test_draining_lets_the_last_answer_through() -> None:
     assert client.bodies == ["slow", "[b]"]
     assert client.transport.sent.count(b"Connection: close") == 1
     assert client.transport.write_closed
+
+
+def test_without_a_listener_the_next_answer_is_the_last() -> None:
+    """Who comes again comes to somebody else; a connection that asks nothing is left alone."""
+    client = _Client()
+    client.get("a")
+    client.protocol.factory.doStart()
+    client.protocol.factory.doStop()
+    assert not client.transport.write_closed
+    client.get("b")
+    assert client.bodies == ["[a]", "[b]"]
+    assert client.transport.sent.count(b"Connection: close") == 1
+    assert client.transport.write_closed
+    client.protocol.factory.doStart()
+    assert not client.protocol.factory.over

@@ -158,8 +158,10 @@ class StatusFactory(HttpFactory):
 
     def startFactory(self) -> None:
         """The first listener begins."""
+        super().startFactory()
         self._observed.watch(self.clock.callLater)
 
     def stopFactory(self) -> None:
         """The last listener is gone."""
+        super().stopFactory()
         self._observed.unwatch()
