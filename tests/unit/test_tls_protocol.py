@@ -24,6 +24,7 @@ from tests.tls import ANNA, TlsClient, TlsPair
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+DATA = bytes(range(256)) * 1000
 SIZES = [1, 4095, 4096, 16_384, 16_385, 100_000]
 
 
@@ -192,6 +193,31 @@ def test_much_does_not_wait() -> None:
     assert pair.below.writes > writes
     pair.turn()
     assert pair.client.received[100_001:] == b"c" * 100_000
+
+
+def test_answers_to_much_go_out_bit_by_bit() -> None:
+    """OpenSSL's buffers never shrink: so they hold a slice of the answer, however much came at once."""
+    pair = TlsPair(EchoProtocol()).shake()
+    connection = pair.tls._connection
+    seal, emit = connection.seal, connection.emit
+    held, most = 0, 0
+
+    def count(data: bytes | memoryview) -> int:
+        nonlocal held, most
+        size = seal(data)
+        held += size
+        most = max(most, held)
+        return size
+
+    def let_go() -> bytes:
+        nonlocal held
+        held = 0
+        return emit()
+
+    connection.seal, connection.emit = count, let_go  # type: ignore[method-assign]
+    pair.carry(DATA)
+    assert pair.client.received == DATA
+    assert most <= 40_000
 
 
 def test_only_bytes_are_sent() -> None:

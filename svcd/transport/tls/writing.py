@@ -106,13 +106,10 @@ class Writer:
         try:
             sent = self._connection.seal(data)
             self._encrypted += sent
-            if sent == len(data):
-                return
-            view = memoryview(data)
-            while sent < len(view) and not self._mute:
+            while sent < len(data) and not self._mute:
                 if self._encrypted >= SLICE:
                     self._push()
-                count = self._connection.seal(view[sent:])
+                count = self._connection.seal(memoryview(data)[sent:])
                 sent += count
                 self._encrypted += count
         except SSL.Error as error:
