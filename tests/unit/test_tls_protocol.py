@@ -220,6 +220,36 @@ def test_answers_to_much_go_out_bit_by_bit() -> None:
     assert most <= 40_000
 
 
+def test_a_producer_that_writes_until_it_is_stopped() -> None:
+    """It is stopped, also while input is handed over: what waits for the transport has a bound."""
+
+    class Producer:
+        produces = True
+        written = 0
+
+        def pauseProducing(self) -> None:
+            self.produces = False
+
+        def resumeProducing(self) -> None:
+            """Enough."""
+
+        def stopProducing(self) -> None:
+            """Enough."""
+
+        def produce(self, data: bytes) -> None:
+            while self.produces and self.written < 10_000_000:
+                inner.transport.write(data * 10_000)
+                self.written += 10_000
+
+    inner, producer = Plain(), Producer()
+    pair = TlsPair(inner, room=65_536).shake()
+    inner.transport.registerProducer(producer, True)
+    inner.dataReceived = producer.produce  # type: ignore[method-assign]
+    pair.carry(b"x")
+    assert producer.written < 500_000
+    assert len(pair.client.received) == producer.written
+
+
 def test_only_bytes_are_sent() -> None:
     """Text is a mistake, and told at once."""
     inner = Plain()

@@ -129,6 +129,7 @@ class TlsProtocol(Reader):
         self._hear_no_more()
         self._mute = True
         self._pieces.clear()
+        self._ready.clear()
         inner = self.inner
         try:
             if inner is not None:
