@@ -60,8 +60,10 @@ def spec_of(service: Service, account: Account) -> Spec:
     options = service.options
     user = _entry(options.user)
     program = options.server[0] if options.server else ""
+    # With TLS the daemon has the connection itself, and counts.
+    holds = "TRAFFIC" in service.logged and service.runs == "server" and not (options.wait or service.tls)
     # What the launcher keeps open for each handler is not to be limited with the handler.
-    keeps = service.runs == "python" or options.stderr == "log" or "TRAFFIC" in service.logged
+    keeps = service.runs == "python" or options.stderr == "log" or holds
     environment = service_environment(service.name, user, options.env, options.passenv, os.environ)
     if options.listen_fds:
         environment |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": service.name}
@@ -76,8 +78,7 @@ def spec_of(service: Service, account: Account) -> Spec:
         threads=options.model == "thread",
         log_stderr=options.stderr == "log",
         listen_fds=options.listen_fds,
-        # With TLS the daemon has the connection itself, and counts.
-        hold="TRAFFIC" in service.logged and service.runs == "server" and not (options.wait or service.tls),
+        hold=holds,
     )
 
 

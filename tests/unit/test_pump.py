@@ -23,6 +23,7 @@ from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.entrance import Reception
 from svcd.transport.session import KILL_SECONDS
 from svcd.transport.spawned import SpawnKeeper
+from svcd.transport.specs import Account, spec_of
 from svcd.transport.tls.protocol import LINGER_SECONDS
 from svcd.transport.tls.pump import Pump
 from svcd.transport.tls.side import TlsSide
@@ -291,6 +292,16 @@ def test_the_handler_knows_what_the_handshake_found_out(started: Callable[..., _
     assert daemon.fields("accept")["subject"] == '"CN=anna.example.org"'
     facts = daemon.keeper.sessions[2].facts()
     assert (facts["tls"], facts["subject"], facts["in"]) == ("TLSv1.3", "CN=anna.example.org", client.below.bytes_in)
+
+
+def test_the_launcher_need_not_count() -> None:
+    """With TLS the daemon does; the launcher holds no socket, and programs are started the fast way."""
+    for service, holds in [
+        (secured(CAT, log_on_success="TRAFFIC"), False),
+        (service_of(f"{CAT} log_on_success=TRAFFIC"), True),
+    ]:
+        spec = spec_of(service, Account((1024, 4096)))
+        assert (spec.hold, bool(spec.identity.handler_limits)) == (holds, holds)
 
 
 def test_no_process_without_a_handshake(started: Callable[..., _Daemon]) -> None:
