@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from zope.interface import implementer
 
 from svcd.errors import UsageError
-from svcd.wire.pem import read_authorities, read_credentials
+from svcd.wire.pem import KeyMistakeError, holds_key, read_authorities, read_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from twisted.protocols.tls import TLSMemoryBIOProtocol
 
     from svcd.clients.target import Trust
+    from svcd.wire.pem import Credentials
 
     _T = TypeVar("_T")
 
@@ -121,7 +122,7 @@ def _context(trust: Trust) -> SSL.Context:
     else:
         context.set_default_verify_paths()
     if trust.certificate:
-        credentials = _read("--cert", read_credentials, trust.certificate, trust.key)
+        credentials = _credentials(trust)
         context.use_certificate(credentials.chain[0])
         for each in credentials.chain[1:]:
             context.add_extra_chain_cert(each)
@@ -131,8 +132,19 @@ def _context(trust: Trust) -> SSL.Context:
     return context
 
 
+def _credentials(trust: Trust) -> Credentials:
+    try:
+        return _read("--cert", read_credentials, trust.certificate, trust.key)
+    except KeyMistakeError as error:
+        option = "--cert" if trust.key == trust.certificate else "--key"
+        remedy = "; name the file that has it by --key" if option == "--cert" and not holds_key(trust.key) else ""
+        raise UsageError(f"{option}: {error}{remedy}") from None
+
+
 def _read(option: str, read: Callable[..., _T], *data: bytes) -> _T:
     try:
         return read(*data)
+    except KeyMistakeError:
+        raise
     except ValueError as error:
         raise UsageError(f"{option}: {error}") from None

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svcd.wire.pem import issued, read_authorities, read_credentials, read_revocations
+from svcd.wire.pem import KeyMistakeError, holds_key, issued, read_authorities, read_credentials, read_revocations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -118,11 +118,19 @@ class _Reader:
     ) -> Credentials | None:
         key_option = option if key_path is None else "tls_key"
         contents = self._contents({option: path, key_option: key_path or path})
-        exposed = key_option in contents and self._is_exposed(key_option, key_path or path)
+        # What has no key may be read by everybody: who has forgotten tls_key is told that, and nothing of rights.
+        secret = holds_key(contents.get(key_option, b""))
+        exposed = secret and self._is_exposed(key_option, key_path or path)
         if option not in contents or key_option not in contents or exposed:
             return before
         try:
             found = self._known.get(contents[option]) or read_credentials(contents[option], contents[key_option])
+        except KeyMistakeError as error:
+            remedy = (
+                "; name the file that has it by tls_key=" if option == key_option == "tls_cert" and not secret else ""
+            )
+            self._problem(key_option, f"can't use {key_path or path}: {error}{remedy}")
+            return before
         except ValueError as error:
             self._problem(option, f"can't use {path}{f' with {key_path}' if key_path else ''}: {error}")
             return before

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = [
     "UNREADABLE",
     "Credentials",
+    "KeyMistakeError",
+    "holds_key",
     "issued",
     "read_authorities",
     "read_credentials",
@@ -31,6 +33,8 @@ __all__ = [
 
 #: What cryptography raises where a certificate or a list is not as it should be.
 UNREADABLE = (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+#: What DER begins with, and PKCS #12 that is made of it: a SEQUENCE whose length takes more than one byte.
+_BINARY = re.compile(rb"\x30[\x80-\x84]")
 _KEY = re.compile(rb"-----BEGIN ((?:[A-Z]+ )?PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
 _CERTIFICATE = re.compile(rb"-----BEGIN (X509 )?CERTIFICATE-----.*?-----END (X509 )?CERTIFICATE-----", re.DOTALL)
 _REVOCATIONS = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
@@ -41,6 +45,24 @@ _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _SIGNING = (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey)
 #: Which nobody should trust any more (RFC 9155).
 _BROKEN_HASHES = (hashes.MD5, hashes.SHA1)
+
+
+class KeyMistakeError(ValueError):
+    """There is no private key, or none that can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What a file may have: its name, the label of its PEM, and the command of openssl(1) that converts it."""
+
+    name: str
+    label: str
+    command: str
+
+
+_KEYS = _Kind("private key", "PRIVATE KEY", "pkey")
+_CERTIFICATES = _Kind("certificate", "CERTIFICATE", "x509")
+_LISTS = _Kind("revocation list", "X509 CRL", "crl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +98,10 @@ def read_credentials(certificates: bytes, key: bytes) -> Credentials:
         key: that of the other, or of the same.
 
     Raises:
-        ValueError: it can't be used; the text says why, and what to do.
+        KeyMistakeError: there is no key that can be read.
+        ValueError: it can't be used for another reason; the text says why, and what to do.
     """
-    chain = tuple(_read_all(certificates, _CERTIFICATE, _read_certificate, "certificate"))
+    chain = tuple(_read_all(certificates, _CERTIFICATE, _read_certificate, _CERTIFICATES))
     private = _read_key(key)
     own = chain[0]
     of_key = _public_bytes(private.public_key())
@@ -121,14 +144,20 @@ def _public_bytes(key: Any) -> bytes:  # noqa: ANN401 - of any algorithm
 def _read_key(data: bytes) -> Any:  # noqa: ANN401 - of any algorithm
     found = _KEY.search(data)
     if found is None:
-        raise ValueError("there is no private key in it (PEM: -----BEGIN PRIVATE KEY-----)")
+        raise KeyMistakeError(_nothing(data, _KEYS))
     if b"ENCRYPTED" in found[0]:
-        raise ValueError("the key has a passphrase, which nobody could type; remove it with openssl pkey")
+        raise KeyMistakeError("the key has a passphrase, which nobody could type; remove it with openssl pkey")
     try:
         # Of RSA the primes would be proved anew, for milliseconds each; a wrong key shows in the certificate.
         return serialization.load_pem_private_key(found[0], None, unsafe_skip_rsa_key_validation=True)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ValueError("its private key can't be read: it is damaged, or of a kind that is not supported") from None
+        text = "its private key can't be read: it is damaged, or of a kind that is not supported"
+        raise KeyMistakeError(text) from None
+
+
+def holds_key(data: bytes) -> bool:
+    """Whether a file may have a private key in it, whatever that is worth; DER may be anything."""
+    return b"PRIVATE KEY-----" in data or _BINARY.match(data) is not None
 
 
 def read_authorities(data: bytes) -> tuple[x509.Certificate, ...]:
@@ -137,7 +166,7 @@ def read_authorities(data: bytes) -> tuple[x509.Certificate, ...]:
     Raises:
         ValueError: there are none, or one can't be read, or may not vouch for others.
     """
-    found = tuple(_read_all(data, _CERTIFICATE, _read_certificate, "certificate"))
+    found = tuple(_read_all(data, _CERTIFICATE, _read_certificate, _CERTIFICATES))
     for each in found:
         try:
             constraints = each.extensions.get_extension_for_class(x509.BasicConstraints).value
@@ -158,13 +187,24 @@ def read_revocations(data: bytes) -> tuple[x509.CertificateRevocationList, ...]:
     Raises:
         ValueError: there are none, or one can't be read.
     """
-    return tuple(_read_all(data, _REVOCATIONS, _read_revocation_list, "revocation list"))
+    return tuple(_read_all(data, _REVOCATIONS, _read_revocation_list, _LISTS))
 
 
-def _read_all(data: bytes, block: re.Pattern[bytes], read: Callable[[bytes], Any], what: str) -> list[Any]:
+def _nothing(data: bytes, kind: _Kind) -> str:
+    """What to say of a file without what it should have."""
+    remedy = ""
+    if _BINARY.match(data):
+        remedy = (
+            f"; it is binary, and is made PEM by openssl {kind.command} -inform der, or openssl pkcs12 if it is that"
+        )
+    return f"there is no {kind.name} in it (PEM: -----BEGIN {kind.label}-----){remedy}"
+
+
+def _read_all(data: bytes, block: re.Pattern[bytes], read: Callable[[bytes], Any], kind: _Kind) -> list[Any]:
     blocks = [found[0] for found in block.finditer(data)]
     if not blocks:
-        raise ValueError(f"there is no {what} in it (PEM: -----BEGIN ...-----)")
+        raise ValueError(_nothing(data, kind))
+    what = kind.name
     values = []
     for number, each in enumerate(blocks, 1):
         try:

@@ -36,6 +36,7 @@ from svcd.clients.target import Target, port_number
 from svcd.clients.waiting import Patience, first_of
 from svcd.errors import ClientError, ServerError, UnavailableError, UsageError
 from svcd.wire.clocks import moment_1900, time_1900
+from tests.certificates import Authority
 from tests.doubles import LOCAL_PEER, StreamDouble
 
 if TYPE_CHECKING:
@@ -717,3 +718,19 @@ def test_files_that_hold_no_certificate(tmp_path: Path, capsys: pytest.CaptureFi
             words = ["echo", "--tls", option, str(path), "127.0.0.1", str(listener.getsockname()[1]), "x"]
             assert main(words) == os.EX_USAGE
         assert capsys.readouterr().err.startswith(f"svcctl echo: {option}: there is no certificate in it")
+
+
+def test_a_key_in_a_file_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Who has named a certificate without its key is told how to name it, and else which file has none."""
+    path, other = tmp_path / "certificate", tmp_path / "other"
+    for each in (path, other):
+        each.write_bytes(Authority().sign("a").pem)
+    nothing = "there is no private key in it (PEM: -----BEGIN PRIVATE KEY-----)"
+    for words, text in {
+        (): f"--cert: {nothing}; name the file that has it by --key",
+        ("--key", str(other)): f"--key: {nothing}",
+    }.items():
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            address = ["127.0.0.1", str(listener.getsockname()[1]), "x"]
+            assert main(["echo", "--tls", "--cert", str(path), *words, *address]) == os.EX_USAGE
+        assert capsys.readouterr().err == f"svcctl echo: {text}\n"

@@ -103,6 +103,7 @@ def test_a_file_that_cannot_be_read(option: str) -> None:
 
 _PKCS8 = serialization.PrivateFormat.PKCS8
 _LOCKED = GOOD.key.private_bytes(serialization.Encoding.PEM, _PKCS8, serialization.BestAvailableEncryption(b"x"))
+_KEY_DER = GOOD.key.private_bytes(serialization.Encoding.DER, _PKCS8, serialization.NoEncryption())
 _LATE = CA.sign("a", begins=CA.now + timedelta(hours=1))
 _OLD = CA.sign("a", expires=CA.now)
 
@@ -112,12 +113,9 @@ _OLD = CA.sign("a", expires=CA.now)
     [
         (b"", GOOD.key_pem, "there is no certificate in it"),
         (GOOD.key_pem, GOOD.key_pem, "there is no certificate in it"),
-        (GOOD.pem, GOOD.pem, "there is no private key in it"),
         (GOOD.pem.replace(b"MII", b"MIJ"), GOOD.key_pem, "certificate 1 of 1 in it can't be read: it is damaged"),
-        (GOOD.pem, GOOD.key_pem.replace(b"MI", b"MJ"), "its private key can't be read: it is damaged"),
         (GOOD.pem, CA.own.key_pem, "the key is not that of the certificate"),
         (CA.pem + GOOD.pem, GOOD.key_pem, "put the server's own first"),
-        (GOOD.pem, _LOCKED, "the key has a passphrase, which nobody could type; remove it with openssl pkey"),
     ],
 )
 def test_a_certificate_that_cannot_be_used(certificate: bytes, key: bytes, text: str) -> None:
@@ -125,6 +123,44 @@ def test_a_certificate_that_cannot_be_used(certificate: bytes, key: bytes, text:
     (problem,) = _problems("tls_cert=/c/a tls_key=/c/b", {"a": certificate, "b": key})
     assert problem.startswith("tls_cert: can't use /c/a with /c/b: ")
     assert text in problem
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        (GOOD.pem, "there is no private key in it (PEM: -----BEGIN PRIVATE KEY-----)"),
+        (GOOD.key_pem.replace(b"MI", b"MJ"), "its private key can't be read: it is damaged, or of a kind that is not"),
+        (_LOCKED, "the key has a passphrase, which nobody could type; remove it with openssl pkey"),
+        (
+            _KEY_DER,
+            "there is no private key in it (PEM: -----BEGIN PRIVATE KEY-----); it is binary, and is made PEM by ",
+        ),
+    ],
+)
+def test_a_key_that_cannot_be_used(key: bytes, text: str) -> None:
+    """It is the key's file that is named, and its option."""
+    (problem,) = _problems("tls_cert=/c/a tls_key=/c/b", {"a": GOOD.pem, "b": key})
+    assert problem.startswith(f"tls_key: can't use /c/b: {text}")
+
+
+def test_a_forgotten_key() -> None:
+    """A certificate that everybody may read, as they are made, is not the place of a key: it has another file."""
+    text = "there is no private key in it (PEM: -----BEGIN PRIVATE KEY-----); name the file that has it by tls_key="
+    assert _problems("tls_cert=/c/a", {"a": GOOD.pem}, "/c/a") == [f"tls_cert: can't use /c/a: {text}"]
+
+
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [("tls_cert=/c/der", "x509"), ("tls_cert=/c/a tls_client_ca=/c/der", "x509"),
+     ("tls_cert=/c/a tls_client_ca=/c/ca tls_crl=/c/der", "crl")],
+)  # fmt: skip
+def test_der_is_no_pem(options: str, command: str) -> None:
+    """Which command makes PEM of what is there is said."""
+    der = GOOD.certificate.public_bytes(serialization.Encoding.DER)
+    (problem,) = _problems(options, {"a": GOOD.both, "ca": CA.pem, "der": der})
+    assert (
+        f"; it is binary, and is made PEM by openssl {command} -inform der, or openssl pkcs12 if it is that" in problem
+    )
 
 
 @pytest.mark.parametrize(
@@ -254,7 +290,7 @@ def test_a_directory_of_names() -> None:
 def test_authorities() -> None:
     """Who vouches for clients may do so."""
     assert _problems("tls_cert=/c/a tls_client_ca=/c/b", {"a": GOOD.both, "b": b""}) == [
-        "tls_client_ca: can't use /c/b: there is no certificate in it (PEM: -----BEGIN ...-----)"
+        "tls_client_ca: can't use /c/b: there is no certificate in it (PEM: -----BEGIN CERTIFICATE-----)"
     ]
     assert _problems("tls_cert=/c/a tls_client_ca=/c/b", {"a": GOOD.both, "b": GOOD.pem}) == [
         (
@@ -278,7 +314,9 @@ def test_revocation_lists() -> None:
     assert problems(CA.revocations(), UNDER.revocations(until=CA.now)) == [
         "tls_crl: the revocation list of CN=Under in /c/c is out of date; get the newest"
     ]
-    assert problems(b"x") == ["tls_crl: can't use /c/c: there is no revocation list in it (PEM: -----BEGIN ...-----)"]
+    assert problems(b"x") == [
+        "tls_crl: can't use /c/c: there is no revocation list in it (PEM: -----BEGIN X509 CRL-----)"
+    ]
 
 
 _DER = {

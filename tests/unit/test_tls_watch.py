@@ -108,8 +108,8 @@ def test_a_certificate_that_cannot_be_used_changes_nothing() -> None:
             "it was made with; echo/tcp goes on with what it had"
         ),
         (
-            "s:1:21: tls_cert: can't use /c/a with /c/b: there is no certificate in it (PEM: -----BEGIN ...-----); "
-            "echo/tcp goes on with what it had"
+            "s:1:21: tls_cert: can't use /c/a with /c/b: there is no certificate in it (PEM: "
+            "-----BEGIN CERTIFICATE-----); echo/tcp goes on with what it had"
         ),
     ]
     assert world.serial == LATER.certificate.serial_number
