@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Stream", "cause"]
 
+#: What some of OpenSSL's reasons mean to who asks a server.
+_MEANINGS = {
+    "wrong version number": "the server does not speak TLS here",
+    "packet length too long": "the server does not speak TLS here",
+    "tlsv13 alert certificate required": "the server wants a certificate of yours: --cert",
+    "tlsv1 alert unknown ca": "the server does not know who vouches for your certificate",
+    "tlsv1 unrecognized name": "the server has no certificate for the name: --name",
+    "tlsv1 alert protocol version": "the server speaks another version of TLS",
+}
+
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
 class Stream(Protocol):
@@ -168,6 +178,11 @@ class Stream(Protocol):
             reader.callback(b"")
 
 
+def _explained(reason: str) -> str:
+    meaning = _MEANINGS.get(reason)
+    return f"{reason} ({meaning})" if meaning else reason
+
+
 def cause(problem: BaseException) -> str:
     """Why there is no connection, or no more, in few words."""
     number = getattr(problem, "osError", None)
@@ -180,5 +195,5 @@ def cause(problem: BaseException) -> str:
     stack = problem.args[0] if problem.args else None
     if isinstance(stack, (list, tuple)):
         # OpenSSL's errors: library, function and reason.
-        return "TLS: " + ("; ".join(str(entry[-1]) for entry in stack) or "it was broken off")
+        return "TLS: " + ("; ".join(_explained(str(entry[-1])) for entry in stack) or "it was broken off")
     return str(problem).removesuffix(".")

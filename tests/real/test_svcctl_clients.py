@@ -690,7 +690,7 @@ def test_no_tls_there(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
     done = svcctl("get", f"https://127.0.0.1:{daemon.port('daytime/tcp')}/")
     assert done.status == 76
     assert done.err.startswith("svcctl get: no TLS with 127.0.0.1 port")
-    assert "wrong version number" in done.err
+    assert "TLS: wrong version number (the server does not speak TLS here)" in done.err
 
 
 # Servers of other people.

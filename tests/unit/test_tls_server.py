@@ -241,6 +241,7 @@ def test_a_client_that_speaks_no_tls() -> None:
     with pytest.raises(SSL.Error) as caught:
         here.do_handshake()
     assert why(caught.value, here) == why(Failure(caught.value)) == "http request"
+    assert why(SSL.Error([("SSL routines", "", "wrong version number")])) == "what the client speaks is no TLS"
     assert why(SSL.SysCallError(-1, "Unexpected EOF")) == why(ConnectionDone()) == "unexpected eof"
     assert why(ConnectionLost()) == "connection lost"
     assert why(SSL.Error()) == "Error"

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["Identity", "identity_of", "why"]
 
 #: Words of OpenSSL that say too little.
-_TELLING = {"callback failed": "there is no certificate for the name that was asked for"}
+_TELLING = {
+    "callback failed": "there is no certificate for the name that was asked for",
+    "wrong version number": "what the client speaks is no TLS",
+}
 #: What no value of an environment variable, and no line, should have.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
