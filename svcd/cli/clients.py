@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable
 
 __all__ = ["add_clients"]
@@ -19,8 +20,8 @@ __all__ = ["add_clients"]
 _TIMEOUT = 10.0
 _EXITS = (
     "The exit status is 0, 1 for another answer than the one that was wanted, 64 for a wrong command line, 69 for a "
-    "server that can't be reached or does not answer in time, 76 for one that does not keep to the protocol or whose "
-    "certificate can't be trusted, and that of SIGINT after Ctrl-C."
+    "server that can't be reached or does not answer in time, 74 when the input or output fails, 76 for a server that "
+    "does not keep to the protocol or whose certificate can't be trusted, and that of SIGINT after Ctrl-C."
 )
 #: The services whose ports need not be said.
 _PORTS = {"echo": 7, "daytime": 13, "time": 37}
@@ -130,17 +131,17 @@ def _add_tls(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < math.inf:
-        raise ValueError(text)
-    return seconds
+    with suppress(ValueError):
+        if 0 < (seconds := float(text)) < math.inf:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if count < 0:
-        raise ValueError(text)
-    return count
+    with suppress(ValueError):
+        if (count := int(text)) >= 0:
+            return count
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
 
 
 def _run(name: str, chosen: argparse.Namespace) -> int:

@@ -53,9 +53,12 @@ def parse_url(text: str) -> Url:
         text = f"http://{text}"
     try:
         parts = urlsplit(text)
-        port = parts.port
     except ValueError as error:
         raise UsageError(f"{text}: {error}") from None
+    try:
+        port = parts.port
+    except ValueError:
+        raise UsageError(f"{text}: the port is no number from 1 to 65535") from None
     if parts.scheme not in _PORTS:
         raise UsageError(f"{text}: the scheme {parts.scheme} is not known; http and https are")
     if parts.username is not None:

@@ -114,6 +114,13 @@ def test_what_is_no_url(text: str) -> None:
     assert "u:p" not in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["http://a:b/", "http://a:70000/"])
+def test_a_url_with_a_wrong_port(text: str) -> None:
+    """It is said to be the port."""
+    with pytest.raises(UsageError, match=f"{text}: the port is no number from 1 to 65535"):
+        parse_url(text)
+
+
 @given(st.integers(-(2**31), 2**34), st.integers(-(2**31) + 1, 2**31 - 1))
 def test_moments(moment: int, away: int) -> None:
     """4 bytes and a clock that is wrong by less than 68 years make a moment, in whatever era."""
@@ -706,6 +713,18 @@ def test_what_the_parser_refuses(words: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == os.EX_USAGE
+
+
+def test_a_number_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the option takes is said."""
+    for words, text in {
+        ("--timeout", "0"): "'0' is no number of seconds above 0",
+        ("--wait", "soon"): "'soon' is no number of seconds above 0",
+        ("--retries", "x"): "'x' is no whole number from 0 on",
+    }.items():
+        with pytest.raises(SystemExit):
+            main(["probe", *words, "a", "7"])
+        assert capsys.readouterr().err.endswith(f"svcctl probe: argument {words[0]}: {text}\n")
 
 
 def test_files_that_hold_no_certificate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
