@@ -48,11 +48,12 @@ class ConfigError(SvcdError):
     """The services file can't be used; nothing was started or changed.
 
     Args:
-        problems: every mistake that was found, in the order of the files. Never empty.
+        problems: every mistake that was found, in the order of the files. Never empty. What stands in @defaults is
+            found for each service that has it, and is one mistake.
     """
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple(dict.fromkeys(problems))
         super().__init__("\n".join(map(str, self.problems)))
 
     #: sysexits(3) EX_CONFIG.

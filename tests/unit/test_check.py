@@ -161,6 +161,14 @@ def test_load_reports_everything_at_once() -> None:
     assert caught.value.exit_code == 78
 
 
+def test_a_mistake_of_defaults_is_one() -> None:
+    """However many services have it."""
+    files = FakeFiles({"/s": "@defaults tls_cert=/none\necho 7/tcp\ndaytime 13/tcp\n"})
+    with pytest.raises(ConfigError) as caught:
+        load("/s", files, machine=FakeMachine())
+    assert str(caught.value) == "/s:1:20: tls_cert: can't read /none: No such file or directory"
+
+
 def test_load_says_where_services_listen() -> None:
     """Without mistakes there is an endpoint for each socket, listed in columns."""
     files = FakeFiles({"/s": "echo 7/udp4\ndiscard /run/d.sock/unix"})
