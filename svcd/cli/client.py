@@ -163,7 +163,7 @@ def _status(result: Mapping[str, Any]) -> Iterator[str]:
             when = f"expires in {certificate['days']} days" if certificate["days"] >= 0 else "has expired"
             yield f"{row['service']}: {certificate['file']} {when}"
     if result["leaving"]:
-        yield f"{result['leaving']} connections of services that are no more"
+        yield f"{_counted(result['leaving'])} of services that are no more"
 
 
 def _connections(result: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -204,8 +204,12 @@ def _show(result: Mapping[str, Any]) -> Iterator[str]:
 
 def _upgraded(result: Mapping[str, Any]) -> Iterator[str]:
     count = result["connections"]
-    rest = f"ends after its {count} connections" if count else "ends"
+    rest = f"ends after its {_counted(count)}" if count else "ends"
     yield f"process {result['pid']} serves; process {result['before']} {rest}"
+
+
+def _counted(connections: int) -> str:
+    return f"{connections} connection{'' if connections == 1 else 's'}"
 
 
 def _plain(result: Mapping[str, Any]) -> Iterator[str]:

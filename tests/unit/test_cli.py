@@ -103,3 +103,16 @@ def test_text_is_the_default_format(capsys: pytest.CaptureFixture[str]) -> None:
     main(["options", "--format", "text"])
     assert capsys.readouterr().out == first
     assert max(map(len, first.splitlines())) <= 200
+
+
+@pytest.mark.parametrize(
+    ("count", "rest"), [(0, "ends"), (1, "ends after its 1 connection"), (2, "ends after its 2 connections")]
+)
+def test_what_an_upgrade_leaves(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], count: int, rest: str
+) -> None:
+    """Whether the old process still has somebody to serve."""
+    answer = {"ok": True, "result": {"pid": 2, "before": 1, "connections": count}}
+    monkeypatch.setattr("svcd.cli.client._ask", lambda *_: answer)
+    assert main(["--control", "/c", "upgrade"]) == 0
+    assert capsys.readouterr().out == f"process 2 serves; process 1 {rest}\n"
