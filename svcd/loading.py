@@ -61,7 +61,10 @@ def load_config(
 
 def listing(endpoints: Sequence[Endpoint]) -> Iterator[str]:
     """A line for each listener: the service, the address, what runs; in columns."""
-    rows = [(each.service.id, each.address, each.service.handler_text) for each in endpoints]
+    rows = [
+        (each.service.id, each.address, each.service.handler_text + (" over TLS" if each.service.tls else ""))
+        for each in endpoints
+    ]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
     for row in rows:
         yield f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}"

@@ -152,7 +152,7 @@ def _status(result: Mapping[str, Any]) -> Iterator[str]:
             str(row.get("connections", "-")),
             str(sum(row.get("refused", {}).values())) if "refused" in row else "-",
             " ".join(row["addresses"]),
-            row["runs"],
+            row["runs"] + (" over TLS" if "certificate" in row else ""),
         )
         for row in result["services"]
     ]
@@ -198,7 +198,7 @@ def _show(result: Mapping[str, Any]) -> Iterator[str]:
         elif isinstance(value, dict):
             text = " ".join(f"{key}={count}" for key, count in value.items()) or "-"
         else:
-            text = str(value)
+            text = str(value) or "-"
         yield f"{name:{width}}  {text}".rstrip()
 
 

@@ -278,6 +278,8 @@ def test_what_expires_soon_is_told(start: Callable[..., Daemon], folder: Path) -
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
     told = [line for line in done.stdout.splitlines() if "expire" in line]
     assert told == [f"echo/tcp: {folder}/soon expires in 10 days", f"past/tcp: {folder}/past has expired"]
+    runs = re.findall(r"^(\w+)/tcp .*?(\w+(?: over TLS)?)$", done.stdout, re.MULTILINE)
+    assert dict(runs) == dict.fromkeys(("echo", "late", "past"), "echo over TLS") | {"status": "status"}
     request = b"GET /metrics HTTP/1.0\r\n\r\n"
     metrics = exchange(daemon.connect("status/tcp"), request).decode()
     when = soon.certificate.not_valid_after_utc.timestamp()

@@ -9,6 +9,7 @@ import pytest
 from svcd.config.check import check
 from svcd.errors import ConfigError
 from svcd.loading import listing, load
+from tests.certificates import Authority
 from tests.doubles import FakeFiles, FakeMachine, config_of
 
 NAMES = {
@@ -174,6 +175,14 @@ def test_load_says_where_services_listen() -> None:
     files = FakeFiles({"/s": "echo 7/udp4\ndiscard /run/d.sock/unix"})
     lines = listing(load("/s", files, port_offset=10, machine=FakeMachine()))
     assert list(lines) == ["echo/udp4     0.0.0.0:17   echo", "discard/unix  /run/d.sock  discard"]
+
+
+def test_tls_is_listed() -> None:
+    """It may come from @defaults, for services that were not meant."""
+    both = Authority().sign("a").both
+    files = FakeFiles({"/s": "@defaults tls_cert=/c\necho 7/tcp4\nupper 8/tcp4 tls_cert=none", "/c": both})
+    lines = listing(load("/s", files, machine=FakeMachine(time=None)))
+    assert list(lines) == ["echo/tcp4   0.0.0.0:7  echo over TLS", "upper/tcp4  0.0.0.0:8  upper"]
 
 
 def test_the_embedded_default_has_no_problems() -> None:
