@@ -172,6 +172,21 @@ def test_who_has_no_certificate_is_refused_in_any_case() -> None:
     assert strict.refusal(here) == "it has no certificate"
 
 
+def test_a_session_does_not_outlive_its_certificate() -> None:
+    """Who resumes one shows no certificate, and OpenSSL does not look at the first one again."""
+    now = CLIENTS.now.timestamp()
+    files = FakeFiles({"/c/a": SERVER.both, "/c/ca": CLIENTS.pem})
+    server = tls_server(service_of("tls_cert=/c/a tls_client_ca=/c/ca"), files, lambda: now)
+    anna = CLIENTS.sign("anna.example.org", expires=CLIENTS.now + timedelta(hours=1))
+    for later, refusal in [(3599, None), (1, "its certificate has expired")]:
+        first = client(certificate=anna)
+        _come(server, first)
+        now += later
+        here = _come_back(server, first, "localhost")
+        assert here is not None
+        assert server.refusal(here) == refusal
+
+
 def test_a_certificate_that_makes_no_sense() -> None:
     """OpenSSL takes some that others can't read: their clients are refused, and nothing raises."""
 
@@ -418,6 +433,13 @@ def test_what_a_handler_is_told() -> None:
         "SSL_CLIENT_I_DN": "CN=c",
         "SSL_CLIENT_SAN": "DNS:a\\0A.example",
     }
+
+
+def test_names_do_not_look_like_others() -> None:
+    """What stands in one name can't be taken for another one behind it."""
+    odd = ClientName(NameKind.URI, "x:y,email:root@example.org\\")
+    identity = Identity("TLSv1.3", "c", sans=(odd, ClientName(NameKind.DNS, "a.example")))
+    assert identity.environment()["SSL_CLIENT_SAN"] == "URI:x:y\\2Cemail:root@example.org\\5C,DNS:a.example"
 
 
 def test_sni() -> None:

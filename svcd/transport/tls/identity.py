@@ -27,6 +27,8 @@ _TELLING = {
 }
 #: What no value of an environment variable, and no line, should have.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+#: And what no name in a list should, lest one look like two.
+_IN_LIST = re.compile(r"[\x00-\x1f\x7f,\\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ class Identity:
         r"""The variables of a handler's process, named as Apache's mod_ssl does, but for SSL_CLIENT_SAN.
 
         SSL_CLIENT_SAN has all names, as in `DNS:a.example,email:b@example,URI:spiffe://c/d,IP:192.0.2.1`. What would be
-        empty is left out. Control characters stand there as RFC 4514 has them, `\0A`.
+        empty is left out. Control characters stand there as RFC 4514 has them, `\0A`; in SSL_CLIENT_SAN the commas and
+        backslashes of a name as well.
         """
         values = {
             "SSL_PROTOCOL": self.protocol,
@@ -66,13 +69,13 @@ class Identity:
             "SSL_CLIENT_VERIFY": self.verify,
             "SSL_CLIENT_S_DN": self.subject,
             "SSL_CLIENT_I_DN": self.issuer,
-            "SSL_CLIENT_SAN": ",".join(f"{name.kind.value}:{name.text}" for name in self.sans),
+            "SSL_CLIENT_SAN": ",".join(f"{name.kind.value}:{_escaped(name.text, _IN_LIST)}" for name in self.sans),
         }
-        return {name: _printable(value) for name, value in values.items() if value}
+        return {name: _escaped(value, _CONTROL) for name, value in values.items() if value}
 
 
-def _printable(text: str) -> str:
-    return _CONTROL.sub(lambda found: f"\\{ord(found[0]):02X}", text)
+def _escaped(text: str, what: re.Pattern[str]) -> str:
+    return what.sub(lambda found: f"\\{ord(found[0]):02X}", text)
 
 
 def identity_of(connection: ServerConnection) -> Identity:

@@ -129,6 +129,9 @@ class TlsServer:
             certificate = connection.get_peer_certificate(as_cryptography=True)
             if certificate is None:
                 return "it has no certificate" if self._required else None
+            # A session that is resumed may be older than this: OpenSSL does not look at the certificate again.
+            if certificate.not_valid_after_utc.timestamp() <= self._wall():
+                return "its certificate has expired"
             # OpenSSL may have taken what others can't make sense of.
             certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string()
         except UNREADABLE:
