@@ -220,6 +220,12 @@ class _Reader:
             if not lists:
                 self._problem("tls_crl", f"{path} has no revocation list of {name}; add it: all clients were refused")
                 whole = False
+            if all(authority.issuer != each.subject for each in authorities):
+                above = authority.issuer.rfc4514_string()
+                self._problem(
+                    "tls_client_ca", f"with tls_crl {name} needs the certificate of {above} here as well; add it"
+                )
+                whole = False
             until = [each.next_update_utc for each in lists]
             past = [each is not None and self._now is not None and each.timestamp() <= self._now for each in until]
             if lists and all(past):

@@ -314,6 +314,9 @@ def test_revocation_lists() -> None:
     assert problems(CA.revocations(), UNDER.revocations(until=CA.now)) == [
         "tls_crl: the revocation list of CN=Under in /c/c is out of date; get the newest"
     ]
+    assert _problems(options, {"a": GOOD.both, "b": UNDER.pem, "c": UNDER.revocations()}) == [
+        "tls_client_ca: with tls_crl CN=Under needs the certificate of CN=Test CA here as well; add it"
+    ]
     assert problems(b"x") == [
         "tls_crl: can't use /c/c: there is no revocation list in it (PEM: -----BEGIN X509 CRL-----)"
     ]

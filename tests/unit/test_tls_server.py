@@ -198,6 +198,16 @@ def test_a_certificate_that_makes_no_sense() -> None:
     assert server.refusal(Odd(SSL.Context(SSL.TLS_METHOD), None)) == "its certificate can't be read"
 
 
+def test_an_authority_below_a_root_may_stand_alone() -> None:
+    """Who may vouch is who is named, and not all others below the same root."""
+    root = Authority("Root")
+    below, beside = Authority("Below", over=root), Authority("Beside", over=root)
+    server = server_of("tls_cert=/c/a tls_client_ca=/c/ca", a=SERVER.both, ca=below.pem)
+    assert handshake(server, client(certificate=below.sign("anna.example.org")))[1] is None
+    here, error = handshake(server, client(certificate=beside.sign("anna.example.org")))
+    assert why(error, here) == "certificate verify failed: unable to get local issuer certificate"
+
+
 def test_revoked_certificates() -> None:
     """What an authority took back counts no more, for its clients and for other authorities below it."""
     root = Authority("Root")

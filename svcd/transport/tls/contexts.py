@@ -92,5 +92,8 @@ def _ask_clients(context: SSL.Context, service: Service, material: Material) -> 
             store.add_crl(revocations)
         # Of all on the way to the root: an authority that was revoked vouches for nobody.
         store.set_flags(X509StoreFlags.CRL_CHECK | X509StoreFlags.CRL_CHECK_ALL)
+    else:
+        # Who stands in tls_client_ca vouches, a root or not. With lists OpenSSL needs the root to have them all.
+        store.set_flags(X509StoreFlags.PARTIAL_CHAIN)
     required = SSL.VERIFY_FAIL_IF_NO_PEER_CERT if service.options.tls_client == "required" else 0
     context.set_verify(SSL.VERIFY_PEER | required)
