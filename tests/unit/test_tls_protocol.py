@@ -19,7 +19,7 @@ from svcd.protocols.echo import EchoProtocol
 from svcd.transport.tls.handshakes import HANDSHAKE_SECONDS
 from svcd.transport.tls.protocol import LINGER_SECONDS
 from tests.doubles import LogCatcher
-from tests.tls import ANNA, TlsClient, TlsPair
+from tests.tls import ANNA, CLIENTS, TlsClient, TlsPair
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -717,3 +717,12 @@ def test_a_client_that_asks_for_endless_answers_of_tls() -> None:
     pair.feed(b"x" * 6000)
     assert [*lost, pair.below.lost] == ["", "aborted"]
     assert pair.tls.failure_text == "TLS: too many key updates"
+
+
+def test_a_long_certificate() -> None:
+    """The tickets that end a handshake have the client's certificate in them, twice: that is no flood."""
+    anna = CLIENTS.sign("anna.example.org", *(f"{number}.a-long-name.of.many.example.org" for number in range(1000)))
+    pair = TlsPair(Plain(), TlsClient(anna), tls_client_ca="/c/clients").shake()
+    assert len(pair.below.sent) > 65_536
+    pair.carry(b"hi")
+    assert (pair.tls.version, pair.below.lost) == ("TLSv1.3", "")

@@ -164,7 +164,8 @@ class TlsProtocol(Reader):
             return False
         self.version = self._connection.get_protocol_version_name()
         self._handshakes.done(self, self.version)
-        self._own = 0
+        # With its end come session tickets, which have the client's certificate in them: they are not its fault.
+        self._own, self._encrypted = 0, 1
         inner = self._build()
         if inner is None:
             self._failure = "the service wants no connection"
@@ -221,6 +222,9 @@ class TlsProtocol(Reader):
         self.transport.loseConnection()
 
     def _flooded(self) -> None:
+        if not self.version:
+            # How much a handshake may say has bounds of its own.
+            return
         self._failure = "TLS: too many key updates"
         self._hear_no_more()
         self._mute = True
