@@ -215,15 +215,16 @@ class Unannounced:
         self._rest()
         found, sock = self._header, self._socket
         assert found is not None  # noqa: S101 - it is what lets it in
-        # A reactor may still have to do with a descriptor that it has watched.
-        descriptor = os.dup(sock.fileno()) if self._watched else sock.detach()
-        sock.close()
         # A proxy at a UNIX socket that speaks for itself is a client as any other there.
         relay = None if found.source is None and self._family == socket.AF_UNIX else found
         try:
+            # A reactor may still have to do with a descriptor that it has watched.
+            descriptor = os.dup(sock.fileno()) if self._watched else sock.detach()
             self._serve(descriptor, found.source or self.peer, self._family, relay)
         except Exception:  # noqa: BLE001 - one connection's mistake is that connection's end
             self._log.failure("a connection could not be served")
+        finally:
+            sock.close()
         self._leave()
 
     def _leave(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import select
@@ -305,3 +306,19 @@ def test_a_service_that_fails_is_one_connections_end(proxied: Callable[..., _Pro
     client = service.connect(V1)
     assert client.recv(1) == b""
     assert service.quiet
+
+
+def test_a_lack_of_descriptors_is_one_connections_end(
+    proxied: Callable[..., _Proxied], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection for which there is none is closed, and nothing of it is left here."""
+
+    def dup(_descriptor: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    service = proxied()
+    client = service.connect(V1[:5])
+    monkeypatch.setattr("svcd.transport.proxied.os.dup", dup)
+    service.send(client, V1[5:])
+    assert client.recv(1) == b""
+    assert (service.taken, service.quiet) == ([], True)
