@@ -53,6 +53,8 @@ class Commands:
         self._stop = stop
         self._facts = dict(facts)
         self._disabled: dict[str, list[Endpoint]] = {}
+        # What is on is the file's to say then, also where a signal asked for it.
+        reloader.reloaded = self._disabled.clear
 
     def table(self) -> dict[str, Callable[..., object]]:
         """What answers each command, with its arguments by name; a Deferred where it takes a while."""
@@ -189,19 +191,13 @@ class Commands:
 
     def reload(self, *, now: bool = False) -> Deferred[dict[str, object]]:
         """Go over to what the services file says; fails with its Problems."""
-
-        def reloaded(plan: Plan) -> dict[str, object]:
-            self._disabled.clear()
-            return {"changes": list(plan.lines())}
-
-        return self._reloader.reload(now=now).addCallback(reloaded).addErrback(_as_command_error)
+        return self._reloader.reload(now=now).addCallback(_changes).addErrback(_as_command_error)
 
     def diff(self, file: str | None = None) -> Deferred[dict[str, object]]:
         """What a reload would change."""
         if file is not None and not file.startswith("/"):
             raise CommandError("file must be an absolute path: the daemon has a folder of its own")
-        found = self._reloader.diff(file).addCallback(lambda plan: {"changes": list(plan.lines())})
-        return found.addErrback(_as_command_error)
+        return self._reloader.diff(file).addCallback(_changes).addErrback(_as_command_error)
 
     def upgrade(self, *, now: bool = False, timeout: float = PATIENCE) -> Deferred[dict[str, object]]:
         """Let a new daemon take this one's place, without a client that notices."""
@@ -228,6 +224,10 @@ class Commands:
     def _find(self, name: str) -> Running:
         running = self._supervisor.hosted
         return running[_choose(name, list(running), "service")]
+
+
+def _changes(plan: Plan) -> dict[str, object]:
+    return {"changes": list(plan.lines())}
 
 
 def _choose(name: str, known: list[str], what: str) -> str:

@@ -34,6 +34,9 @@ class Reloader:
         supervisor: runs the services.
         load: reads a services file, the daemon's own for None; raises ConfigError.
         in_thread: calls something where it may take its time, as deferToThread does.
+
+    Attributes:
+        reloaded: called after each reload that has succeeded, whoever asked for it.
     """
 
     _log = Logger()
@@ -48,6 +51,7 @@ class Reloader:
         self._load = load
         self._in_thread = in_thread
         self._lock = DeferredLock()
+        self.reloaded: Callable[[], None] | None = None
 
     def reload(self, *, now: bool = False) -> Deferred[Plan]:
         """Go over to what the daemon's services file says now.
@@ -76,6 +80,8 @@ class Reloader:
             pulse.reloaded()
             if not isinstance(result, Failure):
                 self._supervisor.ledger.config_seconds = time.monotonic() - began
+                if self.reloaded is not None:
+                    self.reloaded()
             return result
 
         return done.addBoth(over)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -113,6 +114,20 @@ def test_a_service_is_disabled_and_enabled(controlled: _Controlled) -> None:
     daemon.wait_event("listen", "echo/tcp", 2)
     client = socket.create_connection(("127.0.0.1", _port(daemon, "echo/tcp")), PATIENCE)
     assert exchange(client, b"again") == b"again"
+
+
+def test_a_reload_enables_what_the_file_has(controlled: _Controlled) -> None:
+    """Whoever asks for it, svcctl or a signal: what was disabled is on, once, and can be disabled again."""
+    daemon = controlled.daemon
+    for count in (2, 3):
+        controlled.ask("disable", "echo")
+        if count == 2:
+            controlled.ask("reload")
+        else:
+            daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_event("listen", "echo/tcp", count)
+        assert "disabled" not in controlled.svcctl("status").stdout
+        assert "no disabled service" in controlled.svcctl("enable", "echo").stderr
 
 
 def test_a_paused_service_lets_its_clients_wait(controlled: _Controlled) -> None:
