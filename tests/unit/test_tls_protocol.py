@@ -726,3 +726,19 @@ def test_a_long_certificate() -> None:
     assert len(pair.below.sent) > 65_536
     pair.carry(b"hi")
     assert (pair.tls.version, pair.below.lost) == ("TLSv1.3", "")
+
+
+def test_who_aborts_hears_no_more() -> None:
+    """Not even what came in one piece with what made it abort."""
+
+    class Aborting(Plain):
+        def dataReceived(self, data: bytes) -> None:
+            super().dataReceived(data)
+            self.transport.abortConnection()
+            self.transport.write(b"unheard")
+
+    pair = TlsPair(inner := Aborting()).shake()
+    sent = len(pair.below.sent)
+    pair.below.abortConnection = lambda: None  # type: ignore[method-assign]
+    pair.feed(pair.client.says(b"one") + pair.client.says(b"two"))
+    assert (inner.received, len(pair.below.sent)) == (b"one", sent)

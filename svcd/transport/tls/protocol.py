@@ -226,9 +226,7 @@ class TlsProtocol(Reader):
             # How much a handshake may say has bounds of its own.
             return
         self._failure = "TLS: too many key updates"
-        self._hear_no_more()
-        self._mute = True
-        self.transport.abortConnection()
+        self.abortConnection()
 
     # For the inner protocol, and for those who tell of the connection.
 

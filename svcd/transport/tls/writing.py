@@ -209,7 +209,9 @@ class Writer:
                 self._close_our_side()
 
     def abortConnection(self) -> None:
-        """Close at once; nothing more is sent."""
+        """Close at once; nothing more is sent, nor heard of what has come already."""
+        self._hear_no_more()
+        self._mute = True
         self.transport.abortConnection()
 
     def _close_our_side(self) -> None:
