@@ -49,18 +49,12 @@ def access_problems(service: Service, files: Files, machine: Machine) -> Iterato
                 )
                 yield service.problem(option, text)
         return
-    if _is_own(service, "proxy_protocol"):
+    if service.has_own("proxy_protocol"):
         yield from _proxy_problems(service)
     for option in BANNERS:
         path = getattr(options, option)
         if path:
             yield from _banner_problems(service, option, path, files)
-
-
-def _is_own(service: Service, option: str) -> bool:
-    """Whether an option stands on the line of the service itself, not in @defaults."""
-    place = service.places.get(option)
-    return place is not None and place.file == service.place.file and place > service.place
 
 
 def _proxy_problems(service: Service) -> Iterator[Problem]:

@@ -98,6 +98,11 @@ class Service:
         chosen = self.options.tls_alpn
         return _ALPN.get(self.runs, ()) if chosen is None else chosen
 
+    def has_own(self, option: str) -> bool:
+        """Whether an option stands on the service's own line; what @defaults say to all means nothing to some."""
+        place = self.places.get(option)
+        return place is not None and place > self.place and place.file == self.place.file
+
     def problem(self, option: str, text: str) -> Problem:
         """A Problem at an option's value, or at the line if it has none."""
         return Problem(self.places.get(option, self.place), f"{option}: {text}")

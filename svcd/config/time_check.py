@@ -18,7 +18,6 @@ def time_problems(service: Service) -> Iterator[Problem]:
     if not service.options.wait:
         return
     for option in ("idle_timeout", "first_byte_timeout"):
-        place = service.places.get(option)
-        if place is not None and place > service.place and place.file == service.place.file:
+        if service.has_own(option):
             text = "with wait=yes the process accepts the connections, and svcd sees none; use session_timeout"
             yield service.problem(option, text)

@@ -41,7 +41,7 @@ def tls_problems(service: Service, files: Files, now: float | None) -> Iterator[
     if service.net.shape is not Shape.STREAM:
         return
     for option, (wanted, remedy) in _NEEDED.items():
-        if _stands_on_line(service, option) and getattr(options, option) and not _any_set(service, wanted):
+        if service.has_own(option) and getattr(options, option) and not _any_set(service, wanted):
             names = " or ".join(wanted)
             yield service.problem(option, f"this means nothing without {names}; {remedy}, or remove it")
     if not service.tls:
@@ -50,7 +50,7 @@ def tls_problems(service: Service, files: Files, now: float | None) -> Iterator[
         text = "with wait=yes the process accepts by itself, and svcd can't speak TLS for it; remove one of them"
         yield service.problem("tls_cert" if options.tls_cert else "tls_sni", text)
         return
-    if options.banner_fail and _stands_on_line(service, "banner_fail"):
+    if options.banner_fail and service.has_own("banner_fail"):
         text = "who is refused gets no TLS, and in the clear a client of TLS can't read it; remove it"
         yield service.problem("banner_fail", text)
     if options.tls_cert is None and options.tls_unknown_name == "default":
@@ -64,9 +64,3 @@ def tls_problems(service: Service, files: Files, now: float | None) -> Iterator[
 
 def _any_set(service: Service, options: tuple[str, ...]) -> bool:
     return any(getattr(service.options, option) is not None for option in options)
-
-
-def _stands_on_line(service: Service, option: str) -> bool:
-    """Whether an option is the line's own; what defaults say to all lines means nothing to some of them."""
-    place = service.places.get(option)
-    return place is not None and place.file == service.place.file and place.line >= service.place.line
