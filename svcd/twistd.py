@@ -7,7 +7,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twisted.logger import Logger
 from twisted.python import usage
+
+from svcd.events import PROBLEM, tell
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -25,6 +28,8 @@ class Twistd:
         options: its options, which it looks at again when the daemon is started and when it ends.
         managed: whether a service manager hears from us.
     """
+
+    _log = Logger()
 
     def __init__(self, options: MutableMapping[str, Any], *, managed: bool = False) -> None:
         self._options = options
@@ -57,8 +62,14 @@ class Twistd:
         """The pid file is ours."""
         aside = self._pid_file
         if aside:
-            self._options["pidfile"] = aside.removesuffix(_ASIDE)
-            os.replace(aside, self._pid_file)  # noqa: PTH105 - one system call
+            path = aside.removesuffix(_ASIDE)
+            try:
+                os.replace(aside, path)  # noqa: PTH105 - one system call
+            except OSError as error:
+                # That is no reason to serve nobody.
+                tell(self._log, PROBLEM, text=f"the pid file {path} can't be replaced: {error.strerror}")
+            else:
+                self._options["pidfile"] = path
 
     def replaced(self) -> None:
         """It is another one's."""

@@ -323,6 +323,16 @@ def test_the_pid_file_changes_hands(tmp_path: Path) -> None:
     twistd.kept()
 
 
+def test_a_pid_file_that_can_not_be_taken_over_is_told(tmp_path: Path) -> None:
+    """The daemon serves all the same, and takes away its own in the end."""
+    options = {"pidfile": str(tmp_path / "svcd.pid.new")}
+    with LogCatcher() as log:
+        Twistd(options).take_over()
+    (event,) = log.named("problem")
+    assert event["text"] == f"the pid file {tmp_path}/svcd.pid can't be replaced: No such file or directory"
+    assert options == {"pidfile": str(tmp_path / "svcd.pid.new")}
+
+
 def test_another_user_stays_another_one() -> None:
     """Root that was not given up yet is given up as it was said."""
     options = {"pidfile": "", "uid": os.geteuid() + 1, "gid": None}
