@@ -160,8 +160,9 @@ def _status(result: Mapping[str, Any]) -> Iterator[str]:
     for row in result["services"]:
         certificate = row.get("certificate")
         if certificate is not None and certificate["days"] < certificate["warn"]:
-            when = f"expires in {certificate['days']} days" if certificate["days"] >= 0 else "has expired"
-            yield f"{row['service']}: {certificate['file']} {when}"
+            yield f"{row['service']}: {certificate['file']} {_expiry(certificate['days'])}"
+        for problem in row.get("problems", []):
+            yield f"{row['service']}: {problem}"
     if result["leaving"]:
         yield f"{_counted(result['leaving'])} of services that are no more"
 
@@ -206,6 +207,12 @@ def _upgraded(result: Mapping[str, Any]) -> Iterator[str]:
     count = result["connections"]
     rest = f"ends after its {_counted(count)}" if count else "ends"
     yield f"process {result['pid']} serves; process {result['before']} {rest}"
+
+
+def _expiry(days: int) -> str:
+    if days < 0:
+        return "has expired"
+    return f"expires in {days} day{'' if days == 1 else 's'}" if days else "expires within a day"
 
 
 def _counted(connections: int) -> str:

@@ -101,6 +101,8 @@ class Commands:
         }
         if running.tls is not None:
             row["certificate"] = _certificate(running.tls)
+            if running.tls.problems:
+                row["problems"] = [str(problem) for problem in running.tls.problems]
         if keeper is not None:
             row["connections"] = len(keeper.sessions)
             row["refused"] = {str(reason): count for reason, count in keeper.entrance.counts.items() if count}

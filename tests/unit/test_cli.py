@@ -116,3 +116,23 @@ def test_what_an_upgrade_leaves(
     monkeypatch.setattr("svcd.cli.client._ask", lambda *_: answer)
     assert main(["--control", "/c", "upgrade"]) == 0
     assert capsys.readouterr().out == f"process 2 serves; process 1 {rest}\n"
+
+
+def test_what_status_says_of_certificates(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """When they expire, and why new ones are not in use."""
+    row = {"state": "on", "addresses": ["a"], "runs": "echo"}
+    rows = [
+        row | {"service": f"s{days}/tcp", "certificate": {"file": "/c", "days": days, "warn": 21}}
+        for days in (-1, 0, 1, 2, 21)
+    ]
+    rows[-1]["problems"] = ["s:1:1: tls_cert: can't use /c: why"]
+    result = {"since": 0, "version": "", "pid": 1, "reactor": "", "descriptors": {"open": 0, "limit": 1}, "leaving": 0}
+    monkeypatch.setattr("svcd.cli.client._ask", lambda *_: {"ok": True, "result": result | {"services": rows}})
+    assert main(["--control", "/c", "status"]) == 0
+    assert capsys.readouterr().out.splitlines()[-5:] == [
+        "s-1/tcp: /c has expired",
+        "s0/tcp: /c expires within a day",
+        "s1/tcp: /c expires in 1 day",
+        "s2/tcp: /c expires in 2 days",
+        "s21/tcp: s:1:1: tls_cert: can't use /c: why",
+    ]

@@ -114,10 +114,12 @@ def test_a_certificate_that_cannot_be_used_changes_nothing() -> None:
     ]
     assert world.serial == LATER.certificate.serial_number
     assert world.changes == 0
+    assert "there is no certificate in it" in str(*world.server.problems)
     world.files.put("/c/a", LATER.pem)
     with LogCatcher() as log:
         world.look(10)
     assert not log.named("problem")
+    assert not world.server.problems
 
 
 def test_one_bad_file_keeps_no_other_from_coming_into_use() -> None:

@@ -53,11 +53,13 @@ class _State:
         service: whose options hold.
         contexts: in which handshakes are made.
         stamps: of the files, from just before they were read.
+        problems: why what stands in some of them is not in use.
     """
 
     service: Service
     contexts: Contexts
     stamps: Mapping[str, Hashable]
+    problems: tuple[Problem, ...] = ()
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -111,6 +113,11 @@ class TlsServer:
         """Whose it is, with the options that hold."""
         return self._state.service
 
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Why new files are not in use, as refresh() has said."""
+        return self._state.problems
+
     def serverConnectionForTLS(self, _protocol: object) -> ServerConnection:
         """The server's side of one connection, over memory."""
         connection = ServerConnection(self._context, None)
@@ -161,7 +168,7 @@ class TlsServer:
         except ConfigError as error:
             contexts = before
             problems += error.problems
-        self._use(_State(self.service, contexts, stamps))
+        self._use(_State(self.service, contexts, stamps, tuple(problems)))
         return _published(contexts.material) != _published(before.material), problems
 
     def renew(self) -> None:
