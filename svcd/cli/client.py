@@ -9,6 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from svcd.cli.numbers import count_of, seconds_of
 from svcd.rundir import control_path
 from svcd.wire.control import COMMANDS, Command
 
@@ -58,20 +59,20 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         add: as add_parser of argparse's subparsers.
     """
     for command in COMMANDS.values():
-        parser = add(command.name, help=command.help)
+        parser = add(command.name, help=command.help, description=f"{command.help[0].upper()}{command.help[1:]}.")
         for argument in command.arguments:
             if argument.kind is bool:
                 parser.add_argument(f"--{argument.name}", action="store_true", help=argument.help)
             elif argument.kind is float:
-                parser.add_argument(f"--{argument.name}", type=float, metavar="SECONDS", help=argument.help)
+                parser.add_argument(f"--{argument.name}", type=seconds_of, metavar="SECONDS", help=argument.help)
             else:
                 count = None if argument.needed else "?"
                 parser.add_argument(argument.name, nargs=count, metavar=argument.name.upper(), help=argument.help)
         parser.add_argument("--json", action="store_true", help="print the answer as JSON")
         parser.set_defaults(run=_run, command=command)
-    top = add("top", help="status, again each second")
+    top = add("top", help="status, again each second", description="Status, again each second.")
     top.add_argument("--sort", choices=("connections", "service"), default="connections", help="what comes first")
-    top.add_argument("--count", type=int, default=0, metavar="N", help="stop after N times")
+    top.add_argument("--count", type=count_of, default=0, metavar="N", help="stop after N times")
     top.set_defaults(run=_top)
 
 

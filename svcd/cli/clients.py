@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-import math
 import os
 import signal
 import socket
 import sys
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from svcd.cli.numbers import count_of, seconds_of
+
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
 __all__ = ["add_clients"]
@@ -89,10 +89,10 @@ def _add_probe(add: Callable[..., argparse.ArgumentParser]) -> None:
         epilog=_EXITS,
     )
     _add_place(probe)
-    probe.add_argument("--retries", type=_count, default=0, metavar="N", help="try again so often until it is up")
-    probe.add_argument("--wait", type=_seconds, default=1.0, metavar="SECONDS", help="before each; default: 1")
+    probe.add_argument("--retries", type=count_of, default=0, metavar="N", help="try again so often until it is up")
+    probe.add_argument("--wait", type=seconds_of, default=1.0, metavar="SECONDS", help="before each; default: 1")
     text = "how long to wait for what it says by itself; default: 0.5"
-    probe.add_argument("--banner", type=_seconds, default=0.5, metavar="SECONDS", help=text)
+    probe.add_argument("--banner", type=seconds_of, default=0.5, metavar="SECONDS", help=text)
     probe.add_argument("--json", action="store_true", help="print what was found as JSON")
     _add_common(probe)
     probe.add_argument("--tls", action="store_true", help="shake hands")
@@ -119,7 +119,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     versions.add_argument("-4", dest="family", action="store_const", const=socket.AF_INET, help="over IPv4 alone")
     versions.add_argument("-6", dest="family", action="store_const", const=socket.AF_INET6, help="over IPv6 alone")
     text = f"how long the server may take to accept, and then to say something; default: {_TIMEOUT:g}"
-    parser.add_argument("--timeout", type=_seconds, default=_TIMEOUT, metavar="SECONDS", help=text)
+    parser.add_argument("--timeout", type=seconds_of, default=_TIMEOUT, metavar="SECONDS", help=text)
 
 
 def _add_tls(parser: argparse.ArgumentParser) -> None:
@@ -128,20 +128,6 @@ def _add_tls(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cert", metavar="FILE", help="a certificate of your own, in PEM, with its chain")
     parser.add_argument("--key", metavar="FILE", help="its key; default: it is in the file of --cert")
     parser.add_argument("--insecure", action="store_true", help="talk to whoever answers, trusted or not")
-
-
-def _seconds(text: str) -> float:
-    with suppress(ValueError):
-        if 0 < (seconds := float(text)) < math.inf:
-            return seconds
-    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
-
-
-def _count(text: str) -> int:
-    with suppress(ValueError):
-        if (count := int(text)) >= 0:
-            return count
-    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
 
 
 def _run(name: str, chosen: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -136,3 +137,14 @@ def test_what_status_says_of_certificates(monkeypatch: pytest.MonkeyPatch, capsy
         "s2/tcp: /c expires in 2 days",
         "s21/tcp: s:1:1: tls_cert: can't use /c: why",
     ]
+
+
+@pytest.mark.parametrize(
+    "words", [["upgrade", "--timeout", "nan"], ["upgrade", "--timeout", "inf"], ["top", "--count", "x"]]
+)
+def test_a_number_that_is_none(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """The daemon is not asked, and it is said what there should be."""
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == os.EX_USAGE
+    assert f"{words[1]}: {words[2]!r} is no " in capsys.readouterr().err
