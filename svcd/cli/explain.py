@@ -106,7 +106,19 @@ def explanation(
     verdict = _verdict(steps)
     if steps[0].check is Reason.PROXY:
         verdict = f"if its header names no client: {verdict}"
-    return steps[-1].outcome is not Outcome.REFUSES, [head, *_table(steps), verdict]
+    admitted = steps[-1].outcome is not Outcome.REFUSES
+    return admitted, [head, *_table(steps), verdict, *(_certificate(service) if admitted else ())]
+
+
+def _certificate(service: Service) -> Iterator[str]:
+    """What a client has to show after that: the file alone does not say who has it."""
+    options = service.options
+    if options.tls_client_ca is not None:
+        needs = "needs a certificate" if options.tls_client == "required" else "may have a certificate, which must hold"
+        words = [
+            word for word in service.words() if word.startswith(("tls_client_ca=", "tls_client_names=", "tls_crl="))
+        ]
+        yield f"in TLS it {needs}: {' '.join(words)}"
 
 
 def _peer(service: Service, address: str) -> str:

@@ -172,3 +172,17 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     status, out, err = run("echo", "10.0.0.1")
     assert (status, out) == (78, "")
     assert err.startswith(f"{path}:1:22: no_access takes ")
+
+
+def test_a_certificate_has_the_last_word() -> None:
+    """Who is admitted is told of it."""
+    service = service_of("echo 7/tcp tls_cert=/c tls_client_ca=/ca tls_client_names=a@example.org no_access=192.0.2.2")
+    assert explanation(service, "192.0.2.1", _NOON)[1][-2:] == [
+        "admitted",
+        "in TLS it needs a certificate: tls_client_ca=/ca tls_client_names=a@example.org",
+    ]
+    assert explanation(service, "192.0.2.2", _NOON)[1][-1].startswith("refused")
+    service = service_of("echo 7/tcp tls_cert=/c tls_client_ca=/ca tls_client=optional tls_crl=/crl")
+    assert explanation(service, "192.0.2.1", _NOON)[1][-1] == (
+        "in TLS it may have a certificate, which must hold: tls_client_ca=/ca tls_crl=/crl"
+    )
