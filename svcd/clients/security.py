@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from OpenSSL import SSL
-from OpenSSL.crypto import X509
+from OpenSSL.crypto import X509, X509StoreFlags
 from OpenSSL.SSL import X509VerificationCodes as _Codes
 from service_identity import VerificationError
 from service_identity.exceptions import CertificateError
@@ -119,6 +119,8 @@ def _context(trust: Trust) -> SSL.Context:
         assert store is not None  # noqa: S101 - a context made just now has one
         for authority in _read("--ca", read_authorities, trust.ca):
             store.add_cert(X509.from_cryptography(authority))
+        # Who stands there is trusted, a root or not.
+        store.set_flags(X509StoreFlags.PARTIAL_CHAIN)
     else:
         context.set_default_verify_paths()
     if trust.certificate:

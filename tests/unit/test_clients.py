@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from OpenSSL import SSL
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
@@ -31,8 +33,9 @@ from svcd.clients.fetch import Url, Wish, fetch, parse_url
 from svcd.clients.lookup import lookup
 from svcd.clients.probe import probe
 from svcd.clients.race import by_turns
+from svcd.clients.security import Verifier
 from svcd.clients.stream import Stream
-from svcd.clients.target import Target, port_number
+from svcd.clients.target import Target, Trust, port_number
 from svcd.clients.waiting import Patience, first_of
 from svcd.errors import ClientError, ServerError, UnavailableError, UsageError
 from svcd.wire.clocks import moment_1900, time_1900
@@ -753,3 +756,28 @@ def test_a_key_in_a_file_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixtur
             address = ["127.0.0.1", str(listener.getsockname()[1]), "x"]
             assert main(["echo", "--tls", "--cert", str(path), *words, *address]) == os.EX_USAGE
         assert capsys.readouterr().err == f"svcctl echo: {text}\n"
+
+
+def test_an_authority_below_a_root_is_trusted_alone() -> None:
+    """Who is named by --ca vouches for servers, and their own name is verified all the same."""
+    below = Authority("Below", over=Authority("Root"))
+    signed = below.sign("localhost")
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.use_certificate(signed.certificate)
+    context.use_privatekey(signed.key)
+
+    def problems(name: str) -> list[str]:
+        verifier = Verifier(Trust(name, below.pem, lenient=True))
+        any_protocol: Any = None
+        client, server = verifier.clientConnectionForTLS(any_protocol), SSL.Connection(context, None)
+        client.set_connect_state()
+        server.set_accept_state()
+        for here, there in ((client, server), (server, client)):
+            with contextlib.suppress(SSL.WantReadError):
+                here.do_handshake()
+            there.bio_write(here.bio_read(65_536))
+        client.do_handshake()
+        return verifier.problems
+
+    assert problems("localhost") == []
+    assert problems("other.example") == ["it is not for other.example"]
