@@ -18,7 +18,7 @@ from svcd.transport.ports import StreamPort
 from svcd.transport.proxied import Usher
 from svcd.transport.spawned import SpawnKeeper
 from svcd.transport.specs import spec_of
-from svcd.transport.tls.side import TlsSide
+from svcd.transport.tls.service import ServiceTls
 from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class _Kept(_Kind, Generic[KeeperT]):
 
     keeper: KeeperT
     _usher: Usher | None = None
-    _tls: TlsSide | None = None
+    _tls: ServiceTls | None = None
 
     @property
     def tls(self) -> TlsServer | None:
@@ -96,13 +96,13 @@ class _Kept(_Kind, Generic[KeeperT]):
 class _Gated(_Kept[GateKeeper]):
     """A stream service that runs in the daemon."""
 
-    _tls: TlsSide
+    _tls: ServiceTls
 
     def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:  # noqa: ARG002 - as all
         super().__init__(shared, service)
         factory = stream_factory(service, shared.around)
         keeping = shared.keeping(service)
-        self._tls = TlsSide(shared.reactor, shared.around.files, keeping[-1].tally)
+        self._tls = ServiceTls(shared.reactor, shared.around.files, keeping[-1].tally)
         self._tls.prepare(service)()
         self._keep(GateKeeper(service, self._tls.around(factory), *keeping, kind=self._tls.gates))
 
@@ -146,14 +146,14 @@ class _Gated(_Kept[GateKeeper]):
 class _Spawned(_Kept[SpawnKeeper]):
     """A stream service whose connections have processes of their own."""
 
-    _tls: TlsSide
+    _tls: ServiceTls
 
     def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:
         super().__init__(shared, service)
         self._spec = spec_of(service, shared.account)
         link = partial(nurse.link, self._spec)
         keeping = shared.keeping(service)
-        self._tls = TlsSide(shared.reactor, shared.around.files, keeping[-1].tally)
+        self._tls = ServiceTls(shared.reactor, shared.around.files, keeping[-1].tally)
         self._tls.prepare(service)()
         self._keep(SpawnKeeper(shared.reactor, link, service, *keeping, tls=self._tls))
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from svcd.transport.entrance import Entrance
     from svcd.transport.session import SpawnedSession
     from svcd.transport.tls.pump import Pump
-    from svcd.transport.tls.side import TlsSide
+    from svcd.transport.tls.service import ServiceTls
 
 __all__ = ["Securing"]
 
@@ -54,7 +54,7 @@ class Securing:
         adopt: lets a protocol have a socket.
     """
 
-    def __init__(self, keeper: _Keeper, tls: TlsSide, adopt: Adopt) -> None:
+    def __init__(self, keeper: _Keeper, tls: ServiceTls, adopt: Adopt) -> None:
         self._keeper = keeper
         self._tls = tls
         self._adopt = adopt

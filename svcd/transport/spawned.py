@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from svcd.journal import Journal
     from svcd.transport.descriptors import DescriptorBudget
     from svcd.transport.entrance import Entrance
-    from svcd.transport.tls.side import TlsSide
+    from svcd.transport.tls.service import ServiceTls
     from svcd.wire.proxy import Header
 
 __all__ = ["SpawnKeeper"]
@@ -63,7 +63,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         numbers: Iterator[int],
         entrance: Entrance,
         clock: Callable[[], float] = time.monotonic,
-        tls: TlsSide | None = None,
+        tls: ServiceTls | None = None,
     ) -> None:
         super().__init__(service, journal, names, budget, numbers, entrance, {}, clock)
         self.reactor = reactor

@@ -26,7 +26,7 @@ from svcd.transport.spawned import SpawnKeeper
 from svcd.transport.specs import Account, spec_of
 from svcd.transport.tls.protocol import LINGER_SECONDS
 from svcd.transport.tls.pump import Pump
-from svcd.transport.tls.side import TlsSide
+from svcd.transport.tls.service import ServiceTls
 from svcd.transport.tls.sides import ClientSide, HandlerSide
 from tests.doubles import LOCAL_PEER, PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
 from tests.tls import ANNA, FILES, TlsClient, secured
@@ -167,7 +167,7 @@ class _Daemon:
         files = FakeFiles({**FILES, "/c/welcome": b"welcome\n"})
         journal = Journal(keeping(self.lines), TextForm(stamped=False))
         self.entrance = Reception(self.reactor, journal, files, self.budget, Hall()).entrance(service)
-        self.side = TlsSide(self.reactor, files, self.entrance.tally)
+        self.side = ServiceTls(self.reactor, files, self.entrance.tally)
         self.side.prepare(service)()
         self.keeper = SpawnKeeper(
             self.reactor,

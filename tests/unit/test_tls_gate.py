@@ -21,7 +21,7 @@ from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.entrance import Reception
 from svcd.transport.gatekeeper import GateKeeper
 from svcd.transport.tls.gate import TlsGate
-from svcd.transport.tls.side import TlsSide
+from svcd.transport.tls.service import ServiceTls
 from tests.doubles import LOCAL_PEER, PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
 from tests.tls import ANNA, FILES, TlsClient, secured
 
@@ -56,7 +56,7 @@ class _Gates:
         files = FakeFiles({**FILES, "/c/welcome": b"welcome\n"})
         self.ledger = Ledger()
         entrance = Reception(self.clock, journal, files, budget, Hall(), ledger=self.ledger).entrance(service)
-        self.side = TlsSide(self.clock, files, entrance.tally)
+        self.side = ServiceTls(self.clock, files, entrance.tally)
         self.side.prepare(service)()
         self.factory = Factory.forProtocol(_Echo)
         self.keeper = GateKeeper(

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from svcd.metrics import Tally
     from svcd.transport.tls.server import TlsServer
 
-__all__ = ["TlsSide"]
+__all__ = ["ServiceTls"]
 
 
-class TlsSide:
+class ServiceTls:
     """The TLS of one service, which may have none, or get it while it runs.
 
     Args:
