@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from svcd.protocols.http import Response, error_response
+from svcd.protocols.responses import Response, error_response
 from svcd.wire.http import HttpError, Request, path_segments
 
 if TYPE_CHECKING:

@@ -8,84 +8,30 @@ from __future__ import annotations
 
 import email.utils
 import time
-from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from svcd.protocols.base import BuiltinFactory, Lingerer
-from svcd.wire.http import SLICE, HttpError, Request, RequestReader, head
+from svcd.protocols.responses import error_response
+from svcd.wire.http import SLICE, HttpError, RequestReader, head
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twisted.internet.interfaces import IAddress, IReactorTime
+    from twisted.internet.interfaces import IReactorTime
 
-__all__ = ["Body", "Handler", "HttpFactory", "HttpProtocol", "Response", "error_response", "text_response"]
+    from svcd.protocols.responses import Body, Handler, Response
+    from svcd.wire.http import Request
+
+__all__ = ["HttpFactory", "HttpProtocol"]
 
 
 #: A content of at most so many bytes is joined to its head, which is cheaper than a second write.
-_COPIED = 16_384
-
-
-class Body(Protocol):
-    """What is sent behind the head, piece by piece, when the client has room for it."""
-
-    def read(self) -> bytes:
-        """The next piece, at most 64 KiB; empty at the end.
-
-        Raises:
-            OSError: the rest can't be had; the connection is aborted, so that the client sees that it is short.
-        """
-        ...
-
-    def close(self) -> None:
-        """Give back what it holds. Called once, whatever happens."""
-        ...
-
-
-@dataclass(slots=True)
-class Response:
-    """An answer.
-
-    Attributes:
-        status: its status.
-        fields: its fields; Date, Server and Connection are added, Content-Length must be there.
-        content: a body that is at hand.
-        body: a body that is sent piece by piece after it.
-    """
-
-    status: HTTPStatus
-    fields: dict[str, str] = field(default_factory=dict)
-    content: bytes = b""
-    body: Body | None = None
-
-
-class Handler(Protocol):
-    """Answers requests."""
-
-    def respond(self, request: Request, peer: IAddress) -> Response | Deferred[Response]:
-        """The answer to a GET or HEAD.
-
-        Raises:
-            HttpError: an error is the answer.
-        """
-        ...
-
-
-def text_response(status: HTTPStatus, content_type: str, text: str) -> Response:
-    """An answer made of a text, in UTF-8."""
-    content = text.encode()
-    fields = {"Content-Type": f"{content_type}; charset=utf-8", "Content-Length": str(len(content))}
-    return Response(status, fields, content)
-
-
-def error_response(status: HTTPStatus) -> Response:
-    """An answer that says what is wrong, and nothing about the server."""
-    return text_response(status, "text/plain", f"{status.value} {status.phrase}\n")
+_COPIED = 65_536
 
 
 class HttpProtocol(Lingerer):
@@ -234,8 +180,7 @@ class HttpProtocol(Lingerer):
         return error_response(HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _send(self, response: Response, *, with_content: bool) -> None:
-        fields = {"Date": self.factory.date(), "Server": "svcd", **response.fields}
-        opening = head(response.status, fields, keep_alive=self._keep_alive)
+        opening = self.factory.opening(response, keep_alive=self._keep_alive)
         self._body = response.body
         if with_content and len(response.content) > _COPIED:
             self.transport.write(opening)
@@ -289,6 +234,20 @@ class HttpFactory(BuiltinFactory):
         self.clock = clock
         self._now = now
         self._date = (-1, "")
+        # The last answer, the second and the keep_alive that its head is for, and the head.
+        self._opening: tuple[Response | None, int, bool, bytes] = (None, -1, True, b"")
+
+    def opening(self, response: Response, *, keep_alive: bool) -> bytes:
+        """An answer's head. One that is given again and again, as metrics are, has it made once a second."""
+        date = self.date()
+        known, second, kept_alive, opening = self._opening
+        if known is response and second == self._date[0] and kept_alive == keep_alive:
+            return opening
+        fields = {"Date": date, "Server": "svcd", **response.fields}
+        opening = head(response.status, fields, keep_alive=keep_alive)
+        if response.body is None:
+            self._opening = response, self._date[0], keep_alive, opening
+        return opening
 
     def date(self) -> str:
         """The Date field (RFC 9110, section 5.6.7), made once a second."""

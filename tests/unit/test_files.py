@@ -22,7 +22,7 @@ from tests.doubles import PEER
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svcd.protocols.http import Response
+    from svcd.protocols.responses import Response
 
 SECRET = b"not for everyone"
 LARGE = bytes(range(256)) * 1000

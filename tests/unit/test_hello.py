@@ -11,7 +11,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 
 from svcd.protocols.hello import HelloPage
-from svcd.protocols.http import Response
+from svcd.protocols.responses import Response
 from svcd.wire.http import HttpError, Request
 from tests.doubles import LOCAL_PEER, FakeNames
 

@@ -13,7 +13,8 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from svcd.protocols.base import LINGER_SECONDS
-from svcd.protocols.http import HttpFactory, Response, text_response
+from svcd.protocols.http import HttpFactory
+from svcd.protocols.responses import Response, text_response
 from svcd.wire.http import MOST_TARGET, HttpError, Request
 from tests.doubles import PEER, LogCatcher, StreamDouble
 
@@ -98,6 +99,20 @@ def _parsed(answer: bytes) -> tuple[str, dict[str, str], bytes]:
     opening, _, content = answer.partition(b"\r\n\r\n")
     status, *lines = opening.decode().split("\r\n")
     return status, dict(line.split(": ", 1) for line in lines), content
+
+
+def test_an_answer_that_is_given_again_has_the_time_of_each_time() -> None:
+    """Its head may be kept as long as it is the same: a second, and for who goes on or closes."""
+    now = [784_111_777.5]
+    factory = HttpFactory(_Handler(), Clock(), now=lambda: now[0])
+    answer, other = (text_response(HTTPStatus.OK, "text/plain", text) for text in ("one", "other"))
+    heads = [factory.opening(answer, keep_alive=True), factory.opening(answer, keep_alive=True)]
+    assert heads[0] == heads[1]
+    assert b"Date: Sun, 06 Nov 1994 08:49:37 GMT" in heads[0]
+    assert b"Connection: close" in factory.opening(answer, keep_alive=False)
+    assert b"Content-Length: 5" in factory.opening(other, keep_alive=True)
+    now[0] += 1
+    assert b"Date: Sun, 06 Nov 1994 08:49:38 GMT" in factory.opening(answer, keep_alive=True)
 
 
 def test_an_answer_is_whole() -> None:

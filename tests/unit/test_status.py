@@ -29,7 +29,7 @@ from svcd.wire.http import HttpError, Request
 from tests.doubles import StreamDouble, counted
 
 if TYPE_CHECKING:
-    from svcd.protocols.http import Response
+    from svcd.protocols.responses import Response
 
 REMOTE = IPv4Address("TCP", "192.0.2.1", 40_000)
 HERE = IPv4Address("TCP", "127.0.0.1", 40_000)

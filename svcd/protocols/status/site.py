@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from twisted.internet.address import IPv4Address, IPv6Address
 
 from svcd.model import unmapped
-from svcd.protocols.http import HttpFactory, Response, text_response
+from svcd.protocols.http import HttpFactory
+from svcd.protocols.responses import Response, text_response
 from svcd.protocols.status.families import families
 from svcd.protocols.status.page import ICON, POLICY, page
 from svcd.protocols.status.rendering import Rendering
@@ -46,6 +47,7 @@ _FIELDS = {
 #: So many answers to small questions about clients are remembered: few clients ask, and often.
 _KNOWN = 16
 _METRICS = {"text/plain": TEXT, "application/openmetrics-text": OPENMETRICS}
+_KINDS = tuple(_METRICS)
 
 
 class StatusSite:
@@ -58,16 +60,18 @@ class StatusSite:
 
     def __init__(self, observed: Observed, clock: Callable[[], float] = time.monotonic) -> None:
         self._observed = observed
-        self._page = Rendering(lambda: page(view(observed)), clock)
-        self._json = Rendering(lambda: json.dumps(view(observed), separators=(",", ":")).encode(), clock)
+        shown = Rendering(lambda: page(view(observed)), clock)
+        data = Rendering(lambda: json.dumps(view(observed), separators=(",", ":")).encode(), clock)
         self._metrics = {
-            "text/plain": Rendering(lambda: text(families(observed.snapshot())), clock),
-            "application/openmetrics-text": Rendering(lambda: openmetrics(families(observed.snapshot())), clock),
+            kind: _Rendered(Rendering(make, clock), kind, vary="Accept, Accept-Encoding")
+            for kind, make in (
+                (TEXT, lambda: text(families(observed.snapshot()))),
+                (OPENMETRICS, lambda: openmetrics(families(observed.snapshot()))),
+            )
         }
-        self._kinds = tuple(_METRICS)
         self._places: dict[str, Callable[[Request], Response]] = {
-            "": lambda request: _rendered(self._page, request, "text/html; charset=utf-8", POLICY),
-            "status.json": lambda request: _rendered(self._json, request, "application/json"),
+            "": _Rendered(shown, "text/html; charset=utf-8", POLICY).respond,
+            "status.json": _Rendered(data, "application/json").respond,
             "metrics": self._scrape,
             "healthz": lambda _request: _plain(HTTPStatus.OK, "ok"),
             "readyz": self._ready,
@@ -83,21 +87,44 @@ class StatusSite:
         here = isinstance(peer, IPv4Address | IPv6Address) and _is_loopback(peer.host)
         if here and not _may_be_ours(request.fields.get(b"host", b"")):
             raise HttpError(HTTPStatus.MISDIRECTED_REQUEST)
-        segments = path_segments(request.target)
+        segments = _segments(request.target)
         place = self._places.get(segments[0]) if len(segments) == 1 else None
         if place is None:
             raise HttpError(HTTPStatus.NOT_FOUND)
         return place(request)
 
     def _scrape(self, request: Request) -> Response:
-        kind = media_type(request.fields.get(b"accept", b""), self._kinds)
-        response = _rendered(self._metrics[kind], request, _METRICS[kind])
-        response.fields["Vary"] = "Accept, Accept-Encoding"
-        return response
+        return self._metrics[_METRICS[media_type(request.fields.get(b"accept", b""), _KINDS)]].respond(request)
 
     def _ready(self, _request: Request) -> Response:
         state = self._observed.state
         return _plain(HTTPStatus.OK if state == "ready" else HTTPStatus.SERVICE_UNAVAILABLE, state)
+
+
+class _Rendered:
+    """A place whose answer is made now and then, and is the same object as long as it is the same answer."""
+
+    def __init__(
+        self, rendering: Rendering, content_type: str, policy: str = "", *, vary: str = "Accept-Encoding"
+    ) -> None:
+        self._rendering = rendering
+        self._content_type = content_type
+        self._policy = policy
+        self._vary = vary
+        # Compressed or not.
+        self._last: dict[bool, Response] = {}
+
+    def respond(self, request: Request) -> Response:
+        """The answer, compressed for who takes that."""
+        packed = takes_gzip(request.fields.get(b"accept-encoding", b""))
+        content = self._rendering.answer(packed=packed)
+        response = self._last.get(packed)
+        if response is None or response.content is not content:
+            response = self._last[packed] = _response(content, self._content_type, self._policy)
+            response.fields["Vary"] = self._vary
+            if packed:
+                response.fields["Content-Encoding"] = "gzip"
+        return response
 
 
 def _response(content: bytes, content_type: str, policy: str = "") -> Response:
@@ -107,19 +134,15 @@ def _response(content: bytes, content_type: str, policy: str = "") -> Response:
     return Response(HTTPStatus.OK, fields, content)
 
 
-def _rendered(rendering: Rendering, request: Request, content_type: str, policy: str = "") -> Response:
-    packed = takes_gzip(request.fields.get(b"accept-encoding", b""))
-    response = _response(rendering.answer(packed=packed), content_type, policy)
-    response.fields["Vary"] = "Accept-Encoding"
-    if packed:
-        response.fields["Content-Encoding"] = "gzip"
-    return response
-
-
 def _plain(status: HTTPStatus, word: str) -> Response:
     response = text_response(status, "text/plain", f"{word}\n")
     response.fields.update(_FIELDS)
     return response
+
+
+@lru_cache(_KNOWN)
+def _segments(target: bytes) -> tuple[str, ...]:
+    return tuple(path_segments(target))
 
 
 @lru_cache(_KNOWN)
