@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from svcd.interfaces import DatagramTransport, StreamTransport
 
 __all__ = [
+    "LINGER_BYTES",
+    "LINGER_SECONDS",
     "Answerer",
     "AnswererFactory",
     "BuiltinDatagrams",

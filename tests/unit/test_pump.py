@@ -19,12 +19,12 @@ from svcd.forms import TextForm
 from svcd.handlers.messages import Ended
 from svcd.journal import Journal
 from svcd.policy.limits import Hall
+from svcd.protocols.base import LINGER_SECONDS
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.entrance import Reception
 from svcd.transport.session import KILL_SECONDS
 from svcd.transport.spawned import SpawnKeeper
 from svcd.transport.specs import Account, spec_of
-from svcd.transport.tls.protocol import LINGER_SECONDS
 from svcd.transport.tls.pump import Pump
 from svcd.transport.tls.service import ServiceTls
 from svcd.transport.tls.sides import ClientSide, HandlerSide

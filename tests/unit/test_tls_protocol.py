@@ -14,10 +14,10 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from svcd.protocols.base import LINGER_SECONDS
 from svcd.protocols.chargen import ChargenProtocol
 from svcd.protocols.echo import EchoProtocol
 from svcd.transport.tls.handshakes import HANDSHAKE_SECONDS
-from svcd.transport.tls.protocol import LINGER_SECONDS
 from tests.doubles import LogCatcher
 from tests.tls import ANNA, CLIENTS, TlsClient, TlsPair
 

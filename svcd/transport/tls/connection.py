@@ -9,14 +9,14 @@ from __future__ import annotations
 from OpenSSL import SSL
 from OpenSSL._util import ffi, lib
 
-__all__ = ["TAKEN", "ServerConnection"]
+__all__ = ["RECORD", "TAKEN", "ServerConnection"]
 
 #: The most that one record holds (RFC 8446, 5.1), in bytes.
-_RECORD = 16_384
+RECORD = 16_384
 #: What emit() returns at most, in bytes: two full records with their headers, and more.
 TAKEN = 36_864
 # Each is filled and copied from in one call.
-_PLAIN = ffi.new("char[]", _RECORD)
+_PLAIN = ffi.new("char[]", RECORD)
 _SEALED = ffi.new("char[]", TAKEN)
 
 
@@ -57,7 +57,7 @@ class ServerConnection(SSL.Connection):
         Raises:
             SSL.Error: OpenSSL can't go on.
         """
-        size = lib.SSL_read(self._ssl, _PLAIN, _RECORD)
+        size = lib.SSL_read(self._ssl, _PLAIN, RECORD)
         if size > 0:
             return ffi.buffer(_PLAIN, size)[:]  # type: ignore[no-any-return]
         return None if self._wants_more(size) else b""

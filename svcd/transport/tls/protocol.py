@@ -25,6 +25,7 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import classImplements, implementer
 
+from svcd.protocols.base import LINGER_SECONDS
 from svcd.transport.tls.handshakes import HANDSHAKE_SECONDS
 from svcd.transport.tls.identity import identity_of, why
 from svcd.transport.tls.reading import Reader
@@ -38,10 +39,8 @@ if TYPE_CHECKING:
     from svcd.transport.tls.handshakes import Handshakes
     from svcd.transport.tls.identity import Identity
 
-__all__ = ["LINGER_SECONDS", "TlsProtocol"]
+__all__ = ["TlsProtocol"]
 
-#: How long a client may take to read why its handshake failed, in seconds.
-LINGER_SECONDS = 2.0
 #: For who forgot the s of https. OpenSSL says nothing to them.
 _NOT_HTTPS = (
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\r\nThis port speaks HTTPS, or another protocol in TLS.\n"

@@ -8,15 +8,13 @@ from OpenSSL import SSL
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from svcd.protocols.base import LINGER_BYTES
 from svcd.transport.tls.writing import SLICE, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Reader"]
-
-#: What a client may send after its end, or ours, before nobody reads on, in bytes.
-_MOST_IGNORED = 65_536
 
 
 class Reader(Writer):
@@ -47,8 +45,9 @@ class Reader(Writer):
     def dataReceived(self, data: bytes) -> None:
         """Something came from the client."""
         if self._deaf:
+            # After its end, or ours.
             self._ignored += len(data)
-            if self._ignored > _MOST_IGNORED:
+            if self._ignored > LINGER_BYTES:
                 self.transport.pauseProducing()
         elif self._inside or not self._hears or len(data) > SLICE:
             self._rest.append(memoryview(data))

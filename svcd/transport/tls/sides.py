@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from svcd.protocols.base import LINGER_BYTES, LINGER_SECONDS
 from svcd.protocols.side import FirstSide, Side
-from svcd.transport.tls.protocol import LINGER_SECONDS
 
 if TYPE_CHECKING:
     import socket
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientSide", "HandlerSide"]
 
-#: How much is read and dropped of what nobody wants any more, from either side, in bytes.
-_MOST_IGNORED = 65_536
 #: Pieces in which the rest of a handler's words is read; more than the buffers of a pair hold.
 _PIECE, _MOST_PIECES = 65_536, 64
 
@@ -58,7 +56,7 @@ class ClientSide(FirstSide):
         super().dataReceived(data)
         if self.gone:
             self._ignored += len(data)
-            if self._ignored > _MOST_IGNORED:
+            if self._ignored > LINGER_BYTES:
                 # It has its time to take what is left, but nobody reads on.
                 self.transport.pauseProducing()
 
@@ -131,7 +129,7 @@ class HandlerSide(Side):
         super().dataReceived(data)
         if self.other is None:
             self._ignored += len(data)
-            if self._ignored > _MOST_IGNORED:
+            if self._ignored > LINGER_BYTES:
                 self.transport.abortConnection()
 
     def readConnectionLost(self) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from OpenSSL import SSL
 
-from svcd.transport.tls.connection import TAKEN
+from svcd.transport.tls.connection import RECORD, TAKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,8 +18,6 @@ __all__ = ["SLICE", "Writer"]
 
 #: What OpenSSL is given at once, and what it has for the transport at once, in bytes: its buffers never shrink.
 SLICE = 32_768
-#: The most that one record holds (RFC 8446, 5.1), in bytes.
-_RECORD = 16_384
 #: A smaller write waits for others to share a record with, until the reactor's next turn.
 _SMALL = 4096
 #: While input is worked off the transport gets output behind it, or when it is so much, in bytes: to be told now and
@@ -79,7 +77,7 @@ class Writer:
             return
         self._pieces.append(data)
         self._pieces_size += len(data)
-        if self._pieces_size >= _RECORD:
+        if self._pieces_size >= RECORD:
             self._send_pieces()
         if not (self._inside or self._again):
             self._again = True
