@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from svcd.reactor.datagram import UDPPort
 from svcd.reactor.listener import StreamPort, TCPPort, UNIXPort
-from svcd.reactor.opening import adopt
+from svcd.reactor.opening import Given, adopt
 from svcd.reactor.prefix import use_log_prefix
 from svcd.reactor.signals import ChildSignals
 from svcd.reactor.stream import StreamTransport
@@ -165,12 +165,20 @@ class UvReactor(AsyncioSelectorReactor):
         protocol: IProtocol,
         relay: Relay | None = None,
     ) -> None:
-        """Let a protocol have a connected socket; see svcd.reactor.opening.adopt.
+        """Let a protocol have a connected socket that no port of the reactor's has accepted.
+
+        Args:
+            descriptor: the reactor's to close from now on.
+            name: the peer's socket address.
+            family: of the socket; the peer's may be another with a relay.
+            protocol: told of its transport soon, and of input after that.
+            relay: what was said before, by whom the peer came.
 
         Raises:
             OSError: it is gone; the descriptor is closed.
         """
-        adopt(self, descriptor, name, family, protocol, relay)
+        given: Any = Given(protocol)
+        adopt(self, descriptor, name, family, given, relay, None, 0, name)
 
     def listenUDP(
         self, port: int, protocol: AbstractDatagramProtocol, interface: str = "", maxPacketSize: int = 8192

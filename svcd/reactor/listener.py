@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from svcd.reactor.driving import finish
-from svcd.reactor.opening import opening
+from svcd.reactor.opening import adopt, opening
 from svcd.reactor.tcp import tcp_address
 
 if TYPE_CHECKING:
@@ -83,9 +83,10 @@ class Acceptor:
             OSError: the listening socket is of no use.
         """
         begun: list[Coroutine[Any, Any, Any]] = []
+        owner = self._owner
         try:
             for _ in range(_BATCH):
-                if not self._owner.may_accept():
+                if not owner.may_accept():
                     return
                 try:
                     descriptor, name = self._accept()
@@ -93,13 +94,18 @@ class Acceptor:
                     return
                 except OSError as error:
                     if error.errno in _SHORT:
-                        self._owner.short()
+                        owner.short()
                         return
                     if error.errno in _GONE:
                         continue
                     raise
                 try:
-                    begun.append(self._open(descriptor, name, self._family))
+                    begun.append(
+                        opening(
+                            self._reactor, descriptor, name, self._family, owner.factory, None, owner, self._next(),
+                            self._where,
+                        )
+                    )  # fmt: skip
                 except OSError:
                     self._log.failure("a connection could not be served")
                     os.close(descriptor)
@@ -119,23 +125,12 @@ class Acceptor:
         Raises:
             OSError: it is gone; the descriptor is closed.
         """
-        try:
-            begun = self._open(descriptor, name, family, relay)
-        except OSError:
-            os.close(descriptor)
-            raise
-        self._reactor.loop.call_soon(finish, [begun])
-
-    def _open(
-        self,
-        descriptor: int,
-        name: Any,  # noqa: ANN401 - as adopt
-        family: int,
-        relay: Relay | None = None,
-    ) -> Coroutine[Any, Any, Any]:
-        number, self._number = self._number, self._number + 1
         owner = self._owner
-        return opening(self._reactor, descriptor, name, family, owner.factory, relay, owner, number, self._where)
+        adopt(self._reactor, descriptor, name, family, owner.factory, relay, owner, self._next(), self._where)
+
+    def _next(self) -> int:
+        number, self._number = self._number, self._number + 1
+        return number
 
 
 class _Resting:

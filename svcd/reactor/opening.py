@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from svcd.reactor.relayed import Relay
     from svcd.reactor.stream import StreamTransport
 
-__all__ = ["adopt", "opening"]
+__all__ = ["Given", "adopt", "opening"]
 
 _KINDS: dict[int, type[StreamTransport]] = {
     socket.AF_INET: TCPTransport,
@@ -50,7 +50,7 @@ class _Connected:
         """Uvloop has closed it."""
 
 
-class _Given:
+class Given:
     """The factory of a protocol that is there already."""
 
     def __init__(self, protocol: IProtocol) -> None:
@@ -109,24 +109,19 @@ def adopt(
     descriptor: int,
     name: Any,  # noqa: ANN401 - a socket address
     family: int,
-    protocol: IProtocol,
-    relay: Relay | None = None,
+    factory: IProtocolFactory,
+    relay: Relay | None,
+    server: object,
+    number: int,
+    where: object,
 ) -> None:
-    """Let a protocol have a connection that no port of the reactor's has accepted.
-
-    Args:
-        reactor: whose loop serves it.
-        descriptor: the reactor's to close from now on.
-        name: the peer's socket address.
-        family: of the socket; the peer's may be another with a relay.
-        protocol: told of its transport soon, and of input after that.
-        relay: what was said before, by whom the peer came.
+    """The same for one that somebody else accepted or made, to the end: its descriptor is closed in any case.
 
     Raises:
-        OSError: it is gone; the descriptor is closed.
+        OSError: it is gone.
     """
     try:
-        coroutine = opening(reactor, descriptor, name, family, _Given(protocol), relay, None, 0, name)  # type: ignore[arg-type]
+        coroutine = opening(reactor, descriptor, name, family, factory, relay, server, number, where)
     except OSError:
         os.close(descriptor)
         raise
