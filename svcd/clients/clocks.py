@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import Deferred
 
 from svcd.clients.connecting import connect, within
-from svcd.clients.datagrams import questions
+from svcd.clients.datagrams import ask_once
 from svcd.errors import ServerError
 from svcd.wire.clocks import moment_1900
 
@@ -49,12 +49,8 @@ async def _answer(reactor: Reactor, target: Target, datagram: bool, most: int) -
         UnavailableError: it can't be reached, or does not answer in time.
     """
     if datagram:
-        asked = await questions(reactor, target)
-        try:
-            # What is in the question does not count. Some servers do not see one that is empty.
-            return await asked.ask(b"\n")
-        finally:
-            asked.close()
+        # What is in the question does not count. Some servers do not see one that is empty.
+        return await ask_once(reactor, target, b"\n")
     stream = await connect(reactor, target)
     try:
         whole = Deferred.fromCoroutine(_whole(stream, most))

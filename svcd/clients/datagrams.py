@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from svcd.clients.lookup import Address
     from svcd.clients.target import Reactor, Target
 
-__all__ = ["MOST_BYTES", "Questions", "questions"]
+__all__ = ["MOST_BYTES", "Questions", "ask_once", "questions"]
 
 #: The largest datagram over IPv4 (RFC 768 in RFC 791's 65,535 bytes).
 MOST_BYTES = 65_507
@@ -35,6 +35,19 @@ async def questions(reactor: Reactor, target: Target) -> Questions:
     looked_up = lookup(reactor, target.host, target.port, target.family, "UDP")
     addresses = await within(reactor, target.timeout, looked_up, f"{target.host} was not looked up")
     return Questions(reactor, target, addresses)
+
+
+async def ask_once(reactor: Reactor, target: Target, question: bytes) -> bytes:
+    """The answer to the only question for a server.
+
+    Raises:
+        UnavailableError, UsageError: as of Questions.ask; or the server's name has no address.
+    """
+    asked = await questions(reactor, target)
+    try:
+        return await asked.ask(question)
+    finally:
+        asked.close()
 
 
 class Questions:

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as PatienceError
 
 from svcd.clients.connecting import connect, within
-from svcd.clients.datagrams import MOST_BYTES, questions
+from svcd.clients.datagrams import MOST_BYTES, ask_once, questions
 from svcd.clients.waiting import Patience, first_of
 from svcd.errors import ServerError, UnavailableError, WrongAnswerError
 
@@ -75,11 +75,7 @@ async def _answer(stream: Stream, line: bytes) -> bytes:
 
 async def check_datagram(reactor: Reactor, target: Target, line: bytes) -> bytes:
     """As check, over UDP."""
-    asked = await questions(reactor, target)
-    try:
-        came = await asked.ask(line)
-    finally:
-        asked.close()
+    came = await ask_once(reactor, target, line)
     if came != line:
         raise _mismatch(line, came)
     return came
