@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from svcd.handlers.nurse import Nurse
     from svcd.policy.answers import Refusal
     from svcd.supervisor.listeners import Port
+    from svcd.transport.entrance import Entrance
     from svcd.transport.keeper import Keeper
     from svcd.transport.proxied import Serve
     from svcd.transport.sockets import OpenSocket
@@ -60,6 +61,12 @@ class _Kept(_Kind, Generic[KeeperT]):
         keeper.keep_time(self._shared.reactor.callLater)
         if self.service.options.proxy_protocol:
             self._usher = Usher(keeper, self._shared.reception.lobby)
+
+    def _secure(self, service: Service, entrance: Entrance) -> ServiceTls:
+        """The TLS of the service, if it has any."""
+        tls = ServiceTls(self._shared.reactor, self._shared.around.files, entrance.tally)
+        tls.prepare(service)()
+        return tls
 
     def _hand_off(self, opened: OpenSocket, serve: Serve, may_accept: Callable[[], bool]) -> HandOffPort:
         """A port that hands connections on, those of proxies once their headers are read."""
@@ -102,8 +109,7 @@ class _Gated(_Kept[GateKeeper]):
         super().__init__(shared, service)
         factory = stream_factory(service, shared.around)
         keeping = shared.keeping(service)
-        self._tls = ServiceTls(shared.reactor, shared.around.files, keeping[-1].tally)
-        self._tls.prepare(service)()
+        self._tls = self._secure(service, keeping[-1])
         self._keep(GateKeeper(service, self._tls.around(factory), *keeping, kind=self._tls.gates))
 
     def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
@@ -153,8 +159,7 @@ class _Spawned(_Kept[SpawnKeeper]):
         self._spec = spec_of(service, shared.account)
         link = partial(nurse.link, self._spec)
         keeping = shared.keeping(service)
-        self._tls = ServiceTls(shared.reactor, shared.around.files, keeping[-1].tally)
-        self._tls.prepare(service)()
+        self._tls = self._secure(service, keeping[-1])
         self._keep(SpawnKeeper(shared.reactor, link, service, *keeping, tls=self._tls))
 
     def port(self, opened: OpenSocket, service: Service) -> Port:

@@ -63,10 +63,10 @@ class StatusSite:
         shown = Rendering(lambda: page(view(observed)), clock)
         data = Rendering(lambda: json.dumps(view(observed), separators=(",", ":")).encode(), clock)
         self._metrics = {
-            kind: _Rendered(Rendering(make, clock), kind, vary="Accept, Accept-Encoding")
+            kind: _Rendered(Rendering(make, clock), _METRICS[kind], vary="Accept, Accept-Encoding")
             for kind, make in (
-                (TEXT, lambda: text(families(observed.snapshot()))),
-                (OPENMETRICS, lambda: openmetrics(families(observed.snapshot()))),
+                ("text/plain", lambda: text(families(observed.snapshot()))),
+                ("application/openmetrics-text", lambda: openmetrics(families(observed.snapshot()))),
             )
         }
         self._places: dict[str, Callable[[Request], Response]] = {
@@ -94,7 +94,7 @@ class StatusSite:
         return place(request)
 
     def _scrape(self, request: Request) -> Response:
-        return self._metrics[_METRICS[media_type(request.fields.get(b"accept", b""), _KINDS)]].respond(request)
+        return self._metrics[media_type(request.fields.get(b"accept", b""), _KINDS)].respond(request)
 
     def _ready(self, _request: Request) -> Response:
         state = self._observed.state
