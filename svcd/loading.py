@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svcd.catalog import SHAPES
@@ -10,7 +11,7 @@ from svcd.config.check import Endpoint, check
 from svcd.config.default import DEFAULT, DEFAULT_NAME, SERVICES_FILE
 from svcd.config.parser import parse, parse_text
 from svcd.errors import ConfigError
-from svcd.model import Place, Problem
+from svcd.model import Place, Problem, Severity
 from svcd.transport.machine import LocalMachine
 
 if TYPE_CHECKING:
@@ -19,18 +20,36 @@ if TYPE_CHECKING:
     from svcd.config.service import Config
     from svcd.interfaces import Files, Machine
 
-__all__ = ["listing", "load", "load_config"]
+__all__ = ["Loaded", "listing", "load", "load_config"]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A services file that was read and checked.
+
+    Attributes:
+        config: its services.
+        endpoints: the sockets of its services.
+        faults: what the machine lacks for single services.
+        warnings: what is worth a look, and changes nothing.
+    """
+
+    config: Config
+    endpoints: list[Endpoint]
+    faults: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
 
 
 def load(path: str | None, files: Files, *, port_offset: int = 0, machine: Machine | None = None) -> list[Endpoint]:
-    """Where the services of a file listen; as load_config."""
-    return load_config(path, files, port_offset=port_offset, machine=machine)[1]
+    """Return the endpoints of a file; as load_config, but faults of single services raise as well."""
+    loaded = load_config(path, files, port_offset=port_offset, machine=machine)
+    if loaded.faults:
+        raise ConfigError(loaded.faults)
+    return loaded.endpoints
 
 
-def load_config(
-    path: str | None, files: Files, *, port_offset: int = 0, machine: Machine | None = None
-) -> tuple[Config, list[Endpoint]]:
-    """What a file says, and where its services listen.
+def load_config(path: str | None, files: Files, *, port_offset: int = 0, machine: Machine | None = None) -> Loaded:
+    """Read and check a services file.
 
     Args:
         path: the file; None for SERVICES_FILE or the embedded default.
@@ -39,7 +58,7 @@ def load_config(
         machine: what it runs on.
 
     Raises:
-        ConfigError: with every Problem there is.
+        ConfigError: with every mistake and fault, if there is a mistake.
     """
     if path == "":
         raise ConfigError([Problem(Place("--services"), "an empty name; name a file")])
@@ -51,12 +70,18 @@ def load_config(
         config, problems = parse(path, files, SHAPES)
     config, outside = config.shifted(port_offset)
     endpoints, missing = check(config, files, machine or LocalMachine())
-    problems = [*problems, *outside, *missing]
-    if problems:
-        # By place, with the files in the order in which they were met.
-        files_met = {file: number for number, file in reversed(list(enumerate(each.place.file for each in problems)))}
-        raise ConfigError(sorted(problems, key=lambda each: (files_met[each.place.file], each)))
-    return config, endpoints
+    problems = _sorted([*problems, *outside, *missing])
+    warnings = tuple(each for each in problems if each.severity is Severity.WARNING)
+    problems = [each for each in problems if each.severity is not Severity.WARNING]
+    if any(each.severity is Severity.MISTAKE for each in problems):
+        raise ConfigError(problems)
+    return Loaded(config, endpoints, tuple(problems), warnings)
+
+
+def _sorted(problems: Sequence[Problem]) -> list[Problem]:
+    """Sort Problems by place, with the files in the order in which they were met."""
+    files_met = {file: number for number, file in reversed(list(enumerate(each.place.file for each in problems)))}
+    return sorted(problems, key=lambda each: (files_met[each.place.file], each))
 
 
 def listing(endpoints: Sequence[Endpoint]) -> Iterator[str]:

@@ -14,6 +14,7 @@ __all__ = [
     "Place",
     "Problem",
     "Runner",
+    "Severity",
     "Shape",
     "address_text",
     "short_address",
@@ -73,15 +74,30 @@ class Place:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
 
+class Severity(enum.IntEnum):
+    """Effect of a Problem.
+
+    MISTAKE is an error in the text of the services file: the file as a whole is not used. FAULT is something that the
+    machine lacks at the moment, such as a program, a user or an address: its service is broken, the others serve.
+    WARNING changes nothing.
+    """
+
+    MISTAKE = 0
+    FAULT = 1
+    WARNING = 2
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One mistake of the user's, with its place and its remedy: `services:12:7: unknown option ...`."""
+    """Problem of a services file, with its place and its remedy: `services:12:7: unknown option ...`."""
 
     place: Place
     text: str
+    severity: Severity = Severity.MISTAKE
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.text}"
+        kind = "warning: " if self.severity is Severity.WARNING else ""
+        return f"{self.place}: {kind}{self.text}"
 
 
 @dataclass(frozen=True, slots=True)

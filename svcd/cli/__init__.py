@@ -132,14 +132,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(chosen: argparse.Namespace) -> int:
     from svcd.files import LocalFiles
-    from svcd.loading import listing, load
+    from svcd.loading import listing, load_config
 
     try:
-        endpoints = load(chosen.file, LocalFiles(), port_offset=chosen.port_offset)
+        loaded = load_config(chosen.file, LocalFiles(), port_offset=chosen.port_offset)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    for line in listing(endpoints):
+    for problem in (*loaded.faults, *loaded.warnings):
+        print(problem, file=sys.stderr)
+    if loaded.faults:
+        return ConfigError.exit_code
+    for line in listing(loaded.endpoints):
         print(line)
     return 0
 
@@ -150,7 +154,7 @@ def _explain(chosen: argparse.Namespace) -> int:
     from svcd.loading import load_config
 
     try:
-        config, _ = load_config(chosen.services, LocalFiles())
+        config = load_config(chosen.services, LocalFiles()).config
         found = [explanation(service, chosen.address, chosen.at) for service in services_named(config, chosen.service)]
     except (ConfigError, UsageError) as error:
         print(error if isinstance(error, ConfigError) else f"svcctl explain: {error}", file=sys.stderr)

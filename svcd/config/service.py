@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from svcd.config.options import TABLE, Options
 from svcd.config.rows import HANDLERS, SPAWNED
-from svcd.model import Net, Place, Problem, Runner
+from svcd.model import Net, Place, Problem, Runner, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -105,7 +105,18 @@ class Service:
 
     def problem(self, option: str, text: str) -> Problem:
         """A Problem at an option's value, or at the line if it has none."""
-        return Problem(self.places.get(option, self.place), f"{option}: {text}")
+        return self._problem(option, text, Severity.MISTAKE)
+
+    def fault(self, option: str, text: str) -> Problem:
+        """Return a Problem of the machine at an option's value, or at the line if it has none."""
+        return self._problem(option, text, Severity.FAULT)
+
+    def warning(self, option: str, text: str) -> Problem:
+        """Return a warning at an option's value, or at the line if it has none."""
+        return self._problem(option, text, Severity.WARNING)
+
+    def _problem(self, option: str, text: str, severity: Severity) -> Problem:
+        return Problem(self.places.get(option, self.place), f"{option}: {text}", severity)
 
     def words(self) -> Iterator[str]:
         """The words of a line that says the same, before quoting."""

@@ -1,0 +1,1 @@
+"""Kernel facilities of sockets. Knows no service; the reactor may import it."""
