@@ -6,9 +6,11 @@ import difflib
 import re
 from typing import TYPE_CHECKING
 
+from svcd.config.arranging import CONTINUED, arrange
 from svcd.config.options import TABLE, Options
 from svcd.config.rows import HANDLERS
 from svcd.config.service import HIGHEST_PORT, Service
+from svcd.config.xinetd_words import block_remedy, option_remedy, protocol_remedy, value_remedy
 from svcd.model import Net, Place, Problem, Shape
 
 if TYPE_CHECKING:
@@ -28,6 +30,16 @@ def nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
     """What a Problem may add to an unknown word; empty if no known one is like it."""
     match = difflib.get_close_matches(word, known, 1)
     return f" (did you mean {str(match[0])!r}?)" if match else ""
+
+
+def _unknown(name: str, value: str) -> str:
+    """Return what is wrong with an option that the table does not have, and the remedy."""
+    remedy = option_remedy(name, value)
+    if remedy:
+        return f"no option {name!r}: {remedy}"
+    if name[-1:] in ("+", "-") and name[:-1] in TABLE:
+        return f"{name}=: write all its values in one {name[:-1]}="
+    return f"unknown option {name!r}{nearest(name, TABLE)}"
 
 
 class LineReader:
@@ -53,7 +65,7 @@ class LineReader:
             name, _, value = word.text.partition("=")
             info = TABLE.get(name)
             if info is None:
-                self._problem(word.place, f"unknown option {name!r}{nearest(name, TABLE)}")
+                self._problem(word.place, _unknown(name, value))
                 continue
             place = word.after(len(name) + 1)
             if name in places:
@@ -63,7 +75,9 @@ class LineReader:
             try:
                 values[name] = info.kind.read(value)
             except ValueError:
-                self._problem(place, f"{name} takes {info.kind.accepts}, not {value!r}")
+                remedy = value_remedy(value)
+                more = f"; {remedy}" if remedy else ""
+                self._problem(place, f"{name} takes {info.kind.accepts}, not {value!r}{more}")
         return values, places
 
     def service(
@@ -72,15 +86,20 @@ class LineReader:
         """The service of a line, with the defaults that hold there; None after a Problem."""
         before = len(self._problems)
         place = words[0].place
+        remedy = block_remedy(words[0].text, words[1].text if len(words) > 1 else "")
+        if remedy:
+            self._problem(place, remedy)
+            return None
         if len(words) < 2:
             self._problem(place, f"{words[0].text!r} has no port; write it as: {words[0].text} port/protocol")
             return None
         name = self._name(words[0])
         net, port, path = self._where(words[1])
-        aliases = [word for word in words[2:] if "=" not in word.text]
+        aliases, options, problems = arrange(words[2:])
         for alias in aliases:
             self._alias(alias)
-        own, own_places = self.options([word for word in words[2:] if "=" in word.text])
+        self._problems += problems
+        own, own_places = self.options(options)
         values = {**defaults, **own}
         if net is None or len(self._problems) > before:
             return None
@@ -120,11 +139,11 @@ class LineReader:
         if not word.text:
             self._problem(word.place, "an empty word; remove the quotes")
         elif re.fullmatch("[0-9]+/[a-z0-9]+", word.text):
-            self._problem(
-                word.place,
-                f"{word.text!r} among the aliases; a line that begins with white space continues the one before: "
-                "remove the white space if this is a service of its own",
-            )
+            self._problem(word.place, f"{word.text!r} among the aliases; {CONTINUED}")
+        elif word.text in TABLE:
+            self._problem(word.place, f"{word.text!r} is an option, no alias; write {word.text}=VALUE")
+        elif option_remedy(word.text, ""):
+            self._problem(word.place, f"{word.text!r} is no alias: {option_remedy(word.text, '')}")
 
     def _where(self, word: Word) -> tuple[Net | None, int, str]:
         """Field 2: the protocol (None after a Problem), the port, the path."""
@@ -132,8 +151,9 @@ class LineReader:
         if not slash:
             self._problem(word.place, f"{word.text!r} is not port/protocol, as in 7/tcp or /run/echo.sock/unix")
             return None, 0, ""
-        if protocol in ("sctp", "dccp"):
-            self._problem(word.after(len(where) + 1), f"{protocol} is not supported; remove or comment out the line")
+        remedy = protocol_remedy(protocol, where)
+        if remedy:
+            self._problem(word.after(len(where) + 1), remedy)
             return None, 0, ""
         try:
             net = Net(protocol)

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from svcd.config.arranging import arrange
 from svcd.config.lexer import Word, decode, split
 from svcd.config.line import LineReader, nearest
 from svcd.config.rows import HANDLERS
@@ -130,11 +131,13 @@ class _Parser:
 
     def _defaults(self, words: Sequence[Word], setting: _Setting) -> None:
         taken = []
-        for word in words:
-            name, equals, _ = word.text.partition("=")
-            if not equals:
-                self._problem(word.place, f"@defaults takes option=value, not {word.text!r}")
-            elif name in HANDLERS:
+        bare, options, problems = arrange(words)
+        for word in bare:
+            self._problem(word.place, f"@defaults takes option=value, not {word.text!r}")
+        self.problems += problems
+        for word in options:
+            name = word.text.partition("=")[0]
+            if name in HANDLERS:
                 self._problem(word.place, f"{name}= says what runs; set it on the line of a service, not in @defaults")
             else:
                 taken.append(word)

@@ -243,7 +243,8 @@ def test_socket_activation(machine: Booted) -> None:
     """The first client starts the daemon; the sockets stay systemd's when it stops, and another starts it again."""
     text = machine("cat", "/usr/local/share/svcd/svcd.socket")
     machine.put("/etc/systemd/system/svcd.socket", text)
-    machine.put("/etc/svcd/services", "echo 7/tcp\necho 7/udp\nlocal /run/svcd/echo.sock/unix echo\nupper 7007/tcp4\n")
+    lines = "echo 7/tcp\necho 7/udp\nlocal /run/svcd/echo.sock/unix echo\nupper 7007/tcp4\n"
+    machine.put("/etc/svcd/services", f"@defaults bind=127.0.0.1,::1\n{lines}")
     machine("systemctl", "daemon-reload")
     machine("systemctl", "start", "svcd.socket")
     assert machine.show("ActiveState")["ActiveState"] == "inactive"

@@ -285,7 +285,7 @@ def test_a_daemon_in_the_background(background: Callable[..., int], open_folder:
     first.wait()
     assert int((open_folder / "my.pid").read_text()) == found["pid"]
     assert _served(open_folder, "echo/tcp", b"hi") == b"hi"
-    (open_folder / "services").write_text("echo 0/tcp bind=127.0.0.1\nmore 0/tcp bind=192.0.2.1 daytime\n")
+    (open_folder / "services").write_text("echo 0/tcp bind=127.0.0.1\nmore 0/tcp daytime bind=192.0.2.1\n")
     done = _svcctl(open_folder, "upgrade")
     # The whole line, though the new one had left the terminal by then.
     assert (done.returncode, "more/tcp: can't listen on 192.0.2.1:0" in done.stderr) == (1, True), done.stderr

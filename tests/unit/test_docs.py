@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,10 +15,10 @@ from svcd.cli import _parser, main
 from svcd.cli.grammar import commands_of
 from svcd.cli.manual import manual, roff
 from svcd.config.check import check
-from svcd.config.parser import parse
+from svcd.config.parser import parse, parse_text
 from svcd.files import LocalFiles
 from svcd.tap import Options
-from tests.doubles import FakeMachine
+from tests.doubles import FakeFiles, FakeMachine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,7 +73,39 @@ def test_the_services_file_that_is_installed_has_no_problems(project_root: Path)
     config, problems = parse(str(project_root / "etc/svcd/services"), LocalFiles(), SHAPES)
     assert not problems
     assert config.enabled
-    assert not check(config, LocalFiles(), FakeMachine())[1]
+    endpoints, problems = check(config, LocalFiles(), FakeMachine())
+    assert not problems
+    assert {endpoint.host for endpoint in endpoints} == {"127.0.0.1", "::1"}
+
+
+def test_no_line_of_the_installed_file_serves_others_unasked(project_root: Path, tmp_path: Path) -> None:
+    """Whoever removes the # of a line has a service of this machine alone, until bind= is changed as well."""
+    text = (project_root / "etc/svcd/services").read_text("utf-8")
+    path = tmp_path / "services"
+    path.write_text(re.sub(r"^#(?=\w+ +\d+/)", "", text, flags=re.MULTILINE))
+    config, problems = parse(str(path), LocalFiles(), SHAPES)
+    assert not problems
+    served = [service for service in config.enabled if not service.net.local]
+    assert len(served) > len(BUILTINS)
+    assert {service.options.bind for service in served} == {("127.0.0.1", "::1")}
+
+
+def test_the_installed_socket_unit_listens_on_the_loopback_addresses(project_root: Path) -> None:
+    """The example of socket activation opens nothing to the world either."""
+    lines = (project_root / "etc/systemd/svcd.socket").read_text("utf-8").splitlines()
+    listens = [line.partition("=")[2] for line in lines if line.startswith("Listen")]
+    assert listens
+    assert all(each.startswith(("127.0.0.1:", "[::1]:", "/")) for each in listens)
+
+
+def test_the_first_example_of_the_readme_is_for_this_machine_alone(project_root: Path) -> None:
+    """Its file has no mistakes, and listens on the loopback addresses."""
+    text = (project_root / "README.md").read_text("utf-8")
+    example = text.partition("    $ cat > services\n")[2].partition("    $ ")[0]
+    config, problems = parse_text(textwrap.dedent(example), "services", LocalFiles(), SHAPES)
+    assert not problems
+    endpoints, _ = check(config, FakeFiles(folders=["/usr/share/doc"]), FakeMachine())
+    assert {endpoint.host for endpoint in endpoints} == {"127.0.0.1", "::1"}
 
 
 def test_the_lines_that_are_commented_out_have_no_problems(project_root: Path, tmp_path: Path) -> None:

@@ -83,13 +83,13 @@ def test_what_is_logged_by_default_depends_on_what_runs() -> None:
 
 
 def test_options_of_a_line() -> None:
-    """Options stand anywhere behind the protocol, and a value may hold what it likes in quotes."""
-    service = service_of("web 80/tcp root=/srv/www http index='a#b.html,c' 'description=it is = \"x\" # y'")
+    """Options stand behind the aliases, and a value may hold what it likes in quotes."""
+    service = service_of("web 80/tcp http root=/srv/www index='a#b.html,c' 'description=it is = \"x\" # y'")
     assert (service.runs, service.aliases) == ("http", ("http",))
     assert service.options.root == "/srv/www"
     assert service.options.index == ("a#b.html", "c")
     assert service.options.description == 'it is = "x" # y'
-    assert str(service.places["root"]) == "s:1:17"
+    assert str(service.places["root"]) == "s:1:22"
 
 
 def test_disabled_lines_need_nothing_that_serves_them() -> None:
@@ -103,8 +103,8 @@ ROWS = [
     # Field 2.
     ("echo", "s:1:1: 'echo' has no port; write it as: echo port/protocol"),
     ("echo 7", "s:1:6: '7' is not port/protocol, as in 7/tcp or /run/echo.sock/unix"),
-    ("echo 7/sctp", "s:1:8: sctp is not supported; remove or comment out the line"),
-    ("echo 7/dccp", "s:1:8: dccp is not supported; remove or comment out the line"),
+    ("echo 7/sctp", "s:1:8: SCTP is not supported; remove or comment out the line"),
+    ("echo 7/dccp", "s:1:8: DCCP is not supported; remove or comment out the line"),
     ("echo 7/tpc", ("s:1:8: unknown protocol 'tpc' (did you mean 'tcp'?): there are tcp, tcp4, tcp6, udp, udp4, udp6, "
                    "unix, unixgram")),
     ("echo 7/", "s:1:8: unknown protocol '': there are tcp, tcp4, tcp6, udp, udp4, udp6, unix, unixgram"),
@@ -188,6 +188,125 @@ ROWS = [
 def test_a_mistake_has_its_place_and_its_remedy(text: str, problem: str) -> None:
     """One mistake gives one Problem, at its line and column, that says what would be right."""
     assert problems_of(text) == [problem]
+
+
+_ALIASES = "; aliases stand before the options"
+TRAILING = [
+    ("only_from=10.1.2.3 10.1.2.4", "'10.1.2.4' follows only_from=: if it belongs to that value, write "
+                                    "only_from=10.1.2.3,10.1.2.4" + _ALIASES),
+    ("no_access=10.1.2.3, .x.org", "'.x.org' follows no_access=: if it belongs to that value, write "
+                                   "no_access=10.1.2.3,.x.org" + _ALIASES),
+    ("access_times=8:00-9:00 10:00-11:00", "'10:00-11:00' follows access_times=: if it belongs to that value, write "
+                                           "access_times=8:00-9:00,10:00-11:00" + _ALIASES),
+    ("log_on_success=HOST EXIT", "'EXIT' follows log_on_success=: if it belongs to that value, write "
+                                 "log_on_success=HOST,EXIT" + _ALIASES),
+    ("idle_timeout=10 m", "'m' follows idle_timeout=: if it belongs to that value, write idle_timeout=10m" + _ALIASES),
+    ("description=for me", "'me' follows description=: if it belongs to that value, write description='for me'"
+                           + _ALIASES),
+    ("backlog=5 6", "'6' follows backlog=: quote a value with blanks, or put commas between its parts" + _ALIASES),
+    ("resolve=yes upper", "'upper' follows resolve=: quote a value with blanks, or put commas between its parts"
+                          + _ALIASES),
+    ("backlog= 5", "'5' follows backlog=: write backlog=5" + _ALIASES),
+    ("backlog=5 ''", "an empty word; remove the quotes"),
+    ("backlog=5\n upper 9/tcp", ("'9/tcp' among the options; a line that begins with white space continues the one "
+                                "before: remove the white space if this is a service of its own")),
+    ("cps=50 10", ("'10' follows cps=, and there is no option 'cps': write rate=50/s; there is no waiting time, the "
+                  "next client may come as soon as the rate allows")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "problem"), TRAILING)
+@pytest.mark.parametrize("line", ["echo 7/tcp", "echo 7/tcp sink", "@defaults", "@defaults nodelay=no"])
+def test_a_word_behind_an_option_is_no_alias(line: str, words: str, problem: str) -> None:
+    """What a blank has cut off a value is a mistake that says how to write it, not silently an alias."""
+    [found] = problems_of(f"{line} {words}")
+    assert found.partition(": ")[2] == problem
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("server=/bin/cat -n", "'-n' follows server=: if it belongs to that value, write server='/bin/cat -n'"),
+        ("server=/bin/git daemon --base=/srv", ("'daemon --base=/srv' follows server=: if it belongs to that value, "
+                                               "write server='/bin/git daemon --base=/srv'")),
+        ("server=/bin/cat user=nobody nogroup", ("'nogroup' follows user=: quote a value with blanks, or put commas "
+                                                "between its parts")),
+        ("server=/bin/cat env=A=1 B=2", "'B=2' follows env=: if it belongs to that value, write env='A=1 B=2'"),
+        ("redirect=localhost 80", "'80' follows redirect=: if it belongs to that value, write redirect=localhost:80"),
+    ],
+)  # fmt: skip
+def test_what_runs_may_have_blanks_only_in_quotes(words: str, problem: str) -> None:
+    """A program's arguments behind a blank are not dropped."""
+    [found] = problems_of(f"x 7/tcp {words}")
+    assert found.partition(": ")[2] == problem + _ALIASES
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("backlog = 5", "blanks around = in backlog =; write backlog=5"),
+        ("backlog =5 nodelay=no", "blanks around = in backlog =; write backlog=5"),
+        ("only_from = 10.0.0.1 10.0.0.2 nodelay=no", ("blanks around = in only_from =; write "
+                                                     "only_from=10.0.0.1,10.0.0.2")),
+        ("backlog = x", "blanks around = in backlog =; write backlog=VALUE"),
+        ("only_from += 10.0.0.1", "only_from +=: write all its values in one only_from="),
+        ("only_from-=10.0.0.1", "only_from-=: write all its values in one only_from="),
+        ("socket_type = stream", ("no option 'socket_type': the protocol says it: PORT/tcp for stream, PORT/udp for "
+                                 "dgram; raw and seqpacket are not supported")),
+        ("protocol = tcp", "no option 'protocol': write it behind the port, as in 7/tcp"),
+        ("type = TCPMUX", "no option 'type': write mux=yes"),
+        ("type=INTERNAL", "no option 'type': remove it, and name the built-in as the service or as an alias"),
+        ("flags=KEEPALIVE", "no option 'flags': write keepalive=yes"),
+        ("flags = IPv6", "no option 'flags': write PORT/tcp6 or PORT/udp6"),
+        ("flags=INTERCEPT", ("no option 'flags': KEEPALIVE is keepalive=yes, NODELAY is nodelay=yes, NAMEINARGS is "
+                            "argv0=NAME, IPv4 and IPv6 are PORT/tcp4 and PORT/tcp6; there are no others")),
+        ("log_type = FILE /var/log/x", ("no option 'log_type': one log has all services: say where it goes by twistd "
+                                       "--logfile FILE, --syslog, or svcd --log-format journald")),
+        ("server_args = -n -u", ("no option 'server_args': write the arguments behind the program: "
+                                "server='/path/program -n -u'")),
+        ("server_args=-n", ("no option 'server_args': write the arguments behind the program: "
+                           "server='/path/program -n'")),
+        ("cps = 50 10", ("no option 'cps': write rate=50/s; there is no waiting time, the next client may come as "
+                        "soon as the rate allows")),
+        ("rlimit_files=10", "no option 'rlimit_files': write rlimit_nofile=NUMBER"),
+        ("instances=UNLIMITED", ("instances takes a whole number from 1 to 9999999, or none, not 'UNLIMITED'; xinetd's "
+                                "UNLIMITED is none here")),
+        ("log_on_success=HOST,USERID", ("log_on_success takes any of PID HOST EXIT DURATION TRAFFIC with commas "
+                                       "between them, or none, not 'HOST,USERID'; there is no identification of "
+                                       "users (RFC 1413); remove it")),
+        ("disable", "'disable' is an option, no alias; write disable=VALUE"),
+        ("nowait", "'nowait' is no alias: write wait=no, or nothing"),
+    ],
+)  # fmt: skip
+def test_words_of_xinetd_get_a_remedy(words: str, problem: str) -> None:
+    """Its way of writing options, and those that svcd does not have, are mistakes that name what to write."""
+    [found] = problems_of(f"echo 7/tcp {words}")
+    assert found.partition(": ")[2] == problem
+
+
+_BLOCK = "this is a block of xinetd.conf(5); a service is one line here: NAME PORT/PROTOCOL option=value ..."
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("service ftp", _BLOCK),
+        ("defaults", _BLOCK),
+        ("{\n socket_type = stream", _BLOCK),
+        ("}", _BLOCK),
+        ("includedir /etc/xinetd.d", "write a line: @include DIRECTORY/*"),
+        ("ftp stream tcp nowait root /usr/sbin/ftpd", ("this is a line of inetd.conf(5); write it as: ftp PORT/tcp "
+                                                           "server='/path/program arguments' user=USER")),
+        ("x 7/vsock echo", ("vsock is not supported; serve PORT/tcp or PATH/unix, and pass connections on with "
+                           "socat(1)")),
+        ("rstatd rpc/udp", "RPC services are not supported; run the program by itself, beside rpcbind(8)"),
+        ("x 7/mptcp echo", "write PORT/tcp and mptcp=yes"),
+    ],
+)  # fmt: skip
+def test_lines_of_other_super_servers_get_a_remedy(line: str, problem: str) -> None:
+    """A line of xinetd.conf(5) or inetd.conf(5) is told to be one."""
+    [found] = problems_of(line)
+    assert found.partition(": ")[2] == problem
 
 
 def test_all_problems_are_reported_together() -> None:

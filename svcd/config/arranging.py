@@ -1,0 +1,145 @@
+"""The words of a line behind its port: aliases first, then options. Any other order is a Problem with its remedy.
+
+A word without `=` that follows an option would be an alias that nobody asked for: the rest of a value with a blank in
+it. To drop it silently would change what the line means.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING, NamedTuple
+
+from svcd.config.options import TABLE
+from svcd.config.xinetd_words import option_remedy
+from svcd.model import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from svcd.config.lexer import Word
+
+__all__ = ["CONTINUED", "Arranged", "arrange"]
+
+#: The remedy for a line that begins with white space, and so belongs to the one before.
+CONTINUED = (
+    "a line that begins with white space continues the one before: remove the white space if this is a service of its "
+    "own"
+)
+
+#: An equals sign at the beginning of a word, with the operators of xinetd.conf(5).
+_EQUALS = re.compile("([+-]?=)(.*)", re.DOTALL)
+#: Units that a number may have been separated from.
+_UNIT = re.compile("[smhdKMG]")
+_VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
+
+
+class Arranged(NamedTuple):
+    """The words of a line.
+
+    Attributes:
+        aliases: the words before the first option.
+        options: the words that are an option with its value.
+        problems: of the words that are neither.
+    """
+
+    aliases: list[Word]
+    options: list[Word]
+    problems: list[Problem]
+
+
+def arrange(words: Sequence[Word]) -> Arranged:
+    """Tell aliases, options and mistakes apart."""
+    found = Arranged([], [], [])
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if rest and "=" not in word.text and _EQUALS.match(rest[0].text):
+            found.problems.append(_separated(word, rest))
+        elif "=" not in word.text:
+            # It stands before all options: what follows one is taken together with it.
+            found.aliases.append(word)
+            continue
+        else:
+            name, _, value = word.text.partition("=")
+            more = _run(name, rest)
+            if not more:
+                found.options.append(word)
+                continue
+            found.problems.append(_trailing(name, value, more))
+    return found
+
+
+def _run(name: str, rest: list[Word]) -> list[Word]:
+    """Take the words off that belong to no option of their own, as far as they follow at once."""
+    found: list[Word] = []
+    while rest and _belongs(name, rest[0]) and not (len(rest) > 1 and _EQUALS.match(rest[1].text)):
+        found.append(rest.pop(0))
+    return found
+
+
+def _belongs(name: str, word: Word) -> bool:
+    """Whether a word can only be a part of the value before it."""
+    option = word.text.partition("=")[0]
+    if "=" not in word.text:
+        return True
+    return option not in TABLE and (
+        option.startswith("-") or (name == "env" and _VARIABLE.fullmatch(word.text) is not None)
+    )
+
+
+def _separated(word: Word, rest: list[Word]) -> Problem:
+    """Return the Problem of `name = value`; the words of it are taken off."""
+    match = _EQUALS.fullmatch(rest.pop(0).text)
+    assert match is not None  # noqa: S101 - the caller has seen it
+    parts = [match[2]] if match[2] else []
+    parts += [each.text for each in _run(word.text, rest)]
+    remedy = option_remedy(word.text, " ".join(parts))
+    if remedy:
+        return Problem(word.place, f"no option {word.text!r}: {remedy}")
+    if match[1] != "=":
+        return Problem(word.place, f"{word.text} {match[1]}: write all its values in one {word.text}=")
+    written = _written(word.text, parts) or f"{word.text}=VALUE"
+    return Problem(word.place, f"blanks around = in {word.text} =; write {written}")
+
+
+def _trailing(name: str, value: str, more: Sequence[Word]) -> Problem:
+    """Return the Problem of words that follow an option."""
+    line = next((each for each in more if re.fullmatch("[0-9]+/[a-z0-9]+", each.text)), None)
+    if line is not None:
+        return Problem(line.place, f"{line.text!r} among the options; {CONTINUED}")
+    if not all(each.text for each in more):
+        return Problem(more[0].place, "an empty word; remove the quotes")
+    shown = " ".join(each.text for each in more)
+    remedy = option_remedy(name, f"{value} {shown}".strip())
+    if remedy and name not in TABLE:
+        return Problem(more[0].place, f"{shown!r} follows {name}=, and there is no option {name!r}: {remedy}")
+    parts = [value, *(each.text for each in more)] if value else [each.text for each in more]
+    written = _written(name, parts)
+    if written:
+        remedy = f"write {written}" if not value else f"if it belongs to that value, write {written}"
+    else:
+        remedy = "quote a value with blanks, or put commas between its parts"
+    return Problem(more[0].place, f"{shown!r} follows {name}=: {remedy}; aliases stand before the options")
+
+
+def _written(name: str, parts: Sequence[str]) -> str:
+    """Return an option as it would be right with these parts of its value; empty if there is no such way."""
+    info = TABLE.get(name)
+    if info is None or not parts:
+        return ""
+    ways = []
+    if "commas" in info.kind.accepts:
+        ways.append(",".join(part.strip(",") for part in parts))
+    ways.append(" ".join(parts))
+    if len(parts) == 2 and _UNIT.fullmatch(parts[1]):
+        ways.append("".join(parts))
+    if name == "redirect":
+        ways.append(":".join(parts))
+    for way in ways:
+        try:
+            info.kind.read(way)
+        except ValueError:
+            continue
+        return f"{name}={shlex.quote(way)}" if way else f"{name}="
+    return ""
