@@ -142,8 +142,6 @@ class LineReader:
             self._problem(word.place, f"{word.text!r} among the aliases; {CONTINUED}")
         elif word.text in TABLE:
             self._problem(word.place, f"{word.text!r} is an option, no alias; write {word.text}=VALUE")
-        elif option_remedy(word.text, ""):
-            self._problem(word.place, f"{word.text!r} is no alias: {option_remedy(word.text, '')}")
 
     def _where(self, word: Word) -> tuple[Net | None, int, str]:
         """Field 2: the protocol (None after a Problem), the port, the path."""

@@ -51,7 +51,6 @@ _OPTIONS = {
     "include": "write a line: @include FILE",
     "includedir": "write a line: @include DIRECTORY/*",
     "socket": "write it behind the port, as in 7/tcp",
-    "nowait": "write wait=no, or nothing",
 }
 _VALUES = {
     "USERID": "there is no identification of users (RFC 1413); remove it",

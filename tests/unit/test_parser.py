@@ -275,7 +275,6 @@ def test_what_runs_may_have_blanks_only_in_quotes(words: str, problem: str) -> N
                                        "between them, or none, not 'HOST,USERID'; there is no identification of "
                                        "users (RFC 1413); remove it")),
         ("disable", "'disable' is an option, no alias; write disable=VALUE"),
-        ("nowait", "'nowait' is no alias: write wait=no, or nothing"),
     ],
 )  # fmt: skip
 def test_words_of_xinetd_get_a_remedy(words: str, problem: str) -> None:

@@ -133,7 +133,7 @@ def _lines(draw: DrawFn) -> str:
     handlers = HANDLERS if net.shape is Shape.STREAM else ("server",)
     runs = draw(st.sampled_from([*fitting, *handlers]))
     where = draw(_TRICKY.map(lambda text: f"/r/{text}x")) if net.local else str(draw(st.integers(0, 65_535)))
-    aliases = draw(st.lists(_WORD.filter(lambda text: "=" not in text and "/" not in text and text not in SHAPES)))
+    aliases = draw(st.lists(_WORD.filter(lambda text: not {"=", "/"} & {*text} and text not in {*SHAPES, *TABLE})))
     options = [name for name, info in TABLE.items() if info.applies_to(net, runs) and name not in HANDLERS]
     chosen = draw(st.lists(st.sampled_from(options), unique=True))
     values = {name: draw(_values(name)) for name in chosen}
