@@ -276,11 +276,12 @@ class Supervisor(TwistedService):
     def stop_listening(self) -> None:
         """Close every socket, but for what the manager keeps of them; connections go on."""
         self.ledger.state = "stopping"
+        # Before the listeners: tcpmux keeps what they offer for the clients that it has.
+        for running in self._all_running():
+            running.close()
         for listener in self._listeners.values():
             listener.close(for_good=False)
         self._listeners.clear()
-        for running in self._all_running():
-            running.close()
 
     def when_empty(self, call: Callable[[], None]) -> None:
         """Call this when no service has a connection."""

@@ -208,6 +208,10 @@ class _Muxed(_Kept[MuxKeeper]):
         super().__init__(shared, service)
         self._keep(MuxKeeper(shared.reactor, shared.muxed, service, *shared.keeping(service)))
 
+    def close(self) -> None:
+        super().close()
+        self.keeper.close()
+
     def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
         return self._hand_off(opened, self.keeper.take, self.keeper.may_accept)
 

@@ -11,6 +11,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IReadDescriptor
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from svcd.model import unmapped
@@ -24,12 +25,12 @@ from svcd.wire.tcpmux import HELP, MOST, WELCOME, catalogue, question, refusal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
     from svcd.config.service import Service
     from svcd.interfaces import Names, Watcher
     from svcd.journal import Journal
+    from svcd.policy.answers import Refusal
     from svcd.transport.descriptors import DescriptorBudget
     from svcd.transport.entrance import Entrance
     from svcd.transport.proxied import Serve
@@ -37,17 +38,21 @@ if TYPE_CHECKING:
 
 __all__ = ["MuxKeeper", "NamelessClient"]
 
-#: How long a client may take to name a service, in seconds.
+#: How long a client may take to name a service, in seconds; the look-up of its host name is part of that.
 PATIENCE = 10.0
-#: How long to wait for the rest of a name that has only begun, in seconds.
-_LOOK_AGAIN = 0.05
 #: How long one that was answered may take to close, in seconds.
 LINGER = 2.0
+#: The most clients that wait at a time, and the divisor of the daemon's descriptors that limits them further.
+_MOST_CLIENTS = 1024
+_SHARE = 4
 
 
 @implementer(IReadDescriptor)
 class NamelessClient:
     """A client that has not named its service yet, or was told that there is none.
+
+    Bytes without a line end all belong to the name, so they are taken from the socket: bytes that are only looked at
+    would make the socket readable again at once. Bytes behind the line end stay in the kernel for the service.
 
     Args:
         keeper: counts it.
@@ -63,6 +68,8 @@ class NamelessClient:
         text: who it is, quoted as the log has it.
     """
 
+    _log = Logger()
+
     def __init__(
         self,
         keeper: MuxKeeper,
@@ -77,22 +84,46 @@ class NamelessClient:
         self.ticket = ticket
         self._socket = sock
         self._peer = peer
+        self._seen = b""
         self._answered = ""
+        self._ended = False
         self.started = keeper.clock()
-        self._look: IDelayedCall | None = None
         self._call = keeper.reactor.callLater(PATIENCE, self._end, "timeout")
         self.number = number
         self.text = keeper.quoted(keeper.text_of(peer))
-        keeper.reactor.addReader(self)
+
+    def listen(self) -> None:
+        """Read the name of the service."""
+        self._keeper.reactor.addReader(self)
+
+    def named(self, name: str | None) -> None:
+        """Decide by the client's host name, or by the lack of one, whether it is let in."""
+        if self._ended:
+            return
+        refusal = self.ticket.named(name)
+        if refusal is None:
+            self._keeper.let_in(self)
+            return
+        descriptor, peer = os.dup(self._socket.fileno()), self._peer
+        self._close()
+        self._keeper.turn_away(self, descriptor, refusal, peer)
+
+    def greet(self, text: bytes) -> None:
+        """Send the banner."""
+        greet(self._socket.fileno(), text)
 
     def doRead(self) -> None:
         """The client says something, or has closed."""
         try:
-            data = self._socket.recv(MOST) if self._answered else self._socket.recv(MOST, socket.MSG_PEEK)
-            if not data:
-                self._end("done")
-            elif not self._answered:
+            if self._answered:
+                if not self._socket.recv(MOST):
+                    self._end("done")
+                return
+            data = self._socket.recv(MOST - len(self._seen), socket.MSG_PEEK)
+            if data:
                 self._hear(data)
+            else:
+                self._end("done")
         except BlockingIOError:
             return
         except OSError:
@@ -100,29 +131,35 @@ class NamelessClient:
 
     def _hear(self, data: bytes) -> None:
         try:
-            found = question(data)
+            found = question(self._seen + data)
         except ValueError as error:
             self._answer(refusal(str(error)), "failed")
             return
         if found is None:
-            # What is only looked at would be ready again at once.
-            self._keeper.reactor.removeReader(self)
-            self._look = self._keeper.reactor.callLater(_LOOK_AGAIN, self._keeper.reactor.addReader, self)
+            self._socket.recv(len(data))
+            self._seen += data
             return
         name, size = found
-        services = self._keeper.services()
+        services = self._keeper.offered()
         if name == HELP:
             self._answer(catalogue(list(services)), "done")
         elif name not in services:
             self._answer(refusal(f"there is no service {name}"), "failed")
         else:
-            self._socket.recv(size)
+            self._socket.recv(size - len(self._seen))
             self._socket.send(WELCOME)
-            self._socket.setblocking(True)
-            descriptor = os.dup(self._socket.fileno())
-            family, peer = int(self._socket.family), self._peer
+            self._hand_over(services[name])
+
+    def _hand_over(self, serve: Serve) -> None:
+        """Give the connection to its service, which counts it before tcpmux does not any more."""
+        self._keeper.reactor.removeReader(self)
+        self._socket.setblocking(True)
+        try:
+            serve(os.dup(self._socket.fileno()), self._peer, int(self._socket.family), self._relay)
+        except Exception:  # noqa: BLE001 - one connection's mistake is that connection's end
+            self._log.failure("a connection could not be served")
+        finally:
             self._end("done")
-            services[name](descriptor, peer, family, self._relay)
 
     def _answer(self, data: bytes, reason: str) -> None:
         """Say the last word. Closing at once could reset the connection before it arrives (RFC 1122, 4.2.2.13)."""
@@ -132,13 +169,16 @@ class NamelessClient:
         self._call.reset(LINGER)
 
     def _end(self, reason: str) -> None:
-        for call in (self._call, self._look):
-            if call is not None and call.active():
-                call.cancel()
+        self._close()
         keeper = self._keeper
-        keeper.reactor.removeReader(self)
-        self._socket.close()
         keeper.over(self, self._answered or reason, keeper.clock() - self.started)
+
+    def _close(self) -> None:
+        self._ended = True
+        if self._call.active():
+            self._call.cancel()
+        self._keeper.reactor.removeReader(self)
+        self._socket.close()
 
     def traffic(self) -> tuple[int, int] | None:
         """Bytes that came from the client, and bytes that its system has taken; None at a UNIX socket."""
@@ -193,7 +233,8 @@ class MuxKeeper(Keeper[NamelessClient]):
     ) -> None:
         super().__init__(service, journal, names, budget, numbers, entrance, {"pid": os.getpid()})
         self.reactor = reactor
-        self.services = services
+        self.offered = services
+        self._most = max(1, min(_MOST_CLIENTS, budget.limit // _SHARE))
 
     def take(self, descriptor: int, peer: Any, family: int, relay: Header | None = None) -> None:  # noqa: ANN401 - a socket address
         """Listen to a client; the descriptor is the keeper's to close from now on. The arguments are those of Serve."""
@@ -201,47 +242,63 @@ class MuxKeeper(Keeper[NamelessClient]):
         ticket = self.entrance.admit(host, self.clock())
         if not isinstance(ticket, Ticket):
             self.entrance.turn_away(descriptor, ticket, self.text_of(peer))
-        elif not ticket.awaits_name:
-            self._listen(descriptor, peer, family, ticket, relay)
+            return
+        if len(self.sessions) >= self._most:
+            # A client that means to name a service does so at once: the one that has waited longest goes.
+            next(iter(self.sessions.values())).cut("timeout")
+        sock = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
+        sock.setblocking(False)
+        client = NamelessClient(self, sock, peer, next(self.numbers), ticket, relay)
+        self.begun(client)
+        if ticket.awaits_name:
+            self.names.confirmed_host_of(unmapped(host)).addCallback(client.named)
         else:
-            # It is counted as open by its ticket, and its descriptor as used.
-            self.budget.acquire()
-
-            def named(name: str | None) -> None:
-                self.budget.release()
-                refusal = ticket.named(name)
-                if refusal is None:
-                    self._listen(descriptor, peer, family, ticket, relay)
-                else:
-                    self.entrance.turn_away(descriptor, refusal, self.text_of(peer))
-
-            self.names.confirmed_host_of(unmapped(host)).addCallback(named)
+            self.let_in(client)
 
     def text_of(self, peer: Any) -> str:  # noqa: ANN401 - a socket address
         """A client, as people write it."""
         return self.peer_text(peer[0], peer[1]) if isinstance(peer, tuple) else "local"
 
-    def _listen(self, descriptor: int, peer: Any, family: int, ticket: Ticket, relay: Header | None) -> None:  # noqa: ANN401 - as take
+    def let_in(self, client: NamelessClient) -> None:
+        """Log a client that is admitted, and read its question."""
         if self.entrance.welcome:
-            greet(descriptor, self.entrance.welcome)
-        sock = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
-        sock.setblocking(False)
-        client = NamelessClient(self, sock, peer, next(self.numbers), ticket, relay)
+            client.greet(self.entrance.welcome)
         self.tally.accepted += 1
-        self.begun(client)
         if self.accept_line:
             values = {"peer": client.text, "host": self.nameless, "id": client.number, "count": len(self.sessions)}
             self.journal.write(self.accept_line % values)
+        client.listen()
+
+    def turn_away(self, client: NamelessClient, descriptor: int, refusal: Refusal, peer: Any) -> None:  # noqa: ANN401 - a socket address
+        """Refuse a client for its host name; as it was never let in, the log has a refuse line of it alone."""
+        self._remove(client)
+        self.entrance.turn_away(descriptor, refusal, self.text_of(peer))
 
     def may_accept(self) -> bool:
         """Whether another client may be listened to now."""
         return not self.budget.exhausted and self.entrance.may_accept()
 
+    def close(self) -> None:
+        """Keep what is offered now for the clients that are here, when its listeners are about to be closed."""
+        offered = dict(self.offered())
+        self.offered = lambda: offered
+
     def over(self, client: NamelessClient, reason: str, seconds: float) -> None:
         """A client was answered, is another service's, or has gone."""
-        if self.sessions.pop(client.number, None) is None:
+        if client.number not in self.sessions:
             return
+        if client.ticket.awaits_name:
+            self._remove(client)
+            return
+        del self.sessions[client.number]
         self.budget.release()
         self.tell_end(client.number, client.text, self.nameless, seconds, 0, 0, reason)
+        client.ticket.release()
+        self.left()
+
+    def _remove(self, client: NamelessClient) -> None:
+        """Forget a client that was not let in."""
+        del self.sessions[client.number]
+        self.budget.release()
         client.ticket.release()
         self.left()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.certificates import Authority
-from tests.real.daemon import PATIENCE, exchange
+from tests.real.daemon import PATIENCE, environment, exchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,3 +84,38 @@ def test_the_handshake_follows_the_answer(start: Callable[..., Daemon], tmp_path
         with context.wrap_socket(client, server_hostname="localhost") as secured:
             secured.sendall(b"hi")
             assert secured.recv(2) == b"hi"
+
+
+WAITING = 200
+
+
+@pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
+def test_clients_that_have_not_named_a_service_are_seen(
+    start: Callable[..., Daemon], tmp_path: Path, reactor: str
+) -> None:
+    """They are listed; a daemon that is drained serves those that go on, and one that stops ends the others at once."""
+    path = tmp_path / "control"
+    daemon = start(SERVICES, "--control", str(path), twistd_arguments=["--reactor", reactor])
+
+    def svcctl(*words: str) -> Any:
+        command = [sys.executable, "-m", "svcd", "--control", str(path), *words, "--json"]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    clients = [daemon.connect("tcpmux/tcp") for _ in range(WAITING)]
+    for client in clients:
+        client.sendall(b"e")
+    daemon.wait_event("accept", "tcpmux/tcp", WAITING)
+    assert len(svcctl("connections", "tcpmux/tcp")) == WAITING
+    svcctl("drain")
+    daemon.wait_event("close", "echo/tcp")
+    first = clients.pop()
+    first.sendall(b"cho\r\n")
+    assert first.recv(5, socket.MSG_WAITALL) == b"+Go\r\n"
+    assert exchange(first, b"hello") == b"hello"
+    assert daemon.stop() == 0
+    for client in clients:
+        with client:
+            assert client.recv(1) == b""
+    assert {each["reason"] for each in daemon.wait_event("end", "tcpmux/tcp", WAITING)} == {"done", "shutdown"}
