@@ -9,7 +9,6 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.threads import deferToThreadPool
 from twisted.python import usage
 
 from svcd import __version__
@@ -26,12 +25,14 @@ from svcd.policy.limits import Hall
 from svcd.resources import account_of, connection_limit, inherited_stock, own_program
 from svcd.rundir import control_path, make_folder
 from svcd.supervisor import Commands, Reloader, Supervisor, Upgrader
+from svcd.threads import call_in_daemon_thread
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.machine import LocalMachine
 from svcd.transport.names import ReverseNames
 from svcd.transport.notify import Manager
 from svcd.transport.opening import open_all
-from svcd.transport.outgoing import client_endpoint
+from svcd.transport.outgoing import client_endpoint, redirect_lookups
+from svcd.transport.resolver import PooledResolver
 from svcd.transport.specs import Account, root_needed
 from svcd.transport.succession import Predecessor
 from svcd.twistd import Twistd, check_pid_file
@@ -233,7 +234,6 @@ def makeService(options: Options) -> IService:
     stock = inherited_stock(os.environ, os.getpid())
     if not stock:
         _check_listening(endpoints, parent)
-    names = ReverseNames(reactor, reactor)  # type: ignore[arg-type]
     # Before the limit of open files is raised.
     account = account_of(parent)
     _check_rights(endpoints, account)
@@ -241,7 +241,7 @@ def makeService(options: Options) -> IService:
     supervisor = Supervisor(
         reactor,
         endpoints,
-        Surroundings(reactor, names, options.files, budget, ledger, partial(client_endpoint, reactor)),
+        _surroundings(reactor, options.files, budget, ledger),
         options.log_output.journal,
         budget,
         account,
@@ -250,8 +250,7 @@ def makeService(options: Options) -> IService:
         manager,
         stock,
     )
-    pool = reactor.getThreadPool()  # type: ignore[attr-defined]
-    reloader = Reloader(supervisor, options.read, partial(deferToThreadPool, reactor, pool))  # type: ignore[arg-type]
+    reloader = Reloader(supervisor, options.read, partial(call_in_daemon_thread, reactor))  # type: ignore[arg-type]
     twistd = Twistd(parent, managed=manager.present)
     daemon = Daemon(reactor, supervisor, reloader, options.log_output, twistd, options.predecessor)
     upgrader = Upgrader(reactor, supervisor, reloader, own_program(parent, os.environ, account), twistd, daemon.stop)
@@ -261,6 +260,13 @@ def makeService(options: Options) -> IService:
         upgrader.also.append(control)
         control.setServiceParent(daemon)  # type: ignore[no-untyped-call]
     return daemon
+
+
+def _surroundings(reactor: Any, files: LocalFiles, budget: DescriptorBudget, ledger: Ledger) -> Surroundings:  # noqa: ANN401
+    """What services need; each user of name lookups gets threads of its own."""
+    reactor.installNameResolver(PooledResolver(reactor))
+    names = ReverseNames(reactor, reactor)
+    return Surroundings(reactor, names, files, budget, ledger, partial(client_endpoint, reactor, redirect_lookups()))
 
 
 def _facts(reactor: object) -> dict[str, object]:

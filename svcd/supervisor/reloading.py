@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import DeferredLock, DeferredSemaphore
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from svcd.supervisor.core import Supervisor
 
 __all__ = ["Reloader"]
+
+#: How many comparisons may read files at once.
+_DIFFS = 4
 
 ResultT = TypeVar("ResultT")
 
@@ -51,6 +54,8 @@ class Reloader:
         self._load = load
         self._in_thread = in_thread
         self._lock = DeferredLock()
+        # A file that can't be read blocks no reload.
+        self._diffs = DeferredSemaphore(_DIFFS)
         self.reloaded: Callable[[], None] | None = None
 
     def reload(self, *, now: bool = False) -> Deferred[Plan]:
@@ -108,6 +113,5 @@ class Reloader:
         Returns:
             A Deferred that fails with a ConfigError when the file can't be used.
         """
-        return self._in_thread(lambda: self._load(file)).addCallback(
-            lambda endpoints: plan(self._supervisor.endpoints, endpoints)
-        )
+        read: Deferred[Sequence[Endpoint]] = self._diffs.run(self._in_thread, lambda: self._load(file))
+        return read.addCallback(lambda endpoints: plan(self._supervisor.endpoints, endpoints))

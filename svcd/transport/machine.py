@@ -9,7 +9,7 @@ import os
 import pwd
 import socket
 import time
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -18,7 +18,9 @@ from twisted.internet.interfaces import IProtocolFactory
 
 from svcd.handlers.reference import resolve
 from svcd.handlers.trial import Trial, try_imports
+from svcd.net.lookups import LookupPool
 from svcd.transport.permissions import Account, cannot_enter, cannot_execute
+from svcd.transport.resolver import Name, system_addresses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LoadAverage", "LocalMachine", "broadcasts", "group_id", "login", "user_id"]
 
+#: How long the addresses of bind=NAME are waited for, in seconds.
+_LOOKUP_SECONDS = 2.0
+_LOOKUPS: LookupPool[list[Name]] = LookupPool("svcd-bind", active=4, threads=16, queued=1000)
 _LOOPBACKS = {4: (socket.AF_INET, "127.0.0.1"), 6: (socket.AF_INET6, "::1")}
 
 
@@ -105,7 +110,11 @@ class LocalMachine:
         return frozenset(version for version, (family, host) in _LOOPBACKS.items() if _can_bind(family, host))
 
     def addresses(self, name: str) -> Sequence[str]:
-        """The literals behind a literal, an interface or a host name, in this order of preference."""
+        """The literals behind a literal, an interface or a host name, in this order of preference.
+
+        Raises:
+            OSError: there are none, or no name server has answered within 2 s.
+        """
         spelling = _spelling(name)
         if spelling:
             return [spelling]
@@ -113,12 +122,12 @@ class LocalMachine:
             if adapter.name == name:
                 return [_literal(ip.ip, adapter.name) for ip in adapter.ips]
         try:
-            found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+            found = _LOOKUPS.within(_LOOKUP_SECONDS, name, partial(system_addresses, name))
         except socket.gaierror as error:
             raise OSError(errno.EADDRNOTAVAIL, error.strerror) from error
         except UnicodeError as error:
             raise OSError(errno.EINVAL, "not a host name") from error
-        return list(dict.fromkeys(str(address[0]) for *_, address in found))
+        return list(dict.fromkeys(str(address[0]) for _family, address in found))
 
     def has_login_group(self, user: str) -> bool:
         """Whether passwd(5) says the group of a user."""

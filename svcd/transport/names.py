@@ -1,25 +1,23 @@
-"""Host names of addresses, from the system's resolver (whatever nsswitch.conf(5) says), without blocking.
-
-The system's resolver blocks, so it runs in a few threads of its own: a name server that is away holds up lookups,
-never the daemon, its other threads or its end.
-"""
+"""Host names of addresses, from the system's resolver (whatever nsswitch.conf(5) says), without blocking."""
 
 from __future__ import annotations
 
-import queue
 import socket
 import threading
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import succeed
 
+from svcd.net.lookups import LookupPool
 from svcd.terms import address_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
 
 __all__ = ["TIMEOUT_SECONDS", "ReverseNames", "confirmed_system_host_of", "system_host_of"]
 
@@ -28,9 +26,11 @@ TIMEOUT_SECONDS = 2.0
 #: How long an answer holds, in seconds, and how many are remembered.
 _KEEP_SECONDS = 300.0
 _KEEP_MOST = 4096
-#: Threads, and lookups that may wait for one; beyond that the answer is None.
-_THREADS = 4
-_WAITING_MOST = 1000
+#: Lookups at once that are waited for, lookups at once in all, and questions that wait for a thread; beyond that the
+#: answer is None.
+_ACTIVE = 4
+_THREADS = 32
+_QUEUED = 1000
 
 #: An address, and whether its name is to be confirmed.
 _Question = tuple[str, bool]
@@ -65,6 +65,8 @@ def confirmed_system_host_of(address: str) -> str | None:
 class ReverseNames:
     """svcd.interfaces.Names.
 
+    Names that decide on access have a pool of their own: lookups for the log can't hold them up.
+
     Args:
         clock: the reactor's time.
         threads: the reactor, to come back from a thread.
@@ -81,12 +83,13 @@ class ReverseNames:
     ) -> None:
         self._clock = clock
         self._reactor = threads
-        self._lookup = host_of
-        self._confirmed_lookup = confirmed_host_of
+        self._lookups = {False: host_of, True: confirmed_host_of}
+        self._pools: dict[bool, LookupPool[str | None]] = {
+            confirmed: LookupPool("svcd-names", active=_ACTIVE, threads=_THREADS, queued=_QUEUED)
+            for confirmed in self._lookups
+        }
+        self._lock = threading.Lock()
         self._known: OrderedDict[_Question, tuple[float, str | None]] = OrderedDict()
-        self._asked: dict[_Question, list[Deferred[str | None]]] = {}
-        self._questions: queue.SimpleQueue[_Question] = queue.SimpleQueue()
-        self._threads = 0
 
     def host_of(self, address: str) -> Deferred[str | None]:
         """The host name of an address, or None, within TIMEOUT_SECONDS."""
@@ -100,55 +103,33 @@ class ReverseNames:
         known = self._known.get(question)
         if known is not None and known[0] > self._clock.seconds():
             return succeed(known[1])
-        waiting = self._asked.get(question)
-        if waiting is None:
-            if len(self._asked) >= _WAITING_MOST:
-                return succeed(None)
-            if not self._have_thread():
-                return succeed(None)
-            waiting = self._asked[question] = []
-            self._questions.put(question)
-        answer: Deferred[str | None] = Deferred()
-        waiting.append(answer)
-        timeout = self._clock.callLater(TIMEOUT_SECONDS, self._give_up, question, answer)
+        _, confirmed = question
+        answer = self._pools[confirmed].deferred(self._reactor, question, partial(self._look_up, question))
+        # A pool that is full, and one whose thread has answered nothing in time.
+        answer.addErrback(lambda _failure: None)
+        if not answer.called:
+            answer.addCallback(self._cancelling(self._clock.callLater(TIMEOUT_SECONDS, answer.cancel)))
+        return answer
 
-        def done(host: str | None) -> str | None:
+    @staticmethod
+    def _cancelling(timeout: IDelayedCall) -> Callable[[str | None], str | None]:
+        def cancel(host: str | None) -> str | None:
             if timeout.active():
                 timeout.cancel()
             return host
 
-        return answer.addCallback(done)
+        return cancel
 
-    def _give_up(self, question: _Question, answer: Deferred[str | None]) -> None:
-        self._asked[question].remove(answer)
-        answer.callback(None)
-
-    def _have_thread(self) -> bool:
-        """Start one more as long as there are few; whether there is any."""
-        if self._threads < _THREADS:
-            try:
-                # A daemon thread: the program's end does not wait for a name server.
-                threading.Thread(target=self._work, name="svcd-names", daemon=True).start()
-            except RuntimeError:
-                # The system gives no more threads (RLIMIT_NPROC); the next question tries again.
-                return self._threads > 0
-            self._threads += 1
-        return True
-
-    def _work(self) -> None:
-        while True:
-            question = self._questions.get()
-            address, confirmed = question
-            try:
-                host = (self._confirmed_lookup if confirmed else self._lookup)(address)
-            except Exception:  # noqa: BLE001 - whatever it is, the thread must live and the question be answered
-                host = None
-            self._reactor.callFromThread(self._answered, question, host)
-
-    def _answered(self, question: _Question, host: str | None) -> None:
-        self._known.pop(question, None)
-        self._known[question] = (self._clock.seconds() + _KEEP_SECONDS, host)
-        if len(self._known) > _KEEP_MOST:
-            self._known.popitem(last=False)
-        for answer in self._asked.pop(question):
-            answer.callback(host)
+    def _look_up(self, question: _Question) -> str | None:
+        """Look up a name in a thread of the pool, and remember it, also if nothing waits for it any more."""
+        address, confirmed = question
+        try:
+            host = self._lookups[confirmed](address)
+        except Exception:  # noqa: BLE001 - whatever it is, there is no name
+            host = None
+        with self._lock:
+            self._known.pop(question, None)
+            self._known[question] = (self._clock.seconds() + _KEEP_SECONDS, host)
+            if len(self._known) > _KEEP_MOST:
+                self._known.popitem(last=False)
+        return host

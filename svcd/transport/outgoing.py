@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.abstract import isIPAddress
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.error import DNSLookupError
+from twisted.internet.interfaces import IReactorPluggableNameResolver, IStreamClientEndpoint
+from zope.interface import implementer
+
+from svcd.errors import UnavailableError
+from svcd.net.lookups import LookupPool
+from svcd.transport.resolver import system_addresses, twisted_address
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IStreamClientEndpoint
+    from collections.abc import Callable
+
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IProtocol, IProtocolFactory, IResolutionReceiver
+    from twisted.python.failure import Failure
 
     from svcd.model import HostPort
+    from svcd.transport.resolver import Name
 
-__all__ = ["client_endpoint"]
+__all__ = ["NameEndpoint", "client_endpoint", "redirect_lookups"]
+
+_LOOPBACK: list[Name] = [(socket.AF_INET6, ("::1", 0)), (socket.AF_INET, ("127.0.0.1", 0))]
 
 
-def client_endpoint(reactor: Any, server: HostPort, timeout: float) -> IStreamClientEndpoint:  # noqa: ANN401 - several interfaces
+def redirect_lookups() -> LookupPool[list[Name]]:
+    """A pool for the servers of redirect=: a lookup of the same name is one, so each of 64 names has a thread."""
+    return LookupPool("svcd-redirect", active=64, threads=64, queued=1000)
+
+
+def client_endpoint(
+    reactor: Any,  # noqa: ANN401 - several interfaces
+    lookups: LookupPool[list[Name]],
+    server: HostPort,
+    timeout: float,
+) -> IStreamClientEndpoint:
     """What connects to a server. Its name is looked up at each connect, and its addresses raced (RFC 8305).
 
     Args:
-        reactor: provides IReactorTCP, IReactorTime and IReactorPluggableNameResolver.
+        reactor: provides IReactorTCP, IReactorTime and IReactorFromThreads.
+        lookups: runs the lookups of names.
         server: which.
         timeout: for an attempt at one address, in seconds.
     """
@@ -29,4 +56,69 @@ def client_endpoint(reactor: Any, server: HostPort, timeout: float) -> IStreamCl
     # An address needs no thread that looks it up.
     if isIPAddress(host):
         return TCP4ClientEndpoint(reactor, host, port, timeout)
-    return HostnameEndpoint(reactor, host, port, timeout)
+    return NameEndpoint(reactor, lookups, server, timeout)
+
+
+@implementer(IStreamClientEndpoint)
+class NameEndpoint:
+    """Connects to a server by its name. Cancelling a connect gives its lookup up.
+
+    Args:
+        reactor: provides IReactorTCP, IReactorTime and IReactorFromThreads.
+        lookups: runs the lookups.
+        server: whose host is a name.
+        timeout: for an attempt at one address, in seconds.
+    """
+
+    def __init__(self, reactor: Any, lookups: LookupPool[list[Name]], server: HostPort, timeout: float) -> None:  # noqa: ANN401
+        self._reactor = reactor
+        self._lookups = lookups
+        self._server = server
+        self._timeout = timeout
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803 - Twisted's name
+        """See twisted.internet.interfaces.IStreamClientEndpoint.
+
+        Fails with a DNSLookupError if the name is not known, and with an UnavailableError if it can't be looked up.
+        """
+        host = self._server.host
+        found = self._lookups.deferred(self._reactor, host, partial(system_addresses, host))
+        return found.addErrback(self._no_address).addCallback(self._connect, protocolFactory)
+
+    def _no_address(self, failure: Failure) -> list[Name]:
+        failure.trap(OSError, UnicodeError)
+        host, error = self._server.host, failure.value
+        if isinstance(error, BlockingIOError) and host.rstrip(".").lower() == "localhost":
+            # No thread is free, and this name needs none (RFC 6761, section 6.3).
+            return _LOOPBACK
+        if isinstance(error, socket.gaierror) and error.errno in (socket.EAI_NONAME, socket.EAI_NODATA):
+            raise DNSLookupError(error.strerror)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UnavailableError(f"its name can't be looked up: {reason}")
+
+    def _connect(self, names: list[Name], factory: IProtocolFactory) -> Deferred[IProtocol]:
+        reactor: Any = _Resolved(self._reactor, names)
+        return HostnameEndpoint(reactor, self._server.host, self._server.port, self._timeout).connect(factory)
+
+
+@implementer(IReactorPluggableNameResolver)
+class _Resolved:  # type: ignore[misc] # HostnameEndpoint installs no resolver
+    """A reactor for HostnameEndpoint, with a resolver that answers at once.
+
+    Args:
+        reactor: the real one.
+        names: the answer.
+    """
+
+    def __init__(self, reactor: Any, names: list[Name]) -> None:  # noqa: ANN401
+        self._names = names
+        self.nameResolver = self
+        self.callLater: Callable[..., Any] = reactor.callLater
+        self.connectTCP: Callable[..., Any] = reactor.connectTCP
+        self.seconds: Callable[[], float] = reactor.seconds
+
+    def resolveHostName(self, receiver: IResolutionReceiver, _name: str, portNumber: int = 0) -> None:  # noqa: N803
+        """See twisted.internet.interfaces.IHostnameResolver."""
+        for name in self._names:
+            receiver.addressResolved(twisted_address(name, portNumber))
+        receiver.resolutionComplete()

@@ -19,7 +19,21 @@ FLOORS = {
     **dict.fromkeys(["transport", "catalog"], 3),
     **dict.fromkeys(["supervisor", "control"], 4),
     **dict.fromkeys(
-        ["tap", "daemon", "files", "logs", "places", "loading", "resources", "rundir", "twistd", "cli", "__main__"], 5
+        [
+            "tap",
+            "daemon",
+            "files",
+            "logs",
+            "places",
+            "loading",
+            "resources",
+            "rundir",
+            "threads",
+            "twistd",
+            "cli",
+            "__main__",
+        ],
+        5,
     ),
 }
 ROOT = Path(next(iter(svcd.__path__)))

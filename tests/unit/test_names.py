@@ -99,6 +99,8 @@ def test_one_lookup_answers_all_who_ask_meanwhile(resolver: _Resolver) -> None:
     """A flood of connections from one address is one question."""
     found = [resolver.ask("192.0.2.1") for _ in range(50)]
     resolver.answer("host.example")
+    for _ in range(49):
+        resolver.run()
     assert found == [["host.example"]] * 50
     assert resolver.lookups == 1
 
@@ -116,10 +118,14 @@ def test_a_slow_lookup_is_answered_with_none_and_still_remembered(resolver: _Res
     assert resolver.ask("192.0.2.1") == ["host.example"]
 
 
-def test_only_so_many_wait(resolver: _Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_so_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound an address has no name at once, and nothing is kept for it."""
-    monkeypatch.setattr(names_module, "_WAITING_MOST", 3)
-    waiting = [resolver.ask(f"192.0.2.{number}") for number in range(3)]
+    monkeypatch.setattr(names_module, "_ACTIVE", 1)
+    monkeypatch.setattr(names_module, "_QUEUED", 2)
+    resolver = _Resolver()
+    waiting = [resolver.ask("192.0.2.0")]
+    resolver.asked.get(timeout=10)
+    waiting += [resolver.ask(f"192.0.2.{number}") for number in (1, 2)]
     assert resolver.ask("192.0.2.99") == [None]
     assert waiting == [[], [], []]
     for _ in range(3):

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from svcd.catalog import stream_factory
 from svcd.model import HostPort
 from svcd.protocols.redirect import RedirectFactory
-from svcd.transport.outgoing import client_endpoint
+from svcd.transport.outgoing import client_endpoint, redirect_lookups
 from svcd.wire.proxy import block
 from tests.doubles import LOCAL_PEER, PEER, FakeEndpoint, StreamDouble, service_of, surroundings
 
@@ -208,11 +208,11 @@ def test_what_comes_after_the_end_goes_nowhere(redirect: _Redirect) -> None:
     [
         (HostPort("127.0.0.1", 7), "TCP4ClientEndpoint"),
         (HostPort("::1", 7), "TCP6ClientEndpoint"),
-        (HostPort("web.example", 7), "HostnameEndpoint"),
+        (HostPort("web.example", 7), "NameEndpoint"),
     ],
 )
 def test_only_names_are_looked_up(server: HostPort, kind: str) -> None:
     """An address is connected to at once; a name each time anew."""
     from twisted.internet.testing import MemoryReactorClock
 
-    assert type(client_endpoint(MemoryReactorClock(), server, 3.0)).__name__ == kind
+    assert type(client_endpoint(MemoryReactorClock(), redirect_lookups(), server, 3.0)).__name__ == kind

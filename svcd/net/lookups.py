@@ -1,0 +1,201 @@
+"""Blocking name lookups in daemon threads of bounded number: deduplicated, with waiters that can give up.
+
+getaddrinfo(3) and getnameinfo(3) can't be interrupted: behind a name server that does not answer they take 10 to 40 s
+as a rule (resolv.conf(5): timeout, attempts). So each user of lookups has a pool of its own, threads are never joined,
+and a lookup without a waiter no longer counts against the pool's active lookups.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from twisted.internet.interfaces import IReactorFromThreads
+
+__all__ = ["LookupPool"]
+
+ResultT = TypeVar("ResultT")
+
+
+class _Lookup(Generic[ResultT]):
+    """A question under way.
+
+    Attributes:
+        run: the blocking lookup.
+        waiters: called with the result or the exception, in the lookup's thread.
+        running: whether a thread runs it.
+    """
+
+    def __init__(self, question: Hashable, run: Callable[[], ResultT]) -> None:
+        self.question = question
+        self.run = run
+        self.waiters: list[Callable[[ResultT | Exception], None]] = []
+        self.running = False
+
+
+class LookupPool(Generic[ResultT]):
+    """Runs blocking lookups, each question at most once at a time. All methods may be called from any thread.
+
+    Args:
+        name: of the threads.
+        active: how many lookups that have waiters may run at once.
+        threads: how many lookups may run at once in all, those without waiters included.
+        queued: how many questions may wait for a thread.
+    """
+
+    def __init__(self, name: str, *, active: int, threads: int, queued: int) -> None:
+        self._name = name
+        self._most_active = active
+        self._most_threads = threads
+        self._most_queued = queued
+        self._lock = threading.Lock()
+        self._lookups: dict[Hashable, _Lookup[ResultT]] = {}
+        self._queue: deque[_Lookup[ResultT]] = deque()
+        self._threads = 0
+        # Lookups that run without a waiter.
+        self._abandoned = 0
+
+    def ask(
+        self, question: Hashable, run: Callable[[], ResultT], done: Callable[[ResultT | Exception], None]
+    ) -> Callable[[], None]:
+        """Start a lookup, or wait for the one of the same question.
+
+        Args:
+            question: identifies the lookup.
+            run: the lookup; may block, may raise.
+            done: called in another thread with the result or the exception, unless the waiter gives up before.
+
+        Returns:
+            What gives up: afterwards `done` is not called any more. It may be called at any time.
+
+        Raises:
+            OSError: no thread is free, and none will be soon: EAGAIN.
+        """
+        with self._lock:
+            lookup = self._lookups.get(question)
+            if lookup is None:
+                lookup = self._add(question, run)
+            elif lookup.running and not lookup.waiters:
+                self._abandoned -= 1
+            lookup.waiters.append(done)
+        return lambda: self._give_up(lookup, done)
+
+    def deferred(
+        self, reactor: IReactorFromThreads, question: Hashable, run: Callable[[], ResultT]
+    ) -> Deferred[ResultT]:
+        """The result as a Deferred that fires in the reactor's thread; cancel() gives up. Arguments as for `ask`."""
+
+        def cancelled(_deferred: Deferred[ResultT]) -> None:
+            give_up()
+
+        def fire(result: ResultT | Exception) -> None:
+            if answer.called:
+                return
+            if isinstance(result, Exception):
+                answer.errback(Failure(result))
+            else:
+                answer.callback(result)
+
+        answer: Deferred[ResultT] = Deferred(cancelled)
+        try:
+            give_up = self.ask(question, run, lambda result: reactor.callFromThread(fire, result))
+        except OSError:
+            return fail()
+        return answer
+
+    def within(self, seconds: float, question: Hashable, run: Callable[[], ResultT]) -> ResultT:
+        """The result, waited for in this thread; for use before the reactor runs, or off its thread.
+
+        Args:
+            seconds: how long to wait at most.
+            question: as for `ask`.
+            run: as for `ask`.
+
+        Raises:
+            TimeoutError: there is none yet.
+            OSError: as `ask`; and what the lookup raises.
+        """
+        found: list[ResultT | Exception] = []
+        ended = threading.Event()
+
+        def done(result: ResultT | Exception) -> None:
+            found.append(result)
+            ended.set()
+
+        give_up = self.ask(question, run, done)
+        if not ended.wait(seconds):
+            give_up()
+            raise TimeoutError(errno.ETIMEDOUT, f"no name server has answered within {seconds:g} s")
+        if isinstance(found[0], Exception):
+            raise found[0]
+        return found[0]
+
+    def _add(self, question: Hashable, run: Callable[[], ResultT]) -> _Lookup[ResultT]:
+        lookup = _Lookup(question, run)
+        if len(self._queue) >= self._most_queued:
+            text = f"{self._threads} name lookups run and {len(self._queue)} wait, as the name server does not answer"
+            raise OSError(errno.EAGAIN, text)
+        self._queue.append(lookup)
+        self._start_thread()
+        if not self._threads:
+            self._queue.remove(lookup)
+            raise OSError(errno.EAGAIN, "the system gives no thread for a name lookup (RLIMIT_NPROC, TasksMax=)")
+        self._lookups[question] = lookup
+        return lookup
+
+    def _start_thread(self) -> None:
+        """Start a thread for a queued lookup if one more may run."""
+        if self._threads - self._abandoned >= self._most_active or self._threads >= self._most_threads:
+            return
+        try:
+            # A daemon thread: the interpreter's exit does not join it.
+            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        except RuntimeError:
+            return
+        self._threads += 1
+
+    def _give_up(self, lookup: _Lookup[ResultT], done: Callable[[ResultT | Exception], None]) -> None:
+        with self._lock:
+            if self._lookups.get(lookup.question) is not lookup or done not in lookup.waiters:
+                return
+            lookup.waiters.remove(done)
+            if lookup.waiters:
+                return
+            if lookup.running:
+                self._abandoned += 1
+                if self._queue:
+                    self._start_thread()
+            else:
+                self._queue.remove(lookup)
+                del self._lookups[lookup.question]
+
+    def _work(self) -> None:
+        """Run queued lookups until none is left, in a thread of its own."""
+        while True:
+            with self._lock:
+                # Another thread may have taken its place while its lookup had no waiter.
+                if not self._queue or self._threads - self._abandoned > self._most_active:
+                    self._threads -= 1
+                    return
+                lookup = self._queue.popleft()
+                lookup.running = True
+            result: ResultT | Exception
+            try:
+                result = lookup.run()
+            except Exception as error:  # noqa: BLE001 - each waiter gets it
+                result = error
+            with self._lock:
+                del self._lookups[lookup.question]
+                waiters, lookup.waiters = lookup.waiters, []
+                if not waiters:
+                    self._abandoned -= 1
+            for done in waiters:
+                done(result)

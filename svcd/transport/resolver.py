@@ -1,0 +1,102 @@
+"""Addresses of host names from the system's resolver, without the reactor's thread pool, which a stop has to join."""
+
+from __future__ import annotations
+
+import socket
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IHostnameResolver, IHostResolution
+from zope.interface import implementer
+
+from svcd.net.lookups import LookupPool
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IAddress, IReactorFromThreads, IResolutionReceiver
+
+__all__ = ["Name", "PooledResolver", "system_addresses", "twisted_address"]
+
+#: An address family with a socket address of it.
+Name: TypeAlias = "tuple[int, tuple[str, int] | tuple[str, int, int, int]]"
+
+_FAMILIES: dict[frozenset[type], socket.AddressFamily] = {
+    frozenset({IPv4Address}): socket.AF_INET,
+    frozenset({IPv6Address}): socket.AF_INET6,
+}
+_KINDS = {"TCP": socket.SOCK_STREAM, "UDP": socket.SOCK_DGRAM}
+
+
+def system_addresses(host: str, family: int = socket.AF_UNSPEC, kind: str = "TCP") -> list[Name]:
+    """The addresses of a name, in the order of RFC 6724; blocks.
+
+    Raises:
+        OSError: it has none.
+        UnicodeError: it can't be the name of a host.
+    """
+    rows = socket.getaddrinfo(host, 0, family, _KINDS[kind])
+    return [(row[0], row[4]) for row in rows if row[0] in (socket.AF_INET, socket.AF_INET6)]  # type: ignore[misc]
+
+
+def twisted_address(name: Name, port: int, kind: str = "TCP") -> IPv4Address | IPv6Address:
+    """An address as Twisted has it, with a port, for `TCP` or `UDP`."""
+    family, (host, _port, *more) = name
+    protocol: Any = kind
+    return IPv4Address(protocol, host, port) if family == socket.AF_INET else IPv6Address(protocol, host, port, *more)
+
+
+@implementer(IHostnameResolver)
+class PooledResolver:
+    """The reactor's resolver for what factory= serves.
+
+    Args:
+        reactor: where answers are wanted.
+    """
+
+    def __init__(self, reactor: IReactorFromThreads) -> None:
+        self._reactor = reactor
+        self._pool: LookupPool[list[Name]] = LookupPool("svcd-resolver", active=10, threads=32, queued=1000)
+
+    def resolveHostName(
+        self,
+        resolutionReceiver: IResolutionReceiver,  # noqa: N803 - Twisted's callers name these arguments
+        hostName: str,  # noqa: N803
+        portNumber: int = 0,  # noqa: N803
+        addressTypes: Sequence[type[IAddress]] | None = None,  # noqa: N803
+        transportSemantics: str = "TCP",  # noqa: N803
+    ) -> IHostResolution:
+        """See twisted.internet.interfaces.IHostnameResolver; a lookup that fails has no addresses."""
+        family = _FAMILIES.get(frozenset(addressTypes or ()), socket.AF_UNSPEC)
+        question = (hostName, family, transportSemantics)
+        answer = self._pool.deferred(self._reactor, question, partial(system_addresses, *question))
+        resolution = _Resolution(hostName, answer)
+        resolutionReceiver.resolutionBegan(resolution)
+
+        def complete(names: list[Name] | None) -> None:
+            for name in names or ():
+                resolutionReceiver.addressResolved(twisted_address(name, portNumber, transportSemantics))
+            resolutionReceiver.resolutionComplete()
+
+        answer.addErrback(lambda _failure: None).addCallback(complete)
+        return resolution
+
+
+@implementer(IHostResolution)
+class _Resolution:
+    """A lookup under way.
+
+    Args:
+        name: of the host.
+        answer: what fires at its end.
+    """
+
+    def __init__(self, name: str, answer: Deferred[list[Name]]) -> None:
+        self.name = name
+        self._answer = answer
+
+    def cancel(self) -> None:
+        """Give up."""
+        self._answer.cancel()

@@ -1,0 +1,302 @@
+"""Blocking lookups in daemon threads: deduplicated, bounded, given up."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from twisted.internet.defer import CancelledError
+from twisted.internet.error import DNSLookupError
+from twisted.internet.testing import MemoryReactorClock
+
+from svcd.errors import UnavailableError
+from svcd.model import HostPort
+from svcd.net.lookups import LookupPool
+from svcd.transport import machine as machine_module
+from svcd.transport import outgoing as outgoing_module
+from svcd.transport.machine import LocalMachine
+from svcd.transport.outgoing import NameEndpoint
+from svcd.transport.resolver import system_addresses, twisted_address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PATIENCE = 20.0
+
+
+class _Server:
+    """Lookups that block until the test answers each question, and a reactor for what comes back."""
+
+    def __init__(self) -> None:
+        self.started: queue.Queue[str] = queue.Queue()
+        self.calls: queue.Queue[tuple[Callable[..., object], tuple[object, ...]]] = queue.Queue()
+        self._answers: dict[str, queue.Queue[Any]] = {}
+
+    def lookup(self, question: str) -> Callable[[], str]:
+        """A blocking lookup."""
+
+        def run() -> str:
+            answers = self._answers.setdefault(question, queue.Queue())
+            self.started.put(question)
+            found = answers.get()
+            if isinstance(found, Exception):
+                raise found
+            return str(found)
+
+        return run
+
+    def answer(self, question: str, found: Any) -> None:
+        """Answer a question that has started."""
+        self._answers[question].put(found)
+
+    def end(self) -> None:
+        """Answer everything."""
+        for answers in self._answers.values():
+            answers.put("end")
+
+    def callFromThread(self, function: Callable[..., object], *arguments: object) -> None:
+        """Keep the call for `run`."""
+        self.calls.put((function, arguments))
+
+    def run(self) -> None:
+        """Make one call."""
+        function, arguments = self.calls.get(timeout=PATIENCE)
+        function(*arguments)
+
+
+@pytest.fixture
+def server() -> Iterator[_Server]:
+    """Lookups, all of which have ended with the test."""
+    made = _Server()
+    yield made
+    made.end()
+
+
+def _pool(active: int = 2, threads: int = 3, queued: int = 2) -> LookupPool[str]:
+    return LookupPool("test-lookups", active=active, threads=threads, queued=queued)
+
+
+def _ask(pool: LookupPool[str], server: _Server, question: str) -> tuple[list[Any], Callable[[], None]]:
+    found: list[Any] = []
+    return found, pool.ask(question, server.lookup(question), found.append)
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_one_question_is_one_lookup(server: _Server) -> None:
+    """All waiters of a question get the result of one lookup."""
+    pool = _pool()
+    waiters = [_ask(pool, server, "a")[0] for _ in range(10)]
+    assert server.started.get(timeout=PATIENCE) == "a"
+    server.answer("a", "1")
+    _wait(lambda: waiters == [["1"]] * 10)
+    assert server.started.empty()
+
+
+def test_an_exception_is_the_result(server: _Server) -> None:
+    """Each waiter gets the exception of a lookup; the next question is looked up."""
+    pool = _pool()
+    found, _ = _ask(pool, server, "a")
+    server.started.get(timeout=PATIENCE)
+    mistake = OSError("none")
+    server.answer("a", mistake)
+    _wait(lambda: found == [mistake])
+    again, _ = _ask(pool, server, "a")
+    server.started.get(timeout=PATIENCE)
+    server.answer("a", "2")
+    _wait(lambda: again == ["2"])
+
+
+def test_a_waiter_that_gives_up_frees_its_place(server: _Server) -> None:
+    """Lookups without a waiter hold up no other, up to the bound of threads; then questions wait, and then fail."""
+    pool = _pool(active=1, threads=3, queued=2)
+    for name in ("a", "b"):
+        found, give_up = _ask(pool, server, name)
+        assert server.started.get(timeout=PATIENCE) == name
+        give_up()
+        give_up()
+    third, _ = _ask(pool, server, "c")
+    assert server.started.get(timeout=PATIENCE) == "c"
+    waiting = [_ask(pool, server, name) for name in ("d", "e")]
+    with pytest.raises(BlockingIOError, match="3 name lookups run and 2 wait"):
+        _ask(pool, server, "f")
+    # A place in the queue is free again.
+    waiting[1][1]()
+    _ask(pool, server, "g")
+    assert server.started.empty()
+    server.answer("c", "3")
+    assert server.started.get(timeout=PATIENCE) == "d"
+    _wait(lambda: third == ["3"])
+    server.answer("d", "4")
+    assert server.started.get(timeout=PATIENCE) == "g"
+    assert (found, waiting[0][0], waiting[1][0]) == ([], ["4"], [])
+
+
+def test_an_abandoned_lookup_answers_the_next_who_asks(server: _Server) -> None:
+    """A new waiter joins the lookup that runs already."""
+    pool = _pool()
+    first, give_up = _ask(pool, server, "a")
+    server.started.get(timeout=PATIENCE)
+    give_up()
+    second, _ = _ask(pool, server, "a")
+    server.answer("a", "1")
+    _wait(lambda: second == ["1"])
+    assert first == []
+    assert server.started.empty()
+
+
+def test_threads_end_when_nothing_is_asked(server: _Server) -> None:
+    """A pool without questions has no thread, and its threads are daemons."""
+    pool = _pool()
+    found, _ = _ask(pool, server, "a")
+    server.started.get(timeout=PATIENCE)
+    threads = [thread for thread in threading.enumerate() if thread.name == "test-lookups"]
+    assert all(thread.daemon for thread in threads)
+    server.answer("a", "1")
+    _wait(lambda: not any(thread.is_alive() for thread in threads))
+    assert found == ["1"]
+
+
+def test_a_system_without_threads(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question that can have no thread fails at once with the reason; the next one is asked."""
+    pool = _pool()
+
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(BlockingIOError, match="gives no thread"):
+            _ask(pool, server, "a")
+    _ask(pool, server, "a")
+    assert server.started.get(timeout=PATIENCE) == "a"
+
+
+def test_waiting_with_a_deadline(server: _Server) -> None:
+    """The synchronous form returns, raises what the lookup raises, or a TimeoutError with the reason."""
+    pool: LookupPool[str] = _pool()
+    assert pool.within(PATIENCE, "now", lambda: "1") == "1"
+    with pytest.raises(UnicodeError):
+        pool.within(PATIENCE, "bad", lambda: "\udc80".encode().decode())
+    with pytest.raises(TimeoutError, match=r"no name server has answered within 0\.01 s"):
+        pool.within(0.01, "late", server.lookup("late"))
+    assert server.started.get(timeout=PATIENCE) == "late"
+
+
+def test_a_deferred_that_is_cancelled(server: _Server) -> None:
+    """cancel() gives up: what comes later goes nowhere, and the place is free."""
+    pool = _pool(active=1)
+    reactor: Any = server
+    results: list[Any] = []
+    answer = pool.deferred(reactor, "a", server.lookup("a"))
+    answer.addBoth(results.append)
+    server.started.get(timeout=PATIENCE)
+    answer.cancel()
+    assert results[0].check(CancelledError)
+    other = pool.deferred(reactor, "b", server.lookup("b")).addBoth(results.append)
+    assert server.started.get(timeout=PATIENCE) == "b"
+    server.answer("a", "1")
+    server.answer("b", "2")
+    server.run()
+    assert other.called
+    assert results[1:] == ["2"]
+
+
+class _Reactor(MemoryReactorClock):
+    """A reactor for connections in memory, whose calls from threads wait for `run`."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.thread_calls: queue.Queue[tuple[Any, ...]] = queue.Queue()
+
+    def callFromThread(self, function: Any, *arguments: Any) -> None:
+        """Keep the call."""
+        self.thread_calls.put((function, *arguments))
+
+    def run(self) -> None:
+        """Make one call."""
+        function, *arguments = self.thread_calls.get(timeout=PATIENCE)
+        function(*arguments)
+
+
+def _endpoint(monkeypatch: pytest.MonkeyPatch, run: Callable[[str], Any], pool: Any = None) -> tuple[_Reactor, Any]:
+    monkeypatch.setattr(outgoing_module, "system_addresses", run)
+    reactor = _Reactor()
+    host = "localhost" if pool is not None else "web.example"
+    pool = pool or LookupPool("test-lookups", active=1, threads=1, queued=1)
+    return reactor, NameEndpoint(reactor, pool, HostPort(host, 80), 3.0)
+
+
+def test_a_name_is_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All addresses of a name are tried, in their order."""
+    reactor, endpoint = _endpoint(monkeypatch, lambda _host: [(10, ("2001:db8::1", 0, 0, 0)), (2, ("192.0.2.1", 0))])
+    endpoint.connect(None).addErrback(lambda _failure: None)
+    reactor.run()
+    reactor.advance(1)
+    assert [client[:2] for client in reactor.tcpClients] == [("2001:db8::1", 80), ("192.0.2.1", 80)]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text"),
+    [
+        (socket.gaierror(-2, "Name or service not known"), DNSLookupError, "not known"),
+        (socket.gaierror(-3, "Temporary failure in name resolution"), UnavailableError,
+         "its name can't be looked up: Temporary failure in name resolution"),
+        (UnicodeError("label too long"), UnavailableError, "its name can't be looked up: label too long"),
+    ],
+)  # fmt: skip
+def test_a_name_that_can_not_be_looked_up(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception], text: str
+) -> None:
+    """The reason says whether the name is not known or the name server is at fault."""
+
+    def run(_host: str) -> Any:
+        raise error
+
+    reactor, endpoint = _endpoint(monkeypatch, run)
+    results: list[Any] = []
+    endpoint.connect(None).addErrback(results.append)
+    reactor.run()
+    assert results[0].check(kind)
+    assert text in str(results[0].value)
+
+
+def test_localhost_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread is free localhost is the loopback addresses; another name fails with the reason."""
+
+    class _Full(LookupPool[Any]):
+        def ask(self, *_arguments: Any) -> Any:
+            raise BlockingIOError(11, "64 name lookups run")
+
+    pool = _Full("test", active=0, threads=0, queued=0)
+    reactor, endpoint = _endpoint(monkeypatch, lambda _host: [], pool)
+    endpoint.connect(None).addErrback(lambda _failure: None)
+    reactor.advance(1)
+    assert [client[:2] for client in reactor.tcpClients] == [("::1", 80), ("127.0.0.1", 80)]
+    results: list[Any] = []
+    NameEndpoint(reactor, pool, HostPort("web.example", 80), 3.0).connect(None).addErrback(results.append)  # type: ignore[arg-type]
+    assert str(results[0].value) == "its name can't be looked up: 64 name lookups run"
+
+
+def test_the_systems_addresses() -> None:
+    """localhost is known to every system, as loopback addresses, with a port put in."""
+    found = [twisted_address(name, 80, "UDP") for name in system_addresses("localhost")]
+    assert found
+    assert {(each.host, each.port, each.type) for each in found} <= {("127.0.0.1", 80, "UDP"), ("::1", 80, "UDP")}
+
+
+def test_addresses_of_bind_have_a_deadline(monkeypatch: pytest.MonkeyPatch, server: _Server) -> None:
+    """A host name of bind= that is not answered in time is an OSError with the reason."""
+    monkeypatch.setattr(machine_module, "_LOOKUP_SECONDS", 0.01)
+    monkeypatch.setattr(machine_module, "system_addresses", lambda name: server.lookup(name)())
+    with pytest.raises(TimeoutError, match=r"no name server has answered within 0\.01 s"):
+        LocalMachine().addresses("silent.example")
