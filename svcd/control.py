@@ -1,19 +1,22 @@
 """The control socket: a UNIX socket at which the owner of the daemon asks and orders, in lines of JSON.
 
 The file's permissions keep others out (0600), and whoever gets in all the same is looked at (SO_PEERCRED, unix(7)):
-only root and the daemon's own user are answered. What a client can make the daemon keep is bounded: its line, its
-unanswered requests, and how many clients there are.
+only root and the daemon's own user are answered. What a client can make the daemon keep is bounded: its line, what was
+read of it at once, one answer, and how many clients there are; some places are root's alone.
 """
 
 from __future__ import annotations
 
+import select
 import socket
+import time
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -30,6 +33,7 @@ from svcd.wire.control import Lines, Request, RequestError, answer, mistake, req
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
 
     from svcd.interfaces import Watcher
@@ -37,157 +41,269 @@ if TYPE_CHECKING:
 
 __all__ = ["ControlFactory", "ControlService"]
 
-#: So many clients at most are listened to.
+#: The most clients that are connected, and how many more places only root has.
 _MOST_CLIENTS = 16
-#: A client with so many unanswered requests is not listened to meanwhile.
-_MOST_PENDING = 32
-#: So long the daemon waits at its end for clients that read their answers, in seconds.
+_ROOT_RESERVE = 4
+#: How long a refused client may take to close, and the daemon waits at its end for clients to read answers, in seconds.
 _LAST_WORDS = 1.0
+#: How long the requests of all clients may be answered before other events have their turn, in seconds.
+_TURN_SECONDS = 0.005
 
 
-@implementer(IPushProducer)
+@implementer(IHalfCloseableProtocol, IPushProducer)
 class _Client(Protocol):
-    """One client."""
+    """One client. Its requests are answered one after the other, and it is not read from while one waits.
+
+    Attributes:
+        user: the number of the user at the other end.
+    """
 
     factory: ControlFactory
     transport: Any
+    user = -1
     _log = Logger()
 
-    def connectionMade(self) -> None:
-        """Listen to it, if it may ask."""
+    def __init__(self) -> None:
         self._lines = Lines()
-        self._waiting: list[bytes | None] = []
-        self._pending = 0
-        self._full = False
-        self._open = True
-        self.factory.clients.append(self)
-        _, user, _ = credentials(self.transport.getHandle())
-        if user not in self.factory.users:
-            self._refuse("refused", f"user {user} may not control this daemon")
-        elif len(self.factory.clients) > _MOST_CLIENTS:
-            self._refuse("busy", "too many clients; try again")
-        else:
-            # While it does not read its answers it is not read from.
-            self.transport.registerProducer(self, streaming=True)
+        self._requests: deque[bytes | None] = deque()
+        # Whether a command is under way, its answers are not read, it is not read from, it has sent everything.
+        self._busy = self._full = self._paused = self._heard_all = False
+        # Whether nothing of it is obeyed: it was not let in, or it is about to be gone.
+        self._over = True
+        self._timer: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        """Listen to it, if it may ask and there is room."""
+        _, self.user, _ = credentials(self.transport.getHandle())
+        refusal = self.factory.enter(self)
+        if refusal is not None:
+            self._refuse(*refusal)
+            return
+        self._over = False
+        # While it does not read its answers it is not read from.
+        self.transport.registerProducer(self, streaming=True)
 
     def _refuse(self, code: str, text: str) -> None:
-        self._open = False
         self.transport.write(mistake(None, code, text))
-        if len(self.factory.clients) > 2 * _MOST_CLIENTS:
+        if self.factory.crowded:
             self.transport.loseConnection()
-        else:
-            # Closing with its question unread would take the answer from it (unix(7)); it closes when it has that.
-            self.transport.loseWriteConnection()
+            return
+        # Closing with its question unread would take the answer from it (unix(7)); it closes when it has that.
+        self.transport.loseWriteConnection()
+        self._timer = self.factory.reactor.callLater(_LAST_WORDS, self.transport.abortConnection)
 
     def connectionLost(self, reason: Failure | None = None) -> None:  # noqa: ARG002 - Twisted's signature
-        """It is gone; what it has asked for is done all the same."""
-        self._open = False
-        self._waiting.clear()
+        """It is gone; a command that is under way is done all the same."""
+        self._forget()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
         self.factory.gone(self)
 
+    def _forget(self) -> None:
+        self._over = True
+        self._requests.clear()
+
     def dataReceived(self, data: bytes) -> None:
-        """It asks."""
-        if self._open:
-            self._waiting += self._lines.feed(data)
+        """Take its requests."""
+        if not self._over:
+            self._requests.extend(self._lines.feed(data))
             self._go_on()
 
-    def _go_on(self) -> None:
-        while self._waiting and self._open and not self._full and self._pending < _MOST_PENDING:
-            self._obey(self._waiting.pop(0))
-        if self._waiting and self._open:
-            self.transport.pauseProducing()
+    def readConnectionLost(self) -> None:
+        """It asks for no more; it has its answers, then the connection ends."""
+        self._heard_all = True
+        if self._over:
+            self.transport.loseConnection()
+            return
+        self._requests.extend(self._lines.end())
+        self._go_on()
 
-    def _obey(self, line: bytes | None) -> None:
+    def writeConnectionLost(self) -> None:
+        """Our side is closed; a refused client closes its own when it has read why."""
+
+    def _go_on(self) -> None:
+        """Have the next request answered in its turn, read on if there is none, or end."""
+        if self._requests and not (self._busy or self._full):
+            self.factory.queue(self)
+        if self._over:
+            return
+        if self._heard_all:
+            if not (self._requests or self._busy):
+                self.end()
+            return
+        stop = bool(self._requests) or self._full
+        if stop is not self._paused:
+            self._paused = stop
+            if stop:
+                self.transport.pauseProducing()
+            else:
+                self.transport.resumeProducing()
+
+    def answer_next(self) -> None:
+        """Answer its oldest request, if it can be now."""
+        if self._over or self._busy or self._full or not self._requests:
+            return
+        line = self._requests.popleft()
+        self._busy = True
         if line is None:
-            self.transport.write(mistake(None, "usage", "the line is too long"))
+            self._answer(mistake(None, "usage", "the line is too long"))
             return
         try:
             asked = request(line)
         except RequestError as error:
-            self.transport.write(mistake(error.id, "usage", str(error)))
+            self._answer(mistake(error.id, "usage", str(error)))
             return
-        self._pending += 1
         done = maybeDeferred(self.factory.commands[asked.command], **asked.arguments)
-        done.addCallbacks(partial(self._succeed, asked), partial(self._fail, asked))
+        lines = done.addCallbacks(partial(answer, asked.id), partial(self._mistake, asked))
+        lines.addCallback(self._answer)
 
-    def _succeed(self, asked: Request, result: object) -> None:
-        self._answer(answer(asked.id, result))
-
-    def _fail(self, asked: Request, failure: Failure) -> None:
+    def _mistake(self, asked: Request, failure: Failure) -> bytes:
         error = failure.value
         if isinstance(error, CommandError):
-            self._answer(mistake(asked.id, error.code, str(error)))
-            return
+            return mistake(asked.id, error.code, str(error))
         self._log.failure("the command {command} failed", failure, command=asked.command)
-        self._answer(mistake(asked.id, "error", "a mistake in svcd; its log has more"))
+        return mistake(asked.id, "error", "a mistake in svcd; its log has more")
 
     def _answer(self, line: bytes) -> None:
-        self._pending -= 1
-        if self._open:
+        self._busy = False
+        if not self._over:
             self.transport.write(line)
-            self._resume()
+            self._go_on()
 
-    def _resume(self) -> None:
-        self._go_on()
-        if not self._waiting and not self._full:
-            self.transport.resumeProducing()
+    def end(self) -> None:
+        """Let it have what was written, and close."""
+        self._forget()
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._forget()
+        self.transport.abortConnection()
 
     def pauseProducing(self) -> None:
         """Its answers are not read."""
         self._full = True
-        self.transport.pauseProducing()
+        self._go_on()
 
     def resumeProducing(self) -> None:
         """They are."""
         self._full = False
-        if self._open:
-            self._resume()
+        self._go_on()
 
     def stopProducing(self) -> None:
         """The connection is over."""
-        self._open = False
+        self._forget()
 
 
 class ControlFactory(Factory):
-    """Answers the clients of the control socket.
+    """Answers the clients of the control socket, in turns: one request of each, and no more at once than is felt.
 
     Args:
         commands: what answers each command, with its arguments by name.
-        users: who may ask, by number.
+        users: the users that may ask, by number.
+        reactor: makes a pause between two turns.
 
     Attributes:
-        clients: those that are connected.
+        clients: those that were let in.
     """
 
     protocol = _Client  # type: ignore[assignment]
     noisy = False
 
-    def __init__(self, commands: Mapping[str, Callable[..., object]], users: frozenset[int]) -> None:
+    def __init__(
+        self, commands: Mapping[str, Callable[..., object]], users: frozenset[int], reactor: IReactorTime
+    ) -> None:
         self.commands = commands
         self.users = users
+        self.reactor = reactor
         self.clients: list[_Client] = []
+        self._connected: set[_Client] = set()
+        # As keys: those that have something to ask, in the order of their turns.
+        self._queue: dict[_Client, None] = {}
+        self._turning = False
+        self._call: IDelayedCall | None = None
         self._empty: Deferred[None] | None = None
 
+    def enter(self, client: _Client) -> tuple[str, str] | None:
+        """Let a client in.
+
+        Returns:
+            None, or the code and the text that refuse it.
+        """
+        self._connected.add(client)
+        if client.user not in self.users:
+            return "refused", f"user {client.user} may not control this daemon"
+        most = _MOST_CLIENTS + (_ROOT_RESERVE if client.user == 0 else 0)
+        if len(self.clients) >= most:
+            self._drop_gone()
+        if len(self.clients) >= most:
+            return "busy", "too many clients; try again"
+        self.clients.append(client)
+        return None
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there are too many refused clients to wait until each has read why."""
+        return len(self._connected) - len(self.clients) > _MOST_CLIENTS
+
+    def _drop_gone(self) -> None:
+        """Drop clients that hung up while they were not read from, where no event tells it."""
+        hangups = select.poll()
+        by_descriptor = {client.transport.fileno(): client for client in self.clients}
+        for descriptor in by_descriptor:
+            # Hangups are told without being asked for (poll(2)).
+            hangups.register(descriptor, 0)
+        for descriptor, _ in hangups.poll(0):
+            client = by_descriptor[descriptor]
+            self.clients.remove(client)
+            client.abort()
+
     def gone(self, client: _Client) -> None:
-        """A client has left."""
-        self.clients.remove(client)
-        if self._empty is not None and not self.clients:
-            self._empty.callback(None)
+        """Forget a client that has left."""
+        if client in self.clients:
+            self.clients.remove(client)
+        self._connected.discard(client)
+        self._queue.pop(client, None)
+        if self._empty is not None and not self._connected:
+            empty, self._empty = self._empty, None
+            empty.callback(None)
+
+    def queue(self, client: _Client) -> None:
+        """Answer a client's next request as soon as it is its turn: now, if there is no other."""
+        self._queue[client] = None
+        if not (self._turning or self._call is not None):
+            self._turn()
+
+    def _turn(self) -> None:
+        self._call = None
+        self._turning = True
+        end = time.monotonic() + _TURN_SECONDS
+        try:
+            while self._queue:
+                client = next(iter(self._queue))
+                del self._queue[client]
+                client.answer_next()
+                if time.monotonic() >= end:
+                    break
+        finally:
+            self._turning = False
+            if self._queue:
+                self._call = self.reactor.callLater(0, self._turn)
 
     def finish(self) -> Deferred[None]:
         """Let every client have its last answers; fires when they are gone."""
-        if not self.clients:
+        if not self._connected:
             return succeed(None)
         self._empty = Deferred()
-        for client in list(self.clients):
-            client.transport.unregisterProducer()
-            client.transport.loseConnection()
+        for client in list(self._connected):
+            client.end()
         return self._empty
 
     def cut(self) -> None:
-        """Let nobody have anything any more."""
-        for client in list(self.clients):
-            client.transport.abortConnection()
+        """Close all connections at once."""
+        for client in list(self._connected):
+            client.abort()
 
 
 class ControlService(Service):

@@ -292,5 +292,5 @@ def _control(
         return None
     users = frozenset({0, os.geteuid(), *([account.user] if account.user is not None else [])})
     path = os.path.abspath(path)  # noqa: PTH100 - a daemon changes its folder
-    factory = ControlFactory(commands.table(), users)
+    factory = ControlFactory(commands.table(), users, reactor)
     return ControlService(reactor, path, factory, store, needed=named, opened=stock.take_control(path))

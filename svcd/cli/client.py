@@ -46,9 +46,28 @@ def _ask(path: str, command: str, arguments: Mapping[str, object]) -> dict[str, 
                 line = answers.readline()
     except OSError as error:
         raise _UnavailableError(f"no daemon answers at {path}: {error.strerror or error}") from error
+    return _answer(path, line)
+
+
+def _answer(path: str, line: bytes) -> dict[str, Any]:
+    """The answer of a line.
+
+    Raises:
+        _UnavailableError: it is none, or not all of it.
+    """
     if not line:
-        raise _UnavailableError(f"the daemon at {path} has closed the connection")
-    found: dict[str, Any] = json.loads(line)
+        raise _UnavailableError(f"the daemon at {path} has closed the connection before its answer")
+    if not line.endswith(b"\n"):
+        raise _UnavailableError(
+            f"the daemon at {path} has closed the connection in the middle of its answer, after {len(line)} bytes; "
+            "its log says whether it has stopped"
+        )
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not found.keys() >= ({"result"} if found.get("ok") else {"code", "error"}):
+        raise _UnavailableError(f"what answers at {path} is not svcd: it does not keep to the control protocol")
     return found
 
 

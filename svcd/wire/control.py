@@ -4,9 +4,10 @@
     {"id": 1, "ok": true, "result": ...}
     {"id": 2, "ok": false, "code": "usage", "error": "there is no command shwo"}
 
-`id` is whatever the client likes, a number or a string, and comes back with the answer; answers may come in another
-order. `Lines.feed` takes bytes as they come and returns the lines that are complete; a line longer than LONGEST is
-returned as None, once, and the rest of it is dropped. `request` raises RequestError, with a text for the client, for a
+`id` is whatever the client likes, a number or a string, and comes back with the answer; answers come in the order of
+the requests. `Lines.feed` takes bytes as they come and returns the lines that are complete; a line longer than LONGEST
+is returned as None, once, and the rest of it is dropped. `Lines.end` returns what is left, since the last line needs no
+end before the end of the input. `request` raises RequestError, with a text for the client, for a
 line that is no request.
 """
 
@@ -119,6 +120,11 @@ class Lines:
         self._rest = rest
         return found
 
+    def end(self) -> list[bytes | None]:
+        """Take the end of the input; returns the last line if it is there and has no end."""
+        rest, self._rest = self._rest, b""
+        return [rest] if rest.strip() and not self._dropping else []
+
 
 class RequestError(ValueError):
     """A line is no request.
@@ -171,6 +177,9 @@ def _wrong(command: Command, arguments: dict[str, Any]) -> str:
         kind = known[name].kind
         if type(value) is not kind and not (kind is float and type(value) is int):
             return f"{name} must be {_KINDS[known[name].kind]}"
+        if isinstance(value, str) and not value.strip():
+            # As a shell makes it of a variable that is not set; left out, some mean all that there is.
+            return f"{name} is empty: {known[name].help}"
     for argument in command.arguments:
         if argument.needed and argument.name not in arguments:
             return f"{command.name} needs {argument.name}"

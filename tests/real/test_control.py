@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +98,9 @@ def test_connections_are_listed_and_ended(controlled: _Controlled) -> None:
     assert end["reason"] == "kicked"
     done = controlled.svcctl("kick", "192.0.2.1")
     assert (done.returncode, "there is no connection" in done.stderr) == (1, True)
+    for words in (["kick", ""], ["pause", ""], ["show", ""]):
+        done = controlled.svcctl(*words)
+        assert (done.returncode, done.stderr.count("\n"), "is empty" in done.stderr) == (64, 1, True), done.stderr
     for client in clients:
         client.close()
 
@@ -223,15 +228,61 @@ def test_another_user_is_refused(
 
 
 def test_too_many_clients_are_told(controlled: _Controlled) -> None:
-    """The ones before them go on."""
-    clients = [controlled.dial() for _ in range(16)]
-    for client in clients:
-        client.sendall(b'{"command":"status"}\n')
-        assert b'"ok":true' in client.recv(100_000)
-    with controlled.dial() as one_more:
-        assert json.loads(one_more.recv(1000))["code"] == "busy"
-    for client in clients:
-        client.close()
+    """The ones before them go on, and each that closes makes room at once; root has four more places."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(controlled.dial()) for _ in range(20 if os.geteuid() == 0 else 16)]
+        for client in clients:
+            client.sendall(b'{"command":"status"}\n')
+            assert b'"ok":true' in client.recv(100_000)
+        with controlled.dial() as one_more:
+            assert json.loads(one_more.recv(1000))["code"] == "busy"
+        clients[0].close()
+        with controlled.dial() as next_one:
+            next_one.sendall(b'{"command":"status"}\n')
+            assert b'"ok":true' in next_one.recv(100_000)
+
+
+@pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
+def test_many_requests_in_one_write(start: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
+    """Twenty thousand are answered, each and in order, while others are served, and memory stays as it was."""
+    path = open_folder / "control"
+    daemon = start(SERVICES, "--control", str(path), twistd_arguments=["--reactor", reactor])
+    controlled = _Controlled(daemon, path)
+    assert controlled.ask("status")["services"]
+    before = daemon.memory()
+    with controlled.dial() as client, client.makefile("rb") as answers:
+        requests = b"".join(b'{"id":%d,"command":"status"}\n' % number for number in range(20_000))
+        sender = threading.Thread(target=client.sendall, args=(requests,))
+        sender.start()
+        for number in range(20_000):
+            assert json.loads(answers.readline())["id"] == number
+            if number % 4000 == 0:
+                assert exchange(daemon.connect("echo/tcp"), b"x") == b"x"
+                assert controlled.ask("status")["services"]
+        sender.join()
+    assert daemon.memory() - before < 8 * 1024**2
+    assert not [line for line in daemon.lines if "Error" in line]
+
+
+@pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
+def test_a_half_closed_client_has_its_answers(start: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
+    """All of them, also that of a last line without an end, and of a command that takes a while."""
+    path = open_folder / "control"
+    daemon = start(SERVICES, "--control", str(path), twistd_arguments=["--reactor", reactor])
+    controlled = _Controlled(daemon, path)
+    question = b'{"id":1,"command":"status"}\n{"id":2,"command":"reload"}\n{"id":3,"command":"connections"}'
+    answers = [json.loads(line) for line in exchange(controlled.dial(), question).splitlines()]
+    assert [(answer["id"], answer["ok"]) for answer in answers] == [(1, True), (2, True), (3, True)]
+    assert exchange(controlled.dial()) == b""
+    many = exchange(controlled.dial(), b'{"command":"status"}\n' * 300)
+    assert many.count(b'"ok":true') == 300
+
+
+def test_netcat_has_an_answer(controlled: _Controlled, program: Callable[[str], str]) -> None:
+    """For a request that a shell pipes to it."""
+    words = [program("nc"), "-N", "-U", str(controlled.path)]
+    done = subprocess.run(words, input=b'{"command":"status"}\n', capture_output=True, timeout=PATIENCE)
+    assert json.loads(done.stdout)["ok"]
 
 
 @pytest.mark.load

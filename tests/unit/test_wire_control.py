@@ -34,6 +34,17 @@ def test_a_line_without_an_end_is_not_kept_for_good() -> None:
     assert reader.feed(b"w" * (LONGEST + 1) + b"\n") == [None]
 
 
+def test_the_last_line_needs_no_end() -> None:
+    """What the input ends with is a line, unless there is nothing, or the rest of one that was too long."""
+    reader = Lines()
+    assert reader.end() == []
+    assert reader.feed(b"a\nb") == [b"a"]
+    assert reader.end() == [b"b"]
+    assert reader.end() == []
+    assert reader.feed(b"x" * (LONGEST + 1)) == [None]
+    assert reader.end() == []
+
+
 def test_a_request_is_understood() -> None:
     """With its number, its command and its arguments."""
     line = b'{"id": "a", "command": "show", "arguments": {"service": "echo"}}'
@@ -61,6 +72,9 @@ def test_a_request_is_understood() -> None:
         (b'{"command": "status", "arguments": {"x": 1}}', "no such argument"),
         (b'{"command": "show"}', "show needs service"),
         (b'{"command": "show", "arguments": {"service": 7}}', "service must be a string"),
+        (b'{"command": "kick", "arguments": {"who": ""}}', "who is empty: id, or address"),
+        (b'{"command": "pause", "arguments": {"service": " "}}', "service is empty"),
+        (b'{"command": "diff", "arguments": {"file": ""}}', "file is empty"),
         (b'{"command": "reload", "arguments": {"now": 1}}', "now must be true or false"),
         (b'{"command": "upgrade", "arguments": {"timeout": true}}', "timeout must be a number"),
         (b'{"command": "upgrade", "arguments": {"timeout": "1"}}', "timeout must be a number"),
