@@ -68,8 +68,9 @@ It is
 .BR services (5)
 with options: each line has a name,
 .IR port / protocol ,
-aliases, and options as
+aliases, and behind them options as
 .IR name = value .
+A value with blanks is quoted: a word without = behind an option is a mistake.
 What runs is said by one of the options server, python, factory and redirect, or else is the first of the name and the
 aliases that is a built\-in.
 .PP
@@ -87,8 +88,9 @@ With port 0 the kernel picks a port, and the log says which.
 sets options for the lines after it that can take them, to the end of the file.
 .B @include
 .I pattern
-reads other files, relative to this one and in sorted order; names that begin with a dot or end in ~ or .bak are
-skipped.
+reads other files, relative to this one and in sorted order.
+A pattern skips hidden files, README*, and what editors and packages leave: #*#, *~, and names that end in
+\&.bak, .new, .old, .orig, .rej, .swp, .tmp, .rpmnew, .rpmsave, .rpmorig, .dpkg\-* or .ucf\-*.
 """.lstrip()
 
 

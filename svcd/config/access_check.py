@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from svcd.interfaces import Files, Machine
     from svcd.model import Problem
 
-__all__ = ["BANNERS", "access_problems", "most_banner_bytes"]
+__all__ = ["AT_ACCEPT", "BANNERS", "access_problems", "most_banner_bytes"]
 
 BANNERS = ("banner", "banner_success", "banner_fail")
 
@@ -25,8 +25,8 @@ _MOST_BANNER = 65_536
 #: fit in a new socket's buffer, together with the other.
 _MOST_BANNER_HANDED_ON = 16_384
 
-#: What asks who comes, or speaks to who comes, when a connection is accepted.
-_AT_ACCEPT = ("only_from", "no_access", "proxy_protocol", "per_source", "per_source_rate", *BANNERS)
+#: Options about the client of a connection, which take effect when svcd accepts it.
+AT_ACCEPT = ("only_from", "no_access", "proxy_protocol", "per_source", "per_source_rate", *BANNERS)
 
 
 def most_banner_bytes(service: Service) -> int:
@@ -42,7 +42,7 @@ def access_problems(service: Service, files: Files, machine: Machine) -> Iterato
         yield service.problem("access_zone", text)
     if options.wait and service.net.shape is Shape.STREAM:
         # Silently to let everybody in would be worse than not to start.
-        for option in _AT_ACCEPT:
+        for option in AT_ACCEPT:
             if option in service.places and getattr(options, option) != TABLE[option].default:
                 text = (
                     "with wait=yes the process accepts by itself, and svcd does not see who comes; remove one of them"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from svcd.config.options import TABLE
 from svcd.config.xinetd_words import option_remedy
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from svcd.config.lexer import Word
 
-__all__ = ["CONTINUED", "Arranged", "arrange"]
+__all__ = ["CONTINUED", "arrange"]
 
 #: The remedy for a line that begins with white space, and so belongs to the one before.
 CONTINUED = (
@@ -34,40 +34,34 @@ _UNIT = re.compile("[smhdKMG]")
 _VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 
 
-class Arranged(NamedTuple):
-    """The words of a line.
+def arrange(words: Sequence[Word], problems: list[Problem]) -> tuple[list[Word], list[Word]]:
+    """Tell aliases, options and mistakes apart.
 
-    Attributes:
-        aliases: the words before the first option.
-        options: the words that are an option with its value.
-        problems: of the words that are neither.
+    Args:
+        words: of a line, behind its port.
+        problems: where the Problems of words are put that are neither.
+
+    Returns:
+        The aliases, which stand before the first option, and the options.
     """
-
-    aliases: list[Word]
-    options: list[Word]
-    problems: list[Problem]
-
-
-def arrange(words: Sequence[Word]) -> Arranged:
-    """Tell aliases, options and mistakes apart."""
-    found = Arranged([], [], [])
+    aliases: list[Word] = []
+    options: list[Word] = []
     rest = list(words)
     while rest:
         word = rest.pop(0)
         if rest and "=" not in word.text and _EQUALS.match(rest[0].text):
-            found.problems.append(_separated(word, rest))
+            problems.append(_separated(word, rest))
         elif "=" not in word.text:
-            # It stands before all options: what follows one is taken together with it.
-            found.aliases.append(word)
-            continue
+            # What follows an option is taken together with it, below.
+            aliases.append(word)
         else:
             name, _, value = word.text.partition("=")
             more = _run(name, rest)
-            if not more:
-                found.options.append(word)
-                continue
-            found.problems.append(_trailing(name, value, more))
-    return found
+            if more:
+                problems.append(_trailing(name, value, more))
+            else:
+                options.append(word)
+    return aliases, options
 
 
 def _run(name: str, rest: list[Word]) -> list[Word]:

@@ -6,12 +6,13 @@ import difflib
 import re
 from typing import TYPE_CHECKING
 
+from svcd.config.access_check import AT_ACCEPT
 from svcd.config.arranging import CONTINUED, arrange
 from svcd.config.options import TABLE, Options
 from svcd.config.rows import HANDLERS
 from svcd.config.service import HIGHEST_PORT, Service
 from svcd.config.xinetd_words import block_remedy, option_remedy, protocol_remedy, value_remedy
-from svcd.model import Net, Place, Problem, Shape
+from svcd.model import Net, Place, Problem, Severity, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -95,10 +96,9 @@ class LineReader:
             return None
         name = self._name(words[0])
         net, port, path = self._where(words[1])
-        aliases, options, problems = arrange(words[2:])
+        aliases, options = arrange(words[2:], self._problems)
         for alias in aliases:
             self._alias(alias)
-        self._problems += problems
         own, own_places = self.options(options)
         values = {**defaults, **own}
         if net is None or len(self._problems) > before:
@@ -109,6 +109,8 @@ class LineReader:
             return None
         self._check_scopes(net, runs, own_places, name)
         applying = {option for option in values if TABLE[option].applies_to(net, runs)}
+        if "wait" in applying and values["wait"] and net.shape is Shape.STREAM:
+            applying -= self._unseen(f"{name}/{net}", applying - set(own), values, default_places)
         return Service(
             name=name,
             net=net,
@@ -129,6 +131,19 @@ class LineReader:
         for option, place in own_places.items():
             if not TABLE[option].applies_to(net, runs):
                 self._problem(place, f"{option} is for {TABLE[option].scope_text}, not for {what} over {net}")
+
+    def _unseen(
+        self, service: str, defaults: set[str], values: Mapping[str, object], places: Mapping[str, Place]
+    ) -> set[str]:
+        """Return the defaults about clients that svcd does not see, and warn of each.
+
+        With wait=yes the process of a stream service accepts connections itself.
+        """
+        unseen = {option for option in AT_ACCEPT if option in defaults and values[option] != TABLE[option].default}
+        for option in sorted(unseen) if not values.get("disable") else ():
+            text = f"{option}: not for {service}, whose process accepts by itself (wait=yes): svcd does not see who comes"
+            self._problems.append(Problem(places[option], text, Severity.WARNING))
+        return unseen
 
     def _name(self, word: Word) -> str:
         if not word.text or "/" in word.text or "=" in word.text:

@@ -16,7 +16,7 @@ from svcd.config.lexer import Word, decode, split
 from svcd.config.line import LineReader, nearest
 from svcd.config.rows import HANDLERS
 from svcd.config.service import Config, Service
-from svcd.model import Place, Problem
+from svcd.model import Place, Problem, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,6 +30,11 @@ __all__ = ["parse", "parse_text"]
 _DEEPEST = 16
 _MOST_FILES = 2000
 _DIRECTIVES = ("@defaults", "@include")
+#: Files that no pattern of @include means: hidden ones, documentation, and what editors, patch(1), dpkg, ucf and rpm
+#: leave beside a file that they change.
+_LEFTOVER = re.compile(
+    r"\..*|README.*|#.*#|.*~|.*\.(?:bak|new|old|orig|rej|rpmnew|rpmorig|rpmsave|swp|tmp|(?:dpkg|ucf)-[^.]*)", re.DOTALL
+)
 
 
 def parse(path: str, files: Files, builtins: Mapping[str, frozenset[Shape]]) -> tuple[Config, list[Problem]]:
@@ -46,6 +51,7 @@ def parse(path: str, files: Files, builtins: Mapping[str, frozenset[Shape]]) -> 
     """
     parser = _Parser(files, builtins)
     parser.file(path, _Setting(), None)
+    parser.warn_of_nothing(Place(path))
     return Config(tuple(parser.services)), parser.problems
 
 
@@ -82,6 +88,9 @@ class _Parser:
     def _problem(self, place: Place, text: str) -> None:
         self.problems.append(Problem(place, text))
 
+    def _warn(self, place: Place, text: str) -> None:
+        self.problems.append(Problem(place, text, Severity.WARNING))
+
     def file(self, path: str, setting: _Setting, included_at: Place | None) -> None:
         place = included_at or Place(path)
         identity = self._files.identity(path)
@@ -103,10 +112,22 @@ class _Parser:
             return
         text, problems = decode(data, path)
         self.problems += problems
-        self.text(text, path, setting.inner(identity, path))
+        if not self.text(text, path, setting.inner(identity, path)) and included_at is not None:
+            self._warn(included_at, f"{path} has no line; write one, or remove the file")
 
-    def text(self, text: str, name: str, setting: _Setting) -> None:
-        for line in split(text, name):
+    def warn_of_nothing(self, place: Place) -> None:
+        """Warn if nothing is served at all, and nothing else is wrong."""
+        if any(each.severity is Severity.MISTAKE for each in self.problems):
+            return
+        if not self.services:
+            self._warn(place, "no line says a service: nothing is served")
+        elif all(service.options.disable for service in self.services):
+            self._warn(place, "every service is disabled: nothing is served")
+
+    def text(self, text: str, name: str, setting: _Setting) -> int:
+        """Read the lines of a text; returns how many there are."""
+        number = 0
+        for number, line in enumerate(split(text, name), 1):
             if isinstance(line, Problem):
                 self.problems.append(line)
             elif line.broken:
@@ -117,6 +138,7 @@ class _Parser:
                 service = self._lines.service(line.words, setting.values, setting.places)
                 if service is not None:
                     self.services.append(service)
+        return number
 
     def _directive(self, words: Sequence[Word], setting: _Setting) -> None:
         first, *rest = words
@@ -131,10 +153,9 @@ class _Parser:
 
     def _defaults(self, words: Sequence[Word], setting: _Setting) -> None:
         taken = []
-        bare, options, problems = arrange(words)
+        bare, options = arrange(words, self.problems)
         for word in bare:
             self._problem(word.place, f"@defaults takes option=value, not {word.text!r}")
-        self.problems += problems
         for word in options:
             name = word.text.partition("=")[0]
             if name in HANDLERS:
@@ -154,7 +175,11 @@ class _Parser:
         if not re.search(r"[*?\[]", word.text):
             self.file(posixpath.join(folder, word.text), setting, word.place)
             return
-        for path in self._files.matches(posixpath.join(glob.escape(folder), word.text)):
-            name = posixpath.basename(path)
-            if not (name.startswith(".") or name.endswith(("~", ".bak")) or self._files.is_directory(path)):
-                self.file(path, setting, word.place)
+        found = self._files.matches(posixpath.join(glob.escape(folder), word.text))
+        paths = [path for path in found if not _LEFTOVER.fullmatch(posixpath.basename(path))]
+        paths = [path for path in paths if not self._files.is_directory(path)]
+        if not paths:
+            skipped = f" but for {len(found)} that are skipped" if found else ""
+            self._warn(word.place, f"no file matches {word.text}{skipped}")
+        for path in paths:
+            self.file(path, setting, word.place)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svcd.catalog import SHAPES
+from svcd.config.options import TABLE
 from svcd.config.parser import parse, parse_text
 from svcd.model import Net
 from tests.doubles import FakeFiles, config_of, problems_of, read_files, service_of
@@ -381,9 +382,96 @@ def test_include_takes_an_absolute_name() -> None:
     assert str(config.services[0].place) == "/srv/more:1:1"
 
 
-def test_a_pattern_without_a_match_is_fine() -> None:
-    """An empty directory of more services is no mistake, unlike a missing file."""
-    assert problems_of("@include services.d/*") == []
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"nrpe.{end}" for end in ("bak", "new", "old", "orig", "rej", "rpmnew", "rpmorig", "rpmsave", "swp", "tmp")),
+        *(f"nrpe.{end}" for end in ("dpkg-old", "dpkg-dist", "dpkg-new", "dpkg-tmp", "ucf-dist", "ucf-old")),
+        *("nrpe~", "#nrpe#", "README", "README.md", ".nrpe", ".nrpe.swp", ".#nrpe"),
+    ],
+)
+def test_include_skips_what_editors_and_packages_leave(name: str) -> None:
+    """The copies beside a file of services are not read, whatever is in them; they are if a line names them."""
+    folder = "/etc/svcd/services.d"
+    config, problems = read_files({
+        MAIN: "@include services.d/*",
+        f"{folder}/nrpe": "echo 1/tcp",
+        f"{folder}/{name}": "no such line",
+    })  # fmt: skip
+    assert not problems
+    assert [service.name for service in config.services] == ["echo"]
+    config, _ = read_files({MAIN: f"@include 'services.d/{name}'", f"{folder}/{name}": "echo 1/tcp"})
+    assert [service.name for service in config.services] == ["echo"]
+
+
+@pytest.mark.parametrize("name", ["nrpe.conf", "new", "old", "tmp", "a.newer", "dpkg-old", "READ", "x#", "#x", "a.b"])
+def test_include_takes_names_that_only_look_alike(name: str) -> None:
+    """What is no copy is read."""
+    config, problems = read_files({MAIN: "@include d/*", f"/etc/svcd/d/{name}": "echo 1/tcp"})
+    assert not problems
+    assert [service.name for service in config.services] == ["echo"]
+
+
+def test_a_pattern_without_a_match_is_a_warning() -> None:
+    """An empty directory of more services is no mistake, unlike a missing file, but it is told."""
+    assert problems_of("@include services.d/*") == ["s:1:10: warning: no file matches services.d/*"]
+    _, problems = read_files({MAIN: "@include d/*\necho 1/tcp", "/etc/svcd/d/x.rpmsave": "echo 2/tcp"})
+    assert problems == [f"{MAIN}:1:10: warning: no file matches d/* but for 1 that are skipped"]
+
+
+def test_a_file_without_a_line_is_a_warning() -> None:
+    """An empty file that is included may have been truncated."""
+    _, problems = read_files({MAIN: "@include d\necho 1/tcp", "/etc/svcd/d": "# to be written\n"})
+    assert problems == [f"{MAIN}:1:10: warning: /etc/svcd/d has no line; write one, or remove the file"]
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("", "no line says a service: nothing is served"),
+        ("# echo 7/tcp\n@defaults backlog=5", "no line says a service: nothing is served"),
+        ("echo 7/tcp disable=yes", "every service is disabled: nothing is served"),
+    ],
+)
+def test_a_file_that_serves_nothing_is_a_warning(text: str, warning: str) -> None:
+    """That nothing will be served is told; it is no mistake."""
+    assert read_files({MAIN: text})[1] == [f"{MAIN}: warning: {warning}"]
+
+
+def test_mistakes_hide_the_warning_that_nothing_is_served() -> None:
+    """Where a line is wrong, that no line is left says nothing."""
+    assert len(read_files({MAIN: "echo 7"})[1]) == 1
+
+
+_AT_ACCEPT = {
+    "only_from": "10.0.0.1",
+    "no_access": "10.0.0.1",
+    "per_source": "5",
+    "per_source_rate": "5/s",
+    "proxy_protocol": "10.0.0.1",
+    "banner": "/b",
+}
+
+
+@pytest.mark.parametrize(("option", "value"), _AT_ACCEPT.items())
+def test_defaults_about_clients_that_nobody_sees_are_warnings(option: str, value: str) -> None:
+    """A stream service with wait=yes ignores them, and check says so; said on its own line they stay."""
+    config, problems = parse_text(
+        f"@defaults {option}={value}\necho 1/tcp\nx 2/tcp server=/bin/cat wait=yes\ny 3/tcp server=/bin/cat\n"
+        f"z 4/tcp server=/bin/cat wait=yes {option}={value}\nd 5/tcp server=/bin/cat wait=yes disable=yes",
+        "s",
+        FakeFiles(),
+        SHAPES,
+    )
+    assert list(map(str, problems)) == [
+        f"s:1:{12 + len(option)}: warning: {option}: not for x/tcp, whose process accepts by itself (wait=yes): svcd does "
+        "not see who comes"
+    ]
+    assert [option in service.places for service in config.services] == [True, False, True, True, False]
+    default = TABLE[option].default
+    assert [getattr(service.options, option) == default for service in config.services] == [
+        *(False, True, False, False, True)
+    ]
 
 
 def test_a_folder_with_pattern_characters_is_no_pattern() -> None:
