@@ -81,7 +81,8 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         parser = add(command.name, help=command.help, description=f"{command.help[0].upper()}{command.help[1:]}.")
         for argument in command.arguments:
             if argument.kind is bool:
-                parser.add_argument(f"--{argument.name}", action="store_true", help=argument.help)
+                flag = f"--{argument.name.replace('_', '-')}"
+                parser.add_argument(flag, action="store_true", help=argument.help)
             elif argument.kind is float:
                 parser.add_argument(f"--{argument.name}", type=seconds_of, metavar="SECONDS", help=argument.help)
             else:

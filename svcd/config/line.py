@@ -141,7 +141,7 @@ class LineReader:
         """
         unseen = {option for option in AT_ACCEPT if option in defaults and values[option] != TABLE[option].default}
         for option in sorted(unseen) if not values.get("disable") else ():
-            text = f"{option}: not for {service}, whose process accepts by itself (wait=yes): svcd does not see who comes"
+            text = f"{option}: not for {service}, whose process accepts unseen by svcd (wait=yes)"
             self._problems.append(Problem(places[option], text, Severity.WARNING))
         return unseen
 

@@ -126,8 +126,8 @@ class _Parser:
 
     def text(self, text: str, name: str, setting: _Setting) -> int:
         """Read the lines of a text; returns how many there are."""
-        number = 0
-        for number, line in enumerate(split(text, name), 1):
+        lines = list(split(text, name))
+        for line in lines:
             if isinstance(line, Problem):
                 self.problems.append(line)
             elif line.broken:
@@ -138,7 +138,7 @@ class _Parser:
                 service = self._lines.service(line.words, setting.values, setting.places)
                 if service is not None:
                     self.services.append(service)
-        return number
+        return len(lines)
 
     def _directive(self, words: Sequence[Word], setting: _Setting) -> None:
         first, *rest = words

@@ -191,9 +191,10 @@ class Commands:
             listener.pause(paused=paused)
         return len(listeners)
 
-    def reload(self, *, now: bool = False) -> Deferred[dict[str, object]]:
+    def reload(self, *, now: bool = False, allow_empty: bool = False) -> Deferred[dict[str, object]]:
         """Go over to what the services file says; fails with its Problems."""
-        return self._reloader.reload(now=now).addCallback(_changes).addErrback(_as_command_error)
+        done = self._reloader.reload(now=now, allow_empty=allow_empty)
+        return done.addCallback(_changes).addErrback(_as_command_error)
 
     def diff(self, file: str | None = None) -> Deferred[dict[str, object]]:
         """What a reload would change."""

@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from svcd.config.plan import plan
 from svcd.errors import ConfigError, ListenErrors, SvcdError
 from svcd.events import PROBLEM, RELOAD_FAILED, tell
+from svcd.model import Place, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,26 +59,29 @@ class Reloader:
         self._diffs = DeferredSemaphore(_DIFFS)
         self.reloaded: Callable[[], None] | None = None
 
-    def reload(self, *, now: bool = False) -> Deferred[Plan]:
+    def reload(self, *, now: bool = False, allow_empty: bool = False) -> Deferred[Plan]:
         """Go over to what the daemon's services file says now.
 
         Args:
             now: end the connections of services that are no more.
+            allow_empty: whether a file without a service is obeyed; a truncated one is no instruction.
 
         Returns:
             A Deferred with what was done. It fails with a ConfigError, ListenErrors or an OSError when nothing was; the
             log has said why then.
         """
-        return self._lock.run(self._reload, now)
+        return self._lock.run(self._reload, now, allow_empty)
 
     def alone(self, call: Callable[..., Deferred[ResultT]], *arguments: object) -> Deferred[ResultT]:
         """Call something that no reload may come into, when it is its turn."""
         return self._lock.run(call, *arguments)
 
-    def _reload(self, now: bool) -> Deferred[Plan]:
+    def _reload(self, now: bool, allow_empty: bool) -> Deferred[Plan]:
         pulse, began = self._supervisor.pulse, time.monotonic()
         pulse.reloading()
         read = self._in_thread(lambda: self._load(None))
+        if not allow_empty:
+            read.addCallback(_not_empty, None)
         done = read.addCallback(lambda endpoints: self._supervisor.change_to(endpoints, now=now))
         done.addErrback(self._tell_why)
 
@@ -114,4 +118,17 @@ class Reloader:
             A Deferred that fails with a ConfigError when the file can't be used.
         """
         read: Deferred[Sequence[Endpoint]] = self._diffs.run(self._in_thread, lambda: self._load(file))
+        read.addCallback(_not_empty, file)
         return read.addCallback(lambda endpoints: plan(self._supervisor.endpoints, endpoints))
+
+
+def _not_empty(endpoints: Sequence[Endpoint], file: str | None) -> Sequence[Endpoint]:
+    """Return the endpoints.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if endpoints:
+        return endpoints
+    text = "no service is enabled in it; if nothing is to be served, use svcctl reload --allow-empty"
+    raise ConfigError([Problem(Place(file or "the services file"), text)])

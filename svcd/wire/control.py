@@ -60,6 +60,7 @@ class Command(NamedTuple):
 _SERVICE = Argument("service", str, "its name, or name/protocol")
 _NEEDED = _SERVICE._replace(needed=True)
 _NOW = Argument("now", bool, "end the connections of services that are no more")
+_EMPTY = Argument("allow_empty", bool, "obey a services file in which no service is enabled")
 _OLD = Argument("now", bool, "end the old daemon's connections within their shutdown_timeout")
 _TIMEOUT = Argument("timeout", float, "how many seconds the new daemon may take to be ready; default: 60")
 _FILE = Argument("file", str, "another services file than the daemon's")
@@ -75,7 +76,7 @@ COMMANDS: dict[str, Command] = {
         Command("disable", "listen no more for a service, until the next reload", (_NEEDED,)),
         Command("pause", "let new clients wait, of a service or of all", (_SERVICE,)),
         Command("resume", "go on", (_SERVICE,)),
-        Command("reload", "go over to what the services file says", (_NOW,)),
+        Command("reload", "go over to what the services file says", (_NOW, _EMPTY)),
         Command("diff", "what a reload would change", (_FILE,)),
         Command("upgrade", "start svcd's program anew, which takes over without refusing anybody", (_OLD, _TIMEOUT)),
         Command("drain", "listen no more, and stop when the last connection has ended"),

@@ -340,3 +340,18 @@ def test_a_command_for_a_daemon_needs_no_twisted() -> None:
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
     assert done.stdout == "False\n"
     assert "no daemon answers at /nowhere" in done.stderr
+
+
+def test_a_truncated_file_is_no_instruction(controlled: _Controlled) -> None:
+    """A reload of an empty file changes nothing and says why; --allow-empty means it."""
+    daemon = controlled.daemon
+    daemon.file.write_text("")
+    refused = controlled.svcctl("reload")
+    assert refused.returncode == 78
+    assert "no service is enabled in it" in refused.stderr
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for(lambda line: " reload-failed " in line, 2)
+    assert exchange(daemon.connect("echo/tcp"), b"a") == b"a"
+    assert controlled.svcctl("diff").returncode == 78
+    assert controlled.svcctl("reload", "--allow-empty").returncode == 0
+    assert controlled.ask("status")["services"] == []

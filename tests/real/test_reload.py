@@ -66,7 +66,7 @@ BROKEN = {
     "ecoh 0/tcp": "did you mean 'echo'?",
     "x 0/tcp": "nothing serves 'x'",
     "x": "'x' has no port",
-    "echo 7/sctp": "sctp is not supported",
+    "echo 7/sctp": "SCTP is not supported",
     "x 70000/tcp echo": "no number from 0 to 65535",
     'x 0/tcp echo description="no end': 'no closing "',
     "x 0/tcp echo colour=red": "unknown option 'colour'",

@@ -464,8 +464,7 @@ def test_defaults_about_clients_that_nobody_sees_are_warnings(option: str, value
         SHAPES,
     )
     assert list(map(str, problems)) == [
-        f"s:1:{12 + len(option)}: warning: {option}: not for x/tcp, whose process accepts by itself (wait=yes): svcd does "
-        "not see who comes"
+        f"s:1:{12 + len(option)}: warning: {option}: not for x/tcp, whose process accepts unseen by svcd (wait=yes)"
     ]
     assert [option in service.places for service in config.services] == [True, False, True, True, False]
     default = TABLE[option].default

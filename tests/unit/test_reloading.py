@@ -1,0 +1,81 @@
+"""Reload: what is refused as a whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from twisted.internet.defer import maybeDeferred
+
+from svcd.config.check import check
+from svcd.errors import ConfigError
+from svcd.supervisor.reloading import Reloader
+from tests.doubles import FakeFiles, FakeMachine, LogCatcher, config_of
+from tests.unit.test_supervisor import _Daemon
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from svcd.config.check import Endpoint
+
+EMPTY = "the services file: no service is enabled in it; if nothing is to be served, use svcctl reload --allow-empty"
+
+
+class _Reloaded:
+    """A daemon with one service, and a services file that the test writes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.text = f"echo {folder}/echo/unix"
+        self.daemon = _Daemon(self.text)
+        self.daemon.start()
+        self.reloader = Reloader(self.daemon.supervisor, self._load, maybeDeferred)
+
+    def _load(self, _path: str | None) -> list[Endpoint]:
+        return check(config_of(self.text), FakeFiles(), FakeMachine())[0]
+
+    def outcome(self, call: Callable[..., Any], **how: Any) -> Any:
+        """What comes of it: the plan, or the reason why nothing was done."""
+        found: list[Any] = []
+        call(**how).addBoth(found.append)
+        return getattr(found[0], "value", found[0])
+
+    @property
+    def served(self) -> list[str]:
+        """What is served."""
+        return list(self.daemon.supervisor.hosted)
+
+
+@pytest.fixture
+def reloaded(tmp_path: Path) -> Iterator[_Reloaded]:
+    """A daemon that can be reloaded."""
+    made = _Reloaded(tmp_path)
+    yield made
+    made.daemon.stop()
+
+
+@pytest.mark.parametrize("text", ["", "@defaults backlog=5", "echo 7/tcp disable=yes"])
+def test_a_reload_to_no_services_is_refused(reloaded: _Reloaded, text: str) -> None:
+    """A truncated file is no instruction: what is served stays, for a command and SIGHUP, and diff says the same."""
+    reloaded.text = text
+    for call in (reloaded.reloader.reload, reloaded.reloader.diff):
+        error = reloaded.outcome(call)
+        assert isinstance(error, ConfigError)
+        assert str(error) == EMPTY
+    with LogCatcher() as log:
+        reloaded.reloader.on_signal()
+    assert [event["text"] for event in log.named("problem")] == [EMPTY]
+    assert len(log.named("reload-failed")) == 1
+    assert reloaded.served == ["echo/unix"]
+    assert reloaded.daemon.ledger.reloads_failed == 2
+
+
+def test_nothing_may_be_served_if_that_is_said(reloaded: _Reloaded) -> None:
+    """With allow_empty the file is obeyed, and services can come back."""
+    before, reloaded.text = reloaded.text, ""
+    plan = reloaded.outcome(reloaded.reloader.reload, allow_empty=True)
+    assert [service.id for service in plan.removed] == ["echo/unix"]
+    assert reloaded.served == []
+    reloaded.text = before
+    reloaded.outcome(reloaded.reloader.reload)
+    assert reloaded.served == ["echo/unix"]
