@@ -9,7 +9,7 @@ from svcd.catalog import MUX, datagram_protocol, stream_factory
 from svcd.model import Shape
 from svcd.supervisor.listeners import nothing
 from svcd.supervisor.running import Running, Shared
-from svcd.transport.datagrams import DatagramPort
+from svcd.transport.datagrams import DatagramPort, datagram_port
 from svcd.transport.gatekeeper import GateKeeper
 from svcd.transport.handoff import HandOffPort
 from svcd.transport.machine import broadcasts
@@ -227,7 +227,7 @@ class _Datagrams(_Kind):
 
     def port(self, opened: OpenSocket, service: Service) -> Port:
         shared, protocol = self._shared, datagram_protocol(service, self._shared.around)
-        return DatagramPort(shared.reactor, opened.socket, protocol, self._answering, self._refused)
+        return datagram_port(shared.reactor, opened.socket, protocol, self._answering, self._refused)
 
     def join(self, port: Port) -> Callable[[], None]:
         tally, source = self._entrance.tally, cast("DatagramPort", port)

@@ -12,17 +12,17 @@ import pytest
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.protocol import DatagramProtocol
 
-from svcd.config.access_kinds import HOURS, RATE
+from svcd.config.access_kinds import HOURS, RATE, SOURCES
 from svcd.policy.answers import Reason
 from svcd.policy.datagrams import Answering
 from svcd.policy.rules import Rules
-from svcd.transport.datagrams import DatagramPort
+from svcd.transport.datagrams import BatchedDatagramPort, DatagramPort, datagram_port
 from svcd.transport.machine import broadcasts
 from svcd.transport.rules import rules_of
 from tests.doubles import FakeReactor, LogCatcher, service_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -58,15 +58,15 @@ class _Failing:
         if code is not None:
             raise OSError(code, os.strerror(code))
 
-    def recvfrom(self, size: int) -> Any:
+    def recvfrom(self, size: int, flags: int) -> Any:
         """Fail, or receive."""
         self._fail("recvfrom")
-        return self._inner.recvfrom(size)
+        return self._inner.recvfrom(size, flags)
 
-    def sendto(self, data: bytes, address: Any) -> int:
+    def sendto(self, data: bytes, flags: int, address: Any) -> int:
         """Fail, or send."""
         self._fail("sendto")
-        return self._inner.sendto(data, address)
+        return self._inner.sendto(data, flags, address)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -75,7 +75,14 @@ class _Failing:
 class _Datagrams:
     """A datagram port on a real socket, and a client."""
 
-    def __init__(self, family: int, server: Any, client: Any, rules: Rules | None = None) -> None:
+    def __init__(
+        self,
+        family: int,
+        server: Any,
+        client: Any,
+        rules: Rules | None = None,
+        make: Callable[..., DatagramPort] = datagram_port,
+    ) -> None:
         self.refused: list[tuple[Reason, str, int]] = []
         self.answering = Answering(rules or Rules(amplify=True), wall=lambda: 0.0, load=lambda: 0.0)
         self.reactor = FakeReactor()
@@ -87,7 +94,7 @@ class _Datagrams:
         self.client.settimeout(10)
         if client is not None:
             self.client.bind(client)
-        self.port = DatagramPort(
+        self.port = make(
             self.reactor,
             self.sock,
             self.protocol,
@@ -108,10 +115,18 @@ class _Datagrams:
         self.client.close()
 
 
+@pytest.fixture(params=[DatagramPort, datagram_port])
+def datagrams(request: pytest.FixtureRequest) -> Iterator[_Datagrams]:
+    """A port on the loopback interface that listens, one by one and in batches."""
+    made = _Datagrams(socket.AF_INET, ("127.0.0.1", 0), ("127.0.0.1", 0), make=request.param)
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def datagrams() -> Iterator[_Datagrams]:
-    """A port on the loopback interface that listens."""
-    made = _Datagrams(socket.AF_INET, ("127.0.0.1", 0), ("127.0.0.1", 0))
+def single() -> Iterator[_Datagrams]:
+    """One that reads one by one, as where there are no batches."""
+    made = _Datagrams(socket.AF_INET, ("127.0.0.1", 0), ("127.0.0.1", 0), make=DatagramPort)
     yield made
     made.close()
 
@@ -138,13 +153,13 @@ def test_a_datagram_port_stops_at_once(datagrams: _Datagrams) -> None:
     assert datagrams.sock.fileno() != -1
 
 
-def test_an_answer_that_cannot_be_sent_is_lost(datagrams: _Datagrams) -> None:
+def test_an_answer_that_cannot_be_sent_is_lost(single: _Datagrams) -> None:
     """As the network might lose it; the next is sent, and only that is counted."""
-    datagrams.port.socket = _Failing(datagrams.sock, sendto=errno.ENOBUFS)  # type: ignore[assignment]
-    datagrams.send(b"lost", b"sent")
-    datagrams.port.doRead()
-    assert datagrams.client.recv(100) == b"sent"
-    assert datagrams.port.bytes_out == 4
+    single.port.socket = _Failing(single.sock, sendto=errno.ENOBUFS)  # type: ignore[assignment]
+    single.send(b"lost", b"sent")
+    single.port.doRead()
+    assert single.client.recv(100) == b"sent"
+    assert single.port.bytes_out == 4
 
 
 def test_an_answer_that_is_too_large_is_lost(datagrams: _Datagrams) -> None:
@@ -157,12 +172,12 @@ def test_an_answer_that_is_too_large_is_lost(datagrams: _Datagrams) -> None:
     assert datagrams.port.bytes_out == before
 
 
-def test_an_error_of_an_earlier_answer_is_not_the_next_ones_fault(datagrams: _Datagrams) -> None:
+def test_an_error_of_an_earlier_answer_is_not_the_next_ones_fault(single: _Datagrams) -> None:
     """An ICMP error that recvfrom reports is skipped."""
-    datagrams.port.socket = _Failing(datagrams.sock, recvfrom=errno.ECONNREFUSED)  # type: ignore[assignment]
-    datagrams.send(b"x")
-    datagrams.port.doRead()
-    assert datagrams.client.recv(100) == b"x"
+    single.port.socket = _Failing(single.sock, recvfrom=errno.ECONNREFUSED)  # type: ignore[assignment]
+    single.send(b"x")
+    single.port.doRead()
+    assert single.client.recv(100) == b"x"
 
 
 def test_a_mistake_with_one_datagram_spares_the_next(datagrams: _Datagrams) -> None:
@@ -256,3 +271,135 @@ def test_the_rules_of_the_file_hold_at_unix_sockets_as_far_as_they_mean_somethin
 def test_broadcast_addresses_are_those_of_networks() -> None:
     """Of the loopback network as well, which every machine has."""
     assert "127.255.255.255" in broadcasts()
+
+
+def test_udp_is_read_in_batches_where_the_system_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """UNIX sockets and systems without the calls are read one by one."""
+    for family, address, there, kind in (
+        (socket.AF_INET, ("127.0.0.1", 0), True, BatchedDatagramPort),
+        (socket.AF_INET, ("127.0.0.1", 0), False, DatagramPort),
+        (socket.AF_UNIX, str(tmp_path / "s"), True, DatagramPort),
+    ):
+        monkeypatch.setattr("svcd.transport.datagrams.available", lambda there=there: there)
+        made = _Datagrams(family, address, None)
+        assert type(made.port) is kind
+        made.close()
+
+
+@pytest.mark.parametrize("make", [DatagramPort, datagram_port])
+@pytest.mark.parametrize(
+    ("family", "server", "v6only", "asked"),
+    [
+        (socket.AF_INET, "0.0.0.0", None, ("127.0.0.5", "127.255.255.254", "127.0.0.1")),
+        (socket.AF_INET6, "::", 1, ("::1",)),
+        (socket.AF_INET6, "::", 0, ("::1", "127.0.0.5", "127.0.0.1")),
+    ],
+)
+def test_the_answer_comes_from_the_address_that_was_asked(
+    make: Callable[..., DatagramPort], family: int, server: str, v6only: int | None, asked: tuple[str, ...]
+) -> None:
+    """Also at wildcard addresses, where the kernel would choose another; to a connected client no other counts."""
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        if v6only is not None:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
+        sock.bind((server, 0))
+        protocol = _Answers()
+        answering = Answering(Rules(amplify=True), wall=lambda: 0.0, load=lambda: 0.0)
+        port = make(FakeReactor(), sock, protocol, answering, lambda *_: None)
+        port.startListening()
+        clients = []
+        for host in asked * 3:
+            client = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+            client.settimeout(10)
+            client.connect((host, sock.getsockname()[1]))
+            client.send(host.encode())
+            clients.append((client, host))
+        port.doRead()
+        for client, host in clients:
+            assert client.recv(100) == host.encode()
+            client.close()
+
+
+def test_a_batch_with_gaps_answers_each_its_own() -> None:
+    """Those that are refused, raise or are not answered leave the answers of the others where they belong."""
+    rules = Rules(no_access=SOURCES.read("127.0.0.9"), amplify=True)
+    made = _Datagrams(socket.AF_INET, ("0.0.0.0", 0), ("127.0.0.1", 0), rules)
+    clients = []
+    for number in range(200):
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        client.settimeout(10)
+        client.bind(("127.0.0.9" if number % 3 == 1 else "127.0.0.8", 0))
+        client.connect((f"127.0.1.{number + 1}", made.sock.getsockname()[1]))
+        data = b"raise" if number % 7 == 2 else b"more" if number % 5 == 3 else b"%d" % number
+        client.send(data)
+        clients.append((client, data, number % 3 != 1 and data != b"raise"))
+    with LogCatcher() as log:
+        for _ in range(5):
+            made.port.doRead()
+    assert len(log.failures) == sum(data == b"raise" and number % 3 != 1 for number, (_, data, _) in enumerate(clients))
+    for client, data, answered in clients:
+        client.setblocking(False)
+        if answered:
+            assert client.recv(200) == (bytes(100) if data == b"more" else data)
+        else:
+            with pytest.raises(BlockingIOError):
+                client.recv(200)
+        client.close()
+    assert made.port.datagrams == 200
+    assert made.port.ignored == sum(number % 3 == 1 for number in range(200))
+    made.close()
+
+
+def test_a_turn_reads_so_many_datagrams_and_no_more(datagrams: _Datagrams) -> None:
+    """The rest has another turn, so that a flood keeps nothing else waiting."""
+    datagrams.send(*[b"x"] * 100)
+    datagrams.port.doRead()
+    assert datagrams.port.datagrams == 64
+    datagrams.port.doRead()
+    assert datagrams.port.datagrams == 100
+    datagrams.port.doRead()
+    assert datagrams.port.datagrams == 100
+
+
+@pytest.mark.parametrize("make", [DatagramPort, datagram_port])
+def test_a_socket_that_somebody_made_blocking_is_not_waited_for(make: Callable[..., DatagramPort]) -> None:
+    """Whoever has the socket as well may change that at any time."""
+    for host in ("127.0.0.1", "0.0.0.0"):
+        made = _Datagrams(socket.AF_INET, (host, 0), ("127.0.0.1", 0), make=make)
+        made.sock.setblocking(True)
+        made.port.doRead()
+        made.close()
+
+
+def test_the_largest_datagram_is_answered_whole(datagrams: _Datagrams) -> None:
+    """65,507 bytes of UDP."""
+    data = os.urandom(65_507)
+    datagrams.send(data)
+    datagrams.port.doRead()
+    assert datagrams.client.recv(70_000) == data
+
+
+def test_a_datagram_that_is_cut_has_no_answer(tmp_path: Path) -> None:
+    """A UNIX socket's may be longer than any of UDP; the next one is answered."""
+    made = _Datagrams(socket.AF_UNIX, str(tmp_path / "s"), str(tmp_path / "c"))
+    for size in (70_000, 65_535, 1):
+        made.send(bytes(size))
+        made.port.doRead()
+    assert [len(made.client.recv(70_000)) for _ in range(2)] == [65_535, 1]
+    assert (made.port.datagrams, made.port.ignored) == (3, 1)
+    made.close()
+
+
+def test_a_second_answer_and_a_late_one_are_sent_at_once(datagrams: _Datagrams) -> None:
+    """Though a question has one answer as a rule."""
+
+    def twice(datagram: bytes, addr: Any) -> None:
+        datagrams.port.write(datagram, addr)
+        datagrams.port._most = 9
+        datagrams.port.write(b"again", addr)
+
+    datagrams.protocol.datagramReceived = twice  # type: ignore[method-assign]
+    datagrams.send(b"x")
+    datagrams.port.doRead()
+    datagrams.port.write(b"late", datagrams.client.getsockname())
+    assert {datagrams.client.recv(100) for _ in range(3)} == {b"x", b"again", b"late"}

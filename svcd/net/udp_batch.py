@@ -1,0 +1,295 @@
+"""Datagrams of UDP sockets in batches: recvmmsg(2) and sendmmsg(2), with the local address that each was sent to.
+
+A server on a wildcard address must answer from the address that was asked, or the client drops the answer as one of
+another server. IP_PKTINFO (ip(7)) and IPV6_RECVPKTINFO (RFC 3542, section 6.1) give that address with each datagram,
+and the same control message gives the source address of the answer. An answer is sent with the header of its question:
+the kernel has written the peer's address and the control message there already.
+
+The calls go through cffi in ABI mode: the standard library has neither of the two. Where cffi or the calls are
+missing, available() is false.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from functools import cache
+from typing import Any, Final
+
+__all__ = ["BATCH", "LARGEST_DATAGRAM", "DatagramBatch", "available", "batch_for", "pktinfo_option", "source_control"]
+
+#: The most datagrams of one batch.
+BATCH: Final = 64
+#: The most payload of an IP datagram, in bytes, and more than UDP can carry (65,507 over IPv4, 65,527 over IPv6).
+LARGEST_DATAGRAM: Final = 65_535
+
+_DEFINITIONS = """
+struct iovec { void *iov_base; size_t iov_len; };
+struct msghdr {
+    void *msg_name; unsigned int msg_namelen; struct iovec *msg_iov; size_t msg_iovlen;
+    void *msg_control; size_t msg_controllen; int msg_flags;
+};
+struct mmsghdr { struct msghdr msg_hdr; unsigned int msg_len; };
+int recvmmsg(int, struct mmsghdr *, unsigned int, int, void *);
+int sendmmsg(int, struct mmsghdr *, unsigned int, int);
+"""
+
+#: From linux/in.h and linux/in6.h; the socket module has no IP_PKTINFO before Python 3.12.
+_IP_PKTINFO = 8
+#: The sizes of sockaddr_in and in_pktinfo (interface, source, destination), sockaddr_in6 and in6_pktinfo (address,
+#: interface).
+_SIZES = {socket.AF_INET: (16, 12), socket.AF_INET6: (28, 20)}
+#: Where the data of the first control message begins: the size of a cmsghdr, aligned.
+_DATA = socket.CMSG_LEN(0)
+#: The room for the control messages of one datagram, in bytes.
+_CONTROL = 64
+#: From one datagram's data to the next, in bytes. With a power of two all would compete for the same cache lines.
+_STRIDE = LARGEST_DATAGRAM + 1 + 192
+# As a number: to put it together each time takes longer than the call. recv(2)
+_NOW = int(socket.MSG_DONTWAIT)
+#: The first byte of all link-local and multicast addresses of IPv6 is at least this.
+_FIRST_SPECIAL = 0xFE
+
+
+def pktinfo_option(family: int) -> tuple[int, int]:
+    """The level and name of the socket option that gives the destination address with each datagram."""
+    if family == socket.AF_INET6:
+        return socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO
+    return socket.IPPROTO_IP, _IP_PKTINFO
+
+
+def _source(family: int, pktinfo: bytes) -> bytes:
+    """The packet information of an answer, from that of its question.
+
+    The interface is left out: the routing table decides where an answer leaves, as for all else. Only a link-local
+    source means nothing without it (RFC 4007, section 11). A multicast address is nobody's source: the kernel chooses.
+    """
+    if family == socket.AF_INET:
+        return bytes(4) + pktinfo[4:]
+    if pktinfo[0] == 0xFF:
+        return bytes(20)
+    local = pktinfo[0] == 0xFE and pktinfo[1] & 0xC0 == 0x80
+    return pktinfo if local else pktinfo[:16] + bytes(4)
+
+
+def source_control(family: int, control: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
+    """The control messages of an answer, from those of its question, as socket.sendmsg() takes them."""
+    level, kind = pktinfo_option(family)
+    # What is asked for by IPV6_RECVPKTINFO comes as IPV6_PKTINFO.
+    kind = socket.IPV6_PKTINFO if family == socket.AF_INET6 else kind
+    return [(level, kind, _source(family, data)) for *found, data in control if found == [level, kind]]
+
+
+@cache
+def _calls() -> tuple[Any, Any] | None:
+    """The FFI and the C library, or None where cffi or one of the calls is missing."""
+    try:
+        import cffi
+
+        ffi = cffi.FFI()
+        ffi.cdef(_DEFINITIONS)
+        library = ffi.dlopen(None)
+        _ = library.recvmmsg, library.sendmmsg
+    except (ImportError, OSError, AttributeError):
+        return None
+    return ffi, library
+
+
+def available() -> bool:
+    """Whether datagrams can be received and sent in batches here."""
+    return _calls() is not None
+
+
+@cache
+def _buffers() -> Any:  # noqa: ANN401 - cffi is not typed
+    """The memory for the data of one batch: 4 MiB of addresses, of which a page is taken when it is written first.
+
+    All batches share it: one is over when the next begins.
+    """
+    calls = _calls()
+    assert calls is not None  # noqa: S101 - available() was asked
+    allocate = calls[0].new_allocator(should_clear_after_alloc=False)
+    return allocate("char[]", BATCH * _STRIDE)
+
+
+@cache
+def batch_for(family: int, *, pktinfo: bool) -> DatagramBatch:
+    """The batch of all sockets of a family, with or without destination addresses. available() must be true."""
+    return DatagramBatch(family, pktinfo=pktinfo)
+
+
+class DatagramBatch:
+    """Memory for one batch of datagrams and their answers; what receive() gave is valid until the next one.
+
+    Args:
+        family: AF_INET or AF_INET6.
+        pktinfo: whether the sockets have the option of pktinfo_option(), and answers go out from the address that
+            was asked.
+    """
+
+    def __init__(self, family: int, *, pktinfo: bool) -> None:
+        calls = _calls()
+        assert calls is not None  # noqa: S101 - available() was asked
+        self._ffi, library = calls
+        self._receive, self._send = library.recvmmsg, library.sendmmsg
+        self._null = self._ffi.NULL
+        self._family = family
+        self._pktinfo = pktinfo
+        self._name_size, self._pktinfo_size = _SIZES[family]  # type: ignore[index]
+        self._control_length = socket.CMSG_SPACE(self._pktinfo_size)
+        self._found: list[tuple[bytes, bytes]] = []
+        self._answers = self._bytes = 0
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Point the headers to their memory, and make views of what is read and written for each datagram."""
+        ffi = self._ffi
+        self._header_size, vector_size = ffi.sizeof("struct mmsghdr"), ffi.sizeof("struct iovec")
+        # Headers and vectors in one piece, which is made as new before each call: the kernel writes over lengths.
+        memory = ffi.new("char[]", BATCH * (self._header_size + vector_size))
+        self._headers = ffi.cast("struct mmsghdr *", memory)
+        vectors = ffi.cast("struct iovec *", memory + BATCH * self._header_size)
+        data, names, control = _buffers(), ffi.new("char[]", BATCH * 32), ffi.new("char[]", BATCH * _CONTROL)
+        for index in range(BATCH):
+            vector, header = vectors[index], self._headers[index].msg_hdr
+            vector.iov_base = data + index * _STRIDE
+            vector.iov_len = LARGEST_DATAGRAM + 1
+            header.msg_name, header.msg_namelen = names + index * 32, self._name_size
+            header.msg_iov, header.msg_iovlen = vectors + index, 1
+            if self._pktinfo:
+                header.msg_control, header.msg_controllen = control + index * _CONTROL, _CONTROL
+        self._owned = memory, names, control
+        self._memory, self._data, self._names = ffi.buffer(memory), ffi.buffer(data), ffi.buffer(names)
+        self._control = ffi.buffer(control)
+        self._fresh = bytes(self._memory)
+        view = memoryview(self._memory).cast("B")
+        heads, rest = view[: BATCH * self._header_size], view[BATCH * self._header_size :]
+        self._lengths = _column(heads, "I", ffi.offsetof("struct mmsghdr", "msg_len"), self._header_size)
+        self._control_lengths = _column(heads, "N", ffi.offsetof("struct msghdr", "msg_controllen"), self._header_size)
+        self._answer_lengths = _column(rest, "N", ffi.offsetof("struct iovec", "iov_len"), vector_size)
+        cells = memoryview(self._control).cast("B")
+        interface, address = (0, 4) if self._family == socket.AF_INET else (16, 0)
+        self._interfaces = _column(cells, "i", _DATA + interface, _CONTROL)
+        self._firsts = _column(cells, "B", _DATA + address, _CONTROL)
+
+    def receive(self, descriptor: int) -> list[tuple[bytes, bytes]]:
+        """Receive what waits at a socket, without waiting.
+
+        Returns:
+            The data and the sender's socket address, as the kernel has it, of at most BATCH datagrams.
+
+        Raises:
+            OSError: the socket has an error to tell, or is none.
+        """
+        self._memory[:] = self._fresh
+        self._answers = self._bytes = 0
+        # MSG_DONTWAIT: a socket that another process has as well may be a blocking one at any time.
+        count = self._receive(descriptor, self._headers, BATCH, _NOW, self._null)
+        if count <= 0:
+            code = self._ffi.errno
+            if count == 0 or code == errno.EAGAIN:
+                return []
+            raise OSError(code, os.strerror(code))
+        data, names, size = self._data, self._names, self._name_size
+        if self._pktinfo:
+            self._prepare_sources(count)
+        if count == 1:
+            found = [(data[: self._lengths[0]], names[:size])]
+        else:
+            lengths = self._lengths[:count].tolist()
+            found = [
+                (data[at : at + length], names[name : name + size])
+                for length, at, name in zip(lengths, _DATA_OFFSETS, _NAME_OFFSETS, strict=False)
+            ]
+        self._found = found
+        return found
+
+    def _prepare_sources(self, count: int) -> None:
+        """Make the packet information of the questions that of their answers."""
+        lengths, length, interfaces, firsts = (
+            self._control_lengths,
+            self._control_length,
+            self._interfaces,
+            self._firsts,
+        )
+        for index in range(count):
+            if lengths[index] != length:
+                # Another control message was asked for at this socket as well: such an answer goes without any.
+                lengths[index] = 0
+            elif firsts[index] < _FIRST_SPECIAL:
+                interfaces[index] = 0
+            else:
+                start = index * _CONTROL + _DATA
+                end = start + self._pktinfo_size
+                self._control[start:end] = _source(self._family, self._control[start:end])
+
+    def answer(self, index: int, data: bytes) -> None:
+        """Note the answer to a datagram of this batch, one at most for each, in their order; send() sends it.
+
+        Args:
+            index: of the datagram.
+            data: at most LARGEST_DATAGRAM bytes.
+        """
+        length = len(data)
+        if data is not self._found[index][0]:
+            # An echo's answer is there already.
+            at = index * _STRIDE
+            self._data[at : at + length] = data
+        self._answer_lengths[index] = length
+        position = self._answers
+        if position != index:
+            # Of the questions before, some have no answer: the headers of the others move together.
+            size = self._header_size
+            self._memory[position * size : position * size + size] = self._memory[index * size : index * size + size]
+        self._answers = position + 1
+        self._bytes += length
+
+    def send(self, descriptor: int) -> int:
+        """Send the answers, without waiting. One that the kernel does not take is lost, as the network might lose it.
+
+        Returns:
+            The bytes of the answers that were sent.
+        """
+        count = self._answers
+        if not count:
+            return 0
+        sent = self._send(descriptor, self._headers, count, _NOW)
+        total = self._bytes
+        return total if sent == count else total - self._send_rest(descriptor, max(sent, 0), count)
+
+    def _send_rest(self, descriptor: int, position: int, count: int) -> int:
+        """Send the answers that sendmmsg() stopped before; returns the bytes of those that are lost.
+
+        An error may be an earlier answer's (ICMP), so each answer is tried twice. The second time it goes without its
+        source: the address that was asked may be a broadcast address, or no address of this machine any more.
+        """
+        lost: int = 0
+        tried = -1
+        while position < count:
+            sent = self._send(descriptor, self._headers + position, count - position, _NOW)
+            if sent > 0:
+                position += sent
+                continue
+            header = self._headers[position].msg_hdr
+            if self._ffi.errno == errno.EAGAIN:
+                # There is no room in the socket's buffer for any of them.
+                return lost + sum(int(self._headers[each].msg_hdr.msg_iov.iov_len) for each in range(position, count))
+            if tried < position:
+                tried = position
+                if self._ffi.errno == errno.EINVAL:
+                    header.msg_controllen = 0
+                continue
+            lost += int(header.msg_iov.iov_len)
+            position += 1
+        return lost
+
+
+_DATA_OFFSETS = range(0, BATCH * _STRIDE, _STRIDE)
+_NAME_OFFSETS = range(0, BATCH * 32, 32)
+
+
+def _column(view: memoryview, kind: str, offset: int, size: int) -> memoryview:
+    """One member of each structure of an array."""
+    cells = view.cast(kind)  # type: ignore[call-overload]
+    return cells[offset // cells.itemsize :: size // cells.itemsize]  # type: ignore[no-any-return]

@@ -1,0 +1,98 @@
+"""Answers over UDP come from the address that was asked, on every reactor, over both versions of IP."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.real.daemon import Daemon
+
+#: Asks an address from within the daemon's network, on a connected socket, to which an answer of another does not come.
+_ASK = """
+import socket, sys
+family, kind, _, _, name = socket.getaddrinfo(sys.argv[1], int(sys.argv[2]), type=socket.SOCK_DGRAM)[0]
+with socket.socket(family, kind) as client:
+    client.settimeout(10)
+    client.connect(name)
+    client.send(b"asked")
+    print(client.recv(100).decode(), end="")
+"""
+
+
+def _ask(host: str, port: int, data: bytes) -> bytes:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as client:
+        client.settimeout(10)
+        client.connect((host, port))
+        client.send(data)
+        return client.recv(100)
+
+
+@pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
+def test_any_address_answers_as_itself(start: Callable[..., Daemon], reactor: str) -> None:
+    """The loopback network has many addresses, and a server that is bound to none of them is each of them."""
+    daemon = start(
+        "@defaults per_source_rate=none\n"
+        "four 0/udp4 echo\nsix 0/udp6 echo\nboth 0/udp6 echo v6only=no\nown 0/udp4 echo bind=127.0.0.2\n",
+        twistd_arguments=["--reactor", reactor],
+    )
+    asked = [("four/udp4", f"127.0.0.{number}") for number in range(1, 100)]
+    asked += [("six/udp6", "::1"), ("both/udp6", "::1"), ("both/udp6", "127.0.0.7"), ("both/udp6", "127.0.0.1")]
+    asked += [("own/udp4", "127.0.0.2")]
+    for service, host in asked:
+        assert _ask(host, daemon.port(service), b"x") == b"x", (service, host)
+
+
+@pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
+def test_many_who_ask_at_once_are_each_answered(start: Callable[..., Daemon], reactor: str) -> None:
+    """Whatever waits is answered in batches, and no answer goes to another client or from another address."""
+    daemon = start("echo 0/udp4 per_source_rate=none\n", twistd_arguments=["--reactor", reactor])
+    clients = []
+    for number in range(150):
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        client.settimeout(10)
+        client.connect((f"127.1.0.{number + 1}", daemon.port("echo/udp4")))
+        clients.append(client)
+    for turn in range(3):
+        for number, client in enumerate(clients):
+            client.send(b"%d of %d" % (number, turn))
+        for number, client in enumerate(clients):
+            assert client.recv(100) == b"%d of %d" % (number, turn)
+    for client in clients:
+        client.close()
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize("reactor", ["uv", "epoll"])
+def test_addresses_of_interfaces_answer_as_themselves(
+    start: Callable[..., Daemon], program: Callable[[str], str], reactor: str
+) -> None:
+    """Those of one network, of several, and link-local ones, which mean nothing without their interface."""
+    made = (
+        "ip link set lo up && ip link add d0 type veth peer name d1 && ip link set d0 up && "
+        "ip link set d1 up && ip addr add 10.77.0.1/24 dev d0 && ip addr add 10.77.0.2/24 dev d0 && "
+        "ip addr add 10.78.0.1/24 dev d1 && for d in d0 d1; do "
+        'ip -6 addr add fe80::1234/64 dev $d nodad && ip -6 addr add fe80::1235/64 dev $d nodad; done && exec "$@"'
+    )
+    program("ip")
+    daemon = start(
+        "echo 0/udp4\nsix 0/udp6 echo\n",
+        before=[program("unshare"), "--net", "sh", "-c", made, "sh"],
+        twistd_arguments=["--reactor", reactor],
+    )
+    enter = [program("nsenter"), "--net", "--target", str(daemon.process.pid), sys.executable, "-c", _ASK]
+    for service, hosts in (
+        ("echo/udp4", ("10.77.0.1", "10.77.0.2", "10.78.0.1", "127.0.0.9")),
+        ("six/udp6", ("::1", "fe80::1234%d0", "fe80::1235%d0", "fe80::1235%d1")),
+    ):
+        for host in hosts:
+            words = [*enter, host, str(daemon.port(service))]
+            assert subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout == "asked", host
