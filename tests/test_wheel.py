@@ -35,4 +35,13 @@ def test_dependencies(installed: importlib.metadata.Distribution) -> None:
     """The base install stays small: these few, three of which twisted[tls] brings anyway; all else is an extra."""
     required = [line for line in installed.requires or () if "extra ==" not in line]
     names = sorted(line.split(">")[0].split("[")[0].split(";")[0] for line in required)
-    assert names == ["cffi", "cryptography", "httptools", "ifaddr", "pyopenssl", "service-identity", "twisted", "uvloop"]
+    assert names == [
+        "cffi",
+        "cryptography",
+        "httptools",
+        "ifaddr",
+        "pyopenssl",
+        "service-identity",
+        "twisted",
+        "uvloop",
+    ]
