@@ -32,18 +32,22 @@ _FEW_DESCRIPTORS = 4096
 
 
 def connection_limit(sockets: int) -> int:
-    """Raise the limit of descriptors as far as it goes; how many connections that allows."""
+    """Raise the limit of descriptors as far as it goes; return what that leaves for sockets and connections.
+
+    Args:
+        sockets: how many the daemon listens at.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
     limit = _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
-    connections = max(1, limit - sockets - RESERVE)
     if limit < _FEW_DESCRIPTORS:
+        connections = max(1, limit - sockets - RESERVE)
         advice = "raise the hard limit of open files (ulimit -Hn, LimitNOFILE=) for more connections"
         tell(Logger(), DESCRIPTORS, limit=limit, connections=connections, advice=advice)
-    return connections
+    return max(1, limit - RESERVE)
 
 
 def account_of(options: Mapping[str, Any]) -> Account:

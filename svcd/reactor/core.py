@@ -151,7 +151,7 @@ class UvReactor(AsyncioSelectorReactor):
         self,
         sock: socket.socket,
         factory: IProtocolFactory,
-        may_accept: Callable[[], bool],
+        may_accept: Callable[[], int],
         short: Callable[[], None],
     ) -> StreamPort:
         """A port for a listening socket of the caller's, which the caller starts; see StreamPort."""

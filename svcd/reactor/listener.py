@@ -48,8 +48,8 @@ class _Owner(Protocol):
 
     factory: IProtocolFactory
 
-    def may_accept(self) -> bool:
-        """Asked before each accept."""
+    def may_accept(self) -> int:
+        """How many connections may be accepted now; asked before each batch."""
 
     def short(self) -> None:
         """The system is short of descriptors or memory; accepting goes on when the port says so."""
@@ -85,9 +85,8 @@ class Acceptor:
         begun: list[Coroutine[Any, Any, Any]] = []
         owner = self._owner
         try:
-            for _ in range(_BATCH):
-                if not owner.may_accept():
-                    return
+            # They are counted in the loop's next turn: so many, and no more, may be accepted in this one.
+            for _ in range(min(_BATCH, owner.may_accept())):
                 try:
                     descriptor, name = self._accept()
                 except BlockingIOError:
@@ -145,9 +144,9 @@ class _Resting:
             self._acceptor = Acceptor(self.reactor, self.socket, self)  # type: ignore[attr-defined]
         self._acceptor.accept()
 
-    def may_accept(self) -> bool:
-        """Whether the port still listens."""
-        return bool(self.connected and not self.disconnecting)  # type: ignore[attr-defined]
+    def may_accept(self) -> int:
+        """A batch, as long as the port listens."""
+        return _BATCH if self.connected and not self.disconnecting else 0  # type: ignore[attr-defined]
 
     def pause(self) -> None:
         """Rest: who comes waits in the kernel's queue."""
@@ -179,7 +178,7 @@ class StreamPort:
         reactor: whose loop serves the connections.
         sock: the listening socket, non-blocking.
         factory: builds the protocols; doStart() and doStop() are its owner's to call.
-        may_accept: asked before each accept.
+        may_accept: tells how many connections may be accepted now; asked before each batch.
         short: called when the system is short of descriptors or memory; it is to pause() the port.
     """
 
@@ -188,7 +187,7 @@ class StreamPort:
         reactor: NativeReactor,
         sock: socket.socket,
         factory: IProtocolFactory,
-        may_accept: Callable[[], bool],
+        may_accept: Callable[[], int],
         short: Callable[[], None],
     ) -> None:
         self.reactor = reactor
@@ -199,9 +198,9 @@ class StreamPort:
         self.short = short
         self._acceptor = Acceptor(reactor, sock, self)
 
-    def may_accept(self) -> bool:
-        """Whether the port listens, and may."""
-        return self.connected and self._may_accept()
+    def may_accept(self) -> int:
+        """How many connections may be accepted now; none if the port does not listen."""
+        return self._may_accept() if self.connected else 0
 
     def startListening(self) -> None:
         """Begin."""

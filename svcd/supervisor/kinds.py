@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -24,6 +25,8 @@ from svcd.transport.waiting import WaitPort
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from twisted.internet.interfaces import IProtocolFactory
+
     from svcd.config.service import Service
     from svcd.handlers.nurse import Nurse
     from svcd.policy.answers import Refusal
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
     from svcd.transport.tls.server import TlsServer
 
 __all__ = ["run"]
+
+#: Descriptors that a spawned service has besides its connections: its launcher's, and one to ask the kernel by.
+_LAUNCHER = 2
 
 KeeperT = TypeVar("KeeperT", bound="Keeper[Any]")
 
@@ -58,6 +64,7 @@ class _Kept(_Kind, Generic[KeeperT]):
 
     def _keep(self, keeper: KeeperT) -> None:
         self.keeper = keeper
+        keeper.budget.cost = _cost(self.service)
         keeper.keep_time(self._shared.reactor.callLater)
         if self.service.options.proxy_protocol:
             self._usher = Usher(keeper, self._shared.reception.lobby)
@@ -68,7 +75,7 @@ class _Kept(_Kind, Generic[KeeperT]):
         tls.prepare(service)()
         return tls
 
-    def _hand_off(self, opened: OpenSocket, serve: Serve, may_accept: Callable[[], bool]) -> HandOffPort:
+    def _hand_off(self, opened: OpenSocket, serve: Serve, may_accept: Callable[[], int]) -> HandOffPort:
         """A port that hands connections on, those of proxies once their headers are read."""
         take = serve if self._usher is None else partial(self._usher.take, serve)
         return HandOffPort(self._shared.reactor, opened.socket, take, may_accept, self._shared.budget.rest, serve)
@@ -89,6 +96,7 @@ class _Kept(_Kind, Generic[KeeperT]):
             retune()
             self.service = service
             self.keeper.retune(service)
+            self.keeper.budget.cost = _cost(service)
             if self._usher is not None:
                 self._usher.retune(service)
             also()
@@ -107,16 +115,21 @@ class _Gated(_Kept[GateKeeper]):
 
     def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:  # noqa: ARG002 - as all
         super().__init__(shared, service)
-        factory = stream_factory(service, shared.around)
         keeping = shared.keeping(service)
+        factory = self._make_factory(service)
         self._tls = self._secure(service, keeping[-1])
         self._keep(GateKeeper(service, self._tls.around(factory), *keeping, kind=self._tls.gates))
 
-    def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
-        budget, entrance = self._shared.budget, self.keeper.entrance
+    def _make_factory(self, service: Service) -> IProtocolFactory:
+        """The factory of the service, whose connections take descriptors of the service's share."""
+        shared = self._shared
+        return stream_factory(service, replace(shared.around, descriptors=shared.budget.share(service.id)))
 
-        def may_accept() -> bool:
-            return not budget.exhausted and entrance.may_accept()
+    def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
+        budget, share, entrance = self._shared.budget, self.keeper.budget, self.keeper.entrance
+
+        def may_accept() -> int:
+            return share.room() if entrance.may_accept() else 0
 
         # A reactor may have a better port than the one that works on all of them.
         adopt = getattr(self._shared.reactor, "adoptStreamSocket", None) or partial(StreamPort, self._shared.reactor)
@@ -124,7 +137,7 @@ class _Gated(_Kept[GateKeeper]):
         return made if self._usher is None else self._hand_off(opened, made.adopt, may_accept)
 
     def _prepare_more(self, service: Service, nurse: Nurse) -> Callable[[], None]:  # noqa: ARG002 - as all
-        factory, secure = stream_factory(service, self._shared.around), self._tls.prepare(service)
+        factory, secure = self._make_factory(service), self._tls.prepare(service)
 
         def commit() -> None:
             secure()
@@ -153,6 +166,7 @@ class _Spawned(_Kept[SpawnKeeper]):
     """A stream service whose connections have processes of their own."""
 
     _tls: ServiceTls
+    _holds = False
 
     def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:
         super().__init__(shared, service)
@@ -195,9 +209,15 @@ class _Spawned(_Kept[SpawnKeeper]):
         return super().like(service) and service.options.wait == self.service.options.wait
 
     def begin(self) -> None:
+        if not self._holds:
+            self._holds = True
+            self._shared.budget.hold(_LAUNCHER)
         self.keeper.begin()
 
     def end(self) -> None:
+        if self._holds:
+            self._holds = False
+            self._shared.budget.hold(-_LAUNCHER)
         self.keeper.link.stop()
 
 
@@ -255,6 +275,17 @@ def kind_of(service: Service) -> type[_Gated | _Spawned | _Muxed | _Datagrams]:
     if service.runs == MUX:
         return _Muxed
     return _Gated if service.net.shape is Shape.STREAM else _Datagrams
+
+
+def _cost(service: Service) -> int:
+    """How many descriptors a connection of a service takes in the daemon, its own among them."""
+    if service.runs == "redirect":
+        return 2
+    if service.options.root:
+        # A file that is sent.
+        return 2
+    # The client's, and a pair of sockets whose other end goes to the process.
+    return 3 if service.spawned and service.tls else 1
 
 
 def run(shared: Shared, service: Service, nurse: Nurse) -> Running:

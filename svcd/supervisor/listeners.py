@@ -62,6 +62,7 @@ class Listener:
         self.opened = opened
         self._store = store
         self._budget = budget
+        budget.hold(1)
         self._leave: Callable[[], None] = nothing
         self._join: Callable[[Port], Callable[[], None]] | None = None
         self.port: Port | None = None
@@ -91,7 +92,8 @@ class Listener:
         if self.paused:
             return
         stream = self.endpoint.service.net.shape is Shape.STREAM
-        leave_budget = self._budget.listen(port.pause, port.resume) if stream else nothing
+        share = self._budget.share(self.endpoint.service.id)
+        leave_budget = share.listen(port.pause, port.resume) if stream else nothing
         leave_service = join(port)
 
         def leave() -> None:
@@ -143,8 +145,9 @@ class Listener:
             return
         waiting = select.poll()
         waiting.register(self.opened.socket, select.POLLIN)
+        share = self._budget.share(self.endpoint.service.id)
         for _ in range(_ROUNDS):
-            if self._budget.exhausted or not waiting.poll(0):
+            if not share.available or not waiting.poll(0):
                 return
             with contextlib.suppress(OSError):
                 self.port.doRead()
@@ -156,6 +159,7 @@ class Listener:
             for_good: whether nobody will serve it; else the daemon ends, and the store may keep it for the next one.
         """
         self.rest()
+        self._budget.hold(-1)
         values: dict[str, object] = {"service": self.endpoint.service.id, "address": self.opened.address}
         if isinstance(self.port, DatagramPort):
             values |= {"datagrams": self.port.datagrams, "ignored": self.port.ignored}

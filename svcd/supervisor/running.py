@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from svcd.interfaces import Names, Watcher
     from svcd.journal import Journal
     from svcd.supervisor.listeners import Port
-    from svcd.transport.descriptors import DescriptorBudget
+    from svcd.transport.descriptors import DescriptorBudget, Share
     from svcd.transport.entrance import Entrance, Reception
     from svcd.transport.keeper import Keeper
     from svcd.transport.opening import Store
@@ -52,13 +52,14 @@ class Shared:
     muxed: Callable[[], Mapping[str, Serve]]
     own_ports: set[int] = field(default_factory=set)
 
-    def keeping(self, service: Service) -> tuple[Journal, Names, DescriptorBudget, Iterator[int], Entrance]:
+    def keeping(self, service: Service) -> tuple[Journal, Names, Share, Iterator[int], Entrance]:
         """What every keeper of connections takes.
 
         Raises:
             OSError, KeyError: the service can have no entrance.
         """
-        return self.journal, self.around.names, self.budget, self.numbers, self.reception.entrance(service)
+        share = self.budget.share(service.id)
+        return self.journal, self.around.names, share, self.numbers, self.reception.entrance(service)
 
 
 class Running(ABC):

@@ -136,7 +136,7 @@ class Entrance:
         self.tally = tally
         self.farewells = reception.farewells
         self._reactor = reception.reactor
-        self._budget = reception.budget
+        self._share = reception.budget.share(service.id)
         self._queue: dict[Callable[[], None], None] = {}
         self._ports: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self._resting = False
@@ -179,7 +179,7 @@ class Entrance:
             host: the client's address, without port; empty at a UNIX socket.
             now: seconds, monotonic.
         """
-        if self._budget.open >= self._budget.most:
+        if self._share.crowded:
             return SHORT
         return self.door.admit(host, now)
 

@@ -58,7 +58,7 @@ class Farewells:
     @property
     def crowded(self) -> bool:
         """Whether nobody else may take his time."""
-        return self.open >= self._most
+        return self.open >= self._most or self._budget.full
 
     def enter(self) -> None:
         """One more."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.interfaces import Names
     from svcd.journal import Journal
-    from svcd.transport.descriptors import DescriptorBudget
+    from svcd.transport.descriptors import Share
     from svcd.transport.entrance import Entrance
 
 __all__ = ["GateKeeper"]
@@ -55,7 +55,7 @@ class GateKeeper(Keeper[Gate], Factory):
         factory: IProtocolFactory,
         journal: Journal,
         names: Names,
-        budget: DescriptorBudget,
+        budget: Share,
         numbers: Iterator[int],
         entrance: Entrance,
         clock: Callable[[], float] = time.monotonic,

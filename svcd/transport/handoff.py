@@ -44,7 +44,7 @@ class HandOffPort(Port):
         reactor: Watcher,
         sock: socket.socket,
         take: Callable[[int, Any, int], object],
-        may_accept: Callable[[], bool],
+        may_accept: Callable[[], int],
         short: Callable[[], None],
         adopt: Serve | None = None,
     ) -> None:
@@ -55,8 +55,8 @@ class HandOffPort(Port):
         self._short = short
         self._family = int(sock.family)
 
-    def _open(self) -> bool:
-        return self.connected and self._may_accept()
+    def _open(self) -> int:
+        return self._may_accept() if self.connected else 0
 
     def resume(self) -> None:
         """Go on, but not while nobody may be accepted: who waits would wake the reactor again and again."""

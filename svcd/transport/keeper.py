@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.interfaces import Names
     from svcd.journal import Journal
-    from svcd.transport.descriptors import DescriptorBudget
+    from svcd.transport.descriptors import Share
     from svcd.transport.entrance import Entrance
 
 __all__ = ["Keeper", "Session", "Visit", "calling_off"]
@@ -67,7 +67,7 @@ class Keeper(Generic[SessionT]):
         service: whose connections these are.
         journal: where accept, end and refuse are written.
         names: finds host names, for resolve=yes.
-        budget: counts all connections of the daemon.
+        budget: counts the descriptors of the service.
         numbers: numbers them.
         entrance: decides who comes in.
         constants: values of the lines that are the same for all connections.
@@ -84,7 +84,7 @@ class Keeper(Generic[SessionT]):
         service: Service,
         journal: Journal,
         names: Names,
-        budget: DescriptorBudget,
+        budget: Share,
         numbers: Iterator[int],
         entrance: Entrance,
         constants: Mapping[str, object],

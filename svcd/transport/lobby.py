@@ -43,7 +43,7 @@ class Lobby:
 
     def enter(self, who: _Waiting) -> None:
         """One more."""
-        if len(self._waiting) >= self.most:
+        if self._waiting and (len(self._waiting) >= self.most or self._budget.full):
             next(iter(self._waiting)).refuse("too many connections wait for theirs")
         self._waiting[who] = None
         self._budget.acquire()

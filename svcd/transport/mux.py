@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from svcd.interfaces import Names, Watcher
     from svcd.journal import Journal
     from svcd.policy.answers import Refusal
-    from svcd.transport.descriptors import DescriptorBudget
+    from svcd.transport.descriptors import Share
     from svcd.transport.entrance import Entrance
     from svcd.transport.proxied import Serve
     from svcd.wire.proxy import Header
@@ -227,7 +227,7 @@ class MuxKeeper(Keeper[NamelessClient]):
         service: Service,
         journal: Journal,
         names: Names,
-        budget: DescriptorBudget,
+        budget: Share,
         numbers: Iterator[int],
         entrance: Entrance,
     ) -> None:
@@ -274,9 +274,9 @@ class MuxKeeper(Keeper[NamelessClient]):
         self._remove(client)
         self.entrance.turn_away(descriptor, refusal, self.text_of(peer))
 
-    def may_accept(self) -> bool:
-        """Whether another client may be listened to now."""
-        return not self.budget.exhausted and self.entrance.may_accept()
+    def may_accept(self) -> int:
+        """How many more clients may be listened to now."""
+        return self.budget.room() if self.entrance.may_accept() else 0
 
     def close(self) -> None:
         """Keep what is offered now for the clients that are here, when its listeners are about to be closed."""

@@ -33,7 +33,7 @@ _SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 def accepted(
-    listener: socket.socket, may_accept: Callable[[], bool], short: Callable[[], None]
+    listener: socket.socket, may_accept: Callable[[], int], short: Callable[[], None]
 ) -> Iterator[tuple[int, Any]]:
     """Accept who waits, up to a batch: the blocking descriptor of each connection, and its peer as the system has it.
 

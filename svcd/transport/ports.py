@@ -46,7 +46,7 @@ class StreamPort(Port):
         reactor: Watcher,
         sock: socket.socket,
         factory: IProtocolFactory,
-        may_accept: Callable[[], bool],
+        may_accept: Callable[[], int],
         short: Callable[[], None],
     ) -> None:
         super().__init__(reactor, sock)
@@ -60,10 +60,13 @@ class StreamPort(Port):
         if self._may_accept():
             super().resume()
 
+    def _open(self) -> int:
+        return self._may_accept() if self.connected else 0
+
     def doRead(self) -> None:
         """Accept who waits."""
         family = self.socket.family
-        for descriptor, peer in accepted(self.socket, lambda: self.connected and self._may_accept(), self._short):
+        for descriptor, peer in accepted(self.socket, self._open, self._short):
             try:
                 self.adopt(descriptor, peer, family)
             except Exception:  # noqa: BLE001 - one connection's mistake is that connection's end

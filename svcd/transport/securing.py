@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from svcd.interfaces import Adopt
     from svcd.metrics import Tally
-    from svcd.transport.descriptors import DescriptorBudget
+    from svcd.transport.descriptors import Share
     from svcd.transport.ends import Ends
     from svcd.transport.entrance import Entrance
     from svcd.transport.session import SpawnedSession
@@ -27,7 +27,7 @@ __all__ = ["Securing"]
 
 
 class _Keeper(Protocol):
-    budget: DescriptorBudget
+    budget: Share
     entrance: Entrance
     tally: Tally
     quoted: Callable[[object], str]

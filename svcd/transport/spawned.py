@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from svcd.handlers.messages import Ended
     from svcd.interfaces import Names, Watcher
     from svcd.journal import Journal
-    from svcd.transport.descriptors import DescriptorBudget
+    from svcd.transport.descriptors import Share
     from svcd.transport.entrance import Entrance
     from svcd.transport.tls.service import ServiceTls
     from svcd.wire.proxy import Header
@@ -59,7 +59,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         service: Service,
         journal: Journal,
         names: Names,
-        budget: DescriptorBudget,
+        budget: Share,
         numbers: Iterator[int],
         entrance: Entrance,
         clock: Callable[[], float] = time.monotonic,
@@ -87,9 +87,9 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         if self.service.runs == "python":
             self.link.wake()
 
-    def may_accept(self) -> bool:
-        """Whether another connection may be taken in now."""
-        return not (self.link.full or self.budget.exhausted) and self.entrance.may_accept()
+    def may_accept(self) -> int:
+        """How many more connections may be taken in now."""
+        return self.budget.room() if not self.link.full and self.entrance.may_accept() else 0
 
     def when_room(self, resume: Callable[[], None]) -> Callable[[], None]:
         """Call this when more may be accepted than before; returns what ends that."""

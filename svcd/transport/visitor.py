@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.policy.answers import Refusal
-    from svcd.transport.descriptors import DescriptorBudget
+    from svcd.transport.descriptors import Share
     from svcd.transport.entrance import Entrance
     from svcd.transport.keeper import Visit
 
@@ -25,7 +25,7 @@ __all__ = ["Visitor"]
 
 
 class _Keeper(Protocol):
-    budget: DescriptorBudget
+    budget: Share
     entrance: Entrance
     visitors: dict[Visit, None]
 

@@ -19,7 +19,7 @@ from svcd.journal import Journal
 from svcd.policy.answers import Reason
 from svcd.policy.limits import Hall
 from svcd.transport import farewell as farewell_module
-from svcd.transport.descriptors import RESERVE, DescriptorBudget
+from svcd.transport.descriptors import SLACK, DescriptorBudget
 from svcd.transport.entrance import Reception
 from svcd.transport.farewell import FAREWELL_SECONDS, Farewell, greet
 from svcd.transport.gate import Gate
@@ -87,7 +87,7 @@ class _Place:
             self.factory,
             self.journal,
             self.names,
-            self.budget,
+            self.budget.share(service.id),
             itertools.count(1),
             self.entrance,
             self.reactor.seconds,
@@ -186,7 +186,7 @@ def test_the_daemons_limit() -> None:
 def test_the_last_descriptors_are_not_given_away() -> None:
     """However many were accepted before the listeners could rest."""
     place = _Place(limit=2)
-    transports = [place.connect() for _ in range(2 + RESERVE // 2)]
+    transports = [place.connect() for _ in range(2 + SLACK)]
     assert all(transports)
     assert place.connect() is None
     assert place.reasons() == ["descriptors"]

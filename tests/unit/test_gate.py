@@ -105,7 +105,7 @@ class _Gates:
             self.factory,
             journal,
             self.names,
-            self.budget,
+            self.budget.share(service.id),
             itertools.count(1),
             self.entrance,
             self.clock.seconds,

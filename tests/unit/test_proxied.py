@@ -45,7 +45,9 @@ class _Proxied:
         self.reception = Reception(self.reactor, journal, FakeFiles(), self.budget, self.hall)
         self.entrance = self.reception.entrance(service)
         names, numbers = FakeNames(), itertools.count(1)
-        self.keeper: Keeper[Any] = Keeper(service, journal, names, self.budget, numbers, self.entrance, {})
+        self.keeper: Keeper[Any] = Keeper(
+            service, journal, names, self.budget.share(service.id), numbers, self.entrance, {}
+        )
         self.usher = Usher(self.keeper, self.reception.lobby)
         self.family = socket.AF_UNIX if path else socket.AF_INET
         self.listener = socket.socket(self.family)

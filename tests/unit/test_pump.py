@@ -175,7 +175,7 @@ class _Daemon:
             service,
             journal,
             self.names,
-            self.budget,
+            self.budget.share(service.id),
             itertools.count(1),
             self.entrance,
             self.reactor.seconds,

@@ -78,7 +78,7 @@ class _Spawned:
             service,
             journal,
             self.names,
-            self.budget,
+            self.budget.share(service.id),
             itertools.count(1),
             self.entrance,
             self.reactor.seconds,

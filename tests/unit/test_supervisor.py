@@ -49,7 +49,8 @@ class _Daemon:
         self.clients: list[socket.socket] = []
         endpoints, problems = check(config_of(text), FakeFiles(), FakeMachine())
         assert not problems
-        self.budget = DescriptorBudget(2, self.reactor)
+        # Two connections, and listeners.
+        self.budget = DescriptorBudget(2 + len(endpoints), self.reactor)
         self.ledger = Ledger()
         self.supervisor = Supervisor(
             self.reactor,
@@ -168,6 +169,7 @@ def test_stopping_without_connections_is_done_at_once(daemon: _Daemon, tmp_path:
     assert daemon.manager.said[-1] == "STOPPING=1 STATUS=stopping"
     assert not daemon.ports
     assert not list(tmp_path.iterdir())
+    daemon.reactor.advance(0)
     assert not daemon.reactor.getDelayedCalls()
 
 
@@ -234,11 +236,12 @@ def test_whoever_is_in_a_hurry_waits_for_nobody(daemon: _Daemon, tmp_path: Path)
 
 
 def test_all_services_share_one_budget(daemon: _Daemon, tmp_path: Path) -> None:
-    """At the limit every stream service rests, datagrams go on, and a freed descriptor wakes them all."""
+    """At the limit stream services rest, datagrams go on, and a freed descriptor wakes them all."""
     daemon.start()
-    for name in ("echo", "echo"):
+    for name in ("echo", "echo", "chargen"):
         daemon.connect(tmp_path / name)
     assert daemon.budget.exhausted
+    assert daemon.supervisor.connections == 2
     assert [type(port).__name__ for port in daemon.ports] == ["DatagramPort"]
     daemon.supervisor.hurry()
     daemon.reactor.advance(0)

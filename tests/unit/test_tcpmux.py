@@ -73,7 +73,7 @@ class _Mux:
             service,
             journal,
             self.names,
-            self.budget,
+            self.budget.share(service.id),
             itertools.count(1),
             self.entrance,
         )

@@ -64,7 +64,7 @@ class _Gates:
             self.side.around(self.factory),
             journal,
             self.names,
-            budget,
+            budget.share(service.id),
             itertools.count(1),
             entrance,
             self.clock.seconds,
