@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from twisted.internet.interfaces import IProtocolFactory
-
 from svcd.errors import ConfigError
-from svcd.handlers.reference import resolve
+from svcd.handlers.factories import FactoryError, make_factory
 from svcd.model import Shape
 from svcd.protocols.chargen import ChargenDatagrams, ChargenFactory
 from svcd.protocols.daytime import DaytimeDatagrams, DaytimeFactory
@@ -30,7 +26,7 @@ from svcd.wire.quotes import DEFAULT, read_quotes
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+    from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamClientEndpoint
     from twisted.internet.protocol import DatagramProtocol, Factory
 
     from svcd.config.options import Options
@@ -154,36 +150,10 @@ SHAPES: Mapping[str, frozenset[Shape]] = {
 
 def _named_factory(service: Service, around: Surroundings) -> IProtocolFactory:  # noqa: ARG001 - as all
     """The Factory that factory= names, or that what it names returns."""
-    reference = service.options.factory
     try:
-        found = resolve(reference)
-    except ImportError as error:
-        raise ConfigError([service.problem("factory", f"can't serve {reference}: {error}")]) from error
-    if IProtocolFactory.providedBy(found):
-        return found
-    try:
-        made = found(service.options) if _needs_argument(found) else found()
-    except Exception as error:
-        *_, frame = traceback.extract_tb(error.__traceback__)
-        message = " ".join(str(error).split())
-        text = f"{reference} raises {type(error).__name__}: {message} ({frame.filename}:{frame.lineno})"
-        raise ConfigError([service.problem("factory", text)]) from error
-    if not IProtocolFactory.providedBy(made):
-        text = f"{reference} returns {type(made).__name__}, not a Factory (IProtocolFactory)"
-        raise ConfigError([service.problem("factory", text)])
-    return made
-
-
-def _needs_argument(maker: Callable[..., object]) -> bool:
-    """Whether it wants the service's options. Most classes of factories are made without anything."""
-    try:
-        inspect.signature(maker).bind()
-    except TypeError:
-        return True
-    except ValueError:
-        # It does not say.
-        return False
-    return False
+        return make_factory(service.options.factory, service.options)
+    except FactoryError as error:
+        raise ConfigError([service.problem("factory", str(error))]) from error
 
 
 #: By send_proxy: what makes the header that the other server is sent first.

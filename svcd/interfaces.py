@@ -124,8 +124,19 @@ class Machine(Protocol):
         """
         ...
 
-    def cannot_serve(self, reference: str) -> str:
-        """Why `module:name` is no Twisted factory, nor makes one; empty if it is or may. The module is imported."""
+    def cannot_serve(self, wanted: Sequence[tuple[str, object]]) -> Sequence[str]:
+        """Why each `module:name`, with the options of its service, gives no Twisted factory; empty if it does or may.
+
+        The modules are imported.
+        """
+        ...
+
+    def handlers_user(self) -> str:
+        """Who runs handlers that name no user, if what they may reach matters; else empty."""
+        ...
+
+    def can_read(self, path: str) -> bool:
+        """Whether that user may read a file."""
         ...
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from svcd.config.service import Config
     from svcd.interfaces import Files, Machine
 
-__all__ = ["Loaded", "listing", "load", "load_config"]
+__all__ = ["Loaded", "listing", "load", "load_config", "usual_file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,7 @@ def load_config(path: str | None, files: Files, *, port_offset: int = 0, machine
     """
     if path == "":
         raise ConfigError([Problem(Place("--services"), "an empty name; name a file")])
-    if path is None and os.path.exists(SERVICES_FILE):  # noqa: PTH110 - Path.exists raises
-        path = SERVICES_FILE
+    path = usual_file() if path is None else path
     if path is None:
         config, problems = parse_text(DEFAULT, DEFAULT_NAME, files, SHAPES)
     else:
@@ -76,6 +75,11 @@ def load_config(path: str | None, files: Files, *, port_offset: int = 0, machine
     if any(each.severity is Severity.MISTAKE for each in problems):
         raise ConfigError(problems)
     return Loaded(config, endpoints, tuple(problems), warnings)
+
+
+def usual_file() -> str | None:
+    """Return the services file that is read when none is named; None for the embedded default."""
+    return SERVICES_FILE if os.path.exists(SERVICES_FILE) else None  # noqa: PTH110 - Path.exists raises
 
 
 def _sorted(problems: Sequence[Problem]) -> list[Problem]:

@@ -13,13 +13,13 @@ from twisted.python import usage
 
 from svcd import __version__
 from svcd.catalog import Surroundings
-from svcd.config.default import SERVICES_FILE
+from svcd.config.default import DEFAULT_NAME, SERVICES_FILE
 from svcd.control import ControlFactory, ControlService
 from svcd.daemon import Daemon, not_started
 from svcd.errors import ConfigError, ListenErrors, StartFailure
 from svcd.files import LocalFiles
 from svcd.ledger import Ledger
-from svcd.loading import listing, load
+from svcd.loading import listing, load, usual_file
 from svcd.logs import LOG_FORMATS, LogOutput
 from svcd.policy.limits import Hall
 from svcd.resources import account_of, connection_limit, inherited_stock, own_program
@@ -143,7 +143,8 @@ class Options(usage.Options):
         Raises:
             ConfigError: it has Problems.
         """
-        machine = LocalMachine(dated=bool(self["check"]))
+        checking = bool(self["check"])
+        machine = LocalMachine(dated=checking, thorough=checking)
         path = self["services"] if path is None else path
         return load(path, self.files, port_offset=self["port-offset"], machine=machine)
 
@@ -254,7 +255,7 @@ def makeService(options: Options) -> IService:
     twistd = Twistd(parent, managed=manager.present)
     daemon = Daemon(reactor, supervisor, reloader, options.log_output, twistd, options.predecessor)
     upgrader = Upgrader(reactor, supervisor, reloader, own_program(parent, os.environ, account), twistd, daemon.stop)
-    commands = Commands(supervisor, reloader, upgrader, daemon.stop, _facts(reactor))
+    commands = Commands(supervisor, reloader, upgrader, daemon.stop, _facts(reactor, options, account))
     control = _control(options, commands, account, reactor, supervisor.store, stock)
     if control is not None:
         upgrader.also.append(control)
@@ -269,8 +270,17 @@ def _surroundings(reactor: Any, files: LocalFiles, budget: DescriptorBudget, led
     return Surroundings(reactor, names, files, budget, ledger, partial(client_endpoint, reactor, redirect_lookups()))
 
 
-def _facts(reactor: object) -> dict[str, object]:
-    return {"version": __version__, "reactor": type(reactor).__name__, "since": time.time()}
+def _facts(reactor: object, options: Options, account: Account) -> dict[str, object]:
+    """Return what `status` says of the daemon as a whole; users by their numbers."""
+    return {
+        "version": __version__,
+        "reactor": type(reactor).__name__,
+        "since": time.time(),
+        "services_file": options["services"] or usual_file() or DEFAULT_NAME,
+        "port_offset": options["port-offset"],
+        "reader": os.geteuid(),
+        "user": os.geteuid() if account.user is None else account.user,
+    }
 
 
 def _control(

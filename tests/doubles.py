@@ -148,6 +148,8 @@ class FakeMachine:
     reasons: Mapping[str, str] = field(default_factory=dict)
     #: The Python handlers whose import was tried, in each of the calls.
     imported: list[list[str]] = field(default_factory=list)
+    #: Who runs handlers without user=.
+    handlers: str = ""
 
     def has_user(self, name: str) -> bool:
         """Whether the test named the user, or it is a number."""
@@ -186,9 +188,17 @@ class FakeMachine:
         self.imported.append([reference for reference, _, _ in wanted])
         return [self.reasons.get(reference, "") for reference, _, _ in wanted]
 
-    def cannot_serve(self, reference: str) -> str:
-        """The test's reason."""
-        return self.reasons.get(reference, "")
+    def cannot_serve(self, wanted: Sequence[tuple[str, object]]) -> list[str]:
+        """The test's reasons."""
+        return [self.reasons.get(reference, "") for reference, _ in wanted]
+
+    def handlers_user(self) -> str:
+        """The test's."""
+        return self.handlers
+
+    def can_read(self, path: str) -> bool:
+        """Whatever has no reason against it."""
+        return path not in self.reasons
 
     def addresses(self, name: str) -> Sequence[str]:
         """The name's addresses, or a literal itself."""

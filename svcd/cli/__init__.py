@@ -25,6 +25,7 @@ __all__ = ["main"]
 
 #: How the list of options is written; as svcd.cli.tables has it.
 _FORMATS = ("man", "markdown", "text")
+_DEFAULT_FILE = f"the running daemon's, else {SERVICES_FILE}, else the embedded one"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,8 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     add_commands(commands.add_parser)
 
     check = commands.add_parser("check", help="say where services would listen, or what is wrong with their file")
-    check.add_argument("file", nargs="?", help=f"the services file; default: {SERVICES_FILE}, else the embedded one")
-    check.add_argument("--port-offset", type=int, default=0, metavar="N", help="added to every port")
+    check.add_argument("file", nargs="?", help=f"the services file; default: {_DEFAULT_FILE}")
+    check.add_argument("--port-offset", type=int, metavar="N", help="added to every port; default: 0, or the daemon's")
+    check.add_argument("--user", help="as whom to check, for root; default: the user that serves the file, where known")
     check.set_defaults(run=_check)
 
     explain = commands.add_parser(
@@ -117,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("service", help="its name, or name/protocol")
     explain.add_argument("address", help=f"the client's, or {LOCAL_CLIENT} for a UNIX socket's")
-    explain.add_argument("--services", metavar="FILE", help=f"default: {SERVICES_FILE}, else the embedded one")
+    explain.add_argument("--services", metavar="FILE", help=f"default: {_DEFAULT_FILE}")
     explain.add_argument("--at", metavar="TIME", help="as 18:30 or 2026-01-31T18:30; default: now")
     explain.set_defaults(run=_explain)
 
@@ -131,17 +133,27 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(chosen: argparse.Namespace) -> int:
+    # All that is needed, before a user is taken that perhaps can't read it.
+    import svcd.config.tls_files  # noqa: F401 - as above
+    from svcd.cli.sources import become, source_of
     from svcd.files import LocalFiles
     from svcd.loading import listing, load_config
+    from svcd.transport.machine import LocalMachine
 
     try:
-        loaded = load_config(chosen.file, LocalFiles(), port_offset=chosen.port_offset)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
+        source = source_of(chosen.file, chosen)
+        user = become(chosen.user or source.reader)
+        print(f"svcctl check: {source.name}; as user {user}", file=sys.stderr)
+        offset = source.port_offset if chosen.port_offset is None else chosen.port_offset
+        machine = LocalMachine(thorough=True, user="" if chosen.user else source.handlers)
+        loaded = load_config(source.file, LocalFiles(), port_offset=offset, machine=machine)
+    except (ConfigError, UsageError) as error:
+        print(error if isinstance(error, ConfigError) else f"svcctl check: {error}", file=sys.stderr)
         return error.exit_code
-    for problem in (*loaded.faults, *loaded.warnings):
+    faults = [*loaded.faults, *source.rights(loaded, user)]
+    for problem in (*faults, *loaded.warnings):
         print(problem, file=sys.stderr)
-    if loaded.faults:
+    if faults:
         return ConfigError.exit_code
     for line in listing(loaded.endpoints):
         print(line)
@@ -150,11 +162,14 @@ def _check(chosen: argparse.Namespace) -> int:
 
 def _explain(chosen: argparse.Namespace) -> int:
     from svcd.cli.explain import explanation, services_named
+    from svcd.cli.sources import source_of
     from svcd.files import LocalFiles
     from svcd.loading import load_config
 
     try:
-        config = load_config(chosen.services, LocalFiles()).config
+        source = source_of(chosen.services, chosen)
+        print(f"svcctl explain: {source.name}", file=sys.stderr)
+        config = load_config(source.file, LocalFiles()).config
         found = [explanation(service, chosen.address, chosen.at) for service in services_named(config, chosen.service)]
     except (ConfigError, UsageError) as error:
         print(error if isinstance(error, ConfigError) else f"svcctl explain: {error}", file=sys.stderr)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-__all__ = ["add_commands"]
+__all__ = ["add_commands", "daemon_status"]
 
 #: What svcctl exits by, by the code of a mistake; sysexits(3).
 _EXITS = {"usage": os.EX_USAGE, "config": os.EX_CONFIG, "refused": 1, "busy": os.EX_TEMPFAIL, "error": os.EX_SOFTWARE}
@@ -30,7 +30,7 @@ class _UnavailableError(Exception):
     """There is no daemon to ask."""
 
 
-def _ask(path: str, command: str, arguments: Mapping[str, object]) -> dict[str, Any]:
+def _ask(path: str, command: str, arguments: Mapping[str, object], patience: float = _PATIENCE) -> dict[str, Any]:
     """Send a request, and return the answer.
 
     Raises:
@@ -39,7 +39,7 @@ def _ask(path: str, command: str, arguments: Mapping[str, object]) -> dict[str, 
     question = json.dumps({"id": 1, "command": command, "arguments": dict(arguments)}).encode() + b"\n"
     try:
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(_PATIENCE + float(str(arguments.get("timeout", 0))))
+            client.settimeout(patience + float(str(arguments.get("timeout", 0))))
             client.connect(path)
             client.sendall(question)
             with client.makefile("rb") as answers:
@@ -109,6 +109,16 @@ def _path(chosen: argparse.Namespace) -> str:
     if not path:
         raise _UnavailableError("nobody knows where the daemon is: name its socket by --control PATH")
     return path
+
+
+def daemon_status(chosen: argparse.Namespace, patience: float) -> Mapping[str, Any] | None:
+    """Return the status of the daemon that a command line means; None where none answers in so many seconds."""
+    try:
+        found = _ask(_path(chosen), "status", {}, patience)
+    except _UnavailableError:
+        return None
+    result = found["result"] if found["ok"] else None
+    return result if isinstance(result, dict) else None
 
 
 def _run(chosen: argparse.Namespace) -> int:

@@ -13,13 +13,16 @@ if TYPE_CHECKING:
 
 __all__ = ["handler_problems"]
 
+#: The most services that one warning names.
+_MOST_NAMES = 5
+
 
 def handler_problems(services: Sequence[Service], machine: Machine) -> Iterator[Problem]:
     """Every Problem of handlers that the machine shows.
 
     What only root may ask for (another user, a root directory) is none here: a check may be run by anyone.
     """
-    importing = []
+    importing, served = [], []
     for service in services:
         if service.spawned:
             problems = list(_accounts(service, machine)) or list(_places(service, machine))
@@ -27,14 +30,44 @@ def handler_problems(services: Sequence[Service], machine: Machine) -> Iterator[
             if not problems and service.runs == "python":
                 importing.append(service)
         elif service.runs == "factory":
-            reason = machine.cannot_serve(service.options.factory)
-            if reason:
-                yield service.problem("factory", f"can't serve {service.options.factory}: {reason}")
+            served.append(service)
     # All at once, since each may take its time.
     wanted = [(each.options.python, each.options.python_path, each.runner) for each in importing]
     for service, reason in zip(importing, machine.cannot_import(wanted) if wanted else (), strict=True):
         if reason:
             yield service.problem("python", f"can't import {service.options.python}: {reason}")
+    makers = [(each.options.factory, each.options) for each in served]
+    for service, reason in zip(served, machine.cannot_serve(makers) if makers else (), strict=True):
+        if reason:
+            yield service.problem("factory", reason)
+    yield from _reach(services, machine)
+
+
+def _reach(services: Sequence[Service], machine: Machine) -> Iterator[Problem]:
+    """Warn of handlers that run as the daemon's own user: they may do what it may."""
+    own = [service for service in services if service.spawned and not service.options.user]
+    user = machine.handlers_user() if own else ""
+    if not user:
+        return
+    names = ", ".join(service.id for service in own[:_MOST_NAMES])
+    if len(own) > _MOST_NAMES:
+        names += f" and {len(own) - _MOST_NAMES} more"
+    run = "runs" if len(own) == 1 else "run"
+    if user == "root":
+        text = f"{names} {run} as root, and a mistake in a handler gives the machine away; add user=NAME"
+    else:
+        keys = dict.fromkeys(path for service in services for path in _keys(service) if machine.can_read(path))
+        things = ", ".join(["the daemon's log and control socket", *keys])
+        text = f"{names} {run} as the daemon's own user, {user}, and can reach what that may: {things}; add user=NAME"
+    yield own[0].warning("user", text)
+
+
+def _keys(service: Service) -> Iterator[str]:
+    """Yield the files of a service that have or may have a private key."""
+    options = service.options
+    for path in (options.tls_key or options.tls_cert, options.tls_sni):
+        if path is not None:
+            yield path
 
 
 def _accounts(service: Service, machine: Machine) -> Iterator[Problem]:

@@ -29,6 +29,9 @@ __all__ = ["PATIENCE", "Trial", "main", "try_imports"]
 PATIENCE = 10.0
 #: So many are tried at a time.
 _AT_ONCE = 4
+#: Functions that only make something to be run, by the flags of their code (inspect.CO_*).
+_LAZY = {0x80: "an async function", 0x200: "an async generator", 0x20: "a generator"}
+_CALL = "__call__"
 #: The longest reason, in bytes; it fits into a pipe that nobody reads yet.
 _LONGEST = 4000
 _BEGIN = "import json, sys; asked = json.load(sys.stdin); sys.path[:] = asked['path']; import svcd.handlers.trial as t; t.main(asked)"  # noqa: E501 - one statement line is all that -c takes
@@ -42,6 +45,8 @@ class Trial(NamedTuple):
         path: directories that are looked through before Python's own.
         user, group, groups: numbers, for root to become; None stays who we are.
         root: the root directory, which only root can change; empty leaves it.
+        options: of a service with factory=, whose reference gives a Factory, in hexadecimal digits as pickle has them;
+            empty for a handler.
     """
 
     reference: str
@@ -50,6 +55,7 @@ class Trial(NamedTuple):
     group: int | None = None
     groups: tuple[int, ...] | None = None
     root: str = ""
+    options: str = ""
 
 
 def try_imports(trials: Sequence[Trial], patience: float = PATIENCE) -> list[str]:
@@ -154,9 +160,37 @@ def _reason(trial: Trial) -> str:
         else:
             os.chdir("/")
         sys.path[:0] = trial.path
+        if trial.options:
+            return _factory_reason(trial)
         found = resolve(trial.reference)
     except (OSError, ImportError) as error:
         return str(error)
     if not callable(found):
         return f"{trial.reference} is neither callable nor a request handler"
+    kind = _kind(found)
+    return f"{trial.reference} is {kind}, which no model runs; write a plain function" if kind else ""
+
+
+def _factory_reason(trial: Trial) -> str:
+    """Return why a reference gives no Factory; empty if it does."""
+    import pickle
+
+    # Twisted, which handlers can do without.
+    from svcd.handlers.factories import FactoryError, make_factory
+
+    try:
+        make_factory(trial.reference, pickle.loads(bytes.fromhex(trial.options)))  # noqa: S301 - our own process's
+    except FactoryError as error:
+        return str(error)
+    return ""
+
+
+def _kind(found: object) -> str:
+    """Return what kind of function is called for a connection, if that does nothing by being called; else empty."""
+    for each in (found, getattr(found, "handle", None), getattr(type(found), _CALL, None)):
+        function = getattr(each, "func", each)
+        flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
+        for bit, kind in _LAZY.items():
+            if flags & bit:
+                return kind
     return ""

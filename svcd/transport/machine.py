@@ -6,9 +6,11 @@ import errno
 import grp
 import ipaddress
 import os
+import pickle
 import pwd
 import socket
 import time
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -18,14 +20,13 @@ from twisted.internet.interfaces import IProtocolFactory
 
 from svcd.handlers.reference import resolve
 from svcd.handlers.trial import Trial, try_imports
+from svcd.model import Runner
 from svcd.net.lookups import LookupPool
-from svcd.transport.permissions import Account, cannot_enter, cannot_execute
+from svcd.transport.permissions import Account, cannot_enter, cannot_execute, cannot_read
 from svcd.transport.resolver import Name, system_addresses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from svcd.model import Runner
 
 __all__ = ["LoadAverage", "LocalMachine", "broadcasts", "group_id", "login", "user_id"]
 
@@ -79,10 +80,14 @@ class LocalMachine:
     Args:
         dated: whether a certificate that has expired is a mistake. To a check it is; a daemon with others to serve is
             better off with it than not started, or not changed.
+        thorough: whether factories are called, and what handlers may reach is looked at, as in a check.
+        user: who runs handlers without user=, by name or number; empty for whoever runs this.
     """
 
-    def __init__(self, *, dated: bool = True) -> None:
+    def __init__(self, *, dated: bool = True, thorough: bool = False, user: str = "") -> None:
         self._dated = dated
+        self._thorough = thorough
+        self._user = user
 
     def has_user(self, name: str) -> bool:
         """Whether there is such a user; a number always is one."""
@@ -135,25 +140,62 @@ class LocalMachine:
 
     def cannot_execute(self, path: str, runner: Runner) -> str:
         """Why somebody can't execute a file."""
-        return cannot_execute(path, _account(runner), runner.root)
+        return cannot_execute(path, self._account(runner), runner.root)
 
     def cannot_enter(self, path: str, runner: Runner) -> str:
         """Why somebody can't enter a directory."""
-        return cannot_enter(path, _account(runner), runner.root)
+        return cannot_enter(path, self._account(runner), runner.root)
 
     def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], Runner]]) -> Sequence[str]:
         """Why Python handlers can't be imported."""
-        return try_imports([_trial(*each) for each in wanted])
+        return try_imports([self._trial(*each) for each in wanted])
 
-    def cannot_serve(self, reference: str) -> str:
-        """Why a reference is no Twisted factory, nor makes one."""
-        try:
-            found = resolve(reference)
-        except ImportError as error:
-            return str(error)
-        if IProtocolFactory.providedBy(found) or callable(found):
+    def cannot_serve(self, wanted: Sequence[tuple[str, object]]) -> Sequence[str]:
+        """Why references give no Twisted factory; those of a check are called, each in a process of its own."""
+        if not self._thorough:
+            return [_cannot_resolve(reference) for reference, _ in wanted]
+        trials = [self._trial(reference, (), Runner()) for reference, _ in wanted]
+        return try_imports([
+            trial._replace(options=pickle.dumps(options).hex())
+            for trial, (_, options) in zip(trials, wanted, strict=True)
+        ])  # fmt: skip
+
+    def handlers_user(self) -> str:
+        """Who runs handlers without user=, for a check."""
+        if not self._thorough:
             return ""
-        return f"{reference} is neither a Factory nor callable"
+        entry = login(self._user or str(os.geteuid()))
+        return entry.pw_name if entry is not None else self._user or str(os.geteuid())
+
+    def can_read(self, path: str) -> bool:
+        """Whether handlers without user= may read a file."""
+        return not cannot_read(path, self._account(Runner()))
+
+    def _runner(self, runner: Runner) -> Runner:
+        return runner if runner.user or not self._user else replace(runner, user=self._user)
+
+    def _account(self, runner: Runner) -> Account:
+        runner = self._runner(runner)
+        user = user_id(runner.user) if runner.user else os.geteuid()
+        name = f"user {runner.user}" if runner.user else "whoever runs this"
+        return Account(name, user, frozenset(_groups(runner)))
+
+    def _trial(self, reference: str, path: Sequence[str], runner: Runner) -> Trial:
+        runner = self._runner(runner)
+        first, *others = _groups(runner)
+        user = user_id(runner.user) if runner.user else None
+        group = first if runner.user or runner.group else None
+        return Trial(reference, tuple(path), user, group, tuple(others), runner.root)
+
+
+def _cannot_resolve(reference: str) -> str:
+    try:
+        found = resolve(reference)
+    except ImportError as error:
+        return f"can't serve {reference}: {error}"
+    if IProtocolFactory.providedBy(found) or callable(found):
+        return ""
+    return f"can't serve {reference}: it is neither a Factory nor callable"
 
 
 @lru_cache(maxsize=1024)
@@ -173,19 +215,6 @@ def _groups(runner: Runner) -> tuple[int, ...]:
         return (first, *os.getgroups()) if not runner.user else (first,)
     others = os.getgrouplist(entry.pw_name, first) if runner.groups else []
     return (first, *(group for group in others if group != first))
-
-
-def _account(runner: Runner) -> Account:
-    user = user_id(runner.user) if runner.user else os.geteuid()
-    name = f"user {runner.user}" if runner.user else "whoever runs this"
-    return Account(name, user, frozenset(_groups(runner)))
-
-
-def _trial(reference: str, path: Sequence[str], runner: Runner) -> Trial:
-    first, *others = _groups(runner)
-    user = user_id(runner.user) if runner.user else None
-    group = first if runner.user or runner.group else None
-    return Trial(reference, tuple(path), user, group, tuple(others), runner.root)
 
 
 def broadcasts() -> frozenset[str]:

@@ -7,7 +7,7 @@ import os
 import stat
 from dataclasses import dataclass
 
-__all__ = ["Account", "cannot_enter", "cannot_execute"]
+__all__ = ["Account", "cannot_enter", "cannot_execute", "cannot_read"]
 
 #: As many symbolic links as Linux follows in one path (path_resolution(7)).
 _MOST_LINKS = 40
@@ -29,15 +29,22 @@ class Account:
 
     def may_execute(self, path: str, status: os.stat_result) -> bool:
         """Whether its permissions let it execute a file, or enter a directory."""
-        bits = stat.S_IMODE(status.st_mode)
         if self.user == 0:
-            return stat.S_ISDIR(status.st_mode) or bool(bits & 0o111)
+            return stat.S_ISDIR(status.st_mode) or bool(stat.S_IMODE(status.st_mode) & 0o111)
+        return self._may(path, status, stat.S_IXUSR, stat.S_IXGRP, stat.S_IXOTH)
+
+    def may_read(self, path: str, status: os.stat_result) -> bool:
+        """Whether its permissions let it read a file."""
+        return self.user == 0 or self._may(path, status, stat.S_IRUSR, stat.S_IRGRP, stat.S_IROTH)
+
+    def _may(self, path: str, status: os.stat_result, owner: int, group: int, others: int) -> bool:
+        bits = stat.S_IMODE(status.st_mode)
         if status.st_uid == self.user:
-            return bool(bits & stat.S_IXUSR)
+            return bool(bits & owner)
         # An access list may say yes or no to anybody; what it says is seen when the program runs.
         if _has_access_list(path):
             return True
-        return bool(bits & (stat.S_IXGRP if status.st_gid in self.groups else stat.S_IXOTH))
+        return bool(bits & (group if status.st_gid in self.groups else others))
 
 
 def _has_access_list(path: str) -> bool:
@@ -61,6 +68,8 @@ def cannot_execute(path: str, account: Account, root: str = "") -> str:
             return "it is no regular file"
         if not account.may_execute(full, status):
             return f"{account.name} may not execute it"
+        if _is_script(full) and not account.may_read(full, status):
+            return f"{account.name} may not read it, and it is a script, which its interpreter reads"
         if os.statvfs(full).f_flag & os.ST_NOEXEC:
             return "its file system is mounted with noexec"
     except OSError as error:
@@ -79,6 +88,30 @@ def cannot_enter(path: str, account: Account, root: str = "") -> str:
     except OSError as error:
         return _unless_hidden(error, account)
     return ""
+
+
+def cannot_read(path: str, account: Account, root: str = "") -> str:
+    """Why an account can't read a file; else as `cannot_execute`."""
+    try:
+        full, status = _walk(path, account, root)
+        if not account.may_read(full, status):
+            return f"{account.name} may not read it"
+    except OSError as error:
+        return _unless_hidden(error, account)
+    return ""
+
+
+def _is_script(path: str) -> bool:
+    """Whether a file begins with #! (execve(2)), as far as we may read it."""
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            return file.read(2) == b"#!"
+    except OSError:
+        return False
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 class _ForbiddenError(OSError):

@@ -355,3 +355,20 @@ def test_a_truncated_file_is_no_instruction(controlled: _Controlled) -> None:
     assert controlled.svcctl("diff").returncode == 78
     assert controlled.svcctl("reload", "--allow-empty").returncode == 0
     assert controlled.ask("status")["services"] == []
+
+
+def test_check_and_explain_take_the_daemons_file(controlled: _Controlled) -> None:
+    """Without a file named they are about what the daemon serves, and say so."""
+    daemon = controlled.daemon
+    daemon.file.write_text(
+        "@defaults bind=127.0.0.1\nmine 0/tcp echo no_access=10.0.0.1\nyours 0/tcp factory=os:getpid\n"
+    )
+    checked = controlled.svcctl("check")
+    assert checked.returncode == 78
+    first, *problems = checked.stderr.splitlines()
+    named = f"{daemon.file}, which the running daemon serves (pid {daemon.process.pid})"
+    assert first.startswith(f"svcctl check: {named}; as user ")
+    assert problems == [f"{daemon.file}:3:21: factory: os:getpid returns int, not a Factory (IProtocolFactory)"]
+    explained = controlled.svcctl("explain", "mine", "10.0.0.1")
+    assert explained.stderr == f"svcctl explain: {named}\n"
+    assert explained.returncode == 1

@@ -9,6 +9,7 @@ import pytest
 from svcd.config.check import check
 from svcd.errors import ConfigError
 from svcd.loading import listing, load
+from svcd.model import Severity
 from tests.certificates import Authority
 from tests.doubles import FakeFiles, FakeMachine, config_of
 
@@ -221,7 +222,7 @@ MISSING = "No such file or directory"
          ["s:1:33: python_path: can't use /none: No such file or directory"]),
         ("x 7/tcp python=bad:f", ["s:1:16: python: can't import bad:f: ModuleNotFoundError: No module named 'bad'"]),
         ("x 7/tcp python=bad:f disable=yes", []),
-        ("x 7/tcp factory=bad:f", ["s:1:17: factory: can't serve bad:f: ModuleNotFoundError: No module named 'bad'"]),
+        ("x 7/tcp factory=bad:f", ["s:1:17: factory: ModuleNotFoundError: No module named 'bad'"]),
         ("x 7/tcp factory=bad:f disable=yes", []),
         ("x 7/tcp factory=ok:f", []),
         ("x 7/tcp redirect=nowhere:7", []),
@@ -259,3 +260,32 @@ def test_a_datagram_waits_for_no_name(option: str) -> None:
     (problem,) = _problems(f"echo 7/udp {option}=10.0.0.0/8,.example.org")
     assert problem.endswith(f"{option}: a datagram can't wait until .example.org is looked up; use addresses for udp")
     assert not _problems(f"echo 7/tcp {option}=.example.org")
+
+
+def _warnings(text: str, machine: FakeMachine) -> list[str]:
+    return [each.text for each in check(config_of(text), FakeFiles(), machine)[1] if each.severity is Severity.WARNING]
+
+
+def test_what_handlers_of_the_daemons_own_user_reach_is_a_warning() -> None:
+    """Keys that it may read are named; who has user= is not meant, and an ordinary load says nothing."""
+    text = (
+        "a 1/tcp server=/bin/cat\nb 2/tcp python=m:f\nc 3/tcp server=/bin/cat user=root\n"
+        "echo 4/tcp tls_cert=/c.pem tls_key=/k.pem\nupper 5/tcp tls_cert=/hidden.pem\n"
+    )
+    machine = FakeMachine(handlers="svcd", reasons={"/hidden.pem": "no"})
+    assert _warnings(text, machine) == [
+        (
+            "user: a/tcp, b/tcp run as the daemon's own user, svcd, and can reach what that may: the daemon's log and "
+            "control socket, /k.pem; add user=NAME"
+        )
+    ]
+    assert _warnings("a 1/tcp server=/bin/cat", FakeMachine(handlers="root")) == [
+        "user: a/tcp runs as root, and a mistake in a handler gives the machine away; add user=NAME"
+    ]
+    many = "".join(f"a{number} {number}/tcp server=/bin/cat\n" for number in range(1, 9))
+    assert (
+        "a1/tcp, a2/tcp, a3/tcp, a4/tcp, a5/tcp and 3 more run as root"
+        in _warnings(many, FakeMachine(handlers="root"))[0]
+    )
+    assert _warnings(text, FakeMachine()) == []
+    assert _warnings("c 3/tcp server=/bin/cat user=root\necho 4/tcp", FakeMachine(handlers="svcd")) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,8 @@ from svcd.config.rows import GROUPS
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+USER = pwd.getpwuid(os.geteuid()).pw_name
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def test_checking_a_good_file(good: str, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["check", good]) == 0
     said = capsys.readouterr()
     assert said.out == "echo/tcp      127.0.0.1:7  echo\ndiscard/unix  /run/d.sock  discard\n"
-    assert said.err == ""
+    assert said.err == f"svcctl check: {good}; as user {USER}\n"
 
 
 def test_checking_a_file_with_an_offset(good: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,7 +65,9 @@ def test_checking_a_bad_file(bad: str, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["check", bad]) == 78
     said = capsys.readouterr()
     assert said.out == ""
-    assert [line.split(": ")[0] for line in said.err.splitlines()] == [f"{bad}:1:1", f"{bad}:2:20", f"{bad}:3:8"]
+    first, *problems = said.err.splitlines()
+    assert first == f"svcctl check: {bad}; as user {USER}"
+    assert [line.split(": ")[0] for line in problems] == [f"{bad}:1:1", f"{bad}:2:20", f"{bad}:3:8"]
 
 
 def test_checking_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -160,7 +160,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     def run(*words: str) -> tuple[int, str, str]:
         status = main(["explain", "--services", str(path), *words])
         said = capsys.readouterr()
-        return status, said.out, said.err
+        first, _, rest = said.err.partition("\n")
+        assert first == f"svcctl explain: {path}"
+        return status, said.out, rest
 
     assert run("echo/tcp", "10.0.0.2")[0] == 0
     status, out, err = run("echo", "10.0.0.1")

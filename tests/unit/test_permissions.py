@@ -10,7 +10,7 @@ import pytest
 
 from svcd.model import Runner
 from svcd.transport.machine import LocalMachine, login
-from svcd.transport.permissions import Account, cannot_enter, cannot_execute
+from svcd.transport.permissions import Account, cannot_enter, cannot_execute, cannot_read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,9 +21,9 @@ SOMEBODY = Account("user x", 54_321, frozenset({54_321}))
 OF_MY_GROUP = Account("user y", 54_322, frozenset({54_322, os.getegid()}))
 
 
-def _file(path: Path, mode: int = 0o755) -> Path:
+def _file(path: Path, mode: int = 0o755, content: str = "\x7fELF") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("#!/bin/sh\n")
+    path.write_text(content)
     path.chmod(mode)
     return path
 
@@ -55,6 +55,27 @@ def test_who_may_execute_a_file(folder: Path, mode: int, who: Account, may: bool
         pytest.skip("root may more")
     reason = cannot_execute(str(_file(folder / "p", mode)), who)
     assert reason == ("" if may else f"{who.name} may not execute it")
+
+
+@pytest.mark.parametrize(("mode", "may"), [(0o755, True), (0o711, False), (0o700, False)])
+def test_a_script_must_be_read_by_its_interpreter(folder: Path, mode: int, may: bool) -> None:
+    """To execute a script alone is not enough; a program in machine code is mapped by the kernel."""
+    reason = cannot_execute(str(_file(folder / "p", mode, "#!/bin/sh\n")), SOMEBODY)
+    assert (reason == "") is may
+    assert mode != 0o711 or reason == "user x may not read it, and it is a script, which its interpreter reads"
+    assert cannot_execute(str(_file(folder / "q", 0o711)), SOMEBODY) == ""
+
+
+def test_who_may_read_a_file(folder: Path) -> None:
+    """By its mode, and by the directories on the way; root reads everything."""
+    path = str(_file(folder / "p", 0o640))
+    assert cannot_read(path, SOMEBODY) == "user x may not read it"
+    assert cannot_read(path, OF_MY_GROUP) == ""
+    assert cannot_read(path, ROOT) == ""
+    assert cannot_read(f"{folder}/none", SOMEBODY) == "No such file or directory"
+    private = _file(folder / "private" / "p")
+    private.parent.chmod(stat.S_IRWXU)
+    assert cannot_read(str(private), SOMEBODY) == f"user x may not enter {folder}/private"
 
 
 def test_what_is_no_program(folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from svcd.config.options import Options
 from svcd.handlers.reference import resolve
 from svcd.handlers.trial import Trial, try_imports
 from svcd.model import Runner
@@ -115,8 +116,87 @@ def test_what_can_be_served_as_a_factory(folder: Path, monkeypatch: pytest.Monke
     )
     monkeypatch.syspath_prepend(str(folder))
     machine = LocalMachine()
-    assert machine.cannot_serve("tried_factory:instance") == ""
-    assert machine.cannot_serve("tried_factory:Factory") == ""
-    assert machine.cannot_serve("tried_factory:make") == ""
-    assert machine.cannot_serve("tried_factory:number") == "tried_factory:number is neither a Factory nor callable"
-    assert machine.cannot_serve("tried_raises:f") == "ZeroDivisionError: division by zero"
+    names = [f"tried_factory:{name}" for name in ("instance", "Factory", "make", "number")]
+    assert machine.cannot_serve([(name, Options()) for name in (*names, "tried_raises:f")]) == [
+        "",
+        "",
+        "",
+        "can't serve tried_factory:number: it is neither a Factory nor callable",
+        "can't serve tried_raises:f: ZeroDivisionError: division by zero",
+    ]
+
+
+def test_a_check_calls_what_makes_factories(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What returns no Factory, raises, ends the interpreter or is only run later can't be served."""
+    (folder / "tried_maker.py").write_text(
+        "import os\nfrom twisted.internet.protocol import Factory, Protocol\n"
+        "instance = Factory.forProtocol(Protocol)\n"
+        "def asked(options):\n    assert options.description == 'mine'\n    return instance\n"
+        "def number(): return 5\n"
+        "def raises(): 1 / 0\n"
+        "def ends(): os._exit(3)\n"
+        "async def late(): return instance\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    names = ["instance", "asked", "number", "raises", "ends", "late", "none"]
+    options = Options(description="mine")
+    reasons = LocalMachine(thorough=True).cannot_serve([(f"tried_maker:{name}", options) for name in names])
+    assert reasons == [
+        "",
+        "",
+        "tried_maker:number returns int, not a Factory (IProtocolFactory)",
+        f"tried_maker:raises raises ZeroDivisionError: division by zero ({folder}/tried_maker.py:8)",
+        "the interpreter ends when it imports the module (exit status 3)",
+        "tried_maker:late returns coroutine, not a Factory (IProtocolFactory)",
+        "can't serve tried_maker:none: module 'tried_maker' has no attribute 'none'",
+    ]
+
+
+def test_functions_that_no_model_runs(folder: Path) -> None:
+    """An async function or a generator does nothing when it is called, nor does a handler with such a method."""
+    (folder / "tried_lazy.py").write_text(
+        "import functools\nfrom socketserver import BaseRequestHandler\n"
+        "async def late(s, a): ...\n"
+        "def parts(s, a): yield\n"
+        "async def both(s, a): yield\n"
+        "partly = functools.partial(late, 1)\n"
+        "class Handler(BaseRequestHandler):\n    async def handle(self): ...\n"
+        "class Called:\n    async def __call__(self, s, a): ...\n"
+        "called = Called()\n"
+        "class Good(BaseRequestHandler):\n    def handle(self): ...\n"
+        "def good(s, a): ...\n"
+    )
+    names = ["late", "parts", "both", "partly", "Handler", "called", "Good", "good"]
+    reasons = try_imports([Trial(f"tried_lazy:{name}", (str(folder),)) for name in names])
+    kinds = ["an async function", "a generator", "an async generator", *["an async function"] * 3]
+    assert reasons == [
+        *(
+            f"tried_lazy:{name} is {kind}, which no model runs; write a plain function"
+            for name, kind in zip(names, kinds, strict=False)
+        ),
+        "",
+        "",
+    ]
+
+
+def test_a_check_sees_with_the_eyes_of_who_serves(folder: Path) -> None:
+    """Handlers without user= are tried as the user that will run them: what only root can read can't be used."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    (folder / "tried_good.py").chmod(0o600)
+    for each in (folder, *folder.parents[:-2]):
+        each.chmod(0o711)
+    script = folder / "script"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o711)
+    machine = LocalMachine(thorough=True, user="nobody")
+    [reason] = machine.cannot_import([("tried_good:Outer", [str(folder)], Runner())])
+    assert "ModuleNotFoundError" in reason or "PermissionError" in reason
+    assert machine.cannot_execute(str(script), Runner()) == (
+        "user nobody may not read it, and it is a script, which its interpreter reads"
+    )
+    assert machine.cannot_execute(str(script), Runner("root")) == ""
+    assert machine.handlers_user() == "nobody"
+    assert not machine.can_read(str(folder / "tried_good.py"))
+    script.chmod(0o700)
+    assert machine.cannot_execute(str(script), Runner()) == "user nobody may not execute it"

@@ -1,0 +1,65 @@
+"""From `package.module:name` of factory= to a Twisted Factory."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IProtocolFactory
+
+from svcd.handlers.reference import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["FactoryError", "make_factory"]
+
+
+class FactoryError(Exception):
+    """A reference gives no Factory; the text is the whole reason, in one line."""
+
+
+def make_factory(reference: str, options: object) -> IProtocolFactory:
+    """Return the Factory that a reference names, or that what it names returns.
+
+    Args:
+        reference: `package.module:name`; the module is imported.
+        options: of the service, for a callable that takes them.
+
+    Raises:
+        FactoryError: there is none.
+    """
+    try:
+        found = resolve(reference)
+    except ImportError as error:
+        raise FactoryError(f"can't serve {reference}: {error}") from error
+    if IProtocolFactory.providedBy(found):
+        factory: IProtocolFactory = found
+        return factory
+    if not callable(found):
+        raise FactoryError(f"can't serve {reference}: it is neither a Factory nor callable")
+    try:
+        made = found(options) if _needs_argument(found) else found()
+    except Exception as error:
+        *_, frame = traceback.extract_tb(error.__traceback__)
+        message = " ".join(str(error).split())
+        text = f"{reference} raises {type(error).__name__}: {message} ({frame.filename}:{frame.lineno})"
+        raise FactoryError(text) from error
+    if not IProtocolFactory.providedBy(made):
+        if inspect.iscoroutine(made):
+            made.close()
+        raise FactoryError(f"{reference} returns {type(made).__name__}, not a Factory (IProtocolFactory)")
+    return made
+
+
+def _needs_argument(maker: Callable[..., object]) -> bool:
+    """Whether it wants the service's options. Most classes of factories are made without anything."""
+    try:
+        inspect.signature(maker).bind()
+    except TypeError:
+        return True
+    except ValueError:
+        # It does not say.
+        return False
+    return False
