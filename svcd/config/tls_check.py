@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from svcd.config.service import Service
+    from svcd.config.tls_files import Material
     from svcd.interfaces import Files
     from svcd.model import Problem
 
@@ -59,7 +60,32 @@ def tls_problems(service: Service, files: Files, now: float | None) -> Iterator[
     # Only now: to load what reads certificates takes longer than to read a services file without any.
     from svcd.config.tls_files import read_material
 
-    yield from read_material(service, files, now)[1]
+    material, problems = read_material(service, files, now)
+    yield from problems
+    if now is not None:
+        yield from _ending(service, material, now)
+
+
+def _ending(service: Service, material: Material, now: float) -> Iterator[Problem]:
+    """Warn of certificates and revocation lists that end soon."""
+    from svcd.config.tls_files import DAY, list_ends
+
+    options = service.options
+    found = {f"{options.tls_sni}/{name}.pem": ("tls_sni", each) for name, each in material.named.items()}
+    if material.default is not None:
+        found[str(options.tls_cert)] = ("tls_cert", material.default)
+    for path, (option, credentials) in found.items():
+        left = credentials.expires - now
+        if 0 < left < options.tls_warn * DAY:
+            yield service.warning(option, f"the certificate in {path} expires {_when(left)}; get a new one")
+    for until, warned in list_ends(service, material):
+        if warned < now < until:
+            yield service.warning("tls_crl", f"a list in {options.tls_crl} ends {_when(until - now)}; get the newest")
+
+
+def _when(seconds: float) -> str:
+    days = int(seconds // 86_400)
+    return f"in {days} day{'' if days == 1 else 's'}" if days else "within a day"
 
 
 def _any_set(service: Service, options: tuple[str, ...]) -> bool:

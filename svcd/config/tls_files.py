@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from svcd.model import Problem
     from svcd.wire.pem import Credentials
 
-__all__ = ["ANY_LABEL", "Material", "read_material", "tls_paths"]
+__all__ = ["ANY_LABEL", "DAY", "Material", "list_ends", "read_material", "tls_paths"]
+
+#: Seconds.
+DAY = 86_400.0
 
 #: The first label of the name of a file in tls_sni that stands for any label.
 ANY_LABEL = "_"
@@ -76,6 +79,22 @@ def read_material(
         What was read, and what is wrong. Without anything before it is to be used only if nothing is.
     """
     return _Reader(service, files, now, before or Material(None, {})).read()
+
+
+def list_ends(service: Service, material: Material) -> list[tuple[float, float]]:
+    """Return when the list of each authority ends, and from when on that is to be told, in seconds since 1970.
+
+    A short-lived list is told of in the last third of its life.
+    """
+    newest: dict[object, tuple[float, float]] = {}
+    for each in material.revocations:
+        if each.next_update_utc is not None:
+            until = each.next_update_utc.timestamp()
+            third = (until - each.last_update_utc.timestamp()) / 3
+            warned = until - min(service.options.tls_warn * DAY, third)
+            newest[each.issuer] = max(newest.get(each.issuer, (0.0, 0.0)), (until, warned))
+    endless = {each.issuer for each in material.revocations if each.next_update_utc is None}
+    return [ends for issuer, ends in newest.items() if issuer not in endless]
 
 
 class _Reader:

@@ -72,5 +72,6 @@ class TlsOptions:
     )  # fmt: skip
     tls_warn: int = row(
         DAYS, 21, "tls", "tls",
-        "So long before a certificate expires the log warns.",
+        "So long before a certificate or a revocation list expires the log warns; of a list that lives shorter than "
+        "three times that, in the last third of its life.",
     )  # fmt: skip

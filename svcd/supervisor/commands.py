@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import time
 from datetime import UTC, datetime
@@ -253,11 +254,14 @@ def _choose(name: str, known: list[str], what: str) -> str:
 
 
 def _certificate(tls: TlsServer) -> dict[str, object]:
-    """Of the certificates of a service the one that expires first, and how many days that and a warning take."""
-    first = tls.held[0]
+    """Of the certificates of a service the one that expires first, and how many days that and a warning take.
+
+    A revocation list is told of instead if that is to be warned of and ends earlier.
+    """
+    first = [*tls.ending, *tls.held][0]
     days = int((first.expires - time.time()) // 86_400)
     expires = datetime.fromtimestamp(first.expires, UTC).isoformat()
-    warn = tls.service.options.tls_warn
+    warn = math.ceil((first.expires - first.warned) / 86_400)
     return {"file": first.file, "expires": expires, "days": days, "warn": warn, "count": len(tls.held)}
 
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from svcd.config.check import check
 from svcd.files import LocalFiles
+from svcd.model import Severity
 from svcd.wire.pem import issued, read_authorities, read_credentials, read_revocations
 from tests.certificates import Authority
 from tests.doubles import FakeFiles, FakeMachine, config_of, problems_of
@@ -320,6 +321,29 @@ def test_revocation_lists() -> None:
     assert problems(b"x") == [
         "tls_crl: can't use /c/c: there is no revocation list in it (PEM: -----BEGIN X509 CRL-----)"
     ]
+
+
+def test_what_ends_soon_is_a_warning() -> None:
+    """A check warns of certificates from tls_warn on, and of revocation lists; a daemon's load does not."""
+    soon = CA.sign("www.example.org", expires=CA.now + timedelta(days=5, minutes=1))
+    until = CA.now + timedelta(days=1)
+    files = FakeFiles({"/c/a": soon.both, "/c/ca": CA.pem, "/c/crl": CA.revocations(until=until)})
+    line = "echo 7/tcp tls_cert=/c/a tls_client_ca=/c/ca tls_crl=/c/crl"
+
+    def warnings(more: str, now: float | None) -> list[str]:
+        problems = check(config_of(line + more, files), files, FakeMachine(time=now))[1]
+        assert all(each.severity is Severity.WARNING for each in problems)
+        return [each.text for each in problems]
+
+    certificate = "tls_cert: the certificate in /c/a expires in 5 days; get a new one"
+    late = until.timestamp() - 3600
+    assert warnings("", NOW) == [certificate]
+    assert warnings("", late) == [
+        "tls_cert: the certificate in /c/a expires in 4 days; get a new one",
+        "tls_crl: a list in /c/crl ends within a day; get the newest",
+    ]
+    assert warnings(" tls_warn=3d", NOW) == []
+    assert warnings("", None) == []
 
 
 _DER = {

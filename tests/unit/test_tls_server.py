@@ -465,6 +465,7 @@ def test_sni() -> None:
         "x.many.example": many,
         "y.x.many.example": SERVER,
         "many.example": SERVER,
+        ".many.example": SERVER,
         "": SERVER,
     }.items():
         other = client(name)

@@ -275,3 +275,22 @@ def test_without_tls_nobody_is_woken() -> None:
     world.look()
     assert not world.clock.getDelayedCalls()
     world.watch.stop()
+
+
+def test_a_revocation_list_expires_as_certificates_do() -> None:
+    """The log warns each day, from tls_warn on or in the last third of its life, and of none that has no end."""
+    world = _World("tls_cert=/c/a tls_key=/c/b tls_client_ca=/c/ca tls_crl=/c/crl")
+    until = CA.now + timedelta(days=30)
+    with LogCatcher() as log:
+        world.watch.start()
+        for _ in range(32 * 12):
+            world.clock.advance(7200)
+    events = log.named("certificate-expires")
+    # It lives for 31 days.
+    assert [event["days"] for event in events] == [*range(10, -3, -1)]
+    assert {(event["file"], event["expires"]) for event in events} == {("/c/crl", f"{until:%Y-%m-%dT%H:%M:%SZ}")}
+    world = _World("tls_cert=/c/a tls_key=/c/b tls_client_ca=/c/ca tls_crl=/c/crl tls_warn=2d")
+    world.clock.advance(27 * 86_400)
+    assert world.server.ending == []
+    world.clock.advance(86_401)
+    assert [held.file for held in world.server.ending] == ["/c/crl"]

@@ -93,4 +93,6 @@ def _context(service: Service, material: Material, credentials: Credentials | No
 
 
 def _find(named: Mapping[str, SSL.Context], name: str) -> SSL.Context | None:
-    return named.get(name) or named.get(f"{ANY_LABEL}.{name.partition('.')[2]}")
+    first, _, rest = name.partition(".")
+    # An empty label is none that a file could stand for.
+    return named.get(name) or (named.get(f"{ANY_LABEL}.{rest}") if first else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 __all__ = ["is_named", "names_in"]
+
+#: A host name in a certificate (RFC 5280, 4.2.1.6): labels of letters, digits, hyphens and underscores, none empty.
+_HOST = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.(?!$)|$))+", re.IGNORECASE | re.ASCII)
 
 
 def names_in(certificate: x509.Certificate) -> tuple[ClientName, ...]:
@@ -63,6 +67,9 @@ def _matches(name: ClientName, wanted: ClientName) -> bool:
 
 
 def _is_host(name: str, wanted: str) -> bool:
+    # What is no host name, as one with an empty label, is nobody's: the library takes some for one.
+    if not _HOST.fullmatch(name):
+        return False
     # The parts are the other way round than for servers: here it is the certificate that has no star.
     try:
         return DNS_ID(name).verify(DNSPattern(wanted.encode()))

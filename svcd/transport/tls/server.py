@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from zope.interface import implementer
 
-from svcd.config.tls_files import read_material, tls_paths
+from svcd.config.tls_files import DAY, list_ends, read_material, tls_paths
 from svcd.errors import ConfigError
 from svcd.transport.tls.choosing import make_contexts
 from svcd.transport.tls.connection import ServerConnection
@@ -34,15 +34,17 @@ __all__ = ["Held", "TlsServer", "tls_server"]
 
 
 class Held(NamedTuple):
-    """A certificate that is in use.
+    """A certificate that is in use, or the revocation list of an authority.
 
     Attributes:
         expires: in seconds since 1970.
         file: where it stands.
+        warned: from when on its end is to be told of, in seconds since 1970.
     """
 
     expires: float
     file: str
+    warned: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +191,17 @@ class TlsServer:
     def held(self) -> list[Held]:
         """Its certificates, those that expire first at the front."""
         material, options = self._state.contexts.material, self.service.options
-        held = [Held(each.expires, f"{options.tls_sni}/{name}.pem") for name, each in material.named.items()]
+        ends = [(each.expires, f"{options.tls_sni}/{name}.pem") for name, each in material.named.items()]
         if material.default is not None:
-            held.append(Held(material.default.expires, str(options.tls_cert)))
-        return sorted(held)
+            ends.append((material.default.expires, str(options.tls_cert)))
+        return sorted(Held(expires, file, expires - options.tls_warn * DAY) for expires, file in ends)
+
+    @property
+    def ending(self) -> list[Held]:
+        """Return its certificates and revocation lists of which a warning is due, those that end first at the front."""
+        path = str(self.service.options.tls_crl)
+        lists = [Held(until, path, warned) for until, warned in list_ends(self.service, self._state.contexts.material)]
+        return sorted(each for each in [*self.held, *lists] if each.warned < self._wall())
 
     @property
     def stamps(self) -> Mapping[str, Hashable]:

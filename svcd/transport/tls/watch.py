@@ -168,8 +168,7 @@ class Watch:
         tell(self._log, PROBLEM, text=text)
 
     def _warn(self, server: TlsServer) -> None:
-        most = server.service.options.tls_warn * _DAY
-        soon = [each for each in server.held if each.expires - self._wall() < most]
+        soon = server.ending
         if soon:
             days = int((soon[0].expires - self._wall()) // _DAY)
             tell(
