@@ -4,12 +4,19 @@ A bucket holds `burst` tokens and gets `rate` a second, so that in any span of t
 are taken. Instead of tokens it keeps one number, the time at which it will be full again (GCRA, ITU-T I.371; the same
 bucket seen from its other end): a source that is idle long enough needs no entry at all.
 
-The table of sources is bounded. It has two halves; whoever comes is written into the young one, and when that is full
-it becomes the old one and the old one is forgotten: the oldest idle go first, at no cost for each. What to do with a
-source that was forgotten before its bucket was full again? A full bucket would be a present for whoever has enough
-addresses to push out his own entries. So the latest time of fullness that was ever forgotten is kept, and a source
-without an entry is taken to be no better off than that. Its bucket is never too full, whoever floods; a newcomer may
-find his less than full, for at most burst / rate seconds after the flood.
+The table of sources is bounded, and anybody can fill it: over UDP with forged senders, over IPv6 with addresses of
+one's own. It has two halves. A source that asks is written into the young one, whether it gets a token or not; when
+that is full it becomes the old one and the old one is forgotten: those go first that have not asked for longest, at no
+cost for each. So these things hold, whoever floods:
+
+- A source that never asked before, or was forgotten, has a token at once. Forged senders lock nobody out, however slow
+  the rate is.
+- A source gets no more than burst + rate x span tokens in any span of time while it is remembered. To be forgotten it
+  must not ask until MOST_SOURCES / 2 others have asked, and it gains one token by that, not a new burst: the latest
+  time of fullness that was ever forgotten is kept, and an unknown source has what is left of a bucket with that time,
+  but one token at least. After a flood of slow sources a newcomer's burst may be that much smaller, for at most
+  burst / rate seconds.
+- Memory is that of MOST_SOURCES entries.
 """
 
 from __future__ import annotations
@@ -100,23 +107,29 @@ class SourceBuckets:
         return len(self._young) + len(self._old)
 
     def take(self, source: int, now: float) -> bool:
-        """Take a token of a source's, if there is one."""
+        """Take a token of a source's, if there is one; a source that is not remembered has one."""
         if now >= self._sweep_at:
             self._turn(now)
-        young = self._young
+        young, latest = self._young, now + self._slack
         full_at = young.get(source)
         if full_at is None:
-            full_at = self._old.get(source, self._floor)
-        if full_at < now:
-            full_at = now
-        elif full_at > now + self._slack:
+            full_at = self._old.get(source)
+            if full_at is None:
+                full_at = min(self._floor, latest)
+        admitted = full_at <= latest
+        if admitted:
+            if full_at < now:
+                full_at = now
+            full_at += self._interval
+        elif source in young:
             return False
-        young[source] = full_at = full_at + self._interval
+        # A source that is refused is remembered as well, or it would be forgotten while it asks all the time.
+        young[source] = full_at
         if full_at > self._young_latest:
             self._young_latest = full_at
         if len(young) >= self._half:
             self._turn(now)
-        return True
+        return admitted
 
     def _turn(self, now: float) -> None:
         """Forget the old half and begin a new young one."""

@@ -48,24 +48,62 @@ def test_a_bucket_admits_no_more_than_burst_and_rate_times_time(rate: Rate, burs
     _never_too_many(taken, rate, burst)
 
 
+class _Remembered(SourceBuckets):
+    """Says of each source whether it was remembered when it asked."""
+
+    def remembers(self, source: int) -> bool:
+        return source in self._young or source in self._old
+
+
 @given(
     _RATES, st.integers(1, 5), st.integers(2, 8),
     st.lists(st.tuples(st.integers(0, 12), st.integers(0, 40)), max_size=150),
 )  # fmt: skip
-def test_no_source_gets_more_by_pushing_others_out(
+def test_a_source_gains_one_token_by_being_pushed_out(
     rate: Rate, burst: int, most: int, visits: list[tuple[int, int]]
 ) -> None:
-    """With more sources than are remembered none is ever given more than burst + rate x time, and memory is bounded."""
-    buckets = SourceBuckets(rate, burst, most)
+    """With more sources than are remembered, in bounded memory: burst + rate x time, and one when it is unknown."""
+    buckets = _Remembered(rate, burst, most)
     now = 0.0
     taken: dict[int, list[float]] = {}
     for source, step in visits:
         now += step * TICK
+        known = buckets.remembers(source)
         if buckets.take(source, now):
-            taken.setdefault(source, []).append(now)
+            times = taken.setdefault(source, [])
+            # The one for being unknown comes on top.
+            if known or not times:
+                times.append(now)
+        else:
+            assert known
         assert len(buckets) <= most
     for times in taken.values():
         _never_too_many(times, rate, burst)
+
+
+@given(st.integers(1, 3), st.sampled_from([60, 3600]), st.integers(1, 4), st.integers(2, 50), st.integers(0, 400))
+def test_forged_sources_lock_out_none_that_was_never_seen(
+    count: int, seconds: int, burst: int, most: int, forged: int
+) -> None:
+    """However slow the rate is, however many there are, and however empty their buckets: it has its first token."""
+    buckets = SourceBuckets(Rate(count, seconds), burst, most)
+    for source in range(forged):
+        for _ in range(burst + 1):
+            buckets.take(source, source * TICK)
+    assert buckets.take(-1, forged * TICK)
+    assert len(buckets) <= most
+
+
+def test_a_source_that_asks_all_the_time_is_not_forgotten() -> None:
+    """Whoever floods meanwhile, fewer than half a table between two of its questions: it waits for its next token."""
+    buckets = SourceBuckets(Rate(1, 60), 2, most=20)
+    assert [buckets.take(-1, 0.0) for _ in range(3)] == [True, True, False]
+    for source in range(400):
+        buckets.take(source, 0.1 * source)
+        if source % 8 == 0:
+            assert not buckets.take(-1, 0.1 * source)
+    assert buckets.take(-1, 60.0)
+    assert not buckets.take(-1, 60.0)
 
 
 @given(
@@ -86,16 +124,15 @@ def test_sources_that_are_all_remembered_do_not_feel_each_other(
             own[source].take(now)
 
 
-def test_a_source_that_was_pushed_out_finds_no_full_bucket() -> None:
-    """And a newcomer after a flood waits for what the worst of those who were forgotten waited for, no longer."""
+def test_a_source_that_was_pushed_out_finds_one_token_and_no_full_bucket() -> None:
+    """A newcomer after a flood has one as well, and the rest as soon as the worst of those who were forgotten has."""
     buckets = SourceBuckets(Rate(1, 1), 2, most=4)
     assert [buckets.take(1, 0.0) for _ in range(3)] == [True, True, False]
     for source in range(2, 10):
         buckets.take(source, 0.0)
-    assert not buckets.take(1, 0.0)
-    assert not buckets.take(100, 0.0)
-    assert buckets.take(1, 1.0)
-    assert [buckets.take(100, 2.0) for _ in range(3)] == [True, True, False]
+    assert [buckets.take(1, 0.0) for _ in range(2)] == [True, False]
+    assert [buckets.take(100, 0.0) for _ in range(2)] == [True, False]
+    assert [buckets.take(101, 3.0) for _ in range(3)] == [True, True, False]
 
 
 def test_a_flood_is_forgotten_when_it_is_over() -> None:
