@@ -23,9 +23,10 @@ from zope.interface import implementer
 
 from svcd.errors import CommandError, ListenError, ListenErrors
 from svcd.events import PROBLEM, tell
+from svcd.net.peer_credentials import credentials
 from svcd.transport.inherited import control_name, file_of
 from svcd.transport.keeper import calling_off
-from svcd.transport.local import bind_local, credentials, remove_file
+from svcd.transport.local import bind_local, remove_file
 from svcd.transport.ports import StreamPort
 from svcd.transport.sockets import REMEDIES
 from svcd.wire.control import Lines, Request, RequestError, answer, mistake, request

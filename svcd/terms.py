@@ -28,6 +28,8 @@ __all__ = [
 V6 = 1 << 128
 #: The number of a peer that has no address: at the other end of a UNIX socket.
 LOCAL = -1
+#: Before the number of a user, whom clients at a UNIX socket are told apart by.
+_USER = "uid:"
 #: What is said for the address of such a peer, which has none.
 LOCAL_CLIENT = "local"
 
@@ -43,13 +45,16 @@ def address_number(text: str) -> int:
     of a link-local address (`fe80::1%eth0`) does not count.
 
     Args:
-        text: an address as the system writes it; empty for LOCAL.
+        text: an address as the system writes it; `uid:1000` for a client at a UNIX socket, empty for LOCAL. Their
+            numbers are below zero, of users below LOCAL.
 
     Raises:
         ValueError: it is no address.
     """
     try:
         if ":" in text:
+            if text.startswith(_USER):
+                return LOCAL - 1 - int(text[len(_USER) :])
             number = int.from_bytes(inet_pton(AF_INET6, text.partition("%")[0]), "big")
             return number & _LOWER_32 if number >> 32 == _MAPPED else number | V6
         return int.from_bytes(inet_pton(AF_INET, text), "big") if text else LOCAL

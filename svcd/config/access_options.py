@@ -65,12 +65,12 @@ class AccessOptions:
     )  # fmt: skip
     per_source: int = row(
         LIMIT, UNLIMITED, "how many", "stream",
-        "How many of them may come from one source.",
+        "How many of them may come from one source. At a UNIX socket a source is a user (SO_PEERCRED).",
         xinetd="per_source",
     )  # fmt: skip
     per_source_prefix: Prefixes = row(
         PREFIXES, Prefixes(), "how many", "any",
-        "What a source is: all addresses with the same leading bits.",
+        "What a source is: all addresses with the same leading bits. At a UNIX socket it is a user.",
     )  # fmt: skip
     on_limit: str = row(
         choice("refuse", "queue"), "refuse", "how many", "stream",

@@ -49,6 +49,9 @@ class Verdict:
     nameless: Refusal | None = None
 
 
+#: Below the number of every user at a UNIX socket.
+_FIRST = LOCAL - (1 << 33)
+
 #: An entry as the lists have it: whether it admits, and its rule.
 _Entry = tuple[bool, Rule]
 
@@ -82,7 +85,7 @@ class Acl:
             rule = Rule("only_from=" if not rules.only_from else "only_from", rules.places.get("only_from"))
             text = "only_from admits nobody" if not rules.only_from else "only_from does not name it"
             otherwise = Verdict(Refusal(Reason.ADDRESS, text, rule), rule, nameless.get(True))
-        self._starts = [LOCAL]
+        self._starts = [_FIRST]
         self._verdicts = [otherwise]
         self._cut(ranges, nameless)
 

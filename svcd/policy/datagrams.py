@@ -84,6 +84,11 @@ class Answering:
         # By the text of an address: its source, or why it is not answered.
         self._known: dict[str, int | Refusal] = {}
 
+    @property
+    def counts_sources(self) -> bool:
+        """Whether it matters how often a source asks."""
+        return self._rules.per_source_rate is not None
+
     def surroundings(self, service_ports: AbstractSet[int], broadcasts: Collection[str]) -> None:
         """Take what is known of daemon and machine.
 

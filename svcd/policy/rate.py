@@ -151,7 +151,9 @@ class Sources:
         self._mask6 = (1 << 129) - (1 << 128 - prefixes.v6)
 
     def of(self, number: int) -> int:
-        """The source of an address, by its number (svcd.terms.address_number)."""
+        """The source of an address, by its number (svcd.terms.address_number); of a user it is the user."""
+        if number < 0:
+            return number
         return number & (self._mask6 if number >= V6 else self._mask4)
 
 

@@ -6,8 +6,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.address import UNIXAddress
-
+from svcd.net.peer_credentials import unix_peer
 from svcd.reactor.driving import finish
 from svcd.reactor.relayed import RELAYED
 from svcd.reactor.tcp import TCP6Transport, TCPTransport, tcp_address
@@ -91,7 +90,7 @@ def opening(
     Raises:
         OSError: it is gone; the descriptor is still the caller's.
     """
-    peer = tcp_address(name) if isinstance(name, tuple) else UNIXAddress(name or None)
+    peer = tcp_address(name) if isinstance(name, tuple) else unix_peer(descriptor, name)
     kind: Any = _KINDS[family] if relay is None else RELAYED[family]
     transport = kind(reactor, descriptor, factory, peer, server, number, where)
     if relay is not None:

@@ -10,6 +10,7 @@ from svcd.catalog import MUX, datagram_protocol, stream_factory
 from svcd.model import Shape
 from svcd.supervisor.listeners import nothing
 from svcd.supervisor.running import Running, Shared
+from svcd.terms import LOCAL_CLIENT
 from svcd.transport.datagrams import DatagramPort, datagram_port
 from svcd.transport.gatekeeper import GateKeeper
 from svcd.transport.handoff import HandOffPort
@@ -255,7 +256,8 @@ class _Datagrams(_Kind):
         return partial(tally.leave, source)
 
     def _refused(self, refusal: Refusal, host: str, port: int) -> None:
-        self._entrance.refused(refusal, self._shared.journal.peer_text(host, port) if host else "local")
+        peer = self._shared.journal.peer_text(host, port) if port >= 0 else host or LOCAL_CLIENT
+        self._entrance.refused(refusal, peer)
 
     def end(self) -> None:
         self._entrance.finish()

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
 from svcd.metrics import Flow
+from svcd.net.peer_credentials import CREDENTIALS_BYTES, UNIXPeer, unpack_credentials
 from svcd.net.udp_batch import LARGEST_DATAGRAM, available, batch_for, pktinfo_option, source_control
 from svcd.transport.port import BATCH, Port
 
@@ -63,7 +64,8 @@ class DatagramPort(Port):
         sock: the bound socket.
         protocol: takes the datagrams, and answers them at once.
         answering: says which are answered, and how long an answer may be.
-        refused: told of each that is not, and the address and port it came from; an empty one at a UNIX socket.
+        refused: told of each that is not, and the address and port it came from. At a UNIX socket the port is -1, and
+            the address the sender's user as in `uid:1000`, if rules count by user, or empty.
         clock: seconds, monotonic.
 
     Attributes:
@@ -89,8 +91,11 @@ class DatagramPort(Port):
         self._inet = sock.family != socket.AF_UNIX
         # Whether the destination address is asked for: a socket with an address of its own answers from that.
         self._pktinfo = self._inet and sock.getsockname()[0] in ("0.0.0.0", "::")  # noqa: S104 - nothing is bound here
-        # What the present question brought: its control messages for the answer, and how long that may be.
+        # Whether the kernel is asked for the sender's user; it costs a little, so only where users are counted.
+        self._passcred = not self._inet and answering.counts_sources
+        # What the present question brought: the control messages and the greatest length of its answer, and its user.
         self._control: list[tuple[int, int, bytes]] = []
+        self._user = ""
         self._most = 0
         self.datagrams = self.ignored = self.bytes_in = self.bytes_out = 0
         self._before = Flow()
@@ -112,6 +117,8 @@ class DatagramPort(Port):
         """Begin."""
         if self._pktinfo:
             self.socket.setsockopt(*pktinfo_option(self.socket.family), 1)
+        if not self._inet:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, self._passcred)
         self._protocol.makeConnection(self)  # type: ignore[arg-type]
         super().startListening()
 
@@ -123,7 +130,7 @@ class DatagramPort(Port):
 
     def doRead(self) -> None:
         """Read what waits."""
-        receive = self._receive_with_control if self._pktinfo else self._receive
+        receive = self._receive_with_control if self._pktinfo or self._passcred else self._receive
         # A token that comes while a batch is read is there for the next one.
         now = self._clock()
         for _ in range(BATCH):
@@ -143,7 +150,10 @@ class DatagramPort(Port):
 
     def _receive_with_control(self) -> tuple[bytes, Any]:
         data, control, _flags, peer = self.socket.recvmsg(LARGEST_DATAGRAM + 1, _CONTROL, _NOW)
-        self._control = source_control(self.socket.family, control)
+        if self._inet:
+            self._control = source_control(self.socket.family, control)
+        else:
+            self._user = _user_of(control)
         return data, peer
 
     def _take(self, data: bytes, peer: Any, now: float) -> None:  # noqa: ANN401 - a socket address
@@ -158,10 +168,11 @@ class DatagramPort(Port):
             self.ignored += 1
             return
         answering = self._answering
-        refusal = answering.refusal(peer[0], peer[1], now) if self._inet else answering.refusal("", _NO_PORT, now)
+        host, port = (peer[0], peer[1]) if self._inet else (self._user, _NO_PORT)
+        refusal = answering.refusal(host, port, now)
         if refusal is not None:
             self.ignored += 1
-            self._refused(refusal, *(peer[:2] if self._inet else ("", 0)))
+            self._refused(refusal, host, port if self._inet else -1)
             return
         self._most = answering.most(len(data))
         try:
@@ -247,6 +258,14 @@ class BatchedDatagramPort(DatagramPort):
         if len(data) > len(self._question):
             data = data[: self._answering.most(len(self._question))]
         self._batch.answer(index, data)
+
+
+def _user_of(control: list[tuple[int, int, bytes]]) -> str:
+    """The sender's user by SCM_CREDENTIALS (unix(7)), as svcd.terms.address_number() reads it; empty without one."""
+    for level, kind, data in control:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+            return UNIXPeer(None, unpack_credentials(data[:CREDENTIALS_BYTES])).user
+    return ""
 
 
 def _ipv4_peer(name: bytes) -> tuple[str, int]:

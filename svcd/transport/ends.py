@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from svcd.handlers.environment import local_proxy_environment, proxy_environment, tcp_environment, unix_environment
-from svcd.transport.local import credentials
+from svcd.net.peer_credentials import credentials
 
 if TYPE_CHECKING:
     from svcd.wire.proxy import Header

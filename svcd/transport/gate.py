@@ -14,7 +14,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone, Connection
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
 from zope.interface import implementer
 
-from svcd.transport.local import credentials
+from svcd.net.peer_credentials import UNIXPeer, credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +66,9 @@ class Gate:
         keeper = self._keeper
         self.transport = transport
         if not isinstance(self._who, _INET):
-            self._who = keeper.quoted("pid:{}/uid:{}".format(*credentials(transport.getHandle())))
+            who = self._who
+            peer = who if isinstance(who, UNIXPeer) else UNIXPeer(None, credentials(transport.getHandle()))
+            self._who = keeper.quoted(peer.text)
         self.started = keeper.clock()
         self.number = next(keeper.numbers)
         keeper.tally.accepted += 1

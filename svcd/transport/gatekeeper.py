@@ -13,8 +13,10 @@ from twisted.internet.protocol import Factory
 
 from svcd.metrics import Flow
 from svcd.model import unmapped
+from svcd.net.peer_credentials import UNIXPeer
 from svcd.policy.admission import Ticket
 from svcd.policy.answers import Reason, Refusal
+from svcd.terms import LOCAL_CLIENT
 from svcd.transport.farewell import Farewell
 from svcd.transport.gate import Gate, HalfCloseableGate
 from svcd.transport.keeper import Keeper
@@ -107,7 +109,9 @@ class GateKeeper(Keeper[Gate], Factory):
 
     def ask(self, addr: IAddress) -> Ticket | Refusal:
         """Ask the door."""
-        return self.entrance.admit(addr.host if isinstance(addr, _INET) else "", self.clock())
+        if isinstance(addr, _INET):
+            return self.entrance.admit(addr.host, self.clock())
+        return self.entrance.admit(addr.user if isinstance(addr, UNIXPeer) else "", self.clock())
 
     def let_in(self, addr: IAddress, ticket: Ticket) -> Gate | None:
         """The gate of somebody who has a ticket; None, and the ticket is void, if the service wants no connection."""
@@ -125,7 +129,10 @@ class GateKeeper(Keeper[Gate], Factory):
 
     def refused(self, refusal: Refusal, addr: IAddress) -> None:
         """Somebody is not let in."""
-        peer = self.peer_text(addr.host, addr.port) if isinstance(addr, _INET) else "local"
+        if isinstance(addr, _INET):
+            peer = self.peer_text(addr.host, addr.port)
+        else:
+            peer = addr.text if isinstance(addr, UNIXPeer) else LOCAL_CLIENT
         self.entrance.refused(refusal, peer)
 
     def name_of(self, addr: IAddress) -> Deferred[str | None]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
 from svcd.events import ACCEPT, END, FAIL
+from svcd.net.peer_credentials import unix_peer
 from svcd.transport.deadlines import Deadlines, Timed, Times
 
 if TYPE_CHECKING:
@@ -156,6 +157,18 @@ class Keeper(Generic[SessionT]):
             self.deadlines.retune(times)
         elif times.interval and self._call_later is not None:
             self.deadlines = Deadlines(times, self.sessions, self.clock, self._call_later)
+
+    def client_of(self, descriptor: int, name: Any) -> tuple[str, str]:  # noqa: ANN401 - a socket address
+        """The client of an accepted connection: as its entrance is asked for it, and as log lines have it.
+
+        Args:
+            descriptor: of the connection.
+            name: the socket address of the client; a proxy may have said it.
+        """
+        if isinstance(name, tuple):
+            return name[0], self.peer_text(name[0], name[1])
+        peer = unix_peer(descriptor, name)
+        return peer.user, peer.text
 
     def begun(self, session: SessionT) -> None:
         """Count a connection; who ends it takes it out again, of `sessions` and of the budget."""

@@ -1,4 +1,4 @@
-"""UNIX sockets: their files, and who is at the other end of one."""
+"""The files of UNIX sockets."""
 
 from __future__ import annotations
 
@@ -7,24 +7,10 @@ import errno
 import os
 import socket
 import stat
-import struct
-from typing import Any
 
 from svcd.transport.inherited import file_of
 
-__all__ = ["bind_local", "credentials", "remove_file"]
-
-
-def credentials(sock: Any) -> tuple[int, int, int]:  # noqa: ANN401 - a socket, or as much of one
-    """The process at the other end of a UNIX socket, its user and its group (SO_PEERCRED, unix(7)).
-
-    Raises:
-        OSError: it is no connected UNIX socket.
-    """
-    pid, user, group = struct.unpack(
-        "3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    )
-    return pid, user, group
+__all__ = ["bind_local", "remove_file"]
 
 
 def bind_local(opened: socket.socket, path: str, mode: int) -> None:

@@ -90,7 +90,7 @@ class NamelessClient:
         self.started = keeper.clock()
         self._call = keeper.reactor.callLater(PATIENCE, self._end, "timeout")
         self.number = number
-        self.text = keeper.quoted(keeper.text_of(peer))
+        self.text = keeper.quoted(keeper.client_of(sock.fileno(), peer)[1])
 
     def listen(self) -> None:
         """Read the name of the service."""
@@ -238,10 +238,10 @@ class MuxKeeper(Keeper[NamelessClient]):
 
     def take(self, descriptor: int, peer: Any, family: int, relay: Header | None = None) -> None:  # noqa: ANN401 - a socket address
         """Listen to a client; the descriptor is the keeper's to close from now on. The arguments are those of Serve."""
-        host = peer[0] if isinstance(peer, tuple) else ""
+        host, text = self.client_of(descriptor, peer)
         ticket = self.entrance.admit(host, self.clock())
         if not isinstance(ticket, Ticket):
-            self.entrance.turn_away(descriptor, ticket, self.text_of(peer))
+            self.entrance.turn_away(descriptor, ticket, text)
             return
         if len(self.sessions) >= self._most:
             # A client that means to name a service does so at once: the one that has waited longest goes.
@@ -254,10 +254,6 @@ class MuxKeeper(Keeper[NamelessClient]):
             self.names.confirmed_host_of(unmapped(host)).addCallback(client.named)
         else:
             self.let_in(client)
-
-    def text_of(self, peer: Any) -> str:  # noqa: ANN401 - a socket address
-        """A client, as people write it."""
-        return self.peer_text(peer[0], peer[1]) if isinstance(peer, tuple) else "local"
 
     def let_in(self, client: NamelessClient) -> None:
         """Log a client that is admitted, and read its question."""
@@ -272,7 +268,7 @@ class MuxKeeper(Keeper[NamelessClient]):
     def turn_away(self, client: NamelessClient, descriptor: int, refusal: Refusal, peer: Any) -> None:  # noqa: ANN401 - a socket address
         """Refuse a client for its host name; as it was never let in, the log has a refuse line of it alone."""
         self._remove(client)
-        self.entrance.turn_away(descriptor, refusal, self.text_of(peer))
+        self.entrance.turn_away(descriptor, refusal, self.client_of(descriptor, peer)[1])
 
     def may_accept(self) -> int:
         """How many more clients may be listened to now."""

@@ -6,16 +6,17 @@ Twisted's own ports close clients when descriptors run out, log every port twice
 from __future__ import annotations
 
 import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
+from svcd.net.peer_credentials import unix_peer
 from svcd.transport.port import Port, accepted
 from svcd.transport.streams import address_of, open_stream
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from twisted.internet.interfaces import IProtocolFactory
@@ -82,7 +83,8 @@ class StreamPort(Port):
             relay: what a proxy has said of the connection.
         """
         try:
-            protocol = self._factory.buildProtocol(address_of(peer))
+            local = family == socket.AF_UNIX and not isinstance(peer, tuple)
+            protocol = self._factory.buildProtocol(unix_peer(descriptor, peer) if local else address_of(peer))
         except BaseException:
             os.close(descriptor)
             raise

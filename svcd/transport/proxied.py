@@ -96,11 +96,11 @@ class Usher:
         else:
             serve(descriptor, name, family)
 
-    def refused(self, text: str, name: Any) -> None:  # noqa: ANN401 - a socket address
+    def refused(self, text: str, descriptor: int, name: Any) -> None:  # noqa: ANN401 - a socket address
         """Count and tell that a connection had no good header."""
         entrance = self.keeper.entrance
         rule = Rule(f"proxy_protocol: {text}", entrance.door.rules.places.get("proxy_protocol"))
-        peer = self.keeper.peer_text(name[0], name[1]) if isinstance(name, tuple) else "local"
+        _, peer = self.keeper.client_of(descriptor, name)
         entrance.refused(Refusal(Reason.PROXY, text, rule), peer)
 
     def close(self) -> None:
@@ -234,7 +234,7 @@ class Unannounced:
 
     def refuse(self, text: str) -> None:
         """Close it for what is wrong with its header."""
-        self._usher.refused(text, self.peer)
+        self._usher.refused(text, self._socket.fileno(), self.peer)
         self.close()
 
     def close(self) -> None:

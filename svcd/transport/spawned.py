@@ -106,9 +106,10 @@ class SpawnKeeper(Keeper[SpawnedSession]):
             relay: the header by which a proxy has said whose connection it is.
         """
         inet = isinstance(name, tuple)
-        ticket = self.entrance.admit(name[0] if inet else "", self.clock())
+        host, peer = self.client_of(descriptor, name)
+        ticket = self.entrance.admit(host, self.clock())
         if not isinstance(ticket, Ticket):
-            self.entrance.turn_away(descriptor, ticket, self.peer_text(name[0], name[1]) if inet else "local")
+            self.entrance.turn_away(descriptor, ticket, peer)
             return
         try:
             ends = Ends.of(descriptor, name, family, relay)
@@ -118,10 +119,10 @@ class SpawnKeeper(Keeper[SpawnedSession]):
             os.close(descriptor)
             return
         if not inet:
-            session = self._open("pid:{}/uid:{}".format(*ends.process), ticket)
+            session = self._open(peer, ticket)
             self._start(session, descriptor, ends)
             return
-        session = self._open(self.peer_text(name[0], name[1]), ticket)
+        session = self._open(peer, ticket)
         session.before = 0 if relay is None else relay.size
         secures = self._securing is not None and self._securing.wanted
         if ends.real is not None and self.deadlines is not None and self.deadlines.times.looks and not secures:

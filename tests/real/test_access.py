@@ -347,3 +347,63 @@ def test_a_flood_from_many_addresses(start: Callable[..., Daemon], options: str,
     if most_admitted:
         assert _heard(_from(daemon, "flooded/tcp", "127.200.0.1")) == b"?"
     assert daemon.stop() == 0
+
+
+_ASK_AS = """
+import os, socket, sys
+os.setuid(int(sys.argv[2]))
+with socket.socket(socket.AF_UNIX) as client:
+    client.settimeout(60)
+    client.connect(sys.argv[1])
+    try:
+        client.sendall(b"?")
+        print(client.recv(100).decode(), end="")
+    except OSError:
+        pass
+"""
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize("handler", ["echo", "server=/bin/cat"])
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_by_user_at_a_unix_socket(start: Callable[..., Daemon], open_folder: Path, reactor: str, handler: str) -> None:
+    """A user that has all its connections leaves those of another alone; the log and svcctl name both."""
+    path = open_folder / "u.sock"
+    daemon = start(f"u {path}/unix {handler} per_source=2 mode=0666\n", twistd_arguments=["--reactor", reactor])
+
+    def asked_as(user: int) -> str:
+        words = [sys.executable, "-c", _ASK_AS, str(path), str(user)]
+        return subprocess.run(words, check=True, capture_output=True, text=True, timeout=120).stdout
+
+    mine = []
+    for _ in range(2):
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(PATIENCE)
+        client.connect(str(path))
+        client.sendall(b"!")
+        assert client.recv(1) == b"!"
+        mine.append(client)
+    assert asked_as(0) == ""
+    assert asked_as(4321) == "?"
+    [line] = _refusals(daemon, "u/unix", 1)
+    assert (line["peer"].partition("/")[2], line["reason"]) == ("uid:0", "per_source")
+    users = [each["peer"].partition("/")[2] for each in daemon.wait_event("accept", "u/unix", 3)]
+    assert users == ["uid:0", "uid:0", "uid:4321"]
+    for client in mine:
+        client.close()
+
+
+def test_by_user_at_a_unix_datagram_socket(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """A rate counts the datagrams of each user, and the refusal names it."""
+    path = tmp_path / "d.sock"
+    daemon = start(f"d {path}/unixgram echo per_source_rate=1/h\n")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+        client.bind("")
+        client.settimeout(PATIENCE)
+        client.connect(str(path))
+        for data in (b"1", b"2"):
+            client.send(data)
+        assert client.recv(10) == b"1"
+    [line] = _refusals(daemon, "d/unixgram", 1)
+    assert (line["peer"], line["reason"]) == (f"uid:{os.getuid()}", "per_source_rate")

@@ -264,7 +264,7 @@ def test_the_rules_of_the_file_hold_at_unix_sockets_as_far_as_they_mean_somethin
     made.answering.retune(Rules(access_times=HOURS.read("1:00-2:00"), zone=UTC))
     made.send(b"late")
     made.port.doRead()
-    assert made.refused == [(Reason.TIME, "", 0)]
+    assert made.refused == [(Reason.TIME, "", -1)]
     made.close()
 
 
@@ -403,3 +403,18 @@ def test_a_second_answer_and_a_late_one_are_sent_at_once(datagrams: _Datagrams) 
     datagrams.port.doRead()
     datagrams.port.write(b"late", datagrams.client.getsockname())
     assert {datagrams.client.recv(100) for _ in range(3)} == {b"x", b"again", b"late"}
+
+
+def test_a_unix_sockets_datagrams_count_for_their_users(tmp_path: Path) -> None:
+    """Where a rate counts sources the kernel says whose each is; else nothing is asked."""
+    made = _Datagrams(socket.AF_UNIX, str(tmp_path / "s"), str(tmp_path / "c"), Rules(per_source_rate=RATE.read("1/h")))
+    made.send(b"1", b"2")
+    made.port.doRead()
+    assert made.protocol.asked == [b"1"]
+    assert made.refused == [(Reason.PER_SOURCE_RATE, f"uid:{os.getuid()}", -1)]
+    assert made.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED)
+    made.port.stopListening()
+    other = Answering(Rules(), wall=lambda: 0.0, load=lambda: 0.0)
+    DatagramPort(made.reactor, made.sock, made.protocol, other).startListening()
+    assert not made.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED)
+    made.close()

@@ -369,3 +369,22 @@ def test_no_more_are_admitted_than_the_rates_allow(visits: list[tuple[int, float
             admitted[host] += 1
         assert sum(admitted.values()) <= 3 + 4 * elapsed + 1e-6
         assert max(admitted.values()) <= 3 + 2 * elapsed + 1e-6
+
+
+def test_users_at_a_unix_socket_are_sources() -> None:
+    """Each counts for itself, whatever the prefixes are, and no user is an IPv4 address."""
+    door = _door(Rules(per_source=1, per_source_prefix=Prefixes(1, 1)))
+    tickets = [door.admit(peer, 0.0) for peer in ("uid:0", "uid:0", "uid:1", "uid:4294967295", "", "255.255.255.255")]
+    assert [isinstance(each, Ticket) for each in tickets] == [True, False, True, True, True, True]
+    assert (door.open_from("uid:1"), door.open_from("uid:2"), door.open_from("")) == (1, 0, 1)
+    first = tickets[0]
+    assert isinstance(first, Ticket)
+    first.release()
+    assert isinstance(door.admit("uid:0", 0.0), Ticket)
+
+
+def test_no_list_of_addresses_names_a_user() -> None:
+    """only_from refuses each, no_access none."""
+    for peer in ("uid:0", "uid:4294967294", ""):
+        assert isinstance(_door(Rules(only_from=SOURCES.read("0.0.0.0/0,::/0"))).admit(peer, 0.0), Refusal)
+        assert isinstance(_door(Rules(no_access=SOURCES.read("0.0.0.0/0,::/0"))).admit(peer, 0.0), Ticket)

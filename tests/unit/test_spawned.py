@@ -667,7 +667,8 @@ def test_a_unix_sockets_client_is_admitted_as_local(tmp_path: Path, spawned: Cal
                 descriptor, name = listener._accept()  # type: ignore[attr-defined]
                 daemon.keeper.take(descriptor, name, socket.AF_UNIX)
                 assert _counts(daemon) == (opened,) * 3
-    assert "refuse service=cat/unix peer=local reason=address" in daemon.lines[0]
+    peer = f"pid:{os.getpid()}/uid:{os.getuid()}"
+    assert f"refuse service=cat/unix peer={peer} reason=address" in daemon.lines[0]
 
 
 @pytest.mark.parametrize("options", ["no_access=127.0.0.1", "no_access=.example", "access_zone=UTC rate=1/h"])

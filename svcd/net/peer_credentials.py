@@ -1,0 +1,74 @@
+"""Clients of UNIX sockets: the process at the other end of a connection, its user and its group (unix(7))."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Any
+
+from twisted.internet.address import UNIXAddress
+
+__all__ = ["CREDENTIALS_BYTES", "UNIXPeer", "credentials", "unix_peer", "unpack_credentials"]
+
+_UCRED = struct.Struct("3i")
+#: The size of a struct ucred, in bytes.
+CREDENTIALS_BYTES = _UCRED.size
+
+
+def unpack_credentials(data: bytes) -> tuple[int, int, int]:
+    """The process, user and group of a struct ucred."""
+    pid, uid, gid = _UCRED.unpack(data)
+    # The kernel has unsigned numbers, and -1 for a user without one in this namespace.
+    return pid, uid & 0xFFFF_FFFF, gid & 0xFFFF_FFFF
+
+
+def credentials(sock: Any) -> tuple[int, int, int]:  # noqa: ANN401 - a socket, or as much of one
+    """The process at the other end of a UNIX socket, its user and its group (SO_PEERCRED).
+
+    Raises:
+        OSError: it is no connected UNIX socket.
+    """
+    return unpack_credentials(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS_BYTES))
+
+
+class UNIXPeer(UNIXAddress):
+    """The address of a client of a UNIX socket, with its credentials at the time of connect(2).
+
+    Args:
+        name: of its own socket; most have none.
+        process: the process, its user and its group.
+
+    Attributes:
+        process: as given.
+    """
+
+    def __init__(self, name: Any, process: tuple[int, int, int]) -> None:  # noqa: ANN401 - text, bytes or None
+        super().__init__(name)
+        self.process = process
+
+    @property
+    def text(self) -> str:
+        """The client as log lines have it."""
+        return f"pid:{self.process[0]}/uid:{self.process[1]}"
+
+    @property
+    def user(self) -> str:
+        """The user, as rules that count by source take it (svcd.terms.address_number)."""
+        return f"uid:{self.process[1]}"
+
+
+def unix_peer(descriptor: int, name: Any) -> UNIXPeer:  # noqa: ANN401 - a socket address
+    """The client of an accepted connection.
+
+    Args:
+        descriptor: of the connection.
+        name: the socket address of the client.
+
+    Raises:
+        OSError: it is no connected UNIX socket.
+    """
+    sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
+    try:
+        return UNIXPeer(name or None, credentials(sock))
+    finally:
+        sock.detach()
