@@ -13,6 +13,8 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from svcd.errors import ConfigError, ListenErrors, StartFailure
+from svcd.events import PROBLEM
+from svcd.stop_deadline import StopDeadline
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -27,6 +29,9 @@ __all__ = ["Daemon", "not_started"]
 
 #: So many new objects make Python look for garbage that counting references does not find; connections leave little.
 _GC_OBJECTS = 20_000
+#: How long a stop may take beyond the longest shutdown_timeout, and how long after a second request, in seconds.
+_STOP_SECONDS = 2.0
+_HURRY_SECONDS = 1.0
 
 
 class Daemon(MultiService):
@@ -51,6 +56,9 @@ class Daemon(MultiService):
         self._twistd = twistd
         self._predecessor = predecessor
         self._stopping = False
+        self._deadline = StopDeadline(self._report_forced_end)
+        # A signal handler sets it, so that a second signal counts even if the first one's call is never made.
+        self._told_to_stop = False
         supervisor.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def setServiceParent(self, parent: Any) -> None:  # noqa: ANN401 - an application, or a collection
@@ -123,9 +131,26 @@ class Daemon(MultiService):
         self._twistd.let_go()
 
     def _signalled(self, number: int, _frame: FrameType | None) -> None:
+        if number != signal.SIGHUP:
+            self._limit_stop()
         self._reactor.callFromThread(self._reloader.on_signal if number == signal.SIGHUP else self._stop)
 
+    def _limit_stop(self) -> None:
+        """Bound the time of a stop, whatever the reactor and its threads do."""
+        seconds = _HURRY_SECONDS if self._told_to_stop else self._supervisor.shutdown_seconds + _STOP_SECONDS
+        self._told_to_stop = True
+        self._deadline.start(seconds)
+
+    def _report_forced_end(self, running: str) -> None:
+        """Say, in a thread that the process does not wait for, why the process ends before its stop is done."""
+        # twistd may have taken its observer off already.
+        text = f"the stop takes too long, so the process ends; still running: {running}"
+        self._log_output.journal.record(PROBLEM, {"text": text})
+        self._twistd.remove_pid_file()
+
     def _stop(self) -> None:
+        if not self._told_to_stop:
+            self._limit_stop()
         if self._stopping:
             self._supervisor.hurry()
         else:

@@ -85,6 +85,12 @@ class Twistd:
             if path.read_text() != ours:
                 path.write_text(ours)
 
+    def remove_pid_file(self) -> None:
+        """Remove it; for an end that twistd does not see."""
+        if self._pid_file:
+            with contextlib.suppress(OSError):
+                Path(self._pid_file).unlink()
+
     @property
     def _pid_file(self) -> str:
         return str(self._options.get("pidfile") or "")

@@ -273,6 +273,12 @@ class Supervisor(TwistedService):
         ended.addCallback(lambda _results: self.pulse.stop())
         return ended.addCallback(lambda _results: self._journal.flush())
 
+    @property
+    def shutdown_seconds(self) -> float:
+        """The longest shutdown_timeout of the services that have connections, those of before a reload included."""
+        timeouts = [each.service.options.shutdown_timeout for each in self._all_running() if each.keeper is not None]
+        return max(timeouts, default=0.0)
+
     def stop_listening(self) -> None:
         """Close every socket, but for what the manager keeps of them; connections go on."""
         self.ledger.state = "stopping"

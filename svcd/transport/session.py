@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from svcd.transport.sockdiag import SocketView
     from svcd.transport.tls.pump import Pump
 
-__all__ = ["KILL_SECONDS", "Outcome", "SpawnedSession"]
+__all__ = ["KILL_SECONDS", "LAST_KILL_SECONDS", "Outcome", "SpawnedSession"]
 
 #: How long a process group has after SIGTERM, in seconds, before SIGKILL.
 KILL_SECONDS = 2.0
+#: The same once the daemon is about to end, which it does 2 s after shutdown_timeout at the latest; so long it waits
+#: after SIGKILL as well.
+LAST_KILL_SECONDS = 0.75
 
 
 class Outcome(NamedTuple):
@@ -173,7 +176,11 @@ class SpawnedSession:
             keeper.failed(self.number, 0)
             return
         link.signal(self.number, signal.SIGTERM)
-        self._call = keeper.reactor.callLater(KILL_SECONDS, self._kill, link)
+        self._call = keeper.reactor.callLater(self._kill_seconds, self._kill, link)
+
+    @property
+    def _kill_seconds(self) -> float:
+        return LAST_KILL_SECONDS if self._last else KILL_SECONDS
 
     def _kill(self, link: Link) -> None:
         keeper = self._keeper
@@ -184,7 +191,7 @@ class SpawnedSession:
             return
         self._killed = True
         link.signal(self.number, signal.SIGKILL)
-        self._call = keeper.reactor.callLater(KILL_SECONDS, self._kill, link)
+        self._call = keeper.reactor.callLater(self._kill_seconds, self._kill, link)
 
     def wind_up(self, pump: Pump, outcome: Outcome) -> None:
         """The process is over, or there will be none: close the connection, which the daemon has."""
@@ -194,7 +201,7 @@ class SpawnedSession:
             pump.end()
         elif self.pid and not self._killed:
             # It went when it was told to, perhaps with a last word.
-            self._call = self._keeper.reactor.callLater(KILL_SECONDS, pump.abort)
+            self._call = self._keeper.reactor.callLater(self._kill_seconds, pump.abort)
             pump.end(patient=False)
         else:
             pump.abort()

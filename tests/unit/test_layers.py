@@ -28,6 +28,7 @@ FLOORS = {
             "loading",
             "resources",
             "rundir",
+            "stop_deadline",
             "threads",
             "twistd",
             "cli",

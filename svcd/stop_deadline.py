@@ -1,0 +1,69 @@
+"""The bound on how long a stop may take, held by a thread that needs nothing of the reactor."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import os
+import sys
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["StopDeadline"]
+
+#: How long the report may take before the process ends without it, in seconds.
+_REPORT_SECONDS = 0.3
+
+
+class StopDeadline:
+    """Ends the process if its stop takes too long: hung threads are joined by the reactor's stop and at exit.
+
+    Args:
+        report: called in another thread with what still runs, before the process ends.
+        leave: ends the process at once, with a status.
+    """
+
+    def __init__(self, report: Callable[[str], None], leave: Callable[[int], object] = os._exit) -> None:
+        self._report = report
+        self._leave = leave
+        self._main = threading.get_ident()
+
+    def start(self, seconds: float) -> None:
+        """Let the process have so many seconds from now; the shortest of several deadlines holds.
+
+        It may be called from a signal handler: a bare thread takes no lock that the main thread may hold, and nothing
+        joins it.
+        """
+        _thread.start_new_thread(self._end_after, (seconds,))
+
+    def _end_after(self, seconds: float) -> None:
+        time.sleep(seconds)
+        reported = _thread.allocate_lock()
+        reported.acquire()
+        _thread.start_new_thread(self._tell, (reported,))
+        reported.acquire(timeout=_REPORT_SECONDS)
+        self._leave(os.EX_OK)
+
+    def _tell(self, reported: _thread.LockType) -> None:
+        # The process is about to end: there is no place for a traceback.
+        with contextlib.suppress(Exception):
+            self._report("; ".join(self._running()))
+        reported.release()
+
+    def _running(self) -> list[str]:
+        """The main thread and those that are joined at exit, each with the line where it is."""
+        frames = sys._current_frames()  # noqa: SLF001 - there is no other way
+        names = {thread.ident: thread.name for thread in threading.enumerate() if not thread.daemon}
+        names[self._main] = "main thread"
+        found = []
+        for ident, name in names.items():
+            frame = frames.get(ident or 0)
+            if frame is not None:
+                where = traceback.extract_stack(frame)[-1]
+                found.append(f"{name} in {where.name} ({where.filename}:{where.lineno})")
+        return found

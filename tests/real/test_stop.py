@@ -1,0 +1,149 @@
+"""The stop of a real daemon: it ends in time, whatever hangs, and a second signal ends it at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.real.daemon import PATIENCE, environment, twistd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.real.daemon import Daemon
+
+#: What the bound of 2 s beyond shutdown_timeout may be missed by on a loaded machine, in seconds.
+SLACK = 3.0
+#: A service that does what its first client names, and answers before.
+STUCK = """
+import threading, time
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.threads import deferToThread
+
+def rest():
+    time.sleep(600)
+
+class Stuck(Protocol):
+    def dataReceived(self, data):
+        self.transport.write(data)
+        if data == b"pool":
+            deferToThread(rest)
+        elif data == b"thread":
+            threading.Thread(target=rest, name="Rester").start()
+        elif data == b"loop":
+            from twisted.internet import reactor
+            reactor.callLater(0.1, rest)
+
+def make(options):
+    return Factory.forProtocol(Stuck)
+"""
+
+
+@pytest.fixture
+def stuck(start: Callable[..., Daemon], tmp_path: Path) -> Callable[..., Daemon]:
+    """Start daemons with a service that hangs as its client wants."""
+    (tmp_path / "stuck.py").write_text(STUCK)
+    path = f"{tmp_path}:{environment()['PYTHONPATH']}"
+
+    def starter(how: bytes, reactor: str = "uv", timeout: str = "1s") -> Daemon:
+        services = f"stuck 0/tcp bind=127.0.0.1 factory=stuck:make shutdown_timeout={timeout}\n"
+        daemon = start(services, env={"PYTHONPATH": path}, twistd_arguments=["--reactor", reactor])
+        with daemon.connect("stuck/tcp") as client:
+            client.sendall(how)
+            assert client.recv(100) == how
+        return daemon
+
+    return starter
+
+
+def _ends_within(daemon: Daemon, seconds: float) -> None:
+    began = time.monotonic()
+    # What it leaves behind may have its standard output.
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.process.wait(PATIENCE) == 0
+    assert time.monotonic() - began < seconds + SLACK
+
+
+@pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
+@pytest.mark.parametrize(("how", "thread"), [(b"pool", "PoolThread"), (b"thread", "Rester"), (b"loop", "main thread")])
+def test_a_stop_ends_in_time_whatever_hangs(
+    stuck: Callable[..., Daemon], reactor: str, how: bytes, thread: str
+) -> None:
+    """A job of the thread pool, a thread and a call in the event loop that hang: the process ends, and says why."""
+    daemon = stuck(how, reactor)
+    if how == b"loop":
+        # Until the event loop hangs it may end in good order.
+        time.sleep(0.3)
+    _ends_within(daemon, 3)
+    (line,) = daemon.wait_for(lambda line: " problem " in line)
+    assert "the stop takes too long, so the process ends; still running: " in line
+    assert thread in line
+    assert " in rest (" in line
+
+
+def test_a_second_signal_ends_it_at_once(stuck: Callable[..., Daemon]) -> None:
+    """A second SIGTERM ends a daemon that hangs, however long shutdown_timeout is."""
+    daemon = stuck(b"pool", timeout="1h")
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.wait_for(lambda line: " stop " in line)
+    _ends_within(daemon, 1)
+
+
+def test_a_reload_that_hangs(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """A reload whose thread hangs holds up no stop."""
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(600)\n")
+    services = "@defaults shutdown_timeout=1s\necho 0/tcp bind=127.0.0.1\n"
+    daemon = start(services, env={"PYTHONPATH": f"{tmp_path}:{environment()['PYTHONPATH']}"})
+    daemon.file.write_text(f"{services}slow 0/tcp factory=slow:make\n")
+    threads = Path(f"/proc/{daemon.process.pid}/task")
+    before = len(list(threads.iterdir()))
+    daemon.process.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + SLACK
+    while len(list(threads.iterdir())) == before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    _ends_within(daemon, 3)
+
+
+def test_the_pid_file_is_removed(tmp_path: Path) -> None:
+    """A daemon in the background whose stop hangs leaves no pid file behind."""
+    (tmp_path / "services").write_text("stuck 0/tcp bind=127.0.0.1 factory=stuck:make shutdown_timeout=0s\n")
+    # When the factory is made the process is in the background already.
+    (tmp_path / "stuck.py").write_text(
+        STUCK.replace("    return ", "    threading.Thread(target=rest).start()\n    return ")
+    )
+    pid_file, log = tmp_path / "pid", tmp_path / "log"
+    words = twistd("--pidfile", str(pid_file), "--logfile", str(log), "svcd", "--control", "")
+    env = environment(PYTHONPATH=f"{tmp_path}:{environment()['PYTHONPATH']}")
+    subprocess.run([*words, "--services", "services"], cwd=tmp_path, env=env, check=True, stdin=subprocess.DEVNULL)
+    pid = int(pid_file.read_text())
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + 2 + SLACK
+    while pid_file.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert "still running: " in log.read_text()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_handler_that_does_not_end(start: Callable[..., Daemon], tmp_path: Path, stopped: bool) -> None:
+    """A handler that ignores SIGTERM, and one whose launcher is stopped, hold the daemon for 2 s at most."""
+    script = tmp_path / "stubborn"
+    script.write_text("#!/bin/sh\ntrap '' TERM\necho up\nwhile :; do sleep 1; done\n")
+    script.chmod(0o755)
+    daemon = start(f"stubborn 0/tcp bind=127.0.0.1 server={script} shutdown_timeout=1s\n")
+    with daemon.connect("stubborn/tcp") as client:
+        assert client.recv(3) == b"up\n"
+        if stopped:
+            os.kill(daemon.launcher("stubborn/tcp"), signal.SIGSTOP)
+        try:
+            _ends_within(daemon, 3)
+        finally:
+            if stopped:
+                os.kill(daemon.launcher("stubborn/tcp"), signal.SIGCONT)
+                os.killpg(daemon.handlers("stubborn/tcp")[0], signal.SIGKILL)
