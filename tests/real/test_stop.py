@@ -115,7 +115,7 @@ def test_the_pid_file_is_removed(tmp_path: Path) -> None:
     (tmp_path / "services").write_text("stuck 0/tcp bind=127.0.0.1 factory=stuck:make shutdown_timeout=0s\n")
     # When the factory is made the process is in the background already.
     (tmp_path / "stuck.py").write_text(
-        STUCK.replace("    return ", "    threading.Thread(target=rest).start()\n    return ")
+        STUCK.replace("    return ", "    deferToThread(rest)\n    return ")
     )
     pid_file, log = tmp_path / "pid", tmp_path / "log"
     words = twistd("--pidfile", str(pid_file), "--logfile", str(log), "svcd", "--control", "")
@@ -124,10 +124,12 @@ def test_the_pid_file_is_removed(tmp_path: Path) -> None:
     pid = int(pid_file.read_text())
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + 2 + SLACK
+    while "still running: " not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     while pid_file.exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert "still running: " in log.read_text()
 
 
 @pytest.mark.parametrize("stopped", [False, True])
