@@ -85,6 +85,41 @@ class UvReactor(AsyncioSelectorReactor):
         handle = self.loop.call_at(now + delay, self._onTimer, context=self._context)
         self._timerHandle = handle  # type: ignore[assignment]
 
+    def iterate(self, delay: float = 0) -> None:
+        """Make one pass of the loop: run the timed calls that are due, and serve what is ready for input and output.
+
+        Args:
+            delay: how long to wait for more, in seconds; 0 means that nothing is waited for.
+        """
+        self.loop.call_soon(self.runUntilCurrent, context=self._context)
+        if delay > 0:
+            end = self.loop.call_later(delay, self.loop.stop)
+            self.loop.run_forever()
+            end.cancel()
+        else:
+            self._turn()
+        # What the input of this turn has made ready: with Twisted's other reactors it has run by now.
+        self._turn()
+
+    def _turn(self) -> None:
+        """Run what is ready, and look for input and room for output once, without waiting."""
+        self.loop.stop()
+        self.loop.run_forever()
+
+    def run(self, installSignalHandlers: bool = True) -> None:
+        """See twisted.internet.interfaces.IReactorCore."""
+        self.startRunning(installSignalHandlers=installSignalHandlers)
+        while self._started:
+            self.loop.run_forever()
+        self._justStopped = False
+
+    def crash(self) -> None:
+        """See twisted.internet.interfaces.IReactorCore."""
+        ReactorBase.crash(self)
+        # A loop that does not run would keep the order to stop until it runs next.
+        if self.loop.is_running():
+            self.loop.stop()
+
     def getReaders(self) -> list[Any]:
         """Who waits for input."""
         return [*super().getReaders(), *(native for native in self.natives if native.reading)]  # type: ignore[no-untyped-call]

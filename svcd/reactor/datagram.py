@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, DatagramTransport
     from collections.abc import Callable
 
+    from twisted.python.failure import Failure
+
     from svcd.reactor.native import NativeReactor
 
 __all__ = ["Receiver", "UDPPort"]
@@ -36,7 +38,7 @@ class Receiver:
         error_received: takes an error that the socket reported.
     """
 
-    __slots__ = ("_closed", "_transport", "datagram_received", "error_received")
+    __slots__ = ("_closed", "_loop", "_lost", "_on_closed", "_transport", "datagram_received", "error_received")
 
     def __init__(
         self,
@@ -47,6 +49,9 @@ class Receiver:
         error_received: Callable[[OSError], None],
     ) -> None:
         self._closed = False
+        self._loop = loop
+        self._lost = False
+        self._on_closed: Callable[[], None] | None = None
         self._transport: DatagramTransport | None = None
         self.datagram_received = datagram_received
         self.error_received = error_received
@@ -60,8 +65,22 @@ class Receiver:
             transport.abort()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """It is closed."""
+        """It is closed; the duplicate is, right after this."""
         self._transport = None
+        self._lost = True
+        if self._on_closed is not None:
+            self._loop.call_soon(self._on_closed)
+
+    def when_closed(self, callback: Callable[[], None]) -> None:
+        """Call something in a later turn of the loop, when close() has closed the duplicate of the socket.
+
+        Args:
+            callback: called once; only the last one that was named before the end.
+        """
+        if self._lost:
+            self._loop.call_soon(callback)
+        else:
+            self._on_closed = callback
 
     def close(self) -> None:
         """Hand on no more."""
@@ -91,6 +110,8 @@ class UDPPort(udp.Port):
     reactor: NativeReactor  # type: ignore[assignment]
     _log = Logger()
     _receiver: Receiver | None = None
+    # The receiver that was closed last: its duplicate of the socket may still be open.
+    _retired: Receiver | None = None
     # The sender of the last datagram, as the application has it and as the system has it.
     _peer: Any = None
     _name: Any = None
@@ -112,6 +133,20 @@ class UDPPort(udp.Port):
         if receiver is not None:
             self.reactor.natives.pop(self, None)
             receiver.close()
+            self._retired = receiver
+
+    def _loseConnection(self) -> None:
+        """End the port when no duplicate of its socket is open: whoever is told of the end may bind the port again."""
+        self.stopReading()
+        if self.connected and self._retired is not None:
+            self._retired.when_closed(self.connectionLost)
+        elif self.connected:
+            self.reactor.loop.call_soon(self.connectionLost)
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        """The port ends, or the reactor does."""
+        self.stopReading()
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
 
     @property
     def reading(self) -> bool:

@@ -31,15 +31,20 @@ _KINDS: dict[int, type[StreamTransport]] = {
 
 
 class _Connected:
-    """A connected descriptor, as much of a socket as uvloop asks of it; uvloop closes the descriptor."""
+    """A connected descriptor, as much of a socket as uvloop asks of it; uvloop closes the descriptor.
 
-    __slots__ = ("_descriptor", "family")
+    The family is AF_UNIX for all, by which uvloop takes libuv's stream for any descriptor (uv_pipe_open). The one for
+    TCP sets TCP_NODELAY, whatever the listening socket says and the connection inherits (tcp(7)), and asks the kernel
+    for both addresses: three system calls for each connection that nobody has asked for.
+    """
+
+    __slots__ = ("_descriptor",)
 
     type = int(socket.SOCK_STREAM)
+    family = int(socket.AF_UNIX)
 
-    def __init__(self, descriptor: int, family: int) -> None:
+    def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self.family = family
 
     def fileno(self) -> int:
         """The descriptor."""
@@ -97,7 +102,7 @@ def opening(
         transport.relay = relay
     coroutine = reactor.loop.connect_accepted_socket(
         lambda: transport,
-        _Connected(descriptor, family),  # type: ignore[arg-type]
+        _Connected(descriptor),  # type: ignore[arg-type]
     )
     coroutine.send(None)
     return coroutine

@@ -35,15 +35,25 @@ def tcp_address(name: Any) -> IPv4Address | IPv6Address:  # noqa: ANN401 - a soc
 
 @implementer(ITCPTransport, ITLSTransport)
 class TCPTransport(StartTLS):
-    """A server's side of a TCP connection; TCP_NODELAY is on, as on all of uvloop's."""
+    """A server's side of a TCP connection; TCP_NODELAY is as the listening socket has it."""
 
     __slots__ = ("_totals",)
 
     _family = socket.AF_INET
 
     def getHost(self) -> IPv4Address | IPv6Address:
-        """Our side of the connection."""
-        return tcp_address(self._uv.get_extra_info("sockname"))
+        """Our side of the connection.
+
+        Raises:
+            AttributeError: the connection is gone.
+        """
+        if not hasattr(self, "_uv"):
+            raise AttributeError("the connection is gone")
+        sock = socket.SocketType(self._family, socket.SOCK_STREAM, 0, self._descriptor)
+        try:
+            return tcp_address(sock.getsockname())
+        finally:
+            sock.detach()
 
     def getTcpNoDelay(self) -> bool:
         """Whether small writes are sent at once."""

@@ -6,15 +6,17 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from twisted.internet.defer import ensureDeferred
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.threads import blockingCallFromThread
 from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
 from svcd.reactor import UvReactor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from twisted.python.failure import Failure
 
@@ -128,6 +130,18 @@ class Bench:
         guard.cancel()
         thread.join()
         return result[0]
+
+
+def blocking(reactor: Any, work: Callable[[], Coroutine[Any, Any, Any]]) -> Callable[[], Any]:
+    """A client for Bench.run() that waits in its thread for a coroutine in the reactor's."""
+
+    def start() -> Any:
+        return ensureDeferred(work())
+
+    def client() -> Any:
+        return blockingCallFromThread(reactor, start)
+
+    return client
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import deferLater
 from twisted.internet.threads import blockingCallFromThread
 
+from tests.reactor.conftest import blocking
+
 if TYPE_CHECKING:
     from tests.reactor.conftest import Bench
 
@@ -116,3 +118,32 @@ def test_pause(bench: Bench) -> None:
 
     assert bench.run(client) == b"hello"
     assert port.datagrams == 2
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("when", ["served", "at once", "paused", "paused at once", "resumed"])
+def test_a_port_is_closed_when_it_says_so(bench: Bench, host: str, when: str) -> None:
+    """When stopListening() fires, the same port can be had again, whatever the port did before."""
+    reactor: Any = bench.reactor
+    again: list[int] = []
+
+    def listen(number: int) -> Any:
+        return reactor.listenUDP(number, Answering(), host)
+
+    async def serve() -> None:
+        port = listen(0)
+        number = port.getHost().port
+        if when in ("served", "paused", "resumed"):
+            await deferLater(reactor, 0.01)
+        if when in ("paused", "paused at once", "resumed"):
+            port.pause()
+        if when == "resumed":
+            port.resume()
+        for _ in range(3):
+            await port.stopListening()
+            port = listen(number)
+            again.append(port.getHost().port - number)
+        await port.stopListening()
+
+    bench.run(blocking(reactor, serve))
+    assert again == [0, 0, 0]

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from twisted.internet.threads import blockingCallFromThread
 
 from svcd.reactor import StreamPort
-from tests.reactor.conftest import Recorder, Recorders
+from tests.reactor.conftest import Recorder, Recorders, blocking
 from tests.reactor.test_streams import Echo
 
 if TYPE_CHECKING:
@@ -227,3 +228,65 @@ def test_a_connected_socket(bench: Bench, far: socket.AddressFamily) -> None:
 
     assert bench.run(ask, factory) == b"hello"
     assert factory.made[0].rest == b"last"
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tcp6", "unix"])
+def test_a_port_is_closed_when_it_says_so(bench: Bench, tmp_path: Path, kind: str) -> None:
+    """When stopListening() fires, the same address can be had again."""
+    reactor: Any = bench.reactor
+    path = os.fspath(tmp_path / "socket")
+    host = "::1" if kind == "tcp6" else "127.0.0.1"
+
+    def listen(number: int) -> Any:
+        if kind == "unix":
+            return reactor.listenUNIX(path, Recorders(Echo))
+        return reactor.listenTCP(number, Recorders(Echo), interface=host)
+
+    async def serve() -> int:
+        port = listen(0)
+        number = 0 if kind == "unix" else port.getHost().port
+        for _ in range(3):
+            await port.stopListening()
+            port = listen(number)
+        await port.stopListening()
+        return 3
+
+    assert bench.run(blocking(reactor, serve)) == 3
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_an_address_is_free_in_connection_lost(bench: Bench, tmp_path: Path, kind: str) -> None:
+    """A protocol whose connection is lost can listen at once where that was accepted."""
+    reactor: Any = bench.reactor
+    path = os.fspath(tmp_path / "socket")
+    ports: list[Any] = []
+
+    def listen(number: int) -> None:
+        if kind == "unix":
+            ports.append(reactor.listenUNIX(path, factory))
+        else:
+            ports.append(reactor.listenTCP(number, factory, interface="127.0.0.1"))
+
+    class Again(Echo):
+        def connectionLost(self, reason: Failure | None = None) -> None:
+            if len(ports) == 1:
+                listen(number)
+            super().connectionLost(reason)
+
+    factory = Recorders(Again)
+    listen(0)
+    number = 0 if kind == "unix" else ports[0].getHost().port
+    name: Any = path if kind == "unix" else ("127.0.0.1", number)
+    family = socket.AF_UNIX if kind == "unix" else socket.AF_INET
+
+    def client() -> list[bytes]:
+        with socket.socket(family) as sock:
+            sock.connect(name)
+            sock.sendall(b"hello")
+            received = sock.recv(5, socket.MSG_WAITALL)
+            blockingCallFromThread(reactor, ports[0].stopListening)
+        while len(ports) == 1:
+            blockingCallFromThread(reactor, lambda: None)
+        return [received, ask(family, name)]
+
+    assert bench.run(client, factory) == [b"hello", b"hello"]

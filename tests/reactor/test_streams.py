@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from twisted.internet.interfaces import IConsumer, IPushProducer, ITCPTransport
+from twisted.internet.threads import blockingCallFromThread
 from twisted.python import context, log
 from zope.interface.verify import verifyObject
 
@@ -118,7 +119,8 @@ def test_transport_interfaces(bench: Bench) -> None:
             for interface in (ITCPTransport, IConsumer, IPushProducer):
                 verifyObject(interface, transport)
             transport.setTcpKeepAlive(True)
-            transport.setTcpNoDelay(False)
+            seen["no delay"] = transport.getTcpNoDelay()
+            transport.setTcpNoDelay(True)
             seen["options"] = transport.getTcpKeepAlive(), transport.getTcpNoDelay()
             seen["host"], seen["peer"] = transport.getHost(), transport.getPeer()
             seen["name"] = transport.getHandle().getpeername()
@@ -131,9 +133,44 @@ def test_transport_interfaces(bench: Bench) -> None:
             return sock.getsockname()
 
     name = bench.run(client, factory)
-    assert seen["options"] == (True, False)
+    assert seen["no delay"] is False
+    assert seen["options"] == (True, True)
     assert (seen["host"].host, seen["host"].port) == address
     assert (seen["peer"].host, seen["peer"].port) == seen["name"] == name
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+@pytest.mark.parametrize("adopted", [False, True])
+def test_no_delay_is_inherited(bench: Bench, enabled: bool, adopted: bool) -> None:
+    """TCP_NODELAY is as the listening socket has it, or as the connected socket that is handed over."""
+    seen: list[bool] = []
+
+    class Asking(Recorder):
+        def connectionMade(self) -> None:
+            super().connectionMade()
+            seen.append(self.transport.getTcpNoDelay())
+
+    reactor: Any = bench.reactor
+    factory = Recorders(Asking)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
+        if not adopted:
+            reactor.adoptStreamPort(listening.fileno(), socket.AF_INET, factory)
+
+        def client() -> None:
+            with socket.create_connection(listening.getsockname()) as sock:
+                if adopted:
+                    listening.setblocking(True)
+                    accepted, name = listening.accept()
+                    protocol = factory.buildProtocol(None)
+                    connected = accepted.detach()
+                    blockingCallFromThread(reactor, reactor.adoptStream, connected, name, socket.AF_INET, protocol)
+                sock.shutdown(socket.SHUT_WR)
+                assert sock.recv(1) == b""
+
+        bench.run(client, factory)
+    assert seen == [enabled]
 
 
 def test_data_received_set_later(bench: Bench) -> None:
