@@ -153,7 +153,7 @@ def _named_factory(service: Service, around: Surroundings) -> IProtocolFactory: 
     try:
         return make_factory(service.options.factory, service.options)
     except FactoryError as error:
-        raise ConfigError([service.problem("factory", str(error))]) from error
+        raise ConfigError([service.fault("factory", str(error))]) from error
 
 
 #: By send_proxy: what makes the header that the other server is sent first.

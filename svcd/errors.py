@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ __all__ = [
     "UnavailableError",
     "UsageError",
     "WrongAnswerError",
+    "reason_of",
 ]
 
 
@@ -68,9 +70,11 @@ class ListenError(SvcdError):
         address: the address as a person writes it, `0.0.0.0:7` or a path.
         cause: what the system said, or what stands in the way.
         remedy: what the reader can do about it.
+        number: the errno of the system; 0 if it was not the system that refused.
     """
 
-    def __init__(self, service: str, address: str, cause: str, remedy: str) -> None:
+    def __init__(self, service: str, address: str, cause: str, remedy: str, number: int = 0) -> None:
+        self.number = number
         self.service = service
         self.address = address
         self.cause = cause
@@ -83,11 +87,13 @@ class ListenErrors(SvcdError):  # noqa: N818 - several of them
 
     Args:
         errors: one for each address, never empty.
+        problems: faults of other services, where no service can be served.
     """
 
-    def __init__(self, errors: Sequence[ListenError]) -> None:
+    def __init__(self, errors: Sequence[ListenError], problems: Sequence[Problem] = ()) -> None:
         self.errors = tuple(errors)
-        super().__init__("\n".join(map(str, self.errors)))
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, [*errors, *problems])))
 
     #: sysexits(3) EX_OSERR.
     exit_code = os.EX_OSERR
@@ -147,3 +153,15 @@ class StartFailure(SystemExit, Exception):  # noqa: N818 - it ends the program, 
 
     def __str__(self) -> str:
         return self.reason
+
+
+def reason_of(error: Exception) -> str:
+    """Return what foreign code raised and where, or what the system said, in one line."""
+    if isinstance(error, OSError):
+        name = f"{error.filename}: " if error.filename else ""
+        return f"{name}{error.strerror or error}"
+    if isinstance(error, KeyError):
+        return str(error.args[0]) if error.args else "not found"
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    message = " ".join(str(error).split())
+    return f"{frame.name} raises {type(error).__name__}: {message} ({frame.filename}:{frame.lineno})"

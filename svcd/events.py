@@ -28,6 +28,9 @@ many `connections` this one still has; an `upgrade-failed` line the `reason` why
 it). A `leftover` line is for a socket that we were started with and have no use for, with the `name` that its giver
 gave it; an `ungiven` line for one that we opened ourselves, since the socket unit did not give it.
 
+A `broken` line says that a service can't be served as its line says: the `reason`, with the remedy, and the seconds
+until svcd tries again (`retry`). A `recovered` line says that it is served, after so many `seconds`.
+
 A `certificate` line says that a service has read its certificates again, or the lists of those that were revoked, and
 uses them from now on: the `file` of the
 one that expires first, when that is (`expires`), and how many there are (`count`). A `certificate-expires` line warns
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ACCEPT",
     "BLIND",
+    "BROKEN",
     "CERTIFICATE",
     "CERTIFICATE_EXPIRES",
     "CLOSE",
@@ -77,6 +81,7 @@ __all__ = [
     "PRIORITIES",
     "PROBLEM",
     "READY",
+    "RECOVERED",
     "REFUSE",
     "RELOAD",
     "RELOAD_FAILED",
@@ -113,11 +118,13 @@ LEFTOVER = Event("leftover", ("name", "address", "reason"), "warn")
 UNGIVEN = Event("ungiven", ("service", "address"), "warn")
 CLOSE = Event("close", ("service", "address", "datagrams", "ignored", "in", "out"), "notice")
 READY = Event("ready", ("services", "listeners", "reactor"), "notice")
-RELOAD = Event("reload", ("added", "removed", "changed", "opened", "closed", "seconds"), "notice")
+RELOAD = Event("reload", ("added", "removed", "changed", "opened", "closed", "broken", "seconds"), "notice")
 RELOAD_FAILED = Event("reload-failed", ("problems",), "error")
 UPGRADE = Event("upgrade", ("pid", "connections", "seconds"), "notice")
 UPGRADE_FAILED = Event("upgrade-failed", ("reason",), "error")
 PROBLEM = Event("problem", ("text",), "error")
+BROKEN = Event("broken", ("service", "reason", "retry"), "error")
+RECOVERED = Event("recovered", ("service", "seconds"), "notice")
 CERTIFICATE = Event("certificate", ("service", "file", "expires", "count"), "notice")
 CERTIFICATE_EXPIRES = Event("certificate-expires", ("service", "file", "expires", "days", "count"), "warn")
 STOP = Event("stop", ("connections",), "notice")

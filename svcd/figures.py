@@ -73,6 +73,7 @@ class About:
         description: in its owner's words; perhaps empty.
         most: how many connections there may be; None for no limit.
         expires: when the first of its certificates does, in seconds since 1970; None without TLS.
+        problem: why it can't be served as the services file says; empty if it can.
     """
 
     id: str
@@ -84,6 +85,7 @@ class About:
     description: str = ""
     most: int | None = None
     expires: float | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svcd.catalog import SHAPES
-from svcd.config.check import Endpoint, check
+from svcd.config.check import DesiredServices, Endpoint, check
 from svcd.config.default import DEFAULT, DEFAULT_NAME, SERVICES_FILE
 from svcd.config.parser import parse, parse_text
+from svcd.config.service import Config
 from svcd.errors import ConfigError
 from svcd.model import Place, Problem, Severity
 from svcd.transport.machine import LocalMachine
@@ -17,10 +18,10 @@ from svcd.transport.machine import LocalMachine
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from svcd.config.service import Config
+    from svcd.config.service import Service
     from svcd.interfaces import Files, Machine
 
-__all__ = ["Loaded", "listing", "load", "load_config", "usual_file"]
+__all__ = ["Loaded", "check_again", "listing", "load", "load_config", "usual_file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class Loaded:
     endpoints: list[Endpoint]
     faults: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
+
+    @property
+    def desired(self) -> DesiredServices:
+        """The services, those that the machine can't serve apart."""
+        return DesiredServices.checked(self.config.enabled, self.endpoints, self.faults)
 
 
 def load(path: str | None, files: Files, *, port_offset: int = 0, machine: Machine | None = None) -> list[Endpoint]:
@@ -80,6 +86,13 @@ def load_config(path: str | None, files: Files, *, port_offset: int = 0, machine
 def usual_file() -> str | None:
     """Return the services file that is read when none is named; None for the embedded default."""
     return SERVICES_FILE if os.path.exists(SERVICES_FILE) else None  # noqa: PTH110 - Path.exists raises
+
+
+def check_again(services: Sequence[Service], files: Files, machine: Machine) -> DesiredServices:
+    """Check single services of a file that was loaded before, whether the machine can serve them now."""
+    endpoints, problems = check(Config(tuple(services)), files, machine)
+    faults = [each for each in problems if each.severity is Severity.FAULT]
+    return DesiredServices.checked(services, endpoints, faults)
 
 
 def _sorted(problems: Sequence[Problem]) -> list[Problem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from socket import AF_INET6, inet_ntop, inet_pton
 
 __all__ = [
@@ -89,11 +89,18 @@ class Severity(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """Problem of a services file, with its place and its remedy: `services:12:7: unknown option ...`."""
+    """Problem of a services file, with its place and its remedy: `services:12:7: unknown option ...`.
+
+    Attributes:
+        service: the id of the service that it is about; empty where it is about none.
+        path: the file that the option names; empty where it names none.
+    """
 
     place: Place
     text: str
     severity: Severity = Severity.MISTAKE
+    service: str = field(default="", compare=False)
+    path: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         kind = "warning: " if self.severity is Severity.WARNING else ""

@@ -19,7 +19,7 @@ from svcd.daemon import Daemon, not_started
 from svcd.errors import ConfigError, ListenErrors, StartFailure
 from svcd.files import LocalFiles
 from svcd.ledger import Ledger
-from svcd.loading import listing, load, usual_file
+from svcd.loading import check_again, listing, load_config, usual_file
 from svcd.logs import LOG_FORMATS, LogOutput
 from svcd.policy.limits import Hall
 from svcd.resources import account_of, connection_limit, inherited_stock, own_program
@@ -30,10 +30,9 @@ from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.machine import LocalMachine
 from svcd.transport.names import ReverseNames
 from svcd.transport.notify import Manager
-from svcd.transport.opening import open_all
+from svcd.transport.opening import open_sockets
 from svcd.transport.outgoing import client_endpoint, redirect_lookups
 from svcd.transport.resolver import PooledResolver
-from svcd.transport.specs import Account, root_needed
 from svcd.transport.succession import Predecessor
 from svcd.twistd import Twistd, check_pid_file
 
@@ -42,8 +41,10 @@ if TYPE_CHECKING:
 
     from twisted.application.service import IService
 
-    from svcd.config.check import Endpoint
+    from svcd.config.check import DesiredServices
+    from svcd.config.service import Service
     from svcd.transport.opening import Store
+    from svcd.transport.specs import Account
     from svcd.transport.stock import Stock
 
 __all__ = ["Options", "makeService"]
@@ -117,6 +118,7 @@ class Options(usage.Options):
     ]
     optFlags = [  # noqa: RUF012 - Twisted's name for it
         ["check", None, "Say where the services would listen, or what is wrong with the file, and exit."],
+        ["strict", None, "Serve all services or none: one that can't be served stops a start and a reload."],
     ]
     compData = usage.Completions(optActions={"services": usage.CompleteFiles()})
     log_output: LogOutput
@@ -137,37 +139,50 @@ class Options(usage.Options):
         if words:
             raise usage.UsageError(f"unexpected word {words[0]!r}: a services file is named by --services FILE")
 
-    def read(self, path: str | None) -> list[Endpoint]:
-        """Where the services of a file listen; of the one that the command line names for None.
+    def read(self, path: str | None) -> DesiredServices:
+        """Return the services of a file; of the one that the command line names for None.
 
         Raises:
-            ConfigError: it has Problems.
+            ConfigError: it has mistakes.
         """
-        checking = bool(self["check"])
-        machine = LocalMachine(dated=checking, thorough=checking)
         path = self["services"] if path is None else path
-        return load(path, self.files, port_offset=self["port-offset"], machine=machine)
+        return load_config(path, self.files, port_offset=self["port-offset"], machine=self._machine).desired
 
-    def endpoints(self) -> list[Endpoint]:
-        """What the services file says.
+    def check_again(self, services: Sequence[Service]) -> DesiredServices:
+        """Check services that were read before, whether the machine can serve them now."""
+        return check_again(services, self.files, self._machine)
+
+    @property
+    def _machine(self) -> LocalMachine:
+        checking = bool(self["check"])
+        return LocalMachine(dated=checking, thorough=checking)
+
+    def services(self) -> DesiredServices:
+        """Return what the services file says.
 
         Raises:
-            StartFailure: it has Problems, which were printed.
+            StartFailure: it has mistakes, or no service can be served, or with --strict or --check not every one; the
+                reasons were printed.
         """
         try:
-            endpoints = self.read(None)
+            desired = self.read(None)
         except ConfigError as error:
             print(error, file=sys.stderr)
             raise StartFailure(error.exit_code, "the services file has mistakes") from None
+        faults = [problem for each in desired.faulty for problem in each.problems]
+        if faults and (self["strict"] or self["check"] or not desired.endpoints):
+            print(ConfigError(faults), file=sys.stderr)
+            which = "some services" if desired.endpoints else "the services"
+            raise StartFailure(ConfigError.exit_code, f"{which} can't be served")
         if self["services"]:
             # A daemon changes its folder, and may read the file again.
             self["services"] = os.path.abspath(self["services"])  # noqa: PTH100 - Path has no such thing for links
-        return endpoints
+        return desired
 
     def postOptions(self) -> None:
         """Answer --check; look at the log's and the pid file's places."""
         if self["check"]:
-            for line in listing(self.endpoints()):
+            for line in listing(self.services().endpoints):
                 print(line)
             sys.exit(0)
         parent: dict[str, Any] = self.parent if self.parent is not None else {}
@@ -180,29 +195,21 @@ class Options(usage.Options):
         check_pid_file(parent)
 
 
-def _check_listening(endpoints: Sequence[Endpoint], options: dict[str, Any]) -> None:
+def _check_listening(desired: DesiredServices, options: Options, parent: dict[str, Any]) -> None:
     """Try the sockets while there still is a terminal to complain to.
 
     A daemon opens its sockets when it has left the terminal, and twistd then can say little and exits by 1.
+
+    Raises:
+        StartFailure: no service can listen, or with --strict not every one.
     """
-    if options.get("nodaemon") or options.get("chroot"):
+    if parent.get("nodaemon") or parent.get("chroot"):
         return
-    try:
-        opened = open_all(endpoints)
-    except ListenErrors as errors:
-        raise not_started(errors) from None
+    opened, errors = open_sockets(desired.endpoints)
     for each in opened:
         each.close()
-
-
-def _check_rights(endpoints: Sequence[Endpoint], account: Account) -> None:
-    """See to it that handlers can become who they are to be."""
-    services = {endpoint.service.id: endpoint.service for endpoint in endpoints if endpoint.service.spawned}
-    problems = [problem for service in services.values() for problem in root_needed(service, account)]
-    if problems:
-        error = ConfigError(problems)
-        print(error, file=sys.stderr)
-        raise StartFailure(error.exit_code, "the services file asks for what only root can give")
+    if errors and (options["strict"] or not opened):
+        raise not_started(ListenErrors(errors))
 
 
 def _install_reactor() -> None:
@@ -228,20 +235,19 @@ def makeService(options: Options) -> IService:
 
     parent: Any = {} if options.parent is None else options.parent
     ledger, began = Ledger(), time.monotonic()
-    endpoints = options.endpoints()
+    desired = options.services()
     ledger.config_seconds = time.monotonic() - began
     # Before twistd leaves the terminal: what is meant for this process is not meant for the one that it becomes.
     manager = Manager.from_environment(os.environ, os.getpid())
     stock = inherited_stock(os.environ, os.getpid())
     if not stock:
-        _check_listening(endpoints, parent)
+        _check_listening(desired, options, parent)
     # Before the limit of open files is raised.
     account = account_of(parent)
-    _check_rights(endpoints, account)
-    budget = DescriptorBudget(connection_limit(len(endpoints)), reactor)
+    budget = DescriptorBudget(connection_limit(len(list(desired))), reactor)
     supervisor = Supervisor(
         reactor,
-        endpoints,
+        desired,
         _surroundings(reactor, options.files, budget, ledger),
         options.log_output.journal,
         budget,
@@ -250,8 +256,9 @@ def makeService(options: Options) -> IService:
         ledger,
         manager,
         stock,
+        strict=bool(options["strict"]),
     )
-    reloader = Reloader(supervisor, options.read, partial(call_in_daemon_thread, reactor))  # type: ignore[arg-type]
+    reloader = _reloader(supervisor, options, partial(call_in_daemon_thread, reactor))  # type: ignore[arg-type]
     twistd = Twistd(parent, managed=manager.present)
     daemon = Daemon(reactor, supervisor, reloader, options.log_output, twistd, options.predecessor)
     upgrader = Upgrader(reactor, supervisor, reloader, own_program(parent, os.environ, account), twistd, daemon.stop)
@@ -268,6 +275,12 @@ def _surroundings(reactor: Any, files: LocalFiles, budget: DescriptorBudget, led
     reactor.installNameResolver(PooledResolver(reactor))
     names = ReverseNames(reactor, reactor)
     return Surroundings(reactor, names, files, budget, ledger, partial(client_endpoint, reactor, redirect_lookups()))
+
+
+def _reloader(supervisor: Supervisor, options: Options, in_thread: Any) -> Reloader:  # noqa: ANN401 - a partial
+    reloader = Reloader(supervisor, options.read, in_thread, options.check_again)
+    supervisor.retry = reloader.retry
+    return reloader
 
 
 def _facts(reactor: object, options: Options, account: Account) -> dict[str, object]:

@@ -19,20 +19,25 @@ from zope.interface import implementer
 
 from svcd.catalog import SHAPES, Surroundings
 from svcd.config.parser import parse, parse_text
+from svcd.errors import ListenErrors
 from svcd.ledger import Ledger
 from svcd.transport.notify import Manager
+from svcd.transport.opening import Store, open_sockets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from twisted.internet.interfaces import IAddress, IReactorTime
     from twisted.logger import LogEvent
 
+    from svcd.config.check import Endpoint
     from svcd.config.service import Config, Service
     from svcd.figures import About
     from svcd.interfaces import Descriptors
     from svcd.metrics import Tally
     from svcd.model import Runner
+    from svcd.transport.sockets import OpenSocket
+    from svcd.transport.stock import Stock
 
 __all__ = [
     "LOCAL_PEER",
@@ -538,3 +543,17 @@ class ManagerDouble(Manager):
         del patience
         self.waits += 1
         return True
+
+
+def open_all(endpoints: Iterable[Endpoint], stock: Stock | None = None, store: Store | None = None) -> list[OpenSocket]:
+    """Open the sockets of endpoints; without one of them there are none.
+
+    Raises:
+        ListenErrors: one can't be had.
+    """
+    opened, errors = open_sockets(endpoints, stock, store)
+    if errors:
+        for each in opened:
+            (store or Store(Manager())).leave(each)
+        raise ListenErrors(errors)
+    return opened

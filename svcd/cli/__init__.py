@@ -132,6 +132,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+#: The exit status where the file is right, and the machine can't serve all of it.
+_FAULTS = 1
+
+
 def _check(chosen: argparse.Namespace) -> int:
     # All that is needed, before a user is taken that perhaps can't read it.
     import svcd.config.tls_files  # noqa: F401 - as above
@@ -153,11 +157,13 @@ def _check(chosen: argparse.Namespace) -> int:
     faults = [*loaded.faults, *source.rights(loaded, user)]
     for problem in (*faults, *loaded.warnings):
         print(problem, file=sys.stderr)
-    if faults:
-        return ConfigError.exit_code
-    for line in listing(loaded.endpoints):
+    for line in listing(loaded.desired.endpoints):
         print(line)
-    return 0
+    if not faults:
+        return 0
+    broken = ", ".join(dict.fromkeys(fault.service for fault in faults))
+    print(f"svcctl check: the machine can't serve {broken} at the moment", file=sys.stderr)
+    return _FAULTS
 
 
 def _explain(chosen: argparse.Namespace) -> int:

@@ -131,13 +131,18 @@ def _run(chosen: argparse.Namespace) -> int:
     if not found["ok"]:
         print(found["error"], file=sys.stderr)
         return _EXITS.get(found["code"], 1)
+    result = found["result"]
+    # A reload that leaves services broken has done the rest.
+    faults = result.get("faults", []) if isinstance(result, dict) else []
     if chosen.json:
-        print(json.dumps(found["result"], indent=2))
-        return 0
+        print(json.dumps(result, indent=2))
+        return int(bool(faults))
     view: Callable[[Any], Iterator[str]] = _VIEWS.get(command.name, _plain)
-    for line in view(found["result"]):
+    for line in view(result):
         print(line)
-    return 0
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    return int(bool(faults))
 
 
 def _top(chosen: argparse.Namespace) -> int:

@@ -39,7 +39,7 @@ def access_problems(service: Service, files: Files, machine: Machine) -> Iterato
     options = service.options
     if options.access_zone and not machine.has_zone(options.access_zone):
         text = f"no time zone {options.access_zone!r} on this machine; name one of tzselect(8), or install tzdata"
-        yield service.problem("access_zone", text)
+        yield service.fault("access_zone", text)
     if options.wait and service.net.shape is Shape.STREAM:
         # Silently to let everybody in would be worse than not to start.
         for option in AT_ACCEPT:
@@ -74,7 +74,7 @@ def _banner_problems(service: Service, option: str, path: str, files: Files) -> 
     try:
         length = len(files.read(path))
     except OSError as error:
-        yield service.problem(option, f"can't read {path}: {error.strerror or error}")
+        yield service.fault(option, f"can't read {path}: {error.strerror or error}")
         return
     if length > most:
-        yield service.problem(option, f"{path} has {length} bytes; a banner of {service.id} has at most {most}")
+        yield service.fault(option, f"{path} has {length} bytes; a banner of {service.id} has at most {most}")

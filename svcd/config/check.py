@@ -17,12 +17,12 @@ from svcd.model import Place, Problem, Shape, address_text
 from svcd.wire.quotes import read_quotes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from svcd.config.service import Config, Service
     from svcd.interfaces import Files, Machine
 
-__all__ = ["Endpoint", "check"]
+__all__ = ["DesiredServices", "Endpoint", "FaultyService", "check"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,65 @@ class Endpoint:
     def address(self) -> str:
         """As people write it: `127.0.0.1:7`, `[::1]:7`, or the path."""
         return address_text(self.host, self.service.port) if self.version else self.service.path
+
+
+@dataclass(frozen=True, slots=True)
+class FaultyService:
+    """A service that the machine can't serve at the moment.
+
+    Attributes:
+        service: the service.
+        endpoints: its sockets, as far as they are known.
+        problems: what the machine lacks; never empty.
+    """
+
+    service: Service
+    endpoints: tuple[Endpoint, ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredServices:
+    """The services that a file asks for.
+
+    Attributes:
+        endpoints: the sockets of services that can be served, as far as the check tells.
+        faulty: the other services.
+    """
+
+    endpoints: tuple[Endpoint, ...]
+    faulty: tuple[FaultyService, ...] = ()
+
+    @classmethod
+    def checked(
+        cls, services: Iterable[Service], endpoints: Sequence[Endpoint], problems: Iterable[Problem]
+    ) -> DesiredServices:
+        """Sort services by what a check found.
+
+        Args:
+            services: all services.
+            endpoints: the sockets of all services.
+            problems: faults of single services.
+        """
+        faults: dict[str, list[Problem]] = {}
+        for problem in problems:
+            faults.setdefault(problem.service, []).append(problem)
+        faulty = tuple(
+            FaultyService(
+                service,
+                tuple(endpoint for endpoint in endpoints if endpoint.service is service),
+                tuple(faults[service.id]),
+            )
+            for service in services
+            if service.id in faults
+        )
+        return cls(tuple(endpoint for endpoint in endpoints if endpoint.service.id not in faults), faulty)
+
+    def __iter__(self) -> Iterator[Endpoint]:
+        """Iterate over all endpoints, those of faulty services last."""
+        yield from self.endpoints
+        for each in self.faulty:
+            yield from each.endpoints
 
 
 _ANY = {4: "0.0.0.0", 6: "::"}  # noqa: S104 - all addresses is what a line without bind= asks for
@@ -88,9 +147,7 @@ def _endpoints(service: Service, versions: frozenset[int], machine: Machine) -> 
     wanted = service.net.versions
     usable = [version for version in wanted if version in versions]
     if not usable:
-        return [], [
-            Problem(service.place, f"this machine has no IPv{wanted[0]}; use another protocol than {service.net}")
-        ]
+        return [], [service.fault("", f"this machine has no IPv{wanted[0]}; use another protocol than {service.net}")]
     if not service.options.v6only and len(wanted) > 1:
         text = "with no, the protocol must be tcp6 or udp6, which then takes IPv4 clients too"
         return [], [service.problem("v6only", text)]
@@ -110,11 +167,11 @@ def _bound(service: Service, usable: Sequence[int], machine: Machine) -> tuple[l
             literals = machine.addresses(name)
         except OSError as error:
             cause = error.strerror or error
-            problems.append(service.problem("bind", f"{name!r} is no address, interface or known host name: {cause}"))
+            problems.append(service.fault("bind", f"{name!r} is no address, interface or known host name: {cause}"))
             continue
         fitting = [literal for literal in literals if _version(literal) in wanted]
         if not fitting:
-            problems.append(service.problem("bind", f"{name!r} has no address for {service.net}"))
+            problems.append(service.fault("bind", f"{name!r} has no address for {service.net}"))
         hosts.update((literal, _version(literal)) for literal in fitting)
     for version, wildcard in _ANY.items():
         if wildcard in hosts and sum(each == version for each in hosts.values()) > 1:
@@ -122,7 +179,7 @@ def _bound(service: Service, usable: Sequence[int], machine: Machine) -> tuple[l
     # Of both families the machine may lack one, as it may without bind=; of a single one it may not.
     found = [Endpoint(service, version, host) for host, version in hosts.items() if version in usable]
     if hosts and not found:
-        problems.append(service.problem("bind", "this machine has no IP of the version of these addresses"))
+        problems.append(service.fault("bind", "this machine has no IP of the version of these addresses"))
     return found, problems
 
 
@@ -134,24 +191,24 @@ def _missing(service: Service, files: Files, machine: Machine) -> Iterator[Probl
     options = service.options
     owner = options.owner
     if owner.user and not machine.has_user(owner.user):
-        yield service.problem("owner", f"no user {owner.user!r} on this machine")
+        yield service.fault("owner", f"no user {owner.user!r} on this machine")
     if owner.group and not machine.has_group(owner.group):
-        yield service.problem("owner", f"no group {owner.group!r} on this machine")
+        yield service.fault("owner", f"no group {owner.group!r} on this machine")
     if options.group and not service.spawned and not machine.has_group(options.group):
-        yield service.problem("group", f"no group {options.group!r} on this machine")
+        yield service.fault("group", f"no group {options.group!r} on this machine")
     if options.group and owner.group and not service.spawned:
         text = f"owner= at {service.places['owner']} names the file's group already; remove one of the two"
         yield service.problem("group", text)
     if options.root and not files.is_directory(options.root):
-        yield service.problem("root", f"{options.root} is no directory that can be read")
+        yield service.fault("root", f"{options.root} is no directory that can be read")
     if options.quotes:
         try:
             quotes = read_quotes(files.read(options.quotes))
         except OSError as error:
-            yield service.problem("quotes", f"can't read {options.quotes}: {error.strerror or error}")
+            yield service.fault("quotes", f"can't read {options.quotes}: {error.strerror or error}")
         else:
             if not quotes:
-                yield service.problem("quotes", f"{options.quotes} has no entry shorter than 512 characters")
+                yield service.fault("quotes", f"{options.quotes} has no entry shorter than 512 characters")
 
 
 def _collisions(endpoints: Sequence[Endpoint]) -> Iterator[Problem]:

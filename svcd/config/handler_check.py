@@ -35,11 +35,11 @@ def handler_problems(services: Sequence[Service], machine: Machine) -> Iterator[
     wanted = [(each.options.python, each.options.python_path, each.runner) for each in importing]
     for service, reason in zip(importing, machine.cannot_import(wanted) if wanted else (), strict=True):
         if reason:
-            yield service.problem("python", f"can't import {service.options.python}: {reason}")
+            yield service.fault("python", f"can't import {service.options.python}: {reason}")
     makers = [(each.options.factory, each.options) for each in served]
     for service, reason in zip(served, machine.cannot_serve(makers) if makers else (), strict=True):
         if reason:
-            yield service.problem("factory", reason)
+            yield service.fault("factory", reason)
     yield from _reach(services, machine)
 
 
@@ -73,13 +73,13 @@ def _keys(service: Service) -> Iterator[str]:
 def _accounts(service: Service, machine: Machine) -> Iterator[Problem]:
     user, group = service.options.user, service.options.group
     if group and not machine.has_group(group):
-        yield service.problem("group", f"no group {group!r} on this machine")
+        yield service.fault("group", f"no group {group!r} on this machine")
     if not user:
         return
     if not machine.has_user(user):
-        yield service.problem("user", f"no user {user!r} on this machine")
+        yield service.fault("user", f"no user {user!r} on this machine")
     elif not group and not machine.has_login_group(user):
-        yield service.problem("user", f"nobody knows the group of user {user}; add group=")
+        yield service.fault("user", f"nobody knows the group of user {user}; add group=")
 
 
 def _places(service: Service, machine: Machine) -> Iterator[Problem]:
@@ -89,13 +89,13 @@ def _places(service: Service, machine: Machine) -> Iterator[Problem]:
         reason = machine.cannot_enter("/", runner)
         if reason:
             # Nothing else can be there.
-            yield service.problem("chroot", f"can't use {runner.root}: {reason}")
+            yield service.fault("chroot", f"can't use {runner.root}: {reason}")
             return
     if options.server:
         reason = machine.cannot_execute(options.server[0], runner)
         if reason:
-            yield service.problem("server", f"can't run {options.server[0]}{inside}: {reason}")
+            yield service.fault("server", f"can't run {options.server[0]}{inside}: {reason}")
     for option, folder in (("cwd", options.cwd), *(("python_path", each) for each in options.python_path)):
         reason = machine.cannot_enter(folder, runner)
         if reason:
-            yield service.problem(option, f"can't use {folder}{inside}: {reason}")
+            yield service.fault(option, f"can't use {folder}{inside}: {reason}")

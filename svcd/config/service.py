@@ -116,7 +116,11 @@ class Service:
         return self._problem(option, text, Severity.WARNING)
 
     def _problem(self, option: str, text: str, severity: Severity) -> Problem:
-        return Problem(self.places.get(option, self.place), f"{option}: {text}", severity)
+        value = getattr(self.options, option, "")
+        named = value[0] if isinstance(value, tuple) and value else value
+        path = named if isinstance(named, str) and named.startswith("/") else ""
+        place = self.places.get(option, self.place)
+        return Problem(place, f"{option}: {text}" if option else text, severity, self.id, path)
 
     def words(self) -> Iterator[str]:
         """The words of a line that says the same, before quoting."""

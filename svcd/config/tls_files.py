@@ -116,7 +116,7 @@ class _Reader:
         return Material(default, named, authorities, revocations), self._problems
 
     def _problem(self, option: str, text: str) -> None:
-        self._problems.append(self._service.problem(option, text))
+        self._problems.append(self._service.fault(option, text))
 
     def _contents(self, paths: Mapping[str, str | None]) -> dict[str, bytes]:
         """What stands in the files of some options; a Problem for each that can't be read."""

@@ -63,6 +63,11 @@ class Nurse:
         return link
 
     @property
+    def services(self) -> frozenset[str]:
+        """The services that have a launcher here."""
+        return frozenset(spec.name for spec in self._specs)
+
+    @property
     def idle(self) -> bool:
         """Whether there is nothing to do any more."""
         return all(link.stopped for link in self._links)

@@ -1,4 +1,8 @@
-"""One reload: everything that may fail is done first and can be taken back; what follows can't fail."""
+"""Change from the running services to others: prepared service by service, then committed as a whole.
+
+All that may fail is done by prepare(). A service whose part fails is left out and named in `failures`; the others
+change. What commit() does can't fail.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,11 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from svcd.config.plan import socket_key
-from svcd.errors import ConfigError, ListenError, ListenErrors
+from svcd.errors import ConfigError, ListenError, reason_of
 from svcd.handlers.nurse import Nurse
 from svcd.supervisor.kinds import run
 from svcd.supervisor.listeners import Listener, Port
-from svcd.transport.opening import open_all
+from svcd.transport.opening import open_sockets
 from svcd.transport.specs import root_needed
 
 if TYPE_CHECKING:
@@ -18,130 +22,222 @@ if TYPE_CHECKING:
 
     from svcd.config.check import Endpoint
     from svcd.config.plan import Plan
-    from svcd.supervisor.running import Running, Shared
+    from svcd.config.service import Service
+    from svcd.model import Problem
+    from svcd.supervisor.running import Prepared, Running, Shared
     from svcd.transport.sockets import OpenSocket
+    from svcd.transport.stock import Stock
 
 __all__ = ["Change"]
 
 
 class Change:
-    """The way from the services that run to others.
+    """Change from the running services to others.
 
     Args:
-        made: what is to be done.
+        made: the difference.
         shared: what all services have in common.
-        running: the services that run, by name; commit() changes it.
+        running: the services that run, by id; commit() changes it.
         listeners: the sockets, by address; commit() changes it.
+        stock: sockets that are open already.
 
     Attributes:
         nurse: has the launchers that are new.
+        failures: the errors of services whose change failed, by id.
+        unopened: the errors of single sockets whose service has others, by the service's id.
     """
 
     def __init__(
-        self, made: Plan, shared: Shared, running: dict[str, Running], listeners: dict[Hashable, Listener]
+        self,
+        made: Plan,
+        shared: Shared,
+        running: dict[str, Running],
+        listeners: dict[Hashable, Listener],
+        stock: Stock | None = None,
     ) -> None:
         self._plan = made
         self._shared = shared
         self._running = running
         self._listeners = listeners
+        self._stock = stock
         self.nurse = Nurse(shared.reactor)
-        self._commits: list[Callable[[], None]] = []
+        self.failures: dict[str, list[Problem | ListenError]] = {}
+        self.unopened: dict[str, list[Problem | ListenError]] = {}
+        self._prepared: dict[str, Prepared] = {}
         self._fresh: dict[str, Running] = {}
-        self._opened: list[OpenSocket] = []
+        self._opened: dict[Hashable, OpenSocket] = {}
         self._permitted: list[tuple[Listener, Endpoint]] = []
         self._ports: dict[Hashable, Port] = {}
 
     def prepare(self) -> None:
-        """Do what may fail; if it does, nothing has changed.
-
-        Raises:
-            ListenErrors: a socket can't be had.
-            ConfigError: a service can't be made, or asks for what only root can give.
-            OSError: a file that a service needs can't be read, or there can't be another process.
-        """
+        """Do everything that may fail. Nothing that runs has changed afterwards."""
         services = [*self._plan.added, *(new for _, new in self._plan.changed)]
-        problems = [problem for each in services for problem in root_needed(each, self._shared.account)]
+        for service in services:
+            self._try(service, self._check_rights, service)
+        self._open()
+        self._permit()
+        for service in services:
+            self._try(service, self._make_service, service)
+        self._make_ports()
+        for service_id in list(self._fresh):
+            self._try(self._fresh[service_id].service, self._fresh[service_id].start)
+        self._start_launchers(services)
+
+    def _try(self, service: Service, call: Callable[..., None], *arguments: object) -> None:
+        """Do a part of a service, unless another part of it failed before; note its error, whatever it is."""
+        if service.id in self.failures:
+            return
+        try:
+            call(*arguments)
+        except ConfigError as error:
+            self._fail(service.id, *error.problems)
+        except ListenError as error:
+            self._fail(service.id, error)
+        except Exception as error:  # noqa: BLE001 - a factory's own mistake is its service's alone
+            self._fail(service.id, service.fault(service.runs, reason_of(error)))
+
+    def _fail(self, service_id: str, *errors: Problem | ListenError) -> None:
+        """Leave a service out: close what was made for it."""
+        self.failures.setdefault(service_id, []).extend(errors)
+        for key, opened in list(self._opened.items()):
+            if opened.endpoint.service.id == service_id:
+                del self._opened[key]
+                self._ports.pop(key, None)
+                self._shared.store.leave(opened)
+        for listener, old in self._permitted:
+            if old.service.id == service_id:
+                with contextlib.suppress(ListenError):
+                    listener.opened.permit(old)
+        fresh, prepared = self._fresh.pop(service_id, None), self._prepared.pop(service_id, None)
+        if fresh is not None:
+            fresh.discard()
+        if prepared is not None:
+            prepared.discard()
+
+    def _check_rights(self, service: Service) -> None:
+        problems = list(root_needed(service, self._shared.account))
         if problems:
             raise ConfigError(problems)
-        try:
-            leaving = [self._listeners[socket_key(endpoint)].opened.socket for endpoint in self._plan.closed]
-            self._opened = open_all(self._plan.opened, leaving=leaving)
-            self._permit()
-            self._make_services()
-            self._make_ports()
-            self.nurse.start()
-        except BaseException:
-            self._take_back()
-            raise
+
+    def _open(self) -> None:
+        wanted = [endpoint for endpoint in self._plan.opened if endpoint.service.id not in self.failures]
+        leaving = [self._listeners[socket_key(endpoint)].opened.socket for endpoint in self._plan.closed]
+        opened, errors = open_sockets(wanted, self._stock, self._shared.store if self._stock else None, leaving)
+        self._opened = {socket_key(each.endpoint): each for each in opened}
+        for error in errors:
+            self.unopened.setdefault(error.service, []).append(error)
+        usable = {each.endpoint.service.id for each in opened} | {new.service.id for _, new in self._plan.kept}
+        for service_id in self.unopened.keys() - usable:
+            self._fail(service_id, *self.unopened.pop(service_id))
 
     def _permit(self) -> None:
-        """Let the files of UNIX sockets have other permissions where they stand."""
+        """Give the files of UNIX sockets that are kept their new permissions."""
         for old, new in self._plan.kept:
             listener = self._listeners[socket_key(old)]
             self._permitted.append((listener, old))
-            try:
-                listener.opened.permit(new)
-            except ListenError as error:
-                raise ListenErrors([error]) from error
+            self._try(new.service, listener.opened.permit, new)
 
-    def _make_services(self) -> None:
-        for service in self._plan.added:
+    def _make_service(self, service: Service) -> None:
+        running = self._running.get(service.id)
+        if running is not None and running.like(service):
+            self._prepared[service.id] = running.prepare(service, self.nurse)
+        else:
             self._fresh[service.id] = run(self._shared, service, self.nurse)
-        for _, service in self._plan.changed:
-            running = self._running[service.id]
-            if running.like(service):
-                self._commits.append(running.prepare(service, self.nurse))
-            else:
-                self._fresh[service.id] = run(self._shared, service, self.nurse)
 
     def _make_ports(self) -> None:
-        """Ports for new sockets, and for those that are kept for somebody else."""
-        for opened in self._opened:
-            self._ports[socket_key(opened.endpoint)] = self._port(opened, opened.endpoint)
+        """Make ports for new sockets, and for those that another service gets."""
+        for opened in list(self._opened.values()):
+            self._try(opened.endpoint.service, self._make_port, opened, opened.endpoint)
         for old, new in self._plan.kept:
             if old.service.id != new.service.id or new.service.id in self._fresh:
-                self._ports[socket_key(new)] = self._port(self._listeners[socket_key(old)].opened, new)
+                self._try(new.service, self._make_port, self._listeners[socket_key(old)].opened, new)
 
-    def _port(self, opened: OpenSocket, endpoint: Endpoint) -> Port:
+    def _make_port(self, opened: OpenSocket, endpoint: Endpoint) -> None:
         service = endpoint.service
         running = self._fresh.get(service.id) or self._running[service.id]
-        return running.port(opened, service)
+        self._ports[socket_key(endpoint)] = running.port(opened, service)
 
-    def _take_back(self) -> None:
-        for opened in self._opened:
-            opened.close()
+    def _start_launchers(self, services: list[Service]) -> None:
+        try:
+            self.nurse.start()
+        except OSError as error:
+            for service in services:
+                if service.id in self.nurse.services:
+                    reason = f"can't start its launcher: {error.strerror or error}"
+                    self._fail(service.id, service.fault(service.runs, reason))
+
+    def discard(self) -> None:
+        """Take back everything that prepare() did."""
+        for service_id in [*self._fresh, *self._prepared]:
+            self._fail(service_id)
+        for opened in self._opened.values():
+            self._shared.store.leave(opened)
+        self._opened.clear()
         for listener, old in self._permitted:
             with contextlib.suppress(ListenError):
                 listener.opened.permit(old)
         self.nurse.stop()
 
-    def commit(self) -> list[Running]:
-        """Let the new services run; returns those that are no more."""
-        for commit in self._commits:
-            commit()
+    @property
+    def serves(self) -> bool:
+        """Whether a service would run after commit()."""
+        return bool(self._fresh or self._prepared or self._plan.same or self._running)
+
+    def commit(self, *, start: bool = True) -> list[Running]:
+        """Let the new services run.
+
+        Args:
+            start: whether their ports accept clients at once; else Listener.start() follows.
+
+        Returns:
+            The services that are no more.
+        """
+        for prepared in self._prepared.values():
+            prepared.commit()
         for service in self._plan.same:
             self._running[service.id].stay(service)
-        gone = [self._running.pop(service.id) for service in self._plan.removed]
-        gone += [self._running[name] for name in self._fresh if name in self._running]
+        replaced = [self._running[name] for name in self._fresh if name in self._running]
+        gone = [self._running.pop(service.id) for service in self._plan.removed] + replaced
         self._running.update(self._fresh)
         for old, new in self._plan.kept:
-            listener = self._listeners[socket_key(old)]
-            listener.retune(new)
-            port = self._ports.get(socket_key(new))
-            if port is not None:
-                listener.serve(port, self._running[new.service.id].join)
-                listener.start()
+            self._keep(old, new, start=start)
         for endpoint in self._plan.closed:
-            leaving = self._listeners.pop(socket_key(endpoint))
-            leaving.accept_all()
-            leaving.close()
-        for opened in self._opened:
-            key = socket_key(opened.endpoint)
+            # A service whose new form can't be served goes on in its old form.
+            if endpoint.service.id not in self.failures:
+                self._close(endpoint)
+        for key, opened in self._opened.items():
             listener = self._listeners[key] = Listener(opened, self._shared.budget, self._shared.store)
-            listener.serve(self._ports[key], self._running[opened.endpoint.service.id].join)
-            listener.start()
-        for running in self._fresh.values():
-            running.begin()
+            self._serve(listener, self._ports[key], start=start)
+        if start:
+            for running in self._fresh.values():
+                running.begin()
+        gone += self._without_listeners()
         for running in gone:
             running.close()
         return gone
+
+    def _keep(self, old: Endpoint, new: Endpoint, *, start: bool) -> None:
+        if new.service.id in self.failures:
+            if old.service.id not in self.failures:
+                self._close(old)
+            return
+        listener = self._listeners[socket_key(old)]
+        listener.retune(new)
+        port = self._ports.get(socket_key(new))
+        if port is not None:
+            self._serve(listener, port, start=start)
+
+    def _serve(self, listener: Listener, port: Port, *, start: bool) -> None:
+        listener.serve(port, self._running[listener.endpoint.service.id].join)
+        if start:
+            listener.start()
+
+    def _close(self, endpoint: Endpoint) -> None:
+        leaving = self._listeners.pop(socket_key(endpoint))
+        leaving.accept_all()
+        leaving.close()
+
+    def _without_listeners(self) -> list[Running]:
+        """Remove the services whose change failed and whose sockets all went to others."""
+        served = {listener.endpoint.service.id for listener in self._listeners.values()}
+        return [self._running.pop(name) for name in self.failures if name in self._running and name not in served]

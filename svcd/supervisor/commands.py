@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
-    from svcd.config.check import Endpoint
     from svcd.config.plan import Plan
-    from svcd.supervisor.core import Supervisor
+    from svcd.config.service import Service
+    from svcd.supervisor.broken import BrokenService
+    from svcd.supervisor.core import ReloadResult, Supervisor
     from svcd.supervisor.reloading import Reloader
     from svcd.supervisor.running import Running
     from svcd.supervisor.upgrading import Upgrader
@@ -53,7 +54,7 @@ class Commands:
         self._upgrader = upgrader
         self._stop = stop
         self._facts = dict(facts)
-        self._disabled: dict[str, list[Endpoint]] = {}
+        self._disabled: dict[str, Service] = {}
         # What is on is the file's to say then, also where a signal asked for it.
         reloader.reloaded = self._disabled.clear
 
@@ -80,7 +81,8 @@ class Commands:
         """The daemon, and a row for each service."""
         supervisor = self._supervisor
         services = [self._row(running) for running in supervisor.hosted.values()]
-        services += [self._disabled_row(name, endpoints) for name, endpoints in self._disabled.items()]
+        services += [_idle_row(each.service, "broken", each) for each in supervisor.broken if not self._runs(each)]
+        services += [_idle_row(service, "disabled") for service in self._disabled.values()]
         leaving = sum(len(each.keeper.everybody()) for each in supervisor.retired if each.keeper is not None)
         return {
             **self._facts,
@@ -93,41 +95,43 @@ class Commands:
     def _row(self, running: Running) -> dict[str, object]:
         service, keeper = running.service, running.keeper
         listeners = self._supervisor.listeners_of(service.id)
+        broken = self._supervisor.broken.get(service.id)
+        paused = any(listener.paused for listener in listeners)
         row: dict[str, object] = {
             "service": service.id,
-            "state": "paused" if any(listener.paused for listener in listeners) else "on",
+            "state": "broken" if broken is not None else "paused" if paused else "on",
             "runs": service.handler_text,
             "addresses": [listener.opened.address for listener in listeners],
             "description": service.options.description,
         }
         if running.tls is not None:
             row["certificate"] = _certificate(running.tls)
-            if running.tls.problems:
-                row["problems"] = [str(problem) for problem in running.tls.problems]
+        problems = [*(running.tls.problems if running.tls is not None else ()), *(broken.errors if broken else ())]
+        if problems:
+            row["problems"] = [str(problem) for problem in problems]
         if keeper is not None:
             row["connections"] = len(keeper.sessions)
             row["refused"] = {str(reason): count for reason, count in keeper.entrance.counts.items() if count}
         return row
 
-    def _disabled_row(self, name: str, endpoints: list[Endpoint]) -> dict[str, object]:
-        service = endpoints[0].service
-        return {
-            "service": name,
-            "state": "disabled",
-            "runs": service.handler_text,
-            "addresses": [endpoint.address for endpoint in endpoints],
-            "description": service.options.description,
-        }
+    def _runs(self, broken: BrokenService) -> bool:
+        """Whether a part or an earlier form of a broken service runs."""
+        return broken.service.id in self._supervisor.hosted
 
     def show(self, service: str) -> dict[str, object]:
         """A service's row, with its line and where that stands."""
-        running = self._find(service)
+        supervisor = self._supervisor
+        name = _choose(service, [*supervisor.hosted, *supervisor.broken.ids], "service")
+        broken = supervisor.broken.get(name)
+        if broken is not None and name not in supervisor.hosted:
+            return _with_line(_idle_row(broken.service, "broken", broken), broken.service)
+        running = supervisor.hosted[name]
         one = running.service
         row = self._row(running)
         if running.tls is not None and running.keeper is not None:
             tally = running.keeper.tally
             row["handshakes"] = {**tally.handshakes, "failed": sum(tally.handshakes_failed.values())}
-        return {**row, "line": " ".join(one.words()), "place": str(one.place)}
+        return _with_line(row, one if broken is None else broken.service)
 
     def connections(self, service: str = "") -> list[dict[str, object]]:
         """The open connections of a service, or of all; of those that are no more as well."""
@@ -157,25 +161,29 @@ class Commands:
 
     def disable(self, service: str) -> dict[str, object]:
         """Listen no more for a service; its connections go on."""
-        name = self._find(service).service.id
         supervisor = self._supervisor
-        gone = [endpoint for endpoint in supervisor.endpoints if endpoint.service.id == name]
-        self._apply([endpoint for endpoint in supervisor.endpoints if endpoint.service.id != name])
-        self._disabled[name] = gone
+        name = _choose(service, list(dict.fromkeys([*supervisor.hosted, *supervisor.broken.ids])), "service")
+        self._disabled[name] = supervisor.remove(name)
         return {"service": name, "state": "disabled"}
 
-    def enable(self, service: str) -> dict[str, object]:
-        """Listen again for a service that was disabled."""
-        name = _choose(service, list(self._disabled), "disabled service")
-        self._apply([*self._supervisor.endpoints, *self._disabled[name]])
-        del self._disabled[name]
-        return {"service": name, "state": "on"}
+    def enable(self, service: str) -> Deferred[dict[str, object]]:
+        """Listen again for a service that was disabled, or try a broken one now."""
+        supervisor = self._supervisor
+        name = _choose(service, [*self._disabled, *supervisor.broken.ids], "disabled or broken service")
 
-    def _apply(self, endpoints: list[Endpoint]) -> None:
-        try:
-            self._supervisor.change_to(endpoints)
-        except (SvcdError, OSError) as error:
-            raise CommandError(str(error)) from error
+        def services() -> list[Service]:
+            broken = supervisor.broken.get(name)
+            known = self._disabled.get(name) or (broken.service if broken else None)
+            return [] if known is None else [known]
+
+        def served(_result: None) -> dict[str, object]:
+            self._disabled.pop(name, None)
+            broken = supervisor.broken.get(name)
+            if broken is not None:
+                raise CommandError(f"{name} is broken: {broken.reason}")
+            return {"service": name, "state": "on"}
+
+        return self._reloader.serve(services).addCallback(served)
 
     def pause(self, service: str = "") -> dict[str, object]:
         """Let new clients wait in the kernel's queue."""
@@ -192,10 +200,12 @@ class Commands:
             listener.pause(paused=paused)
         return len(listeners)
 
-    def reload(self, *, now: bool = False, allow_empty: bool = False) -> Deferred[dict[str, object]]:
+    def reload(
+        self, *, now: bool = False, strict: bool = False, allow_empty: bool = False
+    ) -> Deferred[dict[str, object]]:
         """Go over to what the services file says; fails with its Problems."""
-        done = self._reloader.reload(now=now, allow_empty=allow_empty)
-        return done.addCallback(_changes).addErrback(_as_command_error)
+        done = self._reloader.reload(now=now, strict=strict, allow_empty=allow_empty)
+        return done.addCallback(_reloaded).addErrback(_as_command_error)
 
     def diff(self, file: str | None = None) -> Deferred[dict[str, object]]:
         """What a reload would change."""
@@ -230,8 +240,28 @@ class Commands:
         return running[_choose(name, list(running), "service")]
 
 
+def _idle_row(service: Service, state: str, broken: BrokenService | None = None) -> dict[str, object]:
+    """A row of a service that does not run."""
+    row: dict[str, object] = {
+        "service": service.id,
+        "state": state,
+        "runs": service.handler_text,
+        "addresses": [endpoint.address for endpoint in broken.endpoints] if broken else [],
+        "description": service.options.description,
+    }
+    return row | ({"problems": [str(error) for error in broken.errors]} if broken else {})
+
+
+def _with_line(row: dict[str, object], service: Service) -> dict[str, object]:
+    return {**row, "line": " ".join(service.words()), "place": str(service.place)}
+
+
 def _changes(plan: Plan) -> dict[str, object]:
     return {"changes": list(plan.lines())}
+
+
+def _reloaded(result: ReloadResult) -> dict[str, object]:
+    return {**_changes(result.plan), "faults": [str(fault) for fault in result.faults]}
 
 
 def _choose(name: str, known: list[str], what: str) -> str:

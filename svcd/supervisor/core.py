@@ -3,44 +3,61 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
+from svcd.config.check import DesiredServices
 from svcd.config.plan import plan, socket_key
-from svcd.errors import CommandError
+from svcd.errors import CommandError, ConfigError, ListenError, ListenErrors
 from svcd.events import READY, RELOAD, STOP, tell
-from svcd.handlers.nurse import Nurse
+from svcd.net.address_watch import AddressWatcher
+from svcd.supervisor.broken import BrokenService, BrokenServices
 from svcd.supervisor.change import Change
 from svcd.supervisor.describing import described, muxed
 from svcd.supervisor.ending import cut, drained
-from svcd.supervisor.kinds import run
 from svcd.supervisor.listeners import Listener, number_of_port
 from svcd.supervisor.running import Running, Shared
 from svcd.transport.entrance import Reception
 from svcd.transport.notify import Manager, Pulse
-from svcd.transport.opening import Store, open_all
+from svcd.transport.opening import Store
+from svcd.transport.stock import Stock
 from svcd.transport.tls.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from svcd.catalog import Surroundings
     from svcd.config.check import Endpoint
     from svcd.config.plan import Plan
+    from svcd.config.service import Service
+    from svcd.handlers.nurse import Nurse
     from svcd.interfaces import Watcher
     from svcd.journal import Journal
     from svcd.ledger import Ledger
+    from svcd.model import Problem
     from svcd.policy.limits import Hall
     from svcd.transport.descriptors import DescriptorBudget
     from svcd.transport.keeper import Keeper
     from svcd.transport.specs import Account
-    from svcd.transport.stock import Stock
     from svcd.transport.tls.server import TlsServer
 
-__all__ = ["Supervisor"]
+__all__ = ["ReloadResult", "Supervisor"]
+
+
+class ReloadResult(NamedTuple):
+    """What a reload has done.
+
+    Attributes:
+        plan: the difference.
+        faults: what keeps services from being served as the file says.
+    """
+
+    plan: Plan
+    faults: tuple[Problem | ListenError, ...]
 
 
 class Supervisor(TwistedService):
@@ -48,7 +65,7 @@ class Supervisor(TwistedService):
 
     Args:
         reactor: watches descriptors and time.
-        endpoints: where the services listen.
+        desired: the services of the file.
         around: what built-ins may need.
         journal: where connections are logged; it is flushed when the last has ended.
         budget: how many connections there may be.
@@ -57,11 +74,14 @@ class Supervisor(TwistedService):
         ledger: where everything is counted.
         manager: told how we are, and keeps the sockets while the daemon is restarted.
         stock: sockets that are open already.
+        strict: whether a service that can't be served is a reason not to start, and not to change anything.
 
     Attributes:
         pulse: what the manager is told.
         endpoints: where the services listen now.
         hosted: the services, by name.
+        broken: the services that can't be served as the file says.
+        retry: tries broken services again, by their ids; set before the daemon serves.
         retired: services that are no more, with connections that still are.
         store: keeps the sockets open when this daemon ends.
         ledger: as given.
@@ -72,7 +92,7 @@ class Supervisor(TwistedService):
     def __init__(
         self,
         reactor: Watcher,
-        endpoints: Sequence[Endpoint],
+        desired: DesiredServices,
         around: Surroundings,
         journal: Journal,
         budget: DescriptorBudget,
@@ -81,8 +101,12 @@ class Supervisor(TwistedService):
         ledger: Ledger,
         manager: Manager | None = None,
         stock: Stock | None = None,
+        *,
+        strict: bool = False,
     ) -> None:
-        self.endpoints = tuple(endpoints)
+        self.endpoints: tuple[Endpoint, ...] = ()
+        self._desired = desired
+        self._strict = strict
         self._reactor = reactor
         self._journal = journal
         self._budget = budget
@@ -101,6 +125,9 @@ class Supervisor(TwistedService):
         self.hosted: dict[str, Running] = {}
         self._watch = Watch(around.clock, self._all_tls, self._describe)
         self.retired: list[Running] = []
+        self.broken = BrokenServices(reactor)
+        self.retry: Callable[[Sequence[str]], object] | None = None
+        self._addresses = AddressWatcher(reactor, self._addresses_changed)
 
     @property
     def keepers(self) -> dict[str, Keeper[Any]]:
@@ -111,33 +138,24 @@ class Supervisor(TwistedService):
         """Open every socket, and read what needs the privilege. Clients may connect; they wait until we are ready.
 
         Raises:
-            ListenErrors: a socket can't be had.
-            ConfigError: a service can't be made.
-            OSError: a file that a service needs can't be read any more.
+            ListenErrors: no service can be served, or with `strict` not every one, since a socket can't be had.
+            ConfigError: the same, for other reasons.
 
         After any of them no socket is open.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
-        sockets = open_all(self.endpoints, self._stock, self.store)
-        self._listeners = {
-            socket_key(opened.endpoint): Listener(opened, self._budget, self.store) for opened in sockets
-        }
-        self._know_own_ports()
-        nurse = Nurse(self._reactor)
-        try:
-            for listener in self._listeners.values():
-                service = listener.endpoint.service
-                if service.id not in self.hosted:
-                    self.hosted[service.id] = run(self._shared, service, nurse)
-                running = self.hosted[service.id]
-                listener.serve(running.port(listener.opened, service), running.join)
-            nurse.start()
-        except BaseException:
-            for opened in sockets:
-                self.store.leave(opened)
-            self._listeners.clear()
-            raise
-        self._nurses.append(nurse)
+        desired = self._desired
+        stock = self._stock or Stock()
+        change = Change(plan((), desired.endpoints), self._shared, self.hosted, self._listeners, stock)
+        change.prepare()
+        broken = self._broken(change, desired)
+        if broken and (self._strict or not change.serves):
+            change.discard()
+            raise _failure(broken.values())
+        change.commit(start=False)
+        self._nurses.append(change.nurse)
+        self._know_sockets()
+        self.broken.update(broken)
 
     def startService(self) -> None:
         """Begin to serve."""
@@ -150,12 +168,17 @@ class Supervisor(TwistedService):
         tell(self._log, READY, **counts, reactor=type(self._reactor).__name__)
         self._describe()
         self._watch.start()
+        self._addresses.start()
+        if self.retry is not None:
+            self.broken.start(self.retry)
         self.ledger.state = "ready"
         self.pulse.start()
 
     def _status(self) -> str:
         """How we are, for `systemctl status`."""
-        return f"services: {len(self.hosted)}, listeners: {len(self._listeners)}, connections: {self.connections}"
+        broken = f", broken: {len(self.broken)} ({', '.join(self.broken.ids)})" if self.broken else ""
+        counts = f"services: {len(self.hosted)}, listeners: {len(self._listeners)}, connections: {self.connections}"
+        return counts + broken
 
     @property
     def connections(self) -> int:
@@ -168,39 +191,126 @@ class Supervisor(TwistedService):
     def _all_tls(self) -> list[TlsServer]:
         return [running.tls for running in self.hosted.values() if running.tls is not None]
 
-    def change_to(self, endpoints: Sequence[Endpoint], *, now: bool = False) -> Plan:
-        """Go over to other services, or change nothing. Connections of a service that is no more may go on.
+    @property
+    def desired_endpoints(self) -> tuple[Endpoint, ...]:
+        """The sockets that the file asks for, as far as they are known: those that are open and those that are not."""
+        served = [endpoint for endpoint in self.endpoints if endpoint.service.id not in self.broken]
+        return (*served, *(endpoint for each in self.broken for endpoint in each.endpoints))
+
+    def change_to(self, desired: DesiredServices, *, now: bool = False, strict: bool = False) -> ReloadResult:
+        """Go over to other services. Connections of a service that is no more may go on.
+
+        A service that can't be served as it is now wanted is broken: what there was of it before goes on, the others
+        change. A service whose line is as before goes on whatever the check says of it.
 
         Args:
-            endpoints: where the services are to listen.
+            desired: the services that are to run.
             now: end the connections of services that are no more.
+            strict: change nothing if a service can't be served.
 
         Raises:
-            ListenErrors: a socket can't be had.
-            ConfigError: a service can't be made, or asks for what only root can give.
-            OSError: a file that a service needs can't be read, or there can't be another process.
+            ListenErrors: with `strict`, since a socket can't be had.
+            ConfigError: with `strict`, for other reasons.
             CommandError: the daemon listens no more.
         """
         if self.ledger.state == "stopping":
             raise CommandError("the daemon is about to stop")
         began = self._reactor.seconds()
-        made = plan(self.endpoints, endpoints)
+        made = plan(self.endpoints, self._target(desired))
         change = Change(made, self._shared, self.hosted, self._listeners)
         change.prepare()
-        gone = change.commit()
-        self._nurses.append(change.nurse)
-        self.endpoints = tuple(endpoints)
-        self._know_own_ports()
-        for running in gone:
-            self._retire(running, now=now and running.service in made.removed)
+        broken = self._broken(change, desired)
+        if broken and (strict or self._strict):
+            change.discard()
+            raise _failure(broken.values())
+        self._commit(change, made, now=now)
         # Certificates that are not named otherwise than before may be others.
         self._watch.look_now()
+        wanted = {endpoint.service.id for endpoint in desired.endpoints} | {each.service.id for each in desired.faulty}
+        for service_id in set(self.broken.ids) - wanted:
+            self.broken.forget(service_id)
+        self.broken.update(broken)
         self._describe()
         self.ledger.reloads_done += 1
         counts = {"opened": len(made.opened), "closed": len(made.closed), "changed": len(made.changed)}
-        counts |= {"added": len(made.added), "removed": len(made.removed)}
+        counts |= {"added": len(made.added), "removed": len(made.removed), "broken": len(broken)}
         tell(self._log, RELOAD, **counts, seconds=round(self._reactor.seconds() - began, 6))
-        return made
+        faults = [problem for each in desired.faulty for problem in each.problems]
+        failed = [error for each in broken.values() for error in each.errors]
+        return ReloadResult(made, tuple(dict.fromkeys([*failed, *faults])))
+
+    def serve(self, checked: DesiredServices) -> None:
+        """Serve services that are not served, or not as wanted; the others stay as they are.
+
+        Args:
+            checked: these services, as a new check has found them.
+
+        Raises:
+            CommandError: the daemon listens no more.
+        """
+        tried = {endpoint.service.id for endpoint in checked.endpoints}
+        others = [endpoint for endpoint in self.endpoints if endpoint.service.id not in tried]
+        self._change([*others, *checked.endpoints], checked)
+
+    def remove(self, name: str) -> Service:
+        """Listen no more for a service; its connections go on. Return it.
+
+        Raises:
+            CommandError: the daemon listens no more.
+        """
+        broken = self.broken.forget(name)
+        service = self.hosted[name].service if broken is None else broken.service
+        self._change([endpoint for endpoint in self.endpoints if endpoint.service.id != name], DesiredServices(()))
+        return service
+
+    def _change(self, target: Sequence[Endpoint], checked: DesiredServices) -> None:
+        if self.ledger.state == "stopping":
+            raise CommandError("the daemon is about to stop")
+        made = plan(self.endpoints, target)
+        change = Change(made, self._shared, self.hosted, self._listeners)
+        change.prepare()
+        broken = self._broken(change, checked)
+        self._commit(change, made)
+        self.broken.update(broken, {endpoint.service.id for endpoint in checked})
+        self._describe()
+
+    def _commit(self, change: Change, made: Plan, *, now: bool = False) -> None:
+        gone = change.commit()
+        self._nurses.append(change.nurse)
+        self._know_sockets()
+        for running in gone:
+            self._retire(running, now=now and running.service in made.removed)
+        self._dismiss()
+
+    def _target(self, desired: DesiredServices) -> list[Endpoint]:
+        """Return the endpoints that are to be served: the wanted ones, and what there is of faulty services."""
+        wanted = {socket_key(endpoint) for endpoint in desired.endpoints}
+        faulty = {each.service.id: each.service for each in desired.faulty}
+        stays = []
+        for endpoint in self.endpoints:
+            service = faulty.get(endpoint.service.id)
+            if service is not None and socket_key(endpoint) not in wanted:
+                # The line may have moved.
+                stays.append(replace(endpoint, service=service) if endpoint.service == service else endpoint)
+        return [*desired.endpoints, *stays]
+
+    def _broken(self, change: Change, desired: DesiredServices) -> dict[str, BrokenService]:
+        """Return the services that won't be served as they are wanted, after prepare()."""
+        found = {}
+        for each in desired.faulty:
+            running = self.hosted.get(each.service.id)
+            # A service that runs as it is wanted goes on; its fault is told, and is its next start's.
+            if running is None or running.service != each.service:
+                found[each.service.id] = BrokenService(each.service, each.endpoints, each.problems)
+        for errors in (change.failures, change.unopened):
+            for service_id, reasons in errors.items():
+                endpoints = tuple(each for each in desired.endpoints if each.service.id == service_id)
+                if endpoints:
+                    found[service_id] = BrokenService(endpoints[0].service, endpoints, tuple(reasons))
+        return found
+
+    def _addresses_changed(self) -> None:
+        self.broken.addresses_changed()
 
     def listeners_of(self, name: str = "") -> list[Listener]:
         """The sockets of a service, or of all."""
@@ -223,14 +333,16 @@ class Supervisor(TwistedService):
             # Their lines are made anew, or not at all.
             keeper.retune(keeper.service)
 
-    def _know_own_ports(self) -> None:
+    def _know_sockets(self) -> None:
+        self.endpoints = tuple(listener.endpoint for listener in self._listeners.values())
         ports = {number_of_port(listener.opened) for listener in self._listeners.values()} - {0}
         self._shared.own_ports.clear()
         self._shared.own_ports.update(ports)
 
     def _describe(self) -> None:
         """Let the ledger know what there is to show; services that are no more are, until their last connection."""
-        self.ledger.describe(described([*self.retired, *self.hosted.values()], self._listeners.values()))
+        running = [*self.retired, *self.hosted.values()]
+        self.ledger.describe(described(running, self._listeners.values(), self.broken))
 
     def _retire(self, running: Running, *, now: bool) -> None:
         """Let a service go that is no more, when its last connection has ended."""
@@ -282,6 +394,8 @@ class Supervisor(TwistedService):
     def stop_listening(self) -> None:
         """Close every socket, but for what the manager keeps of them; connections go on."""
         self.ledger.state = "stopping"
+        self.broken.stop()
+        self._addresses.stop()
         # Before the listeners: tcpmux keeps what they offer for the clients that it has.
         for running in self._all_running():
             running.close()
@@ -299,3 +413,11 @@ class Supervisor(TwistedService):
         """End every connection now; for whoever asks a second time to stop."""
         for running in self._all_running():
             cut(running)
+
+
+def _failure(broken: Iterable[BrokenService]) -> ConfigError | ListenErrors:
+    """Return the error of a start or a reload that serves nothing, or with `strict` not everything."""
+    errors = [error for each in broken for error in each.errors]
+    listen_errors = [error for error in errors if isinstance(error, ListenError)]
+    problems = [error for error in errors if not isinstance(error, ListenError)]
+    return ListenErrors(listen_errors, problems) if listen_errors else ConfigError(problems)

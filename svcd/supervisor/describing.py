@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from svcd.figures import About
 from svcd.model import Shape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
+    from svcd.config.service import Service
+    from svcd.supervisor.broken import BrokenService
     from svcd.supervisor.listeners import Listener
     from svcd.supervisor.running import Running
     from svcd.transport.proxied import Serve
+    from svcd.transport.tls.server import TlsServer
 
 __all__ = ["described", "muxed"]
 
 
-def described(all_running: Iterable[Running], listeners: Iterable[Listener]) -> list[About]:
-    """What people are told of services; of two with one name the later counts."""
+def described(
+    all_running: Iterable[Running], listeners: Iterable[Listener], broken: Iterable[BrokenService]
+) -> list[About]:
+    """Return what people are told of services; of two with one name the later counts, and broken ones come last."""
     addresses: dict[str, list[str]] = {}
     for listener in listeners:
         addresses.setdefault(listener.endpoint.service.id, []).append(listener.opened.address)
-    by_name = {running.service.id: running for running in all_running}
-    return [_about(running, addresses.get(name, ())) for name, running in by_name.items()]
+    by_name = {running.service.id: _about(running.service, running.tls) for running in all_running}
+    for each in broken:
+        about = by_name.get(each.service.id) or _about(each.service, None)
+        by_name[each.service.id] = replace(about, problem=each.reason)
+    return [replace(about, addresses=tuple(addresses.get(name, ()))) for name, about in by_name.items()]
 
 
-def _about(running: Running, addresses: Sequence[str]) -> About:
-    service, tls = running.service, running.tls
+def _about(service: Service, tls: TlsServer | None) -> About:
     stream = service.net.shape is Shape.STREAM
     return About(
         id=service.id,
@@ -36,7 +44,6 @@ def _about(running: Running, addresses: Sequence[str]) -> About:
         spawned=service.spawned,
         # Who does not want connections in the log does not want them on a page.
         listed=bool(service.logged),
-        addresses=tuple(addresses),
         description=service.options.description,
         most=service.options.instances if stream else None,
         expires=tls.held[0].expires if tls is not None else None,

@@ -6,10 +6,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from twisted.logger import Logger
+
 from svcd.catalog import MUX, datagram_protocol, stream_factory
+from svcd.errors import reason_of
+from svcd.events import PROBLEM, tell
 from svcd.model import Shape
 from svcd.supervisor.listeners import nothing
-from svcd.supervisor.running import Running, Shared
+from svcd.supervisor.running import Prepared, Running, Shared
 from svcd.terms import LOCAL_CLIENT
 from svcd.transport.datagrams import DatagramPort, datagram_port
 from svcd.transport.gatekeeper import GateKeeper
@@ -89,7 +93,7 @@ class _Kept(_Kind, Generic[KeeperT]):
         if self._usher is not None:
             self._usher.close()
 
-    def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:
+    def prepare(self, service: Service, nurse: Nurse) -> Prepared:
         retune = self._shared.reception.prepare(self.keeper.entrance, service)
         also = self._prepare_more(service, nurse)
 
@@ -100,26 +104,31 @@ class _Kept(_Kind, Generic[KeeperT]):
             self.keeper.budget.cost = _cost(service)
             if self._usher is not None:
                 self._usher.retune(service)
-            also()
+            also.commit()
 
-        return commit
+        return Prepared(commit, also.discard)
 
-    def _prepare_more(self, service: Service, nurse: Nurse) -> Callable[[], None]:  # noqa: ARG002 - as all
-        """The same for what this kind alone needs."""
-        return nothing
+    def _prepare_more(self, service: Service, nurse: Nurse) -> Prepared:  # noqa: ARG002 - as all
+        """Prepare what this kind alone needs."""
+        return Prepared(nothing, nothing)
 
 
 class _Gated(_Kept[GateKeeper]):
-    """A stream service that runs in the daemon."""
+    """A stream service that runs in the daemon.
 
+    Its factory is started before the service accepts its first client, and stopped when it accepts no more.
+    """
+
+    _log = Logger()
     _tls: ServiceTls
 
     def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:  # noqa: ARG002 - as all
         super().__init__(shared, service)
         keeping = shared.keeping(service)
-        factory = self._make_factory(service)
+        self._factory = self._make_factory(service)
+        self._started = False
         self._tls = self._secure(service, keeping[-1])
-        self._keep(GateKeeper(service, self._tls.around(factory), *keeping, kind=self._tls.gates))
+        self._keep(GateKeeper(service, self._tls.around(self._factory), *keeping, kind=self._tls.gates))
 
     def _make_factory(self, service: Service) -> IProtocolFactory:
         """The factory of the service, whose connections take descriptors of the service's share."""
@@ -137,24 +146,34 @@ class _Gated(_Kept[GateKeeper]):
         made: StreamPort = adopt(opened.socket, self.keeper, may_accept, budget.rest)
         return made if self._usher is None else self._hand_off(opened, made.adopt, may_accept)
 
-    def _prepare_more(self, service: Service, nurse: Nurse) -> Callable[[], None]:  # noqa: ARG002 - as all
+    def _prepare_more(self, service: Service, nurse: Nurse) -> Prepared:  # noqa: ARG002 - as all
         factory, secure = self._make_factory(service), self._tls.prepare(service)
+        factory.doStart()
 
         def commit() -> None:
             secure()
+            before, self._factory = self._factory, factory
             self.keeper.serve_by(self._tls.around(factory), self._tls.gates)
+            self._stop_factory(before)
 
-        return commit
+        return Prepared(commit, partial(self._stop_factory, factory))
 
-    def join(self, port: Port) -> Callable[[], None]:
-        leave = super().join(port)
-        self.keeper.doStart()
+    def start(self) -> None:
+        self._factory.doStart()
+        self._started = True
 
-        def leave_both() -> None:
-            leave()
-            self.keeper.doStop()
+    def close(self) -> None:
+        super().close()
+        if self._started:
+            self._started = False
+            self._stop_factory(self._factory)
 
-        return leave_both
+    def _stop_factory(self, factory: IProtocolFactory) -> None:
+        """Stop a factory; what its stopFactory() raises is logged, and is the end of nothing else."""
+        try:
+            factory.doStop()
+        except Exception as error:  # noqa: BLE001 - the service's own code
+            tell(self._log, PROBLEM, text=f"{self.service.id}: {reason_of(error)}")
 
     def begin(self) -> None:
         self.keeper.tally.enter(self.keeper)
@@ -192,10 +211,10 @@ class _Spawned(_Kept[SpawnKeeper]):
 
         return leave_both
 
-    def _prepare_more(self, service: Service, nurse: Nurse) -> Callable[[], None]:
+    def _prepare_more(self, service: Service, nurse: Nurse) -> Prepared:
         spec, secure = spec_of(service, self._shared.account), self._tls.prepare(service)
         if spec == self._spec:
-            return secure
+            return Prepared(secure, nothing)
         link = nurse.link(spec, self.keeper)
 
         def commit() -> None:
@@ -204,7 +223,7 @@ class _Spawned(_Kept[SpawnKeeper]):
             self.keeper.relink(link)
             self.begin()
 
-        return commit
+        return Prepared(commit, link.stop)
 
     def like(self, service: Service) -> bool:
         return super().like(service) and service.options.wait == self.service.options.wait
@@ -214,6 +233,10 @@ class _Spawned(_Kept[SpawnKeeper]):
             self._holds = True
             self._shared.budget.hold(_LAUNCHER)
         self.keeper.begin()
+
+    def discard(self) -> None:
+        super().discard()
+        self.end()
 
     def end(self) -> None:
         if self._holds:
@@ -266,7 +289,7 @@ class _Datagrams(_Kind):
         """It has no connections: another one takes its place, on the same sockets."""
         return False
 
-    def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:
+    def prepare(self, service: Service, nurse: Nurse) -> Prepared:
         raise NotImplementedError
 
 

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
-    from svcd.config.check import Endpoint
+    from svcd.config.check import DesiredServices
     from svcd.config.plan import Plan
-    from svcd.supervisor.core import Supervisor
+    from svcd.config.service import Service
+    from svcd.supervisor.core import ReloadResult, Supervisor
 
 __all__ = ["Reloader"]
 
@@ -38,6 +39,7 @@ class Reloader:
         supervisor: runs the services.
         load: reads a services file, the daemon's own for None; raises ConfigError.
         in_thread: calls something where it may take its time, as deferToThread does.
+        check: checks services again, whether the machine can serve them.
 
     Attributes:
         reloaded: called after each reload that has succeeded, whoever asked for it.
@@ -48,9 +50,11 @@ class Reloader:
     def __init__(
         self,
         supervisor: Supervisor,
-        load: Callable[[str | None], Sequence[Endpoint]],
-        in_thread: Callable[[Callable[[], Sequence[Endpoint]]], Deferred[Sequence[Endpoint]]],
+        load: Callable[[str | None], DesiredServices],
+        in_thread: Callable[[Callable[[], DesiredServices]], Deferred[DesiredServices]],
+        check: Callable[[Sequence[Service]], DesiredServices],
     ) -> None:
+        self._check = check
         self._supervisor = supervisor
         self._load = load
         self._in_thread = in_thread
@@ -59,33 +63,60 @@ class Reloader:
         self._diffs = DeferredSemaphore(_DIFFS)
         self.reloaded: Callable[[], None] | None = None
 
-    def reload(self, *, now: bool = False, allow_empty: bool = False) -> Deferred[Plan]:
+    def reload(self, *, now: bool = False, strict: bool = False, allow_empty: bool = False) -> Deferred[ReloadResult]:
         """Go over to what the daemon's services file says now.
 
         Args:
             now: end the connections of services that are no more.
+            strict: change nothing if a service can't be served.
             allow_empty: whether a file without a service is obeyed; a truncated one is no instruction.
 
         Returns:
             A Deferred with what was done. It fails with a ConfigError, ListenErrors or an OSError when nothing was; the
             log has said why then.
         """
-        return self._lock.run(self._reload, now, allow_empty)
+        return self._lock.run(self._reload, now, strict, allow_empty)
+
+    def retry(self, ids: Sequence[str]) -> Deferred[None]:
+        """Try broken services again, by their ids; what comes of it is the supervisor's to tell."""
+        broken = self._supervisor.broken
+
+        def failed(failure: Failure) -> None:
+            if self._supervisor.ledger.state != "stopping":
+                tell(self._log, PROBLEM, text=f"can't try broken services again: {failure.getErrorMessage()}")
+                broken.postpone(ids)
+
+        return self.serve(lambda: [broken[each].service for each in ids if each in broken]).addErrback(failed)
+
+    def serve(self, services: Callable[[], Sequence[Service]]) -> Deferred[None]:
+        """Check services, and serve those that the machine can serve; the others are broken.
+
+        Args:
+            services: called when it is their turn.
+
+        Returns:
+            A Deferred that fails with a CommandError when the daemon is about to stop.
+        """
+        return self._lock.run(self._serve, services)
+
+    def _serve(self, services: Callable[[], Sequence[Service]]) -> Deferred[None]:
+        chosen = services()
+        return self._in_thread(lambda: self._check(chosen)).addCallback(self._supervisor.serve)
 
     def alone(self, call: Callable[..., Deferred[ResultT]], *arguments: object) -> Deferred[ResultT]:
         """Call something that no reload may come into, when it is its turn."""
         return self._lock.run(call, *arguments)
 
-    def _reload(self, now: bool, allow_empty: bool) -> Deferred[Plan]:
+    def _reload(self, now: bool, strict: bool, allow_empty: bool) -> Deferred[ReloadResult]:
         pulse, began = self._supervisor.pulse, time.monotonic()
         pulse.reloading()
         read = self._in_thread(lambda: self._load(None))
         if not allow_empty:
             read.addCallback(_not_empty, None)
-        done = read.addCallback(lambda endpoints: self._supervisor.change_to(endpoints, now=now))
+        done = read.addCallback(lambda desired: self._supervisor.change_to(desired, now=now, strict=strict))
         done.addErrback(self._tell_why)
 
-        def over(result: Plan | Failure) -> Plan | Failure:
+        def over(result: ReloadResult | Failure) -> ReloadResult | Failure:
             pulse.reloaded()
             if not isinstance(result, Failure):
                 self._supervisor.ledger.config_seconds = time.monotonic() - began
@@ -100,7 +131,7 @@ class Reloader:
         error = failure.value
         texts = list(map(str, error.problems)) if isinstance(error, ConfigError) else [str(error)]
         if isinstance(error, ListenErrors):
-            texts = list(map(str, error.errors))
+            texts = list(map(str, [*error.errors, *error.problems]))
         for text in texts:
             tell(self._log, PROBLEM, text=text)
         self._supervisor.ledger.reloads_failed += 1
@@ -117,18 +148,18 @@ class Reloader:
         Returns:
             A Deferred that fails with a ConfigError when the file can't be used.
         """
-        read: Deferred[Sequence[Endpoint]] = self._diffs.run(self._in_thread, lambda: self._load(file))
+        read: Deferred[DesiredServices] = self._diffs.run(self._in_thread, lambda: self._load(file))
         read.addCallback(_not_empty, file)
-        return read.addCallback(lambda endpoints: plan(self._supervisor.endpoints, endpoints))
+        return read.addCallback(lambda desired: plan(self._supervisor.desired_endpoints, tuple(desired)))
 
 
-def _not_empty(endpoints: Sequence[Endpoint], file: str | None) -> Sequence[Endpoint]:
-    """Return the endpoints.
+def _not_empty(desired: DesiredServices, file: str | None) -> DesiredServices:
+    """Return the services.
 
     Raises:
         ConfigError: there is none.
     """
-    if endpoints:
-        return endpoints
+    if desired.endpoints or desired.faulty:
+        return desired
     text = "no service is enabled in it; if nothing is to be served, use svcctl reload --allow-empty"
     raise ConfigError([Problem(Place(file or "the services file"), text)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from svcd.supervisor.listeners import nothing
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from svcd.transport.specs import Account
     from svcd.transport.tls.server import TlsServer
 
-__all__ = ["Running", "Shared"]
+__all__ = ["Prepared", "Running", "Shared"]
 
 
 @dataclass(slots=True)
@@ -62,6 +62,18 @@ class Shared:
         return self.journal, self.around.names, share, self.numbers, self.reception.entrance(service)
 
 
+class Prepared(NamedTuple):
+    """Other options that a running service is ready to take.
+
+    Attributes:
+        commit: lets them hold; can't fail.
+        discard: releases what was made for them.
+    """
+
+    commit: Callable[[], None]
+    discard: Callable[[], None]
+
+
 class Running(ABC):
     """A service that runs.
 
@@ -94,8 +106,8 @@ class Running(ABC):
         """
 
     @abstractmethod
-    def prepare(self, service: Service, nurse: Nurse) -> Callable[[], None]:
-        """Make everything that other options need, and return what lets them hold, which can't fail.
+    def prepare(self, service: Service, nurse: Nurse) -> Prepared:
+        """Make everything that other options need.
 
         Args:
             service: with the options.
@@ -106,6 +118,17 @@ class Running(ABC):
             KeyError: a user or group is not known any more.
             OSError: a file that it needs can't be read.
         """
+
+    def start(self) -> None:  # noqa: B027 - most have nothing to do
+        """Start what the service's own code wants to have started, before it serves.
+
+        Raises:
+            Exception: whatever that code raises.
+        """
+
+    def discard(self) -> None:
+        """Release what was made for a service that won't run."""
+        self.close()
 
     def join(self, port: Port) -> Callable[[], None]:
         """Let the service make a port rest and go on; returns what ends that."""

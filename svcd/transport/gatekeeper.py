@@ -69,21 +69,8 @@ class GateKeeper(Keeper[Gate], Factory):
 
     def serve_by(self, factory: IProtocolFactory, kind: Callable[..., Gate] | None = None) -> None:
         """Let another factory build the protocols of new connections, with another kind of gates perhaps."""
-        before, self._factory = self._factory, factory
+        self._factory = factory
         self._kind = kind
-        for _ in range(self.numPorts):
-            factory.doStart()
-            before.doStop()
-
-    def doStart(self) -> None:
-        """A listener begins; with the first the service's factory does."""
-        self.numPorts += 1
-        self._factory.doStart()
-
-    def doStop(self) -> None:
-        """A listener is gone; with the last the service's factory stops."""
-        self.numPorts -= 1
-        self._factory.doStop()
 
     def flow(self) -> Flow:
         """What the open connections have carried so far."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
-from svcd.errors import ListenError, ListenErrors
+from svcd.errors import ListenError
 from svcd.events import LEFTOVER, UNGIVEN, tell
 from svcd.transport.inherited import stored_name
 from svcd.transport.notify import Manager
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from svcd.config.check import Endpoint
     from svcd.transport.inherited import Inherited
 
-__all__ = ["Store", "open_all"]
+__all__ = ["Store", "open_sockets"]
 
 _log = Logger()
 
@@ -91,13 +91,13 @@ class Store:
             self._manager.barrier()
 
 
-def open_all(
+def open_sockets(
     endpoints: Iterable[Endpoint],
     stock: Stock | None = None,
     store: Store | None = None,
     leaving: Sequence[socket.socket] = (),
-) -> list[OpenSocket]:
-    """Have the sockets of all endpoints, or none: those in stock, and new ones.
+) -> tuple[list[OpenSocket], list[ListenError]]:
+    """Open the sockets of endpoints: those in stock, and new ones.
 
     Args:
         endpoints: of which.
@@ -105,8 +105,8 @@ def open_all(
         store: what is left over is removed from it.
         leaving: bound sockets of ours that will be closed, and must not stand in the way.
 
-    Raises:
-        ListenErrors: some can't be had.
+    Returns:
+        The sockets, and an error for each endpoint that has none.
     """
     stock = stock or Stock()
     store = store or Store(Manager())
@@ -128,8 +128,4 @@ def open_all(
             continue
         if activated and not found:
             tell(_log, UNGIVEN, service=endpoint.service.id, address=opened[-1].address)
-    if errors:
-        for each in opened:
-            store.leave(each)
-        raise ListenErrors(errors)
-    return opened
+    return opened, errors

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from svcd.errors import ListenError
 from svcd.model import Shape, address_text
+from svcd.net.port_owner import socket_owner
 from svcd.transport.inherited import OURS, file_of, stored_name
 from svcd.transport.local import bind_local, remove_file
 from svcd.transport.machine import group_id, user_id
@@ -28,7 +29,6 @@ __all__ = ["REMEDIES", "OpenSocket", "adopt_socket", "open_socket", "socket_addr
 
 #: What can be done about what the system says.
 REMEDIES = {
-    errno.EADDRINUSE: "stop the program that listens there, or choose another port",
     errno.EADDRNOTAVAIL: "this machine has no such address; change bind=",
     errno.ENOENT: "its directory does not exist; create it",
     errno.ENOTDIR: "a part of the path is no directory; change the path",
@@ -269,6 +269,8 @@ def _explained(endpoint: Endpoint, error: OSError | KeyError) -> ListenError:
         return ListenError(service.id, endpoint.address, str(error.args[0]), "name another in the services file")
     cause = error.strerror or str(error)
     code = error.errno or 0
+    if code == errno.EADDRINUSE:
+        return _in_use(endpoint, cause)
     if code in (errno.EACCES, errno.EPERM) and endpoint.version and service.port < _FIRST_UNPRIVILEGED:
         remedy = (
             f"ports below {_FIRST_UNPRIVILEGED} need root or CAP_NET_BIND_SERVICE; to try it without, "
@@ -278,8 +280,20 @@ def _explained(endpoint: Endpoint, error: OSError | KeyError) -> ListenError:
         remedy = "let the user that runs svcd write there, or change the socket's owner"
     elif code == errno.EEXIST:
         remedy = "move it away, or choose another path"
-    elif code == errno.EADDRINUSE and not endpoint.version:
-        remedy = "another server listens at this path; stop it, or choose another path"
     else:
         remedy = REMEDIES.get(code, "change the line in the services file")
-    return ListenError(service.id, endpoint.address, cause, remedy)
+    return ListenError(service.id, endpoint.address, cause, remedy, code)
+
+
+def _in_use(endpoint: Endpoint, cause: str) -> ListenError:
+    """Return the error for an address in use, which names the process that has it."""
+    service = endpoint.service
+    kind = socket.SOCK_STREAM if service.net.shape is Shape.STREAM else socket.SOCK_DGRAM
+    owner = socket_owner(kind, endpoint.host, service.port, "" if endpoint.version else service.path)
+    what = "port" if endpoint.version else "path"
+    if owner is None or owner.pid == os.getpid():
+        remedy = f"stop the program that listens there, or choose another {what}"
+    else:
+        cause = f"{cause} by {owner}"
+        remedy = f"stop {owner.name}, or choose another {what}"
+    return ListenError(service.id, endpoint.address, cause, remedy, errno.EADDRINUSE)

@@ -100,7 +100,7 @@ def root_needed(service: Service, account: Account) -> Iterator[Problem]:
     }
     for option, needed in others.items():
         if needed and getattr(options, option):
-            yield service.problem(option, "only root can give this; start svcd as root, or remove the option")
+            yield service.fault(option, "only root can give this; start svcd as root, or remove the option")
 
 
 def _entry(name: str) -> pwd.struct_passwd | None:

@@ -60,6 +60,7 @@ class Command(NamedTuple):
 _SERVICE = Argument("service", str, "its name, or name/protocol")
 _NEEDED = _SERVICE._replace(needed=True)
 _NOW = Argument("now", bool, "end the connections of services that are no more")
+_STRICT = Argument("strict", bool, "change nothing if a service can't be served")
 _EMPTY = Argument("allow_empty", bool, "obey a services file in which no service is enabled")
 _OLD = Argument("now", bool, "end the old daemon's connections within their shutdown_timeout")
 _TIMEOUT = Argument("timeout", float, "how many seconds the new daemon may take to be ready; default: 60")
@@ -72,11 +73,11 @@ COMMANDS: dict[str, Command] = {
         Command("show", "all that is known of a service", (_NEEDED,)),
         Command("connections", "the open connections", (_SERVICE,)),
         Command("kick", "end a connection, or all of a client", (Argument("who", str, "id, or address", needed=True),)),
-        Command("enable", "listen again for a service that was disabled", (_NEEDED,)),
+        Command("enable", "listen again for a service that was disabled, or try a broken one now", (_NEEDED,)),
         Command("disable", "listen no more for a service, until the next reload", (_NEEDED,)),
         Command("pause", "let new clients wait, of a service or of all", (_SERVICE,)),
         Command("resume", "go on", (_SERVICE,)),
-        Command("reload", "go over to what the services file says", (_NOW, _EMPTY)),
+        Command("reload", "go over to what the services file says", (_NOW, _STRICT, _EMPTY)),
         Command("diff", "what a reload would change", (_FILE,)),
         Command("upgrade", "start svcd's program anew, which takes over without refusing anybody", (_OLD, _TIMEOUT)),
         Command("drain", "listen no more, and stop when the last connection has ended"),

@@ -62,7 +62,7 @@ def test_services_come_go_and_change(start: Callable[..., Daemon], reactor: str)
 
 #: Mistakes that a services file may have, each with what the log says of it. {taken} is a port that somebody has,
 #: {folder} the daemon's folder, where garbage.pem is no certificate.
-BROKEN = {
+MISTAKES = {
     "ecoh 0/tcp": "did you mean 'echo'?",
     "x 0/tcp": "nothing serves 'x'",
     "x": "'x' has no port",
@@ -81,6 +81,9 @@ BROKEN = {
     "@include none": "can't read {folder}/none",
     "@include services": "includes itself",
     "@inclde x": "unknown directive '@inclde'",
+}
+#: What the machine may lack for a service, each with what the log says of it.
+FAULTS = {
     "x 0/tcp server=/no/such/program": "can't run /no/such/program",
     "x 0/tcp server=/bin/cat user=no_such_user": "no user 'no_such_user'",
     "x 0/tcp server=/bin/cat chroot=/no/such": "can't use /no/such",
@@ -96,7 +99,7 @@ BROKEN = {
     "x 0/tcp echo bind=no-such-interface": "no address, interface or known host name",
     "x 0/tcp echo bind=192.0.2.1": "this machine has no such address",
     "x {folder}/none/sock/unix echo": "its directory does not exist",
-    "x {taken}/tcp echo": "stop the program that listens there",
+    "x {taken}/tcp echo": "Address already in use by",
 }
 
 
@@ -112,7 +115,7 @@ def test_a_bad_file_changes_nothing(start: Callable[..., Daemon], tmp_path: Path
     load = Load(_port(daemon, "echo/tcp"), _port(daemon, "day/tcp"), pause=0.01)
     with socket.create_server(("127.0.0.1", 0)) as taken, load.going_on():
         said = partial(str.format, folder=daemon.folder, taken=taken.getsockname()[1])
-        for mistake, wanted in BROKEN.items():
+        for mistake, wanted in MISTAKES.items():
             before = len(daemon.lines)
             _reload(daemon, f"{text}{said(mistake)}\n", event="reload-failed")
             problems = [fields(line)["text"] for line in daemon.lines[before:] if " problem " in line]
@@ -123,7 +126,7 @@ def test_a_bad_file_changes_nothing(start: Callable[..., Daemon], tmp_path: Path
         for reason in ("Is a directory", "No such file or directory"):
             before = len(daemon.lines)
             daemon.process.send_signal(signal.SIGHUP)
-            daemon.wait_for(lambda line: " reload-failed " in line, len(BROKEN) + (1 if "Is" in reason else 2))
+            daemon.wait_for(lambda line: " reload-failed " in line, len(MISTAKES) + (1 if "Is" in reason else 2))
             assert any(" problem " in line and reason in line for line in daemon.lines[before:])
             if daemon.file.exists():
                 daemon.file.rmdir()
@@ -131,6 +134,30 @@ def test_a_bad_file_changes_nothing(start: Callable[..., Daemon], tmp_path: Path
     assert load.done > 100
     assert len([line for line in daemon.lines if " listen service=" in line]) == 2
     _reload(daemon, text)
+
+
+@pytest.mark.load
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_a_fault_breaks_its_service_alone(start: Callable[..., Daemon], tmp_path: Path, reactor: str) -> None:
+    """Whatever the machine lacks for a service, the log says so, and no client of the others notices anything."""
+    (tmp_path / "ours.py").write_text("value = 3\n\ndef fails():\n    raise RuntimeError('no luck')\n")
+    text = "@defaults bind=127.0.0.1\necho 0/tcp\nday 0/tcp daytime\n"
+    env = {"PYTHONPATH": f"{environment()['PYTHONPATH']}:{tmp_path}"}
+    daemon = start(text, twistd_arguments=["--reactor", reactor], env=env)
+    (daemon.folder / "garbage.pem").write_text("hello")
+    load = Load(_port(daemon, "echo/tcp"), _port(daemon, "day/tcp"), pause=0.01)
+    with socket.create_server(("127.0.0.1", 0)) as taken, load.going_on():
+        said = partial(str.format, folder=daemon.folder, taken=taken.getsockname()[1])
+        for count, (fault, wanted) in enumerate(FAULTS.items(), 1):
+            line = _reload(daemon, f"{text}{said(fault)}\nnew{count} 0/tcp echo\n")
+            assert " broken=1 " in line
+            (broken,) = [fields(line) for line in daemon.lines if " broken service=x/" in line][count - 1 :]
+            assert said(wanted) in broken["reason"], fault
+            assert exchange(daemon.connect(f"new{count}/tcp"), b"a") == b"a"
+            # Without the line nothing is broken any more.
+            assert " broken=0 " in _reload(daemon, text)
+    assert load.wrong == []
+    assert load.done > 100
 
 
 @pytest.mark.parametrize("reactor", REACTORS)

@@ -344,16 +344,6 @@ def test_a_protocols_own_way_for_data_is_used() -> None:
     assert transport.sent == b"x"
 
 
-def test_the_services_factory_starts_and_stops_with_its_listeners() -> None:
-    """The keeper passes on both."""
-    gates = _Gates()
-    gates.keeper.doStart()
-    assert gates.factory.running == 1
-    gates.keeper.doStop()
-    assert gates.factory.running == 0
-    assert gates.connect()[0].logPrefix() == "echo/tcp"
-
-
 @pytest.mark.parametrize("cause", ["idle", "first_byte", "session"])
 def test_a_deadline_ends_a_connection_and_the_log_says_which(cause: str) -> None:
     """The connection is reset, and the end line has the deadline's name."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.defer import maybeDeferred
 
-from svcd.config.check import check
+from svcd.config.check import DesiredServices, check
 from svcd.errors import ConfigError
 from svcd.supervisor.reloading import Reloader
 from tests.doubles import FakeFiles, FakeMachine, LogCatcher, config_of
@@ -16,8 +16,6 @@ from tests.unit.test_supervisor import _Daemon
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from svcd.config.check import Endpoint
 
 EMPTY = "the services file: no service is enabled in it; if nothing is to be served, use svcctl reload --allow-empty"
 
@@ -29,10 +27,12 @@ class _Reloaded:
         self.text = f"echo {folder}/echo/unix"
         self.daemon = _Daemon(self.text)
         self.daemon.start()
-        self.reloader = Reloader(self.daemon.supervisor, self._load, maybeDeferred)
+        self.reloader = Reloader(
+            self.daemon.supervisor, self._load, maybeDeferred, lambda _services: DesiredServices(())
+        )
 
-    def _load(self, _path: str | None) -> list[Endpoint]:
-        return check(config_of(self.text), FakeFiles(), FakeMachine())[0]
+    def _load(self, _path: str | None) -> DesiredServices:
+        return DesiredServices(tuple(check(config_of(self.text), FakeFiles(), FakeMachine())[0]))
 
     def outcome(self, call: Callable[..., Any], **how: Any) -> Any:
         """What comes of it: the plan, or the reason why nothing was done."""
@@ -73,8 +73,8 @@ def test_a_reload_to_no_services_is_refused(reloaded: _Reloaded, text: str) -> N
 def test_nothing_may_be_served_if_that_is_said(reloaded: _Reloaded) -> None:
     """With allow_empty the file is obeyed, and services can come back."""
     before, reloaded.text = reloaded.text, ""
-    plan = reloaded.outcome(reloaded.reloader.reload, allow_empty=True)
-    assert [service.id for service in plan.removed] == ["echo/unix"]
+    result = reloaded.outcome(reloaded.reloader.reload, allow_empty=True)
+    assert [service.id for service in result.plan.removed] == ["echo/unix"]
     assert reloaded.served == []
     reloaded.text = before
     reloaded.outcome(reloaded.reloader.reload)

@@ -14,9 +14,8 @@ import pytest
 from svcd.config.check import Endpoint, check
 from svcd.errors import ListenError, ListenErrors
 from svcd.transport.machine import LocalMachine, group_id, user_id
-from svcd.transport.opening import open_all
 from svcd.transport.sockets import OpenSocket, open_socket
-from tests.doubles import FakeFiles, FakeMachine, config_of
+from tests.doubles import FakeFiles, FakeMachine, config_of, open_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -196,7 +195,7 @@ def test_a_living_socket_is_left_alone(opened: _Opened, tmp_path: Path, net: str
     error = _error(f"discard {path}/{net}")
     assert str(error) == (
         f"discard/{net}: can't listen on {path}: Address already in use; "
-        "another server listens at this path; stop it, or choose another path"
+        "stop the program that listens there, or choose another path"
     )
     assert path.stat().st_ino == inode
 

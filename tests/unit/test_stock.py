@@ -18,10 +18,10 @@ from svcd.errors import ActivationError, ListenErrors
 from svcd.resources import inherited_stock
 from svcd.transport.inherited import Inherited, receive, stored_name
 from svcd.transport.machine import LocalMachine
-from svcd.transport.opening import Store, open_all
+from svcd.transport.opening import Store
 from svcd.transport.sockets import OpenSocket
 from svcd.transport.stock import Stock
-from tests.doubles import FakeFiles, FakeMachine, LogCatcher, ManagerDouble, config_of
+from tests.doubles import FakeFiles, FakeMachine, LogCatcher, ManagerDouble, config_of, open_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

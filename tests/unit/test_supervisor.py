@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 from twisted.internet.protocol import Factory
 
-from svcd.config.check import check
+from svcd.config.check import DesiredServices, check
 from svcd.errors import ConfigError, ListenErrors
 from svcd.forms import TextForm
 from svcd.journal import Journal
@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 class _Daemon:
     """A supervisor of a text's services."""
 
-    def __init__(self, text: str, manager: ManagerDouble | None = None, stock: Stock | None = None) -> None:
+    def __init__(
+        self, text: str, manager: ManagerDouble | None = None, stock: Stock | None = None, *, strict: bool = False
+    ) -> None:
         self.reactor = FakeReactor()
         self.lines: list[str] = []
         self.manager = manager or ManagerDouble()
@@ -54,7 +56,7 @@ class _Daemon:
         self.ledger = Ledger()
         self.supervisor = Supervisor(
             self.reactor,
-            endpoints,
+            DesiredServices(tuple(endpoints)),
             surroundings(self.reactor, descriptors=self.budget),
             Journal(keeping(self.lines), TextForm(stamped=False)),
             self.budget,
@@ -63,6 +65,7 @@ class _Daemon:
             self.ledger,
             self.manager,
             stock,
+            strict=strict,
         )
 
     def start(self) -> None:
@@ -127,19 +130,30 @@ def test_a_start_is_told(daemon: _Daemon, tmp_path: Path) -> None:
     assert len(daemon.ports) == 3
 
 
-def test_a_start_that_fails_opens_nothing(daemon: _Daemon, tmp_path: Path) -> None:
-    """Nothing is watched, said or left behind."""
+def test_a_start_that_fails_opens_nothing(tmp_path: Path) -> None:
+    """With --strict one socket that can't be had stops the start: nothing is watched, said or left behind."""
     (tmp_path / "discard").write_text("in the way")
+    daemon = _Daemon(f"echo {tmp_path}/echo/unix\ndiscard {tmp_path}/discard/unixgram\n", strict=True)
     with pytest.raises(ListenErrors):
         daemon.supervisor.privilegedStartService()
     assert daemon.manager.said == []
     assert {path.name for path in tmp_path.iterdir()} == {"discard"}
-    (tmp_path / "discard").unlink()
 
 
-def test_a_service_that_can_not_be_made_starts_nothing(tmp_path: Path) -> None:
-    """The mistake comes as a Problem, and no socket of any service stays behind."""
-    daemon = _Daemon(f"echo {tmp_path}/echo/unix\nx {tmp_path}/x/unix factory=no_such_module:f\n")
+def test_a_start_without_any_service_fails(tmp_path: Path) -> None:
+    """Where none can be served, all reasons are told."""
+    (tmp_path / "a").write_text("in the way")
+    daemon = _Daemon(f"echo {tmp_path}/a/unix\nx {tmp_path}/x/unix factory=no_such_module:f\n")
+    with pytest.raises(ListenErrors) as caught:
+        daemon.supervisor.privilegedStartService()
+    assert "echo/unix: can't listen on" in str(caught.value)
+    assert "No module named 'no_such_module'" in str(caught.value)
+    assert {path.name for path in tmp_path.iterdir()} == {"a"}
+
+
+def test_a_service_that_can_not_be_made_starts_nothing_with_strict(tmp_path: Path) -> None:
+    """The fault comes as a Problem, and no socket of any service stays behind."""
+    daemon = _Daemon(f"echo {tmp_path}/echo/unix\nx {tmp_path}/x/unix factory=no_such_module:f\n", strict=True)
     with pytest.raises(ConfigError) as caught:
         daemon.supervisor.privilegedStartService()
     assert "No module named 'no_such_module'" in str(caught.value)
@@ -286,7 +300,7 @@ def test_a_reload_is_counted(daemon: _Daemon, tmp_path: Path) -> None:
         config_of(f"chargen {tmp_path}/chargen/unix instances=7\nupper {tmp_path}/upper/unix"),
         FakeFiles(), FakeMachine(),
     )  # fmt: skip
-    daemon.supervisor.change_to(endpoints)
+    daemon.supervisor.change_to(DesiredServices(tuple(endpoints)))
     assert _shown(daemon) == {"echo/unix": (1, 1), "chargen/unix": (1, 1), "upper/unix": (0, 0)}
     assert [each.about.most for each in daemon.ledger.snapshot().services] == [None, 7, None]
     assert daemon.ledger.reloads_done == 1
@@ -305,7 +319,7 @@ def test_a_factory_is_started_and_stopped_with_its_listeners(tmp_path: Path) -> 
         daemon.start()
         assert calls == ["start"]
         endpoints, _ = check(config_of(f"{line} instances=3"), FakeFiles(), FakeMachine())
-        daemon.supervisor.change_to(endpoints)
+        daemon.supervisor.change_to(DesiredServices(tuple(endpoints)))
         assert calls == ["start", "start", "stop"]
         daemon.stop()
         assert calls == ["start", "start", "stop", "stop"]

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.defer import maybeDeferred
 
-from svcd.config.check import check
+from svcd.config.check import DesiredServices, check
 from svcd.errors import CommandError
 from svcd.supervisor import Reloader, Upgrader, upgrading
 from svcd.transport.inherited import Inherited
-from svcd.transport.opening import Store, open_all
+from svcd.transport.opening import Store
 from svcd.transport.stock import Stock
 from svcd.transport.succession import PREDECESSOR, Predecessor
 from svcd.transport.successor import Program
 from svcd.transport.waiting import WaitPort
 from svcd.twistd import Twistd
-from tests.doubles import FakeFiles, FakeMachine, LogCatcher, ManagerDouble, config_of
+from tests.doubles import FakeFiles, FakeMachine, LogCatcher, ManagerDouble, config_of, open_all
 from tests.unit.test_supervisor import _Daemon
 
 if TYPE_CHECKING:
@@ -108,7 +108,12 @@ class _Old:
 
         monkeypatch.setattr(upgrading, "Successor", make)
         supervisor = self.daemon.supervisor
-        self.reloader = Reloader(supervisor, lambda _path: supervisor.endpoints, maybeDeferred)
+        self.reloader = Reloader(
+            supervisor,
+            lambda _path: DesiredServices(supervisor.endpoints),
+            maybeDeferred,
+            lambda _services: DesiredServices(()),
+        )
         self.upgrader = Upgrader(
             self.daemon.reactor, supervisor, self.reloader, PROGRAM, self.runner, self.stopped.append
         )

@@ -71,7 +71,7 @@ def make_contexts(service: Service, material: Material, before: Contexts | None 
         try:
             first.by_name(partial(_find, named), refuse=service.options.tls_unknown_name == "refuse")
         except MemoryError:
-            raise ConfigError([service.problem("tls_sni", _NO_CALLBACKS)]) from None
+            raise ConfigError([service.fault("tls_sni", _NO_CALLBACKS)]) from None
     return Contexts(service, material, first, named)
 
 
@@ -89,7 +89,7 @@ def _context(service: Service, material: Material, credentials: Credentials | No
         text = f"OpenSSL does not take the certificate: {why(error)}"
     except MemoryError:
         text = _NO_CALLBACKS
-    raise ConfigError([service.problem(option, text)])
+    raise ConfigError([service.fault(option, text)])
 
 
 def _find(named: Mapping[str, SSL.Context], name: str) -> SSL.Context | None:

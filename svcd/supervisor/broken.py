@@ -1,0 +1,213 @@
+"""Services that can't be served as the services file says: what each lacks, and when it is tried again."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+
+from svcd.errors import ListenError
+from svcd.events import BROKEN, RECOVERED, tell
+from svcd.supervisor.path_watch import PathWatcher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from twisted.internet.interfaces import IDelayedCall
+
+    from svcd.config.check import Endpoint
+    from svcd.config.service import Service
+    from svcd.interfaces import Watcher
+    from svcd.model import Problem
+
+__all__ = ["BrokenService", "BrokenServices"]
+
+#: Seconds until a service is tried again: at first, and at most; each pause is twice the last.
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 30.0
+#: Several events come together, such as a file that is created, written and closed, in seconds.
+_SETTLE_SECONDS = 0.2
+
+
+@dataclass(slots=True)
+class BrokenService:
+    """A service that can't be served as its line says.
+
+    Attributes:
+        service: the service, as the file has it.
+        endpoints: the sockets that it should have, as far as they are known.
+        errors: what it lacks; never empty.
+        since: when it broke, by the reactor's clock.
+        pause: how long the next attempt is waited for, in seconds.
+        due: when it is tried again, by the reactor's clock.
+    """
+
+    service: Service
+    endpoints: tuple[Endpoint, ...]
+    errors: tuple[Problem | ListenError, ...]
+    since: float = 0.0
+    pause: float = _FIRST_PAUSE
+    due: float = 0.0
+
+    @property
+    def reason(self) -> str:
+        """The errors in one line."""
+        return "; ".join(map(str, self.errors))
+
+    @property
+    def paths(self) -> Iterator[str]:
+        """The files that may mend it."""
+        for error in self.errors:
+            if not isinstance(error, ListenError):
+                if error.path:
+                    yield error.path
+            elif self.service.path:
+                yield self.service.path
+
+    @property
+    def lacks_address(self) -> bool:
+        """Whether another address of the machine may mend it."""
+        return any(
+            error.number == errno.EADDRNOTAVAIL if isinstance(error, ListenError) else error.place == self._bind_place
+            for error in self.errors
+        )
+
+    @property
+    def _bind_place(self) -> object:
+        return self.service.places.get("bind")
+
+
+class BrokenServices:
+    """The broken services of a daemon.
+
+    Args:
+        reactor: watches descriptors and time.
+
+    Attributes:
+        retry: tries services again, by their ids; None while nothing is to be tried.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Watcher) -> None:
+        self._reactor = reactor
+        self._services: dict[str, BrokenService] = {}
+        self._timer: IDelayedCall | None = None
+        self._paths = PathWatcher(reactor, self._paths_changed)
+        self.retry: Callable[[Sequence[str]], object] | None = None
+
+    def __getitem__(self, service_id: str) -> BrokenService:
+        """Return a service that is broken."""
+        return self._services[service_id]
+
+    def get(self, service_id: str) -> BrokenService | None:
+        """Return a service if it is broken, else None."""
+        return self._services.get(service_id)
+
+    def __contains__(self, service_id: object) -> bool:
+        """Whether a service is broken."""
+        return service_id in self._services
+
+    def __iter__(self) -> Iterator[BrokenService]:
+        """Iterate over all that are broken."""
+        return iter(self._services.values())
+
+    def __len__(self) -> int:
+        """How many are broken."""
+        return len(self._services)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of all that are broken."""
+        return tuple(self._services)
+
+    def update(self, found: Mapping[str, BrokenService], tried: Iterable[str] | None = None) -> None:
+        """Note which services are broken now; a service that breaks, breaks otherwise or recovers is logged.
+
+        Args:
+            found: the services that are broken, by id.
+            tried: the ids of the services that were tried, of which all but those in `found` have recovered; None for
+                all.
+        """
+        now = self._reactor.seconds()
+        for service_id in list(self._services) if tried is None else list(tried):
+            before = self._services.get(service_id)
+            if before is not None and service_id not in found:
+                del self._services[service_id]
+                tell(self._log, RECOVERED, service=service_id, seconds=round(now - before.since, 3))
+        for service_id, broken in found.items():
+            before = self._services.get(service_id)
+            broken.since = now if before is None else before.since
+            if before is not None and before.service == broken.service:
+                broken.pause = min(before.pause * 2, _LONGEST_PAUSE)
+            broken.due = now + broken.pause
+            self._services[service_id] = broken
+            if before is None or before.reason != broken.reason:
+                tell(self._log, BROKEN, service=service_id, reason=broken.reason, retry=broken.pause)
+        if self.retry is not None:
+            self._wait()
+
+    def postpone(self, ids: Iterable[str]) -> None:
+        """Try services again after their next pause."""
+        for each in [self._services[name] for name in ids if name in self._services]:
+            each.pause = min(each.pause * 2, _LONGEST_PAUSE)
+            each.due = self._reactor.seconds() + each.pause
+        if self.retry is not None:
+            self._wait()
+
+    def forget(self, service_id: str) -> BrokenService | None:
+        """Remove a service that is no longer wanted; return it, or None if it was not broken."""
+        return self._services.pop(service_id, None)
+
+    def start(self, retry: Callable[[Sequence[str]], object]) -> None:
+        """Try broken services again from now on.
+
+        Args:
+            retry: tries services, by their ids, and calls update().
+        """
+        self.retry = retry
+        self._wait()
+
+    def stop(self) -> None:
+        """Try nothing any more."""
+        self.retry = None
+        self._paths.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def addresses_changed(self) -> None:
+        """Try the services that lack an address."""
+        self._hasten([each for each in self if each.lacks_address])
+
+    def _paths_changed(self, paths: frozenset[str]) -> None:
+        self._hasten([each for each in self if not paths.isdisjoint(each.paths)])
+
+    def _hasten(self, services: Iterable[BrokenService]) -> None:
+        """Try services soon, and if that fails as often as at first."""
+        due = self._reactor.seconds() + _SETTLE_SECONDS
+        for each in services:
+            each.pause = _FIRST_PAUSE / 2
+            each.due = min(each.due, due)
+        if self.retry is not None:
+            self._wait()
+
+    def _wait(self) -> None:
+        self._paths.watch([path for each in self for path in each.paths])
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._services:
+            pause = min(each.due for each in self) - self._reactor.seconds()
+            self._timer = self._reactor.callLater(max(pause, 0.0), self._try)
+
+    def _try(self) -> None:
+        self._timer = None
+        now = self._reactor.seconds()
+        due = [name for name, each in self._services.items() if each.due <= now]
+        if self.retry is not None and due:
+            self.retry(due)
+        else:
+            self._wait()
