@@ -137,7 +137,7 @@ def _repeated_names(config: Config) -> Iterator[Problem]:
     for service in config.enabled:
         known = first.setdefault(service.id, service)
         if known is not service:
-            text = f"{service.id} stands at {known.place} already; rename one, or remove it"
+            text = f"{service.id} stands at {known.place} already; give one another id=NAME, or remove it"
             yield Problem(service.place, text)
 
 

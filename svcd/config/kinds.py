@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COUNT",
     "DURATION",
+    "ID",
     "MODE",
     "NAMES",
     "OWNER",
@@ -151,6 +152,14 @@ def _read_word(word: str) -> str:
 
 WORD: Kind[str] = Kind("word", "a word without blanks", _read_word, str)
 TEXT: Kind[str] = Kind("text", "any text", str, str)
+
+
+def _read_id(word: str) -> str:
+    require("/" not in word and "=" not in word)
+    return _read_word(word)
+
+
+ID: Kind[str] = Kind("id", "a word without blanks, / and =", _read_id, str)
 
 
 def _read_owner(word: str) -> Owner:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from svcd.config.access_check import AT_ACCEPT
 from svcd.config.arranging import CONTINUED, arrange
 from svcd.config.options import TABLE, Options
+from svcd.config.port_names import SERVICES
 from svcd.config.rows import HANDLERS
 from svcd.config.service import HIGHEST_PORT, Service
 from svcd.config.xinetd_words import block_remedy, option_remedy, protocol_remedy, value_remedy
@@ -18,11 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from svcd.config.lexer import Word
+    from svcd.config.port_names import PortNames
 
 __all__ = ["LineReader", "nearest"]
 
 #: The longest path of a UNIX socket in bytes: sun_path less its NUL (unix(7)).
 _LONGEST_PATH = 107
+#: A name of a port (RFC 6335, 5.1, and the older ones of services(5)), which has a letter.
+_PORT_NAME = re.compile("(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9+_.*-]*")
 _ACCEPTED_NETS = ", ".join(Net)
 _HANDLER_WORDS = ", ".join(f"{handler}=" for handler in HANDLERS)
 
@@ -49,11 +53,13 @@ class LineReader:
     Args:
         builtins: what the daemon can run by itself, and in which shapes.
         problems: where Problems are put.
+        ports: the names of ports.
     """
 
-    def __init__(self, builtins: Mapping[str, frozenset[Shape]], problems: list[Problem]) -> None:
+    def __init__(self, builtins: Mapping[str, frozenset[Shape]], problems: list[Problem], ports: PortNames) -> None:
         self._builtins = builtins
         self._problems = problems
+        self._ports = ports
 
     def _problem(self, place: Place, text: str) -> None:
         self._problems.append(Problem(place, text))
@@ -181,10 +187,15 @@ class LineReader:
                 self._problem(word.place, f"the path is longer than the {_LONGEST_PATH} bytes a UNIX socket can have")
             else:
                 return net, 0, where
-        elif not re.fullmatch("[0-9]{1,5}", where) or int(where) > HIGHEST_PORT:
-            self._problem(word.place, f"port {where!r} is no number from 0 to {HIGHEST_PORT}")
-        else:
+        elif re.fullmatch("[0-9]{1,5}", where) and int(where) <= HIGHEST_PORT:
             return net, int(where), ""
+        else:
+            port = self._ports.port(where, net) if _PORT_NAME.fullmatch(where) else None
+            if port is not None:
+                return net, port, ""
+            names = f", and no name in {SERVICES} for {net}{nearest(where, self._ports.names(net))}"
+            names = names if _PORT_NAME.fullmatch(where) else ""
+            self._problem(word.place, f"port {where!r} is no number from 0 to {HIGHEST_PORT}{names}")
         return None, 0, ""
 
     def _runs(

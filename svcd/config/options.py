@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from svcd.config.access_options import AccessOptions
 from svcd.config.datagram_options import DatagramOptions
 from svcd.config.handler_options import HandlerOptions
-from svcd.config.kinds import NAMES, PATH, TEXT, YES_NO, choice, choices
+from svcd.config.kinds import ID, NAMES, PATH, TEXT, YES_NO, choice, choices
 from svcd.config.rows import GROUPS, OptionInfo, row
 from svcd.config.socket_options import SocketOptions
 from svcd.config.time_options import TimeOptions
@@ -64,6 +64,12 @@ class Options(SocketOptions, AccessOptions, HandlerOptions, TimeOptions, Datagra
     symlinks: bool = row(
         YES_NO, False, "http", "http",
         "Follow symbolic links below root, wherever they lead.",
+    )  # fmt: skip
+    id: str = row(
+        ID, "", "misc", "any",
+        "What the service is called in the log, in metrics and by svcctl, with its protocol behind; default: its name. "
+        "For services of the same name on several ports or addresses.",
+        xinetd="id",
     )  # fmt: skip
     disable: bool = row(
         YES_NO, False, "misc", "any",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from svcd.config.arranging import arrange
 from svcd.config.lexer import Word, decode, split
 from svcd.config.line import LineReader, nearest
+from svcd.config.port_names import PortNames
 from svcd.config.rows import HANDLERS
 from svcd.config.service import Config, Service
 from svcd.model import Place, Problem, Severity
@@ -83,7 +84,7 @@ class _Parser:
         self._files_read = 0
         self.services: list[Service] = []
         self.problems: list[Problem] = []
-        self._lines = LineReader(builtins, self.problems)
+        self._lines = LineReader(builtins, self.problems, PortNames(files))
 
     def _problem(self, place: Place, text: str) -> None:
         self.problems.append(Problem(place, text))
@@ -160,6 +161,8 @@ class _Parser:
             name = word.text.partition("=")[0]
             if name in HANDLERS:
                 self._problem(word.place, f"{name}= says what runs; set it on the line of a service, not in @defaults")
+            elif name == "id":
+                self._problem(word.place, "id= names one service; set it on its line, not in @defaults")
             else:
                 taken.append(word)
         values, places = self._lines.options(taken)

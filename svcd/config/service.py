@@ -54,7 +54,7 @@ class Service:
     @property
     def id(self) -> str:
         """Unique in a Config: `echo/tcp`."""
-        return f"{self.name}/{self.net}"
+        return f"{self.options.id or self.name}/{self.net}"
 
     @property
     def spawned(self) -> bool:

@@ -372,3 +372,22 @@ def test_check_and_explain_take_the_daemons_file(controlled: _Controlled) -> Non
     explained = controlled.svcctl("explain", "mine", "10.0.0.1")
     assert explained.stderr == f"svcctl explain: {named}\n"
     assert explained.returncode == 1
+
+
+def test_services_of_one_name_are_told_apart_by_their_ids(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """The log, status and svcctl's commands know each by its id=; a reload keeps their sockets."""
+    path = open_folder / "control"
+    lines = "@defaults bind=127.0.0.1\necho 0/tcp id=lan\necho 0/tcp id=wan\n"
+    controlled = _Controlled(start(lines, "--control", str(path)), path)
+    daemon = controlled.daemon
+    addresses = {row["service"]: row["addresses"] for row in controlled.ask("status")["services"]}
+    assert list(addresses) == ["lan/tcp", "wan/tcp"]
+    assert exchange(daemon.connect("wan/tcp"), b"a") == b"a"
+    daemon.wait_for(lambda line: " end service=wan/tcp " in line)
+    assert controlled.ask("show", "lan")["service"] == "lan/tcp"
+    controlled.ask("disable", "lan")
+    daemon.file.write_text(lines + "discard 0/tcp id=void\n")
+    controlled.ask("reload")
+    after = {row["service"]: row["addresses"] for row in controlled.ask("status")["services"]}
+    assert set(after) == {"lan/tcp", "wan/tcp", "void/tcp"}
+    assert after["wan/tcp"] == addresses["wan/tcp"]

@@ -114,9 +114,7 @@ def test_the_pid_file_is_removed(tmp_path: Path) -> None:
     """A daemon in the background whose stop hangs leaves no pid file behind."""
     (tmp_path / "services").write_text("stuck 0/tcp bind=127.0.0.1 factory=stuck:make shutdown_timeout=0s\n")
     # When the factory is made the process is in the background already.
-    (tmp_path / "stuck.py").write_text(
-        STUCK.replace("    return ", "    deferToThread(rest)\n    return ")
-    )
+    (tmp_path / "stuck.py").write_text(STUCK.replace("    return ", "    deferToThread(rest)\n    return "))
     pid_file, log = tmp_path / "pid", tmp_path / "log"
     words = twistd("--pidfile", str(pid_file), "--logfile", str(log), "svcd", "--control", "")
     env = environment(PYTHONPATH=f"{tmp_path}:{environment()['PYTHONPATH']}")

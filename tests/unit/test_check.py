@@ -81,7 +81,10 @@ def test_a_machine_without_any_ip() -> None:
 
 ROWS = [
     # Names.
-    ("echo 7/tcp\necho 8/tcp", ["s:2:1: echo/tcp stands at s:1:1 already; rename one, or remove it"]),
+    ("echo 7/tcp id=a\necho 8/tcp id=b\necho 9/tcp", []),
+    ("echo 7/tcp id=upper\nupper 8/tcp",
+     ["s:2:1: upper/tcp stands at s:1:1 already; give one another id=NAME, or remove it"]),
+    ("echo 7/tcp\necho 8/tcp", ["s:2:1: echo/tcp stands at s:1:1 already; give one another id=NAME, or remove it"]),
     ("echo 7/tcp\necho 7/udp", []),
     ("echo 7/tcp\necho 8/tcp disable=yes", []),
     # Addresses.

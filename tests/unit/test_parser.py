@@ -83,6 +83,59 @@ def test_what_is_logged_by_default_depends_on_what_runs() -> None:
     assert service_of("x 7/tcp server=/bin/cat log_on_success=none").logged == ()
 
 
+def test_an_identity_of_its_own() -> None:
+    """With id= a service is called so, with its protocol; what runs is still said by its name."""
+    service = service_of("echo 7/tcp id=lan")
+    assert (service.id, service.name, service.runs) == ("lan/tcp", "echo", "echo")
+
+
+_PORTS = """\
+# ports
+echo\t\t7/tcp
+echo\t\t8/udp   # not the same
+www-http  80/tcp  www http
+3com-amp3 629/tcp
+odd 0/tcp odder
+broken
+http 81/tcp
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "port"),
+    [
+        ("echo/tcp", 7),
+        ("echo/tcp6", 7),
+        ("echo/udp4", 8),
+        ("http/tcp", 80),
+        ("www-http/tcp4", 80),
+        ("3com-amp3/tcp", 629),
+    ],
+)
+def test_a_port_by_its_name(where: str, port: int) -> None:
+    """A name or an alias of /etc/services for the protocol stands for its port; the first line counts."""
+    files = FakeFiles({"/etc/services": _PORTS})
+    config, problems = parse_text(f"mine {where} echo", "s", files, SHAPES)
+    assert not problems
+    assert config.services[0].port == port
+
+
+@pytest.mark.parametrize(
+    ("where", "problem"),
+    [
+        ("htpp/tcp", ", and no name in /etc/services for tcp (did you mean 'http'?)"),
+        ("http/udp", ", and no name in /etc/services for udp"),
+        ("odd/tcp", ", and no name in /etc/services for tcp"),
+        ("-x/tcp", ""),
+    ],
+)
+def test_a_port_without_a_known_name(where: str, problem: str) -> None:
+    """It is a mistake, with the nearest name."""
+    files = FakeFiles({"/etc/services": _PORTS})
+    name = where.partition("/")[0]
+    assert problems_of(f"mine {where} echo", files) == [f"s:1:6: port {name!r} is no number from 0 to 65535{problem}"]
+
+
 def test_options_of_a_line() -> None:
     """Options stand behind the aliases, and a value may hold what it likes in quotes."""
     service = service_of("web 80/tcp http root=/srv/www index='a#b.html,c' 'description=it is = \"x\" # y'")
@@ -112,7 +165,7 @@ ROWS = [
     ("echo 65536/tcp", "s:1:6: port '65536' is no number from 0 to 65535"),
     ("echo -1/udp", "s:1:6: port '-1' is no number from 0 to 65535"),
     ("echo ٣/tcp", "s:1:6: port '٣' is no number from 0 to 65535"),
-    ("echo http/tcp", "s:1:6: port 'http' is no number from 0 to 65535"),
+    ("echo http/tcp", "s:1:6: port 'http' is no number from 0 to 65535, and no name in /etc/services for tcp"),
     ("echo /run/e/tcp", "s:1:6: port '/run/e' is no number from 0 to 65535"),
     ("echo 7/unix", "s:1:6: a unix service takes the absolute path of its socket, not '7'"),
     ("echo run/e/unixgram", "s:1:6: a unixgram service takes the absolute path of its socket, not 'run/e'"),
@@ -176,6 +229,8 @@ ROWS = [
     ("@default a=b", ("s:1:1: unknown directive '@default' (did you mean '@defaults'?): there are @defaults and "
                      "@include")),
     ("@defaults server=/bin/cat", "s:1:11: server= says what runs; set it on the line of a service, not in @defaults"),
+    ("@defaults id=x", "s:1:11: id= names one service; set it on its line, not in @defaults"),
+    ("echo 7/tcp id=a/b", "s:1:15: id takes a word without blanks, / and =, not 'a/b'"),
     ("@defaults resolve", "s:1:11: @defaults takes option=value, not 'resolve'"),
     ("@defaults resolv=yes", "s:1:11: unknown option 'resolv' (did you mean 'resolve'?)"),
     ("@defaults resolve=1", "s:1:19: resolve takes yes or no, not '1'"),

@@ -64,6 +64,7 @@ _VALUES: dict[str, SearchStrategy[str]] = {
     "count limit": _or_none(st.integers(1, 10**9 - 1).map(str)),
     "text": _TRICKY,
     "word": _WORD,
+    "id": _WORD.map(lambda text: text.replace("/", "").replace("=", "") or "x"),
     "names": st.lists(
         _WORD.map(lambda text: text.replace(",", "").replace("/", "") or "x").filter(
             lambda name: name not in (".", "..")
