@@ -65,6 +65,11 @@ class Ledger:
         self.config_seconds = 0.0
         self.descriptors: Callable[[], tuple[int, int]] = lambda: (0, 0)
 
+    @property
+    def uptime(self) -> float:
+        """Seconds since the start."""
+        return self._clock() - self._since
+
     def tally(self, service: str) -> Tally:
         """The tally of a service, by its id; one that is known goes on."""
         tally = self._tallies.get(service)
@@ -94,7 +99,7 @@ class Ledger:
             version=__version__,
             state=self.state,
             started=self._started,
-            uptime=self._clock() - self._since,
+            uptime=self.uptime,
             reloads_done=self.reloads_done,
             reloads_failed=self.reloads_failed,
             config_seconds=self.config_seconds,

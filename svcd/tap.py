@@ -21,6 +21,7 @@ from svcd.files import LocalFiles
 from svcd.ledger import Ledger
 from svcd.loading import check_again, listing, load_config, usual_file
 from svcd.logs import LOG_FORMATS, LogOutput
+from svcd.net.monotonic import use_monotonic_time
 from svcd.policy.limits import Hall
 from svcd.resources import account_of, connection_limit, inherited_stock, own_program
 from svcd.rundir import control_path, make_folder
@@ -232,6 +233,8 @@ def makeService(options: Options) -> IService:
     """
     _install_reactor()
     from twisted.internet import reactor  # not before now: importing it installs one
+
+    use_monotonic_time(reactor)
 
     parent: Any = {} if options.parent is None else options.parent
     ledger, began = Ledger(), time.monotonic()

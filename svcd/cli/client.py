@@ -175,7 +175,7 @@ def _top(chosen: argparse.Namespace) -> int:
 
 
 def _status(result: Mapping[str, Any]) -> Iterator[str]:
-    since = _duration(time.time() - result["since"])
+    since = _duration(result["uptime"])
     descriptors = result["descriptors"]
     yield (
         f"svcd {result['version']}, pid {result['pid']}, {result['reactor']}, up {since}, "

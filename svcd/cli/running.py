@@ -8,6 +8,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.epollreactor import EPollReactor
 from twisted.python.failure import Failure
 
+from svcd.net.monotonic import use_monotonic_time
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import TypeVar
@@ -30,6 +32,7 @@ def run(main: Callable[[EPollReactor], Coroutine[Deferred[Any], Any, _T]]) -> _T
         Exception: what it raises.
     """
     reactor = EPollReactor()
+    use_monotonic_time(reactor)
     results: list[Any] = []
 
     def start() -> None:

@@ -18,6 +18,7 @@ from twisted.internet.main import installReactor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from svcd.net.monotonic import seconds
 from svcd.reactor.datagram import UDPPort
 from svcd.reactor.listener import StreamPort, TCPPort, UNIXPort
 from svcd.reactor.opening import Given, adopt
@@ -47,6 +48,7 @@ class UvReactor(AsyncioSelectorReactor):
     """
 
     _log = Logger()
+    seconds = staticmethod(seconds)
 
     def __init__(self) -> None:
         self.loop: AbstractEventLoop = uvloop.new_event_loop()

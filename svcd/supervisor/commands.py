@@ -86,6 +86,7 @@ class Commands:
         leaving = sum(len(each.keeper.everybody()) for each in supervisor.retired if each.keeper is not None)
         return {
             **self._facts,
+            "uptime": round(supervisor.ledger.uptime, 3),
             "pid": os.getpid(),
             "services": services,
             "leaving": leaving,

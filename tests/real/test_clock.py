@@ -1,0 +1,107 @@
+"""Steps of the wall clock under a real daemon, made by libfaketime: the log, deadlines and listeners go on."""
+
+from __future__ import annotations
+
+import datetime
+import resource
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.real.daemon import PATIENCE, exchange, fields
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.real.daemon import Daemon
+
+#: What must come in 0.2 s or a second is there within this time, in seconds: far less than a step.
+SOON = 10.0
+STEPS = {"-1d": -86_400, "+1d": 86_400, "-1h": -3600, "+1h": 3600}
+
+
+class _WallClock:
+    """The wall clock of processes that have `env` in their environment."""
+
+    def __init__(self, folder: Path, library: Path) -> None:
+        self._file = folder / "faketime"
+        self.set("+0")
+        self.env = {
+            "LD_PRELOAD": str(library),
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def set(self, step: str) -> None:
+        """Step to so far from the true time."""
+        new = self._file.with_suffix(".new")
+        new.write_text(f"{step}\n")
+        new.rename(self._file)
+
+
+@pytest.fixture
+def wall(tmp_path: Path) -> _WallClock:
+    """A wall clock that can be stepped."""
+    for folder in ("/usr/lib", "/usr/local/lib"):
+        for library in Path(folder).glob("**/faketime/libfaketimeMT.so.1"):
+            return _WallClock(tmp_path, library)
+    pytest.skip("libfaketime is not installed")
+
+
+def _moment(line: str) -> float:
+    return datetime.datetime.fromisoformat(line.split(" ", 1)[0]).timestamp()
+
+
+def _soon(began: float) -> None:
+    assert time.monotonic() - began < SOON
+
+
+@pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
+def test_steps_of_the_clock(start: Callable[..., Daemon], wall: _WallClock, reactor: str) -> None:
+    """After each step lines come soon and with the new time, idle connections end in time, daytime tells the date."""
+    services = "@defaults bind=127.0.0.1\necho 0/tcp idle_timeout=1s\ndaytime 0/tcp date_format=iso8601\n"
+    daemon = start(services, env=wall.env, twistd_arguments=["--reactor", reactor])
+    for count, (step, moved) in enumerate(STEPS.items(), 1):
+        with daemon.connect("echo/tcp") as idle:
+            idle.sendall(b"x")
+            assert idle.recv(1) == b"x"
+            wall.set(step)
+            began = time.monotonic()
+            with pytest.raises(ConnectionResetError):
+                idle.recv(1)
+            _soon(began)
+        end = daemon.wait_for(lambda line: " end service=echo/tcp " in line, count)[-1]
+        _soon(began)
+        assert fields(end)["reason"] == "idle"
+        assert 0.9 < float(fields(end)["seconds"]) < SOON
+        assert abs(_moment(end) - time.time() - moved) < 60
+        told = exchange(daemon.connect("daytime/tcp")).decode().strip()
+        assert abs(_moment(told) - time.time() - moved) < 60
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("step", ["-1d", "+1d"])
+def test_listeners_that_rest_wake_up(start: Callable[..., Daemon], wall: _WallClock, step: str) -> None:
+    """A daemon that is out of descriptors when the clock steps accepts again when some are free."""
+
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+
+    daemon = start("echo 0/tcp bind=127.0.0.1\n", env=wall.env, preexec_fn=few)
+    clients = [daemon.connect("echo/tcp") for _ in range(100)]
+    daemon.wait_for(lambda line: " pause reason=descriptors " in line)
+    wall.set(step)
+    began = time.monotonic()
+    for client in clients:
+        client.close()
+    with socket.create_connection(("127.0.0.1", daemon.port("echo/tcp")), PATIENCE) as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+    daemon.wait_for(lambda line: " resume reason=descriptors " in line)
+    _soon(began)
+    assert daemon.stop() == 0
