@@ -17,7 +17,7 @@ from svcd.events import PROBLEM
 from svcd.stop_deadline import StopDeadline
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Mapping
     from types import FrameType
 
     from svcd.logs import LogOutput
@@ -105,19 +105,14 @@ class Daemon(MultiService):
         else:
             self._predecessor.ready(self._reactor, self._take_over, self._abandoned)
 
-    def _take_over(self, held: frozenset[int]) -> None:
+    def _take_over(self, held: Mapping[int, int]) -> None:
         """The daemon before us accepts nobody any more: what we share is ours, but for what its processes have."""
         assert self._predecessor is not None  # noqa: S101 - it has just said so
         self._supervisor.store.own()
-        self._pause(held, paused=True)
+        unserved = self._supervisor.hold(held)
         self._serve()
         self._twistd.take_over()
-        self._predecessor.serving(lambda inode: self._pause({inode}, paused=False))
-
-    def _pause(self, inodes: Container[int], *, paused: bool) -> None:
-        for listener in self._supervisor.listeners_of():
-            if listener.inode in inodes:
-                listener.pause(paused=paused)
+        self._predecessor.serving(unserved)
 
     def _abandoned(self) -> None:
         self._log.error("the daemon that has started this one has ended before this one could take over")

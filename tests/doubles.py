@@ -6,8 +6,9 @@ import errno
 import fnmatch
 import os
 import posixpath
+import select
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.defer import Deferred
@@ -58,6 +59,8 @@ __all__ = [
     "service_of",
     "surroundings",
 ]
+
+ReaderT = TypeVar("ReaderT")
 
 PEER = IPv4Address("TCP", "192.0.2.1", 40_000)
 
@@ -327,6 +330,14 @@ class FakeReactor(Clock):
     def removeWriter(self, writer: Any) -> None:
         """Don't."""
         self.writers.discard(writer)
+
+    def wait_for(self, kind: type[ReaderT]) -> ReaderT:
+        """The one reader of a kind, when there is something for it to read."""
+        (found,) = [reader for reader in self.readers if isinstance(reader, kind)]
+        poll = select.poll()
+        poll.register(found.fileno(), select.POLLIN)  # type: ignore[attr-defined]
+        assert poll.poll(60_000)
+        return found
 
 
 class _Handle:

@@ -49,7 +49,8 @@ class HandlerOptions:
     wait: bool = row(
         YES_NO, False, "runs", "server",
         "With yes one process at a time gets the listening socket itself, or the datagram socket, and svcd listens "
-        "again when it has ended.",
+        "again when it has ended. A reload that takes the socket away from the service ends the process: SIGTERM, and "
+        "SIGKILL after shutdown_timeout.",
         xinetd="wait",
     )  # fmt: skip
     python: str = row(

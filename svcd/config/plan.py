@@ -22,8 +22,8 @@ class Plan:
 
     Attributes:
         kept: sockets that stay open, by what they served and what they are to serve.
-        opened: sockets that are not there yet.
-        closed: sockets that nothing asks for any more.
+        opened: sockets that are not there yet; some perhaps where one is closed.
+        closed: sockets that nothing asks for any more, or that can't serve what asks for them.
         added, removed: services.
         changed: services by what they were and what they are to be.
         same: services of which nothing changes.
@@ -60,11 +60,14 @@ def plan(old: Sequence[Endpoint], new: Sequence[Endpoint]) -> Plan:
     """The way from what runs to what is to run.
 
     A socket stays open when it has the same address and what only a new one could have: it may serve another service
-    then. A service is the same by its name and protocol.
+    then. But one of a wait=yes service serves such services only, since programs share its file status flags: any other
+    service gets a new one, once the old one is closed. A service is the same by its name and protocol.
     """
     before = {socket_key(endpoint): endpoint for endpoint in old}
-    after = {socket_key(endpoint) for endpoint in new}
-    kept = tuple((before[key], endpoint) for endpoint in new if (key := socket_key(endpoint)) in before)
+    kept = tuple(
+        (was, endpoint) for endpoint in new if (was := before.get(socket_key(endpoint))) and _may_serve(was, endpoint)
+    )
+    after = {socket_key(endpoint) for _, endpoint in kept}
     were = {endpoint.service.id: endpoint.service for endpoint in old}
     are = {endpoint.service.id: endpoint.service for endpoint in new}
     both = [(were[name], service) for name, service in are.items() if name in were]
@@ -72,13 +75,18 @@ def plan(old: Sequence[Endpoint], new: Sequence[Endpoint]) -> Plan:
     other_now = {service.id for _, service in changed}
     return Plan(
         kept=kept,
-        opened=tuple(endpoint for endpoint in new if socket_key(endpoint) not in before),
+        opened=tuple(endpoint for endpoint in new if socket_key(endpoint) not in after),
         closed=tuple(endpoint for endpoint in old if socket_key(endpoint) not in after),
         added=tuple(service for name, service in are.items() if name not in were),
         removed=tuple(service for name, service in were.items() if name not in are),
         changed=changed,
         same=tuple(service for _, service in both if service.id not in other_now),
     )
+
+
+def _may_serve(old: Endpoint, new: Endpoint) -> bool:
+    """Return whether the socket of one endpoint may serve another one of the same address."""
+    return new.service.options.wait or not old.service.options.wait
 
 
 def socket_key(endpoint: Endpoint) -> Hashable:

@@ -40,6 +40,7 @@ class TimeOptions:
         "How long the other server may take to accept a connection.",
     )  # fmt: skip
     shutdown_timeout: float = row(
-        DURATION, 10.0, "how long", "stream",
-        "How long open connections may go on once the daemon is told to stop.",
+        DURATION, 10.0, "how long", "session",
+        "How long open connections may go on once the daemon is told to stop; with wait=yes also how long a process "
+        "that loses its socket by a reload has after SIGTERM.",
     )  # fmt: skip

@@ -26,9 +26,10 @@ from svcd.transport.notify import Manager, Pulse
 from svcd.transport.opening import Store
 from svcd.transport.stock import Stock
 from svcd.transport.tls.watch import Watch
+from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 
     from svcd.catalog import Surroundings
     from svcd.config.check import Endpoint
@@ -390,6 +391,26 @@ class Supervisor(TwistedService):
         """The longest shutdown_timeout of the services that have connections, those of before a reload included."""
         timeouts = [each.service.options.shutdown_timeout for each in self._all_running() if each.keeper is not None]
         return max(timeouts, default=0.0)
+
+    def hold(self, held: Mapping[int, int]) -> set[int]:
+        """Leave sockets to the processes that have them, until these end.
+
+        Args:
+            held: the pids by the inode of each socket.
+
+        Returns:
+            The inodes of those that no service has.
+        """
+        waiting = {listener.inode: port for listener, port in self.wait_ports()}
+        for inode in held.keys() & waiting.keys():
+            waiting[inode].hold(held[inode])
+        return held.keys() - waiting.keys()
+
+    def wait_ports(self) -> Iterator[tuple[Listener, WaitPort]]:
+        """Yield the listeners of wait=yes services with their ports."""
+        for listener in self._listeners.values():
+            if isinstance(listener.port, WaitPort):
+                yield listener, listener.port
 
     def stop_listening(self) -> None:
         """Close every socket, but for what the manager keeps of them; connections go on."""

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from svcd.events import CLOSE, LISTEN, tell
 from svcd.model import Shape
 from svcd.transport.datagrams import DatagramPort
+from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,6 +89,8 @@ class Listener:
         self.rest()
         if isinstance(port, DatagramPort) and isinstance(self.port, DatagramPort):
             port.go_on_from(self.port)
+        if isinstance(port, WaitPort) and isinstance(self.port, WaitPort) and port is not self.port:
+            port.follow(self.port)
         self.port, self._join = port, join
         if self.paused:
             return
@@ -141,7 +144,9 @@ class Listener:
 
     def accept_all(self) -> None:
         """Take in whoever waits, before the socket is closed: closing it would reset them."""
-        if self.port is None or self.endpoint.service.net.shape is not Shape.STREAM:
+        service = self.endpoint.service
+        if self.port is None or service.net.shape is not Shape.STREAM or service.options.wait:
+            # With wait=yes only a program accepts.
             return
         waiting = select.poll()
         waiting.register(self.opened.socket, select.POLLIN)
@@ -160,6 +165,8 @@ class Listener:
         """
         self.rest()
         self._budget.hold(-1)
+        if for_good and isinstance(self.port, WaitPort):
+            self.port.dismiss()
         values: dict[str, object] = {"service": self.endpoint.service.id, "address": self.opened.address}
         if isinstance(self.port, DatagramPort):
             values |= {"datagrams": self.port.datagrams, "ignored": self.port.ignored}

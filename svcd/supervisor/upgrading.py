@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
@@ -12,17 +11,15 @@ from twisted.logger import Logger
 from svcd.errors import CommandError
 from svcd.events import PROBLEM, UPGRADE, UPGRADE_FAILED, tell
 from svcd.transport.successor import Successor
-from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from twisted.internet.interfaces import IDelayedCall
 
     from svcd.interfaces import Watcher
     from svcd.supervisor.core import Supervisor
-    from svcd.supervisor.listeners import Listener
     from svcd.supervisor.reloading import Reloader
     from svcd.transport.successor import Program
 
@@ -31,6 +28,8 @@ __all__ = ["PATIENCE", "Also", "Runner", "Upgrader"]
 #: How long the new daemon may take until it is ready, in seconds, unless somebody says otherwise; and at most.
 PATIENCE = 60.0
 _MOST_PATIENCE = 3600.0
+#: How long a process that is being started may take until its pid is asked for again, in seconds.
+_PAUSE = 0.02
 #: With these it says that the services file, or a socket that it asks for, is the reason.
 _FILE_MISTAKES = (os.EX_CONFIG, os.EX_OSERR)
 
@@ -157,21 +156,29 @@ class Upgrader:
             listener.rest()
         for each in self.also:
             each.rest()
-        held = {listener.inode: port for listener, port in self._waiting() if port.busy}
-        for inode, port in held.items():
-            port.when_free(partial(asked.successor.free, inode))
+        self._go(asked)
+
+    def _go(self, asked: _Asked) -> None:
+        """Let the new daemon serve, once each process that has a socket is known by its pid."""
+        if asked is not self._asked:
+            return
+        starting = [port for _, port in self._supervisor.wait_ports() if port.busy and not port.process]
+        for port in starting:
+            port.withdraw()
+        if any(port.busy for port in starting):
+            self._reactor.callLater(_PAUSE, self._go, asked)
+            return
+        held = {listener.inode: port.process for listener, port in self._supervisor.wait_ports() if port.busy}
         asked.successor.go(held)
 
-    def _waiting(self) -> Iterator[tuple[Listener, WaitPort]]:
-        for listener in self._supervisor.listeners_of():
-            if isinstance(listener.port, WaitPort):
-                yield listener, listener.port
-
-    def successor_serves(self, pid: int) -> None:
+    def successor_serves(self, pid: int, unserved: frozenset[int]) -> None:
         """It is done: what is left for us are the connections that we have."""
         asked, self._asked = self._asked, None
         assert asked is not None  # noqa: S101 - nobody else says so
         asked.timer.cancel()
+        for listener, port in self._supervisor.wait_ports():
+            if listener.inode in unserved:
+                port.dismiss()
         self._supervisor.stop_listening()
         for each in self.also:
             each.leave()
@@ -214,8 +221,6 @@ class Upgrader:
         if self._resting:
             self._resting = False
             self._supervisor.store.shared = False
-            for _, port in self._waiting():
-                port.when_free(None)
             for listener in self._supervisor.listeners_of():
                 listener.go_on()
             for each in self.also:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from svcd.config.check import Endpoint
 
-__all__ = ["OURS", "VARIABLES", "Inherited", "control_name", "file_of", "receive", "stored_name"]
+__all__ = ["VARIABLES", "Inherited", "base_name", "control_name", "file_of", "handed_name", "receive", "stored_name",
+           "waits"]  # fmt: skip
 
 #: What says so; it is for the process that was started, and for none of its children.
 VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
@@ -31,8 +32,8 @@ VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 _FIRST = 3
 #: How names that are ours begin.
 _MARK = "svcd/"
-#: The name of one that is ours, and of which its address says all.
-OURS = f"{_MARK}-/"
+#: How names of sockets end that programs of a wait=yes service share; quote() leaves no plus sign in what is before.
+_SHARED = "+wait"
 #: How the control socket's name ends; no endpoint has such a name.
 _CONTROL = "control"
 #: sd_pid_notify_with_fds(3): a name has at most 255 ASCII characters, no control character and no colon.
@@ -57,6 +58,11 @@ class Inherited:
     def lent(self) -> bool:
         """Whether its giver keeps it, and what belongs to it."""
         return not self.name.startswith(_MARK)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it was a wait=yes service's: a program may have it, and may change its file status flags."""
+        return not self.lent and waits(self.name)
 
     @property
     def address(self) -> str:
@@ -122,10 +128,32 @@ def stored_name(endpoint: Endpoint, file: tuple[int, int] | None = None) -> str:
         endpoint: it.
         file: of a UNIX socket, if that is known; else the one that stands at its path.
     """
-    key = f"{endpoint.service.id}@{endpoint.address}"
-    if file is not None:
-        return _given_name(_identity_of(file), key)
-    return _given_name("-" if endpoint.version else _identity(endpoint.service.path), key)
+    identity = _identity_of(file) if file is not None else "-" if endpoint.version else _identity(endpoint.service.path)
+    return _given_name(identity, f"{endpoint.service.id}@{endpoint.address}") + _ending(endpoint)
+
+
+def handed_name(endpoint: Endpoint, file: tuple[int, int] | None) -> str:
+    """Return the name under which the daemon after this one gets the socket of an endpoint.
+
+    What is known by its address needs no other name: the names of thousands must fit into one variable.
+    """
+    if endpoint.version and endpoint.service.port:
+        return f"{_MARK}-/{_ending(endpoint)}"
+    return stored_name(endpoint, file)
+
+
+def base_name(name: str) -> str:
+    """Return a name without what it says of programs that share the socket."""
+    return name.removesuffix(_SHARED)
+
+
+def waits(name: str) -> bool:
+    """Return whether a name says that programs of a wait=yes service share the socket."""
+    return name.endswith(_SHARED)
+
+
+def _ending(endpoint: Endpoint) -> str:
+    return _SHARED if endpoint.service.options.wait else ""
 
 
 def control_name(file: tuple[int, int]) -> str:
@@ -135,7 +163,7 @@ def control_name(file: tuple[int, int]) -> str:
 
 def _given_name(identity: str, key: str) -> str:
     name = f"{_MARK}{identity}/{quote(key)}"
-    if len(name) > _LONGEST_NAME:
+    if len(name) > _LONGEST_NAME - len(_SHARED):
         name = f"{_MARK}{identity}/{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()}"
     return name
 

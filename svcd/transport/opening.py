@@ -9,7 +9,7 @@ from twisted.logger import Logger
 
 from svcd.errors import ListenError
 from svcd.events import LEFTOVER, UNGIVEN, tell
-from svcd.transport.inherited import stored_name
+from svcd.transport.inherited import stored_name, waits
 from svcd.transport.notify import Manager
 from svcd.transport.sockets import OpenSocket, open_socket
 from svcd.transport.stock import Stock
@@ -45,10 +45,15 @@ class Store:
 
     def keep(self, opened: OpenSocket) -> None:
         """Have a socket kept; but one that a socket unit lent is that unit's to keep."""
-        if self._manager.present and not opened.stored and not opened.lent:
-            name = stored_name(opened.endpoint)
-            if self._manager.store(name, opened.socket):
-                opened.stored = name
+        if not self._manager.present or opened.lent:
+            return
+        name = stored_name(opened.endpoint)
+        if opened.stored and waits(opened.stored) != waits(name):
+            # What the name says of programs that share it holds no more.
+            self._manager.forget(opened.stored)
+            opened.stored = ""
+        if not opened.stored and self._manager.store(name, opened.socket):
+            opened.stored = name
 
     def close(self, opened: OpenSocket) -> None:
         """Close a socket for good."""
@@ -68,7 +73,8 @@ class Store:
         """
         self._left += stock.leftover()
         if self.shared:
-            return [each.socket for each in self._left if each.socket is not None]
+            # A program that shares one goes on with it: its address is in use until then.
+            return [each.socket for each in self._left if each.socket is not None and not each.waits]
         self._close_left()
         return []
 

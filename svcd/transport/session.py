@@ -159,10 +159,19 @@ class SpawnedSession:
         if not (self.pid or (self.link is not None and self.link.ready)):
             self.cut("shutdown")
 
-    def cut(self, cause: str) -> None:
-        """End the process group: politely, and soon not."""
+    def cut(self, cause: str, patience: float | None = None) -> None:
+        """End the process group: SIGTERM, then SIGKILL.
+
+        Args:
+            cause: why, in a word of the log.
+            patience: how long it has between the two, in seconds; None for KILL_SECONDS, or less when the daemon ends.
+        """
+        seconds = self._kill_seconds if patience is None else patience
         if self.cause:
             # On its way; to ask again is no reason to wait longer.
+            call = self._call
+            if call is not None and call.active() and call.getTime() > self._keeper.reactor.seconds() + seconds:
+                call.reset(seconds)
             return
         self.cancel()
         self.cause = cause
@@ -176,7 +185,7 @@ class SpawnedSession:
             keeper.failed(self.number, 0)
             return
         link.signal(self.number, signal.SIGTERM)
-        self._call = keeper.reactor.callLater(self._kill_seconds, self._kill, link)
+        self._call = keeper.reactor.callLater(seconds, self._kill, link)
 
     @property
     def _kill_seconds(self) -> float:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from svcd.errors import ListenError
 from svcd.model import Shape, address_text
 from svcd.net.port_owner import socket_owner
-from svcd.transport.inherited import OURS, file_of, stored_name
+from svcd.transport.inherited import file_of, handed_name
 from svcd.transport.local import bind_local, remove_file
 from svcd.transport.machine import group_id, user_id
 
@@ -50,7 +50,7 @@ class OpenSocket:
 
     Attributes:
         endpoint: what it serves.
-        socket: it, non-blocking.
+        socket: it, non-blocking; but of a service with wait=yes as its programs leave it.
         address: where it stands, as people write it.
         file: device and inode of a UNIX socket's file, if that is ours.
         stored: its name in the service manager's store; empty if it is not there.
@@ -71,14 +71,8 @@ class OpenSocket:
 
     @property
     def handed_name(self) -> str:
-        """Under which name the daemon after this one gets it.
-
-        What is known by its address needs none of its own: the names of thousands must fit into one variable.
-        """
-        if self.lent:
-            return quote(self.endpoint.service.id)
-        by_address = self.endpoint.version and self.endpoint.service.port
-        return OURS if by_address else stored_name(self.endpoint, self.file)
+        """Under which name the daemon after this one gets it."""
+        return quote(self.endpoint.service.id) if self.lent else handed_name(self.endpoint, self.file)
 
     def permit(self, endpoint: Endpoint) -> None:
         """Give a UNIX socket's file the owner and permissions of another endpoint with the same path.
@@ -165,7 +159,7 @@ def adopt_socket(endpoint: Endpoint, opened: socket.socket, stored: str = "") ->
     path = endpoint.service.path
     try:
         if not endpoint.service.options.wait:
-            # Else a process of the daemon before us may have it, and expects one that blocks.
+            # Else programs share its flags, and one may have it now.
             opened.setblocking(False)
         if stored and path:
             _permit(endpoint.service)

@@ -6,7 +6,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from svcd.model import Shape
-from svcd.transport.inherited import stored_name
+from svcd.transport.inherited import base_name, stored_name
 from svcd.transport.sockets import adopt_socket, socket_address
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Stock:
         self._named: dict[str, list[Inherited]] = {}
         self._standing: dict[object, list[Inherited]] = {}
         for each in self._rest:
-            self._named.setdefault(each.name, []).append(each)
+            self._named.setdefault(base_name(each.name), []).append(each)
             self._standing.setdefault(_place(each), []).append(each)
         #: Whether a socket unit gave some: what is missing then is worth a word.
         self.activated = any(each.lent for each in self._rest)
@@ -57,7 +57,7 @@ class Stock:
         """
         service = endpoint.service
         ways: tuple[tuple[Callable[[Inherited, Endpoint], bool], list[Inherited]], ...] = (
-            (_stored_for, self._named.get(stored_name(endpoint), [])),
+            (_stored_for, self._named.get(base_name(stored_name(endpoint)), [])),
             (_stands_at, self._standing.get(service.port if endpoint.version else service.path, [])),
             (_named_for, [each for name in (service.id, service.name) for each in self._named.get(name, ())]),
         )
@@ -102,10 +102,15 @@ def _takes_both(found: socket.socket) -> bool:
 
 
 def _suits(found: Inherited, endpoint: Endpoint) -> bool:
-    """Whether a socket has the type and the family of an endpoint, and takes the clients that it should."""
+    """Whether a socket has the type and the family of an endpoint, and takes the clients that it should.
+
+    One that programs share is for a service that lets programs have it.
+    """
     sock, service = found.socket, endpoint.service
     stream = service.net.shape is Shape.STREAM
     if sock is None or sock.type != (socket.SOCK_STREAM if stream else socket.SOCK_DGRAM):
+        return False
+    if found.waits and not service.options.wait:
         return False
     family = {0: socket.AF_UNIX, 4: socket.AF_INET, 6: socket.AF_INET6}[endpoint.version]
     if sock.family == socket.AF_INET6 and sock.getsockname()[0] == _ANY[6]:
@@ -118,7 +123,7 @@ def _suits(found: Inherited, endpoint: Endpoint) -> bool:
 def _stored_for(found: Inherited, endpoint: Endpoint) -> bool:
     """Port 0 stands where the kernel put it, so that it can be known by its name alone."""
     assert found.socket is not None  # noqa: S101 - nothing else is in stock
-    if not endpoint.version or endpoint.service.port or found.name != stored_name(endpoint):
+    if not endpoint.version or endpoint.service.port or base_name(found.name) != base_name(stored_name(endpoint)):
         return False
     return bool(found.socket.getsockname()[0] == socket_address(endpoint)[0])
 

@@ -2,9 +2,9 @@
 
 They share a pair of sockets, on which each packet is an assignment as of sd_notify(3). The new one says `MAINPID=n` as
 soon as it is the process that will serve, `READY=1` when everything is done that may fail, and `SERVING=1` when it
-serves. Before that it hears `GO=` from the old one, which has stopped accepting then, with the inodes of sockets that
-processes of the old one still have (wait=yes), and later `FREE=inode` for each of them. Each knows by the end of the
-pair that the other one is gone.
+serves, with the inodes of sockets that it has no service for. Before that it hears `GO=inode:pid,...` from the old
+one, which has stopped accepting then: the sockets that processes have (wait=yes), be they the old one's or of a daemon
+before it; the new one watches them itself. Each knows by the end of the pair that the other one is gone.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import Callable, Iterable, Mapping, MutableMapping
 
     from twisted.python.failure import Failure
 
     from svcd.interfaces import Watcher
 
-__all__ = ["FREE", "GO", "MAINPID", "PREDECESSOR", "READY", "SERVING", "Channel", "Predecessor"]
+__all__ = ["GO", "MAINPID", "PREDECESSOR", "READY", "SERVING", "Channel", "Predecessor"]
 
 #: Names the process that it is meant for, the descriptor of the pair, and the one of the standard error, or -1.
 PREDECESSOR = "SVCD_PREDECESSOR"
-GO, FREE, READY, SERVING, MAINPID = "GO", "FREE", "READY", "SERVING", "MAINPID"
+GO, READY, SERVING, MAINPID = "GO", "READY", "SERVING", "MAINPID"
 #: The longest packet, in bytes: inodes of all sockets that there may be.
 _LONGEST = 131_072
 
@@ -119,8 +119,6 @@ class Predecessor:
             os.close(stderr)
         sys.stderr = sys.__stderr__ = self._messages  # type: ignore[misc]
         self._channel: Channel | None = None
-        self._held: set[int] = set()
-        self._freed: Callable[[int], None] | None = None
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str], pid: int) -> Predecessor | None:
@@ -134,51 +132,33 @@ class Predecessor:
         """Say which process will serve."""
         say(self._end, MAINPID, os.getpid())
 
-    def ready(self, reactor: Watcher, go: Callable[[frozenset[int]], None], gone: Callable[[], None]) -> None:
+    def ready(self, reactor: Watcher, go: Callable[[Mapping[int, int]], None], gone: Callable[[], None]) -> None:
         """Say that we could serve.
 
         Args:
             reactor: watches the pair.
-            go: called when we are to, with the inodes of sockets that are not ours yet.
+            go: called when we are to, with the processes that have sockets, by the inode of each.
             gone: called when the other daemon has ended before.
         """
 
         def heard(name: str, value: str) -> None:
             if name == GO:
-                self._held = {int(inode) for inode in value.split(",") if inode}
-                go(frozenset(self._held))
-            elif name == FREE:
-                self._let_go({int(value)})
+                held = (each.split(":") for each in value.split(",") if each)
+                go({int(inode): int(pid) for inode, pid in held})
 
-        def ended() -> None:
-            if self._freed is None:
-                gone()
-            else:
-                self._let_go(self._held)
-
-        self._channel = Channel(reactor, self._end, heard, ended)
+        self._channel = Channel(reactor, self._end, heard, gone)
         self._channel.say(READY)
 
-    def serving(self, freed: Callable[[int], None]) -> None:
+    def serving(self, unserved: Iterable[int]) -> None:
         """Say that we serve.
 
         Args:
-            freed: called with the inode of each socket that was not ours and is.
+            unserved: the inodes of sockets that processes have and no service of ours asks for.
         """
         assert self._channel is not None  # noqa: S101 - ready() comes first
-        self._freed = freed
-        self._channel.say(SERVING)
+        self._channel.say(SERVING, ",".join(map(str, unserved)))
+        self._channel.close()
         sys.__stderr__ = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # type: ignore[misc]
         if sys.stderr is self._messages:
             sys.stderr = sys.__stderr__
         self._messages.close()
-        self._let_go(set())
-
-    def _let_go(self, inodes: set[int]) -> None:
-        assert self._channel is not None  # noqa: S101 - it is what says so
-        for inode in sorted(inodes & self._held):
-            self._held.remove(inode)
-            if self._freed is not None:
-                self._freed(inode)
-        if not self._held:
-            self._channel.close()

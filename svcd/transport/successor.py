@@ -14,10 +14,10 @@ from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
 from svcd.handlers.child import Child
-from svcd.transport.succession import FREE, GO, MAINPID, PREDECESSOR, READY, SERVING, Channel
+from svcd.transport.succession import GO, MAINPID, PREDECESSOR, READY, SERVING, Channel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from twisted.python.failure import Failure
 
@@ -76,8 +76,13 @@ class Heir(Protocol):
     def successor_ready(self) -> None:
         """It could serve."""
 
-    def successor_serves(self, pid: int) -> None:
-        """It does."""
+    def successor_serves(self, pid: int, unserved: frozenset[int]) -> None:
+        """It does.
+
+        Args:
+            pid: of its process.
+            unserved: the inodes of sockets that processes have and none of its services asks for.
+        """
 
     def successor_lost(self, reason: str, text: str, exit_status: int) -> None:
         """It has ended before that.
@@ -137,17 +142,13 @@ class Successor:
         elif name == READY:
             self._heir.successor_ready()
         elif name == SERVING:
-            # It closes the pair, once none of its sockets is held any more.
+            # It closes the pair.
             self._finish()
-            self._heir.successor_serves(self._pid)
+            self._heir.successor_serves(self._pid, frozenset(int(inode) for inode in value.split(",") if inode))
 
-    def go(self, held: Iterable[int]) -> None:
-        """Let it serve, but for sockets that processes of ours have, by their inodes."""
-        self._channel.say(GO, ",".join(map(str, held)))
-
-    def free(self, inode: int) -> None:
-        """None has that one any more."""
-        self._channel.say(FREE, inode)
+    def go(self, held: Mapping[int, int]) -> None:
+        """Let it serve, but for sockets that processes have: their pids by the inode of each."""
+        self._channel.say(GO, ",".join(f"{inode}:{pid}" for inode, pid in held.items()))
 
     def _lost(self) -> None:
         self._gone = True

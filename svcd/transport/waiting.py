@@ -1,10 +1,14 @@
-"""The port of a service with wait=yes: when somebody asks, a process gets the socket itself, until it ends.
+"""Port of a service with wait=yes: when a client comes a process gets the socket itself, until it ends.
 
 For datagram services there is no other way, and a stream server that accepts by itself works too. A process that ends
 at once and leaves the question where it was would be started for it again and again: the port rests, longer each time.
 
-Who asks is looked at for each process, as the sender of the first datagram; those that it reads later are its own
-affair, as in xinetd. Whoever connects to a stream server that accepts by itself is not seen at all.
+The sender of the first datagram is judged for each process; those that it reads later are its own affair, as in xinetd.
+The client of a stream server that accepts by itself is not seen at all.
+
+A process that has the socket, or had it, shares its file status flags (fcntl(2), O_NONBLOCK) and may change them at any
+time. So the daemon neither relies on them nor changes them while a process has the socket: it polls, receives with
+MSG_DONTWAIT (recv(2)), and leaves accept(2) to a process of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +24,9 @@ from zope.interface import implementer
 
 from svcd.handlers.environment import tcp_environment
 from svcd.policy.admission import Ticket
-from svcd.transport.port import Port, accepted
+from svcd.transport.acceptor import Acceptor
+from svcd.transport.holder import Holder
+from svcd.transport.port import Port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +52,7 @@ _LONGEST_PAUSE = 30.0
 
 @implementer(IListeningPort)
 class WaitPort(Port):
-    """Gives a socket to a process whenever it can be read, and takes it back.
+    """Port that gives its socket to a process whenever it can be read.
 
     Args:
         reactor: watches the socket, and time.
@@ -59,6 +65,10 @@ class WaitPort(Port):
         self._reactor = reactor
         self._keeper = keeper
         self._session: SpawnedSession | None = None
+        self._holder: Holder | None = None
+        self._before: WaitPort | None = None
+        self._acceptor = Acceptor(reactor, sock, self._accepted)
+        self._refusal: Refusal | None = None
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._hasty = 0
@@ -68,25 +78,60 @@ class WaitPort(Port):
     @property
     def busy(self) -> bool:
         """Whether a process has the socket."""
-        return self._session is not None
+        return self._session is not None or self._holder is not None or self._waits_for_other
 
-    def when_free(self, call: Callable[[], None] | None) -> None:
-        """Call this, or nothing any more, when the process that has the socket ends."""
+    @property
+    def _waits_for_other(self) -> bool:
+        return self._before is not None and self._before.busy
+
+    @property
+    def process(self) -> int:
+        """The pid of the process that has the socket; 0 if there is none, or not yet."""
+        if self._session is not None:
+            return self._session.pid
+        if self._holder is not None:
+            return self._holder.pid
+        return 0 if self._before is None else self._before.process
+
+    def when_free(self, call: Callable[[], None]) -> None:
+        """Call this once, when the process that has the socket ends."""
         self._freed = call
 
-    def startListening(self) -> None:
-        """Begin."""
-        self.socket.setblocking(False)
-        super().startListening()
+    def hold(self, pid: int) -> None:
+        """Leave the socket to a process of the daemon before this one, until it ends."""
+        self.pause()
+        with contextlib.suppress(ProcessLookupError):
+            self._holder = Holder(self._reactor, pid, self._released)
+
+    def follow(self, before: WaitPort) -> None:
+        """Take the socket over from the port of another service, whose process is ended first."""
+        if before.busy:
+            self._before = before
+            before.when_free(self._released)
+            before.dismiss()
+
+    def dismiss(self) -> None:
+        """End the process that has the socket: SIGTERM, and SIGKILL after the service's shutdown_timeout."""
+        seconds = self._keeper.service.options.shutdown_timeout
+        if self._session is not None:
+            self._session.cut("shutdown", seconds)
+        elif self._holder is not None:
+            self._holder.end(seconds)
+
+    def withdraw(self) -> None:
+        """Give up a process that has no launcher to be started by; the client stays in the kernel's queue."""
+        session = self._session
+        if session is not None and not session.pid and not (session.link is not None and session.link.ready):
+            session.cut("shutdown")
 
     def resume(self) -> None:
         """Go on, unless a process has the socket, or too many had."""
-        if self._session is None and self._rest is None and self._keeper.may_accept():
+        if not self.busy and self._rest is None and not self._acceptor.waiting and self._keeper.may_accept():
             super().resume()
 
     def doRead(self) -> None:
-        """Somebody asks."""
-        if not self._keeper.may_accept():
+        """Start a process for the client that has come."""
+        if self.busy or self._acceptor.waiting or not self._keeper.may_accept():
             self.pause()
             return
         host, peer, environment = self._asker()
@@ -110,15 +155,26 @@ class WaitPort(Port):
 
     def _refuse(self, refusal: Refusal, peer: str) -> None:
         """Take away what waits, and only that."""
-        entrance = self._keeper.entrance
         if self.socket.type == socket.SOCK_DGRAM:
-            entrance.refused(refusal, peer)
+            self._keeper.entrance.refused(refusal, peer)
             with contextlib.suppress(OSError):
                 self.socket.recv(1, socket.MSG_DONTWAIT)
             return
-        for descriptor, _ in accepted(self.socket, lambda: self.connected, lambda: None):
-            entrance.turn_away(descriptor, refusal, peer)
-            return
+        self.pause()
+        self._refusal = refusal
+        try:
+            self._acceptor.accept()
+        except OSError:
+            # There can't be another process now: the client waits in the kernel's queue.
+            self._pause_for(_FIRST_PAUSE)
+
+    def _accepted(self, descriptor: int) -> None:
+        """Turn away the client that the acceptor has accepted."""
+        refusal, self._refusal = self._refusal, None
+        if descriptor >= 0:
+            assert refusal is not None  # noqa: S101 - it is accepted to be refused
+            self._keeper.entrance.turn_away(descriptor, refusal, "-")
+        self.resume()
 
     def _asker(self) -> tuple[str, str, bytes]:
         """Who sent the first datagram: the address, the same as people write it, and as variables.
@@ -139,20 +195,26 @@ class WaitPort(Port):
         return name[0], self._keeper.peer_text(name[0], name[1]), environment.replace(b"PROTO=TCP", b"PROTO=UDP", 1)
 
     def _back(self) -> None:
-        """The process has ended."""
+        """Watch the socket again: the process has ended, or there was none."""
         session, self._session = self._session, None
-        if self._freed is not None:
-            self._freed()
-        if not self.connected:
-            return
-        self.socket.setblocking(False)
         lived = 0.0 if session is None else self._keeper.clock() - session.started
-        left = lived < _GOOD_LIFE and bool(self._poll.poll(0))
+        left = self.connected and lived < _GOOD_LIFE and bool(self._poll.poll(0))
         self._hasty = self._hasty + 1 if left else 0
         if self._hasty >= _PATIENCE:
-            pause = min(_FIRST_PAUSE * 2 ** (self._hasty - _PATIENCE), _LONGEST_PAUSE)
-            self._rest = self._reactor.callLater(pause, self._rested)
+            self._pause_for(min(_FIRST_PAUSE * 2 ** (self._hasty - _PATIENCE), _LONGEST_PAUSE))
+        self._released()
+
+    def _released(self) -> None:
+        """Go on: the process that had the socket has ended."""
+        self._holder = self._before = None
+        freed, self._freed = self._freed, None
+        if freed is not None:
+            freed()
         self.resume()
+
+    def _pause_for(self, seconds: float) -> None:
+        self.pause()
+        self._rest = self._reactor.callLater(seconds, self._rested)
 
     def _rested(self) -> None:
         self._rest = None
@@ -163,4 +225,5 @@ class WaitPort(Port):
         if self._rest is not None:
             self._rest.cancel()
             self._rest = None
+        self._acceptor.close()
         return super().stopListening()

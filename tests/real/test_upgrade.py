@@ -178,7 +178,7 @@ def test_a_program_that_has_the_socket_keeps_it(begin: Callable[..., Daemon], op
         found = _upgrade(open_folder)
         assert [answer(b"b"), answer(b"c")] == [first, first]
         rows = {row["service"]: row for row in _ask(open_folder, "status")["result"]["services"]}
-        assert (rows["it/udp4"]["state"], rows["it/udp4"]["connections"]) == ("paused", 0)
+        assert (rows["it/udp4"]["state"], rows["it/udp4"]["connections"]) == ("on", 0)
         assert answer(b"end") == first
         second = answer(b"d")
         assert second != first
@@ -188,6 +188,56 @@ def test_a_program_that_has_the_socket_keeps_it(begin: Callable[..., Daemon], op
         assert answer(b"end") == second
     assert daemon.process.wait(PATIENCE) == 0
     assert _ask(open_folder, "status")["result"]["pid"] == found["pid"]
+
+
+#: Accepts until it is told to end.
+ACCEPTS = """
+import os, socket
+listener = socket.socket(fileno=os.dup(0))
+question = b""
+while question != b"end":
+    client, _ = listener.accept()
+    question = client.recv(1000)
+    client.sendall(b"%d" % os.getpid())
+    client.close()
+"""
+
+
+@pytest.mark.parametrize("reactor", [*REACTORS, "asyncio"])
+@pytest.mark.parametrize("net", ["tcp", "udp", "unix"])
+def test_each_daemon_knows_of_a_program_that_has_the_socket(
+    begin: Callable[..., Daemon], open_folder: Path, reactor: str, net: str
+) -> None:
+    """However many upgrades it lives through, and though the daemon that has started it is killed: no second one is."""
+    (open_folder / "it.py").write_text(WAITS if net == "udp" else ACCEPTS)
+    server = f"{sys.executable} -I -S {open_folder}/it.py"
+    where = f"{open_folder}/it.sock/unix" if net == "unix" else f"0/{net}"
+    text = f'it {where} wait=yes server="{server}"\necho 0/tcp\n'
+    daemon = begin(f"@defaults bind=127.0.0.1\n{text}", twistd_arguments=["--reactor", reactor])
+
+    def answer(question: bytes) -> int:
+        with daemon.connect(f"it/{net}", socket.AF_UNIX if net == "unix" else socket.AF_INET) as client:
+            client.sendall(question)
+            return int(client.recv(100))
+
+    first = answer(b"a")
+    pids = [_upgrade(open_folder)["pid"]]
+    assert [answer(b"b"), answer(b"c")] == [first, first]
+    # The second is not needed to know of it, nor the first.
+    pids.append(_upgrade(open_folder)["pid"])
+    Process(pids[0]).wait()
+    assert [answer(b"d"), answer(b"e")] == [first, first]
+    daemon.process.kill()
+    daemon.process.wait(PATIENCE)
+    pids.append(_upgrade(open_folder)["pid"])
+    assert [answer(b"f") for _ in range(5)] == [first] * 5
+    assert len(daemon.wait_event("accept", f"it/{net}")) == 1
+    assert answer(b"end") == first
+    Process(first).wait()
+    assert answer(b"g") not in (0, first)
+    assert _ask(open_folder, "status")["result"]["pid"] == pids[-1]
+    os.kill(pids[-1], signal.SIGTERM)
+    Process(pids[-1]).wait()
 
 
 OWN = f"{SERVICES}own 0/tcp factory=ours:make\n"

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
 import signal
 import socket
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from svcd.forms import TextForm
+from svcd.handlers.child import Child
 from svcd.handlers.messages import Ended
 from svcd.journal import Journal
 from svcd.policy.limits import Hall
+from svcd.transport import acceptor
+from svcd.transport.acceptor import Acceptor
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.entrance import Reception
 from svcd.transport.handoff import HandOffPort
+from svcd.transport.holder import Holder
 from svcd.transport.session import KILL_SECONDS
 from svcd.transport.spawned import SpawnKeeper
 from svcd.transport.waiting import WaitPort
@@ -405,6 +412,18 @@ def test_one_connections_mistake_is_its_own(spawned: Callable[..., _Spawned]) ->
     assert len([event for event in log.events if "could not be served" in event.get("log_format", "")]) == 2
 
 
+@contextlib.contextmanager
+def _process(*, heeds: bool = True) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that leads a session, and may not heed SIGTERM."""
+    code = "" if heeds else "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+    words = [sys.executable, "-I", "-S", "-c", f"{code}print(flush=True); input()"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
 class _Datagrams:
     """A datagram service with wait=yes."""
 
@@ -436,7 +455,6 @@ class _Datagrams:
             self.sock.recv(100)
         self.daemon.reactor.advance(seconds)
         self.daemon.keeper.ended(Ended(self.number, 0))
-        assert not self.sock.getblocking()
 
 
 def test_a_datagram_starts_a_process_that_has_the_socket(spawned: Callable[..., _Spawned]) -> None:
@@ -683,7 +701,7 @@ def test_a_datagram_that_is_refused_is_taken_away(spawned: Callable[..., _Spawne
     assert not service.daemon.keeper.sessions
     assert service.watched
     with pytest.raises(BlockingIOError):
-        service.sock.recv(10)
+        service.sock.recv(10, socket.MSG_DONTWAIT)
     assert service.daemon.lines[-1].startswith(
         f"refuse service=cat/udp peer=127.0.0.1:{service.client.getsockname()[1]} "
     )
@@ -697,14 +715,124 @@ def test_a_process_that_accepts_by_itself_is_not_started_out_of_hours(spawned: C
     daemon.entrance.door.retune(daemon.entrance.door.rules)
     port = WaitPort(daemon.reactor, daemon.listener, daemon.keeper)
     port.startListening()
-    first, second = daemon.dial(), daemon.dial()
-    port.doRead()
-    assert first.recv(100) == b"out\n"
-    assert not daemon.keeper.sessions
-    port.doRead()
-    assert second.recv(100) == b"out\n"
-    port.doRead()
+    # Whatever its flags are: here an accept(2) of ours would block.
+    daemon.listener.setblocking(True)
+    for _ in range(2):
+        client = daemon.dial()
+        port.doRead()
+        assert port not in daemon.reactor.readers
+        daemon.reactor.wait_for(Acceptor).doRead()
+        assert client.recv(100) == b"out\n"
+        assert not daemon.keeper.sessions
+        assert port in daemon.reactor.readers
     port.stopListening()
     assert "peer=- reason=load" in daemon.lines[0]
-    daemon.reactor.advance(2)
+    daemon.reactor.wait_for(Child).doRead()
+    daemon.reactor.advance(10)
     assert not daemon.reactor.readers
+
+
+def test_an_accept_that_blocks_ends_by_itself(
+    spawned: Callable[..., _Spawned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another process was faster; the daemon does not wait for it, and the port goes on."""
+    daemon = spawned()
+    monkeypatch.setattr(acceptor, "_CODE", acceptor._CODE.replace("signal.alarm(2)", "signal.setitimer(0, 0.05)"))
+    done: list[int] = []
+    daemon.listener.setblocking(True)
+    accepts = Acceptor(daemon.reactor, daemon.listener, done.append)
+    accepts.accept()
+    daemon.reactor.wait_for(Acceptor).doRead()
+    assert (done, accepts.waiting) == ([-1], False)
+    daemon.reactor.wait_for(Child).doRead()
+    assert not daemon.reactor.readers
+    # The next one has a process of its own; it is not blocked where the socket is not.
+    daemon.listener.setblocking(False)
+    accepts.accept()
+    daemon.reactor.wait_for(Acceptor).doRead()
+    assert done == [-1, -1]
+    daemon.reactor.advance(5)
+    daemon.reactor.wait_for(Child).doRead()
+    assert not daemon.reactor.readers
+
+
+def test_the_processes_of_a_daemon_before_are_left_their_socket(spawned: Callable[..., _Spawned]) -> None:
+    """Until they end, whoever has started them; one that has ended already has nothing."""
+    service = _Datagrams(spawned)
+    with _process() as process:
+        service.port.hold(process.pid)
+        assert (service.port.busy, service.port.process, service.watched) == (True, process.pid, False)
+        service.client.send(b"hello")
+        service.port.doRead()
+        service.port.resume()
+        assert not service.watched
+        assert not service.daemon.keeper.sessions
+    service.daemon.reactor.wait_for(Holder).doRead()
+    assert (service.port.busy, service.port.process, service.watched) == (False, 0, True)
+    service.port.hold(process.pid)
+    assert not service.port.busy
+
+
+@pytest.mark.parametrize("heeds", [True, False])
+def test_a_process_of_a_daemon_before_is_ended(spawned: Callable[..., _Spawned], heeds: bool) -> None:
+    """With its socket: SIGTERM, and SIGKILL after shutdown_timeout, once."""
+    service = _Datagrams(spawned, "shutdown_timeout=3s")
+    with _process(heeds=heeds) as process:
+        service.port.hold(process.pid)
+        service.port.dismiss()
+        service.port.dismiss()
+        if not heeds:
+            service.daemon.reactor.advance(2.9)
+            assert process.poll() is None
+            service.daemon.reactor.advance(0.2)
+        assert process.wait(60) == -(signal.SIGTERM if heeds else signal.SIGKILL)
+    service.daemon.reactor.wait_for(Holder).doRead()
+    assert not service.daemon.reactor.getDelayedCalls()
+    assert not service.port.busy
+
+
+def test_a_process_whose_socket_is_given_up_is_ended(spawned: Callable[..., _Spawned]) -> None:
+    """SIGTERM, and SIGKILL after shutdown_timeout; sooner if the daemon is in a hurry meanwhile."""
+    service = _Datagrams(spawned, "shutdown_timeout=1m")
+    service.client.send(b"hello")
+    service.port.doRead()
+    service.daemon.begin(1)
+    service.port.stopListening()
+    service.port.dismiss()
+    assert service.daemon.link.signals == [(1, signal.SIGTERM)]
+    service.daemon.reactor.advance(50)
+    assert len(service.daemon.link.signals) == 1
+    service.daemon.keeper.sessions[1].cut("shutdown")
+    service.daemon.reactor.advance(KILL_SECONDS)
+    assert service.daemon.link.signals == [(1, signal.SIGTERM), (1, signal.SIGKILL)]
+
+
+def test_a_socket_goes_to_another_service(spawned: Callable[..., _Spawned]) -> None:
+    """When the process of the service before has ended, which it is told to; not earlier."""
+    service = _Datagrams(spawned)
+    service.client.send(b"hello")
+    service.port.doRead()
+    service.daemon.begin(1, 815)
+    other = WaitPort(service.daemon.reactor, service.sock, service.daemon.keeper)
+    service.port.stopListening()
+    other.follow(service.port)
+    other.startListening()
+    assert service.daemon.link.signals == [(1, signal.SIGTERM)]
+    assert (other.busy, other.process) == (True, 815)
+    assert other not in service.daemon.reactor.readers
+    service.daemon.keeper.ended(Ended(1, 15))
+    assert not other.busy
+    assert service.daemon.reactor.readers == {other}
+
+
+def test_a_process_without_a_launcher_is_given_up(spawned: Callable[..., _Spawned]) -> None:
+    """For an upgrade; the question stays where it was. One that is being started is not."""
+    service = _Datagrams(spawned)
+    service.client.send(b"hello")
+    service.port.doRead()
+    service.port.withdraw()
+    assert service.port.busy
+    service.daemon.link.ready = False
+    service.port.withdraw()
+    assert not service.port.busy
+    assert service.sock.recv(10) == b"hello"

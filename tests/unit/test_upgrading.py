@@ -24,7 +24,7 @@ from tests.doubles import FakeFiles, FakeMachine, LogCatcher, ManagerDouble, con
 from tests.unit.test_supervisor import _Daemon
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 PROGRAM = Program(("svcd",), "/", {}, (1024, 4096), foreground=True)
@@ -40,11 +40,7 @@ class _Successor:
 
     def go(self, held: Any) -> None:
         """It is to serve."""
-        self.told.append(f"go {list(held)}")
-
-    def free(self, inode: int) -> None:
-        """It may have another one."""
-        self.told.append(f"free {inode}")
+        self.told.append(f"go {held}")
 
     def end(self) -> str:
         """It is to end."""
@@ -151,9 +147,9 @@ def test_a_new_daemon_takes_over(old: _Old) -> None:
     ]
     assert len(old.daemon.ports) == 2
     new.heir.successor_ready()
-    assert (new.told, old.also.told, old.daemon.ports) == (["go []"], ["rest"], [])
+    assert (new.told, old.also.told, old.daemon.ports) == (["go {}"], ["rest"], [])
     with LogCatcher() as log:
-        new.heir.successor_serves(4711)
+        new.heir.successor_serves(4711, frozenset())
     assert old.answers == [{"pid": 4711, "before": os.getpid(), "connections": 0}]
     (event,) = log.named("upgrade")
     assert (event["pid"], event["connections"]) == (4711, 0)
@@ -195,28 +191,64 @@ def test_one_that_ends_after_all_gives_back_what_it_had(old: _Old) -> None:
     assert not old.path.exists()
 
 
+class _Port(WaitPort):
+    """A port whose socket a process has, or is about to have."""
+
+    busy = True
+    process = 0
+
+    def __init__(self, old: _Old) -> None:
+        listener = old.daemon.supervisor.listeners_of("echo/udp4")[0]
+        super().__init__(old.daemon.reactor, listener.opened.socket, None)  # type: ignore[arg-type]
+        listener._join = lambda _port: lambda: None
+        listener.port = self
+        self.inode = listener.inode
+        self.told: list[str] = []
+
+    def withdraw(self) -> None:
+        """As told."""
+        self.told.append("withdraw")
+
+    def dismiss(self) -> None:
+        """As told."""
+        self.told.append("dismiss")
+
+    def resume(self) -> None:
+        """Nobody is to be served."""
+
+
 def test_a_socket_that_a_process_has_is_named(old: _Old) -> None:
-    """And let go when that ends, unless the old daemon has taken everything back."""
-    port = old.daemon.supervisor.listeners_of("echo/udp4")[0]
-    told: list[Any] = []
-
-    class _Port(WaitPort):
-        busy = True
-
-        def when_free(self, call: Callable[[], None] | None) -> None:
-            told.append(call)
-
-        def resume(self) -> None:
-            """Nobody is to be served."""
-
-    port._join = lambda _port: lambda: None
-    port.port = _Port(old.daemon.reactor, port.opened.socket, None)  # type: ignore[arg-type]
+    """The new daemon hears its pid, and may say that it has no service for the socket: then the process is ended."""
+    port = _Port(old)
+    port.process = 815
     new = old.upgrade()
     new.heir.successor_ready()
-    told[0]()
-    assert new.told == [f"go [{port.inode}]", f"free {port.inode}"]
-    new.heir.successor_lost("it has ended, with status 1", "", 1)
-    assert told[1:] == [None]
+    assert new.told == [f"go {{{port.inode}: 815}}"]
+    new.heir.successor_serves(4711, frozenset({port.inode, 1}))
+    assert port.told == ["dismiss"]
+
+
+def test_a_process_that_is_being_started_is_waited_for(old: _Old) -> None:
+    """The new daemon serves as soon as the pid is known, or when there will be no process."""
+    port = _Port(old)
+    new = old.upgrade(seconds=5)
+    new.heir.successor_ready()
+    old.daemon.reactor.advance(0.5)
+    assert new.told == []
+    assert set(port.told) == {"withdraw"}
+    port.busy = False
+    old.daemon.reactor.advance(0.1)
+    assert new.told == ["go {}"]
+
+
+def test_a_process_that_is_never_started_ends_the_upgrade(old: _Old) -> None:
+    """In the time that the new daemon was given; the old one goes on."""
+    _Port(old)
+    new = old.upgrade(seconds=5)
+    new.heir.successor_ready()
+    old.daemon.reactor.pump([0.1] * 60)
+    assert new.told == ["end"]
+    assert "not ready within 5 seconds" in old.reason
 
 
 @pytest.mark.parametrize(("status", "code"), [(78, "config"), (71, "config"), (1, "refused")])
@@ -244,7 +276,7 @@ def test_a_reload_waits_for_its_turn(old: _Old) -> None:
     old.reloader.reload().addBoth(done.append)
     assert not done
     new.heir.successor_ready()
-    new.heir.successor_serves(4711)
+    new.heir.successor_serves(4711, frozenset())
     assert str(done[0].value) == "the daemon is about to stop"
 
 

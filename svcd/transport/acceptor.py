@@ -1,0 +1,166 @@
+"""Acceptance of connections at a socket whose file status flags are not the daemon's own.
+
+A program that has a listening socket, or had it, may make it blocking at any time (O_NONBLOCK is of the open file
+description, fcntl(2)); accept(2) has no flag that says otherwise. So a process of its own calls it, which may block:
+SIGALRM ends it then.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IReadDescriptor
+from zope.interface import implementer
+
+from svcd.handlers.child import Child
+from svcd.handlers.messages import ONE_DESCRIPTOR
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twisted.internet.interfaces import IDelayedCall
+    from twisted.python.failure import Failure
+
+    from svcd.interfaces import Watcher
+
+__all__ = ["Acceptor"]
+
+#: An accept(2) that takes longer, in seconds, is one that blocks.
+_ACCEPT_SECONDS = 2
+#: The process ends when it was not needed for so long, in seconds.
+_IDLE_SECONDS = 5.0
+#: Run by a bare interpreter: for each byte it accepts a connection and sends its descriptor, or nothing but a byte.
+_CODE = f"""
+import signal, socket
+listener, pair = socket.socket(fileno=0), socket.socket(fileno=1)
+while pair.recv(1):
+    signal.alarm({_ACCEPT_SECONDS})
+    try:
+        connection = listener.accept()[0]
+    except OSError:
+        pair.send(b"-")
+    else:
+        socket.send_fds(pair, [b"+"], [connection.fileno()])
+        connection.close()
+    signal.alarm(0)
+"""
+
+
+@implementer(IReadDescriptor)
+class Acceptor:
+    """Process that accepts connections of a listening socket, one whenever it is asked.
+
+    Args:
+        reactor: watches it, and time.
+        listener: the listening socket.
+        done: called after each accept() with the descriptor of a connection, which is the callee's to close, or with -1
+            if there was none.
+
+    Attributes:
+        waiting: whether it is accepting a connection now.
+    """
+
+    def __init__(self, reactor: Watcher, listener: socket.socket, done: Callable[[int], None]) -> None:
+        self._reactor = reactor
+        self._listener = listener
+        self._done = done
+        self._pair: socket.socket | None = None
+        self._pid = 0
+        self._idle: IDelayedCall | None = None
+        self.waiting = False
+
+    def accept(self) -> None:
+        """Accept a connection; `done` is called later.
+
+        Raises:
+            OSError: there can't be another process.
+        """
+        if self._pair is None:
+            self._start()
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        self.waiting = True
+        assert self._pair is not None  # noqa: S101 - it was started
+        self._pair.send(b"?")
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._pid = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-I", "-S", "-c", _CODE],
+                {},
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, self._listener.fileno(), 0),
+                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), 1),
+                ],
+                setsigdef=[signal.SIGALRM],
+                setsigmask=[],
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        self._pair = ours
+        self._reactor.addReader(self)
+        Child(self._reactor, self._pid, partial(self._reaped, self._pid))
+
+    def doRead(self) -> None:
+        """Take what the process has accepted."""
+        assert self._pair is not None  # noqa: S101 - it is watched as long as it is there
+        try:
+            answer, rights, _, _ = self._pair.recvmsg(
+                1, socket.CMSG_SPACE(ONE_DESCRIPTOR.size), socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            answer, rights = b"", []
+        if answer:
+            self._idle = self._reactor.callLater(_IDLE_SECONDS, self.close)
+        else:
+            self._leave()
+        self.waiting = False
+        self._done(ONE_DESCRIPTOR.unpack(rights[0][2])[0] if rights else -1)
+
+    def close(self) -> None:
+        """End the process; `done` is called no more."""
+        if self._pid:
+            # It is not reaped yet, so the number is its own.
+            os.kill(self._pid, signal.SIGKILL)
+        self._leave()
+        self.waiting = False
+
+    def _leave(self) -> None:
+        if self._idle is not None and self._idle.active():
+            self._idle.cancel()
+        self._idle = None
+        if self._pair is not None:
+            self._reactor.removeReader(self)
+            self._pair.close()
+            self._pair = None
+
+    def _reaped(self, pid: int, _status: int) -> None:
+        """Forget the number of a process, which may be another's now."""
+        if pid == self._pid:
+            self._pid = 0
+
+    def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002 - Twisted's signature
+        """The reactor stops."""
+        self.close()
+
+    def fileno(self) -> int:
+        """Return the descriptor to watch."""
+        return -1 if self._pair is None else self._pair.fileno()
+
+    def logPrefix(self) -> str:
+        """Return the prefix for messages of the reactor."""
+        return "acceptor"
