@@ -151,6 +151,10 @@ class Journal:
             self._scheduled = True
             self._soon()
 
+    def read_time_zone(self) -> None:
+        """Let the next line have the time of the time zone as it is now."""
+        self._second = self._millisecond = -1
+
     def stamp(self) -> str:
         """What a line begins with now."""
         if not self._form.stamp:

@@ -15,6 +15,7 @@ daemon do with a forged sender.
 from __future__ import annotations
 
 from bisect import bisect_right
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from svcd.policy.answers import Reason, Refusal
@@ -25,6 +26,7 @@ from svcd.terms import V6, address_number
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from collections.abc import Set as AbstractSet
+    from datetime import tzinfo
 
     from svcd.policy.rules import Rules
 
@@ -83,6 +85,11 @@ class Answering:
         self._port = rules.refusal(Reason.PORT, "services ask no questions", "answer_service_ports")
         # By the text of an address: its source, or why it is not answered.
         self._known: dict[str, int | Refusal] = {}
+
+    def read_time_zone(self, zone: tzinfo | None) -> None:
+        """Take the time zone of access_times as it is now; None for the machine's own."""
+        if self._rules.access_times:
+            self.retune(replace(self._rules, zone=zone))
 
     @property
     def counts_sources(self) -> bool:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from svcd.errors import CommandError, ConfigError, ListenErrors, SvcdError
+from svcd.events import PRIORITIES
 from svcd.supervisor.upgrading import PATIENCE
 
 if TYPE_CHECKING:
@@ -233,7 +234,8 @@ class Commands:
         try:
             self._supervisor.log_from(level)
         except ValueError:
-            raise CommandError(f"there is no level {level!r}: info, notice, warn and error are") from None
+            words = ", ".join(reversed(PRIORITIES))
+            raise CommandError(f"there is no level {level!r}; the levels are {words}") from None
         return {"level": level}
 
     def _find(self, name: str) -> Running:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred, DeferredList
@@ -330,9 +333,18 @@ class Supervisor(TwistedService):
             ValueError: there is no such level.
         """
         self._journal.log_from(level)
-        for keeper in self.keepers.values():
-            # Their lines are made anew, or not at all.
-            keeper.retune(keeper.service)
+        for running in self._all_running():
+            running.make_lines()
+
+    def read_time_zone(self) -> None:
+        """Read the machine's time zone and those of access_zone= again (tzset(3), tzfile(5))."""
+        time.tzset()
+        ZoneInfo.clear_cache()
+        self._journal.read_time_zone()
+        for running in self._all_running():
+            # One that the machine has lost is the next check's to tell.
+            with contextlib.suppress(OSError, KeyError):
+                running.read_time_zone()
 
     def _know_sockets(self) -> None:
         self.endpoints = tuple(listener.endpoint for listener in self._listeners.values())

@@ -22,6 +22,7 @@ from svcd.transport.machine import broadcasts
 from svcd.transport.mux import MuxKeeper
 from svcd.transport.ports import StreamPort
 from svcd.transport.proxied import Usher
+from svcd.transport.rules import zone_of
 from svcd.transport.spawned import SpawnKeeper
 from svcd.transport.specs import spec_of
 from svcd.transport.tls.service import ServiceTls
@@ -277,6 +278,12 @@ class _Datagrams(_Kind):
         tally, source = self._entrance.tally, cast("DatagramPort", port)
         tally.enter(source)
         return partial(tally.leave, source)
+
+    def make_lines(self) -> None:
+        self._entrance.make_line()
+
+    def read_time_zone(self) -> None:
+        self._answering.read_time_zone(zone_of(self.service))
 
     def _refused(self, refusal: Refusal, host: str, port: int) -> None:
         peer = self._shared.journal.peer_text(host, port) if port >= 0 else host or LOCAL_CLIENT

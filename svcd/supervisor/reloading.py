@@ -113,6 +113,7 @@ class Reloader:
         read = self._in_thread(lambda: self._load(None))
         if not allow_empty:
             read.addCallback(_not_empty, None)
+        read.addCallback(self._with_time_zone)
         done = read.addCallback(lambda desired: self._supervisor.change_to(desired, now=now, strict=strict))
         done.addErrback(self._tell_why)
 
@@ -125,6 +126,11 @@ class Reloader:
             return result
 
         return done.addBoth(over)
+
+    def _with_time_zone(self, desired: DesiredServices) -> DesiredServices:
+        """Read the time zone, in the reactor's thread, before anything of the new configuration holds."""
+        self._supervisor.read_time_zone()
+        return desired
 
     def _tell_why(self, failure: Failure) -> Failure:
         failure.trap(SvcdError, OSError)

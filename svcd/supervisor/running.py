@@ -143,6 +143,21 @@ class Running(ABC):
         if self.tls is not None:
             self.tls.stay(service)
 
+    def make_lines(self) -> None:
+        """Make the lines of connections and refusals anew, or none: the log has another level."""
+        if self.keeper is not None:
+            self.keeper.retune(self.keeper.service)
+            self.keeper.entrance.make_line()
+
+    def read_time_zone(self) -> None:
+        """Read the time zone of access_times again.
+
+        Raises:
+            OSError, KeyError: the machine no longer has it; the one that is known holds.
+        """
+        if self.keeper is not None:
+            self.keeper.entrance.read_time_zone()
+
     @abstractmethod
     def like(self, service: Service) -> bool:
         """Whether another service could be served by this one with other options."""

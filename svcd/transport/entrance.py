@@ -18,7 +18,7 @@ from svcd.transport.descriptors import SHORT
 from svcd.transport.farewell import Farewells
 from svcd.transport.lobby import Lobby
 from svcd.transport.machine import LoadAverage
-from svcd.transport.rules import rules_of
+from svcd.transport.rules import rules_of, zone_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -152,9 +152,14 @@ class Entrance:
         # In the clear a TLS client can make nothing of it, and nobody who is refused gets a handshake.
         self.farewell = b"" if service.tls else banner + texts.get("banner_fail", b"")
         self._queues = service.options.on_limit == "queue"
-        logged = service.options.log_on_failure
+        self._service = service
+        self.make_line()
+
+    def make_line(self) -> None:
+        """Make the line of refusals anew, or none, by the service's options and the log's level."""
+        logged = self._service.options.log_on_failure
         variables = ("reason", "count", "rule", *(["peer"] if "HOST" in logged else []))
-        self._line = self._journal.template(REFUSE, {"service": service.id}, variables) if logged else ""
+        self._line = self._journal.template(REFUSE, {"service": self._service.id}, variables) if logged else ""
 
     def retune(self, service: Service, rules: Rules, texts: Mapping[str, bytes]) -> None:
         """Let other options hold for who comes from now on, and for those who wait for room."""
@@ -170,7 +175,13 @@ class Entrance:
 
     def place(self, service: Service) -> None:
         """The same options stand in other places of the file now."""
+        self._service = service
         self.door.retune(replace(self.door.rules, places=service.places))
+
+    def read_time_zone(self) -> None:
+        """Read the time zone of access_times again."""
+        if self._service.options.access_times:
+            self.door.retune(replace(self.door.rules, zone=zone_of(self._service)))
 
     def admit(self, host: str, now: float) -> Ticket | Refusal:
         """Let a connection in, or not.
@@ -279,6 +290,9 @@ class Entrance:
 
     def _tell(self, line: Line) -> None:
         journal = self._journal
+        if not self._line:
+            # The log's level has become another one meanwhile.
+            return
         # A rule for one address or name says whose it is.
         hidden = journal.hides_clients and line.refusal.reason in (Reason.ADDRESS, Reason.NAME)
         values = {

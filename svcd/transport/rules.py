@@ -13,7 +13,7 @@ from svcd.terms import Rate
 if TYPE_CHECKING:
     from svcd.config.service import Service
 
-__all__ = ["rules_of"]
+__all__ = ["rules_of", "zone_of"]
 
 #: A spawned service has so many processes at most, where the file does not say it.
 _SPAWNED_INSTANCES = 64
@@ -39,7 +39,7 @@ def rules_of(service: Service) -> Rules:
         no_access=options.no_access,
         proxy_protocol=options.proxy_protocol,
         access_times=options.access_times,
-        zone=ZoneInfo(options.access_zone) if options.access_zone else None,
+        zone=zone_of(service),
         max_load=options.max_load,
         instances=_limit(instances),
         per_source=_limit(options.per_source),
@@ -52,6 +52,16 @@ def rules_of(service: Service) -> Rules:
         answer_service_ports=options.answer_service_ports,
         places=service.places,
     )
+
+
+def zone_of(service: Service) -> ZoneInfo | None:
+    """The time zone of a service's access_times; None for the machine's own.
+
+    Raises:
+        OSError, KeyError: the machine no longer has it.
+    """
+    zone = service.options.access_zone
+    return ZoneInfo(zone) if zone else None
 
 
 def _limit(value: int | None) -> int | None:

@@ -63,6 +63,7 @@ _NOW = Argument("now", bool, "end the connections of services that are no more")
 _STRICT = Argument("strict", bool, "change nothing if a service can't be served")
 _EMPTY = Argument("allow_empty", bool, "obey a services file in which no service is enabled")
 _OLD = Argument("now", bool, "end the old daemon's connections within their shutdown_timeout")
+_LEVEL = Argument("level", str, "debug, info, notice, warn, error or critical", needed=True)
 _TIMEOUT = Argument("timeout", float, "how many seconds the new daemon may take to be ready; default: 60")
 _FILE = Argument("file", str, "another services file than the daemon's")
 #: All of them, in the order of the manual.
@@ -82,7 +83,7 @@ COMMANDS: dict[str, Command] = {
         Command("upgrade", "start svcd's program anew, which takes over without refusing anybody", (_OLD, _TIMEOUT)),
         Command("drain", "listen no more, and stop when the last connection has ended"),
         Command("stop", "stop, as SIGTERM does"),
-        Command("log-level", "what is logged", (Argument("level", str, "info, warn or error", needed=True),)),
+        Command("log-level", "what is logged", (_LEVEL,)),
     )
 }
 

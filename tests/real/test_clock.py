@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import os
 import resource
+import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,4 +108,58 @@ def test_listeners_that_rest_wake_up(start: Callable[..., Daemon], wall: _WallCl
         assert client.recv(1) == b"x"
     daemon.wait_for(lambda line: " resume reason=descriptors " in line)
     _soon(began)
+    assert daemon.stop() == 0
+
+
+@pytest.fixture
+def zoned(program: Callable[[str], str], tmp_path: Path) -> tuple[list[str], Callable[[str], None]]:
+    """The words before a command line whose /etc/localtime is its own, and what links it to another zone."""
+    known, copy = Path("/etc/localtime"), tmp_path / "localtime"
+
+    def link(name: str) -> None:
+        try:
+            copy.write_bytes((Path("/usr/share/zoneinfo") / name).read_bytes())
+        except FileNotFoundError:
+            pytest.skip(f"no zone {name} here")
+
+    link("UTC")
+    if not known.exists():
+        pytest.skip("no /etc/localtime here")
+    flags = ["--mount"] if os.geteuid() == 0 else ["--mount", "--user", "--map-root-user"]
+    script = f'mount --bind "$0" {known.resolve()} && exec "$@"'
+    words = [program("unshare"), *flags, "sh", "-c", script, str(copy)]
+    tried = subprocess.run([*words, sys.executable, "-c", ""], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"no mounts of one's own here: {tried.stderr.strip()}")
+    return words, link
+
+
+def test_a_reload_reads_the_time_zone_again(
+    start: Callable[..., Daemon], zoned: tuple[list[str], Callable[[str], None]]
+) -> None:
+    """The log, daytime and access_times go over to the machine's new time zone, and agree with explain."""
+    before, link = zoned
+    now = datetime.datetime.now(datetime.UTC)
+    # Open in Tokyo, nine hours before, and closed here.
+    hour = (now.hour + 9) % 24
+    span = f"{hour}:00-{(hour + 2) % 24}:00"
+    services = f"""@defaults bind=127.0.0.1
+daytime 0/tcp date_format=iso8601
+day 0/tcp echo access_times={span}
+night 0/udp echo access_times={span}
+"""
+    daemon = start(services, before=[*before, "env", "-u", "TZ"])
+    assert exchange(daemon.connect("daytime/tcp")).strip().endswith(b"+00:00")
+    with daemon.connect("day/tcp") as client:
+        assert client.recv(1) == b""
+    link("Asia/Tokyo")
+    assert exchange(daemon.connect("daytime/tcp")).strip().endswith(b"+00:00")
+    daemon.process.send_signal(signal.SIGHUP)
+    (line,) = daemon.wait_for(lambda line: " reload " in line)
+    assert line.split(" ", 1)[0].endswith("+09:00")
+    assert exchange(daemon.connect("daytime/tcp")).strip().endswith(b"+09:00")
+    assert exchange(daemon.connect("day/tcp"), b"x") == b"x"
+    with daemon.connect("night/udp") as client:
+        client.send(b"x")
+        assert client.recv(10) == b"x"
     assert daemon.stop() == 0

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from svcd.events import PRIORITIES
 from tests.real.daemon import PATIENCE, environment, exchange
 
 if TYPE_CHECKING:
@@ -171,6 +172,46 @@ def test_the_log_can_be_quieter(controlled: _Controlled) -> None:
     (end,) = daemon.wait_event("end", "echo/tcp")
     assert end["id"] == "2"
     assert controlled.svcctl("log-level", "loud").returncode == 1
+
+
+def test_a_level_holds_for_refusals_and_services_that_are_no_more(controlled: _Controlled) -> None:
+    """With error no line tells of a refused client, over TCP or UDP, nor of a removed service's connection."""
+    daemon = controlled.daemon
+    more = "few 0/tcp echo instances=1\nnone 0/udp echo only_from=10.9.9.9\n"
+    daemon.file.write_text(f"{SERVICES}{more}gone 0/tcp echo\n")
+    controlled.ask("reload")
+    with daemon.connect("few/tcp") as first, daemon.connect("gone/tcp") as last:
+        for client in (first, last):
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+        daemon.file.write_text(f"{SERVICES}{more}")
+        controlled.ask("reload")
+        controlled.ask("log-level", "error")
+        with daemon.connect("few/tcp") as refused:
+            assert refused.recv(1) == b""
+        with daemon.connect("none/udp") as refused:
+            refused.send(b"x")
+        assert exchange(last) == b""
+    controlled.ask("log-level", "info")
+    exchange(daemon.connect("echo/tcp"), b"x")
+    daemon.wait_event("end", "echo/tcp")
+    assert not [line for line in daemon.lines if " refuse " in line or " end service=gone/tcp " in line]
+    with daemon.connect("none/udp") as refused:
+        refused.send(b"x")
+        assert daemon.wait_event("refuse", "none/udp")
+
+
+def test_the_levels_are_the_same_words_everywhere(controlled: _Controlled) -> None:
+    """Help, README and the answer to a wrong one name what is taken."""
+    words = list(reversed(PRIORITIES))
+    text = f"{', '.join(words[:-1])} or {words[-1]}"
+    assert text in " ".join(controlled.svcctl("log-level", "--help").stdout.split())
+    assert ", ".join(words) in controlled.svcctl("log-level", "loud").stderr
+    for word in words:
+        assert controlled.ask("log-level", word) == {"level": word}
+    readme = Path(__file__).parents[2] / "README.md"
+    if readme.exists():
+        assert "\\|".join(words) in readme.read_text()
 
 
 def test_a_drained_daemon_waits_for_its_last_connection(controlled: _Controlled) -> None:
