@@ -31,6 +31,9 @@ gave it; an `ungiven` line for one that we opened ourselves, since the socket un
 A `broken` line says that a service can't be served as its line says: the `reason`, with the remedy, and the seconds
 until svcd tries again (`retry`). A `recovered` line says that it is served, after so many `seconds`.
 
+An `unresolved` line says why a `host` in the rules of datagram services could not be looked up: the addresses that it
+had hold on. There is one line until that succeeds again.
+
 A `certificate` line says that a service has read its certificates again, or the lists of those that were revoked, and
 uses them from now on: the `file` of the
 one that expires first, when that is (`expires`), and how many there are (`count`). A `certificate-expires` line warns
@@ -89,6 +92,7 @@ __all__ = [
     "SAID",
     "STOP",
     "UNGIVEN",
+    "UNRESOLVED",
     "UPGRADE",
     "UPGRADE_FAILED",
     "Event",
@@ -116,6 +120,7 @@ class Event:
 LISTEN = Event("listen", ("service", "address", "runs", "origin"), "notice")
 LEFTOVER = Event("leftover", ("name", "address", "reason"), "warn")
 UNGIVEN = Event("ungiven", ("service", "address"), "warn")
+UNRESOLVED = Event("unresolved", ("host", "reason"), "warn")
 CLOSE = Event("close", ("service", "address", "datagrams", "ignored", "in", "out"), "notice")
 READY = Event("ready", ("services", "listeners", "reactor"), "notice")
 RELOAD = Event("reload", ("added", "removed", "changed", "opened", "closed", "broken", "seconds"), "notice")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from svcd.policy.acl import Acl
 from svcd.policy.answers import Reason
 from svcd.policy.explain import Outcome, Visit, explain
 from svcd.terms import LOCAL_CLIENT, address_number
+from svcd.transport.host_addresses import system_numbers_of
 from svcd.transport.names import confirmed_system_host_of
 from svcd.transport.rules import rules_of
 
@@ -73,6 +75,7 @@ def explanation(
     address: str,
     at: str | None,
     host_of: Callable[[str], str | None] = confirmed_system_host_of,
+    addresses_of: Callable[[str], frozenset[int]] = system_numbers_of,
 ) -> tuple[bool, list[str]]:
     """Whether a client would be let in, and the lines that say why.
 
@@ -81,14 +84,17 @@ def explanation(
         address: its own, perhaps in brackets; LOCAL_CLIENT at a UNIX socket.
         at: when, as moment_of reads it; None for now.
         host_of: looks its confirmed name up, if that matters.
+        addresses_of: looks up the host names in the rules of a datagram service; raises OSError.
 
     Raises:
         UsageError: the address or the time is none.
     """
     peer = _peer(service, address)
     rules = rules_of(service)
+    if rules.resolved is not None:
+        rules = replace(rules, resolved={name: _numbers(name, addresses_of) for name in rules.host_names})
     datagram = service.net.shape is Shape.DATAGRAM
-    looked_up = not datagram and Acl(rules).by_address(address_number(peer)).nameless is not None
+    looked_up = Acl(rules).by_address(address_number(peer)).by_name
     visit = Visit(
         peer=peer,
         moment=moment_of(at, rules),
@@ -108,6 +114,14 @@ def explanation(
         verdict = f"if its header names no client: {verdict}"
     admitted = steps[-1].outcome is not Outcome.REFUSES
     return admitted, [head, *_table(steps), verdict, *(_certificate(service) if admitted else ())]
+
+
+def _numbers(name: str, addresses_of: Callable[[str], frozenset[int]]) -> frozenset[int]:
+    """The addresses of a host name; none if it can't be looked up."""
+    try:
+        return addresses_of(name)
+    except (OSError, UnicodeError):
+        return frozenset()
 
 
 def _certificate(service: Service) -> Iterator[str]:

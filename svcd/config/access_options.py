@@ -29,8 +29,9 @@ class AccessOptions:
         SOURCES, None, "who", "any",
         "Who may come in; without a value nobody. Of all entries here and in no_access that match a client the most "
         "specific decides: an address before a host name, that before a .domain, that before a network. A name counts "
-        "if a reverse lookup gives it and a forward lookup confirms it; who has none is refused where one could "
-        "decide. Default: everybody.",
+        "if a reverse lookup gives it and a forward lookup confirms it; a client without one matches no name. Over udp "
+        "host names stand for their addresses, which are looked up at the start and every five minutes, and .domains "
+        "are a mistake. Default: everybody.",
         xinetd="only_from",
     )  # fmt: skip
     no_access: tuple[Source, ...] = row(

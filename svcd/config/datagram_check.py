@@ -16,11 +16,11 @@ __all__ = ["datagram_problems"]
 
 
 def datagram_problems(service: Service) -> Iterator[Problem]:
-    """Rules that nobody could keep without making each forged sender's name be looked up."""
-    if service.net.shape is not Shape.DATAGRAM or service.spawned:
+    """Rules that could be kept only by looking up the name of each sender, who may be forged."""
+    if service.net.shape is not Shape.DATAGRAM or service.net.local:
         return
     for option in ("only_from", "no_access"):
-        names = [source.text for source in getattr(service.options, option) or () if source.name]
-        if names:
-            text = f"a datagram can't wait until {names[0]} is looked up; use addresses for {service.net}"
-            yield service.problem(option, text)
+        domains = [each.text for each in getattr(service.options, option) or () if each.name.startswith(".")]
+        if domains:
+            text = f"the names of senders are not looked up for {service.net}, so {domains[0]} means nobody"
+            yield service.problem(option, f"{text}; name hosts, addresses or networks on the service's own line")

@@ -11,9 +11,15 @@ domain to say which machines have it, so an address that the file names has the 
 network because rules by domain are exceptions within one's network: `only_from=10.0.0.0/8 no_access=.guests.example`
 must keep the guests out.
 
-A name comes from whoever asks, found by a reverse lookup that a forward lookup confirmed. Whether that is worth doing
-is told beforehand: only if an entry by name could change what the address alone decides. When it could and there is no
-name, the client is refused.
+The name of a connection's client is found by a reverse lookup that a forward lookup confirmed. Whether that is worth
+doing is told beforehand: only if an entry by name could change what the address alone decides. A client without a name
+matches no entry by name: its address alone decides, so only_from=.example refuses it and no_access=.example does not
+(as in xinetd and tcpserver).
+
+For datagrams nothing is looked up when one comes: anybody could make the daemon do that with a forged sender. The host
+names of their rules are looked up forward, beforehand (Rules.resolved), and stand for the addresses found; an address
+that the file itself names goes before those. While a host name of no_access has not been looked up everybody is
+refused.
 
 The ranges of all entries are cut into pieces that do not overlap, each with its verdict. An address is then found by
 bisection, in a fraction of a microsecond among thousands of rules however their prefixes are spread.
@@ -29,6 +35,8 @@ from svcd.policy.answers import Reason, Refusal, Rule
 from svcd.terms import LOCAL
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from svcd.policy.rules import Rules
 
 __all__ = ["Acl", "Verdict"]
@@ -41,11 +49,13 @@ class Verdict:
     Attributes:
         refusal: None if it is admitted.
         rule: the rule that decided; None if there is no only_from and nothing matched.
-        nameless: what to answer if the client has no name; None if its name does not matter.
+        by_name: whether an entry by name could decide otherwise.
+        nameless: if so, what to answer a client without a name; None if it is admitted then.
     """
 
     refusal: Refusal | None
     rule: Rule | None
+    by_name: bool = False
     nameless: Refusal | None = None
 
 
@@ -75,6 +85,10 @@ class Acl:
                     self._names.setdefault(source.name, (admits, rule))
                 else:
                     ranges.setdefault((source.first, source.last), (admits, rule))
+        unknown = None if rules.resolved is None else self._resolve(rules.resolved, ranges)
+        if unknown is not None:
+            self._starts, self._verdicts = [_FIRST], [Verdict(unknown, unknown.rule)]
+            return
         # An entry by name matters where it says something else than the address: the first such entry of each list.
         nameless = {
             admits: Refusal(Reason.NAME, f"its host name is not known, and {rule.text} could decide", rule)
@@ -84,10 +98,23 @@ class Acl:
         if rules.only_from is not None:
             rule = Rule("only_from=" if not rules.only_from else "only_from", rules.places.get("only_from"))
             text = "only_from admits nobody" if not rules.only_from else "only_from does not name it"
-            otherwise = Verdict(Refusal(Reason.ADDRESS, text, rule), rule, nameless.get(True))
+            otherwise = Verdict(Refusal(Reason.ADDRESS, text, rule), rule, True in nameless, nameless.get(True))
         self._starts = [_FIRST]
         self._verdicts = [otherwise]
         self._cut(ranges, nameless)
+
+    def _resolve(
+        self, resolved: Mapping[str, Collection[int]], ranges: dict[tuple[int, int], _Entry]
+    ) -> Refusal | None:
+        """Put addresses in the place of names; returns why everybody is refused, if one of no_access is unknown."""
+        names, self._names = self._names, {}
+        for name, entry in names.items():
+            admits, rule = entry
+            if name not in resolved and not admits:
+                return Refusal(Reason.NAME, f"{rule.text} has not been looked up", rule)
+            for number in resolved.get(name, ()):
+                ranges.setdefault((number, number), entry)
+        return None
 
     def _cut(self, ranges: dict[tuple[int, int], _Entry], nameless: dict[bool, Refusal]) -> None:
         """Lay the ranges, which lie inside one another or apart, side by side."""
@@ -121,10 +148,10 @@ class Acl:
             name: in any letters, perhaps with a dot at the end; None if there is none, or none is known.
         """
         verdict = self.by_address(number)
-        if verdict.nameless is None:
+        if not verdict.by_name:
             return verdict
         if not name:
-            return Verdict(verdict.nameless, verdict.nameless.rule)
+            return Verdict(verdict.nameless, verdict.rule if verdict.nameless is None else verdict.nameless.rule)
         entry = self._named(name.lower().strip("."))
         return Verdict(verdict.refusal, verdict.rule) if entry is None else _verdict(entry, {}, Reason.NAME)
 
@@ -140,6 +167,7 @@ class Acl:
 def _verdict(entry: _Entry | None, nameless: dict[bool, Refusal], reason: Reason = Reason.ADDRESS) -> Verdict:
     """What an entry decides; a name matters to it only if it is in the other list."""
     if entry is None:
-        return Verdict(None, None, nameless.get(False))
+        return Verdict(None, None, False in nameless)
     admits, rule = entry
-    return Verdict(None if admits else Refusal(reason, f"{rule.text} refuses it", rule), rule, nameless.get(not admits))
+    refusal = None if admits else Refusal(reason, f"{rule.text} refuses it", rule)
+    return Verdict(refusal, rule, (not admits) in nameless, None if admits else nameless.get(True))

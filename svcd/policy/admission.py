@@ -157,7 +157,7 @@ class Door:
         acl = self._entry.acl
         if acl is not None:
             verdict = acl.by_address(number)
-            awaits_name = verdict.nameless is not None
+            awaits_name = verdict.by_name
             if verdict.refusal is not None and not awaits_name:
                 return verdict.refusal
         source = self._sources.of(number)

@@ -8,8 +8,7 @@
 - Addresses that are no single host's are never answered: unspecified, multicast, broadcast.
 - A source gets so many answers a second (per_source_rate). It is what a loop costs on any other port.
 
-Where an entry by name could decide, the question is refused: it can't wait for a lookup, which anybody could make the
-daemon do with a forged sender.
+Host names of only_from and no_access stand for the addresses that were found beforehand (svcd.policy.acl).
 """
 
 from __future__ import annotations
@@ -74,6 +73,8 @@ class Answering:
 
     def retune(self, rules: Rules) -> None:
         """Take new rules."""
+        if rules.resolved is None:
+            rules = replace(rules, resolved={})
         self._rules = rules
         self._entry = Entry(rules, self._wall, self._load)
         self._meter.retune(rules)
@@ -145,7 +146,6 @@ class Answering:
         if number in self._broadcasts or is_nobody(number):
             found = NOBODY
         elif self._entry.acl is not None:
-            verdict = self._entry.acl.by_address(number)
-            found = verdict.nameless or verdict.refusal or found
+            found = self._entry.acl.by_address(number).refusal or found
         self._known[host] = found
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from svcd.policy.acl import Acl
@@ -90,7 +90,8 @@ def explain(rules: Rules, visit: Visit, door: Door | None = None) -> list[Step]:
 
 def _steps(rules: Rules, visit: Visit, door: Door | None) -> Iterator[Step]:
     yield from _proxy(rules, visit)
-    acl = Acl(rules)
+    # Of a sender no name is looked up.
+    acl = Acl(replace(rules, resolved={}) if visit.datagram and rules.resolved is None else rules)
     yield _address(acl, visit)
     if rules.access_times:
         timetable = Timetable(rules.access_times, rules.zone)
@@ -105,7 +106,7 @@ def _steps(rules: Rules, visit: Visit, door: Door | None) -> Iterator[Step]:
     for reason in (Reason.RATE, Reason.PER_SOURCE_RATE):
         if getattr(rules, reason) is not None:
             yield Step(reason, Outcome.DEPENDS, "on how many have come just before", rules.rule(reason))
-    if acl.by_address(address_number(visit.peer)).nameless is not None:
+    if acl.by_address(address_number(visit.peer)).by_name:
         yield _name(acl, visit)
 
 
@@ -127,12 +128,11 @@ def _address(acl: Acl, visit: Visit) -> Step:
     if visit.datagram and is_nobody(number):
         return Step(NOBODY.reason, Outcome.REFUSES, NOBODY.text, NOBODY.rule)
     verdict = acl.by_address(number)
-    if verdict.nameless is not None:
-        if visit.datagram:
-            return Step(Reason.NAME, Outcome.REFUSES, verdict.nameless.text, verdict.nameless.rule)
-        return Step(Reason.ADDRESS, Outcome.DEPENDS, "the host name has the last word", verdict.nameless.rule)
+    if verdict.by_name:
+        rule = verdict.rule if verdict.nameless is None else verdict.nameless.rule
+        return Step(Reason.ADDRESS, Outcome.DEPENDS, "the host name has the last word", rule)
     if verdict.refusal is not None:
-        return Step(Reason.ADDRESS, Outcome.REFUSES, verdict.refusal.text, verdict.rule)
+        return Step(verdict.refusal.reason, Outcome.REFUSES, verdict.refusal.text, verdict.rule)
     text = "nothing is asked of the address" if verdict.rule is None else f"{verdict.rule.text} admits it"
     return Step(Reason.ADDRESS, Outcome.PASSES, text, verdict.rule)
 
@@ -158,5 +158,8 @@ def _name(acl: Acl, visit: Visit) -> Step:
     if verdict.refusal is not None:
         # Without an entry that names it, it is the address that is refused.
         return Step(verdict.refusal.reason, Outcome.REFUSES, verdict.refusal.text, verdict.rule)
-    text = f"{visit.name}: {verdict.rule.text} admits it" if verdict.rule else f"nothing refuses {visit.name}"
+    if not visit.name:
+        text = "it has no host name: its address decides"
+    else:
+        text = f"{visit.name}: {verdict.rule.text} admits it" if verdict.rule else f"nothing refuses {visit.name}"
     return Step(Reason.NAME, Outcome.PASSES, text, verdict.rule)

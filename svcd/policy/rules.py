@@ -10,7 +10,7 @@ from svcd.policy.answers import Reason, Refusal, Rule
 from svcd.terms import Prefixes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from datetime import tzinfo
 
     from svcd.terms import Hours, Rate, Source
@@ -37,6 +37,8 @@ class Rules:
         rate_burst: how many of them at once; None for the rate's own count.
         amplify: of datagrams: whether an answer may be larger than its question.
         answer_service_ports: of datagrams: whether a service's port is answered.
+        resolved: of datagrams: the addresses of the host names in only_from and no_access, as far as they are known, by
+            their numbers; None where names are those of the clients.
         places: where the options stand in the file, by name.
     """
 
@@ -54,12 +56,19 @@ class Rules:
     rate_burst: int | None = None
     amplify: bool = False
     answer_service_ports: bool = False
+    resolved: Mapping[str, Collection[int]] | None = None
     places: Mapping[str, Place] = field(default_factory=dict, compare=False)
 
     @property
     def listed(self) -> bool:
         """Whether it matters who comes."""
         return self.only_from is not None or bool(self.no_access)
+
+    @property
+    def host_names(self) -> frozenset[str]:
+        """The host names in only_from and no_access, without the domains."""
+        sources = (*(self.only_from or ()), *self.no_access)
+        return frozenset(source.name for source in sources if source.name and not source.name.startswith("."))
 
     def rule(self, option: str) -> Rule:
         """The rule that an option with a single value makes."""

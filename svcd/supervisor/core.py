@@ -282,6 +282,7 @@ class Supervisor(TwistedService):
         gone = change.commit()
         self._nurses.append(change.nurse)
         self._know_sockets()
+        self.refresh_addresses()
         for running in gone:
             self._retire(running, now=now and running.service in made.removed)
         self._dismiss()
@@ -314,6 +315,7 @@ class Supervisor(TwistedService):
         return found
 
     def _addresses_changed(self) -> None:
+        self.refresh_addresses()
         self.broken.addresses_changed()
 
     def listeners_of(self, name: str = "") -> list[Listener]:
@@ -345,6 +347,11 @@ class Supervisor(TwistedService):
             # One that the machine has lost is the next check's to tell.
             with contextlib.suppress(OSError, KeyError):
                 running.read_time_zone()
+
+    def refresh_addresses(self) -> None:
+        """Read the addresses of the machine's interfaces again, for the services that never answer some of them."""
+        for running in self.hosted.values():
+            running.refresh_addresses()
 
     def _know_sockets(self) -> None:
         self.endpoints = tuple(listener.endpoint for listener in self._listeners.values())

@@ -31,7 +31,7 @@ from svcd.transport.waiting import WaitPort
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twisted.internet.interfaces import IProtocolFactory
+    from twisted.internet.interfaces import IDelayedCall, IProtocolFactory
 
     from svcd.config.service import Service
     from svcd.handlers.nurse import Nurse
@@ -50,8 +50,20 @@ _LAUNCHER = 2
 
 KeeperT = TypeVar("KeeperT", bound="Keeper[Any]")
 
+#: Datagrams wait so long for the first lookup of the host names in their service's rules, in seconds.
+_LOOKUP_SECONDS = 2.0
+
 
 class _Kind(Running):
+    _leave_hosts: Callable[[], None] = staticmethod(nothing)
+
+    def _follow_hosts(self, changed: Callable[[], None]) -> frozenset[str]:
+        """Call this when host names in the rules of a datagram service have other addresses; returns the names."""
+        self._leave_hosts()
+        names = self._shared.reception.host_names(self.service)
+        self._leave_hosts = self._shared.reception.hosts.follow(names, changed) if names else nothing
+        return names
+
     def like(self, service: Service) -> bool:
         """Whether another service could be served by this one with other options."""
         return kind_of(service) is type(self)
@@ -91,6 +103,7 @@ class _Kept(_Kind, Generic[KeeperT]):
         return super().like(service) and bool(service.options.proxy_protocol) == (self._usher is not None)
 
     def close(self) -> None:
+        self._leave_hosts()
         if self._usher is not None:
             self._usher.close()
 
@@ -215,7 +228,12 @@ class _Spawned(_Kept[SpawnKeeper]):
     def _prepare_more(self, service: Service, nurse: Nurse) -> Prepared:
         spec, secure = spec_of(service, self._shared.account), self._tls.prepare(service)
         if spec == self._spec:
-            return Prepared(secure, nothing)
+
+            def keep() -> None:
+                secure()
+                self._follow_hosts(self._retune_door)
+
+            return Prepared(keep, nothing)
         link = nurse.link(spec, self.keeper)
 
         def commit() -> None:
@@ -233,11 +251,15 @@ class _Spawned(_Kept[SpawnKeeper]):
         if not self._holds:
             self._holds = True
             self._shared.budget.hold(_LAUNCHER)
+        self._follow_hosts(self._retune_door)
         self.keeper.begin()
 
     def discard(self) -> None:
         super().discard()
         self.end()
+
+    def _retune_door(self) -> None:
+        self.keeper.entrance.door.retune(self._shared.reception.rules(self.service))
 
     def end(self) -> None:
         if self._holds:
@@ -268,16 +290,62 @@ class _Datagrams(_Kind):
         super().__init__(shared, service)
         self._entrance = shared.reception.entrance(service)
         self._answering = shared.reception.answering(service)
-        self._answering.surroundings(shared.own_ports, broadcasts())
+        self.refresh_addresses()
+        self._ports: list[Port] = []
+        self._waited: IDelayedCall | None = None
+        self._settled = False
+
+    def refresh_addresses(self) -> None:
+        self._answering.surroundings(self._shared.own_ports, broadcasts())
 
     def port(self, opened: OpenSocket, service: Service) -> Port:
         shared, protocol = self._shared, datagram_protocol(service, self._shared.around)
-        return datagram_port(shared.reactor, opened.socket, protocol, self._answering, self._refused)
+        return datagram_port(
+            shared.reactor, opened.socket, protocol, self._answering, self._refused, ready=self._is_ready
+        )
 
     def join(self, port: Port) -> Callable[[], None]:
         tally, source = self._entrance.tally, cast("DatagramPort", port)
         tally.enter(source)
-        return partial(tally.leave, source)
+        self._ports.append(port)
+
+        def leave() -> None:
+            tally.leave(source)
+            self._ports.remove(port)
+
+        return leave
+
+    def begin(self) -> None:
+        if self._follow_hosts(self._know_hosts) and not self._is_ready():
+            self._waited = self._shared.reactor.callLater(_LOOKUP_SECONDS, self._settle)
+
+    def _is_ready(self) -> bool:
+        """Whether datagrams are read: not before the host names in the rules have been looked up, or could be."""
+        reception = self._shared.reception
+        return self._settled or reception.hosts.answered(reception.host_names(self.service))
+
+    def _know_hosts(self) -> None:
+        self._answering.retune(self._shared.reception.rules(self.service))
+        if self._is_ready():
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._waited is not None and self._waited.active():
+            self._waited.cancel()
+        if not self._settled:
+            self._settled = True
+            for port in self._ports:
+                port.resume()
+
+    def stay(self, service: Service) -> None:
+        super().stay(service)
+        # Refuse lines name the places of rules.
+        self._answering.retune(self._shared.reception.rules(service))
+
+    def close(self) -> None:
+        self._leave_hosts()
+        if self._waited is not None and self._waited.active():
+            self._waited.cancel()
 
     def make_lines(self) -> None:
         self._entrance.make_line()

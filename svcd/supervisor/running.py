@@ -162,6 +162,9 @@ class Running(ABC):
     def like(self, service: Service) -> bool:
         """Whether another service could be served by this one with other options."""
 
+    def refresh_addresses(self) -> None:  # noqa: B027 - most have nothing to do
+        """The addresses of the machine's interfaces have changed."""
+
     def begin(self) -> None:  # noqa: B027 - most have nothing to do
         """The daemon serves now."""
 

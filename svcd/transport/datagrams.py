@@ -46,10 +46,11 @@ def datagram_port(
     answering: Answering,
     refused: Callable[[Refusal, str, int], None],
     clock: Callable[[], float] = time.monotonic,
+    ready: Callable[[], bool] = lambda: True,
 ) -> DatagramPort:
     """Make the port for a datagram socket: one that works in batches, where that is possible. See DatagramPort."""
     batched = sock.family != socket.AF_UNIX and available()
-    return (BatchedDatagramPort if batched else DatagramPort)(reactor, sock, protocol, answering, refused, clock)
+    return (BatchedDatagramPort if batched else DatagramPort)(reactor, sock, protocol, answering, refused, clock, ready)
 
 
 @implementer(IListeningPort)
@@ -67,6 +68,7 @@ class DatagramPort(Port):
         refused: told of each that is not, and the address and port it came from. At a UNIX socket the port is -1, and
             the address the sender's user as in `uid:1000`, if rules count by user, or empty.
         clock: seconds, monotonic.
+        ready: asked when reading begins; until it is so and resume() is called, datagrams wait in the kernel.
 
     Attributes:
         datagrams: received.
@@ -82,8 +84,10 @@ class DatagramPort(Port):
         answering: Answering,
         refused: Callable[[Refusal, str, int], None] = lambda _refusal, _host, _port: None,
         clock: Callable[[], float] = time.monotonic,
+        ready: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__(reactor, sock)
+        self._ready = ready
         self._protocol = protocol
         self._answering = answering
         self._refused = refused
@@ -121,6 +125,11 @@ class DatagramPort(Port):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, self._passcred)
         self._protocol.makeConnection(self)  # type: ignore[arg-type]
         super().startListening()
+
+    def resume(self) -> None:
+        """Go on, if the rules are ready."""
+        if self._ready():
+            super().resume()
 
     def stopListening(self) -> Deferred[None]:
         """Stop."""

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 from svcd.config.access_check import BANNERS, most_banner_bytes
 from svcd.events import REFUSE
 from svcd.ledger import Ledger
+from svcd.model import Shape
 from svcd.policy.admission import Door
 from svcd.policy.answers import Reason
 from svcd.policy.datagrams import Answering
 from svcd.policy.summary import Summary
 from svcd.transport.descriptors import SHORT
 from svcd.transport.farewell import Farewells
+from svcd.transport.host_addresses import HostAddresses
 from svcd.transport.lobby import Lobby
 from svcd.transport.machine import LoadAverage
 from svcd.transport.rules import rules_of, zone_of
@@ -54,6 +56,9 @@ class Reception:
         ledger: where connections and refusals are counted; by default for nobody to see.
         wall: the time of day, in seconds since 1970, for access_times.
         load: the load average, for max_load.
+
+    Attributes:
+        hosts: the addresses of host names in the rules of datagram services.
     """
 
     def __init__(
@@ -78,6 +83,22 @@ class Reception:
         self._ledger = ledger or Ledger()
         self._wall = wall
         self._load = load or LoadAverage()
+        self.hosts = HostAddresses(reactor)
+
+    def rules(self, service: Service) -> Rules:
+        """The rules of a service, with the addresses of the host names in them, as far as these are known.
+
+        Raises:
+            OSError, KeyError: the machine has lost a time zone.
+        """
+        rules, names = rules_of(service), self.host_names(service)
+        return replace(rules, resolved=self.hosts.known(names)) if names else rules
+
+    @staticmethod
+    def host_names(service: Service) -> frozenset[str]:
+        """The host names in the rules of a service whose addresses have to be known beforehand: for UDP."""
+        names = service.net.shape is Shape.DATAGRAM and not service.net.local
+        return rules_of(service).host_names if names else frozenset()
 
     def entrance(self, service: Service) -> Entrance:
         """The entrance of a service.
@@ -85,7 +106,7 @@ class Reception:
         Raises:
             OSError, KeyError: a banner can't be read any more, or the machine has lost a time zone.
         """
-        door = Door(rules_of(service), self.hall, wall=self._wall, load=self._load)
+        door = Door(self.rules(service), self.hall, wall=self._wall, load=self._load)
         return Entrance(self, service, door, self._texts(service), self._ledger.tally(service.id))
 
     def answering(self, service: Service) -> Answering:
@@ -94,7 +115,7 @@ class Reception:
         Raises:
             OSError, KeyError: the machine has lost a time zone.
         """
-        return Answering(rules_of(service), wall=self._wall, load=self._load)
+        return Answering(self.rules(service), wall=self._wall, load=self._load)
 
     def prepare(self, entrance: Entrance, service: Service) -> Callable[[], None]:
         """Read what an entrance needs for other options; returns what lets them hold. Who is in stays in.
@@ -102,7 +123,7 @@ class Reception:
         Raises:
             OSError, KeyError: as for a new one.
         """
-        return partial(entrance.retune, service, rules_of(service), self._texts(service))
+        return partial(entrance.retune, service, self.rules(service), self._texts(service))
 
     def _texts(self, service: Service) -> dict[str, bytes]:
         return {

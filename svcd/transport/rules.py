@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -34,7 +35,7 @@ def rules_of(service: Service) -> Rules:
     source_rate = options.per_source_rate
     if source_rate is None and service.net.shape is Shape.DATAGRAM and not (service.net.local or service.spawned):
         source_rate = _ANSWERS
-    return Rules(
+    rules = Rules(
         only_from=options.only_from,
         no_access=options.no_access,
         proxy_protocol=options.proxy_protocol,
@@ -52,6 +53,10 @@ def rules_of(service: Service) -> Rules:
         answer_service_ports=options.answer_service_ports,
         places=service.places,
     )
+    if service.net.shape is Shape.STREAM:
+        return rules
+    # At a UNIX socket no name has an address.
+    return replace(rules, resolved=dict.fromkeys(rules.host_names, ()) if service.net.local else {})
 
 
 def zone_of(service: Service) -> ZoneInfo | None:

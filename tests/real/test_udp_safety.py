@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import signal
 import socket
 import struct
 import time
@@ -136,3 +137,28 @@ def test_who_may_ask_is_said_for_datagrams_too(start: Callable[..., Daemon]) -> 
     assert fields(line)["reason"] == "address"
     assert fields(line)["rule"].startswith("no_access=127.0.0.5 ")
     assert _datagrams(daemon) == (3, 1)
+
+
+@pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
+def test_host_names_in_rules_hold_for_datagrams(start: Callable[..., Daemon], reactor: str) -> None:
+    """From the first datagram on: it waits until they are looked up; a reload has them at once."""
+    text = "@defaults only_from=localhost{}\necho 0/udp4\necho 0/tcp4\n"
+    daemon = start(text.format(""), twistd_arguments=["--reactor", reactor])
+    target = ("127.0.0.1", daemon.port("echo/udp4"))
+
+    def asked(host: str, *, answered: bool) -> bool:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.bind((host, 0))
+            client.sendto(b"x", target)
+            return bool(select.select([client], [], [], 10 if answered else 0.3)[0])
+
+    assert asked("127.0.0.1", answered=True)
+    assert not asked("127.0.0.2", answered=False)
+    daemon.file.write_text(text.format(",127.0.0.2 no_access=localhost"))
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for(lambda line: " reload " in line)
+    assert not asked("127.0.0.1", answered=False)
+    assert asked("127.0.0.2", answered=True)
+    lines = daemon.wait_for(lambda line: " refuse service=echo/udp4 " in line, 2)
+    assert fields(lines[0])["rule"].startswith("only_from (")
+    assert fields(lines[1])["rule"].startswith("no_access=localhost (")

@@ -259,10 +259,15 @@ def test_nobody_sees_bytes_on_a_socket_that_a_process_listens_on(option: str) ->
 
 @pytest.mark.parametrize("option", ["only_from", "no_access"])
 def test_a_datagram_waits_for_no_name(option: str) -> None:
-    """Anybody could make the daemon look up names; streams may have them."""
-    (problem,) = _problems(f"echo 7/udp {option}=10.0.0.0/8,.example.org")
-    assert problem.endswith(f"{option}: a datagram can't wait until .example.org is looked up; use addresses for udp")
+    """Anybody could make the daemon look up names: hosts are looked up beforehand, which no domain can be."""
+    for line in ("echo 7/udp {}", "tftp 69/udp4 server=/bin/cat wait=yes {}"):
+        (problem,) = _problems(line.format(f"{option}=10.0.0.0/8,.example.org,host.example.org"))
+        assert f"{option}: the names of senders are not looked up for udp" in problem
+        assert "so .example.org means nobody; name hosts, addresses or networks" in problem
+    (problem,) = _problems(f"@defaults {option}=.example.org\necho 7/udp\necho 7/tcp")
+    assert problem.startswith("s:1:")
     assert not _problems(f"echo 7/tcp {option}=.example.org")
+    assert not _problems(f"@defaults {option}=localhost,host.example.org\necho 7/udp\necho 7/tcp\necho /s/unixgram")
 
 
 def _warnings(text: str, machine: FakeMachine) -> list[str]:

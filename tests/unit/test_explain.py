@@ -11,6 +11,7 @@ from svcd.cli import main
 from svcd.cli.explain import explanation, moment_of, services_named
 from svcd.errors import UsageError
 from svcd.policy.rules import Rules
+from svcd.terms import address_number
 from svcd.transport.rules import rules_of
 from tests.doubles import config_of, service_of
 
@@ -90,6 +91,22 @@ def test_a_datagram_waits_for_no_name() -> None:
     """As in the daemon; and it must come from somebody."""
     admitted, lines = explanation(service_of("echo 7/udp only_from=.example"), "192.0.2.1", _NOON, _nobody)
     assert (admitted, lines[0][:24]) == (False, "a datagram to echo/udp f")
+    asked = []
+
+    def addresses_of(name: str) -> frozenset[int]:
+        asked.append(name)
+        if name == "gone.example":
+            raise OSError
+        return frozenset({address_number("192.0.2.1")})
+
+    for line, wanted in (
+        ("only_from=a.example", True),
+        ("no_access=a.example", False),
+        ("only_from=gone.example", False),
+    ):
+        admitted, lines = explanation(service_of(f"echo 7/udp {line}"), "192.0.2.1", _NOON, _nobody, addresses_of)
+        assert (admitted, line in "".join(lines)) == (wanted, "gone" not in line)
+    assert asked == ["a.example", "a.example", "gone.example"]
     _, lines = explanation(service_of("echo 7/udp"), "224.0.0.1", _NOON)
     assert lines[-1] == "refused: address, it is no single host's address"
 

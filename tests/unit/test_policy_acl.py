@@ -105,17 +105,19 @@ def test_names(only_from: str | None, no_access: str, name: str, admitted: bool)
 def test_a_name_is_asked_for_only_where_it_could_change_the_answer(
     only_from: str | None, no_access: str, peer: str, asks: bool
 ) -> None:
-    """And without one the client is then refused, for want of a name."""
+    """A client without one matches no entry by name: only_from then refuses it, no_access does not."""
     acl = Acl(_rules(only_from, no_access))
     verdict = acl.by_address(address_number(peer))
-    assert (verdict.nameless is not None) is asks
+    assert verdict.by_name is asks
+    assert verdict.nameless is None or asks
     if asks:
         for name in (None, ""):
-            refusal = acl.by_name(address_number(peer), name).refusal
-            assert refusal is not None
-            assert refusal.reason is Reason.NAME
-            assert refusal.rule is not None
-            assert ".example" in refusal.rule.text
+            found = acl.by_name(address_number(peer), name)
+            assert (found.refusal is None) is (verdict.refusal is None)
+            if found.refusal is not None:
+                assert found.refusal.reason is Reason.NAME
+                assert found.refusal.rule is not None
+                assert ".example" in found.refusal.rule.text
 
 
 def test_the_answer_names_the_rule_and_its_place() -> None:
@@ -189,5 +191,5 @@ def test_the_most_specific_rule_agrees_with_trying_every_rule(
     found = acl.by_name(address_number(peer), name)
     assert (found.refusal is None) is wanted
     by_address = acl.by_address(address_number(peer))
-    if by_address.nameless is None:
+    if not by_address.by_name:
         assert by_address == found

@@ -175,7 +175,7 @@ class TestNames:
             ("192.0.2.1", None, Reason.NAME),
             ("10.0.0.1", "elsewhere.test", None),
             ("10.0.0.1", "bad.example", Reason.NAME),
-            ("10.0.0.1", None, Reason.NAME),
+            ("10.0.0.1", None, None),
         ],
     )
     def test_the_name_decides(self, peer: str, name: str | None, reason: Reason | None) -> None:

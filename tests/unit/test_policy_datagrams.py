@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC
 
 import pytest
@@ -13,7 +14,7 @@ from svcd.model import Place
 from svcd.policy.answers import Reason
 from svcd.policy.datagrams import Answering
 from svcd.policy.rules import Rules
-from svcd.terms import Hours, Rate
+from svcd.terms import Hours, Rate, address_number
 
 
 def _answering(rules: Rules, wall: float = 0.0, load: float = 0.0) -> Answering:
@@ -79,15 +80,33 @@ def test_only_single_hosts_are_answered(host: str, answered: bool) -> None:
 
 
 def test_lists_hold_for_datagrams_too() -> None:
-    """Where a name could decide, the question is refused."""
-    answering = _answering(
-        Rules(only_from=SOURCES.read("192.0.2.0/24,.example"), no_access=SOURCES.read("192.0.2.66,bad.example"))
-    )
+    """By address."""
+    answering = _answering(Rules(only_from=SOURCES.read("192.0.2.0/24"), no_access=SOURCES.read("192.0.2.66")))
     found = {host: _reason(answering, host) for host in ("192.0.2.1", "192.0.2.66", "198.51.100.1")}
-    assert found == {"192.0.2.1": Reason.NAME, "192.0.2.66": Reason.ADDRESS, "198.51.100.1": Reason.NAME}
-    answering.retune(Rules(only_from=SOURCES.read("192.0.2.0/24")))
-    found = {host: _reason(answering, host) for host in found}
-    assert found == {"192.0.2.1": None, "192.0.2.66": None, "198.51.100.1": Reason.ADDRESS}
+    assert found == {"192.0.2.1": None, "192.0.2.66": Reason.ADDRESS, "198.51.100.1": Reason.ADDRESS}
+
+
+def test_host_names_stand_for_their_addresses() -> None:
+    """As far as they are known: of an unknown one in no_access anybody may be meant, of one in only_from nobody is."""
+    rules = Rules(only_from=SOURCES.read("192.0.2.0/24,good.example"), no_access=SOURCES.read("bad.example,192.0.2.7"))
+    answering = _answering(rules)
+    hosts = ("192.0.2.1", "192.0.2.66", "198.51.100.1", "192.0.2.7", "2001:db8::1")
+    assert {_reason(answering, host) for host in hosts} == {Reason.NAME}
+    bad = {"bad.example": frozenset({address_number("192.0.2.66")})}
+    answering.retune(replace(rules, resolved=bad))
+    assert [_reason(answering, host) for host in hosts] == [
+        None, Reason.ADDRESS, Reason.ADDRESS, Reason.ADDRESS, Reason.ADDRESS
+    ]  # fmt: skip
+    refusal = answering.refusal("192.0.2.66", 40_000, 0.0)
+    assert refusal is not None
+    assert refusal.rule is not None
+    assert refusal.rule.text == "no_access=bad.example"
+    good = ("198.51.100.1", "2001:db8::1", "192.0.2.7", "192.0.2.66")
+    answering.retune(replace(rules, resolved=bad | {"good.example": frozenset(map(address_number, good))}))
+    # An address that the file names goes before one of a name, and no_access before only_from.
+    assert [_reason(answering, host) for host in hosts] == [None, Reason.ADDRESS, None, Reason.ADDRESS, None]
+    answering.retune(replace(rules, resolved={"bad.example": frozenset()}))
+    assert [_reason(answering, host) for host in hosts[:2]] == [None, None]
 
 
 def test_time_and_load_hold_for_datagrams_too() -> None:

@@ -103,7 +103,9 @@ def test_datagrams_are_not_counted_and_wait_for_no_name() -> None:
     """Nor are those answered that are no single hosts."""
     steps = explain(_FULL, _visit(datagram=True, load=0.5))
     assert [step.check for step in steps] == ["address", "time", "load", "rate", "per_source_rate"]
-    assert _told(explain(_FULL, _visit("11.0.0.1", datagram=True)))[0].startswith("name refuses: ")
+    assert _told(explain(_FULL, _visit("11.0.0.1", datagram=True)))[0].startswith(
+        "address refuses: only_from does not name it"
+    )
     assert _told(explain(Rules(), _visit("224.0.0.1", datagram=True))) == [
         "address refuses: it is no single host's address [None]"
     ]
