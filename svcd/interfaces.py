@@ -92,6 +92,10 @@ class Machine(Protocol):
         """Whether the time zone database knows the name."""
         ...
 
+    def has_mptcp(self) -> bool:
+        """Whether the kernel has Multipath TCP."""
+        ...
+
     def versions(self) -> frozenset[int]:
         """The versions of IP that sockets can be bound with here: 4, 6."""
         ...

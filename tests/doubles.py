@@ -156,6 +156,7 @@ class FakeMachine:
     reasons: Mapping[str, str] = field(default_factory=dict)
     #: The Python handlers whose import was tried, in each of the calls.
     imported: list[list[str]] = field(default_factory=list)
+    mptcp: bool = True
     #: Who runs handlers without user=.
     handlers: str = ""
 
@@ -174,6 +175,10 @@ class FakeMachine:
     def has_zone(self, name: str) -> bool:
         """Whether it is one of the test's."""
         return name in self.zones
+
+    def has_mptcp(self) -> bool:
+        """Whether the test says so."""
+        return self.mptcp
 
     def versions(self) -> frozenset[int]:
         """The families of the test."""

@@ -80,7 +80,9 @@ outside quotes begins a comment.
 A line that begins with white space continues the one before.
 Quotes are those of a POSIX shell.
 Protocols are tcp and udp (IPv4 and IPv6), tcp4, tcp6, udp4, udp6, and unix and unixgram, which take the absolute
-path of a socket instead of a port.
+path of a socket instead of a port, or @NAME for one in the abstract name space, which every local user may connect to.
+A port may be said by its name in
+.BR services (5).
 With port 0 the kernel picks a port, and the log says which.
 .PP
 .B @defaults

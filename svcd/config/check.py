@@ -189,16 +189,10 @@ def _version(literal: str) -> int:
 
 def _missing(service: Service, files: Files, machine: Machine) -> Iterator[Problem]:
     options = service.options
-    owner = options.owner
-    if owner.user and not machine.has_user(owner.user):
-        yield service.fault("owner", f"no user {owner.user!r} on this machine")
-    if owner.group and not machine.has_group(owner.group):
-        yield service.fault("owner", f"no group {owner.group!r} on this machine")
-    if options.group and not service.spawned and not machine.has_group(options.group):
-        yield service.fault("group", f"no group {options.group!r} on this machine")
-    if options.group and owner.group and not service.spawned:
-        text = f"owner= at {service.places['owner']} names the file's group already; remove one of the two"
-        yield service.problem("group", text)
+    yield from _no_file(service) if service.abstract else _no_owner(service, machine)
+    if options.mptcp and not machine.has_mptcp():
+        text = "this kernel has no Multipath TCP (CONFIG_MPTCP, net.mptcp.enabled); enable it, or remove mptcp=yes"
+        yield service.fault("mptcp", text)
     if options.root and not files.is_directory(options.root):
         yield service.fault("root", f"{options.root} is no directory that can be read")
     if options.quotes:
@@ -209,6 +203,28 @@ def _missing(service: Service, files: Files, machine: Machine) -> Iterator[Probl
         else:
             if not quotes:
                 yield service.fault("quotes", f"{options.quotes} has no entry shorter than 512 characters")
+
+
+def _no_file(service: Service) -> Iterator[Problem]:
+    """Permissions of an abstract socket, which nobody would keep."""
+    for option in ("mode", "owner", *(() if service.spawned else ("group",))):
+        if service.has_own(option):
+            yield service.problem(option, f"{service.path} has no file, and no permissions; remove it")
+
+
+def _no_owner(service: Service, machine: Machine) -> Iterator[Problem]:
+    """Users and groups of a socket file that the machine does not have."""
+    options = service.options
+    owner = options.owner
+    if owner.user and not machine.has_user(owner.user):
+        yield service.fault("owner", f"no user {owner.user!r} on this machine")
+    if owner.group and not machine.has_group(owner.group):
+        yield service.fault("owner", f"no group {owner.group!r} on this machine")
+    if options.group and not service.spawned and not machine.has_group(options.group):
+        yield service.fault("group", f"no group {options.group!r} on this machine")
+    if options.group and owner.group and not service.spawned:
+        text = f"owner= at {service.places['owner']} names the file's group already; remove one of the two"
+        yield service.problem("group", text)
 
 
 def _collisions(endpoints: Sequence[Endpoint]) -> Iterator[Problem]:

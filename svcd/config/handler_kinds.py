@@ -9,6 +9,7 @@ from svcd.config.kinds import DURATION, UNLIMITED, Kind, require
 from svcd.model import HostPort
 
 __all__ = [
+    "BUFFER_SIZE",
     "COMMAND",
     "COUNT_LIMIT",
     "ENVIRONMENT",
@@ -133,6 +134,18 @@ def _write_size(size: int) -> str:
 
 SIZE_LIMIT: Kind[int] = Kind("size limit", "a size in bytes, or with a unit: 64K, 16M, 2G; or none", _read_size,
                              _write_size)  # fmt: skip
+
+
+def _read_buffer_size(word: str) -> int:
+    size = _read_size(word)
+    # Twice as much must be an int of C (socket(7)).
+    require(0 < size < 2**30)
+    return size
+
+
+BUFFER_SIZE: Kind[int] = Kind(
+    "buffer size", "a size in bytes below 1G, or with a unit: 64K, 16M", _read_buffer_size, _write_size
+)
 
 
 def _read_seconds(word: str) -> int:

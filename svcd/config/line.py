@@ -180,23 +180,38 @@ class LineReader:
             text = f"unknown protocol {protocol!r}{nearest(protocol, tuple(Net))}: there are {_ACCEPTED_NETS}"
             self._problem(word.after(len(where) + 1), text)
             return None, 0, ""
-        if net.local:
-            if not where.startswith("/") or where.endswith("/"):
-                self._problem(word.place, f"a {net} service takes the absolute path of its socket, not {where!r}")
-            elif len(where.encode()) > _LONGEST_PATH:
-                self._problem(word.place, f"the path is longer than the {_LONGEST_PATH} bytes a UNIX socket can have")
-            else:
-                return net, 0, where
-        elif re.fullmatch("[0-9]{1,5}", where) and int(where) <= HIGHEST_PORT:
-            return net, int(where), ""
-        else:
-            port = self._ports.port(where, net) if _PORT_NAME.fullmatch(where) else None
+        found: int | str | None = self._path(word, where, net) if net.local else self._port(word, where, net)
+        if found is None:
+            return None, 0, ""
+        return (net, 0, found) if isinstance(found, str) else (net, found, "")
+
+    def _path(self, word: Word, where: str, net: Net) -> str | None:
+        """Return the path of a UNIX socket, or @ and the name of an abstract one; None after a Problem."""
+        text = ""
+        if where == "@":
+            text = "an abstract socket has a name behind the @"
+        elif where.startswith("@") and len(where.encode()) > _LONGEST_PATH + 1:
+            text = f"the name is longer than the {_LONGEST_PATH} bytes an abstract socket can have"
+        elif not where.startswith(("@", "/")) or (where.startswith("/") and where.endswith("/")):
+            text = f"a {net} service takes the absolute path of its socket, or @NAME, not {where!r}"
+        elif where.startswith("/") and len(where.encode()) > _LONGEST_PATH:
+            text = f"the path is longer than the {_LONGEST_PATH} bytes a UNIX socket can have"
+        if text:
+            self._problem(word.place, text)
+        return None if text else where
+
+    def _port(self, word: Word, where: str, net: Net) -> int | None:
+        """Return the port, which may be said by its name; None after a Problem."""
+        if re.fullmatch("[0-9]{1,5}", where) and int(where) <= HIGHEST_PORT:
+            return int(where)
+        names = ""
+        if _PORT_NAME.fullmatch(where):
+            port = self._ports.port(where, net)
             if port is not None:
-                return net, port, ""
+                return port
             names = f", and no name in {SERVICES} for {net}{nearest(where, self._ports.names(net))}"
-            names = names if _PORT_NAME.fullmatch(where) else ""
-            self._problem(word.place, f"port {where!r} is no number from 0 to {HIGHEST_PORT}{names}")
-        return None, 0, ""
+        self._problem(word.place, f"port {where!r} is no number from 0 to {HIGHEST_PORT}{names}")
+        return None
 
     def _runs(
         self,

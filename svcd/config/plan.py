@@ -101,6 +101,9 @@ def socket_key(endpoint: Endpoint) -> Hashable:
         port if endpoint.version else service.path,
         endpoint.version == 6 and service.options.v6only,
         bool(endpoint.version) and service.options.reuse_port,
+        bool(endpoint.version) and service.options.mptcp,
+        # The kernel fits a buffer to its connection no more, once it had a size.
+        bool(endpoint.version) and (service.options.sndbuf is None, service.options.rcvbuf is None),
     )
 
 

@@ -32,7 +32,7 @@ class Service:
         name: field 1.
         net: the protocol.
         port: 0 to 65535, where 0 lets the kernel pick; 0 for a local service.
-        path: of a local service's socket, else empty.
+        path: of a local service's socket, or @ and its name in the abstract name space; else empty.
         aliases: the words without `=`.
         runs: the option that says what answers (one of HANDLERS), or the built-in that does; empty for a disabled
             line that nothing serves.
@@ -55,6 +55,16 @@ class Service:
     def id(self) -> str:
         """Unique in a Config: `echo/tcp`."""
         return f"{self.options.id or self.name}/{self.net}"
+
+    @property
+    def abstract(self) -> bool:
+        """Whether it is a UNIX socket without a file (unix(7), abstract)."""
+        return self.path.startswith("@")
+
+    @property
+    def socket_file(self) -> str:
+        """The file of a UNIX socket; empty if there is none."""
+        return "" if self.abstract else self.path
 
     @property
     def spawned(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from svcd.config.handler_kinds import BUFFER_SIZE
 from svcd.config.kinds import COUNT, MODE, OWNER, WORD, WORDS, YES_NO
 from svcd.config.rows import row
 from svcd.model import Owner
@@ -44,6 +45,21 @@ class SocketOptions:
     reuse_port: bool = row(
         YES_NO, False, "where", "inet",
         "Share the port with other processes that ask for it too (SO_REUSEPORT).",
+    )  # fmt: skip
+    mptcp: bool = row(
+        YES_NO, False, "where", "tcp",
+        "Serve clients of Multipath TCP (RFC 8684) too, whose connections may go over several networks at once; others "
+        "are served as ever. Of a connection over several the log may count the bytes of the first alone.",
+    )  # fmt: skip
+    sndbuf: int | None = row(
+        BUFFER_SIZE, None, "where", "inet",
+        "Size of the kernel's buffer for what is sent to a client (SO_SNDBUF), at most net.core.wmem_max; it takes "
+        "twice as much memory. Default: it fits itself to each connection.",
+    )  # fmt: skip
+    rcvbuf: int | None = row(
+        BUFFER_SIZE, None, "where", "inet",
+        "The same for what comes from a client (SO_RCVBUF), or from all clients of a datagram service; no more than "
+        "net.core.rmem_max.",
     )  # fmt: skip
     mode: int = row(
         MODE, 0o660, "where", "local",

@@ -63,8 +63,8 @@ class BrokenService:
             if not isinstance(error, ListenError):
                 if error.path:
                     yield error.path
-            elif self.service.path:
-                yield self.service.path
+            elif self.service.socket_file:
+                yield self.service.socket_file
 
     @property
     def lacks_address(self) -> bool:

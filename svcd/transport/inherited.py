@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from svcd.errors import ActivationError
 from svcd.model import address_text
+from svcd.net.socket_options import unix_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,7 +74,7 @@ class Inherited:
         if self.socket.family in (socket.AF_INET, socket.AF_INET6):
             return address_text(*name[:2])
         if self.socket.family == socket.AF_UNIX and name:
-            return "@" + os.fsdecode(name[1:]) if isinstance(name, bytes) else str(name)
+            return unix_path(name)
         return "-"
 
     def close(self) -> None:
@@ -81,8 +82,8 @@ class Inherited:
         if self.socket is None:
             return
         if not self.lent and self.socket.family == socket.AF_UNIX:
-            path = self.socket.getsockname()
-            if self.name.split("/")[1] == _identity(path):
+            path = unix_path(self.socket.getsockname())
+            if path.startswith("/") and self.name.split("/")[1] == _identity(path):
                 os.unlink(path)  # noqa: PTH108 - one system call
         self.socket.close()
 
@@ -93,6 +94,9 @@ class Inherited:
 
     def has_file(self, path: str) -> bool:
         """Whether a UNIX socket is the one that clients find at a path; of a lent one the giver sees to that."""
+        if path.startswith("@"):
+            # It is there as long as a process has it.
+            return True
         here = _identity(path)
         return here != "-" if self.lent else here == self.name.split("/")[1]
 
@@ -108,6 +112,8 @@ def file_of(path: str) -> tuple[int, int]:
 
 
 def _identity(path: str) -> str:
+    if path.startswith("@"):
+        return "-"
     try:
         return _identity_of(file_of(path))
     except OSError:

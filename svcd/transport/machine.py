@@ -22,6 +22,7 @@ from svcd.handlers.reference import resolve
 from svcd.handlers.trial import Trial, try_imports
 from svcd.model import Runner
 from svcd.net.lookups import LookupPool
+from svcd.net.socket_options import IPPROTO_MPTCP
 from svcd.transport.permissions import Account, cannot_enter, cannot_execute, cannot_read
 from svcd.transport.resolver import Name, system_addresses
 
@@ -107,6 +108,14 @@ class LocalMachine:
             ZoneInfo(name)
         except (OSError, ValueError, KeyError):
             # No such file, a directory, something else; and the error for a name that is not found is a KeyError.
+            return False
+        return True
+
+    def has_mptcp(self) -> bool:
+        """Whether the kernel opens sockets of Multipath TCP."""
+        try:
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP).close()
+        except OSError:
             return False
         return True
 

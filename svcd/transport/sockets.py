@@ -14,6 +14,7 @@ from urllib.parse import quote
 from svcd.errors import ListenError
 from svcd.model import Shape, address_text
 from svcd.net.port_owner import socket_owner
+from svcd.net.socket_options import IPPROTO_MPTCP, TCP_NOTSENT_LOWAT, unix_address, unix_path
 from svcd.transport.inherited import file_of, handed_name
 from svcd.transport.local import bind_local, remove_file
 from svcd.transport.machine import group_id, user_id
@@ -36,8 +37,6 @@ REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n, LimitNOFILE=)",
 }
 _FIRST_UNPRIVILEGED = 1024
-# Of linux/tcp.h, which the socket module lacks (tcp(7); Linux 3.12).
-_TCP_NOTSENT_LOWAT = 25
 #: How much the kernel keeps for a client beyond what is on its way, in bytes. By itself it takes up to 4 MB from who
 #: produces without end (net.ipv4.tcp_wmem): a thousand chargens whose clients read nothing kept others waiting for
 #: half a second while that was filled, and for 40 ms with this; a fast client gets as many bytes a second.
@@ -80,7 +79,7 @@ class OpenSocket:
         Raises:
             ListenError: the system refuses.
         """
-        path, service = endpoint.service.path, endpoint.service
+        path, service = endpoint.service.socket_file, endpoint.service
         if not path or self.lent or _permissions(service) == _permissions(self.endpoint.service):
             return
         try:
@@ -92,6 +91,8 @@ class OpenSocket:
         """Serve another endpoint of the same address, or the same with other options."""
         self.endpoint = endpoint
         options = endpoint.service.options
+        if endpoint.version:
+            _size_buffers(self.socket, options)
         if endpoint.service.net.shape is Shape.STREAM:
             # Again, it changes the length of the queue (listen(2)), and nobody in it is lost.
             self.socket.listen(options.backlog)
@@ -100,14 +101,14 @@ class OpenSocket:
 
     def renew(self) -> None:
         """Have its options and permissions again, after another daemon may have given it others."""
-        if not self.lent and self.endpoint.service.path:
+        if not self.lent and self.endpoint.service.socket_file:
             with contextlib.suppress(OSError, KeyError):
                 _permit(self.endpoint.service)
         self.retune(self.endpoint)
 
     def close(self, *, for_good: bool = True) -> None:
         """Close it, and if it is for good remove the file of a UNIX socket, as far as we may."""
-        path = self.endpoint.service.path
+        path = self.endpoint.service.socket_file
         if for_good and path:
             remove_file(path, self.file)
         self.socket.close()
@@ -128,11 +129,13 @@ def open_socket(endpoint: Endpoint, leaving: Sequence[socket.socket] = ()) -> Op
     kind = socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
     family = {0: socket.AF_UNIX, 4: socket.AF_INET, 6: socket.AF_INET6}[endpoint.version]
     try:
-        opened = socket.socket(family, kind)
+        opened = socket.socket(family, kind, IPPROTO_MPTCP if service.options.mptcp else 0)
         try:
             opened.setblocking(False)
             if endpoint.version:
                 _bind_inet(opened, endpoint, stream=stream, leaving=leaving)
+            elif service.abstract:
+                opened.bind(unix_address(service.path))
             else:
                 _bind_endpoint(opened, service)
             if stream:
@@ -142,7 +145,8 @@ def open_socket(endpoint: Endpoint, leaving: Sequence[socket.socket] = ()) -> Op
             raise
     except (OSError, KeyError) as error:
         raise _explained(endpoint, error) from error
-    return OpenSocket(endpoint, opened, _address(opened), None if endpoint.version else file_of(service.path))
+    file = file_of(service.socket_file) if service.socket_file else None
+    return OpenSocket(endpoint, opened, _address(opened), file)
 
 
 def adopt_socket(endpoint: Endpoint, opened: socket.socket, stored: str = "") -> OpenSocket:
@@ -156,7 +160,7 @@ def adopt_socket(endpoint: Endpoint, opened: socket.socket, stored: str = "") ->
     Raises:
         ListenError: it can't have its options.
     """
-    path = endpoint.service.path
+    path = endpoint.service.socket_file
     try:
         if not endpoint.service.options.wait:
             # Else programs share its flags, and one may have it now.
@@ -174,7 +178,7 @@ def adopt_socket(endpoint: Endpoint, opened: socket.socket, stored: str = "") ->
 
 def _address(opened: socket.socket) -> str:
     name = opened.getsockname()
-    return str(name) if opened.family == socket.AF_UNIX else address_text(*name[:2])
+    return unix_path(name) if opened.family == socket.AF_UNIX else address_text(*name[:2])
 
 
 def socket_address(endpoint: Endpoint) -> tuple[Any, ...]:
@@ -193,13 +197,24 @@ def _tune(opened: socket.socket, options: Options) -> None:
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, options.nodelay)
 
 
+def _size_buffers(opened: socket.socket, options: Options) -> None:
+    """Give the kernel's buffers their sizes, which accepted sockets inherit; by themselves they fit the connection."""
+    for option, size in ((socket.SO_SNDBUF, options.sndbuf), (socket.SO_RCVBUF, options.rcvbuf)):
+        if size is not None:
+            opened.setsockopt(socket.SOL_SOCKET, option, size)
+
+
 def _bind_inet(opened: socket.socket, endpoint: Endpoint, *, stream: bool, leaving: Sequence[socket.socket]) -> None:
     options = endpoint.service.options
+    # Before it listens: clients are told of the window when they connect (tcp(7)).
+    _size_buffers(opened, options)
     if stream:
         # Only for streams: two datagram sockets that both ask for it would share the port unasked.
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         _tune(opened, options)
-        opened.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _MOST_UNSENT)
+        with contextlib.suppress(OSError) if options.mptcp else contextlib.nullcontext():
+            # Multipath TCP has it since Linux 6.10.
+            opened.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, _MOST_UNSENT)
     if options.reuse_port:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if endpoint.version == 6:
@@ -274,6 +289,8 @@ def _explained(endpoint: Endpoint, error: OSError | KeyError) -> ListenError:
         remedy = "let the user that runs svcd write there, or change the socket's owner"
     elif code == errno.EEXIST:
         remedy = "move it away, or choose another path"
+    elif service.options.mptcp and code in (errno.EPROTONOSUPPORT, errno.ENOPROTOOPT):
+        remedy = "this kernel has no Multipath TCP (CONFIG_MPTCP, net.mptcp.enabled); enable it, or remove mptcp=yes"
     else:
         remedy = REMEDIES.get(code, "change the line in the services file")
     return ListenError(service.id, endpoint.address, cause, remedy, code)

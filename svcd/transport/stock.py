@@ -6,6 +6,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from svcd.model import Shape
+from svcd.net.socket_options import has_sized_buffers, is_mptcp, unix_path
 from svcd.transport.inherited import base_name, stored_name
 from svcd.transport.sockets import adopt_socket, socket_address
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from svcd.config.check import Endpoint
+    from svcd.config.options import Options
     from svcd.transport.inherited import Inherited
     from svcd.transport.sockets import OpenSocket
 
@@ -93,7 +95,7 @@ class Stock:
 def _place(found: Inherited) -> object:
     """The port or the path of a socket."""
     name = found.socket.getsockname() if found.socket is not None else ""
-    return name[1] if isinstance(name, tuple) else name
+    return name[1] if isinstance(name, tuple) else unix_path(name)
 
 
 def _takes_both(found: socket.socket) -> bool:
@@ -113,11 +115,22 @@ def _suits(found: Inherited, endpoint: Endpoint) -> bool:
     if found.waits and not service.options.wait:
         return False
     family = {0: socket.AF_UNIX, 4: socket.AF_INET, 6: socket.AF_INET6}[endpoint.version]
+    if not found.lent and endpoint.version and not _is_made_alike(sock, service.options):
+        return False
     if sock.family == socket.AF_INET6 and sock.getsockname()[0] == _ANY[6]:
         if _takes_both(sock) and found.lent and len(service.net.versions) > 1:
             return endpoint.host in _ANY.values()
         return family == sock.family and _takes_both(sock) is not service.options.v6only
     return family == sock.family
+
+
+def _is_made_alike(sock: socket.socket, options: Options) -> bool:
+    """Whether a socket of ours can have the options of a service; of another one its unit says these."""
+    if sock.type == socket.SOCK_STREAM and is_mptcp(sock) is not options.mptcp:
+        return False
+    sized = has_sized_buffers(sock)
+    # A buffer can be given another size, but no longer fits itself.
+    return sized is None or not ((sized[0] and options.sndbuf is None) or (sized[1] and options.rcvbuf is None))
 
 
 def _stored_for(found: Inherited, endpoint: Endpoint) -> bool:
@@ -133,7 +146,7 @@ def _stands_at(found: Inherited, endpoint: Endpoint) -> bool:
     name = found.socket.getsockname()
     if not endpoint.version:
         path = endpoint.service.path
-        return bool(name == path) and found.has_file(path)
+        return unix_path(name) == path and found.has_file(path)
     wanted = socket_address(endpoint)
     if _takes_both(found.socket) and endpoint.version == 4:
         return bool(name[1] == wanted[1])

@@ -81,6 +81,11 @@ def test_a_machine_without_any_ip() -> None:
 
 ROWS = [
     # Names.
+    ("e @a/unix echo mode=0600", ["s:1:21: mode: @a has no file, and no permissions; remove it"]),
+    ("e @a/unixgram echo owner=root", ["s:1:26: owner: @a has no file, and no permissions; remove it"]),
+    ("e @a/unix echo group=adm", ["s:1:22: group: @a has no file, and no permissions; remove it"]),
+    ("@defaults mode=0600 owner=root\ne @a/unix server=/bin/cat group=adm", []),
+    ("e @a/unix echo\nf @a/unixgram echo", ["s:2:1: @a is taken by e/unix at s:1:1; change one of the two"]),
     ("echo 7/tcp id=a\necho 8/tcp id=b\necho 9/tcp", []),
     ("echo 7/tcp id=upper\nupper 8/tcp",
      ["s:2:1: upper/tcp stands at s:1:1 already; give one another id=NAME, or remove it"]),
@@ -297,3 +302,13 @@ def test_what_handlers_of_the_daemons_own_user_reach_is_a_warning() -> None:
     )
     assert _warnings(text, FakeMachine()) == []
     assert _warnings("c 3/tcp server=/bin/cat user=root\necho 4/tcp", FakeMachine(handlers="svcd")) == []
+
+
+def test_a_kernel_without_multipath_tcp() -> None:
+    """It is the machine's fault, not the file's."""
+    [problem] = check(config_of("echo 7/tcp mptcp=yes"), FakeFiles(), FakeMachine(mptcp=False))[1]
+    assert problem.severity is Severity.FAULT
+    assert problem.text == (
+        "mptcp: this kernel has no Multipath TCP (CONFIG_MPTCP, net.mptcp.enabled); enable it, or remove mptcp=yes"
+    )
+    assert check(config_of("echo 7/tcp mptcp=yes"), FakeFiles(), FakeMachine())[1] == []

@@ -41,6 +41,16 @@ def test_a_path_for_a_local_service(net: Net) -> None:
     assert (service.net, service.port, service.path) == (net, 0, "/run/a b/c.sock")
 
 
+@pytest.mark.parametrize("name", ["@a", "@svcd/echo", "@a b", "@" + "x" * 107])
+@pytest.mark.parametrize("net", [Net.UNIX, Net.UNIXGRAM])
+def test_a_name_for_an_abstract_socket(name: str, net: Net) -> None:
+    """Behind an @ stands the name of a UNIX socket without a file."""
+    service = service_of(f"local '{name}/{net}' echo")
+    assert (service.path, service.abstract, service.socket_file) == (name, True, "")
+    assert list(service.words())[1] == f"{name}/{net}"
+    assert not service_of("local /run/x/unix echo").abstract
+
+
 def test_the_name_runs_before_the_aliases() -> None:
     """What runs is the name, else the first alias that is a built-in."""
     assert service_of("echo 1/tcp upper").runs == "echo"
@@ -167,9 +177,12 @@ ROWS = [
     ("echo ٣/tcp", "s:1:6: port '٣' is no number from 0 to 65535"),
     ("echo http/tcp", "s:1:6: port 'http' is no number from 0 to 65535, and no name in /etc/services for tcp"),
     ("echo /run/e/tcp", "s:1:6: port '/run/e' is no number from 0 to 65535"),
-    ("echo 7/unix", "s:1:6: a unix service takes the absolute path of its socket, not '7'"),
-    ("echo run/e/unixgram", "s:1:6: a unixgram service takes the absolute path of its socket, not 'run/e'"),
-    ("echo /run//unix", "s:1:6: a unix service takes the absolute path of its socket, not '/run/'"),
+    ("echo 7/unix", "s:1:6: a unix service takes the absolute path of its socket, or @NAME, not '7'"),
+    ("echo @/unix", "s:1:6: an abstract socket has a name behind the @"),
+    (f"echo @{'x' * 108}/unix", "s:1:6: the name is longer than the 107 bytes an abstract socket can have"),
+    ("echo @x/tcp", "s:1:6: port '@x' is no number from 0 to 65535"),
+    ("echo run/e/unixgram", "s:1:6: a unixgram service takes the absolute path of its socket, or @NAME, not 'run/e'"),
+    ("echo /run//unix", "s:1:6: a unix service takes the absolute path of its socket, or @NAME, not '/run/'"),
     (f"echo /{'x' * 107}/unix", "s:1:6: the path is longer than the 107 bytes a UNIX socket can have"),
     (f"echo /{'é' * 54}/unix", "s:1:6: the path is longer than the 107 bytes a UNIX socket can have"),
     # Field 1 and aliases.

@@ -13,6 +13,7 @@ import pytest
 
 from svcd.config.check import Endpoint, check
 from svcd.errors import ListenError, ListenErrors
+from svcd.net.socket_options import is_mptcp, unix_address, unix_path
 from svcd.transport.machine import LocalMachine, group_id, user_id
 from svcd.transport.sockets import OpenSocket, open_socket
 from tests.doubles import FakeFiles, FakeMachine, config_of, open_all
@@ -313,3 +314,77 @@ def test_addresses_behind_a_name() -> None:
     for name in ("no such host", "x" * 300, "a..b"):
         with pytest.raises(OSError):
             machine.addresses(name)
+
+
+def _size(sock: socket.socket, option: int) -> int:
+    """The size of a buffer that was asked for (socket(7): the kernel doubles it)."""
+    return sock.getsockopt(socket.SOL_SOCKET, option) // 2
+
+
+@pytest.mark.parametrize("net", ["tcp4", "udp4"])
+def test_buffers_have_the_size_that_was_asked_for(opened: _Opened, net: str) -> None:
+    """From the beginning, and another one when the options change."""
+    found = opened(f"echo 0/{net} bind=127.0.0.1 sndbuf=32K rcvbuf=16K")
+    sizes = [_size(found.socket, option) for option in (socket.SO_SNDBUF, socket.SO_RCVBUF)]
+    assert sizes == [32_768, 16_384]
+    (other,) = _endpoints(f"echo 0/{net} bind=127.0.0.1 sndbuf=64K rcvbuf=20K")
+    found.retune(other)
+    sizes = [_size(found.socket, option) for option in (socket.SO_SNDBUF, socket.SO_RCVBUF)]
+    assert sizes == [65_536, 20_480]
+
+
+def test_connections_inherit_the_size_of_buffers(opened: _Opened) -> None:
+    """What is accepted has the listening socket's."""
+    found = opened("echo 0/tcp4 bind=127.0.0.1 sndbuf=32K rcvbuf=16K")
+    with socket.create_connection(found.socket.getsockname()):
+        accepted, _ = found.socket.accept()
+        with accepted:
+            assert [_size(accepted, each) for each in (socket.SO_SNDBUF, socket.SO_RCVBUF)] == [32_768, 16_384]
+
+
+def test_sockets_of_multipath_tcp(opened: _Opened) -> None:
+    """They are told by their protocol, and have the options of TCP."""
+    if not LocalMachine().has_mptcp():
+        pytest.skip("this kernel has no Multipath TCP")
+    found = opened("echo 0/tcp4 bind=127.0.0.1 mptcp=yes sndbuf=32K keepalive=yes")
+    assert is_mptcp(found.socket)
+    assert not is_mptcp(opened("echo 0/tcp4 bind=127.0.0.1").socket)
+    assert _flag(found, socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    with socket.create_connection(found.socket.getsockname()):
+        accepted, _ = found.socket.accept()
+        accepted.close()
+
+
+def test_a_kernel_without_multipath_tcp_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedy says what to do."""
+    monkeypatch.setattr("svcd.transport.sockets.IPPROTO_MPTCP", 211)
+    error = _error("echo 0/tcp4 bind=127.0.0.1 mptcp=yes")
+    assert error.cause == os.strerror(errno.EPROTONOSUPPORT)
+    assert "no Multipath TCP" in error.remedy
+
+
+@pytest.mark.parametrize("net", ["unix", "unixgram"])
+def test_an_abstract_socket(opened: _Opened, net: str, tmp_path: Path) -> None:
+    """It has its name, no file, and another one in the way is named."""
+    name = f"@svcd-test/{os.getpid()}/{tmp_path.name}"
+    found = opened(f"echo {name}/{net}")
+    assert (found.address, found.file) == (name, None)
+    kind = socket.SOCK_STREAM if net == "unix" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_UNIX, kind) as client:
+        client.connect(unix_address(name))
+    (endpoint,) = _endpoints(f"echo {name}/{net} backlog=5" if net == "unix" else f"echo {name}/{net}")
+    found.permit(endpoint)
+    found.retune(endpoint)
+    found.renew()
+    error = _error(f"other {name}/{net} echo")
+    assert (error.address, error.cause) == (name, os.strerror(errno.EADDRINUSE))
+    found.close()
+    opened(f"echo {name}/{net}")
+
+
+def test_addresses_of_unix_sockets() -> None:
+    """As the system has them, and as people write them."""
+    for path, address in [("/run/x", "/run/x"), ("@x", "\0x"), ("@é", "\0é")]:
+        assert unix_address(path) == address
+        assert unix_path(address) == unix_path(os.fsencode(address)) == path
+    assert unix_path("") == unix_path(b"") == ""

@@ -15,6 +15,7 @@ import pytest
 
 from svcd.config.check import Endpoint, check
 from svcd.errors import ActivationError, ListenErrors
+from svcd.net.socket_options import has_sized_buffers, unix_address
 from svcd.resources import inherited_stock
 from svcd.transport.inherited import Inherited, receive, stored_name
 from svcd.transport.machine import LocalMachine
@@ -416,3 +417,53 @@ def test_a_count_that_is_too_large_is_an_error(bound: Callable[..., socket.socke
     said = _received(bound().fileno(), more=20)
     assert said[0].startswith("ActivationError|LISTEN_FDS counts descriptor")
     assert said[0].endswith("Bad file descriptor")
+
+
+@pytest.mark.parametrize("net", ["unix", "unixgram"])
+def test_an_abstract_socket_is_found_by_its_name(net: str, end: ExitStack, tmp_path: Path) -> None:
+    """Lent by a socket unit, or given away by the daemon before; nothing of it is removed."""
+    name = f"@svcd-test/{os.getpid()}/{tmp_path.name}"
+    line = f"echo {name}/{net}"
+    for given in ("svcd.socket", stored_name(_endpoints(line)[0])):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM if net == "unix" else socket.SOCK_DGRAM) as sock:
+            sock.bind(unix_address(name))
+            if net == "unix":
+                sock.listen(1)
+            inherited = Inherited(given, sock)
+            assert inherited.address == name
+            (found,) = _take(line, inherited, end=end)
+            assert found is not None
+            assert (found.address, found.file, found.lent) == (name, None, given == "svcd.socket")
+            assert found.handed_name == (f"echo/{net}" if found.lent else given)
+            found.close()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(unix_address(name))
+        Inherited(stored_name(_endpoints(line)[0]), sock).close()
+
+
+def test_a_buffer_that_was_sized_fits_no_service_without_a_size(
+    bound: Callable[..., socket.socket], end: ExitStack
+) -> None:
+    """The kernel does not take a size back: a socket of ours is opened anew then; another size it can have."""
+    sock = bound()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+    if has_sized_buffers(sock) is None:
+        pytest.skip("this kernel does not tell (SO_BUF_LOCK, Linux 5.14)")
+    line = f"echo {sock.getsockname()[1]}/tcp4 bind=127.0.0.1"
+    given = stored_name(_endpoints(line)[0])
+    assert _take(line, Inherited(given, sock.dup()), end=end) == [None]
+    (lent,) = _take(line, Inherited("svcd.socket", sock.dup()), end=end)
+    assert lent is not None
+    (sized,) = _take(f"{line} rcvbuf=8K", Inherited(given, sock.dup()), end=end)
+    assert sized is not None
+    assert sized.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 16_384
+
+
+def test_multipath_tcp_wants_a_socket_of_its_own(bound: Callable[..., socket.socket], end: ExitStack) -> None:
+    """One of ours that is made otherwise is not taken; what a socket unit lends is as the unit says."""
+    sock = bound()
+    line = f"echo {sock.getsockname()[1]}/tcp4 bind=127.0.0.1 mptcp=yes"
+    given = stored_name(_endpoints(line)[0])
+    assert _take(line, Inherited(given, sock.dup()), end=end) == [None]
+    (lent,) = _take(line, Inherited("svcd.socket", sock.dup()), end=end)
+    assert lent is not None
