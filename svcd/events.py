@@ -18,6 +18,11 @@ certificate the client has shown (RFC 4514), a dash if none, for services with t
 all, `ignored` those of them that the rules leave unanswered; `state` of a launcher or of the nursery; `retry` the
 seconds until it is started again; `text` what a handler wrote for the log.
 
+The `state` of a launcher is ready, lost, or idle: it has ended for want of clients (launcher_idle), and the next one
+has it started again. A `dropped` line says how many `lines`, with how many `bytes`, handlers have written for the log
+beyond the `limit` (stderr_rate) since the last such line. A `module-changed` line is written at a reload for a module
+that was imported and has changed on disk since.
+
 Over TLS the accept line waits for the handshake, with the time of the accept. `in` and `out` are what was on the wire.
 A client that ends its side without TLS's closure alert is done as well: many leave it out, browsers among them.
 
@@ -69,6 +74,7 @@ __all__ = [
     "CERTIFICATE_EXPIRES",
     "CLOSE",
     "DESCRIPTORS",
+    "DROPPED",
     "END",
     "FAIL",
     "FORMATS",
@@ -78,6 +84,7 @@ __all__ = [
     "LISTEN",
     "LOG",
     "LOST",
+    "MODULE_CHANGED",
     "NURSERY",
     "NURSERY_LOST",
     "PAUSE",
@@ -153,6 +160,10 @@ END = Event("end", ("service", "peer", "host", "id", "in", "out", "seconds", "re
                     "exit", "user", "system"))  # fmt: skip
 FAIL = Event("fail", ("service", "peer", "id", "reason"), "warn")
 SAID = Event("said", ("service", "id", "pid", "text"))
+#: What handlers have written for the log beyond stderr_rate, once a second at most.
+DROPPED = Event("dropped", ("service", "lines", "bytes", "limit"), "warn")
+#: A process goes on with the code that it has imported: the text says what has it imported anew.
+MODULE_CHANGED = Event("module-changed", ("service", "text"), "warn")
 REFUSE = Event("refuse", ("service", "peer", "reason", "count", "rule"), "warn")
 
 

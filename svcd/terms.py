@@ -99,6 +99,14 @@ _UNITS = {1: "s", 60: "m", 3600: "h"}
 
 
 @dataclass(frozen=True, slots=True)
+class OutputRate:
+    """How much may be written for the log: so many lines, and so many bytes of them, a second."""
+
+    lines: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rate:
     """So many in so many seconds: 1, 60 or 3600."""
 

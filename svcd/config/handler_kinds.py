@@ -7,6 +7,7 @@ import shlex
 
 from svcd.config.kinds import DURATION, UNLIMITED, Kind, require
 from svcd.model import HostPort
+from svcd.terms import OutputRate
 
 __all__ = [
     "BUFFER_SIZE",
@@ -15,6 +16,7 @@ __all__ = [
     "ENVIRONMENT",
     "HOST_PORT",
     "NICE",
+    "OUTPUT_RATE",
     "PATHS",
     "REFERENCE",
     "SECONDS_LIMIT",
@@ -176,4 +178,24 @@ COUNT_LIMIT: Kind[int] = Kind(
     "a whole number from 1 to 999999999, or none",
     _read_count,
     lambda value: "none" if value == UNLIMITED else str(value),
+)
+
+
+def _read_output_rate(word: str) -> OutputRate | None:
+    if word == "none":
+        return None
+    match = re.fullmatch("([0-9]{1,7})/s,([0-9]{1,9}[KMG]?)/s", word)
+    require(match)
+    assert match is not None  # noqa: S101 - for the type checker
+    lines, size = int(match[1]), _read_size(match[2])
+    require(lines and size)
+    return OutputRate(lines, size)
+
+
+OUTPUT_RATE: Kind[OutputRate | None] = Kind(
+    "output rate",
+    "lines and bytes a second as 100/s,64K/s; or none",
+    _read_output_rate,
+    lambda rate: "none" if rate is None else f"{rate.lines}/s,{_write_size(rate.size)}/s",
+    takes_none=True,
 )

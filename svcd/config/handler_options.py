@@ -11,14 +11,16 @@ from svcd.config.handler_kinds import (
     ENVIRONMENT,
     HOST_PORT,
     NICE,
+    OUTPUT_RATE,
     PATHS,
     REFERENCE,
     SECONDS_LIMIT,
     SIZE_LIMIT,
     VARIABLES,
 )
-from svcd.config.kinds import MODE, PATH, TEXT, WORD, YES_NO, choice, or_none
+from svcd.config.kinds import MODE, PATH, TEXT, TIMEOUT, WORD, YES_NO, choice, or_none
 from svcd.config.rows import row
+from svcd.terms import OutputRate
 
 if TYPE_CHECKING:
     from svcd.model import HostPort
@@ -168,4 +170,14 @@ class HandlerOptions:
     stderr: str = row(
         choice("client", "log"), "client", "process", "spawned",
         "Where its standard error goes: to the client, or line by line into the log.",
+    )  # fmt: skip
+    stderr_rate: OutputRate | None = row(
+        OUTPUT_RATE, OutputRate(100, 65_536), "process", "spawned",
+        "How many lines and bytes a second all its processes together may write into the log (stderr=log, and what "
+        "Python handlers print); lines beyond that are dropped, and one line a second says how many.",
+    )  # fmt: skip
+    launcher_idle: float | None = row(
+        or_none(TIMEOUT), 60.0, "process", "spawned",
+        "The process that starts its handlers (its launcher) ends when it has had none for so long, and gives its "
+        "memory back; the next client has it started again, and waits for the import of a Python module.",
     )  # fmt: skip

@@ -12,18 +12,18 @@ import traceback
 from typing import TYPE_CHECKING, NoReturn
 
 from svcd.handlers.identity import take_limits
-from svcd.handlers.messages import Ended, Said, Started
+from svcd.handlers.messages import Ended, Started
 from svcd.handlers.programs import connection_values
 from svcd.handlers.reference import resolve
-from svcd.handlers.sayings import BLOCK
+from svcd.handlers.sayings import BLOCK, LONGEST_BLOCK
 from svcd.handlers.signals import default_signals
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
 
-    from svcd.handlers.messages import Message
     from svcd.handlers.spec import Spec
+    from svcd.handlers.telling import Telling
 
 __all__ = ["Forks", "Threads", "find"]
 
@@ -104,7 +104,12 @@ class Forks:
         function: the handler.
         spec: its service.
         leave: closes in a child what is its parent's.
+
+    Attributes:
+        busy: its handlers are processes.
     """
+
+    busy = False
 
     def __init__(self, function: Callable[..., object], spec: Spec, leave: Callable[[], None]) -> None:
         self._function = function
@@ -157,13 +162,21 @@ class Threads:
 
     Args:
         function: the handler.
-        tell: sends a message to the daemon; any thread may call it.
+        telling: tells the daemon; any thread may call it.
+        ended: called in the thread of a handler that has ended.
     """
 
-    def __init__(self, function: Callable[..., object], tell: Callable[[Message], None]) -> None:
+    def __init__(self, function: Callable[..., object], telling: Telling, ended: Callable[[], None]) -> None:
         self._function = function
-        self._tell = tell
+        self._telling = telling
+        self._tell = telling.tell
+        self._ended = ended
         self._open: dict[int, tuple[socket.socket, threading.Thread]] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether handlers run, without those that were given up."""
+        return bool(self._open)
 
     def start(self, number: int, environment: bytes, descriptor: int, _stderr: int) -> int:
         """Start a thread.
@@ -214,10 +227,11 @@ class Threads:
         except SystemExit as leaving:
             code, text = _left(leaving)
             if text:
-                self._tell(Said(number, text))
+                self._telling.say(number, text[:LONGEST_BLOCK])
         except BaseException:  # noqa: BLE001 - one connection's mistake is that connection's end
-            self._tell(Said(number, traceback.format_exc().encode(errors="replace")))
+            self._telling.say(number, traceback.format_exc().encode(errors="replace")[-LONGEST_BLOCK:])
         finally:
             # Unless it was abandoned.
             if self._open.pop(number, None) is not None:
                 self._tell(Ended(number, (code & 0xFF) << 8))
+            self._ended()

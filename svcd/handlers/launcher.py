@@ -16,25 +16,32 @@ from typing import TYPE_CHECKING, Protocol
 from svcd.handlers.counting import let_go
 from svcd.handlers.functions import Forks, Threads, find
 from svcd.handlers.identity import take, take_limits
+from svcd.handlers.launcher_protocol import LONGEST_REASON
 from svcd.handlers.messages import (
     LARGEST,
     ONE_DESCRIPTOR,
+    Changed,
+    CheckModule,
     Connection,
     Ended,
     Failed,
+    Idle,
     Ready,
-    Said,
     Signal,
     Started,
+    Starting,
     pack,
     read,
 )
+from svcd.handlers.module_files import ModuleFiles
+from svcd.handlers.output_limit import OutputLimit
 from svcd.handlers.programs import Programs
 from svcd.handlers.sayings import Sayings
 from svcd.handlers.signals import ChildWatch, children
 from svcd.handlers.telling import Telling
 
 if TYPE_CHECKING:
+    from svcd.handlers.messages import Message
     from svcd.handlers.spec import Spec
 
 __all__ = ["Launcher", "serve"]
@@ -46,6 +53,10 @@ _BATCH = 32
 
 
 class _Starter(Protocol):
+    @property
+    def busy(self) -> bool:
+        """Whether it has handlers that are no processes."""
+
     def start(self, number: int, environment: bytes, descriptor: int, stderr: int, /) -> int:
         """Start a handler, and return its pid."""
 
@@ -68,14 +79,15 @@ def serve(spec: Spec, control: socket.socket) -> int:
         handler = find(spec.handler, spec.path) if spec.handler else None
     except (OSError, ImportError) as error:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        control.send(pack(Ready(os.fsencode(text) or b"no reason was given")))
+        control.send(pack(Ready(os.fsencode(text)[:LONGEST_REASON] or b"no reason was given")))
         return os.EX_CONFIG
-    launcher = Launcher(spec, control)
+    modules = ModuleFiles(spec.handler, spec.own_path) if spec.handler else None
+    launcher = Launcher(spec, control, modules)
     if handler is None:
         launcher.run(Programs(spec))
     elif spec.threads:
         take_limits(spec.identity.handler_limits)
-        threads = Threads(handler, launcher.tell)
+        threads = Threads(handler, launcher.telling, launcher.wake)
         launcher.run(threads)
         threads.wait()
     else:
@@ -89,12 +101,21 @@ class Launcher:
     Args:
         spec: the service.
         control: to the daemon.
+        modules: of a Python handler.
+
+    Attributes:
+        telling: tells the daemon.
     """
 
-    def __init__(self, spec: Spec, control: socket.socket) -> None:
+    def __init__(self, spec: Spec, control: socket.socket, modules: ModuleFiles | None = None) -> None:
         self._control = control
-        self._telling = Telling(control)
-        self.tell, self._note = self._telling.tell, self._telling.note
+        limit = OutputLimit(spec.stderr_lines, spec.stderr_bytes, time.monotonic) if spec.stderr_lines else None
+        self.telling = Telling(control, limit, time.monotonic)
+        self._tell, self._note = self.telling.tell, self.telling.note
+        self._modules = modules
+        self._idle_seconds = spec.idle
+        self._idle_at: float | None = None
+        self._idle_told = False
         self._threads = spec.threads
         # What a Python handler prints has nowhere else to go: its client has the socket.
         self._logs = spec.log_stderr or bool(spec.handler)
@@ -117,16 +138,20 @@ class Launcher:
         for descriptor in (*self._held.values(), *self._pipes):
             os.close(descriptor)
 
+    def wake(self) -> None:
+        """Look again at what there is to do; for a handler's thread that ends."""
+        self._watch.wake()
+
     def run(self, starter: _Starter) -> None:
         """Serve until the daemon is gone. Handlers outlive it; a launcher only while it can do something for them."""
         if self._threads:
             self._log_own_output()
         self._poll.register(self._control, select.POLLIN)
         self._poll.register(self._watch, select.POLLIN)
-        self.tell(Ready())
+        self._tell(Ready())
         control, watch = self._control.fileno(), self._watch.fileno()
         while self._daemon_lives or self._remains or (self._pipes and not self._threads):
-            ready = [descriptor for descriptor, _ in self._poll.poll(self._patience())]
+            ready = [descriptor for descriptor, _ in self._poll.poll(self._timeout(starter))]
             for descriptor in ready:
                 if descriptor in self._pipes:
                     self._listen(descriptor)
@@ -137,7 +162,8 @@ class Launcher:
                 self._take_orders(starter)
             if self._remains:
                 self._end_remains()
-            self._telling.flush()
+            self.telling.tell_dropped()
+            self.telling.flush()
         if self._threads:
             self._drop_own_output()
 
@@ -177,38 +203,46 @@ class Launcher:
                 self._daemon_lives = False
                 self._poll.unregister(self._control)
                 return
-            order = read(packet)
-            if isinstance(order, Connection):
-                if rights:
-                    self._start(starter, order, *ONE_DESCRIPTOR.unpack(rights[0][2]))
-                else:
-                    # The kernel drops a descriptor that is one too many for us.
-                    self.tell(Failed(order.number, errno.EMFILE))
-            elif isinstance(order, Signal) and isinstance(starter, Threads):
-                if order.signal == SIGKILL:
-                    starter.abandon(order.number)
-                else:
-                    starter.hang_up(order.number)
-            elif isinstance(order, Signal):
-                self._signal(order)
+            self._idle_told = False
+            self._follow(starter, read(packet), rights)
+
+    def _follow(self, starter: _Starter, order: Message, rights: list[tuple[int, int, bytes]]) -> None:
+        if isinstance(order, Connection):
+            if rights:
+                self._start(starter, order, *ONE_DESCRIPTOR.unpack(rights[0][2]))
+            else:
+                # The kernel drops a descriptor that is one too many for us.
+                self._tell(Failed(order.number, errno.EMFILE))
+        elif isinstance(order, Signal) and isinstance(starter, Threads):
+            if order.signal == SIGKILL:
+                starter.abandon(order.number)
+            else:
+                starter.hang_up(order.number)
+        elif isinstance(order, Signal):
+            self._signal(order)
+        elif isinstance(order, CheckModule) and self._modules is not None:
+            changed = self._modules.changed()
+            if changed:
+                self._tell(Changed(changed.encode()[:LONGEST_REASON]))
 
     def _start(self, starter: _Starter, order: Connection, descriptor: int) -> None:
+        # The next launcher must not start another handler for it if this one is killed in the middle.
+        self._note(Starting(order.number))
+        self.telling.flush()
         stderr, held = descriptor, False
         try:
             if self._logs and not self._threads:
                 reading, stderr = os.pipe2(os.O_CLOEXEC)
                 self._hear(reading, order.number)
             pid = starter.start(order.number, order.environment, descriptor, stderr)
+        except OSError as error:
+            self._tell(Failed(order.number, error.errno or errno.EIO))
+        else:
             if not self._threads:
                 self._numbers[pid] = order.number
                 self._pids[order.number] = pid
                 held = self._hold
-                # What has a process already must not get another from the next launcher, if this one is killed:
-                # the daemon is told of it at once.
                 self._note(Started(order.number, pid))
-                self._telling.flush()
-        except OSError as error:
-            self.tell(Failed(order.number, error.errno or errno.EIO))
         finally:
             if stderr != descriptor:
                 os.close(stderr)
@@ -234,11 +268,25 @@ class Launcher:
         else:
             self._told_to_end.add(order.number)
 
-    def _patience(self) -> float | None:
-        """How long to wait for something to happen, in milliseconds."""
-        if not self._remains:
+    def _timeout(self, starter: _Starter) -> float | None:
+        """How long to wait for something to happen, in milliseconds; tells the daemon first if it was nothing long."""
+        self._look_idle(starter)
+        deadlines = [*self._remains.values()]
+        deadlines += [each for each in (self._idle_at, self.telling.due) if each is not None]
+        if not deadlines:
             return None
-        return max(0.0, min(self._remains.values()) - time.monotonic()) * 1000
+        return max(0.0, min(deadlines) - time.monotonic()) * 1000
+
+    def _look_idle(self, starter: _Starter) -> None:
+        """Tell the daemon, once, when there has been nothing to do for so long that this process is not worth it."""
+        busy = self._numbers or self._remains or starter.busy or (self._pipes and not self._threads)
+        if busy or not self._idle_seconds or self._idle_told:
+            self._idle_at = None
+        elif self._idle_at is None:
+            self._idle_at = time.monotonic() + self._idle_seconds
+        elif time.monotonic() >= self._idle_at:
+            self._idle_at, self._idle_told = None, True
+            self._tell(Idle())
 
     def _end_remains(self) -> None:
         now = time.monotonic()
@@ -256,7 +304,7 @@ class Launcher:
         except BlockingIOError:
             return False
         for text in sayings.feed(data) if data else sayings.end():
-            self.tell(Said(number, text))
+            self.telling.say(number, text)
         if not data:
             self._poll.unregister(descriptor)
             del self._pipes[descriptor], self._readings[number]

@@ -1,37 +1,81 @@
-"""The daemon's end of a launcher: hands connections over, passes reports on, has a lost launcher started again."""
+"""The daemon's end of a launcher: hands connections over, passes reports on, has a lost launcher started again.
+
+A launcher has the rights of its handlers, so what it reports is checked against what it was sent
+(svcd.handlers.launcher_protocol). A report that may not come ends the launcher, as a crash does.
+"""
 
 from __future__ import annotations
 
+import select
 from signal import SIGKILL
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from svcd.errors import CommandError
 from svcd.events import LAUNCHER, LAUNCHER_LOST, tell
 from svcd.handlers.backoff import Backoff
-from svcd.handlers.messages import LARGEST, Ended, Failed, Ready, Said, Signal, Started, read_all
+from svcd.handlers.launcher_protocol import LauncherProtocol
+from svcd.handlers.messages import (
+    LARGEST,
+    Changed,
+    CheckModule,
+    Dropped,
+    Ended,
+    Failed,
+    Idle,
+    Ready,
+    Said,
+    Signal,
+    Started,
+    pack,
+    read_all,
+)
 from svcd.handlers.orders import MOST_WAITING, Orders
+from svcd.handlers.output_limit import OutputLimit
 from svcd.handlers.signals import exists
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
 
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
     from svcd.handlers.messages import Message
     from svcd.handlers.reports import Reports
+    from svcd.handlers.spec import Spec
     from svcd.interfaces import Watcher
 
-__all__ = ["MOST_WAITING", "Link"]
+__all__ = ["MOST_WAITING", "LauncherSource", "Link"]
 
 #: Reports taken in one go before other descriptors have their turn.
 _BATCH = 64
 #: A launcher that has ended left fewer than these: the kernel keeps no more for one socket.
 _MOST_REPORTS = 4096
+#: Output that a launcher was allowed to report may have waited in its socket, which holds less than this.
+_SOCKET_LINES, _SOCKET_BYTES = 1024, 1024 * 1024
+#: So many threads that could not be ended may be left in a launcher before another takes its place.
+_MOST_STUCK_THREADS = 32
+
+
+class LauncherSource(Protocol):
+    """Starts the launchers of one service, and ends what has lost its launcher."""
+
+    def launch(self, link: Link) -> None:
+        """Start a launcher; the link's attach() is called with it, or its lost() if there can be none."""
+
+    def signal(self, signal: Signal) -> None:
+        """Signal a handler that has lost its launcher."""
+
+    def kill(self, pid: int) -> None:
+        """End a launcher that breaks the protocol."""
+
+    def renew(self, reports: Reports) -> Link:
+        """Make another link for the same service."""
+        ...
 
 
 @implementer(IReadDescriptor)
@@ -40,9 +84,8 @@ class Link:
 
     Args:
         reactor: watches descriptors and time.
-        service: the service's name, for the log.
-        launch: asks the nursery for a launcher; `attach` is called with it, or `lost` if there is none.
-        end: asks the nursery to signal a handler that has lost its launcher.
+        spec: the service.
+        source: starts its launchers.
         reports: told what becomes of connections.
 
     Attributes:
@@ -54,29 +97,25 @@ class Link:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        reactor: Watcher,
-        service: str,
-        launch: Callable[[], None],
-        end: Callable[[Signal], None],
-        reports: Reports,
-    ) -> None:
+    def __init__(self, reactor: Watcher, spec: Spec, source: LauncherSource, reports: Reports) -> None:
         self._reactor = reactor
-        self._service = service
-        self._launch = launch
-        self._end = end
+        self._service = spec.name
+        self._spec = spec
+        self._source = source
         self._reports = reports
         self._socket: socket.socket | None = None
         self._pid = 0
         self._since = 0.0
-        self.ready = False
+        self.ready = self._failing = False
         self._asked = self._had_one = False
         self._successor: Link | None = None
         self.stopped = False
         self._backoff = Backoff()
         self._retry: IDelayedCall | None = None
         self._orders = Orders(reactor)
+        self._protocol = LauncherProtocol()
+        self._awaited: Deferred[int] | None = None
+        self._stuck = 0
         self._nursed = False
         self.pids: dict[int, int] = {}
         self.orphans: dict[int, int] = {}
@@ -93,25 +132,66 @@ class Link:
 
     def drop(self, number: int) -> bool:
         """Close a connection that has no process yet; returns whether it had none."""
-        return self._orders.drop(number)
+        if self._orders.drop(number):
+            return True
+        return self._successor is not None and self._successor.drop(number)
 
     def signal(self, number: int, number_of_signal: int) -> None:
         """Send a signal to the process group of a connection."""
         if number in self.pids:
             self._orders.signal(Signal(number, self.pids[number], number_of_signal))
         elif number in self.orphans:
-            self._end(Signal(number, self.orphans[number], number_of_signal))
+            self._source.signal(Signal(number, self.orphans[number], number_of_signal))
+        elif self._successor is not None:
+            self._successor.signal(number, number_of_signal)
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last launcher was lost, or could not begin, and there is no other one yet."""
+        return self._failing if self._successor is None else self._successor.failing
+
+    def renew(self) -> Link:
+        """Make another link for the same service, whose launcher is started anew."""
+        return self._source.renew(self._reports)
+
+    def when_ready(self) -> Deferred[int]:
+        """Start a launcher, without a connection that needs it.
+
+        Returns:
+            A Deferred that fires with the pid of the launcher when it is ready, and fails with a CommandError when it
+            could not begin.
+        """
+        self._awaited = Deferred()
+        self.wake()
+        return self._awaited
+
+    @property
+    def pid(self) -> int:
+        """The pid of the launcher; 0 without one."""
+        return self._pid
+
+    def check_module(self) -> None:
+        """Have it reported if a module that the launcher has imported has changed on disk."""
+        if self.ready and self._spec.handler and self._socket is not None:
+            try:
+                self._socket.send(pack(CheckModule()))
+            except OSError:
+                # It is busy or has just ended; the next reload asks again.
+                return
+            self._protocol.module_asked()
 
     def abandon(self, number: int) -> None:
         """Expect nothing more of a connection's process."""
         self.pids.pop(number, None)
         self.orphans.pop(number, None)
+        if self._successor is not None:
+            self._successor.abandon(number)
 
     def wake(self) -> None:
         """Have a launcher, if none is there or on its way."""
         if self._socket is None and not self._asked and self._retry is None and not self.stopped:
             self._asked = True
-            self._launch()
+            self._source.launch(self)
 
     def attach(self, sock: socket.socket, pid: int) -> None:
         """Here is the launcher that was asked for."""
@@ -126,6 +206,8 @@ class Link:
         self._had_one = True
         self._pid = pid
         self._nursed = True
+        self._stuck = 0
+        self._protocol = LauncherProtocol(self._output_limit())
         self._since = self._reactor.seconds()
         self._reactor.addReader(self)
 
@@ -140,23 +222,54 @@ class Link:
         if self._socket is None:
             return False
         try:
-            packet = self._socket.recv(LARGEST)
+            packet = self._socket.recv(LARGEST + 1)
         except BlockingIOError:
             return False
         except ConnectionResetError:
             # It ended with orders unread. What it said before comes after this (unix(7)), and then the end.
             return True
-        if not packet:
-            self.lost("its process has ended")
-            return False
         try:
+            if not packet:
+                self._end_of_reports()
+                return False
             for report in read_all(packet):
+                self._protocol.check(report)
                 self._take(report)
-        except ValueError:
-            self.lost("it said what no launcher says")
+            self._orders.go_on()
+        except ValueError as error:
+            # First, since lost() forgets the pid.
+            self._source.kill(self._pid)
+            self.lost(f"protocol error: {error}")
         return True
 
+    def _end_of_reports(self) -> None:
+        """Handle a packet without content, which is what the end of the launcher looks like.
+
+        Raises:
+            ValueError: the launcher has not ended.
+        """
+        poll = select.poll()
+        poll.register(self.fileno(), 0)
+        if not any(events & select.POLLHUP for _, events in poll.poll(0)):
+            raise ValueError("an empty packet")
+        self.lost("its process has ended")
+
     def _take(self, report: Message) -> None:
+        match report:
+            case Started() | Ended() | Failed():
+                self._take_result(report)
+            case Said(number, text):
+                self._reports.said(number, text)
+            case Dropped(lines, size):
+                self._reports.dropped(lines, size)
+            case Changed(module):
+                self._reports.module_changed(module.decode(errors="replace"))
+            case Ready(problem):
+                self._begin(problem.decode(errors="replace"))
+            case Idle():
+                self._rest()
+
+    def _take_result(self, report: Started | Ended | Failed) -> None:
         match report:
             case Started(number, pid):
                 self.pids[number] = pid
@@ -166,31 +279,68 @@ class Link:
                     # It was given up while it was on its way, and nobody would hear that it does not want to end.
                     self._orders.signal(Signal(number, pid, SIGKILL))
                     del self.pids[number]
-            case Ended(number):
-                self._orders.forget(number)
-                if self.pids.pop(number, None) is not None:
-                    self._reports.ended(report)
-                    self._leave()
             case Failed(number, errno):
-                # A thread is told as started first.
-                if self._begun(number) or self.pids.pop(number, None) is not None:
+                if self._begun(number):
                     self._reports.failed(number, errno)
                     self._leave()
-            case Said(number, text):
-                self._reports.said(number, text)
-            case Ready(problem):
-                self._begin(problem.decode(errors="replace"))
-            case _:
-                raise ValueError("no report")
+            case Ended(number):
+                self._orders.forget(number)
+                if number not in self.pids:
+                    return
+                self._count_stuck(report, self.pids.pop(number))
+                self._reports.ended(report)
+                self._leave()
+
+    def _count_stuck(self, report: Ended, pid: int) -> None:
+        """A handler in a thread is reported as killed when it is given up: nothing can end the thread itself."""
+        if pid == self._pid and report.status == SIGKILL:
+            self._stuck += 1
+            if self._stuck == _MOST_STUCK_THREADS:
+                self._reports.worn()
+
+    def _rest(self) -> None:
+        """Let an idle launcher end. The next connection has another one started."""
+        if self._orders or not self._protocol.idle:
+            # It is about to have something to do.
+            return
+        tell(self._log, LAUNCHER, service=self._service, pid=self._pid, state="idle")
+        self._drop_socket()
+        self._orders.lose_none()
+        self.ready = self._had_one = False
+        self._pid = 0
 
     def _begin(self, problem: str) -> None:
         if problem:
             self.lost(problem)
             return
         tell(self._log, LAUNCHER, service=self._service, pid=self._pid, state="ready")
-        self.ready = True
+        self.ready, self._failing = True, False
         assert self._socket is not None  # noqa: S101 - it has just spoken
-        self._orders.serve(self._socket)
+        self._orders.serve(self._socket, self._protocol)
+        self._answer(self._pid)
+
+    def _answer(self, result: int | CommandError) -> None:
+        awaited, self._awaited = self._awaited, None
+        if awaited is None:
+            return
+        if isinstance(result, int):
+            awaited.callback(result)
+        else:
+            awaited.errback(result)
+
+    def _output_limit(self) -> OutputLimit | None:
+        """What a launcher that keeps to its own limit can't exceed."""
+        spec = self._spec
+        if not spec.stderr_lines:
+            return None
+        seconds = self._reactor.seconds
+        return OutputLimit(spec.stderr_lines, spec.stderr_bytes, seconds, _SOCKET_LINES, _SOCKET_BYTES)
+
+    def _drop_socket(self) -> None:
+        if self._socket is not None:
+            self._reactor.removeReader(self)
+            self._socket.close()
+            self._socket = None
 
     def _begun(self, number: int) -> bool:
         """The launcher has the connection: our copy goes, and another may have its place."""
@@ -204,17 +354,17 @@ class Link:
     def lost(self, reason: str) -> None:
         """There is no launcher any more, or there was to be none: after a pause there will be another."""
         self._asked = self.ready = False
+        self._failing = True
         self.orphans |= self.pids
         self.pids.clear()
         if not self._nursed:
             self._forget_orphans()
-        if self._socket is not None:
-            self._reactor.removeReader(self)
-            self._socket.close()
-            self._socket = None
+        self._drop_socket()
         for signal in self._orders.take_signals():
             if signal.number in self.orphans:
-                self._end(signal)
+                self._source.signal(signal)
+        unknown = [number for number in self._protocol.starting if self._orders.drop(number)]
+        self._protocol = LauncherProtocol()
         given_up = list(self._orders.lose())
         if self.stopped:
             return
@@ -224,6 +374,10 @@ class Link:
         self._retry = self._reactor.callLater(pause, self._again)
         for number in given_up:
             self._reports.failed(number, 0)
+        for number in unknown:
+            # It may have a process; another launcher must not start a second one.
+            self._reports.forgotten(number)
+        self._answer(CommandError(reason))
         if self._successor is not None:
             self.retire(self._successor)
 
@@ -251,11 +405,9 @@ class Link:
             self.stop()
 
     def forget(self) -> None:
-        """The nursery is gone: nobody will say when the handlers of lost launchers end, nor start what it was asked."""
+        """The nursery is gone: nobody will say when the handlers of lost launchers end. The next one is asked again."""
         self._nursed = False
         self._forget_orphans()
-        if self._asked:
-            self.lost("the nursery has ended")
 
     def _forget_orphans(self) -> None:
         orphans, self.orphans = self.orphans, {}
@@ -285,6 +437,7 @@ class Link:
         for number in self._orders.close():
             self._reports.failed(number, 0)
         self.lost("")
+        self._answer(CommandError("the service is about to end"))
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002 - Twisted's signature
         """The reactor stops."""

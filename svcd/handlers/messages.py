@@ -14,10 +14,15 @@ from typing import Any, NamedTuple, TypeAlias
 __all__ = [
     "LARGEST",
     "ONE_DESCRIPTOR",
+    "Changed",
+    "CheckModule",
     "Connection",
+    "Dropped",
     "Ended",
     "Failed",
     "Gone",
+    "Idle",
+    "Kill",
     "Launch",
     "Launched",
     "Message",
@@ -25,6 +30,7 @@ __all__ = [
     "Said",
     "Signal",
     "Started",
+    "Starting",
     "pack",
     "read",
     "read_all",
@@ -68,6 +74,26 @@ class Ready(NamedTuple):
     problem: bytes = b""
 
 
+class CheckModule(NamedTuple):
+    """To a launcher: say whether the module of the handler, or one that came with it, has changed on disk."""
+
+
+class Changed(NamedTuple):
+    """From a launcher, as the answer to that if so: the name of the module that has changed."""
+
+    module: bytes
+
+
+class Idle(NamedTuple):
+    """From a launcher: it has had no handler for `launcher_idle`, and ends if its socket is closed now."""
+
+
+class Starting(NamedTuple):
+    """From a launcher, before it starts a handler: if it is lost after this, nobody knows whether there is one."""
+
+    number: int
+
+
 class Started(NamedTuple):
     """From a launcher: a connection has its process. Handlers in threads have the launcher's."""
 
@@ -107,6 +133,19 @@ class Said(NamedTuple):
     text: bytes
 
 
+class Dropped(NamedTuple):
+    """From a launcher: so many lines and bytes were written for the log beyond `stderr_rate` since the last report."""
+
+    lines: int
+    bytes: int
+
+
+class Kill(NamedTuple):
+    """To the nursery: end a launcher of its own by SIGKILL."""
+
+    pid: int
+
+
 class Launch(NamedTuple):
     """To the nursery: start the launcher of a service, which is known by its row in the table."""
 
@@ -128,18 +167,41 @@ class Gone(NamedTuple):
     status: int
 
 
-Message: TypeAlias = Connection | Signal | Ready | Started | Failed | Ended | Said | Launch | Launched | Gone
+Message: TypeAlias = (
+    Connection
+    | Signal
+    | CheckModule
+    | Ready
+    | Idle
+    | Starting
+    | Started
+    | Failed
+    | Ended
+    | Said
+    | Dropped
+    | Changed
+    | Launch
+    | Kill
+    | Launched
+    | Gone
+)
 
 #: Of each message: the first byte, the layout of the numbers that follow, and whether bytes end it.
 _LAYOUTS: dict[type[Message], tuple[bytes, struct.Struct, bool]] = {
     Connection: (b"C", struct.Struct("=Q"), True),
     Signal: (b"S", struct.Struct("=Qii"), False),
+    CheckModule: (b"K", struct.Struct("="), False),
     Ready: (b"R", struct.Struct("="), True),
+    Idle: (b"I", struct.Struct("="), False),
+    Starting: (b"B", struct.Struct("=Q"), False),
     Started: (b"P", struct.Struct("=Qi"), False),
     Failed: (b"F", struct.Struct("=Qi"), False),
     Ended: (b"E", struct.Struct("=Qiddqq"), False),
     Said: (b"T", struct.Struct("=Q"), True),
+    Dropped: (b"D", struct.Struct("=QQ"), False),
+    Changed: (b"M", struct.Struct("="), True),
     Launch: (b"L", struct.Struct("=I"), False),
+    Kill: (b"X", struct.Struct("=i"), False),
     Launched: (b"N", struct.Struct("=Iii"), False),
     Gone: (b"G", struct.Struct("=ii"), False),
 }
@@ -165,7 +227,7 @@ def read(packet: bytes) -> Message:
     """
     messages = read_all(packet)
     if len(messages) != 1:
-        raise ValueError("more than a message")
+        raise ValueError("a packet of several messages")
     return messages[0]
 
 
@@ -173,8 +235,10 @@ def read_all(packet: bytes) -> list[Message]:
     """The messages of a packet, one or more; what ends in bytes is the last.
 
     Raises:
-        ValueError: it has none, or something else.
+        ValueError: it has none, or something else, or is longer than LARGEST.
     """
+    if len(packet) > LARGEST:
+        raise ValueError("a packet that is too long")
     messages: list[Message] = []
     end = 0
     while not messages or end < len(packet):
@@ -182,7 +246,7 @@ def read_all(packet: bytes) -> list[Message]:
             kind, layout, tail = _KINDS[packet[end : end + 1]]
             numbers = layout.unpack_from(packet, end + 1)
         except (KeyError, struct.error) as error:
-            raise ValueError("no message") from error
+            raise ValueError("a packet that is no message") from error
         end += 1 + layout.size
         if tail:
             messages.append(kind(*numbers, packet[end:]))

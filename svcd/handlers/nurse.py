@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import array
+import contextlib
 import os
 import socket
 import sys
+from collections import deque
 from pathlib import Path
+from signal import SIGKILL
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, succeed
@@ -15,14 +19,16 @@ from zope.interface import implementer
 
 import svcd
 from svcd.events import NURSERY, NURSERY_LOST, tell
+from svcd.handlers.backoff import Backoff
 from svcd.handlers.child import Child
 from svcd.handlers.link import Link
-from svcd.handlers.messages import LARGEST, ONE_DESCRIPTOR, Gone, Launch, Launched, pack, read
+from svcd.handlers.messages import LARGEST, ONE_DESCRIPTOR, Gone, Kill, Launch, Launched, Signal, pack, read
 from svcd.handlers.nursery import TABLE_DESCRIPTOR
-from svcd.handlers.orders import Orders
+from svcd.handlers.packets import PacketQueue
 from svcd.handlers.spec import Spec, dump
 
 if TYPE_CHECKING:
+    from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
     from svcd.handlers.reports import Reports
@@ -32,8 +38,26 @@ __all__ = ["Nurse"]
 
 #: Run by a bare interpreter: the standard library first, then us, and nothing that an environment or a folder adds.
 _CODE = "import sys; sys.path.append({root!r}); from svcd.handlers.nursery import main; main()"
-#: A nursery that was lost is started again after so many seconds.
-_PAUSE = 1.0
+
+
+class _Source:
+    """Starts the launchers of a row of the nursery's table."""
+
+    def __init__(self, nurse: Nurse, row: int) -> None:
+        self._nurse = nurse
+        self._row = row
+
+    def launch(self, link: Link) -> None:
+        self._nurse.ask(self._row, link)
+
+    def signal(self, signal: Signal) -> None:
+        self._nurse.send(signal, signal.number)
+
+    def kill(self, pid: int) -> None:
+        self._nurse.send(Kill(pid), f"kill {pid}")
+
+    def renew(self, reports: Reports) -> Link:
+        return self._nurse.make(self._row, reports)
 
 
 @implementer(IReadDescriptor)
@@ -50,15 +74,25 @@ class Nurse:
         self._reactor = reactor
         self._specs: list[Spec] = []
         self._links: list[Link] = []
+        self._asked: deque[tuple[int, Link]] = deque()
         self._socket: socket.socket | None = None
-        self._signals = Orders(reactor)
+        self._packets = PacketQueue(reactor)
+        self._pid = 0
+        self._since = 0.0
+        self._backoff = Backoff()
+        self._reason = ""
         self._stopping: Deferred[None] | None = None
+        self._call: IDelayedCall | None = None
 
     def link(self, spec: Spec, reports: Reports) -> Link:
         """Take a service in, before the nursery starts."""
-        row = len(self._specs)
         self._specs.append(spec)
-        link = Link(self._reactor, spec.name, lambda: self._ask(row), self._signals.signal, reports)
+        return self.make(len(self._specs) - 1, reports)
+
+    def make(self, row: int, reports: Reports) -> Link:
+        """Make a link for a service that was taken in."""
+        self._links = [link for link in self._links if not link.stopped]
+        link = Link(self._reactor, self._specs[row], _Source(self, row), reports)
         self._links.append(link)
         return link
 
@@ -104,55 +138,95 @@ class Nurse:
             theirs.close()
             os.close(table)
         ours.setblocking(False)
-        self._socket = ours
-        self._signals.serve(ours)
-        self._reactor.addReader(self)
+        self.connected(ours, pid)
         Child(self._reactor, pid, self._ended)
         tell(self._log, NURSERY, pid=pid, state="started")
 
-    def _ask(self, row: int) -> None:
-        if self._socket is None:
-            self._links[row].lost("there is no nursery")
-            return
-        try:
-            self._socket.send(pack(Launch(row)))
-        except OSError as error:
-            # It has just ended, which we are about to hear, or it has more to do than it can.
-            self._links[row].lost(f"the nursery takes no order: {error.strerror}")
+    def connected(self, sock: socket.socket, pid: int) -> None:
+        """Speak with a nursery that was started."""
+        self._socket = sock
+        self._pid, self._since, self._reason = pid, self._reactor.seconds(), ""
+        self._reactor.addReader(self)
+        self._asked = deque((row, link) for row, link in self._asked if not link.stopped)
+        for row, link in self._asked:
+            # What the nursery before did not answer.
+            self._packets.put(link, pack(Launch(row)))
+        self._packets.open(sock)
+
+    def ask(self, row: int, link: Link) -> None:
+        """Ask for a launcher; without a nursery the next one is asked."""
+        self._asked.append((row, link))
+        if self._socket is not None:
+            self._packets.put(link, pack(Launch(row)))
+
+    def send(self, message: Signal | Kill, key: int | str) -> None:
+        """Send an order that only the present nursery can follow."""
+        if self._socket is not None:
+            self._packets.put(key, pack(message))
 
     def doRead(self) -> None:
         """The nursery says something."""
         assert self._socket is not None  # noqa: S101 - it is watched as long as it is there
         try:
             packet, rights, _, _ = self._socket.recvmsg(
-                LARGEST, socket.CMSG_SPACE(ONE_DESCRIPTOR.size), socket.MSG_CMSG_CLOEXEC
+                LARGEST + 1, socket.CMSG_SPACE(ONE_DESCRIPTOR.size), socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
             return
         except ConnectionResetError:
             # It ended with orders unread; what it said before comes after this (unix(7)).
             return
+        descriptors = array.array("i")
+        for _, _, data in rights:
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+        sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
         if not packet:
             self._lose()
             return
-        match read(packet):
-            case Launched(row, pid, errno) if rights:
-                (descriptor,) = ONE_DESCRIPTOR.unpack(rights[0][2])
-                self._links[row].attach(socket.socket(fileno=descriptor), pid)
-            case Launched(row, _, errno):
-                self._links[row].lost(os.strerror(errno))
-            case Gone(pid, status):
-                for link in self._links:
-                    link.orphan_ended(pid, status)
+        try:
+            self._take(packet, sockets)
+        except ValueError as error:
+            for each in sockets:
+                each.close()
+            self._reason = f"protocol error: {error}"
+            self._lose()
+            # What root has started only root can end; without its socket it ends by itself.
+            with contextlib.suppress(PermissionError):
+                os.kill(self._pid, SIGKILL)
+
+    def _take(self, packet: bytes, sockets: list[socket.socket]) -> None:
+        """Follow a report.
+
+        Raises:
+            ValueError: it may not come now.
+        """
+        report = read(packet)
+        if isinstance(report, Gone):
+            if sockets or report.pid <= 0 or not 0 <= report.status <= 0xFFFF:
+                raise ValueError("Gone with impossible numbers")
+            for link in list(self._links):
+                link.orphan_ended(report.pid, report.status)
+            return
+        if not isinstance(report, Launched):
+            raise ValueError(f"{type(report).__name__}, which no nursery reports")  # noqa: TRY004 - as any other mistake
+        if not self._asked or self._asked[0][0] != report.row:
+            raise ValueError(f"Launched for a service whose turn it is not ({report.row})")
+        if len(sockets) != (report.errno == 0) or (report.pid > 0) != (report.errno == 0):
+            raise ValueError("Launched without a socket, or with an errno and one")
+        if sockets and (sockets[0].family, sockets[0].type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
+            raise ValueError("Launched with another kind of socket")
+        _, link = self._asked.popleft()
+        if sockets:
+            link.attach(sockets[0], report.pid)
+        else:
+            link.lost(os.strerror(report.errno))
 
     def _lose(self) -> None:
         if self._socket is not None:
             self._reactor.removeReader(self)
             self._socket.close()
             self._socket = None
-            # Who is left now is nobody's child that we know.
-            self._signals.take_signals()
-            list(self._signals.lose())
+            self._packets.close()
 
     def _ended(self, status: int) -> None:
         """The process is gone: ours to end, or by accident, which launchers survive."""
@@ -161,24 +235,31 @@ class Nurse:
             self._stopping.callback(None)
             return
         code = os.waitstatus_to_exitcode(status)
-        tell(self._log, NURSERY_LOST, state="lost", reason=f"signal {-code}" if code < 0 else f"exit {code}")
+        reason = self._reason or (f"signal {-code}" if code < 0 else f"exit {code}")
+        tell(self._log, NURSERY_LOST, state="lost", reason=reason)
         for link in self._links:
             link.forget()
-        self._reactor.callLater(_PAUSE, self._again)
+        self._retry()
+
+    def _retry(self) -> None:
+        self._call = self._reactor.callLater(self._backoff.pause(self._reactor.seconds() - self._since), self._again)
 
     def _again(self) -> None:
-        if self._stopping is not None:
-            return
+        self._call = None
         try:
             self.start()
         except OSError as error:
-            tell(self._log, NURSERY, state="lost", reason=error.strerror)
-            self._reactor.callLater(_PAUSE, self._again)
+            tell(self._log, NURSERY_LOST, state="lost", reason=error.strerror)
+            self._since = self._reactor.seconds()
+            self._retry()
 
     def stop(self) -> Deferred[None]:
         """Let the launchers end, then the nursery; fires when it is gone. Handlers that run go on."""
         for link in self._links:
             link.stop()
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
         if self._socket is None:
             return succeed(None)
         self._stopping = self._stopping or Deferred()

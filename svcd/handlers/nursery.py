@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from svcd.handlers.identity import adopt_orphans
 from svcd.handlers.launcher import serve
-from svcd.handlers.messages import LARGEST, ONE_DESCRIPTOR, Gone, Launch, Launched, Signal, pack, read
+from svcd.handlers.messages import LARGEST, ONE_DESCRIPTOR, Gone, Kill, Launch, Launched, Signal, pack, read
 from svcd.handlers.signals import ChildWatch, children, outlast_signals
 from svcd.handlers.spec import Spec, load
 
@@ -34,6 +34,7 @@ class _Nursery:
         self._control = control
         self._specs = specs
         self._watch = ChildWatch()
+        self._launchers: set[int] = set()
 
     def run(self) -> None:
         """Serve until the daemon is gone."""
@@ -45,6 +46,7 @@ class _Nursery:
             if self._watch.fileno() in ready:
                 self._watch.clear()
                 for pid, status, *_ in children():
+                    self._launchers.discard(pid)
                     self._control.send(pack(Gone(pid, status)))
             if self._control.fileno() in ready:
                 packet = self._control.recv(LARGEST)
@@ -60,6 +62,8 @@ class _Nursery:
             return
         if isinstance(order, Signal):
             _end(order)
+        if isinstance(order, Kill) and order.pid in self._launchers:
+            os.kill(order.pid, SIGKILL)
         if not isinstance(order, Launch):
             return
         if order.row < len(self._specs):
@@ -79,6 +83,7 @@ class _Nursery:
             if not pid:
                 theirs.close()
                 self._become(spec, ours)
+            self._launchers.add(pid)
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE_DESCRIPTOR.pack(theirs.fileno()))]
             self._control.sendmsg([pack(Launched(row, pid))], rights)
 

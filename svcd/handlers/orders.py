@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall
 
+    from svcd.handlers.launcher_protocol import LauncherProtocol
     from svcd.interfaces import Watcher
 
 __all__ = ["MOST_WAITING", "Orders"]
@@ -35,16 +36,14 @@ class _Waiting:
         packet: what the launcher is told of it.
         descriptor: ours until the launcher has started something: what a lost one has not is given to the next.
         tries: how many launchers were told.
-        sent: whether the present one was.
     """
 
-    __slots__ = ("descriptor", "packet", "sent", "tries")
+    __slots__ = ("descriptor", "packet", "tries")
 
     def __init__(self, packet: bytes, descriptor: int) -> None:
         self.packet = packet
         self.descriptor = descriptor
         self.tries = 0
-        self.sent = False
 
 
 class Orders:
@@ -60,6 +59,7 @@ class Orders:
         self._unsent: dict[int, _Waiting] = {}
         self._signals: dict[int, Signal] = {}
         self._socket: socket.socket | None = None
+        self._protocol: LauncherProtocol | None = None
         self._call: IDelayedCall | None = None
 
     def __bool__(self) -> bool:
@@ -100,17 +100,31 @@ class Orders:
         self._signals.clear()
         return signals
 
-    def serve(self, launcher: socket.socket) -> None:
-        """There is a launcher that takes orders, over a non-blocking socket."""
-        self._socket = launcher
+    def serve(self, launcher: socket.socket, protocol: LauncherProtocol) -> None:
+        """There is a launcher that takes orders.
+
+        Args:
+            launcher: a non-blocking socket to it.
+            protocol: told of what is sent.
+        """
+        self._socket, self._protocol = launcher, protocol
         self._soon()
 
-    def lose(self) -> Iterator[int]:
-        """There is none any more. Yields the connections that too many were told of; they are closed."""
-        self._socket = None
+    def go_on(self) -> None:
+        """Send what waits for the launcher's answers to others; it has answered."""
+        if self._unsent:
+            self._soon()
+
+    def lose_none(self) -> None:
+        """There is none any more, when there was nothing to do for it."""
+        self._socket = self._protocol = None
         if self._call is not None:
             self._call.cancel()
             self._call = None
+
+    def lose(self) -> Iterator[int]:
+        """There is none any more. Yields the connections that too many were told of; they are closed."""
+        self.lose_none()
         for number, waiting in list(self._waiting.items()):
             if waiting.tries >= _MOST_TRIES:
                 self.drop(number)
@@ -132,21 +146,24 @@ class Orders:
             yield number
 
     def _soon(self) -> None:
-        if self._socket is not None and self._call is None:
-            self._send(self._socket)
+        if self._socket is not None and self._protocol is not None and self._call is None:
+            self._send(self._socket, self._protocol)
 
     def _again(self) -> None:
         self._call = None
         self._soon()
 
-    def _send(self, launcher: socket.socket) -> None:
+    def _send(self, launcher: socket.socket, protocol: LauncherProtocol) -> None:
         try:
             for number, signal in list(self._signals.items()):
                 launcher.send(pack(signal))
                 del self._signals[number]
             for number, waiting in list(self._unsent.items()):
+                if protocol.full:
+                    break
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE_DESCRIPTOR.pack(waiting.descriptor))]
                 launcher.sendmsg([waiting.packet], rights)
+                protocol.sent(number)
                 waiting.tries += 1
                 del self._unsent[number]
         except (BrokenPipeError, ConnectionResetError):

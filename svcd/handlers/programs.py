@@ -31,7 +31,12 @@ class Programs:
 
     Args:
         spec: the service.
+
+    Attributes:
+        busy: its handlers are processes.
     """
+
+    busy = False
 
     def __init__(self, spec: Spec) -> None:
         self._path = spec.program

@@ -28,6 +28,15 @@ class Reports(Protocol):
     def said(self, number: int, text: bytes) -> None:
         """Its process wrote this for the log."""
 
+    def dropped(self, lines: int, size: int) -> None:
+        """So many lines, and bytes of them, were written for the log beyond stderr_rate, and are lost."""
+
+    def module_changed(self, module: str) -> None:
+        """A module that the launcher has imported has changed on disk."""
+
+    def worn(self) -> None:
+        """The launcher has threads that can't be ended; another one should take its place."""
+
     def restarted(self) -> None:
         """A launcher was started in place of a lost one."""
 

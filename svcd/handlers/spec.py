@@ -54,9 +54,12 @@ class Spec(NamedTuple):
         argv: its arguments, the first of them included.
         handler: `module:name` of a Python handler.
         path: where Python looks for its module.
+        own_path: of that what the service has itself, where its modules may change.
         threads: whether a Python handler runs in a thread, not in a process.
         log_stderr: whether what a program writes to its standard error goes to the log, not to the client.
         listen_fds: whether a program finds the socket as descriptor 3 too (sd_listen_fds(3)).
+        stderr_lines, stderr_bytes: how much of what handlers write goes to the log in a second; 0 for all.
+        idle: after so many seconds without a handler the launcher ends; 0 if it stays.
         hold: whether the launcher keeps a copy of the socket until the handler ends, to count its bytes.
     """
 
@@ -71,6 +74,10 @@ class Spec(NamedTuple):
     log_stderr: bool = False
     listen_fds: bool = False
     hold: bool = False
+    own_path: tuple[str, ...] = ()
+    stderr_lines: int = 0
+    stderr_bytes: int = 0
+    idle: float = 0.0
 
 
 def dump(specs: tuple[Spec, ...]) -> bytes:

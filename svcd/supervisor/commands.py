@@ -70,6 +70,7 @@ class Commands:
             "disable": self.disable,
             "pause": self.pause,
             "resume": self.resume,
+            "restart": self.restart,
             "reload": self.reload,
             "diff": self.diff,
             "upgrade": self.upgrade,
@@ -194,6 +195,10 @@ class Commands:
     def resume(self, service: str = "") -> dict[str, object]:
         """Take them in again."""
         return {"listeners": self._each_listener(service, paused=False)}
+
+    def restart(self, service: str) -> Deferred[dict[str, object]]:
+        """Start a service's launcher anew; fails with a CommandError if it has none, or if the new one can't begin."""
+        return self._find(service).restart()
 
     def _each_listener(self, service: str, *, paused: bool) -> int:
         name = self._find(service).service.id if service else ""

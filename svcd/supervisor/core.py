@@ -228,6 +228,8 @@ class Supervisor(TwistedService):
             change.discard()
             raise _failure(broken.values())
         self._commit(change, made, now=now)
+        for running in self.hosted.values():
+            running.check_modules()
         # Certificates that are not named otherwise than before may be others.
         self._watch.look_now()
         wanted = {endpoint.service.id for endpoint in desired.endpoints} | {each.service.id for each in desired.faulty}

@@ -10,7 +10,8 @@ from twisted.logger import Logger
 
 from svcd.catalog import MUX, datagram_protocol, stream_factory
 from svcd.errors import reason_of
-from svcd.events import PROBLEM, tell
+from svcd.events import MODULE_CHANGED, PROBLEM, tell
+from svcd.handlers.module_files import ModuleFiles
 from svcd.model import Shape
 from svcd.supervisor.listeners import nothing
 from svcd.supervisor.running import Prepared, Running, Shared
@@ -31,6 +32,7 @@ from svcd.transport.waiting import WaitPort
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IDelayedCall, IProtocolFactory
 
     from svcd.config.service import Service
@@ -147,7 +149,11 @@ class _Gated(_Kept[GateKeeper]):
     def _make_factory(self, service: Service) -> IProtocolFactory:
         """The factory of the service, whose connections take descriptors of the service's share."""
         shared = self._shared
-        return stream_factory(service, replace(shared.around, descriptors=shared.budget.share(service.id)))
+        made = stream_factory(service, replace(shared.around, descriptors=shared.budget.share(service.id)))
+        reference = service.options.factory
+        if reference and reference not in shared.modules:
+            shared.modules[reference] = ModuleFiles(reference)
+        return made
 
     def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
         budget, share, entrance = self._shared.budget, self.keeper.budget, self.keeper.entrance
@@ -188,6 +194,13 @@ class _Gated(_Kept[GateKeeper]):
             factory.doStop()
         except Exception as error:  # noqa: BLE001 - the service's own code
             tell(self._log, PROBLEM, text=f"{self.service.id}: {reason_of(error)}")
+
+    def check_modules(self) -> None:
+        known = self._shared.modules.get(self.service.options.factory)
+        changed = known.changed() if known is not None else ""
+        if changed:
+            text = f"module {changed} changed on disk; it runs in the daemon: svcctl upgrade imports it anew"
+            tell(self._log, MODULE_CHANGED, service=self.service.id, text=text)
 
     def begin(self) -> None:
         self.keeper.tally.enter(self.keeper)
@@ -246,6 +259,15 @@ class _Spawned(_Kept[SpawnKeeper]):
 
     def like(self, service: Service) -> bool:
         return super().like(service) and service.options.wait == self.service.options.wait
+
+    def restart(self) -> Deferred[dict[str, object]]:
+        def named(found: dict[str, object]) -> dict[str, object]:
+            return {"service": self.service.id, **found}
+
+        return self.keeper.restart().addCallback(named)
+
+    def check_modules(self) -> None:
+        self.keeper.link.check_module()
 
     def begin(self) -> None:
         if not self._holds:

@@ -6,13 +6,17 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from svcd.errors import CommandError
 from svcd.supervisor.listeners import nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from twisted.internet.defer import Deferred
+
     from svcd.catalog import Surroundings
     from svcd.config.service import Service
+    from svcd.handlers.module_files import ModuleFiles
     from svcd.handlers.nurse import Nurse
     from svcd.interfaces import Names, Watcher
     from svcd.journal import Journal
@@ -38,6 +42,7 @@ class Shared:
         reception: makes the services' entrances.
         store: keeps the sockets open while the daemon is restarted.
         muxed: what tcpmux offers, by name.
+        modules: the files of factories' modules, by `module:name`, as they were when they were imported.
         own_ports: the ports of the daemon's datagram services, which never ask.
     """
 
@@ -51,6 +56,7 @@ class Shared:
     store: Store
     muxed: Callable[[], Mapping[str, Serve]]
     own_ports: set[int] = field(default_factory=set)
+    modules: dict[str, ModuleFiles] = field(default_factory=dict)
 
     def keeping(self, service: Service) -> tuple[Journal, Names, Share, Iterator[int], Entrance]:
         """What every keeper of connections takes.
@@ -167,6 +173,22 @@ class Running(ABC):
 
     def begin(self) -> None:  # noqa: B027 - most have nothing to do
         """The daemon serves now."""
+
+    def restart(self) -> Deferred[dict[str, object]]:
+        """Start the service's launcher anew; nobody is refused meanwhile.
+
+        Returns:
+            A Deferred as of SpawnKeeper.restart().
+
+        Raises:
+            CommandError: it has none.
+        """
+        raise CommandError(
+            f"{self.service.id} runs in the daemon and has no launcher; svcctl upgrade renews the daemon"
+        )
+
+    def check_modules(self) -> None:  # noqa: B027 - most have nothing to do
+        """Say in the log which modules have changed on disk since they were imported."""
 
     def close(self) -> None:  # noqa: B027 - most have nothing to do
         """Nobody is taken in any more; connections go on."""

@@ -156,7 +156,7 @@ class SpawnedSession:
     def drain(self) -> None:
         """A process is asked nothing: what it owes only it knows. One that can't be had is not awaited."""
         self._last = True
-        if not (self.pid or (self.link is not None and self.link.ready)):
+        if not self.pid and (self.link is None or self.link.failing):
             self.cut("shutdown")
 
     def cut(self, cause: str, patience: float | None = None) -> None:

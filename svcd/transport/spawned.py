@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
-from svcd.events import BLIND, SAID, tell
+from svcd.config.handler_kinds import OUTPUT_RATE
+from svcd.errors import CommandError
+from svcd.events import BLIND, DROPPED, MODULE_CHANGED, SAID, tell
 from svcd.model import unmapped
 from svcd.policy.admission import Ticket
 from svcd.transport.ends import Ends
@@ -26,6 +28,9 @@ from svcd.transport.streams import adopter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from twisted.internet.defer import Deferred
+    from twisted.python.failure import Failure
 
     from svcd.config.service import Service
     from svcd.handlers.link import Link
@@ -81,6 +86,29 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         """Have another launcher from now on; the one before goes when its last handler has ended."""
         before, self.link = self.link, link
         before.retire(link)
+
+    def restart(self) -> Deferred[dict[str, object]]:
+        """Start another launcher; when it is ready it serves, and the one before ends with its last handler.
+
+        Returns:
+            A Deferred with the pids of both, 0 for none. It fails with a CommandError when the new one can't begin, or
+            when a reload has come first; the service goes on as before then.
+        """
+        before, link = self.link, self.link.renew()
+        old = before.pid
+
+        def begun(pid: int) -> dict[str, object]:
+            if self.link is not before:
+                link.stop()
+                raise CommandError("a reload has replaced the launcher meanwhile")
+            self.relink(link)
+            return {"pid": pid, "before": old}
+
+        def failed(failure: Failure) -> Failure:
+            link.stop()
+            return failure
+
+        return link.when_ready().addCallbacks(begun, failed)
 
     def begin(self) -> None:
         """Be ready for the first client: a launcher is forked in no time, but Python takes its time to import."""
@@ -232,9 +260,14 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         self._over(session, Outcome(reason, code, report.user, report.system, traffic))
 
     def forgotten(self, number: int) -> None:
-        """A process that nobody watches any more."""
-        self.tally.exited("")
-        self._over(self.sessions[number], Outcome("unknown"))
+        """A process that nobody watches any more; or nobody knows whether there is one."""
+        session = self.sessions[number]
+        if session.pid:
+            self.tally.exited("")
+        else:
+            self.budget.release()
+            session.tell_accept()
+        self._over(session, Outcome("unknown"))
 
     def said(self, number: int, text: bytes) -> None:
         """A process wrote something for the log."""
@@ -243,6 +276,21 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         if session is not None:
             values |= {"id": number, "pid": session.pid}
         tell(self._log, SAID, service=self.service.id, **values)
+
+    def dropped(self, lines: int, size: int) -> None:
+        """Processes wrote more for the log than stderr_rate allows."""
+        limit = "stderr_rate=" + OUTPUT_RATE.write(self.service.options.stderr_rate)
+        tell(self._log, DROPPED, service=self.service.id, lines=lines, bytes=size, limit=limit)
+
+    def module_changed(self, module: str) -> None:
+        """A module that the launcher has imported has changed on disk."""
+        text = f"module {module} changed on disk; restart its launcher with svcctl restart {self.service.id}"
+        tell(self._log, MODULE_CHANGED, service=self.service.id, text=text)
+
+    def worn(self) -> None:
+        """The launcher has many threads that go on without their connections: they end with it."""
+        # Why it failed is in the log then.
+        self.restart().addErrback(lambda failure: failure.trap(CommandError))
 
     def restarted(self) -> None:
         """There is a launcher in place of a lost one."""

@@ -79,6 +79,10 @@ def spec_of(service: Service, account: Account) -> Spec:
         log_stderr=options.stderr == "log",
         listen_fds=options.listen_fds,
         hold=holds,
+        own_path=options.python_path,
+        stderr_lines=0 if options.stderr_rate is None else options.stderr_rate.lines,
+        stderr_bytes=0 if options.stderr_rate is None else options.stderr_rate.size,
+        idle=options.launcher_idle or 0.0,
     )
 
 

@@ -78,6 +78,7 @@ COMMANDS: dict[str, Command] = {
         Command("disable", "listen no more for a service, until the next reload", (_NEEDED,)),
         Command("pause", "let new clients wait, of a service or of all", (_SERVICE,)),
         Command("resume", "go on", (_SERVICE,)),
+        Command("restart", "start a service's launcher anew, which refuses nobody", (_NEEDED,)),
         Command("reload", "go over to what the services file says", (_NOW, _STRICT, _EMPTY)),
         Command("diff", "what a reload would change", (_FILE,)),
         Command("upgrade", "start svcd's program anew, which takes over without refusing anybody", (_OLD, _TIMEOUT)),

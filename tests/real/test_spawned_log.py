@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.real.daemon import exchange
-from tests.real.processes import Process
+from tests.real.daemon import exchange, fields
+from tests.real.processes import Process, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,9 @@ def test_what_is_no_text(start: Callable[..., Daemon], open_folder: Path) -> Non
         "os.write(2, b'\\0open block' + b'y' * 100_000)\n"
         "os.write(2, b'\\0\\nlast\\n2026-01-01T00:00:00.000+00:00 end service=forged/tcp id=1\\n')\n"
     )
-    daemon = start(f'junk 0/tcp bind=127.0.0.1 server="{sys.executable} -I -S {open_folder}/junk.py" stderr=log\n')
+    daemon = start(
+        f'junk 0/tcp bind=127.0.0.1 server="{sys.executable} -I -S {open_folder}/junk.py" stderr=log stderr_rate=none\n'
+    )
     exchange(daemon.connect("junk/tcp"))
     daemon.wait_for(lambda line: "forged" in line)
     texts = [each["text"] for each in daemon.wait_event("said", "junk/tcp", 10)]
@@ -77,7 +79,9 @@ FLOOD = 100_000
 def test_a_flood(start: Callable[..., Daemon], open_folder: Path) -> None:
     """100,000 lines cost neither the launcher nor the daemon memory, are all told, and others are served meanwhile."""
     flood = f"i=0; while [ $i -lt {FLOOD} ]; do echo line $i; i=$((i+1)); done >&2"
-    daemon = start(shell(open_folder, "flood", flood, "stderr=log") + "cat 0/tcp bind=127.0.0.1 server=/bin/cat\n")
+    daemon = start(
+        shell(open_folder, "flood", flood, "stderr=log stderr_rate=none") + "cat 0/tcp bind=127.0.0.1 server=/bin/cat\n"
+    )
     exchange(daemon.connect("cat/tcp"), b"x")
     client = daemon.connect("flood/tcp")
     launcher = Process(daemon.launcher("flood/tcp"))
@@ -91,6 +95,44 @@ def test_a_flood(start: Callable[..., Daemon], open_folder: Path) -> None:
     assert launcher.kilobytes("Pss") - before[1] < 4 * 1024
     numbers = [line.rpartition(" ")[2].rstrip('"') for line in daemon.lines if " said " in line]
     assert numbers == [str(number) for number in range(FLOOD)]
+    assert daemon.stop() == 0
+
+
+def test_a_flood_is_dropped(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """By default the log has so many lines a second, and others say how many more there were, none left out."""
+    flood = f"i=0; while [ $i -lt {FLOOD} ]; do echo line $i; i=$((i+1)); done >&2"
+    daemon = start(shell(open_folder, "flood", flood, "stderr=log"))
+    client = daemon.connect("flood/tcp")
+    assert exchange(client) == b""
+    daemon.wait_event("end", "flood/tcp")
+
+    def counted() -> int:
+        lines = [fields(line) for line in list(daemon.lines) if " service=flood/tcp " in line]
+        said = sum(line["event"] == "said" for line in lines)
+        return said + sum(int(line["lines"]) for line in lines if line["event"] == "dropped")
+
+    wait_until(lambda: counted() == FLOOD, "every line is told or counted")
+    dropped = daemon.wait_event("dropped", "flood/tcp")
+    assert {line["limit"] for line in dropped} == {"stderr_rate=100/s,64K/s"}
+    said = [line for line in daemon.lines if " said " in line]
+    # A second's worth at once, and then as the time goes by.
+    assert len(said) < FLOOD / 10
+    assert not daemon.wait_for(lambda line: " state=lost " in line, 0)
+    assert daemon.stop() == 0
+
+
+def test_a_line_without_an_end(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """50 MB of it cost neither the launcher nor the daemon memory."""
+    endless = "head -c 50000000 /dev/zero | tr '\\0' x >&2"
+    daemon = start(shell(open_folder, "endless", endless, "stderr=log"))
+    client = daemon.connect("endless/tcp")
+    launcher = Process(daemon.launcher("endless/tcp"))
+    before = daemon.memory(), launcher.kilobytes("Pss")
+    assert exchange(client) == b""
+    daemon.wait_event("end", "endless/tcp")
+    daemon.wait_event("dropped", "endless/tcp")
+    assert daemon.memory() - before[0] < 8 * 1024**2
+    assert launcher.kilobytes("Pss") - before[1] < 4 * 1024
     assert daemon.stop() == 0
 
 

@@ -2,49 +2,76 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
 
+from svcd.handlers.launcher_protocol import LONGEST_REASON, MOST_UNANSWERED, LauncherProtocol
 from svcd.handlers.link import MOST_WAITING, Link
 from svcd.handlers.messages import (
     LARGEST,
     ONE_DESCRIPTOR,
+    Changed,
+    CheckModule,
     Connection,
+    Dropped,
     Ended,
     Failed,
+    Idle,
+    Launched,
     Message,
     Ready,
     Said,
     Signal,
     Started,
+    Starting,
     pack,
     read,
 )
+from svcd.handlers.output_limit import OutputLimit
+from svcd.handlers.sayings import LONGEST_BLOCK
+from svcd.handlers.spec import Identity, Spec
 from tests.doubles import FakeReactor, LogCatcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from svcd.handlers.reports import Reports
+
 
 class _Service:
     """A link, who hears its reports, and the launchers that it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         self.reactor = FakeReactor()
         self.heard: list[object] = []
         self.asked = 0
         self.ended_by_the_nursery: list[Signal] = []
         self.launcher: socket.socket | None = None
         self.clients: list[socket.socket] = []
-        self.link = Link(self.reactor, "cat/tcp", self._launch, self.ended_by_the_nursery.append, self)
+        self.killed: list[int] = []
+        self.link = Link(self.reactor, Spec("cat/tcp", Identity(), {}, handler="m:f", **options), self, self)
 
-    def _launch(self) -> None:
+    def launch(self, link: Link) -> None:
+        assert link is self.link
         self.asked += 1
+
+    def signal(self, signal: Signal) -> None:
+        self.ended_by_the_nursery.append(signal)
+
+    def kill(self, pid: int) -> None:
+        self.killed.append(pid)
+
+    def renew(self, reports: Reports) -> Link:
+        raise NotImplementedError
 
     def started(self, number: int, pid: int) -> None:
         self.heard.append(("started", number, pid))
@@ -61,6 +88,15 @@ class _Service:
     def said(self, number: int, text: bytes) -> None:
         self.heard.append(("said", number, text))
 
+    def dropped(self, lines: int, size: int) -> None:
+        self.heard.append(("dropped", lines, size))
+
+    def module_changed(self, module: str) -> None:
+        self.heard.append(("module changed", module))
+
+    def worn(self) -> None:
+        self.heard.append("worn")
+
     def restarted(self) -> None:
         """Note."""
         self.heard.append("restarted")
@@ -74,6 +110,10 @@ class _Service:
         theirs.setblocking(False)
         self.launcher = theirs
         self.link.attach(ours, pid)
+
+    def begin(self, number: int, pid: int) -> None:
+        """Let the launcher start what it was sent."""
+        self.say(Starting(number), Started(number, pid))
 
     def serve(self, number: int = 1) -> socket.socket:
         """Hand a connection over; returns the client's end."""
@@ -104,6 +144,13 @@ class _Service:
         os.close(descriptor)
         return order.number
 
+    def close(self) -> None:
+        """End everything."""
+        self.link.stop()
+        for each in [*self.clients, self.launcher]:
+            if each is not None:
+                each.close()
+
     def die(self) -> None:
         """End the launcher."""
         assert self.launcher is not None
@@ -116,10 +163,7 @@ def service() -> Iterator[_Service]:
     """A service whose launcher the test plays."""
     made = _Service()
     yield made
-    made.link.stop()
-    for each in [*made.clients, made.launcher]:
-        if each is not None:
-            each.close()
+    made.close()
 
 
 def test_the_first_connection_has_a_launcher_started(service: _Service) -> None:
@@ -154,19 +198,20 @@ def test_our_copy_is_closed_when_the_handler_has_started(service: _Service) -> N
     service.say(Ready())
     client = service.serve(1)
     assert service.take() == 1
-    service.say(Started(1, 55))
+    service.begin(1, 55)
     assert client.recv(10) == b""
     assert service.heard == [("started", 1, 55)]
     assert service.link.pids == {1: 55}
 
 
-def test_reports_are_passed_on_once(service: _Service) -> None:
-    """A second end, or one of a connection that never was, is nobody's."""
+def test_reports_are_passed_on(service: _Service) -> None:
+    """From the start to the end, and what was written in between, before it and after it."""
     service.attach()
     service.say(Ready())
     service.serve(1)
-    service.say(Started(1, 55), Said(1, b"hi"), Ended(1, 256), Ended(1, 256), Ended(9, 0), Failed(9, 1))
-    assert service.heard == [("started", 1, 55), ("said", 1, b"hi"), Ended(1, 256)]
+    service.say(Starting(1), Started(1, 55), Said(1, b"hi"), Ended(1, 256), Said(1, b"rest"), Dropped(3, 40))
+    texts = [("started", 1, 55), ("said", 1, b"hi"), Ended(1, 256), ("said", 1, b"rest"), ("dropped", 3, 40)]
+    assert (service.heard, service.killed) == (texts, [])
 
 
 def test_a_failed_start_closes_the_connection(service: _Service) -> None:
@@ -186,7 +231,7 @@ def test_a_lost_launcher_costs_no_connection(service: _Service) -> None:
     service.say(Ready())
     service.serve(1)
     service.serve(2)
-    service.say(Started(1, 55))
+    service.begin(1, 55)
     with LogCatcher() as log:
         service.die()
     (lost,) = log.named("launcher")
@@ -242,16 +287,326 @@ def test_a_launcher_that_can_not_begin_is_told_with_its_reason(service: _Service
     assert log.named("launcher")[0]["reason"] == "can't take the user 7"
 
 
-@pytest.mark.parametrize("packet", [b"junk", pack(Signal(1, 2, 3)), b"E"])
-def test_a_launcher_that_talks_nonsense_is_not_listened_to(service: _Service, packet: bytes) -> None:
-    """It is given up as a dead one is."""
+#: Packets that a launcher may not send when it is ready, connections 1 to 3 were sent, 2 is starting, 3 has started.
+WRONG = {
+    "no message": b"junk",
+    "cut off": b"E",
+    "empty": b"",
+    "an order": pack(Signal(1, 2, 3)),
+    "the nursery's": pack(Launched(1, 2)),
+    "too long": pack(Said(1, b"x" * LARGEST)) + b"x",
+    "a second Ready": pack(Ready()),
+    "Starting unknown": pack(Starting(7)),
+    "Starting again": pack(Starting(2)),
+    "Started unknown": pack(Started(7, 55)),
+    "Started unannounced": pack(Started(1, 55)),
+    "Started again": pack(Started(3, 57)),
+    "Started without a pid": pack(Started(2, 0)),
+    "Failed unknown": pack(Failed(7, 1)),
+    "Failed when started": pack(Failed(3, 1)),
+    "Failed for no reason": pack(Failed(1, 0)),
+    "Failed for no known one": pack(Failed(1, 5000)),
+    "Ended unknown": pack(Ended(7, 0)),
+    "Ended unstarted": pack(Ended(2, 0)),
+    "Ended with no status": pack(Ended(3, -1)),
+    "Ended by a stop": pack(Ended(3, 0x137F)),
+    "Ended with no number": pack(Ended(3, 0, float("nan"))),
+    "Ended with less than no time": pack(Ended(3, 0, 0.0, -1.0)),
+    "Ended with no count": pack(Ended(3, 0, 0.0, 0.0, -2)),
+    "output of nobody": pack(Said(7, b"x")),
+    "output in one piece": pack(Said(1, b"x" * (LONGEST_BLOCK + 1))),
+    "Idle with a process": pack(Idle()),
+    "Changed unasked": pack(Changed(b"m")),
+}
+
+
+@pytest.mark.parametrize("packet", WRONG.values(), ids=WRONG.keys())
+def test_a_launcher_that_breaks_the_protocol_is_ended(service: _Service, packet: bytes) -> None:
+    """It is killed, with one line in the log, and another one is started; its connections are others' from then on."""
+    service.attach()
+    service.say(Ready())
+    for number in (1, 2, 3):
+        service.serve(number)
+    service.say(Starting(2), Starting(3), Started(3, 57))
+    service.heard.clear()
+    assert service.launcher is not None
+    service.launcher.send(packet)
+    with LogCatcher() as log:
+        service.link.doRead()
+    (lost,) = log.named("launcher")
+    assert (lost["state"], lost["pid"], lost["retry"]) == ("lost", 100, 0.1)
+    assert str(lost["reason"]).startswith("protocol error: ")
+    assert service.killed == [100]
+    assert not service.link.ready
+    assert service.link.orphans == {3: 57}
+    assert service.heard == [("forgotten", 2)]
+    service.launcher.close()
+    service.reactor.advance(0.2)
+    service.attach(101)
+    service.say(Ready())
+    assert service.take() == 1
+
+
+@pytest.mark.parametrize("report", [Starting(1), Said(0, b"x"), Idle(), Dropped(1, 1), Ended(1, 0)])
+def test_nothing_comes_before_ready(service: _Service, report: Message) -> None:
+    """What is not ready has nothing to say of connections."""
+    service.serve(1)
+    service.attach()
+    service.say(report)
+    assert service.killed == [100]
+
+
+def test_a_reason_has_a_greatest_length(service: _Service) -> None:
+    """It becomes a line of the log."""
+    service.attach()
+    service.say(Ready(b"x" * (LONGEST_REASON + 1)))
+    assert service.killed == [100]
+
+
+@pytest.mark.parametrize("report", [Said(0, b"x"), Dropped(1, 1)])
+def test_more_output_than_a_launcher_lets_through(report: Message) -> None:
+    """One that does not keep to stderr_rate is ended; what its socket holds is no reason."""
+    service = _Service(stderr_lines=10, stderr_bytes=65_536)
+    service.attach()
+    service.say(Ready())
+    for _ in range(1034):
+        service.say(report)
+    assert service.killed == []
+    service.reactor.advance(0.1)
+    service.say(report)
+    assert service.killed == []
+    service.say(report)
+    assert service.killed == [100]
+    service.close()
+
+
+#: Reports with numbers that may have been sent, and with others.
+_NUMBERS = st.integers(0, 5)
+_COUNTS = st.sampled_from([-2, -1, 0, 5])
+_REPORTS: st.SearchStrategy[Message] = st.one_of(
+    st.builds(Starting, _NUMBERS),
+    st.builds(Started, _NUMBERS, st.integers(-1, 60)),
+    st.builds(Failed, _NUMBERS, st.integers(-1, 40)),
+    st.builds(Ended, _NUMBERS, st.sampled_from([0, 9, 256, 0x137F]), st.floats(), st.floats(), _COUNTS, _COUNTS),
+    st.builds(Said, _NUMBERS, st.binary(max_size=5)),
+    st.builds(Dropped, _NUMBERS, _NUMBERS),
+    st.builds(Ready, st.sampled_from([b"", b"no"])),
+    st.just(Idle()),
+    st.just(Changed(b"m")),
+)
+
+
+@given(st.lists(st.one_of(_REPORTS, _NUMBERS.map(lambda number: number + 1)), max_size=40))
+def test_whatever_is_reported_memory_is_bounded_by_what_was_sent(steps: list[Message | int]) -> None:
+    """Each connection is reported to start at most once, and to be over at most once, and not before."""
+    service = _Service()
+    service.attach()
+    service.say(Ready())
+    with contextlib.closing(service):
+        _check_bounds(service, steps)
+
+
+def _check_bounds(service: _Service, steps: list[Message | int]) -> None:
+    sent: set[int] = set()
+    for step in steps:
+        if service.link._socket is None:
+            break
+        if isinstance(step, int):
+            if step not in sent:
+                sent.add(step)
+                service.serve(step)
+        else:
+            service.say(step)
+    link = service.link
+    assert link.pids.keys() | link.orphans.keys() <= sent
+    assert len(link._protocol._states) <= len(sent)
+    assert len(link._orders._signals) <= len(sent)
+    started = [each[1] for each in service.heard if isinstance(each, tuple) and each[0] == "started"]
+    over = [each.number for each in service.heard if isinstance(each, Ended)]
+    over += [each[1] for each in service.heard if isinstance(each, tuple) and each[0] in ("failed", "forgotten")]
+    assert len(started) == len(set(started))
+    assert len(over) == len(set(over))
+    assert {*started, *over} <= sent
+
+
+@given(st.lists(st.binary(max_size=30), max_size=5))
+def test_any_packets_leave_the_link_usable(packets: list[bytes]) -> None:
+    """Nothing is raised, and the next launcher serves."""
+    service = _Service()
+    service.attach()
+    service.say(Ready())
+    with contextlib.closing(service):
+        _check_use(service, packets)
+
+
+def _check_use(service: _Service, packets: list[bytes]) -> None:
+    assert service.launcher is not None
+    for packet in packets:
+        with contextlib.suppress(BrokenPipeError):
+            service.launcher.send(packet)
+        service.link.doRead()
+    service.serve(1)
+    if not service.link.ready:
+        service.reactor.advance(1)
+        service.launcher.close()
+        service.attach(101)
+        service.say(Ready())
+    while not isinstance(order := service.order()[0], Connection):
+        pass
+    assert order.number == 1
+
+
+def test_so_many_are_sent_before_an_answer(service: _Service) -> None:
+    """A launcher that answers nothing costs the daemon no memory for connections that are given up meanwhile."""
     service.attach()
     service.say(Ready())
     assert service.launcher is not None
-    service.launcher.send(packet)
-    service.link.doRead()
-    assert not service.link.ready
+    service.launcher.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+    for number in range(1, MOST_UNANSWERED + 100):
+        service.serve(number)
+        service.reactor.advance(0.1)
+        while not service.reactor.getDelayedCalls() and number <= MOST_UNANSWERED:
+            service.take()
+            break
+        assert service.link.drop(number)
+    assert len(service.link._protocol._states) == MOST_UNANSWERED
+    service.serve(1000)
+    with pytest.raises(BlockingIOError):
+        service.order()
+    service.say(Starting(1), Failed(1, 11))
+    assert service.take() == 1000
+
+
+def test_a_launcher_that_is_lost_in_the_middle_of_a_start(service: _Service) -> None:
+    """Nobody knows whether there is a process: no other launcher starts another for that connection."""
+    service.attach()
+    service.say(Ready())
+    client = service.serve(1)
+    service.serve(2)
+    service.say(Starting(1))
+    service.die()
+    assert service.heard == [("forgotten", 1)]
+    assert client.recv(10) == b""
+    service.reactor.advance(0.2)
+    service.attach(101)
+    service.say(Ready())
+    assert service.take() == 2
+
+
+def test_an_idle_launcher_ends(service: _Service) -> None:
+    """The next connection has another one started, which is no restart; nothing waits in between."""
+    service.attach()
+    service.say(Ready())
+    service.serve(1)
+    service.take()
+    service.begin(1, 55)
+    service.say(Ended(1, 0))
+    with LogCatcher() as log:
+        service.say(Idle())
+    assert [(line["state"], line["pid"]) for line in log.named("launcher")] == [("idle", 100)]
+    assert service.launcher is not None
     assert service.launcher.recv(10) == b""
+    assert (service.link.failing, service.link.pid, service.reactor.getDelayedCalls()) == (False, 0, [])
+    service.launcher.close()
+    service.heard.clear()
+    service.serve(2)
+    assert service.asked == 1
+    service.attach(101)
+    service.say(Ready())
+    assert service.take() == 2
+    assert service.heard == []
+
+
+def test_a_launcher_with_a_connection_on_its_way_does_not_end(service: _Service) -> None:
+    """The connection crosses the report, and is served; the launcher may report again when that is over."""
+    service.attach()
+    service.say(Ready())
+    service.serve(1)
+    service.say(Idle())
+    assert (service.link.ready, service.killed) == (True, [])
+    assert service.take() == 1
+    service.begin(1, 55)
+    service.say(Ended(1, 0), Idle())
+    assert (service.link.ready, service.killed) == (False, [])
+
+
+def test_a_module_is_asked_for(service: _Service) -> None:
+    """The answer is passed on once; a launcher that is not there has imported nothing."""
+    service.link.check_module()
+    service.attach()
+    service.say(Ready())
+    service.link.check_module()
+    assert service.order() == (CheckModule(), None)
+    service.say(Changed(b"m"))
+    assert service.heard == [("module changed", "m")]
+    service.say(Changed(b"m"))
+    assert service.killed == [100]
+
+
+def test_threads_that_are_given_up_wear_a_launcher_out(service: _Service) -> None:
+    """They go on as long as their launcher, so another one takes its place before they are many."""
+    service.attach()
+    service.say(Ready())
+    for number in range(1, 34):
+        service.serve(number)
+        service.take()
+        service.begin(number, 100)
+        service.say(Ended(number, 9))
+    assert service.heard.count("worn") == 1
+
+
+@pytest.mark.parametrize("well", [True, False])
+def test_a_launcher_can_be_started_without_a_connection(service: _Service, well: bool) -> None:
+    """Whoever asked hears that it is ready, or why it is not."""
+    results: list[Any] = []
+    service.link.when_ready().addBoth(results.append)
+    assert service.asked == 1
+    service.attach(200)
+    service.say(Ready(b"" if well else b"no module"))
+    assert results == [200] if well else str(results[0].value) == "no module"
+
+
+def test_a_connection_follows_to_the_next_launcher(service: _Service) -> None:
+    """What a link was given and has handed over is dropped and signalled by its successor."""
+    other = _Service()
+    service.serve(1)
+    service.serve(2)
+    service.link.retire(other.link)
+    other.attach(300)
+    other.say(Ready())
+    assert [other.take(), other.take()] == [1, 2]
+    other.begin(1, 77)
+    service.link.signal(1, signal.SIGTERM)
+    assert other.order() == (Signal(1, 77, signal.SIGTERM), None)
+    assert service.link.drop(2)
+    assert not service.link.failing
+    other.die()
+    assert service.link.failing
+    other.close()
+
+
+def test_an_output_limit_lets_so_much_through() -> None:
+    """Lines and bytes each have their bucket; what is dropped takes nothing from it; time fills both."""
+    clock = Clock()
+    limit = OutputLimit(2, LONGEST_BLOCK, clock.seconds)
+    assert [limit.take(10) for _ in range(3)] == [True, True, False]
+    clock.advance(0.5)
+    assert [limit.take(LONGEST_BLOCK), limit.take(LONGEST_BLOCK)] == [True, False]
+    clock.advance(100)
+    assert [limit.take(LONGEST_BLOCK - 5), limit.take(6), limit.take(5)] == [True, False, True]
+
+
+def test_a_protocol_forgets_what_is_over() -> None:
+    """Its memory is that of open connections."""
+    protocol = LauncherProtocol()
+    protocol.check(Ready())
+    for number in range(1, 100):
+        protocol.sent(number)
+        for report in (Starting(number), Started(number, 5), Ended(number, 0)):
+            assert not protocol.idle
+            protocol.check(report)
+    assert protocol.idle
+    assert not protocol.full
 
 
 def test_so_many_wait_and_no_more(service: _Service) -> None:
@@ -262,7 +617,7 @@ def test_so_many_wait_and_no_more(service: _Service) -> None:
         assert not service.link.full
         service.serve(number)
     assert service.link.full
-    service.say(Started(0, 55))
+    service.begin(0, 55)
     assert not service.link.full
     assert service.heard == [("started", 0, 55), "room"] or service.heard == ["room", ("started", 0, 55)]
 
@@ -274,7 +629,7 @@ def test_signals_go_by_number_and_pid(service: _Service) -> None:
     service.serve(1)
     service.take()
     service.link.signal(1, signal.SIGTERM)
-    service.say(Started(1, 55))
+    service.begin(1, 55)
     service.link.signal(1, signal.SIGTERM)
     assert service.order() == (Signal(1, 55, signal.SIGTERM), None)
 
@@ -286,7 +641,7 @@ def test_what_was_given_up_on_its_way_is_ended(service: _Service) -> None:
     service.serve(1)
     service.take()
     assert service.link.drop(1)
-    service.say(Started(1, 55))
+    service.begin(1, 55)
     assert service.order() == (Signal(1, 55, signal.SIGKILL), None)
     assert (service.heard, service.link.pids) == ([], {})
 
@@ -297,7 +652,8 @@ def test_orphans_end_by_the_nurserys_word(service: _Service) -> None:
     service.say(Ready())
     service.serve(1)
     service.serve(2)
-    service.say(Started(1, 55), Started(2, 56))
+    service.begin(1, 55)
+    service.begin(2, 56)
     service.heard.clear()
     assert service.launcher is not None
     service.launcher.send(pack(Ended(2, 9)))
@@ -313,7 +669,7 @@ def test_orphans_are_forgotten_with_the_nursery(service: _Service) -> None:
     service.attach()
     service.say(Ready())
     service.serve(1)
-    service.say(Started(1, 55))
+    service.begin(1, 55)
     service.heard.clear()
     service.die()
     service.link.forget()

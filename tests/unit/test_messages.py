@@ -8,10 +8,15 @@ from hypothesis import strategies as st
 
 from svcd.handlers.messages import (
     LARGEST,
+    Changed,
+    CheckModule,
     Connection,
+    Dropped,
     Ended,
     Failed,
     Gone,
+    Idle,
+    Kill,
     Launch,
     Launched,
     Message,
@@ -19,6 +24,7 @@ from svcd.handlers.messages import (
     Said,
     Signal,
     Started,
+    Starting,
     pack,
     read,
     read_all,
@@ -35,6 +41,12 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(Connection, NUMBERS, TEXTS),
     st.builds(Signal, NUMBERS, PIDS, st.integers(1, 64)),
     st.builds(Ready, TEXTS),
+    st.just(CheckModule()),
+    st.just(Idle()),
+    st.builds(Starting, NUMBERS),
+    st.builds(Dropped, NUMBERS, NUMBERS),
+    st.builds(Changed, TEXTS),
+    st.builds(Kill, PIDS),
     st.builds(Started, NUMBERS, PIDS),
     st.builds(Failed, NUMBERS, st.integers(0, 200)),
     st.builds(Ended, NUMBERS, st.integers(0, 65_535), SECONDS, SECONDS, COUNTS, COUNTS),
@@ -66,7 +78,8 @@ def test_any_bytes_are_a_message_or_a_value_error(data: bytes) -> None:
 def test_a_cut_message_is_no_message(message: Message, data: st.DataObject) -> None:
     """A packet that ends within the numbers is refused."""
     packet = pack(message)
-    tail = len(message[-1]) if isinstance(message[-1], bytes) else 0
+    last: object = (0, *message)[-1]
+    tail = len(last) if isinstance(last, bytes) else 0
     if len(packet) > 1 + tail:
         end = data.draw(st.integers(0, len(packet) - tail - 1))
         with pytest.raises(ValueError):
@@ -76,7 +89,7 @@ def test_a_cut_message_is_no_message(message: Message, data: st.DataObject) -> N
 @given(st.lists(MESSAGES, min_size=1, max_size=5))
 def test_a_packet_has_messages_up_to_one_that_ends_in_bytes(messages: list[Message]) -> None:
     """Several in one packet are read as several; one that ends in bytes takes all that follows."""
-    ends = [isinstance(message[-1], bytes) for message in messages]
+    ends = [isinstance((0, *message)[-1], bytes) for message in messages]
     whole = messages[: ends.index(True) + 1] if True in ends else messages
     assert read_all(b"".join(map(pack, whole))) == whole
     if len(whole) > 1:
@@ -89,6 +102,8 @@ def test_a_message_has_a_greatest_length() -> None:
     packet = pack(Said(1, b"x" * 2 * LARGEST))
     assert len(packet) == LARGEST
     assert read(packet) == Said(1, b"x" * (LARGEST - 9))
+    with pytest.raises(ValueError):
+        read(packet + b"x")
 
 
 def test_a_table_comes_back() -> None:

@@ -96,6 +96,9 @@ _VALUES |= {
     "load": _or_none(st.from_regex(r"\A[1-9][0-9]{0,3}(\.[0-9]{1,2})?\Z")),
     "limit": _or_none(st.integers(1, 9_999_999).map(str)),
     "rate": _or_none(st.builds("{}/{}".format, st.integers(1, 9_999_999), st.sampled_from("smh"))),
+    "output rate": _or_none(
+        st.builds("{}/s,{}{}/s".format, *[st.integers(1, 9_999_999)] * 2, st.sampled_from(["", "K", "M", "G"]))
+    ),
     "prefixes": st.builds("/{},/{}".format, st.integers(1, 32), st.integers(1, 128)),
     "path or none": _or_none(_PATH),
     "days": st.integers(0, 9999).map("{}d".format),

@@ -13,7 +13,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
+from svcd.errors import CommandError
 from svcd.forms import TextForm
 from svcd.handlers.child import Child
 from svcd.handlers.messages import Ended
@@ -41,11 +43,29 @@ class _Link:
 
     def __init__(self) -> None:
         self.full = False
-        self.ready = True
+        self.failing = False
         self.waiting: dict[int, tuple[bytes, int]] = {}
         self.signals: list[tuple[int, int]] = []
         self.abandoned: list[int] = []
         self.woken = 0
+        self.pid = 500
+        self.stopped = False
+        self.successor: _Link | None = None
+        self.retired: _Link | None = None
+        self.awaited: Deferred[int] = Deferred()
+
+    def renew(self) -> _Link:
+        assert self.successor is not None
+        return self.successor
+
+    def when_ready(self) -> Deferred[int]:
+        return self.awaited
+
+    def retire(self, successor: _Link) -> None:
+        self.retired = successor
+
+    def stop(self) -> None:
+        self.stopped = True
 
     def start(self, number: int, environment: bytes, descriptor: int) -> None:
         self.waiting[number] = environment, descriptor
@@ -357,7 +377,7 @@ def test_waiting_connections_are_not_awaited_when_nothing_can_start(spawned: Cal
     """A stopping daemon does not wait for a launcher that is not there."""
     daemon = spawned()
     daemon.connect()
-    daemon.link.ready = False
+    daemon.link.failing = True
     empty = daemon.keeper.when_empty()
     daemon.keeper.sessions[1].drain()
     assert empty.called
@@ -565,7 +585,7 @@ def test_each_connection_has_a_ticket_until_its_process_ends(spawned: Callable[.
     assert _counts(daemon) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("way", ["failed", "given up", "forgotten", "cut", "gone"])
+@pytest.mark.parametrize("way", ["failed", "given up", "forgotten", "unknown", "cut", "gone"])
 def test_a_ticket_comes_back_whatever_happens(spawned: Callable[..., _Spawned], way: str) -> None:
     """Nothing can be started, the launcher is lost for good, the daemon stops, or the client was gone at once."""
     daemon = spawned()
@@ -583,10 +603,53 @@ def test_a_ticket_comes_back_whatever_happens(spawned: Callable[..., _Spawned], 
         case "forgotten":
             daemon.begin(1)
             daemon.keeper.forgotten(1)
+        case "unknown":
+            # Its launcher was lost while it started something.
+            daemon.link.drop(1)
+            daemon.keeper.forgotten(1)
+            assert [line.split()[0] for line in daemon.lines] == ["accept", "end"]
+            assert "reason=unknown" in daemon.lines[1]
         case "cut":
             daemon.keeper.sessions[1].cut("shutdown")
     assert _counts(daemon) == (0, 0, 0)
     assert not daemon.keeper.sessions
+
+
+def test_what_a_launcher_says_of_itself(spawned: Callable[..., _Spawned]) -> None:
+    """Lines that were dropped, and modules that have changed, with what to do."""
+    daemon = spawned("stderr_rate=5/s,1M/s")
+    with LogCatcher() as log:
+        daemon.keeper.dropped(7, 100)
+        daemon.keeper.module_changed("mod")
+    (dropped,) = log.named("dropped")
+    assert (dropped["lines"], dropped["bytes"], dropped["limit"]) == (7, 100, "stderr_rate=5/s,1M/s")
+    (changed,) = log.named("module-changed")
+    assert changed["text"] == "module mod changed on disk; restart its launcher with svcctl restart cat/tcp"
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "a reload", "a failure"])
+def test_a_launcher_is_restarted(spawned: Callable[..., _Spawned], meanwhile: str) -> None:
+    """The new one serves when it is ready, unless it can't, or a reload has brought another one; then it ends."""
+    daemon = spawned()
+    keeper: Any = daemon.keeper
+    results: list[Any] = []
+    before, after, other = daemon.link, _Link(), _Link()
+    before.successor = after
+    keeper.restart().addBoth(results.append)
+    assert (keeper.link, results) == (before, [])
+    if meanwhile == "a reload":
+        keeper.relink(other)
+    if meanwhile == "a failure":
+        after.awaited.errback(CommandError("no module"))
+    else:
+        after.awaited.callback(12)
+    if meanwhile == "nothing":
+        assert results == [{"pid": 12, "before": 500}]
+        assert (keeper.link, before.retired, after.stopped) == (after, after, False)
+    else:
+        assert isinstance(results[0].value, CommandError)
+        assert keeper.link is (other if meanwhile == "a reload" else before)
+        assert after.stopped
 
 
 def test_who_is_refused_gets_a_last_word_and_no_process(spawned: Callable[..., _Spawned]) -> None:

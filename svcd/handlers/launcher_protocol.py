@@ -1,0 +1,151 @@
+"""What one launcher may report next, by what it was sent and by what it has reported. No I/O."""
+
+from __future__ import annotations
+
+import os
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from svcd.handlers.messages import Changed, Dropped, Ended, Failed, Idle, Ready, Said, Started, Starting
+from svcd.handlers.sayings import LONGEST_BLOCK
+
+if TYPE_CHECKING:
+    from svcd.handlers.messages import Message
+    from svcd.handlers.output_limit import OutputLimit
+
+__all__ = ["LONGEST_REASON", "MOST_UNANSWERED", "LauncherProtocol"]
+
+#: So many connections are sent to a launcher at most before it has reported what became of them.
+MOST_UNANSWERED = 256
+#: The longest text of a Ready or a Changed report, in bytes.
+LONGEST_REASON = 4096
+#: Greater numbers in a report are no measurements: of seconds and bytes, and of the system's error numbers.
+_MOST_SECONDS = 1e9
+_MOST_BYTES = 2**62
+_MOST_ERRNO = 4095
+
+
+class _State(Enum):
+    SENT = auto()
+    STARTING = auto()
+    STARTED = auto()
+
+
+class LauncherProtocol:
+    """The state of the conversation with one launcher.
+
+    Its memory is bounded by what was sent: a report about anything else is an error.
+
+    Args:
+        output: how much of what handlers write may be reported; None for any amount.
+
+    Attributes:
+        ready: whether the launcher has reported Ready.
+    """
+
+    def __init__(self, output: OutputLimit | None = None) -> None:
+        self.ready = False
+        self._output = output
+        self._states: dict[int, _State] = {}
+        self._unanswered = 0
+        self._highest = 0
+        self._idle_reported = self._module_asked = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether the launcher has nothing to report about any connection."""
+        return not self._states
+
+    @property
+    def full(self) -> bool:
+        """Whether no more connections may be sent before it answers."""
+        return self._unanswered >= MOST_UNANSWERED
+
+    @property
+    def starting(self) -> list[int]:
+        """The connections that may have a process or not: their start was announced, its result was not."""
+        return [number for number, state in self._states.items() if state is _State.STARTING]
+
+    def sent(self, number: int) -> None:
+        """Note that a connection was sent."""
+        self._states[number] = _State.SENT
+        self._unanswered += 1
+        self._highest = max(self._highest, number)
+
+    def module_asked(self) -> None:
+        """Note that the launcher was asked whether its module has changed."""
+        self._module_asked = True
+
+    def check(self, report: Message) -> None:
+        """Check a report and note it.
+
+        Raises:
+            ValueError: the report may not come now; its text says why.
+        """
+        if not self.ready and not isinstance(report, Ready):
+            raise ValueError(f"{type(report).__name__} before Ready")
+        match report:
+            case Starting(number):
+                self._move(report, number, (_State.SENT,), _State.STARTING)
+            case Started(number, pid):
+                _require(pid > 0, f"Started with pid {pid}")
+                self._move(report, number, (_State.STARTING,), _State.STARTED)
+            case Failed(number, errno):
+                _require(0 < errno <= _MOST_ERRNO, f"Failed with errno {errno}")
+                self._move(report, number, (_State.SENT, _State.STARTING), None)
+            case Ended(number):
+                _check_end(report)
+                self._move(report, number, (_State.STARTED,), None)
+            case Said() | Dropped():
+                self._check_output(report)
+            case Ready(problem):
+                _require(not self.ready, "a second Ready")
+                _require(len(problem) <= LONGEST_REASON, "a Ready that is too long")
+                self.ready = not problem
+            case Idle():
+                _require(all(state is _State.SENT for state in self._states.values()), "Idle with processes")
+                _require(not self._idle_reported, "a second Idle")
+                self._idle_reported = True
+            case Changed(module):
+                _require(self._module_asked, "Changed without a question")
+                _require(len(module) <= LONGEST_REASON, "a Changed that is too long")
+                self._module_asked = False
+            case _:
+                raise ValueError(f"{type(report).__name__}, which no launcher reports")
+
+    def _move(self, report: Message, number: int, before: tuple[_State, ...], after: _State | None) -> None:
+        state = self._states.get(number)
+        if state not in before:
+            known = "that it was not sent" if state is None else f"that is {state.name.lower()}"
+            raise ValueError(f"{type(report).__name__} for a connection {known} ({number})")
+        if after is None:
+            del self._states[number]
+        else:
+            self._states[number] = after
+        if after is not _State.STARTING and state is not _State.STARTED:
+            self._unanswered -= 1
+        self._idle_reported = False
+
+    def _check_output(self, report: Said | Dropped) -> None:
+        size = 0
+        if isinstance(report, Said):
+            size = len(report.text)
+            _require(report.number <= self._highest, f"output of a connection that it was not sent ({report.number})")
+            _require(size <= LONGEST_BLOCK, f"{size} bytes of output in one piece")
+        if self._output is not None:
+            _require(self._output.take(size), "more output than stderr_rate allows")
+
+
+def _check_end(report: Ended) -> None:
+    status = report.status
+    exited = 0 <= status <= 0xFFFF and (os.WIFEXITED(status) or os.WIFSIGNALED(status))
+    _require(exited, f"Ended with status {status}")
+    # Not a number compares as false.
+    seconds = all(0 <= value <= _MOST_SECONDS for value in (report.user, report.system))
+    _require(seconds and all(-1 <= value <= _MOST_BYTES for value in (report.bytes_in, report.bytes_out)),
+             "Ended with impossible numbers")  # fmt: skip
+
+
+def _require(condition: bool, text: str) -> None:
+    if not condition:
+        raise ValueError(text)

@@ -1,0 +1,187 @@
+"""The daemon's end of the nursery, with the test as the nursery."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svcd.handlers.messages import LARGEST, ONE_DESCRIPTOR, Gone, Kill, Launch, Launched, Ready, Signal, pack, read
+from svcd.handlers.nurse import Nurse
+from svcd.handlers.spec import Identity, Spec
+from tests.doubles import FakeReactor, LogCatcher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from svcd.handlers.link import Link
+
+SPEC = Spec("cat/tcp", Identity(), {}, program="/bin/cat", argv=("cat",))
+
+
+class _Nursery:
+    """A nurse of two services, and the other end of its socket."""
+
+    def __init__(self) -> None:
+        self.reactor = FakeReactor()
+        self.nurse = Nurse(self.reactor)
+        reports: Any = None
+        self.links: list[Link] = [self.nurse.link(SPEC, reports), self.nurse.link(SPEC, reports)]
+        self.begin()
+
+    def begin(self) -> None:
+        """As start() does, without a process."""
+        ours, self.socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.setblocking(False)
+        ours.setblocking(False)
+        self.nurse.connected(ours, 2**30)
+
+    def order(self) -> object:
+        """What the nursery is told next."""
+        return read(self.socket.recv(LARGEST))
+
+    def say(self, packet: bytes, *descriptors: int) -> None:
+        """Let it report."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE_DESCRIPTOR.pack(each)) for each in descriptors]
+        self.socket.sendmsg([packet], rights)
+        self.nurse.doRead()
+
+    def close(self) -> None:
+        """End it."""
+        self.nurse.stop()
+        self.socket.close()
+
+
+@pytest.fixture
+def nursery() -> Iterator[_Nursery]:
+    """A nursery that the test plays."""
+    made = _Nursery()
+    yield made
+    made.close()
+
+
+def _pair(kind: int = socket.SOCK_SEQPACKET) -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair(socket.AF_UNIX, kind)
+
+
+def test_a_launcher_is_asked_for_and_comes(nursery: _Nursery) -> None:
+    """The socket that comes with the answer is the link's."""
+    nursery.links[1].wake()
+    assert nursery.order() == Launch(1)
+    ours, theirs = _pair()
+    with ours, theirs:
+        nursery.say(pack(Launched(1, 77)), theirs.fileno())
+        ours.send(pack(Ready()))
+        nursery.links[1].doRead()
+        assert (nursery.links[1].ready, nursery.links[1].pid) == (True, 77)
+
+
+def test_a_nursery_that_is_lost_leaves_its_orders_to_the_next(nursery: _Nursery) -> None:
+    """In their order, without those of links that have ended meanwhile; the pauses grow from loss to loss."""
+    pauses = []
+    nursery.links[1].wake()
+    nursery.links[0].wake()
+    assert [nursery.order(), nursery.order()] == [Launch(1), Launch(0)]
+    for _ in range(3):
+        nursery.socket.close()
+        with LogCatcher() as log:
+            nursery.nurse._ended(9)
+        assert [line["reason"] for line in log.named("nursery")] == ["signal 9"]
+        assert not log.named("launcher")
+        (call,) = nursery.reactor.getDelayedCalls()
+        pauses.append(round(call.getTime() - nursery.reactor.seconds(), 3))
+        call.cancel()
+        nursery.nurse._call = None
+        nursery.begin()
+        assert [nursery.order(), nursery.order()] == [Launch(1), Launch(0)]
+    assert pauses == [0.1, 0.2, 0.4]
+    nursery.links[1].stop()
+    nursery.socket.close()
+    nursery.nurse._ended(9)
+    for call in nursery.reactor.getDelayedCalls():
+        call.cancel()
+    nursery.nurse._call = None
+    nursery.begin()
+    assert nursery.order() == Launch(0)
+    with pytest.raises(BlockingIOError):
+        nursery.order()
+
+
+def test_a_stopped_nurse_starts_no_other_nursery(nursery: _Nursery) -> None:
+    """Not even one that was lost just before."""
+    nursery.nurse._ended(9)
+    assert nursery.nurse.stop().called
+    assert not nursery.reactor.getDelayedCalls()
+
+
+def test_orders_wait_for_room(nursery: _Nursery) -> None:
+    """A nursery that is busy gets them later, one of each kind."""
+    links = [nursery.nurse.make(0, None) for _ in range(1000)]  # type: ignore[arg-type]
+    for link in links:
+        link.wake()
+    got = 0
+    while nursery.reactor.getDelayedCalls() or got == 0:
+        try:
+            while True:
+                assert nursery.order() == Launch(0)
+                got += 1
+        except BlockingIOError:
+            nursery.reactor.advance(0.1)
+    nursery.nurse.send(Kill(5), "kill 5")
+    nursery.nurse.send(Signal(1, 2, 15), 1)
+    while not isinstance(found := nursery.order(), Kill):
+        got += 1
+    assert (found, nursery.order(), got) == (Kill(5), Signal(1, 2, 15), 1000)
+
+
+WRONG = {
+    "nonsense": (b"junk", ""),
+    "too long": (b"T" + b"x" * LARGEST, ""),
+    "a launcher's": (pack(Ready()), ""),
+    "not asked": (pack(Launched(1, 77)), "x"),
+    "no such row": (pack(Launched(7, 77)), "x"),
+    "without a socket": (pack(Launched(0, 77)), ""),
+    "with an errno and a socket": (pack(Launched(0, 0, 11)), "x"),
+    "without a pid": (pack(Launched(0, 0)), "x"),
+    "with a stream": (pack(Launched(0, 77)), "s"),
+    "a socket that nobody wants": (pack(Gone(5, 0)), "x"),
+    "no pid": (pack(Gone(-1, 0)), ""),
+    "no status": (pack(Gone(5, -1)), ""),
+}
+
+
+@pytest.mark.parametrize(("packet", "kind"), WRONG.values(), ids=WRONG.keys())
+def test_a_nursery_that_breaks_the_protocol(
+    nursery: _Nursery, monkeypatch: pytest.MonkeyPatch, packet: bytes, kind: str
+) -> None:
+    """It is killed, with one line in the log; what came with the report is closed."""
+    killed = []
+    monkeypatch.setattr(os, "kill", lambda *arguments: killed.append(arguments))
+    nursery.links[0].wake()
+    ours, theirs = _pair(socket.SOCK_STREAM if kind == "s" else socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        nursery.say(packet, *([theirs.fileno()] if kind else []))
+        theirs.close()
+        ours.settimeout(10)
+        assert ours.recv(1) == b""
+    assert killed == [(2**30, 9)]
+    with LogCatcher() as log:
+        nursery.nurse._ended(9)
+    (lost,) = log.named("nursery")
+    assert str(lost["reason"]).startswith("protocol error: ")
+
+
+@given(st.lists(st.binary(max_size=20), max_size=4))
+def test_any_packets_are_reports_or_the_end(packets: list[bytes]) -> None:
+    """Nothing is raised, whatever comes."""
+    made = _Nursery()
+    for packet in packets:
+        if made.nurse.fileno() >= 0:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(os, "kill", lambda *_arguments: None)
+                made.say(packet)
+    made.close()
