@@ -155,7 +155,7 @@ class StartFailure(SystemExit, Exception):  # noqa: N818 - it ends the program, 
         return self.reason
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """Return what foreign code raised and where, or what the system said, in one line."""
     if isinstance(error, OSError):
         name = f"{error.filename}: " if error.filename else ""

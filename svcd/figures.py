@@ -107,6 +107,13 @@ class ServiceFigures:
     handshakes: Mapping[str, int] = field(default_factory=dict)
     handshakes_failed: Mapping[str, int] = field(default_factory=dict)
     restarts: int = 0
+    #: Why its launcher can't serve; empty if it can.
+    unavailable: str = ""
+
+    @property
+    def problem(self) -> str:
+        """Why the service is not served as the services file says; empty if it is."""
+        return self.about.problem or self.unavailable
 
     @property
     def active(self) -> int:

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from svcd.figures import Recent, Snapshot
     from svcd.model import Runner
 
-__all__ = ["Adopt", "Alarm", "DatagramTransport", "Descriptors", "Files", "Machine", "Names", "Observed", "Series",
-           "StreamTransport", "Watcher"]  # fmt: skip
+__all__ = ["STILL_IMPORTING", "Adopt", "Alarm", "DatagramTransport", "Descriptors", "Files", "Machine", "Names",
+           "Observed", "Series", "StreamTransport", "Watcher"]  # fmt: skip
+
+#: How the reason of Machine.cannot_serve() ends while an import goes on.
+STILL_IMPORTING = "its module is still being imported"
 
 
 class Files(Protocol):
@@ -120,18 +123,22 @@ class Machine(Protocol):
         """Why somebody can't enter a directory, looked up inside their root; else as `cannot_execute`."""
         ...
 
-    def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], Runner]]) -> Sequence[str]:
-        """Why Python handlers can't be imported; an empty text for each that can.
+    def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], Runner, float]]) -> Sequence[str]:
+        """Why Python handlers can't be imported; an empty text for each that can, or is not known to be late yet.
 
         Args:
-            wanted: of each `module:name`, where it is looked for before the daemon's own path, and who imports it.
+            wanted: of each `module:name`, where it is looked for before the daemon's own path, who imports it, and how
+                many seconds that may take.
         """
         ...
 
-    def cannot_serve(self, wanted: Sequence[tuple[str, object]]) -> Sequence[str]:
-        """Why each `module:name`, with the options of its service, gives no Twisted factory; empty if it does or may.
+    def cannot_serve(self, wanted: Sequence[tuple[str, object, float]]) -> Sequence[str]:
+        """Why each `module:name` gives no Twisted factory; empty if it does or may.
 
-        The modules are imported.
+        The modules are imported; of one that takes long the reason ends with STILL_IMPORTING.
+
+        Args:
+            wanted: each `module:name`, with the options of its service, and how many seconds its import may take.
         """
         ...
 

@@ -88,6 +88,7 @@ class Tally:
         children: processes that run now.
         exits: processes that have ended, by exit status or signal.
         restarts: launchers started in place of a lost one.
+        unavailable: why the service's launcher can't serve; empty if it can.
         handshakes, handshakes_failed: of TLS, by its version, and by why they did not succeed.
         durations, spawns: how long connections lasted, and how long they waited for their process.
         watched: whether somebody shows the counts: if not, what the kernel would have to be asked is not counted.
@@ -95,7 +96,7 @@ class Tally:
 
     __slots__ = ("_clock", "_keep", "_sources", "about", "accepted", "bytes_in", "bytes_out", "children", "datagrams",
                  "durations", "ended", "exits", "failures", "handshakes", "handshakes_failed", "refused", "restarts",
-                 "spawns", "watched")  # fmt: skip
+                 "spawns", "unavailable", "watched")  # fmt: skip
 
     def __init__(self, about: About, keep: Callable[[Ended], None], clock: Callable[[], float]) -> None:
         self.about = about
@@ -104,6 +105,7 @@ class Tally:
         self._sources: list[Source] = []
         self.accepted = self.failures = self.bytes_in = self.bytes_out = self.datagrams = 0
         self.children = self.restarts = 0
+        self.unavailable = ""
         self.watched = True
         self.ended: dict[str, int] = {}
         self.refused: dict[str, int] = {}
@@ -191,4 +193,5 @@ class Tally:
             handshakes=dict(self.handshakes),
             handshakes_failed=dict(self.handshakes_failed),
             restarts=self.restarts,
+            unavailable=self.unavailable,
         )

@@ -94,6 +94,7 @@ class Problem:
     Attributes:
         service: the id of the service that it is about; empty where it is about none.
         path: the file that the option names; empty where it names none.
+        pending: whether it goes away by itself soon, such as an import that takes long.
     """
 
     place: Place
@@ -101,6 +102,7 @@ class Problem:
     severity: Severity = Severity.MISTAKE
     service: str = field(default="", compare=False)
     path: str = field(default="", compare=False)
+    pending: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         kind = "warning: " if self.severity is Severity.WARNING else ""

@@ -51,6 +51,10 @@ if TYPE_CHECKING:
 __all__ = ["Options", "makeService"]
 
 
+#: How long a start, a reload or a retry waits for the imports of modules, in seconds. Those that take longer go on.
+_IMPORT_SECONDS = 1.0
+
+
 def _whole_number(text: str) -> int:
     try:
         return int(text)
@@ -124,6 +128,8 @@ class Options(usage.Options):
     compData = usage.Completions(optActions={"services": usage.CompleteFiles()})
     log_output: LogOutput
     predecessor: Predecessor | None = None
+    #: Whether the daemon runs, and will fork no more.
+    started = False
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -156,7 +162,11 @@ class Options(usage.Options):
     @property
     def _machine(self) -> LocalMachine:
         checking = bool(self["check"])
-        return LocalMachine(dated=checking, thorough=checking)
+        parent: Any = self.parent or {}
+        # A thread does not survive the fork of a daemon that leaves the terminal: what it imports is waited for.
+        forks = not self.started and not parent.get("nodaemon")
+        wait = None if checking or forks else _IMPORT_SECONDS
+        return LocalMachine(dated=checking, thorough=checking, import_wait=wait)
 
     def services(self) -> DesiredServices:
         """Return what the services file says.
@@ -261,7 +271,7 @@ def makeService(options: Options) -> IService:
         stock,
         strict=bool(options["strict"]),
     )
-    reloader = _reloader(supervisor, options, partial(call_in_daemon_thread, reactor))  # type: ignore[arg-type]
+    reloader = _reloader(supervisor, options, reactor)
     twistd = Twistd(parent, managed=manager.present)
     daemon = Daemon(reactor, supervisor, reloader, options.log_output, twistd, options.predecessor)
     upgrader = Upgrader(reactor, supervisor, reloader, own_program(parent, os.environ, account), twistd, daemon.stop)
@@ -280,9 +290,10 @@ def _surroundings(reactor: Any, files: LocalFiles, budget: DescriptorBudget, led
     return Surroundings(reactor, names, files, budget, ledger, partial(client_endpoint, reactor, redirect_lookups()))
 
 
-def _reloader(supervisor: Supervisor, options: Options, in_thread: Any) -> Reloader:  # noqa: ANN401 - a partial
-    reloader = Reloader(supervisor, options.read, in_thread, options.check_again)
+def _reloader(supervisor: Supervisor, options: Options, reactor: Any) -> Reloader:  # noqa: ANN401 - several interfaces
+    reloader = Reloader(supervisor, options.read, partial(call_in_daemon_thread, reactor), options.check_again)
     supervisor.retry = reloader.retry
+    reactor.callWhenRunning(setattr, options, "started", True)
     return reloader
 
 

@@ -196,14 +196,14 @@ class FakeMachine:
         """The test's reason."""
         return self.reasons.get(runner.root + path, "")
 
-    def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], Runner]]) -> list[str]:
+    def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], Runner, float]]) -> list[str]:
         """The test's reasons."""
-        self.imported.append([reference for reference, _, _ in wanted])
-        return [self.reasons.get(reference, "") for reference, _, _ in wanted]
+        self.imported.append([reference for reference, *_ in wanted])
+        return [self.reasons.get(reference, "") for reference, *_ in wanted]
 
-    def cannot_serve(self, wanted: Sequence[tuple[str, object]]) -> list[str]:
+    def cannot_serve(self, wanted: Sequence[tuple[str, object, float]]) -> list[str]:
         """The test's reasons."""
-        return [self.reasons.get(reference, "") for reference, _ in wanted]
+        return [self.reasons.get(reference, "") for reference, *_ in wanted]
 
     def handlers_user(self) -> str:
         """The test's."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from svcd.interfaces import STILL_IMPORTING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,14 +35,17 @@ def handler_problems(services: Sequence[Service], machine: Machine) -> Iterator[
         elif service.runs == "factory":
             served.append(service)
     # All at once, since each may take its time.
-    wanted = [(each.options.python, each.options.python_path, each.runner) for each in importing]
+    wanted = [
+        (each.options.python, each.options.python_path, each.runner, each.options.start_timeout) for each in importing
+    ]
     for service, reason in zip(importing, machine.cannot_import(wanted) if wanted else (), strict=True):
         if reason:
             yield service.fault("python", f"can't import {service.options.python}: {reason}")
-    makers = [(each.options.factory, each.options) for each in served]
+    makers = [(each.options.factory, each.options, each.options.start_timeout) for each in served]
     for service, reason in zip(served, machine.cannot_serve(makers) if makers else (), strict=True):
         if reason:
-            yield service.fault("factory", reason)
+            pending = reason.endswith(STILL_IMPORTING)
+            yield replace(service.fault("factory", reason), pending=pending)
     yield from _reach(services, machine)
 
 

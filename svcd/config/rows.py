@@ -54,6 +54,7 @@ _SCOPES = {
     "watched": "tcp services, and unix services that are not spawned",
     "asked": "tcp services, and unix services that are not spawned, but for " + ", ".join(SPEAKERS),
     "spawned": "spawned services (server=, python=)",
+    "imported": "services with python= or factory=",
     "group": "spawned services (server=, python=) and UNIX sockets (unix, unixgram)",
     "tls": "stream services (tcp, unix), but for tcpmux",
     **{handler: f"services with {handler}=" for handler in HANDLERS},
@@ -77,6 +78,7 @@ _TAKERS: Mapping[str, Callable[[Net, str], bool]] = {
     "watched": _is_seen,
     "asked": lambda net, runs: _is_seen(net, runs) and runs not in SPEAKERS,
     "spawned": lambda _net, runs: runs in SPAWNED,
+    "imported": lambda _net, runs: runs in ("python", "factory"),
     "group": lambda net, runs: net.local or runs in SPAWNED,
     "tls": lambda net, runs: net.shape is Shape.STREAM and runs != "tcpmux",
 }

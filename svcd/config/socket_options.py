@@ -24,6 +24,10 @@ class SocketOptions:
         "and for status those of this machine alone, 127.0.0.1 and ::1.",
         xinetd="bind, interface",
     )  # fmt: skip
+    freebind: bool = row(
+        YES_NO, False, "where", "inet",
+        "Bind to addresses that the machine does not have yet (IP_FREEBIND).",
+    )  # fmt: skip
     backlog: int = row(
         COUNT, 128, "where", "stream",
         "How many connections the kernel keeps waiting to be accepted.",

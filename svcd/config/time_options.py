@@ -39,6 +39,11 @@ class TimeOptions:
         DURATION, 10.0, "how long", "redirect",
         "How long the other server may take to accept a connection.",
     )  # fmt: skip
+    start_timeout: float = row(
+        DURATION, 30.0, "how long", "imported",
+        "Maximum time for the import of the module. The other services are served meanwhile. A longer import breaks "
+        "the service, which is tried again.",
+    )  # fmt: skip
     shutdown_timeout: float = row(
         DURATION, 10.0, "how long", "session",
         "How long open connections may go on once the daemon is told to stop; with wait=yes also how long a process "

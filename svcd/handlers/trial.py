@@ -23,10 +23,10 @@ from svcd.handlers.spec import Identity
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["PATIENCE", "Trial", "main", "try_imports"]
+__all__ = ["START_TIMEOUT", "Trial", "main", "try_imports"]
 
-#: How long the import of a module may take, in seconds.
-PATIENCE = 10.0
+#: How long the import of a module may take, in seconds, unless its trial says otherwise.
+START_TIMEOUT = 30.0
 #: So many are tried at a time.
 _AT_ONCE = 4
 #: Functions that only make something to be run, by the flags of their code (inspect.CO_*).
@@ -47,6 +47,7 @@ class Trial(NamedTuple):
         root: the root directory, which only root can change; empty leaves it.
         options: of a service with factory=, whose reference gives a Factory, in hexadecimal digits as pickle has them;
             empty for a handler.
+        seconds: how long the import may take.
     """
 
     reference: str
@@ -56,20 +57,22 @@ class Trial(NamedTuple):
     groups: tuple[int, ...] | None = None
     root: str = ""
     options: str = ""
+    seconds: float = START_TIMEOUT
 
 
-def try_imports(trials: Sequence[Trial], patience: float = PATIENCE) -> list[str]:
+def try_imports(trials: Sequence[Trial], wait: float | None = None) -> list[str]:
     """Why each of them can't be imported and called; empty for those that can. Blocks until all are tried.
 
     Args:
         trials: what to try.
-        patience: how long each import may take, in seconds.
+        wait: for how long in all, in seconds; of those that take longer nothing is known, and the reason is empty. None
+            for as long as each may take.
     """
     if not trials:
         return []
     # As this process finds modules, wherever the other one starts.
     path = [os.path.abspath(each) for each in sys.path]  # noqa: PTH100 - as Python itself does
-    asked = json.dumps({"path": path, "patience": patience, "trials": trials})
+    asked = json.dumps({"path": path, "wait": wait, "trials": trials})
     ended = subprocess.run(  # noqa: S603 - our own interpreter
         [sys.executable, "-c", _BEGIN], input=asked, capture_output=True, text=True, check=False
     )
@@ -84,29 +87,35 @@ def try_imports(trials: Sequence[Trial], patience: float = PATIENCE) -> list[str
 def main(asked: dict[str, object]) -> None:
     """Try what was asked for, in the other interpreter, and print the reasons."""
     trials: list[list[object]] = asked["trials"]  # type: ignore[assignment]
-    results = _Trials([Trial(*each) for each in trials], float(asked["patience"]))  # type: ignore[arg-type]
+    results = _Trials([Trial(*each) for each in trials], asked["wait"])  # type: ignore[arg-type]
     results.run()
     print(json.dumps(results.reasons))
 
 
 class _Trials:
-    def __init__(self, trials: Sequence[Trial], patience: float) -> None:
+    def __init__(self, trials: Sequence[Trial], wait: float | None) -> None:
         self._waiting = list(enumerate(trials))[::-1]
-        self._patience = patience
+        self._until = float("inf") if wait is None else time.monotonic() + wait
         self._running: dict[int, tuple[int, int, float]] = {}
+        self._trials = trials
         self._poll = select.poll()
         self.reasons = [""] * len(trials)
 
     def run(self) -> None:
         while self._waiting or self._running:
+            if time.monotonic() >= self._until:
+                for descriptor in list(self._running):
+                    self._finish(descriptor, late=True)
+                return
             while self._waiting and len(self._running) < _AT_ONCE:
                 self._start(*self._waiting.pop())
-            next_deadline = min(deadline for _, _, deadline in self._running.values())
+            next_deadline = min(self._until, *(deadline for _, _, deadline in self._running.values()))
             for descriptor, _ in self._poll.poll(max(0.0, next_deadline - time.monotonic()) * 1000):
                 self._finish(descriptor)
-            for descriptor, (_, _, deadline) in list(self._running.items()):
+            for descriptor, (index, _, deadline) in list(self._running.items()):
                 if deadline <= time.monotonic():
-                    self._finish(descriptor, f"its import takes longer than {self._patience:g} s")
+                    seconds = self._trials[index].seconds
+                    self._finish(descriptor, f"its import takes longer than start_timeout={seconds:g}s")
 
     def _start(self, index: int, trial: Trial) -> None:
         reading, writing = os.pipe()
@@ -117,13 +126,13 @@ class _Trials:
         # The group is there before anybody has to kill it.
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
-        self._running[reading] = index, pid, time.monotonic() + self._patience
+        self._running[reading] = index, pid, time.monotonic() + trial.seconds
         self._poll.register(reading, select.POLLIN)
 
-    def _finish(self, descriptor: int, reason: str = "") -> None:
+    def _finish(self, descriptor: int, reason: str = "", *, late: bool = False) -> None:
         index, pid, _ = self._running.pop(descriptor)
         self._poll.unregister(descriptor)
-        told = b"" if reason else os.read(descriptor, _LONGEST)
+        told = b"" if reason or late else os.read(descriptor, _LONGEST)
         os.close(descriptor)
         # With what the module may have started. Before it is reaped, since its number is its own so long; a process
         # that has closed its pipe by ending keeps the status that it ended with.
@@ -132,7 +141,7 @@ class _Trials:
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if told:
             reason = told[1:].decode("utf-8", "replace")
-        elif not reason:
+        elif not reason and not late:
             how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
             reason = f"the interpreter ends when it imports the module ({how})"
         self.reasons[index] = reason

@@ -57,6 +57,11 @@ class BrokenService:
         return "; ".join(map(str, self.errors))
 
     @property
+    def pending(self) -> bool:
+        """Whether what it lacks will come by itself."""
+        return any(not isinstance(error, ListenError) and error.pending for error in self.errors)
+
+    @property
     def paths(self) -> Iterator[str]:
         """The files that may mend it."""
         for error in self.errors:
@@ -140,7 +145,7 @@ class BrokenServices:
         for service_id, broken in found.items():
             before = self._services.get(service_id)
             broken.since = now if before is None else before.since
-            if before is not None and before.service == broken.service:
+            if before is not None and before.service == broken.service and not broken.pending:
                 broken.pause = min(before.pause * 2, _LONGEST_PAUSE)
             broken.due = now + broken.pause
             self._services[service_id] = broken

@@ -93,7 +93,7 @@ class Change:
             self._fail(service.id, *error.problems)
         except ListenError as error:
             self._fail(service.id, error)
-        except Exception as error:  # noqa: BLE001 - a factory's own mistake is its service's alone
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a factory's own mistake is its service's alone
             self._fail(service.id, service.fault(service.runs, reason_of(error)))
 
     def _fail(self, service_id: str, *errors: Problem | ListenError) -> None:

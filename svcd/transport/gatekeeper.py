@@ -11,6 +11,7 @@ from twisted.internet.defer import succeed
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory
 
+from svcd.errors import reason_of
 from svcd.metrics import Flow
 from svcd.model import unmapped
 from svcd.net.peer_credentials import UNIXPeer
@@ -104,15 +105,24 @@ class GateKeeper(Keeper[Gate], Factory):
         """The gate of somebody who has a ticket; None, and the ticket is void, if the service wants no connection."""
         try:
             protocol = self._factory.buildProtocol(addr)
-        except BaseException:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a mistake in the service's code ends this connection
             ticket.release()
-            raise
+            self._not_built(addr, reason_of(error))
+            return None
         if protocol is None:
             ticket.release()
             self.refused(_UNWANTED, addr)
             return None
         kind = self._kind or (HalfCloseableGate if IHalfCloseableProtocol.providedBy(protocol) else Gate)
         return kind(self, protocol, addr, ticket)
+
+    def _not_built(self, addr: IAddress, reason: str) -> None:
+        """Count and log a connection for which the service's factory raised an exception."""
+        self.tally.failures += 1
+        if self.fail_line:
+            peer = self.quoted_peer(addr.host, addr.port) if isinstance(addr, _INET) else self.quoted("local")
+            values = {"peer": peer, "id": next(self.numbers), "reason": self.quoted(reason)}
+            self.journal.write(self.fail_line % values)
 
     def refused(self, refusal: Refusal, addr: IAddress) -> None:
         """Somebody is not let in."""

@@ -18,8 +18,10 @@ from zoneinfo import ZoneInfo
 import ifaddr
 from twisted.internet.interfaces import IProtocolFactory
 
+from svcd.handlers.background_imports import import_in_background
 from svcd.handlers.reference import resolve
 from svcd.handlers.trial import Trial, try_imports
+from svcd.interfaces import STILL_IMPORTING
 from svcd.model import Runner
 from svcd.net.lookups import LookupPool
 from svcd.net.socket_options import IPPROTO_MPTCP
@@ -28,6 +30,8 @@ from svcd.transport.resolver import Name, system_addresses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from svcd.handlers.background_imports import BackgroundImport
 
 __all__ = ["LoadAverage", "LocalMachine", "broadcasts", "group_id", "login", "user_id"]
 
@@ -83,9 +87,13 @@ class LocalMachine:
             better off with it than not started, or not changed.
         thorough: whether factories are called, and what handlers may reach is looked at, as in a check.
         user: who runs handlers without user=, by name or number; empty for whoever runs this.
+        import_wait: how many seconds imports are waited for, all together; None for as long as each may take.
     """
 
-    def __init__(self, *, dated: bool = True, thorough: bool = False, user: str = "") -> None:
+    def __init__(
+        self, *, dated: bool = True, thorough: bool = False, user: str = "", import_wait: float | None = None
+    ) -> None:
+        self._import_wait = import_wait
         self._dated = dated
         self._thorough = thorough
         self._user = user
@@ -155,18 +163,21 @@ class LocalMachine:
         """Why somebody can't enter a directory."""
         return cannot_enter(path, self._account(runner), runner.root)
 
-    def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], Runner]]) -> Sequence[str]:
+    def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], Runner, float]]) -> Sequence[str]:
         """Why Python handlers can't be imported."""
-        return try_imports([self._trial(*each) for each in wanted])
+        return try_imports([self._trial(*each) for each in wanted], self._import_wait)
 
-    def cannot_serve(self, wanted: Sequence[tuple[str, object]]) -> Sequence[str]:
+    def cannot_serve(self, wanted: Sequence[tuple[str, object, float]]) -> Sequence[str]:
         """Why references give no Twisted factory; those of a check are called, each in a process of its own."""
         if not self._thorough:
-            return [_cannot_resolve(reference) for reference, _ in wanted]
-        trials = [self._trial(reference, (), Runner()) for reference, _ in wanted]
+            longest = max((seconds for _, _, seconds in wanted), default=0.0)
+            wait = longest if self._import_wait is None else self._import_wait
+            imports = import_in_background([reference for reference, _, _ in wanted], wait)
+            return [_cannot_resolve(reference, imports[reference], seconds) for reference, _, seconds in wanted]
+        trials = [self._trial(reference, (), Runner(), seconds) for reference, _, seconds in wanted]
         return try_imports([
             trial._replace(options=pickle.dumps(options).hex())
-            for trial, (_, options) in zip(trials, wanted, strict=True)
+            for trial, (_, options, _) in zip(trials, wanted, strict=True)
         ])  # fmt: skip
 
     def handlers_user(self) -> str:
@@ -189,19 +200,22 @@ class LocalMachine:
         name = f"user {runner.user}" if runner.user else "whoever runs this"
         return Account(name, user, frozenset(_groups(runner)))
 
-    def _trial(self, reference: str, path: Sequence[str], runner: Runner) -> Trial:
+    def _trial(self, reference: str, path: Sequence[str], runner: Runner, seconds: float) -> Trial:
         runner = self._runner(runner)
         first, *others = _groups(runner)
         user = user_id(runner.user) if runner.user else None
         group = first if runner.user or runner.group else None
-        return Trial(reference, tuple(path), user, group, tuple(others), runner.root)
+        return Trial(reference, tuple(path), user, group, tuple(others), runner.root, seconds=seconds)
 
 
-def _cannot_resolve(reference: str) -> str:
-    try:
-        found = resolve(reference)
-    except ImportError as error:
-        return f"can't serve {reference}: {error}"
+def _cannot_resolve(reference: str, imported: BackgroundImport, seconds: float) -> str:
+    reason = imported.reason
+    if reason is None:
+        late = f"its import takes longer than start_timeout={seconds:g}s, and goes on"
+        reason = late if imported.seconds > seconds else STILL_IMPORTING
+    if reason:
+        return f"can't serve {reference}: {reason}"
+    found = resolve(reference)
     if IProtocolFactory.providedBy(found) or callable(found):
         return ""
     return f"can't serve {reference}: it is neither a Factory nor callable"

@@ -30,13 +30,15 @@ __all__ = ["REMEDIES", "OpenSocket", "adopt_socket", "open_socket", "socket_addr
 
 #: What can be done about what the system says.
 REMEDIES = {
-    errno.EADDRNOTAVAIL: "this machine has no such address; change bind=",
+    errno.EADDRNOTAVAIL: "this machine has no such address; change bind=, or add freebind=yes if it comes later",
     errno.ENOENT: "its directory does not exist; create it",
     errno.ENOTDIR: "a part of the path is no directory; change the path",
     errno.EROFS: "choose a path that can be written",
     errno.EMFILE: "raise the limit of open files (ulimit -n, LimitNOFILE=)",
 }
 _FIRST_UNPRIVILEGED = 1024
+# Of linux/in.h.
+_IP_FREEBIND = 15
 #: How much the kernel keeps for a client beyond what is on its way, in bytes. By itself it takes up to 4 MB from who
 #: produces without end (net.ipv4.tcp_wmem): a thousand chargens whose clients read nothing kept others waiting for
 #: half a second while that was filled, and for 40 ms with this; a fast client gets as many bytes a second.
@@ -215,6 +217,9 @@ def _bind_inet(opened: socket.socket, endpoint: Endpoint, *, stream: bool, leavi
         with contextlib.suppress(OSError) if options.mptcp else contextlib.nullcontext():
             # Multipath TCP has it since Linux 6.10.
             opened.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, _MOST_UNSENT)
+    if options.freebind:
+        # For IPv6 as well (ip(7)).
+        opened.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
     if options.reuse_port:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if endpoint.version == 6:

@@ -22,6 +22,7 @@ _SCOPES = {
     "session",
     "watched",
     "asked",
+    "imported",
     "udp",
     "inet",
     "tcp",

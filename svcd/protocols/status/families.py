@@ -71,6 +71,8 @@ def _daemon(daemon: DaemonFigures) -> Iterator[Family]:
 def _services(services: _Labelled) -> Iterator[Family]:
     about = [(f"{label},{labels(runs=service.about.runs)}", 1) for label, service in services]
     yield Family("svcd_service", Kind.INFO, "What answers.", about)
+    yield Family("svcd_service_up", Kind.GAUGE, "1 if the service is served as the file says, 0 if it is broken.",
+                 [(label, int(not service.problem)) for label, service in services])  # fmt: skip
     yield Family("svcd_tls_certificate_expiry_seconds", Kind.GAUGE,
                  "When the first certificate of a service with TLS expires, in seconds since 1970.",
                  [(label, service.about.expires) for label, service in services

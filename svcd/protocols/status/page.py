@@ -117,6 +117,7 @@ def _service(service: Mapping[str, Any], samples: int, seconds: float) -> str:
         for text in (service["description"], ", ".join(service["addresses"]), until)
         if text
     )
+    about += f'<small class="problem" data-k="problem">{escape(service["problem"])}</small>'
     tls = f'<small data-k="tls">{escape(service["tls"])}</small>' if service["tls"] else ""
     return (
         f'<tr data-id="{escape(service["id"])}"><th scope="row"><b>{escape(name)}</b>/{escape(net)}{about}</th>'

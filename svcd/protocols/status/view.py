@@ -59,6 +59,7 @@ def _service(figures: ServiceFigures, series: Sequence[tuple[int, int]]) -> dict
         "stream": about.stream,
         "addresses": about.addresses,
         "description": about.description,
+        "problem": figures.problem,
         "rate": sum(arrived for arrived, _ in last) / (SAMPLE_SECONDS * (len(last) or 1)),
         "open": figures.active,
         "limit": about.most,

@@ -1,0 +1,81 @@
+"""Imports of modules in threads of their own, so that one that takes long delays nothing else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from svcd.handlers.reference import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["BackgroundImport", "import_in_background"]
+
+
+class BackgroundImport:
+    """One import, which goes on after it was waited for.
+
+    Args:
+        reference: `package.module:name`.
+
+    Attributes:
+        reason: why there is no such object; empty if there is, None while the import goes on.
+    """
+
+    def __init__(self, reference: str) -> None:
+        self._reference = reference
+        self._started = time.monotonic()
+        self.reason: str | None = None
+        # Nothing waits for it at the end of the daemon: a module may never come to an end.
+        self._thread = threading.Thread(target=self._run, name=f"import {reference}", daemon=True)
+        self._thread.start()
+
+    @property
+    def seconds(self) -> float:
+        """How long it has taken so far, in seconds."""
+        return time.monotonic() - self._started
+
+    def wait(self, seconds: float) -> None:
+        """Wait until the import is done, so many seconds at most."""
+        self._thread.join(max(seconds, 0.0))
+
+    def _run(self) -> None:
+        reason = "its import did not come to an end"
+        try:
+            resolve(self._reference)
+            reason = ""
+        except ImportError as error:
+            reason = str(error)
+        finally:
+            self.reason = reason
+
+
+_running: dict[str, BackgroundImport] = {}
+_lock = threading.Lock()
+
+
+def import_in_background(references: Iterable[str], seconds: float) -> dict[str, BackgroundImport]:
+    """Import what is named, and wait for all together so many seconds at most.
+
+    An import that goes on is found again by the next call; one that has failed is tried again.
+
+    Args:
+        references: each `package.module:name`.
+        seconds: how long to wait.
+    """
+    until = time.monotonic() + seconds
+    with _lock:
+        for reference in references:
+            known = _running.get(reference)
+            if known is None or known.reason:
+                _running[reference] = BackgroundImport(reference)
+        found = {reference: _running[reference] for reference in references}
+    for each in found.values():
+        each.wait(until - time.monotonic())
+    with _lock:
+        for reference, each in found.items():
+            if each.reason is not None and _running.get(reference) is each:
+                del _running[reference]
+    return found

@@ -1,0 +1,298 @@
+"""Services that the machine can't serve: they are broken, the others serve, and they come back by themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.real.daemon import PATIENCE, environment, exchange, twistd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.real.daemon import Daemon
+
+REACTORS = ["uv", "epoll", "asyncio"]
+
+
+def svcctl(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run svcctl against a daemon that was started with --control control."""
+    return subprocess.run(
+        [sys.executable, "-m", "svcd", "--control", str(daemon.folder / "control"), *words],
+        env=environment(), capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
+
+
+def status(daemon: Daemon) -> dict[str, dict[str, Any]]:
+    """The rows of `svcctl status`, by service."""
+    return {row["service"]: row for row in json.loads(svcctl(daemon, "status", "--json").stdout)["services"]}
+
+
+def broken(daemon: Daemon, service: str, count: int = 1) -> str:
+    """The reason of a service's last `broken` line."""
+    return daemon.wait_event("broken", service, count)[-1]["reason"]
+
+
+def recovered(daemon: Daemon, service: str, count: int = 1) -> None:
+    """Wait until a service is served again."""
+    daemon.wait_event("recovered", service, count)
+
+
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_a_port_in_use(start: Callable[..., Daemon], reactor: str) -> None:
+    """The other service serves, the message names the process, and the port is taken when it is free."""
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = taken.getsockname()[1]
+    daemon = start(
+        f"@defaults bind=127.0.0.1\nx {port}/tcp upper\nok 0/tcp echo\nstat 0/tcp status\n", "--control", "control",
+        twistd_arguments=["--reactor", reactor],
+    )  # fmt: skip
+    assert f"(pid {os.getpid()})" in broken(daemon, "x/tcp")
+    assert exchange(daemon.connect("ok/tcp"), b"a") == b"a"
+    row = status(daemon)["x/tcp"]
+    assert (row["state"], row["addresses"]) == ("broken", [f"127.0.0.1:{port}"])
+    assert "Address already in use" in row["problems"][0]
+    assert "Address already in use" in svcctl(daemon, "show", "x").stdout
+    metrics = exchange(daemon.connect("stat/tcp"), b"GET /metrics HTTP/1.0\r\n\r\n").decode()
+    assert 'svcd_service_up{service="x/tcp"} 0' in metrics
+    assert 'svcd_service_up{service="ok/tcp"} 1' in metrics
+    page = exchange(daemon.connect("stat/tcp"), b"GET / HTTP/1.0\r\n\r\n").decode()
+    assert "Address already in use" in page
+    found = svcctl(daemon, "enable", "x")
+    assert found.returncode == 1
+    assert "x/tcp is broken: " in found.stderr
+    taken.close()
+    assert svcctl(daemon, "enable", "x").returncode == 0
+    recovered(daemon, "x/tcp")
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+        assert exchange(client, b"a") == b"A"
+    assert status(daemon)["x/tcp"]["state"] == "on"
+
+
+def test_a_broken_service_is_tried_again(start: Callable[..., Daemon]) -> None:
+    """Without a command, once the port is free; and it can be taken out of the file while it is broken."""
+    taken = socket.create_server(("127.0.0.1", 0))
+    text = "@defaults bind=127.0.0.1\nok 0/tcp echo\n"
+    daemon = start(f"{text}x {taken.getsockname()[1]}/tcp upper\n", "--control", "control")
+    broken(daemon, "x/tcp")
+    daemon.file.write_text(text)
+    assert svcctl(daemon, "reload").returncode == 0
+    assert list(status(daemon)) == ["ok/tcp"]
+    daemon.file.write_text(f"{text}x {taken.getsockname()[1]}/tcp upper\n")
+    found = svcctl(daemon, "reload")
+    assert (found.returncode, "Address already in use" in found.stderr) == (1, True)
+    taken.close()
+    recovered(daemon, "x/tcp")
+
+
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_files_that_come(start: Callable[..., Daemon], tmp_path: Path, reactor: str) -> None:
+    """A program, a folder, a banner and a UNIX socket's folder that are missing, and come: each is served at once."""
+    folder = tmp_path / "later"
+    daemon = start(
+        f"ok 0/tcp echo bind=127.0.0.1\n"
+        f"program 0/tcp server={folder}/bin/hello bind=127.0.0.1\n"
+        f"files 0/tcp http root={folder}/www bind=127.0.0.1\n"
+        f"banner 0/tcp echo banner={folder}/banner bind=127.0.0.1\n"
+        f"local {folder}/run/sock/unix echo\n",
+        twistd_arguments=["--reactor", reactor],
+    )
+    for service in ("program/tcp", "files/tcp", "banner/tcp", "local/unix"):
+        assert str(folder) in broken(daemon, service)
+    for name in ("bin", "www", "run"):
+        (folder / name).mkdir(parents=True)
+    (folder / "banner").write_text("hello\n")
+    program = folder / "bin" / "hello"
+    program.write_text("#!/bin/sh\necho hello\n")
+    program.chmod(0o755)
+    for service in ("program/tcp", "files/tcp", "banner/tcp", "local/unix"):
+        recovered(daemon, service)
+    assert exchange(daemon.connect("program/tcp")) == b"hello\n"
+    assert exchange(daemon.connect("local/unix", socket.AF_UNIX), b"a") == b"a"
+
+
+FACTORIES = """
+from twisted.internet.protocol import Factory, Protocol
+
+class Raising(Factory):
+    noisy = False
+    protocol = Protocol
+
+class Start(Raising):
+    def startFactory(self):
+        raise RuntimeError("no start")
+
+class Stop(Raising):
+    def stopFactory(self):
+        raise RuntimeError("no stop")
+
+class Build(Raising):
+    def buildProtocol(self, addr):
+        raise RuntimeError("no protocol")
+
+class DoStart(Raising):
+    def doStart(self):
+        raise RuntimeError("no doStart")
+
+class DoStop(Raising):
+    def doStop(self):
+        raise RuntimeError("no doStop")
+
+def number():
+    return 3
+
+def leaves():
+    raise SystemExit(3)
+"""
+
+
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_factories_that_raise(start: Callable[..., Daemon], tmp_path: Path, reactor: str) -> None:
+    """Whatever a factory raises, and when: its service alone is broken or closes that connection, and a stop ends."""
+    (tmp_path / "ours.py").write_text(FACTORIES)
+    env = {"PYTHONPATH": f"{environment()['PYTHONPATH']}:{tmp_path}"}
+    base = "@defaults bind=127.0.0.1\nok 0/tcp echo\n"
+    daemon = start(
+        base + "old 0/tcp echo\n" + "".join(f"{name} 0/tcp factory=ours:{name}\n" for name in ("Stop", "Build")),
+        "--control", "control", twistd_arguments=["--reactor", reactor], env=env,
+    )  # fmt: skip
+    assert exchange(daemon.connect("Build/tcp")) == b""
+    assert "buildProtocol raises RuntimeError: no protocol" in daemon.wait_event("fail", "Build/tcp")[0]["reason"]
+    new = base + "".join(
+        f"{name} 0/tcp factory=ours:{name}\n" for name in ("Stop", "Start", "DoStart", "DoStop", "number", "leaves")
+    )
+    daemon.file.write_text(new)
+    found = svcctl(daemon, "reload")
+    assert found.returncode == 1, found.stderr
+    for name, text in {"Start": "no start", "DoStart": "no doStart", "number": "int", "leaves": "SystemExit"}.items():
+        assert text in broken(daemon, f"{name}/tcp"), name
+    # The file holds now, and every later reload works.
+    assert {name for name, row in status(daemon).items() if row["state"] == "on"} == {
+        "ok/tcp",
+        "Stop/tcp",
+        "DoStop/tcp",
+    }
+    assert svcctl(daemon, "reload").returncode == 1
+    daemon.file.write_text(base)
+    assert svcctl(daemon, "reload").returncode == 0
+    problems = daemon.wait_for(lambda line: " problem " in line and "no stop" in line)
+    assert "Traceback" not in "\n".join(daemon.lines)
+    assert problems
+    daemon.file.write_text(new)
+    svcctl(daemon, "reload")
+    assert exchange(daemon.connect("ok/tcp"), b"a") == b"a"
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("kind", ["python", "factory"])
+def test_an_import_that_takes_long(start: Callable[..., Daemon], tmp_path: Path, kind: str) -> None:
+    """The other service serves at once, and this one when its module is there."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    (tmp_path / "big.py").write_text(
+        f"import os\n"
+        f"if os.path.exists({str(gate)!r}):\n    open({str(gate)!r}).close()\n"
+        f"from twisted.internet.protocol import Factory\nfrom twisted.protocols.wire import Echo\n"
+        f"class F(Factory):\n    protocol = Echo\n    noisy = False\n"
+        f"def serve(conn):\n    conn.stdout.write(b'big') if hasattr(conn, 'stdout') else conn.write(b'big')\n"
+    )
+    env = {"PYTHONPATH": f"{environment()['PYTHONPATH']}:{tmp_path}"}
+    named = {"python": f"python=big:serve python_path={tmp_path}", "factory": "factory=big:F"}[kind]
+    daemon = start(f"@defaults bind=127.0.0.1\nbig 0/tcp {named}\nok 0/tcp echo\n", "--control", "control", env=env)
+    assert exchange(daemon.connect("ok/tcp"), b"a") == b"a"
+    # Whoever opens the pipe now lets one import go on; then nothing stops another one.
+    keeper = os.open(gate, os.O_RDWR)
+    gate.unlink()
+    os.close(keeper)
+    if kind == "factory":
+        recovered(daemon, "big/tcp")
+        assert exchange(daemon.connect("big/tcp"), b"a") == b"a"
+    else:
+        daemon.launcher("big/tcp")
+
+
+def test_nothing_can_be_served(tmp_path: Path) -> None:
+    """Then the start fails as it does for a mistake, with a line for each reason, and with --strict for one reason."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for text, arguments, code, wanted in (
+            (f"x {port}/tcp echo bind=127.0.0.1", [], 71, "Address already in use"),
+            ("x 0/tcp server=/no/such", [], 78, "can't run /no/such"),
+            (f"x {port}/tcp echo bind=127.0.0.1\nok 0/tcp echo", ["--strict"], 71, "Address already in use"),
+            ("x 0/tcp server=/no/such\nok 0/tcp echo", ["--strict"], 78, "can't run /no/such"),
+        ):
+            (tmp_path / "services").write_text(f"{text}\n")
+            ended = subprocess.run(
+                _twistd(tmp_path, *arguments),
+                env=environment(), capture_output=True, text=True, timeout=PATIENCE, cwd=tmp_path,
+            )  # fmt: skip
+            assert ended.returncode == code, (text, ended.stderr)
+            assert wanted in ended.stderr + ended.stdout
+            assert "Traceback" not in ended.stderr + ended.stdout
+
+
+def _twistd(folder: Path, *arguments: str) -> list[str]:
+    words = ["--nodaemon", "--pidfile=", "svcd", "--services", str(folder / "services"), "--control", ""]
+    return twistd(*words, *arguments)
+
+
+IP = shutil.which("ip")
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0 or IP is None, reason="needs root and ip(8) for a network namespace")
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_an_address_that_comes_later(start: Callable[..., Daemon], reactor: str) -> None:
+    """A service on an address that the machine does not have yet is served when the address is added."""
+    if subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode:
+        pytest.skip("network namespaces are not allowed here")
+    daemon = start(
+        "@defaults bind=127.0.0.1\nok 0/tcp echo\nvip 0/tcp echo bind=10.77.0.5\nlink 0/tcp echo bind=later0\n"
+        "both 0/tcp echo bind=127.0.0.1,10.77.0.5\nfree 7007/tcp echo bind=10.77.0.9 freebind=yes\n",
+        before=["unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh"],
+        twistd_arguments=["--reactor", reactor],
+    )
+    inside = ["nsenter", "--net", "--target", str(daemon.process.pid)]
+    assert "no such address" in broken(daemon, "vip/tcp")
+    assert "later0" in broken(daemon, "link/tcp")
+    assert "10.77.0.5" in broken(daemon, "both/tcp")
+    # It serves on the address that is there.
+    assert daemon.addresses("both/tcp")[0].startswith("127.0.0.1:")
+    assert daemon.addresses("free/tcp") == ["10.77.0.9:7007"]
+    subprocess.run([*inside, "ip", "addr", "add", "10.77.0.5/32", "dev", "lo"], check=True)
+    recovered(daemon, "vip/tcp")
+    recovered(daemon, "both/tcp")
+    for words in (("link", "add", "later0", "type", "veth"), ("addr", "add", "10.77.0.7/32", "dev", "later0")):
+        subprocess.run([*inside, "ip", *words], check=True)
+    recovered(daemon, "link/tcp")
+
+
+def test_a_changed_service_that_breaks_goes_on_as_before(start: Callable[..., Daemon]) -> None:
+    """What its line said before is served until what it says now can be; the reload tells, by the status 1."""
+    daemon = start("x 0/tcp echo bind=127.0.0.1\nok 0/tcp echo bind=127.0.0.1\n", "--control", "control")
+    port = daemon.port("x/tcp")
+    daemon.file.write_text("x 0/tcp server=/no/such bind=127.0.0.1\nok 0/tcp upper bind=127.0.0.1\n")
+    found = svcctl(daemon, "reload")
+    assert (found.returncode, "can't run /no/such" in found.stderr) == (1, True)
+    assert exchange(daemon.connect("ok/tcp"), b"a") == b"A"
+    assert status(daemon)["x/tcp"]["state"] == "broken"
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+        assert exchange(client, b"a") == b"a"
+    # With --strict nothing changes; a mistake of the text has another status.
+    daemon.file.write_text("x 0/tcp server=/no/such bind=127.0.0.1\nok 0/tcp echo bind=127.0.0.1\n")
+    assert svcctl(daemon, "reload", "--strict").returncode == 78
+    assert exchange(daemon.connect("ok/tcp"), b"a") == b"A"
+    daemon.file.write_text("x 0/tcp colour=red\n")
+    assert svcctl(daemon, "reload").returncode == 78
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.wait_for(lambda line: " reload-failed " in line, 3)
+    assert exchange(daemon.connect("ok/tcp"), b"a") == b"A"
