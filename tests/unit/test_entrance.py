@@ -204,8 +204,7 @@ def test_a_service_that_fails_to_build_a_protocol_keeps_no_ticket() -> None:
         raise ZeroDivisionError
 
     place.factory.buildProtocol = fail  # type: ignore[method-assign,assignment]
-    with pytest.raises(ZeroDivisionError):
-        place.connect()
+    assert place.connect() is None
     place.factory.buildProtocol = lambda _addr: None  # type: ignore[method-assign,assignment]
     assert place.connect() is None
     assert place.reasons() == ["service"]
