@@ -88,7 +88,7 @@ class _Link:
     """What a keeper asks of its link."""
 
     full = False
-    ready = True
+    ready, failing = True, False
 
     def __init__(self) -> None:
         self.waiting: dict[int, tuple[bytes, socket.socket]] = {}

@@ -43,7 +43,7 @@ class _Link:
 
     def __init__(self) -> None:
         self.full = False
-        self.failing = False
+        self.ready, self.failing = True, False
         self.waiting: dict[int, tuple[bytes, int]] = {}
         self.signals: list[tuple[int, int]] = []
         self.abandoned: list[int] = []
