@@ -112,6 +112,8 @@ class Link:
         self.stopped = False
         self._backoff = Backoff()
         self._retry: IDelayedCall | None = None
+        self._start_timer: IDelayedCall | None = None
+        self._problem = ""
         self._orders = Orders(reactor)
         self._protocol = LauncherProtocol()
         self._awaited: Deferred[int] | None = None
@@ -209,7 +211,14 @@ class Link:
         self._stuck = 0
         self._protocol = LauncherProtocol(self._output_limit())
         self._since = self._reactor.seconds()
+        self._start_timer = self._reactor.callLater(self._spec.start_timeout, self._late)
         self._reactor.addReader(self)
+
+    def _late(self) -> None:
+        """End a launcher that imports its handler without end."""
+        self._start_timer = None
+        self._source.kill(self._pid)
+        self._fail(f"its import takes longer than start_timeout={self._spec.start_timeout:g}s")
 
     def doRead(self) -> None:
         """The launcher says something."""
@@ -309,10 +318,19 @@ class Link:
         self.ready = self._had_one = False
         self._pid = 0
 
+    def _fail(self, problem: str) -> None:
+        """Report a launcher that can't serve; the next one is started after a pause, whether a client waits or not."""
+        self._problem = problem
+        self._reports.unavailable(problem)
+        self.lost(problem)
+
     def _begin(self, problem: str) -> None:
         if problem:
-            self.lost(problem)
+            self._fail(problem)
             return
+        self._stop_timer()
+        self._problem = ""
+        self._reports.unavailable("")
         tell(self._log, LAUNCHER, service=self._service, pid=self._pid, state="ready")
         self.ready, self._failing = True, False
         assert self._socket is not None  # noqa: S101 - it has just spoken
@@ -336,7 +354,13 @@ class Link:
         seconds = self._reactor.seconds
         return OutputLimit(spec.stderr_lines, spec.stderr_bytes, seconds, _SOCKET_LINES, _SOCKET_BYTES)
 
+    def _stop_timer(self) -> None:
+        if self._start_timer is not None:
+            self._start_timer.cancel()
+            self._start_timer = None
+
     def _drop_socket(self) -> None:
+        self._stop_timer()
         if self._socket is not None:
             self._reactor.removeReader(self)
             self._socket.close()
@@ -388,8 +412,8 @@ class Link:
                 # Its launcher was killed when it had seen its end, and before it could say so.
                 del self.orphans[number]
                 self._reports.forgotten(number)
-        # With nothing to do it waits for the next connection.
-        if self._orders:
+        # With nothing to do it waits for the next connection, but for one that never could serve.
+        if self._orders or self._problem:
             self.wake()
 
     def retire(self, successor: Link) -> None:

@@ -40,5 +40,8 @@ class Reports(Protocol):
     def restarted(self) -> None:
         """A launcher was started in place of a lost one."""
 
+    def unavailable(self, problem: str) -> None:
+        """The launcher can't serve, for this reason; an empty text says that it can again."""
+
     def room(self) -> None:
         """More connections may be handed over than before."""

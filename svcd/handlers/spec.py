@@ -60,6 +60,7 @@ class Spec(NamedTuple):
         listen_fds: whether a program finds the socket as descriptor 3 too (sd_listen_fds(3)).
         stderr_lines, stderr_bytes: how much of what handlers write goes to the log in a second; 0 for all.
         idle: after so many seconds without a handler the launcher ends; 0 if it stays.
+        start_timeout: how long the launcher may take until it can serve, in seconds.
         hold: whether the launcher keeps a copy of the socket until the handler ends, to count its bytes.
     """
 
@@ -78,6 +79,7 @@ class Spec(NamedTuple):
     stderr_lines: int = 0
     stderr_bytes: int = 0
     idle: float = 0.0
+    start_timeout: float = 30.0
 
 
 def dump(specs: tuple[Spec, ...]) -> bytes:

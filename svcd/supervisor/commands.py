@@ -99,17 +99,20 @@ class Commands:
         service, keeper = running.service, running.keeper
         listeners = self._supervisor.listeners_of(service.id)
         broken = self._supervisor.broken.get(service.id)
+        unavailable = keeper.tally.unavailable if keeper is not None else ""
         paused = any(listener.paused for listener in listeners)
         row: dict[str, object] = {
             "service": service.id,
-            "state": "broken" if broken is not None else "paused" if paused else "on",
+            "state": "broken" if broken is not None or unavailable else "paused" if paused else "on",
             "runs": service.handler_text,
             "addresses": [listener.opened.address for listener in listeners],
             "description": service.options.description,
         }
         if running.tls is not None:
             row["certificate"] = _certificate(running.tls)
-        problems = [*(running.tls.problems if running.tls is not None else ()), *(broken.errors if broken else ())]
+        problems: list[object] = [*(running.tls.problems if running.tls else ()), *(broken.errors if broken else ())]
+        if unavailable:
+            problems.append(unavailable)
         if problems:
             row["problems"] = [str(problem) for problem in problems]
         if keeper is not None:

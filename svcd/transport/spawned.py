@@ -296,6 +296,10 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         """There is a launcher in place of a lost one."""
         self.tally.restarts += 1
 
+    def unavailable(self, problem: str) -> None:
+        """The launcher can't serve, or can again."""
+        self.tally.unavailable = problem
+
     def room(self) -> None:
         """The launcher has taken something."""
         for resume in self._rooms:

@@ -83,6 +83,7 @@ def spec_of(service: Service, account: Account) -> Spec:
         stderr_lines=0 if options.stderr_rate is None else options.stderr_rate.lines,
         stderr_bytes=0 if options.stderr_rate is None else options.stderr_rate.size,
         idle=options.launcher_idle or 0.0,
+        start_timeout=options.start_timeout,
     )
 
 

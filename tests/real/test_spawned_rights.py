@@ -20,6 +20,7 @@ from svcd.handlers.messages import (
     ONE_DESCRIPTOR,
     Connection,
     Ended,
+    Failed,
     Gone,
     Launch,
     Launched,
@@ -184,7 +185,7 @@ def test_a_launcher_passes_on_what_belongs_to_a_connection(nursery: Nursery) -> 
         assert list(child.descriptors()) == [0, 1, 2]
         # Without a descriptor there is nothing to serve.
         launcher.send(pack(Connection(8, b"")))
-        assert read(launcher.recv(LARGEST))[0] == 8
+        assert read(launcher.recv(LARGEST)) == Failed(8, errno.EMFILE)
         ours.shutdown(socket.SHUT_WR)
         ended = read(launcher.recv(LARGEST))
         assert isinstance(ended, Ended)

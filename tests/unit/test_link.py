@@ -53,6 +53,7 @@ class _Service:
     def __init__(self, **options: Any) -> None:
         self.reactor = FakeReactor()
         self.heard: list[object] = []
+        self.problem = ""
         self.asked = 0
         self.ended_by_the_nursery: list[Signal] = []
         self.launcher: socket.socket | None = None
@@ -96,6 +97,12 @@ class _Service:
 
     def worn(self) -> None:
         self.heard.append("worn")
+
+    def unavailable(self, problem: str) -> None:
+        """Note it, if it is new."""
+        if problem or self.problem:
+            self.problem = problem
+            self.heard.append(("unavailable", problem))
 
     def restarted(self) -> None:
         """Note."""

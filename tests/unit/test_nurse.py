@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from unittest.mock import create_autospec
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from svcd.handlers.messages import LARGEST, ONE_DESCRIPTOR, Gone, Kill, Launch, Launched, Ready, Signal, pack, read
 from svcd.handlers.nurse import Nurse
+from svcd.handlers.reports import Reports
 from svcd.handlers.spec import Identity, Spec
 from tests.doubles import FakeReactor, LogCatcher
 
@@ -29,7 +31,7 @@ class _Nursery:
     def __init__(self) -> None:
         self.reactor = FakeReactor()
         self.nurse = Nurse(self.reactor)
-        reports: Any = None
+        reports = create_autospec(Reports)
         self.links: list[Link] = [self.nurse.link(SPEC, reports), self.nurse.link(SPEC, reports)]
         self.begin()
 
