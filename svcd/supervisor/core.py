@@ -319,6 +319,10 @@ class Supervisor(TwistedService):
     def _addresses_changed(self) -> None:
         self.refresh_addresses()
         self.broken.addresses_changed()
+        # An interface may have other addresses now.
+        named = [each.service.id for each in self.hosted.values() if any(map(_is_name, each.service.options.bind))]
+        if named and self.retry is not None:
+            self.retry(named)
 
     def listeners_of(self, name: str = "") -> list[Listener]:
         """The sockets of a service, or of all."""
@@ -463,3 +467,8 @@ def _failure(broken: Iterable[BrokenService]) -> ConfigError | ListenErrors:
     listen_errors = [error for error in errors if isinstance(error, ListenError)]
     problems = [error for error in errors if not isinstance(error, ListenError)]
     return ListenErrors(listen_errors, problems) if listen_errors else ConfigError(problems)
+
+
+def _is_name(host: str) -> bool:
+    """Whether a word of bind= is the name of an interface or of a host."""
+    return not (":" in host or host.replace(".", "").isdecimal())

@@ -78,15 +78,19 @@ class Reloader:
         return self._lock.run(self._reload, now, strict, allow_empty)
 
     def retry(self, ids: Sequence[str]) -> Deferred[None]:
-        """Try broken services again, by their ids; what comes of it is the supervisor's to tell."""
-        broken = self._supervisor.broken
+        """Check and serve services again, by their ids: broken ones, and those whose addresses may be others now."""
+        broken, hosted = self._supervisor.broken, self._supervisor.hosted
+
+        def services() -> list[Service]:
+            found = [broken.get(each) or hosted.get(each) for each in ids]
+            return [each.service for each in found if each is not None]
 
         def failed(failure: Failure) -> None:
             if self._supervisor.ledger.state != "stopping":
                 tell(self._log, PROBLEM, text=f"can't try broken services again: {failure.getErrorMessage()}")
                 broken.postpone(ids)
 
-        return self.serve(lambda: [broken[each].service for each in ids if each in broken]).addErrback(failed)
+        return self.serve(services).addErrback(failed)
 
     def serve(self, services: Callable[[], Sequence[Service]]) -> Deferred[None]:
         """Check services, and serve those that the machine can serve; the others are broken.
