@@ -18,6 +18,7 @@ from svcd.control import ControlFactory, ControlService
 from svcd.daemon import Daemon, not_started
 from svcd.errors import ConfigError, ListenErrors, StartFailure
 from svcd.files import LocalFiles
+from svcd.handlers.signals import reset_inherited_signals
 from svcd.ledger import Ledger
 from svcd.loading import check_again, listing, load_config, usual_file
 from svcd.logs import LOG_FORMATS, LogOutput
@@ -192,6 +193,8 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Answer --check; look at the log's and the pid file's places."""
+        # The first that is ours of a daemon's start.
+        reset_inherited_signals()
         if self["check"]:
             for line in listing(self.services().endpoints):
                 print(line)

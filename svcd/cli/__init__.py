@@ -14,6 +14,7 @@ from svcd.cli.clients import add_clients
 from svcd.cli.install import add_install
 from svcd.config.default import SERVICES_FILE
 from svcd.errors import ConfigError, UsageError
+from svcd.handlers.signals import reset_inherited_signals
 from svcd.terms import LOCAL_CLIENT
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         installation that can't be made, 74 for an output that can't be written, 78 for a services file with Problems;
         svcctl(1) has them all.
     """
+    reset_inherited_signals()
     if sys.stdout is None:
         # Closed by whoever started it (`>&-`): nobody wants to read.
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import contextlib
+import ctypes
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-__all__ = ["ChildWatch", "children", "default_signals", "exists", "outlast_signals"]
+__all__ = ["ChildWatch", "children", "default_signals", "exists", "outlast_signals", "reset_inherited_signals"]
 
 #: What may reach a whole process group or service at its end. The daemon tells its launchers when to go, by
 #: closing their sockets: later than that, so that what runs can end first.
@@ -21,6 +22,25 @@ _OUTLASTED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, sign
 # As Python has them, not as the system: a closed connection is an OSError, no sudden end; control-C is an exception.
 _PYTHONS = {signal.SIGPIPE: _signal.SIG_IGN, signal.SIGINT: signal.default_int_handler}
 _DEFAULTS = [(int(number), _PYTHONS.get(number, _signal.SIG_DFL)) for number in (*_OUTLASTED, signal.SIGCHLD)]
+
+
+#: The real-time signals that the C library keeps to itself: sigaction(3) refuses them, the system call does not.
+_LIBRARYS = (32, 33)
+#: The number of rt_sigaction(2), by machine.
+_RT_SIGACTION = {"x86_64": 13, "aarch64": 134, "riscv64": 134, "ppc64le": 173, "s390x": 174, "i686": 174, "armv7l": 174}
+#: More than struct sigaction of any kernel has, in bytes; and the kernel's set of signals.
+_SIGACTION_BYTES = 64
+_SIGSET_BYTES = 8
+
+
+def reset_inherited_signals() -> None:
+    """Undo what the process that started this one has left: blocked signals, and children that nobody reaps.
+
+    Both outlast execve(2). With SIGCHLD ignored, wait(2) finds no child.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _nothing(_number: int, _frame: FrameType | None) -> None:
@@ -35,6 +55,17 @@ def outlast_signals() -> None:
             signal.signal(number, _nothing)
         elif signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
+    _reset_the_librarys()
+
+
+def _reset_the_librarys() -> None:
+    """Set the signals of the C library to their default, as far as this machine is known; before it uses them."""
+    call = _RT_SIGACTION.get(os.uname().machine)
+    if call is not None:
+        libc = ctypes.CDLL(None)
+        for number in _LIBRARYS:
+            # All zeros: SIG_DFL, no flags, no mask.
+            libc.syscall(call, number, bytes(_SIGACTION_BYTES), None, _SIGSET_BYTES)
 
 
 def default_signals() -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from svcd.handlers.identity import take
 from svcd.handlers.reference import resolve
+from svcd.handlers.signals import reset_inherited_signals
 from svcd.handlers.spec import Identity
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def try_imports(trials: Sequence[Trial], wait: float | None = None) -> list[str]
 
 def main(asked: dict[str, object]) -> None:
     """Try what was asked for, in the other interpreter, and print the reasons."""
+    reset_inherited_signals()
     trials: list[list[object]] = asked["trials"]  # type: ignore[assignment]
     results = _Trials([Trial(*each) for each in trials], asked["wait"])  # type: ignore[arg-type]
     results.run()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import select
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +17,7 @@ from tests.real.daemon import PATIENCE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Process", "all_gone", "wait_until"]
+__all__ = ["Process", "all_gone", "ignore_and_block", "wait_until"]
 
 
 class Process:
@@ -135,3 +137,20 @@ def wait_until(holds: Callable[[], bool], what: str) -> None:
     while not holds():
         assert time.monotonic() < deadline, f"never: {what}"
         time.sleep(0.01)
+
+
+def ignore_and_block() -> None:
+    """Leave signals as a careless parent does, the C library's own (32 and 33) too; for a child before it executes."""
+    libc = ctypes.CDLL(None)
+    for number in range(1, 65):
+        if number in (32, 33):
+            # rt_sigaction(2), with SIG_IGN; the call is x86-64's, and means nothing bad elsewhere.
+            if os.uname().machine == "x86_64":
+                libc.syscall(13, number, (1).to_bytes(8, "little") + bytes(56), None, 8)
+        elif number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+    if os.uname().machine == "x86_64":
+        # rt_sigprocmask(2), SIG_SETMASK: pthread_sigmask(3) leaves 32 and 33 out.
+        libc.syscall(14, 2, b"\xff" * 8, None, 8)
+    else:
+        signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())

@@ -7,7 +7,6 @@ import pwd
 import re
 import resource
 import shutil
-import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.real.daemon import PATIENCE
-from tests.real.processes import Process
+from tests.real.processes import Process, ignore_and_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,8 +56,9 @@ _OF_LIBC = 3 << 31
 
 def signals(child: Process) -> set[int]:
     """All that a process blocks, ignores, catches or has not taken yet."""
-    names = ("SigBlk", "SigIgn", "SigCgt", "SigPnd", "ShdPnd")
-    return {int(child.status(name), 16) & ~_OF_LIBC for name in names}
+    found = {name: int(child.status(name), 16) for name in ("SigBlk", "SigIgn", "SigCgt", "SigPnd", "ShdPnd")}
+    found["SigIgn"] &= ~_OF_LIBC
+    return set(found.values())
 
 
 def _other_limits() -> None:
@@ -97,8 +97,7 @@ HOSTILE = {"LD_LIBRARY_PATH": "/tmp", "PYTHONSTARTUP": "/tmp/x", "SECRET": "of t
 def _hostile() -> None:
     _other_limits()
     # What a careless parent leaves behind.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGCHLD})
+    ignore_and_block()
     os.umask(0o002)
 
 
@@ -121,6 +120,8 @@ def test_child_of_root_or_whoever(start: Callable[..., Daemon], program: str) ->
             assert child.limits()["cpu time"] == ("100", "100")
             assert list(child.descriptors()) == [0, 1, 2]
             assert signals(child) == {0}
+            # What is started in this way has the C library's own as by default, too.
+            assert int(child.status("SigIgn"), 16) == 0
             assert child.session == child.pid
             assert child.environment() == {"PATH": PATH, "SVCD_SERVICE": "cat"} | connection_variables(client)
     assert daemon.stop() == 0
