@@ -154,7 +154,11 @@ class Options(usage.Options):
             ConfigError: it has mistakes.
         """
         path = self["services"] if path is None else path
-        return load_config(path, self.files, port_offset=self["port-offset"], machine=self._machine).desired
+        loaded = load_config(path, self.files, port_offset=self["port-offset"], machine=self._machine)
+        if self["check"]:
+            for warning in loaded.warnings:
+                print(warning, file=sys.stderr)
+        return loaded.desired
 
     def check_again(self, services: Sequence[Service]) -> DesiredServices:
         """Check services that were read before, whether the machine can serve them now."""
@@ -186,6 +190,11 @@ class Options(usage.Options):
             print(ConfigError(faults), file=sys.stderr)
             which = "some services" if desired.endpoints else "the services"
             raise StartFailure(ConfigError.exit_code, f"{which} can't be served")
+        if self.predecessor is not None and not desired.endpoints and not desired.faulty:
+            # As a reload: a truncated file is no instruction.
+            reason = "no service is enabled in the services file; to serve nothing, stop svcd and start it"
+            print(reason, file=sys.stderr)
+            raise StartFailure(ConfigError.exit_code, reason)
         if self["services"]:
             # A daemon changes its folder, and may read the file again.
             self["services"] = os.path.abspath(self["services"])  # noqa: PTH100 - Path has no such thing for links

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
-    from svcd.config.plan import Plan
     from svcd.config.service import Service
     from svcd.supervisor.broken import BrokenService
     from svcd.supervisor.core import ReloadResult, Supervisor
@@ -221,7 +220,7 @@ class Commands:
         """What a reload would change."""
         if file is not None and not file.startswith("/"):
             raise CommandError("file must be an absolute path: the daemon has a folder of its own")
-        return self._reloader.diff(file).addCallback(_changes).addErrback(_as_command_error)
+        return self._reloader.diff(file).addCallback(_reloaded).addErrback(_as_command_error)
 
     def upgrade(self, *, now: bool = False, timeout: float = PATIENCE) -> Deferred[dict[str, object]]:
         """Let a new daemon take this one's place, without a client that notices."""
@@ -267,12 +266,8 @@ def _with_line(row: dict[str, object], service: Service) -> dict[str, object]:
     return {**row, "line": " ".join(service.words()), "place": str(service.place)}
 
 
-def _changes(plan: Plan) -> dict[str, object]:
-    return {"changes": list(plan.lines())}
-
-
 def _reloaded(result: ReloadResult) -> dict[str, object]:
-    return {**_changes(result.plan), "faults": [str(fault) for fault in result.faults]}
+    return {"changes": list(result.plan.lines()), "faults": [str(fault) for fault in result.faults]}
 
 
 def _choose(name: str, known: list[str], what: str) -> str:

@@ -27,6 +27,7 @@ from svcd.supervisor.running import Running, Shared
 from svcd.transport.entrance import Reception
 from svcd.transport.notify import Manager, Pulse
 from svcd.transport.opening import Store
+from svcd.transport.specs import root_needed
 from svcd.transport.stock import Stock
 from svcd.transport.tls.watch import Watch
 from svcd.transport.waiting import WaitPort
@@ -323,6 +324,16 @@ class Supervisor(TwistedService):
         named = [each.service.id for each in self.hosted.values() if any(map(_is_name, each.service.options.bind))]
         if named and self.retry is not None:
             self.retry(named)
+
+    def difference(self, desired: DesiredServices) -> ReloadResult:
+        """Return what a change to other services would do, without their sockets; nothing is done."""
+        made = plan(self.desired_endpoints, tuple(desired))
+        faults = [problem for each in desired.faulty for problem in each.problems]
+        known = {each.service.id for each in desired.faulty}
+        for service in [*made.added, *(new for _, new in made.changed)]:
+            if service.spawned and service.id not in known:
+                faults += root_needed(service, self._shared.account)
+        return ReloadResult(made, tuple(dict.fromkeys(faults)))
 
     def listeners_of(self, name: str = "") -> list[Listener]:
         """The sockets of a service, or of all."""

@@ -9,7 +9,6 @@ from twisted.internet.defer import DeferredLock, DeferredSemaphore
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from svcd.config.plan import plan
 from svcd.errors import ConfigError, ListenErrors, SvcdError
 from svcd.events import PROBLEM, RELOAD_FAILED, tell
 from svcd.model import Place, Problem
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from svcd.config.check import DesiredServices
-    from svcd.config.plan import Plan
     from svcd.config.service import Service
     from svcd.supervisor.core import ReloadResult, Supervisor
 
@@ -152,15 +150,16 @@ class Reloader:
         """SIGHUP: reload, and let the log say what came of it."""
         self.reload().addErrback(lambda failure: failure.trap(SvcdError, OSError))
 
-    def diff(self, file: str | None = None) -> Deferred[Plan]:
+    def diff(self, file: str | None = None) -> Deferred[ReloadResult]:
         """What a reload would do, of the daemon's services file or of another one.
 
         Returns:
-            A Deferred that fails with a ConfigError when the file can't be used.
+            A Deferred that fails with a ConfigError when the file can't be used. Of the faults those are known that a
+            check finds, and rights that the daemon does not have; not sockets that can't be opened.
         """
         read: Deferred[DesiredServices] = self._diffs.run(self._in_thread, lambda: self._load(file))
         read.addCallback(_not_empty, file)
-        return read.addCallback(lambda desired: plan(self._supervisor.desired_endpoints, tuple(desired)))
+        return read.addCallback(self._supervisor.difference)
 
 
 def _not_empty(desired: DesiredServices, file: str | None) -> DesiredServices:

@@ -383,3 +383,13 @@ def test_nobody_notices_ten_upgrades(begin: Callable[..., Daemon], open_folder: 
     assert load.done > 100
     assert len(set(daemon.successors)) == 10
     wait_until(lambda: not any(Process(pid).alive for pid in daemon.successors[:-1]), "the old ones end")
+
+
+def test_an_upgrade_to_no_services_is_refused(begin: Callable[..., Daemon], open_folder: Path) -> None:
+    """A truncated services file is no instruction: the old daemon goes on, and says why."""
+    daemon = begin("echo 0/tcp bind=127.0.0.1\n")
+    daemon.file.write_text("")
+    done = _svcctl(open_folder, "upgrade")
+    assert done.returncode != 0
+    assert "no service is enabled in the services file" in done.stderr
+    assert exchange(daemon.connect("echo/tcp"), b"a") == b"a"

@@ -79,3 +79,27 @@ def test_nothing_may_be_served_if_that_is_said(reloaded: _Reloaded) -> None:
     reloaded.text = before
     reloaded.outcome(reloaded.reloader.reload)
     assert reloaded.served == ["echo/unix"]
+
+
+def test_a_difference_names_what_the_reload_could_not_serve(
+    reloaded: _Reloaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Services that the machine lacks something for, or the daemon the rights, are told with the difference."""
+    reloaded.text += f"\nmine {tmp_path}/mine/unix server=/bin/cat user=root\nbad {tmp_path}/bad/unix server=/none"
+    monkeypatch.setattr("os.geteuid", lambda: 54_321)
+    machine = FakeMachine(reasons={"/none": "No such file or directory"})
+    config = config_of(reloaded.text)
+    endpoints, problems = check(config, FakeFiles(), machine)
+    desired = DesiredServices.checked(config.enabled, endpoints, problems)
+    monkeypatch.setattr(reloaded, "_load", lambda _path: desired)
+    reloaded.reloader = Reloader(
+        reloaded.daemon.supervisor, reloaded._load, maybeDeferred, lambda _services: DesiredServices(())
+    )
+    plan, faults = reloaded.outcome(reloaded.reloader.diff)
+    assert [service.id for service in plan.added] == ["mine/unix", "bad/unix"]
+    texts = [fault.text for fault in faults]
+    assert texts == [
+        "server: can't run /none: No such file or directory",
+        "user: only root can give this; start svcd as root, or remove the option",
+    ]
+    assert reloaded.served == ["echo/unix"]
