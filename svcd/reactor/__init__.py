@@ -1,7 +1,8 @@
 """The reactor "uv": Twisted protocols on uvloop's own transports.
 
 A Twisted reactor that runs on a uvloop loop. Stream servers and UDP ports are served by libuv in C, and the Twisted
-protocol is called straight from there; all the rest is what Twisted's asyncio reactor has. `twistd -r uv` and `trial --reactor=uv` choose it.
+protocol is called straight from there; all the rest is what Twisted's asyncio reactor has. `twistd -r uv` and
+`trial --reactor=uv` choose it.
 
 The suites of Twisted, treq and klein pass on it as on epoll (tests/reactor/run_suites.py). What differs on purpose:
 
