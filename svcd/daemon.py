@@ -91,7 +91,7 @@ class Daemon(MultiService):
 
     def startService(self) -> None:
         """Begin to serve as soon as the reactor runs."""
-        self._log_output.journal.flush_by(self._reactor.callLater)
+        self._log_output.journal.flush_by(self._reactor.callLater, self._reactor.callFromThread)
         self._twistd.hold()
         # It sets handlers of its own when it starts, which end the process by the signal again: whoever hears that we
         # are ready may send one.
@@ -140,7 +140,7 @@ class Daemon(MultiService):
         """Say, in a thread that the process does not wait for, why the process ends before its stop is done."""
         # twistd may have taken its observer off already.
         text = f"the stop takes too long, so the process ends; still running: {running}"
-        self._log_output.journal.record(PROBLEM, {"text": text})
+        self._log_output.journal.record_here(PROBLEM, {"text": text})
         self._twistd.remove_pid_file()
 
     def _stop(self) -> None:

@@ -1,6 +1,7 @@
 """Every event of the log: its name and its fields, in the order in which they are written.
 
-A line is `TIME EVENT key=value ...` as text, or one JSON object with the same keys. Times are local, ISO 8601 with the
+A line is `TIME EVENT key=value ...` as text, or one JSON object with the same keys and the event's `level`, where the
+values of NUMBERS are numbers and all others strings. Times are local, ISO 8601 with the
 offset from UTC and milliseconds. A value with other characters than letters, digits and `_.:/@%+,-[]` is written as
 a JSON string, so that nothing that a client sends can forge or break a line.
 
@@ -20,10 +21,12 @@ seconds until it is started again; `text` what a handler wrote for the log.
 
 The `state` of a launcher is ready, lost, or idle: it has ended for want of clients (launcher_idle), and the next one
 has it started again. A `dropped` line says how many `lines`, with how many `bytes`, handlers have written for the log
-beyond the `limit` (stderr_rate) since the last such line. A `module-changed` line is written at a reload for a module
-that was imported and has changed on disk since.
+beyond what the `rule` (stderr_rate) allows since the last such line. A `module-changed` line is written at a reload for
+a module that was imported and has changed on disk since.
 
-Over TLS the accept line waits for the handshake, with the time of the accept. `in` and `out` are what was on the wire.
+Lines come in the order of their times, and the counts of a service's accept and end lines follow from each other. So
+the accept line of a connection whose handshake, process or name is waited for has the time of when that is known;
+`seconds` of its end line count from the accept. `in` and `out` are what was on the wire.
 A client that ends its side without TLS's closure alert is done as well: many leave it out, browsers among them.
 
 An `upgrade` line says that another process, `pid`, has taken over, so many `seconds` after that was asked for, and how
@@ -85,6 +88,7 @@ __all__ = [
     "LOG",
     "LOST",
     "MODULE_CHANGED",
+    "NUMBERS",
     "NURSERY",
     "NURSERY_LOST",
     "PAUSE",
@@ -106,6 +110,12 @@ __all__ = [
     "tell",
 ]
 
+#: The fields whose values are numbers; of all others they are text.
+NUMBERS = frozenset({
+    "added", "broken", "bytes", "changed", "closed", "connections", "count", "datagrams", "days", "id", "ignored",
+    "in", "limit", "lines", "listeners", "opened", "out", "pid", "problems", "removed", "retry", "seconds",
+    "services", "system", "user",
+})  # fmt: skip
 #: How the values of a field are written where it isn't as text (%s).
 FORMATS = {"id": "%d", "count": "%d", "days": "%d", "in": "%d", "out": "%d", "seconds": "%.3f", "pid": "%d",
            "user": "%.3f", "system": "%.3f"}  # fmt: skip
@@ -161,7 +171,7 @@ END = Event("end", ("service", "peer", "host", "id", "in", "out", "seconds", "re
 FAIL = Event("fail", ("service", "peer", "id", "reason"), "warn")
 SAID = Event("said", ("service", "id", "pid", "text"))
 #: What handlers have written for the log beyond stderr_rate, once a second at most.
-DROPPED = Event("dropped", ("service", "lines", "bytes", "limit"), "warn")
+DROPPED = Event("dropped", ("service", "lines", "bytes", "rule"), "warn")
 #: A process goes on with the code that it has imported: the text says what has it imported anew.
 MODULE_CHANGED = Event("module-changed", ("service", "text"), "warn")
 REFUSE = Event("refuse", ("service", "peer", "reason", "count", "rule"), "warn")

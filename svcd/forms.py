@@ -10,7 +10,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Protocol
 
-from svcd.events import FORMATS, LOG, PRIORITIES, Event
+from svcd.events import FORMATS, LOG, NUMBERS, PRIORITIES, Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +24,10 @@ def quote(value: object) -> str:
     """A value as text: as it is where it is plain, else as a JSON string in ASCII."""
     text = str(value)
     return text if _PLAIN(text) else json.dumps(text)
+
+
+def _quoted(_name: str, value: object) -> str:
+    return quote(value)
 
 
 class Form(Protocol):
@@ -54,7 +58,9 @@ class TextForm:
 
     def template(self, event: Event, constants: Mapping[str, object], variables: Iterable[str]) -> str:
         """A line's %-format."""
-        return " ".join([event.name, *(f"{name}={text}" for name, text in _fields(event, constants, variables, quote))])
+        return " ".join(
+            [event.name, *(f"{name}={text}" for name, text in _fields(event, constants, variables, _quoted))]
+        )
 
     def quoted(self, value: object) -> str:
         """A value of text as a template takes it."""
@@ -62,7 +68,7 @@ class TextForm:
 
 
 class JsonForm:
-    """One JSON object, with the time and the event first.
+    """One JSON object, with the time, the event and its level first.
 
     Args:
         stamped: whether the time is there.
@@ -75,11 +81,13 @@ class JsonForm:
     def template(self, event: Event, constants: Mapping[str, object], variables: Iterable[str]) -> str:
         """A line's %-format."""
 
-        def written(value: object) -> str:
-            return str(value) if isinstance(value, int) else self.quoted(value)
+        def written(name: str, value: object) -> str:
+            return json.dumps(value) if name in NUMBERS else self.quoted(value)
 
         parts = (f'"{name}":{text}' for name, text in _fields(event, constants, variables, written))
-        return self._opening + ",".join([f'"event":"{event.name}"', *parts]) + "}"
+        # A `log` line has the level of who wrote it, as a field.
+        level = [] if event is LOG else [f'"level":"{event.level}"']
+        return self._opening + ",".join([f'"event":"{event.name}"', *level, *parts]) + "}"
 
     def quoted(self, value: object) -> str:
         """A value of text as a template takes it."""
@@ -125,20 +133,20 @@ class JournaldForm(TextForm):
         """An entry's %-format."""
         variables = set(variables)
         lines = [f"PRIORITY={_priority(event, constants)}", self._SAME, f"SVCD_EVENT={event.name}"]
-        fields = dict(_fields(event, constants, variables, quote))
+        fields = dict(_fields(event, constants, variables, _quoted))
         message = fields.pop("message", "") if event is LOG else ""
         lines += [f"SVCD_{name.upper()}={text}" for name, text in fields.items()]
         return "\n".join([*lines, f"MESSAGE={message or super().template(event, constants, variables)}"])
 
 
 def _fields(
-    event: Event, constants: Mapping[str, object], variables: Iterable[str], written: Callable[[object], str]
+    event: Event, constants: Mapping[str, object], variables: Iterable[str], written: Callable[[str, object], str]
 ) -> Iterator[tuple[str, str]]:
     """Names and %-formats of what a line says, in the event's order."""
     open_names = set(variables)
     for name in event.fields:
         if name in constants:
-            yield name, written(constants[name]).replace("%", "%%")
+            yield name, written(name, constants[name]).replace("%", "%%")
         elif name in open_names:
             yield name, FORMATS.get(name, "%s").replace("%", f"%({name})", 1)
 

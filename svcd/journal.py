@@ -6,6 +6,7 @@ The journal knows no file and no reactor: the sink, the clock and the timer are 
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -68,12 +69,26 @@ class Journal:
         self._lines: list[str] = []
         self._lost = 0
         self._least = PRIORITIES["debug"]
+        self._gap, self._gap_stamp = 0, ""
         self._soon: Callable[[], object] = self.flush
+        self._from_thread: Callable[..., object] | None = None
+        self._thread = 0
         self._scheduled = False
 
-    def flush_by(self, call_later: Callable[[float, Callable[[], None]], object]) -> None:
-        """Buffer from now on, with this as the timer; before, each line is written at once."""
+    def flush_by(
+        self,
+        call_later: Callable[[float, Callable[[], None]], object],
+        from_thread: Callable[..., object] | None = None,
+    ) -> None:
+        """Buffer from now on; before, each line is written at once.
+
+        Args:
+            call_later: the reactor's.
+            from_thread: calls something in this thread, for events of other threads; the reactor's callFromThread.
+        """
         self._soon = lambda: call_later(FLUSH_SECONDS, self.flush)
+        self._from_thread = from_thread
+        self._thread = threading.get_ident()
 
     def template(self, event: Event, constants: Mapping[str, object], variables: Iterable[str]) -> str:
         """A line's %-format, for `write`: constants are filled in, variables are left open.
@@ -104,15 +119,10 @@ class Journal:
         text = short_address(host) if self.hides_clients else address_text(host, port)
         return self.quoted(text) if "%" in text else self._peer % text
 
-    def write(self, line: str, stamp: str = "") -> None:
-        """Take a filled template; it reaches the sink within FLUSH_SECONDS.
-
-        Args:
-            line: the template.
-            stamp: when it happened, from `stamp`; now without it.
-        """
+    def write(self, line: str) -> None:
+        """Take a filled template; it gets the time of now, and reaches the sink within FLUSH_SECONDS."""
         lines = self._lines
-        lines.append((stamp or self.stamp()) + line)
+        lines.append(self.stamp() + line)
         if not self._scheduled:
             self._scheduled = True
             self._soon()
@@ -120,7 +130,14 @@ class Journal:
             self.flush()
 
     def record(self, event: Event, values: Mapping[str, object]) -> None:
-        """Write an event of the daemon, whose values need no speed, and flush."""
+        """Write an event of the daemon, whose values need no speed, and flush. It may be called in any thread."""
+        if self._from_thread is not None and threading.get_ident() != self._thread:
+            self._from_thread(self.record_here, event, values)
+        else:
+            self.record_here(event, values)
+
+    def record_here(self, event: Event, values: Mapping[str, object]) -> None:
+        """Write an event as `record`, in this thread."""
         # A `log` line has the level of who wrote it.
         if not self._tells(str(values.get("level", event.level)) if event is LOG else event.level):
             return
@@ -129,24 +146,32 @@ class Journal:
         self.flush()
 
     def flush(self) -> None:
-        """Hand everything to the sink now."""
+        """Hand everything to the sink now, with a `lost` line where lines are missing."""
         self._scheduled = False
         lines, self._lines = self._lines, []
         if not lines:
             return
         if self._lost:
             values = {"lines": self._lost, "reason": "the log could not be written"}
-            if not self._sink([self.stamp() + self.template(LOST, values, ())]):
-                self._keep(lines)
-                return
-            self._lost = 0
+            lines.insert(self._gap, self._gap_stamp + self.template(LOST, values, ()))
         written = self._sink(lines)
+        if self._lost:
+            if written > self._gap:
+                self._lost = 0
+            else:
+                del lines[self._gap]
+                self._gap -= written
         if written < len(lines):
             self._keep(lines[written:])
 
     def _keep(self, lines: list[str]) -> None:
-        self._lines = lines[:KEEP_LINES]
-        self._lost += len(lines) - len(self._lines)
+        given_up = len(lines) - KEEP_LINES
+        if given_up > 0:
+            if not self._lost:
+                self._gap, self._gap_stamp = KEEP_LINES, self.stamp()
+            self._lost += given_up
+            del lines[KEEP_LINES:]
+        self._lines = lines
         if self._soon != self.flush:
             self._scheduled = True
             self._soon()

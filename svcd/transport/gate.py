@@ -48,8 +48,8 @@ class Gate:
         self._ticket = ticket
         self._cause = ""
         self._host = keeper.nameless
-        # A line that waits for the client's name: its time, its template and its values.
-        self._accept: tuple[str, str, dict[str, object]] | None = None
+        # A line that waits for the client's name: its template and its values.
+        self._accept: tuple[str, dict[str, object]] | None = None
         self._heard_all = False
         # The transport's own, so that it costs no memory; a UNIX socket's client is known as text later.
         self._who: IAddress | str = client
@@ -74,7 +74,7 @@ class Gate:
         keeper.tally.accepted += 1
         keeper.begun(self)
         if keeper.accept_line:
-            self._came({"peer": self.peer, "id": self.number, "count": len(keeper.sessions)})
+            self._came({"peer": self.peer, "id": self.number, "count": len(keeper.sessions) - keeper.untold})
         if keeper.entrance.welcome:
             self._greet(transport, keeper.entrance.welcome)
         try:
@@ -92,6 +92,7 @@ class Gate:
         """The connection is gone."""
         keeper = self._keeper
         try:
+            self._tell_accept()
             del keeper.sessions[self.number]
             keeper.budget.release()
             self._protocol.connectionLost(reason)
@@ -105,7 +106,6 @@ class Gate:
 
     def _tell_end(self, reason: Failure) -> None:
         keeper = self._keeper
-        self._tell_accept()
         # A service that could not serve this client says why.
         failure = getattr(self._protocol, "failure_text", "")
         if failure:
@@ -150,7 +150,7 @@ class Gate:
         keeper = self._keeper
         if keeper.resolves:
             # The line waits for the name, a bounded time, and the client does not wait for either.
-            self._accept = keeper.journal.stamp(), keeper.accept_line, values
+            self._tell_later(values)
             self._ask_name()
         else:
             keeper.journal.write(keeper.accept_line % values)
@@ -165,11 +165,19 @@ class Gate:
             self._host = self._keeper.quoted(host)
         self._tell_accept()
 
+    def _tell_later(self, values: dict[str, object]) -> None:
+        self._keeper.untold += 1
+        self._accept = self._keeper.accept_line, values
+
     def _tell_accept(self) -> None:
+        """Write the accept line that waits, if any: with the time of now, and the count of now."""
+        keeper = self._keeper
         if self._accept is not None:
-            (stamp, line, values), self._accept = self._accept, None
-            values["host"] = self._host
-            self._keeper.journal.write(line % values, stamp)
+            (line, values), self._accept = self._accept, None
+            keeper.untold -= 1
+            values |= {"host": self._host, "count": len(keeper.sessions) - keeper.untold}
+            if keeper.accept_line:
+                keeper.journal.write(line % values)
 
     def _greet(self, transport: Any, welcome: bytes) -> None:  # noqa: ANN401 - as makeConnection
         transport.write(welcome)

@@ -78,6 +78,7 @@ class Keeper(Generic[SessionT]):
         sessions: the open connections by number.
         visitors: those that are not let in yet, in the order in which they came.
         deadlines: of the connections; None if they may last as long as they like.
+        untold: how many of the open connections have an accept line that is still to be written.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Keeper(Generic[SessionT]):
         self.tally = entrance.tally
         self.sessions: dict[int, SessionT] = {}
         self.visitors: dict[Visit, None] = {}
+        self.untold = 0
         self.deadlines: Deadlines | None = None
         self._call_later: Callable[[float, Callable[[], None]], object] | None = None
         self.quoted = journal.quoted
@@ -215,7 +217,7 @@ class Keeper(Generic[SessionT]):
                 "out": bytes_out,
                 "seconds": seconds,
                 "reason": self.reasons[reason],
-                "count": len(self.sessions),
+                "count": len(self.sessions) - self.untold,
                 **more,
             }
             self.journal.write(self.end_line % values)

@@ -102,6 +102,7 @@ class NamelessClient:
             return
         refusal = self.ticket.named(name)
         if refusal is None:
+            self._keeper.untold -= 1
             self._keeper.let_in(self)
             return
         descriptor, peer = os.dup(self._socket.fileno()), self._peer
@@ -251,6 +252,7 @@ class MuxKeeper(Keeper[NamelessClient]):
         client = NamelessClient(self, sock, peer, next(self.numbers), ticket, relay)
         self.begun(client)
         if ticket.awaits_name:
+            self.untold += 1
             self.names.confirmed_host_of(unmapped(host)).addCallback(client.named)
         else:
             self.let_in(client)
@@ -261,7 +263,8 @@ class MuxKeeper(Keeper[NamelessClient]):
             client.greet(self.entrance.welcome)
         self.tally.accepted += 1
         if self.accept_line:
-            values = {"peer": client.text, "host": self.nameless, "id": client.number, "count": len(self.sessions)}
+            count = len(self.sessions) - self.untold
+            values = {"peer": client.text, "host": self.nameless, "id": client.number, "count": count}
             self.journal.write(self.accept_line % values)
         client.listen()
 
@@ -294,6 +297,7 @@ class MuxKeeper(Keeper[NamelessClient]):
 
     def _remove(self, client: NamelessClient) -> None:
         """Forget a client that was not let in."""
+        self.untold -= 1
         del self.sessions[client.number]
         self.budget.release()
         client.ticket.release()

@@ -50,6 +50,7 @@ class _Keeper(Protocol):
     journal: Journal
     reactor: Watcher
     sessions: dict[int, SpawnedSession]
+    untold: int
     view: SocketView
     clock: Callable[[], float]
 
@@ -84,11 +85,11 @@ class SpawnedSession:
     """
 
     __slots__ = (
-        "_accept",
         "_call",
         "_keeper",
         "_killed",
         "_last",
+        "_untold",
         "before",
         "cause",
         "ended",
@@ -108,8 +109,9 @@ class SpawnedSession:
     def __init__(self, keeper: _Keeper, number: int, peer: str, ticket: Ticket) -> None:
         self._keeper = keeper
         self.ticket = ticket
-        # The accept line waits for what it is to say: its time, and how many connections there were.
-        self._accept: tuple[str, int] | None = keeper.journal.stamp(), len(keeper.sessions) + 1
+        # The accept line waits for what it is to say.
+        self._untold = True
+        keeper.untold += 1
         self._call: IDelayedCall | None = None
         self._killed = self._last = False
         self.number = number
@@ -129,13 +131,22 @@ class SpawnedSession:
     def tell_accept(self) -> None:
         """Write the accept line, once."""
         keeper = self._keeper
-        if self._accept is None or not keeper.accept_line:
+        if not self._untold:
             return
-        (stamp, count), self._accept = self._accept, None
+        self.tell_nothing()
+        if not keeper.accept_line:
+            return
         version, subject = self.secured
+        count = len(keeper.sessions) - keeper.untold
         values = {"peer": self.peer, "host": self.host, "id": self.number, "count": count, "pid": self.pid,
                   "tls": version, "subject": subject}  # fmt: skip
-        keeper.journal.write(keeper.accept_line % values, stamp)
+        keeper.journal.write(keeper.accept_line % values)
+
+    def tell_nothing(self) -> None:
+        """Write no accept line any more."""
+        if self._untold:
+            self._untold = False
+            self._keeper.untold -= 1
 
     def traffic(self) -> tuple[int, int] | None:
         """Bytes that came from the client, and bytes that its system has taken; None where that can't be seen."""

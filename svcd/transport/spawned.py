@@ -279,8 +279,8 @@ class SpawnKeeper(Keeper[SpawnedSession]):
 
     def dropped(self, lines: int, size: int) -> None:
         """Processes wrote more for the log than stderr_rate allows."""
-        limit = "stderr_rate=" + OUTPUT_RATE.write(self.service.options.stderr_rate)
-        tell(self._log, DROPPED, service=self.service.id, lines=lines, bytes=size, limit=limit)
+        rule = "stderr_rate=" + OUTPUT_RATE.write(self.service.options.stderr_rate)
+        tell(self._log, DROPPED, service=self.service.id, lines=lines, bytes=size, rule=rule)
 
     def module_changed(self, module: str) -> None:
         """A module that the launcher has imported has changed on disk."""
@@ -307,6 +307,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
 
     def _forget(self, session: SpawnedSession) -> None:
         """A connection that was not let in leaves no trace."""
+        session.tell_nothing()
         del self.sessions[session.number]
         self.budget.release()
         session.cancel()
@@ -329,6 +330,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
 
     def close(self, session: SpawnedSession, outcome: Outcome) -> None:
         """A connection is over, and so is its process."""
+        session.tell_accept()
         del self.sessions[session.number]
         session.cancel()
         if not self.sessions:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import gzip
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 import svcd
+from tests.certificates import Authority
 from tests.journald import Entry, FakeJournald
 from tests.real.daemon import PATIENCE, environment, exchange, fields
 
@@ -137,6 +141,69 @@ def test_shortened_addresses(start: Callable[..., Daemon]) -> None:
         assert "host" not in found
     assert daemon.stop() == 0
     assert f":{port} " not in " ".join(daemon.lines)
+
+
+CROWD = """
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.threads import deferToThread
+from twisted.logger import Logger
+
+class Logging(Protocol):
+    def dataReceived(self, data):
+        deferToThread(Logger().info, "from a thread")
+        self.transport.loseConnection()
+
+def make(options):
+    return Factory.forProtocol(Logging)
+
+def handle(sock, address):
+    print("said by a handler", flush=True)
+"""
+
+
+@pytest.mark.parametrize("reactor", ["uv", "epoll"])
+def test_lines_are_in_the_order_of_their_times(start: Callable[..., Daemon], tmp_path: Path, reactor: str) -> None:
+    """Whatever an accept line waits for, times never go back, and the counts of accept and end lines follow."""
+    (tmp_path / "crowd.py").write_text(CROWD)
+    (tmp_path / "server").touch(0o600)
+    (tmp_path / "server").write_bytes(Authority("test").sign("server").both)
+    services = f"""@defaults bind=127.0.0.1 instances=none
+echo 0/tcp
+named 0/tcp echo resolve=yes
+cat 0/tcp server=/bin/cat
+said 0/tcp python=crowd:handle
+logging 0/tcp factory=crowd:make
+tls 0/tcp echo tls_cert={tmp_path}/server
+tlscat 0/tcp server=/bin/cat tls_cert={tmp_path}/server resolve=yes
+"""
+    env = {"PYTHONPATH": f"{tmp_path}:{environment()['PYTHONPATH']}"}
+    daemon = start(services, env=env, twistd_arguments=["--reactor", reactor])
+    names = ["echo", "named", "cat", "said", "logging", "tls", "tlscat"]
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+
+    def visit(name: str) -> None:
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            client = stack.enter_context(daemon.connect(f"{name}/tcp"))
+            if name.startswith("tls"):
+                client = stack.enter_context(context.wrap_socket(client))
+            client.sendall(b"x")
+            client.recv(1)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(visit, names * 20))
+    for name in names:
+        daemon.wait_event("end", f"{name}/tcp", 20)
+    assert daemon.stop() == 0
+    times = [datetime.datetime.fromisoformat(line.split(" ", 1)[0]) for line in daemon.lines]
+    assert times == sorted(times)
+    open_now = dict.fromkeys((f"{name}/tcp" for name in names), 0)
+    for line in daemon.lines:
+        found = fields(line)
+        if found["event"] in ("accept", "end"):
+            open_now[found["service"]] += 1 if found["event"] == "accept" else -1
+            assert int(found["count"]) == open_now[found["service"]], line
+    assert not any(open_now.values())
 
 
 def _example() -> str:

@@ -113,7 +113,7 @@ def test_a_flood_is_dropped(start: Callable[..., Daemon], open_folder: Path) -> 
 
     wait_until(lambda: counted() == FLOOD, "every line is told or counted")
     dropped = daemon.wait_event("dropped", "flood/tcp")
-    assert {line["limit"] for line in dropped} == {"stderr_rate=100/s,64K/s"}
+    assert {line["rule"] for line in dropped} == {"stderr_rate=100/s,64K/s"}
     said = [line for line in daemon.lines if " said " in line]
     # A second's worth at once, and then as the time goes by.
     assert len(said) < FLOOD / 10

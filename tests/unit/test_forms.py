@@ -21,6 +21,7 @@ from svcd.events import (
     LISTEN,
     LOG,
     LOST,
+    NUMBERS,
     PRIORITIES,
     READY,
     REFUSE,
@@ -37,6 +38,7 @@ from tests.journald import parse_entry
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_EVENTS = [each for each in vars(events).values() if isinstance(each, Event)]
 #: 2026-01-21T13:05:09.500 UTC.
 NOW = 1_769_000_709.5
 
@@ -74,18 +76,30 @@ def test_every_event_can_be_told_and_written() -> None:
     """Whatever level an event has, twisted.logger and syslog have one for it."""
     lines: list[str] = []
     log = Logger(observer=JournalObserver(Journal(keeping(lines), PriorityForm(JsonForm(stamped=False)))))
-    all_events = [each for each in vars(events).values() if isinstance(each, Event)]
-    for each in all_events:
+    for each in _EVENTS:
         tell(log, each)
-    assert [json.loads(line[3:])["event"] for line in lines] == [each.name for each in all_events]
-    assert [int(line[1]) for line in lines] == [PRIORITIES[each.level] for each in all_events]
+    assert [json.loads(line[3:])["event"] for line in lines] == [each.name for each in _EVENTS]
+    assert [int(line[1]) for line in lines] == [PRIORITIES[each.level] for each in _EVENTS]
+
+
+def test_json_has_a_level_and_one_type_for_each_field() -> None:
+    """Each line of each event has its level; numbers are numbers, whole or not, and all else is a string."""
+    values = dict.fromkeys((name for event in _EVENTS for name in event.fields), 'a "text"')
+    whole: dict[str, object] = {**values, **dict.fromkeys(NUMBERS, 5)}
+    for numbers in (whole, {**whole, **dict.fromkeys(NUMBERS, 0.25)}):
+        for event in _EVENTS:
+            known = {name: numbers[name] for name in event.fields if event is not LOG or name != "level"}
+            found = json.loads(JsonForm(stamped=False).template(event, {**known, "level": "warn"}, ()) % ())
+            assert found.pop("event") == event.name
+            assert found.pop("level") == ("warn" if event is LOG else event.level)
+            assert found == known
 
 
 def test_a_priority_stands_before_everything() -> None:
     """Before the brace of a JSON object, and there is no time."""
     lines: list[str] = []
     Journal(keeping(lines), PriorityForm(JsonForm(stamped=False))).record(READY, {"services": 1})
-    assert lines == ['<5>{"event":"ready","services":1}']
+    assert lines == ['<5>{"event":"ready","level":"notice","services":1}']
 
 
 def test_a_connections_line_is_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import queue
 import shlex
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +16,13 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
+from svcd import journal as journal_module
 from svcd.events import ACCEPT, CLOSE, END, LISTEN, PAUSE, READY, tell
 from svcd.forms import Form, JsonForm, TextForm, quote
 from svcd.journal import FLUSH_LINES, FLUSH_SECONDS, KEEP_LINES, Journal, JournalObserver
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 #: 2026-01-21 14:05:09.5 in Berlin.
 NOW = 1_769_000_709.5
@@ -96,6 +99,7 @@ def test_a_line_of_json(sink: _Sink) -> None:
     assert json.loads(line) == {
         "time": "2026-01-21T14:05:09.500+01:00",
         "event": "end",
+        "level": "info",
         "service": "echo/tcp",
         "peer": "192.0.2.1:5",
         "id": 7,
@@ -105,7 +109,7 @@ def test_a_line_of_json(sink: _Sink) -> None:
         "reason": "done",
         "count": 0,
     }
-    assert list(json.loads(line))[:3] == ["time", "event", "service"]
+    assert list(json.loads(line))[:4] == ["time", "event", "level", "service"]
 
 
 def test_lines_for_syslog_have_no_time(sink: _Sink) -> None:
@@ -255,7 +259,7 @@ def test_a_failing_sink_loses_nothing_that_fits(sink: _Sink) -> None:
 
 
 def test_what_had_to_be_given_up_is_said(sink: _Sink) -> None:
-    """Of too many lines the oldest are kept, and the first line that is written again counts the others."""
+    """Of too many lines the oldest are kept, and a line in the place of the others counts them."""
     clock = Clock()
     journal = Journal(sink, TextForm(stamped=False))
     journal.flush_by(clock.callLater)
@@ -266,8 +270,9 @@ def test_what_had_to_be_given_up_is_said(sink: _Sink) -> None:
     sink.failing = False
     journal.write("after")
     clock.advance(FLUSH_SECONDS)
-    lost, *kept = sink.lines
+    lost = sink.lines[KEEP_LINES]
     assert lost.startswith("lost lines=")
+    kept = [line for line in sink.lines if line != lost]
     given_up = int(lost.split("=")[1].split()[0])
     assert given_up + len(kept) == KEEP_LINES + 26
     assert len(kept) >= KEEP_LINES
@@ -276,6 +281,51 @@ def test_what_had_to_be_given_up_is_said(sink: _Sink) -> None:
     journal.write("x")
     journal.flush()
     assert sink.lines == ["x"]
+
+
+def test_what_is_lost_is_said_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few lines the place takes at a time, the `lost` line is where lines are missing, with that time."""
+    monkeypatch.setattr(journal_module, "KEEP_LINES", 4)
+    taken: list[str] = []
+    room, moment, clock = [0], [NOW], Clock()
+
+    def sink(lines: Sequence[str]) -> int:
+        count = min(room[0], len(lines))
+        taken.extend(lines[:count])
+        return count
+
+    journal = Journal(sink, clock=lambda: moment[0])
+    journal.flush_by(clock.callLater)
+    for number in range(6):
+        moment[0] += 1
+        journal.write(str(number))
+    clock.advance(FLUSH_SECONDS)
+    for number in range(6, 9):
+        moment[0] += 1
+        journal.write(str(number))
+    clock.advance(FLUSH_SECONDS)
+    room[0] = 3
+    moment[0] += 1
+    journal.write("late")
+    for _ in range(4):
+        clock.advance(FLUSH_SECONDS)
+    assert [line.split(" ", 1)[1].split(" reason")[0] for line in taken] == ["0", "1", "2", "3", "lost lines=5", "late"]
+    assert taken == sorted(taken)
+
+
+def test_an_event_of_another_thread_is_written_in_the_reactors(sink: _Sink) -> None:
+    """Lines keep their order, and the buffer belongs to one thread."""
+    calls: queue.Queue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.Queue()
+    journal = Journal(sink, TextForm(stamped=False))
+    journal.flush_by(Clock().callLater, lambda call, *arguments: calls.put((call, arguments)))
+    thread = threading.Thread(target=journal.record, args=(READY, {"services": 1}))
+    thread.start()
+    thread.join()
+    assert not sink.lines
+    journal.record(READY, {"services": 2})
+    call, arguments = calls.get_nowait()
+    call(*arguments)
+    assert sink.lines == ["ready services=2", "ready services=1"]
 
 
 def _observed(sink: _Sink, *, as_json: bool = True) -> Logger:
@@ -293,10 +343,10 @@ def test_the_daemons_own_events_keep_their_fields(sink: _Sink) -> None:
     for each in found:
         del each["time"]
     assert found == [
-        {"event": "listen", "service": "echo/tcp", "address": "0.0.0.0:7", "runs": "echo"},
-        {"event": "ready", "services": 1, "listeners": 2, "reactor": "UV"},
-        {"event": "pause", "reason": "descriptors", "connections": 5, "limit": 5},
-        {"event": "close", "service": "echo/tcp", "address": "0.0.0.0:7", "datagrams": 3},
+        {"event": "listen", "level": "notice", "service": "echo/tcp", "address": "0.0.0.0:7", "runs": "echo"},
+        {"event": "ready", "level": "notice", "services": 1, "listeners": 2, "reactor": "UV"},
+        {"event": "pause", "level": "warn", "reason": "descriptors", "connections": 5, "limit": 5},
+        {"event": "close", "level": "notice", "service": "echo/tcp", "address": "0.0.0.0:7", "datagrams": 3},
     ]
 
 

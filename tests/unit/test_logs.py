@@ -187,7 +187,7 @@ def test_a_standard_output_that_is_the_journal(journald: FakeJournald, stdout_is
 
 @pytest.mark.parametrize(
     ("log_format", "options", "line"),
-    [("text", {}, " stop"), ("json", {}, '"event":"stop"}'), (None, {"logfile": "log"}, " stop")],
+    [("text", {}, " stop"), ("json", {}, '"event":"stop","level":"notice"}'), (None, {"logfile": "log"}, " stop")],
 )
 @pytest.mark.usefixtures("stdout_is_journal")
 def test_a_word_of_the_users_wins(
@@ -235,7 +235,7 @@ def test_syslog_gets_lines_without_time(monkeypatch: pytest.MonkeyPatch) -> None
     assert not output.on_terminal
     output.observer()
     output.journal.record(STOP, {})
-    assert told == ["me", (5, '{"event":"stop"}')]
+    assert told == ["me", (5, '{"event":"stop","level":"notice"}')]
 
 
 def test_shortening_is_the_journals() -> None:

@@ -622,7 +622,7 @@ def test_what_a_launcher_says_of_itself(spawned: Callable[..., _Spawned]) -> Non
         daemon.keeper.dropped(7, 100)
         daemon.keeper.module_changed("mod")
     (dropped,) = log.named("dropped")
-    assert (dropped["lines"], dropped["bytes"], dropped["limit"]) == (7, 100, "stderr_rate=5/s,1M/s")
+    assert (dropped["lines"], dropped["bytes"], dropped["rule"]) == (7, 100, "stderr_rate=5/s,1M/s")
     (changed,) = log.named("module-changed")
     assert changed["text"] == "module mod changed on disk; restart its launcher with svcctl restart cat/tcp"
 

@@ -51,7 +51,7 @@ def test_options_are_read(good: str) -> None:
     """Each has its type."""
     options = _options("--services", good, "--port-offset", "-3", "--log-format", "json")
     assert (options["services"], options["port-offset"]) == (good, -3)
-    assert options.log_output.journal.template(STOP, {}, ()) == '"event":"stop"}'
+    assert options.log_output.journal.template(STOP, {}, ()) == '"event":"stop","level":"notice"}'
     assert [endpoint.address for endpoint in options.services()] == ["0.0.0.0:4"]
 
 

@@ -49,7 +49,7 @@ class TlsGate(HalfCloseableGate):
     def _came(self, values: dict[str, object]) -> None:
         keeper = self._keeper
         values |= {"tls": keeper.nameless, "subject": keeper.nameless}
-        self._accept = keeper.journal.stamp(), keeper.accept_line, values
+        self._tell_later(values)
         self._waits = 1
         if keeper.resolves:
             self._waits = 2
@@ -71,7 +71,7 @@ class TlsGate(HalfCloseableGate):
     def _secured(self) -> None:
         keeper, protocol = self._keeper, self._protocol
         if self._accept is not None:
-            values = self._accept[2]
+            values = self._accept[1]
             values["tls"] = keeper.quoted(protocol.version)
             if keeper.tells_subject:
                 values["subject"] = keeper.quoted(protocol.tls_identity.subject or "-")
