@@ -115,8 +115,9 @@ class Daemon(MultiService):
         self._predecessor.serving(unserved)
 
     def _abandoned(self) -> None:
-        self._log.error("the daemon that has started this one has ended before this one could take over")
-        self._stop()
+        """The daemon before us has ended; it was not told to, for it would have ended us then. The sockets are here."""
+        self._log.warn("the daemon that has started this one has ended before this one was ready; this one takes over")
+        self._take_over({})
 
     def _serve(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]

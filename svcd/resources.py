@@ -22,6 +22,8 @@ from svcd.transport.successor import Program
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
+    from svcd.transport.handover import Handover
+
 __all__ = ["account_of", "connection_limit", "inherited_stock", "own_program"]
 
 #: More descriptors than this are not asked for: where the hard limit is a billion, programs that close them
@@ -50,9 +52,14 @@ def connection_limit(sockets: int) -> int:
     return max(1, limit - RESERVE)
 
 
-def account_of(options: Mapping[str, Any]) -> Account:
-    """Who will serve, when twistd has given root up."""
-    open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+def account_of(options: Mapping[str, Any], handover: Handover | None = None) -> Account:
+    """Who will serve, when twistd has given root up.
+
+    Args:
+        options: twistd's.
+        handover: knows the limit of open files that the daemon was first started with, if another was before this one.
+    """
+    open_files = handover.open_files if handover is not None else resource.getrlimit(resource.RLIMIT_NOFILE)
     user, group = options.get("uid"), options.get("gid")
     if user is None:
         return Account(open_files, None, group)
@@ -64,12 +71,13 @@ def account_of(options: Mapping[str, Any]) -> Account:
     return Account(open_files, user, group, tuple(os.getgrouplist(entry.pw_name, group)))
 
 
-def inherited_stock(environment: MutableMapping[str, str], pid: int) -> Stock:
+def inherited_stock(environment: MutableMapping[str, str], pid: int, handover: Handover | None = None) -> Stock:
     """The sockets that we were started with.
 
     Args:
         environment: of the process; what says so is taken out, for it is not our children's.
         pid: of the process.
+        handover: has their names, if the daemon before this one has given them.
 
     Raises:
         StartFailure: they are none that we can be started with; it was said.
@@ -78,7 +86,7 @@ def inherited_stock(environment: MutableMapping[str, str], pid: int) -> Stock:
     for name in VARIABLES:
         environment.pop(name, None)
     try:
-        return Stock(receive(first, pid))
+        return Stock(receive(first, pid, None if handover is None else handover.names))
     except ActivationError as error:
         print(f"svcd: can't start: {error}", file=sys.stderr)
         raise StartFailure(error.exit_code, str(error)) from None

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from svcd.config.check import DesiredServices
     from svcd.config.service import Service
+    from svcd.transport.handover import Handover
     from svcd.transport.opening import Store
     from svcd.transport.specs import Account
     from svcd.transport.stock import Stock
@@ -136,6 +137,11 @@ class Options(usage.Options):
         super().__init__()  # type: ignore[no-untyped-call]
         # The same ones for each reading: they know what could be read before root was given up.
         self.files = LocalFiles()
+
+    @property
+    def handover(self) -> Handover | None:
+        """What the daemon before this one has told."""
+        return None if self.predecessor is None else self.predecessor.handover
 
     def opt_version(self) -> None:
         """Display the version of svcd and exit."""
@@ -264,11 +270,11 @@ def makeService(options: Options) -> IService:
     ledger.config_seconds = time.monotonic() - began
     # Before twistd leaves the terminal: what is meant for this process is not meant for the one that it becomes.
     manager = Manager.from_environment(os.environ, os.getpid())
-    stock = inherited_stock(os.environ, os.getpid())
+    stock = inherited_stock(os.environ, os.getpid(), options.handover)
     if not stock:
         _check_listening(desired, options, parent)
     # Before the limit of open files is raised.
-    account = account_of(parent)
+    account = account_of(parent, options.handover)
     budget = DescriptorBudget(connection_limit(len(list(desired))), reactor)
     supervisor = Supervisor(
         reactor,
@@ -289,9 +295,7 @@ def makeService(options: Options) -> IService:
     upgrader = Upgrader(reactor, supervisor, reloader, own_program(parent, os.environ, account), twistd, daemon.stop)
     commands = Commands(supervisor, reloader, upgrader, daemon.stop, _facts(reactor, options, account))
     control = _control(options, commands, account, reactor, supervisor.store, stock)
-    if control is not None:
-        upgrader.also.append(control)
-        control.setServiceParent(daemon)  # type: ignore[no-untyped-call]
+    _join(daemon, control, upgrader)
     return daemon
 
 
@@ -320,6 +324,15 @@ def _facts(reactor: object, options: Options, account: Account) -> dict[str, obj
         "reader": os.geteuid(),
         "user": os.geteuid() if account.user is None else account.user,
     }
+
+
+def _join(daemon: Daemon, control: ControlService | None, upgrader: Upgrader) -> None:
+    """Let the daemon start and stop what else there is."""
+    if control is not None:
+        upgrader.also.append(control)
+        control.setServiceParent(daemon)  # type: ignore[no-untyped-call]
+    # As the last it is the first to stop, since a new daemon would take over.
+    upgrader.setServiceParent(daemon)  # type: ignore[no-untyped-call]
 
 
 def _control(

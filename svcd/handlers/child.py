@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import select
+import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IReadDescriptor
@@ -15,7 +19,11 @@ if TYPE_CHECKING:
 
     from svcd.interfaces import Watcher
 
-__all__ = ["Child"]
+__all__ = ["Child", "ending"]
+
+#: Of linux/sched.h: a process that is in its exit(2), as the flags in /proc/PID/stat have it (proc(5)).
+_PF_EXITING = 0x4
+_KILLED = 1 << (signal.SIGKILL - 1)
 
 
 @implementer(IReadDescriptor)
@@ -52,3 +60,29 @@ class Child:
     def logPrefix(self) -> str:
         """For messages of the reactor."""
         return "child"
+
+
+def ending(pid: int, pidfd: int) -> bool:
+    """Say whether a process has ended or is about to.
+
+    A process that was killed frees its memory before it closes its descriptors and before its pidfd is readable, which
+    takes some milliseconds, and it may wait for a processor before that; /proc tells it at once.
+
+    Args:
+        pid: of a process that is not reaped, or not a child.
+        pidfd: of the same process; -1 if it was gone when it was to be opened.
+    """
+    if pidfd < 0:
+        return True
+    gone = select.poll()
+    gone.register(pidfd, select.POLLIN)
+    if gone.poll(0):
+        return True
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        # Behind the command, which may have blanks: state, ppid, pgrp, session, tty_nr, tpgid, flags.
+        flags = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[6])
+    except (OSError, ValueError, IndexError):
+        return False
+    pending = [int(each, 16) for each in re.findall(r"^S[ih][gd]Pnd:\s*([0-9a-f]+)$", status, re.MULTILINE)]
+    return bool(flags & _PF_EXITING) or any(each & _KILLED for each in pending)

@@ -9,6 +9,8 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.defer import maybeDeferred
+
 from svcd.errors import CommandError, ConfigError, ListenErrors, SvcdError
 from svcd.events import PRIORITIES
 from svcd.supervisor.upgrading import PATIENCE
@@ -164,24 +166,27 @@ class Commands:
             raise CommandError(f"there is no connection {who}: name its id, or its address as `connections` shows it")
         return {"ended": ended}
 
-    def disable(self, service: str) -> dict[str, object]:
-        """Listen no more for a service; its connections go on."""
+    def disable(self, service: str) -> Deferred[dict[str, object]]:
+        """Listen no more for a service, when no reload or upgrade is under way; its connections go on."""
+        return self._reloader.alone(maybeDeferred, self._disable, service)
+
+    def _disable(self, service: str) -> dict[str, object]:
         supervisor = self._supervisor
         name = _choose(service, list(dict.fromkeys([*supervisor.hosted, *supervisor.broken.ids])), "service")
         self._disabled[name] = supervisor.remove(name)
         return {"service": name, "state": "disabled"}
 
     def enable(self, service: str) -> Deferred[dict[str, object]]:
-        """Listen again for a service that was disabled, or try a broken one now."""
-        supervisor = self._supervisor
-        name = _choose(service, [*self._disabled, *supervisor.broken.ids], "disabled or broken service")
+        """Listen again for a service that was disabled, or try a broken one now; no reload or upgrade is under way."""
+        supervisor, chosen = self._supervisor, list[str]()
 
         def services() -> list[Service]:
-            broken = supervisor.broken.get(name)
-            known = self._disabled.get(name) or (broken.service if broken else None)
-            return [] if known is None else [known]
+            name = _choose(service, [*self._disabled, *supervisor.broken.ids], "disabled or broken service")
+            chosen.append(name)
+            return [self._disabled[name] if name in self._disabled else supervisor.broken[name].service]
 
         def served(_result: None) -> dict[str, object]:
+            (name,) = chosen
             self._disabled.pop(name, None)
             broken = supervisor.broken.get(name)
             if broken is not None:

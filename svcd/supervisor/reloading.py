@@ -106,7 +106,7 @@ class Reloader:
         return self._in_thread(lambda: self._check(chosen)).addCallback(self._supervisor.serve)
 
     def alone(self, call: Callable[..., Deferred[ResultT]], *arguments: object) -> Deferred[ResultT]:
-        """Call something that no reload may come into, when it is its turn."""
+        """Call what no reload may come into, when it is its turn: enabling, disabling, an upgrade."""
         return self._lock.run(call, *arguments)
 
     def _reload(self, now: bool, strict: bool, allow_empty: bool) -> Deferred[ReloadResult]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -30,6 +31,9 @@ PATIENCE = 60.0
 _MOST_PATIENCE = 3600.0
 #: How long a process that is being started may take until its pid is asked for again, in seconds.
 _PAUSE = 0.02
+#: So long the new daemon has to serve before the old one closes its sockets, in seconds. If it ends before, by a
+#: mistake that shows only then, the old one goes on.
+_PROBATION = 0.5
 #: With these it says that the services file, or a socket that it asks for, is the reason.
 _FILE_MISTAKES = (os.EX_CONFIG, os.EX_OSERR)
 
@@ -73,10 +77,14 @@ class _Asked(NamedTuple):
     seconds: float
     timer: IDelayedCall
     began: float
+    #: Of the new daemon, once it serves; then the timer is for its probation.
+    pid: int = 0
+    #: The inodes of sockets that processes have and none of its services asks for.
+    unserved: frozenset[int] = frozenset()
 
 
-class Upgrader:
-    """Replaces the daemon, one attempt after the other, and not during a reload.
+class Upgrader(Service):
+    """Replaces the daemon, one attempt after the other, and not during a reload; as a Twisted service it stops with it.
 
     Args:
         reactor: watches descriptors and time.
@@ -172,12 +180,22 @@ class Upgrader:
         asked.successor.go(held)
 
     def successor_serves(self, pid: int, unserved: frozenset[int]) -> None:
-        """It is done: what is left for us are the connections that we have."""
-        asked, self._asked = self._asked, None
+        """It serves, and we only have the sockets open, until it has done so for a while."""
+        asked = self._asked
         assert asked is not None  # noqa: S101 - nobody else says so
         asked.timer.cancel()
+        timer = self._reactor.callLater(_PROBATION, self._leave)
+        self._asked = asked._replace(pid=pid, unserved=unserved, timer=timer)
+
+    def _leave(self) -> None:
+        """It is done: what is left for us are the connections that we have."""
+        asked = self._asked
+        assert asked is not None  # noqa: S101 - it is cancelled when it is over
+        if not asked.successor.leave():
+            return
+        self._asked, pid = None, asked.pid
         for listener, port in self._supervisor.wait_ports():
-            if listener.inode in unserved:
+            if listener.inode in asked.unserved:
                 port.dismiss()
         self._supervisor.stop_listening()
         for each in self.also:
@@ -193,6 +211,15 @@ class Upgrader:
         self._runner.replaced()
         asked.answer.callback({"pid": pid, "before": os.getpid(), "connections": connections})
         self._reactor.callLater(0, self._stop, not asked.now)
+
+    def stopService(self) -> None:
+        """End a new daemon that does not serve yet: it would go on in place of this one. One that serves goes on."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        if self._asked is not None and self._asked.pid:
+            self._asked.timer.cancel()
+            self._leave()
+        elif self._asked is not None:
+            self._fail("the daemon was told to stop", self._asked.successor.end())
 
     def successor_lost(self, reason: str, text: str, exit_status: int) -> None:
         """It could not."""

@@ -20,7 +20,7 @@ from svcd.model import address_text
 from svcd.net.socket_options import unix_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from svcd.config.check import Endpoint
 
@@ -174,23 +174,24 @@ def _given_name(identity: str, key: str) -> str:
     return name
 
 
-def receive(environment: Mapping[str, str], pid: int) -> list[Inherited]:
+def receive(environment: Mapping[str, str], pid: int, names: Sequence[str] | None = None) -> list[Inherited]:
     """What we were started with.
 
     Args:
         environment: with which the process was started.
         pid: of the process: descriptors that were meant for another one are left alone.
+        names: of the descriptors, where they came another way than in the environment.
 
     Raises:
         ActivationError: they are nothing that a super-server can be started with.
     """
     count = environment.get("LISTEN_FDS", "")
-    names = environment.get("LISTEN_FDNAMES", "")
     if not count or environment.get("LISTEN_PID") != str(pid):
         return []
     if not count.isdecimal():
         raise ActivationError(f"LISTEN_FDS={count} is no number of descriptors")
-    listed = names.split(":") if names else []
+    variable = environment.get("LISTEN_FDNAMES", "")
+    listed = list(names) if names is not None else variable.split(":") if variable else []
     # As sd_listen_fds_with_names(3) calls those without a name.
     listed += ["unknown"] * (int(count) - len(listed))
     return [_received(_FIRST + number, name) for number, name in enumerate(listed[: int(count)])]

@@ -4,18 +4,23 @@ They share a pair of sockets, on which each packet is an assignment as of sd_not
 soon as it is the process that will serve, `READY=1` when everything is done that may fail, and `SERVING=1` when it
 serves, with the inodes of sockets that it has no service for. Before that it hears `GO=inode:pid,...` from the old
 one, which has stopped accepting then: the sockets that processes have (wait=yes), be they the old one's or of a daemon
-before it; the new one watches them itself. Each knows by the end of the pair that the other one is gone.
+before it; the new one watches them itself. Each knows by the end of the pair that the other one is gone: the old one
+goes on then, and so does the new one, which has all the sockets. An old daemon that is told to stop therefore ends the
+new one first.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
+
+from svcd.transport.handover import Handover
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, MutableMapping
@@ -99,6 +104,17 @@ def say(end: socket.socket, name: str, value: object = 1) -> None:
         return
 
 
+class _Pipe(io.FileIO):
+    """A pipe that takes what is written also when nobody reads any more."""
+
+    def write(self, data: Any) -> int:  # noqa: ANN401 - bytes, or what is like them
+        """Write it, or lose it."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
+
+
 class Predecessor:
     """The daemon before us, which has started us and serves until we can.
 
@@ -108,12 +124,18 @@ class Predecessor:
     Args:
         end: of the pair.
         stderr: what is to be our standard error; -1 for none.
+        handover: what it has told us; None from older versions, which had it all in the environment.
+
+    Attributes:
+        handover: as given.
     """
 
-    def __init__(self, end: socket.socket, stderr: int) -> None:
+    def __init__(self, end: socket.socket, stderr: int, handover: Handover | None = None) -> None:
         self._end = end
+        self.handover = handover
         end.set_inheritable(False)
-        self._messages = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+        pipe = io.BufferedWriter(_Pipe(os.dup(2), "w"))
+        self._messages = io.TextIOWrapper(pipe, line_buffering=True, errors="backslashreplace")
         if stderr >= 0:
             os.dup2(stderr, 2)
             os.close(stderr)
@@ -126,7 +148,7 @@ class Predecessor:
         words = environment.pop(PREDECESSOR, "").split()
         if len(words) != 3 or words[0] != str(pid):
             return None
-        return cls(socket.socket(fileno=int(words[1])), int(words[2]))
+        return cls(socket.socket(fileno=int(words[1])), int(words[2]), Handover.from_environment(environment))
 
     def begin(self) -> None:
         """Say which process will serve."""
@@ -138,7 +160,7 @@ class Predecessor:
         Args:
             reactor: watches the pair.
             go: called when we are to, with the processes that have sockets, by the inode of each.
-            gone: called when the other daemon has ended before.
+            gone: called when the other daemon has ended before, instead.
         """
 
         def heard(name: str, value: str) -> None:

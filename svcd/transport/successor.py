@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Protocol
 from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
-from svcd.handlers.child import Child
+from svcd.handlers.child import Child, ending
+from svcd.transport.handover import HANDOVER, write
 from svcd.transport.succession import GO, MAINPID, PREDECESSOR, READY, SERVING, Channel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from twisted.python.failure import Failure
 
@@ -25,23 +26,43 @@ if TYPE_CHECKING:
 
 __all__ = ["Heir", "Program", "Successor"]
 
+#: Names that are longer together are in the handover alone, in bytes (execve(2), MAX_ARG_STRLEN).
+_LONGEST_VARIABLE = 100_000
+#: So many descriptors the new daemon may have beyond those that it is given, until it raises its limit.
+_MORE_FILES = 256
 #: Run by a bare interpreter, which becomes the program: only so can LISTEN_PID be right (sd_listen_fds(3)). Its
-#: arguments are the descriptors, the sockets' first, then the pair's and, if there is one, the standard error's; how
-#: many sockets there are; the limit of open files; the folder; and the program's command line.
+#: argument is the descriptor of the handover, which lists all descriptors: the sockets', the pair's, its own and, if
+#: there is one, the standard error's. Each is moved to its place, from 3 on, with one more at a time, since there may
+#: be as many as the limit allows; and the limit stays above them, or the program could not open a file.
 _CODE = f"""
-import fcntl, os, resource, sys
-listed, sockets, soft, hard, folder, *words = sys.argv[1:]
-numbers = [int(each) for each in listed.split(",")]
-moved = [fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, 3 + len(numbers)) for each in numbers]
-for each in numbers:
-    os.close(each)
-for place, each in enumerate(moved):
-    os.dup2(each, 3 + place)
-pair = 3 + int(sockets)
-stderr = pair + 1 if len(numbers) > int(sockets) + 1 else -1
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=sockets, {PREDECESSOR}=f"{{os.getpid()}} {{pair}} {{stderr}}")
+import fcntl, json, os, resource, sys
+told = json.load(open(int(sys.argv[1]), closefd=False))
+numbers, names, words, folder = told["descriptors"], told["names"], told["words"], told["folder"]
+owners = {{each: index for index, each in enumerate(numbers)}}
+for index in range(len(numbers)):
+    source, target = numbers[index], 3 + index
+    del owners[source]
+    if source == target:
+        continue
+    if target in owners:
+        owner = owners.pop(target)
+        numbers[owner] = fcntl.fcntl(target, fcntl.F_DUPFD, 3)
+        owners[numbers[owner]] = owner
+    os.dup2(source, target)
+    os.close(source)
+pair = 3 + len(names)
+stderr = pair + 2 if len(numbers) > len(names) + 2 else -1
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(names)), {HANDOVER}=str(pair + 1),
+    {PREDECESSOR}=f"{{os.getpid()}} {{pair}} {{stderr}}")
+listed = ":".join(names)
+if len(listed) < {_LONGEST_VARIABLE}:
+    os.environ["LISTEN_FDNAMES"] = listed
+soft, hard = told["open_files"]
+if soft >= 0:
+    soft = max(soft, len(numbers) + {_MORE_FILES})
+    soft = soft if hard < 0 else min(soft, hard)
 try:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (int(soft), int(hard)))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     os.chdir(folder)
     os.execv(words[0], words)
 except OSError as error:
@@ -77,7 +98,7 @@ class Heir(Protocol):
         """It could serve."""
 
     def successor_serves(self, pid: int, unserved: frozenset[int]) -> None:
-        """It does.
+        """It does. It may be lost all the same, until it is left.
 
         Args:
             pid: of its process.
@@ -85,7 +106,7 @@ class Heir(Protocol):
         """
 
     def successor_lost(self, reason: str, text: str, exit_status: int) -> None:
-        """It has ended before that.
+        """It has ended before it was left.
 
         Args:
             reason: in a few words.
@@ -110,7 +131,10 @@ class Successor:
     def __init__(
         self, reactor: Watcher, program: Program, sockets: Sequence[tuple[str, socket.socket]], heir: Heir
     ) -> None:
+        self._reactor = reactor
         self._heir = heir
+        self._serves = False
+        self._exit: _Exit | None = None
         self._status: int | None = None
         self._over = False
         self._gone = False
@@ -119,9 +143,7 @@ class Successor:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         reading, writing = os.pipe()
         try:
-            given = [*(each.fileno() for _, each in sockets), theirs.fileno()]
-            names = ":".join(name for name, _ in sockets)
-            self._child = _spawn(program, given, names, writing)
+            self._child = _spawn(program, sockets, theirs, writing)
         except BaseException:
             ours.close()
             os.close(reading)
@@ -141,14 +163,36 @@ class Successor:
                 self._handle = os.pidfd_open(self._pid)
         elif name == READY:
             self._heir.successor_ready()
-        elif name == SERVING:
-            # It closes the pair.
-            self._finish()
+        elif name == SERVING and not self._over:
+            # From now on its end is what tells that it is lost: it closes the pair, and whoever has started it in the
+            # background has ended.
+            self._serves = True
             self._heir.successor_serves(self._pid, frozenset(int(inode) for inode in value.split(",") if inode))
+            if self._handle >= 0:
+                self._exit = _Exit(self._reactor, self._handle, self._lost_again)
 
     def go(self, held: Mapping[int, int]) -> None:
         """Let it serve, but for sockets that processes have: their pids by the inode of each."""
         self._channel.say(GO, ",".join(f"{inode}:{pid}" for inode, pid in held.items()))
+
+    def leave(self) -> bool:
+        """Let it be on its own, as it serves.
+
+        Returns:
+            Whether it does; else it is about to be lost.
+        """
+        if ending(self._pid, self._handle):
+            if self._handle < 0:
+                self._lost_again()
+            return False
+        self._finish()
+        return True
+
+    def _lost_again(self) -> None:
+        if not self._over:
+            text = self._messages.text()
+            self._finish()
+            self._heir.successor_lost("it has ended as soon as it served", text, self._status or 1)
 
     def _lost(self) -> None:
         self._gone = True
@@ -160,7 +204,7 @@ class Successor:
 
     def _tell(self) -> None:
         """It is lost when nobody has the other end any more, and its status is known."""
-        if self._over or not self._gone or self._status is None:
+        if self._over or self._serves or not self._gone or self._status is None:
             return
         self._finish()
         code = self._status
@@ -182,28 +226,77 @@ class Successor:
     def _finish(self) -> None:
         self._over = True
         self._messages.close()
+        if self._exit is not None:
+            self._exit.close()
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
 
 
-def _spawn(program: Program, given: list[int], names: str, writing: int) -> int:
-    """Start the program with descriptors: the sockets', and at the end the pair's; returns its pid."""
-    sockets = len(given) - 1
-    # Another number of our own standard error: the program has the pipe there for now.
-    stderr = [os.dup(2)] if program.foreground else []
-    given = [*given, *stderr]
-    words = [sys.executable, "-I", "-S", "-c", _CODE, ",".join(map(str, given)), str(sockets)]
-    words += [*map(str, program.open_files), program.folder, *program.words]
-    # To a descriptor's own number: it stays open then (posix_spawn_file_actions_adddup2(3)).
-    actions = [(os.POSIX_SPAWN_DUP2, each, each) for each in given]
-    actions.append((os.POSIX_SPAWN_DUP2, writing, 2))
-    environment = {**program.environment, "LISTEN_FDNAMES": names}
+def _spawn(program: Program, sockets: Sequence[tuple[str, socket.socket]], pair: socket.socket, writing: int) -> int:
+    """Start the program with sockets, its end of the pair, and its standard error; returns its pid."""
+    given = [*(each.fileno() for _, each in sockets), pair.fileno()]
+    # Where the program opens its first descriptor is not known yet: the place is kept free for the handover itself.
+    extra = [os.open(os.devnull, os.O_RDONLY)]
     try:
-        return os.posix_spawn(sys.executable, words, environment, file_actions=actions)
+        if program.foreground:
+            # Another number of our own standard error: the program has the pipe there for now.
+            extra.append(os.dup(2))
+        values = {
+            "descriptors": [*given, *extra],
+            "names": [name for name, _ in sockets],
+            "open_files": program.open_files,
+            "folder": program.folder,
+            "words": program.words,
+        }
+        handover = write(values)
+        os.dup2(handover, extra[0], inheritable=False)
+        os.close(handover)
+        # To a descriptor's own number: it stays open then (posix_spawn_file_actions_adddup2(3)).
+        actions = [(os.POSIX_SPAWN_DUP2, each, each) for each in [*given, *extra]]
+        actions.append((os.POSIX_SPAWN_DUP2, writing, 2))
+        words = [sys.executable, "-I", "-S", "-c", _CODE, str(extra[0])]
+        return os.posix_spawn(sys.executable, words, dict(program.environment), file_actions=actions)
     finally:
-        for each in stderr:
+        for each in extra:
             os.close(each)
+
+
+@implementer(IReadDescriptor)
+class _Exit:
+    """The end of a process that is no child.
+
+    Args:
+        reactor: watches it.
+        pidfd: of the process, which the caller closes.
+        ended: called once, when it has ended.
+    """
+
+    def __init__(self, reactor: Watcher, pidfd: int, ended: Callable[[], None]) -> None:
+        self._reactor = reactor
+        self._pidfd = pidfd
+        self._ended = ended
+        reactor.addReader(self)
+
+    def doRead(self) -> None:
+        """It has ended."""
+        self.close()
+        self._ended()
+
+    def close(self) -> None:
+        """Watch it no more."""
+        self._reactor.removeReader(self)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor stops."""
+
+    def fileno(self) -> int:
+        """The descriptor to watch."""
+        return self._pidfd
+
+    def logPrefix(self) -> str:
+        """For messages of the reactor."""
+        return "upgrade"
 
 
 @implementer(IReadDescriptor)

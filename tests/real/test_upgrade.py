@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,7 +22,6 @@ from tests.real.processes import Process, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 REACTORS = ["uv", "epoll"]
 SERVICES = "@defaults bind=127.0.0.1\necho 0/tcp\nday 0/tcp daytime\necho 0/udp per_source_rate=none\n"
@@ -366,6 +368,164 @@ def test_root_that_was_given_up(background: Callable[..., int], open_folder: Pat
     done = _svcctl(open_folder, "upgrade")
     assert (done.returncode, "only root can give this" in done.stderr) == (78, True), done.stderr
     assert _served(open_folder, "echo/tcp", b"hi") == b"hi"
+
+
+def _children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+#: Says that it is imported, and lets that last until the test has had its way.
+MARKS = """
+import os, pathlib, time
+from twisted.internet.protocol import Factory
+from twisted.protocols.wire import Echo
+folder = pathlib.Path(os.environ["MARKS"])
+(folder / f"imported-{os.getpid()}").touch()
+deadline = time.monotonic() + 60
+while (folder / "wait").exists() and time.monotonic() < deadline:
+    time.sleep(0.001)
+
+def make():
+    return Factory.forProtocol(Echo)
+"""
+#: When one of two daemons is killed: as soon as the new process is there, so many seconds later, while it imports a
+#: module, when it is ready, and a little after that.
+MOMENTS: list[tuple[str, str | float]] = [("uv", each) for each in ("begun", 0.1, 0.3, "imports", "ready", "served")]
+MOMENTS += [("epoll", "imports"), ("epoll", "served")]
+
+
+class _Killed:
+    """A daemon that is upgraded, and one of the two is killed at a moment.
+
+    Attributes:
+        old: the pid of the first.
+        answer: what came of the upgrade; empty if the connection was closed instead.
+    """
+
+    def __init__(self, begin: Callable[..., Daemon], folder: Path, moment: str | float, which: str, **how: Any) -> None:
+        (folder / "marks.py").write_text(MARKS)
+        local = f"loc {folder}/loc/unix upper\nown 0/tcp factory=marks:make\n"
+        env = {**_import_from(folder), "MARKS": str(folder)}
+        self.daemon = begin("@defaults bind=127.0.0.1\necho 0/tcp\n" + local, env=env, **how)
+        self.folder, self.old = folder, self.daemon.process.pid
+        if moment == "imports":
+            (folder / "wait").touch()
+        marks = len(list(folder.glob("imported-*")))
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(PATIENCE)
+            client.connect(str(folder / "control"))
+            client.sendall(b'{"command":"upgrade"}\n')
+            wait_until(lambda: bool(_children(self.old)), "the new one is started")
+            self.new = _children(self.old)[-1]
+            self._wait(moment, marks)
+            os.kill(self.old if which == "old" else self.new, signal.SIGKILL)
+            (folder / "wait").unlink(missing_ok=True)
+            with client.makefile("rb") as answers, contextlib.suppress(ConnectionResetError):
+                self.answer = answers.readline()
+
+    def _wait(self, moment: str | float, marks: int) -> None:
+        if isinstance(moment, float):
+            time.sleep(moment)
+        elif moment == "imports":
+            wait_until(lambda: len(list(self.folder.glob("imported-*"))) > marks, "the module is imported")
+        elif moment != "begun":
+            self.daemon.wait_for(lambda line: " ready services=" in line, 2)
+            if moment == "served":
+                wait_until(lambda: self._pid() == self.new, "the new one answers")
+
+    def _pid(self) -> int:
+        return int(_ask(self.folder, "status")["result"]["pid"])
+
+    def check(self, pid: int) -> None:
+        """Exactly this one serves, at all its sockets."""
+        wait_until(lambda: not Process(self.old + self.new - pid).alive, "the other one is gone")
+        wait_until(self._answers, "it answers")
+        for _ in range(5):
+            assert self._pid() == pid
+            assert exchange(self.daemon.connect("echo/tcp"), b"hi") == b"hi"
+            assert exchange(self.daemon.connect("loc/unix", socket.AF_UNIX), b"hi") == b"HI"
+            with self.daemon.connect("own/tcp") as client:
+                client.sendall(b"hi")
+                assert client.recv(2) == b"hi"
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError, ValueError):
+            return self._pid() > 0
+        return False
+
+
+@pytest.mark.parametrize(("reactor", "moment"), MOMENTS)
+def test_the_old_one_is_killed(
+    begin: Callable[..., Daemon], open_folder: Path, reactor: str, moment: str | float
+) -> None:
+    """At any moment of an upgrade: the new one, which has the sockets, takes over when it is ready."""
+    killed = _Killed(begin, open_folder, moment, "old", twistd_arguments=["--reactor", reactor])
+    try:
+        killed.check(killed.new)
+        assert not any("Traceback" in line for line in killed.daemon.lines)
+        assert _ask(open_folder, "stop")["ok"]
+        Process(killed.new).wait()
+        assert not (open_folder / "control").exists()
+        assert not (open_folder / "loc").exists()
+    finally:
+        _end(killed.new)
+
+
+@pytest.mark.parametrize(("reactor", "moment"), MOMENTS)
+def test_the_new_one_is_killed(
+    begin: Callable[..., Daemon], open_folder: Path, reactor: str, moment: str | float
+) -> None:
+    """At any moment until the upgrade is answered: the old one goes on, also when the new one had begun to serve."""
+    killed = _Killed(begin, open_folder, moment, "new", twistd_arguments=["--reactor", reactor])
+    killed.check(killed.old)
+    answer = json.loads(killed.answer)
+    assert (answer["ok"], answer["code"]) == (False, "refused")
+    assert _ask(open_folder, "upgrade")["ok"]
+    assert killed.daemon.process.wait(PATIENCE) == 0
+
+
+def test_a_daemon_that_is_told_to_stop_ends_the_new_one(begin: Callable[..., Daemon], open_folder: Path) -> None:
+    """Which would take over from one that was killed: SIGTERM during an upgrade leaves no daemon."""
+    (open_folder / "marks.py").write_text(MARKS)
+    env = {**_import_from(open_folder), "MARKS": str(open_folder)}
+    daemon = begin("own 0/tcp4 bind=127.0.0.1 factory=marks:make\n", env=env)
+    (open_folder / "wait").touch()
+    marks = len(list(open_folder.glob("imported-*")))
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        client.connect(str(open_folder / "control"))
+        client.sendall(b'{"command":"upgrade"}\n')
+        wait_until(lambda: len(list(open_folder.glob("imported-*"))) > marks, "the module is imported")
+        new = Process(_children(daemon.process.pid)[-1])
+        assert daemon.stop() == 0
+        assert "told to stop" in json.loads(client.makefile("rb").readline())["error"]
+    new.wait()
+    assert not (open_folder / "control").exists()
+
+
+def test_thousands_of_sockets(begin: Callable[..., Daemon], open_folder: Path) -> None:
+    """More than a program may have open by default, with names that no environment variable holds; handlers don't see.
+
+    The limit of open files is that of the first daemon for them, whoever starts them.
+    """
+    count, folder = 1500, open_folder
+    lines = [f"{'name-' * 12}{number} {folder}/{number}/unix echo\n" for number in range(count)]
+    lines += ["limit 0/tcp4 bind=127.0.0.1 server=\"/bin/sh -c 'ulimit -Sn; ulimit -Hn'\"\n"]
+
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 4096))
+
+    daemon = begin("".join(lines), preexec_fn=few)
+    for _ in range(2):
+        found = _upgrade(open_folder)
+        assert exchange(daemon.connect("limit/tcp4")) == b"1024\n4096\n"
+        for number in (0, count - 1):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(f"{folder}/{number}")
+                client.sendall(b"x")
+                assert client.recv(1) == b"x"
+        assert _ask(open_folder, "status")["result"]["pid"] == found["pid"]
+    assert len([line for line in daemon.lines if " listen " in line and "origin=store" in line]) == 2 * (count + 1)
 
 
 @pytest.mark.load

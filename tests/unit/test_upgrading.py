@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from twisted.internet.defer import maybeDeferred
 
 from svcd.config.check import DesiredServices, check
 from svcd.errors import CommandError
-from svcd.supervisor import Reloader, Upgrader, upgrading
+from svcd.supervisor import Commands, Reloader, Upgrader, upgrading
 from svcd.transport.inherited import Inherited
 from svcd.transport.opening import Store
 from svcd.transport.stock import Stock
@@ -36,11 +36,17 @@ class _Successor:
     def __init__(self, _reactor: object, _program: Program, sockets: list[Any], heir: Any) -> None:
         self.names = [name for name, _ in sockets]
         self.heir = heir
+        self.alive = True
         self.told: list[str] = []
 
     def go(self, held: Any) -> None:
         """It is to serve."""
         self.told.append(f"go {held}")
+
+    def leave(self) -> bool:
+        """It is on its own."""
+        self.told.append("leave")
+        return self.alive
 
     def end(self) -> str:
         """It is to end."""
@@ -104,11 +110,12 @@ class _Old:
 
         monkeypatch.setattr(upgrading, "Successor", make)
         supervisor = self.daemon.supervisor
+        self._first = supervisor.endpoints
         self.reloader = Reloader(
             supervisor,
             lambda _path: DesiredServices(supervisor.endpoints),
             maybeDeferred,
-            lambda _services: DesiredServices(()),
+            lambda services: DesiredServices(tuple(each for each in self._first if each.service in services)),
         )
         self.upgrader = Upgrader(
             self.daemon.reactor, supervisor, self.reloader, PROGRAM, self.runner, self.stopped.append
@@ -148,8 +155,10 @@ def test_a_new_daemon_takes_over(old: _Old) -> None:
     assert len(old.daemon.ports) == 2
     new.heir.successor_ready()
     assert (new.told, old.also.told, old.daemon.ports) == (["go {}"], ["rest"], [])
+    new.heir.successor_serves(4711, frozenset())
+    assert (old.answers, old.also.told, old.runner.told) == ([], ["rest"], [])
     with LogCatcher() as log:
-        new.heir.successor_serves(4711, frozenset())
+        old.daemon.reactor.advance(0.5)
     assert old.answers == [{"pid": 4711, "before": os.getpid(), "connections": 0}]
     (event,) = log.named("upgrade")
     assert (event["pid"], event["connections"]) == (4711, 0)
@@ -225,6 +234,8 @@ def test_a_socket_that_a_process_has_is_named(old: _Old) -> None:
     new.heir.successor_ready()
     assert new.told == [f"go {{{port.inode}: 815}}"]
     new.heir.successor_serves(4711, frozenset({port.inode, 1}))
+    assert port.told == []
+    old.daemon.reactor.advance(0.5)
     assert port.told == ["dismiss"]
 
 
@@ -269,6 +280,61 @@ def test_a_stop_comes_first(old: _Old) -> None:
     assert old.reason == "the daemon is about to stop"
 
 
+@pytest.mark.parametrize("ready", [False, True])
+def test_the_stop_of_the_daemon_ends_the_new_one(old: _Old, ready: bool) -> None:
+    """At any time before it serves: else it would take over, as from a daemon that was killed."""
+    new = old.upgrade()
+    if ready:
+        new.heir.successor_ready()
+    old.upgrader.stopService()
+    assert (new.told[-1], "told to stop" in old.reason) == ("end", True)
+    old.daemon.reactor.advance(100)
+    assert len(old.answers) == 1
+
+
+def test_a_stop_leaves_one_that_serves(old: _Old) -> None:
+    """It has the pid file by then, and whoever stops this one means this one."""
+    new = old.upgrade()
+    new.heir.successor_ready()
+    new.heir.successor_serves(4711, frozenset())
+    old.upgrader.stopService()
+    assert (new.told, old.answers[-1]["pid"]) == (["go {}", "leave"], 4711)
+
+
+def test_one_that_ends_as_soon_as_it_serves(old: _Old) -> None:
+    """Is no new daemon: the old one still has its sockets, and goes on."""
+    new = old.upgrade()
+    new.heir.successor_ready()
+    new.heir.successor_serves(4711, frozenset())
+    new.alive = False
+    old.daemon.reactor.advance(0.5)
+    assert (old.answers, old.daemon.ports) == ([], [])
+    new.heir.successor_lost("it has ended as soon as it served", "", 1)
+    assert "as soon as it served" in old.reason
+    assert (old.also.told, old.runner.told) == (["rest", "go on"], ["kept"])
+    assert len(old.daemon.ports) == 2
+
+
+def test_nothing_changes_during_an_upgrade(old: _Old) -> None:
+    """Enabling and disabling wait for their turn; a failed upgrade lets them have it, after the other there is none."""
+    commands = Commands(old.daemon.supervisor, old.reloader, old.upgrader, old.stopped.append, {})
+    table = commands.table()
+    answers: list[Any] = []
+    new = old.upgrade()
+    for command in ("disable", "enable"):
+        cast("Any", table[command](service="echo/udp4")).addBoth(answers.append)
+    assert (answers, len(old.daemon.ports)) == ([], 2)
+    new.heir.successor_lost("it has ended, with status 1", "", 1)
+    assert {answer["state"] for answer in answers} == {"disabled", "on"}
+    assert len(old.daemon.ports) == 2
+    new = old.upgrade()
+    cast("Any", table["disable"](service="echo/udp4")).addBoth(answers.append)
+    new.heir.successor_ready()
+    new.heir.successor_serves(4711, frozenset())
+    old.daemon.reactor.advance(0.5)
+    assert str(answers[-1].value) == "the daemon is about to stop"
+
+
 def test_a_reload_waits_for_its_turn(old: _Old) -> None:
     """And there is nothing to reload when the daemon has been replaced."""
     new = old.upgrade()
@@ -277,6 +343,7 @@ def test_a_reload_waits_for_its_turn(old: _Old) -> None:
     assert not done
     new.heir.successor_ready()
     new.heir.successor_serves(4711, frozenset())
+    old.daemon.reactor.advance(0.5)
     assert str(done[0].value) == "the daemon is about to stop"
 
 
