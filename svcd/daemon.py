@@ -103,7 +103,7 @@ class Daemon(MultiService):
         if self._predecessor is None:
             self._serve()
         else:
-            self._predecessor.ready(self._reactor, self._take_over, self._abandoned)
+            self._predecessor.ready(self._reactor, self._faults(), self._take_over, self._abandoned)
 
     def _take_over(self, held: Mapping[int, int]) -> None:
         """The daemon before us accepts nobody any more: what we share is ours, but for what its processes have."""
@@ -113,6 +113,9 @@ class Daemon(MultiService):
         self._serve()
         self._twistd.take_over()
         self._predecessor.serving(unserved)
+
+    def _faults(self) -> list[str]:
+        return [str(error) for each in self._supervisor.broken for error in each.errors]
 
     def _abandoned(self) -> None:
         """The daemon before us has ended; it was not told to, for it would have ended us then. The sockets are here."""

@@ -127,7 +127,8 @@ class Upgrader(Service):
             seconds: how long the new one may take until it is ready.
 
         Returns:
-            A Deferred with the pids of both, and how many connections this one still has. It fails with a CommandError
+            A Deferred with the pids of both, how many connections this one still has, and the faults that keep services
+            of the new one from being served. It fails with a CommandError
             when nothing has changed; the log has said why then.
         """
         if not 0 < seconds <= _MOST_PATIENCE:
@@ -209,7 +210,8 @@ class Upgrader(Service):
             seconds=round(self._reactor.seconds() - asked.began, 3),
         )
         self._runner.replaced()
-        asked.answer.callback({"pid": pid, "before": os.getpid(), "connections": connections})
+        result = {"pid": pid, "before": os.getpid(), "connections": connections, "faults": asked.successor.faults}
+        asked.answer.callback(result)
         self._reactor.callLater(0, self._stop, not asked.now)
 
     def stopService(self) -> None:

@@ -1,7 +1,8 @@
 """An upgrade, as the two daemons speak of it: the one that serves, and the one that takes its place.
 
 They share a pair of sockets, on which each packet is an assignment as of sd_notify(3). The new one says `MAINPID=n` as
-soon as it is the process that will serve, `READY=1` when everything is done that may fail, and `SERVING=1` when it
+soon as it is the process that will serve, `FAULTS=` with a line for each fault that keeps a service from being served,
+`READY=1` when everything is done that may fail, and `SERVING=1` when it
 serves, with the inodes of sockets that it has no service for. Before that it hears `GO=inode:pid,...` from the old
 one, which has stopped accepting then: the sockets that processes have (wait=yes), be they the old one's or of a daemon
 before it; the new one watches them itself. Each knows by the end of the pair that the other one is gone: the old one
@@ -29,13 +30,15 @@ if TYPE_CHECKING:
 
     from svcd.interfaces import Watcher
 
-__all__ = ["GO", "MAINPID", "PREDECESSOR", "READY", "SERVING", "Channel", "Predecessor"]
+__all__ = ["FAULTS", "GO", "MAINPID", "PREDECESSOR", "READY", "SERVING", "Channel", "Predecessor"]
 
 #: Names the process that it is meant for, the descriptor of the pair, and the one of the standard error, or -1.
 PREDECESSOR = "SVCD_PREDECESSOR"
-GO, READY, SERVING, MAINPID = "GO", "READY", "SERVING", "MAINPID"
+GO, READY, SERVING, MAINPID, FAULTS = "GO", "READY", "SERVING", "MAINPID", "FAULTS"
 #: The longest packet, in bytes: inodes of all sockets that there may be.
 _LONGEST = 131_072
+#: The longest text of faults, in bytes.
+_LONGEST_TEXT = 60_000
 
 
 @implementer(IReadDescriptor)
@@ -154,11 +157,14 @@ class Predecessor:
         """Say which process will serve."""
         say(self._end, MAINPID, os.getpid())
 
-    def ready(self, reactor: Watcher, go: Callable[[Mapping[int, int]], None], gone: Callable[[], None]) -> None:
+    def ready(
+        self, reactor: Watcher, faults: Iterable[str], go: Callable[[Mapping[int, int]], None], gone: Callable[[], None]
+    ) -> None:
         """Say that we could serve.
 
         Args:
             reactor: watches the pair.
+            faults: what keeps services from being served, for whoever has asked for the upgrade.
             go: called when we are to, with the processes that have sockets, by the inode of each.
             gone: called when the other daemon has ended before, instead.
         """
@@ -169,6 +175,9 @@ class Predecessor:
                 go({int(inode): int(pid) for inode, pid in held})
 
         self._channel = Channel(reactor, self._end, heard, gone)
+        text = "\n".join(faults).encode(errors="replace")
+        if text:
+            self._channel.say(FAULTS, text[:_LONGEST_TEXT].decode(errors="ignore"))
         self._channel.say(READY)
 
     def serving(self, unserved: Iterable[int]) -> None:

@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from svcd.handlers.child import Child, ending
 from svcd.transport.handover import HANDOVER, write
-from svcd.transport.succession import GO, MAINPID, PREDECESSOR, READY, SERVING, Channel
+from svcd.transport.succession import FAULTS, GO, MAINPID, PREDECESSOR, READY, SERVING, Channel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -124,6 +124,9 @@ class Successor:
         sockets: what it gets, by name.
         heir: is told.
 
+    Attributes:
+        faults: what keeps services of it from being served, once it is ready.
+
     Raises:
         OSError: it can't be started.
     """
@@ -134,6 +137,7 @@ class Successor:
         self._reactor = reactor
         self._heir = heir
         self._serves = False
+        self.faults: list[str] = []
         self._exit: _Exit | None = None
         self._status: int | None = None
         self._over = False
@@ -161,6 +165,8 @@ class Successor:
             # Should it have ended just now, we are about to hear of that.
             with contextlib.suppress(OSError):
                 self._handle = os.pidfd_open(self._pid)
+        elif name == FAULTS:
+            self.faults = value.splitlines()
         elif name == READY:
             self._heir.successor_ready()
         elif name == SERVING and not self._over:

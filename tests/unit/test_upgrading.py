@@ -37,6 +37,7 @@ class _Successor:
         self.names = [name for name, _ in sockets]
         self.heir = heir
         self.alive = True
+        self.faults = ["more/tcp: can't listen"]
         self.told: list[str] = []
 
     def go(self, held: Any) -> None:
@@ -159,7 +160,8 @@ def test_a_new_daemon_takes_over(old: _Old) -> None:
     assert (old.answers, old.also.told, old.runner.told) == ([], ["rest"], [])
     with LogCatcher() as log:
         old.daemon.reactor.advance(0.5)
-    assert old.answers == [{"pid": 4711, "before": os.getpid(), "connections": 0}]
+    faults = ["more/tcp: can't listen"]
+    assert old.answers == [{"pid": 4711, "before": os.getpid(), "connections": 0, "faults": faults}]
     (event,) = log.named("upgrade")
     assert (event["pid"], event["connections"]) == (4711, 0)
     assert (old.also.told[-1], old.runner.told) == ("leave", ["replaced"])
