@@ -177,7 +177,10 @@ class Options(usage.Options):
         # A thread does not survive the fork of a daemon that leaves the terminal: what it imports is waited for.
         forks = not self.started and not parent.get("nodaemon")
         wait = None if checking or forks else _IMPORT_SECONDS
-        return LocalMachine(dated=checking, thorough=checking, import_wait=wait)
+        user = parent.get("uid")
+        return LocalMachine(
+            dated=checking, thorough=checking, user="" if user is None else str(user), import_wait=wait
+        )
 
     def services(self) -> DesiredServices:
         """Return what the services file says.

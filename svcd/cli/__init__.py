@@ -149,7 +149,8 @@ def _check(chosen: argparse.Namespace) -> int:
     try:
         source = source_of(chosen.file, chosen)
         user = become(chosen.user or source.reader)
-        print(f"svcctl check: {source.name}; as user {user}", file=sys.stderr)
+        handlers = f", handlers as {source.handlers}" if source.handlers and not chosen.user else ""
+        print(f"svcctl check: {source.name}; as user {user}{handlers}", file=sys.stderr)
         offset = source.port_offset if chosen.port_offset is None else chosen.port_offset
         machine = LocalMachine(thorough=True, user="" if chosen.user else source.handlers)
         loaded = load_config(source.file, LocalFiles(), port_offset=offset, machine=machine)
