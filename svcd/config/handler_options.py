@@ -165,7 +165,8 @@ class HandlerOptions:
     )  # fmt: skip
     listen_fds: bool = row(
         YES_NO, False, "process", "server",
-        "Give it the socket as descriptor 3 too, as systemd does (LISTEN_FDS).",
+        "Give it the socket as descriptor 3 too, as systemd does (LISTEN_FDS). In LISTEN_FDNAMES a connection is named "
+        "connection, and with wait=yes the socket as the service.",
     )  # fmt: skip
     stderr: str = row(
         choice("client", "log"), "client", "process", "spawned",

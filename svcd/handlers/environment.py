@@ -62,7 +62,13 @@ def service_environment(
 
 
 def tcp_environment(
-    local_host: str, local_port: int, remote_host: str, remote_port: int, count: int, name: str | None = None
+    local_host: str,
+    local_port: int,
+    remote_host: str,
+    remote_port: int,
+    count: int,
+    name: str | None = None,
+    local_name: str | None = None,
 ) -> bytes:
     """The variables of a TCP connection, in about a microsecond.
 
@@ -72,14 +78,16 @@ def tcp_environment(
         remote_host: the client's address.
         remote_port: its port.
         count: the open connections of the service, this one included.
-        name: the client's host name, if somebody looked. One that is no plausible host name is left out.
+        name: the client's host name, if it was looked up. One that is no plausible host name is left out.
+        local_name: the host name of our address, the same.
     """
     if ":" in local_host:
         local_host, remote_host = unmapped(local_host), unmapped(remote_host)
     named = f"TCPREMOTEHOST={name}\0" if name and _HOST_NAME(name) else ""
+    local = f"TCPLOCALHOST={local_name}\0" if local_name and _HOST_NAME(local_name) else ""
     return (
         f"PROTO=TCP\0TCPLOCALIP={local_host}\0TCPLOCALPORT={local_port}\0"
-        f"TCPREMOTEIP={remote_host}\0TCPREMOTEPORT={remote_port}\0{named}TCPCONNNUM={count}\0"
+        f"TCPREMOTEIP={remote_host}\0TCPREMOTEPORT={remote_port}\0{named}{local}TCPCONNNUM={count}\0"
         f"REMOTE_HOST={remote_host}\0REMOTE_ADDR={remote_host}\0REMOTE_PORT={remote_port}"
     ).encode()
 

@@ -65,13 +65,14 @@ class Ends:
         finally:
             sock.detach()
 
-    def environment(self, count: int, host: str | None = None) -> bytes:
+    def environment(self, count: int, host: str | None = None, near: str | None = None) -> bytes:
         """The variables of the connection.
 
         Args:
             count: the open connections of the service, this one included.
-            host: the client's name, if somebody looked.
+            host: the client's name, if it was looked up.
+            near: the name of our own address, the same.
         """
         if self.near is None:
             return unix_environment(*self.process)
-        return tcp_environment(self.near[0], self.near[1], self.far[0], self.far[1], count, host) + self.more
+        return tcp_environment(self.near[0], self.near[1], self.far[0], self.far[1], count, host, near) + self.more

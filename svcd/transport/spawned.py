@@ -159,9 +159,19 @@ class SpawnKeeper(Keeper[SpawnedSession]):
             self._start(session, descriptor, ends)
             return
         ask = self.names.confirmed_host_of if ticket.awaits_name else self.names.host_of
-        ask(unmapped(name[0])).addCallback(self._named, session, descriptor, ends)
+        far = ask(unmapped(name[0]))
+        # That of our own address is soon remembered, and costs nothing then.
+        near = self.names.host_of(unmapped(ends.near[0])) if self.resolves else None
+        far.addCallback(self._named, session, descriptor, ends, near)
 
-    def _named(self, host: str | None, session: SpawnedSession, descriptor: int, ends: Ends) -> None:
+    def _named(
+        self,
+        host: str | None,
+        session: SpawnedSession,
+        descriptor: int,
+        ends: Ends,
+        near: Deferred[str | None] | None,
+    ) -> None:
         """The client's name, or that it has none, is known."""
         if self.sessions.get(session.number) is not session:
             os.close(descriptor)
@@ -173,9 +183,21 @@ class SpawnKeeper(Keeper[SpawnedSession]):
                 self.entrance.turn_away(descriptor, refusal, self.peer_text(ends.far[0], ends.far[1]))
                 return
             self.tally.accepted += 1
-        if host and self.resolves:
+        if near is None:
+            self._start(session, descriptor, ends)
+            return
+        if host:
             session.host = self.quoted(host)
-        self._start(session, descriptor, ends, host if self.resolves else None)
+        near.addCallback(self._near_named, session, descriptor, ends, host)
+
+    def _near_named(
+        self, near: str | None, session: SpawnedSession, descriptor: int, ends: Ends, host: str | None
+    ) -> None:
+        """The name of our own address, or that it has none, is known as well."""
+        if self.sessions.get(session.number) is session:
+            self._start(session, descriptor, ends, host, near)
+        else:
+            os.close(descriptor)
 
     def take_socket(
         self, descriptor: int, peer: str, environment: bytes, ended: Callable[[], None], ticket: Ticket
@@ -201,8 +223,15 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         self.begun(session)
         return session
 
-    def _start(self, session: SpawnedSession, descriptor: int, ends: Ends, host: str | None = None) -> None:
-        environment = ends.environment(len(self.sessions), host)
+    def _start(
+        self,
+        session: SpawnedSession,
+        descriptor: int,
+        ends: Ends,
+        host: str | None = None,
+        near: str | None = None,
+    ) -> None:
+        environment = ends.environment(len(self.sessions), host, near)
         if self._securing is not None and self._securing.wanted:
             self._securing.begin(session, descriptor, ends, environment)
             return

@@ -66,7 +66,8 @@ def spec_of(service: Service, account: Account) -> Spec:
     keeps = service.runs == "python" or options.stderr == "log" or holds
     environment = service_environment(service.name, user, options.env, options.passenv, os.environ)
     if options.listen_fds:
-        environment |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": service.name}
+        # A connection is named as systemd names it with Accept=yes (systemd.socket(5), FileDescriptorName=).
+        environment |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": service.name if options.wait else "connection"}
     return Spec(
         name=service.id,
         identity=_identity(options, user, account, own_files=not keeps),

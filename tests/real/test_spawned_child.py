@@ -164,7 +164,7 @@ def test_limits_and_options(ordinary: Callable[..., Daemon]) -> None:
             assert child.session == child.pid
             variables = connection_variables(client) | {"PATH": PATH, "SVCD_SERVICE": name}
             if name == "fds":
-                variables |= {"LISTEN_FDS": "1", "LISTEN_PID": str(child.pid), "LISTEN_FDNAMES": "fds"}
+                variables |= {"LISTEN_FDS": "1", "LISTEN_PID": str(child.pid), "LISTEN_FDNAMES": "connection"}
             assert child.environment() == variables
             opened = child.descriptors()
             assert list(opened) == ([0, 1, 2, 3] if name == "fds" else [0, 1, 2])
@@ -267,7 +267,7 @@ def test_names_and_other_addresses(start: Callable[..., Daemon], has_ipv6: bool)
     with client:
         name = socket.gethostbyaddr("127.0.0.1")[0]
         variables = connection_variables(client) | {"PATH": PATH, "SVCD_SERVICE": "named"}
-        assert child.environment() == variables | {"TCPREMOTEHOST": name}
+        assert child.environment() == variables | {"TCPREMOTEHOST": name, "TCPLOCALHOST": name}
     if has_ipv6:
         child, client = look(daemon, "six/tcp", socket.AF_INET6)
         with client:

@@ -77,8 +77,10 @@ def test_a_mapped_client_is_told_as_ipv4(host: str, told: str) -> None:
 
 @pytest.mark.parametrize("name", ["host.example", "a", "x_1-2.example", "1.2.0.192.in-addr.arpa", "a" * 253])
 def test_a_host_name_is_told(name: str) -> None:
-    """One that was found stands in TCPREMOTEHOST."""
+    """One that was found stands in TCPREMOTEHOST, that of our own address in TCPLOCALHOST."""
     assert _variables(tcp_environment("::1", 7, "::1", 1, 1, name))["TCPREMOTEHOST"] == name
+    values = _variables(tcp_environment("::1", 7, "::1", 1, 1, None, name))
+    assert (values["TCPLOCALHOST"], "TCPREMOTEHOST" in values) == (name, False)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,8 @@ def test_a_host_name_is_told(name: str) -> None:
 )
 def test_a_name_that_is_no_host_name_is_not(name: str | None) -> None:
     """Whoever runs the client's name server can't reach a shell by it."""
-    assert "TCPREMOTEHOST" not in _variables(tcp_environment("::1", 7, "::1", 1, 1, name))
+    values = _variables(tcp_environment("::1", 7, "::1", 1, 1, name, name))
+    assert not {"TCPREMOTEHOST", "TCPLOCALHOST"} & values.keys()
 
 
 @given(st.text())

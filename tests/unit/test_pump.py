@@ -353,6 +353,7 @@ def test_a_name_comes_before_the_handshake(started: Callable[..., _Daemon]) -> N
             if name == "eve.example.net":
                 assert client.recv(1) == b""
                 assert (daemon.events(), daemon.budget.open, daemon.keeper.sessions) == (["refuse"], 0, {})
+            daemon.names.answer(None)
     (transport,) = daemon.reactor.adopted
     tls = TlsClient()
     for _ in range(3):

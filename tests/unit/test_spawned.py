@@ -275,7 +275,9 @@ def test_a_name_is_waited_for(spawned: Callable[..., _Spawned]) -> None:
     daemon.connect()
     assert not daemon.link.waiting
     daemon.names.answer("client.example")
-    assert b"TCPREMOTEHOST=client.example\0" in daemon.link.waiting[1][0]
+    assert not daemon.link.waiting
+    daemon.names.answer("server.example")
+    assert b"TCPREMOTEHOST=client.example\0TCPLOCALHOST=server.example\0" in daemon.link.waiting[1][0]
     daemon.begin(1)
     assert "host=client.example" in daemon.lines[0]
 
@@ -285,6 +287,7 @@ def test_shortened_addresses_are_the_logs_alone(spawned: Callable[..., _Spawned]
     daemon = spawned("resolve=yes", short=True)
     host, port = daemon.connect().getsockname()
     daemon.names.answer("client.example")
+    daemon.names.answer(None)
     environment = daemon.link.waiting[1][0]
     assert b"TCPREMOTEHOST=client.example" in environment
     assert f"TCPREMOTEIP={host}\0TCPREMOTEPORT={port}".encode() in environment
@@ -294,13 +297,17 @@ def test_shortened_addresses_are_the_logs_alone(spawned: Callable[..., _Spawned]
     assert all(" peer=127.0.0.0 id=1 " in line and "client" not in line for line in daemon.lines)
 
 
-def test_a_connection_may_end_before_its_name_is_known(spawned: Callable[..., _Spawned]) -> None:
-    """Its descriptor is closed then, and nothing starts."""
+@pytest.mark.parametrize("known", [0, 1])
+def test_a_connection_may_end_before_its_name_is_known(spawned: Callable[..., _Spawned], known: int) -> None:
+    """Or that of our own address: its descriptor is closed then, and nothing starts."""
     daemon = spawned("resolve=yes")
     client = daemon.connect()
+    for _ in range(known):
+        daemon.names.answer("client.example")
     daemon.keeper.sessions[1].cut("shutdown")
     assert "reason=shutdown" in daemon.lines[-1]
-    daemon.names.answer("client.example")
+    for _ in range(2 - known):
+        daemon.names.answer("client.example")
     assert not daemon.link.waiting
     assert client.recv(1) == b""
     assert daemon.budget.open == 0
