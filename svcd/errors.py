@@ -71,10 +71,14 @@ class ListenError(SvcdError):
         cause: what the system said, or what stands in the way.
         remedy: what the reader can do about it.
         number: the errno of the system; 0 if it was not the system that refused.
+
+    Attributes:
+        owner_sought: whether the process that has the address was looked for.
     """
 
     def __init__(self, service: str, address: str, cause: str, remedy: str, number: int = 0) -> None:
         self.number = number
+        self.owner_sought = False
         self.service = service
         self.address = address
         self.cause = cause

@@ -237,7 +237,7 @@ def _check_listening(desired: DesiredServices, options: Options, parent: dict[st
     """
     if parent.get("nodaemon") or parent.get("chroot"):
         return
-    opened, errors = open_sockets(desired.endpoints)
+    opened, errors = open_sockets(desired.endpoints, name_owners=True)
     for each in opened:
         each.close()
     if errors and (options["strict"] or not opened):
@@ -312,6 +312,7 @@ def _surroundings(reactor: Any, files: LocalFiles, budget: DescriptorBudget, led
 def _reloader(supervisor: Supervisor, options: Options, reactor: Any) -> Reloader:  # noqa: ANN401 - several interfaces
     reloader = Reloader(supervisor, options.read, partial(call_in_daemon_thread, reactor), options.check_again)
     supervisor.retry = reloader.retry
+    supervisor.broken.in_thread = partial(call_in_daemon_thread, reactor)
     reactor.callWhenRunning(setattr, options, "started", True)
     return reloader
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Process", "socket_owner"]
 
 #: How long a search may take, in seconds: it reads the links of all descriptors of all processes.
-_MAX_SECONDS = 0.1
+_MAX_SECONDS = 2.0
 #: States of /proc/net/tcp: LISTEN. For udp a bound socket is in TCP_CLOSE.
 _STATES: dict[int, str] = {socket.SOCK_STREAM: "0A", socket.SOCK_DGRAM: "07"}
 _TABLES: dict[int, tuple[str, str]] = {socket.SOCK_STREAM: ("tcp", "tcp6"), socket.SOCK_DGRAM: ("udp", "udp6")}

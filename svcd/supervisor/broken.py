@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
 from svcd.errors import ListenError
 from svcd.events import BROKEN, RECOVERED, tell
 from svcd.supervisor.path_watch import PathWatcher
+from svcd.transport.sockets import with_owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IDelayedCall
 
     from svcd.config.check import Endpoint
@@ -27,6 +29,8 @@ __all__ = ["BrokenService", "BrokenServices"]
 #: Seconds until a service is tried again: at first, and at most; each pause is twice the last.
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
+#: So many services at most have the processes looked for that have their addresses, each time.
+_MAX_SOUGHT = 16
 #: Several events come together, such as a file that is created, written and closed, in seconds.
 _SETTLE_SECONDS = 0.2
 
@@ -50,6 +54,27 @@ class BrokenService:
     since: float = 0.0
     pause: float = _FIRST_PAUSE
     due: float = 0.0
+    #: The errors as they were found, before the processes were named that have addresses.
+    found: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.found = tuple(map(str, self.errors))
+
+    @property
+    def seeks_owner(self) -> bool:
+        """Whether the process is to be looked for that has one of its addresses."""
+        errors = [error for error in self.errors if isinstance(error, ListenError)]
+        return any(error.number == errno.EADDRINUSE and not error.owner_sought for error in errors)
+
+    def with_owners(self) -> tuple[Problem | ListenError, ...]:
+        """Return the errors, with the processes that have addresses; this takes a while."""
+        places = {endpoint.address: endpoint for endpoint in self.endpoints}
+        return tuple(
+            with_owner(error, places[error.address])
+            if isinstance(error, ListenError) and error.address in places
+            else error
+            for error in self.errors
+        )
 
     @property
     def reason(self) -> str:
@@ -92,6 +117,7 @@ class BrokenServices:
 
     Attributes:
         retry: tries services again, by their ids; None while nothing is to be tried.
+        in_thread: calls what may take a while; None to call it at once.
     """
 
     _log = Logger()
@@ -102,6 +128,7 @@ class BrokenServices:
         self._timer: IDelayedCall | None = None
         self._paths = PathWatcher(reactor, self._paths_changed)
         self.retry: Callable[[Sequence[str]], object] | None = None
+        self.in_thread: Callable[[Callable[[], Any]], Deferred[Any]] | None = None
 
     def __getitem__(self, service_id: str) -> BrokenService:
         """Return a service that is broken."""
@@ -142,6 +169,7 @@ class BrokenServices:
             if before is not None and service_id not in found:
                 del self._services[service_id]
                 tell(self._log, RECOVERED, service=service_id, seconds=round(now - before.since, 3))
+        fresh = []
         for service_id, broken in found.items():
             before = self._services.get(service_id)
             broken.since = now if before is None else before.since
@@ -149,10 +177,29 @@ class BrokenServices:
                 broken.pause = min(before.pause * 2, _LONGEST_PAUSE)
             broken.due = now + broken.pause
             self._services[service_id] = broken
-            if before is None or before.reason != broken.reason:
-                tell(self._log, BROKEN, service=service_id, reason=broken.reason, retry=broken.pause)
+            if before is not None and before.found == broken.found:
+                broken.errors = before.errors
+            else:
+                fresh.append(broken)
+        self._report(fresh)
         if self.retry is not None:
             self._wait()
+
+    def _report(self, services: Sequence[BrokenService]) -> None:
+        """Log services that are broken, the first of them with the processes that have their addresses."""
+
+        def find() -> list[tuple[Problem | ListenError, ...]]:
+            return [each.with_owners() if n < _MAX_SOUGHT else each.errors for n, each in enumerate(services)]
+
+        def report(found: list[tuple[Problem | ListenError, ...]]) -> None:
+            for broken, errors in zip(services, found, strict=True):
+                broken.errors = errors
+                tell(self._log, BROKEN, service=broken.service.id, reason=broken.reason, retry=broken.pause)
+
+        if self.in_thread is None or not any(each.seeks_owner for each in services):
+            report([each.errors for each in services])
+        else:
+            self.in_thread(find).addCallback(report).addErrback(lambda _failure: report([b.errors for b in services]))
 
     def postpone(self, ids: Iterable[str]) -> None:
         """Try services again after their next pause."""

@@ -39,7 +39,7 @@ class Change:
         shared: what all services have in common.
         running: the services that run, by id; commit() changes it.
         listeners: the sockets, by address; commit() changes it.
-        stock: sockets that are open already.
+        stock: sockets that are open already, at the start of the daemon.
 
     Attributes:
         nurse: has the launchers that are new.
@@ -122,7 +122,8 @@ class Change:
     def _open(self) -> None:
         wanted = [endpoint for endpoint in self._plan.opened if endpoint.service.id not in self.failures]
         leaving = [self._listeners[socket_key(endpoint)].opened.socket for endpoint in self._plan.closed]
-        opened, errors = open_sockets(wanted, self._stock, self._shared.store if self._stock else None, leaving)
+        store, start = self._shared.store, self._stock is not None
+        opened, errors = open_sockets(wanted, self._stock, store if start else None, leaving, name_owners=start)
         self._opened = {socket_key(each.endpoint): each for each in opened}
         for error in errors:
             self.unopened.setdefault(error.service, []).append(error)

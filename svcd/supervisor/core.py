@@ -221,7 +221,8 @@ class Supervisor(TwistedService):
         if self.ledger.state == "stopping":
             raise CommandError("the daemon is about to stop")
         began = self._reactor.seconds()
-        made = plan(self.endpoints, self._target(desired))
+        before = self.endpoints
+        made = plan(before, self._target(desired))
         change = Change(made, self._shared, self.hosted, self._listeners)
         change.prepare()
         broken = self._broken(change, desired)
@@ -239,6 +240,8 @@ class Supervisor(TwistedService):
         self.broken.update(broken)
         self._describe()
         self.ledger.reloads_done += 1
+        # What came of it: a broken service goes on as before, or not at all.
+        made = plan(before, self.endpoints)
         counts = {"opened": len(made.opened), "closed": len(made.closed), "changed": len(made.changed)}
         counts |= {"added": len(made.added), "removed": len(made.removed), "broken": len(broken)}
         tell(self._log, RELOAD, **counts, seconds=round(self._reactor.seconds() - began, 6))

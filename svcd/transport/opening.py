@@ -11,7 +11,7 @@ from svcd.errors import ListenError
 from svcd.events import LEFTOVER, UNGIVEN, tell
 from svcd.transport.inherited import stored_name, waits
 from svcd.transport.notify import Manager
-from svcd.transport.sockets import OpenSocket, open_socket
+from svcd.transport.sockets import OpenSocket, open_socket, with_owner
 from svcd.transport.stock import Stock
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ def open_sockets(
     stock: Stock | None = None,
     store: Store | None = None,
     leaving: Sequence[socket.socket] = (),
+    *,
+    name_owners: bool = False,
 ) -> tuple[list[OpenSocket], list[ListenError]]:
     """Open the sockets of endpoints: those in stock, and new ones.
 
@@ -110,6 +112,7 @@ def open_sockets(
         stock: what is open already; nothing is left in it.
         store: what is left over is removed from it.
         leaving: bound sockets of ours that will be closed, and must not stand in the way.
+        name_owners: whether errors name the process that has an address; to find it takes a while.
 
     Returns:
         The sockets, and an error for each endpoint that has none.
@@ -130,7 +133,7 @@ def open_sockets(
         try:
             opened.append(found or open_socket(endpoint, leaving))
         except ListenError as error:
-            errors.append(error)
+            errors.append(with_owner(error, endpoint) if name_owners else error)
             continue
         if activated and not found:
             tell(_log, UNGIVEN, service=endpoint.service.id, address=opened[-1].address)
