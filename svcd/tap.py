@@ -178,9 +178,7 @@ class Options(usage.Options):
         forks = not self.started and not parent.get("nodaemon")
         wait = None if checking or forks else _IMPORT_SECONDS
         user = parent.get("uid")
-        return LocalMachine(
-            dated=checking, thorough=checking, user="" if user is None else str(user), import_wait=wait
-        )
+        return LocalMachine(dated=checking, thorough=checking, user="" if user is None else str(user), import_wait=wait)
 
     def services(self) -> DesiredServices:
         """Return what the services file says.

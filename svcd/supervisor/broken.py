@@ -105,6 +105,11 @@ class BrokenService:
         )
 
     @property
+    def lacks_socket(self) -> bool:
+        """Whether another process has an address that it asks for."""
+        return any(isinstance(error, ListenError) and error.number == errno.EADDRINUSE for error in self.errors)
+
+    @property
     def _bind_place(self) -> object:
         return self.service.places.get("bind")
 
@@ -233,6 +238,10 @@ class BrokenServices:
     def addresses_changed(self) -> None:
         """Try the services that lack an address."""
         self._hasten([each for each in self if each.lacks_address])
+
+    def socket_freed(self) -> None:
+        """Try the services whose address another process has: one that had a socket has ended."""
+        self._hasten([each for each in self if each.lacks_socket])
 
     def _paths_changed(self, paths: frozenset[str]) -> None:
         self._hasten([each for each in self if not paths.isdisjoint(each.paths)])

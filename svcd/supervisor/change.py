@@ -1,12 +1,14 @@
 """Change from the running services to others: prepared service by service, then committed as a whole.
 
 All that may fail is done by prepare(). A service whose part fails is left out and named in `failures`; the others
-change. What commit() does can't fail.
+change. What commit() does can't fail, with one exception: where a wait=yes service listened a socket can be opened only
+after its own is closed, and not as long as a process has that. A service that gets none is left out, too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 from typing import TYPE_CHECKING
 
 from svcd.config.plan import socket_key
@@ -15,7 +17,9 @@ from svcd.handlers.nurse import Nurse
 from svcd.supervisor.kinds import run
 from svcd.supervisor.listeners import Listener, Port
 from svcd.transport.opening import open_sockets
+from svcd.transport.sockets import open_socket
 from svcd.transport.specs import root_needed
+from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -68,6 +72,9 @@ class Change:
         self._opened: dict[Hashable, OpenSocket] = {}
         self._permitted: list[tuple[Listener, Endpoint]] = []
         self._ports: dict[Hashable, Port] = {}
+        # Where wait=yes services listened, with the processes that have their sockets; and what is opened there later.
+        self._given_up = {_place(each): 0 for each in made.closed if each.service.options.wait}
+        self._later: list[Endpoint] = []
 
     def prepare(self) -> None:
         """Do everything that may fail. Nothing that runs has changed afterwards."""
@@ -121,6 +128,8 @@ class Change:
 
     def _open(self) -> None:
         wanted = [endpoint for endpoint in self._plan.opened if endpoint.service.id not in self.failures]
+        self._later = [endpoint for endpoint in wanted if _place(endpoint) in self._given_up]
+        wanted = [endpoint for endpoint in wanted if _place(endpoint) not in self._given_up]
         leaving = [self._listeners[socket_key(endpoint)].opened.socket for endpoint in self._plan.closed]
         store, start = self._shared.store, self._stock is not None
         opened, errors = open_sockets(wanted, self._stock, store if start else None, leaving, name_owners=start)
@@ -128,6 +137,7 @@ class Change:
         for error in errors:
             self.unopened.setdefault(error.service, []).append(error)
         usable = {each.endpoint.service.id for each in opened} | {new.service.id for _, new in self._plan.kept}
+        usable |= {endpoint.service.id for endpoint in self._later}
         for service_id in self.unopened.keys() - usable:
             self._fail(service_id, *self.unopened.pop(service_id))
 
@@ -157,6 +167,28 @@ class Change:
         service = endpoint.service
         running = self._fresh.get(service.id) or self._running[service.id]
         self._ports[socket_key(endpoint)] = running.port(opened, service)
+
+    def _open_later(self, endpoint: Endpoint) -> None:
+        """Open a socket where one of a wait=yes service was closed.
+
+        Raises:
+            ListenError: it can't be had.
+            OSError: a file that its service needs can't be read.
+        """
+        pid, service = self._given_up[_place(endpoint)], endpoint.service
+        try:
+            opened = open_socket(endpoint)
+        except ListenError as error:
+            if error.number != errno.EADDRINUSE or not pid:
+                raise
+            cause = f"process {pid} of a service with wait=yes still has the socket there, and was told to end"
+            raise ListenError(service.id, error.address, cause, "it is served then", error.number) from error
+        try:
+            self._make_port(opened, endpoint)
+        except BaseException:
+            opened.close()
+            raise
+        self._opened[socket_key(endpoint)] = opened
 
     def _start_launchers(self, services: list[Service]) -> None:
         try:
@@ -200,22 +232,40 @@ class Change:
         replaced = [self._running[name] for name in self._fresh if name in self._running]
         gone = [self._running.pop(service.id) for service in self._plan.removed] + replaced
         self._running.update(self._fresh)
+        self._move_sockets(start=start)
+        gone += self._without_listeners()
+        if start:
+            for running in self._fresh.values():
+                if running not in gone:
+                    running.begin()
+        for running in gone:
+            running.close()
+        return gone
+
+    def _move_sockets(self, *, start: bool) -> None:
+        """Give each socket to the service that has it now, close the others, and begin with new ones."""
         for old, new in self._plan.kept:
             self._keep(old, new, start=start)
         for endpoint in self._plan.closed:
             # A service whose new form can't be served goes on in its old form.
             if endpoint.service.id not in self.failures:
                 self._close(endpoint)
+        for endpoint in self._later:
+            self._try_later(endpoint)
         for key, opened in self._opened.items():
             listener = self._listeners[key] = Listener(opened, self._shared.budget, self._shared.store)
             self._serve(listener, self._ports[key], start=start)
-        if start:
-            for running in self._fresh.values():
-                running.begin()
-        gone += self._without_listeners()
-        for running in gone:
-            running.close()
-        return gone
+
+    def _try_later(self, endpoint: Endpoint) -> None:
+        service = endpoint.service
+        if service.id in self.failures:
+            return
+        try:
+            self._open_later(endpoint)
+        except ListenError as error:
+            self.unopened.setdefault(service.id, []).append(error)
+        except Exception as error:  # noqa: BLE001 - a service's own mistake is its alone
+            self.unopened.setdefault(service.id, []).append(service.fault(service.runs, reason_of(error)))
 
     def _keep(self, old: Endpoint, new: Endpoint, *, start: bool) -> None:
         if new.service.id in self.failures:
@@ -236,9 +286,19 @@ class Change:
     def _close(self, endpoint: Endpoint) -> None:
         leaving = self._listeners.pop(socket_key(endpoint))
         leaving.accept_all()
+        if isinstance(leaving.port, WaitPort):
+            self._given_up[_place(endpoint)] = leaving.port.process
         leaving.close()
 
     def _without_listeners(self) -> list[Running]:
-        """Remove the services whose change failed and whose sockets all went to others."""
+        """Remove the services whose change failed and whose sockets all went to others, and those that got none."""
         served = {listener.endpoint.service.id for listener in self._listeners.values()}
+        for service_id in self.unopened.keys() - served:
+            self.failures[service_id] = self.unopened.pop(service_id)
         return [self._running.pop(name) for name in self.failures if name in self._running and name not in served]
+
+
+def _place(endpoint: Endpoint) -> Hashable:
+    """Return what endpoints share of which one may stand in the way of the other."""
+    service = endpoint.service
+    return service.net.shape, service.port if endpoint.version else service.path

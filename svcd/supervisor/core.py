@@ -132,6 +132,7 @@ class Supervisor(TwistedService):
         self.retired: list[Running] = []
         self.broken = BrokenServices(reactor)
         self.retry: Callable[[Sequence[str]], object] | None = None
+        self._shared.socket_freed = self.broken.socket_freed
         self._addresses = AddressWatcher(reactor, self._addresses_changed)
 
     @property
@@ -232,6 +233,7 @@ class Supervisor(TwistedService):
         self._commit(change, made, now=now)
         for running in self.hosted.values():
             running.check_modules()
+        broken |= self._failed(change, desired)
         # Certificates that are not named otherwise than before may be others.
         self._watch.look_now()
         wanted = {endpoint.service.id for endpoint in desired.endpoints} | {each.service.id for each in desired.faulty}
@@ -281,6 +283,7 @@ class Supervisor(TwistedService):
         change.prepare()
         broken = self._broken(change, checked)
         self._commit(change, made)
+        broken |= self._failed(change, checked)
         self.broken.update(broken, {endpoint.service.id for endpoint in checked})
         self._describe()
 
@@ -313,6 +316,11 @@ class Supervisor(TwistedService):
             # A service that runs as it is wanted goes on; its fault is told, and is its next start's.
             if running is None or running.service != each.service:
                 found[each.service.id] = BrokenService(each.service, each.endpoints, each.problems)
+        return found | self._failed(change, desired)
+
+    def _failed(self, change: Change, desired: DesiredServices) -> dict[str, BrokenService]:
+        """Return the services of which a part failed."""
+        found = {}
         for errors in (change.failures, change.unopened):
             for service_id, reasons in errors.items():
                 endpoints = tuple(each for each in desired.endpoints if each.service.id == service_id)

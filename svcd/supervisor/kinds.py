@@ -225,7 +225,7 @@ class _Spawned(_Kept[SpawnKeeper]):
 
     def port(self, opened: OpenSocket, service: Service) -> Port:
         if service.options.wait:
-            return WaitPort(self._shared.reactor, opened.socket, self.keeper)
+            return WaitPort(self._shared.reactor, opened.socket, self.keeper, self._shared.socket_freed)
         return self._hand_off(opened, self.keeper.take, self.keeper.may_accept)
 
     def join(self, port: Port) -> Callable[[], None]:

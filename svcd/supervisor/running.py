@@ -44,6 +44,7 @@ class Shared:
         muxed: what tcpmux offers, by name.
         modules: the files of factories' modules, by `module:name`, as they were when they were imported.
         own_ports: the ports of the daemon's datagram services, which never ask.
+        socket_freed: called when a process with wait=yes has ended whose service has another socket now, or none.
     """
 
     reactor: Watcher
@@ -57,6 +58,7 @@ class Shared:
     muxed: Callable[[], Mapping[str, Serve]]
     own_ports: set[int] = field(default_factory=set)
     modules: dict[str, ModuleFiles] = field(default_factory=dict)
+    socket_freed: Callable[[], None] = nothing
 
     def keeping(self, service: Service) -> tuple[Journal, Names, Share, Iterator[int], Entrance]:
         """What every keeper of connections takes.

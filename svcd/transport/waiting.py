@@ -58,9 +58,16 @@ class WaitPort(Port):
         reactor: watches the socket, and time.
         sock: a listening or a datagram socket.
         keeper: has the processes.
+        freed: called when a process has ended whose socket this port has no more.
     """
 
-    def __init__(self, reactor: Watcher, sock: socket.socket, keeper: SpawnKeeper) -> None:
+    def __init__(
+        self,
+        reactor: Watcher,
+        sock: socket.socket,
+        keeper: SpawnKeeper,
+        freed: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__(reactor, sock)
         self._reactor = reactor
         self._keeper = keeper
@@ -73,7 +80,8 @@ class WaitPort(Port):
         self._poll.register(sock, select.POLLIN)
         self._hasty = 0
         self._rest: IDelayedCall | None = None
-        self._freed: Callable[[], None] | None = None
+        self._freed = freed
+        self._next: WaitPort | None = None
 
     @property
     def busy(self) -> bool:
@@ -93,21 +101,16 @@ class WaitPort(Port):
             return self._holder.pid
         return 0 if self._before is None else self._before.process
 
-    def when_free(self, call: Callable[[], None]) -> None:
-        """Call this once, when the process that has the socket ends."""
-        self._freed = call
-
     def hold(self, pid: int) -> None:
         """Leave the socket to a process of the daemon before this one, until it ends."""
         self.pause()
         with contextlib.suppress(ProcessLookupError):
-            self._holder = Holder(self._reactor, pid, self._released)
+            self._holder = Holder(self._reactor, pid, self.release)
 
     def follow(self, before: WaitPort) -> None:
         """Take the socket over from the port of another service, whose process is ended first."""
         if before.busy:
-            self._before = before
-            before.when_free(self._released)
+            self._before, before._next = before, self
             before.dismiss()
 
     def dismiss(self) -> None:
@@ -202,15 +205,18 @@ class WaitPort(Port):
         self._hasty = self._hasty + 1 if left else 0
         if self._hasty >= _PATIENCE:
             self._pause_for(min(_FIRST_PAUSE * 2 ** (self._hasty - _PATIENCE), _LONGEST_PAUSE))
-        self._released()
+        self.release()
 
-    def _released(self) -> None:
-        """Go on: the process that had the socket has ended."""
+    def release(self) -> None:
+        """Go on: the process that had the socket has ended, or that of the port before."""
         self._holder = self._before = None
-        freed, self._freed = self._freed, None
-        if freed is not None:
-            freed()
-        self.resume()
+        if self.connected:
+            self.resume()
+            return
+        follower, self._next = self._next, None
+        if follower is not None:
+            follower.release()
+        self._freed()
 
     def _pause_for(self, seconds: float) -> None:
         self.pause()
