@@ -85,9 +85,28 @@ def test_a_local_socket_is_kept_by_its_path() -> None:
     assert [endpoint.address for endpoint in made.opened] == ["/run/b"]
 
 
+@pytest.mark.parametrize("where", ["7/tcp4", "7/udp4", "/run/a/unix", "/run/a/unixgram"])
+def test_a_socket_that_programs_share_is_for_programs(where: str) -> None:
+    """A service that stops being wait=yes gets a new one; one that begins with it may have what there is."""
+    waits, other = f"x {where} server=/bin/a wait=yes", f"x {where} echo"
+    made = _plan(waits, other)
+    assert (made.kept, len(made.opened), len(made.closed)) == ((), 1, 1)
+    for old, new in [(other, waits), (waits, f"{waits} nice=3"), (waits, f"y {where} server=/bin/b wait=yes")]:
+        made = _plan(old, new)
+        assert (len(made.kept), made.opened, made.closed) == (1, (), ())
+
+
 LINES = st.lists(
     st.sampled_from(
-        ["echo 7/tcp", "echo 7/udp4", "echo 8/tcp6", "time 37/tcp4", "time 37/tcp4 backlog=3", "discard 9/tcp bind=::1"]
+        [
+            "echo 7/tcp",
+            "echo 7/udp4",
+            "echo 8/tcp6",
+            "echo 7/udp4 server=/bin/a wait=yes",
+            "time 37/tcp4",
+            "time 37/tcp4 backlog=3",
+            "discard 9/tcp bind=::1",
+        ]
     ),
     unique_by=lambda line: " ".join(line.split()[:1]) + line.split()[1].partition("/")[2],
 )

@@ -17,7 +17,7 @@ from svcd.config.check import Endpoint, check
 from svcd.errors import ActivationError, ListenErrors
 from svcd.net.socket_options import has_sized_buffers, unix_address
 from svcd.resources import inherited_stock
-from svcd.transport.inherited import Inherited, receive, stored_name
+from svcd.transport.inherited import Inherited, handed_name, receive, stored_name
 from svcd.transport.machine import LocalMachine
 from svcd.transport.opening import Store
 from svcd.transport.sockets import OpenSocket
@@ -171,6 +171,44 @@ def test_the_kernels_choice_of_a_port_is_kept(end: ExitStack) -> None:
     assert (found.address, found.origin, found.stored) == (first.address, "store", stored_name(endpoint))
 
 
+@pytest.mark.parametrize("port", [0, None])
+def test_a_socket_that_programs_share_is_known_by_its_name(
+    port: int | None, bound: Callable[..., socket.socket], end: ExitStack
+) -> None:
+    """It goes to a wait=yes service alone, which leaves its flags as they are."""
+    sock = bound(kind=socket.SOCK_DGRAM)
+    number = sock.getsockname()[1] if port is None else port
+    waits, other = (f"x {number}/udp4 {words} bind=127.0.0.1" for words in ("server=/bin/a wait=yes", "echo"))
+    (endpoint,) = _endpoints(waits)
+    for name in (stored_name(endpoint), handed_name(endpoint, None)):
+        inherited = Inherited(name, sock.dup())
+        assert inherited.waits
+        assert _take(other, inherited, end=end) == [None]
+        (found,) = _take(waits, Inherited(name, sock.dup()), end=end)
+        assert found is not None
+        assert found.socket.getblocking()
+    # What was another service's may become a wait=yes service's.
+    (endpoint,) = _endpoints(other)
+    (found,) = _take(waits, Inherited(stored_name(endpoint), sock.dup()), end=end)
+    assert found is not None
+
+
+def test_a_socket_is_stored_anew_when_programs_begin_to_share_it(bound: Callable[..., socket.socket]) -> None:
+    """Its name says so."""
+    manager = ManagerDouble(keeps=True)
+    store = Store(manager)
+    before, after = (_endpoints(f"x 7/tcp4 {words}")[0] for words in ("echo", "server=/bin/a wait=yes"))
+    opened = OpenSocket(before, bound(), "")
+    store.keep(opened)
+    opened.endpoint = after
+    store.keep(opened)
+    store.keep(opened)
+    assert manager.said[1:] == [
+        f"FDSTOREREMOVE=1 FDNAME={stored_name(before)}",
+        f"FDSTORE=1 FDPOLL=0 FDNAME={stored_name(before)}+wait",
+    ]
+
+
 @pytest.mark.parametrize(("net", "kind"), [("unix", socket.SOCK_STREAM), ("unixgram", socket.SOCK_DGRAM)])
 def test_a_unix_socket_from_the_store(tmp_path: Path, net: str, kind: int, end: ExitStack) -> None:
     """It is taken while its path is its own, gets the mode of its line, and takes its file along at its end."""
@@ -320,11 +358,12 @@ def test_names_are_what_systemd_takes(tmp_path: Path) -> None:
         "écho 8/tcp4 echo",
         f"{'x' * 300} 9/tcp4 echo",
         f"{'x' * 300}y 10/tcp4 echo",
+        f"{'x' * 300}z 10/udp4 server=/bin/a wait=yes",
         f"local {tmp_path}/a:b/unix echo",
         "d 0/udp4 echo bind=127.0.0.1,127.0.0.2",
     ]
     names = [stored_name(each) for each in _endpoints("\n".join(lines))]
-    assert len(set(names)) == len(names) == 8
+    assert len(set(names)) == len(names) == 9
     for name in names:
         assert name.isascii()
         assert name.isprintable()
