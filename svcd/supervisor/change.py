@@ -182,7 +182,9 @@ class Change:
             if error.number != errno.EADDRINUSE or not pid:
                 raise
             cause = f"process {pid} of a service with wait=yes still has the socket there, and was told to end"
-            raise ListenError(service.id, error.address, cause, "it is served then", error.number) from error
+            named = ListenError(service.id, error.address, cause, "it is tried again when that has ended", error.number)
+            named.owner_sought = True
+            raise named from error
         try:
             self._make_port(opened, endpoint)
         except BaseException:

@@ -319,7 +319,7 @@ def with_owner(error: ListenError, endpoint: Endpoint) -> ListenError:
 
     The search reads the descriptors of all processes: it takes 20 ms for some hundreds of them.
     """
-    if error.number != errno.EADDRINUSE:
+    if error.number != errno.EADDRINUSE or error.owner_sought:
         return error
     service = endpoint.service
     kind = socket.SOCK_STREAM if service.net.shape is Shape.STREAM else socket.SOCK_DGRAM
