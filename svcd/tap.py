@@ -196,7 +196,7 @@ class Options(usage.Options):
         if faults and (self["strict"] or self["check"] or not desired.endpoints):
             print(ConfigError(faults), file=sys.stderr)
             which = "some services" if desired.endpoints else "the services"
-            raise StartFailure(ConfigError.exit_code, f"{which} can't be served")
+            raise StartFailure(1 if self["check"] else ConfigError.exit_code, f"{which} can't be served")
         if self.predecessor is not None and not desired.endpoints and not desired.faulty:
             # As a reload: a truncated file is no instruction.
             reason = "no service is enabled in the services file; to serve nothing, stop svcd and start it"

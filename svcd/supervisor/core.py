@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from svcd.config.check import DesiredServices
 from svcd.config.plan import plan, socket_key
 from svcd.errors import CommandError, ConfigError, ListenError, ListenErrors
-from svcd.events import READY, RELOAD, STOP, tell
+from svcd.events import PROBLEM, READY, RELOAD, STOP, tell
 from svcd.net.address_watch import AddressWatcher
 from svcd.supervisor.broken import BrokenService, BrokenServices
 from svcd.supervisor.change import Change
@@ -248,6 +248,10 @@ class Supervisor(TwistedService):
         counts |= {"added": len(made.added), "removed": len(made.removed), "broken": len(broken)}
         tell(self._log, RELOAD, **counts, seconds=round(self._reactor.seconds() - began, 6))
         faults = [problem for each in desired.faulty for problem in each.problems]
+        for problem in faults:
+            # That of a broken service is told with it, and a certificate's by what watches them.
+            if problem.service not in broken and not problem.text.startswith("tls_"):
+                tell(self._log, PROBLEM, text=str(problem))
         failed = [error for each in broken.values() for error in each.errors]
         return ReloadResult(made, tuple(dict.fromkeys([*failed, *faults])))
 

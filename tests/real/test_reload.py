@@ -151,8 +151,8 @@ def test_a_fault_breaks_its_service_alone(start: Callable[..., Daemon], tmp_path
         for count, (fault, wanted) in enumerate(FAULTS.items(), 1):
             line = _reload(daemon, f"{text}{said(fault)}\nnew{count} 0/tcp echo\n")
             assert " broken=1 " in line
-            (broken,) = [fields(line) for line in daemon.lines if " broken service=x/" in line][count - 1 :]
-            assert said(wanted) in broken["reason"], fault
+            broken = daemon.wait_for(lambda line: " broken service=x/" in line, count)[-1]
+            assert said(wanted) in fields(broken)["reason"], fault
             assert exchange(daemon.connect(f"new{count}/tcp"), b"a") == b"a"
             # Without the line nothing is broken any more.
             assert " broken=0 " in _reload(daemon, text)

@@ -241,14 +241,14 @@ def test_modules_are_found(start: Callable[..., Daemon], open_folder: Path) -> N
 
 
 def test_modules_that_can_not_be_imported(tmp_path: Path) -> None:
-    """A module that can't be imported is a Problem before anything starts, with its line and its reason."""
+    """A module that can't be imported is a fault that a check finds, with its line and its reason."""
     (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
     (tmp_path / "fine.py").write_text("text = 'x'\n")
     (tmp_path / "services").write_text(
         f"@defaults python_path={tmp_path}\na 0/tcp python=broken:f\nb 0/tcp python=fine:f\nc 0/tcp python=fine:text\n"
     )
     done = run(*twistd("-n", "--pidfile=", "svcd", "--check", "--services", "services"), folder=tmp_path)
-    assert done.returncode == 78
+    assert done.returncode == 1
     text = done.stdout + done.stderr
     assert re.search(r"services:2:\d+: .*broken:f.*No module named 'nothing_of_this_name'", text)
     assert re.search(r"services:3:\d+: .*fine:f.*has no attribute 'f'", text)

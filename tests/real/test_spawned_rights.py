@@ -28,6 +28,7 @@ from svcd.handlers.messages import (
     Ready,
     Signal,
     Started,
+    Starting,
     pack,
     read,
 )
@@ -173,6 +174,7 @@ def test_a_launcher_passes_on_what_belongs_to_a_connection(nursery: Nursery) -> 
         with theirs:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE_DESCRIPTOR.pack(theirs.fileno()))]
             launcher.sendmsg([pack(Connection(7, variables))], rights)
+            assert read(launcher.recv(LARGEST)) == Starting(7)
             started = read(launcher.recv(LARGEST))
         assert isinstance(started, Started)
         child = Process(started.pid)
@@ -206,6 +208,7 @@ def test_a_nursery_hears_of_orphans(nursery: Nursery) -> None:
         with theirs:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE_DESCRIPTOR.pack(theirs.fileno()))]
             launcher.sendmsg([pack(Connection(7, b""))], rights)
+        assert read(launcher.recv(LARGEST)) == Starting(7)
         started = read(launcher.recv(LARGEST))
         assert isinstance(started, Started)
         # While it has a launcher, it is the launcher's to end; and a launcher is no handler.

@@ -94,9 +94,8 @@ def test_port_in_use(tmp_path: Path, taken: socket.socket, mode: str) -> None:
     done = run(*twistd(mode, "svcd", "--services", "services"), folder=tmp_path)
     assert done.returncode == 71
     [line] = done.stderr.splitlines()
-    assert line.startswith(
-        f"svcd: echo/tcp: can't listen on 127.0.0.1:{port}: Address already in use; stop the program"
-    )
+    assert line.startswith(f"svcd: echo/tcp: can't listen on 127.0.0.1:{port}: Address already in use by ")
+    assert f" (pid {os.getpid()}); stop " in line
     assert "Traceback" not in done.stdout
     assert not (tmp_path / "twistd.pid").exists()
 
