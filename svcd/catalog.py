@@ -15,6 +15,7 @@ from svcd.protocols.echo import EchoDatagrams, EchoFactory
 from svcd.protocols.files import StaticFiles
 from svcd.protocols.hello import HelloPage
 from svcd.protocols.http import HttpFactory
+from svcd.protocols.http_connections import HttpTimeouts
 from svcd.protocols.qotd import QotdDatagrams, QotdFactory
 from svcd.protocols.redirect import RedirectFactory
 from svcd.protocols.status.site import StatusFactory
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.interfaces import Descriptors, Files, Names, Observed
     from svcd.model import HostPort
+    from svcd.protocols.responses import Handler
 
 __all__ = ["BUILTINS", "MUX", "SHAPES", "SUMMARIES", "Builtin", "Surroundings", "datagram_protocol", "stream_factory"]
 
@@ -90,10 +92,19 @@ def _quotes(options: Options, around: Surroundings) -> Sequence[bytes]:
     return read_quotes(around.files.read(options.quotes)) if options.quotes else DEFAULT
 
 
+def _http_timeouts(options: Options) -> HttpTimeouts:
+    return HttpTimeouts(options.request_timeout, options.keepalive_timeout, options.send_timeout)
+
+
 def _http(options: Options, around: Surroundings) -> HttpFactory:
+    handler: Handler = HelloPage(around.names)
     if options.root:
-        return HttpFactory(StaticFiles(options.root, options.index, symlinks=options.symlinks), around.clock)
-    return HttpFactory(HelloPage(around.names), around.clock)
+        handler = StaticFiles(options.root, options.index, symlinks=options.symlinks, descriptors=around.descriptors)
+    return HttpFactory(handler, around.clock, timeouts=_http_timeouts(options))
+
+
+def _status(options: Options, around: Surroundings) -> StatusFactory:
+    return StatusFactory(around.observed, around.clock, _http_timeouts(options))
 
 
 BUILTINS: Mapping[str, Builtin] = {
@@ -130,7 +141,7 @@ BUILTINS: Mapping[str, Builtin] = {
     "http": Builtin("a tiny HTTP server: a greeting, or the files of a directory", _http),
     "status": Builtin(
         "what the daemon does, over HTTP: a page, /metrics for Prometheus, /status.json, /healthz and /readyz",
-        lambda _options, around: StatusFactory(around.observed, around.clock),
+        _status,
     ),
 }
 

@@ -6,18 +6,20 @@ offset from UTC and milliseconds. A value with other characters than letters, di
 a JSON string, so that nothing that a client sends can forge or break a line.
 
 Fields: `service` name/protocol; `address` where a listener stands; `runs` what answers there; `peer` the other end;
-`host` its name, with resolve=yes; `id` the connection's number since the start; `count` the service's open
-connections after the event; `in`, `out` bytes from and to the client; `seconds` how long it lasted; `reason` why it
-ended: done (closed in good order), lost (reset, or an error of the network), aborted (by the service), error (a
-mistake in the service), failed (it could not be served, as a `fail` line says), handshake (of TLS: it did not come to
-an end, and a `fail` line says why, unless the client came and went without a word), killed (a signal that was not
-ours ended the process), unknown (its launcher was lost, and it may go on), timeout (it named no service to tcpmux),
-shutdown (the daemon stopped), or which deadline passed: idle (idle_timeout), first_byte (first_byte_timeout), session
-(session_timeout); `pid` the process that serves; `exit` its exit status, or the signal that ended it; `user`,
-`system` its processor time in seconds; `tls` the version of TLS, a dash if the handshake failed; `subject` whose
-certificate the client has shown (RFC 4514), a dash if none, for services with tls_client_ca; `datagrams` received in
-all, `ignored` those of them that the rules leave unanswered; `state` of a launcher or of the nursery; `retry` the
-seconds until it is started again; `text` what a handler wrote for the log.
+`host` its name, with resolve=yes; `id` the connection's number since the start; `count` the service's open connections
+after the event; `in`, `out` bytes from and to the client; `seconds` how long it lasted; `reason` why it ended: done
+(closed in good order), lost (reset, or an error of the network), aborted (by the service), error (a mistake in the
+service), failed (it could not be served, as a `fail` line says), handshake (of TLS: it did not come to an end, and a
+`fail` line says why, unless the client came and went without a word), killed (a signal that was not ours ended the
+process), unknown (its launcher was lost, and it may go on), timeout (it named no service to tcpmux), shutdown (the
+daemon stopped), evicted (of HTTP, or in a handshake of TLS: it was idle or slow, and another connection needed its
+place), or which deadline passed: idle (idle_timeout), first_byte (first_byte_timeout), session (session_timeout), of
+HTTP request (request_timeout), keepalive (keepalive_timeout), send (send_timeout); `pid` the process that serves;
+`exit` its exit status, or the signal that ended it; `user`, `system` its processor time in seconds; `tls` the version
+of TLS, a dash if the handshake failed; `subject` whose certificate the client has shown (RFC 4514), a dash if none, for
+services with tls_client_ca; `datagrams` received in all, `ignored` those of them that the rules leave unanswered;
+`state` of a launcher or of the nursery; `retry` the seconds until it is started again; `text` what a handler wrote for
+the log.
 
 The `state` of a launcher is ready, lost, or idle: it has ended for want of clients (launcher_idle), and the next one
 has it started again. A `dropped` line says how many `lines`, with how many `bytes`, handlers have written for the log
@@ -47,6 +49,9 @@ uses them from now on: the `file` of the
 one that expires first, when that is (`expires`), and how many there are (`count`). A `certificate-expires` line warns
 of those that won't hold for long, once a day: the `file` of the first of them, the `days` that it has left (less than
 none for one that has expired), and how many they are.
+
+A `pause` line says that the descriptors of a `service`, or of all, are used up: its clients wait to be accepted, and
+others may have to by now; a `resume` line that nobody has to.
 
 A `refuse` line is for all clients of a service that were refused for one reason since the last such line, one line a
 second at most: `peer` the first of them, `count` how many, `rule` what decided for the first, with its place in the

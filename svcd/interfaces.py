@@ -162,6 +162,10 @@ class Descriptors(Protocol):
         """One is closed."""
         ...
 
+    def try_acquire(self) -> bool:
+        """One more is open, if there is one left; returns whether there is."""
+        ...
+
 
 class Names(Protocol):
     """Host names of addresses, looked up without blocking."""

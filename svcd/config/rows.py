@@ -57,6 +57,7 @@ _SCOPES = {
     "imported": "services with python= or factory=",
     "group": "spawned services (server=, python=) and UNIX sockets (unix, unixgram)",
     "tls": "stream services (tcp, unix), but for tcpmux",
+    "web": "http and status services",
     **{handler: f"services with {handler}=" for handler in HANDLERS},
 }
 
@@ -81,6 +82,7 @@ _TAKERS: Mapping[str, Callable[[Net, str], bool]] = {
     "imported": lambda _net, runs: runs in ("python", "factory"),
     "group": lambda net, runs: net.local or runs in SPAWNED,
     "tls": lambda net, runs: net.shape is Shape.STREAM and runs != "tcpmux",
+    "web": lambda _net, runs: runs in ("http", "status"),
 }
 
 

@@ -15,7 +15,7 @@ class TimeOptions:
     """A part of Options, which has the slots for all its parts.
 
     None of inetd's family ends a connection by itself, and RFC 862 to 864 let the client decide when: so there is no
-    deadline unless somebody wants one.
+    deadline unless somebody wants one. HTTP has some, as in every server of it.
     """
 
     __slots__ = ()
@@ -34,6 +34,18 @@ class TimeOptions:
         or_none(TIMEOUT), None, "how long", "session",
         "How long a connection may last in all. When a deadline of a spawned service passes, the process group gets "
         "SIGTERM, and two seconds later SIGKILL; any other connection is reset.",
+    )  # fmt: skip
+    request_timeout: float | None = row(
+        or_none(TIMEOUT), 30.0, "how long", "web",
+        "How long a client may take for a whole request; for a body a second more for each 500 bytes that have come.",
+    )  # fmt: skip
+    keepalive_timeout: float | None = row(
+        or_none(TIMEOUT), 75.0, "how long", "web",
+        "How long a connection may wait for another request after an answer.",
+    )  # fmt: skip
+    send_timeout: float | None = row(
+        or_none(TIMEOUT), 60.0, "how long", "web",
+        "End a connection whose client takes less than 500 bytes a second of an answer for so long.",
     )  # fmt: skip
     connect_timeout: float = row(
         DURATION, 10.0, "how long", "redirect",

@@ -11,17 +11,22 @@ import errno
 import mimetypes
 import os
 import stat
+import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import quote
+
+from twisted.logger import Logger
 
 from svcd.protocols.responses import Response, error_response
 from svcd.wire.http import HttpError, Request, path_segments
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from twisted.internet.interfaces import IAddress
+
+    from svcd.interfaces import Descriptors
 
 __all__ = ["StaticFiles"]
 
@@ -31,7 +36,11 @@ _PIECE = 65_536
 # O_NONBLOCK: opening a FIFO must not wait for its writer.
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
-_NOT_FOUND = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.ENXIO})
+#: What is not there: the client's mistake, and nobody else's.
+_MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO})
+_NOT_FOUND = _MISSING | {errno.EACCES}
+#: At most one warning in so many seconds says that a file can't be read.
+_WARNING_SECONDS = 1.0
 
 
 class StaticFiles:
@@ -43,10 +52,22 @@ class StaticFiles:
         root: the directory.
         index: the names tried, in order, for a directory.
         symlinks: follow symbolic links below root, wherever they lead.
+        descriptors: counts the files that are open while they are sent; by default nothing does.
     """
 
-    def __init__(self, root: str, index: Sequence[str] = ("index.html",), *, symlinks: bool = False) -> None:
+    _log = Logger()
+
+    def __init__(
+        self,
+        root: str,
+        index: Sequence[str] = ("index.html",),
+        *,
+        symlinks: bool = False,
+        descriptors: Descriptors | None = None,
+    ) -> None:
         self._root = root
+        self._descriptors = descriptors
+        self._warned = -_WARNING_SECONDS
         self._index = tuple(index)
         self._flags = _OPEN if symlinks else _OPEN | os.O_NOFOLLOW
         self._types = mimetypes.MimeTypes()
@@ -58,7 +79,8 @@ class StaticFiles:
         """The file of a request's path, or a redirection to where a directory begins.
 
         Raises:
-            HttpError: 404 for what is not there or not for everyone, 400 for a bad path.
+            HttpError: 404 for what is not there, not for everyone or can't be read, 400 for a bad path, 503 where
+                there are no descriptors.
         """
         segments = path_segments(request.target)
         if any(name.startswith(".") for name in segments[segments[0] == ".well-known" :]):
@@ -73,11 +95,20 @@ class StaticFiles:
             finally:
                 os.close(folder)
         except OSError as error:
-            if error.errno in _NOT_FOUND:
-                raise HttpError(HTTPStatus.NOT_FOUND) from None
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE) from None
-            raise
+            if error.errno not in _MISSING:
+                self._warn("/".join(segments), error)
+            raise HttpError(HTTPStatus.NOT_FOUND) from None
+
+    def _warn(self, name: str, error: OSError) -> None:
+        """Log that a file can't be read; not for each of many requests."""
+        now = time.monotonic()
+        if now - self._warned >= _WARNING_SECONDS:
+            self._warned = now
+            self._log.warn(
+                "{root}: {name!r} can't be read: {reason}", root=self._root, name=name, reason=error.strerror
+            )
 
     def _open_folder(self, names: Sequence[str]) -> int:
         """The descriptor of a directory below root, which the caller closes."""
@@ -91,9 +122,9 @@ class StaticFiles:
         return folder
 
     def _file_or_redirection(self, folder: int, name: str, segments: Sequence[str], target: bytes) -> Response:
-        descriptor = os.open(name, self._flags, dir_fd=folder)
-        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            return self._file(descriptor, name)
+        descriptor, status = self._open(folder, name)
+        if not stat.S_ISDIR(status.st_mode):
+            return self._file(descriptor, name, status)
         os.close(descriptor)
         # Made from the decoded segments, so that it can't name another host (//host/).
         response = error_response(HTTPStatus.MOVED_PERMANENTLY)
@@ -104,18 +135,28 @@ class StaticFiles:
     def _index_file(self, folder: int) -> Response:
         for name in self._index:
             try:
-                descriptor = os.open(name, self._flags, dir_fd=folder)
+                descriptor, status = self._open(folder, name)
             except OSError as error:
                 if error.errno not in _NOT_FOUND:
                     raise
+                if error.errno not in _MISSING:
+                    self._warn(name, error)
             else:
-                return self._file(descriptor, name)
+                return self._file(descriptor, name, status)
         raise HttpError(HTTPStatus.NOT_FOUND)
 
-    def _file(self, descriptor: int, name: str) -> Response:
+    def _open(self, folder: int, name: str) -> tuple[int, os.stat_result]:
+        """Open what is in a folder; returns its descriptor, which the caller closes, and what it is."""
+        descriptor = os.open(name, self._flags, dir_fd=folder)
+        try:
+            return descriptor, os.fstat(descriptor)
+        except OSError:
+            os.close(descriptor)
+            raise
+
+    def _file(self, descriptor: int, name: str, status: os.stat_result) -> Response:
         """The answer with an open file, which it takes over."""
         try:
-            status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise HttpError(HTTPStatus.NOT_FOUND)
             fields = {
@@ -124,15 +165,26 @@ class StaticFiles:
                 "Last-Modified": email.utils.formatdate(status.st_mtime, usegmt=True),
                 "X-Content-Type-Options": "nosniff",
             }
-            body = _FileBody(descriptor, status.st_size)
             if status.st_size > _PIECE:
-                return Response(HTTPStatus.OK, fields, body=body)
-            content = body.read() if status.st_size else b""
+                return Response(HTTPStatus.OK, fields, body=self._body(descriptor, status.st_size))
+            content = os.read(descriptor, status.st_size)
         except BaseException:
             os.close(descriptor)
             raise
-        body.close()
+        os.close(descriptor)
         return Response(HTTPStatus.OK, {**fields, "Content-Length": str(len(content))}, content)
+
+    def _body(self, descriptor: int, length: int) -> _FileBody:
+        """What sends a file that stays open meanwhile.
+
+        Raises:
+            HttpError: 503, the service has no descriptor for it.
+        """
+        if self._descriptors is None:
+            return _FileBody(descriptor, length, _nothing)
+        if not self._descriptors.try_acquire():
+            raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE)
+        return _FileBody(descriptor, length, self._descriptors.release)
 
     def _type_of(self, name: str) -> str:
         kind, encoding = self._types.guess_type(name)
@@ -146,9 +198,10 @@ class StaticFiles:
 class _FileBody:
     """The content of an open file, as long as it was when its length was said."""
 
-    def __init__(self, descriptor: int, length: int) -> None:
+    def __init__(self, descriptor: int, length: int, closed: Callable[[], None]) -> None:
         self._descriptor = descriptor
         self._left = length
+        self._closed = closed
 
     def read(self) -> bytes:
         """The next piece; see svcd.protocols.http.Body."""
@@ -163,3 +216,8 @@ class _FileBody:
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
+        self._closed()
+
+
+def _nothing() -> None:
+    """Nobody counts."""

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from svcd.protocols.base import BuiltinFactory, Lingerer
+from svcd.protocols.http_connections import EVICTED, HttpConnections, HttpTimeouts
 from svcd.protocols.responses import error_response
 from svcd.wire.http import SLICE, HttpError, RequestReader, head
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IReactorTime
 
+    from svcd.protocols.http_connections import Group
     from svcd.protocols.responses import Body, Handler, Response
     from svcd.wire.http import Request
 
@@ -39,9 +41,14 @@ class HttpProtocol(Lingerer):
 
     It reads on only when all that it read is answered and the client takes the answers: it holds one request's
     head, one answer's piece and what one read brought.
+
+    Attributes:
+        end_reason: why it was ended by us, if that was for what the client did not do in time; the gate logs it.
     """
 
     factory: HttpFactory
+    group: Group | None = None
+    end_reason = ""
     _log = Logger()
 
     def connectionMade(self) -> None:
@@ -52,10 +59,15 @@ class HttpProtocol(Lingerer):
         self._requests: list[Request] = []
         self._answering = self._paused = self._reading_paused = False
         self._client_done = self._draining = self._pumping = self._gone = False
+        # Whether a request was answered since the connection was put into its group.
+        self._answered = False
+        self._sent = 0
         self._body: Body | None = None
         self._keep_alive = True
         self._peer = self.transport.getPeer()
         self.transport.registerProducer(self, True)
+        self._connections = self.factory.connections
+        self._connections.move(self, self._connections.reading)
 
     def dataReceived(self, data: bytes) -> None:
         """More of the client's requests."""
@@ -93,6 +105,7 @@ class HttpProtocol(Lingerer):
     def connectionLost(self, reason: object = None) -> None:
         """The connection is gone."""
         self._gone = self._paused = True
+        self._connections.move(self, None)
         self._close_body()
         super().connectionLost(reason)
 
@@ -116,6 +129,71 @@ class HttpProtocol(Lingerer):
         finally:
             self._pumping = False
         self._hold_reading()
+        if not self._gone:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Join those that wait for the same."""
+        connections = self._connections
+        if self._body is not None or self._paused or self.lingering:
+            connections.move(self, connections.writing)
+        elif self._answering:
+            connections.move(self, None)
+        elif self._answered:
+            self._answered = False
+            connections.renew(self, connections.reading if self._reader.begun else connections.idle)
+        elif self._reader.begun:
+            connections.move(self, connections.reading)
+
+    @property
+    def body_bytes(self) -> int:
+        """How many bytes of the body of an incomplete request have come."""
+        return self._reader.body_bytes
+
+    @property
+    def taken(self) -> int:
+        """How many bytes the client's system has taken; where that can't be seen, how many it was sent."""
+        traffic: tuple[int, int] | None = getattr(self.transport, "traffic", None)
+        return self._sent if traffic is None else traffic[1]
+
+    def time_out(self, reason: str) -> None:
+        """End, because the client took too long; for a request that has begun it is told so (RFC 9110, 15.5.9)."""
+        self.end_reason = self.end_reason or reason
+        if reason == "request" and self._reader.begun:
+            self._keep_alive = False
+            self._send(error_response(HTTPStatus.REQUEST_TIMEOUT), with_content=True)
+            self._pump()
+        elif self.group is self._connections.writing:
+            self._abort()
+        else:
+            self._close()
+
+    def evict(self) -> None:
+        """End now: another connection needs the place."""
+        self.end_reason = self.end_reason or EVICTED
+        if self.group is self._connections.idle:
+            self._close()
+        else:
+            self._abort()
+
+    def _close(self) -> None:
+        """Close without an answer; nothing waits to be sent, as a rule."""
+        if getattr(self.transport, "writing", False):
+            self._abort()
+            return
+        self._paused = True
+        self._connections.move(self, self._connections.writing)
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def _abort(self) -> None:
+        self._paused = True
+        self._connections.move(self, None)
+        if self.lingering and not getattr(self.transport, "writing", False):
+            # All is with the kernel, which goes on to deliver it.
+            self.transport.loseConnection()
+        else:
+            self.transport.abortConnection()
 
     def _hold_reading(self) -> None:
         """Read from the client only when nothing that it sent waits."""
@@ -180,6 +258,7 @@ class HttpProtocol(Lingerer):
         return error_response(HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def _send(self, response: Response, *, with_content: bool) -> None:
+        self._answered = True
         opening = self.factory.opening(response, keep_alive=self._keep_alive)
         self._body = response.body
         if with_content and len(response.content) > _COPIED:
@@ -201,6 +280,7 @@ class HttpProtocol(Lingerer):
             self._paused = True
             return
         if piece:
+            self._sent += len(piece)
             self.transport.write(piece)
         else:
             self._close_body()
@@ -225,17 +305,32 @@ class HttpFactory(BuiltinFactory):
         handler: answers the requests.
         clock: the reactor.
         now: seconds since 1970, for the Date field.
+        timeouts: how long connections may wait.
+
+    Attributes:
+        connections: those that are open.
     """
 
     protocol = HttpProtocol  # type: ignore[assignment]
 
-    def __init__(self, handler: Handler, clock: IReactorTime, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        clock: IReactorTime,
+        now: Callable[[], float] = time.time,
+        timeouts: HttpTimeouts | None = None,
+    ) -> None:
         self.handler = handler
         self.clock = clock
+        self.connections = HttpConnections(timeouts or HttpTimeouts(), clock)
         self._now = now
         self._date = (-1, "")
         # The last answer, the second and the keep_alive that its head is for, and the head.
         self._opening: tuple[Response | None, int, bool, bytes] = (None, -1, True, b"")
+
+    def evict(self) -> bool:
+        """Close a connection for another one, if one can be closed; returns whether one is."""
+        return self.connections.evict()
 
     def opening(self, response: Response, *, keep_alive: bool) -> bytes:
         """An answer's head. One that is given again and again, as metrics are, has it made once a second."""

@@ -13,6 +13,7 @@ from svcd.errors import reason_of
 from svcd.events import MODULE_CHANGED, PROBLEM, tell
 from svcd.handlers.module_files import ModuleFiles
 from svcd.model import Shape
+from svcd.protocols.http import HttpFactory
 from svcd.supervisor.listeners import nothing
 from svcd.supervisor.running import Prepared, Running, Shared
 from svcd.terms import LOCAL_CLIENT
@@ -142,9 +143,16 @@ class _Gated(_Kept[GateKeeper]):
         super().__init__(shared, service)
         keeping = shared.keeping(service)
         self._factory = self._make_factory(service)
+        self._factories = [self._factory]
         self._started = False
         self._tls = self._secure(service, keeping[-1])
         self._keep(GateKeeper(service, self._tls.around(self._factory), *keeping, kind=self._tls.gates))
+        self.keeper.budget.evict_by(self._evict)
+
+    def _evict(self) -> bool:
+        """Close a connection that is idle or slow for another one; returns whether there is one."""
+        evicts = (each.evict() for each in self._factories if isinstance(each, HttpFactory))
+        return any(evicts) or self._tls.evict()
 
     def _make_factory(self, service: Service) -> IProtocolFactory:
         """The factory of the service, whose connections take descriptors of the service's share."""
@@ -173,6 +181,9 @@ class _Gated(_Kept[GateKeeper]):
         def commit() -> None:
             secure()
             before, self._factory = self._factory, factory
+            # Of those before, the connections that are open.
+            used = [each for each in self._factories if isinstance(each, HttpFactory) and each.connections.open]
+            self._factories = [*used, factory]
             self.keeper.serve_by(self._tls.around(factory), self._tls.gates)
             self._stop_factory(before)
 
@@ -222,6 +233,7 @@ class _Spawned(_Kept[SpawnKeeper]):
         keeping = shared.keeping(service)
         self._tls = self._secure(service, keeping[-1])
         self._keep(SpawnKeeper(shared.reactor, link, service, *keeping, tls=self._tls))
+        self.keeper.budget.evict_by(self._tls.evict)
 
     def port(self, opened: OpenSocket, service: Service) -> Port:
         if service.options.wait:

@@ -93,6 +93,11 @@ class Share:
         return self._budget.limit
 
     @property
+    def evicts(self) -> bool:
+        """Whether the service has connections that may be closed for others."""
+        return self._evict is not None
+
+    @property
     def listens(self) -> bool:
         """Whether the service has a listener."""
         return bool(self._listeners)
@@ -127,7 +132,7 @@ class Share:
         """
         budget = self._budget
         free = self.open < self.guaranteed or budget.common_open < budget.common
-        if not free and (self.crowded or not self.evict(self._leaving + 1)):
+        if not free and (self.crowded or not self.evict_another()):
             return False
         self.acquire()
         return True
@@ -170,15 +175,22 @@ class Share:
         for resume in list(self._listeners.values()):
             resume()
 
-    def evict(self, most: int = 1) -> bool:
-        """Close connections of the service that can be closed; returns whether any is about to leave."""
-        while self._evict is not None and self._leaving < most:
-            # Before it: the connection may be gone at once.
-            self._leaving += 1
-            if not self._evict():
-                self._leaving -= 1
-                break
+    def evict(self, most: int) -> bool:
+        """Close connections that can be closed, until so many are about to leave; returns whether any is."""
+        while self._leaving < most and self.evict_another():
+            pass
         return self._leaving > 0
+
+    def evict_another(self) -> bool:
+        """Close a connection of the service that can be closed; returns whether there was one."""
+        if self._evict is None:
+            return False
+        # Before it: the connection may be gone at once.
+        self._leaving += 1
+        if self._evict():
+            return True
+        self._leaving -= 1
+        return False
 
     def forget_leaving(self) -> None:
         """Await no longer that connections leave which were told to."""
@@ -229,6 +241,10 @@ class DescriptorBudget:
     def release(self) -> None:
         """Count it as closed."""
         self._own.release()
+
+    def try_acquire(self) -> bool:
+        """Count one, if the common part has one left; returns whether it has."""
+        return self._own.try_acquire()
 
     def hold(self, count: int) -> None:
         """Keep so many descriptors for what is no connection, as listening sockets; less than none gives them back."""

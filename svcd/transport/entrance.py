@@ -42,6 +42,8 @@ __all__ = ["Entrance", "Reception"]
 
 #: Refusals that end when somebody leaves.
 _LIMITS = (Reason.INSTANCES, Reason.GLOBAL)
+#: How often to look for a connection that can be closed while others wait for room, in seconds.
+_PRESS_SECONDS = 0.1
 
 
 class Reception:
@@ -161,6 +163,7 @@ class Entrance:
         self._queue: dict[Callable[[], None], None] = {}
         self._ports: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self._resting = False
+        self._pressing: IDelayedCall | None = None
         self._journal = reception.journal
         self._summary = Summary(tally.refused)
         self._timer: IDelayedCall | None = None
@@ -227,11 +230,16 @@ class Entrance:
         if not self._queues or not (self._queue or self.door.full):
             return True
         self._rest()
+        self._press()
         return False
 
     def waits(self, refusal: Refusal) -> bool:
-        """Whether somebody who is refused waits instead: who was accepted before the listeners could rest."""
-        return self._queues and refusal.reason in _LIMITS
+        """Whether somebody who is refused waits instead.
+
+        With on_limit=queue that is who was accepted before the listeners could rest, else who gets the place of a
+        connection that is idle or slow.
+        """
+        return refusal.reason in _LIMITS and (self._queues or self._share.evict_another())
 
     def queue(self, again: Callable[[], None]) -> None:
         """Call this once, behind those who came before, when there is room; it is to ask anew."""
@@ -248,6 +256,17 @@ class Entrance:
             for pause, _ in self._ports:
                 pause()
             self.door.when_room(self._go_on)
+
+    def _press(self) -> None:
+        """Let a connection that is idle or slow leave, while others wait for room."""
+        if self._resting and self._queues and self._share.evicts:
+            self._share.evict(1)
+            if self._pressing is None:
+                self._pressing = self._reactor.callLater(_PRESS_SECONDS, self._press_again)
+
+    def _press_again(self) -> None:
+        self._pressing = None
+        self._press()
 
     def _go_on(self) -> None:
         self._resting = False

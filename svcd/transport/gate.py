@@ -114,6 +114,8 @@ class Gate:
         if failure and keeper.fail_line:
             values = {"peer": self.peer, "id": self.number, "reason": keeper.quoted(failure)}
             keeper.journal.write(keeper.fail_line % values)
+        # Or why it has ended the connection itself.
+        self._cause = self._cause or getattr(self._protocol, "end_reason", "")
         seconds, word = keeper.clock() - self.started, self._cause or self._reason(reason)
         if not (keeper.end_line or keeper.tally.watched):
             # Nobody wants to know more, and the kernel need not be asked.

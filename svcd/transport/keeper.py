@@ -38,7 +38,7 @@ _LOGGED_SPAWNED = {**_LOGGED, "EXIT": {"reason", "exit", "user", "system"}}
 _NOTHING: Mapping[str, object] = {}
 #: Why a connection ended, in a word.
 _REASONS = ("done", "lost", "aborted", "error", "failed", "killed", "unknown", "kicked", "timeout", "shutdown",
-            "idle", "first_byte", "session", "handshake")  # fmt: skip
+            "idle", "first_byte", "session", "handshake", "request", "keepalive", "send", "evicted")  # fmt: skip
 
 
 class Session(Timed, Protocol):

@@ -38,6 +38,11 @@ class _Counted:
     #: What Twisted's Server is called that no port has accepted.
     repstr = "<connection>"
 
+    @property
+    def writing(self) -> bool:
+        """Whether output waits."""
+        return len(self.dataBuffer) > self.offset or bool(self._tempDataBuffer)  # type: ignore[attr-defined]
+
     def _dataReceived(self, data: bytes) -> Any:  # noqa: ANN401 - as Twisted has it
         self.bytes_in += len(data)
         return super()._dataReceived(data)  # type: ignore[misc]

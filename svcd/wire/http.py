@@ -7,7 +7,10 @@ request; bodies are counted and dropped, since nothing here takes one.
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 
 import httptools
@@ -21,6 +24,7 @@ __all__ = [
     "HttpError",
     "Request",
     "RequestReader",
+    "authority",
     "head",
     "path_segments",
 ]
@@ -35,6 +39,15 @@ MOST_BODY = 1_048_576
 #: Bytes are given to the parser in pieces of this size, which bounds what one piece can hold: no more than
 #: 227 of the shortest requests.
 SLICE = 4096
+
+
+#: A Host field: uri-host [ ":" port ] (RFC 9110, section 7.2; RFC 3986, section 3.2.2). It may be empty.
+_HOST = re.compile(
+    rb"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|\[[vV][0-9A-Fa-f]+\.[-A-Za-z0-9._~!$&'()*+,;=:]+\]"
+    rb"|(?:[-A-Za-z0-9._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?"
+)
+#: Hosts remembered as good or bad: clients ask for few.
+_KNOWN_HOSTS = 64
 
 
 class HttpError(Exception):
@@ -69,7 +82,12 @@ class Request:
 
 
 class RequestReader:
-    """Turns the bytes of one connection into Requests. See the module for the contract."""
+    """Turns the bytes of one connection into Requests. See the module for the contract.
+
+    Attributes:
+        begun: whether a request has begun that is not whole yet.
+        body_bytes: how many bytes of its body were read.
+    """
 
     def __init__(self) -> None:
         self._done: list[Request] = []
@@ -79,6 +97,7 @@ class RequestReader:
         self._ended = False
         self._parser = httptools.HttpRequestParser(self)
         self.on_message_begin()
+        self.begun = False
 
     def feed(self, data: bytes) -> list[Request]:
         """Read the next bytes.
@@ -120,6 +139,7 @@ class RequestReader:
             self._parser = httptools.HttpRequestParser(self)
             rest = data[upgrade.args[0] :]
             self.on_message_begin()
+            self.begun = False
             if rest:
                 self._read(rest)
             return
@@ -142,7 +162,8 @@ class RequestReader:
         self._field_count = 0
         self._field_bytes = 0
         self._uncounted = 0
-        self._body_bytes = 0
+        self.body_bytes = 0
+        self.begun = True
 
     def on_url(self, piece: bytes) -> None:
         """A piece of the request target."""
@@ -170,7 +191,9 @@ class RequestReader:
         version = self._parser.get_http_version()
         if version not in ("1.0", "1.1"):
             self._fail(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-        if version == "1.1" and b"host" not in self._fields:
+        host = self._fields.get(b"host")
+        if (version == "1.1") if host is None else not _is_host(host):
+            # RFC 9112, section 3.2.
             self._fail(HTTPStatus.BAD_REQUEST)
         if b"expect" in self._fields and self._has_body():
             # Whoever asks before it sends a body hears at once that none is wanted (RFC 9110, section 10.1.1).
@@ -179,12 +202,13 @@ class RequestReader:
     def on_body(self, piece: bytes) -> None:
         """A piece of a body, which is dropped."""
         self._uncounted = 0
-        self._body_bytes += len(piece)
-        if self._body_bytes > MOST_BODY:
+        self.body_bytes += len(piece)
+        if self.body_bytes > MOST_BODY:
             self._fail(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
     def on_message_complete(self) -> None:
         """The request is whole."""
+        self.begun = False
         if self._error is None:
             parser = self._parser
             method = parser.get_method().decode("ascii")
@@ -199,6 +223,34 @@ class RequestReader:
     def _fail(self, status: HTTPStatus) -> None:
         if self._error is None:
             self._error = status
+
+
+@lru_cache(_KNOWN_HOSTS)
+def _is_host(value: bytes) -> bool:
+    match = _HOST.fullmatch(value)
+    if match is None:
+        return False
+    try:
+        if match["six"]:
+            ipaddress.IPv6Address(match["six"].decode())
+    except ValueError:
+        return False
+    return True
+
+
+def authority(request: Request) -> bytes:
+    """The host, and the port if there is one, that a request is for: of its target, else of its Host field.
+
+    Raises:
+        HttpError: 400, that of the target is none.
+    """
+    if request.target.startswith(b"/"):
+        return request.fields.get(b"host", b"")
+    # Whoever sends the absolute form means that, whatever the field says (RFC 9112, section 3.2.2).
+    found = re.split(rb"[/?#]", request.target.partition(b"://")[2], maxsplit=1)[0]
+    if not _is_host(found):
+        raise HttpError(HTTPStatus.BAD_REQUEST)
+    return found
 
 
 def path_segments(target: bytes) -> list[str]:

@@ -8,7 +8,6 @@ import resource
 import select
 import socket
 import ssl
-import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,9 +16,10 @@ import pytest
 
 from tests.certificates import Authority
 from tests.real.daemon import PATIENCE, Daemon, exchange
+from tests.real.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 CA = Authority()
@@ -52,42 +52,6 @@ def folder(open_folder: Path) -> Path:
     return open_folder
 
 
-class _Watch:
-    """Asks services and the control socket again and again, and remembers the worst time of each.
-
-    Args:
-        asked: by name what asks once.
-    """
-
-    def __init__(self, asked: dict[str, Callable[[], object]]) -> None:
-        self.worst = dict.fromkeys(asked, 0.0)
-        self.wrong: list[str] = []
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=each) for each in asked.items()]
-
-    def _run(self, name: str, ask: Callable[[], object]) -> None:
-        while not self._stop.wait(0.02):
-            began = time.monotonic()
-            try:
-                ask()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the test is to tell it
-                self.wrong.append(f"{name}: {error!r}")
-                return
-            self.worst[name] = max(self.worst[name], time.monotonic() - began)
-
-    @contextlib.contextmanager
-    def going_on(self) -> Iterator[None]:
-        """Ask while something happens."""
-        for thread in self._threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            for thread in self._threads:
-                thread.join(PATIENCE)
-
-
 def _echoes(port: int) -> None:
     assert exchange(socket.create_connection(("127.0.0.1", port), PATIENCE), b"hello") == b"hello"
 
@@ -101,31 +65,52 @@ def _status(path: Path) -> None:
             assert "services" in json.loads(answers.readline())["result"]
 
 
+class _Client:
+    """One of many clients that connect at once; without TLS it says a byte.
+
+    Args:
+        port: where to.
+        context: of TLS.
+    """
+
+    def __init__(self, port: int, context: ssl.SSLContext | None) -> None:
+        self.socket = socket.socket()
+        # Who finds the kernel's queue full tries again, and is not waited for.
+        self.socket.setblocking(False)
+        self.socket.connect_ex(("127.0.0.1", port))
+        self.done = context is None
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        if context is None:
+            self._out.write(b"?")
+        else:
+            self._tls = context.wrap_bio(self._in, self._out, server_hostname="localhost")
+
+    def step(self) -> None:
+        """Do what can be done now; where its handshake took too long it was reset."""
+        with contextlib.suppress(OSError):
+            if not self.done:
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    self._tls.do_handshake()
+                    self._tls.write(b"?")
+                    self.done = True
+            if self._out.pending:
+                self.socket.send(self._out.read())
+            if not self.done and (data := self.socket.recv(65_536)):
+                self._in.write(data)
+
+
 def _burst(port: int, count: int, context: ssl.SSLContext | None) -> None:
-    """So many clients connect, say something, and all close again, before they are answered or after."""
-    clients = [socket.socket() for _ in range(count)]
+    """So many clients connect at once, say something, and all close again, whether they were accepted or not."""
+    clients = [_Client(port, context) for _ in range(count)]
     try:
-        for client in clients:
-            # Who finds the kernel's queue full tries again, and is not waited for.
-            client.setblocking(False)
-            client.connect_ex(("127.0.0.1", port))
-        select.select([], clients[:1], [], PATIENCE)
-        for client in clients:
-            with contextlib.suppress(BlockingIOError):
-                client.send(_first_words(context))
-        time.sleep(0.2)
+        select.select([], [clients[0].socket], [], PATIENCE)
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            for client in clients:
+                client.step()
     finally:
         for client in clients:
-            client.close()
-
-
-def _first_words(context: ssl.SSLContext | None) -> bytes:
-    if context is None:
-        return b"?"
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    with contextlib.suppress(ssl.SSLWantReadError):
-        context.wrap_bio(incoming, outgoing, server_hostname="localhost").do_handshake()
-    return outgoing.read()
+            client.socket.close()
 
 
 @pytest.mark.parametrize("front", ["redir", "chain", "secure"])
@@ -145,7 +130,7 @@ def test_a_redirection_to_the_same_daemon(
     if front == "secure":
         context = ssl.create_default_context(cadata=CA.pem.decode())
     port = daemon.port(f"{front}/tcp4")
-    watch = _Watch(
+    watch = Watch(
         {
             "other": partial(_echoes, daemon.port("other/tcp4")),
             "cat": partial(_echoes, daemon.port("cat/tcp4")),

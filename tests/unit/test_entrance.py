@@ -573,6 +573,68 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         each.close()
 
 
+class TestEviction:
+    """Connections of the service that can be closed for others."""
+
+    def place(self, options: str, **more: Any) -> tuple[_Place, list[Any]]:
+        """One whose connections may all be closed, the oldest first."""
+        place = _Place(options, **more)
+        open_ones: list[Any] = []
+
+        def evict() -> bool:
+            if not open_ones:
+                return False
+            place.reactor.callLater(0, open_ones.pop(0).abortConnection)
+            return True
+
+        place.keeper.budget.evict_by(evict)
+        return place, open_ones
+
+    @pytest.mark.parametrize(("options", "most"), [("instances=2", None), ("", 2)])
+    def test_who_would_be_refused_gets_the_place_of_another(self, options: str, most: int | None) -> None:
+        """At the limit of the service or of the daemon a connection leaves, and the new one is let in after it."""
+        place, old = self.place(options, most=most)
+        old += [place.connect(), place.connect()]
+        before = list(old)
+        new = [place.connect() for _ in range(2)]
+        assert not place.listening
+        place.reactor.advance(0)
+        place.reactor.advance(0)
+        assert [each.lost for each in before] == ["aborted", "aborted"]
+        assert [type(each.protocol).__name__ for each in new] == ["HalfCloseableGate"] * 2
+        assert place.listening
+        assert (place.entrance.door.open, place.reasons()) == (2, [])
+
+    def test_without_one_to_close_they_are_refused(self) -> None:
+        """As ever."""
+        place, _ = self.place("instances=1")
+        place.connect()
+        assert place.connect() is None
+        assert place.reasons() == ["instances"]
+
+    def test_a_source_does_not_get_the_place_of_another(self) -> None:
+        """Who has too many connections itself is refused, and nobody leaves for it."""
+        place, old = self.place("per_source=1")
+        old.append(place.connect())
+        assert place.connect() is None
+        assert place.reasons() == ["per_source"]
+        assert not old[0].lost
+
+    def test_who_waits_in_the_kernels_queue_gets_places_as_they_can_be_given(self) -> None:
+        """With on_limit=queue the listeners rest, and a connection leaves as soon as one can be closed."""
+        place, old = self.place("instances=1 on_limit=queue")
+        first = place.connect()
+        assert not place.entrance.may_accept()
+        place.reactor.pump([0.1] * 5)
+        assert not place.listening
+        old.append(first)
+        place.reactor.pump([0.1] * 2)
+        assert first.lost == "aborted"
+        assert place.listening
+        place.reactor.pump([0.1] * 2)
+        assert place.empty()
+
+
 class TestDescriptors:
     """Who is refused where there is the descriptor alone."""
 

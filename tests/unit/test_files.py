@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import errno
 import gzip
 import os
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from svcd.files import MOST_BYTES, LocalFiles
 from svcd.protocols.files import StaticFiles
 from svcd.wire.http import HttpError, Request
-from tests.doubles import PEER
+from tests.doubles import PEER, LogCatcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -293,6 +294,86 @@ def test_errors_give_back_their_descriptors(root: Path) -> None:
     for target in (b"/fifo", b"/none", b"/plain/x", b"/leak/x", b"/sub/none", b"/sub/empty/", b"/loop") * 15:
         assert _error(files, target) == 404
     assert _open_below(root) == []
+
+
+class _Counter:
+    """svcd.interfaces.Descriptors with a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self.open = 0
+        self.limit = limit
+
+    def acquire(self) -> None:
+        """One more."""
+        self.open += 1
+
+    def release(self) -> None:
+        """One less."""
+        self.open -= 1
+
+    def try_acquire(self) -> bool:
+        """One more, if there is one."""
+        found = self.open < self.limit
+        self.open += found
+        return found
+
+
+def test_a_file_that_stays_open_is_counted(root: Path) -> None:
+    """Until it is closed; a small one is closed at once. Where there is none left the answer is 503."""
+    counter = _Counter(2)
+    files = StaticFiles(str(root), descriptors=counter)
+    bodies = [_get(files, b"/large.bin").body for _ in range(2)]
+    assert counter.open == 2
+    assert _error(files, b"/large.bin") == 503
+    assert _content(files, b"/plain") == b"no type"
+    for body in bodies:
+        assert body is not None
+        body.close()
+    assert counter.open == 0
+    assert _content(files, b"/large.bin") == LARGE
+    assert counter.open == 0
+
+
+def test_a_file_that_is_emptied_before_it_is_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file is as long as what was read of it, and nothing is wrong."""
+    real = os.fstat
+
+    def fstat(descriptor: int) -> os.stat_result:
+        status = real(descriptor)
+        os.truncate(root / "plain", 0)
+        return status
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    assert _content(StaticFiles(str(root)), b"/plain") == b""
+
+
+@pytest.mark.parametrize("call", ["open", "read", "fstat"])
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE])
+def test_a_file_that_cant_be_read(root: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int) -> None:
+    """Is not found, and a warning says why, once a second at most."""
+    files = StaticFiles(str(root))
+    real = getattr(os, call)
+
+    def failing(what: Any, *arguments: Any, **options: Any) -> Any:
+        path = Path(what) if call == "open" else Path(f"/proc/self/fd/{what}").readlink()
+        if path.name in ("plain", "index.html"):
+            raise OSError(code, os.strerror(code))
+        return real(what, *arguments, **options)
+
+    monkeypatch.setattr(os, call, failing)
+    with LogCatcher() as log:
+        for target in (b"/plain", b"/", b"/plain"):
+            assert _error(files, target) == 404
+    (event,) = log.events
+    assert (event["log_level"].name, event["reason"]) == ("warn", os.strerror(code))
+
+
+def test_what_is_not_there_is_no_warning(root: Path) -> None:
+    """Anybody can ask for that."""
+    with LogCatcher() as log:
+        for target in (b"/none", b"/none/x", b"/loop", b"/plain/x", b"/fifo", b"/" + b"x" * 300):
+            assert _error(StaticFiles(str(root)), target) == 404
+    assert not log.events
 
 
 def test_reading_files_for_the_other_floors(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from svcd.protocols.base import LINGER_SECONDS
 from svcd.protocols.http import HttpFactory
+from svcd.protocols.http_connections import LOOK_SECONDS
 from svcd.protocols.responses import Response, text_response
 from svcd.wire.http import MOST_TARGET, HttpError, Request
 from tests.doubles import PEER, LogCatcher, StreamDouble
@@ -203,6 +204,7 @@ def test_a_client_that_wants_one_answer_gets_one(fields: str, version: str) -> N
     assert client.handler.asked == ["GET a"]
     client.protocol.readConnectionLost()
     assert client.transport.lost == "done"
+    client.clock.advance(LOOK_SECONDS)
     assert not client.clock.getDelayedCalls()
 
 
@@ -224,10 +226,10 @@ def test_a_client_that_never_closes_is_cut_off() -> None:
 
 
 def test_a_slow_client_gets_its_whole_answer() -> None:
-    """While the client has not taken the last answer, no clock runs against it."""
+    """While the client has not taken the last answer, the wait for its end has not begun."""
     client = _Client(room=0)
     client.get("a", fields="Connection: close\r\n")
-    client.clock.advance(LINGER_SECONDS * 100)
+    client.clock.advance(LINGER_SECONDS * 20)
     assert "abortConnection" not in client.transport.calls
     assert "loseConnection" not in client.transport.calls
     client.transport.take()
@@ -383,6 +385,7 @@ def test_a_half_closed_client_gets_its_answers() -> None:
     slow.callback(text_response(HTTPStatus.OK, "text/plain", "slow"))
     assert client.bodies == ["slow", "[b]"]
     assert client.transport.lost == "done"
+    client.clock.advance(LOOK_SECONDS)
     assert not client.clock.getDelayedCalls()
 
 

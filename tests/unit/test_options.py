@@ -30,6 +30,7 @@ _SCOPES = {
     "spawned",
     "group",
     "tls",
+    "web",
     *HANDLERS,
 }
 _OR_NONE = kinds.or_none(kinds.DURATION)

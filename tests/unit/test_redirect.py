@@ -44,6 +44,9 @@ class _Redirect:
     def release(self) -> None:
         self.open -= 1
 
+    def try_acquire(self) -> bool:
+        raise NotImplementedError
+
 
 @pytest.fixture
 def redirect() -> _Redirect:

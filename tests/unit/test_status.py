@@ -176,6 +176,9 @@ def test_a_name_of_somebody_elses_is_not_answered_on_the_loopback_interface(host
         with pytest.raises(HttpError) as raised:
             StatusSite(Ledger()).respond(_request("/healthz", host=host), peer)
         assert raised.value.status is HTTPStatus.MISDIRECTED_REQUEST
+        with pytest.raises(HttpError) as raised:
+            StatusSite(Ledger()).respond(_request(f"http://{host}/healthz", host="localhost"), peer)
+        assert raised.value.status is HTTPStatus.MISDIRECTED_REQUEST
     for other in (REMOTE, UNIXAddress(None), IPv6Address("TCP", "fe80::1%eth0", 1)):
         assert StatusSite(Ledger()).respond(_request("/healthz", host=host), other).status is HTTPStatus.OK
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from OpenSSL import SSL
-from twisted.internet.error import ConnectionLost
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
@@ -165,6 +165,31 @@ def test_the_accept_line_waits_for_the_name_as_well(first: str) -> None:
     (line,) = gates.lines
     assert " host=client.example " in line
     assert line.endswith(" tls=TLSv1.3")
+
+
+def test_what_will_be_opened_is_counted_during_the_handshake() -> None:
+    """A connection takes all its descriptors of the share at once; whoever opens them counts them from then on."""
+    gates = _Gates()
+    share = gates.keeper.budget
+    share.cost = 3
+    connection = gates.connect()
+    assert share.open == 3
+    connection.shake()
+    assert share.open == 1
+    connection.gate.connectionLost(Failure(ConnectionDone()))
+    assert share.open == 0
+    again = gates.connect()
+    again.gate.connectionLost(Failure(ConnectionDone()))
+    assert share.open == 0
+
+
+def test_a_protocol_may_say_why_it_has_ended() -> None:
+    """The end line has its word, and not that of what the transport saw."""
+    gates = _Gates()
+    connection = gates.connect().shake()
+    connection.gate._protocol.inner.end_reason = "keepalive"
+    connection.gate.connectionLost(Failure(ConnectionDone()))
+    assert _fields(gates.lines[-1])["reason"] == "keepalive"
 
 
 def test_a_failed_handshake_has_a_line() -> None:

@@ -630,6 +630,24 @@ def test_a_handshake_takes_its_time_at_most() -> None:
     assert not clock.getDelayedCalls()
 
 
+def test_a_handshake_gives_way_to_another_connection() -> None:
+    """The one that began first does, after half a second; one that is done does not."""
+    pair = TlsPair()
+    handshakes = pair.tls._handshakes
+    pair.clock.advance(0.4)
+    assert not handshakes.evict()
+    pair.clock.advance(0.1)
+    assert handshakes.evict()
+    assert (pair.below.lost, pair.tls.end_reason) == ("aborted", "evicted")
+    assert "ran out" in pair.tls.failure_text
+    assert pair.tally.handshakes_failed == {"timeout": 1}
+    assert not handshakes.evict()
+    done = TlsPair()
+    done.shake()
+    done.clock.advance(1)
+    assert not done.tls._handshakes.evict()
+
+
 def test_a_service_that_wants_no_connection() -> None:
     """The client is told that there is no more."""
     pair = TlsPair()

@@ -21,6 +21,7 @@ from svcd.wire.http import (
     HttpError,
     Request,
     RequestReader,
+    authority,
     head,
     path_segments,
 )
@@ -177,6 +178,8 @@ def test_the_largest_body(extra: int, chunked: bool) -> None:
         (b"GET / HTTP/1.1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nhost: b\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: \r\nHost: \r\n\r\n", 400),
+        (b"GET / HTTP/1.0\r\nHost: a b\r\n\r\n", 400),
         (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
         (b"GET / HTTP/0.9\r\nHost: a\r\n\r\n", 505),
         (b"GET /\r\n\r\n", 505),
@@ -399,3 +402,83 @@ def test_a_head_is_the_status_line_and_the_fields() -> None:
         b"HTTP/1.1 200 OK\r\nA: b\r\nConnection: keep-alive\r\n\r\n"
     )
     assert head(HTTPStatus.NOT_FOUND, {}, keep_alive=False) == b"HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("host", "good"),
+    [
+        (b"", True),
+        (b"a", True),
+        (b"a.example.org.:80", True),
+        (b"a_b-c~d:", True),
+        (b":80", True),
+        (b"127.0.0.1:8080", True),
+        (b"[::1]", True),
+        (b"[2001:db8::192.0.2.1]:80", True),
+        (b"[v7.a:b]", True),
+        (b"%41.example", True),
+        (b"a b", False),
+        (b"a/b", False),
+        (b"a@b", False),
+        (b"a,b", True),
+        (b"a?b", False),
+        (b"a#b", False),
+        (b"a\\b", False),
+        (b"a:b", False),
+        (b"a:80:80", False),
+        (b"%4", False),
+        (b"%zz", False),
+        (b"::1", False),
+        (b"[::1", False),
+        (b"[::1]x", False),
+        (b"[1:2]", False),
+        (b"[::1%25lo]", False),
+        (b"<a>", False),
+        (b"\xc3\xa9", False),
+    ],
+)
+def test_a_host_is_one(host: bytes, good: bool) -> None:
+    """What is no host and port is a bad request (RFC 9112, section 3.2), in every version; an empty one is none."""
+    for version in (b"1.1", b"1.0"):
+        data = b"GET / HTTP/" + version + b"\r\nHost: " + host + b"\r\n\r\n"
+        reader = RequestReader()
+        if good:
+            assert [request.fields[b"host"] for request in reader.feed(data)] == [host]
+        else:
+            with pytest.raises(HttpError, match="400"):
+                reader.feed(data)
+
+
+@pytest.mark.parametrize(
+    ("target", "wanted"),
+    [
+        (b"/", b"field"),
+        (b"/http://other/", b"field"),
+        (b"http://other/", b"other"),
+        (b"http://other:80?x", b"other:80"),
+        (b"HTTPS://[::1]:8/x", b"[::1]:8"),
+        (b"http://user@other/", None),
+    ],
+)
+def test_whom_a_request_is_for(target: bytes, wanted: bytes | None) -> None:
+    """The absolute form says it, whatever the field says (RFC 9112, section 3.2.2)."""
+    request = Request("GET", target, {b"host": b"field"}, "1.1", keep_alive=True)
+    if wanted is None:
+        with pytest.raises(HttpError, match="400"):
+            authority(request)
+    else:
+        assert authority(request) == wanted
+
+
+@pytest.mark.parametrize("split", range(1, 60))
+def test_what_is_under_way_is_known(split: int) -> None:
+    """A request has begun from its first byte to its last, and its body is counted."""
+    head, body = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n", b"b" * 20
+    reader = RequestReader()
+    assert not reader.begun
+    reader.feed(b"\r\n")
+    assert not reader.begun
+    reader.feed((head + body)[:split])
+    assert (reader.begun, reader.body_bytes) == (True, max(0, split - len(head)))
+    assert len(reader.feed((head + body)[split:])) == 1
+    assert not reader.begun

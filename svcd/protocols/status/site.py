@@ -24,7 +24,7 @@ from svcd.protocols.status.page import ICON, POLICY, page
 from svcd.protocols.status.rendering import Rendering
 from svcd.protocols.status.view import view
 from svcd.wire.exposition import OPENMETRICS, TEXT, openmetrics, text
-from svcd.wire.http import HttpError, Request, path_segments
+from svcd.wire.http import HttpError, Request, authority, path_segments
 from svcd.wire.preferences import media_type, takes_gzip
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IReactorTime
 
     from svcd.interfaces import Observed
+    from svcd.protocols.http_connections import HttpTimeouts
 
 __all__ = ["StatusFactory", "StatusSite"]
 
@@ -85,7 +86,7 @@ class StatusSite:
             HttpError: 404 where nothing does, 421 for a name that is not ours.
         """
         here = isinstance(peer, IPv4Address | IPv6Address) and _is_loopback(peer.host)
-        if here and not _may_be_ours(request.fields.get(b"host", b"")):
+        if here and not _may_be_ours(authority(request)):
             raise HttpError(HTTPStatus.MISDIRECTED_REQUEST)
         segments = _segments(request.target)
         place = self._places.get(segments[0]) if len(segments) == 1 else None
@@ -173,10 +174,11 @@ class StatusFactory(HttpFactory):
     Args:
         observed: what the daemon counted.
         clock: the reactor.
+        timeouts: how long connections may wait.
     """
 
-    def __init__(self, observed: Observed, clock: IReactorTime) -> None:
-        super().__init__(StatusSite(observed), clock)
+    def __init__(self, observed: Observed, clock: IReactorTime, timeouts: HttpTimeouts | None = None) -> None:
+        super().__init__(StatusSite(observed), clock, timeouts=timeouts)
         self._observed = observed
 
     def startFactory(self) -> None:

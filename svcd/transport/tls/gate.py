@@ -18,9 +18,13 @@ __all__ = ["TlsGate"]
 
 
 class TlsGate(HalfCloseableGate):
-    """As any gate. Its accept line waits for the handshake, to say who the client is."""
+    """As any gate. Its accept line waits for the handshake, to say who the client is.
 
-    __slots__ = ("_waits",)
+    What the service will open for the client once the handshake is over is counted from the beginning: who has shaken
+    hands is not to find none left.
+    """
+
+    __slots__ = ("_reserved", "_waits")
 
     _protocol: TlsProtocol
 
@@ -28,7 +32,27 @@ class TlsGate(HalfCloseableGate):
         super().__init__(keeper, protocol, client, ticket)
         # What the accept line waits for.
         self._waits = 0
+        # Descriptors that are counted for what is not open yet.
+        self._reserved = 0
         protocol.secured = self._secured
+
+    def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - as of any gate
+        """The connection is there."""
+        share = self._keeper.budget
+        self._reserved = share.cost - 1
+        for _ in range(self._reserved):
+            share.acquire()
+        super().makeConnection(transport)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The connection is gone."""
+        self._release_reserved()
+        super().connectionLost(reason)
+
+    def _release_reserved(self) -> None:
+        count, self._reserved = self._reserved, 0
+        for _ in range(count):
+            self._keeper.budget.release()
 
     def traffic(self) -> tuple[int, int] | None:
         """As of any gate; but the first byte is the first that is no longer the handshake's."""
@@ -69,6 +93,8 @@ class TlsGate(HalfCloseableGate):
         """Not now: in the clear it would end the handshake."""
 
     def _secured(self) -> None:
+        # Whoever opens them now counts them.
+        self._release_reserved()
         keeper, protocol = self._keeper, self._protocol
         if self._accept is not None:
             values = self._accept[1]

@@ -18,11 +18,16 @@ __all__ = ["HANDSHAKE_SECONDS", "Handshakes"]
 
 #: How long a handshake may take, in seconds; a service's first_byte_timeout may end it before.
 HANDSHAKE_SECONDS = 30.0
+#: How long it may in any case before its place is given to another connection, in seconds.
+_GRACE = 0.5
 
 
 class _Shaking(Protocol):
     def late(self) -> None:
         """The handshake has taken too long."""
+
+    def evict(self) -> None:
+        """Another connection needs the place."""
 
 
 class Handshakes:
@@ -73,6 +78,15 @@ class Handshakes:
     def forget(self, protocol: _Shaking) -> None:
         """Whoever it was is gone."""
         self._open.pop(protocol, None)
+
+    def evict(self) -> bool:
+        """End the handshake that has begun first for another connection; returns whether there is one."""
+        for protocol, end in self._open.items():
+            if self.reactor.seconds() < end - HANDSHAKE_SECONDS + _GRACE:
+                return False
+            protocol.evict()
+            return True
+        return False
 
     def _look(self) -> None:
         self._timer = None

@@ -72,8 +72,8 @@ class TlsProtocol(Reader):
         heard, raised: as of a Reader.
     """
 
-    __slots__ = ("_build", "_failure", "_handshakes", "_identity", "_last_call", "ended", "secured", "touched",
-                 "version")  # fmt: skip
+    __slots__ = ("_build", "_end_reason", "_failure", "_handshakes", "_identity", "_last_call", "ended", "secured",
+                 "touched", "version")  # fmt: skip
 
     TLS = True
 
@@ -82,7 +82,7 @@ class TlsProtocol(Reader):
         self._handshakes = handshakes
         self._build = build
         self.secured: Callable[[], None] = _nothing
-        self.version = self._failure = ""
+        self.version = self._failure = self._end_reason = ""
         self.touched = self.ended = False
         self._identity: Identity | None = None
         self._last_call: IDelayedCall | None = None
@@ -136,7 +136,7 @@ class TlsProtocol(Reader):
                 inner.connectionLost(_LOST if self._failure else reason)
         finally:
             # These know each other.
-            self._failure = self.failure_text
+            self._failure, self._end_reason = self.failure_text, self.end_reason
             self._connection = self.inner = None
             self.secured = _nothing
 
@@ -188,6 +188,12 @@ class TlsProtocol(Reader):
     def _not_shaken(self, failure: str, word: str) -> None:
         self._failure = failure
         self._handshakes.failed(self, word)
+
+    def evict(self) -> None:
+        """The handshake is not done, and another connection needs the place."""
+        self._end_reason = "evicted"
+        self._not_shaken("it was not done when descriptors or connections ran out", "timeout")
+        self.transport.abortConnection()
 
     def late(self) -> None:
         """The handshake has taken too long."""
@@ -271,6 +277,11 @@ class TlsProtocol(Reader):
     def failure_text(self) -> str:
         """Why the client could not be served, if that is so."""
         return self._failure or getattr(self.inner, "failure_text", "")
+
+    @property
+    def end_reason(self) -> str:
+        """Why the inner protocol has ended the connection itself, if it has and says so."""
+        return self._end_reason or getattr(self.inner, "end_reason", "")
 
     def drain(self) -> None:
         """Ask the service to end the connection as soon as nothing is owed to the client."""

@@ -64,6 +64,10 @@ class ServiceTls:
     def _set(self, handshakes: Handshakes | None) -> None:
         self.handshakes = handshakes
 
+    def evict(self) -> bool:
+        """End the handshake that has begun first for another connection; returns whether there is one."""
+        return self.handshakes is not None and self.handshakes.evict()
+
     def around(self, factory: IProtocolFactory) -> IProtocolFactory:
         """The factory of a service, with TLS around its protocols if the service has it."""
         if self.handshakes is None:

@@ -1,0 +1,289 @@
+"""How long HTTP connections may wait, and which of them give way to others."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from svcd.protocols.base import LINGER_SECONDS
+from svcd.protocols.http import HttpFactory
+from svcd.protocols.http_connections import LOOK_SECONDS, LOWEST_RATE, SLICE, HttpTimeouts
+from svcd.protocols.responses import Response, text_response
+from tests.doubles import PEER, StreamDouble
+
+HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n"
+LARGE = b"x" * 10_000
+
+
+class _Handler:
+    """Answers with a text, which is large on demand, or later."""
+
+    def __init__(self) -> None:
+        self.later: Deferred[Response] = Deferred()
+
+    def respond(self, request: Any, peer: object) -> Any:  # noqa: ARG002 - as handlers
+        """Answer."""
+        if request.target == b"/later":
+            return self.later
+        if request.target == b"/large":
+            return Response(HTTPStatus.OK, {"Content-Length": str(len(LARGE))}, LARGE)
+        return text_response(HTTPStatus.OK, "text/plain", "answer")
+
+
+class _Site:
+    """An HTTP service."""
+
+    def __init__(self, request: float | None = 30, keepalive: float | None = 75, send: float | None = 60) -> None:
+        self.clock = Clock()
+        self.handler = _Handler()
+        timeouts = HttpTimeouts(request, keepalive, send)
+        self.factory = HttpFactory(self.handler, self.clock, timeouts=timeouts)
+
+    def connect(self, data: bytes = b"", room: float = float("inf")) -> StreamDouble:
+        """A client that has said something."""
+        protocol: Any = self.factory.buildProtocol(PEER)
+        transport = StreamDouble(protocol, room=room)
+        protocol.makeConnection(transport)
+        if data:
+            protocol.dataReceived(data)
+        return transport
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self.clock.pump([LOOK_SECONDS] * int(seconds / LOOK_SECONDS))
+
+
+@pytest.fixture
+def site() -> _Site:
+    """With the timeouts that hold by default."""
+    return _Site()
+
+
+def test_a_client_that_says_nothing(site: _Site) -> None:
+    """Its connection is closed when the time for a request is over, without a word."""
+    client = site.connect()
+    site.wait(29.5)
+    assert not client.lost
+    site.wait(1)
+    assert (client.lost, client.sent, client.protocol.end_reason) == ("done", b"", "request")
+
+
+@pytest.mark.parametrize("start", [b"GET /", HEAD, HEAD + b"X-A: 1"])
+def test_a_slow_head(site: _Site, start: bytes) -> None:
+    """However often another piece comes: the whole head has to be there in time, else the answer is 408."""
+    client = site.connect(start)
+    for _ in range(59):
+        site.wait(0.5)
+        client.protocol.dataReceived(b"y")
+    assert not client.sent
+    site.wait(1)
+    assert client.sent.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert b"\r\nConnection: close\r\n" in client.sent
+    site.wait(LINGER_SECONDS)
+    assert (client.lost, client.protocol.end_reason) == ("done", "request")
+
+
+def test_line_ends_before_a_request_begin_none(site: _Site) -> None:
+    """They may come before a request (RFC 9112, section 2.2), and keep no connection open."""
+    client = site.connect(HEAD + b"\r\n")
+    for _ in range(74):
+        site.wait(1)
+        client.protocol.dataReceived(b"\r\n")
+    assert not client.lost
+    site.wait(2)
+    assert (client.lost, client.protocol.end_reason) == ("done", "keepalive")
+
+
+@pytest.mark.parametrize(("rate", "ends"), [(LOWEST_RATE // 2, True), (LOWEST_RATE * 2, False)])
+def test_a_body_has_as_long_as_it_comes(site: _Site, rate: int, ends: bool) -> None:
+    """One that comes at the lowest rate is read to its end; a slower one ends as a slow head does."""
+    client = site.connect(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
+    for _ in range(120):
+        client.protocol.dataReceived(b"b" * rate)
+        site.wait(1)
+    assert client.sent.startswith(b"HTTP/1.1 408") == ends
+
+
+def test_an_idle_connection(site: _Site) -> None:
+    """After an answer it may wait for another request, counted anew from each answer."""
+    client = site.connect()
+    for _ in range(3):
+        client.protocol.dataReceived(HEAD + b"\r\n")
+        site.wait(70)
+        assert not client.lost
+    site.wait(6)
+    assert (client.lost, client.protocol.end_reason) == ("done", "keepalive")
+
+
+def test_the_next_request_has_its_own_time(site: _Site) -> None:
+    """From its first byte, however long the connection was idle or whatever was pipelined before."""
+    client = site.connect(HEAD + b"\r\n")
+    site.wait(70)
+    client.protocol.dataReceived(HEAD + b"\r\n" + HEAD)
+    site.wait(29)
+    assert client.sent.count(b"200 OK") == 2
+    assert not client.write_closed
+    site.wait(2)
+    assert client.sent.count(b"HTTP/1.1 408") == 1
+
+
+def test_an_answer_that_takes_long_is_not_the_clients_fault(site: _Site) -> None:
+    """While the handler works nothing runs out, and nothing gives way."""
+    client = site.connect(b"GET /later HTTP/1.1\r\nHost: a\r\n\r\n")
+    site.wait(300)
+    assert not client.lost
+    assert not site.factory.evict()
+    site.handler.later.callback(text_response(HTTPStatus.OK, "text/plain", "at last"))
+    assert client.sent.endswith(b"at last")
+    site.wait(74)
+    assert not client.lost
+
+
+def test_a_client_that_takes_nothing(site: _Site) -> None:
+    """It is cut off in the end, and what it was to be sent is forgotten."""
+    client = site.connect(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", room=100)
+    site.wait(59)
+    assert not client.lost
+    site.wait(2)
+    assert (client.lost, client.protocol.end_reason) == ("aborted", "send")
+
+
+@pytest.mark.parametrize(("taken", "lost"), [(LOWEST_RATE // 4, "aborted"), (LOWEST_RATE, "")])
+def test_a_slow_reader(site: _Site, taken: int, lost: str) -> None:
+    """What counts is how fast it takes the answer, not whether it takes any of it."""
+    client = site.connect(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", room=100)
+    client.bytes_out = client.pending = 1_000_000
+    for _ in range(140):
+        site.wait(LOOK_SECONDS)
+        if not client.lost:
+            client.pending -= taken
+    assert client.lost == lost
+
+
+def test_a_reader_that_pauses_now_and_then(site: _Site) -> None:
+    """Half a minute without a byte is no slow reader, if it goes on after it."""
+    client = site.connect(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", room=100)
+    client.bytes_out = client.pending = 1_000_000
+    for _ in range(6):
+        site.wait(50)
+        client.pending -= 10_000
+    assert not client.lost
+
+
+def test_the_end_of_a_connection_has_to_be_taken_as_well(site: _Site) -> None:
+    """A client that asks for one answer and does not take it is cut off like others."""
+    client = site.connect(b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", room=100)
+    client.producer = None
+    site.wait(61)
+    assert (client.lost, client.protocol.end_reason) == ("aborted", "send")
+
+
+def test_none_is_as_long_as_they_like() -> None:
+    """Without timeouts nothing ends by itself."""
+    site = _Site(None, None, None)
+    clients = [
+        site.connect(),
+        site.connect(HEAD),
+        site.connect(HEAD + b"\r\n"),
+        site.connect(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", room=100),
+    ]
+    site.wait(300)
+    assert [client.lost for client in clients] == [""] * 4
+
+
+def test_without_connections_nothing_is_looked_at(site: _Site) -> None:
+    """The timer ends with the last of them."""
+    client = site.connect(HEAD + b"\r\n")
+    client.protocol.readConnectionLost()
+    assert client.lost
+    site.wait(LOOK_SECONDS)
+    assert not site.clock.getDelayedCalls()
+    assert site.factory.connections.open == 0
+
+
+def test_very_many_that_are_late_are_ended_in_slices(site: _Site) -> None:
+    """The reactor has its turn between them."""
+    clients = [site.connect(HEAD + b"\r\n") for _ in range(SLICE * 2 + 10)]
+    turns: list[int] = []
+    call_later = site.clock.callLater
+
+    def counting(delay: float, *call: Any) -> Any:
+        turns.append(sum(bool(client.lost) for client in clients))
+        return call_later(delay, *call)
+
+    site.clock.callLater = counting  # type: ignore[method-assign,assignment]
+    site.wait(76)
+    ended = [count for count in turns if count]
+    assert ended == [SLICE, SLICE * 2]
+    assert all(client.lost for client in clients)
+
+
+# Giving way.
+
+
+def test_the_connection_that_is_idle_longest_gives_way_first(site: _Site) -> None:
+    """Then the next; and none that has just been answered."""
+    first, second, third = (site.connect(HEAD + b"\r\n") for _ in range(3))
+    site.wait(10)
+    first.protocol.dataReceived(HEAD + b"\r\n")
+    assert site.factory.evict()
+    assert [bool(each.lost) for each in (first, second, third)] == [False, True, False]
+    assert (second.lost, second.protocol.end_reason) == ("done", "evicted")
+    assert site.factory.evict()
+    assert third.lost
+    assert not site.factory.evict()
+    site.wait(1)
+    assert site.factory.evict()
+    assert first.lost
+
+
+def test_then_the_slowest(site: _Site) -> None:
+    """Whether it is slow with its request or with the answer: who has waited longest."""
+    slow_head = site.connect(HEAD)
+    site.wait(5)
+    slow_reader = site.connect(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", room=100)
+    site.wait(5)
+    body = site.connect(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n" + b"b" * 100_000)
+    idle = site.connect(HEAD + b"\r\n")
+    site.wait(5)
+    ended = []
+    while site.factory.evict():
+        ended += [each for each in (slow_head, slow_reader, body, idle) if each.lost and each not in ended]
+    assert ended == [idle, slow_head, slow_reader]
+    assert [each.lost for each in ended] == ["done", "aborted", "aborted"]
+    assert not body.lost
+
+
+def test_who_has_just_come_does_not_give_way(site: _Site) -> None:
+    """A client has half a second for its first request in any case, and a reader a little more than a second."""
+    site.connect()
+    reader = site.connect(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", room=100)
+    assert not site.factory.evict()
+    site.wait(0.5)
+    assert site.factory.evict()
+    assert not site.factory.evict()
+    site.wait(1)
+    assert site.factory.evict()
+    assert reader.lost
+
+
+def test_a_connection_whose_answer_waits_is_cut_off(site: _Site) -> None:
+    """An idle one whose client has not taken the last answer would stay for long otherwise."""
+    client = site.connect(HEAD + b"\r\n")
+    client.writing = True  # type: ignore[attr-defined]
+    site.wait(1)
+    assert site.factory.evict()
+    assert client.lost == "aborted"
+
+
+def test_one_that_has_been_told_all_is_closed_in_order(site: _Site) -> None:
+    """Who waits for its client to close does so no longer; what the kernel has still arrives."""
+    client = site.connect(HEAD + b"Connection: close\r\n\r\n")
+    assert client.write_closed
+    site.wait(1.5)
+    assert site.factory.evict()
+    assert client.lost == "done"
