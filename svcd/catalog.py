@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.interfaces import Descriptors, Files, Names, Observed
     from svcd.model import HostPort
-    from svcd.protocols.responses import Handler
 
 __all__ = ["BUILTINS", "MUX", "SHAPES", "SUMMARIES", "Builtin", "Surroundings", "datagram_protocol", "stream_factory"]
 
@@ -97,10 +96,11 @@ def _http_timeouts(options: Options) -> HttpTimeouts:
 
 
 def _http(options: Options, around: Surroundings) -> HttpFactory:
-    handler: Handler = HelloPage(around.names)
+    timeouts = _http_timeouts(options)
     if options.root:
-        handler = StaticFiles(options.root, options.index, symlinks=options.symlinks, descriptors=around.descriptors)
-    return HttpFactory(handler, around.clock, timeouts=_http_timeouts(options))
+        files = StaticFiles(options.root, options.index, symlinks=options.symlinks)
+        return HttpFactory(files, around.clock, timeouts=timeouts, descriptors=around.descriptors)
+    return HttpFactory(HelloPage(around.names), around.clock, timeouts=timeouts)
 
 
 def _status(options: Options, around: Surroundings) -> StatusFactory:

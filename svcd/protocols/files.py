@@ -22,11 +22,9 @@ from svcd.protocols.responses import Response, error_response
 from svcd.wire.http import HttpError, Request, path_segments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from twisted.internet.interfaces import IAddress
-
-    from svcd.interfaces import Descriptors
 
 __all__ = ["StaticFiles"]
 
@@ -52,21 +50,12 @@ class StaticFiles:
         root: the directory.
         index: the names tried, in order, for a directory.
         symlinks: follow symbolic links below root, wherever they lead.
-        descriptors: counts the files that are open while they are sent; by default nothing does.
     """
 
     _log = Logger()
 
-    def __init__(
-        self,
-        root: str,
-        index: Sequence[str] = ("index.html",),
-        *,
-        symlinks: bool = False,
-        descriptors: Descriptors | None = None,
-    ) -> None:
+    def __init__(self, root: str, index: Sequence[str] = ("index.html",), *, symlinks: bool = False) -> None:
         self._root = root
-        self._descriptors = descriptors
         self._warned = -_WARNING_SECONDS
         self._index = tuple(index)
         self._flags = _OPEN if symlinks else _OPEN | os.O_NOFOLLOW
@@ -166,25 +155,13 @@ class StaticFiles:
                 "X-Content-Type-Options": "nosniff",
             }
             if status.st_size > _PIECE:
-                return Response(HTTPStatus.OK, fields, body=self._body(descriptor, status.st_size))
+                return Response(HTTPStatus.OK, fields, body=_FileBody(descriptor, status.st_size))
             content = os.read(descriptor, status.st_size)
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
         return Response(HTTPStatus.OK, {**fields, "Content-Length": str(len(content))}, content)
-
-    def _body(self, descriptor: int, length: int) -> _FileBody:
-        """What sends a file that stays open meanwhile.
-
-        Raises:
-            HttpError: 503, the service has no descriptor for it.
-        """
-        if self._descriptors is None:
-            return _FileBody(descriptor, length, _nothing)
-        if not self._descriptors.try_acquire():
-            raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE)
-        return _FileBody(descriptor, length, self._descriptors.release)
 
     def _type_of(self, name: str) -> str:
         kind, encoding = self._types.guess_type(name)
@@ -198,10 +175,9 @@ class StaticFiles:
 class _FileBody:
     """The content of an open file, as long as it was when its length was said."""
 
-    def __init__(self, descriptor: int, length: int, closed: Callable[[], None]) -> None:
+    def __init__(self, descriptor: int, length: int) -> None:
         self._descriptor = descriptor
         self._left = length
-        self._closed = closed
 
     def read(self) -> bytes:
         """The next piece; see svcd.protocols.http.Body."""
@@ -216,8 +192,3 @@ class _FileBody:
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
-        self._closed()
-
-
-def _nothing() -> None:
-    """Nobody counts."""

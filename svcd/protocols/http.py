@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IReactorTime
 
+    from svcd.interfaces import Descriptors
     from svcd.protocols.http_connections import Group
     from svcd.protocols.responses import Body, Handler, Response
     from svcd.wire.http import Request
@@ -61,6 +62,11 @@ class HttpProtocol(Lingerer):
         self._client_done = self._draining = self._pumping = self._gone = False
         # Whether a request was answered since the connection was put into its group.
         self._answered = False
+        # Whether a descriptor is counted for a file: from the beginning, since the first answer is not to find none.
+        self._has_descriptor = False
+        if self.factory.descriptors is not None:
+            self._has_descriptor = True
+            self.factory.descriptors.acquire()
         self._sent = 0
         self._body: Body | None = None
         self._keep_alive = True
@@ -107,6 +113,7 @@ class HttpProtocol(Lingerer):
         self._gone = self._paused = True
         self._connections.move(self, None)
         self._close_body()
+        self._release_descriptor()
         super().connectionLost(reason)
 
     def _pump(self) -> None:
@@ -141,6 +148,8 @@ class HttpProtocol(Lingerer):
             connections.move(self, None)
         elif self._answered:
             self._answered = False
+            if self._has_descriptor:
+                self._release_descriptor()
             connections.renew(self, connections.reading if self._reader.begun else connections.idle)
         elif self._reader.begun:
             connections.move(self, connections.reading)
@@ -259,6 +268,9 @@ class HttpProtocol(Lingerer):
 
     def _send(self, response: Response, *, with_content: bool) -> None:
         self._answered = True
+        if response.body is not None and not self._acquire_descriptor():
+            response.body.close()
+            response = error_response(HTTPStatus.SERVICE_UNAVAILABLE)
         opening = self.factory.opening(response, keep_alive=self._keep_alive)
         self._body = response.body
         if with_content and len(response.content) > _COPIED:
@@ -269,6 +281,19 @@ class HttpProtocol(Lingerer):
         else:
             self._close_body()
             self.transport.write(opening)
+
+    def _acquire_descriptor(self) -> bool:
+        """Count a descriptor for what is sent piece by piece, unless one is; returns whether there is one."""
+        descriptors = self.factory.descriptors
+        if descriptors is not None and not self._has_descriptor:
+            self._has_descriptor = descriptors.try_acquire()
+            return self._has_descriptor
+        return True
+
+    def _release_descriptor(self) -> None:
+        if self._has_descriptor and self.factory.descriptors is not None:
+            self._has_descriptor = False
+            self.factory.descriptors.release()
 
     def _send_piece(self, body: Body) -> None:
         try:
@@ -306,9 +331,11 @@ class HttpFactory(BuiltinFactory):
         clock: the reactor.
         now: seconds since 1970, for the Date field.
         timeouts: how long connections may wait.
+        descriptors: counts the files that are open while they are sent; None for a handler that has none.
 
     Attributes:
         connections: those that are open.
+        descriptors: as given.
     """
 
     protocol = HttpProtocol  # type: ignore[assignment]
@@ -319,8 +346,10 @@ class HttpFactory(BuiltinFactory):
         clock: IReactorTime,
         now: Callable[[], float] = time.time,
         timeouts: HttpTimeouts | None = None,
+        descriptors: Descriptors | None = None,
     ) -> None:
         self.handler = handler
+        self.descriptors = descriptors
         self.clock = clock
         self.connections = HttpConnections(timeouts or HttpTimeouts(), clock)
         self._now = now

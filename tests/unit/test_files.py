@@ -296,44 +296,6 @@ def test_errors_give_back_their_descriptors(root: Path) -> None:
     assert _open_below(root) == []
 
 
-class _Counter:
-    """svcd.interfaces.Descriptors with a limit."""
-
-    def __init__(self, limit: int) -> None:
-        self.open = 0
-        self.limit = limit
-
-    def acquire(self) -> None:
-        """One more."""
-        self.open += 1
-
-    def release(self) -> None:
-        """One less."""
-        self.open -= 1
-
-    def try_acquire(self) -> bool:
-        """One more, if there is one."""
-        found = self.open < self.limit
-        self.open += found
-        return found
-
-
-def test_a_file_that_stays_open_is_counted(root: Path) -> None:
-    """Until it is closed; a small one is closed at once. Where there is none left the answer is 503."""
-    counter = _Counter(2)
-    files = StaticFiles(str(root), descriptors=counter)
-    bodies = [_get(files, b"/large.bin").body for _ in range(2)]
-    assert counter.open == 2
-    assert _error(files, b"/large.bin") == 503
-    assert _content(files, b"/plain") == b"no type"
-    for body in bodies:
-        assert body is not None
-        body.close()
-    assert counter.open == 0
-    assert _content(files, b"/large.bin") == LARGE
-    assert counter.open == 0
-
-
 def test_a_file_that_is_emptied_before_it_is_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small file is as long as what was read of it, and nothing is wrong."""
     real = os.fstat

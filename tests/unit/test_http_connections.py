@@ -19,16 +19,59 @@ HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n"
 LARGE = b"x" * 10_000
 
 
+class _File:
+    """Something that is sent in two pieces."""
+
+    def __init__(self) -> None:
+        self.pieces = [b"f" * 10] * 2
+        self.closed = False
+
+    def read(self) -> bytes:
+        """The next."""
+        return self.pieces.pop() if self.pieces else b""
+
+    def close(self) -> None:
+        """It is over."""
+        self.closed = True
+
+
+class _Counter:
+    """svcd.interfaces.Descriptors with a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self.open = 0
+        self.limit = limit
+
+    def acquire(self) -> None:
+        """One more."""
+        self.open += 1
+
+    def release(self) -> None:
+        """One less."""
+        self.open -= 1
+
+    def try_acquire(self) -> bool:
+        """One more, if there is one."""
+        found = self.open < self.limit
+        self.open += found
+        return found
+
+
 class _Handler:
     """Answers with a text, which is large on demand, or later."""
 
     def __init__(self) -> None:
         self.later: Deferred[Response] = Deferred()
+        self.files: list[_File] = []
 
     def respond(self, request: Any, peer: object) -> Any:  # noqa: ARG002 - as handlers
         """Answer."""
         if request.target == b"/later":
             return self.later
+        if request.target == b"/file":
+            body = _File()
+            self.files.append(body)
+            return Response(HTTPStatus.OK, {"Content-Length": "20"}, body=body)
         if request.target == b"/large":
             return Response(HTTPStatus.OK, {"Content-Length": str(len(LARGE))}, LARGE)
         return text_response(HTTPStatus.OK, "text/plain", "answer")
@@ -37,11 +80,17 @@ class _Handler:
 class _Site:
     """An HTTP service."""
 
-    def __init__(self, request: float | None = 30, keepalive: float | None = 75, send: float | None = 60) -> None:
+    def __init__(
+        self,
+        request: float | None = 30,
+        keepalive: float | None = 75,
+        send: float | None = 60,
+        descriptors: _Counter | None = None,
+    ) -> None:
         self.clock = Clock()
         self.handler = _Handler()
         timeouts = HttpTimeouts(request, keepalive, send)
-        self.factory = HttpFactory(self.handler, self.clock, timeouts=timeouts)
+        self.factory = HttpFactory(self.handler, self.clock, timeouts=timeouts, descriptors=descriptors)
 
     def connect(self, data: bytes = b"", room: float = float("inf")) -> StreamDouble:
         """A client that has said something."""
@@ -287,3 +336,52 @@ def test_one_that_has_been_told_all_is_closed_in_order(site: _Site) -> None:
     site.wait(1.5)
     assert site.factory.evict()
     assert client.lost == "done"
+
+
+# Descriptors of files.
+
+FILE = b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def test_the_first_answer_finds_a_descriptor() -> None:
+    """It is counted from the accept on, until the first answer is given or its file was sent."""
+    counter = _Counter(0)
+    site = _Site(descriptors=counter)
+    client = site.connect()
+    assert counter.open == 1
+    client.protocol.dataReceived(HEAD)
+    assert counter.open == 1
+    client.protocol.dataReceived(b"\r\n")
+    assert counter.open == 0
+    other = site.connect(FILE, room=0)
+    assert counter.open == 1
+    other.take()
+    other.take()
+    other.take()
+    assert other.sent.endswith(b"f" * 20)
+    other.take()
+    assert (counter.open, site.handler.files[0].closed) == (0, True)
+    site.connect().abortConnection()
+    assert counter.open == 0
+
+
+def test_later_answers_get_one_if_there_is_one() -> None:
+    """Without one the answer is 503 and the file is closed; the connection may go on."""
+    counter = _Counter(1)
+    site = _Site(descriptors=counter)
+    client = site.connect(HEAD + b"\r\n" + FILE)
+    assert client.sent.count(b"HTTP/1.1 200 ") == 2
+    counter.open = 1
+    client.protocol.dataReceived(FILE + HEAD + b"\r\n")
+    assert client.sent.count(b"HTTP/1.1 503 ") == 1
+    assert client.sent.count(b"HTTP/1.1 200 ") == 3
+    assert (counter.open, [file.closed for file in site.handler.files]) == (1, [True, True])
+
+
+def test_a_file_whose_client_leaves_is_no_longer_counted() -> None:
+    """As it is closed."""
+    counter = _Counter(5)
+    site = _Site(descriptors=counter)
+    client = site.connect(FILE, room=0)
+    client.abortConnection()
+    assert (counter.open, site.handler.files[0].closed) == (0, True)
