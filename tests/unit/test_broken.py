@@ -1,0 +1,260 @@
+"""Broken services: when they are tried again, what is logged, and what a change of them leaves alone."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+from twisted.internet.defer import succeed
+from twisted.internet.protocol import Factory, Protocol
+
+from svcd.config.check import DesiredServices, check
+from svcd.errors import ListenError
+from svcd.supervisor.broken import BrokenService, BrokenServices
+from tests.doubles import FakeFiles, FakeMachine, FakeReactor, LogCatcher, config_of
+from tests.unit.test_supervisor import _Daemon
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+
+def desired(text: str, machine: FakeMachine | None = None) -> DesiredServices:
+    """The services of a text, checked on a machine."""
+    config = config_of(text)
+    endpoints, problems = check(config, FakeFiles(), machine or FakeMachine())
+    return DesiredServices.checked(config.enabled, endpoints, problems)
+
+
+def _broken(text: str = "x 7/tcp4 echo", number: int = errno.EADDRINUSE, cause: str = "no") -> BrokenService:
+    endpoints = desired(text).endpoints
+    error = ListenError("x/tcp4", endpoints[0].address, cause, "do something", number)
+    return BrokenService(endpoints[0].service, endpoints, (error,))
+
+
+class _Registry:
+    def __init__(self) -> None:
+        self.reactor = FakeReactor()
+        self.services = BrokenServices(self.reactor)
+        self.tried: list[tuple[float, Sequence[str]]] = []
+        self.services.start(lambda ids: self.tried.append((self.reactor.seconds(), ids)))
+
+
+@pytest.fixture
+def registry() -> Iterator[_Registry]:
+    """A registry whose retries are noted."""
+    made = _Registry()
+    yield made
+    made.services.stop()
+    assert not made.reactor.getDelayedCalls()
+
+
+def test_pauses_grow_up_to_30_seconds(registry: _Registry) -> None:
+    """A service that stays broken is tried after 1, 2, 4, 8, 16, 30, 30 seconds, and logged once."""
+    with LogCatcher() as log:
+        registry.services.update({"x/tcp4": _broken()})
+        for _ in range(7):
+            registry.reactor.advance(30)
+            registry.services.update({"x/tcp4": _broken()}, ["x/tcp4"])
+        assert len(log.named("broken")) == 1
+        pauses, now = [], registry.reactor.seconds()
+        registry.reactor.advance(30)
+        pauses = [registry.tried[-1][0] - now]
+        assert pauses == [30]
+        registry.services.update({"x/tcp4": _broken(cause="something else")}, ["x/tcp4"])
+        assert [event["reason"] for event in log.named("broken")][1].startswith("x/tcp4: can't listen on")
+        registry.services.update({}, ["x/tcp4"])
+    assert [event["service"] for event in log.named("recovered")] == ["x/tcp4"]
+    assert len(registry.services) == 0
+
+
+def test_the_first_pauses(registry: _Registry) -> None:
+    """They are doubled from try to try."""
+    registry.services.update({"x/tcp4": _broken()})
+    times = []
+    for _ in range(4):
+        before = len(registry.tried)
+        while len(registry.tried) == before:
+            registry.reactor.advance(0.5)
+        times.append(registry.reactor.seconds())
+        registry.services.update({"x/tcp4": _broken()}, ["x/tcp4"])
+    assert [later - earlier for earlier, later in zip([0.0, *times], times, strict=False)] == [1, 2, 4, 8]
+
+
+def test_another_address_is_a_reason_to_try(registry: _Registry) -> None:
+    """Services that lack an address are tried soon; one whose port is in use is not."""
+    registry.services.update({"x/tcp4": _broken(number=errno.EADDRNOTAVAIL)})
+    other = _broken("y 8/tcp4 echo")
+    registry.services.update({"y/tcp4": other}, ["y/tcp4"])
+    registry.reactor.advance(0.5)
+    registry.services.addresses_changed()
+    registry.reactor.advance(0.25)
+    assert registry.tried[-1][1] == ["x/tcp4"]
+
+
+def test_a_file_that_comes_is_a_reason_to_try(registry: _Registry, tmp_path: Path) -> None:
+    """The directory of a missing file is watched, or the nearest that exists; other files in it mean nothing."""
+    text = f"x 7/tcp4 server={tmp_path}/bin/program"
+    machine = FakeMachine(reasons={f"{tmp_path}/bin/program": "No such file or directory"})
+    (faulty,) = desired(text, machine).faulty
+    registry.services.update({"x/tcp4": BrokenService(faulty.service, faulty.endpoints, faulty.problems)})
+
+    def events() -> None:
+        for reader in list(registry.reactor.readers):
+            reader.doRead()
+
+    (tmp_path / "other").write_text("")
+    events()
+    registry.reactor.advance(0.9)
+    assert registry.tried == []
+    registry.services.update({"x/tcp4": _broken_again(registry)}, ["x/tcp4"])
+    (tmp_path / "bin").mkdir()
+    events()
+    registry.reactor.advance(0.25)
+    assert len(registry.tried) == 1
+
+
+def _broken_again(registry: _Registry) -> BrokenService:
+    known = registry.services["x/tcp4"]
+    return BrokenService(known.service, known.endpoints, known.errors)
+
+
+def test_the_process_that_has_a_port_is_looked_for_in_a_thread(registry: _Registry) -> None:
+    """The line waits for what comes of it; for many services at once the first are enough."""
+    asked: list[Any] = []
+
+    def in_thread(call: Any) -> Any:
+        asked.append(call)
+        return succeed(call())
+
+    registry.services.in_thread = in_thread
+    with LogCatcher() as log:
+        registry.services.update({"x/tcp4": _broken()})
+    assert len(asked) == 1
+    assert len(log.named("broken")) == 1
+
+
+class _Raising(Factory):
+    """A factory that raises in the methods that the test names."""
+
+    noisy = False
+    protocol = Protocol
+    raises: ClassVar[frozenset[str]] = frozenset()
+    calls: ClassVar[list[str]] = []
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if name in self.raises:
+            raise RuntimeError(f"not in {name}")
+
+    def startFactory(self) -> None:
+        self._call("startFactory")
+
+    def stopFactory(self) -> None:
+        self._call("stopFactory")
+
+
+FACTORY = "factory=tests.unit.test_broken:_Raising"
+
+
+@pytest.mark.parametrize("where", ["start", "reload", "change"])
+def test_a_factory_that_can_not_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Its service is broken, whether it is there from the start, comes by a reload, or replaces its own factory."""
+    monkeypatch.setattr(_Raising, "raises", frozenset({"startFactory"}))
+    ok, mine = f"echo {tmp_path}/echo/unix", f"mine {tmp_path}/mine/unix"
+    before = {"start": f"{ok}\n{mine} {FACTORY}", "reload": ok, "change": f"{ok}\n{mine} upper"}[where]
+    daemon = _Daemon(before)
+    daemon.start()
+    supervisor = daemon.supervisor
+    if where != "start":
+        result = supervisor.change_to(desired(f"{ok}\n{mine} {FACTORY}\nnew {tmp_path}/new/unix echo"))
+        assert "not in startFactory" in str(result.faults[0])
+        assert "new/unix" in supervisor.hosted
+    assert supervisor.broken.ids == ("mine/unix",)
+    # What there was of it before goes on.
+    assert ("mine/unix" in supervisor.hosted) is (where == "change")
+    assert (tmp_path / "mine").exists() is (where == "change")
+    monkeypatch.setattr(_Raising, "raises", frozenset())
+    supervisor.serve(desired(f"{mine} {FACTORY}"))
+    assert not supervisor.broken
+    assert supervisor.hosted["mine/unix"].service.runs == "factory"
+    daemon.stop()
+
+
+def test_a_factory_that_can_not_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log says so, and the reload and the stop go on."""
+    monkeypatch.setattr(_Raising, "raises", frozenset({"stopFactory"}))
+    ok, mine = f"echo {tmp_path}/echo/unix", f"mine {tmp_path}/mine/unix {FACTORY}"
+    daemon = _Daemon(f"{ok}\n{mine}")
+    daemon.start()
+    with LogCatcher() as log:
+        daemon.supervisor.change_to(desired(ok))
+        (problem,) = log.named("problem")
+        assert problem["text"].startswith("mine/unix: _call raises RuntimeError: not in stopFactory")
+        daemon.supervisor.change_to(desired(f"{ok}\n{mine}"))
+        assert daemon.stop().called
+    assert len(log.named("problem")) == 2
+    assert not daemon.supervisor.hosted["echo/unix"].keeper.sessions  # type: ignore[union-attr]
+
+
+def test_a_socket_goes_to_another_service_of_which_one_is_broken(tmp_path: Path) -> None:
+    """A service that loses its last socket to another one ends, although its new form is broken."""
+    daemon = _Daemon(f"a {tmp_path}/s/unix echo\nok {tmp_path}/ok/unix echo")
+    daemon.start()
+    (tmp_path / "taken").write_text("in the way")
+    result = daemon.supervisor.change_to(
+        desired(f"a {tmp_path}/taken/unix echo\nb {tmp_path}/s/unix upper\nok {tmp_path}/ok/unix echo")
+    )
+    assert len(result.faults) == 1
+    assert sorted(daemon.supervisor.hosted) == ["b/unix", "ok/unix"]
+    assert daemon.supervisor.broken.ids == ("a/unix",)
+    (tmp_path / "taken").unlink()
+    daemon.supervisor.serve(desired(f"a {tmp_path}/taken/unix echo"))
+    assert sorted(daemon.supervisor.hosted) == ["a/unix", "b/unix", "ok/unix"]
+    daemon.stop()
+
+
+def test_a_socket_whose_new_service_is_broken_is_closed(tmp_path: Path) -> None:
+    """The service that had it is gone from the file, and the one that gets it can't be made."""
+    daemon = _Daemon(f"a {tmp_path}/s/unix echo\nok {tmp_path}/ok/unix echo")
+    daemon.start()
+    daemon.supervisor.change_to(desired(f"b {tmp_path}/s/unix factory=no_such_module:x\nok {tmp_path}/ok/unix echo"))
+    assert list(daemon.supervisor.hosted) == ["ok/unix"]
+    assert not (tmp_path / "s").exists()
+    assert daemon.supervisor.broken.ids == ("b/unix",)
+    # It can be removed while it is broken.
+    with LogCatcher() as log:
+        daemon.supervisor.change_to(desired(f"ok {tmp_path}/ok/unix echo"))
+    assert not daemon.supervisor.broken
+    assert not log.named("recovered")
+    daemon.stop()
+
+
+def test_a_running_service_outlives_a_fault_of_its_line(tmp_path: Path) -> None:
+    """Where the line is as before and the machine lacks something now, the service goes on, and the reload tells."""
+    text = f"x {tmp_path}/x/unix echo access_zone=UTC access_times=0:00-23:59\nok {tmp_path}/ok/unix echo"
+    daemon = _Daemon(text)
+    daemon.start()
+    with LogCatcher() as log:
+        result = daemon.supervisor.change_to(desired(text, FakeMachine(zones=frozenset())))
+    assert "no time zone 'UTC'" in str(result.faults[0])
+    assert "no time zone 'UTC'" in log.named("problem")[0]["text"]
+    assert not daemon.supervisor.broken
+    assert sorted(daemon.supervisor.hosted) == ["ok/unix", "x/unix"]
+    assert (tmp_path / "x").exists()
+    daemon.stop()
+
+
+def test_nothing_changes_with_strict(tmp_path: Path) -> None:
+    """One fault, and what was made for the others is taken back."""
+    daemon = _Daemon(f"ok {tmp_path}/ok/unix echo")
+    daemon.start()
+    (tmp_path / "taken").write_text("in the way")
+    text = f"ok {tmp_path}/ok/unix upper\nnew {tmp_path}/new/unix echo\nx {tmp_path}/taken/unix echo"
+    with pytest.raises(Exception, match="can't listen on"):
+        daemon.supervisor.change_to(desired(text), strict=True)
+    assert daemon.supervisor.hosted["ok/unix"].service.runs == "echo"
+    assert not (tmp_path / "new").exists()
+    assert not daemon.supervisor.broken
+    daemon.stop()
