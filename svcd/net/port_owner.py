@@ -80,8 +80,11 @@ def _unpacked(digits: str) -> bytes:
     return b"".join(struct.pack("=I", int(digits[i : i + 8], 16)) for i in range(0, len(digits), 8))
 
 
-def _overlap(one: bytes, other: bytes) -> bool:
-    return one == other or not any(one) or not any(other)
+def _overlap(wanted: bytes, taken: bytes) -> bool:
+    """Whether one address is in the way of another: the same, or a wildcard; IPv6's may be one for IPv4 as well."""
+    if len(wanted) != len(taken):
+        return len(taken) > len(wanted) and not any(taken)
+    return wanted == taken or not any(wanted) or not any(taken)
 
 
 def _unix_inodes(path: str) -> Iterator[str]:
