@@ -48,7 +48,8 @@ class Surroundings:
         files: reads files.
         descriptors: counts what a service opens besides its clients' connections.
         observed: what the daemon counts, for who shows it.
-        outgoing: makes what connects to a server, given how many seconds an attempt may take.
+        outgoing: makes what connects to a server, given how many seconds an attempt may take
+            and what counts attempts.
     """
 
     clock: IReactorTime
@@ -56,7 +57,7 @@ class Surroundings:
     files: Files
     descriptors: Descriptors
     observed: Observed
-    outgoing: Callable[[HostPort, float], IStreamClientEndpoint]
+    outgoing: Callable[[HostPort, float, Descriptors], IStreamClientEndpoint]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +176,7 @@ def _redirect(service: Service, around: Surroundings) -> RedirectFactory:
     options = service.options
     server, timeout = options.redirect, options.connect_timeout
     assert server is not None  # noqa: S101 - it is what makes the service a redirection
-    endpoint = around.outgoing(server, timeout)
+    endpoint = around.outgoing(server, timeout, around.descriptors)
     announce = None if options.send_proxy is None else _ANNOUNCEMENTS[options.send_proxy]
     return RedirectFactory(endpoint, service.handler_text, timeout, around.clock, around.descriptors, announce)
 

@@ -305,7 +305,7 @@ def surroundings(
         files or FakeFiles(),
         descriptors or _Descriptors(),
         ledger or Ledger(),
-        lambda _server, _timeout: endpoint or FakeEndpoint(),  # type: ignore[arg-type,return-value]
+        lambda _server, _timeout, _descriptors: endpoint or FakeEndpoint(),  # type: ignore[arg-type,return-value]
     )
 
 

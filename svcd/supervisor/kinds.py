@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from twisted.internet.abstract import isIPAddress
 from twisted.logger import Logger
 
 from svcd.catalog import MUX, datagram_protocol, stream_factory
@@ -78,6 +79,7 @@ class _Kept(_Kind, Generic[KeeperT]):
     keeper: KeeperT
     _usher: Usher | None = None
     _tls: ServiceTls | None = None
+    _held = 0
 
     @property
     def tls(self) -> TlsServer | None:
@@ -89,6 +91,11 @@ class _Kept(_Kind, Generic[KeeperT]):
         keeper.keep_time(self._shared.reactor.callLater)
         if self.service.options.proxy_protocol:
             self._usher = Usher(keeper, self._shared.reception.lobby)
+
+    def _hold(self, count: int) -> None:
+        """Have so many descriptors kept for the service, besides those of its connections."""
+        self._shared.budget.hold(count - self._held)
+        self._held = count
 
     def _secure(self, service: Service, entrance: Entrance) -> ServiceTls:
         """The TLS of the service, if it has any."""
@@ -119,6 +126,7 @@ class _Kept(_Kind, Generic[KeeperT]):
             self.service = service
             self.keeper.retune(service)
             self.keeper.budget.cost = _cost(service)
+            self._hold(_standing(service))
             if self._usher is not None:
                 self._usher.retune(service)
             also.commit()
@@ -214,9 +222,11 @@ class _Gated(_Kept[GateKeeper]):
             tell(self._log, MODULE_CHANGED, service=self.service.id, text=text)
 
     def begin(self) -> None:
+        self._hold(_standing(self.service))
         self.keeper.tally.enter(self.keeper)
 
     def end(self) -> None:
+        self._hold(0)
         self.keeper.tally.leave(self.keeper)
 
 
@@ -224,7 +234,6 @@ class _Spawned(_Kept[SpawnKeeper]):
     """A stream service whose connections have processes of their own."""
 
     _tls: ServiceTls
-    _holds = False
 
     def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:
         super().__init__(shared, service)
@@ -282,9 +291,7 @@ class _Spawned(_Kept[SpawnKeeper]):
         self.keeper.link.check_module()
 
     def begin(self) -> None:
-        if not self._holds:
-            self._holds = True
-            self._shared.budget.hold(_LAUNCHER)
+        self._hold(_standing(self.service))
         self._follow_hosts(self._retune_door)
         self.keeper.begin()
 
@@ -296,9 +303,7 @@ class _Spawned(_Kept[SpawnKeeper]):
         self.keeper.entrance.door.retune(self._shared.reception.rules(self.service))
 
     def end(self) -> None:
-        if self._holds:
-            self._holds = False
-            self._shared.budget.hold(-_LAUNCHER)
+        self._hold(0)
         self.keeper.link.stop()
 
 
@@ -414,12 +419,27 @@ def kind_of(service: Service) -> type[_Gated | _Spawned | _Muxed | _Datagrams]:
 def _cost(service: Service) -> int:
     """How many descriptors a connection of a service takes in the daemon, its own among them."""
     if service.runs == "redirect":
-        return 2
+        # The server's; of a name two addresses may be tried at the same time.
+        return 3 if _is_named(service) else 2
     if service.options.root:
         # A file that is sent.
         return 2
     # The client's, and a pair of sockets whose other end goes to the process.
     return 3 if service.spawned and service.tls else 1
+
+
+def _standing(service: Service) -> int:
+    """How many descriptors a service takes in the daemon besides those of its sockets and connections."""
+    if service.spawned:
+        return _LAUNCHER
+    # A lookup: of one name there is one at a time.
+    return int(_is_named(service))
+
+
+def _is_named(service: Service) -> bool:
+    """Whether the server of a redirection is known by a name that has to be looked up."""
+    server = service.options.redirect
+    return server is not None and ":" not in server.host and not isIPAddress(server.host)
 
 
 def run(shared: Shared, service: Service, nurse: Nurse) -> Running:

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IProtocol, IProtocolFactory, IResolutionReceiver
+    from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IResolutionReceiver
     from twisted.python.failure import Failure
 
+    from svcd.interfaces import Descriptors
     from svcd.model import HostPort
     from svcd.transport.resolver import Name
 
@@ -41,6 +42,7 @@ def client_endpoint(
     lookups: LookupPool[list[Name]],
     server: HostPort,
     timeout: float,
+    descriptors: Descriptors,
 ) -> IStreamClientEndpoint:
     """What connects to a server. Its name is looked up at each connect, and its addresses raced (RFC 8305).
 
@@ -49,6 +51,7 @@ def client_endpoint(
         lookups: runs the lookups of names.
         server: which.
         timeout: for an attempt at one address, in seconds.
+        descriptors: counts the attempts at a name's addresses; the connection itself is its owner's to count.
     """
     host, port = server.host, server.port
     if ":" in host:
@@ -56,7 +59,7 @@ def client_endpoint(
     # An address needs no thread that looks it up.
     if isIPAddress(host):
         return TCP4ClientEndpoint(reactor, host, port, timeout)
-    return NameEndpoint(reactor, lookups, server, timeout)
+    return NameEndpoint(reactor, lookups, server, timeout, descriptors)
 
 
 @implementer(IStreamClientEndpoint)
@@ -68,10 +71,19 @@ class NameEndpoint:
         lookups: runs the lookups.
         server: whose host is a name.
         timeout: for an attempt at one address, in seconds.
+        descriptors: counts the attempts: several addresses are tried at the same time.
     """
 
-    def __init__(self, reactor: Any, lookups: LookupPool[list[Name]], server: HostPort, timeout: float) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        reactor: Any,  # noqa: ANN401
+        lookups: LookupPool[list[Name]],
+        server: HostPort,
+        timeout: float,
+        descriptors: Descriptors,
+    ) -> None:
         self._reactor = reactor
+        self._descriptors = descriptors
         self._lookups = lookups
         self._server = server
         self._timeout = timeout
@@ -97,28 +109,62 @@ class NameEndpoint:
         raise UnavailableError(f"its name can't be looked up: {reason}")
 
     def _connect(self, names: list[Name], factory: IProtocolFactory) -> Deferred[IProtocol]:
-        reactor: Any = _Resolved(self._reactor, names)
+        reactor: Any = _Resolved(self._reactor, names, self._descriptors)
         return HostnameEndpoint(reactor, self._server.host, self._server.port, self._timeout).connect(factory)
 
 
 @implementer(IReactorPluggableNameResolver)
 class _Resolved:  # type: ignore[misc] # HostnameEndpoint installs no resolver
-    """A reactor for HostnameEndpoint, with a resolver that answers at once.
+    """A reactor for HostnameEndpoint, with a resolver that answers at once; it counts the attempts to connect.
 
     Args:
         reactor: the real one.
         names: the answer.
+        descriptors: counts the attempts.
     """
 
-    def __init__(self, reactor: Any, names: list[Name]) -> None:  # noqa: ANN401
+    def __init__(self, reactor: Any, names: list[Name], descriptors: Descriptors) -> None:  # noqa: ANN401
+        self._reactor = reactor
         self._names = names
+        self._descriptors = descriptors
         self.nameResolver = self
         self.callLater: Callable[..., Any] = reactor.callLater
-        self.connectTCP: Callable[..., Any] = reactor.connectTCP
         self.seconds: Callable[[], float] = reactor.seconds
+
+    def connectTCP(self, host: str, port: int, factory: Any, *more: Any, **named: Any) -> Any:  # noqa: ANN401
+        """See twisted.internet.interfaces.IReactorTCP."""
+        self._descriptors.acquire()
+        return self._reactor.connectTCP(host, port, _Attempt(factory, self._descriptors.release), *more, **named)
 
     def resolveHostName(self, receiver: IResolutionReceiver, _name: str, portNumber: int = 0) -> None:  # noqa: N803
         """See twisted.internet.interfaces.IHostnameResolver."""
         for name in self._names:
             receiver.addressResolved(twisted_address(name, portNumber))
         receiver.resolutionComplete()
+
+
+class _Attempt:
+    """The factory of an attempt to connect, which is counted until it has succeeded or failed.
+
+    Args:
+        factory: the real one.
+        release: called then.
+    """
+
+    def __init__(self, factory: Any, release: Callable[[], None]) -> None:  # noqa: ANN401 - a ClientFactory
+        self._factory = factory
+        self._release = release
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a ClientFactory has
+        return getattr(self._factory, name)
+
+    def buildProtocol(self, addr: IAddress) -> IProtocol | None:
+        """It has succeeded."""
+        self._release()
+        found: IProtocol | None = self._factory.buildProtocol(addr)
+        return found
+
+    def clientConnectionFailed(self, connector: object, reason: Failure) -> None:
+        """It has failed, or was given up."""
+        self._release()
+        self._factory.clientConnectionFailed(connector, reason)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import DNSLookupError
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
 
 from svcd.errors import UnavailableError
 from svcd.model import HostPort
@@ -217,6 +219,21 @@ class _Reactor(MemoryReactorClock):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.thread_calls: queue.Queue[tuple[Any, ...]] = queue.Queue()
+        self.attempts = 0
+
+    # svcd.interfaces.Descriptors.
+
+    def acquire(self) -> None:
+        """One more attempt to connect."""
+        self.attempts += 1
+
+    def release(self) -> None:
+        """One less."""
+        self.attempts -= 1
+
+    def try_acquire(self) -> bool:
+        """Not for attempts."""
+        raise NotImplementedError
 
     def callFromThread(self, function: Any, *arguments: Any) -> None:
         """Keep the call."""
@@ -233,7 +250,7 @@ def _endpoint(monkeypatch: pytest.MonkeyPatch, run: Callable[[str], Any], pool: 
     reactor = _Reactor()
     host = "localhost" if pool is not None else "web.example"
     pool = pool or LookupPool("test-lookups", active=1, threads=1, queued=1)
-    return reactor, NameEndpoint(reactor, pool, HostPort(host, 80), 3.0)
+    return reactor, NameEndpoint(reactor, pool, HostPort(host, 80), 3.0, reactor)
 
 
 def test_a_name_is_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +260,25 @@ def test_a_name_is_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
     reactor.run()
     reactor.advance(1)
     assert [client[:2] for client in reactor.tcpClients] == [("2001:db8::1", 80), ("192.0.2.1", 80)]
+
+
+def test_attempts_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the addresses that are tried at once has a descriptor until it answers, fails or is given up."""
+    names = [(2, (f"192.0.2.{number}", 0)) for number in (1, 2, 3)]
+    reactor, endpoint = _endpoint(monkeypatch, lambda _host: names)
+    made: list[Any] = []
+    endpoint.connect(Factory.forProtocol(Protocol)).addCallback(made.append)
+    reactor.run()
+    assert reactor.attempts == 1
+    reactor.advance(0.3)
+    assert reactor.attempts == 2
+    attempts: Any = [client[2] for client in reactor.tcpClients]
+    first, second = attempts
+    first.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+    assert reactor.attempts == 1
+    second.buildProtocol(None).makeConnection(StringTransport())
+    assert reactor.attempts == 0
+    assert made
 
 
 @pytest.mark.parametrize(
@@ -283,7 +319,7 @@ def test_localhost_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     reactor.advance(1)
     assert [client[:2] for client in reactor.tcpClients] == [("::1", 80), ("127.0.0.1", 80)]
     results: list[Any] = []
-    NameEndpoint(reactor, pool, HostPort("web.example", 80), 3.0).connect(None).addErrback(results.append)  # type: ignore[arg-type]
+    NameEndpoint(reactor, pool, HostPort("web.example", 80), 3.0, reactor).connect(None).addErrback(results.append)  # type: ignore[arg-type]
     assert str(results[0].value) == "its name can't be looked up: 64 name lookups run"
 
 

@@ -218,4 +218,4 @@ def test_only_names_are_looked_up(server: HostPort, kind: str) -> None:
     """An address is connected to at once; a name each time anew."""
     from twisted.internet.testing import MemoryReactorClock
 
-    assert type(client_endpoint(MemoryReactorClock(), redirect_lookups(), server, 3.0)).__name__ == kind
+    assert type(client_endpoint(MemoryReactorClock(), redirect_lookups(), server, 3.0, _Redirect())).__name__ == kind
