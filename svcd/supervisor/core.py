@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -21,7 +22,7 @@ from svcd.net.address_watch import AddressWatcher
 from svcd.supervisor.broken import BrokenService, BrokenServices
 from svcd.supervisor.change import Change
 from svcd.supervisor.describing import described, muxed
-from svcd.supervisor.ending import cut, drained
+from svcd.supervisor.ending import attempt, cut, drained
 from svcd.supervisor.listeners import Listener, number_of_port
 from svcd.supervisor.running import Running, Shared
 from svcd.transport.entrance import Reception
@@ -470,9 +471,9 @@ class Supervisor(TwistedService):
         self._addresses.stop()
         # Before the listeners: tcpmux keeps what they offer for the clients that it has.
         for running in self._all_running():
-            running.close()
+            attempt(running, running.close)
         for listener in self._listeners.values():
-            listener.close(for_good=False)
+            attempt(self.hosted[listener.endpoint.service.id], partial(listener.close, for_good=False))
         self._listeners.clear()
 
     def when_empty(self, call: Callable[[], None]) -> None:

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import succeed
+from twisted.logger import Logger
 
+from svcd.errors import reason_of
+from svcd.events import PROBLEM, tell
 from svcd.transport.keeper import calling_off
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twisted.internet.defer import Deferred
 
     from svcd.interfaces import Watcher
     from svcd.supervisor.running import Running
 
-__all__ = ["cut", "drained"]
+__all__ = ["attempt", "cut", "drained"]
+
+
+_log = Logger()
+
+
+def attempt(running: Running, call: Callable[[], object]) -> None:
+    """Call something for one service. What it raises is logged, and is the end of nothing else."""
+    try:
+        call()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the service's own code
+        tell(_log, PROBLEM, text=f"{running.service.id}: {reason_of(error)}")
 
 
 def cut(running: Running) -> None:
     """End every connection of a service now."""
     if running.keeper is not None:
         for session in running.keeper.everybody():
-            session.cut("shutdown")
+            attempt(running, partial(session.cut, "shutdown"))
 
 
 def drained(running: Running, reactor: Watcher) -> Deferred[None]:
@@ -32,10 +49,10 @@ def drained(running: Running, reactor: Watcher) -> Deferred[None]:
     """
     keeper = running.keeper
     if keeper is None:
-        running.end()
+        attempt(running, running.end)
         return succeed(None)
-    keeper.entrance.finish()
+    attempt(running, keeper.entrance.finish)
     for session in keeper.everybody():
-        session.drain()
+        attempt(running, session.drain)
     patience = reactor.callLater(running.service.options.shutdown_timeout, cut, running)
     return keeper.when_empty().addCallback(calling_off(patience))

@@ -258,3 +258,30 @@ def test_nothing_changes_with_strict(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
     assert not daemon.supervisor.broken
     daemon.stop()
+
+
+def test_a_connection_that_raises_at_the_stop_is_the_end_of_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a protocol raises when it is to end is logged; the other connections of its service end."""
+    daemon = _Daemon(f"echo {tmp_path}/echo/unix\nok {tmp_path}/ok/unix echo")
+    daemon.start()
+    for name in ("echo", "echo", "ok"):
+        daemon.connect(tmp_path / name)
+    first, second, third = (
+        each for name in ("echo/unix", "ok/unix") for each in daemon.supervisor.keepers[name].everybody()
+    )
+    ended: list[object] = []
+
+    def drain(gate: object) -> None:
+        ended.append(gate)
+        if gate is first:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(type(first), "drain", drain)
+    with LogCatcher() as log:
+        daemon.stop()
+    assert ended == [first, second, third]
+    assert "ZeroDivisionError" in log.named("problem")[0]["text"]
+    monkeypatch.undo()
+    daemon.close()
