@@ -81,7 +81,8 @@ class Tally:
 
     Attributes:
         accepted: connections that were let in.
-        failures: connections that could not be served, as a `fail` line says.
+        failures: connections that could not be served, as a `fail` line says, and those whose process ended by itself
+            with another exit status than 0 or by a signal.
         ended, refused: connections by reason; datagrams that were not answered are refused, too.
         bytes_in, bytes_out: carried by connections that have ended.
         datagrams: received by ports that are closed.

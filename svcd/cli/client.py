@@ -176,10 +176,11 @@ def _top(chosen: argparse.Namespace) -> int:
 
 def _status(result: Mapping[str, Any]) -> Iterator[str]:
     since = _duration(result["uptime"])
-    descriptors = result["descriptors"]
+    connections, descriptors = result["connections"], result["descriptors"]
+    most = "" if connections["limit"] is None else f" of {connections['limit']}"
     yield (
         f"svcd {result['version']}, pid {result['pid']}, {result['reactor']}, up {since}, "
-        f"{descriptors['open']} of {descriptors['limit']} connections"
+        f"connections: {connections['open']}{most}, descriptors: {descriptors['open']} of {descriptors['limit']}"
     )
     rows = [
         (

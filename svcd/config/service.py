@@ -132,6 +132,11 @@ class Service:
         place = self.places.get(option, self.place)
         return Problem(place, f"{option}: {text}" if option else text, severity, self.id, path)
 
+    @property
+    def line(self) -> str:
+        """A line of a services file that says the same."""
+        return " ".join(map(_quoted, self.words()))
+
     def words(self) -> Iterator[str]:
         """The words of a line that says the same, before quoting."""
         yield self.name
@@ -141,6 +146,13 @@ class Service:
             value = getattr(self.options, name)
             if value != info.default:
                 yield f"{name}={info.kind.write(value)}"
+
+
+def _quoted(word: str) -> str:
+    """A word as a services file has it: of an option the value is quoted, where it has to be."""
+    name, equals, value = word.partition("=")
+    quotes_value = equals and shlex.quote(name) == name
+    return f"{name}={shlex.quote(value) if value else ''}" if quotes_value else shlex.quote(word)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +168,7 @@ class Config:
 
     def render(self) -> str:
         """A services file that says the same: without defaults and includes, one line for each service."""
-        return "".join(" ".join(map(shlex.quote, service.words())) + "\n" for service in self.services)
+        return "".join(f"{service.line}\n" for service in self.services)
 
     def shifted(self, offset: int) -> tuple[Config, list[Problem]]:
         """The same with every port moved by an offset, and a Problem for each port that leaves 1 to 65535."""

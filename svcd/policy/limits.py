@@ -38,10 +38,11 @@ class Hall:
     Attributes:
         open: the connections that are let in.
         limit: how many may be.
+        most: the same; None for no limit.
         refusal: for whoever comes at the limit.
     """
 
-    __slots__ = ("_waiting", "limit", "open", "refusal")
+    __slots__ = ("_waiting", "limit", "most", "open", "refusal")
 
     def __init__(self, most: int | None = None) -> None:
         self.open = 0
@@ -50,6 +51,7 @@ class Hall:
 
     def retune(self, most: int | None = None) -> None:
         """Take another limit, as the constructor does; those who wait go on if there is room now."""
+        self.most = most
         self.limit = UNLIMITED if most is None else most
         rule = Rule(f"--max-connections {'none' if most is None else most}", _COMMAND_LINE)
         self.refusal = Refusal(Reason.GLOBAL, f"{most} connections are open in all", rule)

@@ -93,6 +93,7 @@ class Commands:
             "pid": os.getpid(),
             "services": services,
             "leaving": leaving,
+            "connections": supervisor.connection_counts,
             "descriptors": supervisor.descriptors,
         }
 
@@ -118,6 +119,7 @@ class Commands:
             row["problems"] = [str(problem) for problem in problems]
         if keeper is not None:
             row["connections"] = len(keeper.sessions)
+            row["limit"] = keeper.entrance.door.rules.instances
             row["refused"] = {str(reason): count for reason, count in keeper.entrance.counts.items() if count}
         return row
 
@@ -268,7 +270,7 @@ def _idle_row(service: Service, state: str, broken: BrokenService | None = None)
 
 
 def _with_line(row: dict[str, object], service: Service) -> dict[str, object]:
-    return {**row, "line": " ".join(service.words()), "place": str(service.place)}
+    return {**row, "line": service.line, "place": str(service.place)}
 
 
 def _reloaded(result: ReloadResult) -> dict[str, object]:

@@ -357,9 +357,14 @@ class Supervisor(TwistedService):
         return [listener for listener in found if not name or listener.endpoint.service.id == name]
 
     @property
+    def connection_counts(self) -> dict[str, int | None]:
+        """How many connections there are, handed over or not, and how many there may be (--max-connections)."""
+        return {"open": self._hall.open, "limit": self._hall.most}
+
+    @property
     def descriptors(self) -> dict[str, int]:
-        """How many connections there are, and how many descriptors there are for those that the daemon has itself."""
-        return {"open": self._hall.open, "limit": self._budget.limit}
+        """How many descriptors the connections use that the daemon has itself, and how many they may."""
+        return {"open": self._budget.open, "limit": self._budget.limit}
 
     def log_from(self, level: str) -> None:
         """Log events of this level and above.

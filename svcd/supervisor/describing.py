@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from svcd.figures import About
 from svcd.model import Shape
+from svcd.transport.rules import instances_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +46,7 @@ def _about(service: Service, tls: TlsServer | None) -> About:
         # Who does not want connections in the log does not want them on a page.
         listed=bool(service.logged),
         description=service.options.description,
-        most=service.options.instances if stream else None,
+        most=instances_of(service) if stream else None,
         expires=tls.held[0].expires if tls is not None else None,
     )
 

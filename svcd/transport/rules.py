@@ -14,7 +14,7 @@ from svcd.terms import Rate
 if TYPE_CHECKING:
     from svcd.config.service import Service
 
-__all__ = ["rules_of", "zone_of"]
+__all__ = ["instances_of", "rules_of", "zone_of"]
 
 #: A spawned service has so many processes at most, where the file does not say it.
 _SPAWNED_INSTANCES = 64
@@ -29,9 +29,6 @@ def rules_of(service: Service) -> Rules:
         OSError, KeyError: the machine no longer has its time zone.
     """
     options = service.options
-    instances = options.instances
-    if instances is None and service.spawned:
-        instances = _SPAWNED_INSTANCES
     source_rate = options.per_source_rate
     if source_rate is None and service.net.shape is Shape.DATAGRAM and not (service.net.local or service.spawned):
         source_rate = _ANSWERS
@@ -42,7 +39,7 @@ def rules_of(service: Service) -> Rules:
         access_times=options.access_times,
         zone=zone_of(service),
         max_load=options.max_load,
-        instances=_limit(instances),
+        instances=instances_of(service),
         per_source=_limit(options.per_source),
         per_source_prefix=options.per_source_prefix,
         rate=_rate(options.rate),
@@ -57,6 +54,14 @@ def rules_of(service: Service) -> Rules:
         return rules
     # At a UNIX socket no name has an address.
     return replace(rules, resolved=dict.fromkeys(rules.host_names, ()) if service.net.local else {})
+
+
+def instances_of(service: Service) -> int | None:
+    """How many connections a service may have, by its option or by default; None for no limit."""
+    instances = service.options.instances
+    if instances is None and service.spawned:
+        return _SPAWNED_INSTANCES
+    return _limit(instances)
 
 
 def zone_of(service: Service) -> ZoneInfo | None:

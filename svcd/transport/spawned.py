@@ -284,6 +284,8 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         killed = os.WIFSIGNALED(report.status)
         code = _signal_name(os.WTERMSIG(report.status)) if killed else str(os.WEXITSTATUS(report.status))
         self.tally.exited(code)
+        if report.status and not session.cause:
+            self.tally.failures += 1
         reason = session.cause or ("killed" if killed else "done")
         traffic = session.own(report.bytes_in), report.bytes_out
         self._over(session, Outcome(reason, code, report.user, report.system, traffic))

@@ -76,8 +76,49 @@ def test_status_shows_what_runs(controlled: _Controlled) -> None:
     assert (rows["echo/tcp"]["connections"], rows["echo/tcp"]["state"], rows["echo/tcp"]["runs"]) == (1, "on", "echo")
     assert rows["cat/tcp"]["addresses"] == [f"127.0.0.1:{_port(daemon, 'cat/tcp')}"]
     assert status["pid"] == daemon.process.pid
+    # The default of a service with processes, and no limit.
+    assert (rows["cat/tcp"]["limit"], rows["echo/tcp"]["limit"]) == (64, None)
+    assert status["connections"] == {"open": 1, "limit": None}
+    assert status["descriptors"]["open"] == 1 < status["descriptors"]["limit"]
+    assert f", connections: 1, descriptors: 1 of {status['descriptors']['limit']}\n" in text
     assert "cat/tcp   on" in text
     assert "/bin/cat" in text
+
+
+def test_show_prints_a_line_for_a_services_file(controlled: _Controlled) -> None:
+    """The line of a service can be written into a services file as it is printed."""
+    line = "odd 0/tcp bind=127.0.0.1 server='/bin/cat -n \"a b\"' description='it is # $HOME' env=\"A='b c'\" instances=none"
+    daemon = controlled.daemon
+    daemon.file.write_text(f"{line}\n")
+    controlled.ask("reload")
+    shown = controlled.ask("show", "odd")
+    assert (shown["limit"], "instances=none" in shown["line"]) == (None, True)
+    daemon.file.write_text(f"{shown['line']}\n")
+    assert controlled.ask("diff")["changes"] == []
+
+
+def test_processes_that_fail_are_counted(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """An exit status other than 0 and a signal count as failed connections; an end by svcctl does not."""
+    lines = "".join(f"{name} 0/tcp server={code}\n" for name, code in
+                    {"good": "/bin/true", "bad": "/bin/false", "cat": "/bin/cat"}.items())  # fmt: skip
+    control = tmp_path / "control"
+    daemon = start(f"@defaults bind=127.0.0.1\n{lines}status 0/tcp\n", "--control", str(control))
+    controlled = _Controlled(daemon, control)
+    for name in ("good", "bad"):
+        exchange(daemon.connect(f"{name}/tcp"))
+        daemon.wait_event("end", f"{name}/tcp")
+    with daemon.connect("cat/tcp") as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        assert controlled.ask("kick", str(controlled.ask("connections")[0]["id"])) == {"ended": 1}
+        assert client.recv(1) == b""
+    daemon.wait_event("end", "cat/tcp")
+    found = exchange(
+        daemon.connect("status/tcp"), b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    ).decode()
+    for name, count in {"good": 0, "bad": 1, "cat": 0}.items():
+        assert f'svcd_connections_failed_total{{service="{name}/tcp"}} {count}\n' in found
+        assert f'svcd_connections_limit{{service="{name}/tcp"}} 64\n' in found
 
 
 def test_connections_are_listed_and_ended(controlled: _Controlled) -> None:

@@ -132,7 +132,8 @@ def test_what_status_says_of_certificates(monkeypatch: pytest.MonkeyPatch, capsy
         for days in (-1, 0, 1, 2, 21)
     ]
     rows[-1]["problems"] = ["s:1:1: tls_cert: can't use /c: why"]
-    result = {"uptime": 0, "version": "", "pid": 1, "reactor": "", "descriptors": {"open": 0, "limit": 1}, "leaving": 0}
+    result = {"uptime": 0, "version": "", "pid": 1, "reactor": "", "leaving": 0}
+    result |= {"connections": {"open": 200, "limit": None}, "descriptors": {"open": 3, "limit": 61}}
     monkeypatch.setattr("svcd.cli.client._ask", lambda *_: {"ok": True, "result": result | {"services": rows}})
     assert main(["--control", "/c", "status"]) == 0
     assert capsys.readouterr().out.splitlines()[-5:] == [

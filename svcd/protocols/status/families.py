@@ -93,7 +93,8 @@ def _connections(services: _Labelled) -> Iterator[Family]:
     yield Family("svcd_connections_limit", Kind.GAUGE, "How many may be open, for services that have a limit.",
                  [(label, service.about.most) for label, service in services
                   if service.about.most is not None])  # fmt: skip
-    yield Family("svcd_connections_failed", Kind.COUNTER, "Connections that could not be served.",
+    yield Family("svcd_connections_failed", Kind.COUNTER,
+                 "Connections that could not be served, or whose process failed.",
                  [(label, service.failures) for label, service in services])  # fmt: skip
     yield Family("svcd_connections_ended", Kind.COUNTER, "Connections that are over, by reason.",
                  _by(services, "reason", lambda service: service.ended))  # fmt: skip
