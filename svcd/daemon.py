@@ -81,13 +81,14 @@ class Daemon(MultiService):
         try:
             super().privilegedStartService()  # type: ignore[no-untyped-call]
         except (ConfigError, ListenErrors) as errors:
-            if not self._log_output.on_terminal:
-                for line in str(errors).splitlines():
-                    self._log.error("{line}", line=line)
-            raise not_started(errors) from None
+            failure = not_started(errors)
         except OSError as error:
             print(f"svcd: can't start: {error}", file=sys.__stderr__)
-            raise StartFailure(os.EX_OSERR, str(error)) from None
+            failure = StartFailure(os.EX_OSERR, str(error))
+        else:
+            return
+        self._log_output.tell_start_failure(failure.lines)
+        raise failure
 
     def startService(self) -> None:
         """Begin to serve as soon as the reactor runs."""
@@ -171,4 +172,4 @@ def not_started(errors: ConfigError | ListenErrors) -> StartFailure:
     lines = str(errors).splitlines()
     for line in lines:
         print(f"svcd: {line}", file=sys.__stderr__)
-    return StartFailure(errors.exit_code, lines[0])
+    return StartFailure(errors.exit_code, lines[0], lines)

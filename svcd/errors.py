@@ -149,11 +149,13 @@ class StartFailure(SystemExit, Exception):  # noqa: N818 - it ends the program, 
     Args:
         code: the exit status, from sysexits(3).
         reason: one line, for the terminal that waits for the daemon.
+        lines: all reasons, for the log; the one line by default.
     """
 
-    def __init__(self, code: int, reason: str) -> None:
+    def __init__(self, code: int, reason: str, lines: Sequence[str] = ()) -> None:
         super().__init__(code)
         self.reason = reason
+        self.lines = lines or (reason,)
 
     def __str__(self) -> str:
         return self.reason

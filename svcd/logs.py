@@ -8,6 +8,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from svcd.errors import StartFailure
+from svcd.events import PROBLEM
 from svcd.forms import Form, JournaldForm, JsonForm, PriorityForm, TextForm
 from svcd.journal import Journal, JournalObserver
 from svcd.places import FilePlace, JournaldPlace, failure, through_twisted, to_syslog
@@ -91,6 +93,21 @@ class LogOutput:
             except OSError as error:
                 raise failure(f"can't reach journald: {error.strerror}; use another --log-format") from error
         return JournalObserver(self.journal)
+
+    def tell_start_failure(self, lines: Sequence[str]) -> None:
+        """Write into the log why the daemon does not start; the standard error has it already.
+
+        Nothing is written twice for people at a terminal, nor to a --logger of the user's own, which is not begun yet.
+        """
+        terminal = sys.__stdout__ is not None and sys.__stdout__.isatty()
+        if self._foreign or (self.on_terminal and terminal):
+            return
+        # A log that can't be written is no other reason.
+        with contextlib.suppress(StartFailure, OSError):
+            if self._write is through_twisted:
+                self.observer()
+            for line in lines:
+                self.journal.record_here(PROBLEM, {"text": line})
 
     def _file(self) -> Callable[[Sequence[str]], int]:
         if self.on_terminal and not self._nodaemon:

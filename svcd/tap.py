@@ -191,12 +191,14 @@ class Options(usage.Options):
             desired = self.read(None)
         except ConfigError as error:
             print(error, file=sys.stderr)
-            raise StartFailure(error.exit_code, "the services file has mistakes") from None
+            raise StartFailure(error.exit_code, "the services file has mistakes", str(error).splitlines()) from None
         faults = [problem for each in desired.faulty for problem in each.problems]
         if faults and (self["strict"] or self["check"] or not desired.endpoints):
-            print(ConfigError(faults), file=sys.stderr)
+            reasons = ConfigError(faults)
+            print(reasons, file=sys.stderr)
             which = "some services" if desired.endpoints else "the services"
-            raise StartFailure(1 if self["check"] else ConfigError.exit_code, f"{which} can't be served")
+            code = 1 if self["check"] else reasons.exit_code
+            raise StartFailure(code, f"{which} can't be served", str(reasons).splitlines())
         if self.predecessor is not None and not desired.endpoints and not desired.faulty:
             # As a reload: a truncated file is no instruction.
             reason = "no service is enabled in the services file; to serve nothing, stop svcd and start it"
@@ -258,8 +260,16 @@ def makeService(options: Options) -> IService:
 
     Raises:
         StartFailure: the services file has Problems (78), its sockets can't be opened (71), or those that we were
-            started with are no listening ones (78).
+            started with are no listening ones (78). The log says so, too.
     """
+    try:
+        return _daemon(options)
+    except StartFailure as failure:
+        options.log_output.tell_start_failure(failure.lines)
+        raise
+
+
+def _daemon(options: Options) -> Daemon:
     _install_reactor()
     from twisted.internet import reactor  # not before now: importing it installs one
 

@@ -8,7 +8,9 @@ and a lookup without a waiter no longer counts against the pool's active lookups
 from __future__ import annotations
 
 import errno
+import os
 import threading
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -56,6 +58,12 @@ class LookupPool(Generic[ResultT]):
         self._most_active = active
         self._most_threads = threads
         self._most_queued = queued
+        # Threads do not survive the fork of a daemon that leaves the terminal.
+        forked = weakref.WeakMethod(self._reset)
+        os.register_at_fork(after_in_child=lambda: (reset := forked()) and reset())
+        self._reset()
+
+    def _reset(self) -> None:
         self._lock = threading.Lock()
         self._lookups: dict[Hashable, _Lookup[ResultT]] = {}
         self._queue: deque[_Lookup[ResultT]] = deque()

@@ -87,7 +87,9 @@ def test_status_shows_what_runs(controlled: _Controlled) -> None:
 
 def test_show_prints_a_line_for_a_services_file(controlled: _Controlled) -> None:
     """The line of a service can be written into a services file as it is printed."""
-    line = "odd 0/tcp bind=127.0.0.1 server='/bin/cat -n \"a b\"' description='it is # $HOME' env=\"A='b c'\" instances=none"
+    line = (
+        "odd 0/tcp bind=127.0.0.1 server='/bin/cat -n \"a b\"' description='is # $HOME' env=\"A='b c'\" instances=none"
+    )
     daemon = controlled.daemon
     daemon.file.write_text(f"{line}\n")
     controlled.ask("reload")

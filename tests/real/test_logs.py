@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import gzip
+import json
 import os
 import re
 import socket
@@ -22,7 +23,7 @@ import pytest
 import svcd
 from tests.certificates import Authority
 from tests.journald import Entry, FakeJournald
-from tests.real.daemon import PATIENCE, environment, exchange, fields
+from tests.real.daemon import PATIENCE, environment, exchange, fields, twistd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -141,6 +142,26 @@ def test_shortened_addresses(start: Callable[..., Daemon]) -> None:
         assert "host" not in found
     assert daemon.stop() == 0
     assert f":{port} " not in " ".join(daemon.lines)
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize(
+    ("mistake", "text"),
+    [("ecoh 0/tcp", "services:1:1: nothing serves"), ("echo 0/tcp bind=192.0.2.77", "can't listen on 192.0.2.77")],
+)
+def test_a_failure_to_start_is_in_the_log(tmp_path: Path, background: bool, mistake: str, text: str) -> None:
+    """Each reason is a line with its time and its level, in the foreground and in the background."""
+    (tmp_path / "services").write_text(f"{mistake}\n")
+    place = [] if background else ["--nodaemon"]
+    words = twistd(*place, "--pidfile", "pid", "--logfile", "log", "svcd", "--services", "services", "--control", "",
+                   "--log-format", "json", "--strict")  # fmt: skip
+    done = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode in (71, 78)
+    found = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    problems = [each for each in found if each["event"] == "problem"]
+    assert [each["level"] for each in problems] == ["error"]
+    assert text in problems[0]["text"]
+    assert problems[0]["text"] in done.stderr
 
 
 CROWD = """

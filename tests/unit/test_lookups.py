@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import socket
 import threading
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -166,6 +168,24 @@ def test_threads_end_when_nothing_is_asked(server: _Server) -> None:
     server.answer("a", "1")
     _wait(lambda: not any(thread.is_alive() for thread in threads))
     assert found == ["1"]
+
+
+def test_a_fork_begins_anew(server: _Server) -> None:
+    """In a child, which has no threads of its parent, a question is not held to be under way."""
+    pool = _pool()
+    _ask(pool, server, "a")
+    server.started.get(timeout=PATIENCE)
+    with warnings.catch_warnings():
+        # Other threads may hold locks that the child needs; these are new in it.
+        warnings.simplefilter("ignore")
+        pid = os.fork()
+    if not pid:
+        try:
+            os._exit(0 if pool.within(PATIENCE, "a", lambda: "1") == "1" else 1)
+        finally:
+            os._exit(2)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_a_system_without_threads(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
