@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
-from zoneinfo import ZoneInfo
 
 from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred, DeferredList
@@ -24,7 +21,7 @@ from svcd.supervisor.change import Change
 from svcd.supervisor.describing import described, muxed
 from svcd.supervisor.ending import attempt, cut, drained
 from svcd.supervisor.listeners import Listener, number_of_port
-from svcd.supervisor.running import Running, Shared
+from svcd.supervisor.running import Running, Shared, read_time_zone
 from svcd.transport.entrance import Reception
 from svcd.transport.notify import Manager, Pulse
 from svcd.transport.opening import Store
@@ -378,13 +375,7 @@ class Supervisor(TwistedService):
 
     def read_time_zone(self) -> None:
         """Read the machine's time zone and those of access_zone= again (tzset(3), tzfile(5))."""
-        time.tzset()
-        ZoneInfo.clear_cache()
-        self._journal.read_time_zone()
-        for running in self._all_running():
-            # One that the machine has lost is the next check's to tell.
-            with contextlib.suppress(OSError, KeyError):
-                running.read_time_zone()
+        read_time_zone(self._journal, self._all_running())
 
     def refresh_addresses(self) -> None:
         """Read the addresses of the machine's interfaces again, for the services that never answer some of them."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 from svcd.errors import CommandError
 from svcd.supervisor.listeners import nothing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from twisted.internet.defer import Deferred
 
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from svcd.transport.specs import Account
     from svcd.transport.tls.server import TlsServer
 
-__all__ = ["Prepared", "Running", "Shared"]
+__all__ = ["Prepared", "Running", "Shared", "read_time_zone"]
 
 
 @dataclass(slots=True)
@@ -197,3 +200,14 @@ class Running(ABC):
 
     def end(self) -> None:  # noqa: B027 - most have nothing to do
         """The last connection has ended, and no more will come."""
+
+
+def read_time_zone(journal: Journal, all_running: Iterable[Running]) -> None:
+    """Read the machine's time zone and those of access_zone= again (tzset(3), tzfile(5))."""
+    time.tzset()
+    ZoneInfo.clear_cache()
+    journal.read_time_zone()
+    for running in all_running:
+        # One that the machine has lost is the next check's to tell.
+        with contextlib.suppress(OSError, KeyError):
+            running.read_time_zone()
