@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from array import array
 from functools import cache
 from typing import Any, Final
 
@@ -138,6 +139,8 @@ class DatagramBatch:
         self._pktinfo = pktinfo
         self._name_size, self._pktinfo_size = _SIZES[family]  # type: ignore[index]
         self._control_length = socket.CMSG_SPACE(self._pktinfo_size)
+        self._expected = [self._control_length] * BATCH
+        self._zeros = memoryview(array("i", [0] * BATCH))
         self._found: list[tuple[bytes, bytes]] = []
         self._answers = self._bytes = 0
         self._lay_out()
@@ -192,11 +195,13 @@ class DatagramBatch:
                 return []
             raise OSError(code, os.strerror(code))
         data, names, size = self._data, self._names, self._name_size
-        if self._pktinfo:
-            self._prepare_sources(count)
         if count == 1:
+            if self._pktinfo:
+                self._prepare_source()
             found = [(data[: self._lengths[0]], names[:size])]
         else:
+            if self._pktinfo:
+                self._prepare_sources(count)
             lengths = self._lengths[:count].tolist()
             found = [
                 (data[at : at + length], names[name : name + size])
@@ -207,22 +212,25 @@ class DatagramBatch:
 
     def _prepare_sources(self, count: int) -> None:
         """Make the packet information of the questions that of their answers."""
-        lengths, length, interfaces, firsts = (
-            self._control_lengths,
-            self._control_length,
-            self._interfaces,
-            self._firsts,
-        )
-        for index in range(count):
-            if lengths[index] != length:
+        found = self._control_lengths[:count].tolist()
+        if found == self._expected[:count] and max(self._firsts[:count].tolist()) < _FIRST_SPECIAL:
+            self._interfaces[:count] = self._zeros[:count]
+            return
+        for index, length in enumerate(found):
+            if length != self._control_length:
                 # Another control message was asked for at this socket as well: such an answer goes without any.
-                lengths[index] = 0
-            elif firsts[index] < _FIRST_SPECIAL:
-                interfaces[index] = 0
+                self._control_lengths[index] = 0
             else:
                 start = index * _CONTROL + _DATA
                 end = start + self._pktinfo_size
                 self._control[start:end] = _source(self._family, self._control[start:end])
+
+    def _prepare_source(self) -> None:
+        """The same for a single question, which is faster this way."""
+        if self._control_lengths[0] == self._control_length and self._firsts[0] < _FIRST_SPECIAL:
+            self._interfaces[0] = 0
+        else:
+            self._prepare_sources(1)
 
     def answer(self, index: int, data: bytes) -> None:
         """Note the answer to a datagram of this batch, one at most for each, in their order; send() sends it.
