@@ -183,8 +183,10 @@ class Chaos:
             print(f"{name}: at most {took:.2f} s")
         for mark in (" broken service=", " recovered service=", "Traceback", "level=critical"):
             print(f"{sum(mark in line for line in self._daemon.lines):5} lines of the log with {mark.strip()}")
-        # What the broken services raise themselves says so.
-        self._wrong += [each[:300] for each in self._daemon.lines if "Traceback" in each and "Error: no " not in each]
+        # What handlers say is theirs, and what factories raise here says so.
+        for line in self._daemon.lines:
+            if "Traceback" in line and " said service=" not in line and "RuntimeError: no " not in line:
+                self._wrong.append(line[:300])
         self._judge([json.loads(line) for line in watched], bound)
         for wrong in self._wrong:
             print(f"WRONG: {wrong}")
