@@ -404,8 +404,8 @@ def _received(*given: int, names: str | None = None, more: int = 0) -> list[str]
     """What a process sees that is started with descriptors, from 3 on."""
     # Placed by a child of ours, since other descriptors of this process may stand in the way.
     placing = (
-        "import os, sys\n"
-        "spare = [os.dup2(int(word), 100 + number) for number, word in enumerate(sys.argv[1].split(','))]\n"
+        "import fcntl, os, sys\n"
+        "spare = [fcntl.fcntl(int(word), fcntl.F_DUPFD, 100) for word in sys.argv[1].split(',')]\n"
         "for number, each in enumerate(spare): os.dup2(each, 3 + number); os.close(each)\n"
         f"exec({_CHILD!r})"
     )
