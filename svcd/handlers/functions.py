@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import signal
 import socket
@@ -104,17 +105,16 @@ class Forks:
         function: the handler.
         spec: its service.
         leave: closes in a child what is its parent's.
-
-    Attributes:
-        busy: its handlers are processes.
     """
-
-    busy = False
 
     def __init__(self, function: Callable[..., object], spec: Spec, leave: Callable[[], None]) -> None:
         self._function = function
         self._limits = spec.identity.handler_limits
         self._leave = leave
+
+    def idle_since(self) -> float:
+        """Return the beginning of time: all handlers are processes."""
+        return 0.0
 
     def start(self, _number: int, environment: bytes, descriptor: int, stderr: int) -> int:
         """Fork; the arguments and the result are as for Programs.
@@ -163,20 +163,22 @@ class Threads:
     Args:
         function: the handler.
         telling: tells the daemon; any thread may call it.
-        ended: called in the thread of a handler that has ended.
+        clock: seconds, monotonic.
     """
 
-    def __init__(self, function: Callable[..., object], telling: Telling, ended: Callable[[], None]) -> None:
+    def __init__(self, function: Callable[..., object], telling: Telling, clock: Callable[[], float]) -> None:
         self._function = function
         self._telling = telling
         self._tell = telling.tell
-        self._ended = ended
+        self._clock = clock
+        # Their ends are about to be told.
+        self._ending: set[int] = set()
+        self._last_end = 0.0
         self._open: dict[int, tuple[socket.socket, threading.Thread]] = {}
 
-    @property
-    def busy(self) -> bool:
-        """Whether handlers run, without those that were given up."""
-        return bool(self._open)
+    def idle_since(self) -> float:
+        """When the last handler has ended; infinity while one runs, but for those that were given up."""
+        return math.inf if self._open or self._ending else self._last_end
 
     def start(self, number: int, environment: bytes, descriptor: int, _stderr: int) -> int:
         """Start a thread.
@@ -231,7 +233,9 @@ class Threads:
         except BaseException:  # noqa: BLE001 - one connection's mistake is that connection's end
             self._telling.say(number, traceback.format_exc().encode(errors="replace")[-LONGEST_BLOCK:])
         finally:
+            self._ending.add(number)
             # Unless it was abandoned.
             if self._open.pop(number, None) is not None:
                 self._tell(Ended(number, (code & 0xFF) << 8))
-            self._ended()
+            self._last_end = self._clock()
+            self._ending.discard(number)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Protocol
 from svcd.handlers.counting import let_go
 from svcd.handlers.functions import Forks, Threads, find
 from svcd.handlers.identity import take, take_limits
-from svcd.handlers.launcher_protocol import LONGEST_REASON
 from svcd.handlers.messages import (
     LARGEST,
+    LONGEST_REASON,
     ONE_DESCRIPTOR,
     Changed,
     CheckModule,
@@ -53,9 +53,8 @@ _BATCH = 32
 
 
 class _Starter(Protocol):
-    @property
-    def busy(self) -> bool:
-        """Whether it has handlers that are no processes."""
+    def idle_since(self) -> float:
+        """When the last handler that is no process has ended, by time.monotonic(); infinity while one runs."""
 
     def start(self, number: int, environment: bytes, descriptor: int, stderr: int, /) -> int:
         """Start a handler, and return its pid."""
@@ -87,7 +86,7 @@ def serve(spec: Spec, control: socket.socket) -> int:
         launcher.run(Programs(spec))
     elif spec.threads:
         take_limits(spec.identity.handler_limits)
-        threads = Threads(handler, launcher.telling, launcher.wake)
+        threads = Threads(handler, launcher.telling, time.monotonic)
         launcher.run(threads)
         threads.wait()
     else:
@@ -138,10 +137,6 @@ class Launcher:
         for descriptor in (*self._held.values(), *self._pipes):
             os.close(descriptor)
 
-    def wake(self) -> None:
-        """Look again at what there is to do; for a handler's thread that ends."""
-        self._watch.wake()
-
     def run(self, starter: _Starter) -> None:
         """Serve until the daemon is gone. Handlers outlive it; a launcher only while it can do something for them."""
         if self._threads:
@@ -162,7 +157,8 @@ class Launcher:
                 self._take_orders(starter)
             if self._remains:
                 self._end_remains()
-            self.telling.tell_dropped()
+            if self.telling.due is not None:
+                self.telling.tell_dropped()
             self.telling.flush()
         if self._threads:
             self._drop_own_output()
@@ -226,9 +222,10 @@ class Launcher:
                 self._tell(Changed(changed.encode()[:LONGEST_REASON]))
 
     def _start(self, starter: _Starter, order: Connection, descriptor: int) -> None:
-        # The next launcher must not start another handler for it if this one is killed in the middle.
-        self._note(Starting(order.number))
-        self.telling.flush()
+        if not self._threads:
+            # The next launcher must not start another handler for it if this one is killed in the middle.
+            self._note(Starting(order.number))
+            self.telling.flush()
         stderr, held = descriptor, False
         try:
             if self._logs and not self._threads:
@@ -271,22 +268,27 @@ class Launcher:
     def _timeout(self, starter: _Starter) -> float | None:
         """How long to wait for something to happen, in milliseconds; tells the daemon first if it was nothing long."""
         self._look_idle(starter)
+        if self._idle_at is None and self.telling.due is None and not self._remains:
+            return None
         deadlines = [*self._remains.values()]
         deadlines += [each for each in (self._idle_at, self.telling.due) if each is not None]
-        if not deadlines:
-            return None
         return max(0.0, min(deadlines) - time.monotonic()) * 1000
 
     def _look_idle(self, starter: _Starter) -> None:
         """Tell the daemon, once, when there has been nothing to do for so long that this process is not worth it."""
-        busy = self._numbers or self._remains or starter.busy or (self._pipes and not self._threads)
+        busy = self._numbers or self._remains or (self._pipes and not self._threads)
         if busy or not self._idle_seconds or self._idle_told:
             self._idle_at = None
-        elif self._idle_at is None:
-            self._idle_at = time.monotonic() + self._idle_seconds
-        elif time.monotonic() >= self._idle_at:
-            self._idle_at, self._idle_told = None, True
-            self._tell(Idle())
+            return
+        now = time.monotonic()
+        if self._idle_at is None:
+            self._idle_at = now + self._idle_seconds
+        elif now >= self._idle_at:
+            # Nothing wakes this thread when another one ends: how long ago that was is asked when it may be enough.
+            self._idle_at = min(starter.idle_since(), now) + self._idle_seconds
+            if now >= self._idle_at:
+                self._idle_at, self._idle_told = None, True
+                self._tell(Idle())
 
     def _end_remains(self) -> None:
         now = time.monotonic()

@@ -6,19 +6,28 @@ import os
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from svcd.handlers.messages import Changed, Dropped, Ended, Failed, Idle, Ready, Said, Started, Starting
+from svcd.handlers.messages import (
+    LONGEST_REASON,
+    Changed,
+    Dropped,
+    Ended,
+    Failed,
+    Idle,
+    Ready,
+    Said,
+    Started,
+    Starting,
+)
 from svcd.handlers.sayings import LONGEST_BLOCK
 
 if TYPE_CHECKING:
     from svcd.handlers.messages import Message
     from svcd.handlers.output_limit import OutputLimit
 
-__all__ = ["LONGEST_REASON", "MOST_UNANSWERED", "LauncherProtocol"]
+__all__ = ["MOST_UNANSWERED", "LauncherProtocol"]
 
 #: So many connections are sent to a launcher at most before it has reported what became of them.
 MOST_UNANSWERED = 256
-#: The longest text of a Ready or a Changed report, in bytes.
-LONGEST_REASON = 4096
 #: Greater numbers in a report are no measurements: of seconds and bytes, and of the system's error numbers.
 _MOST_SECONDS = 1e9
 _MOST_BYTES = 2**62
@@ -38,13 +47,15 @@ class LauncherProtocol:
 
     Args:
         output: how much of what handlers write may be reported; None for any amount.
+        threads: whether handlers run in threads, which report Started themselves before they begin: no Starting comes.
 
     Attributes:
         ready: whether the launcher has reported Ready.
     """
 
-    def __init__(self, output: OutputLimit | None = None) -> None:
+    def __init__(self, output: OutputLimit | None = None, *, threads: bool = False) -> None:
         self.ready = False
+        self._before_started = _State.SENT if threads else _State.STARTING
         self._output = output
         self._states: dict[int, _State] = {}
         self._unanswered = 0
@@ -89,7 +100,7 @@ class LauncherProtocol:
                 self._move(report, number, (_State.SENT,), _State.STARTING)
             case Started(number, pid):
                 _require(pid > 0, f"Started with pid {pid}")
-                self._move(report, number, (_State.STARTING,), _State.STARTED)
+                self._move(report, number, (self._before_started,), _State.STARTED)
             case Failed(number, errno):
                 _require(0 < errno <= _MOST_ERRNO, f"Failed with errno {errno}")
                 self._move(report, number, (_State.SENT, _State.STARTING), None)

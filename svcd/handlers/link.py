@@ -209,7 +209,7 @@ class Link:
         self._pid = pid
         self._nursed = True
         self._stuck = 0
-        self._protocol = LauncherProtocol(self._output_limit())
+        self._protocol = LauncherProtocol(self._output_limit(), threads=self._spec.threads)
         self._since = self._reactor.seconds()
         self._start_timer = self._reactor.callLater(self._spec.start_timeout, self._late)
         self._reactor.addReader(self)
@@ -321,7 +321,9 @@ class Link:
     def _fail(self, problem: str) -> None:
         """Report a launcher that can't serve; the next one is started after a pause, whether a client waits or not."""
         self._problem = problem
-        self._reports.unavailable(problem)
+        if self._awaited is None:
+            # Else another launcher serves until this one can.
+            self._reports.unavailable(problem)
         self.lost(problem)
 
     def _begin(self, problem: str) -> None:

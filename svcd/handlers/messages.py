@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 __all__ = [
     "LARGEST",
+    "LONGEST_REASON",
     "ONE_DESCRIPTOR",
     "Changed",
     "CheckModule",
@@ -38,6 +39,8 @@ __all__ = [
 
 #: No message is longer, in bytes.
 LARGEST = 65_536
+#: The longest text of a Ready or a Changed message, in bytes.
+LONGEST_REASON = 4096
 #: How a descriptor is packed for SCM_RIGHTS.
 ONE_DESCRIPTOR = struct.Struct("i")
 

@@ -31,12 +31,7 @@ class Programs:
 
     Args:
         spec: the service.
-
-    Attributes:
-        busy: its handlers are processes.
     """
-
-    busy = False
 
     def __init__(self, spec: Spec) -> None:
         self._path = spec.program
@@ -44,6 +39,10 @@ class Programs:
         self._environment = {os.fsencode(name): os.fsencode(value) for name, value in spec.environment.items()}
         self._limits = spec.identity.handler_limits
         self._listen_fds = spec.listen_fds
+
+    def idle_since(self) -> float:
+        """Return the beginning of time: all handlers are processes."""
+        return 0.0
 
     def start(self, _number: int, environment: bytes, descriptor: int, stderr: int) -> int:
         """Start it for a connection.

@@ -93,11 +93,6 @@ class ChildWatch:
         """The descriptor to watch."""
         return self._read
 
-    def wake(self) -> None:
-        """Wake as the end of a child does; any thread may call it."""
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._write, b"\0")
-
     def clear(self) -> None:
         """Forget what woke us; children that end from now on wake again."""
         with contextlib.suppress(BlockingIOError):

@@ -171,6 +171,7 @@ def test_a_launcher_that_can_not_be_started_anew(start: Callable[..., Daemon], f
     assert "no_such_module" in failed.stderr
     assert exchange(daemon.connect("py/tcp"), b"b") == b"1:b"
     assert Process(launcher).alive
+    assert controlled.ask("show", "py")["state"] == "on"
     none = controlled.svcctl("restart", "echo")
     assert none.returncode == 1
     assert "has no launcher" in none.stderr

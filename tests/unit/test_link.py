@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from svcd.handlers.launcher_protocol import LONGEST_REASON, MOST_UNANSWERED, LauncherProtocol
+from svcd.handlers.launcher_protocol import MOST_UNANSWERED, LauncherProtocol
 from svcd.handlers.link import MOST_WAITING, Link
 from svcd.handlers.messages import (
     LARGEST,
+    LONGEST_REASON,
     ONE_DESCRIPTOR,
     Changed,
     CheckModule,
@@ -550,16 +551,19 @@ def test_a_module_is_asked_for(service: _Service) -> None:
     assert service.killed == [100]
 
 
-def test_threads_that_are_given_up_wear_a_launcher_out(service: _Service) -> None:
+def test_threads_that_are_given_up_wear_a_launcher_out() -> None:
     """They go on as long as their launcher, so another one takes its place before they are many."""
+    service = _Service(threads=True)
     service.attach()
     service.say(Ready())
     for number in range(1, 34):
         service.serve(number)
         service.take()
-        service.begin(number, 100)
-        service.say(Ended(number, 9))
-    assert service.heard.count("worn") == 1
+        service.say(Started(number, 100), Ended(number, 9))
+    assert (service.heard.count("worn"), service.killed) == (1, [])
+    service.say(Starting(33))
+    assert service.killed == [100]
+    service.close()
 
 
 @pytest.mark.parametrize("well", [True, False])
