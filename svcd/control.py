@@ -7,6 +7,7 @@ read of it at once, one answer, and how many clients there are; some places are 
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import time
@@ -22,11 +23,11 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from svcd.errors import CommandError, ListenError, ListenErrors
-from svcd.events import PROBLEM, tell
+from svcd.events import CONTROL, PROBLEM, tell
 from svcd.net.peer_credentials import credentials
 from svcd.transport.inherited import control_name, file_of
 from svcd.transport.keeper import calling_off
-from svcd.transport.local import bind_local, remove_file
+from svcd.transport.local import bind_local, has_file, remove_file
 from svcd.transport.ports import StreamPort
 from svcd.transport.sockets import REMEDIES
 from svcd.wire.control import Lines, Request, RequestError, answer, mistake, request
@@ -317,6 +318,8 @@ class ControlService(Service):
         store: says whether another daemon has the socket, too.
         needed: whether the daemon is not to start without it.
         opened: the socket, if the daemon before this one had it.
+        owner: the user that is to have the socket, as root opens it.
+        make_folder: makes the folder of a usual place, which may have been removed.
     """
 
     _log = Logger()
@@ -330,7 +333,11 @@ class ControlService(Service):
         *,
         needed: bool,
         opened: socket.socket | None = None,
+        owner: int | None = None,
+        make_folder: Callable[[], object] | None = None,
     ) -> None:
+        self._owner = owner
+        self._make_folder = make_folder
         self._needed = needed
         self._reactor = reactor
         self._path = path
@@ -348,12 +355,12 @@ class ControlService(Service):
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
         try:
-            self._socket = self._socket or _open(self._path)
+            self._socket = self._socket or self._open()
         except ListenErrors as error:
             if self._needed:
                 raise
             # Another daemon has the usual place.
-            tell(self._log, PROBLEM, text=f"svcctl can't reach this daemon at {self._path}: {error.errors[0].cause}")
+            self._tell_unreachable(error)
             return
         self._file = file_of(self._path)
 
@@ -361,8 +368,55 @@ class ControlService(Service):
         """Listen."""
         super().startService()  # type: ignore[no-untyped-call]
         if self._socket is not None:
-            self._port = StreamPort(self._reactor, self._socket, self._factory, lambda: True, lambda: None)
-            self._port.startListening()
+            self._listen(self._socket)
+
+    def _open(self) -> socket.socket:
+        """Open the socket, for its owner alone.
+
+        Raises:
+            ListenErrors: it can't be had.
+        """
+        opened = socket.socket(socket.AF_UNIX)
+        opened.setblocking(False)
+        try:
+            if self._make_folder is not None:
+                self._make_folder()
+            bind_local(opened, self._path, 0o600)
+            if self._owner is not None and os.geteuid() == 0:
+                os.chown(self._path, self._owner, -1, follow_symlinks=False)
+            opened.listen()
+        except OSError as error:
+            opened.close()
+            remedy = REMEDIES.get(error.errno or 0, "choose another path")
+            raise ListenErrors([ListenError("control", self._path, error.strerror or str(error), remedy)]) from error
+        return opened
+
+    def _tell_unreachable(self, error: ListenErrors) -> None:
+        text = f"svcctl can't reach this daemon at {self._path}: {error.errors[0].cause}; {error.errors[0].remedy}"
+        tell(self._log, PROBLEM, text=text)
+
+    def _listen(self, opened: socket.socket) -> None:
+        self._port = StreamPort(self._reactor, opened, self._factory, lambda: True, lambda: None)
+        self._port.startListening()
+
+    def reopen(self) -> None:
+        """Open the socket anew if clients don't find it any more, since its file was removed or replaced."""
+        if not self.running or (self._file is not None and has_file(self._path, self._file)):
+            return
+        try:
+            opened = self._open()
+        except ListenErrors as error:
+            self._tell_unreachable(error)
+            return
+        before, port = self._socket, self._port
+        self._socket, self._file = opened, file_of(self._path)
+        self._listen(opened)
+        if before is not None and port is not None:
+            # Clients that are connected already are let in before it goes.
+            port.doRead()
+            port.stopListening()
+            before.close()
+        tell(self._log, CONTROL, path=self._path, state="reopened")
 
     def stopService(self) -> Deferred[None]:
         """Close it. Clients that are there may read their last answers, for a while.
@@ -397,21 +451,3 @@ class ControlService(Service):
             if not self._store.shared:
                 remove_file(self._path, self._file)
             self._socket = self._port = None
-
-
-def _open(path: str) -> socket.socket:
-    """Open the socket, for its owner alone.
-
-    Raises:
-        ListenErrors: it can't be had.
-    """
-    opened = socket.socket(socket.AF_UNIX)
-    opened.setblocking(False)
-    try:
-        bind_local(opened, path, 0o600)
-        opened.listen()
-    except OSError as error:
-        opened.close()
-        remedy = REMEDIES.get(error.errno or 0, "choose another path")
-        raise ListenErrors([ListenError("control", path, error.strerror or str(error), remedy)]) from error
-    return opened

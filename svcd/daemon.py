@@ -14,6 +14,7 @@ from twisted.python.components import Componentized
 
 from svcd.errors import ConfigError, ListenErrors, StartFailure
 from svcd.events import PROBLEM
+from svcd.handlers.identity import hide_memory
 from svcd.stop_deadline import StopDeadline
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ class Daemon(MultiService):
 
     def startService(self) -> None:
         """Begin to serve as soon as the reactor runs."""
+        # Handlers may run as the daemon's own user. Not before twistd has given root up, which sets it anew.
+        hide_memory()
         self._log_output.journal.flush_by(self._reactor.callLater, self._reactor.callFromThread)
         self._twistd.hold()
         # It sets handlers of its own when it starts, which end the process by the signal again: whoever hears that we

@@ -34,6 +34,9 @@ A client that ends its side without TLS's closure alert is done as well: many le
 An `upgrade` line says that another process, `pid`, has taken over, so many `seconds` after that was asked for, and how
 many `connections` this one still has; an `upgrade-failed` line the `reason` why none could.
 
+A `control` line says that the control socket was opened again at its `path` (`state` reopened), since its file was
+removed or replaced.
+
 `origin` of a socket that was open before: activation (a socket unit has it) or store (the daemon before this one had
 it). A `leftover` line is for a socket that we were started with and have no use for, with the `name` that its giver
 gave it; an `ungiven` line for one that we opened ourselves, since the socket unit did not give it.
@@ -81,6 +84,7 @@ __all__ = [
     "CERTIFICATE",
     "CERTIFICATE_EXPIRES",
     "CLOSE",
+    "CONTROL",
     "DESCRIPTORS",
     "DROPPED",
     "END",
@@ -149,6 +153,7 @@ RELOAD = Event("reload", ("added", "removed", "changed", "opened", "closed", "br
 RELOAD_FAILED = Event("reload-failed", ("problems",), "error")
 UPGRADE = Event("upgrade", ("pid", "connections", "seconds"), "notice")
 UPGRADE_FAILED = Event("upgrade-failed", ("reason",), "error")
+CONTROL = Event("control", ("path", "state"), "notice")
 PROBLEM = Event("problem", ("text",), "error")
 BROKEN = Event("broken", ("service", "reason", "retry"), "error")
 RECOVERED = Event("recovered", ("service", "seconds"), "notice")

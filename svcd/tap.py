@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from twisted.logger import Logger
 from twisted.python import usage
 
 from svcd import __version__
@@ -17,6 +17,7 @@ from svcd.config.default import DEFAULT_NAME, SERVICES_FILE
 from svcd.control import ControlFactory, ControlService
 from svcd.daemon import Daemon, not_started
 from svcd.errors import ConfigError, ListenErrors, StartFailure
+from svcd.events import PROBLEM, tell
 from svcd.files import LocalFiles
 from svcd.handlers.signals import reset_inherited_signals
 from svcd.ledger import Ledger
@@ -25,7 +26,7 @@ from svcd.logs import LOG_FORMATS, LogOutput
 from svcd.net.monotonic import use_monotonic_time
 from svcd.policy.limits import Hall
 from svcd.resources import account_of, connection_limit, inherited_stock, own_program
-from svcd.rundir import control_path, make_folder
+from svcd.rundir import ControlPlace, control_places, make_folder
 from svcd.supervisor import Commands, Reloader, Supervisor, Upgrader
 from svcd.threads import call_in_daemon_thread
 from svcd.transport.descriptors import DescriptorBudget
@@ -36,7 +37,7 @@ from svcd.transport.opening import open_sockets
 from svcd.transport.outgoing import client_endpoint, redirect_lookups
 from svcd.transport.resolver import PooledResolver
 from svcd.transport.succession import Predecessor
-from svcd.twistd import Twistd, check_pid_file
+from svcd.twistd import Twistd, check_account, check_pid_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -225,6 +226,7 @@ class Options(usage.Options):
             Twistd.stand_aside(parent)
         self.log_output = LogOutput(parent, self["log-format"], short=self["log-addresses"] == "short")
         check_pid_file(parent)
+        check_account(parent)
 
 
 def _check_listening(desired: DesiredServices, options: Options, parent: dict[str, Any]) -> None:
@@ -301,12 +303,12 @@ def _daemon(options: Options) -> Daemon:
         strict=bool(options["strict"]),
     )
     reloader = _reloader(supervisor, options, reactor)
-    twistd = Twistd(parent, managed=manager.present)
+    twistd = Twistd(parent, managed=manager.present, successor=options.predecessor is not None)
     daemon = Daemon(reactor, supervisor, reloader, options.log_output, twistd, options.predecessor)
     upgrader = Upgrader(reactor, supervisor, reloader, own_program(parent, os.environ, account), twistd, daemon.stop)
     commands = Commands(supervisor, reloader, upgrader, daemon.stop, _facts(reactor, options, account))
     control = _control(options, commands, account, reactor, supervisor.store, stock)
-    _join(daemon, control, upgrader)
+    _join(daemon, control, reloader, upgrader)
     return daemon
 
 
@@ -338,9 +340,10 @@ def _facts(reactor: object, options: Options, account: Account) -> dict[str, obj
     }
 
 
-def _join(daemon: Daemon, control: ControlService | None, upgrader: Upgrader) -> None:
+def _join(daemon: Daemon, control: ControlService | None, reloader: Reloader, upgrader: Upgrader) -> None:
     """Let the daemon start and stop what else there is."""
     if control is not None:
+        reloader.reopen = control.reopen
         upgrader.also.append(control)
         control.setServiceParent(daemon)  # type: ignore[no-untyped-call]
     # As the last it is the first to stop, since a new daemon would take over.
@@ -357,14 +360,32 @@ def _control(
 ) -> ControlService | None:
     """What lets the daemon be controlled, where that was not declined."""
     path, named = options["control"], options["control"] is not None
+    make = None
     if not named:
-        path = control_path()
-        if path:
-            with contextlib.suppress(OSError):
-                make_folder(path)
+        # With --uid the new daemon of an upgrade has other usual places than the first.
+        path = stock.control_path
+        place = None if path else _usual_place(account)
+        if place is not None:
+            path, make = place.path, partial(make_folder, place, account.user, account.group)
     if not path:
         return None
     users = frozenset({0, os.geteuid(), *([account.user] if account.user is not None else [])})
     path = os.path.abspath(path)  # noqa: PTH100 - a daemon changes its folder
     factory = ControlFactory(commands.table(), users, reactor)
-    return ControlService(reactor, path, factory, store, needed=named, opened=stock.take_control(path))
+    opened = stock.take_control(path)
+    return ControlService(
+        reactor, path, factory, store, needed=named, opened=opened, owner=account.user, make_folder=make
+    )
+
+
+def _usual_place(account: Account) -> ControlPlace | None:
+    """Return the place of the control socket where none is named; None where there is none, which is logged."""
+    problems = []
+    for place in control_places():
+        problem = make_folder(place, account.user, account.group)
+        if not problem:
+            return place
+        problems.append(problem)
+    text = f"svcctl can't reach this daemon: {'; '.join(problems)}; or name another place by --control PATH"
+    tell(Logger(), PROBLEM, text=text)
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,13 @@ from twisted.python import usage
 from svcd.events import PROBLEM, tell
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Mapping, MutableMapping
 
-__all__ = ["Twistd", "check_pid_file"]
+__all__ = ["Twistd", "check_account", "check_pid_file"]
+
+#: Files that container runtimes make (Podman, Docker, systemd-nspawn and others), and variables that they set.
+_CONTAINER_FILES = ("/run/.containerenv", "/.dockerenv", "/run/systemd/container")
+_CONTAINER_VARIABLES = ("container", "KUBERNETES_SERVICE_HOST")
 
 #: At the end of the pid file's name while the daemon before us has that.
 _ASIDE = ".new"
@@ -27,13 +32,16 @@ class Twistd:
     Args:
         options: its options, which it looks at again when the daemon is started and when it ends.
         managed: whether a service manager hears from us.
+        successor: whether another daemon has started this one.
     """
 
     _log = Logger()
 
-    def __init__(self, options: MutableMapping[str, Any], *, managed: bool = False) -> None:
+    def __init__(self, options: MutableMapping[str, Any], *, managed: bool = False, successor: bool = False) -> None:
         self._options = options
         self._managed = managed
+        # Whose child it is later, when another daemon was, says nothing.
+        self._parent = 0 if successor else os.getppid()
         self._waiting: int | None = None
 
     @property
@@ -41,7 +49,15 @@ class Twistd:
         """Why this process can't be replaced by another one; empty if it can."""
         # Whose main process it is (systemd.exec(5)).
         unit = os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
-        if self._managed or unit or os.getpid() == 1:
+        # An init of a container, such as tini, ends with the process that it has started.
+        watched = self._parent == 1 and bool(self._options.get("nodaemon")) and _in_container()
+        if os.getpid() == 1 or (watched and not unit):
+            return (
+                "this process is the main one of a container, which would end with it: restart the container (docker "
+                "restart, podman restart, kubectl rollout restart), with an image that has the new program; "
+                "svcctl reload changes the services without that"
+            )
+        if self._managed or unit:
             return (
                 "a service manager watches this process, and would take its end for the service's: restart it there; "
                 "systemctl restart refuses nobody, as systemd keeps the sockets of svcd.service"
@@ -107,6 +123,28 @@ class Twistd:
                 os.write(self._waiting, b"0")
             os.close(self._waiting)
             self._waiting = None
+
+
+def _in_container() -> bool:
+    """Say whether this process runs in a container."""
+    return any(map(os.path.exists, _CONTAINER_FILES)) or any(map(os.environ.get, _CONTAINER_VARIABLES))
+
+
+def check_account(options: Mapping[str, Any]) -> None:
+    """See to it that twistd can become the user of --uid, since it would end in a traceback.
+
+    Raises:
+        UsageError: passwd(5) does not know it.
+    """
+    user = options.get("uid")
+    if user is None or (user == os.geteuid() and options.get("gid") is not None):
+        return
+    try:
+        pwd.getpwuid(user)
+    except (KeyError, OverflowError):
+        raise usage.UsageError(
+            f"--uid {user}: there is no such user in passwd(5); create it, or name another"
+        ) from None
 
 
 def check_pid_file(options: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from svcd.cli.numbers import count_of, seconds_of
-from svcd.rundir import control_path
+from svcd.rundir import control_places, folder_problem
 from svcd.wire.control import COMMANDS, Command
 
 if TYPE_CHECKING:
@@ -105,10 +105,24 @@ def _arguments(command: Command, chosen: argparse.Namespace) -> dict[str, object
 
 
 def _path(chosen: argparse.Namespace) -> str:
-    path: str = chosen.control or control_path()
-    if not path:
-        raise _UnavailableError("nobody knows where the daemon is: name its socket by --control PATH")
-    return path
+    """The path of the daemon's socket: the one that is named, or the usual one at which there is a socket.
+
+    Raises:
+        _UnavailableError: there is none, or it is where other users could have made it.
+    """
+    if chosen.control:
+        return str(chosen.control)
+    places, problems = control_places(), []
+    for place in places:
+        problem = folder_problem(place.folder) if place.private else ""
+        if problem:
+            problems.append(problem)
+        elif len(places) == 1 or os.path.lexists(place.path):
+            return place.path
+    if problems:
+        raise _UnavailableError(f"no folder to look for a daemon: {'; '.join(problems)}")
+    paths = " or ".join(place.path for place in places)
+    raise _UnavailableError(f"no daemon answers at {paths}; name its socket by --control PATH")
 
 
 def daemon_status(chosen: argparse.Namespace, patience: float) -> Mapping[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from svcd.config.options import TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Sequence
+    from collections.abc import Collection, Hashable, Iterator, Sequence
 
     from svcd.config.check import Endpoint
     from svcd.config.service import Service
@@ -56,16 +56,23 @@ class Plan:
             yield f"+ {endpoint.service.id} on {endpoint.address}"
 
 
-def plan(old: Sequence[Endpoint], new: Sequence[Endpoint]) -> Plan:
+def plan(old: Sequence[Endpoint], new: Sequence[Endpoint], hidden: Collection[Hashable] = ()) -> Plan:
     """The way from what runs to what is to run.
 
     A socket stays open when it has the same address and what only a new one could have: it may serve another service
     then. But one of a wait=yes service serves such services only, since programs share its file status flags: any other
     service gets a new one, once the old one is closed. A service is the same by its name and protocol.
+
+    Args:
+        old: where services listen.
+        new: where services are to listen.
+        hidden: sockets of the old ones that clients don't find any more, by their socket_key(); they don't stay.
     """
     before = {socket_key(endpoint): endpoint for endpoint in old}
     kept = tuple(
-        (was, endpoint) for endpoint in new if (was := before.get(socket_key(endpoint))) and _may_serve(was, endpoint)
+        (was, endpoint)
+        for endpoint in new
+        if (was := before.get(key := socket_key(endpoint))) and key not in hidden and _may_serve(was, endpoint)
     )
     after = {socket_key(endpoint) for _, endpoint in kept}
     were = {endpoint.service.id: endpoint.service for endpoint in old}

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from svcd.handlers.spec import Identity, Limit
 
-__all__ = ["adopt_orphans", "take", "take_limits"]
+__all__ = ["adopt_orphans", "hide_memory", "take", "take_limits"]
 
 # prctl(2).
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 
@@ -80,13 +81,24 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER)
 
 
+def hide_memory() -> None:
+    """Let no other process of this user trace this process, or read its memory, environment and descriptors in /proc.
+
+    It leaves no core dump either (PR_SET_DUMPABLE, prctl(2)). Programs that it executes are as ever.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
 def _same_groups(groups: tuple[int, ...]) -> bool:
     """Whether there is nothing to do, which is all that a process without root can do."""
     return os.geteuid() != 0 and set(groups) <= {*os.getgroups(), os.getegid()}
 
 
-def _prctl(option: int) -> None:
+def _prctl(option: int, value: int = 1) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, 1, 0, 0, 0) != 0:
+    if libc.prctl(option, value, 0, 0, 0) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

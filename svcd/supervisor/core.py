@@ -20,7 +20,7 @@ from svcd.supervisor.broken import BrokenService, BrokenServices
 from svcd.supervisor.change import Change
 from svcd.supervisor.describing import described, muxed
 from svcd.supervisor.ending import attempt, cut, drained
-from svcd.supervisor.listeners import Listener, number_of_port
+from svcd.supervisor.listeners import Listener, hidden, number_of_port
 from svcd.supervisor.running import Running, Shared, read_time_zone
 from svcd.transport.entrance import Reception
 from svcd.transport.notify import Manager, Pulse
@@ -221,7 +221,7 @@ class Supervisor(TwistedService):
             raise CommandError("the daemon is about to stop")
         began = self._reactor.seconds()
         before = self.endpoints
-        made = plan(before, self._target(desired))
+        made = plan(before, self._target(desired), hidden(self._listeners))
         change = Change(made, self._shared, self.hosted, self._listeners)
         change.prepare()
         broken = self._broken(change, desired)
@@ -280,7 +280,7 @@ class Supervisor(TwistedService):
     def _change(self, target: Sequence[Endpoint], checked: DesiredServices) -> None:
         if self.ledger.state == "stopping":
             raise CommandError("the daemon is about to stop")
-        made = plan(self.endpoints, target)
+        made = plan(self.endpoints, target, hidden(self._listeners))
         change = Change(made, self._shared, self.hosted, self._listeners)
         change.prepare()
         broken = self._broken(change, checked)
@@ -340,7 +340,7 @@ class Supervisor(TwistedService):
 
     def difference(self, desired: DesiredServices) -> ReloadResult:
         """Return what a change to other services would do, without their sockets; nothing is done."""
-        made = plan(self.desired_endpoints, tuple(desired))
+        made = plan(self.desired_endpoints, tuple(desired), hidden(self._listeners))
         faults = [problem for each in desired.faulty for problem in each.problems]
         known = {each.service.id for each in desired.faulty}
         for service in [*made.added, *(new for _, new in made.changed)]:

@@ -16,14 +16,14 @@ from svcd.transport.datagrams import DatagramPort
 from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable, Mapping
 
     from svcd.config.check import Endpoint
     from svcd.transport.descriptors import DescriptorBudget
     from svcd.transport.opening import Store
     from svcd.transport.sockets import OpenSocket
 
-__all__ = ["Listener", "Port", "nothing", "number_of_port"]
+__all__ = ["Listener", "Port", "hidden", "nothing", "number_of_port"]
 
 #: Rounds of accepting before a socket is closed for good: more than its backlog can hold.
 _ROUNDS = 1000
@@ -180,6 +180,11 @@ class Listener:
 
 def nothing() -> None:
     """There is nothing to leave, or nothing more to do."""
+
+
+def hidden(listeners: Mapping[Hashable, Listener]) -> set[Hashable]:
+    """Return the UNIX sockets that clients don't find any more, by the keys of the listeners."""
+    return {key for key, listener in listeners.items() if listener.opened.hidden}
 
 
 def number_of_port(opened: OpenSocket) -> int:

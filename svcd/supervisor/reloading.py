@@ -41,6 +41,7 @@ class Reloader:
 
     Attributes:
         reloaded: called after each reload that has succeeded, whoever asked for it.
+        reopen: called before each reload, whatever comes of it: it must not fail.
     """
 
     _log = Logger()
@@ -60,6 +61,7 @@ class Reloader:
         # A file that can't be read blocks no reload.
         self._diffs = DeferredSemaphore(_DIFFS)
         self.reloaded: Callable[[], None] | None = None
+        self.reopen: Callable[[], None] | None = None
 
     def reload(self, *, now: bool = False, strict: bool = False, allow_empty: bool = False) -> Deferred[ReloadResult]:
         """Go over to what the daemon's services file says now.
@@ -112,6 +114,8 @@ class Reloader:
     def _reload(self, now: bool, strict: bool, allow_empty: bool) -> Deferred[ReloadResult]:
         pulse, began = self._supervisor.pulse, time.monotonic()
         pulse.reloading()
+        if self.reopen is not None:
+            self.reopen()
         read = self._in_thread(lambda: self._load(None))
         if not allow_empty:
             read.addCallback(_not_empty, None)

@@ -10,7 +10,7 @@ import stat
 
 from svcd.transport.inherited import file_of
 
-__all__ = ["bind_local", "remove_file"]
+__all__ = ["bind_local", "has_file", "remove_file"]
 
 
 def bind_local(opened: socket.socket, path: str, mode: int) -> None:
@@ -28,10 +28,18 @@ def bind_local(opened: socket.socket, path: str, mode: int) -> None:
         os.umask(before)
 
 
+def has_file(path: str, file: tuple[int, int]) -> bool:
+    """Say whether a file, by its device and inode, is the one at a path."""
+    try:
+        return file_of(path) == file
+    except OSError:
+        return False
+
+
 def remove_file(path: str, file: tuple[int, int] | None) -> None:
     """Remove the file of a UNIX socket, as far as we may; another one at its path is somebody else's by now."""
     with contextlib.suppress(OSError):
-        if file_of(path) == file:
+        if file is not None and has_file(path, file):
             os.unlink(path)  # noqa: PTH108 - one system call
 
 

@@ -16,7 +16,7 @@ from svcd.model import Shape, address_text
 from svcd.net.port_owner import socket_owner
 from svcd.net.socket_options import IPPROTO_MPTCP, TCP_NOTSENT_LOWAT, unix_address, unix_path
 from svcd.transport.inherited import file_of, handed_name
-from svcd.transport.local import bind_local, remove_file
+from svcd.transport.local import bind_local, has_file, remove_file
 from svcd.transport.machine import group_id, user_id
 
 if TYPE_CHECKING:
@@ -70,6 +70,11 @@ class OpenSocket:
     def lent(self) -> bool:
         """Whether it stays somebody else's, and so does its file."""
         return self.origin == "activation"
+
+    @property
+    def hidden(self) -> bool:
+        """Whether no client finds it any more: the file of a UNIX socket of ours was removed or replaced."""
+        return self.file is not None and not self.lent and not has_file(self.endpoint.service.path, self.file)
 
     @property
     def handed_name(self) -> str:

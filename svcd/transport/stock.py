@@ -84,6 +84,12 @@ class Stock:
                 return each.socket
         return None
 
+    @property
+    def control_path(self) -> str:
+        """Where the control socket of the daemon before us stands; empty if there is none."""
+        found = [each.socket.getsockname() for each in self._rest if each.controls and each.socket is not None]
+        return str(found[0]) if found else ""
+
     def leftover(self) -> list[Inherited]:
         """What nobody asked for, and what is of no use; no longer in stock."""
         for each in self._rest:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svcd.config.check import Endpoint, check
-from svcd.config.plan import Plan, plan
+from svcd.config.plan import Plan, plan, socket_key
 from tests.doubles import FakeFiles, FakeMachine, config_of
 
 
@@ -122,3 +122,12 @@ def test_a_plan_leads_from_one_file_to_the_other(old: list[str], new: list[str])
     names = [service.id for service in (*made.added, *made.same, *(new for _, new in made.changed))]
     assert sorted(names) == sorted({endpoint.service.id for endpoint in after})
     assert plan(after, after).empty
+
+
+def test_a_socket_that_clients_do_not_find_is_opened_again() -> None:
+    """Though its line is as before: the plan says so, and its service stays the same."""
+    endpoints = _endpoints("echo /run/a/unix\ndiscard /run/b/unix")
+    made = plan(endpoints, endpoints, {socket_key(endpoints[0])})
+    assert list(made.lines()) == ["- echo/unix on /run/a", "+ echo/unix on /run/a"]
+    assert [service.id for service in made.same] == ["echo/unix", "discard/unix"]
+    assert [new.service.id for _, new in made.kept] == ["discard/unix"]

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from twisted.internet.defer import maybeDeferred
+from twisted.python import usage
 
+from svcd import twistd
 from svcd.config.check import DesiredServices, check
 from svcd.errors import CommandError
 from svcd.supervisor import Commands, Reloader, Upgrader, upgrading
@@ -19,7 +21,7 @@ from svcd.transport.stock import Stock
 from svcd.transport.succession import PREDECESSOR, Predecessor
 from svcd.transport.successor import Program
 from svcd.transport.waiting import WaitPort
-from svcd.twistd import Twistd
+from svcd.twistd import Twistd, check_account
 from tests.doubles import FakeFiles, FakeMachine, LogCatcher, ManagerDouble, config_of, open_all
 from tests.unit.test_supervisor import _Daemon
 
@@ -449,6 +451,9 @@ def test_another_user_stays_another_one() -> None:
 def test_who_is_watched_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a manager that hears from us, or by systemd that has started this very process; nor in another root."""
     monkeypatch.delenv("SYSTEMD_EXEC_PID", raising=False)
+    for name in ("container", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(twistd, "_CONTAINER_FILES", ())
     assert Twistd({}).hindrance == ""
     assert "systemctl restart" in Twistd({}, managed=True).hindrance
     assert "chroot" in Twistd({"chroot": "/srv"}).hindrance
@@ -456,6 +461,33 @@ def test_who_is_watched_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None
     assert Twistd({}).hindrance == ""
     monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
     assert "systemctl restart" in Twistd({}).hindrance
+
+
+def test_a_container_is_restarted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whose main process svcd is: as PID 1, or in the foreground as the child of a small init."""
+    monkeypatch.delenv("SYSTEMD_EXEC_PID", raising=False)
+    monkeypatch.setattr(twistd, "_CONTAINER_FILES", (str(tmp_path / "mark"),))
+    monkeypatch.setattr(twistd, "_CONTAINER_VARIABLES", ())
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    assert Twistd({"nodaemon": True}).hindrance == ""
+    (tmp_path / "mark").touch()
+    assert "restart the container" in Twistd({"nodaemon": True}).hindrance
+    assert Twistd({"nodaemon": True}, successor=True).hindrance == ""
+    assert Twistd({"nodaemon": False}).hindrance == ""
+    monkeypatch.setattr(os, "getppid", lambda: 7)
+    assert Twistd({"nodaemon": True}).hindrance == ""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    assert "docker restart" in Twistd({}, managed=True).hindrance
+
+
+def test_an_unknown_user_is_told() -> None:
+    """In a line, as twistd tells mistakes of its command line; a number of one's own with a group needs no name."""
+    check_account({"uid": None})
+    check_account({"uid": 0})
+    for user in (4_000_000_017, -5, 1 << 70):
+        with pytest.raises(usage.UsageError, match=f"--uid {user}: there is no such user"):
+            check_account({"uid": user})
+    check_account({"uid": os.geteuid(), "gid": os.getegid()})
 
 
 @pytest.mark.parametrize("text", ["", "1", "2 3 4", "x y z"])
