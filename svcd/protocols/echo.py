@@ -30,6 +30,10 @@ class EchoFactory(BuiltinFactory):
 class EchoDatagrams(BuiltinDatagrams):
     """Sends each datagram back to where it came from."""
 
+    def startProtocol(self) -> None:
+        """Tie the two directions together, as for streams."""
+        self.datagramReceived = self.transport.write  # type: ignore[method-assign]
+
     def datagramReceived(self, datagram: bytes, addr: object) -> None:
         """Send it back."""
         self.transport.write(datagram, addr)
