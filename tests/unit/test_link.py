@@ -459,8 +459,12 @@ def _check_use(service: _Service, packets: list[bytes]) -> None:
         service.launcher.close()
         service.attach(101)
         service.say(Ready())
-    while not isinstance(order := service.order()[0], Connection):
-        pass
+    while True:
+        order, descriptor = service.order()
+        if isinstance(order, Connection):
+            break
+    assert descriptor is not None
+    os.close(descriptor)
     assert order.number == 1
 
 
