@@ -77,6 +77,7 @@ class Chaos:
         self._slowest: dict[str, float] = {}
         self._wrong: list[str] = []
         self._happened: list[tuple[float, str]] = []
+        self._waited: list[tuple[float, int, float]] = []
         self._over = threading.Event()
         modules = ":".join(str(folder / name) for name in ("makes", "builds"))
         self._daemon = Daemon(
@@ -122,9 +123,29 @@ class Chaos:
             self._done[f"{subject.name}: {name}"] += 1
             self._happened.append((time.monotonic(), f"{subject.name}: {name}"))
 
+    @property
+    def _daemons(self) -> list[int]:
+        return [pid for pid in (self._daemon.process.pid, *self._daemon.successors) if _runs(pid)]
+
+    def _sample(self) -> None:
+        """Keep how long daemons were ready to run and another process had the processor (sched-stats)."""
+        while not self._over.wait(0.05):
+            for pid in self._daemons:
+                with contextlib.suppress(OSError):
+                    waited = int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+                    self._waited.append((time.monotonic(), pid, waited))
+
+    def _processor(self, begin: float, end: float) -> float:
+        """How long a daemon waited for a processor in a time, in seconds; of several daemons the longest."""
+        longest = 0.0
+        for pid in {each[1] for each in self._waited}:
+            samples = [(when, waited) for when, of, waited in self._waited if of == pid and begin < when < end]
+            longest = max([longest, *(samples[-1][1] - waited for _, waited in samples[:1])])
+        return longest
+
     def run(self, seconds: float) -> None:
         """Break and mend, reload and upgrade, until the time is over."""
-        threads = [threading.Thread(target=work) for work in (self._poke, self._poke, self._break)]
+        threads = [threading.Thread(target=work) for work in (self._poke, self._poke, self._break, self._sample)]
         for thread in threads:
             thread.start()
         end = time.monotonic() + seconds
@@ -134,7 +155,7 @@ class Chaos:
             new.write_text(self._text())
             new.rename(self._daemon.file)
             self._ask("upgrade" if turn % 4 == 0 else "reload")
-            if not any(_runs(pid) for pid in (self._daemon.process.pid, *self._daemon.successors)):
+            if not self._daemons:
                 self._wrong.append("no daemon runs")
                 break
             if time.monotonic() > end:
@@ -148,7 +169,7 @@ class Chaos:
         """SIGTERM: the daemon, those before it and all that they have started are to be gone in time."""
         serving = self._ask("status").get("result", {}).get("pid", self._daemon.process.pid)
         began = time.monotonic()
-        daemons = [pid for pid in (self._daemon.process.pid, *self._daemon.successors) if _runs(pid)]
+        daemons = self._daemons
         for pid in daemons:
             os.kill(pid, signal.SIGTERM)
         while any(map(_runs, daemons)) and time.monotonic() - began < COMMAND:
@@ -201,9 +222,11 @@ class Chaos:
             elif each["who"] == "service" and (each["error"] or each["took"] > bound):
                 at, took = each["at"], each["took"]
                 busy = max((t for a, t in machine if a < at + took + 0.2 and a + t > at - 0.2), default=0)
+                waited = self._processor(at - 0.2, at + took + 0.2)
                 near = [what for when, what in self._happened if at - 1.5 < when < at + took]
-                text = f"{each['error'] or 'late'} after {took:.3f} s (reference {busy:.3f} s) near {near[-6:]}"
-                if each["error"] or took - busy > bound:
+                text = f"{each['error'] or 'late'} after {took:.3f} s near {near[-6:]}"
+                text += f" (reference {busy:.3f} s, no processor for {waited:.3f} s)"
+                if each["error"] or took - max(busy, waited) > bound:
                     self._wrong.append(text)
                 else:
                     print(f"the machine was late: {text}")
