@@ -657,6 +657,20 @@ def test_a_service_that_wants_no_connection() -> None:
     assert pair.tls.failure_text == "the service wants no connection"
 
 
+@pytest.mark.parametrize("raised", [ZeroDivisionError("no luck"), SystemExit(3)])
+def test_a_service_that_can_not_make_its_protocol(raised: BaseException) -> None:
+    """What it raises is the reason for the log, and the end of this connection alone."""
+
+    def build() -> None:
+        raise raised
+
+    pair = TlsPair()
+    pair.tls._build = build
+    pair.shake()
+    assert (pair.client.told_end, pair.below.lost) == (True, "done")
+    assert pair.tls.failure_text.startswith(f"build raises {type(raised).__name__}: ")
+
+
 # What goes wrong later.
 
 

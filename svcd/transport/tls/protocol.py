@@ -25,6 +25,7 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import classImplements, implementer
 
+from svcd.errors import reason_of
 from svcd.protocols.base import LINGER_SECONDS
 from svcd.transport.tls.handshakes import HANDSHAKE_SECONDS
 from svcd.transport.tls.identity import identity_of, why
@@ -165,9 +166,8 @@ class TlsProtocol(Reader):
         self._handshakes.done(self, self.version)
         # With its end come session tickets, which have the client's certificate in them: they are not its fault.
         self._own, self._encrypted = 0, 1
-        inner = self._build()
+        inner = self._make_inner()
         if inner is None:
-            self._failure = "the service wants no connection"
             self._finish()
             return False
         self.secured()
@@ -176,6 +176,17 @@ class TlsProtocol(Reader):
         if IHandshakeListener.providedBy(inner):
             inner.handshakeCompleted()
         return True
+
+    def _make_inner(self) -> Any:  # noqa: ANN401 - a protocol
+        """Return the service's protocol; without one the reason is kept for the log."""
+        try:
+            inner = self._build()
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a mistake in the service's code ends this connection
+            self._failure = reason_of(error)
+            return None
+        if inner is None:
+            self._failure = "the service wants no connection"
+        return inner
 
     def _refuse(self, failure: str, word: str) -> None:
         """The handshake has failed. The alert that says why is to arrive: see svcd.transport.farewell."""
