@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IReadDescriptor
@@ -101,6 +101,10 @@ class Machine(Protocol):
 
     def versions(self) -> frozenset[int]:
         """The versions of IP that sockets can be bound with here: 4, 6."""
+        ...
+
+    def look_up(self, names: Iterable[str]) -> None:
+        """Begin to look up names whose addresses will be asked for."""
         ...
 
     def addresses(self, name: str) -> Sequence[str]:

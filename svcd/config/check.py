@@ -117,6 +117,7 @@ def check(config: Config, files: Files, machine: Machine) -> tuple[list[Endpoint
     problems = list(_repeated_names(config))
     endpoints: list[Endpoint] = []
     versions = machine.versions()
+    machine.look_up(dict.fromkeys(name for service in config.enabled for name in service.options.bind))
     for service in config.enabled:
         found, mistakes = _endpoints(service, versions, machine)
         endpoints += found

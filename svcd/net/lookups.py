@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IReactorFromThreads
 
-__all__ = ["LookupPool"]
+__all__ = ["LookupPool", "PendingLookup"]
 
 ResultT = TypeVar("ResultT")
 
@@ -41,6 +41,45 @@ class _Lookup(Generic[ResultT]):
         self.run = run
         self.waiters: list[Callable[[ResultT | Exception], None]] = []
         self.running = False
+
+
+class PendingLookup(Generic[ResultT]):
+    """A lookup that a thread waits for.
+
+    Args:
+        pool: runs it.
+        question: as for `LookupPool.ask`.
+        run: as for `LookupPool.ask`.
+    """
+
+    def __init__(self, pool: LookupPool[ResultT], question: Hashable, run: Callable[[], ResultT]) -> None:
+        self._found: list[ResultT | Exception] = []
+        self._ended = threading.Event()
+        self._give_up: Callable[[], None] | None = None
+        try:
+            self._give_up = pool.ask(question, run, self._done)
+        except OSError as error:
+            self._done(error)
+
+    def _done(self, result: ResultT | Exception) -> None:
+        self._found.append(result)
+        self._ended.set()
+
+    def wait(self, seconds: float) -> ResultT:
+        """Return the result, waited for so many seconds at most; then the lookup is given up.
+
+        Raises:
+            TimeoutError: there is none yet.
+            OSError: no thread was free; and what the lookup raises.
+        """
+        if not self._ended.wait(max(seconds, 0.0)):
+            if self._give_up is not None:
+                self._give_up()
+            raise TimeoutError(errno.ETIMEDOUT, "no name server has answered in time")
+        result = self._found[0]
+        if isinstance(result, Exception):
+            raise result
+        return result
 
 
 class LookupPool(Generic[ResultT]):
@@ -119,32 +158,14 @@ class LookupPool(Generic[ResultT]):
             return fail()
         return answer
 
-    def within(self, seconds: float, question: Hashable, run: Callable[[], ResultT]) -> ResultT:
-        """The result, waited for in this thread; for use before the reactor runs, or off its thread.
+    def begin(self, question: Hashable, run: Callable[[], ResultT]) -> PendingLookup[ResultT]:
+        """Start a lookup that a thread will wait for; for use before the reactor runs, or off its thread.
 
         Args:
-            seconds: how long to wait at most.
             question: as for `ask`.
             run: as for `ask`.
-
-        Raises:
-            TimeoutError: there is none yet.
-            OSError: as `ask`; and what the lookup raises.
         """
-        found: list[ResultT | Exception] = []
-        ended = threading.Event()
-
-        def done(result: ResultT | Exception) -> None:
-            found.append(result)
-            ended.set()
-
-        give_up = self.ask(question, run, done)
-        if not ended.wait(seconds):
-            give_up()
-            raise TimeoutError(errno.ETIMEDOUT, f"no name server has answered within {seconds:g} s")
-        if isinstance(found[0], Exception):
-            raise found[0]
-        return found[0]
+        return PendingLookup(self, question, run)
 
     def _add(self, question: Hashable, run: Callable[[], ResultT]) -> _Lookup[ResultT]:
         lookup = _Lookup(question, run)

@@ -23,13 +23,13 @@ from svcd.handlers.reference import resolve
 from svcd.handlers.trial import Trial, try_imports
 from svcd.interfaces import STILL_IMPORTING
 from svcd.model import Runner
-from svcd.net.lookups import LookupPool
+from svcd.net.lookups import LookupPool, PendingLookup
 from svcd.net.socket_options import IPPROTO_MPTCP
 from svcd.transport.permissions import Account, cannot_enter, cannot_execute, cannot_read
 from svcd.transport.resolver import Name, system_addresses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from svcd.handlers.background_imports import BackgroundImport
 
@@ -37,7 +37,7 @@ __all__ = ["LoadAverage", "LocalMachine", "broadcasts", "group_id", "login", "us
 
 #: How long the addresses of bind=NAME are waited for, in seconds.
 _LOOKUP_SECONDS = 2.0
-_LOOKUPS: LookupPool[list[Name]] = LookupPool("svcd-bind", active=4, threads=16, queued=1000)
+_LOOKUPS: LookupPool[list[Name]] = LookupPool("svcd-bind", active=16, threads=32, queued=1000)
 _LOOPBACKS = {4: (socket.AF_INET, "127.0.0.1"), 6: (socket.AF_INET6, "::1")}
 
 
@@ -87,13 +87,17 @@ class LocalMachine:
             better off with it than not started, or not changed.
         thorough: whether factories are called, and what handlers may reach is looked at, as in a check.
         user: who runs handlers without user=, by name or number; empty for whoever runs this.
-        import_wait: how many seconds imports are waited for, all together; None for as long as each may take.
+        import_wait: how many seconds imports are waited for, all together, and names of bind= at most; None for as long
+            as each import may take.
     """
 
     def __init__(
         self, *, dated: bool = True, thorough: bool = False, user: str = "", import_wait: float | None = None
     ) -> None:
         self._import_wait = import_wait
+        self._lookup_seconds = _LOOKUP_SECONDS if import_wait is None else min(_LOOKUP_SECONDS, import_wait)
+        self._lookups: dict[str, PendingLookup[list[Name]]] = {}
+        self._lookups_end = 0.0
         self._dated = dated
         self._thorough = thorough
         self._user = user
@@ -131,25 +135,43 @@ class LocalMachine:
         """The versions of IP whose loopback address a socket can be bound to."""
         return frozenset(version for version, (family, host) in _LOOPBACKS.items() if _can_bind(family, host))
 
+    def look_up(self, names: Iterable[str]) -> None:
+        """Begin to look up names, all at once: so those that no name server answers take no longer than one of them."""
+        self._lookups_end = time.monotonic() + self._lookup_seconds
+        for name in names:
+            if name not in self._lookups and not _spelling(name) and name not in self._interfaces():
+                self._lookups[name] = _LOOKUPS.begin(name, partial(system_addresses, name))
+
     def addresses(self, name: str) -> Sequence[str]:
         """The literals behind a literal, an interface or a host name, in this order of preference.
 
         Raises:
-            OSError: there are none, or no name server has answered within 2 s.
+            OSError: there are none, or no name server has answered in time.
         """
         spelling = _spelling(name)
         if spelling:
             return [spelling]
-        for adapter in ifaddr.get_adapters():
-            if adapter.name == name:
-                return [_literal(ip.ip, adapter.name) for ip in adapter.ips]
+        found = self._interfaces().get(name)
+        if found is not None:
+            return found
+        if name not in self._lookups:
+            self.look_up([name])
         try:
-            found = _LOOKUPS.within(_LOOKUP_SECONDS, name, partial(system_addresses, name))
+            answer = self._lookups.pop(name).wait(self._lookups_end - time.monotonic())
+        except TimeoutError as error:
+            text = f"no name server has answered within {self._lookup_seconds:g} s"
+            raise TimeoutError(errno.ETIMEDOUT, text) from error
         except socket.gaierror as error:
             raise OSError(errno.EADDRNOTAVAIL, error.strerror) from error
         except UnicodeError as error:
             raise OSError(errno.EINVAL, "not a host name") from error
-        return list(dict.fromkeys(str(address[0]) for _family, address in found))
+        return list(dict.fromkeys(str(address[0]) for _family, address in answer))
+
+    def _interfaces(self) -> dict[str, list[str]]:
+        """The addresses of the network interfaces, by their names."""
+        return {
+            adapter.name: [_literal(ip.ip, adapter.name) for ip in adapter.ips] for adapter in ifaddr.get_adapters()
+        }
 
     def has_login_group(self, user: str) -> bool:
         """Whether passwd(5) says the group of a user."""

@@ -181,7 +181,7 @@ def test_a_fork_begins_anew(server: _Server) -> None:
         pid = os.fork()
     if not pid:
         try:
-            os._exit(0 if pool.within(PATIENCE, "a", lambda: "1") == "1" else 1)
+            os._exit(0 if pool.begin("a", lambda: "1").wait(PATIENCE) == "1" else 1)
         finally:
             os._exit(2)
     _, status = os.waitpid(pid, 0)
@@ -206,11 +206,11 @@ def test_a_system_without_threads(server: _Server, monkeypatch: pytest.MonkeyPat
 def test_waiting_with_a_deadline(server: _Server) -> None:
     """The synchronous form returns, raises what the lookup raises, or a TimeoutError with the reason."""
     pool: LookupPool[str] = _pool()
-    assert pool.within(PATIENCE, "now", lambda: "1") == "1"
+    assert pool.begin("now", lambda: "1").wait(PATIENCE) == "1"
     with pytest.raises(UnicodeError):
-        pool.within(PATIENCE, "bad", lambda: "\udc80".encode().decode())
-    with pytest.raises(TimeoutError, match=r"no name server has answered within 0\.01 s"):
-        pool.within(0.01, "late", server.lookup("late"))
+        pool.begin("bad", lambda: "\udc80".encode().decode()).wait(PATIENCE)
+    with pytest.raises(TimeoutError, match="no name server has answered in time"):
+        pool.begin("late", server.lookup("late")).wait(0.01)
     assert server.started.get(timeout=PATIENCE) == "late"
 
 
@@ -356,3 +356,24 @@ def test_addresses_of_bind_have_a_deadline(monkeypatch: pytest.MonkeyPatch, serv
     monkeypatch.setattr(machine_module, "system_addresses", lambda name: server.lookup(name)())
     with pytest.raises(TimeoutError, match=r"no name server has answered within 0\.01 s"):
         LocalMachine().addresses("silent.example")
+
+
+def test_names_of_bind_are_looked_up_together(monkeypatch: pytest.MonkeyPatch, server: _Server) -> None:
+    """Many names that nobody answers take as long as one; one that is answered has its addresses."""
+    monkeypatch.setattr(machine_module, "_LOOKUP_SECONDS", 0.3)
+    asked: list[str] = []
+
+    def lookup(name: str) -> object:
+        asked.append(name)
+        return [(2, ("192.0.2.1", 0))] if name == "good.example" else server.lookup(name)()
+
+    monkeypatch.setattr(machine_module, "system_addresses", lookup)
+    machine = LocalMachine()
+    names = [*(f"silent{number}.example" for number in range(5)), "good.example"]
+    machine.look_up([*names, "127.0.0.1", "lo"])
+    for name in names[:-1]:
+        with pytest.raises(TimeoutError):
+            machine.addresses(name)
+    assert list(machine.addresses("good.example")) == ["192.0.2.1"]
+    # All were asked, although none of the first ever is answered.
+    assert sorted(asked) == sorted(names)
