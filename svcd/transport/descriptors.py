@@ -24,9 +24,9 @@ from svcd.policy.answers import Reason, Refusal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twisted.internet.interfaces import IReactorTime
+    from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-__all__ = ["RESERVE", "RETRY_SECONDS", "SHORT", "SLACK", "DescriptorBudget", "Share"]
+__all__ = ["RELIEF_SECONDS", "RESERVE", "RETRY_SECONDS", "SHORT", "SLACK", "DescriptorBudget", "Share"]
 
 #: Descriptors kept for what is no connection: log files, name lookups, control, reload and upgrade.
 RESERVE = 64
@@ -35,6 +35,9 @@ SLACK = 16
 #: How long listeners rest before they look again, in seconds. It bounds what resting costs when connections
 #: come and go at the limit: twenty rounds a second, however many services there are.
 RETRY_SECONDS = 0.05
+#: After so many seconds in which no listener rested the log says that accepting goes on: clients that come and go at
+#: the limit are one pause.
+RELIEF_SECONDS = 1.0
 #: The most that is guaranteed to one service, in descriptors.
 _MOST_GUARANTEED = 128
 #: What one round of accepting may take of the common part, since other services may do the same meanwhile.
@@ -226,6 +229,7 @@ class DescriptorBudget:
         self._own = Share(self, "")
         self._resting: dict[Share, None] = {}
         self._told = self._divides = self._looks = self._ticks = False
+        self._relief: IDelayedCall | None = None
 
     def share(self, name: str) -> Share:
         """The share of a service."""
@@ -288,6 +292,9 @@ class DescriptorBudget:
     def rests(self, share: Share) -> None:
         """The listeners of a service rest now."""
         self._resting[share] = None
+        if self._relief is not None:
+            self._relief.cancel()
+            self._relief = None
         if not self._told:
             self._told = True
             values = {"connections": self.open, "limit": self.limit, "service": share.name}
@@ -324,7 +331,10 @@ class DescriptorBudget:
         for share in self._resting:
             self._give_way(share)
         self._ticks = bool(self._resting)
-        self._clock.callLater(RETRY_SECONDS, self._look if self._ticks else self._tell_relief)
+        if self._ticks:
+            self._clock.callLater(RETRY_SECONDS, self._look)
+        elif self._told and self._relief is None:
+            self._relief = self._clock.callLater(RELIEF_SECONDS, self._tell_relief)
 
     def _resume(self) -> None:
         for share in [each for each in self._resting if each.available]:
@@ -333,7 +343,6 @@ class DescriptorBudget:
 
     def _tell_relief(self) -> None:
         """Say that accepting goes on, once it really did: not in each of many short rounds at the limit."""
-        if self._told and not self._resting:
-            self._told = False
-            values = {"connections": self.open, "limit": self.limit}
-            tell(self._log, RESUME, reason="descriptors", **values)
+        self._relief = None
+        self._told = False
+        tell(self._log, RESUME, reason="descriptors", connections=self.open, limit=self.limit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from svcd.transport.descriptors import RETRY_SECONDS, SLACK, DescriptorBudget, Share
+from svcd.transport.descriptors import RELIEF_SECONDS, RETRY_SECONDS, SLACK, DescriptorBudget, Share
 from tests.doubles import LogCatcher
 
 
@@ -216,9 +216,16 @@ def test_it_is_told_once_until_it_is_over() -> None:
             services.wait()
             services.fill(share)
         assert (len(log.named("pause")), len(log.named("resume"))) == (1, 0)
+        # Nor are rounds with a short rest between them.
+        for _ in range(10):
+            share.release()
+            services.wait()
+            services.clock.advance(RELIEF_SECONDS / 2)
+            services.fill(share)
+        assert (len(log.named("pause")), len(log.named("resume"))) == (1, 0)
         share.release()
         services.wait()
-        services.wait()
+        services.clock.advance(RELIEF_SECONDS)
         assert (len(log.named("pause")), len(log.named("resume"))) == (1, 1)
         services.fill(share)
         assert (len(log.named("pause")), len(log.named("resume"))) == (2, 1)
