@@ -100,7 +100,7 @@ class Link:
     def __init__(self, reactor: Watcher, spec: Spec, source: LauncherSource, reports: Reports) -> None:
         self._reactor = reactor
         self._service = spec.name
-        self._spec = spec
+        self.spec = spec
         self._source = source
         self._reports = reports
         self._socket: socket.socket | None = None
@@ -174,7 +174,7 @@ class Link:
 
     def check_module(self) -> None:
         """Have it reported if a module that the launcher has imported has changed on disk."""
-        if self.ready and self._spec.handler and self._socket is not None:
+        if self.ready and self.spec.handler and self._socket is not None:
             try:
                 self._socket.send(pack(CheckModule()))
             except OSError:
@@ -209,16 +209,16 @@ class Link:
         self._pid = pid
         self._nursed = True
         self._stuck = 0
-        self._protocol = LauncherProtocol(self._output_limit(), threads=self._spec.threads)
+        self._protocol = LauncherProtocol(self._output_limit(), threads=self.spec.threads)
         self._since = self._reactor.seconds()
-        self._start_timer = self._reactor.callLater(self._spec.start_timeout, self._late)
+        self._start_timer = self._reactor.callLater(self.spec.start_timeout, self._late)
         self._reactor.addReader(self)
 
     def _late(self) -> None:
         """End a launcher that imports its handler without end."""
         self._start_timer = None
         self._source.kill(self._pid)
-        self._fail(f"its import takes longer than start_timeout={self._spec.start_timeout:g}s")
+        self._fail(f"its import takes longer than start_timeout={self.spec.start_timeout:g}s")
 
     def doRead(self) -> None:
         """The launcher says something."""
@@ -350,7 +350,7 @@ class Link:
 
     def _output_limit(self) -> OutputLimit | None:
         """What a launcher that keeps to its own limit can't exceed."""
-        spec = self._spec
+        spec = self.spec
         if not spec.stderr_lines:
             return None
         seconds = self._reactor.seconds

@@ -150,9 +150,15 @@ class Kill(NamedTuple):
 
 
 class Launch(NamedTuple):
-    """To the nursery: start the launcher of a service, which is known by its row in the table."""
+    """To the nursery: start the launcher of a service, which is known by its row in the table.
+
+    Attributes:
+        row: of the table.
+        options: what the launcher does otherwise than the table says (launcher_options of spec); empty for nothing.
+    """
 
     row: int
+    options: bytes = b""
 
 
 class Launched(NamedTuple):
@@ -203,7 +209,7 @@ _LAYOUTS: dict[type[Message], tuple[bytes, struct.Struct, bool]] = {
     Said: (b"T", struct.Struct("=Q"), True),
     Dropped: (b"D", struct.Struct("=QQ"), False),
     Changed: (b"M", struct.Struct("="), True),
-    Launch: (b"L", struct.Struct("=I"), False),
+    Launch: (b"L", struct.Struct("=I"), True),
     Kill: (b"X", struct.Struct("=i"), False),
     Launched: (b"N", struct.Struct("=Iii"), False),
     Gone: (b"G", struct.Struct("=ii"), False),

@@ -25,7 +25,7 @@ from svcd.handlers.link import Link
 from svcd.handlers.messages import LARGEST, ONE_DESCRIPTOR, Gone, Kill, Launch, Launched, Signal, pack, read
 from svcd.handlers.nursery import TABLE_DESCRIPTOR
 from svcd.handlers.packets import PacketQueue
-from svcd.handlers.spec import Spec, dump
+from svcd.handlers.spec import Spec, dump, launcher_options, rights
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -43,9 +43,10 @@ _CODE = "import sys; sys.path.append({root!r}); from svcd.handlers.nursery impor
 class _Source:
     """Starts the launchers of a row of the nursery's table."""
 
-    def __init__(self, nurse: Nurse, row: int) -> None:
+    def __init__(self, nurse: Nurse, row: int, spec: Spec) -> None:
         self._nurse = nurse
         self._row = row
+        self._spec = spec
 
     def launch(self, link: Link) -> None:
         self._nurse.ask(self._row, link)
@@ -57,7 +58,7 @@ class _Source:
         self._nurse.send(Kill(pid), f"kill {pid}")
 
     def renew(self, reports: Reports) -> Link:
-        return self._nurse.make(self._row, reports)
+        return self._nurse.make(self._row, reports, self._spec)
 
 
 @implementer(IReadDescriptor)
@@ -76,6 +77,7 @@ class Nurse:
         self._links: list[Link] = []
         self._asked: deque[tuple[int, Link]] = deque()
         self._socket: socket.socket | None = None
+        self._root = False
         self._packets = PacketQueue(reactor)
         self._pid = 0
         self._since = 0.0
@@ -87,14 +89,30 @@ class Nurse:
     def link(self, spec: Spec, reports: Reports) -> Link:
         """Take a service in, before the nursery starts."""
         self._specs.append(spec)
-        return self.make(len(self._specs) - 1, reports)
+        return self.make(len(self._specs) - 1, reports, spec)
 
-    def make(self, row: int, reports: Reports) -> Link:
-        """Make a link for a service that was taken in."""
+    def make(self, row: int, reports: Reports, spec: Spec) -> Link:
+        """Make a link for a service that was taken in.
+
+        Args:
+            row: where the service is in the table.
+            reports: told of its handlers.
+            spec: what the table has there, perhaps with other launcher options.
+        """
         self._links = [link for link in self._links if not link.stopped]
-        link = Link(self._reactor, self._specs[row], _Source(self, row), reports)
+        link = Link(self._reactor, spec, _Source(self, row, spec), reports)
         self._links.append(link)
         return link
+
+    def row_with_roots_rights(self, spec: Spec) -> int | None:
+        """Return the row of a service that this nursery can start as root, with these rights; None if there is none.
+
+        It was started before the daemon gave root up, and can give nothing but what is in its table.
+        """
+        if not self._root or self._socket is None:
+            return None
+        wanted = rights(spec)
+        return next((row for row, each in enumerate(self._specs) if rights(each) == wanted), None)
 
     @property
     def services(self) -> frozenset[str]:
@@ -138,6 +156,7 @@ class Nurse:
             theirs.close()
             os.close(table)
         ours.setblocking(False)
+        self._root = os.geteuid() == 0
         self.connected(ours, pid)
         Child(self._reactor, pid, self._ended)
         tell(self._log, NURSERY, pid=pid, state="started")
@@ -150,14 +169,18 @@ class Nurse:
         self._asked = deque((row, link) for row, link in self._asked if not link.stopped)
         for row, link in self._asked:
             # What the nursery before did not answer.
-            self._packets.put(link, pack(Launch(row)))
+            self._packets.put(link, self._order(row, link))
         self._packets.open(sock)
 
     def ask(self, row: int, link: Link) -> None:
         """Ask for a launcher; without a nursery the next one is asked."""
         self._asked.append((row, link))
         if self._socket is not None:
-            self._packets.put(link, pack(Launch(row)))
+            self._packets.put(link, self._order(row, link))
+
+    def _order(self, row: int, link: Link) -> bytes:
+        options = launcher_options(link.spec)
+        return pack(Launch(row) if options == launcher_options(self._specs[row]) else Launch(row, options))
 
     def send(self, message: Signal | Kill, key: int | str) -> None:
         """Send an order that only the present nursery can follow."""

@@ -21,7 +21,7 @@ from svcd.handlers.identity import adopt_orphans
 from svcd.handlers.launcher import serve
 from svcd.handlers.messages import LARGEST, ONE_DESCRIPTOR, Gone, Kill, Launch, Launched, Signal, pack, read
 from svcd.handlers.signals import ChildWatch, children, outlast_signals
-from svcd.handlers.spec import Spec, load
+from svcd.handlers.spec import Spec, adapt, load
 
 __all__ = ["TABLE_DESCRIPTOR", "main"]
 
@@ -66,13 +66,17 @@ class _Nursery:
             os.kill(order.pid, SIGKILL)
         if not isinstance(order, Launch):
             return
-        if order.row < len(self._specs):
-            self._launch(order.row)
-        else:
+        spec = self._specs[order.row] if order.row < len(self._specs) else None
+        try:
+            adapted = adapt(spec or self._specs[0], order.options) if order.options else spec
+        except ValueError:
+            return
+        if spec is None or adapted is None:
             self._control.send(pack(Launched(order.row, 0, errno.EINVAL)))
+        else:
+            self._launch(order.row, adapted)
 
-    def _launch(self, row: int) -> None:
-        spec = self._specs[row]
+    def _launch(self, row: int, spec: Spec) -> None:
         theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, ours:
             try:

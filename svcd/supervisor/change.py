@@ -18,7 +18,6 @@ from svcd.supervisor.kinds import run
 from svcd.supervisor.listeners import Listener, Port
 from svcd.transport.opening import open_sockets
 from svcd.transport.sockets import open_socket
-from svcd.transport.specs import root_needed
 from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ class Change:
             prepared.discard()
 
     def _check_rights(self, service: Service) -> None:
-        problems = list(root_needed(service, self._shared.account))
+        problems = self._shared.rights_missing(service)
         if problems:
             raise ConfigError(problems)
 

@@ -25,7 +25,6 @@ from svcd.supervisor.running import Running, Shared, read_time_zone
 from svcd.transport.entrance import Reception
 from svcd.transport.notify import Manager, Pulse
 from svcd.transport.opening import Store
-from svcd.transport.specs import root_needed
 from svcd.transport.stock import Stock
 from svcd.transport.tls.watch import Watch
 from svcd.transport.waiting import WaitPort
@@ -87,6 +86,7 @@ class Supervisor(TwistedService):
         retry: tries broken services again, by their ids; set before the daemon serves.
         retired: services that are no more, with connections that still are.
         store: keeps the sockets open when this daemon ends.
+        roots_alone: returns why a daemon that is started by this one could not serve services that run.
         ledger: as given.
     """
 
@@ -126,6 +126,7 @@ class Supervisor(TwistedService):
         self._nurses: list[Nurse] = []
         self._listeners: dict[Hashable, Listener] = {}
         self.hosted: dict[str, Running] = {}
+        self.roots_alone = partial(self._shared.roots_alone, self.hosted)
         self._watch = Watch(around.clock, self._all_tls, self._describe)
         self.retired: list[Running] = []
         self.broken = BrokenServices(reactor)
@@ -158,6 +159,7 @@ class Supervisor(TwistedService):
             raise _failure(broken.values())
         change.commit(start=False)
         self._nurses.append(change.nurse)
+        self._shared.keep_first(change.nurse)
         self._know_sockets()
         self.broken.update(broken)
 
@@ -345,7 +347,7 @@ class Supervisor(TwistedService):
         known = {each.service.id for each in desired.faulty}
         for service in [*made.added, *(new for _, new in made.changed)]:
             if service.spawned and service.id not in known:
-                faults += root_needed(service, self._shared.account)
+                faults += self._shared.rights_missing(service)
         return ReloadResult(made, tuple(dict.fromkeys(faults)))
 
     def listeners_of(self, name: str = "") -> list[Listener]:
@@ -414,7 +416,7 @@ class Supervisor(TwistedService):
 
     def _dismiss(self) -> None:
         """Let nurseries end that have no launcher to keep."""
-        for nurse in [nurse for nurse in self._nurses if nurse.idle]:
+        for nurse in [nurse for nurse in self._nurses if nurse.idle and nurse is not self._shared.first_nurse]:
             self._nurses.remove(nurse)
             nurse.stop()
 

@@ -238,7 +238,7 @@ class _Spawned(_Kept[SpawnKeeper]):
     def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:
         super().__init__(shared, service)
         self._spec = spec_of(service, shared.account)
-        link = partial(nurse.link, self._spec)
+        link = shared.linker(service, self._spec, nurse)
         keeping = shared.keeping(service)
         self._tls = self._secure(service, keeping[-1])
         self._keep(SpawnKeeper(shared.reactor, link, service, *keeping, tls=self._tls))
@@ -268,7 +268,7 @@ class _Spawned(_Kept[SpawnKeeper]):
                 self._follow_hosts(self._retune_door)
 
             return Prepared(keep, nothing)
-        link = nurse.link(spec, self.keeper)
+        link = self._shared.linker(service, spec, nurse)(self.keeper)
 
         def commit() -> None:
             secure()

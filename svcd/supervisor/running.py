@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from svcd.errors import CommandError
 from svcd.supervisor.listeners import nothing
+from svcd.transport.specs import root_needed, spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,10 +22,14 @@ if TYPE_CHECKING:
 
     from svcd.catalog import Surroundings
     from svcd.config.service import Service
+    from svcd.handlers.link import Link
     from svcd.handlers.module_files import ModuleFiles
     from svcd.handlers.nurse import Nurse
+    from svcd.handlers.reports import Reports
+    from svcd.handlers.spec import Spec
     from svcd.interfaces import Names, Watcher
     from svcd.journal import Journal
+    from svcd.model import Problem
     from svcd.supervisor.listeners import Port
     from svcd.transport.descriptors import DescriptorBudget, Share
     from svcd.transport.entrance import Entrance, Reception
@@ -47,6 +54,8 @@ class Shared:
         muxed: what tcpmux offers, by name.
         modules: the files of factories' modules, by `module:name`, as they were when they were imported.
         own_ports: the ports of the daemon's datagram services, which never ask.
+        first_nurse: has the nursery that was started before root was given up, which keeps its rights; None if there is
+            none.
         socket_freed: called when a process with wait=yes has ended whose service has another socket now, or none.
     """
 
@@ -62,6 +71,43 @@ class Shared:
     own_ports: set[int] = field(default_factory=set)
     modules: dict[str, ModuleFiles] = field(default_factory=dict)
     socket_freed: Callable[[], None] = nothing
+    first_nurse: Nurse | None = None
+
+    def keep_first(self, nurse: Nurse) -> None:
+        """Remember the nursery of the start, if it is root's and the daemon is about to be no more."""
+        if os.geteuid() == 0 and self.account.user is not None:
+            self.first_nurse = nurse
+
+    def linker(self, service: Service, spec: Spec, nurse: Nurse) -> Callable[[Reports], Link]:
+        """Return what makes the link to a service's launcher.
+
+        Args:
+            service: the service.
+            spec: what its launcher is told.
+            nurse: takes it in, unless only the nursery of the start has the rights that it needs.
+        """
+        if self.first_nurse is not None and any(root_needed(service, self.account)):
+            row = self.first_nurse.row_with_roots_rights(spec)
+            if row is not None:
+                return partial(self.first_nurse.make, row, spec=spec)
+        return partial(nurse.link, spec)
+
+    def rights_missing(self, service: Service) -> list[Problem]:
+        """Return what a spawned service asks for that only root can give, and the nursery of the start can't.
+
+        Raises:
+            KeyError: passwd(5) or group(5) no longer has a name that the options have.
+        """
+        problems = list(root_needed(service, self.account))
+        if problems and self.first_nurse is not None:
+            spec = spec_of(service, self.account)
+            return problems if self.first_nurse.row_with_roots_rights(spec) is None else []
+        return problems
+
+    def roots_alone(self, hosted: Mapping[str, Running]) -> list[Problem]:
+        """Return what services have that a process with the daemon's present rights can't give."""
+        spawned = [each.service for each in hosted.values() if each.service.spawned]
+        return [problem for service in spawned for problem in root_needed(service, self.account)]
 
     def keeping(self, service: Service) -> tuple[Journal, Names, Share, Iterator[int], Entrance]:
         """What every keeper of connections takes.

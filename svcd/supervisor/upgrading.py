@@ -140,6 +140,9 @@ class Upgrader(Service):
             raise CommandError("the daemon is about to stop")
         if self._runner.hindrance:
             raise CommandError(self._runner.hindrance)
+        lost = self._supervisor.roots_alone()
+        if lost:
+            raise CommandError("\n".join(map(str, ["the new daemon could not start these services again", *lost])))
         sockets = [
             (listener.opened.handed_name, listener.opened.socket) for listener in self._supervisor.listeners_of()
         ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from svcd.config.kinds import UNLIMITED
 from svcd.handlers.environment import service_environment
-from svcd.handlers.spec import Identity, Limit, Spec
+from svcd.handlers.spec import Identity, Limit, Spec, place_files
 from svcd.transport.machine import group_id, user_id
 
 if TYPE_CHECKING:
@@ -31,8 +31,10 @@ _FOR_HANDLERS = {
     "rlimit_cpu": resource.RLIMIT_CPU,
     "rlimit_nproc": resource.RLIMIT_NPROC,
 }
-#: With fewer descriptors a launcher has not enough for itself.
-_FEWEST_DESCRIPTORS = 64
+
+
+_START = "start svcd as root, under systemd with the drop-in spawn-as-users.conf (etc/systemd/drop-ins)"
+_RESTART = "root was given up at the start (--uid), so restart svcd, under systemd by systemctl restart svcd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,6 @@ def spec_of(service: Service, account: Account) -> Spec:
     program = options.server[0] if options.server else ""
     # With TLS the daemon has the connection itself, and counts.
     holds = "TRAFFIC" in service.logged and service.runs == "server" and not (options.wait or service.tls)
-    # What the launcher keeps open for each handler is not to be limited with the handler.
     keeps = service.runs == "python" or options.stderr == "log" or holds
     environment = service_environment(service.name, user, options.env, options.passenv, os.environ)
     if options.listen_fds:
@@ -70,7 +71,7 @@ def spec_of(service: Service, account: Account) -> Spec:
         environment |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": service.name if options.wait else "connection"}
     return Spec(
         name=service.id,
-        identity=_identity(options, user, account, own_files=not keeps),
+        identity=_identity(options, user, account, keeps=keeps),
         environment=environment,
         program=program,
         argv=(options.argv0 or program, *options.server[1:]),
@@ -106,7 +107,8 @@ def root_needed(service: Service, account: Account) -> Iterator[Problem]:
     }
     for option, needed in others.items():
         if needed and getattr(options, option):
-            yield service.fault(option, "only root can give this; start svcd as root, or remove the option")
+            remedy = _RESTART if account.user is not None else _START
+            yield service.fault(option, f"only root can give this; {remedy}, or remove the option")
 
 
 def _entry(name: str) -> pwd.struct_passwd | None:
@@ -121,7 +123,7 @@ def _entry(name: str) -> pwd.struct_passwd | None:
         return None
 
 
-def _identity(options: Options, entry: pwd.struct_passwd | None, account: Account, *, own_files: bool) -> Identity:
+def _identity(options: Options, entry: pwd.struct_passwd | None, account: Account, *, keeps: bool) -> Identity:
     user, group, groups = account.user, account.group, account.groups
     if options.user:
         user = user_id(options.user)
@@ -140,8 +142,7 @@ def _identity(options: Options, entry: pwd.struct_passwd | None, account: Accoun
     own = []
     if options.rlimit_core is not None:
         own.append(Limit(resource.RLIMIT_CORE, options.rlimit_core, options.rlimit_core))
-    files = _open_files(options, account)
-    (own if own_files and files.soft >= _FEWEST_DESCRIPTORS else handler).append(files)
+    own_limits, handler_limits = place_files(tuple(own), tuple(handler), _open_files(options, account), keeps=keeps)
     return Identity(
         user=user,
         group=group,
@@ -151,8 +152,8 @@ def _identity(options: Options, entry: pwd.struct_passwd | None, account: Accoun
         root=options.chroot,
         folder=options.cwd,
         no_new_privs=options.no_new_privs,
-        own_limits=tuple(own),
-        handler_limits=tuple(handler),
+        own_limits=own_limits,
+        handler_limits=handler_limits,
     )
 
 

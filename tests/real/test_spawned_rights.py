@@ -73,6 +73,70 @@ def test_root_is_given_up(start: Callable[..., Daemon]) -> None:
     assert daemon.stop() == 0
 
 
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize("reactor", ["uv", "epoll"])
+def test_a_reload_after_root_was_given_up(start: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
+    """What needs no new right can change, and a service can go and come back; else its old form goes on.
+
+    The refusal says that a restart is needed. An upgrade would lose these services, and says so, too.
+    """
+    line = "other 0/tcp bind=127.0.0.1 server=/bin/cat user=daemon"
+    first = f"@defaults bind=127.0.0.1\necho 0/tcp\n{line}\nmighty 0/tcp server=/bin/cat user=root\n"
+    services = open_folder / "services"
+    services.write_text(first)
+    daemon = start(
+        None,
+        "--services",
+        str(services),
+        twistd_arguments=["--uid", str(NOBODY), "--gid", str(NOBODY), "--reactor", reactor],
+    )
+    count = served = 0
+
+    def reload(text: str) -> str:
+        nonlocal count
+        services.write_text(text)
+        daemon.process.send_signal(signal.SIGHUP)
+        count += 1
+        return daemon.wait_for(lambda line: " reload " in line, count)[-1]
+
+    def check(user: int = 1) -> dict[str, str]:
+        nonlocal served
+        port = int(daemon.addresses("other/tcp")[-1].rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+            served += 1
+            pid = daemon.handlers("other/tcp", served)[-1]
+            assert Process(pid).status("Uid").split() == [str(user)] * 4
+        return daemon.wait_event("end", "other/tcp", served)[-1]
+
+    check()
+    changes = [
+        "instances=7 description=mine only_from=127.0.0.1",
+        "stderr=log",
+        "log_on_success=HOST,PID,EXIT,TRAFFIC",
+        "",
+    ]
+    for options in changes:
+        assert "changed=1" in (told := reload(first.replace(line, f"{line} {options}")))
+        assert "broken=0" in told
+        assert ("in" in check()) == ("TRAFFIC" in options)
+    for text in (first.replace(line, ""), first):
+        assert "broken=0" in reload(text)
+    daemon.wait_event("listen", "other/tcp", 2)
+    check()
+    for change in ("server=/bin/sh", "user=root", "env=A=b", "umask=000"):
+        name = change.partition("=")[0]
+        words = " ".join(word for word in line.split() if not word.startswith(f"{name}="))
+        assert "broken=1" in reload(first.replace(line, f"{words} {change}"))
+        broken = daemon.wait_event("broken", "other/tcp")[-1]
+        assert "restart svcd" in broken["reason"]
+        check()
+    reload(first)
+    assert "broken=1" in reload(f"{first}new 0/tcp server=/bin/cat user=daemon\n")
+    assert daemon.stop() == 0
+
+
 class Nursery:
     """A nursery that the test has started, as a daemon does, and everything that it has said."""
 

@@ -122,7 +122,7 @@ def test_a_stopped_nurse_starts_no_other_nursery(nursery: _Nursery) -> None:
 
 def test_orders_wait_for_room(nursery: _Nursery) -> None:
     """A nursery that is busy gets them later, one of each kind."""
-    links = [nursery.nurse.make(0, None) for _ in range(1000)]  # type: ignore[arg-type]
+    links = [nursery.nurse.make(0, None, nursery.nurse._specs[0]) for _ in range(1000)]  # type: ignore[arg-type]
     for link in links:
         link.wake()
     got = 0

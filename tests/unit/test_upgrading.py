@@ -14,6 +14,7 @@ from twisted.python import usage
 from svcd import twistd
 from svcd.config.check import DesiredServices, check
 from svcd.errors import CommandError
+from svcd.model import Place, Problem
 from svcd.supervisor import Commands, Reloader, Upgrader, upgrading
 from svcd.transport.inherited import Inherited
 from svcd.transport.opening import Store
@@ -496,3 +497,11 @@ def test_a_predecessor_is_for_one_process(text: str) -> None:
     environment = {PREDECESSOR: text, "HOME": "/"}
     assert Predecessor.from_environment(environment, 1) is None
     assert environment == {"HOME": "/"}
+
+
+def test_services_that_only_the_first_daemon_can_start(old: _Old, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Are no reason for less: with --uid there is no upgrade while one with user= runs, and the answer says why."""
+    problem = Problem(Place("services", 3, 7), "user: only root can give this")
+    monkeypatch.setattr(old.daemon.supervisor, "roots_alone", lambda: [problem])
+    old.upgrader.upgrade().addBoth(old.answers.append)
+    assert (old.made, "services:3:7: user: only root can give this" in old.reason) == ([], True)
