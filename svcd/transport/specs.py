@@ -34,7 +34,10 @@ _FOR_HANDLERS = {
 
 
 _START = "start svcd as root, under systemd with the drop-in spawn-as-users.conf (etc/systemd/drop-ins)"
-_RESTART = "root was given up at the start (--uid), so restart svcd, under systemd by systemctl restart svcd"
+_RESTART = (
+    "root was given up at the start (--uid, as in the drop-in spawn-as-users.conf), so restart svcd, under systemd by "
+    "systemctl restart svcd"
+)
 
 
 @dataclass(frozen=True, slots=True)

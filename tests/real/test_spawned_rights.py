@@ -130,6 +130,7 @@ def test_a_reload_after_root_was_given_up(start: Callable[..., Daemon], open_fol
         words = " ".join(word for word in line.split() if not word.startswith(f"{name}="))
         assert "broken=1" in reload(first.replace(line, f"{words} {change}"))
         broken = daemon.wait_event("broken", "other/tcp")[-1]
+        assert "spawn-as-users.conf" in broken["reason"]
         assert "restart svcd" in broken["reason"]
         check()
     reload(first)

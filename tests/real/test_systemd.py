@@ -97,6 +97,19 @@ def _journal_has_fields(machine: Booted) -> None:
     assert entry["SYSLOG_IDENTIFIER"] == "svcd"
 
 
+def _control_is_roots(machine: Booted) -> None:
+    """Who runs as the daemon's user, as handlers do, can't reach or replace the control socket, nor see the daemon."""
+    pid = machine.show("MainPID")["MainPID"]
+    for _ in range(2):
+        assert machine("stat", "-c", "%U %a", "/run/svcd/control") == "root 600\n"
+        svcd = ["setpriv", "--reuid=svcd", "--regid=svcd", "--clear-groups"]
+        words = [*svcd, "/opt/svcd/bin/svcctl", "--control", "/run/svcd/control", "status"]
+        assert "Permission denied" in machine(*words, check=False)
+        assert "not permitted" in machine(*svcd, "rm", "-f", "/run/svcd/control", check=False)
+        assert "Permission denied" in machine(*svcd, "cat", f"/proc/{pid}/environ", check=False)
+        machine("systemctl", "reload", "svcd")
+
+
 def test_installed_started_stopped_and_gone(machine: Booted) -> None:
     """systemd hears that it is ready, and how it is; it has no privilege but low ports; uninstall leaves the edited."""
     machine("systemd-analyze", "verify", "--man=no", "svcd.service")
@@ -116,6 +129,7 @@ def test_installed_started_stopped_and_gone(machine: Booted) -> None:
     assert re.findall(r"^(?:NoNewPrivs|Seccomp):\s+(\d)", status, re.MULTILINE) == ["1", "2"]
     assert "reactor=UvReactor" in machine.journal()
     assert "upper/tcp" in machine("svcctl", "status")
+    _control_is_roots(machine)
     declined = machine("svcctl", "upgrade", check=False)
     assert "systemctl restart refuses nobody" in declined
     assert machine.show("MainPID")["MainPID"] == shown["MainPID"]
@@ -200,9 +214,10 @@ def test_a_daemon_that_hangs_is_started_again(machine: Booted) -> None:
     assert machine.show("MainPID", "NRestarts") == before
     machine("kill", "-STOP", before["MainPID"])
     assert machine.ask(7, "hello?") == "hello?"
-    after = machine.show("MainPID", "NRestarts", "ActiveState")
+    after = machine.show("MainPID", "NRestarts")
     assert after["MainPID"] != before["MainPID"]
-    assert (after["NRestarts"], after["ActiveState"]) == ("1", "active")
+    assert after["NRestarts"] == "1"
+    _await(lambda: machine.show("ActiveState")["ActiveState"] == "active")
     assert "Watchdog timeout" in machine.journal()
 
 
