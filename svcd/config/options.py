@@ -37,7 +37,8 @@ class Options(SocketOptions, AccessOptions, HandlerOptions, TimeOptions, Datagra
         choices("PID", "HOST", "EXIT", "DURATION", "TRAFFIC"), None, "said", "stream",
         "What the accept and end lines of a connection say: the process, the client, the reason of the end, the "
         "seconds, the bytes. With none there are no such lines. Default: HOST,EXIT,DURATION,TRAFFIC, and for spawned "
-        "services PID,HOST,EXIT,DURATION: for TRAFFIC the daemon keeps a copy of the socket until the process ends.",
+        "services PID,HOST,EXIT,DURATION: for TRAFFIC the daemon keeps a copy of the socket until it finds, in 0.1 s, "
+        "that neither the process nor its children have it; inside a chroot= without /proc it keeps none, nor counts.",
         xinetd="log_on_success",
     )  # fmt: skip
     utc: bool = row(

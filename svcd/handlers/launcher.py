@@ -13,7 +13,7 @@ import time
 from signal import SIGKILL
 from typing import TYPE_CHECKING, Protocol
 
-from svcd.handlers.counting import let_go
+from svcd.handlers.copies import Copies
 from svcd.handlers.functions import Forks, Threads, find
 from svcd.handlers.identity import take, take_limits
 from svcd.handlers.messages import (
@@ -123,7 +123,7 @@ class Launcher:
         self._poll = select.poll()
         self._numbers: dict[int, int] = {}
         self._pids: dict[int, int] = {}
-        self._held: dict[int, int] = {}
+        self._copies = Copies(time.monotonic)
         self._pipes: dict[int, tuple[int, Sayings]] = {}
         self._readings: dict[int, int] = {}
         self._told_to_end: set[int] = set()
@@ -134,7 +134,8 @@ class Launcher:
         """In a handler's process: close what is the launcher's, and nothing that the handler's module has opened."""
         self._control.close()
         self._watch.close()
-        for descriptor in (*self._held.values(), *self._pipes):
+        self._copies.close()
+        for descriptor in self._pipes:
             os.close(descriptor)
 
     def run(self, starter: _Starter) -> None:
@@ -157,6 +158,7 @@ class Launcher:
                 self._take_orders(starter)
             if self._remains:
                 self._end_remains()
+            self._copies.look()
             if self.telling.due is not None:
                 self.telling.tell_dropped()
             self.telling.flush()
@@ -226,7 +228,7 @@ class Launcher:
             # The next launcher must not start another handler for it if this one is killed in the middle.
             self._note(Starting(order.number))
             self.telling.flush()
-        stderr, held = descriptor, False
+        stderr, keeper = descriptor, 0
         try:
             if self._logs and not self._threads:
                 reading, stderr = os.pipe2(os.O_CLOEXEC)
@@ -238,13 +240,13 @@ class Launcher:
             if not self._threads:
                 self._numbers[pid] = order.number
                 self._pids[order.number] = pid
-                held = self._hold
+                keeper = pid if self._hold else 0
                 self._note(Started(order.number, pid))
         finally:
             if stderr != descriptor:
                 os.close(stderr)
-            if held:
-                self._held[order.number] = descriptor
+            if keeper:
+                self._copies.keep(order.number, keeper, descriptor)
             else:
                 os.close(descriptor)
 
@@ -268,10 +270,10 @@ class Launcher:
     def _timeout(self, starter: _Starter) -> float | None:
         """How long to wait for something to happen, in milliseconds; tells the daemon first if it was nothing long."""
         self._look_idle(starter)
-        if self._idle_at is None and self.telling.due is None and not self._remains:
+        if self._idle_at is None and self.telling.due is None and self._copies.due is None and not self._remains:
             return None
         deadlines = [*self._remains.values()]
-        deadlines += [each for each in (self._idle_at, self.telling.due) if each is not None]
+        deadlines += [each for each in (self._idle_at, self.telling.due, self._copies.due) if each is not None]
         return max(0.0, min(deadlines) - time.monotonic()) * 1000
 
     def _look_idle(self, starter: _Starter) -> None:
@@ -336,6 +338,4 @@ class Launcher:
                     os.killpg(pid, 0)
                     self._remains[pid] = time.monotonic() + _GRACE
             self._hear_out(number)
-            held = self._held.pop(number, None)
-            received, sent = (-1, -1) if held is None else let_go(held)
-            self._note(Ended(number, status, user, system, received, sent))
+            self._note(Ended(number, status, user, system, *self._copies.take(number)))

@@ -69,7 +69,7 @@ class Spec(NamedTuple):
         stderr_lines, stderr_bytes: how much of what handlers write goes to the log in a second; 0 for all.
         idle: after so many seconds without a handler the launcher ends; 0 if it stays.
         start_timeout: how long the launcher may take until it can serve, in seconds.
-        hold: whether the launcher keeps a copy of the socket until the handler ends, to count its bytes.
+        hold: whether the launcher keeps a copy of the socket while the handler has it, to count its bytes.
     """
 
     name: str

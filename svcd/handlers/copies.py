@@ -1,0 +1,135 @@
+"""Copies of connections that a launcher keeps while their handlers run, to ask the kernel at the end for their bytes.
+
+A client does not see the end of its connection while any process has that open. So a copy is closed as soon as neither
+the handler nor a process that it has started has the connection any more (proc(5), /proc/PID/fd); nothing tells of that
+by itself.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from svcd.handlers.counting import let_go
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Copies"]
+
+#: The handlers of all copies are looked at so often, in seconds.
+_LOOK_SECONDS = 0.1
+#: But a look at very many may take no more than this part of the time.
+_MOST_OF_TIME = 1 / 20
+_UNKNOWN = (-1, -1)
+
+
+class _Copy(NamedTuple):
+    """A copy of a connection.
+
+    Attributes:
+        descriptor: the copy.
+        pid: of the handler.
+    """
+
+    descriptor: int
+    pid: int
+
+
+class Copies:
+    """The copies of a launcher.
+
+    Args:
+        clock: seconds, monotonic.
+
+    Attributes:
+        due: when look() is to be called, by the clock; None for no need.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._copies: dict[int, _Copy] = {}
+        self._counts: dict[int, tuple[int, int]] = {}
+        # There is none in most root directories of chroot=, and another user's processes may be hidden.
+        self._sees = os.access("/proc/self/fd", os.R_OK)
+        self.due: float | None = None
+
+    def keep(self, number: int, pid: int, descriptor: int) -> None:
+        """Keep a copy of a connection; where nobody can see whether its handler still has it, close it at once.
+
+        Args:
+            number: of the connection.
+            pid: of its handler.
+            descriptor: the copy.
+        """
+        if not self._sees:
+            os.close(descriptor)
+            return
+        self._copies[number] = _Copy(descriptor, pid)
+        if self.due is None:
+            self.due = self._clock() + _LOOK_SECONDS
+
+    def take(self, number: int) -> tuple[int, int]:
+        """Close the copy of a connection whose handler has ended.
+
+        Returns:
+            How many bytes came from the client and went to it; -1 for what nobody knows.
+        """
+        copy = self._copies.pop(number, None)
+        return self._counts.pop(number, _UNKNOWN) if copy is None else let_go(copy.descriptor)
+
+    def look(self) -> None:
+        """Close the copies of connections that no handler has any more, if it is time to look at them."""
+        if self.due is None:
+            return
+        now = self._clock()
+        if now < self.due:
+            return
+        for number, copy in list(self._copies.items()):
+            try:
+                if _has(copy.pid, f"socket:[{os.fstat(copy.descriptor).st_ino}]"):
+                    continue
+                self._counts[number] = let_go(copy.descriptor)
+            except PermissionError:
+                # A program that has other rights than we, as by a set-user-ID bit.
+                os.close(copy.descriptor)
+            del self._copies[number]
+        end = self._clock()
+        self.due = end + max(_LOOK_SECONDS, (end - now) / _MOST_OF_TIME) if self._copies else None
+
+    def close(self) -> None:
+        """Close all, in a process that is not the launcher's."""
+        for copy in self._copies.values():
+            os.close(copy.descriptor)
+        self._copies.clear()
+
+
+def _has(pid: int, link: str) -> bool:
+    """Whether a process, or one that descends from it, has a socket open; of one that has ended it is not known yet.
+
+    Raises:
+        PermissionError: that can't be seen.
+    """
+    try:
+        if any(_target(f"/proc/{pid}/fd/{name}") == link for name in os.listdir(f"/proc/{pid}/fd")):  # noqa: PTH208 - names
+            return True
+        tasks = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - names
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return any(_has(child, link) for task in tasks for child in _children(pid, task))
+
+
+def _target(path: str) -> str:
+    try:
+        return os.readlink(path)  # noqa: PTH115 - many of them
+    except FileNotFoundError:
+        return ""
+
+
+def _children(pid: int, task: str) -> list[int]:
+    """Return the children of a thread (proc_tid_children(5)); none where the kernel does not tell."""
+    try:
+        with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:  # noqa: PTH123 - one system call less
+            return [int(child) for child in file.read().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []

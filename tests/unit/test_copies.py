@@ -1,0 +1,159 @@
+"""Copies of connections that are kept to count their bytes, with processes of the test's own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from twisted.internet.task import Clock
+
+from svcd.handlers.copies import Copies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+#: Does what it is told: let go of the connection, or let a child have it.
+CODE = """
+import os, signal, sys
+for line in sys.stdin:
+    if line == "close\\n":
+        os.close(int(sys.argv[1]))
+    elif os.fork() == 0:
+        signal.pause()
+    print("done", flush=True)
+"""
+
+
+class _Handler:
+    """A connection, and a process that has it."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.client = socket.create_connection(listener.getsockname())
+            served, _ = listener.accept()
+        with served:
+            served.sendall(b"abc")
+            words = [sys.executable, "-I", "-S", "-c", CODE, str(served.fileno())]
+            pipe = subprocess.PIPE
+            self.process = subprocess.Popen(
+                words, stdin=pipe, stdout=pipe, text=True, pass_fds=[served.fileno()], start_new_session=True
+            )
+            self.copy = os.dup(served.fileno())
+        self.client.settimeout(60)
+        assert self.client.recv(3) == b"abc"
+
+    def tell(self, word: str) -> None:
+        """Let it do something."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+        self.process.stdout.readline()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the client has seen its end."""
+        self.client.settimeout(0.05)
+        try:
+            return self.client.recv(1) == b""
+        except TimeoutError:
+            return False
+
+    def close(self) -> None:
+        """End the process, and its child."""
+        if self.process.returncode is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
+        self.client.close()
+
+
+@pytest.fixture
+def handler() -> Iterator[_Handler]:
+    """One for a test."""
+    made = _Handler()
+    yield made
+    made.close()
+
+
+def test_a_copy_is_closed_with_the_last(handler: _Handler) -> None:
+    """When the handler has let go of the connection: within a tenth of a second, and its bytes are those until then."""
+    clock = Clock()
+    copies = Copies(clock.seconds)
+    assert copies.due is None
+    copies.keep(7, handler.process.pid, handler.copy)
+    assert copies.due == pytest.approx(0.1)
+    handler.tell("close")
+    copies.look()
+    assert not handler.ended
+    clock.advance(0.2)
+    copies.look()
+    assert handler.ended
+    assert copies.due is None
+    assert copies.take(7) == (0, 3)
+    assert copies.take(7) == (-1, -1)
+
+
+def test_a_copy_is_kept_for_a_child(handler: _Handler) -> None:
+    """That has the connection when its parent has it no more."""
+    clock = Clock()
+    copies = Copies(clock.seconds)
+    copies.keep(7, handler.process.pid, handler.copy)
+    handler.tell("fork")
+    handler.tell("close")
+    clock.advance(0.2)
+    copies.look()
+    assert not handler.ended
+    assert copies.due == pytest.approx(0.3)
+    assert copies.take(7) == (0, 3)
+
+
+def test_a_copy_outlives_its_handler(handler: _Handler) -> None:
+    """Until that is told, by take()."""
+    clock = Clock()
+    copies = Copies(clock.seconds)
+    copies.keep(7, handler.process.pid, handler.copy)
+    handler.close()
+    clock.advance(0.2)
+    copies.look()
+    assert copies.take(7) == (0, 3)
+
+
+def _hidden(path: str) -> list[str]:
+    raise PermissionError(path)
+
+
+@pytest.mark.parametrize("way", ["no /proc", "hidden"])
+def test_what_can_not_be_seen_is_not_counted(handler: _Handler, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """The client's end comes first."""
+    clock = Clock()
+    if way == "no /proc":
+        monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+    copies = Copies(clock.seconds)
+    copies.keep(7, handler.process.pid, handler.copy)
+    if way == "hidden":
+        listing: Callable[[str], list[str]] = _hidden
+        monkeypatch.setattr(os, "listdir", listing)
+        clock.advance(0.2)
+        copies.look()
+    handler.tell("close")
+    assert handler.ended
+    assert copies.due is None
+    assert copies.take(7) == (-1, -1)
+
+
+def test_many_copies_are_looked_at_less_often(handler: _Handler) -> None:
+    """A look that takes long has a longer pause after it."""
+    times = iter([0.0, 1.0, 1.5])
+    copies = Copies(lambda: next(times))
+    copies.keep(7, handler.process.pid, handler.copy)
+    copies.look()
+    assert copies.due == pytest.approx(1.5 + 0.5 * 20)
+    copies.close()
