@@ -175,9 +175,10 @@ class Options(usage.Options):
     def _machine(self) -> LocalMachine:
         checking = bool(self["check"])
         parent: Any = self.parent or {}
-        # A thread does not survive the fork of a daemon that leaves the terminal: what it imports is waited for.
-        forks = not self.started and not parent.get("nodaemon")
-        wait = None if checking or forks else _IMPORT_SECONDS
+        # A thread does not survive the fork of a daemon that leaves the terminal: what it imports is waited for. A new
+        # daemon of an upgrade waits, too: the old one serves meanwhile.
+        waits = not self.started and (self.predecessor is not None or not parent.get("nodaemon"))
+        wait = None if checking or waits else _IMPORT_SECONDS
         user = parent.get("uid")
         return LocalMachine(dated=checking, thorough=checking, user="" if user is None else str(user), import_wait=wait)
 
@@ -194,7 +195,8 @@ class Options(usage.Options):
             print(error, file=sys.stderr)
             raise StartFailure(error.exit_code, "the services file has mistakes", str(error).splitlines()) from None
         faults = [problem for each in desired.faulty for problem in each.problems]
-        if faults and (self["strict"] or self["check"] or not desired.endpoints):
+        serves = desired.endpoints or any(fault.pending for fault in faults)
+        if faults and (self["strict"] or self["check"] or not serves):
             reasons = ConfigError(faults)
             print(reasons, file=sys.stderr)
             which = "some services" if desired.endpoints else "the services"

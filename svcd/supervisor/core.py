@@ -154,7 +154,8 @@ class Supervisor(TwistedService):
         change = Change(plan((), desired.endpoints), self._shared, self.hosted, self._listeners, stock)
         change.prepare()
         broken = self._broken(change, desired)
-        if broken and (self._strict or not change.serves):
+        serves = change.serves or any(each.pending for each in broken.values())
+        if broken and (self._strict or not serves):
             change.discard()
             raise _failure(broken.values())
         change.commit(start=False)

@@ -215,3 +215,17 @@ def test_nobody_notices_fifty_reloads(start: Callable[..., Daemon], reactor: str
             _reload(daemon, two if number % 2 == 0 else one)
     assert load.wrong == []
     assert load.done > 100
+
+
+def test_the_only_service_is_slow_to_import(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """The daemon starts all the same, and serves it when its module is there."""
+    (open_folder / "slow.py").write_text(
+        "import time\nfrom twisted.internet.protocol import Factory\nfrom twisted.protocols.wire import Echo\n"
+        "time.sleep(2.5)\n\n\ndef make():\n    return Factory.forProtocol(Echo)\n"
+    )
+    env = {"PYTHONPATH": f"{environment()['PYTHONPATH']}:{open_folder}"}
+    daemon = start("own 0/tcp4 factory=slow:make bind=127.0.0.1\n", env=env)
+    daemon.wait_event("recovered", "own/tcp4")
+    with daemon.connect("own/tcp4") as client:
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"

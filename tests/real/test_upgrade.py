@@ -304,6 +304,30 @@ def test_a_service_that_can_not_be_served(begin: Callable[..., Daemon], open_fol
     assert rows["echo/tcp4"] == "on"
 
 
+def test_a_module_that_takes_long(begin: Callable[..., Daemon], open_folder: Path) -> None:
+    """The new daemon is ready when it is imported: the old one serves until then, and nobody is refused."""
+    (open_folder / "ours.py").write_text(MARKS)
+    env = {**_import_from(open_folder), "MARKS": str(open_folder)}
+    daemon = begin("echo 0/tcp4\nown 0/tcp4 factory=ours:make bind=127.0.0.1\n", env=env)
+    (open_folder / "wait").touch()
+    marks = len(list(open_folder.glob("imported-*")))
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        client.connect(str(open_folder / "control"))
+        client.sendall(b'{"command":"upgrade"}\n')
+        wait_until(lambda: len(list(open_folder.glob("imported-*"))) > marks, "the module is imported")
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            with daemon.connect("own/tcp4") as question:
+                question.sendall(b"x")
+                assert question.recv(1) == b"x"
+        assert len([line for line in daemon.lines if " ready services=" in line]) == 1
+        (open_folder / "wait").unlink()
+        answer = json.loads(client.makefile("rb").readline())
+    assert (answer["ok"], answer["result"]["faults"]) == (True, [])
+    assert not any(" broken " in line for line in daemon.lines)
+
+
 def test_a_service_manager_does_it_itself(begin: Callable[..., Daemon], open_folder: Path) -> None:
     """Under one the daemon declines, and says what to do instead."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
