@@ -179,8 +179,9 @@ class Options(usage.Options):
         # daemon of an upgrade waits, too: the old one serves meanwhile.
         waits = not self.started and (self.predecessor is not None or not parent.get("nodaemon"))
         wait = None if checking or waits else _IMPORT_SECONDS
-        user = parent.get("uid")
-        return LocalMachine(dated=checking, thorough=checking, user="" if user is None else str(user), import_wait=wait)
+        trial_wait = None if checking else _IMPORT_SECONDS
+        user = "" if parent.get("uid") is None else str(parent["uid"])
+        return LocalMachine(dated=checking, thorough=checking, user=user, import_wait=wait, trial_wait=trial_wait)
 
     def services(self) -> DesiredServices:
         """Return what the services file says.

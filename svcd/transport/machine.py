@@ -89,12 +89,20 @@ class LocalMachine:
         user: who runs handlers without user=, by name or number; empty for whoever runs this.
         import_wait: how many seconds imports are waited for, all together, and names of bind= at most; None for as long
             as each import may take.
+        trial_wait: the same for the imports of Python handlers, which launchers do themselves.
     """
 
     def __init__(
-        self, *, dated: bool = True, thorough: bool = False, user: str = "", import_wait: float | None = None
+        self,
+        *,
+        dated: bool = True,
+        thorough: bool = False,
+        user: str = "",
+        import_wait: float | None = None,
+        trial_wait: float | None = None,
     ) -> None:
         self._import_wait = import_wait
+        self._trial_wait = trial_wait
         self._lookup_seconds = _LOOKUP_SECONDS if import_wait is None else min(_LOOKUP_SECONDS, import_wait)
         self._lookups: dict[str, PendingLookup[list[Name]]] = {}
         self._lookups_end = 0.0
@@ -187,7 +195,7 @@ class LocalMachine:
 
     def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], Runner, float]]) -> Sequence[str]:
         """Why Python handlers can't be imported."""
-        return try_imports([self._trial(*each) for each in wanted], self._import_wait)
+        return try_imports([self._trial(*each) for each in wanted], self._trial_wait)
 
     def cannot_serve(self, wanted: Sequence[tuple[str, object, float]]) -> Sequence[str]:
         """Why references give no Twisted factory; those of a check are called, each in a process of its own."""

@@ -393,6 +393,16 @@ def test_a_daemon_in_the_background(background: Callable[..., int], open_folder:
 
 
 @pytest.mark.usefixtures("as_root", "as_nobody")
+def test_a_handler_whose_module_takes_forever(background: Callable[..., int], open_folder: Path) -> None:
+    """Neither a daemon that leaves its terminal nor an upgrade waits for it: launchers import it."""
+    (open_folder / "endless.py").write_text("import time\ntime.sleep(3600)\n")
+    endless = f"endless 0/tcp bind=127.0.0.1 python=endless:serve python_path={open_folder} start_timeout=1h\n"
+    background("echo 0/tcp bind=127.0.0.1\n" + endless)
+    assert _served(open_folder, "echo/tcp", b"hi") == b"hi"
+    _upgrade(open_folder)
+    assert _served(open_folder, "echo/tcp", b"hi") == b"hi"
+
+
 def test_root_that_was_given_up(background: Callable[..., int], open_folder: Path) -> None:
     """Sockets with low ports are handed over all the same; a service that needs root is the reason of a failure."""
     open_folder.chmod(0o777)
