@@ -41,7 +41,7 @@ def make_factory(reference: str, options: object) -> IProtocolFactory:
         raise FactoryError(f"can't serve {reference}: it is neither a Factory nor callable")
     try:
         made = found(options) if _needs_argument(found) else found()
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         *_, frame = traceback.extract_tb(error.__traceback__)
         message = " ".join(str(error).split())
         text = f"{reference} raises {type(error).__name__}: {message} ({frame.filename}:{frame.lineno})"

@@ -99,7 +99,7 @@ class Change:
             self._fail(service.id, *error.problems)
         except ListenError as error:
             self._fail(service.id, error)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a factory's own mistake is its service's alone
+        except BaseException as error:  # noqa: BLE001 - a factory's own mistake is its service's alone
             self._fail(service.id, service.fault(service.runs, reason_of(error)))
 
     def _fail(self, service_id: str, *errors: Problem | ListenError) -> None:
@@ -265,7 +265,7 @@ class Change:
             self._open_later(endpoint)
         except ListenError as error:
             self.unopened.setdefault(service.id, []).append(error)
-        except Exception as error:  # noqa: BLE001 - a service's own mistake is its alone
+        except BaseException as error:  # noqa: BLE001 - a service's own mistake is its alone
             self.unopened.setdefault(service.id, []).append(service.fault(service.runs, reason_of(error)))
 
     def _keep(self, old: Endpoint, new: Endpoint, *, start: bool) -> None:

@@ -30,7 +30,7 @@ def attempt(running: Running, call: Callable[[], object]) -> None:
     """Call something for one service. What it raises is logged, and is the end of nothing else."""
     try:
         call()
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the service's own code
+    except BaseException as error:  # noqa: BLE001 - the service's own code
         tell(_log, PROBLEM, text=f"{running.service.id}: {reason_of(error)}")
 
 

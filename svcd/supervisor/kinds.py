@@ -211,7 +211,7 @@ class _Gated(_Kept[GateKeeper]):
         """Stop a factory; what its stopFactory() raises is logged, and is the end of nothing else."""
         try:
             factory.doStop()
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the service's own code
+        except BaseException as error:  # noqa: BLE001 - the service's own code
             tell(self._log, PROBLEM, text=f"{self.service.id}: {reason_of(error)}")
 
     def check_modules(self) -> None:

@@ -121,6 +121,8 @@ def test_files_that_come(start: Callable[..., Daemon], tmp_path: Path, reactor: 
 
 
 FACTORIES = """
+import asyncio
+
 from twisted.internet.protocol import Factory, Protocol
 
 class Raising(Factory):
@@ -147,12 +149,39 @@ class DoStop(Raising):
     def doStop(self):
         raise RuntimeError("no doStop")
 
+class Cancelled(Raising):
+    def startFactory(self):
+        raise asyncio.CancelledError("no task")
+
+class CancelledStop(Raising):
+    def stopFactory(self):
+        raise asyncio.CancelledError("no stop")
+
+class CancelledBuild(Raising):
+    def buildProtocol(self, addr):
+        raise asyncio.CancelledError("no protocol")
+
+def cancelled():
+    raise asyncio.CancelledError("no factory")
+
 def number():
     return 3
 
 def leaves():
     raise SystemExit(3)
 """
+
+
+RAISING_LATER = ("Stop", "Build", "CancelledStop", "CancelledBuild")
+#: With a word of the reason.
+RAISING_AT_START = {
+    "Start": "no start",
+    "DoStart": "no doStart",
+    "Cancelled": "CancelledError",
+    "cancelled": "CancelledError",
+    "number": "int",
+    "leaves": "SystemExit",
+}
 
 
 @pytest.mark.parametrize("reactor", REACTORS)
@@ -162,18 +191,18 @@ def test_factories_that_raise(start: Callable[..., Daemon], tmp_path: Path, reac
     env = {"PYTHONPATH": f"{environment()['PYTHONPATH']}:{tmp_path}"}
     base = "@defaults bind=127.0.0.1\nok 0/tcp echo\n"
     daemon = start(
-        base + "old 0/tcp echo\n" + "".join(f"{name} 0/tcp factory=ours:{name}\n" for name in ("Stop", "Build")),
+        base + "old 0/tcp echo\n" + "".join(f"{name} 0/tcp factory=ours:{name}\n" for name in RAISING_LATER),
         "--control", "control", twistd_arguments=["--reactor", reactor], env=env,
     )  # fmt: skip
     assert exchange(daemon.connect("Build/tcp")) == b""
     assert "buildProtocol raises RuntimeError: no protocol" in daemon.wait_event("fail", "Build/tcp")[0]["reason"]
-    new = base + "".join(
-        f"{name} 0/tcp factory=ours:{name}\n" for name in ("Stop", "Start", "DoStart", "DoStop", "number", "leaves")
-    )
+    assert exchange(daemon.connect("CancelledBuild/tcp")) == b""
+    assert "CancelledError" in daemon.wait_event("fail", "CancelledBuild/tcp")[0]["reason"]
+    new = base + "".join(f"{name} 0/tcp factory=ours:{name}\n" for name in ("Stop", "DoStop", *RAISING_AT_START))
     daemon.file.write_text(new)
     found = svcctl(daemon, "reload")
     assert found.returncode == 1, found.stderr
-    for name, text in {"Start": "no start", "DoStart": "no doStart", "number": "int", "leaves": "SystemExit"}.items():
+    for name, text in RAISING_AT_START.items():
         assert text in broken(daemon, f"{name}/tcp"), name
     # The file holds now, and every later reload works.
     assert {name for name, row in status(daemon).items() if row["state"] == "on"} == {

@@ -181,7 +181,7 @@ class TlsProtocol(Reader):
         """Return the service's protocol; without one the reason is kept for the log."""
         try:
             inner = self._build()
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a mistake in the service's code ends this connection
+        except BaseException as error:  # noqa: BLE001 - a mistake in the service's code ends this connection
             self._failure = reason_of(error)
             return None
         if inner is None:
