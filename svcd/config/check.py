@@ -162,7 +162,7 @@ def _bound(service: Service, usable: Sequence[int], machine: Machine) -> tuple[l
     """Where a service with bind= listens."""
     wanted = service.net.versions
     hosts: dict[str, int] = {}
-    problems = []
+    problems, unfit = [], []
     for name in service.options.bind:
         try:
             literals = machine.addresses(name)
@@ -172,8 +172,11 @@ def _bound(service: Service, usable: Sequence[int], machine: Machine) -> tuple[l
             continue
         fitting = [literal for literal in literals if _version(literal) in wanted]
         if not fitting:
-            problems.append(service.fault("bind", f"{name!r} has no address for {service.net}"))
+            unfit.append(service.fault("bind", f"{name!r} has no address for {service.net}"))
         hosts.update((literal, _version(literal)) for literal in fitting)
+    if service.has_own("bind") or not hosts:
+        # Addresses in @defaults are for services of both versions of IP.
+        problems += unfit
     for version, wildcard in _ANY.items():
         if wildcard in hosts and sum(each == version for each in hosts.values()) > 1:
             problems.append(service.problem("bind", f"{wildcard} means every IPv{version} address; remove the others"))

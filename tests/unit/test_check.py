@@ -312,3 +312,12 @@ def test_a_kernel_without_multipath_tcp() -> None:
         "mptcp: this kernel has no Multipath TCP (CONFIG_MPTCP, net.mptcp.enabled); enable it, or remove mptcp=yes"
     )
     assert check(config_of("echo 7/tcp mptcp=yes"), FakeFiles(), FakeMachine())[1] == []
+
+
+def test_addresses_of_defaults_are_for_both_versions_of_ip() -> None:
+    """A service of one version takes those that fit; on the line itself an address that does not fit is a fault."""
+    config = config_of("@defaults bind=127.0.0.1,::1\nupper 7/tcp4")
+    endpoints, problems = check(config, FakeFiles(), FakeMachine())
+    assert ([each.address for each in endpoints], problems) == (["127.0.0.1:7"], [])
+    problems = check(config_of("upper 7/tcp4 bind=127.0.0.1,::1"), FakeFiles(), FakeMachine())[1]
+    assert [each.text for each in problems] == ["bind: '::1' has no address for tcp4"]
