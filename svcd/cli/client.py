@@ -213,7 +213,8 @@ def _status(result: Mapping[str, Any]) -> Iterator[str]:
         if certificate is not None and certificate["days"] < certificate["warn"]:
             yield f"{row['service']}: {certificate['file']} {_expiry(certificate['days'])}"
         for problem in row.get("problems", []):
-            yield f"{row['service']}: {problem}"
+            # What is wrong with a socket names its service itself.
+            yield problem if problem.startswith(f"{row['service']}: ") else f"{row['service']}: {problem}"
     if result["leaving"]:
         yield f"{_counted(result['leaving'])} of services that are no more"
 

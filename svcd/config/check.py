@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from svcd.config.service import Config, Service
     from svcd.interfaces import Files, Machine
 
-__all__ = ["DesiredServices", "Endpoint", "FaultyService", "check"]
+__all__ = ["DesiredServices", "Endpoint", "FaultyService", "check", "is_name"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,3 +274,8 @@ def _claims(endpoint: Endpoint) -> Iterator[tuple[tuple[Shape, int, int | str], 
         yield (service.net.shape, endpoint.version, service.port), endpoint.host
         if endpoint.host == _ANY[6] and not service.options.v6only:
             yield (service.net.shape, 4, service.port), _ANY[4]
+
+
+def is_name(host: str) -> bool:
+    """Whether a word of bind= is the name of an interface or of a host."""
+    return not (":" in host or host.replace(".", "").isdecimal())

@@ -76,7 +76,14 @@ class Change:
         self._later: list[Endpoint] = []
 
     def prepare(self) -> None:
-        """Do everything that may fail. Nothing that runs has changed afterwards."""
+        """Do everything that may fail. Nothing that runs has changed afterwards, whatever this raises."""
+        try:
+            self._prepare()
+        except BaseException:
+            self.discard()
+            raise
+
+    def _prepare(self) -> None:
         services = [*self._plan.added, *(new for _, new in self._plan.changed)]
         for service in services:
             self._try(service, self._check_rights, service)
@@ -109,7 +116,7 @@ class Change:
             if opened.endpoint.service.id == service_id:
                 del self._opened[key]
                 self._ports.pop(key, None)
-                self._shared.store.leave(opened)
+                self._give_back(opened)
         for listener, old in self._permitted:
             if old.service.id == service_id:
                 with contextlib.suppress(ListenError):
@@ -119,6 +126,13 @@ class Change:
             fresh.discard()
         if prepared is not None:
             prepared.discard()
+
+    def _give_back(self, opened: OpenSocket) -> None:
+        """Close a socket that this daemon has opened; keep an inherited one, which can't be opened again."""
+        if opened.origin:
+            self._shared.store.hold(opened)
+        else:
+            self._shared.store.leave(opened)
 
     def _check_rights(self, service: Service) -> None:
         problems = self._shared.rights_missing(service)
@@ -131,7 +145,11 @@ class Change:
         wanted = [endpoint for endpoint in wanted if _place(endpoint) not in self._given_up]
         leaving = [self._listeners[socket_key(endpoint)].opened.socket for endpoint in self._plan.closed]
         store, start = self._shared.store, self._stock is not None
+        held = [found for endpoint in wanted if (found := self._held(endpoint)) is not None]
+        taken = {socket_key(each.endpoint) for each in held}
+        wanted = [endpoint for endpoint in wanted if socket_key(endpoint) not in taken]
         opened, errors = open_sockets(wanted, self._stock, store if start else None, leaving, name_owners=start)
+        opened += held
         self._opened = {socket_key(each.endpoint): each for each in opened}
         for error in errors:
             self.unopened.setdefault(error.service, []).append(error)
@@ -139,6 +157,13 @@ class Change:
         usable |= {endpoint.service.id for endpoint in self._later}
         for service_id in self.unopened.keys() - usable:
             self._fail(service_id, *self.unopened.pop(service_id))
+
+    def _held(self, endpoint: Endpoint) -> OpenSocket | None:
+        try:
+            return self._shared.store.take_held(endpoint)
+        except ListenError:
+            # As any other that is in the way: to open another one fails with the reason.
+            return None
 
     def _permit(self) -> None:
         """Give the files of UNIX sockets that are kept their new permissions."""
@@ -205,7 +230,7 @@ class Change:
         for service_id in [*self._fresh, *self._prepared]:
             self._fail(service_id)
         for opened in self._opened.values():
-            self._shared.store.leave(opened)
+            self._give_back(opened)
         self._opened.clear()
         for listener, old in self._permitted:
             with contextlib.suppress(ListenError):

@@ -11,7 +11,7 @@ from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
-from svcd.config.check import DesiredServices
+from svcd.config.check import DesiredServices, is_name
 from svcd.config.plan import plan, socket_key
 from svcd.errors import CommandError, ConfigError, ListenError, ListenErrors
 from svcd.events import PROBLEM, READY, RELOAD, STOP, tell
@@ -151,12 +151,14 @@ class Supervisor(TwistedService):
         super().privilegedStartService()  # type: ignore[no-untyped-call]
         desired = self._desired
         stock = self._stock or Stock()
+        self.store.hold_all(stock, desired)
         change = Change(plan((), desired.endpoints), self._shared, self.hosted, self._listeners, stock)
         change.prepare()
         broken = self._broken(change, desired)
         serves = change.serves or any(each.pending for each in broken.values())
         if broken and (self._strict or not serves):
             change.discard()
+            self.store.release_held()
             raise _failure(broken.values())
         change.commit(start=False)
         self._nurses.append(change.nurse)
@@ -240,6 +242,7 @@ class Supervisor(TwistedService):
         wanted = {endpoint.service.id for endpoint in desired.endpoints} | {each.service.id for each in desired.faulty}
         for service_id in set(self.broken.ids) - wanted:
             self.broken.forget(service_id)
+        self.store.release_held(endpoint for each in broken.values() for endpoint in each.endpoints)
         self.broken.update(broken)
         self._describe()
         self.ledger.reloads_done += 1
@@ -337,7 +340,7 @@ class Supervisor(TwistedService):
         self.refresh_addresses()
         self.broken.addresses_changed()
         # An interface may have other addresses now.
-        named = [each.service.id for each in self.hosted.values() if any(map(_is_name, each.service.options.bind))]
+        named = [each.service.id for each in self.hosted.values() if any(map(is_name, each.service.options.bind))]
         if named and self.retry is not None:
             self.retry(named)
 
@@ -467,6 +470,7 @@ class Supervisor(TwistedService):
         """Close every socket, but for what the manager keeps of them; connections go on."""
         self.ledger.state = "stopping"
         self.broken.stop()
+        self.store.release_held()
         self._addresses.stop()
         # Before the listeners: tcpmux keeps what they offer for the clients that it has.
         for running in self._all_running():
@@ -493,8 +497,3 @@ def _failure(broken: Iterable[BrokenService]) -> ConfigError | ListenErrors:
     listen_errors = [error for error in errors if isinstance(error, ListenError)]
     problems = [error for error in errors if not isinstance(error, ListenError)]
     return ListenErrors(listen_errors, problems) if listen_errors else ConfigError(problems)
-
-
-def _is_name(host: str) -> bool:
-    """Whether a word of bind= is the name of an interface or of a host."""
-    return not (":" in host or host.replace(".", "").isdecimal())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
+from svcd.config.plan import socket_key
 from svcd.errors import ListenError
 from svcd.events import LEFTOVER, UNGIVEN, tell
 from svcd.transport.inherited import stored_name, waits
@@ -16,9 +17,9 @@ from svcd.transport.stock import Stock
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
-    from svcd.config.check import Endpoint
+    from svcd.config.check import DesiredServices, Endpoint
     from svcd.transport.inherited import Inherited
 
 __all__ = ["Store", "open_sockets"]
@@ -42,6 +43,42 @@ class Store:
         self._manager = manager
         self.shared = False
         self._left: list[Inherited] = []
+        self._held: dict[Hashable, OpenSocket] = {}
+
+    def hold(self, opened: OpenSocket) -> None:
+        """Keep an inherited socket of a broken service: clients wait in its queue until the service recovers."""
+        self._held[socket_key(opened.endpoint)] = opened
+
+    def hold_all(self, stock: Stock, desired: DesiredServices) -> None:
+        """Take the sockets of faulty services out of a stock, and hold them."""
+        for endpoint in (endpoint for each in desired.faulty for endpoint in each.endpoints):
+            # One that can't have its options is left over, as without its service.
+            with contextlib.suppress(ListenError):
+                opened = stock.take(endpoint)
+                if opened is not None:
+                    self.hold(opened)
+
+    def take_held(self, endpoint: Endpoint) -> OpenSocket | None:
+        """Return the socket that is held for an endpoint, with the options of its service; None if there is none.
+
+        Raises:
+            ListenError: it can't have its options.
+        """
+        opened = self._held.pop(socket_key(endpoint), None)
+        if opened is not None:
+            try:
+                opened.retune(endpoint)
+            except OSError as error:
+                self.hold(opened)
+                cause = error.strerror or str(error)
+                raise ListenError(endpoint.service.id, endpoint.address, cause, "change the line's options") from error
+        return opened
+
+    def release_held(self, endpoints: Iterable[Endpoint] = ()) -> None:
+        """Close the sockets that are held, but for those of some endpoints."""
+        wanted = {socket_key(endpoint) for endpoint in endpoints}
+        for key in self._held.keys() - wanted:
+            self.leave(self._held.pop(key))
 
     def keep(self, opened: OpenSocket) -> None:
         """Have a socket kept; but one that a socket unit lent is that unit's to keep."""

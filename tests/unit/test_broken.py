@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -12,6 +13,9 @@ from twisted.internet.protocol import Factory, Protocol
 from svcd.config.check import DesiredServices, check
 from svcd.errors import ListenError
 from svcd.supervisor.broken import BrokenService, BrokenServices
+from svcd.transport.inherited import Inherited
+from svcd.transport.ports import StreamPort
+from svcd.transport.stock import Stock
 from tests.doubles import FakeFiles, FakeMachine, FakeReactor, LogCatcher, config_of
 from tests.unit.test_supervisor import _Daemon
 
@@ -282,4 +286,54 @@ def test_a_connection_that_raises_at_the_stop_is_the_end_of_nothing_else(
     assert ended == [first, second]
     assert "ZeroDivisionError" in log.named("problem")[0]["text"]
     monkeypatch.undo()
+    daemon.close()
+
+
+@pytest.mark.parametrize("fault", ["at the check", "when it is made"])
+def test_an_inherited_socket_waits_for_its_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """A service that is broken at the start gets the socket that a socket unit lends, with the clients in its queue."""
+    path = tmp_path / "lent"
+    lent = socket.socket(socket.AF_UNIX)
+    lent.bind(str(path))
+    lent.listen()
+    line = {"at the check": f"mine {path}/unix echo access_zone=UTC access_times=0:00-23:59",
+            "when it is made": f"mine {path}/unix {FACTORY}"}[fault]  # fmt: skip
+    monkeypatch.setattr(_Raising, "raises", frozenset({"startFactory"}))
+    text = f"ok {tmp_path}/ok/unix echo\n{line}"
+    machine = FakeMachine(zones=frozenset()) if fault == "at the check" else FakeMachine()
+    daemon = _Daemon(f"ok {tmp_path}/ok/unix echo", None, Stock([Inherited("mine", lent)]))
+    daemon.supervisor._desired = desired(text, machine)
+    with LogCatcher() as log:
+        daemon.start()
+    assert daemon.supervisor.broken.ids == ("mine/unix",)
+    assert not log.named("leftover")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        monkeypatch.setattr(_Raising, "raises", frozenset())
+        with LogCatcher() as log:
+            daemon.supervisor.serve(desired(line))
+        assert [event["origin"] for event in log.named("listen")] == ["activation"]
+        assert not daemon.supervisor.broken
+        daemon.reactor.advance(1)
+        for port in daemon.ports:
+            if isinstance(port, StreamPort):
+                port.doRead()
+        assert len(daemon.supervisor.keepers["mine/unix"].sessions) == 1
+        daemon.close()
+    assert lent.fileno() == -1
+
+
+def test_an_inherited_socket_goes_with_its_line(tmp_path: Path) -> None:
+    """A reload that takes the line of a broken service out closes the socket that waited for it."""
+    path = tmp_path / "lent"
+    lent = socket.socket(socket.AF_UNIX)
+    lent.bind(str(path))
+    lent.listen()
+    ok = f"ok {tmp_path}/ok/unix echo"
+    daemon = _Daemon(ok, None, Stock([Inherited("mine", lent)]))
+    daemon.supervisor._desired = desired(f"{ok}\nmine {path}/unix factory=no_such_module:x", FakeMachine())
+    daemon.start()
+    assert lent.fileno() >= 0
+    daemon.supervisor.change_to(desired(ok))
+    assert lent.fileno() == -1
     daemon.close()
