@@ -140,7 +140,8 @@ def short():
     port.pause()
     reactor.callLater(0.01, port.resume)
 
-port = StreamPort(reactor, sock, Factory.forProtocol(Echo), lambda: True, short)
+# More at once than there are descriptors for.
+port = StreamPort(reactor, sock, Factory.forProtocol(Echo), lambda: 16, short)
 port.startListening()
 
 def done():
