@@ -11,7 +11,7 @@ import pwd
 import socket
 import time
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -147,7 +147,7 @@ class LocalMachine:
         """Begin to look up names, all at once: so those that no name server answers take no longer than one of them."""
         self._lookups_end = time.monotonic() + self._lookup_seconds
         for name in names:
-            if name not in self._lookups and not _spelling(name) and name not in self._interfaces():
+            if name not in self._lookups and not _spelling(name) and name not in self._interfaces:
                 self._lookups[name] = _LOOKUPS.begin(name, partial(system_addresses, name))
 
     def addresses(self, name: str) -> Sequence[str]:
@@ -159,13 +159,13 @@ class LocalMachine:
         spelling = _spelling(name)
         if spelling:
             return [spelling]
-        found = self._interfaces().get(name)
+        found = self._interfaces.get(name)
         if found is not None:
             return found
         if name not in self._lookups:
             self.look_up([name])
         try:
-            answer = self._lookups.pop(name).wait(self._lookups_end - time.monotonic())
+            answer = self._lookups[name].wait(self._lookups_end - time.monotonic())
         except TimeoutError as error:
             text = f"no name server has answered within {self._lookup_seconds:g} s"
             raise TimeoutError(errno.ETIMEDOUT, text) from error
@@ -175,8 +175,9 @@ class LocalMachine:
             raise OSError(errno.EINVAL, "not a host name") from error
         return list(dict.fromkeys(str(address[0]) for _family, address in answer))
 
+    @cached_property
     def _interfaces(self) -> dict[str, list[str]]:
-        """The addresses of the network interfaces, by their names."""
+        """The addresses of the network interfaces, by their names; the system is asked once for each check."""
         return {
             adapter.name: [_literal(ip.ip, adapter.name) for ip in adapter.ips] for adapter in ifaddr.get_adapters()
         }
