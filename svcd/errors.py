@@ -24,6 +24,7 @@ __all__ = [
     "UnavailableError",
     "UsageError",
     "WrongAnswerError",
+    "raised_by",
     "reason_of",
 ]
 
@@ -168,6 +169,11 @@ def reason_of(error: BaseException) -> str:
         return f"{name}{error.strerror or error}"
     if isinstance(error, KeyError):
         return str(error.args[0]) if error.args else "not found"
+    return raised_by(traceback.extract_tb(error.__traceback__)[-1].name, error)
+
+
+def raised_by(name: str, error: BaseException) -> str:
+    """Return that something has raised an exception, with the place in its code, in one line."""
     *_, frame = traceback.extract_tb(error.__traceback__)
     message = " ".join(str(error).split())
-    return f"{frame.name} raises {type(error).__name__}: {message} ({frame.filename}:{frame.lineno})"
+    return f"{name} raises {type(error).__name__}: {message} ({frame.filename}:{frame.lineno})"

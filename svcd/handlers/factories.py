@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import traceback
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IProtocolFactory
 
+from svcd.errors import raised_by
 from svcd.handlers.reference import resolve
 
 if TYPE_CHECKING:
@@ -42,10 +42,7 @@ def make_factory(reference: str, options: object) -> IProtocolFactory:
     try:
         made = found(options) if _needs_argument(found) else found()
     except BaseException as error:
-        *_, frame = traceback.extract_tb(error.__traceback__)
-        message = " ".join(str(error).split())
-        text = f"{reference} raises {type(error).__name__}: {message} ({frame.filename}:{frame.lineno})"
-        raise FactoryError(text) from error
+        raise FactoryError(raised_by(reference, error)) from error
     if not IProtocolFactory.providedBy(made):
         if inspect.iscoroutine(made):
             made.close()
