@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.interfaces import Files, Machine
 
-__all__ = ["Loaded", "check_again", "listing", "load", "load_config", "usual_file"]
+__all__ = ["Loaded", "check_again", "listing", "load_config", "usual_file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,6 @@ class Loaded:
     def desired(self) -> DesiredServices:
         """The services, those that the machine can't serve apart."""
         return DesiredServices.checked(self.config.enabled, self.endpoints, self.faults)
-
-
-def load(path: str | None, files: Files, *, port_offset: int = 0, machine: Machine | None = None) -> list[Endpoint]:
-    """Return the endpoints of a file; as load_config, but faults of single services raise as well."""
-    loaded = load_config(path, files, port_offset=port_offset, machine=machine)
-    if loaded.faults:
-        raise ConfigError(loaded.faults)
-    return loaded.endpoints
 
 
 def load_config(path: str | None, files: Files, *, port_offset: int = 0, machine: Machine | None = None) -> Loaded:

@@ -6,9 +6,9 @@ import errno
 
 import pytest
 
-from svcd.config.check import check
+from svcd.config.check import Endpoint, check
 from svcd.errors import ConfigError
-from svcd.loading import listing, load
+from svcd.loading import listing, load_config
 from svcd.model import Severity
 from tests.certificates import Authority
 from tests.doubles import FakeFiles, FakeMachine, config_of
@@ -24,6 +24,16 @@ def _addresses(text: str, machine: FakeMachine | None = None) -> list[str]:
     endpoints, problems = check(config_of(text), FakeFiles(), machine or FakeMachine(names=NAMES))
     assert not problems, problems
     return [endpoint.address for endpoint in endpoints]
+
+
+def _loaded(
+    path: str | None, files: FakeFiles, *, port_offset: int = 0, machine: FakeMachine | None = None
+) -> list[Endpoint]:
+    """The endpoints of a file, of which no service has a fault."""
+    loaded = load_config(path, files, port_offset=port_offset, machine=machine or FakeMachine())
+    if loaded.faults:
+        raise ConfigError(loaded.faults)
+    return loaded.endpoints
 
 
 def _problems(text: str, machine: FakeMachine | None = None, files: FakeFiles | None = None) -> list[str]:
@@ -165,7 +175,7 @@ def test_load_reports_everything_at_once() -> None:
     files = FakeFiles({"/s": "http 80/tcp root=/none\necho 65000/tcp\necho 7/tcp nodelay=x\n@include i",
                        "/i": "upper 7/udp"})  # fmt: skip
     with pytest.raises(ConfigError) as caught:
-        load("/s", files, port_offset=1000, machine=FakeMachine())
+        _loaded("/s", files, port_offset=1000)
     assert [str(problem.place) for problem in caught.value.problems] == ["/s:1:18", "/s:2:1", "/s:3:20", "/i:1:1"]
     assert str(caught.value).count("\n") == 3
     assert caught.value.exit_code == 78
@@ -175,14 +185,14 @@ def test_a_mistake_of_defaults_is_one() -> None:
     """However many services have it."""
     files = FakeFiles({"/s": "@defaults tls_cert=/none\necho 7/tcp\ndaytime 13/tcp\n"})
     with pytest.raises(ConfigError) as caught:
-        load("/s", files, machine=FakeMachine())
+        _loaded("/s", files)
     assert str(caught.value) == "/s:1:20: tls_cert: can't read /none: No such file or directory"
 
 
 def test_load_says_where_services_listen() -> None:
     """Without mistakes there is an endpoint for each socket, listed in columns."""
     files = FakeFiles({"/s": "echo 7/udp4\ndiscard /run/d.sock/unix"})
-    lines = listing(load("/s", files, port_offset=10, machine=FakeMachine()))
+    lines = listing(_loaded("/s", files, port_offset=10))
     assert list(lines) == ["echo/udp4     0.0.0.0:17   echo", "discard/unix  /run/d.sock  discard"]
 
 
@@ -190,13 +200,13 @@ def test_tls_is_listed() -> None:
     """It may come from @defaults, for services that were not meant."""
     both = Authority().sign("a").both
     files = FakeFiles({"/s": "@defaults tls_cert=/c\necho 7/tcp4\nupper 8/tcp4 tls_cert=none", "/c": both})
-    lines = listing(load("/s", files, machine=FakeMachine(time=None)))
+    lines = listing(_loaded("/s", files, machine=FakeMachine(time=None)))
     assert list(lines) == ["echo/tcp4   0.0.0.0:7  echo over TLS", "upper/tcp4  0.0.0.0:8  upper"]
 
 
 def test_the_embedded_default_has_no_problems() -> None:
     """Where no services file is, what is served is on the loopback interface alone."""
-    endpoints = load(None, FakeFiles(), machine=FakeMachine())
+    endpoints = _loaded(None, FakeFiles())
     assert {endpoint.host for endpoint in endpoints} == {"127.0.0.1", "::1"}
     assert all(endpoint.service.port >= 1024 for endpoint in endpoints)
 
