@@ -27,11 +27,11 @@ class AccessOptions:
 
     only_from: tuple[Source, ...] | None = row(
         SOURCES, None, "who", "any",
-        "Who may come in; without a value nobody. Of all entries here and in no_access that match a client the most "
-        "specific decides: an address before a host name, that before a .domain, that before a network. A name counts "
-        "if a reverse lookup gives it and a forward lookup confirms it; a client without one matches no name. Over udp "
-        "host names stand for their addresses, which are looked up at the start and every five minutes, and .domains "
-        "are a mistake. Default: everybody.",
+        "Allowed clients. An empty value denies all clients. Of all entries here and in no_access the most specific "
+        "match decides: an address before a host name, a host name before a .domain, a .domain before a network. A "
+        "host name matches if a reverse lookup returns it and a forward lookup confirms it; a client without a "
+        "confirmed name matches no name. Over udp a host name stands for its addresses, which are looked up at the "
+        "start and every five minutes, and a .domain is a mistake. Default: all clients.",
         xinetd="only_from",
     )  # fmt: skip
     no_access: tuple[Source, ...] = row(

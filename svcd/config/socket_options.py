@@ -52,8 +52,8 @@ class SocketOptions:
     )  # fmt: skip
     mptcp: bool = row(
         YES_NO, False, "where", "tcp",
-        "Serve clients of Multipath TCP (RFC 8684) too, whose connections may go over several networks at once; others "
-        "are served as ever. Of a connection over several the log may count the bytes of the first alone.",
+        "Accept Multipath TCP (RFC 8684) as well as TCP. For a connection with several subflows the log may count the "
+        "bytes of the first subflow only.",
     )  # fmt: skip
     sndbuf: int | None = row(
         BUFFER_SIZE, None, "where", "inet",

@@ -45,7 +45,7 @@ class TimeOptions:
     )  # fmt: skip
     send_timeout: float | None = row(
         or_none(TIMEOUT), 60.0, "how long", "web",
-        "End a connection whose client takes less than 500 bytes a second of an answer for so long.",
+        "Close a connection when its client receives less than 500 bytes/s of an answer for this time.",
     )  # fmt: skip
     connect_timeout: float = row(
         DURATION, 10.0, "how long", "redirect",
@@ -58,6 +58,6 @@ class TimeOptions:
     )  # fmt: skip
     shutdown_timeout: float = row(
         DURATION, 10.0, "how long", "session",
-        "How long open connections may go on once the daemon is told to stop; with wait=yes also how long a process "
-        "that loses its socket by a reload has after SIGTERM.",
+        "Time that open connections have to end after a request to stop. With wait=yes also the time between SIGTERM "
+        "and SIGKILL for a process whose socket a reload takes away.",
     )  # fmt: skip
