@@ -304,18 +304,25 @@ def test_a_service_that_can_not_be_served(begin: Callable[..., Daemon], open_fol
     assert rows["echo/tcp4"] == "on"
 
 
-def test_a_module_that_takes_long(begin: Callable[..., Daemon], open_folder: Path) -> None:
-    """The new daemon is ready when it is imported: the old one serves until then, and nobody is refused."""
-    (open_folder / "ours.py").write_text(MARKS)
-    env = {**_import_from(open_folder), "MARKS": str(open_folder)}
-    daemon = begin("echo 0/tcp4\nown 0/tcp4 factory=ours:make bind=127.0.0.1\n", env=env)
-    (open_folder / "wait").touch()
-    marks = len(list(open_folder.glob("imported-*")))
+@contextlib.contextmanager
+def _importing(begin: Callable[..., Daemon], folder: Path, services: str) -> Iterator[tuple[Daemon, socket.socket]]:
+    """A daemon in an upgrade whose new daemon imports until the file `wait` is gone, and the client that asked for it."""
+    (folder / "marks.py").write_text(MARKS)
+    daemon = begin(services, env={**_import_from(folder), "MARKS": str(folder)})
+    (folder / "wait").touch()
+    marks = len(list(folder.glob("imported-*")))
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(PATIENCE)
-        client.connect(str(open_folder / "control"))
+        client.connect(str(folder / "control"))
         client.sendall(b'{"command":"upgrade"}\n')
-        wait_until(lambda: len(list(open_folder.glob("imported-*"))) > marks, "the module is imported")
+        wait_until(lambda: len(list(folder.glob("imported-*"))) > marks, "the module is imported")
+        yield daemon, client
+
+
+def test_a_module_that_takes_long(begin: Callable[..., Daemon], open_folder: Path) -> None:
+    """The new daemon is ready when it is imported: the old one serves until then, and nobody is refused."""
+    services = "echo 0/tcp4\nown 0/tcp4 factory=marks:make bind=127.0.0.1\n"
+    with _importing(begin, open_folder, services) as (daemon, client):
         end = time.monotonic() + 3
         while time.monotonic() < end:
             with daemon.connect("own/tcp4") as question:
@@ -537,16 +544,8 @@ def test_the_new_one_is_killed(
 
 def test_a_daemon_that_is_told_to_stop_ends_the_new_one(begin: Callable[..., Daemon], open_folder: Path) -> None:
     """Which would take over from one that was killed: SIGTERM during an upgrade leaves no daemon."""
-    (open_folder / "marks.py").write_text(MARKS)
-    env = {**_import_from(open_folder), "MARKS": str(open_folder)}
-    daemon = begin("own 0/tcp4 bind=127.0.0.1 factory=marks:make\n", env=env)
-    (open_folder / "wait").touch()
-    marks = len(list(open_folder.glob("imported-*")))
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(PATIENCE)
-        client.connect(str(open_folder / "control"))
-        client.sendall(b'{"command":"upgrade"}\n')
-        wait_until(lambda: len(list(open_folder.glob("imported-*"))) > marks, "the module is imported")
+    services = "own 0/tcp4 bind=127.0.0.1 factory=marks:make\n"
+    with _importing(begin, open_folder, services) as (daemon, client):
         new = Process(_children(daemon.process.pid)[-1])
         assert daemon.stop() == 0
         assert "told to stop" in json.loads(client.makefile("rb").readline())["error"]
