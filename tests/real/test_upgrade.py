@@ -306,7 +306,7 @@ def test_a_service_that_can_not_be_served(begin: Callable[..., Daemon], open_fol
 
 @contextlib.contextmanager
 def _importing(begin: Callable[..., Daemon], folder: Path, services: str) -> Iterator[tuple[Daemon, socket.socket]]:
-    """A daemon in an upgrade whose new daemon imports until the file `wait` is gone, and the client that asked for it."""
+    """A daemon in an upgrade whose new daemon imports while the file `wait` is there, and the client that asked."""
     (folder / "marks.py").write_text(MARKS)
     daemon = begin(services, env={**_import_from(folder), "MARKS": str(folder)})
     (folder / "wait").touch()
