@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import os
 import resource
 import signal
@@ -115,12 +116,15 @@ def test_listeners_that_rest_wake_up(start: Callable[..., Daemon], wall: _WallCl
 def zoned(program: Callable[[str], str], tmp_path: Path) -> tuple[list[str], Callable[[str], None]]:
     """The words before a command line whose /etc/localtime is its own, and what links it to another zone."""
     known, copy = Path("/etc/localtime"), tmp_path / "localtime"
+    changes = itertools.count()
 
     def link(name: str) -> None:
         try:
             copy.write_bytes((Path("/usr/share/zoneinfo") / name).read_bytes())
         except FileNotFoundError:
             pytest.skip(f"no zone {name} here")
+        # tzset(3) takes a file with the same inode and second of change for the one that it has read.
+        os.utime(copy, (next(changes),) * 2)
 
     link("UTC")
     if not known.exists():

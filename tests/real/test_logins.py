@@ -62,7 +62,8 @@ def test_telnet_login(start: Callable[..., Daemon], program: Callable[[str], str
 def test_telnet_session(start: Callable[..., Daemon], program: Callable[[str], str], tmp_path: Path) -> None:
     """A user at telnet types to a program that telnetd runs on a terminal."""
     shell = tmp_path / "shell"
-    shell.write_text('#!/bin/sh\ntty\nread line\necho "<$line>"\n')
+    # A shell that ends at once takes its last line with it: telnetd reads nothing of a terminal that has hung up.
+    shell.write_text('#!/bin/sh\ntty\nread line\necho "<$line>"\nread end\n')
     shell.chmod(0o755)
     daemon = start(f"telnet 0/tcp bind=127.0.0.1 server='{program('telnetd')} -h -E {shell}'\n")
     words = [program("telnet"), "127.0.0.1", str(daemon.port("telnet/tcp"))]

@@ -104,11 +104,11 @@ def test_a_client_that_leaves_gives_its_lookup_up(
     assert daemon.stop() == 0
 
 
-def test_addresses_of_bind_are_waited_for_two_seconds(start: Callable[..., Daemon], silent: list[str]) -> None:
+def test_a_reload_waits_one_second_for_addresses_of_bind(start: Callable[..., Daemon], silent: list[str]) -> None:
     """A reload with a host name in bind= ends, and says that no name server has answered."""
     services = "echo 0/tcp4 bind=127.0.0.1\n"
     daemon = start(services, before=silent)
     daemon.file.write_text(f"{services}other 0/tcp4 echo bind=nosuch.example.org\n")
     daemon.process.send_signal(signal.SIGHUP)
-    daemon.wait_for(lambda line: "no name server has answered within 2 s" in line)
+    daemon.wait_for(lambda line: "no name server has answered within 1 s" in line)
     assert daemon.stop() == 0

@@ -399,7 +399,6 @@ def test_a_daemon_in_the_background(background: Callable[..., int], open_folder:
     assert not (open_folder / "my.pid").exists()
 
 
-@pytest.mark.usefixtures("as_root", "as_nobody")
 def test_a_handler_whose_module_takes_forever(background: Callable[..., int], open_folder: Path) -> None:
     """Neither a daemon that leaves its terminal nor an upgrade waits for it: launchers import it."""
     (open_folder / "endless.py").write_text("import time\ntime.sleep(3600)\n")
@@ -410,6 +409,7 @@ def test_a_handler_whose_module_takes_forever(background: Callable[..., int], op
     assert _served(open_folder, "echo/tcp", b"hi") == b"hi"
 
 
+@pytest.mark.usefixtures("as_root", "as_nobody")
 def test_root_that_was_given_up(background: Callable[..., int], open_folder: Path) -> None:
     """Sockets with low ports are handed over all the same; a service that needs root is the reason of a failure."""
     open_folder.chmod(0o777)
