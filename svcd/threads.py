@@ -31,7 +31,7 @@ def call_in_daemon_thread(reactor: IReactorFromThreads, call: Callable[[], Resul
     def run() -> None:
         try:
             result = call()
-        except BaseException:  # noqa: BLE001 - the reactor's thread gets it
+        except BaseException:  # noqa: BLE001 - the Deferred fails with it; Ctrl-C comes to the main thread alone
             reactor.callFromThread(answer.errback, Failure())
         else:
             reactor.callFromThread(answer.callback, result)

@@ -41,6 +41,9 @@ def make_factory(reference: str, options: object) -> IProtocolFactory:
         raise FactoryError(f"can't serve {reference}: it is neither a Factory nor callable")
     try:
         made = found(options) if _needs_argument(found) else found()
+    except KeyboardInterrupt:
+        # Ctrl-C is meant for the daemon, not for one service.
+        raise
     except BaseException as error:
         raise FactoryError(raised_by(reference, error)) from error
     if not IProtocolFactory.providedBy(made):

@@ -148,7 +148,7 @@ class Forks:
             code, text = _left(leaving)
             if text:
                 os.write(2, BLOCK + text + BLOCK)
-        except BaseException:  # noqa: BLE001 - one connection's mistake is that connection's end
+        except BaseException:  # noqa: BLE001 - SIGINT too ends this process, which is one connection's
             os.write(2, BLOCK + traceback.format_exc().encode(errors="replace") + BLOCK)
         finally:
             with contextlib.suppress(OSError, ValueError):
@@ -230,7 +230,7 @@ class Threads:
             code, text = _left(leaving)
             if text:
                 self._telling.say(number, text[:LONGEST_BLOCK])
-        except BaseException:  # noqa: BLE001 - one connection's mistake is that connection's end
+        except BaseException:  # noqa: BLE001 - Ctrl-C comes to the main thread alone
             self._telling.say(number, traceback.format_exc().encode(errors="replace")[-LONGEST_BLOCK:])
         finally:
             self._ending.add(number)

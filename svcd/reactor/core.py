@@ -63,7 +63,10 @@ class UvReactor(AsyncioSelectorReactor):
         """Log what nobody caught; if it came from a connection, that ends."""
         raised = context.get("exception")
         protocol = context.get("protocol")
-        if raised is not None and isinstance(protocol, StreamTransport):
+        if isinstance(raised, KeyboardInterrupt):
+            # Ctrl-C ends the program, as on Twisted's own reactors; uvloop raises it in run_forever() from there alone.
+            self.loop.call_soon(_interrupt, raised)
+        elif raised is not None and isinstance(protocol, StreamTransport):
             protocol.raised(raised)
         elif raised is not None:
             self._log.failure("{what}", Failure(raised), what=context.get("message"))
@@ -243,6 +246,10 @@ class UvReactor(AsyncioSelectorReactor):
         listening = adopt(self, fileDescriptor, addressFamily, protocol, maxPacketSize)
         listening.startListening()
         return listening  # type: ignore[no-any-return]
+
+
+def _interrupt(raised: KeyboardInterrupt) -> None:
+    raise raised
 
 
 def install() -> None:

@@ -171,6 +171,9 @@ class UDPPort(udp.Port):
         self._name = self._peer = name
         try:
             self.protocol.datagramReceived(data, name)
+        except KeyboardInterrupt:
+            # Ctrl-C ends the program, as on Twisted's own reactors.
+            raise
         except BaseException:  # noqa: BLE001 - the next datagram is not its fault
             self._log.failure("a datagram could not be served")
 
@@ -181,6 +184,9 @@ class UDPPort(udp.Port):
         self._peer = peer = (f"{host}%{socket.if_indextoname(scope)}" if scope and "%" not in host else host, port)
         try:
             self.protocol.datagramReceived(data, peer)
+        except KeyboardInterrupt:
+            # Ctrl-C ends the program, as on Twisted's own reactors.
+            raise
         except BaseException:  # noqa: BLE001 - the next datagram is not its fault
             self._log.failure("a datagram could not be served")
 

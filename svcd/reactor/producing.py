@@ -180,6 +180,9 @@ class Writer:
     def _call(self, callback: Callable[[], None]) -> None:
         try:
             callback()
+        except KeyboardInterrupt:
+            # Ctrl-C ends the program, as on Twisted's own reactors.
+            raise
         except BaseException:  # noqa: BLE001 - whatever it is, it ends one connection
             self._fail(Failure())
 

@@ -122,6 +122,9 @@ class StreamTransport(Reader):
         self._uv = transport
         try:
             protocol = self._factory.buildProtocol(self._peer)
+        except KeyboardInterrupt:
+            # Ctrl-C ends the program, as on Twisted's own reactors.
+            raise
         except BaseException:  # noqa: BLE001 - one connection's mistake is that connection's end
             self._log.failure("buildProtocol raised")
             protocol = None
@@ -147,6 +150,9 @@ class StreamTransport(Reader):
         self._send_by(self._direct())
         try:
             protocol.makeConnection(self)
+        except KeyboardInterrupt:
+            # Ctrl-C ends the program, as on Twisted's own reactors.
+            raise
         except BaseException:  # noqa: BLE001 - whatever it is, it ends one connection
             self._fail(Failure())
         if self.connected:
@@ -179,6 +185,9 @@ class StreamTransport(Reader):
         self._stop_producer()
         try:
             self._protocol.connectionLost(self._reason(error))
+        except KeyboardInterrupt:
+            # Ctrl-C ends the program, as on Twisted's own reactors.
+            raise
         except BaseException:  # noqa: BLE001 - there is nothing left to drop
             self._log.failure("connectionLost raised", Failure())
         self._forget()
@@ -218,6 +227,9 @@ class StreamTransport(Reader):
         if producer is not None:
             try:
                 producer.stopProducing()
+            except KeyboardInterrupt:
+                # Ctrl-C ends the program, as on Twisted's own reactors.
+                raise
             except BaseException:  # noqa: BLE001 - the connection ends anyway
                 self._log.failure("stopProducing raised", Failure())
 

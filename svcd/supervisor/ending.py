@@ -30,6 +30,9 @@ def attempt(running: Running, call: Callable[[], object]) -> None:
     """Call something for one service. What it raises is logged, and is the end of nothing else."""
     try:
         call()
+    except KeyboardInterrupt:
+        # Ctrl-C is meant for the daemon, not for one service.
+        raise
     except BaseException as error:  # noqa: BLE001 - the service's own code
         tell(_log, PROBLEM, text=f"{running.service.id}: {reason_of(error)}")
 

@@ -105,6 +105,9 @@ class GateKeeper(Keeper[Gate], Factory):
         """The gate of somebody who has a ticket; None, and the ticket is void, if the service wants no connection."""
         try:
             protocol = self._factory.buildProtocol(addr)
+        except KeyboardInterrupt:
+            # Ctrl-C is meant for the daemon, not for one service.
+            raise
         except BaseException as error:  # noqa: BLE001 - a mistake in the service's code ends this connection
             ticket.release()
             self._not_built(addr, reason_of(error))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +17,7 @@ from twisted.internet.threads import blockingCallFromThread
 from twisted.python import context, log
 from zope.interface.verify import verifyObject
 
-from tests.reactor.conftest import HalfCloseable, Recorder, Recorders
+from tests.reactor.conftest import LIMIT, HalfCloseable, Recorder, Recorders
 
 if TYPE_CHECKING:
     from tests.reactor.conftest import Bench
@@ -447,3 +451,61 @@ def test_reactor_stop_ends_connections(bench: Bench) -> None:
 
     with bench.run(client):
         assert [each.told for each in factory.made] == [["ConnectionLost"]]
+
+
+_INTERRUPTED = """
+import socket, sys
+import svcd.reactor
+svcd.reactor.install()
+from twisted.internet import reactor
+from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
+
+where, raised = sys.argv[1], {"KeyboardInterrupt": KeyboardInterrupt, "SystemExit": SystemExit}[sys.argv[2]]
+
+def raising(*_arguments):
+    raise raised
+
+class Udp(DatagramProtocol):
+    pass
+
+class Tcp(Protocol):
+    def dataReceived(self, data):
+        self.transport.loseConnection()
+
+class Made(Factory):
+    noisy = False
+    protocol = Tcp
+
+setattr({"buildProtocol": Made, "datagramReceived": Udp}.get(where, Tcp), where, raising)
+tcp = reactor.listenTCP(0, Made(), interface="127.0.0.1").getHost().port
+udp = reactor.listenUDP(0, Udp(), interface="127.0.0.1").getHost().port
+client = socket.create_connection(("127.0.0.1", tcp))
+client.sendall(b"a")
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"a", ("127.0.0.1", udp))
+
+# It is all in the kernel's queues already, so the reactor meets it first.
+reactor.callLater(0.2, reactor.stop)
+try:
+    reactor.run()
+except KeyboardInterrupt:
+    print("interrupted")
+else:
+    print("stopped")
+"""
+
+
+@pytest.mark.parametrize(
+    "where", ["buildProtocol", "makeConnection", "dataReceived", "connectionLost", "datagramReceived"]
+)
+@pytest.mark.parametrize(("raised", "end"), [("KeyboardInterrupt", "interrupted"), ("SystemExit", "stopped")])
+def test_ctrl_c_ends_the_program(where: str, raised: str, end: str) -> None:
+    """KeyboardInterrupt gets through protocols to the caller of run(); what else they raise ends one connection."""
+    words = [sys.executable, "-c", _INTERRUPTED, where, raised]
+    done = subprocess.run(
+        words,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    assert done.stdout == f"{end}\n", done.stderr

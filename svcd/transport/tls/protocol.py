@@ -181,6 +181,9 @@ class TlsProtocol(Reader):
         """Return the service's protocol; without one the reason is kept for the log."""
         try:
             inner = self._build()
+        except KeyboardInterrupt:
+            # Ctrl-C is meant for the daemon, not for one service.
+            raise
         except BaseException as error:  # noqa: BLE001 - a mistake in the service's code ends this connection
             self._failure = reason_of(error)
             return None

@@ -119,6 +119,9 @@ class Reader(Writer):
             if self._halted and (self._hears or self._deaf):
                 self._halted = False
                 self.transport.resumeProducing()
+        except KeyboardInterrupt:
+            # Ctrl-C is meant for the daemon, not for one service.
+            raise
         except BaseException:  # noqa: BLE001 - whatever it is, it ends one connection
             self._log.failure("a protocol raised", Failure())
             self.raised = True
