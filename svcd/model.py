@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import ipaddress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from socket import AF_INET6, inet_ntop, inet_pton
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Severity",
     "Shape",
     "address_text",
+    "ip_literal",
     "short_address",
     "unmapped",
 ]
@@ -140,6 +142,18 @@ class Runner:
     group: str = ""
     groups: bool = False
     root: str = ""
+
+
+@lru_cache(maxsize=1024)
+def ip_literal(text: str) -> str:
+    """Return an IP address in its one spelling; empty for anything else, such as the name of an interface or a host.
+
+    Two spellings of an address are equal then. The address of IPv6 may have a scope (`fe80::1%eth0`).
+    """
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return ""
 
 
 def unmapped(host: str) -> str:

@@ -22,6 +22,7 @@ from svcd.catalog import SHAPES, Surroundings
 from svcd.config.parser import parse, parse_text
 from svcd.errors import ListenErrors
 from svcd.ledger import Ledger
+from svcd.model import ip_literal
 from svcd.transport.notify import Manager
 from svcd.transport.opening import Store, open_sockets
 
@@ -220,7 +221,7 @@ class FakeMachine:
         """The name's addresses, or a literal itself."""
         if name in self.names:
             return self.names[name]
-        if ":" in name or name.replace(".", "").isdigit():
+        if ip_literal(name):
             return [name]
         raise OSError(errno.EADDRNOTAVAIL, "Name or service not known")
 

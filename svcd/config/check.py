@@ -13,7 +13,7 @@ from svcd.config.datagram_check import datagram_problems
 from svcd.config.handler_check import handler_problems
 from svcd.config.time_check import time_problems
 from svcd.config.tls_check import tls_problems
-from svcd.model import Place, Problem, Shape, address_text
+from svcd.model import Place, Problem, Shape, address_text, ip_literal
 from svcd.wire.quotes import read_quotes
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from svcd.config.service import Config, Service
     from svcd.interfaces import Files, Machine
 
-__all__ = ["DesiredServices", "Endpoint", "FaultyService", "check", "is_name"]
+__all__ = ["DesiredServices", "Endpoint", "FaultyService", "check", "grouped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +86,9 @@ class DesiredServices:
         faults: dict[str, list[Problem]] = {}
         for problem in problems:
             faults.setdefault(problem.service, []).append(problem)
+        sockets = grouped(endpoint for endpoint in endpoints if endpoint.service.id in faults)
         faulty = tuple(
-            FaultyService(
-                service,
-                tuple(endpoint for endpoint in endpoints if endpoint.service is service),
-                tuple(faults[service.id]),
-            )
+            FaultyService(service, tuple(sockets.get(service.id, ())), tuple(faults[service.id]))
             for service in services
             if service.id in faults
         )
@@ -102,6 +99,14 @@ class DesiredServices:
         yield from self.endpoints
         for each in self.faulty:
             yield from each.endpoints
+
+
+def grouped(endpoints: Iterable[Endpoint]) -> dict[str, list[Endpoint]]:
+    """Return endpoints by the id of their service."""
+    found: dict[str, list[Endpoint]] = {}
+    for endpoint in endpoints:
+        found.setdefault(endpoint.service.id, []).append(endpoint)
+    return found
 
 
 _ANY = {4: "0.0.0.0", 6: "::"}  # noqa: S104 - all addresses is what a line without bind= asks for
@@ -232,7 +237,11 @@ def _no_owner(service: Service, machine: Machine) -> Iterator[Problem]:
 
 
 def _collisions(endpoints: Sequence[Endpoint]) -> Iterator[Problem]:
-    """Sockets that could not be bound together: the same port, and the same address or one that means all."""
+    """Sockets that could not be bound together: the same port, and the same address or one that means all.
+
+    An address that a service has by the name of an interface or a host can change without the file: where it meets a
+    service that does not have that name, it has a fault. Every other collision is a mistake of the text.
+    """
     seen: dict[tuple[Shape, int, int | str], dict[str, Service]] = {}
     told: set[tuple[Place, Place]] = set()
     for endpoint in endpoints:
@@ -245,9 +254,32 @@ def _collisions(endpoints: Sequence[Endpoint]) -> Iterator[Problem]:
                 overlap = host == other_host or wildcard in (host, other_host)
                 if overlap and other is not service and pair not in told:
                     told.add(pair)
-                    text = f"{endpoint.address} is taken by {other.id} at {other.place}; change one of the two"
-                    yield Problem(service.place, text)
+                    yield _collision(endpoint, other, same=host == other_host)
             others.setdefault(host, service)
+
+
+def _collision(endpoint: Endpoint, other: Service, *, same: bool) -> Problem:
+    """Return the Problem of an address that another service has, too.
+
+    Args:
+        endpoint: the address.
+        other: the other service, whose line comes first.
+        same: whether it has the very address, and not one that means all.
+    """
+    service = endpoint.service
+    text = "{} is taken by {} at {}; change one of the two"
+    names, others = (_names_of(each, endpoint.host) if same else frozenset() for each in (service, other))
+    if names == others or names & others:
+        return Problem(service.place, text.format(endpoint.address, other.id, other.place))
+    if not names:
+        service, other = other, service
+    return service.fault("bind", text.format(endpoint.address, other.id, other.place))
+
+
+def _names_of(service: Service, host: str) -> frozenset[str]:
+    """The names of bind= that may have given a service an address; none if bind= has the address itself."""
+    bind = service.options.bind
+    return frozenset() if host in map(ip_literal, bind) else frozenset(name for name in bind if not ip_literal(name))
 
 
 def _loops(endpoints: Sequence[Endpoint]) -> Iterator[Problem]:
@@ -274,8 +306,3 @@ def _claims(endpoint: Endpoint) -> Iterator[tuple[tuple[Shape, int, int | str], 
         yield (service.net.shape, endpoint.version, service.port), endpoint.host
         if endpoint.host == _ANY[6] and not service.options.v6only:
             yield (service.net.shape, 4, service.port), _ANY[4]
-
-
-def is_name(host: str) -> bool:
-    """Whether a word of bind= is the name of an interface or of a host."""
-    return not (":" in host or host.replace(".", "").isdecimal())

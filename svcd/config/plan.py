@@ -27,6 +27,7 @@ class Plan:
         added, removed: services.
         changed: services by what they were and what they are to be.
         same: services of which nothing changes.
+        contested: sockets that can't be opened, each with the one of another service that gets its address.
     """
 
     kept: tuple[tuple[Endpoint, Endpoint], ...]
@@ -36,6 +37,7 @@ class Plan:
     removed: tuple[Service, ...]
     changed: tuple[tuple[Service, Service], ...]
     same: tuple[Service, ...]
+    contested: tuple[tuple[Endpoint, Endpoint], ...] = ()
 
     @property
     def empty(self) -> bool:
@@ -65,13 +67,16 @@ def plan(old: Sequence[Endpoint], new: Sequence[Endpoint], hidden: Collection[Ha
 
     Args:
         old: where services listen.
-        new: where services are to listen.
+        new: where services are to listen; of several that ask for one address the first gets it.
         hidden: sockets of the old ones that clients don't find any more, by their socket_key(); they don't stay.
     """
     before = {socket_key(endpoint): endpoint for endpoint in old}
+    first: dict[Hashable, Endpoint] = {}
+    for endpoint in new:
+        first.setdefault(socket_key(endpoint), endpoint)
     kept = tuple(
         (was, endpoint)
-        for endpoint in new
+        for endpoint in first.values()
         if (was := before.get(key := socket_key(endpoint))) and key not in hidden and _may_serve(was, endpoint)
     )
     after = {socket_key(endpoint) for _, endpoint in kept}
@@ -82,12 +87,13 @@ def plan(old: Sequence[Endpoint], new: Sequence[Endpoint], hidden: Collection[Ha
     other_now = {service.id for _, service in changed}
     return Plan(
         kept=kept,
-        opened=tuple(endpoint for endpoint in new if socket_key(endpoint) not in after),
+        opened=tuple(endpoint for key, endpoint in first.items() if key not in after),
         closed=tuple(endpoint for endpoint in old if socket_key(endpoint) not in after),
         added=tuple(service for name, service in are.items() if name not in were),
         removed=tuple(service for name, service in were.items() if name not in are),
         changed=changed,
         same=tuple(service for _, service in both if service.id not in other_now),
+        contested=tuple((each, has) for each in new if (has := first[socket_key(each)]) is not each),
     )
 
 

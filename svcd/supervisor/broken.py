@@ -10,6 +10,7 @@ from twisted.logger import Logger
 
 from svcd.errors import ListenError
 from svcd.events import BROKEN, RECOVERED, tell
+from svcd.model import ip_literal
 from svcd.supervisor.path_watch import PathWatcher
 from svcd.transport.sockets import with_owner
 
@@ -98,8 +99,8 @@ class BrokenService:
 
     @property
     def lacks_address(self) -> bool:
-        """Whether another address of the machine may mend it."""
-        return any(
+        """Whether another address of the machine, or of an interface of bind=, may mend it."""
+        return not all(map(ip_literal, self.service.options.bind)) or any(
             error.number == errno.EADDRNOTAVAIL if isinstance(error, ListenError) else error.place == self._bind_place
             for error in self.errors
         )

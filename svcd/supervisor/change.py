@@ -7,10 +7,11 @@ after its own is closed, and not as long as a process has that. A service that g
 
 from __future__ import annotations
 
-import contextlib
 import errno
+from itertools import chain, starmap
 from typing import TYPE_CHECKING
 
+from svcd.config.check import grouped
 from svcd.config.plan import socket_key
 from svcd.errors import ConfigError, ListenError, reason_of
 from svcd.handlers.nurse import Nurse
@@ -69,9 +70,11 @@ class Change:
         self._prepared: dict[str, Prepared] = {}
         self._fresh: dict[str, Running] = {}
         self._opened: dict[Hashable, OpenSocket] = {}
-        self._permitted: list[tuple[Listener, Endpoint]] = []
+        self._sockets = grouped(made.opened)
+        self._permitted: dict[str, list[Listener]] = {}
         self._ports: dict[Hashable, Port] = {}
         # Where wait=yes services listened, with the processes that have their sockets; and what is opened there later.
+        self._leaving = frozenset(service.id for service in made.removed)
         self._given_up = {_place(each): 0 for each in made.closed if each.service.options.wait}
         self._later: list[Endpoint] = []
 
@@ -106,21 +109,22 @@ class Change:
             self._fail(service.id, *error.problems)
         except ListenError as error:
             self._fail(service.id, error)
+        except KeyboardInterrupt:
+            # Ctrl-C is meant for the daemon, not for one service.
+            raise
         except BaseException as error:  # noqa: BLE001 - a factory's own mistake is its service's alone
             self._fail(service.id, service.fault(service.runs, reason_of(error)))
 
     def _fail(self, service_id: str, *errors: Problem | ListenError) -> None:
         """Leave a service out: close what was made for it."""
         self.failures.setdefault(service_id, []).extend(errors)
-        for key, opened in list(self._opened.items()):
-            if opened.endpoint.service.id == service_id:
-                del self._opened[key]
+        for key in map(socket_key, self._sockets.get(service_id, ())):
+            opened = self._opened.pop(key, None)
+            if opened is not None:
                 self._ports.pop(key, None)
                 self._give_back(opened)
-        for listener, old in self._permitted:
-            if old.service.id == service_id:
-                with contextlib.suppress(ListenError):
-                    listener.opened.permit(old)
+        for listener in self._permitted.pop(service_id, ()):
+            listener.opened.renew()
         fresh, prepared = self._fresh.pop(service_id, None), self._prepared.pop(service_id, None)
         if fresh is not None:
             fresh.discard()
@@ -151,7 +155,7 @@ class Change:
         opened, errors = open_sockets(wanted, self._stock, store if start else None, leaving, name_owners=start)
         opened += held
         self._opened = {socket_key(each.endpoint): each for each in opened}
-        for error in errors:
+        for error in [*errors, *starmap(_contested, self._plan.contested)]:
             self.unopened.setdefault(error.service, []).append(error)
         usable = {each.endpoint.service.id for each in opened} | {new.service.id for _, new in self._plan.kept}
         usable |= {endpoint.service.id for endpoint in self._later}
@@ -169,7 +173,7 @@ class Change:
         """Give the files of UNIX sockets that are kept their new permissions."""
         for old, new in self._plan.kept:
             listener = self._listeners[socket_key(old)]
-            self._permitted.append((listener, old))
+            self._permitted.setdefault(new.service.id, []).append(listener)
             self._try(new.service, listener.opened.permit, new)
 
     def _make_service(self, service: Service) -> None:
@@ -232,15 +236,18 @@ class Change:
         for opened in self._opened.values():
             self._give_back(opened)
         self._opened.clear()
-        for listener, old in self._permitted:
-            with contextlib.suppress(ListenError):
-                listener.opened.permit(old)
+        for listener in chain.from_iterable(self._permitted.values()):
+            listener.opened.renew()
         self.nurse.stop()
 
     @property
     def serves(self) -> bool:
         """Whether a service would run after commit()."""
         return bool(self._fresh or self._prepared or self._plan.same or self._running)
+
+    def ends(self, service: Service) -> bool:
+        """Whether a service that runs has no socket after commit()."""
+        return service.id in self._leaving
 
     def commit(self, *, start: bool = True) -> list[Running]:
         """Let the new services run.
@@ -290,6 +297,9 @@ class Change:
             self._open_later(endpoint)
         except ListenError as error:
             self.unopened.setdefault(service.id, []).append(error)
+        except KeyboardInterrupt:
+            # Ctrl-C is meant for the daemon, not for one service.
+            raise
         except BaseException as error:  # noqa: BLE001 - a service's own mistake is its alone
             self.unopened.setdefault(service.id, []).append(service.fault(service.runs, reason_of(error)))
 
@@ -328,3 +338,12 @@ def _place(endpoint: Endpoint) -> Hashable:
     """Return what endpoints share of which one may stand in the way of the other."""
     service = endpoint.service
     return service.net.shape, service.port if endpoint.version else service.path
+
+
+def _contested(endpoint: Endpoint, has: Endpoint) -> ListenError:
+    """Return the error of an address that another service of this daemon has."""
+    owner = has.service
+    cause = f"{owner.id} at {owner.place} has it"
+    error = ListenError(endpoint.service.id, endpoint.address, cause, "change one of the two", errno.EADDRINUSE)
+    error.owner_sought = True
+    return error

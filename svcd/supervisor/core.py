@@ -11,10 +11,11 @@ from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
-from svcd.config.check import DesiredServices, is_name
+from svcd.config.check import DesiredServices, grouped
 from svcd.config.plan import plan, socket_key
 from svcd.errors import CommandError, ConfigError, ListenError, ListenErrors
 from svcd.events import PROBLEM, READY, RELOAD, STOP, tell
+from svcd.model import ip_literal
 from svcd.net.address_watch import AddressWatcher
 from svcd.supervisor.broken import BrokenService, BrokenServices
 from svcd.supervisor.change import Change
@@ -321,17 +322,17 @@ class Supervisor(TwistedService):
         found = {}
         for each in desired.faulty:
             running = self.hosted.get(each.service.id)
-            # A service that runs as it is wanted goes on; its fault is told, and is its next start's.
-            if running is None or running.service != each.service:
+            # A service that runs as it is wanted goes on, unless others get all its sockets; its fault is logged.
+            if running is None or running.service != each.service or change.ends(each.service):
                 found[each.service.id] = BrokenService(each.service, each.endpoints, each.problems)
         return found | self._failed(change, desired)
 
     def _failed(self, change: Change, desired: DesiredServices) -> dict[str, BrokenService]:
         """Return the services of which a part failed."""
-        found = {}
+        found, sockets = {}, grouped(desired.endpoints)
         for errors in (change.failures, change.unopened):
             for service_id, reasons in errors.items():
-                endpoints = tuple(each for each in desired.endpoints if each.service.id == service_id)
+                endpoints = tuple(sockets.get(service_id, ()))
                 if endpoints:
                     found[service_id] = BrokenService(endpoints[0].service, endpoints, tuple(reasons))
         return found
@@ -340,7 +341,7 @@ class Supervisor(TwistedService):
         self.refresh_addresses()
         self.broken.addresses_changed()
         # An interface may have other addresses now.
-        named = [each.service.id for each in self.hosted.values() if any(map(is_name, each.service.options.bind))]
+        named = [name for name, each in self.hosted.items() if not all(map(ip_literal, each.service.options.bind))]
         if named and self.retry is not None:
             self.retry(named)
 

@@ -6,14 +6,13 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from twisted.internet.abstract import isIPAddress
 from twisted.logger import Logger
 
 from svcd.catalog import MUX, datagram_protocol, stream_factory
 from svcd.errors import reason_of
 from svcd.events import MODULE_CHANGED, PROBLEM, tell
 from svcd.handlers.module_files import ModuleFiles
-from svcd.model import Shape
+from svcd.model import Shape, ip_literal
 from svcd.protocols.http import HttpFactory
 from svcd.supervisor.listeners import nothing
 from svcd.supervisor.running import Prepared, Running, Shared
@@ -211,6 +210,9 @@ class _Gated(_Kept[GateKeeper]):
         """Stop a factory; what its stopFactory() raises is logged, and is the end of nothing else."""
         try:
             factory.doStop()
+        except KeyboardInterrupt:
+            # Ctrl-C is meant for the daemon, not for one service.
+            raise
         except BaseException as error:  # noqa: BLE001 - the service's own code
             tell(self._log, PROBLEM, text=f"{self.service.id}: {reason_of(error)}")
 
@@ -439,7 +441,7 @@ def _standing(service: Service) -> int:
 def _is_named(service: Service) -> bool:
     """Whether the server of a redirection is known by a name that has to be looked up."""
     server = service.options.redirect
-    return server is not None and ":" not in server.host and not isIPAddress(server.host)
+    return server is not None and not ip_literal(server.host)
 
 
 def run(shared: Shared, service: Service, nurse: Nurse) -> Running:

@@ -11,7 +11,7 @@ import pwd
 import socket
 import time
 from dataclasses import replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -22,7 +22,7 @@ from svcd.handlers.background_imports import import_in_background
 from svcd.handlers.reference import resolve
 from svcd.handlers.trial import Trial, try_imports
 from svcd.interfaces import STILL_IMPORTING
-from svcd.model import Runner
+from svcd.model import Runner, ip_literal
 from svcd.net.lookups import LookupPool, PendingLookup
 from svcd.net.socket_options import IPPROTO_MPTCP
 from svcd.transport.permissions import Account, cannot_enter, cannot_execute, cannot_read
@@ -147,7 +147,7 @@ class LocalMachine:
         """Begin to look up names, all at once: so those that no name server answers take no longer than one of them."""
         self._lookups_end = time.monotonic() + self._lookup_seconds
         for name in names:
-            if name not in self._lookups and not _spelling(name) and name not in self._interfaces:
+            if name not in self._lookups and not ip_literal(name) and name not in self._interfaces:
                 self._lookups[name] = _LOOKUPS.begin(name, partial(system_addresses, name))
 
     def addresses(self, name: str) -> Sequence[str]:
@@ -156,9 +156,9 @@ class LocalMachine:
         Raises:
             OSError: there are none, or no name server has answered in time.
         """
-        spelling = _spelling(name)
-        if spelling:
-            return [spelling]
+        literal = ip_literal(name)
+        if literal:
+            return [literal]
         found = self._interfaces.get(name)
         if found is not None:
             return found
@@ -250,15 +250,6 @@ def _cannot_resolve(reference: str, imported: BackgroundImport, seconds: float) 
     if IProtocolFactory.providedBy(found) or callable(found):
         return ""
     return f"can't serve {reference}: it is neither a Factory nor callable"
-
-
-@lru_cache(maxsize=1024)
-def _spelling(name: str) -> str:
-    """A literal in its one spelling, so that an address is recognized when it stands twice; empty for anything else."""
-    try:
-        return str(ipaddress.ip_address(name))
-    except ValueError:
-        return ""
 
 
 def _groups(runner: Runner) -> tuple[int, ...]:

@@ -50,8 +50,11 @@ class Store:
         self._held[socket_key(opened.endpoint)] = opened
 
     def hold_all(self, stock: Stock, desired: DesiredServices) -> None:
-        """Take the sockets of faulty services out of a stock, and hold them."""
+        """Take the sockets of faulty services out of a stock, and hold them, unless another service asks for them."""
+        wanted = {socket_key(endpoint) for endpoint in desired.endpoints}
         for endpoint in (endpoint for each in desired.faulty for endpoint in each.endpoints):
+            if socket_key(endpoint) in wanted:
+                continue
             # One that can't have its options is left over, as without its service.
             with contextlib.suppress(ListenError):
                 opened = stock.take(endpoint)

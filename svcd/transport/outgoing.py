@@ -6,13 +6,13 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.abstract import isIPAddress
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import DNSLookupError
 from twisted.internet.interfaces import IReactorPluggableNameResolver, IStreamClientEndpoint
 from zope.interface import implementer
 
 from svcd.errors import UnavailableError
+from svcd.model import ip_literal
 from svcd.net.lookups import LookupPool
 from svcd.transport.resolver import system_addresses, twisted_address
 
@@ -54,10 +54,11 @@ def client_endpoint(
         descriptors: counts the attempts at a name's addresses; the connection itself is its owner's to count.
     """
     host, port = server.host, server.port
-    if ":" in host:
-        return TCP6ClientEndpoint(reactor, host, port, timeout)
     # An address needs no thread that looks it up.
-    if isIPAddress(host):
+    literal = ip_literal(host)
+    if ":" in literal:
+        return TCP6ClientEndpoint(reactor, host, port, timeout)
+    if literal:
         return TCP4ClientEndpoint(reactor, host, port, timeout)
     return NameEndpoint(reactor, lookups, server, timeout, descriptors)
 

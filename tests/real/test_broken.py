@@ -277,32 +277,87 @@ def _twistd(folder: Path, *arguments: str) -> list[str]:
 IP = shutil.which("ip")
 
 
+def _namespace(*commands: str) -> list[str]:
+    """What runs a program in a network namespace of its own, after commands of ip(8)."""
+    if subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode:
+        pytest.skip("network namespaces are not allowed here")
+    script = "; ".join(["set -e", "ip link set lo up", *(f"ip {each}" for each in commands), 'exec "$@"'])
+    return ["unshare", "--net", "sh", "-c", script, "sh"]
+
+
+def _inside(daemon: Daemon, *words: str) -> str:
+    """Run a program in the daemon's network namespace; what it prints."""
+    command = ["nsenter", "--net", "--target", str(daemon.process.pid), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
+
+
+_ASK = """
+import socket, sys
+with socket.create_connection((sys.argv[1], 7007), 30) as client:
+    client.sendall(b"a")
+    print(client.recv(1).decode(), end="")
+"""
+
+
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0 or IP is None, reason="needs root and ip(8) for a network namespace")
 @pytest.mark.parametrize("reactor", REACTORS)
 def test_an_address_that_comes_later(start: Callable[..., Daemon], reactor: str) -> None:
     """A service on an address that the machine does not have yet is served when the address is added."""
-    if subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode:
-        pytest.skip("network namespaces are not allowed here")
     daemon = start(
         "@defaults bind=127.0.0.1\nok 0/tcp echo\nvip 0/tcp echo bind=10.77.0.5\nlink 0/tcp echo bind=later0\n"
         "both 0/tcp echo bind=127.0.0.1,10.77.0.5\nfree 7007/tcp echo bind=10.77.0.9 freebind=yes\n",
-        before=["unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh"],
+        before=_namespace(),
         twistd_arguments=["--reactor", reactor],
     )
-    inside = ["nsenter", "--net", "--target", str(daemon.process.pid)]
     assert "no such address" in broken(daemon, "vip/tcp")
     assert "later0" in broken(daemon, "link/tcp")
     assert "10.77.0.5" in broken(daemon, "both/tcp")
     # It serves on the address that is there.
     assert daemon.addresses("both/tcp")[0].startswith("127.0.0.1:")
     assert daemon.addresses("free/tcp") == ["10.77.0.9:7007"]
-    subprocess.run([*inside, "ip", "addr", "add", "10.77.0.5/32", "dev", "lo"], check=True)
+    _inside(daemon, "ip", "addr", "add", "10.77.0.5/32", "dev", "lo")
     recovered(daemon, "vip/tcp")
     recovered(daemon, "both/tcp")
     for words in (("link", "add", "later0", "type", "veth"), ("addr", "add", "10.77.0.7/32", "dev", "later0")):
-        subprocess.run([*inside, "ip", *words], check=True)
+        _inside(daemon, "ip", *words)
     recovered(daemon, "link/tcp")
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0 or IP is None, reason="needs root and ip(8) for a network namespace")
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_two_services_meet_at_an_address_of_an_interface(start: Callable[..., Daemon], reactor: str) -> None:
+    """An interface gets the address that another service has: that one serves on, and `on` means that it listens."""
+    vip = "@defaults bind=127.0.0.1\nvip 7007/tcp4 echo bind=10.77.0.5\n"
+    daemon = start(
+        f"{vip}other 7007/tcp4 upper bind=later0\n", "--control", "control",
+        before=_namespace("addr add 10.77.0.5/32 dev lo"), twistd_arguments=["--reactor", reactor],
+    )  # fmt: skip
+    assert "later0" in broken(daemon, "other/tcp4")
+    _inside(daemon, "ip", "addr", "del", "10.77.0.5/32", "dev", "lo")
+    for words in ("link add later0 type veth", "addr add 10.77.0.5/32 dev later0", "link set later0 up"):
+        _inside(daemon, "ip", *words.split())
+    daemon.wait_for(lambda line: " broken service=other/tcp4 " in line and "vip/tcp4 at " in line)
+    assert {name: row["state"] for name, row in status(daemon).items()} == {"vip/tcp4": "on", "other/tcp4": "broken"}
+    assert _inside(daemon, sys.executable, "-c", _ASK, "10.77.0.5") == "a"
+    # The check of the whole file finds the same, and the file is used nevertheless.
+    found = svcctl(daemon, "reload")
+    assert (found.returncode, "10.77.0.5:7007 is taken by vip/tcp4" in found.stderr) == (1, True)
+    # Without the one line the other service has the address.
+    daemon.file.write_text("other 7007/tcp4 upper bind=later0\n")
+    assert svcctl(daemon, "reload").returncode == 0
+    assert _inside(daemon, sys.executable, "-c", _ASK, "10.77.0.5") == "A"
+    # The interface goes, its address goes on elsewhere, and the line comes back, which asks for it alone.
+    _inside(daemon, "ip", "link", "del", "later0")
+    _inside(daemon, "ip", "addr", "add", "10.77.0.5/32", "dev", "lo")
+    daemon.file.write_text(f"{vip}other 7007/tcp4 upper bind=later0\n")
+    found = svcctl(daemon, "reload")
+    assert (found.returncode, "'later0' is no address" in found.stderr) == (1, True)
+    rows = status(daemon)
+    assert {name: row["state"] for name, row in rows.items()} == {"vip/tcp4": "on", "other/tcp4": "broken"}
+    assert rows["vip/tcp4"]["addresses"] == ["10.77.0.5:7007"]
+    assert _inside(daemon, sys.executable, "-c", _ASK, "10.77.0.5") == "a"
 
 
 def test_a_changed_service_that_breaks_goes_on_as_before(start: Callable[..., Daemon]) -> None:

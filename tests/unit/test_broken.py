@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import socket
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,7 +13,7 @@ from twisted.internet.defer import succeed
 from twisted.internet.protocol import Factory, Protocol
 
 from svcd.config.check import DesiredServices, check
-from svcd.errors import ListenError
+from svcd.errors import ConfigError, ListenError, ListenErrors
 from svcd.supervisor.broken import BrokenService, BrokenServices
 from svcd.transport.inherited import Inherited
 from svcd.transport.ports import StreamPort
@@ -336,4 +338,138 @@ def test_an_inherited_socket_goes_with_its_line(tmp_path: Path) -> None:
     assert lent.fileno() >= 0
     daemon.supervisor.change_to(desired(ok))
     assert lent.fileno() == -1
+    daemon.close()
+
+
+@pytest.fixture
+def port() -> int:
+    """A port of 127.77.0.5 and 127.77.0.6 that is free."""
+    with socket.create_server(("127.77.0.5", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+def _listening(daemon: _Daemon) -> dict[str, list[str]]:
+    """The addresses on which each service listens."""
+    found: dict[str, list[str]] = {}
+    for listener in daemon.supervisor.listeners_of():
+        found.setdefault(listener.endpoint.service.id, []).append(listener.opened.address)
+    return found
+
+
+def test_an_address_that_an_interface_gets_stays_the_service_s_that_has_it(port: int) -> None:
+    """The service with the interface is broken as long as the other one has the address, and serves on its others."""
+    vip, other = f"vip {port}/tcp4 echo bind=127.77.0.5", f"other {port}/tcp4 upper bind=eth9"
+    daemon = _Daemon(vip)
+    daemon.start()
+    supervisor = daemon.supervisor
+    supervisor.change_to(desired(f"{vip}\n{other}"))
+    assert supervisor.broken.ids == ("other/tcp4",)
+    supervisor.serve(desired(other, FakeMachine(names={"eth9": ["127.77.0.5"]})))
+    assert _listening(daemon) == {"vip/tcp4": [f"127.77.0.5:{port}"]}
+    assert sorted(supervisor.hosted) == ["vip/tcp4"]
+    assert supervisor.broken["other/tcp4"].reason == (
+        f"other/tcp4: can't listen on 127.77.0.5:{port}: vip/tcp4 at s:1:1 has it; change one of the two"
+    )
+    both = FakeMachine(names={"eth9": ["127.77.0.5", "127.77.0.6"]})
+    supervisor.serve(desired(other, both))
+    assert _listening(daemon) == {"vip/tcp4": [f"127.77.0.5:{port}"], "other/tcp4": [f"127.77.0.6:{port}"]}
+    assert supervisor.broken.ids == ("other/tcp4",)
+    # The interface has another address: that may be the end of the fault.
+    daemon.reactor.advance(0.5)
+    tried: list[str] = []
+    supervisor.broken.start(tried.extend)
+    supervisor.broken.addresses_changed()
+    daemon.reactor.advance(0.25)
+    assert tried == ["other/tcp4"]
+    supervisor.remove("vip/tcp4")
+    supervisor.serve(desired(other, both))
+    assert not supervisor.broken
+    assert sorted(_listening(daemon)["other/tcp4"]) == [f"127.77.0.5:{port}", f"127.77.0.6:{port}"]
+    daemon.stop()
+
+
+def test_a_service_that_loses_its_sockets_to_another_and_its_interface_is_broken(port: int) -> None:
+    """Its line is as before, and it has no socket any more: the fault is not only logged."""
+    vip, other = f"vip {port}/tcp4 echo bind=127.77.0.5", f"other {port}/tcp4 upper bind=eth9"
+    ok = f"ok {port}/tcp4 echo bind=127.77.0.6"
+    daemon = _Daemon(ok)
+    daemon.start()
+    supervisor = daemon.supervisor
+    supervisor.change_to(desired(f"{ok}\n{other}", FakeMachine(names={"eth9": ["127.77.0.5"]})))
+    assert not supervisor.broken
+    with pytest.raises(ConfigError, match="'eth9' is no address"):
+        supervisor.change_to(desired(f"{ok}\n{vip}\n{other}"), strict=True)
+    assert sorted(_listening(daemon)) == ["ok/tcp4", "other/tcp4"]
+    # The interface goes, and nothing else asks for its address: the service goes on.
+    supervisor.change_to(desired(f"{ok}\n{other}"))
+    assert not supervisor.broken
+    supervisor.change_to(desired(f"{ok}\n{vip}\n{other}"))
+    assert sorted(_listening(daemon)) == sorted(supervisor.hosted) == ["ok/tcp4", "vip/tcp4"]
+    assert "'eth9' is no address" in supervisor.broken["other/tcp4"].reason
+    daemon.stop()
+
+
+def test_the_socket_of_an_address_goes_to_the_service_that_can_be_served(port: int) -> None:
+    """A new daemon gives an inherited socket to the service that has its address, not to one that has a fault there."""
+    with socket.create_server(("127.77.0.5", port)) as inherited:
+        stored = socket.socket(fileno=os.dup(inherited.fileno()))
+    text = f"other {port}/tcp4 upper bind=eth9\nvip {port}/tcp4 echo bind=127.77.0.5"
+    wanted = desired(text, FakeMachine(names={"eth9": ["127.77.0.5"]}))
+    daemon = _Daemon(f"vip {port}/tcp4 echo bind=127.77.0.5", None, Stock([Inherited("vip", stored)]))
+    daemon.supervisor._desired = wanted
+    with LogCatcher() as log:
+        daemon.start()
+    assert [event["origin"] for event in log.named("listen")] == ["activation"]
+    assert _listening(daemon) == {"vip/tcp4": [f"127.77.0.5:{port}"]}
+    assert daemon.supervisor.broken.ids == ("other/tcp4",)
+    daemon.stop()
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_change_that_fails_takes_permissions_back(tmp_path: Path, strict: bool) -> None:
+    """A UNIX socket whose service goes on as before has the mode of before."""
+    daemon = _Daemon(f"x {tmp_path}/x/unix echo mode=0600\nok {tmp_path}/ok/unix echo")
+    daemon.start()
+    (tmp_path / "taken").write_text("in the way")
+    ok = f"ok {tmp_path}/ok/unix echo"
+    if strict:
+        text = f"x {tmp_path}/x/unix echo mode=0666\ny {tmp_path}/taken/unix echo\n{ok}"
+        with pytest.raises(ListenErrors):
+            daemon.supervisor.change_to(desired(text), strict=True)
+    else:
+        daemon.supervisor.change_to(desired(f"x {tmp_path}/x/unix factory=no_such_module:x mode=0666\n{ok}"))
+        assert daemon.supervisor.broken.ids == ("x/unix",)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o600
+    daemon.stop()
+
+
+@pytest.mark.parametrize(("raised", "passes"), [(KeyboardInterrupt, True), (SystemExit, False), (GeneratorExit, False)])
+@pytest.mark.parametrize("where", ["startFactory", "stopFactory", "buildProtocol", "drain"])
+def test_ctrl_c_is_not_the_services(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, raised: type[BaseException], passes: bool
+) -> None:
+    """KeyboardInterrupt gets through a service's code to the daemon; all else that it raises is its service's alone."""
+
+    def raising(*_arguments: object) -> None:
+        raise raised
+
+    daemon = _Daemon(f"ok {tmp_path}/ok/unix echo\nmine {tmp_path}/mine/unix {FACTORY}")
+    if where != "drain":
+        monkeypatch.setattr(_Raising, where, raising)
+    expected = pytest.raises(raised) if passes else contextlib.nullcontext()
+    with expected if where == "startFactory" else contextlib.nullcontext():
+        daemon.start()
+    if where == "startFactory":
+        assert list(daemon.supervisor.hosted) == [] if passes else ["ok/unix"]
+        assert (tmp_path / "ok").exists() is not passes
+    else:
+        with expected if where == "buildProtocol" else contextlib.nullcontext():
+            daemon.connect(tmp_path / "mine")
+        if where == "drain":
+            (gate,) = daemon.supervisor.keepers["mine/unix"].everybody()
+            monkeypatch.setattr(type(gate), "drain", raising)
+        with expected if where in ("stopFactory", "drain") else contextlib.nullcontext():
+            daemon.stop()
+    monkeypatch.undo()
+    daemon.supervisor.stop_listening()
     daemon.close()

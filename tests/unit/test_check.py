@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
 
 import pytest
 
-from svcd.config.check import Endpoint, check
+from svcd.config.check import DesiredServices, Endpoint, check
 from svcd.errors import ConfigError
 from svcd.loading import listing, load_config
 from svcd.model import Severity
 from tests.certificates import Authority
 from tests.doubles import FakeFiles, FakeMachine, config_of
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 NAMES = {
     "eth0": ["192.0.2.7", "2001:db8::7"],
     "six": ["2001:db8::6"],
     "link": ["fe80::1%eth0"],
+    "same": ["192.0.2.7"],
 }
 
 
@@ -125,6 +130,18 @@ ROWS = [
     ("echo /r/e/unix\nupper /r/f/unix", []),
     ("echo 0/tcp\nupper 0/tcp\ndiscard 0/tcp4", []),
     ("echo 7/tcp disable=yes\nupper 7/tcp", []),
+    # What an interface or a host name gives is a fault of the service with the name, wherever that stands.
+    ("a 7/tcp4 echo bind=192.0.2.7\nb 7/tcp4 echo bind=eth0",
+     ["s:2:20: bind: 192.0.2.7:7 is taken by a/tcp4 at s:1:1; change one of the two"]),
+    ("b 7/tcp4 echo bind=eth0\na 7/tcp4 echo bind=192.0.2.7",
+     ["s:1:20: bind: 192.0.2.7:7 is taken by a/tcp4 at s:2:1; change one of the two"]),
+    ("a 7/tcp4 echo bind=eth0\nb 7/tcp4 echo bind=same",
+     ["s:2:20: bind: 192.0.2.7:7 is taken by a/tcp4 at s:1:1; change one of the two"]),
+    # Of the same name, or of a service that has all addresses, it is the text's mistake.
+    ("a 7/tcp4 echo bind=eth0\nb 7/tcp4 echo bind=eth0",
+     ["s:2:1: 192.0.2.7:7 is taken by a/tcp4 at s:1:1; change one of the two"]),
+    ("a 7/tcp4 echo\nb 7/tcp4 echo bind=eth0",
+     ["s:2:1: 192.0.2.7:7 is taken by a/tcp4 at s:1:1; change one of the two"]),
     # The machine.
     ("e /r/e/unix echo owner=nobody group=wheel", ["s:1:24: owner: no user 'nobody' on this machine",
                                                    "s:1:37: group: no group 'wheel' on this machine"]),
@@ -331,3 +348,46 @@ def test_addresses_of_defaults_are_for_both_versions_of_ip() -> None:
     assert ([each.address for each in endpoints], problems) == (["127.0.0.1:7"], [])
     problems = check(config_of("upper 7/tcp4 bind=127.0.0.1,::1"), FakeFiles(), FakeMachine())[1]
     assert [each.text for each in problems] == ["bind: '::1' has no address for tcp4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "severity"),
+    [
+        ("a 7/tcp4 echo bind=192.0.2.7\nb 7/tcp4 echo bind=eth0", Severity.FAULT),
+        ("b 7/tcp4 echo bind=eth0\na 7/tcp4 echo bind=192.0.2.7", Severity.FAULT),
+        ("a 7/tcp4 echo bind=eth0\nb 7/tcp4 echo bind=eth0", Severity.MISTAKE),
+        ("a 7/tcp4 echo\nb 7/tcp4 echo bind=eth0", Severity.MISTAKE),
+        ("a 7/tcp4 echo bind=192.0.2.7\nb 7/tcp4 echo bind=192.0.2.7", Severity.MISTAKE),
+    ],
+)
+def test_a_collision_by_a_name_is_a_fault(text: str, severity: Severity) -> None:
+    """An interface may get another service's address at any time: that stops one service, not the file."""
+    (problem,) = check(config_of(text), FakeFiles(), FakeMachine(names=NAMES))[1]
+    assert problem.severity is severity
+    assert problem.service == ("b/tcp4" if severity is Severity.FAULT else "")
+
+
+class _Counted(list[Endpoint]):
+    """Endpoints that count how often they are looked through."""
+
+    passes = 0
+
+    def __iter__(self) -> Iterator[Endpoint]:
+        """Count."""
+        self.passes += 1
+        return super().__iter__()
+
+
+def test_faulty_services_are_sorted_out_in_one_go() -> None:
+    """The endpoints are looked through as often for many faulty services as for one."""
+    passes = []
+    for count in (1, 50):
+        config = config_of("\n".join(f"e{n} {n + 1}/tcp echo" for n in range(60)))
+        found, _ = check(config, FakeFiles(), FakeMachine())
+        endpoints = _Counted(found)
+        faults = [service.fault("", "broken") for service in config.enabled[:count]]
+        desired = DesiredServices.checked(config.enabled, endpoints, faults)
+        assert [len(each.endpoints) for each in desired.faulty] == [2] * count
+        assert len(desired.endpoints) == 2 * (60 - count)
+        passes.append(endpoints.passes)
+    assert passes[0] == passes[1]

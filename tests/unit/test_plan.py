@@ -131,3 +131,14 @@ def test_a_socket_that_clients_do_not_find_is_opened_again() -> None:
     assert list(made.lines()) == ["- echo/unix on /run/a", "+ echo/unix on /run/a"]
     assert [service.id for service in made.same] == ["echo/unix", "discard/unix"]
     assert [new.service.id for _, new in made.kept] == ["discard/unix"]
+
+
+def test_of_several_services_that_ask_for_an_address_the_first_gets_it() -> None:
+    """The others are named with it, and neither keep nor open the socket: names of bind= may lead to one address."""
+    first, second, apart = _endpoints("a 7/tcp4 echo"), _endpoints("b 7/tcp4 echo"), _endpoints("c 8/tcp4 echo")
+    for old in ([], first, second):
+        made = plan(old, [*first, *second, *apart])
+        assert [new.service.id for _, new in made.kept] == ["a/tcp4"] * bool(old)
+        assert [endpoint.service.id for endpoint in made.opened] == ["a/tcp4"] * (not old) + ["c/tcp4"]
+        assert made.contested == ((second[0], first[0]),)
+        assert made.closed == ()
