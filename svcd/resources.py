@@ -18,6 +18,7 @@ from svcd.transport.inherited import VARIABLES, receive
 from svcd.transport.specs import Account
 from svcd.transport.stock import Stock
 from svcd.transport.successor import Program
+from svcd.twistd import FOLLOWS_USER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
@@ -62,7 +63,7 @@ def account_of(options: Mapping[str, Any], handover: Handover | None = None) -> 
     open_files = handover.open_files if handover is not None else resource.getrlimit(resource.RLIMIT_NOFILE)
     user, group = options.get("uid"), options.get("gid")
     if user is None:
-        return Account(open_files, None, group)
+        return Account(open_files, None, group, follows=bool(options.get(FOLLOWS_USER)))
     try:
         entry = pwd.getpwuid(user)
     except KeyError:

@@ -16,7 +16,10 @@ from svcd.events import PROBLEM, tell
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
-__all__ = ["Twistd", "check_account", "check_pid_file"]
+__all__ = ["FOLLOWS_USER", "Twistd", "check_account", "check_pid_file"]
+
+#: Among twistd's options: whether a daemon before this one has given root up, as --uid says.
+FOLLOWS_USER = "svcd-follows-user"
 
 #: Files that container runtimes make (Podman, Docker, systemd-nspawn and others), and variables that they set.
 _CONTAINER_FILES = ("/run/.containerenv", "/.dockerenv", "/run/systemd/container")
@@ -73,6 +76,7 @@ class Twistd:
             options["pidfile"] += _ASIDE
         if options.get("uid") == os.geteuid() and options.get("gid") in (None, os.getegid()):
             options["uid"] = options["gid"] = None
+            options[FOLLOWS_USER] = os.geteuid() != 0
 
     def take_over(self) -> None:
         """The pid file is ours."""

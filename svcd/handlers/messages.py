@@ -154,7 +154,7 @@ class Launch(NamedTuple):
 
     Attributes:
         row: of the table.
-        options: what the launcher does otherwise than the table says (launcher_options of spec); empty for nothing.
+        options: what is otherwise than the table says (launcher_options()); empty for nothing.
     """
 
     row: int

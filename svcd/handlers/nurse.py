@@ -21,11 +21,12 @@ import svcd
 from svcd.events import NURSERY, NURSERY_LOST, tell
 from svcd.handlers.backoff import Backoff
 from svcd.handlers.child import Child
+from svcd.handlers.launch_options import excess, inherited_limits, launcher_options
 from svcd.handlers.link import Link
 from svcd.handlers.messages import LARGEST, ONE_DESCRIPTOR, Gone, Kill, Launch, Launched, Signal, pack, read
 from svcd.handlers.nursery import TABLE_DESCRIPTOR
 from svcd.handlers.packets import PacketQueue
-from svcd.handlers.spec import Spec, dump, launcher_options, rights
+from svcd.handlers.spec import Spec, dump
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -78,6 +79,7 @@ class Nurse:
         self._asked: deque[tuple[int, Link]] = deque()
         self._socket: socket.socket | None = None
         self._root = False
+        self._limits: dict[int, tuple[int, int]] = {}
         self._packets = PacketQueue(reactor)
         self._pid = 0
         self._since = 0.0
@@ -104,15 +106,27 @@ class Nurse:
         self._links.append(link)
         return link
 
+    @property
+    def has_root(self) -> bool:
+        """Whether the nursery runs as root: it was started before the daemon gave root up."""
+        return self._root and self._socket is not None
+
+    def row_of(self, name: str) -> Spec | None:
+        """Return what the nursery's table has for a service; None if it has nothing."""
+        return next((each for each in self._specs if each.name == name), None)
+
+    def excess(self, spec: Spec) -> list[str]:
+        """Return the options by which a service would have other or more rights than in the nursery's table."""
+        row = self.row_of(spec.name)
+        return [""] if row is None else excess(row, spec, self._limits)
+
     def row_with_roots_rights(self, spec: Spec) -> int | None:
         """Return the row of a service that this nursery can start as root, with these rights; None if there is none.
 
-        It was started before the daemon gave root up, and can give nothing but what is in its table.
+        It can give nothing but what is in its table, or less.
         """
-        if not self._root or self._socket is None:
-            return None
-        wanted = rights(spec)
-        return next((row for row, each in enumerate(self._specs) if rights(each) == wanted), None)
+        row = self.row_of(spec.name)
+        return None if row is None or not self.has_root or self.excess(spec) else self._specs.index(row)
 
     @property
     def services(self) -> frozenset[str]:
@@ -156,7 +170,7 @@ class Nurse:
             theirs.close()
             os.close(table)
         ours.setblocking(False)
-        self._root = os.geteuid() == 0
+        self._root, self._limits = os.geteuid() == 0, inherited_limits()
         self.connected(ours, pid)
         Child(self._reactor, pid, self._ended)
         tell(self._log, NURSERY, pid=pid, state="started")

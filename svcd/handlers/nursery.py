@@ -1,8 +1,8 @@
 """The nursery: the process that launchers are forked from, also later, when the daemon itself is root no more.
 
 It is the only one that keeps what the daemon was started with, so it can do next to nothing: it knows the table that it
-was given at its start, and what it can be asked for is another launcher for a line of it, and to end a handler that has
-lost its launcher. It ends with the daemon.
+was given at its start, and what it can be asked for is another launcher for a line of it, with the same rights or fewer
+(svcd.handlers.launch_options has the rule), and to end a handler that has lost its launcher. It ends with the daemon.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from signal import SIGKILL, SIGTERM
 from typing import NoReturn
 
 from svcd.handlers.identity import adopt_orphans
+from svcd.handlers.launch_options import adapt, excess, inherited_limits
 from svcd.handlers.launcher import serve
 from svcd.handlers.messages import LARGEST, ONE_DESCRIPTOR, Gone, Kill, Launch, Launched, Signal, pack, read
 from svcd.handlers.signals import ChildWatch, children, outlast_signals
-from svcd.handlers.spec import Spec, adapt, load
+from svcd.handlers.spec import Spec, load
 
 __all__ = ["TABLE_DESCRIPTOR", "main"]
 
@@ -33,6 +34,7 @@ class _Nursery:
     def __init__(self, control: socket.socket, specs: tuple[Spec, ...]) -> None:
         self._control = control
         self._specs = specs
+        self._limits = inherited_limits()
         self._watch = ChildWatch()
         self._launchers: set[int] = set()
 
@@ -55,7 +57,7 @@ class _Nursery:
                 self._take(packet)
 
     def _take(self, packet: bytes) -> None:
-        """Follow an order: whatever the daemon has become, it can have what is in the table, and nothing else."""
+        """Follow an order: whatever the daemon has become, it can have what is in the table or less, nothing else."""
         try:
             order = read(packet)
         except ValueError:
@@ -64,8 +66,10 @@ class _Nursery:
             _end(order)
         if isinstance(order, Kill) and order.pid in self._launchers:
             os.kill(order.pid, SIGKILL)
-        if not isinstance(order, Launch):
-            return
+        if isinstance(order, Launch):
+            self._take_launch(order)
+
+    def _take_launch(self, order: Launch) -> None:
         spec = self._specs[order.row] if order.row < len(self._specs) else None
         try:
             adapted = adapt(spec or self._specs[0], order.options) if order.options else spec
@@ -73,6 +77,8 @@ class _Nursery:
             return
         if spec is None or adapted is None:
             self._control.send(pack(Launched(order.row, 0, errno.EINVAL)))
+        elif excess(spec, adapted, self._limits):
+            self._control.send(pack(Launched(order.row, 0, errno.EPERM)))
         else:
             self._launch(order.row, adapted)
 

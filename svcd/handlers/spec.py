@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import marshal
-import resource
-import struct
 from typing import Any, NamedTuple
 
-__all__ = ["Identity", "Limit", "Spec", "adapt", "dump", "launcher_options", "load", "place_files", "rights"]
+__all__ = ["Identity", "Limit", "Spec", "dump", "load", "place_files"]
 
 #: With fewer descriptors a launcher has not enough for itself.
 _FEWEST_DESCRIPTORS = 64
-#: What of a Spec is the launcher's own affair and needs no right, as a message has it.
-_OPTIONS = ("threads", "log_stderr", "hold", "stderr_lines", "stderr_bytes", "idle", "start_timeout")
-_OPTIONS_LAYOUT = struct.Struct("=???QQdd")
 
 
 class Limit(NamedTuple):
@@ -122,37 +117,3 @@ def place_files(own: tuple[Limit, ...], handler: tuple[Limit, ...], files: Limit
     if not keeps and files.soft >= _FEWEST_DESCRIPTORS:
         return (*own, files), handler
     return own, (*handler, files)
-
-
-def rights(spec: Spec) -> Spec:
-    """Return what of a Spec needs rights; two that have it in common differ in what the launcher itself does."""
-    default = Spec(spec.name, spec.identity, spec.environment)
-    options = {name: getattr(default, name) for name in _OPTIONS}
-    limits = tuple(sorted([*spec.identity.own_limits, *spec.identity.handler_limits]))
-    identity = spec.identity._replace(own_limits=(), handler_limits=limits)
-    # Where modules are looked at for changes the daemon knows.
-    return spec._replace(**options, identity=identity, own_path=())
-
-
-def launcher_options(spec: Spec) -> bytes:
-    """Return the part of a Spec that rights() leaves out, for a message."""
-    return _OPTIONS_LAYOUT.pack(*(getattr(spec, name) for name in _OPTIONS))
-
-
-def adapt(spec: Spec, options: bytes) -> Spec:
-    """Return a Spec with the launcher options of another one.
-
-    Raises:
-        ValueError: they are none.
-    """
-    if len(options) != _OPTIONS_LAYOUT.size:
-        raise ValueError("no launcher options")
-    adapted = spec._replace(**dict(zip(_OPTIONS, _OPTIONS_LAYOUT.unpack(options), strict=True)))
-    keeps = bool(spec.handler) or adapted.log_stderr or adapted.hold
-    identity = spec.identity
-    limits = [[each for each in part if each.which != resource.RLIMIT_NOFILE] for part in identity[-2:]]
-    files = [each for part in identity[-2:] for each in part if each.which == resource.RLIMIT_NOFILE]
-    own, handler = map(tuple, limits)
-    if files:
-        own, handler = place_files(own, handler, files[0], keeps=keeps)
-    return adapted._replace(identity=identity._replace(own_limits=own, handler_limits=handler))

@@ -17,6 +17,7 @@ from svcd.errors import ConfigError, ListenError, reason_of
 from svcd.handlers.nurse import Nurse
 from svcd.supervisor.kinds import run
 from svcd.supervisor.listeners import Listener, Port
+from svcd.transport.given_up import with_restart
 from svcd.transport.opening import open_sockets
 from svcd.transport.sockets import open_socket
 from svcd.transport.waiting import WaitPort
@@ -155,12 +156,21 @@ class Change:
         opened, errors = open_sockets(wanted, self._stock, store if start else None, leaving, name_owners=start)
         opened += held
         self._opened = {socket_key(each.endpoint): each for each in opened}
-        for error in [*errors, *starmap(_contested, self._plan.contested)]:
+        by_place = {(endpoint.service.id, endpoint.address): endpoint for endpoint in wanted}
+        for error in errors:
+            self._note_unopened(error, by_place[error.service, error.address])
+        for error in starmap(_contested, self._plan.contested):
             self.unopened.setdefault(error.service, []).append(error)
         usable = {each.endpoint.service.id for each in opened} | {new.service.id for _, new in self._plan.kept}
         usable |= {endpoint.service.id for endpoint in self._later}
         for service_id in self.unopened.keys() - usable:
             self._fail(service_id, *self.unopened.pop(service_id))
+
+    def _note_unopened(self, error: ListenError, endpoint: Endpoint) -> None:
+        self.unopened.setdefault(error.service, []).append(self._explained(error, endpoint))
+
+    def _explained(self, error: ListenError, endpoint: Endpoint) -> ListenError:
+        return with_restart(error, endpoint) if self._shared.account.gave_up_root else error
 
     def _held(self, endpoint: Endpoint) -> OpenSocket | None:
         try:
@@ -174,7 +184,13 @@ class Change:
         for old, new in self._plan.kept:
             listener = self._listeners[socket_key(old)]
             self._permitted.setdefault(new.service.id, []).append(listener)
-            self._try(new.service, listener.opened.permit, new)
+            self._try(new.service, self._permit_file, listener.opened, new)
+
+    def _permit_file(self, opened: OpenSocket, endpoint: Endpoint) -> None:
+        try:
+            opened.permit(endpoint)
+        except ListenError as error:
+            raise self._explained(error, endpoint) from error
 
     def _make_service(self, service: Service) -> None:
         running = self._running.get(service.id)
@@ -296,7 +312,7 @@ class Change:
         try:
             self._open_later(endpoint)
         except ListenError as error:
-            self.unopened.setdefault(service.id, []).append(error)
+            self._note_unopened(error, endpoint)
         except KeyboardInterrupt:
             # Ctrl-C is meant for the daemon, not for one service.
             raise

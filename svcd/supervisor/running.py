@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from svcd.errors import CommandError
 from svcd.supervisor.listeners import nothing
-from svcd.transport.specs import root_needed, spec_of
+from svcd.transport.specs import root_needed, roots_refusals, spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -98,11 +98,13 @@ class Shared:
         Raises:
             KeyError: passwd(5) or group(5) no longer has a name that the options have.
         """
-        problems = list(root_needed(service, self.account))
-        if problems and self.first_nurse is not None:
-            spec = spec_of(service, self.account)
-            return problems if self.first_nurse.row_with_roots_rights(spec) is None else []
-        return problems
+        problems, nurse = list(root_needed(service, self.account)), self.first_nurse
+        if not problems or nurse is None:
+            return problems
+        row, excess = nurse.row_of(service.id), nurse.excess(spec_of(service, self.account))
+        if nurse.has_root and not excess:
+            return []
+        return list(roots_refusals(service, self.account, row if nurse.has_root else None, excess))
 
     def roots_alone(self, hosted: Mapping[str, Running]) -> list[Problem]:
         """Return what services have that a process with the daemon's present rights can't give."""

@@ -10,34 +10,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svcd.config.kinds import UNLIMITED
+from svcd.config.options import TABLE
 from svcd.handlers.environment import service_environment
+from svcd.handlers.launch_options import LIMITS, changed_variables
 from svcd.handlers.spec import Identity, Limit, Spec, place_files
+from svcd.transport.given_up import RESTART, START
 from svcd.transport.machine import group_id, user_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from svcd.config.options import Options
     from svcd.config.service import Service
     from svcd.model import Problem
 
-__all__ = ["Account", "root_needed", "spec_of"]
+__all__ = ["Account", "root_needed", "roots_refusals", "spec_of"]
 
 #: Limits that a launcher can't have itself, or that would be about it instead of its handlers.
-_FOR_HANDLERS = {
-    "rlimit_as": resource.RLIMIT_AS,
-    "rlimit_data": resource.RLIMIT_DATA,
-    "rlimit_stack": resource.RLIMIT_STACK,
-    "rlimit_cpu": resource.RLIMIT_CPU,
-    "rlimit_nproc": resource.RLIMIT_NPROC,
-}
+_FOR_HANDLERS = {name: LIMITS[name] for name in LIMITS if name not in ("rlimit_core", "rlimit_nofile")}
 
 
-_START = "start svcd as root, under systemd with the drop-in spawn-as-users.conf (etc/systemd/drop-ins)"
-_RESTART = (
-    "root was given up at the start (--uid, as in the drop-in spawn-as-users.conf), so restart svcd, under systemd by "
-    "systemctl restart svcd"
-)
+#: Variables that come from passwd(5).
+_ACCOUNT_VARIABLES = frozenset({"HOME", "USER", "LOGNAME", "SHELL"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +42,19 @@ class Account:
         open_files: soft and hard limit, before the daemon raised its own.
         user, group: numbers that root is given up for (twistd --uid, --gid); None for what it has.
         groups: the supplementary groups that go with them.
+        follows: whether the daemon took over from one that had given root up.
     """
 
     open_files: tuple[int, int]
     user: int | None = None
     group: int | None = None
     groups: tuple[int, ...] | None = None
+    follows: bool = False
+
+    @property
+    def gave_up_root(self) -> bool:
+        """Whether the daemon was root once, and is so no more when it serves."""
+        return self.user is not None or self.follows
 
 
 def spec_of(service: Service, account: Account) -> Spec:
@@ -109,10 +110,79 @@ def root_needed(service: Service, account: Account) -> Iterator[Problem]:
         "chroot": bool(options.chroot),
         "nice": options.nice < 0,
     }
+    if account.gave_up_root:
+        # Else it is the launcher that says so: a check does not know the limits of the daemon.
+        limits = {each.which: each.hard for each in (*identity.own_limits, *identity.handler_limits)}
+        others |= {name: which in limits and _is_above_own(which, limits[which]) for name, which in LIMITS.items()}
     for option, needed in others.items():
         if needed and getattr(options, option):
-            remedy = _RESTART if account.user is not None else _START
+            remedy = RESTART if account.gave_up_root else START
             yield service.fault(option, f"only root can give this; {remedy}, or remove the option")
+
+
+def _is_above_own(which: int, limit: int) -> bool:
+    _, most = resource.getrlimit(which)
+    return most != UNLIMITED and (limit == UNLIMITED or limit > most)
+
+
+def roots_refusals(service: Service, account: Account, row: Spec | None, options: Iterable[str]) -> Iterator[Problem]:
+    """Yield why the nursery that was started as root does not start a service, at each option that is the reason.
+
+    Args:
+        service: it.
+        account: who runs the daemon.
+        row: what the nursery's table has for it; None if it has nothing, or the nursery has ended.
+        options: by which the service would have other or more rights than in the table.
+
+    Raises:
+        KeyError: as spec_of.
+    """
+    if row is None:
+        yield from root_needed(service, account)
+        return
+    variables = changed_variables(row, spec_of(service, account))
+    found = list(options)
+    if "env" in found:
+        found = [each for each in found if each != "env"] + [_option_of(name, service.options) for name in variables]
+    if "user" in found:
+        # These follow from it.
+        found = [each for each in found if each not in ("group", "groups")]
+    for option in dict.fromkeys(found):
+        named = ", ".join(name for name in variables if _option_of(name, service.options) == option)
+        value = _value_text(service, option) or f"the removal of {named or option}"
+        text = f"{value} gives handlers what they did not have at the start; {RESTART}, or {_kept_text(option, row)}"
+        yield service.fault(option, text)
+
+
+def _option_of(variable: str, options: Options) -> str:
+    """Return the option that a variable of the environment comes from; env for one that comes from none any more."""
+    if variable in dict(options.env):
+        return "env"
+    if variable in options.passenv:
+        return "passenv"
+    if variable in _ACCOUNT_VARIABLES:
+        return "user"
+    return "listen_fds" if variable.startswith("LISTEN_") else "env"
+
+
+def _value_text(service: Service, option: str) -> str:
+    """Return the value of an option, as a services file has it; empty where the line does not have it."""
+    if option not in service.places:
+        return ""
+    return TABLE[option].kind.write(getattr(service.options, option))
+
+
+def _kept_text(option: str, row: Spec) -> str:
+    """Return what a reload can give a handler, where that is a range; else that the option is to be as it was."""
+    identity = row.identity
+    limits = {each.which: each.soft for each in (*identity.own_limits, *identity.handler_limits)}
+    if option == "umask" and identity.umask is not None:
+        return f"give a umask that has the bits of {identity.umask:04o}, which it had then"
+    if option == "nice":
+        return f"give at least {identity.nice}, which it had then"
+    if option in LIMITS and LIMITS[option] in limits:
+        return f"give at most {limits[LIMITS[option]]}, which it had then"
+    return "undo the change"
 
 
 def _entry(name: str) -> pwd.struct_passwd | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import svcd
+from svcd.handlers.launch_options import launcher_options
 from svcd.handlers.messages import (
     LARGEST,
     ONE_DESCRIPTOR,
@@ -34,7 +36,7 @@ from svcd.handlers.messages import (
 )
 from svcd.handlers.nurse import _CODE
 from svcd.handlers.nursery import TABLE_DESCRIPTOR
-from svcd.handlers.spec import Identity, Spec, dump
+from svcd.handlers.spec import Identity, Limit, Spec, dump
 from tests.real.conftest import NOBODY
 from tests.real.daemon import PATIENCE, exchange
 from tests.real.processes import Process, all_gone, wait_until
@@ -73,14 +75,29 @@ def test_root_is_given_up(start: Callable[..., Daemon]) -> None:
     assert daemon.stop() == 0
 
 
+#: Only root can open it; nothing listens there.
+LOW_PORT = 871
+#: What a daemon that is root no more can't give a service with user=.
+REFUSED = [
+    "server=/bin/sh",
+    "user=root",
+    "env=LD_PRELOAD=/tmp/x.so",
+    "umask=0000",
+    "nice=-1",
+    "cwd=/tmp",
+    "group=root",
+    "rlimit_cpu=61s",
+]
+
+
 @pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize("reactor", ["uv", "epoll"])
 def test_a_reload_after_root_was_given_up(start: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
-    """What needs no new right can change, and a service can go and come back; else its old form goes on.
+    """What gives no new right can change, and a service can go and come back; else its old form goes on.
 
-    The refusal says that a restart is needed. An upgrade would lose these services, and says so, too.
+    The refusal stands at the option that changed, and says that a restart is needed.
     """
-    line = "other 0/tcp bind=127.0.0.1 server=/bin/cat user=daemon"
+    line = "other 0/tcp bind=127.0.0.1 server=/bin/cat user=daemon env=X=y umask=027 rlimit_cpu=60"
     first = f"@defaults bind=127.0.0.1\necho 0/tcp\n{line}\nmighty 0/tcp server=/bin/cat user=root\n"
     services = open_folder / "services"
     services.write_text(first)
@@ -99,7 +116,7 @@ def test_a_reload_after_root_was_given_up(start: Callable[..., Daemon], open_fol
         count += 1
         return daemon.wait_for(lambda line: " reload " in line, count)[-1]
 
-    def check(user: int = 1) -> dict[str, str]:
+    def check(options: str = "") -> dict[str, str]:
         nonlocal served
         port = int(daemon.addresses("other/tcp")[-1].rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
@@ -107,35 +124,75 @@ def test_a_reload_after_root_was_given_up(start: Callable[..., Daemon], open_fol
             assert client.recv(1) == b"x"
             served += 1
             pid = daemon.handlers("other/tcp", served)[-1]
-            assert Process(pid).status("Uid").split() == [str(user)] * 4
+            process = Process(pid)
+            assert process.status("Uid").split() == ["1"] * 4
+            assert process.status("Umask").strip() == ("0077" if "umask=077" in options else "0027")
+            assert process.status("NoNewPrivs").strip() == ("1" if "no_new_privs" in options else "0")
+            assert os.getpriority(os.PRIO_PROCESS, pid) - usual == (5 if "nice=5" in options else 0)
+            limits = process.limits()
+            assert limits["cpu time"] == (("40",) * 2 if "rlimit_cpu=40" in options else ("60",) * 2)
+            assert (limits["open files"] == ("32", "32")) == ("rlimit_nofile=32" in options)
+            assert process.environment()["X"] == "y"
         return daemon.wait_event("end", "other/tcp", served)[-1]
 
+    usual = os.getpriority(os.PRIO_PROCESS, daemon.process.pid)
     check()
     changes = [
         "instances=7 description=mine only_from=127.0.0.1",
         "stderr=log",
         "log_on_success=HOST,PID,EXIT,TRAFFIC",
+        "umask=077 nice=5 no_new_privs=yes rlimit_cpu=40 rlimit_nofile=32",
+        "stderr=log umask=077 nice=5 rlimit_cpu=40 rlimit_nofile=32",
         "",
     ]
     for options in changes:
-        assert "changed=1" in (told := reload(first.replace(line, f"{line} {options}")))
+        assert "changed=1" in (told := reload(first.replace(line, _changed(line, options))))
         assert "broken=0" in told
-        assert ("in" in check()) == ("TRAFFIC" in options)
+        assert ("in" in check(options)) == ("TRAFFIC" in options)
     for text in (first.replace(line, ""), first):
         assert "broken=0" in reload(text)
     daemon.wait_event("listen", "other/tcp", 2)
     check()
-    for change in ("server=/bin/sh", "user=root", "env=A=b", "umask=000"):
-        name = change.partition("=")[0]
-        words = " ".join(word for word in line.split() if not word.startswith(f"{name}="))
-        assert "broken=1" in reload(first.replace(line, f"{words} {change}"))
-        broken = daemon.wait_event("broken", "other/tcp")[-1]
-        assert "spawn-as-users.conf" in broken["reason"]
-        assert "restart svcd" in broken["reason"]
+    for times, change in enumerate(REFUSED, 1):
+        text = first.replace(line, _changed(line, change))
+        assert "broken=1" in reload(text)
+        reason = daemon.wait_event("broken", "other/tcp", times)[-1]["reason"]
+        name, _, value = change.partition("=")
+        number = next(n for n, each in enumerate(text.splitlines(), 1) if each.startswith("other "))
+        column = text.splitlines()[number - 1].index(change) + len(name) + 2
+        place = f"{services}:{number}:{column}: {name}: {value} gives handlers what they did not have at the start; "
+        assert reason.startswith(place)
+        assert "spawn-as-users.conf" in reason
+        assert "restart svcd" in reason
         check()
     reload(first)
     assert "broken=1" in reload(f"{first}new 0/tcp server=/bin/cat user=daemon\n")
     assert daemon.stop() == 0
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_low_port_after_root_was_given_up(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """It can't be opened any more; the remedy is a restart, for a service that is new or put back, and for a retry."""
+    if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= LOW_PORT:
+        pytest.skip("every user can open low ports here")
+    services = open_folder / "services"
+    first = "@defaults bind=127.0.0.1\necho 0/tcp\n"
+    services.write_text(first)
+    daemon = start(None, "--services", str(services), twistd_arguments=["--uid", str(NOBODY)])
+    services.write_text(f"{first}low {LOW_PORT}/tcp echo\nlocal /svcd-test-{os.getpid()}/unix echo\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    for service in ("low/tcp", "local/unix"):
+        reason = daemon.wait_event("broken", service)[0]["reason"]
+        assert "Permission denied; root was given up at the start (--uid, " in reason
+        assert "restart svcd" in reason
+        assert "--port-offset" not in reason
+    assert daemon.stop() == 0
+
+
+def _changed(line: str, options: str) -> str:
+    """Return a line with other values of some options."""
+    names = {word.partition("=")[0] for word in options.split()}
+    return " ".join([*(word for word in line.split() if word.partition("=")[0] not in names), *options.split()])
 
 
 class Nursery:
@@ -220,6 +277,41 @@ def test_a_nursery_does_what_its_table_says(nursery: Nursery) -> None:
         assert process.children() == [launched.pid]
         # Its own copies of the sockets are closed when it has told of them.
         wait_until(lambda: len(process.descriptors()) == few, "the nursery closes what it has given away")
+    assert nursery.hear() == (Gone(launched.pid, 0), None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"nice": -1},
+        {"nice": 2**31 - 1},
+        {"umask": 0o002},
+        {"no_new_privs": False},
+        {"handler_limits": (Limit(resource.RLIMIT_CPU, 60, 61),)},
+        {"handler_limits": ()},
+    ],
+)
+def test_a_nursery_gives_no_more_than_its_table(nursery: Nursery, change: dict[str, object]) -> None:
+    """Whatever a daemon that was taken over asks for: more is refused, with an errno; less is started."""
+    nursery.end()
+    limits = (Limit(resource.RLIMIT_CPU, 60, 60),)
+    identity = Identity(umask=0o022, no_new_privs=True, handler_limits=limits)
+    row = CAT._replace(identity=identity)
+    nursery.__init__(row)  # type: ignore[misc]
+    wanted = row._replace(identity=identity._replace(**change))  # type: ignore[arg-type]
+    nursery.ask(pack(Launch(0, launcher_options(wanted))))
+    assert nursery.hear() == (Launched(0, 0, errno.EPERM), None)
+    assert Process(nursery.process.pid).children() == []
+    less = identity._replace(umask=0o077, nice=3, handler_limits=(Limit(resource.RLIMIT_CPU, 7, 8),))
+    nursery.ask(pack(Launch(0, launcher_options(row._replace(identity=less)))))
+    launched, launcher = nursery.hear()
+    assert isinstance(launched, Launched)
+    assert launcher is not None
+    with launcher:
+        assert read(launcher.recv(LARGEST)) == Ready()
+        process = Process(launched.pid)
+        assert process.status("Umask").strip() == "0077"
+        assert os.getpriority(os.PRIO_PROCESS, launched.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 3
     assert nursery.hear() == (Gone(launched.pid, 0), None)
 
 

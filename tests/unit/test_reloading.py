@@ -10,7 +10,7 @@ from twisted.internet.defer import maybeDeferred
 from svcd.config.check import DesiredServices, check
 from svcd.errors import ConfigError
 from svcd.supervisor.reloading import Reloader
-from svcd.transport.specs import _START
+from svcd.transport.given_up import START
 from tests.doubles import FakeFiles, FakeMachine, LogCatcher, config_of
 from tests.unit.test_supervisor import _Daemon
 
@@ -101,6 +101,6 @@ def test_a_difference_names_what_the_reload_could_not_serve(
     texts = [fault.text for fault in faults]
     assert texts == [
         "server: can't run /none: No such file or directory",
-        f"user: only root can give this; {_START}, or remove the option",
+        f"user: only root can give this; {START}, or remove the option",
     ]
     assert reloaded.served == ["echo/unix"]

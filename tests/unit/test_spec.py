@@ -1,4 +1,4 @@
-"""What a launcher is told: what of it needs rights, and what it may be told later."""
+"""What the nursery of the start may be asked for when the daemon has given root up."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import resource
 
 import pytest
 
-from svcd.handlers.spec import Identity, Limit, Spec, adapt, launcher_options, rights
+from svcd.handlers.launch_options import LIMITS, adapt, changed_variables, excess, launcher_options
+from svcd.handlers.spec import Identity, Limit, Spec
 from svcd.transport.specs import Account, spec_of
 from tests.doubles import service_of
 
 ACCOUNT = Account((1024, 4096))
-LINE = "cat 7/tcp server=/bin/cat user=root rlimit_core=0 rlimit_cpu=5 "
-#: Options that the launcher itself follows.
+LINE = "cat 7/tcp server=/bin/cat user=root umask=022 nice=2 rlimit_core=0 rlimit_cpu=5 "
+#: Limits of the nursery.
+INHERITED = dict.fromkeys(LIMITS.values(), (50, 100))
+#: Options that the launcher itself follows, and those that take rights away from handlers.
 HARMLESS = [
     "",
     "stderr=log",
@@ -20,50 +23,131 @@ HARMLESS = [
     "log_on_success=HOST,TRAFFIC",
     "launcher_idle=5m",
     "instances=3 description=x only_from=10.0.0.0/8",
+    "umask=027",
+    "umask=777",
+    "nice=3",
+    "nice=19",
+    "no_new_privs=yes",
+    "rlimit_cpu=4",
+    "rlimit_cpu=1",
+    "rlimit_as=50",
+    "rlimit_nproc=7 rlimit_data=3 rlimit_stack=4",
+    "rlimit_nofile=1024",
+    "rlimit_nofile=10",
+    "stderr=log rlimit_nofile=200 umask=077 nice=5 no_new_privs=yes",
 ]
-#: Options that another user, or root, has to give.
+#: Options that need a right which handlers did not have at the start, and the option that is at fault.
 OTHERS = [
-    "server=/bin/dog",
-    "env=A=b",
-    "group=1",
-    "user=1",
-    "umask=000",
-    "nice=-5",
-    "cwd=/tmp",
-    "rlimit_cpu=6",
-    "rlimit_nofile=2000",
+    ("server=/bin/dog", ["server"]),
+    ("server='/bin/cat -n'", ["server"]),
+    ("argv0=dog", ["argv0"]),
+    ("env=A=b", ["env"]),
+    ("env=LD_PRELOAD=/tmp/x.so", ["env"]),
+    ("listen_fds=yes", ["listen_fds", "env"]),
+    ("group=1", ["group"]),
+    ("groups=yes", ["groups"]),
+    # HOME and others are another user's, too.
+    ("user=1", ["env", "user", "group"]),
+    ("umask=000", ["umask"]),
+    ("umask=770", ["umask"]),
+    ("nice=1", ["nice"]),
+    ("nice=-5", ["nice"]),
+    ("cwd=/tmp", ["cwd"]),
+    ("chroot=/srv", ["chroot"]),
+    ("rlimit_cpu=6", ["rlimit_cpu"]),
+    ("rlimit_cpu=none", ["rlimit_cpu"]),
+    ("rlimit_core=1", ["rlimit_core"]),
+    ("rlimit_nofile=1025", ["rlimit_nofile"]),
+    # Its soft limit was 50: a stack without a limit has another layout of memory (setrlimit(2)).
+    ("rlimit_stack=51", ["rlimit_stack"]),
+    ("rlimit_as=none", ["rlimit_as"]),
 ]
 
 
 def _spec(options: str) -> Spec:
-    return spec_of(service_of(f"{LINE} {options}" if "=" in options else LINE), ACCOUNT)
+    names = {word.partition("=")[0] for word in options.split() if "=" in word}
+    line = " ".join(word for word in LINE.split() if word.partition("=")[0] not in names)
+    return spec_of(service_of(f"{line} {options}"), ACCOUNT)
+
+
+def _excess(row: Spec, wanted: Spec) -> list[str]:
+    return excess(row, wanted, INHERITED)
 
 
 @pytest.mark.parametrize("options", HARMLESS)
-def test_a_launcher_may_be_told_otherwise(options: str) -> None:
-    """What it does itself needs no right: the two have these in common, and the one becomes the other, both ways."""
+def test_a_launcher_may_be_started_otherwise(options: str) -> None:
+    """By what it does itself, and what takes rights away; the one becomes the other, and that can be undone."""
     plain, other = _spec(""), _spec(options)
-    assert rights(plain) == rights(other)
+    assert _excess(plain, other) == []
     assert adapt(plain, launcher_options(other)) == other
     assert adapt(other, launcher_options(plain)) == plain
+    assert _excess(plain, adapt(other, launcher_options(plain))) == []
 
 
-@pytest.mark.parametrize("options", OTHERS)
-def test_what_needs_rights_is_another_service(options: str) -> None:
-    """Who it is, what it runs, and with which limits stays as it was given."""
-    text = LINE
-    for word in options.split():
-        name = word.partition("=")[0]
-        text = " ".join(each for each in text.split() if not each.startswith(f"{name}=")) + f" {word}"
-    other = spec_of(service_of(text), ACCOUNT)
-    assert rights(_spec("")) != rights(other)
+@pytest.mark.parametrize(("options", "named"), OTHERS)
+def test_what_handlers_did_not_have_is_refused(options: str, named: list[str]) -> None:
+    """Who they are, what runs and with what it is told stays; limits, priority and permissions do not rise."""
+    assert _excess(_spec(""), _spec(options)) == named
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "named"),
+    [
+        ("env=A=b", "", ["env"]),
+        ("env='A=b C=d'", "env=A=b", ["env"]),
+        ("no_new_privs=yes", "no_new_privs=no", ["no_new_privs"]),
+        ("rlimit_as=10", "", ["rlimit_as"]),
+        # The nursery's own limit is lower.
+        ("rlimit_as=1000", "", []),
+        ("server='/bin/cat -n'", "server=/bin/cat", ["server"]),
+    ],
+)
+def test_what_a_removal_gives(before: str, after: str, named: list[str]) -> None:
+    """To remove an option can be a change, too: of a restriction, or of what the program is told."""
+    assert _excess(_spec(before), _spec(after)) == named
+
+
+def test_variables_that_differ() -> None:
+    """Each by its name, whether it was added, changed or removed."""
+    before, after = _spec("env='A=b C=d E=f'"), _spec("env='A=b C=x G=h'")
+    assert changed_variables(before, after) == ["C", "E", "G"]
 
 
 @pytest.mark.parametrize("options", [b"x", b"", launcher_options(_spec(""))[:-1], launcher_options(_spec("")) + b"x"])
 def test_what_are_no_launcher_options(options: bytes) -> None:
-    """Are refused: whoever sends them may be anybody."""
+    """Are refused, whoever has sent them."""
     with pytest.raises(ValueError, match="no launcher options"):
         adapt(_spec(""), options)
+
+
+@pytest.mark.parametrize("limit", [-3, -5, -(2**63)])
+@pytest.mark.parametrize("soft", [True, False])
+def test_a_limit_that_is_none(limit: int, soft: bool) -> None:
+    """A negative number would be a great one for the system."""
+    which = resource.RLIMIT_CPU
+    wanted = Limit(which, limit, 5) if soft else Limit(which, 5, limit)
+    spec = _spec("")._replace(identity=Identity(handler_limits=(wanted,)))
+    with pytest.raises(ValueError, match="no limit"):
+        adapt(_spec(""), launcher_options(spec))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"nice": 2**31 - 1}, ["nice"]),
+        ({"nice": 20}, ["nice"]),
+        ({"umask": 0o1022}, ["umask"]),
+        ({"umask": 2**31 - 1}, ["umask"]),
+        ({"umask": None}, ["umask"]),
+        ({"umask": -5}, ["umask"]),
+        ({"own_limits": (), "handler_limits": ()}, ["rlimit_core", "rlimit_cpu", "rlimit_nofile"]),
+    ],
+)
+def test_numbers_that_no_services_file_has(change: dict[str, object], named: list[str]) -> None:
+    """A daemon that was taken over can send any: what wraps around in the system, and what leaves limits out."""
+    row = _spec("rlimit_nofile=20")
+    wanted = row._replace(identity=row.identity._replace(**change))  # type: ignore[arg-type]
+    assert _excess(row, adapt(row, launcher_options(wanted))) == named
 
 
 def test_a_limit_of_files_that_is_too_low_for_a_launcher() -> None:

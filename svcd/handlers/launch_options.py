@@ -1,0 +1,161 @@
+"""Options of a launcher that a message to the nursery has, and the rule which of them a daemon without root may change.
+
+A daemon that has given up root (twistd --uid) can be taken over, and its nursery still is root. The table that the
+nursery was started with bounds what it gives: for each service the user, groups, root directory, program, arguments,
+environment, working directory and Python module are those of the table. Arguments and variables are no harmless detail:
+`-c COMMAND` or LD_PRELOAD makes a program do what the caller wants, with the rights of the program's user. What may
+change is what the launcher does itself, and what takes rights away from handlers: more bits of umask=, a greater nice=,
+lower rlimit_*, no_new_privs=yes. The comparison is always with the table, so such a change can be undone.
+
+Bare interpreters read this module too, so it imports little.
+"""
+
+from __future__ import annotations
+
+import resource
+import struct
+from typing import TYPE_CHECKING
+
+from svcd.handlers.spec import Limit, Spec, place_files
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from svcd.handlers.spec import Identity
+
+__all__ = ["LIMITS", "adapt", "changed_variables", "excess", "inherited_limits", "launcher_options"]
+
+#: Limits of a handler, by the option that sets them, in the order of a Spec.
+LIMITS = {
+    "rlimit_core": resource.RLIMIT_CORE,
+    "rlimit_as": resource.RLIMIT_AS,
+    "rlimit_data": resource.RLIMIT_DATA,
+    "rlimit_stack": resource.RLIMIT_STACK,
+    "rlimit_cpu": resource.RLIMIT_CPU,
+    "rlimit_nproc": resource.RLIMIT_NPROC,
+    "rlimit_nofile": resource.RLIMIT_NOFILE,
+}
+#: What of a Spec only the launcher itself follows.
+_OWN = ("threads", "log_stderr", "hold", "stderr_lines", "stderr_bytes", "idle", "start_timeout")
+_LAYOUT = struct.Struct(f"=???QQddii?{2 * len(LIMITS)}q")
+#: In a message: no umask, and no limit.
+_NO_UMASK = -1
+_NO_LIMIT = -2
+_GREATEST_NICE = 19
+#: Attributes of a Spec and of an Identity that are those of the table, and the option of each.
+_FIXED = {
+    "name": "",
+    "program": "server",
+    "handler": "python",
+    "path": "python_path",
+    "listen_fds": "listen_fds",
+    "environment": "env",
+}
+_FIXED_IDENTITY = {"user": "user", "group": "group", "groups": "groups", "root": "chroot", "folder": "cwd"}
+
+
+def launcher_options(spec: Spec) -> bytes:
+    """Return the part of a Spec that a message to the nursery may change."""
+    identity, limits = spec.identity, _limits(spec.identity)
+    umask = _NO_UMASK if identity.umask is None else identity.umask
+    numbers: list[int] = []
+    for which in LIMITS.values():
+        numbers += limits[which][1:] if which in limits else (_NO_LIMIT, _NO_LIMIT)
+    own = (getattr(spec, name) for name in _OWN)
+    return _LAYOUT.pack(*own, umask, identity.nice, identity.no_new_privs, *numbers)
+
+
+def adapt(spec: Spec, options: bytes) -> Spec:
+    """Return a Spec with the launcher options of another one.
+
+    Raises:
+        ValueError: they are none.
+    """
+    if len(options) != _LAYOUT.size:
+        raise ValueError("no launcher options")
+    values = _LAYOUT.unpack(options)
+    umask, nice, no_new_privs, *numbers = values[len(_OWN) :]
+    adapted = spec._replace(**dict(zip(_OWN, values, strict=False)))
+    limits = {}
+    for which, soft, hard in zip(LIMITS.values(), numbers[::2], numbers[1::2], strict=True):
+        if (soft, hard) == (_NO_LIMIT, _NO_LIMIT):
+            continue
+        if min(soft, hard) < resource.RLIM_INFINITY:
+            # As an unsigned number it would be a great one.
+            raise ValueError("no limit")
+        limits[which] = Limit(which, soft, hard)
+    files, core = limits.pop(resource.RLIMIT_NOFILE, None), limits.pop(resource.RLIMIT_CORE, None)
+    own, handler = () if core is None else (core,), tuple(limits.values())
+    if files is not None:
+        keeps = bool(spec.handler) or adapted.log_stderr or adapted.hold
+        own, handler = place_files(own, handler, files, keeps=keeps)
+    identity = spec.identity._replace(
+        umask=None if umask == _NO_UMASK else umask,
+        nice=nice,
+        no_new_privs=no_new_privs,
+        own_limits=own,
+        handler_limits=handler,
+    )
+    return adapted._replace(identity=identity)
+
+
+def inherited_limits() -> dict[int, tuple[int, int]]:
+    """Return the limits of this process, soft and hard, which handlers have where their service sets none."""
+    return {which: resource.getrlimit(which) for which in LIMITS.values()}
+
+
+def excess(row: Spec, wanted: Spec, inherited: Mapping[int, tuple[int, int]]) -> list[str]:
+    """Return the options by which a Spec gives a handler more than a row of the nursery's table does, or other things.
+
+    Args:
+        row: of the table.
+        wanted: what is asked for.
+        inherited: limits of the nursery, by RLIMIT number.
+
+    Returns:
+        The names of options; empty for the name of the service. Nothing if the nursery may start the launcher.
+    """
+    have, want = row.identity, wanted.identity
+    found = [option for name, option in _FIXED.items() if getattr(row, name) != getattr(wanted, name)]
+    if row.argv != wanted.argv and "server" not in found:
+        found.append("argv0" if row.argv[1:] == wanted.argv[1:] else "server")
+    found += [option for name, option in _FIXED_IDENTITY.items() if getattr(have, name) != getattr(want, name)]
+    if want.umask != have.umask and not _takes_permissions(have.umask, want.umask):
+        found.append("umask")
+    if want.nice != have.nice and not have.nice < want.nice <= _GREATEST_NICE:
+        found.append("nice")
+    if have.no_new_privs and not want.no_new_privs:
+        found.append("no_new_privs")
+    return found + _raised_limits(have, want, inherited)
+
+
+def _takes_permissions(before: int | None, after: int | None) -> bool:
+    """Whether new files get no permission by the one umask that they don't get by the other, both known."""
+    return before is not None and after is not None and 0 <= after <= 0o777 and after & before == before
+
+
+def _raised_limits(have: Identity, want: Identity, inherited: Mapping[int, tuple[int, int]]) -> list[str]:
+    """Return the options of limits that are higher than those of the table, the soft or the hard one."""
+    found, bounds, limits = [], _limits(have), _limits(want)
+    for option, which in LIMITS.items():
+        unset = Limit(which, *inherited.get(which, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)))
+        _, *most = bounds.get(which, unset)
+        _, *wanted = limits.get(which, unset)
+        if any(_is_above(*each) for each in zip(wanted, most, strict=True)):
+            found.append(option)
+    return found
+
+
+def _is_above(limit: int, most: int) -> bool:
+    unlimited = resource.RLIM_INFINITY
+    return most != unlimited and (limit == unlimited or limit > most)
+
+
+def _limits(identity: Identity) -> dict[int, Limit]:
+    return {limit.which: limit for limit in (*identity.own_limits, *identity.handler_limits)}
+
+
+def changed_variables(row: Spec, wanted: Spec) -> list[str]:
+    """Return the names of variables that two Specs don't have in common, or not with the same value."""
+    before, after = row.environment, wanted.environment
+    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))

@@ -1,0 +1,97 @@
+"""What is said when root was given up and is needed: the option or the address, its value, and the restart."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from svcd.errors import ListenError
+from svcd.handlers.launch_options import LIMITS, excess
+from svcd.transport.given_up import RESTART, with_restart
+from svcd.transport.specs import Account, root_needed, roots_refusals, spec_of
+from tests.doubles import service_of
+from tests.unit.test_broken import desired
+
+ACCOUNT = Account((1024, 4096), 54_321, 54_321, ())
+FIRST = "cat 7/tcp server=/bin/cat user=1 umask=027 nice=2 rlimit_cpu=5s env=A=b no_new_privs=yes"
+
+
+@pytest.fixture
+def ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that has given root up."""
+    monkeypatch.setattr("os.geteuid", lambda: 54_321)
+
+
+def _refusals(line: str) -> list[str]:
+    service, row = service_of(line), spec_of(service_of(FIRST), ACCOUNT)
+    options = excess(row, spec_of(service, ACCOUNT), dict.fromkeys(LIMITS.values(), (-1, -1)))
+    return list(map(str, roots_refusals(service, ACCOUNT, row, options)))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said", "remedy"),
+    [
+        ("user=1", "user=root", "s:1:32: user: root", "undo the change"),
+        ("umask=027", "umask=022", "s:1:40: umask: 0022", "give a umask that has the bits of 0027, which it had then"),
+        ("nice=2", "nice=1", "s:1:49: nice: 1", "give at least 2, which it had then"),
+        ("rlimit_cpu=5s", "rlimit_cpu=6s", "s:1:62: rlimit_cpu: 6s", "give at most 5, which it had then"),
+        ("env=A=b", "env=A=c", "s:1:69: env: A=c", "undo the change"),
+        ("env=A=b", "", "s:1:1: env: the removal of A", "undo the change"),
+        ("nice=2", "", "s:1:1: nice: the removal of nice", "give at least 2, which it had then"),
+        ("no_new_privs=yes", "", "s:1:1: no_new_privs: the removal of no_new_privs", "undo the change"),
+        ("server=/bin/cat", "server='/bin/cat -n'", "s:1:18: server: /bin/cat -n", "undo the change"),
+    ],
+)
+def test_a_refusal_names_the_option(before: str, after: str, said: str, remedy: str) -> None:
+    """Its place, its value, and what can be done: a restart, or what needs none."""
+    text = f"{said} gives handlers what they did not have at the start; {RESTART}, or {remedy}"
+    assert _refusals(FIRST.replace(before, after)) == [text]
+
+
+def test_several_refusals() -> None:
+    """Each option has its own, and what follows from user= has none."""
+    found = _refusals(FIRST.replace("user=1", "user=root group=0").replace("umask=027", "umask=000"))
+    assert [each.split(": ")[1] for each in found] == ["user", "umask"]
+    assert _refusals(FIRST) == []
+
+
+@pytest.mark.usefixtures("ordinary")
+def test_a_service_that_the_nursery_does_not_know() -> None:
+    """Is told what only root can give."""
+    (found,) = roots_refusals(service_of(FIRST), ACCOUNT, None, [""])
+    assert str(found) == f"s:1:32: user: only root can give this; {RESTART}, or remove the option"
+
+
+@pytest.mark.usefixtures("ordinary")
+@pytest.mark.parametrize(("own", "needed"), [((10, 99), True), ((10, 100), False), ((-1, -1), False)])
+def test_a_limit_above_the_daemons(monkeypatch: pytest.MonkeyPatch, own: tuple[int, int], needed: bool) -> None:
+    """A daemon that has given root up can't raise it for a service without user= either."""
+    monkeypatch.setattr("resource.getrlimit", lambda _which: own)
+    found = list(root_needed(service_of("cat 7/tcp server=/bin/cat rlimit_nproc=100"), ACCOUNT))
+    assert [each.text.partition(":")[0] for each in found] == ["rlimit_nproc"] * needed
+    assert list(root_needed(service_of("cat 7/tcp server=/bin/cat rlimit_nproc=100"), Account((1, 2)))) == []
+
+
+@pytest.mark.usefixtures("ordinary")
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [("echo 7/tcp4", f"{RESTART}; or choose another port"), ("echo /run/x/unix", f"{RESTART}; or let it write there")],
+)
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_an_address_that_only_root_can_open(line: str, remedy: str, number: int) -> None:
+    """Needs a restart; what root could not do either keeps its remedy."""
+    (endpoint,) = desired(line).endpoints
+    error = ListenError(endpoint.service.id, endpoint.address, "no", "let it write there", number)
+    found = with_restart(error, endpoint)
+    assert (found.remedy, found.cause, found.number) == (remedy, "no", number)
+    other = ListenError(endpoint.service.id, endpoint.address, "no", "stop nc", errno.EADDRINUSE)
+    assert with_restart(other, endpoint) is other
+
+
+def test_root_keeps_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is given up there is nothing that a restart would change."""
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    (endpoint,) = desired("echo 7/tcp4").endpoints
+    error = ListenError("echo/tcp4", endpoint.address, "no", "no", errno.EACCES)
+    assert with_restart(error, endpoint) is error
