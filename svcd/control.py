@@ -22,7 +22,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from svcd.errors import CommandError, ListenError, ListenErrors
+from svcd.errors import CommandError, ListenError, ListenErrors, StoppingError
 from svcd.events import CONTROL, PROBLEM, tell
 from svcd.net.peer_credentials import credentials
 from svcd.transport.inherited import control_name, file_of
@@ -33,7 +33,7 @@ from svcd.transport.sockets import REMEDIES
 from svcd.wire.control import Lines, Request, RequestError, answer, mistake, request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
@@ -68,6 +68,7 @@ class _Client(Protocol):
     def __init__(self) -> None:
         self._lines = Lines()
         self._requests: deque[bytes | None] = deque()
+        self._asked: Request | None = None
         # Whether a command is under way, its answers are not read, it is not read from, it has sent everything.
         self._busy = self._full = self._paused = self._heard_all = False
         # Whether nothing of it is obeyed: it was not let in, or it is about to be gone.
@@ -155,6 +156,7 @@ class _Client(Protocol):
         except RequestError as error:
             self._answer(mistake(error.id, "usage", str(error)))
             return
+        self._asked = asked
         done = maybeDeferred(self.factory.commands[asked.command], **asked.arguments)
         lines = done.addCallbacks(partial(answer, asked.id), partial(self._mistake, asked))
         lines.addCallback(self._answer)
@@ -167,16 +169,29 @@ class _Client(Protocol):
         return mistake(asked.id, "error", "a mistake in svcd; its log has more")
 
     def _answer(self, line: bytes) -> None:
-        self._busy = False
+        self._busy, self._asked = False, None
         if not self._over:
             self.transport.write(line)
             self._go_on()
 
     def end(self) -> None:
-        """Let it have what was written, and close."""
+        """Let it have what was written, and close; its requests without an answer are to be asked again."""
+        if not self._over:
+            for number in self._unanswered():
+                self.transport.write(mistake(number, "busy", str(StoppingError())))
         self._forget()
         self.transport.unregisterProducer()
         self.transport.loseConnection()
+
+    def _unanswered(self) -> Iterator[int | str | None]:
+        """Yield the ids of requests that have no answer, in their order."""
+        if self._asked is not None:
+            yield self._asked.id
+        for line in self._requests:
+            try:
+                yield None if line is None else request(line).id
+            except RequestError as error:
+                yield error.id
 
     def abort(self) -> None:
         """Close at once."""
@@ -297,10 +312,10 @@ class ControlFactory(Factory):
         """Let every client have its last answers; fires when they are gone."""
         if not self._connected:
             return succeed(None)
-        self._empty = Deferred()
+        done = self._empty = Deferred()
         for client in list(self._connected):
             client.end()
-        return self._empty
+        return done
 
     def cut(self) -> None:
         """Close all connections at once."""

@@ -7,7 +7,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from svcd.model import Problem
 
@@ -16,10 +16,12 @@ __all__ = [
     "ClientError",
     "CommandError",
     "ConfigError",
+    "FaultError",
     "ListenError",
     "ListenErrors",
     "ServerError",
     "StartFailure",
+    "StoppingError",
     "SvcdError",
     "UnavailableError",
     "UsageError",
@@ -63,6 +65,15 @@ class ConfigError(SvcdError):
     exit_code = os.EX_CONFIG
 
 
+class FaultError(ConfigError):
+    """Services can't be served as the machine is, and all of them are to be served (`--strict`, a check).
+
+    The text of the services file has no mistake.
+    """
+
+    exit_code = 1
+
+
 class ListenError(SvcdError):
     """One address of one service can't be opened.
 
@@ -93,11 +104,19 @@ class ListenErrors(SvcdError):  # noqa: N818 - several of them
     Args:
         errors: one for each address, never empty.
         problems: faults of other services, where no service can be served.
+        with_owners: returns the same with the processes that have addresses, which takes a while; None where they are
+            named, as far as they are known.
     """
 
-    def __init__(self, errors: Sequence[ListenError], problems: Sequence[Problem] = ()) -> None:
+    def __init__(
+        self,
+        errors: Sequence[ListenError],
+        problems: Sequence[Problem] = (),
+        with_owners: Callable[[], ListenErrors] | None = None,
+    ) -> None:
         self.errors = tuple(errors)
         self.problems = tuple(problems)
+        self.with_owners = with_owners
         super().__init__("\n".join(map(str, [*errors, *problems])))
 
     #: sysexits(3) EX_OSERR.
@@ -109,12 +128,19 @@ class CommandError(SvcdError):
 
     Args:
         text: why, and what to do.
-        code: for programs: refused, or config for mistakes of a services file.
+        code: for programs: refused, busy if the same may be obeyed soon, or config for mistakes of a services file.
     """
 
     def __init__(self, text: str, code: str = "refused") -> None:
         super().__init__(text)
         self.code = code
+
+
+class StoppingError(CommandError):
+    """A command has come too late: this daemon is about to stop, perhaps since an upgrade has replaced it."""
+
+    def __init__(self) -> None:
+        super().__init__("the daemon is about to stop, or an upgrade has replaced it; ask again", "busy")
 
 
 class ClientError(SvcdError):

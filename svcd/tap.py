@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from argparse import Namespace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from svcd.catalog import Surroundings
 from svcd.config.default import DEFAULT_NAME, SERVICES_FILE
 from svcd.control import ControlFactory, ControlService
 from svcd.daemon import Daemon, not_started
-from svcd.errors import ConfigError, ListenErrors, StartFailure
+from svcd.errors import ConfigError, FaultError, ListenErrors, StartFailure
 from svcd.events import PROBLEM, tell
 from svcd.files import LocalFiles
 from svcd.handlers.signals import reset_inherited_signals
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
     from svcd.config.check import DesiredServices
     from svcd.config.service import Service
+    from svcd.model import Problem
     from svcd.transport.handover import Handover
     from svcd.transport.opening import Store
     from svcd.transport.specs import Account
@@ -196,12 +198,14 @@ class Options(usage.Options):
             print(error, file=sys.stderr)
             raise StartFailure(error.exit_code, "the services file has mistakes", str(error).splitlines()) from None
         faults = [problem for each in desired.faulty for problem in each.problems]
+        if self["check"]:
+            faults += self._address_faults(desired)
         serves = desired.endpoints or any(fault.pending for fault in faults)
         if faults and (self["strict"] or self["check"] or not serves):
             reasons = ConfigError(faults)
             print(reasons, file=sys.stderr)
             which = "some services" if desired.endpoints else "the services"
-            code = 1 if self["check"] else reasons.exit_code
+            code = reasons.exit_code if not (self["check"] or self["strict"]) else FaultError.exit_code
             raise StartFailure(code, f"{which} can't be served", str(reasons).splitlines())
         if self.predecessor is not None and not desired.endpoints and not desired.faulty:
             # As a reload: a truncated file is no instruction.
@@ -212,6 +216,15 @@ class Options(usage.Options):
             # A daemon changes its folder, and may read the file again.
             self["services"] = os.path.abspath(self["services"])  # noqa: PTH100 - Path has no such thing for links
         return desired
+
+    def _address_faults(self, desired: DesiredServices) -> list[Problem]:
+        """The faults of addresses that are absent or in use, by another than a running daemon; warnings are printed."""
+        from svcd.cli.sources import KnownAddresses
+
+        faults, doubtful = KnownAddresses.now(Namespace(control=self["control"])).problems(desired.endpoints)
+        for problem in doubtful:
+            print(problem, file=sys.stderr)
+        return faults
 
     def postOptions(self) -> None:
         """Answer --check; look at the log's and the pid file's places."""

@@ -141,13 +141,14 @@ _FAULTS = 1
 def _check(chosen: argparse.Namespace) -> int:
     # All that is needed, before a user is taken that perhaps can't read it.
     import svcd.config.tls_files  # noqa: F401 - as above
-    from svcd.cli.sources import become, source_of
+    from svcd.cli.sources import KnownAddresses, become, source_of
     from svcd.files import LocalFiles
     from svcd.loading import listing, load_config
     from svcd.transport.machine import LocalMachine
 
     try:
         source = source_of(chosen.file, chosen)
+        known = KnownAddresses.now(chosen)
         user = become(chosen.user or source.reader)
         handlers = f", handlers as {source.handlers}" if source.handlers and not chosen.user else ""
         print(f"svcctl check: {source.name}; as user {user}{handlers}", file=sys.stderr)
@@ -157,8 +158,9 @@ def _check(chosen: argparse.Namespace) -> int:
     except (ConfigError, UsageError) as error:
         print(error if isinstance(error, ConfigError) else f"svcctl check: {error}", file=sys.stderr)
         return error.exit_code
-    faults = [*loaded.faults, *source.rights(loaded, user)]
-    for problem in (*faults, *loaded.warnings):
+    in_use, doubtful = known.problems(loaded.desired.endpoints)
+    faults = [*loaded.faults, *source.rights(loaded, user), *in_use]
+    for problem in (*faults, *loaded.warnings, *doubtful):
         print(problem, file=sys.stderr)
     for line in listing(loaded.desired.endpoints):
         print(line)

@@ -261,6 +261,13 @@ def _upgraded(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"process {result['pid']} serves; process {result['before']} {rest}"
 
 
+def _enabled(result: Mapping[str, Any]) -> Iterator[str]:
+    if result.get("already"):
+        yield f"{result['service']} is on already"
+    else:
+        yield from _plain(result)
+
+
 def _expiry(days: int) -> str:
     if days < 0:
         return "has expired"
@@ -279,6 +286,7 @@ _VIEWS: dict[str, Callable[[Any], Iterator[str]]] = {
     "status": _status,
     "connections": _connections,
     "show": _show,
+    "enable": _enabled,
     "reload": _changes,
     "diff": _changes,
     "upgrade": _upgraded,

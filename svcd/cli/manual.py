@@ -22,7 +22,7 @@ _EXITS = {
     69: "Nobody answers: no daemon, no server that could be reached in time. svcd can't run from here (install).",
     73: "A file can't be written (install).",
     74: "The standard input or output fails.",
-    75: "The daemon is busy.",
+    75: "The daemon is busy, or an upgrade has just replaced it; ask again.",
     76: "A server does not keep to the protocol, or its certificate can't be trusted.",
     77: "It is not permitted (install).",
     78: "The services file has mistakes.",

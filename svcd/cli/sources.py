@@ -7,23 +7,27 @@ import pwd
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from svcd.config.default import DEFAULT_NAME, SERVICES_FILE
 from svcd.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from svcd.config.check import Endpoint
     from svcd.loading import Loaded
     from svcd.model import Problem
+    from svcd.net.port_owner import Process
 
-__all__ = ["Source", "become", "source_of"]
+__all__ = ["KnownAddresses", "Source", "become", "source_of"]
 
 #: There is where systemd is the init system (sd_booted(3)).
 _BOOTED = Path("/run/systemd/system")
 _UNIT = "svcd.service"
+#: Where the control socket of root's daemon and of the unit is.
+_ROOTS_FOLDER = Path("/run/svcd")
 _PATIENCE = 5.0
 
 
@@ -66,6 +70,51 @@ class Source:
         from svcd.loading import usual_file
 
         return f"{self.file or usual_file() or DEFAULT_NAME}{f', {self.whose}' if self.whose else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAddresses:
+    """Addresses that are in use, as far as that is to be asked before root is given up.
+
+    Attributes:
+        served: those that the running daemon listens on.
+        owners: processes that have sockets, by inode; only root sees all.
+        doubt: why addresses of the daemon are not known, if one may run; else empty.
+    """
+
+    served: frozenset[str]
+    owners: Mapping[str, Process]
+    doubt: str = ""
+
+    @classmethod
+    def now(cls, chosen: argparse.Namespace) -> KnownAddresses:
+        """Ask the daemon that a command line means, and /proc."""
+        from svcd.cli.client import daemon_status
+        from svcd.net.port_owner import socket_owners
+
+        status = daemon_status(chosen, _PATIENCE)
+        root, doubt = os.geteuid() == 0, ""
+        if status is None and not root and not chosen.control and _ROOTS_FOLDER.is_dir():
+            doubt = "perhaps it is the running svcd, which root or its user can ask (svcctl --control PATH)"
+        owners = socket_owners() if root else {}
+        return cls(frozenset(_served(status or {})), owners, doubt)
+
+    def problems(self, endpoints: Iterable[Endpoint]) -> tuple[list[Problem], list[Problem]]:
+        """Return the faults of addresses that can't be listened on, and warnings."""
+        from svcd.model import Severity
+        from svcd.transport.address_check import address_faults
+
+        found = list(address_faults(endpoints, self.served, self.owners, self.doubt))
+        faults = [each for each in found if each.severity is Severity.FAULT]
+        return faults, [each for each in found if each.severity is not Severity.FAULT]
+
+
+def _served(status: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the addresses that a daemon listens on, by its status, which has those that it can't have as well."""
+    for row in status.get("services", []):
+        for address in row.get("addresses", []):
+            if not any(f"can't listen on {address}: " in problem for problem in row.get("problems", [])):
+                yield address
 
 
 def source_of(named: str | None, chosen: argparse.Namespace) -> Source:

@@ -5,6 +5,7 @@ The sockets of a process that another user owns are seen by root alone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -12,14 +13,16 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
-__all__ = ["Process", "socket_owner"]
+__all__ = ["BoundSocket", "Process", "bound_sockets", "owner_of", "socket_owner", "socket_owners"]
 
 #: How long a search may take, in seconds: it reads the links of all descriptors of all processes.
 _MAX_SECONDS = 2.0
 #: States of /proc/net/tcp: LISTEN. For udp a bound socket is in TCP_CLOSE.
 _STATES: dict[int, str] = {socket.SOCK_STREAM: "0A", socket.SOCK_DGRAM: "07"}
+#: Flags and type in /proc/net/unix: SO_ACCEPTCON, and SOCK_DGRAM.
+_UNIX_LISTENS, _UNIX_DATAGRAMS = "00010000", "0002"
 _TABLES: dict[int, tuple[str, str]] = {socket.SOCK_STREAM: ("tcp", "tcp6"), socket.SOCK_DGRAM: ("udp", "udp6")}
 
 
@@ -38,6 +41,20 @@ class Process(NamedTuple):
         return f"{self.name} (pid {self.pid})"
 
 
+class BoundSocket(NamedTuple):
+    """A socket that has an address: a listening one of a stream, any of datagrams, or of a UNIX socket's path.
+
+    Attributes:
+        host: the address as a literal; empty for a UNIX socket.
+        port: the port; 0 for a UNIX socket.
+        inode: its number in /proc.
+    """
+
+    host: str
+    port: int
+    inode: str
+
+
 def socket_owner(kind: int, host: str, port: int, path: str = "") -> Process | None:
     """Return the process that has an address in use, or None if /proc does not tell.
 
@@ -48,14 +65,35 @@ def socket_owner(kind: int, host: str, port: int, path: str = "") -> Process | N
         port: the port.
         path: the path of a UNIX socket instead.
     """
+    return owner_of(bound_sockets(kind, host, port, path))
+
+
+def bound_sockets(kind: int, host: str, port: int, path: str = "") -> list[BoundSocket]:
+    """Return the sockets that may be in the way of an address, as far as /proc tells; arguments as of socket_owner."""
     try:
-        inodes = set(_unix_inodes(path) if path else _inet_inodes(kind, host, port))
-        return _owner_of(inodes) if inodes else None
+        return list(_unix_sockets(path) if path else _inet_sockets(kind, host, port))
+    except OSError:
+        return []
+
+
+def owner_of(sockets: Iterable[BoundSocket]) -> Process | None:
+    """Return the first process that has one of the sockets open, or None if /proc does not tell."""
+    inodes = {each.inode for each in sockets}
+    try:
+        return next(iter(_owners(inodes, most=1).values()), None) if inodes else None
     except OSError:
         return None
 
 
-def _inet_inodes(kind: int, host: str, port: int) -> Iterator[str]:
+def socket_owners() -> dict[str, Process]:
+    """Return a process for each socket that one has open, by inode; for a process that is about to give root up."""
+    try:
+        return _owners()
+    except OSError:
+        return {}
+
+
+def _inet_sockets(kind: int, host: str, port: int) -> Iterator[BoundSocket]:
     wanted = _packed(host)
     for table in _TABLES[kind]:
         try:
@@ -65,9 +103,13 @@ def _inet_inodes(kind: int, host: str, port: int) -> Iterator[str]:
             continue
         for line in lines:
             fields = line.split()
-            address, _, number = fields[1].partition(":")
-            if fields[3] == _STATES[kind] and int(number, 16) == port and _overlap(wanted, _unpacked(address)):
-                yield fields[9]
+            digits, _, number = fields[1].partition(":")
+            if fields[3] != _STATES[kind] or int(number, 16) != port:
+                continue
+            address = _unpacked(digits)
+            if _overlap(wanted, address):
+                family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+                yield BoundSocket(socket.inet_ntop(family, address), port, fields[9])
 
 
 def _packed(host: str) -> bytes:
@@ -87,34 +129,40 @@ def _overlap(wanted: bytes, taken: bytes) -> bool:
     return wanted == taken or not any(wanted) or not any(taken)
 
 
-def _unix_inodes(path: str) -> Iterator[str]:
+def _unix_sockets(path: str) -> Iterator[BoundSocket]:
     for line in _read("/proc/net/unix").splitlines()[1:]:
         fields = line.split(maxsplit=7)
-        if len(fields) == 8 and fields[7] == path:
-            yield fields[6]
+        # A connection to the path of a stream has the path as well.
+        bound = len(fields) == 8 and (fields[3] == _UNIX_LISTENS or fields[4] == _UNIX_DATAGRAMS)
+        if bound and fields[7] == path:
+            yield BoundSocket("", 0, fields[6])
 
 
-def _owner_of(inodes: set[str]) -> Process | None:
-    """Return the first process that has one of the sockets open."""
-    links = {f"socket:[{inode}]" for inode in inodes}
+def _owners(inodes: Collection[str] | None = None, most: int | None = None) -> dict[str, Process]:
+    """Return processes that have sockets open, by inode, of some sockets or of all; `most` of them are enough."""
+    links = None if inodes is None else {f"socket:[{inode}]" for inode in inodes}
+    found: dict[str, Process] = {}
     until = time.monotonic() + _MAX_SECONDS
     for pid in os.listdir("/proc"):  # noqa: PTH208 - names, not paths
         if not pid.isdecimal():
             continue
-        if time.monotonic() > until:
-            return None
-        if _has_link(f"/proc/{pid}/fd", links):
-            return Process(int(pid), _read(f"/proc/{pid}/comm").strip())
-    return None
+        if time.monotonic() > until or (most is not None and len(found) >= most):
+            break
+        targets = _socket_links(f"/proc/{pid}/fd")
+        for target in targets if links is None else targets & links:
+            with contextlib.suppress(OSError):
+                # The process may have ended.
+                found.setdefault(target[8:-1], Process(int(pid), _read(f"/proc/{pid}/comm").strip()))
+    return found
 
 
-def _has_link(folder: str, links: set[str]) -> bool:
+def _socket_links(folder: str) -> set[str]:
     try:
         with os.scandir(folder) as entries:
-            return any(_target(entry.path) in links for entry in entries)
+            return {target for entry in entries if (target := _target(entry.path)).startswith("socket:[")}
     except OSError:
         # The process has ended, or is another user's.
-        return False
+        return set()
 
 
 def _target(path: str) -> str:

@@ -6,9 +6,10 @@ import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from svcd.errors import ListenError
+from svcd.errors import ConfigError, FaultError, ListenError, ListenErrors
 from svcd.events import BROKEN, RECOVERED, tell
 from svcd.model import ip_literal
 from svcd.supervisor.path_watch import PathWatcher
@@ -17,7 +18,6 @@ from svcd.transport.sockets import with_owner
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IDelayedCall
 
     from svcd.config.check import Endpoint
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     from svcd.interfaces import Watcher
     from svcd.model import Problem
 
-__all__ = ["BrokenService", "BrokenServices"]
+__all__ = ["BrokenService", "BrokenServices", "failure_of"]
 
 #: Seconds until a service is tried again: at first, and at most; each pause is twice the last.
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
 #: So many services at most have the processes looked for that have their addresses, each time.
 _MAX_SOUGHT = 16
+#: An answer waits so long for the names of processes that have addresses, in seconds.
+_NAMING_SECONDS = 3.0
 #: Several events come together, such as a file that is created, written and closed, in seconds.
 _SETTLE_SECONDS = 0.2
 
@@ -135,6 +137,8 @@ class BrokenServices:
         self._paths = PathWatcher(reactor, self._paths_changed)
         self.retry: Callable[[Sequence[str]], object] | None = None
         self.in_thread: Callable[[Callable[[], Any]], Deferred[Any]] | None = None
+        self._searches = 0
+        self._awaiting: list[Deferred[None]] = []
 
     def __getitem__(self, service_id: str) -> BrokenService:
         """Return a service that is broken."""
@@ -205,7 +209,45 @@ class BrokenServices:
         if self.in_thread is None or not any(each.seeks_owner for each in services):
             report([each.errors for each in services])
         else:
-            self.in_thread(find).addCallback(report).addErrback(lambda _failure: report([b.errors for b in services]))
+            self._searches += 1
+            found = self.in_thread(find).addCallback(report)
+            found.addErrback(lambda _failure: report([b.errors for b in services])).addBoth(self._searched)
+
+    def _searched(self, _result: object) -> None:
+        self._searches -= 1
+        if not self._searches:
+            self._answer_all()
+
+    def _answer_all(self) -> None:
+        awaiting, self._awaiting = self._awaiting, []
+        for each in awaiting:
+            each.callback(None)
+
+    def when_named(self) -> Deferred[None]:
+        """Return a Deferred that fires when the processes that have addresses are named, or were sought for long."""
+        if not self._searches:
+            return succeed(None)
+        named: Deferred[None] = Deferred()
+        self._awaiting.append(named)
+        late = self._reactor.callLater(_NAMING_SECONDS, self._give_up_naming, named)
+        return named.addCallback(lambda _result: late.cancel() if late.active() else None)
+
+    def _give_up_naming(self, named: Deferred[None]) -> None:
+        self._awaiting.remove(named)
+        named.callback(None)
+
+    def named(self, errors: Iterable[Problem | ListenError]) -> list[Problem | ListenError]:
+        """Return errors, with the processes that have addresses as far as they have been found."""
+        known = {
+            (error.service, error.address): error
+            for each in self
+            for error in each.errors
+            if isinstance(error, ListenError)
+        }
+        return [
+            known.get((error.service, error.address), error) if isinstance(error, ListenError) else error
+            for error in errors
+        ]
 
     def postpone(self, ids: Iterable[str]) -> None:
         """Try services again after their next pause."""
@@ -232,6 +274,7 @@ class BrokenServices:
         """Try nothing any more."""
         self.retry = None
         self._paths.stop()
+        self._answer_all()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -273,3 +316,22 @@ class BrokenServices:
             self.retry(due)
         else:
             self._wait()
+
+
+def failure_of(broken: Iterable[BrokenService], *, strict: bool) -> ConfigError | ListenErrors:
+    """Return the error of a start or a reload that serves nothing, or with `strict` not everything."""
+    services = list(broken)
+    errors = [error for each in services for error in each.errors]
+    problems = [error for error in errors if not isinstance(error, ListenError)]
+    if len(problems) == len(errors):
+        return FaultError(problems) if strict else ConfigError(problems)
+
+    def with_owners() -> ListenErrors:
+        found = [each.with_owners() if n < _MAX_SOUGHT else each.errors for n, each in enumerate(services)]
+        return ListenErrors([error for each in found for error in each if isinstance(error, ListenError)], problems)
+
+    return ListenErrors(
+        [error for error in errors if isinstance(error, ListenError)],
+        problems,
+        with_owners if any(each.seeks_owner for each in services) else None,
+    )

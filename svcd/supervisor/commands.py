@@ -7,11 +7,11 @@ import math
 import os
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from twisted.internet.defer import maybeDeferred
 
-from svcd.errors import CommandError, ConfigError, ListenErrors, SvcdError
+from svcd.errors import CommandError, ConfigError, FaultError, SvcdError
 from svcd.events import PRIORITIES
 from svcd.supervisor.upgrading import PATIENCE
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from svcd.transport.tls.server import TlsServer
 
 __all__ = ["Commands"]
+
+ResultT = TypeVar("ResultT")
 
 
 class Commands:
@@ -179,12 +181,22 @@ class Commands:
         return {"service": name, "state": "disabled"}
 
     def enable(self, service: str) -> Deferred[dict[str, object]]:
-        """Listen again for a service that was disabled, or try a broken one now; no reload or upgrade is under way."""
-        supervisor, chosen = self._supervisor, list[str]()
+        """Listen again for a service that was disabled, or try a broken one now; not during a reload or an upgrade.
+
+        A service that is on stays as it is, and the answer says so.
+        """
+        supervisor, chosen, already = self._supervisor, list[str](), {"already": True}
 
         def services() -> list[Service]:
-            name = _choose(service, [*self._disabled, *supervisor.broken.ids], "disabled or broken service")
+            idle = [*self._disabled, *supervisor.broken.ids]
+            meant = [name for name in idle if service in (name, name.rpartition("/")[0])]
+            name = _choose(service, meant or list(dict.fromkeys([*idle, *supervisor.hosted])), "service")
             chosen.append(name)
+            if name not in idle:
+                if any(listener.paused for listener in supervisor.listeners_of(name)):
+                    raise CommandError(f"{name} is paused; let it go on by svcctl resume {name}")
+                return []
+            already.clear()
             return [self._disabled[name] if name in self._disabled else supervisor.broken[name].service]
 
         def served(_result: None) -> dict[str, object]:
@@ -193,9 +205,13 @@ class Commands:
             broken = supervisor.broken.get(name)
             if broken is not None:
                 raise CommandError(f"{name} is broken: {broken.reason}")
-            return {"service": name, "state": "on"}
+            return {"service": name, "state": "on", **already}
 
-        return self._reloader.serve(services).addCallback(served)
+        return self._reloader.serve(services).addCallback(self._when_named).addCallback(served)
+
+    def _when_named(self, result: ResultT) -> Deferred[ResultT]:
+        """Wait until broken services name the processes that have their addresses, for a while."""
+        return self._supervisor.broken.when_named().addCallback(lambda _named: result)
 
     def pause(self, service: str = "") -> dict[str, object]:
         """Let new clients wait in the kernel's queue."""
@@ -221,7 +237,11 @@ class Commands:
     ) -> Deferred[dict[str, object]]:
         """Go over to what the services file says; fails with its Problems."""
         done = self._reloader.reload(now=now, strict=strict, allow_empty=allow_empty)
+        done.addCallback(self._when_named).addCallback(self._named)
         return done.addCallback(_reloaded).addErrback(_as_command_error)
+
+    def _named(self, result: ReloadResult) -> ReloadResult:
+        return result._replace(faults=tuple(self._supervisor.broken.named(result.faults)))
 
     def diff(self, file: str | None = None) -> Deferred[dict[str, object]]:
         """What a reload would change."""
@@ -308,8 +328,11 @@ def _certificate(tls: TlsServer) -> dict[str, object]:
     return {"file": first.file, "expires": expires, "days": days, "warn": warn, "count": len(tls.held)}
 
 
-def _as_command_error(failure: Failure) -> Any:  # noqa: ANN401 - it raises
+def _as_command_error(failure: Failure) -> Failure:
     failure.trap(SvcdError, OSError)
     error = failure.value
-    code = "config" if isinstance(error, ConfigError | ListenErrors) else "refused"
+    if isinstance(error, CommandError):
+        return failure
+    # What the machine lacks is no mistake of the file.
+    code = "config" if isinstance(error, ConfigError) and not isinstance(error, FaultError) else "refused"
     raise CommandError(str(error), code) from error

@@ -13,11 +13,11 @@ from twisted.logger import Logger
 
 from svcd.config.check import DesiredServices, grouped
 from svcd.config.plan import plan, socket_key
-from svcd.errors import CommandError, ConfigError, ListenError, ListenErrors
+from svcd.errors import ListenError, StoppingError
 from svcd.events import PROBLEM, READY, RELOAD, STOP, tell
 from svcd.model import ip_literal
 from svcd.net.address_watch import AddressWatcher
-from svcd.supervisor.broken import BrokenService, BrokenServices
+from svcd.supervisor.broken import BrokenService, BrokenServices, failure_of
 from svcd.supervisor.change import Change
 from svcd.supervisor.describing import described, muxed
 from svcd.supervisor.ending import attempt, cut, drained
@@ -31,7 +31,7 @@ from svcd.transport.tls.watch import Watch
 from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
     from svcd.catalog import Surroundings
     from svcd.config.check import Endpoint
@@ -160,7 +160,7 @@ class Supervisor(TwistedService):
         if broken and (self._strict or not serves):
             change.discard()
             self.store.release_held()
-            raise _failure(broken.values())
+            raise failure_of(broken.values(), strict=self._strict)
         change.commit(start=False)
         self._nurses.append(change.nurse)
         self._shared.keep_first(change.nurse)
@@ -221,10 +221,10 @@ class Supervisor(TwistedService):
         Raises:
             ListenErrors: with `strict`, since a socket can't be had.
             ConfigError: with `strict`, for other reasons.
-            CommandError: the daemon listens no more.
+            StoppingError: the daemon listens no more.
         """
         if self.ledger.state == "stopping":
-            raise CommandError("the daemon is about to stop")
+            raise StoppingError
         began = self._reactor.seconds()
         before = self.endpoints
         made = plan(before, self._target(desired), hidden(self._listeners))
@@ -233,7 +233,7 @@ class Supervisor(TwistedService):
         broken = self._broken(change, desired)
         if broken and (strict or self._strict):
             change.discard()
-            raise _failure(broken.values())
+            raise failure_of(broken.values(), strict=True)
         self._commit(change, made, now=now)
         for running in self.hosted.values():
             running.check_modules()
@@ -267,7 +267,7 @@ class Supervisor(TwistedService):
             checked: these services, as a new check has found them.
 
         Raises:
-            CommandError: the daemon listens no more.
+            StoppingError: the daemon listens no more.
         """
         tried = {endpoint.service.id for endpoint in checked.endpoints}
         others = [endpoint for endpoint in self.endpoints if endpoint.service.id not in tried]
@@ -277,7 +277,7 @@ class Supervisor(TwistedService):
         """Listen no more for a service; its connections go on. Return it.
 
         Raises:
-            CommandError: the daemon listens no more.
+            StoppingError: the daemon listens no more.
         """
         broken = self.broken.forget(name)
         service = self.hosted[name].service if broken is None else broken.service
@@ -286,7 +286,7 @@ class Supervisor(TwistedService):
 
     def _change(self, target: Sequence[Endpoint], checked: DesiredServices) -> None:
         if self.ledger.state == "stopping":
-            raise CommandError("the daemon is about to stop")
+            raise StoppingError
         made = plan(self.endpoints, target, hidden(self._listeners))
         change = Change(made, self._shared, self.hosted, self._listeners)
         change.prepare()
@@ -490,11 +490,3 @@ class Supervisor(TwistedService):
         """End every connection now; for whoever asks a second time to stop."""
         for running in self._all_running():
             cut(running)
-
-
-def _failure(broken: Iterable[BrokenService]) -> ConfigError | ListenErrors:
-    """Return the error of a start or a reload that serves nothing, or with `strict` not everything."""
-    errors = [error for each in broken for error in each.errors]
-    listen_errors = [error for error in errors if isinstance(error, ListenError)]
-    problems = [error for error in errors if not isinstance(error, ListenError)]
-    return ListenErrors(listen_errors, problems) if listen_errors else ConfigError(problems)

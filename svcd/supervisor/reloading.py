@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from twisted.internet.defer import DeferredLock, DeferredSemaphore
+from twisted.internet.defer import DeferredLock, DeferredSemaphore, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -50,7 +50,7 @@ class Reloader:
         self,
         supervisor: Supervisor,
         load: Callable[[str | None], DesiredServices],
-        in_thread: Callable[[Callable[[], DesiredServices]], Deferred[DesiredServices]],
+        in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         check: Callable[[Sequence[Service]], DesiredServices],
     ) -> None:
         self._check = check
@@ -99,12 +99,14 @@ class Reloader:
             services: called when it is their turn.
 
         Returns:
-            A Deferred that fails with a CommandError when the daemon is about to stop.
+            A Deferred that fails with a StoppingError when the daemon is about to stop.
         """
         return self._lock.run(self._serve, services)
 
     def _serve(self, services: Callable[[], Sequence[Service]]) -> Deferred[None]:
         chosen = services()
+        if not chosen:
+            return succeed(None)
         return self._in_thread(lambda: self._check(chosen)).addCallback(self._supervisor.serve)
 
     def alone(self, call: Callable[..., Deferred[ResultT]], *arguments: object) -> Deferred[ResultT]:
@@ -121,7 +123,7 @@ class Reloader:
             read.addCallback(_not_empty, None)
         read.addCallback(self._with_time_zone)
         done = read.addCallback(lambda desired: self._supervisor.change_to(desired, now=now, strict=strict))
-        done.addErrback(self._tell_why)
+        done.addErrback(self._name_owners).addErrback(self._tell_why)
 
         def over(result: ReloadResult | Failure) -> ReloadResult | Failure:
             pulse.reloaded()
@@ -137,6 +139,14 @@ class Reloader:
         """Read the time zone, in the reactor's thread, before anything of the new configuration holds."""
         self._supervisor.read_time_zone()
         return desired
+
+    def _name_owners(self, failure: Failure) -> Failure | Deferred[Failure]:
+        """Name the processes that have addresses, before the log and the answer say that these can't be had."""
+        error = failure.value
+        if not isinstance(error, ListenErrors) or error.with_owners is None:
+            return failure
+        named = self._in_thread(error.with_owners)
+        return named.addCallbacks(Failure, lambda _failed: failure)
 
     def _tell_why(self, failure: Failure) -> Failure:
         failure.trap(SvcdError, OSError)

@@ -9,7 +9,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from svcd.errors import CommandError
+from svcd.errors import CommandError, StoppingError
 from svcd.events import PROBLEM, UPGRADE, UPGRADE_FAILED, tell
 from svcd.transport.successor import Successor
 
@@ -137,7 +137,7 @@ class Upgrader(Service):
 
     def _begin(self, now: bool, seconds: float) -> Deferred[dict[str, object]]:
         if self._supervisor.ledger.state == "stopping":
-            raise CommandError("the daemon is about to stop")
+            raise StoppingError
         if self._runner.hindrance:
             raise CommandError(self._runner.hindrance)
         lost = self._supervisor.roots_alone()

@@ -27,7 +27,16 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.net.port_owner import Process
 
-__all__ = ["REMEDIES", "OpenSocket", "adopt_socket", "open_socket", "socket_address", "with_owner"]
+__all__ = [
+    "IP_FREEBIND",
+    "REMEDIES",
+    "OpenSocket",
+    "adopt_socket",
+    "in_use",
+    "open_socket",
+    "socket_address",
+    "with_owner",
+]
 
 #: What can be done about what the system says.
 REMEDIES = {
@@ -38,8 +47,8 @@ REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n, LimitNOFILE=)",
 }
 _FIRST_UNPRIVILEGED = 1024
-# Of linux/in.h.
-_IP_FREEBIND = 15
+#: Of linux/in.h.
+IP_FREEBIND = 15
 #: How much the kernel keeps for a client beyond what is on its way, in bytes. By itself it takes up to 4 MB from who
 #: produces without end (net.ipv4.tcp_wmem): a thousand chargens whose clients read nothing kept others waiting for
 #: half a second while that was filled, and for 40 ms with this; a fast client gets as many bytes a second.
@@ -225,7 +234,7 @@ def _bind_inet(opened: socket.socket, endpoint: Endpoint, *, stream: bool, leavi
             opened.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, _MOST_UNSENT)
     if options.freebind:
         # For IPv6 as well (ip(7)).
-        opened.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        opened.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
     if options.reuse_port:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if endpoint.version == 6:
@@ -290,7 +299,7 @@ def _explained(endpoint: Endpoint, error: OSError | KeyError) -> ListenError:
     cause = error.strerror or str(error)
     code = error.errno or 0
     if code == errno.EADDRINUSE:
-        return _in_use(endpoint, cause)
+        return in_use(endpoint, cause)
     if code in (errno.EACCES, errno.EPERM) and endpoint.version and service.port < _FIRST_UNPRIVILEGED:
         remedy = (
             f"ports below {_FIRST_UNPRIVILEGED} need root or CAP_NET_BIND_SERVICE; to try it without, "
@@ -307,7 +316,7 @@ def _explained(endpoint: Endpoint, error: OSError | KeyError) -> ListenError:
     return ListenError(service.id, endpoint.address, cause, remedy, code)
 
 
-def _in_use(endpoint: Endpoint, cause: str, owner: Process | None = None) -> ListenError:
+def in_use(endpoint: Endpoint, cause: str, owner: Process | None = None) -> ListenError:
     """Return the error for an address in use, with the process that has it."""
     service = endpoint.service
     what = "port" if endpoint.version else "path"
@@ -330,6 +339,6 @@ def with_owner(error: ListenError, endpoint: Endpoint) -> ListenError:
     kind = socket.SOCK_STREAM if service.net.shape is Shape.STREAM else socket.SOCK_DGRAM
     path = "" if endpoint.version else service.path
     owner = socket_owner(kind, endpoint.host, service.port, path)
-    named = _in_use(endpoint, os.strerror(error.number), owner)
+    named = in_use(endpoint, os.strerror(error.number), owner)
     named.owner_sought = True
     return named

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +18,6 @@ from tests.real.daemon import PATIENCE, environment, exchange, twistd
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.real.daemon import Daemon
 
@@ -30,6 +30,11 @@ def svcctl(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "svcd", "--control", str(daemon.folder / "control"), *words],
         env=environment(), capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
+
+
+def own_name() -> str:
+    """The command name of this process."""
+    return Path("/proc/self/comm").read_text().strip()
 
 
 def status(daemon: Daemon) -> dict[str, dict[str, Any]]:
@@ -70,6 +75,17 @@ def test_a_port_in_use(start: Callable[..., Daemon], reactor: str) -> None:
     found = svcctl(daemon, "enable", "x")
     assert found.returncode == 1
     assert "x/tcp is broken: " in found.stderr
+    assert f"(pid {os.getpid()})" in found.stderr
+    # A service that is new: it was never sought before.
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        more = f"y {other.getsockname()[1]}/tcp echo\n"
+        text = daemon.file.read_text()
+        for words in (("--strict",), ()):
+            daemon.file.write_text(text + more)
+            found = svcctl(daemon, "reload", *words)
+            assert (found.returncode, f"in use by {own_name()} (pid {os.getpid()})" in found.stderr) == (1, True)
+        daemon.file.write_text(text)
+        svcctl(daemon, "reload")
     taken.close()
     assert svcctl(daemon, "enable", "x").returncode == 0
     recovered(daemon, "x/tcp")
@@ -257,7 +273,7 @@ def test_nothing_can_be_served(tmp_path: Path) -> None:
             (f"x {port}/tcp echo bind=127.0.0.1", [], 71, "Address already in use"),
             ("x 0/tcp server=/no/such", [], 78, "can't run /no/such"),
             (f"x {port}/tcp echo bind=127.0.0.1\nok 0/tcp echo", ["--strict"], 71, "Address already in use"),
-            ("x 0/tcp server=/no/such\nok 0/tcp echo", ["--strict"], 78, "can't run /no/such"),
+            ("x 0/tcp server=/no/such\nok 0/tcp echo", ["--strict"], 1, "can't run /no/such"),
         ):
             (tmp_path / "services").write_text(f"{text}\n")
             ended = subprocess.run(
@@ -373,7 +389,7 @@ def test_a_changed_service_that_breaks_goes_on_as_before(start: Callable[..., Da
         assert exchange(client, b"a") == b"a"
     # With --strict nothing changes; a mistake of the text has another status.
     daemon.file.write_text("x 0/tcp server=/no/such bind=127.0.0.1\nok 0/tcp echo bind=127.0.0.1\n")
-    assert svcctl(daemon, "reload", "--strict").returncode == 78
+    assert svcctl(daemon, "reload", "--strict").returncode == 1
     assert exchange(daemon.connect("ok/tcp"), b"a") == b"A"
     daemon.file.write_text("x 0/tcp colour=red\n")
     assert svcctl(daemon, "reload").returncode == 78

@@ -176,13 +176,19 @@ def test_a_reload_enables_what_the_file_has(controlled: _Controlled) -> None:
             daemon.process.send_signal(signal.SIGHUP)
         daemon.wait_event("listen", "echo/tcp", count)
         assert "disabled" not in controlled.svcctl("status").stdout
-        assert "no disabled or broken service" in controlled.svcctl("enable", "echo").stderr
+        done = controlled.svcctl("enable", "echo")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "echo/tcp is on already\n", "")
+        assert controlled.ask("enable", "echo") == {"service": "echo/tcp", "state": "on", "already": True}
+        missing = controlled.svcctl("enable", "ecoh")
+        assert (missing.returncode, "there is no service ecoh; did you mean" in missing.stderr) == (1, True)
 
 
 def test_a_paused_service_lets_its_clients_wait(controlled: _Controlled) -> None:
     """They are served when it goes on; others notice nothing."""
     daemon = controlled.daemon
     controlled.ask("pause", "echo")
+    done = controlled.svcctl("enable", "echo")
+    assert (done.returncode, "echo/tcp is paused; let it go on by svcctl resume echo/tcp" in done.stderr) == (1, True)
     with daemon.connect("echo/tcp") as waiting:
         waiting.sendall(b"hello")
         assert exchange(daemon.connect("cat/tcp"), b"x") == b"x"

@@ -513,6 +513,30 @@ class _Killed:
         return False
 
 
+def test_a_reload_during_an_upgrade(begin: Callable[..., Daemon], open_folder: Path) -> None:
+    """It waits, and is to be asked again, of the new daemon: the code is busy, for which svcctl exits by 75."""
+    (open_folder / "marks.py").write_text(MARKS)
+    env = {**_import_from(open_folder), "MARKS": str(open_folder)}
+    begin("@defaults bind=127.0.0.1\necho 0/tcp\nown 0/tcp factory=marks:make\n", env=env)
+    (open_folder / "wait").touch()
+    marks = len(list(open_folder.glob("imported-*")))
+    with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+        for client in (first, second):
+            client.settimeout(PATIENCE)
+            client.connect(str(open_folder / "control"))
+        first.sendall(b'{"command":"upgrade"}\n')
+        wait_until(lambda: len(list(open_folder.glob("imported-*"))) > marks, "the module is imported")
+        second.sendall(b'{"id":1,"command":"status"}\n{"id":2,"command":"reload"}\n{"id":3,"command":"status"}\n')
+        with first.makefile("rb") as upgraded, second.makefile("rb") as others:
+            assert json.loads(others.readline())["ok"]
+            (open_folder / "wait").unlink()
+            assert json.loads(upgraded.readline())["ok"]
+            answer = json.loads(others.readline())
+            assert (answer["id"], answer["ok"], answer["code"]) == (2, False, "busy")
+            assert "ask again" in answer["error"]
+    assert _svcctl(open_folder, "reload").returncode == 0
+
+
 @pytest.mark.parametrize(("reactor", "moment"), MOMENTS)
 def test_the_old_one_is_killed(
     begin: Callable[..., Daemon], open_folder: Path, reactor: str, moment: str | float

@@ -9,7 +9,7 @@ import socket
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
-from twisted.internet.defer import succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import Factory, Protocol
 
 from svcd.config.check import DesiredServices, check
@@ -86,6 +86,37 @@ def test_the_first_pauses(registry: _Registry) -> None:
         times.append(registry.reactor.seconds())
         registry.services.update({"x/tcp4": _broken()}, ["x/tcp4"])
     assert [later - earlier for earlier, later in zip([0.0, *times], times, strict=False)] == [1, 2, 4, 8]
+
+
+def test_an_answer_waits_for_the_name_of_the_process(registry: _Registry) -> None:
+    """As long as it is sought, but no longer than three seconds, nor than the daemon serves."""
+    searches: list[Deferred[Any]] = []
+
+    def in_thread(_call: Any) -> Any:
+        searches.append(Deferred())
+        return searches[-1]
+
+    assert registry.services.when_named().called
+    registry.services.in_thread = in_thread
+    found = _broken()
+    registry.services.update({"x/tcp4": found})
+    first = registry.services.when_named()
+    named = ListenError("x/tcp4", found.endpoints[0].address, "in use by nc (pid 7)", "stop nc", errno.EADDRINUSE)
+    assert not first.called
+    searches[0].callback([(named,)])
+    assert first.called
+    other = ListenError("y/tcp4", "0.0.0.0:7", "no", "no")
+    fault = found.service.fault("server", "no")
+    assert registry.services.named([_broken().errors[0], fault, other]) == [named, fault, other]
+    registry.services.update({"x/tcp4": _broken(cause="another")})
+    late, ended = registry.services.when_named(), registry.services.when_named()
+    registry.reactor.advance(2.9)
+    assert not late.called
+    registry.reactor.advance(0.2)
+    assert (late.called, ended.called) == (True, True)
+    stopped = registry.services.when_named()
+    registry.services.stop()
+    assert stopped.called
 
 
 def test_another_address_is_a_reason_to_try(registry: _Registry) -> None:

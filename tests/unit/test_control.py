@@ -179,6 +179,20 @@ def test_a_refused_client_does_not_stay(server: _Server) -> None:
     assert not server.reactor.getDelayedCalls()
 
 
+def test_the_end_answers_what_was_asked(server: _Server) -> None:
+    """Requests that wait, as for an upgrade, are to be asked again (svcctl exits by 75); each is answered, in order."""
+    client = server.connect()
+    client.protocol.dataReceived(b'{"id":1,"command":"reload"}\n{"id":"b","command":"status"}\nx\n')
+    done = server.factory.finish()
+    answers = _answers(client)
+    assert [(answer["id"], answer["code"]) for answer in answers] == [(1, "busy"), ("b", "busy"), (None, "busy")]
+    assert "ask again" in answers[0]["error"]
+    assert (client.lost, done.called, server.asked) == ("done", True, 0)
+    sent = client.sent
+    server.slow.callback("done")
+    assert client.sent == sent
+
+
 def test_the_end_waits_for_last_answers(server: _Server) -> None:
     """It is over when every client is gone, whatever they have asked for."""
     assert server.factory.finish().called

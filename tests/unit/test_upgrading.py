@@ -13,7 +13,7 @@ from twisted.python import usage
 
 from svcd import twistd
 from svcd.config.check import DesiredServices, check
-from svcd.errors import CommandError
+from svcd.errors import CommandError, StoppingError
 from svcd.model import Place, Problem
 from svcd.supervisor import Commands, Reloader, Upgrader, upgrading
 from svcd.transport.inherited import Inherited
@@ -22,7 +22,7 @@ from svcd.transport.stock import Stock
 from svcd.transport.succession import PREDECESSOR, Predecessor
 from svcd.transport.successor import Program
 from svcd.transport.waiting import WaitPort
-from svcd.twistd import Twistd, check_account
+from svcd.twistd import FOLLOWS_USER, Twistd, check_account
 from tests.doubles import FakeFiles, FakeMachine, LogCatcher, ManagerDouble, config_of, open_all
 from tests.unit.test_supervisor import _Daemon
 
@@ -282,7 +282,7 @@ def test_a_stop_comes_first(old: _Old) -> None:
     assert "told to stop" in old.reason
     assert new.told == ["end"]
     assert old.upgrader.upgrade().addBoth(old.answers.append)
-    assert old.reason == "the daemon is about to stop"
+    assert old.reason == str(StoppingError())
 
 
 @pytest.mark.parametrize("ready", [False, True])
@@ -337,7 +337,7 @@ def test_nothing_changes_during_an_upgrade(old: _Old) -> None:
     new.heir.successor_ready()
     new.heir.successor_serves(4711, frozenset())
     old.daemon.reactor.advance(0.5)
-    assert str(answers[-1].value) == "the daemon is about to stop"
+    assert answers[-1].value.code == "busy"
 
 
 def test_a_reload_waits_for_its_turn(old: _Old) -> None:
@@ -349,7 +349,7 @@ def test_a_reload_waits_for_its_turn(old: _Old) -> None:
     new.heir.successor_ready()
     new.heir.successor_serves(4711, frozenset())
     old.daemon.reactor.advance(0.5)
-    assert str(done[0].value) == "the daemon is about to stop"
+    assert done[0].value.code == "busy"
 
 
 def test_what_makes_no_sense_is_declined(old: _Old, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -414,7 +414,7 @@ def test_the_pid_file_changes_hands(tmp_path: Path) -> None:
     path.write_text("1")
     new: dict[str, Any] = {"pidfile": str(path), "uid": os.geteuid(), "gid": None}
     Twistd.stand_aside(new)
-    assert new == {"pidfile": f"{path}.new", "uid": None, "gid": None}
+    assert new == {"pidfile": f"{path}.new", "uid": None, "gid": None, FOLLOWS_USER: os.geteuid() != 0}
     (tmp_path / "svcd.pid.new").write_text("2")
     Twistd(new).take_over()
     assert (path.read_text(), new["pidfile"], [each.name for each in tmp_path.iterdir()]) == (

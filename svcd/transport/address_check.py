@@ -1,0 +1,102 @@
+"""A check whether the addresses of services can be listened on, without listening: absent ones, and those in use.
+
+A socket is bound for a moment. Of low ports, which an ordinary user can't bind, /proc tells whether they are in use.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from svcd.model import Shape, address_text
+from svcd.net.port_owner import bound_sockets, owner_of
+from svcd.net.socket_options import unix_address
+from svcd.transport.sockets import IP_FREEBIND, REMEDIES, in_use, socket_address
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from svcd.config.check import Endpoint
+    from svcd.model import Problem
+    from svcd.net.port_owner import BoundSocket, Process
+
+__all__ = ["address_faults"]
+
+
+def address_faults(
+    endpoints: Iterable[Endpoint], served: Collection[str], owners: Mapping[str, Process], doubt: str = ""
+) -> Iterator[Problem]:
+    """Yield a fault for each address that the machine does not have, or that another program uses.
+
+    Args:
+        endpoints: what is to be listened on.
+        served: addresses that the running daemon listens on: they are its own.
+        owners: processes that have sockets open, by inode, as far as they were looked for before root was given up.
+        doubt: why addresses of the daemon are not known; then one in use is a warning. Empty if they are known.
+    """
+    for endpoint in endpoints:
+        service = endpoint.service
+        code = _bind(endpoint)
+        if code == errno.EADDRNOTAVAIL:
+            yield service.fault("bind", f"can't listen on {endpoint.address}: {REMEDIES[code]}")
+            continue
+        taken = _taken(endpoint, code)
+        if taken is None or (taken and all(_text(each, endpoint) in served for each in taken)):
+            continue
+        owner = next((owners[each.inode] for each in taken if each.inode in owners), None) or owner_of(taken)
+        text = str(in_use(endpoint, os.strerror(errno.EADDRINUSE), owner)).removeprefix(f"{service.id}: ")
+        if doubt and owner is None:
+            yield service.warning("", f"{text}; {doubt}")
+        else:
+            yield service.fault("", text)
+
+
+def _text(taken: BoundSocket, endpoint: Endpoint) -> str:
+    return address_text(taken.host, taken.port) if taken.host else endpoint.address
+
+
+def _taken(endpoint: Endpoint, code: int) -> list[BoundSocket] | None:
+    """Return the sockets that have an address, as far as they are known; None if none is in the way."""
+    service = endpoint.service
+    stream = service.net.shape is Shape.STREAM
+    if code not in (errno.EADDRINUSE, errno.EACCES):
+        return None
+    kind = socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
+    found = bound_sockets(kind, endpoint.host, service.port, "" if endpoint.version else service.path)
+    if code == errno.EADDRINUSE:
+        return found
+    # A wildcard of IPv6 need not be one for IPv4; one that shares its port is not in the way.
+    found = [each for each in found if (":" in each.host) == (":" in endpoint.host)]
+    return found if found and not service.options.reuse_port else None
+
+
+def _bind(endpoint: Endpoint) -> int:
+    """Try to bind a socket to an address; return the errno, 0 for success and for what is not tried."""
+    service = endpoint.service
+    options, stream = service.options, service.net.shape is Shape.STREAM
+    kind = socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
+    if not endpoint.version and not service.abstract:
+        # It would create the file: a file that is there may be in use.
+        return errno.EADDRINUSE if bound_sockets(kind, "", 0, service.path) and os.path.exists(service.path) else 0  # noqa: PTH110 - Path.exists raises
+    family = {0: socket.AF_UNIX, 4: socket.AF_INET, 6: socket.AF_INET6}[endpoint.version]
+    try:
+        with socket.socket(family, kind) as probe:
+            if not endpoint.version:
+                probe.bind(unix_address(service.path))
+                return 0
+            if stream:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if options.freebind:
+                probe.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+            if endpoint.version == 6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, options.v6only)
+            if options.reuse_port:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            host, port, *rest = socket_address(endpoint)
+            # A socket of datagrams that shares its port would take some from those that serve it.
+            probe.bind((host, 0 if options.reuse_port and not stream else port, *rest))
+    except OSError as error:
+        return error.errno or 0
+    return 0
