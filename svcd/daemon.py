@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import FrameType
 
+    from twisted.internet.defer import Deferred
+
     from svcd.logs import LogOutput
     from svcd.supervisor import Reloader, Supervisor
     from svcd.transport.succession import Predecessor
@@ -100,6 +102,19 @@ class Daemon(MultiService):
         # It sets handlers of its own when it starts, which end the process by the signal again: whoever hears that we
         # are ready may send one.
         self._reactor.callWhenRunning(self._running)
+
+    def stopService(self) -> Deferred[object]:
+        """Stop everything, and write the rest of the log.
+
+        Returns:
+            A Deferred that fires when the process may end.
+        """
+        stopped: Deferred[object] = super().stopService()  # type: ignore[no-untyped-call]
+        return stopped.addBoth(self._finish_log)
+
+    def _finish_log(self, result: object) -> object:
+        self._log_output.finish()
+        return result
 
     def _running(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -145,6 +145,11 @@ class Journal:
         self.write(self._form.template(event, known, ()) % ())
         self.flush()
 
+    @property
+    def waiting(self) -> int:
+        """How many lines the sink has not taken, those that were given up included."""
+        return len(self._lines) + self._lost
+
     def flush(self) -> None:
         """Hand everything to the sink now, with a `lost` line where lines are missing."""
         self._scheduled = False

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, TextIO
 
 from svcd.errors import StartFailure
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LOG_FORMATS", "LogOutput"]
 
+#: How long the end of the daemon waits for lines of the log to be taken, and between two looks, in seconds.
+_FINISH_SECONDS = 1.0
+_FINISH_PAUSE = 0.01
 #: What --log-format takes.
 LOG_FORMATS = ("text", "json", "journald")
 
@@ -49,6 +54,7 @@ class LogOutput:
         self._foreign = bool(options.get("logger"))
         self._syslog = bool(options.get("syslog"))
         self._native = log_format == "journald"
+        self._journald: JournaldPlace | None = None
         self.on_terminal = (
             not (self._foreign or self._syslog or self._native)
             and (self._path == "-" or (not self._path and self._nodaemon))
@@ -56,9 +62,13 @@ class LogOutput:
         if log_format is None and self.on_terminal and _is_journal(sys.stdout):
             # Nobody is there, as in some containers: text it is, to the standard output, as it was.
             with contextlib.suppress(OSError):
-                self._write = JournaldPlace().write
-                self._native = True
+                self._use_journald()
         self.journal = Journal(self._sink, self._form(log_format == "json"), short=short)
+
+    def _use_journald(self) -> None:
+        self._journald = JournaldPlace()
+        self._write = self._journald.write
+        self._native = True
 
     def _form(self, as_json: bool) -> Form:
         if self._native:
@@ -89,7 +99,7 @@ class LogOutput:
             self._write = self._file()
         elif self._write is through_twisted:
             try:
-                self._write = JournaldPlace().write
+                self._use_journald()
             except OSError as error:
                 raise failure(f"can't reach journald: {error.strerror}; use another --log-format") from error
         return JournalObserver(self.journal)
@@ -108,6 +118,25 @@ class LogOutput:
                 self.observer()
             for line in lines:
                 self.journal.record_here(PROBLEM, {"text": line})
+
+    def finish(self, seconds: float = _FINISH_SECONDS) -> None:
+        """Write the lines that wait, before the process ends, and wait until journald has read them.
+
+        Args:
+            seconds: how long, if they are not taken. Then the standard error has how many are missing.
+        """
+        end = time.monotonic() + seconds
+        self.journal.flush()
+        while (waiting := self.journal.waiting) or (self._journald is not None and self._journald.unread):
+            if time.monotonic() >= end:
+                break
+            time.sleep(_FINISH_PAUSE)
+            self.journal.flush()
+        error = sys.__stderr__
+        # It may be a pipe that is not read either.
+        if waiting and error is not None and select.select([], [error], [], 0)[1]:
+            text = f"the log lacks the last {waiting} lines: they could not be written within {seconds:g} s"
+            print(f"svcd: {text}", file=error)
 
     def _file(self) -> Callable[[Sequence[str]], int]:
         if self.on_terminal and not self._nodaemon:

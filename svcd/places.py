@@ -15,6 +15,7 @@ import socket
 import stat
 import sys
 import syslog
+import termios
 from typing import TYPE_CHECKING, TextIO
 
 from twisted.logger import Logger, LogLevel
@@ -168,6 +169,15 @@ class JournaldPlace:
             except OSError:
                 return number
         return len(lines)
+
+    @property
+    def unread(self) -> bool:
+        """Whether journald has yet to read an entry (unix(7), SIOCOUTQ).
+
+        It looks up the unit of an entry by the process that has sent it, when it reads it: of a process that has ended
+        by then, `journalctl --unit` does not find the entry.
+        """
+        return any(fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)))
 
     def _send(self, line: str) -> None:
         data = datagram(line)

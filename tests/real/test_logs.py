@@ -127,6 +127,40 @@ def test_a_standard_output_that_is_the_journal(
     assert (bool(daemon.lines), fake.empty()) == (not native, not native)
 
 
+def test_the_last_lines_reach_a_journald_that_is_late(
+    start: Callable[..., Daemon], journald: tuple[FakeJournald, list[str]]
+) -> None:
+    """A queue that is full when the daemon is to stop: the process goes on until all is read, and loses nothing."""
+    fake, before = journald
+    services = "echo 0/tcp4 bind=127.0.0.1 shutdown_timeout=0s\n"
+    daemon = start(services, "--log-format", "journald", before=before, ready=False)
+    address = "127.0.0.1", _port(fake.take_event("listen"))
+    fake.take_event("ready")
+    # Two lines each; the queue of a datagram socket has 10 to 512 (net.unix.max_dgram_qlen).
+    count = 600
+    for _ in range(count):
+        with socket.create_connection(address, PATIENCE) as client:
+            assert exchange(client, b"x") == b"x"
+    daemon.process.terminate()
+    while True:
+        try:
+            socket.create_connection(address, PATIENCE).close()
+        except ConnectionRefusedError:
+            break
+        except ConnectionResetError:
+            continue
+    ended = set()
+    while (entry := fake.take())["SVCD_EVENT"] != "stop":
+        if entry["SVCD_EVENT"] == "end":
+            ended.add(int(entry["SVCD_ID"]))
+    assert ended >= set(range(1, count + 1))
+    assert fake.take_event("close")["SVCD_SERVICE"] == "echo/tcp4"
+    while daemon.process.poll() is None or not fake.empty():
+        if not fake.empty():
+            assert fake.take()
+    assert daemon.stop() == 0
+
+
 def test_shortened_addresses(start: Callable[..., Daemon]) -> None:
     """With --log-addresses short no line has a client's address, port or name."""
     services = "@defaults bind=127.0.0.1\necho 0/tcp resolve=yes\nno 0/tcp echo only_from=10.0.0.0/8\n"

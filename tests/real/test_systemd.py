@@ -203,8 +203,8 @@ def test_restarts_under_load_refuse_nobody(machine: Booted) -> None:
     assert counts["served"] > 500
     assert longest < PATIENCE
     assert len(pids) == 6
-    # On a quick machine the journal of this container lacks the lines of the last daemon.
-    assert machine.journal().count("origin=store") in (4 * int(stored), 5 * int(stored))
+    # Those of the last daemon may be on their way to the journal.
+    _await(lambda: machine.journal().count("origin=store") == 5 * int(stored))
 
 
 def test_a_daemon_that_hangs_is_started_again(machine: Booted) -> None:

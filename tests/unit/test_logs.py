@@ -175,6 +175,56 @@ def test_a_journal_that_was_asked_for_must_be_there(journald: FakeJournald) -> N
         output.observer()
 
 
+def test_the_end_waits_until_journald_has_read_everything(
+    journald: FakeJournald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what was sent, for an entry has its unit only if its process is there when it is read."""
+    output = LogOutput({"nodaemon": True}, "journald")
+    output.observer()
+    output.journal.flush_by(lambda *_call: None)
+    count = 2000
+    for number in range(count):
+        output.journal.write(f"MESSAGE={number}")
+    taken: list[str] = []
+
+    def pause(_seconds: float) -> None:
+        while not journald.empty():
+            taken.append(journald.take()["MESSAGE"])
+
+    monkeypatch.setattr("svcd.logs.time", SimpleNamespace(sleep=pause, monotonic=lambda: 0.0))
+    output.finish()
+    assert journald.empty()
+    assert taken == list(map(str, range(count)))
+    assert output._journald is not None
+    output._journald._socket.close()
+
+
+def test_what_the_log_lacks_at_the_end_is_said(
+    journald: FakeJournald, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journald that reads nothing is waited for so long; then the standard error has how much is missing."""
+    output = LogOutput({"nodaemon": True}, "journald")
+    output.observer()
+    output.journal.flush_by(lambda *_call: None)
+    for number in range(2000):
+        output.journal.write(f"MESSAGE={number}")
+    times = iter(range(100))
+    monkeypatch.setattr("svcd.logs.time", SimpleNamespace(sleep=lambda _: None, monotonic=lambda: next(times)))
+    with (tmp_path / "error").open("w") as error:
+        monkeypatch.setattr("svcd.logs.sys", SimpleNamespace(__stderr__=error))
+        output.finish(5)
+    taken = 0
+    while not journald.empty():
+        assert journald.take()["MESSAGE"] == str(taken)
+        taken += 1
+    missing = 2000 - taken
+    text = f"svcd: the log lacks the last {missing} lines: they could not be written within 5 s\n"
+    assert (tmp_path / "error").read_text() == text
+    assert next(times) < 10
+    assert output._journald is not None
+    output._journald._socket.close()
+
+
 def test_a_standard_output_that_is_the_journal(journald: FakeJournald, stdout_is_journal: Path) -> None:
     """The same lines go there with their fields, without a word of the user's."""
     output = LogOutput({"nodaemon": True})

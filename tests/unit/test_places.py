@@ -94,6 +94,22 @@ def test_a_file_in_memory_that_can_not_be_filled_costs_no_descriptor(
     assert _descriptors() == before
 
 
+def test_what_journald_has_read_is_known(journald: FakeJournald, place: JournaldPlace) -> None:
+    """Entries of both kinds are unread until it takes them, or is no more."""
+    assert not place.unread
+    place.write(["MESSAGE=1", f"MESSAGE={'x' * (1 << 24)}"])
+    for _ in range(2):
+        assert place.unread
+        _, descriptors, _, _ = socket.recv_fds(journald._socket, 1 << 20, 4)
+        for each in descriptors:
+            os.close(each)
+    assert not place.unread
+    place.write(["MESSAGE=2"])
+    assert place.unread
+    journald._socket.close()
+    assert not place.unread
+
+
 def test_a_slow_journald_is_waited_for_once(journald: FakeJournald, place: JournaldPlace) -> None:
     """What it does not take is not counted as written, and arrives later; nothing is lost or doubled."""
     lines = [f"MESSAGE={number}" for number in range(10_000)]
