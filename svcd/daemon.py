@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from svcd.logs import LogOutput
-    from svcd.supervisor import Reloader, Supervisor
+    from svcd.supervisor.core import Supervisor
+    from svcd.supervisor.reloading import Reloader
     from svcd.transport.succession import Predecessor
     from svcd.twistd import Twistd
 

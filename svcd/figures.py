@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["DURATIONS", "LAGS", "SPAWNS", "About", "DaemonFigures", "Distribution", "Recent", "ServiceFigures",
-           "Snapshot"]  # fmt: skip
+
+__all__ = ["DURATIONS", "LAGS", "SPAWNS", "About", "Alarm", "DaemonFigures", "Distribution", "Observed", "Recent",
+           "Series", "ServiceFigures", "Snapshot"]  # fmt: skip
 
 #: The upper bounds of the histograms, in seconds: how long connections last, how long one waits until its process is
 #: started, and how late the reactor calls what is due.
@@ -158,3 +159,44 @@ class Snapshot:
 
     daemon: DaemonFigures
     services: tuple[ServiceFigures, ...] = ()
+
+
+class Alarm(Protocol):
+    """A reactor's callLater."""
+
+    def __call__(self, delay: float, callable: Callable[..., object], /) -> object:  # noqa: A002
+        """Call something after so many seconds."""
+        ...
+
+
+#: By service: how many came, and how many were refused, in each span of time.
+Series: TypeAlias = "Mapping[str, Sequence[tuple[int, int]]]"
+
+
+class Observed(Protocol):
+    """What the daemon counted, for those who show it."""
+
+    @property
+    def state(self) -> str:
+        """Starting, ready or stopping."""
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """Everything, as it is now."""
+        ...
+
+    def last(self) -> Sequence[tuple[float, Recent]]:
+        """The last connections that have ended, the newest first, each with how many seconds ago."""
+        ...
+
+    def series(self) -> Series:
+        """The last minutes, for charts."""
+        ...
+
+    def watch(self, alarm: Alarm) -> None:
+        """Keep the last minutes from now on."""
+        ...
+
+    def unwatch(self) -> None:
+        """No more, if nobody else wants them."""
+        ...

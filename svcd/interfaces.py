@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IReadDescriptor
 
-    from svcd.figures import Recent, Snapshot
     from svcd.model import Runner
+    from svcd.wire.proxy import Header
 
-__all__ = ["STILL_IMPORTING", "Adopt", "Alarm", "DatagramTransport", "Descriptors", "Files", "Machine", "Names",
-           "Observed", "Series", "StreamTransport", "Watcher"]  # fmt: skip
+__all__ = ["STILL_IMPORTING", "Adopt", "DatagramTransport", "Descriptors", "Files", "Machine", "Names",
+           "Serve", "StreamTransport", "Watcher"]  # fmt: skip
 
 #: How the reason of Machine.cannot_serve() ends while an import goes on.
 STILL_IMPORTING = "its module is still being imported"
@@ -266,42 +266,8 @@ class Adopt(Protocol):
         ...
 
 
-class Alarm(Protocol):
-    """A reactor's callLater."""
+class Serve(Protocol):
+    """Takes a connection in: its descriptor, the client's socket address, the socket's family, the header."""
 
-    def __call__(self, delay: float, callable: Callable[..., object], /) -> object:  # noqa: A002
-        """Call something after so many seconds."""
-        ...
-
-
-#: By service: how many came, and how many were refused, in each span of time.
-Series: TypeAlias = "Mapping[str, Sequence[tuple[int, int]]]"
-
-
-class Observed(Protocol):
-    """What the daemon counted, for those who show it."""
-
-    @property
-    def state(self) -> str:
-        """Starting, ready or stopping."""
-        ...
-
-    def snapshot(self) -> Snapshot:
-        """Everything, as it is now."""
-        ...
-
-    def last(self) -> Sequence[tuple[float, Recent]]:
-        """The last connections that have ended, the newest first, each with how many seconds ago."""
-        ...
-
-    def series(self) -> Series:
-        """The last minutes, for charts."""
-        ...
-
-    def watch(self, alarm: Alarm) -> None:
-        """Keep the last minutes from now on."""
-        ...
-
-    def unwatch(self) -> None:
-        """No more, if nobody else wants them."""
-        ...
+    def __call__(self, descriptor: int, name: Any, family: int, relay: Header | None = None, /) -> object:  # noqa: ANN401
+        """The descriptor is somebody else's to close from now on."""

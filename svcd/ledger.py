@@ -18,7 +18,7 @@ from svcd.metrics import Histogram, Tally
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from svcd.interfaces import Alarm, Series
+    from svcd.figures import Alarm, Series
     from svcd.metrics import Ended
 
 __all__ = ["RECENT", "SAMPLES", "SAMPLE_SECONDS", "Ledger"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import resource
 import sys
 from pathlib import Path
@@ -15,17 +14,16 @@ from svcd.errors import ActivationError, StartFailure
 from svcd.events import DESCRIPTORS, tell
 from svcd.transport.descriptors import RESERVE
 from svcd.transport.inherited import VARIABLES, receive
-from svcd.transport.specs import Account
 from svcd.transport.stock import Stock
 from svcd.transport.successor import Program
-from svcd.twistd import FOLLOWS_USER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
     from svcd.transport.handover import Handover
+    from svcd.transport.specs import Account
 
-__all__ = ["account_of", "connection_limit", "inherited_stock", "own_program"]
+__all__ = ["connection_limit", "inherited_stock", "own_program"]
 
 #: More descriptors than this are not asked for: where the hard limit is a billion, programs that close them
 #: all one by one take minutes.
@@ -51,25 +49,6 @@ def connection_limit(sockets: int) -> int:
         advice = "raise the hard limit of open files (ulimit -Hn, LimitNOFILE=) for more connections"
         tell(Logger(), DESCRIPTORS, limit=limit, connections=connections, advice=advice)
     return max(1, limit - RESERVE)
-
-
-def account_of(options: Mapping[str, Any], handover: Handover | None = None) -> Account:
-    """Who will serve, when twistd has given root up.
-
-    Args:
-        options: twistd's.
-        handover: knows the limit of open files that the daemon was first started with, if another was before this one.
-    """
-    open_files = handover.open_files if handover is not None else resource.getrlimit(resource.RLIMIT_NOFILE)
-    user, group = options.get("uid"), options.get("gid")
-    if user is None:
-        return Account(open_files, None, group, follows=bool(options.get(FOLLOWS_USER)))
-    try:
-        entry = pwd.getpwuid(user)
-    except KeyError:
-        return Account(open_files, user, group, ())
-    group = entry.pw_gid if group is None else group
-    return Account(open_files, user, group, tuple(os.getgrouplist(entry.pw_name, group)))
 
 
 def inherited_stock(environment: MutableMapping[str, str], pid: int, handover: Handover | None = None) -> Stock:

@@ -12,14 +12,13 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from svcd.events import PROBLEM, tell
+from svcd.transport.specs import FOLLOWS_USER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
-__all__ = ["FOLLOWS_USER", "Twistd", "check_account", "check_pid_file"]
+__all__ = ["Twistd", "check_account", "check_pid_file"]
 
-#: Among twistd's options: whether a daemon before this one has given root up, as --uid says.
-FOLLOWS_USER = "svcd-follows-user"
 
 #: Files that container runtimes make (Podman, Docker, systemd-nspawn and others), and variables that they set.
 _CONTAINER_FILES = ("/run/.containerenv", "/.dockerenv", "/run/systemd/container")

@@ -56,8 +56,7 @@ class Source:
             loaded: the file, without faults of users.
             user: who this is.
         """
-        from svcd.resources import account_of
-        from svcd.transport.specs import root_needed
+        from svcd.transport.specs import account_of, root_needed
 
         if user != self.reader or loaded.faults:
             return []

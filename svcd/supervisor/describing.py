@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from svcd.config.service import Service
+    from svcd.interfaces import Serve
     from svcd.supervisor.broken import BrokenService
     from svcd.supervisor.listeners import Listener
     from svcd.supervisor.running import Running
-    from svcd.transport.proxied import Serve
     from svcd.transport.tls.server import TlsServer
 
 __all__ = ["described", "muxed"]

@@ -38,11 +38,12 @@ if TYPE_CHECKING:
 
     from svcd.config.service import Service
     from svcd.handlers.nurse import Nurse
+    from svcd.interfaces import Serve
     from svcd.policy.answers import Refusal
     from svcd.supervisor.listeners import Port
     from svcd.transport.entrance import Entrance
+    from svcd.transport.gate import Gate
     from svcd.transport.keeper import Keeper
-    from svcd.transport.proxied import Serve
     from svcd.transport.sockets import OpenSocket
     from svcd.transport.tls.server import TlsServer
 
@@ -153,13 +154,22 @@ class _Gated(_Kept[GateKeeper]):
         self._factories = [self._factory]
         self._started = False
         self._tls = self._secure(service, keeping[-1])
-        self._keep(GateKeeper(service, self._tls.around(self._factory), *keeping, kind=self._tls.gates))
+        self._keep(GateKeeper(service, self._tls.around(self._factory), *keeping, kind=self._gates()))
         self.keeper.budget.evict_by(self._evict)
 
     def _evict(self) -> bool:
         """Close a connection that is idle or slow for another one; returns whether there is one."""
         evicts = (each.evict() for each in self._factories if isinstance(each, HttpFactory))
         return any(evicts) or self._tls.evict()
+
+    def _gates(self) -> type[Gate] | None:
+        """The kind of gate that connections with TLS have; None for the kind that each protocol needs."""
+        if self._tls.handshakes is None:
+            return None
+        # Services without TLS need not load this.
+        from svcd.transport.tls.gate import TlsGate
+
+        return TlsGate
 
     def _make_factory(self, service: Service) -> IProtocolFactory:
         """The factory of the service, whose connections take descriptors of the service's share."""
@@ -191,7 +201,7 @@ class _Gated(_Kept[GateKeeper]):
             # Of those before, the connections that are open.
             used = [each for each in self._factories if isinstance(each, HttpFactory) and each.connections.open]
             self._factories = [*used, factory]
-            self.keeper.serve_by(self._tls.around(factory), self._tls.gates)
+            self.keeper.serve_by(self._tls.around(factory), self._gates())
             self._stop_factory(before)
 
         return Prepared(commit, partial(self._stop_factory, factory))

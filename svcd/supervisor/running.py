@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from svcd.handlers.nurse import Nurse
     from svcd.handlers.reports import Reports
     from svcd.handlers.spec import Spec
-    from svcd.interfaces import Names, Watcher
+    from svcd.interfaces import Names, Serve, Watcher
     from svcd.journal import Journal
     from svcd.model import Problem
     from svcd.supervisor.listeners import Port
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from svcd.transport.entrance import Entrance, Reception
     from svcd.transport.keeper import Keeper
     from svcd.transport.opening import Store
-    from svcd.transport.proxied import Serve
     from svcd.transport.sockets import OpenSocket
     from svcd.transport.specs import Account
     from svcd.transport.tls.server import TlsServer

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from svcd.interfaces import Watcher
-    from svcd.transport.proxied import Serve
+    from svcd.interfaces import Serve, Watcher
 
 __all__ = ["HandOffPort"]
 

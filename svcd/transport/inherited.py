@@ -18,13 +18,14 @@ from urllib.parse import quote
 from svcd.errors import ActivationError
 from svcd.model import address_text
 from svcd.net.socket_options import unix_path
+from svcd.transport.local import file_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from svcd.config.check import Endpoint
 
-__all__ = ["VARIABLES", "Inherited", "base_name", "control_name", "file_of", "handed_name", "receive", "stored_name",
+__all__ = ["VARIABLES", "Inherited", "base_name", "control_name", "handed_name", "receive", "stored_name",
            "waits"]  # fmt: skip
 
 #: What says so; it is for the process that was started, and for none of its children.
@@ -99,16 +100,6 @@ class Inherited:
             return True
         here = _identity(path)
         return here != "-" if self.lent else here == self.name.split("/")[1]
-
-
-def file_of(path: str) -> tuple[int, int]:
-    """Device and inode of a file.
-
-    Raises:
-        OSError: it is not there.
-    """
-    status = os.lstat(path)
-    return status.st_dev, status.st_ino
 
 
 def _identity(path: str) -> str:

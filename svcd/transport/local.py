@@ -8,9 +8,17 @@ import os
 import socket
 import stat
 
-from svcd.transport.inherited import file_of
+__all__ = ["bind_local", "file_of", "has_file", "remove_file"]
 
-__all__ = ["bind_local", "has_file", "remove_file"]
+
+def file_of(path: str) -> tuple[int, int]:
+    """Device and inode of a file.
+
+    Raises:
+        OSError: it is not there.
+    """
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
 
 
 def bind_local(opened: socket.socket, path: str, mode: int) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import grp
 import ipaddress
 import os
 import pickle
-import pwd
 import socket
 import time
 from dataclasses import replace
@@ -25,6 +23,7 @@ from svcd.interfaces import STILL_IMPORTING
 from svcd.model import Runner, ip_literal
 from svcd.net.lookups import LookupPool, PendingLookup
 from svcd.net.socket_options import IPPROTO_MPTCP
+from svcd.transport.accounts import group_id, login, user_id
 from svcd.transport.permissions import Account, cannot_enter, cannot_execute, cannot_read
 from svcd.transport.resolver import Name, system_addresses
 
@@ -33,50 +32,12 @@ if TYPE_CHECKING:
 
     from svcd.handlers.background_imports import BackgroundImport
 
-__all__ = ["LoadAverage", "LocalMachine", "broadcasts", "group_id", "login", "user_id"]
+__all__ = ["LoadAverage", "LocalMachine", "broadcasts"]
 
 #: How long the addresses of bind=NAME are waited for, in seconds.
 _LOOKUP_SECONDS = 2.0
 _LOOKUPS: LookupPool[list[Name]] = LookupPool("svcd-bind", active=16, threads=32, queued=1000)
 _LOOPBACKS = {4: (socket.AF_INET, "127.0.0.1"), 6: (socket.AF_INET6, "::1")}
-
-
-def user_id(name: str) -> int:
-    """The number of a user, who may be given by number.
-
-    Raises:
-        KeyError: passwd(5) does not know the name.
-    """
-    return _number(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
-
-
-def login(name: str) -> pwd.struct_passwd | None:
-    """What passwd(5) says of a user, who may be given by number; None if it knows none."""
-    try:
-        return pwd.getpwuid(_number(name)) if name.isdecimal() else pwd.getpwnam(name)
-    except KeyError:
-        return None
-
-
-def group_id(name: str) -> int:
-    """The number of a group, which may be given by number.
-
-    Raises:
-        KeyError: group(5) does not know the name.
-    """
-    return _number(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
-
-
-def _number(digits: str) -> int:
-    """A number for chown(2), whose greatest one means no change.
-
-    Raises:
-        KeyError: it is too great.
-    """
-    number = int(digits)
-    if number >= 0xFFFF_FFFF:
-        raise KeyError(f"{digits} is too great")
-    return number
 
 
 class LocalMachine:

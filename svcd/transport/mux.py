@@ -28,12 +28,11 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.config.service import Service
-    from svcd.interfaces import Names, Watcher
+    from svcd.interfaces import Names, Serve, Watcher
     from svcd.journal import Journal
     from svcd.policy.answers import Refusal
     from svcd.transport.descriptors import Share
     from svcd.transport.entrance import Entrance
-    from svcd.transport.proxied import Serve
     from svcd.wire.proxy import Header
 
 __all__ = ["MuxKeeper", "NamelessClient"]

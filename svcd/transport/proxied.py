@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.config.service import Service
+    from svcd.interfaces import Serve
     from svcd.transport.keeper import Keeper
     from svcd.transport.lobby import Lobby
     from svcd.wire.proxy import Header
 
-__all__ = ["PATIENCE", "Serve", "Unannounced", "Usher"]
+__all__ = ["PATIENCE", "Unannounced", "Usher"]
 
 #: How long a proxy may take for its header, in seconds. It sends that first, and unasked; the specification wants
 #: more than 3, for a segment that was lost.
@@ -39,13 +40,6 @@ PATIENCE = 10.0
 # As numbers: to put them together each time takes longer than the call. recv(2)
 _TAKE = int(socket.MSG_DONTWAIT)
 _LOOK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
-
-
-class Serve(Protocol):
-    """Takes a connection in: its descriptor, the client's socket address, the socket's family, the header."""
-
-    def __call__(self, descriptor: int, name: Any, family: int, relay: Header | None = None, /) -> object:  # noqa: ANN401
-        """The descriptor is somebody else's to close from now on."""
 
 
 class Usher:

@@ -14,18 +14,22 @@ from svcd.config.options import TABLE
 from svcd.handlers.environment import service_environment
 from svcd.handlers.launch_options import LIMITS, changed_variables
 from svcd.handlers.spec import Identity, Limit, Spec, place_files
+from svcd.transport.accounts import group_id, user_id
 from svcd.transport.given_up import RESTART, START
-from svcd.transport.machine import group_id, user_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
 
     from svcd.config.options import Options
     from svcd.config.service import Service
     from svcd.model import Problem
+    from svcd.transport.handover import Handover
 
-__all__ = ["Account", "root_needed", "roots_refusals", "spec_of"]
+__all__ = ["FOLLOWS_USER", "Account", "account_of", "root_needed", "roots_refusals", "spec_of"]
 
+#: Among twistd's options: whether a daemon before this one has given root up, as --uid says.
+FOLLOWS_USER = "svcd-follows-user"
 #: Limits that a launcher can't have itself, or that would be about it instead of its handlers.
 _FOR_HANDLERS = {name: LIMITS[name] for name in LIMITS if name not in ("rlimit_core", "rlimit_nofile")}
 
@@ -240,3 +244,22 @@ def _open_files(options: Options, account: Account) -> Limit:
         # The kernel knows no open files without a limit: as many as may be.
         _, value = resource.getrlimit(resource.RLIMIT_NOFILE)
     return Limit(resource.RLIMIT_NOFILE, value, value)
+
+
+def account_of(options: Mapping[str, Any], handover: Handover | None = None) -> Account:
+    """Who will serve, when twistd has given root up.
+
+    Args:
+        options: twistd's.
+        handover: knows the limit of open files that the daemon was first started with, if another was before this one.
+    """
+    open_files = handover.open_files if handover is not None else resource.getrlimit(resource.RLIMIT_NOFILE)
+    user, group = options.get("uid"), options.get("gid")
+    if user is None:
+        return Account(open_files, None, group, follows=bool(options.get(FOLLOWS_USER)))
+    try:
+        entry = pwd.getpwuid(user)
+    except KeyError:
+        return Account(open_files, user, group, ())
+    group = entry.pw_gid if group is None else group
+    return Account(open_files, user, group, tuple(os.getgrouplist(entry.pw_name, group)))

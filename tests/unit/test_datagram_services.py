@@ -13,7 +13,7 @@ from svcd.forms import TextForm
 from svcd.journal import Journal
 from svcd.ledger import Ledger
 from svcd.policy.limits import Hall
-from svcd.supervisor import Supervisor
+from svcd.supervisor.core import Supervisor
 from svcd.terms import address_number
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.specs import Account

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from svcd.model import Runner
-from svcd.transport.machine import LocalMachine, login
+from svcd.transport.accounts import login
+from svcd.transport.machine import LocalMachine
 from svcd.transport.permissions import Account, cannot_enter, cannot_execute, cannot_read
 
 if TYPE_CHECKING:

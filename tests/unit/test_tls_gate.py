@@ -68,7 +68,7 @@ class _Gates:
             itertools.count(1),
             entrance,
             self.clock.seconds,
-            self.side.gates,
+            TlsGate if self.side.handshakes else None,
         )
 
     def connect(self, certificate: Any = None, *, peer: IAddress = PEER, **options: Any) -> _Connection:
@@ -80,7 +80,7 @@ class _Gates:
         commit = self.side.prepare(service)
         commit()
         self.keeper.retune(service)
-        self.keeper.serve_by(self.side.around(self.factory), self.side.gates)
+        self.keeper.serve_by(self.side.around(self.factory), TlsGate if self.side.handshakes else None)
 
 
 class _Connection:

@@ -15,14 +15,18 @@ from svcd import twistd
 from svcd.config.check import DesiredServices, check
 from svcd.errors import CommandError, StoppingError
 from svcd.model import Place, Problem
-from svcd.supervisor import Commands, Reloader, Upgrader, upgrading
+from svcd.supervisor import upgrading
+from svcd.supervisor.commands import Commands
+from svcd.supervisor.reloading import Reloader
+from svcd.supervisor.upgrading import Upgrader
 from svcd.transport.inherited import Inherited
 from svcd.transport.opening import Store
+from svcd.transport.specs import FOLLOWS_USER
 from svcd.transport.stock import Stock
 from svcd.transport.succession import PREDECESSOR, Predecessor
 from svcd.transport.successor import Program
 from svcd.transport.waiting import WaitPort
-from svcd.twistd import FOLLOWS_USER, Twistd, check_account
+from svcd.twistd import Twistd, check_account
 from tests.doubles import FakeFiles, FakeMachine, LogCatcher, ManagerDouble, config_of, open_all
 from tests.unit.test_supervisor import _Daemon
 

@@ -10,8 +10,7 @@ from svcd.ledger import SAMPLE_SECONDS, SAMPLES
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from svcd.figures import Recent, ServiceFigures
-    from svcd.interfaces import Observed
+    from svcd.figures import Observed, Recent, ServiceFigures
 
 __all__ = ["view"]
 

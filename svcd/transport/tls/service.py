@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from svcd.transport.tls.gate import TlsGate
 from svcd.transport.tls.handshakes import Handshakes
 
 if TYPE_CHECKING:
@@ -75,8 +74,3 @@ class ServiceTls:
         from svcd.transport.tls.factory import TlsFactory
 
         return TlsFactory(factory, self.handshakes)
-
-    @property
-    def gates(self) -> type[TlsGate] | None:
-        """The kind of gate that these have; None for whatever each needs."""
-        return None if self.handshakes is None else TlsGate
