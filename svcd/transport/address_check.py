@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from svcd.net.port_owner import BoundSocket, Process
 
 __all__ = ["address_faults"]
+
+_SCOPE = re.compile(r"%[^]]*(?=]:)")
 
 
 def address_faults(
@@ -43,7 +46,7 @@ def address_faults(
             yield service.fault("bind", f"can't listen on {endpoint.address}: {REMEDIES[code]}")
             continue
         taken = _taken(endpoint, code)
-        if taken is None or (taken and all(_text(each, endpoint) in served for each in taken)):
+        if taken is None or _is_served(endpoint, taken, served):
             continue
         owner = next((owners[each.inode] for each in taken if each.inode in owners), None) or owner_of(taken)
         text = str(in_use(endpoint, os.strerror(errno.EADDRINUSE), owner)).removeprefix(f"{service.id}: ")
@@ -53,8 +56,12 @@ def address_faults(
             yield service.fault("", text)
 
 
-def _text(taken: BoundSocket, endpoint: Endpoint) -> str:
-    return address_text(taken.host, taken.port) if taken.host else endpoint.address
+def _is_served(endpoint: Endpoint, taken: Iterable[BoundSocket], served: Collection[str]) -> bool:
+    """Whether each socket in the way is the daemon's; where /proc tells of none, whether it has the same address."""
+    # The kernel's tables have link-local addresses without the interface.
+    known = {_SCOPE.sub("", each) for each in served}
+    texts = [address_text(each.host, each.port) if each.host else endpoint.address for each in taken]
+    return {_SCOPE.sub("", each) for each in texts or [endpoint.address]} <= known
 
 
 def _taken(endpoint: Endpoint, code: int) -> list[BoundSocket] | None:

@@ -447,6 +447,46 @@ def test_a_truncated_file_is_no_instruction(controlled: _Controlled) -> None:
     assert controlled.ask("status")["services"] == []
 
 
+def test_a_check_of_ports_that_the_daemon_serves(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """They are its own, in its file and in another one; another program's is a fault, and that process is named."""
+    with contextlib.ExitStack() as stack:
+        ports = [stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(3)]
+    tcp, udp, wild = ports
+    lines = (
+        f"echo {tcp}/tcp bind=127.0.0.1\necho {udp}/udp bind=127.0.0.1\nupper {wild}/tcp\nup {tmp_path}/up/unix upper\n"
+    )
+    daemon = start(lines, "--control", "control")
+    daemon.wait_for(lambda line: " ready " in line)
+    other = tmp_path / "other"
+    svcctl = [sys.executable, "-m", "svcd", "--control", str(daemon.folder / "control"), "check"]
+    check = [
+        sys.executable,
+        "-m",
+        "twisted",
+        "svcd",
+        "--control",
+        str(daemon.folder / "control"),
+        "--check",
+        "--services",
+    ]
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+
+    other.write_text(lines.replace("up ", "down ").replace("bind=127.0.0.1", ""))
+    for words in (svcctl, [*svcctl, str(other)], [*check, str(daemon.file)], [*check, str(other)]):
+        done = run(*words)
+        assert done.returncode == 0, done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        other.write_text(f"{lines}far {port}/tcp4 echo\n")
+        for words in ([*svcctl, str(other)], [*check, str(other)]):
+            done = run(*words)
+            text = f"{other}:5:1: can't listen on 0.0.0.0:{port}: Address already in use by "
+            assert (done.returncode, text in done.stderr, f"(pid {os.getpid()})" in done.stderr) == (1, True, True)
+            assert done.stderr.count("can't listen") == 1
+
+
 def test_check_and_explain_take_the_daemons_file(controlled: _Controlled) -> None:
     """Without a file named they are about what the daemon serves, and say so."""
     daemon = controlled.daemon

@@ -13,7 +13,7 @@ from svcd.cli import main
 from svcd.cli.sources import KnownAddresses
 from svcd.config.check import check
 from svcd.model import Severity
-from svcd.net.port_owner import Process, bound_sockets, socket_owners
+from svcd.net.port_owner import BoundSocket, Process, bound_sockets, socket_owners
 from svcd.transport import address_check
 from svcd.transport.address_check import address_faults
 from tests.doubles import FakeFiles, FakeMachine, config_of
@@ -74,6 +74,19 @@ def test_a_port_of_the_running_daemon(taken: int) -> None:
     with socket.create_server(("127.0.0.2", taken)):
         # One of two is another program's.
         assert len(_faults(f"echo {taken}/tcp4", served)) == 1
+
+
+def test_a_port_of_the_daemon_that_proc_does_not_tell(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the same address is the daemon's; a link-local one is told by the kernel without its interface."""
+    line, served = f"echo {taken}/tcp4 bind=127.0.0.1", {f"127.0.0.1:{taken}"}
+    monkeypatch.setattr(address_check, "bound_sockets", lambda *_: [])
+    assert _faults(line, served) == []
+    assert len(_faults(line)) == 1
+    monkeypatch.setattr(address_check, "_bind", lambda _endpoint: errno.EADDRINUSE)
+    monkeypatch.setattr(address_check, "bound_sockets", lambda *_: [BoundSocket("fe80::1", 7, "1")])
+    line = "echo 7/tcp6 bind=fe80::1%lo"
+    assert _faults(line, {"[fe80::1%lo]:7"}) == []
+    assert len(_faults(line, {"[fe80::2%lo]:7"})) == 1
 
 
 def test_a_port_of_datagrams() -> None:

@@ -8,8 +8,10 @@ import pytest
 
 from svcd.errors import ListenError
 from svcd.handlers.launch_options import LIMITS, excess
+from svcd.resources import account_of
 from svcd.transport.given_up import RESTART, with_restart
 from svcd.transport.specs import Account, root_needed, roots_refusals, spec_of
+from svcd.twistd import FOLLOWS_USER
 from tests.doubles import service_of
 from tests.unit.test_broken import desired
 
@@ -95,3 +97,11 @@ def test_root_keeps_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     (endpoint,) = desired("echo 7/tcp4").endpoints
     error = ListenError("echo/tcp4", endpoint.address, "no", "no", errno.EACCES)
     assert with_restart(error, endpoint) is error
+
+
+def test_the_daemon_of_an_upgrade_knows_that_root_was_given_up() -> None:
+    """Its own --uid is no order any more, but root is gone all the same."""
+    assert account_of({FOLLOWS_USER: True}).gave_up_root
+    assert account_of({"uid": 54_321}).gave_up_root
+    assert not account_of({FOLLOWS_USER: False}).gave_up_root
+    assert not account_of({}).gave_up_root
