@@ -8,10 +8,8 @@ import pytest
 
 from svcd.errors import ListenError
 from svcd.handlers.launch_options import LIMITS, excess
-from svcd.resources import account_of
 from svcd.transport.given_up import RESTART, with_restart
-from svcd.transport.specs import Account, root_needed, roots_refusals, spec_of
-from svcd.twistd import FOLLOWS_USER
+from svcd.transport.specs import FOLLOWS_USER, Account, account_of, root_needed, roots_refusals, spec_of
 from tests.doubles import service_of
 from tests.unit.test_broken import desired
 
