@@ -29,7 +29,7 @@ class SocketOptions:
         "Bind to addresses that the machine does not have yet (IP_FREEBIND).",
     )  # fmt: skip
     backlog: int = row(
-        COUNT, 128, "where", "stream",
+        COUNT, 1024, "where", "stream",
         "How many connections the kernel keeps waiting to be accepted.",
     )  # fmt: skip
     v6only: bool = row(

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from twisted.logger import Logger
 
+from svcd.protocols.open_files import OpenFiles
 from svcd.protocols.responses import Response, error_response
 from svcd.wire.http import HttpError, Request, path_segments
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StaticFiles"]
 
-#: Bytes read and written at once; a file up to this size goes with its head in one write.
-_PIECE = 65_536
+#: A file up to this size, in bytes, goes with its head in one write.
+_SMALL = 65_536
 
 # O_NONBLOCK: opening a FIFO must not wait for its writer.
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
@@ -57,6 +58,7 @@ class StaticFiles:
     def __init__(self, root: str, index: Sequence[str] = ("index.html",), *, symlinks: bool = False) -> None:
         self._root = root
         self._warned = -_WARNING_SECONDS
+        self._open_files = OpenFiles()
         self._index = tuple(index)
         self._flags = _OPEN if symlinks else _OPEN | os.O_NOFOLLOW
         self._types = mimetypes.MimeTypes()
@@ -154,8 +156,8 @@ class StaticFiles:
                 "Last-Modified": email.utils.formatdate(status.st_mtime, usegmt=True),
                 "X-Content-Type-Options": "nosniff",
             }
-            if status.st_size > _PIECE:
-                return Response(HTTPStatus.OK, fields, body=_FileBody(descriptor, status.st_size))
+            if status.st_size > _SMALL:
+                return Response(HTTPStatus.OK, fields, body=self._open_files.body(descriptor, status))
             content = os.read(descriptor, status.st_size)
         except BaseException:
             os.close(descriptor)
@@ -170,25 +172,3 @@ class StaticFiles:
         if kind is None:
             return "application/octet-stream"
         return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
-
-
-class _FileBody:
-    """The content of an open file, as long as it was when its length was said."""
-
-    def __init__(self, descriptor: int, length: int) -> None:
-        self._descriptor = descriptor
-        self._left = length
-
-    def read(self) -> bytes:
-        """The next piece; see svcd.protocols.http.Body."""
-        if not self._left:
-            return b""
-        piece = os.read(self._descriptor, min(_PIECE, self._left))
-        if not piece:
-            raise OSError(errno.EIO, f"it became shorter while it was sent, {self._left} bytes are missing")
-        self._left -= len(piece)
-        return piece
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._descriptor)

@@ -62,7 +62,8 @@ class HttpProtocol(Lingerer):
         self._client_done = self._draining = self._pumping = self._gone = False
         # Whether a request was answered since the connection was put into its group.
         self._answered = False
-        # Whether a descriptor is counted for a file: from the beginning, since the first answer is not to find none.
+        # Whether a descriptor is counted for a file: from the beginning until the first answer, which is not to find
+        # none.
         self._has_descriptor = False
         if self.factory.descriptors is not None:
             self._has_descriptor = True
@@ -148,8 +149,6 @@ class HttpProtocol(Lingerer):
             connections.move(self, None)
         elif self._answered:
             self._answered = False
-            if self._has_descriptor:
-                self._release_descriptor()
             connections.renew(self, connections.reading if self._reader.begun else connections.idle)
         elif self._reader.begun:
             connections.move(self, connections.reading)
@@ -268,9 +267,10 @@ class HttpProtocol(Lingerer):
 
     def _send(self, response: Response, *, with_content: bool) -> None:
         self._answered = True
-        if response.body is not None and not self._acquire_descriptor():
+        if response.body is not None and not self._count(response.body):
             response.body.close()
             response = error_response(HTTPStatus.SERVICE_UNAVAILABLE)
+        self._release_descriptor()
         opening = self.factory.opening(response, keep_alive=self._keep_alive)
         self._body = response.body
         if with_content and len(response.content) > _COPIED:
@@ -282,12 +282,18 @@ class HttpProtocol(Lingerer):
             self._close_body()
             self.transport.write(opening)
 
-    def _acquire_descriptor(self) -> bool:
-        """Count a descriptor for what is sent piece by piece, unless one is; returns whether there is one."""
+    def _count(self, body: Body) -> bool:
+        """Count the descriptor of what is sent piece by piece, unless it is counted; returns whether there is one."""
         descriptors = self.factory.descriptors
-        if descriptors is not None and not self._has_descriptor:
-            self._has_descriptor = descriptors.try_acquire()
-            return self._has_descriptor
+        if descriptors is None or not body.uncounted:
+            return True
+        if not self._has_descriptor:
+            # Another connection may have to give way, and not this one.
+            self._connections.move(self, None)
+            if not descriptors.try_acquire():
+                return False
+        self._has_descriptor = False
+        body.count(descriptors)
         return True
 
     def _release_descriptor(self) -> None:

@@ -27,8 +27,11 @@ SLICE = 256
 #: Why a connection ended that gave way to another.
 EVICTED = "evicted"
 #: How long a connection has to wait before it may be closed for another, in seconds: for a request, whole or in part;
-#: and for a client that takes its answer at less than the lowest rate.
-_GRACE, _SLOW_GRACE = 0.5, 1.25
+#: and for a client that takes its answer at less than the lowest rate, which may be one that is far away: its system
+#: says what it has taken a round trip later.
+_GRACE, _SLOW_GRACE = 0.5, 0.75
+#: What a client takes in the first moment says little: its system has a buffer. How long that is, in seconds.
+_FIRST_MOMENT = 0.25
 #: Bodies that come fast enough, passed over in the search for the slowest request.
 _PASSED_OVER = 8
 
@@ -96,9 +99,10 @@ class HttpConnections:
         self.reading: Group = {}
         self.idle: Group = {}
         self.writing: Group = {}
-        # Of those that write: when they were looked at, and what the client had taken then. The first look is the
-        # first time that the kernel is asked.
-        self._paces: dict[Waiting, tuple[float, int]] = {}
+        # Of those that write, from the first look on, which is the first time that the kernel is asked: when that was,
+        # and of the last look when it was and what the client had taken. The others have not been looked at yet.
+        self._paces: dict[Waiting, tuple[float, float, int]] = {}
+        self._unpaced: dict[Waiting, None] = {}
         self._todo: Iterator[Waiting] = iter(())
         self._call: IDelayedCall | None = None
 
@@ -119,10 +123,13 @@ class HttpConnections:
             del before[connection]
             if before is self.writing:
                 self._paces.pop(connection, None)
+                self._unpaced.pop(connection, None)
         connection.group = group
         if group is None:
             return
         group[connection] = self._seconds()
+        if group is self.writing:
+            self._unpaced[connection] = None
         if self._call is None:
             self._call = self._clock.callLater(LOOK_SECONDS, self._look)
 
@@ -147,9 +154,26 @@ class HttpConnections:
             waited = now - since - connection.body_bytes / LOWEST_RATE
             if waited >= longest:
                 found, longest = connection, waited
-        for connection, since in self.writing.items():
-            return connection if now - since >= max(longest, _SLOW_GRACE) else found
-        return found
+        return self._slowest_writer(now, max(longest, _SLOW_GRACE)) or found
+
+    def _slowest_writer(self, now: float, longest: float) -> Waiting | None:
+        """The connection that has written longest, at least so long, and whose client takes less than the lowest rate.
+
+        All that were not looked at are looked at: so it is known of each what its client takes, soon after there was
+        no room for the first time. It takes two looks with half a second between them.
+        """
+        while self._unpaced:
+            connection = next(iter(self._unpaced))
+            if not self._begin_pace(connection, now):
+                break
+        while self.writing:
+            connection, since = next(iter(self.writing.items()))
+            first, _, _ = self._paces.get(connection, (now, now, 0))
+            if now - since < longest or now - first < _GRACE:
+                break
+            if not self._is_paced(connection, now):
+                return connection
+        return None
 
     def _look(self) -> None:
         self._todo = iter(list(self.writing))
@@ -188,15 +212,34 @@ class HttpConnections:
                     yield connection, "request"
 
     def _is_late_writer(self, connection: Waiting, now: float) -> bool:
-        """See how much a client took since the last look; if enough, its connection goes to the end of the group."""
         if connection.group is not self.writing:
             return False
-        taken = connection.taken
-        before, had = self._paces.get(connection, (now, taken))
-        self._paces[connection] = now, taken
-        if taken - had > 0 and taken - had >= LOWEST_RATE * (now - before):
-            del self.writing[connection]
-            self.writing[connection] = now
+        if connection in self._unpaced:
+            self._begin_pace(connection, now)
+        elif self._is_paced(connection, now):
             return False
+        else:
+            first, _, _ = self._paces[connection]
+            self._paces[connection] = first, now, connection.taken
         limit = self.timeouts.send
         return limit is not None and now - self.writing[connection] >= limit
+
+    def _begin_pace(self, connection: Waiting, now: float) -> bool:
+        """Look at a connection for the first time, unless it has just begun to write; returns whether it was."""
+        if now - self.writing[connection] < _FIRST_MOMENT:
+            return False
+        del self._unpaced[connection]
+        self._paces[connection] = now, now, connection.taken
+        return True
+
+    def _is_paced(self, connection: Waiting, now: float) -> bool:
+        """Whether a client took enough since the last look; if so, its connection goes to the end of the group."""
+        first, last, had = self._paces[connection]
+        taken = connection.taken
+        # A byte or two just after a look say nothing.
+        if taken - had < LOWEST_RATE * max(now - last, LOOK_SECONDS):
+            return False
+        self._paces[connection] = first, now, taken
+        del self.writing[connection]
+        self.writing[connection] = now
+        return True

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IAddress
 
+    from svcd.interfaces import Descriptors
     from svcd.wire.http import Request
 
 __all__ = ["Body", "Handler", "Response", "error_response", "text_response"]
@@ -18,6 +19,15 @@ __all__ = ["Body", "Handler", "Response", "error_response", "text_response"]
 
 class Body(Protocol):
     """What is sent behind the head, piece by piece, when the client has room for it."""
+
+    @property
+    def uncounted(self) -> bool:
+        """Whether it has a descriptor that is not counted yet."""
+        ...
+
+    def count(self, budget: Descriptors, /) -> None:
+        """Take over a descriptor that was counted in a budget, to release it when its own is closed."""
+        ...
 
     def read(self) -> bytes:
         """The next piece, at most 64 KiB; empty at the end.

@@ -363,3 +363,63 @@ def test_finding_files_for_the_other_floors(tmp_path: Path) -> None:
     assert files.is_directory(str(tmp_path))
     assert not files.is_directory(str(tmp_path / "a"))
     assert not files.is_directory(str(tmp_path / "none"))
+
+
+class _Budget:
+    """svcd.interfaces.Descriptors."""
+
+    def __init__(self) -> None:
+        self.open = 1
+
+    def acquire(self) -> None:
+        """One more."""
+        self.open += 1
+
+    def release(self) -> None:
+        """One less."""
+        self.open -= 1
+
+    def try_acquire(self) -> bool:
+        """One more."""
+        self.open += 1
+        return True
+
+
+def test_answers_share_an_open_file(root: Path) -> None:
+    """Each reads from its own place; the file has one descriptor, counted until the last of them is over."""
+    files = StaticFiles(str(root))
+    bodies = [_body(files) for _ in range(3)]
+    assert len(_open_below(root)) == 1
+    assert [body.uncounted for body in bodies] == [True] * 3
+    budget = _Budget()
+    bodies[0].count(budget)
+    assert not bodies[2].uncounted
+    assert bodies[0].read() + bodies[0].read() == LARGE[:131_072]
+    bodies[0].close()
+    for body in bodies[1:]:
+        assert budget.open == 1
+        assert b"".join(iter(body.read, b"")) == LARGE
+        body.close()
+    assert (budget.open, _open_below(root)) == (0, [])
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_file_that_has_changed_is_another_one(root: Path, replaced: bool) -> None:
+    """Whether another file has its name now or its content was written anew: who asks now gets the new one."""
+    files = StaticFiles(str(root))
+    before = _body(files)
+    new = root / ("new" if replaced else "large.bin")
+    new.write_bytes(b"n" * 100_000)
+    new.rename(root / "large.bin")
+    after = _body(files)
+    assert after.uncounted
+    assert b"".join(iter(after.read, b"")) == b"n" * 100_000
+    if replaced:
+        assert b"".join(iter(before.read, b"")) == LARGE
+    before.close()
+    after.close()
+
+
+def _body(files: StaticFiles) -> Any:
+    request = Request("GET", b"/large.bin", {b"host": b"a"}, "1.1", keep_alive=True)
+    return files.respond(request, PEER).body

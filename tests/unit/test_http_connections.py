@@ -22,9 +22,22 @@ LARGE = b"x" * 10_000
 class _File:
     """Something that is sent in two pieces."""
 
-    def __init__(self) -> None:
+    def __init__(self, others: _File | None = None) -> None:
         self.pieces = [b"f" * 10] * 2
         self.closed = False
+        self.budget: Any = None
+        # Another answer that has it open.
+        self.others = others
+
+    @property
+    def uncounted(self) -> bool:
+        """Whether nothing counts it."""
+        return self.budget is None and self.others is None
+
+    def count(self, budget: Any) -> None:
+        """It is counted."""
+        assert self.uncounted
+        self.budget = budget
 
     def read(self) -> bytes:
         """The next."""
@@ -33,6 +46,8 @@ class _File:
     def close(self) -> None:
         """It is over."""
         self.closed = True
+        if self.budget is not None:
+            self.budget.release()
 
 
 class _Counter:
@@ -49,6 +64,7 @@ class _Counter:
     def release(self) -> None:
         """One less."""
         self.open -= 1
+        assert self.open >= 0
 
     def try_acquire(self) -> bool:
         """One more, if there is one."""
@@ -63,13 +79,14 @@ class _Handler:
     def __init__(self) -> None:
         self.later: Deferred[Response] = Deferred()
         self.files: list[_File] = []
+        self.shared = False
 
     def respond(self, request: Any, peer: object) -> Any:  # noqa: ARG002 - as handlers
         """Answer."""
         if request.target == b"/later":
             return self.later
         if request.target == b"/file":
-            body = _File()
+            body = _File(self.files[0] if self.shared and self.files else None)
             self.files.append(body)
             return Response(HTTPStatus.OK, {"Content-Length": "20"}, body=body)
         if request.target == b"/large":
@@ -307,17 +324,90 @@ def test_then_the_slowest(site: _Site) -> None:
     assert not body.lost
 
 
+LARGE_ONE = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
 def test_who_has_just_come_does_not_give_way(site: _Site) -> None:
-    """A client has half a second for its first request in any case, and a reader a little more than a second."""
+    """A client has half a second for its first request in any case, and three quarters to take something."""
     site.connect()
-    reader = site.connect(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", room=100)
-    assert not site.factory.evict()
-    site.wait(0.5)
+    reader = site.connect(LARGE_ONE, room=100)
+    for seconds in (0, 0.25):
+        site.clock.advance(seconds)
+        assert not site.factory.evict()
+    site.clock.advance(0.25)
     assert site.factory.evict()
     assert not site.factory.evict()
-    site.wait(1)
+    site.clock.advance(0.25)
+    assert site.factory.evict()
+    assert (reader.lost, reader.protocol.end_reason) == ("aborted", "evicted")
+
+
+def test_a_reader_is_known_before_it_gives_way(site: _Site) -> None:
+    """What it takes is looked at twice, with half a second between."""
+    reader = site.connect(LARGE_ONE, room=100)
+    site.clock.advance(0.45)
+    assert not site.factory.evict()
+    site.clock.advance(0.4)
+    assert not site.factory.evict()
+    site.clock.advance(0.11)
     assert site.factory.evict()
     assert reader.lost
+
+
+def test_what_fills_a_clients_buffer_is_not_taken(site: _Site) -> None:
+    """That is done in the first moment, and not counted; without a look at that time it counts once."""
+    reader = site.connect(LARGE_ONE, room=100)
+    reader.bytes_out = reader.pending = 1_000_000
+    site.clock.advance(0.1)
+    assert not site.factory.evict()
+    reader.pending -= 100_000
+    site.clock.advance(0.15)
+    assert not site.factory.evict()
+    site.clock.advance(0.5)
+    assert site.factory.evict()
+    assert reader.lost
+
+
+@pytest.mark.parametrize("when", [0.3, 0.6, 0.74])
+def test_a_reader_that_takes_its_answer_does_not_give_way(site: _Site, when: float) -> None:
+    """Whenever it was that it took something: what it has taken until now counts, not until the last look."""
+    reader = site.connect(LARGE_ONE, room=100)
+    reader.bytes_out = reader.pending = 1_000_000
+    for _ in range(10):
+        slow = site.connect(LARGE_ONE, room=100)
+        site.clock.advance(0.26)
+        assert not site.factory.evict()
+        site.clock.advance(when - 0.26)
+        reader.pending -= LOWEST_RATE
+        site.clock.advance(0.77 - when)
+        assert site.factory.evict()
+        assert (slow.lost, reader.lost) == ("aborted", "")
+
+
+@pytest.mark.parametrize("rate", [0, 100, LOWEST_RATE // 2])
+def test_a_reader_below_the_lowest_rate_gives_way(site: _Site, rate: int) -> None:
+    """A byte now and then is not enough."""
+    reader = site.connect(LARGE_ONE, room=100)
+    reader.bytes_out = reader.pending = 1_000_000
+    for _ in range(75):
+        assert not site.factory.evict()
+        site.clock.advance(0.01)
+        reader.pending -= rate // 100
+    site.clock.advance(0.01)
+    assert site.factory.evict()
+    assert reader.lost
+
+
+@pytest.mark.parametrize("rate", [LOWEST_RATE * 2, LOWEST_RATE * 20])
+def test_a_reader_above_the_lowest_rate_does_not(site: _Site, rate: int) -> None:
+    """However often room is wanted."""
+    reader = site.connect(LARGE_ONE, room=100)
+    reader.bytes_out = reader.pending = 1_000_000
+    for _ in range(1000):
+        assert not site.factory.evict()
+        site.clock.advance(0.01)
+        reader.pending -= rate // 100
+    assert not reader.lost
 
 
 def test_a_connection_whose_answer_waits_is_cut_off(site: _Site) -> None:
@@ -376,6 +466,36 @@ def test_later_answers_get_one_if_there_is_one() -> None:
     assert client.sent.count(b"HTTP/1.1 503 ") == 1
     assert client.sent.count(b"HTTP/1.1 200 ") == 3
     assert (counter.open, [file.closed for file in site.handler.files]) == (1, [True, True])
+
+
+def test_a_file_that_is_open_already_needs_no_descriptor() -> None:
+    """A connection that is sent what another one is sent gives up what was counted for it."""
+    counter = _Counter(1)
+    site = _Site(descriptors=counter)
+    site.handler.shared = True
+    clients = [site.connect(FILE, room=0) for _ in range(3)]
+    assert counter.open == 1
+    # A later answer of a connection that was kept alive.
+    other = site.connect(HEAD + b"\r\n")
+    other.protocol.dataReceived(FILE)
+    assert (counter.open, other.sent.count(b"HTTP/1.1 200 ")) == (1, 2)
+    for client in clients:
+        client.abortConnection()
+    assert counter.open == 0
+
+
+def test_who_asks_for_a_file_does_not_give_way_itself() -> None:
+    """Where there is no descriptor another connection is closed for it, also if it was idle itself until now."""
+    site = _Site()
+    counter = _Counter(0)
+    site.factory.descriptors = counter
+    first, second = site.connect(HEAD + b"\r\n"), site.connect(HEAD + b"\r\n")
+    counter.try_acquire = site.factory.evict  # type: ignore[method-assign]
+    counter.open = 1
+    site.wait(10)
+    first.protocol.dataReceived(FILE)
+    assert (first.lost, second.protocol.end_reason) == ("", "evicted")
+    assert first.sent.count(b"HTTP/1.1 200 ") == 2
 
 
 def test_a_file_whose_client_leaves_is_no_longer_counted() -> None:

@@ -33,6 +33,11 @@ class _Body:
     def __init__(self, pieces: Sequence[bytes | OSError]) -> None:
         self._pieces = list(pieces)
         self.closed = 0
+        self.uncounted = False
+
+    def count(self, budget: object) -> None:
+        """Never called."""
+        raise NotImplementedError
 
     def read(self) -> bytes:
         """The next."""

@@ -402,7 +402,7 @@ def test_defaults_hold_for_the_lines_after_them_that_can_take_them() -> None:
     config = config_of(
         "echo 1/tcp\n@defaults backlog=5 utc=yes\necho 2/tcp4\necho 3/udp\ndaytime 4/udp\ndaytime 5/tcp backlog=6"
     )
-    assert [service.options.backlog for service in config.services] == [128, 5, 128, 128, 6]
+    assert [service.options.backlog for service in config.services] == [1024, 5, 1024, 1024, 6]
     assert [service.options.utc for service in config.services] == [False, False, False, True, True]
     assert str(config.services[1].places["backlog"]) == "s:2:19"
     assert "backlog" not in config.services[2].places

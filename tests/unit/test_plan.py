@@ -25,8 +25,8 @@ OLD = "echo 7/tcp4"
 #: A new file, and what the way to it looks like.
 ROWS = [
     (OLD, []),
-    ("# a comment\n\necho 7/tcp4 backlog=128", []),
-    ("echo 7/tcp4 backlog=5", ["~ echo/tcp4: backlog 128 -> 5"]),
+    ("# a comment\n\necho 7/tcp4 backlog=1024", []),
+    ("echo 7/tcp4 backlog=5", ["~ echo/tcp4: backlog 1024 -> 5"]),
     ("echo 7/tcp4 resolve=yes keepalive=yes", ["~ echo/tcp4: keepalive no -> yes, resolve no -> yes"]),
     ("echo 7/tcp4 description=mine", ["~ echo/tcp4: description default -> mine"]),
     ("echo 7/tcp4 again", ["~ echo/tcp4: aliases"]),

@@ -174,7 +174,7 @@ def test_durations_at_the_edge_render_as_they_were_read(value: str) -> None:
 
 def test_defaults_and_includes_are_rendered_away() -> None:
     """A rendered Config has one line for each service, with every option that is not the table's default."""
-    text = "@defaults backlog=5 description='a b'\necho 7/tcp backlog=128\necho 7/udp\nx /r/s/unix echo mode=600"
+    text = "@defaults backlog=5 description='a b'\necho 7/tcp backlog=1024\necho 7/udp\nx /r/s/unix echo mode=600"
     assert config_of(text).render() == (
         "echo 7/tcp description='a b'\n"
         "echo 7/udp description='a b'\n"
