@@ -220,8 +220,9 @@ def _status(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _connections(result: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    # Who speaks TLS is told from the others where there are some.
+    # Who speaks TLS is told from the others where there are some, and so is what waits.
     tls = any("tls" in row for row in result)
+    waits = any(row.get("state", "open") != "open" for row in result)
     rows = [
         (
             str(row["id"]),
@@ -231,11 +232,13 @@ def _connections(result: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             str(row.get("in", "-")),
             str(row.get("out", "-")),
             str(row.get("pid", "-")),
+            *([row.get("state", "open")] if waits else []),
             *([row.get("tls", "-"), row.get("subject", "")] if tls else []),
         )
         for row in result
     ]
-    heading = ("ID", "SERVICE", "PEER", "TIME", "IN", "OUT", "PID", *(["TLS", "SUBJECT"] if tls else []))
+    more = [*(["STATE"] if waits else []), *(["TLS", "SUBJECT"] if tls else [])]
+    heading = ("ID", "SERVICE", "PEER", "TIME", "IN", "OUT", "PID", *more)
     yield from _columns([heading, *rows], right={0, 3, 4, 5, 6})
 
 

@@ -289,6 +289,7 @@ class Change:
                     running.begin()
         for running in gone:
             running.close()
+            running.end_unannounced()
         return gone
 
     def _move_sockets(self, *, start: bool) -> None:

@@ -145,7 +145,7 @@ class Commands:
         return _with_line(row, one if broken is None else broken.service)
 
     def connections(self, service: str = "") -> list[dict[str, object]]:
-        """The open connections of a service, or of all; of those that are no more as well."""
+        """The connections of a service, or of all; of those that are no more, and those not let in yet, as well."""
         supervisor = self._supervisor
         everything = [*supervisor.hosted.values(), *supervisor.retired]
         all_running = [self._find(service)] if service else everything
@@ -153,7 +153,7 @@ class Commands:
             {"service": running.service.id, **session.facts()}
             for running in all_running
             if running.keeper is not None
-            for session in running.keeper.sessions.values()
+            for session in running.keeper.everybody()
         ]
 
     def kick(self, who: str) -> dict[str, object]:
@@ -161,7 +161,7 @@ class Commands:
         number = int(who) if who.isdecimal() and len(who) < 20 else -1
         ended = 0
         for running in [*self._supervisor.hosted.values(), *self._supervisor.retired]:
-            for session in list(running.keeper.sessions.values()) if running.keeper is not None else []:
+            for session in running.keeper.everybody() if running.keeper is not None else []:
                 peer = str(session.facts()["peer"])
                 if session.number == number or who in (peer, peer.rpartition(":")[0].strip("[]")):
                     session.cut("kicked")

@@ -114,6 +114,8 @@ class _Kept(_Kind, Generic[KeeperT]):
 
     def close(self) -> None:
         self._leave_hosts()
+
+    def end_unannounced(self) -> None:
         if self._usher is not None:
             self._usher.close()
 

@@ -245,6 +245,9 @@ class Running(ABC):
     def close(self) -> None:  # noqa: B027 - most have nothing to do
         """Nobody is taken in any more; connections go on."""
 
+    def end_unannounced(self) -> None:  # noqa: B027 - most have nothing to do
+        """Close the connections whose PROXY header has not come: a reload has removed or replaced the service."""
+
     def end(self) -> None:  # noqa: B027 - most have nothing to do
         """The last connection has ended, and no more will come."""
 

@@ -129,11 +129,13 @@ class GateKeeper(Keeper[Gate], Factory):
 
     def refused(self, refusal: Refusal, addr: IAddress) -> None:
         """Somebody is not let in."""
+        self.entrance.refused(refusal, self.peer_of(addr))
+
+    def peer_of(self, addr: IAddress) -> str:
+        """The client as the log has it."""
         if isinstance(addr, _INET):
-            peer = self.peer_text(addr.host, addr.port)
-        else:
-            peer = addr.text if isinstance(addr, UNIXPeer) else LOCAL_CLIENT
-        self.entrance.refused(refusal, peer)
+            return self.peer_text(addr.host, addr.port)
+        return addr.text if isinstance(addr, UNIXPeer) else LOCAL_CLIENT
 
     def name_of(self, addr: IAddress) -> Deferred[str | None]:
         """The client's confirmed name."""

@@ -41,8 +41,23 @@ _REASONS = ("done", "lost", "aborted", "error", "failed", "killed", "unknown", "
             "idle", "first_byte", "session", "handshake", "request", "keepalive", "send", "evicted")  # fmt: skip
 
 
+class Numbered(Protocol):
+    """A connection that can be listed."""
+
+    @property
+    def started(self) -> float:
+        """When it began, by the keeper's clock, in seconds."""
+
+    @property
+    def number(self) -> int:
+        """The connection's number, since the daemon started."""
+
+
 class Session(Timed, Protocol):
     """An open connection, as far as its end is concerned."""
+
+    def facts(self) -> dict[str, object]:
+        """What is known of the connection."""
 
     def drain(self) -> None:
         """End as soon as nothing is owed to the client."""
@@ -50,6 +65,13 @@ class Session(Timed, Protocol):
 
 class Visit(Protocol):
     """A connection that is not let in yet."""
+
+    @property
+    def number(self) -> int:
+        """The connection's number, by which it is listed; once it is let in it has another one."""
+
+    def facts(self) -> dict[str, object]:
+        """What is known of the connection."""
 
     def drain(self) -> None:
         """End: nothing is owed to the client."""
@@ -179,10 +201,11 @@ class Keeper(Generic[SessionT]):
         if self.deadlines is not None:
             self.deadlines.wake()
 
-    def facts(self, session: SessionT, peer: str, **more: object) -> dict[str, object]:
+    def facts(self, session: Numbered, peer: str, **more: object) -> dict[str, object]:
         """What is known of a connection, as plain data; its peer is given as it was quoted for the log."""
         text = json.loads(peer) if peer.startswith('"') else peer
-        return {"id": session.number, "peer": text, "seconds": round(self.clock() - session.started, 3), **more}
+        seconds = round(self.clock() - session.started, 3)
+        return {"id": session.number, "peer": text, "seconds": seconds, "state": "open", **more}
 
     def tell_end(
         self,

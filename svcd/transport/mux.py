@@ -189,7 +189,8 @@ class NamelessClient:
 
     def facts(self) -> dict[str, object]:
         """What is known of the connection."""
-        return self._keeper.facts(self, self.text)
+        state = "closing" if self._answered else "host-name" if self.ticket.awaits_name else "service-name"
+        return self._keeper.facts(self, self.text, state=state)
 
     def drain(self) -> None:
         """A client that has not asked yet is owed nothing."""

@@ -98,7 +98,7 @@ class Usher:
         entrance.refused(Refusal(Reason.PROXY, text, rule), peer)
 
     def close(self) -> None:
-        """No proxy is heard any more: those whose headers have not come are closed."""
+        """Close the connections whose headers have not come: their service is no more."""
         for each in self._unannounced():
             each.close()
 
@@ -116,11 +116,13 @@ class Unannounced:
 
     Attributes:
         peer: as given.
+        started: by the clock of the service's keeper, in seconds.
     """
 
     _log = Logger()
 
-    __slots__ = ("_call", "_family", "_header", "_queued", "_seen", "_serve", "_socket", "_usher", "_watched", "peer")
+    __slots__ = ("_call", "_family", "_header", "_number", "_queued", "_seen", "_serve", "_socket", "_usher",
+                 "_watched", "peer", "started")  # fmt: skip
 
     def __init__(self, usher: Usher, serve: Serve, descriptor: int, peer: Any, family: int) -> None:  # noqa: ANN401 - a socket address
         self._usher = usher
@@ -132,6 +134,21 @@ class Unannounced:
         self._header: Header | None = None
         self._call: IDelayedCall | None = None
         self._watched = self._queued = False
+        self._number = 0
+        self.started = usher.keeper.clock()
+
+    @property
+    def number(self) -> int:
+        """The connection's number, which it has from when it is listed first."""
+        self._number = self._number or next(self._usher.keeper.numbers)
+        return self._number
+
+    def facts(self) -> dict[str, object]:
+        """What is known of the connection: its peer is the proxy until the header has come."""
+        keeper = self._usher.keeper
+        source = None if self._header is None else self._header.source
+        _, peer = keeper.client_of(self._socket.fileno(), source or self.peer)
+        return keeper.facts(self, peer, state="room" if self.announced else "proxy-header")
 
     @property
     def announced(self) -> bool:
@@ -212,8 +229,13 @@ class Unannounced:
         # A proxy at a UNIX socket that speaks for itself is a client as any other there.
         relay = None if found.source is None and self._family == socket.AF_UNIX else found
         try:
-            # A reactor may still have to do with a descriptor that it has watched.
-            descriptor = os.dup(sock.fileno()) if self._watched else sock.detach()
+            if self._watched:
+                # uvloop makes what it watches non-blocking, and a program is not to find it so. A reactor may still
+                # have to do with a descriptor that it has watched.
+                sock.setblocking(True)
+                descriptor = os.dup(sock.fileno())
+            else:
+                descriptor = sock.detach()
             self._serve(descriptor, found.source or self.peer, self._family, relay)
         except Exception:  # noqa: BLE001 - one connection's mistake is that connection's end
             self._log.failure("a connection could not be served")

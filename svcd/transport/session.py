@@ -162,7 +162,16 @@ class SpawnedSession:
     def facts(self) -> dict[str, object]:
         """What is known of the connection."""
         more = {} if self.pump is None else self.pump.facts(subject=self._keeper.tells_subject)
-        return self._keeper.facts(self, self.peer, pid=self.pid, **more)
+        return self._keeper.facts(self, self.peer, **{"pid": self.pid, "state": self._state, **more})
+
+    @property
+    def _state(self) -> str:
+        if self.outcome is not None:
+            return "closing"
+        if self.pid:
+            return "open"
+        # A connection with TLS that still shakes hands says so itself.
+        return "host-name" if self.link is None and self.pump is None else "starting"
 
     def drain(self) -> None:
         """A process is asked nothing: what it owes only it knows. One that can't be had is not awaited."""

@@ -12,6 +12,8 @@ from svcd.policy.admission import Ticket
 from svcd.transport.farewell import Farewell
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IAddress
     from twisted.python.failure import Failure
@@ -19,15 +21,23 @@ if TYPE_CHECKING:
     from svcd.policy.answers import Refusal
     from svcd.transport.descriptors import Share
     from svcd.transport.entrance import Entrance
-    from svcd.transport.keeper import Visit
+    from svcd.transport.keeper import Numbered, Visit
 
 __all__ = ["Visitor"]
 
 
 class _Keeper(Protocol):
     budget: Share
+    clock: Callable[[], float]
     entrance: Entrance
+    numbers: Iterator[int]
     visitors: dict[Visit, None]
+
+    def facts(self, session: Numbered, peer: str, **more: object) -> dict[str, object]:
+        """What is known of a connection."""
+
+    def peer_of(self, addr: IAddress) -> str:
+        """The client as the log has it."""
 
     def ask(self, addr: IAddress) -> Ticket | Refusal:
         """Ask the door."""
@@ -54,11 +64,14 @@ class Visitor:
         addr: the client.
         ticket: of a client whose name has the last word; without one it waits for room.
         name: that name.
+
+    Attributes:
+        started: by the keeper's clock, in seconds.
     """
 
     _log = Logger()
 
-    __slots__ = ("_addr", "_early", "_gone", "_keeper", "_name", "_ticket", "_transport")
+    __slots__ = ("_addr", "_early", "_gone", "_keeper", "_name", "_number", "_ticket", "_transport", "started")
 
     def __init__(
         self, keeper: _Keeper, addr: IAddress, ticket: Ticket | None, name: Deferred[str | None] | None = None
@@ -67,6 +80,8 @@ class Visitor:
         self._addr = addr
         self._ticket = ticket
         self._name = name
+        self._number = 0
+        self.started = keeper.clock()
         # What was read before the transport could be stopped.
         self._early: list[bytes] = []
         self._gone = False
@@ -95,6 +110,17 @@ class Visitor:
         self._leave()
         if self._ticket is not None:
             self._ticket.release()
+
+    @property
+    def number(self) -> int:
+        """The connection's number, which it has from when it is listed first."""
+        self._number = self._number or next(self._keeper.numbers)
+        return self._number
+
+    def facts(self) -> dict[str, object]:
+        """What is known of the connection."""
+        state = "room" if self._ticket is None else "host-name"
+        return self._keeper.facts(self, self._keeper.peer_of(self._addr), state=state)
 
     def drain(self) -> None:
         """Nothing is owed to it."""

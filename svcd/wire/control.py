@@ -72,7 +72,7 @@ COMMANDS: dict[str, Command] = {
     for command in (
         Command("status", "what runs, and how many connections there are"),
         Command("show", "all that is known of a service", (_NEEDED,)),
-        Command("connections", "the open connections", (_SERVICE,)),
+        Command("connections", "the connections, and what those that are not served yet wait for", (_SERVICE,)),
         Command("kick", "end a connection, or all of a client", (Argument("who", str, "id, or address", needed=True),)),
         Command("enable", "listen again for a service that was disabled, or try a broken one now", (_NEEDED,)),
         Command("disable", "listen no more for a service, until the next reload", (_NEEDED,)),

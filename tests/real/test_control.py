@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from svcd.events import PRIORITIES
+from tests.certificates import Authority
 from tests.real.daemon import PATIENCE, environment, exchange
+from tests.real.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,6 +123,43 @@ def test_processes_that_fail_are_counted(start: Callable[..., Daemon], tmp_path:
     for name, count in {"good": 0, "bad": 1, "cat": 0}.items():
         assert f'svcd_connections_failed_total{{service="{name}/tcp"}} {count}\n' in found
         assert f'svcd_connections_limit{{service="{name}/tcp"}} 64\n' in found
+
+
+WAITING = """
+@defaults bind=127.0.0.1
+proxied  0/tcp echo proxy_protocol=127.0.0.1
+named    0/tcp tcpmux
+secured  0/tcp echo tls_cert={folder}/server
+echo     0/tcp
+"""
+
+
+def test_connections_that_wait_are_listed_and_ended(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """Each with what it waits for: a proxy's header, the name of a service, a handshake."""
+    (open_folder / "server").touch(0o600)
+    (open_folder / "server").write_bytes(Authority().sign("localhost").both)
+    path = open_folder / "control"
+    controlled = _Controlled(start(WAITING.format(folder=open_folder), "--control", str(path)), path)
+    states = {"proxied": "proxy-header", "named": "service-name", "secured": "handshake", "echo": "open"}
+    with contextlib.ExitStack() as stack:
+        clients = {name: stack.enter_context(controlled.daemon.connect(f"{name}/tcp")) for name in states}
+        rows: dict[str, dict[str, Any]] = {}
+
+        def all_are_there() -> bool:
+            rows.update((row["service"], row) for row in controlled.ask("connections"))
+            return len(rows) == len(states)
+
+        wait_until(all_are_there, "all connections are listed")
+        assert "STATE" in controlled.svcctl("connections").stdout
+        for name, state in states.items():
+            row = rows[f"{name}/tcp"]
+            assert (row["peer"], row["state"]) == (":".join(map(str, clients[name].getsockname())), state)
+            # It is known by the same number as before.
+            assert controlled.ask("kick", str(row["id"])) == {"ended": 1}
+            with contextlib.suppress(ConnectionResetError):
+                assert clients[name].recv(1) == b""
+        assert controlled.ask("connections") == []
+    assert controlled.daemon.stop() == 0
 
 
 def test_connections_are_listed_and_ended(controlled: _Controlled) -> None:

@@ -314,6 +314,24 @@ def test_a_reload_changes_the_proxies(start: Callable[..., Daemon]) -> None:
     assert len(named) == 4
 
 
+@pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
+def test_a_header_that_comes_late(start: Callable[..., Daemon], reactor: str) -> None:
+    """A program finds its connection as any other, although a reactor has watched it: blocking."""
+    services = "cat 0/tcp bind=127.0.0.1 proxy_protocol=127.0.0.1 server=/bin/cat\n"
+    daemon = start(services, twistd_arguments=["--reactor", reactor])
+    with daemon.connect("cat/tcp") as client:
+        client.sendall(V1[:20])
+        # That it waits is known when a later one was served.
+        assert exchange(daemon.connect("cat/tcp"), V1 + b"1") == b"1"
+        client.sendall(V1[20:])
+        for word in (b"late", b"later"):
+            client.sendall(word)
+            assert client.recv(100) == word
+    (end,) = daemon.wait_event("end", "cat/tcp", 2)[1:]
+    assert end["exit"] == "0"
+    assert daemon.stop() == 0
+
+
 def test_nobody_waits_for_who_says_nothing(start: Callable[..., Daemon]) -> None:
     """Silent connections of a proxy hold neither other clients nor the end of the daemon, and have their time."""
     daemon = start(

@@ -105,6 +105,24 @@ def _version() -> str:
     return done.stdout.split()[1]
 
 
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_a_proxy_that_says_its_header_late(begin: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
+    """Its connection was accepted before the upgrade, and is served after it, by the old daemon."""
+    services = "@defaults bind=127.0.0.1 proxy_protocol=127.0.0.1\necho 0/tcp\ncat 0/tcp server=/bin/cat\n"
+    daemon = begin(services, twistd_arguments=["--reactor", reactor])
+    clients = [daemon.connect("echo/tcp"), daemon.connect("cat/tcp")]
+    wait_until(lambda: len(_ask(open_folder, "connections")["result"]) == 2, "both connections are listed")
+    found = _upgrade(open_folder)
+    assert (found["before"], found["connections"]) == (daemon.process.pid, 2)
+    for client in clients:
+        with client:
+            client.sendall(b"PROXY TCP4 192.0.2.1 192.0.2.2 40000 443\r\nlate")
+            assert client.recv(100) == b"late"
+    assert daemon.process.wait(PATIENCE) == 0
+    assert _svcctl(open_folder, "stop").returncode == 0
+    Process(found["pid"]).wait()
+
+
 def test_one_after_the_other(begin: Callable[..., Daemon], open_folder: Path) -> None:
     """A daemon that has taken over is replaced itself while the first still has a connection; --now ends that."""
     daemon = begin("echo 0/tcp bind=127.0.0.1 shutdown_timeout=0.3s\n")

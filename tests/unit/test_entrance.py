@@ -405,6 +405,9 @@ class TestNames:
         emptied = place.keeper.when_empty()
         assert not emptied.called
         (visitor,) = place.keeper.everybody()
+        facts = visitor.facts()
+        assert (facts["id"], facts["peer"], facts["state"]) == (1, "192.0.2.1:40000", "host-name")
+        assert visitor.facts()["id"] == visitor.number == 1
         visitor.drain()
         assert transport.lost == "aborted"
         assert emptied.called

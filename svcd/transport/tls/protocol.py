@@ -276,7 +276,7 @@ class TlsProtocol(Reader):
             subject: whether to say who the client is.
         """
         if not self.version:
-            return {"tls": "handshake"}
+            return {"tls": "handshake", "state": "handshake"}
         identity = self.tls_identity
         found: dict[str, object] = {"tls": identity.protocol, "cipher": identity.cipher}
         # As processes are told it: without characters that a terminal would obey.
