@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
+from tests.real.background import Background
 from tests.real.daemon import PATIENCE, exchange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 __all__ = ["Load"]
 
 
-class Load:
+class Load(Background):
     """32 clients that keep a connection for 20 echoes, and 32 that ask for the time and close.
 
     Every connection must be accepted, and every answer whole: a refusal, a reset or an early end is written down.
@@ -31,22 +32,16 @@ class Load:
     """
 
     def __init__(self, echo: int, daytime: int, datagrams: int = 0, pause: float = 0) -> None:
-        self._stop = threading.Event()
-        self._pause = pause
+        super().__init__(pause)
         self.done = 0
-        self.wrong: list[str] = []
         work = [(self._echo, echo)] * 32 + [(self._day, daytime)] * 32
         work += [(self._datagrams, datagrams)] * (2 if datagrams else 0)
-        self._threads = [threading.Thread(target=self._run, args=each) for each in work]
+        for once, port in work:
+            self.repeat(partial(self._count, once, port))
 
-    def _run(self, once: Callable[[int], None], port: int) -> None:
-        while not self._stop.wait(self._pause):
-            try:
-                once(port)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the test is to tell it
-                self.wrong.append(repr(error))
-                return
-            self.done += 1
+    def _count(self, once: Callable[[int], None], port: int) -> None:
+        once(port)
+        self.done += 1
 
     def _echo(self, port: int) -> None:
         with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
@@ -69,15 +64,3 @@ class Load:
             client.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 raise AssertionError(f"an answer too many: {client.recv(100)!r}")
-
-    @contextlib.contextmanager
-    def going_on(self) -> Iterator[None]:
-        """Load while something happens."""
-        for thread in self._threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            for thread in self._threads:
-                thread.join(PATIENCE)
