@@ -9,7 +9,7 @@ import socket
 import sys
 from collections import deque
 from pathlib import Path
-from signal import SIGKILL
+from signal import SIGCONT, SIGKILL
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred, succeed
@@ -300,6 +300,9 @@ class Nurse:
         if self._socket is None:
             return succeed(None)
         self._stopping = self._stopping or Deferred()
+        # A stopped one ends as well, unless only root could let it go on.
+        with contextlib.suppress(OSError):
+            os.kill(self._pid, SIGCONT)
         self._lose()
         return self._stopping
 

@@ -3,6 +3,7 @@
 It is the only one that keeps what the daemon was started with, so it can do next to nothing: it knows the table that it
 was given at its start, and what it can be asked for is another launcher for a line of it, with the same rights or fewer
 (svcd.handlers.launch_options has the rule), and to end a handler that has lost its launcher. It ends with the daemon.
+Launchers that are stopped (SIGSTOP) go on then: they may have orders to end their handlers, and end themselves.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import select
 import socket
 import sys
-from signal import SIGKILL, SIGTERM
+from signal import SIGCONT, SIGKILL, SIGTERM
 from typing import NoReturn
 
 from svcd.handlers.identity import adopt_orphans
@@ -55,6 +56,13 @@ class _Nursery:
                 if not packet:
                     return
                 self._take(packet)
+
+    def wake_launchers(self) -> None:
+        """Let stopped launchers go on, to see that the daemon is gone."""
+        for pid in self._launchers:
+            # None of them was reaped, so the numbers are theirs.
+            with contextlib.suppress(OSError):
+                os.kill(pid, SIGCONT)
 
     def _take(self, packet: bytes) -> None:
         """Follow an order: whatever the daemon has become, it can have what is in the table or less, nothing else."""
@@ -146,7 +154,10 @@ def main() -> None:
     # What is there now is there for good, and stays shared with the launchers: the collector must not touch it.
     gc.collect()
     gc.freeze()
+    nursery = _Nursery(control, specs)
     try:
-        _Nursery(control, specs).run()
+        nursery.run()
     except (BrokenPipeError, ConnectionResetError):
         return
+    finally:
+        nursery.wake_launchers()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.real.daemon import PATIENCE, environment, twistd
+from tests.real.processes import Process, all_gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,18 +133,20 @@ def test_the_pid_file_is_removed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_handler_that_does_not_end(start: Callable[..., Daemon], tmp_path: Path, stopped: bool) -> None:
-    """A handler that ignores SIGTERM, and one whose launcher is stopped, hold the daemon for 2 s at most."""
+    """A handler that ignores SIGTERM, and one whose launcher is stopped, hold the daemon for 2 s at most, and end."""
     script = tmp_path / "stubborn"
     script.write_text("#!/bin/sh\ntrap '' TERM\necho up\nwhile :; do sleep 1; done\n")
     script.chmod(0o755)
     daemon = start(f"stubborn 0/tcp bind=127.0.0.1 server={script} shutdown_timeout=1s\n")
     with daemon.connect("stubborn/tcp") as client:
         assert client.recv(3) == b"up\n"
+        launcher, handler = Process(daemon.launcher("stubborn/tcp")), Process(daemon.handlers("stubborn/tcp")[0])
         if stopped:
-            os.kill(daemon.launcher("stubborn/tcp"), signal.SIGSTOP)
+            os.kill(launcher.pid, signal.SIGSTOP)
         try:
             _ends_within(daemon, 3)
+            all_gone([handler, launcher])
         finally:
-            if stopped:
-                os.kill(daemon.launcher("stubborn/tcp"), signal.SIGCONT)
-                os.killpg(daemon.handlers("stubborn/tcp")[0], signal.SIGKILL)
+            for process in (launcher, handler):
+                if process.alive:
+                    os.kill(process.pid, signal.SIGKILL)
