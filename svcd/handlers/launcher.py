@@ -230,6 +230,8 @@ class Launcher:
             self.telling.flush()
         stderr, keeper = descriptor, 0
         try:
+            # The daemon has read its services file again, and the time zone with it.
+            time.tzset()
             if self._logs and not self._threads:
                 reading, stderr = os.pipe2(os.O_CLOEXEC)
                 self._hear(reading, order.number)

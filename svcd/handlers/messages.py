@@ -78,7 +78,10 @@ class Ready(NamedTuple):
 
 
 class CheckModule(NamedTuple):
-    """To a launcher: say whether the module of the handler, or one that came with it, has changed on disk."""
+    """To a launcher, after a reload: read the time zone again (tzset(3)), and say whether a module has changed on disk.
+
+    It is the module of the handler, or one that came with it.
+    """
 
 
 class Changed(NamedTuple):

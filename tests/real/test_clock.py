@@ -138,11 +138,16 @@ def zoned(program: Callable[[str], str], tmp_path: Path) -> tuple[list[str], Cal
     return words, link
 
 
+#: A handler that is one for processes and for threads.
+ZONE = "import time\ndef serve(sock, address):\n    sock.sendall(time.strftime('%z').encode())\n"
+
+
 def test_a_reload_reads_the_time_zone_again(
-    start: Callable[..., Daemon], zoned: tuple[list[str], Callable[[str], None]]
+    start: Callable[..., Daemon], open_folder: Path, zoned: tuple[list[str], Callable[[str], None]]
 ) -> None:
-    """The log, daytime and access_times go over to the machine's new time zone, and agree with explain."""
+    """The log, daytime, access_times and Python handlers go over to the machine's new time zone, as explain does."""
     before, link = zoned
+    (open_folder / "zone.py").write_text(ZONE)
     now = datetime.datetime.now(datetime.UTC)
     # Open in Tokyo, nine hours before, and closed here.
     hour = (now.hour + 9) % 24
@@ -151,11 +156,15 @@ def test_a_reload_reads_the_time_zone_again(
 daytime 0/tcp date_format=iso8601
 day 0/tcp echo access_times={span}
 night 0/udp echo access_times={span}
+process 0/tcp python=zone:serve python_path={open_folder}
+thread 0/tcp python=zone:serve python_path={open_folder} model=thread
 """
+    handlers = ["process/tcp", "thread/tcp"]
     daemon = start(services, before=[*before, "env", "-u", "TZ"])
     assert exchange(daemon.connect("daytime/tcp")).strip().endswith(b"+00:00")
     with daemon.connect("day/tcp") as client:
         assert client.recv(1) == b""
+    assert [exchange(daemon.connect(name)) for name in handlers] == [b"+0000"] * 2
     link("Asia/Tokyo")
     assert exchange(daemon.connect("daytime/tcp")).strip().endswith(b"+00:00")
     daemon.process.send_signal(signal.SIGHUP)
@@ -166,4 +175,5 @@ night 0/udp echo access_times={span}
     with daemon.connect("night/udp") as client:
         client.send(b"x")
         assert client.recv(10) == b"x"
+    assert [exchange(daemon.connect(name)) for name in handlers] == [b"+0900"] * 2
     assert daemon.stop() == 0
