@@ -38,7 +38,8 @@ class Options(SocketOptions, AccessOptions, HandlerOptions, TimeOptions, Datagra
         "What the accept and end lines of a connection say: the process, the client, the reason of the end, the "
         "seconds, the bytes. With none there are no such lines. Default: HOST,EXIT,DURATION,TRAFFIC, and for spawned "
         "services PID,HOST,EXIT,DURATION: for TRAFFIC the daemon keeps a copy of the socket until it finds, in 0.1 s, "
-        "that neither the process nor its children have it; inside a chroot= without /proc it keeps none, nor counts.",
+        "that neither the process nor its children have it; inside a chroot= without /proc it keeps none, nor counts. "
+        "The bytes of a Python handler are those until it closes its socket.",
         xinetd="log_on_success",
     )  # fmt: skip
     utc: bool = row(

@@ -2,7 +2,8 @@
 
 A client does not see the end of its connection while any process has that open. So a copy is closed as soon as neither
 the handler nor a process that it has started has the connection any more (proc(5), /proc/PID/fd); nothing tells of that
-by itself.
+by itself. A fork of a launcher that was root hides what it has open (PR_SET_DUMPABLE, prctl(2)); Python handlers report
+that they close their connection: see svcd.handlers.closings.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from svcd.handlers.counting import let_go
+from svcd.handlers.counting import UNKNOWN, let_go
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,6 @@ __all__ = ["Copies"]
 _LOOK_SECONDS = 0.1
 #: But a look at very many may take no more than this part of the time.
 _MOST_OF_TIME = 1 / 20
-_UNKNOWN = (-1, -1)
 
 
 class _Copy(NamedTuple):
@@ -30,10 +30,12 @@ class _Copy(NamedTuple):
     Attributes:
         descriptor: the copy.
         pid: of the handler.
+        reported: whether the handler reports that it closes the connection.
     """
 
     descriptor: int
     pid: int
+    reported: bool
 
 
 class Copies:
@@ -54,19 +56,20 @@ class Copies:
         self._sees = os.access("/proc/self/fd", os.R_OK)
         self.due: float | None = None
 
-    def keep(self, number: int, pid: int, descriptor: int) -> None:
-        """Keep a copy of a connection; where nobody can see whether its handler still has it, close it at once.
+    def keep(self, number: int, pid: int, descriptor: int, *, reported: bool = False) -> None:
+        """Keep a copy of a connection; where nothing would say that its handler has closed it, close it at once.
 
         Args:
             number: of the connection.
             pid: of its handler.
             descriptor: the copy.
+            reported: whether the handler reports that it closes the connection.
         """
-        if not self._sees:
+        if not (self._sees or reported):
             os.close(descriptor)
             return
-        self._copies[number] = _Copy(descriptor, pid)
-        if self.due is None:
+        self._copies[number] = _Copy(descriptor, pid, reported)
+        if self._sees and self.due is None:
             self.due = self._clock() + _LOOK_SECONDS
 
     def take(self, number: int) -> tuple[int, int]:
@@ -76,7 +79,21 @@ class Copies:
             How many bytes came from the client and went to it; -1 for what nobody knows.
         """
         copy = self._copies.pop(number, None)
-        return self._counts.pop(number, _UNKNOWN) if copy is None else let_go(copy.descriptor)
+        return self._counts.pop(number, UNKNOWN) if copy is None else let_go(copy.descriptor)
+
+    def left(self, number: int, *, closed: bool) -> None:
+        """Close the copy of a connection that its handler has left, unless look() can see whether others still have it.
+
+        Args:
+            number: of the connection; one that is not known is left alone.
+            closed: whether the handler closes it; else it gives it to other code, as for TLS, and nothing is known.
+        """
+        copy = self._copies.get(number)
+        if copy is None or (self._sees and _shows(copy.pid)):
+            return
+        del self._copies[number]
+        counts = let_go(copy.descriptor)
+        self._counts[number] = counts if closed else UNKNOWN
 
     def look(self) -> None:
         """Close the copies of connections that no handler has any more, if it is time to look at them."""
@@ -91,7 +108,9 @@ class Copies:
                     continue
                 self._counts[number] = let_go(copy.descriptor)
             except PermissionError:
-                # A program that has other rights than we, as by a set-user-ID bit.
+                # A program that has other rights than we, as by a set-user-ID bit; or a fork that is hidden.
+                if copy.reported:
+                    continue
                 os.close(copy.descriptor)
             del self._copies[number]
         end = self._clock()
@@ -117,6 +136,11 @@ def _has(pid: int, link: str) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return True
     return any(_has(child, link) for task in tasks for child in _children(pid, task))
+
+
+def _shows(pid: int) -> bool:
+    """Whether the descriptors of a process can be seen."""
+    return os.access(f"/proc/{pid}/fd", os.R_OK)
 
 
 def _target(path: str) -> str:

@@ -12,6 +12,8 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
+from svcd.handlers.closings import HandlerSocket
+from svcd.handlers.counting import UNKNOWN, count
 from svcd.handlers.identity import take_limits
 from svcd.handlers.messages import Ended, Started
 from svcd.handlers.programs import connection_values
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
 
+    from svcd.handlers.closings import Closings
     from svcd.handlers.spec import Spec
     from svcd.handlers.telling import Telling
 
@@ -105,10 +108,14 @@ class Forks:
         function: the handler.
         spec: its service.
         leave: closes in a child what is its parent's.
+        closings: takes the reports of children that close their connections; None for no need of them.
     """
 
-    def __init__(self, function: Callable[..., object], spec: Spec, leave: Callable[[], None]) -> None:
+    def __init__(
+        self, function: Callable[..., object], spec: Spec, leave: Callable[[], None], closings: Closings | None = None
+    ) -> None:
         self._function = function
+        self._closings = closings
         self._limits = spec.identity.handler_limits
         self._leave = leave
 
@@ -116,7 +123,7 @@ class Forks:
         """Return the beginning of time: all handlers are processes."""
         return 0.0
 
-    def start(self, _number: int, environment: bytes, descriptor: int, stderr: int) -> int:
+    def start(self, number: int, environment: bytes, descriptor: int, stderr: int) -> int:
         """Fork; the arguments and the result are as for Programs.
 
         Raises:
@@ -126,10 +133,10 @@ class Forks:
         values = _text(environment)
         pid = os.fork()
         if not pid:
-            self._run(values, descriptor, stderr)
+            self._run(number, values, descriptor, stderr)
         return pid
 
-    def _run(self, values: dict[str, str], descriptor: int, stderr: int) -> NoReturn:
+    def _run(self, number: int, values: dict[str, str], descriptor: int, stderr: int) -> NoReturn:
         code = 1
         try:
             os.setsid()
@@ -142,7 +149,7 @@ class Forks:
             # What update() asks of its argument first would cost more than the rest.
             for name, value in values.items():
                 os.environ[name] = value
-            _handle(self._function, socket.socket(fileno=descriptor), values)
+            _handle(self._function, self._socket(number, descriptor), values)
             code = 0
         except SystemExit as leaving:
             code, text = _left(leaving)
@@ -156,6 +163,13 @@ class Forks:
                 sys.stderr.flush()
             os._exit(code & 0xFF)
 
+    def _socket(self, number: int, descriptor: int) -> socket.socket:
+        if self._closings is None:
+            return socket.socket(fileno=descriptor)
+        sock = HandlerSocket(fileno=descriptor)
+        sock.leaving = self._closings.reporter(number)
+        return sock
+
 
 class Threads:
     """Runs a handler in a thread of this process for each connection.
@@ -164,9 +178,13 @@ class Threads:
         function: the handler.
         telling: tells the daemon; any thread may call it.
         clock: seconds, monotonic.
+        counts: whether to count the bytes of connections.
     """
 
-    def __init__(self, function: Callable[..., object], telling: Telling, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, function: Callable[..., object], telling: Telling, clock: Callable[[], float], *, counts: bool = False
+    ) -> None:
+        self._counts: dict[int, tuple[int, int]] | None = {} if counts else None
         self._function = function
         self._telling = telling
         self._tell = telling.tell
@@ -190,7 +208,7 @@ class Threads:
         import threading
 
         # A copy, since the caller closes its own when a thread can't be started.
-        sock = socket.socket(fileno=os.dup(descriptor))
+        sock = self._socket(number, os.dup(descriptor))
         thread = threading.Thread(
             target=self._run, args=(number, _text(environment), sock), name=f"connection {number}"
         )
@@ -202,6 +220,18 @@ class Threads:
             sock.close()
             raise OSError(errno.EAGAIN, str(error)) from error
         return os.getpid()
+
+    def _socket(self, number: int, descriptor: int) -> socket.socket:
+        counts = self._counts
+        if counts is None:
+            return socket.socket(fileno=descriptor)
+
+        def leaving(sock: socket.socket, closed: bool) -> None:
+            counts[number] = count(sock) if closed else UNKNOWN
+
+        sock = HandlerSocket(fileno=descriptor)
+        sock.leaving = leaving
+        return sock
 
     def hang_up(self, number: int) -> None:
         """End a connection under its handler."""
@@ -235,7 +265,8 @@ class Threads:
         finally:
             self._ending.add(number)
             # Unless it was abandoned.
+            counts = UNKNOWN if self._counts is None else self._counts.pop(number, UNKNOWN)
             if self._open.pop(number, None) is not None:
-                self._tell(Ended(number, (code & 0xFF) << 8))
+                self._tell(Ended(number, (code & 0xFF) << 8, 0.0, 0.0, *counts))
             self._last_end = self._clock()
             self._ending.discard(number)

@@ -13,6 +13,7 @@ import time
 from signal import SIGKILL
 from typing import TYPE_CHECKING, Protocol
 
+from svcd.handlers.closings import Closings
 from svcd.handlers.copies import Copies
 from svcd.handlers.functions import Forks, Threads, find
 from svcd.handlers.identity import take, take_limits
@@ -86,11 +87,11 @@ def serve(spec: Spec, control: socket.socket) -> int:
         launcher.run(Programs(spec))
     elif spec.threads:
         take_limits(spec.identity.handler_limits)
-        threads = Threads(handler, launcher.telling, time.monotonic)
+        threads = Threads(handler, launcher.telling, time.monotonic, counts=spec.hold)
         launcher.run(threads)
         threads.wait()
     else:
-        launcher.run(Forks(handler, spec, launcher.leave))
+        launcher.run(Forks(handler, spec, launcher.leave, launcher.closings))
     return os.EX_OK
 
 
@@ -104,6 +105,7 @@ class Launcher:
 
     Attributes:
         telling: tells the daemon.
+        closings: takes the reports of Python handlers in processes that close their connections; None for no need.
     """
 
     def __init__(self, spec: Spec, control: socket.socket, modules: ModuleFiles | None = None) -> None:
@@ -124,6 +126,9 @@ class Launcher:
         self._numbers: dict[int, int] = {}
         self._pids: dict[int, int] = {}
         self._copies = Copies(time.monotonic)
+        self.closings = Closings() if spec.hold and spec.handler and not spec.threads else None
+        if self.closings is not None:
+            self._poll.register(self.closings, select.POLLIN)
         self._pipes: dict[int, tuple[int, Sayings]] = {}
         self._readings: dict[int, int] = {}
         self._told_to_end: set[int] = set()
@@ -158,7 +163,7 @@ class Launcher:
                 self._take_orders(starter)
             if self._remains:
                 self._end_remains()
-            self._copies.look()
+            self._look_at_copies()
             if self.telling.due is not None:
                 self.telling.tell_dropped()
             self.telling.flush()
@@ -186,6 +191,12 @@ class Launcher:
         self._pipes[reading] = number, Sayings()
         self._readings[number] = reading
         self._poll.register(reading, select.POLLIN)
+
+    def _look_at_copies(self) -> None:
+        if self.closings is not None:
+            for number, closed in self.closings.reports():
+                self._copies.left(number, closed=closed)
+        self._copies.look()
 
     def _take_orders(self, starter: _Starter) -> None:
         for _ in range(_BATCH):
@@ -219,6 +230,8 @@ class Launcher:
         elif isinstance(order, Signal):
             self._signal(order)
         elif isinstance(order, CheckModule) and self._modules is not None:
+            # The daemon has read its services file again, and the time zone with it.
+            time.tzset()
             changed = self._modules.changed()
             if changed:
                 self._tell(Changed(changed.encode()[:LONGEST_REASON]))
@@ -230,8 +243,6 @@ class Launcher:
             self.telling.flush()
         stderr, keeper = descriptor, 0
         try:
-            # The daemon has read its services file again, and the time zone with it.
-            time.tzset()
             if self._logs and not self._threads:
                 reading, stderr = os.pipe2(os.O_CLOEXEC)
                 self._hear(reading, order.number)
@@ -248,7 +259,7 @@ class Launcher:
             if stderr != descriptor:
                 os.close(stderr)
             if keeper:
-                self._copies.keep(order.number, keeper, descriptor)
+                self._copies.keep(order.number, keeper, descriptor, reported=self.closings is not None)
             else:
                 os.close(descriptor)
 

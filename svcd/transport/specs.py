@@ -72,7 +72,7 @@ def spec_of(service: Service, account: Account) -> Spec:
     program = options.server[0] if options.server else ""
     # With TLS the daemon has the connection itself, and counts; of UNIX sockets the kernel does not.
     uncounted = options.wait or service.tls or service.net.local
-    holds = "TRAFFIC" in service.logged and service.runs == "server" and not uncounted
+    holds = "TRAFFIC" in service.logged and service.runs in ("server", "python") and not uncounted
     keeps = service.runs == "python" or options.stderr == "log" or holds
     environment = service_environment(service.name, user, options.env, options.passenv, os.environ)
     if options.listen_fds:

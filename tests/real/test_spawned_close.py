@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
 import ssl
+import termios
 from typing import TYPE_CHECKING
 
 import pytest
@@ -97,11 +99,64 @@ def test_a_connection_with_tls_that_is_closed(start: Callable[..., Daemon], fold
 
 @pytest.mark.parametrize("model", ["process", "thread"])
 def test_a_python_handler_that_closes_its_connection(start: Callable[..., Daemon], folder: Path, model: str) -> None:
-    """Nobody else has it."""
+    """Its bytes are those until then."""
     options = f"model={model} log_on_success=PID,TRAFFIC shutdown_timeout=0.1"
     daemon = start(f"it 0/tcp bind=127.0.0.1 python=closing:serve python_path={folder} {options}\n")
-    _end_of(daemon.connect("it/tcp"))
+    process = _end_of(daemon.connect("it/tcp"))
+    (end,) = daemon.wait_event("end", "it/tcp")
+    # A thread goes on, and its launcher was killed with it.
+    counts = ("0", str(len(str(process.pid)) + 1)) if model == "process" else ("-1", "-1")
+    assert (end["in"], end["out"]) == counts
     assert daemon.stop() == 0
+
+
+#: It imports nothing: Python itself may be where only root can read it.
+ECHO = """
+def serve(sock, address):
+    with sock.makefile("rb") as lines:
+        sock.sendall(lines.readline() * 1000)
+"""
+
+
+@pytest.mark.parametrize(("model", "user"), [("process", ""), ("process", "nobody"), ("thread", "")])
+def test_the_bytes_of_python_handlers(start: Callable[..., Daemon], folder: Path, model: str, user: str) -> None:
+    """All of them, also where a launcher that has given up root can't look into its handlers."""
+    if user and os.geteuid():
+        pytest.skip("needs root")
+    (folder / "echoes.py").write_text(ECHO)
+    options = f"model={model} log_on_success=TRAFFIC" + (f" user={user}" if user else "")
+    daemon = start(f"it 0/tcp bind=127.0.0.1 python=echoes:serve python_path={folder} {options}\n")
+    for _ in range(3):
+        with daemon.connect("it/tcp") as client:
+            client.sendall(b"123456789\n")
+            assert len(client.makefile("rb").read()) == 10_000
+    ends = daemon.wait_event("end", "it/tcp", 3)
+    assert {(end["in"], end["out"]) for end in ends} == {("10", "10000")}
+    assert daemon.stop() == 0
+
+
+def test_the_bytes_of_a_python_handler_that_is_killed(start: Callable[..., Daemon], folder: Path) -> None:
+    """What it has received and sent until then."""
+    (folder / "stays.py").write_text(MODULE.replace("sock.close()", "assert sock.recv(9) == b'x'"))
+    options = f"python_path={folder} log_on_success=PID,TRAFFIC"
+    daemon = start(f"it 0/tcp bind=127.0.0.1 python=stays:serve {options}\n")
+    with daemon.connect("it/tcp") as client, client.makefile("rb") as lines:
+        line = lines.readline()
+        client.sendall(b"x")
+        # It is received before the signal comes.
+        _taken(client)
+        os.kill(int(line), signal.SIGKILL)
+        assert lines.read() == b""
+    (end,) = daemon.wait_event("end", "it/tcp")
+    assert (end["in"], end["out"]) == ("1", str(len(line)))
+    assert daemon.stop() == 0
+
+
+def _taken(client: socket.socket) -> None:
+    """Return when the other side's system has all that was sent."""
+    unsent = b"    "
+    while any(unsent):
+        unsent = fcntl.ioctl(client, termios.TIOCOUTQ, unsent)
 
 
 def test_a_child_that_goes_on_with_the_connection(start: Callable[..., Daemon], folder: Path) -> None:

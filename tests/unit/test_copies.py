@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from svcd.handlers.copies import Copies
+from svcd.handlers.counting import count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -149,6 +151,44 @@ def test_what_can_not_be_seen_is_not_counted(handler: _Handler, monkeypatch: pyt
     assert copies.take(7) == (-1, -1)
 
 
+@pytest.mark.parametrize(("closed", "counts"), [(True, (0, 3)), (False, (-1, -1))])
+@pytest.mark.parametrize("way", ["no /proc", "hidden"])
+def test_a_handler_that_reports(
+    handler: _Handler, monkeypatch: pytest.MonkeyPatch, way: str, closed: bool, counts: tuple[int, int]
+) -> None:
+    """Where nothing can be seen the copy is kept until the handler says that it closes its own; then it is counted."""
+    clock = Clock()
+    hidden = {"no /proc": "/proc/self/fd", "hidden": f"/proc/{handler.process.pid}/fd"}[way]
+    monkeypatch.setattr(os, "access", lambda path, _mode: path != hidden)
+    copies = Copies(clock.seconds)
+    copies.keep(7, handler.process.pid, handler.copy, reported=True)
+    if way == "hidden":
+        listing: Callable[[str], list[str]] = _hidden
+        monkeypatch.setattr(os, "listdir", listing)
+    clock.advance(0.2)
+    copies.look()
+    handler.tell("close")
+    assert not handler.ended
+    copies.left(7, closed=closed)
+    copies.left(8, closed=closed)
+    assert handler.ended
+    assert copies.take(7) == counts
+
+
+def test_a_report_where_all_is_seen(handler: _Handler) -> None:
+    """A child may still have the connection."""
+    clock = Clock()
+    copies = Copies(clock.seconds)
+    copies.keep(7, handler.process.pid, handler.copy, reported=True)
+    handler.tell("fork")
+    copies.left(7, closed=True)
+    handler.tell("close")
+    clock.advance(0.2)
+    copies.look()
+    assert not handler.ended
+    assert copies.take(7) == (0, 3)
+
+
 def test_many_copies_are_looked_at_less_often(handler: _Handler) -> None:
     """A look that takes long has a longer pause after it."""
     times = iter([0.0, 1.0, 1.5])
@@ -157,3 +197,24 @@ def test_many_copies_are_looked_at_less_often(handler: _Handler) -> None:
     copies.look()
     assert copies.due == pytest.approx(1.5 + 0.5 * 20)
     copies.close()
+
+
+@pytest.mark.parametrize("client_closes", [False, True])
+def test_a_close_behind_what_is_not_sent_is_no_byte(client_closes: bool) -> None:
+    """What the client has no room for counts as sent, and the end of the stream behind it does not."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(listener.getsockname())
+        served, _ = listener.accept()
+        with served:
+            if client_closes:
+                client.sendall(b"abc")
+                client.shutdown(socket.SHUT_WR)
+                assert served.recv(3, socket.MSG_WAITALL) + served.recv(1) == b"abc"
+            served.setblocking(False)
+            sent = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    sent += served.send(bytes(65_536))
+            served.shutdown(socket.SHUT_WR)
+            assert count(served) == (3 if client_closes else 0, sent)

@@ -1,0 +1,76 @@
+"""The sockets of Python handlers, and what these report of them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from svcd.handlers.closings import Closings, HandlerSocket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[HandlerSocket, socket.socket]]:
+    """A handler's socket and its client's."""
+    ours, theirs = socket.socketpair()
+    with theirs, HandlerSocket(fileno=ours.detach()) as handlers:
+        yield handlers, theirs
+
+
+def test_a_close_is_reported_once(pair: tuple[HandlerSocket, socket.socket]) -> None:
+    """While the socket is still open, and only when no file made of it is."""
+    sock, client = pair
+    reports: list[tuple[int, bool]] = []
+    sock.leaving = lambda each, closed: reports.append((each.fileno(), closed))
+    number = sock.fileno()
+    with sock.makefile("rb"):
+        sock.close()
+        assert reports == []
+    assert reports == [(number, True)]
+    assert client.recv(1) == b""
+    sock.close()
+    assert len(reports) == 1
+
+
+def test_a_detached_socket_is_reported(pair: tuple[HandlerSocket, socket.socket]) -> None:
+    """Its close later is other code's."""
+    sock, _ = pair
+    reports: list[bool] = []
+    sock.leaving = lambda _each, closed: reports.append(closed)
+    os.close(sock.detach())
+    sock.close()
+    assert reports == [False]
+
+
+def test_a_socket_that_nobody_counts(pair: tuple[HandlerSocket, socket.socket]) -> None:
+    """It is a socket as any."""
+    sock, client = pair
+    sock.sendall(b"x")
+    sock.close()
+    assert client.recv(2) == b"x"
+    assert client.recv(2) == b""
+
+
+def test_reports_come_to_the_launcher(pair: tuple[HandlerSocket, socket.socket]) -> None:
+    """Each with the number of its connection."""
+    closings = Closings()
+    assert list(closings.reports()) == []
+    child = os.fork()
+    if not child:
+        try:
+            pair[0].leaving = closings.reporter(2**40)
+            pair[0].close()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert list(closings.reports()) == [(2**40, True)]
+    # A launcher that is gone changes nothing for the handler.
+    pair[0].leaving = closings.reporter(3)
+    pair[0].close()
+    assert pair[0].fileno() == -1
+    closings.close()
