@@ -187,7 +187,11 @@ class Options(usage.Options):
         wait = None if checking or waits else _IMPORT_SECONDS
         trial_wait = None if checking else _IMPORT_SECONDS
         user = "" if parent.get("uid") is None else str(parent["uid"])
-        return LocalMachine(dated=checking, thorough=checking, user=user, import_wait=wait, trial_wait=trial_wait)
+        # The old daemon has waited for these in vain. Once started this one waits for them, as it tries again.
+        unanswered = self.handover.unanswered if self.handover is not None and not self.started else frozenset[str]()
+        return LocalMachine(
+            dated=checking, thorough=checking, user=user, import_wait=wait, trial_wait=trial_wait, unanswered=unanswered
+        )
 
     def services(self) -> DesiredServices:
         """Return what the services file says.

@@ -123,6 +123,8 @@ def check(config: Config, files: Files, machine: Machine) -> tuple[list[Endpoint
     endpoints: list[Endpoint] = []
     versions = machine.versions()
     machine.look_up(dict.fromkeys(name for service in config.enabled for name in service.options.bind))
+    # Imports take a while, too: names are looked up at the same time.
+    handlers = list(handler_problems(config.enabled, machine))
     for service in config.enabled:
         found, mistakes = _endpoints(service, versions, machine)
         endpoints += found
@@ -132,7 +134,7 @@ def check(config: Config, files: Files, machine: Machine) -> tuple[list[Endpoint
         problems += time_problems(service)
         problems += datagram_problems(service)
         problems += tls_problems(service, files, machine.now())
-    problems += handler_problems(config.enabled, machine)
+    problems += handlers
     problems += _collisions(endpoints)
     problems += _loops(endpoints)
     return endpoints, problems

@@ -108,6 +108,13 @@ class BrokenService:
         )
 
     @property
+    def unanswered_names(self) -> Iterator[str]:
+        """The names of its bind=, if one of them leads to no address."""
+        place = self._bind_place
+        if any(not isinstance(error, ListenError) and error.place == place for error in self.errors):
+            yield from (name for name in self.service.options.bind if not ip_literal(name))
+
+    @property
     def lacks_socket(self) -> bool:
         """Whether another process has an address that it asks for."""
         return any(isinstance(error, ListenError) and error.number == errno.EADDRINUSE for error in self.errors)
@@ -164,6 +171,11 @@ class BrokenServices:
     def ids(self) -> tuple[str, ...]:
         """The ids of all that are broken."""
         return tuple(self._services)
+
+    @property
+    def unanswered_names(self) -> frozenset[str]:
+        """The names of bind= of services that lack an address since a name leads to none."""
+        return frozenset(name for each in self for name in each.unanswered_names)
 
     def update(self, found: Mapping[str, BrokenService], tried: Iterable[str] | None = None) -> None:
         """Note which services are broken now; a service that breaks, breaks otherwise or recovers is logged.

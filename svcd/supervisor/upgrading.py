@@ -148,7 +148,7 @@ class Upgrader(Service):
         ]
         sockets += [each for also in self.also for each in also.sockets()]
         try:
-            successor = Successor(self._reactor, self._program, sockets, self)
+            successor = Successor(self._reactor, self._program, sockets, self, self._supervisor.broken.unanswered_names)
         except OSError as error:
             raise CommandError(f"a new daemon can't be started: {error.strerror}") from error
         timer = self._reactor.callLater(seconds, self._late)

@@ -26,10 +26,12 @@ class Handover(NamedTuple):
     Attributes:
         names: of the sockets, in the order of their descriptors.
         open_files: the soft and the hard limit that the first daemon was started with.
+        unanswered: names of bind= whose services are broken, since they lead to no address.
     """
 
     names: tuple[str, ...]
     open_files: tuple[int, int]
+    unanswered: frozenset[str] = frozenset()
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str]) -> Handover | None:
@@ -45,7 +47,8 @@ class Handover(NamedTuple):
             file.seek(0)
             found = json.load(file)
             soft, hard = found["open_files"]
-            return cls(tuple(map(str, found["names"])), (int(soft), int(hard)))
+            unanswered = frozenset(map(str, found.get("unanswered", ())))
+            return cls(tuple(map(str, found["names"])), (int(soft), int(hard)), unanswered)
         return None
 
 

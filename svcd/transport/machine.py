@@ -36,6 +36,8 @@ __all__ = ["LoadAverage", "LocalMachine", "broadcasts"]
 
 #: How long the addresses of bind=NAME are waited for, in seconds.
 _LOOKUP_SECONDS = 2.0
+#: The same for names that had no answer a moment ago; those of /etc/hosts need no longer.
+_UNANSWERED_SECONDS = 0.2
 _LOOKUPS: LookupPool[list[Name]] = LookupPool("svcd-bind", active=16, threads=32, queued=1000)
 _LOOPBACKS = {4: (socket.AF_INET, "127.0.0.1"), 6: (socket.AF_INET6, "::1")}
 
@@ -51,6 +53,7 @@ class LocalMachine:
         import_wait: how many seconds imports are waited for, all together, and names of bind= at most; None for as long
             as each import may take.
         trial_wait: the same for the imports of Python handlers, which launchers do themselves.
+        unanswered: names of bind= that had no answer a moment ago, and are hardly waited for.
     """
 
     def __init__(
@@ -61,12 +64,14 @@ class LocalMachine:
         user: str = "",
         import_wait: float | None = None,
         trial_wait: float | None = None,
+        unanswered: frozenset[str] = frozenset(),
     ) -> None:
+        self._unanswered = unanswered
         self._import_wait = import_wait
         self._trial_wait = trial_wait
         self._lookup_seconds = _LOOKUP_SECONDS if import_wait is None else min(_LOOKUP_SECONDS, import_wait)
         self._lookups: dict[str, PendingLookup[list[Name]]] = {}
-        self._lookups_end = 0.0
+        self._lookups_begin = 0.0
         self._dated = dated
         self._thorough = thorough
         self._user = user
@@ -106,7 +111,7 @@ class LocalMachine:
 
     def look_up(self, names: Iterable[str]) -> None:
         """Begin to look up names, all at once: so those that no name server answers take no longer than one of them."""
-        self._lookups_end = time.monotonic() + self._lookup_seconds
+        self._lookups_begin = time.monotonic()
         for name in names:
             if name not in self._lookups and not ip_literal(name) and name not in self._interfaces:
                 self._lookups[name] = _LOOKUPS.begin(name, partial(system_addresses, name))
@@ -126,9 +131,10 @@ class LocalMachine:
         if name not in self._lookups:
             self.look_up([name])
         try:
-            answer = self._lookups[name].wait(self._lookups_end - time.monotonic())
+            seconds = _UNANSWERED_SECONDS if name in self._unanswered else self._lookup_seconds
+            answer = self._lookups[name].wait(self._lookups_begin + seconds - time.monotonic())
         except TimeoutError as error:
-            text = f"no name server has answered within {self._lookup_seconds:g} s"
+            text = f"no name server has answered within {seconds:g} s"
             raise TimeoutError(errno.ETIMEDOUT, text) from error
         except socket.gaierror as error:
             raise OSError(errno.EADDRNOTAVAIL, error.strerror) from error

@@ -18,7 +18,7 @@ from svcd.transport.handover import HANDOVER, write
 from svcd.transport.succession import FAULTS, GO, MAINPID, PREDECESSOR, READY, SERVING, Channel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from twisted.python.failure import Failure
 
@@ -123,6 +123,7 @@ class Successor:
         program: what is started.
         sockets: what it gets, by name.
         heir: is told.
+        unanswered: names that lead to no address now, for which it need not wait either.
 
     Attributes:
         faults: what keeps services of it from being served, once it is ready.
@@ -132,7 +133,12 @@ class Successor:
     """
 
     def __init__(
-        self, reactor: Watcher, program: Program, sockets: Sequence[tuple[str, socket.socket]], heir: Heir
+        self,
+        reactor: Watcher,
+        program: Program,
+        sockets: Sequence[tuple[str, socket.socket]],
+        heir: Heir,
+        unanswered: Iterable[str] = (),
     ) -> None:
         self._reactor = reactor
         self._heir = heir
@@ -147,7 +153,7 @@ class Successor:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         reading, writing = os.pipe()
         try:
-            self._child = _spawn(program, sockets, theirs, writing)
+            self._child = _spawn(program, sockets, theirs, writing, unanswered)
         except BaseException:
             ours.close()
             os.close(reading)
@@ -239,7 +245,13 @@ class Successor:
             self._handle = -1
 
 
-def _spawn(program: Program, sockets: Sequence[tuple[str, socket.socket]], pair: socket.socket, writing: int) -> int:
+def _spawn(
+    program: Program,
+    sockets: Sequence[tuple[str, socket.socket]],
+    pair: socket.socket,
+    writing: int,
+    unanswered: Iterable[str],
+) -> int:
     """Start the program with sockets, its end of the pair, and its standard error; returns its pid."""
     given = [*(each.fileno() for _, each in sockets), pair.fileno()]
     # Where the program opens its first descriptor is not known yet: the place is kept free for the handover itself.
@@ -254,6 +266,7 @@ def _spawn(program: Program, sockets: Sequence[tuple[str, socket.socket]], pair:
             "open_files": program.open_files,
             "folder": program.folder,
             "words": program.words,
+            "unanswered": list(unanswered),
         }
         handover = write(values)
         os.dup2(handover, extra[0], inheritable=False)

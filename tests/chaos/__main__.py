@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import multiprocessing
 import os
@@ -19,6 +18,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from tests.chaos.subjects import Subject, free_port, poke, subjects
@@ -43,6 +43,8 @@ def _enter(arguments: list[str]) -> int:
     if not shutil.which("unshare") or subprocess.run([*words, "true"], capture_output=True).returncode:
         print("no namespaces of one's own here")
         return 77
+    # A child of process 1 would take itself for the main process of a container, which an upgrade must not end.
+    words += ["sh", "-c", '"$@"; exit $?', "sh"]
     command = [*words, sys.executable, "-m", "tests.chaos", *arguments]
     return subprocess.run(command, env={**os.environ, _INSIDE: "1"}).returncode
 
@@ -74,7 +76,7 @@ class Chaos:
         self._subjects = subjects(folder)
         self._done = Counter[str]()
         self._answers = Counter[str]()
-        self._slowest: dict[str, float] = {}
+        self._times: dict[str, list[float]] = {}
         self._wrong: list[str] = []
         self._happened: list[tuple[float, str]] = []
         self._waited: list[tuple[float, int, float]] = []
@@ -92,7 +94,13 @@ class Chaos:
         return "\n".join([*lines, *(each.line() for each in self._subjects if each.listed), ""])
 
     def _ask(self, command: str) -> dict[str, Any]:
-        """Put a command to the daemon that has the control socket."""
+        """Put a command to the daemon that has the control socket; again, if an upgrade has just replaced that."""
+        end = time.monotonic() + COMMAND
+        while (found := self._ask_once(command)).get("code") == "busy" and time.monotonic() < end:
+            time.sleep(0.01)
+        return found
+
+    def _ask_once(self, command: str) -> dict[str, Any]:
         began = time.monotonic()
         try:
             with socket.socket(socket.AF_UNIX) as client:
@@ -105,7 +113,7 @@ class Chaos:
             self._wrong.append(f"{command}: no answer: {error!r}")
             return {}
         took = time.monotonic() - began
-        self._slowest[command] = max(self._slowest.get(command, 0), took)
+        self._times.setdefault(command, []).append(took)
         self._happened.append((began, f"{command} for {took:.2f} s"))
         self._answers[f"{command} {'obeyed' if found.get('ok') else 'refused: ' + _reason(found)}"] += 1
         return found
@@ -143,24 +151,37 @@ class Chaos:
             longest = max([longest, *(samples[-1][1] - waited for _, waited in samples[:1])])
         return longest
 
-    def run(self, seconds: float) -> None:
-        """Break and mend, reload and upgrade, until the time is over."""
-        threads = [threading.Thread(target=work) for work in (self._poke, self._poke, self._break, self._sample)]
-        for thread in threads:
-            thread.start()
-        end = time.monotonic() + seconds
-        new = self._folder / "services.new"
-        for turn in itertools.count(1):
-            next_turn = time.monotonic() + 1
-            new.write_text(self._text())
-            new.rename(self._daemon.file)
-            self._ask("upgrade" if turn % 4 == 0 else "reload")
+    def _each_second(self) -> Iterator[None]:
+        """Yield once a second, or as soon as the turn before is done, until the time is over."""
+        due = time.monotonic()
+        while not self._over.wait(max(0, due - time.monotonic())):
+            due = max(due + 1, time.monotonic())
+            yield
             if not self._daemons:
                 self._wrong.append("no daemon runs")
-                break
-            if time.monotonic() > end:
-                break
-            time.sleep(max(0, next_turn - time.monotonic()))
+                self._over.set()
+
+    def _reload(self) -> None:
+        new = self._folder / "services.new"
+        for _ in self._each_second():
+            new.write_text(self._text())
+            new.rename(self._daemon.file)
+            self._ask("reload")
+
+    def _upgrade(self) -> None:
+        """Upgrade while reloads come: each waits for the one before it, whichever of the two that is."""
+        for _ in self._each_second():
+            self._ask("upgrade")
+            # A reload that has waited for the upgrade is refused by the old daemon, and is the new one's first.
+            self._over.wait(0.05)
+
+    def run(self, seconds: float) -> None:
+        """Break and mend, reload and upgrade, until the time is over."""
+        works = (self._poke, self._poke, self._break, self._sample, self._reload, self._upgrade)
+        threads = [threading.Thread(target=work) for work in works]
+        for thread in threads:
+            thread.start()
+        self._over.wait(seconds)
         self._over.set()
         for thread in threads:
             thread.join()
@@ -200,8 +221,8 @@ class Chaos:
         print(f"{sum(self._done.values())} faults and repairs of {kinds}")
         for name, count in self._answers.most_common():
             print(f"{count:5} {name}")
-        for name, took in self._slowest.items():
-            print(f"{name}: at most {took:.2f} s")
+        for name, times in self._times.items():
+            print(f"{len(times):5} {name}: {min(times):.2f} to {max(times):.2f} s, median {median(times):.2f} s")
         for mark in (" broken service=", " recovered service=", "Traceback", "level=critical"):
             print(f"{sum(mark in line for line in self._daemon.lines):5} lines of the log with {mark.strip()}")
         # What handlers say is theirs, and what factories raise here says so.

@@ -15,7 +15,9 @@ from tests.certificates import Authority
 from tests.doubles import FakeFiles, FakeMachine, config_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from svcd.model import Runner
 
 NAMES = {
     "eth0": ["192.0.2.7", "2001:db8::7"],
@@ -391,3 +393,32 @@ def test_faulty_services_are_sorted_out_in_one_go() -> None:
         assert len(desired.endpoints) == 2 * (60 - count)
         passes.append(endpoints.passes)
     assert passes[0] == passes[1]
+
+
+class _Slow(FakeMachine):
+    """A machine that notes what takes a while."""
+
+    def __init__(self) -> None:
+        super().__init__(names=NAMES)
+        self.calls: list[str] = []
+
+    def look_up(self, names: Iterable[str]) -> None:
+        """Note it."""
+        self.calls.append(f"look up {' '.join(names)}")
+
+    def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], Runner, float]]) -> list[str]:
+        """Note it."""
+        self.calls.append("import")
+        return super().cannot_import(wanted)
+
+    def addresses(self, name: str) -> Sequence[str]:
+        """Note it."""
+        self.calls.append(f"wait for {name}")
+        return super().addresses(name)
+
+
+def test_names_are_looked_up_while_handlers_are_imported() -> None:
+    """Both may take long: the one does not wait for the other."""
+    machine = _Slow()
+    check(config_of("a 7/tcp4 echo bind=eth0\nb 8/tcp python=m:f"), FakeFiles(), machine)
+    assert machine.calls == ["look up eth0", "import", "wait for eth0"]

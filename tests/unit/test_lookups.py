@@ -358,6 +358,19 @@ def test_addresses_of_bind_have_a_deadline(monkeypatch: pytest.MonkeyPatch, serv
         LocalMachine().addresses("silent.example")
 
 
+def test_names_without_an_answer_a_moment_ago_are_hardly_waited_for(
+    monkeypatch: pytest.MonkeyPatch, server: _Server
+) -> None:
+    """A new daemon of an upgrade waits for no name that the old one has waited for in vain, unless it has an answer."""
+    monkeypatch.setattr(machine_module, "_LOOKUP_SECONDS", 60.0)
+    monkeypatch.setattr(machine_module, "_UNANSWERED_SECONDS", 0.01)
+    monkeypatch.setattr(machine_module, "system_addresses", lambda name: server.lookup(name)())
+    machine = LocalMachine(unanswered=frozenset({"silent.example", "lo"}))
+    with pytest.raises(TimeoutError, match=r"no name server has answered within 0\.01 s"):
+        machine.addresses("silent.example")
+    assert "127.0.0.1" in machine.addresses("lo")
+
+
 def test_names_of_bind_are_looked_up_together(monkeypatch: pytest.MonkeyPatch, server: _Server) -> None:
     """Many names that nobody answers take as long as one; one that is answered has its addresses."""
     monkeypatch.setattr(machine_module, "_LOOKUP_SECONDS", 0.3)

@@ -16,9 +16,11 @@ from svcd.config.check import DesiredServices, check
 from svcd.errors import CommandError, StoppingError
 from svcd.model import Place, Problem
 from svcd.supervisor import upgrading
+from svcd.supervisor.broken import BrokenService
 from svcd.supervisor.commands import Commands
 from svcd.supervisor.reloading import Reloader
 from svcd.supervisor.upgrading import Upgrader
+from svcd.transport.handover import HANDOVER, Handover, write
 from svcd.transport.inherited import Inherited
 from svcd.transport.opening import Store
 from svcd.transport.specs import FOLLOWS_USER
@@ -40,7 +42,8 @@ PROGRAM = Program(("svcd",), "/", {}, (1024, 4096), foreground=True)
 class _Successor:
     """A new daemon that does what the test says."""
 
-    def __init__(self, _reactor: object, _program: Program, sockets: list[Any], heir: Any) -> None:
+    def __init__(self, _reactor: object, _program: Program, sockets: list[Any], heir: Any, unanswered: Any) -> None:
+        self.unanswered = unanswered
         self.names = [name for name, _ in sockets]
         self.heir = heir
         self.alive = True
@@ -509,3 +512,23 @@ def test_services_that_only_the_first_daemon_can_start(old: _Old, monkeypatch: p
     monkeypatch.setattr(old.daemon.supervisor, "roots_alone", lambda: [problem])
     old.upgrader.upgrade().addBoth(old.answers.append)
     assert (old.made, "services:3:7: user: only root can give this" in old.reason) == ([], True)
+
+
+def test_names_that_lead_nowhere_are_handed_over(old: _Old) -> None:
+    """The new daemon need not wait for an answer that the old one does not get."""
+    text = "a 7/tcp4 echo bind=later0,127.0.0.1\nb 8/tcp4 echo bind=other0 access_zone=UTC access_times=0:00-23:59"
+    config = config_of(text)
+    machine = FakeMachine(names={"other0": ["127.0.0.1"]}, zones=frozenset())
+    endpoints, problems = check(config, FakeFiles(), machine)
+    faulty = DesiredServices.checked(config.enabled, endpoints, problems).faulty
+    found = {each.service.id: BrokenService(each.service, each.endpoints, each.problems) for each in faulty}
+    assert sorted(found) == ["a/tcp4", "b/tcp4"]
+    old.daemon.supervisor.broken.update(found)
+    given = old.upgrade().unanswered
+    assert given == {"later0"}
+    file = write({"names": [], "open_files": (1, 2), "unanswered": list(given)})
+    environment = {HANDOVER: str(file)}
+    assert Handover.from_environment(environment) == Handover((), (1, 2), frozenset({"later0"}))
+    # What older versions hand over.
+    file = write({"names": [], "open_files": (1, 2)})
+    assert Handover.from_environment({HANDOVER: str(file)}) == Handover((), (1, 2))
