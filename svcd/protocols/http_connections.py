@@ -32,6 +32,8 @@ EVICTED = "evicted"
 _GRACE, _SLOW_GRACE = 0.5, 0.75
 #: What a client takes in the first moment says little: its system has a buffer. How long that is, in seconds.
 _FIRST_MOMENT = 0.25
+#: A client that takes its answer at the lowest rate on the whole may pause so long: systems acknowledge in pieces.
+_LONGEST_PAUSE = 3.0
 #: Bodies that come fast enough, passed over in the search for the slowest request.
 _PASSED_OVER = 8
 
@@ -75,6 +77,38 @@ class Waiting(Protocol):
         """End, because another one needs its place."""
 
 
+class _Pace:
+    """How fast a client takes its answer.
+
+    Args:
+        now: the time of the first look.
+        taken: how many bytes it had taken then.
+
+    Attributes:
+        first: the time of the first look.
+    """
+
+    __slots__ = ("_at_first", "_at_last", "_last", "_moved", "_taken", "first")
+
+    def __init__(self, now: float, taken: int) -> None:
+        self.first = self._last = self._moved = now
+        self._at_first = self._at_last = self._taken = taken
+
+    def suffices(self, now: float, taken: int) -> bool:
+        """Whether it took enough, since the last look or on the whole."""
+        if taken > self._taken:
+            self._taken, self._moved = taken, now
+        # A byte or two just after a look say nothing.
+        if taken - self._at_last >= LOWEST_RATE * max(now - self._last, LOOK_SECONDS):
+            return True
+        on_the_whole = taken - self._at_first >= LOWEST_RATE * (now - self.first)
+        return on_the_whole and now - self._moved < _LONGEST_PAUSE
+
+    def look(self, now: float) -> None:
+        """Begin to count anew; what it has taken is as suffices() was told."""
+        self._last, self._at_last = now, self._taken
+
+
 #: Connections that wait for the same, each with the time at which it began to.
 Group: TypeAlias = "dict[Waiting, float]"
 
@@ -99,9 +133,9 @@ class HttpConnections:
         self.reading: Group = {}
         self.idle: Group = {}
         self.writing: Group = {}
-        # Of those that write, from the first look on, which is the first time that the kernel is asked: when that was,
-        # and of the last look when it was and what the client had taken. The others have not been looked at yet.
-        self._paces: dict[Waiting, tuple[float, float, int]] = {}
+        # Of those that write, from the first look on, which is the first time that the kernel is asked. The others have
+        # not been looked at yet.
+        self._paces: dict[Waiting, _Pace] = {}
         self._unpaced: dict[Waiting, None] = {}
         self._todo: Iterator[Waiting] = iter(())
         self._call: IDelayedCall | None = None
@@ -168,8 +202,8 @@ class HttpConnections:
                 break
         while self.writing:
             connection, since = next(iter(self.writing.items()))
-            first, _, _ = self._paces.get(connection, (now, now, 0))
-            if now - since < longest or now - first < _GRACE:
+            pace = self._paces.get(connection)
+            if pace is None or now - since < longest or now - pace.first < _GRACE:
                 break
             if not self._is_paced(connection, now):
                 return connection
@@ -219,8 +253,7 @@ class HttpConnections:
         elif self._is_paced(connection, now):
             return False
         else:
-            first, _, _ = self._paces[connection]
-            self._paces[connection] = first, now, connection.taken
+            self._paces[connection].look(now)
         limit = self.timeouts.send
         return limit is not None and now - self.writing[connection] >= limit
 
@@ -229,17 +262,15 @@ class HttpConnections:
         if now - self.writing[connection] < _FIRST_MOMENT:
             return False
         del self._unpaced[connection]
-        self._paces[connection] = now, now, connection.taken
+        self._paces[connection] = _Pace(now, connection.taken)
         return True
 
     def _is_paced(self, connection: Waiting, now: float) -> bool:
-        """Whether a client took enough since the last look; if so, its connection goes to the end of the group."""
-        first, last, had = self._paces[connection]
-        taken = connection.taken
-        # A byte or two just after a look say nothing.
-        if taken - had < LOWEST_RATE * max(now - last, LOOK_SECONDS):
+        """Whether a client takes enough; if so, its connection goes to the end of the group."""
+        pace = self._paces[connection]
+        if not pace.suffices(now, connection.taken):
             return False
-        self._paces[connection] = first, now, taken
+        pace.look(now)
         del self.writing[connection]
         self.writing[connection] = now
         return True

@@ -398,6 +398,22 @@ def test_a_reader_below_the_lowest_rate_gives_way(site: _Site, rate: int) -> Non
     assert reader.lost
 
 
+def test_a_reader_that_takes_pieces_now_and_then(site: _Site) -> None:
+    """Its system acknowledges them as a whole: what counts is how much it takes, until it pauses for three seconds."""
+    reader = site.connect(LARGE_ONE, room=100)
+    reader.bytes_out = reader.pending = 1_000_000
+    for hundredths in range(1, 2000):
+        site.clock.advance(0.01)
+        assert not site.factory.evict()
+        if hundredths % 115 == 60:
+            reader.pending -= 2304
+    site.clock.advance(2)
+    assert not site.factory.evict()
+    site.clock.advance(1.1)
+    assert site.factory.evict()
+    assert reader.lost
+
+
 @pytest.mark.parametrize("rate", [LOWEST_RATE * 2, LOWEST_RATE * 20])
 def test_a_reader_above_the_lowest_rate_does_not(site: _Site, rate: int) -> None:
     """However often room is wanted."""
