@@ -308,7 +308,8 @@ def test_no_process_without_a_handshake(started: Callable[..., _Daemon]) -> None
     """One that fails is told once, with the reason."""
     daemon = started()
     client = daemon.connect()
-    assert daemon.keeper.sessions[1].facts()["tls"] == "handshake"
+    facts = daemon.keeper.sessions[1].facts()
+    assert (facts["tls"], facts["state"]) == ("handshake", "handshake")
     client.below.protocol.dataReceived(b"NONSENSE\r\n")
     client.below.lose(Failure(ConnectionDone()))
     assert not daemon.link.waiting

@@ -276,9 +276,13 @@ def test_a_name_is_waited_for(spawned: Callable[..., _Spawned]) -> None:
     assert not daemon.link.waiting
     daemon.names.answer("client.example")
     assert not daemon.link.waiting
+    session = daemon.keeper.sessions[1]
+    assert session.facts()["state"] == "host-name"
     daemon.names.answer("server.example")
+    assert session.facts()["state"] == "starting"
     assert b"TCPREMOTEHOST=client.example\0TCPLOCALHOST=server.example\0" in daemon.link.waiting[1][0]
     daemon.begin(1)
+    assert session.facts()["state"] == "open"
     assert "host=client.example" in daemon.lines[0]
 
 

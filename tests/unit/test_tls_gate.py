@@ -311,8 +311,10 @@ def test_a_handshake_that_is_never_done() -> None:
 def test_what_is_known_of_a_connection() -> None:
     """Its TLS and its client's subject, where the service asks for one."""
     connection = _Gates(secured(tls_client_ca="/c/clients")).connect(ANNA)
-    assert connection.gate.facts()["tls"] == "handshake"
+    facts = connection.gate.facts()
+    assert (facts["tls"], facts["state"]) == ("handshake", "handshake")
     facts = connection.shake().gate.facts()
+    assert facts["state"] == "open"
     assert (facts["tls"], facts["sni"], facts["subject"]) == ("TLSv1.3", "localhost", "CN=anna.example.org")
     assert facts["cipher"].startswith("TLS_AES_")
 
