@@ -21,6 +21,7 @@ from svcd.policy.admission import Ticket
 from svcd.transport.ends import Ends
 from svcd.transport.farewell import greet
 from svcd.transport.keeper import Keeper
+from svcd.transport.queued import QueuedClient
 from svcd.transport.securing import Securing
 from svcd.transport.session import Outcome, SpawnedSession
 from svcd.transport.sockdiag import SocketView
@@ -137,7 +138,10 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         host, peer = self.client_of(descriptor, name)
         ticket = self.entrance.admit(host, self.clock())
         if not isinstance(ticket, Ticket):
-            self.entrance.turn_away(descriptor, ticket, peer)
+            if self.entrance.waits(ticket):
+                QueuedClient(self, descriptor, name, family, relay)
+            else:
+                self.entrance.turn_away(descriptor, ticket, peer)
             return
         try:
             ends = Ends.of(descriptor, name, family, relay)

@@ -86,6 +86,21 @@ def test_the_handshake_follows_the_answer(start: Callable[..., Daemon], tmp_path
             assert secured.recv(2) == b"hi"
 
 
+def test_clients_wait_for_their_turn(start: Callable[..., Daemon]) -> None:
+    """A program with on_limit=queue serves one after the other, by tcpmux, too."""
+    one = "one 0/tcp server=/bin/cat mux=yes instances=1 on_limit=queue"
+    daemon = start(f"@defaults bind=127.0.0.1\ntcpmux 0/tcp\n{one}\n")
+    clients = [daemon.connect("tcpmux/tcp") for _ in range(3)]
+    for client in clients:
+        client.sendall(b"one\r\nhello")
+        assert client.recv(5, socket.MSG_WAITALL) == b"+Go\r\n"
+    for client in clients:
+        with client:
+            assert client.recv(5, socket.MSG_WAITALL) == b"hello"
+    daemon.wait_event("end", "one/tcp", 3)
+    assert not [line for line in daemon.lines if " refuse " in line]
+
+
 WAITING = 200
 
 

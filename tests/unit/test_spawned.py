@@ -747,6 +747,31 @@ def test_the_port_rests_while_there_are_enough(spawned: Callable[..., _Spawned])
     assert list(daemon.keeper.sessions) == [2]
 
 
+def test_a_client_that_another_port_brings_waits_for_room(spawned: Callable[..., _Spawned]) -> None:
+    """As tcpmux, which does not rest for one service: with on_limit=queue each has its turn, and no one is refused."""
+    daemon = spawned("instances=1 on_limit=queue")
+    clients = [daemon.connect() for _ in range(4)]
+    assert list(daemon.link.waiting) == [1]
+    assert daemon.budget.open == 4
+    waiting = daemon.keeper.everybody()[:3]
+    host, port = clients[1].getsockname()
+    facts = waiting[0].facts()
+    assert (facts["peer"], facts["state"]) == (f"{host}:{port}", "room")
+    waiting[0].cut("kicked")
+    assert clients[1].recv(1) == b""
+    daemon.begin(1)
+    daemon.keeper.ended(Ended(1, 0))
+    (second,) = daemon.link.waiting
+    assert daemon.budget.open == 2
+    daemon.begin(second)
+    (last,) = daemon.keeper.visitors
+    last.drain()
+    assert clients[3].recv(1) == b""
+    assert daemon.entrance.counts == {}
+    daemon.keeper.ended(Ended(second, 0))
+    assert (daemon.budget.open, daemon.hall.open, daemon.keeper.everybody()) == (0, 0, [])
+
+
 def test_a_unix_sockets_client_is_admitted_as_local(tmp_path: Path, spawned: Callable[..., _Spawned]) -> None:
     """It has no address, so an only_from refuses it."""
     with socket.socket(socket.AF_UNIX) as listener:

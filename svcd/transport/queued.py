@@ -1,0 +1,96 @@
+"""Connections of spawned services that wait for room: of ports that do not rest for these services, as tcpmux."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from svcd.transport.descriptors import Share
+    from svcd.transport.entrance import Entrance
+    from svcd.transport.keeper import Numbered, Visit
+    from svcd.wire.proxy import Header
+
+__all__ = ["QueuedClient"]
+
+
+class _Keeper(Protocol):
+    budget: Share
+    clock: Callable[[], float]
+    entrance: Entrance
+    numbers: Iterator[int]
+    visitors: dict[Visit, None]
+
+    def client_of(self, descriptor: int, name: Any) -> tuple[str, str]:  # noqa: ANN401 - a socket address
+        """The client as its entrance is asked for it, and as the log has it."""
+
+    def facts(self, session: Numbered, peer: str, **more: object) -> dict[str, object]:
+        """What is known of a connection."""
+
+    def take(self, descriptor: int, name: Any, family: int, relay: Header | None = None) -> None:  # noqa: ANN401
+        """Serve a connection, or let it wait again."""
+
+    def left(self) -> None:
+        """A connection may have been the last."""
+
+
+class QueuedClient:
+    """A connection that waits until one of its service ends; it is not read meanwhile.
+
+    Args:
+        keeper: takes it when there is room.
+        descriptor: of the connection.
+        name: the client's socket address.
+        family: of the socket.
+        relay: the header by which a proxy has said whose connection it is.
+
+    Attributes:
+        started: by the keeper's clock, in seconds.
+    """
+
+    __slots__ = ("_descriptor", "_family", "_keeper", "_name", "_number", "_relay", "started")
+
+    def __init__(self, keeper: _Keeper, descriptor: int, name: Any, family: int, relay: Header | None) -> None:  # noqa: ANN401
+        self._keeper = keeper
+        self._descriptor = descriptor
+        self._name = name
+        self._family = family
+        self._relay = relay
+        self._number = 0
+        self.started = keeper.clock()
+        keeper.visitors[self] = None
+        keeper.budget.acquire()
+        keeper.entrance.queue(self._again)
+
+    @property
+    def number(self) -> int:
+        """The connection's number, which it has from when it is listed first."""
+        self._number = self._number or next(self._keeper.numbers)
+        return self._number
+
+    def facts(self) -> dict[str, object]:
+        """What is known of the connection."""
+        _, peer = self._keeper.client_of(self._descriptor, self._name)
+        return self._keeper.facts(self, peer, state="room")
+
+    def drain(self) -> None:
+        """Nothing is owed to it."""
+        self.cut("")
+
+    def cut(self, _cause: str) -> None:
+        """End it."""
+        self._keeper.entrance.unqueue(self._again)
+        os.close(self._descriptor)
+        self._keeper.budget.release()
+        del self._keeper.visitors[self]
+        self._keeper.left()
+
+    def _again(self) -> None:
+        self._keeper.budget.release()
+        del self._keeper.visitors[self]
+        try:
+            self._keeper.take(self._descriptor, self._name, self._family, self._relay)
+        finally:
+            self._keeper.left()
