@@ -671,6 +671,30 @@ def test_a_service_that_can_not_make_its_protocol(raised: BaseException) -> None
     assert pair.tls.failure_text.startswith(f"build raises {type(raised).__name__}: ")
 
 
+@pytest.mark.parametrize("when", ["made", "later"])
+def test_ctrl_c_is_not_the_connection_s(when: str) -> None:
+    """KeyboardInterrupt gets through the service's protocol to the daemon, when it is made and when it goes on."""
+
+    def interrupted(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    inner = Plain()
+    pair = TlsPair(inner)
+    if when == "made":
+        pair.tls._build = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            pair.shake()
+    else:
+        pair.shake()
+        inner.transport.pauseProducing()
+        pair.feed(pair.client.says(b"x"))
+        inner.dataReceived = interrupted  # type: ignore[method-assign,assignment]
+        inner.transport.resumeProducing()
+        with pytest.raises(KeyboardInterrupt):
+            pair.clock.advance(0)
+        assert not pair.tls.raised
+
+
 # What goes wrong later.
 
 
