@@ -178,6 +178,8 @@ class Commands:
         supervisor = self._supervisor
         name = _choose(service, list(dict.fromkeys([*supervisor.hosted, *supervisor.broken.ids])), "service")
         self._disabled[name] = supervisor.remove(name)
+        # An interface of another service may have had its address.
+        supervisor.broken.addresses_changed()
         return {"service": name, "state": "disabled"}
 
     def enable(self, service: str) -> Deferred[dict[str, object]]:

@@ -360,7 +360,13 @@ def test_two_services_meet_at_an_address_of_an_interface(start: Callable[..., Da
     # The check of the whole file finds the same, and the file is used nevertheless.
     found = svcctl(daemon, "reload")
     assert (found.returncode, "10.77.0.5:7007 is taken by vip/tcp4" in found.stderr) == (1, True)
-    # Without the one line the other service has the address.
+    # When the one service is disabled the other has the address at once.
+    assert svcctl(daemon, "disable", "vip").returncode == 0
+    recovered(daemon, "other/tcp4")
+    assert _inside(daemon, sys.executable, "-c", _ASK, "10.77.0.5") == "A"
+    found = svcctl(daemon, "enable", "vip")
+    assert (found.returncode, "other/tcp4 at " in found.stderr) == (1, True)
+    # And without its line.
     daemon.file.write_text("other 7007/tcp4 upper bind=later0\n")
     assert svcctl(daemon, "reload").returncode == 0
     assert _inside(daemon, sys.executable, "-c", _ASK, "10.77.0.5") == "A"
