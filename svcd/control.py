@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from svcd.errors import CommandError, ListenError, ListenErrors, StoppingError
-from svcd.events import CONTROL, PROBLEM, tell
+from svcd.log.events import CONTROL, PROBLEM, tell
 from svcd.net.peer_credentials import credentials
 from svcd.transport.inherited import control_name
 from svcd.transport.keeper import calling_off

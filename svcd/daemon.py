@@ -13,8 +13,8 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from svcd.errors import ConfigError, ListenErrors, StartFailure
-from svcd.events import PROBLEM
 from svcd.handlers.identity import hide_memory
+from svcd.log.events import PROBLEM
 from svcd.stop_deadline import StopDeadline
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
-    from svcd.logs import LogOutput
+    from svcd.log.setup import LogOutput
     from svcd.supervisor.core import Supervisor
     from svcd.supervisor.reloading import Reloader
     from svcd.transport.succession import Predecessor

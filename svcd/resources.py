@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.logger import Logger
 
 from svcd.errors import ActivationError, StartFailure
-from svcd.events import DESCRIPTORS, tell
+from svcd.log.events import DESCRIPTORS, tell
 from svcd.transport.descriptors import RESERVE
 from svcd.transport.inherited import VARIABLES, receive
 from svcd.transport.stock import Stock

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.logger import Logger
 from twisted.python import usage
 
-from svcd.events import PROBLEM, tell
+from svcd.log.events import PROBLEM, tell
 from svcd.transport.specs import FOLLOWS_USER
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from svcd.errors import CommandError
-from svcd.events import LAUNCHER, LAUNCHER_LOST, tell
 from svcd.handlers.backoff import Backoff
 from svcd.handlers.launcher_protocol import LauncherProtocol
 from svcd.handlers.messages import (
@@ -37,6 +36,7 @@ from svcd.handlers.messages import (
 from svcd.handlers.orders import MOST_WAITING, Orders
 from svcd.handlers.output_limit import OutputLimit
 from svcd.handlers.signals import exists
+from svcd.log.events import LAUNCHER, LAUNCHER_LOST, tell
 
 if TYPE_CHECKING:
     import socket

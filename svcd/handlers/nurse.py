@@ -18,7 +18,6 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 import svcd
-from svcd.events import NURSERY, NURSERY_LOST, tell
 from svcd.handlers.backoff import Backoff
 from svcd.handlers.child import Child
 from svcd.handlers.launch_options import excess, inherited_limits, launcher_options
@@ -27,6 +26,7 @@ from svcd.handlers.messages import LARGEST, ONE_DESCRIPTOR, Gone, Kill, Launch, 
 from svcd.handlers.nursery import TABLE_DESCRIPTOR
 from svcd.handlers.packets import PacketQueue
 from svcd.handlers.spec import Spec, dump
+from svcd.log.events import NURSERY, NURSERY_LOST, tell
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from twisted.internet.defer import maybeDeferred
 
 from svcd.errors import CommandError, ConfigError, FaultError, SvcdError
-from svcd.events import PRIORITIES
+from svcd.log.events import PRIORITIES
 from svcd.supervisor.upgrading import PATIENCE
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from svcd.config.check import DesiredServices, grouped
 from svcd.config.plan import plan, socket_key
 from svcd.errors import ListenError, StoppingError
-from svcd.events import PROBLEM, READY, RELOAD, STOP, tell
+from svcd.log.events import PROBLEM, READY, RELOAD, STOP, tell
 from svcd.model import ip_literal
 from svcd.net.address_watch import AddressWatcher
 from svcd.supervisor.broken import BrokenService, BrokenServices, failure_of
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.handlers.nurse import Nurse
     from svcd.interfaces import Watcher
-    from svcd.journal import Journal
     from svcd.ledger import Ledger
+    from svcd.log.writer import Journal
     from svcd.model import Problem
     from svcd.policy.limits import Hall
     from svcd.transport.descriptors import DescriptorBudget

@@ -9,7 +9,7 @@ from twisted.internet.defer import succeed
 from twisted.logger import Logger
 
 from svcd.errors import reason_of
-from svcd.events import PROBLEM, tell
+from svcd.log.events import PROBLEM, tell
 from svcd.transport.keeper import calling_off
 
 if TYPE_CHECKING:

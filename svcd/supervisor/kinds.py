@@ -10,8 +10,8 @@ from twisted.logger import Logger
 
 from svcd.catalog import MUX, datagram_protocol, stream_factory
 from svcd.errors import reason_of
-from svcd.events import MODULE_CHANGED, PROBLEM, tell
 from svcd.handlers.module_files import ModuleFiles
+from svcd.log.events import MODULE_CHANGED, PROBLEM, tell
 from svcd.model import Shape, ip_literal
 from svcd.protocols.http import HttpFactory
 from svcd.supervisor.listeners import nothing

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from twisted.logger import Logger
 
-from svcd.events import CLOSE, LISTEN, tell
+from svcd.log.events import CLOSE, LISTEN, tell
 from svcd.model import Shape
 from svcd.transport.datagrams import DatagramPort
 from svcd.transport.waiting import WaitPort

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from svcd.errors import ConfigError, ListenErrors, SvcdError
-from svcd.events import PROBLEM, RELOAD_FAILED, tell
+from svcd.log.events import PROBLEM, RELOAD_FAILED, tell
 from svcd.model import Place, Problem
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from svcd.handlers.reports import Reports
     from svcd.handlers.spec import Spec
     from svcd.interfaces import Names, Serve, Watcher
-    from svcd.journal import Journal
+    from svcd.log.writer import Journal
     from svcd.model import Problem
     from svcd.supervisor.listeners import Port
     from svcd.transport.descriptors import DescriptorBudget, Share

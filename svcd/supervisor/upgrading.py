@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from svcd.errors import CommandError, StoppingError
-from svcd.events import PROBLEM, UPGRADE, UPGRADE_FAILED, tell
+from svcd.log.events import PROBLEM, UPGRADE, UPGRADE_FAILED, tell
 from svcd.transport.successor import Successor
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 
 from twisted.logger import Logger
 
-from svcd.events import PAUSE, RESUME, tell
+from svcd.log.events import PAUSE, RESUME, tell
 from svcd.policy.answers import Reason, Refusal
 
 if TYPE_CHECKING:

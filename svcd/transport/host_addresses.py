@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
-from svcd.events import UNRESOLVED, tell
+from svcd.log.events import UNRESOLVED, tell
 from svcd.net.lookups import LookupPool
 from svcd.terms import address_number
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
-from svcd.events import ACCEPT, END, FAIL
+from svcd.log.events import ACCEPT, END, FAIL
 from svcd.net.peer_credentials import unix_peer
 from svcd.transport.deadlines import Deadlines, Timed, Times
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from svcd.config.service import Service
     from svcd.interfaces import Names
-    from svcd.journal import Journal
+    from svcd.log.writer import Journal
     from svcd.transport.descriptors import Share
     from svcd.transport.entrance import Entrance
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from svcd.config.service import Service
     from svcd.interfaces import Names, Serve, Watcher
-    from svcd.journal import Journal
+    from svcd.log.writer import Journal
     from svcd.policy.answers import Refusal
     from svcd.transport.descriptors import Share
     from svcd.transport.entrance import Entrance

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from svcd.handlers.link import Link
     from svcd.interfaces import Watcher
-    from svcd.journal import Journal
+    from svcd.log.writer import Journal
     from svcd.policy.admission import Ticket
     from svcd.transport.sockdiag import SocketView
     from svcd.transport.tls.pump import Pump

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from svcd.config.handler_kinds import OUTPUT_RATE
 from svcd.errors import CommandError
-from svcd.events import BLIND, DROPPED, MODULE_CHANGED, SAID, tell
+from svcd.log.events import BLIND, DROPPED, MODULE_CHANGED, SAID, tell
 from svcd.model import unmapped
 from svcd.policy.admission import Ticket
 from svcd.transport.ends import Ends
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from svcd.handlers.link import Link
     from svcd.handlers.messages import Ended
     from svcd.interfaces import Names, Watcher
-    from svcd.journal import Journal
+    from svcd.log.writer import Journal
     from svcd.transport.descriptors import Share
     from svcd.transport.entrance import Entrance
     from svcd.transport.tls.service import ServiceTls

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from svcd.events import PRIORITIES
+from svcd.log.events import PRIORITIES
 from tests.certificates import Authority
 from tests.real.daemon import PATIENCE, environment, exchange
 from tests.real.processes import wait_until

@@ -14,8 +14,8 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from svcd.forms import TextForm
-from svcd.journal import Journal
+from svcd.log.formats import TextForm
+from svcd.log.writer import Journal
 from svcd.policy.answers import Reason
 from svcd.policy.limits import Hall
 from svcd.transport import farewell as farewell_module

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.logger import Logger
 
-from svcd import events
-from svcd.events import (
+from svcd.log import events
+from svcd.log.events import (
     ACCEPT,
     DESCRIPTORS,
     END,
@@ -29,9 +29,9 @@ from svcd.events import (
     Event,
     tell,
 )
-from svcd.forms import JournaldForm, JsonForm, PriorityForm, TextForm, quote
-from svcd.journal import Journal, JournalObserver
-from svcd.wire.journald import datagram
+from svcd.log.formats import JournaldForm, JsonForm, PriorityForm, TextForm, quote
+from svcd.log.journald import datagram
+from svcd.log.writer import Journal, JournalObserver
 from tests.doubles import keeping
 from tests.journald import parse_entry
 

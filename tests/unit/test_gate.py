@@ -15,8 +15,8 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from svcd.forms import JsonForm, TextForm
-from svcd.journal import Journal
+from svcd.log.formats import JsonForm, TextForm
+from svcd.log.writer import Journal
 from svcd.policy.limits import Hall
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.entrance import Reception

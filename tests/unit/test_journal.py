@@ -16,10 +16,10 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from svcd import journal as journal_module
-from svcd.events import ACCEPT, CLOSE, END, LISTEN, PAUSE, READY, tell
-from svcd.forms import Form, JsonForm, TextForm, quote
-from svcd.journal import FLUSH_LINES, FLUSH_SECONDS, KEEP_LINES, Journal, JournalObserver
+from svcd.log import writer as journal_module
+from svcd.log.events import ACCEPT, CLOSE, END, LISTEN, PAUSE, READY, tell
+from svcd.log.formats import Form, JsonForm, TextForm, quote
+from svcd.log.writer import FLUSH_LINES, FLUSH_SECONDS, KEEP_LINES, Journal, JournalObserver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from svcd.errors import StartFailure
-from svcd.events import ACCEPT, STOP
-from svcd.journal import JournalObserver
-from svcd.logs import LogOutput
-from svcd.places import JournaldPlace
+from svcd.log.events import ACCEPT, STOP
+from svcd.log.setup import LogOutput
+from svcd.log.sinks import JournaldPlace
+from svcd.log.writer import JournalObserver
 from tests.journald import FakeJournald
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def test_a_logger_of_the_users_own_is_left_alone() -> None:
 def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeJournald]:
     """A journald that LogOutput finds."""
     fake = FakeJournald(tmp_path / "socket")
-    monkeypatch.setattr("svcd.logs.JournaldPlace", lambda: JournaldPlace(str(fake.path)))
+    monkeypatch.setattr("svcd.log.setup.JournaldPlace", lambda: JournaldPlace(str(fake.path)))
     yield fake
     if fake.path.exists():
         fake.close()
@@ -150,7 +150,7 @@ def stdout_is_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     path = tmp_path / "stdout"
     with path.open("w") as stream:
         # sys itself is pytest's, which captures by it.
-        monkeypatch.setattr("svcd.logs.sys", SimpleNamespace(stdout=stream))
+        monkeypatch.setattr("svcd.log.setup.sys", SimpleNamespace(stdout=stream))
         found = os.fstat(stream.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
         yield path
@@ -191,7 +191,7 @@ def test_the_end_waits_until_journald_has_read_everything(
         while not journald.empty():
             taken.append(journald.take()["MESSAGE"])
 
-    monkeypatch.setattr("svcd.logs.time", SimpleNamespace(sleep=pause, monotonic=lambda: 0.0))
+    monkeypatch.setattr("svcd.log.setup.time", SimpleNamespace(sleep=pause, monotonic=lambda: 0.0))
     output.finish()
     assert journald.empty()
     assert taken == list(map(str, range(count)))
@@ -209,9 +209,9 @@ def test_what_the_log_lacks_at_the_end_is_said(
     for number in range(2000):
         output.journal.write(f"MESSAGE={number}")
     times = iter(range(100))
-    monkeypatch.setattr("svcd.logs.time", SimpleNamespace(sleep=lambda _: None, monotonic=lambda: next(times)))
+    monkeypatch.setattr("svcd.log.setup.time", SimpleNamespace(sleep=lambda _: None, monotonic=lambda: next(times)))
     with (tmp_path / "error").open("w") as error:
-        monkeypatch.setattr("svcd.logs.sys", SimpleNamespace(__stderr__=error))
+        monkeypatch.setattr("svcd.log.setup.sys", SimpleNamespace(__stderr__=error))
         output.finish(5)
     taken = 0
     while not journald.empty():

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from twisted.logger import LogLevel
 
-from svcd import places
-from svcd.places import JournaldPlace, through_twisted, to_syslog
+from svcd.log import sinks as places
+from svcd.log.sinks import JournaldPlace, through_twisted, to_syslog
 from tests.doubles import LogCatcher
 from tests.journald import FakeJournald
 

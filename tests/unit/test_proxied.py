@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from svcd.forms import TextForm
-from svcd.journal import Journal
+from svcd.log.formats import TextForm
+from svcd.log.writer import Journal
 from svcd.policy.admission import Ticket
 from svcd.policy.limits import Hall
 from svcd.transport.descriptors import DescriptorBudget

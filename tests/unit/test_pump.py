@@ -15,9 +15,9 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.python.failure import Failure
 
-from svcd.forms import TextForm
 from svcd.handlers.messages import Ended
-from svcd.journal import Journal
+from svcd.log.formats import TextForm
+from svcd.log.writer import Journal
 from svcd.policy.limits import Hall
 from svcd.protocols.base import LINGER_SECONDS
 from svcd.transport.descriptors import DescriptorBudget

@@ -16,10 +16,10 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from svcd.errors import CommandError
-from svcd.forms import TextForm
 from svcd.handlers.child import Child
 from svcd.handlers.messages import Ended
-from svcd.journal import Journal
+from svcd.log.formats import TextForm
+from svcd.log.writer import Journal
 from svcd.policy.limits import Hall
 from svcd.transport import acceptor
 from svcd.transport.acceptor import Acceptor

@@ -10,7 +10,7 @@ from twisted.python import usage
 
 import svcd
 from svcd.errors import StartFailure
-from svcd.events import STOP
+from svcd.log.events import STOP
 from svcd.tap import Options, makeService
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.forms import TextForm
-from svcd.journal import Journal
+from svcd.log.formats import TextForm
+from svcd.log.writer import Journal
 from svcd.policy.limits import Hall
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.entrance import Reception

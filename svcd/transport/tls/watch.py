@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
-from svcd.events import CERTIFICATE, CERTIFICATE_EXPIRES, PROBLEM, tell
+from svcd.log.events import CERTIFICATE, CERTIFICATE_EXPIRES, PROBLEM, tell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence

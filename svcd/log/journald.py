@@ -2,7 +2,7 @@
 
 `datagram` takes the fields of an entry as lines of ASCII, `NAME=value`, in which a value that begins with a quotation
 mark is a JSON string, and returns the bytes of the datagram, or of the memory file that stands for it. It raises
-nothing on what svcd.forms makes, and has no cap: who sends knows what fits.
+nothing on what svcd.log.formats makes, and has no cap: who sends knows what fits.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from twisted.logger import ILogObserver, formatEvent
 from zope.interface import implementer
 
-from svcd.events import LOG, LOST, PRIORITIES, Event
-from svcd.forms import TextForm
+from svcd.log.events import LOG, LOST, PRIORITIES, Event
+from svcd.log.formats import TextForm
 from svcd.model import address_text, short_address
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from twisted.logger import LogEvent
 
-    from svcd.forms import Form
+    from svcd.log.formats import Form
 
 __all__ = ["FLUSH_SECONDS", "Journal", "JournalObserver"]
 

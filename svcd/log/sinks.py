@@ -1,6 +1,6 @@
 """The places that lines of the log can go to: a file, a pipe or a terminal; syslog; twisted.logger; the journal.
 
-Each takes lines and says how many it wrote, as svcd.journal.Journal asks of its sink. None of them may stop the daemon
+Each takes lines and says how many it wrote, as svcd.log.writer.Journal asks of its sink. None of them may stop the daemon
 for long: who reads slowly is waited for, who does not read is not.
 """
 
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, TextIO
 from twisted.logger import Logger, LogLevel
 
 from svcd.errors import StartFailure
-from svcd.events import PRIORITIES
-from svcd.wire.journald import SOCKET, datagram
+from svcd.log.events import PRIORITIES
+from svcd.log.journald import SOCKET, datagram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -162,7 +162,7 @@ class JournaldPlace:
         self._reader = _Patience(self._socket.fileno())
 
     def write(self, lines: Sequence[str]) -> int:
-        """Send entries as svcd.forms.JournaldForm makes them; returns how many are sent."""
+        """Send entries as svcd.log.formats.JournaldForm makes them; returns how many are sent."""
         for number, line in enumerate(lines):
             try:
                 self._send(line)
@@ -227,7 +227,7 @@ def _sealed(data: bytes) -> int:
 
 
 def to_syslog(ident: str) -> Callable[[Sequence[str]], int]:
-    """Syslog, for lines of svcd.forms.PriorityForm.
+    """Syslog, for lines of svcd.log.formats.PriorityForm.
 
     Args:
         ident: what lines are marked with.
@@ -249,7 +249,7 @@ _LEVELS = {number: getattr(LogLevel, level, LogLevel.info) for level, number in 
 
 
 def through_twisted(lines: Sequence[str]) -> int:
-    """A --logger of the user's own, for lines of svcd.forms.PriorityForm."""
+    """A --logger of the user's own, for lines of svcd.log.formats.PriorityForm."""
     for line in lines:
         _log.emit(_LEVELS[int(line[1])], "{line}", line=line[3:])
     return len(lines)

@@ -10,7 +10,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Protocol
 
-from svcd.events import FORMATS, LOG, NUMBERS, PRIORITIES, Event
+from svcd.log.events import FORMATS, LOG, NUMBERS, PRIORITIES, Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -116,7 +116,7 @@ class PriorityForm:
 
 
 class JournaldForm(TextForm):
-    """An entry of systemd's journal: fields `NAME=value` with line ends between them, for svcd.wire.journald.
+    """An entry of systemd's journal: fields `NAME=value` with line ends between them, for svcd.log.journald.
 
     MESSAGE is the line of text, and every value of it has a field of its own besides, SVCD_ and its key. The message of
     a `log` line, which may be a traceback of many lines, is MESSAGE as it is: a journal shows those well. The time is

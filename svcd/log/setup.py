@@ -11,10 +11,10 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 from svcd.errors import StartFailure
-from svcd.events import PROBLEM
-from svcd.forms import Form, JournaldForm, JsonForm, PriorityForm, TextForm
-from svcd.journal import Journal, JournalObserver
-from svcd.places import FilePlace, JournaldPlace, failure, through_twisted, to_syslog
+from svcd.log.events import PROBLEM
+from svcd.log.formats import Form, JournaldForm, JsonForm, PriorityForm, TextForm
+from svcd.log.sinks import FilePlace, JournaldPlace, failure, through_twisted, to_syslog
+from svcd.log.writer import Journal, JournalObserver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

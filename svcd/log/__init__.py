@@ -1,0 +1,1 @@
+"""Log events, line formats, destinations, and the buffered writer."""
