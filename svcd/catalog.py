@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from svcd.config.options import Options
     from svcd.config.service import Service
-    from svcd.figures import Observed
     from svcd.interfaces import Descriptors, Files, Names
+    from svcd.metrics.snapshot import Observed
     from svcd.model import HostPort
 
 __all__ = ["BUILTINS", "MUX", "SHAPES", "SUMMARIES", "Builtin", "Surroundings", "datagram_protocol", "stream_factory"]

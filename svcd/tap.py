@@ -20,10 +20,10 @@ from svcd.daemon import Daemon, not_started
 from svcd.errors import ConfigError, FaultError, ListenErrors, StartFailure
 from svcd.files import LocalFiles
 from svcd.handlers.signals import reset_inherited_signals
-from svcd.ledger import Ledger
 from svcd.loading import check_again, listing, load_config, usual_file
 from svcd.log.events import PROBLEM, tell
 from svcd.log.setup import LOG_FORMATS, LogOutput
+from svcd.metrics.registry import Ledger
 from svcd.net.monotonic import use_monotonic_time
 from svcd.policy.limits import Hall
 from svcd.resources import connection_limit, inherited_stock, own_program

@@ -21,7 +21,7 @@ from zope.interface import implementer
 from svcd.catalog import SHAPES, Surroundings
 from svcd.config.parser import parse, parse_text
 from svcd.errors import ListenErrors
-from svcd.ledger import Ledger
+from svcd.metrics.registry import Ledger
 from svcd.model import ip_literal
 from svcd.transport.notify import Manager
 from svcd.transport.opening import Store, open_sockets
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
     from svcd.config.check import Endpoint
     from svcd.config.service import Config, Service
-    from svcd.figures import About
     from svcd.interfaces import Descriptors
-    from svcd.metrics import Tally
+    from svcd.metrics.counters import Tally
+    from svcd.metrics.snapshot import About
     from svcd.model import Runner
     from svcd.transport.sockets import OpenSocket
     from svcd.transport.stock import Stock

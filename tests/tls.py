@@ -11,8 +11,8 @@ from twisted.internet.protocol import Protocol
 
 from svcd.catalog import SHAPES
 from svcd.config.parser import parse_text
-from svcd.figures import About
-from svcd.metrics import Tally
+from svcd.metrics.counters import Tally
+from svcd.metrics.snapshot import About
 from svcd.transport.tls.handshakes import Handshakes
 from svcd.transport.tls.protocol import TlsProtocol
 from svcd.transport.tls.server import TlsServer, tls_server

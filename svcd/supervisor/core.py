@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.handlers.nurse import Nurse
     from svcd.interfaces import Watcher
-    from svcd.ledger import Ledger
     from svcd.log.writer import Journal
+    from svcd.metrics.registry import Ledger
     from svcd.model import Problem
     from svcd.policy.limits import Hall
     from svcd.transport.descriptors import DescriptorBudget

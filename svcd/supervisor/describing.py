@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from svcd.figures import About
+from svcd.metrics.snapshot import About
 from svcd.model import Shape
 from svcd.transport.rules import instances_of
 

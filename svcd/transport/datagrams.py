@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
-from svcd.metrics import Flow
+from svcd.metrics.counters import Flow
 from svcd.net.peer_credentials import CREDENTIALS_BYTES, UNIXPeer, unpack_credentials
 from svcd.net.udp_batch import LARGEST_DATAGRAM, available, batch_for, pktinfo_option, source_control
 from svcd.transport.port import BATCH, Port

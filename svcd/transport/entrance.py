@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from svcd.config.access_check import BANNERS, most_banner_bytes
-from svcd.ledger import Ledger
 from svcd.log.events import REFUSE
+from svcd.metrics.registry import Ledger
 from svcd.model import Shape
 from svcd.policy.admission import Door
 from svcd.policy.answers import Reason
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.interfaces import Files, Watcher
     from svcd.log.writer import Journal
-    from svcd.metrics import Tally
+    from svcd.metrics.counters import Tally
     from svcd.policy.admission import Ticket
     from svcd.policy.answers import Refusal
     from svcd.policy.limits import Hall

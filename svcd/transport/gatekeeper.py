@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory
 
 from svcd.errors import reason_of
-from svcd.metrics import Flow
+from svcd.metrics.counters import Flow
 from svcd.model import unmapped
 from svcd.net.peer_credentials import UNIXPeer
 from svcd.policy.admission import Ticket

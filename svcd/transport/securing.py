@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from svcd.interfaces import Adopt
-    from svcd.metrics import Tally
+    from svcd.metrics.counters import Tally
     from svcd.transport.descriptors import Share
     from svcd.transport.ends import Ends
     from svcd.transport.entrance import Entrance

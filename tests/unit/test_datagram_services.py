@@ -9,9 +9,9 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from svcd.config.check import DesiredServices, check
-from svcd.ledger import Ledger
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
+from svcd.metrics.registry import Ledger
 from svcd.policy.limits import Hall
 from svcd.supervisor.core import Supervisor
 from svcd.terms import address_number

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from svcd.figures import DURATIONS, About
-from svcd.ledger import RECENT, SAMPLE_SECONDS, SAMPLES, Ledger
-from svcd.metrics import Flow, Histogram, Tally
+from svcd.metrics.counters import Flow, Histogram, Tally
+from svcd.metrics.registry import RECENT, SAMPLE_SECONDS, SAMPLES, Ledger
+from svcd.metrics.snapshot import DURATIONS, About
 from tests.doubles import counted
 
 STREAM = About("echo/tcp", "echo")

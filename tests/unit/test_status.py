@@ -17,9 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.task import Clock
 
-from svcd.figures import About
-from svcd.ledger import SAMPLES, Ledger
-from svcd.metrics import Flow
+from svcd.metrics.counters import Flow
+from svcd.metrics.registry import SAMPLES, Ledger
+from svcd.metrics.snapshot import About
 from svcd.protocols.status import texts
 from svcd.protocols.status.page import page
 from svcd.protocols.status.rendering import OLDEST, WORTH, Rendering

@@ -11,9 +11,9 @@ from twisted.internet.protocol import Factory
 
 from svcd.config.check import DesiredServices, check
 from svcd.errors import ConfigError, ListenErrors
-from svcd.ledger import Ledger
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
+from svcd.metrics.registry import Ledger
 from svcd.policy.limits import Hall
 from svcd.supervisor.core import Supervisor
 from svcd.transport.descriptors import DescriptorBudget

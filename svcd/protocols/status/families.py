@@ -14,7 +14,7 @@ from svcd.wire.exposition import Buckets, Family, Kind, labels
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from svcd.figures import DaemonFigures, Distribution, ServiceFigures, Snapshot
+    from svcd.metrics.snapshot import DaemonFigures, Distribution, ServiceFigures, Snapshot
     from svcd.wire.exposition import Point
 
 __all__ = ["families"]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IAddress, IReactorTime
 
-    from svcd.figures import Observed
+    from svcd.metrics.snapshot import Observed
     from svcd.protocols.http_connections import HttpTimeouts
 
 __all__ = ["StatusFactory", "StatusSite"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from svcd.ledger import SAMPLE_SECONDS, SAMPLES
+from svcd.metrics.registry import SAMPLE_SECONDS, SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from svcd.figures import Observed, Recent, ServiceFigures
+    from svcd.metrics.snapshot import Observed, Recent, ServiceFigures
 
 __all__ = ["view"]
 

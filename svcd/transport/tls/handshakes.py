@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
     from svcd.interfaces import Watcher
-    from svcd.metrics import Tally
+    from svcd.metrics.counters import Tally
     from svcd.transport.tls.connection import ServerConnection
     from svcd.transport.tls.server import TlsServer
 

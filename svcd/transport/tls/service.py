@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from svcd.config.service import Service
     from svcd.interfaces import Files, Watcher
-    from svcd.metrics import Tally
+    from svcd.metrics.counters import Tally
     from svcd.transport.tls.server import TlsServer
 
 __all__ = ["ServiceTls"]

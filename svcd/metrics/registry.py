@@ -12,14 +12,14 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from svcd import __version__
-from svcd.figures import LAGS, About, DaemonFigures, Recent, Snapshot
-from svcd.metrics import Histogram, Tally
+from svcd.metrics.counters import Histogram, Tally
+from svcd.metrics.snapshot import LAGS, About, DaemonFigures, Recent, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from svcd.figures import Alarm, Series
-    from svcd.metrics import Ended
+    from svcd.metrics.counters import Ended
+    from svcd.metrics.snapshot import Alarm, Series
 
 __all__ = ["RECENT", "SAMPLES", "SAMPLE_SECONDS", "Ledger"]
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-from svcd.figures import DURATIONS, SPAWNS, Distribution, ServiceFigures
+from svcd.metrics.snapshot import DURATIONS, SPAWNS, Distribution, ServiceFigures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svcd.figures import About
+    from svcd.metrics.snapshot import About
 
 __all__ = ["Ended", "Flow", "Histogram", "Source", "Tally"]
 

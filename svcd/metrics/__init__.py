@@ -1,0 +1,1 @@
+"""Counters of services and connections, frozen snapshots of them, and their registry."""
