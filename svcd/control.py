@@ -25,9 +25,9 @@ from zope.interface import implementer
 from svcd.errors import CommandError, ListenError, ListenErrors, StoppingError
 from svcd.log.events import CONTROL, PROBLEM, tell
 from svcd.net.peer_credentials import credentials
+from svcd.net.unix_socket import bind_local, file_of, has_file, remove_file
 from svcd.transport.inherited import control_name
 from svcd.transport.keeper import calling_off
-from svcd.transport.local import bind_local, file_of, has_file, remove_file
 from svcd.transport.ports import StreamPort
 from svcd.transport.sockets import REMEDIES
 from svcd.wire.control import Lines, Request, RequestError, answer, mistake, request

@@ -25,6 +25,8 @@ from svcd.log.events import PROBLEM, tell
 from svcd.log.setup import LOG_FORMATS, LogOutput
 from svcd.metrics.registry import Ledger
 from svcd.net.monotonic import use_monotonic_time
+from svcd.net.resolver import PooledResolver
+from svcd.net.threads import call_in_daemon_thread
 from svcd.policy.limits import Hall
 from svcd.resources import connection_limit, inherited_stock, own_program
 from svcd.rundir import ControlPlace, control_places, make_folder
@@ -32,14 +34,12 @@ from svcd.supervisor.commands import Commands
 from svcd.supervisor.core import Supervisor
 from svcd.supervisor.reloading import Reloader
 from svcd.supervisor.upgrading import Upgrader
-from svcd.threads import call_in_daemon_thread
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.machine import LocalMachine
 from svcd.transport.names import ReverseNames
 from svcd.transport.notify import Manager
 from svcd.transport.opening import open_sockets
 from svcd.transport.outgoing import client_endpoint, redirect_lookups
-from svcd.transport.resolver import PooledResolver
 from svcd.transport.specs import account_of
 from svcd.transport.succession import Predecessor
 from svcd.twistd import Twistd, check_account, check_pid_file

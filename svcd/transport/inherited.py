@@ -18,7 +18,7 @@ from urllib.parse import quote
 from svcd.errors import ActivationError
 from svcd.model import address_text
 from svcd.net.socket_options import unix_path
-from svcd.transport.local import file_of
+from svcd.net.unix_socket import file_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

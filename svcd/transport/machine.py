@@ -22,10 +22,10 @@ from svcd.handlers.trial import Trial, try_imports
 from svcd.interfaces import STILL_IMPORTING
 from svcd.model import Runner, ip_literal
 from svcd.net.lookups import LookupPool, PendingLookup
+from svcd.net.resolver import Name, system_addresses
 from svcd.net.socket_options import IPPROTO_MPTCP
 from svcd.transport.accounts import group_id, login, user_id
 from svcd.transport.permissions import Account, cannot_enter, cannot_execute, cannot_read
-from svcd.transport.resolver import Name, system_addresses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

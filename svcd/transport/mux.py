@@ -15,11 +15,11 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from svcd.model import unmapped
+from svcd.net.tcp_info import SIZE as TCP_INFO_BYTES
+from svcd.net.tcp_info import traffic as tcp_traffic
 from svcd.policy.admission import Ticket
 from svcd.transport.farewell import greet
 from svcd.transport.keeper import Keeper
-from svcd.wire.tcpinfo import SIZE as TCP_INFO_BYTES
-from svcd.wire.tcpinfo import traffic as tcp_traffic
 from svcd.wire.tcpmux import HELP, MOST, WELCOME, catalogue, question, refusal
 
 if TYPE_CHECKING:

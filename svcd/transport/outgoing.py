@@ -14,7 +14,7 @@ from zope.interface import implementer
 from svcd.errors import UnavailableError
 from svcd.model import ip_literal
 from svcd.net.lookups import LookupPool
-from svcd.transport.resolver import system_addresses, twisted_address
+from svcd.net.resolver import system_addresses, twisted_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from svcd.interfaces import Descriptors
     from svcd.model import HostPort
-    from svcd.transport.resolver import Name
+    from svcd.net.resolver import Name
 
 __all__ = ["NameEndpoint", "client_endpoint", "redirect_lookups"]
 

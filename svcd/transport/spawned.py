@@ -17,6 +17,7 @@ from svcd.config.handler_kinds import OUTPUT_RATE
 from svcd.errors import CommandError
 from svcd.log.events import BLIND, DROPPED, MODULE_CHANGED, SAID, tell
 from svcd.model import unmapped
+from svcd.net.sock_diag import SocketView
 from svcd.policy.admission import Ticket
 from svcd.transport.ends import Ends
 from svcd.transport.farewell import greet
@@ -24,7 +25,6 @@ from svcd.transport.keeper import Keeper
 from svcd.transport.queued import QueuedClient
 from svcd.transport.securing import Securing
 from svcd.transport.session import Outcome, SpawnedSession
-from svcd.transport.sockdiag import SocketView
 from svcd.transport.streams import adopter
 
 if TYPE_CHECKING:

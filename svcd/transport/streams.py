@@ -11,8 +11,8 @@ from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
-from svcd.wire.tcpinfo import SIZE as TCP_INFO_BYTES
-from svcd.wire.tcpinfo import traffic as tcp_traffic
+from svcd.net.tcp_info import SIZE as TCP_INFO_BYTES
+from svcd.net.tcp_info import traffic as tcp_traffic
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IProtocol

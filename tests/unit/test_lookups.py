@@ -20,11 +20,11 @@ from twisted.python.failure import Failure
 from svcd.errors import UnavailableError
 from svcd.model import HostPort
 from svcd.net.lookups import LookupPool
+from svcd.net.resolver import system_addresses, twisted_address
 from svcd.transport import machine as machine_module
 from svcd.transport import outgoing as outgoing_module
 from svcd.transport.machine import LocalMachine
 from svcd.transport.outgoing import NameEndpoint
-from svcd.transport.resolver import system_addresses, twisted_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from svcd.transport.sockdiag import GONE, SocketView
+from svcd.net.sock_diag import GONE, SocketView
 
 
 class _Pair:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.wire import sockdiag, tcpinfo
+from svcd.net import sock_diag_messages as sockdiag
+from svcd.net import tcp_info as tcpinfo
 
 
 def _info(state: int, taken: int, received: int) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any
 
-from svcd.transport.sockdiag import GONE
+from svcd.net.sock_diag import GONE
 from svcd.transport.tls.protocol import TlsProtocol
 from svcd.transport.tls.sides import ClientSide, HandlerSide
 

@@ -11,8 +11,8 @@ import errno
 import socket
 from typing import TYPE_CHECKING, Any
 
-from svcd.wire.sockdiag import COOKIE_BYTES, LARGEST, NO_COOKIE, answer, question, trace
-from svcd.wire.tcpinfo import traffic
+from svcd.net.sock_diag_messages import COOKIE_BYTES, LARGEST, NO_COOKIE, answer, question, trace
+from svcd.net.tcp_info import traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
