@@ -12,8 +12,8 @@ from svcd.config.default import DEFAULT, DEFAULT_NAME, SERVICES_FILE
 from svcd.config.parser import parse, parse_text
 from svcd.config.service import Config
 from svcd.errors import ConfigError
+from svcd.host.info import LocalMachine
 from svcd.model import Place, Problem, Severity
-from svcd.transport.machine import LocalMachine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

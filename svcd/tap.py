@@ -18,8 +18,12 @@ from svcd.config.default import DEFAULT_NAME, SERVICES_FILE
 from svcd.control import ControlFactory, ControlService
 from svcd.daemon import Daemon, not_started
 from svcd.errors import ConfigError, FaultError, ListenErrors, StartFailure
-from svcd.files import LocalFiles
 from svcd.handlers.signals import reset_inherited_signals
+from svcd.host.control_path import ControlPlace, control_places, make_folder
+from svcd.host.files import LocalFiles
+from svcd.host.info import LocalMachine
+from svcd.host.reverse_resolver import ReverseNames
+from svcd.host.systemd import Manager
 from svcd.loading import check_again, listing, load_config, usual_file
 from svcd.log.events import PROBLEM, tell
 from svcd.log.setup import LOG_FORMATS, LogOutput
@@ -29,15 +33,11 @@ from svcd.net.resolver import PooledResolver
 from svcd.net.threads import call_in_daemon_thread
 from svcd.policy.limits import Hall
 from svcd.resources import connection_limit, inherited_stock, own_program
-from svcd.rundir import ControlPlace, control_places, make_folder
 from svcd.supervisor.commands import Commands
 from svcd.supervisor.core import Supervisor
 from svcd.supervisor.reloading import Reloader
 from svcd.supervisor.upgrading import Upgrader
 from svcd.transport.descriptors import DescriptorBudget
-from svcd.transport.machine import LocalMachine
-from svcd.transport.names import ReverseNames
-from svcd.transport.notify import Manager
 from svcd.transport.opening import open_sockets
 from svcd.transport.outgoing import client_endpoint, redirect_lookups
 from svcd.transport.specs import account_of

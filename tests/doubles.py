@@ -21,9 +21,9 @@ from zope.interface import implementer
 from svcd.catalog import SHAPES, Surroundings
 from svcd.config.parser import parse, parse_text
 from svcd.errors import ListenErrors
+from svcd.host.systemd import Manager
 from svcd.metrics.registry import Ledger
 from svcd.model import ip_literal
-from svcd.transport.notify import Manager
 from svcd.transport.opening import Store, open_sockets
 
 if TYPE_CHECKING:

@@ -142,9 +142,9 @@ def _check(chosen: argparse.Namespace) -> int:
     # All that is needed, before a user is taken that perhaps can't read it.
     import svcd.config.tls_files  # noqa: F401 - as above
     from svcd.cli.sources import KnownAddresses, become, source_of
-    from svcd.files import LocalFiles
+    from svcd.host.files import LocalFiles
+    from svcd.host.info import LocalMachine
     from svcd.loading import listing, load_config
-    from svcd.transport.machine import LocalMachine
 
     try:
         source = source_of(chosen.file, chosen)
@@ -174,7 +174,7 @@ def _check(chosen: argparse.Namespace) -> int:
 def _explain(chosen: argparse.Namespace) -> int:
     from svcd.cli.explain import explanation, services_named
     from svcd.cli.sources import source_of
-    from svcd.files import LocalFiles
+    from svcd.host.files import LocalFiles
     from svcd.loading import load_config
 
     try:

@@ -14,7 +14,7 @@ from svcd.cli.running import run
 from svcd.clients.console import Console
 from svcd.clients.target import Target, Trust, port_number
 from svcd.errors import ClientError, UsageError
-from svcd.files import LocalFiles
+from svcd.host.files import LocalFiles
 
 if TYPE_CHECKING:
     import argparse

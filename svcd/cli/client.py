@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from svcd.cli.numbers import count_of, seconds_of
-from svcd.rundir import control_places, folder_problem
+from svcd.host.control_path import control_places, folder_problem
 from svcd.wire.control import COMMANDS, Command
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from svcd.config.line import nearest
 from svcd.errors import UsageError
+from svcd.host.host_addresses import system_numbers_of
+from svcd.host.reverse_resolver import confirmed_system_host_of
 from svcd.model import Shape, unmapped
 from svcd.policy.acl import Acl
 from svcd.policy.answers import Reason
 from svcd.policy.explain import Outcome, Visit, explain
 from svcd.terms import LOCAL_CLIENT, address_number
-from svcd.transport.host_addresses import system_numbers_of
-from svcd.transport.names import confirmed_system_host_of
 from svcd.transport.rules import rules_of
 
 if TYPE_CHECKING:

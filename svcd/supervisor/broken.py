@@ -10,9 +10,9 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from svcd.errors import ConfigError, FaultError, ListenError, ListenErrors
+from svcd.host.path_watch import PathWatcher
 from svcd.log.events import BROKEN, RECOVERED, tell
 from svcd.model import ip_literal
-from svcd.supervisor.path_watch import PathWatcher
 from svcd.transport.sockets import with_owner
 
 if TYPE_CHECKING:

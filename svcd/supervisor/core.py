@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from svcd.config.check import DesiredServices, grouped
 from svcd.config.plan import plan, socket_key
 from svcd.errors import ListenError, StoppingError
+from svcd.host.systemd import Manager, Pulse
 from svcd.log.events import PROBLEM, READY, RELOAD, STOP, tell
 from svcd.model import ip_literal
 from svcd.net.address_watch import AddressWatcher
@@ -24,7 +25,6 @@ from svcd.supervisor.ending import attempt, cut, drained
 from svcd.supervisor.listeners import Listener, hidden, number_of_port
 from svcd.supervisor.running import Running, Shared, read_time_zone
 from svcd.transport.entrance import Reception
-from svcd.transport.notify import Manager, Pulse
 from svcd.transport.opening import Store
 from svcd.transport.stock import Stock
 from svcd.transport.tls.watch import Watch

@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from svcd.catalog import MUX, datagram_protocol, stream_factory
 from svcd.errors import reason_of
 from svcd.handlers.module_files import ModuleFiles
+from svcd.host.info import broadcasts
 from svcd.log.events import MODULE_CHANGED, PROBLEM, tell
 from svcd.model import Shape, ip_literal
 from svcd.protocols.http import HttpFactory
@@ -20,7 +21,6 @@ from svcd.terms import LOCAL_CLIENT
 from svcd.transport.datagrams import DatagramPort, datagram_port
 from svcd.transport.gatekeeper import GateKeeper
 from svcd.transport.handoff import HandOffPort
-from svcd.transport.machine import broadcasts
 from svcd.transport.mux import MuxKeeper
 from svcd.transport.ports import StreamPort
 from svcd.transport.proxied import Usher

@@ -8,6 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from svcd.config.access_check import BANNERS, most_banner_bytes
+from svcd.host.host_addresses import HostAddresses
+from svcd.host.info import LoadAverage
 from svcd.log.events import REFUSE
 from svcd.metrics.registry import Ledger
 from svcd.model import Shape
@@ -17,9 +19,7 @@ from svcd.policy.datagrams import Answering
 from svcd.policy.summary import Summary
 from svcd.transport.descriptors import SHORT
 from svcd.transport.farewell import Farewells
-from svcd.transport.host_addresses import HostAddresses
 from svcd.transport.lobby import Lobby
-from svcd.transport.machine import LoadAverage
 from svcd.transport.rules import rules_of, zone_of
 
 if TYPE_CHECKING:

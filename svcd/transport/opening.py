@@ -9,9 +9,9 @@ from twisted.logger import Logger
 
 from svcd.config.plan import socket_key
 from svcd.errors import ListenError
+from svcd.host.systemd import Manager
 from svcd.log.events import LEFTOVER, UNGIVEN, tell
 from svcd.transport.inherited import stored_name, waits
-from svcd.transport.notify import Manager
 from svcd.transport.sockets import OpenSocket, open_socket, with_owner
 from svcd.transport.stock import Stock
 

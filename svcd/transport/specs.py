@@ -14,7 +14,7 @@ from svcd.config.options import TABLE
 from svcd.handlers.environment import service_environment
 from svcd.handlers.launch_options import LIMITS, changed_variables
 from svcd.handlers.spec import Identity, Limit, Spec, place_files
-from svcd.transport.accounts import group_id, user_id
+from svcd.host.accounts import group_id, user_id
 from svcd.transport.given_up import RESTART, START
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from svcd.host.info import LocalMachine
 from svcd.net.socket_options import IPPROTO_MPTCP, unix_address
-from svcd.transport.machine import LocalMachine
 from tests.real.daemon import PATIENCE, environment, exchange
 from tests.real.processes import Process
 

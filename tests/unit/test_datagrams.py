@@ -13,11 +13,11 @@ from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.protocol import DatagramProtocol
 
 from svcd.config.access_kinds import HOURS, RATE, SOURCES
+from svcd.host.info import broadcasts
 from svcd.policy.answers import Reason
 from svcd.policy.datagrams import Answering
 from svcd.policy.rules import Rules
 from svcd.transport.datagrams import BatchedDatagramPort, DatagramPort, datagram_port
-from svcd.transport.machine import broadcasts
 from svcd.transport.rules import rules_of
 from tests.doubles import FakeReactor, LogCatcher, service_of
 

@@ -16,7 +16,7 @@ from svcd.cli.grammar import commands_of
 from svcd.cli.manual import manual, roff
 from svcd.config.check import check
 from svcd.config.parser import parse, parse_text
-from svcd.files import LocalFiles
+from svcd.host.files import LocalFiles
 from svcd.tap import Options
 from tests.doubles import FakeFiles, FakeMachine
 

@@ -8,7 +8,7 @@ import pytest
 
 from svcd.catalog import SHAPES
 from svcd.config.parser import parse
-from svcd.files import LocalFiles
+from svcd.host.files import LocalFiles
 from svcd.model import Net
 
 FILE = Path("/etc/services")

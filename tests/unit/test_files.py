@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from svcd.files import MOST_BYTES, LocalFiles
+from svcd.host.files import MOST_BYTES, LocalFiles
 from svcd.protocols.files import StaticFiles
 from svcd.wire.http import HttpError, Request
 from tests.doubles import PEER, LogCatcher

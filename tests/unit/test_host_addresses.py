@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from svcd.terms import address_number
-from svcd.transport.host_addresses import (
+from svcd.host.host_addresses import (
     KEEP_SECONDS,
     MOST_ADDRESSES,
     RETRY_SECONDS,
     HostAddresses,
     system_numbers_of,
 )
+from svcd.terms import address_number
 from tests.doubles import FakeReactor, LogCatcher
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
 from svcd.errors import UnavailableError
+from svcd.host import info as machine_module
+from svcd.host.info import LocalMachine
 from svcd.model import HostPort
 from svcd.net.lookups import LookupPool
 from svcd.net.resolver import system_addresses, twisted_address
-from svcd.transport import machine as machine_module
 from svcd.transport import outgoing as outgoing_module
-from svcd.transport.machine import LocalMachine
 from svcd.transport.outgoing import NameEndpoint
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.task import Clock
 
-from svcd.transport import names as names_module
-from svcd.transport.names import TIMEOUT_SECONDS, ReverseNames, confirmed_system_host_of, system_host_of
+from svcd.host import reverse_resolver as names_module
+from svcd.host.reverse_resolver import TIMEOUT_SECONDS, ReverseNames, confirmed_system_host_of, system_host_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from twisted.internet.task import Clock
 
-from svcd.transport.notify import Manager, Pulse
+from svcd.host.systemd import Manager, Pulse
 from tests.doubles import ManagerDouble
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from svcd.host.accounts import login
+from svcd.host.info import LocalMachine
+from svcd.host.permissions import Account, cannot_enter, cannot_execute, cannot_read
 from svcd.model import Runner
-from svcd.transport.accounts import login
-from svcd.transport.machine import LocalMachine
-from svcd.transport.permissions import Account, cannot_enter, cannot_execute, cannot_read
 
 if TYPE_CHECKING:
     from pathlib import Path

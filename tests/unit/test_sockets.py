@@ -13,9 +13,9 @@ import pytest
 
 from svcd.config.check import Endpoint, check
 from svcd.errors import ListenError, ListenErrors
+from svcd.host.accounts import group_id, user_id
+from svcd.host.info import LocalMachine
 from svcd.net.socket_options import is_mptcp, unix_address, unix_path
-from svcd.transport.accounts import group_id, user_id
-from svcd.transport.machine import LocalMachine
 from svcd.transport.sockets import OpenSocket, open_socket
 from tests.doubles import FakeFiles, FakeMachine, config_of, open_all
 

@@ -15,10 +15,10 @@ import pytest
 
 from svcd.config.check import Endpoint, check
 from svcd.errors import ActivationError, ListenErrors
+from svcd.host.info import LocalMachine
 from svcd.net.socket_options import has_sized_buffers, unix_address
 from svcd.resources import inherited_stock
 from svcd.transport.inherited import Inherited, handed_name, receive, stored_name
-from svcd.transport.machine import LocalMachine
 from svcd.transport.opening import Store
 from svcd.transport.sockets import OpenSocket
 from svcd.transport.stock import Stock

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svcd.config.check import check
-from svcd.files import LocalFiles
+from svcd.host.files import LocalFiles
 from svcd.model import Severity
 from svcd.wire.pem import issued, read_authorities, read_credentials, read_revocations
 from tests.certificates import Authority

@@ -12,8 +12,8 @@ import pytest
 from svcd.config.options import Options
 from svcd.handlers.reference import resolve
 from svcd.handlers.trial import Trial, try_imports
+from svcd.host.info import LocalMachine
 from svcd.model import Runner
-from svcd.transport.machine import LocalMachine
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,13 +19,13 @@ from twisted.internet.interfaces import IProtocolFactory
 from svcd.handlers.background_imports import import_in_background
 from svcd.handlers.reference import resolve
 from svcd.handlers.trial import Trial, try_imports
+from svcd.host.accounts import group_id, login, user_id
+from svcd.host.permissions import Account, cannot_enter, cannot_execute, cannot_read
 from svcd.interfaces import STILL_IMPORTING
 from svcd.model import Runner, ip_literal
 from svcd.net.lookups import LookupPool, PendingLookup
 from svcd.net.resolver import Name, system_addresses
 from svcd.net.socket_options import IPPROTO_MPTCP
-from svcd.transport.accounts import group_id, login, user_id
-from svcd.transport.permissions import Account, cannot_enter, cannot_execute, cannot_read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

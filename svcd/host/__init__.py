@@ -1,0 +1,1 @@
+"""Facts about the machine: files, accounts, permissions, name resolution, load, systemd."""
