@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from svcd import __version__
+from svcd.access.global_limit import Hall
 from svcd.catalog import Surroundings
 from svcd.config.default import DEFAULT_NAME, SERVICES_FILE
 from svcd.control import ControlFactory, ControlService
@@ -31,7 +32,6 @@ from svcd.metrics.registry import Ledger
 from svcd.net.monotonic import use_monotonic_time
 from svcd.net.resolver import PooledResolver
 from svcd.net.threads import call_in_daemon_thread
-from svcd.policy.limits import Hall
 from svcd.resources import connection_limit, inherited_stock, own_program
 from svcd.supervisor.commands import Commands
 from svcd.supervisor.core import Supervisor

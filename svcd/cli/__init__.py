@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svcd import __version__
+from svcd.access.types import LOCAL_CLIENT
 from svcd.cli.client import add_commands
 from svcd.cli.clients import add_clients
 from svcd.cli.install import add_install
 from svcd.config.default import SERVICES_FILE
 from svcd.errors import ConfigError, UsageError
 from svcd.handlers.signals import reset_inherited_signals
-from svcd.terms import LOCAL_CLIENT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

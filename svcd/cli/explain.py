@@ -9,23 +9,23 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from svcd.access.acl import Acl
+from svcd.access.explain import Outcome, Visit, explain
+from svcd.access.refusals import Reason
+from svcd.access.types import LOCAL_CLIENT, address_number
 from svcd.config.line import nearest
 from svcd.errors import UsageError
 from svcd.host.host_addresses import system_numbers_of
 from svcd.host.reverse_resolver import confirmed_system_host_of
 from svcd.model import Shape, unmapped
-from svcd.policy.acl import Acl
-from svcd.policy.answers import Reason
-from svcd.policy.explain import Outcome, Visit, explain
-from svcd.terms import LOCAL_CLIENT, address_number
 from svcd.transport.rules import rules_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from svcd.access.explain import Step
+    from svcd.access.rules import Rules
     from svcd.config.service import Config, Service
-    from svcd.policy.explain import Step
-    from svcd.policy.rules import Rules
 
 __all__ = ["explanation", "moment_of", "services_named"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from svcd.access.types import LOCAL
 from svcd.config.options import TABLE
 from svcd.model import Shape
-from svcd.terms import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

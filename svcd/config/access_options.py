@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from svcd.access.types import NO_RATE, Prefixes
 from svcd.config.access_kinds import HOURS, LIMIT, LOAD, PREFIXES, PROXIES, RATE, SOURCES, ZONE
 from svcd.config.kinds import COUNT, PATH, UNLIMITED, choice, choices
 from svcd.config.rows import row
-from svcd.terms import NO_RATE, Prefixes
 
 if TYPE_CHECKING:
-    from svcd.terms import Hours, Rate, Source
+    from svcd.access.types import Hours, Rate, Source
 
 __all__ = ["AccessOptions"]
 

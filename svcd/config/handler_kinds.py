@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 
+from svcd.access.types import OutputRate
 from svcd.config.kinds import DURATION, UNLIMITED, Kind, require
 from svcd.model import HostPort
-from svcd.terms import OutputRate
 
 __all__ = [
     "BUFFER_SIZE",

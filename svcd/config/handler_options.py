@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from svcd.access.types import OutputRate
 from svcd.config.handler_kinds import (
     COMMAND,
     COUNT_LIMIT,
@@ -20,7 +21,6 @@ from svcd.config.handler_kinds import (
 )
 from svcd.config.kinds import MODE, PATH, TEXT, TIMEOUT, WORD, YES_NO, choice, or_none
 from svcd.config.rows import row
-from svcd.terms import OutputRate
 
 if TYPE_CHECKING:
     from svcd.model import HostPort

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from svcd.access.types import ClientName, NameKind
 from svcd.config.kinds import Kind, require
-from svcd.terms import ClientName, NameKind
 
 __all__ = ["ALPN", "CLIENT_NAMES", "DAYS"]
 

@@ -10,7 +10,7 @@ from svcd.config.rows import row
 from svcd.config.tls_kinds import ALPN, CLIENT_NAMES, DAYS
 
 if TYPE_CHECKING:
-    from svcd.terms import ClientName
+    from svcd.access.types import ClientName
 
 __all__ = ["TlsOptions"]
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import succeed
 
+from svcd.access.types import address_number
 from svcd.net.lookups import LookupPool
-from svcd.terms import address_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable

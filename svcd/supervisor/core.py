@@ -33,6 +33,7 @@ from svcd.transport.waiting import WaitPort
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
+    from svcd.access.global_limit import Hall
     from svcd.catalog import Surroundings
     from svcd.config.check import Endpoint
     from svcd.config.plan import Plan
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from svcd.log.writer import Journal
     from svcd.metrics.registry import Ledger
     from svcd.model import Problem
-    from svcd.policy.limits import Hall
     from svcd.transport.descriptors import DescriptorBudget
     from svcd.transport.keeper import Keeper
     from svcd.transport.specs import Account

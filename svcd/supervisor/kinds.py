@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from twisted.logger import Logger
 
+from svcd.access.types import LOCAL_CLIENT
 from svcd.catalog import MUX, datagram_protocol, stream_factory
 from svcd.errors import reason_of
 from svcd.handlers.module_files import ModuleFiles
@@ -17,7 +18,6 @@ from svcd.model import Shape, ip_literal
 from svcd.protocols.http import HttpFactory
 from svcd.supervisor.listeners import nothing
 from svcd.supervisor.running import Prepared, Running, Shared
-from svcd.terms import LOCAL_CLIENT
 from svcd.transport.datagrams import DatagramPort, datagram_port
 from svcd.transport.gatekeeper import GateKeeper
 from svcd.transport.handoff import HandOffPort
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IDelayedCall, IProtocolFactory
 
+    from svcd.access.refusals import Refusal
     from svcd.config.service import Service
     from svcd.handlers.nurse import Nurse
     from svcd.interfaces import Serve
-    from svcd.policy.answers import Refusal
     from svcd.supervisor.listeners import Port
     from svcd.transport.entrance import Entrance
     from svcd.transport.gate import Gate

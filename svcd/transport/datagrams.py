@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.protocol import DatagramProtocol
 
+    from svcd.access.datagrams import Answering
+    from svcd.access.refusals import Refusal
     from svcd.interfaces import Watcher
-    from svcd.policy.answers import Refusal
-    from svcd.policy.datagrams import Answering
 
 __all__ = ["DatagramPort", "datagram_port"]
 
@@ -270,7 +270,7 @@ class BatchedDatagramPort(DatagramPort):
 
 
 def _user_of(control: list[tuple[int, int, bytes]]) -> str:
-    """The sender's user by SCM_CREDENTIALS (unix(7)), as svcd.terms.address_number() reads it; empty without one."""
+    """The sender's user by SCM_CREDENTIALS (unix(7)), as svcd.access.types.address_number() reads it; empty without one."""
     for level, kind, data in control:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
             return UNIXPeer(None, unpack_credentials(data[:CREDENTIALS_BYTES])).user

@@ -18,8 +18,8 @@ from weakref import WeakValueDictionary
 
 from twisted.logger import Logger
 
+from svcd.access.refusals import Reason, Refusal
 from svcd.log.events import PAUSE, RESUME, tell
-from svcd.policy.answers import Reason, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -204,7 +204,7 @@ class DescriptorBudget:
     """Counts the descriptors of connections against what the process may have.
 
     A connection that was handed to a process has none here any more. How many connections there may be in all,
-    wherever their descriptors are, is svcd.policy.limits.Hall's to count.
+    wherever their descriptors are, is svcd.access.global_limit.Hall's to count.
 
     Args:
         limit: how many descriptors connections may have.

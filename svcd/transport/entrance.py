@@ -7,16 +7,16 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from svcd.access.admission import Door
+from svcd.access.datagrams import Answering
+from svcd.access.refusal_log import Summary
+from svcd.access.refusals import Reason
 from svcd.config.access_check import BANNERS, most_banner_bytes
 from svcd.host.host_addresses import HostAddresses
 from svcd.host.info import LoadAverage
 from svcd.log.events import REFUSE
 from svcd.metrics.registry import Ledger
 from svcd.model import Shape
-from svcd.policy.admission import Door
-from svcd.policy.answers import Reason
-from svcd.policy.datagrams import Answering
-from svcd.policy.summary import Summary
 from svcd.transport.descriptors import SHORT
 from svcd.transport.farewell import Farewells
 from svcd.transport.lobby import Lobby
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall
 
+    from svcd.access.admission import Ticket
+    from svcd.access.global_limit import Hall
+    from svcd.access.refusal_log import Line
+    from svcd.access.refusals import Refusal
+    from svcd.access.rules import Rules
     from svcd.config.service import Service
     from svcd.interfaces import Files, Watcher
     from svcd.log.writer import Journal
     from svcd.metrics.counters import Tally
-    from svcd.policy.admission import Ticket
-    from svcd.policy.answers import Refusal
-    from svcd.policy.limits import Hall
-    from svcd.policy.rules import Rules
-    from svcd.policy.summary import Line
     from svcd.transport.descriptors import DescriptorBudget
 
 __all__ = ["Entrance", "Reception"]

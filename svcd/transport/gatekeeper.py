@@ -11,13 +11,13 @@ from twisted.internet.defer import succeed
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory
 
+from svcd.access.admission import Ticket
+from svcd.access.refusals import Reason, Refusal
+from svcd.access.types import LOCAL_CLIENT
 from svcd.errors import reason_of
 from svcd.metrics.counters import Flow
 from svcd.model import unmapped
 from svcd.net.peer_credentials import UNIXPeer
-from svcd.policy.admission import Ticket
-from svcd.policy.answers import Reason, Refusal
-from svcd.terms import LOCAL_CLIENT
 from svcd.transport.farewell import Farewell
 from svcd.transport.gate import Gate, HalfCloseableGate
 from svcd.transport.keeper import Keeper

@@ -14,10 +14,10 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from svcd.access.admission import Ticket
 from svcd.model import unmapped
 from svcd.net.tcp_info import SIZE as TCP_INFO_BYTES
 from svcd.net.tcp_info import traffic as tcp_traffic
-from svcd.policy.admission import Ticket
 from svcd.transport.farewell import greet
 from svcd.transport.keeper import Keeper
 from svcd.wire.tcpmux import HELP, MOST, WELCOME, catalogue, question, refusal
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from twisted.python.failure import Failure
 
+    from svcd.access.refusals import Refusal
     from svcd.config.service import Service
     from svcd.interfaces import Names, Serve, Watcher
     from svcd.log.writer import Journal
-    from svcd.policy.answers import Refusal
     from svcd.transport.descriptors import Share
     from svcd.transport.entrance import Entrance
     from svcd.wire.proxy import Header

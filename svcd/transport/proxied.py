@@ -16,10 +16,10 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from svcd.policy.acl import Acl
-from svcd.policy.answers import Reason, Refusal, Rule
-from svcd.policy.rules import Rules
-from svcd.terms import address_number
+from svcd.access.acl import Acl
+from svcd.access.refusals import Reason, Refusal, Rule
+from svcd.access.rules import Rules
+from svcd.access.types import address_number
 from svcd.wire.proxy import MOST, header
 
 if TYPE_CHECKING:

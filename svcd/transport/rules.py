@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+from svcd.access.rules import Rules
+from svcd.access.types import Rate
 from svcd.config.kinds import UNLIMITED
 from svcd.model import Shape
-from svcd.policy.rules import Rules
-from svcd.terms import Rate
 
 if TYPE_CHECKING:
     from svcd.config.service import Service

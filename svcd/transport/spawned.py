@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
+from svcd.access.admission import Ticket
 from svcd.config.handler_kinds import OUTPUT_RATE
 from svcd.errors import CommandError
 from svcd.log.events import BLIND, DROPPED, MODULE_CHANGED, SAID, tell
 from svcd.model import unmapped
 from svcd.net.sock_diag import SocketView
-from svcd.policy.admission import Ticket
 from svcd.transport.ends import Ends
 from svcd.transport.farewell import greet
 from svcd.transport.keeper import Keeper

@@ -8,7 +8,7 @@ from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from svcd.policy.admission import Ticket
+from svcd.access.admission import Ticket
 from svcd.transport.farewell import Farewell
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
     from twisted.python.failure import Failure
 
-    from svcd.policy.answers import Refusal
+    from svcd.access.refusals import Refusal
     from svcd.transport.descriptors import Share
     from svcd.transport.entrance import Entrance
     from svcd.transport.keeper import Numbered, Visit

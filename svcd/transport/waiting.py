@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
+from svcd.access.admission import Ticket
 from svcd.handlers.environment import tcp_environment
-from svcd.policy.admission import Ticket
 from svcd.transport.acceptor import Acceptor
 from svcd.transport.holder import Holder
 from svcd.transport.port import Port
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IDelayedCall
 
+    from svcd.access.refusals import Refusal
     from svcd.interfaces import Watcher
-    from svcd.policy.answers import Refusal
     from svcd.transport.session import SpawnedSession
     from svcd.transport.spawned import SpawnKeeper
 

@@ -11,15 +11,15 @@ import time
 import tracemalloc
 from typing import TYPE_CHECKING
 
+from svcd.access.acl import Acl
+from svcd.access.admission import Door, Ticket
+from svcd.access.datagrams import Answering
+from svcd.access.global_limit import Hall
+from svcd.access.rate_limit import MOST_SOURCES, SourceBuckets
+from svcd.access.refusal_log import Summary
+from svcd.access.rules import Rules
+from svcd.access.types import Prefixes, Rate, address_number
 from svcd.config.access_kinds import HOURS, RATE, SOURCES
-from svcd.policy.acl import Acl
-from svcd.policy.admission import Door, Ticket
-from svcd.policy.datagrams import Answering
-from svcd.policy.limits import Hall
-from svcd.policy.rate import MOST_SOURCES, SourceBuckets
-from svcd.policy.rules import Rules
-from svcd.policy.summary import Summary
-from svcd.terms import Prefixes, Rate, address_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable

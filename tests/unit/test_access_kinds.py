@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from svcd.access.types import LOCAL, NO_RATE, V6, Hours, Prefixes, Rate, Source, address_number
 from svcd.config.access_kinds import HOURS, LIMIT, LOAD, PREFIXES, PROXIES, RATE, SOURCES, ZONE
 from svcd.config.kinds import UNLIMITED
-from svcd.terms import LOCAL, NO_RATE, V6, Hours, Prefixes, Rate, Source, address_number
 
 if TYPE_CHECKING:
     from svcd.config.kinds import Kind

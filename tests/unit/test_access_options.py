@@ -6,10 +6,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from svcd.access.types import Hours, Prefixes, Rate
 from svcd.config.check import check
 from svcd.host.info import LocalMachine
 from svcd.model import Place
-from svcd.terms import Hours, Prefixes, Rate
 from svcd.transport.rules import rules_of
 from tests.doubles import FakeFiles, FakeMachine, config_of, problems_of, service_of
 

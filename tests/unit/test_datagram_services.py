@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.defer import Deferred
 
+from svcd.access.global_limit import Hall
+from svcd.access.types import address_number
 from svcd.config.check import DesiredServices, check
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
 from svcd.metrics.registry import Ledger
-from svcd.policy.limits import Hall
 from svcd.supervisor.core import Supervisor
-from svcd.terms import address_number
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.specs import Account
 from tests.doubles import FakeFiles, FakeMachine, FakeReactor, ManagerDouble, config_of, keeping, surroundings

@@ -12,11 +12,11 @@ import pytest
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.protocol import DatagramProtocol
 
+from svcd.access.datagrams import Answering
+from svcd.access.refusals import Reason
+from svcd.access.rules import Rules
 from svcd.config.access_kinds import HOURS, RATE, SOURCES
 from svcd.host.info import broadcasts
-from svcd.policy.answers import Reason
-from svcd.policy.datagrams import Answering
-from svcd.policy.rules import Rules
 from svcd.transport.datagrams import BatchedDatagramPort, DatagramPort, datagram_port
 from svcd.transport.rules import rules_of
 from tests.doubles import FakeReactor, LogCatcher, service_of

@@ -14,10 +14,10 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from svcd.access.global_limit import Hall
+from svcd.access.refusals import Reason
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
-from svcd.policy.answers import Reason
-from svcd.policy.limits import Hall
 from svcd.transport import farewell as farewell_module
 from svcd.transport.descriptors import SLACK, DescriptorBudget
 from svcd.transport.entrance import Reception

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from svcd.access.rules import Rules
+from svcd.access.types import address_number
 from svcd.cli import main
 from svcd.cli.explain import explanation, moment_of, services_named
 from svcd.errors import UsageError
-from svcd.policy.rules import Rules
-from svcd.terms import address_number
 from svcd.transport.rules import rules_of
 from tests.doubles import config_of, service_of
 

@@ -15,9 +15,9 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from svcd.access.global_limit import Hall
 from svcd.log.formats import JsonForm, TextForm
 from svcd.log.writer import Journal
-from svcd.policy.limits import Hall
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.entrance import Reception
 from svcd.transport.gate import Gate

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.defer import Deferred
 
+from svcd.access.types import address_number
 from svcd.host.host_addresses import (
     KEEP_SECONDS,
     MOST_ADDRESSES,
@@ -15,7 +16,6 @@ from svcd.host.host_addresses import (
     HostAddresses,
     system_numbers_of,
 )
-from svcd.terms import address_number
 from tests.doubles import FakeReactor, LogCatcher
 
 if TYPE_CHECKING:

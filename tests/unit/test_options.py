@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from svcd.access.types import ClientName, NameKind
 from svcd.catalog import BUILTINS
 from svcd.config import handler_kinds, kinds, tls_kinds
 from svcd.config.options import TABLE, Options
 from svcd.config.rows import GROUPS, HANDLERS, SPEAKERS
 from svcd.model import HostPort, Net, Owner
-from svcd.terms import ClientName, NameKind
 
 _CHOICE = kinds.choice("a", "b")
 _CHOICES = kinds.choices("X", "Y", "Z")

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from svcd.access.acl import Acl
+from svcd.access.refusals import Reason
+from svcd.access.rules import Rules
+from svcd.access.types import address_number
 from svcd.config.access_kinds import SOURCES
 from svcd.model import Place
-from svcd.policy.acl import Acl
-from svcd.policy.answers import Reason
-from svcd.policy.rules import Rules
-from svcd.terms import address_number
 
 _PLACES = {"only_from": Place("services", 3, 20), "no_access": Place("services", 4, 30)}
 

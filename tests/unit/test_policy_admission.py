@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from svcd.access.admission import Door, Ticket
+from svcd.access.global_limit import Hall
+from svcd.access.refusals import Reason, Refusal
+from svcd.access.rules import Rules
+from svcd.access.types import Prefixes, Rate
 from svcd.config.access_kinds import HOURS, SOURCES
 from svcd.model import Place
-from svcd.policy.admission import Door, Ticket
-from svcd.policy.answers import Reason, Refusal
-from svcd.policy.limits import Hall
-from svcd.policy.rules import Rules
-from svcd.terms import Prefixes, Rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from svcd.access.datagrams import Answering
+from svcd.access.refusals import Reason
+from svcd.access.rules import Rules
+from svcd.access.types import Hours, Rate, address_number
 from svcd.config.access_kinds import HOURS, SOURCES
 from svcd.model import Place
-from svcd.policy.answers import Reason
-from svcd.policy.datagrams import Answering
-from svcd.policy.rules import Rules
-from svcd.terms import Hours, Rate, address_number
 
 
 def _answering(rules: Rules, wall: float = 0.0, load: float = 0.0) -> Answering:

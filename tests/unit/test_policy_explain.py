@@ -8,14 +8,14 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from svcd.access.admission import Door, Ticket
+from svcd.access.datagrams import Answering
+from svcd.access.explain import Outcome, Step, Visit, explain
+from svcd.access.global_limit import Hall
+from svcd.access.rules import Rules
+from svcd.access.types import Rate
 from svcd.config.access_kinds import HOURS, SOURCES
 from svcd.model import Place
-from svcd.policy.admission import Door, Ticket
-from svcd.policy.datagrams import Answering
-from svcd.policy.explain import Outcome, Step, Visit, explain
-from svcd.policy.limits import Hall
-from svcd.policy.rules import Rules
-from svcd.terms import Rate
 
 NOON = 43_200.0
 _FULL = Rules(

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.policy.answers import Reason
-from svcd.policy.rate import Bucket, Forward, Meter, SourceBuckets, Sources
-from svcd.policy.rules import Rules
-from svcd.terms import Prefixes, Rate, address_number
+from svcd.access.rate_limit import Bucket, Forward, Meter, SourceBuckets, Sources
+from svcd.access.refusals import Reason
+from svcd.access.rules import Rules
+from svcd.access.types import Prefixes, Rate, address_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,8 +7,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.policy.answers import Reason, Refusal
-from svcd.policy.summary import Line, Summary
+from svcd.access.refusal_log import Line, Summary
+from svcd.access.refusals import Reason, Refusal
 
 _RATE = Refusal(Reason.RATE, "too fast")
 _TIME = Refusal(Reason.TIME, "too late")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from svcd.access.times import Timetable
+from svcd.access.types import Hours
 from svcd.config.access_kinds import HOURS
-from svcd.policy.times import Timetable
-from svcd.terms import Hours
 
 BERLIN = ZoneInfo("Europe/Berlin")
 

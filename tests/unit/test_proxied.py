@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from svcd.access.admission import Ticket
+from svcd.access.global_limit import Hall
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
-from svcd.policy.admission import Ticket
-from svcd.policy.limits import Hall
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.entrance import Reception
 from svcd.transport.keeper import Keeper

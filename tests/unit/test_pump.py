@@ -15,10 +15,10 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.python.failure import Failure
 
+from svcd.access.global_limit import Hall
 from svcd.handlers.messages import Ended
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
-from svcd.policy.limits import Hall
 from svcd.protocols.base import LINGER_SECONDS
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.entrance import Reception

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.defer import Deferred
 
+from svcd.access.global_limit import Hall
 from svcd.errors import CommandError
 from svcd.handlers.child import Child
 from svcd.handlers.messages import Ended
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
-from svcd.policy.limits import Hall
 from svcd.transport import acceptor
 from svcd.transport.acceptor import Acceptor
 from svcd.transport.descriptors import DescriptorBudget

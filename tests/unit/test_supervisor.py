@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 from twisted.internet.protocol import Factory
 
+from svcd.access.global_limit import Hall
 from svcd.config.check import DesiredServices, check
 from svcd.errors import ConfigError, ListenErrors
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
 from svcd.metrics.registry import Ledger
-from svcd.policy.limits import Hall
 from svcd.supervisor.core import Supervisor
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.inherited import Inherited

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from svcd.access.global_limit import Hall
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
-from svcd.policy.limits import Hall
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.entrance import Reception
 from svcd.transport.mux import LINGER, PATIENCE, MuxKeeper

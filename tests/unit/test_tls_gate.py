@@ -12,10 +12,10 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
+from svcd.access.global_limit import Hall
 from svcd.log.formats import JsonForm, TextForm
 from svcd.log.writer import Journal
 from svcd.metrics.registry import Ledger
-from svcd.policy.limits import Hall
 from svcd.protocols.echo import EchoProtocol
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.entrance import Reception

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from svcd.access.types import ClientName, NameKind
 from svcd.config.tls_kinds import CLIENT_NAMES
-from svcd.terms import ClientName, NameKind
 from svcd.transport.tls.names import is_named, names_in
 from tests.certificates import Authority
 

@@ -16,10 +16,10 @@ from OpenSSL.crypto import X509
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
+from svcd.access.types import ClientName, NameKind
 from svcd.catalog import SHAPES
 from svcd.config.parser import parse_text
 from svcd.errors import ConfigError
-from svcd.terms import ClientName, NameKind
 from svcd.transport.tls.callbacks import ServerContext
 from svcd.transport.tls.connection import ServerConnection
 from svcd.transport.tls.identity import Identity, identity_of, why

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
     from twisted.python.failure import Failure
 
-    from svcd.policy.admission import Ticket
+    from svcd.access.admission import Ticket
     from svcd.transport.keeper import Keeper
     from svcd.transport.tls.protocol import TlsProtocol
 

@@ -15,7 +15,7 @@ from svcd.transport.tls.names import names_in
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from svcd.terms import ClientName
+    from svcd.access.types import ClientName
     from svcd.transport.tls.connection import ServerConnection
 
 __all__ = ["Identity", "identity_of", "why"]

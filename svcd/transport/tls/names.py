@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from service_identity.hazmat import DNS_ID, DNSPattern
 
-from svcd.terms import ClientName, NameKind
+from svcd.access.types import ClientName, NameKind
 from svcd.wire.pem import UNREADABLE
 
 if TYPE_CHECKING:

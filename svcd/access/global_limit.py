@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from svcd.access.refusals import Reason, Refusal, Rule
 from svcd.model import Place
-from svcd.policy.answers import Reason, Refusal, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from svcd.access.refusals import Reason, Refusal, Rule
+from svcd.access.types import Prefixes
 from svcd.model import Place
-from svcd.policy.answers import Reason, Refusal, Rule
-from svcd.terms import Prefixes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from datetime import tzinfo
 
-    from svcd.terms import Hours, Rate, Source
+    from svcd.access.types import Hours, Rate, Source
 
 __all__ = ["Rules"]
 

@@ -6,18 +6,18 @@ import enum
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from svcd.policy.acl import Acl
-from svcd.policy.answers import Reason
-from svcd.policy.datagrams import NOBODY, is_nobody
-from svcd.policy.times import Timetable
-from svcd.terms import address_number
+from svcd.access.acl import Acl
+from svcd.access.datagrams import NOBODY, is_nobody
+from svcd.access.refusals import Reason
+from svcd.access.times import Timetable
+from svcd.access.types import address_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svcd.policy.admission import Door
-    from svcd.policy.answers import Rule
-    from svcd.policy.rules import Rules
+    from svcd.access.admission import Door
+    from svcd.access.refusals import Rule
+    from svcd.access.rules import Rules
 
 __all__ = ["Outcome", "Step", "Visit", "explain"]
 

@@ -23,13 +23,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svcd.policy.answers import Reason
-from svcd.terms import V6
+from svcd.access.refusals import Reason
+from svcd.access.types import V6
 
 if TYPE_CHECKING:
-    from svcd.policy.answers import Refusal
-    from svcd.policy.rules import Rules
-    from svcd.terms import Prefixes, Rate
+    from svcd.access.refusals import Refusal
+    from svcd.access.rules import Rules
+    from svcd.access.types import Prefixes, Rate
 
 __all__ = ["MOST_SOURCES", "Bucket", "Forward", "Meter", "SourceBuckets", "Sources"]
 
@@ -151,7 +151,7 @@ class Sources:
         self._mask6 = (1 << 129) - (1 << 128 - prefixes.v6)
 
     def of(self, number: int) -> int:
-        """The source of an address, by its number (svcd.terms.address_number); of a user it is the user."""
+        """The source of an address, by its number (svcd.access.types.address_number); of a user it is the user."""
         if number < 0:
             return number
         return number & (self._mask6 if number >= V6 else self._mask4)

@@ -15,18 +15,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svcd.policy.answers import Reason
-from svcd.policy.entry import Entry
-from svcd.policy.limits import UNLIMITED
-from svcd.policy.rate import Meter, Sources
-from svcd.terms import address_number
+from svcd.access.conditions import Entry
+from svcd.access.global_limit import UNLIMITED
+from svcd.access.rate_limit import Meter, Sources
+from svcd.access.refusals import Reason
+from svcd.access.types import address_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svcd.policy.answers import Refusal
-    from svcd.policy.limits import Hall
-    from svcd.policy.rules import Rules
+    from svcd.access.global_limit import Hall
+    from svcd.access.refusals import Refusal
+    from svcd.access.rules import Rules
 
 __all__ = ["Door", "Ticket"]
 

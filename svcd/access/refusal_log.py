@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from svcd.policy.answers import Reason, Refusal
+    from svcd.access.refusals import Reason, Refusal
 
 __all__ = ["SECONDS", "Line", "Summary"]
 

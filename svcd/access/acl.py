@@ -31,13 +31,13 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svcd.policy.answers import Reason, Refusal, Rule
-from svcd.terms import LOCAL
+from svcd.access.refusals import Reason, Refusal, Rule
+from svcd.access.types import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from svcd.policy.rules import Rules
+    from svcd.access.rules import Rules
 
 __all__ = ["Acl", "Verdict"]
 
@@ -137,7 +137,7 @@ class Acl:
             self._verdicts.append(verdict)
 
     def by_address(self, number: int) -> Verdict:
-        """What an address decides, by its number (svcd.terms.address_number)."""
+        """What an address decides, by its number (svcd.access.types.address_number)."""
         return self._verdicts[bisect_right(self._starts, number) - 1]
 
     def by_name(self, number: int, name: str | None) -> Verdict:

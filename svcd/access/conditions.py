@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svcd.policy.acl import Acl
-from svcd.policy.answers import Reason
-from svcd.policy.times import Timetable
+from svcd.access.acl import Acl
+from svcd.access.refusals import Reason
+from svcd.access.times import Timetable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svcd.policy.answers import Refusal
-    from svcd.policy.rules import Rules
+    from svcd.access.refusals import Refusal
+    from svcd.access.rules import Rules
 
 __all__ = ["Entry"]
 

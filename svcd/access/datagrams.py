@@ -8,7 +8,7 @@
 - Addresses that are no single host's are never answered: unspecified, multicast, broadcast.
 - A source gets so many answers a second (per_source_rate). It is what a loop costs on any other port.
 
-Host names of only_from and no_access stand for the addresses that were found beforehand (svcd.policy.acl).
+Host names of only_from and no_access stand for the addresses that were found beforehand (svcd.access.acl).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from bisect import bisect_right
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from svcd.policy.answers import Reason, Refusal
-from svcd.policy.entry import Entry
-from svcd.policy.rate import Meter, Sources
-from svcd.terms import V6, address_number
+from svcd.access.conditions import Entry
+from svcd.access.rate_limit import Meter, Sources
+from svcd.access.refusals import Reason, Refusal
+from svcd.access.types import V6, address_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from collections.abc import Set as AbstractSet
     from datetime import tzinfo
 
-    from svcd.policy.rules import Rules
+    from svcd.access.rules import Rules
 
 __all__ = ["NOBODY", "QUESTION_HEADER", "Answering", "is_nobody"]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import tzinfo
 
-    from svcd.terms import Hours
+    from svcd.access.types import Hours
 
 __all__ = ["Timetable"]
 
