@@ -15,9 +15,10 @@ from twisted.python import usage
 from svcd import __version__
 from svcd.access.global_limit import Hall
 from svcd.catalog import Surroundings
-from svcd.config.default import DEFAULT_NAME, SERVICES_FILE
+from svcd.config_loader import check_again, listing, load_config, usual_file
 from svcd.control import ControlFactory, ControlService
 from svcd.daemon import Daemon, not_started
+from svcd.defaults import DEFAULT_NAME, SERVICES_FILE
 from svcd.errors import ConfigError, FaultError, ListenErrors, StartFailure
 from svcd.handlers.signals import reset_inherited_signals
 from svcd.host.control_path import ControlPlace, control_places, make_folder
@@ -25,7 +26,6 @@ from svcd.host.files import LocalFiles
 from svcd.host.info import LocalMachine
 from svcd.host.reverse_resolver import ReverseNames
 from svcd.host.systemd import Manager
-from svcd.loading import check_again, listing, load_config, usual_file
 from svcd.log.events import PROBLEM, tell
 from svcd.log.setup import LOG_FORMATS, LogOutput
 from svcd.metrics.registry import Ledger
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from twisted.application.service import IService
 
-    from svcd.config.check import DesiredServices
+    from svcd.config.endpoints import DesiredServices
     from svcd.config.service import Service
     from svcd.model import Problem
     from svcd.transport.handover import Handover

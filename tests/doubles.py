@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IReactorTime
     from twisted.logger import LogEvent
 
-    from svcd.config.check import Endpoint
+    from svcd.config.endpoints import Endpoint
     from svcd.config.service import Config, Service
     from svcd.interfaces import Descriptors
     from svcd.metrics.counters import Tally

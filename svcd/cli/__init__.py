@@ -13,7 +13,7 @@ from svcd.access.types import LOCAL_CLIENT
 from svcd.cli.client import add_commands
 from svcd.cli.clients import add_clients
 from svcd.cli.install import add_install
-from svcd.config.default import SERVICES_FILE
+from svcd.defaults import SERVICES_FILE
 from svcd.errors import ConfigError, UsageError
 from svcd.handlers.signals import reset_inherited_signals
 
@@ -142,9 +142,9 @@ def _check(chosen: argparse.Namespace) -> int:
     # All that is needed, before a user is taken that perhaps can't read it.
     import svcd.config.tls_files  # noqa: F401 - as above
     from svcd.cli.sources import KnownAddresses, become, source_of
+    from svcd.config_loader import listing, load_config
     from svcd.host.files import LocalFiles
     from svcd.host.info import LocalMachine
-    from svcd.loading import listing, load_config
 
     try:
         source = source_of(chosen.file, chosen)
@@ -174,8 +174,8 @@ def _check(chosen: argparse.Namespace) -> int:
 def _explain(chosen: argparse.Namespace) -> int:
     from svcd.cli.explain import explanation, services_named
     from svcd.cli.sources import source_of
+    from svcd.config_loader import load_config
     from svcd.host.files import LocalFiles
-    from svcd.loading import load_config
 
     try:
         source = source_of(chosen.services, chosen)

@@ -13,7 +13,7 @@ from svcd.access.acl import Acl
 from svcd.access.explain import Outcome, Visit, explain
 from svcd.access.refusals import Reason
 from svcd.access.types import LOCAL_CLIENT, address_number
-from svcd.config.line import nearest
+from svcd.config.statement import nearest
 from svcd.errors import UsageError
 from svcd.host.host_addresses import system_numbers_of
 from svcd.host.reverse_resolver import confirmed_system_host_of

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svcd.config.default import DEFAULT_NAME, SERVICES_FILE
+from svcd.defaults import DEFAULT_NAME, SERVICES_FILE
 from svcd.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator, Mapping
 
-    from svcd.config.check import Endpoint
-    from svcd.loading import Loaded
+    from svcd.config.endpoints import Endpoint
+    from svcd.config_loader import Loaded
     from svcd.model import Problem
     from svcd.net.port_owner import Process
 
@@ -66,7 +66,7 @@ class Source:
     @property
     def name(self) -> str:
         """The path, for people."""
-        from svcd.loading import usual_file
+        from svcd.config_loader import usual_file
 
         return f"{self.file or usual_file() or DEFAULT_NAME}{f', {self.whose}' if self.whose else ''}"
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from svcd import __version__
 from svcd.catalog import SHAPES, SUMMARIES
 from svcd.cli.manual import roff
+from svcd.config.option_info import GROUPS, OptionInfo
 from svcd.config.options import TABLE
-from svcd.config.rows import GROUPS, OptionInfo
 from svcd.model import Shape
 
 if TYPE_CHECKING:

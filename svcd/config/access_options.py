@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svcd.access.types import NO_RATE, Prefixes
-from svcd.config.access_kinds import HOURS, LIMIT, LOAD, PREFIXES, PROXIES, RATE, SOURCES, ZONE
-from svcd.config.kinds import COUNT, PATH, UNLIMITED, choice, choices
-from svcd.config.rows import row
+from svcd.config.access_types import HOURS, LIMIT, LOAD, PREFIXES, PROXIES, RATE, SOURCES, ZONE
+from svcd.config.option_info import row
+from svcd.config.value_types import COUNT, PATH, UNLIMITED, choice, choices
 
 if TYPE_CHECKING:
     from svcd.access.types import Hours, Rate, Source

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from svcd.config.kinds import YES_NO
-from svcd.config.rows import row
+from svcd.config.option_info import row
+from svcd.config.value_types import YES_NO
 
 __all__ = ["DatagramOptions"]
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from svcd.config.access_options import AccessOptions
 from svcd.config.datagram_options import DatagramOptions
-from svcd.config.handler_options import HandlerOptions
-from svcd.config.kinds import ID, NAMES, PATH, TEXT, YES_NO, choice, choices
-from svcd.config.rows import GROUPS, OptionInfo, row
-from svcd.config.socket_options import SocketOptions
-from svcd.config.time_options import TimeOptions
+from svcd.config.listen_options import SocketOptions
+from svcd.config.option_info import GROUPS, OptionInfo, row
+from svcd.config.process_options import HandlerOptions
+from svcd.config.timeout_options import TimeOptions
 from svcd.config.tls_options import TlsOptions
+from svcd.config.value_types import ID, NAMES, PATH, TEXT, YES_NO, choice, choices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

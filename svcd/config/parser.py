@@ -11,12 +11,12 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from svcd.config.arranging import arrange
 from svcd.config.lexer import Word, decode, split
-from svcd.config.line import LineReader, nearest
+from svcd.config.option_info import HANDLERS
 from svcd.config.port_names import PortNames
-from svcd.config.rows import HANDLERS
 from svcd.config.service import Config, Service
+from svcd.config.statement import LineReader, nearest
+from svcd.config.word_order import arrange
 from svcd.model import Place, Problem, Severity
 
 if TYPE_CHECKING:

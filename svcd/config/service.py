@@ -6,8 +6,8 @@ import shlex
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from svcd.config.option_info import HANDLERS, SPAWNED
 from svcd.config.options import TABLE, Options
-from svcd.config.rows import HANDLERS, SPAWNED
 from svcd.model import Net, Place, Problem, Runner, Severity
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svcd.config.kinds import PATH, choice, or_none
-from svcd.config.rows import row
-from svcd.config.tls_kinds import ALPN, CLIENT_NAMES, DAYS
+from svcd.config.option_info import row
+from svcd.config.tls_types import ALPN, CLIENT_NAMES, DAYS
+from svcd.config.value_types import PATH, choice, or_none
 
 if TYPE_CHECKING:
     from svcd.access.types import ClientName

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall
 
-    from svcd.config.check import Endpoint
+    from svcd.config.endpoints import Endpoint
     from svcd.config.service import Service
     from svcd.interfaces import Watcher
     from svcd.model import Problem

@@ -11,8 +11,8 @@ import errno
 from itertools import chain, starmap
 from typing import TYPE_CHECKING
 
-from svcd.config.check import grouped
-from svcd.config.plan import socket_key
+from svcd.config.diff import socket_key
+from svcd.config.endpoints import grouped
 from svcd.errors import ConfigError, ListenError, reason_of
 from svcd.handlers.nurse import Nurse
 from svcd.supervisor.kinds import run
@@ -25,8 +25,8 @@ from svcd.transport.waiting import WaitPort
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from svcd.config.check import Endpoint
-    from svcd.config.plan import Plan
+    from svcd.config.diff import Plan
+    from svcd.config.endpoints import Endpoint
     from svcd.config.service import Service
     from svcd.model import Problem
     from svcd.supervisor.running import Prepared, Running, Shared

@@ -11,8 +11,8 @@ from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
-from svcd.config.check import DesiredServices, grouped
-from svcd.config.plan import plan, socket_key
+from svcd.config.diff import plan, socket_key
+from svcd.config.endpoints import DesiredServices, grouped
 from svcd.errors import ListenError, StoppingError
 from svcd.host.systemd import Manager, Pulse
 from svcd.log.events import PROBLEM, READY, RELOAD, STOP, tell
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from svcd.access.global_limit import Hall
     from svcd.catalog import Surroundings
-    from svcd.config.check import Endpoint
-    from svcd.config.plan import Plan
+    from svcd.config.diff import Plan
+    from svcd.config.endpoints import Endpoint
     from svcd.config.service import Service
     from svcd.handlers.nurse import Nurse
     from svcd.interfaces import Watcher

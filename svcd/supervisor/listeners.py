@@ -18,7 +18,7 @@ from svcd.transport.waiting import WaitPort
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
 
-    from svcd.config.check import Endpoint
+    from svcd.config.endpoints import Endpoint
     from svcd.transport.descriptors import DescriptorBudget
     from svcd.transport.opening import Store
     from svcd.transport.sockets import OpenSocket

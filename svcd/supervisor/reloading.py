@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
-    from svcd.config.check import DesiredServices
+    from svcd.config.endpoints import DesiredServices
     from svcd.config.service import Service
     from svcd.supervisor.core import ReloadResult, Supervisor
 

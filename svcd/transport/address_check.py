@@ -19,7 +19,7 @@ from svcd.transport.sockets import IP_FREEBIND, REMEDIES, in_use, socket_address
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from svcd.config.check import Endpoint
+    from svcd.config.endpoints import Endpoint
     from svcd.model import Problem
     from svcd.net.port_owner import BoundSocket, Process
 

@@ -11,7 +11,7 @@ from svcd.access.admission import Door
 from svcd.access.datagrams import Answering
 from svcd.access.refusal_log import Summary
 from svcd.access.refusals import Reason
-from svcd.config.access_check import BANNERS, most_banner_bytes
+from svcd.config.access_checks import BANNERS, most_banner_bytes
 from svcd.host.host_addresses import HostAddresses
 from svcd.host.info import LoadAverage
 from svcd.log.events import REFUSE

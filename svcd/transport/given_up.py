@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from svcd.errors import ListenError
 
 if TYPE_CHECKING:
-    from svcd.config.check import Endpoint
+    from svcd.config.endpoints import Endpoint
 
 __all__ = ["RESTART", "START", "with_restart"]
 

@@ -23,7 +23,7 @@ from svcd.net.unix_socket import file_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from svcd.config.check import Endpoint
+    from svcd.config.endpoints import Endpoint
 
 __all__ = ["VARIABLES", "Inherited", "base_name", "control_name", "handed_name", "receive", "stored_name",
            "waits"]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
-from svcd.config.plan import socket_key
+from svcd.config.diff import socket_key
 from svcd.errors import ListenError
 from svcd.host.systemd import Manager
 from svcd.log.events import LEFTOVER, UNGIVEN, tell
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Hashable, Iterable, Sequence
 
-    from svcd.config.check import DesiredServices, Endpoint
+    from svcd.config.endpoints import DesiredServices, Endpoint
     from svcd.transport.inherited import Inherited
 
 __all__ = ["Store", "open_sockets"]

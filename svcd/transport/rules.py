@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from svcd.access.rules import Rules
 from svcd.access.types import Rate
-from svcd.config.kinds import UNLIMITED
+from svcd.config.value_types import UNLIMITED
 from svcd.model import Shape
 
 if TYPE_CHECKING:

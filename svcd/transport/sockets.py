@@ -22,7 +22,7 @@ from svcd.transport.inherited import handed_name
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from svcd.config.check import Endpoint
+    from svcd.config.endpoints import Endpoint
     from svcd.config.options import Options
     from svcd.config.service import Service
     from svcd.net.port_owner import Process

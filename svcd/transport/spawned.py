@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.logger import Logger
 
 from svcd.access.admission import Ticket
-from svcd.config.handler_kinds import OUTPUT_RATE
+from svcd.config.process_types import OUTPUT_RATE
 from svcd.errors import CommandError
 from svcd.log.events import BLIND, DROPPED, MODULE_CHANGED, SAID, tell
 from svcd.model import unmapped

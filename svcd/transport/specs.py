@@ -9,8 +9,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svcd.config.kinds import UNLIMITED
 from svcd.config.options import TABLE
+from svcd.config.value_types import UNLIMITED
 from svcd.handlers.environment import service_environment
 from svcd.handlers.launch_options import LIMITS, changed_variables
 from svcd.handlers.spec import Identity, Limit, Spec, place_files

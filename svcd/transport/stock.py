@@ -13,7 +13,7 @@ from svcd.transport.sockets import adopt_socket, socket_address
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from svcd.config.check import Endpoint
+    from svcd.config.endpoints import Endpoint
     from svcd.config.options import Options
     from svcd.transport.inherited import Inherited
     from svcd.transport.sockets import OpenSocket

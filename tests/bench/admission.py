@@ -19,7 +19,7 @@ from svcd.access.rate_limit import MOST_SOURCES, SourceBuckets
 from svcd.access.refusal_log import Summary
 from svcd.access.rules import Rules
 from svcd.access.types import Prefixes, Rate, address_number
-from svcd.config.access_kinds import HOURS, RATE, SOURCES
+from svcd.config.access_types import HOURS, RATE, SOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svcd.access.types import LOCAL, NO_RATE, V6, Hours, Prefixes, Rate, Source, address_number
-from svcd.config.access_kinds import HOURS, LIMIT, LOAD, PREFIXES, PROXIES, RATE, SOURCES, ZONE
-from svcd.config.kinds import UNLIMITED
+from svcd.config.access_types import HOURS, LIMIT, LOAD, PREFIXES, PROXIES, RATE, SOURCES, ZONE
+from svcd.config.value_types import UNLIMITED
 
 if TYPE_CHECKING:
-    from svcd.config.kinds import Kind
+    from svcd.config.value_types import Kind
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from svcd.access.types import Hours, Prefixes, Rate
-from svcd.config.check import check
+from svcd.config.endpoints import check
 from svcd.host.info import LocalMachine
 from svcd.model import Place
 from svcd.transport.rules import rules_of

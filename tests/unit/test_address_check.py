@@ -11,7 +11,7 @@ import pytest
 
 from svcd.cli import main
 from svcd.cli.sources import KnownAddresses
-from svcd.config.check import check
+from svcd.config.endpoints import check
 from svcd.model import Severity
 from svcd.net.port_owner import BoundSocket, Process, bound_sockets, socket_owners
 from svcd.transport import address_check

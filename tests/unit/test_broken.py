@@ -12,7 +12,7 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import Factory, Protocol
 
-from svcd.config.check import DesiredServices, check
+from svcd.config.endpoints import DesiredServices, check
 from svcd.errors import ConfigError, ListenError, ListenErrors
 from svcd.supervisor.broken import BrokenService, BrokenServices
 from svcd.transport.inherited import Inherited

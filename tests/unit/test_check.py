@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svcd.config.check import DesiredServices, Endpoint, check
+from svcd.config.endpoints import DesiredServices, Endpoint, check
+from svcd.config_loader import listing, load_config
 from svcd.errors import ConfigError
-from svcd.loading import listing, load_config
 from svcd.model import Severity
 from tests.certificates import Authority
 from tests.doubles import FakeFiles, FakeMachine, config_of

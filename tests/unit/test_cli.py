@@ -11,8 +11,8 @@ import pytest
 import svcd
 from svcd.catalog import BUILTINS
 from svcd.cli import main
+from svcd.config.option_info import GROUPS
 from svcd.config.options import TABLE
-from svcd.config.rows import GROUPS
 
 if TYPE_CHECKING:
     from pathlib import Path

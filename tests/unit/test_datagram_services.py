@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from svcd.access.global_limit import Hall
 from svcd.access.types import address_number
-from svcd.config.check import DesiredServices, check
+from svcd.config.endpoints import DesiredServices, check
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
 from svcd.metrics.registry import Ledger

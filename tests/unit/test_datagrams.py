@@ -15,7 +15,7 @@ from twisted.internet.protocol import DatagramProtocol
 from svcd.access.datagrams import Answering
 from svcd.access.refusals import Reason
 from svcd.access.rules import Rules
-from svcd.config.access_kinds import HOURS, RATE, SOURCES
+from svcd.config.access_types import HOURS, RATE, SOURCES
 from svcd.host.info import broadcasts
 from svcd.transport.datagrams import BatchedDatagramPort, DatagramPort, datagram_port
 from svcd.transport.rules import rules_of

@@ -14,7 +14,7 @@ from svcd.catalog import BUILTINS, SHAPES
 from svcd.cli import _parser, main
 from svcd.cli.grammar import commands_of
 from svcd.cli.manual import manual, roff
-from svcd.config.check import check
+from svcd.config.endpoints import check
 from svcd.config.parser import parse, parse_text
 from svcd.host.files import LocalFiles
 from svcd.tap import Options

@@ -8,9 +8,11 @@ import pytest
 
 from svcd.access.types import ClientName, NameKind
 from svcd.catalog import BUILTINS
-from svcd.config import handler_kinds, kinds, tls_kinds
+from svcd.config import process_types as handler_kinds
+from svcd.config import tls_types as tls_kinds
+from svcd.config import value_types as kinds
+from svcd.config.option_info import GROUPS, HANDLERS, SPEAKERS
 from svcd.config.options import TABLE, Options
-from svcd.config.rows import GROUPS, HANDLERS, SPEAKERS
 from svcd.model import HostPort, Net, Owner
 
 _CHOICE = kinds.choice("a", "b")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.config.check import Endpoint, check
-from svcd.config.plan import Plan, plan, socket_key
+from svcd.config.diff import Plan, plan, socket_key
+from svcd.config.endpoints import Endpoint, check
 from tests.doubles import FakeFiles, FakeMachine, config_of
 
 

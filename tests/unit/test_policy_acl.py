@@ -12,7 +12,7 @@ from svcd.access.acl import Acl
 from svcd.access.refusals import Reason
 from svcd.access.rules import Rules
 from svcd.access.types import address_number
-from svcd.config.access_kinds import SOURCES
+from svcd.config.access_types import SOURCES
 from svcd.model import Place
 
 _PLACES = {"only_from": Place("services", 3, 20), "no_access": Place("services", 4, 30)}

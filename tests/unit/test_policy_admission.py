@@ -15,7 +15,7 @@ from svcd.access.global_limit import Hall
 from svcd.access.refusals import Reason, Refusal
 from svcd.access.rules import Rules
 from svcd.access.types import Prefixes, Rate
-from svcd.config.access_kinds import HOURS, SOURCES
+from svcd.config.access_types import HOURS, SOURCES
 from svcd.model import Place
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from svcd.access.datagrams import Answering
 from svcd.access.refusals import Reason
 from svcd.access.rules import Rules
 from svcd.access.types import Hours, Rate, address_number
-from svcd.config.access_kinds import HOURS, SOURCES
+from svcd.config.access_types import HOURS, SOURCES
 from svcd.model import Place
 
 

@@ -14,7 +14,7 @@ from svcd.access.explain import Outcome, Step, Visit, explain
 from svcd.access.global_limit import Hall
 from svcd.access.rules import Rules
 from svcd.access.types import Rate
-from svcd.config.access_kinds import HOURS, SOURCES
+from svcd.config.access_types import HOURS, SOURCES
 from svcd.model import Place
 
 NOON = 43_200.0

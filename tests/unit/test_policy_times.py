@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from svcd.access.times import Timetable
 from svcd.access.types import Hours
-from svcd.config.access_kinds import HOURS
+from svcd.config.access_types import HOURS
 
 BERLIN = ZoneInfo("Europe/Berlin")
 

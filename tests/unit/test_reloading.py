@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.defer import maybeDeferred
 
-from svcd.config.check import DesiredServices, check
+from svcd.config.endpoints import DesiredServices, check
 from svcd.errors import ConfigError
 from svcd.supervisor.reloading import Reloader
 from svcd.transport.given_up import START

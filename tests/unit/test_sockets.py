@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svcd.config.check import Endpoint, check
+from svcd.config.endpoints import Endpoint, check
 from svcd.errors import ListenError, ListenErrors
 from svcd.host.accounts import group_id, user_id
 from svcd.host.info import LocalMachine

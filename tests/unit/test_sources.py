@@ -11,7 +11,7 @@ import pytest
 
 from svcd.cli import main, sources
 from svcd.cli.sources import Source, become, source_of
-from svcd.config.default import DEFAULT_NAME, SERVICES_FILE
+from svcd.defaults import DEFAULT_NAME, SERVICES_FILE
 from svcd.errors import UsageError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svcd.config.check import Endpoint, check
+from svcd.config.endpoints import Endpoint, check
 from svcd.errors import ActivationError, ListenErrors
 from svcd.host.info import LocalMachine
 from svcd.net.socket_options import has_sized_buffers, unix_address

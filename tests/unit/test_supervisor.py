@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.protocol import Factory
 
 from svcd.access.global_limit import Hall
-from svcd.config.check import DesiredServices, check
+from svcd.config.endpoints import DesiredServices, check
 from svcd.errors import ConfigError, ListenErrors
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.config.check import check
+from svcd.config.endpoints import check
 from svcd.host.files import LocalFiles
 from svcd.model import Severity
 from svcd.wire.pem import issued, read_authorities, read_credentials, read_revocations

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svcd.access.types import ClientName, NameKind
-from svcd.config.tls_kinds import CLIENT_NAMES
+from svcd.config.tls_types import CLIENT_NAMES
 from svcd.transport.tls.names import is_named, names_in
 from tests.certificates import Authority
 

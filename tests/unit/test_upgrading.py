@@ -12,7 +12,7 @@ from twisted.internet.defer import maybeDeferred
 from twisted.python import usage
 
 from svcd import twistd
-from svcd.config.check import DesiredServices, check
+from svcd.config.endpoints import DesiredServices, check
 from svcd.errors import CommandError, StoppingError
 from svcd.model import Place, Problem
 from svcd.supervisor import upgrading

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from svcd.config.kinds import DURATION, TIMEOUT, or_none
-from svcd.config.rows import row
+from svcd.config.option_info import row
+from svcd.config.value_types import DURATION, TIMEOUT, or_none
 
 __all__ = ["TimeOptions"]
 

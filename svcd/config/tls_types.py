@@ -6,7 +6,7 @@ import ipaddress
 import re
 
 from svcd.access.types import ClientName, NameKind
-from svcd.config.kinds import Kind, require
+from svcd.config.value_types import Kind, require
 
 __all__ = ["ALPN", "CLIENT_NAMES", "DAYS"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from svcd.config.handler_kinds import BUFFER_SIZE
-from svcd.config.kinds import COUNT, MODE, OWNER, WORD, WORDS, YES_NO
-from svcd.config.rows import row
+from svcd.config.option_info import row
+from svcd.config.process_types import BUFFER_SIZE
+from svcd.config.value_types import COUNT, MODE, OWNER, WORD, WORDS, YES_NO
 from svcd.model import Owner
 
 __all__ = ["SocketOptions"]

@@ -11,7 +11,7 @@ from svcd.model import Net, Shape
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from svcd.config.kinds import Kind
+    from svcd.config.value_types import Kind
 
 __all__ = ["GROUPS", "HANDLERS", "SPAWNED", "SPEAKERS", "OptionInfo", "row"]
 

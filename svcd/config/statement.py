@@ -6,12 +6,12 @@ import difflib
 import re
 from typing import TYPE_CHECKING
 
-from svcd.config.access_check import AT_ACCEPT
-from svcd.config.arranging import CONTINUED, arrange
+from svcd.config.access_checks import AT_ACCEPT
+from svcd.config.option_info import HANDLERS
 from svcd.config.options import TABLE, Options
 from svcd.config.port_names import SERVICES
-from svcd.config.rows import HANDLERS
 from svcd.config.service import HIGHEST_PORT, Service
+from svcd.config.word_order import CONTINUED, arrange
 from svcd.config.xinetd_words import block_remedy, option_remedy, protocol_remedy, value_remedy
 from svcd.model import Net, Place, Problem, Severity, Shape
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svcd.access.types import OutputRate
-from svcd.config.handler_kinds import (
+from svcd.config.option_info import row
+from svcd.config.process_types import (
     COMMAND,
     COUNT_LIMIT,
     ENVIRONMENT,
@@ -19,8 +20,7 @@ from svcd.config.handler_kinds import (
     SIZE_LIMIT,
     VARIABLES,
 )
-from svcd.config.kinds import MODE, PATH, TEXT, TIMEOUT, WORD, YES_NO, choice, or_none
-from svcd.config.rows import row
+from svcd.config.value_types import MODE, PATH, TEXT, TIMEOUT, WORD, YES_NO, choice, or_none
 
 if TYPE_CHECKING:
     from svcd.model import HostPort

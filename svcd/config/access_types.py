@@ -7,7 +7,7 @@ import re
 from functools import lru_cache
 
 from svcd.access.types import LOCAL, NO_RATE, V6, Hours, Prefixes, Rate, Source
-from svcd.config.kinds import COUNT, UNLIMITED, Kind, require
+from svcd.config.value_types import COUNT, UNLIMITED, Kind, require
 
 __all__ = ["HOURS", "LIMIT", "LOAD", "PREFIXES", "PROXIES", "RATE", "SOURCES", "ZONE"]
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svcd.config.access_check import access_problems
-from svcd.config.datagram_check import datagram_problems
-from svcd.config.handler_check import handler_problems
-from svcd.config.time_check import time_problems
-from svcd.config.tls_check import tls_problems
+from svcd.config.access_checks import access_problems
+from svcd.config.datagram_checks import datagram_problems
+from svcd.config.process_checks import handler_problems
+from svcd.config.timeout_checks import time_problems
+from svcd.config.tls_checks import tls_problems
 from svcd.model import Place, Problem, Shape, address_text, ip_literal
 from svcd.wire.quotes import read_quotes
 

@@ -10,7 +10,7 @@ from svcd.config.options import TABLE
 if TYPE_CHECKING:
     from collections.abc import Collection, Hashable, Iterator, Sequence
 
-    from svcd.config.check import Endpoint
+    from svcd.config.endpoints import Endpoint
     from svcd.config.service import Service
 
 __all__ = ["Plan", "plan", "socket_key"]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svcd.catalog import SHAPES
-from svcd.config.check import DesiredServices, Endpoint, check
-from svcd.config.default import DEFAULT, DEFAULT_NAME, SERVICES_FILE
+from svcd.config.endpoints import DesiredServices, Endpoint, check
 from svcd.config.parser import parse, parse_text
 from svcd.config.service import Config
+from svcd.defaults import DEFAULT, DEFAULT_NAME, SERVICES_FILE
 from svcd.errors import ConfigError
 from svcd.host.info import LocalMachine
 from svcd.model import Place, Problem, Severity

@@ -6,7 +6,7 @@ import re
 import shlex
 
 from svcd.access.types import OutputRate
-from svcd.config.kinds import DURATION, UNLIMITED, Kind, require
+from svcd.config.value_types import DURATION, UNLIMITED, Kind, require
 from svcd.model import HostPort
 
 __all__ = [
