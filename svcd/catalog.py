@@ -21,8 +21,8 @@ from svcd.protocols.redirect import RedirectFactory
 from svcd.protocols.status.site import StatusFactory
 from svcd.protocols.timeofday import TimeDatagrams, TimeFactory
 from svcd.protocols.upper import UpperFactory
-from svcd.wire.proxy import block, line
-from svcd.wire.quotes import DEFAULT, read_quotes
+from svcd.wire.fortune import DEFAULT, read_quotes
+from svcd.wire.proxy_header import block, line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

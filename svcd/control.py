@@ -30,7 +30,7 @@ from svcd.transport.inherited import control_name
 from svcd.transport.keeper import calling_off
 from svcd.transport.ports import StreamPort
 from svcd.transport.sockets import REMEDIES
-from svcd.wire.control import Lines, Request, RequestError, answer, mistake, request
+from svcd.wire.control_protocol import Lines, Request, RequestError, answer, mistake, request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

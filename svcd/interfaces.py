@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IReadDescriptor
 
     from svcd.model import Runner
-    from svcd.wire.proxy import Header
+    from svcd.wire.proxy_header import Header
 
 __all__ = ["STILL_IMPORTING", "Adopt", "DatagramTransport", "Descriptors", "Files", "Machine", "Names",
            "Serve", "StreamTransport", "Watcher"]  # fmt: skip

@@ -25,7 +25,7 @@ def test_files(installed: importlib.metadata.Distribution) -> None:
         [found] = [name for name in outside if name.endswith(end)]
         outside.remove(found)
     assert outside == {"twisted/plugins/svcd_plugin.py"}
-    assert {"svcd/py.typed", "svcd/tap.py", "svcd/wire/http.py"} <= names
+    assert {"svcd/py.typed", "svcd/tap.py", "svcd/wire/http_request.py"} <= names
     assert {"svcd/etc/svcd/services", "svcd/etc/systemd/svcd.service", "svcd/etc/sysusers.d/svcd.conf"} <= names
     page = {f"svcd/protocols/status/{name}" for name in ("page.html", "page.css", "page.js", "icon.svg")}
     assert page <= names

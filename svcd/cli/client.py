@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from svcd.cli.numbers import count_of, seconds_of
 from svcd.host.control_path import control_places, folder_problem
-from svcd.wire.control import COMMANDS, Command
+from svcd.wire.control_protocol import COMMANDS, Command
 
 if TYPE_CHECKING:
     import argparse

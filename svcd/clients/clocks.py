@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from svcd.clients.connecting import connect, within
 from svcd.clients.datagrams import ask_once
 from svcd.errors import ServerError
-from svcd.wire.clocks import moment_1900
+from svcd.wire.daytime import moment_1900
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from svcd import __version__
 from svcd.clients.connecting import connect, within
 from svcd.errors import ServerError, UsageError
-from svcd.wire.responses import Head, ResponseError, ResponseReader
+from svcd.wire.http_response import Head, ResponseError, ResponseReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable

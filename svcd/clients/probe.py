@@ -110,7 +110,7 @@ async def _look(reactor: Reactor, stream: Stream, target: Target, patience: floa
 
 
 def _security(connection: Any, problems: list[str]) -> Security:  # noqa: ANN401 - OpenSSL is imported with TLS alone
-    from svcd.wire.pem import subject_names
+    from svcd.wire.certificates import subject_names
 
     certificate = connection.get_peer_certificate(as_cryptography=True)
     return Security(

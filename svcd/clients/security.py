@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from zope.interface import implementer
 
 from svcd.errors import UsageError
-from svcd.wire.pem import KeyMistakeError, holds_key, read_authorities, read_credentials
+from svcd.wire.certificates import KeyMistakeError, holds_key, read_authorities, read_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from twisted.protocols.tls import TLSMemoryBIOProtocol
 
     from svcd.clients.target import Trust
-    from svcd.wire.pem import Credentials
+    from svcd.wire.certificates import Credentials
 
     _T = TypeVar("_T")
 

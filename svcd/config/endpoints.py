@@ -14,7 +14,7 @@ from svcd.config.process_checks import handler_problems
 from svcd.config.timeout_checks import time_problems
 from svcd.config.tls_checks import tls_problems
 from svcd.model import Place, Problem, Shape, address_text, ip_literal
-from svcd.wire.quotes import read_quotes
+from svcd.wire.fortune import read_quotes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -7,7 +7,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svcd.wire.pem import KeyMistakeError, holds_key, issued, read_authorities, read_credentials, read_revocations
+from svcd.wire.certificates import (
+    KeyMistakeError,
+    holds_key,
+    issued,
+    read_authorities,
+    read_credentials,
+    read_revocations,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +24,7 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.interfaces import Files
     from svcd.model import Problem
-    from svcd.wire.pem import Credentials
+    from svcd.wire.certificates import Credentials
 
 __all__ = ["ANY_LABEL", "DAY", "Material", "list_ends", "read_material", "tls_paths"]
 

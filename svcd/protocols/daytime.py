@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from svcd.protocols.base import Answerer, AnswererFactory, DatagramAnswerer
-from svcd.wire.clocks import daytime
+from svcd.wire.daytime import daytime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ class DaytimeFactory(AnswererFactory):
 
     Args:
         clock: the reactor.
-        utc, iso8601: as for svcd.wire.clocks.daytime.
+        utc, iso8601: as for svcd.wire.daytime.daytime.
         now: seconds since 1970.
     """
 

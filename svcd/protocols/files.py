@@ -20,7 +20,7 @@ from twisted.logger import Logger
 
 from svcd.protocols.open_files import OpenFiles
 from svcd.protocols.responses import Response, error_response
-from svcd.wire.http import HttpError, Request, path_segments
+from svcd.wire.http_request import HttpError, Request, path_segments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.address import IPv4Address, IPv6Address
 
 from svcd.protocols.responses import Response, text_response
-from svcd.wire.http import HttpError, Request, path_segments
+from svcd.wire.http_request import HttpError, Request, path_segments
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from svcd.protocols.base import BuiltinFactory, Lingerer
 from svcd.protocols.http_connections import EVICTED, HttpConnections, HttpTimeouts
 from svcd.protocols.responses import error_response
-from svcd.wire.http import SLICE, HttpError, RequestReader, head
+from svcd.wire.http_request import SLICE, HttpError, RequestReader, head
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from svcd.interfaces import Descriptors
     from svcd.protocols.http_connections import Group
     from svcd.protocols.responses import Body, Handler, Response
-    from svcd.wire.http import Request
+    from svcd.wire.http_request import Request
 
 __all__ = ["HttpFactory", "HttpProtocol"]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.interfaces import Descriptors
-    from svcd.wire.proxy import End
+    from svcd.wire.proxy_header import End
 
 __all__ = ["RedirectFactory", "RedirectProtocol"]
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
 
     from svcd.interfaces import Descriptors
-    from svcd.wire.http import Request
+    from svcd.wire.http_request import Request
 
 __all__ = ["Body", "Handler", "Response", "error_response", "text_response"]
 

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from svcd.protocols.base import Answerer, AnswererFactory, DatagramAnswerer
-from svcd.wire.clocks import time_1900
+from svcd.wire.daytime import time_1900
 
 if TYPE_CHECKING:
     from collections.abc import Callable

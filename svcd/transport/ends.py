@@ -10,7 +10,7 @@ from svcd.handlers.environment import local_proxy_environment, proxy_environment
 from svcd.net.peer_credentials import credentials
 
 if TYPE_CHECKING:
-    from svcd.wire.proxy import Header
+    from svcd.wire.proxy_header import Header
 
 __all__ = ["Ends"]
 

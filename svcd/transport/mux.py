@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from svcd.log.writer import Journal
     from svcd.transport.descriptors import Share
     from svcd.transport.entrance import Entrance
-    from svcd.wire.proxy import Header
+    from svcd.wire.proxy_header import Header
 
 __all__ = ["MuxKeeper", "NamelessClient"]
 

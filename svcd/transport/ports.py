@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IProtocolFactory
 
     from svcd.interfaces import Watcher
-    from svcd.wire.proxy import Header
+    from svcd.wire.proxy_header import Header
 
 __all__ = ["StreamPort"]
 

@@ -20,7 +20,7 @@ from svcd.access.acl import Acl
 from svcd.access.refusals import Reason, Refusal, Rule
 from svcd.access.rules import Rules
 from svcd.access.types import address_number
-from svcd.wire.proxy import MOST, header
+from svcd.wire.proxy_header import MOST, header
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from svcd.interfaces import Serve
     from svcd.transport.keeper import Keeper
     from svcd.transport.lobby import Lobby
-    from svcd.wire.proxy import Header
+    from svcd.wire.proxy_header import Header
 
 __all__ = ["PATIENCE", "Unannounced", "Usher"]
 

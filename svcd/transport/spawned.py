@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from svcd.transport.descriptors import Share
     from svcd.transport.entrance import Entrance
     from svcd.transport.tls.service import ServiceTls
-    from svcd.wire.proxy import Header
+    from svcd.wire.proxy_header import Header
 
 __all__ = ["SpawnKeeper"]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IProtocol
 
     from svcd.interfaces import Adopt, Watcher
-    from svcd.wire.proxy import Header
+    from svcd.wire.proxy_header import Header
 
 __all__ = ["address_of", "adopter", "open_stream"]
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 import pytest
 
 from svcd.cli import main
-from svcd.wire.clocks import time_1900
+from svcd.wire.daytime import time_1900
 from tests.certificates import Authority
 from tests.real.daemon import PATIENCE, Daemon, environment
 from tests.real.processes import Process

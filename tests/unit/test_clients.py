@@ -38,7 +38,7 @@ from svcd.clients.stream import Stream
 from svcd.clients.target import Target, Trust, port_number
 from svcd.clients.waiting import Patience, first_of
 from svcd.errors import ClientError, ServerError, UnavailableError, UsageError
-from svcd.wire.clocks import moment_1900, time_1900
+from svcd.wire.daytime import moment_1900, time_1900
 from tests.certificates import Authority
 from tests.doubles import LOCAL_PEER, StreamDouble
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
-from svcd.wire.exposition import Buckets, Family, Kind, labels, openmetrics, text
-from svcd.wire.preferences import media_type, takes_gzip
+from svcd.wire.http_negotiation import media_type, takes_gzip
+from svcd.wire.openmetrics import Buckets, Family, Kind, labels, openmetrics, text
 
 FAMILIES = [
     Family("svcd_build", Kind.INFO, "What runs.", [(labels(version="1.0"), 1)]),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from svcd.host.files import MOST_BYTES, LocalFiles
 from svcd.protocols.files import StaticFiles
-from svcd.wire.http import HttpError, Request
+from svcd.wire.http_request import HttpError, Request
 from tests.doubles import PEER, LogCatcher
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 
 from svcd.protocols.hello import HelloPage
 from svcd.protocols.responses import Response
-from svcd.wire.http import HttpError, Request
+from svcd.wire.http_request import HttpError, Request
 from tests.doubles import LOCAL_PEER, FakeNames
 
 V4 = IPv4Address("TCP", "192.0.2.1", 40_000)

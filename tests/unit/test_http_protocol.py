@@ -16,7 +16,7 @@ from svcd.protocols.base import LINGER_SECONDS
 from svcd.protocols.http import HttpFactory
 from svcd.protocols.http_connections import LOOK_SECONDS
 from svcd.protocols.responses import Response, text_response
-from svcd.wire.http import MOST_TARGET, HttpError, Request
+from svcd.wire.http_request import MOST_TARGET, HttpError, Request
 from tests.doubles import PEER, LogCatcher, StreamDouble
 
 if TYPE_CHECKING:

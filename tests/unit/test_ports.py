@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
 from svcd.transport.ports import StreamPort
-from svcd.wire.proxy import Header
+from svcd.wire.proxy_header import Header
 from tests.doubles import FakeReactor, LogCatcher
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from svcd.protocols.daytime import DaytimeDatagrams, DaytimeFactory
 from svcd.protocols.qotd import QotdDatagrams, QotdFactory
 from svcd.protocols.timeofday import TimeDatagrams, TimeFactory
 from svcd.wire import chargen
-from svcd.wire.quotes import DEFAULT
+from svcd.wire.fortune import DEFAULT
 from tests.doubles import FakeFiles, StreamDouble, surroundings
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.entrance import Reception
 from svcd.transport.keeper import Keeper
 from svcd.transport.proxied import PATIENCE, Unannounced, Usher
-from svcd.wire.proxy import MOST, Header, block, line
+from svcd.wire.proxy_header import MOST, Header, block, line
 from tests.doubles import FakeFiles, FakeNames, FakeReactor, keeping, service_of
 
 if TYPE_CHECKING:

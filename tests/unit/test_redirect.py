@@ -14,7 +14,7 @@ from svcd.catalog import stream_factory
 from svcd.model import HostPort
 from svcd.protocols.redirect import RedirectFactory
 from svcd.transport.outgoing import client_endpoint, redirect_lookups
-from svcd.wire.proxy import block
+from svcd.wire.proxy_header import block
 from tests.doubles import LOCAL_PEER, PEER, FakeEndpoint, StreamDouble, service_of, surroundings
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from svcd.transport.holder import Holder
 from svcd.transport.session import KILL_SECONDS
 from svcd.transport.spawned import SpawnKeeper
 from svcd.transport.waiting import WaitPort
-from svcd.wire.proxy import Header
+from svcd.wire.proxy_header import Header
 from tests.doubles import FakeFiles, FakeNames, FakeReactor, LogCatcher, keeping, service_of
 
 if TYPE_CHECKING:

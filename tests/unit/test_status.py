@@ -25,7 +25,7 @@ from svcd.protocols.status.page import page
 from svcd.protocols.status.rendering import OLDEST, WORTH, Rendering
 from svcd.protocols.status.site import StatusFactory, StatusSite
 from svcd.protocols.status.view import view
-from svcd.wire.http import HttpError, Request
+from svcd.wire.http_request import HttpError, Request
 from tests.doubles import StreamDouble, counted
 
 if TYPE_CHECKING:

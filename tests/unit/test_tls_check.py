@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from svcd.config.endpoints import check
 from svcd.host.files import LocalFiles
 from svcd.model import Severity
-from svcd.wire.pem import issued, read_authorities, read_credentials, read_revocations
+from svcd.wire.certificates import issued, read_authorities, read_credentials, read_revocations
 from tests.certificates import Authority
 from tests.doubles import FakeFiles, FakeMachine, config_of, problems_of
 

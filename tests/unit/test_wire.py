@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from svcd.wire import chargen
-from svcd.wire.clocks import daytime, time_1900
-from svcd.wire.quotes import DEFAULT, MOST_BYTES, read_quotes
+from svcd.wire.daytime import daytime, time_1900
+from svcd.wire.fortune import DEFAULT, MOST_BYTES, read_quotes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.wire.control import COMMANDS, LONGEST, Lines, Request, RequestError, answer, mistake, request
+from svcd.wire.control_protocol import COMMANDS, LONGEST, Lines, Request, RequestError, answer, mistake, request
 
 
 @given(st.lists(st.binary(max_size=20).filter(lambda line: b"\n" not in line and line.strip())), st.data())

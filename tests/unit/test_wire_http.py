@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.wire.http import (
+from svcd.wire.http_request import (
     MOST_BODY,
     MOST_FIELDS,
     MOST_HEAD,

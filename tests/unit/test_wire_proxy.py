@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svcd.wire.proxy import MOST, Header, block, crc32c, header, line
+from svcd.wire.proxy_header import MOST, Header, block, crc32c, header, line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from svcd.wire.proxy import End, SocketAddress
+    from svcd.wire.proxy_header import End, SocketAddress
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 V4 = ("192.0.2.1", 40_000), ("198.51.100.7", 443)

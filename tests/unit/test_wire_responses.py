@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.wire.responses import MOST_HEAD, Head, ResponseError, ResponseReader
+from svcd.wire.http_response import MOST_HEAD, Head, ResponseError, ResponseReader
 
 #: What a server sends, and the status and body that a client makes of it.
 WHOLE = [

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from svcd.wire.exposition import Buckets, Family, Kind, labels
+from svcd.wire.openmetrics import Buckets, Family, Kind, labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from svcd.metrics.snapshot import DaemonFigures, Distribution, ServiceFigures, Snapshot
-    from svcd.wire.exposition import Point
+    from svcd.wire.openmetrics import Point
 
 __all__ = ["families"]
 

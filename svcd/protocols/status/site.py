@@ -23,9 +23,9 @@ from svcd.protocols.status.families import families
 from svcd.protocols.status.page import ICON, POLICY, page
 from svcd.protocols.status.rendering import Rendering
 from svcd.protocols.status.view import view
-from svcd.wire.exposition import OPENMETRICS, TEXT, openmetrics, text
-from svcd.wire.http import HttpError, Request, authority, path_segments
-from svcd.wire.preferences import media_type, takes_gzip
+from svcd.wire.http_negotiation import media_type, takes_gzip
+from svcd.wire.http_request import HttpError, Request, authority, path_segments
+from svcd.wire.openmetrics import OPENMETRICS, TEXT, openmetrics, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.config.tls_files import Material
     from svcd.transport.tls.callbacks import ServerContext
-    from svcd.wire.pem import Credentials
+    from svcd.wire.certificates import Credentials
 
 __all__ = ["Contexts", "make_contexts"]
 

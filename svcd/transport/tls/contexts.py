@@ -19,7 +19,7 @@ from svcd.transport.tls.callbacks import ServerContext
 if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.config.tls_files import Material
-    from svcd.wire.pem import Credentials
+    from svcd.wire.certificates import Credentials
 
 __all__ = ["make_context"]
 

@@ -10,7 +10,7 @@ from cryptography import x509
 from service_identity.hazmat import DNS_ID, DNSPattern
 
 from svcd.access.types import ClientName, NameKind
-from svcd.wire.pem import UNREADABLE
+from svcd.wire.certificates import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -17,7 +17,7 @@ from svcd.errors import ConfigError
 from svcd.transport.tls.choosing import make_contexts
 from svcd.transport.tls.connection import ServerConnection
 from svcd.transport.tls.names import is_named, names_in
-from svcd.wire.pem import UNREADABLE
+from svcd.wire.certificates import UNREADABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
