@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from svcd.cli.running import run
-from svcd.clients.console import Console
+from svcd.clients.stdio import Console
 from svcd.clients.target import Target, Trust, port_number
 from svcd.errors import ClientError, UsageError
 from svcd.host.files import LocalFiles
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator
 
-    from svcd.clients.fetch import Url
+    from svcd.clients.http_get import Url
     from svcd.clients.probe import Finding, Security
 
 __all__ = ["ask"]
@@ -87,7 +87,7 @@ def _echo(chosen: argparse.Namespace) -> int:
 
 
 def _get(chosen: argparse.Namespace) -> int:
-    from svcd.clients.fetch import Wish, fetch
+    from svcd.clients.http_get import Wish, fetch
 
     family = chosen.family or socket.AF_UNSPEC
 
@@ -106,7 +106,7 @@ def _get(chosen: argparse.Namespace) -> int:
 
 
 def _daytime(chosen: argparse.Namespace) -> int:
-    from svcd.clients.clocks import daytime
+    from svcd.clients.time_query import daytime
 
     target = _target("daytime", chosen)
     print(run(lambda reactor: daytime(reactor, target, datagram=chosen.udp)))
@@ -114,7 +114,7 @@ def _daytime(chosen: argparse.Namespace) -> int:
 
 
 def _time(chosen: argparse.Namespace) -> int:
-    from svcd.clients.clocks import time as ask_time
+    from svcd.clients.time_query import time as ask_time
 
     target = _target("time", chosen)
     reading = run(lambda reactor: ask_time(reactor, target, time.time, datagram=chosen.udp))

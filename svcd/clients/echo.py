@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as PatienceError
 
-from svcd.clients.connecting import connect, within
-from svcd.clients.datagrams import MOST_BYTES, ask_once, questions
-from svcd.clients.waiting import Patience, first_of
+from svcd.clients.connect import connect, within
+from svcd.clients.inactivity import Patience, first_of
+from svcd.clients.udp_query import MOST_BYTES, ask_once, questions
 from svcd.errors import ServerError, UnavailableError, WrongAnswerError
 
 if TYPE_CHECKING:
-    from svcd.clients.console import Console
+    from svcd.clients.stdio import Console
     from svcd.clients.stream import Stream
     from svcd.clients.target import Reactor, Target
 

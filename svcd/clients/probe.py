@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import TimeoutError as PatienceError
 from twisted.internet.task import deferLater
 
-from svcd.clients.connecting import connect
+from svcd.clients.connect import connect
 from svcd.errors import ClientError
 from svcd.model import address_text
 

@@ -23,20 +23,20 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from svcd.cli import main
-from svcd.clients.clocks import daytime
-from svcd.clients.clocks import time as ask_time
-from svcd.clients.connecting import connect
-from svcd.clients.console import Console
-from svcd.clients.datagrams import MOST_BYTES, Questions
+from svcd.clients.certificate_check import Verifier
+from svcd.clients.connect import connect
 from svcd.clients.echo import check, talk
-from svcd.clients.fetch import Url, Wish, fetch, parse_url
+from svcd.clients.happy_eyeballs import by_turns
+from svcd.clients.http_get import Url, Wish, fetch, parse_url
+from svcd.clients.inactivity import Patience, first_of
 from svcd.clients.lookup import lookup
 from svcd.clients.probe import probe
-from svcd.clients.race import by_turns
-from svcd.clients.security import Verifier
+from svcd.clients.stdio import Console
 from svcd.clients.stream import Stream
 from svcd.clients.target import Target, Trust, port_number
-from svcd.clients.waiting import Patience, first_of
+from svcd.clients.time_query import daytime
+from svcd.clients.time_query import time as ask_time
+from svcd.clients.udp_query import MOST_BYTES, Questions
 from svcd.errors import ClientError, ServerError, UnavailableError, UsageError
 from svcd.wire.daytime import moment_1900, time_1900
 from tests.certificates import Authority
@@ -301,7 +301,7 @@ def test_redirects_that_are_not_followed(monkeypatch: pytest.MonkeyPatch, url: s
     async def give(_: IReactorTime, __: Target) -> Stream:
         return stream
 
-    monkeypatch.setattr("svcd.clients.fetch.connect", give)
+    monkeypatch.setattr("svcd.clients.http_get.connect", give)
     wish = Wish(redirects=1)
     assert said in failed(started(fetch(Clock(), url, wish, lambda _: TARGET, lambda _: None)))
 
@@ -317,7 +317,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Callable[..., MemoryReactorClock]:
         def look(of: Any, host: str, port: int, family: Any) -> Deferred[Any]:
             return lookup(of, host, port, family, "TCP", lambda *_: [(0, 0, 0, "", each) for each in sockaddrs])
 
-        monkeypatch.setattr("svcd.clients.connecting.lookup", look)
+        monkeypatch.setattr("svcd.clients.connect.lookup", look)
         return MemoryReactorClock()
 
     return reactor

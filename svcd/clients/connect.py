@@ -13,8 +13,8 @@ from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
+from svcd.clients.happy_eyeballs import Race
 from svcd.clients.lookup import lookup
-from svcd.clients.race import Race
 from svcd.clients.stream import Stream, cause
 from svcd.errors import ServerError, UnavailableError
 
@@ -94,7 +94,7 @@ async def _plain(reactor: Reactor, target: Target, attempt: _Attempt) -> Stream:
 
 async def _secure(reactor: Reactor, target: Target, attempt: _Attempt, trust: Trust) -> Stream:
     # It takes as long to import as all the rest.
-    from svcd.clients.security import Verifier
+    from svcd.clients.certificate_check import Verifier
 
     verifier = Verifier(trust)
     factory = _factory(partial(Stream, secure=True))

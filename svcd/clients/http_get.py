@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin, urlsplit
 
 from svcd import __version__
-from svcd.clients.connecting import connect, within
+from svcd.clients.connect import connect, within
 from svcd.errors import ServerError, UsageError
 from svcd.wire.http_response import Head, ResponseError, ResponseReader
 

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as PatienceError
 from twisted.internet.protocol import DatagramProtocol
 
-from svcd.clients.connecting import within
+from svcd.clients.connect import within
 from svcd.clients.lookup import lookup
 from svcd.errors import UnavailableError, UsageError
 

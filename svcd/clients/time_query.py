@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 
-from svcd.clients.connecting import connect, within
-from svcd.clients.datagrams import ask_once
+from svcd.clients.connect import connect, within
+from svcd.clients.udp_query import ask_once
 from svcd.errors import ServerError
 from svcd.wire.daytime import moment_1900
 
