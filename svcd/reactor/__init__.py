@@ -14,7 +14,7 @@ The suites of Twisted, treq and klein pass on it as on epoll (tests/reactor/run_
   nothing, as elsewhere. Neither can be called by what the reactor runs.
 """
 
+from svcd.reactor.acceptor import StreamPort
 from svcd.reactor.core import UvReactor, install
-from svcd.reactor.listener import StreamPort
 
 __all__ = ["StreamPort", "UvReactor", "install"]

@@ -19,12 +19,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from svcd.net.monotonic import seconds
-from svcd.reactor.datagram import UDPPort
-from svcd.reactor.listener import StreamPort, TCPPort, UNIXPort
-from svcd.reactor.opening import Given, adopt
-from svcd.reactor.prefix import use_log_prefix
-from svcd.reactor.signals import ChildSignals
-from svcd.reactor.stream import StreamTransport
+from svcd.reactor.acceptor import StreamPort, TCPPort, UNIXPort
+from svcd.reactor.adopt import Given, adopt
+from svcd.reactor.child_signals import ChildSignals
+from svcd.reactor.log_context import use_log_prefix
+from svcd.reactor.transport import StreamTransport
+from svcd.reactor.udp import UDPPort
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IListeningPort, IProtocol, IProtocolFactory
     from twisted.internet.protocol import AbstractDatagramProtocol
 
-    from svcd.reactor.relayed import Relay
+    from svcd.reactor.proxied import Relay
 
 __all__ = ["UvReactor", "install"]
 

@@ -10,7 +10,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import ITCPTransport, ITLSTransport
 from zope.interface import implementer
 
-from svcd.reactor.tls import StartTLS
+from svcd.reactor.starttls import StartTLS
 
 __all__ = ["TCP6Transport", "TCPTransport", "tcp_address"]
 

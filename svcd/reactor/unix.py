@@ -12,7 +12,7 @@ from twisted.internet.unix import Server
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from svcd.reactor.tls import StartTLS
+from svcd.reactor.starttls import StartTLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,8 +10,8 @@ from twisted.internet import udp
 from twisted.internet.error import MessageLengthError
 from twisted.logger import Logger
 
-from svcd.reactor.driving import begin
-from svcd.reactor.prefix import LOG_PREFIX
+from svcd.reactor.coroutines import begin
+from svcd.reactor.log_context import LOG_PREFIX
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, DatagramTransport

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from twisted.internet.address import IPv6Address
 
-from svcd.reactor.stream import StreamTransport
 from svcd.reactor.tcp import TCP6Transport, TCPTransport, tcp_address
+from svcd.reactor.transport import StreamTransport
 from svcd.reactor.unix import UNIXTransport
 
 __all__ = ["RELAYED", "Relay"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from svcd.reactor.producing import Writer
+from svcd.reactor.output import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,10 +23,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from svcd.reactor.handle import Handle
-from svcd.reactor.prefix import LOG_PREFIX, log_prefix
-from svcd.reactor.producing import dropped
-from svcd.reactor.reading import Reader
+from svcd.reactor.input import Reader
+from svcd.reactor.log_context import LOG_PREFIX, log_prefix
+from svcd.reactor.output import dropped
+from svcd.reactor.socket_handle import Handle
 
 if TYPE_CHECKING:
     from asyncio import Transport

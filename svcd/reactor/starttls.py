@@ -9,7 +9,7 @@ from twisted.internet.interfaces import ISSLTransport
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
-from svcd.reactor.stream import StreamTransport
+from svcd.reactor.transport import StreamTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -18,8 +18,8 @@ from twisted.internet.interfaces import IListeningPort, IReadDescriptor
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from svcd.reactor.driving import finish
-from svcd.reactor.opening import adopt, opening
+from svcd.reactor.adopt import adopt, opening
+from svcd.reactor.coroutines import finish
 from svcd.reactor.tcp import tcp_address
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.reactor.native import NativeReactor
-    from svcd.reactor.relayed import Relay
+    from svcd.reactor.proxied import Relay
 
 __all__ = ["Acceptor", "StreamPort", "TCPPort", "UNIXPort"]
 

@@ -7,8 +7,8 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from svcd.net.peer_credentials import unix_peer
-from svcd.reactor.driving import finish
-from svcd.reactor.relayed import RELAYED
+from svcd.reactor.coroutines import finish
+from svcd.reactor.proxied import RELAYED
 from svcd.reactor.tcp import TCP6Transport, TCPTransport, tcp_address
 from svcd.reactor.unix import UNIXTransport
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IProtocol, IProtocolFactory
 
     from svcd.reactor.native import NativeReactor
-    from svcd.reactor.relayed import Relay
-    from svcd.reactor.stream import StreamTransport
+    from svcd.reactor.proxied import Relay
+    from svcd.reactor.transport import StreamTransport
 
 __all__ = ["Given", "adopt", "opening"]
 
@@ -90,7 +90,7 @@ def opening(
         where: the same.
 
     Returns:
-        What svcd.reactor.driving.finish() is to be called with soon.
+        What svcd.reactor.coroutines.finish() is to be called with soon.
 
     Raises:
         OSError: it is gone; the descriptor is still the caller's.
