@@ -13,9 +13,9 @@ from svcd.catalog import SHAPES
 from svcd.config.parser import parse_text
 from svcd.metrics.counters import Tally
 from svcd.metrics.snapshot import About
-from svcd.transport.tls.handshakes import Handshakes
-from svcd.transport.tls.protocol import TlsProtocol
-from svcd.transport.tls.server import TlsServer, tls_server
+from svcd.tls.certificates import TlsServer, tls_server
+from svcd.tls.handshakes import Handshakes
+from svcd.tls.protocol import TlsProtocol
 from tests.certificates import Authority
 from tests.doubles import FakeFiles, FakeReactor, StreamDouble
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from svcd.supervisor.reloading import Reloader
     from svcd.supervisor.running import Running
     from svcd.supervisor.upgrading import Upgrader
-    from svcd.transport.tls.server import TlsServer
+    from svcd.tls.certificates import TlsServer
 
 __all__ = ["Commands"]
 

@@ -24,10 +24,10 @@ from svcd.supervisor.describing import described, muxed
 from svcd.supervisor.ending import attempt, cut, drained
 from svcd.supervisor.listeners import Listener, hidden, number_of_port
 from svcd.supervisor.running import Running, Shared, read_time_zone
+from svcd.tls.watcher import Watch
 from svcd.transport.entrance import Reception
 from svcd.transport.opening import Store
 from svcd.transport.stock import Stock
-from svcd.transport.tls.watch import Watch
 from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from svcd.log.writer import Journal
     from svcd.metrics.registry import Ledger
     from svcd.model import Problem
+    from svcd.tls.certificates import TlsServer
     from svcd.transport.descriptors import DescriptorBudget
     from svcd.transport.keeper import Keeper
     from svcd.transport.specs import Account
-    from svcd.transport.tls.server import TlsServer
 
 __all__ = ["ReloadResult", "Supervisor"]
 

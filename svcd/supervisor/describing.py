@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from svcd.supervisor.broken import BrokenService
     from svcd.supervisor.listeners import Listener
     from svcd.supervisor.running import Running
-    from svcd.transport.tls.server import TlsServer
+    from svcd.tls.certificates import TlsServer
 
 __all__ = ["described", "muxed"]
 

@@ -18,6 +18,7 @@ from svcd.model import Shape, ip_literal
 from svcd.protocols.http import HttpFactory
 from svcd.supervisor.listeners import nothing
 from svcd.supervisor.running import Prepared, Running, Shared
+from svcd.tls.service_tls import ServiceTls
 from svcd.transport.datagrams import DatagramPort, datagram_port
 from svcd.transport.gatekeeper import GateKeeper
 from svcd.transport.handoff import HandOffPort
@@ -27,7 +28,6 @@ from svcd.transport.proxied import Usher
 from svcd.transport.rules import zone_of
 from svcd.transport.spawned import SpawnKeeper
 from svcd.transport.specs import spec_of
-from svcd.transport.tls.service import ServiceTls
 from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from svcd.handlers.nurse import Nurse
     from svcd.interfaces import Serve
     from svcd.supervisor.listeners import Port
+    from svcd.tls.certificates import TlsServer
     from svcd.transport.entrance import Entrance
     from svcd.transport.gate import Gate
     from svcd.transport.keeper import Keeper
     from svcd.transport.sockets import OpenSocket
-    from svcd.transport.tls.server import TlsServer
 
 __all__ = ["run"]
 

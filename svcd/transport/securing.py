@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from svcd.interfaces import Adopt
     from svcd.metrics.counters import Tally
+    from svcd.tls.service_tls import ServiceTls
+    from svcd.tls.termination import Pump
     from svcd.transport.descriptors import Share
     from svcd.transport.ends import Ends
     from svcd.transport.entrance import Entrance
     from svcd.transport.session import SpawnedSession
-    from svcd.transport.tls.pump import Pump
-    from svcd.transport.tls.service import ServiceTls
 
 __all__ = ["Securing"]
 
@@ -74,7 +74,7 @@ class Securing:
             environment: what the process will be told besides of it.
         """
         # Services without TLS need not load this.
-        from svcd.transport.tls.pump import Pump
+        from svcd.tls.termination import Pump
 
         handshakes = self._tls.handshakes
         assert handshakes is not None  # noqa: S101 - else nobody wants this

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from svcd.interfaces import Watcher
     from svcd.log.writer import Journal
     from svcd.net.sock_diag import SocketView
-    from svcd.transport.tls.pump import Pump
+    from svcd.tls.termination import Pump
 
 __all__ = ["KILL_SECONDS", "LAST_KILL_SECONDS", "Outcome", "SpawnedSession"]
 

@@ -1,7 +1,7 @@
 """Connections that have processes of their own: numbered, counted, logged, ended in time. The daemon hands them over.
 
 Nothing of such a connection stays in the daemon but a few numbers: its socket is its handler's. Only a client's that
-speaks TLS does (svcd.transport.tls.pump).
+speaks TLS does (svcd.tls.termination).
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from svcd.handlers.messages import Ended
     from svcd.interfaces import Names, Watcher
     from svcd.log.writer import Journal
+    from svcd.tls.service_tls import ServiceTls
     from svcd.transport.descriptors import Share
     from svcd.transport.entrance import Entrance
-    from svcd.transport.tls.service import ServiceTls
     from svcd.wire.proxy_header import Header
 
 __all__ = ["SpawnKeeper"]

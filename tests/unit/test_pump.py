@@ -20,14 +20,14 @@ from svcd.handlers.messages import Ended
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
 from svcd.protocols.base import LINGER_SECONDS
+from svcd.tls.service_tls import ServiceTls
+from svcd.tls.termination import Pump
+from svcd.tls.termination_ends import ClientSide, HandlerSide
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.entrance import Reception
 from svcd.transport.session import KILL_SECONDS
 from svcd.transport.spawned import SpawnKeeper
 from svcd.transport.specs import Account, spec_of
-from svcd.transport.tls.pump import Pump
-from svcd.transport.tls.service import ServiceTls
-from svcd.transport.tls.sides import ClientSide, HandlerSide
 from tests.doubles import LOCAL_PEER, PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
 from tests.tls import ANNA, FILES, TlsClient, secured
 

@@ -17,11 +17,11 @@ from svcd.log.formats import JsonForm, TextForm
 from svcd.log.writer import Journal
 from svcd.metrics.registry import Ledger
 from svcd.protocols.echo import EchoProtocol
+from svcd.tls.service_tls import ServiceTls
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.entrance import Reception
 from svcd.transport.gatekeeper import GateKeeper
 from svcd.transport.tls.gate import TlsGate
-from svcd.transport.tls.service import ServiceTls
 from tests.doubles import LOCAL_PEER, PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
 from tests.tls import ANNA, FILES, TlsClient, secured
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from svcd.access.types import ClientName, NameKind
 from svcd.config.tls_types import CLIENT_NAMES
-from svcd.transport.tls.names import is_named, names_in
+from svcd.tls.peer_names import is_named, names_in
 from tests.certificates import Authority
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from zope.interface import implementer
 from svcd.protocols.base import LINGER_SECONDS
 from svcd.protocols.chargen import ChargenProtocol
 from svcd.protocols.echo import EchoProtocol
-from svcd.transport.tls.handshakes import HANDSHAKE_SECONDS
+from svcd.tls.handshakes import HANDSHAKE_SECONDS
 from tests.doubles import LogCatcher
 from tests.tls import ANNA, CLIENTS, TlsClient, TlsPair
 

@@ -20,10 +20,10 @@ from svcd.access.types import ClientName, NameKind
 from svcd.catalog import SHAPES
 from svcd.config.parser import parse_text
 from svcd.errors import ConfigError
-from svcd.transport.tls.callbacks import ServerContext
-from svcd.transport.tls.connection import ServerConnection
-from svcd.transport.tls.identity import Identity, identity_of, why
-from svcd.transport.tls.server import TlsServer, tls_server
+from svcd.tls.callbacks import ServerContext
+from svcd.tls.certificates import TlsServer, tls_server
+from svcd.tls.memory_bio import ServerConnection
+from svcd.tls.peer import Identity, identity_of, why
 from tests.certificates import Authority, Signed
 from tests.doubles import FakeFiles
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.task import Clock
 
-from svcd.transport.tls.server import TlsServer, tls_server
-from svcd.transport.tls.watch import LOOK_SECONDS, Watch
+from svcd.tls.certificates import TlsServer, tls_server
+from svcd.tls.watcher import LOOK_SECONDS, Watch
 from tests.certificates import Authority
 from tests.doubles import FakeFiles, LogCatcher, service_of
 

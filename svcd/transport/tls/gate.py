@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.access.admission import Ticket
+    from svcd.tls.protocol import TlsProtocol
     from svcd.transport.keeper import Keeper
-    from svcd.transport.tls.protocol import TlsProtocol
 
 __all__ = ["TlsGate"]
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from OpenSSL import SSL
 
-from svcd.transport.tls.connection import RECORD, TAKEN
+from svcd.tls.memory_bio import RECORD, TAKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from svcd.transport.tls.connection import ServerConnection
+    from svcd.tls.memory_bio import ServerConnection
 
 __all__ = ["SLICE", "Writer"]
 

@@ -14,7 +14,7 @@ from OpenSSL import SSL
 from OpenSSL._util import lib
 from OpenSSL.crypto import X509, X509StoreFlags
 
-from svcd.transport.tls.callbacks import ServerContext
+from svcd.tls.callbacks import ServerContext
 
 if TYPE_CHECKING:
     from svcd.config.service import Service

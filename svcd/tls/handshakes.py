@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from svcd.interfaces import Watcher
     from svcd.metrics.counters import Tally
-    from svcd.transport.tls.connection import ServerConnection
-    from svcd.transport.tls.server import TlsServer
+    from svcd.tls.certificates import TlsServer
+    from svcd.tls.memory_bio import ServerConnection
 
 __all__ = ["HANDSHAKE_SECONDS", "Handshakes"]
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from twisted.internet.interfaces import IProtocolFactory
 from zope.interface import implementer
 
-from svcd.transport.tls.protocol import TlsProtocol
+from svcd.tls.protocol import TlsProtocol
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
 
-    from svcd.transport.tls.handshakes import Handshakes
+    from svcd.tls.handshakes import Handshakes
 
 __all__ = ["TlsFactory"]
 

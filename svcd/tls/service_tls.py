@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from svcd.transport.tls.handshakes import Handshakes
+from svcd.tls.handshakes import Handshakes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.interfaces import Files, Watcher
     from svcd.metrics.counters import Tally
-    from svcd.transport.tls.server import TlsServer
+    from svcd.tls.certificates import TlsServer
 
 __all__ = ["ServiceTls"]
 
@@ -54,7 +54,7 @@ class ServiceTls:
         if self.handshakes is not None:
             return self.handshakes.server.prepare(service)
         # Services without TLS need not load all this.
-        from svcd.transport.tls.server import tls_server
+        from svcd.tls.certificates import tls_server
 
         # A reactor may have a better way than the one that works on all of them.
         soon = getattr(self._reactor, "soon", None) or partial(self._reactor.callLater, 0)
@@ -71,6 +71,6 @@ class ServiceTls:
         """The factory of a service, with TLS around its protocols if the service has it."""
         if self.handshakes is None:
             return factory
-        from svcd.transport.tls.factory import TlsFactory
+        from svcd.tls.factory import TlsFactory
 
         return TlsFactory(factory, self.handshakes)

@@ -10,15 +10,15 @@ from OpenSSL import SSL
 
 from svcd.config.tls_files import ANY_LABEL
 from svcd.errors import ConfigError
-from svcd.transport.tls.contexts import make_context
-from svcd.transport.tls.identity import why
+from svcd.tls.contexts import make_context
+from svcd.tls.peer import why
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from svcd.config.service import Service
     from svcd.config.tls_files import Material
-    from svcd.transport.tls.callbacks import ServerContext
+    from svcd.tls.callbacks import ServerContext
     from svcd.wire.certificates import Credentials
 
 __all__ = ["Contexts", "make_contexts"]

@@ -27,18 +27,18 @@ from zope.interface import classImplements, implementer
 
 from svcd.errors import reason_of
 from svcd.protocols.base import LINGER_SECONDS
-from svcd.transport.tls.handshakes import HANDSHAKE_SECONDS
-from svcd.transport.tls.identity import identity_of, why
-from svcd.transport.tls.reading import Reader
+from svcd.tls.handshakes import HANDSHAKE_SECONDS
+from svcd.tls.input import Reader
+from svcd.tls.peer import identity_of, why
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twisted.internet.interfaces import IDelayedCall
 
-    from svcd.transport.tls.connection import ServerConnection
-    from svcd.transport.tls.handshakes import Handshakes
-    from svcd.transport.tls.identity import Identity
+    from svcd.tls.handshakes import Handshakes
+    from svcd.tls.memory_bio import ServerConnection
+    from svcd.tls.peer import Identity
 
 __all__ = ["TlsProtocol"]
 

@@ -9,7 +9,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from svcd.protocols.base import LINGER_BYTES
-from svcd.transport.tls.writing import SLICE, Writer
+from svcd.tls.records import SLICE, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

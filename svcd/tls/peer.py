@@ -10,13 +10,13 @@ from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
-from svcd.transport.tls.names import names_in
+from svcd.tls.peer_names import names_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from svcd.access.types import ClientName
-    from svcd.transport.tls.connection import ServerConnection
+    from svcd.tls.memory_bio import ServerConnection
 
 __all__ = ["Identity", "identity_of", "why"]
 

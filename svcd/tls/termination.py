@@ -10,8 +10,8 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from svcd.net.sock_diag import GONE
-from svcd.transport.tls.protocol import TlsProtocol
-from svcd.transport.tls.sides import ClientSide, HandlerSide
+from svcd.tls.protocol import TlsProtocol
+from svcd.tls.termination_ends import ClientSide, HandlerSide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.interfaces import Adopt, Descriptors
-    from svcd.transport.tls.handshakes import Handshakes
+    from svcd.tls.handshakes import Handshakes
 
 __all__ = ["Pump"]
 

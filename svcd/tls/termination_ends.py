@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.interfaces import Watcher
-    from svcd.transport.tls.protocol import TlsProtocol
+    from svcd.tls.protocol import TlsProtocol
 
 __all__ = ["ClientSide", "HandlerSide"]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from svcd.transport.tls.server import TlsServer
+    from svcd.tls.certificates import TlsServer
 
 __all__ = ["LOOK_SECONDS", "Watch"]
 

@@ -14,9 +14,9 @@ from zope.interface import implementer
 
 from svcd.config.tls_files import DAY, list_ends, read_material, tls_paths
 from svcd.errors import ConfigError
-from svcd.transport.tls.choosing import make_contexts
-from svcd.transport.tls.connection import ServerConnection
-from svcd.transport.tls.names import is_named, names_in
+from svcd.tls.context_choice import make_contexts
+from svcd.tls.memory_bio import ServerConnection
+from svcd.tls.peer_names import is_named, names_in
 from svcd.wire.certificates import UNREADABLE
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from svcd.config.tls_files import Material
     from svcd.interfaces import Files
     from svcd.model import Problem
-    from svcd.transport.tls.choosing import Contexts
+    from svcd.tls.context_choice import Contexts
 
 __all__ = ["Held", "TlsServer", "tls_server"]
 

@@ -1,0 +1,1 @@
+"""TLS of services: certificates, contexts, the TLS protocol, termination for handlers."""
