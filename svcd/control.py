@@ -26,10 +26,10 @@ from svcd.errors import CommandError, ListenError, ListenErrors, StoppingError
 from svcd.log.events import CONTROL, PROBLEM, tell
 from svcd.net.peer_credentials import credentials
 from svcd.net.unix_socket import bind_local, file_of, has_file, remove_file
-from svcd.transport.inherited import control_name
+from svcd.sockets.activation import control_name
+from svcd.sockets.listening import REMEDIES
+from svcd.sockets.stream_port import StreamPort
 from svcd.transport.keeper import calling_off
-from svcd.transport.ports import StreamPort
-from svcd.transport.sockets import REMEDIES
 from svcd.wire.control_protocol import Lines, Request, RequestError, answer, mistake, request
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.interfaces import Watcher
-    from svcd.transport.opening import Store
+    from svcd.sockets.acquire import Store
 
 __all__ = ["ControlFactory", "ControlService"]
 

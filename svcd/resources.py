@@ -12,9 +12,9 @@ from twisted.logger import Logger
 
 from svcd.errors import ActivationError, StartFailure
 from svcd.log.events import DESCRIPTORS, tell
+from svcd.sockets.activation import VARIABLES, receive
+from svcd.sockets.socket_pool import Stock
 from svcd.transport.descriptors import RESERVE
-from svcd.transport.inherited import VARIABLES, receive
-from svcd.transport.stock import Stock
 from svcd.transport.successor import Program
 
 if TYPE_CHECKING:

@@ -33,12 +33,12 @@ from svcd.net.monotonic import use_monotonic_time
 from svcd.net.resolver import PooledResolver
 from svcd.net.threads import call_in_daemon_thread
 from svcd.resources import connection_limit, inherited_stock, own_program
+from svcd.sockets.acquire import open_sockets
 from svcd.supervisor.commands import Commands
 from svcd.supervisor.core import Supervisor
 from svcd.supervisor.reloading import Reloader
 from svcd.supervisor.upgrading import Upgrader
 from svcd.transport.descriptors import DescriptorBudget
-from svcd.transport.opening import open_sockets
 from svcd.transport.outgoing import client_endpoint, redirect_lookups
 from svcd.transport.specs import account_of
 from svcd.transport.succession import Predecessor
@@ -52,10 +52,10 @@ if TYPE_CHECKING:
     from svcd.config.endpoints import DesiredServices
     from svcd.config.service import Service
     from svcd.model import Problem
+    from svcd.sockets.acquire import Store
+    from svcd.sockets.socket_pool import Stock
     from svcd.transport.handover import Handover
-    from svcd.transport.opening import Store
     from svcd.transport.specs import Account
-    from svcd.transport.stock import Stock
 
 __all__ = ["Options", "makeService"]
 

@@ -24,7 +24,7 @@ from svcd.errors import ListenErrors
 from svcd.host.systemd import Manager
 from svcd.metrics.registry import Ledger
 from svcd.model import ip_literal
-from svcd.transport.opening import Store, open_sockets
+from svcd.sockets.acquire import Store, open_sockets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from svcd.metrics.counters import Tally
     from svcd.metrics.snapshot import About
     from svcd.model import Runner
-    from svcd.transport.sockets import OpenSocket
-    from svcd.transport.stock import Stock
+    from svcd.sockets.listening import OpenSocket
+    from svcd.sockets.socket_pool import Stock
 
 __all__ = [
     "LOCAL_PEER",

@@ -101,7 +101,7 @@ class KnownAddresses:
     def problems(self, endpoints: Iterable[Endpoint]) -> tuple[list[Problem], list[Problem]]:
         """Return the faults of addresses that can't be listened on, and warnings."""
         from svcd.model import Severity
-        from svcd.transport.address_check import address_faults
+        from svcd.sockets.address_check import address_faults
 
         found = list(address_faults(endpoints, self.served, self.owners, self.doubt))
         faults = [each for each in found if each.severity is Severity.FAULT]

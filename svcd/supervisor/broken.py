@@ -13,7 +13,7 @@ from svcd.errors import ConfigError, FaultError, ListenError, ListenErrors
 from svcd.host.path_watch import PathWatcher
 from svcd.log.events import BROKEN, RECOVERED, tell
 from svcd.model import ip_literal
-from svcd.transport.sockets import with_owner
+from svcd.sockets.listening import with_owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -15,11 +15,11 @@ from svcd.config.diff import socket_key
 from svcd.config.endpoints import grouped
 from svcd.errors import ConfigError, ListenError, reason_of
 from svcd.handlers.nurse import Nurse
+from svcd.sockets.acquire import open_sockets
+from svcd.sockets.listening import open_socket
 from svcd.supervisor.kinds import run
 from svcd.supervisor.listeners import Listener, Port
 from svcd.transport.given_up import with_restart
-from svcd.transport.opening import open_sockets
-from svcd.transport.sockets import open_socket
 from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from svcd.config.endpoints import Endpoint
     from svcd.config.service import Service
     from svcd.model import Problem
+    from svcd.sockets.listening import OpenSocket
+    from svcd.sockets.socket_pool import Stock
     from svcd.supervisor.running import Prepared, Running, Shared
-    from svcd.transport.sockets import OpenSocket
-    from svcd.transport.stock import Stock
 
 __all__ = ["Change"]
 

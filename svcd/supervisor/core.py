@@ -18,6 +18,8 @@ from svcd.host.systemd import Manager, Pulse
 from svcd.log.events import PROBLEM, READY, RELOAD, STOP, tell
 from svcd.model import ip_literal
 from svcd.net.address_watch import AddressWatcher
+from svcd.sockets.acquire import Store
+from svcd.sockets.socket_pool import Stock
 from svcd.supervisor.broken import BrokenService, BrokenServices, failure_of
 from svcd.supervisor.change import Change
 from svcd.supervisor.describing import described, muxed
@@ -26,8 +28,6 @@ from svcd.supervisor.listeners import Listener, hidden, number_of_port
 from svcd.supervisor.running import Running, Shared, read_time_zone
 from svcd.tls.watcher import Watch
 from svcd.transport.entrance import Reception
-from svcd.transport.opening import Store
-from svcd.transport.stock import Stock
 from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:

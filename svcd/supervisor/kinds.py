@@ -16,14 +16,14 @@ from svcd.host.info import broadcasts
 from svcd.log.events import MODULE_CHANGED, PROBLEM, tell
 from svcd.model import Shape, ip_literal
 from svcd.protocols.http import HttpFactory
+from svcd.sockets.datagram_port import DatagramPort, datagram_port
+from svcd.sockets.descriptor_port import HandOffPort
+from svcd.sockets.stream_port import StreamPort
 from svcd.supervisor.listeners import nothing
 from svcd.supervisor.running import Prepared, Running, Shared
 from svcd.tls.service_tls import ServiceTls
-from svcd.transport.datagrams import DatagramPort, datagram_port
 from svcd.transport.gatekeeper import GateKeeper
-from svcd.transport.handoff import HandOffPort
 from svcd.transport.mux import MuxKeeper
-from svcd.transport.ports import StreamPort
 from svcd.transport.proxied import Usher
 from svcd.transport.rules import zone_of
 from svcd.transport.spawned import SpawnKeeper
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.handlers.nurse import Nurse
     from svcd.interfaces import Serve
+    from svcd.sockets.listening import OpenSocket
     from svcd.supervisor.listeners import Port
     from svcd.tls.certificates import TlsServer
     from svcd.transport.entrance import Entrance
     from svcd.transport.gate import Gate
     from svcd.transport.keeper import Keeper
-    from svcd.transport.sockets import OpenSocket
 
 __all__ = ["run"]
 

@@ -12,16 +12,16 @@ from twisted.logger import Logger
 
 from svcd.log.events import CLOSE, LISTEN, tell
 from svcd.model import Shape
-from svcd.transport.datagrams import DatagramPort
+from svcd.sockets.datagram_port import DatagramPort
 from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
 
     from svcd.config.endpoints import Endpoint
+    from svcd.sockets.acquire import Store
+    from svcd.sockets.listening import OpenSocket
     from svcd.transport.descriptors import DescriptorBudget
-    from svcd.transport.opening import Store
-    from svcd.transport.sockets import OpenSocket
 
 __all__ = ["Listener", "Port", "hidden", "nothing", "number_of_port"]
 

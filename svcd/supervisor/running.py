@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from svcd.interfaces import Names, Serve, Watcher
     from svcd.log.writer import Journal
     from svcd.model import Problem
+    from svcd.sockets.acquire import Store
+    from svcd.sockets.listening import OpenSocket
     from svcd.supervisor.listeners import Port
     from svcd.tls.certificates import TlsServer
     from svcd.transport.descriptors import DescriptorBudget, Share
     from svcd.transport.entrance import Entrance, Reception
     from svcd.transport.keeper import Keeper
-    from svcd.transport.opening import Store
-    from svcd.transport.sockets import OpenSocket
     from svcd.transport.specs import Account
 
 __all__ = ["Prepared", "Running", "Shared", "read_time_zone"]

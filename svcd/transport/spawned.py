@@ -19,13 +19,13 @@ from svcd.errors import CommandError
 from svcd.log.events import BLIND, DROPPED, MODULE_CHANGED, SAID, tell
 from svcd.model import unmapped
 from svcd.net.sock_diag import SocketView
+from svcd.sockets.epoll_transports import adopter
 from svcd.transport.ends import Ends
 from svcd.transport.farewell import greet
 from svcd.transport.keeper import Keeper
 from svcd.transport.queued import QueuedClient
 from svcd.transport.securing import Securing
 from svcd.transport.session import Outcome, SpawnedSession
-from svcd.transport.streams import adopter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -24,9 +24,9 @@ from zope.interface import implementer
 
 from svcd.access.admission import Ticket
 from svcd.handlers.environment import tcp_environment
-from svcd.transport.acceptor import Acceptor
-from svcd.transport.holder import Holder
-from svcd.transport.port import Port
+from svcd.sockets.accept_helper import Acceptor
+from svcd.sockets.base_port import Port
+from svcd.sockets.holder_process import Holder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

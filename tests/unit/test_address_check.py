@@ -14,8 +14,8 @@ from svcd.cli.sources import KnownAddresses
 from svcd.config.endpoints import check
 from svcd.model import Severity
 from svcd.net.port_owner import BoundSocket, Process, bound_sockets, socket_owners
-from svcd.transport import address_check
-from svcd.transport.address_check import address_faults
+from svcd.sockets import address_check
+from svcd.sockets.address_check import address_faults
 from tests.doubles import FakeFiles, FakeMachine, config_of
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from twisted.internet.protocol import Factory, Protocol
 
 from svcd.config.endpoints import DesiredServices, check
 from svcd.errors import ConfigError, ListenError, ListenErrors
+from svcd.sockets.activation import Inherited
+from svcd.sockets.socket_pool import Stock
+from svcd.sockets.stream_port import StreamPort
 from svcd.supervisor.broken import BrokenService, BrokenServices
-from svcd.transport.inherited import Inherited
-from svcd.transport.ports import StreamPort
-from svcd.transport.stock import Stock
 from tests.doubles import FakeFiles, FakeMachine, FakeReactor, LogCatcher, config_of
 from tests.unit.test_supervisor import _Daemon
 

@@ -17,7 +17,7 @@ from svcd.access.refusals import Reason
 from svcd.access.rules import Rules
 from svcd.config.access_types import HOURS, RATE, SOURCES
 from svcd.host.info import broadcasts
-from svcd.transport.datagrams import BatchedDatagramPort, DatagramPort, datagram_port
+from svcd.sockets.datagram_port import BatchedDatagramPort, DatagramPort, datagram_port
 from svcd.transport.rules import rules_of
 from tests.doubles import FakeReactor, LogCatcher, service_of
 
@@ -280,7 +280,7 @@ def test_udp_is_read_in_batches_where_the_system_can(tmp_path: Path, monkeypatch
         (socket.AF_INET, ("127.0.0.1", 0), False, DatagramPort),
         (socket.AF_UNIX, str(tmp_path / "s"), True, DatagramPort),
     ):
-        monkeypatch.setattr("svcd.transport.datagrams.available", lambda there=there: there)
+        monkeypatch.setattr("svcd.sockets.datagram_port.available", lambda there=there: there)
         made = _Datagrams(family, address, None)
         assert type(made.port) is kind
         made.close()

@@ -16,7 +16,7 @@ from svcd.errors import ListenError, ListenErrors
 from svcd.host.accounts import group_id, user_id
 from svcd.host.info import LocalMachine
 from svcd.net.socket_options import is_mptcp, unix_address, unix_path
-from svcd.transport.sockets import OpenSocket, open_socket
+from svcd.sockets.listening import OpenSocket, open_socket
 from tests.doubles import FakeFiles, FakeMachine, config_of, open_all
 
 if TYPE_CHECKING:
@@ -358,7 +358,7 @@ def test_sockets_of_multipath_tcp(opened: _Opened) -> None:
 
 def test_a_kernel_without_multipath_tcp_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The remedy says what to do."""
-    monkeypatch.setattr("svcd.transport.sockets.IPPROTO_MPTCP", 211)
+    monkeypatch.setattr("svcd.sockets.listening.IPPROTO_MPTCP", 211)
     error = _error("echo 0/tcp4 bind=127.0.0.1 mptcp=yes")
     assert error.cause == os.strerror(errno.EPROTONOSUPPORT)
     assert "no Multipath TCP" in error.remedy

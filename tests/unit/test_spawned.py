@@ -21,12 +21,12 @@ from svcd.handlers.child import Child
 from svcd.handlers.messages import Ended
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
-from svcd.transport import acceptor
-from svcd.transport.acceptor import Acceptor
+from svcd.sockets import accept_helper as acceptor
+from svcd.sockets.accept_helper import Acceptor
+from svcd.sockets.descriptor_port import HandOffPort
+from svcd.sockets.holder_process import Holder
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.entrance import Reception
-from svcd.transport.handoff import HandOffPort
-from svcd.transport.holder import Holder
 from svcd.transport.session import KILL_SECONDS
 from svcd.transport.spawned import SpawnKeeper
 from svcd.transport.waiting import WaitPort

@@ -18,10 +18,10 @@ from svcd.errors import ActivationError, ListenErrors
 from svcd.host.info import LocalMachine
 from svcd.net.socket_options import has_sized_buffers, unix_address
 from svcd.resources import inherited_stock
-from svcd.transport.inherited import Inherited, handed_name, receive, stored_name
-from svcd.transport.opening import Store
-from svcd.transport.sockets import OpenSocket
-from svcd.transport.stock import Stock
+from svcd.sockets.acquire import Store
+from svcd.sockets.activation import Inherited, handed_name, receive, stored_name
+from svcd.sockets.listening import OpenSocket
+from svcd.sockets.socket_pool import Stock
 from tests.doubles import FakeFiles, FakeMachine, LogCatcher, ManagerDouble, config_of, open_all
 
 if TYPE_CHECKING:
@@ -389,7 +389,7 @@ def test_a_count_that_is_none_is_an_error(count: str) -> None:
 
 _CHILD = """
 import os
-from svcd.transport.inherited import receive
+from svcd.sockets.activation import receive
 os.environ["LISTEN_PID"] = str(os.getpid())
 try:
     for each in receive(os.environ, os.getpid()):

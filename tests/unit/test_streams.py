@@ -12,7 +12,7 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
-from svcd.transport.streams import adopter
+from svcd.sockets.epoll_transports import adopter
 from tests.doubles import FakeReactor
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from svcd.errors import ConfigError, ListenErrors
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
 from svcd.metrics.registry import Ledger
+from svcd.sockets.activation import Inherited
+from svcd.sockets.socket_pool import Stock
+from svcd.sockets.stream_port import StreamPort
 from svcd.supervisor.core import Supervisor
 from svcd.transport.descriptors import DescriptorBudget
-from svcd.transport.inherited import Inherited
-from svcd.transport.ports import StreamPort
 from svcd.transport.specs import Account
-from svcd.transport.stock import Stock
 from tests.doubles import (
     FakeFiles,
     FakeMachine,

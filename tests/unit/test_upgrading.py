@@ -15,16 +15,16 @@ from svcd import twistd
 from svcd.config.endpoints import DesiredServices, check
 from svcd.errors import CommandError, StoppingError
 from svcd.model import Place, Problem
+from svcd.sockets.acquire import Store
+from svcd.sockets.activation import Inherited
+from svcd.sockets.socket_pool import Stock
 from svcd.supervisor import upgrading
 from svcd.supervisor.broken import BrokenService
 from svcd.supervisor.commands import Commands
 from svcd.supervisor.reloading import Reloader
 from svcd.supervisor.upgrading import Upgrader
 from svcd.transport.handover import HANDOVER, Handover, write
-from svcd.transport.inherited import Inherited
-from svcd.transport.opening import Store
 from svcd.transport.specs import FOLLOWS_USER
-from svcd.transport.stock import Stock
 from svcd.transport.succession import PREDECESSOR, Predecessor
 from svcd.transport.successor import Program
 from svcd.transport.waiting import WaitPort

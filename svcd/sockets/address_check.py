@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from svcd.model import Shape, address_text
 from svcd.net.port_owner import bound_sockets, owner_of
 from svcd.net.socket_options import unix_address
-from svcd.transport.sockets import IP_FREEBIND, REMEDIES, in_use, socket_address
+from svcd.sockets.listening import IP_FREEBIND, REMEDIES, in_use, socket_address
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from svcd.model import Shape
 from svcd.net.socket_options import has_sized_buffers, is_mptcp, unix_path
-from svcd.transport.inherited import base_name, stored_name
-from svcd.transport.sockets import adopt_socket, socket_address
+from svcd.sockets.activation import base_name, stored_name
+from svcd.sockets.listening import adopt_socket, socket_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from svcd.config.endpoints import Endpoint
     from svcd.config.options import Options
-    from svcd.transport.inherited import Inherited
-    from svcd.transport.sockets import OpenSocket
+    from svcd.sockets.activation import Inherited
+    from svcd.sockets.listening import OpenSocket
 
 __all__ = ["Stock"]
 

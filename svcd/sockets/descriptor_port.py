@@ -8,7 +8,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from svcd.transport.port import Port, accepted
+from svcd.sockets.base_port import Port, accepted
 
 if TYPE_CHECKING:
     import socket

@@ -13,8 +13,8 @@ from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
 from svcd.net.peer_credentials import unix_peer
-from svcd.transport.port import Port, accepted
-from svcd.transport.streams import address_of, open_stream
+from svcd.sockets.base_port import Port, accepted
+from svcd.sockets.epoll_transports import address_of, open_stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable

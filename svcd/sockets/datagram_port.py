@@ -13,7 +13,7 @@ from zope.interface import implementer
 from svcd.metrics.counters import Flow
 from svcd.net.peer_credentials import CREDENTIALS_BYTES, UNIXPeer, unpack_credentials
 from svcd.net.udp_batch import LARGEST_DATAGRAM, available, batch_for, pktinfo_option, source_control
-from svcd.transport.port import BATCH, Port
+from svcd.sockets.base_port import BATCH, Port
 
 if TYPE_CHECKING:
     from collections.abc import Callable

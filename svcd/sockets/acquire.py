@@ -11,16 +11,16 @@ from svcd.config.diff import socket_key
 from svcd.errors import ListenError
 from svcd.host.systemd import Manager
 from svcd.log.events import LEFTOVER, UNGIVEN, tell
-from svcd.transport.inherited import stored_name, waits
-from svcd.transport.sockets import OpenSocket, open_socket, with_owner
-from svcd.transport.stock import Stock
+from svcd.sockets.activation import stored_name, waits
+from svcd.sockets.listening import OpenSocket, open_socket, with_owner
+from svcd.sockets.socket_pool import Stock
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Hashable, Iterable, Sequence
 
     from svcd.config.endpoints import DesiredServices, Endpoint
-    from svcd.transport.inherited import Inherited
+    from svcd.sockets.activation import Inherited
 
 __all__ = ["Store", "open_sockets"]
 

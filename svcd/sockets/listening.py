@@ -17,7 +17,7 @@ from svcd.model import Shape, address_text
 from svcd.net.port_owner import socket_owner
 from svcd.net.socket_options import IPPROTO_MPTCP, TCP_NOTSENT_LOWAT, unix_address, unix_path
 from svcd.net.unix_socket import bind_local, file_of, has_file, remove_file
-from svcd.transport.inherited import handed_name
+from svcd.sockets.activation import handed_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

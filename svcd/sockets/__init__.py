@@ -1,0 +1,1 @@
+"""Listening sockets: bind, activation, the store of descriptors, ports. Knows no connection."""
