@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from svcd.log.setup import LogOutput
     from svcd.supervisor.core import Supervisor
     from svcd.supervisor.reloading import Reloader
-    from svcd.transport.succession import Predecessor
     from svcd.twistd import Twistd
+    from svcd.upgrade.channel import Predecessor
 
 __all__ = ["Daemon", "not_started"]
 

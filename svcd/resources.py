@@ -15,13 +15,13 @@ from svcd.log.events import DESCRIPTORS, tell
 from svcd.sockets.activation import VARIABLES, receive
 from svcd.sockets.socket_pool import Stock
 from svcd.transport.descriptors import RESERVE
-from svcd.transport.successor import Program
+from svcd.upgrade.new_daemon import Program
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
-    from svcd.transport.handover import Handover
     from svcd.transport.specs import Account
+    from svcd.upgrade.handover import Handover
 
 __all__ = ["connection_limit", "inherited_stock", "own_program"]
 

@@ -41,8 +41,8 @@ from svcd.supervisor.upgrading import Upgrader
 from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.outgoing import client_endpoint, redirect_lookups
 from svcd.transport.specs import account_of
-from svcd.transport.succession import Predecessor
 from svcd.twistd import Twistd, check_account, check_pid_file
+from svcd.upgrade.channel import Predecessor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from svcd.model import Problem
     from svcd.sockets.acquire import Store
     from svcd.sockets.socket_pool import Stock
-    from svcd.transport.handover import Handover
     from svcd.transport.specs import Account
+    from svcd.upgrade.handover import Handover
 
 __all__ = ["Options", "makeService"]
 

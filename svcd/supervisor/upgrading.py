@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from svcd.errors import CommandError, StoppingError
 from svcd.log.events import PROBLEM, UPGRADE, UPGRADE_FAILED, tell
-from svcd.transport.successor import Successor
+from svcd.upgrade.new_daemon import Successor
 
 if TYPE_CHECKING:
     import socket
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from svcd.interfaces import Watcher
     from svcd.supervisor.core import Supervisor
     from svcd.supervisor.reloading import Reloader
-    from svcd.transport.successor import Program
+    from svcd.upgrade.new_daemon import Program
 
 __all__ = ["PATIENCE", "Also", "Runner", "Upgrader"]
 

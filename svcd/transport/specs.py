@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from svcd.config.options import Options
     from svcd.config.service import Service
     from svcd.model import Problem
-    from svcd.transport.handover import Handover
+    from svcd.upgrade.handover import Handover
 
 __all__ = ["FOLLOWS_USER", "Account", "account_of", "root_needed", "roots_refusals", "spec_of"]
 

@@ -23,12 +23,12 @@ from svcd.supervisor.broken import BrokenService
 from svcd.supervisor.commands import Commands
 from svcd.supervisor.reloading import Reloader
 from svcd.supervisor.upgrading import Upgrader
-from svcd.transport.handover import HANDOVER, Handover, write
 from svcd.transport.specs import FOLLOWS_USER
-from svcd.transport.succession import PREDECESSOR, Predecessor
-from svcd.transport.successor import Program
 from svcd.transport.waiting import WaitPort
 from svcd.twistd import Twistd, check_account
+from svcd.upgrade.channel import PREDECESSOR, Predecessor
+from svcd.upgrade.handover import HANDOVER, Handover, write
+from svcd.upgrade.new_daemon import Program
 from tests.doubles import FakeFiles, FakeMachine, LogCatcher, ManagerDouble, config_of, open_all
 from tests.unit.test_supervisor import _Daemon
 

@@ -14,8 +14,8 @@ from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
 from svcd.handlers.child import Child, ending
-from svcd.transport.handover import HANDOVER, write
-from svcd.transport.succession import FAULTS, GO, MAINPID, PREDECESSOR, READY, SERVING, Channel
+from svcd.upgrade.channel import FAULTS, GO, MAINPID, PREDECESSOR, READY, SERVING, Channel
+from svcd.upgrade.handover import HANDOVER, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,0 +1,1 @@
+"""The hand-over of sockets from an old daemon to a new one."""
