@@ -22,6 +22,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from svcd.connections.tracker import calling_off
 from svcd.errors import CommandError, ListenError, ListenErrors, StoppingError
 from svcd.log.events import CONTROL, PROBLEM, tell
 from svcd.net.peer_credentials import credentials
@@ -29,7 +30,6 @@ from svcd.net.unix_socket import bind_local, file_of, has_file, remove_file
 from svcd.sockets.activation import control_name
 from svcd.sockets.listening import REMEDIES
 from svcd.sockets.stream_port import StreamPort
-from svcd.transport.keeper import calling_off
 from svcd.wire.control_protocol import Lines, Request, RequestError, answer, mistake, request
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
+from svcd.connections.descriptor_budget import RESERVE
 from svcd.errors import ActivationError, StartFailure
 from svcd.log.events import DESCRIPTORS, tell
 from svcd.sockets.activation import VARIABLES, receive
 from svcd.sockets.socket_pool import Stock
-from svcd.transport.descriptors import RESERVE
 from svcd.upgrade.new_daemon import Program
 
 if TYPE_CHECKING:

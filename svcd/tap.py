@@ -16,6 +16,7 @@ from svcd import __version__
 from svcd.access.global_limit import Hall
 from svcd.catalog import Surroundings
 from svcd.config_loader import check_again, listing, load_config, usual_file
+from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.control import ControlFactory, ControlService
 from svcd.daemon import Daemon, not_started
 from svcd.defaults import DEFAULT_NAME, SERVICES_FILE
@@ -38,7 +39,6 @@ from svcd.supervisor.commands import Commands
 from svcd.supervisor.core import Supervisor
 from svcd.supervisor.reloading import Reloader
 from svcd.supervisor.upgrading import Upgrader
-from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.outgoing import client_endpoint, redirect_lookups
 from svcd.transport.specs import account_of
 from svcd.twistd import Twistd, check_account, check_pid_file

@@ -14,11 +14,11 @@ from svcd.access.explain import Outcome, Visit, explain
 from svcd.access.refusals import Reason
 from svcd.access.types import LOCAL_CLIENT, address_number
 from svcd.config.statement import nearest
+from svcd.connections.access_rules import rules_of
 from svcd.errors import UsageError
 from svcd.host.host_addresses import system_numbers_of
 from svcd.host.reverse_resolver import confirmed_system_host_of
 from svcd.model import Shape, unmapped
-from svcd.transport.rules import rules_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from svcd.config.diff import socket_key
 from svcd.config.endpoints import grouped
+from svcd.connections.wait_port import WaitPort
 from svcd.errors import ConfigError, ListenError, reason_of
 from svcd.handlers.nurse import Nurse
 from svcd.sockets.acquire import open_sockets
@@ -20,7 +21,6 @@ from svcd.sockets.listening import open_socket
 from svcd.supervisor.kinds import run
 from svcd.supervisor.listeners import Listener, Port
 from svcd.transport.given_up import with_restart
-from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable

@@ -13,6 +13,8 @@ from twisted.logger import Logger
 
 from svcd.config.diff import plan, socket_key
 from svcd.config.endpoints import DesiredServices, grouped
+from svcd.connections.admission_queue import Reception
+from svcd.connections.wait_port import WaitPort
 from svcd.errors import ListenError, StoppingError
 from svcd.host.systemd import Manager, Pulse
 from svcd.log.events import PROBLEM, READY, RELOAD, STOP, tell
@@ -27,8 +29,6 @@ from svcd.supervisor.ending import attempt, cut, drained
 from svcd.supervisor.listeners import Listener, hidden, number_of_port
 from svcd.supervisor.running import Running, Shared, read_time_zone
 from svcd.tls.watcher import Watch
-from svcd.transport.entrance import Reception
-from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
     from svcd.config.diff import Plan
     from svcd.config.endpoints import Endpoint
     from svcd.config.service import Service
+    from svcd.connections.descriptor_budget import DescriptorBudget
+    from svcd.connections.tracker import Keeper
     from svcd.handlers.nurse import Nurse
     from svcd.interfaces import Watcher
     from svcd.log.writer import Journal
     from svcd.metrics.registry import Ledger
     from svcd.model import Problem
     from svcd.tls.certificates import TlsServer
-    from svcd.transport.descriptors import DescriptorBudget
-    from svcd.transport.keeper import Keeper
     from svcd.transport.specs import Account
 
 __all__ = ["ReloadResult", "Supervisor"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from svcd.connections.access_rules import instances_of
 from svcd.metrics.snapshot import About
 from svcd.model import Shape
-from svcd.transport.rules import instances_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

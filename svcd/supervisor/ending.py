@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import succeed
 from twisted.logger import Logger
 
+from svcd.connections.tracker import calling_off
 from svcd.errors import reason_of
 from svcd.log.events import PROBLEM, tell
-from svcd.transport.keeper import calling_off
 
 if TYPE_CHECKING:
     from collections.abc import Callable

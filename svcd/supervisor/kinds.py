@@ -10,6 +10,12 @@ from twisted.logger import Logger
 
 from svcd.access.types import LOCAL_CLIENT
 from svcd.catalog import MUX, datagram_protocol, stream_factory
+from svcd.connections.access_rules import zone_of
+from svcd.connections.factory import GateKeeper
+from svcd.connections.proxy_protocol import Usher
+from svcd.connections.spawned import SpawnKeeper
+from svcd.connections.tcpmux import MuxKeeper
+from svcd.connections.wait_port import WaitPort
 from svcd.errors import reason_of
 from svcd.handlers.module_files import ModuleFiles
 from svcd.host.info import broadcasts
@@ -22,13 +28,7 @@ from svcd.sockets.stream_port import StreamPort
 from svcd.supervisor.listeners import nothing
 from svcd.supervisor.running import Prepared, Running, Shared
 from svcd.tls.service_tls import ServiceTls
-from svcd.transport.gatekeeper import GateKeeper
-from svcd.transport.mux import MuxKeeper
-from svcd.transport.proxied import Usher
-from svcd.transport.rules import zone_of
-from svcd.transport.spawned import SpawnKeeper
 from svcd.transport.specs import spec_of
-from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 
     from svcd.access.refusals import Refusal
     from svcd.config.service import Service
+    from svcd.connections.admission_queue import Entrance
+    from svcd.connections.tracker import Keeper
+    from svcd.connections.wrapper import Gate
     from svcd.handlers.nurse import Nurse
     from svcd.interfaces import Serve
     from svcd.sockets.listening import OpenSocket
     from svcd.supervisor.listeners import Port
     from svcd.tls.certificates import TlsServer
-    from svcd.transport.entrance import Entrance
-    from svcd.transport.gate import Gate
-    from svcd.transport.keeper import Keeper
 
 __all__ = ["run"]
 
@@ -169,7 +169,7 @@ class _Gated(_Kept[GateKeeper]):
         if self._tls.handshakes is None:
             return None
         # Services without TLS need not load this.
-        from svcd.transport.tls.gate import TlsGate
+        from svcd.connections.tls_wrapper import TlsGate
 
         return TlsGate
 

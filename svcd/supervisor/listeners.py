@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Protocol
 
 from twisted.logger import Logger
 
+from svcd.connections.wait_port import WaitPort
 from svcd.log.events import CLOSE, LISTEN, tell
 from svcd.model import Shape
 from svcd.sockets.datagram_port import DatagramPort
-from svcd.transport.waiting import WaitPort
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
 
     from svcd.config.endpoints import Endpoint
+    from svcd.connections.descriptor_budget import DescriptorBudget
     from svcd.sockets.acquire import Store
     from svcd.sockets.listening import OpenSocket
-    from svcd.transport.descriptors import DescriptorBudget
 
 __all__ = ["Listener", "Port", "hidden", "nothing", "number_of_port"]
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from svcd.catalog import Surroundings
     from svcd.config.service import Service
+    from svcd.connections.admission_queue import Entrance, Reception
+    from svcd.connections.descriptor_budget import DescriptorBudget, Share
+    from svcd.connections.tracker import Keeper
     from svcd.handlers.link import Link
     from svcd.handlers.module_files import ModuleFiles
     from svcd.handlers.nurse import Nurse
@@ -34,9 +37,6 @@ if TYPE_CHECKING:
     from svcd.sockets.listening import OpenSocket
     from svcd.supervisor.listeners import Port
     from svcd.tls.certificates import TlsServer
-    from svcd.transport.descriptors import DescriptorBudget, Share
-    from svcd.transport.entrance import Entrance, Reception
-    from svcd.transport.keeper import Keeper
     from svcd.transport.specs import Account
 
 __all__ = ["Prepared", "Running", "Shared", "read_time_zone"]

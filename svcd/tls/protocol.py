@@ -192,7 +192,7 @@ class TlsProtocol(Reader):
         return inner
 
     def _refuse(self, failure: str, word: str) -> None:
-        """The handshake has failed. The alert that says why is to arrive: see svcd.transport.farewell."""
+        """The handshake has failed. The alert that says why is to arrive: see svcd.connections.lingering_close."""
         self._not_shaken(failure, word)
         self._say_end()
         self._hear_no_more()

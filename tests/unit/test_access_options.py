@@ -8,9 +8,9 @@ import pytest
 
 from svcd.access.types import Hours, Prefixes, Rate
 from svcd.config.endpoints import check
+from svcd.connections.access_rules import rules_of
 from svcd.host.info import LocalMachine
 from svcd.model import Place
-from svcd.transport.rules import rules_of
 from tests.doubles import FakeFiles, FakeMachine, config_of, problems_of, service_of
 
 

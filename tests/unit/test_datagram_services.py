@@ -11,11 +11,11 @@ from twisted.internet.defer import Deferred
 from svcd.access.global_limit import Hall
 from svcd.access.types import address_number
 from svcd.config.endpoints import DesiredServices, check
+from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
 from svcd.metrics.registry import Ledger
 from svcd.supervisor.core import Supervisor
-from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.specs import Account
 from tests.doubles import FakeFiles, FakeMachine, FakeReactor, ManagerDouble, config_of, keeping, surroundings
 

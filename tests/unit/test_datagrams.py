@@ -16,9 +16,9 @@ from svcd.access.datagrams import Answering
 from svcd.access.refusals import Reason
 from svcd.access.rules import Rules
 from svcd.config.access_types import HOURS, RATE, SOURCES
+from svcd.connections.access_rules import rules_of
 from svcd.host.info import broadcasts
 from svcd.sockets.datagram_port import BatchedDatagramPort, DatagramPort, datagram_port
-from svcd.transport.rules import rules_of
 from tests.doubles import FakeReactor, LogCatcher, service_of
 
 if TYPE_CHECKING:

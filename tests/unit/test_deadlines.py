@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from svcd.transport.deadlines import SLICE, Deadlines, Times
+from svcd.connections.timeouts import SLICE, Deadlines, Times
 from tests.doubles import LogCatcher, problems_of, service_of
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from svcd.transport.descriptors import RELIEF_SECONDS, RETRY_SECONDS, SLACK, DescriptorBudget, Share
+from svcd.connections.descriptor_budget import RELIEF_SECONDS, RETRY_SECONDS, SLACK, DescriptorBudget, Share
 from tests.doubles import LogCatcher
 
 

@@ -16,15 +16,15 @@ from zope.interface import implementer
 
 from svcd.access.global_limit import Hall
 from svcd.access.refusals import Reason
+from svcd.connections import lingering_close as farewell_module
+from svcd.connections.admission_queue import Reception
+from svcd.connections.descriptor_budget import SLACK, DescriptorBudget
+from svcd.connections.factory import GateKeeper
+from svcd.connections.lingering_close import FAREWELL_SECONDS, Farewell, greet
+from svcd.connections.pending import Visitor
+from svcd.connections.wrapper import Gate
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
-from svcd.transport import farewell as farewell_module
-from svcd.transport.descriptors import SLACK, DescriptorBudget
-from svcd.transport.entrance import Reception
-from svcd.transport.farewell import FAREWELL_SECONDS, Farewell, greet
-from svcd.transport.gate import Gate
-from svcd.transport.gatekeeper import GateKeeper
-from svcd.transport.visitor import Visitor
 from tests.doubles import (
     LOCAL_PEER,
     FakeFiles,

@@ -11,8 +11,8 @@ from svcd.access.rules import Rules
 from svcd.access.types import address_number
 from svcd.cli import main
 from svcd.cli.explain import explanation, moment_of, services_named
+from svcd.connections.access_rules import rules_of
 from svcd.errors import UsageError
-from svcd.transport.rules import rules_of
 from tests.doubles import config_of, service_of
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from svcd.access.global_limit import Hall
+from svcd.connections.admission_queue import Reception
+from svcd.connections.descriptor_budget import DescriptorBudget
+from svcd.connections.factory import GateKeeper
+from svcd.connections.wrapper import Gate
 from svcd.log.formats import JsonForm, TextForm
 from svcd.log.writer import Journal
-from svcd.transport.descriptors import DescriptorBudget
-from svcd.transport.entrance import Reception
-from svcd.transport.gate import Gate
-from svcd.transport.gatekeeper import GateKeeper
 from tests.doubles import LOCAL_PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ import pytest
 
 from svcd.access.admission import Ticket
 from svcd.access.global_limit import Hall
+from svcd.connections.admission_queue import Reception
+from svcd.connections.descriptor_budget import DescriptorBudget
+from svcd.connections.proxy_protocol import PATIENCE, Unannounced, Usher
+from svcd.connections.tracker import Keeper
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
-from svcd.transport.descriptors import DescriptorBudget
-from svcd.transport.entrance import Reception
-from svcd.transport.keeper import Keeper
-from svcd.transport.proxied import PATIENCE, Unannounced, Usher
 from svcd.wire.proxy_header import MOST, Header, block, line
 from tests.doubles import FakeFiles, FakeNames, FakeReactor, keeping, service_of
 
@@ -327,7 +327,7 @@ def test_a_lack_of_descriptors_is_one_connections_end(
 
     service = proxied()
     client = service.connect(V1[:5])
-    monkeypatch.setattr("svcd.transport.proxied.os.dup", dup)
+    monkeypatch.setattr("svcd.connections.proxy_protocol.os.dup", dup)
     service.send(client, V1[5:])
     assert client.recv(1) == b""
     assert (service.taken, service.quiet) == ([], True)

@@ -16,6 +16,10 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.python.failure import Failure
 
 from svcd.access.global_limit import Hall
+from svcd.connections.admission_queue import Reception
+from svcd.connections.descriptor_budget import DescriptorBudget
+from svcd.connections.spawned import SpawnKeeper
+from svcd.connections.spawned_connection import KILL_SECONDS
 from svcd.handlers.messages import Ended
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
@@ -23,10 +27,6 @@ from svcd.protocols.base import LINGER_SECONDS
 from svcd.tls.service_tls import ServiceTls
 from svcd.tls.termination import Pump
 from svcd.tls.termination_ends import ClientSide, HandlerSide
-from svcd.transport.descriptors import DescriptorBudget
-from svcd.transport.entrance import Reception
-from svcd.transport.session import KILL_SECONDS
-from svcd.transport.spawned import SpawnKeeper
 from svcd.transport.specs import Account, spec_of
 from tests.doubles import LOCAL_PEER, PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
 from tests.tls import ANNA, FILES, TlsClient, secured

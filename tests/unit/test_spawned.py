@@ -16,6 +16,11 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from svcd.access.global_limit import Hall
+from svcd.connections.admission_queue import Reception
+from svcd.connections.descriptor_budget import DescriptorBudget
+from svcd.connections.spawned import SpawnKeeper
+from svcd.connections.spawned_connection import KILL_SECONDS
+from svcd.connections.wait_port import WaitPort
 from svcd.errors import CommandError
 from svcd.handlers.child import Child
 from svcd.handlers.messages import Ended
@@ -25,11 +30,6 @@ from svcd.sockets import accept_helper as acceptor
 from svcd.sockets.accept_helper import Acceptor
 from svcd.sockets.descriptor_port import HandOffPort
 from svcd.sockets.holder_process import Holder
-from svcd.transport.descriptors import DescriptorBudget
-from svcd.transport.entrance import Reception
-from svcd.transport.session import KILL_SECONDS
-from svcd.transport.spawned import SpawnKeeper
-from svcd.transport.waiting import WaitPort
 from svcd.wire.proxy_header import Header
 from tests.doubles import FakeFiles, FakeNames, FakeReactor, LogCatcher, keeping, service_of
 

@@ -11,6 +11,7 @@ from twisted.internet.protocol import Factory
 
 from svcd.access.global_limit import Hall
 from svcd.config.endpoints import DesiredServices, check
+from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.errors import ConfigError, ListenErrors
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
@@ -19,7 +20,6 @@ from svcd.sockets.activation import Inherited
 from svcd.sockets.socket_pool import Stock
 from svcd.sockets.stream_port import StreamPort
 from svcd.supervisor.core import Supervisor
-from svcd.transport.descriptors import DescriptorBudget
 from svcd.transport.specs import Account
 from tests.doubles import (
     FakeFiles,

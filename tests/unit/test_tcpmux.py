@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svcd.access.global_limit import Hall
+from svcd.connections.admission_queue import Reception
+from svcd.connections.descriptor_budget import DescriptorBudget
+from svcd.connections.tcpmux import LINGER, PATIENCE, MuxKeeper
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
-from svcd.transport.descriptors import DescriptorBudget
-from svcd.transport.entrance import Reception
-from svcd.transport.mux import LINGER, PATIENCE, MuxKeeper
 from svcd.wire.tcpmux import MOST, catalogue, question, refusal
 from tests.doubles import FakeFiles, FakeNames, FakeReactor, LogCatcher, keeping, service_of
 

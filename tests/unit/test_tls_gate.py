@@ -13,15 +13,15 @@ from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from svcd.access.global_limit import Hall
+from svcd.connections.admission_queue import Reception
+from svcd.connections.descriptor_budget import DescriptorBudget
+from svcd.connections.factory import GateKeeper
+from svcd.connections.tls_wrapper import TlsGate
 from svcd.log.formats import JsonForm, TextForm
 from svcd.log.writer import Journal
 from svcd.metrics.registry import Ledger
 from svcd.protocols.echo import EchoProtocol
 from svcd.tls.service_tls import ServiceTls
-from svcd.transport.descriptors import DescriptorBudget
-from svcd.transport.entrance import Reception
-from svcd.transport.gatekeeper import GateKeeper
-from svcd.transport.tls.gate import TlsGate
 from tests.doubles import LOCAL_PEER, PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
 from tests.tls import ANNA, FILES, TlsClient, secured
 

@@ -13,6 +13,7 @@ from twisted.python import usage
 
 from svcd import twistd
 from svcd.config.endpoints import DesiredServices, check
+from svcd.connections.wait_port import WaitPort
 from svcd.errors import CommandError, StoppingError
 from svcd.model import Place, Problem
 from svcd.sockets.acquire import Store
@@ -24,7 +25,6 @@ from svcd.supervisor.commands import Commands
 from svcd.supervisor.reloading import Reloader
 from svcd.supervisor.upgrading import Upgrader
 from svcd.transport.specs import FOLLOWS_USER
-from svcd.transport.waiting import WaitPort
 from svcd.twistd import Twistd, check_account
 from svcd.upgrade.channel import PREDECESSOR, Predecessor
 from svcd.upgrade.handover import HANDOVER, Handover, write

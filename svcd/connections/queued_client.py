@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from svcd.transport.descriptors import Share
-    from svcd.transport.entrance import Entrance
-    from svcd.transport.keeper import Numbered, Visit
+    from svcd.connections.admission_queue import Entrance
+    from svcd.connections.descriptor_budget import Share
+    from svcd.connections.tracker import Numbered, Visit
     from svcd.wire.proxy_header import Header
 
 __all__ = ["QueuedClient"]

@@ -12,15 +12,15 @@ from svcd.access.datagrams import Answering
 from svcd.access.refusal_log import Summary
 from svcd.access.refusals import Reason
 from svcd.config.access_checks import BANNERS, most_banner_bytes
+from svcd.connections.access_rules import rules_of, zone_of
+from svcd.connections.descriptor_budget import SHORT
+from svcd.connections.header_queue import Lobby
+from svcd.connections.lingering_close import Farewells
 from svcd.host.host_addresses import HostAddresses
 from svcd.host.info import LoadAverage
 from svcd.log.events import REFUSE
 from svcd.metrics.registry import Ledger
 from svcd.model import Shape
-from svcd.transport.descriptors import SHORT
-from svcd.transport.farewell import Farewells
-from svcd.transport.lobby import Lobby
-from svcd.transport.rules import rules_of, zone_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from svcd.access.refusals import Refusal
     from svcd.access.rules import Rules
     from svcd.config.service import Service
+    from svcd.connections.descriptor_budget import DescriptorBudget
     from svcd.interfaces import Files, Watcher
     from svcd.log.writer import Journal
     from svcd.metrics.counters import Tally
-    from svcd.transport.descriptors import DescriptorBudget
 
 __all__ = ["Entrance", "Reception"]
 

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
     from svcd.access.refusals import Refusal
+    from svcd.connections.spawned import SpawnKeeper
+    from svcd.connections.spawned_connection import SpawnedSession
     from svcd.interfaces import Watcher
-    from svcd.transport.session import SpawnedSession
-    from svcd.transport.spawned import SpawnKeeper
 
 __all__ = ["WaitPort"]
 

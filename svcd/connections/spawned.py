@@ -15,17 +15,17 @@ from twisted.logger import Logger
 
 from svcd.access.admission import Ticket
 from svcd.config.process_types import OUTPUT_RATE
+from svcd.connections.connection_addresses import Ends
+from svcd.connections.lingering_close import greet
+from svcd.connections.queued_client import QueuedClient
+from svcd.connections.spawned_connection import Outcome, SpawnedSession
+from svcd.connections.spawned_tls import Securing
+from svcd.connections.tracker import Keeper
 from svcd.errors import CommandError
 from svcd.log.events import BLIND, DROPPED, MODULE_CHANGED, SAID, tell
 from svcd.model import unmapped
 from svcd.net.sock_diag import SocketView
 from svcd.sockets.epoll_transports import adopter
-from svcd.transport.ends import Ends
-from svcd.transport.farewell import greet
-from svcd.transport.keeper import Keeper
-from svcd.transport.queued import QueuedClient
-from svcd.transport.securing import Securing
-from svcd.transport.session import Outcome, SpawnedSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.config.service import Service
+    from svcd.connections.admission_queue import Entrance
+    from svcd.connections.descriptor_budget import Share
     from svcd.handlers.link import Link
     from svcd.handlers.messages import Ended
     from svcd.interfaces import Names, Watcher
     from svcd.log.writer import Journal
     from svcd.tls.service_tls import ServiceTls
-    from svcd.transport.descriptors import Share
-    from svcd.transport.entrance import Entrance
     from svcd.wire.proxy_header import Header
 
 __all__ = ["SpawnKeeper"]

@@ -9,7 +9,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from svcd.access.admission import Ticket
-from svcd.transport.farewell import Farewell
+from svcd.connections.lingering_close import Farewell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.access.refusals import Refusal
-    from svcd.transport.descriptors import Share
-    from svcd.transport.entrance import Entrance
-    from svcd.transport.keeper import Numbered, Visit
+    from svcd.connections.admission_queue import Entrance
+    from svcd.connections.descriptor_budget import Share
+    from svcd.connections.tracker import Numbered, Visit
 
 __all__ = ["Visitor"]
 

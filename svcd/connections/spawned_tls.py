@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Protocol
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
-from svcd.transport.session import Outcome
+from svcd.connections.spawned_connection import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from svcd.connections.admission_queue import Entrance
+    from svcd.connections.connection_addresses import Ends
+    from svcd.connections.descriptor_budget import Share
+    from svcd.connections.spawned_connection import SpawnedSession
     from svcd.interfaces import Adopt
     from svcd.metrics.counters import Tally
     from svcd.tls.service_tls import ServiceTls
     from svcd.tls.termination import Pump
-    from svcd.transport.descriptors import Share
-    from svcd.transport.ends import Ends
-    from svcd.transport.entrance import Entrance
-    from svcd.transport.session import SpawnedSession
 
 __all__ = ["Securing"]
 

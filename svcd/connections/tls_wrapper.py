@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from svcd.transport.gate import HalfCloseableGate
+from svcd.connections.wrapper import HalfCloseableGate
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
     from twisted.python.failure import Failure
 
     from svcd.access.admission import Ticket
+    from svcd.connections.tracker import Keeper
     from svcd.tls.protocol import TlsProtocol
-    from svcd.transport.keeper import Keeper
 
 __all__ = ["TlsGate"]
 

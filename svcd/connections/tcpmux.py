@@ -15,11 +15,11 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from svcd.access.admission import Ticket
+from svcd.connections.lingering_close import greet
+from svcd.connections.tracker import Keeper
 from svcd.model import unmapped
 from svcd.net.tcp_info import SIZE as TCP_INFO_BYTES
 from svcd.net.tcp_info import traffic as tcp_traffic
-from svcd.transport.farewell import greet
-from svcd.transport.keeper import Keeper
 from svcd.wire.tcpmux import HELP, MOST, WELCOME, catalogue, question, refusal
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     from svcd.access.refusals import Refusal
     from svcd.config.service import Service
+    from svcd.connections.admission_queue import Entrance
+    from svcd.connections.descriptor_budget import Share
     from svcd.interfaces import Names, Serve, Watcher
     from svcd.log.writer import Journal
-    from svcd.transport.descriptors import Share
-    from svcd.transport.entrance import Entrance
     from svcd.wire.proxy_header import Header
 
 __all__ = ["MuxKeeper", "NamelessClient"]

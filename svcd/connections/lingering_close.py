@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
+    from svcd.connections.descriptor_budget import DescriptorBudget
     from svcd.interfaces import Watcher
-    from svcd.transport.descriptors import DescriptorBudget
 
 __all__ = ["FAREWELL_SECONDS", "Farewell", "Farewells", "greet"]
 

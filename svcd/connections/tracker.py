@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
+from svcd.connections.timeouts import Deadlines, Timed, Times
 from svcd.log.events import ACCEPT, END, FAIL
 from svcd.net.peer_credentials import unix_peer
-from svcd.transport.deadlines import Deadlines, Timed, Times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
     from svcd.config.service import Service
+    from svcd.connections.admission_queue import Entrance
+    from svcd.connections.descriptor_budget import Share
     from svcd.interfaces import Names
     from svcd.log.writer import Journal
-    from svcd.transport.descriptors import Share
-    from svcd.transport.entrance import Entrance
 
 __all__ = ["Keeper", "Session", "Visit", "calling_off"]
 

@@ -14,14 +14,14 @@ from twisted.internet.protocol import Factory
 from svcd.access.admission import Ticket
 from svcd.access.refusals import Reason, Refusal
 from svcd.access.types import LOCAL_CLIENT
+from svcd.connections.lingering_close import Farewell
+from svcd.connections.pending import Visitor
+from svcd.connections.tracker import Keeper
+from svcd.connections.wrapper import Gate, HalfCloseableGate
 from svcd.errors import reason_of
 from svcd.metrics.counters import Flow
 from svcd.model import unmapped
 from svcd.net.peer_credentials import UNIXPeer
-from svcd.transport.farewell import Farewell
-from svcd.transport.gate import Gate, HalfCloseableGate
-from svcd.transport.keeper import Keeper
-from svcd.transport.visitor import Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory
 
     from svcd.config.service import Service
+    from svcd.connections.admission_queue import Entrance
+    from svcd.connections.descriptor_budget import Share
     from svcd.interfaces import Names
     from svcd.log.writer import Journal
-    from svcd.transport.descriptors import Share
-    from svcd.transport.entrance import Entrance
 
 __all__ = ["GateKeeper"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from svcd.connections.descriptor_budget import DescriptorBudget
     from svcd.interfaces import Watcher
-    from svcd.transport.descriptors import DescriptorBudget
 
 __all__ = ["Lobby"]
 

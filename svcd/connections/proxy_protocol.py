@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.config.service import Service
+    from svcd.connections.header_queue import Lobby
+    from svcd.connections.tracker import Keeper
     from svcd.interfaces import Serve
-    from svcd.transport.keeper import Keeper
-    from svcd.transport.lobby import Lobby
     from svcd.wire.proxy_header import Header
 
 __all__ = ["PATIENCE", "Unannounced", "Usher"]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.access.admission import Ticket
-    from svcd.transport.keeper import Keeper
+    from svcd.connections.tracker import Keeper
 
 __all__ = ["Gate", "HalfCloseableGate"]
 

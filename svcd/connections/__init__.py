@@ -1,0 +1,1 @@
+"""Accepted connections: admission, tracking, timeouts, PROXY protocol, tcpmux, handlers in processes."""
