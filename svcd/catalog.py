@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svcd.errors import ConfigError
-from svcd.handlers.factories import FactoryError, make_factory
 from svcd.model import Shape
+from svcd.process.factories import FactoryError, make_factory
 from svcd.protocols.chargen import ChargenDatagrams, ChargenFactory
 from svcd.protocols.daytime import DaytimeDatagrams, DaytimeFactory
 from svcd.protocols.discard import DiscardDatagrams, DiscardFactory

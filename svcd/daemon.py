@@ -13,8 +13,8 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from svcd.errors import ConfigError, ListenErrors, StartFailure
-from svcd.handlers.identity import hide_memory
 from svcd.log.events import PROBLEM
+from svcd.process.credentials import hide_memory
 from svcd.stop_deadline import StopDeadline
 
 if TYPE_CHECKING:

@@ -21,7 +21,6 @@ from svcd.control import ControlFactory, ControlService
 from svcd.daemon import Daemon, not_started
 from svcd.defaults import DEFAULT_NAME, SERVICES_FILE
 from svcd.errors import ConfigError, FaultError, ListenErrors, StartFailure
-from svcd.handlers.signals import reset_inherited_signals
 from svcd.host.control_path import ControlPlace, control_places, make_folder
 from svcd.host.files import LocalFiles
 from svcd.host.info import LocalMachine
@@ -33,6 +32,7 @@ from svcd.metrics.registry import Ledger
 from svcd.net.monotonic import use_monotonic_time
 from svcd.net.resolver import PooledResolver
 from svcd.net.threads import call_in_daemon_thread
+from svcd.process.signals import reset_inherited_signals
 from svcd.resources import connection_limit, inherited_stock, own_program
 from svcd.sockets.acquire import open_sockets
 from svcd.supervisor.commands import Commands

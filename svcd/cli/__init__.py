@@ -15,7 +15,7 @@ from svcd.cli.clients import add_clients
 from svcd.cli.install import add_install
 from svcd.defaults import SERVICES_FILE
 from svcd.errors import ConfigError, UsageError
-from svcd.handlers.signals import reset_inherited_signals
+from svcd.process.signals import reset_inherited_signals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,8 +6,8 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from svcd.handlers.environment import local_proxy_environment, proxy_environment, tcp_environment, unix_environment
 from svcd.net.peer_credentials import credentials
+from svcd.process.environment import local_proxy_environment, proxy_environment, tcp_environment, unix_environment
 
 if TYPE_CHECKING:
     from svcd.wire.proxy_header import Header

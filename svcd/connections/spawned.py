@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.connections.admission_queue import Entrance
     from svcd.connections.descriptor_budget import Share
-    from svcd.handlers.link import Link
-    from svcd.handlers.messages import Ended
     from svcd.interfaces import Names, Watcher
     from svcd.log.writer import Journal
+    from svcd.process.launcher_client import Link
+    from svcd.process.messages import Ended
     from svcd.tls.service_tls import ServiceTls
     from svcd.wire.proxy_header import Header
 

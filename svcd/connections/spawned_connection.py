@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
     from svcd.access.admission import Ticket
-    from svcd.handlers.link import Link
     from svcd.interfaces import Watcher
     from svcd.log.writer import Journal
     from svcd.net.sock_diag import SocketView
+    from svcd.process.launcher_client import Link
     from svcd.tls.termination import Pump
 
 __all__ = ["KILL_SECONDS", "LAST_KILL_SECONDS", "Outcome", "SpawnedSession"]

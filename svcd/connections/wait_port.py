@@ -23,7 +23,7 @@ from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
 from svcd.access.admission import Ticket
-from svcd.handlers.environment import tcp_environment
+from svcd.process.environment import tcp_environment
 from svcd.sockets.accept_helper import Acceptor
 from svcd.sockets.base_port import Port
 from svcd.sockets.holder_process import Holder

@@ -16,9 +16,6 @@ from zoneinfo import ZoneInfo
 import ifaddr
 from twisted.internet.interfaces import IProtocolFactory
 
-from svcd.handlers.background_imports import import_in_background
-from svcd.handlers.reference import resolve
-from svcd.handlers.trial import Trial, try_imports
 from svcd.host.accounts import group_id, login, user_id
 from svcd.host.permissions import Account, cannot_enter, cannot_execute, cannot_read
 from svcd.interfaces import STILL_IMPORTING
@@ -26,11 +23,14 @@ from svcd.model import Runner, ip_literal
 from svcd.net.lookups import LookupPool, PendingLookup
 from svcd.net.resolver import Name, system_addresses
 from svcd.net.socket_options import IPPROTO_MPTCP
+from svcd.process.background_imports import import_in_background
+from svcd.process.import_check import Trial, try_imports
+from svcd.process.imports import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from svcd.handlers.background_imports import BackgroundImport
+    from svcd.process.background_imports import BackgroundImport
 
 __all__ = ["LoadAverage", "LocalMachine", "broadcasts"]
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
-from svcd.handlers.child import Child
-from svcd.handlers.messages import ONE_DESCRIPTOR
+from svcd.process.messages import ONE_DESCRIPTOR
+from svcd.process.pidfd import Child
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from svcd.config.diff import socket_key
 from svcd.config.endpoints import grouped
 from svcd.connections.wait_port import WaitPort
 from svcd.errors import ConfigError, ListenError, reason_of
-from svcd.handlers.nurse import Nurse
+from svcd.process.zygote_client import Nurse
 from svcd.sockets.acquire import open_sockets
 from svcd.sockets.listening import open_socket
 from svcd.supervisor.kinds import run

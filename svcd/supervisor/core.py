@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.connections.descriptor_budget import DescriptorBudget
     from svcd.connections.tracker import Keeper
-    from svcd.handlers.nurse import Nurse
     from svcd.interfaces import Watcher
     from svcd.log.writer import Journal
     from svcd.metrics.registry import Ledger
     from svcd.model import Problem
+    from svcd.process.zygote_client import Nurse
     from svcd.tls.certificates import TlsServer
     from svcd.transport.specs import Account
 

@@ -17,10 +17,10 @@ from svcd.connections.spawned import SpawnKeeper
 from svcd.connections.tcpmux import MuxKeeper
 from svcd.connections.wait_port import WaitPort
 from svcd.errors import reason_of
-from svcd.handlers.module_files import ModuleFiles
 from svcd.host.info import broadcasts
 from svcd.log.events import MODULE_CHANGED, PROBLEM, tell
 from svcd.model import Shape, ip_literal
+from svcd.process.module_files import ModuleFiles
 from svcd.protocols.http import HttpFactory
 from svcd.sockets.datagram_port import DatagramPort, datagram_port
 from svcd.sockets.descriptor_port import HandOffPort
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from svcd.connections.admission_queue import Entrance
     from svcd.connections.tracker import Keeper
     from svcd.connections.wrapper import Gate
-    from svcd.handlers.nurse import Nurse
     from svcd.interfaces import Serve
+    from svcd.process.zygote_client import Nurse
     from svcd.sockets.listening import OpenSocket
     from svcd.supervisor.listeners import Port
     from svcd.tls.certificates import TlsServer

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from svcd.connections.admission_queue import Entrance, Reception
     from svcd.connections.descriptor_budget import DescriptorBudget, Share
     from svcd.connections.tracker import Keeper
-    from svcd.handlers.link import Link
-    from svcd.handlers.module_files import ModuleFiles
-    from svcd.handlers.nurse import Nurse
-    from svcd.handlers.reports import Reports
-    from svcd.handlers.spec import Spec
     from svcd.interfaces import Names, Serve, Watcher
     from svcd.log.writer import Journal
     from svcd.model import Problem
+    from svcd.process.launcher_client import Link
+    from svcd.process.launcher_events import Reports
+    from svcd.process.module_files import ModuleFiles
+    from svcd.process.spec import Spec
+    from svcd.process.zygote_client import Nurse
     from svcd.sockets.acquire import Store
     from svcd.sockets.listening import OpenSocket
     from svcd.supervisor.listeners import Port

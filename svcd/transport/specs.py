@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from svcd.config.options import TABLE
 from svcd.config.value_types import UNLIMITED
-from svcd.handlers.environment import service_environment
-from svcd.handlers.launch_options import LIMITS, changed_variables
-from svcd.handlers.spec import Identity, Limit, Spec, place_files
 from svcd.host.accounts import group_id, user_id
+from svcd.process.environment import service_environment
+from svcd.process.launch_options import LIMITS, changed_variables
+from svcd.process.spec import Identity, Limit, Spec, place_files
 from svcd.transport.given_up import RESTART, START
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
-from svcd.handlers.child import Child, ending
+from svcd.process.pidfd import Child, ending
 from svcd.upgrade.channel import FAULTS, GO, MAINPID, PREDECESSOR, READY, SERVING, Channel
 from svcd.upgrade.handover import HANDOVER, write
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import svcd
-from svcd.handlers.launch_options import launcher_options
-from svcd.handlers.messages import (
+from svcd.process.launch_options import launcher_options
+from svcd.process.messages import (
     LARGEST,
     ONE_DESCRIPTOR,
     Connection,
@@ -34,9 +34,9 @@ from svcd.handlers.messages import (
     pack,
     read,
 )
-from svcd.handlers.nurse import _CODE
-from svcd.handlers.nursery import TABLE_DESCRIPTOR
-from svcd.handlers.spec import Identity, Limit, Spec, dump
+from svcd.process.spec import Identity, Limit, Spec, dump
+from svcd.process.zygote import TABLE_DESCRIPTOR
+from svcd.process.zygote_client import _CODE
 from tests.real.conftest import NOBODY
 from tests.real.daemon import PATIENCE, exchange
 from tests.real.processes import Process, all_gone, wait_until

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svcd.handlers.closings import Closings, HandlerSocket
+from svcd.process.connection_closes import Closings, HandlerSocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

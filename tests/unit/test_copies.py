@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 from twisted.internet.task import Clock
 
-from svcd.handlers.copies import Copies
-from svcd.handlers.counting import count
+from svcd.process.byte_counts import count
+from svcd.process.connection_copies import Copies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.handlers.environment import (
+from svcd.process.environment import (
     PATH,
     local_proxy_environment,
     proxy_environment,
@@ -16,7 +16,7 @@ from svcd.handlers.environment import (
     tcp_environment,
     unix_environment,
 )
-from svcd.handlers.programs import connection_values
+from svcd.process.programs import connection_values
 
 GIT = pwd.struct_passwd(("git", "x", 1000, 1000, "", "/srv/git", "/bin/false"))
 DAEMON = {"TZ": "UTC", "LD_PRELOAD": "/tmp/evil.so", "PATH": "/nowhere", "HOME": "/root", "EMPTY": ""}

@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from svcd.errors import ListenError
-from svcd.handlers.launch_options import LIMITS, excess
+from svcd.process.launch_options import LIMITS, excess
 from svcd.transport.given_up import RESTART, with_restart
 from svcd.transport.specs import FOLLOWS_USER, Account, account_of, root_needed, roots_refusals, spec_of
 from tests.doubles import service_of

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from svcd.handlers.launcher_protocol import MOST_UNANSWERED, LauncherProtocol
-from svcd.handlers.link import MOST_WAITING, Link
-from svcd.handlers.messages import (
+from svcd.process.launcher_client import MOST_WAITING, Link
+from svcd.process.launcher_protocol import MOST_UNANSWERED, LauncherProtocol
+from svcd.process.messages import (
     LARGEST,
     LONGEST_REASON,
     ONE_DESCRIPTOR,
@@ -37,15 +37,15 @@ from svcd.handlers.messages import (
     pack,
     read,
 )
-from svcd.handlers.output_limit import OutputLimit
-from svcd.handlers.sayings import LONGEST_BLOCK
-from svcd.handlers.spec import Identity, Spec
+from svcd.process.spec import Identity, Spec
+from svcd.process.stderr import LONGEST_BLOCK
+from svcd.process.stderr_limit import OutputLimit
 from tests.doubles import FakeReactor, LogCatcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svcd.handlers.reports import Reports
+    from svcd.process.launcher_events import Reports
 
 
 class _Service:

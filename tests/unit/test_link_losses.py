@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svcd.handlers.messages import Connection, Ended, Message, Ready, Signal, pack
+from svcd.process.messages import Connection, Ended, Message, Ready, Signal, pack
 from tests.unit.test_link import _Service
 
 if TYPE_CHECKING:

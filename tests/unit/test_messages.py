@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.handlers.messages import (
+from svcd.process.messages import (
     LARGEST,
     Changed,
     CheckModule,
@@ -29,8 +29,8 @@ from svcd.handlers.messages import (
     read,
     read_all,
 )
-from svcd.handlers.sayings import BLOCK, LONGEST_BLOCK, LONGEST_LINE, Sayings
-from svcd.handlers.spec import Identity, Limit, Spec, dump, load
+from svcd.process.spec import Identity, Limit, Spec, dump, load
+from svcd.process.stderr import BLOCK, LONGEST_BLOCK, LONGEST_LINE, Sayings
 
 NUMBERS = st.integers(0, 2**64 - 1)
 PIDS = st.integers(0, 2**22)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svcd.handlers.background_imports import import_in_background
 from svcd.net.address_watch import AddressWatcher
 from svcd.net.port_owner import Process, socket_owner
+from svcd.process.background_imports import import_in_background
 from tests.doubles import FakeReactor
 
 if TYPE_CHECKING:

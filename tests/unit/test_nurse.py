@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.handlers.messages import LARGEST, ONE_DESCRIPTOR, Gone, Kill, Launch, Launched, Ready, Signal, pack, read
-from svcd.handlers.nurse import Nurse
-from svcd.handlers.reports import Reports
-from svcd.handlers.spec import Identity, Spec
+from svcd.process.launcher_events import Reports
+from svcd.process.messages import LARGEST, ONE_DESCRIPTOR, Gone, Kill, Launch, Launched, Ready, Signal, pack, read
+from svcd.process.spec import Identity, Spec
+from svcd.process.zygote_client import Nurse
 from tests.doubles import FakeReactor, LogCatcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svcd.handlers.link import Link
+    from svcd.process.launcher_client import Link
 
 SPEC = Spec("cat/tcp", Identity(), {}, program="/bin/cat", argv=("cat",))
 

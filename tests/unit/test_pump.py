@@ -20,9 +20,9 @@ from svcd.connections.admission_queue import Reception
 from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.connections.spawned import SpawnKeeper
 from svcd.connections.spawned_connection import KILL_SECONDS
-from svcd.handlers.messages import Ended
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
+from svcd.process.messages import Ended
 from svcd.protocols.base import LINGER_SECONDS
 from svcd.tls.service_tls import ServiceTls
 from svcd.tls.termination import Pump

@@ -22,10 +22,10 @@ from svcd.connections.spawned import SpawnKeeper
 from svcd.connections.spawned_connection import KILL_SECONDS
 from svcd.connections.wait_port import WaitPort
 from svcd.errors import CommandError
-from svcd.handlers.child import Child
-from svcd.handlers.messages import Ended
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
+from svcd.process.messages import Ended
+from svcd.process.pidfd import Child
 from svcd.sockets import accept_helper as acceptor
 from svcd.sockets.accept_helper import Acceptor
 from svcd.sockets.descriptor_port import HandOffPort

@@ -6,8 +6,8 @@ import resource
 
 import pytest
 
-from svcd.handlers.launch_options import LIMITS, adapt, changed_variables, excess, launcher_options
-from svcd.handlers.spec import Identity, Limit, Spec
+from svcd.process.launch_options import LIMITS, adapt, changed_variables, excess, launcher_options
+from svcd.process.spec import Identity, Limit, Spec
 from svcd.transport.specs import Account, spec_of
 from tests.doubles import service_of
 

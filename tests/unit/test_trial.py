@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from svcd.config.options import Options
-from svcd.handlers.reference import resolve
-from svcd.handlers.trial import Trial, try_imports
 from svcd.host.info import LocalMachine
 from svcd.model import Runner
+from svcd.process.import_check import Trial, try_imports
+from svcd.process.imports import resolve
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from svcd.handlers.messages import Ended
+    from svcd.process.messages import Ended
 
 __all__ = ["Reports"]
 

@@ -3,7 +3,7 @@
 A client does not see the end of its connection while any process has that open. So a copy is closed as soon as neither
 the handler nor a process that it has started has the connection any more (proc(5), /proc/PID/fd); nothing tells of that
 by itself. A fork of a launcher that was root hides what it has open (PR_SET_DUMPABLE, prctl(2)); Python handlers report
-that they close their connection: see svcd.handlers.closings.
+that they close their connection: see svcd.process.connection_closes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from svcd.handlers.counting import UNKNOWN, let_go
+from svcd.process.byte_counts import UNKNOWN, let_go
 
 if TYPE_CHECKING:
     from collections.abc import Callable

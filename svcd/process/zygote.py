@@ -2,7 +2,7 @@
 
 It is the only one that keeps what the daemon was started with, so it can do next to nothing: it knows the table that it
 was given at its start, and what it can be asked for is another launcher for a line of it, with the same rights or fewer
-(svcd.handlers.launch_options has the rule), and to end a handler that has lost its launcher. It ends with the daemon.
+(svcd.process.launch_options has the rule), and to end a handler that has lost its launcher. It ends with the daemon.
 Launchers that are stopped (SIGSTOP) go on then: they may have orders to end their handlers, and end themselves.
 """
 
@@ -18,12 +18,12 @@ import sys
 from signal import SIGCONT, SIGKILL, SIGTERM
 from typing import NoReturn
 
-from svcd.handlers.identity import adopt_orphans
-from svcd.handlers.launch_options import adapt, excess, inherited_limits
-from svcd.handlers.launcher import serve
-from svcd.handlers.messages import LARGEST, ONE_DESCRIPTOR, Gone, Kill, Launch, Launched, Signal, pack, read
-from svcd.handlers.signals import ChildWatch, children, outlast_signals
-from svcd.handlers.spec import Spec, load
+from svcd.process.credentials import adopt_orphans
+from svcd.process.launch_options import adapt, excess, inherited_limits
+from svcd.process.launcher import serve
+from svcd.process.messages import LARGEST, ONE_DESCRIPTOR, Gone, Kill, Launch, Launched, Signal, pack, read
+from svcd.process.signals import ChildWatch, children, outlast_signals
+from svcd.process.spec import Spec, load
 
 __all__ = ["TABLE_DESCRIPTOR", "main"]
 

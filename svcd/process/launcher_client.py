@@ -1,7 +1,7 @@
 """The daemon's end of a launcher: hands connections over, passes reports on, has a lost launcher started again.
 
 A launcher has the rights of its handlers, so what it reports is checked against what it was sent
-(svcd.handlers.launcher_protocol). A report that may not come ends the launcher, as a crash does.
+(svcd.process.launcher_protocol). A report that may not come ends the launcher, as a crash does.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from svcd.errors import CommandError
-from svcd.handlers.backoff import Backoff
-from svcd.handlers.launcher_protocol import LauncherProtocol
-from svcd.handlers.messages import (
+from svcd.log.events import LAUNCHER, LAUNCHER_LOST, tell
+from svcd.process.backoff import Backoff
+from svcd.process.launch_queue import MOST_WAITING, Orders
+from svcd.process.launcher_protocol import LauncherProtocol
+from svcd.process.messages import (
     LARGEST,
     Changed,
     CheckModule,
@@ -33,10 +35,8 @@ from svcd.handlers.messages import (
     pack,
     read_all,
 )
-from svcd.handlers.orders import MOST_WAITING, Orders
-from svcd.handlers.output_limit import OutputLimit
-from svcd.handlers.signals import exists
-from svcd.log.events import LAUNCHER, LAUNCHER_LOST, tell
+from svcd.process.signals import exists
+from svcd.process.stderr_limit import OutputLimit
 
 if TYPE_CHECKING:
     import socket
@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
-    from svcd.handlers.messages import Message
-    from svcd.handlers.reports import Reports
-    from svcd.handlers.spec import Spec
     from svcd.interfaces import Watcher
+    from svcd.process.launcher_events import Reports
+    from svcd.process.messages import Message
+    from svcd.process.spec import Spec
 
 __all__ = ["MOST_WAITING", "LauncherSource", "Link"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.interfaces import IProtocolFactory
 
 from svcd.errors import raised_by
-from svcd.handlers.reference import resolve
+from svcd.process.imports import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable

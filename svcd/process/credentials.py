@@ -9,7 +9,7 @@ import resource
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from svcd.handlers.spec import Identity, Limit
+    from svcd.process.spec import Identity, Limit
 
 __all__ = ["adopt_orphans", "hide_memory", "take", "take_limits"]
 

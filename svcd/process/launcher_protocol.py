@@ -6,7 +6,7 @@ import os
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from svcd.handlers.messages import (
+from svcd.process.messages import (
     LONGEST_REASON,
     Changed,
     Dropped,
@@ -18,11 +18,11 @@ from svcd.handlers.messages import (
     Started,
     Starting,
 )
-from svcd.handlers.sayings import LONGEST_BLOCK
+from svcd.process.stderr import LONGEST_BLOCK
 
 if TYPE_CHECKING:
-    from svcd.handlers.messages import Message
-    from svcd.handlers.output_limit import OutputLimit
+    from svcd.process.messages import Message
+    from svcd.process.stderr_limit import OutputLimit
 
 __all__ = ["MOST_UNANSWERED", "LauncherProtocol"]
 

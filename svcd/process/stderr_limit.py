@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svcd.handlers.sayings import LONGEST_BLOCK
+from svcd.process.stderr import LONGEST_BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable

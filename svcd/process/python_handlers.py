@@ -12,22 +12,22 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from svcd.handlers.closings import HandlerSocket
-from svcd.handlers.counting import UNKNOWN, count
-from svcd.handlers.identity import take_limits
-from svcd.handlers.messages import Ended, Started
-from svcd.handlers.programs import connection_values
-from svcd.handlers.reference import resolve
-from svcd.handlers.sayings import BLOCK, LONGEST_BLOCK
-from svcd.handlers.signals import default_signals
+from svcd.process.byte_counts import UNKNOWN, count
+from svcd.process.connection_closes import HandlerSocket
+from svcd.process.credentials import take_limits
+from svcd.process.imports import resolve
+from svcd.process.messages import Ended, Started
+from svcd.process.programs import connection_values
+from svcd.process.signals import default_signals
+from svcd.process.stderr import BLOCK, LONGEST_BLOCK
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
 
-    from svcd.handlers.closings import Closings
-    from svcd.handlers.spec import Spec
-    from svcd.handlers.telling import Telling
+    from svcd.process.connection_closes import Closings
+    from svcd.process.message_writer import Telling
+    from svcd.process.spec import Spec
 
 __all__ = ["Forks", "Threads", "find"]
 

@@ -18,27 +18,27 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 import svcd
-from svcd.handlers.backoff import Backoff
-from svcd.handlers.child import Child
-from svcd.handlers.launch_options import excess, inherited_limits, launcher_options
-from svcd.handlers.link import Link
-from svcd.handlers.messages import LARGEST, ONE_DESCRIPTOR, Gone, Kill, Launch, Launched, Signal, pack, read
-from svcd.handlers.nursery import TABLE_DESCRIPTOR
-from svcd.handlers.packets import PacketQueue
-from svcd.handlers.spec import Spec, dump
 from svcd.log.events import NURSERY, NURSERY_LOST, tell
+from svcd.process.backoff import Backoff
+from svcd.process.launch_options import excess, inherited_limits, launcher_options
+from svcd.process.launcher_client import Link
+from svcd.process.messages import LARGEST, ONE_DESCRIPTOR, Gone, Kill, Launch, Launched, Signal, pack, read
+from svcd.process.packets import PacketQueue
+from svcd.process.pidfd import Child
+from svcd.process.spec import Spec, dump
+from svcd.process.zygote import TABLE_DESCRIPTOR
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
-    from svcd.handlers.reports import Reports
     from svcd.interfaces import Watcher
+    from svcd.process.launcher_events import Reports
 
 __all__ = ["Nurse"]
 
 #: Run by a bare interpreter: the standard library first, then us, and nothing that an environment or a folder adds.
-_CODE = "import sys; sys.path.append({root!r}); from svcd.handlers.nursery import main; main()"
+_CODE = "import sys; sys.path.append({root!r}); from svcd.process.zygote import main; main()"
 
 
 class _Source:

@@ -9,15 +9,15 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
-from svcd.handlers.messages import ONE_DESCRIPTOR, Connection, Signal, pack
+from svcd.process.messages import ONE_DESCRIPTOR, Connection, Signal, pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from twisted.internet.interfaces import IDelayedCall
 
-    from svcd.handlers.launcher_protocol import LauncherProtocol
     from svcd.interfaces import Watcher
+    from svcd.process.launcher_protocol import LauncherProtocol
 
 __all__ = ["MOST_WAITING", "Orders"]
 

@@ -16,12 +16,12 @@ import resource
 import struct
 from typing import TYPE_CHECKING
 
-from svcd.handlers.spec import Limit, Spec, place_files
+from svcd.process.spec import Limit, Spec, place_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from svcd.handlers.spec import Identity
+    from svcd.process.spec import Identity
 
 __all__ = ["LIMITS", "adapt", "changed_variables", "excess", "inherited_limits", "launcher_options"]
 

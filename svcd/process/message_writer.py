@@ -6,14 +6,14 @@ import contextlib
 from _thread import allocate_lock
 from typing import TYPE_CHECKING
 
-from svcd.handlers.messages import Dropped, Said, pack
+from svcd.process.messages import Dropped, Said, pack
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from svcd.handlers.messages import Message
-    from svcd.handlers.output_limit import OutputLimit
+    from svcd.process.messages import Message
+    from svcd.process.stderr_limit import OutputLimit
 
 __all__ = ["Telling"]
 

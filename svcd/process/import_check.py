@@ -16,10 +16,10 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from svcd.handlers.identity import take
-from svcd.handlers.reference import resolve
-from svcd.handlers.signals import reset_inherited_signals
-from svcd.handlers.spec import Identity
+from svcd.process.credentials import take
+from svcd.process.imports import resolve
+from svcd.process.signals import reset_inherited_signals
+from svcd.process.spec import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ _LAZY = {0x80: "an async function", 0x200: "an async generator", 0x20: "a genera
 _CALL = "__call__"
 #: The longest reason, in bytes; it fits into a pipe that nobody reads yet.
 _LONGEST = 4000
-_BEGIN = "import json, sys; asked = json.load(sys.stdin); sys.path[:] = asked['path']; import svcd.handlers.trial as t; t.main(asked)"  # noqa: E501 - one statement line is all that -c takes
+_BEGIN = "import json, sys; asked = json.load(sys.stdin); sys.path[:] = asked['path']; import svcd.process.import_check as t; t.main(asked)"  # noqa: E501 - one statement line is all that -c takes
 
 
 class Trial(NamedTuple):
@@ -187,7 +187,7 @@ def _factory_reason(trial: Trial) -> str:
     import pickle
 
     # Twisted, which handlers can do without.
-    from svcd.handlers.factories import FactoryError, make_factory
+    from svcd.process.factories import FactoryError, make_factory
 
     try:
         make_factory(trial.reference, pickle.loads(bytes.fromhex(trial.options)))  # noqa: S301 - our own process's

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from svcd.handlers.identity import take_limits
+from svcd.process.credentials import take_limits
 
 if TYPE_CHECKING:
-    from svcd.handlers.spec import Spec
+    from svcd.process.spec import Spec
 
 __all__ = ["Programs", "connection_values"]
 

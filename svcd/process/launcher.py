@@ -13,11 +13,11 @@ import time
 from signal import SIGKILL
 from typing import TYPE_CHECKING, Protocol
 
-from svcd.handlers.closings import Closings
-from svcd.handlers.copies import Copies
-from svcd.handlers.functions import Forks, Threads, find
-from svcd.handlers.identity import take, take_limits
-from svcd.handlers.messages import (
+from svcd.process.connection_closes import Closings
+from svcd.process.connection_copies import Copies
+from svcd.process.credentials import take, take_limits
+from svcd.process.message_writer import Telling
+from svcd.process.messages import (
     LARGEST,
     LONGEST_REASON,
     ONE_DESCRIPTOR,
@@ -34,16 +34,16 @@ from svcd.handlers.messages import (
     pack,
     read,
 )
-from svcd.handlers.module_files import ModuleFiles
-from svcd.handlers.output_limit import OutputLimit
-from svcd.handlers.programs import Programs
-from svcd.handlers.sayings import Sayings
-from svcd.handlers.signals import ChildWatch, children
-from svcd.handlers.telling import Telling
+from svcd.process.module_files import ModuleFiles
+from svcd.process.programs import Programs
+from svcd.process.python_handlers import Forks, Threads, find
+from svcd.process.signals import ChildWatch, children
+from svcd.process.stderr import Sayings
+from svcd.process.stderr_limit import OutputLimit
 
 if TYPE_CHECKING:
-    from svcd.handlers.messages import Message
-    from svcd.handlers.spec import Spec
+    from svcd.process.messages import Message
+    from svcd.process.spec import Spec
 
 __all__ = ["Launcher", "serve"]
 

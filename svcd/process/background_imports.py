@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from svcd.handlers.reference import resolve
+from svcd.process.imports import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
