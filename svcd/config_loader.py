@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svcd.catalog import SHAPES
 from svcd.config.endpoints import DesiredServices, Endpoint, check
 from svcd.config.parser import parse, parse_text
 from svcd.config.service import Config
@@ -14,6 +13,7 @@ from svcd.defaults import DEFAULT, DEFAULT_NAME, SERVICES_FILE
 from svcd.errors import ConfigError
 from svcd.host.info import LocalMachine
 from svcd.model import Place, Problem, Severity
+from svcd.protocols.catalog import SHAPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

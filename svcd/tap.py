@@ -14,7 +14,6 @@ from twisted.python import usage
 
 from svcd import __version__
 from svcd.access.global_limit import Hall
-from svcd.catalog import Surroundings
 from svcd.config_loader import check_again, listing, load_config, usual_file
 from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.control import ControlFactory, ControlService
@@ -33,13 +32,14 @@ from svcd.net.monotonic import use_monotonic_time
 from svcd.net.resolver import PooledResolver
 from svcd.net.threads import call_in_daemon_thread
 from svcd.process.signals import reset_inherited_signals
+from svcd.protocols.catalog import Surroundings
+from svcd.protocols.outgoing import client_endpoint, redirect_lookups
 from svcd.resources import connection_limit, inherited_stock, own_program
 from svcd.sockets.acquire import open_sockets
 from svcd.supervisor.commands import Commands
 from svcd.supervisor.core import Supervisor
 from svcd.supervisor.reloading import Reloader
 from svcd.supervisor.upgrading import Upgrader
-from svcd.transport.outgoing import client_endpoint, redirect_lookups
 from svcd.transport.specs import account_of
 from svcd.twistd import Twistd, check_account, check_pid_file
 from svcd.upgrade.channel import Predecessor

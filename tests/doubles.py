@@ -18,12 +18,12 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from svcd.catalog import SHAPES, Surroundings
 from svcd.config.parser import parse, parse_text
 from svcd.errors import ListenErrors
 from svcd.host.systemd import Manager
 from svcd.metrics.registry import Ledger
 from svcd.model import ip_literal
+from svcd.protocols.catalog import SHAPES, Surroundings
 from svcd.sockets.acquire import Store, open_sockets
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from twisted.internet.protocol import Protocol
 
-from svcd.catalog import SHAPES
 from svcd.config.parser import parse_text
 from svcd.metrics.counters import Tally
 from svcd.metrics.snapshot import About
+from svcd.protocols.catalog import SHAPES
 from svcd.tls.certificates import TlsServer, tls_server
 from svcd.tls.handshakes import Handshakes
 from svcd.tls.protocol import TlsProtocol

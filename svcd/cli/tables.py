@@ -7,11 +7,11 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from svcd import __version__
-from svcd.catalog import SHAPES, SUMMARIES
 from svcd.cli.manual import roff
 from svcd.config.option_info import GROUPS, OptionInfo
 from svcd.config.options import TABLE
 from svcd.model import Shape
+from svcd.protocols.catalog import SHAPES, SUMMARIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -94,7 +94,7 @@ class FileBody:
         self._file.budget = budget
 
     def read(self) -> bytes:
-        """The next piece; see svcd.protocols.responses.Body."""
+        """The next piece; see svcd.protocols.http.response.Body."""
         if not self._left:
             return b""
         piece = os.pread(self._file.descriptor, min(_PIECE, self._left), self._offset)

@@ -10,7 +10,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.protocol import Factory
 
 from svcd.protocols.base import BuiltinFactory
-from svcd.protocols.side import FirstSide, Side
+from svcd.protocols.pipe import FirstSide, Side
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
     from svcd.access.global_limit import Hall
-    from svcd.catalog import Surroundings
     from svcd.config.diff import Plan
     from svcd.config.endpoints import Endpoint
     from svcd.config.service import Service
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from svcd.metrics.registry import Ledger
     from svcd.model import Problem
     from svcd.process.zygote_client import Nurse
+    from svcd.protocols.catalog import Surroundings
     from svcd.tls.certificates import TlsServer
     from svcd.transport.specs import Account
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from twisted.logger import Logger
 
 from svcd.access.types import LOCAL_CLIENT
-from svcd.catalog import MUX, datagram_protocol, stream_factory
 from svcd.connections.access_rules import zone_of
 from svcd.connections.factory import GateKeeper
 from svcd.connections.proxy_protocol import Usher
@@ -21,7 +20,8 @@ from svcd.host.info import broadcasts
 from svcd.log.events import MODULE_CHANGED, PROBLEM, tell
 from svcd.model import Shape, ip_literal
 from svcd.process.module_files import ModuleFiles
-from svcd.protocols.http import HttpFactory
+from svcd.protocols.catalog import MUX, datagram_protocol, stream_factory
+from svcd.protocols.http.server import HttpFactory
 from svcd.sockets.datagram_port import DatagramPort, datagram_port
 from svcd.sockets.descriptor_port import HandOffPort
 from svcd.sockets.stream_port import StreamPort

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
-    from svcd.catalog import Surroundings
     from svcd.config.service import Service
     from svcd.connections.admission_queue import Entrance, Reception
     from svcd.connections.descriptor_budget import DescriptorBudget, Share
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from svcd.process.module_files import ModuleFiles
     from svcd.process.spec import Spec
     from svcd.process.zygote_client import Nurse
+    from svcd.protocols.catalog import Surroundings
     from svcd.sockets.acquire import Store
     from svcd.sockets.listening import OpenSocket
     from svcd.supervisor.listeners import Port

@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from svcd.protocols.base import LINGER_BYTES, LINGER_SECONDS
-from svcd.protocols.side import FirstSide, Side
+from svcd.protocols.pipe import FirstSide, Side
 
 if TYPE_CHECKING:
     import socket

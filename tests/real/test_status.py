@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
-from svcd.protocols.status.rendering import OLDEST
+from svcd.protocols.status.cache import OLDEST
 from tests.real.browser import Browser
 from tests.real.daemon import PATIENCE, Daemon, exchange
 

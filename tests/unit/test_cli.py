@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 import svcd
-from svcd.catalog import BUILTINS
 from svcd.cli import main
 from svcd.config.option_info import GROUPS
 from svcd.config.options import TABLE
+from svcd.protocols.catalog import BUILTINS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svcd.catalog import BUILTINS, SHAPES
 from svcd.cli import _parser, main
 from svcd.cli.grammar import commands_of
 from svcd.cli.manual import manual, roff
 from svcd.config.endpoints import check
 from svcd.config.parser import parse, parse_text
 from svcd.host.files import LocalFiles
+from svcd.protocols.catalog import BUILTINS, SHAPES
 from svcd.tap import Options
 from tests.doubles import FakeFiles, FakeMachine
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from svcd.catalog import SHAPES
 from svcd.config.parser import parse
 from svcd.host.files import LocalFiles
 from svcd.model import Net
+from svcd.protocols.catalog import SHAPES
 
 FILE = Path("/etc/services")
 

@@ -8,9 +8,9 @@ import pytest
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 
-from svcd.catalog import stream_factory
 from svcd.config.options import Options
 from svcd.errors import ConfigError
+from svcd.protocols.catalog import stream_factory
 from svcd.protocols.echo import EchoFactory
 from svcd.protocols.redirect import RedirectFactory
 from tests.doubles import service_of, surroundings

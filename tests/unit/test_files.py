@@ -16,14 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from svcd.host.files import MOST_BYTES, LocalFiles
-from svcd.protocols.files import StaticFiles
+from svcd.protocols.http.static_files import StaticFiles
 from svcd.wire.http_request import HttpError, Request
 from tests.doubles import PEER, LogCatcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svcd.protocols.responses import Response
+    from svcd.protocols.http.response import Response
 
 SECRET = b"not for everyone"
 LARGE = bytes(range(256)) * 1000

@@ -10,8 +10,8 @@ import pytest
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 
-from svcd.protocols.hello import HelloPage
-from svcd.protocols.responses import Response
+from svcd.protocols.http.greeting import HelloPage
+from svcd.protocols.http.response import Response
 from svcd.wire.http_request import HttpError, Request
 from tests.doubles import LOCAL_PEER, FakeNames
 

@@ -10,9 +10,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from svcd.protocols.base import LINGER_SECONDS
-from svcd.protocols.http import HttpFactory
-from svcd.protocols.http_connections import LOOK_SECONDS, LOWEST_RATE, SLICE, HttpTimeouts
-from svcd.protocols.responses import Response, text_response
+from svcd.protocols.http.connections import LOOK_SECONDS, LOWEST_RATE, SLICE, HttpTimeouts
+from svcd.protocols.http.response import Response, text_response
+from svcd.protocols.http.server import HttpFactory
 from tests.doubles import PEER, StreamDouble
 
 HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n"

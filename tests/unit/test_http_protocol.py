@@ -13,9 +13,9 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from svcd.protocols.base import LINGER_SECONDS
-from svcd.protocols.http import HttpFactory
-from svcd.protocols.http_connections import LOOK_SECONDS
-from svcd.protocols.responses import Response, text_response
+from svcd.protocols.http.connections import LOOK_SECONDS
+from svcd.protocols.http.response import Response, text_response
+from svcd.protocols.http.server import HttpFactory
 from svcd.wire.http_request import MOST_TARGET, HttpError, Request
 from tests.doubles import PEER, LogCatcher, StreamDouble
 

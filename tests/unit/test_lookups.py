@@ -23,8 +23,8 @@ from svcd.host.info import LocalMachine
 from svcd.model import HostPort
 from svcd.net.lookups import LookupPool
 from svcd.net.resolver import system_addresses, twisted_address
-from svcd.transport import outgoing as outgoing_module
-from svcd.transport.outgoing import NameEndpoint
+from svcd.protocols import outgoing as outgoing_module
+from svcd.protocols.outgoing import NameEndpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

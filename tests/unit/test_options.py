@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from svcd.access.types import ClientName, NameKind
-from svcd.catalog import BUILTINS
 from svcd.config import process_types as handler_kinds
 from svcd.config import tls_types as tls_kinds
 from svcd.config import value_types as kinds
 from svcd.config.option_info import GROUPS, HANDLERS, SPEAKERS
 from svcd.config.options import TABLE, Options
 from svcd.model import HostPort, Net, Owner
+from svcd.protocols.catalog import BUILTINS
 
 _CHOICE = kinds.choice("a", "b")
 _CHOICES = kinds.choices("X", "Y", "Z")

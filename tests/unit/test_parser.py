@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.catalog import SHAPES
 from svcd.config.options import TABLE
 from svcd.config.parser import parse, parse_text
 from svcd.model import Net
+from svcd.protocols.catalog import SHAPES
 from tests.doubles import FakeFiles, config_of, problems_of, read_files, service_of
 
 MAIN = "/etc/svcd/services"

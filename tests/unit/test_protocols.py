@@ -11,14 +11,14 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from svcd.catalog import BUILTINS, SHAPES
 from svcd.config.options import Options
 from svcd.model import Shape
 from svcd.protocols.base import LINGER_BYTES, LINGER_SECONDS
+from svcd.protocols.catalog import BUILTINS, SHAPES
 from svcd.protocols.chargen import ChargenDatagrams, ChargenFactory
 from svcd.protocols.daytime import DaytimeDatagrams, DaytimeFactory
 from svcd.protocols.qotd import QotdDatagrams, QotdFactory
-from svcd.protocols.timeofday import TimeDatagrams, TimeFactory
+from svcd.protocols.time import TimeDatagrams, TimeFactory
 from svcd.wire import chargen
 from svcd.wire.fortune import DEFAULT
 from tests.doubles import FakeFiles, StreamDouble, surroundings

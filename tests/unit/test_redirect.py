@@ -10,10 +10,10 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from svcd.catalog import stream_factory
 from svcd.model import HostPort
+from svcd.protocols.catalog import stream_factory
+from svcd.protocols.outgoing import client_endpoint, redirect_lookups
 from svcd.protocols.redirect import RedirectFactory
-from svcd.transport.outgoing import client_endpoint, redirect_lookups
 from svcd.wire.proxy_header import block
 from tests.doubles import LOCAL_PEER, PEER, FakeEndpoint, StreamDouble, service_of, surroundings
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.catalog import SHAPES
 from svcd.config.option_info import HANDLERS
 from svcd.config.options import TABLE
 from svcd.config.parser import parse_text
 from svcd.config.value_types import DURATION
 from svcd.model import Net, Shape
+from svcd.protocols.catalog import SHAPES
 from tests.doubles import FakeFiles, config_of
 
 if TYPE_CHECKING:

@@ -20,16 +20,16 @@ from twisted.internet.task import Clock
 from svcd.metrics.counters import Flow
 from svcd.metrics.registry import SAMPLES, Ledger
 from svcd.metrics.snapshot import About
-from svcd.protocols.status import texts
+from svcd.protocols.status import formatting as texts
+from svcd.protocols.status.cache import OLDEST, WORTH, Rendering
+from svcd.protocols.status.data import view
 from svcd.protocols.status.page import page
-from svcd.protocols.status.rendering import OLDEST, WORTH, Rendering
-from svcd.protocols.status.site import StatusFactory, StatusSite
-from svcd.protocols.status.view import view
+from svcd.protocols.status.resource import StatusFactory, StatusSite
 from svcd.wire.http_request import HttpError, Request
 from tests.doubles import StreamDouble, counted
 
 if TYPE_CHECKING:
-    from svcd.protocols.responses import Response
+    from svcd.protocols.http.response import Response
 
 REMOTE = IPv4Address("TCP", "192.0.2.1", 40_000)
 HERE = IPv4Address("TCP", "127.0.0.1", 40_000)

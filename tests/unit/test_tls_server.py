@@ -17,9 +17,9 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
 from svcd.access.types import ClientName, NameKind
-from svcd.catalog import SHAPES
 from svcd.config.parser import parse_text
 from svcd.errors import ConfigError
+from svcd.protocols.catalog import SHAPES
 from svcd.tls.callbacks import ServerContext
 from svcd.tls.certificates import TlsServer, tls_server
 from svcd.tls.memory_bio import ServerConnection

@@ -13,7 +13,7 @@ import pkgutil
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from svcd.protocols.status import texts
+from svcd.protocols.status import formatting as texts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

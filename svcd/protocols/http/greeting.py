@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.address import IPv4Address, IPv6Address
 
-from svcd.protocols.responses import Response, text_response
+from svcd.protocols.http.response import Response, text_response
 from svcd.wire.http_request import HttpError, Request, path_segments
 
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ from svcd.protocols.chargen import ChargenDatagrams, ChargenFactory
 from svcd.protocols.daytime import DaytimeDatagrams, DaytimeFactory
 from svcd.protocols.discard import DiscardDatagrams, DiscardFactory
 from svcd.protocols.echo import EchoDatagrams, EchoFactory
-from svcd.protocols.files import StaticFiles
-from svcd.protocols.hello import HelloPage
-from svcd.protocols.http import HttpFactory
-from svcd.protocols.http_connections import HttpTimeouts
+from svcd.protocols.http.connections import HttpTimeouts
+from svcd.protocols.http.greeting import HelloPage
+from svcd.protocols.http.server import HttpFactory
+from svcd.protocols.http.static_files import StaticFiles
 from svcd.protocols.qotd import QotdDatagrams, QotdFactory
 from svcd.protocols.redirect import RedirectFactory
-from svcd.protocols.status.site import StatusFactory
-from svcd.protocols.timeofday import TimeDatagrams, TimeFactory
+from svcd.protocols.status.resource import StatusFactory
+from svcd.protocols.time import TimeDatagrams, TimeFactory
 from svcd.protocols.upper import UpperFactory
 from svcd.wire.fortune import DEFAULT, read_quotes
 from svcd.wire.proxy_header import block, line

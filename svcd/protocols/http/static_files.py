@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 from twisted.logger import Logger
 
+from svcd.protocols.http.response import Response, error_response
 from svcd.protocols.open_files import OpenFiles
-from svcd.protocols.responses import Response, error_response
 from svcd.wire.http_request import HttpError, Request, path_segments
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 from twisted.internet.address import IPv4Address, IPv6Address
 
 from svcd.model import unmapped
-from svcd.protocols.http import HttpFactory
-from svcd.protocols.responses import Response, text_response
-from svcd.protocols.status.families import families
+from svcd.protocols.http.response import Response, text_response
+from svcd.protocols.http.server import HttpFactory
+from svcd.protocols.status.cache import Rendering
+from svcd.protocols.status.data import view
+from svcd.protocols.status.metric_families import families
 from svcd.protocols.status.page import ICON, POLICY, page
-from svcd.protocols.status.rendering import Rendering
-from svcd.protocols.status.view import view
 from svcd.wire.http_negotiation import media_type, takes_gzip
 from svcd.wire.http_request import HttpError, Request, authority, path_segments
 from svcd.wire.openmetrics import OPENMETRICS, TEXT, openmetrics, text
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IReactorTime
 
     from svcd.metrics.snapshot import Observed
-    from svcd.protocols.http_connections import HttpTimeouts
+    from svcd.protocols.http.connections import HttpTimeouts
 
 __all__ = ["StatusFactory", "StatusSite"]
 

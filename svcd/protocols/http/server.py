@@ -16,8 +16,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from svcd.protocols.base import BuiltinFactory, Lingerer
-from svcd.protocols.http_connections import EVICTED, HttpConnections, HttpTimeouts
-from svcd.protocols.responses import error_response
+from svcd.protocols.http.connections import EVICTED, HttpConnections, HttpTimeouts
+from svcd.protocols.http.response import error_response
 from svcd.wire.http_request import SLICE, HttpError, RequestReader, head
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from svcd.interfaces import Descriptors
-    from svcd.protocols.http_connections import Group
-    from svcd.protocols.responses import Body, Handler, Response
+    from svcd.protocols.http.connections import Group
+    from svcd.protocols.http.response import Body, Handler, Response
     from svcd.wire.http_request import Request
 
 __all__ = ["HttpFactory", "HttpProtocol"]
