@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from svcd.log.setup import LogOutput
-    from svcd.supervisor.core import Supervisor
-    from svcd.supervisor.reloading import Reloader
+    from svcd.supervisor.reload import Reloader
+    from svcd.supervisor.supervisor import Supervisor
     from svcd.twistd import Twistd
     from svcd.upgrade.channel import Predecessor
 

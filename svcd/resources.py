@@ -20,7 +20,7 @@ from svcd.upgrade.new_daemon import Program
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
-    from svcd.transport.specs import Account
+    from svcd.supervisor.launch_spec import Account
     from svcd.upgrade.handover import Handover
 
 __all__ = ["connection_limit", "inherited_stock", "own_program"]

@@ -37,10 +37,10 @@ from svcd.protocols.outgoing import client_endpoint, redirect_lookups
 from svcd.resources import connection_limit, inherited_stock, own_program
 from svcd.sockets.acquire import open_sockets
 from svcd.supervisor.commands import Commands
-from svcd.supervisor.core import Supervisor
-from svcd.supervisor.reloading import Reloader
-from svcd.supervisor.upgrading import Upgrader
-from svcd.transport.specs import account_of
+from svcd.supervisor.launch_spec import account_of
+from svcd.supervisor.reload import Reloader
+from svcd.supervisor.supervisor import Supervisor
+from svcd.supervisor.upgrader import Upgrader
 from svcd.twistd import Twistd, check_account, check_pid_file
 from svcd.upgrade.channel import Predecessor
 
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from svcd.model import Problem
     from svcd.sockets.acquire import Store
     from svcd.sockets.socket_pool import Stock
-    from svcd.transport.specs import Account
+    from svcd.supervisor.launch_spec import Account
     from svcd.upgrade.handover import Handover
 
 __all__ = ["Options", "makeService"]

@@ -56,7 +56,7 @@ class Source:
             loaded: the file, without faults of users.
             user: who this is.
         """
-        from svcd.transport.specs import account_of, root_needed
+        from svcd.supervisor.launch_spec import account_of, root_needed
 
         if user != self.reader or loaded.faults:
             return []

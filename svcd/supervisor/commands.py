@@ -13,7 +13,7 @@ from twisted.internet.defer import maybeDeferred
 
 from svcd.errors import CommandError, ConfigError, FaultError, SvcdError
 from svcd.log.events import PRIORITIES
-from svcd.supervisor.upgrading import PATIENCE
+from svcd.supervisor.upgrader import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.config.service import Service
-    from svcd.supervisor.broken import BrokenService
-    from svcd.supervisor.core import ReloadResult, Supervisor
-    from svcd.supervisor.reloading import Reloader
-    from svcd.supervisor.running import Running
-    from svcd.supervisor.upgrading import Upgrader
+    from svcd.supervisor.broken_services import BrokenService
+    from svcd.supervisor.reload import Reloader
+    from svcd.supervisor.running_service import Running
+    from svcd.supervisor.supervisor import ReloadResult, Supervisor
+    from svcd.supervisor.upgrader import Upgrader
     from svcd.tls.certificates import TlsServer
 
 __all__ = ["Commands"]

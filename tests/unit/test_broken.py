@@ -17,7 +17,7 @@ from svcd.errors import ConfigError, ListenError, ListenErrors
 from svcd.sockets.activation import Inherited
 from svcd.sockets.socket_pool import Stock
 from svcd.sockets.stream_port import StreamPort
-from svcd.supervisor.broken import BrokenService, BrokenServices
+from svcd.supervisor.broken_services import BrokenService, BrokenServices
 from tests.doubles import FakeFiles, FakeMachine, FakeReactor, LogCatcher, config_of
 from tests.unit.test_supervisor import _Daemon
 

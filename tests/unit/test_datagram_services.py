@@ -15,8 +15,8 @@ from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
 from svcd.metrics.registry import Ledger
-from svcd.supervisor.core import Supervisor
-from svcd.transport.specs import Account
+from svcd.supervisor.launch_spec import Account
+from svcd.supervisor.supervisor import Supervisor
 from tests.doubles import FakeFiles, FakeMachine, FakeReactor, ManagerDouble, config_of, keeping, surroundings
 
 if TYPE_CHECKING:
@@ -160,10 +160,10 @@ def test_a_reload_has_the_addresses_at_once(daemon: _Daemon) -> None:
 def test_addresses_that_are_never_answered_are_read_again(daemon: _Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """The broadcast address of a network that the machine has joined since."""
     assert daemon.asks()
-    monkeypatch.setattr("svcd.supervisor.kinds.broadcasts", lambda: frozenset({"127.0.0.1"}))
+    monkeypatch.setattr("svcd.supervisor.service_types.broadcasts", lambda: frozenset({"127.0.0.1"}))
     assert daemon.asks()
     daemon.supervisor.refresh_addresses()
     assert not daemon.asks()
-    monkeypatch.setattr("svcd.supervisor.kinds.broadcasts", frozenset)
+    monkeypatch.setattr("svcd.supervisor.service_types.broadcasts", frozenset)
     daemon.reload("")
     assert daemon.asks()

@@ -8,8 +8,8 @@ import pytest
 
 from svcd.errors import ListenError
 from svcd.process.launch_options import LIMITS, excess
-from svcd.transport.given_up import RESTART, with_restart
-from svcd.transport.specs import FOLLOWS_USER, Account, account_of, root_needed, roots_refusals, spec_of
+from svcd.supervisor.launch_spec import FOLLOWS_USER, Account, account_of, root_needed, roots_refusals, spec_of
+from svcd.supervisor.root_given_up import RESTART, with_restart
 from tests.doubles import service_of
 from tests.unit.test_broken import desired
 

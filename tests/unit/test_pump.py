@@ -24,10 +24,10 @@ from svcd.log.formats import TextForm
 from svcd.log.writer import Journal
 from svcd.process.messages import Ended
 from svcd.protocols.base import LINGER_SECONDS
+from svcd.supervisor.launch_spec import Account, spec_of
 from svcd.tls.service_tls import ServiceTls
 from svcd.tls.termination import Pump
 from svcd.tls.termination_ends import ClientSide, HandlerSide
-from svcd.transport.specs import Account, spec_of
 from tests.doubles import LOCAL_PEER, PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
 from tests.tls import ANNA, FILES, TlsClient, secured
 

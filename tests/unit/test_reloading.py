@@ -9,8 +9,8 @@ from twisted.internet.defer import maybeDeferred
 
 from svcd.config.endpoints import DesiredServices, check
 from svcd.errors import ConfigError
-from svcd.supervisor.reloading import Reloader
-from svcd.transport.given_up import START
+from svcd.supervisor.reload import Reloader
+from svcd.supervisor.root_given_up import START
 from tests.doubles import FakeFiles, FakeMachine, LogCatcher, config_of
 from tests.unit.test_supervisor import _Daemon
 

@@ -8,7 +8,7 @@ import pytest
 
 from svcd.process.launch_options import LIMITS, adapt, changed_variables, excess, launcher_options
 from svcd.process.spec import Identity, Limit, Spec
-from svcd.transport.specs import Account, spec_of
+from svcd.supervisor.launch_spec import Account, spec_of
 from tests.doubles import service_of
 
 ACCOUNT = Account((1024, 4096))

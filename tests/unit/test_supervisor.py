@@ -19,8 +19,8 @@ from svcd.metrics.registry import Ledger
 from svcd.sockets.activation import Inherited
 from svcd.sockets.socket_pool import Stock
 from svcd.sockets.stream_port import StreamPort
-from svcd.supervisor.core import Supervisor
-from svcd.transport.specs import Account
+from svcd.supervisor.launch_spec import Account
+from svcd.supervisor.supervisor import Supervisor
 from tests.doubles import (
     FakeFiles,
     FakeMachine,

@@ -19,12 +19,12 @@ from svcd.model import Place, Problem
 from svcd.sockets.acquire import Store
 from svcd.sockets.activation import Inherited
 from svcd.sockets.socket_pool import Stock
-from svcd.supervisor import upgrading
-from svcd.supervisor.broken import BrokenService
+from svcd.supervisor import upgrader as upgrading
+from svcd.supervisor.broken_services import BrokenService
 from svcd.supervisor.commands import Commands
-from svcd.supervisor.reloading import Reloader
-from svcd.supervisor.upgrading import Upgrader
-from svcd.transport.specs import FOLLOWS_USER
+from svcd.supervisor.launch_spec import FOLLOWS_USER
+from svcd.supervisor.reload import Reloader
+from svcd.supervisor.upgrader import Upgrader
 from svcd.twistd import Twistd, check_account
 from svcd.upgrade.channel import PREDECESSOR, Predecessor
 from svcd.upgrade.handover import HANDOVER, Handover, write

@@ -15,7 +15,7 @@ from svcd.host.accounts import group_id, user_id
 from svcd.process.environment import service_environment
 from svcd.process.launch_options import LIMITS, changed_variables
 from svcd.process.spec import Identity, Limit, Spec, place_files
-from svcd.transport.given_up import RESTART, START
+from svcd.supervisor.root_given_up import RESTART, START
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

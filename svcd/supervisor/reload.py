@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from svcd.config.endpoints import DesiredServices
     from svcd.config.service import Service
-    from svcd.supervisor.core import ReloadResult, Supervisor
+    from svcd.supervisor.supervisor import ReloadResult, Supervisor
 
 __all__ = ["Reloader"]
 

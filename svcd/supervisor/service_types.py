@@ -25,10 +25,10 @@ from svcd.protocols.http.server import HttpFactory
 from svcd.sockets.datagram_port import DatagramPort, datagram_port
 from svcd.sockets.descriptor_port import HandOffPort
 from svcd.sockets.stream_port import StreamPort
-from svcd.supervisor.listeners import nothing
-from svcd.supervisor.running import Prepared, Running, Shared
+from svcd.supervisor.launch_spec import spec_of
+from svcd.supervisor.listener import nothing
+from svcd.supervisor.running_service import Prepared, Running, Shared
 from svcd.tls.service_tls import ServiceTls
-from svcd.transport.specs import spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from svcd.interfaces import Serve
     from svcd.process.zygote_client import Nurse
     from svcd.sockets.listening import OpenSocket
-    from svcd.supervisor.listeners import Port
+    from svcd.supervisor.listener import Port
     from svcd.tls.certificates import TlsServer
 
 __all__ = ["run"]

@@ -22,12 +22,12 @@ from svcd.model import ip_literal
 from svcd.net.address_watch import AddressWatcher
 from svcd.sockets.acquire import Store
 from svcd.sockets.socket_pool import Stock
-from svcd.supervisor.broken import BrokenService, BrokenServices, failure_of
-from svcd.supervisor.change import Change
-from svcd.supervisor.describing import described, muxed
-from svcd.supervisor.ending import attempt, cut, drained
-from svcd.supervisor.listeners import Listener, hidden, number_of_port
-from svcd.supervisor.running import Running, Shared, read_time_zone
+from svcd.supervisor.broken_services import BrokenService, BrokenServices, failure_of
+from svcd.supervisor.draining import attempt, cut, drained
+from svcd.supervisor.listener import Listener, hidden, number_of_port
+from svcd.supervisor.running_service import Running, Shared, read_time_zone
+from svcd.supervisor.service_infos import described, muxed
+from svcd.supervisor.transaction import Change
 from svcd.tls.watcher import Watch
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from svcd.model import Problem
     from svcd.process.zygote_client import Nurse
     from svcd.protocols.catalog import Surroundings
+    from svcd.supervisor.launch_spec import Account
     from svcd.tls.certificates import TlsServer
-    from svcd.transport.specs import Account
 
 __all__ = ["ReloadResult", "Supervisor"]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from svcd.interfaces import Watcher
-    from svcd.supervisor.running import Running
+    from svcd.supervisor.running_service import Running
 
 __all__ = ["attempt", "cut", "drained"]
 

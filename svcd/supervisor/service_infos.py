@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from svcd.config.service import Service
     from svcd.interfaces import Serve
-    from svcd.supervisor.broken import BrokenService
-    from svcd.supervisor.listeners import Listener
-    from svcd.supervisor.running import Running
+    from svcd.supervisor.broken_services import BrokenService
+    from svcd.supervisor.listener import Listener
+    from svcd.supervisor.running_service import Running
     from svcd.tls.certificates import TlsServer
 
 __all__ = ["described", "muxed"]

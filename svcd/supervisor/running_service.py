@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from svcd.errors import CommandError
-from svcd.supervisor.listeners import nothing
-from svcd.transport.specs import root_needed, roots_refusals, spec_of
+from svcd.supervisor.launch_spec import root_needed, roots_refusals, spec_of
+from svcd.supervisor.listener import nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from svcd.protocols.catalog import Surroundings
     from svcd.sockets.acquire import Store
     from svcd.sockets.listening import OpenSocket
-    from svcd.supervisor.listeners import Port
+    from svcd.supervisor.launch_spec import Account
+    from svcd.supervisor.listener import Port
     from svcd.tls.certificates import TlsServer
-    from svcd.transport.specs import Account
 
 __all__ = ["Prepared", "Running", "Shared", "read_time_zone"]
 

@@ -18,9 +18,9 @@ from svcd.errors import ConfigError, ListenError, reason_of
 from svcd.process.zygote_client import Nurse
 from svcd.sockets.acquire import open_sockets
 from svcd.sockets.listening import open_socket
-from svcd.supervisor.kinds import run
-from svcd.supervisor.listeners import Listener, Port
-from svcd.transport.given_up import with_restart
+from svcd.supervisor.listener import Listener, Port
+from svcd.supervisor.root_given_up import with_restart
+from svcd.supervisor.service_types import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from svcd.model import Problem
     from svcd.sockets.listening import OpenSocket
     from svcd.sockets.socket_pool import Stock
-    from svcd.supervisor.running import Prepared, Running, Shared
+    from svcd.supervisor.running_service import Prepared, Running, Shared
 
 __all__ = ["Change"]
 

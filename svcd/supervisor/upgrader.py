@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
     from svcd.interfaces import Watcher
-    from svcd.supervisor.core import Supervisor
-    from svcd.supervisor.reloading import Reloader
+    from svcd.supervisor.reload import Reloader
+    from svcd.supervisor.supervisor import Supervisor
     from svcd.upgrade.new_daemon import Program
 
 __all__ = ["PATIENCE", "Also", "Runner", "Upgrader"]

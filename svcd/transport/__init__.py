@@ -1,1 +1,0 @@
-"""The sockets: opened, listened on, counted, and guarded by the gate."""
