@@ -16,7 +16,8 @@ from svcd import __version__
 from svcd.access.global_limit import Hall
 from svcd.config_loader import check_again, listing, load_config, usual_file
 from svcd.connections.descriptor_budget import DescriptorBudget
-from svcd.control import ControlFactory, ControlService
+from svcd.control.commands import Commands
+from svcd.control.server import ControlFactory, ControlService
 from svcd.daemon import Daemon, not_started
 from svcd.defaults import DEFAULT_NAME, SERVICES_FILE
 from svcd.errors import ConfigError, FaultError, ListenErrors, StartFailure
@@ -36,7 +37,6 @@ from svcd.protocols.catalog import Surroundings
 from svcd.protocols.outgoing import client_endpoint, redirect_lookups
 from svcd.resources import connection_limit, inherited_stock, own_program
 from svcd.sockets.acquire import open_sockets
-from svcd.supervisor.commands import Commands
 from svcd.supervisor.launch_spec import account_of
 from svcd.supervisor.reload import Reloader
 from svcd.supervisor.supervisor import Supervisor

@@ -12,9 +12,9 @@ import pytest
 from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import Deferred
 
-from svcd import control
 from svcd.cli import main
-from svcd.control import ControlFactory
+from svcd.control import server as control
+from svcd.control.server import ControlFactory
 from svcd.errors import CommandError
 from tests.doubles import FakeReactor, StreamDouble
 

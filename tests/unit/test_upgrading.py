@@ -14,6 +14,7 @@ from twisted.python import usage
 from svcd import twistd
 from svcd.config.endpoints import DesiredServices, check
 from svcd.connections.wait_port import WaitPort
+from svcd.control.commands import Commands
 from svcd.errors import CommandError, StoppingError
 from svcd.model import Place, Problem
 from svcd.sockets.acquire import Store
@@ -21,7 +22,6 @@ from svcd.sockets.activation import Inherited
 from svcd.sockets.socket_pool import Stock
 from svcd.supervisor import upgrader as upgrading
 from svcd.supervisor.broken_services import BrokenService
-from svcd.supervisor.commands import Commands
 from svcd.supervisor.launch_spec import FOLLOWS_USER
 from svcd.supervisor.reload import Reloader
 from svcd.supervisor.upgrader import Upgrader
