@@ -18,7 +18,9 @@ from svcd.config_loader import check_again, listing, load_config, usual_file
 from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.control.commands import Commands
 from svcd.control.server import ControlFactory, ControlService
-from svcd.daemon import Daemon, not_started
+from svcd.daemon.daemon import Daemon, not_started
+from svcd.daemon.startup import connection_limit, inherited_stock, own_program
+from svcd.daemon.twistd import Twistd, check_account, check_pid_file
 from svcd.defaults import DEFAULT_NAME, SERVICES_FILE
 from svcd.errors import ConfigError, FaultError, ListenErrors, StartFailure
 from svcd.host.control_path import ControlPlace, control_places, make_folder
@@ -35,13 +37,11 @@ from svcd.net.threads import call_in_daemon_thread
 from svcd.process.signals import reset_inherited_signals
 from svcd.protocols.catalog import Surroundings
 from svcd.protocols.outgoing import client_endpoint, redirect_lookups
-from svcd.resources import connection_limit, inherited_stock, own_program
 from svcd.sockets.acquire import open_sockets
 from svcd.supervisor.launch_spec import account_of
 from svcd.supervisor.reload import Reloader
 from svcd.supervisor.supervisor import Supervisor
 from svcd.supervisor.upgrader import Upgrader
-from svcd.twistd import Twistd, check_account, check_pid_file
 from svcd.upgrade.channel import Predecessor
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from svcd.config.endpoints import Endpoint, check
+from svcd.daemon.startup import inherited_stock
 from svcd.errors import ActivationError, ListenErrors
 from svcd.host.info import LocalMachine
 from svcd.net.socket_options import has_sized_buffers, unix_address
-from svcd.resources import inherited_stock
 from svcd.sockets.acquire import Store
 from svcd.sockets.activation import Inherited, handed_name, receive, stored_name
 from svcd.sockets.listening import OpenSocket

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from svcd.stop_deadline import StopDeadline
+from svcd.daemon.stop_deadline import StopDeadline
 
 PATIENCE = 20.0
 

@@ -11,10 +11,11 @@ import pytest
 from twisted.internet.defer import maybeDeferred
 from twisted.python import usage
 
-from svcd import twistd
 from svcd.config.endpoints import DesiredServices, check
 from svcd.connections.wait_port import WaitPort
 from svcd.control.commands import Commands
+from svcd.daemon import twistd
+from svcd.daemon.twistd import Twistd, check_account
 from svcd.errors import CommandError, StoppingError
 from svcd.model import Place, Problem
 from svcd.sockets.acquire import Store
@@ -25,7 +26,6 @@ from svcd.supervisor.broken_services import BrokenService
 from svcd.supervisor.launch_spec import FOLLOWS_USER
 from svcd.supervisor.reload import Reloader
 from svcd.supervisor.upgrader import Upgrader
-from svcd.twistd import Twistd, check_account
 from svcd.upgrade.channel import PREDECESSOR, Predecessor
 from svcd.upgrade.handover import HANDOVER, Handover, write
 from svcd.upgrade.new_daemon import Program

@@ -12,10 +12,10 @@ from twisted.application.service import MultiService
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
+from svcd.daemon.stop_deadline import StopDeadline
 from svcd.errors import ConfigError, ListenErrors, StartFailure
 from svcd.log.events import PROBLEM
 from svcd.process.credentials import hide_memory
-from svcd.stop_deadline import StopDeadline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
+    from svcd.daemon.twistd import Twistd
     from svcd.log.setup import LogOutput
     from svcd.supervisor.reload import Reloader
     from svcd.supervisor.supervisor import Supervisor
-    from svcd.twistd import Twistd
     from svcd.upgrade.channel import Predecessor
 
 __all__ = ["Daemon", "not_started"]

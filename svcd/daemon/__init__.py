@@ -1,0 +1,1 @@
+"""The process of the daemon: options, pid file, limits, signals."""
