@@ -227,7 +227,7 @@ class Options(usage.Options):
 
     def _address_faults(self, desired: DesiredServices) -> list[Problem]:
         """The faults of addresses that are absent or in use, by another than a running daemon; warnings are printed."""
-        from svcd.cli.sources import KnownAddresses
+        from svcd.cli.services_file import KnownAddresses
 
         faults, doubtful = KnownAddresses.now(Namespace(control=self["control"])).problems(desired.endpoints)
         for problem in doubtful:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from svcd import __version__
 from svcd.access.types import LOCAL_CLIENT
-from svcd.cli.client import add_commands
-from svcd.cli.clients import add_clients
+from svcd.cli.client_arguments import add_clients
+from svcd.cli.control_commands import add_commands
 from svcd.cli.install import add_install
 from svcd.defaults import SERVICES_FILE
 from svcd.errors import ConfigError, UsageError
@@ -24,7 +24,7 @@ __all__ = ["main"]
 
 # What only some commands need is imported by them: Twisted takes longer than all that the others do.
 
-#: How the list of options is written; as svcd.cli.tables has it.
+#: How the list of options is written; as svcd.cli.option_tables has it.
 _FORMATS = ("man", "markdown", "text")
 _DEFAULT_FILE = f"the running daemon's, else {SERVICES_FILE}, else the embedded one"
 
@@ -141,7 +141,7 @@ _FAULTS = 1
 def _check(chosen: argparse.Namespace) -> int:
     # All that is needed, before a user is taken that perhaps can't read it.
     import svcd.config.tls_files  # noqa: F401 - as above
-    from svcd.cli.sources import KnownAddresses, become, source_of
+    from svcd.cli.services_file import KnownAddresses, become, source_of
     from svcd.config_loader import listing, load_config
     from svcd.host.files import LocalFiles
     from svcd.host.info import LocalMachine
@@ -173,7 +173,7 @@ def _check(chosen: argparse.Namespace) -> int:
 
 def _explain(chosen: argparse.Namespace) -> int:
     from svcd.cli.explain import explanation, services_named
-    from svcd.cli.sources import source_of
+    from svcd.cli.services_file import source_of
     from svcd.config_loader import load_config
     from svcd.host.files import LocalFiles
 
@@ -190,7 +190,7 @@ def _explain(chosen: argparse.Namespace) -> int:
 
 
 def _options(chosen: argparse.Namespace) -> int:
-    from svcd.cli.tables import FORMATS
+    from svcd.cli.option_tables import FORMATS
 
     print(FORMATS[chosen.format](), end="")
     return 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from svcd.cli.grammar import commands_of
+from svcd.cli.parser_model import commands_of
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from svcd.cli.grammar import Argument, Command
+    from svcd.cli.parser_model import Argument, Command
 
 __all__ = ["bash", "zsh"]
 

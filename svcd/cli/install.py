@@ -13,7 +13,7 @@ from svcd.cli.prefixes import SYSTEM_PREFIXES, USUAL_PREFIX
 if TYPE_CHECKING:
     import argparse
 
-    from svcd.cli.artefacts import Place
+    from svcd.cli.install_files import Place
 
 __all__ = ["add_install"]
 
@@ -58,8 +58,8 @@ def _say(dry: bool, verb: str, path: Path) -> None:
 
 
 def _install(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
-    from svcd.cli.artefacts import Place, artefacts, why_not
-    from svcd.cli.placing import Placer
+    from svcd.cli.file_installer import Placer
+    from svcd.cli.install_files import Place, artefacts, why_not
 
     place, dry = Place(_absolute(chosen.prefix)), chosen.dry_run
     reason = why_not(place, Path(sys.executable).resolve())
@@ -80,8 +80,8 @@ def _install(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int
 
 
 def _uninstall(chosen: argparse.Namespace) -> int:
-    from svcd.cli.artefacts import Place
-    from svcd.cli.placing import Placer
+    from svcd.cli.file_installer import Placer
+    from svcd.cli.install_files import Place
 
     place, dry = Place(_absolute(chosen.prefix)), chosen.dry_run
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from svcd.cli import main
-from svcd.cli.sources import KnownAddresses
+from svcd.cli.services_file import KnownAddresses
 from svcd.config.endpoints import check
 from svcd.model import Severity
 from svcd.net.port_owner import BoundSocket, Process, bound_sockets, socket_owners
@@ -168,7 +168,7 @@ def test_what_the_daemon_serves(taken: int, state: str, monkeypatch: pytest.Monk
         def asked(_chosen: argparse.Namespace, _patience: float, answer: object = answer) -> object:
             return answer
 
-        monkeypatch.setattr("svcd.cli.client.daemon_status", asked)
+        monkeypatch.setattr("svcd.cli.control_commands.daemon_status", asked)
         path = tmp_path / "services"
         path.write_text(f"echo {taken}/tcp4 bind=127.0.0.1\n")
         assert main(["check", str(path)]) == status
@@ -178,10 +178,10 @@ def test_a_daemon_of_root_that_can_not_be_asked(monkeypatch: pytest.MonkeyPatch,
     """An ordinary user is told so where there is one; another socket that is named is asked alone."""
     from argparse import Namespace
 
-    monkeypatch.setattr("svcd.cli.client.daemon_status", lambda *_: None)
-    monkeypatch.setattr("svcd.cli.sources._ROOTS_FOLDER", tmp_path)
+    monkeypatch.setattr("svcd.cli.control_commands.daemon_status", lambda *_: None)
+    monkeypatch.setattr("svcd.cli.services_file._ROOTS_FOLDER", tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert "running svcd" in KnownAddresses.now(Namespace(control=None)).doubt
     assert KnownAddresses.now(Namespace(control="/c")).doubt == ""
-    monkeypatch.setattr("svcd.cli.sources._ROOTS_FOLDER", tmp_path / "none")
+    monkeypatch.setattr("svcd.cli.services_file._ROOTS_FOLDER", tmp_path / "none")
     assert KnownAddresses.now(Namespace(control=None)).doubt == ""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from svcd.cli import _parser, main
-from svcd.cli.grammar import commands_of
-from svcd.cli.manual import manual, roff
+from svcd.cli.man_page import manual, roff
+from svcd.cli.parser_model import commands_of
 from svcd.config.endpoints import check
 from svcd.config.parser import parse, parse_text
 from svcd.host.files import LocalFiles

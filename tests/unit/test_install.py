@@ -15,9 +15,9 @@ import pytest
 
 import svcd.cli.install
 from svcd.cli import main
-from svcd.cli.artefacts import Place, artefacts, why_not
 from svcd.cli.completion import bash, zsh
-from svcd.cli.placing import Artefact, Placer
+from svcd.cli.file_installer import Artefact, Placer
+from svcd.cli.install_files import Place, artefacts, why_not
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -238,7 +238,7 @@ def run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., list[str]]:
     """Runs svcctl for a prefix, in an environment that a daemon could run from; the lines of its output."""
-    monkeypatch.setattr(svcd.cli.artefacts, "why_not", lambda _place, _python: "")
+    monkeypatch.setattr(svcd.cli.install_files, "why_not", lambda _place, _python: "")
 
     def run_it(*words: str, status: int = 0) -> list[str]:
         assert main([*words, "--prefix", str(tmp_path / "p")]) == status
@@ -298,7 +298,7 @@ def test_an_environment_that_the_daemon_cannot_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """For the machine's own prefix it is an error, with what to do, and nothing is written."""
-    monkeypatch.setattr(svcd.cli.artefacts, "why_not", lambda _place, _python: "it lies below /home")
+    monkeypatch.setattr(svcd.cli.install_files, "why_not", lambda _place, _python: "it lies below /home")
     assert main(["install", "--prefix=/usr/local", "--dry-run"]) == 69
     said = capsys.readouterr()
     assert "it lies below /home; install svcd into an environment of its own" in said.err
@@ -326,8 +326,8 @@ def _environment(folder: Path, script: str) -> Place:
 )
 def test_the_environment_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, why: str) -> None:
     """Without this shell's variables, as the unit will start it."""
-    monkeypatch.setattr("svcd.cli.artefacts._HIDDEN", ())
-    monkeypatch.setattr("svcd.cli.artefacts._open_to_all", lambda _folder: True)
+    monkeypatch.setattr("svcd.cli.install_files._HIDDEN", ())
+    monkeypatch.setattr("svcd.cli.install_files._open_to_all", lambda _folder: True)
     found = why_not(_environment(tmp_path, script), Path("/usr/bin/python3"))
     assert found.endswith(why) if why else found == ""
 
@@ -335,13 +335,13 @@ def test_the_environment_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_folders_that_the_daemon_cannot_enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that the unit hides, and those that are closed to its user."""
     place = _environment(tmp_path, "exit 0")
-    monkeypatch.setattr("svcd.cli.artefacts._HIDDEN", (tmp_path,))
+    monkeypatch.setattr("svcd.cli.install_files._HIDDEN", (tmp_path,))
     assert f"lies below {tmp_path}" in why_not(place, Path("/usr/bin/python3"))
-    monkeypatch.setattr("svcd.cli.artefacts._HIDDEN", ())
+    monkeypatch.setattr("svcd.cli.install_files._HIDDEN", ())
     (tmp_path / "env").chmod(0o700)
     assert f"may not enter {tmp_path / 'env'}" in why_not(place, Path("/usr/bin/python3"))
     missing = Place(Path("/usr/local"), Path("/nowhere/bin"))
-    monkeypatch.setattr("svcd.cli.artefacts._open_to_all", lambda _folder: True)
+    monkeypatch.setattr("svcd.cli.install_files._open_to_all", lambda _folder: True)
     assert "/nowhere/bin/twistd does not start" in why_not(missing, Path("/usr/bin/python3"))
 
 
@@ -362,7 +362,7 @@ def test_the_machines_systemd_is_told(
 ) -> None:
     """Users and folders are made, units are read again, the service is stopped before its unit goes; or it fails."""
     monkeypatch.setattr(svcd.cli.install, "_BOOTED", tmp_path)
-    monkeypatch.setattr(svcd.cli.artefacts, "SYSTEM_PREFIXES", (tmp_path / "p",))
+    monkeypatch.setattr(svcd.cli.install_files, "SYSTEM_PREFIXES", (tmp_path / "p",))
     monkeypatch.setattr(Place, "services", tmp_path / "p/etc/svcd/services")
     tools = tmp_path / "tools"
     tools.mkdir()
@@ -391,7 +391,7 @@ def test_a_machine_without_systemd(
 ) -> None:
     """The files are written; it says what is to be done once it runs."""
     monkeypatch.setattr(svcd.cli.install, "_BOOTED", tmp_path / "none")
-    monkeypatch.setattr(svcd.cli.artefacts, "SYSTEM_PREFIXES", (tmp_path / "p",))
+    monkeypatch.setattr(svcd.cli.install_files, "SYSTEM_PREFIXES", (tmp_path / "p",))
     monkeypatch.setattr(Place, "services", tmp_path / "p/etc/svcd/services")
     assert "systemd does not run here; once it does: systemctl enable --now svcd" in run("install")
     run("uninstall")

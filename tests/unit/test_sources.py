@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from svcd.cli import main, sources
-from svcd.cli.sources import Source, become, source_of
+from svcd.cli import main
+from svcd.cli import services_file as sources
+from svcd.cli.services_file import Source, become, source_of
 from svcd.defaults import DEFAULT_NAME, SERVICES_FILE
 from svcd.errors import UsageError
 
@@ -25,7 +26,7 @@ STRANGER = 54_321
 def _source(
     monkeypatch: pytest.MonkeyPatch, status: dict[str, Any] | None, named: str | None = None, control: str | None = None
 ) -> Source:
-    monkeypatch.setattr("svcd.cli.client.daemon_status", lambda *_: status)
+    monkeypatch.setattr("svcd.cli.control_commands.daemon_status", lambda *_: status)
     monkeypatch.setattr(sources, "_unit_user", lambda: "svcd")
     return source_of(named, argparse.Namespace(control=control))
 

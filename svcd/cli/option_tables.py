@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from svcd import __version__
-from svcd.cli.manual import roff
+from svcd.cli.man_page import roff
 from svcd.config.option_info import GROUPS, OptionInfo
 from svcd.config.options import TABLE
 from svcd.model import Shape

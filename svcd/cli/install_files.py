@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import svcd
 from svcd.cli.completion import bash, zsh
-from svcd.cli.manual import manual
-from svcd.cli.placing import Artefact
+from svcd.cli.file_installer import Artefact
+from svcd.cli.man_page import manual
 from svcd.cli.prefixes import SYSTEM_PREFIXES
 
 if TYPE_CHECKING:

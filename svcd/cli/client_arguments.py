@@ -9,7 +9,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from svcd.cli.numbers import count_of, seconds_of
+from svcd.cli.argument_types import count_of, seconds_of
 
 if TYPE_CHECKING:
     import argparse
@@ -138,7 +138,7 @@ def _run(name: str, chosen: argparse.Namespace) -> int:
         os.open(os.devnull, os.O_RDONLY)
     try:
         # Twisted comes with it.
-        from svcd.cli.asking import ask
+        from svcd.cli.client_commands import ask
 
         return ask(name, chosen)
     finally:

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from svcd.cli.numbers import count_of, seconds_of
+from svcd.cli.argument_types import count_of, seconds_of
 from svcd.host.control_path import control_places, folder_problem
 from svcd.wire.control_protocol import COMMANDS, Command
 

@@ -10,7 +10,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from svcd.cli.running import run
+from svcd.cli.reactor_run import run
 from svcd.clients.stdio import Console
 from svcd.clients.target import Target, Trust, port_number
 from svcd.errors import ClientError, UsageError

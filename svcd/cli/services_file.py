@@ -88,7 +88,7 @@ class KnownAddresses:
     @classmethod
     def now(cls, chosen: argparse.Namespace) -> KnownAddresses:
         """Ask the daemon that a command line means, and /proc."""
-        from svcd.cli.client import daemon_status
+        from svcd.cli.control_commands import daemon_status
         from svcd.net.port_owner import socket_owners
 
         status = daemon_status(chosen, _PATIENCE)
@@ -135,7 +135,7 @@ def source_of(named: str | None, chosen: argparse.Namespace) -> Source:
 
 def _running(chosen: argparse.Namespace) -> Source | None:
     """Return what a running daemon says of its services file; None where none answers."""
-    from svcd.cli.client import daemon_status
+    from svcd.cli.control_commands import daemon_status
 
     status = daemon_status(chosen, _PATIENCE)
     if status is None or not isinstance(status.get("services_file"), str):
