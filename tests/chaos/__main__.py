@@ -204,7 +204,7 @@ class Chaos:
             self._wrong.append(f"the stop took {took:.1f} s")
         time.sleep(SHUTDOWN)
         for pid, words in _processes():
-            if "twistd" in words or "svcd.handlers" in words or str(self._folder) in words:
+            if "twistd" in words or "svcd.process" in words or str(self._folder) in words:
                 self._wrong.append(f"still there: {pid} {words[:150]}")
         self._daemon.end()
 

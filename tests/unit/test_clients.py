@@ -260,7 +260,7 @@ def test_any_server(client: str, pieces: list[bytes], end: Exception | None) -> 
         "probe": lambda: probe(clock, Target("/socket", 0, 10.0), 0.5),
     }
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("echo", "clocks", "fetch", "probe"):
+        for module in ("echo", "time_query", "http_get", "probe"):
             patch.setattr(f"svcd.clients.{module}.connect", give)
         results = started(clients[client]())
         for piece in pieces:
