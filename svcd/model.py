@@ -6,22 +6,8 @@ import enum
 import ipaddress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from socket import AF_INET6, inet_ntop, inet_pton
 
-__all__ = [
-    "HostPort",
-    "Net",
-    "Owner",
-    "Place",
-    "Problem",
-    "Runner",
-    "Severity",
-    "Shape",
-    "address_text",
-    "ip_literal",
-    "short_address",
-    "unmapped",
-]
+__all__ = ["Net", "Owner", "Place", "Problem", "Runner", "Severity", "Shape", "ip_literal"]
 
 
 class Shape(enum.Enum):
@@ -120,14 +106,6 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
-class HostPort:
-    """A server to connect to: its name or address, without brackets, and its port."""
-
-    host: str
-    port: int
-
-
-@dataclass(frozen=True, slots=True)
 class Runner:
     """As whom a process runs.
 
@@ -154,31 +132,3 @@ def ip_literal(text: str) -> str:
         return str(ipaddress.ip_address(text))
     except ValueError:
         return ""
-
-
-def unmapped(host: str) -> str:
-    """An IPv4-mapped address as IPv4 (RFC 4291, 2.5.5.2), any other as it is."""
-    if not host.startswith("::ffff:"):
-        return host
-    mapped = ipaddress.IPv6Address(host).ipv4_mapped
-    return host if mapped is None else str(mapped)
-
-
-def address_text(host: str, port: int) -> str:
-    """An address as people write it: `192.0.2.1:7`, `[::1]:7`; an IPv4-mapped one as IPv4."""
-    if ":" in host:
-        host = unmapped(host)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def short_address(host: str) -> str:
-    """The network that an address is in, as for the log of who does not want to know more: `192.0.2.0`, `2001:db8:1::`.
-
-    Of IPv4 24 bits are kept, of IPv6 48: what a site has, of which a household or a host is a part (RFC 6177). An
-    IPv4-mapped address is IPv4; the interface of a link-local one (`fe80::1%eth0`) goes.
-    """
-    if ":" in host:
-        host = unmapped(host)
-    if ":" not in host:
-        return host.rpartition(".")[0] + ".0"
-    return inet_ntop(AF_INET6, inet_pton(AF_INET6, host.partition("%")[0])[:6] + bytes(10))

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svcd.access.refusals import Reason, Refusal, Rule
-from svcd.access.types import LOCAL
+from svcd.addresses import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -137,7 +137,7 @@ class Acl:
             self._verdicts.append(verdict)
 
     def by_address(self, number: int) -> Verdict:
-        """What an address decides, by its number (svcd.access.types.address_number)."""
+        """What an address decides, by its number (svcd.addresses.address_number)."""
         return self._verdicts[bisect_right(self._starts, number) - 1]
 
     def by_name(self, number: int, name: str | None) -> Verdict:

@@ -19,7 +19,7 @@ from svcd.access.conditions import Entry
 from svcd.access.global_limit import UNLIMITED
 from svcd.access.rate_limit import Meter, Sources
 from svcd.access.refusals import Reason
-from svcd.access.types import address_number
+from svcd.addresses import address_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable

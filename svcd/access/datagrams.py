@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from svcd.access.conditions import Entry
 from svcd.access.rate_limit import Meter, Sources
 from svcd.access.refusals import Reason, Refusal
-from svcd.access.types import V6, address_number
+from svcd.addresses import V6, address_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

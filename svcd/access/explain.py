@@ -10,7 +10,7 @@ from svcd.access.acl import Acl
 from svcd.access.datagrams import NOBODY, is_nobody
 from svcd.access.refusals import Reason
 from svcd.access.times import Timetable
-from svcd.access.types import address_number
+from svcd.addresses import address_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

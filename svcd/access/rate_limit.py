@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svcd.access.refusals import Reason
-from svcd.access.types import V6
+from svcd.addresses import V6
 
 if TYPE_CHECKING:
     from svcd.access.refusals import Refusal
@@ -151,7 +151,7 @@ class Sources:
         self._mask6 = (1 << 129) - (1 << 128 - prefixes.v6)
 
     def of(self, number: int) -> int:
-        """The source of an address, by its number (svcd.access.types.address_number); of a user it is the user."""
+        """The source of an address, by its number (svcd.addresses.address_number); of a user it is the user."""
         if number < 0:
             return number
         return number & (self._mask6 if number >= V6 else self._mask4)

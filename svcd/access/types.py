@@ -6,60 +6,9 @@ line, so that a rule is a range and a comparison of two addresses one of two num
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
-from socket import AF_INET, AF_INET6, inet_pton
 
-__all__ = [
-    "LOCAL",
-    "LOCAL_CLIENT",
-    "NO_RATE",
-    "V6",
-    "ClientName",
-    "Hours",
-    "NameKind",
-    "Prefixes",
-    "Rate",
-    "Source",
-    "address_number",
-]
-
-#: Added to the number of every IPv6 address: they come after all of IPv4.
-V6 = 1 << 128
-#: The number of a peer that has no address: at the other end of a UNIX socket.
-LOCAL = -1
-#: Before the number of a user, whom clients at a UNIX socket are told apart by.
-_USER = "uid:"
-#: What is said for the address of such a peer, which has none.
-LOCAL_CLIENT = "local"
-
-#: The upper bits of the IPv4-mapped addresses, ::ffff:0:0/96 (RFC 4291, section 2.5.5.2).
-_MAPPED = 0xFFFF
-_LOWER_32 = 0xFFFF_FFFF
-
-
-def address_number(text: str) -> int:
-    """The number of an address: its own 32 bits, or its own 128 and V6.
-
-    An IPv4-mapped one is the IPv4 address: a tcp6 socket that takes IPv4 clients as well shows them so. The interface
-    of a link-local address (`fe80::1%eth0`) does not count.
-
-    Args:
-        text: an address as the system writes it; `uid:1000` for a client at a UNIX socket, empty for LOCAL. Their
-            numbers are below zero, of users below LOCAL.
-
-    Raises:
-        ValueError: it is no address.
-    """
-    try:
-        if ":" in text:
-            if text.startswith(_USER):
-                return LOCAL - 1 - int(text[len(_USER) :])
-            number = int.from_bytes(inet_pton(AF_INET6, text.partition("%")[0]), "big")
-            return number & _LOWER_32 if number >> 32 == _MAPPED else number | V6
-        return int.from_bytes(inet_pton(AF_INET, text), "big") if text else LOCAL
-    except OSError:
-        raise ValueError(f"{text!r} is no address") from None
+__all__ = ["NO_RATE", "Hours", "Prefixes", "Rate", "Source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,25 +79,3 @@ class Prefixes:
 
     def __str__(self) -> str:
         return f"/{self.v4},/{self.v6}"
-
-
-class NameKind(enum.Enum):
-    """What a name in a certificate is (RFC 5280, 4.2.1.6)."""
-
-    DNS = "DNS"
-    EMAIL = "email"
-    URI = "URI"
-    IP = "IP"
-
-
-@dataclass(frozen=True, slots=True)
-class ClientName:
-    """Whom a TLS client's certificate may be for.
-
-    Attributes:
-        kind: what the name is.
-        text: the name; of a host in small letters, and the first label may be a star.
-    """
-
-    kind: NameKind
-    text: str

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svcd import __version__
-from svcd.access.types import LOCAL_CLIENT
+from svcd.addresses import LOCAL_CLIENT
 from svcd.cli.client_arguments import add_clients
 from svcd.cli.control_commands import add_commands
 from svcd.cli.install import add_install

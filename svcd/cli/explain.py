@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from svcd.access.acl import Acl
 from svcd.access.explain import Outcome, Visit, explain
 from svcd.access.refusals import Reason
-from svcd.access.types import LOCAL_CLIENT, address_number
+from svcd.addresses import LOCAL_CLIENT, address_number, unmapped
 from svcd.config.statement import nearest
 from svcd.connections.access_rules import rules_of
 from svcd.errors import UsageError
 from svcd.host.host_addresses import system_numbers_of
 from svcd.host.reverse_resolver import confirmed_system_host_of
-from svcd.model import Shape, unmapped
+from svcd.model import Shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import TimeoutError as PatienceError
 from twisted.internet.task import deferLater
 
+from svcd.addresses import address_text
 from svcd.clients.connect import connect
 from svcd.errors import ClientError
-from svcd.model import address_text
 
 if TYPE_CHECKING:
     from svcd.clients.stream import Stream

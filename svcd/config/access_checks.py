@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svcd.access.types import LOCAL
+from svcd.addresses import LOCAL
 from svcd.config.options import TABLE
 from svcd.model import Shape
 

@@ -6,7 +6,8 @@ import ipaddress
 import re
 from functools import lru_cache
 
-from svcd.access.types import LOCAL, NO_RATE, V6, Hours, Prefixes, Rate, Source
+from svcd.access.types import NO_RATE, Hours, Prefixes, Rate, Source
+from svcd.addresses import LOCAL, V6
 from svcd.config.value_types import COUNT, UNLIMITED, Kind, require
 
 __all__ = ["HOURS", "LIMIT", "LOAD", "PREFIXES", "PROXIES", "RATE", "SOURCES", "ZONE"]
@@ -47,7 +48,7 @@ def _range(word: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) ->
     if network.version == 4:
         return Source(word, first, last)
     if first >> 32 == last >> 32 == 0xFFFF:
-        # IPv4-mapped: IPv4, as such peers are (svcd.access.types.address_number).
+        # IPv4-mapped: IPv4, as such peers are (svcd.addresses.address_number).
         return Source(word, first & 0xFFFF_FFFF, last & 0xFFFF_FFFF)
     return Source(word, first | V6, last | V6)
 

@@ -23,7 +23,7 @@ from svcd.config.process_types import (
 from svcd.config.value_types import MODE, PATH, TEXT, TIMEOUT, WORD, YES_NO, choice, or_none
 
 if TYPE_CHECKING:
-    from svcd.model import HostPort
+    from svcd.addresses import HostPort
 
 __all__ = ["HandlerOptions"]
 

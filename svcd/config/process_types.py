@@ -6,8 +6,8 @@ import re
 import shlex
 
 from svcd.access.types import OutputRate
+from svcd.addresses import HostPort
 from svcd.config.value_types import DURATION, UNLIMITED, Kind, require
-from svcd.model import HostPort
 
 __all__ = [
     "BUFFER_SIZE",

@@ -10,7 +10,7 @@ from svcd.config.tls_types import ALPN, CLIENT_NAMES, DAYS
 from svcd.config.value_types import PATH, choice, or_none
 
 if TYPE_CHECKING:
-    from svcd.access.types import ClientName
+    from svcd.wire.certificates import ClientName
 
 __all__ = ["TlsOptions"]
 

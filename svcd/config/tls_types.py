@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from svcd.access.types import ClientName, NameKind
 from svcd.config.value_types import Kind, require
+from svcd.wire.certificates import ClientName, NameKind
 
 __all__ = ["ALPN", "CLIENT_NAMES", "DAYS"]
 

@@ -13,14 +13,13 @@ from twisted.internet.protocol import Factory
 
 from svcd.access.admission import Ticket
 from svcd.access.refusals import Reason, Refusal
-from svcd.access.types import LOCAL_CLIENT
+from svcd.addresses import LOCAL_CLIENT, unmapped
 from svcd.connections.lingering_close import Farewell
 from svcd.connections.pending import Visitor
 from svcd.connections.tracker import Keeper
 from svcd.connections.wrapper import Gate, HalfCloseableGate
 from svcd.errors import reason_of
 from svcd.metrics.counters import Flow
-from svcd.model import unmapped
 from svcd.net.peer_credentials import UNIXPeer
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from zope.interface import implementer
 from svcd.access.acl import Acl
 from svcd.access.refusals import Reason, Refusal, Rule
 from svcd.access.rules import Rules
-from svcd.access.types import address_number
+from svcd.addresses import address_number
 from svcd.wire.proxy_header import MOST, header
 
 if TYPE_CHECKING:

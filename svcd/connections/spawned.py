@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.logger import Logger
 
 from svcd.access.admission import Ticket
+from svcd.addresses import unmapped
 from svcd.config.process_types import OUTPUT_RATE
 from svcd.connections.connection_addresses import Ends
 from svcd.connections.lingering_close import greet
@@ -23,7 +24,6 @@ from svcd.connections.spawned_tls import Securing
 from svcd.connections.tracker import Keeper
 from svcd.errors import CommandError
 from svcd.log.events import BLIND, DROPPED, MODULE_CHANGED, SAID, tell
-from svcd.model import unmapped
 from svcd.net.sock_diag import SocketView
 from svcd.sockets.epoll_transports import adopter
 

@@ -15,9 +15,9 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from svcd.access.admission import Ticket
+from svcd.addresses import unmapped
 from svcd.connections.lingering_close import greet
 from svcd.connections.tracker import Keeper
-from svcd.model import unmapped
 from svcd.net.tcp_info import SIZE as TCP_INFO_BYTES
 from svcd.net.tcp_info import traffic as tcp_traffic
 from svcd.wire.tcpmux import HELP, MOST, WELCOME, catalogue, question, refusal

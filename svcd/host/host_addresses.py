@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
-from svcd.access.types import address_number
+from svcd.addresses import address_number
 from svcd.log.events import UNRESOLVED, tell
 from svcd.net.lookups import LookupPool
 
@@ -38,7 +38,7 @@ _NONE = (socket.EAI_NONAME, socket.EAI_NODATA)
 
 
 def system_numbers_of(host: str) -> frozenset[int]:
-    """The addresses of a host name by their numbers (svcd.access.types.address_number), at most MOST_ADDRESSES; blocks.
+    """The addresses of a host name by their numbers (svcd.addresses.address_number), at most MOST_ADDRESSES; blocks.
 
     Raises:
         OSError: they are not known at the moment.

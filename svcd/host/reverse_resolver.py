@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import succeed
 
-from svcd.access.types import address_number
+from svcd.addresses import address_number
 from svcd.net.lookups import LookupPool
 
 if TYPE_CHECKING:

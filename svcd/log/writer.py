@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from twisted.logger import ILogObserver, formatEvent
 from zope.interface import implementer
 
+from svcd.addresses import address_text, short_address
 from svcd.log.events import LOG, LOST, PRIORITIES, Event
 from svcd.log.formats import TextForm
-from svcd.model import address_text, short_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -53,7 +53,7 @@ class UNIXPeer(UNIXAddress):
 
     @property
     def user(self) -> str:
-        """The user, as rules that count by source take it (svcd.access.types.address_number)."""
+        """The user, as rules that count by source take it (svcd.addresses.address_number)."""
         return f"uid:{self.process[1]}"
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from svcd.model import unmapped
+from svcd.addresses import unmapped
 
 if TYPE_CHECKING:
     import pwd

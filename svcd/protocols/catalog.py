@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamClientEndpoint
     from twisted.internet.protocol import DatagramProtocol, Factory
 
+    from svcd.addresses import HostPort
     from svcd.config.options import Options
     from svcd.config.service import Service
     from svcd.interfaces import Descriptors, Files, Names
     from svcd.metrics.snapshot import Observed
-    from svcd.model import HostPort
 
 __all__ = ["BUILTINS", "MUX", "SHAPES", "SUMMARIES", "Builtin", "Surroundings", "datagram_protocol", "stream_factory"]
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory, IResolutionReceiver
     from twisted.python.failure import Failure
 
+    from svcd.addresses import HostPort
     from svcd.interfaces import Descriptors
-    from svcd.model import HostPort
     from svcd.net.resolver import Name
 
 __all__ = ["NameEndpoint", "client_endpoint", "redirect_lookups"]

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from svcd.addresses import address_text
 from svcd.errors import ActivationError
-from svcd.model import address_text
 from svcd.net.socket_options import unix_path
 from svcd.net.unix_socket import file_of
 

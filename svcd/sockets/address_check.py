@@ -11,7 +11,8 @@ import re
 import socket
 from typing import TYPE_CHECKING
 
-from svcd.model import Shape, address_text
+from svcd.addresses import address_text
+from svcd.model import Shape
 from svcd.net.port_owner import bound_sockets, owner_of
 from svcd.net.socket_options import unix_address
 from svcd.sockets.listening import IP_FREEBIND, REMEDIES, in_use, socket_address

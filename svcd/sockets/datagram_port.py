@@ -270,7 +270,7 @@ class BatchedDatagramPort(DatagramPort):
 
 
 def _user_of(control: list[tuple[int, int, bytes]]) -> str:
-    """The sender's user by SCM_CREDENTIALS (unix(7)), as svcd.access.types.address_number() reads it; empty without one."""
+    """The sender's user by SCM_CREDENTIALS (unix(7)), as svcd.addresses.address_number() reads it; empty without one."""
     for level, kind, data in control:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
             return UNIXPeer(None, unpack_credentials(data[:CREDENTIALS_BYTES])).user

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from svcd.addresses import address_text
 from svcd.errors import ListenError
 from svcd.host.accounts import group_id, user_id
-from svcd.model import Shape, address_text
+from svcd.model import Shape
 from svcd.net.port_owner import socket_owner
 from svcd.net.socket_options import IPPROTO_MPTCP, TCP_NOTSENT_LOWAT, unix_address, unix_path
 from svcd.net.unix_socket import bind_local, file_of, has_file, remove_file

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from twisted.logger import Logger
 
-from svcd.access.types import LOCAL_CLIENT
+from svcd.addresses import LOCAL_CLIENT
 from svcd.connections.access_rules import zone_of
 from svcd.connections.factory import GateKeeper
 from svcd.connections.proxy_protocol import Usher

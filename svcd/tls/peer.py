@@ -15,8 +15,8 @@ from svcd.tls.peer_names import names_in
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from svcd.access.types import ClientName
     from svcd.tls.memory_bio import ServerConnection
+    from svcd.wire.certificates import ClientName
 
 __all__ = ["Identity", "identity_of", "why"]
 

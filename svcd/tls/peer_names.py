@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from service_identity.hazmat import DNS_ID, DNSPattern
 
-from svcd.access.types import ClientName, NameKind
-from svcd.wire.certificates import UNREADABLE
+from svcd.wire.certificates import UNREADABLE, ClientName, NameKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -6,6 +6,7 @@ would not take, is an error too: keys and signatures that are too weak, a key th
 
 from __future__ import annotations
 
+import enum
 import re
 import warnings
 from dataclasses import dataclass, field
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UNREADABLE",
+    "ClientName",
     "Credentials",
     "KeyMistakeError",
+    "NameKind",
     "holds_key",
     "issued",
     "read_authorities",
@@ -258,3 +261,25 @@ def issued(revocations: x509.CertificateRevocationList, authority: x509.Certific
         return revocations.is_signature_valid(authority.public_key())  # type: ignore[arg-type]
     except (TypeError, UnsupportedAlgorithm, *UNREADABLE):
         return False
+
+
+class NameKind(enum.Enum):
+    """What a name in a certificate is (RFC 5280, 4.2.1.6)."""
+
+    DNS = "DNS"
+    EMAIL = "email"
+    URI = "URI"
+    IP = "IP"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientName:
+    """Whom a TLS client's certificate may be for.
+
+    Attributes:
+        kind: what the name is.
+        text: the name; of a host in small letters, and the first label may be a star.
+    """
+
+    kind: NameKind
+    text: str

@@ -18,7 +18,8 @@ from svcd.access.global_limit import Hall
 from svcd.access.rate_limit import MOST_SOURCES, SourceBuckets
 from svcd.access.refusal_log import Summary
 from svcd.access.rules import Rules
-from svcd.access.types import Prefixes, Rate, address_number
+from svcd.access.types import Prefixes, Rate
+from svcd.addresses import address_number
 from svcd.config.access_types import HOURS, RATE, SOURCES
 
 if TYPE_CHECKING:

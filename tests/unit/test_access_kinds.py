@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.access.types import LOCAL, NO_RATE, V6, Hours, Prefixes, Rate, Source, address_number
+from svcd.access.types import NO_RATE, Hours, Prefixes, Rate, Source
+from svcd.addresses import LOCAL, V6, address_number
 from svcd.config.access_types import HOURS, LIMIT, LOAD, PREFIXES, PROXIES, RATE, SOURCES, ZONE
 from svcd.config.value_types import UNLIMITED
 

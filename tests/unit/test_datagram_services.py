@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from svcd.access.global_limit import Hall
-from svcd.access.types import address_number
+from svcd.addresses import address_number
 from svcd.config.endpoints import DesiredServices, check
 from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.log.formats import TextForm

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from svcd.access.rules import Rules
-from svcd.access.types import address_number
+from svcd.addresses import address_number
 from svcd.cli import main
 from svcd.cli.explain import explanation, moment_of, services_named
 from svcd.connections.access_rules import rules_of

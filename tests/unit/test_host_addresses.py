@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from svcd.access.types import address_number
+from svcd.addresses import address_number
 from svcd.host.host_addresses import (
     KEEP_SECONDS,
     MOST_ADDRESSES,

@@ -17,10 +17,10 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
+from svcd.addresses import HostPort
 from svcd.errors import UnavailableError
 from svcd.host import info as machine_module
 from svcd.host.info import LocalMachine
-from svcd.model import HostPort
 from svcd.net.lookups import LookupPool
 from svcd.net.resolver import system_addresses, twisted_address
 from svcd.protocols import outgoing as outgoing_module

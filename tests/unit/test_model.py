@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from svcd.model import address_text, short_address
+from svcd.addresses import address_text, short_address
 
 
 @pytest.mark.parametrize(

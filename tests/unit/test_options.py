@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from svcd.access.types import ClientName, NameKind
+from svcd.addresses import HostPort
 from svcd.config import process_types as handler_kinds
 from svcd.config import tls_types as tls_kinds
 from svcd.config import value_types as kinds
 from svcd.config.option_info import GROUPS, HANDLERS, SPEAKERS
 from svcd.config.options import TABLE, Options
-from svcd.model import HostPort, Net, Owner
+from svcd.model import Net, Owner
 from svcd.protocols.catalog import BUILTINS
+from svcd.wire.certificates import ClientName, NameKind
 
 _CHOICE = kinds.choice("a", "b")
 _CHOICES = kinds.choices("X", "Y", "Z")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from svcd.access.acl import Acl
 from svcd.access.refusals import Reason
 from svcd.access.rules import Rules
-from svcd.access.types import address_number
+from svcd.addresses import address_number
 from svcd.config.access_types import SOURCES
 from svcd.model import Place
 

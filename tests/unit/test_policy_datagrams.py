@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from svcd.access.datagrams import Answering
 from svcd.access.refusals import Reason
 from svcd.access.rules import Rules
-from svcd.access.types import Hours, Rate, address_number
+from svcd.access.types import Hours, Rate
+from svcd.addresses import address_number
 from svcd.config.access_types import HOURS, SOURCES
 from svcd.model import Place
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from svcd.access.rate_limit import Bucket, Forward, Meter, SourceBuckets, Sources
 from svcd.access.refusals import Reason
 from svcd.access.rules import Rules
-from svcd.access.types import Prefixes, Rate, address_number
+from svcd.access.types import Prefixes, Rate
+from svcd.addresses import address_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from svcd.model import HostPort
+from svcd.addresses import HostPort
 from svcd.protocols.catalog import stream_factory
 from svcd.protocols.outgoing import client_endpoint, redirect_lookups
 from svcd.protocols.redirect import RedirectFactory

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.access.types import ClientName, NameKind
 from svcd.config.tls_types import CLIENT_NAMES
 from svcd.tls.peer_names import is_named, names_in
+from svcd.wire.certificates import ClientName, NameKind
 from tests.certificates import Authority
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ from OpenSSL.crypto import X509
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
-from svcd.access.types import ClientName, NameKind
 from svcd.config.parser import parse_text
 from svcd.errors import ConfigError
 from svcd.protocols.catalog import SHAPES
@@ -24,6 +23,7 @@ from svcd.tls.callbacks import ServerContext
 from svcd.tls.certificates import TlsServer, tls_server
 from svcd.tls.memory_bio import ServerConnection
 from svcd.tls.peer import Identity, identity_of, why
+from svcd.wire.certificates import ClientName, NameKind
 from tests.certificates import Authority, Signed
 from tests.doubles import FakeFiles
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.address import IPv4Address, IPv6Address
 
-from svcd.model import unmapped
+from svcd.addresses import unmapped
 from svcd.protocols.http.response import Response, text_response
 from svcd.protocols.http.server import HttpFactory
 from svcd.protocols.status.cache import Rendering
