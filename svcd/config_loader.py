@@ -11,15 +11,15 @@ from svcd.config.parser import parse, parse_text
 from svcd.config.service import Config
 from svcd.defaults import DEFAULT, DEFAULT_NAME, SERVICES_FILE
 from svcd.errors import ConfigError
-from svcd.host.info import LocalMachine
-from svcd.model import Place, Problem, Severity
+from svcd.host.info import Host
+from svcd.model import ConfigProblem, Severity, SourceLocation
 from svcd.protocols.catalog import SHAPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from svcd.config.service import Service
-    from svcd.interfaces import Files, Machine
+    from svcd.interfaces import FileReader, HostInfo
 
 __all__ = ["Loaded", "check_again", "listing", "load_config", "usual_file"]
 
@@ -37,8 +37,8 @@ class Loaded:
 
     config: Config
     endpoints: list[Endpoint]
-    faults: tuple[Problem, ...] = ()
-    warnings: tuple[Problem, ...] = ()
+    faults: tuple[ConfigProblem, ...] = ()
+    warnings: tuple[ConfigProblem, ...] = ()
 
     @property
     def desired(self) -> DesiredServices:
@@ -46,7 +46,9 @@ class Loaded:
         return DesiredServices.checked(self.config.enabled, self.endpoints, self.faults)
 
 
-def load_config(path: str | None, files: Files, *, port_offset: int = 0, machine: Machine | None = None) -> Loaded:
+def load_config(
+    path: str | None, files: FileReader, *, port_offset: int = 0, machine: HostInfo | None = None
+) -> Loaded:
     """Read and check a services file.
 
     Args:
@@ -59,14 +61,14 @@ def load_config(path: str | None, files: Files, *, port_offset: int = 0, machine
         ConfigError: with every mistake and fault, if there is a mistake.
     """
     if path == "":
-        raise ConfigError([Problem(Place("--services"), "an empty name; name a file")])
+        raise ConfigError([ConfigProblem(SourceLocation("--services"), "an empty name; name a file")])
     path = usual_file() if path is None else path
     if path is None:
         config, problems = parse_text(DEFAULT, DEFAULT_NAME, files, SHAPES)
     else:
         config, problems = parse(path, files, SHAPES)
     config, outside = config.shifted(port_offset)
-    endpoints, missing = check(config, files, machine or LocalMachine())
+    endpoints, missing = check(config, files, machine or Host())
     problems = _sorted([*problems, *outside, *missing])
     warnings = tuple(each for each in problems if each.severity is Severity.WARNING)
     problems = [each for each in problems if each.severity is not Severity.WARNING]
@@ -80,14 +82,14 @@ def usual_file() -> str | None:
     return SERVICES_FILE if os.path.exists(SERVICES_FILE) else None  # noqa: PTH110 - Path.exists raises
 
 
-def check_again(services: Sequence[Service], files: Files, machine: Machine) -> DesiredServices:
+def check_again(services: Sequence[Service], files: FileReader, machine: HostInfo) -> DesiredServices:
     """Check single services of a file that was loaded before, whether the machine can serve them now."""
     endpoints, problems = check(Config(tuple(services)), files, machine)
     faults = [each for each in problems if each.severity is Severity.FAULT]
     return DesiredServices.checked(services, endpoints, faults)
 
 
-def _sorted(problems: Sequence[Problem]) -> list[Problem]:
+def _sorted(problems: Sequence[ConfigProblem]) -> list[ConfigProblem]:
     """Sort Problems by place, with the files in the order in which they were met."""
     files_met = {file: number for number, file in reversed(list(enumerate(each.place.file for each in problems)))}
     return sorted(problems, key=lambda each: (files_met[each.place.file], each))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from svcd.model import Problem
+    from svcd.model import ConfigProblem
 
 __all__ = [
     "ActivationError",
@@ -57,7 +57,7 @@ class ConfigError(SvcdError):
             found for each service that has it, and is one mistake.
     """
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         self.problems = tuple(dict.fromkeys(problems))
         super().__init__("\n".join(map(str, self.problems)))
 
@@ -111,7 +111,7 @@ class ListenErrors(SvcdError):  # noqa: N818 - several of them
     def __init__(
         self,
         errors: Sequence[ListenError],
-        problems: Sequence[Problem] = (),
+        problems: Sequence[ConfigProblem] = (),
         with_owners: Callable[[], ListenErrors] | None = None,
     ) -> None:
         self.errors = tuple(errors)

@@ -10,17 +10,27 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IReadDescriptor
 
-    from svcd.model import Runner
-    from svcd.wire.proxy_header import Header
+    from svcd.model import RunAs
+    from svcd.wire.proxy_header import ProxyHeader
 
-__all__ = ["STILL_IMPORTING", "Adopt", "DatagramTransport", "Descriptors", "Files", "Machine", "Names",
-           "Serve", "StreamTransport", "Watcher"]  # fmt: skip
+__all__ = [
+    "STILL_IMPORTING",
+    "AdoptConnection",
+    "ConnectionHandler",
+    "DatagramTransport",
+    "DescriptorCounter",
+    "FdReactor",
+    "FileReader",
+    "HostInfo",
+    "HostNameResolver",
+    "StreamTransport",
+]  # fmt: skip
 
 #: How the reason of Machine.cannot_serve() ends while an import goes on.
 STILL_IMPORTING = "its module is still being imported"
 
 
-class Files(Protocol):
+class FileReader(Protocol):
     """Reading files by name, for the floors that open none themselves."""
 
     def read(self, path: str) -> bytes:
@@ -76,7 +86,7 @@ class Files(Protocol):
         ...
 
 
-class Machine(Protocol):
+class HostInfo(Protocol):
     """What a check wants to know of the machine that it runs on."""
 
     def has_user(self, name: str) -> bool:
@@ -119,15 +129,15 @@ class Machine(Protocol):
         """Whether passwd(5) says the group of a user; it does not of a mere number."""
         ...
 
-    def cannot_execute(self, path: str, runner: Runner) -> str:
+    def cannot_execute(self, path: str, runner: RunAs) -> str:
         """Why somebody can't execute a file, looked up inside their root; empty if they can, as far as is known."""
         ...
 
-    def cannot_enter(self, path: str, runner: Runner) -> str:
+    def cannot_enter(self, path: str, runner: RunAs) -> str:
         """Why somebody can't enter a directory, looked up inside their root; else as `cannot_execute`."""
         ...
 
-    def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], Runner, float]]) -> Sequence[str]:
+    def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], RunAs, float]]) -> Sequence[str]:
         """Why Python handlers can't be imported; an empty text for each that can, or is not known to be late yet.
 
         Args:
@@ -155,7 +165,7 @@ class Machine(Protocol):
         ...
 
 
-class Descriptors(Protocol):
+class DescriptorCounter(Protocol):
     """The budget of descriptors, for those who open some besides their client's."""
 
     def acquire(self) -> None:
@@ -171,7 +181,7 @@ class Descriptors(Protocol):
         ...
 
 
-class Names(Protocol):
+class HostNameResolver(Protocol):
     """Host names of addresses, looked up without blocking."""
 
     def host_of(self, address: str) -> Deferred[str | None]:
@@ -235,7 +245,7 @@ class DatagramTransport(Protocol):
         ...
 
 
-class Watcher(Protocol):
+class FdReactor(Protocol):
     """What is asked of a reactor by who watches descriptors and time: of Twisted's IReactorFDSet and IReactorTime."""
 
     def addReader(self, reader: IReadDescriptor, /) -> None:
@@ -255,7 +265,7 @@ class Watcher(Protocol):
         ...
 
 
-class Adopt(Protocol):
+class AdoptConnection(Protocol):
     """Lets a protocol have a connected socket: its descriptor, the peer's socket address, the socket's family.
 
     The protocol is told of its transport at once or soon. In any case the descriptor is somebody else's to close.
@@ -266,8 +276,8 @@ class Adopt(Protocol):
         ...
 
 
-class Serve(Protocol):
+class ConnectionHandler(Protocol):
     """Takes a connection in: its descriptor, the client's socket address, the socket's family, the header."""
 
-    def __call__(self, descriptor: int, name: Any, family: int, relay: Header | None = None, /) -> object:  # noqa: ANN401
+    def __call__(self, descriptor: int, name: Any, family: int, relay: ProxyHeader | None = None, /) -> object:  # noqa: ANN401
         """The descriptor is somebody else's to close from now on."""

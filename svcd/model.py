@@ -7,17 +7,26 @@ import ipaddress
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-__all__ = ["Net", "Owner", "Place", "Problem", "Runner", "Severity", "Shape", "ip_literal"]
+__all__ = [
+    "ConfigProblem",
+    "FileOwner",
+    "NetProtocol",
+    "RunAs",
+    "Severity",
+    "SocketType",
+    "SourceLocation",
+    "ip_literal",
+]
 
 
-class Shape(enum.Enum):
+class SocketType(enum.Enum):
     """How a service talks: a stream of bytes, or one datagram at a time."""
 
     STREAM = "stream"
     DATAGRAM = "datagram"
 
 
-class Net(enum.StrEnum):
+class NetProtocol(enum.StrEnum):
     """The protocol field of a services line, after the port and the slash."""
 
     TCP = "tcp"
@@ -30,14 +39,14 @@ class Net(enum.StrEnum):
     UNIXGRAM = "unixgram"
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> SocketType:
         """Stream or datagram."""
-        return Shape.STREAM if self in _STREAMS else Shape.DATAGRAM
+        return SocketType.STREAM if self in _STREAMS else SocketType.DATAGRAM
 
     @property
     def local(self) -> bool:
         """Whether its address is a path of the file system, not a port."""
-        return self in (Net.UNIX, Net.UNIXGRAM)
+        return self in (NetProtocol.UNIX, NetProtocol.UNIXGRAM)
 
     @property
     def versions(self) -> tuple[int, ...]:
@@ -47,11 +56,11 @@ class Net(enum.StrEnum):
         return (int(self[-1]),) if self[-1].isdigit() else (4, 6)
 
 
-_STREAMS = frozenset({Net.TCP, Net.TCP4, Net.TCP6, Net.UNIX})
+_STREAMS = frozenset({NetProtocol.TCP, NetProtocol.TCP4, NetProtocol.TCP6, NetProtocol.UNIX})
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Place:
+class SourceLocation:
     """Where something stands in a file. Lines and columns count from 1; line 0 means the file as a whole."""
 
     file: str
@@ -76,7 +85,7 @@ class Severity(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Problem:
+class ConfigProblem:
     """Problem of a services file, with its place and its remedy: `services:12:7: unknown option ...`.
 
     Attributes:
@@ -85,7 +94,7 @@ class Problem:
         pending: whether it goes away by itself soon, such as an import that takes long.
     """
 
-    place: Place
+    place: SourceLocation
     text: str
     severity: Severity = Severity.MISTAKE
     service: str = field(default="", compare=False)
@@ -98,7 +107,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class FileOwner:
     """Who owns a file, by names or numbers; empty for whoever made it."""
 
     user: str = ""
@@ -106,7 +115,7 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
-class Runner:
+class RunAs:
     """As whom a process runs.
 
     Attributes:

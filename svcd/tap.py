@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from svcd import __version__
-from svcd.access.global_limit import Hall
+from svcd.access.global_limit import GlobalLimit
 from svcd.config_loader import check_again, listing, load_config, usual_file
 from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.control.commands import Commands
@@ -25,24 +25,24 @@ from svcd.defaults import DEFAULT_NAME, SERVICES_FILE
 from svcd.errors import ConfigError, FaultError, ListenErrors, StartFailure
 from svcd.host.control_path import ControlPlace, control_places, make_folder
 from svcd.host.files import LocalFiles
-from svcd.host.info import LocalMachine
-from svcd.host.reverse_resolver import ReverseNames
-from svcd.host.systemd import Manager
-from svcd.log.events import PROBLEM, tell
-from svcd.log.setup import LOG_FORMATS, LogOutput
-from svcd.metrics.registry import Ledger
+from svcd.host.info import Host
+from svcd.host.reverse_resolver import ReverseResolver
+from svcd.host.systemd import ServiceManager
+from svcd.log.events import PROBLEM, log_event
+from svcd.log.setup import LOG_FORMATS, LogSetup
+from svcd.metrics.registry import MetricsRegistry
 from svcd.net.monotonic import use_monotonic_time
 from svcd.net.resolver import PooledResolver
 from svcd.net.threads import call_in_daemon_thread
 from svcd.process.signals import reset_inherited_signals
-from svcd.protocols.catalog import Surroundings
+from svcd.protocols.catalog import ServiceDependencies
 from svcd.protocols.outgoing import client_endpoint, redirect_lookups
 from svcd.sockets.acquire import open_sockets
 from svcd.supervisor.launch_spec import account_of
 from svcd.supervisor.reload import Reloader
 from svcd.supervisor.supervisor import Supervisor
 from svcd.supervisor.upgrader import Upgrader
-from svcd.upgrade.channel import Predecessor
+from svcd.upgrade.channel import OldDaemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,10 +51,10 @@ if TYPE_CHECKING:
 
     from svcd.config.endpoints import DesiredServices
     from svcd.config.service import Service
-    from svcd.model import Problem
-    from svcd.sockets.acquire import Store
-    from svcd.sockets.socket_pool import Stock
-    from svcd.supervisor.launch_spec import Account
+    from svcd.model import ConfigProblem
+    from svcd.sockets.acquire import FdStore
+    from svcd.sockets.socket_pool import SocketPool
+    from svcd.supervisor.launch_spec import DaemonAccount
     from svcd.upgrade.handover import Handover
 
 __all__ = ["Options", "makeService"]
@@ -135,8 +135,8 @@ class Options(usage.Options):
         ["strict", None, "Serve all services or none: one that can't be served stops a start and a reload."],
     ]
     compData = usage.Completions(optActions={"services": usage.CompleteFiles()})
-    log_output: LogOutput
-    predecessor: Predecessor | None = None
+    log_output: LogSetup
+    predecessor: OldDaemon | None = None
     #: Whether the daemon runs, and will fork no more.
     started = False
 
@@ -178,7 +178,7 @@ class Options(usage.Options):
         return check_again(services, self.files, self._machine)
 
     @property
-    def _machine(self) -> LocalMachine:
+    def _machine(self) -> Host:
         checking = bool(self["check"])
         parent: Any = self.parent or {}
         # A thread does not survive the fork of a daemon that leaves the terminal: what it imports is waited for. A new
@@ -189,7 +189,7 @@ class Options(usage.Options):
         user = "" if parent.get("uid") is None else str(parent["uid"])
         # The old daemon has waited for these in vain. Once started this one waits for them, as it tries again.
         unanswered = self.handover.unanswered if self.handover is not None and not self.started else frozenset[str]()
-        return LocalMachine(
+        return Host(
             dated=checking, thorough=checking, user=user, import_wait=wait, trial_wait=trial_wait, unanswered=unanswered
         )
 
@@ -225,7 +225,7 @@ class Options(usage.Options):
             self["services"] = os.path.abspath(self["services"])  # noqa: PTH100 - Path has no such thing for links
         return desired
 
-    def _address_faults(self, desired: DesiredServices) -> list[Problem]:
+    def _address_faults(self, desired: DesiredServices) -> list[ConfigProblem]:
         """The faults of addresses that are absent or in use, by another than a running daemon; warnings are printed."""
         from svcd.cli.services_file import KnownAddresses
 
@@ -245,10 +245,10 @@ class Options(usage.Options):
         parent: dict[str, Any] = self.parent if self.parent is not None else {}
         if self["log-format"] == "journald" and any(parent.get(name) for name in ("logfile", "syslog", "logger")):
             raise usage.UsageError("--log-format journald is a place too; leave out --logfile, --syslog and --logger")
-        self.predecessor = Predecessor.from_environment(os.environ, os.getpid())
+        self.predecessor = OldDaemon.from_environment(os.environ, os.getpid())
         if self.predecessor is not None:
             Twistd.stand_aside(parent)
-        self.log_output = LogOutput(parent, self["log-format"], short=self["log-addresses"] == "short")
+        self.log_output = LogSetup(parent, self["log-format"], short=self["log-addresses"] == "short")
         check_pid_file(parent)
         check_account(parent)
 
@@ -302,11 +302,11 @@ def _daemon(options: Options) -> Daemon:
     use_monotonic_time(reactor)
 
     parent: Any = {} if options.parent is None else options.parent
-    ledger, began = Ledger(), time.monotonic()
+    ledger, began = MetricsRegistry(), time.monotonic()
     desired = options.services()
     ledger.config_seconds = time.monotonic() - began
     # Before twistd leaves the terminal: what is meant for this process is not meant for the one that it becomes.
-    manager = Manager.from_environment(os.environ, os.getpid())
+    manager = ServiceManager.from_environment(os.environ, os.getpid())
     stock = inherited_stock(os.environ, os.getpid(), options.handover)
     if not stock:
         _check_listening(desired, options, parent)
@@ -320,7 +320,7 @@ def _daemon(options: Options) -> Daemon:
         options.log_output.journal,
         budget,
         account,
-        Hall(options["max-connections"]),
+        GlobalLimit(options["max-connections"]),
         ledger,
         manager,
         stock,
@@ -336,11 +336,18 @@ def _daemon(options: Options) -> Daemon:
     return daemon
 
 
-def _surroundings(reactor: Any, files: LocalFiles, budget: DescriptorBudget, ledger: Ledger) -> Surroundings:  # noqa: ANN401
+def _surroundings(
+    reactor: Any,  # noqa: ANN401
+    files: LocalFiles,
+    budget: DescriptorBudget,
+    ledger: MetricsRegistry,
+) -> ServiceDependencies:
     """What services need; each user of name lookups gets threads of its own."""
     reactor.installNameResolver(PooledResolver(reactor))
-    names = ReverseNames(reactor, reactor)
-    return Surroundings(reactor, names, files, budget, ledger, partial(client_endpoint, reactor, redirect_lookups()))
+    names = ReverseResolver(reactor, reactor)
+    return ServiceDependencies(
+        reactor, names, files, budget, ledger, partial(client_endpoint, reactor, redirect_lookups())
+    )
 
 
 def _reloader(supervisor: Supervisor, options: Options, reactor: Any) -> Reloader:  # noqa: ANN401 - several interfaces
@@ -351,7 +358,7 @@ def _reloader(supervisor: Supervisor, options: Options, reactor: Any) -> Reloade
     return reloader
 
 
-def _facts(reactor: object, options: Options, account: Account) -> dict[str, object]:
+def _facts(reactor: object, options: Options, account: DaemonAccount) -> dict[str, object]:
     """Return what `status` says of the daemon as a whole; users by their numbers."""
     return {
         "version": __version__,
@@ -377,10 +384,10 @@ def _join(daemon: Daemon, control: ControlService | None, reloader: Reloader, up
 def _control(
     options: Options,
     commands: Commands,
-    account: Account,
+    account: DaemonAccount,
     reactor: Any,  # noqa: ANN401 - several interfaces
-    store: Store,
-    stock: Stock,
+    store: FdStore,
+    stock: SocketPool,
 ) -> ControlService | None:
     """What lets the daemon be controlled, where that was not declined."""
     path, named = options["control"], options["control"] is not None
@@ -402,7 +409,7 @@ def _control(
     )
 
 
-def _usual_place(account: Account) -> ControlPlace | None:
+def _usual_place(account: DaemonAccount) -> ControlPlace | None:
     """Return the place of the control socket where none is named; None where there is none, which is logged."""
     problems = []
     for place in control_places():
@@ -411,5 +418,5 @@ def _usual_place(account: Account) -> ControlPlace | None:
             return place
         problems.append(problem)
     text = f"svcctl can't reach this daemon: {'; '.join(problems)}; or name another place by --control PATH"
-    tell(Logger(), PROBLEM, text=text)
+    log_event(Logger(), PROBLEM, text=text)
     return None

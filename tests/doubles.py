@@ -20,11 +20,11 @@ from zope.interface import implementer
 
 from svcd.config.parser import parse, parse_text
 from svcd.errors import ListenErrors
-from svcd.host.systemd import Manager
-from svcd.metrics.registry import Ledger
+from svcd.host.systemd import ServiceManager
+from svcd.metrics.registry import MetricsRegistry
 from svcd.model import ip_literal
-from svcd.protocols.catalog import SHAPES, Surroundings
-from svcd.sockets.acquire import Store, open_sockets
+from svcd.protocols.catalog import SHAPES, ServiceDependencies
+from svcd.sockets.acquire import FdStore, open_sockets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
     from svcd.config.endpoints import Endpoint
     from svcd.config.service import Config, Service
-    from svcd.interfaces import Descriptors
-    from svcd.metrics.counters import Tally
-    from svcd.metrics.snapshot import About
-    from svcd.model import Runner
-    from svcd.sockets.listening import OpenSocket
-    from svcd.sockets.socket_pool import Stock
+    from svcd.interfaces import DescriptorCounter
+    from svcd.metrics.counters import ServiceCounters
+    from svcd.metrics.snapshot import ServiceInfo
+    from svcd.model import RunAs
+    from svcd.sockets.listening import ListeningSocket
+    from svcd.sockets.socket_pool import SocketPool
 
 __all__ = [
     "LOCAL_PEER",
@@ -77,7 +77,7 @@ def keeping(lines: list[str]) -> Callable[[Sequence[str]], int]:
 
 
 class FakeFiles:
-    """svcd.interfaces.Files over a dict; a value that is an OSError is raised."""
+    """svcd.interfaces.FileReader over a dict; a value that is an OSError is raised."""
 
     def __init__(
         self, contents: Mapping[str, bytes | str | OSError] | None = None, folders: Sequence[str] = ()
@@ -145,7 +145,7 @@ class FakeFiles:
 
 @dataclass
 class FakeMachine:
-    """svcd.interfaces.Machine made of what the test says."""
+    """svcd.interfaces.HostInfo made of what the test says."""
 
     users: frozenset[str] = frozenset({"root"})
     groups: frozenset[str] = frozenset({"adm"})
@@ -189,15 +189,15 @@ class FakeMachine:
         """A number has none."""
         return not user.isdecimal()
 
-    def cannot_execute(self, path: str, runner: Runner) -> str:
+    def cannot_execute(self, path: str, runner: RunAs) -> str:
         """The test's reason."""
         return self.reasons.get(runner.root + path, "")
 
-    def cannot_enter(self, path: str, runner: Runner) -> str:
+    def cannot_enter(self, path: str, runner: RunAs) -> str:
         """The test's reason."""
         return self.reasons.get(runner.root + path, "")
 
-    def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], Runner, float]]) -> list[str]:
+    def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], RunAs, float]]) -> list[str]:
         """The test's reasons."""
         self.imported.append([reference for reference, *_ in wanted])
         return [self.reasons.get(reference, "") for reference, *_ in wanted]
@@ -227,7 +227,7 @@ class FakeMachine:
 
 
 class FakeNames:
-    """svcd.interfaces.Names whose answers the test gives by hand."""
+    """svcd.interfaces.HostNameResolver whose answers the test gives by hand."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, Deferred[str | None]]] = []
@@ -282,7 +282,7 @@ class FakeEndpoint:
 
 
 class _Descriptors:
-    """svcd.interfaces.Descriptors that counts nothing."""
+    """svcd.interfaces.DescriptorCounter that counts nothing."""
 
     def try_acquire(self) -> bool:
         """There always is one."""
@@ -298,22 +298,22 @@ class _Descriptors:
 def surroundings(
     clock: IReactorTime,
     files: FakeFiles | None = None,
-    descriptors: Descriptors | None = None,
+    descriptors: DescriptorCounter | None = None,
     endpoint: FakeEndpoint | None = None,
-    ledger: Ledger | None = None,
-) -> Surroundings:
+    ledger: MetricsRegistry | None = None,
+) -> ServiceDependencies:
     """Surroundings of a service under test."""
-    return Surroundings(
+    return ServiceDependencies(
         clock,
         FakeNames(),
         files or FakeFiles(),
         descriptors or _Descriptors(),
-        ledger or Ledger(),
+        ledger or MetricsRegistry(),
         lambda _server, _timeout, _descriptors: endpoint or FakeEndpoint(),  # type: ignore[arg-type,return-value]
     )
 
 
-def counted(ledger: Ledger, about: About) -> Tally:
+def counted(ledger: MetricsRegistry, about: ServiceInfo) -> ServiceCounters:
     """The tally of one more service, which is described to the ledger."""
     known = [each.about for each in ledger.snapshot().services]
     ledger.describe([*known, about])
@@ -538,7 +538,7 @@ def read_files(
     return config, list(map(str, problems))
 
 
-class ManagerDouble(Manager):
+class ManagerDouble(ServiceManager):
     """A service manager that remembers what it was told.
 
     Args:
@@ -569,7 +569,9 @@ class ManagerDouble(Manager):
         return True
 
 
-def open_all(endpoints: Iterable[Endpoint], stock: Stock | None = None, store: Store | None = None) -> list[OpenSocket]:
+def open_all(
+    endpoints: Iterable[Endpoint], stock: SocketPool | None = None, store: FdStore | None = None
+) -> list[ListeningSocket]:
     """Open the sockets of endpoints; without one of them there are none.
 
     Raises:
@@ -578,6 +580,6 @@ def open_all(endpoints: Iterable[Endpoint], stock: Stock | None = None, store: S
     opened, errors = open_sockets(endpoints, stock, store)
     if errors:
         for each in opened:
-            (store or Store(Manager())).leave(each)
+            (store or FdStore(ServiceManager())).leave(each)
         raise ListenErrors(errors)
     return opened

@@ -10,11 +10,11 @@ from OpenSSL.crypto import X509
 from twisted.internet.protocol import Protocol
 
 from svcd.config.parser import parse_text
-from svcd.metrics.counters import Tally
-from svcd.metrics.snapshot import About
+from svcd.metrics.counters import ServiceCounters
+from svcd.metrics.snapshot import ServiceInfo
 from svcd.protocols.catalog import SHAPES
-from svcd.tls.certificates import TlsServer, tls_server
-from svcd.tls.handshakes import Handshakes
+from svcd.tls.certificates import ServerTls, tls_server
+from svcd.tls.handshakes import HandshakeTracker
 from svcd.tls.protocol import TlsProtocol
 from tests.certificates import Authority
 from tests.doubles import FakeFiles, FakeReactor, StreamDouble
@@ -43,7 +43,7 @@ def secured(line: str = "echo 7/tcp", **options: str) -> Service:
 
 
 @cache
-def _server(**options: str) -> TlsServer:
+def _server(**options: str) -> ServerTls:
     return tls_server(secured(**options), FakeFiles(FILES))
 
 
@@ -143,8 +143,8 @@ class TlsPair:
         self.clock = FakeReactor()
         self.client = client or TlsClient()
         self.inner = Protocol() if inner is None else inner
-        self.tally = Tally(About("echo/tcp", "echo"), lambda _ended: None, self.clock.seconds)
-        handshakes = Handshakes(_server(**options), self.tally, self.clock, partial(self.clock.callLater, 0))
+        self.tally = ServiceCounters(ServiceInfo("echo/tcp", "echo"), lambda _ended: None, self.clock.seconds)
+        handshakes = HandshakeTracker(_server(**options), self.tally, self.clock, partial(self.clock.callLater, 0))
         self.tls = TlsProtocol(handshakes, lambda: self.inner)
         self.below = StreamDouble(self.tls, room=room)
         self.tls.makeConnection(self.below)

@@ -31,13 +31,13 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svcd.access.refusals import Reason, Refusal, Rule
+from svcd.access.refusals import AccessRule, Refusal, RefusalReason
 from svcd.addresses import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from svcd.access.rules import Rules
+    from svcd.access.rules import AccessRules
 
 __all__ = ["Acl", "Verdict"]
 
@@ -54,7 +54,7 @@ class Verdict:
     """
 
     refusal: Refusal | None
-    rule: Rule | None
+    rule: AccessRule | None
     by_name: bool = False
     nameless: Refusal | None = None
 
@@ -63,7 +63,7 @@ class Verdict:
 _FIRST = LOCAL - (1 << 33)
 
 #: An entry as the lists have it: whether it admits, and its rule.
-_Entry = tuple[bool, Rule]
+_Entry = tuple[bool, AccessRule]
 
 
 class Acl:
@@ -75,7 +75,7 @@ class Acl:
 
     __slots__ = ("_names", "_starts", "_verdicts")
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: AccessRules) -> None:
         ranges: dict[tuple[int, int], _Entry] = {}
         self._names: dict[str, _Entry] = {}
         # Of equally specific ones the first stays, and no_access comes first.
@@ -91,14 +91,14 @@ class Acl:
             return
         # An entry by name matters where it says something else than the address: the first such entry of each list.
         nameless = {
-            admits: Refusal(Reason.NAME, f"its host name is not known, and {rule.text} could decide", rule)
+            admits: Refusal(RefusalReason.NAME, f"its host name is not known, and {rule.text} could decide", rule)
             for admits, rule in reversed(self._names.values())
         }
         otherwise = _verdict(None, nameless)
         if rules.only_from is not None:
-            rule = Rule("only_from=" if not rules.only_from else "only_from", rules.places.get("only_from"))
+            rule = AccessRule("only_from=" if not rules.only_from else "only_from", rules.places.get("only_from"))
             text = "only_from admits nobody" if not rules.only_from else "only_from does not name it"
-            otherwise = Verdict(Refusal(Reason.ADDRESS, text, rule), rule, True in nameless, nameless.get(True))
+            otherwise = Verdict(Refusal(RefusalReason.ADDRESS, text, rule), rule, True in nameless, nameless.get(True))
         self._starts = [_FIRST]
         self._verdicts = [otherwise]
         self._cut(ranges, nameless)
@@ -111,7 +111,7 @@ class Acl:
         for name, entry in names.items():
             admits, rule = entry
             if name not in resolved and not admits:
-                return Refusal(Reason.NAME, f"{rule.text} has not been looked up", rule)
+                return Refusal(RefusalReason.NAME, f"{rule.text} has not been looked up", rule)
             for number in resolved.get(name, ()):
                 ranges.setdefault((number, number), entry)
         return None
@@ -153,7 +153,7 @@ class Acl:
         if not name:
             return Verdict(verdict.nameless, verdict.rule if verdict.nameless is None else verdict.nameless.rule)
         entry = self._named(name.lower().strip("."))
-        return Verdict(verdict.refusal, verdict.rule) if entry is None else _verdict(entry, {}, Reason.NAME)
+        return Verdict(verdict.refusal, verdict.rule) if entry is None else _verdict(entry, {}, RefusalReason.NAME)
 
     def _named(self, name: str) -> _Entry | None:
         found = self._names.get(name)
@@ -164,7 +164,9 @@ class Acl:
         return found
 
 
-def _verdict(entry: _Entry | None, nameless: dict[bool, Refusal], reason: Reason = Reason.ADDRESS) -> Verdict:
+def _verdict(
+    entry: _Entry | None, nameless: dict[bool, Refusal], reason: RefusalReason = RefusalReason.ADDRESS
+) -> Verdict:
     """What an entry decides; a name matters to it only if it is in the other list."""
     if entry is None:
         return Verdict(None, None, False in nameless)

@@ -15,23 +15,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svcd.access.conditions import Entry
+from svcd.access.conditions import AccessConditions
 from svcd.access.global_limit import UNLIMITED
-from svcd.access.rate_limit import Meter, Sources
-from svcd.access.refusals import Reason
+from svcd.access.rate_limit import RateLimiter, SourceMask
+from svcd.access.refusals import RefusalReason
 from svcd.addresses import address_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svcd.access.global_limit import Hall
+    from svcd.access.global_limit import GlobalLimit
     from svcd.access.refusals import Refusal
-    from svcd.access.rules import Rules
+    from svcd.access.rules import AccessRules
 
-__all__ = ["Door", "Ticket"]
+__all__ = ["Admission", "ConnectionSlot"]
 
 
-class Ticket:
+class ConnectionSlot:
     """The right to be in, of one connection, until it is released.
 
     Attributes:
@@ -42,7 +42,7 @@ class Ticket:
 
     __slots__ = ("_door", "awaits_name", "peer", "source")
 
-    def __init__(self, door: Door, peer: str, source: int | None, awaits_name: bool) -> None:
+    def __init__(self, door: Admission, peer: str, source: int | None, awaits_name: bool) -> None:
         self._door = door
         self.peer = peer
         self.source = source
@@ -61,7 +61,7 @@ class Ticket:
         self._door.release(self)
 
 
-class Door:
+class Admission:
     """All that decides who comes in to one service, and who is in.
 
     Args:
@@ -74,25 +74,29 @@ class Door:
     __slots__ = ("_entry", "_here", "_load", "_meter", "_most", "_most_here", "_open", "_out", "_refusals",
                  "_sources", "_wall", "hall", "rules")  # fmt: skip
 
-    def __init__(self, rules: Rules, hall: Hall, *, wall: Callable[[], float], load: Callable[[], float]) -> None:
+    def __init__(
+        self, rules: AccessRules, hall: GlobalLimit, *, wall: Callable[[], float], load: Callable[[], float]
+    ) -> None:
         self.hall = hall
         self._wall = wall
         self._load = load
         # In their order; as keys of a dict they cost a third of what a set does.
-        self._out: dict[Ticket, None] = {}
-        self._meter = Meter(rules)
+        self._out: dict[ConnectionSlot, None] = {}
+        self._meter = RateLimiter(rules)
         self.retune(rules)
 
-    def retune(self, rules: Rules) -> None:
+    def retune(self, rules: AccessRules) -> None:
         """Take new rules. Whoever is in stays in, and counts by the new rules."""
         self.rules = rules
-        self._entry = Entry(rules, self._wall, self._load)
+        self._entry = AccessConditions(rules, self._wall, self._load)
         self._meter.retune(rules)
         self._most = UNLIMITED if rules.instances is None else rules.instances
-        self._sources = Sources(rules.per_source_prefix)
+        self._sources = SourceMask(rules.per_source_prefix)
         self._refusals = {
-            Reason.INSTANCES: rules.refusal(Reason.INSTANCES, f"{rules.instances} connections are open"),
-            Reason.PER_SOURCE: rules.refusal(Reason.PER_SOURCE, f"{rules.per_source} connections are open from there"),
+            RefusalReason.INSTANCES: rules.refusal(RefusalReason.INSTANCES, f"{rules.instances} connections are open"),
+            RefusalReason.PER_SOURCE: rules.refusal(
+                RefusalReason.PER_SOURCE, f"{rules.per_source} connections are open from there"
+            ),
         }
         self._most_here = rules.per_source
         # By source: how many are in; empty where that does not matter.
@@ -131,7 +135,7 @@ class Door:
         """
         return self._here.get(self._source(peer), 0)
 
-    def admit(self, peer: str, now: float) -> Ticket | Refusal:
+    def admit(self, peer: str, now: float) -> ConnectionSlot | Refusal:
         """Let somebody in, or not.
 
         Args:
@@ -147,11 +151,11 @@ class Door:
         if hall.open >= hall.limit:
             return hall.refusal
         hall.open += 1
-        ticket = Ticket(self, peer, None, False)
+        ticket = ConnectionSlot(self, peer, None, False)
         self._out[ticket] = None
         return ticket
 
-    def _examine(self, peer: str, now: float) -> Ticket | Refusal:
+    def _examine(self, peer: str, now: float) -> ConnectionSlot | Refusal:
         number = address_number(peer)
         awaits_name = False
         acl = self._entry.acl
@@ -168,7 +172,7 @@ class Door:
             return refusal
         self.hall.open += 1
         counted = None if self._most_here is None else self._enter(source)
-        ticket = Ticket(self, peer, counted, awaits_name)
+        ticket = ConnectionSlot(self, peer, counted, awaits_name)
         self._out[ticket] = None
         return ticket
 
@@ -177,9 +181,9 @@ class Door:
         if hall.open >= hall.limit:
             return hall.refusal
         if len(self._out) >= self._most:
-            return self._refusals[Reason.INSTANCES]
+            return self._refusals[RefusalReason.INSTANCES]
         if self._most_here is not None and self._here.get(source, 0) >= self._most_here:
-            return self._refusals[Reason.PER_SOURCE]
+            return self._refusals[RefusalReason.PER_SOURCE]
         return None
 
     def _source(self, peer: str) -> int:
@@ -194,7 +198,7 @@ class Door:
         acl = self._entry.acl
         return None if acl is None else acl.by_name(address_number(peer), name).refusal
 
-    def release(self, ticket: Ticket) -> None:
+    def release(self, ticket: ConnectionSlot) -> None:
         """Ticket.release()."""
         if ticket not in self._out:
             return

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svcd.access.acl import Acl
-from svcd.access.refusals import Reason
+from svcd.access.refusals import RefusalReason
 from svcd.access.times import Timetable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from svcd.access.refusals import Refusal
-    from svcd.access.rules import Rules
+    from svcd.access.rules import AccessRules
 
-__all__ = ["Entry"]
+__all__ = ["AccessConditions"]
 
 
-class Entry:
+class AccessConditions:
     """The rules of a service that hold for everybody who comes, compiled.
 
     Args:
@@ -31,13 +31,13 @@ class Entry:
 
     __slots__ = ("_late", "_load", "_loaded", "_max_load", "_timetable", "_wall", "acl")
 
-    def __init__(self, rules: Rules, wall: Callable[[], float], load: Callable[[], float]) -> None:
+    def __init__(self, rules: AccessRules, wall: Callable[[], float], load: Callable[[], float]) -> None:
         self._wall = wall
         self._load = load
         self._timetable = Timetable(rules.access_times, rules.zone) if rules.access_times else None
         self._max_load = rules.max_load
-        self._late = rules.refusal(Reason.TIME, "it is not the time for it", "access_times")
-        self._loaded = rules.refusal(Reason.LOAD, f"the load has reached {rules.max_load}", "max_load")
+        self._late = rules.refusal(RefusalReason.TIME, "it is not the time for it", "access_times")
+        self._loaded = rules.refusal(RefusalReason.LOAD, f"the load has reached {rules.max_load}", "max_load")
         self.acl = Acl(rules) if rules.listed else None
 
     @property

@@ -17,9 +17,9 @@ from bisect import bisect_right
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from svcd.access.conditions import Entry
-from svcd.access.rate_limit import Meter, Sources
-from svcd.access.refusals import Reason, Refusal
+from svcd.access.conditions import AccessConditions
+from svcd.access.rate_limit import RateLimiter, SourceMask
+from svcd.access.refusals import Refusal, RefusalReason
 from svcd.addresses import V6, address_number
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from datetime import tzinfo
 
-    from svcd.access.rules import Rules
+    from svcd.access.rules import AccessRules
 
-__all__ = ["NOBODY", "QUESTION_HEADER", "Answering", "is_nobody"]
+__all__ = ["NOBODY", "QUESTION_HEADER", "DatagramFilter", "is_nobody"]
 
 #: The bytes of an IPv4 header without options (RFC 791) and a UDP header (RFC 768).
 QUESTION_HEADER = 28
@@ -43,7 +43,7 @@ _MOST_KNOWN = 16_384
 _EDGES = (0, 1 << 24, 0xE000_0000, 0xF000_0000, 0xFFFF_FFFF, 1 << 32, V6, V6 + 1, V6 | 0xFF << 120, V6 << 1)
 
 #: For a sender of one of those addresses.
-NOBODY = Refusal(Reason.ADDRESS, "it is no single host's address")
+NOBODY = Refusal(RefusalReason.ADDRESS, "it is no single host's address")
 
 
 def is_nobody(number: int) -> bool:
@@ -51,7 +51,7 @@ def is_nobody(number: int) -> bool:
     return bisect_right(_EDGES, number) % 2 == 1
 
 
-class Answering:
+class DatagramFilter:
     """Whether the questions of a datagram service are answered.
 
     Args:
@@ -63,27 +63,27 @@ class Answering:
     __slots__ = ("_always", "_broadcasts", "_entry", "_first_port", "_known", "_load", "_meter", "_metered", "_port",
                  "_rules", "_service_ports", "_sources", "_wall")  # fmt: skip
 
-    def __init__(self, rules: Rules, *, wall: Callable[[], float], load: Callable[[], float]) -> None:
+    def __init__(self, rules: AccessRules, *, wall: Callable[[], float], load: Callable[[], float]) -> None:
         self._wall = wall
         self._load = load
-        self._meter = Meter(rules)
+        self._meter = RateLimiter(rules)
         self._service_ports: AbstractSet[int] = frozenset()
         self._broadcasts: frozenset[int] = frozenset()
         self.retune(rules)
 
-    def retune(self, rules: Rules) -> None:
+    def retune(self, rules: AccessRules) -> None:
         """Take new rules."""
         if rules.resolved is None:
             rules = replace(rules, resolved={})
         self._rules = rules
-        self._entry = Entry(rules, self._wall, self._load)
+        self._entry = AccessConditions(rules, self._wall, self._load)
         self._meter.retune(rules)
         self._always = self._entry.always
         self._metered = not self._meter.idle
-        self._sources = Sources(rules.per_source_prefix)
+        self._sources = SourceMask(rules.per_source_prefix)
         # Port 0 can't be answered.
         self._first_port = 1 if rules.answer_service_ports else _FIRST_CLIENT_PORT
-        self._port = rules.refusal(Reason.PORT, "services ask no questions", "answer_service_ports")
+        self._port = rules.refusal(RefusalReason.PORT, "services ask no questions", "answer_service_ports")
         # By the text of an address: its source, or why it is not answered.
         self._known: dict[str, int | Refusal] = {}
 

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 
 from svcd.access.acl import Acl
 from svcd.access.datagrams import NOBODY, is_nobody
-from svcd.access.refusals import Reason
+from svcd.access.refusals import RefusalReason
 from svcd.access.times import Timetable
 from svcd.addresses import address_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svcd.access.admission import Door
-    from svcd.access.refusals import Rule
-    from svcd.access.rules import Rules
+    from svcd.access.admission import Admission
+    from svcd.access.refusals import AccessRule
+    from svcd.access.rules import AccessRules
 
-__all__ = ["Outcome", "Step", "Visit", "explain"]
+__all__ = ["ExplainQuery", "Step", "StepOutcome", "explain"]
 
 
-class Outcome(enum.StrEnum):
+class StepOutcome(enum.StrEnum):
     """How a step ends."""
 
     PASSES = "passes"
@@ -42,14 +42,14 @@ class Step:
         rule: what decides; None where no rule does.
     """
 
-    check: Reason
-    outcome: Outcome
+    check: RefusalReason
+    outcome: StepOutcome
     text: str
-    rule: Rule | None
+    rule: AccessRule | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Visit:
+class ExplainQuery:
     """Who comes, and when.
 
     Attributes:
@@ -69,7 +69,7 @@ class Visit:
     datagram: bool = False
 
 
-def explain(rules: Rules, visit: Visit, door: Door | None = None) -> list[Step]:
+def explain(rules: AccessRules, visit: ExplainQuery, door: Admission | None = None) -> list[Step]:
     """What a visit meets, up to the step that refuses it.
 
     Args:
@@ -83,12 +83,12 @@ def explain(rules: Rules, visit: Visit, door: Door | None = None) -> list[Step]:
     steps = []
     for step in _steps(rules, visit, door):
         steps.append(step)
-        if step.outcome is Outcome.REFUSES:
+        if step.outcome is StepOutcome.REFUSES:
             break
     return steps
 
 
-def _steps(rules: Rules, visit: Visit, door: Door | None) -> Iterator[Step]:
+def _steps(rules: AccessRules, visit: ExplainQuery, door: Admission | None) -> Iterator[Step]:
     yield from _proxy(rules, visit)
     # Of a sender no name is looked up.
     acl = Acl(replace(rules, resolved={}) if visit.datagram and rules.resolved is None else rules)
@@ -96,70 +96,72 @@ def _steps(rules: Rules, visit: Visit, door: Door | None) -> Iterator[Step]:
     if rules.access_times:
         timetable = Timetable(rules.access_times, rules.zone)
         text = f"the clock shows {timetable.wall(visit.moment):%H:%M}"
-        yield Step(Reason.TIME, _outcome(timetable.is_open(visit.moment)), text, rules.rule("access_times"))
+        yield Step(RefusalReason.TIME, _outcome(timetable.is_open(visit.moment)), text, rules.rule("access_times"))
     if rules.max_load is not None:
         passes = None if visit.load is None else visit.load < rules.max_load
         text = "the load is not known" if visit.load is None else f"the load is {visit.load:.2f}"
-        yield Step(Reason.LOAD, _outcome(passes), text, rules.rule("max_load"))
+        yield Step(RefusalReason.LOAD, _outcome(passes), text, rules.rule("max_load"))
     if not visit.datagram:
         yield from _counts(rules, visit, door)
-    for reason in (Reason.RATE, Reason.PER_SOURCE_RATE):
+    for reason in (RefusalReason.RATE, RefusalReason.PER_SOURCE_RATE):
         if getattr(rules, reason) is not None:
-            yield Step(reason, Outcome.DEPENDS, "on how many have come just before", rules.rule(reason))
+            yield Step(reason, StepOutcome.DEPENDS, "on how many have come just before", rules.rule(reason))
     if acl.by_address(address_number(visit.peer)).by_name:
         yield _name(acl, visit)
 
 
-def _proxy(rules: Rules, visit: Visit) -> Iterator[Step]:
+def _proxy(rules: AccessRules, visit: ExplainQuery) -> Iterator[Step]:
     number = address_number(visit.peer)
     for source, rule in rules.entries("proxy_protocol"):
         if source.first <= number <= source.last:
             text = "on whom its header names; without that on itself"
-            yield Step(Reason.PROXY, Outcome.DEPENDS, text, rule)
+            yield Step(RefusalReason.PROXY, StepOutcome.DEPENDS, text, rule)
             return
 
 
-def _outcome(passes: bool | None) -> Outcome:
-    return Outcome.DEPENDS if passes is None else Outcome.PASSES if passes else Outcome.REFUSES
+def _outcome(passes: bool | None) -> StepOutcome:
+    return StepOutcome.DEPENDS if passes is None else StepOutcome.PASSES if passes else StepOutcome.REFUSES
 
 
-def _address(acl: Acl, visit: Visit) -> Step:
+def _address(acl: Acl, visit: ExplainQuery) -> Step:
     number = address_number(visit.peer)
     if visit.datagram and is_nobody(number):
-        return Step(NOBODY.reason, Outcome.REFUSES, NOBODY.text, NOBODY.rule)
+        return Step(NOBODY.reason, StepOutcome.REFUSES, NOBODY.text, NOBODY.rule)
     verdict = acl.by_address(number)
     if verdict.by_name:
         rule = verdict.rule if verdict.nameless is None else verdict.nameless.rule
-        return Step(Reason.ADDRESS, Outcome.DEPENDS, "the host name has the last word", rule)
+        return Step(RefusalReason.ADDRESS, StepOutcome.DEPENDS, "the host name has the last word", rule)
     if verdict.refusal is not None:
-        return Step(verdict.refusal.reason, Outcome.REFUSES, verdict.refusal.text, verdict.rule)
+        return Step(verdict.refusal.reason, StepOutcome.REFUSES, verdict.refusal.text, verdict.rule)
     text = "nothing is asked of the address" if verdict.rule is None else f"{verdict.rule.text} admits it"
-    return Step(Reason.ADDRESS, Outcome.PASSES, text, verdict.rule)
+    return Step(RefusalReason.ADDRESS, StepOutcome.PASSES, text, verdict.rule)
 
 
-def _counts(rules: Rules, visit: Visit, door: Door | None) -> Iterator[Step]:
+def _counts(rules: AccessRules, visit: ExplainQuery, door: Admission | None) -> Iterator[Step]:
     if door is not None:
         hall, refusal = door.hall, door.hall.refusal
         yield Step(refusal.reason, _outcome(hall.open < hall.limit), f"{hall.open} are in, all services", refusal.rule)
-    for reason, limit in ((Reason.INSTANCES, rules.instances), (Reason.PER_SOURCE, rules.per_source)):
+    for reason, limit in ((RefusalReason.INSTANCES, rules.instances), (RefusalReason.PER_SOURCE, rules.per_source)):
         if limit is None:
             continue
         if door is None:
-            yield Step(reason, Outcome.DEPENDS, "on how many are in", rules.rule(reason))
+            yield Step(reason, StepOutcome.DEPENDS, "on how many are in", rules.rule(reason))
             continue
-        count = door.open if reason is Reason.INSTANCES else door.open_from(visit.peer)
+        count = door.open if reason is RefusalReason.INSTANCES else door.open_from(visit.peer)
         yield Step(reason, _outcome(count < limit), f"{count} are in", rules.rule(reason))
 
 
-def _name(acl: Acl, visit: Visit) -> Step:
+def _name(acl: Acl, visit: ExplainQuery) -> Step:
     verdict = acl.by_name(address_number(visit.peer), visit.name)
     if not visit.looked_up:
-        return Step(Reason.NAME, Outcome.DEPENDS, "on the host name, which has not been looked up", verdict.rule)
+        return Step(
+            RefusalReason.NAME, StepOutcome.DEPENDS, "on the host name, which has not been looked up", verdict.rule
+        )
     if verdict.refusal is not None:
         # Without an entry that names it, it is the address that is refused.
-        return Step(verdict.refusal.reason, Outcome.REFUSES, verdict.refusal.text, verdict.rule)
+        return Step(verdict.refusal.reason, StepOutcome.REFUSES, verdict.refusal.text, verdict.rule)
     if not visit.name:
         text = "it has no host name: its address decides"
     else:
         text = f"{visit.name}: {verdict.rule.text} admits it" if verdict.rule else f"nothing refuses {visit.name}"
-    return Step(Reason.NAME, Outcome.PASSES, text, verdict.rule)
+    return Step(RefusalReason.NAME, StepOutcome.PASSES, text, verdict.rule)

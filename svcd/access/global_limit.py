@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from svcd.access.refusals import Reason, Refusal, Rule
-from svcd.model import Place
+from svcd.access.refusals import AccessRule, Refusal, RefusalReason
+from svcd.model import SourceLocation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["UNLIMITED", "Hall"]
+__all__ = ["UNLIMITED", "GlobalLimit"]
 
 #: More than there can be connections.
 UNLIMITED = 1 << 62
-_COMMAND_LINE = Place("the command line")
+_COMMAND_LINE = SourceLocation("the command line")
 
 
 class _Door(Protocol):
@@ -27,7 +27,7 @@ class _Door(Protocol):
         ...
 
 
-class Hall:
+class GlobalLimit:
     """All connections of the daemon, and who waits until there is room for one more.
 
     They are people, not descriptors: a connection that was handed to a process costs the daemon none.
@@ -53,8 +53,8 @@ class Hall:
         """Take another limit, as the constructor does; those who wait go on if there is room now."""
         self.most = most
         self.limit = UNLIMITED if most is None else most
-        rule = Rule(f"--max-connections {'none' if most is None else most}", _COMMAND_LINE)
-        self.refusal = Refusal(Reason.GLOBAL, f"{most} connections are open in all", rule)
+        rule = AccessRule(f"--max-connections {'none' if most is None else most}", _COMMAND_LINE)
+        self.refusal = Refusal(RefusalReason.GLOBAL, f"{most} connections are open in all", rule)
         self._wake(list(self._waiting))
 
     def wait(self, door: _Door, go_on: Callable[[], None] | None) -> None:

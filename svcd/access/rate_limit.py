@@ -23,15 +23,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svcd.access.refusals import Reason
+from svcd.access.refusals import RefusalReason
 from svcd.addresses import V6
 
 if TYPE_CHECKING:
     from svcd.access.refusals import Refusal
-    from svcd.access.rules import Rules
-    from svcd.access.types import Prefixes, Rate
+    from svcd.access.rules import AccessRules
+    from svcd.access.types import PrefixLengths, Rate
 
-__all__ = ["MOST_SOURCES", "Bucket", "Forward", "Meter", "SourceBuckets", "Sources"]
+__all__ = ["MOST_SOURCES", "NonDecreasingClock", "RateLimiter", "SourceMask", "SourceTokenBuckets", "TokenBucket"]
 
 #: How many sources a service remembers; about 100 bytes each, and none for a source that is idle.
 MOST_SOURCES = 65_536
@@ -41,7 +41,7 @@ _SWEEP_SECONDS = 1.0
 _NEVER = float("-inf")
 
 
-class Forward:
+class NonDecreasingClock:
     """A clock that never goes back, made of one that may: a step back counts as no time."""
 
     __slots__ = ("_last", "_skipped")
@@ -58,7 +58,7 @@ class Forward:
         return now + self._skipped
 
 
-class Bucket:
+class TokenBucket:
     """One token bucket. Its times never decrease.
 
     Args:
@@ -82,7 +82,7 @@ class Bucket:
         self._full_at = max(self._full_at, now) + self._interval
 
 
-class SourceBuckets:
+class SourceTokenBuckets:
     """One token bucket for each source, in bounded memory. Its times never decrease.
 
     Args:
@@ -141,12 +141,12 @@ class SourceBuckets:
         self._sweep_at = max(self._old_latest, now + _SWEEP_SECONDS)
 
 
-class Sources:
+class SourceMask:
     """Makes a source of an address: the leading bits that its owner can't change at will."""
 
     __slots__ = ("_mask4", "_mask6")
 
-    def __init__(self, prefixes: Prefixes) -> None:
+    def __init__(self, prefixes: PrefixLengths) -> None:
         self._mask4 = (1 << 32) - (1 << 32 - prefixes.v4)
         self._mask6 = (1 << 129) - (1 << 128 - prefixes.v6)
 
@@ -157,7 +157,7 @@ class Sources:
         return number & (self._mask6 if number >= V6 else self._mask4)
 
 
-class Meter:
+class RateLimiter:
     """The rates of one service: `rate` for all, `per_source_rate` for each source.
 
     Args:
@@ -166,29 +166,29 @@ class Meter:
 
     __slots__ = ("_bucket", "_clock", "_refusals", "_rules", "_sources")
 
-    def __init__(self, rules: Rules) -> None:
-        self._clock = Forward()
-        self._bucket: Bucket | None = None
-        self._sources: SourceBuckets | None = None
-        self._rules: Rules | None = None
+    def __init__(self, rules: AccessRules) -> None:
+        self._clock = NonDecreasingClock()
+        self._bucket: TokenBucket | None = None
+        self._sources: SourceTokenBuckets | None = None
+        self._rules: AccessRules | None = None
         self.retune(rules)
 
-    def retune(self, rules: Rules) -> None:
+    def retune(self, rules: AccessRules) -> None:
         """Take new rules; a bucket whose own rule is the same stays as full as it is."""
         old, self._rules = self._rules, rules
         self._refusals = {
-            Reason.RATE: rules.refusal(Reason.RATE, f"more than rate={rules.rate}"),
-            Reason.PER_SOURCE_RATE: rules.refusal(
-                Reason.PER_SOURCE_RATE, f"more than per_source_rate={rules.per_source_rate} from there"
+            RefusalReason.RATE: rules.refusal(RefusalReason.RATE, f"more than rate={rules.rate}"),
+            RefusalReason.PER_SOURCE_RATE: rules.refusal(
+                RefusalReason.PER_SOURCE_RATE, f"more than per_source_rate={rules.per_source_rate} from there"
             ),
         }
         rate, burst = rules.rate, rules.rate_burst
         if old is None or (old.rate, old.rate_burst) != (rate, burst):
-            self._bucket = Bucket(rate, burst or rate.count) if rate else None
+            self._bucket = TokenBucket(rate, burst or rate.count) if rate else None
         rate = rules.per_source_rate
         new = (rate, burst, rules.per_source_prefix)
         if old is None or (old.per_source_rate, old.rate_burst, old.per_source_prefix) != new:
-            self._sources = SourceBuckets(rate, burst or rate.count) if rate else None
+            self._sources = SourceTokenBuckets(rate, burst or rate.count) if rate else None
 
     @property
     def idle(self) -> bool:
@@ -207,9 +207,9 @@ class Meter:
         """
         now = self._clock.at(now)
         if self._bucket is not None and not self._bucket.ready(now):
-            return self._refusals[Reason.RATE]
+            return self._refusals[RefusalReason.RATE]
         if self._sources is not None and not self._sources.take(source, now):
-            return self._refusals[Reason.PER_SOURCE_RATE]
+            return self._refusals[RefusalReason.PER_SOURCE_RATE]
         if self._bucket is not None:
             self._bucket.take(now)
         return None

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from svcd.access.refusals import Reason, Refusal
+    from svcd.access.refusals import Refusal, RefusalReason
 
-__all__ = ["SECONDS", "Line", "Summary"]
+__all__ = ["SECONDS", "RefusalAggregator", "RefusalLine"]
 
 #: Between two lines of the same reason.
 SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class RefusalLine:
     """What a line of the log says.
 
     Attributes:
@@ -29,7 +29,7 @@ class Line:
     count: int
 
 
-class _Held:
+class _Pending:
     """Of one reason: when the last line was, and what has come since."""
 
     __slots__ = ("count", "peer", "refusal", "told_at")
@@ -41,7 +41,7 @@ class _Held:
         self.peer = ""
 
 
-class Summary:
+class RefusalAggregator:
     """The refusals of one service. The first is told at once; those of the next second together, when it is over.
 
     Args:
@@ -52,9 +52,9 @@ class Summary:
 
     def __init__(self, counts: dict[str, int] | None = None) -> None:
         self.counts: dict[str, int] = {} if counts is None else counts
-        self._held: dict[Reason, _Held] = {}
+        self._held: dict[RefusalReason, _Pending] = {}
 
-    def note(self, refusal: Refusal, peer: str, now: float) -> Line | None:
+    def note(self, refusal: Refusal, peer: str, now: float) -> RefusalLine | None:
         """Count a refusal.
 
         Returns:
@@ -64,14 +64,14 @@ class Summary:
         self.counts[reason] = self.counts.get(reason, 0) + 1
         held = self._held.get(reason)
         if held is None:
-            self._held[reason] = _Held(now)
-            return Line(refusal, peer, 1)
+            self._held[reason] = _Pending(now)
+            return RefusalLine(refusal, peer, 1)
         if not held.count:
             held.refusal, held.peer = refusal, peer
         held.count += 1
         return self._line(held, now)
 
-    def pending(self, now: float) -> list[Line]:
+    def pending(self, now: float) -> list[RefusalLine]:
         """The lines whose second is over; at the end of all time, those that wait."""
         found = [self._line(held, now) for held in self._held.values()]
         return [line for line in found if line is not None]
@@ -81,10 +81,10 @@ class Summary:
         waiting = [held.told_at + SECONDS - now for held in self._held.values() if held.count]
         return min(SECONDS, max(0.0, min(waiting))) if waiting else None
 
-    def _line(self, held: _Held, now: float) -> Line | None:
+    def _line(self, held: _Pending, now: float) -> RefusalLine | None:
         # A clock that was set back must not hold a line for longer.
         if not held.count or 0 <= now - held.told_at < SECONDS:
             return None
-        line = Line(held.refusal, held.peer, held.count)
+        line = RefusalLine(held.refusal, held.peer, held.count)
         held.told_at, held.count = now, 0
         return line

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from svcd.model import Place
+    from svcd.model import SourceLocation
 
-__all__ = ["Reason", "Refusal", "Rule"]
+__all__ = ["AccessRule", "Refusal", "RefusalReason"]
 
 
-class Reason(enum.StrEnum):
+class RefusalReason(enum.StrEnum):
     """Why somebody is refused, as logs, status and metrics say it."""
 
     ADDRESS = "address"
@@ -34,7 +34,7 @@ class Reason(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class AccessRule:
     """One rule that decides.
 
     Attributes:
@@ -43,7 +43,7 @@ class Rule:
     """
 
     text: str
-    place: Place | None = None
+    place: SourceLocation | None = None
 
     def __str__(self) -> str:
         return f"{self.text} ({self.place})" if self.place else f"{self.text} (the default)"
@@ -59,6 +59,6 @@ class Refusal:
         rule: what decided; None where it is no rule of the file's.
     """
 
-    reason: Reason
+    reason: RefusalReason
     text: str
-    rule: Rule | None = None
+    rule: AccessRule | None = None

@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from svcd.access.refusals import Reason, Refusal, Rule
-from svcd.access.types import Prefixes
-from svcd.model import Place
+from svcd.access.refusals import AccessRule, Refusal, RefusalReason
+from svcd.access.types import PrefixLengths
+from svcd.model import SourceLocation
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from datetime import tzinfo
 
-    from svcd.access.types import Hours, Rate, Source
+    from svcd.access.types import Rate, SourcePattern, TimeRange
 
-__all__ = ["Rules"]
+__all__ = ["AccessRules"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class AccessRules:
     """What a service asks of those who come; without anything, nothing.
 
     Attributes:
@@ -42,22 +42,22 @@ class Rules:
         places: where the options stand in the file, by name.
     """
 
-    only_from: tuple[Source, ...] | None = None
-    no_access: tuple[Source, ...] = ()
-    proxy_protocol: tuple[Source, ...] = ()
-    access_times: tuple[Hours, ...] = ()
+    only_from: tuple[SourcePattern, ...] | None = None
+    no_access: tuple[SourcePattern, ...] = ()
+    proxy_protocol: tuple[SourcePattern, ...] = ()
+    access_times: tuple[TimeRange, ...] = ()
     zone: tzinfo | None = None
     max_load: float | None = None
     instances: int | None = None
     per_source: int | None = None
-    per_source_prefix: Prefixes = Prefixes()  # noqa: RUF009 - it is frozen
+    per_source_prefix: PrefixLengths = PrefixLengths()  # noqa: RUF009 - it is frozen
     rate: Rate | None = None
     per_source_rate: Rate | None = None
     rate_burst: int | None = None
     amplify: bool = False
     answer_service_ports: bool = False
     resolved: Mapping[str, Collection[int]] | None = None
-    places: Mapping[str, Place] = field(default_factory=dict, compare=False)
+    places: Mapping[str, SourceLocation] = field(default_factory=dict, compare=False)
 
     @property
     def listed(self) -> bool:
@@ -70,21 +70,21 @@ class Rules:
         sources = (*(self.only_from or ()), *self.no_access)
         return frozenset(source.name for source in sources if source.name and not source.name.startswith("."))
 
-    def rule(self, option: str) -> Rule:
+    def rule(self, option: str) -> AccessRule:
         """The rule that an option with a single value makes."""
-        return Rule(f"{option}={_text(getattr(self, option))}", self.places.get(option))
+        return AccessRule(f"{option}={_text(getattr(self, option))}", self.places.get(option))
 
-    def entries(self, option: str) -> list[tuple[Source, Rule]]:
+    def entries(self, option: str) -> list[tuple[SourcePattern, AccessRule]]:
         """The rules that an option with a list of sources makes: one for each entry, at its own place."""
         found, column = [], 0
         place = self.places.get(option)
         for source in getattr(self, option) or ():
-            own = place and Place(place.file, place.line, place.column + column)
-            found.append((source, Rule(f"{option}={source}", own)))
+            own = place and SourceLocation(place.file, place.line, place.column + column)
+            found.append((source, AccessRule(f"{option}={source}", own)))
             column += len(source.text) + 1
         return found
 
-    def refusal(self, reason: Reason, text: str, option: str = "") -> Refusal:
+    def refusal(self, reason: RefusalReason, text: str, option: str = "") -> Refusal:
         """The Refusal for an option; by default for the option that the reason is named after."""
         return Refusal(reason, text, self.rule(option or reason))
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import tzinfo
 
-    from svcd.access.types import Hours
+    from svcd.access.types import TimeRange
 
 __all__ = ["Timetable"]
 
@@ -29,7 +29,7 @@ class Timetable:
 
     __slots__ = ("_hours", "_minute", "_open", "_zone")
 
-    def __init__(self, hours: Sequence[Hours], zone: tzinfo | None = None) -> None:
+    def __init__(self, hours: Sequence[TimeRange], zone: tzinfo | None = None) -> None:
         self._hours = tuple(hours)
         self._zone = zone
         # The last answer, and the minute since 1970 that it is good for: in all zones of today the minutes of the

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["NO_RATE", "Hours", "Prefixes", "Rate", "Source"]
+__all__ = ["NO_RATE", "PrefixLengths", "Rate", "SourcePattern", "TimeRange"]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SourcePattern:
     """One entry of only_from or no_access: a range of addresses, or a name.
 
     Attributes:
@@ -31,7 +31,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Hours:
+class TimeRange:
     """A span of the day, in minutes since midnight on the wall clock: from `start` to before `end`.
 
     `end` is at most 1440 and never `start`; where it is less the span goes across midnight.
@@ -71,7 +71,7 @@ NO_RATE = Rate(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Prefixes:
+class PrefixLengths:
     """How many leading bits of an address make a source, for IPv4 (1 to 32) and for IPv6 (1 to 128)."""
 
     v4: int = 32

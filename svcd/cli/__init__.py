@@ -144,7 +144,7 @@ def _check(chosen: argparse.Namespace) -> int:
     from svcd.cli.services_file import KnownAddresses, become, source_of
     from svcd.config_loader import listing, load_config
     from svcd.host.files import LocalFiles
-    from svcd.host.info import LocalMachine
+    from svcd.host.info import Host
 
     try:
         source = source_of(chosen.file, chosen)
@@ -153,7 +153,7 @@ def _check(chosen: argparse.Namespace) -> int:
         handlers = f", handlers as {source.handlers}" if source.handlers and not chosen.user else ""
         print(f"svcctl check: {source.name}; as user {user}{handlers}", file=sys.stderr)
         offset = source.port_offset if chosen.port_offset is None else chosen.port_offset
-        machine = LocalMachine(thorough=True, user="" if chosen.user else source.handlers)
+        machine = Host(thorough=True, user="" if chosen.user else source.handlers)
         loaded = load_config(source.file, LocalFiles(), port_offset=offset, machine=machine)
     except (ConfigError, UsageError) as error:
         print(error if isinstance(error, ConfigError) else f"svcctl check: {error}", file=sys.stderr)

@@ -138,8 +138,8 @@ def _run(name: str, chosen: argparse.Namespace) -> int:
         os.open(os.devnull, os.O_RDONLY)
     try:
         # Twisted comes with it.
-        from svcd.cli.client_commands import ask
+        from svcd.cli.client_commands import run_client
 
-        return ask(name, chosen)
+        return run_client(name, chosen)
     finally:
         signal.signal(signal.SIGINT, before)

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from svcd.cli.reactor_run import run
-from svcd.clients.stdio import Console
-from svcd.clients.target import Target, Trust, port_number
+from svcd.clients.stdio import StandardStreams
+from svcd.clients.target import Target, TrustSettings, port_number
 from svcd.errors import ClientError, UsageError
 from svcd.host.files import LocalFiles
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from svcd.clients.http_get import Url
     from svcd.clients.probe import Finding, Security
 
-__all__ = ["ask"]
+__all__ = ["run_client"]
 
 #: The services whose ports need not be said.
 _PORTS = {"echo": 7, "daytime": 13, "time": 37}
@@ -31,7 +31,7 @@ _REDIRECTS = 10
 _DAY = 86_400
 
 
-def ask(name: str, chosen: argparse.Namespace) -> int:
+def run_client(name: str, chosen: argparse.Namespace) -> int:
     """Run a client.
 
     Args:
@@ -82,12 +82,12 @@ def _echo(chosen: argparse.Namespace) -> int:
         came = run(lambda reactor: (check_datagram if chosen.udp else check)(reactor, target, line))
         sys.stdout.buffer.write(came)
     else:
-        run(lambda reactor: (talk_datagrams if chosen.udp else talk)(reactor, target, Console(reactor)))
+        run(lambda reactor: (talk_datagrams if chosen.udp else talk)(reactor, target, StandardStreams(reactor)))
     return 0
 
 
 def _get(chosen: argparse.Namespace) -> int:
-    from svcd.clients.http_get import Wish, fetch
+    from svcd.clients.http_get import HttpQuery, fetch
 
     family = chosen.family or socket.AF_UNSPEC
 
@@ -98,8 +98,8 @@ def _get(chosen: argparse.Namespace) -> int:
             return Target(path, 0, chosen.timeout, family, trust)
         return Target(url.host, url.port, chosen.timeout, family, trust)
 
-    wish = Wish(chosen.head, chosen.include or chosen.head, _REDIRECTS if chosen.location else 0)
-    head = run(lambda reactor: fetch(reactor, chosen.url, wish, target_of, Console(reactor).write))
+    wish = HttpQuery(chosen.head, chosen.include or chosen.head, _REDIRECTS if chosen.location else 0)
+    head = run(lambda reactor: fetch(reactor, chosen.url, wish, target_of, StandardStreams(reactor).write))
     if not 200 <= head.status < 300:
         _complain("get", f"{head.status} {head.reason.decode('latin-1')}".rstrip())
     return 0 if head.status < 400 else 1
@@ -230,7 +230,9 @@ def _target(name: str, chosen: argparse.Namespace) -> Target:
     return Target(host, port, chosen.timeout, chosen.family or socket.AF_UNSPEC, trust)
 
 
-def _trust(chosen: argparse.Namespace, host: str, *, lenient: bool = False, protocols: tuple[bytes, ...] = ()) -> Trust:
+def _trust(
+    chosen: argparse.Namespace, host: str, *, lenient: bool = False, protocols: tuple[bytes, ...] = ()
+) -> TrustSettings:
     name = chosen.name or host.partition("%")[0]
     if name.startswith("/"):
         raise UsageError("say by --name whose certificate it must be: a path is no name in one")
@@ -238,7 +240,7 @@ def _trust(chosen: argparse.Namespace, host: str, *, lenient: bool = False, prot
         raise UsageError("--key means nothing without --cert")
     ca, certificate = _content("--ca", chosen.ca), _content("--cert", chosen.cert)
     key = _content("--key", chosen.key) or certificate
-    return Trust(name, ca, certificate, key, lenient or chosen.insecure, protocols)
+    return TrustSettings(name, ca, certificate, key, lenient or chosen.insecure, protocols)
 
 
 def _content(option: str, path: str | None) -> bytes:

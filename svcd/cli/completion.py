@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from svcd.cli.parser_model import Argument, Command
+    from svcd.cli.parser_model import ParserArgument, ParserCommand
 
 __all__ = ["bash", "zsh"]
 
 _BASH_KINDS = {"files": "compgen -f", "folders": "compgen -d"}
 
 
-def _bash_values(argument: Argument) -> str:
+def _bash_values(argument: ParserArgument) -> str:
     """A command that prints the values that begin with $cur, or nothing."""
     if argument.words:
         return f"compgen -W {shlex.quote(' '.join(argument.words))}"
@@ -73,11 +73,11 @@ def _zsh_text(text: str) -> str:
     return text
 
 
-def _zsh_values(argument: Argument) -> str:
+def _zsh_values(argument: ParserArgument) -> str:
     return f"({' '.join(argument.words)})" if argument.words else _ZSH_KINDS.get(argument.kind, " ")
 
 
-def _zsh_specs(command: Command) -> Iterator[str]:
+def _zsh_specs(command: ParserCommand) -> Iterator[str]:
     for option in command.options:
         others = " ".join(option.names)
         for name in option.names:

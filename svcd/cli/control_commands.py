@@ -30,7 +30,9 @@ class _UnavailableError(Exception):
     """There is no daemon to ask."""
 
 
-def _ask(path: str, command: str, arguments: Mapping[str, object], patience: float = _PATIENCE) -> dict[str, Any]:
+def send_command(
+    path: str, command: str, arguments: Mapping[str, object], patience: float = _PATIENCE
+) -> dict[str, Any]:
     """Send a request, and return the answer.
 
     Raises:
@@ -128,7 +130,7 @@ def _path(chosen: argparse.Namespace) -> str:
 def daemon_status(chosen: argparse.Namespace, patience: float) -> Mapping[str, Any] | None:
     """Return the status of the daemon that a command line means; None where none answers in so many seconds."""
     try:
-        found = _ask(_path(chosen), "status", {}, patience)
+        found = send_command(_path(chosen), "status", {}, patience)
     except _UnavailableError:
         return None
     result = found["result"] if found["ok"] else None
@@ -138,7 +140,7 @@ def daemon_status(chosen: argparse.Namespace, patience: float) -> Mapping[str, A
 def _run(chosen: argparse.Namespace) -> int:
     command: Command = chosen.command
     try:
-        found = _ask(_path(chosen), command.name, _arguments(command, chosen))
+        found = send_command(_path(chosen), command.name, _arguments(command, chosen))
     except _UnavailableError as error:
         print(f"svcctl: {error}", file=sys.stderr)
         return os.EX_UNAVAILABLE
@@ -164,7 +166,7 @@ def _top(chosen: argparse.Namespace) -> int:
     terminal = sys.stdout.isatty()
     try:
         while True:
-            found = _ask(_path(chosen), "status", {})
+            found = send_command(_path(chosen), "status", {})
             if not found["ok"]:
                 print(found["error"], file=sys.stderr)
                 return _EXITS.get(found["code"], 1)

@@ -10,21 +10,21 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from svcd.access.acl import Acl
-from svcd.access.explain import Outcome, Visit, explain
-from svcd.access.refusals import Reason
+from svcd.access.explain import ExplainQuery, StepOutcome, explain
+from svcd.access.refusals import RefusalReason
 from svcd.addresses import LOCAL_CLIENT, address_number, unmapped
 from svcd.config.statement import nearest
 from svcd.connections.access_rules import rules_of
 from svcd.errors import UsageError
 from svcd.host.host_addresses import system_numbers_of
 from svcd.host.reverse_resolver import confirmed_system_host_of
-from svcd.model import Shape
+from svcd.model import SocketType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from svcd.access.explain import Step
-    from svcd.access.rules import Rules
+    from svcd.access.rules import AccessRules
     from svcd.config.service import Config, Service
 
 __all__ = ["explanation", "moment_of", "services_named"]
@@ -46,7 +46,7 @@ def services_named(config: Config, name: str) -> list[Service]:
     return enabled
 
 
-def moment_of(text: str | None, rules: Rules) -> float:
+def moment_of(text: str | None, rules: AccessRules) -> float:
     """A moment in seconds since 1970; a time without a zone is read from the clock of the rules.
 
     Raises:
@@ -93,9 +93,9 @@ def explanation(
     rules = rules_of(service)
     if rules.resolved is not None:
         rules = replace(rules, resolved={name: _numbers(name, addresses_of) for name in rules.host_names})
-    datagram = service.net.shape is Shape.DATAGRAM
+    datagram = service.net.shape is SocketType.DATAGRAM
     looked_up = Acl(rules).by_address(address_number(peer)).by_name
-    visit = Visit(
+    visit = ExplainQuery(
         peer=peer,
         moment=moment_of(at, rules),
         name=host_of(unmapped(peer)) if looked_up and peer else None,
@@ -110,9 +110,9 @@ def explanation(
     kind = "a datagram" if datagram else "a connection"
     head = f"{kind} to {service.id} from {address}, {clock:%a %Y-%m-%d %H:%M} {zone}:"
     verdict = _verdict(steps)
-    if steps[0].check is Reason.PROXY:
+    if steps[0].check is RefusalReason.PROXY:
         verdict = f"if its header names no client: {verdict}"
-    admitted = steps[-1].outcome is not Outcome.REFUSES
+    admitted = steps[-1].outcome is not StepOutcome.REFUSES
     return admitted, [head, *_table(steps), verdict, *(_certificate(service) if admitted else ())]
 
 
@@ -170,9 +170,9 @@ def _decider(step: Step) -> str:
 
 def _verdict(steps: Sequence[Step]) -> str:
     last = steps[-1]
-    if last.outcome is Outcome.REFUSES:
+    if last.outcome is StepOutcome.REFUSES:
         return f"refused: {last.check}, by {last.rule}" if last.rule else f"refused: {last.check}, {last.text}"
     # Of an address that depends on its name the name's own step says more, and of a proxy this itself.
-    told = (Reason.ADDRESS, Reason.PROXY)
-    open_ones = [step.check.value for step in steps if step.outcome is Outcome.DEPENDS and step.check not in told]
+    told = (RefusalReason.ADDRESS, RefusalReason.PROXY)
+    open_ones = [step.check.value for step in steps if step.outcome is StepOutcome.DEPENDS and step.check not in told]
     return f"admitted, if these allow it at that moment: {', '.join(open_ones)}" if open_ones else "admitted"

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Artefact", "Placer"]
+__all__ = ["FileInstaller", "InstalledFile"]
 
 
 @dataclass(frozen=True, slots=True)
-class Artefact:
+class InstalledFile:
     """A file that is to be installed.
 
     Attributes:
@@ -33,7 +33,7 @@ class Artefact:
     spare: bool = False
 
 
-class Placer:
+class FileInstaller:
     """Writes and removes files, and remembers what it wrote: a line for each file with the SHA-256 of what was offered.
 
     Args:
@@ -64,7 +64,7 @@ class Placer:
         """Whether we wrote a file, whatever has become of it."""
         return path in self._files
 
-    def place(self, artefacts: Iterable[Artefact]) -> None:
+    def place(self, artefacts: Iterable[InstalledFile]) -> None:
         """Write files. In the place of one that was edited, or is not ours, another is written beside it as NAME.new.
 
         What was written by an earlier version and is no part of this one is removed.
@@ -82,7 +82,7 @@ class Placer:
         finally:
             self._remember()
 
-    def _place(self, artefact: Artefact) -> None:
+    def _place(self, artefact: InstalledFile) -> None:
         path, data = artefact.path, artefact.text.encode()
         offered, recorded, found = _digest(data), self._files.get(path), _digest_of(path)
         if found is None:
@@ -101,7 +101,7 @@ class Placer:
             if recorded:
                 self._files[path] = offered
 
-    def _write(self, artefact: Artefact, path: Path, verb: str) -> None:
+    def _write(self, artefact: InstalledFile, path: Path, verb: str) -> None:
         self._say(verb, path)
         data = artefact.text.encode()
         if not self._dry:

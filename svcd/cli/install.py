@@ -13,7 +13,7 @@ from svcd.cli.prefixes import SYSTEM_PREFIXES, USUAL_PREFIX
 if TYPE_CHECKING:
     import argparse
 
-    from svcd.cli.install_files import Place
+    from svcd.cli.install_files import InstallPath
 
 __all__ = ["add_install"]
 
@@ -58,10 +58,10 @@ def _say(dry: bool, verb: str, path: Path) -> None:
 
 
 def _install(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
-    from svcd.cli.file_installer import Placer
-    from svcd.cli.install_files import Place, artefacts, why_not
+    from svcd.cli.file_installer import FileInstaller
+    from svcd.cli.install_files import InstallPath, artefacts, why_not
 
-    place, dry = Place(_absolute(chosen.prefix)), chosen.dry_run
+    place, dry = InstallPath(_absolute(chosen.prefix)), chosen.dry_run
     reason = why_not(place, Path(sys.executable).resolve())
     if reason:
         warning = "" if place.system else "warning: "
@@ -69,7 +69,7 @@ def _install(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int
         if place.system:
             return os.EX_UNAVAILABLE
     try:
-        Placer(place.manifest, partial(_say, dry), dry=dry).place(artefacts(place, parser))
+        FileInstaller(place.manifest, partial(_say, dry), dry=dry).place(artefacts(place, parser))
     except OSError as error:
         return _failed(error)
     users, folders = ["systemd-sysusers", str(place.users)], ["systemd-tmpfiles", "--create", str(place.folders)]
@@ -80,12 +80,12 @@ def _install(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int
 
 
 def _uninstall(chosen: argparse.Namespace) -> int:
-    from svcd.cli.file_installer import Placer
-    from svcd.cli.install_files import Place
+    from svcd.cli.file_installer import FileInstaller
+    from svcd.cli.install_files import InstallPath
 
-    place, dry = Place(_absolute(chosen.prefix)), chosen.dry_run
+    place, dry = InstallPath(_absolute(chosen.prefix)), chosen.dry_run
     try:
-        placer = Placer(place.manifest, partial(_say, dry), dry=dry)
+        placer = FileInstaller(place.manifest, partial(_say, dry), dry=dry)
         if not placer:
             _complain(f"nothing is installed below {place.prefix}: there is no {place.manifest}")
             return 0
@@ -104,7 +104,7 @@ def _absolute(prefix: str) -> Path:
     return Path(os.path.abspath(prefix))  # noqa: PTH100 - with its links, as it was written
 
 
-def _manage(place: Place, dry: bool, *commands: list[str]) -> bool:
+def _manage(place: InstallPath, dry: bool, *commands: list[str]) -> bool:
     """Let systemd know, where it runs and looks; whether it could be."""
     import shutil
     import subprocess

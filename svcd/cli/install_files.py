@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import svcd
 from svcd.cli.completion import bash, zsh
-from svcd.cli.file_installer import Artefact
+from svcd.cli.file_installer import InstalledFile
 from svcd.cli.man_page import manual
 from svcd.cli.prefixes import SYSTEM_PREFIXES
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-__all__ = ["Place", "artefacts", "why_not"]
+__all__ = ["InstallPath", "artefacts", "why_not"]
 
 #: How the files in etc/ name the environment and the services file.
 _SCRIPTS = "/opt/svcd/bin/"
@@ -32,7 +32,7 @@ _PATIENCE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class InstallPath:
     """Where to install, and from where.
 
     Attributes:
@@ -81,7 +81,7 @@ def _etc() -> Path:
     return installed if installed.is_dir() else package.parent / "etc"
 
 
-def artefacts(place: Place, parser: argparse.ArgumentParser) -> Iterator[Artefact]:
+def artefacts(place: InstallPath, parser: argparse.ArgumentParser) -> Iterator[InstalledFile]:
     """All files of an installation.
 
     Args:
@@ -92,26 +92,26 @@ def artefacts(place: Place, parser: argparse.ArgumentParser) -> Iterator[Artefac
         OSError: the files of etc/ are not there.
     """
     etc, prefix = _etc(), place.prefix
-    yield Artefact(place.unit, _unit(etc / "systemd/svcd.service", place))
-    yield Artefact(place.users, (etc / "sysusers.d/svcd.conf").read_text("utf-8"))
-    yield Artefact(place.folders, (etc / "tmpfiles.d/svcd.conf").read_text("utf-8"))
-    yield Artefact(place.services, (etc / "svcd/services").read_text("utf-8"))
+    yield InstalledFile(place.unit, _unit(etc / "systemd/svcd.service", place))
+    yield InstalledFile(place.users, (etc / "sysusers.d/svcd.conf").read_text("utf-8"))
+    yield InstalledFile(place.folders, (etc / "tmpfiles.d/svcd.conf").read_text("utf-8"))
+    yield InstalledFile(place.services, (etc / "svcd/services").read_text("utf-8"))
     for page in sorted((etc / "man").iterdir()):
-        yield Artefact(prefix / f"share/man/man{page.suffix[1:]}" / page.name, page.read_text("utf-8"))
-    yield Artefact(prefix / "share/man/man1/svcctl.1", manual(parser))
-    yield Artefact(prefix / "share/bash-completion/completions/svcctl", bash(parser))
-    yield Artefact(prefix / "share/zsh/site-functions/_svcctl", zsh(parser))
+        yield InstalledFile(prefix / f"share/man/man{page.suffix[1:]}" / page.name, page.read_text("utf-8"))
+    yield InstalledFile(prefix / "share/man/man1/svcctl.1", manual(parser))
+    yield InstalledFile(prefix / "share/bash-completion/completions/svcctl", bash(parser))
+    yield InstalledFile(prefix / "share/zsh/site-functions/_svcctl", zsh(parser))
     # Examples, which are to be copied and adapted.
-    yield Artefact(prefix / "share/svcd/svcd.socket", _unit(etc / "systemd/svcd.socket", place))
-    yield Artefact(prefix / "share/svcd/logrotate.d/svcd", (etc / "logrotate.d/svcd").read_text("utf-8"))
+    yield InstalledFile(prefix / "share/svcd/svcd.socket", _unit(etc / "systemd/svcd.socket", place))
+    yield InstalledFile(prefix / "share/svcd/logrotate.d/svcd", (etc / "logrotate.d/svcd").read_text("utf-8"))
     for each in sorted((etc / "systemd/drop-ins").iterdir()):
-        yield Artefact(prefix / "share/svcd/drop-ins" / each.name, _unit(each, place))
+        yield InstalledFile(prefix / "share/svcd/drop-ins" / each.name, _unit(each, place))
     if prefix / "bin" != place.scripts:
         text = f'#!/bin/sh\nexec {_shell_word(place.scripts / "svcctl")} "$@"\n'
-        yield Artefact(prefix / "bin/svcctl", text, 0o755, spare=True)
+        yield InstalledFile(prefix / "bin/svcctl", text, 0o755, spare=True)
 
 
-def _unit(source: Path, place: Place) -> str:
+def _unit(source: Path, place: InstallPath) -> str:
     """A unit with the paths of this installation."""
     text = source.read_text("utf-8")
     text = re.sub(rf"{_SCRIPTS}(\w+)", lambda found: _unit_word(place.scripts / found[1]), text)
@@ -131,7 +131,7 @@ def _shell_word(path: Path) -> str:
     return text if re.fullmatch(r"[\w/.,:@%+=-]+", text, re.ASCII) else "'" + text.replace("'", "'\\''") + "'"
 
 
-def why_not(place: Place, python: Path) -> str:
+def why_not(place: InstallPath, python: Path) -> str:
     """Why the daemon could not run from this environment as its unit starts it; empty if it could.
 
     Args:

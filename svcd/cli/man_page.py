@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from svcd.cli.parser_model import Argument, Command
+    from svcd.cli.parser_model import ParserArgument, ParserCommand
 
 __all__ = ["manual", "roff"]
 
@@ -65,7 +65,7 @@ def manual(parser: argparse.ArgumentParser) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _words(command: Command) -> Iterator[str]:
+def _words(command: ParserCommand) -> Iterator[str]:
     """What stands behind a command's name: the options' names are told below."""
     yield r"[\fIoptions\fR]"
     for each in command.others:
@@ -73,7 +73,7 @@ def _words(command: Command) -> Iterator[str]:
         yield f"[{label}]" if each.arity in ("?", "*") else label
 
 
-def _arguments(command: Command) -> Iterator[str]:
+def _arguments(command: ParserCommand) -> Iterator[str]:
     for each in [*command.others, *command.options]:
         if "--help" not in each.names:
             yield from (".TP", _heading(each), roff(_sentence(each.help)))
@@ -83,7 +83,7 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _heading(argument: Argument) -> str:
+def _heading(argument: ParserArgument) -> str:
     label = rf"\fI{roff(argument.label)}\fR" if argument.label else ""
     names = ", ".join(rf"\fB{roff(name)}\fR" for name in argument.names)
     return " ".join(filter(None, [names, label]))

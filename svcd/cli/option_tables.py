@@ -10,7 +10,7 @@ from svcd import __version__
 from svcd.cli.man_page import roff
 from svcd.config.option_info import GROUPS, OptionInfo
 from svcd.config.options import TABLE
-from svcd.model import Shape
+from svcd.model import SocketType
 from svcd.protocols.catalog import SHAPES, SUMMARIES
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _markdown() -> str:
             lines.append(f"| `{info.name}` | {info.kind.accepts} | {default} | {info.scope_text} | {info.help}{word} |")
     lines += ["", "| built-in | over | what it does |", "|---|---|---|"]
     for name, summary in SUMMARIES.items():
-        over = "tcp, udp, unix, unixgram" if Shape.DATAGRAM in SHAPES[name] else "tcp, unix"
+        over = "tcp, udp, unix, unixgram" if SocketType.DATAGRAM in SHAPES[name] else "tcp, unix"
         lines.append(f"| `{name}` | {over} | {summary} |")
     return "\n".join(lines) + "\n"
 
@@ -103,7 +103,7 @@ def _man() -> str:
         ".SH BUILT\\-INS",
     ]
     for name, summary in SUMMARIES.items():
-        over = "" if Shape.DATAGRAM in SHAPES[name] else " Streams only."
+        over = "" if SocketType.DATAGRAM in SHAPES[name] else " Streams only."
         lines += [".TP", f".B {name}", roff(f"{summary[0].upper()}{summary[1:]}.{over}")]
     lines.append(".SH OPTIONS")
     for heading, infos in _grouped():

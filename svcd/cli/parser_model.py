@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["Argument", "Command", "commands_of"]
+__all__ = ["ParserArgument", "ParserCommand", "commands_of"]
 
 #: What arguments are called whose values are names of files, or of directories.
 _FILES = frozenset({"FILE", "PATH", "file"})
@@ -17,7 +17,7 @@ _FOLDERS = frozenset({"DIR"})
 
 
 @dataclass(frozen=True, slots=True)
-class Argument:
+class ParserArgument:
     """An option, or an argument without a name.
 
     Attributes:
@@ -38,7 +38,7 @@ class Argument:
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class ParserCommand:
     """The program itself, with an empty name, or one of its commands.
 
     Attributes:
@@ -51,15 +51,15 @@ class Command:
     name: str
     help: str
     description: str
-    arguments: tuple[Argument, ...]
+    arguments: tuple[ParserArgument, ...]
 
     @property
-    def options(self) -> Iterator[Argument]:
+    def options(self) -> Iterator[ParserArgument]:
         """Those with names."""
         return (each for each in self.arguments if each.names)
 
     @property
-    def others(self) -> Iterator[Argument]:
+    def others(self) -> Iterator[ParserArgument]:
         """Those without."""
         return (each for each in self.arguments if not each.names)
 
@@ -69,18 +69,18 @@ def _actions(parser: argparse.ArgumentParser) -> Sequence[argparse.Action]:
     return parser._actions  # noqa: SLF001
 
 
-def commands_of(parser: argparse.ArgumentParser) -> list[Command]:
+def commands_of(parser: argparse.ArgumentParser) -> list[ParserCommand]:
     """The program, then its commands."""
-    found = [Command("", "", parser.description or "", _arguments(parser))]
+    found = [ParserCommand("", "", parser.description or "", _arguments(parser))]
     for action in _actions(parser):
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above
             helps = {choice.dest: choice.help or "" for choice in action._get_subactions()}  # noqa: SLF001 - as above
             for name, each in action.choices.items():
-                found.append(Command(name, helps.get(name, ""), each.description or "", _arguments(each)))
+                found.append(ParserCommand(name, helps.get(name, ""), each.description or "", _arguments(each)))
     return found
 
 
-def _arguments(parser: argparse.ArgumentParser) -> tuple[Argument, ...]:
+def _arguments(parser: argparse.ArgumentParser) -> tuple[ParserArgument, ...]:
     found = []
     for action in _actions(parser):
         if isinstance(action, argparse._SubParsersAction) or action.help == argparse.SUPPRESS:  # noqa: SLF001 - as above
@@ -91,5 +91,5 @@ def _arguments(parser: argparse.ArgumentParser) -> tuple[Argument, ...]:
         kind = "words" if words else "files" if label in _FILES else "folders" if label in _FOLDERS else "text"
         text = (action.help or "").replace("%%", "%")
         arity = action.nargs if isinstance(action.nargs, str) else ""
-        found.append(Argument(tuple(action.option_strings), text, label, kind, words, arity))
+        found.append(ParserArgument(tuple(action.option_strings), text, label, kind, words, arity))
     return tuple(found)

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from svcd.config.endpoints import Endpoint
     from svcd.config_loader import Loaded
-    from svcd.model import Problem
+    from svcd.model import ConfigProblem
     from svcd.net.port_owner import Process
 
-__all__ = ["KnownAddresses", "Source", "become", "source_of"]
+__all__ = ["KnownAddresses", "ServicesFileSource", "become", "source_of"]
 
 #: There is where systemd is the init system (sd_booted(3)).
 _BOOTED = Path("/run/systemd/system")
@@ -32,7 +32,7 @@ _PATIENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ServicesFileSource:
     """A services file, and who serves it.
 
     Attributes:
@@ -49,19 +49,19 @@ class Source:
     reader: str = ""
     handlers: str = ""
 
-    def rights(self, loaded: Loaded, user: str) -> list[Problem]:
+    def rights(self, loaded: Loaded, user: str) -> list[ConfigProblem]:
         """Return what services ask for that only root can give, if it is known that no root will serve them.
 
         Args:
             loaded: the file, without faults of users.
             user: who this is.
         """
-        from svcd.supervisor.launch_spec import account_of, root_needed
+        from svcd.supervisor.launch_spec import account_of, needs_root
 
         if user != self.reader or loaded.faults:
             return []
         account = account_of({})
-        return [each for service in loaded.config.enabled if service.spawned for each in root_needed(service, account)]
+        return [each for service in loaded.config.enabled if service.spawned for each in needs_root(service, account)]
 
     @property
     def name(self) -> str:
@@ -98,7 +98,7 @@ class KnownAddresses:
         owners = socket_owners() if root else {}
         return cls(frozenset(_served(status or {})), owners, doubt)
 
-    def problems(self, endpoints: Iterable[Endpoint]) -> tuple[list[Problem], list[Problem]]:
+    def problems(self, endpoints: Iterable[Endpoint]) -> tuple[list[ConfigProblem], list[ConfigProblem]]:
         """Return the faults of addresses that can't be listened on, and warnings."""
         from svcd.model import Severity
         from svcd.sockets.address_check import address_faults
@@ -116,7 +116,7 @@ def _served(status: Mapping[str, Any]) -> Iterator[str]:
                 yield address
 
 
-def source_of(named: str | None, chosen: argparse.Namespace) -> Source:
+def source_of(named: str | None, chosen: argparse.Namespace) -> ServicesFileSource:
     """Return the services file that a command line means.
 
     Args:
@@ -124,16 +124,16 @@ def source_of(named: str | None, chosen: argparse.Namespace) -> Source:
         chosen: the command line, which may name a control socket.
     """
     if named is not None and os.path.abspath(named) != SERVICES_FILE and not chosen.control:  # noqa: PTH100 - links stay
-        return Source(named)
+        return ServicesFileSource(named)
     running = _running(chosen)
     if running is not None and (named is None or os.path.abspath(named) == running.file):  # noqa: PTH100 - links stay
         return running
     if named is not None and os.path.abspath(named) != SERVICES_FILE:  # noqa: PTH100 - links stay
-        return Source(named)
-    return Source(named, reader=_unit_user())
+        return ServicesFileSource(named)
+    return ServicesFileSource(named, reader=_unit_user())
 
 
-def _running(chosen: argparse.Namespace) -> Source | None:
+def _running(chosen: argparse.Namespace) -> ServicesFileSource | None:
     """Return what a running daemon says of its services file; None where none answers."""
     from svcd.cli.control_commands import daemon_status
 
@@ -141,7 +141,7 @@ def _running(chosen: argparse.Namespace) -> Source | None:
     if status is None or not isinstance(status.get("services_file"), str):
         return None
     file = status["services_file"]
-    return Source(
+    return ServicesFileSource(
         None if file == DEFAULT_NAME else file,
         f"which the running daemon serves (pid {status['pid']})",
         int(status.get("port_offset", 0)),

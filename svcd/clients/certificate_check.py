@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
     from twisted.protocols.tls import TLSMemoryBIOProtocol
 
-    from svcd.clients.target import Trust
+    from svcd.clients.target import TrustSettings
     from svcd.wire.certificates import Credentials
 
     _T = TypeVar("_T")
 
-__all__ = ["Verifier"]
+__all__ = ["CertificateVerifier"]
 
 #: What X509_STORE_CTX_get_error(3) says most often, for people.
 _REASONS = {
@@ -44,7 +44,7 @@ _REASONS = {
 
 
 @implementer(IOpenSSLClientConnectionCreator)
-class Verifier:
+class CertificateVerifier:
     """Makes TLS connections whose server must prove who it is (RFC 9525).
 
     Args:
@@ -57,7 +57,7 @@ class Verifier:
         UsageError: certificates or the key can't be used.
     """
 
-    def __init__(self, trust: Trust) -> None:
+    def __init__(self, trust: TrustSettings) -> None:
         self._trust = trust
         self._id, self._server_name = _identity(trust.name)
         self._context = _context(trust)
@@ -110,7 +110,7 @@ def _identity(name: str) -> tuple[DNS_ID | IPAddress_ID, bytes]:
         raise UsageError(f"{name!r} can't be a name in a certificate; say one by --name") from None
 
 
-def _context(trust: Trust) -> SSL.Context:
+def _context(trust: TrustSettings) -> SSL.Context:
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
@@ -134,7 +134,7 @@ def _context(trust: Trust) -> SSL.Context:
     return context
 
 
-def _credentials(trust: Trust) -> Credentials:
+def _credentials(trust: TrustSettings) -> Credentials:
     try:
         return _read("--cert", read_credentials, trust.certificate, trust.key)
     except KeyMistakeError as error:

@@ -13,7 +13,7 @@ from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
-from svcd.clients.happy_eyeballs import Race
+from svcd.clients.happy_eyeballs import HappyEyeballs
 from svcd.clients.lookup import lookup
 from svcd.clients.stream import Stream, cause
 from svcd.errors import ServerError, UnavailableError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime
 
     from svcd.clients.lookup import Address
-    from svcd.clients.target import Reactor, Target, Trust
+    from svcd.clients.target import Reactor, Target, TrustSettings
 
     _T = TypeVar("_T")
     _Attempt: TypeAlias = Callable[[IProtocolFactory], Deferred[IProtocol]]
@@ -75,7 +75,7 @@ async def connect(reactor: Reactor, target: Target) -> Stream:
         if target.local:
             local: Deferred[IProtocol] = UNIXClientEndpoint(reactor, target.host, target.timeout).connect(factory)
             return local
-        return Race(reactor, factory, addresses, target.timeout).run()
+        return HappyEyeballs(reactor, factory, addresses, target.timeout).run()
 
     if target.trust is None:
         stream = await _plain(reactor, target, attempt)
@@ -92,11 +92,11 @@ async def _plain(reactor: Reactor, target: Target, attempt: _Attempt) -> Stream:
     return stream  # type: ignore[no-any-return]
 
 
-async def _secure(reactor: Reactor, target: Target, attempt: _Attempt, trust: Trust) -> Stream:
+async def _secure(reactor: Reactor, target: Target, attempt: _Attempt, trust: TrustSettings) -> Stream:
     # It takes as long to import as all the rest.
-    from svcd.clients.certificate_check import Verifier
+    from svcd.clients.certificate_check import CertificateVerifier
 
-    verifier = Verifier(trust)
+    verifier = CertificateVerifier(trust)
     factory = _factory(partial(Stream, secure=True))
     start = reactor.seconds()
     wrapper: Any = await _reached(reactor, target, attempt(TLSMemoryBIOFactory(verifier, True, factory, reactor)))

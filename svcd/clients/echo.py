@@ -11,12 +11,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as PatienceError
 
 from svcd.clients.connect import connect, within
-from svcd.clients.inactivity import Patience, first_of
+from svcd.clients.inactivity import InactivityTimeout, first_of
 from svcd.clients.udp_query import MOST_BYTES, ask_once, questions
 from svcd.errors import ServerError, UnavailableError, WrongAnswerError
 
 if TYPE_CHECKING:
-    from svcd.clients.stdio import Console
+    from svcd.clients.stdio import StandardStreams
     from svcd.clients.stream import Stream
     from svcd.clients.target import Reactor, Target
 
@@ -81,7 +81,7 @@ async def check_datagram(reactor: Reactor, target: Target, line: bytes) -> bytes
     return came
 
 
-async def talk_datagrams(reactor: Reactor, target: Target, console: Console) -> None:
+async def talk_datagrams(reactor: Reactor, target: Target, console: StandardStreams) -> None:
     """As talk, over UDP: a datagram for each line, and the next when that is answered.
 
     Raises:
@@ -107,7 +107,7 @@ async def talk_datagrams(reactor: Reactor, target: Target, console: Console) -> 
         asked.close()
 
 
-async def talk(reactor: Reactor, target: Target, console: Console) -> None:
+async def talk(reactor: Reactor, target: Target, console: StandardStreams) -> None:
     """Send what is typed, and show what comes, until the input ends and everything is answered.
 
     Raises:
@@ -129,9 +129,9 @@ async def talk(reactor: Reactor, target: Target, console: Console) -> None:
 class _Talk(ABC):
     """What both kinds of conversation have: the bytes that went and came."""
 
-    def __init__(self, reactor: Reactor, target: Target, console: Console, stream: Stream) -> None:
+    def __init__(self, reactor: Reactor, target: Target, console: StandardStreams, stream: Stream) -> None:
         self._clock = reactor
-        self.patience = Patience(reactor, target.timeout, f"{target} has not answered")
+        self.patience = InactivityTimeout(reactor, target.timeout, f"{target} has not answered")
         self._console = console
         self._stream = stream
         self._sent = self._came = 0
@@ -177,7 +177,7 @@ class _Talk(ABC):
 class _Dialogue(_Talk):
     """At a terminal: a line is typed and sent, its answer shown, and so on."""
 
-    def __init__(self, reactor: Reactor, target: Target, console: Console, stream: Stream) -> None:
+    def __init__(self, reactor: Reactor, target: Target, console: StandardStreams, stream: Stream) -> None:
         super().__init__(reactor, target, console, stream)
         self._lines_owed = 0
         self._at_start = True

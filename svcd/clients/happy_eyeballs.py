@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from svcd.clients.lookup import Address
     from svcd.clients.target import Reactor
 
-__all__ = ["Race", "by_turns"]
+__all__ = ["HappyEyeballs", "by_turns"]
 
 #: How long an attempt may take before the next begins, in seconds (section 8).
 _DELAY = 0.25
@@ -31,7 +31,7 @@ def by_turns(addresses: Iterable[Address]) -> list[Address]:
     return [each for each in chain.from_iterable(zip_longest(first, others)) if each is not None]
 
 
-class Race:
+class HappyEyeballs:
     """Connects to whichever address answers first.
 
     The next one's turn comes when one has failed, or has not answered for a moment.

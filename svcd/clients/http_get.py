@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from svcd.clients.stream import Stream
     from svcd.clients.target import Reactor, Target
 
-__all__ = ["Url", "Wish", "fetch", "parse_url"]
+__all__ = ["HttpQuery", "Url", "fetch", "parse_url"]
 
 #: Of a URI's characters those that quoting leaves alone (RFC 3986, section 2.2), and the percent sign.
 _SAFE = "%/:?#[]@!$&'()*+,;=-._~"
@@ -83,7 +83,7 @@ def parse_url(text: str) -> Url:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class HttpQuery:
     """How to fetch.
 
     Attributes:
@@ -101,7 +101,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 async def fetch(
-    reactor: Reactor, url: str, wish: Wish, target_of: Callable[[Url], Target], write: Callable[[bytes], None]
+    reactor: Reactor, url: str, wish: HttpQuery, target_of: Callable[[Url], Target], write: Callable[[bytes], None]
 ) -> Head:
     """Fetch a URL.
 
@@ -147,14 +147,14 @@ def _next(asked: Url, place: str) -> Url:
     return found
 
 
-def _place(head: Head, wish: Wish) -> str | None:
+def _place(head: Head, wish: HttpQuery) -> str | None:
     """Where a response leads, if it is one to follow."""
     place = head.field(b"location") if wish.redirects and head.status in _REDIRECTS else None
     return None if place is None else place.decode("utf-8", "replace")
 
 
 async def _exchange(
-    reactor: Reactor, target: Target, stream: Stream, url: Url, wish: Wish, write: Callable[[bytes], None]
+    reactor: Reactor, target: Target, stream: Stream, url: Url, wish: HttpQuery, write: Callable[[bytes], None]
 ) -> Head:
     """Ask, and write the answer unless it leads elsewhere."""
     fields = {"Host": url.authority, "User-Agent": f"svcctl/{__version__}", "Accept": "*/*", "Connection": "close"}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IReactorTime
 
-__all__ = ["Patience", "first_of"]
+__all__ = ["InactivityTimeout", "first_of"]
 
 
 async def first_of(*coroutines: Coroutine[Deferred[Any], Any, None]) -> None:
@@ -35,7 +35,7 @@ async def first_of(*coroutines: Coroutine[Deferred[Any], Any, None]) -> None:
             each.cancel()
 
 
-class Patience:
+class InactivityTimeout:
     """How long a server may do nothing while something is expected of it.
 
     Args:

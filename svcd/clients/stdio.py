@@ -18,13 +18,13 @@ from twisted.internet.defer import Deferred
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorFromThreads
 
-__all__ = ["PIECE", "Console"]
+__all__ = ["PIECE", "StandardStreams"]
 
 #: The most that is read at once, in bytes. A terminal gives a line.
 PIECE = 65_536
 
 
-class Console:
+class StandardStreams:
     """What a client reads from and writes to.
 
     Args:

@@ -11,7 +11,7 @@ from svcd.errors import UsageError
 if TYPE_CHECKING:
     from socket import AddressFamily
 
-__all__ = ["Reactor", "Target", "Trust", "port_number"]
+__all__ = ["Reactor", "Target", "TrustSettings", "port_number"]
 
 #: Provides IReactorTCP, IReactorUNIX, IReactorUDP, IReactorTime and IReactorFromThreads.
 Reactor: TypeAlias = Any
@@ -20,7 +20,7 @@ _MOST_PORT = 65_535
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
+class TrustSettings:
     """What TLS is to do.
 
     Attributes:
@@ -56,7 +56,7 @@ class Target:
     port: int
     timeout: float
     family: AddressFamily = socket.AF_UNSPEC
-    trust: Trust | None = None
+    trust: TrustSettings | None = None
 
     @property
     def local(self) -> bool:

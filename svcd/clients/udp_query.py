@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from svcd.clients.lookup import Address
     from svcd.clients.target import Reactor, Target
 
-__all__ = ["MOST_BYTES", "Questions", "ask_once", "questions"]
+__all__ = ["MOST_BYTES", "UdpQuery", "ask_once", "questions"]
 
 #: The largest datagram over IPv4 (RFC 768 in RFC 791's 65,535 bytes).
 MOST_BYTES = 65_507
@@ -26,7 +26,7 @@ MOST_BYTES = 65_507
 _FIRST_PAUSE = 1.0
 
 
-async def questions(reactor: Reactor, target: Target) -> Questions:
+async def questions(reactor: Reactor, target: Target) -> UdpQuery:
     """A socket to ask a server through.
 
     Raises:
@@ -34,7 +34,7 @@ async def questions(reactor: Reactor, target: Target) -> Questions:
     """
     looked_up = lookup(reactor, target.host, target.port, target.family, "UDP")
     addresses = await within(reactor, target.timeout, looked_up, f"{target.host} was not looked up")
-    return Questions(reactor, target, addresses)
+    return UdpQuery(reactor, target, addresses)
 
 
 async def ask_once(reactor: Reactor, target: Target, question: bytes) -> bytes:
@@ -50,7 +50,7 @@ async def ask_once(reactor: Reactor, target: Target, question: bytes) -> bytes:
         asked.close()
 
 
-class Questions:
+class UdpQuery:
     """Asks a server, by its first address that does not refuse.
 
     Args:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from svcd.addresses import LOCAL
 from svcd.config.options import TABLE
-from svcd.model import Shape
+from svcd.model import SocketType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from svcd.config.service import Service
-    from svcd.interfaces import Files, Machine
-    from svcd.model import Problem
+    from svcd.interfaces import FileReader, HostInfo
+    from svcd.model import ConfigProblem
 
 __all__ = ["AT_ACCEPT", "BANNERS", "access_problems", "most_banner_bytes"]
 
@@ -34,13 +34,13 @@ def most_banner_bytes(service: Service) -> int:
     return _MOST_BANNER_HANDED_ON if service.spawned or service.runs == "tcpmux" else _MOST_BANNER
 
 
-def access_problems(service: Service, files: Files, machine: Machine) -> Iterator[Problem]:
+def access_problems(service: Service, files: FileReader, machine: HostInfo) -> Iterator[ConfigProblem]:
     """What is wrong with the access options of a service."""
     options = service.options
     if options.access_zone and not machine.has_zone(options.access_zone):
         text = f"no time zone {options.access_zone!r} on this machine; name one of tzselect(8), or install tzdata"
         yield service.fault("access_zone", text)
-    if options.wait and service.net.shape is Shape.STREAM:
+    if options.wait and service.net.shape is SocketType.STREAM:
         # Silently to let everybody in would be worse than not to start.
         for option in AT_ACCEPT:
             if option in service.places and getattr(options, option) != TABLE[option].default:
@@ -57,7 +57,7 @@ def access_problems(service: Service, files: Files, machine: Machine) -> Iterato
             yield from _banner_problems(service, option, path, files)
 
 
-def _proxy_problems(service: Service) -> Iterator[Problem]:
+def _proxy_problems(service: Service) -> Iterator[ConfigProblem]:
     """Proxies of which none can connect to the service."""
     proxies = service.options.proxy_protocol
     if proxies and not any((each.first == LOCAL) == service.net.local for each in proxies):
@@ -69,7 +69,7 @@ def _proxy_problems(service: Service) -> Iterator[Problem]:
         yield service.problem("proxy_protocol", text)
 
 
-def _banner_problems(service: Service, option: str, path: str, files: Files) -> Iterator[Problem]:
+def _banner_problems(service: Service, option: str, path: str, files: FileReader) -> Iterator[ConfigProblem]:
     most = most_banner_bytes(service)
     try:
         length = len(files.read(path))

@@ -6,9 +6,9 @@ import ipaddress
 import re
 from functools import lru_cache
 
-from svcd.access.types import NO_RATE, Hours, Prefixes, Rate, Source
+from svcd.access.types import NO_RATE, PrefixLengths, Rate, SourcePattern, TimeRange
 from svcd.addresses import LOCAL, V6
-from svcd.config.value_types import COUNT, UNLIMITED, Kind, require
+from svcd.config.value_types import COUNT, UNLIMITED, ValueType, require
 
 __all__ = ["HOURS", "LIMIT", "LOAD", "PREFIXES", "PROXIES", "RATE", "SOURCES", "ZONE"]
 
@@ -19,7 +19,7 @@ _LONGEST_NAME = 255
 
 
 @lru_cache(maxsize=8192)
-def _read_source(word: str) -> Source:
+def _read_source(word: str) -> SourcePattern:
     """One entry. A file that is read again has those that it had before, and often the same in many lines."""
     name = word.lower()
     if re.fullmatch(r"[0-9.]+(/[0-9]{1,2})?", word):
@@ -28,7 +28,7 @@ def _read_source(word: str) -> Source:
         return _range(word, ipaddress.IPv6Network("::/0" if word == "::" else word, strict=False))
     if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
         raise ValueError
-    return Source(word, name=name.removesuffix("."))
+    return SourcePattern(word, name=name.removesuffix("."))
 
 
 def _with_wildcards(word: str) -> str:
@@ -41,19 +41,19 @@ def _with_wildcards(word: str) -> str:
     return f"{word}/{32 - 8 * zeros}"
 
 
-def _range(word: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> Source:
+def _range(word: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> SourcePattern:
     if "%" in word:
         raise ValueError
     first, last = int(network.network_address), int(network.broadcast_address)
     if network.version == 4:
-        return Source(word, first, last)
+        return SourcePattern(word, first, last)
     if first >> 32 == last >> 32 == 0xFFFF:
         # IPv4-mapped: IPv4, as such peers are (svcd.addresses.address_number).
-        return Source(word, first & 0xFFFF_FFFF, last & 0xFFFF_FFFF)
-    return Source(word, first | V6, last | V6)
+        return SourcePattern(word, first & 0xFFFF_FFFF, last & 0xFFFF_FFFF)
+    return SourcePattern(word, first | V6, last | V6)
 
 
-def _read_sources(word: str) -> tuple[Source, ...]:
+def _read_sources(word: str) -> tuple[SourcePattern, ...]:
     # Without a value: nobody (xinetd.conf(5)).
     return tuple(map(_read_source, word.split(","))) if word else ()
 
@@ -62,7 +62,7 @@ def _write_list(values: tuple[object, ...]) -> str:
     return ",".join(map(str, values))
 
 
-SOURCES: Kind[tuple[Source, ...]] = Kind(
+SOURCES: ValueType[tuple[SourcePattern, ...]] = ValueType(
     "sources",
     "addresses, networks as 10.0.0.0/8 or fd00::/8, host names and .domains with commas between them, or nothing",
     _read_sources,
@@ -70,16 +70,16 @@ SOURCES: Kind[tuple[Source, ...]] = Kind(
 )
 
 
-def _read_proxy(word: str) -> Source:
+def _read_proxy(word: str) -> SourcePattern:
     if word == "local":
-        return Source(word, LOCAL, LOCAL)
+        return SourcePattern(word, LOCAL, LOCAL)
     source = _read_source(word)
     # Who may speak for others is not for a name server to say.
     require(not source.name)
     return source
 
 
-PROXIES: Kind[tuple[Source, ...]] = Kind(
+PROXIES: ValueType[tuple[SourcePattern, ...]] = ValueType(
     "proxies",
     "addresses and networks as 10.0.0.0/8 or fd00::/8 with commas between them, local for whoever connects to a UNIX "
     "socket, or none",
@@ -90,7 +90,7 @@ PROXIES: Kind[tuple[Source, ...]] = Kind(
 _DAY_MINUTES = 24 * 60
 
 
-def _read_span(word: str) -> Hours:
+def _read_span(word: str) -> TimeRange:
     match = re.fullmatch("([0-9]{1,2}):([0-9]{2})-([0-9]{1,2}):([0-9]{2})", word)
     if match is None:
         raise ValueError
@@ -98,10 +98,10 @@ def _read_span(word: str) -> Hours:
     start, end = start_hour * 60 + start_minute, end_hour * 60 + end_minute
     if start_minute > 59 or end_minute > 59 or start >= _DAY_MINUTES or end > _DAY_MINUTES or start == end:
         raise ValueError
-    return Hours(start, end)
+    return TimeRange(start, end)
 
 
-HOURS: Kind[tuple[Hours, ...]] = Kind(
+HOURS: ValueType[tuple[TimeRange, ...]] = ValueType(
     "hours",
     "spans of the day as 8:00-18:00 with commas between them; 22:00-6:00 goes across midnight",
     lambda word: tuple(map(_read_span, word.split(","))),
@@ -118,21 +118,23 @@ def _read_rate(word: str) -> Rate:
     return Rate(int(match[1]), {"s": 1, "m": 60, "h": 3600}[match[2]])
 
 
-RATE: Kind[Rate] = Kind("rate", "so many a second, minute or hour as 10/s, 100/m, 1000/h, or none", _read_rate, str)
+RATE: ValueType[Rate] = ValueType(
+    "rate", "so many a second, minute or hour as 10/s, 100/m, 1000/h, or none", _read_rate, str
+)
 
 
-def _read_prefixes(word: str) -> Prefixes:
+def _read_prefixes(word: str) -> PrefixLengths:
     match = re.fullmatch("/([0-9]{1,2}),/([0-9]{1,3})", word)
     if match is None or not (1 <= int(match[1]) <= 32 and 1 <= int(match[2]) <= 128):
         raise ValueError
-    return Prefixes(int(match[1]), int(match[2]))
+    return PrefixLengths(int(match[1]), int(match[2]))
 
 
-PREFIXES: Kind[Prefixes] = Kind(
+PREFIXES: ValueType[PrefixLengths] = ValueType(
     "prefixes", "the bits of an IPv4 and an IPv6 address that make a source, as /32,/64", _read_prefixes, str
 )
 
-LIMIT: Kind[int] = Kind(
+LIMIT: ValueType[int] = ValueType(
     "limit",
     f"{COUNT.accepts}, or none",
     lambda word: UNLIMITED if word == "none" else COUNT.read(word),
@@ -148,7 +150,7 @@ def _read_load(word: str) -> float | None:
     return float(word)
 
 
-LOAD: Kind[float | None] = Kind(
+LOAD: ValueType[float | None] = ValueType(
     "load",
     "a load average as 2.5, or none",
     _read_load,
@@ -163,4 +165,4 @@ def _read_zone(word: str) -> str:
     return word
 
 
-ZONE: Kind[str] = Kind("zone", "a time zone as Europe/Berlin or UTC", _read_zone, str)
+ZONE: ValueType[str] = ValueType("zone", "a time zone as Europe/Berlin or UTC", _read_zone, str)

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from svcd.config.endpoints import Endpoint
     from svcd.config.service import Service
 
-__all__ = ["Plan", "plan", "socket_key"]
+__all__ = ["ReloadPlan", "diff", "socket_key"]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ReloadPlan:
     """What is to be done, in the order of the new file; what is closed in the order of the old one.
 
     Attributes:
@@ -58,7 +58,7 @@ class Plan:
             yield f"+ {endpoint.service.id} on {endpoint.address}"
 
 
-def plan(old: Sequence[Endpoint], new: Sequence[Endpoint], hidden: Collection[Hashable] = ()) -> Plan:
+def diff(old: Sequence[Endpoint], new: Sequence[Endpoint], hidden: Collection[Hashable] = ()) -> ReloadPlan:
     """The way from what runs to what is to run.
 
     A socket stays open when it has the same address and what only a new one could have: it may serve another service
@@ -85,7 +85,7 @@ def plan(old: Sequence[Endpoint], new: Sequence[Endpoint], hidden: Collection[Ha
     both = [(were[name], service) for name, service in are.items() if name in were]
     changed = tuple((service, other) for service, other in both if service != other)
     other_now = {service.id for _, service in changed}
-    return Plan(
+    return ReloadPlan(
         kept=kept,
         opened=tuple(endpoint for key, endpoint in first.items() if key not in after),
         closed=tuple(endpoint for endpoint in old if socket_key(endpoint) not in after),

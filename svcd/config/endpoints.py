@@ -14,14 +14,14 @@ from svcd.config.datagram_checks import datagram_problems
 from svcd.config.process_checks import handler_problems
 from svcd.config.timeout_checks import time_problems
 from svcd.config.tls_checks import tls_problems
-from svcd.model import Place, Problem, Shape, ip_literal
+from svcd.model import ConfigProblem, SocketType, SourceLocation, ip_literal
 from svcd.wire.fortune import read_quotes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from svcd.config.service import Config, Service
-    from svcd.interfaces import Files, Machine
+    from svcd.interfaces import FileReader, HostInfo
 
 __all__ = ["DesiredServices", "Endpoint", "FaultyService", "check", "grouped"]
 
@@ -58,7 +58,7 @@ class FaultyService:
 
     service: Service
     endpoints: tuple[Endpoint, ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[ConfigProblem, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class DesiredServices:
 
     @classmethod
     def checked(
-        cls, services: Iterable[Service], endpoints: Sequence[Endpoint], problems: Iterable[Problem]
+        cls, services: Iterable[Service], endpoints: Sequence[Endpoint], problems: Iterable[ConfigProblem]
     ) -> DesiredServices:
         """Sort services by what a check found.
 
@@ -84,7 +84,7 @@ class DesiredServices:
             endpoints: the sockets of all services.
             problems: faults of single services.
         """
-        faults: dict[str, list[Problem]] = {}
+        faults: dict[str, list[ConfigProblem]] = {}
         for problem in problems:
             faults.setdefault(problem.service, []).append(problem)
         sockets = grouped(endpoint for endpoint in endpoints if endpoint.service.id in faults)
@@ -118,7 +118,7 @@ _LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 _LOOPBACKS = ("localhost", *_LOOPBACK.values())
 
 
-def check(config: Config, files: Files, machine: Machine) -> tuple[list[Endpoint], list[Problem]]:
+def check(config: Config, files: FileReader, machine: HostInfo) -> tuple[list[Endpoint], list[ConfigProblem]]:
     """Where the services of a Config listen, and every Problem that only the whole or the machine shows."""
     problems = list(_repeated_names(config))
     endpoints: list[Endpoint] = []
@@ -141,16 +141,18 @@ def check(config: Config, files: Files, machine: Machine) -> tuple[list[Endpoint
     return endpoints, problems
 
 
-def _repeated_names(config: Config) -> Iterator[Problem]:
+def _repeated_names(config: Config) -> Iterator[ConfigProblem]:
     first: dict[str, Service] = {}
     for service in config.enabled:
         known = first.setdefault(service.id, service)
         if known is not service:
             text = f"{service.id} stands at {known.place} already; give one another id=NAME, or remove it"
-            yield Problem(service.place, text)
+            yield ConfigProblem(service.place, text)
 
 
-def _endpoints(service: Service, versions: frozenset[int], machine: Machine) -> tuple[list[Endpoint], list[Problem]]:
+def _endpoints(
+    service: Service, versions: frozenset[int], machine: HostInfo
+) -> tuple[list[Endpoint], list[ConfigProblem]]:
     if service.net.local:
         return [Endpoint(service, 0, "")], []
     wanted = service.net.versions
@@ -166,7 +168,7 @@ def _endpoints(service: Service, versions: frozenset[int], machine: Machine) -> 
     return _bound(service, usable, machine)
 
 
-def _bound(service: Service, usable: Sequence[int], machine: Machine) -> tuple[list[Endpoint], list[Problem]]:
+def _bound(service: Service, usable: Sequence[int], machine: HostInfo) -> tuple[list[Endpoint], list[ConfigProblem]]:
     """Where a service with bind= listens."""
     wanted = service.net.versions
     hosts: dict[str, int] = {}
@@ -199,7 +201,7 @@ def _version(literal: str) -> int:
     return 6 if ":" in literal else 4
 
 
-def _missing(service: Service, files: Files, machine: Machine) -> Iterator[Problem]:
+def _missing(service: Service, files: FileReader, machine: HostInfo) -> Iterator[ConfigProblem]:
     options = service.options
     yield from _no_file(service) if service.abstract else _no_owner(service, machine)
     if options.mptcp and not machine.has_mptcp():
@@ -217,14 +219,14 @@ def _missing(service: Service, files: Files, machine: Machine) -> Iterator[Probl
                 yield service.fault("quotes", f"{options.quotes} has no entry shorter than 512 characters")
 
 
-def _no_file(service: Service) -> Iterator[Problem]:
+def _no_file(service: Service) -> Iterator[ConfigProblem]:
     """Permissions of an abstract socket, which nobody would keep."""
     for option in ("mode", "owner", *(() if service.spawned else ("group",))):
         if service.has_own(option):
             yield service.problem(option, f"{service.path} has no file, and no permissions; remove it")
 
 
-def _no_owner(service: Service, machine: Machine) -> Iterator[Problem]:
+def _no_owner(service: Service, machine: HostInfo) -> Iterator[ConfigProblem]:
     """Users and groups of a socket file that the machine does not have."""
     options = service.options
     owner = options.owner
@@ -239,14 +241,14 @@ def _no_owner(service: Service, machine: Machine) -> Iterator[Problem]:
         yield service.problem("group", text)
 
 
-def _collisions(endpoints: Sequence[Endpoint]) -> Iterator[Problem]:
+def _collisions(endpoints: Sequence[Endpoint]) -> Iterator[ConfigProblem]:
     """Sockets that could not be bound together: the same port, and the same address or one that means all.
 
     An address that a service has by the name of an interface or a host can change without the file: where it meets a
     service that does not have that name, it has a fault. Every other collision is a mistake of the text.
     """
-    seen: dict[tuple[Shape, int, int | str], dict[str, Service]] = {}
-    told: set[tuple[Place, Place]] = set()
+    seen: dict[tuple[SocketType, int, int | str], dict[str, Service]] = {}
+    told: set[tuple[SourceLocation, SourceLocation]] = set()
     for endpoint in endpoints:
         service = endpoint.service
         for where, host in _claims(endpoint):
@@ -261,7 +263,7 @@ def _collisions(endpoints: Sequence[Endpoint]) -> Iterator[Problem]:
             others.setdefault(host, service)
 
 
-def _collision(endpoint: Endpoint, other: Service, *, same: bool) -> Problem:
+def _collision(endpoint: Endpoint, other: Service, *, same: bool) -> ConfigProblem:
     """Return the Problem of an address that another service has, too.
 
     Args:
@@ -273,7 +275,7 @@ def _collision(endpoint: Endpoint, other: Service, *, same: bool) -> Problem:
     text = "{} is taken by {} at {}; change one of the two"
     names, others = (_names_of(each, endpoint.host) if same else frozenset() for each in (service, other))
     if names == others or names & others:
-        return Problem(service.place, text.format(endpoint.address, other.id, other.place))
+        return ConfigProblem(service.place, text.format(endpoint.address, other.id, other.place))
     if not names:
         service, other = other, service
     return service.fault("bind", text.format(endpoint.address, other.id, other.place))
@@ -285,7 +287,7 @@ def _names_of(service: Service, host: str) -> frozenset[str]:
     return frozenset() if host in map(ip_literal, bind) else frozenset(name for name in bind if not ip_literal(name))
 
 
-def _loops(endpoints: Sequence[Endpoint]) -> Iterator[Problem]:
+def _loops(endpoints: Sequence[Endpoint]) -> Iterator[ConfigProblem]:
     """Services that pass connections on to themselves, until nothing is left to connect with."""
     told = set()
     for endpoint in endpoints:
@@ -299,12 +301,12 @@ def _loops(endpoints: Sequence[Endpoint]) -> Iterator[Problem]:
             yield service.problem("redirect", f"{service.handler_text} is this service itself; name another server")
 
 
-def _claims(endpoint: Endpoint) -> Iterator[tuple[tuple[Shape, int, int | str], str]]:
+def _claims(endpoint: Endpoint) -> Iterator[tuple[tuple[SocketType, int, int | str], str]]:
     """What a socket takes for itself: in which name space, and there which address."""
     service = endpoint.service
     if not endpoint.version:
         # Both shapes of UNIX socket share the one name space of paths.
-        yield (Shape.STREAM, 0, service.path), ""
+        yield (SocketType.STREAM, 0, service.path), ""
     elif service.port:
         yield (service.net.shape, endpoint.version, service.port), endpoint.host
         if endpoint.host == _ANY[6] and not service.options.v6only:

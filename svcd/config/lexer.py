@@ -11,12 +11,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svcd.model import Place, Problem
+from svcd.model import ConfigProblem, SourceLocation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Line", "Word", "decode", "split"]
+__all__ = ["LogicalLine", "Word", "decode", "split"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +24,22 @@ class Word:
     """A word without its quotes, and where it begins."""
 
     text: str
-    place: Place
+    place: SourceLocation
 
-    def after(self, characters: int) -> Place:
+    def after(self, characters: int) -> SourceLocation:
         """The place so many characters into the word (exact for a word whose beginning is not quoted)."""
-        return Place(self.place.file, self.place.line, self.place.column + characters)
+        return SourceLocation(self.place.file, self.place.line, self.place.column + characters)
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LogicalLine:
     """A logical line. `broken` says that a part of it could not be read, so that it must not be used."""
 
     words: tuple[Word, ...]
     broken: bool = False
 
 
-def decode(data: bytes, file: str) -> tuple[str, list[Problem]]:
+def decode(data: bytes, file: str) -> tuple[str, list[ConfigProblem]]:
     """The text of a file, with a Problem for its first byte that is no UTF-8; the rest is read for its own Problems."""
     try:
         return data.decode("utf-8-sig"), []
@@ -48,36 +48,38 @@ def decode(data: bytes, file: str) -> tuple[str, list[Problem]]:
         line = good.count(b"\n") + 1
         column = len(good[good.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
         text = f"byte 0x{data[error.start]:02x} is not UTF-8; save the file in UTF-8"
-        return data.decode("utf-8-sig", "replace"), [Problem(Place(file, line, column), text)]
+        return data.decode("utf-8-sig", "replace"), [ConfigProblem(SourceLocation(file, line, column), text)]
 
 
-def split(text: str, file: str) -> Iterator[Line | Problem]:
+def split(text: str, file: str) -> Iterator[LogicalLine | ConfigProblem]:
     """The logical lines of a text, and its Problems, in order."""
     words: list[Word] = []
     broken = False
     for number, raw in enumerate(text.split("\n"), 1):
         line = raw.removesuffix("\r")
-        found, problem = _words(line, Place(file, number, 1))
+        found, problem = _words(line, SourceLocation(file, number, 1))
         continues = line[:1] in (" ", "\t")
         if problem is None and not found:
             continue
         if continues and not words and not broken and (found or problem):
-            place = Place(file, number, 1)
-            yield Problem(place, "white space at the beginning continues a line, but none stands before; remove it")
+            place = SourceLocation(file, number, 1)
+            yield ConfigProblem(
+                place, "white space at the beginning continues a line, but none stands before; remove it"
+            )
             continue
         if not continues:
             if words:
-                yield Line(tuple(words), broken)
+                yield LogicalLine(tuple(words), broken)
             words, broken = [], False
         if problem is not None:
             yield problem
             broken = True
         words += found
     if words:
-        yield Line(tuple(words), broken)
+        yield LogicalLine(tuple(words), broken)
 
 
-def _words(line: str, start: Place) -> tuple[list[Word], Problem | None]:
+def _words(line: str, start: SourceLocation) -> tuple[list[Word], ConfigProblem | None]:
     """The words of one physical line, up to the first mistake."""
     words: list[Word] = []
     position, end = 0, len(line)
@@ -91,8 +93,8 @@ def _words(line: str, start: Place) -> tuple[list[Word], Problem | None]:
             begin = position
             text, position, mistake = _word(line, position)
             if mistake:
-                return words, Problem(Place(start.file, start.line, position + 1), mistake)
-            words.append(Word(text, Place(start.file, start.line, begin + 1)))
+                return words, ConfigProblem(SourceLocation(start.file, start.line, position + 1), mistake)
+            words.append(Word(text, SourceLocation(start.file, start.line, begin + 1)))
     return words, None
 
 

@@ -6,14 +6,14 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from svcd.model import Net, Shape
+from svcd.model import NetProtocol, SocketType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from svcd.config.value_types import Kind
+    from svcd.config.value_types import ValueType
 
-__all__ = ["GROUPS", "HANDLERS", "SPAWNED", "SPEAKERS", "OptionInfo", "row"]
+__all__ = ["GROUPS", "HANDLERS", "SPAWNED", "SPEAKERS", "OptionInfo", "option"]
 
 T = TypeVar("T")
 
@@ -62,26 +62,26 @@ _SCOPES = {
 }
 
 
-def _is_seen(net: Net, runs: str) -> bool:
+def _is_seen(net: NetProtocol, runs: str) -> bool:
     """Whether the daemon sees bytes move. Of what other processes have, the kernel counts those of TCP alone."""
-    return net.shape is Shape.STREAM and not (net.local and runs in SPAWNED)
+    return net.shape is SocketType.STREAM and not (net.local and runs in SPAWNED)
 
 
 #: And to which services, by their protocol and what they run.
-_TAKERS: Mapping[str, Callable[[Net, str], bool]] = {
+_TAKERS: Mapping[str, Callable[[NetProtocol, str], bool]] = {
     "any": lambda _net, _runs: True,
-    "stream": lambda net, _runs: net.shape is Shape.STREAM,
+    "stream": lambda net, _runs: net.shape is SocketType.STREAM,
     "inet": lambda net, _runs: not net.local,
-    "tcp": lambda net, _runs: net.shape is Shape.STREAM and not net.local,
-    "udp": lambda net, runs: net.shape is Shape.DATAGRAM and not net.local and runs not in SPAWNED,
+    "tcp": lambda net, _runs: net.shape is SocketType.STREAM and not net.local,
+    "udp": lambda net, runs: net.shape is SocketType.DATAGRAM and not net.local and runs not in SPAWNED,
     "local": lambda net, _runs: net.local,
-    "session": lambda net, runs: net.shape is Shape.STREAM or runs in SPAWNED,
+    "session": lambda net, runs: net.shape is SocketType.STREAM or runs in SPAWNED,
     "watched": _is_seen,
     "asked": lambda net, runs: _is_seen(net, runs) and runs not in SPEAKERS,
     "spawned": lambda _net, runs: runs in SPAWNED,
     "imported": lambda _net, runs: runs in ("python", "factory"),
     "group": lambda net, runs: net.local or runs in SPAWNED,
-    "tls": lambda net, runs: net.shape is Shape.STREAM and runs != "tcpmux",
+    "tls": lambda net, runs: net.shape is SocketType.STREAM and runs != "tcpmux",
     "web": lambda _net, runs: runs in ("http", "status"),
 }
 
@@ -101,14 +101,14 @@ class OptionInfo:
     """
 
     name: str
-    kind: Kind[Any]
+    kind: ValueType[Any]
     default: object
     group: str
     scope: str
     help: str
     xinetd: str = ""
 
-    def applies_to(self, net: Net, runs: str) -> bool:
+    def applies_to(self, net: NetProtocol, runs: str) -> bool:
         """Whether a service of this protocol that runs this built-in, or one of HANDLERS, takes the option."""
         takes = _TAKERS.get(self.scope)
         return runs == self.scope if takes is None else takes(net, runs)
@@ -126,7 +126,7 @@ class OptionInfo:
         return self.kind.write(self.default)
 
 
-def row(kind: Kind[T], default: T | None, group: str, scope: str, text: str, *, xinetd: str = "") -> Any:  # noqa: ANN401 - as dataclasses.field
+def option(kind: ValueType[T], default: T | None, group: str, scope: str, text: str, *, xinetd: str = "") -> Any:  # noqa: ANN401 - as dataclasses.field
     """A field of Options that is a row of the table.
 
     Args:

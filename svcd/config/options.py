@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from svcd.config.access_options import AccessOptions
 from svcd.config.datagram_options import DatagramOptions
 from svcd.config.listen_options import SocketOptions
-from svcd.config.option_info import GROUPS, OptionInfo, row
+from svcd.config.option_info import GROUPS, OptionInfo, option
 from svcd.config.process_options import HandlerOptions
 from svcd.config.timeout_options import TimeOptions
 from svcd.config.tls_options import TlsOptions
@@ -22,18 +22,18 @@ from svcd.config.value_types import ID, NAMES, PATH, TEXT, YES_NO, choice, choic
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["TABLE", "Options"]
+__all__ = ["TABLE", "ServiceOptions"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(SocketOptions, AccessOptions, HandlerOptions, TimeOptions, DatagramOptions, TlsOptions):
+class ServiceOptions(SocketOptions, AccessOptions, HandlerOptions, TimeOptions, DatagramOptions, TlsOptions):
     """The options of one service, each with its value or its default."""
 
-    resolve: bool = row(
+    resolve: bool = option(
         YES_NO, False, "who", "stream",
         "Look up the client's host name, without blocking, and log it.",
     )  # fmt: skip
-    log_on_success: tuple[str, ...] | None = row(
+    log_on_success: tuple[str, ...] | None = option(
         choices("PID", "HOST", "EXIT", "DURATION", "TRAFFIC"), None, "said", "stream",
         "What the accept and end lines of a connection say: the process, the client, the reason of the end, the "
         "seconds, the bytes. With none there are no such lines. Default: HOST,EXIT,DURATION,TRAFFIC, and for spawned "
@@ -42,43 +42,43 @@ class Options(SocketOptions, AccessOptions, HandlerOptions, TimeOptions, Datagra
         "The bytes of a Python handler are those until it closes its socket.",
         xinetd="log_on_success",
     )  # fmt: skip
-    utc: bool = row(
+    utc: bool = option(
         YES_NO, False, "daytime", "daytime",
         "Tell universal instead of local time.",
     )  # fmt: skip
-    date_format: str = row(
+    date_format: str = option(
         choice("classic", "iso8601"), "classic", "daytime", "daytime",
         "Sat Nov 21 10:12:00 2026 or 2026-11-21T10:12:00+01:00.",
     )  # fmt: skip
-    quotes: str = row(
+    quotes: str = option(
         PATH, "", "qotd", "qotd",
         "File with the quotations, between lines of a single %; those of 512 characters and more are left out. "
         "Default: a few of our own.",
     )  # fmt: skip
-    root: str = row(
+    root: str = option(
         PATH, "", "http", "http",
         "Directory whose files are served; default: a page that greets the client.",
     )  # fmt: skip
-    index: tuple[str, ...] = row(
+    index: tuple[str, ...] = option(
         NAMES, ("index.html",), "http", "http",
         "Files to answer with when a directory is asked for; the first that exists.",
     )  # fmt: skip
-    symlinks: bool = row(
+    symlinks: bool = option(
         YES_NO, False, "http", "http",
         "Follow symbolic links below root, wherever they lead.",
     )  # fmt: skip
-    id: str = row(
+    id: str = option(
         ID, "", "misc", "any",
         "What the service is called in the log, in metrics and by svcctl, with its protocol behind; default: its name. "
         "For services of the same name on several ports or addresses.",
         xinetd="id",
     )  # fmt: skip
-    disable: bool = row(
+    disable: bool = option(
         YES_NO, False, "misc", "any",
         "Leave the line in the file but do not serve it.",
         xinetd="disable",
     )  # fmt: skip
-    description: str = row(
+    description: str = option(
         TEXT, "", "misc", "any",
         "What the service is for, in your words.",
     )  # fmt: skip
@@ -86,7 +86,8 @@ class Options(SocketOptions, AccessOptions, HandlerOptions, TimeOptions, Datagra
 
 def _table() -> dict[str, OptionInfo]:
     infos = [
-        OptionInfo(name=field.name, default=field.default, **field.metadata) for field in dataclasses.fields(Options)
+        OptionInfo(name=field.name, default=field.default, **field.metadata)
+        for field in dataclasses.fields(ServiceOptions)
     ]
     order = list(GROUPS)
     return {info.name: info for info in sorted(infos, key=lambda info: order.index(info.group))}

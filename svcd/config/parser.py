@@ -15,15 +15,15 @@ from svcd.config.lexer import Word, decode, split
 from svcd.config.option_info import HANDLERS
 from svcd.config.port_names import PortNames
 from svcd.config.service import Config, Service
-from svcd.config.statement import LineReader, nearest
+from svcd.config.statement import StatementParser, nearest
 from svcd.config.word_order import arrange
-from svcd.model import Place, Problem, Severity
+from svcd.model import ConfigProblem, Severity, SourceLocation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from svcd.interfaces import Files
-    from svcd.model import Shape
+    from svcd.interfaces import FileReader
+    from svcd.model import SocketType
 
 __all__ = ["parse", "parse_text"]
 
@@ -38,7 +38,9 @@ _LEFTOVER = re.compile(
 )
 
 
-def parse(path: str, files: Files, builtins: Mapping[str, frozenset[Shape]]) -> tuple[Config, list[Problem]]:
+def parse(
+    path: str, files: FileReader, builtins: Mapping[str, frozenset[SocketType]]
+) -> tuple[Config, list[ConfigProblem]]:
     """Parse a services file.
 
     Args:
@@ -52,13 +54,13 @@ def parse(path: str, files: Files, builtins: Mapping[str, frozenset[Shape]]) -> 
     """
     parser = _Parser(files, builtins)
     parser.file(path, _Setting(), None)
-    parser.warn_of_nothing(Place(path))
+    parser.warn_of_nothing(SourceLocation(path))
     return Config(tuple(parser.services)), parser.problems
 
 
 def parse_text(
-    text: str, name: str, files: Files, builtins: Mapping[str, frozenset[Shape]]
-) -> tuple[Config, list[Problem]]:
+    text: str, name: str, files: FileReader, builtins: Mapping[str, frozenset[SocketType]]
+) -> tuple[Config, list[ConfigProblem]]:
     """The same for a text that stands in no file; `name` is what its Problems call it."""
     parser = _Parser(files, builtins)
     parser.text(text, name, _Setting())
@@ -70,7 +72,7 @@ class _Setting:
     """What holds at a point of a file: the defaults, and the files that are being read around it."""
 
     values: dict[str, object] = field(default_factory=dict)
-    places: dict[str, Place] = field(default_factory=dict)
+    places: dict[str, SourceLocation] = field(default_factory=dict)
     open_files: tuple[tuple[str, str], ...] = ()
 
     def inner(self, identity: str, path: str) -> _Setting:
@@ -79,21 +81,21 @@ class _Setting:
 
 
 class _Parser:
-    def __init__(self, files: Files, builtins: Mapping[str, frozenset[Shape]]) -> None:
+    def __init__(self, files: FileReader, builtins: Mapping[str, frozenset[SocketType]]) -> None:
         self._files = files
         self._files_read = 0
         self.services: list[Service] = []
-        self.problems: list[Problem] = []
-        self._lines = LineReader(builtins, self.problems, PortNames(files))
+        self.problems: list[ConfigProblem] = []
+        self._lines = StatementParser(builtins, self.problems, PortNames(files))
 
-    def _problem(self, place: Place, text: str) -> None:
-        self.problems.append(Problem(place, text))
+    def _problem(self, place: SourceLocation, text: str) -> None:
+        self.problems.append(ConfigProblem(place, text))
 
-    def _warn(self, place: Place, text: str) -> None:
-        self.problems.append(Problem(place, text, Severity.WARNING))
+    def _warn(self, place: SourceLocation, text: str) -> None:
+        self.problems.append(ConfigProblem(place, text, Severity.WARNING))
 
-    def file(self, path: str, setting: _Setting, included_at: Place | None) -> None:
-        place = included_at or Place(path)
+    def file(self, path: str, setting: _Setting, included_at: SourceLocation | None) -> None:
+        place = included_at or SourceLocation(path)
         identity = self._files.identity(path)
         self._files_read += 1
         if len(setting.open_files) >= _DEEPEST or self._files_read > _MOST_FILES:
@@ -116,7 +118,7 @@ class _Parser:
         if not self.text(text, path, setting.inner(identity, path)) and included_at is not None:
             self._warn(included_at, f"{path} has no line; write one, or remove the file")
 
-    def warn_of_nothing(self, place: Place) -> None:
+    def warn_of_nothing(self, place: SourceLocation) -> None:
         """Warn if nothing is served at all, and nothing else is wrong."""
         if any(each.severity is Severity.MISTAKE for each in self.problems):
             return
@@ -129,7 +131,7 @@ class _Parser:
         """Read the lines of a text; returns how many there are."""
         lines = list(split(text, name))
         for line in lines:
-            if isinstance(line, Problem):
+            if isinstance(line, ConfigProblem):
                 self.problems.append(line)
             elif line.broken:
                 continue

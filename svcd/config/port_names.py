@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from svcd.interfaces import Files
-    from svcd.model import Net
+    from svcd.interfaces import FileReader
+    from svcd.model import NetProtocol
 
 __all__ = ["SERVICES", "PortNames"]
 
@@ -21,17 +21,17 @@ class PortNames:
         files: how the file is read.
     """
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: FileReader) -> None:
         self._files = files
         self._ports: dict[tuple[str, str], int] | None = None
 
-    def port(self, name: str, net: Net) -> int | None:
+    def port(self, name: str, net: NetProtocol) -> int | None:
         """Return the port of a name or an alias for a protocol; None for an unknown one."""
         if self._ports is None:
             self._ports = self._read()
         return self._ports.get((name, _transport(net)))
 
-    def names(self, net: Net) -> list[str]:
+    def names(self, net: NetProtocol) -> list[str]:
         """Return all names for a protocol, once one was asked for."""
         return [name for name, protocol in self._ports or () if protocol == _transport(net)]
 
@@ -50,6 +50,6 @@ class PortNames:
         return found
 
 
-def _transport(net: Net) -> str:
+def _transport(net: NetProtocol) -> str:
     """Return the protocol as services(5) has it: without the version of IP."""
     return net[:3]

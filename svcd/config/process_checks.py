@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from svcd.config.service import Service
-    from svcd.interfaces import Machine
-    from svcd.model import Problem
+    from svcd.interfaces import HostInfo
+    from svcd.model import ConfigProblem
 
 __all__ = ["handler_problems"]
 
@@ -20,7 +20,7 @@ __all__ = ["handler_problems"]
 _MOST_NAMES = 5
 
 
-def handler_problems(services: Sequence[Service], machine: Machine) -> Iterator[Problem]:
+def handler_problems(services: Sequence[Service], machine: HostInfo) -> Iterator[ConfigProblem]:
     """Every Problem of handlers that the machine shows.
 
     What only root may ask for (another user, a root directory) is none here: a check may be run by anyone.
@@ -49,7 +49,7 @@ def handler_problems(services: Sequence[Service], machine: Machine) -> Iterator[
     yield from _reach(services, machine)
 
 
-def _reach(services: Sequence[Service], machine: Machine) -> Iterator[Problem]:
+def _reach(services: Sequence[Service], machine: HostInfo) -> Iterator[ConfigProblem]:
     """Warn of handlers that run as the daemon's own user: they may do what it may."""
     own = [service for service in services if service.spawned and not service.options.user]
     user = machine.handlers_user() if own else ""
@@ -76,7 +76,7 @@ def _keys(service: Service) -> Iterator[str]:
             yield path
 
 
-def _accounts(service: Service, machine: Machine) -> Iterator[Problem]:
+def _accounts(service: Service, machine: HostInfo) -> Iterator[ConfigProblem]:
     user, group = service.options.user, service.options.group
     if group and not machine.has_group(group):
         yield service.fault("group", f"no group {group!r} on this machine")
@@ -88,7 +88,7 @@ def _accounts(service: Service, machine: Machine) -> Iterator[Problem]:
         yield service.fault("user", f"nobody knows the group of user {user}; add group=")
 
 
-def _places(service: Service, machine: Machine) -> Iterator[Problem]:
+def _places(service: Service, machine: HostInfo) -> Iterator[ConfigProblem]:
     options, runner = service.options, service.runner
     inside = f" inside {runner.root}" if runner.root else ""
     if runner.root:

@@ -7,7 +7,7 @@ import shlex
 
 from svcd.access.types import OutputRate
 from svcd.addresses import HostPort
-from svcd.config.value_types import DURATION, UNLIMITED, Kind, require
+from svcd.config.value_types import DURATION, UNLIMITED, ValueType, require
 
 __all__ = [
     "BUFFER_SIZE",
@@ -31,7 +31,7 @@ def _read_command(word: str) -> tuple[str, ...]:
     return tuple(words)
 
 
-COMMAND: Kind[tuple[str, ...]] = Kind(
+COMMAND: ValueType[tuple[str, ...]] = ValueType(
     "command", "a program's absolute path and its arguments, quoted as in a shell", _read_command, shlex.join
 )
 
@@ -42,7 +42,7 @@ def _read_reference(word: str) -> str:
     return word
 
 
-REFERENCE: Kind[str] = Kind("reference", "package.module:name", _read_reference, str)
+REFERENCE: ValueType[str] = ValueType("reference", "package.module:name", _read_reference, str)
 
 
 def _read_paths(word: str) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ def _read_paths(word: str) -> tuple[str, ...]:
     return paths
 
 
-PATHS: Kind[tuple[str, ...]] = Kind("paths", "absolute paths with commas between them", _read_paths, ",".join)
+PATHS: ValueType[tuple[str, ...]] = ValueType("paths", "absolute paths with commas between them", _read_paths, ",".join)
 
 #: A name of a host, or an address without brackets; what it resolves to is seen when it is used.
 _HOST = re.compile(r"[^\s:/\[\]@]+")
@@ -66,7 +66,7 @@ def _read_host_port(word: str) -> HostPort:
     return HostPort(literal[1] if literal else host, int(port))
 
 
-HOST_PORT: Kind[HostPort] = Kind(
+HOST_PORT: ValueType[HostPort] = ValueType(
     "host:port",
     "host:port or [address]:port, the port as a number",
     _read_host_port,
@@ -86,7 +86,7 @@ def _read_environment(word: str) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-ENVIRONMENT: Kind[tuple[tuple[str, str], ...]] = Kind(
+ENVIRONMENT: ValueType[tuple[tuple[str, str], ...]] = ValueType(
     "environment",
     "NAME=VALUE ..., quoted as in a shell",
     _read_environment,
@@ -100,7 +100,7 @@ def _read_variables(word: str) -> tuple[str, ...]:
     return names
 
 
-VARIABLES: Kind[tuple[str, ...]] = Kind(
+VARIABLES: ValueType[tuple[str, ...]] = ValueType(
     "variables", "names of variables with commas between them", _read_variables, ",".join
 )
 
@@ -110,7 +110,7 @@ def _read_nice(word: str) -> int:
     return int(word)
 
 
-NICE: Kind[int] = Kind("nice", "a whole number from -20 to 19", _read_nice, str)
+NICE: ValueType[int] = ValueType("nice", "a whole number from -20 to 19", _read_nice, str)
 
 _SCALE = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
@@ -134,8 +134,9 @@ def _write_size(size: int) -> str:
     return f"{size // _SCALE[unit]}{unit}" if size else "0"
 
 
-SIZE_LIMIT: Kind[int] = Kind("size limit", "a size in bytes, or with a unit: 64K, 16M, 2G; or none", _read_size,
-                             _write_size)  # fmt: skip
+SIZE_LIMIT: ValueType[int] = ValueType(
+    "size limit", "a size in bytes, or with a unit: 64K, 16M, 2G; or none", _read_size, _write_size
+)
 
 
 def _read_buffer_size(word: str) -> int:
@@ -145,7 +146,7 @@ def _read_buffer_size(word: str) -> int:
     return size
 
 
-BUFFER_SIZE: Kind[int] = Kind(
+BUFFER_SIZE: ValueType[int] = ValueType(
     "buffer size", "a size in bytes below 1G, or with a unit: 64K, 16M", _read_buffer_size, _write_size
 )
 
@@ -158,7 +159,7 @@ def _read_seconds(word: str) -> int:
     return int(seconds)
 
 
-SECONDS_LIMIT: Kind[int] = Kind(
+SECONDS_LIMIT: ValueType[int] = ValueType(
     "seconds limit",
     "a time in whole seconds, or with a unit: 10s, 5m, 2h; or none",
     _read_seconds,
@@ -173,7 +174,7 @@ def _read_count(word: str) -> int:
     return int(word)
 
 
-COUNT_LIMIT: Kind[int] = Kind(
+COUNT_LIMIT: ValueType[int] = ValueType(
     "count limit",
     "a whole number from 1 to 999999999, or none",
     _read_count,
@@ -192,7 +193,7 @@ def _read_output_rate(word: str) -> OutputRate | None:
     return OutputRate(lines, size)
 
 
-OUTPUT_RATE: Kind[OutputRate | None] = Kind(
+OUTPUT_RATE: ValueType[OutputRate | None] = ValueType(
     "output rate",
     "lines and bytes a second as 100/s,64K/s; or none",
     _read_output_rate,

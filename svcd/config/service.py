@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from svcd.config.option_info import HANDLERS, SPAWNED
-from svcd.config.options import TABLE, Options
-from svcd.model import Net, Place, Problem, Runner, Severity
+from svcd.config.options import TABLE, ServiceOptions
+from svcd.model import ConfigProblem, NetProtocol, RunAs, Severity, SourceLocation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,14 +42,14 @@ class Service:
     """
 
     name: str
-    net: Net
+    net: NetProtocol
     port: int
     path: str
     aliases: tuple[str, ...]
     runs: str
-    options: Options
-    place: Place = field(compare=False)
-    places: Mapping[str, Place] = field(compare=False, repr=False)
+    options: ServiceOptions
+    place: SourceLocation = field(compare=False)
+    places: Mapping[str, SourceLocation] = field(compare=False, repr=False)
 
     @property
     def id(self) -> str:
@@ -72,10 +72,10 @@ class Service:
         return self.runs in SPAWNED
 
     @property
-    def runner(self) -> Runner:
+    def runner(self) -> RunAs:
         """As whom a spawned service runs."""
         options = self.options
-        return Runner(options.user, options.group, options.groups, options.chroot)
+        return RunAs(options.user, options.group, options.groups, options.chroot)
 
     @property
     def tls(self) -> bool:
@@ -113,24 +113,24 @@ class Service:
         place = self.places.get(option)
         return place is not None and place > self.place and place.file == self.place.file
 
-    def problem(self, option: str, text: str) -> Problem:
+    def problem(self, option: str, text: str) -> ConfigProblem:
         """A Problem at an option's value, or at the line if it has none."""
         return self._problem(option, text, Severity.MISTAKE)
 
-    def fault(self, option: str, text: str) -> Problem:
+    def fault(self, option: str, text: str) -> ConfigProblem:
         """Return a Problem of the machine at an option's value, or at the line if it has none."""
         return self._problem(option, text, Severity.FAULT)
 
-    def warning(self, option: str, text: str) -> Problem:
+    def warning(self, option: str, text: str) -> ConfigProblem:
         """Return a warning at an option's value, or at the line if it has none."""
         return self._problem(option, text, Severity.WARNING)
 
-    def _problem(self, option: str, text: str, severity: Severity) -> Problem:
+    def _problem(self, option: str, text: str, severity: Severity) -> ConfigProblem:
         value = getattr(self.options, option, "")
         named = value[0] if isinstance(value, tuple) and value else value
         path = named if isinstance(named, str) and named.startswith("/") else ""
         place = self.places.get(option, self.place)
-        return Problem(place, f"{option}: {text}" if option else text, severity, self.id, path)
+        return ConfigProblem(place, f"{option}: {text}" if option else text, severity, self.id, path)
 
     @property
     def line(self) -> str:
@@ -170,7 +170,7 @@ class Config:
         """A services file that says the same: without defaults and includes, one line for each service."""
         return "".join(f"{service.line}\n" for service in self.services)
 
-    def shifted(self, offset: int) -> tuple[Config, list[Problem]]:
+    def shifted(self, offset: int) -> tuple[Config, list[ConfigProblem]]:
         """The same with every port moved by an offset, and a Problem for each port that leaves 1 to 65535."""
         moved, problems = [], []
         for service in self.services:
@@ -180,7 +180,7 @@ class Config:
             port = service.port + offset
             if not 1 <= port <= HIGHEST_PORT:
                 text = f"port {service.port} with the offset {offset} is {port}, not in 1 to {HIGHEST_PORT}"
-                problems.append(Problem(service.place, f"{text}; choose another --port-offset"))
+                problems.append(ConfigProblem(service.place, f"{text}; choose another --port-offset"))
                 continue
             moved.append(replace(service, port=port))
         return Config(tuple(moved)), problems

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from svcd.config.access_checks import AT_ACCEPT
 from svcd.config.option_info import HANDLERS
-from svcd.config.options import TABLE, Options
+from svcd.config.options import TABLE, ServiceOptions
 from svcd.config.port_names import SERVICES
 from svcd.config.service import HIGHEST_PORT, Service
 from svcd.config.word_order import CONTINUED, arrange
 from svcd.config.xinetd_words import block_remedy, option_remedy, protocol_remedy, value_remedy
-from svcd.model import Net, Place, Problem, Severity, Shape
+from svcd.model import ConfigProblem, NetProtocol, Severity, SocketType, SourceLocation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from svcd.config.lexer import Word
     from svcd.config.port_names import PortNames
 
-__all__ = ["LineReader", "nearest"]
+__all__ = ["StatementParser", "nearest"]
 
 #: The longest path of a UNIX socket in bytes: sun_path less its NUL (unix(7)).
 _LONGEST_PATH = 107
 #: A name of a port (RFC 6335, 5.1, and the older ones of services(5)), which has a letter.
 _PORT_NAME = re.compile("(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9+_.*-]*")
-_ACCEPTED_NETS = ", ".join(Net)
+_ACCEPTED_NETS = ", ".join(NetProtocol)
 _HANDLER_WORDS = ", ".join(f"{handler}=" for handler in HANDLERS)
 
 
@@ -47,7 +47,7 @@ def _unknown(name: str, value: str) -> str:
     return f"unknown option {name!r}{nearest(name, TABLE)}"
 
 
-class LineReader:
+class StatementParser:
     """Understands lines.
 
     Args:
@@ -56,18 +56,20 @@ class LineReader:
         ports: the names of ports.
     """
 
-    def __init__(self, builtins: Mapping[str, frozenset[Shape]], problems: list[Problem], ports: PortNames) -> None:
+    def __init__(
+        self, builtins: Mapping[str, frozenset[SocketType]], problems: list[ConfigProblem], ports: PortNames
+    ) -> None:
         self._builtins = builtins
         self._problems = problems
         self._ports = ports
 
-    def _problem(self, place: Place, text: str) -> None:
-        self._problems.append(Problem(place, text))
+    def _problem(self, place: SourceLocation, text: str) -> None:
+        self._problems.append(ConfigProblem(place, text))
 
-    def options(self, words: Sequence[Word]) -> tuple[dict[str, object], dict[str, Place]]:
+    def options(self, words: Sequence[Word]) -> tuple[dict[str, object], dict[str, SourceLocation]]:
         """The values of words with `=`, and where they stand."""
         values: dict[str, object] = {}
-        places: dict[str, Place] = {}
+        places: dict[str, SourceLocation] = {}
         for word in words:
             name, _, value = word.text.partition("=")
             info = TABLE.get(name)
@@ -88,7 +90,7 @@ class LineReader:
         return values, places
 
     def service(
-        self, words: Sequence[Word], defaults: Mapping[str, object], default_places: Mapping[str, Place]
+        self, words: Sequence[Word], defaults: Mapping[str, object], default_places: Mapping[str, SourceLocation]
     ) -> Service | None:
         """The service of a line, with the defaults that hold there; None after a Problem."""
         before = len(self._problems)
@@ -115,7 +117,7 @@ class LineReader:
             return None
         self._check_scopes(net, runs, own_places, name)
         applying = {option for option in values if TABLE[option].applies_to(net, runs)}
-        if "wait" in applying and values["wait"] and net.shape is Shape.STREAM:
+        if "wait" in applying and values["wait"] and net.shape is SocketType.STREAM:
             applying -= self._unseen(f"{name}/{net}", applying - set(own), values, default_places)
         return Service(
             name=name,
@@ -124,7 +126,7 @@ class LineReader:
             path=path,
             aliases=names[1:],
             runs=runs,
-            options=Options(**{option: values[option] for option in applying}),  # type: ignore[arg-type]
+            options=ServiceOptions(**{option: values[option] for option in applying}),  # type: ignore[arg-type]
             place=place,
             places={
                 **{option: where for option, where in default_places.items() if option in applying},
@@ -132,14 +134,14 @@ class LineReader:
             },
         )
 
-    def _check_scopes(self, net: Net, runs: str, own_places: Mapping[str, Place], name: str) -> None:
+    def _check_scopes(self, net: NetProtocol, runs: str, own_places: Mapping[str, SourceLocation], name: str) -> None:
         what = f"{runs}=" if runs in HANDLERS else runs or name
         for option, place in own_places.items():
             if not TABLE[option].applies_to(net, runs):
                 self._problem(place, f"{option} is for {TABLE[option].scope_text}, not for {what} over {net}")
 
     def _unseen(
-        self, service: str, defaults: set[str], values: Mapping[str, object], places: Mapping[str, Place]
+        self, service: str, defaults: set[str], values: Mapping[str, object], places: Mapping[str, SourceLocation]
     ) -> set[str]:
         """Return the defaults about clients that svcd does not see, and warn of each.
 
@@ -148,7 +150,7 @@ class LineReader:
         unseen = {option for option in AT_ACCEPT if option in defaults and values[option] != TABLE[option].default}
         for option in sorted(unseen) if not values.get("disable") else ():
             text = f"{option}: not for {service}, whose process accepts unseen by svcd (wait=yes)"
-            self._problems.append(Problem(places[option], text, Severity.WARNING))
+            self._problems.append(ConfigProblem(places[option], text, Severity.WARNING))
         return unseen
 
     def _name(self, word: Word) -> str:
@@ -164,7 +166,7 @@ class LineReader:
         elif word.text in TABLE:
             self._problem(word.place, f"{word.text!r} is an option, no alias; write {word.text}=VALUE")
 
-    def _where(self, word: Word) -> tuple[Net | None, int, str]:
+    def _where(self, word: Word) -> tuple[NetProtocol | None, int, str]:
         """Field 2: the protocol (None after a Problem), the port, the path."""
         where, slash, protocol = word.text.rpartition("/")
         if not slash:
@@ -175,9 +177,9 @@ class LineReader:
             self._problem(word.after(len(where) + 1), remedy)
             return None, 0, ""
         try:
-            net = Net(protocol)
+            net = NetProtocol(protocol)
         except ValueError:
-            text = f"unknown protocol {protocol!r}{nearest(protocol, tuple(Net))}: there are {_ACCEPTED_NETS}"
+            text = f"unknown protocol {protocol!r}{nearest(protocol, tuple(NetProtocol))}: there are {_ACCEPTED_NETS}"
             self._problem(word.after(len(where) + 1), text)
             return None, 0, ""
         found: int | str | None = self._path(word, where, net) if net.local else self._port(word, where, net)
@@ -185,7 +187,7 @@ class LineReader:
             return None, 0, ""
         return (net, 0, found) if isinstance(found, str) else (net, found, "")
 
-    def _path(self, word: Word, where: str, net: Net) -> str | None:
+    def _path(self, word: Word, where: str, net: NetProtocol) -> str | None:
         """Return the path of a UNIX socket, or @ and the name of an abstract one; None after a Problem."""
         text = ""
         if where == "@":
@@ -200,7 +202,7 @@ class LineReader:
             self._problem(word.place, text)
         return None if text else where
 
-    def _port(self, word: Word, where: str, net: Net) -> int | None:
+    def _port(self, word: Word, where: str, net: NetProtocol) -> int | None:
         """Return the port, which may be said by its name; None after a Problem."""
         if re.fullmatch("[0-9]{1,5}", where) and int(where) <= HIGHEST_PORT:
             return int(where)
@@ -215,11 +217,11 @@ class LineReader:
 
     def _runs(
         self,
-        place: Place,
-        net: Net,
+        place: SourceLocation,
+        net: NetProtocol,
         names: tuple[str, ...],
         values: Mapping[str, object],
-        places: Mapping[str, Place],
+        places: Mapping[str, SourceLocation],
     ) -> str | None:
         """What a line runs: one of HANDLERS, a built-in, "" for none on a disabled line; None after a Problem."""
         # In the order in which they stand.
@@ -232,17 +234,19 @@ class LineReader:
             self._problem(places[other], text)
         if others:
             return None
-        if net.shape is Shape.DATAGRAM and not (first == "server" and values.get("wait")):
+        if net.shape is SocketType.DATAGRAM and not (first == "server" and values.get("wait")):
             with_wait = "add wait=yes" if first == "server" else "only server= with wait=yes serves datagrams"
             self._problem(places[first], f"{first}: nothing connects over {net}; {with_wait}")
             return None
         return first
 
-    def _builtin(self, place: Place, net: Net, names: tuple[str, ...], *, required: bool) -> str | None:
+    def _builtin(
+        self, place: SourceLocation, net: NetProtocol, names: tuple[str, ...], *, required: bool
+    ) -> str | None:
         found = next((name for name in names if name in self._builtins), "")
         if not found and required:
             fitting = sorted(name for name, shapes in self._builtins.items() if net.shape in shapes)
-            handlers = _HANDLER_WORDS if net.shape is Shape.STREAM else "server= and wait=yes"
+            handlers = _HANDLER_WORDS if net.shape is SocketType.STREAM else "server= and wait=yes"
             self._problem(
                 place,
                 f"nothing serves {names[0]!r}{nearest(names[0], fitting)}: say what does with {handlers}, "
@@ -250,8 +254,8 @@ class LineReader:
             )
             return None
         if found and required and net.shape not in self._builtins[found]:
-            other = "stream" if net.shape is Shape.DATAGRAM else "datagram"
-            nets = ", ".join(each for each in Net if each.shape.value == other)
+            other = "stream" if net.shape is SocketType.DATAGRAM else "datagram"
+            nets = ", ".join(each for each in NetProtocol if each.shape.value == other)
             self._problem(place, f"{found} is not served over {net}, only over {nets}; change it or add disable=yes")
             return None
         return found

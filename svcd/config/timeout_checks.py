@@ -8,12 +8,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from svcd.config.service import Service
-    from svcd.model import Problem
+    from svcd.model import ConfigProblem
 
 __all__ = ["time_problems"]
 
 
-def time_problems(service: Service) -> Iterator[Problem]:
+def time_problems(service: Service) -> Iterator[ConfigProblem]:
     """Deadlines on the line of a service itself that can't be kept there; from @defaults they just do not apply."""
     if not service.options.wait:
         return

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svcd.model import Shape
+from svcd.model import SocketType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from svcd.config.service import Service
-    from svcd.config.tls_files import Material
-    from svcd.interfaces import Files
-    from svcd.model import Problem
+    from svcd.config.tls_files import TlsFiles
+    from svcd.interfaces import FileReader
+    from svcd.model import ConfigProblem
 
 __all__ = ["tls_problems"]
 
@@ -30,7 +30,7 @@ _NEEDED = {
 }
 
 
-def tls_problems(service: Service, files: Files, now: float | None) -> Iterator[Problem]:
+def tls_problems(service: Service, files: FileReader, now: float | None) -> Iterator[ConfigProblem]:
     """What is wrong with the TLS options of a service, and with the files that they name.
 
     Args:
@@ -39,7 +39,7 @@ def tls_problems(service: Service, files: Files, now: float | None) -> Iterator[
         now: in seconds since 1970; None to take certificates whatever the time is.
     """
     options = service.options
-    if service.net.shape is not Shape.STREAM:
+    if service.net.shape is not SocketType.STREAM:
         return
     for option, (wanted, remedy) in _NEEDED.items():
         if service.has_own(option) and getattr(options, option) and not _any_set(service, wanted):
@@ -66,7 +66,7 @@ def tls_problems(service: Service, files: Files, now: float | None) -> Iterator[
         yield from _ending(service, material, now)
 
 
-def _ending(service: Service, material: Material, now: float) -> Iterator[Problem]:
+def _ending(service: Service, material: TlsFiles, now: float) -> Iterator[ConfigProblem]:
     """Warn of certificates and revocation lists that end soon."""
     from svcd.config.tls_files import DAY, list_ends
 

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from cryptography import x509
 
     from svcd.config.service import Service
-    from svcd.interfaces import Files
-    from svcd.model import Problem
+    from svcd.interfaces import FileReader
+    from svcd.model import ConfigProblem
     from svcd.wire.certificates import Credentials
 
-__all__ = ["ANY_LABEL", "DAY", "Material", "list_ends", "read_material", "tls_paths"]
+__all__ = ["ANY_LABEL", "DAY", "TlsFiles", "list_ends", "read_material", "tls_paths"]
 
 #: Seconds.
 DAY = 86_400.0
@@ -37,7 +37,7 @@ _HOST = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class TlsFiles:
     """What a service's TLS is made of.
 
     Attributes:
@@ -53,7 +53,7 @@ class Material:
     revocations: tuple[x509.CertificateRevocationList, ...] = ()
 
 
-def tls_paths(service: Service, files: Files) -> list[str]:
+def tls_paths(service: Service, files: FileReader) -> list[str]:
     """Every file and directory that a service's TLS is read from."""
     options = service.options
     found = [options.tls_cert, options.tls_key, options.tls_sni, options.tls_client_ca, options.tls_crl]
@@ -64,15 +64,15 @@ def tls_paths(service: Service, files: Files) -> list[str]:
         return paths
 
 
-def _named_files(folder: str, files: Files) -> list[str]:
+def _named_files(folder: str, files: FileReader) -> list[str]:
     """The certificates in a directory; names that begin with a dot are none."""
     paths = files.entries(folder)
     return [path for path in paths if path.endswith(".pem") and not posixpath.basename(path).startswith(".")]
 
 
 def read_material(
-    service: Service, files: Files, now: float | None, before: Material | None = None
-) -> tuple[Material, list[Problem]]:
+    service: Service, files: FileReader, now: float | None, before: TlsFiles | None = None
+) -> tuple[TlsFiles, list[ConfigProblem]]:
     """Read a service's files.
 
     Args:
@@ -85,10 +85,10 @@ def read_material(
     Returns:
         What was read, and what is wrong. Without anything before it is to be used only if nothing is.
     """
-    return _Reader(service, files, now, before or Material(None, {})).read()
+    return _Reader(service, files, now, before or TlsFiles(None, {})).read()
 
 
-def list_ends(service: Service, material: Material) -> list[tuple[float, float]]:
+def list_ends(service: Service, material: TlsFiles) -> list[tuple[float, float]]:
     """Return when the list of each authority ends, and from when on that is to be told, in seconds since 1970.
 
     A short-lived list is told of in the last third of its life.
@@ -105,22 +105,22 @@ def list_ends(service: Service, material: Material) -> list[tuple[float, float]]
 
 
 class _Reader:
-    def __init__(self, service: Service, files: Files, now: float | None, before: Material) -> None:
+    def __init__(self, service: Service, files: FileReader, now: float | None, before: TlsFiles) -> None:
         self._service = service
         self._files = files
         self._now = now
         self._before = before
         self._known = {each.source: each for each in before.named.values()}
-        self._problems: list[Problem] = []
+        self._problems: list[ConfigProblem] = []
 
-    def read(self) -> tuple[Material, list[Problem]]:
+    def read(self) -> tuple[TlsFiles, list[ConfigProblem]]:
         options = self._service.options
         default = None
         if options.tls_cert is not None:
             default = self._credentials("tls_cert", options.tls_cert, options.tls_key, self._before.default)
         named = self._named(options.tls_sni) if options.tls_sni is not None else {}
         authorities, revocations = self._clients()
-        return Material(default, named, authorities, revocations), self._problems
+        return TlsFiles(default, named, authorities, revocations), self._problems
 
     def _problem(self, option: str, text: str) -> None:
         self._problems.append(self._service.fault(option, text))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from svcd.config.value_types import Kind, require
+from svcd.config.value_types import ValueType, require
 from svcd.wire.certificates import ClientName, NameKind
 
 __all__ = ["ALPN", "CLIENT_NAMES", "DAYS"]
@@ -38,7 +38,7 @@ def _read_client_name(word: str) -> ClientName:
     return ClientName(NameKind.DNS, name)
 
 
-CLIENT_NAMES: Kind[tuple[ClientName, ...]] = Kind(
+CLIENT_NAMES: ValueType[tuple[ClientName, ...]] = ValueType(
     "client names",
     "host names (or *.example.org for any one label), e-mail addresses, URIs and IP addresses with commas between them",
     lambda word: tuple(map(_read_client_name, word.split(","))),
@@ -55,7 +55,7 @@ def _read_alpn(word: str) -> tuple[str, ...]:
     return names
 
 
-ALPN: Kind[tuple[str, ...]] = Kind(
+ALPN: ValueType[tuple[str, ...]] = ValueType(
     "protocols",
     "names of protocols as http/1.1 with commas between them, or none",
     _read_alpn,
@@ -70,4 +70,4 @@ def _read_days(word: str) -> int:
     return int(match[1])
 
 
-DAYS: Kind[int] = Kind("days", "a number of days as 14d", _read_days, lambda days: f"{days}d")
+DAYS: ValueType[int] = ValueType("days", "a number of days as 14d", _read_days, lambda days: f"{days}d")

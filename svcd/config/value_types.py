@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from svcd.model import Owner
+from svcd.model import FileOwner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ __all__ = [
     "WORD",
     "WORDS",
     "YES_NO",
-    "Kind",
+    "ValueType",
     "choice",
     "choices",
     "or_none",
@@ -44,7 +44,7 @@ UNLIMITED = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Kind(Generic[T]):
+class ValueType(Generic[T]):
     """One type of value.
 
     Attributes:
@@ -72,9 +72,9 @@ def require(condition: object) -> None:
         raise ValueError
 
 
-def or_none(kind: Kind[T]) -> Kind[T | None]:
+def or_none(kind: ValueType[T]) -> ValueType[T | None]:
     """The same kind, or `none`, which is None."""
-    return Kind(
+    return ValueType(
         f"{kind.name} or none",
         f"{kind.accepts}; or none",
         lambda word: None if word == "none" else kind.read(word),
@@ -88,7 +88,7 @@ def _read_yes_no(word: str) -> bool:
     return word == "yes"
 
 
-YES_NO: Kind[bool] = Kind("yes/no", "yes or no", _read_yes_no, lambda value: "yes" if value else "no")
+YES_NO: ValueType[bool] = ValueType("yes/no", "yes or no", _read_yes_no, lambda value: "yes" if value else "no")
 
 
 def _read_count(word: str) -> int:
@@ -96,7 +96,7 @@ def _read_count(word: str) -> int:
     return int(word)
 
 
-COUNT: Kind[int] = Kind("count", "a whole number from 1 to 9999999", _read_count, str)
+COUNT: ValueType[int] = ValueType("count", "a whole number from 1 to 9999999", _read_count, str)
 
 
 def _read_mode(word: str) -> int:
@@ -104,7 +104,7 @@ def _read_mode(word: str) -> int:
     return int(word, 8)
 
 
-MODE: Kind[int] = Kind("mode", "three octal digits, as in 0660", _read_mode, lambda value: f"0{value:03o}")
+MODE: ValueType[int] = ValueType("mode", "three octal digits, as in 0660", _read_mode, lambda value: f"0{value:03o}")
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
@@ -119,7 +119,7 @@ def _read_duration(word: str) -> float:
     return seconds
 
 
-DURATION: Kind[float] = Kind(
+DURATION: ValueType[float] = ValueType(
     "duration",
     "a time in seconds, or with a unit: 10s, 1.5m, 2h",
     _read_duration,
@@ -134,7 +134,7 @@ def _read_timeout(word: str) -> float:
     return seconds
 
 
-TIMEOUT: Kind[float] = Kind("timeout", f"{DURATION.accepts}, above 0", _read_timeout, DURATION.write)
+TIMEOUT: ValueType[float] = ValueType("timeout", f"{DURATION.accepts}, above 0", _read_timeout, DURATION.write)
 
 
 def _read_path(word: str) -> str:
@@ -142,7 +142,7 @@ def _read_path(word: str) -> str:
     return word
 
 
-PATH: Kind[str] = Kind("path", "an absolute path", _read_path, str)
+PATH: ValueType[str] = ValueType("path", "an absolute path", _read_path, str)
 
 
 def _read_word(word: str) -> str:
@@ -150,8 +150,8 @@ def _read_word(word: str) -> str:
     return word
 
 
-WORD: Kind[str] = Kind("word", "a word without blanks", _read_word, str)
-TEXT: Kind[str] = Kind("text", "any text", str, str)
+WORD: ValueType[str] = ValueType("word", "a word without blanks", _read_word, str)
+TEXT: ValueType[str] = ValueType("text", "any text", str, str)
 
 
 def _read_id(word: str) -> str:
@@ -159,17 +159,17 @@ def _read_id(word: str) -> str:
     return _read_word(word)
 
 
-ID: Kind[str] = Kind("id", "a word without blanks, / and =", _read_id, str)
+ID: ValueType[str] = ValueType("id", "a word without blanks, / and =", _read_id, str)
 
 
-def _read_owner(word: str) -> Owner:
+def _read_owner(word: str) -> FileOwner:
     user, colon, group = _read_word(word).partition(":")
     # Without a group behind it a colon would mean the user's login group to chown(1); ours says what it means.
     require(":" not in group and (group or not colon))
-    return Owner(user, group)
+    return FileOwner(user, group)
 
 
-OWNER: Kind[Owner] = Kind(
+OWNER: ValueType[FileOwner] = ValueType(
     "owner",
     "USER, USER:GROUP or :GROUP",
     _read_owner,
@@ -184,7 +184,7 @@ def _read_words(word: str) -> tuple[str, ...]:
     return words
 
 
-WORDS: Kind[tuple[str, ...]] = Kind("words", "words with commas between them", _read_words, ",".join)
+WORDS: ValueType[tuple[str, ...]] = ValueType("words", "words with commas between them", _read_words, ",".join)
 
 
 def _read_names(word: str) -> tuple[str, ...]:
@@ -194,20 +194,20 @@ def _read_names(word: str) -> tuple[str, ...]:
     return names
 
 
-NAMES: Kind[tuple[str, ...]] = Kind("names", "file names with commas between them", _read_names, ",".join)
+NAMES: ValueType[tuple[str, ...]] = ValueType("names", "file names with commas between them", _read_names, ",".join)
 
 
-def choice(*accepted: str) -> Kind[str]:
+def choice(*accepted: str) -> ValueType[str]:
     """One of a few words."""
 
     def read(word: str) -> str:
         require(word in accepted)
         return word
 
-    return Kind("choice", " or ".join(accepted), read, str)
+    return ValueType("choice", " or ".join(accepted), read, str)
 
 
-def choices(*accepted: str) -> Kind[tuple[str, ...]]:
+def choices(*accepted: str) -> ValueType[tuple[str, ...]]:
     """Any of a few words with commas between them, or `none`; kept in the order of the table."""
 
     def read(word: str) -> tuple[str, ...]:
@@ -217,7 +217,7 @@ def choices(*accepted: str) -> Kind[tuple[str, ...]]:
         require(all(each in accepted for each in words))
         return tuple(each for each in accepted if each in words)
 
-    return Kind(
+    return ValueType(
         "choices",
         f"any of {' '.join(accepted)} with commas between them, or none",
         read,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from svcd.config.options import TABLE
 from svcd.config.xinetd_words import option_remedy
-from svcd.model import Problem
+from svcd.model import ConfigProblem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ _UNIT = re.compile("[smhdKMG]")
 _VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 
 
-def arrange(words: Sequence[Word], problems: list[Problem]) -> tuple[list[Word], list[Word]]:
+def arrange(words: Sequence[Word], problems: list[ConfigProblem]) -> tuple[list[Word], list[Word]]:
     """Tell aliases, options and mistakes apart.
 
     Args:
@@ -82,7 +82,7 @@ def _belongs(name: str, word: Word) -> bool:
     )
 
 
-def _separated(word: Word, rest: list[Word]) -> Problem:
+def _separated(word: Word, rest: list[Word]) -> ConfigProblem:
     """Return the Problem of `name = value`; the words of it are taken off."""
     match = _EQUALS.fullmatch(rest.pop(0).text)
     assert match is not None  # noqa: S101 - the caller has seen it
@@ -90,31 +90,31 @@ def _separated(word: Word, rest: list[Word]) -> Problem:
     parts += [each.text for each in _run(word.text, rest)]
     remedy = option_remedy(word.text, " ".join(parts))
     if remedy:
-        return Problem(word.place, f"no option {word.text!r}: {remedy}")
+        return ConfigProblem(word.place, f"no option {word.text!r}: {remedy}")
     if match[1] != "=":
-        return Problem(word.place, f"{word.text} {match[1]}: write all its values in one {word.text}=")
+        return ConfigProblem(word.place, f"{word.text} {match[1]}: write all its values in one {word.text}=")
     written = _written(word.text, parts) or f"{word.text}=VALUE"
-    return Problem(word.place, f"blanks around = in {word.text} =; write {written}")
+    return ConfigProblem(word.place, f"blanks around = in {word.text} =; write {written}")
 
 
-def _trailing(name: str, value: str, more: Sequence[Word]) -> Problem:
+def _trailing(name: str, value: str, more: Sequence[Word]) -> ConfigProblem:
     """Return the Problem of words that follow an option."""
     line = next((each for each in more if re.fullmatch("[0-9]+/[a-z0-9]+", each.text)), None)
     if line is not None:
-        return Problem(line.place, f"{line.text!r} among the options; {CONTINUED}")
+        return ConfigProblem(line.place, f"{line.text!r} among the options; {CONTINUED}")
     if not all(each.text for each in more):
-        return Problem(more[0].place, "an empty word; remove the quotes")
+        return ConfigProblem(more[0].place, "an empty word; remove the quotes")
     shown = " ".join(each.text for each in more)
     remedy = option_remedy(name, f"{value} {shown}".strip())
     if remedy and name not in TABLE:
-        return Problem(more[0].place, f"{shown!r} follows {name}=, and there is no option {name!r}: {remedy}")
+        return ConfigProblem(more[0].place, f"{shown!r} follows {name}=, and there is no option {name!r}: {remedy}")
     parts = [value, *(each.text for each in more)] if value else [each.text for each in more]
     written = _written(name, parts)
     if written:
         remedy = f"write {written}" if not value else f"if it belongs to that value, write {written}"
     else:
         remedy = "quote a value with blanks, or put commas between its parts"
-    return Problem(more[0].place, f"{shown!r} follows {name}=: {remedy}; aliases stand before the options")
+    return ConfigProblem(more[0].place, f"{shown!r} follows {name}=: {remedy}; aliases stand before the options")
 
 
 def _written(name: str, parts: Sequence[str]) -> str:

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from svcd.access.rules import Rules
+from svcd.access.rules import AccessRules
 from svcd.access.types import Rate
 from svcd.config.value_types import UNLIMITED
-from svcd.model import Shape
+from svcd.model import SocketType
 
 if TYPE_CHECKING:
     from svcd.config.service import Service
@@ -22,7 +22,7 @@ _SPAWNED_INSTANCES = 64
 _ANSWERS = Rate(1000, 1)
 
 
-def rules_of(service: Service) -> Rules:
+def rules_of(service: Service) -> AccessRules:
     """The rules of a service.
 
     Raises:
@@ -30,9 +30,9 @@ def rules_of(service: Service) -> Rules:
     """
     options = service.options
     source_rate = options.per_source_rate
-    if source_rate is None and service.net.shape is Shape.DATAGRAM and not (service.net.local or service.spawned):
+    if source_rate is None and service.net.shape is SocketType.DATAGRAM and not (service.net.local or service.spawned):
         source_rate = _ANSWERS
-    rules = Rules(
+    rules = AccessRules(
         only_from=options.only_from,
         no_access=options.no_access,
         proxy_protocol=options.proxy_protocol,
@@ -50,7 +50,7 @@ def rules_of(service: Service) -> Rules:
         answer_service_ports=options.answer_service_ports,
         places=service.places,
     )
-    if service.net.shape is Shape.STREAM:
+    if service.net.shape is SocketType.STREAM:
         return rules
     # At a UNIX socket no name has an address.
     return replace(rules, resolved=dict.fromkeys(rules.host_names, ()) if service.net.local else {})

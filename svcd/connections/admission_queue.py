@@ -7,41 +7,41 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from svcd.access.admission import Door
-from svcd.access.datagrams import Answering
-from svcd.access.refusal_log import Summary
-from svcd.access.refusals import Reason
+from svcd.access.admission import Admission
+from svcd.access.datagrams import DatagramFilter
+from svcd.access.refusal_log import RefusalAggregator
+from svcd.access.refusals import RefusalReason
 from svcd.config.access_checks import BANNERS, most_banner_bytes
 from svcd.connections.access_rules import rules_of, zone_of
 from svcd.connections.descriptor_budget import SHORT
-from svcd.connections.header_queue import Lobby
-from svcd.connections.lingering_close import Farewells
+from svcd.connections.header_queue import HeaderQueue
+from svcd.connections.lingering_close import LingeringCloser
 from svcd.host.host_addresses import HostAddresses
 from svcd.host.info import LoadAverage
 from svcd.log.events import REFUSE
-from svcd.metrics.registry import Ledger
-from svcd.model import Shape
+from svcd.metrics.registry import MetricsRegistry
+from svcd.model import SocketType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from twisted.internet.interfaces import IDelayedCall
 
-    from svcd.access.admission import Ticket
-    from svcd.access.global_limit import Hall
-    from svcd.access.refusal_log import Line
+    from svcd.access.admission import ConnectionSlot
+    from svcd.access.global_limit import GlobalLimit
+    from svcd.access.refusal_log import RefusalLine
     from svcd.access.refusals import Refusal
-    from svcd.access.rules import Rules
+    from svcd.access.rules import AccessRules
     from svcd.config.service import Service
     from svcd.connections.descriptor_budget import DescriptorBudget
-    from svcd.interfaces import Files, Watcher
-    from svcd.log.writer import Journal
-    from svcd.metrics.counters import Tally
+    from svcd.interfaces import FdReactor, FileReader
+    from svcd.log.writer import LogWriter
+    from svcd.metrics.counters import ServiceCounters
 
-__all__ = ["Entrance", "Reception"]
+__all__ = ["Reception", "ServiceAdmission"]
 
 #: Refusals that end when somebody leaves.
-_LIMITS = (Reason.INSTANCES, Reason.GLOBAL)
+_LIMITS = (RefusalReason.INSTANCES, RefusalReason.GLOBAL)
 #: How often to look for a connection that can be closed while others wait for room, in seconds.
 _PRESS_SECONDS = 0.1
 
@@ -65,13 +65,13 @@ class Reception:
 
     def __init__(
         self,
-        reactor: Watcher,
-        journal: Journal,
-        files: Files,
+        reactor: FdReactor,
+        journal: LogWriter,
+        files: FileReader,
         budget: DescriptorBudget,
-        hall: Hall,
+        hall: GlobalLimit,
         *,
-        ledger: Ledger | None = None,
+        ledger: MetricsRegistry | None = None,
         wall: Callable[[], float] = time.time,
         load: Callable[[], float] | None = None,
     ) -> None:
@@ -79,15 +79,15 @@ class Reception:
         self.journal = journal
         self.budget = budget
         self.hall = hall
-        self.farewells = Farewells(reactor, budget)
-        self.lobby = Lobby(reactor, budget)
+        self.farewells = LingeringCloser(reactor, budget)
+        self.lobby = HeaderQueue(reactor, budget)
         self._files = files
-        self._ledger = ledger or Ledger()
+        self._ledger = ledger or MetricsRegistry()
         self._wall = wall
         self._load = load or LoadAverage()
         self.hosts = HostAddresses(reactor)
 
-    def rules(self, service: Service) -> Rules:
+    def rules(self, service: Service) -> AccessRules:
         """The rules of a service, with the addresses of the host names in them, as far as these are known.
 
         Raises:
@@ -99,27 +99,27 @@ class Reception:
     @staticmethod
     def host_names(service: Service) -> frozenset[str]:
         """The host names in the rules of a service whose addresses have to be known beforehand: for UDP."""
-        names = service.net.shape is Shape.DATAGRAM and not service.net.local
+        names = service.net.shape is SocketType.DATAGRAM and not service.net.local
         return rules_of(service).host_names if names else frozenset()
 
-    def entrance(self, service: Service) -> Entrance:
+    def entrance(self, service: Service) -> ServiceAdmission:
         """The entrance of a service.
 
         Raises:
             OSError, KeyError: a banner can't be read any more, or the machine has lost a time zone.
         """
-        door = Door(self.rules(service), self.hall, wall=self._wall, load=self._load)
-        return Entrance(self, service, door, self._texts(service), self._ledger.tally(service.id))
+        door = Admission(self.rules(service), self.hall, wall=self._wall, load=self._load)
+        return ServiceAdmission(self, service, door, self._texts(service), self._ledger.tally(service.id))
 
-    def answering(self, service: Service) -> Answering:
+    def answering(self, service: Service) -> DatagramFilter:
         """What decides which questions of a datagram service are answered.
 
         Raises:
             OSError, KeyError: the machine has lost a time zone.
         """
-        return Answering(self.rules(service), wall=self._wall, load=self._load)
+        return DatagramFilter(self.rules(service), wall=self._wall, load=self._load)
 
-    def prepare(self, entrance: Entrance, service: Service) -> Callable[[], None]:
+    def prepare(self, entrance: ServiceAdmission, service: Service) -> Callable[[], None]:
         """Read what an entrance needs for other options; returns what lets them hold. Who is in stays in.
 
         Raises:
@@ -135,7 +135,7 @@ class Reception:
         }
 
 
-class Entrance:
+class ServiceAdmission:
     """One service's; all its listeners share it.
 
     Args:
@@ -153,7 +153,12 @@ class Entrance:
     """
 
     def __init__(
-        self, reception: Reception, service: Service, door: Door, texts: Mapping[str, bytes], tally: Tally
+        self,
+        reception: Reception,
+        service: Service,
+        door: Admission,
+        texts: Mapping[str, bytes],
+        tally: ServiceCounters,
     ) -> None:
         self.door = door
         self.tally = tally
@@ -165,7 +170,7 @@ class Entrance:
         self._resting = False
         self._pressing: IDelayedCall | None = None
         self._journal = reception.journal
-        self._summary = Summary(tally.refused)
+        self._summary = RefusalAggregator(tally.refused)
         self._timer: IDelayedCall | None = None
         self.counts = self._summary.counts
         self._tune(service, texts)
@@ -185,7 +190,7 @@ class Entrance:
         variables = ("reason", "count", "rule", *(["peer"] if "HOST" in logged else []))
         self._line = self._journal.template(REFUSE, {"service": self._service.id}, variables) if logged else ""
 
-    def retune(self, service: Service, rules: Rules, texts: Mapping[str, bytes]) -> None:
+    def retune(self, service: Service, rules: AccessRules, texts: Mapping[str, bytes]) -> None:
         """Let other options hold for who comes from now on, and for those who wait for room."""
         self._tune(service, texts)
         self.door.retune(rules)
@@ -207,7 +212,7 @@ class Entrance:
         if self._service.options.access_times:
             self.door.retune(replace(self.door.rules, zone=zone_of(self._service)))
 
-    def admit(self, host: str, now: float) -> Ticket | Refusal:
+    def admit(self, host: str, now: float) -> ConnectionSlot | Refusal:
         """Let a connection in, or not.
 
         Args:
@@ -328,13 +333,13 @@ class Entrance:
             self._tell(line)
         self._tell_later(now)
 
-    def _tell(self, line: Line) -> None:
+    def _tell(self, line: RefusalLine) -> None:
         journal = self._journal
         if not self._line:
             # The log's level has become another one meanwhile.
             return
         # A rule for one address or name says whose it is.
-        hidden = journal.hides_clients and line.refusal.reason in (Reason.ADDRESS, Reason.NAME)
+        hidden = journal.hides_clients and line.refusal.reason in (RefusalReason.ADDRESS, RefusalReason.NAME)
         values = {
             "peer": journal.quoted(line.peer),
             "reason": journal.quoted(line.refusal.reason),

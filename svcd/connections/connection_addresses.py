@@ -10,13 +10,13 @@ from svcd.net.peer_credentials import credentials
 from svcd.process.environment import local_proxy_environment, proxy_environment, tcp_environment, unix_environment
 
 if TYPE_CHECKING:
-    from svcd.wire.proxy_header import Header
+    from svcd.wire.proxy_header import ProxyHeader
 
-__all__ = ["Ends"]
+__all__ = ["ConnectionAddresses"]
 
 
 @dataclass(slots=True)
-class Ends:
+class ConnectionAddresses:
     """Both ends of a connection.
 
     Attributes:
@@ -34,10 +34,10 @@ class Ends:
     process: tuple[int, int, int] = (0, 0, 0)
     more: bytes = b""
     family: int = socket.AF_INET
-    relay: Header | None = None
+    relay: ProxyHeader | None = None
 
     @classmethod
-    def of(cls, descriptor: int, name: Any, family: int, relay: Header | None = None) -> Ends:  # noqa: ANN401 - a socket address
+    def of(cls, descriptor: int, name: Any, family: int, relay: ProxyHeader | None = None) -> ConnectionAddresses:  # noqa: ANN401 - a socket address
         """Those of a connection.
 
         Args:

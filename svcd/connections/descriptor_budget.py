@@ -18,8 +18,8 @@ from weakref import WeakValueDictionary
 
 from twisted.logger import Logger
 
-from svcd.access.refusals import Reason, Refusal
-from svcd.log.events import PAUSE, RESUME, tell
+from svcd.access.refusals import Refusal, RefusalReason
+from svcd.log.events import PAUSE, RESUME, log_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ _ROUND_SHARE = 4
 #: How many connections give way at once.
 _EVICTIONS = 4
 #: For those whom the listeners had accepted already when they began to rest, if they are very many.
-SHORT = Refusal(Reason.DESCRIPTORS, "the process has no more descriptors to give")
+SHORT = Refusal(RefusalReason.DESCRIPTORS, "the process has no more descriptors to give")
 
 
 class Share:
@@ -204,7 +204,7 @@ class DescriptorBudget:
     """Counts the descriptors of connections against what the process may have.
 
     A connection that was handed to a process has none here any more. How many connections there may be in all,
-    wherever their descriptors are, is svcd.access.global_limit.Hall's to count.
+    wherever their descriptors are, is svcd.access.global_limit.GlobalLimit's to count.
 
     Args:
         limit: how many descriptors connections may have.
@@ -298,7 +298,7 @@ class DescriptorBudget:
         if not self._told:
             self._told = True
             values = {"connections": self.open, "limit": self.limit, "service": share.name}
-            tell(self._log, PAUSE, reason="descriptors", **values)
+            log_event(self._log, PAUSE, reason="descriptors", **values)
         self._give_way(share)
         if not self._ticks:
             self._ticks = True
@@ -345,4 +345,4 @@ class DescriptorBudget:
         """Say that accepting goes on, once it really did: not in each of many short rounds at the limit."""
         self._relief = None
         self._told = False
-        tell(self._log, RESUME, reason="descriptors", connections=self.open, limit=self.limit)
+        log_event(self._log, RESUME, reason="descriptors", connections=self.open, limit=self.limit)

@@ -11,15 +11,15 @@ from twisted.internet.defer import succeed
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory
 
-from svcd.access.admission import Ticket
-from svcd.access.refusals import Reason, Refusal
+from svcd.access.admission import ConnectionSlot
+from svcd.access.refusals import Refusal, RefusalReason
 from svcd.addresses import LOCAL_CLIENT, unmapped
-from svcd.connections.lingering_close import Farewell
-from svcd.connections.pending import Visitor
-from svcd.connections.tracker import Keeper
-from svcd.connections.wrapper import Gate, HalfCloseableGate
+from svcd.connections.lingering_close import RejectProtocol
+from svcd.connections.pending import PendingConnection
+from svcd.connections.tracker import ConnectionTracker
+from svcd.connections.wrapper import ConnectionWrapper, HalfCloseableWrapper
 from svcd.errors import reason_of
-from svcd.metrics.counters import Flow
+from svcd.metrics.counters import LiveTraffic
 from svcd.net.peer_credentials import UNIXPeer
 
 if TYPE_CHECKING:
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory
 
     from svcd.config.service import Service
-    from svcd.connections.admission_queue import Entrance
+    from svcd.connections.admission_queue import ServiceAdmission
     from svcd.connections.descriptor_budget import Share
-    from svcd.interfaces import Names
-    from svcd.log.writer import Journal
+    from svcd.interfaces import HostNameResolver
+    from svcd.log.writer import LogWriter
 
-__all__ = ["GateKeeper"]
+__all__ = ["TrackingFactory"]
 
 _INET = (IPv4Address, IPv6Address)
-_UNWANTED = Refusal(Reason.SERVICE, "the service wants no connection")
+_UNWANTED = Refusal(RefusalReason.SERVICE, "the service wants no connection")
 
 
-class GateKeeper(Keeper[Gate], Factory):
+class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
     """The factory of one service's gates; all listeners of the service share it.
 
     Args:
@@ -55,52 +55,52 @@ class GateKeeper(Keeper[Gate], Factory):
         self,
         service: Service,
         factory: IProtocolFactory,
-        journal: Journal,
-        names: Names,
+        journal: LogWriter,
+        names: HostNameResolver,
         budget: Share,
         numbers: Iterator[int],
-        entrance: Entrance,
+        entrance: ServiceAdmission,
         clock: Callable[[], float] = time.monotonic,
-        kind: Callable[..., Gate] | None = None,
+        kind: Callable[..., ConnectionWrapper] | None = None,
     ) -> None:
         super().__init__(service, journal, names, budget, numbers, entrance, {"pid": os.getpid()}, clock)
         self._factory = factory
         self._kind = kind
 
-    def serve_by(self, factory: IProtocolFactory, kind: Callable[..., Gate] | None = None) -> None:
+    def serve_by(self, factory: IProtocolFactory, kind: Callable[..., ConnectionWrapper] | None = None) -> None:
         """Let another factory build the protocols of new connections, with another kind of gates perhaps."""
         self._factory = factory
         self._kind = kind
 
-    def flow(self) -> Flow:
+    def flow(self) -> LiveTraffic:
         """What the open connections have carried so far."""
         transports = [gate.transport for gate in self.sessions.values()]
-        return Flow(*(sum(getattr(each, name, 0) for each in transports) for name in ("bytes_in", "bytes_out")))
+        return LiveTraffic(*(sum(getattr(each, name, 0) for each in transports) for name in ("bytes_in", "bytes_out")))
 
     def buildProtocol(self, addr: IAddress) -> IProtocol | None:  # type: ignore[override]
         """A gate with the service's protocol behind it, who has to wait or gets a last word; or None to close."""
         found = self.ask(addr)
-        if isinstance(found, Ticket) and found.awaits_name:
+        if isinstance(found, ConnectionSlot) and found.awaits_name:
             name = self.name_of(addr)
             if not name.called:
-                return Visitor(self, addr, found, name)
+                return PendingConnection(self, addr, found, name)
             # It was known.
             found = found.named(cast("str | None", name.result)) or found
-        if isinstance(found, Ticket):
+        if isinstance(found, ConnectionSlot):
             return self.let_in(addr, found)
         if self.entrance.waits(found):
-            return Visitor(self, addr, None)
+            return PendingConnection(self, addr, None)
         self.refused(found, addr)
         entrance = self.entrance
-        return Farewell(entrance.farewells, entrance.farewell) if entrance.farewell else None
+        return RejectProtocol(entrance.farewells, entrance.farewell) if entrance.farewell else None
 
-    def ask(self, addr: IAddress) -> Ticket | Refusal:
+    def ask(self, addr: IAddress) -> ConnectionSlot | Refusal:
         """Ask the door."""
         if isinstance(addr, _INET):
             return self.entrance.admit(addr.host, self.clock())
         return self.entrance.admit(addr.user if isinstance(addr, UNIXPeer) else "", self.clock())
 
-    def let_in(self, addr: IAddress, ticket: Ticket) -> Gate | None:
+    def let_in(self, addr: IAddress, ticket: ConnectionSlot) -> ConnectionWrapper | None:
         """The gate of somebody who has a ticket; None, and the ticket is void, if the service wants no connection."""
         try:
             protocol = self._factory.buildProtocol(addr)
@@ -115,7 +115,9 @@ class GateKeeper(Keeper[Gate], Factory):
             ticket.release()
             self.refused(_UNWANTED, addr)
             return None
-        kind = self._kind or (HalfCloseableGate if IHalfCloseableProtocol.providedBy(protocol) else Gate)
+        kind = self._kind or (
+            HalfCloseableWrapper if IHalfCloseableProtocol.providedBy(protocol) else ConnectionWrapper
+        )
         return kind(self, protocol, addr, ticket)
 
     def _not_built(self, addr: IAddress, reason: str) -> None:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from svcd.connections.descriptor_budget import DescriptorBudget
-    from svcd.interfaces import Watcher
+    from svcd.interfaces import FdReactor
 
-__all__ = ["Lobby"]
+__all__ = ["HeaderQueue"]
 
 #: How many connections may wait, and the share of the daemon's descriptors.
 _MOST = 1024
@@ -20,7 +20,7 @@ class _Waiting(Protocol):
         """Leave, and be closed."""
 
 
-class Lobby:
+class HeaderQueue:
     """All connections that wait for their headers.
 
     They are bounded, so that proxies that say nothing take no room from the services. Where there are too many the one
@@ -35,7 +35,7 @@ class Lobby:
         most: how many there may be.
     """
 
-    def __init__(self, reactor: Watcher, budget: DescriptorBudget) -> None:
+    def __init__(self, reactor: FdReactor, budget: DescriptorBudget) -> None:
         self.reactor = reactor
         self.most = max(1, min(_MOST, budget.limit // _SHARE))
         self._budget = budget

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.connections.descriptor_budget import DescriptorBudget
-    from svcd.interfaces import Watcher
+    from svcd.interfaces import FdReactor
 
-__all__ = ["FAREWELL_SECONDS", "Farewell", "Farewells", "greet"]
+__all__ = ["FAREWELL_SECONDS", "LingeringCloser", "RejectProtocol", "send_banner"]
 
 #: How long a client has to take the text and to close, in seconds.
 FAREWELL_SECONDS = 2.0
@@ -38,7 +38,7 @@ _SHARE = 8
 _AT_ONCE = 16_384
 
 
-class Farewells:
+class LingeringCloser:
     """Everybody in the daemon who is on the way out with a last word.
 
     Args:
@@ -49,7 +49,7 @@ class Farewells:
         open: how many they are.
     """
 
-    def __init__(self, reactor: Watcher, budget: DescriptorBudget) -> None:
+    def __init__(self, reactor: FdReactor, budget: DescriptorBudget) -> None:
         self.reactor = reactor
         self.open = 0
         self._budget = budget
@@ -92,14 +92,14 @@ class Farewells:
         if self.crowded:
             sock.close()
         else:
-            _Leaving(self, sock)
+            _LingeringSocket(self, sock)
 
 
 @implementer(IReadDescriptor)
-class _Leaving:
+class _LingeringSocket:
     """A socket on which all is said."""
 
-    def __init__(self, farewells: Farewells, sock: socket.socket) -> None:
+    def __init__(self, farewells: LingeringCloser, sock: socket.socket) -> None:
         self._farewells = farewells
         self._socket = sock
         self._dropped = 0
@@ -142,7 +142,7 @@ class _Leaving:
 
 
 @implementer(IProtocol, IHalfCloseableProtocol)
-class Farewell:
+class RejectProtocol:
     """The same for a connection that has a transport already.
 
     Args:
@@ -152,7 +152,7 @@ class Farewell:
 
     __slots__ = ("_dropped", "_farewells", "_text", "_timeout", "_transport")
 
-    def __init__(self, farewells: Farewells, text: bytes) -> None:
+    def __init__(self, farewells: LingeringCloser, text: bytes) -> None:
         self._farewells = farewells
         self._text = text
         self._dropped = 0
@@ -210,7 +210,7 @@ class Farewell:
         return "refused"
 
 
-def greet(descriptor: int, text: bytes) -> None:
+def send_banner(descriptor: int, text: bytes) -> None:
     """Say a text on a new connection's descriptor, which may be a blocking one, without waiting.
 
     A new socket's buffer takes what a banner of a spawned service may have (svcd.config.access_checks), at once. If

@@ -8,8 +8,8 @@ from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from svcd.access.admission import Ticket
-from svcd.connections.lingering_close import Farewell
+from svcd.access.admission import ConnectionSlot
+from svcd.connections.lingering_close import RejectProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.access.refusals import Refusal
-    from svcd.connections.admission_queue import Entrance
+    from svcd.connections.admission_queue import ServiceAdmission
     from svcd.connections.descriptor_budget import Share
-    from svcd.connections.tracker import Numbered, Visit
+    from svcd.connections.tracker import Numbered, UnadmittedConnection
 
-__all__ = ["Visitor"]
+__all__ = ["PendingConnection"]
 
 
 class _Keeper(Protocol):
     budget: Share
     clock: Callable[[], float]
-    entrance: Entrance
+    entrance: ServiceAdmission
     numbers: Iterator[int]
-    visitors: dict[Visit, None]
+    visitors: dict[UnadmittedConnection, None]
 
     def facts(self, session: Numbered, peer: str, **more: object) -> dict[str, object]:
         """What is known of a connection."""
@@ -39,10 +39,10 @@ class _Keeper(Protocol):
     def peer_of(self, addr: IAddress) -> str:
         """The client as the log has it."""
 
-    def ask(self, addr: IAddress) -> Ticket | Refusal:
+    def ask(self, addr: IAddress) -> ConnectionSlot | Refusal:
         """Ask the door."""
 
-    def let_in(self, addr: IAddress, ticket: Ticket) -> IProtocol | None:
+    def let_in(self, addr: IAddress, ticket: ConnectionSlot) -> IProtocol | None:
         """The protocol of somebody who has a ticket, which is released if there is none."""
 
     def refused(self, refusal: Refusal, addr: IAddress) -> None:
@@ -56,7 +56,7 @@ class _Keeper(Protocol):
 
 
 @implementer(IProtocol)
-class Visitor:
+class PendingConnection:
     """The protocol of such a connection, until another takes its place.
 
     Args:
@@ -74,7 +74,7 @@ class Visitor:
     __slots__ = ("_addr", "_early", "_gone", "_keeper", "_name", "_number", "_ticket", "_transport", "started")
 
     def __init__(
-        self, keeper: _Keeper, addr: IAddress, ticket: Ticket | None, name: Deferred[str | None] | None = None
+        self, keeper: _Keeper, addr: IAddress, ticket: ConnectionSlot | None, name: Deferred[str | None] | None = None
     ) -> None:
         self._keeper = keeper
         self._addr = addr
@@ -150,7 +150,7 @@ class Visitor:
 
     def _again(self) -> None:
         found = self._keeper.ask(self._addr)
-        if not isinstance(found, Ticket):
+        if not isinstance(found, ConnectionSlot):
             if self._keeper.entrance.waits(found):
                 self._keeper.entrance.queue(self._again)
             else:
@@ -162,16 +162,16 @@ class Visitor:
         else:
             self._decided(found)
 
-    def _decided(self, found: Ticket | Refusal) -> None:
+    def _decided(self, found: ConnectionSlot | Refusal) -> None:
         """Give the connection to whom it belongs now."""
         keeper, transport = self._keeper, self._transport
         follower: Any = None
-        if isinstance(found, Ticket):
+        if isinstance(found, ConnectionSlot):
             follower = keeper.let_in(self._addr, found)
         else:
             keeper.refused(found, self._addr)
             if keeper.entrance.farewell:
-                follower = Farewell(keeper.entrance.farewells, keeper.entrance.farewell)
+                follower = RejectProtocol(keeper.entrance.farewells, keeper.entrance.farewell)
         self._ticket = None
         if follower is None:
             transport.loseConnection()

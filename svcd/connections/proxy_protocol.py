@@ -17,8 +17,8 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from svcd.access.acl import Acl
-from svcd.access.refusals import Reason, Refusal, Rule
-from svcd.access.rules import Rules
+from svcd.access.refusals import AccessRule, Refusal, RefusalReason
+from svcd.access.rules import AccessRules
 from svcd.addresses import address_number
 from svcd.wire.proxy_header import MOST, header
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.config.service import Service
-    from svcd.connections.header_queue import Lobby
-    from svcd.connections.tracker import Keeper
-    from svcd.interfaces import Serve
-    from svcd.wire.proxy_header import Header
+    from svcd.connections.header_queue import HeaderQueue
+    from svcd.connections.tracker import ConnectionTracker
+    from svcd.interfaces import ConnectionHandler
+    from svcd.wire.proxy_header import ProxyHeader
 
-__all__ = ["PATIENCE", "Unannounced", "Usher"]
+__all__ = ["PATIENCE", "ProxiedConnection", "ProxyProtocolReader"]
 
 #: How long a proxy may take for its header, in seconds. It sends that first, and unasked; the specification wants
 #: more than 3, for a segment that was lost.
@@ -42,7 +42,7 @@ _TAKE = int(socket.MSG_DONTWAIT)
 _LOOK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
-class Usher:
+class ProxyProtocolReader:
     """Stands before one service, and lets the connections of its proxies in under their clients' names.
 
     Args:
@@ -54,7 +54,7 @@ class Usher:
         patience: how long a header may take, in seconds.
     """
 
-    def __init__(self, keeper: Keeper[Any], lobby: Lobby) -> None:
+    def __init__(self, keeper: ConnectionTracker[Any], lobby: HeaderQueue) -> None:
         self.keeper = keeper
         self.lobby = lobby
         self.retune(keeper.service)
@@ -62,20 +62,20 @@ class Usher:
     def retune(self, service: Service) -> None:
         """Let other options hold, also for those who wait."""
         options = service.options
-        self._proxies = Acl(Rules(only_from=options.proxy_protocol))
+        self._proxies = Acl(AccessRules(only_from=options.proxy_protocol))
         self.patience = min(PATIENCE, options.first_byte_timeout or PATIENCE)
         for each in self._unannounced():
             if not self._trusts(each.peer):
                 each.refuse("it is no proxy any more")
 
-    def _unannounced(self) -> list[Unannounced]:
-        return [each for each in self.keeper.visitors if isinstance(each, Unannounced) and not each.announced]
+    def _unannounced(self) -> list[ProxiedConnection]:
+        return [each for each in self.keeper.visitors if isinstance(each, ProxiedConnection) and not each.announced]
 
     def _trusts(self, name: Any) -> bool:  # noqa: ANN401 - a socket address
         number = address_number(name[0] if isinstance(name, tuple) else "")
         return self._proxies.by_address(number).refusal is None
 
-    def take(self, serve: Serve, descriptor: int, name: Any, family: int) -> None:  # noqa: ANN401 - a socket address
+    def take(self, serve: ConnectionHandler, descriptor: int, name: Any, family: int) -> None:  # noqa: ANN401 - a socket address
         """Let a connection in: a proxy's with its header, any other one at once.
 
         Args:
@@ -86,16 +86,16 @@ class Usher:
         """
         if self._trusts(name):
             # Most have sent their headers by now.
-            Unannounced(self, serve, descriptor, name, family).doRead()
+            ProxiedConnection(self, serve, descriptor, name, family).doRead()
         else:
             serve(descriptor, name, family)
 
     def refused(self, text: str, descriptor: int, name: Any) -> None:  # noqa: ANN401 - a socket address
         """Count and tell that a connection had no good header."""
         entrance = self.keeper.entrance
-        rule = Rule(f"proxy_protocol: {text}", entrance.door.rules.places.get("proxy_protocol"))
+        rule = AccessRule(f"proxy_protocol: {text}", entrance.door.rules.places.get("proxy_protocol"))
         _, peer = self.keeper.client_of(descriptor, name)
-        entrance.refused(Refusal(Reason.PROXY, text, rule), peer)
+        entrance.refused(Refusal(RefusalReason.PROXY, text, rule), peer)
 
     def close(self) -> None:
         """Close the connections whose headers have not come: their service is no more."""
@@ -104,7 +104,7 @@ class Usher:
 
 
 @implementer(IReadDescriptor)
-class Unannounced:
+class ProxiedConnection:
     """A connection whose proxy has not said yet whose it is, or whose client waits for room since then.
 
     Args:
@@ -124,14 +124,21 @@ class Unannounced:
     __slots__ = ("_call", "_family", "_header", "_number", "_queued", "_seen", "_serve", "_socket", "_usher",
                  "_watched", "peer", "started")  # fmt: skip
 
-    def __init__(self, usher: Usher, serve: Serve, descriptor: int, peer: Any, family: int) -> None:  # noqa: ANN401 - a socket address
+    def __init__(
+        self,
+        usher: ProxyProtocolReader,
+        serve: ConnectionHandler,
+        descriptor: int,
+        peer: Any,  # noqa: ANN401 - a socket address
+        family: int,
+    ) -> None:
         self._usher = usher
         self._serve = serve
         self._socket = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
         self._family = family
         self.peer = peer
         self._seen = b""
-        self._header: Header | None = None
+        self._header: ProxyHeader | None = None
         self._call: IDelayedCall | None = None
         self._watched = self._queued = False
         self._number = 0

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from svcd.connections.admission_queue import Entrance
+    from svcd.connections.admission_queue import ServiceAdmission
     from svcd.connections.descriptor_budget import Share
-    from svcd.connections.tracker import Numbered, Visit
-    from svcd.wire.proxy_header import Header
+    from svcd.connections.tracker import Numbered, UnadmittedConnection
+    from svcd.wire.proxy_header import ProxyHeader
 
 __all__ = ["QueuedClient"]
 
@@ -19,9 +19,9 @@ __all__ = ["QueuedClient"]
 class _Keeper(Protocol):
     budget: Share
     clock: Callable[[], float]
-    entrance: Entrance
+    entrance: ServiceAdmission
     numbers: Iterator[int]
-    visitors: dict[Visit, None]
+    visitors: dict[UnadmittedConnection, None]
 
     def client_of(self, descriptor: int, name: Any) -> tuple[str, str]:  # noqa: ANN401 - a socket address
         """The client as its entrance is asked for it, and as the log has it."""
@@ -29,7 +29,7 @@ class _Keeper(Protocol):
     def facts(self, session: Numbered, peer: str, **more: object) -> dict[str, object]:
         """What is known of a connection."""
 
-    def take(self, descriptor: int, name: Any, family: int, relay: Header | None = None) -> None:  # noqa: ANN401
+    def take(self, descriptor: int, name: Any, family: int, relay: ProxyHeader | None = None) -> None:  # noqa: ANN401
         """Serve a connection, or let it wait again."""
 
     def left(self) -> None:
@@ -52,7 +52,7 @@ class QueuedClient:
 
     __slots__ = ("_descriptor", "_family", "_keeper", "_name", "_number", "_relay", "started")
 
-    def __init__(self, keeper: _Keeper, descriptor: int, name: Any, family: int, relay: Header | None) -> None:  # noqa: ANN401
+    def __init__(self, keeper: _Keeper, descriptor: int, name: Any, family: int, relay: ProxyHeader | None) -> None:  # noqa: ANN401
         self._keeper = keeper
         self._descriptor = descriptor
         self._name = name

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 
-from svcd.access.admission import Ticket
+from svcd.access.admission import ConnectionSlot
 from svcd.addresses import unmapped
 from svcd.config.process_types import OUTPUT_RATE
-from svcd.connections.connection_addresses import Ends
-from svcd.connections.lingering_close import greet
+from svcd.connections.connection_addresses import ConnectionAddresses
+from svcd.connections.lingering_close import send_banner
 from svcd.connections.queued_client import QueuedClient
-from svcd.connections.spawned_connection import Outcome, SpawnedSession
-from svcd.connections.spawned_tls import Securing
-from svcd.connections.tracker import Keeper
+from svcd.connections.spawned_connection import ExitResult, SpawnedConnection
+from svcd.connections.spawned_tls import SpawnedTls
+from svcd.connections.tracker import ConnectionTracker
 from svcd.errors import CommandError
-from svcd.log.events import BLIND, DROPPED, MODULE_CHANGED, SAID, tell
+from svcd.log.events import BLIND, DROPPED, MODULE_CHANGED, SAID, log_event
 from svcd.net.sock_diag import SocketView
 from svcd.sockets.epoll_transports import adopter
 
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.config.service import Service
-    from svcd.connections.admission_queue import Entrance
+    from svcd.connections.admission_queue import ServiceAdmission
     from svcd.connections.descriptor_budget import Share
-    from svcd.interfaces import Names, Watcher
-    from svcd.log.writer import Journal
-    from svcd.process.launcher_client import Link
+    from svcd.interfaces import FdReactor, HostNameResolver
+    from svcd.log.writer import LogWriter
+    from svcd.process.launcher_client import LauncherClient
     from svcd.process.messages import Ended
     from svcd.tls.service_tls import ServiceTls
-    from svcd.wire.proxy_header import Header
+    from svcd.wire.proxy_header import ProxyHeader
 
-__all__ = ["SpawnKeeper"]
+__all__ = ["SpawnedTracker"]
 
 
-class SpawnKeeper(Keeper[SpawnedSession]):
+class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
     """Keeps the connections of a spawned service, and hears from its launcher what becomes of them.
 
     Args:
@@ -60,22 +60,22 @@ class SpawnKeeper(Keeper[SpawnedSession]):
 
     def __init__(
         self,
-        reactor: Watcher,
-        make_link: Callable[[SpawnKeeper], Link],
+        reactor: FdReactor,
+        make_link: Callable[[SpawnedTracker], LauncherClient],
         service: Service,
-        journal: Journal,
-        names: Names,
+        journal: LogWriter,
+        names: HostNameResolver,
         budget: Share,
         numbers: Iterator[int],
-        entrance: Entrance,
+        entrance: ServiceAdmission,
         clock: Callable[[], float] = time.monotonic,
         tls: ServiceTls | None = None,
     ) -> None:
         super().__init__(service, journal, names, budget, numbers, entrance, {}, clock)
         self.reactor = reactor
-        self._securing = None if tls is None else Securing(self, tls, adopter(reactor))
+        self._securing = None if tls is None else SpawnedTls(self, tls, adopter(reactor))
         self.link = make_link(self)
-        self.view = SocketView(lambda why: tell(self._log, BLIND, service=service.id, reason=why))
+        self.view = SocketView(lambda why: log_event(self._log, BLIND, service=service.id, reason=why))
         self._rooms: list[Callable[[], None]] = []
 
     def retune(self, service: Service) -> None:
@@ -83,7 +83,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         super().retune(service)
         self._tells_pid = "PID" in service.logged
 
-    def relink(self, link: Link) -> None:
+    def relink(self, link: LauncherClient) -> None:
         """Have another launcher from now on; the one before goes when its last handler has ended."""
         before, self.link = self.link, link
         before.retire(link)
@@ -125,7 +125,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         self._rooms.append(resume)
         return lambda: self._rooms.remove(resume)
 
-    def take(self, descriptor: int, name: Any, family: int, relay: Header | None = None) -> None:  # noqa: ANN401 - a socket address
+    def take(self, descriptor: int, name: Any, family: int, relay: ProxyHeader | None = None) -> None:  # noqa: ANN401 - a socket address
         """Serve a connection; the descriptor is the keeper's to close from now on.
 
         Args:
@@ -137,14 +137,14 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         inet = isinstance(name, tuple)
         host, peer = self.client_of(descriptor, name)
         ticket = self.entrance.admit(host, self.clock())
-        if not isinstance(ticket, Ticket):
+        if not isinstance(ticket, ConnectionSlot):
             if self.entrance.waits(ticket):
                 QueuedClient(self, descriptor, name, family, relay)
             else:
                 self.entrance.turn_away(descriptor, ticket, peer)
             return
         try:
-            ends = Ends.of(descriptor, name, family, relay)
+            ends = ConnectionAddresses.of(descriptor, name, family, relay)
         except OSError:
             # The client is gone already, and leaves no trace.
             ticket.release()
@@ -171,9 +171,9 @@ class SpawnKeeper(Keeper[SpawnedSession]):
     def _named(
         self,
         host: str | None,
-        session: SpawnedSession,
+        session: SpawnedConnection,
         descriptor: int,
-        ends: Ends,
+        ends: ConnectionAddresses,
         near: Deferred[str | None] | None,
     ) -> None:
         """The client's name, or that it has none, is known."""
@@ -195,7 +195,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         near.addCallback(self._near_named, session, descriptor, ends, host)
 
     def _near_named(
-        self, near: str | None, session: SpawnedSession, descriptor: int, ends: Ends, host: str | None
+        self, near: str | None, session: SpawnedConnection, descriptor: int, ends: ConnectionAddresses, host: str | None
     ) -> None:
         """The name of our own address, or that it has none, is known as well."""
         if self.sessions.get(session.number) is session:
@@ -204,8 +204,8 @@ class SpawnKeeper(Keeper[SpawnedSession]):
             os.close(descriptor)
 
     def take_socket(
-        self, descriptor: int, peer: str, environment: bytes, ended: Callable[[], None], ticket: Ticket
-    ) -> SpawnedSession:
+        self, descriptor: int, peer: str, environment: bytes, ended: Callable[[], None], ticket: ConnectionSlot
+    ) -> SpawnedConnection:
         """Let a process have a listening or a datagram socket itself.
 
         Args:
@@ -220,8 +220,8 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         self.hand_over(session, descriptor, environment)
         return session
 
-    def _open(self, peer: str, ticket: Ticket) -> SpawnedSession:
-        session = SpawnedSession(self, next(self.numbers), self.quoted(peer), ticket)
+    def _open(self, peer: str, ticket: ConnectionSlot) -> SpawnedConnection:
+        session = SpawnedConnection(self, next(self.numbers), self.quoted(peer), ticket)
         if not ticket.awaits_name:
             self.tally.accepted += 1
         self.begun(session)
@@ -229,9 +229,9 @@ class SpawnKeeper(Keeper[SpawnedSession]):
 
     def _start(
         self,
-        session: SpawnedSession,
+        session: SpawnedConnection,
         descriptor: int,
-        ends: Ends,
+        ends: ConnectionAddresses,
         host: str | None = None,
         near: str | None = None,
     ) -> None:
@@ -240,10 +240,10 @@ class SpawnKeeper(Keeper[SpawnedSession]):
             self._securing.begin(session, descriptor, ends, environment)
             return
         if self.entrance.welcome:
-            greet(descriptor, self.entrance.welcome)
+            send_banner(descriptor, self.entrance.welcome)
         self.hand_over(session, descriptor, environment)
 
-    def hand_over(self, session: SpawnedSession, descriptor: int, environment: bytes) -> None:
+    def hand_over(self, session: SpawnedConnection, descriptor: int, environment: bytes) -> None:
         """Let a connection have its process.
 
         Args:
@@ -280,7 +280,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         session.tell_accept()
         if errno:
             self.tell_failure(session, f"can't start it: {os.strerror(errno)}")
-        self._over(session, Outcome(session.cause or "failed"))
+        self._over(session, ExitResult(session.cause or "failed"))
 
     def ended(self, report: Ended) -> None:
         """A process has ended by itself, or because it had to."""
@@ -292,7 +292,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
             self.tally.failures += 1
         reason = session.cause or ("killed" if killed else "done")
         traffic = session.own(report.bytes_in), report.bytes_out
-        self._over(session, Outcome(reason, code, report.user, report.system, traffic))
+        self._over(session, ExitResult(reason, code, report.user, report.system, traffic))
 
     def forgotten(self, number: int) -> None:
         """A process that nobody watches any more; or nobody knows whether there is one."""
@@ -302,7 +302,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         else:
             self.budget.release()
             session.tell_accept()
-        self._over(session, Outcome("unknown"))
+        self._over(session, ExitResult("unknown"))
 
     def said(self, number: int, text: bytes) -> None:
         """A process wrote something for the log."""
@@ -310,17 +310,17 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         values: dict[str, object] = {"text": text.decode(errors="backslashreplace")}
         if session is not None:
             values |= {"id": number, "pid": session.pid}
-        tell(self._log, SAID, service=self.service.id, **values)
+        log_event(self._log, SAID, service=self.service.id, **values)
 
     def dropped(self, lines: int, size: int) -> None:
         """Processes wrote more for the log than stderr_rate allows."""
         rule = "stderr_rate=" + OUTPUT_RATE.write(self.service.options.stderr_rate)
-        tell(self._log, DROPPED, service=self.service.id, lines=lines, bytes=size, rule=rule)
+        log_event(self._log, DROPPED, service=self.service.id, lines=lines, bytes=size, rule=rule)
 
     def module_changed(self, module: str) -> None:
         """A module that the launcher has imported has changed on disk."""
         text = f"module {module} changed on disk; restart its launcher with svcctl restart {self.service.id}"
-        tell(self._log, MODULE_CHANGED, service=self.service.id, text=text)
+        log_event(self._log, MODULE_CHANGED, service=self.service.id, text=text)
 
     def worn(self) -> None:
         """The launcher has many threads that go on without their connections: they end with it."""
@@ -340,7 +340,7 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         for resume in self._rooms:
             resume()
 
-    def _forget(self, session: SpawnedSession) -> None:
+    def _forget(self, session: SpawnedConnection) -> None:
         """A connection that was not let in leaves no trace."""
         session.tell_nothing()
         del self.sessions[session.number]
@@ -349,21 +349,21 @@ class SpawnKeeper(Keeper[SpawnedSession]):
         session.ticket.release()
         self.left()
 
-    def tell_failure(self, session: SpawnedSession, reason: str) -> None:
+    def tell_failure(self, session: SpawnedConnection, reason: str) -> None:
         """Say why a connection could not be served."""
         session.tell_accept()
         if self.fail_line:
             values = {"peer": session.peer, "id": session.number, "reason": self.quoted(reason)}
             self.journal.write(self.fail_line % values)
 
-    def _over(self, session: SpawnedSession, outcome: Outcome) -> None:
+    def _over(self, session: SpawnedConnection, outcome: ExitResult) -> None:
         """A connection has no process any more; one that the daemon has itself goes on until it is closed."""
         if session.pump is None or session.pump.gone:
             self.close(session, outcome)
         else:
             session.wind_up(session.pump, outcome)
 
-    def close(self, session: SpawnedSession, outcome: Outcome) -> None:
+    def close(self, session: SpawnedConnection, outcome: ExitResult) -> None:
         """A connection is over, and so is its process."""
         session.tell_accept()
         del self.sessions[session.number]

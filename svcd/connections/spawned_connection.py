@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall
 
-    from svcd.access.admission import Ticket
-    from svcd.interfaces import Watcher
-    from svcd.log.writer import Journal
+    from svcd.access.admission import ConnectionSlot
+    from svcd.interfaces import FdReactor
+    from svcd.log.writer import LogWriter
     from svcd.net.sock_diag import SocketView
-    from svcd.process.launcher_client import Link
-    from svcd.tls.termination import Pump
+    from svcd.process.launcher_client import LauncherClient
+    from svcd.tls.termination import TlsTerminator
 
-__all__ = ["KILL_SECONDS", "LAST_KILL_SECONDS", "Outcome", "SpawnedSession"]
+__all__ = ["KILL_SECONDS", "LAST_KILL_SECONDS", "ExitResult", "SpawnedConnection"]
 
 #: How long a process group has after SIGTERM, in seconds, before SIGKILL.
 KILL_SECONDS = 2.0
@@ -26,7 +26,7 @@ KILL_SECONDS = 2.0
 LAST_KILL_SECONDS = 0.75
 
 
-class Outcome(NamedTuple):
+class ExitResult(NamedTuple):
     """What came of a connection's process.
 
     Attributes:
@@ -47,14 +47,14 @@ class _Keeper(Protocol):
     accept_line: str
     nameless: str
     tells_subject: bool
-    journal: Journal
-    reactor: Watcher
-    sessions: dict[int, SpawnedSession]
+    journal: LogWriter
+    reactor: FdReactor
+    sessions: dict[int, SpawnedConnection]
     untold: int
     view: SocketView
     clock: Callable[[], float]
 
-    def facts(self, session: SpawnedSession, peer: str, **more: object) -> dict[str, object]:
+    def facts(self, session: SpawnedConnection, peer: str, **more: object) -> dict[str, object]:
         """What is known of a connection, as plain data."""
         ...
 
@@ -65,7 +65,7 @@ class _Keeper(Protocol):
         """A process that nobody watches any more."""
 
 
-class SpawnedSession:
+class SpawnedConnection:
     """One connection and its process.
 
     Attributes:
@@ -106,7 +106,7 @@ class SpawnedSession:
         "traced",
     )
 
-    def __init__(self, keeper: _Keeper, number: int, peer: str, ticket: Ticket) -> None:
+    def __init__(self, keeper: _Keeper, number: int, peer: str, ticket: ConnectionSlot) -> None:
         self._keeper = keeper
         self.ticket = ticket
         # The accept line waits for what it is to say.
@@ -119,13 +119,13 @@ class SpawnedSession:
         self.host = keeper.nameless
         self.started = keeper.clock()
         self.pid = 0
-        self.link: Link | None = None
+        self.link: LauncherClient | None = None
         self.cause = ""
         self.ended: Callable[[], None] | None = None
         self.traced = b""
-        self.pump: Pump | None = None
+        self.pump: TlsTerminator | None = None
         self.secured = keeper.nameless, keeper.nameless
-        self.outcome: Outcome | None = None
+        self.outcome: ExitResult | None = None
         self.before = 0
 
     def tell_accept(self) -> None:
@@ -211,7 +211,7 @@ class SpawnedSession:
     def _kill_seconds(self) -> float:
         return LAST_KILL_SECONDS if self._last else KILL_SECONDS
 
-    def _kill(self, link: Link) -> None:
+    def _kill(self, link: LauncherClient) -> None:
         keeper = self._keeper
         if self._killed and self._last:
             # Neither the process nor its launcher can be moved, and the daemon is to end.
@@ -222,7 +222,7 @@ class SpawnedSession:
         link.signal(self.number, signal.SIGKILL)
         self._call = keeper.reactor.callLater(self._kill_seconds, self._kill, link)
 
-    def wind_up(self, pump: Pump, outcome: Outcome) -> None:
+    def wind_up(self, pump: TlsTerminator, outcome: ExitResult) -> None:
         """The process is over, or there will be none: close the connection, which the daemon has."""
         self.cancel()
         self.outcome = outcome

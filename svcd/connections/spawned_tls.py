@@ -9,43 +9,43 @@ from typing import TYPE_CHECKING, Protocol
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
-from svcd.connections.spawned_connection import Outcome
+from svcd.connections.spawned_connection import ExitResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svcd.connections.admission_queue import Entrance
-    from svcd.connections.connection_addresses import Ends
+    from svcd.connections.admission_queue import ServiceAdmission
+    from svcd.connections.connection_addresses import ConnectionAddresses
     from svcd.connections.descriptor_budget import Share
-    from svcd.connections.spawned_connection import SpawnedSession
-    from svcd.interfaces import Adopt
-    from svcd.metrics.counters import Tally
+    from svcd.connections.spawned_connection import SpawnedConnection
+    from svcd.interfaces import AdoptConnection
+    from svcd.metrics.counters import ServiceCounters
     from svcd.tls.service_tls import ServiceTls
-    from svcd.tls.termination import Pump
+    from svcd.tls.termination import TlsTerminator
 
-__all__ = ["Securing"]
+__all__ = ["SpawnedTls"]
 
 
 class _Keeper(Protocol):
     budget: Share
-    entrance: Entrance
-    tally: Tally
+    entrance: ServiceAdmission
+    tally: ServiceCounters
     quoted: Callable[[object], str]
 
-    def hand_over(self, session: SpawnedSession, descriptor: int, environment: bytes) -> None:
+    def hand_over(self, session: SpawnedConnection, descriptor: int, environment: bytes) -> None:
         """Let a connection have its process."""
 
     def failed(self, number: int, errno: int) -> None:
         """A connection has no process and never will."""
 
-    def tell_failure(self, session: SpawnedSession, reason: str) -> None:
+    def tell_failure(self, session: SpawnedConnection, reason: str) -> None:
         """Say why a connection could not be served."""
 
-    def close(self, session: SpawnedSession, outcome: Outcome) -> None:
+    def close(self, session: SpawnedConnection, outcome: ExitResult) -> None:
         """A connection is over, and so is its process."""
 
 
-class Securing:
+class SpawnedTls:
     """Takes the clients of one service in hand until they have their process.
 
     Args:
@@ -54,7 +54,7 @@ class Securing:
         adopt: lets a protocol have a socket.
     """
 
-    def __init__(self, keeper: _Keeper, tls: ServiceTls, adopt: Adopt) -> None:
+    def __init__(self, keeper: _Keeper, tls: ServiceTls, adopt: AdoptConnection) -> None:
         self._keeper = keeper
         self._tls = tls
         self._adopt = adopt
@@ -64,7 +64,7 @@ class Securing:
         """Whether clients that come now are to speak TLS."""
         return self._tls.handshakes is not None
 
-    def begin(self, session: SpawnedSession, descriptor: int, ends: Ends, environment: bytes) -> None:
+    def begin(self, session: SpawnedConnection, descriptor: int, ends: ConnectionAddresses, environment: bytes) -> None:
         """Let a client shake hands.
 
         Args:
@@ -74,11 +74,11 @@ class Securing:
             environment: what the process will be told besides of it.
         """
         # Services without TLS need not load this.
-        from svcd.tls.termination import Pump
+        from svcd.tls.termination import TlsTerminator
 
         handshakes = self._tls.handshakes
         assert handshakes is not None  # noqa: S101 - else nobody wants this
-        session.pump = pump = Pump(
+        session.pump = pump = TlsTerminator(
             handshakes, self._adopt, self._keeper.budget, partial(self._done, session, environment),
             partial(self._over, session),
         )  # fmt: skip
@@ -88,7 +88,7 @@ class Securing:
             # The client is gone already.
             pump.connectionLost(Failure(ConnectionLost()))
 
-    def _done(self, session: SpawnedSession, environment: bytes) -> None:
+    def _done(self, session: SpawnedConnection, environment: bytes) -> None:
         """The handshake is over."""
         keeper, pump = self._keeper, _pump_of(session)
         identity = pump.tls_identity
@@ -103,7 +103,7 @@ class Securing:
         more = "".join(f"\0{name}={value}" for name, value in identity.environment().items())
         keeper.hand_over(session, descriptor, environment + more.encode(errors="surrogateescape"))
 
-    def _over(self, session: SpawnedSession) -> None:
+    def _over(self, session: SpawnedConnection) -> None:
         """The connection is gone."""
         keeper, pump = self._keeper, _pump_of(session)
         if pump.failure_text:
@@ -115,9 +115,9 @@ class Securing:
             # It was counted for a process that there will not be.
             keeper.budget.release()
             session.tell_accept()
-            keeper.close(session, Outcome("handshake"))
+            keeper.close(session, ExitResult("handshake"))
 
 
-def _pump_of(session: SpawnedSession) -> Pump:
+def _pump_of(session: SpawnedConnection) -> TlsTerminator:
     assert session.pump is not None  # noqa: S101 - it is what has called us
     return session.pump

@@ -14,10 +14,10 @@ from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from svcd.access.admission import Ticket
+from svcd.access.admission import ConnectionSlot
 from svcd.addresses import unmapped
-from svcd.connections.lingering_close import greet
-from svcd.connections.tracker import Keeper
+from svcd.connections.lingering_close import send_banner
+from svcd.connections.tracker import ConnectionTracker
 from svcd.net.tcp_info import SIZE as TCP_INFO_BYTES
 from svcd.net.tcp_info import traffic as tcp_traffic
 from svcd.wire.tcpmux import HELP, MOST, WELCOME, catalogue, question, refusal
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
     from svcd.access.refusals import Refusal
     from svcd.config.service import Service
-    from svcd.connections.admission_queue import Entrance
+    from svcd.connections.admission_queue import ServiceAdmission
     from svcd.connections.descriptor_budget import Share
-    from svcd.interfaces import Names, Serve, Watcher
-    from svcd.log.writer import Journal
-    from svcd.wire.proxy_header import Header
+    from svcd.interfaces import ConnectionHandler, FdReactor, HostNameResolver
+    from svcd.log.writer import LogWriter
+    from svcd.wire.proxy_header import ProxyHeader
 
-__all__ = ["MuxKeeper", "NamelessClient"]
+__all__ = ["TcpmuxClient", "TcpmuxTracker"]
 
 #: How long a client may take to name a service, in seconds; the look-up of its host name is part of that.
 PATIENCE = 10.0
@@ -47,7 +47,7 @@ _SHARE = 4
 
 
 @implementer(IReadDescriptor)
-class NamelessClient:
+class TcpmuxClient:
     """A client that has not named its service yet, or was told that there is none.
 
     Bytes without a line end all belong to the name, so they are taken from the socket: bytes that are only looked at
@@ -71,12 +71,12 @@ class NamelessClient:
 
     def __init__(
         self,
-        keeper: MuxKeeper,
+        keeper: TcpmuxTracker,
         sock: socket.socket,
         peer: Any,  # noqa: ANN401 - a socket address
         number: int,
-        ticket: Ticket,
-        relay: Header | None,
+        ticket: ConnectionSlot,
+        relay: ProxyHeader | None,
     ) -> None:
         self._keeper = keeper
         self._relay = relay
@@ -110,7 +110,7 @@ class NamelessClient:
 
     def greet(self, text: bytes) -> None:
         """Send the banner."""
-        greet(self._socket.fileno(), text)
+        send_banner(self._socket.fileno(), text)
 
     def doRead(self) -> None:
         """The client says something, or has closed."""
@@ -150,7 +150,7 @@ class NamelessClient:
             self._socket.send(WELCOME)
             self._hand_over(services[name])
 
-    def _hand_over(self, serve: Serve) -> None:
+    def _hand_over(self, serve: ConnectionHandler) -> None:
         """Give the connection to its service, which counts it before tcpmux does not any more."""
         self._keeper.reactor.removeReader(self)
         self._socket.setblocking(True)
@@ -212,7 +212,7 @@ class NamelessClient:
         return self._keeper.service.id
 
 
-class MuxKeeper(Keeper[NamelessClient]):
+class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
     """Keeps the clients of tcpmux until they have named a service.
 
     Args:
@@ -223,25 +223,25 @@ class MuxKeeper(Keeper[NamelessClient]):
 
     def __init__(
         self,
-        reactor: Watcher,
-        services: Callable[[], Mapping[str, Serve]],
+        reactor: FdReactor,
+        services: Callable[[], Mapping[str, ConnectionHandler]],
         service: Service,
-        journal: Journal,
-        names: Names,
+        journal: LogWriter,
+        names: HostNameResolver,
         budget: Share,
         numbers: Iterator[int],
-        entrance: Entrance,
+        entrance: ServiceAdmission,
     ) -> None:
         super().__init__(service, journal, names, budget, numbers, entrance, {"pid": os.getpid()})
         self.reactor = reactor
         self.offered = services
         self._most = max(1, min(_MOST_CLIENTS, budget.limit // _SHARE))
 
-    def take(self, descriptor: int, peer: Any, family: int, relay: Header | None = None) -> None:  # noqa: ANN401 - a socket address
+    def take(self, descriptor: int, peer: Any, family: int, relay: ProxyHeader | None = None) -> None:  # noqa: ANN401 - a socket address
         """Listen to a client; the descriptor is the keeper's to close from now on. The arguments are those of Serve."""
         host, text = self.client_of(descriptor, peer)
         ticket = self.entrance.admit(host, self.clock())
-        if not isinstance(ticket, Ticket):
+        if not isinstance(ticket, ConnectionSlot):
             self.entrance.turn_away(descriptor, ticket, text)
             return
         if len(self.sessions) >= self._most:
@@ -249,7 +249,7 @@ class MuxKeeper(Keeper[NamelessClient]):
             next(iter(self.sessions.values())).cut("timeout")
         sock = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
         sock.setblocking(False)
-        client = NamelessClient(self, sock, peer, next(self.numbers), ticket, relay)
+        client = TcpmuxClient(self, sock, peer, next(self.numbers), ticket, relay)
         self.begun(client)
         if ticket.awaits_name:
             self.untold += 1
@@ -257,7 +257,7 @@ class MuxKeeper(Keeper[NamelessClient]):
         else:
             self.let_in(client)
 
-    def let_in(self, client: NamelessClient) -> None:
+    def let_in(self, client: TcpmuxClient) -> None:
         """Log a client that is admitted, and read its question."""
         if self.entrance.welcome:
             client.greet(self.entrance.welcome)
@@ -268,7 +268,7 @@ class MuxKeeper(Keeper[NamelessClient]):
             self.journal.write(self.accept_line % values)
         client.listen()
 
-    def turn_away(self, client: NamelessClient, descriptor: int, refusal: Refusal, peer: Any) -> None:  # noqa: ANN401 - a socket address
+    def turn_away(self, client: TcpmuxClient, descriptor: int, refusal: Refusal, peer: Any) -> None:  # noqa: ANN401 - a socket address
         """Refuse a client for its host name; as it was never let in, the log has a refuse line of it alone."""
         self._remove(client)
         self.entrance.turn_away(descriptor, refusal, self.client_of(descriptor, peer)[1])
@@ -282,7 +282,7 @@ class MuxKeeper(Keeper[NamelessClient]):
         offered = dict(self.offered())
         self.offered = lambda: offered
 
-    def over(self, client: NamelessClient, reason: str, seconds: float) -> None:
+    def over(self, client: TcpmuxClient, reason: str, seconds: float) -> None:
         """A client was answered, is another service's, or has gone."""
         if client.number not in self.sessions:
             return
@@ -295,7 +295,7 @@ class MuxKeeper(Keeper[NamelessClient]):
         client.ticket.release()
         self.left()
 
-    def _remove(self, client: NamelessClient) -> None:
+    def _remove(self, client: TcpmuxClient) -> None:
         """Forget a client that was not let in."""
         self.untold -= 1
         del self.sessions[client.number]

@@ -19,9 +19,9 @@ from twisted.logger import Logger
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from svcd.config.options import Options
+    from svcd.config.options import ServiceOptions
 
-__all__ = ["SLICE", "Deadlines", "Timed", "Times"]
+__all__ = ["SLICE", "Timed", "TimeoutSweeper", "Timeouts"]
 
 #: Connections looked at in one go before the reactor has its turn.
 SLICE = 64
@@ -32,7 +32,7 @@ _SHORTEST, _LONGEST = 0.05, 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
+class Timeouts:
     """How long connections may take, in seconds; None for as long as they like.
 
     Attributes:
@@ -46,7 +46,7 @@ class Times:
     first_byte: float | None = None
 
     @classmethod
-    def of(cls, options: Options) -> Times:
+    def of(cls, options: ServiceOptions) -> Timeouts:
         """Those of a service."""
         return cls(options.session_timeout, options.idle_timeout, options.first_byte_timeout)
 
@@ -80,7 +80,7 @@ class Timed(Protocol):
         """End it now, because of a deadline: `session`, `idle` or `first_byte`."""
 
 
-class Deadlines:
+class TimeoutSweeper:
     """Watches the connections of one service.
 
     Args:
@@ -94,11 +94,11 @@ class Deadlines:
     """
 
     _log = Logger()
-    times: Times
+    times: Timeouts
 
     def __init__(
         self,
-        times: Times,
+        times: Timeouts,
         sessions: Mapping[int, Timed],
         now: Callable[[], float],
         call_later: Callable[[float, Callable[[], None]], object],
@@ -116,7 +116,7 @@ class Deadlines:
         self._spoken = 0
         self.retune(times)
 
-    def retune(self, times: Times) -> None:
+    def retune(self, times: Timeouts) -> None:
         """Take other times; they hold for the connections that are open, too."""
         self.times = times
         self._interval = times.interval

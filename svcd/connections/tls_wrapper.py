@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from svcd.connections.wrapper import HalfCloseableGate
+from svcd.connections.wrapper import HalfCloseableWrapper
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
     from twisted.python.failure import Failure
 
-    from svcd.access.admission import Ticket
-    from svcd.connections.tracker import Keeper
+    from svcd.access.admission import ConnectionSlot
+    from svcd.connections.tracker import ConnectionTracker
     from svcd.tls.protocol import TlsProtocol
 
-__all__ = ["TlsGate"]
+__all__ = ["TlsWrapper"]
 
 
-class TlsGate(HalfCloseableGate):
+class TlsWrapper(HalfCloseableWrapper):
     """As any gate. Its accept line waits for the handshake, to say who the client is.
 
     What the service will open for the client once the handshake is over is counted from the beginning: who has shaken
@@ -28,7 +28,9 @@ class TlsGate(HalfCloseableGate):
 
     _protocol: TlsProtocol
 
-    def __init__(self, keeper: Keeper[Any], protocol: TlsProtocol, client: IAddress, ticket: Ticket) -> None:
+    def __init__(
+        self, keeper: ConnectionTracker[Any], protocol: TlsProtocol, client: IAddress, ticket: ConnectionSlot
+    ) -> None:
         super().__init__(keeper, protocol, client, ticket)
         # What the accept line waits for.
         self._waits = 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
-from svcd.connections.timeouts import Deadlines, Timed, Times
+from svcd.connections.timeouts import Timed, Timeouts, TimeoutSweeper
 from svcd.log.events import ACCEPT, END, FAIL
 from svcd.net.peer_credentials import unix_peer
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
     from svcd.config.service import Service
-    from svcd.connections.admission_queue import Entrance
+    from svcd.connections.admission_queue import ServiceAdmission
     from svcd.connections.descriptor_budget import Share
-    from svcd.interfaces import Names
-    from svcd.log.writer import Journal
+    from svcd.interfaces import HostNameResolver
+    from svcd.log.writer import LogWriter
 
-__all__ = ["Keeper", "Session", "Visit", "calling_off"]
+__all__ = ["ConnectionTracker", "TrackedConnection", "UnadmittedConnection", "cancelling"]
 
 #: Which fields of the lines each word of log_on_success stands for.
 _LOGGED = {
@@ -53,7 +53,7 @@ class Numbered(Protocol):
         """The connection's number, since the daemon started."""
 
 
-class Session(Timed, Protocol):
+class TrackedConnection(Timed, Protocol):
     """An open connection, as far as its end is concerned."""
 
     def facts(self) -> dict[str, object]:
@@ -63,7 +63,7 @@ class Session(Timed, Protocol):
         """End as soon as nothing is owed to the client."""
 
 
-class Visit(Protocol):
+class UnadmittedConnection(Protocol):
     """A connection that is not let in yet."""
 
     @property
@@ -80,10 +80,10 @@ class Visit(Protocol):
         """End now."""
 
 
-SessionT = TypeVar("SessionT", bound=Session)
+SessionT = TypeVar("SessionT", bound=TrackedConnection)
 
 
-class Keeper(Generic[SessionT]):
+class ConnectionTracker(Generic[SessionT]):
     """Numbers and counts the connections of one service, whichever of its listeners they come by.
 
     Args:
@@ -106,11 +106,11 @@ class Keeper(Generic[SessionT]):
     def __init__(
         self,
         service: Service,
-        journal: Journal,
-        names: Names,
+        journal: LogWriter,
+        names: HostNameResolver,
         budget: Share,
         numbers: Iterator[int],
-        entrance: Entrance,
+        entrance: ServiceAdmission,
         constants: Mapping[str, object],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -122,9 +122,9 @@ class Keeper(Generic[SessionT]):
         self.entrance = entrance
         self.tally = entrance.tally
         self.sessions: dict[int, SessionT] = {}
-        self.visitors: dict[Visit, None] = {}
+        self.visitors: dict[UnadmittedConnection, None] = {}
         self.untold = 0
-        self.deadlines: Deadlines | None = None
+        self.deadlines: TimeoutSweeper | None = None
         self._call_later: Callable[[float, Callable[[], None]], object] | None = None
         self.quoted = journal.quoted
         self.peer_text = journal.peer_text
@@ -176,11 +176,11 @@ class Keeper(Generic[SessionT]):
         self._set_deadlines()
 
     def _set_deadlines(self) -> None:
-        times = Times.of(self.service.options)
+        times = Timeouts.of(self.service.options)
         if self.deadlines is not None:
             self.deadlines.retune(times)
         elif times.interval and self._call_later is not None:
-            self.deadlines = Deadlines(times, self.sessions, self.clock, self._call_later)
+            self.deadlines = TimeoutSweeper(times, self.sessions, self.clock, self._call_later)
 
     def client_of(self, descriptor: int, name: Any) -> tuple[str, str]:  # noqa: ANN401 - a socket address
         """The client of an accepted connection: as its entrance is asked for it, and as log lines have it.
@@ -245,7 +245,7 @@ class Keeper(Generic[SessionT]):
             }
             self.journal.write(self.end_line % values)
 
-    def everybody(self) -> list[SessionT | Visit]:
+    def everybody(self) -> list[SessionT | UnadmittedConnection]:
         """All connections, those that wait to be let in first."""
         return [*self.visitors, *self.sessions.values()]
 
@@ -264,7 +264,7 @@ class Keeper(Generic[SessionT]):
                 each.callback(None)
 
 
-def calling_off(call: IDelayedCall) -> Callable[[object], None]:
+def cancelling(call: IDelayedCall) -> Callable[[object], None]:
     """A callback that calls a timed call off, if it is not made yet."""
 
     def call_off(_result: object) -> None:

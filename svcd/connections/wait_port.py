@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
-from svcd.access.admission import Ticket
+from svcd.access.admission import ConnectionSlot
 from svcd.process.environment import tcp_environment
-from svcd.sockets.accept_helper import Acceptor
-from svcd.sockets.base_port import Port
-from svcd.sockets.holder_process import Holder
+from svcd.sockets.accept_helper import AcceptHelper
+from svcd.sockets.base_port import BasePort
+from svcd.sockets.holder_process import HolderProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
     from svcd.access.refusals import Refusal
-    from svcd.connections.spawned import SpawnKeeper
-    from svcd.connections.spawned_connection import SpawnedSession
-    from svcd.interfaces import Watcher
+    from svcd.connections.spawned import SpawnedTracker
+    from svcd.connections.spawned_connection import SpawnedConnection
+    from svcd.interfaces import FdReactor
 
 __all__ = ["WaitPort"]
 
@@ -51,7 +51,7 @@ _LONGEST_PAUSE = 30.0
 
 
 @implementer(IListeningPort)
-class WaitPort(Port):
+class WaitPort(BasePort):
     """Port that gives its socket to a process whenever it can be read.
 
     Args:
@@ -63,18 +63,18 @@ class WaitPort(Port):
 
     def __init__(
         self,
-        reactor: Watcher,
+        reactor: FdReactor,
         sock: socket.socket,
-        keeper: SpawnKeeper,
+        keeper: SpawnedTracker,
         freed: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(reactor, sock)
         self._reactor = reactor
         self._keeper = keeper
-        self._session: SpawnedSession | None = None
-        self._holder: Holder | None = None
+        self._session: SpawnedConnection | None = None
+        self._holder: HolderProcess | None = None
         self._before: WaitPort | None = None
-        self._acceptor = Acceptor(reactor, sock, self._accepted)
+        self._acceptor = AcceptHelper(reactor, sock, self._accepted)
         self._refusal: Refusal | None = None
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
@@ -105,7 +105,7 @@ class WaitPort(Port):
         """Leave the socket to a process of the daemon before this one, until it ends."""
         self.pause()
         with contextlib.suppress(ProcessLookupError):
-            self._holder = Holder(self._reactor, pid, self.release)
+            self._holder = HolderProcess(self._reactor, pid, self.release)
 
     def follow(self, before: WaitPort) -> None:
         """Take the socket over from the port of another service, whose process is ended first."""
@@ -140,8 +140,8 @@ class WaitPort(Port):
         host, peer, environment = self._asker()
         ticket = self._keeper.entrance.admit(host, self._keeper.clock())
         # A name is not waited for: anybody can make a datagram whose sender is somebody with a slow name server.
-        found = (ticket.named(None) or ticket) if isinstance(ticket, Ticket) and ticket.awaits_name else ticket
-        if not isinstance(found, Ticket):
+        found = (ticket.named(None) or ticket) if isinstance(ticket, ConnectionSlot) and ticket.awaits_name else ticket
+        if not isinstance(found, ConnectionSlot):
             self._refuse(found, peer)
             return
         try:

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
     from twisted.python.failure import Failure
 
-    from svcd.access.admission import Ticket
-    from svcd.connections.tracker import Keeper
+    from svcd.access.admission import ConnectionSlot
+    from svcd.connections.tracker import ConnectionTracker
 
-__all__ = ["Gate", "HalfCloseableGate"]
+__all__ = ["ConnectionWrapper", "HalfCloseableWrapper"]
 
 _INET = (IPv4Address, IPv6Address)
 
 
 @implementer(IProtocol)
-class Gate:
+class ConnectionWrapper:
     """One connection's way in and out.
 
     Attributes:
@@ -42,7 +42,9 @@ class Gate:
     __slots__ = ("_accept", "_cause", "_heard_all", "_host", "_keeper", "_protocol", "_ticket", "_who", "dataReceived",
                  "number", "started", "transport")  # fmt: skip
 
-    def __init__(self, keeper: Keeper[Any], protocol: IProtocol, client: IAddress, ticket: Ticket) -> None:
+    def __init__(
+        self, keeper: ConnectionTracker[Any], protocol: IProtocol, client: IAddress, ticket: ConnectionSlot
+    ) -> None:
         self._keeper = keeper
         self._protocol = protocol
         self._ticket = ticket
@@ -200,7 +202,7 @@ class Gate:
 
 
 @implementer(IHalfCloseableProtocol)
-class HalfCloseableGate(Gate):
+class HalfCloseableWrapper(ConnectionWrapper):
     """For a protocol that answers half-closed clients."""
 
     __slots__ = ()

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.supervisor.broken_services import BrokenService
     from svcd.supervisor.reload import Reloader
-    from svcd.supervisor.running_service import Running
+    from svcd.supervisor.running_service import RunningService
     from svcd.supervisor.supervisor import ReloadResult, Supervisor
     from svcd.supervisor.upgrader import Upgrader
-    from svcd.tls.certificates import TlsServer
+    from svcd.tls.certificates import ServerTls
 
 __all__ = ["Commands"]
 
@@ -99,7 +99,7 @@ class Commands:
             "descriptors": supervisor.descriptors,
         }
 
-    def _row(self, running: Running) -> dict[str, object]:
+    def _row(self, running: RunningService) -> dict[str, object]:
         service, keeper = running.service, running.keeper
         listeners = self._supervisor.listeners_of(service.id)
         broken = self._supervisor.broken.get(service.id)
@@ -274,7 +274,7 @@ class Commands:
             raise CommandError(f"there is no level {level!r}; the levels are {words}") from None
         return {"level": level}
 
-    def _find(self, name: str) -> Running:
+    def _find(self, name: str) -> RunningService:
         running = self._supervisor.hosted
         return running[_choose(name, list(running), "service")]
 
@@ -318,7 +318,7 @@ def _choose(name: str, known: list[str], what: str) -> str:
     raise CommandError(f"there is no {what} {name}{hint}")
 
 
-def _certificate(tls: TlsServer) -> dict[str, object]:
+def _certificate(tls: ServerTls) -> dict[str, object]:
     """Of the certificates of a service the one that expires first, and how many days that and a warning take.
 
     A revocation list is told of instead if that is to be warned of and ends earlier.

@@ -22,15 +22,15 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from svcd.connections.tracker import calling_off
+from svcd.connections.tracker import cancelling
 from svcd.errors import CommandError, ListenError, ListenErrors, StoppingError
-from svcd.log.events import CONTROL, PROBLEM, tell
+from svcd.log.events import CONTROL, PROBLEM, log_event
 from svcd.net.peer_credentials import credentials
 from svcd.net.unix_socket import bind_local, file_of, has_file, remove_file
 from svcd.sockets.activation import control_name
 from svcd.sockets.listening import REMEDIES
 from svcd.sockets.stream_port import StreamPort
-from svcd.wire.control_protocol import Lines, Request, RequestError, answer, mistake, request
+from svcd.wire.control_protocol import ControlRequest, Lines, RequestError, answer, mistake, request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
     from twisted.python.failure import Failure
 
-    from svcd.interfaces import Watcher
-    from svcd.sockets.acquire import Store
+    from svcd.interfaces import FdReactor
+    from svcd.sockets.acquire import FdStore
 
 __all__ = ["ControlFactory", "ControlService"]
 
@@ -53,7 +53,7 @@ _TURN_SECONDS = 0.005
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
-class _Client(Protocol):
+class _ControlConnection(Protocol):
     """One client. Its requests are answered one after the other, and it is not read from while one waits.
 
     Attributes:
@@ -68,7 +68,7 @@ class _Client(Protocol):
     def __init__(self) -> None:
         self._lines = Lines()
         self._requests: deque[bytes | None] = deque()
-        self._asked: Request | None = None
+        self._asked: ControlRequest | None = None
         # Whether a command is under way, its answers are not read, it is not read from, it has sent everything.
         self._busy = self._full = self._paused = self._heard_all = False
         # Whether nothing of it is obeyed: it was not let in, or it is about to be gone.
@@ -161,7 +161,7 @@ class _Client(Protocol):
         lines = done.addCallbacks(partial(answer, asked.id), partial(self._mistake, asked))
         lines.addCallback(self._answer)
 
-    def _mistake(self, asked: Request, failure: Failure) -> bytes:
+    def _mistake(self, asked: ControlRequest, failure: Failure) -> bytes:
         error = failure.value
         if isinstance(error, CommandError):
             return mistake(asked.id, error.code, str(error))
@@ -225,7 +225,7 @@ class ControlFactory(Factory):
         clients: those that were let in.
     """
 
-    protocol = _Client  # type: ignore[assignment]
+    protocol = _ControlConnection  # type: ignore[assignment]
     noisy = False
 
     def __init__(
@@ -234,15 +234,15 @@ class ControlFactory(Factory):
         self.commands = commands
         self.users = users
         self.reactor = reactor
-        self.clients: list[_Client] = []
-        self._connected: set[_Client] = set()
+        self.clients: list[_ControlConnection] = []
+        self._connected: set[_ControlConnection] = set()
         # As keys: those that have something to ask, in the order of their turns.
-        self._queue: dict[_Client, None] = {}
+        self._queue: dict[_ControlConnection, None] = {}
         self._turning = False
         self._call: IDelayedCall | None = None
         self._empty: Deferred[None] | None = None
 
-    def enter(self, client: _Client) -> tuple[str, str] | None:
+    def enter(self, client: _ControlConnection) -> tuple[str, str] | None:
         """Let a client in.
 
         Returns:
@@ -276,7 +276,7 @@ class ControlFactory(Factory):
             self.clients.remove(client)
             client.abort()
 
-    def gone(self, client: _Client) -> None:
+    def gone(self, client: _ControlConnection) -> None:
         """Forget a client that has left."""
         if client in self.clients:
             self.clients.remove(client)
@@ -286,7 +286,7 @@ class ControlFactory(Factory):
             empty, self._empty = self._empty, None
             empty.callback(None)
 
-    def queue(self, client: _Client) -> None:
+    def queue(self, client: _ControlConnection) -> None:
         """Answer a client's next request as soon as it is its turn: now, if there is no other."""
         self._queue[client] = None
         if not (self._turning or self._call is not None):
@@ -341,10 +341,10 @@ class ControlService(Service):
 
     def __init__(
         self,
-        reactor: Watcher,
+        reactor: FdReactor,
         path: str,
         factory: ControlFactory,
-        store: Store,
+        store: FdStore,
         *,
         needed: bool,
         opened: socket.socket | None = None,
@@ -408,7 +408,7 @@ class ControlService(Service):
 
     def _tell_unreachable(self, error: ListenErrors) -> None:
         text = f"svcctl can't reach this daemon at {self._path}: {error.errors[0].cause}; {error.errors[0].remedy}"
-        tell(self._log, PROBLEM, text=text)
+        log_event(self._log, PROBLEM, text=text)
 
     def _listen(self, opened: socket.socket) -> None:
         self._port = StreamPort(self._reactor, opened, self._factory, lambda: True, lambda: None)
@@ -431,7 +431,7 @@ class ControlService(Service):
             port.doRead()
             port.stopListening()
             before.close()
-        tell(self._log, CONTROL, path=self._path, state="reopened")
+        log_event(self._log, CONTROL, path=self._path, state="reopened")
 
     def stopService(self) -> Deferred[None]:
         """Close it. Clients that are there may read their last answers, for a while.
@@ -443,7 +443,7 @@ class ControlService(Service):
         self.rest()
         self.leave()
         patience = self._reactor.callLater(_LAST_WORDS, self._factory.cut)
-        return self._factory.finish().addCallback(calling_off(patience))
+        return self._factory.finish().addCallback(cancelling(patience))
 
     def sockets(self) -> list[tuple[str, socket.socket]]:
         """The socket, by its name for the daemon after this one."""

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from svcd.daemon.twistd import Twistd
-    from svcd.log.setup import LogOutput
+    from svcd.log.setup import LogSetup
     from svcd.supervisor.reload import Reloader
     from svcd.supervisor.supervisor import Supervisor
-    from svcd.upgrade.channel import Predecessor
+    from svcd.upgrade.channel import OldDaemon
 
 __all__ = ["Daemon", "not_started"]
 
@@ -48,9 +48,9 @@ class Daemon(MultiService):
         reactor: Any,  # noqa: ANN401 - several interfaces
         supervisor: Supervisor,
         reloader: Reloader,
-        log_output: LogOutput,
+        log_output: LogSetup,
         twistd: Twistd,
-        predecessor: Predecessor | None = None,
+        predecessor: OldDaemon | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._reactor = reactor

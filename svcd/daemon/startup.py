@@ -12,15 +12,15 @@ from twisted.logger import Logger
 
 from svcd.connections.descriptor_budget import RESERVE
 from svcd.errors import ActivationError, StartFailure
-from svcd.log.events import DESCRIPTORS, tell
+from svcd.log.events import DESCRIPTORS, log_event
 from svcd.sockets.activation import VARIABLES, receive
-from svcd.sockets.socket_pool import Stock
-from svcd.upgrade.new_daemon import Program
+from svcd.sockets.socket_pool import SocketPool
+from svcd.upgrade.new_daemon import CommandLine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
-    from svcd.supervisor.launch_spec import Account
+    from svcd.supervisor.launch_spec import DaemonAccount
     from svcd.upgrade.handover import Handover
 
 __all__ = ["connection_limit", "inherited_stock", "own_program"]
@@ -47,11 +47,11 @@ def connection_limit(sockets: int) -> int:
     if limit < _FEW_DESCRIPTORS:
         connections = max(1, limit - sockets - RESERVE)
         advice = "raise the hard limit of open files (ulimit -Hn, LimitNOFILE=) for more connections"
-        tell(Logger(), DESCRIPTORS, limit=limit, connections=connections, advice=advice)
+        log_event(Logger(), DESCRIPTORS, limit=limit, connections=connections, advice=advice)
     return max(1, limit - RESERVE)
 
 
-def inherited_stock(environment: MutableMapping[str, str], pid: int, handover: Handover | None = None) -> Stock:
+def inherited_stock(environment: MutableMapping[str, str], pid: int, handover: Handover | None = None) -> SocketPool:
     """The sockets that we were started with.
 
     Args:
@@ -66,13 +66,13 @@ def inherited_stock(environment: MutableMapping[str, str], pid: int, handover: H
     for name in VARIABLES:
         environment.pop(name, None)
     try:
-        return Stock(receive(first, pid, None if handover is None else handover.names))
+        return SocketPool(receive(first, pid, None if handover is None else handover.names))
     except ActivationError as error:
         print(f"svcd: can't start: {error}", file=sys.stderr)
         raise StartFailure(error.exit_code, str(error)) from None
 
 
-def own_program(options: Mapping[str, Any], environment: Mapping[str, str], account: Account) -> Program:
+def own_program(options: Mapping[str, Any], environment: Mapping[str, str], account: DaemonAccount) -> CommandLine:
     """How this process was started; for whoever is to do it again.
 
     Args:
@@ -88,7 +88,7 @@ def own_program(options: Mapping[str, Any], environment: Mapping[str, str], acco
     # sys.orig_argv has the interpreter's own options; its name is the path here, by which it finds its environment.
     words = (sys.executable, *sys.orig_argv[1:])
     foreground = bool(options.get("nodaemon") or options.get("debug"))
-    return Program(words, folder, dict(environment), account.open_files, foreground)
+    return CommandLine(words, folder, dict(environment), account.open_files, foreground)
 
 
 def _first_environment() -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.logger import Logger
 from twisted.python import usage
 
-from svcd.log.events import PROBLEM, tell
+from svcd.log.events import PROBLEM, log_event
 from svcd.supervisor.launch_spec import FOLLOWS_USER
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Twistd:
                 os.replace(aside, path)  # noqa: PTH105 - one system call
             except OSError as error:
                 # That is no reason to serve nobody.
-                tell(self._log, PROBLEM, text=f"the pid file {path} can't be replaced: {error.strerror}")
+                log_event(self._log, PROBLEM, text=f"the pid file {path} can't be replaced: {error.strerror}")
             else:
                 self._options["pidfile"] = path
 

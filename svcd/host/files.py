@@ -18,7 +18,7 @@ MOST_BYTES = 16 * 1_048_576
 
 
 class LocalFiles:
-    """svcd.interfaces.Files, for real."""
+    """svcd.interfaces.FileReader, for real."""
 
     def __init__(self) -> None:
         self._known: dict[str, bytes] = {}

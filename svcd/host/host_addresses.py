@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from svcd.addresses import address_number
-from svcd.log.events import UNRESOLVED, tell
+from svcd.log.events import UNRESOLVED, log_event
 from svcd.net.lookups import LookupPool
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class HostAddresses:
             # Nothing is waited for any more.
             return
         if not host.failed:
-            tell(self._log, UNRESOLVED, host=name, reason=_reason(failure.value))
+            log_event(self._log, UNRESOLVED, host=name, reason=_reason(failure.value))
         host.failed = True
         self._learn(name, host, host.numbers, RETRY_SECONDS)
 

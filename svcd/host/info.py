@@ -17,22 +17,22 @@ import ifaddr
 from twisted.internet.interfaces import IProtocolFactory
 
 from svcd.host.accounts import group_id, login, user_id
-from svcd.host.permissions import Account, cannot_enter, cannot_execute, cannot_read
+from svcd.host.permissions import PathUser, cannot_enter, cannot_execute, cannot_read
 from svcd.interfaces import STILL_IMPORTING
-from svcd.model import Runner, ip_literal
+from svcd.model import RunAs, ip_literal
 from svcd.net.lookups import LookupPool, PendingLookup
 from svcd.net.resolver import Name, system_addresses
 from svcd.net.socket_options import IPPROTO_MPTCP
 from svcd.process.background_imports import import_in_background
-from svcd.process.import_check import Trial, try_imports
-from svcd.process.imports import resolve
+from svcd.process.import_check import ImportCheck, check_imports
+from svcd.process.imports import import_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from svcd.process.background_imports import BackgroundImport
 
-__all__ = ["LoadAverage", "LocalMachine", "broadcasts"]
+__all__ = ["Host", "LoadAverage", "broadcasts"]
 
 #: How long the addresses of bind=NAME are waited for, in seconds.
 _LOOKUP_SECONDS = 2.0
@@ -42,8 +42,8 @@ _LOOKUPS: LookupPool[list[Name]] = LookupPool("svcd-bind", active=16, threads=32
 _LOOPBACKS = {4: (socket.AF_INET, "127.0.0.1"), 6: (socket.AF_INET6, "::1")}
 
 
-class LocalMachine:
-    """svcd.interfaces.Machine, for real.
+class Host:
+    """svcd.interfaces.HostInfo, for real.
 
     Args:
         dated: whether a certificate that has expired is a mistake. To a check it is; a daemon with others to serve is
@@ -153,17 +153,17 @@ class LocalMachine:
         """Whether passwd(5) says the group of a user."""
         return login(user) is not None
 
-    def cannot_execute(self, path: str, runner: Runner) -> str:
+    def cannot_execute(self, path: str, runner: RunAs) -> str:
         """Why somebody can't execute a file."""
         return cannot_execute(path, self._account(runner), runner.root)
 
-    def cannot_enter(self, path: str, runner: Runner) -> str:
+    def cannot_enter(self, path: str, runner: RunAs) -> str:
         """Why somebody can't enter a directory."""
         return cannot_enter(path, self._account(runner), runner.root)
 
-    def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], Runner, float]]) -> Sequence[str]:
+    def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], RunAs, float]]) -> Sequence[str]:
         """Why Python handlers can't be imported."""
-        return try_imports([self._trial(*each) for each in wanted], self._trial_wait)
+        return check_imports([self._trial(*each) for each in wanted], self._trial_wait)
 
     def cannot_serve(self, wanted: Sequence[tuple[str, object, float]]) -> Sequence[str]:
         """Why references give no Twisted factory; those of a check are called, each in a process of its own."""
@@ -172,8 +172,8 @@ class LocalMachine:
             wait = longest if self._import_wait is None else self._import_wait
             imports = import_in_background([reference for reference, _, _ in wanted], wait)
             return [_cannot_resolve(reference, imports[reference], seconds) for reference, _, seconds in wanted]
-        trials = [self._trial(reference, (), Runner(), seconds) for reference, _, seconds in wanted]
-        return try_imports([
+        trials = [self._trial(reference, (), RunAs(), seconds) for reference, _, seconds in wanted]
+        return check_imports([
             trial._replace(options=pickle.dumps(options).hex())
             for trial, (_, options, _) in zip(trials, wanted, strict=True)
         ])  # fmt: skip
@@ -187,23 +187,23 @@ class LocalMachine:
 
     def can_read(self, path: str) -> bool:
         """Whether handlers without user= may read a file."""
-        return not cannot_read(path, self._account(Runner()))
+        return not cannot_read(path, self._account(RunAs()))
 
-    def _runner(self, runner: Runner) -> Runner:
+    def _runner(self, runner: RunAs) -> RunAs:
         return runner if runner.user or not self._user else replace(runner, user=self._user)
 
-    def _account(self, runner: Runner) -> Account:
+    def _account(self, runner: RunAs) -> PathUser:
         runner = self._runner(runner)
         user = user_id(runner.user) if runner.user else os.geteuid()
         name = f"user {runner.user}" if runner.user else "whoever runs this"
-        return Account(name, user, frozenset(_groups(runner)))
+        return PathUser(name, user, frozenset(_groups(runner)))
 
-    def _trial(self, reference: str, path: Sequence[str], runner: Runner, seconds: float) -> Trial:
+    def _trial(self, reference: str, path: Sequence[str], runner: RunAs, seconds: float) -> ImportCheck:
         runner = self._runner(runner)
         first, *others = _groups(runner)
         user = user_id(runner.user) if runner.user else None
         group = first if runner.user or runner.group else None
-        return Trial(reference, tuple(path), user, group, tuple(others), runner.root, seconds=seconds)
+        return ImportCheck(reference, tuple(path), user, group, tuple(others), runner.root, seconds=seconds)
 
 
 def _cannot_resolve(reference: str, imported: BackgroundImport, seconds: float) -> str:
@@ -213,13 +213,13 @@ def _cannot_resolve(reference: str, imported: BackgroundImport, seconds: float) 
         reason = late if imported.seconds > seconds else STILL_IMPORTING
     if reason:
         return f"can't serve {reference}: {reason}"
-    found = resolve(reference)
+    found = import_object(reference)
     if IProtocolFactory.providedBy(found) or callable(found):
         return ""
     return f"can't serve {reference}: it is neither a Factory nor callable"
 
 
-def _groups(runner: Runner) -> tuple[int, ...]:
+def _groups(runner: RunAs) -> tuple[int, ...]:
     """The groups of somebody, the own one first. The names must be known."""
     entry = login(runner.user) if runner.user else None
     first = group_id(runner.group) if runner.group else entry.pw_gid if entry else os.getegid()

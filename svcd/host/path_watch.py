@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.inotify import INotify
 
-    from svcd.interfaces import Watcher
+    from svcd.interfaces import FdReactor
 
 __all__ = ["PathWatcher"]
 
@@ -27,7 +27,7 @@ class PathWatcher:
         changed: called with the paths below a directory in which something has changed.
     """
 
-    def __init__(self, reactor: Watcher, changed: Callable[[frozenset[str]], None]) -> None:
+    def __init__(self, reactor: FdReactor, changed: Callable[[frozenset[str]], None]) -> None:
         self._reactor = reactor
         self._changed = changed
         self._inotify: INotify | None = None

@@ -7,14 +7,14 @@ import os
 import stat
 from dataclasses import dataclass
 
-__all__ = ["Account", "cannot_enter", "cannot_execute", "cannot_read"]
+__all__ = ["PathUser", "cannot_enter", "cannot_execute", "cannot_read"]
 
 #: As many symbolic links as Linux follows in one path (path_resolution(7)).
 _MOST_LINKS = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class PathUser:
     """As whom something runs, in numbers.
 
     Attributes:
@@ -54,7 +54,7 @@ def _has_access_list(path: str) -> bool:
         return False
 
 
-def cannot_execute(path: str, account: Account, root: str = "") -> str:
+def cannot_execute(path: str, account: PathUser, root: str = "") -> str:
     """Why an account can't execute a file; empty if it can, as far as can be seen from here.
 
     Args:
@@ -77,7 +77,7 @@ def cannot_execute(path: str, account: Account, root: str = "") -> str:
     return ""
 
 
-def cannot_enter(path: str, account: Account, root: str = "") -> str:
+def cannot_enter(path: str, account: PathUser, root: str = "") -> str:
     """Why an account can't enter a directory; else as `cannot_execute`."""
     try:
         full, status = _walk(path, account, root)
@@ -90,7 +90,7 @@ def cannot_enter(path: str, account: Account, root: str = "") -> str:
     return ""
 
 
-def cannot_read(path: str, account: Account, root: str = "") -> str:
+def cannot_read(path: str, account: PathUser, root: str = "") -> str:
     """Why an account can't read a file; else as `cannot_execute`."""
     try:
         full, status = _walk(path, account, root)
@@ -118,13 +118,13 @@ class _ForbiddenError(OSError):
     """The account may not; not we."""
 
 
-def _unless_hidden(error: OSError, account: Account) -> str:
+def _unless_hidden(error: OSError, account: PathUser) -> str:
     """The reason, unless it is that we may not look where the account perhaps may."""
     hidden = error.errno == errno.EACCES and not isinstance(error, _ForbiddenError) and account.user != os.geteuid()
     return "" if hidden else error.strerror or str(error)
 
 
-def _walk(path: str, account: Account, root: str) -> tuple[str, os.stat_result]:
+def _walk(path: str, account: PathUser, root: str) -> tuple[str, os.stat_result]:
     """Follow a path as the kernel does for a process with this root, links included.
 
     Returns:

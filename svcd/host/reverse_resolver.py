@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
 
-__all__ = ["TIMEOUT_SECONDS", "ReverseNames", "confirmed_system_host_of", "system_host_of"]
+__all__ = ["TIMEOUT_SECONDS", "ReverseResolver", "confirmed_system_host_of", "system_host_of"]
 
 #: A lookup that takes longer is answered with None; its answer is still remembered.
 TIMEOUT_SECONDS = 2.0
@@ -62,8 +62,8 @@ def confirmed_system_host_of(address: str) -> str | None:
         return None
 
 
-class ReverseNames:
-    """svcd.interfaces.Names.
+class ReverseResolver:
+    """svcd.interfaces.HostNameResolver.
 
     Names that decide on access have a pool of their own: lookups for the log can't hold them up.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-__all__ = ["Manager", "Pulse"]
+__all__ = ["ServiceManager", "StatusReporter"]
 
 #: How long a message that must arrive waits for room in the manager's queue, in seconds.
 _PATIENCE = 1.0
@@ -27,7 +27,7 @@ _BARRIER_PATIENCE = 5.0
 _STATUS_SECONDS = 5.0
 
 
-class Manager:
+class ServiceManager:
     """Whoever started us, if they want to hear of us; else all of this does nothing.
 
     Args:
@@ -43,7 +43,7 @@ class Manager:
         self.watchdog = watchdog if address else None
 
     @classmethod
-    def from_environment(cls, environment: MutableMapping[str, str], pid: int) -> Manager:
+    def from_environment(cls, environment: MutableMapping[str, str], pid: int) -> ServiceManager:
         """The manager that the environment names; its variables are taken out, for they are not our children's.
 
         The watchdog is for process WATCHDOG_PID only, where that is set (sd_watchdog_enabled(3)).
@@ -157,7 +157,7 @@ class Manager:
             self._socket = None
 
 
-class Pulse:
+class StatusReporter:
     """Signs of life from the reactor, and the status when it has changed.
 
     They are sent by timers of the reactor, so that one that does not turn any more sends none, and the manager acts.
@@ -168,7 +168,7 @@ class Pulse:
         status: a line for people, as `systemctl status` shows it.
     """
 
-    def __init__(self, clock: IReactorTime, manager: Manager, status: Callable[[], str]) -> None:
+    def __init__(self, clock: IReactorTime, manager: ServiceManager, status: Callable[[], str]) -> None:
         self._clock = clock
         self._manager = manager
         self._status = status

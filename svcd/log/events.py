@@ -116,7 +116,7 @@ __all__ = [
     "UPGRADE",
     "UPGRADE_FAILED",
     "Event",
-    "tell",
+    "log_event",
 ]
 
 #: The fields whose values are numbers; of all others they are text.
@@ -187,7 +187,7 @@ MODULE_CHANGED = Event("module-changed", ("service", "text"), "warn")
 REFUSE = Event("refuse", ("service", "peer", "reason", "count", "rule"), "warn")
 
 
-def tell(log: Logger, event: Event, **values: object) -> None:
+def log_event(log: Logger, event: Event, **values: object) -> None:
     """Report an event of the daemon through twisted.logger.
 
     Any observer can write it as text; the journal's own finds the event under `svcd_event`.

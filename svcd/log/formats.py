@@ -15,7 +15,7 @@ from svcd.log.events import FORMATS, LOG, NUMBERS, PRIORITIES, Event
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-__all__ = ["Form", "JournaldForm", "JsonForm", "PriorityForm", "TextForm", "quote"]
+__all__ = ["JournaldFormat", "JsonFormat", "LineFormat", "SyslogPriorityFormat", "TextFormat", "quote"]
 
 _PLAIN = re.compile(r"[\w.:/@%+,\-\[\]]+", re.ASCII).fullmatch
 
@@ -30,7 +30,7 @@ def _quoted(_name: str, value: object) -> str:
     return quote(value)
 
 
-class Form(Protocol):
+class LineFormat(Protocol):
     """How lines are written.
 
     Attributes:
@@ -46,7 +46,7 @@ class Form(Protocol):
         """A value of text as a template takes it."""
 
 
-class TextForm:
+class TextFormat:
     """`TIME EVENT key=value ...`.
 
     Args:
@@ -67,7 +67,7 @@ class TextForm:
         return quote(value)
 
 
-class JsonForm:
+class JsonFormat:
     """One JSON object, with the time, the event and its level first.
 
     Args:
@@ -94,7 +94,7 @@ class JsonForm:
         return json.dumps(str(value))
 
 
-class PriorityForm:
+class SyslogPriorityFormat:
     """Another form's line behind its priority, as `<6>`: for syslog, and for loggers that have levels.
 
     Args:
@@ -103,7 +103,7 @@ class PriorityForm:
 
     stamp = ""
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: LineFormat) -> None:
         self._form = form
 
     def template(self, event: Event, constants: Mapping[str, object], variables: Iterable[str]) -> str:
@@ -115,7 +115,7 @@ class PriorityForm:
         return self._form.quoted(value)
 
 
-class JournaldForm(TextForm):
+class JournaldFormat(TextFormat):
     """An entry of systemd's journal: fields `NAME=value` with line ends between them, for svcd.log.journald.
 
     MESSAGE is the line of text, and every value of it has a field of its own besides, SVCD_ and its key. The message of

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, TextIO
 
 from svcd.errors import StartFailure
 from svcd.log.events import PROBLEM
-from svcd.log.formats import Form, JournaldForm, JsonForm, PriorityForm, TextForm
-from svcd.log.sinks import FilePlace, JournaldPlace, failure, through_twisted, to_syslog
-from svcd.log.writer import Journal, JournalObserver
+from svcd.log.formats import JournaldFormat, JsonFormat, LineFormat, SyslogPriorityFormat, TextFormat
+from svcd.log.sinks import FileSink, JournaldSink, failure, syslog_sink, twisted_sink
+from svcd.log.writer import LogObserver, LogWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from twisted.logger import ILogObserver
 
-__all__ = ["LOG_FORMATS", "LogOutput"]
+__all__ = ["LOG_FORMATS", "LogSetup"]
 
 #: How long the end of the daemon waits for lines of the log to be taken, and between two looks, in seconds.
 _FINISH_SECONDS = 1.0
@@ -30,7 +30,7 @@ _FINISH_PAUSE = 0.01
 LOG_FORMATS = ("text", "json", "journald")
 
 
-class LogOutput:
+class LogSetup:
     """The log of one daemon.
 
     It takes twistd's --logfile, --syslog and --prefix as twistd itself does. With a --logger of the user's own the
@@ -49,12 +49,12 @@ class LogOutput:
 
     def __init__(self, options: Mapping[str, object], log_format: str | None = None, *, short: bool = False) -> None:
         self._options = options
-        self._write: Callable[[Sequence[str]], int] = through_twisted
+        self._write: Callable[[Sequence[str]], int] = twisted_sink
         self._path = str(options.get("logfile") or "")
         self._foreign = bool(options.get("logger"))
         self._syslog = bool(options.get("syslog"))
         self._native = log_format == "journald"
-        self._journald: JournaldPlace | None = None
+        self._journald: JournaldSink | None = None
         self.on_terminal = (
             not (self._foreign or self._syslog or self._native)
             and (self._path == "-" or (not self._path and self._nodaemon))
@@ -63,20 +63,20 @@ class LogOutput:
             # Nobody is there, as in some containers: text it is, to the standard output, as it was.
             with contextlib.suppress(OSError):
                 self._use_journald()
-        self.journal = Journal(self._sink, self._form(log_format == "json"), short=short)
+        self.journal = LogWriter(self._sink, self._form(log_format == "json"), short=short)
 
     def _use_journald(self) -> None:
-        self._journald = JournaldPlace()
+        self._journald = JournaldSink()
         self._write = self._journald.write
         self._native = True
 
-    def _form(self, as_json: bool) -> Form:
+    def _form(self, as_json: bool) -> LineFormat:
         if self._native:
-            return JournaldForm()
+            return JournaldFormat()
         # Whoever takes the line has a time and a level of its own.
         bare = self._foreign or self._syslog
-        form = JsonForm(stamped=not bare) if as_json else TextForm(stamped=not bare)
-        return PriorityForm(form) if bare else form
+        form = JsonFormat(stamped=not bare) if as_json else TextFormat(stamped=not bare)
+        return SyslogPriorityFormat(form) if bare else form
 
     def _sink(self, lines: Sequence[str]) -> int:
         return self._write(lines)
@@ -94,15 +94,15 @@ class LogOutput:
         if self._foreign:
             return None
         if self._syslog:
-            self._write = to_syslog(str(self._options.get("prefix") or "twisted"))
+            self._write = syslog_sink(str(self._options.get("prefix") or "twisted"))
         elif not self._native:
             self._write = self._file()
-        elif self._write is through_twisted:
+        elif self._write is twisted_sink:
             try:
                 self._use_journald()
             except OSError as error:
                 raise failure(f"can't reach journald: {error.strerror}; use another --log-format") from error
-        return JournalObserver(self.journal)
+        return LogObserver(self.journal)
 
     def tell_start_failure(self, lines: Sequence[str]) -> None:
         """Write into the log why the daemon does not start; the standard error has it already.
@@ -114,7 +114,7 @@ class LogOutput:
             return
         # A log that can't be written is no other reason.
         with contextlib.suppress(StartFailure, OSError):
-            if self._write is through_twisted:
+            if self._write is twisted_sink:
                 self.observer()
             for line in lines:
                 self.journal.record_here(PROBLEM, {"text": line})
@@ -142,7 +142,7 @@ class LogOutput:
         if self.on_terminal and not self._nodaemon:
             raise failure("a daemon has no standard output to log to; use --logfile FILE, or -n")
         # twistd puts its own log in place of sys.stdout soon; this is the real one.
-        place = FilePlace("" if self.on_terminal else self._path or "twistd.log", sys.stdout)
+        place = FileSink("" if self.on_terminal else self._path or "twistd.log", sys.stdout)
         place.reopen()
         if signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, None):
             signal.signal(signal.SIGUSR1, place.on_signal)

@@ -1,7 +1,7 @@
 """The places that lines of the log can go to: a file, a pipe or a terminal; syslog; twisted.logger; the journal.
 
-Each takes lines and says how many it wrote, as svcd.log.writer.Journal asks of its sink. None of them may stop the daemon
-for long: who reads slowly is waited for, who does not read is not.
+Each takes lines and returns how many it wrote, as svcd.log.writer.LogWriter asks of its sink. None of them may stop the
+daemon for long: a slow reader is waited for, a reader that has stopped is not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
 
-__all__ = ["FilePlace", "JournaldPlace", "failure", "through_twisted", "to_syslog"]
+__all__ = ["FileSink", "JournaldSink", "failure", "syslog_sink", "twisted_sink"]
 
 #: How long a write waits for the reader of a pipe or a socket that has read so far.
 _PATIENCE_MS = 100
@@ -39,7 +39,7 @@ _LONGEST_VALUE = 8192
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
-class _Patience:
+class _WritableWait:
     """Waiting for a reader: one that reads at all is waited for, one that does not only once.
 
     Args:
@@ -58,7 +58,7 @@ class _Patience:
         return ready
 
 
-class FilePlace:
+class FileSink:
     """A file, or the standard output, that lines are appended to: whole lines, or none of a line.
 
     Args:
@@ -100,7 +100,7 @@ class FilePlace:
 
     def _look(self) -> None:
         self._regular = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
-        self._reader = _Patience(self._descriptor)
+        self._reader = _WritableWait(self._descriptor)
 
     def write(self, lines: Sequence[str]) -> int:
         """Append lines; returns how many are written."""
@@ -139,7 +139,7 @@ class FilePlace:
         return len(lines)
 
 
-class JournaldPlace:
+class JournaldSink:
     """The journal of systemd, by its native protocol.
 
     Args:
@@ -159,10 +159,10 @@ class JournaldPlace:
             self._socket.close()
             raise
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _JOURNALD_BUFFER)
-        self._reader = _Patience(self._socket.fileno())
+        self._reader = _WritableWait(self._socket.fileno())
 
     def write(self, lines: Sequence[str]) -> int:
-        """Send entries as svcd.log.formats.JournaldForm makes them; returns how many are sent."""
+        """Send entries as svcd.log.formats.JournaldFormat makes them; returns how many are sent."""
         for number, line in enumerate(lines):
             try:
                 self._send(line)
@@ -226,8 +226,8 @@ def _sealed(data: bytes) -> int:
     return descriptor
 
 
-def to_syslog(ident: str) -> Callable[[Sequence[str]], int]:
-    """Syslog, for lines of svcd.log.formats.PriorityForm.
+def syslog_sink(ident: str) -> Callable[[Sequence[str]], int]:
+    """Syslog, for lines of svcd.log.formats.SyslogPriorityFormat.
 
     Args:
         ident: what lines are marked with.
@@ -248,8 +248,8 @@ _log = Logger(namespace="svcd")
 _LEVELS = {number: getattr(LogLevel, level, LogLevel.info) for level, number in PRIORITIES.items()}
 
 
-def through_twisted(lines: Sequence[str]) -> int:
-    """A --logger of the user's own, for lines of svcd.log.formats.PriorityForm."""
+def twisted_sink(lines: Sequence[str]) -> int:
+    """A --logger of the user's own, for lines of svcd.log.formats.SyslogPriorityFormat."""
     for line in lines:
         _log.emit(_LEVELS[int(line[1])], "{line}", line=line[3:])
     return len(lines)

@@ -15,16 +15,16 @@ from zope.interface import implementer
 
 from svcd.addresses import address_text, short_address
 from svcd.log.events import LOG, LOST, PRIORITIES, Event
-from svcd.log.formats import TextForm
+from svcd.log.formats import TextFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from twisted.logger import LogEvent
 
-    from svcd.log.formats import Form
+    from svcd.log.formats import LineFormat
 
-__all__ = ["FLUSH_SECONDS", "Journal", "JournalObserver"]
+__all__ = ["FLUSH_SECONDS", "LogObserver", "LogWriter"]
 
 #: A line waits at most this long for company.
 FLUSH_SECONDS = 0.2
@@ -34,7 +34,7 @@ FLUSH_LINES = 1000
 KEEP_LINES = 10_000
 
 
-class Journal:
+class LogWriter:
     """Formats, buffers and writes the lines of the log.
 
     Args:
@@ -52,13 +52,13 @@ class Journal:
     def __init__(
         self,
         sink: Callable[[Sequence[str]], int],
-        form: Form | None = None,
+        form: LineFormat | None = None,
         *,
         short: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._sink = sink
-        self._form = form = form or TextForm()
+        self._form = form = form or TextFormat()
         self.quoted: Callable[[object], str] = form.quoted
         # Around an address the form has quotation marks, or nothing.
         self._peer = form.quoted("-").replace("-", "%s")
@@ -209,7 +209,7 @@ class Journal:
 
 
 @implementer(ILogObserver)
-class JournalObserver:
+class LogObserver:
     """The twisted.logger observer that writes the daemon's events into a journal.
 
     svcd's own events keep their fields; everything else becomes a `log` line, tracebacks included.
@@ -218,7 +218,7 @@ class JournalObserver:
         journal: where the lines go.
     """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: LogWriter) -> None:
         self._journal = journal
 
     def __call__(self, event: LogEvent) -> None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-from svcd.metrics.snapshot import DURATIONS, SPAWNS, Distribution, ServiceFigures
+from svcd.metrics.snapshot import DURATIONS, SPAWNS, HistogramSnapshot, ServiceSnapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svcd.metrics.snapshot import About
+    from svcd.metrics.snapshot import ServiceInfo
 
-__all__ = ["Ended", "Flow", "Histogram", "Source", "Tally"]
+__all__ = ["Ended", "Histogram", "LiveTraffic", "ServiceCounters", "TrafficSource"]
 
 
 #: The fields of a Recent, which itself costs more to make than all of the counting.
@@ -45,12 +45,12 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._total += value
 
-    def frozen(self) -> Distribution:
+    def frozen(self) -> HistogramSnapshot:
         """As it is now."""
-        return Distribution(self._bounds, tuple(self._counts), self._total)
+        return HistogramSnapshot(self._bounds, tuple(self._counts), self._total)
 
 
-class Flow(NamedTuple):
+class LiveTraffic(NamedTuple):
     """What is known of those that are open now.
 
     Attributes:
@@ -63,15 +63,15 @@ class Flow(NamedTuple):
     datagrams: int = 0
 
 
-class Source(Protocol):
+class TrafficSource(Protocol):
     """Knows what is open now: a service's connections, or a datagram port."""
 
-    def flow(self) -> Flow:
+    def flow(self) -> LiveTraffic:
         """What they have carried."""
         ...
 
 
-class Tally:
+class ServiceCounters:
     """The counts of one service. They only grow, but for `children`.
 
     Args:
@@ -99,11 +99,11 @@ class Tally:
                  "durations", "ended", "exits", "failures", "handshakes", "handshakes_failed", "refused", "restarts",
                  "spawns", "unavailable", "watched")  # fmt: skip
 
-    def __init__(self, about: About, keep: Callable[[Ended], None], clock: Callable[[], float]) -> None:
+    def __init__(self, about: ServiceInfo, keep: Callable[[Ended], None], clock: Callable[[], float]) -> None:
         self.about = about
         self._keep = keep
         self._clock = clock
-        self._sources: list[Source] = []
+        self._sources: list[TrafficSource] = []
         self.accepted = self.failures = self.bytes_in = self.bytes_out = self.datagrams = 0
         self.children = self.restarts = 0
         self.unavailable = ""
@@ -154,11 +154,11 @@ class Tally:
         if code:
             self.exits[code] = self.exits.get(code, 0) + 1
 
-    def enter(self, source: Source) -> None:
+    def enter(self, source: TrafficSource) -> None:
         """Ask somebody from now on, too."""
         self._sources.append(source)
 
-    def leave(self, source: Source) -> None:
+    def leave(self, source: TrafficSource) -> None:
         """Ask no longer; what it has carried stays counted. Nothing happens if it was not asked."""
         if source not in self._sources:
             return
@@ -175,10 +175,10 @@ class Tally:
         arrived = self.accepted + self.datagrams + sum(port.flow().datagrams for port in ports)
         return arrived, sum(self.refused.values())
 
-    def figures(self) -> ServiceFigures:
+    def figures(self) -> ServiceSnapshot:
         """As they are now."""
         flows = [source.flow() for source in self._sources]
-        return ServiceFigures(
+        return ServiceSnapshot(
             about=self.about,
             accepted=self.accepted,
             failures=self.failures,

@@ -12,16 +12,16 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from svcd import __version__
-from svcd.metrics.counters import Histogram, Tally
-from svcd.metrics.snapshot import LAGS, About, DaemonFigures, Recent, Snapshot
+from svcd.metrics.counters import Histogram, ServiceCounters
+from svcd.metrics.snapshot import LAGS, ConnectionRecord, DaemonSnapshot, ServiceInfo, Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from svcd.metrics.counters import Ended
-    from svcd.metrics.snapshot import Alarm, Series
+    from svcd.metrics.snapshot import CallLater, Series
 
-__all__ = ["RECENT", "SAMPLES", "SAMPLE_SECONDS", "Ledger"]
+__all__ = ["RECENT", "SAMPLES", "SAMPLE_SECONDS", "MetricsRegistry"]
 
 #: How many connections that have ended are remembered, of all services.
 RECENT = 50
@@ -32,7 +32,7 @@ SAMPLE_SECONDS = 2.0
 _LOOKS = 8
 
 
-class Ledger:
+class MetricsRegistry:
     """Everything that was counted since the start.
 
     Args:
@@ -51,14 +51,14 @@ class Ledger:
         self._clock = clock
         self._started = wall()
         self._since = clock()
-        self._tallies: dict[str, Tally] = {}
+        self._tallies: dict[str, ServiceCounters] = {}
         # Those that were described. One that was made for a service that never ran is not shown.
-        self._shown: list[Tally] = []
+        self._shown: list[ServiceCounters] = []
         self._series: dict[str, deque[tuple[int, int]]] = {}
         self._lag = Histogram(LAGS)
         self._lag_last = 0.0
         self._watchers = 0
-        self._alarm: Alarm | None = None
+        self._alarm: CallLater | None = None
         self.state = "starting"
         self._recent: deque[Ended] = deque(maxlen=RECENT)
         self.reloads_done = self.reloads_failed = 0
@@ -70,15 +70,15 @@ class Ledger:
         """Seconds since the start."""
         return self._clock() - self._since
 
-    def tally(self, service: str) -> Tally:
+    def tally(self, service: str) -> ServiceCounters:
         """The tally of a service, by its id; one that is known goes on."""
         tally = self._tallies.get(service)
         if tally is None:
-            tally = self._tallies[service] = Tally(About(service, ""), self._recent.append, self._clock)
+            tally = self._tallies[service] = ServiceCounters(ServiceInfo(service, ""), self._recent.append, self._clock)
             tally.watched = bool(self._watchers)
         return tally
 
-    def describe(self, services: Sequence[About]) -> None:
+    def describe(self, services: Sequence[ServiceInfo]) -> None:
         """Say which services there are, and what they are: these are shown, in this order, and others forgotten."""
         tallies = {about.id: self.tally(about.id) for about in services}
         for about in services:
@@ -95,7 +95,7 @@ class Ledger:
         """Everything, as it is now."""
         descriptors, most = self.descriptors()
         times = os.times()
-        daemon = DaemonFigures(
+        daemon = DaemonSnapshot(
             version=__version__,
             state=self.state,
             started=self._started,
@@ -111,10 +111,10 @@ class Ledger:
         )
         return Snapshot(daemon, tuple(tally.figures() for tally in self._shown))
 
-    def last(self) -> Sequence[tuple[float, Recent]]:
+    def last(self) -> Sequence[tuple[float, ConnectionRecord]]:
         """The connections that have ended, the newest first, each with how many seconds ago."""
         now = self._clock()
-        return [(now - recent.at, recent) for recent in map(Recent._make, reversed(self._recent))]
+        return [(now - recent.at, recent) for recent in map(ConnectionRecord._make, reversed(self._recent))]
 
     def series(self) -> Series:
         """Of each service, how many came and how many were refused in each of the last SAMPLE_SECONDS, oldest first."""
@@ -126,7 +126,7 @@ class Ledger:
             ]
         return found
 
-    def watch(self, alarm: Alarm) -> None:
+    def watch(self, alarm: CallLater) -> None:
         """Somebody shows charts and the reactor's punctuality, which are kept for that alone: begin, if none did."""
         self._watchers += 1
         if self._watchers == 1:
@@ -147,7 +147,7 @@ class Ledger:
         for tally in self._tallies.values():
             tally.watched = bool(self._watchers)
 
-    def _look(self, alarm: Alarm, count: int) -> None:
+    def _look(self, alarm: CallLater, count: int) -> None:
         """See how late one is called, and take a sample when it is time."""
         step = SAMPLE_SECONDS / _LOOKS
         due = self._clock() + step
@@ -163,7 +163,7 @@ class Ledger:
 
         alarm(step, called)
 
-    def _sample(self, tallies: Sequence[Tally]) -> None:
+    def _sample(self, tallies: Sequence[ServiceCounters]) -> None:
         for tally in tallies:
             service = tally.about.id
             samples = self._series.get(service)

@@ -9,8 +9,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 
-__all__ = ["DURATIONS", "LAGS", "SPAWNS", "About", "Alarm", "DaemonFigures", "Distribution", "Observed", "Recent",
-           "Series", "ServiceFigures", "Snapshot"]  # fmt: skip
+__all__ = [
+    "DURATIONS",
+    "LAGS",
+    "SPAWNS",
+    "CallLater",
+    "ConnectionRecord",
+    "DaemonSnapshot",
+    "HistogramSnapshot",
+    "MetricsSource",
+    "Series",
+    "ServiceInfo",
+    "ServiceSnapshot",
+    "Snapshot",
+]  # fmt: skip
 
 #: The upper bounds of the histograms, in seconds: how long connections last, how long one waits until its process is
 #: started, and how late the reactor calls what is due.
@@ -20,7 +32,7 @@ LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Distribution:
+class HistogramSnapshot:
     """A histogram at a moment.
 
     Attributes:
@@ -39,7 +51,7 @@ class Distribution:
         return sum(self.counts)
 
 
-class Recent(NamedTuple):
+class ConnectionRecord(NamedTuple):
     """A connection that has ended.
 
     Attributes:
@@ -61,7 +73,7 @@ class Recent(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class ServiceInfo:
     """What a service is, for people.
 
     Attributes:
@@ -90,10 +102,10 @@ class About:
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceFigures:
+class ServiceSnapshot:
     """The counts of one service at a moment; see Tally."""
 
-    about: About
+    about: ServiceInfo
     accepted: int = 0
     failures: int = 0
     ended: Mapping[str, int] = field(default_factory=dict)
@@ -101,8 +113,8 @@ class ServiceFigures:
     bytes_in: int = 0
     bytes_out: int = 0
     datagrams: int = 0
-    durations: Distribution = Distribution(DURATIONS, (0,) * (len(DURATIONS) + 1), 0.0)
-    spawns: Distribution = Distribution(SPAWNS, (0,) * (len(SPAWNS) + 1), 0.0)
+    durations: HistogramSnapshot = HistogramSnapshot(DURATIONS, (0,) * (len(DURATIONS) + 1), 0.0)
+    spawns: HistogramSnapshot = HistogramSnapshot(SPAWNS, (0,) * (len(SPAWNS) + 1), 0.0)
     children: int = 0
     exits: Mapping[str, int] = field(default_factory=dict)
     handshakes: Mapping[str, int] = field(default_factory=dict)
@@ -123,7 +135,7 @@ class ServiceFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class DaemonFigures:
+class DaemonSnapshot:
     """What concerns no single service.
 
     Attributes:
@@ -148,7 +160,7 @@ class DaemonFigures:
     config_seconds: float = 0.0
     descriptors: int = 0
     descriptors_most: int = 0
-    lag: Distribution = Distribution(LAGS, (0,) * (len(LAGS) + 1), 0.0)
+    lag: HistogramSnapshot = HistogramSnapshot(LAGS, (0,) * (len(LAGS) + 1), 0.0)
     lag_last: float = 0.0
     cpu_seconds: float = 0.0
 
@@ -157,11 +169,11 @@ class DaemonFigures:
 class Snapshot:
     """Everything at a moment: the daemon, and its services in the order of the file."""
 
-    daemon: DaemonFigures
-    services: tuple[ServiceFigures, ...] = ()
+    daemon: DaemonSnapshot
+    services: tuple[ServiceSnapshot, ...] = ()
 
 
-class Alarm(Protocol):
+class CallLater(Protocol):
     """A reactor's callLater."""
 
     def __call__(self, delay: float, callable: Callable[..., object], /) -> object:  # noqa: A002
@@ -173,7 +185,7 @@ class Alarm(Protocol):
 Series: TypeAlias = "Mapping[str, Sequence[tuple[int, int]]]"
 
 
-class Observed(Protocol):
+class MetricsSource(Protocol):
     """What the daemon counted, for those who show it."""
 
     @property
@@ -185,7 +197,7 @@ class Observed(Protocol):
         """Everything, as it is now."""
         ...
 
-    def last(self) -> Sequence[tuple[float, Recent]]:
+    def last(self) -> Sequence[tuple[float, ConnectionRecord]]:
         """The last connections that have ended, the newest first, each with how many seconds ago."""
         ...
 
@@ -193,7 +205,7 @@ class Observed(Protocol):
         """The last minutes, for charts."""
         ...
 
-    def watch(self, alarm: Alarm) -> None:
+    def watch(self, alarm: CallLater) -> None:
         """Keep the last minutes from now on."""
         ...
 

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from svcd.process.imports import resolve
+from svcd.process.imports import import_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,7 +44,7 @@ class BackgroundImport:
     def _run(self) -> None:
         reason = "its import did not come to an end"
         try:
-            resolve(self._reference)
+            import_object(self._reference)
             reason = ""
         except ImportError as error:
             reason = str(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 
-__all__ = ["UNKNOWN", "count", "let_go"]
+__all__ = ["UNKNOWN", "count", "final_byte_counts"]
 
 #: The counts of a connection whose bytes nothing has counted.
 UNKNOWN = (-1, -1)
@@ -21,7 +21,7 @@ _CLOSED = frozenset({4, 9, 11})
 _OVER = 7
 
 
-def let_go(descriptor: int) -> tuple[int, int]:
+def final_byte_counts(descriptor: int) -> tuple[int, int]:
     """Close a connection whose handler has ended: how many bytes came from the client, and went to it."""
     with socket.socket(fileno=descriptor) as held:
         return count(held)

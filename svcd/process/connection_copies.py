@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from svcd.process.byte_counts import UNKNOWN, let_go
+from svcd.process.byte_counts import UNKNOWN, final_byte_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Copies"]
+__all__ = ["ConnectionCopies"]
 
 #: The handlers of all copies are looked at so often, in seconds.
 _LOOK_SECONDS = 0.1
@@ -38,7 +38,7 @@ class _Copy(NamedTuple):
     reported: bool
 
 
-class Copies:
+class ConnectionCopies:
     """The copies of a launcher.
 
     Args:
@@ -79,7 +79,7 @@ class Copies:
             How many bytes came from the client and went to it; -1 for what nobody knows.
         """
         copy = self._copies.pop(number, None)
-        return self._counts.pop(number, UNKNOWN) if copy is None else let_go(copy.descriptor)
+        return self._counts.pop(number, UNKNOWN) if copy is None else final_byte_counts(copy.descriptor)
 
     def left(self, number: int, *, closed: bool) -> None:
         """Close the copy of a connection that its handler has left, unless look() can see whether others still have it.
@@ -92,7 +92,7 @@ class Copies:
         if copy is None or (self._sees and _shows(copy.pid)):
             return
         del self._copies[number]
-        counts = let_go(copy.descriptor)
+        counts = final_byte_counts(copy.descriptor)
         self._counts[number] = counts if closed else UNKNOWN
 
     def look(self) -> None:
@@ -106,7 +106,7 @@ class Copies:
             try:
                 if _has(copy.pid, f"socket:[{os.fstat(copy.descriptor).st_ino}]"):
                     continue
-                self._counts[number] = let_go(copy.descriptor)
+                self._counts[number] = final_byte_counts(copy.descriptor)
             except PermissionError:
                 # A program that has other rights than we, as by a set-user-ID bit; or a fork that is hidden.
                 if copy.reported:

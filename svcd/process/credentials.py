@@ -9,9 +9,9 @@ import resource
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from svcd.process.spec import Identity, Limit
+    from svcd.process.spec import ProcessCredentials, ResourceLimit
 
-__all__ = ["adopt_orphans", "hide_memory", "take", "take_limits"]
+__all__ = ["apply_credentials", "apply_limits", "become_subreaper", "hide_memory"]
 
 # prctl(2).
 _PR_SET_DUMPABLE = 4
@@ -19,7 +19,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 
 
-def take(identity: Identity) -> None:
+def apply_credentials(identity: ProcessCredentials) -> None:
     """Become what an identity says, for good; the limits of handlers alone are not taken.
 
     What needs root comes before root is given up, and the working directory after, so that it must be the user's to
@@ -31,7 +31,7 @@ def take(identity: Identity) -> None:
     step = ""
     try:
         step = "the limits"
-        take_limits(identity.own_limits)
+        apply_limits(identity.own_limits)
         step = f"nice={identity.nice}"
         if identity.nice:
             os.nice(identity.nice)
@@ -58,7 +58,7 @@ def take(identity: Identity) -> None:
         raise OSError(error.errno, f"can't take {step}: {error.strerror}") from error
 
 
-def take_limits(limits: tuple[Limit, ...]) -> None:
+def apply_limits(limits: tuple[ResourceLimit, ...]) -> None:
     """Set the limits of this process.
 
     Raises:
@@ -72,7 +72,7 @@ def take_limits(limits: tuple[Limit, ...]) -> None:
             raise PermissionError(errno.EPERM, str(error)) from error
 
 
-def adopt_orphans() -> None:
+def become_subreaper() -> None:
     """Let processes whose parent has ended become children of this one, if an ancestor of it they had.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.interfaces import IProtocolFactory
 
 from svcd.errors import raised_by
-from svcd.process.imports import resolve
+from svcd.process.imports import import_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ def make_factory(reference: str, options: object) -> IProtocolFactory:
         FactoryError: there is none.
     """
     try:
-        found = resolve(reference)
+        found = import_object(reference)
     except ImportError as error:
         raise FactoryError(f"can't serve {reference}: {error}") from error
     if IProtocolFactory.providedBy(found):

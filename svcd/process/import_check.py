@@ -16,15 +16,15 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from svcd.process.credentials import take
-from svcd.process.imports import resolve
+from svcd.process.credentials import apply_credentials
+from svcd.process.imports import import_object
 from svcd.process.signals import reset_inherited_signals
-from svcd.process.spec import Identity
+from svcd.process.spec import ProcessCredentials
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["START_TIMEOUT", "Trial", "main", "try_imports"]
+__all__ = ["START_TIMEOUT", "ImportCheck", "check_imports", "main"]
 
 #: How long the import of a module may take, in seconds, unless its trial says otherwise.
 START_TIMEOUT = 30.0
@@ -38,7 +38,7 @@ _LONGEST = 4000
 _BEGIN = "import json, sys; asked = json.load(sys.stdin); sys.path[:] = asked['path']; import svcd.process.import_check as t; t.main(asked)"  # noqa: E501 - one statement line is all that -c takes
 
 
-class Trial(NamedTuple):
+class ImportCheck(NamedTuple):
     """One import to try.
 
     Attributes:
@@ -61,7 +61,7 @@ class Trial(NamedTuple):
     seconds: float = START_TIMEOUT
 
 
-def try_imports(trials: Sequence[Trial], wait: float | None = None) -> list[str]:
+def check_imports(trials: Sequence[ImportCheck], wait: float | None = None) -> list[str]:
     """Why each of them can't be imported and called; empty for those that can. Blocks until all are tried.
 
     Args:
@@ -89,13 +89,13 @@ def main(asked: dict[str, object]) -> None:
     """Try what was asked for, in the other interpreter, and print the reasons."""
     reset_inherited_signals()
     trials: list[list[object]] = asked["trials"]  # type: ignore[assignment]
-    results = _Trials([Trial(*each) for each in trials], asked["wait"])  # type: ignore[arg-type]
+    results = _Trials([ImportCheck(*each) for each in trials], asked["wait"])  # type: ignore[arg-type]
     results.run()
     print(json.dumps(results.reasons))
 
 
 class _Trials:
-    def __init__(self, trials: Sequence[Trial], wait: float | None) -> None:
+    def __init__(self, trials: Sequence[ImportCheck], wait: float | None) -> None:
         self._waiting = list(enumerate(trials))[::-1]
         self._until = float("inf") if wait is None else time.monotonic() + wait
         self._running: dict[int, tuple[int, int, float]] = {}
@@ -119,7 +119,7 @@ class _Trials:
                     seconds = self._trials[index].seconds
                     self._finish(descriptor, f"its import takes longer than start_timeout={seconds:g}s")
 
-    def _start(self, index: int, trial: Trial) -> None:
+    def _start(self, index: int, trial: ImportCheck) -> None:
         reading, writing = os.pipe()
         pid = os.fork()
         if not pid:
@@ -149,7 +149,7 @@ class _Trials:
         self.reasons[index] = reason
 
 
-def _try(trial: Trial, writing: int) -> NoReturn:
+def _try(trial: ImportCheck, writing: int) -> NoReturn:
     """In the child: tell the reason, behind a byte that says that there is an answer at all."""
     try:
         os.setpgid(0, 0)
@@ -161,10 +161,12 @@ def _try(trial: Trial, writing: int) -> NoReturn:
         os._exit(1)
 
 
-def _reason(trial: Trial) -> str:
+def _reason(trial: ImportCheck) -> str:
     try:
         if os.geteuid() == 0:
-            take(Identity(user=trial.user, group=trial.group, groups=trial.groups, root=trial.root))
+            apply_credentials(
+                ProcessCredentials(user=trial.user, group=trial.group, groups=trial.groups, root=trial.root)
+            )
         elif trial.root:
             # What is inside only root can see as the handler will.
             return ""
@@ -173,7 +175,7 @@ def _reason(trial: Trial) -> str:
         sys.path[:0] = trial.path
         if trial.options:
             return _factory_reason(trial)
-        found = resolve(trial.reference)
+        found = import_object(trial.reference)
     except (OSError, ImportError) as error:
         return str(error)
     if not callable(found):
@@ -182,7 +184,7 @@ def _reason(trial: Trial) -> str:
     return f"{trial.reference} is {kind}, which no model runs; write a plain function" if kind else ""
 
 
-def _factory_reason(trial: Trial) -> str:
+def _factory_reason(trial: ImportCheck) -> str:
     """Return why a reference gives no Factory; empty if it does."""
     import pickle
 

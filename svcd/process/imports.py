@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["resolve"]
+__all__ = ["import_object"]
 
 
-def resolve(reference: str) -> Any:  # noqa: ANN401 - whatever it is
+def import_object(reference: str) -> Any:  # noqa: ANN401 - whatever it is
     """The object behind `package.module:name`, where the name may have dots too. The module is imported.
 
     Raises:

@@ -16,12 +16,12 @@ import resource
 import struct
 from typing import TYPE_CHECKING
 
-from svcd.process.spec import Limit, Spec, place_files
+from svcd.process.spec import LaunchSpec, ResourceLimit, place_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from svcd.process.spec import Identity
+    from svcd.process.spec import ProcessCredentials
 
 __all__ = ["LIMITS", "adapt", "changed_variables", "excess", "inherited_limits", "launcher_options"]
 
@@ -54,7 +54,7 @@ _FIXED = {
 _FIXED_IDENTITY = {"user": "user", "group": "group", "groups": "groups", "root": "chroot", "folder": "cwd"}
 
 
-def launcher_options(spec: Spec) -> bytes:
+def launcher_options(spec: LaunchSpec) -> bytes:
     """Return the part of a Spec that a message to the nursery may change."""
     identity, limits = spec.identity, _limits(spec.identity)
     umask = _NO_UMASK if identity.umask is None else identity.umask
@@ -65,7 +65,7 @@ def launcher_options(spec: Spec) -> bytes:
     return _LAYOUT.pack(*own, umask, identity.nice, identity.no_new_privs, *numbers)
 
 
-def adapt(spec: Spec, options: bytes) -> Spec:
+def adapt(spec: LaunchSpec, options: bytes) -> LaunchSpec:
     """Return a Spec with the launcher options of another one.
 
     Raises:
@@ -83,7 +83,7 @@ def adapt(spec: Spec, options: bytes) -> Spec:
         if min(soft, hard) < resource.RLIM_INFINITY:
             # As an unsigned number it would be a great one.
             raise ValueError("no limit")
-        limits[which] = Limit(which, soft, hard)
+        limits[which] = ResourceLimit(which, soft, hard)
     files, core = limits.pop(resource.RLIMIT_NOFILE, None), limits.pop(resource.RLIMIT_CORE, None)
     own, handler = () if core is None else (core,), tuple(limits.values())
     if files is not None:
@@ -104,7 +104,7 @@ def inherited_limits() -> dict[int, tuple[int, int]]:
     return {which: resource.getrlimit(which) for which in LIMITS.values()}
 
 
-def excess(row: Spec, wanted: Spec, inherited: Mapping[int, tuple[int, int]]) -> list[str]:
+def excess(row: LaunchSpec, wanted: LaunchSpec, inherited: Mapping[int, tuple[int, int]]) -> list[str]:
     """Return the options by which a Spec gives a handler more than a row of the nursery's table does, or other things.
 
     Args:
@@ -134,11 +134,13 @@ def _takes_permissions(before: int | None, after: int | None) -> bool:
     return before is not None and after is not None and 0 <= after <= 0o777 and after & before == before
 
 
-def _raised_limits(have: Identity, want: Identity, inherited: Mapping[int, tuple[int, int]]) -> list[str]:
+def _raised_limits(
+    have: ProcessCredentials, want: ProcessCredentials, inherited: Mapping[int, tuple[int, int]]
+) -> list[str]:
     """Return the options of limits that are higher than those of the table, the soft or the hard one."""
     found, bounds, limits = [], _limits(have), _limits(want)
     for option, which in LIMITS.items():
-        unset = Limit(which, *inherited.get(which, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)))
+        unset = ResourceLimit(which, *inherited.get(which, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)))
         _, *most = bounds.get(which, unset)
         _, *wanted = limits.get(which, unset)
         if any(_is_above(*each) for each in zip(wanted, most, strict=True)):
@@ -151,11 +153,11 @@ def _is_above(limit: int, most: int) -> bool:
     return most != unlimited and (limit == unlimited or limit > most)
 
 
-def _limits(identity: Identity) -> dict[int, Limit]:
+def _limits(identity: ProcessCredentials) -> dict[int, ResourceLimit]:
     return {limit.which: limit for limit in (*identity.own_limits, *identity.handler_limits)}
 
 
-def changed_variables(row: Spec, wanted: Spec) -> list[str]:
+def changed_variables(row: LaunchSpec, wanted: LaunchSpec) -> list[str]:
     """Return the names of variables that two Specs don't have in common, or not with the same value."""
     before, after = row.environment, wanted.environment
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))

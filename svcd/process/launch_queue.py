@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall
 
-    from svcd.interfaces import Watcher
+    from svcd.interfaces import FdReactor
     from svcd.process.launcher_protocol import LauncherProtocol
 
-__all__ = ["MOST_WAITING", "Orders"]
+__all__ = ["MOST_WAITING", "LaunchQueue"]
 
 #: So many connections at most wait in the daemon for their process; more wait in the kernel, not accepted.
 MOST_WAITING = 64
@@ -46,14 +46,14 @@ class _Waiting:
         self.tries = 0
 
 
-class Orders:
+class LaunchQueue:
     """The orders for one service's launcher.
 
     Args:
         reactor: for the time.
     """
 
-    def __init__(self, reactor: Watcher) -> None:
+    def __init__(self, reactor: FdReactor) -> None:
         self._reactor = reactor
         self._waiting: dict[int, _Waiting] = {}
         self._unsent: dict[int, _Waiting] = {}
@@ -131,7 +131,7 @@ class Orders:
                 yield number
         self._unsent = dict(self._waiting)
 
-    def hand_over(self, successor: Orders) -> None:
+    def hand_over(self, successor: LaunchQueue) -> None:
         """Give the connections that no launcher was told of to another one's orders."""
         for number, waiting in self._unsent.items():
             del self._waiting[number]

@@ -14,9 +14,9 @@ from signal import SIGKILL
 from typing import TYPE_CHECKING, Protocol
 
 from svcd.process.connection_closes import Closings
-from svcd.process.connection_copies import Copies
-from svcd.process.credentials import take, take_limits
-from svcd.process.message_writer import Telling
+from svcd.process.connection_copies import ConnectionCopies
+from svcd.process.credentials import apply_credentials, apply_limits
+from svcd.process.message_writer import MessageWriter
 from svcd.process.messages import (
     LARGEST,
     LONGEST_REASON,
@@ -32,18 +32,18 @@ from svcd.process.messages import (
     Started,
     Starting,
     pack,
-    read,
+    parse,
 )
 from svcd.process.module_files import ModuleFiles
-from svcd.process.programs import Programs
-from svcd.process.python_handlers import Forks, Threads, find
-from svcd.process.signals import ChildWatch, children
-from svcd.process.stderr import Sayings
+from svcd.process.programs import ProgramRunner
+from svcd.process.python_handlers import ForkRunner, ThreadRunner, find
+from svcd.process.signals import ChildWatch, reap_children
+from svcd.process.stderr import StderrSplitter
 from svcd.process.stderr_limit import OutputLimit
 
 if TYPE_CHECKING:
     from svcd.process.messages import Message
-    from svcd.process.spec import Spec
+    from svcd.process.spec import LaunchSpec
 
 __all__ = ["Launcher", "serve"]
 
@@ -61,14 +61,14 @@ class _Starter(Protocol):
         """Start a handler, and return its pid."""
 
 
-def serve(spec: Spec, control: socket.socket) -> int:
+def serve(spec: LaunchSpec, control: socket.socket) -> int:
     """Be the launcher of a service until the daemon is gone.
 
     Returns:
         The exit status: 0, or 78 (sysexits(3) EX_CONFIG) when it could not begin; the daemon was told why.
     """
     try:
-        take(spec.identity)
+        apply_credentials(spec.identity)
         if spec.handler:
             # Its module finds in its environment what a program would.
             os.environ.clear()
@@ -84,14 +84,14 @@ def serve(spec: Spec, control: socket.socket) -> int:
     modules = ModuleFiles(spec.handler, spec.own_path) if spec.handler else None
     launcher = Launcher(spec, control, modules)
     if handler is None:
-        launcher.run(Programs(spec))
+        launcher.run(ProgramRunner(spec))
     elif spec.threads:
-        take_limits(spec.identity.handler_limits)
-        threads = Threads(handler, launcher.telling, time.monotonic, counts=spec.hold)
+        apply_limits(spec.identity.handler_limits)
+        threads = ThreadRunner(handler, launcher.telling, time.monotonic, counts=spec.hold)
         launcher.run(threads)
         threads.wait()
     else:
-        launcher.run(Forks(handler, spec, launcher.leave, launcher.closings))
+        launcher.run(ForkRunner(handler, spec, launcher.leave, launcher.closings))
     return os.EX_OK
 
 
@@ -108,10 +108,10 @@ class Launcher:
         closings: takes the reports of Python handlers in processes that close their connections; None for no need.
     """
 
-    def __init__(self, spec: Spec, control: socket.socket, modules: ModuleFiles | None = None) -> None:
+    def __init__(self, spec: LaunchSpec, control: socket.socket, modules: ModuleFiles | None = None) -> None:
         self._control = control
         limit = OutputLimit(spec.stderr_lines, spec.stderr_bytes, time.monotonic) if spec.stderr_lines else None
-        self.telling = Telling(control, limit, time.monotonic)
+        self.telling = MessageWriter(control, limit, time.monotonic)
         self._tell, self._note = self.telling.tell, self.telling.note
         self._modules = modules
         self._idle_seconds = spec.idle
@@ -125,11 +125,11 @@ class Launcher:
         self._poll = select.poll()
         self._numbers: dict[int, int] = {}
         self._pids: dict[int, int] = {}
-        self._copies = Copies(time.monotonic)
+        self._copies = ConnectionCopies(time.monotonic)
         self.closings = Closings() if spec.hold and spec.handler and not spec.threads else None
         if self.closings is not None:
             self._poll.register(self.closings, select.POLLIN)
-        self._pipes: dict[int, tuple[int, Sayings]] = {}
+        self._pipes: dict[int, tuple[int, StderrSplitter]] = {}
         self._readings: dict[int, int] = {}
         self._told_to_end: set[int] = set()
         self._remains: dict[int, float] = {}
@@ -188,7 +188,7 @@ class Launcher:
 
     def _hear(self, reading: int, number: int) -> None:
         os.set_blocking(reading, False)
-        self._pipes[reading] = number, Sayings()
+        self._pipes[reading] = number, StderrSplitter()
         self._readings[number] = reading
         self._poll.register(reading, select.POLLIN)
 
@@ -213,7 +213,7 @@ class Launcher:
                 self._poll.unregister(self._control)
                 return
             self._idle_told = False
-            self._follow(starter, read(packet), rights)
+            self._follow(starter, parse(packet), rights)
 
     def _follow(self, starter: _Starter, order: Message, rights: list[tuple[int, int, bytes]]) -> None:
         if isinstance(order, Connection):
@@ -222,7 +222,7 @@ class Launcher:
             else:
                 # The kernel drops a descriptor that is one too many for us.
                 self._tell(Failed(order.number, errno.EMFILE))
-        elif isinstance(order, Signal) and isinstance(starter, Threads):
+        elif isinstance(order, Signal) and isinstance(starter, ThreadRunner):
             if order.signal == SIGKILL:
                 starter.abandon(order.number)
             else:
@@ -340,7 +340,7 @@ class Launcher:
         if self._threads:
             # A handler in a thread may wait for children of its own.
             return
-        for pid, status, user, system in children():
+        for pid, status, user, system in reap_children():
             number = self._numbers.pop(pid, 0)
             if not number:
                 continue

@@ -16,9 +16,9 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from svcd.errors import CommandError
-from svcd.log.events import LAUNCHER, LAUNCHER_LOST, tell
+from svcd.log.events import LAUNCHER, LAUNCHER_LOST, log_event
 from svcd.process.backoff import Backoff
-from svcd.process.launch_queue import MOST_WAITING, Orders
+from svcd.process.launch_queue import MOST_WAITING, LaunchQueue
 from svcd.process.launcher_protocol import LauncherProtocol
 from svcd.process.messages import (
     LARGEST,
@@ -29,13 +29,13 @@ from svcd.process.messages import (
     Failed,
     Idle,
     Ready,
-    Said,
     Signal,
     Started,
+    StderrLine,
     pack,
     read_all,
 )
-from svcd.process.signals import exists
+from svcd.process.signals import process_exists
 from svcd.process.stderr_limit import OutputLimit
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
-    from svcd.interfaces import Watcher
-    from svcd.process.launcher_events import Reports
+    from svcd.interfaces import FdReactor
+    from svcd.process.launcher_events import LauncherEvents
     from svcd.process.messages import Message
-    from svcd.process.spec import Spec
+    from svcd.process.spec import LaunchSpec
 
-__all__ = ["MOST_WAITING", "LauncherSource", "Link"]
+__all__ = ["MOST_WAITING", "LauncherClient", "LauncherSource"]
 
 #: Reports taken in one go before other descriptors have their turn.
 _BATCH = 64
@@ -64,7 +64,7 @@ _MOST_STUCK_THREADS = 32
 class LauncherSource(Protocol):
     """Starts the launchers of one service, and ends what has lost its launcher."""
 
-    def launch(self, link: Link) -> None:
+    def launch(self, link: LauncherClient) -> None:
         """Start a launcher; the link's attach() is called with it, or its lost() if there can be none."""
 
     def signal(self, signal: Signal) -> None:
@@ -73,13 +73,13 @@ class LauncherSource(Protocol):
     def kill(self, pid: int) -> None:
         """End a launcher that breaks the protocol."""
 
-    def renew(self, reports: Reports) -> Link:
+    def renew(self, reports: LauncherEvents) -> LauncherClient:
         """Make another link for the same service."""
         ...
 
 
 @implementer(IReadDescriptor)
-class Link:
+class LauncherClient:
     """One service's launcher, as the daemon knows it.
 
     Args:
@@ -97,7 +97,7 @@ class Link:
 
     _log = Logger()
 
-    def __init__(self, reactor: Watcher, spec: Spec, source: LauncherSource, reports: Reports) -> None:
+    def __init__(self, reactor: FdReactor, spec: LaunchSpec, source: LauncherSource, reports: LauncherEvents) -> None:
         self._reactor = reactor
         self._service = spec.name
         self.spec = spec
@@ -108,13 +108,13 @@ class Link:
         self._since = 0.0
         self.ready = self._failing = False
         self._asked = self._had_one = False
-        self._successor: Link | None = None
+        self._successor: LauncherClient | None = None
         self.stopped = False
         self._backoff = Backoff()
         self._retry: IDelayedCall | None = None
         self._start_timer: IDelayedCall | None = None
         self._problem = ""
-        self._orders = Orders(reactor)
+        self._orders = LaunchQueue(reactor)
         self._protocol = LauncherProtocol()
         self._awaited: Deferred[int] | None = None
         self._stuck = 0
@@ -152,7 +152,7 @@ class Link:
         """Whether the last launcher was lost, or could not begin, and there is no other one yet."""
         return self._failing if self._successor is None else self._successor.failing
 
-    def renew(self) -> Link:
+    def renew(self) -> LauncherClient:
         """Make another link for the same service, whose launcher is started anew."""
         return self._source.renew(self._reports)
 
@@ -267,7 +267,7 @@ class Link:
         match report:
             case Started() | Ended() | Failed():
                 self._take_result(report)
-            case Said(number, text):
+            case StderrLine(number, text):
                 self._reports.said(number, text)
             case Dropped(lines, size):
                 self._reports.dropped(lines, size)
@@ -312,7 +312,7 @@ class Link:
         if self._orders or not self._protocol.idle:
             # It is about to have something to do.
             return
-        tell(self._log, LAUNCHER, service=self._service, pid=self._pid, state="idle")
+        log_event(self._log, LAUNCHER, service=self._service, pid=self._pid, state="idle")
         self._drop_socket()
         self._orders.lose_none()
         self.ready = self._had_one = False
@@ -333,7 +333,7 @@ class Link:
         self._stop_timer()
         self._problem = ""
         self._reports.unavailable("")
-        tell(self._log, LAUNCHER, service=self._service, pid=self._pid, state="ready")
+        log_event(self._log, LAUNCHER, service=self._service, pid=self._pid, state="ready")
         self.ready, self._failing = True, False
         assert self._socket is not None  # noqa: S101 - it has just spoken
         self._orders.serve(self._socket, self._protocol)
@@ -395,7 +395,9 @@ class Link:
         if self.stopped:
             return
         pause = self._backoff.pause(self._reactor.seconds() - self._since if self._pid else 0.0)
-        tell(self._log, LAUNCHER_LOST, service=self._service, pid=self._pid, state="lost", reason=reason, retry=pause)
+        log_event(
+            self._log, LAUNCHER_LOST, service=self._service, pid=self._pid, state="lost", reason=reason, retry=pause
+        )
         self._pid = 0
         self._retry = self._reactor.callLater(pause, self._again)
         for number in given_up:
@@ -410,7 +412,7 @@ class Link:
     def _again(self) -> None:
         self._retry = None
         for number, pid in list(self.orphans.items()):
-            if not exists(pid):
+            if not process_exists(pid):
                 # Its launcher was killed when it had seen its end, and before it could say so.
                 del self.orphans[number]
                 self._reports.forgotten(number)
@@ -418,7 +420,7 @@ class Link:
         if self._orders or self._problem:
             self.wake()
 
-    def retire(self, successor: Link) -> None:
+    def retire(self, successor: LauncherClient) -> None:
         """Let another launcher serve from now on, also who waits; this one ends after its last handler."""
         self._successor = successor
         self._orders.hand_over(successor._orders)

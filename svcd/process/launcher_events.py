@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from svcd.process.messages import Ended
 
-__all__ = ["Reports"]
+__all__ = ["LauncherEvents"]
 
 
-class Reports(Protocol):
+class LauncherEvents(Protocol):
     """Who is told what becomes of the connections of a service."""
 
     def started(self, number: int, pid: int) -> None:

@@ -14,9 +14,9 @@ from svcd.process.messages import (
     Failed,
     Idle,
     Ready,
-    Said,
     Started,
     Starting,
+    StderrLine,
 )
 from svcd.process.stderr import LONGEST_BLOCK
 
@@ -107,7 +107,7 @@ class LauncherProtocol:
             case Ended(number):
                 _check_end(report)
                 self._move(report, number, (_State.STARTED,), None)
-            case Said() | Dropped():
+            case StderrLine() | Dropped():
                 self._check_output(report)
             case Ready(problem):
                 _require(not self.ready, "a second Ready")
@@ -137,9 +137,9 @@ class LauncherProtocol:
             self._unanswered -= 1
         self._idle_reported = False
 
-    def _check_output(self, report: Said | Dropped) -> None:
+    def _check_output(self, report: StderrLine | Dropped) -> None:
         size = 0
-        if isinstance(report, Said):
+        if isinstance(report, StderrLine):
             size = len(report.text)
             _require(report.number <= self._highest, f"output of a connection that it was not sent ({report.number})")
             _require(size <= LONGEST_BLOCK, f"{size} bytes of output in one piece")

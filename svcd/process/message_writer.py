@@ -6,7 +6,7 @@ import contextlib
 from _thread import allocate_lock
 from typing import TYPE_CHECKING
 
-from svcd.process.messages import Dropped, Said, pack
+from svcd.process.messages import Dropped, StderrLine, pack
 
 if TYPE_CHECKING:
     import socket
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from svcd.process.messages import Message
     from svcd.process.stderr_limit import OutputLimit
 
-__all__ = ["Telling"]
+__all__ = ["MessageWriter"]
 
 #: What was noted does not wait when it is longer than so many bytes.
 _LONGEST_NOTE = 4096
@@ -23,7 +23,7 @@ _LONGEST_NOTE = 4096
 _DROPPED_SECONDS = 1.0
 
 
-class Telling:
+class MessageWriter:
     """Sends messages to the daemon, if it is still there.
 
     Args:
@@ -56,7 +56,7 @@ class Telling:
                 self._bytes += len(text)
                 self.due = self.due or self._clock() + _DROPPED_SECONDS
                 return
-        self.tell(Said(number, text))
+        self.tell(StderrLine(number, text))
 
     def tell_dropped(self) -> None:
         """Tell how much was dropped, if it is time for that."""

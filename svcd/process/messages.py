@@ -17,23 +17,23 @@ __all__ = [
     "ONE_DESCRIPTOR",
     "Changed",
     "CheckModule",
+    "ChildExited",
     "Connection",
     "Dropped",
     "Ended",
     "Failed",
-    "Gone",
     "Idle",
     "Kill",
-    "Launch",
-    "Launched",
+    "LauncherStarted",
     "Message",
     "Ready",
-    "Said",
     "Signal",
+    "StartLauncher",
     "Started",
     "Starting",
+    "StderrLine",
     "pack",
-    "read",
+    "parse",
     "read_all",
 ]
 
@@ -132,7 +132,7 @@ class Ended(NamedTuple):
     bytes_out: int = -1
 
 
-class Said(NamedTuple):
+class StderrLine(NamedTuple):
     """From a launcher: what a handler wrote for the log, a line without its end or a whole traceback."""
 
     number: int
@@ -152,7 +152,7 @@ class Kill(NamedTuple):
     pid: int
 
 
-class Launch(NamedTuple):
+class StartLauncher(NamedTuple):
     """To the nursery: start the launcher of a service, which is known by its row in the table.
 
     Attributes:
@@ -164,7 +164,7 @@ class Launch(NamedTuple):
     options: bytes = b""
 
 
-class Launched(NamedTuple):
+class LauncherStarted(NamedTuple):
     """From the nursery, with the launcher's socket: it runs; or, with an errno and none, it could not be forked."""
 
     row: int
@@ -172,7 +172,7 @@ class Launched(NamedTuple):
     errno: int = 0
 
 
-class Gone(NamedTuple):
+class ChildExited(NamedTuple):
     """From the nursery: a launcher has ended, or a handler whose launcher ended before it; `status` as wait(2)."""
 
     pid: int
@@ -189,13 +189,13 @@ Message: TypeAlias = (
     | Started
     | Failed
     | Ended
-    | Said
+    | StderrLine
     | Dropped
     | Changed
-    | Launch
+    | StartLauncher
     | Kill
-    | Launched
-    | Gone
+    | LauncherStarted
+    | ChildExited
 )
 
 #: Of each message: the first byte, the layout of the numbers that follow, and whether bytes end it.
@@ -209,13 +209,13 @@ _LAYOUTS: dict[type[Message], tuple[bytes, struct.Struct, bool]] = {
     Started: (b"P", struct.Struct("=Qi"), False),
     Failed: (b"F", struct.Struct("=Qi"), False),
     Ended: (b"E", struct.Struct("=Qiddqq"), False),
-    Said: (b"T", struct.Struct("=Q"), True),
+    StderrLine: (b"T", struct.Struct("=Q"), True),
     Dropped: (b"D", struct.Struct("=QQ"), False),
     Changed: (b"M", struct.Struct("="), True),
-    Launch: (b"L", struct.Struct("=I"), True),
+    StartLauncher: (b"L", struct.Struct("=I"), True),
     Kill: (b"X", struct.Struct("=i"), False),
-    Launched: (b"N", struct.Struct("=Iii"), False),
-    Gone: (b"G", struct.Struct("=ii"), False),
+    LauncherStarted: (b"N", struct.Struct("=Iii"), False),
+    ChildExited: (b"G", struct.Struct("=ii"), False),
 }
 _KINDS: dict[bytes, tuple[Any, struct.Struct, bool]] = {
     code: (kind, layout, tail) for kind, (code, layout, tail) in _LAYOUTS.items()
@@ -231,7 +231,7 @@ def pack(message: Message) -> bytes:
     return bytes(code + layout.pack(*values[:-1]) + values[-1])[:LARGEST]
 
 
-def read(packet: bytes) -> Message:
+def parse(packet: bytes) -> Message:
     """The message of a packet.
 
     Raises:

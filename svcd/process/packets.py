@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall
 
-    from svcd.interfaces import Watcher
+    from svcd.interfaces import FdReactor
 
 __all__ = ["PacketQueue"]
 
@@ -25,7 +25,7 @@ class PacketQueue:
         reactor: for the time.
     """
 
-    def __init__(self, reactor: Watcher) -> None:
+    def __init__(self, reactor: FdReactor) -> None:
         self._reactor = reactor
         self._packets: dict[Hashable, bytes] = {}
         self._socket: socket.socket | None = None

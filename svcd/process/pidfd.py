@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from twisted.python.failure import Failure
 
-    from svcd.interfaces import Watcher
+    from svcd.interfaces import FdReactor
 
-__all__ = ["Child", "ending"]
+__all__ = ["PidfdChild", "ending"]
 
 #: Of linux/sched.h: a process that is in its exit(2), as the flags in /proc/PID/stat have it (proc(5)).
 _PF_EXITING = 0x4
@@ -27,7 +27,7 @@ _KILLED = 1 << (signal.SIGKILL - 1)
 
 
 @implementer(IReadDescriptor)
-class Child:
+class PidfdChild:
     """A child of the daemon, by its pidfd (pidfd_open(2)): readable when the child has ended.
 
     Args:
@@ -36,7 +36,7 @@ class Child:
         ended: called with its status, as of wait(2), when it is reaped.
     """
 
-    def __init__(self, reactor: Watcher, pid: int, ended: Callable[[int], None]) -> None:
+    def __init__(self, reactor: FdReactor, pid: int, ended: Callable[[int], None]) -> None:
         self._reactor = reactor
         self._pid = pid
         self._ended = ended

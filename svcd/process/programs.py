@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from svcd.process.credentials import take_limits
+from svcd.process.credentials import apply_limits
 
 if TYPE_CHECKING:
-    from svcd.process.spec import Spec
+    from svcd.process.spec import LaunchSpec
 
-__all__ = ["Programs", "connection_values"]
+__all__ = ["ProgramRunner", "connection_values"]
 
 #: What a connection may add to the environment: nothing that makes a program load or run something.
 _OF_CONNECTIONS = (b"TCP", b"REMOTE_", b"UNIXREMOTE", b"PROXY_", b"SSL_")
@@ -26,14 +26,14 @@ def connection_values(data: bytes) -> dict[bytes, bytes]:
     return values
 
 
-class Programs:
+class ProgramRunner:
     """Starts the program of a service.
 
     Args:
         spec: the service.
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: LaunchSpec) -> None:
         self._path = spec.program
         self._argv = spec.argv
         self._environment = {os.fsencode(name): os.fsencode(value) for name, value in spec.environment.items()}
@@ -96,7 +96,7 @@ class Programs:
                 fail = os.dup(fail)
                 os.dup2(descriptor, 3)
                 values[b"LISTEN_PID"] = b"%d" % os.getpid()
-            take_limits(self._limits)
+            apply_limits(self._limits)
             os.execve(self._path, self._argv, values)  # noqa: S606 - no shell is the point
         except OSError as error:
             os.write(fail, b"%d" % (error.errno or 0))

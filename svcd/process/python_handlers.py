@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from svcd.process.byte_counts import UNKNOWN, count
 from svcd.process.connection_closes import HandlerSocket
-from svcd.process.credentials import take_limits
-from svcd.process.imports import resolve
+from svcd.process.credentials import apply_limits
+from svcd.process.imports import import_object
 from svcd.process.messages import Ended, Started
 from svcd.process.programs import connection_values
 from svcd.process.signals import default_signals
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from svcd.process.connection_closes import Closings
-    from svcd.process.message_writer import Telling
-    from svcd.process.spec import Spec
+    from svcd.process.message_writer import MessageWriter
+    from svcd.process.spec import LaunchSpec
 
-__all__ = ["Forks", "Threads", "find"]
+__all__ = ["ForkRunner", "ThreadRunner", "find"]
 
 
 class _Server:
@@ -57,7 +57,7 @@ def find(name: str, path: Sequence[str] = ()) -> Callable[..., object]:
     """
     if path:
         sys.path[:] = path
-    found = resolve(name)
+    found = import_object(name)
     if not callable(found):
         raise ImportError(f"{name} is neither a request handler nor a function: it can't be called")  # noqa: TRY004 - one kind for all
     return found  # type: ignore[no-any-return]
@@ -101,7 +101,7 @@ def _text(environment: bytes) -> dict[str, str]:
     return {os.fsdecode(name): os.fsdecode(value) for name, value in connection_values(environment).items()}
 
 
-class Forks:
+class ForkRunner:
     """Runs a handler in a child of this process for each connection.
 
     Args:
@@ -112,7 +112,11 @@ class Forks:
     """
 
     def __init__(
-        self, function: Callable[..., object], spec: Spec, leave: Callable[[], None], closings: Closings | None = None
+        self,
+        function: Callable[..., object],
+        spec: LaunchSpec,
+        leave: Callable[[], None],
+        closings: Closings | None = None,
     ) -> None:
         self._function = function
         self._closings = closings
@@ -145,7 +149,7 @@ class Forks:
             os.dup2(stderr, 1)
             os.dup2(stderr, 2)
             os.close(stderr)
-            take_limits(self._limits)
+            apply_limits(self._limits)
             # What update() asks of its argument first would cost more than the rest.
             for name, value in values.items():
                 os.environ[name] = value
@@ -171,7 +175,7 @@ class Forks:
         return sock
 
 
-class Threads:
+class ThreadRunner:
     """Runs a handler in a thread of this process for each connection.
 
     Args:
@@ -182,7 +186,12 @@ class Threads:
     """
 
     def __init__(
-        self, function: Callable[..., object], telling: Telling, clock: Callable[[], float], *, counts: bool = False
+        self,
+        function: Callable[..., object],
+        telling: MessageWriter,
+        clock: Callable[[], float],
+        *,
+        counts: bool = False,
     ) -> None:
         self._counts: dict[int, tuple[int, int]] | None = {} if counts else None
         self._function = function

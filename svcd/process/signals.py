@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-__all__ = ["ChildWatch", "children", "default_signals", "exists", "outlast_signals", "reset_inherited_signals"]
+__all__ = [
+    "ChildWatch",
+    "default_signals",
+    "ignore_termination_signals",
+    "process_exists",
+    "reap_children",
+    "reset_inherited_signals",
+]
 
 #: What may reach a whole process group or service at its end. The daemon tells its launchers when to go, by
 #: closing their sockets: later than that, so that what runs can end first.
@@ -47,7 +54,7 @@ def _nothing(_number: int, _frame: FrameType | None) -> None:
     """Take a signal. Unlike an ignored one it is the default again in a program that is executed."""
 
 
-def outlast_signals() -> None:
+def ignore_termination_signals() -> None:
     """Let none of the usual signals end this process, and let programs start with all as by default."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals():
@@ -105,7 +112,7 @@ class ChildWatch:
         os.close(self._write)
 
 
-def children() -> Iterator[tuple[int, int, float, float]]:
+def reap_children() -> Iterator[tuple[int, int, float, float]]:
     """Reap the children that have ended: pid, status as of wait(2), user and system seconds."""
     while True:
         try:
@@ -117,7 +124,7 @@ def children() -> Iterator[tuple[int, int, float, float]]:
         yield pid, status, usage.ru_utime, usage.ru_stime
 
 
-def exists(pid: int) -> bool:
+def process_exists(pid: int) -> bool:
     """Whether there is such a process, ended ones included that nobody has reaped."""
     try:
         os.kill(pid, 0)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import marshal
 from typing import Any, NamedTuple
 
-__all__ = ["Identity", "Limit", "Spec", "dump", "load", "place_files"]
+__all__ = ["LaunchSpec", "ProcessCredentials", "ResourceLimit", "dump", "load", "place_files"]
 
 #: With fewer descriptors a launcher has not enough for itself.
 _FEWEST_DESCRIPTORS = 64
 
 
-class Limit(NamedTuple):
+class ResourceLimit(NamedTuple):
     """A limit of a process (setrlimit(2)): its RLIMIT number, and the soft and the hard one; -1 is none."""
 
     which: int
@@ -19,7 +19,7 @@ class Limit(NamedTuple):
     hard: int
 
 
-class Identity(NamedTuple):
+class ProcessCredentials(NamedTuple):
     """As whom a handler runs. None keeps what the daemon was started with.
 
     Attributes:
@@ -42,11 +42,11 @@ class Identity(NamedTuple):
     root: str = ""
     folder: str = "/"
     no_new_privs: bool = False
-    own_limits: tuple[Limit, ...] = ()
-    handler_limits: tuple[Limit, ...] = ()
+    own_limits: tuple[ResourceLimit, ...] = ()
+    handler_limits: tuple[ResourceLimit, ...] = ()
 
 
-class Spec(NamedTuple):
+class LaunchSpec(NamedTuple):
     """A spawned service.
 
     Attributes:
@@ -68,7 +68,7 @@ class Spec(NamedTuple):
     """
 
     name: str
-    identity: Identity
+    identity: ProcessCredentials
     environment: dict[str, str]
     program: str = ""
     argv: tuple[str, ...] = ()
@@ -85,7 +85,7 @@ class Spec(NamedTuple):
     start_timeout: float = 30.0
 
 
-def dump(specs: tuple[Spec, ...]) -> bytes:
+def dump(specs: tuple[LaunchSpec, ...]) -> bytes:
     """A table of services as bytes, for the same Python only."""
     return marshal.dumps([_plain(spec) for spec in specs])
 
@@ -95,21 +95,23 @@ def _plain(value: object) -> object:
     return tuple(map(_plain, value)) if isinstance(value, tuple) else value
 
 
-def load(data: bytes) -> tuple[Spec, ...]:
+def load(data: bytes) -> tuple[LaunchSpec, ...]:
     """The table again. The bytes must come from the process that starts this one."""
     return tuple(_spec(*values) for values in marshal.loads(data))  # noqa: S302
 
 
-def _spec(name: str, identity: Any, *rest: Any) -> Spec:  # noqa: ANN401 - as it was dumped
+def _spec(name: str, identity: Any, *rest: Any) -> LaunchSpec:  # noqa: ANN401 - as it was dumped
     *others, own, handlers = identity
-    return Spec(name, Identity._make((*others, _limits(own), _limits(handlers))), *rest)
+    return LaunchSpec(name, ProcessCredentials._make((*others, _limits(own), _limits(handlers))), *rest)
 
 
-def _limits(values: Any) -> tuple[Limit, ...]:  # noqa: ANN401 - as it was dumped
-    return tuple(Limit(*value) for value in values)
+def _limits(values: Any) -> tuple[ResourceLimit, ...]:  # noqa: ANN401 - as it was dumped
+    return tuple(ResourceLimit(*value) for value in values)
 
 
-def place_files(own: tuple[Limit, ...], handler: tuple[Limit, ...], files: Limit, *, keeps: bool) -> Any:  # noqa: ANN401
+def place_files(
+    own: tuple[ResourceLimit, ...], handler: tuple[ResourceLimit, ...], files: ResourceLimit, *, keeps: bool
+) -> Any:  # noqa: ANN401
     """Return the launcher's own limits and its handlers', with the one of open files among them.
 
     What a launcher keeps open for each handler is not to be limited with the handler.

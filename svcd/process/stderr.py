@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BLOCK", "LONGEST_BLOCK", "LONGEST_LINE", "Sayings"]
+__all__ = ["BLOCK", "LONGEST_BLOCK", "LONGEST_LINE", "StderrSplitter"]
 
 #: A line longer than this many bytes is told in pieces.
 LONGEST_LINE = 4096
@@ -12,7 +12,7 @@ LONGEST_BLOCK = 32_768
 BLOCK = b"\0"
 
 
-class Sayings:
+class StderrSplitter:
     """One handler's writing. It keeps at most LONGEST_BLOCK bytes."""
 
     __slots__ = ("_rest",)

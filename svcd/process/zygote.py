@@ -18,12 +18,22 @@ import sys
 from signal import SIGCONT, SIGKILL, SIGTERM
 from typing import NoReturn
 
-from svcd.process.credentials import adopt_orphans
+from svcd.process.credentials import become_subreaper
 from svcd.process.launch_options import adapt, excess, inherited_limits
 from svcd.process.launcher import serve
-from svcd.process.messages import LARGEST, ONE_DESCRIPTOR, Gone, Kill, Launch, Launched, Signal, pack, read
-from svcd.process.signals import ChildWatch, children, outlast_signals
-from svcd.process.spec import Spec, load
+from svcd.process.messages import (
+    LARGEST,
+    ONE_DESCRIPTOR,
+    ChildExited,
+    Kill,
+    LauncherStarted,
+    Signal,
+    StartLauncher,
+    pack,
+    parse,
+)
+from svcd.process.signals import ChildWatch, ignore_termination_signals, reap_children
+from svcd.process.spec import LaunchSpec, load
 
 __all__ = ["TABLE_DESCRIPTOR", "main"]
 
@@ -31,8 +41,8 @@ __all__ = ["TABLE_DESCRIPTOR", "main"]
 TABLE_DESCRIPTOR = 3
 
 
-class _Nursery:
-    def __init__(self, control: socket.socket, specs: tuple[Spec, ...]) -> None:
+class _Zygote:
+    def __init__(self, control: socket.socket, specs: tuple[LaunchSpec, ...]) -> None:
         self._control = control
         self._specs = specs
         self._limits = inherited_limits()
@@ -48,9 +58,9 @@ class _Nursery:
             ready = [descriptor for descriptor, _ in poll.poll()]
             if self._watch.fileno() in ready:
                 self._watch.clear()
-                for pid, status, *_ in children():
+                for pid, status, *_ in reap_children():
                     self._launchers.discard(pid)
-                    self._control.send(pack(Gone(pid, status)))
+                    self._control.send(pack(ChildExited(pid, status)))
             if self._control.fileno() in ready:
                 packet = self._control.recv(LARGEST)
                 if not packet:
@@ -67,45 +77,45 @@ class _Nursery:
     def _take(self, packet: bytes) -> None:
         """Follow an order: whatever the daemon has become, it can have what is in the table or less, nothing else."""
         try:
-            order = read(packet)
+            order = parse(packet)
         except ValueError:
             return
         if isinstance(order, Signal):
             _end(order)
         if isinstance(order, Kill) and order.pid in self._launchers:
             os.kill(order.pid, SIGKILL)
-        if isinstance(order, Launch):
+        if isinstance(order, StartLauncher):
             self._take_launch(order)
 
-    def _take_launch(self, order: Launch) -> None:
+    def _take_launch(self, order: StartLauncher) -> None:
         spec = self._specs[order.row] if order.row < len(self._specs) else None
         try:
             adapted = adapt(spec or self._specs[0], order.options) if order.options else spec
         except ValueError:
             return
         if spec is None or adapted is None:
-            self._control.send(pack(Launched(order.row, 0, errno.EINVAL)))
+            self._control.send(pack(LauncherStarted(order.row, 0, errno.EINVAL)))
         elif excess(spec, adapted, self._limits):
-            self._control.send(pack(Launched(order.row, 0, errno.EPERM)))
+            self._control.send(pack(LauncherStarted(order.row, 0, errno.EPERM)))
         else:
             self._launch(order.row, adapted)
 
-    def _launch(self, row: int, spec: Spec) -> None:
+    def _launch(self, row: int, spec: LaunchSpec) -> None:
         theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, ours:
             try:
                 pid = os.fork()
             except OSError as error:
-                self._control.send(pack(Launched(row, 0, error.errno or 0)))
+                self._control.send(pack(LauncherStarted(row, 0, error.errno or 0)))
                 return
             if not pid:
                 theirs.close()
                 self._become(spec, ours)
             self._launchers.add(pid)
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE_DESCRIPTOR.pack(theirs.fileno()))]
-            self._control.sendmsg([pack(Launched(row, pid))], rights)
+            self._control.sendmsg([pack(LauncherStarted(row, pid))], rights)
 
-    def _become(self, spec: Spec, control: socket.socket) -> NoReturn:
+    def _become(self, spec: LaunchSpec, control: socket.socket) -> NoReturn:
         """Be a launcher, in the child."""
         code = 70  # sysexits(3) EX_SOFTWARE
         try:
@@ -140,7 +150,7 @@ def _close_others(kept: int) -> None:
 def main() -> None:
     """Begin, in a fresh interpreter."""
     os.setsid()
-    outlast_signals()
+    ignore_termination_signals()
     control = socket.socket(fileno=os.dup(0))
     with open(TABLE_DESCRIPTOR, "rb") as table:
         table.seek(0)
@@ -150,11 +160,11 @@ def main() -> None:
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
     os.close(nothing)
-    adopt_orphans()
+    become_subreaper()
     # What is there now is there for good, and stays shared with the launchers: the collector must not touch it.
     gc.collect()
     gc.freeze()
-    nursery = _Nursery(control, specs)
+    nursery = _Zygote(control, specs)
     try:
         nursery.run()
     except (BrokenPipeError, ConnectionResetError):

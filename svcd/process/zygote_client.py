@@ -18,24 +18,34 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 import svcd
-from svcd.log.events import NURSERY, NURSERY_LOST, tell
+from svcd.log.events import NURSERY, NURSERY_LOST, log_event
 from svcd.process.backoff import Backoff
 from svcd.process.launch_options import excess, inherited_limits, launcher_options
-from svcd.process.launcher_client import Link
-from svcd.process.messages import LARGEST, ONE_DESCRIPTOR, Gone, Kill, Launch, Launched, Signal, pack, read
+from svcd.process.launcher_client import LauncherClient
+from svcd.process.messages import (
+    LARGEST,
+    ONE_DESCRIPTOR,
+    ChildExited,
+    Kill,
+    LauncherStarted,
+    Signal,
+    StartLauncher,
+    pack,
+    parse,
+)
 from svcd.process.packets import PacketQueue
-from svcd.process.pidfd import Child
-from svcd.process.spec import Spec, dump
+from svcd.process.pidfd import PidfdChild
+from svcd.process.spec import LaunchSpec, dump
 from svcd.process.zygote import TABLE_DESCRIPTOR
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
-    from svcd.interfaces import Watcher
-    from svcd.process.launcher_events import Reports
+    from svcd.interfaces import FdReactor
+    from svcd.process.launcher_events import LauncherEvents
 
-__all__ = ["Nurse"]
+__all__ = ["ZygoteClient"]
 
 #: Run by a bare interpreter: the standard library first, then us, and nothing that an environment or a folder adds.
 _CODE = "import sys; sys.path.append({root!r}); from svcd.process.zygote import main; main()"
@@ -44,12 +54,12 @@ _CODE = "import sys; sys.path.append({root!r}); from svcd.process.zygote import 
 class _Source:
     """Starts the launchers of a row of the nursery's table."""
 
-    def __init__(self, nurse: Nurse, row: int, spec: Spec) -> None:
+    def __init__(self, nurse: ZygoteClient, row: int, spec: LaunchSpec) -> None:
         self._nurse = nurse
         self._row = row
         self._spec = spec
 
-    def launch(self, link: Link) -> None:
+    def launch(self, link: LauncherClient) -> None:
         self._nurse.ask(self._row, link)
 
     def signal(self, signal: Signal) -> None:
@@ -58,12 +68,12 @@ class _Source:
     def kill(self, pid: int) -> None:
         self._nurse.send(Kill(pid), f"kill {pid}")
 
-    def renew(self, reports: Reports) -> Link:
+    def renew(self, reports: LauncherEvents) -> LauncherClient:
         return self._nurse.make(self._row, reports, self._spec)
 
 
 @implementer(IReadDescriptor)
-class Nurse:
+class ZygoteClient:
     """Has a nursery, and through it a launcher for each spawned service.
 
     Args:
@@ -72,11 +82,11 @@ class Nurse:
 
     _log = Logger()
 
-    def __init__(self, reactor: Watcher) -> None:
+    def __init__(self, reactor: FdReactor) -> None:
         self._reactor = reactor
-        self._specs: list[Spec] = []
-        self._links: list[Link] = []
-        self._asked: deque[tuple[int, Link]] = deque()
+        self._specs: list[LaunchSpec] = []
+        self._links: list[LauncherClient] = []
+        self._asked: deque[tuple[int, LauncherClient]] = deque()
         self._socket: socket.socket | None = None
         self._root = False
         self._limits: dict[int, tuple[int, int]] = {}
@@ -88,12 +98,12 @@ class Nurse:
         self._stopping: Deferred[None] | None = None
         self._call: IDelayedCall | None = None
 
-    def link(self, spec: Spec, reports: Reports) -> Link:
+    def link(self, spec: LaunchSpec, reports: LauncherEvents) -> LauncherClient:
         """Take a service in, before the nursery starts."""
         self._specs.append(spec)
         return self.make(len(self._specs) - 1, reports, spec)
 
-    def make(self, row: int, reports: Reports, spec: Spec) -> Link:
+    def make(self, row: int, reports: LauncherEvents, spec: LaunchSpec) -> LauncherClient:
         """Make a link for a service that was taken in.
 
         Args:
@@ -102,7 +112,7 @@ class Nurse:
             spec: what the table has there, perhaps with other launcher options.
         """
         self._links = [link for link in self._links if not link.stopped]
-        link = Link(self._reactor, spec, _Source(self, row, spec), reports)
+        link = LauncherClient(self._reactor, spec, _Source(self, row, spec), reports)
         self._links.append(link)
         return link
 
@@ -111,16 +121,16 @@ class Nurse:
         """Whether the nursery runs as root: it was started before the daemon gave root up."""
         return self._root and self._socket is not None
 
-    def row_of(self, name: str) -> Spec | None:
+    def row_of(self, name: str) -> LaunchSpec | None:
         """Return what the nursery's table has for a service; None if it has nothing."""
         return next((each for each in self._specs if each.name == name), None)
 
-    def excess(self, spec: Spec) -> list[str]:
+    def excess(self, spec: LaunchSpec) -> list[str]:
         """Return the options by which a service would have other or more rights than in the nursery's table."""
         row = self.row_of(spec.name)
         return [""] if row is None else excess(row, spec, self._limits)
 
-    def row_with_roots_rights(self, spec: Spec) -> int | None:
+    def row_with_roots_rights(self, spec: LaunchSpec) -> int | None:
         """Return the row of a service that this nursery can start as root, with these rights; None if there is none.
 
         It can give nothing but what is in its table, or less.
@@ -172,8 +182,8 @@ class Nurse:
         ours.setblocking(False)
         self._root, self._limits = os.geteuid() == 0, inherited_limits()
         self.connected(ours, pid)
-        Child(self._reactor, pid, self._ended)
-        tell(self._log, NURSERY, pid=pid, state="started")
+        PidfdChild(self._reactor, pid, self._ended)
+        log_event(self._log, NURSERY, pid=pid, state="started")
 
     def connected(self, sock: socket.socket, pid: int) -> None:
         """Speak with a nursery that was started."""
@@ -186,15 +196,17 @@ class Nurse:
             self._packets.put(link, self._order(row, link))
         self._packets.open(sock)
 
-    def ask(self, row: int, link: Link) -> None:
+    def ask(self, row: int, link: LauncherClient) -> None:
         """Ask for a launcher; without a nursery the next one is asked."""
         self._asked.append((row, link))
         if self._socket is not None:
             self._packets.put(link, self._order(row, link))
 
-    def _order(self, row: int, link: Link) -> bytes:
+    def _order(self, row: int, link: LauncherClient) -> bytes:
         options = launcher_options(link.spec)
-        return pack(Launch(row) if options == launcher_options(self._specs[row]) else Launch(row, options))
+        return pack(
+            StartLauncher(row) if options == launcher_options(self._specs[row]) else StartLauncher(row, options)
+        )
 
     def send(self, message: Signal | Kill, key: int | str) -> None:
         """Send an order that only the present nursery can follow."""
@@ -237,14 +249,14 @@ class Nurse:
         Raises:
             ValueError: it may not come now.
         """
-        report = read(packet)
-        if isinstance(report, Gone):
+        report = parse(packet)
+        if isinstance(report, ChildExited):
             if sockets or report.pid <= 0 or not 0 <= report.status <= 0xFFFF:
                 raise ValueError("Gone with impossible numbers")
             for link in list(self._links):
                 link.orphan_ended(report.pid, report.status)
             return
-        if not isinstance(report, Launched):
+        if not isinstance(report, LauncherStarted):
             raise ValueError(f"{type(report).__name__}, which no nursery reports")  # noqa: TRY004 - as any other mistake
         if not self._asked or self._asked[0][0] != report.row:
             raise ValueError(f"Launched for a service whose turn it is not ({report.row})")
@@ -273,7 +285,7 @@ class Nurse:
             return
         code = os.waitstatus_to_exitcode(status)
         reason = self._reason or (f"signal {-code}" if code < 0 else f"exit {code}")
-        tell(self._log, NURSERY_LOST, state="lost", reason=reason)
+        log_event(self._log, NURSERY_LOST, state="lost", reason=reason)
         for link in self._links:
             link.forget()
         self._retry()
@@ -286,7 +298,7 @@ class Nurse:
         try:
             self.start()
         except OSError as error:
-            tell(self._log, NURSERY_LOST, state="lost", reason=error.strerror)
+            log_event(self._log, NURSERY_LOST, state="lost", reason=error.strerror)
             self._since = self._reactor.seconds()
             self._retry()
 

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 __all__ = [
     "LINGER_BYTES",
     "LINGER_SECONDS",
-    "Answerer",
-    "AnswererFactory",
     "BuiltinDatagrams",
     "BuiltinFactory",
-    "DatagramAnswerer",
-    "Lingerer",
-    "Responder",
+    "HalfCloseProtocol",
+    "LingeringProtocol",
+    "OneShotDatagramProtocol",
+    "OneShotFactory",
+    "OneShotProtocol",
 ]
 
 #: How long a connection whose last byte is with the kernel waits for its client to close, in seconds.
@@ -53,7 +53,7 @@ class BuiltinFactory(Factory):
 
 
 @implementer(IHalfCloseableProtocol)
-class Responder(Protocol):
+class HalfCloseProtocol(Protocol):
     """A stream protocol whose client may half-close: what it sent before is answered, then the connection ends.
 
     A plain Twisted protocol loses its unsent answer at the client's FIN.
@@ -71,7 +71,7 @@ class Responder(Protocol):
         """Our side is closed; nothing to do until the client closes its own."""
 
 
-class Lingerer(Responder):
+class LingeringProtocol(HalfCloseProtocol):
     """A Responder that may be the first to close.
 
     Closing a socket with unread input resets the connection, and the client may lose the answer for it (RFC 1122,
@@ -109,10 +109,10 @@ class Lingerer(Responder):
             self._last_call.cancel()
 
 
-class Answerer(Lingerer):
+class OneShotProtocol(LingeringProtocol):
     """Says one thing as soon as a client connects, ignores what it sends, and closes."""
 
-    factory: AnswererFactory
+    factory: OneShotFactory
 
     def connectionMade(self) -> None:
         """Say it."""
@@ -125,7 +125,7 @@ class Answerer(Lingerer):
         self.drop(data)
 
 
-class AnswererFactory(BuiltinFactory):
+class OneShotFactory(BuiltinFactory):
     """Makes Answerers.
 
     Args:
@@ -133,7 +133,7 @@ class AnswererFactory(BuiltinFactory):
         clock: the reactor, for the wait at the end.
     """
 
-    protocol = Answerer  # type: ignore[assignment]
+    protocol = OneShotProtocol  # type: ignore[assignment]
 
     def __init__(self, answer: Callable[[], bytes], clock: IReactorTime) -> None:
         self.answer = answer
@@ -147,7 +147,7 @@ class BuiltinDatagrams(DatagramProtocol):
     transport: DatagramTransport  # type: ignore[assignment]
 
 
-class DatagramAnswerer(BuiltinDatagrams):
+class OneShotDatagramProtocol(BuiltinDatagrams):
     """Answers each datagram by one, made without a look at the question.
 
     Args:

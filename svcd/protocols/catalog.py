@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svcd.errors import ConfigError
-from svcd.model import Shape
+from svcd.model import SocketType
 from svcd.process.factories import FactoryError, make_factory
 from svcd.protocols.chargen import ChargenDatagrams, ChargenFactory
 from svcd.protocols.daytime import DaytimeDatagrams, DaytimeFactory
 from svcd.protocols.discard import DiscardDatagrams, DiscardFactory
 from svcd.protocols.echo import EchoDatagrams, EchoFactory
 from svcd.protocols.http.connections import HttpTimeouts
-from svcd.protocols.http.greeting import HelloPage
+from svcd.protocols.http.greeting import GreetingPage
 from svcd.protocols.http.server import HttpFactory
 from svcd.protocols.http.static_files import StaticFiles
 from svcd.protocols.qotd import QotdDatagrams, QotdFactory
@@ -31,16 +31,25 @@ if TYPE_CHECKING:
     from twisted.internet.protocol import DatagramProtocol, Factory
 
     from svcd.addresses import HostPort
-    from svcd.config.options import Options
+    from svcd.config.options import ServiceOptions
     from svcd.config.service import Service
-    from svcd.interfaces import Descriptors, Files, Names
-    from svcd.metrics.snapshot import Observed
+    from svcd.interfaces import DescriptorCounter, FileReader, HostNameResolver
+    from svcd.metrics.snapshot import MetricsSource
 
-__all__ = ["BUILTINS", "MUX", "SHAPES", "SUMMARIES", "Builtin", "Surroundings", "datagram_protocol", "stream_factory"]
+__all__ = [
+    "BUILTINS",
+    "MUX",
+    "SHAPES",
+    "SUMMARIES",
+    "Builtin",
+    "ServiceDependencies",
+    "datagram_protocol",
+    "stream_factory",
+]
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ServiceDependencies:
     """What a service may need beside its options.
 
     Attributes:
@@ -54,11 +63,11 @@ class Surroundings:
     """
 
     clock: IReactorTime
-    names: Names
-    files: Files
-    descriptors: Descriptors
-    observed: Observed
-    outgoing: Callable[[HostPort, float, Descriptors], IStreamClientEndpoint]
+    names: HostNameResolver
+    files: FileReader
+    descriptors: DescriptorCounter
+    observed: MetricsSource
+    outgoing: Callable[[HostPort, float, DescriptorCounter], IStreamClientEndpoint]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,40 +81,40 @@ class Builtin:
     """
 
     summary: str
-    stream: Callable[[Options, Surroundings], Factory]
-    datagram: Callable[[Options, Surroundings], DatagramProtocol] | None = None
+    stream: Callable[[ServiceOptions, ServiceDependencies], Factory]
+    datagram: Callable[[ServiceOptions, ServiceDependencies], DatagramProtocol] | None = None
 
     @property
-    def shapes(self) -> frozenset[Shape]:
+    def shapes(self) -> frozenset[SocketType]:
         """How it can be served."""
-        return frozenset({Shape.STREAM} if self.datagram is None else Shape)
+        return frozenset({SocketType.STREAM} if self.datagram is None else SocketType)
 
 
-def _daytime(options: Options, around: Surroundings) -> DaytimeFactory:
+def _daytime(options: ServiceOptions, around: ServiceDependencies) -> DaytimeFactory:
     return DaytimeFactory(around.clock, utc=options.utc, iso8601=options.date_format == "iso8601")
 
 
-def _daytime_datagrams(options: Options, around: Surroundings) -> DaytimeDatagrams:  # noqa: ARG001 - as all
+def _daytime_datagrams(options: ServiceOptions, around: ServiceDependencies) -> DaytimeDatagrams:  # noqa: ARG001 - as all
     return DaytimeDatagrams(utc=options.utc, iso8601=options.date_format == "iso8601")
 
 
-def _quotes(options: Options, around: Surroundings) -> Sequence[bytes]:
+def _quotes(options: ServiceOptions, around: ServiceDependencies) -> Sequence[bytes]:
     return read_quotes(around.files.read(options.quotes)) if options.quotes else DEFAULT
 
 
-def _http_timeouts(options: Options) -> HttpTimeouts:
+def _http_timeouts(options: ServiceOptions) -> HttpTimeouts:
     return HttpTimeouts(options.request_timeout, options.keepalive_timeout, options.send_timeout)
 
 
-def _http(options: Options, around: Surroundings) -> HttpFactory:
+def _http(options: ServiceOptions, around: ServiceDependencies) -> HttpFactory:
     timeouts = _http_timeouts(options)
     if options.root:
         files = StaticFiles(options.root, options.index, symlinks=options.symlinks)
         return HttpFactory(files, around.clock, timeouts=timeouts, descriptors=around.descriptors)
-    return HttpFactory(HelloPage(around.names), around.clock, timeouts=timeouts)
+    return HttpFactory(GreetingPage(around.names), around.clock, timeouts=timeouts)
 
 
-def _status(options: Options, around: Surroundings) -> StatusFactory:
+def _status(options: ServiceOptions, around: ServiceDependencies) -> StatusFactory:
     return StatusFactory(around.observed, around.clock, _http_timeouts(options))
 
 
@@ -155,13 +164,13 @@ SUMMARIES: Mapping[str, str] = {
     MUX: "connects a client to the service that it names, if that is marked mux=yes (RFC 1078)",
 }
 #: What the parser needs to know of them.
-SHAPES: Mapping[str, frozenset[Shape]] = {
+SHAPES: Mapping[str, frozenset[SocketType]] = {
     **{name: builtin.shapes for name, builtin in BUILTINS.items()},
-    MUX: frozenset({Shape.STREAM}),
+    MUX: frozenset({SocketType.STREAM}),
 }
 
 
-def _named_factory(service: Service, around: Surroundings) -> IProtocolFactory:  # noqa: ARG001 - as all
+def _named_factory(service: Service, around: ServiceDependencies) -> IProtocolFactory:  # noqa: ARG001 - as all
     """The Factory that factory= names, or that what it names returns."""
     try:
         return make_factory(service.options.factory, service.options)
@@ -173,7 +182,7 @@ def _named_factory(service: Service, around: Surroundings) -> IProtocolFactory: 
 _ANNOUNCEMENTS = {"v1": line, "v2": block}
 
 
-def _redirect(service: Service, around: Surroundings) -> RedirectFactory:
+def _redirect(service: Service, around: ServiceDependencies) -> RedirectFactory:
     options = service.options
     server, timeout = options.redirect, options.connect_timeout
     assert server is not None  # noqa: S101 - it is what makes the service a redirection
@@ -182,13 +191,13 @@ def _redirect(service: Service, around: Surroundings) -> RedirectFactory:
     return RedirectFactory(endpoint, service.handler_text, timeout, around.clock, around.descriptors, announce)
 
 
-_HANDLERS: Mapping[str, Callable[[Service, Surroundings], IProtocolFactory]] = {
+_HANDLERS: Mapping[str, Callable[[Service, ServiceDependencies], IProtocolFactory]] = {
     "factory": _named_factory,
     "redirect": _redirect,
 }
 
 
-def stream_factory(service: Service, around: Surroundings) -> IProtocolFactory:
+def stream_factory(service: Service, around: ServiceDependencies) -> IProtocolFactory:
     """What makes the protocols of a service that is served inside the daemon.
 
     Raises:
@@ -201,7 +210,7 @@ def stream_factory(service: Service, around: Surroundings) -> IProtocolFactory:
     return BUILTINS[service.runs].stream(service.options, around)
 
 
-def datagram_protocol(service: Service, around: Surroundings) -> DatagramProtocol:
+def datagram_protocol(service: Service, around: ServiceDependencies) -> DatagramProtocol:
     """The protocol for one socket of a service that is served inside the daemon.
 
     Raises:

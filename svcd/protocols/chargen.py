@@ -7,14 +7,14 @@ import itertools
 from twisted.internet.interfaces import IPullProducer
 from zope.interface import implementer
 
-from svcd.protocols.base import BuiltinFactory, DatagramAnswerer, Responder
+from svcd.protocols.base import BuiltinFactory, HalfCloseProtocol, OneShotDatagramProtocol
 from svcd.wire import chargen
 
 __all__ = ["ChargenDatagrams", "ChargenFactory", "ChargenProtocol"]
 
 
 @implementer(IPullProducer)
-class ChargenProtocol(Responder):
+class ChargenProtocol(HalfCloseProtocol):
     """Sends the pattern until the client goes, and ignores what it sends.
 
     The next block is written when the last is gone: a client that never reads costs one block, shared by all.
@@ -49,7 +49,7 @@ class ChargenFactory(BuiltinFactory):
     protocol = ChargenProtocol
 
 
-class ChargenDatagrams(DatagramAnswerer):
+class ChargenDatagrams(OneShotDatagramProtocol):
     """Answers each datagram by lines of the pattern, from answer to answer one further."""
 
     def __init__(self) -> None:

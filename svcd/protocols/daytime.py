@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from svcd.protocols.base import Answerer, AnswererFactory, DatagramAnswerer
+from svcd.protocols.base import OneShotDatagramProtocol, OneShotFactory, OneShotProtocol
 from svcd.wire.daytime import daytime
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ def _teller(now: Callable[[], float], *, utc: bool, iso8601: bool) -> Callable[[
     return lambda: daytime(now(), utc=utc, iso8601=iso8601)
 
 
-class DaytimeProtocol(Answerer):
+class DaytimeProtocol(OneShotProtocol):
     """Tells the time and closes."""
 
 
-class DaytimeFactory(AnswererFactory):
+class DaytimeFactory(OneShotFactory):
     """Makes DaytimeProtocols.
 
     Args:
@@ -46,7 +46,7 @@ class DaytimeFactory(AnswererFactory):
         super().__init__(_teller(now, utc=utc, iso8601=iso8601), clock)
 
 
-class DaytimeDatagrams(DatagramAnswerer):
+class DaytimeDatagrams(OneShotDatagramProtocol):
     """Answers each datagram by the time."""
 
     def __init__(self, *, utc: bool = False, iso8601: bool = False, now: Callable[[], float] = time.time) -> None:

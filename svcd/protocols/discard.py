@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from svcd.protocols.base import BuiltinDatagrams, BuiltinFactory, Responder
+from svcd.protocols.base import BuiltinDatagrams, BuiltinFactory, HalfCloseProtocol
 
 __all__ = ["DiscardDatagrams", "DiscardFactory", "DiscardProtocol"]
 
 
-class DiscardProtocol(Responder):
+class DiscardProtocol(HalfCloseProtocol):
     """Reads until the client closes."""
 
     def dataReceived(self, data: bytes) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from svcd.protocols.base import BuiltinDatagrams, BuiltinFactory, Responder
+from svcd.protocols.base import BuiltinDatagrams, BuiltinFactory, HalfCloseProtocol
 
 __all__ = ["EchoDatagrams", "EchoFactory", "EchoProtocol"]
 
 
-class EchoProtocol(Responder):
+class EchoProtocol(HalfCloseProtocol):
     """Sends back exactly what it receives until the client closes.
 
     The transport is its own producer: when too much of the answer waits, it stops reading the question. So a client

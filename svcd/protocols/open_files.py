@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from svcd.interfaces import Descriptors
+    from svcd.interfaces import DescriptorCounter
 
 __all__ = ["FileBody", "OpenFiles"]
 
@@ -31,7 +31,7 @@ class _OpenFile:
         self.descriptor = descriptor
         self.users = 0
         # What the descriptor is counted in, once it is.
-        self.budget: Descriptors | None = None
+        self.budget: DescriptorCounter | None = None
 
 
 class OpenFiles:
@@ -89,7 +89,7 @@ class FileBody:
         """Whether the descriptor of the file is not counted yet."""
         return self._file.budget is None
 
-    def count(self, budget: Descriptors) -> None:
+    def count(self, budget: DescriptorCounter) -> None:
         """Take over a descriptor that was counted in a budget: it is released when the file is closed."""
         self._file.budget = budget
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.addresses import HostPort
-    from svcd.interfaces import Descriptors
+    from svcd.interfaces import DescriptorCounter
     from svcd.net.resolver import Name
 
 __all__ = ["NameEndpoint", "client_endpoint", "redirect_lookups"]
@@ -42,7 +42,7 @@ def client_endpoint(
     lookups: LookupPool[list[Name]],
     server: HostPort,
     timeout: float,
-    descriptors: Descriptors,
+    descriptors: DescriptorCounter,
 ) -> IStreamClientEndpoint:
     """What connects to a server. Its name is looked up at each connect, and its addresses raced (RFC 8305).
 
@@ -81,7 +81,7 @@ class NameEndpoint:
         lookups: LookupPool[list[Name]],
         server: HostPort,
         timeout: float,
-        descriptors: Descriptors,
+        descriptors: DescriptorCounter,
     ) -> None:
         self._reactor = reactor
         self._descriptors = descriptors
@@ -124,7 +124,7 @@ class _Resolved:  # type: ignore[misc] # HostnameEndpoint installs no resolver
         descriptors: counts the attempts.
     """
 
-    def __init__(self, reactor: Any, names: list[Name], descriptors: Descriptors) -> None:  # noqa: ANN401
+    def __init__(self, reactor: Any, names: list[Name], descriptors: DescriptorCounter) -> None:  # noqa: ANN401
         self._reactor = reactor
         self._names = names
         self._descriptors = descriptors

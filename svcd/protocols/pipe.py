@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
     from svcd.interfaces import StreamTransport
 
-__all__ = ["FirstSide", "Side"]
+__all__ = ["BufferedPipeEnd", "PipeEnd"]
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
-class Side(Protocol):
+class PipeEnd(Protocol):
     """One of two connections that are one.
 
     Each is the producer for the other's transport: when its peer does not take what comes, the other peer is not
@@ -30,7 +30,7 @@ class Side(Protocol):
     """
 
     transport: StreamTransport  # type: ignore[assignment]
-    other: Side | None = None
+    other: PipeEnd | None = None
     heard_all = False
 
     def dataReceived(self, data: bytes) -> None:
@@ -85,7 +85,7 @@ class Side(Protocol):
             self.transport.abortConnection()
 
 
-class FirstSide(Side):
+class BufferedPipeEnd(PipeEnd):
     """The side that is there first: what it hears before they meet is kept for the other one.
 
     Attributes:
@@ -112,7 +112,7 @@ class FirstSide(Side):
         self.gone = True
         super().connectionLost(reason)
 
-    def meet(self, other: Side) -> None:
+    def meet(self, other: PipeEnd) -> None:
         """Here is the other side; this one goes on reading, if it rests."""
         self.other, other.other = other, self
         other.transport.registerProducer(self, True)

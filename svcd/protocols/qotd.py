@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from svcd.protocols.base import Answerer, AnswererFactory, DatagramAnswerer
+from svcd.protocols.base import OneShotDatagramProtocol, OneShotFactory, OneShotProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,11 +18,11 @@ __all__ = ["QotdDatagrams", "QotdFactory", "QotdProtocol"]
 _pick: Callable[[Sequence[bytes]], bytes] = random.choice
 
 
-class QotdProtocol(Answerer):
+class QotdProtocol(OneShotProtocol):
     """Says a quotation and closes."""
 
 
-class QotdFactory(AnswererFactory):
+class QotdFactory(OneShotFactory):
     """Makes QotdProtocols.
 
     Args:
@@ -39,7 +39,7 @@ class QotdFactory(AnswererFactory):
         super().__init__(lambda: pick(quotes), clock)
 
 
-class QotdDatagrams(DatagramAnswerer):
+class QotdDatagrams(OneShotDatagramProtocol):
     """Answers each datagram by a quotation."""
 
     def __init__(self, quotes: Sequence[bytes], pick: Callable[[Sequence[bytes]], bytes] = _pick) -> None:

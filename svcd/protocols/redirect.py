@@ -10,7 +10,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.protocol import Factory
 
 from svcd.protocols.base import BuiltinFactory
-from svcd.protocols.pipe import FirstSide, Side
+from svcd.protocols.pipe import BufferedPipeEnd, PipeEnd
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IReactorTime, IStreamClientEndpoint
     from twisted.python.failure import Failure
 
-    from svcd.interfaces import Descriptors
+    from svcd.interfaces import DescriptorCounter
     from svcd.wire.proxy_header import End
 
 __all__ = ["RedirectFactory", "RedirectProtocol"]
 
 
-class _ServerSide(Side):
+class _ServerSide(PipeEnd):
     """The connection to the other server."""
 
     release: Callable[[], None] | None = None
@@ -42,7 +42,7 @@ class _ServerSideFactory(Factory):
     noisy = False
 
 
-class RedirectProtocol(FirstSide):
+class RedirectProtocol(BufferedPipeEnd):
     """A client's connection.
 
     Nothing is read from the client before the other server has accepted: what it sends meanwhile waits in the kernel.
@@ -133,7 +133,7 @@ class RedirectFactory(BuiltinFactory):
         name: str,
         timeout: float,
         clock: IReactorTime,
-        descriptors: Descriptors,
+        descriptors: DescriptorCounter,
         announce: Callable[[End, End], bytes] | None = None,
     ) -> None:
         self.endpoint = endpoint

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from svcd.protocols.base import Answerer, AnswererFactory, DatagramAnswerer
+from svcd.protocols.base import OneShotDatagramProtocol, OneShotFactory, OneShotProtocol
 from svcd.wire.daytime import time_1900
 
 if TYPE_CHECKING:
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["TimeDatagrams", "TimeFactory", "TimeProtocol"]
 
 
-class TimeProtocol(Answerer):
+class TimeProtocol(OneShotProtocol):
     """Tells the seconds and closes."""
 
 
-class TimeFactory(AnswererFactory):
+class TimeFactory(OneShotFactory):
     """Makes TimeProtocols.
 
     Args:
@@ -34,7 +34,7 @@ class TimeFactory(AnswererFactory):
         super().__init__(lambda: time_1900(now()), clock)
 
 
-class TimeDatagrams(DatagramAnswerer):
+class TimeDatagrams(OneShotDatagramProtocol):
     """Answers each datagram by the seconds."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from svcd.protocols.base import BuiltinFactory, Responder
+from svcd.protocols.base import BuiltinFactory, HalfCloseProtocol
 
 __all__ = ["UpperFactory", "UpperProtocol"]
 
 
-class UpperProtocol(Responder):
+class UpperProtocol(HalfCloseProtocol):
     """Sends back what it receives, in capitals. Its back-pressure is the echo's."""
 
     def connectionMade(self) -> None:

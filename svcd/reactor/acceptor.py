@@ -18,8 +18,8 @@ from twisted.internet.interfaces import IListeningPort, IReadDescriptor
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from svcd.reactor.adopt import adopt, opening
-from svcd.reactor.coroutines import finish
+from svcd.reactor.adopt import adopt_connection, start_transport
+from svcd.reactor.coroutines import finish_coroutines
 from svcd.reactor.tcp import tcp_address
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Acceptor:
                     raise
                 try:
                     begun.append(
-                        opening(
+                        start_transport(
                             self._reactor, descriptor, name, self._family, owner.factory, None, owner, self._next(),
                             self._where,
                         )
@@ -110,7 +110,7 @@ class Acceptor:
                     os.close(descriptor)
         finally:
             if begun:
-                self._reactor.loop.call_soon(finish, begun)
+                self._reactor.loop.call_soon(finish_coroutines, begun)
 
     def adopt(self, descriptor: int, name: Any, family: int, relay: Relay | None = None) -> None:  # noqa: ANN401 - a socket address
         """Put a connection on uvloop that somebody else accepted; its descriptor is uvloop's from now on.
@@ -125,14 +125,16 @@ class Acceptor:
             OSError: it is gone; the descriptor is closed.
         """
         owner = self._owner
-        adopt(self._reactor, descriptor, name, family, owner.factory, relay, owner, self._next(), self._where)
+        adopt_connection(
+            self._reactor, descriptor, name, family, owner.factory, relay, owner, self._next(), self._where
+        )
 
     def _next(self) -> int:
         number, self._number = self._number, self._number + 1
         return number
 
 
-class _Resting:
+class _PausablePort:
     """What Twisted's ports become: they accept by an Acceptor, and can rest."""
 
     factory: Any
@@ -162,11 +164,11 @@ class _Resting:
         super().doRead()  # type: ignore[misc]
 
 
-class TCPPort(_Resting, tcp.Port):
+class TCPPort(_PausablePort, tcp.Port):
     """What listenTCP() gives."""
 
 
-class UNIXPort(_Resting, unix.Port):
+class UNIXPort(_PausablePort, unix.Port):
     """What listenUNIX() gives."""
 
 

@@ -7,7 +7,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from svcd.net.peer_credentials import unix_peer
-from svcd.reactor.coroutines import finish
+from svcd.reactor.coroutines import finish_coroutines
 from svcd.reactor.proxied import RELAYED
 from svcd.reactor.tcp import TCP6Transport, TCPTransport, tcp_address
 from svcd.reactor.unix import UNIXTransport
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from svcd.reactor.proxied import Relay
     from svcd.reactor.transport import StreamTransport
 
-__all__ = ["Given", "adopt", "opening"]
+__all__ = ["SingleProtocolFactory", "adopt_connection", "start_transport"]
 
 _KINDS: dict[int, type[StreamTransport]] = {
     socket.AF_INET: TCPTransport,
@@ -54,7 +54,7 @@ class _Connected:
         """Uvloop has closed it."""
 
 
-class Given:
+class SingleProtocolFactory:
     """The factory of a protocol that is there already."""
 
     def __init__(self, protocol: IProtocol) -> None:
@@ -65,7 +65,7 @@ class Given:
         return self._protocol
 
 
-def opening(
+def start_transport(
     reactor: NativeReactor,
     descriptor: int,
     name: Any,  # noqa: ANN401 - a socket address
@@ -90,7 +90,7 @@ def opening(
         where: the same.
 
     Returns:
-        What svcd.reactor.coroutines.finish() is to be called with soon.
+        What svcd.reactor.coroutines.finish_coroutines() is to be called with soon.
 
     Raises:
         OSError: it is gone; the descriptor is still the caller's.
@@ -108,7 +108,7 @@ def opening(
     return coroutine
 
 
-def adopt(
+def adopt_connection(
     reactor: NativeReactor,
     descriptor: int,
     name: Any,  # noqa: ANN401 - a socket address
@@ -125,8 +125,8 @@ def adopt(
         OSError: it is gone.
     """
     try:
-        coroutine = opening(reactor, descriptor, name, family, factory, relay, server, number, where)
+        coroutine = start_transport(reactor, descriptor, name, family, factory, relay, server, number, where)
     except OSError:
         os.close(descriptor)
         raise
-    reactor.loop.call_soon(finish, [coroutine])
+    reactor.loop.call_soon(finish_coroutines, [coroutine])

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from svcd.net.monotonic import seconds
 from svcd.reactor.acceptor import StreamPort, TCPPort, UNIXPort
-from svcd.reactor.adopt import Given, adopt
+from svcd.reactor.adopt import SingleProtocolFactory, adopt_connection
 from svcd.reactor.child_signals import ChildSignals
 from svcd.reactor.log_context import use_log_prefix
 from svcd.reactor.transport import StreamTransport
@@ -217,8 +217,8 @@ class UvReactor(AsyncioSelectorReactor):
         Raises:
             OSError: it is gone; the descriptor is closed.
         """
-        given: Any = Given(protocol)
-        adopt(self, descriptor, name, family, given, relay, None, 0, name)
+        given: Any = SingleProtocolFactory(protocol)
+        adopt_connection(self, descriptor, name, family, given, relay, None, 0, name)
 
     def listenUDP(
         self, port: int, protocol: AbstractDatagramProtocol, interface: str = "", maxPacketSize: int = 8192

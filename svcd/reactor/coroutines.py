@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Coroutine, Iterable
 
-__all__ = ["begin", "finish"]
+__all__ = ["finish_coroutines", "start_coroutine"]
 
 
-def begin(loop: AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]) -> None:
+def start_coroutine(loop: AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]) -> None:
     """Take the first step now, and the second when connection_made() was called.
 
     Raises:
         OSError: the socket is of no use.
     """
     coroutine.send(None)
-    loop.call_soon(finish, [coroutine])
+    loop.call_soon(finish_coroutines, [coroutine])
 
 
-def finish(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> None:
+def finish_coroutines(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> None:
     """Take the second step. Each coroutine's connection_made() was called."""
     for coroutine in coroutines:
         try:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from svcd.reactor.output import Writer
+from svcd.reactor.output import OutputMixin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from svcd.reactor.native import NativeReactor
 
-__all__ = ["Reader"]
+__all__ = ["InputMixin"]
 
 
-class Reader(Writer):
+class InputMixin(OutputMixin):
     """What a Twisted transport and an asyncio protocol do about input.
 
     uvloop calls what `data_received` gave when the protocol was set, and asks no more. So input goes from libuv to the

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
     from svcd.reactor.native import NativeReactor
 
-__all__ = ["Writer", "dropped"]
+__all__ = ["OutputMixin", "dropped"]
 
 
 def dropped(data: bytes) -> None:
     """What writing is once there is nobody to read it."""
 
 
-class Writer:
+class OutputMixin:
     """What a Twisted transport and an asyncio protocol do about output.
 
     uvloop sends at once what the kernel takes and keeps the rest. It says pause_writing() when it keeps more than its

@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from svcd.reactor.input import Reader
+from svcd.reactor.input import InputMixin
 from svcd.reactor.log_context import LOG_PREFIX, log_prefix
 from svcd.reactor.output import dropped
 from svcd.reactor.socket_handle import Handle
@@ -45,7 +45,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 @implementer(ITransport, IConsumer, IPushProducer, ISystemHandle, ILoggingContext)
-class StreamTransport(Reader):
+class StreamTransport(InputMixin):
     """A server's side of one connection.
 
     A protocol that puts its own `dataReceived` in place before its connectionMade() ends is called at it directly,

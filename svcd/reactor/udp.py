@@ -10,7 +10,7 @@ from twisted.internet import udp
 from twisted.internet.error import MessageLengthError
 from twisted.logger import Logger
 
-from svcd.reactor.coroutines import begin
+from svcd.reactor.coroutines import start_coroutine
 from svcd.reactor.log_context import LOG_PREFIX
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from svcd.reactor.native import NativeReactor
 
-__all__ = ["Receiver", "UDPPort"]
+__all__ = ["UDPPort", "UdpReceiver"]
 
 
-class Receiver:
+class UdpReceiver:
     """asyncio's protocol to uvloop for one socket; hands on what comes until it is closed.
 
     uvloop can't pause a datagram transport. So it has a duplicate of the socket, which is closed to pause: what comes
@@ -56,7 +56,7 @@ class Receiver:
         self.datagram_received = datagram_received
         self.error_received = error_received
         LOG_PREFIX.set(prefix)
-        begin(loop, loop.create_datagram_endpoint(lambda: self, sock=sock.dup()))
+        start_coroutine(loop, loop.create_datagram_endpoint(lambda: self, sock=sock.dup()))
 
     def connection_made(self, transport: DatagramTransport) -> None:
         """Reading begins after this."""
@@ -109,9 +109,9 @@ class UDPPort(udp.Port):
 
     reactor: NativeReactor  # type: ignore[assignment]
     _log = Logger()
-    _receiver: Receiver | None = None
+    _receiver: UdpReceiver | None = None
     # The receiver that was closed last: its duplicate of the socket may still be open.
-    _retired: Receiver | None = None
+    _retired: UdpReceiver | None = None
     # The sender of the last datagram, as the application has it and as the system has it.
     _peer: Any = None
     _name: Any = None
@@ -125,7 +125,7 @@ class UDPPort(udp.Port):
         if self._receiver is None:
             received = self._received if self.addressFamily == socket.AF_INET else self._received_by_6
             self.reactor.natives[self] = None
-            self._receiver = Receiver(self.reactor.loop, self.socket, self.logstr, received, self._refused)
+            self._receiver = UdpReceiver(self.reactor.loop, self.socket, self.logstr, received, self._refused)
 
     def stopReading(self) -> None:
         """Let datagrams wait in the kernel."""

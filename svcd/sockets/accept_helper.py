@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
 from svcd.process.messages import ONE_DESCRIPTOR
-from svcd.process.pidfd import Child
+from svcd.process.pidfd import PidfdChild
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
-    from svcd.interfaces import Watcher
+    from svcd.interfaces import FdReactor
 
-__all__ = ["Acceptor"]
+__all__ = ["AcceptHelper"]
 
 #: An accept(2) that takes longer, in seconds, is one that blocks.
 _ACCEPT_SECONDS = 2
@@ -52,7 +52,7 @@ while pair.recv(1):
 
 
 @implementer(IReadDescriptor)
-class Acceptor:
+class AcceptHelper:
     """Process that accepts connections of a listening socket, one whenever it is asked.
 
     Args:
@@ -65,7 +65,7 @@ class Acceptor:
         waiting: whether it is accepting a connection now.
     """
 
-    def __init__(self, reactor: Watcher, listener: socket.socket, done: Callable[[int], None]) -> None:
+    def __init__(self, reactor: FdReactor, listener: socket.socket, done: Callable[[int], None]) -> None:
         self._reactor = reactor
         self._listener = listener
         self._done = done
@@ -111,7 +111,7 @@ class Acceptor:
         ours.setblocking(False)
         self._pair = ours
         self._reactor.addReader(self)
-        Child(self._reactor, self._pid, partial(self._reaped, self._pid))
+        PidfdChild(self._reactor, self._pid, partial(self._reaped, self._pid))
 
     def doRead(self) -> None:
         """Take what the process has accepted."""

@@ -9,25 +9,25 @@ from twisted.logger import Logger
 
 from svcd.config.diff import socket_key
 from svcd.errors import ListenError
-from svcd.host.systemd import Manager
-from svcd.log.events import LEFTOVER, UNGIVEN, tell
+from svcd.host.systemd import ServiceManager
+from svcd.log.events import LEFTOVER, UNGIVEN, log_event
 from svcd.sockets.activation import stored_name, waits
-from svcd.sockets.listening import OpenSocket, open_socket, with_owner
-from svcd.sockets.socket_pool import Stock
+from svcd.sockets.listening import ListeningSocket, open_socket, with_owner
+from svcd.sockets.socket_pool import SocketPool
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Hashable, Iterable, Sequence
 
     from svcd.config.endpoints import DesiredServices, Endpoint
-    from svcd.sockets.activation import Inherited
+    from svcd.sockets.activation import InheritedSocket
 
-__all__ = ["Store", "open_sockets"]
+__all__ = ["FdStore", "open_sockets"]
 
 _log = Logger()
 
 
-class Store:
+class FdStore:
     """The service manager's store of descriptors: what is in it comes back to the daemon that is started next.
 
     So clients that come while svcd is restarted wait in the kernel's queue, and none is refused.
@@ -39,17 +39,17 @@ class Store:
         shared: whether another daemon has the same sockets, which goes on or takes over: their files stay.
     """
 
-    def __init__(self, manager: Manager) -> None:
+    def __init__(self, manager: ServiceManager) -> None:
         self._manager = manager
         self.shared = False
-        self._left: list[Inherited] = []
-        self._held: dict[Hashable, OpenSocket] = {}
+        self._left: list[InheritedSocket] = []
+        self._held: dict[Hashable, ListeningSocket] = {}
 
-    def hold(self, opened: OpenSocket) -> None:
+    def hold(self, opened: ListeningSocket) -> None:
         """Keep an inherited socket of a broken service: clients wait in its queue until the service recovers."""
         self._held[socket_key(opened.endpoint)] = opened
 
-    def hold_all(self, stock: Stock, desired: DesiredServices) -> None:
+    def hold_all(self, stock: SocketPool, desired: DesiredServices) -> None:
         """Take the sockets of faulty services out of a stock, and hold them, unless another service asks for them."""
         wanted = {socket_key(endpoint) for endpoint in desired.endpoints}
         for endpoint in (endpoint for each in desired.faulty for endpoint in each.endpoints):
@@ -61,7 +61,7 @@ class Store:
                 if opened is not None:
                     self.hold(opened)
 
-    def take_held(self, endpoint: Endpoint) -> OpenSocket | None:
+    def take_held(self, endpoint: Endpoint) -> ListeningSocket | None:
         """Return the socket that is held for an endpoint, with the options of its service; None if there is none.
 
         Raises:
@@ -83,7 +83,7 @@ class Store:
         for key in self._held.keys() - wanted:
             self.leave(self._held.pop(key))
 
-    def keep(self, opened: OpenSocket) -> None:
+    def keep(self, opened: ListeningSocket) -> None:
         """Have a socket kept; but one that a socket unit lent is that unit's to keep."""
         if not self._manager.present or opened.lent:
             return
@@ -95,17 +95,17 @@ class Store:
         if not opened.stored and self._manager.store(name, opened.socket):
             opened.stored = name
 
-    def close(self, opened: OpenSocket) -> None:
+    def close(self, opened: ListeningSocket) -> None:
         """Close a socket for good."""
         if opened.stored:
             self._manager.forget(opened.stored)
         opened.close()
 
-    def leave(self, opened: OpenSocket) -> None:
+    def leave(self, opened: ListeningSocket) -> None:
         """Close our side of a socket, as the daemon ends; what is kept stays open, and where clients find it."""
         opened.close(for_good=not (self.shared or (opened.stored and self._manager.present)))
 
-    def clear(self, stock: Stock) -> list[socket.socket]:
+    def clear(self, stock: SocketPool) -> list[socket.socket]:
         """Close what is left of a stock; nobody has it open then: its addresses may be asked for in another way.
 
         Returns:
@@ -127,7 +127,7 @@ class Store:
         removed = False
         left, self._left = self._left, []
         for each in left:
-            tell(_log, LEFTOVER, name=each.name, address=each.address, reason=each.reason)
+            log_event(_log, LEFTOVER, name=each.name, address=each.address, reason=each.reason)
             if not each.lent:
                 self._manager.forget(each.name)
                 removed = True
@@ -139,12 +139,12 @@ class Store:
 
 def open_sockets(
     endpoints: Iterable[Endpoint],
-    stock: Stock | None = None,
-    store: Store | None = None,
+    stock: SocketPool | None = None,
+    store: FdStore | None = None,
     leaving: Sequence[socket.socket] = (),
     *,
     name_owners: bool = False,
-) -> tuple[list[OpenSocket], list[ListenError]]:
+) -> tuple[list[ListeningSocket], list[ListenError]]:
     """Open the sockets of endpoints: those in stock, and new ones.
 
     Args:
@@ -157,9 +157,9 @@ def open_sockets(
     Returns:
         The sockets, and an error for each endpoint that has none.
     """
-    stock = stock or Stock()
-    store = store or Store(Manager())
-    wanted: list[tuple[Endpoint, OpenSocket | None]] = []
+    stock = stock or SocketPool()
+    store = store or FdStore(ServiceManager())
+    wanted: list[tuple[Endpoint, ListeningSocket | None]] = []
     errors: list[ListenError] = []
     activated = stock.activated
     for endpoint in endpoints:
@@ -168,7 +168,7 @@ def open_sockets(
         except ListenError as error:
             errors.append(error)
     leaving = [*leaving, *store.clear(stock)]
-    opened: list[OpenSocket] = []
+    opened: list[ListeningSocket] = []
     for endpoint, found in wanted:
         try:
             opened.append(found or open_socket(endpoint, leaving))
@@ -176,5 +176,5 @@ def open_sockets(
             errors.append(with_owner(error, endpoint) if name_owners else error)
             continue
         if activated and not found:
-            tell(_log, UNGIVEN, service=endpoint.service.id, address=opened[-1].address)
+            log_event(_log, UNGIVEN, service=endpoint.service.id, address=opened[-1].address)
     return opened, errors

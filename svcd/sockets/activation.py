@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from svcd.config.endpoints import Endpoint
 
-__all__ = ["VARIABLES", "Inherited", "base_name", "control_name", "handed_name", "receive", "stored_name",
+__all__ = ["VARIABLES", "InheritedSocket", "base_name", "control_name", "handed_name", "receive", "stored_name",
            "waits"]  # fmt: skip
 
 #: What says so; it is for the process that was started, and for none of its children.
@@ -43,7 +43,7 @@ _LONGEST_NAME = 255
 
 
 @dataclass(eq=False, slots=True)
-class Inherited:
+class InheritedSocket:
     """A descriptor that we were started with.
 
     Attributes:
@@ -165,7 +165,7 @@ def _given_name(identity: str, key: str) -> str:
     return name
 
 
-def receive(environment: Mapping[str, str], pid: int, names: Sequence[str] | None = None) -> list[Inherited]:
+def receive(environment: Mapping[str, str], pid: int, names: Sequence[str] | None = None) -> list[InheritedSocket]:
     """What we were started with.
 
     Args:
@@ -188,17 +188,17 @@ def receive(environment: Mapping[str, str], pid: int, names: Sequence[str] | Non
     return [_received(_FIRST + number, name) for number, name in enumerate(listed[: int(count)])]
 
 
-def _received(descriptor: int, name: str) -> Inherited:
+def _received(descriptor: int, name: str) -> InheritedSocket:
     try:
         status = os.fstat(descriptor)
     except OSError as error:
         raise ActivationError(f"LISTEN_FDS counts descriptor {descriptor}, but: {error.strerror}") from None
     if not stat.S_ISSOCK(status.st_mode):
         os.close(descriptor)
-        return Inherited(name, None, "it is no socket")
+        return InheritedSocket(name, None, "it is no socket")
     received = socket.socket(fileno=descriptor)
     received.set_inheritable(False)
-    found = Inherited(name, received)
+    found = InheritedSocket(name, received)
     if received.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
         found.reason = "no service has sockets of this family"
     elif received.type == socket.SOCK_STREAM:
@@ -210,7 +210,7 @@ def _received(descriptor: int, name: str) -> Inherited:
     return found
 
 
-def _no_connection(found: Inherited) -> None:
+def _no_connection(found: InheritedSocket) -> None:
     assert found.socket is not None  # noqa: S101 - it is what was looked at
     try:
         found.socket.getpeername()

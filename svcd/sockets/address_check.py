@@ -12,7 +12,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from svcd.addresses import address_text
-from svcd.model import Shape
+from svcd.model import SocketType
 from svcd.net.port_owner import bound_sockets, owner_of
 from svcd.net.socket_options import unix_address
 from svcd.sockets.listening import IP_FREEBIND, REMEDIES, in_use, socket_address
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from svcd.config.endpoints import Endpoint
-    from svcd.model import Problem
+    from svcd.model import ConfigProblem
     from svcd.net.port_owner import BoundSocket, Process
 
 __all__ = ["address_faults"]
@@ -31,7 +31,7 @@ _SCOPE = re.compile(r"%[^]]*(?=]:)")
 
 def address_faults(
     endpoints: Iterable[Endpoint], served: Collection[str], owners: Mapping[str, Process], doubt: str = ""
-) -> Iterator[Problem]:
+) -> Iterator[ConfigProblem]:
     """Yield a fault for each address that the machine does not have, or that another program uses.
 
     Args:
@@ -68,7 +68,7 @@ def _is_served(endpoint: Endpoint, taken: Iterable[BoundSocket], served: Collect
 def _taken(endpoint: Endpoint, code: int) -> list[BoundSocket] | None:
     """Return the sockets that have an address, as far as they are known; None if none is in the way."""
     service = endpoint.service
-    stream = service.net.shape is Shape.STREAM
+    stream = service.net.shape is SocketType.STREAM
     if code not in (errno.EADDRINUSE, errno.EACCES):
         return None
     kind = socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
@@ -83,7 +83,7 @@ def _taken(endpoint: Endpoint, code: int) -> list[BoundSocket] | None:
 def _bind(endpoint: Endpoint) -> int:
     """Try to bind a socket to an address; return the errno, 0 for success and for what is not tried."""
     service = endpoint.service
-    options, stream = service.options, service.net.shape is Shape.STREAM
+    options, stream = service.options, service.net.shape is SocketType.STREAM
     kind = socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
     if not endpoint.version and not service.abstract:
         # It would create the file: a file that is there may be in use.

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
     from twisted.python.failure import Failure
 
-    from svcd.interfaces import Watcher
+    from svcd.interfaces import FdReactor
 
-__all__ = ["BATCH", "Port", "accepted"]
+__all__ = ["BATCH", "BasePort", "accepted"]
 
 #: Connections accepted, or datagrams read, in one go before other descriptors have their turn.
 BATCH = 64
@@ -63,12 +63,12 @@ def accepted(
 
 
 @implementer(IReadDescriptor)
-class Port:
+class BasePort:
     """What all ports share: a socket that the reactor watches until listening stops."""
 
     _log = Logger()
 
-    def __init__(self, reactor: Watcher, sock: socket.socket) -> None:
+    def __init__(self, reactor: FdReactor, sock: socket.socket) -> None:
         self.reactor = reactor
         self.socket = sock
         self.connected = False

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
-from svcd.metrics.counters import Flow
+from svcd.metrics.counters import LiveTraffic
 from svcd.net.peer_credentials import CREDENTIALS_BYTES, UNIXPeer, unpack_credentials
 from svcd.net.udp_batch import LARGEST_DATAGRAM, available, batch_for, pktinfo_option, source_control
-from svcd.sockets.base_port import BATCH, Port
+from svcd.sockets.base_port import BATCH, BasePort
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.protocol import DatagramProtocol
 
-    from svcd.access.datagrams import Answering
+    from svcd.access.datagrams import DatagramFilter
     from svcd.access.refusals import Refusal
-    from svcd.interfaces import Watcher
+    from svcd.interfaces import FdReactor
 
 __all__ = ["DatagramPort", "datagram_port"]
 
@@ -40,10 +40,10 @@ _SOCKADDR_IN6 = struct.Struct("=HHI16sI")
 
 
 def datagram_port(
-    reactor: Watcher,
+    reactor: FdReactor,
     sock: socket.socket,
     protocol: DatagramProtocol,
-    answering: Answering,
+    answering: DatagramFilter,
     refused: Callable[[Refusal, str, int], None],
     clock: Callable[[], float] = time.monotonic,
     ready: Callable[[], bool] = lambda: True,
@@ -54,7 +54,7 @@ def datagram_port(
 
 
 @implementer(IListeningPort)
-class DatagramPort(Port):
+class DatagramPort(BasePort):
     """Reads and writes the datagrams of a socket; peers are socket addresses as the system gives them.
 
     An answer comes from the address that was asked, also where the socket is bound to a wildcard address (RFC 1123,
@@ -78,10 +78,10 @@ class DatagramPort(Port):
 
     def __init__(
         self,
-        reactor: Watcher,
+        reactor: FdReactor,
         sock: socket.socket,
         protocol: DatagramProtocol,
-        answering: Answering,
+        answering: DatagramFilter,
         refused: Callable[[Refusal, str, int], None] = lambda _refusal, _host, _port: None,
         clock: Callable[[], float] = time.monotonic,
         ready: Callable[[], bool] = lambda: True,
@@ -102,18 +102,18 @@ class DatagramPort(Port):
         self._user = ""
         self._most = 0
         self.datagrams = self.ignored = self.bytes_in = self.bytes_out = 0
-        self._before = Flow()
+        self._before = LiveTraffic()
 
     def go_on_from(self, other: DatagramPort) -> None:
         """Count on where the port before on the same socket has stopped."""
         self.datagrams, self.ignored = other.datagrams, other.ignored
         self.bytes_in, self.bytes_out = other.bytes_in, other.bytes_out
-        self._before = Flow(self.bytes_in, self.bytes_out, self.datagrams)
+        self._before = LiveTraffic(self.bytes_in, self.bytes_out, self.datagrams)
 
-    def flow(self) -> Flow:
+    def flow(self) -> LiveTraffic:
         """What this port has carried, without those before it."""
         before = self._before
-        return Flow(
+        return LiveTraffic(
             self.bytes_in - before.bytes_in, self.bytes_out - before.bytes_out, self.datagrams - before.datagrams
         )
 
@@ -270,7 +270,7 @@ class BatchedDatagramPort(DatagramPort):
 
 
 def _user_of(control: list[tuple[int, int, bytes]]) -> str:
-    """The sender's user by SCM_CREDENTIALS (unix(7)), as svcd.addresses.address_number() reads it; empty without one."""
+    """The sender's user by SCM_CREDENTIALS (unix(7)), as addresses.address_number() reads it; empty without one."""
     for level, kind, data in control:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
             return UNIXPeer(None, unpack_credentials(data[:CREDENTIALS_BYTES])).user

@@ -8,19 +8,19 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from svcd.sockets.base_port import Port, accepted
+from svcd.sockets.base_port import BasePort, accepted
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from svcd.interfaces import Serve, Watcher
+    from svcd.interfaces import ConnectionHandler, FdReactor
 
-__all__ = ["HandOffPort"]
+__all__ = ["DescriptorPort"]
 
 
 @implementer(IListeningPort)
-class HandOffPort(Port):
+class DescriptorPort(BasePort):
     """Accepts connections of a listening socket for somebody who wants their descriptors.
 
     Args:
@@ -40,12 +40,12 @@ class HandOffPort(Port):
 
     def __init__(
         self,
-        reactor: Watcher,
+        reactor: FdReactor,
         sock: socket.socket,
         take: Callable[[int, Any, int], object],
         may_accept: Callable[[], int],
         short: Callable[[], None],
-        adopt: Serve | None = None,
+        adopt: ConnectionHandler | None = None,
     ) -> None:
         super().__init__(reactor, sock)
         self._take = take

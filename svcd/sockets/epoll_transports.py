@@ -17,8 +17,8 @@ from svcd.net.tcp_info import traffic as tcp_traffic
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IProtocol
 
-    from svcd.interfaces import Adopt, Watcher
-    from svcd.wire.proxy_header import Header
+    from svcd.interfaces import AdoptConnection, FdReactor
+    from svcd.wire.proxy_header import ProxyHeader
 
 __all__ = ["address_of", "adopter", "open_stream"]
 
@@ -101,7 +101,7 @@ def address_of(name: Any) -> IAddress:  # noqa: ANN401 - a socket address
 class _Relayed:
     """The client came by way of a proxy: both ends are as its header says, and that does not count as the client's."""
 
-    relay: Header
+    relay: ProxyHeader
     source: IAddress
 
     def getPeer(self) -> IAddress:
@@ -127,12 +127,12 @@ class _RelayedUNIX(_Relayed, _UNIXTransport):  # type: ignore[misc]
 
 
 def open_stream(
-    reactor: Watcher,
+    reactor: FdReactor,
     descriptor: int,
     name: Any,  # noqa: ANN401 - a socket address
     family: int,
     protocol: IProtocol,
-    relay: Header | None = None,
+    relay: ProxyHeader | None = None,
     server: object = None,
     number: int = 0,
 ) -> None:
@@ -176,6 +176,6 @@ def open_stream(
         raise
 
 
-def adopter(reactor: Watcher) -> Adopt:
+def adopter(reactor: FdReactor) -> AdoptConnection:
     """What lets a protocol have a connected socket. A reactor may have better transports than those for all of them."""
     return getattr(reactor, "adoptStream", None) or partial(open_stream, reactor)

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
-    from svcd.interfaces import Watcher
+    from svcd.interfaces import FdReactor
 
-__all__ = ["Holder"]
+__all__ = ["HolderProcess"]
 
 
 @implementer(IReadDescriptor)
-class Holder:
+class HolderProcess:
     """Process that holds a socket, watched by its pidfd (pidfd_open(2)): readable when the process has ended.
 
     Args:
@@ -38,7 +38,7 @@ class Holder:
         OSError: the process can't be watched; ProcessLookupError if it has ended already.
     """
 
-    def __init__(self, reactor: Watcher, pid: int, ended: Callable[[], None]) -> None:
+    def __init__(self, reactor: FdReactor, pid: int, ended: Callable[[], None]) -> None:
         self._reactor = reactor
         self.pid = pid
         self._ended = ended

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from svcd.addresses import address_text
 from svcd.errors import ListenError
 from svcd.host.accounts import group_id, user_id
-from svcd.model import Shape
+from svcd.model import SocketType
 from svcd.net.port_owner import socket_owner
 from svcd.net.socket_options import IPPROTO_MPTCP, TCP_NOTSENT_LOWAT, unix_address, unix_path
 from svcd.net.unix_socket import bind_local, file_of, has_file, remove_file
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from svcd.config.endpoints import Endpoint
-    from svcd.config.options import Options
+    from svcd.config.options import ServiceOptions
     from svcd.config.service import Service
     from svcd.net.port_owner import Process
 
 __all__ = [
     "IP_FREEBIND",
     "REMEDIES",
-    "OpenSocket",
+    "ListeningSocket",
     "adopt_socket",
     "in_use",
     "open_socket",
@@ -57,7 +57,7 @@ _MOST_UNSENT = 131_072
 
 
 @dataclass(slots=True)
-class OpenSocket:
+class ListeningSocket:
     """A bound socket, and a listening one for streams, with the endpoint it serves.
 
     Attributes:
@@ -111,7 +111,7 @@ class OpenSocket:
         options = endpoint.service.options
         if endpoint.version:
             _size_buffers(self.socket, options)
-        if endpoint.service.net.shape is Shape.STREAM:
+        if endpoint.service.net.shape is SocketType.STREAM:
             # Again, it changes the length of the queue (listen(2)), and nobody in it is lost.
             self.socket.listen(options.backlog)
             if endpoint.version:
@@ -132,7 +132,7 @@ class OpenSocket:
         self.socket.close()
 
 
-def open_socket(endpoint: Endpoint, leaving: Sequence[socket.socket] = ()) -> OpenSocket:
+def open_socket(endpoint: Endpoint, leaving: Sequence[socket.socket] = ()) -> ListeningSocket:
     """Open the socket of an endpoint; a stream socket listens from now on.
 
     Args:
@@ -143,7 +143,7 @@ def open_socket(endpoint: Endpoint, leaving: Sequence[socket.socket] = ()) -> Op
         ListenError: it can't be had.
     """
     service = endpoint.service
-    stream = service.net.shape is Shape.STREAM
+    stream = service.net.shape is SocketType.STREAM
     kind = socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
     family = {0: socket.AF_UNIX, 4: socket.AF_INET, 6: socket.AF_INET6}[endpoint.version]
     try:
@@ -164,10 +164,10 @@ def open_socket(endpoint: Endpoint, leaving: Sequence[socket.socket] = ()) -> Op
     except (OSError, KeyError) as error:
         raise _explained(endpoint, error) from error
     file = file_of(service.socket_file) if service.socket_file else None
-    return OpenSocket(endpoint, opened, _address(opened), file)
+    return ListeningSocket(endpoint, opened, _address(opened), file)
 
 
-def adopt_socket(endpoint: Endpoint, opened: socket.socket, stored: str = "") -> OpenSocket:
+def adopt_socket(endpoint: Endpoint, opened: socket.socket, stored: str = "") -> ListeningSocket:
     """Take over a socket that is bound already; it gets the options of its endpoint's service.
 
     Args:
@@ -186,7 +186,7 @@ def adopt_socket(endpoint: Endpoint, opened: socket.socket, stored: str = "") ->
         if stored and path:
             _permit(endpoint.service)
         file = file_of(path) if stored and path else None
-        adopted = OpenSocket(endpoint, opened, _address(opened), file, stored, "store" if stored else "activation")
+        adopted = ListeningSocket(endpoint, opened, _address(opened), file, stored, "store" if stored else "activation")
         adopted.retune(endpoint)
     except (OSError, KeyError) as error:
         opened.close()
@@ -209,13 +209,13 @@ def socket_address(endpoint: Endpoint) -> tuple[Any, ...]:
     return socket.getaddrinfo(endpoint.host, endpoint.service.port, family, 0, 0, flags)[0][4]
 
 
-def _tune(opened: socket.socket, options: Options) -> None:
+def _tune(opened: socket.socket, options: ServiceOptions) -> None:
     """Set what accepted sockets inherit from the listening one on Linux."""
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, options.keepalive)
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, options.nodelay)
 
 
-def _size_buffers(opened: socket.socket, options: Options) -> None:
+def _size_buffers(opened: socket.socket, options: ServiceOptions) -> None:
     """Give the kernel's buffers their sizes, which accepted sockets inherit; by themselves they fit the connection."""
     for option, size in ((socket.SO_SNDBUF, options.sndbuf), (socket.SO_RCVBUF, options.rcvbuf)):
         if size is not None:
@@ -337,7 +337,7 @@ def with_owner(error: ListenError, endpoint: Endpoint) -> ListenError:
     if error.number != errno.EADDRINUSE or error.owner_sought:
         return error
     service = endpoint.service
-    kind = socket.SOCK_STREAM if service.net.shape is Shape.STREAM else socket.SOCK_DGRAM
+    kind = socket.SOCK_STREAM if service.net.shape is SocketType.STREAM else socket.SOCK_DGRAM
     path = "" if endpoint.version else service.path
     owner = socket_owner(kind, endpoint.host, service.port, path)
     named = in_use(endpoint, os.strerror(error.number), owner)

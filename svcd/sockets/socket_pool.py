@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from svcd.model import Shape
+from svcd.model import SocketType
 from svcd.net.socket_options import has_sized_buffers, is_mptcp, unix_path
 from svcd.sockets.activation import base_name, stored_name
 from svcd.sockets.listening import adopt_socket, socket_address
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from svcd.config.endpoints import Endpoint
-    from svcd.config.options import Options
-    from svcd.sockets.activation import Inherited
-    from svcd.sockets.listening import OpenSocket
+    from svcd.config.options import ServiceOptions
+    from svcd.sockets.activation import InheritedSocket
+    from svcd.sockets.listening import ListeningSocket
 
-__all__ = ["Stock"]
+__all__ = ["SocketPool"]
 
 _ANY = {4: "0.0.0.0", 6: "::"}  # noqa: S104 - compared with, not bound to
 
 
-class Stock:
+class SocketPool:
     """Sockets that wait to be asked for.
 
     One is an endpoint's if it stands where the endpoint is to stand, or if its socket unit has named it by the service
@@ -33,32 +33,32 @@ class Stock:
         inherited: what there is.
     """
 
-    def __init__(self, inherited: Iterable[Inherited] = ()) -> None:
+    def __init__(self, inherited: Iterable[InheritedSocket] = ()) -> None:
         all_of_them = list(inherited)
         # As keys: there may be thousands, and each is taken out by itself.
         self._rest = {each: None for each in all_of_them if not each.reason}
         self._useless = [each for each in all_of_them if each.reason]
-        self._named: dict[str, list[Inherited]] = {}
-        self._standing: dict[object, list[Inherited]] = {}
+        self._named: dict[str, list[InheritedSocket]] = {}
+        self._standing: dict[object, list[InheritedSocket]] = {}
         for each in self._rest:
             self._named.setdefault(base_name(each.name), []).append(each)
             self._standing.setdefault(_place(each), []).append(each)
         #: Whether a socket unit gave some: what is missing then is worth a word.
         self.activated = any(each.lent for each in self._rest)
-        self._both: dict[str, Inherited] = {}
+        self._both: dict[str, InheritedSocket] = {}
 
     def __bool__(self) -> bool:
         """Whether there is anything, of use or not."""
         return bool(self._rest or self._useless)
 
-    def take(self, endpoint: Endpoint) -> OpenSocket | None:
+    def take(self, endpoint: Endpoint) -> ListeningSocket | None:
         """The socket of an endpoint, with the options of its service; None if it is not in stock.
 
         Raises:
             ListenError: it is there, but can't have its options.
         """
         service = endpoint.service
-        ways: tuple[tuple[Callable[[Inherited, Endpoint], bool], list[Inherited]], ...] = (
+        ways: tuple[tuple[Callable[[InheritedSocket, Endpoint], bool], list[InheritedSocket]], ...] = (
             (_stored_for, self._named.get(base_name(stored_name(endpoint)), [])),
             (_stands_at, self._standing.get(service.port if endpoint.version else service.path, [])),
             (_named_for, [each for name in (service.id, service.name) for each in self._named.get(name, ())]),
@@ -90,7 +90,7 @@ class Stock:
         found = [each.socket.getsockname() for each in self._rest if each.controls and each.socket is not None]
         return str(found[0]) if found else ""
 
-    def leftover(self) -> list[Inherited]:
+    def leftover(self) -> list[InheritedSocket]:
         """What nobody asked for, and what is of no use; no longer in stock."""
         for each in self._rest:
             each.reason = "no line of the services file asks for it"
@@ -98,7 +98,7 @@ class Stock:
         return left
 
 
-def _place(found: Inherited) -> object:
+def _place(found: InheritedSocket) -> object:
     """The port or the path of a socket."""
     name = found.socket.getsockname() if found.socket is not None else ""
     return name[1] if isinstance(name, tuple) else unix_path(name)
@@ -109,13 +109,13 @@ def _takes_both(found: socket.socket) -> bool:
     return found.family == socket.AF_INET6 and not found.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
-def _suits(found: Inherited, endpoint: Endpoint) -> bool:
+def _suits(found: InheritedSocket, endpoint: Endpoint) -> bool:
     """Whether a socket has the type and the family of an endpoint, and takes the clients that it should.
 
     One that programs share is for a service that lets programs have it.
     """
     sock, service = found.socket, endpoint.service
-    stream = service.net.shape is Shape.STREAM
+    stream = service.net.shape is SocketType.STREAM
     if sock is None or sock.type != (socket.SOCK_STREAM if stream else socket.SOCK_DGRAM):
         return False
     if found.waits and not service.options.wait:
@@ -130,7 +130,7 @@ def _suits(found: Inherited, endpoint: Endpoint) -> bool:
     return family == sock.family
 
 
-def _is_made_alike(sock: socket.socket, options: Options) -> bool:
+def _is_made_alike(sock: socket.socket, options: ServiceOptions) -> bool:
     """Whether a socket of ours can have the options of a service; of another one its unit says these."""
     if sock.type == socket.SOCK_STREAM and is_mptcp(sock) is not options.mptcp:
         return False
@@ -139,7 +139,7 @@ def _is_made_alike(sock: socket.socket, options: Options) -> bool:
     return sized is None or not ((sized[0] and options.sndbuf is None) or (sized[1] and options.rcvbuf is None))
 
 
-def _stored_for(found: Inherited, endpoint: Endpoint) -> bool:
+def _stored_for(found: InheritedSocket, endpoint: Endpoint) -> bool:
     """Port 0 stands where the kernel put it, so that it can be known by its name alone."""
     assert found.socket is not None  # noqa: S101 - nothing else is in stock
     if not endpoint.version or endpoint.service.port or base_name(found.name) != base_name(stored_name(endpoint)):
@@ -147,7 +147,7 @@ def _stored_for(found: Inherited, endpoint: Endpoint) -> bool:
     return bool(found.socket.getsockname()[0] == socket_address(endpoint)[0])
 
 
-def _stands_at(found: Inherited, endpoint: Endpoint) -> bool:
+def _stands_at(found: InheritedSocket, endpoint: Endpoint) -> bool:
     assert found.socket is not None  # noqa: S101 - nothing else is in stock
     name = found.socket.getsockname()
     if not endpoint.version:
@@ -160,5 +160,5 @@ def _stands_at(found: Inherited, endpoint: Endpoint) -> bool:
     return bool(name[:2] == wanted[:2] and name[3:] == wanted[3:])
 
 
-def _named_for(found: Inherited, endpoint: Endpoint) -> bool:
+def _named_for(found: InheritedSocket, endpoint: Endpoint) -> bool:
     return found.lent and found.name in (endpoint.service.id, endpoint.service.name)

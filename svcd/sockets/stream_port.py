@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
 from svcd.net.peer_credentials import unix_peer
-from svcd.sockets.base_port import Port, accepted
+from svcd.sockets.base_port import BasePort, accepted
 from svcd.sockets.epoll_transports import address_of, open_stream
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IProtocolFactory
 
-    from svcd.interfaces import Watcher
-    from svcd.wire.proxy_header import Header
+    from svcd.interfaces import FdReactor
+    from svcd.wire.proxy_header import ProxyHeader
 
 __all__ = ["StreamPort"]
 
 
 @implementer(IListeningPort)
-class StreamPort(Port):
+class StreamPort(BasePort):
     """Accepts connections of a listening socket.
 
     Args:
@@ -44,7 +44,7 @@ class StreamPort(Port):
 
     def __init__(
         self,
-        reactor: Watcher,
+        reactor: FdReactor,
         sock: socket.socket,
         factory: IProtocolFactory,
         may_accept: Callable[[], int],
@@ -73,7 +73,7 @@ class StreamPort(Port):
             except Exception:  # noqa: BLE001 - one connection's mistake is that connection's end
                 self._log.failure("a connection could not be served")
 
-    def adopt(self, descriptor: int, peer: Any, family: int, relay: Header | None = None) -> None:  # noqa: ANN401 - a socket address
+    def adopt(self, descriptor: int, peer: Any, family: int, relay: ProxyHeader | None = None) -> None:  # noqa: ANN401 - a socket address
         """Serve a connection, whoever accepted it; its descriptor is the port's to close from now on.
 
         Args:

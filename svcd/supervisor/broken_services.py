@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from svcd.errors import ConfigError, FaultError, ListenError, ListenErrors
 from svcd.host.path_watch import PathWatcher
-from svcd.log.events import BROKEN, RECOVERED, tell
+from svcd.log.events import BROKEN, RECOVERED, log_event
 from svcd.model import ip_literal
 from svcd.sockets.listening import with_owner
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from svcd.config.endpoints import Endpoint
     from svcd.config.service import Service
-    from svcd.interfaces import Watcher
-    from svcd.model import Problem
+    from svcd.interfaces import FdReactor
+    from svcd.model import ConfigProblem
 
 __all__ = ["BrokenService", "BrokenServices", "failure_of"]
 
@@ -53,7 +53,7 @@ class BrokenService:
 
     service: Service
     endpoints: tuple[Endpoint, ...]
-    errors: tuple[Problem | ListenError, ...]
+    errors: tuple[ConfigProblem | ListenError, ...]
     since: float = 0.0
     pause: float = _FIRST_PAUSE
     due: float = 0.0
@@ -69,7 +69,7 @@ class BrokenService:
         errors = [error for error in self.errors if isinstance(error, ListenError)]
         return any(error.number == errno.EADDRINUSE and not error.owner_sought for error in errors)
 
-    def with_owners(self) -> tuple[Problem | ListenError, ...]:
+    def with_owners(self) -> tuple[ConfigProblem | ListenError, ...]:
         """Return the errors, with the processes that have addresses; this takes a while."""
         places = {endpoint.address: endpoint for endpoint in self.endpoints}
         return tuple(
@@ -137,7 +137,7 @@ class BrokenServices:
 
     _log = Logger()
 
-    def __init__(self, reactor: Watcher) -> None:
+    def __init__(self, reactor: FdReactor) -> None:
         self._reactor = reactor
         self._services: dict[str, BrokenService] = {}
         self._timer: IDelayedCall | None = None
@@ -190,7 +190,7 @@ class BrokenServices:
             before = self._services.get(service_id)
             if before is not None and service_id not in found:
                 del self._services[service_id]
-                tell(self._log, RECOVERED, service=service_id, seconds=round(now - before.since, 3))
+                log_event(self._log, RECOVERED, service=service_id, seconds=round(now - before.since, 3))
         fresh = []
         for service_id, broken in found.items():
             before = self._services.get(service_id)
@@ -210,13 +210,13 @@ class BrokenServices:
     def _report(self, services: Sequence[BrokenService]) -> None:
         """Log services that are broken, the first of them with the processes that have their addresses."""
 
-        def find() -> list[tuple[Problem | ListenError, ...]]:
+        def find() -> list[tuple[ConfigProblem | ListenError, ...]]:
             return [each.with_owners() if n < _MAX_SOUGHT else each.errors for n, each in enumerate(services)]
 
-        def report(found: list[tuple[Problem | ListenError, ...]]) -> None:
+        def report(found: list[tuple[ConfigProblem | ListenError, ...]]) -> None:
             for broken, errors in zip(services, found, strict=True):
                 broken.errors = errors
-                tell(self._log, BROKEN, service=broken.service.id, reason=broken.reason, retry=broken.pause)
+                log_event(self._log, BROKEN, service=broken.service.id, reason=broken.reason, retry=broken.pause)
 
         if self.in_thread is None or not any(each.seeks_owner for each in services):
             report([each.errors for each in services])
@@ -248,7 +248,7 @@ class BrokenServices:
         self._awaiting.remove(named)
         named.callback(None)
 
-    def named(self, errors: Iterable[Problem | ListenError]) -> list[Problem | ListenError]:
+    def named(self, errors: Iterable[ConfigProblem | ListenError]) -> list[ConfigProblem | ListenError]:
         """Return errors, with the processes that have addresses as far as they have been found."""
         known = {
             (error.service, error.address): error

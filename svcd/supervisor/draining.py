@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import succeed
 from twisted.logger import Logger
 
-from svcd.connections.tracker import calling_off
+from svcd.connections.tracker import cancelling
 from svcd.errors import reason_of
-from svcd.log.events import PROBLEM, tell
+from svcd.log.events import PROBLEM, log_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twisted.internet.defer import Deferred
 
-    from svcd.interfaces import Watcher
-    from svcd.supervisor.running_service import Running
+    from svcd.interfaces import FdReactor
+    from svcd.supervisor.running_service import RunningService
 
 __all__ = ["attempt", "cut", "drained"]
 
@@ -26,7 +26,7 @@ __all__ = ["attempt", "cut", "drained"]
 _log = Logger()
 
 
-def attempt(running: Running, call: Callable[[], object]) -> None:
+def attempt(running: RunningService, call: Callable[[], object]) -> None:
     """Call something for one service. What it raises is logged, and is the end of nothing else."""
     try:
         call()
@@ -34,17 +34,17 @@ def attempt(running: Running, call: Callable[[], object]) -> None:
         # Ctrl-C is meant for the daemon, not for one service.
         raise
     except BaseException as error:  # noqa: BLE001 - the service's own code
-        tell(_log, PROBLEM, text=f"{running.service.id}: {reason_of(error)}")
+        log_event(_log, PROBLEM, text=f"{running.service.id}: {reason_of(error)}")
 
 
-def cut(running: Running) -> None:
+def cut(running: RunningService) -> None:
     """End every connection of a service now."""
     if running.keeper is not None:
         for session in running.keeper.everybody():
             attempt(running, partial(session.cut, "shutdown"))
 
 
-def drained(running: Running, reactor: Watcher) -> Deferred[None]:
+def drained(running: RunningService, reactor: FdReactor) -> Deferred[None]:
     """Let each connection of a service end in its shutdown_timeout, then end it.
 
     Returns:
@@ -58,4 +58,4 @@ def drained(running: Running, reactor: Watcher) -> Deferred[None]:
     for session in keeper.everybody():
         attempt(running, session.drain)
     patience = reactor.callLater(running.service.options.shutdown_timeout, cut, running)
-    return keeper.when_empty().addCallback(calling_off(patience))
+    return keeper.when_empty().addCallback(cancelling(patience))

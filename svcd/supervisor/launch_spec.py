@@ -14,19 +14,19 @@ from svcd.config.value_types import UNLIMITED
 from svcd.host.accounts import group_id, user_id
 from svcd.process.environment import service_environment
 from svcd.process.launch_options import LIMITS, changed_variables
-from svcd.process.spec import Identity, Limit, Spec, place_files
+from svcd.process.spec import LaunchSpec, ProcessCredentials, ResourceLimit, place_files
 from svcd.supervisor.root_given_up import RESTART, START
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
-    from svcd.config.options import Options
+    from svcd.config.options import ServiceOptions
     from svcd.config.service import Service
-    from svcd.model import Problem
+    from svcd.model import ConfigProblem
     from svcd.upgrade.handover import Handover
 
-__all__ = ["FOLLOWS_USER", "Account", "account_of", "root_needed", "roots_refusals", "spec_of"]
+__all__ = ["FOLLOWS_USER", "DaemonAccount", "account_of", "launch_spec", "needs_root", "roots_refusals"]
 
 #: Among twistd's options: whether a daemon before this one has given root up, as --uid says.
 FOLLOWS_USER = "svcd-follows-user"
@@ -39,7 +39,7 @@ _ACCOUNT_VARIABLES = frozenset({"HOME", "USER", "LOGNAME", "SHELL"})
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class DaemonAccount:
     """Who runs the daemon once it serves, and with which limit of open files it was started.
 
     Attributes:
@@ -61,7 +61,7 @@ class Account:
         return self.user is not None or self.follows
 
 
-def spec_of(service: Service, account: Account) -> Spec:
+def launch_spec(service: Service, account: DaemonAccount) -> LaunchSpec:
     """What the launcher of a service is told.
 
     Raises:
@@ -78,7 +78,7 @@ def spec_of(service: Service, account: Account) -> Spec:
     if options.listen_fds:
         # A connection is named as systemd names it with Accept=yes (systemd.socket(5), FileDescriptorName=).
         environment |= {"LISTEN_FDS": "1", "LISTEN_FDNAMES": service.name if options.wait else "connection"}
-    return Spec(
+    return LaunchSpec(
         name=service.id,
         identity=_identity(options, user, account, keeps=keeps),
         environment=environment,
@@ -98,7 +98,7 @@ def spec_of(service: Service, account: Account) -> Spec:
     )
 
 
-def root_needed(service: Service, account: Account) -> Iterator[Problem]:
+def needs_root(service: Service, account: DaemonAccount) -> Iterator[ConfigProblem]:
     """What a service asks for that only root can give, if we are not root.
 
     Raises:
@@ -106,7 +106,7 @@ def root_needed(service: Service, account: Account) -> Iterator[Problem]:
     """
     if os.geteuid() == 0:
         return
-    identity = spec_of(service, account).identity
+    identity = launch_spec(service, account).identity
     options = service.options
     others = {
         "user": identity.user not in (None, os.geteuid()),
@@ -129,7 +129,9 @@ def _is_above_own(which: int, limit: int) -> bool:
     return most != UNLIMITED and (limit == UNLIMITED or limit > most)
 
 
-def roots_refusals(service: Service, account: Account, row: Spec | None, options: Iterable[str]) -> Iterator[Problem]:
+def roots_refusals(
+    service: Service, account: DaemonAccount, row: LaunchSpec | None, options: Iterable[str]
+) -> Iterator[ConfigProblem]:
     """Yield why the nursery that was started as root does not start a service, at each option that is the reason.
 
     Args:
@@ -142,9 +144,9 @@ def roots_refusals(service: Service, account: Account, row: Spec | None, options
         KeyError: as spec_of.
     """
     if row is None:
-        yield from root_needed(service, account)
+        yield from needs_root(service, account)
         return
-    variables = changed_variables(row, spec_of(service, account))
+    variables = changed_variables(row, launch_spec(service, account))
     found = list(options)
     if "env" in found:
         found = [each for each in found if each != "env"] + [_option_of(name, service.options) for name in variables]
@@ -158,7 +160,7 @@ def roots_refusals(service: Service, account: Account, row: Spec | None, options
         yield service.fault(option, text)
 
 
-def _option_of(variable: str, options: Options) -> str:
+def _option_of(variable: str, options: ServiceOptions) -> str:
     """Return the option that a variable of the environment comes from; env for one that comes from none any more."""
     if variable in dict(options.env):
         return "env"
@@ -176,7 +178,7 @@ def _value_text(service: Service, option: str) -> str:
     return TABLE[option].kind.write(getattr(service.options, option))
 
 
-def _kept_text(option: str, row: Spec) -> str:
+def _kept_text(option: str, row: LaunchSpec) -> str:
     """Return what a reload can give a handler, where that is a range; else that the option is to be as it was."""
     identity = row.identity
     limits = {each.which: each.soft for each in (*identity.own_limits, *identity.handler_limits)}
@@ -201,7 +203,9 @@ def _entry(name: str) -> pwd.struct_passwd | None:
         return None
 
 
-def _identity(options: Options, entry: pwd.struct_passwd | None, account: Account, *, keeps: bool) -> Identity:
+def _identity(
+    options: ServiceOptions, entry: pwd.struct_passwd | None, account: DaemonAccount, *, keeps: bool
+) -> ProcessCredentials:
     user, group, groups = account.user, account.group, account.groups
     if options.user:
         user = user_id(options.user)
@@ -213,15 +217,15 @@ def _identity(options: Options, entry: pwd.struct_passwd | None, account: Accoun
         if options.groups and entry is not None and group is not None:
             groups = tuple(os.getgrouplist(entry.pw_name, group))
     handler = [
-        Limit(which, value, value)
+        ResourceLimit(which, value, value)
         for name, which in _FOR_HANDLERS.items()
         if (value := getattr(options, name)) is not None
     ]
     own = []
     if options.rlimit_core is not None:
-        own.append(Limit(resource.RLIMIT_CORE, options.rlimit_core, options.rlimit_core))
+        own.append(ResourceLimit(resource.RLIMIT_CORE, options.rlimit_core, options.rlimit_core))
     own_limits, handler_limits = place_files(tuple(own), tuple(handler), _open_files(options, account), keeps=keeps)
-    return Identity(
+    return ProcessCredentials(
         user=user,
         group=group,
         groups=groups,
@@ -235,18 +239,18 @@ def _identity(options: Options, entry: pwd.struct_passwd | None, account: Accoun
     )
 
 
-def _open_files(options: Options, account: Account) -> Limit:
+def _open_files(options: ServiceOptions, account: DaemonAccount) -> ResourceLimit:
     """By default what the daemon was started with: the many that it took for itself are too many for some programs."""
     value = options.rlimit_nofile
     if value is None:
-        return Limit(resource.RLIMIT_NOFILE, *account.open_files)
+        return ResourceLimit(resource.RLIMIT_NOFILE, *account.open_files)
     if value == UNLIMITED:
         # The kernel knows no open files without a limit: as many as may be.
         _, value = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return Limit(resource.RLIMIT_NOFILE, value, value)
+    return ResourceLimit(resource.RLIMIT_NOFILE, value, value)
 
 
-def account_of(options: Mapping[str, Any], handover: Handover | None = None) -> Account:
+def account_of(options: Mapping[str, Any], handover: Handover | None = None) -> DaemonAccount:
     """Who will serve, when twistd has given root up.
 
     Args:
@@ -256,10 +260,10 @@ def account_of(options: Mapping[str, Any], handover: Handover | None = None) -> 
     open_files = handover.open_files if handover is not None else resource.getrlimit(resource.RLIMIT_NOFILE)
     user, group = options.get("uid"), options.get("gid")
     if user is None:
-        return Account(open_files, None, group, follows=bool(options.get(FOLLOWS_USER)))
+        return DaemonAccount(open_files, None, group, follows=bool(options.get(FOLLOWS_USER)))
     try:
         entry = pwd.getpwuid(user)
     except KeyError:
-        return Account(open_files, user, group, ())
+        return DaemonAccount(open_files, user, group, ())
     group = entry.pw_gid if group is None else group
-    return Account(open_files, user, group, tuple(os.getgrouplist(entry.pw_name, group)))
+    return DaemonAccount(open_files, user, group, tuple(os.getgrouplist(entry.pw_name, group)))

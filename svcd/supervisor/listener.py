@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 from twisted.logger import Logger
 
 from svcd.connections.wait_port import WaitPort
-from svcd.log.events import CLOSE, LISTEN, tell
-from svcd.model import Shape
+from svcd.log.events import CLOSE, LISTEN, log_event
+from svcd.model import SocketType
 from svcd.sockets.datagram_port import DatagramPort
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
     from svcd.config.endpoints import Endpoint
     from svcd.connections.descriptor_budget import DescriptorBudget
-    from svcd.sockets.acquire import Store
-    from svcd.sockets.listening import OpenSocket
+    from svcd.sockets.acquire import FdStore
+    from svcd.sockets.listening import ListeningSocket
 
-__all__ = ["Listener", "Port", "hidden", "nothing", "number_of_port"]
+__all__ = ["Listener", "ServingPort", "hidden", "nothing", "number_of_port"]
 
 #: Rounds of accepting before a socket is closed for good: more than its backlog can hold.
 _ROUNDS = 1000
 
 
-class Port(Protocol):
+class ServingPort(Protocol):
     """What serves a socket."""
 
     def startListening(self) -> object:
@@ -59,14 +59,14 @@ class Listener:
 
     _log = Logger()
 
-    def __init__(self, opened: OpenSocket, budget: DescriptorBudget, store: Store) -> None:
+    def __init__(self, opened: ListeningSocket, budget: DescriptorBudget, store: FdStore) -> None:
         self.opened = opened
         self._store = store
         self._budget = budget
         budget.hold(1)
         self._leave: Callable[[], None] = nothing
-        self._join: Callable[[Port], Callable[[], None]] | None = None
-        self.port: Port | None = None
+        self._join: Callable[[ServingPort], Callable[[], None]] | None = None
+        self.port: ServingPort | None = None
         self.paused = False
 
     @property
@@ -79,7 +79,7 @@ class Listener:
         """What tells its socket from all others, in this process and in any other."""
         return os.fstat(self.opened.socket.fileno()).st_ino
 
-    def serve(self, port: Port, join: Callable[[Port], Callable[[], None]]) -> None:
+    def serve(self, port: ServingPort, join: Callable[[ServingPort], Callable[[], None]]) -> None:
         """Let a port have the socket from now on; who waits in the kernel's queue is the new one's.
 
         Args:
@@ -94,7 +94,7 @@ class Listener:
         self.port, self._join = port, join
         if self.paused:
             return
-        stream = self.endpoint.service.net.shape is Shape.STREAM
+        stream = self.endpoint.service.net.shape is SocketType.STREAM
         share = self._budget.share(self.endpoint.service.id)
         leave_budget = share.listen(port.pause, port.resume) if stream else nothing
         leave_service = join(port)
@@ -112,7 +112,9 @@ class Listener:
             self.port.startListening()
         service = self.endpoint.service
         values = {"origin": self.opened.origin} if self.opened.origin else {}
-        tell(self._log, LISTEN, service=service.id, address=self.opened.address, runs=service.handler_text, **values)
+        log_event(
+            self._log, LISTEN, service=service.id, address=self.opened.address, runs=service.handler_text, **values
+        )
         self._store.keep(self.opened)
 
     def pause(self, *, paused: bool) -> None:
@@ -145,7 +147,7 @@ class Listener:
     def accept_all(self) -> None:
         """Take in whoever waits, before the socket is closed: closing it would reset them."""
         service = self.endpoint.service
-        if self.port is None or service.net.shape is not Shape.STREAM or service.options.wait:
+        if self.port is None or service.net.shape is not SocketType.STREAM or service.options.wait:
             # With wait=yes only a program accepts.
             return
         waiting = select.poll()
@@ -175,7 +177,7 @@ class Listener:
             self._store.close(self.opened)
         else:
             self._store.leave(self.opened)
-        tell(self._log, CLOSE, **values)
+        log_event(self._log, CLOSE, **values)
 
 
 def nothing() -> None:
@@ -187,7 +189,7 @@ def hidden(listeners: Mapping[Hashable, Listener]) -> set[Hashable]:
     return {key for key, listener in listeners.items() if listener.opened.hidden}
 
 
-def number_of_port(opened: OpenSocket) -> int:
+def number_of_port(opened: ListeningSocket) -> int:
     """The port of a datagram service's socket; 0 for any other."""
     if opened.endpoint.version and opened.socket.type == socket.SOCK_DGRAM:
         return int(opened.socket.getsockname()[1])

@@ -10,8 +10,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from svcd.errors import ConfigError, ListenErrors, SvcdError
-from svcd.log.events import PROBLEM, RELOAD_FAILED, tell
-from svcd.model import Place, Problem
+from svcd.log.events import PROBLEM, RELOAD_FAILED, log_event
+from svcd.model import ConfigProblem, SourceLocation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,7 +87,7 @@ class Reloader:
 
         def failed(failure: Failure) -> None:
             if self._supervisor.ledger.state != "stopping":
-                tell(self._log, PROBLEM, text=f"can't try broken services again: {failure.getErrorMessage()}")
+                log_event(self._log, PROBLEM, text=f"can't try broken services again: {failure.getErrorMessage()}")
                 broken.postpone(ids)
 
         return self.serve(services).addErrback(failed)
@@ -155,9 +155,9 @@ class Reloader:
         if isinstance(error, ListenErrors):
             texts = list(map(str, [*error.errors, *error.problems]))
         for text in texts:
-            tell(self._log, PROBLEM, text=text)
+            log_event(self._log, PROBLEM, text=text)
         self._supervisor.ledger.reloads_failed += 1
-        tell(self._log, RELOAD_FAILED, problems=len(texts))
+        log_event(self._log, RELOAD_FAILED, problems=len(texts))
         return failure
 
     def on_signal(self) -> None:
@@ -185,4 +185,4 @@ def _not_empty(desired: DesiredServices, file: str | None) -> DesiredServices:
     if desired.endpoints or desired.faulty:
         return desired
     text = "no service is enabled in it; if nothing is to be served, use svcctl reload --allow-empty"
-    raise ConfigError([Problem(Place(file or "the services file"), text)])
+    raise ConfigError([ConfigProblem(SourceLocation(file or "the services file"), text)])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from svcd.errors import CommandError
-from svcd.supervisor.launch_spec import root_needed, roots_refusals, spec_of
+from svcd.supervisor.launch_spec import launch_spec, needs_root, roots_refusals
 from svcd.supervisor.listener import nothing
 
 if TYPE_CHECKING:
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from svcd.config.service import Service
-    from svcd.connections.admission_queue import Entrance, Reception
+    from svcd.connections.admission_queue import Reception, ServiceAdmission
     from svcd.connections.descriptor_budget import DescriptorBudget, Share
-    from svcd.connections.tracker import Keeper
-    from svcd.interfaces import Names, Serve, Watcher
-    from svcd.log.writer import Journal
-    from svcd.model import Problem
-    from svcd.process.launcher_client import Link
-    from svcd.process.launcher_events import Reports
+    from svcd.connections.tracker import ConnectionTracker
+    from svcd.interfaces import ConnectionHandler, FdReactor, HostNameResolver
+    from svcd.log.writer import LogWriter
+    from svcd.model import ConfigProblem
+    from svcd.process.launcher_client import LauncherClient
+    from svcd.process.launcher_events import LauncherEvents
     from svcd.process.module_files import ModuleFiles
-    from svcd.process.spec import Spec
-    from svcd.process.zygote_client import Nurse
-    from svcd.protocols.catalog import Surroundings
-    from svcd.sockets.acquire import Store
-    from svcd.sockets.listening import OpenSocket
-    from svcd.supervisor.launch_spec import Account
-    from svcd.supervisor.listener import Port
-    from svcd.tls.certificates import TlsServer
+    from svcd.process.spec import LaunchSpec
+    from svcd.process.zygote_client import ZygoteClient
+    from svcd.protocols.catalog import ServiceDependencies
+    from svcd.sockets.acquire import FdStore
+    from svcd.sockets.listening import ListeningSocket
+    from svcd.supervisor.launch_spec import DaemonAccount
+    from svcd.supervisor.listener import ServingPort
+    from svcd.tls.certificates import ServerTls
 
-__all__ = ["Prepared", "Running", "Shared", "read_time_zone"]
+__all__ = ["Prepared", "RunningService", "ServiceContext", "read_time_zone"]
 
 
 @dataclass(slots=True)
-class Shared:
+class ServiceContext:
     """What all services of the daemon have in common.
 
     Attributes:
@@ -58,26 +58,28 @@ class Shared:
         socket_freed: called when a process with wait=yes has ended whose service has another socket now, or none.
     """
 
-    reactor: Watcher
-    around: Surroundings
-    journal: Journal
+    reactor: FdReactor
+    around: ServiceDependencies
+    journal: LogWriter
     budget: DescriptorBudget
-    account: Account
+    account: DaemonAccount
     numbers: Iterator[int]
     reception: Reception
-    store: Store
-    muxed: Callable[[], Mapping[str, Serve]]
+    store: FdStore
+    muxed: Callable[[], Mapping[str, ConnectionHandler]]
     own_ports: set[int] = field(default_factory=set)
     modules: dict[str, ModuleFiles] = field(default_factory=dict)
     socket_freed: Callable[[], None] = nothing
-    first_nurse: Nurse | None = None
+    first_nurse: ZygoteClient | None = None
 
-    def keep_first(self, nurse: Nurse) -> None:
+    def keep_first(self, nurse: ZygoteClient) -> None:
         """Remember the nursery of the start, if it is root's and the daemon is about to be no more."""
         if os.geteuid() == 0 and self.account.user is not None:
             self.first_nurse = nurse
 
-    def linker(self, service: Service, spec: Spec, nurse: Nurse) -> Callable[[Reports], Link]:
+    def linker(
+        self, service: Service, spec: LaunchSpec, nurse: ZygoteClient
+    ) -> Callable[[LauncherEvents], LauncherClient]:
         """Return what makes the link to a service's launcher.
 
         Args:
@@ -85,32 +87,32 @@ class Shared:
             spec: what its launcher is told.
             nurse: takes it in, unless only the nursery of the start has the rights that it needs.
         """
-        if self.first_nurse is not None and any(root_needed(service, self.account)):
+        if self.first_nurse is not None and any(needs_root(service, self.account)):
             row = self.first_nurse.row_with_roots_rights(spec)
             if row is not None:
                 return partial(self.first_nurse.make, row, spec=spec)
         return partial(nurse.link, spec)
 
-    def rights_missing(self, service: Service) -> list[Problem]:
+    def rights_missing(self, service: Service) -> list[ConfigProblem]:
         """Return what a spawned service asks for that only root can give, and the nursery of the start can't.
 
         Raises:
             KeyError: passwd(5) or group(5) no longer has a name that the options have.
         """
-        problems, nurse = list(root_needed(service, self.account)), self.first_nurse
+        problems, nurse = list(needs_root(service, self.account)), self.first_nurse
         if not problems or nurse is None:
             return problems
-        row, excess = nurse.row_of(service.id), nurse.excess(spec_of(service, self.account))
+        row, excess = nurse.row_of(service.id), nurse.excess(launch_spec(service, self.account))
         if nurse.has_root and not excess:
             return []
         return list(roots_refusals(service, self.account, row if nurse.has_root else None, excess))
 
-    def roots_alone(self, hosted: Mapping[str, Running]) -> list[Problem]:
+    def roots_alone(self, hosted: Mapping[str, RunningService]) -> list[ConfigProblem]:
         """Return what services have that a process with the daemon's present rights can't give."""
         spawned = [each.service for each in hosted.values() if each.service.spawned]
-        return [problem for service in spawned for problem in root_needed(service, self.account)]
+        return [problem for service in spawned for problem in needs_root(service, self.account)]
 
-    def keeping(self, service: Service) -> tuple[Journal, Names, Share, Iterator[int], Entrance]:
+    def keeping(self, service: Service) -> tuple[LogWriter, HostNameResolver, Share, Iterator[int], ServiceAdmission]:
         """What every keeper of connections takes.
 
         Raises:
@@ -132,7 +134,7 @@ class Prepared(NamedTuple):
     discard: Callable[[], None]
 
 
-class Running(ABC):
+class RunningService(ABC):
     """A service that runs.
 
     Attributes:
@@ -140,19 +142,19 @@ class Running(ABC):
         keeper: has its connections; None for one that has none.
     """
 
-    keeper: Keeper[Any] | None = None
+    keeper: ConnectionTracker[Any] | None = None
 
-    def __init__(self, shared: Shared, service: Service) -> None:
+    def __init__(self, shared: ServiceContext, service: Service) -> None:
         self._shared = shared
         self.service = service
 
     @property
-    def tls(self) -> TlsServer | None:
+    def tls(self) -> ServerTls | None:
         """Its certificates; None without TLS."""
         return None
 
     @abstractmethod
-    def port(self, opened: OpenSocket, service: Service) -> Port:
+    def port(self, opened: ListeningSocket, service: Service) -> ServingPort:
         """Make a port for one of the service's sockets.
 
         Args:
@@ -164,7 +166,7 @@ class Running(ABC):
         """
 
     @abstractmethod
-    def prepare(self, service: Service, nurse: Nurse) -> Prepared:
+    def prepare(self, service: Service, nurse: ZygoteClient) -> Prepared:
         """Make everything that other options need.
 
         Args:
@@ -188,7 +190,7 @@ class Running(ABC):
         """Release what was made for a service that won't run."""
         self.close()
 
-    def join(self, port: Port) -> Callable[[], None]:
+    def join(self, port: ServingPort) -> Callable[[], None]:
         """Let the service make a port rest and go on; returns what ends that."""
         return nothing if self.keeper is None else self.keeper.entrance.listen(port.pause, port.resume)
 
@@ -230,7 +232,7 @@ class Running(ABC):
         """Start the service's launcher anew; nobody is refused meanwhile.
 
         Returns:
-            A Deferred as of SpawnKeeper.restart().
+            A Deferred as of SpawnedTracker.restart().
 
         Raises:
             CommandError: it has none.
@@ -252,7 +254,7 @@ class Running(ABC):
         """The last connection has ended, and no more will come."""
 
 
-def read_time_zone(journal: Journal, all_running: Iterable[Running]) -> None:
+def read_time_zone(journal: LogWriter, all_running: Iterable[RunningService]) -> None:
     """Read the machine's time zone and those of access_zone= again (tzset(3), tzfile(5))."""
     time.tzset()
     ZoneInfo.clear_cache()

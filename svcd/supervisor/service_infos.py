@@ -6,25 +6,25 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from svcd.connections.access_rules import instances_of
-from svcd.metrics.snapshot import About
-from svcd.model import Shape
+from svcd.metrics.snapshot import ServiceInfo
+from svcd.model import SocketType
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from svcd.config.service import Service
-    from svcd.interfaces import Serve
+    from svcd.interfaces import ConnectionHandler
     from svcd.supervisor.broken_services import BrokenService
     from svcd.supervisor.listener import Listener
-    from svcd.supervisor.running_service import Running
-    from svcd.tls.certificates import TlsServer
+    from svcd.supervisor.running_service import RunningService
+    from svcd.tls.certificates import ServerTls
 
 __all__ = ["described", "muxed"]
 
 
 def described(
-    all_running: Iterable[Running], listeners: Iterable[Listener], broken: Iterable[BrokenService]
-) -> list[About]:
+    all_running: Iterable[RunningService], listeners: Iterable[Listener], broken: Iterable[BrokenService]
+) -> list[ServiceInfo]:
     """Return what people are told of services; of two with one name the later counts, and broken ones come last."""
     addresses: dict[str, list[str]] = {}
     for listener in listeners:
@@ -36,9 +36,9 @@ def described(
     return [replace(about, addresses=tuple(addresses.get(name, ()))) for name, about in by_name.items()]
 
 
-def _about(service: Service, tls: TlsServer | None) -> About:
-    stream = service.net.shape is Shape.STREAM
-    return About(
+def _about(service: Service, tls: ServerTls | None) -> ServiceInfo:
+    stream = service.net.shape is SocketType.STREAM
+    return ServiceInfo(
         id=service.id,
         runs=service.handler_text,
         stream=stream,
@@ -51,9 +51,9 @@ def _about(service: Service, tls: TlsServer | None) -> About:
     )
 
 
-def muxed(listeners: Iterable[Listener]) -> dict[str, Serve]:
+def muxed(listeners: Iterable[Listener]) -> dict[str, ConnectionHandler]:
     """What tcpmux offers, by name in small letters."""
-    offered: dict[str, Serve] = {}
+    offered: dict[str, ConnectionHandler] = {}
     for listener in listeners:
         service = listener.endpoint.service
         if service.options.mux and listener.port is not None and hasattr(listener.port, "adopt"):

@@ -10,24 +10,24 @@ from twisted.logger import Logger
 
 from svcd.addresses import LOCAL_CLIENT
 from svcd.connections.access_rules import zone_of
-from svcd.connections.factory import GateKeeper
-from svcd.connections.proxy_protocol import Usher
-from svcd.connections.spawned import SpawnKeeper
-from svcd.connections.tcpmux import MuxKeeper
+from svcd.connections.factory import TrackingFactory
+from svcd.connections.proxy_protocol import ProxyProtocolReader
+from svcd.connections.spawned import SpawnedTracker
+from svcd.connections.tcpmux import TcpmuxTracker
 from svcd.connections.wait_port import WaitPort
 from svcd.errors import reason_of
 from svcd.host.info import broadcasts
-from svcd.log.events import MODULE_CHANGED, PROBLEM, tell
-from svcd.model import Shape, ip_literal
+from svcd.log.events import MODULE_CHANGED, PROBLEM, log_event
+from svcd.model import SocketType, ip_literal
 from svcd.process.module_files import ModuleFiles
 from svcd.protocols.catalog import MUX, datagram_protocol, stream_factory
 from svcd.protocols.http.server import HttpFactory
 from svcd.sockets.datagram_port import DatagramPort, datagram_port
-from svcd.sockets.descriptor_port import HandOffPort
+from svcd.sockets.descriptor_port import DescriptorPort
 from svcd.sockets.stream_port import StreamPort
-from svcd.supervisor.launch_spec import spec_of
+from svcd.supervisor.launch_spec import launch_spec
 from svcd.supervisor.listener import nothing
-from svcd.supervisor.running_service import Prepared, Running, Shared
+from svcd.supervisor.running_service import Prepared, RunningService, ServiceContext
 from svcd.tls.service_tls import ServiceTls
 
 if TYPE_CHECKING:
@@ -38,27 +38,27 @@ if TYPE_CHECKING:
 
     from svcd.access.refusals import Refusal
     from svcd.config.service import Service
-    from svcd.connections.admission_queue import Entrance
-    from svcd.connections.tracker import Keeper
-    from svcd.connections.wrapper import Gate
-    from svcd.interfaces import Serve
-    from svcd.process.zygote_client import Nurse
-    from svcd.sockets.listening import OpenSocket
-    from svcd.supervisor.listener import Port
-    from svcd.tls.certificates import TlsServer
+    from svcd.connections.admission_queue import ServiceAdmission
+    from svcd.connections.tracker import ConnectionTracker
+    from svcd.connections.wrapper import ConnectionWrapper
+    from svcd.interfaces import ConnectionHandler
+    from svcd.process.zygote_client import ZygoteClient
+    from svcd.sockets.listening import ListeningSocket
+    from svcd.supervisor.listener import ServingPort
+    from svcd.tls.certificates import ServerTls
 
 __all__ = ["run"]
 
 #: Descriptors that a spawned service has besides its connections: its launcher's, and one to ask the kernel by.
 _LAUNCHER = 2
 
-KeeperT = TypeVar("KeeperT", bound="Keeper[Any]")
+KeeperT = TypeVar("KeeperT", bound="ConnectionTracker[Any]")
 
 #: Datagrams wait so long for the first lookup of the host names in their service's rules, in seconds.
 _LOOKUP_SECONDS = 2.0
 
 
-class _Kind(Running):
+class _BaseService(RunningService):
     _leave_hosts: Callable[[], None] = staticmethod(nothing)
 
     def _follow_hosts(self, changed: Callable[[], None]) -> frozenset[str]:
@@ -73,16 +73,16 @@ class _Kind(Running):
         return kind_of(service) is type(self)
 
 
-class _Kept(_Kind, Generic[KeeperT]):
+class _TrackedService(_BaseService, Generic[KeeperT]):
     """A service with connections, which a keeper has."""
 
     keeper: KeeperT
-    _usher: Usher | None = None
+    _usher: ProxyProtocolReader | None = None
     _tls: ServiceTls | None = None
     _held = 0
 
     @property
-    def tls(self) -> TlsServer | None:
+    def tls(self) -> ServerTls | None:
         return None if self._tls is None else self._tls.server
 
     def _keep(self, keeper: KeeperT) -> None:
@@ -90,23 +90,25 @@ class _Kept(_Kind, Generic[KeeperT]):
         keeper.budget.cost = _cost(self.service)
         keeper.keep_time(self._shared.reactor.callLater)
         if self.service.options.proxy_protocol:
-            self._usher = Usher(keeper, self._shared.reception.lobby)
+            self._usher = ProxyProtocolReader(keeper, self._shared.reception.lobby)
 
     def _hold(self, count: int) -> None:
         """Have so many descriptors kept for the service, besides those of its connections."""
         self._shared.budget.hold(count - self._held)
         self._held = count
 
-    def _secure(self, service: Service, entrance: Entrance) -> ServiceTls:
+    def _secure(self, service: Service, entrance: ServiceAdmission) -> ServiceTls:
         """The TLS of the service, if it has any."""
         tls = ServiceTls(self._shared.reactor, self._shared.around.files, entrance.tally)
         tls.prepare(service)()
         return tls
 
-    def _hand_off(self, opened: OpenSocket, serve: Serve, may_accept: Callable[[], int]) -> HandOffPort:
+    def _hand_off(
+        self, opened: ListeningSocket, serve: ConnectionHandler, may_accept: Callable[[], int]
+    ) -> DescriptorPort:
         """A port that hands connections on, those of proxies once their headers are read."""
         take = serve if self._usher is None else partial(self._usher.take, serve)
-        return HandOffPort(self._shared.reactor, opened.socket, take, may_accept, self._shared.budget.rest, serve)
+        return DescriptorPort(self._shared.reactor, opened.socket, take, may_accept, self._shared.budget.rest, serve)
 
     def like(self, service: Service) -> bool:
         # With and without proxies there are other ports.
@@ -119,7 +121,7 @@ class _Kept(_Kind, Generic[KeeperT]):
         if self._usher is not None:
             self._usher.close()
 
-    def prepare(self, service: Service, nurse: Nurse) -> Prepared:
+    def prepare(self, service: Service, nurse: ZygoteClient) -> Prepared:
         retune = self._shared.reception.prepare(self.keeper.entrance, service)
         also = self._prepare_more(service, nurse)
 
@@ -135,12 +137,12 @@ class _Kept(_Kind, Generic[KeeperT]):
 
         return Prepared(commit, also.discard)
 
-    def _prepare_more(self, service: Service, nurse: Nurse) -> Prepared:  # noqa: ARG002 - as all
+    def _prepare_more(self, service: Service, nurse: ZygoteClient) -> Prepared:  # noqa: ARG002 - as all
         """Prepare what this kind alone needs."""
         return Prepared(nothing, nothing)
 
 
-class _Gated(_Kept[GateKeeper]):
+class StreamService(_TrackedService[TrackingFactory]):
     """A stream service that runs in the daemon.
 
     Its factory is started before the service accepts its first client, and stopped when it accepts no more.
@@ -149,14 +151,14 @@ class _Gated(_Kept[GateKeeper]):
     _log = Logger()
     _tls: ServiceTls
 
-    def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:  # noqa: ARG002 - as all
+    def __init__(self, shared: ServiceContext, service: Service, nurse: ZygoteClient) -> None:  # noqa: ARG002 - as all
         super().__init__(shared, service)
         keeping = shared.keeping(service)
         self._factory = self._make_factory(service)
         self._factories = [self._factory]
         self._started = False
         self._tls = self._secure(service, keeping[-1])
-        self._keep(GateKeeper(service, self._tls.around(self._factory), *keeping, kind=self._gates()))
+        self._keep(TrackingFactory(service, self._tls.around(self._factory), *keeping, kind=self._gates()))
         self.keeper.budget.evict_by(self._evict)
 
     def _evict(self) -> bool:
@@ -164,14 +166,14 @@ class _Gated(_Kept[GateKeeper]):
         evicts = (each.evict() for each in self._factories if isinstance(each, HttpFactory))
         return any(evicts) or self._tls.evict()
 
-    def _gates(self) -> type[Gate] | None:
+    def _gates(self) -> type[ConnectionWrapper] | None:
         """The kind of gate that connections with TLS have; None for the kind that each protocol needs."""
         if self._tls.handshakes is None:
             return None
         # Services without TLS need not load this.
-        from svcd.connections.tls_wrapper import TlsGate
+        from svcd.connections.tls_wrapper import TlsWrapper
 
-        return TlsGate
+        return TlsWrapper
 
     def _make_factory(self, service: Service) -> IProtocolFactory:
         """The factory of the service, whose connections take descriptors of the service's share."""
@@ -182,7 +184,7 @@ class _Gated(_Kept[GateKeeper]):
             shared.modules[reference] = ModuleFiles(reference)
         return made
 
-    def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
+    def port(self, opened: ListeningSocket, service: Service) -> ServingPort:  # noqa: ARG002 - as all
         budget, share, entrance = self._shared.budget, self.keeper.budget, self.keeper.entrance
 
         def may_accept() -> int:
@@ -193,7 +195,7 @@ class _Gated(_Kept[GateKeeper]):
         made: StreamPort = adopt(opened.socket, self.keeper, may_accept, budget.rest)
         return made if self._usher is None else self._hand_off(opened, made.adopt, may_accept)
 
-    def _prepare_more(self, service: Service, nurse: Nurse) -> Prepared:  # noqa: ARG002 - as all
+    def _prepare_more(self, service: Service, nurse: ZygoteClient) -> Prepared:  # noqa: ARG002 - as all
         factory, secure = self._make_factory(service), self._tls.prepare(service)
         factory.doStart()
 
@@ -226,14 +228,14 @@ class _Gated(_Kept[GateKeeper]):
             # Ctrl-C is meant for the daemon, not for one service.
             raise
         except BaseException as error:  # noqa: BLE001 - the service's own code
-            tell(self._log, PROBLEM, text=f"{self.service.id}: {reason_of(error)}")
+            log_event(self._log, PROBLEM, text=f"{self.service.id}: {reason_of(error)}")
 
     def check_modules(self) -> None:
         known = self._shared.modules.get(self.service.options.factory)
         changed = known.changed() if known is not None else ""
         if changed:
             text = f"module {changed} changed on disk; it runs in the daemon: svcctl upgrade imports it anew"
-            tell(self._log, MODULE_CHANGED, service=self.service.id, text=text)
+            log_event(self._log, MODULE_CHANGED, service=self.service.id, text=text)
 
     def begin(self) -> None:
         self._hold(_standing(self.service))
@@ -244,26 +246,26 @@ class _Gated(_Kept[GateKeeper]):
         self.keeper.tally.leave(self.keeper)
 
 
-class _Spawned(_Kept[SpawnKeeper]):
+class SpawnedService(_TrackedService[SpawnedTracker]):
     """A stream service whose connections have processes of their own."""
 
     _tls: ServiceTls
 
-    def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:
+    def __init__(self, shared: ServiceContext, service: Service, nurse: ZygoteClient) -> None:
         super().__init__(shared, service)
-        self._spec = spec_of(service, shared.account)
+        self._spec = launch_spec(service, shared.account)
         link = shared.linker(service, self._spec, nurse)
         keeping = shared.keeping(service)
         self._tls = self._secure(service, keeping[-1])
-        self._keep(SpawnKeeper(shared.reactor, link, service, *keeping, tls=self._tls))
+        self._keep(SpawnedTracker(shared.reactor, link, service, *keeping, tls=self._tls))
         self.keeper.budget.evict_by(self._tls.evict)
 
-    def port(self, opened: OpenSocket, service: Service) -> Port:
+    def port(self, opened: ListeningSocket, service: Service) -> ServingPort:
         if service.options.wait:
             return WaitPort(self._shared.reactor, opened.socket, self.keeper, self._shared.socket_freed)
         return self._hand_off(opened, self.keeper.take, self.keeper.may_accept)
 
-    def join(self, port: Port) -> Callable[[], None]:
+    def join(self, port: ServingPort) -> Callable[[], None]:
         leave = super().join(port)
         leave_room = self.keeper.when_room(port.resume)
 
@@ -273,8 +275,8 @@ class _Spawned(_Kept[SpawnKeeper]):
 
         return leave_both
 
-    def _prepare_more(self, service: Service, nurse: Nurse) -> Prepared:
-        spec, secure = spec_of(service, self._shared.account), self._tls.prepare(service)
+    def _prepare_more(self, service: Service, nurse: ZygoteClient) -> Prepared:
+        spec, secure = launch_spec(service, self._shared.account), self._tls.prepare(service)
         if spec == self._spec:
 
             def keep() -> None:
@@ -321,43 +323,43 @@ class _Spawned(_Kept[SpawnKeeper]):
         self.keeper.link.stop()
 
 
-class _Muxed(_Kept[MuxKeeper]):
+class TcpmuxService(_TrackedService[TcpmuxTracker]):
     """tcpmux, whose connections become those of other services."""
 
-    def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:  # noqa: ARG002 - as all
+    def __init__(self, shared: ServiceContext, service: Service, nurse: ZygoteClient) -> None:  # noqa: ARG002 - as all
         super().__init__(shared, service)
-        self._keep(MuxKeeper(shared.reactor, shared.muxed, service, *shared.keeping(service)))
+        self._keep(TcpmuxTracker(shared.reactor, shared.muxed, service, *shared.keeping(service)))
 
     def close(self) -> None:
         super().close()
         self.keeper.close()
 
-    def port(self, opened: OpenSocket, service: Service) -> Port:  # noqa: ARG002 - as all
+    def port(self, opened: ListeningSocket, service: Service) -> ServingPort:  # noqa: ARG002 - as all
         return self._hand_off(opened, self.keeper.take, self.keeper.may_accept)
 
 
-class _Datagrams(_Kind):
+class DatagramService(_BaseService):
     """A datagram service that runs in the daemon."""
 
-    def __init__(self, shared: Shared, service: Service, nurse: Nurse) -> None:  # noqa: ARG002 - as all
+    def __init__(self, shared: ServiceContext, service: Service, nurse: ZygoteClient) -> None:  # noqa: ARG002 - as all
         super().__init__(shared, service)
         self._entrance = shared.reception.entrance(service)
         self._answering = shared.reception.answering(service)
         self.refresh_addresses()
-        self._ports: list[Port] = []
+        self._ports: list[ServingPort] = []
         self._waited: IDelayedCall | None = None
         self._settled = False
 
     def refresh_addresses(self) -> None:
         self._answering.surroundings(self._shared.own_ports, broadcasts())
 
-    def port(self, opened: OpenSocket, service: Service) -> Port:
+    def port(self, opened: ListeningSocket, service: Service) -> ServingPort:
         shared, protocol = self._shared, datagram_protocol(service, self._shared.around)
         return datagram_port(
             shared.reactor, opened.socket, protocol, self._answering, self._refused, ready=self._is_ready
         )
 
-    def join(self, port: Port) -> Callable[[], None]:
+    def join(self, port: ServingPort) -> Callable[[], None]:
         tally, source = self._entrance.tally, cast("DatagramPort", port)
         tally.enter(source)
         self._ports.append(port)
@@ -417,17 +419,17 @@ class _Datagrams(_Kind):
         """It has no connections: another one takes its place, on the same sockets."""
         return False
 
-    def prepare(self, service: Service, nurse: Nurse) -> Prepared:
+    def prepare(self, service: Service, nurse: ZygoteClient) -> Prepared:
         raise NotImplementedError
 
 
-def kind_of(service: Service) -> type[_Gated | _Spawned | _Muxed | _Datagrams]:
+def kind_of(service: Service) -> type[StreamService | SpawnedService | TcpmuxService | DatagramService]:
     """What kind of Running a service is."""
     if service.spawned:
-        return _Spawned
+        return SpawnedService
     if service.runs == MUX:
-        return _Muxed
-    return _Gated if service.net.shape is Shape.STREAM else _Datagrams
+        return TcpmuxService
+    return StreamService if service.net.shape is SocketType.STREAM else DatagramService
 
 
 def _cost(service: Service) -> int:
@@ -456,7 +458,7 @@ def _is_named(service: Service) -> bool:
     return server is not None and not ip_literal(server.host)
 
 
-def run(shared: Shared, service: Service, nurse: Nurse) -> Running:
+def run(shared: ServiceContext, service: Service, nurse: ZygoteClient) -> RunningService:
     """Make a service that is to run.
 
     Raises:

@@ -11,42 +11,42 @@ from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
-from svcd.config.diff import plan, socket_key
+from svcd.config.diff import diff, socket_key
 from svcd.config.endpoints import DesiredServices, grouped
 from svcd.connections.admission_queue import Reception
 from svcd.connections.wait_port import WaitPort
 from svcd.errors import ListenError, StoppingError
-from svcd.host.systemd import Manager, Pulse
-from svcd.log.events import PROBLEM, READY, RELOAD, STOP, tell
+from svcd.host.systemd import ServiceManager, StatusReporter
+from svcd.log.events import PROBLEM, READY, RELOAD, STOP, log_event
 from svcd.model import ip_literal
 from svcd.net.address_watch import AddressWatcher
-from svcd.sockets.acquire import Store
-from svcd.sockets.socket_pool import Stock
+from svcd.sockets.acquire import FdStore
+from svcd.sockets.socket_pool import SocketPool
 from svcd.supervisor.broken_services import BrokenService, BrokenServices, failure_of
 from svcd.supervisor.draining import attempt, cut, drained
 from svcd.supervisor.listener import Listener, hidden, number_of_port
-from svcd.supervisor.running_service import Running, Shared, read_time_zone
+from svcd.supervisor.running_service import RunningService, ServiceContext, read_time_zone
 from svcd.supervisor.service_infos import described, muxed
-from svcd.supervisor.transaction import Change
-from svcd.tls.watcher import Watch
+from svcd.supervisor.transaction import ReloadTransaction
+from svcd.tls.watcher import CertificateWatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
-    from svcd.access.global_limit import Hall
-    from svcd.config.diff import Plan
+    from svcd.access.global_limit import GlobalLimit
+    from svcd.config.diff import ReloadPlan
     from svcd.config.endpoints import Endpoint
     from svcd.config.service import Service
     from svcd.connections.descriptor_budget import DescriptorBudget
-    from svcd.connections.tracker import Keeper
-    from svcd.interfaces import Watcher
-    from svcd.log.writer import Journal
-    from svcd.metrics.registry import Ledger
-    from svcd.model import Problem
-    from svcd.process.zygote_client import Nurse
-    from svcd.protocols.catalog import Surroundings
-    from svcd.supervisor.launch_spec import Account
-    from svcd.tls.certificates import TlsServer
+    from svcd.connections.tracker import ConnectionTracker
+    from svcd.interfaces import FdReactor
+    from svcd.log.writer import LogWriter
+    from svcd.metrics.registry import MetricsRegistry
+    from svcd.model import ConfigProblem
+    from svcd.process.zygote_client import ZygoteClient
+    from svcd.protocols.catalog import ServiceDependencies
+    from svcd.supervisor.launch_spec import DaemonAccount
+    from svcd.tls.certificates import ServerTls
 
 __all__ = ["ReloadResult", "Supervisor"]
 
@@ -59,8 +59,8 @@ class ReloadResult(NamedTuple):
         faults: what keeps services from being served as the file says.
     """
 
-    plan: Plan
-    faults: tuple[Problem | ListenError, ...]
+    plan: ReloadPlan
+    faults: tuple[ConfigProblem | ListenError, ...]
 
 
 class Supervisor(TwistedService):
@@ -95,16 +95,16 @@ class Supervisor(TwistedService):
 
     def __init__(
         self,
-        reactor: Watcher,
+        reactor: FdReactor,
         desired: DesiredServices,
-        around: Surroundings,
-        journal: Journal,
+        around: ServiceDependencies,
+        journal: LogWriter,
         budget: DescriptorBudget,
-        account: Account,
-        hall: Hall,
-        ledger: Ledger,
-        manager: Manager | None = None,
-        stock: Stock | None = None,
+        account: DaemonAccount,
+        hall: GlobalLimit,
+        ledger: MetricsRegistry,
+        manager: ServiceManager | None = None,
+        stock: SocketPool | None = None,
         *,
         strict: bool = False,
     ) -> None:
@@ -118,25 +118,27 @@ class Supervisor(TwistedService):
         self._stock = stock
         self.ledger = ledger
         ledger.descriptors = lambda: (budget.open, budget.limit)
-        manager = manager or Manager()
-        self.store = Store(manager)
-        self.pulse = Pulse(around.clock, manager, self._status)
+        manager = manager or ServiceManager()
+        self.store = FdStore(manager)
+        self.pulse = StatusReporter(around.clock, manager, self._status)
         reception = Reception(reactor, journal, around.files, budget, hall, ledger=ledger)
         numbers, offered = itertools.count(1), lambda: muxed(self._listeners.values())
-        self._shared = Shared(reactor, around, journal, budget, account, numbers, reception, self.store, offered)
-        self._nurses: list[Nurse] = []
+        self._shared = ServiceContext(
+            reactor, around, journal, budget, account, numbers, reception, self.store, offered
+        )
+        self._nurses: list[ZygoteClient] = []
         self._listeners: dict[Hashable, Listener] = {}
-        self.hosted: dict[str, Running] = {}
+        self.hosted: dict[str, RunningService] = {}
         self.roots_alone = partial(self._shared.roots_alone, self.hosted)
-        self._watch = Watch(around.clock, self._all_tls, self._describe)
-        self.retired: list[Running] = []
+        self._watch = CertificateWatcher(around.clock, self._all_tls, self._describe)
+        self.retired: list[RunningService] = []
         self.broken = BrokenServices(reactor)
         self.retry: Callable[[Sequence[str]], object] | None = None
         self._shared.socket_freed = self.broken.socket_freed
         self._addresses = AddressWatcher(reactor, self._addresses_changed)
 
     @property
-    def keepers(self) -> dict[str, Keeper[Any]]:
+    def keepers(self) -> dict[str, ConnectionTracker[Any]]:
         """Who has the connections of the services, by the service's name."""
         return {name: running.keeper for name, running in self.hosted.items() if running.keeper is not None}
 
@@ -151,9 +153,9 @@ class Supervisor(TwistedService):
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
         desired = self._desired
-        stock = self._stock or Stock()
+        stock = self._stock or SocketPool()
         self.store.hold_all(stock, desired)
-        change = Change(plan((), desired.endpoints), self._shared, self.hosted, self._listeners, stock)
+        change = ReloadTransaction(diff((), desired.endpoints), self._shared, self.hosted, self._listeners, stock)
         change.prepare()
         broken = self._broken(change, desired)
         serves = change.serves or any(each.pending for each in broken.values())
@@ -175,7 +177,7 @@ class Supervisor(TwistedService):
         for running in self.hosted.values():
             running.begin()
         counts = {"services": len(self.hosted), "listeners": len(self._listeners)}
-        tell(self._log, READY, **counts, reactor=type(self._reactor).__name__)
+        log_event(self._log, READY, **counts, reactor=type(self._reactor).__name__)
         self._describe()
         self._watch.start()
         self._addresses.start()
@@ -195,10 +197,10 @@ class Supervisor(TwistedService):
         """How many there are, with those that wait to be let in."""
         return sum(len(each.keeper.everybody()) for each in self._all_running() if each.keeper is not None)
 
-    def _all_running(self) -> list[Running]:
+    def _all_running(self) -> list[RunningService]:
         return [*self.hosted.values(), *self.retired]
 
-    def _all_tls(self) -> list[TlsServer]:
+    def _all_tls(self) -> list[ServerTls]:
         return [running.tls for running in self.hosted.values() if running.tls is not None]
 
     @property
@@ -227,8 +229,8 @@ class Supervisor(TwistedService):
             raise StoppingError
         began = self._reactor.seconds()
         before = self.endpoints
-        made = plan(before, self._target(desired), hidden(self._listeners))
-        change = Change(made, self._shared, self.hosted, self._listeners)
+        made = diff(before, self._target(desired), hidden(self._listeners))
+        change = ReloadTransaction(made, self._shared, self.hosted, self._listeners)
         change.prepare()
         broken = self._broken(change, desired)
         if broken and (strict or self._strict):
@@ -248,15 +250,15 @@ class Supervisor(TwistedService):
         self._describe()
         self.ledger.reloads_done += 1
         # What came of it: a broken service goes on as before, or not at all.
-        made = plan(before, self.endpoints)
+        made = diff(before, self.endpoints)
         counts = {"opened": len(made.opened), "closed": len(made.closed), "changed": len(made.changed)}
         counts |= {"added": len(made.added), "removed": len(made.removed), "broken": len(broken)}
-        tell(self._log, RELOAD, **counts, seconds=round(self._reactor.seconds() - began, 6))
+        log_event(self._log, RELOAD, **counts, seconds=round(self._reactor.seconds() - began, 6))
         faults = [problem for each in desired.faulty for problem in each.problems]
         for problem in faults:
             # That of a broken service is told with it, and a certificate's by what watches them.
             if problem.service not in broken and not problem.text.startswith("tls_"):
-                tell(self._log, PROBLEM, text=str(problem))
+                log_event(self._log, PROBLEM, text=str(problem))
         failed = [error for each in broken.values() for error in each.errors]
         return ReloadResult(made, tuple(dict.fromkeys([*failed, *faults])))
 
@@ -287,8 +289,8 @@ class Supervisor(TwistedService):
     def _change(self, target: Sequence[Endpoint], checked: DesiredServices) -> None:
         if self.ledger.state == "stopping":
             raise StoppingError
-        made = plan(self.endpoints, target, hidden(self._listeners))
-        change = Change(made, self._shared, self.hosted, self._listeners)
+        made = diff(self.endpoints, target, hidden(self._listeners))
+        change = ReloadTransaction(made, self._shared, self.hosted, self._listeners)
         change.prepare()
         broken = self._broken(change, checked)
         self._commit(change, made)
@@ -296,7 +298,7 @@ class Supervisor(TwistedService):
         self.broken.update(broken, {endpoint.service.id for endpoint in checked})
         self._describe()
 
-    def _commit(self, change: Change, made: Plan, *, now: bool = False) -> None:
+    def _commit(self, change: ReloadTransaction, made: ReloadPlan, *, now: bool = False) -> None:
         gone = change.commit()
         self._nurses.append(change.nurse)
         self._know_sockets()
@@ -317,7 +319,7 @@ class Supervisor(TwistedService):
                 stays.append(replace(endpoint, service=service) if endpoint.service == service else endpoint)
         return [*desired.endpoints, *stays]
 
-    def _broken(self, change: Change, desired: DesiredServices) -> dict[str, BrokenService]:
+    def _broken(self, change: ReloadTransaction, desired: DesiredServices) -> dict[str, BrokenService]:
         """Return the services that won't be served as they are wanted, after prepare()."""
         found = {}
         for each in desired.faulty:
@@ -327,7 +329,7 @@ class Supervisor(TwistedService):
                 found[each.service.id] = BrokenService(each.service, each.endpoints, each.problems)
         return found | self._failed(change, desired)
 
-    def _failed(self, change: Change, desired: DesiredServices) -> dict[str, BrokenService]:
+    def _failed(self, change: ReloadTransaction, desired: DesiredServices) -> dict[str, BrokenService]:
         """Return the services of which a part failed."""
         found, sockets = {}, grouped(desired.endpoints)
         for errors in (change.failures, change.unopened):
@@ -347,7 +349,7 @@ class Supervisor(TwistedService):
 
     def difference(self, desired: DesiredServices) -> ReloadResult:
         """Return what a change to other services would do, without their sockets; nothing is done."""
-        made = plan(self.desired_endpoints, tuple(desired), hidden(self._listeners))
+        made = diff(self.desired_endpoints, tuple(desired), hidden(self._listeners))
         faults = [problem for each in desired.faulty for problem in each.problems]
         known = {each.service.id for each in desired.faulty}
         for service in [*made.added, *(new for _, new in made.changed)]:
@@ -400,7 +402,7 @@ class Supervisor(TwistedService):
         running = [*self.retired, *self.hosted.values()]
         self.ledger.describe(described(running, self._listeners.values(), self.broken))
 
-    def _retire(self, running: Running, *, now: bool) -> None:
+    def _retire(self, running: RunningService, *, now: bool) -> None:
         """Let a service go that is no more, when its last connection has ended."""
         keeper = running.keeper
         if keeper is None:
@@ -434,7 +436,7 @@ class Supervisor(TwistedService):
         super().stopService()  # type: ignore[no-untyped-call]
         self.pulse.stopping()
         self._watch.stop()
-        tell(self._log, STOP, connections=self.connections)
+        log_event(self._log, STOP, connections=self.connections)
         self.stop_listening()
         ended = DeferredList([drained(running, self._reactor) for running in self._all_running()])
         ended.addCallback(lambda _results: DeferredList([nurse.stop() for nurse in self._nurses]))

@@ -15,28 +15,28 @@ from svcd.config.diff import socket_key
 from svcd.config.endpoints import grouped
 from svcd.connections.wait_port import WaitPort
 from svcd.errors import ConfigError, ListenError, reason_of
-from svcd.process.zygote_client import Nurse
+from svcd.process.zygote_client import ZygoteClient
 from svcd.sockets.acquire import open_sockets
 from svcd.sockets.listening import open_socket
-from svcd.supervisor.listener import Listener, Port
+from svcd.supervisor.listener import Listener, ServingPort
 from svcd.supervisor.root_given_up import with_restart
 from svcd.supervisor.service_types import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from svcd.config.diff import Plan
+    from svcd.config.diff import ReloadPlan
     from svcd.config.endpoints import Endpoint
     from svcd.config.service import Service
-    from svcd.model import Problem
-    from svcd.sockets.listening import OpenSocket
-    from svcd.sockets.socket_pool import Stock
-    from svcd.supervisor.running_service import Prepared, Running, Shared
+    from svcd.model import ConfigProblem
+    from svcd.sockets.listening import ListeningSocket
+    from svcd.sockets.socket_pool import SocketPool
+    from svcd.supervisor.running_service import Prepared, RunningService, ServiceContext
 
-__all__ = ["Change"]
+__all__ = ["ReloadTransaction"]
 
 
-class Change:
+class ReloadTransaction:
     """Change from the running services to others.
 
     Args:
@@ -54,26 +54,26 @@ class Change:
 
     def __init__(
         self,
-        made: Plan,
-        shared: Shared,
-        running: dict[str, Running],
+        made: ReloadPlan,
+        shared: ServiceContext,
+        running: dict[str, RunningService],
         listeners: dict[Hashable, Listener],
-        stock: Stock | None = None,
+        stock: SocketPool | None = None,
     ) -> None:
         self._plan = made
         self._shared = shared
         self._running = running
         self._listeners = listeners
         self._stock = stock
-        self.nurse = Nurse(shared.reactor)
-        self.failures: dict[str, list[Problem | ListenError]] = {}
-        self.unopened: dict[str, list[Problem | ListenError]] = {}
+        self.nurse = ZygoteClient(shared.reactor)
+        self.failures: dict[str, list[ConfigProblem | ListenError]] = {}
+        self.unopened: dict[str, list[ConfigProblem | ListenError]] = {}
         self._prepared: dict[str, Prepared] = {}
-        self._fresh: dict[str, Running] = {}
-        self._opened: dict[Hashable, OpenSocket] = {}
+        self._fresh: dict[str, RunningService] = {}
+        self._opened: dict[Hashable, ListeningSocket] = {}
         self._sockets = grouped(made.opened)
         self._permitted: dict[str, list[Listener]] = {}
-        self._ports: dict[Hashable, Port] = {}
+        self._ports: dict[Hashable, ServingPort] = {}
         # Where wait=yes services listened, with the processes that have their sockets; and what is opened there later.
         self._leaving = frozenset(service.id for service in made.removed)
         self._given_up = {_place(each): 0 for each in made.closed if each.service.options.wait}
@@ -116,7 +116,7 @@ class Change:
         except BaseException as error:  # noqa: BLE001 - a factory's own mistake is its service's alone
             self._fail(service.id, service.fault(service.runs, reason_of(error)))
 
-    def _fail(self, service_id: str, *errors: Problem | ListenError) -> None:
+    def _fail(self, service_id: str, *errors: ConfigProblem | ListenError) -> None:
         """Leave a service out: close what was made for it."""
         self.failures.setdefault(service_id, []).extend(errors)
         for key in map(socket_key, self._sockets.get(service_id, ())):
@@ -132,7 +132,7 @@ class Change:
         if prepared is not None:
             prepared.discard()
 
-    def _give_back(self, opened: OpenSocket) -> None:
+    def _give_back(self, opened: ListeningSocket) -> None:
         """Close a socket that this daemon has opened; keep an inherited one, which can't be opened again."""
         if opened.origin:
             self._shared.store.hold(opened)
@@ -172,7 +172,7 @@ class Change:
     def _explained(self, error: ListenError, endpoint: Endpoint) -> ListenError:
         return with_restart(error, endpoint) if self._shared.account.gave_up_root else error
 
-    def _held(self, endpoint: Endpoint) -> OpenSocket | None:
+    def _held(self, endpoint: Endpoint) -> ListeningSocket | None:
         try:
             return self._shared.store.take_held(endpoint)
         except ListenError:
@@ -186,7 +186,7 @@ class Change:
             self._permitted.setdefault(new.service.id, []).append(listener)
             self._try(new.service, self._permit_file, listener.opened, new)
 
-    def _permit_file(self, opened: OpenSocket, endpoint: Endpoint) -> None:
+    def _permit_file(self, opened: ListeningSocket, endpoint: Endpoint) -> None:
         try:
             opened.permit(endpoint)
         except ListenError as error:
@@ -207,7 +207,7 @@ class Change:
             if old.service.id != new.service.id or new.service.id in self._fresh:
                 self._try(new.service, self._make_port, self._listeners[socket_key(old)].opened, new)
 
-    def _make_port(self, opened: OpenSocket, endpoint: Endpoint) -> None:
+    def _make_port(self, opened: ListeningSocket, endpoint: Endpoint) -> None:
         service = endpoint.service
         running = self._fresh.get(service.id) or self._running[service.id]
         self._ports[socket_key(endpoint)] = running.port(opened, service)
@@ -265,7 +265,7 @@ class Change:
         """Whether a service that runs has no socket after commit()."""
         return service.id in self._leaving
 
-    def commit(self, *, start: bool = True) -> list[Running]:
+    def commit(self, *, start: bool = True) -> list[RunningService]:
         """Let the new services run.
 
         Args:
@@ -331,7 +331,7 @@ class Change:
         if port is not None:
             self._serve(listener, port, start=start)
 
-    def _serve(self, listener: Listener, port: Port, *, start: bool) -> None:
+    def _serve(self, listener: Listener, port: ServingPort, *, start: bool) -> None:
         listener.serve(port, self._running[listener.endpoint.service.id].join)
         if start:
             listener.start()
@@ -343,7 +343,7 @@ class Change:
             self._given_up[_place(endpoint)] = leaving.port.process
         leaving.close()
 
-    def _without_listeners(self) -> list[Running]:
+    def _without_listeners(self) -> list[RunningService]:
         """Remove the services whose change failed and whose sockets all went to others, and those that got none."""
         served = {listener.endpoint.service.id for listener in self._listeners.values()}
         for service_id in self.unopened.keys() - served:

@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from svcd.errors import CommandError, StoppingError
-from svcd.log.events import PROBLEM, UPGRADE, UPGRADE_FAILED, tell
-from svcd.upgrade.new_daemon import Successor
+from svcd.log.events import PROBLEM, UPGRADE, UPGRADE_FAILED, log_event
+from svcd.upgrade.new_daemon import NewDaemon
 
 if TYPE_CHECKING:
     import socket
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall
 
-    from svcd.interfaces import Watcher
+    from svcd.interfaces import FdReactor
     from svcd.supervisor.reload import Reloader
     from svcd.supervisor.supervisor import Supervisor
-    from svcd.upgrade.new_daemon import Program
+    from svcd.upgrade.new_daemon import CommandLine
 
-__all__ = ["PATIENCE", "Also", "Runner", "Upgrader"]
+__all__ = ["PATIENCE", "ExtraListener", "ProcessOwner", "Upgrader"]
 
 #: How long the new daemon may take until it is ready, in seconds, unless somebody says otherwise; and at most.
 PATIENCE = 60.0
@@ -38,7 +38,7 @@ _PROBATION = 0.5
 _FILE_MISTAKES = (os.EX_CONFIG, os.EX_OSERR)
 
 
-class Also(Protocol):
+class ExtraListener(Protocol):
     """Something else that listens."""
 
     def sockets(self) -> list[tuple[str, socket.socket]]:
@@ -54,7 +54,7 @@ class Also(Protocol):
         """Close the sockets, which are another one's now."""
 
 
-class Runner(Protocol):
+class ProcessOwner(Protocol):
     """Who runs the daemon's process."""
 
     @property
@@ -68,11 +68,11 @@ class Runner(Protocol):
         """It was not after all."""
 
 
-class _Asked(NamedTuple):
+class _Attempt(NamedTuple):
     """An upgrade that is under way."""
 
     answer: Deferred[dict[str, object]]
-    successor: Successor
+    successor: NewDaemon
     now: bool
     seconds: float
     timer: IDelayedCall
@@ -102,11 +102,11 @@ class Upgrader(Service):
 
     def __init__(
         self,
-        reactor: Watcher,
+        reactor: FdReactor,
         supervisor: Supervisor,
         reloader: Reloader,
-        program: Program,
-        runner: Runner,
+        program: CommandLine,
+        runner: ProcessOwner,
         stop: Callable[[bool], None],
     ) -> None:
         self._reactor = reactor
@@ -115,9 +115,9 @@ class Upgrader(Service):
         self._program = program
         self._runner = runner
         self._stop = stop
-        self._asked: _Asked | None = None
+        self._asked: _Attempt | None = None
         self._resting = False
-        self.also: list[Also] = []
+        self.also: list[ExtraListener] = []
 
     def upgrade(self, *, now: bool = False, seconds: float = PATIENCE) -> Deferred[dict[str, object]]:
         """Let a new daemon take this one's place.
@@ -148,11 +148,11 @@ class Upgrader(Service):
         ]
         sockets += [each for also in self.also for each in also.sockets()]
         try:
-            successor = Successor(self._reactor, self._program, sockets, self, self._supervisor.broken.unanswered_names)
+            successor = NewDaemon(self._reactor, self._program, sockets, self, self._supervisor.broken.unanswered_names)
         except OSError as error:
             raise CommandError(f"a new daemon can't be started: {error.strerror}") from error
         timer = self._reactor.callLater(seconds, self._late)
-        self._asked = _Asked(Deferred(), successor, now, seconds, timer, self._reactor.seconds())
+        self._asked = _Attempt(Deferred(), successor, now, seconds, timer, self._reactor.seconds())
         return self._asked.answer
 
     def successor_ready(self) -> None:
@@ -170,7 +170,7 @@ class Upgrader(Service):
             each.rest()
         self._go(asked)
 
-    def _go(self, asked: _Asked) -> None:
+    def _go(self, asked: _Attempt) -> None:
         """Let the new daemon serve, once each process that has a socket is known by its pid."""
         if asked is not self._asked:
             return
@@ -205,7 +205,7 @@ class Upgrader(Service):
         for each in self.also:
             each.leave()
         connections = self._supervisor.connections
-        tell(
+        log_event(
             self._log,
             UPGRADE,
             pid=pid,
@@ -242,8 +242,8 @@ class Upgrader(Service):
             asked.timer.cancel()
         self._take_back()
         for line in text.splitlines():
-            tell(self._log, PROBLEM, text=line)
-        tell(self._log, UPGRADE_FAILED, reason=reason)
+            log_event(self._log, PROBLEM, text=line)
+        log_event(self._log, UPGRADE_FAILED, reason=reason)
         asked.answer.errback(CommandError(f"{text}\nthe new daemon did not come up: {reason}".strip(), code))
 
     def _take_back(self) -> None:

@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from OpenSSL import SSL
 
     from svcd.config.service import Service
-    from svcd.config.tls_files import Material
-    from svcd.interfaces import Files
-    from svcd.model import Problem
+    from svcd.config.tls_files import TlsFiles
+    from svcd.interfaces import FileReader
+    from svcd.model import ConfigProblem
     from svcd.tls.context_choice import Contexts
 
-__all__ = ["Held", "TlsServer", "tls_server"]
+__all__ = ["CertificateInUse", "ServerTls", "tls_server"]
 
 
-class Held(NamedTuple):
+class CertificateInUse(NamedTuple):
     """A certificate that is in use, or the revocation list of an authority.
 
     Attributes:
@@ -61,11 +61,11 @@ class _State:
     service: Service
     contexts: Contexts
     stamps: Mapping[str, Hashable]
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[ConfigProblem, ...] = ()
 
 
 @implementer(IOpenSSLServerConnectionCreator)
-class TlsServer:
+class ServerTls:
     """Makes the TLS side of a service's connections.
 
     A change of certificates, by prepare() or renew(), holds for whoever comes afterwards: who is in goes on.
@@ -80,7 +80,7 @@ class TlsServer:
             expired can: who starts a daemon of many services had rather it ran.
     """
 
-    def __init__(self, service: Service, files: Files, wall: Callable[[], float]) -> None:
+    def __init__(self, service: Service, files: FileReader, wall: Callable[[], float]) -> None:
         self._files = files
         self._wall = wall
         self._state = self._made(service, None)
@@ -116,7 +116,7 @@ class TlsServer:
         return self._state.service
 
     @property
-    def problems(self) -> tuple[Problem, ...]:
+    def problems(self) -> tuple[ConfigProblem, ...]:
         """Why new files are not in use, as refresh() has said."""
         return self._state.problems
 
@@ -157,7 +157,7 @@ class TlsServer:
         """
         return partial(self._use, self._made(service, self._state.contexts))
 
-    def refresh(self) -> tuple[bool, list[Problem]]:
+    def refresh(self) -> tuple[bool, list[ConfigProblem]]:
         """Read everything anew, and use what can be used: what can't, or has expired, stays as it was.
 
         Returns:
@@ -188,19 +188,22 @@ class TlsServer:
         self._use(replace(self._state, service=service))
 
     @property
-    def held(self) -> list[Held]:
+    def held(self) -> list[CertificateInUse]:
         """Its certificates, those that expire first at the front."""
         material, options = self._state.contexts.material, self.service.options
         ends = [(each.expires, f"{options.tls_sni}/{name}.pem") for name, each in material.named.items()]
         if material.default is not None:
             ends.append((material.default.expires, str(options.tls_cert)))
-        return sorted(Held(expires, file, expires - options.tls_warn * DAY) for expires, file in ends)
+        return sorted(CertificateInUse(expires, file, expires - options.tls_warn * DAY) for expires, file in ends)
 
     @property
-    def ending(self) -> list[Held]:
+    def ending(self) -> list[CertificateInUse]:
         """Return its certificates and revocation lists of which a warning is due, those that end first at the front."""
         path = str(self.service.options.tls_crl)
-        lists = [Held(until, path, warned) for until, warned in list_ends(self.service, self._state.contexts.material)]
+        lists = [
+            CertificateInUse(until, path, warned)
+            for until, warned in list_ends(self.service, self._state.contexts.material)
+        ]
         return sorted(each for each in [*self.held, *lists] if each.warned < self._wall())
 
     @property
@@ -237,14 +240,14 @@ class TlsServer:
         return self.service.options.tls_sni is not None and path.startswith(f"{self.service.options.tls_sni}/")
 
 
-def _published(material: Material) -> tuple[object, ...]:
+def _published(material: TlsFiles) -> tuple[object, ...]:
     """All but the keys, which say nothing that is not in the certificates, and can't be compared."""
     named = {name: each.chain for name, each in material.named.items()}
     default = material.default.chain if material.default is not None else None
     return default, named, material.authorities, material.revocations
 
 
-def tls_server(service: Service, files: Files, wall: Callable[[], float] = time.time) -> TlsServer:
+def tls_server(service: Service, files: FileReader, wall: Callable[[], float] = time.time) -> ServerTls:
     """The TLS of a service that has one (Service.tls).
 
     Args:
@@ -255,4 +258,4 @@ def tls_server(service: Service, files: Files, wall: Callable[[], float] = time.
     Raises:
         ConfigError: a certificate, a key or another file can't be used; with a Problem for each.
     """
-    return TlsServer(service, files, wall)
+    return ServerTls(service, files, wall)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from svcd.config.service import Service
-    from svcd.config.tls_files import Material
+    from svcd.config.tls_files import TlsFiles
     from svcd.tls.callbacks import ServerContext
     from svcd.wire.certificates import Credentials
 
@@ -42,12 +42,12 @@ class Contexts:
     """
 
     service: Service
-    material: Material
+    material: TlsFiles
     first: ServerContext
     named: Mapping[str, ServerContext]
 
 
-def make_contexts(service: Service, material: Material, before: Contexts | None = None) -> Contexts:
+def make_contexts(service: Service, material: TlsFiles, before: Contexts | None = None) -> Contexts:
     """Make what a service needs.
 
     Args:
@@ -75,14 +75,14 @@ def make_contexts(service: Service, material: Material, before: Contexts | None 
     return Contexts(service, material, first, named)
 
 
-def _is_like(before: Contexts, service: Service, material: Material) -> bool:
+def _is_like(before: Contexts, service: Service, material: TlsFiles) -> bool:
     """Whether the same certificate makes the same context."""
     mine, others = before.material, material
     same_clients = (mine.authorities, mine.revocations) == (others.authorities, others.revocations)
     return before.service == service and same_clients
 
 
-def _context(service: Service, material: Material, credentials: Credentials | None, option: str) -> ServerContext:
+def _context(service: Service, material: TlsFiles, credentials: Credentials | None, option: str) -> ServerContext:
     try:
         return make_context(service, material, credentials)
     except SSL.Error as error:

@@ -18,7 +18,7 @@ from svcd.tls.callbacks import ServerContext
 
 if TYPE_CHECKING:
     from svcd.config.service import Service
-    from svcd.config.tls_files import Material
+    from svcd.config.tls_files import TlsFiles
     from svcd.wire.certificates import Credentials
 
 __all__ = ["make_context"]
@@ -35,7 +35,7 @@ _VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 _RESUMABLE = 7200
 
 
-def make_context(service: Service, material: Material, credentials: Credentials | None) -> ServerContext:
+def make_context(service: Service, material: TlsFiles, credentials: Credentials | None) -> ServerContext:
     """The context of one certificate, with everything but the choice between names.
 
     Args:
@@ -81,7 +81,7 @@ def _set_groups(context: SSL.Context) -> None:
         lib.ERR_clear_error()
 
 
-def _ask_clients(context: SSL.Context, service: Service, material: Material) -> None:
+def _ask_clients(context: SSL.Context, service: Service, material: TlsFiles) -> None:
     store = context.get_cert_store()
     assert store is not None  # noqa: S101 - a context made just now has one
     for authority in material.authorities:

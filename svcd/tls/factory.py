@@ -13,7 +13,7 @@ from svcd.tls.protocol import TlsProtocol
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
 
-    from svcd.tls.handshakes import Handshakes
+    from svcd.tls.handshakes import HandshakeTracker
 
 __all__ = ["TlsFactory"]
 
@@ -27,7 +27,7 @@ class TlsFactory:
         handshakes: those of the service.
     """
 
-    def __init__(self, factory: IProtocolFactory, handshakes: Handshakes) -> None:
+    def __init__(self, factory: IProtocolFactory, handshakes: HandshakeTracker) -> None:
         self._factory = factory
         self._handshakes = handshakes
 

@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall
 
-    from svcd.interfaces import Watcher
-    from svcd.metrics.counters import Tally
-    from svcd.tls.certificates import TlsServer
+    from svcd.interfaces import FdReactor
+    from svcd.metrics.counters import ServiceCounters
+    from svcd.tls.certificates import ServerTls
     from svcd.tls.memory_bio import ServerConnection
 
-__all__ = ["HANDSHAKE_SECONDS", "Handshakes"]
+__all__ = ["HANDSHAKE_SECONDS", "HandshakeTracker"]
 
 #: How long a handshake may take, in seconds; a service's first_byte_timeout may end it before.
 HANDSHAKE_SECONDS = 30.0
@@ -30,7 +30,7 @@ class _Shaking(Protocol):
         """Another connection needs the place."""
 
 
-class Handshakes:
+class HandshakeTracker:
     """A service's.
 
     There is one timer for all of them: the first that began is the first that is late.
@@ -48,7 +48,11 @@ class Handshakes:
     """
 
     def __init__(
-        self, server: TlsServer, tally: Tally, reactor: Watcher, soon: Callable[[Callable[[], None]], object]
+        self,
+        server: ServerTls,
+        tally: ServiceCounters,
+        reactor: FdReactor,
+        soon: Callable[[Callable[[], None]], object],
     ) -> None:
         self.server = server
         self.reactor = reactor

@@ -9,15 +9,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from svcd.protocols.base import LINGER_BYTES
-from svcd.tls.records import SLICE, Writer
+from svcd.tls.records import SLICE, TlsOutput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Reader"]
+__all__ = ["TlsInput"]
 
 
-class Reader(Writer):
+class TlsInput(TlsOutput):
     """What a transport does about input, from the transport below, through OpenSSL.
 
     Attributes:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from svcd.tls.memory_bio import ServerConnection
     from svcd.wire.certificates import ClientName
 
-__all__ = ["Identity", "identity_of", "why"]
+__all__ = ["PeerIdentity", "identity_of", "why"]
 
 #: Words of OpenSSL that say too little.
 _TELLING = {
@@ -32,7 +32,7 @@ _IN_LIST = re.compile(r"[\x00-\x1f\x7f,\\]")
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class PeerIdentity:
     """A TLS connection after its handshake.
 
     Attributes:
@@ -78,10 +78,10 @@ def _escaped(text: str, what: re.Pattern[str]) -> str:
     return what.sub(lambda found: f"\\{ord(found[0]):02X}", text)
 
 
-def identity_of(connection: ServerConnection) -> Identity:
+def identity_of(connection: ServerConnection) -> PeerIdentity:
     """What is known of a connection whose handshake is over."""
     certificate = connection.get_peer_certificate(as_cryptography=True)
-    found = Identity(
+    found = PeerIdentity(
         protocol=connection.get_protocol_version_name(),
         cipher=connection.get_cipher_name() or "",
         sni=(connection.get_servername() or b"").decode("ascii", "replace"),

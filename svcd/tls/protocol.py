@@ -28,7 +28,7 @@ from zope.interface import classImplements, implementer
 from svcd.errors import reason_of
 from svcd.protocols.base import LINGER_SECONDS
 from svcd.tls.handshakes import HANDSHAKE_SECONDS
-from svcd.tls.input import Reader
+from svcd.tls.input import TlsInput
 from svcd.tls.peer import identity_of, why
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall
 
-    from svcd.tls.handshakes import Handshakes
+    from svcd.tls.handshakes import HandshakeTracker
     from svcd.tls.memory_bio import ServerConnection
-    from svcd.tls.peer import Identity
+    from svcd.tls.peer import PeerIdentity
 
 __all__ = ["TlsProtocol"]
 
@@ -54,7 +54,7 @@ def _nothing() -> None:
 
 
 @implementer(IProtocol, IHalfCloseableProtocol, INegotiated, IConsumer, IPushProducer)
-class TlsProtocol(Reader):
+class TlsProtocol(TlsInput):
     """The server's side of TLS on one connection.
 
     For the inner protocol it is a transport as any other, with what TLS has besides as Twisted names it
@@ -78,14 +78,14 @@ class TlsProtocol(Reader):
 
     TLS = True
 
-    def __init__(self, handshakes: Handshakes, build: Callable[[], Any]) -> None:
+    def __init__(self, handshakes: HandshakeTracker, build: Callable[[], Any]) -> None:
         super().__init__(handshakes.soon)
         self._handshakes = handshakes
         self._build = build
         self.secured: Callable[[], None] = _nothing
         self.version = self._failure = self._end_reason = ""
         self.touched = self.ended = False
-        self._identity: Identity | None = None
+        self._identity: PeerIdentity | None = None
         self._last_call: IDelayedCall | None = None
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a transport has
@@ -263,7 +263,7 @@ class TlsProtocol(Reader):
         return self._connection.get_alpn_proto_negotiated() or None
 
     @property
-    def tls_identity(self) -> Identity:
+    def tls_identity(self) -> PeerIdentity:
         """Who the client is, and how the connection is encrypted; once the handshake is over."""
         if self._identity is None:
             self._identity = identity_of(self._connection)

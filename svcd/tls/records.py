@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from svcd.tls.memory_bio import ServerConnection
 
-__all__ = ["SLICE", "Writer"]
+__all__ = ["SLICE", "TlsOutput"]
 
 #: What OpenSSL is given at once, and what it has for the transport at once, in bytes: its buffers never shrink.
 SLICE = 32_768
@@ -28,7 +28,7 @@ _MOST_READY = 262_144
 _MOST_OWN = 65_536
 
 
-class Writer:
+class TlsOutput:
     """What a transport does about output, through OpenSSL, to the transport below.
 
     Attributes:

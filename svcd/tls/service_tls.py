@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from svcd.tls.handshakes import Handshakes
+from svcd.tls.handshakes import HandshakeTracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IProtocolFactory
 
     from svcd.config.service import Service
-    from svcd.interfaces import Files, Watcher
-    from svcd.metrics.counters import Tally
-    from svcd.tls.certificates import TlsServer
+    from svcd.interfaces import FdReactor, FileReader
+    from svcd.metrics.counters import ServiceCounters
+    from svcd.tls.certificates import ServerTls
 
 __all__ = ["ServiceTls"]
 
@@ -32,14 +32,14 @@ class ServiceTls:
         handshakes: those of the service; None without TLS.
     """
 
-    def __init__(self, reactor: Watcher, files: Files, tally: Tally) -> None:
+    def __init__(self, reactor: FdReactor, files: FileReader, tally: ServiceCounters) -> None:
         self._reactor = reactor
         self._files = files
         self._tally = tally
-        self.handshakes: Handshakes | None = None
+        self.handshakes: HandshakeTracker | None = None
 
     @property
-    def server(self) -> TlsServer | None:
+    def server(self) -> ServerTls | None:
         """Its certificates; None without TLS."""
         return None if self.handshakes is None else self.handshakes.server
 
@@ -58,9 +58,9 @@ class ServiceTls:
 
         # A reactor may have a better way than the one that works on all of them.
         soon = getattr(self._reactor, "soon", None) or partial(self._reactor.callLater, 0)
-        return partial(self._set, Handshakes(tls_server(service, self._files), self._tally, self._reactor, soon))
+        return partial(self._set, HandshakeTracker(tls_server(service, self._files), self._tally, self._reactor, soon))
 
-    def _set(self, handshakes: Handshakes | None) -> None:
+    def _set(self, handshakes: HandshakeTracker | None) -> None:
         self.handshakes = handshakes
 
     def evict(self) -> bool:

@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 from svcd.net.sock_diag import GONE
 from svcd.tls.protocol import TlsProtocol
-from svcd.tls.termination_ends import ClientSide, HandlerSide
+from svcd.tls.termination_ends import ClientEnd, HandlerEnd
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twisted.python.failure import Failure
 
-    from svcd.interfaces import Adopt, Descriptors
-    from svcd.tls.handshakes import Handshakes
+    from svcd.interfaces import AdoptConnection, DescriptorCounter
+    from svcd.tls.handshakes import HandshakeTracker
 
-__all__ = ["Pump"]
+__all__ = ["TlsTerminator"]
 
 
 def _nobody() -> None:
     """There is nobody any more to be asked or told."""
 
 
-class Pump(TlsProtocol):
+class TlsTerminator(TlsProtocol):
     """A client's connection with TLS, and the end of a pair of sockets whose other one is its handler's.
 
     Args:
@@ -47,9 +47,9 @@ class Pump(TlsProtocol):
 
     def __init__(
         self,
-        handshakes: Handshakes,
-        adopt: Adopt,
-        descriptors: Descriptors,
+        handshakes: HandshakeTracker,
+        adopt: AdoptConnection,
+        descriptors: DescriptorCounter,
         begin: Callable[[], None],
         over: Callable[[], None],
     ) -> None:
@@ -64,8 +64,8 @@ class Pump(TlsProtocol):
         descriptors.acquire()
         descriptors.acquire()
 
-    def _make_side(self) -> ClientSide:
-        return ClientSide(self._begin, self._handshakes.reactor)
+    def _make_side(self) -> ClientEnd:
+        return ClientEnd(self._begin, self._handshakes.reactor)
 
     def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - what the reactor has
         """The connection is there."""
@@ -80,7 +80,7 @@ class Pump(TlsProtocol):
             OSError: there are no descriptors.
         """
         near, far = socket.socketpair()
-        side = HandlerSide(self.inner, self._descriptors.release)
+        side = HandlerEnd(self.inner, self._descriptors.release)
         self._plugged = True
         try:
             self._adopt(near.detach(), "", socket.AF_UNIX, side)
@@ -96,13 +96,13 @@ class Pump(TlsProtocol):
         Args:
             patient: whether the client has some time then to close it first.
         """
-        client: ClientSide | None = self.inner
+        client: ClientEnd | None = self.inner
         if client is None:
             return
         client.ended, client.patient = True, patient
         if not self._plugged:
             client.leave(orderly=True)
-        elif isinstance(client.other, HandlerSide):
+        elif isinstance(client.other, HandlerEnd):
             client.other.settle()
 
     def abort(self) -> None:

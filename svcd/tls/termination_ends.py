@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from svcd.protocols.base import LINGER_BYTES, LINGER_SECONDS
-from svcd.protocols.pipe import FirstSide, Side
+from svcd.protocols.pipe import BufferedPipeEnd, PipeEnd
 
 if TYPE_CHECKING:
     import socket
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
     from twisted.python.failure import Failure
 
-    from svcd.interfaces import Watcher
+    from svcd.interfaces import FdReactor
     from svcd.tls.protocol import TlsProtocol
 
-__all__ = ["ClientSide", "HandlerSide"]
+__all__ = ["ClientEnd", "HandlerEnd"]
 
 #: Pieces in which the rest of a handler's words is read; more than the buffers of a pair hold.
 _PIECE, _MOST_PIECES = 65_536, 64
 
 
-class ClientSide(FirstSide):
+class ClientEnd(BufferedPipeEnd):
     """What the client says and hears, in the clear.
 
     Args:
@@ -39,7 +39,7 @@ class ClientSide(FirstSide):
     patient = True
     transport: TlsProtocol
 
-    def __init__(self, begin: Callable[[], None], reactor: Watcher) -> None:
+    def __init__(self, begin: Callable[[], None], reactor: FdReactor) -> None:
         self._begin = begin
         self._reactor = reactor
         self._told_all = self.ended = False
@@ -100,7 +100,7 @@ class ClientSide(FirstSide):
         super().connectionLost(reason)
 
 
-class HandlerSide(Side):
+class HandlerEnd(PipeEnd):
     """The daemon's end of the pair.
 
     Args:
@@ -108,7 +108,7 @@ class HandlerSide(Side):
         release: called when its descriptor is free.
     """
 
-    def __init__(self, client: ClientSide, release: Callable[[], None]) -> None:
+    def __init__(self, client: ClientEnd, release: Callable[[], None]) -> None:
         self._client = client
         self._release = release
         self._told_all = False

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
-from svcd.log.events import CERTIFICATE, CERTIFICATE_EXPIRES, PROBLEM, tell
+from svcd.log.events import CERTIFICATE, CERTIFICATE_EXPIRES, PROBLEM, log_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-    from svcd.tls.certificates import TlsServer
+    from svcd.tls.certificates import ServerTls
 
-__all__ = ["LOOK_SECONDS", "Watch"]
+__all__ = ["LOOK_SECONDS", "CertificateWatcher"]
 
 #: How often files are looked at. Names and times alone: this sees links that are switched, and costs microseconds.
 LOOK_SECONDS = 5.0
@@ -40,7 +40,7 @@ class _Seen:
     done: Mapping[str, Hashable] = field(default_factory=dict)
 
 
-class Watch:
+class CertificateWatcher:
     """Looks at the files of all services that have TLS.
 
     Args:
@@ -55,7 +55,7 @@ class Watch:
     def __init__(
         self,
         clock: IReactorTime,
-        servers: Callable[[], Sequence[TlsServer]],
+        servers: Callable[[], Sequence[ServerTls]],
         changed: Callable[[], None],
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -63,8 +63,8 @@ class Watch:
         self._servers = servers
         self._changed = changed
         self._wall = wall
-        self._seen: dict[TlsServer, _Seen] = {}
-        self._met: set[TlsServer] = set()
+        self._seen: dict[ServerTls, _Seen] = {}
+        self._met: set[ServerTls] = set()
         # Files of which the log said in the last look that they can't be read.
         self._told: set[str] = set()
         self._renewed = self._warned = 0.0
@@ -121,7 +121,7 @@ class Watch:
             self._meet(server)
         self._met.intersection_update(servers)
 
-    def _look_at(self, server: TlsServer, seen: _Seen, *, settled: bool) -> bool:
+    def _look_at(self, server: ServerTls, seen: _Seen, *, settled: bool) -> bool:
         """Whether a service has other certificates now."""
         stamps = server.stamps_now()
         before, seen.latest = seen.latest, stamps
@@ -134,21 +134,21 @@ class Watch:
         seen.done = stamps
         return self._read(server, stamps)
 
-    def _read(self, server: TlsServer, stamps: Mapping[str, Hashable]) -> bool:
+    def _read(self, server: ServerTls, stamps: Mapping[str, Hashable]) -> bool:
         error = server.denied(stamps)
         if error is not None:
             self._tell_denied(error)
             return False
         changed, problems = server.refresh()
         for problem in problems:
-            tell(self._log, PROBLEM, text=f"{problem}; {server.service.id} goes on with what it had")
+            log_event(self._log, PROBLEM, text=f"{problem}; {server.service.id} goes on with what it had")
         if changed:
             first = server.held[0]
             values = {"service": server.service.id, "file": first.file, "count": len(server.held)}
-            tell(self._log, CERTIFICATE, expires=_moment(first.expires), **values)
+            log_event(self._log, CERTIFICATE, expires=_moment(first.expires), **values)
         return changed
 
-    def _meet(self, server: TlsServer) -> None:
+    def _meet(self, server: ServerTls) -> None:
         """See for the first time whether a service's files can be read again, by who the daemon is now, and how old."""
         self._met.add(server)
         error = server.denied()
@@ -165,13 +165,13 @@ class Watch:
             f"{error.filename} can't be read again ({error.strerror}): what is in use stays until svcd is restarted; "
             "let the user that svcd runs as read it, or restart svcd when there is a new one"
         )
-        tell(self._log, PROBLEM, text=text)
+        log_event(self._log, PROBLEM, text=text)
 
-    def _warn(self, server: TlsServer) -> None:
+    def _warn(self, server: ServerTls) -> None:
         soon = server.ending
         if soon:
             days = int((soon[0].expires - self._wall()) // _DAY)
-            tell(
+            log_event(
                 self._log,
                 CERTIFICATE_EXPIRES,
                 service=server.service.id,

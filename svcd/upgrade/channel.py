@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from twisted.python.failure import Failure
 
-    from svcd.interfaces import Watcher
+    from svcd.interfaces import FdReactor
 
-__all__ = ["FAULTS", "GO", "MAINPID", "PREDECESSOR", "READY", "SERVING", "Channel", "Predecessor"]
+__all__ = ["FAULTS", "GO", "MAINPID", "PREDECESSOR", "READY", "SERVING", "OldDaemon", "UpgradeChannel"]
 
 #: Names the process that it is meant for, the descriptor of the pair, and the one of the standard error, or -1.
 PREDECESSOR = "SVCD_PREDECESSOR"
@@ -42,7 +42,7 @@ _LONGEST_TEXT = 60_000
 
 
 @implementer(IReadDescriptor)
-class Channel:
+class UpgradeChannel:
     """One end of the pair.
 
     Args:
@@ -53,7 +53,7 @@ class Channel:
     """
 
     def __init__(
-        self, reactor: Watcher, end: socket.socket, heard: Callable[[str, str], None], gone: Callable[[], None]
+        self, reactor: FdReactor, end: socket.socket, heard: Callable[[str, str], None], gone: Callable[[], None]
     ) -> None:
         self._reactor = reactor
         self._end = end
@@ -118,7 +118,7 @@ class _Pipe(io.FileIO):
             return len(data)
 
 
-class Predecessor:
+class OldDaemon:
     """The daemon before us, which has started us and serves until we can.
 
     Our messages for whoever starts a daemon go to it meanwhile: it tells its user. The standard error of processes that
@@ -143,10 +143,10 @@ class Predecessor:
             os.dup2(stderr, 2)
             os.close(stderr)
         sys.stderr = sys.__stderr__ = self._messages  # type: ignore[misc]
-        self._channel: Channel | None = None
+        self._channel: UpgradeChannel | None = None
 
     @classmethod
-    def from_environment(cls, environment: MutableMapping[str, str], pid: int) -> Predecessor | None:
+    def from_environment(cls, environment: MutableMapping[str, str], pid: int) -> OldDaemon | None:
         """The one that the environment names; its variable is taken out, for it is not our children's."""
         words = environment.pop(PREDECESSOR, "").split()
         if len(words) != 3 or words[0] != str(pid):
@@ -158,7 +158,11 @@ class Predecessor:
         say(self._end, MAINPID, os.getpid())
 
     def ready(
-        self, reactor: Watcher, faults: Iterable[str], go: Callable[[Mapping[int, int]], None], gone: Callable[[], None]
+        self,
+        reactor: FdReactor,
+        faults: Iterable[str],
+        go: Callable[[Mapping[int, int]], None],
+        gone: Callable[[], None],
     ) -> None:
         """Say that we could serve.
 
@@ -174,7 +178,7 @@ class Predecessor:
                 held = (each.split(":") for each in value.split(",") if each)
                 go({int(inode): int(pid) for inode, pid in held})
 
-        self._channel = Channel(reactor, self._end, heard, gone)
+        self._channel = UpgradeChannel(reactor, self._end, heard, gone)
         text = "\n".join(faults).encode(errors="replace")
         if text:
             self._channel.say(FAULTS, text[:_LONGEST_TEXT].decode(errors="ignore"))

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
-from svcd.process.pidfd import Child, ending
-from svcd.upgrade.channel import FAULTS, GO, MAINPID, PREDECESSOR, READY, SERVING, Channel
+from svcd.process.pidfd import PidfdChild, ending
+from svcd.upgrade.channel import FAULTS, GO, MAINPID, PREDECESSOR, READY, SERVING, UpgradeChannel
 from svcd.upgrade.handover import HANDOVER, write
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from twisted.python.failure import Failure
 
-    from svcd.interfaces import Watcher
+    from svcd.interfaces import FdReactor
 
-__all__ = ["Heir", "Program", "Successor"]
+__all__ = ["CommandLine", "NewDaemon", "UpgradeListener"]
 
 #: Names that are longer together are in the handover alone, in bytes (execve(2), MAX_ARG_STRLEN).
 _LONGEST_VARIABLE = 100_000
@@ -73,7 +73,7 @@ _MOST_TEXT = 16_384
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class CommandLine:
     """How the daemon was started.
 
     Attributes:
@@ -91,7 +91,7 @@ class Program:
     foreground: bool
 
 
-class Heir(Protocol):
+class UpgradeListener(Protocol):
     """Who is told of the new daemon."""
 
     def successor_ready(self) -> None:
@@ -115,7 +115,7 @@ class Heir(Protocol):
         """
 
 
-class Successor:
+class NewDaemon:
     """The daemon that is to take our place.
 
     Args:
@@ -134,10 +134,10 @@ class Successor:
 
     def __init__(
         self,
-        reactor: Watcher,
-        program: Program,
+        reactor: FdReactor,
+        program: CommandLine,
         sockets: Sequence[tuple[str, socket.socket]],
-        heir: Heir,
+        heir: UpgradeListener,
         unanswered: Iterable[str] = (),
     ) -> None:
         self._reactor = reactor
@@ -161,9 +161,9 @@ class Successor:
         finally:
             theirs.close()
             os.close(writing)
-        self._messages = _Messages(reactor, reading)
-        self._channel = Channel(reactor, ours, self._heard, self._lost)
-        Child(reactor, self._child, self._ended)
+        self._messages = _StderrReader(reactor, reading)
+        self._channel = UpgradeChannel(reactor, ours, self._heard, self._lost)
+        PidfdChild(reactor, self._child, self._ended)
 
     def _heard(self, name: str, value: str) -> None:
         if name == MAINPID:
@@ -246,7 +246,7 @@ class Successor:
 
 
 def _spawn(
-    program: Program,
+    program: CommandLine,
     sockets: Sequence[tuple[str, socket.socket]],
     pair: socket.socket,
     writing: int,
@@ -291,7 +291,7 @@ class _Exit:
         ended: called once, when it has ended.
     """
 
-    def __init__(self, reactor: Watcher, pidfd: int, ended: Callable[[], None]) -> None:
+    def __init__(self, reactor: FdReactor, pidfd: int, ended: Callable[[], None]) -> None:
         self._reactor = reactor
         self._pidfd = pidfd
         self._ended = ended
@@ -319,7 +319,7 @@ class _Exit:
 
 
 @implementer(IReadDescriptor)
-class _Messages:
+class _StderrReader:
     """What the program says on its standard error.
 
     Args:
@@ -327,7 +327,7 @@ class _Messages:
         reading: the pipe's end; it is closed by close().
     """
 
-    def __init__(self, reactor: Watcher, reading: int) -> None:
+    def __init__(self, reactor: FdReactor, reading: int) -> None:
         self._reactor = reactor
         self._reading = reading
         self._kept = b""

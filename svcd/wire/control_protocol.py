@@ -21,8 +21,8 @@ __all__ = [
     "LONGEST",
     "Argument",
     "Command",
+    "ControlRequest",
     "Lines",
-    "Request",
     "RequestError",
     "answer",
     "mistake",
@@ -89,7 +89,7 @@ COMMANDS: dict[str, Command] = {
 }
 
 
-class Request(NamedTuple):
+class ControlRequest(NamedTuple):
     """One thing that a client asks for."""
 
     id: int | str | None
@@ -143,7 +143,7 @@ class RequestError(ValueError):
         self.id = id
 
 
-def request(line: bytes) -> Request:
+def request(line: bytes) -> ControlRequest:
     """The request of a line.
 
     Raises:
@@ -169,7 +169,7 @@ def request(line: bytes) -> Request:
     wrong = _wrong(command, arguments)
     if wrong:
         raise RequestError(wrong, number)
-    return Request(number, command.name, arguments)
+    return ControlRequest(number, command.name, arguments)
 
 
 def _wrong(command: Command, arguments: dict[str, Any]) -> str:

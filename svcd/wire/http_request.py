@@ -22,7 +22,7 @@ __all__ = [
     "MOST_TARGET",
     "SLICE",
     "HttpError",
-    "Request",
+    "HttpRequest",
     "RequestReader",
     "authority",
     "head",
@@ -63,7 +63,7 @@ class HttpError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class HttpRequest:
     """A request without its body.
 
     Attributes:
@@ -90,7 +90,7 @@ class RequestReader:
     """
 
     def __init__(self) -> None:
-        self._done: list[Request] = []
+        self._done: list[HttpRequest] = []
         self._error: HTTPStatus | None = None
         # Of the last request: whether another may follow. Then: whether none may.
         self._keep_alive = True
@@ -99,7 +99,7 @@ class RequestReader:
         self.on_message_begin()
         self.begun = False
 
-    def feed(self, data: bytes) -> list[Request]:
+    def feed(self, data: bytes) -> list[HttpRequest]:
         """Read the next bytes.
 
         Args:
@@ -214,7 +214,9 @@ class RequestReader:
             method = parser.get_method().decode("ascii")
             ends = method == "CONNECT" or (parser.should_upgrade() and self._has_body())
             self._keep_alive = parser.should_keep_alive() and not ends
-            self._done.append(Request(method, self._target, self._fields, parser.get_http_version(), self._keep_alive))
+            self._done.append(
+                HttpRequest(method, self._target, self._fields, parser.get_http_version(), self._keep_alive)
+            )
         self._uncounted = 0
 
     def _has_body(self) -> bool:
@@ -238,7 +240,7 @@ def _is_host(value: bytes) -> bool:
     return True
 
 
-def authority(request: Request) -> bytes:
+def authority(request: HttpRequest) -> bytes:
     """The host, and the port if there is one, that a request is for: of its target, else of its Host field.
 
     Raises:

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["OPENMETRICS", "TEXT", "Buckets", "Family", "Kind", "labels", "openmetrics", "text"]
+__all__ = ["OPENMETRICS", "TEXT", "Buckets", "Family", "MetricType", "labels", "openmetrics", "text"]
 
 #: The media types, as they are answered.
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
-class Kind(enum.StrEnum):
+class MetricType(enum.StrEnum):
     """What a family's numbers are."""
 
     COUNTER = "counter"
@@ -66,7 +66,7 @@ class Family:
     """
 
     name: str
-    kind: Kind
+    kind: MetricType
     help: str
     points: Sequence[Point]
     unit: str = ""
@@ -87,11 +87,11 @@ def text(families: Iterable[Family]) -> bytes:
     for family in families:
         name = family.name
         kind = family.kind
-        if kind is Kind.COUNTER:
+        if kind is MetricType.COUNTER:
             name += "_total"
-        elif kind is Kind.INFO:
+        elif kind is MetricType.INFO:
             name += "_info"
-            kind = Kind.GAUGE
+            kind = MetricType.GAUGE
         lines += (f"# HELP {name} {_help(family.help)}\n", f"# TYPE {name} {kind}\n")
         lines += _points(family, name)
     return "".join(lines).encode()
@@ -106,7 +106,7 @@ def openmetrics(families: Iterable[Family]) -> bytes:
         if family.unit:
             lines.append(f"# UNIT {name} {family.unit}\n")
         lines.append(f"# HELP {name} {_escaped(family.help)}\n")
-        suffix = {Kind.COUNTER: "_total", Kind.INFO: "_info"}.get(family.kind, "")
+        suffix = {MetricType.COUNTER: "_total", MetricType.INFO: "_info"}.get(family.kind, "")
         lines += _points(family, name + suffix)
     lines.append("# EOF\n")
     return "".join(lines).encode()
@@ -118,7 +118,7 @@ def _help(sentence: str) -> str:
 
 
 def _points(family: Family, name: str) -> Iterator[str]:
-    if family.kind is Kind.HISTOGRAM:
+    if family.kind is MetricType.HISTOGRAM:
         yield from _histograms(name, family.points)
         return
     for found, value in family.points:

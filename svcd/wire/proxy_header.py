@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MOST", "End", "Header", "SocketAddress", "block", "crc32c", "header", "line"]
+__all__ = ["MOST", "End", "ProxyHeader", "SocketAddress", "block", "crc32c", "header", "line"]
 
 #: The longest header that is taken, in bytes. Version 2 could have 65551, but the specification wants a header to fit
 #: in the smallest TCP segment, 536 bytes, and nginx takes as many as this.
@@ -57,7 +57,7 @@ End: TypeAlias = tuple[str, int] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class ProxyHeader:
     """What a proxy says of a connection.
 
     Attributes:
@@ -72,7 +72,7 @@ class Header:
     destination: SocketAddress | None = None
 
 
-def header(data: bytes) -> Header | None:
+def header(data: bytes) -> ProxyHeader | None:
     """The header that data begins with.
 
     Raises:
@@ -85,7 +85,7 @@ def header(data: bytes) -> Header | None:
     raise ValueError("it begins with no PROXY header")
 
 
-def _text(data: bytes) -> Header | None:
+def _text(data: bytes) -> ProxyHeader | None:
     end = data.find(_END, 0, _MOST_LINE)
     unknown = data.startswith(_LINES[2])
     if unknown and data[len(_LINES[2]) : len(_LINES[2]) + 1] not in (b"", b" ", b"\r"):
@@ -97,7 +97,7 @@ def _text(data: bytes) -> Header | None:
     size = end + len(_END)
     if unknown:
         # What else the line says must be ignored.
-        return Header(size)
+        return ProxyHeader(size)
     narrow = data.startswith(_LINES[0])
     match = (_LINE_4 if narrow else _LINE_6).fullmatch(data, 0, end)
     if match is None:
@@ -106,16 +106,16 @@ def _text(data: bytes) -> Header | None:
     if max(int(source_port), int(destination_port)) > _HIGHEST_PORT:
         raise ValueError("a port of its line is none")
     if narrow:
-        return Header(size, (source, int(source_port)), (destination, int(destination_port)))
+        return ProxyHeader(size, (source, int(source_port)), (destination, int(destination_port)))
     try:
         # In the one spelling that it has elsewhere.
         far, near = (str(ipaddress.IPv6Address(each)) for each in (source, destination))
     except ValueError:
         raise ValueError("an address of its line is none") from None
-    return Header(size, (far, int(source_port), 0, 0), (near, int(destination_port), 0, 0))
+    return ProxyHeader(size, (far, int(source_port), 0, 0), (near, int(destination_port), 0, 0))
 
 
-def _binary(data: bytes) -> Header | None:
+def _binary(data: bytes) -> ProxyHeader | None:
     command = data[12:13]
     if command and command[0] not in (_LOCAL, _PROXY):
         raise ValueError("its version or its command is unknown")
@@ -127,7 +127,7 @@ def _binary(data: bytes) -> Header | None:
         raise ValueError(f"it has {size} bytes, more than {MOST}")
     if command[0] == _LOCAL:
         # Nothing else of it counts.
-        return Header(size) if len(data) >= size else None
+        return ProxyHeader(size) if len(data) >= size else None
     family, transport = divmod(kind, 16)
     if family > _UNIX or transport > _DGRAM:
         raise ValueError("its address family or its transport is unknown")
@@ -137,21 +137,21 @@ def _binary(data: bytes) -> Header | None:
     if len(data) < size:
         return None
     if addresses is None:
-        return Header(size)
+        return ProxyHeader(size)
     _check(data[:size], _FIXED.size + addresses.size)
     if family == _UNIX or transport != _STREAM:
-        return Header(size)
+        return ProxyHeader(size)
     return _located(size, family, addresses.unpack_from(data, _FIXED.size))
 
 
-def _located(size: int, family: int, addresses: tuple[Any, ...]) -> Header:
+def _located(size: int, family: int, addresses: tuple[Any, ...]) -> ProxyHeader:
     source, destination, source_port, destination_port = addresses
     if family == _INET:
         # A fifth of the time that ipaddress takes.
         far, near = ("{}.{}.{}.{}".format(*each) for each in (source, destination))
-        return Header(size, (far, source_port), (near, destination_port))
+        return ProxyHeader(size, (far, source_port), (near, destination_port))
     far, near = (str(ipaddress.IPv6Address(each)) for each in (source, destination))
-    return Header(size, (far, source_port, 0, 0), (near, destination_port, 0, 0))
+    return ProxyHeader(size, (far, source_port, 0, 0), (near, destination_port, 0, 0))
 
 
 def _check(whole: bytes, start: int) -> None:

@@ -12,13 +12,13 @@ import tracemalloc
 from typing import TYPE_CHECKING
 
 from svcd.access.acl import Acl
-from svcd.access.admission import Door, Ticket
-from svcd.access.datagrams import Answering
-from svcd.access.global_limit import Hall
-from svcd.access.rate_limit import MOST_SOURCES, SourceBuckets
-from svcd.access.refusal_log import Summary
-from svcd.access.rules import Rules
-from svcd.access.types import Prefixes, Rate
+from svcd.access.admission import Admission, ConnectionSlot
+from svcd.access.datagrams import DatagramFilter
+from svcd.access.global_limit import GlobalLimit
+from svcd.access.rate_limit import MOST_SOURCES, SourceTokenBuckets
+from svcd.access.refusal_log import RefusalAggregator
+from svcd.access.rules import AccessRules
+from svcd.access.types import PrefixLengths, Rate
 from svcd.addresses import address_number
 from svcd.config.access_types import HOURS, RATE, SOURCES
 
@@ -37,7 +37,7 @@ def _peers(dice: random.Random, *, six: bool = False) -> list[str]:
     return [f"10.{dice.randrange(256)}.{dice.randrange(256)}.{dice.randrange(1, 255)}" for _ in range(_SOURCES)]
 
 
-def _thousand_rules(dice: random.Random) -> Rules:
+def _thousand_rules(dice: random.Random) -> AccessRules:
     """Networks of every length, single addresses and names; 10.0.0.0/8 and 2001:db8::/32 may come in."""
     texts: tuple[list[str], list[str]] = (["10.0.0.0/8", "2001:db8::/32"], ["host.example", ".guests.example"])
     for number in range(996):
@@ -45,14 +45,14 @@ def _thousand_rules(dice: random.Random) -> Rules:
         address = f"{dice.choice((10, 172, 192))}.{dice.randrange(256)}.{dice.randrange(256)}.{dice.randrange(1, 255)}"
         texts[number % 2].append(f"{address}/{bits}")
     only_from, no_access = (SOURCES.read(",".join(each)) for each in texts)
-    return Rules(
+    return AccessRules(
         only_from=only_from,
         no_access=no_access,
         access_times=HOURS.read("0:00-12:00,12:00-24:00"),
         max_load=100.0,
         instances=1_000_000,
         per_source=1000,
-        per_source_prefix=Prefixes(24, 64),
+        per_source_prefix=PrefixLengths(24, 64),
         rate=RATE.read("9999999/s"),
         per_source_rate=RATE.read("1000/s"),
     )
@@ -70,14 +70,14 @@ def _cost(visit: Callable[[str], object], peers: list[str]) -> float:
     return sorted(costs)[_ROUNDS // 2]
 
 
-def _visitor(rules: Rules) -> Callable[[str], object]:
-    door = Door(rules, Hall(1_000_000), wall=time.time, load=lambda: 0.5)
+def _visitor(rules: AccessRules) -> Callable[[str], object]:
+    door = Admission(rules, GlobalLimit(1_000_000), wall=time.time, load=lambda: 0.5)
     clock = time.monotonic
-    refused = Summary()
+    refused = RefusalAggregator()
 
     def visit(peer: str) -> None:
         found = door.admit(peer, clock())
-        if isinstance(found, Ticket):
+        if isinstance(found, ConnectionSlot):
             found.release()
         else:
             refused.note(found, peer, clock())
@@ -85,8 +85,8 @@ def _visitor(rules: Rules) -> Callable[[str], object]:
     return visit
 
 
-def _asker(rules: Rules) -> Callable[[str], object]:
-    answering = Answering(rules, wall=time.time, load=lambda: 0.5)
+def _asker(rules: AccessRules) -> Callable[[str], object]:
+    answering = DatagramFilter(rules, wall=time.time, load=lambda: 0.5)
     answering.surroundings({7777, 9999}, {"10.255.255.255"})
     clock = time.monotonic
     refusal = answering.refusal
@@ -97,14 +97,14 @@ def _costs() -> list[tuple[str, float]]:
     dice = random.Random(5)
     four, six, one = _peers(dice), _peers(dice, six=True), ["10.1.2.3"] * _SOURCES
     rules = _thousand_rules(dice)
-    plain = Rules(per_source_rate=Rate(1000, 1))
+    plain = AccessRules(per_source_rate=Rate(1000, 1))
     clock = time.monotonic
     return [
         ("the loop around it: a call and a look at the clock", _cost(lambda _peer: clock(), four)),
-        ("open door: admit and release", _cost(_visitor(Rules()), four)),
+        ("open door: admit and release", _cost(_visitor(AccessRules()), four)),
         ("1,000 rules, all limits and rates, IPv4: admit and release", _cost(_visitor(rules), four)),
         ("1,000 rules, all limits and rates, IPv6: admit and release", _cost(_visitor(rules), six)),
-        ("datagram, no rate, one sender", _cost(_asker(Rules()), one)),
+        ("datagram, no rate, one sender", _cost(_asker(AccessRules()), one)),
         ("datagram, 1000/s for each source, one sender (a flood)", _cost(_asker(plain), one)),
         ("datagram, 1000/s for each source, 100,000 senders", _cost(_asker(plain), four)),
         ("datagram, 1,000 rules, 100,000 senders", _cost(_asker(rules), four)),
@@ -114,7 +114,7 @@ def _costs() -> list[tuple[str, float]]:
 def _bytes() -> list[tuple[str, float]]:
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    buckets = SourceBuckets(Rate(1, 1), 10)
+    buckets = SourceTokenBuckets(Rate(1, 1), 10)
     for source in range(MOST_SOURCES + MOST_SOURCES // 2 - 1):
         buckets.take(source + (1 << 24), 1.0 + source * 1e-6)
     table, entries = tracemalloc.get_traced_memory()[0] - before, len(buckets)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svcd.host.info import LocalMachine
+from svcd.host.info import Host
 from svcd.net.socket_options import IPPROTO_MPTCP, unix_address
 from tests.real.daemon import PATIENCE, environment, exchange
 from tests.real.processes import Process
@@ -85,7 +85,7 @@ def test_abstract_sockets_serve(start: Callable[..., Daemon], reactor: str, tmp_
 def test_an_abstract_socket_is_handed_over(start: Callable[..., Daemon], open_folder: Path) -> None:
     """An upgrade gives it to the next daemon, which serves it; so it is with buffers of a size and Multipath TCP."""
     name = f"@svcd-test/{os.getpid()}/{open_folder.name}"
-    multipath = " mptcp=yes" if LocalMachine().has_mptcp() else ""
+    multipath = " mptcp=yes" if Host().has_mptcp() else ""
     text = f"up {name}/unix upper\necho 0/tcp bind=127.0.0.1 rcvbuf=16K{multipath}\n"
     daemon = start(text, "--control", str(open_folder / "control"))
     old = daemon.addresses("echo/tcp")
@@ -104,7 +104,7 @@ def test_an_abstract_socket_is_handed_over(start: Callable[..., Daemon], open_fo
 @pytest.mark.parametrize("reactor", REACTORS)
 def test_clients_of_multipath_tcp_and_others(start: Callable[..., Daemon], reactor: str) -> None:
     """Both are served by one socket, by built-ins and programs; a reload turns it on and off under clients."""
-    if not LocalMachine().has_mptcp():
+    if not Host().has_mptcp():
         pytest.skip("this kernel has no Multipath TCP")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -20,21 +20,21 @@ from svcd.process.launch_options import launcher_options
 from svcd.process.messages import (
     LARGEST,
     ONE_DESCRIPTOR,
+    ChildExited,
     Connection,
     Ended,
     Failed,
-    Gone,
-    Launch,
-    Launched,
+    LauncherStarted,
     Message,
     Ready,
     Signal,
     Started,
     Starting,
+    StartLauncher,
     pack,
-    read,
+    parse,
 )
-from svcd.process.spec import Identity, Limit, Spec, dump
+from svcd.process.spec import LaunchSpec, ProcessCredentials, ResourceLimit, dump
 from svcd.process.zygote import TABLE_DESCRIPTOR
 from svcd.process.zygote_client import _CODE
 from tests.real.conftest import NOBODY
@@ -198,7 +198,7 @@ def _changed(line: str, options: str) -> str:
 class Nursery:
     """A nursery that the test has started, as a daemon does, and everything that it has said."""
 
-    def __init__(self, *specs: Spec) -> None:
+    def __init__(self, *specs: LaunchSpec) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(PATIENCE)
         with theirs, os.fdopen(os.memfd_create("services"), "r+b") as table:
@@ -222,10 +222,10 @@ class Nursery:
         """What it says next, and the launcher's socket if there is one."""
         packet, rights, _, _ = self.socket.recvmsg(LARGEST, socket.CMSG_SPACE(ONE_DESCRIPTOR.size))
         if not rights:
-            return read(packet), None
+            return parse(packet), None
         launcher = socket.socket(fileno=ONE_DESCRIPTOR.unpack(rights[0][2])[0])
         launcher.settimeout(PATIENCE)
-        return read(packet), launcher
+        return parse(packet), launcher
 
     def end(self) -> None:
         """Leave it, as a daemon does that ends."""
@@ -233,7 +233,7 @@ class Nursery:
         assert self.process.wait(PATIENCE) == 0
 
 
-CAT = Spec("cat/tcp", Identity(), {"A": "1"}, "/bin/cat", ("cat",))
+CAT = LaunchSpec("cat/tcp", ProcessCredentials(), {"A": "1"}, "/bin/cat", ("cat",))
 
 
 @pytest.fixture
@@ -252,10 +252,15 @@ def test_a_nursery_does_what_its_table_says(nursery: Nursery) -> None:
         b"L\0",
         b"Lshort and long at once",
         b"\xff" * 1000,
-        pack(Launch(0)) + b"x",
+        pack(StartLauncher(0)) + b"x",
         pack(Connection(1, b"A=1")),
     ]
-    junk += [pack(Signal(1, os.getpid(), signal.SIGKILL)), pack(Gone(1, 1)), pack(Ready(b"/bin/sh")), b"x" * LARGEST]
+    junk += [
+        pack(Signal(1, os.getpid(), signal.SIGKILL)),
+        pack(ChildExited(1, 1)),
+        pack(Ready(b"/bin/sh")),
+        b"x" * LARGEST,
+    ]
     for packet in junk:
         if packet:
             nursery.ask(packet)
@@ -263,21 +268,21 @@ def test_a_nursery_does_what_its_table_says(nursery: Nursery) -> None:
         # A descriptor that it has not asked for is dropped.
         nursery.socket.sendmsg([b"?"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE_DESCRIPTOR.pack(2))])
     for row in (1, 2**32 - 1):
-        nursery.ask(pack(Launch(row)))
-        assert nursery.hear() == (Launched(row, 0, errno.EINVAL), None)
+        nursery.ask(pack(StartLauncher(row)))
+        assert nursery.hear() == (LauncherStarted(row, 0, errno.EINVAL), None)
     process = Process(nursery.process.pid)
     assert process.children() == []
     few = len(process.descriptors())
-    nursery.ask(pack(Launch(0)))
+    nursery.ask(pack(StartLauncher(0)))
     launched, launcher = nursery.hear()
-    assert isinstance(launched, Launched)
+    assert isinstance(launched, LauncherStarted)
     assert launcher is not None
     with launcher:
-        assert read(launcher.recv(LARGEST)) == Ready()
+        assert parse(launcher.recv(LARGEST)) == Ready()
         assert process.children() == [launched.pid]
         # Its own copies of the sockets are closed when it has told of them.
         wait_until(lambda: len(process.descriptors()) == few, "the nursery closes what it has given away")
-    assert nursery.hear() == (Gone(launched.pid, 0), None)
+    assert nursery.hear() == (ChildExited(launched.pid, 0), None)
 
 
 @pytest.mark.parametrize(
@@ -287,39 +292,39 @@ def test_a_nursery_does_what_its_table_says(nursery: Nursery) -> None:
         {"nice": 2**31 - 1},
         {"umask": 0o002},
         {"no_new_privs": False},
-        {"handler_limits": (Limit(resource.RLIMIT_CPU, 60, 61),)},
+        {"handler_limits": (ResourceLimit(resource.RLIMIT_CPU, 60, 61),)},
         {"handler_limits": ()},
     ],
 )
 def test_a_nursery_gives_no_more_than_its_table(nursery: Nursery, change: dict[str, object]) -> None:
     """Whatever a daemon that was taken over asks for: more is refused, with an errno; less is started."""
     nursery.end()
-    limits = (Limit(resource.RLIMIT_CPU, 60, 60),)
-    identity = Identity(umask=0o022, no_new_privs=True, handler_limits=limits)
+    limits = (ResourceLimit(resource.RLIMIT_CPU, 60, 60),)
+    identity = ProcessCredentials(umask=0o022, no_new_privs=True, handler_limits=limits)
     row = CAT._replace(identity=identity)
     nursery.__init__(row)  # type: ignore[misc]
     wanted = row._replace(identity=identity._replace(**change))  # type: ignore[arg-type]
-    nursery.ask(pack(Launch(0, launcher_options(wanted))))
-    assert nursery.hear() == (Launched(0, 0, errno.EPERM), None)
+    nursery.ask(pack(StartLauncher(0, launcher_options(wanted))))
+    assert nursery.hear() == (LauncherStarted(0, 0, errno.EPERM), None)
     assert Process(nursery.process.pid).children() == []
-    less = identity._replace(umask=0o077, nice=3, handler_limits=(Limit(resource.RLIMIT_CPU, 7, 8),))
-    nursery.ask(pack(Launch(0, launcher_options(row._replace(identity=less)))))
+    less = identity._replace(umask=0o077, nice=3, handler_limits=(ResourceLimit(resource.RLIMIT_CPU, 7, 8),))
+    nursery.ask(pack(StartLauncher(0, launcher_options(row._replace(identity=less)))))
     launched, launcher = nursery.hear()
-    assert isinstance(launched, Launched)
+    assert isinstance(launched, LauncherStarted)
     assert launcher is not None
     with launcher:
-        assert read(launcher.recv(LARGEST)) == Ready()
+        assert parse(launcher.recv(LARGEST)) == Ready()
         process = Process(launched.pid)
         assert process.status("Umask").strip() == "0077"
         assert os.getpriority(os.PRIO_PROCESS, launched.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 3
-    assert nursery.hear() == (Gone(launched.pid, 0), None)
+    assert nursery.hear() == (ChildExited(launched.pid, 0), None)
 
 
 def test_a_launcher_passes_on_what_belongs_to_a_connection(nursery: Nursery) -> None:
     """What steers a program's loading or comes from elsewhere is dropped from a connection's environment."""
-    nursery.ask(pack(Launch(0)))
+    nursery.ask(pack(StartLauncher(0)))
     launched, launcher = nursery.hear()
-    assert isinstance(launched, Launched)
+    assert isinstance(launched, LauncherStarted)
     assert launcher is not None
     ours, theirs = socket.socketpair()
     ours.settimeout(PATIENCE)
@@ -327,12 +332,12 @@ def test_a_launcher_passes_on_what_belongs_to_a_connection(nursery: Nursery) -> 
         b"PROTO=TCP\0TCPREMOTEIP=192.0.2.1\0REMOTE_HOST=x\0LD_PRELOAD=/tmp/x.so\0PATH=/tmp\0A=2\0IFS=x\0=\0PROTOX=1"
     )
     with launcher, ours:
-        assert read(launcher.recv(LARGEST)) == Ready()
+        assert parse(launcher.recv(LARGEST)) == Ready()
         with theirs:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE_DESCRIPTOR.pack(theirs.fileno()))]
             launcher.sendmsg([pack(Connection(7, variables))], rights)
-            assert read(launcher.recv(LARGEST)) == Starting(7)
-            started = read(launcher.recv(LARGEST))
+            assert parse(launcher.recv(LARGEST)) == Starting(7)
+            started = parse(launcher.recv(LARGEST))
         assert isinstance(started, Started)
         child = Process(started.pid)
         # Its socket is its own: signals go to handlers alone.
@@ -344,56 +349,56 @@ def test_a_launcher_passes_on_what_belongs_to_a_connection(nursery: Nursery) -> 
         assert list(child.descriptors()) == [0, 1, 2]
         # Without a descriptor there is nothing to serve.
         launcher.send(pack(Connection(8, b"")))
-        assert read(launcher.recv(LARGEST)) == Failed(8, errno.EMFILE)
+        assert parse(launcher.recv(LARGEST)) == Failed(8, errno.EMFILE)
         ours.shutdown(socket.SHUT_WR)
-        ended = read(launcher.recv(LARGEST))
+        ended = parse(launcher.recv(LARGEST))
         assert isinstance(ended, Ended)
         assert ended[:2] == (7, 0)
     # With its daemon it ends.
-    assert nursery.hear() == (Gone(launched.pid, 0), None)
+    assert nursery.hear() == (ChildExited(launched.pid, 0), None)
 
 
 def test_a_nursery_hears_of_orphans(nursery: Nursery) -> None:
     """A handler whose launcher was killed is the nursery's: it may end it, tells its end, and leaves no zombie."""
-    nursery.ask(pack(Launch(0)))
+    nursery.ask(pack(StartLauncher(0)))
     launched, launcher = nursery.hear()
-    assert isinstance(launched, Launched)
+    assert isinstance(launched, LauncherStarted)
     assert launcher is not None
     ours, theirs = socket.socketpair()
     with launcher, ours:
-        assert read(launcher.recv(LARGEST)) == Ready()
+        assert parse(launcher.recv(LARGEST)) == Ready()
         with theirs:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE_DESCRIPTOR.pack(theirs.fileno()))]
             launcher.sendmsg([pack(Connection(7, b""))], rights)
-        assert read(launcher.recv(LARGEST)) == Starting(7)
-        started = read(launcher.recv(LARGEST))
+        assert parse(launcher.recv(LARGEST)) == Starting(7)
+        started = parse(launcher.recv(LARGEST))
         assert isinstance(started, Started)
         # While it has a launcher, it is the launcher's to end; and a launcher is no handler.
         for pid in (started.pid, launched.pid, 0, -1):
             nursery.ask(pack(Signal(7, pid, signal.SIGKILL)))
         launcher.send(pack(Connection(8, b"")))
-        read(launcher.recv(LARGEST))
+        parse(launcher.recv(LARGEST))
         os.kill(launched.pid, signal.SIGKILL)
-        assert nursery.hear() == (Gone(launched.pid, signal.SIGKILL), None)
+        assert nursery.hear() == (ChildExited(launched.pid, signal.SIGKILL), None)
         nursery.ask(pack(Signal(7, started.pid, signal.SIGSTOP)))
         nursery.ask(pack(Signal(7, started.pid, signal.SIGTERM)))
-        assert nursery.hear() == (Gone(started.pid, signal.SIGTERM), None)
+        assert nursery.hear() == (ChildExited(started.pid, signal.SIGTERM), None)
     assert Process(nursery.process.pid).children() == []
 
 
 def test_a_launcher_that_can_not_become_its_user(nursery: Nursery) -> None:
     """A launcher that can't have its identity runs nothing: it says why, and ends."""
     nursery.end()
-    row = Identity(user=1, group=1, groups=()) if os.geteuid() else Identity(folder="/nowhere")
+    row = ProcessCredentials(user=1, group=1, groups=()) if os.geteuid() else ProcessCredentials(folder="/nowhere")
     nursery.__init__(CAT._replace(identity=row))  # type: ignore[misc]
-    nursery.ask(pack(Launch(0)))
+    nursery.ask(pack(StartLauncher(0)))
     launched, launcher = nursery.hear()
-    assert isinstance(launched, Launched)
+    assert isinstance(launched, LauncherStarted)
     assert launcher is not None
     with launcher:
-        ready = read(launcher.recv(LARGEST))
+        ready = parse(launcher.recv(LARGEST))
         assert isinstance(ready, Ready)
         assert b"can't take" in ready.problem
         assert launcher.recv(LARGEST) == b""
-    assert nursery.hear() == (Gone(launched.pid, os.EX_CONFIG << 8), None)
+    assert nursery.hear() == (ChildExited(launched.pid, os.EX_CONFIG << 8), None)
     all_gone([Process(launched.pid)])

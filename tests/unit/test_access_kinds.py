@@ -9,35 +9,43 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.access.types import NO_RATE, Hours, Prefixes, Rate, Source
+from svcd.access.types import NO_RATE, PrefixLengths, Rate, SourcePattern, TimeRange
 from svcd.addresses import LOCAL, V6, address_number
 from svcd.config.access_types import HOURS, LIMIT, LOAD, PREFIXES, PROXIES, RATE, SOURCES, ZONE
 from svcd.config.value_types import UNLIMITED
 
 if TYPE_CHECKING:
-    from svcd.config.value_types import Kind
+    from svcd.config.value_types import ValueType
 
 
 @pytest.mark.parametrize(
     ("kind", "word", "value"),
     [
         (SOURCES, "", ()),
-        (SOURCES, "10.0.0.1", (Source("10.0.0.1", 0x0A000001, 0x0A000001),)),
-        (SOURCES, "10.1.2.3/8", (Source("10.1.2.3/8", 0x0A000000, 0x0AFFFFFF),)),
-        (SOURCES, "::/0", (Source("::/0", V6, V6 + (1 << 128) - 1),)),
-        (SOURCES, "Host.Example.", (Source("Host.Example.", name="host.example"),)),
-        (SOURCES, ".example,a_b-c.x1", (Source(".example", name=".example"), Source("a_b-c.x1", name="a_b-c.x1"))),
-        (PROXIES, "local,10.0.0.1", (Source("local", LOCAL, LOCAL), Source("10.0.0.1", 0x0A000001, 0x0A000001))),
+        (SOURCES, "10.0.0.1", (SourcePattern("10.0.0.1", 0x0A000001, 0x0A000001),)),
+        (SOURCES, "10.1.2.3/8", (SourcePattern("10.1.2.3/8", 0x0A000000, 0x0AFFFFFF),)),
+        (SOURCES, "::/0", (SourcePattern("::/0", V6, V6 + (1 << 128) - 1),)),
+        (SOURCES, "Host.Example.", (SourcePattern("Host.Example.", name="host.example"),)),
+        (
+            SOURCES,
+            ".example,a_b-c.x1",
+            (SourcePattern(".example", name=".example"), SourcePattern("a_b-c.x1", name="a_b-c.x1")),
+        ),
+        (
+            PROXIES,
+            "local,10.0.0.1",
+            (SourcePattern("local", LOCAL, LOCAL), SourcePattern("10.0.0.1", 0x0A000001, 0x0A000001)),
+        ),
         (PROXIES, "none", ()),
-        (HOURS, "8:00-18:00", (Hours(480, 1080),)),
-        (HOURS, "08:05-9:00,22:00-6:00", (Hours(485, 540), Hours(1320, 360))),
-        (HOURS, "0:00-24:00", (Hours(0, 1440),)),
+        (HOURS, "8:00-18:00", (TimeRange(480, 1080),)),
+        (HOURS, "08:05-9:00,22:00-6:00", (TimeRange(485, 540), TimeRange(1320, 360))),
+        (HOURS, "0:00-24:00", (TimeRange(0, 1440),)),
         (RATE, "10/s", Rate(10, 1)),
         (RATE, "100/m", Rate(100, 60)),
         (RATE, "9999999/h", Rate(9_999_999, 3600)),
         (RATE, "none", NO_RATE),
-        (PREFIXES, "/24,/64", Prefixes(24, 64)),
-        (PREFIXES, "/1,/128", Prefixes(1, 128)),
+        (PREFIXES, "/24,/64", PrefixLengths(24, 64)),
+        (PREFIXES, "/1,/128", PrefixLengths(1, 128)),
         (LIMIT, "64", 64),
         (LIMIT, "none", UNLIMITED),
         (LOAD, "2.5", 2.5),
@@ -48,7 +56,7 @@ if TYPE_CHECKING:
         (ZONE, "Etc/GMT+5", "Etc/GMT+5"),
     ],
 )
-def test_what_is_read_can_be_written_and_read(kind: Kind[Any], word: str, value: object) -> None:
+def test_what_is_read_can_be_written_and_read(kind: ValueType[Any], word: str, value: object) -> None:
     """A word reads as its value, and the value's own spelling reads as the same."""
     assert kind.read(word) == value
     assert kind.read(kind.write(value)) == value
@@ -72,7 +80,7 @@ def test_what_is_read_can_be_written_and_read(kind: Kind[Any], word: str, value:
         (LOAD, ["", "0", "0.00", "-1", "1e3", "nan", "inf", "10000", "1.234"]),
     ],
 )  # fmt: skip
-def test_what_is_not_of_the_kind_is_refused(kind: Kind[Any], words: list[str]) -> None:
+def test_what_is_not_of_the_kind_is_refused(kind: ValueType[Any], words: list[str]) -> None:
     """Nothing that could be a mistake is taken for a value."""
     for word in words:
         with pytest.raises(ValueError):

@@ -6,11 +6,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from svcd.access.types import Hours, Prefixes, Rate
+from svcd.access.types import PrefixLengths, Rate, TimeRange
 from svcd.config.endpoints import check
 from svcd.connections.access_rules import rules_of
-from svcd.host.info import LocalMachine
-from svcd.model import Place
+from svcd.host.info import Host
+from svcd.model import SourceLocation
 from tests.doubles import FakeFiles, FakeMachine, config_of, problems_of, service_of
 
 
@@ -57,18 +57,22 @@ def test_every_option_is_a_rule() -> None:
     )
     assert [str(source) for source in rules.only_from or ()] == ["10.0.0.0/8"]
     assert [str(source) for source in rules.no_access] == ["10.0.0.1"]
-    assert (rules.access_times, rules.zone) == ((Hours(480, 1080),), ZoneInfo("UTC"))
+    assert (rules.access_times, rules.zone) == ((TimeRange(480, 1080),), ZoneInfo("UTC"))
     assert (rules.max_load, rules.instances, rules.per_source) == (2.5, 9, 3)
-    assert (rules.per_source_prefix, rules.rate, rules.per_source_rate) == (Prefixes(24, 48), Rate(10, 1), Rate(2, 1))
+    assert (rules.per_source_prefix, rules.rate, rules.per_source_rate) == (
+        PrefixLengths(24, 48),
+        Rate(10, 1),
+        Rate(2, 1),
+    )
     assert rules.rate_burst == 4
-    assert rules.places["only_from"] == Place("s", 1, 22)
+    assert rules.places["only_from"] == SourceLocation("s", 1, 22)
 
 
 def test_defaults_of_the_file_have_their_place() -> None:
     """A rule that a whole file shares is shown where it stands."""
     config = config_of("@defaults only_from=10.0.0.0/8,.example\necho 7/tcp")
     (_, (_, name)) = rules_of(config.services[0]).entries("only_from")
-    assert name.place == Place("s", 1, 32)
+    assert name.place == SourceLocation("s", 1, 32)
 
 
 def test_a_value_that_is_none_is_shown_with_what_would_be_one() -> None:
@@ -89,7 +93,7 @@ def test_a_time_zone_must_be_known() -> None:
 )
 def test_the_machines_time_zones(name: str, known: bool) -> None:
     """Also where the database has a directory of that name, or could have none."""
-    assert LocalMachine().has_zone(name) is known
+    assert Host().has_zone(name) is known
 
 
 @pytest.mark.parametrize("option", ["banner", "banner_success", "banner_fail"])

@@ -14,8 +14,8 @@ from twisted.internet.protocol import Factory, Protocol
 
 from svcd.config.endpoints import DesiredServices, check
 from svcd.errors import ConfigError, ListenError, ListenErrors
-from svcd.sockets.activation import Inherited
-from svcd.sockets.socket_pool import Stock
+from svcd.sockets.activation import InheritedSocket
+from svcd.sockets.socket_pool import SocketPool
 from svcd.sockets.stream_port import StreamPort
 from svcd.supervisor.broken_services import BrokenService, BrokenServices
 from tests.doubles import FakeFiles, FakeMachine, FakeReactor, LogCatcher, config_of
@@ -334,7 +334,7 @@ def test_an_inherited_socket_waits_for_its_service(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(_Raising, "raises", frozenset({"startFactory"}))
     text = f"ok {tmp_path}/ok/unix echo\n{line}"
     machine = FakeMachine(zones=frozenset()) if fault == "at the check" else FakeMachine()
-    daemon = _Daemon(f"ok {tmp_path}/ok/unix echo", None, Stock([Inherited("mine", lent)]))
+    daemon = _Daemon(f"ok {tmp_path}/ok/unix echo", None, SocketPool([InheritedSocket("mine", lent)]))
     daemon.supervisor._desired = desired(text, machine)
     with LogCatcher() as log:
         daemon.start()
@@ -363,7 +363,7 @@ def test_an_inherited_socket_goes_with_its_line(tmp_path: Path) -> None:
     lent.bind(str(path))
     lent.listen()
     ok = f"ok {tmp_path}/ok/unix echo"
-    daemon = _Daemon(ok, None, Stock([Inherited("mine", lent)]))
+    daemon = _Daemon(ok, None, SocketPool([InheritedSocket("mine", lent)]))
     daemon.supervisor._desired = desired(f"{ok}\nmine {path}/unix factory=no_such_module:x", FakeMachine())
     daemon.start()
     assert lent.fileno() >= 0
@@ -446,7 +446,7 @@ def test_the_socket_of_an_address_goes_to_the_service_that_can_be_served(port: i
         stored = socket.socket(fileno=os.dup(inherited.fileno()))
     text = f"other {port}/tcp4 upper bind=eth9\nvip {port}/tcp4 echo bind=127.77.0.5"
     wanted = desired(text, FakeMachine(names={"eth9": ["127.77.0.5"]}))
-    daemon = _Daemon(f"vip {port}/tcp4 echo bind=127.77.0.5", None, Stock([Inherited("vip", stored)]))
+    daemon = _Daemon(f"vip {port}/tcp4 echo bind=127.77.0.5", None, SocketPool([InheritedSocket("vip", stored)]))
     daemon.supervisor._desired = wanted
     with LogCatcher() as log:
         daemon.start()

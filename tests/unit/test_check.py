@@ -17,7 +17,7 @@ from tests.doubles import FakeFiles, FakeMachine, config_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from svcd.model import Runner
+    from svcd.model import RunAs
 
 NAMES = {
     "eth0": ["192.0.2.7", "2001:db8::7"],
@@ -406,7 +406,7 @@ class _Slow(FakeMachine):
         """Note it."""
         self.calls.append(f"look up {' '.join(names)}")
 
-    def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], Runner, float]]) -> list[str]:
+    def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], RunAs, float]]) -> list[str]:
         """Note it."""
         self.calls.append("import")
         return super().cannot_import(wanted)

@@ -119,7 +119,7 @@ def test_what_an_upgrade_leaves(
 ) -> None:
     """Whether the old process still has somebody to serve."""
     answer = {"ok": True, "result": {"pid": 2, "before": 1, "connections": count}}
-    monkeypatch.setattr("svcd.cli.control_commands._ask", lambda *_: answer)
+    monkeypatch.setattr("svcd.cli.control_commands.send_command", lambda *_: answer)
     assert main(["--control", "/c", "upgrade"]) == 0
     assert capsys.readouterr().out == f"process 2 serves; process 1 {rest}\n"
 
@@ -135,7 +135,7 @@ def test_what_status_says_of_certificates(monkeypatch: pytest.MonkeyPatch, capsy
     result = {"uptime": 0, "version": "", "pid": 1, "reactor": "", "leaving": 0}
     result |= {"connections": {"open": 200, "limit": None}, "descriptors": {"open": 3, "limit": 61}}
     monkeypatch.setattr(
-        "svcd.cli.control_commands._ask", lambda *_: {"ok": True, "result": result | {"services": rows}}
+        "svcd.cli.control_commands.send_command", lambda *_: {"ok": True, "result": result | {"services": rows}}
     )
     assert main(["--control", "/c", "status"]) == 0
     assert capsys.readouterr().out.splitlines()[-5:] == [

@@ -23,20 +23,20 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 
 from svcd.cli import main
-from svcd.clients.certificate_check import Verifier
+from svcd.clients.certificate_check import CertificateVerifier
 from svcd.clients.connect import connect
 from svcd.clients.echo import check, talk
 from svcd.clients.happy_eyeballs import by_turns
-from svcd.clients.http_get import Url, Wish, fetch, parse_url
-from svcd.clients.inactivity import Patience, first_of
+from svcd.clients.http_get import HttpQuery, Url, fetch, parse_url
+from svcd.clients.inactivity import InactivityTimeout, first_of
 from svcd.clients.lookup import lookup
 from svcd.clients.probe import probe
-from svcd.clients.stdio import Console
+from svcd.clients.stdio import StandardStreams
 from svcd.clients.stream import Stream
-from svcd.clients.target import Target, Trust, port_number
+from svcd.clients.target import Target, TrustSettings, port_number
 from svcd.clients.time_query import daytime
 from svcd.clients.time_query import time as ask_time
-from svcd.clients.udp_query import MOST_BYTES, Questions
+from svcd.clients.udp_query import MOST_BYTES, UdpQuery
 from svcd.errors import ClientError, ServerError, UnavailableError, UsageError
 from svcd.wire.daytime import moment_1900, time_1900
 from tests.certificates import Authority
@@ -218,7 +218,7 @@ def test_the_first_to_end_decides() -> None:
 def test_patience() -> None:
     """It ends when nothing was done for so long while something was expected."""
     clock = Clock()
-    patience = Patience(clock, 10, "nothing came")
+    patience = InactivityTimeout(clock, 10, "nothing came")
     results = started(patience.ends())
     clock.pump([5] * 10)
     patience.waiting = True
@@ -249,7 +249,7 @@ def test_any_server(client: str, pieces: list[bytes], end: Exception | None) -> 
     async def give(_: IReactorTime, __: Target) -> Stream:
         return stream
 
-    wish = Wish(redirects=1)
+    wish = HttpQuery(redirects=1)
     clients: dict[str, Callable[[], Coroutine[Deferred[Any], Any, Any]]] = {
         "check": lambda: check(clock, TARGET, b"hello\n"),
         "talk": lambda: talk(clock, TARGET, desk),  # type: ignore[arg-type]
@@ -302,7 +302,7 @@ def test_redirects_that_are_not_followed(monkeypatch: pytest.MonkeyPatch, url: s
         return stream
 
     monkeypatch.setattr("svcd.clients.http_get.connect", give)
-    wish = Wish(redirects=1)
+    wish = HttpQuery(redirects=1)
     assert said in failed(started(fetch(Clock(), url, wish, lambda _: TARGET, lambda _: None)))
 
 
@@ -427,7 +427,7 @@ def test_who_does_not_wait_any_more() -> None:
     found: list[Any] = []
     looking = lookup(reactor, "a.example", 7, socket.AF_UNSPEC, "TCP", getaddrinfo).addErrback(found.append)
     source, sink = os.pipe()
-    console = Console(reactor, source)
+    console = StandardStreams(reactor, source)
     reading = console.read().addErrback(found.append)
     for each in (looking, reading):
         each.cancel()
@@ -475,9 +475,9 @@ class _Sender:
         self._protocol.doStop()
 
 
-def _asking(*hosts: str) -> tuple[_Network, Questions]:
+def _asking(*hosts: str) -> tuple[_Network, UdpQuery]:
     network = _Network()
-    return network, Questions(network, TARGET, [IPv4Address("UDP", host, 7) for host in hosts])
+    return network, UdpQuery(network, TARGET, [IPv4Address("UDP", host, 7) for host in hosts])
 
 
 def test_questions_are_repeated() -> None:
@@ -767,7 +767,7 @@ def test_an_authority_below_a_root_is_trusted_alone() -> None:
     context.use_privatekey(signed.key)
 
     def problems(name: str) -> list[str]:
-        verifier = Verifier(Trust(name, below.pem, lenient=True))
+        verifier = CertificateVerifier(TrustSettings(name, below.pem, lenient=True))
         any_protocol: Any = None
         client, server = verifier.clientConnectionForTLS(any_protocol), SSL.Connection(context, None)
         client.set_connect_state()

@@ -14,7 +14,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from svcd.process.byte_counts import count
-from svcd.process.connection_copies import Copies
+from svcd.process.connection_copies import ConnectionCopies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -88,7 +88,7 @@ def handler() -> Iterator[_Handler]:
 def test_a_copy_is_closed_with_the_last(handler: _Handler) -> None:
     """When the handler has let go of the connection: within a tenth of a second, and its bytes are those until then."""
     clock = Clock()
-    copies = Copies(clock.seconds)
+    copies = ConnectionCopies(clock.seconds)
     assert copies.due is None
     copies.keep(7, handler.process.pid, handler.copy)
     assert copies.due == pytest.approx(0.1)
@@ -106,7 +106,7 @@ def test_a_copy_is_closed_with_the_last(handler: _Handler) -> None:
 def test_a_copy_is_kept_for_a_child(handler: _Handler) -> None:
     """That has the connection when its parent has it no more."""
     clock = Clock()
-    copies = Copies(clock.seconds)
+    copies = ConnectionCopies(clock.seconds)
     copies.keep(7, handler.process.pid, handler.copy)
     handler.tell("fork")
     handler.tell("close")
@@ -120,7 +120,7 @@ def test_a_copy_is_kept_for_a_child(handler: _Handler) -> None:
 def test_a_copy_outlives_its_handler(handler: _Handler) -> None:
     """Until that is told, by take()."""
     clock = Clock()
-    copies = Copies(clock.seconds)
+    copies = ConnectionCopies(clock.seconds)
     copies.keep(7, handler.process.pid, handler.copy)
     handler.close()
     clock.advance(0.2)
@@ -138,7 +138,7 @@ def test_what_can_not_be_seen_is_not_counted(handler: _Handler, monkeypatch: pyt
     clock = Clock()
     if way == "no /proc":
         monkeypatch.setattr(os, "access", lambda _path, _mode: False)
-    copies = Copies(clock.seconds)
+    copies = ConnectionCopies(clock.seconds)
     copies.keep(7, handler.process.pid, handler.copy)
     if way == "hidden":
         listing: Callable[[str], list[str]] = _hidden
@@ -160,7 +160,7 @@ def test_a_handler_that_reports(
     clock = Clock()
     hidden = {"no /proc": "/proc/self/fd", "hidden": f"/proc/{handler.process.pid}/fd"}[way]
     monkeypatch.setattr(os, "access", lambda path, _mode: path != hidden)
-    copies = Copies(clock.seconds)
+    copies = ConnectionCopies(clock.seconds)
     copies.keep(7, handler.process.pid, handler.copy, reported=True)
     if way == "hidden":
         listing: Callable[[str], list[str]] = _hidden
@@ -178,7 +178,7 @@ def test_a_handler_that_reports(
 def test_a_report_where_all_is_seen(handler: _Handler) -> None:
     """A child may still have the connection."""
     clock = Clock()
-    copies = Copies(clock.seconds)
+    copies = ConnectionCopies(clock.seconds)
     copies.keep(7, handler.process.pid, handler.copy, reported=True)
     handler.tell("fork")
     copies.left(7, closed=True)
@@ -192,7 +192,7 @@ def test_a_report_where_all_is_seen(handler: _Handler) -> None:
 def test_many_copies_are_looked_at_less_often(handler: _Handler) -> None:
     """A look that takes long has a longer pause after it."""
     times = iter([0.0, 1.0, 1.5])
-    copies = Copies(lambda: next(times))
+    copies = ConnectionCopies(lambda: next(times))
     copies.keep(7, handler.process.pid, handler.copy)
     copies.look()
     assert copies.due == pytest.approx(1.5 + 0.5 * 20)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from svcd.access.global_limit import Hall
+from svcd.access.global_limit import GlobalLimit
 from svcd.addresses import address_number
 from svcd.config.endpoints import DesiredServices, check
 from svcd.connections.descriptor_budget import DescriptorBudget
-from svcd.log.formats import TextForm
-from svcd.log.writer import Journal
-from svcd.metrics.registry import Ledger
-from svcd.supervisor.launch_spec import Account
+from svcd.log.formats import TextFormat
+from svcd.log.writer import LogWriter
+from svcd.metrics.registry import MetricsRegistry
+from svcd.supervisor.launch_spec import DaemonAccount
 from svcd.supervisor.supervisor import Supervisor
 from tests.doubles import FakeFiles, FakeMachine, FakeReactor, ManagerDouble, config_of, keeping, surroundings
 
@@ -46,11 +46,11 @@ class _Daemon:
             self.reactor,
             self._desired(options),
             surroundings(self.reactor, descriptors=budget),
-            Journal(keeping(self.lines), TextForm(stamped=False)),
+            LogWriter(keeping(self.lines), TextFormat(stamped=False)),
             budget,
-            Account((1024, 4096)),
-            Hall(),
-            Ledger(),
+            DaemonAccount((1024, 4096)),
+            GlobalLimit(),
+            MetricsRegistry(),
             ManagerDouble(),
         )
         self.supervisor._shared.reception.hosts._pool = self.pool  # type: ignore[assignment]

@@ -12,9 +12,9 @@ import pytest
 from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.protocol import DatagramProtocol
 
-from svcd.access.datagrams import Answering
-from svcd.access.refusals import Reason
-from svcd.access.rules import Rules
+from svcd.access.datagrams import DatagramFilter
+from svcd.access.refusals import RefusalReason
+from svcd.access.rules import AccessRules
 from svcd.config.access_types import HOURS, RATE, SOURCES
 from svcd.connections.access_rules import rules_of
 from svcd.host.info import broadcasts
@@ -80,11 +80,11 @@ class _Datagrams:
         family: int,
         server: Any,
         client: Any,
-        rules: Rules | None = None,
+        rules: AccessRules | None = None,
         make: Callable[..., DatagramPort] = datagram_port,
     ) -> None:
-        self.refused: list[tuple[Reason, str, int]] = []
-        self.answering = Answering(rules or Rules(amplify=True), wall=lambda: 0.0, load=lambda: 0.0)
+        self.refused: list[tuple[RefusalReason, str, int]] = []
+        self.answering = DatagramFilter(rules or AccessRules(amplify=True), wall=lambda: 0.0, load=lambda: 0.0)
         self.reactor = FakeReactor()
         self.protocol = _Answers()
         self.sock = socket.socket(family, socket.SOCK_DGRAM)
@@ -213,7 +213,7 @@ def _port(made: _Datagrams) -> int:
 
 def test_an_answer_is_no_longer_than_its_question_or_28_bytes() -> None:
     """Without amplify=yes a longer one is cut."""
-    made = _Datagrams(socket.AF_INET, ("127.0.0.1", 0), ("127.0.0.1", 0), Rules())
+    made = _Datagrams(socket.AF_INET, ("127.0.0.1", 0), ("127.0.0.1", 0), AccessRules())
     made.send(b"more", b"x" * 50)
     made.port.doRead()
     assert [len(made.client.recv(200)) for _ in range(2)] == [28, 50]
@@ -223,13 +223,13 @@ def test_an_answer_is_no_longer_than_its_question_or_28_bytes() -> None:
 
 def test_whom_the_rules_refuse_gets_no_answer() -> None:
     """It is counted, and told to whoever wants to know; more is answered as soon as there are tokens."""
-    rules = Rules(per_source_rate=RATE.read("2/s"))
+    rules = AccessRules(per_source_rate=RATE.read("2/s"))
     made = _Datagrams(socket.AF_INET, ("127.0.0.1", 0), ("127.0.0.1", 0), rules)
     made.send(b"1", b"2", b"3")
     made.port.doRead()
     assert made.protocol.asked == [b"1", b"2"]
     assert made.port.ignored == 1
-    assert made.refused == [(Reason.PER_SOURCE_RATE, "127.0.0.1", _port(made))]
+    assert made.refused == [(RefusalReason.PER_SOURCE_RATE, "127.0.0.1", _port(made))]
     made.reactor.advance(1)
     made.send(b"4")
     made.port.doRead()
@@ -248,7 +248,7 @@ def test_the_daemons_own_datagram_services_ask_nothing() -> None:
     made.send(b"2")
     made.port.doRead()
     assert made.protocol.asked == [b"1"]
-    assert [reason for reason, *_ in made.refused] == [Reason.PORT]
+    assert [reason for reason, *_ in made.refused] == [RefusalReason.PORT]
     made.close()
 
 
@@ -261,10 +261,10 @@ def test_the_rules_of_the_file_hold_at_unix_sockets_as_far_as_they_mean_somethin
     made.send(b"more")
     made.port.doRead()
     assert len(made.client.recv(200)) == 100
-    made.answering.retune(Rules(access_times=HOURS.read("1:00-2:00"), zone=UTC))
+    made.answering.retune(AccessRules(access_times=HOURS.read("1:00-2:00"), zone=UTC))
     made.send(b"late")
     made.port.doRead()
-    assert made.refused == [(Reason.TIME, "", -1)]
+    assert made.refused == [(RefusalReason.TIME, "", -1)]
     made.close()
 
 
@@ -304,7 +304,7 @@ def test_the_answer_comes_from_the_address_that_was_asked(
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
         sock.bind((server, 0))
         protocol = _Answers()
-        answering = Answering(Rules(amplify=True), wall=lambda: 0.0, load=lambda: 0.0)
+        answering = DatagramFilter(AccessRules(amplify=True), wall=lambda: 0.0, load=lambda: 0.0)
         port = make(FakeReactor(), sock, protocol, answering, lambda *_: None)
         port.startListening()
         clients = []
@@ -322,7 +322,7 @@ def test_the_answer_comes_from_the_address_that_was_asked(
 
 def test_a_batch_with_gaps_answers_each_its_own() -> None:
     """Those that are refused, raise or are not answered leave the answers of the others where they belong."""
-    rules = Rules(no_access=SOURCES.read("127.0.0.9"), amplify=True)
+    rules = AccessRules(no_access=SOURCES.read("127.0.0.9"), amplify=True)
     made = _Datagrams(socket.AF_INET, ("0.0.0.0", 0), ("127.0.0.1", 0), rules)
     clients = []
     for number in range(200):
@@ -407,14 +407,16 @@ def test_a_second_answer_and_a_late_one_are_sent_at_once(datagrams: _Datagrams) 
 
 def test_a_unix_sockets_datagrams_count_for_their_users(tmp_path: Path) -> None:
     """Where a rate counts sources the kernel says whose each is; else nothing is asked."""
-    made = _Datagrams(socket.AF_UNIX, str(tmp_path / "s"), str(tmp_path / "c"), Rules(per_source_rate=RATE.read("1/h")))
+    made = _Datagrams(
+        socket.AF_UNIX, str(tmp_path / "s"), str(tmp_path / "c"), AccessRules(per_source_rate=RATE.read("1/h"))
+    )
     made.send(b"1", b"2")
     made.port.doRead()
     assert made.protocol.asked == [b"1"]
-    assert made.refused == [(Reason.PER_SOURCE_RATE, f"uid:{os.getuid()}", -1)]
+    assert made.refused == [(RefusalReason.PER_SOURCE_RATE, f"uid:{os.getuid()}", -1)]
     assert made.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED)
     made.port.stopListening()
-    other = Answering(Rules(), wall=lambda: 0.0, load=lambda: 0.0)
+    other = DatagramFilter(AccessRules(), wall=lambda: 0.0, load=lambda: 0.0)
     DatagramPort(made.reactor, made.sock, made.protocol, other).startListening()
     assert not made.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED)
     made.close()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from svcd.connections.timeouts import SLICE, Deadlines, Times
+from svcd.connections.timeouts import SLICE, Timeouts, TimeoutSweeper
 from tests.doubles import LogCatcher, problems_of, service_of
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class _House:
     def __init__(self, **times: float) -> None:
         self.clock = Clock()
         self.sessions: dict[int, _Session] = {}
-        self.deadlines = Deadlines(Times(**times), self.sessions, self.clock.seconds, self.clock.callLater)
+        self.deadlines = TimeoutSweeper(Timeouts(**times), self.sessions, self.clock.seconds, self.clock.callLater)
 
     def begin(self) -> _Session:
         """One more."""
@@ -79,7 +79,7 @@ def _one_cut(session: _Session) -> tuple[str, float]:
 )
 def test_sweeps_come_sixteen_in_the_shortest_deadline(times: dict[str, float], interval: float) -> None:
     """But twenty a second at most, and one in five seconds at least."""
-    assert Times(**times).interval == interval
+    assert Timeouts(**times).interval == interval
 
 
 def test_without_deadlines_and_without_connections_nothing_is_done() -> None:
@@ -180,8 +180,8 @@ def test_a_sweep_goes_in_slices() -> None:
     """With many connections the reactor has its turn in between, and all have their deadlines."""
     house = _House()
     calls: list[Callable[[], None]] = []
-    deadlines = Deadlines(
-        Times(session=8.0), house.sessions, house.clock.seconds, lambda _delay, call: calls.append(call)
+    deadlines = TimeoutSweeper(
+        Timeouts(session=8.0), house.sessions, house.clock.seconds, lambda _delay, call: calls.append(call)
     )
     sessions = [house.begin() for _ in range(3 * SLICE + 1)]
     deadlines.wake()
@@ -200,7 +200,7 @@ def test_other_times_hold_for_open_connections() -> None:
     house = _House()
     session = house.begin()
     house.run(1)
-    house.deadlines.retune(Times(session=4.0))
+    house.deadlines.retune(Timeouts(session=4.0))
     house.run(4)
     assert 4.0 <= _one_cut(session)[1] <= 4.5
 
@@ -208,8 +208,8 @@ def test_other_times_hold_for_open_connections() -> None:
 def test_times_are_those_of_the_options() -> None:
     """Without an option there is no deadline."""
     options = service_of("echo 7/tcp idle_timeout=1m first_byte_timeout=2s session_timeout=1h").options
-    assert Times.of(options) == Times(3600.0, 60.0, 2.0)
-    assert Times.of(service_of("echo 7/tcp idle_timeout=none").options) == Times()
+    assert Timeouts.of(options) == Timeouts(3600.0, 60.0, 2.0)
+    assert Timeouts.of(service_of("echo 7/tcp idle_timeout=none").options) == Timeouts()
 
 
 @pytest.mark.parametrize("value", ["0", "0s", "0.0000001", "-1", "soon"])

@@ -14,17 +14,17 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from svcd.access.global_limit import Hall
-from svcd.access.refusals import Reason
+from svcd.access.global_limit import GlobalLimit
+from svcd.access.refusals import RefusalReason
 from svcd.connections import lingering_close as farewell_module
 from svcd.connections.admission_queue import Reception
 from svcd.connections.descriptor_budget import SLACK, DescriptorBudget
-from svcd.connections.factory import GateKeeper
-from svcd.connections.lingering_close import FAREWELL_SECONDS, Farewell, greet
-from svcd.connections.pending import Visitor
-from svcd.connections.wrapper import Gate
-from svcd.log.formats import TextForm
-from svcd.log.writer import Journal
+from svcd.connections.factory import TrackingFactory
+from svcd.connections.lingering_close import FAREWELL_SECONDS, RejectProtocol, send_banner
+from svcd.connections.pending import PendingConnection
+from svcd.connections.wrapper import ConnectionWrapper
+from svcd.log.formats import TextFormat
+from svcd.log.writer import LogWriter
 from tests.doubles import (
     LOCAL_PEER,
     FakeFiles,
@@ -70,10 +70,10 @@ class _Place:
     def __init__(self, options: str = "", most: int | None = None, limit: int = 100, *, short: bool = False) -> None:
         self.reactor = FakeReactor()
         self.lines: list[str] = []
-        self.journal = Journal(keeping(self.lines), TextForm(stamped=False), short=short)
+        self.journal = LogWriter(keeping(self.lines), TextFormat(stamped=False), short=short)
         self.names = FakeNames()
         self.budget = DescriptorBudget(limit, self.reactor)
-        self.hall = Hall(most)
+        self.hall = GlobalLimit(most)
         self.wall = 12 * 3600.0
         self.load = 0.5
         service = service_of(f"echo 7/tcp access_zone=UTC {options}")
@@ -82,7 +82,7 @@ class _Place:
         )
         self.entrance = self.reception.entrance(service)
         self.factory = Factory.forProtocol(_Echo)
-        self.keeper = GateKeeper(
+        self.keeper = TrackingFactory(
             service,
             self.factory,
             self.journal,
@@ -255,7 +255,7 @@ class TestLog:
         for _ in range(3):
             place.connect()
         assert [each.startswith(line) for each in place.lines] == ([True] if line else [])
-        assert place.entrance.counts == {Reason.ADDRESS: 3}
+        assert place.entrance.counts == {RefusalReason.ADDRESS: 3}
         assert bool(place.reactor.getDelayedCalls()) is bool(line)
 
     def test_a_flood_is_a_line_a_second(self) -> None:
@@ -351,13 +351,13 @@ class TestNames:
         """With what it has sent, and counted meanwhile."""
         place = _Place(f"{self.options} banner=/all")
         transport = place.connect()
-        assert isinstance(transport.protocol, Visitor)
+        assert isinstance(transport.protocol, PendingConnection)
         assert not transport.reading
         assert (place.entrance.door.open, place.budget.open, transport.sent) == (1, 1, b"")
         transport.protocol.dataReceived(b"early")
         assert place.names.asked[0][0] == "192.0.2.1"
         place.names.answer("good.example")
-        assert isinstance(transport.protocol, Gate)
+        assert isinstance(transport.protocol, ConnectionWrapper)
         assert transport.reading
         assert transport.sent == b"all\nearly"
         assert (place.entrance.door.open, place.budget.open) == (1, 1)
@@ -375,14 +375,14 @@ class TestNames:
         place = _Place(f"{self.options} banner_fail=/out")
         transport = place.connect()
         place.names.answer(name)
-        assert isinstance(transport.protocol, Farewell)
+        assert isinstance(transport.protocol, RejectProtocol)
         assert (transport.sent, transport.reading) == (b"out\n", True)
         transport.protocol.readConnectionLost()
         assert place.empty()
 
     def test_a_name_that_is_known_needs_no_waiting(self) -> None:
         """The gate is there at once, or the refusal."""
-        for name, kind in (("good.example", Gate), ("bad.example", type(None))):
+        for name, kind in (("good.example", ConnectionWrapper), ("bad.example", type(None))):
             place = _Place(self.options)
             answer = place.names.confirmed_host_of("192.0.2.1")
             place.names.answer(name)
@@ -452,7 +452,7 @@ class TestQueue:
         place = _Place("instances=1 on_limit=queue")
         first, second, third = (place.connect() for _ in range(3))
         assert not place.listening
-        assert [type(each.protocol).__name__ for each in (second, third)] == ["Visitor"] * 2
+        assert [type(each.protocol).__name__ for each in (second, third)] == ["PendingConnection"] * 2
         assert (place.entrance.door.open, place.budget.open) == (1, 3)
         _end(first)
         assert (second.reading, third.reading, place.listening) == (True, False, False)
@@ -604,7 +604,7 @@ class TestEviction:
         place.reactor.advance(0)
         place.reactor.advance(0)
         assert [each.lost for each in before] == ["aborted", "aborted"]
-        assert [type(each.protocol).__name__ for each in new] == ["HalfCloseableGate"] * 2
+        assert [type(each.protocol).__name__ for each in new] == ["HalfCloseableWrapper"] * 2
         assert place.listening
         assert (place.entrance.door.open, place.reasons()) == (2, [])
 
@@ -700,12 +700,12 @@ class TestDescriptors:
     def test_a_greeting_never_waits(self, pair: tuple[socket.socket, socket.socket]) -> None:
         """Not even on a blocking socket whose client is gone, or reads nothing."""
         ours, theirs = pair
-        greet(ours.fileno(), b"in\n")
+        send_banner(ours.fileno(), b"in\n")
         assert theirs.recv(100) == b"in\n"
         for _ in range(100):
-            greet(ours.fileno(), b"x" * 65_536)
+            send_banner(ours.fileno(), b"x" * 65_536)
         theirs.close()
-        greet(ours.fileno(), b"in\n")
+        send_banner(ours.fileno(), b"in\n")
 
 
 @pytest.mark.parametrize(

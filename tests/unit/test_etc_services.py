@@ -8,7 +8,7 @@ import pytest
 
 from svcd.config.parser import parse
 from svcd.host.files import LocalFiles
-from svcd.model import Net
+from svcd.model import NetProtocol
 from svcd.protocols.catalog import SHAPES
 
 FILE = Path("/etc/services")
@@ -27,7 +27,7 @@ def test_the_machines_services_parse() -> None:
         name, where, *aliases = words
         net = where.partition("/")[2]
         runs = next((each for each in (name, *aliases) if each in SHAPES), None)
-        good = net in list(Net) and runs is not None and Net(net).shape in SHAPES[runs]
+        good = net in list(NetProtocol) and runs is not None and NetProtocol(net).shape in SHAPES[runs]
         (served if good else unserved).append(number)
     config, problems = parse(str(FILE), LocalFiles(), SHAPES)
     assert [service.place.line for service in config.services] == served

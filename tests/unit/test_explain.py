@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svcd.access.rules import Rules
+from svcd.access.rules import AccessRules
 from svcd.addresses import address_number
 from svcd.cli import main
 from svcd.cli.explain import explanation, moment_of, services_named
@@ -148,7 +148,7 @@ def test_what_is_no_address(where: str, address: str) -> None:
 def test_what_is_no_time(text: str) -> None:
     """The error says what one is."""
     with pytest.raises(UsageError, match="--at takes a time as 18:30"):
-        moment_of(text, Rules())
+        moment_of(text, AccessRules())
 
 
 def test_a_time_is_read_from_the_services_clock() -> None:

@@ -9,16 +9,16 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from svcd.wire.http_negotiation import media_type, takes_gzip
-from svcd.wire.openmetrics import Buckets, Family, Kind, labels, openmetrics, text
+from svcd.wire.openmetrics import Buckets, Family, MetricType, labels, openmetrics, text
 
 FAMILIES = [
-    Family("svcd_build", Kind.INFO, "What runs.", [(labels(version="1.0"), 1)]),
-    Family("svcd_things", Kind.COUNTER, 'A "thing" \\ or\ntwo.',
+    Family("svcd_build", MetricType.INFO, "What runs.", [(labels(version="1.0"), 1)]),
+    Family("svcd_things", MetricType.COUNTER, 'A "thing" \\ or\ntwo.',
            [(labels(service="a/tcp"), 3), (labels(service="b"), 4)]),
-    Family("svcd_open", Kind.GAUGE, "Open now.", [("", 7)]),
-    Family("svcd_empty", Kind.COUNTER, "None.", []),
+    Family("svcd_open", MetricType.GAUGE, "Open now.", [("", 7)]),
+    Family("svcd_empty", MetricType.COUNTER, "None.", []),
     Family(
-        "svcd_wait_seconds", Kind.HISTOGRAM, "Waits.",
+        "svcd_wait_seconds", MetricType.HISTOGRAM, "Waits.",
         [(labels(service="a"), Buckets((0.5, 1.0), (1, 2, 3), 9.5)), ("", Buckets((2.5,), (0, 1), 4.0))], "seconds",
     ),
 ]  # fmt: skip
@@ -73,7 +73,7 @@ def test_openmetrics_is_read() -> None:
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"), min_size=1))
 def test_a_label_may_hold_any_text(value: str) -> None:
     """Backslashes, quotes and line ends come back as they were, in both formats."""
-    families = [Family("svcd_things", Kind.COUNTER, "Things.", [(labels(service=value, other="x"), 1)])]
+    families = [Family("svcd_things", MetricType.COUNTER, "Things.", [(labels(service=value, other="x"), 1)])]
     for write, read in ((text, read_text), (openmetrics, read_openmetrics)):
         [family] = read(write(families).decode())
         [sample] = family.samples

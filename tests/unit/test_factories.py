@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 
-from svcd.config.options import Options
+from svcd.config.options import ServiceOptions
 from svcd.errors import ConfigError
 from svcd.protocols.catalog import stream_factory
 from svcd.protocols.echo import EchoFactory
@@ -73,7 +73,7 @@ def test_what_makes_a_factory_is_called(name: str) -> None:
 def test_what_needs_an_argument_gets_the_options(name: str) -> None:
     """All of the service's options, as attributes."""
     options = _made(name).options
-    assert isinstance(options, Options)
+    assert isinstance(options, ServiceOptions)
     assert options.nodelay is False
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from svcd.host.files import MOST_BYTES, LocalFiles
 from svcd.protocols.http.static_files import StaticFiles
-from svcd.wire.http_request import HttpError, Request
+from svcd.wire.http_request import HttpError, HttpRequest
 from tests.doubles import PEER, LogCatcher
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _open_below(folder: Path) -> list[str]:
 
 
 def _get(files: StaticFiles, target: bytes) -> Response:
-    return files.respond(Request("GET", target, {b"host": b"a"}, "1.1", keep_alive=True), PEER)
+    return files.respond(HttpRequest("GET", target, {b"host": b"a"}, "1.1", keep_alive=True), PEER)
 
 
 def _content(files: StaticFiles, target: bytes) -> bytes:
@@ -366,7 +366,7 @@ def test_finding_files_for_the_other_floors(tmp_path: Path) -> None:
 
 
 class _Budget:
-    """svcd.interfaces.Descriptors."""
+    """svcd.interfaces.DescriptorCounter."""
 
     def __init__(self) -> None:
         self.open = 1
@@ -421,5 +421,5 @@ def test_a_file_that_has_changed_is_another_one(root: Path, replaced: bool) -> N
 
 
 def _body(files: StaticFiles) -> Any:
-    request = Request("GET", b"/large.bin", {b"host": b"a"}, "1.1", keep_alive=True)
+    request = HttpRequest("GET", b"/large.bin", {b"host": b"a"}, "1.1", keep_alive=True)
     return files.respond(request, PEER).body

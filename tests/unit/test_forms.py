@@ -27,11 +27,11 @@ from svcd.log.events import (
     REFUSE,
     SAID,
     Event,
-    tell,
+    log_event,
 )
-from svcd.log.formats import JournaldForm, JsonForm, PriorityForm, TextForm, quote
+from svcd.log.formats import JournaldFormat, JsonFormat, SyslogPriorityFormat, TextFormat, quote
 from svcd.log.journald import datagram
-from svcd.log.writer import Journal, JournalObserver
+from svcd.log.writer import LogObserver, LogWriter
 from tests.doubles import keeping
 from tests.journald import parse_entry
 
@@ -46,7 +46,7 @@ NOW = 1_769_000_709.5
 def _entry(event: Event, constants: Mapping[str, object], **variables: object) -> dict[str, str]:
     """The fields of an entry, as the journal would have them."""
     lines: list[str] = []
-    journal = Journal(keeping(lines), JournaldForm(), clock=lambda: NOW)
+    journal = LogWriter(keeping(lines), JournaldFormat(), clock=lambda: NOW)
     filled = {name: journal.quoted(value) if isinstance(value, str) else value for name, value in variables.items()}
     journal.write(journal.template(event, constants, variables) % (filled or ()))
     (line,) = lines
@@ -60,24 +60,24 @@ def _entry(event: Event, constants: Mapping[str, object], **variables: object) -
 )  # fmt: skip
 def test_an_event_has_its_priority(event: Event, priority: int) -> None:
     """Connections are information, who gets nothing and what is lost a warning, what the daemon does a notice."""
-    for form in (TextForm(stamped=False), JsonForm(stamped=False)):
-        assert PriorityForm(form).template(event, {}, ()) == f"<{priority}>{form.template(event, {}, ())}"
+    for form in (TextFormat(stamped=False), JsonFormat(stamped=False)):
+        assert SyslogPriorityFormat(form).template(event, {}, ()) == f"<{priority}>{form.template(event, {}, ())}"
     assert _entry(event, {})["PRIORITY"] == str(priority)
 
 
 @pytest.mark.parametrize(("level", "priority"), [("debug", 7), ("info", 6), ("warn", 4), ("error", 3), ("critical", 2)])
 def test_a_log_line_has_its_writers_priority(level: str, priority: int) -> None:
     """What others log has the level that they gave it."""
-    line = PriorityForm(TextForm(stamped=False)).template(LOG, {"level": level, "message": "x"}, ())
+    line = SyslogPriorityFormat(TextFormat(stamped=False)).template(LOG, {"level": level, "message": "x"}, ())
     assert line == f"<{priority}>log level={level} message=x"
 
 
 def test_every_event_can_be_told_and_written() -> None:
     """Whatever level an event has, twisted.logger and syslog have one for it."""
     lines: list[str] = []
-    log = Logger(observer=JournalObserver(Journal(keeping(lines), PriorityForm(JsonForm(stamped=False)))))
+    log = Logger(observer=LogObserver(LogWriter(keeping(lines), SyslogPriorityFormat(JsonFormat(stamped=False)))))
     for each in _EVENTS:
-        tell(log, each)
+        log_event(log, each)
     assert [json.loads(line[3:])["event"] for line in lines] == [each.name for each in _EVENTS]
     assert [int(line[1]) for line in lines] == [PRIORITIES[each.level] for each in _EVENTS]
 
@@ -89,7 +89,7 @@ def test_json_has_a_level_and_one_type_for_each_field() -> None:
     for numbers in (whole, {**whole, **dict.fromkeys(NUMBERS, 0.25)}):
         for event in _EVENTS:
             known = {name: numbers[name] for name in event.fields if event is not LOG or name != "level"}
-            found = json.loads(JsonForm(stamped=False).template(event, {**known, "level": "warn"}, ()) % ())
+            found = json.loads(JsonFormat(stamped=False).template(event, {**known, "level": "warn"}, ()) % ())
             assert found.pop("event") == event.name
             assert found.pop("level") == ("warn" if event is LOG else event.level)
             assert found == known
@@ -98,7 +98,7 @@ def test_json_has_a_level_and_one_type_for_each_field() -> None:
 def test_a_priority_stands_before_everything() -> None:
     """Before the brace of a JSON object, and there is no time."""
     lines: list[str] = []
-    Journal(keeping(lines), PriorityForm(JsonForm(stamped=False))).record(READY, {"services": 1})
+    LogWriter(keeping(lines), SyslogPriorityFormat(JsonFormat(stamped=False))).record(READY, {"services": 1})
     assert lines == ['<5>{"event":"ready","level":"notice","services":1}']
 
 

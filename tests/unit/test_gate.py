@@ -15,13 +15,13 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from svcd.access.global_limit import Hall
+from svcd.access.global_limit import GlobalLimit
 from svcd.connections.admission_queue import Reception
 from svcd.connections.descriptor_budget import DescriptorBudget
-from svcd.connections.factory import GateKeeper
-from svcd.connections.wrapper import Gate
-from svcd.log.formats import JsonForm, TextForm
-from svcd.log.writer import Journal
+from svcd.connections.factory import TrackingFactory
+from svcd.connections.wrapper import ConnectionWrapper
+from svcd.log.formats import JsonFormat, TextFormat
+from svcd.log.writer import LogWriter
 from tests.doubles import LOCAL_PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
 
 if TYPE_CHECKING:
@@ -97,10 +97,12 @@ class _Gates:
         self.names = FakeNames()
         self.budget = DescriptorBudget(100, self.clock)
         self.factory = _Factory(kind)
-        journal = Journal(keeping(self.lines), (JsonForm if as_json else TextForm)(stamped=False), short=short)
+        journal = LogWriter(keeping(self.lines), (JsonFormat if as_json else TextFormat)(stamped=False), short=short)
         service = service_of(line)
-        self.entrance = Reception(self.clock, journal, files or FakeFiles(), self.budget, Hall()).entrance(service)
-        self.keeper = GateKeeper(
+        self.entrance = Reception(self.clock, journal, files or FakeFiles(), self.budget, GlobalLimit()).entrance(
+            service
+        )
+        self.keeper = TrackingFactory(
             service,
             self.factory,
             journal,
@@ -114,7 +116,7 @@ class _Gates:
     def connect(self, peer: IAddress = V4) -> tuple[Any, StreamDouble, Any]:
         """A connection: its gate, transport, protocol."""
         gate: Any = self.keeper.buildProtocol(peer)
-        assert isinstance(gate, Gate)
+        assert isinstance(gate, ConnectionWrapper)
         transport = StreamDouble(gate, peer=peer)
         gate.makeConnection(transport)
         return gate, transport, gate._protocol
@@ -284,7 +286,7 @@ def test_half_close_is_offered_only_where_it_is_answered() -> None:
     gate.writeConnectionLost()
     assert protocol.told == ["made", "read lost", "write lost"]
     plain, _, _ = _Gates(kind=_Service).connect()
-    assert isinstance(plain, Gate)
+    assert isinstance(plain, ConnectionWrapper)
     assert not IHalfCloseableProtocol.providedBy(plain)
 
 

@@ -8,12 +8,12 @@ import pytest
 
 from svcd.errors import ListenError
 from svcd.process.launch_options import LIMITS, excess
-from svcd.supervisor.launch_spec import FOLLOWS_USER, Account, account_of, root_needed, roots_refusals, spec_of
+from svcd.supervisor.launch_spec import FOLLOWS_USER, DaemonAccount, account_of, launch_spec, needs_root, roots_refusals
 from svcd.supervisor.root_given_up import RESTART, with_restart
 from tests.doubles import service_of
 from tests.unit.test_broken import desired
 
-ACCOUNT = Account((1024, 4096), 54_321, 54_321, ())
+ACCOUNT = DaemonAccount((1024, 4096), 54_321, 54_321, ())
 FIRST = "cat 7/tcp server=/bin/cat user=1 umask=027 nice=2 rlimit_cpu=5s env=A=b no_new_privs=yes"
 
 
@@ -24,8 +24,8 @@ def ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _refusals(line: str) -> list[str]:
-    service, row = service_of(line), spec_of(service_of(FIRST), ACCOUNT)
-    options = excess(row, spec_of(service, ACCOUNT), dict.fromkeys(LIMITS.values(), (-1, -1)))
+    service, row = service_of(line), launch_spec(service_of(FIRST), ACCOUNT)
+    options = excess(row, launch_spec(service, ACCOUNT), dict.fromkeys(LIMITS.values(), (-1, -1)))
     return list(map(str, roots_refusals(service, ACCOUNT, row, options)))
 
 
@@ -68,9 +68,9 @@ def test_a_service_that_the_nursery_does_not_know() -> None:
 def test_a_limit_above_the_daemons(monkeypatch: pytest.MonkeyPatch, own: tuple[int, int], needed: bool) -> None:
     """A daemon that has given root up can't raise it for a service without user= either."""
     monkeypatch.setattr("resource.getrlimit", lambda _which: own)
-    found = list(root_needed(service_of("cat 7/tcp server=/bin/cat rlimit_nproc=100"), ACCOUNT))
+    found = list(needs_root(service_of("cat 7/tcp server=/bin/cat rlimit_nproc=100"), ACCOUNT))
     assert [each.text.partition(":")[0] for each in found] == ["rlimit_nproc"] * needed
-    assert list(root_needed(service_of("cat 7/tcp server=/bin/cat rlimit_nproc=100"), Account((1, 2)))) == []
+    assert list(needs_root(service_of("cat 7/tcp server=/bin/cat rlimit_nproc=100"), DaemonAccount((1, 2)))) == []
 
 
 @pytest.mark.usefixtures("ordinary")

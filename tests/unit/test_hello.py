@@ -10,9 +10,9 @@ import pytest
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 
-from svcd.protocols.http.greeting import HelloPage
+from svcd.protocols.http.greeting import GreetingPage
 from svcd.protocols.http.response import Response
-from svcd.wire.http_request import HttpError, Request
+from svcd.wire.http_request import HttpError, HttpRequest
 from tests.doubles import LOCAL_PEER, FakeNames
 
 V4 = IPv4Address("TCP", "192.0.2.1", 40_000)
@@ -20,13 +20,13 @@ V6 = IPv6Address("TCP", "2001:db8::1", 40_001)
 HOSTILE = "<script>alert('&')</script>\"{0}"
 
 
-def _request(target: bytes = b"/") -> Request:
-    return Request("GET", target, {b"host": b"a"}, "1.1", keep_alive=True)
+def _request(target: bytes = b"/") -> HttpRequest:
+    return HttpRequest("GET", target, {b"host": b"a"}, "1.1", keep_alive=True)
 
 
 def _page(host: str | None, peer: IPv4Address | IPv6Address = V4) -> str:
     names = FakeNames()
-    answer = HelloPage(names).respond(_request(), peer)
+    answer = GreetingPage(names).respond(_request(), peer)
     assert isinstance(answer, Deferred)
     assert not answer.called
     assert names.asked[0][0] == peer.host
@@ -72,7 +72,7 @@ def test_a_hostile_name_is_only_text() -> None:
 def test_a_local_client_is_greeted_too() -> None:
     """A UNIX socket has no name to look up."""
     names = FakeNames()
-    response = HelloPage(names).respond(_request(), LOCAL_PEER)
+    response = GreetingPage(names).respond(_request(), LOCAL_PEER)
     assert isinstance(response, Response)
     assert b"Hello, local user!" in response.content
     assert not names.asked
@@ -83,11 +83,11 @@ def test_there_is_no_other_page(target: bytes, status: int) -> None:
     """Everything but / is an error, before any name is looked up."""
     names = FakeNames()
     with pytest.raises(HttpError) as caught:
-        HelloPage(names).respond(_request(target), V4)
+        GreetingPage(names).respond(_request(target), V4)
     assert caught.value.status == status
     assert not names.asked
 
 
 def test_a_query_is_ignored() -> None:
     """The page is the same with one."""
-    assert isinstance(HelloPage(FakeNames()).respond(_request(b"/?a=b"), V4), Deferred)
+    assert isinstance(GreetingPage(FakeNames()).respond(_request(b"/?a=b"), V4), Deferred)

@@ -51,7 +51,7 @@ class _File:
 
 
 class _Counter:
-    """svcd.interfaces.Descriptors with a limit."""
+    """svcd.interfaces.DescriptorCounter with a limit."""
 
     def __init__(self, limit: int) -> None:
         self.open = 0

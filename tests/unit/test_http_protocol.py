@@ -16,7 +16,7 @@ from svcd.protocols.base import LINGER_SECONDS
 from svcd.protocols.http.connections import LOOK_SECONDS
 from svcd.protocols.http.response import Response, text_response
 from svcd.protocols.http.server import HttpFactory
-from svcd.wire.http_request import MOST_TARGET, HttpError, Request
+from svcd.wire.http_request import MOST_TARGET, HttpError, HttpRequest
 from tests.doubles import PEER, LogCatcher, StreamDouble
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class _Handler:
         self.planned = planned
         self.asked: list[str] = []
 
-    def respond(self, request: Request, peer: IAddress) -> Any:
+    def respond(self, request: HttpRequest, peer: IAddress) -> Any:
         """Answer."""
         assert peer == PEER
         name = request.target.decode().strip("/")

@@ -16,8 +16,8 @@ import pytest
 import svcd.cli.install
 from svcd.cli import main
 from svcd.cli.completion import bash, zsh
-from svcd.cli.file_installer import Artefact, Placer
-from svcd.cli.install_files import Place, artefacts, why_not
+from svcd.cli.file_installer import FileInstaller, InstalledFile
+from svcd.cli.install_files import InstallPath, artefacts, why_not
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,19 +30,19 @@ class _House:
         self.folder = folder
         self.said: list[str] = []
 
-    def placer(self, *, dry: bool = False) -> Placer:
+    def placer(self, *, dry: bool = False) -> FileInstaller:
         """As a new process has it."""
         self.said.clear()
 
         def say(verb: str, path: Path) -> None:
             self.said.append(f"{verb} {path.relative_to(self.folder)}")
 
-        return Placer(self.folder / "share/manifest", say, dry=dry)
+        return FileInstaller(self.folder / "share/manifest", say, dry=dry)
 
     def place(self, *, dry: bool = False, spare: bool = False, **texts: str) -> None:
         """Install files of these names in the folder `a`."""
         self.placer(dry=dry).place(
-            [Artefact(self.folder / "a" / name, text, spare=spare) for name, text in texts.items()]
+            [InstalledFile(self.folder / "a" / name, text, spare=spare) for name, text in texts.items()]
         )
 
     def take_back(self) -> None:
@@ -163,9 +163,9 @@ def test_what_was_written_before_a_failure_is_remembered(house: _House) -> None:
     with pytest.raises(OSError):
         house.placer().place(
             [
-                Artefact(house.folder / "one", "1"),
-                Artefact(house.folder / "one/two", "2"),
-                Artefact(house.folder / "x", ""),
+                InstalledFile(house.folder / "one", "1"),
+                InstalledFile(house.folder / "one/two", "2"),
+                InstalledFile(house.folder / "x", ""),
             ]
         )
     assert house.files() == {"one": "1"}
@@ -307,13 +307,13 @@ def test_an_environment_that_the_daemon_cannot_use(
     assert "warning: " in capsys.readouterr().err
 
 
-def _environment(folder: Path, script: str) -> Place:
+def _environment(folder: Path, script: str) -> InstallPath:
     scripts = folder / "env/bin"
     scripts.mkdir(parents=True)
     twistd = scripts / "twistd"
     twistd.write_text(f"#!/bin/sh\n{script}\n")
     twistd.chmod(0o755)
-    return Place(Path("/usr/local"), scripts)
+    return InstallPath(Path("/usr/local"), scripts)
 
 
 @pytest.mark.parametrize(
@@ -340,20 +340,20 @@ def test_folders_that_the_daemon_cannot_enter(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("svcd.cli.install_files._HIDDEN", ())
     (tmp_path / "env").chmod(0o700)
     assert f"may not enter {tmp_path / 'env'}" in why_not(place, Path("/usr/bin/python3"))
-    missing = Place(Path("/usr/local"), Path("/nowhere/bin"))
+    missing = InstallPath(Path("/usr/local"), Path("/nowhere/bin"))
     monkeypatch.setattr("svcd.cli.install_files._open_to_all", lambda _folder: True)
     assert "/nowhere/bin/twistd does not start" in why_not(missing, Path("/usr/bin/python3"))
 
 
 def test_unusual_paths_are_quoted(tmp_path: Path, parser: argparse.ArgumentParser) -> None:
     """As systemd and the shell read them."""
-    place = Place(tmp_path / "a b%c", Path("/opt/my svcd's/bin"))
+    place = InstallPath(tmp_path / "a b%c", Path("/opt/my svcd's/bin"))
     texts = {str(each.path.relative_to(place.prefix)): each.text for each in artefacts(place, parser)}
     services = str(place.services).replace("%", "%%")
     start = f'"/opt/my svcd\'s/bin/twistd" --nodaemon --pidfile= svcd --services "{services}" --control /run'
     assert f"ExecStart={start}" in texts["lib/systemd/system/svcd.service"]
     assert texts["bin/svcctl"] == "#!/bin/sh\nexec '/opt/my svcd'\\''s/bin/svcctl' \"$@\"\n"
-    assert Place(Path("/usr")).services == Place(Path("/usr/local")).services == Path("/etc/svcd/services")
+    assert InstallPath(Path("/usr")).services == InstallPath(Path("/usr/local")).services == Path("/etc/svcd/services")
 
 
 @pytest.mark.parametrize("fails", ["", "systemctl"])
@@ -363,7 +363,7 @@ def test_the_machines_systemd_is_told(
     """Users and folders are made, units are read again, the service is stopped before its unit goes; or it fails."""
     monkeypatch.setattr(svcd.cli.install, "_BOOTED", tmp_path)
     monkeypatch.setattr(svcd.cli.install_files, "SYSTEM_PREFIXES", (tmp_path / "p",))
-    monkeypatch.setattr(Place, "services", tmp_path / "p/etc/svcd/services")
+    monkeypatch.setattr(InstallPath, "services", tmp_path / "p/etc/svcd/services")
     tools = tmp_path / "tools"
     tools.mkdir()
     log = tmp_path / "log"
@@ -392,7 +392,7 @@ def test_a_machine_without_systemd(
     """The files are written; it says what is to be done once it runs."""
     monkeypatch.setattr(svcd.cli.install, "_BOOTED", tmp_path / "none")
     monkeypatch.setattr(svcd.cli.install_files, "SYSTEM_PREFIXES", (tmp_path / "p",))
-    monkeypatch.setattr(Place, "services", tmp_path / "p/etc/svcd/services")
+    monkeypatch.setattr(InstallPath, "services", tmp_path / "p/etc/svcd/services")
     assert "systemd does not run here; once it does: systemctl enable --now svcd" in run("install")
     run("uninstall")
     assert json.dumps([str(path) for path in tmp_path.iterdir()]) == "[]"

@@ -17,9 +17,9 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from svcd.log import writer as journal_module
-from svcd.log.events import ACCEPT, CLOSE, END, LISTEN, PAUSE, READY, tell
-from svcd.log.formats import Form, JsonForm, TextForm, quote
-from svcd.log.writer import FLUSH_LINES, FLUSH_SECONDS, KEEP_LINES, Journal, JournalObserver
+from svcd.log.events import ACCEPT, CLOSE, END, LISTEN, PAUSE, READY, log_event
+from svcd.log.formats import JsonFormat, LineFormat, TextFormat, quote
+from svcd.log.writer import FLUSH_LINES, FLUSH_SECONDS, KEEP_LINES, LogObserver, LogWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -60,11 +60,11 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     time.tzset()
 
 
-def _form(as_json: bool, *, stamped: bool = True) -> Form:
-    return (JsonForm if as_json else TextForm)(stamped=stamped)
+def _form(as_json: bool, *, stamped: bool = True) -> LineFormat:
+    return (JsonFormat if as_json else TextFormat)(stamped=stamped)
 
 
-def _end(journal: Journal, peer: str = "192.0.2.1:5") -> str:
+def _end(journal: LogWriter, peer: str = "192.0.2.1:5") -> str:
     template = journal.template(END, {"service": "echo/tcp"}, ("peer", "id", "in", "out", "seconds", "reason", "count"))
     return template % {
         "peer": journal.quoted(peer),
@@ -80,7 +80,7 @@ def _end(journal: Journal, peer: str = "192.0.2.1:5") -> str:
 @pytest.mark.usefixtures("zone")
 def test_a_line_of_text(sink: _Sink) -> None:
     """Time with offset and milliseconds, event, fields in the event's order."""
-    journal = Journal(sink, clock=lambda: NOW)
+    journal = LogWriter(sink, clock=lambda: NOW)
     journal.write(_end(journal))
     assert sink.lines == [
         (
@@ -93,7 +93,7 @@ def test_a_line_of_text(sink: _Sink) -> None:
 @pytest.mark.usefixtures("zone")
 def test_a_line_of_json(sink: _Sink) -> None:
     """The same as one JSON object, numbers as numbers."""
-    journal = Journal(sink, JsonForm(), clock=lambda: NOW)
+    journal = LogWriter(sink, JsonFormat(), clock=lambda: NOW)
     journal.write(_end(journal))
     (line,) = sink.lines
     assert json.loads(line) == {
@@ -115,7 +115,7 @@ def test_a_line_of_json(sink: _Sink) -> None:
 def test_lines_for_syslog_have_no_time(sink: _Sink) -> None:
     """Syslog has its own."""
     for as_json in (False, True):
-        journal = Journal(sink, _form(as_json, stamped=False))
+        journal = LogWriter(sink, _form(as_json, stamped=False))
         journal.write(_end(journal))
     assert sink.lines[0].startswith("end service=")
     assert json.loads(sink.lines[1])["event"] == "end"
@@ -124,7 +124,7 @@ def test_lines_for_syslog_have_no_time(sink: _Sink) -> None:
 def test_the_stamp_follows_the_clock_and_the_zone(sink: _Sink, zone: pytest.MonkeyPatch) -> None:
     """Every line has its own time; summer time and other offsets are written as they are."""
     moment = [NOW]
-    journal = Journal(sink, clock=lambda: moment[0])
+    journal = LogWriter(sink, clock=lambda: moment[0])
     for after in (0.0, 0.0009, 0.4999, 0.5, 15_552_000.0):
         moment[0] = NOW + after
         journal.write("x")
@@ -165,7 +165,7 @@ def test_a_value_cannot_forge_a_line(value: str) -> None:
     """Whatever a client is called, its line stays one line of the same words, and the value can be had back."""
     texts, objects = _Sink(), _Sink()
     for as_json, each in ((False, texts), (True, objects)):
-        journal = Journal(each, _form(as_json), clock=lambda: NOW)
+        journal = LogWriter(each, _form(as_json), clock=lambda: NOW)
         journal.write(_end(journal, value))
     (line,) = texts.lines
     assert line.isascii()
@@ -185,7 +185,7 @@ def test_a_constant_cannot_break_a_template(value: str) -> None:
     """A service's name may hold percent signs and quotes."""
     for as_json in (False, True):
         sink = _Sink()
-        journal = Journal(sink, _form(as_json), clock=lambda: NOW)
+        journal = LogWriter(sink, _form(as_json), clock=lambda: NOW)
         journal.write(journal.template(ACCEPT, {"service": value}, ("id",)) % {"id": 3})
         if as_json:
             assert json.loads(sink.lines[0])["service"] == value
@@ -194,13 +194,13 @@ def test_a_constant_cannot_break_a_template(value: str) -> None:
 
 def test_fields_that_were_not_chosen_are_left_out(sink: _Sink) -> None:
     """A template has constants and variables, in the order of the event, and nothing else."""
-    journal = Journal(sink)
+    journal = LogWriter(sink)
     assert journal.template(ACCEPT, {"pid": 5, "service": "a"}, ("count",)) == "accept service=a count=%(count)d pid=5"
 
 
 def test_before_the_reactor_runs_lines_are_written_at_once(sink: _Sink) -> None:
     """Without a timer nothing waits."""
-    journal = Journal(sink)
+    journal = LogWriter(sink)
     journal.write("a")
     journal.write("b")
     assert len(sink.lines) == 2
@@ -209,7 +209,7 @@ def test_before_the_reactor_runs_lines_are_written_at_once(sink: _Sink) -> None:
 def test_lines_wait_a_bounded_time_for_company(sink: _Sink) -> None:
     """All lines of a short while go to the sink in one call."""
     clock = Clock()
-    journal = Journal(sink)
+    journal = LogWriter(sink)
     journal.flush_by(clock.callLater)
     for line in "abc":
         journal.write(line)
@@ -227,7 +227,7 @@ def test_lines_wait_a_bounded_time_for_company(sink: _Sink) -> None:
 def test_many_lines_do_not_wait(sink: _Sink) -> None:
     """At a thousand lines the buffer goes out, with no time passed."""
     clock = Clock()
-    journal = Journal(sink)
+    journal = LogWriter(sink)
     journal.flush_by(clock.callLater)
     for _ in range(FLUSH_LINES - 1):
         journal.write("x")
@@ -238,14 +238,14 @@ def test_many_lines_do_not_wait(sink: _Sink) -> None:
 
 def test_a_flush_without_lines_touches_nothing(sink: _Sink) -> None:
     """An idle journal does not wake the disk."""
-    Journal(sink).flush()
+    LogWriter(sink).flush()
     assert sink.calls == 0
 
 
 def test_a_failing_sink_loses_nothing_that_fits(sink: _Sink) -> None:
     """Lines are kept in order until the place can be written again, and nothing is said to be lost."""
     clock = Clock()
-    journal = Journal(sink, TextForm(stamped=False))
+    journal = LogWriter(sink, TextFormat(stamped=False))
     journal.flush_by(clock.callLater)
     sink.failing = True
     journal.write("a")
@@ -261,7 +261,7 @@ def test_a_failing_sink_loses_nothing_that_fits(sink: _Sink) -> None:
 def test_what_had_to_be_given_up_is_said(sink: _Sink) -> None:
     """Of too many lines the oldest are kept, and a line in the place of the others counts them."""
     clock = Clock()
-    journal = Journal(sink, TextForm(stamped=False))
+    journal = LogWriter(sink, TextFormat(stamped=False))
     journal.flush_by(clock.callLater)
     sink.failing = True
     for number in range(KEEP_LINES + 25):
@@ -294,7 +294,7 @@ def test_what_is_lost_is_said_in_its_place(monkeypatch: pytest.MonkeyPatch) -> N
         taken.extend(lines[:count])
         return count
 
-    journal = Journal(sink, clock=lambda: moment[0])
+    journal = LogWriter(sink, clock=lambda: moment[0])
     journal.flush_by(clock.callLater)
     for number in range(6):
         moment[0] += 1
@@ -316,7 +316,7 @@ def test_what_is_lost_is_said_in_its_place(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_event_of_another_thread_is_written_in_the_reactors(sink: _Sink) -> None:
     """Lines keep their order, and the buffer belongs to one thread."""
     calls: queue.Queue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.Queue()
-    journal = Journal(sink, TextForm(stamped=False))
+    journal = LogWriter(sink, TextFormat(stamped=False))
     journal.flush_by(Clock().callLater, lambda call, *arguments: calls.put((call, arguments)))
     thread = threading.Thread(target=journal.record, args=(READY, {"services": 1}))
     thread.start()
@@ -329,16 +329,16 @@ def test_an_event_of_another_thread_is_written_in_the_reactors(sink: _Sink) -> N
 
 
 def _observed(sink: _Sink, *, as_json: bool = True) -> Logger:
-    return Logger(observer=JournalObserver(Journal(sink, _form(as_json), clock=lambda: NOW)))
+    return Logger(observer=LogObserver(LogWriter(sink, _form(as_json), clock=lambda: NOW)))
 
 
 def test_the_daemons_own_events_keep_their_fields(sink: _Sink) -> None:
     """What is told through twisted.logger is written as an event, not as a message."""
     log = _observed(sink)
-    tell(log, LISTEN, service="echo/tcp", address="0.0.0.0:7", runs="echo", other="not a field")
-    tell(log, READY, services=1, listeners=2, reactor="UV")
-    tell(log, PAUSE, reason="descriptors", connections=5, limit=5)
-    tell(log, CLOSE, service="echo/tcp", address="0.0.0.0:7", datagrams=3)
+    log_event(log, LISTEN, service="echo/tcp", address="0.0.0.0:7", runs="echo", other="not a field")
+    log_event(log, READY, services=1, listeners=2, reactor="UV")
+    log_event(log, PAUSE, reason="descriptors", connections=5, limit=5)
+    log_event(log, CLOSE, service="echo/tcp", address="0.0.0.0:7", datagrams=3)
     found = [json.loads(line) for line in sink.lines]
     for each in found:
         del each["time"]
@@ -353,7 +353,7 @@ def test_the_daemons_own_events_keep_their_fields(sink: _Sink) -> None:
 def test_an_event_has_a_text_for_other_observers() -> None:
     """With a --logger of the user's own, the event reads as its line would."""
     events: list[dict[str, Any]] = []
-    tell(Logger(observer=events.append), PAUSE, reason="descriptors", connections=5, limit=6)  # type: ignore[arg-type]
+    log_event(Logger(observer=events.append), PAUSE, reason="descriptors", connections=5, limit=6)  # type: ignore[arg-type]
     (event,) = events
     assert event["log_level"] is LogLevel.warn
     assert event["log_format"].format(**event) == "pause reason=descriptors connections=5 limit=6"
@@ -384,7 +384,7 @@ def test_a_traceback_is_one_line(sink: _Sink) -> None:
 def test_an_event_is_not_left_in_the_buffer(sink: _Sink) -> None:
     """What the daemon says is written at once, behind the lines that wait."""
     clock = Clock()
-    journal = Journal(sink, TextForm(stamped=False))
+    journal = LogWriter(sink, TextFormat(stamped=False))
     journal.flush_by(clock.callLater)
     journal.write("accept")
     journal.record(READY, {"services": 1})

@@ -6,22 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.config.lexer import Line, Word, decode, split
-from svcd.model import Problem
+from svcd.config.lexer import LogicalLine, Word, decode, split
+from svcd.model import ConfigProblem
 
 
 def _lines(text: str) -> list[list[str]]:
     """The words of each line of a text without mistakes."""
     lines = []
     for line in split(text, "s"):
-        assert isinstance(line, Line), str(line)
+        assert isinstance(line, LogicalLine), str(line)
         assert not line.broken
         lines.append([word.text for word in line.words])
     return lines
 
 
 def _mistakes(text: str) -> list[str]:
-    return [str(each) for each in split(text, "s") if isinstance(each, Problem)]
+    return [str(each) for each in split(text, "s") if isinstance(each, ConfigProblem)]
 
 
 @pytest.mark.parametrize(
@@ -83,22 +83,22 @@ def test_mistakes(text: str, mistakes: list[str]) -> None:
 def test_a_line_with_a_mistake_is_broken_as_a_whole() -> None:
     """Neither the words before the mistake nor the lines that continue it are used."""
     found = list(split("a 'b\n c\nd", "s"))
-    assert [type(each) for each in found] == [Problem, Line, Line]
-    assert [each.broken for each in found if isinstance(each, Line)] == [True, False]
+    assert [type(each) for each in found] == [ConfigProblem, LogicalLine, LogicalLine]
+    assert [each.broken for each in found if isinstance(each, LogicalLine)] == [True, False]
 
 
 def test_a_line_whose_first_word_is_a_mistake_takes_its_continuations_along() -> None:
     """A continuation of a line that can't be read is not told to stand alone."""
     found = list(split("'b\n c\nd", "s"))
-    assert sum(isinstance(each, Problem) for each in found) == 1
-    assert [[word.text for word in each.words] for each in found if isinstance(each, Line) and not each.broken] == [
-        ["d"]
-    ]
+    assert sum(isinstance(each, ConfigProblem) for each in found) == 1
+    assert [
+        [word.text for word in each.words] for each in found if isinstance(each, LogicalLine) and not each.broken
+    ] == [["d"]]
 
 
 def test_places_count_characters_from_one() -> None:
     """A word's place is where it begins, quote included, in lines and characters."""
-    (line,) = (each for each in split("é 'b c'\n  d", "s") if isinstance(each, Line))
+    (line,) = (each for each in split("é 'b c'\n  d", "s") if isinstance(each, LogicalLine))
     assert [str(word.place) for word in line.words] == ["s:1:1", "s:1:3", "s:2:3"]
     assert str(line.words[0].after(3)) == "s:1:4"
 
@@ -130,7 +130,7 @@ def test_any_text_gives_lines_and_problems(text: str) -> None:
     """Whatever the text, every line has words, and every place lies in the text."""
     rows = text.split("\n")
     for each in split(text, "s"):
-        if isinstance(each, Line):
+        if isinstance(each, LogicalLine):
             assert each.words
             assert all(isinstance(word, Word) for word in each.words)
             places = [word.place for word in each.words]

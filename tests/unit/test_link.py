@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from svcd.process.launcher_client import MOST_WAITING, Link
+from svcd.process.launcher_client import MOST_WAITING, LauncherClient
 from svcd.process.launcher_protocol import MOST_UNANSWERED, LauncherProtocol
 from svcd.process.messages import (
     LARGEST,
@@ -27,17 +27,17 @@ from svcd.process.messages import (
     Ended,
     Failed,
     Idle,
-    Launched,
+    LauncherStarted,
     Message,
     Ready,
-    Said,
     Signal,
     Started,
     Starting,
+    StderrLine,
     pack,
-    read,
+    parse,
 )
-from svcd.process.spec import Identity, Spec
+from svcd.process.spec import LaunchSpec, ProcessCredentials
 from svcd.process.stderr import LONGEST_BLOCK
 from svcd.process.stderr_limit import OutputLimit
 from tests.doubles import FakeReactor, LogCatcher
@@ -45,7 +45,7 @@ from tests.doubles import FakeReactor, LogCatcher
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svcd.process.launcher_events import Reports
+    from svcd.process.launcher_events import LauncherEvents
 
 
 class _Service:
@@ -60,9 +60,11 @@ class _Service:
         self.launcher: socket.socket | None = None
         self.clients: list[socket.socket] = []
         self.killed: list[int] = []
-        self.link = Link(self.reactor, Spec("cat/tcp", Identity(), {}, handler="m:f", **options), self, self)
+        self.link = LauncherClient(
+            self.reactor, LaunchSpec("cat/tcp", ProcessCredentials(), {}, handler="m:f", **options), self, self
+        )
 
-    def launch(self, link: Link) -> None:
+    def launch(self, link: LauncherClient) -> None:
         assert link is self.link
         self.asked += 1
 
@@ -72,7 +74,7 @@ class _Service:
     def kill(self, pid: int) -> None:
         self.killed.append(pid)
 
-    def renew(self, reports: Reports) -> Link:
+    def renew(self, reports: LauncherEvents) -> LauncherClient:
         raise NotImplementedError
 
     def started(self, number: int, pid: int) -> None:
@@ -142,7 +144,7 @@ class _Service:
         """What the launcher is told next, and with which descriptor."""
         assert self.launcher is not None
         packet, rights, _, _ = self.launcher.recvmsg(LARGEST, socket.CMSG_SPACE(4))
-        return read(packet), ONE_DESCRIPTOR.unpack(rights[0][2])[0] if rights else None
+        return parse(packet), ONE_DESCRIPTOR.unpack(rights[0][2])[0] if rights else None
 
     def take(self) -> int:
         """Take a connection as the launcher does; returns its number."""
@@ -217,7 +219,9 @@ def test_reports_are_passed_on(service: _Service) -> None:
     service.attach()
     service.say(Ready())
     service.serve(1)
-    service.say(Starting(1), Started(1, 55), Said(1, b"hi"), Ended(1, 256), Said(1, b"rest"), Dropped(3, 40))
+    service.say(
+        Starting(1), Started(1, 55), StderrLine(1, b"hi"), Ended(1, 256), StderrLine(1, b"rest"), Dropped(3, 40)
+    )
     texts = [("started", 1, 55), ("said", 1, b"hi"), Ended(1, 256), ("said", 1, b"rest"), ("dropped", 3, 40)]
     assert (service.heard, service.killed) == (texts, [])
 
@@ -301,8 +305,8 @@ WRONG = {
     "cut off": b"E",
     "empty": b"",
     "an order": pack(Signal(1, 2, 3)),
-    "the nursery's": pack(Launched(1, 2)),
-    "too long": pack(Said(1, b"x" * LARGEST)) + b"x",
+    "the nursery's": pack(LauncherStarted(1, 2)),
+    "too long": pack(StderrLine(1, b"x" * LARGEST)) + b"x",
     "a second Ready": pack(Ready()),
     "Starting unknown": pack(Starting(7)),
     "Starting again": pack(Starting(2)),
@@ -321,8 +325,8 @@ WRONG = {
     "Ended with no number": pack(Ended(3, 0, float("nan"))),
     "Ended with less than no time": pack(Ended(3, 0, 0.0, -1.0)),
     "Ended with no count": pack(Ended(3, 0, 0.0, 0.0, -2)),
-    "output of nobody": pack(Said(7, b"x")),
-    "output in one piece": pack(Said(1, b"x" * (LONGEST_BLOCK + 1))),
+    "output of nobody": pack(StderrLine(7, b"x")),
+    "output in one piece": pack(StderrLine(1, b"x" * (LONGEST_BLOCK + 1))),
     "Idle with a process": pack(Idle()),
     "Changed unasked": pack(Changed(b"m")),
 }
@@ -355,7 +359,7 @@ def test_a_launcher_that_breaks_the_protocol_is_ended(service: _Service, packet:
     assert service.take() == 1
 
 
-@pytest.mark.parametrize("report", [Starting(1), Said(0, b"x"), Idle(), Dropped(1, 1), Ended(1, 0)])
+@pytest.mark.parametrize("report", [Starting(1), StderrLine(0, b"x"), Idle(), Dropped(1, 1), Ended(1, 0)])
 def test_nothing_comes_before_ready(service: _Service, report: Message) -> None:
     """What is not ready has nothing to say of connections."""
     service.serve(1)
@@ -371,7 +375,7 @@ def test_a_reason_has_a_greatest_length(service: _Service) -> None:
     assert service.killed == [100]
 
 
-@pytest.mark.parametrize("report", [Said(0, b"x"), Dropped(1, 1)])
+@pytest.mark.parametrize("report", [StderrLine(0, b"x"), Dropped(1, 1)])
 def test_more_output_than_a_launcher_lets_through(report: Message) -> None:
     """One that does not keep to stderr_rate is ended; what its socket holds is no reason."""
     service = _Service(stderr_lines=10, stderr_bytes=65_536)
@@ -396,7 +400,7 @@ _REPORTS: st.SearchStrategy[Message] = st.one_of(
     st.builds(Started, _NUMBERS, st.integers(-1, 60)),
     st.builds(Failed, _NUMBERS, st.integers(-1, 40)),
     st.builds(Ended, _NUMBERS, st.sampled_from([0, 9, 256, 0x137F]), st.floats(), st.floats(), _COUNTS, _COUNTS),
-    st.builds(Said, _NUMBERS, st.binary(max_size=5)),
+    st.builds(StderrLine, _NUMBERS, st.binary(max_size=5)),
     st.builds(Dropped, _NUMBERS, _NUMBERS),
     st.builds(Ready, st.sampled_from([b"", b"no"])),
     st.just(Idle()),

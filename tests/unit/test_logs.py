@@ -12,9 +12,9 @@ import pytest
 
 from svcd.errors import StartFailure
 from svcd.log.events import ACCEPT, STOP
-from svcd.log.setup import LogOutput
-from svcd.log.sinks import JournaldPlace
-from svcd.log.writer import JournalObserver
+from svcd.log.setup import LogSetup
+from svcd.log.sinks import JournaldSink
+from svcd.log.writer import LogObserver
 from tests.journald import FakeJournald
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def usr1() -> Iterator[None]:
     signal.signal(signal.SIGUSR1, before)
 
 
-def _output(path: Path | str, **options: object) -> LogOutput:
-    output = LogOutput({"logfile": str(path), **options})
+def _output(path: Path | str, **options: object) -> LogSetup:
+    output = LogSetup({"logfile": str(path), **options})
     assert output.observer() is not None
     return output
 
@@ -126,19 +126,19 @@ def test_a_device_is_written_to_and_left_alone(tmp_path: Path) -> None:
 def test_a_daemon_has_no_standard_output() -> None:
     """Logging to - is for the foreground."""
     with pytest.raises(StartFailure, match="use --logfile FILE, or -n"):
-        LogOutput({"logfile": "-"}).observer()
+        LogSetup({"logfile": "-"}).observer()
 
 
 def test_a_logger_of_the_users_own_is_left_alone() -> None:
     """With --logger there is no place of ours."""
-    assert LogOutput({"logger": object()}).observer() is None
+    assert LogSetup({"logger": object()}).observer() is None
 
 
 @pytest.fixture
 def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeJournald]:
-    """A journald that LogOutput finds."""
+    """A journald that LogSetup finds."""
     fake = FakeJournald(tmp_path / "socket")
-    monkeypatch.setattr("svcd.log.setup.JournaldPlace", lambda: JournaldPlace(str(fake.path)))
+    monkeypatch.setattr("svcd.log.setup.JournaldSink", lambda: JournaldSink(str(fake.path)))
     yield fake
     if fake.path.exists():
         fake.close()
@@ -158,9 +158,9 @@ def stdout_is_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 def test_the_journal_can_be_asked_for(journald: FakeJournald) -> None:
     """Then it is neither the terminal nor a file; what the daemon says and what connections do come with fields."""
-    output = LogOutput({"nodaemon": True}, "journald")
+    output = LogSetup({"nodaemon": True}, "journald")
     assert not output.on_terminal
-    assert isinstance(output.observer(), JournalObserver)
+    assert isinstance(output.observer(), LogObserver)
     output.journal.record(STOP, {"connections": 3})
     entry = journald.take()
     assert (entry["SVCD_EVENT"], entry["SVCD_CONNECTIONS"], entry["PRIORITY"]) == ("stop", "3", "5")
@@ -169,7 +169,7 @@ def test_the_journal_can_be_asked_for(journald: FakeJournald) -> None:
 
 def test_a_journal_that_was_asked_for_must_be_there(journald: FakeJournald) -> None:
     """Otherwise the start ends with the cause."""
-    output = LogOutput({"nodaemon": True}, "journald")
+    output = LogSetup({"nodaemon": True}, "journald")
     journald.close()
     with pytest.raises(StartFailure, match="can't reach journald: No such file or directory; use another --log-format"):
         output.observer()
@@ -179,7 +179,7 @@ def test_the_end_waits_until_journald_has_read_everything(
     journald: FakeJournald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also what was sent, for an entry has its unit only if its process is there when it is read."""
-    output = LogOutput({"nodaemon": True}, "journald")
+    output = LogSetup({"nodaemon": True}, "journald")
     output.observer()
     output.journal.flush_by(lambda *_call: None)
     count = 2000
@@ -203,7 +203,7 @@ def test_what_the_log_lacks_at_the_end_is_said(
     journald: FakeJournald, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A journald that reads nothing is waited for so long; then the standard error has how much is missing."""
-    output = LogOutput({"nodaemon": True}, "journald")
+    output = LogSetup({"nodaemon": True}, "journald")
     output.observer()
     output.journal.flush_by(lambda *_call: None)
     for number in range(2000):
@@ -227,7 +227,7 @@ def test_what_the_log_lacks_at_the_end_is_said(
 
 def test_a_standard_output_that_is_the_journal(journald: FakeJournald, stdout_is_journal: Path) -> None:
     """The same lines go there with their fields, without a word of the user's."""
-    output = LogOutput({"nodaemon": True})
+    output = LogSetup({"nodaemon": True})
     assert output.observer() is not None
     output.journal.record(STOP, {"connections": 3})
     assert journald.take()["MESSAGE"] == "stop connections=3"
@@ -246,7 +246,7 @@ def test_a_word_of_the_users_wins(
 ) -> None:  # fmt: skip
     """Who names a format or a file gets that, from the journal's standard output too."""
     monkeypatch.chdir(tmp_path)
-    output = LogOutput({"nodaemon": True, **options}, log_format)
+    output = LogSetup({"nodaemon": True, **options}, log_format)
     output.observer()
     output.journal.record(STOP, {})
     assert (tmp_path / options.get("logfile", "stdout")).read_text().endswith(f"{line}\n")
@@ -258,7 +258,7 @@ def test_another_standard_output_stays_text(stream: str, stdout_is_journal: Path
                                             monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     """As of a program whose output was redirected."""
     monkeypatch.setenv("JOURNAL_STREAM", stream)
-    output = LogOutput({"nodaemon": True})
+    output = LogSetup({"nodaemon": True})
     output.observer()
     output.journal.record(STOP, {})
     assert stdout_is_journal.read_text().endswith(" stop\n")
@@ -270,7 +270,7 @@ def test_a_journal_that_can_not_be_reached_is_written_by_the_output(
 ) -> None:
     """A container may have the one and not the other."""
     journald.close()
-    output = LogOutput({"nodaemon": True})
+    output = LogSetup({"nodaemon": True})
     output.observer()
     output.journal.record(STOP, {})
     assert stdout_is_journal.read_text().endswith(" stop\n")
@@ -281,7 +281,7 @@ def test_syslog_gets_lines_without_time(monkeypatch: pytest.MonkeyPatch) -> None
     told: list[object] = []
     monkeypatch.setattr("syslog.openlog", lambda *arguments: told.append(arguments[0]))
     monkeypatch.setattr("syslog.syslog", lambda *arguments: told.append(arguments))
-    output = LogOutput({"syslog": True, "prefix": "me"}, "json")
+    output = LogSetup({"syslog": True, "prefix": "me"}, "json")
     assert not output.on_terminal
     output.observer()
     output.journal.record(STOP, {})
@@ -290,7 +290,7 @@ def test_syslog_gets_lines_without_time(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_shortening_is_the_journals() -> None:
     """Keepers ask it."""
-    assert LogOutput({"logger": object()}, short=True).journal.peer_text("192.0.2.1", 7) == "192.0.2.0"
-    journal = LogOutput({"logger": object()}).journal
+    assert LogSetup({"logger": object()}, short=True).journal.peer_text("192.0.2.1", 7) == "192.0.2.0"
+    journal = LogSetup({"logger": object()}).journal
     assert journal.peer_text("192.0.2.1", 7) == "192.0.2.1:7"
     assert journal.template(ACCEPT, {}, ()) == "<6>accept"

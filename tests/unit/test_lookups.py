@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from svcd.addresses import HostPort
 from svcd.errors import UnavailableError
 from svcd.host import info as machine_module
-from svcd.host.info import LocalMachine
+from svcd.host.info import Host
 from svcd.net.lookups import LookupPool
 from svcd.net.resolver import system_addresses, twisted_address
 from svcd.protocols import outgoing as outgoing_module
@@ -241,7 +241,7 @@ class _Reactor(MemoryReactorClock):
         self.thread_calls: queue.Queue[tuple[Any, ...]] = queue.Queue()
         self.attempts = 0
 
-    # svcd.interfaces.Descriptors.
+    # svcd.interfaces.DescriptorCounter.
 
     def acquire(self) -> None:
         """One more attempt to connect."""
@@ -355,7 +355,7 @@ def test_addresses_of_bind_have_a_deadline(monkeypatch: pytest.MonkeyPatch, serv
     monkeypatch.setattr(machine_module, "_LOOKUP_SECONDS", 0.01)
     monkeypatch.setattr(machine_module, "system_addresses", lambda name: server.lookup(name)())
     with pytest.raises(TimeoutError, match=r"no name server has answered within 0\.01 s"):
-        LocalMachine().addresses("silent.example")
+        Host().addresses("silent.example")
 
 
 def test_names_without_an_answer_a_moment_ago_are_hardly_waited_for(
@@ -365,7 +365,7 @@ def test_names_without_an_answer_a_moment_ago_are_hardly_waited_for(
     monkeypatch.setattr(machine_module, "_LOOKUP_SECONDS", 60.0)
     monkeypatch.setattr(machine_module, "_UNANSWERED_SECONDS", 0.01)
     monkeypatch.setattr(machine_module, "system_addresses", lambda name: server.lookup(name)())
-    machine = LocalMachine(unanswered=frozenset({"silent.example", "lo"}))
+    machine = Host(unanswered=frozenset({"silent.example", "lo"}))
     with pytest.raises(TimeoutError, match=r"no name server has answered within 0\.01 s"):
         machine.addresses("silent.example")
     assert "127.0.0.1" in machine.addresses("lo")
@@ -381,7 +381,7 @@ def test_names_of_bind_are_looked_up_together(monkeypatch: pytest.MonkeyPatch, s
         return [(2, ("192.0.2.1", 0))] if name == "good.example" else server.lookup(name)()
 
     monkeypatch.setattr(machine_module, "system_addresses", lookup)
-    machine = LocalMachine()
+    machine = Host()
     names = [*(f"silent{number}.example" for number in range(5)), "good.example"]
     machine.look_up([*names, "127.0.0.1", "lo"])
     for name in names[:-1]:

@@ -10,27 +10,27 @@ from svcd.process.messages import (
     LARGEST,
     Changed,
     CheckModule,
+    ChildExited,
     Connection,
     Dropped,
     Ended,
     Failed,
-    Gone,
     Idle,
     Kill,
-    Launch,
-    Launched,
+    LauncherStarted,
     Message,
     Ready,
-    Said,
     Signal,
     Started,
     Starting,
+    StartLauncher,
+    StderrLine,
     pack,
-    read,
+    parse,
     read_all,
 )
-from svcd.process.spec import Identity, Limit, Spec, dump, load
-from svcd.process.stderr import BLOCK, LONGEST_BLOCK, LONGEST_LINE, Sayings
+from svcd.process.spec import LaunchSpec, ProcessCredentials, ResourceLimit, dump, load
+from svcd.process.stderr import BLOCK, LONGEST_BLOCK, LONGEST_LINE, StderrSplitter
 
 NUMBERS = st.integers(0, 2**64 - 1)
 PIDS = st.integers(0, 2**22)
@@ -50,17 +50,17 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(Started, NUMBERS, PIDS),
     st.builds(Failed, NUMBERS, st.integers(0, 200)),
     st.builds(Ended, NUMBERS, st.integers(0, 65_535), SECONDS, SECONDS, COUNTS, COUNTS),
-    st.builds(Said, NUMBERS, TEXTS),
-    st.builds(Launch, st.integers(0, 2**32 - 1)),
-    st.builds(Launched, st.integers(0, 2**32 - 1), PIDS, st.integers(0, 200)),
-    st.builds(Gone, PIDS, st.integers(0, 65_535)),
+    st.builds(StderrLine, NUMBERS, TEXTS),
+    st.builds(StartLauncher, st.integers(0, 2**32 - 1)),
+    st.builds(LauncherStarted, st.integers(0, 2**32 - 1), PIDS, st.integers(0, 200)),
+    st.builds(ChildExited, PIDS, st.integers(0, 65_535)),
 )
 
 
 @given(MESSAGES)
 def test_a_message_is_read_as_it_was_packed(message: Message) -> None:
     """Nothing is lost, and the kind is the same."""
-    again = read(pack(message))
+    again = parse(pack(message))
     assert (type(again), again) == (type(message), message)
 
 
@@ -68,7 +68,7 @@ def test_a_message_is_read_as_it_was_packed(message: Message) -> None:
 def test_any_bytes_are_a_message_or_a_value_error(data: bytes) -> None:
     """Whatever a handler with its launcher's rights may send, nothing else is raised."""
     try:
-        message = read(data)
+        message = parse(data)
     except ValueError:
         return
     assert pack(message) == data
@@ -83,7 +83,7 @@ def test_a_cut_message_is_no_message(message: Message, data: st.DataObject) -> N
     if len(packet) > 1 + tail:
         end = data.draw(st.integers(0, len(packet) - tail - 1))
         with pytest.raises(ValueError):
-            read(packet[:end])
+            parse(packet[:end])
 
 
 @given(st.lists(MESSAGES, min_size=1, max_size=5))
@@ -94,35 +94,35 @@ def test_a_packet_has_messages_up_to_one_that_ends_in_bytes(messages: list[Messa
     assert read_all(b"".join(map(pack, whole))) == whole
     if len(whole) > 1:
         with pytest.raises(ValueError):
-            read(b"".join(map(pack, whole)))
+            parse(b"".join(map(pack, whole)))
 
 
 def test_a_message_has_a_greatest_length() -> None:
     """What does not fit is cut off, and the rest arrives."""
-    packet = pack(Said(1, b"x" * 2 * LARGEST))
+    packet = pack(StderrLine(1, b"x" * 2 * LARGEST))
     assert len(packet) == LARGEST
-    assert read(packet) == Said(1, b"x" * (LARGEST - 9))
+    assert parse(packet) == StderrLine(1, b"x" * (LARGEST - 9))
     with pytest.raises(ValueError):
-        read(packet + b"x")
+        parse(packet + b"x")
 
 
 def test_a_table_comes_back() -> None:
     """What the nursery reads is what the daemon wrote, types included."""
-    limits = (Limit(1, 2, 3), Limit(7, -1, -1))
-    identity = Identity(1, 2, (3, 4), 0o22, 5, "/root", "/folder", no_new_privs=True, own_limits=limits)
+    limits = (ResourceLimit(1, 2, 3), ResourceLimit(7, -1, -1))
+    identity = ProcessCredentials(1, 2, (3, 4), 0o22, 5, "/root", "/folder", no_new_privs=True, own_limits=limits)
     specs = (
-        Spec("a/tcp", identity, {"PATH": "/bin"}, program="/bin/cat", argv=("cat", "-u")),
-        Spec("b/tcp", Identity(handler_limits=limits), {}, handler="m:f", path=("/lib",), threads=True),
+        LaunchSpec("a/tcp", identity, {"PATH": "/bin"}, program="/bin/cat", argv=("cat", "-u")),
+        LaunchSpec("b/tcp", ProcessCredentials(handler_limits=limits), {}, handler="m:f", path=("/lib",), threads=True),
     )
     again = load(dump(specs))
     assert again == specs
-    assert isinstance(again[1].identity.handler_limits[0], Limit)
+    assert isinstance(again[1].identity.handler_limits[0], ResourceLimit)
 
 
 @given(st.lists(st.binary(max_size=30)))
 def test_lines_do_not_depend_on_how_they_arrive(pieces: list[bytes]) -> None:
     """However a handler's writing is cut into reads, the same is said."""
-    whole, split = Sayings(), Sayings()
+    whole, split = StderrSplitter(), StderrSplitter()
     said = []
     for piece in pieces:
         said += split.feed(piece)
@@ -132,7 +132,7 @@ def test_lines_do_not_depend_on_how_they_arrive(pieces: list[bytes]) -> None:
 
 def test_lines_and_blocks_are_told_apart() -> None:
     """A block is one saying with its line ends; blank lines are none; the last line needs no end."""
-    sayings = Sayings()
+    sayings = StderrSplitter()
     assert sayings.feed(b"one\r\n\n" + BLOCK + b"two\nthree\n" + BLOCK + b"four\nfi") == [
         b"one", b"two\nthree\n", b"four",
     ]  # fmt: skip
@@ -141,7 +141,7 @@ def test_lines_and_blocks_are_told_apart() -> None:
 
 def test_what_never_ends_is_told_in_pieces() -> None:
     """Neither a line without an end nor a block without one is kept in memory for good."""
-    lines = Sayings()
+    lines = StderrSplitter()
     assert [len(each) for each in lines.feed(b"x" * (3 * LONGEST_LINE))] == [LONGEST_LINE, LONGEST_LINE]
-    block = Sayings()
+    block = StderrSplitter()
     assert len(block.feed(BLOCK + b"y" * 2 * LONGEST_BLOCK)[0]) == LONGEST_BLOCK - 1

@@ -5,22 +5,22 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from svcd.metrics.counters import Flow, Histogram, Tally
-from svcd.metrics.registry import RECENT, SAMPLE_SECONDS, SAMPLES, Ledger
-from svcd.metrics.snapshot import DURATIONS, About
+from svcd.metrics.counters import Histogram, LiveTraffic, ServiceCounters
+from svcd.metrics.registry import RECENT, SAMPLE_SECONDS, SAMPLES, MetricsRegistry
+from svcd.metrics.snapshot import DURATIONS, ServiceInfo
 from tests.doubles import counted
 
-STREAM = About("echo/tcp", "echo")
-DATAGRAM = About("echo/udp", "echo", stream=False)
+STREAM = ServiceInfo("echo/tcp", "echo")
+DATAGRAM = ServiceInfo("echo/udp", "echo", stream=False)
 
 
 class _Source:
     """Somebody who is asked."""
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, flow: LiveTraffic) -> None:
         self.now = flow
 
-    def flow(self) -> Flow:
+    def flow(self) -> LiveTraffic:
         """What the test says."""
         return self.now
 
@@ -32,9 +32,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def ledger(clock: Clock) -> Ledger:
+def ledger(clock: Clock) -> MetricsRegistry:
     """A ledger of a daemon that has just been started."""
-    return Ledger(wall=lambda: 1000.0 + clock.seconds(), clock=clock.seconds)
+    return MetricsRegistry(wall=lambda: 1000.0 + clock.seconds(), clock=clock.seconds)
 
 
 def test_a_value_is_in_the_bucket_whose_bound_it_does_not_exceed() -> None:
@@ -46,7 +46,7 @@ def test_a_value_is_in_the_bucket_whose_bound_it_does_not_exceed() -> None:
     assert (found.counts, found.total, found.count) == ((3, 2, 1), 104.0, 6)
 
 
-def test_connections_are_counted_by_what_became_of_them(ledger: Ledger) -> None:
+def test_connections_are_counted_by_what_became_of_them(ledger: MetricsRegistry) -> None:
     """Accepted less ended is open; reasons, bytes and durations add up."""
     tally = counted(ledger, STREAM)
     tally.accepted += 3
@@ -58,7 +58,7 @@ def test_connections_are_counted_by_what_became_of_them(ledger: Ledger) -> None:
     assert (figures.durations.count, figures.durations.total, figures.durations.bounds) == (2, 70.5, DURATIONS)
 
 
-def test_bytes_that_nobody_counted_are_none(ledger: Ledger) -> None:
+def test_bytes_that_nobody_counted_are_none(ledger: MetricsRegistry) -> None:
     """A process whose traffic is unknown takes nothing away from the sums."""
     tally = counted(ledger, STREAM)
     tally.end("done", 0.5, -1, -1, "")
@@ -67,7 +67,7 @@ def test_bytes_that_nobody_counted_are_none(ledger: Ledger) -> None:
     assert (recent.bytes_in, recent.bytes_out) == (-1, -1)
 
 
-def test_processes_are_counted_while_they_run_and_when_they_end(ledger: Ledger) -> None:
+def test_processes_are_counted_while_they_run_and_when_they_end(ledger: MetricsRegistry) -> None:
     """By exit status or signal; one that nobody saw end counts no more all the same."""
     tally = counted(ledger, STREAM)
     for _ in range(4):
@@ -79,11 +79,11 @@ def test_processes_are_counted_while_they_run_and_when_they_end(ledger: Ledger) 
     assert (figures.children, figures.exits, figures.spawns.count) == (1, {"0": 2, "SIGKILL": 1}, 5)
 
 
-def test_who_is_open_is_asked(ledger: Ledger) -> None:
+def test_who_is_open_is_asked(ledger: MetricsRegistry) -> None:
     """What connections and ports have carried so far is in the sums, and stays there when they are gone."""
     tally = counted(ledger, DATAGRAM)
     tally.refuse("port", 2)
-    sources = [_Source(Flow(5, 6, 3)), _Source(Flow(50, 60, 30))]
+    sources = [_Source(LiveTraffic(5, 6, 3)), _Source(LiveTraffic(50, 60, 30))]
     for source in sources:
         tally.enter(source)
     before = tally.figures()
@@ -93,25 +93,25 @@ def test_who_is_open_is_asked(ledger: Ledger) -> None:
     for source in sources:
         tally.leave(source)
         tally.leave(source)
-        source.now = Flow()
+        source.now = LiveTraffic()
     assert tally.figures() == before
     assert tally.arrivals() == (33, 2)
 
 
-def test_charts_do_not_ask_connections(ledger: Ledger) -> None:
+def test_charts_do_not_ask_connections(ledger: MetricsRegistry) -> None:
     """There may be a hundred thousand of them, every two seconds."""
     tally = counted(ledger, STREAM)
-    tally.enter(_Source(Flow(datagrams=99)))
+    tally.enter(_Source(LiveTraffic(datagrams=99)))
     tally.accepted += 1
     assert tally.arrivals() == (1, 0)
 
 
-def test_a_service_goes_on_where_it_was(ledger: Ledger) -> None:
+def test_a_service_goes_on_where_it_was(ledger: MetricsRegistry) -> None:
     """A tally is the same when its service is changed, and a new one when it was gone."""
     tally = counted(ledger, STREAM)
     tally.accepted += 1
     ledger.watch(lambda _delay, _call: None)
-    changed = About("echo/tcp", "upper", most=5)
+    changed = ServiceInfo("echo/tcp", "upper", most=5)
     ledger.describe([DATAGRAM, changed])
     assert [(each.about, each.accepted) for each in ledger.snapshot().services] == [(DATAGRAM, 0), (changed, 1)]
     ledger.describe([DATAGRAM])
@@ -119,15 +119,15 @@ def test_a_service_goes_on_where_it_was(ledger: Ledger) -> None:
     assert ledger.tally("echo/tcp").accepted == 0
 
 
-def test_a_service_that_never_ran_is_not_shown(ledger: Ledger) -> None:
+def test_a_service_that_never_ran_is_not_shown(ledger: MetricsRegistry) -> None:
     """A reload may fail after tallies were made."""
     ledger.tally("echo/tcp").accepted += 1
     assert ledger.snapshot().services == ()
 
 
-def test_the_last_connections_are_remembered(ledger: Ledger, clock: Clock) -> None:
+def test_the_last_connections_are_remembered(ledger: MetricsRegistry, clock: Clock) -> None:
     """The newest first, so many at most, and none of a service whose log has none."""
-    tally, silent = counted(ledger, STREAM), counted(ledger, About("quiet/tcp", "echo", listed=False))
+    tally, silent = counted(ledger, STREAM), counted(ledger, ServiceInfo("quiet/tcp", "echo", listed=False))
     for number in range(RECENT + 5):
         tally.end("done", 1.0, number, 0, "192.0.2.1:1")
         silent.end("done", 1.0, 0, 0, "192.0.2.1:1")
@@ -142,7 +142,7 @@ def _run(clock: Clock, seconds: float) -> None:
     clock.pump([0.25] * int(seconds * 4))
 
 
-def test_the_last_minutes_are_kept_while_somebody_watches(ledger: Ledger, clock: Clock) -> None:
+def test_the_last_minutes_are_kept_while_somebody_watches(ledger: MetricsRegistry, clock: Clock) -> None:
     """A sample each two seconds, the newest last, so many at most; without a watcher there are no timers."""
     tally = counted(ledger, STREAM)
     tally.accepted += 100
@@ -165,7 +165,7 @@ def test_the_last_minutes_are_kept_while_somebody_watches(ledger: Ledger, clock:
     assert ledger.series() == {}
 
 
-def test_a_chart_begins_with_its_service(ledger: Ledger, clock: Clock) -> None:
+def test_a_chart_begins_with_its_service(ledger: MetricsRegistry, clock: Clock) -> None:
     """What comes before the first sample is in it."""
     ledger.watch(clock.callLater)
     tally = counted(ledger, STREAM)
@@ -174,7 +174,7 @@ def test_a_chart_begins_with_its_service(ledger: Ledger, clock: Clock) -> None:
     assert ledger.series() == {"echo/tcp": [(3, 0)]}
 
 
-def test_a_late_reactor_is_seen(ledger: Ledger, clock: Clock) -> None:
+def test_a_late_reactor_is_seen(ledger: MetricsRegistry, clock: Clock) -> None:
     """How late something due is called is counted; who watches anew does not get the alarms of before."""
     ledger.watch(clock.callLater)
     ledger.unwatch()
@@ -184,7 +184,7 @@ def test_a_late_reactor_is_seen(ledger: Ledger, clock: Clock) -> None:
     assert (lag.lag.count, lag.lag_last) == (1, 0.5)
 
 
-def test_the_daemon_is_described(ledger: Ledger, clock: Clock) -> None:
+def test_the_daemon_is_described(ledger: MetricsRegistry, clock: Clock) -> None:
     """State, times, reloads and descriptors are as they were told."""
     ledger.descriptors = lambda: (7, 1000)
     ledger.reloads_done, ledger.reloads_failed, ledger.config_seconds = 2, 1, 0.25
@@ -199,6 +199,6 @@ def test_the_daemon_is_described(ledger: Ledger, clock: Clock) -> None:
 def test_a_tally_needs_no_ledger() -> None:
     """Who keeps the recent ones is an argument."""
     kept: list[tuple[object, ...]] = []
-    tally = Tally(STREAM, kept.append, lambda: 5.0)
+    tally = ServiceCounters(STREAM, kept.append, lambda: 5.0)
     tally.end("done", 1.0, 2, 3, "p")
     assert kept == [("echo/tcp", "p", 5.0, 1.0, 2, 3, "done")]

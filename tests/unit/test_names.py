@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from svcd.host import reverse_resolver as names_module
-from svcd.host.reverse_resolver import TIMEOUT_SECONDS, ReverseNames, confirmed_system_host_of, system_host_of
+from svcd.host.reverse_resolver import TIMEOUT_SECONDS, ReverseResolver, confirmed_system_host_of, system_host_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ class _Resolver:
         self.answers: queue.Queue[str | None] = queue.Queue()
         self.calls: queue.Queue[tuple[Callable[..., object], tuple[object, ...]]] = queue.Queue()
         self.lookups = 0
-        self.names = ReverseNames(self.clock, self, self.host_of, self.confirmed_host_of)  # type: ignore[arg-type]
+        self.names = ReverseResolver(self.clock, self, self.host_of, self.confirmed_host_of)  # type: ignore[arg-type]
 
     def host_of(self, address: str) -> str | None:
         """Block until the test answers."""

@@ -112,7 +112,7 @@ def test_imports_in_the_background_hold_no_process() -> None:
     """An import without an end does not keep the interpreter from ending."""
     code = (
         "import sys, types, time; from svcd.process import background_imports as b\n"
-        "b.resolve = lambda reference: time.sleep(3600)\n"
+        "b.import_object = lambda reference: time.sleep(3600)\n"
         "print(b.import_in_background(['x:y'], 0.01)['x:y'].reason)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from twisted.internet.task import Clock
 
-from svcd.host.systemd import Manager, Pulse
+from svcd.host.systemd import ServiceManager, StatusReporter
 from tests.doubles import ManagerDouble
 
 if TYPE_CHECKING:
@@ -46,10 +46,10 @@ def listener(tmp_path: Path) -> Iterator[_Listener]:
 
 
 @pytest.fixture
-def manager(tmp_path: Path, listener: _Listener) -> Iterator[Manager]:
+def manager(tmp_path: Path, listener: _Listener) -> Iterator[ServiceManager]:
     """What talks to it."""
     assert listener.socket.fileno() >= 0
-    made = Manager(str(tmp_path / "notify"))
+    made = ServiceManager(str(tmp_path / "notify"))
     yield made
     made.close()
 
@@ -59,7 +59,7 @@ def test_a_manager_hears_of_it(tmp_path: Path, abstract: bool) -> None:
     """States arrive as one datagram, at a path as at an abstract name, over one socket."""
     name = f"svcd-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     listener = _Listener(f"\0{name}" if abstract else name)
-    manager = Manager(f"@{name}" if abstract else name)
+    manager = ServiceManager(f"@{name}" if abstract else name)
     assert manager.present
     assert manager.say("READY=1", "STATUS=fine")
     descriptors = os.listdir("/proc/self/fd")  # noqa: PTH208 - the names alone
@@ -76,7 +76,7 @@ def test_nobody_needs_to_listen(tmp_path: Path) -> None:
         dead.bind(str(tmp_path / "dead"))
     descriptors = os.listdir("/proc/self/fd")  # noqa: PTH208 - the names alone
     for address in (None, "", str(tmp_path / "missing"), str(tmp_path / "dead"), "@svcd-nobody", "x" * 300):
-        manager = Manager(address, 3.0)
+        manager = ServiceManager(address, 3.0)
         assert not manager.say("READY=1")
         assert not manager.barrier()
         manager.ready()
@@ -85,7 +85,7 @@ def test_nobody_needs_to_listen(tmp_path: Path) -> None:
     assert os.listdir("/proc/self/fd") == descriptors  # noqa: PTH208 - the names alone
 
 
-def test_the_words_of_the_protocol(manager: Manager, listener: _Listener) -> None:
+def test_the_words_of_the_protocol(manager: ServiceManager, listener: _Listener) -> None:
     """As sd_notify(3) has them; a line feed in a status can't begin an assignment."""
     manager.ready("all\nSTOPPING=1")
     manager.reloading()
@@ -98,7 +98,7 @@ def test_the_words_of_the_protocol(manager: Manager, listener: _Listener) -> Non
     assert listener.heard()[0] == "STOPPING=1\nSTATUS=stopping"
 
 
-def test_a_socket_is_stored_and_forgotten(manager: Manager, listener: _Listener) -> None:
+def test_a_socket_is_stored_and_forgotten(manager: ServiceManager, listener: _Listener) -> None:
     """It goes along with its name, and is the same one at the other end."""
     with socket.create_server(("127.0.0.1", 0)) as kept:
         assert manager.store("svcd/-/x", kept)
@@ -110,7 +110,9 @@ def test_a_socket_is_stored_and_forgotten(manager: Manager, listener: _Listener)
     assert listener.heard() == ("FDSTOREREMOVE=1\nFDNAME=svcd/-/x", [])
 
 
-def test_a_manager_that_is_started_anew_is_found_again(tmp_path: Path, manager: Manager, listener: _Listener) -> None:
+def test_a_manager_that_is_started_anew_is_found_again(
+    tmp_path: Path, manager: ServiceManager, listener: _Listener
+) -> None:
     """Nothing that is said to the new one is lost."""
     manager.say("STATUS=1")
     listener.socket.close()
@@ -122,7 +124,7 @@ def test_a_manager_that_is_started_anew_is_found_again(tmp_path: Path, manager: 
     again.socket.close()
 
 
-def test_whoever_is_patient_waits_for_room(manager: Manager, listener: _Listener) -> None:
+def test_whoever_is_patient_waits_for_room(manager: ServiceManager, listener: _Listener) -> None:
     """A full queue costs a sign of life, which comes again, and delays what comes once."""
     sent = 0
     while manager.say("WATCHDOG=1", patient=False):
@@ -134,7 +136,7 @@ def test_whoever_is_patient_waits_for_room(manager: Manager, listener: _Listener
     reader.join()
 
 
-def test_a_barrier_is_passed_when_the_manager_gets_there(manager: Manager, listener: _Listener) -> None:
+def test_a_barrier_is_passed_when_the_manager_gets_there(manager: ServiceManager, listener: _Listener) -> None:
     """It closes the descriptor; one that never does is not waited for without end."""
     assert not manager.barrier(0.05)
     message, (first,) = listener.heard()
@@ -164,11 +166,11 @@ def test_a_barrier_is_passed_when_the_manager_gets_there(manager: Manager, liste
 def test_the_environment_names_the_manager(variables: dict[str, str], watchdog: float | None) -> None:
     """Its variables are taken out, so that no handler believes that it is asked."""
     environment = {"HOME": "/", "NOTIFY_SOCKET": "/nowhere", **variables}
-    manager = Manager.from_environment(environment, 17)
+    manager = ServiceManager.from_environment(environment, 17)
     assert environment == {"HOME": "/"}
     assert manager.present
     assert manager.watchdog == watchdog
-    assert Manager.from_environment(variables, 17).watchdog is None
+    assert ServiceManager.from_environment(variables, 17).watchdog is None
 
 
 def test_signs_of_life_come_from_the_reactor() -> None:
@@ -176,7 +178,7 @@ def test_signs_of_life_come_from_the_reactor() -> None:
     clock = Clock()
     manager = ManagerDouble(watchdog=4.0)
     status = ["one"]
-    pulse = Pulse(clock, manager, lambda: status[0])
+    pulse = StatusReporter(clock, manager, lambda: status[0])
     pulse.start()
     assert manager.said == []
     clock.advance(0)
@@ -197,7 +199,7 @@ def test_signs_of_life_come_from_the_reactor() -> None:
 def test_a_reload_is_told() -> None:
     """When it begins, and with the status when it is over."""
     manager = ManagerDouble()
-    pulse = Pulse(Clock(), manager, lambda: "two")
+    pulse = StatusReporter(Clock(), manager, lambda: "two")
     pulse.reloading()
     pulse.reloaded()
     assert manager.said[0].startswith("RELOADING=1 MONOTONIC_USEC=")
@@ -207,7 +209,7 @@ def test_a_reload_is_told() -> None:
 def test_a_daemon_that_stops_at_once_was_never_ready() -> None:
     """Nothing is left to be told."""
     clock, manager = Clock(), ManagerDouble(watchdog=4.0)
-    pulse = Pulse(clock, manager, lambda: "")
+    pulse = StatusReporter(clock, manager, lambda: "")
     pulse.start()
     pulse.stopping()
     clock.advance(10)
@@ -218,7 +220,7 @@ def test_a_daemon_that_stops_at_once_was_never_ready() -> None:
 def test_without_a_manager_there_is_no_pulse() -> None:
     """The reactor is not woken for nobody."""
     clock = Clock()
-    pulse = Pulse(clock, Manager(), lambda: "")
+    pulse = StatusReporter(clock, ServiceManager(), lambda: "")
     pulse.start()
     pulse.stopping()
     pulse.stop()

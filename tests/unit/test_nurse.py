@@ -11,18 +11,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.process.launcher_events import Reports
-from svcd.process.messages import LARGEST, ONE_DESCRIPTOR, Gone, Kill, Launch, Launched, Ready, Signal, pack, read
-from svcd.process.spec import Identity, Spec
-from svcd.process.zygote_client import Nurse
+from svcd.process.launcher_events import LauncherEvents
+from svcd.process.messages import (
+    LARGEST,
+    ONE_DESCRIPTOR,
+    ChildExited,
+    Kill,
+    LauncherStarted,
+    Ready,
+    Signal,
+    StartLauncher,
+    pack,
+    parse,
+)
+from svcd.process.spec import LaunchSpec, ProcessCredentials
+from svcd.process.zygote_client import ZygoteClient
 from tests.doubles import FakeReactor, LogCatcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svcd.process.launcher_client import Link
+    from svcd.process.launcher_client import LauncherClient
 
-SPEC = Spec("cat/tcp", Identity(), {}, program="/bin/cat", argv=("cat",))
+SPEC = LaunchSpec("cat/tcp", ProcessCredentials(), {}, program="/bin/cat", argv=("cat",))
 
 
 class _Nursery:
@@ -30,9 +41,9 @@ class _Nursery:
 
     def __init__(self) -> None:
         self.reactor = FakeReactor()
-        self.nurse = Nurse(self.reactor)
-        reports = create_autospec(Reports)
-        self.links: list[Link] = [self.nurse.link(SPEC, reports), self.nurse.link(SPEC, reports)]
+        self.nurse = ZygoteClient(self.reactor)
+        reports = create_autospec(LauncherEvents)
+        self.links: list[LauncherClient] = [self.nurse.link(SPEC, reports), self.nurse.link(SPEC, reports)]
         self.begin()
 
     def begin(self) -> None:
@@ -44,7 +55,7 @@ class _Nursery:
 
     def order(self) -> object:
         """What the nursery is told next."""
-        return read(self.socket.recv(LARGEST))
+        return parse(self.socket.recv(LARGEST))
 
     def say(self, packet: bytes, *descriptors: int) -> None:
         """Let it report."""
@@ -73,10 +84,10 @@ def _pair(kind: int = socket.SOCK_SEQPACKET) -> tuple[socket.socket, socket.sock
 def test_a_launcher_is_asked_for_and_comes(nursery: _Nursery) -> None:
     """The socket that comes with the answer is the link's."""
     nursery.links[1].wake()
-    assert nursery.order() == Launch(1)
+    assert nursery.order() == StartLauncher(1)
     ours, theirs = _pair()
     with ours, theirs:
-        nursery.say(pack(Launched(1, 77)), theirs.fileno())
+        nursery.say(pack(LauncherStarted(1, 77)), theirs.fileno())
         ours.send(pack(Ready()))
         nursery.links[1].doRead()
         assert (nursery.links[1].ready, nursery.links[1].pid) == (True, 77)
@@ -87,7 +98,7 @@ def test_a_nursery_that_is_lost_leaves_its_orders_to_the_next(nursery: _Nursery)
     pauses = []
     nursery.links[1].wake()
     nursery.links[0].wake()
-    assert [nursery.order(), nursery.order()] == [Launch(1), Launch(0)]
+    assert [nursery.order(), nursery.order()] == [StartLauncher(1), StartLauncher(0)]
     for _ in range(3):
         nursery.socket.close()
         with LogCatcher() as log:
@@ -99,7 +110,7 @@ def test_a_nursery_that_is_lost_leaves_its_orders_to_the_next(nursery: _Nursery)
         call.cancel()
         nursery.nurse._call = None
         nursery.begin()
-        assert [nursery.order(), nursery.order()] == [Launch(1), Launch(0)]
+        assert [nursery.order(), nursery.order()] == [StartLauncher(1), StartLauncher(0)]
     assert pauses == [0.1, 0.2, 0.4]
     nursery.links[1].stop()
     nursery.socket.close()
@@ -108,7 +119,7 @@ def test_a_nursery_that_is_lost_leaves_its_orders_to_the_next(nursery: _Nursery)
         call.cancel()
     nursery.nurse._call = None
     nursery.begin()
-    assert nursery.order() == Launch(0)
+    assert nursery.order() == StartLauncher(0)
     with pytest.raises(BlockingIOError):
         nursery.order()
 
@@ -129,7 +140,7 @@ def test_orders_wait_for_room(nursery: _Nursery) -> None:
     while nursery.reactor.getDelayedCalls() or got == 0:
         try:
             while True:
-                assert nursery.order() == Launch(0)
+                assert nursery.order() == StartLauncher(0)
                 got += 1
         except BlockingIOError:
             nursery.reactor.advance(0.1)
@@ -144,15 +155,15 @@ WRONG = {
     "nonsense": (b"junk", ""),
     "too long": (b"T" + b"x" * LARGEST, ""),
     "a launcher's": (pack(Ready()), ""),
-    "not asked": (pack(Launched(1, 77)), "x"),
-    "no such row": (pack(Launched(7, 77)), "x"),
-    "without a socket": (pack(Launched(0, 77)), ""),
-    "with an errno and a socket": (pack(Launched(0, 0, 11)), "x"),
-    "without a pid": (pack(Launched(0, 0)), "x"),
-    "with a stream": (pack(Launched(0, 77)), "s"),
-    "a socket that nobody wants": (pack(Gone(5, 0)), "x"),
-    "no pid": (pack(Gone(-1, 0)), ""),
-    "no status": (pack(Gone(5, -1)), ""),
+    "not asked": (pack(LauncherStarted(1, 77)), "x"),
+    "no such row": (pack(LauncherStarted(7, 77)), "x"),
+    "without a socket": (pack(LauncherStarted(0, 77)), ""),
+    "with an errno and a socket": (pack(LauncherStarted(0, 0, 11)), "x"),
+    "without a pid": (pack(LauncherStarted(0, 0)), "x"),
+    "with a stream": (pack(LauncherStarted(0, 77)), "s"),
+    "a socket that nobody wants": (pack(ChildExited(5, 0)), "x"),
+    "no pid": (pack(ChildExited(-1, 0)), ""),
+    "no status": (pack(ChildExited(5, -1)), ""),
 }
 
 

@@ -11,8 +11,8 @@ from svcd.config import process_types as handler_kinds
 from svcd.config import tls_types as tls_kinds
 from svcd.config import value_types as kinds
 from svcd.config.option_info import GROUPS, HANDLERS, SPEAKERS
-from svcd.config.options import TABLE, Options
-from svcd.model import Net, Owner
+from svcd.config.options import TABLE, ServiceOptions
+from svcd.model import FileOwner, NetProtocol
 from svcd.protocols.catalog import BUILTINS
 from svcd.wire.certificates import ClientName, NameKind
 
@@ -59,9 +59,9 @@ _OR_NONE = kinds.or_none(kinds.DURATION)
         (kinds.WORDS, "a,b", ("a", "b")),
         (kinds.TEXT, "", ""),
         (kinds.TEXT, " any = \" thing' ", " any = \" thing' "),
-        (kinds.OWNER, "git", Owner("git")),
-        (kinds.OWNER, "git:adm", Owner("git", "adm")),
-        (kinds.OWNER, ":4", Owner("", "4")),
+        (kinds.OWNER, "git", FileOwner("git")),
+        (kinds.OWNER, "git:adm", FileOwner("git", "adm")),
+        (kinds.OWNER, ":4", FileOwner("", "4")),
         (_OR_NONE, "none", None),
         (_OR_NONE, "3s", 3.0),
         (handler_kinds.COMMAND, "/bin/cat", ("/bin/cat",)),
@@ -110,7 +110,7 @@ _OR_NONE = kinds.or_none(kinds.DURATION)
         ),
     ],
 )
-def test_what_is_read_can_be_written_and_read(kind: kinds.Kind[Any], word: str, value: object) -> None:
+def test_what_is_read_can_be_written_and_read(kind: kinds.ValueType[Any], word: str, value: object) -> None:
     """A word reads as its value, and the value's own spelling reads as the same."""
     assert kind.read(word) == value
     assert kind.read(kind.write(value)) == value
@@ -168,7 +168,7 @@ def test_what_is_read_can_be_written_and_read(kind: kinds.Kind[Any], word: str, 
         (_CHOICES, ["", "x", "X,", "X,none", "X Y"]),
     ],
 )
-def test_what_is_not_of_the_kind_is_refused(kind: kinds.Kind[Any], words: list[str]) -> None:
+def test_what_is_not_of_the_kind_is_refused(kind: kinds.ValueType[Any], words: list[str]) -> None:
     """Any other word is a ValueError, for the Problem to say what is accepted."""
     for word in words:
         with pytest.raises(ValueError):
@@ -185,7 +185,7 @@ def test_a_row_of_the_table_is_whole(name: str) -> None:
     assert info.scope in _SCOPES | _RUNS
     assert info.scope_text
     assert info.help.endswith(".")
-    assert info.default == getattr(Options(), name)
+    assert info.default == getattr(ServiceOptions(), name)
     if info.default_text:
         assert info.kind.read(info.default_text) == info.default
 
@@ -200,22 +200,22 @@ def test_a_groups_options_stand_together() -> None:
 @pytest.mark.parametrize(
     ("option", "takers"),
     [
-        ("disable", set(Net)),
-        ("backlog", {Net.TCP, Net.TCP4, Net.TCP6, Net.UNIX}),
-        ("bind", set(Net) - {Net.UNIX, Net.UNIXGRAM}),
-        ("nodelay", {Net.TCP, Net.TCP4, Net.TCP6}),
-        ("mode", {Net.UNIX, Net.UNIXGRAM}),
+        ("disable", set(NetProtocol)),
+        ("backlog", {NetProtocol.TCP, NetProtocol.TCP4, NetProtocol.TCP6, NetProtocol.UNIX}),
+        ("bind", set(NetProtocol) - {NetProtocol.UNIX, NetProtocol.UNIXGRAM}),
+        ("nodelay", {NetProtocol.TCP, NetProtocol.TCP4, NetProtocol.TCP6}),
+        ("mode", {NetProtocol.UNIX, NetProtocol.UNIXGRAM}),
         ("utc", set()),
-        ("server", set(Net)),
-        ("python", {Net.TCP, Net.TCP4, Net.TCP6, Net.UNIX}),
+        ("server", set(NetProtocol)),
+        ("python", {NetProtocol.TCP, NetProtocol.TCP4, NetProtocol.TCP6, NetProtocol.UNIX}),
         ("user", set()),
-        ("group", {Net.UNIX, Net.UNIXGRAM}),
+        ("group", {NetProtocol.UNIX, NetProtocol.UNIXGRAM}),
     ],
 )
-def test_a_scope_decides_who_takes_an_option(option: str, takers: set[Net]) -> None:
+def test_a_scope_decides_who_takes_an_option(option: str, takers: set[NetProtocol]) -> None:
     """An option applies to the protocols of its scope, one of a built-in only where that runs."""
-    assert {net for net in Net if TABLE[option].applies_to(net, "echo")} == takers
-    assert TABLE["utc"].applies_to(Net.UDP, "daytime")
+    assert {net for net in NetProtocol if TABLE[option].applies_to(net, "echo")} == takers
+    assert TABLE["utc"].applies_to(NetProtocol.UDP, "daytime")
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_a_scope_decides_who_takes_an_option(option: str, takers: set[Net]) -> N
 )
 def test_a_scope_may_be_a_kind_of_handler(option: str, takers: set[str]) -> None:
     """What sets up a process is for the services that have one."""
-    assert {runs for runs in (*HANDLERS, "echo") if TABLE[option].applies_to(Net.TCP, runs)} == takers
+    assert {runs for runs in (*HANDLERS, "echo") if TABLE[option].applies_to(NetProtocol.TCP, runs)} == takers
 
 
 def test_a_default_is_told_where_it_is_a_value() -> None:
@@ -245,13 +245,13 @@ def test_a_default_is_told_where_it_is_a_value() -> None:
 def test_deadlines_are_for_those_who_can_keep_them() -> None:
     """A built-in that speaks first has no first byte to wait for, and of other processes only TCP is counted."""
     first_byte, idle, session = (TABLE[f"{name}_timeout"] for name in ("first_byte", "idle", "session"))
-    assert {runs for runs in BUILTINS if not first_byte.applies_to(Net.TCP, runs)} == set(SPEAKERS)
-    assert all(idle.applies_to(Net.TCP, runs) for runs in BUILTINS)
-    assert idle.applies_to(Net.UNIX, "echo")
+    assert {runs for runs in BUILTINS if not first_byte.applies_to(NetProtocol.TCP, runs)} == set(SPEAKERS)
+    assert all(idle.applies_to(NetProtocol.TCP, runs) for runs in BUILTINS)
+    assert idle.applies_to(NetProtocol.UNIX, "echo")
     for info in (first_byte, idle):
-        assert info.applies_to(Net.TCP, "server")
-        assert not info.applies_to(Net.UNIX, "server")
-        assert not info.applies_to(Net.UDP, "echo")
-    assert session.applies_to(Net.UNIX, "server")
-    assert session.applies_to(Net.UDP, "server")
-    assert not session.applies_to(Net.UDP, "echo")
+        assert info.applies_to(NetProtocol.TCP, "server")
+        assert not info.applies_to(NetProtocol.UNIX, "server")
+        assert not info.applies_to(NetProtocol.UDP, "echo")
+    assert session.applies_to(NetProtocol.UNIX, "server")
+    assert session.applies_to(NetProtocol.UDP, "server")
+    assert not session.applies_to(NetProtocol.UDP, "echo")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from svcd.config.options import TABLE
 from svcd.config.parser import parse, parse_text
-from svcd.model import Net
+from svcd.model import NetProtocol
 from svcd.protocols.catalog import SHAPES
 from tests.doubles import FakeFiles, config_of, problems_of, read_files, service_of
 
@@ -27,23 +27,23 @@ def test_a_line_of_etc_services_is_a_service() -> None:
     assert str(service.place) == "s:1:1"
 
 
-@pytest.mark.parametrize("net", [net for net in Net if not net.local])
-def test_every_protocol_with_a_port(net: Net) -> None:
+@pytest.mark.parametrize("net", [net for net in NetProtocol if not net.local])
+def test_every_protocol_with_a_port(net: NetProtocol) -> None:
     """All six protocols of the internet are taken."""
     assert service_of(f"echo 65535/{net}").net is net
     assert service_of(f"echo 0/{net}").port == 0
 
 
-@pytest.mark.parametrize("net", [Net.UNIX, Net.UNIXGRAM])
-def test_a_path_for_a_local_service(net: Net) -> None:
+@pytest.mark.parametrize("net", [NetProtocol.UNIX, NetProtocol.UNIXGRAM])
+def test_a_path_for_a_local_service(net: NetProtocol) -> None:
     """A UNIX socket is named by its absolute path, quotes allowed."""
     service = service_of(f"local '/run/a b/c.sock/{net}' echo")
     assert (service.net, service.port, service.path) == (net, 0, "/run/a b/c.sock")
 
 
 @pytest.mark.parametrize("name", ["@a", "@svcd/echo", "@a b", "@" + "x" * 107])
-@pytest.mark.parametrize("net", [Net.UNIX, Net.UNIXGRAM])
-def test_a_name_for_an_abstract_socket(name: str, net: Net) -> None:
+@pytest.mark.parametrize("net", [NetProtocol.UNIX, NetProtocol.UNIXGRAM])
+def test_a_name_for_an_abstract_socket(name: str, net: NetProtocol) -> None:
     """Behind an @ stands the name of a UNIX socket without a file."""
     service = service_of(f"local '{name}/{net}' echo")
     assert (service.path, service.abstract, service.socket_file) == (name, True, "")

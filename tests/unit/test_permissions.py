@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from svcd.host.accounts import login
-from svcd.host.info import LocalMachine
-from svcd.host.permissions import Account, cannot_enter, cannot_execute, cannot_read
-from svcd.model import Runner
+from svcd.host.info import Host
+from svcd.host.permissions import PathUser, cannot_enter, cannot_execute, cannot_read
+from svcd.model import RunAs
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-ROOT = Account("root", 0, frozenset({0}))
-ME = Account("me", os.geteuid(), frozenset({os.getegid()}))
-SOMEBODY = Account("user x", 54_321, frozenset({54_321}))
-OF_MY_GROUP = Account("user y", 54_322, frozenset({54_322, os.getegid()}))
+ROOT = PathUser("root", 0, frozenset({0}))
+ME = PathUser("me", os.geteuid(), frozenset({os.getegid()}))
+SOMEBODY = PathUser("user x", 54_321, frozenset({54_321}))
+OF_MY_GROUP = PathUser("user y", 54_322, frozenset({54_322, os.getegid()}))
 
 
 def _file(path: Path, mode: int = 0o755, content: str = "\x7fELF") -> Path:
@@ -50,7 +50,7 @@ def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (0o644, SOMEBODY, False), (0o644, ROOT, False), (0o001, ROOT, True),
     ],
 )  # fmt: skip
-def test_who_may_execute_a_file(folder: Path, mode: int, who: Account, may: bool) -> None:
+def test_who_may_execute_a_file(folder: Path, mode: int, who: PathUser, may: bool) -> None:
     """The first of owner, group and others that fits decides; root needs any of the three."""
     if who is ME and ME.user == 0:
         pytest.skip("root may more")
@@ -140,15 +140,15 @@ def test_what_we_may_not_see_is_no_problem(folder: Path) -> None:
 
 def test_the_machine_knows_who_somebody_is(folder: Path) -> None:
     """Names become numbers, with the groups of the user where they are asked for."""
-    machine = LocalMachine()
+    machine = Host()
     path = str(_file(folder / "p", 0o710))
     me, group = login(str(os.geteuid())), str(os.getegid())
     assert me is not None
-    assert machine.cannot_execute(path, Runner()) == ""
-    assert machine.cannot_execute(path, Runner(me.pw_name, groups=True)) == ""
-    assert machine.cannot_execute(path, Runner("54321", group)) == ""
-    assert machine.cannot_execute(path, Runner("54321", "54321")) == "user 54321 may not execute it"
-    assert machine.cannot_enter("/", Runner("54321", "54321", root=str(folder))) == ""
+    assert machine.cannot_execute(path, RunAs()) == ""
+    assert machine.cannot_execute(path, RunAs(me.pw_name, groups=True)) == ""
+    assert machine.cannot_execute(path, RunAs("54321", group)) == ""
+    assert machine.cannot_execute(path, RunAs("54321", "54321")) == "user 54321 may not execute it"
+    assert machine.cannot_enter("/", RunAs("54321", "54321", root=str(folder))) == ""
     assert [machine.has_login_group(name) for name in (me.pw_name, "4000000000", "no such user")] == [
         True,
         False,

@@ -13,7 +13,7 @@ import pytest
 from twisted.logger import LogLevel
 
 from svcd.log import sinks as places
-from svcd.log.sinks import JournaldPlace, through_twisted, to_syslog
+from svcd.log.sinks import JournaldSink, syslog_sink, twisted_sink
 from tests.doubles import LogCatcher
 from tests.journald import FakeJournald
 
@@ -35,14 +35,14 @@ def _descriptors() -> set[Path]:
 
 
 @pytest.fixture
-def place(journald: FakeJournald) -> Iterator[JournaldPlace]:
+def place(journald: FakeJournald) -> Iterator[JournaldSink]:
     """The way to it."""
-    made = JournaldPlace(str(journald.path))
+    made = JournaldSink(str(journald.path))
     yield made
     made._socket.close()
 
 
-def test_each_line_is_a_datagram(journald: FakeJournald, place: JournaldPlace) -> None:
+def test_each_line_is_a_datagram(journald: FakeJournald, place: JournaldSink) -> None:
     """In order, with their fields."""
     assert place.write(["A=1\nMESSAGE=first", 'A="x\\ny"\nMESSAGE=second']) == 2
     assert journald.take() == {"A": "1", "MESSAGE": "first"}
@@ -52,7 +52,7 @@ def test_each_line_is_a_datagram(journald: FakeJournald, place: JournaldPlace) -
 
 @pytest.mark.parametrize("buffer", [None, 4608])
 def test_a_large_entry_goes_as_a_file_in_memory(
-    journald: FakeJournald, place: JournaldPlace, buffer: int | None
+    journald: FakeJournald, place: JournaldSink, buffer: int | None
 ) -> None:
     """What is too large for a datagram, which depends on the system's buffers, arrives whole and sealed."""
     size = 100_000 if buffer else 5_000_000
@@ -67,7 +67,7 @@ def test_a_large_entry_goes_as_a_file_in_memory(
 
 
 def test_without_files_in_memory_a_large_entry_is_cut(
-    journald: FakeJournald, place: JournaldPlace, monkeypatch: pytest.MonkeyPatch
+    journald: FakeJournald, place: JournaldSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sandbox may forbid them; one entry must not hold up all that come after it."""
 
@@ -81,7 +81,7 @@ def test_without_files_in_memory_a_large_entry_is_cut(
 
 
 def test_a_file_in_memory_that_can_not_be_filled_costs_no_descriptor(
-    place: JournaldPlace, monkeypatch: pytest.MonkeyPatch
+    place: JournaldSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When memory is short the entry is cut."""
 
@@ -94,7 +94,7 @@ def test_a_file_in_memory_that_can_not_be_filled_costs_no_descriptor(
     assert _descriptors() == before
 
 
-def test_what_journald_has_read_is_known(journald: FakeJournald, place: JournaldPlace) -> None:
+def test_what_journald_has_read_is_known(journald: FakeJournald, place: JournaldSink) -> None:
     """Entries of both kinds are unread until it takes them, or is no more."""
     assert not place.unread
     place.write(["MESSAGE=1", f"MESSAGE={'x' * (1 << 24)}"])
@@ -110,7 +110,7 @@ def test_what_journald_has_read_is_known(journald: FakeJournald, place: Journald
     assert not place.unread
 
 
-def test_a_slow_journald_is_waited_for_once(journald: FakeJournald, place: JournaldPlace) -> None:
+def test_a_slow_journald_is_waited_for_once(journald: FakeJournald, place: JournaldSink) -> None:
     """What it does not take is not counted as written, and arrives later; nothing is lost or doubled."""
     lines = [f"MESSAGE={number}" for number in range(10_000)]
     written = place.write(lines)
@@ -125,7 +125,7 @@ def test_a_slow_journald_is_waited_for_once(journald: FakeJournald, place: Journ
     assert (got, written) == (len(lines), len(lines))
 
 
-def test_a_journald_that_was_started_again_is_found(journald: FakeJournald, place: JournaldPlace) -> None:
+def test_a_journald_that_was_started_again_is_found(journald: FakeJournald, place: JournaldSink) -> None:
     """While it is away lines wait; then they go to its new socket."""
     journald.close()
     assert place.write(["MESSAGE=1"]) == 0
@@ -140,7 +140,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
     """It is an error, and no descriptor stays."""
     before = _descriptors()
     with pytest.raises(FileNotFoundError):
-        JournaldPlace(str(tmp_path / "none"))
+        JournaldSink(str(tmp_path / "none"))
     assert _descriptors() == before
 
 
@@ -149,7 +149,7 @@ def test_syslog_gets_priorities(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[object] = []
     monkeypatch.setattr(syslog, "openlog", lambda *arguments: told.append(arguments))
     monkeypatch.setattr(syslog, "syslog", lambda *arguments: told.append(arguments))
-    assert to_syslog("me")(["<6>accept id=1", "<3>lost lines=2"]) == 2
+    assert syslog_sink("me")(["<6>accept id=1", "<3>lost lines=2"]) == 2
     assert told == [
         ("me", syslog.LOG_PID, syslog.LOG_DAEMON),
         (syslog.LOG_INFO, "accept id=1"),
@@ -160,7 +160,7 @@ def test_syslog_gets_priorities(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_logger_gets_levels() -> None:
     """twisted.logger knows no notices: they are information."""
     with LogCatcher() as log:
-        assert through_twisted(["<5>ready", "<4>refuse id=1", "<2>log"]) == 3
+        assert twisted_sink(["<5>ready", "<4>refuse id=1", "<2>log"]) == 3
     assert [(each["log_level"], each["line"]) for each in log.events] == [
         (LogLevel.info, "ready"),
         (LogLevel.warn, "refuse id=1"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.config.diff import Plan, plan, socket_key
+from svcd.config.diff import ReloadPlan, diff, socket_key
 from svcd.config.endpoints import Endpoint, check
 from tests.doubles import FakeFiles, FakeMachine, config_of
 
@@ -17,8 +17,8 @@ def _endpoints(text: str) -> list[Endpoint]:
     return endpoints
 
 
-def _plan(old: str, new: str) -> Plan:
-    return plan(_endpoints(old), _endpoints(new))
+def _plan(old: str, new: str) -> ReloadPlan:
+    return diff(_endpoints(old), _endpoints(new))
 
 
 OLD = "echo 7/tcp4"
@@ -116,18 +116,18 @@ LINES = st.lists(
 def test_a_plan_leads_from_one_file_to_the_other(old: list[str], new: list[str]) -> None:
     """Everything that was is kept or closed, everything that is to be is kept or opened, and each once."""
     before, after = _endpoints("\n".join(old)), _endpoints("\n".join(new))
-    made = plan(before, after)
+    made = diff(before, after)
     assert sorted(map(str, [*(first for first, _ in made.kept), *made.closed])) == sorted(map(str, before))
     assert sorted(map(str, [*(second for _, second in made.kept), *made.opened])) == sorted(map(str, after))
     names = [service.id for service in (*made.added, *made.same, *(new for _, new in made.changed))]
     assert sorted(names) == sorted({endpoint.service.id for endpoint in after})
-    assert plan(after, after).empty
+    assert diff(after, after).empty
 
 
 def test_a_socket_that_clients_do_not_find_is_opened_again() -> None:
     """Though its line is as before: the plan says so, and its service stays the same."""
     endpoints = _endpoints("echo /run/a/unix\ndiscard /run/b/unix")
-    made = plan(endpoints, endpoints, {socket_key(endpoints[0])})
+    made = diff(endpoints, endpoints, {socket_key(endpoints[0])})
     assert list(made.lines()) == ["- echo/unix on /run/a", "+ echo/unix on /run/a"]
     assert [service.id for service in made.same] == ["echo/unix", "discard/unix"]
     assert [new.service.id for _, new in made.kept] == ["discard/unix"]
@@ -137,7 +137,7 @@ def test_of_several_services_that_ask_for_an_address_the_first_gets_it() -> None
     """The others are named with it, and neither keep nor open the socket: names of bind= may lead to one address."""
     first, second, apart = _endpoints("a 7/tcp4 echo"), _endpoints("b 7/tcp4 echo"), _endpoints("c 8/tcp4 echo")
     for old in ([], first, second):
-        made = plan(old, [*first, *second, *apart])
+        made = diff(old, [*first, *second, *apart])
         assert [new.service.id for _, new in made.kept] == ["a/tcp4"] * bool(old)
         assert [endpoint.service.id for endpoint in made.opened] == ["a/tcp4"] * (not old) + ["c/tcp4"]
         assert made.contested == ((second[0], first[0]),)

@@ -9,17 +9,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from svcd.access.acl import Acl
-from svcd.access.refusals import Reason
-from svcd.access.rules import Rules
+from svcd.access.refusals import RefusalReason
+from svcd.access.rules import AccessRules
 from svcd.addresses import address_number
 from svcd.config.access_types import SOURCES
-from svcd.model import Place
+from svcd.model import SourceLocation
 
-_PLACES = {"only_from": Place("services", 3, 20), "no_access": Place("services", 4, 30)}
+_PLACES = {"only_from": SourceLocation("services", 3, 20), "no_access": SourceLocation("services", 4, 30)}
 
 
-def _rules(only_from: str | None, no_access: str = "") -> Rules:
-    return Rules(
+def _rules(only_from: str | None, no_access: str = "") -> AccessRules:
+    return AccessRules(
         only_from=None if only_from is None else SOURCES.read(only_from),
         no_access=SOURCES.read(no_access),
         places=_PLACES,
@@ -115,7 +115,7 @@ def test_a_name_is_asked_for_only_where_it_could_change_the_answer(
             found = acl.by_name(address_number(peer), name)
             assert (found.refusal is None) is (verdict.refusal is None)
             if found.refusal is not None:
-                assert found.refusal.reason is Reason.NAME
+                assert found.refusal.reason is RefusalReason.NAME
                 assert found.refusal.rule is not None
                 assert ".example" in found.refusal.rule.text
 
@@ -130,7 +130,7 @@ def test_the_answer_names_the_rule_and_its_place() -> None:
     assert str(acl.by_address(address_number("192.0.2.1")).rule) == "only_from=192.0.2.0/24 (services:3:31)"
     named = acl.by_name(address_number("192.0.2.1"), "bad.example")
     assert named.refusal is not None
-    assert (named.refusal.reason, str(named.rule)) == (Reason.NAME, "no_access=bad.example (services:4:52)")
+    assert (named.refusal.reason, str(named.rule)) == (RefusalReason.NAME, "no_access=bad.example (services:4:52)")
 
 
 def test_who_is_in_no_list_is_refused_by_the_list_itself() -> None:
@@ -138,7 +138,7 @@ def test_who_is_in_no_list_is_refused_by_the_list_itself() -> None:
     for text, rule in (("10.0.0.0/8", "only_from (services:3:20)"), ("", "only_from= (services:3:20)")):
         refusal = Acl(_rules(text)).by_address(address_number("192.0.2.1")).refusal
         assert refusal is not None
-        assert (refusal.reason, str(refusal.rule)) == (Reason.ADDRESS, rule)
+        assert (refusal.reason, str(refusal.rule)) == (RefusalReason.ADDRESS, rule)
 
 
 _NETWORKS = st.one_of(

@@ -9,20 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.access.datagrams import Answering
-from svcd.access.refusals import Reason
-from svcd.access.rules import Rules
-from svcd.access.types import Hours, Rate
+from svcd.access.datagrams import DatagramFilter
+from svcd.access.refusals import RefusalReason
+from svcd.access.rules import AccessRules
+from svcd.access.types import Rate, TimeRange
 from svcd.addresses import address_number
 from svcd.config.access_types import HOURS, SOURCES
-from svcd.model import Place
+from svcd.model import SourceLocation
 
 
-def _answering(rules: Rules, wall: float = 0.0, load: float = 0.0) -> Answering:
-    return Answering(rules, wall=lambda: wall, load=lambda: load)
+def _answering(rules: AccessRules, wall: float = 0.0, load: float = 0.0) -> DatagramFilter:
+    return DatagramFilter(rules, wall=lambda: wall, load=lambda: load)
 
 
-def _reason(answering: Answering, host: str = "192.0.2.1", port: int = 40_000, now: float = 0.0) -> Reason | None:
+def _reason(
+    answering: DatagramFilter, host: str = "192.0.2.1", port: int = 40_000, now: float = 0.0
+) -> RefusalReason | None:
     refusal = answering.refusal(host, port, now)
     return None if refusal is None else refusal.reason
 
@@ -30,22 +32,22 @@ def _reason(answering: Answering, host: str = "192.0.2.1", port: int = 40_000, n
 @given(st.integers(0, 65_535))
 def test_an_answer_is_no_larger_than_its_question(question: int) -> None:
     """Or 28 bytes, what the question's own headers cost; with amplify=yes as large as a datagram can be."""
-    assert _answering(Rules()).most(question) == max(question, 28)
-    assert _answering(Rules(amplify=True)).most(question) == 65_535
+    assert _answering(AccessRules()).most(question) == max(question, 28)
+    assert _answering(AccessRules(amplify=True)).most(question) == 65_535
 
 
 def test_service_ports_are_not_answered() -> None:
     """Those below 1024 and the daemon's own, unless answer_service_ports=yes; port 0 never."""
-    place = {"answer_service_ports": Place("services", 2, 9)}
-    answering = _answering(Rules(places=place))
+    place = {"answer_service_ports": SourceLocation("services", 2, 9)}
+    answering = _answering(AccessRules(places=place))
     answering.surroundings({7777}, ())
-    assert [_reason(answering, port=port) for port in (0, 7, 1023, 7777)] == [Reason.PORT] * 4
+    assert [_reason(answering, port=port) for port in (0, 7, 1023, 7777)] == [RefusalReason.PORT] * 4
     assert [_reason(answering, port=port) for port in (1024, 7776, 65_535)] == [None] * 3
     refusal = answering.refusal("192.0.2.1", 7, 0.0)
     assert refusal is not None
     assert str(refusal.rule) == "answer_service_ports=no (services:2:9)"
-    answering.retune(Rules(answer_service_ports=True))
-    assert [_reason(answering, port=port) for port in (0, 7, 1023, 7777)] == [Reason.PORT, None, None, None]
+    answering.retune(AccessRules(answer_service_ports=True))
+    assert [_reason(answering, port=port) for port in (0, 7, 1023, 7777)] == [RefusalReason.PORT, None, None, None]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_service_ports_are_not_answered() -> None:
 )
 def test_only_single_hosts_are_answered(host: str, answered: bool) -> None:
     """Neither groups nor networks nor nobody, not even with answer_service_ports=yes."""
-    answering = _answering(Rules(answer_service_ports=True))
+    answering = _answering(AccessRules(answer_service_ports=True))
     assert (_reason(answering, host) is None) is (answered or host.endswith(".2.255"))
     answering.surroundings(frozenset(), {"192.0.2.255"})
     for _ in range(2):
@@ -82,21 +84,23 @@ def test_only_single_hosts_are_answered(host: str, answered: bool) -> None:
 
 def test_lists_hold_for_datagrams_too() -> None:
     """By address."""
-    answering = _answering(Rules(only_from=SOURCES.read("192.0.2.0/24"), no_access=SOURCES.read("192.0.2.66")))
+    answering = _answering(AccessRules(only_from=SOURCES.read("192.0.2.0/24"), no_access=SOURCES.read("192.0.2.66")))
     found = {host: _reason(answering, host) for host in ("192.0.2.1", "192.0.2.66", "198.51.100.1")}
-    assert found == {"192.0.2.1": None, "192.0.2.66": Reason.ADDRESS, "198.51.100.1": Reason.ADDRESS}
+    assert found == {"192.0.2.1": None, "192.0.2.66": RefusalReason.ADDRESS, "198.51.100.1": RefusalReason.ADDRESS}
 
 
 def test_host_names_stand_for_their_addresses() -> None:
     """As far as they are known: of an unknown one in no_access anybody may be meant, of one in only_from nobody is."""
-    rules = Rules(only_from=SOURCES.read("192.0.2.0/24,good.example"), no_access=SOURCES.read("bad.example,192.0.2.7"))
+    rules = AccessRules(
+        only_from=SOURCES.read("192.0.2.0/24,good.example"), no_access=SOURCES.read("bad.example,192.0.2.7")
+    )
     answering = _answering(rules)
     hosts = ("192.0.2.1", "192.0.2.66", "198.51.100.1", "192.0.2.7", "2001:db8::1")
-    assert {_reason(answering, host) for host in hosts} == {Reason.NAME}
+    assert {_reason(answering, host) for host in hosts} == {RefusalReason.NAME}
     bad = {"bad.example": frozenset({address_number("192.0.2.66")})}
     answering.retune(replace(rules, resolved=bad))
     assert [_reason(answering, host) for host in hosts] == [
-        None, Reason.ADDRESS, Reason.ADDRESS, Reason.ADDRESS, Reason.ADDRESS
+        None, RefusalReason.ADDRESS, RefusalReason.ADDRESS, RefusalReason.ADDRESS, RefusalReason.ADDRESS
     ]  # fmt: skip
     refusal = answering.refusal("192.0.2.66", 40_000, 0.0)
     assert refusal is not None
@@ -105,37 +109,43 @@ def test_host_names_stand_for_their_addresses() -> None:
     good = ("198.51.100.1", "2001:db8::1", "192.0.2.7", "192.0.2.66")
     answering.retune(replace(rules, resolved=bad | {"good.example": frozenset(map(address_number, good))}))
     # An address that the file names goes before one of a name, and no_access before only_from.
-    assert [_reason(answering, host) for host in hosts] == [None, Reason.ADDRESS, None, Reason.ADDRESS, None]
+    assert [_reason(answering, host) for host in hosts] == [
+        None,
+        RefusalReason.ADDRESS,
+        None,
+        RefusalReason.ADDRESS,
+        None,
+    ]
     answering.retune(replace(rules, resolved={"bad.example": frozenset()}))
     assert [_reason(answering, host) for host in hosts[:2]] == [None, None]
 
 
 def test_time_and_load_hold_for_datagrams_too() -> None:
     """As for connections."""
-    assert _reason(_answering(Rules(access_times=(Hours(60, 120),), zone=UTC))) is Reason.TIME
-    assert _reason(_answering(Rules(access_times=HOURS.read("0:00-1:00"), zone=UTC))) is None
-    assert _reason(_answering(Rules(max_load=2.0), load=2.5)) is Reason.LOAD
+    assert _reason(_answering(AccessRules(access_times=(TimeRange(60, 120),), zone=UTC))) is RefusalReason.TIME
+    assert _reason(_answering(AccessRules(access_times=HOURS.read("0:00-1:00"), zone=UTC))) is None
+    assert _reason(_answering(AccessRules(max_load=2.0), load=2.5)) is RefusalReason.LOAD
 
 
 def test_a_source_gets_so_many_answers() -> None:
     """Which bounds what a loop costs; others do not feel it."""
-    answering = _answering(Rules(per_source_rate=Rate(2, 1)))
+    answering = _answering(AccessRules(per_source_rate=Rate(2, 1)))
     found = [_reason(answering) for _ in range(3)]
-    assert found == [None, None, Reason.PER_SOURCE_RATE]
+    assert found == [None, None, RefusalReason.PER_SOURCE_RATE]
     assert _reason(answering, "192.0.2.2") is None
     assert _reason(answering, now=0.5) is None
 
 
 def test_what_is_refused_takes_no_token() -> None:
     """Forged questions from a service's port use up nobody's answers."""
-    answering = _answering(Rules(per_source_rate=Rate(1, 1)))
-    assert {_reason(answering, port=7) for _ in range(5)} == {Reason.PORT}
+    answering = _answering(AccessRules(per_source_rate=Rate(1, 1)))
+    assert {_reason(answering, port=7) for _ in range(5)} == {RefusalReason.PORT}
     assert _reason(answering) is None
 
 
 def test_many_senders_are_told_apart_still() -> None:
     """More than are known at once by their text."""
-    answering = _answering(Rules(only_from=SOURCES.read("10.0.0.0/9")))
+    answering = _answering(AccessRules(only_from=SOURCES.read("10.0.0.0/9")))
     for number in range(20_000):
         host = f"10.{number >> 8 & 1 and 200}.{number >> 8}.{number & 255}"
         assert (_reason(answering, host) is None) is (number >> 8 & 1 == 0)

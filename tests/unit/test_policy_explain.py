@@ -8,17 +8,17 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.access.admission import Door, Ticket
-from svcd.access.datagrams import Answering
-from svcd.access.explain import Outcome, Step, Visit, explain
-from svcd.access.global_limit import Hall
-from svcd.access.rules import Rules
+from svcd.access.admission import Admission, ConnectionSlot
+from svcd.access.datagrams import DatagramFilter
+from svcd.access.explain import ExplainQuery, Step, StepOutcome, explain
+from svcd.access.global_limit import GlobalLimit
+from svcd.access.rules import AccessRules
 from svcd.access.types import Rate
 from svcd.config.access_types import HOURS, SOURCES
-from svcd.model import Place
+from svcd.model import SourceLocation
 
 NOON = 43_200.0
-_FULL = Rules(
+_FULL = AccessRules(
     only_from=SOURCES.read("10.0.0.0/8,.example"),
     no_access=SOURCES.read("10.6.0.0/16"),
     access_times=HOURS.read("8:00-18:00"),
@@ -28,7 +28,7 @@ _FULL = Rules(
     per_source=1,
     rate=Rate(10, 1),
     per_source_rate=Rate(1, 60),
-    places={"no_access": Place("services", 4, 7)},
+    places={"no_access": SourceLocation("services", 4, 7)},
 )
 
 
@@ -36,8 +36,8 @@ def _told(steps: list[Step]) -> list[str]:
     return [f"{step.check} {step.outcome}: {step.text} [{step.rule}]" for step in steps]
 
 
-def _visit(peer: str = "10.0.0.1", **values: Any) -> Visit:
-    return Visit(peer=peer, moment=values.pop("moment", NOON), **values)
+def _visit(peer: str = "10.0.0.1", **values: Any) -> ExplainQuery:
+    return ExplainQuery(peer=peer, moment=values.pop("moment", NOON), **values)
 
 
 def test_from_the_file_alone() -> None:
@@ -59,7 +59,7 @@ def test_it_ends_with_the_step_that_refuses() -> None:
         "load refuses: the load is 9.00 [max_load=2.0 (the default)]"
     ]
     assert [step.check for step in explain(_FULL, _visit(moment=0.0))] == ["address", "time"]
-    rules = Rules(no_access=_FULL.no_access, places=_FULL.places)
+    rules = AccessRules(no_access=_FULL.no_access, places=_FULL.places)
     assert _told(explain(rules, _visit("10.6.0.1"))) == [
         "address refuses: no_access=10.6.0.0/16 refuses it [no_access=10.6.0.0/16 (services:4:7)]"
     ]
@@ -68,7 +68,7 @@ def test_it_ends_with_the_step_that_refuses() -> None:
 
 def test_a_name_has_the_last_word() -> None:
     """Where it could change what the address decides; it need not be known."""
-    rules = Rules(only_from=_FULL.only_from, no_access=SOURCES.read("bad.example"))
+    rules = AccessRules(only_from=_FULL.only_from, no_access=SOURCES.read("bad.example"))
     ends: dict[str, dict[str, Any]] = {
         "name depends: on the host name, which has not been looked up": {},
         "name passes: x.example: only_from=.example admits it": {"looked_up": True, "name": "x.example"},
@@ -80,7 +80,7 @@ def test_a_name_has_the_last_word() -> None:
         first, last = _told(explain(rules, _visit("192.0.2.1", **values)))
         assert first.startswith("address depends: the host name has the last word [only_from=.example")
         assert last.startswith(end)
-    open_to_all = Rules(no_access=SOURCES.read("bad.example"))
+    open_to_all = AccessRules(no_access=SOURCES.read("bad.example"))
     assert _told(explain(open_to_all, _visit(looked_up=True, name="x.test")))[-1] == (
         "name passes: nothing refuses x.test [None]"
     )
@@ -88,9 +88,9 @@ def test_a_name_has_the_last_word() -> None:
 
 def test_of_a_running_service() -> None:
     """Its counts say what would happen now."""
-    rules = Rules(instances=2, per_source=1)
-    door = Door(rules, Hall(9), wall=lambda: NOON, load=lambda: 0.0)
-    assert isinstance(door.admit("10.0.0.1", 0.0), Ticket)
+    rules = AccessRules(instances=2, per_source=1)
+    door = Admission(rules, GlobalLimit(9), wall=lambda: NOON, load=lambda: 0.0)
+    assert isinstance(door.admit("10.0.0.1", 0.0), ConnectionSlot)
     assert _told(explain(rules, _visit(), door)) == [
         "address passes: nothing is asked of the address [None]",
         "global passes: 1 are in, all services [--max-connections 9 (the command line)]",
@@ -106,14 +106,14 @@ def test_datagrams_are_not_counted_and_wait_for_no_name() -> None:
     assert _told(explain(_FULL, _visit("11.0.0.1", datagram=True)))[0].startswith(
         "address refuses: only_from does not name it"
     )
-    assert _told(explain(Rules(), _visit("224.0.0.1", datagram=True))) == [
+    assert _told(explain(AccessRules(), _visit("224.0.0.1", datagram=True))) == [
         "address refuses: it is no single host's address [None]"
     ]
 
 
 _LISTS = st.sampled_from(["10.0.0.0/8", "10.0.0.1", "10.0.0.0/24,.example", "a.example", "10.0.0.0/8,b.example"])
 _RULES = st.builds(
-    Rules,
+    AccessRules,
     only_from=st.none() | _LISTS.map(SOURCES.read),
     no_access=st.just(()) | _LISTS.map(SOURCES.read),
     access_times=st.sampled_from([(), HOURS.read("8:00-18:00"), HOURS.read("22:00-6:00")]),
@@ -131,16 +131,16 @@ _RULES = st.builds(
     st.integers(0, 86_399),
     st.sampled_from([0.5, 1.5]),
 )
-def test_it_says_what_the_door_does(rules: Rules, peer: str, name: str | None, moment: int, load: float) -> None:
+def test_it_says_what_the_door_does(rules: AccessRules, peer: str, name: str | None, moment: int, load: float) -> None:
     """The last step refuses if and only if the door does, for the same reason and by the same rule."""
-    door = Door(rules, Hall(), wall=lambda: moment, load=lambda: load)
-    visit = Visit(peer=peer, moment=moment, name=name, looked_up=True, load=load)
+    door = Admission(rules, GlobalLimit(), wall=lambda: moment, load=lambda: load)
+    visit = ExplainQuery(peer=peer, moment=moment, name=name, looked_up=True, load=load)
     last = explain(rules, visit)[-1]
     found = door.admit(peer, 0.0)
-    refusal = found.named(name) if isinstance(found, Ticket) else found
-    assert (last.outcome is Outcome.REFUSES) is (refusal is not None)
+    refusal = found.named(name) if isinstance(found, ConnectionSlot) else found
+    assert (last.outcome is StepOutcome.REFUSES) is (refusal is not None)
     if refusal is not None:
         assert (last.check, last.rule) == (refusal.reason, refusal.rule)
-    answered = Answering(rules, wall=lambda: moment, load=lambda: load).refusal(peer, 40_000, 0.0)
-    steps = explain(rules, Visit(peer=peer, moment=moment, load=load, datagram=True))
-    assert (steps[-1].outcome is Outcome.REFUSES) is (answered is not None)
+    answered = DatagramFilter(rules, wall=lambda: moment, load=lambda: load).refusal(peer, 40_000, 0.0)
+    steps = explain(rules, ExplainQuery(peer=peer, moment=moment, load=load, datagram=True))
+    assert (steps[-1].outcome is StepOutcome.REFUSES) is (answered is not None)

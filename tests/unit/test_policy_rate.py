@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.access.rate_limit import Bucket, Forward, Meter, SourceBuckets, Sources
-from svcd.access.refusals import Reason
-from svcd.access.rules import Rules
-from svcd.access.types import Prefixes, Rate
+from svcd.access.rate_limit import NonDecreasingClock, RateLimiter, SourceMask, SourceTokenBuckets, TokenBucket
+from svcd.access.refusals import RefusalReason
+from svcd.access.rules import AccessRules
+from svcd.access.types import PrefixLengths, Rate
 from svcd.addresses import address_number
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _never_too_many(times: Sequence[float], rate: Rate, burst: int) -> None:
 @given(_RATES, st.integers(1, 8), _STEPS)
 def test_a_bucket_admits_no_more_than_burst_and_rate_times_time(rate: Rate, burst: int, steps: list[int]) -> None:
     """Between any two moments, and no less: who is refused had to be."""
-    bucket = Bucket(rate, burst)
+    bucket = TokenBucket(rate, burst)
     now, taken = 0.0, []
     for step in steps:
         now += step * TICK
@@ -49,7 +49,7 @@ def test_a_bucket_admits_no_more_than_burst_and_rate_times_time(rate: Rate, burs
     _never_too_many(taken, rate, burst)
 
 
-class _Remembered(SourceBuckets):
+class _Remembered(SourceTokenBuckets):
     """Says of each source whether it was remembered when it asked."""
 
     def remembers(self, source: int) -> bool:
@@ -87,7 +87,7 @@ def test_forged_sources_lock_out_none_that_was_never_seen(
     count: int, seconds: int, burst: int, most: int, forged: int
 ) -> None:
     """However slow the rate is, however many there are, and however empty their buckets: it has its first token."""
-    buckets = SourceBuckets(Rate(count, seconds), burst, most)
+    buckets = SourceTokenBuckets(Rate(count, seconds), burst, most)
     for source in range(forged):
         for _ in range(burst + 1):
             buckets.take(source, source * TICK)
@@ -97,7 +97,7 @@ def test_forged_sources_lock_out_none_that_was_never_seen(
 
 def test_a_source_that_asks_all_the_time_is_not_forgotten() -> None:
     """Whoever floods meanwhile, fewer than half a table between two of its questions: it waits for its next token."""
-    buckets = SourceBuckets(Rate(1, 60), 2, most=20)
+    buckets = SourceTokenBuckets(Rate(1, 60), 2, most=20)
     assert [buckets.take(-1, 0.0) for _ in range(3)] == [True, True, False]
     for source in range(400):
         buckets.take(source, 0.1 * source)
@@ -114,8 +114,8 @@ def test_sources_that_are_all_remembered_do_not_feel_each_other(
     rate: Rate, burst: int, visits: list[tuple[int, int]]
 ) -> None:
     """Each is treated as if it had a bucket of its own."""
-    buckets = SourceBuckets(rate, burst)
-    own = {source: Bucket(rate, burst) for source, _ in visits}
+    buckets = SourceTokenBuckets(rate, burst)
+    own = {source: TokenBucket(rate, burst) for source, _ in visits}
     now = 0.0
     for source, step in visits:
         now += step * TICK
@@ -127,7 +127,7 @@ def test_sources_that_are_all_remembered_do_not_feel_each_other(
 
 def test_a_source_that_was_pushed_out_finds_one_token_and_no_full_bucket() -> None:
     """A newcomer after a flood has one as well, and the rest as soon as the worst of those who were forgotten has."""
-    buckets = SourceBuckets(Rate(1, 1), 2, most=4)
+    buckets = SourceTokenBuckets(Rate(1, 1), 2, most=4)
     assert [buckets.take(1, 0.0) for _ in range(3)] == [True, True, False]
     for source in range(2, 10):
         buckets.take(source, 0.0)
@@ -138,7 +138,7 @@ def test_a_source_that_was_pushed_out_finds_one_token_and_no_full_bucket() -> No
 
 def test_a_flood_is_forgotten_when_it_is_over() -> None:
     """Sources that are idle take no memory for long."""
-    buckets = SourceBuckets(Rate(10, 1), 1)
+    buckets = SourceTokenBuckets(Rate(10, 1), 1)
     for source in range(20_000):
         buckets.take(source, 0.0)
     assert len(buckets) == 20_000
@@ -150,7 +150,7 @@ def test_a_flood_is_forgotten_when_it_is_over() -> None:
 @given(st.lists(st.integers(-10_000, 10_000), max_size=50))
 def test_a_clock_that_goes_back_only_stands_still(steps: list[int]) -> None:
     """Time never goes back, and goes on by every step forward."""
-    forward = Forward()
+    forward = NonDecreasingClock()
     clock, before, total = 0, forward.at(0), 0
     for step in steps:
         clock += step
@@ -175,45 +175,47 @@ def test_a_clock_that_goes_back_only_stands_still(steps: list[int]) -> None:
 )
 def test_a_source_is_a_prefix(one: str, other: str, same: bool) -> None:
     """A /24 or a /64 counts as one, and no IPv6 source is an IPv4 one."""
-    sources = Sources(Prefixes(24, 64))
+    sources = SourceMask(PrefixLengths(24, 64))
     assert (sources.of(address_number(one)) == sources.of(address_number(other))) is same
 
 
-def _answers(meter: Meter, visits: Sequence[tuple[int, float]]) -> list[Reason | None]:
+def _answers(meter: RateLimiter, visits: Sequence[tuple[int, float]]) -> list[RefusalReason | None]:
     found = [meter.take(source, now) for source, now in visits]
     return [None if refusal is None else refusal.reason for refusal in found]
 
 
 def test_who_is_refused_by_one_rate_takes_no_token_of_the_other() -> None:
     """A source that is too fast leaves the service's tokens to others, and the other way round."""
-    meter = Meter(Rules(rate=Rate(3, 1), per_source_rate=Rate(1, 1)))
-    here, rate = Reason.PER_SOURCE_RATE, Reason.RATE
+    meter = RateLimiter(AccessRules(rate=Rate(3, 1), per_source_rate=Rate(1, 1)))
+    here, rate = RefusalReason.PER_SOURCE_RATE, RefusalReason.RATE
     assert _answers(meter, [(1, 0.0), (1, 0.0), (1, 0.0), (2, 0.0), (3, 0.0)]) == [None, here, here, None, None]
     assert _answers(meter, [(4, 0.0), (4, 0.34)]) == [rate, None]
 
 
 def test_the_burst_is_the_rates_own_count_or_what_is_said() -> None:
     """10/m lets ten come at once, with rate_burst=2 two."""
-    assert _answers(Meter(Rules(rate=Rate(10, 60))), [(1, 0.0)] * 11) == [None] * 10 + [Reason.RATE]
-    assert _answers(Meter(Rules(rate=Rate(10, 60), rate_burst=2)), [(1, 0.0)] * 3) == [None] * 2 + [Reason.RATE]
+    assert _answers(RateLimiter(AccessRules(rate=Rate(10, 60))), [(1, 0.0)] * 11) == [None] * 10 + [RefusalReason.RATE]
+    assert _answers(RateLimiter(AccessRules(rate=Rate(10, 60), rate_burst=2)), [(1, 0.0)] * 3) == [None] * 2 + [
+        RefusalReason.RATE
+    ]
 
 
 def test_a_clock_set_back_locks_nobody_out() -> None:
     """Tokens come again from the first second on."""
-    meter = Meter(Rules(per_source_rate=Rate(1, 1)))
-    here = Reason.PER_SOURCE_RATE
+    meter = RateLimiter(AccessRules(per_source_rate=Rate(1, 1)))
+    here = RefusalReason.PER_SOURCE_RATE
     assert _answers(meter, [(1, 1e6), (1, 1e6), (1, 0.0), (1, 1.0), (1, 1.5)]) == [None, here, here, None, here]
 
 
 def test_new_rules_leave_a_bucket_alone_whose_own_is_the_same() -> None:
     """A reload is no way to get a full bucket, unless the rate itself is changed."""
-    meter = Meter(Rules(rate=Rate(1, 60)))
-    assert _answers(meter, [(1, 0.0), (1, 1.0)]) == [None, Reason.RATE]
-    meter.retune(Rules(rate=Rate(1, 60), per_source_rate=Rate(1, 1)))
-    assert _answers(meter, [(1, 2.0)]) == [Reason.RATE]
-    meter.retune(Rules(rate=Rate(2, 60)))
+    meter = RateLimiter(AccessRules(rate=Rate(1, 60)))
+    assert _answers(meter, [(1, 0.0), (1, 1.0)]) == [None, RefusalReason.RATE]
+    meter.retune(AccessRules(rate=Rate(1, 60), per_source_rate=Rate(1, 1)))
+    assert _answers(meter, [(1, 2.0)]) == [RefusalReason.RATE]
+    meter.retune(AccessRules(rate=Rate(2, 60)))
     assert _answers(meter, [(1, 3.0)]) == [None]
     assert not meter.idle
-    meter.retune(Rules())
+    meter.retune(AccessRules())
     assert meter.idle
     assert _answers(meter, [(1, 3.0)]) == [None]

@@ -7,61 +7,61 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.access.refusal_log import Line, Summary
-from svcd.access.refusals import Reason, Refusal
+from svcd.access.refusal_log import RefusalAggregator, RefusalLine
+from svcd.access.refusals import Refusal, RefusalReason
 
-_RATE = Refusal(Reason.RATE, "too fast")
-_TIME = Refusal(Reason.TIME, "too late")
+_RATE = Refusal(RefusalReason.RATE, "too fast")
+_TIME = Refusal(RefusalReason.TIME, "too late")
 
 
 def test_the_first_is_told_at_once_and_the_next_second_in_one_line() -> None:
     """With the count, and the first of those that it is about."""
-    summary = Summary()
+    summary = RefusalAggregator()
     assert summary.due(0.0) is None
-    assert summary.note(_RATE, "192.0.2.1", 0.0) == Line(_RATE, "192.0.2.1", 1)
+    assert summary.note(_RATE, "192.0.2.1", 0.0) == RefusalLine(_RATE, "192.0.2.1", 1)
     assert summary.due(0.0) is None
     assert summary.note(_RATE, "192.0.2.2", 0.25) is None
     assert summary.note(_RATE, "192.0.2.3", 0.5) is None
     assert summary.due(0.5) == 0.5
     assert summary.pending(0.5) == []
-    assert summary.pending(1.0) == [Line(_RATE, "192.0.2.2", 2)]
+    assert summary.pending(1.0) == [RefusalLine(_RATE, "192.0.2.2", 2)]
     assert summary.due(1.0) is None
     assert summary.pending(9.0) == []
-    assert summary.note(_RATE, "192.0.2.4", 9.0) == Line(_RATE, "192.0.2.4", 1)
-    assert summary.counts == {Reason.RATE: 4}
+    assert summary.note(_RATE, "192.0.2.4", 9.0) == RefusalLine(_RATE, "192.0.2.4", 1)
+    assert summary.counts == {RefusalReason.RATE: 4}
 
 
 def test_at_the_end_nothing_waits() -> None:
     """Whoever stops tells the rest at once."""
-    summary = Summary()
+    summary = RefusalAggregator()
     for number in range(3):
         summary.note(_RATE, f"192.0.2.{number}", 5.0)
-    assert summary.pending(float("inf")) == [Line(_RATE, "192.0.2.1", 2)]
+    assert summary.pending(float("inf")) == [RefusalLine(_RATE, "192.0.2.1", 2)]
     assert summary.due(5.0) is None
 
 
 def test_each_reason_has_its_own_line() -> None:
     """A flood for one reason hides no other."""
-    summary = Summary()
+    summary = RefusalAggregator()
     assert summary.note(_RATE, "192.0.2.1", 0.0) is not None
     assert summary.note(_RATE, "192.0.2.1", 0.0) is None
-    assert summary.note(_TIME, "192.0.2.2", 0.1) == Line(_TIME, "192.0.2.2", 1)
-    assert summary.counts == {Reason.RATE: 2, Reason.TIME: 1}
+    assert summary.note(_TIME, "192.0.2.2", 0.1) == RefusalLine(_TIME, "192.0.2.2", 1)
+    assert summary.counts == {RefusalReason.RATE: 2, RefusalReason.TIME: 1}
 
 
 def test_a_clock_that_is_set_back_holds_no_line() -> None:
     """What waits is told with the next, and the timer waits a second at most."""
-    summary = Summary()
+    summary = RefusalAggregator()
     summary.note(_RATE, "192.0.2.1", 1e6)
     summary.note(_RATE, "192.0.2.1", 1e6)
     assert summary.due(0.0) == 1.0
-    assert summary.note(_RATE, "192.0.2.1", 0.0) == Line(_RATE, "192.0.2.1", 2)
+    assert summary.note(_RATE, "192.0.2.1", 0.0) == RefusalLine(_RATE, "192.0.2.1", 2)
 
 
 @given(st.lists(st.tuples(st.sampled_from([_RATE, _TIME]), st.integers(0, 100), st.booleans()), max_size=80))
 def test_no_more_than_a_line_a_second_and_nothing_is_lost(visits: list[tuple[Refusal, int, bool]]) -> None:
     """The counts of a reason's lines add up, and any two lines are a second apart."""
-    summary = Summary()
+    summary = RefusalAggregator()
     now, written = 0.0, []
     for refusal, step, ticks in visits:
         now += step / 64
@@ -72,7 +72,7 @@ def test_no_more_than_a_line_a_second_and_nothing_is_lost(visits: list[tuple[Ref
     while (wait := summary.due(now)) is not None:
         now += wait
         written += [(now, line) for line in summary.pending(now)]
-    for reason in (Reason.RATE, Reason.TIME):
+    for reason in (RefusalReason.RATE, RefusalReason.TIME):
         lines = [(at, line.count) for at, line in written if line.refusal.reason is reason]
         assert sum(count for _, count in lines) == summary.counts.get(reason, 0)
         assert all(later[0] - earlier[0] >= 1 for earlier, later in itertools.pairwise(lines))

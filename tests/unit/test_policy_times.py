@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svcd.access.times import Timetable
-from svcd.access.types import Hours
+from svcd.access.types import TimeRange
 from svcd.config.access_types import HOURS
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -58,14 +58,16 @@ def test_without_a_zone_the_machines_clock_counts() -> None:
     moment = 1_795_255_920.0
     wall = datetime.fromtimestamp(moment)
     minute = wall.hour * 60 + wall.minute
-    table = Timetable([Hours(minute, minute + 1)])
+    table = Timetable([TimeRange(minute, minute + 1)])
     assert table.is_open(moment)
     assert not table.is_open(moment + 60)
     assert not table.is_open(moment - 60)
 
 
 _SPANS = (
-    st.tuples(st.integers(0, 1439), st.integers(0, 1440)).filter(lambda it: it[0] != it[1]).map(lambda it: Hours(*it))
+    st.tuples(st.integers(0, 1439), st.integers(0, 1440))
+    .filter(lambda it: it[0] != it[1])
+    .map(lambda it: TimeRange(*it))
 )
 _ZONES = st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kathmandu", "America/St_Johns", "Australia/Lord_Howe"])
 
@@ -75,7 +77,7 @@ _ZONES = st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kathmandu", "America/St_
     st.lists(st.integers(-100_000, 100_000), max_size=20),
 )  # fmt: skip
 def test_any_order_of_questions_is_answered_by_the_wall_clock(
-    spans: list[Hours], zone: str, start: int, steps: list[int]
+    spans: list[TimeRange], zone: str, start: int, steps: list[int]
 ) -> None:
     """Whatever was asked before, forward or back."""
     table = Timetable(spans, ZoneInfo(zone))
@@ -86,5 +88,5 @@ def test_any_order_of_questions_is_answered_by_the_wall_clock(
         assert table.is_open(start) is (wall.hour * 60 + wall.minute in minutes)
 
 
-def _minutes(span: Hours) -> range:
+def _minutes(span: TimeRange) -> range:
     return range(span.start, span.end if span.end > span.start else span.end + 1440)

@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
 from svcd.sockets.stream_port import StreamPort
-from svcd.wire.proxy_header import Header
+from svcd.wire.proxy_header import ProxyHeader
 from tests.doubles import FakeReactor, LogCatcher
 
 if TYPE_CHECKING:
@@ -315,7 +315,7 @@ def test_a_client_that_a_proxy_names(tmp_path: Path, family: int, source: Any, d
     client.sendall(b"headerhello")
     descriptor, _ = streams.listener._accept()  # type: ignore[attr-defined]
     assert os.read(descriptor, 6) == b"header"
-    streams.port.adopt(descriptor, source, family, Header(6, source, destination))
+    streams.port.adopt(descriptor, source, family, ProxyHeader(6, source, destination))
     transport: Any = streams.factory.built[0].transport
     kind = IPv4Address if len(source) == 2 else IPv6Address
     assert (transport.getPeer(), transport.getHost()) == (kind("TCP", *source), kind("TCP", *destination))
@@ -334,7 +334,7 @@ def test_a_proxy_that_speaks_for_itself(streams: _Streams) -> None:
     client.sendall(b"header")
     descriptor, peer = streams.listener._accept()  # type: ignore[attr-defined]
     assert os.read(descriptor, 6) == b"header"
-    streams.port.adopt(descriptor, peer, socket.AF_INET, Header(6))
+    streams.port.adopt(descriptor, peer, socket.AF_INET, ProxyHeader(6))
     transport: Any = streams.factory.built[0].transport
     assert transport.getPeer() == IPv4Address("TCP", *client.getsockname())
     assert transport.getHost() == IPv4Address("TCP", *client.getpeername())

@@ -11,8 +11,8 @@ from twisted.internet.interfaces import IHalfCloseableProtocol, IPullProducer
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from svcd.config.options import Options
-from svcd.model import Shape
+from svcd.config.options import ServiceOptions
+from svcd.model import SocketType
 from svcd.protocols.base import LINGER_BYTES, LINGER_SECONDS
 from svcd.protocols.catalog import BUILTINS, SHAPES
 from svcd.protocols.chargen import ChargenDatagrams, ChargenFactory
@@ -40,7 +40,7 @@ def _connect(made_by: Factory, room: float = float("inf")) -> StreamDouble:
 
 def _builtin(name: str, room: float = float("inf"), clock: Clock | None = None) -> StreamDouble:
     around = surroundings(clock or Clock())
-    return _connect(BUILTINS[name].stream(Options(), around), room)
+    return _connect(BUILTINS[name].stream(ServiceOptions(), around), room)
 
 
 class _Datagrams:
@@ -67,7 +67,7 @@ class _Datagrams:
 def _builtin_datagrams(name: str) -> _Datagrams:
     make = BUILTINS[name].datagram
     assert make is not None
-    return _Datagrams(make(Options(), surroundings(Clock())))
+    return _Datagrams(make(ServiceOptions(), surroundings(Clock())))
 
 
 def test_echo_sends_back_every_byte() -> None:
@@ -245,20 +245,20 @@ def test_the_catalog_makes_what_it_says() -> None:
     around = surroundings(Clock(), FakeFiles({"/q": "mine\n"}))
     for name, builtin in BUILTINS.items():
         assert builtin.summary
-        assert not builtin.stream(Options(), around).noisy
-        assert SHAPES[name] == ({Shape.STREAM} if builtin.datagram is None else set(Shape))
+        assert not builtin.stream(ServiceOptions(), around).noisy
+        assert SHAPES[name] == ({SocketType.STREAM} if builtin.datagram is None else set(SocketType))
         if builtin.datagram is not None:
-            assert not builtin.datagram(Options(), around).noisy
+            assert not builtin.datagram(ServiceOptions(), around).noisy
 
 
 def test_qotd_reads_the_quotes_of_its_option() -> None:
     """With quotes= it says what stands there, without it one of its own."""
     around = surroundings(Clock(), FakeFiles({"/q": "mine\n"}))
-    assert _connect(BUILTINS["qotd"].stream(Options(quotes="/q"), around)).sent == b"mine\r\n"
+    assert _connect(BUILTINS["qotd"].stream(ServiceOptions(quotes="/q"), around)).sent == b"mine\r\n"
     assert _builtin("qotd").sent in DEFAULT
     make = BUILTINS["qotd"].datagram
     assert make is not None
-    assert _Datagrams(make(Options(quotes="/q"), around)).ask(b"") == [b"mine\r\n"]
+    assert _Datagrams(make(ServiceOptions(quotes="/q"), around)).ask(b"") == [b"mine\r\n"]
 
 
 def test_chargen_factories_are_quiet() -> None:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from svcd.access.admission import Ticket
-from svcd.access.global_limit import Hall
+from svcd.access.admission import ConnectionSlot
+from svcd.access.global_limit import GlobalLimit
 from svcd.connections.admission_queue import Reception
 from svcd.connections.descriptor_budget import DescriptorBudget
-from svcd.connections.proxy_protocol import PATIENCE, Unannounced, Usher
-from svcd.connections.tracker import Keeper
-from svcd.log.formats import TextForm
-from svcd.log.writer import Journal
-from svcd.wire.proxy_header import MOST, Header, block, line
+from svcd.connections.proxy_protocol import PATIENCE, ProxiedConnection, ProxyProtocolReader
+from svcd.connections.tracker import ConnectionTracker
+from svcd.log.formats import TextFormat
+from svcd.log.writer import LogWriter
+from svcd.wire.proxy_header import MOST, ProxyHeader, block, line
 from tests.doubles import FakeFiles, FakeNames, FakeReactor, keeping, service_of
 
 if TYPE_CHECKING:
@@ -37,25 +37,25 @@ class _Proxied:
     def __init__(self, options: str = "proxy_protocol=127.0.0.1", *, path: str = "", limit: int = 100) -> None:
         self.reactor = FakeReactor()
         self.lines: list[str] = []
-        self.taken: list[tuple[int, Any, int, Header | None]] = []
+        self.taken: list[tuple[int, Any, int, ProxyHeader | None]] = []
         self.budget = DescriptorBudget(limit, self.reactor)
-        self.hall = Hall()
+        self.hall = GlobalLimit()
         service = service_of(f"echo {f'{path}/unix' if path else '0/tcp'} {options}")
-        journal = Journal(keeping(self.lines), TextForm(stamped=False))
+        journal = LogWriter(keeping(self.lines), TextFormat(stamped=False))
         self.reception = Reception(self.reactor, journal, FakeFiles(), self.budget, self.hall)
         self.entrance = self.reception.entrance(service)
         names, numbers = FakeNames(), itertools.count(1)
-        self.keeper: Keeper[Any] = Keeper(
+        self.keeper: ConnectionTracker[Any] = ConnectionTracker(
             service, journal, names, self.budget.share(service.id), numbers, self.entrance, {}
         )
-        self.usher = Usher(self.keeper, self.reception.lobby)
+        self.usher = ProxyProtocolReader(self.keeper, self.reception.lobby)
         self.family = socket.AF_UNIX if path else socket.AF_INET
         self.listener = socket.socket(self.family)
         self.listener.bind(path or ("127.0.0.1", 0))
         self.listener.listen()
         self.clients: list[socket.socket] = []
 
-    def serve(self, descriptor: int, name: Any, family: int, relay: Header | None = None) -> None:
+    def serve(self, descriptor: int, name: Any, family: int, relay: ProxyHeader | None = None) -> None:
         self.taken.append((descriptor, name, family, relay))
 
     def connect(self, data: bytes = b"") -> socket.socket:
@@ -117,7 +117,7 @@ def test_a_header_that_is_there_costs_no_wait(proxied: Callable[..., _Proxied], 
     service = proxied()
     service.connect(data + b"hello")
     ((_, name, family, relay),) = service.taken
-    assert (name, family, relay) == (SOURCE, socket.AF_INET, Header(len(data), SOURCE, DESTINATION))
+    assert (name, family, relay) == (SOURCE, socket.AF_INET, ProxyHeader(len(data), SOURCE, DESTINATION))
     assert service.heard() == b"hello"
     assert os.get_blocking(service.taken[0][0])
     assert service.quiet
@@ -145,7 +145,7 @@ def test_a_proxy_that_speaks_for_itself(proxied: Callable[..., _Proxied]) -> Non
     """Its own address counts, and its header does not count as what it says."""
     service = proxied()
     client = service.connect(LOCAL + b"check")
-    assert service.taken[0][1:] == (client.getsockname(), socket.AF_INET, Header(16))
+    assert service.taken[0][1:] == (client.getsockname(), socket.AF_INET, ProxyHeader(16))
     assert service.heard() == b"check"
 
 
@@ -162,7 +162,7 @@ def test_a_proxy_at_a_unix_socket(proxied: Callable[..., _Proxied], tmp_path: Pa
     """It is told by the word local; what it says of itself is nothing."""
     service = proxied("proxy_protocol=10.0.0.1,local", path=str(tmp_path / "s"))
     service.connect(V2 + b"hello")
-    assert service.taken[0][1:] == (SOURCE, socket.AF_UNIX, Header(len(V2), SOURCE, DESTINATION))
+    assert service.taken[0][1:] == (SOURCE, socket.AF_UNIX, ProxyHeader(len(V2), SOURCE, DESTINATION))
     assert service.heard() == b"hello"
     service.connect(LOCAL)
     assert service.taken[1][1:] == ("", socket.AF_UNIX, None)
@@ -262,7 +262,7 @@ def test_who_waits_is_closed_when_the_service_stops(proxied: Callable[..., _Prox
     assert not empty
     service.usher.close()
     assert empty == [None]
-    assert isinstance(closed, Unannounced)
+    assert isinstance(closed, ProxiedConnection)
     assert [client.recv(1) for client in clients] == [b""] * 3
     assert (service.lines, service.quiet) == ([], True)
 
@@ -284,7 +284,7 @@ def test_a_client_waits_for_room_where_it_may(proxied: Callable[..., _Proxied]) 
     service = proxied("proxy_protocol=127.0.0.1 instances=1 on_limit=queue")
     clients = [service.connect() for _ in range(2)]
     ticket = service.entrance.admit("192.0.2.9", 0.0)
-    assert isinstance(ticket, Ticket)
+    assert isinstance(ticket, ConnectionSlot)
     for client in clients:
         service.send(client, V1)
     third = service.connect(V2)

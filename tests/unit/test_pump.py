@@ -15,19 +15,19 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.python.failure import Failure
 
-from svcd.access.global_limit import Hall
+from svcd.access.global_limit import GlobalLimit
 from svcd.connections.admission_queue import Reception
 from svcd.connections.descriptor_budget import DescriptorBudget
-from svcd.connections.spawned import SpawnKeeper
+from svcd.connections.spawned import SpawnedTracker
 from svcd.connections.spawned_connection import KILL_SECONDS
-from svcd.log.formats import TextForm
-from svcd.log.writer import Journal
+from svcd.log.formats import TextFormat
+from svcd.log.writer import LogWriter
 from svcd.process.messages import Ended
 from svcd.protocols.base import LINGER_SECONDS
-from svcd.supervisor.launch_spec import Account, spec_of
+from svcd.supervisor.launch_spec import DaemonAccount, launch_spec
 from svcd.tls.service_tls import ServiceTls
-from svcd.tls.termination import Pump
-from svcd.tls.termination_ends import ClientSide, HandlerSide
+from svcd.tls.termination import TlsTerminator
+from svcd.tls.termination_ends import ClientEnd, HandlerEnd
 from tests.doubles import LOCAL_PEER, PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
 from tests.tls import ANNA, FILES, TlsClient, secured
 
@@ -165,11 +165,11 @@ class _Daemon:
         self.budget = DescriptorBudget(100, self.reactor)
         self.link = _Link()
         files = FakeFiles({**FILES, "/c/welcome": b"welcome\n"})
-        journal = Journal(keeping(self.lines), TextForm(stamped=False))
-        self.entrance = Reception(self.reactor, journal, files, self.budget, Hall()).entrance(service)
+        journal = LogWriter(keeping(self.lines), TextFormat(stamped=False))
+        self.entrance = Reception(self.reactor, journal, files, self.budget, GlobalLimit()).entrance(service)
         self.side = ServiceTls(self.reactor, files, self.entrance.tally)
         self.side.prepare(service)()
-        self.keeper = SpawnKeeper(
+        self.keeper = SpawnedTracker(
             self.reactor,
             lambda _keeper: self.link,  # type: ignore[arg-type, return-value]
             service,
@@ -300,7 +300,7 @@ def test_the_launcher_need_not_count() -> None:
         (secured(CAT, log_on_success="TRAFFIC"), False),
         (service_of(f"{CAT} log_on_success=TRAFFIC"), True),
     ]:
-        spec = spec_of(service, Account((1024, 4096)))
+        spec = launch_spec(service, DaemonAccount((1024, 4096)))
         assert (spec.hold, bool(spec.identity.handler_limits)) == (holds, holds)
 
 
@@ -552,7 +552,7 @@ def test_what_is_over_leaves_nothing(started: Callable[..., _Daemon]) -> None:
             del transport.protocol
         daemon.reactor.adopted.clear()
         client.below = transport
-        kinds = (Pump, ClientSide, HandlerSide)
+        kinds = (TlsTerminator, ClientEnd, HandlerEnd)
         assert [each for each in gc.get_objects() if isinstance(each, kinds)] == []
     finally:
         gc.enable()

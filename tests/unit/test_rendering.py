@@ -13,7 +13,7 @@ from svcd.config.option_info import HANDLERS
 from svcd.config.options import TABLE
 from svcd.config.parser import parse_text
 from svcd.config.value_types import DURATION
-from svcd.model import Net, Shape
+from svcd.model import NetProtocol, SocketType
 from svcd.protocols.catalog import SHAPES
 from tests.doubles import FakeFiles, config_of
 
@@ -133,9 +133,9 @@ def _quoted(text: str, style: str) -> str:
 @st.composite
 def _lines(draw: DrawFn) -> str:
     """A valid line, with any options of the table that it can take."""
-    net = draw(st.sampled_from(list(Net)))
+    net = draw(st.sampled_from(list(NetProtocol)))
     fitting = sorted(name for name, shapes in SHAPES.items() if net.shape in shapes)
-    handlers = HANDLERS if net.shape is Shape.STREAM else ("server",)
+    handlers = HANDLERS if net.shape is SocketType.STREAM else ("server",)
     runs = draw(st.sampled_from([*fitting, *handlers]))
     where = draw(_TRICKY.map(lambda text: f"/r/{text}x")) if net.local else str(draw(st.integers(0, 65_535)))
     aliases = draw(st.lists(_WORD.filter(lambda text: not {"=", "/"} & {*text} and text not in {*SHAPES, *TABLE})))
@@ -145,7 +145,7 @@ def _lines(draw: DrawFn) -> str:
     words = ["a service", f"{where}/{net}", *aliases]
     if runs in HANDLERS:
         values[runs] = draw(_values(runs))
-        if net.shape is Shape.DATAGRAM:
+        if net.shape is SocketType.DATAGRAM:
             values["wait"] = "yes"
     else:
         words.append(runs)
@@ -204,14 +204,16 @@ def test_an_offset_leaves_local_services_alone() -> None:
 
 def test_a_protocol_knows_its_shape_and_its_families() -> None:
     """The eight protocols are four of streams and four of datagrams."""
-    facts: dict[Net, Any] = {net: (net.shape is Shape.STREAM, net.local, net.versions) for net in Net}
+    facts: dict[NetProtocol, Any] = {
+        net: (net.shape is SocketType.STREAM, net.local, net.versions) for net in NetProtocol
+    }
     assert facts == {
-        Net.TCP: (True, False, (4, 6)),
-        Net.TCP4: (True, False, (4,)),
-        Net.TCP6: (True, False, (6,)),
-        Net.UDP: (False, False, (4, 6)),
-        Net.UDP4: (False, False, (4,)),
-        Net.UDP6: (False, False, (6,)),
-        Net.UNIX: (True, True, ()),
-        Net.UNIXGRAM: (False, True, ()),
+        NetProtocol.TCP: (True, False, (4, 6)),
+        NetProtocol.TCP4: (True, False, (4,)),
+        NetProtocol.TCP6: (True, False, (6,)),
+        NetProtocol.UDP: (False, False, (4, 6)),
+        NetProtocol.UDP4: (False, False, (4,)),
+        NetProtocol.UDP6: (False, False, (6,)),
+        NetProtocol.UNIX: (True, True, ()),
+        NetProtocol.UNIXGRAM: (False, True, ()),
     }

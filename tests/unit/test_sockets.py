@@ -14,9 +14,9 @@ import pytest
 from svcd.config.endpoints import Endpoint, check
 from svcd.errors import ListenError, ListenErrors
 from svcd.host.accounts import group_id, user_id
-from svcd.host.info import LocalMachine
+from svcd.host.info import Host
 from svcd.net.socket_options import is_mptcp, unix_address, unix_path
-from svcd.sockets.listening import OpenSocket, open_socket
+from svcd.sockets.listening import ListeningSocket, open_socket
 from tests.doubles import FakeFiles, FakeMachine, config_of, open_all
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ class _Opened:
     """Opens lines, and closes them in the end."""
 
     def __init__(self) -> None:
-        self.all: list[OpenSocket] = []
+        self.all: list[ListeningSocket] = []
 
-    def __call__(self, line: str) -> OpenSocket:
+    def __call__(self, line: str) -> ListeningSocket:
         """Open a line of one endpoint."""
         (endpoint,) = _endpoints(line)
         self.all.append(open_socket(endpoint))
@@ -59,7 +59,7 @@ def _error(line: str) -> ListenError:
     return caught.value
 
 
-def _flag(sock: OpenSocket, level: int, name: int) -> bool:
+def _flag(sock: ListeningSocket, level: int, name: int) -> bool:
     return bool(sock.socket.getsockopt(level, name))
 
 
@@ -100,7 +100,7 @@ def test_the_kernel_keeps_little_for_a_client_that_does_not_read(opened: _Opened
             assert taken < 1_000_000
 
 
-@pytest.mark.skipif(6 not in LocalMachine().versions(), reason="this machine has no IPv6")
+@pytest.mark.skipif(6 not in Host().versions(), reason="this machine has no IPv6")
 @pytest.mark.parametrize("v6only", ["yes", "no"])
 def test_an_ipv6_socket_takes_ipv4_only_when_asked(opened: _Opened, v6only: str) -> None:
     """Both families have a listener of their own, unless v6only=no."""
@@ -298,7 +298,7 @@ def test_opening_all_is_in_the_order_of_the_file(tmp_path: Path) -> None:
 
 def test_numbers_of_users_and_groups() -> None:
     """Names are looked up, numbers are taken as they are."""
-    machine = LocalMachine()
+    machine = Host()
     assert (user_id("root"), user_id("12345"), group_id("54321")) == (0, 12_345, 54_321)
     assert machine.has_user("root")
     assert machine.has_user("12345")
@@ -308,7 +308,7 @@ def test_numbers_of_users_and_groups() -> None:
 
 def test_addresses_behind_a_name() -> None:
     """A literal has one spelling, an interface and a host name have theirs, anything else is an OSError."""
-    machine = LocalMachine()
+    machine = Host()
     assert machine.addresses("127.0.0.1") == ["127.0.0.1"]
     assert machine.addresses("0:0:0:0:0:0:0:1") == ["::1"]
     assert "127.0.0.1" in machine.addresses("lo")
@@ -345,7 +345,7 @@ def test_connections_inherit_the_size_of_buffers(opened: _Opened) -> None:
 
 def test_sockets_of_multipath_tcp(opened: _Opened) -> None:
     """They are told by their protocol, and have the options of TCP."""
-    if not LocalMachine().has_mptcp():
+    if not Host().has_mptcp():
         pytest.skip("this kernel has no Multipath TCP")
     found = opened("echo 0/tcp4 bind=127.0.0.1 mptcp=yes sndbuf=32K keepalive=yes")
     assert is_mptcp(found.socket)

@@ -11,7 +11,7 @@ import pytest
 
 from svcd.cli import main
 from svcd.cli import services_file as sources
-from svcd.cli.services_file import Source, become, source_of
+from svcd.cli.services_file import ServicesFileSource, become, source_of
 from svcd.defaults import DEFAULT_NAME, SERVICES_FILE
 from svcd.errors import UsageError
 
@@ -25,7 +25,7 @@ STRANGER = 54_321
 
 def _source(
     monkeypatch: pytest.MonkeyPatch, status: dict[str, Any] | None, named: str | None = None, control: str | None = None
-) -> Source:
+) -> ServicesFileSource:
     monkeypatch.setattr("svcd.cli.control_commands.daemon_status", lambda *_: status)
     monkeypatch.setattr(sources, "_unit_user", lambda: "svcd")
     return source_of(named, argparse.Namespace(control=control))
@@ -35,7 +35,7 @@ def test_the_running_daemons_file_is_the_default(monkeypatch: pytest.MonkeyPatch
     """With its offset, and the users who read the file and run handlers."""
     status = {"pid": 7, "services_file": "/s", "port_offset": 10, "reader": 0, "user": STRANGER}
     found = _source(monkeypatch, status)
-    assert found == Source("/s", "which the running daemon serves (pid 7)", 10, "root", str(STRANGER))
+    assert found == ServicesFileSource("/s", "which the running daemon serves (pid 7)", 10, "root", str(STRANGER))
     assert found.name == "/s, which the running daemon serves (pid 7)"
     same = _source(monkeypatch, {**status, "reader": STRANGER})
     assert (same.reader, same.handlers) == (str(STRANGER), "")
@@ -47,15 +47,15 @@ def test_the_running_daemons_file_is_the_default(monkeypatch: pytest.MonkeyPatch
 def test_a_file_that_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon's users are not its own, unless it is the daemon's file."""
     status = {"pid": 7, "services_file": "/s", "port_offset": 10, "reader": 0, "user": STRANGER}
-    assert _source(monkeypatch, status, "/other") == Source("/other")
-    assert _source(monkeypatch, status, "/other", "/control") == Source("/other")
+    assert _source(monkeypatch, status, "/other") == ServicesFileSource("/other")
+    assert _source(monkeypatch, status, "/other", "/control") == ServicesFileSource("/other")
 
 
 def test_without_a_daemon_the_unit_says_who_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     """The usual file is the unit's; an older daemon that says nothing of its file is none."""
     for status in (None, {"pid": 7}):
-        assert _source(monkeypatch, status) == Source(None, reader="svcd")
-    assert _source(monkeypatch, None, SERVICES_FILE) == Source(SERVICES_FILE, reader="svcd")
+        assert _source(monkeypatch, status) == ServicesFileSource(None, reader="svcd")
+    assert _source(monkeypatch, None, SERVICES_FILE) == ServicesFileSource(SERVICES_FILE, reader="svcd")
 
 
 def test_a_check_says_whose_eyes_it_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from svcd.access.global_limit import Hall
+from svcd.access.global_limit import GlobalLimit
 from svcd.connections.admission_queue import Reception
 from svcd.connections.descriptor_budget import DescriptorBudget
-from svcd.connections.spawned import SpawnKeeper
+from svcd.connections.spawned import SpawnedTracker
 from svcd.connections.spawned_connection import KILL_SECONDS
 from svcd.connections.wait_port import WaitPort
 from svcd.errors import CommandError
-from svcd.log.formats import TextForm
-from svcd.log.writer import Journal
+from svcd.log.formats import TextFormat
+from svcd.log.writer import LogWriter
 from svcd.process.messages import Ended
-from svcd.process.pidfd import Child
+from svcd.process.pidfd import PidfdChild
 from svcd.sockets import accept_helper as acceptor
-from svcd.sockets.accept_helper import Acceptor
-from svcd.sockets.descriptor_port import HandOffPort
-from svcd.sockets.holder_process import Holder
-from svcd.wire.proxy_header import Header
+from svcd.sockets.accept_helper import AcceptHelper
+from svcd.sockets.descriptor_port import DescriptorPort
+from svcd.sockets.holder_process import HolderProcess
+from svcd.wire.proxy_header import ProxyHeader
 from tests.doubles import FakeFiles, FakeNames, FakeReactor, LogCatcher, keeping, service_of
 
 if TYPE_CHECKING:
@@ -96,10 +96,10 @@ class _Spawned:
         self.budget = DescriptorBudget(100, self.reactor)
         self.link = _Link()
         service = service_of(line)
-        journal = Journal(keeping(self.lines), TextForm(stamped=False), short=short)
-        self.hall = Hall()
+        journal = LogWriter(keeping(self.lines), TextFormat(stamped=False), short=short)
+        self.hall = GlobalLimit()
         self.entrance = Reception(self.reactor, journal, files or FakeFiles(), self.budget, self.hall).entrance(service)
-        self.keeper = SpawnKeeper(
+        self.keeper = SpawnedTracker(
             self.reactor,
             lambda _keeper: self.link,  # type: ignore[arg-type, return-value]
             service,
@@ -229,7 +229,7 @@ def test_a_client_that_a_proxy_names(spawned: Callable[..., _Spawned]) -> None:
     daemon = spawned("log_on_success=HOST,TRAFFIC idle_timeout=1h")
     proxy = daemon.dial()
     descriptor, _ = daemon.listener._accept()  # type: ignore[attr-defined]
-    daemon.keeper.take(descriptor, SOURCE, socket.AF_INET, Header(28, SOURCE, DESTINATION))
+    daemon.keeper.take(descriptor, SOURCE, socket.AF_INET, ProxyHeader(28, SOURCE, DESTINATION))
     values = dict(item.split(b"=", 1) for item in daemon.link.waiting[1][0].split(b"\0"))
     near, far, proxied = (
         (values[f"{name}".encode()].decode(), int(values[port.encode()]))
@@ -250,7 +250,7 @@ def test_a_client_that_a_proxy_at_a_unix_socket_names(spawned: Callable[..., _Sp
     daemon = spawned(where="/run/cat/unix")
     ours, theirs = socket.socketpair()
     with theirs:
-        daemon.keeper.take(ours.detach(), SOURCE, socket.AF_UNIX, Header(28, SOURCE, DESTINATION))
+        daemon.keeper.take(ours.detach(), SOURCE, socket.AF_UNIX, ProxyHeader(28, SOURCE, DESTINATION))
         values = dict(item.split(b"=", 1) for item in daemon.link.waiting[1][0].split(b"\0"))
         daemon.begin(1)
     assert (values[b"PROTO"], values[b"TCPREMOTEIP"], values[b"TCPLOCALPORT"]) == (b"TCP", b"192.0.2.1", b"443")
@@ -263,7 +263,7 @@ def test_a_proxy_that_speaks_for_itself_is_a_client(spawned: Callable[..., _Spaw
     daemon = spawned()
     proxy = daemon.dial()
     descriptor, name = daemon.listener._accept()  # type: ignore[attr-defined]
-    daemon.keeper.take(descriptor, name, socket.AF_INET, Header(16))
+    daemon.keeper.take(descriptor, name, socket.AF_INET, ProxyHeader(16))
     values = dict(item.split(b"=", 1) for item in daemon.link.waiting[1][0].split(b"\0"))
     assert values[b"TCPREMOTEPORT"] == b"%d" % proxy.getsockname()[1]
     assert b"PROXY_ADDR" not in values
@@ -407,7 +407,7 @@ def test_python_is_imported_before_the_first_client() -> None:
 def test_a_hand_off_port_rests_while_the_link_is_full(spawned: Callable[..., _Spawned]) -> None:
     """Who comes then waits in the kernel's queue, and is taken once there is room."""
     daemon = spawned()
-    port = HandOffPort(daemon.reactor, daemon.listener, daemon.keeper.take, daemon.keeper.may_accept, lambda: None)
+    port = DescriptorPort(daemon.reactor, daemon.listener, daemon.keeper.take, daemon.keeper.may_accept, lambda: None)
     daemon.keeper.when_room(port.resume)
     port.startListening()
     daemon.dial()
@@ -433,7 +433,7 @@ def test_one_connections_mistake_is_its_own(spawned: Callable[..., _Spawned]) ->
         taken.append((name, family))
         raise RuntimeError("no")
 
-    port = HandOffPort(daemon.reactor, daemon.listener, take, lambda: True, lambda: None)
+    port = DescriptorPort(daemon.reactor, daemon.listener, take, lambda: True, lambda: None)
     port.startListening()
     for _ in range(2):
         daemon.dial()
@@ -733,7 +733,7 @@ def test_a_stop_before_the_name_is_known(spawned: Callable[..., _Spawned]) -> No
 def test_the_port_rests_while_there_are_enough(spawned: Callable[..., _Spawned]) -> None:
     """on_limit=queue with one instance serves one after the other."""
     daemon = spawned("instances=1 on_limit=queue")
-    port = HandOffPort(daemon.reactor, daemon.listener, daemon.keeper.take, daemon.keeper.may_accept, lambda: None)
+    port = DescriptorPort(daemon.reactor, daemon.listener, daemon.keeper.take, daemon.keeper.may_accept, lambda: None)
     daemon.entrance.listen(port.pause, port.resume)
     port.startListening()
     for _ in range(2):
@@ -820,13 +820,13 @@ def test_a_process_that_accepts_by_itself_is_not_started_out_of_hours(spawned: C
         client = daemon.dial()
         port.doRead()
         assert port not in daemon.reactor.readers
-        daemon.reactor.wait_for(Acceptor).doRead()
+        daemon.reactor.wait_for(AcceptHelper).doRead()
         assert client.recv(100) == b"out\n"
         assert not daemon.keeper.sessions
         assert port in daemon.reactor.readers
     port.stopListening()
     assert "peer=- reason=load" in daemon.lines[0]
-    daemon.reactor.wait_for(Child).doRead()
+    daemon.reactor.wait_for(PidfdChild).doRead()
     daemon.reactor.advance(10)
     assert not daemon.reactor.readers
 
@@ -839,19 +839,19 @@ def test_an_accept_that_blocks_ends_by_itself(
     monkeypatch.setattr(acceptor, "_CODE", acceptor._CODE.replace("signal.alarm(2)", "signal.setitimer(0, 0.05)"))
     done: list[int] = []
     daemon.listener.setblocking(True)
-    accepts = Acceptor(daemon.reactor, daemon.listener, done.append)
+    accepts = AcceptHelper(daemon.reactor, daemon.listener, done.append)
     accepts.accept()
-    daemon.reactor.wait_for(Acceptor).doRead()
+    daemon.reactor.wait_for(AcceptHelper).doRead()
     assert (done, accepts.waiting) == ([-1], False)
-    daemon.reactor.wait_for(Child).doRead()
+    daemon.reactor.wait_for(PidfdChild).doRead()
     assert not daemon.reactor.readers
     # The next one has a process of its own; it is not blocked where the socket is not.
     daemon.listener.setblocking(False)
     accepts.accept()
-    daemon.reactor.wait_for(Acceptor).doRead()
+    daemon.reactor.wait_for(AcceptHelper).doRead()
     assert done == [-1, -1]
     daemon.reactor.advance(5)
-    daemon.reactor.wait_for(Child).doRead()
+    daemon.reactor.wait_for(PidfdChild).doRead()
     assert not daemon.reactor.readers
 
 
@@ -866,7 +866,7 @@ def test_the_processes_of_a_daemon_before_are_left_their_socket(spawned: Callabl
         service.port.resume()
         assert not service.watched
         assert not service.daemon.keeper.sessions
-    service.daemon.reactor.wait_for(Holder).doRead()
+    service.daemon.reactor.wait_for(HolderProcess).doRead()
     assert (service.port.busy, service.port.process, service.watched) == (False, 0, True)
     service.port.hold(process.pid)
     assert not service.port.busy
@@ -885,7 +885,7 @@ def test_a_process_of_a_daemon_before_is_ended(spawned: Callable[..., _Spawned],
             assert process.poll() is None
             service.daemon.reactor.advance(0.2)
         assert process.wait(60) == -(signal.SIGTERM if heeds else signal.SIGKILL)
-    service.daemon.reactor.wait_for(Holder).doRead()
+    service.daemon.reactor.wait_for(HolderProcess).doRead()
     assert not service.daemon.reactor.getDelayedCalls()
     assert not service.port.busy
 

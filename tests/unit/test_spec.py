@@ -7,11 +7,11 @@ import resource
 import pytest
 
 from svcd.process.launch_options import LIMITS, adapt, changed_variables, excess, launcher_options
-from svcd.process.spec import Identity, Limit, Spec
-from svcd.supervisor.launch_spec import Account, spec_of
+from svcd.process.spec import LaunchSpec, ProcessCredentials, ResourceLimit
+from svcd.supervisor.launch_spec import DaemonAccount, launch_spec
 from tests.doubles import service_of
 
-ACCOUNT = Account((1024, 4096))
+ACCOUNT = DaemonAccount((1024, 4096))
 LINE = "cat 7/tcp server=/bin/cat user=root umask=022 nice=2 rlimit_core=0 rlimit_cpu=5 "
 #: Limits of the nursery.
 INHERITED = dict.fromkeys(LIMITS.values(), (50, 100))
@@ -64,13 +64,13 @@ OTHERS = [
 ]
 
 
-def _spec(options: str) -> Spec:
+def _spec(options: str) -> LaunchSpec:
     names = {word.partition("=")[0] for word in options.split() if "=" in word}
     line = " ".join(word for word in LINE.split() if word.partition("=")[0] not in names)
-    return spec_of(service_of(f"{line} {options}"), ACCOUNT)
+    return launch_spec(service_of(f"{line} {options}"), ACCOUNT)
 
 
-def _excess(row: Spec, wanted: Spec) -> list[str]:
+def _excess(row: LaunchSpec, wanted: LaunchSpec) -> list[str]:
     return excess(row, wanted, INHERITED)
 
 
@@ -125,8 +125,8 @@ def test_what_are_no_launcher_options(options: bytes) -> None:
 def test_a_limit_that_is_none(limit: int, soft: bool) -> None:
     """A negative number would be a great one for the system."""
     which = resource.RLIMIT_CPU
-    wanted = Limit(which, limit, 5) if soft else Limit(which, 5, limit)
-    spec = _spec("")._replace(identity=Identity(handler_limits=(wanted,)))
+    wanted = ResourceLimit(which, limit, 5) if soft else ResourceLimit(which, 5, limit)
+    spec = _spec("")._replace(identity=ProcessCredentials(handler_limits=(wanted,)))
     with pytest.raises(ValueError, match="no limit"):
         adapt(_spec(""), launcher_options(spec))
 
@@ -152,7 +152,7 @@ def test_numbers_that_no_services_file_has(change: dict[str, object], named: lis
 
 def test_a_limit_of_files_that_is_too_low_for_a_launcher() -> None:
     """Is its handlers' alone, whatever else it does."""
-    spec = Spec("x", Identity(handler_limits=(Limit(resource.RLIMIT_NOFILE, 10, 10),)), {})
+    spec = LaunchSpec("x", ProcessCredentials(handler_limits=(ResourceLimit(resource.RLIMIT_NOFILE, 10, 10),)), {})
     other = spec._replace(log_stderr=True)
     assert adapt(spec, launcher_options(other)) == other
     assert adapt(spec, launcher_options(spec)) == spec

@@ -17,15 +17,15 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.task import Clock
 
-from svcd.metrics.counters import Flow
-from svcd.metrics.registry import SAMPLES, Ledger
-from svcd.metrics.snapshot import About
+from svcd.metrics.counters import LiveTraffic
+from svcd.metrics.registry import SAMPLES, MetricsRegistry
+from svcd.metrics.snapshot import ServiceInfo
 from svcd.protocols.status import formatting as texts
-from svcd.protocols.status.cache import OLDEST, WORTH, Rendering
+from svcd.protocols.status.cache import OLDEST, WORTH, RenderCache
 from svcd.protocols.status.data import view
 from svcd.protocols.status.page import page
-from svcd.protocols.status.resource import StatusFactory, StatusSite
-from svcd.wire.http_request import HttpError, Request
+from svcd.protocols.status.resource import StatusFactory, StatusResource
+from svcd.wire.http_request import HttpError, HttpRequest
 from tests.doubles import StreamDouble, counted
 
 if TYPE_CHECKING:
@@ -38,26 +38,26 @@ HERE = IPv4Address("TCP", "127.0.0.1", 40_000)
 class _Ports:
     """A datagram port that is open."""
 
-    def flow(self) -> Flow:
+    def flow(self) -> LiveTraffic:
         """What it has carried."""
-        return Flow(30, 60, 3)
+        return LiveTraffic(30, 60, 3)
 
 
-def _busy(clock: Clock | None = None) -> Ledger:
+def _busy(clock: Clock | None = None) -> MetricsRegistry:
     """A ledger with something of everything."""
     clock = clock or Clock()
-    ledger = Ledger(wall=lambda: 1000.0, clock=clock.seconds)
+    ledger = MetricsRegistry(wall=lambda: 1000.0, clock=clock.seconds)
     ledger.state = "ready"
     ledger.watch(clock.callLater)
-    echo = counted(ledger, About("echo/tcp", "echo", addresses=("127.0.0.1:7", "[::1]:7"), most=100))
+    echo = counted(ledger, ServiceInfo("echo/tcp", "echo", addresses=("127.0.0.1:7", "[::1]:7"), most=100))
     echo.accepted += 5
     echo.end("done", 0.25, 10, 20, "192.0.2.1:1")
     echo.end("lost", 99.0, 0, 2, "192.0.2.1:2")
     echo.refuse("rate", 7)
     echo.failures += 1
-    counted(ledger, About("time/udp", "time", stream=False)).enter(_Ports())
+    counted(ledger, ServiceInfo("time/udp", "time", stream=False)).enter(_Ports())
     ledger.tally("time/udp").refuse("port")
-    git = counted(ledger, About("git/tcp", "/usr/bin/git", spawned=True, description="the code", expires=2e9))
+    git = counted(ledger, ServiceInfo("git/tcp", "/usr/bin/git", spawned=True, description="the code", expires=2e9))
     for version in ("TLSv1.2", "TLSv1.3", "TLSv1.3"):
         git.shaken(version)
     git.not_shaken("closed")
@@ -71,13 +71,13 @@ def _busy(clock: Clock | None = None) -> Ledger:
     return ledger
 
 
-def _request(target: str = "/", **fields: str) -> Request:
+def _request(target: str = "/", **fields: str) -> HttpRequest:
     named = {name.lower().replace("_", "-").encode(): value.encode() for name, value in fields.items()}
-    return Request("GET", target.encode(), named, "1.1", True)
+    return HttpRequest("GET", target.encode(), named, "1.1", True)
 
 
-def _ask(ledger: Ledger, target: str, **fields: str) -> Response:
-    return StatusSite(ledger, Clock().seconds).respond(_request(target, **fields), REMOTE)
+def _ask(ledger: MetricsRegistry, target: str, **fields: str) -> Response:
+    return StatusResource(ledger, Clock().seconds).respond(_request(target, **fields), REMOTE)
 
 
 def test_metrics_are_the_counts_in_both_formats() -> None:
@@ -147,7 +147,7 @@ def test_metrics_are_compressed_for_who_takes_it() -> None:
 @pytest.mark.parametrize(("state", "status"), [("starting", 503), ("ready", 200), ("stopping", 503)])
 def test_readiness_is_that_of_the_daemon(state: str, status: int) -> None:
     """readyz says whether it serves, healthz that it turns."""
-    ledger = Ledger()
+    ledger = MetricsRegistry()
     ledger.state = state
     assert (_ask(ledger, "/readyz").status, _ask(ledger, "/readyz").content) == (status, f"{state}\n".encode())
     assert (_ask(ledger, "/healthz").status, _ask(ledger, "/healthz").content) == (200, b"ok\n")
@@ -157,7 +157,7 @@ def test_readiness_is_that_of_the_daemon(state: str, status: int) -> None:
 def test_there_is_nothing_else(target: str) -> None:
     """404."""
     with pytest.raises(HttpError) as raised:
-        _ask(Ledger(), target)
+        _ask(MetricsRegistry(), target)
     assert raised.value.status is HTTPStatus.NOT_FOUND
 
 
@@ -166,7 +166,7 @@ def test_there_is_nothing_else(target: str) -> None:
 def test_a_client_on_this_machine_may_say_its_names(host: str) -> None:
     """Addresses, names without a dot, and those below localhost."""
     for peer in (HERE, IPv6Address("TCP", "::1", 1), IPv6Address("TCP", "::ffff:127.0.0.1", 1)):
-        assert StatusSite(Ledger()).respond(_request("/healthz", host=host), peer).status is HTTPStatus.OK
+        assert StatusResource(MetricsRegistry()).respond(_request("/healthz", host=host), peer).status is HTTPStatus.OK
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "a.localhost.x.org"])
@@ -174,13 +174,13 @@ def test_a_name_of_somebody_elses_is_not_answered_on_the_loopback_interface(host
     """A page in a browser here can't read this one by DNS rebinding; from other machines any name is right."""
     for peer in (HERE, IPv6Address("TCP", "::1", 1)):
         with pytest.raises(HttpError) as raised:
-            StatusSite(Ledger()).respond(_request("/healthz", host=host), peer)
+            StatusResource(MetricsRegistry()).respond(_request("/healthz", host=host), peer)
         assert raised.value.status is HTTPStatus.MISDIRECTED_REQUEST
         with pytest.raises(HttpError) as raised:
-            StatusSite(Ledger()).respond(_request(f"http://{host}/healthz", host="localhost"), peer)
+            StatusResource(MetricsRegistry()).respond(_request(f"http://{host}/healthz", host="localhost"), peer)
         assert raised.value.status is HTTPStatus.MISDIRECTED_REQUEST
     for other in (REMOTE, UNIXAddress(None), IPv6Address("TCP", "fe80::1%eth0", 1)):
-        assert StatusSite(Ledger()).respond(_request("/healthz", host=host), other).status is HTTPStatus.OK
+        assert StatusResource(MetricsRegistry()).respond(_request("/healthz", host=host), other).status is HTTPStatus.OK
 
 
 class _Reader(html.parser.HTMLParser):
@@ -219,9 +219,9 @@ class _Reader(html.parser.HTMLParser):
 HOSTILE = "<script>alert(1)</script>\"'&$state"
 
 
-def _hostile() -> Ledger:
-    ledger = Ledger(clock=Clock().seconds)
-    tally = counted(ledger, About(f"{HOSTILE}/tcp", HOSTILE, addresses=(HOSTILE,), description=HOSTILE))
+def _hostile() -> MetricsRegistry:
+    ledger = MetricsRegistry(clock=Clock().seconds)
+    tally = counted(ledger, ServiceInfo(f"{HOSTILE}/tcp", HOSTILE, addresses=(HOSTILE,), description=HOSTILE))
     tally.end(HOSTILE, 1.0, 0, 0, json.dumps(HOSTILE))
     tally.refuse(HOSTILE)
     return ledger
@@ -273,7 +273,7 @@ def test_the_page_is_whole_without_a_script() -> None:
 
 def test_an_idle_daemon_has_a_page() -> None:
     """Without a service, without a sample."""
-    found = _Reader(page(view(Ledger())).decode())
+    found = _Reader(page(view(MetricsRegistry())).decode())
     assert "none yet" in found.text
     assert "nobody" in found.text
 
@@ -295,12 +295,12 @@ def test_json_says_what_the_page_shows() -> None:
 def test_samples_of_different_length_are_added_from_the_newest() -> None:
     """A service that was added later has fewer."""
     clock = Clock()
-    ledger = Ledger(clock=clock.seconds)
-    first = counted(ledger, About("a/tcp", "echo"))
+    ledger = MetricsRegistry(clock=clock.seconds)
+    first = counted(ledger, ServiceInfo("a/tcp", "echo"))
     ledger.watch(clock.callLater)
     for number in range(3):
         if number == 1:
-            second = counted(ledger, About("b/tcp", "echo"))
+            second = counted(ledger, ServiceInfo("b/tcp", "echo"))
         first.accepted += 1
         if number:
             second.accepted += 10
@@ -358,7 +358,7 @@ def test_an_answer_is_made_anew_when_it_is_old(cost: float, kept: float) -> None
     """What was cheap to make is soon old, and nothing is older than a second."""
     clock = Clock()
     maker = _Maker(clock, cost)
-    rendering = Rendering(maker, clock.seconds)
+    rendering = RenderCache(maker, clock.seconds)
     first = rendering.answer(packed=False)
     assert first == b"1"
     if kept:
@@ -371,7 +371,7 @@ def test_an_answer_is_made_anew_when_it_is_old(cost: float, kept: float) -> None
 def test_an_answer_is_compressed_once() -> None:
     """The same bytes go to everybody, and a new answer is compressed anew."""
     clock = Clock()
-    rendering = Rendering(_Maker(clock, 0.01), clock.seconds)
+    rendering = RenderCache(_Maker(clock, 0.01), clock.seconds)
     packed = rendering.answer(packed=True)
     assert gzip.decompress(packed) == b"1"
     assert rendering.answer(packed=True) is packed
@@ -383,7 +383,7 @@ def test_an_answer_is_compressed_once() -> None:
 def test_the_factory_watches_while_it_listens() -> None:
     """Charts cost nothing when no status service is open."""
     clock = Clock()
-    ledger = Ledger(clock=clock.seconds)
+    ledger = MetricsRegistry(clock=clock.seconds)
     factory: Any = StatusFactory(ledger, clock)
     assert not clock.getDelayedCalls()
     factory.doStart()
@@ -397,7 +397,7 @@ def test_the_factory_watches_while_it_listens() -> None:
 
 def test_the_service_speaks_http() -> None:
     """GET and HEAD are answered on one connection, other methods are not allowed."""
-    protocol: Any = StatusFactory(Ledger(), Clock()).buildProtocol(HERE)
+    protocol: Any = StatusFactory(MetricsRegistry(), Clock()).buildProtocol(HERE)
     transport = StreamDouble(protocol, peer=HERE)
     protocol.makeConnection(transport)
     for method in ("GET", "HEAD", "POST"):

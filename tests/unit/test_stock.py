@@ -16,19 +16,19 @@ import pytest
 from svcd.config.endpoints import Endpoint, check
 from svcd.daemon.startup import inherited_stock
 from svcd.errors import ActivationError, ListenErrors
-from svcd.host.info import LocalMachine
+from svcd.host.info import Host
 from svcd.net.socket_options import has_sized_buffers, unix_address
-from svcd.sockets.acquire import Store
-from svcd.sockets.activation import Inherited, handed_name, receive, stored_name
-from svcd.sockets.listening import OpenSocket
-from svcd.sockets.socket_pool import Stock
+from svcd.sockets.acquire import FdStore
+from svcd.sockets.activation import InheritedSocket, handed_name, receive, stored_name
+from svcd.sockets.listening import ListeningSocket
+from svcd.sockets.socket_pool import SocketPool
 from tests.doubles import FakeFiles, FakeMachine, LogCatcher, ManagerDouble, config_of, open_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-needs_ipv6 = pytest.mark.skipif(6 not in LocalMachine().versions(), reason="this machine has no IPv6")
+needs_ipv6 = pytest.mark.skipif(6 not in Host().versions(), reason="this machine has no IPv6")
 
 
 def _endpoints(text: str) -> list[Endpoint]:
@@ -61,12 +61,12 @@ def bound(end: ExitStack) -> Callable[..., socket.socket]:
     return make
 
 
-def _take(line: str, *inherited: Inherited, end: ExitStack) -> list[OpenSocket | None]:
+def _take(line: str, *inherited: InheritedSocket, end: ExitStack) -> list[ListeningSocket | None]:
     """What the endpoints of a line get from a stock."""
     for each in inherited:
         assert each.socket is not None
         end.callback(each.socket.close)
-    stock = Stock(inherited)
+    stock = SocketPool(inherited)
     found = [stock.take(endpoint) for endpoint in _endpoints(line)]
     for opened in found:
         if opened is not None:
@@ -79,7 +79,7 @@ def test_a_socket_is_found_by_its_address(bound: Callable[..., socket.socket], e
     sock = bound()
     port = sock.getsockname()[1]
     line = f"echo {port}/tcp bind=127.0.0.1 keepalive=yes nodelay=no"
-    (found,) = _take(line, Inherited("svcd.socket", sock), end=end)
+    (found,) = _take(line, InheritedSocket("svcd.socket", sock), end=end)
     assert found is not None
     assert (found.address, found.origin, found.stored, found.lent) == (f"127.0.0.1:{port}", "activation", "", True)
     assert found.socket is sock
@@ -104,18 +104,18 @@ def test_a_socket_elsewhere_is_not_taken(line: str, bound: Callable[..., socket.
     """An address that is wider or narrower than the line's is another address."""
     sock = bound()
     port = sock.getsockname()[1]
-    assert _take(line.format(port=port), Inherited("x", sock), end=end) == [None]
+    assert _take(line.format(port=port), InheritedSocket("x", sock), end=end) == [None]
 
 
 @pytest.mark.parametrize("name", ["echo", "echo/tcp4"])
 def test_a_socket_unit_names_the_service(name: str, bound: Callable[..., socket.socket], end: ExitStack) -> None:
     """Then it says where that stands; a name that svcd gave does not, nor one of another protocol."""
     sock = bound()
-    (found,) = _take("echo 7/tcp4", Inherited(name, sock), end=end)
+    (found,) = _take("echo 7/tcp4", InheritedSocket(name, sock), end=end)
     assert found is not None
     assert found.address == f"127.0.0.1:{sock.getsockname()[1]}"
     for line, other in (("echo 7/udp4", name), ("upper 7/tcp4", name), ("echo 7/tcp4", "svcd/-/echo/tcp4@0.0.0.0:7")):
-        assert _take(line, Inherited(other, bound()), end=end) == [None]
+        assert _take(line, InheritedSocket(other, bound()), end=end) == [None]
 
 
 @needs_ipv6
@@ -137,26 +137,26 @@ def test_one_socket_for_both_families(
     """It serves a line for both, whose two endpoints share it; but not one that wants a single family."""
     sock = bound("::", both=True)
     port = sock.getsockname()[1]
-    found = _take(line.format(port=port), Inherited("x", sock), end=end)
+    found = _take(line.format(port=port), InheritedSocket("x", sock), end=end)
     assert [each is not None for each in found] == taken
     for each in found:
         assert each is None or each.address == f"[::]:{port}"
     if taken == [True, True]:
-        found = _take("echo 7/tcp", Inherited("echo", bound("::", both=True)), end=end)
+        found = _take("echo 7/tcp", InheritedSocket("echo", bound("::", both=True)), end=end)
         assert None not in found
         # What a daemon before us has stored is for the line that it was for.
         name = "svcd/-/echo/tcp6@[::]:7"
-        assert _take(line.format(port=port), Inherited(name, bound("::", both=True)), end=end) == [None, None]
+        assert _take(line.format(port=port), InheritedSocket(name, bound("::", both=True)), end=end) == [None, None]
 
 
 @needs_ipv6
 def test_a_socket_for_each_family(bound: Callable[..., socket.socket], end: ExitStack) -> None:
     """Each endpoint of a line gets its own."""
     first, second = bound(), bound("::1")
-    found = _take("echo 7/tcp", Inherited("echo", second), Inherited("echo", first), end=end)
+    found = _take("echo 7/tcp", InheritedSocket("echo", second), InheritedSocket("echo", first), end=end)
     assert [each and each.socket for each in found] == [first, second]
     port = second.getsockname()[1]
-    (local,) = _take(f"echo {port}/tcp bind=::1", Inherited("x", second), end=end)
+    (local,) = _take(f"echo {port}/tcp bind=::1", InheritedSocket("x", second), end=end)
     assert local is not None
     assert local.address == f"[::1]:{port}"
 
@@ -166,7 +166,7 @@ def test_the_kernels_choice_of_a_port_is_kept(end: ExitStack) -> None:
     (endpoint,) = _endpoints("echo 0/tcp4 bind=127.0.0.1")
     (first,) = open_all([endpoint])
     end.callback(first.close)
-    (found,) = _take("echo 0/tcp4 bind=127.0.0.1", Inherited(stored_name(endpoint), first.socket), end=end)
+    (found,) = _take("echo 0/tcp4 bind=127.0.0.1", InheritedSocket(stored_name(endpoint), first.socket), end=end)
     assert found is not None
     assert (found.address, found.origin, found.stored) == (first.address, "store", stored_name(endpoint))
 
@@ -181,24 +181,24 @@ def test_a_socket_that_programs_share_is_known_by_its_name(
     waits, other = (f"x {number}/udp4 {words} bind=127.0.0.1" for words in ("server=/bin/a wait=yes", "echo"))
     (endpoint,) = _endpoints(waits)
     for name in (stored_name(endpoint), handed_name(endpoint, None)):
-        inherited = Inherited(name, sock.dup())
+        inherited = InheritedSocket(name, sock.dup())
         assert inherited.waits
         assert _take(other, inherited, end=end) == [None]
-        (found,) = _take(waits, Inherited(name, sock.dup()), end=end)
+        (found,) = _take(waits, InheritedSocket(name, sock.dup()), end=end)
         assert found is not None
         assert found.socket.getblocking()
     # What was another service's may become a wait=yes service's.
     (endpoint,) = _endpoints(other)
-    (found,) = _take(waits, Inherited(stored_name(endpoint), sock.dup()), end=end)
+    (found,) = _take(waits, InheritedSocket(stored_name(endpoint), sock.dup()), end=end)
     assert found is not None
 
 
 def test_a_socket_is_stored_anew_when_programs_begin_to_share_it(bound: Callable[..., socket.socket]) -> None:
     """Its name says so."""
     manager = ManagerDouble(keeps=True)
-    store = Store(manager)
+    store = FdStore(manager)
     before, after = (_endpoints(f"x 7/tcp4 {words}")[0] for words in ("echo", "server=/bin/a wait=yes"))
-    opened = OpenSocket(before, bound(), "")
+    opened = ListeningSocket(before, bound(), "")
     store.keep(opened)
     opened.endpoint = after
     store.keep(opened)
@@ -216,17 +216,17 @@ def test_a_unix_socket_from_the_store(tmp_path: Path, net: str, kind: int, end: 
     (endpoint,) = _endpoints(f"echo {path}/{net}")
     (first,) = open_all([endpoint])
     name = stored_name(endpoint)
-    (found,) = _take(f"echo {path}/{net} mode=0600", Inherited(name, first.socket.dup()), end=end)
+    (found,) = _take(f"echo {path}/{net} mode=0600", InheritedSocket(name, first.socket.dup()), end=end)
     assert found is not None
     assert found.socket.type == kind
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     copy = found.socket.dup()
     path.rename(tmp_path / "elsewhere")
-    assert _take(f"echo {path}/{net}", Inherited(name, copy.dup()), end=end) == [None]
+    assert _take(f"echo {path}/{net}", InheritedSocket(name, copy.dup()), end=end) == [None]
     path.write_text("somebody else's")
-    assert _take(f"echo {path}/{net}", Inherited(name, copy.dup()), end=end) == [None]
+    assert _take(f"echo {path}/{net}", InheritedSocket(name, copy.dup()), end=end) == [None]
     (tmp_path / "elsewhere").rename(path)
-    (found,) = _take(f"echo {path}/{net}", Inherited(name, copy), end=end)
+    (found,) = _take(f"echo {path}/{net}", InheritedSocket(name, copy), end=end)
     assert found is not None
     found.close(for_good=False)
     assert path.is_socket()
@@ -240,7 +240,7 @@ def test_a_unix_socket_of_a_socket_unit(tmp_path: Path, bound: Callable[..., soc
     path = tmp_path / "s"
     sock = bound(str(path))
     path.chmod(0o640)
-    (found,) = _take(f"echo {path}/unix mode=0777", Inherited("x", sock), end=end)
+    (found,) = _take(f"echo {path}/unix mode=0777", InheritedSocket("x", sock), end=end)
     assert found is not None
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     found.close()
@@ -258,7 +258,7 @@ def test_a_mode_that_cannot_be_had_is_explained(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "chmod", chmod)
     with pytest.raises(ListenErrors, match="change the socket's owner"):
-        open_all([stricter], Stock([Inherited(stored_name(endpoint), first.socket)]))
+        open_all([stricter], SocketPool([InheritedSocket(stored_name(endpoint), first.socket)]))
     assert first.socket.fileno() == -1
 
 
@@ -269,11 +269,11 @@ def test_what_nobody_asked_for_is_said_and_closed(bound: Callable[..., socket.so
     names = ["svcd.socket", "svcd/-/gone/tcp@127.0.0.1", stored_name(endpoint)]
     addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (given, ours)]
     pieces = zip(names, (given, ours, local), strict=True)
-    stock = Stock([*(Inherited(*each) for each in pieces), Inherited("file", None, "it is no socket")])
+    stock = SocketPool([*(InheritedSocket(*each) for each in pieces), InheritedSocket("file", None, "it is no socket")])
     assert stock
     manager = ManagerDouble()
     with LogCatcher() as log:
-        assert open_all([], stock, Store(manager)) == []
+        assert open_all([], stock, FdStore(manager)) == []
     said = [(event["name"], event["address"], event["reason"]) for event in log.named("leftover")]
     unasked = "no line of the services file asks for it"
     assert said == [
@@ -293,8 +293,8 @@ def test_an_address_changes_hands(tmp_path: Path, end: ExitStack) -> None:
     """A path that was a stream's becomes a datagram service's within one start."""
     (before,) = _endpoints(f"echo {tmp_path}/s/unix")
     (first,) = open_all([before])
-    stock = Stock([Inherited(stored_name(before), first.socket)])
-    (now,) = open_all(_endpoints(f"echo {tmp_path}/s/unixgram"), stock, Store(ManagerDouble()))
+    stock = SocketPool([InheritedSocket(stored_name(before), first.socket)])
+    (now,) = open_all(_endpoints(f"echo {tmp_path}/s/unixgram"), stock, FdStore(ManagerDouble()))
     end.callback(now.close)
     assert now.origin == ""
     assert now.socket.type == socket.SOCK_DGRAM
@@ -305,7 +305,7 @@ def test_what_a_socket_unit_lacks_is_said(bound: Callable[..., socket.socket], e
     endpoints = _endpoints("echo 0/tcp4 bind=127.0.0.1\nupper 0/tcp4 bind=127.0.0.1\n")
     for name, said in (("upper", ["echo/tcp4"]), (stored_name(endpoints[1]), [])):
         with LogCatcher() as log:
-            opened = open_all(endpoints, Stock([Inherited(name, bound())]))
+            opened = open_all(endpoints, SocketPool([InheritedSocket(name, bound())]))
         for each in opened:
             end.callback(each.close)
         assert [event["service"] for event in log.named("ungiven")] == said
@@ -317,11 +317,11 @@ def test_a_start_that_fails_removes_nothing_from_the_store(bound: Callable[..., 
     taken = bound().getsockname()[1]
     first, second = _endpoints(f"echo {tmp_path}/s/unix\nupper {tmp_path}/new/unix\n")
     (opened,) = open_all([first])
-    stock = Stock([Inherited(stored_name(first), opened.socket)])
+    stock = SocketPool([InheritedSocket(stored_name(first), opened.socket)])
     manager = ManagerDouble()
     third = _endpoints(f"discard {taken}/tcp4 bind=127.0.0.1")
     with pytest.raises(ListenErrors):
-        open_all([first, second, *third], stock, Store(manager))
+        open_all([first, second, *third], stock, FdStore(manager))
     assert opened.socket.fileno() == -1
     assert (tmp_path / "s").is_socket()
     assert not (tmp_path / "new").exists()
@@ -332,7 +332,7 @@ def test_a_start_that_fails_removes_nothing_from_the_store(bound: Callable[..., 
 def test_a_socket_is_stored_once(tmp_path: Path, keeps: bool, bound: Callable[..., socket.socket]) -> None:
     """Under a name of its own, if the manager takes it; it is removed when the socket closes for good."""
     manager = ManagerDouble(keeps=keeps)
-    store = Store(manager)
+    store = FdStore(manager)
     (endpoint,) = _endpoints(f"echo {tmp_path}/s/unix")
     (opened,) = open_all([endpoint])
     name = stored_name(endpoint)
@@ -345,7 +345,7 @@ def test_a_socket_is_stored_once(tmp_path: Path, keeps: bool, bound: Callable[..
     store.close(opened)
     assert manager.said[1:] == ([f"FDSTOREREMOVE=1 FDNAME={name}"] if keeps else [])
     assert not (tmp_path / "s").exists()
-    lent = OpenSocket(endpoint, bound(), "", origin="activation")
+    lent = ListeningSocket(endpoint, bound(), "", origin="activation")
     store.keep(lent)
     store.close(lent)
     assert not [each for each in manager.said[1:] if each.startswith("FDSTORE=1")]
@@ -377,7 +377,7 @@ def test_what_is_meant_for_another_process_is_left_alone() -> None:
     assert not inherited_stock(environment, 17)
     assert environment == {"HOME": "/"}
     assert receive({"LISTEN_PID": "17"}, 17) == []
-    assert not Stock()
+    assert not SocketPool()
 
 
 @pytest.mark.parametrize("count", ["x", "-1"])
@@ -468,7 +468,7 @@ def test_an_abstract_socket_is_found_by_its_name(net: str, end: ExitStack, tmp_p
             sock.bind(unix_address(name))
             if net == "unix":
                 sock.listen(1)
-            inherited = Inherited(given, sock)
+            inherited = InheritedSocket(given, sock)
             assert inherited.address == name
             (found,) = _take(line, inherited, end=end)
             assert found is not None
@@ -477,7 +477,7 @@ def test_an_abstract_socket_is_found_by_its_name(net: str, end: ExitStack, tmp_p
             found.close()
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(unix_address(name))
-        Inherited(stored_name(_endpoints(line)[0]), sock).close()
+        InheritedSocket(stored_name(_endpoints(line)[0]), sock).close()
 
 
 def test_a_buffer_that_was_sized_fits_no_service_without_a_size(
@@ -490,10 +490,10 @@ def test_a_buffer_that_was_sized_fits_no_service_without_a_size(
         pytest.skip("this kernel does not tell (SO_BUF_LOCK, Linux 5.14)")
     line = f"echo {sock.getsockname()[1]}/tcp4 bind=127.0.0.1"
     given = stored_name(_endpoints(line)[0])
-    assert _take(line, Inherited(given, sock.dup()), end=end) == [None]
-    (lent,) = _take(line, Inherited("svcd.socket", sock.dup()), end=end)
+    assert _take(line, InheritedSocket(given, sock.dup()), end=end) == [None]
+    (lent,) = _take(line, InheritedSocket("svcd.socket", sock.dup()), end=end)
     assert lent is not None
-    (sized,) = _take(f"{line} rcvbuf=8K", Inherited(given, sock.dup()), end=end)
+    (sized,) = _take(f"{line} rcvbuf=8K", InheritedSocket(given, sock.dup()), end=end)
     assert sized is not None
     assert sized.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 16_384
 
@@ -503,6 +503,6 @@ def test_multipath_tcp_wants_a_socket_of_its_own(bound: Callable[..., socket.soc
     sock = bound()
     line = f"echo {sock.getsockname()[1]}/tcp4 bind=127.0.0.1 mptcp=yes"
     given = stored_name(_endpoints(line)[0])
-    assert _take(line, Inherited(given, sock.dup()), end=end) == [None]
-    (lent,) = _take(line, Inherited("svcd.socket", sock.dup()), end=end)
+    assert _take(line, InheritedSocket(given, sock.dup()), end=end) == [None]
+    (lent,) = _take(line, InheritedSocket("svcd.socket", sock.dup()), end=end)
     assert lent is not None

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 from twisted.internet.protocol import Factory
 
-from svcd.access.global_limit import Hall
+from svcd.access.global_limit import GlobalLimit
 from svcd.config.endpoints import DesiredServices, check
 from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.errors import ConfigError, ListenErrors
-from svcd.log.formats import TextForm
-from svcd.log.writer import Journal
-from svcd.metrics.registry import Ledger
-from svcd.sockets.activation import Inherited
-from svcd.sockets.socket_pool import Stock
+from svcd.log.formats import TextFormat
+from svcd.log.writer import LogWriter
+from svcd.metrics.registry import MetricsRegistry
+from svcd.sockets.activation import InheritedSocket
+from svcd.sockets.socket_pool import SocketPool
 from svcd.sockets.stream_port import StreamPort
-from svcd.supervisor.launch_spec import Account
+from svcd.supervisor.launch_spec import DaemonAccount
 from svcd.supervisor.supervisor import Supervisor
 from tests.doubles import (
     FakeFiles,
@@ -43,7 +43,7 @@ class _Daemon:
     """A supervisor of a text's services."""
 
     def __init__(
-        self, text: str, manager: ManagerDouble | None = None, stock: Stock | None = None, *, strict: bool = False
+        self, text: str, manager: ManagerDouble | None = None, stock: SocketPool | None = None, *, strict: bool = False
     ) -> None:
         self.reactor = FakeReactor()
         self.lines: list[str] = []
@@ -53,15 +53,15 @@ class _Daemon:
         assert not problems
         # Two connections, and listeners.
         self.budget = DescriptorBudget(2 + len(endpoints), self.reactor)
-        self.ledger = Ledger()
+        self.ledger = MetricsRegistry()
         self.supervisor = Supervisor(
             self.reactor,
             DesiredServices(tuple(endpoints)),
             surroundings(self.reactor, descriptors=self.budget),
-            Journal(keeping(self.lines), TextForm(stamped=False)),
+            LogWriter(keeping(self.lines), TextFormat(stamped=False)),
             self.budget,
-            Account((1024, 4096)),
-            Hall(),
+            DaemonAccount((1024, 4096)),
+            GlobalLimit(),
             self.ledger,
             self.manager,
             stock,
@@ -199,7 +199,7 @@ def test_sockets_outlive_the_daemon_where_somebody_keeps_them(tmp_path: Path) ->
     assert (tmp_path / "echo").is_socket()
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "echo"))
-        second = _Daemon(text, ManagerDouble(keeps=True), Stock([Inherited(name, kept)]))
+        second = _Daemon(text, ManagerDouble(keeps=True), SocketPool([InheritedSocket(name, kept)]))
         with LogCatcher() as log:
             second.start()
         assert [event["origin"] for event in log.named("listen")] == ["store"]

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.access.global_limit import Hall
+from svcd.access.global_limit import GlobalLimit
 from svcd.connections.admission_queue import Reception
 from svcd.connections.descriptor_budget import DescriptorBudget
-from svcd.connections.tcpmux import LINGER, PATIENCE, MuxKeeper
-from svcd.log.formats import TextForm
-from svcd.log.writer import Journal
+from svcd.connections.tcpmux import LINGER, PATIENCE, TcpmuxTracker
+from svcd.log.formats import TextFormat
+from svcd.log.writer import LogWriter
 from svcd.wire.tcpmux import MOST, catalogue, question, refusal
 from tests.doubles import FakeFiles, FakeNames, FakeReactor, LogCatcher, keeping, service_of
 
@@ -65,9 +65,11 @@ class _Mux:
         self.budget = DescriptorBudget(10, self.reactor)
         self.names = FakeNames()
         service = service_of(f"tcpmux 0/tcp {options}")
-        journal = Journal(keeping(self.lines), TextForm(stamped=False), short=short)
-        self.entrance = Reception(self.reactor, journal, files or FakeFiles(), self.budget, Hall()).entrance(service)
-        self.keeper = MuxKeeper(
+        journal = LogWriter(keeping(self.lines), TextFormat(stamped=False), short=short)
+        self.entrance = Reception(self.reactor, journal, files or FakeFiles(), self.budget, GlobalLimit()).entrance(
+            service
+        )
+        self.keeper = TcpmuxTracker(
             self.reactor,
             lambda: {"score": lambda *connection: self.taken.append(connection)},
             service,

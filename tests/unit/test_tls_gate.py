@@ -12,14 +12,14 @@ from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
-from svcd.access.global_limit import Hall
+from svcd.access.global_limit import GlobalLimit
 from svcd.connections.admission_queue import Reception
 from svcd.connections.descriptor_budget import DescriptorBudget
-from svcd.connections.factory import GateKeeper
-from svcd.connections.tls_wrapper import TlsGate
-from svcd.log.formats import JsonForm, TextForm
-from svcd.log.writer import Journal
-from svcd.metrics.registry import Ledger
+from svcd.connections.factory import TrackingFactory
+from svcd.connections.tls_wrapper import TlsWrapper
+from svcd.log.formats import JsonFormat, TextFormat
+from svcd.log.writer import LogWriter
+from svcd.metrics.registry import MetricsRegistry
 from svcd.protocols.echo import EchoProtocol
 from svcd.tls.service_tls import ServiceTls
 from tests.doubles import LOCAL_PEER, PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
@@ -51,15 +51,15 @@ class _Gates:
         self.lines: list[str] = []
         self.names = FakeNames()
         budget = DescriptorBudget(100, self.clock)
-        form = (JsonForm if as_json else TextForm)(stamped=False)
-        journal = Journal(keeping(self.lines), form, short=short)
+        form = (JsonFormat if as_json else TextFormat)(stamped=False)
+        journal = LogWriter(keeping(self.lines), form, short=short)
         files = FakeFiles({**FILES, "/c/welcome": b"welcome\n"})
-        self.ledger = Ledger()
-        entrance = Reception(self.clock, journal, files, budget, Hall(), ledger=self.ledger).entrance(service)
+        self.ledger = MetricsRegistry()
+        entrance = Reception(self.clock, journal, files, budget, GlobalLimit(), ledger=self.ledger).entrance(service)
         self.side = ServiceTls(self.clock, files, entrance.tally)
         self.side.prepare(service)()
         self.factory = Factory.forProtocol(_Echo)
-        self.keeper = GateKeeper(
+        self.keeper = TrackingFactory(
             service,
             self.side.around(self.factory),
             journal,
@@ -68,7 +68,7 @@ class _Gates:
             itertools.count(1),
             entrance,
             self.clock.seconds,
-            TlsGate if self.side.handshakes else None,
+            TlsWrapper if self.side.handshakes else None,
         )
 
     def connect(self, certificate: Any = None, *, peer: IAddress = PEER, **options: Any) -> _Connection:
@@ -80,7 +80,7 @@ class _Gates:
         commit = self.side.prepare(service)
         commit()
         self.keeper.retune(service)
-        self.keeper.serve_by(self.side.around(self.factory), TlsGate if self.side.handshakes else None)
+        self.keeper.serve_by(self.side.around(self.factory), TlsWrapper if self.side.handshakes else None)
 
 
 class _Connection:
@@ -117,7 +117,7 @@ def test_the_log_says_which_tls() -> None:
     """The accept line waits for the handshake, and says which version it was; bytes are counted on the wire."""
     gates = _Gates()
     connection = gates.connect()
-    assert isinstance(connection.gate, TlsGate)
+    assert isinstance(connection.gate, TlsWrapper)
     assert gates.lines == []
     connection.shake()
     connection.says(b"hello", ends=True)

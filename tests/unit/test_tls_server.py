@@ -20,9 +20,9 @@ from svcd.config.parser import parse_text
 from svcd.errors import ConfigError
 from svcd.protocols.catalog import SHAPES
 from svcd.tls.callbacks import ServerContext
-from svcd.tls.certificates import TlsServer, tls_server
+from svcd.tls.certificates import ServerTls, tls_server
 from svcd.tls.memory_bio import ServerConnection
-from svcd.tls.peer import Identity, identity_of, why
+from svcd.tls.peer import PeerIdentity, identity_of, why
 from svcd.wire.certificates import ClientName, NameKind
 from tests.certificates import Authority, Signed
 from tests.doubles import FakeFiles
@@ -46,7 +46,7 @@ def service_of(options: str, line: str = "echo 7/tcp") -> Service:
     return config.services[0]
 
 
-def server_of(options: str, folders: tuple[str, ...] = (), **contents: bytes) -> TlsServer:
+def server_of(options: str, folders: tuple[str, ...] = (), **contents: bytes) -> ServerTls:
     """A service's TLS over files below /c."""
     files = FakeFiles({f"/c/{name}": content for name, content in contents.items()}, folders)
     return tls_server(service_of(options), files)
@@ -81,7 +81,7 @@ def _carry(source: SSL.Connection, sink: SSL.Connection) -> bool:
     return True
 
 
-def handshake(server: TlsServer, other: SSL.Connection) -> tuple[ServerConnection, Any]:
+def handshake(server: ServerTls, other: SSL.Connection) -> tuple[ServerConnection, Any]:
     """Let the two meet; what the server's side fails with, or None."""
     here = server.serverConnectionForTLS(None)
     done = {here: False, other: False}
@@ -215,7 +215,7 @@ def test_revoked_certificates() -> None:
     good, bad = below.sign("good.example"), below.sign("bad.example")
     below.revoke(bad)
 
-    def server(revocations: bytes) -> TlsServer:
+    def server(revocations: bytes) -> ServerTls:
         options = "tls_cert=/c/a tls_client_ca=/c/ca tls_crl=/c/crl"
         return server_of(options, a=SERVER.both, ca=root.pem + below.pem, crl=revocations)
 
@@ -318,7 +318,7 @@ def test_the_chain_is_shown() -> None:
     assert len(other.get_peer_cert_chain(as_cryptography=True) or []) == 2
 
 
-def _come_back(server: TlsServer, first: SSL.Connection, name: str) -> ServerConnection | None:
+def _come_back(server: ServerTls, first: SSL.Connection, name: str) -> ServerConnection | None:
     """Let a client come back; the server's side if it is known, None after a full handshake."""
     session = first.get_session()
     assert session is not None
@@ -331,7 +331,7 @@ def _come_back(server: TlsServer, first: SSL.Connection, name: str) -> ServerCon
     return here if lib.SSL_session_reused(again._ssl) else None
 
 
-def _come(server: TlsServer, first: SSL.Connection) -> None:
+def _come(server: ServerTls, first: SSL.Connection) -> None:
     """A handshake, and what comes behind it: the tickets of TLS 1.3."""
     here, error = handshake(server, first)
     assert error is None
@@ -433,7 +433,7 @@ def test_what_cannot_be_used_after_all(monkeypatch: pytest.MonkeyPatch, what: st
 def test_what_a_handler_is_told() -> None:
     """The variables of Apache's mod_ssl; without control characters, whatever an authority signs."""
     name = ClientName(NameKind.DNS, "a\n.example")
-    identity = Identity("TLSv1.3", "X", "s.example", "", "SUCCESS", "CN=a\nb", "CN=c", (name,))
+    identity = PeerIdentity("TLSv1.3", "X", "s.example", "", "SUCCESS", "CN=a\nb", "CN=c", (name,))
     assert identity.environment() == {
         "SSL_PROTOCOL": "TLSv1.3",
         "SSL_CIPHER": "X",
@@ -448,7 +448,7 @@ def test_what_a_handler_is_told() -> None:
 def test_names_do_not_look_like_others() -> None:
     """What stands in one name can't be taken for another one behind it."""
     odd = ClientName(NameKind.URI, "x:y,email:root@example.org\\")
-    identity = Identity("TLSv1.3", "c", sans=(odd, ClientName(NameKind.DNS, "a.example")))
+    identity = PeerIdentity("TLSv1.3", "c", sans=(odd, ClientName(NameKind.DNS, "a.example")))
     assert identity.environment()["SSL_CLIENT_SAN"] == "URI:x:y\\2Cemail:root@example.org\\5C,DNS:a.example"
 
 

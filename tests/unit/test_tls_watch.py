@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.task import Clock
 
-from svcd.tls.certificates import TlsServer, tls_server
-from svcd.tls.watcher import LOOK_SECONDS, Watch
+from svcd.tls.certificates import ServerTls, tls_server
+from svcd.tls.watcher import LOOK_SECONDS, CertificateWatcher
 from tests.certificates import Authority
 from tests.doubles import FakeFiles, LogCatcher, service_of
 
@@ -31,16 +31,16 @@ class _World:
         self.files = FakeFiles({**contents, "/c/ca": CA.pem, "/c/crl": CA.revocations()}, folders)
         self.clock = Clock()
         self.server = tls_server(service_of(f"echo 7/tcp {options}"), self.files, self.wall)
-        self.others: list[TlsServer] = []
+        self.others: list[ServerTls] = []
         self.changes = 0
         self.served = True
-        self.watch = Watch(self.clock, self.servers, self.changed, self.wall)
+        self.watch = CertificateWatcher(self.clock, self.servers, self.changed, self.wall)
 
     def wall(self) -> float:
         """The clock began NOW."""
         return NOW + self.clock.seconds()
 
-    def servers(self) -> list[TlsServer]:
+    def servers(self) -> list[ServerTls]:
         """The one, if it is served."""
         return [self.server, *self.others] if self.served else []
 
@@ -59,7 +59,7 @@ class _World:
         return _serial(self.server)
 
 
-def _serial(server: TlsServer) -> int:
+def _serial(server: ServerTls) -> int:
     certificate = server.serverConnectionForTLS(None).get_certificate(as_cryptography=True)
     assert certificate is not None
     return certificate.serial_number

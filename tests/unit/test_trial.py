@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svcd.config.options import Options
-from svcd.host.info import LocalMachine
-from svcd.model import Runner
-from svcd.process.import_check import Trial, try_imports
-from svcd.process.imports import resolve
+from svcd.config.options import ServiceOptions
+from svcd.host.info import Host
+from svcd.model import RunAs
+from svcd.process.import_check import ImportCheck, check_imports
+from svcd.process.imports import import_object
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +46,7 @@ def test_each_import_has_its_reason(folder: Path) -> None:
         "tried_good:number", "tried_raises:f", "tried_good:missing", "tried_needs:f", "tried_nowhere:f",
         "tried_wrong:f",
     ]  # fmt: skip
-    assert try_imports([Trial(name, path) for name in names]) == [
+    assert check_imports([ImportCheck(name, path) for name in names]) == [
         "tried_exits ends the program when it is imported",
         "",
         "the interpreter ends when it imports the module (exit status 7)",
@@ -65,10 +65,10 @@ def test_an_import_has_so_much_time(folder: Path) -> None:
     """One that never ends is ended, and keeps nobody else from being tried."""
     began = time.monotonic()
     path = (str(folder),)
-    trials = [Trial("tried_hangs:f", path, seconds=0.5), Trial("tried_good:Outer", path)]
-    assert try_imports(trials) == ["its import takes longer than start_timeout=0.5s", ""]
+    trials = [ImportCheck("tried_hangs:f", path, seconds=0.5), ImportCheck("tried_good:Outer", path)]
+    assert check_imports(trials) == ["its import takes longer than start_timeout=0.5s", ""]
     # A daemon waits for none: what is not known by then is told by the launcher.
-    assert try_imports([trials[0]._replace(seconds=60.0), Trial("tried_raises:f", path)], 2.0) == [
+    assert check_imports([trials[0]._replace(seconds=60.0), ImportCheck("tried_raises:f", path)], 2.0) == [
         "", "ZeroDivisionError: division by zero",
     ]  # fmt: skip
     assert time.monotonic() - began < 30
@@ -77,13 +77,13 @@ def test_an_import_has_so_much_time(folder: Path) -> None:
 def test_nothing_to_try_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """No interpreter is started for it."""
     monkeypatch.setattr(sys, "executable", "/nowhere")
-    assert try_imports([]) == []
+    assert check_imports([]) == []
 
 
 def test_modules_are_found_as_this_process_finds_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a path of their own they come from sys.path."""
     monkeypatch.syspath_prepend(str(folder))
-    assert try_imports([Trial("tried_good:Outer")]) == [""]
+    assert check_imports([ImportCheck("tried_good:Outer")]) == [""]
 
 
 def test_a_handler_is_imported_as_its_user(folder: Path) -> None:
@@ -91,9 +91,9 @@ def test_a_handler_is_imported_as_its_user(folder: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root")
     folder.chmod(0o700)
-    reasons = LocalMachine().cannot_import([
-        ("tried_good:Outer", [str(folder)], Runner("nobody"), 9.0),
-        ("tried_good:Outer", [str(folder)], Runner(), 9.0),
+    reasons = Host().cannot_import([
+        ("tried_good:Outer", [str(folder)], RunAs("nobody"), 9.0),
+        ("tried_good:Outer", [str(folder)], RunAs(), 9.0),
     ])  # fmt: skip
     assert reasons == ["ModuleNotFoundError: No module named 'tried_good'", ""]
 
@@ -101,14 +101,14 @@ def test_a_handler_is_imported_as_its_user(folder: Path) -> None:
 def test_a_reference_is_resolved(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the object, or an ImportError with the reason; a module that exits ends nothing."""
     monkeypatch.syspath_prepend(str(folder))
-    assert resolve("os.path:join") is os.path.join
-    assert resolve("os:path.join") is os.path.join
+    assert import_object("os.path:join") is os.path.join
+    assert import_object("os:path.join") is os.path.join
     for name, reason in [
         ("tried_exits:f", "tried_exits ends the program when it is imported"),
         ("os:nothing.at.all", "module 'os' has no attribute 'nothing'"),
     ]:
         with pytest.raises(ImportError) as caught:
-            resolve(name)
+            import_object(name)
         assert str(caught.value) == reason
 
 
@@ -119,9 +119,9 @@ def test_what_can_be_served_as_a_factory(folder: Path, monkeypatch: pytest.Monke
         "instance = Factory.forProtocol(Protocol)\nmake = lambda options: instance\nnumber = 5\n"
     )
     monkeypatch.syspath_prepend(str(folder))
-    machine = LocalMachine()
+    machine = Host()
     names = [f"tried_factory:{name}" for name in ("instance", "Factory", "make", "number")]
-    assert machine.cannot_serve([(name, Options(), 9.0) for name in (*names, "tried_raises:f")]) == [
+    assert machine.cannot_serve([(name, ServiceOptions(), 9.0) for name in (*names, "tried_raises:f")]) == [
         "",
         "",
         "",
@@ -143,8 +143,8 @@ def test_a_check_calls_what_makes_factories(folder: Path, monkeypatch: pytest.Mo
     )
     monkeypatch.syspath_prepend(str(folder))
     names = ["instance", "asked", "number", "raises", "ends", "late", "none"]
-    options = Options(description="mine")
-    reasons = LocalMachine(thorough=True).cannot_serve([(f"tried_maker:{name}", options, 9.0) for name in names])
+    options = ServiceOptions(description="mine")
+    reasons = Host(thorough=True).cannot_serve([(f"tried_maker:{name}", options, 9.0) for name in names])
     assert reasons == [
         "",
         "",
@@ -171,7 +171,7 @@ def test_functions_that_no_model_runs(folder: Path) -> None:
         "def good(s, a): ...\n"
     )
     names = ["late", "parts", "both", "partly", "Handler", "called", "Good", "good"]
-    reasons = try_imports([Trial(f"tried_lazy:{name}", (str(folder),)) for name in names])
+    reasons = check_imports([ImportCheck(f"tried_lazy:{name}", (str(folder),)) for name in names])
     kinds = ["an async function", "a generator", "an async generator", *["an async function"] * 3]
     assert reasons == [
         *(
@@ -193,14 +193,14 @@ def test_a_check_sees_with_the_eyes_of_who_serves(folder: Path) -> None:
     script = folder / "script"
     script.write_text("#!/bin/sh\n")
     script.chmod(0o711)
-    machine = LocalMachine(thorough=True, user="nobody")
-    [reason] = machine.cannot_import([("tried_good:Outer", [str(folder)], Runner(), 9.0)])
+    machine = Host(thorough=True, user="nobody")
+    [reason] = machine.cannot_import([("tried_good:Outer", [str(folder)], RunAs(), 9.0)])
     assert "ModuleNotFoundError" in reason or "PermissionError" in reason
-    assert machine.cannot_execute(str(script), Runner()) == (
+    assert machine.cannot_execute(str(script), RunAs()) == (
         "user nobody may not read it, and it is a script, which its interpreter reads"
     )
-    assert machine.cannot_execute(str(script), Runner("root")) == ""
+    assert machine.cannot_execute(str(script), RunAs("root")) == ""
     assert machine.handlers_user() == "nobody"
     assert not machine.can_read(str(folder / "tried_good.py"))
     script.chmod(0o700)
-    assert machine.cannot_execute(str(script), Runner()) == "user nobody may not execute it"
+    assert machine.cannot_execute(str(script), RunAs()) == "user nobody may not execute it"

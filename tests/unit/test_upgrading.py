@@ -17,18 +17,18 @@ from svcd.control.commands import Commands
 from svcd.daemon import twistd
 from svcd.daemon.twistd import Twistd, check_account
 from svcd.errors import CommandError, StoppingError
-from svcd.model import Place, Problem
-from svcd.sockets.acquire import Store
-from svcd.sockets.activation import Inherited
-from svcd.sockets.socket_pool import Stock
+from svcd.model import ConfigProblem, SourceLocation
+from svcd.sockets.acquire import FdStore
+from svcd.sockets.activation import InheritedSocket
+from svcd.sockets.socket_pool import SocketPool
 from svcd.supervisor import upgrader as upgrading
 from svcd.supervisor.broken_services import BrokenService
 from svcd.supervisor.launch_spec import FOLLOWS_USER
 from svcd.supervisor.reload import Reloader
 from svcd.supervisor.upgrader import Upgrader
-from svcd.upgrade.channel import PREDECESSOR, Predecessor
+from svcd.upgrade.channel import PREDECESSOR, OldDaemon
 from svcd.upgrade.handover import HANDOVER, Handover, write
-from svcd.upgrade.new_daemon import Program
+from svcd.upgrade.new_daemon import CommandLine
 from tests.doubles import FakeFiles, FakeMachine, LogCatcher, ManagerDouble, config_of, open_all
 from tests.unit.test_supervisor import _Daemon
 
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PROGRAM = Program(("svcd",), "/", {}, (1024, 4096), foreground=True)
+PROGRAM = CommandLine(("svcd",), "/", {}, (1024, 4096), foreground=True)
 
 
 class _Successor:
     """A new daemon that does what the test says."""
 
-    def __init__(self, _reactor: object, _program: Program, sockets: list[Any], heir: Any, unanswered: Any) -> None:
+    def __init__(self, _reactor: object, _program: CommandLine, sockets: list[Any], heir: Any, unanswered: Any) -> None:
         self.unanswered = unanswered
         self.names = [name for name, _ in sockets]
         self.heir = heir
@@ -119,7 +119,7 @@ class _Old:
             self.made.append(_Successor(*arguments))
             return self.made[-1]
 
-        monkeypatch.setattr(upgrading, "Successor", make)
+        monkeypatch.setattr(upgrading, "NewDaemon", make)
         supervisor = self.daemon.supervisor
         self._first = supervisor.endpoints
         self.reloader = Reloader(
@@ -372,7 +372,7 @@ def test_what_makes_no_sense_is_declined(old: _Old, monkeypatch: pytest.MonkeyPa
     def no_more(*_arguments: Any) -> None:
         raise OSError(errno.EAGAIN, "too many processes")
 
-    monkeypatch.setattr(upgrading, "Successor", no_more)
+    monkeypatch.setattr(upgrading, "NewDaemon", no_more)
     old.upgrader.upgrade().addBoth(old.answers.append)
     assert old.reason == "a new daemon can't be started: too many processes"
     assert len(old.daemon.ports) == 2
@@ -385,8 +385,8 @@ def test_what_is_left_of_a_shared_stock_stays_until_it_is_ours(tmp_path: Path) -
         local.listen()
         status = (tmp_path / "gone").stat()
         names = [f"svcd/{status.st_dev:x}.{status.st_ino:x}/gone", "svcd/-/"]
-        stock = Stock(Inherited(name, each.dup()) for name, each in zip(names, (local, narrow), strict=True))
-        store = Store(ManagerDouble())
+        stock = SocketPool(InheritedSocket(name, each.dup()) for name, each in zip(names, (local, narrow), strict=True))
+        store = FdStore(ManagerDouble())
         store.shared = True
         text = f"echo {narrow.getsockname()[1]}/tcp4\n"
         endpoints, _ = check(config_of(text), FakeFiles(), FakeMachine())
@@ -408,9 +408,9 @@ def test_the_control_socket_is_known_by_its_file(tmp_path: Path) -> None:
         local.listen()
         status = (tmp_path / "control").stat()
         name = f"svcd/{status.st_dev:x}.{status.st_ino:x}/control"
-        assert Stock([Inherited("svcd/1.1/control", local)]).take_control(path) is None
-        assert Stock([Inherited(name, local)]).take_control(f"{path}2") is None
-        stock = Stock([Inherited(name, local)])
+        assert SocketPool([InheritedSocket("svcd/1.1/control", local)]).take_control(path) is None
+        assert SocketPool([InheritedSocket(name, local)]).take_control(f"{path}2") is None
+        stock = SocketPool([InheritedSocket(name, local)])
         assert stock.take_control(path) is local
         assert stock.take_control(path) is None
 
@@ -502,13 +502,13 @@ def test_an_unknown_user_is_told() -> None:
 def test_a_predecessor_is_for_one_process(text: str) -> None:
     """What was meant for another process, or is nonsense, is taken out and forgotten."""
     environment = {PREDECESSOR: text, "HOME": "/"}
-    assert Predecessor.from_environment(environment, 1) is None
+    assert OldDaemon.from_environment(environment, 1) is None
     assert environment == {"HOME": "/"}
 
 
 def test_services_that_only_the_first_daemon_can_start(old: _Old, monkeypatch: pytest.MonkeyPatch) -> None:
     """Are no reason for less: with --uid there is no upgrade while one with user= runs, and the answer says why."""
-    problem = Problem(Place("services", 3, 7), "user: only root can give this")
+    problem = ConfigProblem(SourceLocation("services", 3, 7), "user: only root can give this")
     monkeypatch.setattr(old.daemon.supervisor, "roots_alone", lambda: [problem])
     old.upgrader.upgrade().addBoth(old.answers.append)
     assert (old.made, "services:3:7: user: only root can give this" in old.reason) == ([], True)

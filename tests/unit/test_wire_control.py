@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.wire.control_protocol import COMMANDS, LONGEST, Lines, Request, RequestError, answer, mistake, request
+from svcd.wire.control_protocol import COMMANDS, LONGEST, ControlRequest, Lines, RequestError, answer, mistake, request
 
 
 @given(st.lists(st.binary(max_size=20).filter(lambda line: b"\n" not in line and line.strip())), st.data())
@@ -48,8 +48,8 @@ def test_the_last_line_needs_no_end() -> None:
 def test_a_request_is_understood() -> None:
     """With its number, its command and its arguments."""
     line = b'{"id": "a", "command": "show", "arguments": {"service": "echo"}}'
-    assert request(line) == Request("a", "show", {"service": "echo"})
-    assert request(b'{"command":"status"}') == Request(None, "status", {})
+    assert request(line) == ControlRequest("a", "show", {"service": "echo"})
+    assert request(b'{"command":"status"}') == ControlRequest(None, "status", {})
     for number in (b"2", b"2.5"):
         assert request(b'{"command":"upgrade","arguments":{"timeout":%s}}' % number).arguments["timeout"] == float(
             number

@@ -19,7 +19,7 @@ from svcd.wire.http_request import (
     MOST_TARGET,
     SLICE,
     HttpError,
-    Request,
+    HttpRequest,
     RequestReader,
     authority,
     head,
@@ -51,7 +51,7 @@ TARGETS = {
 }
 
 
-def _fed(data: bytes, *cuts: int, step: int = SLICE) -> list[Request]:
+def _fed(data: bytes, *cuts: int, step: int = SLICE) -> list[HttpRequest]:
     """The requests of bytes that come in pieces."""
     reader = RequestReader()
     requests = []
@@ -85,7 +85,7 @@ def test_every_split_gives_the_same_requests(sample: str) -> None:
 def test_a_request_has_its_fields() -> None:
     """Names are in lower case, values without blanks around, repeated ones joined."""
     (request,) = _fed(SAMPLES["fields"])
-    assert request == Request(
+    assert request == HttpRequest(
         "GET",
         b"/x?y=1",
         {b"host": b"a", b"accept": b"*/*", b"cookie": b"a, b", b"empty": b""},
@@ -225,7 +225,7 @@ def test_the_body_of_an_upgrade_is_never_a_request(body: bytes, step: int) -> No
     """An offer with a body ends the connection: nothing behind it is taken for a request."""
     reader = RequestReader()
     data = b"POST /a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + body + SAMPLES["get"]
-    requests: list[Request] = []
+    requests: list[HttpRequest] = []
     for position in range(0, len(data), step):
         with contextlib.suppress(HttpError):
             requests += reader.feed(data[position : position + step])
@@ -257,7 +257,7 @@ def test_any_bytes_give_requests_or_an_http_error(data: bytes, step: int) -> Non
     assert _outcome(data, step) == _outcome(data, SLICE)
 
 
-def _outcome(data: bytes, step: int) -> list[Request] | HTTPStatus:
+def _outcome(data: bytes, step: int) -> list[HttpRequest] | HTTPStatus:
     try:
         return _fed(data, step=step)
     except HttpError as error:
@@ -462,7 +462,7 @@ def test_a_host_is_one(host: bytes, good: bool) -> None:
 )
 def test_whom_a_request_is_for(target: bytes, wanted: bytes | None) -> None:
     """The absolute form says it, whatever the field says (RFC 9112, section 3.2.2)."""
-    request = Request("GET", target, {b"host": b"field"}, "1.1", keep_alive=True)
+    request = HttpRequest("GET", target, {b"host": b"field"}, "1.1", keep_alive=True)
     if wanted is None:
         with pytest.raises(HttpError, match="400"):
             authority(request)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svcd.wire.proxy_header import MOST, Header, block, crc32c, header, line
+from svcd.wire.proxy_header import MOST, ProxyHeader, block, crc32c, header, line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,8 +69,8 @@ def test_the_longest_headers_are_as_long_as_they_may_be() -> None:
 def test_a_header_is_understood_and_ends_where_it_ends(name: str) -> None:
     """Its addresses come out as the socket module has them, and what follows is not looked at."""
     data, (source, destination) = VALID[name]
-    assert header(data) == Header(len(data), source, destination)
-    assert header(data + b"PROXY more\r\n") == Header(len(data), source, destination)
+    assert header(data) == ProxyHeader(len(data), source, destination)
+    assert header(data + b"PROXY more\r\n") == ProxyHeader(len(data), source, destination)
 
 
 @pytest.mark.parametrize("name", VALID)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-__all__ = ["EVICTED", "LOOK_SECONDS", "LOWEST_RATE", "SLICE", "HttpConnections", "HttpTimeouts", "Waiting"]
+__all__ = ["EVICTED", "LOOK_SECONDS", "LOWEST_RATE", "SLICE", "HttpConnections", "HttpTimeouts", "HttpWait"]
 
 #: Bytes a second below which a client does not send a request's body, or take an answer, at a reasonable speed.
 LOWEST_RATE = 500
@@ -53,7 +53,7 @@ class HttpTimeouts:
     send: float | None = 60.0
 
 
-class Waiting(Protocol):
+class HttpWait(Protocol):
     """A connection.
 
     Attributes:
@@ -110,7 +110,7 @@ class _Pace:
 
 
 #: Connections that wait for the same, each with the time at which it began to.
-Group: TypeAlias = "dict[Waiting, float]"
+Group: TypeAlias = "dict[HttpWait, float]"
 
 
 class HttpConnections:
@@ -135,9 +135,9 @@ class HttpConnections:
         self.writing: Group = {}
         # Of those that write, from the first look on, which is the first time that the kernel is asked. The others have
         # not been looked at yet.
-        self._paces: dict[Waiting, _Pace] = {}
-        self._unpaced: dict[Waiting, None] = {}
-        self._todo: Iterator[Waiting] = iter(())
+        self._paces: dict[HttpWait, _Pace] = {}
+        self._unpaced: dict[HttpWait, None] = {}
+        self._todo: Iterator[HttpWait] = iter(())
         self._call: IDelayedCall | None = None
 
     @property
@@ -145,12 +145,12 @@ class HttpConnections:
         """How many there are."""
         return len(self.reading) + len(self.idle) + len(self.writing)
 
-    def move(self, connection: Waiting, group: Group | None) -> None:
+    def move(self, connection: HttpWait, group: Group | None) -> None:
         """Put a connection into a group, unless it is there; None for none."""
         if connection.group is not group:
             self.renew(connection, group)
 
-    def renew(self, connection: Waiting, group: Group | None) -> None:
+    def renew(self, connection: HttpWait, group: Group | None) -> None:
         """The same, as one that begins to wait now in any case."""
         before = connection.group
         if before is not None:
@@ -176,13 +176,13 @@ class HttpConnections:
         found.evict()
         return True
 
-    def _idle_longest(self, now: float) -> Waiting | None:
+    def _idle_longest(self, now: float) -> HttpWait | None:
         for connection, since in self.idle.items():
             return connection if now - since >= _GRACE else None
         return None
 
-    def _slowest(self, now: float) -> Waiting | None:
-        found: Waiting | None = None
+    def _slowest(self, now: float) -> HttpWait | None:
+        found: HttpWait | None = None
         longest = _GRACE
         for connection, since in islice(self.reading.items(), _PASSED_OVER):
             waited = now - since - connection.body_bytes / LOWEST_RATE
@@ -190,7 +190,7 @@ class HttpConnections:
                 found, longest = connection, waited
         return self._slowest_writer(now, max(longest, _SLOW_GRACE)) or found
 
-    def _slowest_writer(self, now: float, longest: float) -> Waiting | None:
+    def _slowest_writer(self, now: float, longest: float) -> HttpWait | None:
         """The connection that has written longest, at least so long, and whose client takes less than the lowest rate.
 
         All that were not looked at are looked at: so it is known of each what its client takes, soon after there was
@@ -228,7 +228,7 @@ class HttpConnections:
         else:
             self._call = None
 
-    def _late_idle(self, now: float) -> Iterator[tuple[Waiting, str]]:
+    def _late_idle(self, now: float) -> Iterator[tuple[HttpWait, str]]:
         limit = self.timeouts.keepalive
         if limit is not None:
             for connection, since in islice(self.idle.items(), SLICE):
@@ -236,7 +236,7 @@ class HttpConnections:
                     return
                 yield connection, "keepalive"
 
-    def _late_requests(self, now: float) -> Iterator[tuple[Waiting, str]]:
+    def _late_requests(self, now: float) -> Iterator[tuple[HttpWait, str]]:
         limit = self.timeouts.request
         if limit is not None:
             for connection, since in self.reading.items():
@@ -245,7 +245,7 @@ class HttpConnections:
                 if now - since - connection.body_bytes / LOWEST_RATE >= limit:
                     yield connection, "request"
 
-    def _is_late_writer(self, connection: Waiting, now: float) -> bool:
+    def _is_late_writer(self, connection: HttpWait, now: float) -> bool:
         if connection.group is not self.writing:
             return False
         if connection in self._unpaced:
@@ -257,7 +257,7 @@ class HttpConnections:
         limit = self.timeouts.send
         return limit is not None and now - self.writing[connection] >= limit
 
-    def _begin_pace(self, connection: Waiting, now: float) -> bool:
+    def _begin_pace(self, connection: HttpWait, now: float) -> bool:
         """Look at a connection for the first time, unless it has just begun to write; returns whether it was."""
         if now - self.writing[connection] < _FIRST_MOMENT:
             return False
@@ -265,7 +265,7 @@ class HttpConnections:
         self._paces[connection] = _Pace(now, connection.taken)
         return True
 
-    def _is_paced(self, connection: Waiting, now: float) -> bool:
+    def _is_paced(self, connection: HttpWait, now: float) -> bool:
         """Whether a client takes enough; if so, its connection goes to the end of the group."""
         pace = self._paces[connection]
         if not pace.suffices(now, connection.taken):

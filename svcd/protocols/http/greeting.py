@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 from twisted.internet.address import IPv4Address, IPv6Address
 
 from svcd.protocols.http.response import Response, text_response
-from svcd.wire.http_request import HttpError, Request, path_segments
+from svcd.wire.http_request import HttpError, HttpRequest, path_segments
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IAddress
 
-    from svcd.interfaces import Names
+    from svcd.interfaces import HostNameResolver
 
-__all__ = ["HelloPage"]
+__all__ = ["GreetingPage"]
 
 _PAGE = """\
 <!doctype html>
@@ -41,17 +41,17 @@ dd {{ margin: 0; font-family: ui-monospace, monospace; overflow-wrap: anywhere }
 """
 
 
-class HelloPage:
+class GreetingPage:
     """Answers `/`, and 404 for everything else.
 
     Args:
         names: finds the client's host name.
     """
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: HostNameResolver) -> None:
         self._names = names
 
-    def respond(self, request: Request, peer: IAddress) -> Response | Deferred[Response]:
+    def respond(self, request: HttpRequest, peer: IAddress) -> Response | Deferred[Response]:
         """The page for a client; it waits for the client's name as long as Names does."""
         if path_segments(request.target) != [""]:
             raise HttpError(HTTPStatus.NOT_FOUND)

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IAddress
 
-    from svcd.interfaces import Descriptors
-    from svcd.wire.http_request import Request
+    from svcd.interfaces import DescriptorCounter
+    from svcd.wire.http_request import HttpRequest
 
 __all__ = ["Body", "Handler", "Response", "error_response", "text_response"]
 
@@ -25,7 +25,7 @@ class Body(Protocol):
         """Whether it has a descriptor that is not counted yet."""
         ...
 
-    def count(self, budget: Descriptors, /) -> None:
+    def count(self, budget: DescriptorCounter, /) -> None:
         """Take over a descriptor that was counted in a budget, to release it when its own is closed."""
         ...
 
@@ -62,7 +62,7 @@ class Response:
 class Handler(Protocol):
     """Answers requests."""
 
-    def respond(self, request: Request, peer: IAddress) -> Response | Deferred[Response]:
+    def respond(self, request: HttpRequest, peer: IAddress) -> Response | Deferred[Response]:
         """The answer to a GET or HEAD.
 
         Raises:

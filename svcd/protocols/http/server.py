@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from svcd.protocols.base import BuiltinFactory, Lingerer
+from svcd.protocols.base import BuiltinFactory, LingeringProtocol
 from svcd.protocols.http.connections import EVICTED, HttpConnections, HttpTimeouts
 from svcd.protocols.http.response import error_response
 from svcd.wire.http_request import SLICE, HttpError, RequestReader, head
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IReactorTime
 
-    from svcd.interfaces import Descriptors
+    from svcd.interfaces import DescriptorCounter
     from svcd.protocols.http.connections import Group
     from svcd.protocols.http.response import Body, Handler, Response
-    from svcd.wire.http_request import Request
+    from svcd.wire.http_request import HttpRequest
 
 __all__ = ["HttpFactory", "HttpProtocol"]
 
@@ -37,7 +37,7 @@ __all__ = ["HttpFactory", "HttpProtocol"]
 _COPIED = 65_536
 
 
-class HttpProtocol(Lingerer):
+class HttpProtocol(LingeringProtocol):
     """One connection.
 
     It reads on only when all that it read is answered and the client takes the answers: it holds one request's
@@ -57,7 +57,7 @@ class HttpProtocol(Lingerer):
         self.clock = self.factory.clock
         self._reader = RequestReader()
         self._unread = b""
-        self._requests: list[Request] = []
+        self._requests: list[HttpRequest] = []
         self._answering = self._paused = self._reading_paused = False
         self._client_done = self._draining = self._pumping = self._gone = False
         # Whether a request was answered since the connection was put into its group.
@@ -226,7 +226,7 @@ class HttpProtocol(Lingerer):
             self._send(error_response(error.status), with_content=True)
         return True
 
-    def _answer(self, request: Request) -> None:
+    def _answer(self, request: HttpRequest) -> None:
         last = self._draining or self.factory.over
         if not request.keep_alive or (last and not self._requests):
             self._keep_alive = False
@@ -352,7 +352,7 @@ class HttpFactory(BuiltinFactory):
         clock: IReactorTime,
         now: Callable[[], float] = time.time,
         timeouts: HttpTimeouts | None = None,
-        descriptors: Descriptors | None = None,
+        descriptors: DescriptorCounter | None = None,
     ) -> None:
         self.handler = handler
         self.descriptors = descriptors

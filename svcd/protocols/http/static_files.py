@@ -20,7 +20,7 @@ from twisted.logger import Logger
 
 from svcd.protocols.http.response import Response, error_response
 from svcd.protocols.open_files import OpenFiles
-from svcd.wire.http_request import HttpError, Request, path_segments
+from svcd.wire.http_request import HttpError, HttpRequest, path_segments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +66,7 @@ class StaticFiles:
             if os.path.isfile(known):  # noqa: PTH113 - once, at start
                 self._types.read(known)
 
-    def respond(self, request: Request, peer: IAddress) -> Response:  # noqa: ARG002 - every handler gets it
+    def respond(self, request: HttpRequest, peer: IAddress) -> Response:  # noqa: ARG002 - every handler gets it
         """The file of a request's path, or a redirection to where a directory begins.
 
         Raises:

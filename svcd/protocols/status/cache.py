@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["OLDEST", "WORTH", "Rendering"]
+__all__ = ["OLDEST", "WORTH", "RenderCache"]
 
 #: An answer is given again for so many times as long as it took to make: however many clients ask, making it takes
 #: a percent of the time.
@@ -20,7 +20,7 @@ OLDEST = 1.0
 _LEVEL = 1
 
 
-class Rendering:
+class RenderCache:
     """Makes an answer anew when the last one is too old, and compresses each once.
 
     So an answer is at most OLDEST seconds old, and with few services a few milliseconds: what happened before is in

@@ -10,7 +10,7 @@ from svcd.metrics.registry import SAMPLE_SECONDS, SAMPLES
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from svcd.metrics.snapshot import Observed, Recent, ServiceFigures
+    from svcd.metrics.snapshot import ConnectionRecord, MetricsSource, ServiceSnapshot
 
 __all__ = ["view"]
 
@@ -18,7 +18,7 @@ __all__ = ["view"]
 _RATE_SAMPLES = 3
 
 
-def view(observed: Observed) -> dict[str, Any]:
+def view(observed: MetricsSource) -> dict[str, Any]:
     """Everything, ready for JSON; the README describes it.
 
     Times are in seconds, sizes in bytes, rates in connections or datagrams a second.
@@ -49,7 +49,7 @@ def view(observed: Observed) -> dict[str, Any]:
     }
 
 
-def _service(figures: ServiceFigures, series: Sequence[tuple[int, int]]) -> dict[str, Any]:
+def _service(figures: ServiceSnapshot, series: Sequence[tuple[int, int]]) -> dict[str, Any]:
     about = figures.about
     last = series[-_RATE_SAMPLES:]
     return {
@@ -80,7 +80,7 @@ def _service(figures: ServiceFigures, series: Sequence[tuple[int, int]]) -> dict
     }
 
 
-def _tls(figures: ServiceFigures) -> str:
+def _tls(figures: ServiceSnapshot) -> str:
     """Which TLS its clients have spoken, as text; empty for a service without."""
     if figures.about.expires is None:
         return ""
@@ -108,7 +108,7 @@ def _sums(services: Sequence[Mapping[str, Any]], name: str) -> dict[str, int]:
     return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _recent(ago: float, recent: Recent) -> dict[str, Any]:
+def _recent(ago: float, recent: ConnectionRecord) -> dict[str, Any]:
     peer = recent.peer
     return {
         "service": recent.service,

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from svcd.wire.openmetrics import Buckets, Family, Kind, labels
+from svcd.wire.openmetrics import Buckets, Family, MetricType, labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from svcd.metrics.snapshot import DaemonFigures, Distribution, ServiceFigures, Snapshot
+    from svcd.metrics.snapshot import DaemonSnapshot, HistogramSnapshot, ServiceSnapshot, Snapshot
     from svcd.wire.openmetrics import Point
 
 __all__ = ["families"]
 
-_Labelled: TypeAlias = "Sequence[tuple[str, ServiceFigures]]"
+_Labelled: TypeAlias = "Sequence[tuple[str, ServiceSnapshot]]"
 
 
-def _buckets(distribution: Distribution) -> Buckets:
+def _buckets(distribution: HistogramSnapshot) -> Buckets:
     return Buckets(distribution.bounds, distribution.counts, distribution.total)
 
 
-def _by(services: _Labelled, name: str, counts: Callable[[ServiceFigures], Mapping[str, int]]) -> list[Point]:
+def _by(services: _Labelled, name: str, counts: Callable[[ServiceSnapshot], Mapping[str, int]]) -> list[Point]:
     """Points with one more label."""
     return [
         (f"{label},{labels(**{name: value})}", count)
@@ -42,76 +42,80 @@ def families(snapshot: Snapshot) -> Iterator[Family]:
     yield from _services(labelled)
     yield from _connections([each for each in labelled if each[1].about.stream])
     datagrams = [(label, service.datagrams) for label, service in labelled if not service.about.stream]
-    yield Family("svcd_datagrams_received", Kind.COUNTER, "Datagrams received.", datagrams)
+    yield Family("svcd_datagrams_received", MetricType.COUNTER, "Datagrams received.", datagrams)
     yield from _children([each for each in labelled if each[1].about.spawned])
 
 
-def _daemon(daemon: DaemonFigures) -> Iterator[Family]:
-    yield Family("svcd_build", Kind.INFO, "The program that runs.", [(labels(version=daemon.version), 1)])
-    yield Family("svcd_ready", Kind.GAUGE, "Whether the daemon serves: not while it starts or stops.",
+def _daemon(daemon: DaemonSnapshot) -> Iterator[Family]:
+    yield Family("svcd_build", MetricType.INFO, "The program that runs.", [(labels(version=daemon.version), 1)])
+    yield Family("svcd_ready", MetricType.GAUGE, "Whether the daemon serves: not while it starts or stops.",
                  [("", int(daemon.state == "ready"))])  # fmt: skip
-    yield Family("svcd_uptime_seconds", Kind.GAUGE, "How long it has run.", [("", round(daemon.uptime, 3))], "seconds")
-    yield Family("process_start_time_seconds", Kind.GAUGE, "When it was started, in seconds since 1970.",
+    yield Family(
+        "svcd_uptime_seconds", MetricType.GAUGE, "How long it has run.", [("", round(daemon.uptime, 3))], "seconds"
+    )
+    yield Family("process_start_time_seconds", MetricType.GAUGE, "When it was started, in seconds since 1970.",
                  [("", daemon.started)], "seconds")  # fmt: skip
-    yield Family("process_cpu_seconds", Kind.COUNTER, "Processor time of the daemon itself.",
+    yield Family("process_cpu_seconds", MetricType.COUNTER, "Processor time of the daemon itself.",
                  [("", round(daemon.cpu_seconds, 3))], "seconds")  # fmt: skip
-    yield Family("svcd_reloads", Kind.COUNTER, "How often the services file was read again, by what came of it.",
+    yield Family("svcd_reloads", MetricType.COUNTER, "How often the services file was read again, by what came of it.",
                  [(labels(result="ok"), daemon.reloads_done),
                   (labels(result="failed"), daemon.reloads_failed)])  # fmt: skip
-    yield Family("svcd_config_seconds", Kind.GAUGE, "How long it took to read, check and apply the services file.",
+    yield Family("svcd_config_seconds", MetricType.GAUGE,
+                 "How long it took to read, check and apply the services file.",
                  [("", daemon.config_seconds)], "seconds")  # fmt: skip
-    yield Family("svcd_descriptors_used", Kind.GAUGE, "File descriptors used by connections.",
+    yield Family("svcd_descriptors_used", MetricType.GAUGE, "File descriptors used by connections.",
                  [("", daemon.descriptors)])  # fmt: skip
-    yield Family("svcd_descriptors_limit", Kind.GAUGE, "How many connections may use; more wait to be accepted.",
+    yield Family("svcd_descriptors_limit", MetricType.GAUGE, "How many connections may use; more wait to be accepted.",
                  [("", daemon.descriptors_most)])  # fmt: skip
-    yield Family("svcd_reactor_lag_seconds", Kind.HISTOGRAM, "How late the reactor called what was due, by samples.",
+    yield Family("svcd_reactor_lag_seconds", MetricType.HISTOGRAM,
+                 "How late the reactor called what was due, by samples.",
                  [("", _buckets(daemon.lag))], "seconds")  # fmt: skip
 
 
 def _services(services: _Labelled) -> Iterator[Family]:
     about = [(f"{label},{labels(runs=service.about.runs)}", 1) for label, service in services]
-    yield Family("svcd_service", Kind.INFO, "What answers.", about)
-    yield Family("svcd_service_up", Kind.GAUGE, "1 if the service is served as the file says, 0 if it is broken.",
+    yield Family("svcd_service", MetricType.INFO, "What answers.", about)
+    yield Family("svcd_service_up", MetricType.GAUGE, "1 if the service is served as the file says, 0 if it is broken.",
                  [(label, int(not service.problem)) for label, service in services])  # fmt: skip
-    yield Family("svcd_tls_certificate_expiry_seconds", Kind.GAUGE,
+    yield Family("svcd_tls_certificate_expiry_seconds", MetricType.GAUGE,
                  "When the first certificate of a service with TLS expires, in seconds since 1970.",
                  [(label, service.about.expires) for label, service in services
                   if service.about.expires is not None], "seconds")  # fmt: skip
-    yield Family("svcd_refused", Kind.COUNTER, "Connections not let in, and datagrams not answered, by reason.",
+    yield Family("svcd_refused", MetricType.COUNTER, "Connections not let in, and datagrams not answered, by reason.",
                  _by(services, "reason", lambda service: service.refused))  # fmt: skip
-    yield Family("svcd_received_bytes", Kind.COUNTER, "Received from clients, by connections still open as well.",
+    yield Family("svcd_received_bytes", MetricType.COUNTER, "Received from clients, by connections still open as well.",
                  [(label, service.bytes_in) for label, service in services], "bytes")  # fmt: skip
-    yield Family("svcd_sent_bytes", Kind.COUNTER, "Sent to clients, by connections still open as well.",
+    yield Family("svcd_sent_bytes", MetricType.COUNTER, "Sent to clients, by connections still open as well.",
                  [(label, service.bytes_out) for label, service in services], "bytes")  # fmt: skip
 
 
 def _connections(services: _Labelled) -> Iterator[Family]:
-    yield Family("svcd_connections_accepted", Kind.COUNTER, "Connections let in.",
+    yield Family("svcd_connections_accepted", MetricType.COUNTER, "Connections let in.",
                  [(label, service.accepted) for label, service in services])  # fmt: skip
-    yield Family("svcd_connections_active", Kind.GAUGE, "Connections open now.",
+    yield Family("svcd_connections_active", MetricType.GAUGE, "Connections open now.",
                  [(label, service.active) for label, service in services])  # fmt: skip
-    yield Family("svcd_connections_limit", Kind.GAUGE, "How many may be open, for services that have a limit.",
+    yield Family("svcd_connections_limit", MetricType.GAUGE, "How many may be open, for services that have a limit.",
                  [(label, service.about.most) for label, service in services
                   if service.about.most is not None])  # fmt: skip
-    yield Family("svcd_connections_failed", Kind.COUNTER,
+    yield Family("svcd_connections_failed", MetricType.COUNTER,
                  "Connections that could not be served, or whose process failed.",
                  [(label, service.failures) for label, service in services])  # fmt: skip
-    yield Family("svcd_connections_ended", Kind.COUNTER, "Connections that are over, by reason.",
+    yield Family("svcd_connections_ended", MetricType.COUNTER, "Connections that are over, by reason.",
                  _by(services, "reason", lambda service: service.ended))  # fmt: skip
-    yield Family("svcd_tls_handshakes", Kind.COUNTER, "TLS handshakes done, by version.",
+    yield Family("svcd_tls_handshakes", MetricType.COUNTER, "TLS handshakes done, by version.",
                  _by(services, "version", lambda service: service.handshakes))  # fmt: skip
-    yield Family("svcd_tls_handshakes_failed", Kind.COUNTER, "TLS handshakes that were not, by reason.",
+    yield Family("svcd_tls_handshakes_failed", MetricType.COUNTER, "TLS handshakes that were not, by reason.",
                  _by(services, "reason", lambda service: service.handshakes_failed))  # fmt: skip
-    yield Family("svcd_connection_duration_seconds", Kind.HISTOGRAM, "How long connections lasted.",
+    yield Family("svcd_connection_duration_seconds", MetricType.HISTOGRAM, "How long connections lasted.",
                  [(label, _buckets(service.durations)) for label, service in services], "seconds")  # fmt: skip
 
 
 def _children(services: _Labelled) -> Iterator[Family]:
-    yield Family("svcd_spawn_latency_seconds", Kind.HISTOGRAM, "From a connection's accept to its process.",
+    yield Family("svcd_spawn_latency_seconds", MetricType.HISTOGRAM, "From a connection's accept to its process.",
                  [(label, _buckets(service.spawns)) for label, service in services], "seconds")  # fmt: skip
-    yield Family("svcd_children_active", Kind.GAUGE, "Processes that run.",
+    yield Family("svcd_children_active", MetricType.GAUGE, "Processes that run.",
                  [(label, service.children) for label, service in services])  # fmt: skip
-    yield Family("svcd_children_exited", Kind.COUNTER, "Processes that have ended, by exit status or signal.",
+    yield Family("svcd_children_exited", MetricType.COUNTER, "Processes that have ended, by exit status or signal.",
                  _by(services, "exit", lambda service: service.exits))  # fmt: skip
-    yield Family("svcd_launcher_restarts", Kind.COUNTER, "Launchers started in place of a lost one.",
+    yield Family("svcd_launcher_restarts", MetricType.COUNTER, "Launchers started in place of a lost one.",
                  [(label, service.restarts) for label, service in services])  # fmt: skip

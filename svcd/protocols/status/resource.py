@@ -19,12 +19,12 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from svcd.addresses import unmapped
 from svcd.protocols.http.response import Response, text_response
 from svcd.protocols.http.server import HttpFactory
-from svcd.protocols.status.cache import Rendering
+from svcd.protocols.status.cache import RenderCache
 from svcd.protocols.status.data import view
 from svcd.protocols.status.metric_families import families
 from svcd.protocols.status.page import ICON, POLICY, page
 from svcd.wire.http_negotiation import media_type, takes_gzip
-from svcd.wire.http_request import HttpError, Request, authority, path_segments
+from svcd.wire.http_request import HttpError, HttpRequest, authority, path_segments
 from svcd.wire.openmetrics import OPENMETRICS, TEXT, openmetrics, text
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IAddress, IReactorTime
 
-    from svcd.metrics.snapshot import Observed
+    from svcd.metrics.snapshot import MetricsSource
     from svcd.protocols.http.connections import HttpTimeouts
 
-__all__ = ["StatusFactory", "StatusSite"]
+__all__ = ["StatusFactory", "StatusResource"]
 
 #: For every answer (https://www.w3.org/TR/CSP3/, https://fetch.spec.whatwg.org/): it is what it says, it is nobody
 #: else's to show, it is old at once.
@@ -51,7 +51,7 @@ _METRICS = {"text/plain": TEXT, "application/openmetrics-text": OPENMETRICS}
 _KINDS = tuple(_METRICS)
 
 
-class StatusSite:
+class StatusResource:
     """Answers `/`, `/status.json`, `/metrics`, `/healthz` and `/readyz`.
 
     Args:
@@ -59,27 +59,27 @@ class StatusSite:
         clock: seconds, monotonic.
     """
 
-    def __init__(self, observed: Observed, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, observed: MetricsSource, clock: Callable[[], float] = time.monotonic) -> None:
         self._observed = observed
-        shown = Rendering(lambda: page(view(observed)), clock)
-        data = Rendering(lambda: json.dumps(view(observed), separators=(",", ":")).encode(), clock)
+        shown = RenderCache(lambda: page(view(observed)), clock)
+        data = RenderCache(lambda: json.dumps(view(observed), separators=(",", ":")).encode(), clock)
         self._metrics = {
-            kind: _Rendered(Rendering(make, clock), _METRICS[kind], vary="Accept, Accept-Encoding")
+            kind: _CachedResponse(RenderCache(make, clock), _METRICS[kind], vary="Accept, Accept-Encoding")
             for kind, make in (
                 ("text/plain", lambda: text(families(observed.snapshot()))),
                 ("application/openmetrics-text", lambda: openmetrics(families(observed.snapshot()))),
             )
         }
-        self._places: dict[str, Callable[[Request], Response]] = {
-            "": _Rendered(shown, "text/html; charset=utf-8", POLICY).respond,
-            "status.json": _Rendered(data, "application/json").respond,
+        self._places: dict[str, Callable[[HttpRequest], Response]] = {
+            "": _CachedResponse(shown, "text/html; charset=utf-8", POLICY).respond,
+            "status.json": _CachedResponse(data, "application/json").respond,
             "metrics": self._scrape,
             "healthz": lambda _request: _plain(HTTPStatus.OK, "ok"),
             "readyz": self._ready,
             "icon.svg": lambda _request: _response(ICON, "image/svg+xml", "default-src 'none'"),
         }
 
-    def respond(self, request: Request, peer: IAddress) -> Response:
+    def respond(self, request: HttpRequest, peer: IAddress) -> Response:
         """What stands at the request's target.
 
         Raises:
@@ -94,19 +94,19 @@ class StatusSite:
             raise HttpError(HTTPStatus.NOT_FOUND)
         return place(request)
 
-    def _scrape(self, request: Request) -> Response:
+    def _scrape(self, request: HttpRequest) -> Response:
         return self._metrics[media_type(request.fields.get(b"accept", b""), _KINDS)].respond(request)
 
-    def _ready(self, _request: Request) -> Response:
+    def _ready(self, _request: HttpRequest) -> Response:
         state = self._observed.state
         return _plain(HTTPStatus.OK if state == "ready" else HTTPStatus.SERVICE_UNAVAILABLE, state)
 
 
-class _Rendered:
+class _CachedResponse:
     """A place whose answer is made now and then, and is the same object as long as it is the same answer."""
 
     def __init__(
-        self, rendering: Rendering, content_type: str, policy: str = "", *, vary: str = "Accept-Encoding"
+        self, rendering: RenderCache, content_type: str, policy: str = "", *, vary: str = "Accept-Encoding"
     ) -> None:
         self._rendering = rendering
         self._content_type = content_type
@@ -115,7 +115,7 @@ class _Rendered:
         # Compressed or not.
         self._last: dict[bool, Response] = {}
 
-    def respond(self, request: Request) -> Response:
+    def respond(self, request: HttpRequest) -> Response:
         """The answer, compressed for who takes that."""
         packed = takes_gzip(request.fields.get(b"accept-encoding", b""))
         content = self._rendering.answer(packed=packed)
@@ -177,8 +177,8 @@ class StatusFactory(HttpFactory):
         timeouts: how long connections may wait.
     """
 
-    def __init__(self, observed: Observed, clock: IReactorTime, timeouts: HttpTimeouts | None = None) -> None:
-        super().__init__(StatusSite(observed), clock, timeouts=timeouts)
+    def __init__(self, observed: MetricsSource, clock: IReactorTime, timeouts: HttpTimeouts | None = None) -> None:
+        super().__init__(StatusResource(observed), clock, timeouts=timeouts)
         self._observed = observed
 
     def startFactory(self) -> None:
