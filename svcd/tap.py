@@ -247,7 +247,7 @@ class Options(usage.Options):
             raise usage.UsageError("--log-format journald is a place too; leave out --logfile, --syslog and --logger")
         self.predecessor = OldDaemon.from_environment(os.environ, os.getpid())
         if self.predecessor is not None:
-            Twistd.stand_aside(parent)
+            Twistd.use_temporary_pid_file(parent)
         self.log_output = LogSetup(parent, self["log-format"], short=self["log-addresses"] == "short")
         check_pid_file(parent)
         check_account(parent)

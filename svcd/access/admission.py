@@ -40,17 +40,17 @@ class ConnectionSlot:
         source: what the connection counts for; None where sources are not counted.
     """
 
-    __slots__ = ("_door", "awaits_name", "peer", "source")
+    __slots__ = ("_door", "needs_host_name", "peer", "source")
 
     def __init__(self, door: Admission, peer: str, source: int | None, awaits_name: bool) -> None:
         self._door = door
         self.peer = peer
         self.source = source
-        self.awaits_name = awaits_name
+        self.needs_host_name = awaits_name
 
-    def named(self, name: str | None) -> Refusal | None:
+    def check_host_name(self, name: str | None) -> Refusal | None:
         """The client's name, found and confirmed, or None if there is none; with a Refusal the Ticket is released."""
-        self.awaits_name = False
+        self.needs_host_name = False
         refusal = self._door.judge(self.peer, name)
         if refusal is not None:
             self.release()

@@ -97,7 +97,7 @@ class DatagramFilter:
         """Whether it matters how often a source asks."""
         return self._rules.per_source_rate is not None
 
-    def surroundings(self, service_ports: AbstractSet[int], broadcasts: Collection[str]) -> None:
+    def set_local_addresses(self, service_ports: AbstractSet[int], broadcasts: Collection[str]) -> None:
         """Take what is known of daemon and machine.
 
         Args:

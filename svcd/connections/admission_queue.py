@@ -177,9 +177,9 @@ class ServiceAdmission:
 
     def _tune(self, service: Service, texts: Mapping[str, bytes]) -> None:
         banner = texts.get("banner", b"")
-        self.welcome = banner + texts.get("banner_success", b"")
+        self.accept_banner = banner + texts.get("banner_success", b"")
         # In the clear a TLS client can make nothing of it, and nobody who is refused gets a handshake.
-        self.farewell = b"" if service.tls else banner + texts.get("banner_fail", b"")
+        self.refuse_banner = b"" if service.tls else banner + texts.get("banner_fail", b"")
         self._queues = service.options.on_limit == "queue"
         self._service = service
         self.make_line()
@@ -202,7 +202,7 @@ class ServiceAdmission:
                 again()
             self._resume()
 
-    def place(self, service: Service) -> None:
+    def update_locations(self, service: Service) -> None:
         """The same options stand in other places of the file now."""
         self._service = service
         self.door.retune(replace(self.door.rules, places=service.places))
@@ -238,7 +238,7 @@ class ServiceAdmission:
         self._press()
         return False
 
-    def waits(self, refusal: Refusal) -> bool:
+    def should_queue(self, refusal: Refusal) -> bool:
         """Whether somebody who is refused waits instead.
 
         With on_limit=queue that is who was accepted before the listeners could rest, else who gets the place of a
@@ -246,12 +246,12 @@ class ServiceAdmission:
         """
         return refusal.reason in _LIMITS and (self._queues or self._share.evict_another())
 
-    def queue(self, again: Callable[[], None]) -> None:
+    def enqueue(self, again: Callable[[], None]) -> None:
         """Call this once, behind those who came before, when there is room; it is to ask anew."""
         self._queue[again] = None
         self._rest()
 
-    def unqueue(self, again: Callable[[], None]) -> None:
+    def dequeue(self, again: Callable[[], None]) -> None:
         """Don't."""
         self._queue.pop(again, None)
 
@@ -307,12 +307,12 @@ class ServiceAdmission:
         elif self._timer is None:
             self._tell_later(now)
 
-    def turn_away(self, descriptor: int, refusal: Refusal, peer: str) -> None:
+    def reject(self, descriptor: int, refusal: Refusal, peer: str) -> None:
         """The same for a client of whom there is the descriptor alone, which is ours to close."""
         self.refused(refusal, peer)
-        self.farewells.close(descriptor, self.farewell)
+        self.farewells.close(descriptor, self.refuse_banner)
 
-    def finish(self) -> None:
+    def flush(self) -> None:
         """Tell what has not been told; for the end."""
         if self._timer is not None:
             self._timer.cancel()
@@ -339,7 +339,7 @@ class ServiceAdmission:
             # The log's level has become another one meanwhile.
             return
         # A rule for one address or name says whose it is.
-        hidden = journal.hides_clients and line.refusal.reason in (RefusalReason.ADDRESS, RefusalReason.NAME)
+        hidden = journal.anonymize and line.refusal.reason in (RefusalReason.ADDRESS, RefusalReason.NAME)
         values = {
             "peer": journal.quoted(line.peer),
             "reason": journal.quoted(line.refusal.reason),

@@ -266,7 +266,7 @@ class DescriptorBudget:
         """Whether the listeners of any service rest."""
         return bool(self._resting)
 
-    def rest(self) -> None:
+    def pause_all(self) -> None:
         """Let all listeners rest: the system has just said that it is short of descriptors (EMFILE)."""
         for share in list(self._shares.values()):
             share.rest()

@@ -67,7 +67,7 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
         self._factory = factory
         self._kind = kind
 
-    def serve_by(self, factory: IProtocolFactory, kind: Callable[..., ConnectionWrapper] | None = None) -> None:
+    def replace_factory(self, factory: IProtocolFactory, kind: Callable[..., ConnectionWrapper] | None = None) -> None:
         """Let another factory build the protocols of new connections, with another kind of gates perhaps."""
         self._factory = factory
         self._kind = kind
@@ -79,28 +79,28 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
 
     def buildProtocol(self, addr: IAddress) -> IProtocol | None:  # type: ignore[override]
         """A gate with the service's protocol behind it, who has to wait or gets a last word; or None to close."""
-        found = self.ask(addr)
-        if isinstance(found, ConnectionSlot) and found.awaits_name:
+        found = self.admit(addr)
+        if isinstance(found, ConnectionSlot) and found.needs_host_name:
             name = self.name_of(addr)
             if not name.called:
                 return PendingConnection(self, addr, found, name)
             # It was known.
-            found = found.named(cast("str | None", name.result)) or found
+            found = found.check_host_name(cast("str | None", name.result)) or found
         if isinstance(found, ConnectionSlot):
-            return self.let_in(addr, found)
-        if self.entrance.waits(found):
+            return self.wrap(addr, found)
+        if self.entrance.should_queue(found):
             return PendingConnection(self, addr, None)
         self.refused(found, addr)
         entrance = self.entrance
-        return RejectProtocol(entrance.farewells, entrance.farewell) if entrance.farewell else None
+        return RejectProtocol(entrance.farewells, entrance.refuse_banner) if entrance.refuse_banner else None
 
-    def ask(self, addr: IAddress) -> ConnectionSlot | Refusal:
+    def admit(self, addr: IAddress) -> ConnectionSlot | Refusal:
         """Ask the door."""
         if isinstance(addr, _INET):
             return self.entrance.admit(addr.host, self.clock())
         return self.entrance.admit(addr.user if isinstance(addr, UNIXPeer) else "", self.clock())
 
-    def let_in(self, addr: IAddress, ticket: ConnectionSlot) -> ConnectionWrapper | None:
+    def wrap(self, addr: IAddress, ticket: ConnectionSlot) -> ConnectionWrapper | None:
         """The gate of somebody who has a ticket; None, and the ticket is void, if the service wants no connection."""
         try:
             protocol = self._factory.buildProtocol(addr)

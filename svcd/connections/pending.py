@@ -39,10 +39,10 @@ class _Keeper(Protocol):
     def peer_of(self, addr: IAddress) -> str:
         """The client as the log has it."""
 
-    def ask(self, addr: IAddress) -> ConnectionSlot | Refusal:
+    def admit(self, addr: IAddress) -> ConnectionSlot | Refusal:
         """Ask the door."""
 
-    def let_in(self, addr: IAddress, ticket: ConnectionSlot) -> IProtocol | None:
+    def wrap(self, addr: IAddress, ticket: ConnectionSlot) -> IProtocol | None:
         """The protocol of somebody who has a ticket, which is released if there is none."""
 
     def refused(self, refusal: Refusal, addr: IAddress) -> None:
@@ -51,7 +51,7 @@ class _Keeper(Protocol):
     def name_of(self, addr: IAddress) -> Deferred[str | None]:
         """The client's confirmed name."""
 
-    def left(self) -> None:
+    def notify_if_empty(self) -> None:
         """A connection may have been the last."""
 
 
@@ -95,7 +95,7 @@ class PendingConnection:
         if self._name is not None:
             self._name.addCallback(self._named)
         else:
-            self._keeper.entrance.queue(self._again)
+            self._keeper.entrance.enqueue(self._again)
 
     def connectionMade(self) -> None:
         """Never called: makeConnection does it all."""
@@ -106,7 +106,7 @@ class PendingConnection:
 
     def connectionLost(self, _reason: Failure) -> None:
         """The client has gone, as far as that is seen on a socket that is not read."""
-        self._keeper.entrance.unqueue(self._again)
+        self._keeper.entrance.dequeue(self._again)
         self._leave()
         if self._ticket is not None:
             self._ticket.release()
@@ -117,16 +117,16 @@ class PendingConnection:
         self._number = self._number or next(self._keeper.numbers)
         return self._number
 
-    def facts(self) -> dict[str, object]:
+    def info(self) -> dict[str, object]:
         """What is known of the connection."""
         state = "room" if self._ticket is None else "host-name"
         return self._keeper.facts(self, self._keeper.peer_of(self._addr), state=state)
 
     def drain(self) -> None:
         """Nothing is owed to it."""
-        self.cut("")
+        self.abort("")
 
-    def cut(self, _cause: str) -> None:
+    def abort(self, _cause: str) -> None:
         """End it."""
         self._transport.abortConnection()
 
@@ -138,26 +138,26 @@ class PendingConnection:
         self._gone = True
         del self._keeper.visitors[self]
         self._keeper.budget.release()
-        self._keeper.left()
+        self._keeper.notify_if_empty()
 
     def _named(self, name: str | None) -> None:
         if self._gone:
             return
         ticket = self._ticket
         assert ticket is not None  # noqa: S101 - it is what waits for a name
-        refusal = ticket.named(name)
+        refusal = ticket.check_host_name(name)
         self._decided(ticket if refusal is None else refusal)
 
     def _again(self) -> None:
-        found = self._keeper.ask(self._addr)
+        found = self._keeper.admit(self._addr)
         if not isinstance(found, ConnectionSlot):
-            if self._keeper.entrance.waits(found):
-                self._keeper.entrance.queue(self._again)
+            if self._keeper.entrance.should_queue(found):
+                self._keeper.entrance.enqueue(self._again)
             else:
                 self._decided(found)
             return
         self._ticket = found
-        if found.awaits_name:
+        if found.needs_host_name:
             self._name = self._keeper.name_of(self._addr).addCallback(self._named)
         else:
             self._decided(found)
@@ -167,11 +167,11 @@ class PendingConnection:
         keeper, transport = self._keeper, self._transport
         follower: Any = None
         if isinstance(found, ConnectionSlot):
-            follower = keeper.let_in(self._addr, found)
+            follower = keeper.wrap(self._addr, found)
         else:
             keeper.refused(found, self._addr)
-            if keeper.entrance.farewell:
-                follower = RejectProtocol(keeper.entrance.farewells, keeper.entrance.farewell)
+            if keeper.entrance.refuse_banner:
+                follower = RejectProtocol(keeper.entrance.farewells, keeper.entrance.refuse_banner)
         self._ticket = None
         if follower is None:
             transport.loseConnection()

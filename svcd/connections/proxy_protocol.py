@@ -150,7 +150,7 @@ class ProxiedConnection:
         self._number = self._number or next(self._usher.keeper.numbers)
         return self._number
 
-    def facts(self) -> dict[str, object]:
+    def info(self) -> dict[str, object]:
         """What is known of the connection: its peer is the proxy until the header has come."""
         keeper = self._usher.keeper
         source = None if self._header is None else self._header.source
@@ -200,7 +200,7 @@ class ProxiedConnection:
             self._queued = True
             self._usher.keeper.visitors[self] = None
             self._usher.keeper.budget.acquire()
-            entrance.queue(self._go_on)
+            entrance.enqueue(self._go_on)
 
     def _wait(self) -> None:
         if self._call is not None:
@@ -225,7 +225,7 @@ class ProxiedConnection:
             usher.lobby.leave(self)
         if self._queued:
             self._queued = False
-            usher.keeper.entrance.unqueue(self._go_on)
+            usher.keeper.entrance.dequeue(self._go_on)
             usher.keeper.budget.release()
 
     def _go_on(self) -> None:
@@ -253,7 +253,7 @@ class ProxiedConnection:
     def _leave(self) -> None:
         keeper = self._usher.keeper
         keeper.visitors.pop(self, None)
-        keeper.left()
+        keeper.notify_if_empty()
 
     def refuse(self, text: str) -> None:
         """Close it for what is wrong with its header."""
@@ -270,7 +270,7 @@ class ProxiedConnection:
         """Nothing is owed to it."""
         self.close()
 
-    def cut(self, _cause: str) -> None:
+    def abort(self, _cause: str) -> None:
         """End it."""
         self.close()
 

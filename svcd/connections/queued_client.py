@@ -32,7 +32,7 @@ class _Keeper(Protocol):
     def take(self, descriptor: int, name: Any, family: int, relay: ProxyHeader | None = None) -> None:  # noqa: ANN401
         """Serve a connection, or let it wait again."""
 
-    def left(self) -> None:
+    def notify_if_empty(self) -> None:
         """A connection may have been the last."""
 
 
@@ -62,7 +62,7 @@ class QueuedClient:
         self.started = keeper.clock()
         keeper.visitors[self] = None
         keeper.budget.acquire()
-        keeper.entrance.queue(self._again)
+        keeper.entrance.enqueue(self._again)
 
     @property
     def number(self) -> int:
@@ -70,22 +70,22 @@ class QueuedClient:
         self._number = self._number or next(self._keeper.numbers)
         return self._number
 
-    def facts(self) -> dict[str, object]:
+    def info(self) -> dict[str, object]:
         """What is known of the connection."""
         _, peer = self._keeper.client_of(self._descriptor, self._name)
         return self._keeper.facts(self, peer, state="room")
 
     def drain(self) -> None:
         """Nothing is owed to it."""
-        self.cut("")
+        self.abort("")
 
-    def cut(self, _cause: str) -> None:
+    def abort(self, _cause: str) -> None:
         """End it."""
-        self._keeper.entrance.unqueue(self._again)
+        self._keeper.entrance.dequeue(self._again)
         os.close(self._descriptor)
         self._keeper.budget.release()
         del self._keeper.visitors[self]
-        self._keeper.left()
+        self._keeper.notify_if_empty()
 
     def _again(self) -> None:
         self._keeper.budget.release()
@@ -93,4 +93,4 @@ class QueuedClient:
         try:
             self._keeper.take(self._descriptor, self._name, self._family, self._relay)
         finally:
-            self._keeper.left()
+            self._keeper.notify_if_empty()

@@ -86,7 +86,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
     def relink(self, link: LauncherClient) -> None:
         """Have another launcher from now on; the one before goes when its last handler has ended."""
         before, self.link = self.link, link
-        before.retire(link)
+        before.replace_by(link)
 
     def restart(self) -> Deferred[dict[str, object]]:
         """Start another launcher; when it is ready it serves, and the one before ends with its last handler.
@@ -114,7 +114,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
     def begin(self) -> None:
         """Be ready for the first client: a launcher is forked in no time, but Python takes its time to import."""
         if self.service.runs == "python":
-            self.link.wake()
+            self.link.ensure_launcher()
 
     def may_accept(self) -> int:
         """How many more connections may be taken in now."""
@@ -138,10 +138,10 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         host, peer = self.client_of(descriptor, name)
         ticket = self.entrance.admit(host, self.clock())
         if not isinstance(ticket, ConnectionSlot):
-            if self.entrance.waits(ticket):
+            if self.entrance.should_queue(ticket):
                 QueuedClient(self, descriptor, name, family, relay)
             else:
-                self.entrance.turn_away(descriptor, ticket, peer)
+                self.entrance.reject(descriptor, ticket, peer)
             return
         try:
             ends = ConnectionAddresses.of(descriptor, name, family, relay)
@@ -159,10 +159,10 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         secures = self._securing is not None and self._securing.wanted
         if ends.real is not None and self.deadlines is not None and self.deadlines.times.looks and not secures:
             session.traced = self.view.trace(descriptor, family, *ends.real)
-        if not (self.resolves or ticket.awaits_name):
+        if not (self.resolves or ticket.needs_host_name):
             self._start(session, descriptor, ends)
             return
-        ask = self.names.confirmed_host_of if ticket.awaits_name else self.names.host_of
+        ask = self.names.confirmed_host_of if ticket.needs_host_name else self.names.host_of
         far = ask(unmapped(name[0]))
         # That of our own address is soon remembered, and costs nothing then.
         near = self.names.host_of(unmapped(ends.near[0])) if self.resolves else None
@@ -180,11 +180,11 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         if self.sessions.get(session.number) is not session:
             os.close(descriptor)
             return
-        if session.ticket.awaits_name:
-            refusal = session.ticket.named(host)
+        if session.ticket.needs_host_name:
+            refusal = session.ticket.check_host_name(host)
             if refusal is not None:
                 self._forget(session)
-                self.entrance.turn_away(descriptor, refusal, self.peer_text(ends.far[0], ends.far[1]))
+                self.entrance.reject(descriptor, refusal, self.peer_text(ends.far[0], ends.far[1]))
                 return
             self.tally.accepted += 1
         if near is None:
@@ -222,9 +222,9 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
 
     def _open(self, peer: str, ticket: ConnectionSlot) -> SpawnedConnection:
         session = SpawnedConnection(self, next(self.numbers), self.quoted(peer), ticket)
-        if not ticket.awaits_name:
+        if not ticket.needs_host_name:
             self.tally.accepted += 1
-        self.begun(session)
+        self.add(session)
         return session
 
     def _start(
@@ -239,8 +239,8 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         if self._securing is not None and self._securing.wanted:
             self._securing.begin(session, descriptor, ends, environment)
             return
-        if self.entrance.welcome:
-            send_banner(descriptor, self.entrance.welcome)
+        if self.entrance.accept_banner:
+            send_banner(descriptor, self.entrance.accept_banner)
         self.hand_over(session, descriptor, environment)
 
     def hand_over(self, session: SpawnedConnection, descriptor: int, environment: bytes) -> None:
@@ -256,23 +256,23 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         session.link = self.link
         session.link.start(session.number, environment, descriptor)
 
-    def started(self, number: int, pid: int) -> None:
+    def process_started(self, number: int, pid: int) -> None:
         """A connection has its process, and the daemon its descriptor no more."""
         self.budget.release()
         session = self.sessions[number]
         session.pid = pid
-        self.tally.begun(self.clock() - session.started)
+        self.tally.process_started(self.clock() - session.started)
         session.tell_accept()
 
-    def failed(self, number: int, errno: int) -> None:
+    def start_failed(self, number: int, errno: int) -> None:
         """A connection has no process and never will; it is closed."""
         session = self.sessions[number]
-        if session.ticket.awaits_name:
+        if session.ticket.needs_host_name:
             # Nobody let it in.
             self._forget(session)
             return
         if session.pid:
-            self.tally.exited("")
+            self.tally.process_exited("")
         else:
             self.budget.release()
         if not session.cause:
@@ -282,29 +282,29 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
             self.tell_failure(session, f"can't start it: {os.strerror(errno)}")
         self._over(session, ExitResult(session.cause or "failed"))
 
-    def ended(self, report: Ended) -> None:
+    def process_ended(self, report: Ended) -> None:
         """A process has ended by itself, or because it had to."""
         session = self.sessions[report.number]
         killed = os.WIFSIGNALED(report.status)
         code = _signal_name(os.WTERMSIG(report.status)) if killed else str(os.WEXITSTATUS(report.status))
-        self.tally.exited(code)
+        self.tally.process_exited(code)
         if report.status and not session.cause:
             self.tally.failures += 1
         reason = session.cause or ("killed" if killed else "done")
         traffic = session.own(report.bytes_in), report.bytes_out
         self._over(session, ExitResult(reason, code, report.user, report.system, traffic))
 
-    def forgotten(self, number: int) -> None:
+    def process_lost(self, number: int) -> None:
         """A process that nobody watches any more; or nobody knows whether there is one."""
         session = self.sessions[number]
         if session.pid:
-            self.tally.exited("")
+            self.tally.process_exited("")
         else:
             self.budget.release()
             session.tell_accept()
         self._over(session, ExitResult("unknown"))
 
-    def said(self, number: int, text: bytes) -> None:
+    def stderr_line(self, number: int, text: bytes) -> None:
         """A process wrote something for the log."""
         session = self.sessions.get(number)
         values: dict[str, object] = {"text": text.decode(errors="backslashreplace")}
@@ -327,7 +327,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         # Why it failed is in the log then.
         self.restart().addErrback(lambda failure: failure.trap(CommandError))
 
-    def restarted(self) -> None:
+    def launcher_restarted(self) -> None:
         """There is a launcher in place of a lost one."""
         self.tally.restarts += 1
 
@@ -335,7 +335,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         """The launcher can't serve, or can again."""
         self.tally.unavailable = problem
 
-    def room(self) -> None:
+    def queue_drained(self) -> None:
         """The launcher has taken something."""
         for resume in self._rooms:
             resume()
@@ -347,7 +347,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         self.budget.release()
         session.cancel()
         session.ticket.release()
-        self.left()
+        self.notify_if_empty()
 
     def tell_failure(self, session: SpawnedConnection, reason: str) -> None:
         """Say why a connection could not be served."""
@@ -373,12 +373,12 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         seconds = self.clock() - session.started
         traffic = outcome.traffic if session.pump is None else session.pump.carried
         more = {"exit": self.quoted(outcome.code), "user": outcome.user, "system": outcome.system, "pid": session.pid}
-        self.tell_end(session.number, session.peer, session.host, seconds, *traffic, outcome.reason, more)
+        self.log_end(session.number, session.peer, session.host, seconds, *traffic, outcome.reason, more)
         # After the line: somebody who waited for this may come in now.
         session.ticket.release()
         if session.ended is not None:
             session.ended()
-        self.left()
+        self.notify_if_empty()
 
 
 def _signal_name(number: int) -> str:

@@ -58,10 +58,10 @@ class _Keeper(Protocol):
         """What is known of a connection, as plain data."""
         ...
 
-    def failed(self, number: int, errno: int) -> None:
+    def start_failed(self, number: int, errno: int) -> None:
         """A connection has no process and never will."""
 
-    def forgotten(self, number: int) -> None:
+    def process_lost(self, number: int) -> None:
         """A process that nobody watches any more."""
 
 
@@ -159,7 +159,7 @@ class SpawnedConnection:
         """Of the bytes that came, those of the client itself; -1 if nobody knows."""
         return max(count - self.before, 0) if count > 0 else count
 
-    def facts(self) -> dict[str, object]:
+    def info(self) -> dict[str, object]:
         """What is known of the connection."""
         more = {} if self.pump is None else self.pump.facts(subject=self._keeper.tells_subject)
         return self._keeper.facts(self, self.peer, **{"pid": self.pid, "state": self._state, **more})
@@ -177,9 +177,9 @@ class SpawnedConnection:
         """A process is asked nothing: what it owes only it knows. One that can't be had is not awaited."""
         self._last = True
         if not self.pid and (self.link is None or self.link.failing):
-            self.cut("shutdown")
+            self.abort("shutdown")
 
-    def cut(self, cause: str, patience: float | None = None) -> None:
+    def abort(self, cause: str, patience: float | None = None) -> None:
         """End the process group: SIGTERM, then SIGKILL.
 
         Args:
@@ -202,7 +202,7 @@ class SpawnedConnection:
         keeper = self._keeper
         link = self.link
         if link is None or link.drop(self.number) or not self.pid:
-            keeper.failed(self.number, 0)
+            keeper.start_failed(self.number, 0)
             return
         link.signal(self.number, signal.SIGTERM)
         self._call = keeper.reactor.callLater(seconds, self._kill, link)
@@ -216,7 +216,7 @@ class SpawnedConnection:
         if self._killed and self._last:
             # Neither the process nor its launcher can be moved, and the daemon is to end.
             link.abandon(self.number)
-            keeper.forgotten(self.number)
+            keeper.process_lost(self.number)
             return
         self._killed = True
         link.signal(self.number, signal.SIGKILL)

@@ -35,7 +35,7 @@ class _Keeper(Protocol):
     def hand_over(self, session: SpawnedConnection, descriptor: int, environment: bytes) -> None:
         """Let a connection have its process."""
 
-    def failed(self, number: int, errno: int) -> None:
+    def start_failed(self, number: int, errno: int) -> None:
         """A connection has no process and never will."""
 
     def tell_failure(self, session: SpawnedConnection, reason: str) -> None:
@@ -93,12 +93,12 @@ class SpawnedTls:
         keeper, pump = self._keeper, _pump_of(session)
         identity = pump.tls_identity
         session.secured = keeper.quoted(identity.protocol), keeper.quoted(identity.subject or "-")
-        if keeper.entrance.welcome:
-            pump.write(keeper.entrance.welcome)
+        if keeper.entrance.accept_banner:
+            pump.write(keeper.entrance.accept_banner)
         try:
             descriptor = pump.plug()
         except OSError as error:
-            keeper.failed(session.number, error.errno or errno.EIO)
+            keeper.start_failed(session.number, error.errno or errno.EIO)
             return
         more = "".join(f"\0{name}={value}" for name, value in identity.environment().items())
         keeper.hand_over(session, descriptor, environment + more.encode(errors="surrogateescape"))

@@ -99,7 +99,7 @@ class TcpmuxClient:
         """Decide by the client's host name, or by the lack of one, whether it is let in."""
         if self._ended:
             return
-        refusal = self.ticket.named(name)
+        refusal = self.ticket.check_host_name(name)
         if refusal is None:
             self._keeper.untold -= 1
             self._keeper.let_in(self)
@@ -187,16 +187,16 @@ class TcpmuxClient:
         found = tcp_traffic(self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES))
         return found if found is None or self._relay is None else (found[0] - self._relay.size, found[1])
 
-    def facts(self) -> dict[str, object]:
+    def info(self) -> dict[str, object]:
         """What is known of the connection."""
-        state = "closing" if self._answered else "host-name" if self.ticket.awaits_name else "service-name"
+        state = "closing" if self._answered else "host-name" if self.ticket.needs_host_name else "service-name"
         return self._keeper.facts(self, self.text, state=state)
 
     def drain(self) -> None:
         """A client that has not asked yet is owed nothing."""
-        self.cut("shutdown")
+        self.abort("shutdown")
 
-    def cut(self, cause: str) -> None:
+    def abort(self, cause: str) -> None:
         """End it now."""
         self._end(cause)
 
@@ -242,16 +242,16 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
         host, text = self.client_of(descriptor, peer)
         ticket = self.entrance.admit(host, self.clock())
         if not isinstance(ticket, ConnectionSlot):
-            self.entrance.turn_away(descriptor, ticket, text)
+            self.entrance.reject(descriptor, ticket, text)
             return
         if len(self.sessions) >= self._most:
             # A client that means to name a service does so at once: the one that has waited longest goes.
-            next(iter(self.sessions.values())).cut("timeout")
+            next(iter(self.sessions.values())).abort("timeout")
         sock = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
         sock.setblocking(False)
         client = TcpmuxClient(self, sock, peer, next(self.numbers), ticket, relay)
-        self.begun(client)
-        if ticket.awaits_name:
+        self.add(client)
+        if ticket.needs_host_name:
             self.untold += 1
             self.names.confirmed_host_of(unmapped(host)).addCallback(client.named)
         else:
@@ -259,8 +259,8 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
 
     def let_in(self, client: TcpmuxClient) -> None:
         """Log a client that is admitted, and read its question."""
-        if self.entrance.welcome:
-            client.greet(self.entrance.welcome)
+        if self.entrance.accept_banner:
+            client.greet(self.entrance.accept_banner)
         self.tally.accepted += 1
         if self.accept_line:
             count = len(self.sessions) - self.untold
@@ -271,7 +271,7 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
     def turn_away(self, client: TcpmuxClient, descriptor: int, refusal: Refusal, peer: Any) -> None:  # noqa: ANN401 - a socket address
         """Refuse a client for its host name; as it was never let in, the log has a refuse line of it alone."""
         self._remove(client)
-        self.entrance.turn_away(descriptor, refusal, self.client_of(descriptor, peer)[1])
+        self.entrance.reject(descriptor, refusal, self.client_of(descriptor, peer)[1])
 
     def may_accept(self) -> int:
         """How many more clients may be listened to now."""
@@ -286,14 +286,14 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
         """A client was answered, is another service's, or has gone."""
         if client.number not in self.sessions:
             return
-        if client.ticket.awaits_name:
+        if client.ticket.needs_host_name:
             self._remove(client)
             return
         del self.sessions[client.number]
         self.budget.release()
-        self.tell_end(client.number, client.text, self.nameless, seconds, 0, 0, reason)
+        self.log_end(client.number, client.text, self.nameless, seconds, 0, 0, reason)
         client.ticket.release()
-        self.left()
+        self.notify_if_empty()
 
     def _remove(self, client: TcpmuxClient) -> None:
         """Forget a client that was not let in."""
@@ -301,4 +301,4 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
         del self.sessions[client.number]
         self.budget.release()
         client.ticket.release()
-        self.left()
+        self.notify_if_empty()

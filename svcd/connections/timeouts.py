@@ -76,7 +76,7 @@ class Timed(Protocol):
     def traffic(self) -> tuple[int, int] | None:
         """Bytes that came from the client, and bytes that were taken on its side; None if that can't be seen."""
 
-    def cut(self, cause: str) -> None:
+    def abort(self, cause: str) -> None:
         """End it now, because of a deadline: `session`, `idle` or `first_byte`."""
 
 
@@ -144,7 +144,7 @@ class TimeoutSweeper:
             try:
                 cause = self._overdue(session, now)
                 if cause and self._sessions.get(session.number) is session:
-                    session.cut(cause)
+                    session.abort(cause)
             except Exception:  # noqa: BLE001 - the others have deadlines too
                 self._log.failure("a deadline could not be kept")
         if looked == SLICE:

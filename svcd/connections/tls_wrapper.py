@@ -61,16 +61,16 @@ class TlsWrapper(HalfCloseableWrapper):
         found = super().traffic()
         return found if found is None or self._protocol.heard else (0, found[1])
 
-    def facts(self) -> dict[str, object]:
+    def info(self) -> dict[str, object]:
         """What is known of the connection."""
-        return super().facts() | self._protocol.facts(subject=self._keeper.tells_subject)
+        return super().info() | self._protocol.facts(subject=self._keeper.tells_subject)
 
     def drain(self) -> None:
         """End the connection as soon as nothing is owed to the client: before the handshake is done, now."""
         if self._protocol.version:
             super().drain()
         else:
-            self.cut("shutdown")
+            self.abort("shutdown")
 
     def _came(self, values: dict[str, object]) -> None:
         keeper = self._keeper
@@ -104,8 +104,8 @@ class TlsWrapper(HalfCloseableWrapper):
             if keeper.tells_subject:
                 values["subject"] = keeper.quoted(protocol.tls_identity.subject or "-")
             self._known()
-        if keeper.entrance.welcome:
-            protocol.write(keeper.entrance.welcome)
+        if keeper.entrance.accept_banner:
+            protocol.write(keeper.entrance.accept_banner)
 
     def _failure_word(self) -> str:
         return "failed" if self._protocol.version else "handshake"

@@ -56,7 +56,7 @@ class Numbered(Protocol):
 class TrackedConnection(Timed, Protocol):
     """An open connection, as far as its end is concerned."""
 
-    def facts(self) -> dict[str, object]:
+    def info(self) -> dict[str, object]:
         """What is known of the connection."""
 
     def drain(self) -> None:
@@ -70,13 +70,13 @@ class UnadmittedConnection(Protocol):
     def number(self) -> int:
         """The connection's number, by which it is listed; once it is let in it has another one."""
 
-    def facts(self) -> dict[str, object]:
+    def info(self) -> dict[str, object]:
         """What is known of the connection."""
 
     def drain(self) -> None:
         """End: nothing is owed to the client."""
 
-    def cut(self, cause: str, /) -> None:
+    def abort(self, cause: str, /) -> None:
         """End now."""
 
 
@@ -127,7 +127,7 @@ class ConnectionTracker(Generic[SessionT]):
         self.deadlines: TimeoutSweeper | None = None
         self._call_later: Callable[[float, Callable[[], None]], object] | None = None
         self.quoted = journal.quoted
-        self.peer_text = journal.peer_text
+        self.peer_text = journal.format_peer
         self.quoted_peer = journal.quoted_peer
         # Quoted once for all connections.
         self.nameless = journal.quoted("-")
@@ -158,15 +158,15 @@ class ConnectionTracker(Generic[SessionT]):
         """The fields of the lines that tell of the service's connections."""
         words = _LOGGED_SPAWNED if service.spawned else _LOGGED
         chosen = {"service", "id", "count"}.union(*(words[word] for word in service.logged))
-        if not self.resolves or self.journal.hides_clients:
+        if not self.resolves or self.journal.anonymize:
             chosen.discard("host")
         if service.tls:
             chosen.add("tls")
-            if service.options.tls_client_ca is not None and self.tells_peer and not self.journal.hides_clients:
+            if service.options.tls_client_ca is not None and self.tells_peer and not self.journal.anonymize:
                 chosen.add("subject")
         return chosen
 
-    def keep_time(self, call_later: Callable[[float, Callable[[], None]], object]) -> None:
+    def start_timeouts(self, call_later: Callable[[float, Callable[[], None]], object]) -> None:
         """End connections when their deadlines pass, from now on.
 
         Args:
@@ -194,7 +194,7 @@ class ConnectionTracker(Generic[SessionT]):
         peer = unix_peer(descriptor, name)
         return peer.user, peer.text
 
-    def begun(self, session: SessionT) -> None:
+    def add(self, session: SessionT) -> None:
         """Count a connection; who ends it takes it out again, of `sessions` and of the budget."""
         self.sessions[session.number] = session
         self.budget.acquire()
@@ -207,7 +207,7 @@ class ConnectionTracker(Generic[SessionT]):
         seconds = round(self.clock() - session.started, 3)
         return {"id": session.number, "peer": text, "seconds": seconds, "state": "open", **more}
 
-    def tell_end(
+    def log_end(
         self,
         number: int,
         peer: str,
@@ -245,7 +245,7 @@ class ConnectionTracker(Generic[SessionT]):
             }
             self.journal.write(self.end_line % values)
 
-    def everybody(self) -> list[SessionT | UnadmittedConnection]:
+    def all_connections(self) -> list[SessionT | UnadmittedConnection]:
         """All connections, those that wait to be let in first."""
         return [*self.visitors, *self.sessions.values()]
 
@@ -253,10 +253,10 @@ class ConnectionTracker(Generic[SessionT]):
         """Fires when no connection is open, at once if none is."""
         waiting: Deferred[None] = Deferred()
         self._waiting.append(waiting)
-        self.left()
+        self.notify_if_empty()
         return waiting
 
-    def left(self) -> None:
+    def notify_if_empty(self) -> None:
         """A connection may have been the last."""
         if self._waiting and not (self.sessions or self.visitors):
             waiting, self._waiting = self._waiting, []

@@ -117,7 +117,7 @@ class WaitPort(BasePort):
         """End the process that has the socket: SIGTERM, and SIGKILL after the service's shutdown_timeout."""
         seconds = self._keeper.service.options.shutdown_timeout
         if self._session is not None:
-            self._session.cut("shutdown", seconds)
+            self._session.abort("shutdown", seconds)
         elif self._holder is not None:
             self._holder.end(seconds)
 
@@ -125,7 +125,7 @@ class WaitPort(BasePort):
         """Give up a process that has no launcher to be started by; the client stays in the kernel's queue."""
         session = self._session
         if session is not None and not session.pid and not (session.link is not None and session.link.ready):
-            session.cut("shutdown")
+            session.abort("shutdown")
 
     def resume(self) -> None:
         """Go on, unless a process has the socket, or too many had."""
@@ -140,7 +140,11 @@ class WaitPort(BasePort):
         host, peer, environment = self._asker()
         ticket = self._keeper.entrance.admit(host, self._keeper.clock())
         # A name is not waited for: anybody can make a datagram whose sender is somebody with a slow name server.
-        found = (ticket.named(None) or ticket) if isinstance(ticket, ConnectionSlot) and ticket.awaits_name else ticket
+        found = (
+            (ticket.check_host_name(None) or ticket)
+            if isinstance(ticket, ConnectionSlot) and ticket.needs_host_name
+            else ticket
+        )
         if not isinstance(found, ConnectionSlot):
             self._refuse(found, peer)
             return
@@ -176,7 +180,7 @@ class WaitPort(BasePort):
         refusal, self._refusal = self._refusal, None
         if descriptor >= 0:
             assert refusal is not None  # noqa: S101 - it is accepted to be refused
-            self._keeper.entrance.turn_away(descriptor, refusal, "-")
+            self._keeper.entrance.reject(descriptor, refusal, "-")
         self.resume()
 
     def _asker(self) -> tuple[str, str, bytes]:

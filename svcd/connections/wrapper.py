@@ -74,11 +74,11 @@ class ConnectionWrapper:
         self.started = keeper.clock()
         self.number = next(keeper.numbers)
         keeper.tally.accepted += 1
-        keeper.begun(self)
+        keeper.add(self)
         if keeper.accept_line:
             self._came({"peer": self.peer, "id": self.number, "count": len(keeper.sessions) - keeper.untold})
-        if keeper.entrance.welcome:
-            self._greet(transport, keeper.entrance.welcome)
+        if keeper.entrance.accept_banner:
+            self._greet(transport, keeper.entrance.accept_banner)
         try:
             self._protocol.makeConnection(transport)
         except BaseException:
@@ -104,7 +104,7 @@ class ConnectionWrapper:
             finally:
                 # After the line: somebody who waited for this may come in now.
                 self._ticket.release()
-                keeper.left()
+                keeper.notify_if_empty()
 
     def _tell_end(self, reason: Failure) -> None:
         keeper = self._keeper
@@ -121,16 +121,16 @@ class ConnectionWrapper:
         seconds, word = keeper.clock() - self.started, self._cause or self._reason(reason)
         if not (keeper.end_line or keeper.tally.watched):
             # Nobody wants to know more, and the kernel need not be asked.
-            keeper.tally.end_unseen(word, seconds)
+            keeper.tally.end_uncounted(word, seconds)
             return
         carried = getattr(self.transport, "bytes_in", 0), getattr(self.transport, "bytes_out", 0)
-        keeper.tell_end(self.number, self.peer, self._host, seconds, *carried, word)
+        keeper.log_end(self.number, self.peer, self._host, seconds, *carried, word)
 
     def traffic(self) -> tuple[int, int] | None:
         """Bytes that came from the client, and bytes that were taken on its side; None if nobody counts them."""
         return getattr(self.transport, "traffic", None)
 
-    def facts(self) -> dict[str, object]:
+    def info(self) -> dict[str, object]:
         """What is known of the connection."""
         moved = {"in": getattr(self.transport, "bytes_in", 0), "out": getattr(self.transport, "bytes_out", 0)}
         return self._keeper.facts(self, self.peer, **moved)
@@ -141,7 +141,7 @@ class ConnectionWrapper:
         if drain is not None:
             drain()
 
-    def cut(self, cause: str) -> None:
+    def abort(self, cause: str) -> None:
         """End the connection now, whatever is under way; the log says the cause."""
         self._cause = self._cause or cause
         self.transport.abortConnection()

@@ -88,7 +88,7 @@ class Commands:
         services = [self._row(running) for running in supervisor.hosted.values()]
         services += [_idle_row(each.service, "broken", each) for each in supervisor.broken if not self._runs(each)]
         services += [_idle_row(service, "disabled") for service in self._disabled.values()]
-        leaving = sum(len(each.keeper.everybody()) for each in supervisor.retired if each.keeper is not None)
+        leaving = sum(len(each.keeper.all_connections()) for each in supervisor.draining if each.keeper is not None)
         return {
             **self._facts,
             "uptime": round(supervisor.ledger.uptime, 3),
@@ -147,24 +147,24 @@ class Commands:
     def connections(self, service: str = "") -> list[dict[str, object]]:
         """The connections of a service, or of all; of those that are no more, and those not let in yet, as well."""
         supervisor = self._supervisor
-        everything = [*supervisor.hosted.values(), *supervisor.retired]
+        everything = [*supervisor.hosted.values(), *supervisor.draining]
         all_running = [self._find(service)] if service else everything
         return [
-            {"service": running.service.id, **session.facts()}
+            {"service": running.service.id, **session.info()}
             for running in all_running
             if running.keeper is not None
-            for session in running.keeper.everybody()
+            for session in running.keeper.all_connections()
         ]
 
     def kick(self, who: str) -> dict[str, object]:
         """End a connection by its number, or all of an address, with or without its port."""
         number = int(who) if who.isdecimal() and len(who) < 20 else -1
         ended = 0
-        for running in [*self._supervisor.hosted.values(), *self._supervisor.retired]:
-            for session in running.keeper.everybody() if running.keeper is not None else []:
-                peer = str(session.facts()["peer"])
+        for running in [*self._supervisor.hosted.values(), *self._supervisor.draining]:
+            for session in running.keeper.all_connections() if running.keeper is not None else []:
+                peer = str(session.info()["peer"])
                 if session.number == number or who in (peer, peer.rpartition(":")[0].strip("[]")):
-                    session.cut("kicked")
+                    session.abort("kicked")
                     ended += 1
         if not ended:
             raise CommandError(f"there is no connection {who}: name its id, or its address as `connections` shows it")

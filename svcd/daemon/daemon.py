@@ -98,8 +98,8 @@ class Daemon(MultiService):
         """Begin to serve as soon as the reactor runs."""
         # Handlers may run as the daemon's own user. Not before twistd has given root up, which sets it anew.
         hide_memory()
-        self._log_output.journal.flush_by(self._reactor.callLater, self._reactor.callFromThread)
-        self._twistd.hold()
+        self._log_output.journal.start_buffering(self._reactor.callLater, self._reactor.callFromThread)
+        self._twistd.hold_status_pipe()
         # It sets handlers of its own when it starts, which end the process by the signal again: whoever hears that we
         # are ready may send one.
         self._reactor.callWhenRunning(self._running)
@@ -123,7 +123,7 @@ class Daemon(MultiService):
         if self._predecessor is None:
             self._serve()
         else:
-            self._predecessor.ready(self._reactor, self._faults(), self._take_over, self._abandoned)
+            self._predecessor.ready(self._reactor, self._faults(), self._take_over, self._old_daemon_lost)
 
     def _take_over(self, held: Mapping[int, int]) -> None:
         """The daemon before us accepts nobody any more: what we share is ours, but for what its processes have."""
@@ -137,7 +137,7 @@ class Daemon(MultiService):
     def _faults(self) -> list[str]:
         return [str(error) for each in self._supervisor.broken for error in each.errors]
 
-    def _abandoned(self) -> None:
+    def _old_daemon_lost(self) -> None:
         """The daemon before us has ended; it was not told to, for it would have ended us then. The sockets are here."""
         self._log.warn("the daemon that has started this one has ended before this one was ready; this one takes over")
         self._take_over({})
@@ -147,7 +147,7 @@ class Daemon(MultiService):
         # What is there now stays; to look through it again and again would cost connections some percent.
         gc.freeze()
         gc.set_threshold(_GC_OBJECTS)
-        self._twistd.let_go()
+        self._twistd.release_status_pipe()
 
     def _signalled(self, number: int, _frame: FrameType | None) -> None:
         if number != signal.SIGHUP:
@@ -171,7 +171,7 @@ class Daemon(MultiService):
         if not self._told_to_stop:
             self._limit_stop()
         if self._stopping:
-            self._supervisor.hurry()
+            self._supervisor.abort_connections()
         else:
             self._stopping = True
             self._reactor.stop()

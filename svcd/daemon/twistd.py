@@ -47,7 +47,7 @@ class Twistd:
         self._waiting: int | None = None
 
     @property
-    def hindrance(self) -> str:
+    def upgrade_blocker(self) -> str:
         """Why this process can't be replaced by another one; empty if it can."""
         # Whose main process it is (systemd.exec(5)).
         unit = os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
@@ -69,7 +69,7 @@ class Twistd:
         return ""
 
     @staticmethod
-    def stand_aside(options: MutableMapping[str, Any]) -> None:
+    def use_temporary_pid_file(options: MutableMapping[str, Any]) -> None:
         """Leave the daemon before us its pid file, and be who it is: root is not to be given up twice."""
         if options.get("pidfile"):
             options["pidfile"] += _ASIDE
@@ -90,11 +90,11 @@ class Twistd:
             else:
                 self._options["pidfile"] = path
 
-    def replaced(self) -> None:
+    def upgraded(self) -> None:
         """It is another one's."""
         self._options["pidfile"] = ""
 
-    def kept(self) -> None:
+    def upgrade_failed(self) -> None:
         """It is still ours, whatever another one has done to it."""
         path, ours = Path(self._pid_file), f"{os.getpid()}"
         if not self._pid_file:
@@ -114,11 +114,11 @@ class Twistd:
     def _pid_file(self) -> str:
         return str(self._options.get("pidfile") or "")
 
-    def hold(self) -> None:
+    def hold_status_pipe(self) -> None:
         """Let the command that has started a daemon wait: it would return before anything is served."""
         self._waiting = self._options.pop("statusPipe", None)
 
-    def let_go(self) -> None:
+    def release_status_pipe(self) -> None:
         """Let it return."""
         if self._waiting is not None:
             with contextlib.suppress(BrokenPipeError):

@@ -62,7 +62,7 @@ class LogWriter:
         self.quoted: Callable[[object], str] = form.quoted
         # Around an address the form has quotation marks, or nothing.
         self._peer = form.quoted("-").replace("-", "%s")
-        self.hides_clients = short
+        self.anonymize = short
         self._clock = clock
         self._second = self._millisecond = -1
         self._prefix = self._suffix = self._now = ""
@@ -75,7 +75,7 @@ class LogWriter:
         self._thread = 0
         self._scheduled = False
 
-    def flush_by(
+    def start_buffering(
         self,
         call_later: Callable[[float, Callable[[], None]], object],
         from_thread: Callable[..., object] | None = None,
@@ -97,7 +97,7 @@ class LogWriter:
         """
         return self._form.template(event, constants, variables) if self._tells(event.level) else ""
 
-    def log_from(self, level: str) -> None:
+    def set_level(self, level: str) -> None:
         """Write events of this level and above from now on; templates that were made before go on as they are.
 
         Raises:
@@ -110,13 +110,13 @@ class LogWriter:
     def _tells(self, level: str) -> bool:
         return PRIORITIES[level] <= self._least
 
-    def peer_text(self, host: str, port: int) -> str:
+    def format_peer(self, host: str, port: int) -> str:
         """A client's address, as every line has to have it; not quoted."""
-        return short_address(host) if self.hides_clients else address_text(host, port)
+        return short_address(host) if self.anonymize else address_text(host, port)
 
     def quoted_peer(self, host: str, port: int) -> str:
         """The same, quoted. Of an address only the interface of a link-local one has to be looked at."""
-        text = short_address(host) if self.hides_clients else address_text(host, port)
+        text = short_address(host) if self.anonymize else address_text(host, port)
         return self.quoted(text) if "%" in text else self._peer % text
 
     def write(self, line: str) -> None:

@@ -122,7 +122,7 @@ class ServiceCounters:
 
     def end(self, reason: str, seconds: float, bytes_in: int, bytes_out: int, peer: str) -> None:
         """A connection has ended; -1 bytes if nobody counted them."""
-        self.end_unseen(reason, seconds)
+        self.end_uncounted(reason, seconds)
         if bytes_in > 0:
             self.bytes_in += bytes_in
         if bytes_out > 0:
@@ -130,35 +130,35 @@ class ServiceCounters:
         if self.about.listed:
             self._keep((self.about.id, peer, self._clock(), seconds, bytes_in, bytes_out, reason))
 
-    def end_unseen(self, reason: str, seconds: float) -> None:
+    def end_uncounted(self, reason: str, seconds: float) -> None:
         """A connection has ended, of which nobody asks more."""
         self.ended[reason] = self.ended.get(reason, 0) + 1
         self.durations.observe(seconds)
 
-    def shaken(self, version: str) -> None:
+    def handshake_done(self, version: str) -> None:
         """A TLS handshake is done."""
         self.handshakes[version] = self.handshakes.get(version, 0) + 1
 
-    def not_shaken(self, why: str) -> None:
+    def handshake_failed(self, why: str) -> None:
         """One has failed."""
         self.handshakes_failed[why] = self.handshakes_failed.get(why, 0) + 1
 
-    def begun(self, seconds: float) -> None:
+    def process_started(self, seconds: float) -> None:
         """A connection has its process, so long after it was accepted."""
         self.children += 1
         self.spawns.observe(seconds)
 
-    def exited(self, code: str) -> None:
+    def process_exited(self, code: str) -> None:
         """A process has ended, by an exit status or a signal; empty if nobody saw how."""
         self.children -= 1
         if code:
             self.exits[code] = self.exits.get(code, 0) + 1
 
-    def enter(self, source: TrafficSource) -> None:
+    def add_source(self, source: TrafficSource) -> None:
         """Ask somebody from now on, too."""
         self._sources.append(source)
 
-    def leave(self, source: TrafficSource) -> None:
+    def remove_source(self, source: TrafficSource) -> None:
         """Ask no longer; what it has carried stays counted. Nothing happens if it was not asked."""
         if source not in self._sources:
             return

@@ -120,7 +120,7 @@ class LauncherClient:
         self._stuck = 0
         self._nursed = False
         self.pids: dict[int, int] = {}
-        self.orphans: dict[int, int] = {}
+        self.orphaned: dict[int, int] = {}
 
     @property
     def full(self) -> bool:
@@ -130,7 +130,7 @@ class LauncherClient:
     def start(self, number: int, environment: bytes, descriptor: int) -> None:
         """Let a connection have its process; the descriptor is the link's to close from now on."""
         self._orders.add(number, environment, descriptor)
-        self.wake()
+        self.ensure_launcher()
 
     def drop(self, number: int) -> bool:
         """Close a connection that has no process yet; returns whether it had none."""
@@ -142,8 +142,8 @@ class LauncherClient:
         """Send a signal to the process group of a connection."""
         if number in self.pids:
             self._orders.signal(Signal(number, self.pids[number], number_of_signal))
-        elif number in self.orphans:
-            self._source.signal(Signal(number, self.orphans[number], number_of_signal))
+        elif number in self.orphaned:
+            self._source.signal(Signal(number, self.orphaned[number], number_of_signal))
         elif self._successor is not None:
             self._successor.signal(number, number_of_signal)
 
@@ -164,7 +164,7 @@ class LauncherClient:
             could not begin.
         """
         self._awaited = Deferred()
-        self.wake()
+        self.ensure_launcher()
         return self._awaited
 
     @property
@@ -185,11 +185,11 @@ class LauncherClient:
     def abandon(self, number: int) -> None:
         """Expect nothing more of a connection's process."""
         self.pids.pop(number, None)
-        self.orphans.pop(number, None)
+        self.orphaned.pop(number, None)
         if self._successor is not None:
             self._successor.abandon(number)
 
-    def wake(self) -> None:
+    def ensure_launcher(self) -> None:
         """Have a launcher, if none is there or on its way."""
         if self._socket is None and not self._asked and self._retry is None and not self.stopped:
             self._asked = True
@@ -204,7 +204,7 @@ class LauncherClient:
         sock.setblocking(False)
         self._socket = sock
         if self._had_one:
-            self._reports.restarted()
+            self._reports.launcher_restarted()
         self._had_one = True
         self._pid = pid
         self._nursed = True
@@ -248,7 +248,7 @@ class LauncherClient:
         except ValueError as error:
             # First, since lost() forgets the pid.
             self._source.kill(self._pid)
-            self.lost(f"protocol error: {error}")
+            self.launcher_lost(f"protocol error: {error}")
         return True
 
     def _end_of_reports(self) -> None:
@@ -261,14 +261,14 @@ class LauncherClient:
         poll.register(self.fileno(), 0)
         if not any(events & select.POLLHUP for _, events in poll.poll(0)):
             raise ValueError("an empty packet")
-        self.lost("its process has ended")
+        self.launcher_lost("its process has ended")
 
     def _take(self, report: Message) -> None:
         match report:
             case Started() | Ended() | Failed():
                 self._take_result(report)
             case StderrLine(number, text):
-                self._reports.said(number, text)
+                self._reports.stderr_line(number, text)
             case Dropped(lines, size):
                 self._reports.dropped(lines, size)
             case Changed(module):
@@ -283,21 +283,21 @@ class LauncherClient:
             case Started(number, pid):
                 self.pids[number] = pid
                 if self._begun(number):
-                    self._reports.started(number, pid)
+                    self._reports.process_started(number, pid)
                 else:
                     # It was given up while it was on its way, and nobody would hear that it does not want to end.
                     self._orders.signal(Signal(number, pid, SIGKILL))
                     del self.pids[number]
             case Failed(number, errno):
                 if self._begun(number):
-                    self._reports.failed(number, errno)
+                    self._reports.start_failed(number, errno)
                     self._leave()
             case Ended(number):
                 self._orders.forget(number)
                 if number not in self.pids:
                     return
                 self._count_stuck(report, self.pids.pop(number))
-                self._reports.ended(report)
+                self._reports.process_ended(report)
                 self._leave()
 
     def _count_stuck(self, report: Ended, pid: int) -> None:
@@ -324,7 +324,7 @@ class LauncherClient:
         if self._awaited is None:
             # Else another launcher serves until this one can.
             self._reports.unavailable(problem)
-        self.lost(problem)
+        self.launcher_lost(problem)
 
     def _begin(self, problem: str) -> None:
         if problem:
@@ -374,20 +374,20 @@ class LauncherClient:
         if not self.drop(number):
             return False
         if was_full:
-            self._reports.room()
+            self._reports.queue_drained()
         return True
 
-    def lost(self, reason: str) -> None:
+    def launcher_lost(self, reason: str) -> None:
         """There is no launcher any more, or there was to be none: after a pause there will be another."""
         self._asked = self.ready = False
         self._failing = True
-        self.orphans |= self.pids
+        self.orphaned |= self.pids
         self.pids.clear()
         if not self._nursed:
             self._forget_orphans()
         self._drop_socket()
         for signal in self._orders.take_signals():
-            if signal.number in self.orphans:
+            if signal.number in self.orphaned:
                 self._source.signal(signal)
         unknown = [number for number in self._protocol.starting if self._orders.drop(number)]
         self._protocol = LauncherProtocol()
@@ -401,35 +401,35 @@ class LauncherClient:
         self._pid = 0
         self._retry = self._reactor.callLater(pause, self._again)
         for number in given_up:
-            self._reports.failed(number, 0)
+            self._reports.start_failed(number, 0)
         for number in unknown:
             # It may have a process; another launcher must not start a second one.
-            self._reports.forgotten(number)
+            self._reports.process_lost(number)
         self._answer(CommandError(reason))
         if self._successor is not None:
-            self.retire(self._successor)
+            self.replace_by(self._successor)
 
     def _again(self) -> None:
         self._retry = None
-        for number, pid in list(self.orphans.items()):
+        for number, pid in list(self.orphaned.items()):
             if not process_exists(pid):
                 # Its launcher was killed when it had seen its end, and before it could say so.
-                del self.orphans[number]
-                self._reports.forgotten(number)
+                del self.orphaned[number]
+                self._reports.process_lost(number)
         # With nothing to do it waits for the next connection, but for one that never could serve.
         if self._orders or self._problem:
-            self.wake()
+            self.ensure_launcher()
 
-    def retire(self, successor: LauncherClient) -> None:
+    def replace_by(self, successor: LauncherClient) -> None:
         """Let another launcher serve from now on, also who waits; this one ends after its last handler."""
         self._successor = successor
         self._orders.hand_over(successor._orders)
         if successor._orders:
-            successor.wake()
+            successor.ensure_launcher()
         self._leave()
 
     def _leave(self) -> None:
-        if self._successor is not None and not (self._orders or self.pids or self.orphans):
+        if self._successor is not None and not (self._orders or self.pids or self.orphaned):
             self.stop()
 
     def forget(self) -> None:
@@ -438,19 +438,19 @@ class LauncherClient:
         self._forget_orphans()
 
     def _forget_orphans(self) -> None:
-        orphans, self.orphans = self.orphans, {}
+        orphans, self.orphaned = self.orphaned, {}
         for number in orphans:
-            self._reports.forgotten(number)
+            self._reports.process_lost(number)
 
-    def orphan_ended(self, pid: int, status: int) -> None:
+    def orphan_exited(self, pid: int, status: int) -> None:
         """A process ended that had no launcher any more, or was one, with its threads."""
         if pid == self._pid or pid in self.pids.values():
             # Its socket was closed before its children were orphans: what it said comes first, all of it.
             all(self._hear() for _ in range(_MOST_REPORTS))
-        for number in [number for number, known in self.orphans.items() if known == pid]:
-            del self.orphans[number]
+        for number in [number for number, known in self.orphaned.items() if known == pid]:
+            del self.orphaned[number]
             self._orders.forget(number)
-            self._reports.ended(Ended(number, status))
+            self._reports.process_ended(Ended(number, status))
         self._leave()
 
     def stop(self) -> None:
@@ -463,8 +463,8 @@ class LauncherClient:
             self._retry.cancel()
             self._retry = None
         for number in self._orders.close():
-            self._reports.failed(number, 0)
-        self.lost("")
+            self._reports.start_failed(number, 0)
+        self.launcher_lost("")
         self._answer(CommandError("the service is about to end"))
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002 - Twisted's signature

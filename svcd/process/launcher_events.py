@@ -13,19 +13,19 @@ __all__ = ["LauncherEvents"]
 class LauncherEvents(Protocol):
     """Who is told what becomes of the connections of a service."""
 
-    def started(self, number: int, pid: int) -> None:
+    def process_started(self, number: int, pid: int) -> None:
         """A connection has its process."""
 
-    def ended(self, report: Ended) -> None:
+    def process_ended(self, report: Ended) -> None:
         """Its process has ended."""
 
-    def failed(self, number: int, errno: int) -> None:
+    def start_failed(self, number: int, errno: int) -> None:
         """It was closed, since there could be no process for it."""
 
-    def forgotten(self, number: int) -> None:
+    def process_lost(self, number: int) -> None:
         """Its process may go on, but nobody will say when it ends."""
 
-    def said(self, number: int, text: bytes) -> None:
+    def stderr_line(self, number: int, text: bytes) -> None:
         """Its process wrote this for the log."""
 
     def dropped(self, lines: int, size: int) -> None:
@@ -37,11 +37,11 @@ class LauncherEvents(Protocol):
     def worn(self) -> None:
         """The launcher has threads that can't be ended; another one should take its place."""
 
-    def restarted(self) -> None:
+    def launcher_restarted(self) -> None:
         """A launcher was started in place of a lost one."""
 
     def unavailable(self, problem: str) -> None:
         """The launcher can't serve, for this reason; an empty text says that it can again."""
 
-    def room(self) -> None:
+    def queue_drained(self) -> None:
         """More connections may be handed over than before."""

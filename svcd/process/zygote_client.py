@@ -254,7 +254,7 @@ class ZygoteClient:
             if sockets or report.pid <= 0 or not 0 <= report.status <= 0xFFFF:
                 raise ValueError("Gone with impossible numbers")
             for link in list(self._links):
-                link.orphan_ended(report.pid, report.status)
+                link.orphan_exited(report.pid, report.status)
             return
         if not isinstance(report, LauncherStarted):
             raise ValueError(f"{type(report).__name__}, which no nursery reports")  # noqa: TRY004 - as any other mistake
@@ -268,7 +268,7 @@ class ZygoteClient:
         if sockets:
             link.attach(sockets[0], report.pid)
         else:
-            link.lost(os.strerror(report.errno))
+            link.launcher_lost(os.strerror(report.errno))
 
     def _lose(self) -> None:
         if self._socket is not None:

@@ -85,7 +85,7 @@ class FdStore:
 
     def keep(self, opened: ListeningSocket) -> None:
         """Have a socket kept; but one that a socket unit lent is that unit's to keep."""
-        if not self._manager.present or opened.lent:
+        if not self._manager.present or opened.borrowed:
             return
         name = stored_name(opened.endpoint)
         if opened.stored and waits(opened.stored) != waits(name):

@@ -77,28 +77,28 @@ class ListeningSocket:
     origin: str = ""
 
     @property
-    def lent(self) -> bool:
+    def borrowed(self) -> bool:
         """Whether it stays somebody else's, and so does its file."""
         return self.origin == "activation"
 
     @property
     def hidden(self) -> bool:
         """Whether no client finds it any more: the file of a UNIX socket of ours was removed or replaced."""
-        return self.file is not None and not self.lent and not has_file(self.endpoint.service.path, self.file)
+        return self.file is not None and not self.borrowed and not has_file(self.endpoint.service.path, self.file)
 
     @property
     def handed_name(self) -> str:
         """Under which name the daemon after this one gets it."""
-        return quote(self.endpoint.service.id) if self.lent else handed_name(self.endpoint, self.file)
+        return quote(self.endpoint.service.id) if self.borrowed else handed_name(self.endpoint, self.file)
 
-    def permit(self, endpoint: Endpoint) -> None:
+    def set_permissions(self, endpoint: Endpoint) -> None:
         """Give a UNIX socket's file the owner and permissions of another endpoint with the same path.
 
         Raises:
             ListenError: the system refuses.
         """
         path, service = endpoint.service.socket_file, endpoint.service
-        if not path or self.lent or _permissions(service) == _permissions(self.endpoint.service):
+        if not path or self.borrowed or _permissions(service) == _permissions(self.endpoint.service):
             return
         try:
             _permit(service)
@@ -117,9 +117,9 @@ class ListeningSocket:
             if endpoint.version:
                 _tune(self.socket, options)
 
-    def renew(self) -> None:
+    def reapply(self) -> None:
         """Have its options and permissions again, after another daemon may have given it others."""
-        if not self.lent and self.endpoint.service.socket_file:
+        if not self.borrowed and self.endpoint.service.socket_file:
             with contextlib.suppress(OSError, KeyError):
                 _permit(self.endpoint.service)
         self.retune(self.endpoint)

@@ -40,8 +40,8 @@ def attempt(running: RunningService, call: Callable[[], object]) -> None:
 def cut(running: RunningService) -> None:
     """End every connection of a service now."""
     if running.keeper is not None:
-        for session in running.keeper.everybody():
-            attempt(running, partial(session.cut, "shutdown"))
+        for session in running.keeper.all_connections():
+            attempt(running, partial(session.abort, "shutdown"))
 
 
 def drained(running: RunningService, reactor: FdReactor) -> Deferred[None]:
@@ -52,10 +52,10 @@ def drained(running: RunningService, reactor: FdReactor) -> Deferred[None]:
     """
     keeper = running.keeper
     if keeper is None:
-        attempt(running, running.end)
+        attempt(running, running.finished)
         return succeed(None)
-    attempt(running, keeper.entrance.finish)
-    for session in keeper.everybody():
+    attempt(running, keeper.entrance.flush)
+    for session in keeper.all_connections():
         attempt(running, session.drain)
     patience = reactor.callLater(running.service.options.shutdown_timeout, cut, running)
     return keeper.when_empty().addCallback(cancelling(patience))

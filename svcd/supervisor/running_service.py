@@ -190,16 +190,16 @@ class RunningService(ABC):
         """Release what was made for a service that won't run."""
         self.close()
 
-    def join(self, port: ServingPort) -> Callable[[], None]:
+    def attach(self, port: ServingPort) -> Callable[[], None]:
         """Let the service make a port rest and go on; returns what ends that."""
         return nothing if self.keeper is None else self.keeper.entrance.listen(port.pause, port.resume)
 
-    def stay(self, service: Service) -> None:
+    def update_locations(self, service: Service) -> None:
         """Go on as before, where the same line stands in another place of the file perhaps."""
         moved = service.places != self.service.places
         self.service = service
         if moved and self.keeper is not None:
-            self.keeper.entrance.place(service)
+            self.keeper.entrance.update_locations(service)
         if self.tls is not None:
             self.tls.stay(service)
 
@@ -219,13 +219,13 @@ class RunningService(ABC):
             self.keeper.entrance.read_time_zone()
 
     @abstractmethod
-    def like(self, service: Service) -> bool:
+    def can_become(self, service: Service) -> bool:
         """Whether another service could be served by this one with other options."""
 
     def refresh_addresses(self) -> None:  # noqa: B027 - most have nothing to do
         """The addresses of the machine's interfaces have changed."""
 
-    def begin(self) -> None:  # noqa: B027 - most have nothing to do
+    def started(self) -> None:  # noqa: B027 - most have nothing to do
         """The daemon serves now."""
 
     def restart(self) -> Deferred[dict[str, object]]:
@@ -250,7 +250,7 @@ class RunningService(ABC):
     def end_unannounced(self) -> None:  # noqa: B027 - most have nothing to do
         """Close the connections whose PROXY header has not come: a reload has removed or replaced the service."""
 
-    def end(self) -> None:  # noqa: B027 - most have nothing to do
+    def finished(self) -> None:  # noqa: B027 - most have nothing to do
         """The last connection has ended, and no more will come."""
 
 

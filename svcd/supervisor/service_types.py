@@ -68,7 +68,7 @@ class _BaseService(RunningService):
         self._leave_hosts = self._shared.reception.hosts.follow(names, changed) if names else nothing
         return names
 
-    def like(self, service: Service) -> bool:
+    def can_become(self, service: Service) -> bool:
         """Whether another service could be served by this one with other options."""
         return kind_of(service) is type(self)
 
@@ -88,7 +88,7 @@ class _TrackedService(_BaseService, Generic[KeeperT]):
     def _keep(self, keeper: KeeperT) -> None:
         self.keeper = keeper
         keeper.budget.cost = _cost(self.service)
-        keeper.keep_time(self._shared.reactor.callLater)
+        keeper.start_timeouts(self._shared.reactor.callLater)
         if self.service.options.proxy_protocol:
             self._usher = ProxyProtocolReader(keeper, self._shared.reception.lobby)
 
@@ -108,11 +108,13 @@ class _TrackedService(_BaseService, Generic[KeeperT]):
     ) -> DescriptorPort:
         """A port that hands connections on, those of proxies once their headers are read."""
         take = serve if self._usher is None else partial(self._usher.take, serve)
-        return DescriptorPort(self._shared.reactor, opened.socket, take, may_accept, self._shared.budget.rest, serve)
+        return DescriptorPort(
+            self._shared.reactor, opened.socket, take, may_accept, self._shared.budget.pause_all, serve
+        )
 
-    def like(self, service: Service) -> bool:
+    def can_become(self, service: Service) -> bool:
         # With and without proxies there are other ports.
-        return super().like(service) and bool(service.options.proxy_protocol) == (self._usher is not None)
+        return super().can_become(service) and bool(service.options.proxy_protocol) == (self._usher is not None)
 
     def close(self) -> None:
         self._leave_hosts()
@@ -192,7 +194,7 @@ class StreamService(_TrackedService[TrackingFactory]):
 
         # A reactor may have a better port than the one that works on all of them.
         adopt = getattr(self._shared.reactor, "adoptStreamSocket", None) or partial(StreamPort, self._shared.reactor)
-        made: StreamPort = adopt(opened.socket, self.keeper, may_accept, budget.rest)
+        made: StreamPort = adopt(opened.socket, self.keeper, may_accept, budget.pause_all)
         return made if self._usher is None else self._hand_off(opened, made.adopt, may_accept)
 
     def _prepare_more(self, service: Service, nurse: ZygoteClient) -> Prepared:  # noqa: ARG002 - as all
@@ -205,7 +207,7 @@ class StreamService(_TrackedService[TrackingFactory]):
             # Of those before, the connections that are open.
             used = [each for each in self._factories if isinstance(each, HttpFactory) and each.connections.open]
             self._factories = [*used, factory]
-            self.keeper.serve_by(self._tls.around(factory), self._gates())
+            self.keeper.replace_factory(self._tls.around(factory), self._gates())
             self._stop_factory(before)
 
         return Prepared(commit, partial(self._stop_factory, factory))
@@ -237,13 +239,13 @@ class StreamService(_TrackedService[TrackingFactory]):
             text = f"module {changed} changed on disk; it runs in the daemon: svcctl upgrade imports it anew"
             log_event(self._log, MODULE_CHANGED, service=self.service.id, text=text)
 
-    def begin(self) -> None:
+    def started(self) -> None:
         self._hold(_standing(self.service))
-        self.keeper.tally.enter(self.keeper)
+        self.keeper.tally.add_source(self.keeper)
 
-    def end(self) -> None:
+    def finished(self) -> None:
         self._hold(0)
-        self.keeper.tally.leave(self.keeper)
+        self.keeper.tally.remove_source(self.keeper)
 
 
 class SpawnedService(_TrackedService[SpawnedTracker]):
@@ -265,8 +267,8 @@ class SpawnedService(_TrackedService[SpawnedTracker]):
             return WaitPort(self._shared.reactor, opened.socket, self.keeper, self._shared.socket_freed)
         return self._hand_off(opened, self.keeper.take, self.keeper.may_accept)
 
-    def join(self, port: ServingPort) -> Callable[[], None]:
-        leave = super().join(port)
+    def attach(self, port: ServingPort) -> Callable[[], None]:
+        leave = super().attach(port)
         leave_room = self.keeper.when_room(port.resume)
 
         def leave_both() -> None:
@@ -290,12 +292,12 @@ class SpawnedService(_TrackedService[SpawnedTracker]):
             secure()
             self._spec = spec
             self.keeper.relink(link)
-            self.begin()
+            self.started()
 
         return Prepared(commit, link.stop)
 
-    def like(self, service: Service) -> bool:
-        return super().like(service) and service.options.wait == self.service.options.wait
+    def can_become(self, service: Service) -> bool:
+        return super().can_become(service) and service.options.wait == self.service.options.wait
 
     def restart(self) -> Deferred[dict[str, object]]:
         def named(found: dict[str, object]) -> dict[str, object]:
@@ -306,19 +308,19 @@ class SpawnedService(_TrackedService[SpawnedTracker]):
     def check_modules(self) -> None:
         self.keeper.link.check_module()
 
-    def begin(self) -> None:
+    def started(self) -> None:
         self._hold(_standing(self.service))
         self._follow_hosts(self._retune_door)
         self.keeper.begin()
 
     def discard(self) -> None:
         super().discard()
-        self.end()
+        self.finished()
 
     def _retune_door(self) -> None:
         self.keeper.entrance.door.retune(self._shared.reception.rules(self.service))
 
-    def end(self) -> None:
+    def finished(self) -> None:
         self._hold(0)
         self.keeper.link.stop()
 
@@ -351,7 +353,7 @@ class DatagramService(_BaseService):
         self._settled = False
 
     def refresh_addresses(self) -> None:
-        self._answering.surroundings(self._shared.own_ports, broadcasts())
+        self._answering.set_local_addresses(self._shared.own_ports, broadcasts())
 
     def port(self, opened: ListeningSocket, service: Service) -> ServingPort:
         shared, protocol = self._shared, datagram_protocol(service, self._shared.around)
@@ -359,18 +361,18 @@ class DatagramService(_BaseService):
             shared.reactor, opened.socket, protocol, self._answering, self._refused, ready=self._is_ready
         )
 
-    def join(self, port: ServingPort) -> Callable[[], None]:
+    def attach(self, port: ServingPort) -> Callable[[], None]:
         tally, source = self._entrance.tally, cast("DatagramPort", port)
-        tally.enter(source)
+        tally.add_source(source)
         self._ports.append(port)
 
         def leave() -> None:
-            tally.leave(source)
+            tally.remove_source(source)
             self._ports.remove(port)
 
         return leave
 
-    def begin(self) -> None:
+    def started(self) -> None:
         if self._follow_hosts(self._know_hosts) and not self._is_ready():
             self._waited = self._shared.reactor.callLater(_LOOKUP_SECONDS, self._settle)
 
@@ -392,8 +394,8 @@ class DatagramService(_BaseService):
             for port in self._ports:
                 port.resume()
 
-    def stay(self, service: Service) -> None:
-        super().stay(service)
+    def update_locations(self, service: Service) -> None:
+        super().update_locations(service)
         # Refuse lines name the places of rules.
         self._answering.retune(self._shared.reception.rules(service))
 
@@ -409,13 +411,13 @@ class DatagramService(_BaseService):
         self._answering.read_time_zone(zone_of(self.service))
 
     def _refused(self, refusal: Refusal, host: str, port: int) -> None:
-        peer = self._shared.journal.peer_text(host, port) if port >= 0 else host or LOCAL_CLIENT
+        peer = self._shared.journal.format_peer(host, port) if port >= 0 else host or LOCAL_CLIENT
         self._entrance.refused(refusal, peer)
 
-    def end(self) -> None:
-        self._entrance.finish()
+    def finished(self) -> None:
+        self._entrance.flush()
 
-    def like(self, service: Service) -> bool:  # noqa: ARG002 - as all
+    def can_become(self, service: Service) -> bool:  # noqa: ARG002 - as all
         """It has no connections: another one takes its place, on the same sockets."""
         return False
 

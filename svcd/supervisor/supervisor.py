@@ -131,7 +131,7 @@ class Supervisor(TwistedService):
         self.hosted: dict[str, RunningService] = {}
         self.roots_alone = partial(self._shared.roots_alone, self.hosted)
         self._watch = CertificateWatcher(around.clock, self._all_tls, self._describe)
-        self.retired: list[RunningService] = []
+        self.draining: list[RunningService] = []
         self.broken = BrokenServices(reactor)
         self.retry: Callable[[Sequence[str]], object] | None = None
         self._shared.socket_freed = self.broken.socket_freed
@@ -175,7 +175,7 @@ class Supervisor(TwistedService):
         for listener in self._listeners.values():
             listener.start()
         for running in self.hosted.values():
-            running.begin()
+            running.started()
         counts = {"services": len(self.hosted), "listeners": len(self._listeners)}
         log_event(self._log, READY, **counts, reactor=type(self._reactor).__name__)
         self._describe()
@@ -195,10 +195,10 @@ class Supervisor(TwistedService):
     @property
     def connections(self) -> int:
         """How many there are, with those that wait to be let in."""
-        return sum(len(each.keeper.everybody()) for each in self._all_running() if each.keeper is not None)
+        return sum(len(each.keeper.all_connections()) for each in self._all_running() if each.keeper is not None)
 
     def _all_running(self) -> list[RunningService]:
-        return [*self.hosted.values(), *self.retired]
+        return [*self.hosted.values(), *self.draining]
 
     def _all_tls(self) -> list[ServerTls]:
         return [running.tls for running in self.hosted.values() if running.tls is not None]
@@ -378,7 +378,7 @@ class Supervisor(TwistedService):
         Raises:
             ValueError: there is no such level.
         """
-        self._journal.log_from(level)
+        self._journal.set_level(level)
         for running in self._all_running():
             running.make_lines()
 
@@ -399,23 +399,23 @@ class Supervisor(TwistedService):
 
     def _describe(self) -> None:
         """Let the ledger know what there is to show; services that are no more are, until their last connection."""
-        running = [*self.retired, *self.hosted.values()]
+        running = [*self.draining, *self.hosted.values()]
         self.ledger.describe(described(running, self._listeners.values(), self.broken))
 
     def _retire(self, running: RunningService, *, now: bool) -> None:
         """Let a service go that is no more, when its last connection has ended."""
         keeper = running.keeper
         if keeper is None:
-            running.end()
+            running.finished()
             return
-        self.retired.append(running)
+        self.draining.append(running)
         if now:
             cut(running)
 
         def ended(_result: None) -> None:
-            self.retired.remove(running)
-            running.end()
-            keeper.entrance.finish()
+            self.draining.remove(running)
+            running.finished()
+            keeper.entrance.flush()
             self._describe()
             self._dismiss()
 
@@ -488,7 +488,7 @@ class Supervisor(TwistedService):
         empty = DeferredList([keeper.when_empty() for keeper in everybody])
         empty.addCallback(lambda _results: call())
 
-    def hurry(self) -> None:
+    def abort_connections(self) -> None:
         """End every connection now; for whoever asks a second time to stop."""
         for running in self._all_running():
             cut(running)

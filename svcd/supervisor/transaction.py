@@ -125,7 +125,7 @@ class ReloadTransaction:
                 self._ports.pop(key, None)
                 self._give_back(opened)
         for listener in self._permitted.pop(service_id, ()):
-            listener.opened.renew()
+            listener.opened.reapply()
         fresh, prepared = self._fresh.pop(service_id, None), self._prepared.pop(service_id, None)
         if fresh is not None:
             fresh.discard()
@@ -188,13 +188,13 @@ class ReloadTransaction:
 
     def _permit_file(self, opened: ListeningSocket, endpoint: Endpoint) -> None:
         try:
-            opened.permit(endpoint)
+            opened.set_permissions(endpoint)
         except ListenError as error:
             raise self._explained(error, endpoint) from error
 
     def _make_service(self, service: Service) -> None:
         running = self._running.get(service.id)
-        if running is not None and running.like(service):
+        if running is not None and running.can_become(service):
             self._prepared[service.id] = running.prepare(service, self.nurse)
         else:
             self._fresh[service.id] = run(self._shared, service, self.nurse)
@@ -253,7 +253,7 @@ class ReloadTransaction:
             self._give_back(opened)
         self._opened.clear()
         for listener in chain.from_iterable(self._permitted.values()):
-            listener.opened.renew()
+            listener.opened.reapply()
         self.nurse.stop()
 
     @property
@@ -277,7 +277,7 @@ class ReloadTransaction:
         for prepared in self._prepared.values():
             prepared.commit()
         for service in self._plan.same:
-            self._running[service.id].stay(service)
+            self._running[service.id].update_locations(service)
         replaced = [self._running[name] for name in self._fresh if name in self._running]
         gone = [self._running.pop(service.id) for service in self._plan.removed] + replaced
         self._running.update(self._fresh)
@@ -286,7 +286,7 @@ class ReloadTransaction:
         if start:
             for running in self._fresh.values():
                 if running not in gone:
-                    running.begin()
+                    running.started()
         for running in gone:
             running.close()
             running.end_unannounced()
@@ -332,7 +332,7 @@ class ReloadTransaction:
             self._serve(listener, port, start=start)
 
     def _serve(self, listener: Listener, port: ServingPort, *, start: bool) -> None:
-        listener.serve(port, self._running[listener.endpoint.service.id].join)
+        listener.serve(port, self._running[listener.endpoint.service.id].attach)
         if start:
             listener.start()
 

@@ -58,13 +58,13 @@ class ProcessOwner(Protocol):
     """Who runs the daemon's process."""
 
     @property
-    def hindrance(self) -> str:
+    def upgrade_blocker(self) -> str:
         """Why this process can't be replaced by another one; empty if it can."""
 
-    def replaced(self) -> None:
+    def upgraded(self) -> None:
         """It was: what its end would take away is the other one's now."""
 
-    def kept(self) -> None:
+    def upgrade_failed(self) -> None:
         """It was not after all."""
 
 
@@ -138,8 +138,8 @@ class Upgrader(Service):
     def _begin(self, now: bool, seconds: float) -> Deferred[dict[str, object]]:
         if self._supervisor.ledger.state == "stopping":
             raise StoppingError
-        if self._runner.hindrance:
-            raise CommandError(self._runner.hindrance)
+        if self._runner.upgrade_blocker:
+            raise CommandError(self._runner.upgrade_blocker)
         lost = self._supervisor.roots_alone()
         if lost:
             raise CommandError("\n".join(map(str, ["the new daemon could not start these services again", *lost])))
@@ -212,7 +212,7 @@ class Upgrader(Service):
             connections=connections,
             seconds=round(self._reactor.seconds() - asked.began, 3),
         )
-        self._runner.replaced()
+        self._runner.upgraded()
         result = {"pid": pid, "before": os.getpid(), "connections": connections, "faults": asked.successor.faults}
         asked.answer.callback(result)
         self._reactor.callLater(0, self._stop, not asked.now)
@@ -249,7 +249,7 @@ class Upgrader(Service):
     def _take_back(self) -> None:
         """Go on as if nothing had been; it may have changed options of the sockets, which are the same."""
         for listener in self._supervisor.listeners_of():
-            listener.opened.renew()
+            listener.opened.reapply()
         if self._resting:
             self._resting = False
             self._supervisor.store.shared = False
@@ -257,4 +257,4 @@ class Upgrader(Service):
                 listener.go_on()
             for each in self.also:
                 each.go_on()
-        self._runner.kept()
+        self._runner.upgrade_failed()

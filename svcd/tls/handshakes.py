@@ -72,12 +72,12 @@ class HandshakeTracker:
     def done(self, protocol: _Shaking, version: str) -> None:
         """It has succeeded."""
         self._open.pop(protocol, None)
-        self._tally.shaken(version)
+        self._tally.handshake_done(version)
 
     def failed(self, protocol: _Shaking, why: str) -> None:
         """It has not, in a word: `tls`, `client` (it is none of those who may come in), `closed` or `timeout`."""
         if self._open.pop(protocol, None) is not None:
-            self._tally.not_shaken(why)
+            self._tally.handshake_failed(why)
 
     def forget(self, protocol: _Shaking) -> None:
         """Whoever it was is gone."""

@@ -87,7 +87,7 @@ def _visitor(rules: AccessRules) -> Callable[[str], object]:
 
 def _asker(rules: AccessRules) -> Callable[[str], object]:
     answering = DatagramFilter(rules, wall=time.time, load=lambda: 0.5)
-    answering.surroundings({7777, 9999}, {"10.255.255.255"})
+    answering.set_local_addresses({7777, 9999}, {"10.255.255.255"})
     clock = time.monotonic
     refusal = answering.refusal
     return lambda peer: refusal(peer, 40_000, clock())

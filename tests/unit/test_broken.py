@@ -305,7 +305,9 @@ def test_a_connection_that_raises_at_the_stop_is_the_end_of_nothing_else(
     daemon.start()
     for name in ("echo", "ok"):
         daemon.connect(tmp_path / name)
-    first, second = (each for name in ("echo/unix", "ok/unix") for each in daemon.supervisor.keepers[name].everybody())
+    first, second = (
+        each for name in ("echo/unix", "ok/unix") for each in daemon.supervisor.keepers[name].all_connections()
+    )
     ended: list[object] = []
 
     def drain(gate: object) -> None:
@@ -497,7 +499,7 @@ def test_ctrl_c_is_not_the_services(
         with expected if where == "buildProtocol" else contextlib.nullcontext():
             daemon.connect(tmp_path / "mine")
         if where == "drain":
-            (gate,) = daemon.supervisor.keepers["mine/unix"].everybody()
+            (gate,) = daemon.supervisor.keepers["mine/unix"].all_connections()
             monkeypatch.setattr(type(gate), "drain", raising)
         with expected if where in ("stopFactory", "drain") else contextlib.nullcontext():
             daemon.stop()

@@ -241,7 +241,7 @@ def test_the_daemons_own_datagram_services_ask_nothing() -> None:
     """Its ports may change while it runs."""
     made = _Datagrams(socket.AF_INET, ("127.0.0.1", 0), ("127.0.0.1", 0))
     ports: set[int] = set()
-    made.answering.surroundings(ports, ())
+    made.answering.set_local_addresses(ports, ())
     made.send(b"1")
     made.port.doRead()
     ports.add(_port(made))

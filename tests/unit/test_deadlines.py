@@ -41,7 +41,7 @@ class _Session:
             raise ZeroDivisionError
         return self.moved
 
-    def cut(self, cause: str) -> None:
+    def abort(self, cause: str) -> None:
         """End."""
         self.cuts.append((cause, self._house.clock.seconds()))
         if not self.stays:

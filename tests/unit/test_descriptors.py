@@ -176,8 +176,8 @@ def test_connections_that_come_and_go_at_the_limit_cost_one_round_an_interval() 
 def test_the_system_may_say_that_it_is_short() -> None:
     """EMFILE below the limit makes everyone rest for one interval."""
     services = _Services(10, "a", "b")
-    services.budget.rest()
-    services.budget.rest()
+    services.budget.pause_all()
+    services.budget.pause_all()
     assert services.resting == [True, True]
     assert len(services.clock.getDelayedCalls()) == 1
     services.wait()

@@ -118,7 +118,7 @@ class _Place:
     def empty(self) -> bool:
         """Whether nothing at all is left."""
         counts = (self.entrance.door.open, self.hall.open, self.budget.open)
-        left = self.keeper.everybody() or self.reactor.getDelayedCalls() or self.reactor.readers
+        left = self.keeper.all_connections() or self.reactor.getDelayedCalls() or self.reactor.readers
         return counts == (0, 0, 0) and not left
 
 
@@ -278,9 +278,9 @@ class TestLog:
             place.connect("10.0.0.1")
             place.connect()
         assert place.reasons() == ["address", "instances"]
-        place.entrance.finish()
+        place.entrance.flush()
         assert place.reasons() == ["address", "instances"] * 2
-        place.entrance.finish()
+        place.entrance.flush()
         assert len(place.lines) == 5
         _end(kept)
         assert place.empty()
@@ -404,10 +404,10 @@ class TestNames:
         transport = place.connect()
         emptied = place.keeper.when_empty()
         assert not emptied.called
-        (visitor,) = place.keeper.everybody()
-        facts = visitor.facts()
+        (visitor,) = place.keeper.all_connections()
+        facts = visitor.info()
         assert (facts["id"], facts["peer"], facts["state"]) == (1, "192.0.2.1:40000", "host-name")
-        assert visitor.facts()["id"] == visitor.number == 1
+        assert visitor.info()["id"] == visitor.number == 1
         visitor.drain()
         assert transport.lost == "aborted"
         assert emptied.called
@@ -467,7 +467,7 @@ class TestQueue:
         """As when the daemon stops."""
         place = _Place("instances=1 on_limit=queue")
         first, second, third = (place.connect() for _ in range(3))
-        second.protocol.cut("shutdown")
+        second.protocol.abort("shutdown")
         _end(first)
         assert third.reading
         _end(third)
@@ -561,7 +561,7 @@ class TestReload:
         """A refusal says where the rule stands now."""
         place = _Place("only_from=")
         (moved,) = config_of("\n\necho 7/tcp access_zone=UTC only_from=").services
-        place.entrance.place(moved)
+        place.entrance.update_locations(moved)
         place.connect()
         assert '(s:3:38)"' in place.lines[-1]
 

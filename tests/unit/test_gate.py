@@ -167,7 +167,7 @@ def test_a_connection_that_is_cut_ends_by_its_cause() -> None:
     """The log says shutdown, not that it was aborted."""
     gates = _Gates()
     gate, transport, _ = gates.connect()
-    gate.cut("shutdown")
+    gate.abort("shutdown")
     assert transport.lost == "aborted"
     assert " reason=shutdown " in gates.lines[-1]
 
@@ -350,7 +350,7 @@ def test_a_protocols_own_way_for_data_is_used() -> None:
 def test_a_deadline_ends_a_connection_and_the_log_says_which(cause: str) -> None:
     """The connection is reset, and the end line has the deadline's name."""
     gates = _Gates(f"echo 7/tcp {cause}_timeout=8s")
-    gates.keeper.keep_time(gates.clock.callLater)
+    gates.keeper.start_timeouts(gates.clock.callLater)
     _, transport, _ = gates.connect()
     gates.clock.pump([0.25] * 31)
     assert "abortConnection" not in transport.calls
@@ -362,7 +362,7 @@ def test_a_deadline_ends_a_connection_and_the_log_says_which(cause: str) -> None
 def test_a_full_queue_is_idle() -> None:
     """What was written and not taken has not moved."""
     gates = _Gates("echo 7/tcp idle_timeout=8s")
-    gates.keeper.keep_time(gates.clock.callLater)
+    gates.keeper.start_timeouts(gates.clock.callLater)
     (_, reads, _), (_, stalls, _) = gates.connect(), gates.connect()
     for _ in range(10):
         for transport in (reads, stalls):
@@ -376,7 +376,7 @@ def test_a_full_queue_is_idle() -> None:
 def test_without_deadlines_nothing_watches() -> None:
     """No timer, and nothing told."""
     gates = _Gates()
-    gates.keeper.keep_time(gates.clock.callLater)
+    gates.keeper.start_timeouts(gates.clock.callLater)
     gates.connect()
     assert gates.keeper.deadlines is None
     assert not gates.clock.getDelayedCalls()

@@ -210,7 +210,7 @@ def test_lines_wait_a_bounded_time_for_company(sink: _Sink) -> None:
     """All lines of a short while go to the sink in one call."""
     clock = Clock()
     journal = LogWriter(sink)
-    journal.flush_by(clock.callLater)
+    journal.start_buffering(clock.callLater)
     for line in "abc":
         journal.write(line)
     clock.advance(FLUSH_SECONDS - 0.001)
@@ -228,7 +228,7 @@ def test_many_lines_do_not_wait(sink: _Sink) -> None:
     """At a thousand lines the buffer goes out, with no time passed."""
     clock = Clock()
     journal = LogWriter(sink)
-    journal.flush_by(clock.callLater)
+    journal.start_buffering(clock.callLater)
     for _ in range(FLUSH_LINES - 1):
         journal.write("x")
     assert not sink.lines
@@ -246,7 +246,7 @@ def test_a_failing_sink_loses_nothing_that_fits(sink: _Sink) -> None:
     """Lines are kept in order until the place can be written again, and nothing is said to be lost."""
     clock = Clock()
     journal = LogWriter(sink, TextFormat(stamped=False))
-    journal.flush_by(clock.callLater)
+    journal.start_buffering(clock.callLater)
     sink.failing = True
     journal.write("a")
     clock.advance(FLUSH_SECONDS)
@@ -262,7 +262,7 @@ def test_what_had_to_be_given_up_is_said(sink: _Sink) -> None:
     """Of too many lines the oldest are kept, and a line in the place of the others counts them."""
     clock = Clock()
     journal = LogWriter(sink, TextFormat(stamped=False))
-    journal.flush_by(clock.callLater)
+    journal.start_buffering(clock.callLater)
     sink.failing = True
     for number in range(KEEP_LINES + 25):
         journal.write(str(number))
@@ -295,7 +295,7 @@ def test_what_is_lost_is_said_in_its_place(monkeypatch: pytest.MonkeyPatch) -> N
         return count
 
     journal = LogWriter(sink, clock=lambda: moment[0])
-    journal.flush_by(clock.callLater)
+    journal.start_buffering(clock.callLater)
     for number in range(6):
         moment[0] += 1
         journal.write(str(number))
@@ -317,7 +317,7 @@ def test_an_event_of_another_thread_is_written_in_the_reactors(sink: _Sink) -> N
     """Lines keep their order, and the buffer belongs to one thread."""
     calls: queue.Queue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.Queue()
     journal = LogWriter(sink, TextFormat(stamped=False))
-    journal.flush_by(Clock().callLater, lambda call, *arguments: calls.put((call, arguments)))
+    journal.start_buffering(Clock().callLater, lambda call, *arguments: calls.put((call, arguments)))
     thread = threading.Thread(target=journal.record, args=(READY, {"services": 1}))
     thread.start()
     thread.join()
@@ -385,7 +385,7 @@ def test_an_event_is_not_left_in_the_buffer(sink: _Sink) -> None:
     """What the daemon says is written at once, behind the lines that wait."""
     clock = Clock()
     journal = LogWriter(sink, TextFormat(stamped=False))
-    journal.flush_by(clock.callLater)
+    journal.start_buffering(clock.callLater)
     journal.write("accept")
     journal.record(READY, {"services": 1})
     assert sink.lines == ["accept", "ready services=1"]

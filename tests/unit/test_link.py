@@ -77,19 +77,19 @@ class _Service:
     def renew(self, reports: LauncherEvents) -> LauncherClient:
         raise NotImplementedError
 
-    def started(self, number: int, pid: int) -> None:
+    def process_started(self, number: int, pid: int) -> None:
         self.heard.append(("started", number, pid))
 
-    def ended(self, report: Ended) -> None:
+    def process_ended(self, report: Ended) -> None:
         self.heard.append(report)
 
-    def failed(self, number: int, errno: int) -> None:
+    def start_failed(self, number: int, errno: int) -> None:
         self.heard.append(("failed", number, errno))
 
-    def forgotten(self, number: int) -> None:
+    def process_lost(self, number: int) -> None:
         self.heard.append(("forgotten", number))
 
-    def said(self, number: int, text: bytes) -> None:
+    def stderr_line(self, number: int, text: bytes) -> None:
         self.heard.append(("said", number, text))
 
     def dropped(self, lines: int, size: int) -> None:
@@ -107,11 +107,11 @@ class _Service:
             self.problem = problem
             self.heard.append(("unavailable", problem))
 
-    def restarted(self) -> None:
+    def launcher_restarted(self) -> None:
         """Note."""
         self.heard.append("restarted")
 
-    def room(self) -> None:
+    def queue_drained(self) -> None:
         self.heard.append("room")
 
     def attach(self, pid: int = 100) -> None:
@@ -350,7 +350,7 @@ def test_a_launcher_that_breaks_the_protocol_is_ended(service: _Service, packet:
     assert str(lost["reason"]).startswith("protocol error: ")
     assert service.killed == [100]
     assert not service.link.ready
-    assert service.link.orphans == {3: 57}
+    assert service.link.orphaned == {3: 57}
     assert service.heard == [("forgotten", 2)]
     service.launcher.close()
     service.reactor.advance(0.2)
@@ -430,7 +430,7 @@ def _check_bounds(service: _Service, steps: list[Message | int]) -> None:
         else:
             service.say(step)
     link = service.link
-    assert link.pids.keys() | link.orphans.keys() <= sent
+    assert link.pids.keys() | link.orphaned.keys() <= sent
     assert len(link._protocol._states) <= len(sent)
     assert len(link._orders._signals) <= len(sent)
     started = [each[1] for each in service.heard if isinstance(each, tuple) and each[0] == "started"]
@@ -590,7 +590,7 @@ def test_a_connection_follows_to_the_next_launcher(service: _Service) -> None:
     other = _Service()
     service.serve(1)
     service.serve(2)
-    service.link.retire(other.link)
+    service.link.replace_by(other.link)
     other.attach(300)
     other.say(Ready())
     assert [other.take(), other.take()] == [1, 2]
@@ -678,8 +678,8 @@ def test_orphans_end_by_the_nurserys_word(service: _Service) -> None:
     service.launcher.send(pack(Ended(2, 9)))
     service.launcher.close()
     # The nursery's word may come first; what the launcher said before it died is heard before it.
-    service.link.orphan_ended(55, 256)
-    service.link.orphan_ended(55, 256)
+    service.link.orphan_exited(55, 256)
+    service.link.orphan_exited(55, 256)
     assert service.heard == [Ended(2, 9), Ended(1, 256)]
 
 
@@ -704,7 +704,7 @@ def test_a_stopped_link_ends_its_launcher(service: _Service) -> None:
     assert service.launcher is not None
     assert service.launcher.recv(10) == b""
     assert client.recv(10) == b""
-    service.link.wake()
+    service.link.ensure_launcher()
     service.reactor.advance(60)
     assert service.asked == 0
     assert not service.reactor.getDelayedCalls()

@@ -88,12 +88,12 @@ def test_signals_for_orphans_are_the_nurserys(service: _Service) -> None:
     assert unsent == list(range(unsent[0], MANY + 1))
     service.link.signal(1, signal.SIGKILL)
     assert service.ended_by_the_nursery[-1] == Signal(1, 5_000_001, signal.SIGKILL)
-    service.link.orphan_ended(5_000_001, 9)
+    service.link.orphan_exited(5_000_001, 9)
     service.link.signal(1, signal.SIGKILL)
     assert len(service.ended_by_the_nursery) == len(unsent) + 1
     # No launcher is needed for that.
     service.heard.clear()
-    service.link.orphans = {2: os.getpid(), 3: 5_000_003}
+    service.link.orphaned = {2: os.getpid(), 3: 5_000_003}
     service.reactor.advance(0.1)
     assert service.asked == 0
     # The third was gone, and nobody had said so.
@@ -127,7 +127,7 @@ def test_everything_a_dead_launcher_has_said_is_heard(service: _Service) -> None
     for number in range(1, 200):
         service.launcher.send(pack(Ended(number, 0)))
     service.launcher.close()
-    service.link.orphan_ended(5_000_200, 9)
+    service.link.orphan_exited(5_000_200, 9)
     assert service.heard == [*(Ended(number, 0) for number in range(1, 200)), Ended(200, 9)]
 
 

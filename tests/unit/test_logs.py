@@ -181,7 +181,7 @@ def test_the_end_waits_until_journald_has_read_everything(
     """Also what was sent, for an entry has its unit only if its process is there when it is read."""
     output = LogSetup({"nodaemon": True}, "journald")
     output.observer()
-    output.journal.flush_by(lambda *_call: None)
+    output.journal.start_buffering(lambda *_call: None)
     count = 2000
     for number in range(count):
         output.journal.write(f"MESSAGE={number}")
@@ -205,7 +205,7 @@ def test_what_the_log_lacks_at_the_end_is_said(
     """A journald that reads nothing is waited for so long; then the standard error has how much is missing."""
     output = LogSetup({"nodaemon": True}, "journald")
     output.observer()
-    output.journal.flush_by(lambda *_call: None)
+    output.journal.start_buffering(lambda *_call: None)
     for number in range(2000):
         output.journal.write(f"MESSAGE={number}")
     times = iter(range(100))
@@ -290,7 +290,7 @@ def test_syslog_gets_lines_without_time(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_shortening_is_the_journals() -> None:
     """Keepers ask it."""
-    assert LogSetup({"logger": object()}, short=True).journal.peer_text("192.0.2.1", 7) == "192.0.2.0"
+    assert LogSetup({"logger": object()}, short=True).journal.format_peer("192.0.2.1", 7) == "192.0.2.0"
     journal = LogSetup({"logger": object()}).journal
-    assert journal.peer_text("192.0.2.1", 7) == "192.0.2.1:7"
+    assert journal.format_peer("192.0.2.1", 7) == "192.0.2.1:7"
     assert journal.template(ACCEPT, {}, ()) == "<6>accept"

@@ -71,10 +71,10 @@ def test_processes_are_counted_while_they_run_and_when_they_end(ledger: MetricsR
     """By exit status or signal; one that nobody saw end counts no more all the same."""
     tally = counted(ledger, STREAM)
     for _ in range(4):
-        tally.begun(0.004)
+        tally.process_started(0.004)
     for code in ("0", "0", "SIGKILL", ""):
-        tally.exited(code)
-    tally.begun(0.1)
+        tally.process_exited(code)
+    tally.process_started(0.1)
     [figures] = ledger.snapshot().services
     assert (figures.children, figures.exits, figures.spawns.count) == (1, {"0": 2, "SIGKILL": 1}, 5)
 
@@ -85,14 +85,14 @@ def test_who_is_open_is_asked(ledger: MetricsRegistry) -> None:
     tally.refuse("port", 2)
     sources = [_Source(LiveTraffic(5, 6, 3)), _Source(LiveTraffic(50, 60, 30))]
     for source in sources:
-        tally.enter(source)
+        tally.add_source(source)
     before = tally.figures()
     assert (before.bytes_in, before.bytes_out, before.datagrams) == (55, 66, 33)
     assert before.refused == {"port": 2}
     assert tally.arrivals() == (33, 2)
     for source in sources:
-        tally.leave(source)
-        tally.leave(source)
+        tally.remove_source(source)
+        tally.remove_source(source)
         source.now = LiveTraffic()
     assert tally.figures() == before
     assert tally.arrivals() == (33, 2)
@@ -101,7 +101,7 @@ def test_who_is_open_is_asked(ledger: MetricsRegistry) -> None:
 def test_charts_do_not_ask_connections(ledger: MetricsRegistry) -> None:
     """There may be a hundred thousand of them, every two seconds."""
     tally = counted(ledger, STREAM)
-    tally.enter(_Source(LiveTraffic(datagrams=99)))
+    tally.add_source(_Source(LiveTraffic(datagrams=99)))
     tally.accepted += 1
     assert tally.arrivals() == (1, 0)
 

@@ -83,7 +83,7 @@ def _pair(kind: int = socket.SOCK_SEQPACKET) -> tuple[socket.socket, socket.sock
 
 def test_a_launcher_is_asked_for_and_comes(nursery: _Nursery) -> None:
     """The socket that comes with the answer is the link's."""
-    nursery.links[1].wake()
+    nursery.links[1].ensure_launcher()
     assert nursery.order() == StartLauncher(1)
     ours, theirs = _pair()
     with ours, theirs:
@@ -96,8 +96,8 @@ def test_a_launcher_is_asked_for_and_comes(nursery: _Nursery) -> None:
 def test_a_nursery_that_is_lost_leaves_its_orders_to_the_next(nursery: _Nursery) -> None:
     """In their order, without those of links that have ended meanwhile; the pauses grow from loss to loss."""
     pauses = []
-    nursery.links[1].wake()
-    nursery.links[0].wake()
+    nursery.links[1].ensure_launcher()
+    nursery.links[0].ensure_launcher()
     assert [nursery.order(), nursery.order()] == [StartLauncher(1), StartLauncher(0)]
     for _ in range(3):
         nursery.socket.close()
@@ -135,7 +135,7 @@ def test_orders_wait_for_room(nursery: _Nursery) -> None:
     """A nursery that is busy gets them later, one of each kind."""
     links = [nursery.nurse.make(0, None, nursery.nurse._specs[0]) for _ in range(1000)]  # type: ignore[arg-type]
     for link in links:
-        link.wake()
+        link.ensure_launcher()
     got = 0
     while nursery.reactor.getDelayedCalls() or got == 0:
         try:
@@ -174,7 +174,7 @@ def test_a_nursery_that_breaks_the_protocol(
     """It is killed, with one line in the log; what came with the report is closed."""
     killed = []
     monkeypatch.setattr(os, "kill", lambda *arguments: killed.append(arguments))
-    nursery.links[0].wake()
+    nursery.links[0].ensure_launcher()
     ours, theirs = _pair(socket.SOCK_STREAM if kind == "s" else socket.SOCK_SEQPACKET)
     with ours, theirs:
         nursery.say(packet, *([theirs.fileno()] if kind else []))

@@ -51,7 +51,7 @@ def test_without_rules_everybody_comes_in() -> None:
     tickets = [_let_in(door, peer) for peer in ("192.0.2.1", "::1", "", "192.0.2.1")]
     assert (door.open, hall.open, door.full) == (4, 4, False)
     for ticket in tickets:
-        assert not ticket.awaits_name
+        assert not ticket.needs_host_name
         ticket.release()
     assert (door.open, hall.open) == (0, 0)
 
@@ -165,7 +165,7 @@ class TestNames:
         """And counts meanwhile."""
         door = _door(self.rules)
         ticket = _let_in(door)
-        assert (ticket.awaits_name, door.open) == (True, 1)
+        assert (ticket.needs_host_name, door.open) == (True, 1)
         assert _reason(door) is RefusalReason.INSTANCES
 
     @pytest.mark.parametrize(
@@ -184,9 +184,9 @@ class TestNames:
         """With a refusal the ticket is released, otherwise it is as any other."""
         door = _door(self.rules)
         ticket = _let_in(door, peer)
-        refusal = ticket.named(name)
+        refusal = ticket.check_host_name(name)
         assert (refusal and refusal.reason) is reason
-        assert (ticket.awaits_name, door.open) == (False, 0 if reason else 1)
+        assert (ticket.needs_host_name, door.open) == (False, 0 if reason else 1)
         ticket.release()
         assert door.open == 0
 
@@ -195,10 +195,10 @@ class TestNames:
         door = _door(self.rules)
         ticket = _let_in(door)
         door.retune(AccessRules())
-        assert ticket.named(None) is None
+        assert ticket.check_host_name(None) is None
         other = _let_in(door)
         door.retune(AccessRules(only_from=()))
-        assert other.named("good.example") is not None
+        assert other.check_host_name("good.example") is not None
         assert door.open == 1
 
 
@@ -312,7 +312,7 @@ class _World:
         """A lookup ends."""
         if self.tickets:
             index = which % len(self.tickets)
-            if self.tickets[index][2].awaits_name and self.tickets[index][2].named(name) is not None:
+            if self.tickets[index][2].needs_host_name and self.tickets[index][2].check_host_name(name) is not None:
                 self.tickets.pop(index)[2].release()
 
     def clock(self, step: float, _: None) -> None:

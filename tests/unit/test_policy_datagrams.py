@@ -40,7 +40,7 @@ def test_service_ports_are_not_answered() -> None:
     """Those below 1024 and the daemon's own, unless answer_service_ports=yes; port 0 never."""
     place = {"answer_service_ports": SourceLocation("services", 2, 9)}
     answering = _answering(AccessRules(places=place))
-    answering.surroundings({7777}, ())
+    answering.set_local_addresses({7777}, ())
     assert [_reason(answering, port=port) for port in (0, 7, 1023, 7777)] == [RefusalReason.PORT] * 4
     assert [_reason(answering, port=port) for port in (1024, 7776, 65_535)] == [None] * 3
     refusal = answering.refusal("192.0.2.1", 7, 0.0)
@@ -77,7 +77,7 @@ def test_only_single_hosts_are_answered(host: str, answered: bool) -> None:
     """Neither groups nor networks nor nobody, not even with answer_service_ports=yes."""
     answering = _answering(AccessRules(answer_service_ports=True))
     assert (_reason(answering, host) is None) is (answered or host.endswith(".2.255"))
-    answering.surroundings(frozenset(), {"192.0.2.255"})
+    answering.set_local_addresses(frozenset(), {"192.0.2.255"})
     for _ in range(2):
         assert (_reason(answering, host) is None) is answered
 

@@ -137,7 +137,7 @@ def test_it_says_what_the_door_does(rules: AccessRules, peer: str, name: str | N
     visit = ExplainQuery(peer=peer, moment=moment, name=name, looked_up=True, load=load)
     last = explain(rules, visit)[-1]
     found = door.admit(peer, 0.0)
-    refusal = found.named(name) if isinstance(found, ConnectionSlot) else found
+    refusal = found.check_host_name(name) if isinstance(found, ConnectionSlot) else found
     assert (last.outcome is StepOutcome.REFUSES) is (refusal is not None)
     if refusal is not None:
         assert (last.check, last.rule) == (refusal.reason, refusal.rule)

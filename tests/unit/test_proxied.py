@@ -251,14 +251,14 @@ def test_who_waits_is_closed_when_the_service_stops(proxied: Callable[..., _Prox
     clients = [service.connect() for _ in range(3)]
     empty: list[Any] = []
     service.keeper.when_empty().addCallback(empty.append)
-    drained, cut, closed = service.keeper.everybody()
-    found = [each.facts() for each in (drained, cut, closed)]
+    drained, cut, closed = service.keeper.all_connections()
+    found = [each.info() for each in (drained, cut, closed)]
     peers = [":".join(map(str, client.getsockname())) for client in clients]
     assert [(each["id"], each["peer"], each["state"]) for each in found] == [
         (number, peer, "proxy-header") for number, peer in enumerate(peers, 1)
     ]
     drained.drain()
-    cut.cut("shutdown")
+    cut.abort("shutdown")
     assert not empty
     service.usher.close()
     assert empty == [None]
@@ -289,13 +289,13 @@ def test_a_client_waits_for_room_where_it_may(proxied: Callable[..., _Proxied]) 
         service.send(client, V1)
     third = service.connect(V2)
     assert (service.taken, service.budget.open) == ([], 3)
-    facts = service.keeper.everybody()[0].facts()
+    facts = service.keeper.all_connections()[0].info()
     assert (facts["peer"], facts["state"]) == ("192.0.2.1:40000", "room")
     assert not service.reactor.getDelayedCalls()
     # Their proxies have said all, so it does not matter any more who these are.
     service.usher.close()
     service.usher.retune(service_of("echo 0/tcp proxy_protocol=10.0.0.1"))
-    service.keeper.everybody()[0].drain()
+    service.keeper.all_connections()[0].drain()
     assert clients[0].recv(1) == b""
     ticket.release()
     assert len(service.taken) == 2

@@ -181,7 +181,7 @@ class _Daemon:
             self.reactor.seconds,
             self.side,
         )
-        self.keeper.keep_time(self.reactor.callLater)
+        self.keeper.start_timeouts(self.reactor.callLater)
         self._clients: list[_Client] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
 
@@ -203,7 +203,7 @@ class _Daemon:
         client = self.connect(tls).shake()
         number = len(self._clients)
         _, client.handler = self.link.waiting.pop(number)
-        self.keeper.started(number, 500)
+        self.keeper.process_started(number, 500)
         return client
 
     def fields(self, event: str) -> dict[str, str]:
@@ -255,13 +255,13 @@ def test_a_connection_is_one_to_everybody(started: Callable[..., _Daemon]) -> No
     client.shake()
     assert (daemon.lines, daemon.budget.open) == ([], 3)
     daemon.link.drop(1)
-    daemon.keeper.started(1, 500)
+    daemon.keeper.process_started(1, 500)
     assert daemon.budget.open == 2
     accept = daemon.fields("accept")
     assert (accept["id"], accept["pid"], accept["tls"], accept["count"]) == ("1", "500", "TLSv1.3", "1")
     client.says(b"question")
     client.handler_says(b"answer", ends=True)
-    daemon.keeper.ended(Ended(1, 3 << 8, 0.25, 0.125))
+    daemon.keeper.process_ended(Ended(1, 3 << 8, 0.25, 0.125))
     assert client.tls.told_end
     assert daemon.events() == ["accept"]
     client.says(ends=True)
@@ -290,7 +290,7 @@ def test_the_handler_knows_what_the_handshake_found_out(started: Callable[..., _
     assert values["SSL_CLIENT_I_DN"] == "CN=Clients"
     assert "DNS:anna.example.org" in values["SSL_CLIENT_SAN"]
     assert daemon.fields("accept")["subject"] == '"CN=anna.example.org"'
-    facts = daemon.keeper.sessions[2].facts()
+    facts = daemon.keeper.sessions[2].info()
     assert (facts["tls"], facts["subject"], facts["in"]) == ("TLSv1.3", "CN=anna.example.org", client.below.bytes_in)
 
 
@@ -308,7 +308,7 @@ def test_no_process_without_a_handshake(started: Callable[..., _Daemon]) -> None
     """One that fails is told once, with the reason."""
     daemon = started()
     client = daemon.connect()
-    facts = daemon.keeper.sessions[1].facts()
+    facts = daemon.keeper.sessions[1].info()
     assert (facts["tls"], facts["state"]) == ("handshake", "handshake")
     client.below.protocol.dataReceived(b"NONSENSE\r\n")
     client.below.lose(Failure(ConnectionDone()))
@@ -372,7 +372,7 @@ def test_a_place_is_free_when_the_connection_is_over(started: Callable[..., _Dae
     client = daemon.serve()
     assert not daemon.keeper.may_accept()
     client.handler_says(b"bye", ends=True)
-    daemon.keeper.ended(Ended(1, 0))
+    daemon.keeper.process_ended(Ended(1, 0))
     assert not daemon.keeper.may_accept()
     client.says(ends=True)
     assert daemon.keeper.may_accept()
@@ -402,7 +402,7 @@ def test_a_client_that_is_done_gets_its_answers(started: Callable[..., _Daemon],
     assert client.tls.told_end
     assert (client.below.lost, client.pair.lost) == ("done", "done")
     assert daemon.events() == ["accept"]
-    daemon.keeper.ended(Ended(1, 0))
+    daemon.keeper.process_ended(Ended(1, 0))
     assert daemon.fields("end")["reason"] == "done"
 
 
@@ -415,7 +415,7 @@ def test_a_handler_that_only_listens(started: Callable[..., _Daemon]) -> None:
     client.says(b"more")
     assert client.pair.sent == b"more"
     assert client.below.lost == ""
-    daemon.keeper.ended(Ended(1, 0))
+    daemon.keeper.process_ended(Ended(1, 0))
     assert client.pair.lost == "done"
     # There is some time for the client to close.
     daemon.reactor.advance(LINGER_SECONDS - 0.1)
@@ -430,7 +430,7 @@ def test_what_a_handler_wrote_last_arrives(started: Callable[..., _Daemon]) -> N
     daemon = started()
     client = daemon.serve()
     client.below.room = 10
-    daemon.keeper.ended(Ended(1, 0))
+    daemon.keeper.process_ended(Ended(1, 0))
     client.pair.protocol.dataReceived(b"x" * 50_000)
     assert not client.pair.reading
     assert (client.below.lost, daemon.events()) == ("", ["accept"])
@@ -456,7 +456,7 @@ def test_an_answer_survives_an_unread_question(started: Callable[..., _Daemon]) 
     client.hears()
     assert client.tls.received == b"no"
     assert client.tls.told_end
-    daemon.keeper.ended(Ended(1, 0))
+    daemon.keeper.process_ended(Ended(1, 0))
     client.says(ends=True)
     assert daemon.fields("end")["reason"] == "done"
 
@@ -481,7 +481,7 @@ def test_a_client_that_resets(started: Callable[..., _Daemon]) -> None:
     assert client.handler.recv(1) == b""
     assert (daemon.events(), daemon.budget.open) == (["accept"], 0)
     assert daemon.keeper.sessions[1].traffic() == (-1, -1)
-    daemon.keeper.ended(Ended(1, signal.SIGPIPE))
+    daemon.keeper.process_ended(Ended(1, signal.SIGPIPE))
     assert daemon.fields("end")["exit"] == "SIGPIPE"
 
 
@@ -527,7 +527,7 @@ def test_a_client_that_goes_on_when_nobody_listens(started: Callable[..., _Daemo
     daemon = started()
     client = daemon.serve()
     client.handler_says(ends=True)
-    daemon.keeper.ended(Ended(1, 0))
+    daemon.keeper.process_ended(Ended(1, 0))
     client.says(b"x" * 65_536)
     assert client.below.reading
     client.says(b"x")
@@ -540,7 +540,7 @@ def test_what_is_over_leaves_nothing(started: Callable[..., _Daemon]) -> None:
     """No memory has to wait until garbage is looked for."""
     daemon = started()
     client = daemon.serve()
-    daemon.keeper.ended(Ended(1, 0))
+    daemon.keeper.process_ended(Ended(1, 0))
     client.handler_says(b"bye", ends=True)
     client.says(ends=True)
     assert daemon.events() == ["accept", "end"]
@@ -563,7 +563,7 @@ def test_kicked_in_the_handshake(started: Callable[..., _Daemon]) -> None:
     daemon = started()
     client = daemon.connect()
     client.says()
-    daemon.keeper.sessions[1].cut("kicked")
+    daemon.keeper.sessions[1].abort("kicked")
     assert client.below.lost == "aborted"
     assert daemon.fields("end")["reason"] == "kicked"
     assert (daemon.events(), daemon.budget.open) == (["accept", "end"], 0)
@@ -574,7 +574,7 @@ def test_kicked_before_there_is_a_transport(started: Callable[..., _Daemon]) -> 
     daemon = started()
     daemon.reactor.late = True
     client = daemon.connect()
-    daemon.keeper.sessions[1].cut("kicked")
+    daemon.keeper.sessions[1].abort("kicked")
     assert daemon.events() == ["accept"]
     daemon.reactor.advance(0)
     assert client.below.lost == "aborted"
@@ -598,11 +598,11 @@ def test_kicked_with_a_handler(started: Callable[..., _Daemon], taken: bool) -> 
     """The handler is ended as any; what it says to that arrives, if the client does not take too long."""
     daemon = started()
     client = daemon.serve()
-    daemon.keeper.sessions[1].cut("kicked")
+    daemon.keeper.sessions[1].abort("kicked")
     assert (daemon.link.signals, client.below.lost) == ([(1, signal.SIGTERM)], "")
     client.below.room = 10
     client.handler_says(b"good bye, and thank you", ends=True)
-    daemon.keeper.ended(Ended(1, signal.SIGTERM))
+    daemon.keeper.process_ended(Ended(1, signal.SIGTERM))
     assert client.tls.received == b"good bye, and thank you"
     if taken:
         client.below.take()
@@ -619,7 +619,7 @@ def test_kicked_when_its_handler_has_ended(started: Callable[..., _Daemon]) -> N
     client = daemon.serve()
     client.below.room = 10
     client.handler_says(b"you never read this", ends=True)
-    daemon.keeper.ended(Ended(1, 0))
+    daemon.keeper.process_ended(Ended(1, 0))
     daemon.reactor.pump([1.0] * 70)
     assert client.below.lost == "aborted"
     end = daemon.fields("end")
@@ -630,9 +630,9 @@ def test_a_killed_handlers_client_is_closed_at_once(started: Callable[..., _Daem
     """It had its time."""
     daemon = started()
     client = daemon.serve()
-    daemon.keeper.sessions[1].cut("kicked")
+    daemon.keeper.sessions[1].abort("kicked")
     daemon.reactor.advance(KILL_SECONDS)
-    daemon.keeper.ended(Ended(1, signal.SIGKILL))
+    daemon.keeper.process_ended(Ended(1, signal.SIGKILL))
     assert client.below.lost == "aborted"
     assert daemon.fields("end")["reason"] == "kicked"
 
@@ -646,7 +646,7 @@ def test_the_first_byte_is_the_clients_own(started: Callable[..., _Daemon], shak
     if shaken:
         assert daemon.link.signals == [(1, signal.SIGTERM)]
         client.handler_says(ends=True)
-        daemon.keeper.ended(Ended(1, signal.SIGTERM))
+        daemon.keeper.process_ended(Ended(1, signal.SIGTERM))
         client.says(ends=True)
     assert daemon.fields("end")["reason"] == "first_byte"
     assert client.below.lost
@@ -699,7 +699,7 @@ def test_a_handler_that_can_not_be_started(started: Callable[..., _Daemon]) -> N
     daemon = started()
     client = daemon.connect().shake()
     daemon.link.drop(1)
-    daemon.keeper.failed(1, errno.ENOENT)
+    daemon.keeper.start_failed(1, errno.ENOENT)
     client.handler_says(ends=True)
     assert client.tls.told_end
     client.says(ends=True)
@@ -735,7 +735,7 @@ def test_a_client_that_breaks_tls(started: Callable[..., _Daemon]) -> None:
     client.below.protocol.dataReceived(b"NONSENSE\r\n" * 10)
     _lose(client.below, ConnectionDone())
     assert client.pair.lost
-    daemon.keeper.ended(Ended(1, 0))
+    daemon.keeper.process_ended(Ended(1, 0))
     assert daemon.events() == ["accept", "fail", "end"]
 
 

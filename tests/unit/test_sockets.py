@@ -374,9 +374,9 @@ def test_an_abstract_socket(opened: _Opened, net: str, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, kind) as client:
         client.connect(unix_address(name))
     (endpoint,) = _endpoints(f"echo {name}/{net} backlog=5" if net == "unix" else f"echo {name}/{net}")
-    found.permit(endpoint)
+    found.set_permissions(endpoint)
     found.retune(endpoint)
-    found.renew()
+    found.reapply()
     error = _error(f"other {name}/{net} echo")
     assert (error.address, error.cause) == (name, os.strerror(errno.EADDRINUSE))
     found.close()

@@ -61,7 +61,7 @@ class _Link:
     def when_ready(self) -> Deferred[int]:
         return self.awaited
 
-    def retire(self, successor: _Link) -> None:
+    def replace_by(self, successor: _Link) -> None:
         self.retired = successor
 
     def stop(self) -> None:
@@ -82,7 +82,7 @@ class _Link:
     def abandon(self, number: int) -> None:
         self.abandoned.append(number)
 
-    def wake(self) -> None:
+    def ensure_launcher(self) -> None:
         self.woken += 1
 
 
@@ -110,7 +110,7 @@ class _Spawned:
             self.entrance,
             self.reactor.seconds,
         )
-        self.keeper.keep_time(self.reactor.callLater)
+        self.keeper.start_timeouts(self.reactor.callLater)
         self.clients: list[socket.socket] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.listener.setblocking(False)
@@ -131,7 +131,7 @@ class _Spawned:
     def begin(self, number: int, pid: int = 500) -> None:
         """As the link does when a process has started."""
         self.link.drop(number)
-        self.keeper.started(number, pid)
+        self.keeper.process_started(number, pid)
 
     def close(self) -> None:
         """End what the test left."""
@@ -164,7 +164,7 @@ def test_a_connection_is_logged_from_its_process_to_its_end(spawned: Callable[..
     assert daemon.lines == []
     daemon.begin(1)
     daemon.reactor.advance(1.5)
-    daemon.keeper.ended(Ended(1, 3 << 8, 0.25, 0.125))
+    daemon.keeper.process_ended(Ended(1, 3 << 8, 0.25, 0.125))
     accept, end = daemon.lines
     assert accept == f"accept service=cat/tcp peer={host}:{port} id=1 count=1 pid=500"
     assert end.startswith(f"end service=cat/tcp peer={host}:{port} id=1 seconds=1.500 reason=done count=0 pid=500 ")
@@ -176,7 +176,7 @@ def test_traffic_is_logged_where_it_is_asked_for(spawned: Callable[..., _Spawned
     daemon = spawned("log_on_success=TRAFFIC")
     daemon.connect()
     daemon.begin(1)
-    daemon.keeper.ended(Ended(1, 0, bytes_in=5, bytes_out=7))
+    daemon.keeper.process_ended(Ended(1, 0, bytes_in=5, bytes_out=7))
     assert daemon.lines[-1] == "end service=cat/tcp id=1 in=5 out=7 count=0"
 
 
@@ -192,7 +192,7 @@ def test_a_signal_ends_a_process_by_its_name(spawned: Callable[..., _Spawned]) -
     daemon = spawned("log_on_success=EXIT")
     daemon.connect()
     daemon.begin(1)
-    daemon.keeper.ended(Ended(1, signal.SIGSEGV))
+    daemon.keeper.process_ended(Ended(1, signal.SIGSEGV))
     assert "reason=killed" in daemon.lines[-1]
     assert "exit=SIGSEGV" in daemon.lines[-1]
 
@@ -202,7 +202,7 @@ def test_a_connection_without_a_process_is_told_with_the_reason(spawned: Callabl
     daemon = spawned()
     daemon.connect()
     daemon.link.drop(1)
-    daemon.keeper.failed(1, errno.ENOENT)
+    daemon.keeper.start_failed(1, errno.ENOENT)
     assert [line.split()[0] for line in daemon.lines] == ["accept", "fail", "end"]
     assert 'reason="can\'t start it: No such file or directory"' in daemon.lines[1]
     assert "reason=failed" in daemon.lines[2]
@@ -240,7 +240,7 @@ def test_a_client_that_a_proxy_names(spawned: Callable[..., _Spawned]) -> None:
     proxy.sendall(b"x" * 30)
     assert daemon.keeper.sessions[1].traffic() == (2, 0)
     daemon.begin(1)
-    daemon.keeper.ended(Ended(1, 0, bytes_in=30, bytes_out=7))
+    daemon.keeper.process_ended(Ended(1, 0, bytes_in=30, bytes_out=7))
     assert daemon.lines[-1].startswith("end service=cat/tcp peer=192.0.2.1:40000 id=1 in=2 out=7 ")
     daemon.keeper.view.rest()
 
@@ -277,12 +277,12 @@ def test_a_name_is_waited_for(spawned: Callable[..., _Spawned]) -> None:
     daemon.names.answer("client.example")
     assert not daemon.link.waiting
     session = daemon.keeper.sessions[1]
-    assert session.facts()["state"] == "host-name"
+    assert session.info()["state"] == "host-name"
     daemon.names.answer("server.example")
-    assert session.facts()["state"] == "starting"
+    assert session.info()["state"] == "starting"
     assert b"TCPREMOTEHOST=client.example\0TCPLOCALHOST=server.example\0" in daemon.link.waiting[1][0]
     daemon.begin(1)
-    assert session.facts()["state"] == "open"
+    assert session.info()["state"] == "open"
     assert "host=client.example" in daemon.lines[0]
 
 
@@ -296,7 +296,7 @@ def test_shortened_addresses_are_the_logs_alone(spawned: Callable[..., _Spawned]
     assert b"TCPREMOTEHOST=client.example" in environment
     assert f"TCPREMOTEIP={host}\0TCPREMOTEPORT={port}".encode() in environment
     daemon.link.drop(1)
-    daemon.keeper.failed(1, errno.ENOENT)
+    daemon.keeper.start_failed(1, errno.ENOENT)
     assert [line.split()[0] for line in daemon.lines] == ["accept", "fail", "end"]
     assert all(" peer=127.0.0.0 id=1 " in line and "client" not in line for line in daemon.lines)
 
@@ -308,7 +308,7 @@ def test_a_connection_may_end_before_its_name_is_known(spawned: Callable[..., _S
     client = daemon.connect()
     for _ in range(known):
         daemon.names.answer("client.example")
-    daemon.keeper.sessions[1].cut("shutdown")
+    daemon.keeper.sessions[1].abort("shutdown")
     assert "reason=shutdown" in daemon.lines[-1]
     for _ in range(2 - known):
         daemon.names.answer("client.example")
@@ -335,7 +335,7 @@ def test_a_process_has_so_long_and_no_longer(spawned: Callable[..., _Spawned]) -
     assert daemon.link.signals == [(1, signal.SIGTERM)]
     daemon.reactor.advance(KILL_SECONDS)
     assert daemon.link.signals == [(1, signal.SIGTERM), (1, signal.SIGKILL)]
-    daemon.keeper.ended(Ended(1, signal.SIGKILL))
+    daemon.keeper.process_ended(Ended(1, signal.SIGKILL))
     assert "reason=session" in daemon.lines[-1]
     daemon.reactor.advance(1)
     assert not daemon.reactor.getDelayedCalls()
@@ -353,7 +353,7 @@ def test_a_process_that_can_not_be_ended_does_not_hold_the_daemon(spawned: Calla
     (session,) = daemon.keeper.sessions.values()
     session.drain()
     # To ask once more is no reason to begin again.
-    session.cut("shutdown")
+    session.abort("shutdown")
     assert len(daemon.link.signals) == 4
     daemon.reactor.advance(KILL_SECONDS)
     assert daemon.link.abandoned == [1]
@@ -367,7 +367,7 @@ def test_a_signal_without_a_name_ends_a_process(spawned: Callable[..., _Spawned]
     daemon = spawned()
     daemon.connect()
     daemon.begin(1)
-    daemon.keeper.ended(Ended(1, 40))
+    daemon.keeper.process_ended(Ended(1, 40))
     assert "exit=SIG40" in daemon.lines[-1]
 
 
@@ -377,8 +377,8 @@ def test_what_handlers_write_is_an_event(spawned: Callable[..., _Spawned]) -> No
     daemon.connect()
     daemon.begin(1)
     with LogCatcher() as log:
-        daemon.keeper.said(1, b"caf\xe9")
-        daemon.keeper.said(9, b"late")
+        daemon.keeper.stderr_line(1, b"caf\xe9")
+        daemon.keeper.stderr_line(9, b"late")
     first, second = log.named("said")
     assert (first["service"], first["id"], first["pid"], first["text"]) == ("cat/tcp", 1, 500, "caf\\xe9")
     assert "id" not in second
@@ -415,7 +415,7 @@ def test_a_hand_off_port_rests_while_the_link_is_full(spawned: Callable[..., _Sp
     port.doRead()
     assert (len(daemon.keeper.sessions), daemon.reactor.readers) == (0, set())
     daemon.link.full = False
-    daemon.keeper.room()
+    daemon.keeper.queue_drained()
     assert daemon.reactor.readers == {port}
     port.doRead()
     assert len(daemon.keeper.sessions) == 1
@@ -485,7 +485,7 @@ class _Datagrams:
         if read:
             self.sock.recv(100)
         self.daemon.reactor.advance(seconds)
-        self.daemon.keeper.ended(Ended(self.number, 0))
+        self.daemon.keeper.process_ended(Ended(self.number, 0))
 
 
 def test_a_datagram_starts_a_process_that_has_the_socket(spawned: Callable[..., _Spawned]) -> None:
@@ -501,7 +501,7 @@ def test_a_datagram_starts_a_process_that_has_the_socket(spawned: Callable[..., 
     service.daemon.begin(1)
     assert f"peer=127.0.0.1:{port} " in service.daemon.lines[0]
     service.sock.recv(10)
-    service.daemon.keeper.ended(Ended(1, 0))
+    service.daemon.keeper.process_ended(Ended(1, 0))
     assert service.watched
 
 
@@ -569,8 +569,8 @@ def test_an_idle_connection_of_a_process_is_seen_by_the_kernel(spawned: Callable
     assert daemon.link.signals[0] == (1, signal.SIGTERM)
     assert (2, signal.SIGTERM) not in daemon.link.signals
     daemon.reactor.pump([0.25] * 8)
-    daemon.keeper.ended(Ended(1, signal.SIGTERM))
-    daemon.keeper.ended(Ended(2, signal.SIGTERM))
+    daemon.keeper.process_ended(Ended(1, signal.SIGTERM))
+    daemon.keeper.process_ended(Ended(2, signal.SIGTERM))
     assert [line.partition("reason=")[2].split()[0] for line in daemon.lines[-2:]] == ["idle", "session"]
     assert daemon.link.signals.count((1, signal.SIGTERM)) == 1
     for descriptor in descriptors:
@@ -592,7 +592,7 @@ def test_each_connection_has_a_ticket_until_its_process_ends(spawned: Callable[.
     assert _counts(daemon) == (1, 1, 1)
     daemon.begin(1)
     assert _counts(daemon) == (1, 1, 0)
-    daemon.keeper.ended(Ended(1, 0))
+    daemon.keeper.process_ended(Ended(1, 0))
     assert _counts(daemon) == (0, 0, 0)
 
 
@@ -607,21 +607,21 @@ def test_a_ticket_comes_back_whatever_happens(spawned: Callable[..., _Spawned], 
     match way:
         case "failed":
             daemon.link.drop(1)
-            daemon.keeper.failed(1, errno.ENOENT)
+            daemon.keeper.start_failed(1, errno.ENOENT)
         case "given up":
             daemon.link.drop(1)
-            daemon.keeper.failed(1, 0)
+            daemon.keeper.start_failed(1, 0)
         case "forgotten":
             daemon.begin(1)
-            daemon.keeper.forgotten(1)
+            daemon.keeper.process_lost(1)
         case "unknown":
             # Its launcher was lost while it started something.
             daemon.link.drop(1)
-            daemon.keeper.forgotten(1)
+            daemon.keeper.process_lost(1)
             assert [line.split()[0] for line in daemon.lines] == ["accept", "end"]
             assert "reason=unknown" in daemon.lines[1]
         case "cut":
-            daemon.keeper.sessions[1].cut("shutdown")
+            daemon.keeper.sessions[1].abort("shutdown")
     assert _counts(daemon) == (0, 0, 0)
     assert not daemon.keeper.sessions
 
@@ -710,7 +710,7 @@ def test_a_name_may_have_the_last_word(spawned: Callable[..., _Spawned]) -> None
             assert client.recv(100) == b"in\n"
             assert b"TCPREMOTEHOST" not in daemon.link.waiting[1][0]
             daemon.begin(1)
-            daemon.keeper.ended(Ended(1, 0))
+            daemon.keeper.process_ended(Ended(1, 0))
         else:
             assert client.recv(100) == b"out\n"
         daemon.reactor.advance(2)
@@ -722,7 +722,7 @@ def test_a_stop_before_the_name_is_known(spawned: Callable[..., _Spawned]) -> No
     """Who was not let in leaves no line."""
     daemon = spawned("only_from=.example")
     client = daemon.connect()
-    daemon.keeper.sessions[1].cut("shutdown")
+    daemon.keeper.sessions[1].abort("shutdown")
     assert _counts(daemon) == (0, 0, 0)
     daemon.names.answer("good.example")
     assert client.recv(1) == b""
@@ -741,7 +741,7 @@ def test_the_port_rests_while_there_are_enough(spawned: Callable[..., _Spawned])
     port.doRead()
     assert (list(daemon.keeper.sessions), daemon.reactor.readers) == ([1], set())
     daemon.begin(1)
-    daemon.keeper.ended(Ended(1, 0))
+    daemon.keeper.process_ended(Ended(1, 0))
     assert daemon.reactor.readers == {port}
     port.doRead()
     assert list(daemon.keeper.sessions) == [2]
@@ -753,14 +753,14 @@ def test_a_client_that_another_port_brings_waits_for_room(spawned: Callable[...,
     clients = [daemon.connect() for _ in range(4)]
     assert list(daemon.link.waiting) == [1]
     assert daemon.budget.open == 4
-    waiting = daemon.keeper.everybody()[:3]
+    waiting = daemon.keeper.all_connections()[:3]
     host, port = clients[1].getsockname()
-    facts = waiting[0].facts()
+    facts = waiting[0].info()
     assert (facts["peer"], facts["state"]) == (f"{host}:{port}", "room")
-    waiting[0].cut("kicked")
+    waiting[0].abort("kicked")
     assert clients[1].recv(1) == b""
     daemon.begin(1)
-    daemon.keeper.ended(Ended(1, 0))
+    daemon.keeper.process_ended(Ended(1, 0))
     (second,) = daemon.link.waiting
     assert daemon.budget.open == 2
     daemon.begin(second)
@@ -768,8 +768,8 @@ def test_a_client_that_another_port_brings_waits_for_room(spawned: Callable[...,
     last.drain()
     assert clients[3].recv(1) == b""
     assert daemon.entrance.counts == {}
-    daemon.keeper.ended(Ended(second, 0))
-    assert (daemon.budget.open, daemon.hall.open, daemon.keeper.everybody()) == (0, 0, [])
+    daemon.keeper.process_ended(Ended(second, 0))
+    assert (daemon.budget.open, daemon.hall.open, daemon.keeper.all_connections()) == (0, 0, [])
 
 
 def test_a_unix_sockets_client_is_admitted_as_local(tmp_path: Path, spawned: Callable[..., _Spawned]) -> None:
@@ -901,7 +901,7 @@ def test_a_process_whose_socket_is_given_up_is_ended(spawned: Callable[..., _Spa
     assert service.daemon.link.signals == [(1, signal.SIGTERM)]
     service.daemon.reactor.advance(50)
     assert len(service.daemon.link.signals) == 1
-    service.daemon.keeper.sessions[1].cut("shutdown")
+    service.daemon.keeper.sessions[1].abort("shutdown")
     service.daemon.reactor.advance(KILL_SECONDS)
     assert service.daemon.link.signals == [(1, signal.SIGTERM), (1, signal.SIGKILL)]
 
@@ -919,7 +919,7 @@ def test_a_socket_goes_to_another_service(spawned: Callable[..., _Spawned]) -> N
     assert service.daemon.link.signals == [(1, signal.SIGTERM)]
     assert (other.busy, other.process) == (True, 815)
     assert other not in service.daemon.reactor.readers
-    service.daemon.keeper.ended(Ended(1, 15))
+    service.daemon.keeper.process_ended(Ended(1, 15))
     assert not other.busy
     assert service.daemon.reactor.readers == {other}
 

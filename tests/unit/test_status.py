@@ -55,16 +55,16 @@ def _busy(clock: Clock | None = None) -> MetricsRegistry:
     echo.end("lost", 99.0, 0, 2, "192.0.2.1:2")
     echo.refuse("rate", 7)
     echo.failures += 1
-    counted(ledger, ServiceInfo("time/udp", "time", stream=False)).enter(_Ports())
+    counted(ledger, ServiceInfo("time/udp", "time", stream=False)).add_source(_Ports())
     ledger.tally("time/udp").refuse("port")
     git = counted(ledger, ServiceInfo("git/tcp", "/usr/bin/git", spawned=True, description="the code", expires=2e9))
     for version in ("TLSv1.2", "TLSv1.3", "TLSv1.3"):
-        git.shaken(version)
-    git.not_shaken("closed")
+        git.handshake_done(version)
+    git.handshake_failed("closed")
     git.accepted += 2
-    git.begun(0.002)
-    git.begun(0.002)
-    git.exited("0")
+    git.process_started(0.002)
+    git.process_started(0.002)
+    git.process_exited("0")
     git.end("done", 3.0, -1, -1, "")
     git.restarts += 1
     clock.pump([0.25] * 8)

@@ -81,7 +81,7 @@ def test_a_socket_is_found_by_its_address(bound: Callable[..., socket.socket], e
     line = f"echo {port}/tcp bind=127.0.0.1 keepalive=yes nodelay=no"
     (found,) = _take(line, InheritedSocket("svcd.socket", sock), end=end)
     assert found is not None
-    assert (found.address, found.origin, found.stored, found.lent) == (f"127.0.0.1:{port}", "activation", "", True)
+    assert (found.address, found.origin, found.stored, found.borrowed) == (f"127.0.0.1:{port}", "activation", "", True)
     assert found.socket is sock
     assert not sock.getblocking()
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
@@ -472,8 +472,8 @@ def test_an_abstract_socket_is_found_by_its_name(net: str, end: ExitStack, tmp_p
             assert inherited.address == name
             (found,) = _take(line, inherited, end=end)
             assert found is not None
-            assert (found.address, found.file, found.lent) == (name, None, given == "svcd.socket")
-            assert found.handed_name == (f"echo/{net}" if found.lent else given)
+            assert (found.address, found.file, found.borrowed) == (name, None, given == "svcd.socket")
+            assert found.handed_name == (f"echo/{net}" if found.borrowed else given)
             found.close()
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(unix_address(name))

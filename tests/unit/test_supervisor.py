@@ -96,7 +96,7 @@ class _Daemon:
 
     def close(self) -> None:
         """End what the test left."""
-        self.supervisor.hurry()
+        self.supervisor.abort_connections()
         self.reactor.advance(0)
         if self.supervisor.running:
             self.stop()
@@ -218,7 +218,7 @@ def test_the_manager_hears_how_many_connections_there_are(daemon: _Daemon, tmp_p
     daemon.reactor.pump([5.0, 5.0])
     assert daemon.manager.said[before:] == ["STATUS=services: 3, listeners: 3, connections: 1"]
     daemon.stop()
-    daemon.supervisor.hurry()
+    daemon.supervisor.abort_connections()
     daemon.reactor.advance(20)
     assert daemon.manager.said[before + 1 :] == ["STOPPING=1 STATUS=stopping"]
 
@@ -243,7 +243,7 @@ def test_whoever_is_in_a_hurry_waits_for_nobody(daemon: _Daemon, tmp_path: Path)
     daemon.start()
     daemon.connect(tmp_path / "echo")
     stopped = daemon.stop()
-    daemon.supervisor.hurry()
+    daemon.supervisor.abort_connections()
     daemon.reactor.advance(0)
     assert stopped.called
     assert " reason=shutdown " in daemon.lines[-1]
@@ -257,7 +257,7 @@ def test_all_services_share_one_budget(daemon: _Daemon, tmp_path: Path) -> None:
     assert daemon.budget.exhausted
     assert daemon.supervisor.connections == 2
     assert [type(port).__name__ for port in daemon.ports] == ["DatagramPort"]
-    daemon.supervisor.hurry()
+    daemon.supervisor.abort_connections()
     daemon.reactor.advance(0)
     daemon.reactor.advance(1)
     assert len(daemon.ports) == 3
@@ -304,7 +304,7 @@ def test_a_reload_is_counted(daemon: _Daemon, tmp_path: Path) -> None:
     assert _shown(daemon) == {"echo/unix": (1, 1), "chargen/unix": (1, 1), "upper/unix": (0, 0)}
     assert [each.about.most for each in daemon.ledger.snapshot().services] == [None, 7, None]
     assert daemon.ledger.reloads_done == 1
-    daemon.supervisor.hurry()
+    daemon.supervisor.abort_connections()
     daemon.reactor.advance(0)
     assert "echo/unix" not in _shown(daemon)
 

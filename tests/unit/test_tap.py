@@ -83,8 +83,8 @@ def test_connections_can_be_limited() -> None:
 
 def test_addresses_can_be_shortened() -> None:
     """By a word on the command line, for all services."""
-    assert _options("--log-addresses", "short").log_output.journal.hides_clients
-    assert not _options().log_output.journal.hides_clients
+    assert _options("--log-addresses", "short").log_output.journal.anonymize
+    assert not _options().log_output.journal.anonymize
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,7 +103,7 @@ class _Mux:
     def close(self) -> None:
         """End what the test left."""
         for session in list(self.keeper.sessions.values()):
-            session.cut("shutdown")
+            session.abort("shutdown")
         self.client.close()
         for descriptor, *_ in self.taken:
             os.close(descriptor)
@@ -206,7 +206,7 @@ def test_an_unknown_name_is_refused_and_the_answer_arrives(mux: _Mux) -> None:
     mux.send(b"nothing\r\nand more")
     assert mux.client.recv(100) == b"-there is no service nothing\r\n"
     assert mux.client.recv(100) == b""
-    assert mux.keeper.sessions[1].facts()["state"] == "closing"
+    assert mux.keeper.sessions[1].info()["state"] == "closing"
     mux.reactor.advance(LINGER)
     assert (mux.keeper.sessions, mux.budget.open) == ({}, 0)
     assert "reason=failed" in mux.lines[-1]
@@ -274,11 +274,11 @@ def test_tcpmux_waits_for_a_name_that_decides(name: str | None) -> None:
     assert (list(made.keeper.sessions), made.entrance.door.open, made.budget.open) == ([1], 1, 1)
     assert (made.reactor.readers, made.lines) == (set(), [])
     session = made.keeper.sessions[1]
-    assert session.facts()["state"] == "host-name"
+    assert session.info()["state"] == "host-name"
     made.names.answer(name)
     assert made.client.recv(100) == b"all\n"
     if name:
-        assert session.facts()["state"] == "service-name"
+        assert session.info()["state"] == "service-name"
         made.send(b"score\r\n")
         assert made.client.recv(100) == b"+Go\r\n"
     made.reactor.advance(2)

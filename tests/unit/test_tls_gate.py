@@ -80,7 +80,7 @@ class _Gates:
         commit = self.side.prepare(service)
         commit()
         self.keeper.retune(service)
-        self.keeper.serve_by(self.side.around(self.factory), TlsWrapper if self.side.handshakes else None)
+        self.keeper.replace_factory(self.side.around(self.factory), TlsWrapper if self.side.handshakes else None)
 
 
 class _Connection:
@@ -146,7 +146,7 @@ def test_a_log_without_clients_has_no_subject() -> None:
     for gates in (_Gates(secured(**options, log_on_success="EXIT")), _Gates(secured(**options), short=True)):
         connection = gates.connect(ANNA).shake()
         assert "subject" not in gates.lines[0]
-        assert "subject" not in connection.gate.facts()
+        assert "subject" not in connection.gate.info()
 
 
 @pytest.mark.parametrize("first", ["name", "handshake"])
@@ -275,7 +275,7 @@ def test_the_first_byte_is_the_first_behind_the_handshake() -> None:
 def test_first_byte_timeout_ends_a_handshake() -> None:
     """As the deadline that it is."""
     gates = _Gates(secured("echo 7/tcp first_byte_timeout=2s"))
-    gates.keeper.keep_time(gates.clock.callLater)
+    gates.keeper.start_timeouts(gates.clock.callLater)
     connection = gates.connect()
     connection.says()
     gates.clock.pump([0.1] * 25)
@@ -287,7 +287,7 @@ def test_first_byte_timeout_ends_a_handshake() -> None:
 def test_idle_timeout_looks_at_the_wire() -> None:
     """Whatever moves in TLS is a sign of life, and nothing else is."""
     gates = _Gates(secured("echo 7/tcp idle_timeout=2s"))
-    gates.keeper.keep_time(gates.clock.callLater)
+    gates.keeper.start_timeouts(gates.clock.callLater)
     talking, silent = gates.connect().shake(), gates.connect().shake()
     for _ in range(30):
         gates.clock.pump([0.1])
@@ -311,9 +311,9 @@ def test_a_handshake_that_is_never_done() -> None:
 def test_what_is_known_of_a_connection() -> None:
     """Its TLS and its client's subject, where the service asks for one."""
     connection = _Gates(secured(tls_client_ca="/c/clients")).connect(ANNA)
-    facts = connection.gate.facts()
+    facts = connection.gate.info()
     assert (facts["tls"], facts["state"]) == ("handshake", "handshake")
-    facts = connection.shake().gate.facts()
+    facts = connection.shake().gate.info()
     assert facts["state"] == "open"
     assert (facts["tls"], facts["sni"], facts["subject"]) == ("TLSv1.3", "localhost", "CN=anna.example.org")
     assert facts["cipher"].startswith("TLS_AES_")

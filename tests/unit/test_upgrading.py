@@ -92,14 +92,14 @@ class _Runner:
     """Who runs the process."""
 
     def __init__(self) -> None:
-        self.hindrance = ""
+        self.upgrade_blocker = ""
         self.told: list[str] = []
 
-    def replaced(self) -> None:
+    def upgraded(self) -> None:
         """As told."""
         self.told.append("replaced")
 
-    def kept(self) -> None:
+    def upgrade_failed(self) -> None:
         """As told."""
         self.told.append("kept")
 
@@ -364,10 +364,10 @@ def test_what_makes_no_sense_is_declined(old: _Old, monkeypatch: pytest.MonkeyPa
     for seconds in (0, -1, float("nan"), float("inf")):
         with pytest.raises(CommandError, match="seconds to be ready"):
             old.upgrader.upgrade(seconds=seconds)
-    old.runner.hindrance = "no"
+    old.runner.upgrade_blocker = "no"
     old.upgrader.upgrade().addBoth(old.answers.append)
     assert old.reason == "no"
-    old.runner.hindrance = ""
+    old.runner.upgrade_blocker = ""
 
     def no_more(*_arguments: Any) -> None:
         raise OSError(errno.EAGAIN, "too many processes")
@@ -420,7 +420,7 @@ def test_the_pid_file_changes_hands(tmp_path: Path) -> None:
     path = tmp_path / "svcd.pid"
     path.write_text("1")
     new: dict[str, Any] = {"pidfile": str(path), "uid": os.geteuid(), "gid": None}
-    Twistd.stand_aside(new)
+    Twistd.use_temporary_pid_file(new)
     assert new == {"pidfile": f"{path}.new", "uid": None, "gid": None, FOLLOWS_USER: os.geteuid() != 0}
     (tmp_path / "svcd.pid.new").write_text("2")
     Twistd(new).take_over()
@@ -432,11 +432,11 @@ def test_the_pid_file_changes_hands(tmp_path: Path) -> None:
     old = {"pidfile": str(path)}
     twistd = Twistd(old)
     (tmp_path / "svcd.pid.new").write_text("3")
-    twistd.kept()
+    twistd.upgrade_failed()
     assert (path.read_text(), [each.name for each in tmp_path.iterdir()]) == (str(os.getpid()), [path.name])
-    twistd.replaced()
+    twistd.upgraded()
     assert old["pidfile"] == ""
-    twistd.kept()
+    twistd.upgrade_failed()
 
 
 def test_a_pid_file_that_can_not_be_taken_over_is_told(tmp_path: Path) -> None:
@@ -452,7 +452,7 @@ def test_a_pid_file_that_can_not_be_taken_over_is_told(tmp_path: Path) -> None:
 def test_another_user_stays_another_one() -> None:
     """Root that was not given up yet is given up as it was said."""
     options = {"pidfile": "", "uid": os.geteuid() + 1, "gid": None}
-    Twistd.stand_aside(options)
+    Twistd.use_temporary_pid_file(options)
     assert options["uid"] == os.geteuid() + 1
 
 
@@ -462,13 +462,13 @@ def test_who_is_watched_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("container", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(twistd, "_CONTAINER_FILES", ())
-    assert Twistd({}).hindrance == ""
-    assert "systemctl restart" in Twistd({}, managed=True).hindrance
-    assert "chroot" in Twistd({"chroot": "/srv"}).hindrance
+    assert Twistd({}).upgrade_blocker == ""
+    assert "systemctl restart" in Twistd({}, managed=True).upgrade_blocker
+    assert "chroot" in Twistd({"chroot": "/srv"}).upgrade_blocker
     monkeypatch.setenv("SYSTEMD_EXEC_PID", "1")
-    assert Twistd({}).hindrance == ""
+    assert Twistd({}).upgrade_blocker == ""
     monkeypatch.setenv("SYSTEMD_EXEC_PID", str(os.getpid()))
-    assert "systemctl restart" in Twistd({}).hindrance
+    assert "systemctl restart" in Twistd({}).upgrade_blocker
 
 
 def test_a_container_is_restarted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -477,15 +477,15 @@ def test_a_container_is_restarted(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(twistd, "_CONTAINER_FILES", (str(tmp_path / "mark"),))
     monkeypatch.setattr(twistd, "_CONTAINER_VARIABLES", ())
     monkeypatch.setattr(os, "getppid", lambda: 1)
-    assert Twistd({"nodaemon": True}).hindrance == ""
+    assert Twistd({"nodaemon": True}).upgrade_blocker == ""
     (tmp_path / "mark").touch()
-    assert "restart the container" in Twistd({"nodaemon": True}).hindrance
-    assert Twistd({"nodaemon": True}, successor=True).hindrance == ""
-    assert Twistd({"nodaemon": False}).hindrance == ""
+    assert "restart the container" in Twistd({"nodaemon": True}).upgrade_blocker
+    assert Twistd({"nodaemon": True}, successor=True).upgrade_blocker == ""
+    assert Twistd({"nodaemon": False}).upgrade_blocker == ""
     monkeypatch.setattr(os, "getppid", lambda: 7)
-    assert Twistd({"nodaemon": True}).hindrance == ""
+    assert Twistd({"nodaemon": True}).upgrade_blocker == ""
     monkeypatch.setattr(os, "getpid", lambda: 1)
-    assert "docker restart" in Twistd({}, managed=True).hindrance
+    assert "docker restart" in Twistd({}, managed=True).upgrade_blocker
 
 
 def test_an_unknown_user_is_told() -> None:
