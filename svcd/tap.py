@@ -19,7 +19,7 @@ from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.control.commands import Commands
 from svcd.control.server import ControlFactory, ControlService
 from svcd.daemon.daemon import Daemon, not_started
-from svcd.daemon.startup import connection_limit, inherited_stock, own_program
+from svcd.daemon.startup import connection_limit, inherited_socket_pool, own_program
 from svcd.daemon.twistd import Twistd, check_account, check_pid_file
 from svcd.defaults import DEFAULT_NAME, SERVICES_FILE
 from svcd.errors import ConfigError, FaultError, ListenErrors, StartFailure
@@ -136,7 +136,7 @@ class Options(usage.Options):
     ]
     compData = usage.Completions(optActions={"services": usage.CompleteFiles()})
     log_output: LogSetup
-    predecessor: OldDaemon | None = None
+    old_daemon: OldDaemon | None = None
     #: Whether the daemon runs, and will fork no more.
     started = False
 
@@ -148,7 +148,7 @@ class Options(usage.Options):
     @property
     def handover(self) -> Handover | None:
         """What the daemon before this one has told."""
-        return None if self.predecessor is None else self.predecessor.handover
+        return None if self.old_daemon is None else self.old_daemon.handover
 
     def opt_version(self) -> None:
         """Display the version of svcd and exit."""
@@ -183,7 +183,7 @@ class Options(usage.Options):
         parent: Any = self.parent or {}
         # A thread does not survive the fork of a daemon that leaves the terminal: what it imports is waited for. A new
         # daemon of an upgrade waits, too: the old one serves meanwhile.
-        waits = not self.started and (self.predecessor is not None or not parent.get("nodaemon"))
+        waits = not self.started and (self.old_daemon is not None or not parent.get("nodaemon"))
         wait = None if checking or waits else _IMPORT_SECONDS
         trial_wait = None if checking else _IMPORT_SECONDS
         user = "" if parent.get("uid") is None else str(parent["uid"])
@@ -215,7 +215,7 @@ class Options(usage.Options):
             which = "some services" if desired.endpoints else "the services"
             code = reasons.exit_code if not (self["check"] or self["strict"]) else FaultError.exit_code
             raise StartFailure(code, f"{which} can't be served", str(reasons).splitlines())
-        if self.predecessor is not None and not desired.endpoints and not desired.faulty:
+        if self.old_daemon is not None and not desired.endpoints and not desired.faulty:
             # As a reload: a truncated file is no instruction.
             reason = "no service is enabled in the services file; to serve nothing, stop svcd and start it"
             print(reason, file=sys.stderr)
@@ -245,8 +245,8 @@ class Options(usage.Options):
         parent: dict[str, Any] = self.parent if self.parent is not None else {}
         if self["log-format"] == "journald" and any(parent.get(name) for name in ("logfile", "syslog", "logger")):
             raise usage.UsageError("--log-format journald is a place too; leave out --logfile, --syslog and --logger")
-        self.predecessor = OldDaemon.from_environment(os.environ, os.getpid())
-        if self.predecessor is not None:
+        self.old_daemon = OldDaemon.from_environment(os.environ, os.getpid())
+        if self.old_daemon is not None:
             Twistd.use_temporary_pid_file(parent)
         self.log_output = LogSetup(parent, self["log-format"], short=self["log-addresses"] == "short")
         check_pid_file(parent)
@@ -302,13 +302,13 @@ def _daemon(options: Options) -> Daemon:
     use_monotonic_time(reactor)
 
     parent: Any = {} if options.parent is None else options.parent
-    ledger, began = MetricsRegistry(), time.monotonic()
+    registry, began = MetricsRegistry(), time.monotonic()
     desired = options.services()
-    ledger.config_seconds = time.monotonic() - began
+    registry.config_seconds = time.monotonic() - began
     # Before twistd leaves the terminal: what is meant for this process is not meant for the one that it becomes.
     manager = ServiceManager.from_environment(os.environ, os.getpid())
-    stock = inherited_stock(os.environ, os.getpid(), options.handover)
-    if not stock:
+    socket_pool = inherited_socket_pool(os.environ, os.getpid(), options.handover)
+    if not socket_pool:
         _check_listening(desired, options, parent)
     # Before the limit of open files is raised.
     account = account_of(parent, options.handover)
@@ -316,37 +316,37 @@ def _daemon(options: Options) -> Daemon:
     supervisor = Supervisor(
         reactor,
         desired,
-        _surroundings(reactor, options.files, budget, ledger),
-        options.log_output.journal,
+        _dependencies(reactor, options.files, budget, registry),
+        options.log_output.log_writer,
         budget,
         account,
         GlobalLimit(options["max-connections"]),
-        ledger,
+        registry,
         manager,
-        stock,
+        socket_pool,
         strict=bool(options["strict"]),
     )
     reloader = _reloader(supervisor, options, reactor)
-    twistd = Twistd(parent, managed=manager.present, successor=options.predecessor is not None)
-    daemon = Daemon(reactor, supervisor, reloader, options.log_output, twistd, options.predecessor)
+    twistd = Twistd(parent, managed=manager.present, new_daemon=options.old_daemon is not None)
+    daemon = Daemon(reactor, supervisor, reloader, options.log_output, twistd, options.old_daemon)
     upgrader = Upgrader(reactor, supervisor, reloader, own_program(parent, os.environ, account), twistd, daemon.stop)
     commands = Commands(supervisor, reloader, upgrader, daemon.stop, _facts(reactor, options, account))
-    control = _control(options, commands, account, reactor, supervisor.store, stock)
+    control = _control(options, commands, account, reactor, supervisor.store, socket_pool)
     _join(daemon, control, reloader, upgrader)
     return daemon
 
 
-def _surroundings(
+def _dependencies(
     reactor: Any,  # noqa: ANN401
     files: LocalFiles,
     budget: DescriptorBudget,
-    ledger: MetricsRegistry,
+    registry: MetricsRegistry,
 ) -> ServiceDependencies:
     """What services need; each user of name lookups gets threads of its own."""
     reactor.installNameResolver(PooledResolver(reactor))
     names = ReverseResolver(reactor, reactor)
     return ServiceDependencies(
-        reactor, names, files, budget, ledger, partial(client_endpoint, reactor, redirect_lookups())
+        reactor, names, files, budget, registry, partial(client_endpoint, reactor, redirect_lookups())
     )
 
 
@@ -387,14 +387,14 @@ def _control(
     account: DaemonAccount,
     reactor: Any,  # noqa: ANN401 - several interfaces
     store: FdStore,
-    stock: SocketPool,
+    socket_pool: SocketPool,
 ) -> ControlService | None:
     """What lets the daemon be controlled, where that was not declined."""
     path, named = options["control"], options["control"] is not None
     make = None
     if not named:
         # With --uid the new daemon of an upgrade has other usual places than the first.
-        path = stock.control_path
+        path = socket_pool.control_path
         place = None if path else _usual_place(account)
         if place is not None:
             path, make = place.path, partial(make_folder, place, account.user, account.group)
@@ -403,7 +403,7 @@ def _control(
     users = frozenset({0, os.geteuid(), *([account.user] if account.user is not None else [])})
     path = os.path.abspath(path)  # noqa: PTH100 - a daemon changes its folder
     factory = ControlFactory(commands.table(), users, reactor)
-    opened = stock.take_control(path)
+    opened = socket_pool.take_control(path)
     return ControlService(
         reactor, path, factory, store, needed=named, opened=opened, owner=account.user, make_folder=make
     )

@@ -54,11 +54,11 @@ __all__ = [
     "StreamDouble",
     "config_of",
     "counted",
+    "dependencies",
     "keeping",
     "problems_of",
     "read_files",
     "service_of",
-    "surroundings",
 ]
 
 ReaderT = TypeVar("ReaderT")
@@ -295,12 +295,12 @@ class _Descriptors:
         """One less."""
 
 
-def surroundings(
+def dependencies(
     clock: IReactorTime,
     files: FakeFiles | None = None,
     descriptors: DescriptorCounter | None = None,
     endpoint: FakeEndpoint | None = None,
-    ledger: MetricsRegistry | None = None,
+    registry: MetricsRegistry | None = None,
 ) -> ServiceDependencies:
     """Surroundings of a service under test."""
     return ServiceDependencies(
@@ -308,16 +308,16 @@ def surroundings(
         FakeNames(),
         files or FakeFiles(),
         descriptors or _Descriptors(),
-        ledger or MetricsRegistry(),
+        registry or MetricsRegistry(),
         lambda _server, _timeout, _descriptors: endpoint or FakeEndpoint(),  # type: ignore[arg-type,return-value]
     )
 
 
-def counted(ledger: MetricsRegistry, about: ServiceInfo) -> ServiceCounters:
+def counted(registry: MetricsRegistry, about: ServiceInfo) -> ServiceCounters:
     """The tally of one more service, which is described to the ledger."""
-    known = [each.about for each in ledger.snapshot().services]
-    ledger.describe([*known, about])
-    return ledger.tally(about.id)
+    known = [each.about for each in registry.snapshot().services]
+    registry.describe([*known, about])
+    return registry.counters(about.id)
 
 
 class FakeReactor(Clock):
@@ -570,14 +570,14 @@ class ManagerDouble(ServiceManager):
 
 
 def open_all(
-    endpoints: Iterable[Endpoint], stock: SocketPool | None = None, store: FdStore | None = None
+    endpoints: Iterable[Endpoint], socket_pool: SocketPool | None = None, store: FdStore | None = None
 ) -> list[ListeningSocket]:
     """Open the sockets of endpoints; without one of them there are none.
 
     Raises:
         ListenErrors: one can't be had.
     """
-    opened, errors = open_sockets(endpoints, stock, store)
+    opened, errors = open_sockets(endpoints, socket_pool, store)
     if errors:
         for each in opened:
             (store or FdStore(ServiceManager())).leave(each)

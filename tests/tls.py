@@ -143,8 +143,8 @@ class TlsPair:
         self.clock = FakeReactor()
         self.client = client or TlsClient()
         self.inner = Protocol() if inner is None else inner
-        self.tally = ServiceCounters(ServiceInfo("echo/tcp", "echo"), lambda _ended: None, self.clock.seconds)
-        handshakes = HandshakeTracker(_server(**options), self.tally, self.clock, partial(self.clock.callLater, 0))
+        self.counters = ServiceCounters(ServiceInfo("echo/tcp", "echo"), lambda _ended: None, self.clock.seconds)
+        handshakes = HandshakeTracker(_server(**options), self.counters, self.clock, partial(self.clock.callLater, 0))
         self.tls = TlsProtocol(handshakes, lambda: self.inner)
         self.below = StreamDouble(self.tls, room=room)
         self.tls.makeConnection(self.below)

@@ -40,10 +40,10 @@ class ConnectionSlot:
         source: what the connection counts for; None where sources are not counted.
     """
 
-    __slots__ = ("_door", "needs_host_name", "peer", "source")
+    __slots__ = ("_admission", "needs_host_name", "peer", "source")
 
-    def __init__(self, door: Admission, peer: str, source: int | None, awaits_name: bool) -> None:
-        self._door = door
+    def __init__(self, admission: Admission, peer: str, source: int | None, awaits_name: bool) -> None:
+        self._admission = admission
         self.peer = peer
         self.source = source
         self.needs_host_name = awaits_name
@@ -51,14 +51,14 @@ class ConnectionSlot:
     def check_host_name(self, name: str | None) -> Refusal | None:
         """The client's name, found and confirmed, or None if there is none; with a Refusal the Ticket is released."""
         self.needs_host_name = False
-        refusal = self._door.judge(self.peer, name)
+        refusal = self._admission.judge(self.peer, name)
         if refusal is not None:
             self.release()
         return refusal
 
     def release(self) -> None:
         """The connection is over. Later calls do nothing: the ways in which a connection can end may cross."""
-        self._door.release(self)
+        self._admission.release(self)
 
 
 class Admission:
@@ -66,18 +66,18 @@ class Admission:
 
     Args:
         rules: the service's.
-        hall: shared with all services.
+        global_limit: shared with all services.
         wall: the time of day, in seconds since 1970, for access_times.
         load: the load average, for max_load. Both are called for each client, so they should be cheap.
     """
 
     __slots__ = ("_entry", "_here", "_load", "_meter", "_most", "_most_here", "_open", "_out", "_refusals",
-                 "_sources", "_wall", "hall", "rules")  # fmt: skip
+                 "_sources", "_wall", "global_limit", "rules")  # fmt: skip
 
     def __init__(
-        self, rules: AccessRules, hall: GlobalLimit, *, wall: Callable[[], float], load: Callable[[], float]
+        self, rules: AccessRules, global_limit: GlobalLimit, *, wall: Callable[[], float], load: Callable[[], float]
     ) -> None:
-        self.hall = hall
+        self.global_limit = global_limit
         self._wall = wall
         self._load = load
         # In their order; as keys of a dict they cost a third of what a set does.
@@ -101,8 +101,8 @@ class Admission:
         self._most_here = rules.per_source
         # By source: how many are in; empty where that does not matter.
         self._here: dict[int, int] = {}
-        for ticket in self._out:
-            ticket.source = None if self._most_here is None else self._enter(self._source(ticket.peer))
+        for slot in self._out:
+            slot.source = None if self._most_here is None else self._enter(self._source(slot.peer))
         # Nothing to be asked but whether the hall is full.
         self._open = (
             self._entry.acl is None
@@ -111,7 +111,7 @@ class Admission:
             and rules.instances is None
             and rules.per_source is None
         )
-        self.hall.look(self)
+        self.global_limit.look(self)
 
     @property
     def open(self) -> int:
@@ -121,11 +121,11 @@ class Admission:
     @property
     def full(self) -> bool:
         """Whether nobody can come in now, whoever it is: for a listener that rather rests than refuses."""
-        return len(self._out) >= self._most or self.hall.open >= self.hall.limit
+        return len(self._out) >= self._most or self.global_limit.open >= self.global_limit.limit
 
     def when_room(self, go_on: Callable[[], None] | None) -> None:
         """Call `go_on` once as soon as this is not full, at once if it isn't; None to be called no longer."""
-        self.hall.wait(self, go_on)
+        self.global_limit.wait(self, go_on)
 
     def open_from(self, peer: str) -> int:
         """How many of a peer's source are in, where sources are counted.
@@ -147,13 +147,13 @@ class Admission:
         """
         if not self._open:
             return self._examine(peer, now)
-        hall = self.hall
-        if hall.open >= hall.limit:
-            return hall.refusal
-        hall.open += 1
-        ticket = ConnectionSlot(self, peer, None, False)
-        self._out[ticket] = None
-        return ticket
+        global_limit = self.global_limit
+        if global_limit.open >= global_limit.limit:
+            return global_limit.refusal
+        global_limit.open += 1
+        slot = ConnectionSlot(self, peer, None, False)
+        self._out[slot] = None
+        return slot
 
     def _examine(self, peer: str, now: float) -> ConnectionSlot | Refusal:
         number = address_number(peer)
@@ -170,16 +170,16 @@ class Admission:
             refusal = self._meter.take(source, now)
         if refusal is not None:
             return refusal
-        self.hall.open += 1
+        self.global_limit.open += 1
         counted = None if self._most_here is None else self._enter(source)
-        ticket = ConnectionSlot(self, peer, counted, awaits_name)
-        self._out[ticket] = None
-        return ticket
+        slot = ConnectionSlot(self, peer, counted, awaits_name)
+        self._out[slot] = None
+        return slot
 
     def _crowded(self, source: int) -> Refusal | None:
-        hall = self.hall
-        if hall.open >= hall.limit:
-            return hall.refusal
+        global_limit = self.global_limit
+        if global_limit.open >= global_limit.limit:
+            return global_limit.refusal
         if len(self._out) >= self._most:
             return self._refusals[RefusalReason.INSTANCES]
         if self._most_here is not None and self._here.get(source, 0) >= self._most_here:
@@ -198,15 +198,15 @@ class Admission:
         acl = self._entry.acl
         return None if acl is None else acl.by_name(address_number(peer), name).refusal
 
-    def release(self, ticket: ConnectionSlot) -> None:
+    def release(self, slot: ConnectionSlot) -> None:
         """Ticket.release()."""
-        if ticket not in self._out:
+        if slot not in self._out:
             return
-        del self._out[ticket]
-        if ticket.source is not None:
-            here = self._here[ticket.source] - 1
+        del self._out[slot]
+        if slot.source is not None:
+            here = self._here[slot.source] - 1
             if here:
-                self._here[ticket.source] = here
+                self._here[slot.source] = here
             else:
-                del self._here[ticket.source]
-        self.hall.leave(self)
+                del self._here[slot.source]
+        self.global_limit.leave(self)

@@ -69,49 +69,49 @@ class ExplainQuery:
     datagram: bool = False
 
 
-def explain(rules: AccessRules, visit: ExplainQuery, door: Admission | None = None) -> list[Step]:
+def explain(rules: AccessRules, query: ExplainQuery, admission: Admission | None = None) -> list[Step]:
     """What a visit meets, up to the step that refuses it.
 
     Args:
         rules: the service's.
-        visit: who and when.
-        door: of the running service, for what its counts say now; None where only the file is known.
+        query: who and when.
+        admission: of the running service, for what its counts say now; None where only the file is known.
 
     Raises:
         ValueError: the visit's peer is no address.
     """
     steps = []
-    for step in _steps(rules, visit, door):
+    for step in _steps(rules, query, admission):
         steps.append(step)
         if step.outcome is StepOutcome.REFUSES:
             break
     return steps
 
 
-def _steps(rules: AccessRules, visit: ExplainQuery, door: Admission | None) -> Iterator[Step]:
-    yield from _proxy(rules, visit)
+def _steps(rules: AccessRules, query: ExplainQuery, admission: Admission | None) -> Iterator[Step]:
+    yield from _proxy(rules, query)
     # Of a sender no name is looked up.
-    acl = Acl(replace(rules, resolved={}) if visit.datagram and rules.resolved is None else rules)
-    yield _address(acl, visit)
+    acl = Acl(replace(rules, resolved={}) if query.datagram and rules.resolved is None else rules)
+    yield _address(acl, query)
     if rules.access_times:
         timetable = Timetable(rules.access_times, rules.zone)
-        text = f"the clock shows {timetable.wall(visit.moment):%H:%M}"
-        yield Step(RefusalReason.TIME, _outcome(timetable.is_open(visit.moment)), text, rules.rule("access_times"))
+        text = f"the clock shows {timetable.wall(query.moment):%H:%M}"
+        yield Step(RefusalReason.TIME, _outcome(timetable.is_open(query.moment)), text, rules.rule("access_times"))
     if rules.max_load is not None:
-        passes = None if visit.load is None else visit.load < rules.max_load
-        text = "the load is not known" if visit.load is None else f"the load is {visit.load:.2f}"
+        passes = None if query.load is None else query.load < rules.max_load
+        text = "the load is not known" if query.load is None else f"the load is {query.load:.2f}"
         yield Step(RefusalReason.LOAD, _outcome(passes), text, rules.rule("max_load"))
-    if not visit.datagram:
-        yield from _counts(rules, visit, door)
+    if not query.datagram:
+        yield from _counts(rules, query, admission)
     for reason in (RefusalReason.RATE, RefusalReason.PER_SOURCE_RATE):
         if getattr(rules, reason) is not None:
             yield Step(reason, StepOutcome.DEPENDS, "on how many have come just before", rules.rule(reason))
-    if acl.by_address(address_number(visit.peer)).by_name:
-        yield _name(acl, visit)
+    if acl.by_address(address_number(query.peer)).by_name:
+        yield _name(acl, query)
 
 
-def _proxy(rules: AccessRules, visit: ExplainQuery) -> Iterator[Step]:
-    number = address_number(visit.peer)
+def _proxy(rules: AccessRules, query: ExplainQuery) -> Iterator[Step]:
+    number = address_number(query.peer)
     for source, rule in rules.entries("proxy_protocol"):
         if source.first <= number <= source.last:
             text = "on whom its header names; without that on itself"
@@ -123,9 +123,9 @@ def _outcome(passes: bool | None) -> StepOutcome:
     return StepOutcome.DEPENDS if passes is None else StepOutcome.PASSES if passes else StepOutcome.REFUSES
 
 
-def _address(acl: Acl, visit: ExplainQuery) -> Step:
-    number = address_number(visit.peer)
-    if visit.datagram and is_nobody(number):
+def _address(acl: Acl, query: ExplainQuery) -> Step:
+    number = address_number(query.peer)
+    if query.datagram and is_nobody(number):
         return Step(NOBODY.reason, StepOutcome.REFUSES, NOBODY.text, NOBODY.rule)
     verdict = acl.by_address(number)
     if verdict.by_name:
@@ -137,31 +137,36 @@ def _address(acl: Acl, visit: ExplainQuery) -> Step:
     return Step(RefusalReason.ADDRESS, StepOutcome.PASSES, text, verdict.rule)
 
 
-def _counts(rules: AccessRules, visit: ExplainQuery, door: Admission | None) -> Iterator[Step]:
-    if door is not None:
-        hall, refusal = door.hall, door.hall.refusal
-        yield Step(refusal.reason, _outcome(hall.open < hall.limit), f"{hall.open} are in, all services", refusal.rule)
+def _counts(rules: AccessRules, query: ExplainQuery, admission: Admission | None) -> Iterator[Step]:
+    if admission is not None:
+        global_limit, refusal = admission.global_limit, admission.global_limit.refusal
+        yield Step(
+            refusal.reason,
+            _outcome(global_limit.open < global_limit.limit),
+            f"{global_limit.open} are in, all services",
+            refusal.rule,
+        )
     for reason, limit in ((RefusalReason.INSTANCES, rules.instances), (RefusalReason.PER_SOURCE, rules.per_source)):
         if limit is None:
             continue
-        if door is None:
+        if admission is None:
             yield Step(reason, StepOutcome.DEPENDS, "on how many are in", rules.rule(reason))
             continue
-        count = door.open if reason is RefusalReason.INSTANCES else door.open_from(visit.peer)
+        count = admission.open if reason is RefusalReason.INSTANCES else admission.open_from(query.peer)
         yield Step(reason, _outcome(count < limit), f"{count} are in", rules.rule(reason))
 
 
-def _name(acl: Acl, visit: ExplainQuery) -> Step:
-    verdict = acl.by_name(address_number(visit.peer), visit.name)
-    if not visit.looked_up:
+def _name(acl: Acl, query: ExplainQuery) -> Step:
+    verdict = acl.by_name(address_number(query.peer), query.name)
+    if not query.looked_up:
         return Step(
             RefusalReason.NAME, StepOutcome.DEPENDS, "on the host name, which has not been looked up", verdict.rule
         )
     if verdict.refusal is not None:
         # Without an entry that names it, it is the address that is refused.
         return Step(verdict.refusal.reason, StepOutcome.REFUSES, verdict.refusal.text, verdict.rule)
-    if not visit.name:
+    if not query.name:
         text = "it has no host name: its address decides"
     else:
-        text = f"{visit.name}: {verdict.rule.text} admits it" if verdict.rule else f"nothing refuses {visit.name}"
+        text = f"{query.name}: {verdict.rule.text} admits it" if verdict.rule else f"nothing refuses {query.name}"
     return Step(RefusalReason.NAME, StepOutcome.PASSES, text, verdict.rule)

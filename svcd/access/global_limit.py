@@ -57,26 +57,26 @@ class GlobalLimit:
         self.refusal = Refusal(RefusalReason.GLOBAL, f"{most} connections are open in all", rule)
         self._wake(list(self._waiting))
 
-    def wait(self, door: _Door, go_on: Callable[[], None] | None) -> None:
+    def wait(self, admission: _Door, go_on: Callable[[], None] | None) -> None:
         """Call `go_on` once as soon as a door is not full, perhaps at once; None to wait no longer."""
         if go_on is None:
-            self._waiting.pop(door, None)
+            self._waiting.pop(admission, None)
         else:
-            self._waiting[door] = go_on
-            self._wake([door])
+            self._waiting[admission] = go_on
+            self._wake([admission])
 
-    def look(self, door: _Door) -> None:
+    def look(self, admission: _Door) -> None:
         """A door's own limit may have risen."""
-        self._wake([door])
+        self._wake([admission])
 
-    def leave(self, door: _Door) -> None:
+    def leave(self, admission: _Door) -> None:
         """A connection that came by a door is gone."""
         self.open -= 1
         if self._waiting:
             # Room in the hall is room for everybody, room behind a door for those before it.
-            self._wake(list(self._waiting) if self.open + 1 >= self.limit else [door])
+            self._wake(list(self._waiting) if self.open + 1 >= self.limit else [admission])
 
-    def _wake(self, doors: list[_Door]) -> None:
-        for door in doors:
-            if door in self._waiting and not door.full:
-                self._waiting.pop(door)()
+    def _wake(self, admissions: list[_Door]) -> None:
+        for admission in admissions:
+            if admission in self._waiting and not admission.full:
+                self._waiting.pop(admission)()

@@ -95,7 +95,7 @@ def explanation(
         rules = replace(rules, resolved={name: _numbers(name, addresses_of) for name in rules.host_names})
     datagram = service.net.shape is SocketType.DATAGRAM
     looked_up = Acl(rules).by_address(address_number(peer)).by_name
-    visit = ExplainQuery(
+    query = ExplainQuery(
         peer=peer,
         moment=moment_of(at, rules),
         name=host_of(unmapped(peer)) if looked_up and peer else None,
@@ -104,8 +104,8 @@ def explanation(
         load=os.getloadavg()[0] if at is None else None,
         datagram=datagram,
     )
-    steps = explain(rules, visit)
-    clock = datetime.fromtimestamp(visit.moment, rules.zone)
+    steps = explain(rules, query)
+    clock = datetime.fromtimestamp(query.moment, rules.zone)
     zone = service.options.access_zone or clock.astimezone().tzname()
     kind = "a datagram" if datagram else "a connection"
     head = f"{kind} to {service.id} from {address}, {clock:%a %Y-%m-%d %H:%M} {zone}:"

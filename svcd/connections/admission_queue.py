@@ -51,11 +51,11 @@ class Reception:
 
     Args:
         reactor: watches descriptors and time.
-        journal: where refusals are told.
+        log_writer: where refusals are told.
         files: reads banners.
         budget: how many descriptors there are.
-        hall: all connections of the daemon.
-        ledger: where connections and refusals are counted; by default for nobody to see.
+        global_limit: all connections of the daemon.
+        registry: where connections and refusals are counted; by default for nobody to see.
         wall: the time of day, in seconds since 1970, for access_times.
         load: the load average, for max_load.
 
@@ -66,23 +66,23 @@ class Reception:
     def __init__(
         self,
         reactor: FdReactor,
-        journal: LogWriter,
+        log_writer: LogWriter,
         files: FileReader,
         budget: DescriptorBudget,
-        hall: GlobalLimit,
+        global_limit: GlobalLimit,
         *,
-        ledger: MetricsRegistry | None = None,
+        registry: MetricsRegistry | None = None,
         wall: Callable[[], float] = time.time,
         load: Callable[[], float] | None = None,
     ) -> None:
         self.reactor = reactor
-        self.journal = journal
+        self.log_writer = log_writer
         self.budget = budget
-        self.hall = hall
-        self.farewells = LingeringCloser(reactor, budget)
-        self.lobby = HeaderQueue(reactor, budget)
+        self.global_limit = global_limit
+        self.lingering_closer = LingeringCloser(reactor, budget)
+        self.header_queue = HeaderQueue(reactor, budget)
         self._files = files
-        self._ledger = ledger or MetricsRegistry()
+        self._registry = registry or MetricsRegistry()
         self._wall = wall
         self._load = load or LoadAverage()
         self.hosts = HostAddresses(reactor)
@@ -102,14 +102,14 @@ class Reception:
         names = service.net.shape is SocketType.DATAGRAM and not service.net.local
         return rules_of(service).host_names if names else frozenset()
 
-    def entrance(self, service: Service) -> ServiceAdmission:
+    def service_admission(self, service: Service) -> ServiceAdmission:
         """The entrance of a service.
 
         Raises:
             OSError, KeyError: a banner can't be read any more, or the machine has lost a time zone.
         """
-        door = Admission(self.rules(service), self.hall, wall=self._wall, load=self._load)
-        return ServiceAdmission(self, service, door, self._texts(service), self._ledger.tally(service.id))
+        admission = Admission(self.rules(service), self.global_limit, wall=self._wall, load=self._load)
+        return ServiceAdmission(self, service, admission, self._texts(service), self._registry.counters(service.id))
 
     def answering(self, service: Service) -> DatagramFilter:
         """What decides which questions of a datagram service are answered.
@@ -119,13 +119,13 @@ class Reception:
         """
         return DatagramFilter(self.rules(service), wall=self._wall, load=self._load)
 
-    def prepare(self, entrance: ServiceAdmission, service: Service) -> Callable[[], None]:
+    def prepare(self, service_admission: ServiceAdmission, service: Service) -> Callable[[], None]:
         """Read what an entrance needs for other options; returns what lets them hold. Who is in stays in.
 
         Raises:
             OSError, KeyError: as for a new one.
         """
-        return partial(entrance.retune, service, self.rules(service), self._texts(service))
+        return partial(service_admission.retune, service, self.rules(service), self._texts(service))
 
     def _texts(self, service: Service) -> dict[str, bytes]:
         return {
@@ -141,12 +141,12 @@ class ServiceAdmission:
     Args:
         reception: what it shares with others.
         service: whose it is.
-        door: decides.
+        admission: decides.
         texts: of the banners, by option.
-        tally: counts those who are refused, and for the keeper of the others those.
+        counters: counts those who are refused, and for the keeper of the others those.
 
     Attributes:
-        door, tally: as given.
+        admission, counters: as given.
         welcome: what those who are let in get first.
         farewell: what those who are refused get.
         counts: the refusals so far, by reason.
@@ -156,21 +156,21 @@ class ServiceAdmission:
         self,
         reception: Reception,
         service: Service,
-        door: Admission,
+        admission: Admission,
         texts: Mapping[str, bytes],
-        tally: ServiceCounters,
+        counters: ServiceCounters,
     ) -> None:
-        self.door = door
-        self.tally = tally
-        self.farewells = reception.farewells
+        self.admission = admission
+        self.counters = counters
+        self.lingering_closer = reception.lingering_closer
         self._reactor = reception.reactor
         self._share = reception.budget.share(service.id)
         self._queue: dict[Callable[[], None], None] = {}
         self._ports: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self._resting = False
         self._pressing: IDelayedCall | None = None
-        self._journal = reception.journal
-        self._summary = RefusalAggregator(tally.refused)
+        self._log_writer = reception.log_writer
+        self._summary = RefusalAggregator(counters.refused)
         self._timer: IDelayedCall | None = None
         self.counts = self._summary.counts
         self._tune(service, texts)
@@ -188,14 +188,14 @@ class ServiceAdmission:
         """Make the line of refusals anew, or none, by the service's options and the log's level."""
         logged = self._service.options.log_on_failure
         variables = ("reason", "count", "rule", *(["peer"] if "HOST" in logged else []))
-        self._line = self._journal.template(REFUSE, {"service": self._service.id}, variables) if logged else ""
+        self._line = self._log_writer.template(REFUSE, {"service": self._service.id}, variables) if logged else ""
 
     def retune(self, service: Service, rules: AccessRules, texts: Mapping[str, bytes]) -> None:
         """Let other options hold for who comes from now on, and for those who wait for room."""
         self._tune(service, texts)
-        self.door.retune(rules)
+        self.admission.retune(rules)
         if self._resting and not self._queues:
-            self.door.when_room(None)
+            self.admission.when_room(None)
             self._resting = False
             waiting, self._queue = self._queue, {}
             for again in waiting:
@@ -205,12 +205,12 @@ class ServiceAdmission:
     def update_locations(self, service: Service) -> None:
         """The same options stand in other places of the file now."""
         self._service = service
-        self.door.retune(replace(self.door.rules, places=service.places))
+        self.admission.retune(replace(self.admission.rules, places=service.places))
 
     def read_time_zone(self) -> None:
         """Read the time zone of access_times again."""
         if self._service.options.access_times:
-            self.door.retune(replace(self.door.rules, zone=zone_of(self._service)))
+            self.admission.retune(replace(self.admission.rules, zone=zone_of(self._service)))
 
     def admit(self, host: str, now: float) -> ConnectionSlot | Refusal:
         """Let a connection in, or not.
@@ -221,7 +221,7 @@ class ServiceAdmission:
         """
         if self._share.crowded:
             return SHORT
-        return self.door.admit(host, now)
+        return self.admission.admit(host, now)
 
     # Whom there is no room for.
 
@@ -232,7 +232,7 @@ class ServiceAdmission:
 
     def may_accept(self) -> bool:
         """Whether another connection may be accepted now; if not the listeners rest until one may."""
-        if not self._queues or not (self._queue or self.door.full):
+        if not self._queues or not (self._queue or self.admission.full):
             return True
         self._rest()
         self._press()
@@ -260,7 +260,7 @@ class ServiceAdmission:
             self._resting = True
             for pause, _ in self._ports:
                 pause()
-            self.door.when_room(self._go_on)
+            self.admission.when_room(self._go_on)
 
     def _press(self) -> None:
         """Let a connection that is idle or slow leave, while others wait for room."""
@@ -275,7 +275,7 @@ class ServiceAdmission:
 
     def _go_on(self) -> None:
         self._resting = False
-        while self._queue and not self.door.full:
+        while self._queue and not self.admission.full:
             again = next(iter(self._queue))
             del self._queue[again]
             again()
@@ -310,7 +310,7 @@ class ServiceAdmission:
     def reject(self, descriptor: int, refusal: Refusal, peer: str) -> None:
         """The same for a client of whom there is the descriptor alone, which is ours to close."""
         self.refused(refusal, peer)
-        self.farewells.close(descriptor, self.refuse_banner)
+        self.lingering_closer.close(descriptor, self.refuse_banner)
 
     def flush(self) -> None:
         """Tell what has not been told; for the end."""
@@ -334,16 +334,16 @@ class ServiceAdmission:
         self._tell_later(now)
 
     def _tell(self, line: RefusalLine) -> None:
-        journal = self._journal
+        log_writer = self._log_writer
         if not self._line:
             # The log's level has become another one meanwhile.
             return
         # A rule for one address or name says whose it is.
-        hidden = journal.anonymize and line.refusal.reason in (RefusalReason.ADDRESS, RefusalReason.NAME)
+        hidden = log_writer.anonymize and line.refusal.reason in (RefusalReason.ADDRESS, RefusalReason.NAME)
         values = {
-            "peer": journal.quoted(line.peer),
-            "reason": journal.quoted(line.refusal.reason),
+            "peer": log_writer.quoted(line.peer),
+            "reason": log_writer.quoted(line.refusal.reason),
             "count": line.count,
-            "rule": journal.quoted("-" if hidden else line.refusal.rule or "-"),
+            "rule": log_writer.quoted("-" if hidden else line.refusal.rule or "-"),
         }
-        journal.write(self._line % values)
+        log_writer.write(self._line % values)

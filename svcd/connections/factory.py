@@ -55,15 +55,15 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
         self,
         service: Service,
         factory: IProtocolFactory,
-        journal: LogWriter,
+        log_writer: LogWriter,
         names: HostNameResolver,
         budget: Share,
         numbers: Iterator[int],
-        entrance: ServiceAdmission,
+        service_admission: ServiceAdmission,
         clock: Callable[[], float] = time.monotonic,
         kind: Callable[..., ConnectionWrapper] | None = None,
     ) -> None:
-        super().__init__(service, journal, names, budget, numbers, entrance, {"pid": os.getpid()}, clock)
+        super().__init__(service, log_writer, names, budget, numbers, service_admission, {"pid": os.getpid()}, clock)
         self._factory = factory
         self._kind = kind
 
@@ -74,7 +74,7 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
 
     def flow(self) -> LiveTraffic:
         """What the open connections have carried so far."""
-        transports = [gate.transport for gate in self.sessions.values()]
+        transports = [wrapper.transport for wrapper in self.sessions.values()]
         return LiveTraffic(*(sum(getattr(each, name, 0) for each in transports) for name in ("bytes_in", "bytes_out")))
 
     def buildProtocol(self, addr: IAddress) -> IProtocol | None:  # type: ignore[override]
@@ -88,19 +88,23 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
             found = found.check_host_name(cast("str | None", name.result)) or found
         if isinstance(found, ConnectionSlot):
             return self.wrap(addr, found)
-        if self.entrance.should_queue(found):
+        if self.service_admission.should_queue(found):
             return PendingConnection(self, addr, None)
         self.refused(found, addr)
-        entrance = self.entrance
-        return RejectProtocol(entrance.farewells, entrance.refuse_banner) if entrance.refuse_banner else None
+        service_admission = self.service_admission
+        return (
+            RejectProtocol(service_admission.lingering_closer, service_admission.refuse_banner)
+            if service_admission.refuse_banner
+            else None
+        )
 
     def admit(self, addr: IAddress) -> ConnectionSlot | Refusal:
         """Ask the door."""
         if isinstance(addr, _INET):
-            return self.entrance.admit(addr.host, self.clock())
-        return self.entrance.admit(addr.user if isinstance(addr, UNIXPeer) else "", self.clock())
+            return self.service_admission.admit(addr.host, self.clock())
+        return self.service_admission.admit(addr.user if isinstance(addr, UNIXPeer) else "", self.clock())
 
-    def wrap(self, addr: IAddress, ticket: ConnectionSlot) -> ConnectionWrapper | None:
+    def wrap(self, addr: IAddress, slot: ConnectionSlot) -> ConnectionWrapper | None:
         """The gate of somebody who has a ticket; None, and the ticket is void, if the service wants no connection."""
         try:
             protocol = self._factory.buildProtocol(addr)
@@ -108,29 +112,29 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
             # Ctrl-C is meant for the daemon, not for one service.
             raise
         except BaseException as error:  # noqa: BLE001 - a mistake in the service's code ends this connection
-            ticket.release()
+            slot.release()
             self._not_built(addr, reason_of(error))
             return None
         if protocol is None:
-            ticket.release()
+            slot.release()
             self.refused(_UNWANTED, addr)
             return None
         kind = self._kind or (
             HalfCloseableWrapper if IHalfCloseableProtocol.providedBy(protocol) else ConnectionWrapper
         )
-        return kind(self, protocol, addr, ticket)
+        return kind(self, protocol, addr, slot)
 
     def _not_built(self, addr: IAddress, reason: str) -> None:
         """Count and log a connection for which the service's factory raised an exception."""
-        self.tally.failures += 1
+        self.counters.failures += 1
         if self.fail_line:
             peer = self.quoted_peer(addr.host, addr.port) if isinstance(addr, _INET) else self.quoted("local")
             values = {"peer": peer, "id": next(self.numbers), "reason": self.quoted(reason)}
-            self.journal.write(self.fail_line % values)
+            self.log_writer.write(self.fail_line % values)
 
     def refused(self, refusal: Refusal, addr: IAddress) -> None:
         """Somebody is not let in."""
-        self.entrance.refused(refusal, self.peer_of(addr))
+        self.service_admission.refused(refusal, self.peer_of(addr))
 
     def peer_of(self, addr: IAddress) -> str:
         """The client as the log has it."""

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from svcd.connections.descriptor_budget import DescriptorBudget
     from svcd.interfaces import FdReactor
 
-__all__ = ["FAREWELL_SECONDS", "LingeringCloser", "RejectProtocol", "send_banner"]
+__all__ = ["LINGER_SECONDS", "LingeringCloser", "RejectProtocol", "send_banner"]
 
 #: How long a client has to take the text and to close, in seconds.
-FAREWELL_SECONDS = 2.0
+LINGER_SECONDS = 2.0
 #: And to go, once the connection was closed on our side with something still unsent, before it is reset.
 _RESET_SECONDS = 1.0
 #: How much it may still send, in bytes.
@@ -99,13 +99,13 @@ class LingeringCloser:
 class _LingeringSocket:
     """A socket on which all is said."""
 
-    def __init__(self, farewells: LingeringCloser, sock: socket.socket) -> None:
-        self._farewells = farewells
+    def __init__(self, lingering_closer: LingeringCloser, sock: socket.socket) -> None:
+        self._lingering_closer = lingering_closer
         self._socket = sock
         self._dropped = 0
-        farewells.enter()
-        farewells.reactor.addReader(self)
-        self._timeout = farewells.reactor.callLater(FAREWELL_SECONDS, self._close)
+        lingering_closer.enter()
+        lingering_closer.reactor.addReader(self)
+        self._timeout = lingering_closer.reactor.callLater(LINGER_SECONDS, self._close)
 
     def doRead(self) -> None:
         """The client sends something, or closes."""
@@ -124,9 +124,9 @@ class _LingeringSocket:
             return
         if self._timeout.active():
             self._timeout.cancel()
-        self._farewells.reactor.removeReader(self)
+        self._lingering_closer.reactor.removeReader(self)
         self._socket.close()
-        self._farewells.leave()
+        self._lingering_closer.leave()
 
     def connectionLost(self, _reason: Failure) -> None:
         """The reactor stops."""
@@ -146,14 +146,14 @@ class RejectProtocol:
     """The same for a connection that has a transport already.
 
     Args:
-        farewells: whose one it is.
+        lingering_closer: whose one it is.
         text: what to say.
     """
 
-    __slots__ = ("_dropped", "_farewells", "_text", "_timeout", "_transport")
+    __slots__ = ("_dropped", "_lingering_closer", "_text", "_timeout", "_transport")
 
-    def __init__(self, farewells: LingeringCloser, text: bytes) -> None:
-        self._farewells = farewells
+    def __init__(self, lingering_closer: LingeringCloser, text: bytes) -> None:
+        self._lingering_closer = lingering_closer
         self._text = text
         self._dropped = 0
         # None before and after.
@@ -162,11 +162,11 @@ class RejectProtocol:
     def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - what the reactor has
         """Say it, and close our side."""
         self._transport = transport
-        farewells = self._farewells
-        crowded = farewells.crowded
+        lingering_closer = self._lingering_closer
+        crowded = lingering_closer.crowded
         # In any case it has a descriptor until it is gone.
-        farewells.enter()
-        self._timeout = farewells.reactor.callLater(FAREWELL_SECONDS, self._late)
+        lingering_closer.enter()
+        self._timeout = lingering_closer.reactor.callLater(LINGER_SECONDS, self._late)
         if crowded:
             transport.write(self._text[:_AT_ONCE])
             transport.loseConnection()
@@ -194,7 +194,7 @@ class RejectProtocol:
         # With everything sent this is a plain close, after which the kernel goes on to deliver what it has.
         self._transport.loseConnection()
         if self._timeout is not None:
-            self._timeout = self._farewells.reactor.callLater(_RESET_SECONDS, self._transport.abortConnection)
+            self._timeout = self._lingering_closer.reactor.callLater(_RESET_SECONDS, self._transport.abortConnection)
 
     def connectionLost(self, _reason: Failure) -> None:
         """It is gone."""
@@ -203,7 +203,7 @@ class RejectProtocol:
             return
         if timeout.active():
             timeout.cancel()
-        self._farewells.leave()
+        self._lingering_closer.leave()
 
     def logPrefix(self) -> str:
         """For messages of the reactor."""

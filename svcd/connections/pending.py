@@ -29,9 +29,9 @@ __all__ = ["PendingConnection"]
 class _Keeper(Protocol):
     budget: Share
     clock: Callable[[], float]
-    entrance: ServiceAdmission
+    service_admission: ServiceAdmission
     numbers: Iterator[int]
-    visitors: dict[UnadmittedConnection, None]
+    pending: dict[UnadmittedConnection, None]
 
     def facts(self, session: Numbered, peer: str, **more: object) -> dict[str, object]:
         """What is known of a connection."""
@@ -42,7 +42,7 @@ class _Keeper(Protocol):
     def admit(self, addr: IAddress) -> ConnectionSlot | Refusal:
         """Ask the door."""
 
-    def wrap(self, addr: IAddress, ticket: ConnectionSlot) -> IProtocol | None:
+    def wrap(self, addr: IAddress, slot: ConnectionSlot) -> IProtocol | None:
         """The protocol of somebody who has a ticket, which is released if there is none."""
 
     def refused(self, refusal: Refusal, addr: IAddress) -> None:
@@ -60,9 +60,9 @@ class PendingConnection:
     """The protocol of such a connection, until another takes its place.
 
     Args:
-        keeper: decides.
+        tracker: decides.
         addr: the client.
-        ticket: of a client whose name has the last word; without one it waits for room.
+        slot: of a client whose name has the last word; without one it waits for room.
         name: that name.
 
     Attributes:
@@ -71,17 +71,17 @@ class PendingConnection:
 
     _log = Logger()
 
-    __slots__ = ("_addr", "_early", "_gone", "_keeper", "_name", "_number", "_ticket", "_transport", "started")
+    __slots__ = ("_addr", "_early", "_gone", "_name", "_number", "_slot", "_tracker", "_transport", "started")
 
     def __init__(
-        self, keeper: _Keeper, addr: IAddress, ticket: ConnectionSlot | None, name: Deferred[str | None] | None = None
+        self, tracker: _Keeper, addr: IAddress, slot: ConnectionSlot | None, name: Deferred[str | None] | None = None
     ) -> None:
-        self._keeper = keeper
+        self._tracker = tracker
         self._addr = addr
-        self._ticket = ticket
+        self._slot = slot
         self._name = name
         self._number = 0
-        self.started = keeper.clock()
+        self.started = tracker.clock()
         # What was read before the transport could be stopped.
         self._early: list[bytes] = []
         self._gone = False
@@ -89,13 +89,13 @@ class PendingConnection:
     def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - what the reactor has
         """Begin to wait."""
         self._transport = transport
-        self._keeper.visitors[self] = None
-        self._keeper.budget.acquire()
+        self._tracker.pending[self] = None
+        self._tracker.budget.acquire()
         transport.pauseProducing()
         if self._name is not None:
             self._name.addCallback(self._named)
         else:
-            self._keeper.entrance.enqueue(self._again)
+            self._tracker.service_admission.enqueue(self._again)
 
     def connectionMade(self) -> None:
         """Never called: makeConnection does it all."""
@@ -106,21 +106,21 @@ class PendingConnection:
 
     def connectionLost(self, _reason: Failure) -> None:
         """The client has gone, as far as that is seen on a socket that is not read."""
-        self._keeper.entrance.dequeue(self._again)
+        self._tracker.service_admission.dequeue(self._again)
         self._leave()
-        if self._ticket is not None:
-            self._ticket.release()
+        if self._slot is not None:
+            self._slot.release()
 
     @property
     def number(self) -> int:
         """The connection's number, which it has from when it is listed first."""
-        self._number = self._number or next(self._keeper.numbers)
+        self._number = self._number or next(self._tracker.numbers)
         return self._number
 
     def info(self) -> dict[str, object]:
         """What is known of the connection."""
-        state = "room" if self._ticket is None else "host-name"
-        return self._keeper.facts(self, self._keeper.peer_of(self._addr), state=state)
+        state = "room" if self._slot is None else "host-name"
+        return self._tracker.facts(self, self._tracker.peer_of(self._addr), state=state)
 
     def drain(self) -> None:
         """Nothing is owed to it."""
@@ -136,43 +136,45 @@ class PendingConnection:
 
     def _leave(self) -> None:
         self._gone = True
-        del self._keeper.visitors[self]
-        self._keeper.budget.release()
-        self._keeper.notify_if_empty()
+        del self._tracker.pending[self]
+        self._tracker.budget.release()
+        self._tracker.notify_if_empty()
 
     def _named(self, name: str | None) -> None:
         if self._gone:
             return
-        ticket = self._ticket
-        assert ticket is not None  # noqa: S101 - it is what waits for a name
-        refusal = ticket.check_host_name(name)
-        self._decided(ticket if refusal is None else refusal)
+        slot = self._slot
+        assert slot is not None  # noqa: S101 - it is what waits for a name
+        refusal = slot.check_host_name(name)
+        self._decided(slot if refusal is None else refusal)
 
     def _again(self) -> None:
-        found = self._keeper.admit(self._addr)
+        found = self._tracker.admit(self._addr)
         if not isinstance(found, ConnectionSlot):
-            if self._keeper.entrance.should_queue(found):
-                self._keeper.entrance.enqueue(self._again)
+            if self._tracker.service_admission.should_queue(found):
+                self._tracker.service_admission.enqueue(self._again)
             else:
                 self._decided(found)
             return
-        self._ticket = found
+        self._slot = found
         if found.needs_host_name:
-            self._name = self._keeper.name_of(self._addr).addCallback(self._named)
+            self._name = self._tracker.name_of(self._addr).addCallback(self._named)
         else:
             self._decided(found)
 
     def _decided(self, found: ConnectionSlot | Refusal) -> None:
         """Give the connection to whom it belongs now."""
-        keeper, transport = self._keeper, self._transport
+        tracker, transport = self._tracker, self._transport
         follower: Any = None
         if isinstance(found, ConnectionSlot):
-            follower = keeper.wrap(self._addr, found)
+            follower = tracker.wrap(self._addr, found)
         else:
-            keeper.refused(found, self._addr)
-            if keeper.entrance.refuse_banner:
-                follower = RejectProtocol(keeper.entrance.farewells, keeper.entrance.refuse_banner)
-        self._ticket = None
+            tracker.refused(found, self._addr)
+            if tracker.service_admission.refuse_banner:
+                follower = RejectProtocol(
+                    tracker.service_admission.lingering_closer, tracker.service_admission.refuse_banner
+                )
+        self._slot = None
         if follower is None:
             transport.loseConnection()
             return

@@ -46,30 +46,30 @@ class ProxyProtocolReader:
     """Stands before one service, and lets the connections of its proxies in under their clients' names.
 
     Args:
-        keeper: has the service's connections.
-        lobby: where they wait.
+        tracker: has the service's connections.
+        header_queue: where they wait.
 
     Attributes:
-        keeper, lobby: as given.
+        tracker, header_queue: as given.
         patience: how long a header may take, in seconds.
     """
 
-    def __init__(self, keeper: ConnectionTracker[Any], lobby: HeaderQueue) -> None:
-        self.keeper = keeper
-        self.lobby = lobby
-        self.retune(keeper.service)
+    def __init__(self, tracker: ConnectionTracker[Any], header_queue: HeaderQueue) -> None:
+        self.tracker = tracker
+        self.header_queue = header_queue
+        self.retune(tracker.service)
 
     def retune(self, service: Service) -> None:
         """Let other options hold, also for those who wait."""
         options = service.options
         self._proxies = Acl(AccessRules(only_from=options.proxy_protocol))
         self.patience = min(PATIENCE, options.first_byte_timeout or PATIENCE)
-        for each in self._unannounced():
+        for each in self._proxied():
             if not self._trusts(each.peer):
                 each.refuse("it is no proxy any more")
 
-    def _unannounced(self) -> list[ProxiedConnection]:
-        return [each for each in self.keeper.visitors if isinstance(each, ProxiedConnection) and not each.announced]
+    def _proxied(self) -> list[ProxiedConnection]:
+        return [each for each in self.tracker.pending if isinstance(each, ProxiedConnection) and not each.announced]
 
     def _trusts(self, name: Any) -> bool:  # noqa: ANN401 - a socket address
         number = address_number(name[0] if isinstance(name, tuple) else "")
@@ -92,14 +92,14 @@ class ProxyProtocolReader:
 
     def refused(self, text: str, descriptor: int, name: Any) -> None:  # noqa: ANN401 - a socket address
         """Count and tell that a connection had no good header."""
-        entrance = self.keeper.entrance
-        rule = AccessRule(f"proxy_protocol: {text}", entrance.door.rules.places.get("proxy_protocol"))
-        _, peer = self.keeper.client_of(descriptor, name)
-        entrance.refused(Refusal(RefusalReason.PROXY, text, rule), peer)
+        service_admission = self.tracker.service_admission
+        rule = AccessRule(f"proxy_protocol: {text}", service_admission.admission.rules.places.get("proxy_protocol"))
+        _, peer = self.tracker.client_of(descriptor, name)
+        service_admission.refused(Refusal(RefusalReason.PROXY, text, rule), peer)
 
     def close(self) -> None:
         """Close the connections whose headers have not come: their service is no more."""
-        for each in self._unannounced():
+        for each in self._proxied():
             each.close()
 
 
@@ -108,7 +108,7 @@ class ProxiedConnection:
     """A connection whose proxy has not said yet whose it is, or whose client waits for room since then.
 
     Args:
-        usher: lets it in.
+        header_reader: lets it in.
         serve: where to.
         descriptor: its own.
         peer: the proxy.
@@ -121,18 +121,30 @@ class ProxiedConnection:
 
     _log = Logger()
 
-    __slots__ = ("_call", "_family", "_header", "_number", "_queued", "_seen", "_serve", "_socket", "_usher",
-                 "_watched", "peer", "started")  # fmt: skip
+    __slots__ = (
+        "_call",
+        "_family",
+        "_header",
+        "_header_reader",
+        "_number",
+        "_queued",
+        "_seen",
+        "_serve",
+        "_socket",
+        "_watched",
+        "peer",
+        "started",
+    )  # fmt: skip
 
     def __init__(
         self,
-        usher: ProxyProtocolReader,
+        header_reader: ProxyProtocolReader,
         serve: ConnectionHandler,
         descriptor: int,
         peer: Any,  # noqa: ANN401 - a socket address
         family: int,
     ) -> None:
-        self._usher = usher
+        self._header_reader = header_reader
         self._serve = serve
         self._socket = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
         self._family = family
@@ -142,20 +154,20 @@ class ProxiedConnection:
         self._call: IDelayedCall | None = None
         self._watched = self._queued = False
         self._number = 0
-        self.started = usher.keeper.clock()
+        self.started = header_reader.tracker.clock()
 
     @property
     def number(self) -> int:
         """The connection's number, which it has from when it is listed first."""
-        self._number = self._number or next(self._usher.keeper.numbers)
+        self._number = self._number or next(self._header_reader.tracker.numbers)
         return self._number
 
     def info(self) -> dict[str, object]:
         """What is known of the connection: its peer is the proxy until the header has come."""
-        keeper = self._usher.keeper
+        tracker = self._header_reader.tracker
         source = None if self._header is None else self._header.source
-        _, peer = keeper.client_of(self._socket.fileno(), source or self.peer)
-        return keeper.facts(self, peer, state="room" if self.announced else "proxy-header")
+        _, peer = tracker.client_of(self._socket.fileno(), source or self.peer)
+        return tracker.facts(self, peer, state="room" if self.announced else "proxy-header")
 
     @property
     def announced(self) -> bool:
@@ -193,40 +205,40 @@ class ProxiedConnection:
             return
         self._header = found
         self._rest()
-        entrance = self._usher.keeper.entrance
-        if entrance.may_accept():
+        service_admission = self._header_reader.tracker.service_admission
+        if service_admission.may_accept():
             self._go_on()
         else:
             self._queued = True
-            self._usher.keeper.visitors[self] = None
-            self._usher.keeper.budget.acquire()
-            entrance.enqueue(self._go_on)
+            self._header_reader.tracker.pending[self] = None
+            self._header_reader.tracker.budget.acquire()
+            service_admission.enqueue(self._go_on)
 
     def _wait(self) -> None:
         if self._call is not None:
             return
         self._watched = True
-        usher = self._usher
-        usher.lobby.enter(self)
-        usher.keeper.visitors[self] = None
-        self._call = usher.lobby.reactor.callLater(usher.patience, self._late)
-        usher.lobby.reactor.addReader(self)
+        header_reader = self._header_reader
+        header_reader.header_queue.enter(self)
+        header_reader.tracker.pending[self] = None
+        self._call = header_reader.header_queue.reactor.callLater(header_reader.patience, self._late)
+        header_reader.header_queue.reactor.addReader(self)
 
     def _late(self) -> None:
         self.refuse("it does not come" if not self._seen else "the rest of it does not come")
 
     def _rest(self) -> None:
         """It waits for nothing any more, and has its descriptor for itself."""
-        usher, call, self._call = self._usher, self._call, None
+        header_reader, call, self._call = self._header_reader, self._call, None
         if call is not None:
             if call.active():
                 call.cancel()
-            usher.lobby.reactor.removeReader(self)
-            usher.lobby.leave(self)
+            header_reader.header_queue.reactor.removeReader(self)
+            header_reader.header_queue.leave(self)
         if self._queued:
             self._queued = False
-            usher.keeper.entrance.dequeue(self._go_on)
-            usher.keeper.budget.release()
+            header_reader.tracker.service_admission.dequeue(self._go_on)
+            header_reader.tracker.budget.release()
 
     def _go_on(self) -> None:
         """There is room, as far as that is known here: whether the client may come in is asked now."""
@@ -251,13 +263,13 @@ class ProxiedConnection:
         self._leave()
 
     def _leave(self) -> None:
-        keeper = self._usher.keeper
-        keeper.visitors.pop(self, None)
-        keeper.notify_if_empty()
+        tracker = self._header_reader.tracker
+        tracker.pending.pop(self, None)
+        tracker.notify_if_empty()
 
     def refuse(self, text: str) -> None:
         """Close it for what is wrong with its header."""
-        self._usher.refused(text, self._socket.fileno(), self.peer)
+        self._header_reader.refused(text, self._socket.fileno(), self.peer)
         self.close()
 
     def close(self) -> None:
@@ -283,4 +295,4 @@ class ProxiedConnection:
 
     def logPrefix(self) -> str:
         """For messages of the reactor."""
-        return self._usher.keeper.service.id
+        return self._header_reader.tracker.service.id

@@ -19,9 +19,9 @@ __all__ = ["QueuedClient"]
 class _Keeper(Protocol):
     budget: Share
     clock: Callable[[], float]
-    entrance: ServiceAdmission
+    service_admission: ServiceAdmission
     numbers: Iterator[int]
-    visitors: dict[UnadmittedConnection, None]
+    pending: dict[UnadmittedConnection, None]
 
     def client_of(self, descriptor: int, name: Any) -> tuple[str, str]:  # noqa: ANN401 - a socket address
         """The client as its entrance is asked for it, and as the log has it."""
@@ -40,7 +40,7 @@ class QueuedClient:
     """A connection that waits until one of its service ends; it is not read meanwhile.
 
     Args:
-        keeper: takes it when there is room.
+        tracker: takes it when there is room.
         descriptor: of the connection.
         name: the client's socket address.
         family: of the socket.
@@ -50,30 +50,30 @@ class QueuedClient:
         started: by the keeper's clock, in seconds.
     """
 
-    __slots__ = ("_descriptor", "_family", "_keeper", "_name", "_number", "_relay", "started")
+    __slots__ = ("_descriptor", "_family", "_name", "_number", "_relay", "_tracker", "started")
 
-    def __init__(self, keeper: _Keeper, descriptor: int, name: Any, family: int, relay: ProxyHeader | None) -> None:  # noqa: ANN401
-        self._keeper = keeper
+    def __init__(self, tracker: _Keeper, descriptor: int, name: Any, family: int, relay: ProxyHeader | None) -> None:  # noqa: ANN401
+        self._tracker = tracker
         self._descriptor = descriptor
         self._name = name
         self._family = family
         self._relay = relay
         self._number = 0
-        self.started = keeper.clock()
-        keeper.visitors[self] = None
-        keeper.budget.acquire()
-        keeper.entrance.enqueue(self._again)
+        self.started = tracker.clock()
+        tracker.pending[self] = None
+        tracker.budget.acquire()
+        tracker.service_admission.enqueue(self._again)
 
     @property
     def number(self) -> int:
         """The connection's number, which it has from when it is listed first."""
-        self._number = self._number or next(self._keeper.numbers)
+        self._number = self._number or next(self._tracker.numbers)
         return self._number
 
     def info(self) -> dict[str, object]:
         """What is known of the connection."""
-        _, peer = self._keeper.client_of(self._descriptor, self._name)
-        return self._keeper.facts(self, peer, state="room")
+        _, peer = self._tracker.client_of(self._descriptor, self._name)
+        return self._tracker.facts(self, peer, state="room")
 
     def drain(self) -> None:
         """Nothing is owed to it."""
@@ -81,16 +81,16 @@ class QueuedClient:
 
     def abort(self, _cause: str) -> None:
         """End it."""
-        self._keeper.entrance.dequeue(self._again)
+        self._tracker.service_admission.dequeue(self._again)
         os.close(self._descriptor)
-        self._keeper.budget.release()
-        del self._keeper.visitors[self]
-        self._keeper.notify_if_empty()
+        self._tracker.budget.release()
+        del self._tracker.pending[self]
+        self._tracker.notify_if_empty()
 
     def _again(self) -> None:
-        self._keeper.budget.release()
-        del self._keeper.visitors[self]
+        self._tracker.budget.release()
+        del self._tracker.pending[self]
         try:
-            self._keeper.take(self._descriptor, self._name, self._family, self._relay)
+            self._tracker.take(self._descriptor, self._name, self._family, self._relay)
         finally:
-            self._keeper.notify_if_empty()
+            self._tracker.notify_if_empty()

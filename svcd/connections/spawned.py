@@ -63,18 +63,18 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         reactor: FdReactor,
         make_link: Callable[[SpawnedTracker], LauncherClient],
         service: Service,
-        journal: LogWriter,
+        log_writer: LogWriter,
         names: HostNameResolver,
         budget: Share,
         numbers: Iterator[int],
-        entrance: ServiceAdmission,
+        service_admission: ServiceAdmission,
         clock: Callable[[], float] = time.monotonic,
         tls: ServiceTls | None = None,
     ) -> None:
-        super().__init__(service, journal, names, budget, numbers, entrance, {}, clock)
+        super().__init__(service, log_writer, names, budget, numbers, service_admission, {}, clock)
         self.reactor = reactor
         self._securing = None if tls is None else SpawnedTls(self, tls, adopter(reactor))
-        self.link = make_link(self)
+        self.launcher_client = make_link(self)
         self.view = SocketView(lambda why: log_event(self._log, BLIND, service=service.id, reason=why))
         self._rooms: list[Callable[[], None]] = []
 
@@ -83,10 +83,10 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         super().retune(service)
         self._tells_pid = "PID" in service.logged
 
-    def relink(self, link: LauncherClient) -> None:
+    def relink(self, launcher_client: LauncherClient) -> None:
         """Have another launcher from now on; the one before goes when its last handler has ended."""
-        before, self.link = self.link, link
-        before.replace_by(link)
+        before, self.launcher_client = self.launcher_client, launcher_client
+        before.replace_by(launcher_client)
 
     def restart(self) -> Deferred[dict[str, object]]:
         """Start another launcher; when it is ready it serves, and the one before ends with its last handler.
@@ -95,30 +95,30 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
             A Deferred with the pids of both, 0 for none. It fails with a CommandError when the new one can't begin, or
             when a reload has come first; the service goes on as before then.
         """
-        before, link = self.link, self.link.renew()
+        before, launcher_client = self.launcher_client, self.launcher_client.renew()
         old = before.pid
 
         def begun(pid: int) -> dict[str, object]:
-            if self.link is not before:
-                link.stop()
+            if self.launcher_client is not before:
+                launcher_client.stop()
                 raise CommandError("a reload has replaced the launcher meanwhile")
-            self.relink(link)
+            self.relink(launcher_client)
             return {"pid": pid, "before": old}
 
         def failed(failure: Failure) -> Failure:
-            link.stop()
+            launcher_client.stop()
             return failure
 
-        return link.when_ready().addCallbacks(begun, failed)
+        return launcher_client.when_ready().addCallbacks(begun, failed)
 
     def begin(self) -> None:
         """Be ready for the first client: a launcher is forked in no time, but Python takes its time to import."""
         if self.service.runs == "python":
-            self.link.ensure_launcher()
+            self.launcher_client.ensure_launcher()
 
     def may_accept(self) -> int:
         """How many more connections may be taken in now."""
-        return self.budget.room() if not self.link.full and self.entrance.may_accept() else 0
+        return self.budget.room() if not self.launcher_client.full and self.service_admission.may_accept() else 0
 
     def when_room(self, resume: Callable[[], None]) -> Callable[[], None]:
         """Call this when more may be accepted than before; returns what ends that."""
@@ -136,33 +136,33 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         """
         inet = isinstance(name, tuple)
         host, peer = self.client_of(descriptor, name)
-        ticket = self.entrance.admit(host, self.clock())
-        if not isinstance(ticket, ConnectionSlot):
-            if self.entrance.should_queue(ticket):
+        slot = self.service_admission.admit(host, self.clock())
+        if not isinstance(slot, ConnectionSlot):
+            if self.service_admission.should_queue(slot):
                 QueuedClient(self, descriptor, name, family, relay)
             else:
-                self.entrance.reject(descriptor, ticket, peer)
+                self.service_admission.reject(descriptor, slot, peer)
             return
         try:
             ends = ConnectionAddresses.of(descriptor, name, family, relay)
         except OSError:
             # The client is gone already, and leaves no trace.
-            ticket.release()
+            slot.release()
             os.close(descriptor)
             return
         if not inet:
-            session = self._open(peer, ticket)
+            session = self._open(peer, slot)
             self._start(session, descriptor, ends)
             return
-        session = self._open(peer, ticket)
+        session = self._open(peer, slot)
         session.before = 0 if relay is None else relay.size
         secures = self._securing is not None and self._securing.wanted
         if ends.real is not None and self.deadlines is not None and self.deadlines.times.looks and not secures:
             session.traced = self.view.trace(descriptor, family, *ends.real)
-        if not (self.resolves or ticket.needs_host_name):
+        if not (self.resolves or slot.needs_host_name):
             self._start(session, descriptor, ends)
             return
-        ask = self.names.confirmed_host_of if ticket.needs_host_name else self.names.host_of
+        ask = self.names.confirmed_host_of if slot.needs_host_name else self.names.host_of
         far = ask(unmapped(name[0]))
         # That of our own address is soon remembered, and costs nothing then.
         near = self.names.host_of(unmapped(ends.near[0])) if self.resolves else None
@@ -180,13 +180,13 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         if self.sessions.get(session.number) is not session:
             os.close(descriptor)
             return
-        if session.ticket.needs_host_name:
-            refusal = session.ticket.check_host_name(host)
+        if session.slot.needs_host_name:
+            refusal = session.slot.check_host_name(host)
             if refusal is not None:
                 self._forget(session)
-                self.entrance.reject(descriptor, refusal, self.peer_text(ends.far[0], ends.far[1]))
+                self.service_admission.reject(descriptor, refusal, self.peer_text(ends.far[0], ends.far[1]))
                 return
-            self.tally.accepted += 1
+            self.counters.accepted += 1
         if near is None:
             self._start(session, descriptor, ends)
             return
@@ -204,7 +204,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
             os.close(descriptor)
 
     def take_socket(
-        self, descriptor: int, peer: str, environment: bytes, ended: Callable[[], None], ticket: ConnectionSlot
+        self, descriptor: int, peer: str, environment: bytes, ended: Callable[[], None], slot: ConnectionSlot
     ) -> SpawnedConnection:
         """Let a process have a listening or a datagram socket itself.
 
@@ -213,17 +213,17 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
             peer: who caused it, as far as that is known.
             environment: what the process is told of it.
             ended: called when the process has ended, or when there could be none.
-            ticket: of whom the entrance has admitted.
+            slot: of whom the entrance has admitted.
         """
-        session = self._open(peer, ticket)
+        session = self._open(peer, slot)
         session.ended = ended
         self.hand_over(session, descriptor, environment)
         return session
 
-    def _open(self, peer: str, ticket: ConnectionSlot) -> SpawnedConnection:
-        session = SpawnedConnection(self, next(self.numbers), self.quoted(peer), ticket)
-        if not ticket.needs_host_name:
-            self.tally.accepted += 1
+    def _open(self, peer: str, slot: ConnectionSlot) -> SpawnedConnection:
+        session = SpawnedConnection(self, next(self.numbers), self.quoted(peer), slot)
+        if not slot.needs_host_name:
+            self.counters.accepted += 1
         self.add(session)
         return session
 
@@ -239,8 +239,8 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         if self._securing is not None and self._securing.wanted:
             self._securing.begin(session, descriptor, ends, environment)
             return
-        if self.entrance.accept_banner:
-            send_banner(descriptor, self.entrance.accept_banner)
+        if self.service_admission.accept_banner:
+            send_banner(descriptor, self.service_admission.accept_banner)
         self.hand_over(session, descriptor, environment)
 
     def hand_over(self, session: SpawnedConnection, descriptor: int, environment: bytes) -> None:
@@ -253,30 +253,30 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         """
         if not self._tells_pid:
             session.tell_accept()
-        session.link = self.link
-        session.link.start(session.number, environment, descriptor)
+        session.launcher_client = self.launcher_client
+        session.launcher_client.start(session.number, environment, descriptor)
 
     def process_started(self, number: int, pid: int) -> None:
         """A connection has its process, and the daemon its descriptor no more."""
         self.budget.release()
         session = self.sessions[number]
         session.pid = pid
-        self.tally.process_started(self.clock() - session.started)
+        self.counters.process_started(self.clock() - session.started)
         session.tell_accept()
 
     def start_failed(self, number: int, errno: int) -> None:
         """A connection has no process and never will; it is closed."""
         session = self.sessions[number]
-        if session.ticket.needs_host_name:
+        if session.slot.needs_host_name:
             # Nobody let it in.
             self._forget(session)
             return
         if session.pid:
-            self.tally.process_exited("")
+            self.counters.process_exited("")
         else:
             self.budget.release()
         if not session.cause:
-            self.tally.failures += 1
+            self.counters.failures += 1
         session.tell_accept()
         if errno:
             self.tell_failure(session, f"can't start it: {os.strerror(errno)}")
@@ -287,9 +287,9 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         session = self.sessions[report.number]
         killed = os.WIFSIGNALED(report.status)
         code = _signal_name(os.WTERMSIG(report.status)) if killed else str(os.WEXITSTATUS(report.status))
-        self.tally.process_exited(code)
+        self.counters.process_exited(code)
         if report.status and not session.cause:
-            self.tally.failures += 1
+            self.counters.failures += 1
         reason = session.cause or ("killed" if killed else "done")
         traffic = session.own(report.bytes_in), report.bytes_out
         self._over(session, ExitResult(reason, code, report.user, report.system, traffic))
@@ -298,7 +298,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         """A process that nobody watches any more; or nobody knows whether there is one."""
         session = self.sessions[number]
         if session.pid:
-            self.tally.process_exited("")
+            self.counters.process_exited("")
         else:
             self.budget.release()
             session.tell_accept()
@@ -329,11 +329,11 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
 
     def launcher_restarted(self) -> None:
         """There is a launcher in place of a lost one."""
-        self.tally.restarts += 1
+        self.counters.restarts += 1
 
     def unavailable(self, problem: str) -> None:
         """The launcher can't serve, or can again."""
-        self.tally.unavailable = problem
+        self.counters.unavailable = problem
 
     def queue_drained(self) -> None:
         """The launcher has taken something."""
@@ -346,7 +346,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         del self.sessions[session.number]
         self.budget.release()
         session.cancel()
-        session.ticket.release()
+        session.slot.release()
         self.notify_if_empty()
 
     def tell_failure(self, session: SpawnedConnection, reason: str) -> None:
@@ -354,7 +354,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         session.tell_accept()
         if self.fail_line:
             values = {"peer": session.peer, "id": session.number, "reason": self.quoted(reason)}
-            self.journal.write(self.fail_line % values)
+            self.log_writer.write(self.fail_line % values)
 
     def _over(self, session: SpawnedConnection, outcome: ExitResult) -> None:
         """A connection has no process any more; one that the daemon has itself goes on until it is closed."""
@@ -375,7 +375,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         more = {"exit": self.quoted(outcome.code), "user": outcome.user, "system": outcome.system, "pid": session.pid}
         self.log_end(session.number, session.peer, session.host, seconds, *traffic, outcome.reason, more)
         # After the line: somebody who waited for this may come in now.
-        session.ticket.release()
+        session.slot.release()
         if session.ended is not None:
             session.ended()
         self.notify_if_empty()

@@ -47,7 +47,7 @@ class _Keeper(Protocol):
     accept_line: str
     nameless: str
     tells_subject: bool
-    journal: LogWriter
+    log_writer: LogWriter
     reactor: FdReactor
     sessions: dict[int, SpawnedConnection]
     untold: int
@@ -71,11 +71,11 @@ class SpawnedConnection:
     Attributes:
         number: the connection's, since the daemon started.
         peer: who it is, quoted as the log has it.
-        ticket: its right to be in.
+        slot: its right to be in.
         host: its name, the same.
         started: by the keeper's clock, in seconds.
         pid: of the process; 0 before it has one.
-        link: to the launcher that has it; None before it was handed over.
+        launcher_client: to the launcher that has it; None before it was handed over.
         ended: called when the connection is over.
         traced: what the kernel finds the connection by; empty if nobody asks, or it can't.
         pump: has the connection, if the client speaks TLS; else only its process has.
@@ -86,73 +86,73 @@ class SpawnedConnection:
 
     __slots__ = (
         "_call",
-        "_keeper",
         "_killed",
         "_last",
+        "_tracker",
         "_untold",
         "before",
         "cause",
         "ended",
         "host",
-        "link",
+        "launcher_client",
         "number",
         "outcome",
         "peer",
         "pid",
         "pump",
         "secured",
+        "slot",
         "started",
-        "ticket",
         "traced",
     )
 
-    def __init__(self, keeper: _Keeper, number: int, peer: str, ticket: ConnectionSlot) -> None:
-        self._keeper = keeper
-        self.ticket = ticket
+    def __init__(self, tracker: _Keeper, number: int, peer: str, slot: ConnectionSlot) -> None:
+        self._tracker = tracker
+        self.slot = slot
         # The accept line waits for what it is to say.
         self._untold = True
-        keeper.untold += 1
+        tracker.untold += 1
         self._call: IDelayedCall | None = None
         self._killed = self._last = False
         self.number = number
         self.peer = peer
-        self.host = keeper.nameless
-        self.started = keeper.clock()
+        self.host = tracker.nameless
+        self.started = tracker.clock()
         self.pid = 0
-        self.link: LauncherClient | None = None
+        self.launcher_client: LauncherClient | None = None
         self.cause = ""
         self.ended: Callable[[], None] | None = None
         self.traced = b""
         self.pump: TlsTerminator | None = None
-        self.secured = keeper.nameless, keeper.nameless
+        self.secured = tracker.nameless, tracker.nameless
         self.outcome: ExitResult | None = None
         self.before = 0
 
     def tell_accept(self) -> None:
         """Write the accept line, once."""
-        keeper = self._keeper
+        tracker = self._tracker
         if not self._untold:
             return
         self.tell_nothing()
-        if not keeper.accept_line:
+        if not tracker.accept_line:
             return
         version, subject = self.secured
-        count = len(keeper.sessions) - keeper.untold
+        count = len(tracker.sessions) - tracker.untold
         values = {"peer": self.peer, "host": self.host, "id": self.number, "count": count, "pid": self.pid,
                   "tls": version, "subject": subject}  # fmt: skip
-        keeper.journal.write(keeper.accept_line % values)
+        tracker.log_writer.write(tracker.accept_line % values)
 
     def tell_nothing(self) -> None:
         """Write no accept line any more."""
         if self._untold:
             self._untold = False
-            self._keeper.untold -= 1
+            self._tracker.untold -= 1
 
     def traffic(self) -> tuple[int, int] | None:
         """Bytes that came from the client, and bytes that its system has taken; None where that can't be seen."""
         if self.pump is not None:
             return self.pump.moved()
-        found = self._keeper.view.traffic(self.traced) if self.traced else None
+        found = self._tracker.view.traffic(self.traced) if self.traced else None
         return found and (self.own(found[0]), found[1])
 
     def own(self, count: int) -> int:
@@ -161,8 +161,8 @@ class SpawnedConnection:
 
     def info(self) -> dict[str, object]:
         """What is known of the connection."""
-        more = {} if self.pump is None else self.pump.facts(subject=self._keeper.tells_subject)
-        return self._keeper.facts(self, self.peer, **{"pid": self.pid, "state": self._state, **more})
+        more = {} if self.pump is None else self.pump.facts(subject=self._tracker.tells_subject)
+        return self._tracker.facts(self, self.peer, **{"pid": self.pid, "state": self._state, **more})
 
     @property
     def _state(self) -> str:
@@ -171,12 +171,12 @@ class SpawnedConnection:
         if self.pid:
             return "open"
         # A connection with TLS that still shakes hands says so itself.
-        return "host-name" if self.link is None and self.pump is None else "starting"
+        return "host-name" if self.launcher_client is None and self.pump is None else "starting"
 
     def drain(self) -> None:
         """A process is asked nothing: what it owes only it knows. One that can't be had is not awaited."""
         self._last = True
-        if not self.pid and (self.link is None or self.link.failing):
+        if not self.pid and (self.launcher_client is None or self.launcher_client.failing):
             self.abort("shutdown")
 
     def abort(self, cause: str, patience: float | None = None) -> None:
@@ -190,7 +190,7 @@ class SpawnedConnection:
         if self.cause:
             # On its way; to ask again is no reason to wait longer.
             call = self._call
-            if call is not None and call.active() and call.getTime() > self._keeper.reactor.seconds() + seconds:
+            if call is not None and call.active() and call.getTime() > self._tracker.reactor.seconds() + seconds:
                 call.reset(seconds)
             return
         self.cancel()
@@ -199,28 +199,28 @@ class SpawnedConnection:
             self.outcome = self.outcome._replace(reason=cause)
             self.pump.abort()
             return
-        keeper = self._keeper
-        link = self.link
-        if link is None or link.drop(self.number) or not self.pid:
-            keeper.start_failed(self.number, 0)
+        tracker = self._tracker
+        launcher_client = self.launcher_client
+        if launcher_client is None or launcher_client.drop(self.number) or not self.pid:
+            tracker.start_failed(self.number, 0)
             return
-        link.signal(self.number, signal.SIGTERM)
-        self._call = keeper.reactor.callLater(seconds, self._kill, link)
+        launcher_client.signal(self.number, signal.SIGTERM)
+        self._call = tracker.reactor.callLater(seconds, self._kill, launcher_client)
 
     @property
     def _kill_seconds(self) -> float:
         return LAST_KILL_SECONDS if self._last else KILL_SECONDS
 
-    def _kill(self, link: LauncherClient) -> None:
-        keeper = self._keeper
+    def _kill(self, launcher_client: LauncherClient) -> None:
+        tracker = self._tracker
         if self._killed and self._last:
             # Neither the process nor its launcher can be moved, and the daemon is to end.
-            link.abandon(self.number)
-            keeper.process_lost(self.number)
+            launcher_client.abandon(self.number)
+            tracker.process_lost(self.number)
             return
         self._killed = True
-        link.signal(self.number, signal.SIGKILL)
-        self._call = keeper.reactor.callLater(self._kill_seconds, self._kill, link)
+        launcher_client.signal(self.number, signal.SIGKILL)
+        self._call = tracker.reactor.callLater(self._kill_seconds, self._kill, launcher_client)
 
     def wind_up(self, pump: TlsTerminator, outcome: ExitResult) -> None:
         """The process is over, or there will be none: close the connection, which the daemon has."""
@@ -230,7 +230,7 @@ class SpawnedConnection:
             pump.end()
         elif self.pid and not self._killed:
             # It went when it was told to, perhaps with a last word.
-            self._call = self._keeper.reactor.callLater(self._kill_seconds, pump.abort)
+            self._call = self._tracker.reactor.callLater(self._kill_seconds, pump.abort)
             pump.end(patient=False)
         else:
             pump.abort()

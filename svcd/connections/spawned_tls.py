@@ -28,8 +28,8 @@ __all__ = ["SpawnedTls"]
 
 class _Keeper(Protocol):
     budget: Share
-    entrance: ServiceAdmission
-    tally: ServiceCounters
+    service_admission: ServiceAdmission
+    counters: ServiceCounters
     quoted: Callable[[object], str]
 
     def hand_over(self, session: SpawnedConnection, descriptor: int, environment: bytes) -> None:
@@ -49,13 +49,13 @@ class SpawnedTls:
     """Takes the clients of one service in hand until they have their process.
 
     Args:
-        keeper: has the connections.
+        tracker: has the connections.
         tls: the service's.
         adopt: lets a protocol have a socket.
     """
 
-    def __init__(self, keeper: _Keeper, tls: ServiceTls, adopt: AdoptConnection) -> None:
-        self._keeper = keeper
+    def __init__(self, tracker: _Keeper, tls: ServiceTls, adopt: AdoptConnection) -> None:
+        self._tracker = tracker
         self._tls = tls
         self._adopt = adopt
 
@@ -79,7 +79,7 @@ class SpawnedTls:
         handshakes = self._tls.handshakes
         assert handshakes is not None  # noqa: S101 - else nobody wants this
         session.pump = pump = TlsTerminator(
-            handshakes, self._adopt, self._keeper.budget, partial(self._done, session, environment),
+            handshakes, self._adopt, self._tracker.budget, partial(self._done, session, environment),
             partial(self._over, session),
         )  # fmt: skip
         try:
@@ -90,32 +90,32 @@ class SpawnedTls:
 
     def _done(self, session: SpawnedConnection, environment: bytes) -> None:
         """The handshake is over."""
-        keeper, pump = self._keeper, _pump_of(session)
+        tracker, pump = self._tracker, _pump_of(session)
         identity = pump.tls_identity
-        session.secured = keeper.quoted(identity.protocol), keeper.quoted(identity.subject or "-")
-        if keeper.entrance.accept_banner:
-            pump.write(keeper.entrance.accept_banner)
+        session.secured = tracker.quoted(identity.protocol), tracker.quoted(identity.subject or "-")
+        if tracker.service_admission.accept_banner:
+            pump.write(tracker.service_admission.accept_banner)
         try:
             descriptor = pump.plug()
         except OSError as error:
-            keeper.start_failed(session.number, error.errno or errno.EIO)
+            tracker.start_failed(session.number, error.errno or errno.EIO)
             return
         more = "".join(f"\0{name}={value}" for name, value in identity.environment().items())
-        keeper.hand_over(session, descriptor, environment + more.encode(errors="surrogateescape"))
+        tracker.hand_over(session, descriptor, environment + more.encode(errors="surrogateescape"))
 
     def _over(self, session: SpawnedConnection) -> None:
         """The connection is gone."""
-        keeper, pump = self._keeper, _pump_of(session)
+        tracker, pump = self._tracker, _pump_of(session)
         if pump.failure_text:
-            keeper.tally.failures += not session.cause
-            keeper.tell_failure(session, pump.failure_text)
+            tracker.counters.failures += not session.cause
+            tracker.tell_failure(session, pump.failure_text)
         if session.outcome is not None:
-            keeper.close(session, session.outcome)
+            tracker.close(session, session.outcome)
         elif not pump.version:
             # It was counted for a process that there will not be.
-            keeper.budget.release()
+            tracker.budget.release()
             session.tell_accept()
-            keeper.close(session, ExitResult("handshake"))
+            tracker.close(session, ExitResult("handshake"))
 
 
 def _pump_of(session: SpawnedConnection) -> TlsTerminator:

@@ -54,11 +54,11 @@ class TcpmuxClient:
     would make the socket readable again at once. Bytes behind the line end stay in the kernel for the service.
 
     Args:
-        keeper: counts it.
+        tracker: counts it.
         sock: its connection.
         peer: its socket address.
         number: of the connection.
-        ticket: its right to be in, as long as it is tcpmux's.
+        slot: its right to be in, as long as it is tcpmux's.
         relay: the header by which a proxy has said whose connection it is.
 
     Attributes:
@@ -71,42 +71,42 @@ class TcpmuxClient:
 
     def __init__(
         self,
-        keeper: TcpmuxTracker,
+        tracker: TcpmuxTracker,
         sock: socket.socket,
         peer: Any,  # noqa: ANN401 - a socket address
         number: int,
-        ticket: ConnectionSlot,
+        slot: ConnectionSlot,
         relay: ProxyHeader | None,
     ) -> None:
-        self._keeper = keeper
+        self._tracker = tracker
         self._relay = relay
-        self.ticket = ticket
+        self.slot = slot
         self._socket = sock
         self._peer = peer
         self._seen = b""
         self._answered = ""
         self._ended = False
-        self.started = keeper.clock()
-        self._call = keeper.reactor.callLater(PATIENCE, self._end, "timeout")
+        self.started = tracker.clock()
+        self._call = tracker.reactor.callLater(PATIENCE, self._end, "timeout")
         self.number = number
-        self.text = keeper.quoted(keeper.client_of(sock.fileno(), peer)[1])
+        self.text = tracker.quoted(tracker.client_of(sock.fileno(), peer)[1])
 
     def listen(self) -> None:
         """Read the name of the service."""
-        self._keeper.reactor.addReader(self)
+        self._tracker.reactor.addReader(self)
 
     def named(self, name: str | None) -> None:
         """Decide by the client's host name, or by the lack of one, whether it is let in."""
         if self._ended:
             return
-        refusal = self.ticket.check_host_name(name)
+        refusal = self.slot.check_host_name(name)
         if refusal is None:
-            self._keeper.untold -= 1
-            self._keeper.let_in(self)
+            self._tracker.untold -= 1
+            self._tracker.let_in(self)
             return
         descriptor, peer = os.dup(self._socket.fileno()), self._peer
         self._close()
-        self._keeper.turn_away(self, descriptor, refusal, peer)
+        self._tracker.turn_away(self, descriptor, refusal, peer)
 
     def greet(self, text: bytes) -> None:
         """Send the banner."""
@@ -140,7 +140,7 @@ class TcpmuxClient:
             self._seen += data
             return
         name, size = found
-        services = self._keeper.offered()
+        services = self._tracker.offered()
         if name == HELP:
             self._answer(catalogue(list(services)), "done")
         elif name not in services:
@@ -152,7 +152,7 @@ class TcpmuxClient:
 
     def _hand_over(self, serve: ConnectionHandler) -> None:
         """Give the connection to its service, which counts it before tcpmux does not any more."""
-        self._keeper.reactor.removeReader(self)
+        self._tracker.reactor.removeReader(self)
         self._socket.setblocking(True)
         try:
             serve(os.dup(self._socket.fileno()), self._peer, int(self._socket.family), self._relay)
@@ -170,14 +170,14 @@ class TcpmuxClient:
 
     def _end(self, reason: str) -> None:
         self._close()
-        keeper = self._keeper
-        keeper.over(self, self._answered or reason, keeper.clock() - self.started)
+        tracker = self._tracker
+        tracker.over(self, self._answered or reason, tracker.clock() - self.started)
 
     def _close(self) -> None:
         self._ended = True
         if self._call.active():
             self._call.cancel()
-        self._keeper.reactor.removeReader(self)
+        self._tracker.reactor.removeReader(self)
         self._socket.close()
 
     def traffic(self) -> tuple[int, int] | None:
@@ -189,8 +189,8 @@ class TcpmuxClient:
 
     def info(self) -> dict[str, object]:
         """What is known of the connection."""
-        state = "closing" if self._answered else "host-name" if self.ticket.needs_host_name else "service-name"
-        return self._keeper.facts(self, self.text, state=state)
+        state = "closing" if self._answered else "host-name" if self.slot.needs_host_name else "service-name"
+        return self._tracker.facts(self, self.text, state=state)
 
     def drain(self) -> None:
         """A client that has not asked yet is owed nothing."""
@@ -209,7 +209,7 @@ class TcpmuxClient:
 
     def logPrefix(self) -> str:
         """For messages of the reactor."""
-        return self._keeper.service.id
+        return self._tracker.service.id
 
 
 class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
@@ -226,13 +226,13 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
         reactor: FdReactor,
         services: Callable[[], Mapping[str, ConnectionHandler]],
         service: Service,
-        journal: LogWriter,
+        log_writer: LogWriter,
         names: HostNameResolver,
         budget: Share,
         numbers: Iterator[int],
-        entrance: ServiceAdmission,
+        service_admission: ServiceAdmission,
     ) -> None:
-        super().__init__(service, journal, names, budget, numbers, entrance, {"pid": os.getpid()})
+        super().__init__(service, log_writer, names, budget, numbers, service_admission, {"pid": os.getpid()})
         self.reactor = reactor
         self.offered = services
         self._most = max(1, min(_MOST_CLIENTS, budget.limit // _SHARE))
@@ -240,18 +240,18 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
     def take(self, descriptor: int, peer: Any, family: int, relay: ProxyHeader | None = None) -> None:  # noqa: ANN401 - a socket address
         """Listen to a client; the descriptor is the keeper's to close from now on. The arguments are those of Serve."""
         host, text = self.client_of(descriptor, peer)
-        ticket = self.entrance.admit(host, self.clock())
-        if not isinstance(ticket, ConnectionSlot):
-            self.entrance.reject(descriptor, ticket, text)
+        slot = self.service_admission.admit(host, self.clock())
+        if not isinstance(slot, ConnectionSlot):
+            self.service_admission.reject(descriptor, slot, text)
             return
         if len(self.sessions) >= self._most:
             # A client that means to name a service does so at once: the one that has waited longest goes.
             next(iter(self.sessions.values())).abort("timeout")
         sock = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
         sock.setblocking(False)
-        client = TcpmuxClient(self, sock, peer, next(self.numbers), ticket, relay)
+        client = TcpmuxClient(self, sock, peer, next(self.numbers), slot, relay)
         self.add(client)
-        if ticket.needs_host_name:
+        if slot.needs_host_name:
             self.untold += 1
             self.names.confirmed_host_of(unmapped(host)).addCallback(client.named)
         else:
@@ -259,23 +259,23 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
 
     def let_in(self, client: TcpmuxClient) -> None:
         """Log a client that is admitted, and read its question."""
-        if self.entrance.accept_banner:
-            client.greet(self.entrance.accept_banner)
-        self.tally.accepted += 1
+        if self.service_admission.accept_banner:
+            client.greet(self.service_admission.accept_banner)
+        self.counters.accepted += 1
         if self.accept_line:
             count = len(self.sessions) - self.untold
             values = {"peer": client.text, "host": self.nameless, "id": client.number, "count": count}
-            self.journal.write(self.accept_line % values)
+            self.log_writer.write(self.accept_line % values)
         client.listen()
 
     def turn_away(self, client: TcpmuxClient, descriptor: int, refusal: Refusal, peer: Any) -> None:  # noqa: ANN401 - a socket address
         """Refuse a client for its host name; as it was never let in, the log has a refuse line of it alone."""
         self._remove(client)
-        self.entrance.reject(descriptor, refusal, self.client_of(descriptor, peer)[1])
+        self.service_admission.reject(descriptor, refusal, self.client_of(descriptor, peer)[1])
 
     def may_accept(self) -> int:
         """How many more clients may be listened to now."""
-        return self.budget.room() if self.entrance.may_accept() else 0
+        return self.budget.room() if self.service_admission.may_accept() else 0
 
     def close(self) -> None:
         """Keep what is offered now for the clients that are here, when its listeners are about to be closed."""
@@ -286,13 +286,13 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
         """A client was answered, is another service's, or has gone."""
         if client.number not in self.sessions:
             return
-        if client.ticket.needs_host_name:
+        if client.slot.needs_host_name:
             self._remove(client)
             return
         del self.sessions[client.number]
         self.budget.release()
         self.log_end(client.number, client.text, self.nameless, seconds, 0, 0, reason)
-        client.ticket.release()
+        client.slot.release()
         self.notify_if_empty()
 
     def _remove(self, client: TcpmuxClient) -> None:
@@ -300,5 +300,5 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
         self.untold -= 1
         del self.sessions[client.number]
         self.budget.release()
-        client.ticket.release()
+        client.slot.release()
         self.notify_if_empty()

@@ -29,9 +29,9 @@ class TlsWrapper(HalfCloseableWrapper):
     _protocol: TlsProtocol
 
     def __init__(
-        self, keeper: ConnectionTracker[Any], protocol: TlsProtocol, client: IAddress, ticket: ConnectionSlot
+        self, tracker: ConnectionTracker[Any], protocol: TlsProtocol, client: IAddress, ticket: ConnectionSlot
     ) -> None:
-        super().__init__(keeper, protocol, client, ticket)
+        super().__init__(tracker, protocol, client, ticket)
         # What the accept line waits for.
         self._waits = 0
         # Descriptors that are counted for what is not open yet.
@@ -40,7 +40,7 @@ class TlsWrapper(HalfCloseableWrapper):
 
     def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - as of any gate
         """The connection is there."""
-        share = self._keeper.budget
+        share = self._tracker.budget
         self._reserved = share.cost - 1
         for _ in range(self._reserved):
             share.acquire()
@@ -54,7 +54,7 @@ class TlsWrapper(HalfCloseableWrapper):
     def _release_reserved(self) -> None:
         count, self._reserved = self._reserved, 0
         for _ in range(count):
-            self._keeper.budget.release()
+            self._tracker.budget.release()
 
     def traffic(self) -> tuple[int, int] | None:
         """As of any gate; but the first byte is the first that is no longer the handshake's."""
@@ -63,7 +63,7 @@ class TlsWrapper(HalfCloseableWrapper):
 
     def info(self) -> dict[str, object]:
         """What is known of the connection."""
-        return super().info() | self._protocol.facts(subject=self._keeper.tells_subject)
+        return super().info() | self._protocol.facts(subject=self._tracker.tells_subject)
 
     def drain(self) -> None:
         """End the connection as soon as nothing is owed to the client: before the handshake is done, now."""
@@ -73,17 +73,17 @@ class TlsWrapper(HalfCloseableWrapper):
             self.abort("shutdown")
 
     def _came(self, values: dict[str, object]) -> None:
-        keeper = self._keeper
-        values |= {"tls": keeper.nameless, "subject": keeper.nameless}
+        tracker = self._tracker
+        values |= {"tls": tracker.nameless, "subject": tracker.nameless}
         self._tell_later(values)
         self._waits = 1
-        if keeper.resolves:
+        if tracker.resolves:
             self._waits = 2
             self._ask_name()
 
     def _named(self, host: str | None) -> None:
         if host:
-            self._host = self._keeper.quoted(host)
+            self._host = self._tracker.quoted(host)
         self._known()
 
     def _known(self) -> None:
@@ -97,15 +97,15 @@ class TlsWrapper(HalfCloseableWrapper):
     def _secured(self) -> None:
         # Whoever opens them now counts them.
         self._release_reserved()
-        keeper, protocol = self._keeper, self._protocol
+        tracker, protocol = self._tracker, self._protocol
         if self._accept is not None:
             values = self._accept[1]
-            values["tls"] = keeper.quoted(protocol.version)
-            if keeper.tells_subject:
-                values["subject"] = keeper.quoted(protocol.tls_identity.subject or "-")
+            values["tls"] = tracker.quoted(protocol.version)
+            if tracker.tells_subject:
+                values["subject"] = tracker.quoted(protocol.tls_identity.subject or "-")
             self._known()
-        if keeper.entrance.accept_banner:
-            protocol.write(keeper.entrance.accept_banner)
+        if tracker.service_admission.accept_banner:
+            protocol.write(tracker.service_admission.accept_banner)
 
     def _failure_word(self) -> str:
         return "failed" if self._protocol.version else "handshake"

@@ -88,17 +88,17 @@ class ConnectionTracker(Generic[SessionT]):
 
     Args:
         service: whose connections these are.
-        journal: where accept, end and refuse are written.
+        log_writer: where accept, end and refuse are written.
         names: finds host names, for resolve=yes.
         budget: counts the descriptors of the service.
         numbers: numbers them.
-        entrance: decides who comes in.
+        service_admission: decides who comes in.
         constants: values of the lines that are the same for all connections.
         clock: seconds, monotonic.
 
     Attributes:
         sessions: the open connections by number.
-        visitors: those that are not let in yet, in the order in which they came.
+        pending: those that are not let in yet, in the order in which they came.
         deadlines: of the connections; None if they may last as long as they like.
         untold: how many of the open connections have an accept line that is still to be written.
     """
@@ -106,32 +106,32 @@ class ConnectionTracker(Generic[SessionT]):
     def __init__(
         self,
         service: Service,
-        journal: LogWriter,
+        log_writer: LogWriter,
         names: HostNameResolver,
         budget: Share,
         numbers: Iterator[int],
-        entrance: ServiceAdmission,
+        service_admission: ServiceAdmission,
         constants: Mapping[str, object],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.journal = journal
+        self.log_writer = log_writer
         self.names = names
         self.budget = budget
         self.numbers = numbers
         self.clock = clock
-        self.entrance = entrance
-        self.tally = entrance.tally
+        self.service_admission = service_admission
+        self.counters = service_admission.counters
         self.sessions: dict[int, SessionT] = {}
-        self.visitors: dict[UnadmittedConnection, None] = {}
+        self.pending: dict[UnadmittedConnection, None] = {}
         self.untold = 0
         self.deadlines: TimeoutSweeper | None = None
         self._call_later: Callable[[float, Callable[[], None]], object] | None = None
-        self.quoted = journal.quoted
-        self.peer_text = journal.format_peer
-        self.quoted_peer = journal.quoted_peer
+        self.quoted = log_writer.quoted
+        self.peer_text = log_writer.format_peer
+        self.quoted_peer = log_writer.quoted_peer
         # Quoted once for all connections.
-        self.nameless = journal.quoted("-")
-        self.reasons = {word: journal.quoted(word) for word in _REASONS}
+        self.nameless = log_writer.quoted("-")
+        self.reasons = {word: log_writer.quoted(word) for word in _REASONS}
         self._constants = constants
         self._waiting: list[Deferred[None]] = []
         self.retune(service)
@@ -147,7 +147,7 @@ class ConnectionTracker(Generic[SessionT]):
         values = {"service": service.id, **self._constants}
         fixed = {name: value for name, value in values.items() if name in chosen}
         variables = chosen - fixed.keys()
-        template = self.journal.template
+        template = self.log_writer.template
         self.accept_line, self.end_line = (
             template(event, fixed, variables) if service.logged else "" for event in (ACCEPT, END)
         )
@@ -158,11 +158,11 @@ class ConnectionTracker(Generic[SessionT]):
         """The fields of the lines that tell of the service's connections."""
         words = _LOGGED_SPAWNED if service.spawned else _LOGGED
         chosen = {"service", "id", "count"}.union(*(words[word] for word in service.logged))
-        if not self.resolves or self.journal.anonymize:
+        if not self.resolves or self.log_writer.anonymize:
             chosen.discard("host")
         if service.tls:
             chosen.add("tls")
-            if service.options.tls_client_ca is not None and self.tells_peer and not self.journal.anonymize:
+            if service.options.tls_client_ca is not None and self.tells_peer and not self.log_writer.anonymize:
                 chosen.add("subject")
         return chosen
 
@@ -230,7 +230,7 @@ class ConnectionTracker(Generic[SessionT]):
             reason: why it ended, one word of those in `reasons`.
             more: other fields of the line.
         """
-        self.tally.end(reason, seconds, bytes_in, bytes_out, peer if self.tells_peer else "")
+        self.counters.end(reason, seconds, bytes_in, bytes_out, peer if self.tells_peer else "")
         if self.end_line:
             values = {
                 "peer": peer,
@@ -243,11 +243,11 @@ class ConnectionTracker(Generic[SessionT]):
                 "count": len(self.sessions) - self.untold,
                 **more,
             }
-            self.journal.write(self.end_line % values)
+            self.log_writer.write(self.end_line % values)
 
     def all_connections(self) -> list[SessionT | UnadmittedConnection]:
         """All connections, those that wait to be let in first."""
-        return [*self.visitors, *self.sessions.values()]
+        return [*self.pending, *self.sessions.values()]
 
     def when_empty(self) -> Deferred[None]:
         """Fires when no connection is open, at once if none is."""
@@ -258,7 +258,7 @@ class ConnectionTracker(Generic[SessionT]):
 
     def notify_if_empty(self) -> None:
         """A connection may have been the last."""
-        if self._waiting and not (self.sessions or self.visitors):
+        if self._waiting and not (self.sessions or self.pending):
             waiting, self._waiting = self._waiting, []
             for each in waiting:
                 each.callback(None)

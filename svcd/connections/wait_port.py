@@ -57,7 +57,7 @@ class WaitPort(BasePort):
     Args:
         reactor: watches the socket, and time.
         sock: a listening or a datagram socket.
-        keeper: has the processes.
+        tracker: has the processes.
         freed: called when a process has ended whose socket this port has no more.
     """
 
@@ -65,12 +65,12 @@ class WaitPort(BasePort):
         self,
         reactor: FdReactor,
         sock: socket.socket,
-        keeper: SpawnedTracker,
+        tracker: SpawnedTracker,
         freed: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(reactor, sock)
         self._reactor = reactor
-        self._keeper = keeper
+        self._tracker = tracker
         self._session: SpawnedConnection | None = None
         self._holder: HolderProcess | None = None
         self._before: WaitPort | None = None
@@ -115,7 +115,7 @@ class WaitPort(BasePort):
 
     def dismiss(self) -> None:
         """End the process that has the socket: SIGTERM, and SIGKILL after the service's shutdown_timeout."""
-        seconds = self._keeper.service.options.shutdown_timeout
+        seconds = self._tracker.service.options.shutdown_timeout
         if self._session is not None:
             self._session.abort("shutdown", seconds)
         elif self._holder is not None:
@@ -124,26 +124,28 @@ class WaitPort(BasePort):
     def withdraw(self) -> None:
         """Give up a process that has no launcher to be started by; the client stays in the kernel's queue."""
         session = self._session
-        if session is not None and not session.pid and not (session.link is not None and session.link.ready):
+        if (
+            session is not None
+            and not session.pid
+            and not (session.launcher_client is not None and session.launcher_client.ready)
+        ):
             session.abort("shutdown")
 
     def resume(self) -> None:
         """Go on, unless a process has the socket, or too many had."""
-        if not self.busy and self._rest is None and not self._acceptor.waiting and self._keeper.may_accept():
+        if not self.busy and self._rest is None and not self._acceptor.waiting and self._tracker.may_accept():
             super().resume()
 
     def doRead(self) -> None:
         """Start a process for the client that has come."""
-        if self.busy or self._acceptor.waiting or not self._keeper.may_accept():
+        if self.busy or self._acceptor.waiting or not self._tracker.may_accept():
             self.pause()
             return
         host, peer, environment = self._asker()
-        ticket = self._keeper.entrance.admit(host, self._keeper.clock())
+        slot = self._tracker.service_admission.admit(host, self._tracker.clock())
         # A name is not waited for: anybody can make a datagram whose sender is somebody with a slow name server.
         found = (
-            (ticket.check_host_name(None) or ticket)
-            if isinstance(ticket, ConnectionSlot) and ticket.needs_host_name
-            else ticket
+            (slot.check_host_name(None) or slot) if isinstance(slot, ConnectionSlot) and slot.needs_host_name else slot
         )
         if not isinstance(found, ConnectionSlot):
             self._refuse(found, peer)
@@ -153,17 +155,17 @@ class WaitPort(BasePort):
         except OSError:
             # There are no more; an exception would end this port for good.
             found.release()
-            self._keeper.budget.rest()
+            self._tracker.budget.rest()
             return
         # Programs for inetd expect a socket that blocks; it is one for all who have it.
         self.socket.setblocking(True)
         self.pause()
-        self._session = self._keeper.take_socket(descriptor, peer, environment, self._back, found)
+        self._session = self._tracker.take_socket(descriptor, peer, environment, self._back, found)
 
     def _refuse(self, refusal: Refusal, peer: str) -> None:
         """Take away what waits, and only that."""
         if self.socket.type == socket.SOCK_DGRAM:
-            self._keeper.entrance.refused(refusal, peer)
+            self._tracker.service_admission.refused(refusal, peer)
             with contextlib.suppress(OSError):
                 self.socket.recv(1, socket.MSG_DONTWAIT)
             return
@@ -180,7 +182,7 @@ class WaitPort(BasePort):
         refusal, self._refusal = self._refusal, None
         if descriptor >= 0:
             assert refusal is not None  # noqa: S101 - it is accepted to be refused
-            self._keeper.entrance.reject(descriptor, refusal, "-")
+            self._tracker.service_admission.reject(descriptor, refusal, "-")
         self.resume()
 
     def _asker(self) -> tuple[str, str, bytes]:
@@ -199,12 +201,12 @@ class WaitPort(BasePort):
             return "", "-", b"PROTO=UDP"
         local = self.socket.getsockname()
         environment = tcp_environment(local[0], local[1], name[0], name[1], 1)
-        return name[0], self._keeper.peer_text(name[0], name[1]), environment.replace(b"PROTO=TCP", b"PROTO=UDP", 1)
+        return name[0], self._tracker.peer_text(name[0], name[1]), environment.replace(b"PROTO=TCP", b"PROTO=UDP", 1)
 
     def _back(self) -> None:
         """Watch the socket again: the process has ended, or there was none."""
         session, self._session = self._session, None
-        lived = 0.0 if session is None else self._keeper.clock() - session.started
+        lived = 0.0 if session is None else self._tracker.clock() - session.started
         left = self.connected and lived < _GOOD_LIFE and bool(self._poll.poll(0))
         self._hasty = self._hasty + 1 if left else 0
         if self._hasty >= _PATIENCE:

@@ -39,17 +39,29 @@ class ConnectionWrapper:
         started: by the keeper's clock, in seconds.
     """
 
-    __slots__ = ("_accept", "_cause", "_heard_all", "_host", "_keeper", "_protocol", "_ticket", "_who", "dataReceived",
-                 "number", "started", "transport")  # fmt: skip
+    __slots__ = (
+        "_accept",
+        "_cause",
+        "_heard_all",
+        "_host",
+        "_protocol",
+        "_slot",
+        "_tracker",
+        "_who",
+        "dataReceived",
+        "number",
+        "started",
+        "transport",
+    )  # fmt: skip
 
     def __init__(
-        self, keeper: ConnectionTracker[Any], protocol: IProtocol, client: IAddress, ticket: ConnectionSlot
+        self, tracker: ConnectionTracker[Any], protocol: IProtocol, client: IAddress, slot: ConnectionSlot
     ) -> None:
-        self._keeper = keeper
+        self._tracker = tracker
         self._protocol = protocol
-        self._ticket = ticket
+        self._slot = slot
         self._cause = ""
-        self._host = keeper.nameless
+        self._host = tracker.nameless
         # A line that waits for the client's name: its template and its values.
         self._accept: tuple[str, dict[str, object]] | None = None
         self._heard_all = False
@@ -60,25 +72,25 @@ class ConnectionWrapper:
     @property
     def peer(self) -> str:
         """Who it is, quoted as the log has it. Made for each line: kept, it would cost more than the gate's half."""
-        who, keeper = self._who, self._keeper
-        return keeper.quoted_peer(who.host, who.port) if isinstance(who, _INET) else str(who)
+        who, tracker = self._who, self._tracker
+        return tracker.quoted_peer(who.host, who.port) if isinstance(who, _INET) else str(who)
 
     def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - what the reactor has
         """The connection is there."""
-        keeper = self._keeper
+        tracker = self._tracker
         self.transport = transport
         if not isinstance(self._who, _INET):
             who = self._who
             peer = who if isinstance(who, UNIXPeer) else UNIXPeer(None, credentials(transport.getHandle()))
-            self._who = keeper.quoted(peer.text)
-        self.started = keeper.clock()
-        self.number = next(keeper.numbers)
-        keeper.tally.accepted += 1
-        keeper.add(self)
-        if keeper.accept_line:
-            self._came({"peer": self.peer, "id": self.number, "count": len(keeper.sessions) - keeper.untold})
-        if keeper.entrance.accept_banner:
-            self._greet(transport, keeper.entrance.accept_banner)
+            self._who = tracker.quoted(peer.text)
+        self.started = tracker.clock()
+        self.number = next(tracker.numbers)
+        tracker.counters.accepted += 1
+        tracker.add(self)
+        if tracker.accept_line:
+            self._came({"peer": self.peer, "id": self.number, "count": len(tracker.sessions) - tracker.untold})
+        if tracker.service_admission.accept_banner:
+            self._greet(transport, tracker.service_admission.accept_banner)
         try:
             self._protocol.makeConnection(transport)
         except BaseException:
@@ -92,39 +104,39 @@ class ConnectionWrapper:
 
     def connectionLost(self, reason: Failure) -> None:
         """The connection is gone."""
-        keeper = self._keeper
+        tracker = self._tracker
         try:
             self._tell_accept()
-            del keeper.sessions[self.number]
-            keeper.budget.release()
+            del tracker.sessions[self.number]
+            tracker.budget.release()
             self._protocol.connectionLost(reason)
         finally:
             try:
                 self._tell_end(reason)
             finally:
                 # After the line: somebody who waited for this may come in now.
-                self._ticket.release()
-                keeper.notify_if_empty()
+                self._slot.release()
+                tracker.notify_if_empty()
 
     def _tell_end(self, reason: Failure) -> None:
-        keeper = self._keeper
+        tracker = self._tracker
         # A service that could not serve this client says why.
         failure = getattr(self._protocol, "failure_text", "")
         if failure:
             self._cause = self._cause or self._failure_word()
-            keeper.tally.failures += 1
-        if failure and keeper.fail_line:
-            values = {"peer": self.peer, "id": self.number, "reason": keeper.quoted(failure)}
-            keeper.journal.write(keeper.fail_line % values)
+            tracker.counters.failures += 1
+        if failure and tracker.fail_line:
+            values = {"peer": self.peer, "id": self.number, "reason": tracker.quoted(failure)}
+            tracker.log_writer.write(tracker.fail_line % values)
         # Or why it has ended the connection itself.
         self._cause = self._cause or getattr(self._protocol, "end_reason", "")
-        seconds, word = keeper.clock() - self.started, self._cause or self._reason(reason)
-        if not (keeper.end_line or keeper.tally.watched):
+        seconds, word = tracker.clock() - self.started, self._cause or self._reason(reason)
+        if not (tracker.end_line or tracker.counters.watched):
             # Nobody wants to know more, and the kernel need not be asked.
-            keeper.tally.end_uncounted(word, seconds)
+            tracker.counters.end_uncounted(word, seconds)
             return
         carried = getattr(self.transport, "bytes_in", 0), getattr(self.transport, "bytes_out", 0)
-        keeper.log_end(self.number, self.peer, self._host, seconds, *carried, word)
+        tracker.log_end(self.number, self.peer, self._host, seconds, *carried, word)
 
     def traffic(self) -> tuple[int, int] | None:
         """Bytes that came from the client, and bytes that were taken on its side; None if nobody counts them."""
@@ -133,7 +145,7 @@ class ConnectionWrapper:
     def info(self) -> dict[str, object]:
         """What is known of the connection."""
         moved = {"in": getattr(self.transport, "bytes_in", 0), "out": getattr(self.transport, "bytes_out", 0)}
-        return self._keeper.facts(self, self.peer, **moved)
+        return self._tracker.facts(self, self.peer, **moved)
 
     def drain(self) -> None:
         """Ask the service to end the connection as soon as nothing is owed to the client."""
@@ -148,40 +160,40 @@ class ConnectionWrapper:
 
     def logPrefix(self) -> str:
         """For messages of the reactor."""
-        return self._keeper.service.id
+        return self._tracker.service.id
 
     def _came(self, values: dict[str, object]) -> None:
-        keeper = self._keeper
-        if keeper.resolves:
+        tracker = self._tracker
+        if tracker.resolves:
             # The line waits for the name, a bounded time, and the client does not wait for either.
             self._tell_later(values)
             self._ask_name()
         else:
-            keeper.journal.write(keeper.accept_line % values)
+            tracker.log_writer.write(tracker.accept_line % values)
 
     def _ask_name(self) -> None:
         host = getattr(self.transport.getPeer(), "host", None)
-        found = self._keeper.names.host_of(host) if host else succeed(None)
+        found = self._tracker.names.host_of(host) if host else succeed(None)
         found.addCallback(self._named)
 
     def _named(self, host: str | None) -> None:
         if host:
-            self._host = self._keeper.quoted(host)
+            self._host = self._tracker.quoted(host)
         self._tell_accept()
 
     def _tell_later(self, values: dict[str, object]) -> None:
-        self._keeper.untold += 1
-        self._accept = self._keeper.accept_line, values
+        self._tracker.untold += 1
+        self._accept = self._tracker.accept_line, values
 
     def _tell_accept(self) -> None:
         """Write the accept line that waits, if any: with the time of now, and the count of now."""
-        keeper = self._keeper
+        tracker = self._tracker
         if self._accept is not None:
             (line, values), self._accept = self._accept, None
-            keeper.untold -= 1
-            values |= {"host": self._host, "count": len(keeper.sessions) - keeper.untold}
-            if keeper.accept_line:
-                keeper.journal.write(line % values)
+            tracker.untold -= 1
+            values |= {"host": self._host, "count": len(tracker.sessions) - tracker.untold}
+            if tracker.accept_line:
+                tracker.log_writer.write(line % values)
 
     def _greet(self, transport: Any, welcome: bytes) -> None:  # noqa: ANN401 - as makeConnection
         transport.write(welcome)

@@ -88,10 +88,10 @@ class Commands:
         services = [self._row(running) for running in supervisor.hosted.values()]
         services += [_idle_row(each.service, "broken", each) for each in supervisor.broken if not self._runs(each)]
         services += [_idle_row(service, "disabled") for service in self._disabled.values()]
-        leaving = sum(len(each.keeper.all_connections()) for each in supervisor.draining if each.keeper is not None)
+        leaving = sum(len(each.tracker.all_connections()) for each in supervisor.draining if each.tracker is not None)
         return {
             **self._facts,
-            "uptime": round(supervisor.ledger.uptime, 3),
+            "uptime": round(supervisor.registry.uptime, 3),
             "pid": os.getpid(),
             "services": services,
             "leaving": leaving,
@@ -100,10 +100,10 @@ class Commands:
         }
 
     def _row(self, running: RunningService) -> dict[str, object]:
-        service, keeper = running.service, running.keeper
+        service, tracker = running.service, running.tracker
         listeners = self._supervisor.listeners_of(service.id)
         broken = self._supervisor.broken.get(service.id)
-        unavailable = keeper.tally.unavailable if keeper is not None else ""
+        unavailable = tracker.counters.unavailable if tracker is not None else ""
         paused = any(listener.paused for listener in listeners)
         row: dict[str, object] = {
             "service": service.id,
@@ -119,10 +119,10 @@ class Commands:
             problems.append(unavailable)
         if problems:
             row["problems"] = [str(problem) for problem in problems]
-        if keeper is not None:
-            row["connections"] = len(keeper.sessions)
-            row["limit"] = keeper.entrance.door.rules.instances
-            row["refused"] = {str(reason): count for reason, count in keeper.entrance.counts.items() if count}
+        if tracker is not None:
+            row["connections"] = len(tracker.sessions)
+            row["limit"] = tracker.service_admission.admission.rules.instances
+            row["refused"] = {str(reason): count for reason, count in tracker.service_admission.counts.items() if count}
         return row
 
     def _runs(self, broken: BrokenService) -> bool:
@@ -139,9 +139,9 @@ class Commands:
         running = supervisor.hosted[name]
         one = running.service
         row = self._row(running)
-        if running.tls is not None and running.keeper is not None:
-            tally = running.keeper.tally
-            row["handshakes"] = {**tally.handshakes, "failed": sum(tally.handshakes_failed.values())}
+        if running.tls is not None and running.tracker is not None:
+            counters = running.tracker.counters
+            row["handshakes"] = {**counters.handshakes, "failed": sum(counters.handshakes_failed.values())}
         return _with_line(row, one if broken is None else broken.service)
 
     def connections(self, service: str = "") -> list[dict[str, object]]:
@@ -152,8 +152,8 @@ class Commands:
         return [
             {"service": running.service.id, **session.info()}
             for running in all_running
-            if running.keeper is not None
-            for session in running.keeper.all_connections()
+            if running.tracker is not None
+            for session in running.tracker.all_connections()
         ]
 
     def kick(self, who: str) -> dict[str, object]:
@@ -161,7 +161,7 @@ class Commands:
         number = int(who) if who.isdecimal() and len(who) < 20 else -1
         ended = 0
         for running in [*self._supervisor.hosted.values(), *self._supervisor.draining]:
-            for session in running.keeper.all_connections() if running.keeper is not None else []:
+            for session in running.tracker.all_connections() if running.tracker is not None else []:
                 peer = str(session.info()["peer"])
                 if session.number == number or who in (peer, peer.rpartition(":")[0].strip("[]")):
                     session.abort("kicked")

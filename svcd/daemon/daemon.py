@@ -50,7 +50,7 @@ class Daemon(MultiService):
         reloader: Reloader,
         log_output: LogSetup,
         twistd: Twistd,
-        predecessor: OldDaemon | None = None,
+        old_daemon: OldDaemon | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._reactor = reactor
@@ -58,7 +58,7 @@ class Daemon(MultiService):
         self._reloader = reloader
         self._log_output = log_output
         self._twistd = twistd
-        self._predecessor = predecessor
+        self._old_daemon = old_daemon
         self._stopping = False
         self._deadline = StopDeadline(self._report_forced_end)
         # A signal handler sets it, so that a second signal counts even if the first one's call is never made.
@@ -79,8 +79,8 @@ class Daemon(MultiService):
         Raises:
             StartFailure: some can't be opened, or not be served; each was reported.
         """
-        if self._predecessor is not None:
-            self._predecessor.begin()
+        if self._old_daemon is not None:
+            self._old_daemon.begin()
             self._supervisor.store.shared = True
         try:
             super().privilegedStartService()  # type: ignore[no-untyped-call]
@@ -98,7 +98,7 @@ class Daemon(MultiService):
         """Begin to serve as soon as the reactor runs."""
         # Handlers may run as the daemon's own user. Not before twistd has given root up, which sets it anew.
         hide_memory()
-        self._log_output.journal.start_buffering(self._reactor.callLater, self._reactor.callFromThread)
+        self._log_output.log_writer.start_buffering(self._reactor.callLater, self._reactor.callFromThread)
         self._twistd.hold_status_pipe()
         # It sets handlers of its own when it starts, which end the process by the signal again: whoever hears that we
         # are ready may send one.
@@ -120,19 +120,19 @@ class Daemon(MultiService):
     def _running(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._signalled)
-        if self._predecessor is None:
+        if self._old_daemon is None:
             self._serve()
         else:
-            self._predecessor.ready(self._reactor, self._faults(), self._take_over, self._old_daemon_lost)
+            self._old_daemon.ready(self._reactor, self._faults(), self._take_over, self._old_daemon_lost)
 
     def _take_over(self, held: Mapping[int, int]) -> None:
         """The daemon before us accepts nobody any more: what we share is ours, but for what its processes have."""
-        assert self._predecessor is not None  # noqa: S101 - it has just said so
+        assert self._old_daemon is not None  # noqa: S101 - it has just said so
         self._supervisor.store.own()
         unserved = self._supervisor.hold(held)
         self._serve()
         self._twistd.take_over()
-        self._predecessor.serving(unserved)
+        self._old_daemon.serving(unserved)
 
     def _faults(self) -> list[str]:
         return [str(error) for each in self._supervisor.broken for error in each.errors]
@@ -164,7 +164,7 @@ class Daemon(MultiService):
         """Say, in a thread that the process does not wait for, why the process ends before its stop is done."""
         # twistd may have taken its observer off already.
         text = f"the stop takes too long, so the process ends; still running: {running}"
-        self._log_output.journal.record_here(PROBLEM, {"text": text})
+        self._log_output.log_writer.record_here(PROBLEM, {"text": text})
         self._twistd.remove_pid_file()
 
     def _stop(self) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from svcd.supervisor.launch_spec import DaemonAccount
     from svcd.upgrade.handover import Handover
 
-__all__ = ["connection_limit", "inherited_stock", "own_program"]
+__all__ = ["connection_limit", "inherited_socket_pool", "own_program"]
 
 #: More descriptors than this are not asked for: where the hard limit is a billion, programs that close them
 #: all one by one take minutes.
@@ -51,7 +51,9 @@ def connection_limit(sockets: int) -> int:
     return max(1, limit - RESERVE)
 
 
-def inherited_stock(environment: MutableMapping[str, str], pid: int, handover: Handover | None = None) -> SocketPool:
+def inherited_socket_pool(
+    environment: MutableMapping[str, str], pid: int, handover: Handover | None = None
+) -> SocketPool:
     """The sockets that we were started with.
 
     Args:

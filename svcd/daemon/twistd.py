@@ -34,16 +34,16 @@ class Twistd:
     Args:
         options: its options, which it looks at again when the daemon is started and when it ends.
         managed: whether a service manager hears from us.
-        successor: whether another daemon has started this one.
+        new_daemon: whether another daemon has started this one.
     """
 
     _log = Logger()
 
-    def __init__(self, options: MutableMapping[str, Any], *, managed: bool = False, successor: bool = False) -> None:
+    def __init__(self, options: MutableMapping[str, Any], *, managed: bool = False, new_daemon: bool = False) -> None:
         self._options = options
         self._managed = managed
         # Whose child it is later, when another daemon was, says nothing.
-        self._parent = 0 if successor else os.getppid()
+        self._parent = 0 if new_daemon else os.getppid()
         self._waiting: int | None = None
 
     @property

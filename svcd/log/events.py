@@ -18,7 +18,7 @@ HTTP request (request_timeout), keepalive (keepalive_timeout), send (send_timeou
 `exit` its exit status, or the signal that ended it; `user`, `system` its processor time in seconds; `tls` the version
 of TLS, a dash if the handshake failed; `subject` whose certificate the client has shown (RFC 4514), a dash if none, for
 services with tls_client_ca; `datagrams` received in all, `ignored` those of them that the rules leave unanswered;
-`state` of a launcher or of the nursery; `retry` the seconds until it is started again; `text` what a handler wrote for
+`state` of a launcher or of the zygote; `retry` the seconds until it is started again; `text` what a handler wrote for
 the log.
 
 The `state` of a launcher is ready, lost, or idle: it has ended for want of clients (launcher_idle), and the next one
@@ -98,8 +98,6 @@ __all__ = [
     "LOST",
     "MODULE_CHANGED",
     "NUMBERS",
-    "NURSERY",
-    "NURSERY_LOST",
     "PAUSE",
     "PRIORITIES",
     "PROBLEM",
@@ -115,6 +113,8 @@ __all__ = [
     "UNRESOLVED",
     "UPGRADE",
     "UPGRADE_FAILED",
+    "ZYGOTE",
+    "ZYGOTE_LOST",
     "Event",
     "log_event",
 ]
@@ -166,8 +166,8 @@ RESUME = Event("resume", ("reason", "connections", "limit"), "notice")
 LOST = Event("lost", ("lines", "reason"), "error")
 LOG = Event("log", ("level", "message"))
 
-NURSERY = Event("nursery", ("pid", "state", "reason"), "notice")
-NURSERY_LOST = replace(NURSERY, level="warn")
+ZYGOTE = Event("zygote", ("pid", "state", "reason"), "notice")
+ZYGOTE_LOST = replace(ZYGOTE, level="warn")
 #: The kernel does not say what moves on the connections of handlers: idle_timeout and first_byte_timeout don't hold.
 BLIND = Event("blind", ("service", "reason"), "warn")
 LAUNCHER = Event("launcher", ("service", "pid", "state", "reason", "retry"), "notice")

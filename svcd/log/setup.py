@@ -43,7 +43,7 @@ class LogSetup:
         short: write clients' addresses shortened.
 
     Attributes:
-        journal: where everything is written.
+        log_writer: where everything is written.
         on_terminal: whether the log is the standard output, or is read together with it.
     """
 
@@ -63,7 +63,7 @@ class LogSetup:
             # Nobody is there, as in some containers: text it is, to the standard output, as it was.
             with contextlib.suppress(OSError):
                 self._use_journald()
-        self.journal = LogWriter(self._sink, self._form(log_format == "json"), short=short)
+        self.log_writer = LogWriter(self._sink, self._form(log_format == "json"), short=short)
 
     def _use_journald(self) -> None:
         self._journald = JournaldSink()
@@ -102,7 +102,7 @@ class LogSetup:
                 self._use_journald()
             except OSError as error:
                 raise failure(f"can't reach journald: {error.strerror}; use another --log-format") from error
-        return LogObserver(self.journal)
+        return LogObserver(self.log_writer)
 
     def tell_start_failure(self, lines: Sequence[str]) -> None:
         """Write into the log why the daemon does not start; the standard error has it already.
@@ -117,7 +117,7 @@ class LogSetup:
             if self._write is twisted_sink:
                 self.observer()
             for line in lines:
-                self.journal.record_here(PROBLEM, {"text": line})
+                self.log_writer.record_here(PROBLEM, {"text": line})
 
     def finish(self, seconds: float = _FINISH_SECONDS) -> None:
         """Write the lines that wait, before the process ends, and wait until journald has read them.
@@ -126,12 +126,12 @@ class LogSetup:
             seconds: how long, if they are not taken. Then the standard error has how many are missing.
         """
         end = time.monotonic() + seconds
-        self.journal.flush()
-        while (waiting := self.journal.waiting) or (self._journald is not None and self._journald.unread):
+        self.log_writer.flush()
+        while (waiting := self.log_writer.waiting) or (self._journald is not None and self._journald.unread):
             if time.monotonic() >= end:
                 break
             time.sleep(_FINISH_PAUSE)
-            self.journal.flush()
+            self.log_writer.flush()
         error = sys.__stderr__
         # It may be a pipe that is not read either.
         if waiting and error is not None and select.select([], [error], [], 0)[1]:

@@ -215,21 +215,21 @@ class LogObserver:
     svcd's own events keep their fields; everything else becomes a `log` line, tracebacks included.
 
     Args:
-        journal: where the lines go.
+        log_writer: where the lines go.
     """
 
-    def __init__(self, journal: LogWriter) -> None:
-        self._journal = journal
+    def __init__(self, log_writer: LogWriter) -> None:
+        self._log_writer = log_writer
 
     def __call__(self, event: LogEvent) -> None:
         """Write an event."""
         own = event.get("svcd_event")
         if isinstance(own, Event):
-            self._journal.record(own, event)
+            self._log_writer.record(own, event)
             return
         text = formatEvent(event)
         failure = event.get("log_failure")
         if failure is not None:
             text = f"{text}\n{failure.getTraceback()}".strip()
         level = event.get("log_level")
-        self._journal.record(LOG, {"level": level.name if level else "info", "message": text})
+        self._log_writer.record(LOG, {"level": level.name if level else "info", "message": text})

@@ -70,17 +70,19 @@ class MetricsRegistry:
         """Seconds since the start."""
         return self._clock() - self._since
 
-    def tally(self, service: str) -> ServiceCounters:
+    def counters(self, service: str) -> ServiceCounters:
         """The tally of a service, by its id; one that is known goes on."""
-        tally = self._tallies.get(service)
-        if tally is None:
-            tally = self._tallies[service] = ServiceCounters(ServiceInfo(service, ""), self._recent.append, self._clock)
-            tally.watched = bool(self._watchers)
-        return tally
+        counters = self._tallies.get(service)
+        if counters is None:
+            counters = self._tallies[service] = ServiceCounters(
+                ServiceInfo(service, ""), self._recent.append, self._clock
+            )
+            counters.watched = bool(self._watchers)
+        return counters
 
     def describe(self, services: Sequence[ServiceInfo]) -> None:
         """Say which services there are, and what they are: these are shown, in this order, and others forgotten."""
-        tallies = {about.id: self.tally(about.id) for about in services}
+        tallies = {about.id: self.counters(about.id) for about in services}
         for about in services:
             tallies[about.id].about = about
         self._tallies = tallies
@@ -89,7 +91,7 @@ class MetricsRegistry:
             del self._series[service]
         if self._watchers:
             # A chart begins with what comes from now on.
-            self._sample([tally for tally in self._shown if tally.about.id not in self._series])
+            self._sample([counters for counters in self._shown if counters.about.id not in self._series])
 
     def snapshot(self) -> Snapshot:
         """Everything, as it is now."""
@@ -109,7 +111,7 @@ class MetricsRegistry:
             lag_last=self._lag_last,
             cpu_seconds=times.user + times.system,
         )
-        return Snapshot(daemon, tuple(tally.figures() for tally in self._shown))
+        return Snapshot(daemon, tuple(counters.figures() for counters in self._shown))
 
     def last(self) -> Sequence[tuple[float, ConnectionRecord]]:
         """The connections that have ended, the newest first, each with how many seconds ago."""
@@ -144,8 +146,8 @@ class MetricsRegistry:
             self._be_watched()
 
     def _be_watched(self) -> None:
-        for tally in self._tallies.values():
-            tally.watched = bool(self._watchers)
+        for counters in self._tallies.values():
+            counters.watched = bool(self._watchers)
 
     def _look(self, alarm: CallLater, count: int) -> None:
         """See how late one is called, and take a sample when it is time."""
@@ -164,9 +166,9 @@ class MetricsRegistry:
         alarm(step, called)
 
     def _sample(self, tallies: Sequence[ServiceCounters]) -> None:
-        for tally in tallies:
-            service = tally.about.id
+        for counters in tallies:
+            service = counters.about.id
             samples = self._series.get(service)
             if samples is None:
                 samples = self._series[service] = deque(maxlen=SAMPLES + 1)
-            samples.append(tally.arrivals())
+            samples.append(counters.arrivals())

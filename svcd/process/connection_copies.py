@@ -123,19 +123,19 @@ class ConnectionCopies:
         self._copies.clear()
 
 
-def _has(pid: int, link: str) -> bool:
+def _has(pid: int, launcher_client: str) -> bool:
     """Whether a process, or one that descends from it, has a socket open; of one that has ended it is not known yet.
 
     Raises:
         PermissionError: that can't be seen.
     """
     try:
-        if any(_target(f"/proc/{pid}/fd/{name}") == link for name in os.listdir(f"/proc/{pid}/fd")):  # noqa: PTH208 - names
+        if any(_target(f"/proc/{pid}/fd/{name}") == launcher_client for name in os.listdir(f"/proc/{pid}/fd")):  # noqa: PTH208 - names
             return True
         tasks = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - names
     except (FileNotFoundError, ProcessLookupError):
         return True
-    return any(_has(child, link) for task in tasks for child in _children(pid, task))
+    return any(_has(child, launcher_client) for task in tasks for child in _children(pid, task))
 
 
 def _shows(pid: int) -> bool:

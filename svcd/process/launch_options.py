@@ -1,7 +1,7 @@
-"""Options of a launcher that a message to the nursery has, and the rule which of them a daemon without root may change.
+"""Options of a launcher that a message to the zygote has, and the rule which of them a daemon without root may change.
 
-A daemon that has given up root (twistd --uid) can be taken over, and its nursery still is root. The table that the
-nursery was started with bounds what it gives: for each service the user, groups, root directory, program, arguments,
+A daemon that has given up root (twistd --uid) can be taken over, and its zygote still is root. The table that the
+zygote was started with bounds what it gives: for each service the user, groups, root directory, program, arguments,
 environment, working directory and Python module are those of the table. Arguments and variables are no harmless detail:
 `-c COMMAND` or LD_PRELOAD makes a program do what the caller wants, with the rights of the program's user. What may
 change is what the launcher does itself, and what takes rights away from handlers: more bits of umask=, a greater nice=,
@@ -55,7 +55,7 @@ _FIXED_IDENTITY = {"user": "user", "group": "group", "groups": "groups", "root":
 
 
 def launcher_options(spec: LaunchSpec) -> bytes:
-    """Return the part of a Spec that a message to the nursery may change."""
+    """Return the part of a Spec that a message to the zygote may change."""
     identity, limits = spec.identity, _limits(spec.identity)
     umask = _NO_UMASK if identity.umask is None else identity.umask
     numbers: list[int] = []
@@ -105,15 +105,15 @@ def inherited_limits() -> dict[int, tuple[int, int]]:
 
 
 def excess(row: LaunchSpec, wanted: LaunchSpec, inherited: Mapping[int, tuple[int, int]]) -> list[str]:
-    """Return the options by which a Spec gives a handler more than a row of the nursery's table does, or other things.
+    """Return the options by which a Spec gives a handler more than a row of the zygote's table does, or other things.
 
     Args:
         row: of the table.
         wanted: what is asked for.
-        inherited: limits of the nursery, by RLIMIT number.
+        inherited: limits of the zygote, by RLIMIT number.
 
     Returns:
-        The names of options; empty for the name of the service. Nothing if the nursery may start the launcher.
+        The names of options; empty for the name of the service. Nothing if the zygote may start the launcher.
     """
     have, want = row.identity, wanted.identity
     found = [option for name, option in _FIXED.items() if getattr(row, name) != getattr(wanted, name)]

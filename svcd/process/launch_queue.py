@@ -131,13 +131,13 @@ class LaunchQueue:
                 yield number
         self._unsent = dict(self._waiting)
 
-    def hand_over(self, successor: LaunchQueue) -> None:
+    def hand_over(self, new_daemon: LaunchQueue) -> None:
         """Give the connections that no launcher was told of to another one's orders."""
         for number, waiting in self._unsent.items():
             del self._waiting[number]
-            successor._waiting[number] = successor._unsent[number] = waiting
+            new_daemon._waiting[number] = new_daemon._unsent[number] = waiting
         self._unsent.clear()
-        successor._soon()
+        new_daemon._soon()
 
     def close(self) -> Iterator[int]:
         """There will be none. Yields the connections that waited; they are closed."""

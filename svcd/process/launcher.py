@@ -87,7 +87,7 @@ def serve(spec: LaunchSpec, control: socket.socket) -> int:
         launcher.run(ProgramRunner(spec))
     elif spec.threads:
         apply_limits(spec.identity.handler_limits)
-        threads = ThreadRunner(handler, launcher.telling, time.monotonic, counts=spec.hold)
+        threads = ThreadRunner(handler, launcher.writer, time.monotonic, counts=spec.hold)
         launcher.run(threads)
         threads.wait()
     else:
@@ -104,15 +104,15 @@ class Launcher:
         modules: of a Python handler.
 
     Attributes:
-        telling: tells the daemon.
+        writer: tells the daemon.
         closings: takes the reports of Python handlers in processes that close their connections; None for no need.
     """
 
     def __init__(self, spec: LaunchSpec, control: socket.socket, modules: ModuleFiles | None = None) -> None:
         self._control = control
         limit = OutputLimit(spec.stderr_lines, spec.stderr_bytes, time.monotonic) if spec.stderr_lines else None
-        self.telling = MessageWriter(control, limit, time.monotonic)
-        self._tell, self._note = self.telling.tell, self.telling.note
+        self.writer = MessageWriter(control, limit, time.monotonic)
+        self._tell, self._note = self.writer.tell, self.writer.note
         self._modules = modules
         self._idle_seconds = spec.idle
         self._idle_at: float | None = None
@@ -164,9 +164,9 @@ class Launcher:
             if self._remains:
                 self._end_remains()
             self._look_at_copies()
-            if self.telling.due is not None:
-                self.telling.tell_dropped()
-            self.telling.flush()
+            if self.writer.due is not None:
+                self.writer.tell_dropped()
+            self.writer.flush()
         if self._threads:
             self._drop_own_output()
 
@@ -240,8 +240,8 @@ class Launcher:
         if not self._threads:
             # The next launcher must not start another handler for it if this one is killed in the middle.
             self._note(Starting(order.number))
-            self.telling.flush()
-        stderr, keeper = descriptor, 0
+            self.writer.flush()
+        stderr, tracker = descriptor, 0
         try:
             if self._logs and not self._threads:
                 reading, stderr = os.pipe2(os.O_CLOEXEC)
@@ -253,13 +253,13 @@ class Launcher:
             if not self._threads:
                 self._numbers[pid] = order.number
                 self._pids[order.number] = pid
-                keeper = pid if self._hold else 0
+                tracker = pid if self._hold else 0
                 self._note(Started(order.number, pid))
         finally:
             if stderr != descriptor:
                 os.close(stderr)
-            if keeper:
-                self._copies.keep(order.number, keeper, descriptor, reported=self.closings is not None)
+            if tracker:
+                self._copies.keep(order.number, tracker, descriptor, reported=self.closings is not None)
             else:
                 os.close(descriptor)
 
@@ -283,10 +283,10 @@ class Launcher:
     def _timeout(self, starter: _Starter) -> float | None:
         """How long to wait for something to happen, in milliseconds; tells the daemon first if it was nothing long."""
         self._look_idle(starter)
-        if self._idle_at is None and self.telling.due is None and self._copies.due is None and not self._remains:
+        if self._idle_at is None and self.writer.due is None and self._copies.due is None and not self._remains:
             return None
         deadlines = [*self._remains.values()]
-        deadlines += [each for each in (self._idle_at, self.telling.due, self._copies.due) if each is not None]
+        deadlines += [each for each in (self._idle_at, self.writer.due, self._copies.due) if each is not None]
         return max(0.0, min(deadlines) - time.monotonic()) * 1000
 
     def _look_idle(self, starter: _Starter) -> None:
@@ -315,13 +315,13 @@ class Launcher:
 
     def _listen(self, descriptor: int) -> bool:
         """Read what a handler writes for the log; whether there may be more."""
-        number, sayings = self._pipes[descriptor]
+        number, splitter = self._pipes[descriptor]
         try:
             data = os.read(descriptor, 65_536)
         except BlockingIOError:
             return False
-        for text in sayings.feed(data) if data else sayings.end():
-            self.telling.say(number, text)
+        for text in splitter.feed(data) if data else splitter.end():
+            self.writer.say(number, text)
         if not data:
             self._poll.unregister(descriptor)
             del self._pipes[descriptor], self._readings[number]

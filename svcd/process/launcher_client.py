@@ -64,7 +64,7 @@ _MOST_STUCK_THREADS = 32
 class LauncherSource(Protocol):
     """Starts the launchers of one service, and ends what has lost its launcher."""
 
-    def launch(self, link: LauncherClient) -> None:
+    def launch(self, launcher_client: LauncherClient) -> None:
         """Start a launcher; the link's attach() is called with it, or its lost() if there can be none."""
 
     def signal(self, signal: Signal) -> None:
@@ -108,7 +108,7 @@ class LauncherClient:
         self._since = 0.0
         self.ready = self._failing = False
         self._asked = self._had_one = False
-        self._successor: LauncherClient | None = None
+        self._new_daemon: LauncherClient | None = None
         self.stopped = False
         self._backoff = Backoff()
         self._retry: IDelayedCall | None = None
@@ -136,7 +136,7 @@ class LauncherClient:
         """Close a connection that has no process yet; returns whether it had none."""
         if self._orders.drop(number):
             return True
-        return self._successor is not None and self._successor.drop(number)
+        return self._new_daemon is not None and self._new_daemon.drop(number)
 
     def signal(self, number: int, number_of_signal: int) -> None:
         """Send a signal to the process group of a connection."""
@@ -144,13 +144,13 @@ class LauncherClient:
             self._orders.signal(Signal(number, self.pids[number], number_of_signal))
         elif number in self.orphaned:
             self._source.signal(Signal(number, self.orphaned[number], number_of_signal))
-        elif self._successor is not None:
-            self._successor.signal(number, number_of_signal)
+        elif self._new_daemon is not None:
+            self._new_daemon.signal(number, number_of_signal)
 
     @property
     def failing(self) -> bool:
         """Whether the last launcher was lost, or could not begin, and there is no other one yet."""
-        return self._failing if self._successor is None else self._successor.failing
+        return self._failing if self._new_daemon is None else self._new_daemon.failing
 
     def renew(self) -> LauncherClient:
         """Make another link for the same service, whose launcher is started anew."""
@@ -186,8 +186,8 @@ class LauncherClient:
         """Expect nothing more of a connection's process."""
         self.pids.pop(number, None)
         self.orphaned.pop(number, None)
-        if self._successor is not None:
-            self._successor.abandon(number)
+        if self._new_daemon is not None:
+            self._new_daemon.abandon(number)
 
     def ensure_launcher(self) -> None:
         """Have a launcher, if none is there or on its way."""
@@ -406,8 +406,8 @@ class LauncherClient:
             # It may have a process; another launcher must not start a second one.
             self._reports.process_lost(number)
         self._answer(CommandError(reason))
-        if self._successor is not None:
-            self.replace_by(self._successor)
+        if self._new_daemon is not None:
+            self.replace_by(self._new_daemon)
 
     def _again(self) -> None:
         self._retry = None
@@ -420,20 +420,20 @@ class LauncherClient:
         if self._orders or self._problem:
             self.ensure_launcher()
 
-    def replace_by(self, successor: LauncherClient) -> None:
+    def replace_by(self, new_daemon: LauncherClient) -> None:
         """Let another launcher serve from now on, also who waits; this one ends after its last handler."""
-        self._successor = successor
-        self._orders.hand_over(successor._orders)
-        if successor._orders:
-            successor.ensure_launcher()
+        self._new_daemon = new_daemon
+        self._orders.hand_over(new_daemon._orders)
+        if new_daemon._orders:
+            new_daemon.ensure_launcher()
         self._leave()
 
     def _leave(self) -> None:
-        if self._successor is not None and not (self._orders or self.pids or self.orphaned):
+        if self._new_daemon is not None and not (self._orders or self.pids or self.orphaned):
             self.stop()
 
     def forget(self) -> None:
-        """The nursery is gone: nobody will say when the handlers of lost launchers end. The next one is asked again."""
+        """The zygote is gone: nobody will say when the handlers of lost launchers end. The next one is asked again."""
         self._nursed = False
         self._forget_orphans()
 

@@ -1,4 +1,4 @@
-"""What the daemon, the nursery and the launchers tell one another: messages in packets of SOCK_SEQPACKET pairs.
+"""What the daemon, the zygote and the launchers tell one another: messages in packets of SOCK_SEQPACKET pairs.
 
 The daemon's side does not trust what it reads: whoever serves a connection has the rights of its launcher. A descriptor
 travels beside a packet (SCM_RIGHTS, unix(7)), at most one with each.
@@ -58,7 +58,7 @@ class Connection(NamedTuple):
 
 
 class Signal(NamedTuple):
-    """To a launcher, or when that is lost to the nursery: send a signal to the process group of a handler.
+    """To a launcher, or when that is lost to the zygote: send a signal to the process group of a handler.
 
     Attributes:
         number: of the connection.
@@ -147,13 +147,13 @@ class Dropped(NamedTuple):
 
 
 class Kill(NamedTuple):
-    """To the nursery: end a launcher of its own by SIGKILL."""
+    """To the zygote: end a launcher of its own by SIGKILL."""
 
     pid: int
 
 
 class StartLauncher(NamedTuple):
-    """To the nursery: start the launcher of a service, which is known by its row in the table.
+    """To the zygote: start the launcher of a service, which is known by its row in the table.
 
     Attributes:
         row: of the table.
@@ -165,7 +165,7 @@ class StartLauncher(NamedTuple):
 
 
 class LauncherStarted(NamedTuple):
-    """From the nursery, with the launcher's socket: it runs; or, with an errno and none, it could not be forked."""
+    """From the zygote, with the launcher's socket: it runs; or, with an errno and none, it could not be forked."""
 
     row: int
     pid: int
@@ -173,7 +173,7 @@ class LauncherStarted(NamedTuple):
 
 
 class ChildExited(NamedTuple):
-    """From the nursery: a launcher has ended, or a handler whose launcher ended before it; `status` as wait(2)."""
+    """From the zygote: a launcher has ended, or a handler whose launcher ended before it; `status` as wait(2)."""
 
     pid: int
     status: int

@@ -180,7 +180,7 @@ class ThreadRunner:
 
     Args:
         function: the handler.
-        telling: tells the daemon; any thread may call it.
+        writer: tells the daemon; any thread may call it.
         clock: seconds, monotonic.
         counts: whether to count the bytes of connections.
     """
@@ -188,15 +188,15 @@ class ThreadRunner:
     def __init__(
         self,
         function: Callable[..., object],
-        telling: MessageWriter,
+        writer: MessageWriter,
         clock: Callable[[], float],
         *,
         counts: bool = False,
     ) -> None:
         self._counts: dict[int, tuple[int, int]] | None = {} if counts else None
         self._function = function
-        self._telling = telling
-        self._tell = telling.tell
+        self._writer = writer
+        self._tell = writer.tell
         self._clock = clock
         # Their ends are about to be told.
         self._ending: set[int] = set()
@@ -268,9 +268,9 @@ class ThreadRunner:
         except SystemExit as leaving:
             code, text = _left(leaving)
             if text:
-                self._telling.say(number, text[:LONGEST_BLOCK])
+                self._writer.say(number, text[:LONGEST_BLOCK])
         except BaseException:  # noqa: BLE001 - Ctrl-C comes to the main thread alone
-            self._telling.say(number, traceback.format_exc().encode(errors="replace")[-LONGEST_BLOCK:])
+            self._writer.say(number, traceback.format_exc().encode(errors="replace")[-LONGEST_BLOCK:])
         finally:
             self._ending.add(number)
             # Unless it was abandoned.

@@ -1,4 +1,4 @@
-"""What the nursery is told of a service before anything runs: what to start, as whom, within which limits."""
+"""What the zygote is told of a service before anything runs: what to start, as whom, within which limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nursery: the process that launchers are forked from, also later, when the daemon itself is root no more.
+"""The zygote: the process that launchers are forked from, also later, when the daemon itself is root no more.
 
 It is the only one that keeps what the daemon was started with, so it can do next to nothing: it knows the table that it
 was given at its start, and what it can be asked for is another launcher for a line of it, with the same rights or fewer
@@ -122,7 +122,7 @@ class _Zygote:
             self._control.close()
             self._watch.close()
             code = serve(spec, control)
-        except BaseException:  # noqa: BLE001 - whatever it is, the nursery's own life must not go on here
+        except BaseException:  # noqa: BLE001 - whatever it is, the zygote's own life must not go on here
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(code)
@@ -164,10 +164,10 @@ def main() -> None:
     # What is there now is there for good, and stays shared with the launchers: the collector must not touch it.
     gc.collect()
     gc.freeze()
-    nursery = _Zygote(control, specs)
+    zygote = _Zygote(control, specs)
     try:
-        nursery.run()
+        zygote.run()
     except (BrokenPipeError, ConnectionResetError):
         return
     finally:
-        nursery.wake_launchers()
+        zygote.wake_launchers()

@@ -1,4 +1,4 @@
-"""The daemon's end of the nursery: starts it, asks it for launchers, hears of deaths."""
+"""The daemon's end of the zygote: starts it, asks it for launchers, hears of deaths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 import svcd
-from svcd.log.events import NURSERY, NURSERY_LOST, log_event
+from svcd.log.events import ZYGOTE, ZYGOTE_LOST, log_event
 from svcd.process.backoff import Backoff
 from svcd.process.launch_options import excess, inherited_limits, launcher_options
 from svcd.process.launcher_client import LauncherClient
@@ -52,29 +52,29 @@ _CODE = "import sys; sys.path.append({root!r}); from svcd.process.zygote import 
 
 
 class _Source:
-    """Starts the launchers of a row of the nursery's table."""
+    """Starts the launchers of a row of the zygote's table."""
 
-    def __init__(self, nurse: ZygoteClient, row: int, spec: LaunchSpec) -> None:
-        self._nurse = nurse
+    def __init__(self, zygote_client: ZygoteClient, row: int, spec: LaunchSpec) -> None:
+        self._zygote_client = zygote_client
         self._row = row
         self._spec = spec
 
-    def launch(self, link: LauncherClient) -> None:
-        self._nurse.ask(self._row, link)
+    def launch(self, launcher_client: LauncherClient) -> None:
+        self._zygote_client.ask(self._row, launcher_client)
 
     def signal(self, signal: Signal) -> None:
-        self._nurse.send(signal, signal.number)
+        self._zygote_client.send(signal, signal.number)
 
     def kill(self, pid: int) -> None:
-        self._nurse.send(Kill(pid), f"kill {pid}")
+        self._zygote_client.send(Kill(pid), f"kill {pid}")
 
     def renew(self, reports: LauncherEvents) -> LauncherClient:
-        return self._nurse.make(self._row, reports, self._spec)
+        return self._zygote_client.make(self._row, reports, self._spec)
 
 
 @implementer(IReadDescriptor)
 class ZygoteClient:
-    """Has a nursery, and through it a launcher for each spawned service.
+    """Has a zygote, and through it a launcher for each spawned service.
 
     Args:
         reactor: watches descriptors and time.
@@ -85,7 +85,7 @@ class ZygoteClient:
     def __init__(self, reactor: FdReactor) -> None:
         self._reactor = reactor
         self._specs: list[LaunchSpec] = []
-        self._links: list[LauncherClient] = []
+        self._launcher_clients: list[LauncherClient] = []
         self._asked: deque[tuple[int, LauncherClient]] = deque()
         self._socket: socket.socket | None = None
         self._root = False
@@ -98,8 +98,8 @@ class ZygoteClient:
         self._stopping: Deferred[None] | None = None
         self._call: IDelayedCall | None = None
 
-    def link(self, spec: LaunchSpec, reports: LauncherEvents) -> LauncherClient:
-        """Take a service in, before the nursery starts."""
+    def launcher_client(self, spec: LaunchSpec, reports: LauncherEvents) -> LauncherClient:
+        """Take a service in, before the zygote starts."""
         self._specs.append(spec)
         return self.make(len(self._specs) - 1, reports, spec)
 
@@ -111,27 +111,29 @@ class ZygoteClient:
             reports: told of its handlers.
             spec: what the table has there, perhaps with other launcher options.
         """
-        self._links = [link for link in self._links if not link.stopped]
-        link = LauncherClient(self._reactor, spec, _Source(self, row, spec), reports)
-        self._links.append(link)
-        return link
+        self._launcher_clients = [
+            launcher_client for launcher_client in self._launcher_clients if not launcher_client.stopped
+        ]
+        launcher_client = LauncherClient(self._reactor, spec, _Source(self, row, spec), reports)
+        self._launcher_clients.append(launcher_client)
+        return launcher_client
 
     @property
     def has_root(self) -> bool:
-        """Whether the nursery runs as root: it was started before the daemon gave root up."""
+        """Whether the zygote runs as root: it was started before the daemon gave root up."""
         return self._root and self._socket is not None
 
     def row_of(self, name: str) -> LaunchSpec | None:
-        """Return what the nursery's table has for a service; None if it has nothing."""
+        """Return what the zygote's table has for a service; None if it has nothing."""
         return next((each for each in self._specs if each.name == name), None)
 
     def excess(self, spec: LaunchSpec) -> list[str]:
-        """Return the options by which a service would have other or more rights than in the nursery's table."""
+        """Return the options by which a service would have other or more rights than in the zygote's table."""
         row = self.row_of(spec.name)
         return [""] if row is None else excess(row, spec, self._limits)
 
     def row_with_roots_rights(self, spec: LaunchSpec) -> int | None:
-        """Return the row of a service that this nursery can start as root, with these rights; None if there is none.
+        """Return the row of a service that this zygote can start as root, with these rights; None if there is none.
 
         It can give nothing but what is in its table, or less.
         """
@@ -146,10 +148,10 @@ class ZygoteClient:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do any more."""
-        return all(link.stopped for link in self._links)
+        return all(launcher_client.stopped for launcher_client in self._launcher_clients)
 
     def start(self) -> None:
-        """Start the nursery, with the rights that the daemon has now. Without services there is nothing to start.
+        """Start the zygote, with the rights that the daemon has now. Without services there is nothing to start.
 
         Raises:
             OSError: there can't be another process.
@@ -183,38 +185,40 @@ class ZygoteClient:
         self._root, self._limits = os.geteuid() == 0, inherited_limits()
         self.connected(ours, pid)
         PidfdChild(self._reactor, pid, self._ended)
-        log_event(self._log, NURSERY, pid=pid, state="started")
+        log_event(self._log, ZYGOTE, pid=pid, state="started")
 
     def connected(self, sock: socket.socket, pid: int) -> None:
-        """Speak with a nursery that was started."""
+        """Speak with a zygote that was started."""
         self._socket = sock
         self._pid, self._since, self._reason = pid, self._reactor.seconds(), ""
         self._reactor.addReader(self)
-        self._asked = deque((row, link) for row, link in self._asked if not link.stopped)
-        for row, link in self._asked:
-            # What the nursery before did not answer.
-            self._packets.put(link, self._order(row, link))
+        self._asked = deque(
+            (row, launcher_client) for row, launcher_client in self._asked if not launcher_client.stopped
+        )
+        for row, launcher_client in self._asked:
+            # What the zygote before did not answer.
+            self._packets.put(launcher_client, self._order(row, launcher_client))
         self._packets.open(sock)
 
-    def ask(self, row: int, link: LauncherClient) -> None:
-        """Ask for a launcher; without a nursery the next one is asked."""
-        self._asked.append((row, link))
+    def ask(self, row: int, launcher_client: LauncherClient) -> None:
+        """Ask for a launcher; without a zygote the next one is asked."""
+        self._asked.append((row, launcher_client))
         if self._socket is not None:
-            self._packets.put(link, self._order(row, link))
+            self._packets.put(launcher_client, self._order(row, launcher_client))
 
-    def _order(self, row: int, link: LauncherClient) -> bytes:
-        options = launcher_options(link.spec)
+    def _order(self, row: int, launcher_client: LauncherClient) -> bytes:
+        options = launcher_options(launcher_client.spec)
         return pack(
             StartLauncher(row) if options == launcher_options(self._specs[row]) else StartLauncher(row, options)
         )
 
     def send(self, message: Signal | Kill, key: int | str) -> None:
-        """Send an order that only the present nursery can follow."""
+        """Send an order that only the present zygote can follow."""
         if self._socket is not None:
             self._packets.put(key, pack(message))
 
     def doRead(self) -> None:
-        """The nursery says something."""
+        """The zygote says something."""
         assert self._socket is not None  # noqa: S101 - it is watched as long as it is there
         try:
             packet, rights, _, _ = self._socket.recvmsg(
@@ -253,22 +257,22 @@ class ZygoteClient:
         if isinstance(report, ChildExited):
             if sockets or report.pid <= 0 or not 0 <= report.status <= 0xFFFF:
                 raise ValueError("Gone with impossible numbers")
-            for link in list(self._links):
-                link.orphan_exited(report.pid, report.status)
+            for launcher_client in list(self._launcher_clients):
+                launcher_client.orphan_exited(report.pid, report.status)
             return
         if not isinstance(report, LauncherStarted):
-            raise ValueError(f"{type(report).__name__}, which no nursery reports")  # noqa: TRY004 - as any other mistake
+            raise ValueError(f"{type(report).__name__}, which no zygote reports")  # noqa: TRY004 - as any other mistake
         if not self._asked or self._asked[0][0] != report.row:
             raise ValueError(f"Launched for a service whose turn it is not ({report.row})")
         if len(sockets) != (report.errno == 0) or (report.pid > 0) != (report.errno == 0):
             raise ValueError("Launched without a socket, or with an errno and one")
         if sockets and (sockets[0].family, sockets[0].type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
             raise ValueError("Launched with another kind of socket")
-        _, link = self._asked.popleft()
+        _, launcher_client = self._asked.popleft()
         if sockets:
-            link.attach(sockets[0], report.pid)
+            launcher_client.attach(sockets[0], report.pid)
         else:
-            link.launcher_lost(os.strerror(report.errno))
+            launcher_client.launcher_lost(os.strerror(report.errno))
 
     def _lose(self) -> None:
         if self._socket is not None:
@@ -285,9 +289,9 @@ class ZygoteClient:
             return
         code = os.waitstatus_to_exitcode(status)
         reason = self._reason or (f"signal {-code}" if code < 0 else f"exit {code}")
-        log_event(self._log, NURSERY_LOST, state="lost", reason=reason)
-        for link in self._links:
-            link.forget()
+        log_event(self._log, ZYGOTE_LOST, state="lost", reason=reason)
+        for launcher_client in self._launcher_clients:
+            launcher_client.forget()
         self._retry()
 
     def _retry(self) -> None:
@@ -298,14 +302,14 @@ class ZygoteClient:
         try:
             self.start()
         except OSError as error:
-            log_event(self._log, NURSERY_LOST, state="lost", reason=error.strerror)
+            log_event(self._log, ZYGOTE_LOST, state="lost", reason=error.strerror)
             self._since = self._reactor.seconds()
             self._retry()
 
     def stop(self) -> Deferred[None]:
-        """Let the launchers end, then the nursery; fires when it is gone. Handlers that run go on."""
-        for link in self._links:
-            link.stop()
+        """Let the launchers end, then the zygote; fires when it is gone. Handlers that run go on."""
+        for launcher_client in self._launcher_clients:
+            launcher_client.stop()
         if self._call is not None:
             self._call.cancel()
             self._call = None
@@ -327,4 +331,4 @@ class ZygoteClient:
 
     def logPrefix(self) -> str:
         """For messages of the reactor."""
-        return "nursery"
+        return "zygote"

@@ -90,32 +90,32 @@ class Builtin:
         return frozenset({SocketType.STREAM} if self.datagram is None else SocketType)
 
 
-def _daytime(options: ServiceOptions, around: ServiceDependencies) -> DaytimeFactory:
-    return DaytimeFactory(around.clock, utc=options.utc, iso8601=options.date_format == "iso8601")
+def _daytime(options: ServiceOptions, deps: ServiceDependencies) -> DaytimeFactory:
+    return DaytimeFactory(deps.clock, utc=options.utc, iso8601=options.date_format == "iso8601")
 
 
-def _daytime_datagrams(options: ServiceOptions, around: ServiceDependencies) -> DaytimeDatagrams:  # noqa: ARG001 - as all
+def _daytime_datagrams(options: ServiceOptions, deps: ServiceDependencies) -> DaytimeDatagrams:  # noqa: ARG001 - as all
     return DaytimeDatagrams(utc=options.utc, iso8601=options.date_format == "iso8601")
 
 
-def _quotes(options: ServiceOptions, around: ServiceDependencies) -> Sequence[bytes]:
-    return read_quotes(around.files.read(options.quotes)) if options.quotes else DEFAULT
+def _quotes(options: ServiceOptions, deps: ServiceDependencies) -> Sequence[bytes]:
+    return read_quotes(deps.files.read(options.quotes)) if options.quotes else DEFAULT
 
 
 def _http_timeouts(options: ServiceOptions) -> HttpTimeouts:
     return HttpTimeouts(options.request_timeout, options.keepalive_timeout, options.send_timeout)
 
 
-def _http(options: ServiceOptions, around: ServiceDependencies) -> HttpFactory:
+def _http(options: ServiceOptions, deps: ServiceDependencies) -> HttpFactory:
     timeouts = _http_timeouts(options)
     if options.root:
         files = StaticFiles(options.root, options.index, symlinks=options.symlinks)
-        return HttpFactory(files, around.clock, timeouts=timeouts, descriptors=around.descriptors)
-    return HttpFactory(GreetingPage(around.names), around.clock, timeouts=timeouts)
+        return HttpFactory(files, deps.clock, timeouts=timeouts, descriptors=deps.descriptors)
+    return HttpFactory(GreetingPage(deps.names), deps.clock, timeouts=timeouts)
 
 
-def _status(options: ServiceOptions, around: ServiceDependencies) -> StatusFactory:
-    return StatusFactory(around.observed, around.clock, _http_timeouts(options))
+def _status(options: ServiceOptions, deps: ServiceDependencies) -> StatusFactory:
+    return StatusFactory(deps.observed, deps.clock, _http_timeouts(options))
 
 
 BUILTINS: Mapping[str, Builtin] = {
@@ -140,13 +140,13 @@ BUILTINS: Mapping[str, Builtin] = {
     ),
     "qotd": Builtin(
         "sends a quotation (RFC 865)",
-        lambda options, around: QotdFactory(_quotes(options, around), around.clock),
-        lambda options, around: QotdDatagrams(_quotes(options, around)),
+        lambda options, deps: QotdFactory(_quotes(options, deps), deps.clock),
+        lambda options, deps: QotdDatagrams(_quotes(options, deps)),
     ),
     "daytime": Builtin("sends the date and time as text (RFC 867)", _daytime, _daytime_datagrams),
     "time": Builtin(
         "sends the seconds since 1900 (RFC 868)",
-        lambda _options, around: TimeFactory(around.clock),
+        lambda _options, deps: TimeFactory(deps.clock),
         lambda _options, _around: TimeDatagrams(),
     ),
     "http": Builtin("a tiny HTTP server: a greeting, or the files of a directory", _http),
@@ -170,7 +170,7 @@ SHAPES: Mapping[str, frozenset[SocketType]] = {
 }
 
 
-def _named_factory(service: Service, around: ServiceDependencies) -> IProtocolFactory:  # noqa: ARG001 - as all
+def _named_factory(service: Service, deps: ServiceDependencies) -> IProtocolFactory:  # noqa: ARG001 - as all
     """The Factory that factory= names, or that what it names returns."""
     try:
         return make_factory(service.options.factory, service.options)
@@ -182,13 +182,13 @@ def _named_factory(service: Service, around: ServiceDependencies) -> IProtocolFa
 _ANNOUNCEMENTS = {"v1": line, "v2": block}
 
 
-def _redirect(service: Service, around: ServiceDependencies) -> RedirectFactory:
+def _redirect(service: Service, deps: ServiceDependencies) -> RedirectFactory:
     options = service.options
     server, timeout = options.redirect, options.connect_timeout
     assert server is not None  # noqa: S101 - it is what makes the service a redirection
-    endpoint = around.outgoing(server, timeout, around.descriptors)
+    endpoint = deps.outgoing(server, timeout, deps.descriptors)
     announce = None if options.send_proxy is None else _ANNOUNCEMENTS[options.send_proxy]
-    return RedirectFactory(endpoint, service.handler_text, timeout, around.clock, around.descriptors, announce)
+    return RedirectFactory(endpoint, service.handler_text, timeout, deps.clock, deps.descriptors, announce)
 
 
 _HANDLERS: Mapping[str, Callable[[Service, ServiceDependencies], IProtocolFactory]] = {
@@ -197,7 +197,7 @@ _HANDLERS: Mapping[str, Callable[[Service, ServiceDependencies], IProtocolFactor
 }
 
 
-def stream_factory(service: Service, around: ServiceDependencies) -> IProtocolFactory:
+def stream_factory(service: Service, deps: ServiceDependencies) -> IProtocolFactory:
     """What makes the protocols of a service that is served inside the daemon.
 
     Raises:
@@ -206,11 +206,11 @@ def stream_factory(service: Service, around: ServiceDependencies) -> IProtocolFa
     """
     make = _HANDLERS.get(service.runs)
     if make is not None:
-        return make(service, around)
-    return BUILTINS[service.runs].stream(service.options, around)
+        return make(service, deps)
+    return BUILTINS[service.runs].stream(service.options, deps)
 
 
-def datagram_protocol(service: Service, around: ServiceDependencies) -> DatagramProtocol:
+def datagram_protocol(service: Service, deps: ServiceDependencies) -> DatagramProtocol:
     """The protocol for one socket of a service that is served inside the daemon.
 
     Raises:
@@ -218,4 +218,4 @@ def datagram_protocol(service: Service, around: ServiceDependencies) -> Datagram
     """
     make = BUILTINS[service.runs].datagram
     assert make is not None  # noqa: S101 - the parser lets no other through
-    return make(service.options, around)
+    return make(service.options, deps)

@@ -49,7 +49,7 @@ class FdStore:
         """Keep an inherited socket of a broken service: clients wait in its queue until the service recovers."""
         self._held[socket_key(opened.endpoint)] = opened
 
-    def hold_all(self, stock: SocketPool, desired: DesiredServices) -> None:
+    def hold_all(self, socket_pool: SocketPool, desired: DesiredServices) -> None:
         """Take the sockets of faulty services out of a stock, and hold them, unless another service asks for them."""
         wanted = {socket_key(endpoint) for endpoint in desired.endpoints}
         for endpoint in (endpoint for each in desired.faulty for endpoint in each.endpoints):
@@ -57,7 +57,7 @@ class FdStore:
                 continue
             # One that can't have its options is left over, as without its service.
             with contextlib.suppress(ListenError):
-                opened = stock.take(endpoint)
+                opened = socket_pool.take(endpoint)
                 if opened is not None:
                     self.hold(opened)
 
@@ -105,13 +105,13 @@ class FdStore:
         """Close our side of a socket, as the daemon ends; what is kept stays open, and where clients find it."""
         opened.close(for_good=not (self.shared or (opened.stored and self._manager.present)))
 
-    def clear(self, stock: SocketPool) -> list[socket.socket]:
+    def clear(self, socket_pool: SocketPool) -> list[socket.socket]:
         """Close what is left of a stock; nobody has it open then: its addresses may be asked for in another way.
 
         Returns:
             What stays open for now, since another daemon has it, too.
         """
-        self._left += stock.leftover()
+        self._left += socket_pool.leftover()
         if self.shared:
             # A program that shares one goes on with it: its address is in use until then.
             return [each.socket for each in self._left if each.socket is not None and not each.waits]
@@ -139,7 +139,7 @@ class FdStore:
 
 def open_sockets(
     endpoints: Iterable[Endpoint],
-    stock: SocketPool | None = None,
+    socket_pool: SocketPool | None = None,
     store: FdStore | None = None,
     leaving: Sequence[socket.socket] = (),
     *,
@@ -149,7 +149,7 @@ def open_sockets(
 
     Args:
         endpoints: of which.
-        stock: what is open already; nothing is left in it.
+        socket_pool: what is open already; nothing is left in it.
         store: what is left over is removed from it.
         leaving: bound sockets of ours that will be closed, and must not stand in the way.
         name_owners: whether errors name the process that has an address; to find it takes a while.
@@ -157,17 +157,17 @@ def open_sockets(
     Returns:
         The sockets, and an error for each endpoint that has none.
     """
-    stock = stock or SocketPool()
+    socket_pool = socket_pool or SocketPool()
     store = store or FdStore(ServiceManager())
     wanted: list[tuple[Endpoint, ListeningSocket | None]] = []
     errors: list[ListenError] = []
-    activated = stock.activated
+    activated = socket_pool.activated
     for endpoint in endpoints:
         try:
-            wanted.append((endpoint, stock.take(endpoint)))
+            wanted.append((endpoint, socket_pool.take(endpoint)))
         except ListenError as error:
             errors.append(error)
-    leaving = [*leaving, *store.clear(stock)]
+    leaving = [*leaving, *store.clear(socket_pool)]
     opened: list[ListeningSocket] = []
     for endpoint, found in wanted:
         try:

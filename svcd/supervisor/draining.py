@@ -39,8 +39,8 @@ def attempt(running: RunningService, call: Callable[[], object]) -> None:
 
 def cut(running: RunningService) -> None:
     """End every connection of a service now."""
-    if running.keeper is not None:
-        for session in running.keeper.all_connections():
+    if running.tracker is not None:
+        for session in running.tracker.all_connections():
             attempt(running, partial(session.abort, "shutdown"))
 
 
@@ -50,12 +50,12 @@ def drained(running: RunningService, reactor: FdReactor) -> Deferred[None]:
     Returns:
         A Deferred that fires when there is none.
     """
-    keeper = running.keeper
-    if keeper is None:
+    tracker = running.tracker
+    if tracker is None:
         attempt(running, running.finished)
         return succeed(None)
-    attempt(running, keeper.entrance.flush)
-    for session in keeper.all_connections():
+    attempt(running, tracker.service_admission.flush)
+    for session in tracker.all_connections():
         attempt(running, session.drain)
     patience = reactor.callLater(running.service.options.shutdown_timeout, cut, running)
-    return keeper.when_empty().addCallback(cancelling(patience))
+    return tracker.when_empty().addCallback(cancelling(patience))

@@ -132,12 +132,12 @@ def _is_above_own(which: int, limit: int) -> bool:
 def roots_refusals(
     service: Service, account: DaemonAccount, row: LaunchSpec | None, options: Iterable[str]
 ) -> Iterator[ConfigProblem]:
-    """Yield why the nursery that was started as root does not start a service, at each option that is the reason.
+    """Yield why the zygote that was started as root does not start a service, at each option that is the reason.
 
     Args:
         service: it.
         account: who runs the daemon.
-        row: what the nursery's table has for it; None if it has nothing, or the nursery has ended.
+        row: what the zygote's table has for it; None if it has nothing, or the zygote has ended.
         options: by which the service would have other or more rights than in the table.
 
     Raises:

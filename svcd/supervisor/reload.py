@@ -86,7 +86,7 @@ class Reloader:
             return [each.service for each in found if each is not None]
 
         def failed(failure: Failure) -> None:
-            if self._supervisor.ledger.state != "stopping":
+            if self._supervisor.registry.state != "stopping":
                 log_event(self._log, PROBLEM, text=f"can't try broken services again: {failure.getErrorMessage()}")
                 broken.postpone(ids)
 
@@ -114,8 +114,8 @@ class Reloader:
         return self._lock.run(call, *arguments)
 
     def _reload(self, now: bool, strict: bool, allow_empty: bool) -> Deferred[ReloadResult]:
-        pulse, began = self._supervisor.pulse, time.monotonic()
-        pulse.reloading()
+        status_reporter, began = self._supervisor.status_reporter, time.monotonic()
+        status_reporter.reloading()
         if self.reopen is not None:
             self.reopen()
         read = self._in_thread(lambda: self._load(None))
@@ -126,9 +126,9 @@ class Reloader:
         done.addErrback(self._name_owners).addErrback(self._tell_why)
 
         def over(result: ReloadResult | Failure) -> ReloadResult | Failure:
-            pulse.reloaded()
+            status_reporter.reloaded()
             if not isinstance(result, Failure):
-                self._supervisor.ledger.config_seconds = time.monotonic() - began
+                self._supervisor.registry.config_seconds = time.monotonic() - began
                 if self.reloaded is not None:
                     self.reloaded()
             return result
@@ -156,7 +156,7 @@ class Reloader:
             texts = list(map(str, [*error.errors, *error.problems]))
         for text in texts:
             log_event(self._log, PROBLEM, text=text)
-        self._supervisor.ledger.reloads_failed += 1
+        self._supervisor.registry.reloads_failed += 1
         log_event(self._log, RELOAD_FAILED, problems=len(texts))
         return failure
 

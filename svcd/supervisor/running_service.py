@@ -53,14 +53,14 @@ class ServiceContext:
         muxed: what tcpmux offers, by name.
         modules: the files of factories' modules, by `module:name`, as they were when they were imported.
         own_ports: the ports of the daemon's datagram services, which never ask.
-        first_nurse: has the nursery that was started before root was given up, which keeps its rights; None if there is
-            none.
+        first_zygote_client: has the zygote that was started before root was given up, which keeps its rights; None
+            if there is none.
         socket_freed: called when a process with wait=yes has ended whose service has another socket now, or none.
     """
 
     reactor: FdReactor
-    around: ServiceDependencies
-    journal: LogWriter
+    deps: ServiceDependencies
+    log_writer: LogWriter
     budget: DescriptorBudget
     account: DaemonAccount
     numbers: Iterator[int]
@@ -70,42 +70,42 @@ class ServiceContext:
     own_ports: set[int] = field(default_factory=set)
     modules: dict[str, ModuleFiles] = field(default_factory=dict)
     socket_freed: Callable[[], None] = nothing
-    first_nurse: ZygoteClient | None = None
+    first_zygote_client: ZygoteClient | None = None
 
-    def keep_first(self, nurse: ZygoteClient) -> None:
-        """Remember the nursery of the start, if it is root's and the daemon is about to be no more."""
+    def keep_first(self, zygote_client: ZygoteClient) -> None:
+        """Remember the zygote of the start, if it is root's and the daemon is about to be no more."""
         if os.geteuid() == 0 and self.account.user is not None:
-            self.first_nurse = nurse
+            self.first_zygote_client = zygote_client
 
     def linker(
-        self, service: Service, spec: LaunchSpec, nurse: ZygoteClient
+        self, service: Service, spec: LaunchSpec, zygote_client: ZygoteClient
     ) -> Callable[[LauncherEvents], LauncherClient]:
         """Return what makes the link to a service's launcher.
 
         Args:
             service: the service.
             spec: what its launcher is told.
-            nurse: takes it in, unless only the nursery of the start has the rights that it needs.
+            zygote_client: takes it in, unless only the zygote of the start has the rights that it needs.
         """
-        if self.first_nurse is not None and any(needs_root(service, self.account)):
-            row = self.first_nurse.row_with_roots_rights(spec)
+        if self.first_zygote_client is not None and any(needs_root(service, self.account)):
+            row = self.first_zygote_client.row_with_roots_rights(spec)
             if row is not None:
-                return partial(self.first_nurse.make, row, spec=spec)
-        return partial(nurse.link, spec)
+                return partial(self.first_zygote_client.make, row, spec=spec)
+        return partial(zygote_client.launcher_client, spec)
 
     def rights_missing(self, service: Service) -> list[ConfigProblem]:
-        """Return what a spawned service asks for that only root can give, and the nursery of the start can't.
+        """Return what a spawned service asks for that only root can give, and the zygote of the start can't.
 
         Raises:
             KeyError: passwd(5) or group(5) no longer has a name that the options have.
         """
-        problems, nurse = list(needs_root(service, self.account)), self.first_nurse
-        if not problems or nurse is None:
+        problems, zygote_client = list(needs_root(service, self.account)), self.first_zygote_client
+        if not problems or zygote_client is None:
             return problems
-        row, excess = nurse.row_of(service.id), nurse.excess(launch_spec(service, self.account))
-        if nurse.has_root and not excess:
+        row, excess = zygote_client.row_of(service.id), zygote_client.excess(launch_spec(service, self.account))
+        if zygote_client.has_root and not excess:
             return []
-        return list(roots_refusals(service, self.account, row if nurse.has_root else None, excess))
+        return list(roots_refusals(service, self.account, row if zygote_client.has_root else None, excess))
 
     def roots_alone(self, hosted: Mapping[str, RunningService]) -> list[ConfigProblem]:
         """Return what services have that a process with the daemon's present rights can't give."""
@@ -119,7 +119,7 @@ class ServiceContext:
             OSError, KeyError: the service can have no entrance.
         """
         share = self.budget.share(service.id)
-        return self.journal, self.around.names, share, self.numbers, self.reception.entrance(service)
+        return self.log_writer, self.deps.names, share, self.numbers, self.reception.service_admission(service)
 
 
 class Prepared(NamedTuple):
@@ -139,10 +139,10 @@ class RunningService(ABC):
 
     Attributes:
         service: what it is.
-        keeper: has its connections; None for one that has none.
+        tracker: has its connections; None for one that has none.
     """
 
-    keeper: ConnectionTracker[Any] | None = None
+    tracker: ConnectionTracker[Any] | None = None
 
     def __init__(self, shared: ServiceContext, service: Service) -> None:
         self._shared = shared
@@ -166,12 +166,12 @@ class RunningService(ABC):
         """
 
     @abstractmethod
-    def prepare(self, service: Service, nurse: ZygoteClient) -> Prepared:
+    def prepare(self, service: Service, zygote_client: ZygoteClient) -> Prepared:
         """Make everything that other options need.
 
         Args:
             service: with the options.
-            nurse: takes in a launcher that has to be another one; it is started before the options hold.
+            zygote_client: takes in a launcher that has to be another one; it is started before the options hold.
 
         Raises:
             ConfigError: a service's factory can't be made.
@@ -192,22 +192,22 @@ class RunningService(ABC):
 
     def attach(self, port: ServingPort) -> Callable[[], None]:
         """Let the service make a port rest and go on; returns what ends that."""
-        return nothing if self.keeper is None else self.keeper.entrance.listen(port.pause, port.resume)
+        return nothing if self.tracker is None else self.tracker.service_admission.listen(port.pause, port.resume)
 
     def update_locations(self, service: Service) -> None:
         """Go on as before, where the same line stands in another place of the file perhaps."""
         moved = service.places != self.service.places
         self.service = service
-        if moved and self.keeper is not None:
-            self.keeper.entrance.update_locations(service)
+        if moved and self.tracker is not None:
+            self.tracker.service_admission.update_locations(service)
         if self.tls is not None:
             self.tls.stay(service)
 
     def make_lines(self) -> None:
         """Make the lines of connections and refusals anew, or none: the log has another level."""
-        if self.keeper is not None:
-            self.keeper.retune(self.keeper.service)
-            self.keeper.entrance.make_line()
+        if self.tracker is not None:
+            self.tracker.retune(self.tracker.service)
+            self.tracker.service_admission.make_line()
 
     def read_time_zone(self) -> None:
         """Read the time zone of access_times again.
@@ -215,8 +215,8 @@ class RunningService(ABC):
         Raises:
             OSError, KeyError: the machine no longer has it; the one that is known holds.
         """
-        if self.keeper is not None:
-            self.keeper.entrance.read_time_zone()
+        if self.tracker is not None:
+            self.tracker.service_admission.read_time_zone()
 
     @abstractmethod
     def can_become(self, service: Service) -> bool:
@@ -247,18 +247,18 @@ class RunningService(ABC):
     def close(self) -> None:  # noqa: B027 - most have nothing to do
         """Nobody is taken in any more; connections go on."""
 
-    def end_unannounced(self) -> None:  # noqa: B027 - most have nothing to do
+    def end_proxied(self) -> None:  # noqa: B027 - most have nothing to do
         """Close the connections whose PROXY header has not come: a reload has removed or replaced the service."""
 
     def finished(self) -> None:  # noqa: B027 - most have nothing to do
         """The last connection has ended, and no more will come."""
 
 
-def read_time_zone(journal: LogWriter, all_running: Iterable[RunningService]) -> None:
+def read_time_zone(log_writer: LogWriter, all_running: Iterable[RunningService]) -> None:
     """Read the machine's time zone and those of access_zone= again (tzset(3), tzfile(5))."""
     time.tzset()
     ZoneInfo.clear_cache()
-    journal.read_time_zone()
+    log_writer.read_time_zone()
     for running in all_running:
         # One that the machine has lost is the next check's to tell.
         with contextlib.suppress(OSError, KeyError):

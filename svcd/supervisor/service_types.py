@@ -52,7 +52,7 @@ __all__ = ["run"]
 #: Descriptors that a spawned service has besides its connections: its launcher's, and one to ask the kernel by.
 _LAUNCHER = 2
 
-KeeperT = TypeVar("KeeperT", bound="ConnectionTracker[Any]")
+TrackerT = TypeVar("TrackerT", bound="ConnectionTracker[Any]")
 
 #: Datagrams wait so long for the first lookup of the host names in their service's rules, in seconds.
 _LOOKUP_SECONDS = 2.0
@@ -73,11 +73,11 @@ class _BaseService(RunningService):
         return kind_of(service) is type(self)
 
 
-class _TrackedService(_BaseService, Generic[KeeperT]):
+class _TrackedService(_BaseService, Generic[TrackerT]):
     """A service with connections, which a keeper has."""
 
-    keeper: KeeperT
-    _usher: ProxyProtocolReader | None = None
+    tracker: TrackerT
+    _header_reader: ProxyProtocolReader | None = None
     _tls: ServiceTls | None = None
     _held = 0
 
@@ -85,21 +85,21 @@ class _TrackedService(_BaseService, Generic[KeeperT]):
     def tls(self) -> ServerTls | None:
         return None if self._tls is None else self._tls.server
 
-    def _keep(self, keeper: KeeperT) -> None:
-        self.keeper = keeper
-        keeper.budget.cost = _cost(self.service)
-        keeper.start_timeouts(self._shared.reactor.callLater)
+    def _keep(self, tracker: TrackerT) -> None:
+        self.tracker = tracker
+        tracker.budget.cost = _cost(self.service)
+        tracker.start_timeouts(self._shared.reactor.callLater)
         if self.service.options.proxy_protocol:
-            self._usher = ProxyProtocolReader(keeper, self._shared.reception.lobby)
+            self._header_reader = ProxyProtocolReader(tracker, self._shared.reception.header_queue)
 
     def _hold(self, count: int) -> None:
         """Have so many descriptors kept for the service, besides those of its connections."""
         self._shared.budget.hold(count - self._held)
         self._held = count
 
-    def _secure(self, service: Service, entrance: ServiceAdmission) -> ServiceTls:
+    def _secure(self, service: Service, service_admission: ServiceAdmission) -> ServiceTls:
         """The TLS of the service, if it has any."""
-        tls = ServiceTls(self._shared.reactor, self._shared.around.files, entrance.tally)
+        tls = ServiceTls(self._shared.reactor, self._shared.deps.files, service_admission.counters)
         tls.prepare(service)()
         return tls
 
@@ -107,39 +107,39 @@ class _TrackedService(_BaseService, Generic[KeeperT]):
         self, opened: ListeningSocket, serve: ConnectionHandler, may_accept: Callable[[], int]
     ) -> DescriptorPort:
         """A port that hands connections on, those of proxies once their headers are read."""
-        take = serve if self._usher is None else partial(self._usher.take, serve)
+        take = serve if self._header_reader is None else partial(self._header_reader.take, serve)
         return DescriptorPort(
             self._shared.reactor, opened.socket, take, may_accept, self._shared.budget.pause_all, serve
         )
 
     def can_become(self, service: Service) -> bool:
         # With and without proxies there are other ports.
-        return super().can_become(service) and bool(service.options.proxy_protocol) == (self._usher is not None)
+        return super().can_become(service) and bool(service.options.proxy_protocol) == (self._header_reader is not None)
 
     def close(self) -> None:
         self._leave_hosts()
 
-    def end_unannounced(self) -> None:
-        if self._usher is not None:
-            self._usher.close()
+    def end_proxied(self) -> None:
+        if self._header_reader is not None:
+            self._header_reader.close()
 
-    def prepare(self, service: Service, nurse: ZygoteClient) -> Prepared:
-        retune = self._shared.reception.prepare(self.keeper.entrance, service)
-        also = self._prepare_more(service, nurse)
+    def prepare(self, service: Service, zygote_client: ZygoteClient) -> Prepared:
+        retune = self._shared.reception.prepare(self.tracker.service_admission, service)
+        also = self._prepare_more(service, zygote_client)
 
         def commit() -> None:
             retune()
             self.service = service
-            self.keeper.retune(service)
-            self.keeper.budget.cost = _cost(service)
+            self.tracker.retune(service)
+            self.tracker.budget.cost = _cost(service)
             self._hold(_standing(service))
-            if self._usher is not None:
-                self._usher.retune(service)
+            if self._header_reader is not None:
+                self._header_reader.retune(service)
             also.commit()
 
         return Prepared(commit, also.discard)
 
-    def _prepare_more(self, service: Service, nurse: ZygoteClient) -> Prepared:  # noqa: ARG002 - as all
+    def _prepare_more(self, service: Service, zygote_client: ZygoteClient) -> Prepared:  # noqa: ARG002 - as all
         """Prepare what this kind alone needs."""
         return Prepared(nothing, nothing)
 
@@ -153,22 +153,22 @@ class StreamService(_TrackedService[TrackingFactory]):
     _log = Logger()
     _tls: ServiceTls
 
-    def __init__(self, shared: ServiceContext, service: Service, nurse: ZygoteClient) -> None:  # noqa: ARG002 - as all
+    def __init__(self, shared: ServiceContext, service: Service, zygote_client: ZygoteClient) -> None:  # noqa: ARG002 - as all
         super().__init__(shared, service)
         keeping = shared.keeping(service)
         self._factory = self._make_factory(service)
         self._factories = [self._factory]
         self._started = False
         self._tls = self._secure(service, keeping[-1])
-        self._keep(TrackingFactory(service, self._tls.around(self._factory), *keeping, kind=self._gates()))
-        self.keeper.budget.evict_by(self._evict)
+        self._keep(TrackingFactory(service, self._tls.wrap_factory(self._factory), *keeping, kind=self._wrappers()))
+        self.tracker.budget.evict_by(self._evict)
 
     def _evict(self) -> bool:
         """Close a connection that is idle or slow for another one; returns whether there is one."""
         evicts = (each.evict() for each in self._factories if isinstance(each, HttpFactory))
         return any(evicts) or self._tls.evict()
 
-    def _gates(self) -> type[ConnectionWrapper] | None:
+    def _wrappers(self) -> type[ConnectionWrapper] | None:
         """The kind of gate that connections with TLS have; None for the kind that each protocol needs."""
         if self._tls.handshakes is None:
             return None
@@ -180,24 +180,24 @@ class StreamService(_TrackedService[TrackingFactory]):
     def _make_factory(self, service: Service) -> IProtocolFactory:
         """The factory of the service, whose connections take descriptors of the service's share."""
         shared = self._shared
-        made = stream_factory(service, replace(shared.around, descriptors=shared.budget.share(service.id)))
+        made = stream_factory(service, replace(shared.deps, descriptors=shared.budget.share(service.id)))
         reference = service.options.factory
         if reference and reference not in shared.modules:
             shared.modules[reference] = ModuleFiles(reference)
         return made
 
     def port(self, opened: ListeningSocket, service: Service) -> ServingPort:  # noqa: ARG002 - as all
-        budget, share, entrance = self._shared.budget, self.keeper.budget, self.keeper.entrance
+        budget, share, service_admission = self._shared.budget, self.tracker.budget, self.tracker.service_admission
 
         def may_accept() -> int:
-            return share.room() if entrance.may_accept() else 0
+            return share.room() if service_admission.may_accept() else 0
 
         # A reactor may have a better port than the one that works on all of them.
         adopt = getattr(self._shared.reactor, "adoptStreamSocket", None) or partial(StreamPort, self._shared.reactor)
-        made: StreamPort = adopt(opened.socket, self.keeper, may_accept, budget.pause_all)
-        return made if self._usher is None else self._hand_off(opened, made.adopt, may_accept)
+        made: StreamPort = adopt(opened.socket, self.tracker, may_accept, budget.pause_all)
+        return made if self._header_reader is None else self._hand_off(opened, made.adopt, may_accept)
 
-    def _prepare_more(self, service: Service, nurse: ZygoteClient) -> Prepared:  # noqa: ARG002 - as all
+    def _prepare_more(self, service: Service, zygote_client: ZygoteClient) -> Prepared:  # noqa: ARG002 - as all
         factory, secure = self._make_factory(service), self._tls.prepare(service)
         factory.doStart()
 
@@ -207,7 +207,7 @@ class StreamService(_TrackedService[TrackingFactory]):
             # Of those before, the connections that are open.
             used = [each for each in self._factories if isinstance(each, HttpFactory) and each.connections.open]
             self._factories = [*used, factory]
-            self.keeper.replace_factory(self._tls.around(factory), self._gates())
+            self.tracker.replace_factory(self._tls.wrap_factory(factory), self._wrappers())
             self._stop_factory(before)
 
         return Prepared(commit, partial(self._stop_factory, factory))
@@ -241,11 +241,11 @@ class StreamService(_TrackedService[TrackingFactory]):
 
     def started(self) -> None:
         self._hold(_standing(self.service))
-        self.keeper.tally.add_source(self.keeper)
+        self.tracker.counters.add_source(self.tracker)
 
     def finished(self) -> None:
         self._hold(0)
-        self.keeper.tally.remove_source(self.keeper)
+        self.tracker.counters.remove_source(self.tracker)
 
 
 class SpawnedService(_TrackedService[SpawnedTracker]):
@@ -253,23 +253,23 @@ class SpawnedService(_TrackedService[SpawnedTracker]):
 
     _tls: ServiceTls
 
-    def __init__(self, shared: ServiceContext, service: Service, nurse: ZygoteClient) -> None:
+    def __init__(self, shared: ServiceContext, service: Service, zygote_client: ZygoteClient) -> None:
         super().__init__(shared, service)
         self._spec = launch_spec(service, shared.account)
-        link = shared.linker(service, self._spec, nurse)
+        launcher_client = shared.linker(service, self._spec, zygote_client)
         keeping = shared.keeping(service)
         self._tls = self._secure(service, keeping[-1])
-        self._keep(SpawnedTracker(shared.reactor, link, service, *keeping, tls=self._tls))
-        self.keeper.budget.evict_by(self._tls.evict)
+        self._keep(SpawnedTracker(shared.reactor, launcher_client, service, *keeping, tls=self._tls))
+        self.tracker.budget.evict_by(self._tls.evict)
 
     def port(self, opened: ListeningSocket, service: Service) -> ServingPort:
         if service.options.wait:
-            return WaitPort(self._shared.reactor, opened.socket, self.keeper, self._shared.socket_freed)
-        return self._hand_off(opened, self.keeper.take, self.keeper.may_accept)
+            return WaitPort(self._shared.reactor, opened.socket, self.tracker, self._shared.socket_freed)
+        return self._hand_off(opened, self.tracker.take, self.tracker.may_accept)
 
     def attach(self, port: ServingPort) -> Callable[[], None]:
         leave = super().attach(port)
-        leave_room = self.keeper.when_room(port.resume)
+        leave_room = self.tracker.when_room(port.resume)
 
         def leave_both() -> None:
             leave()
@@ -277,24 +277,24 @@ class SpawnedService(_TrackedService[SpawnedTracker]):
 
         return leave_both
 
-    def _prepare_more(self, service: Service, nurse: ZygoteClient) -> Prepared:
+    def _prepare_more(self, service: Service, zygote_client: ZygoteClient) -> Prepared:
         spec, secure = launch_spec(service, self._shared.account), self._tls.prepare(service)
         if spec == self._spec:
 
             def keep() -> None:
                 secure()
-                self._follow_hosts(self._retune_door)
+                self._follow_hosts(self._retune_admission)
 
             return Prepared(keep, nothing)
-        link = self._shared.linker(service, spec, nurse)(self.keeper)
+        launcher_client = self._shared.linker(service, spec, zygote_client)(self.tracker)
 
         def commit() -> None:
             secure()
             self._spec = spec
-            self.keeper.relink(link)
+            self.tracker.relink(launcher_client)
             self.started()
 
-        return Prepared(commit, link.stop)
+        return Prepared(commit, launcher_client.stop)
 
     def can_become(self, service: Service) -> bool:
         return super().can_become(service) and service.options.wait == self.service.options.wait
@@ -303,49 +303,49 @@ class SpawnedService(_TrackedService[SpawnedTracker]):
         def named(found: dict[str, object]) -> dict[str, object]:
             return {"service": self.service.id, **found}
 
-        return self.keeper.restart().addCallback(named)
+        return self.tracker.restart().addCallback(named)
 
     def check_modules(self) -> None:
-        self.keeper.link.check_module()
+        self.tracker.launcher_client.check_module()
 
     def started(self) -> None:
         self._hold(_standing(self.service))
-        self._follow_hosts(self._retune_door)
-        self.keeper.begin()
+        self._follow_hosts(self._retune_admission)
+        self.tracker.begin()
 
     def discard(self) -> None:
         super().discard()
         self.finished()
 
-    def _retune_door(self) -> None:
-        self.keeper.entrance.door.retune(self._shared.reception.rules(self.service))
+    def _retune_admission(self) -> None:
+        self.tracker.service_admission.admission.retune(self._shared.reception.rules(self.service))
 
     def finished(self) -> None:
         self._hold(0)
-        self.keeper.link.stop()
+        self.tracker.launcher_client.stop()
 
 
 class TcpmuxService(_TrackedService[TcpmuxTracker]):
     """tcpmux, whose connections become those of other services."""
 
-    def __init__(self, shared: ServiceContext, service: Service, nurse: ZygoteClient) -> None:  # noqa: ARG002 - as all
+    def __init__(self, shared: ServiceContext, service: Service, zygote_client: ZygoteClient) -> None:  # noqa: ARG002 - as all
         super().__init__(shared, service)
         self._keep(TcpmuxTracker(shared.reactor, shared.muxed, service, *shared.keeping(service)))
 
     def close(self) -> None:
         super().close()
-        self.keeper.close()
+        self.tracker.close()
 
     def port(self, opened: ListeningSocket, service: Service) -> ServingPort:  # noqa: ARG002 - as all
-        return self._hand_off(opened, self.keeper.take, self.keeper.may_accept)
+        return self._hand_off(opened, self.tracker.take, self.tracker.may_accept)
 
 
 class DatagramService(_BaseService):
     """A datagram service that runs in the daemon."""
 
-    def __init__(self, shared: ServiceContext, service: Service, nurse: ZygoteClient) -> None:  # noqa: ARG002 - as all
+    def __init__(self, shared: ServiceContext, service: Service, zygote_client: ZygoteClient) -> None:  # noqa: ARG002 - as all
         super().__init__(shared, service)
-        self._entrance = shared.reception.entrance(service)
+        self._service_admission = shared.reception.service_admission(service)
         self._answering = shared.reception.answering(service)
         self.refresh_addresses()
         self._ports: list[ServingPort] = []
@@ -356,18 +356,18 @@ class DatagramService(_BaseService):
         self._answering.set_local_addresses(self._shared.own_ports, broadcasts())
 
     def port(self, opened: ListeningSocket, service: Service) -> ServingPort:
-        shared, protocol = self._shared, datagram_protocol(service, self._shared.around)
+        shared, protocol = self._shared, datagram_protocol(service, self._shared.deps)
         return datagram_port(
             shared.reactor, opened.socket, protocol, self._answering, self._refused, ready=self._is_ready
         )
 
     def attach(self, port: ServingPort) -> Callable[[], None]:
-        tally, source = self._entrance.tally, cast("DatagramPort", port)
-        tally.add_source(source)
+        counters, source = self._service_admission.counters, cast("DatagramPort", port)
+        counters.add_source(source)
         self._ports.append(port)
 
         def leave() -> None:
-            tally.remove_source(source)
+            counters.remove_source(source)
             self._ports.remove(port)
 
         return leave
@@ -405,23 +405,23 @@ class DatagramService(_BaseService):
             self._waited.cancel()
 
     def make_lines(self) -> None:
-        self._entrance.make_line()
+        self._service_admission.make_line()
 
     def read_time_zone(self) -> None:
         self._answering.read_time_zone(zone_of(self.service))
 
     def _refused(self, refusal: Refusal, host: str, port: int) -> None:
-        peer = self._shared.journal.format_peer(host, port) if port >= 0 else host or LOCAL_CLIENT
-        self._entrance.refused(refusal, peer)
+        peer = self._shared.log_writer.format_peer(host, port) if port >= 0 else host or LOCAL_CLIENT
+        self._service_admission.refused(refusal, peer)
 
     def finished(self) -> None:
-        self._entrance.flush()
+        self._service_admission.flush()
 
     def can_become(self, service: Service) -> bool:  # noqa: ARG002 - as all
         """It has no connections: another one takes its place, on the same sockets."""
         return False
 
-    def prepare(self, service: Service, nurse: ZygoteClient) -> Prepared:
+    def prepare(self, service: Service, zygote_client: ZygoteClient) -> Prepared:
         raise NotImplementedError
 
 
@@ -460,7 +460,7 @@ def _is_named(service: Service) -> bool:
     return server is not None and not ip_literal(server.host)
 
 
-def run(shared: ServiceContext, service: Service, nurse: ZygoteClient) -> RunningService:
+def run(shared: ServiceContext, service: Service, zygote_client: ZygoteClient) -> RunningService:
     """Make a service that is to run.
 
     Raises:
@@ -468,4 +468,4 @@ def run(shared: ServiceContext, service: Service, nurse: ZygoteClient) -> Runnin
         KeyError: a user or group is not known any more.
         OSError: a file that it needs can't be read.
     """
-    return kind_of(service)(shared, service, nurse)
+    return kind_of(service)(shared, service, zygote_client)

@@ -70,17 +70,17 @@ class Supervisor(TwistedService):
         reactor: watches descriptors and time.
         desired: the services of the file.
         around: what built-ins may need.
-        journal: where connections are logged; it is flushed when the last has ended.
+        log_writer: where connections are logged; it is flushed when the last has ended.
         budget: how many connections there may be.
         account: as whom handlers run that name no user.
-        hall: all connections, and how many there may be.
-        ledger: where everything is counted.
+        global_limit: all connections, and how many there may be.
+        registry: where everything is counted.
         manager: told how we are, and keeps the sockets while the daemon is restarted.
-        stock: sockets that are open already.
+        socket_pool: sockets that are open already.
         strict: whether a service that can't be served is a reason not to start, and not to change anything.
 
     Attributes:
-        pulse: what the manager is told.
+        status_reporter: what the manager is told.
         endpoints: where the services listen now.
         hosted: the services, by name.
         broken: the services that can't be served as the file says.
@@ -88,7 +88,7 @@ class Supervisor(TwistedService):
         retired: services that are no more, with connections that still are.
         store: keeps the sockets open when this daemon ends.
         roots_alone: returns why a daemon that is started by this one could not serve services that run.
-        ledger: as given.
+        registry: as given.
     """
 
     _log = Logger()
@@ -97,14 +97,14 @@ class Supervisor(TwistedService):
         self,
         reactor: FdReactor,
         desired: DesiredServices,
-        around: ServiceDependencies,
-        journal: LogWriter,
+        deps: ServiceDependencies,
+        log_writer: LogWriter,
         budget: DescriptorBudget,
         account: DaemonAccount,
-        hall: GlobalLimit,
-        ledger: MetricsRegistry,
+        global_limit: GlobalLimit,
+        registry: MetricsRegistry,
         manager: ServiceManager | None = None,
-        stock: SocketPool | None = None,
+        socket_pool: SocketPool | None = None,
         *,
         strict: bool = False,
     ) -> None:
@@ -112,25 +112,25 @@ class Supervisor(TwistedService):
         self._desired = desired
         self._strict = strict
         self._reactor = reactor
-        self._journal = journal
+        self._log_writer = log_writer
         self._budget = budget
-        self._hall = hall
-        self._stock = stock
-        self.ledger = ledger
-        ledger.descriptors = lambda: (budget.open, budget.limit)
+        self._global_limit = global_limit
+        self._socket_pool = socket_pool
+        self.registry = registry
+        registry.descriptors = lambda: (budget.open, budget.limit)
         manager = manager or ServiceManager()
         self.store = FdStore(manager)
-        self.pulse = StatusReporter(around.clock, manager, self._status)
-        reception = Reception(reactor, journal, around.files, budget, hall, ledger=ledger)
+        self.status_reporter = StatusReporter(deps.clock, manager, self._status)
+        reception = Reception(reactor, log_writer, deps.files, budget, global_limit, registry=registry)
         numbers, offered = itertools.count(1), lambda: muxed(self._listeners.values())
         self._shared = ServiceContext(
-            reactor, around, journal, budget, account, numbers, reception, self.store, offered
+            reactor, deps, log_writer, budget, account, numbers, reception, self.store, offered
         )
-        self._nurses: list[ZygoteClient] = []
+        self._zygote_clients: list[ZygoteClient] = []
         self._listeners: dict[Hashable, Listener] = {}
         self.hosted: dict[str, RunningService] = {}
         self.roots_alone = partial(self._shared.roots_alone, self.hosted)
-        self._watch = CertificateWatcher(around.clock, self._all_tls, self._describe)
+        self._watch = CertificateWatcher(deps.clock, self._all_tls, self._describe)
         self.draining: list[RunningService] = []
         self.broken = BrokenServices(reactor)
         self.retry: Callable[[Sequence[str]], object] | None = None
@@ -138,9 +138,9 @@ class Supervisor(TwistedService):
         self._addresses = AddressWatcher(reactor, self._addresses_changed)
 
     @property
-    def keepers(self) -> dict[str, ConnectionTracker[Any]]:
+    def trackers(self) -> dict[str, ConnectionTracker[Any]]:
         """Who has the connections of the services, by the service's name."""
-        return {name: running.keeper for name, running in self.hosted.items() if running.keeper is not None}
+        return {name: running.tracker for name, running in self.hosted.items() if running.tracker is not None}
 
     def privilegedStartService(self) -> None:
         """Open every socket, and read what needs the privilege. Clients may connect; they wait until we are ready.
@@ -153,9 +153,9 @@ class Supervisor(TwistedService):
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
         desired = self._desired
-        stock = self._stock or SocketPool()
-        self.store.hold_all(stock, desired)
-        change = ReloadTransaction(diff((), desired.endpoints), self._shared, self.hosted, self._listeners, stock)
+        socket_pool = self._socket_pool or SocketPool()
+        self.store.hold_all(socket_pool, desired)
+        change = ReloadTransaction(diff((), desired.endpoints), self._shared, self.hosted, self._listeners, socket_pool)
         change.prepare()
         broken = self._broken(change, desired)
         serves = change.serves or any(each.pending for each in broken.values())
@@ -164,8 +164,8 @@ class Supervisor(TwistedService):
             self.store.release_held()
             raise failure_of(broken.values(), strict=self._strict)
         change.commit(start=False)
-        self._nurses.append(change.nurse)
-        self._shared.keep_first(change.nurse)
+        self._zygote_clients.append(change.zygote_client)
+        self._shared.keep_first(change.zygote_client)
         self._know_sockets()
         self.broken.update(broken)
 
@@ -183,8 +183,8 @@ class Supervisor(TwistedService):
         self._addresses.start()
         if self.retry is not None:
             self.broken.start(self.retry)
-        self.ledger.state = "ready"
-        self.pulse.start()
+        self.registry.state = "ready"
+        self.status_reporter.start()
 
     def _status(self) -> str:
         """How we are, for `systemctl status`."""
@@ -195,7 +195,7 @@ class Supervisor(TwistedService):
     @property
     def connections(self) -> int:
         """How many there are, with those that wait to be let in."""
-        return sum(len(each.keeper.all_connections()) for each in self._all_running() if each.keeper is not None)
+        return sum(len(each.tracker.all_connections()) for each in self._all_running() if each.tracker is not None)
 
     def _all_running(self) -> list[RunningService]:
         return [*self.hosted.values(), *self.draining]
@@ -225,7 +225,7 @@ class Supervisor(TwistedService):
             ConfigError: with `strict`, for other reasons.
             StoppingError: the daemon listens no more.
         """
-        if self.ledger.state == "stopping":
+        if self.registry.state == "stopping":
             raise StoppingError
         began = self._reactor.seconds()
         before = self.endpoints
@@ -248,7 +248,7 @@ class Supervisor(TwistedService):
         self.store.release_held(endpoint for each in broken.values() for endpoint in each.endpoints)
         self.broken.update(broken)
         self._describe()
-        self.ledger.reloads_done += 1
+        self.registry.reloads_done += 1
         # What came of it: a broken service goes on as before, or not at all.
         made = diff(before, self.endpoints)
         counts = {"opened": len(made.opened), "closed": len(made.closed), "changed": len(made.changed)}
@@ -287,7 +287,7 @@ class Supervisor(TwistedService):
         return service
 
     def _change(self, target: Sequence[Endpoint], checked: DesiredServices) -> None:
-        if self.ledger.state == "stopping":
+        if self.registry.state == "stopping":
             raise StoppingError
         made = diff(self.endpoints, target, hidden(self._listeners))
         change = ReloadTransaction(made, self._shared, self.hosted, self._listeners)
@@ -300,7 +300,7 @@ class Supervisor(TwistedService):
 
     def _commit(self, change: ReloadTransaction, made: ReloadPlan, *, now: bool = False) -> None:
         gone = change.commit()
-        self._nurses.append(change.nurse)
+        self._zygote_clients.append(change.zygote_client)
         self._know_sockets()
         self.refresh_addresses()
         for running in gone:
@@ -365,7 +365,7 @@ class Supervisor(TwistedService):
     @property
     def connection_counts(self) -> dict[str, int | None]:
         """How many connections there are, handed over or not, and how many there may be (--max-connections)."""
-        return {"open": self._hall.open, "limit": self._hall.most}
+        return {"open": self._global_limit.open, "limit": self._global_limit.most}
 
     @property
     def descriptors(self) -> dict[str, int]:
@@ -378,13 +378,13 @@ class Supervisor(TwistedService):
         Raises:
             ValueError: there is no such level.
         """
-        self._journal.set_level(level)
+        self._log_writer.set_level(level)
         for running in self._all_running():
             running.make_lines()
 
     def read_time_zone(self) -> None:
         """Read the machine's time zone and those of access_zone= again (tzset(3), tzfile(5))."""
-        read_time_zone(self._journal, self._all_running())
+        read_time_zone(self._log_writer, self._all_running())
 
     def refresh_addresses(self) -> None:
         """Read the addresses of the machine's interfaces again, for the services that never answer some of them."""
@@ -400,12 +400,12 @@ class Supervisor(TwistedService):
     def _describe(self) -> None:
         """Let the ledger know what there is to show; services that are no more are, until their last connection."""
         running = [*self.draining, *self.hosted.values()]
-        self.ledger.describe(described(running, self._listeners.values(), self.broken))
+        self.registry.describe(described(running, self._listeners.values(), self.broken))
 
     def _retire(self, running: RunningService, *, now: bool) -> None:
         """Let a service go that is no more, when its last connection has ended."""
-        keeper = running.keeper
-        if keeper is None:
+        tracker = running.tracker
+        if tracker is None:
             running.finished()
             return
         self.draining.append(running)
@@ -415,17 +415,21 @@ class Supervisor(TwistedService):
         def ended(_result: None) -> None:
             self.draining.remove(running)
             running.finished()
-            keeper.entrance.flush()
+            tracker.service_admission.flush()
             self._describe()
             self._dismiss()
 
-        keeper.when_empty().addCallback(ended)
+        tracker.when_empty().addCallback(ended)
 
     def _dismiss(self) -> None:
-        """Let nurseries end that have no launcher to keep."""
-        for nurse in [nurse for nurse in self._nurses if nurse.idle and nurse is not self._shared.first_nurse]:
-            self._nurses.remove(nurse)
-            nurse.stop()
+        """Let zygotes end that have no launcher to keep."""
+        for zygote_client in [
+            zygote_client
+            for zygote_client in self._zygote_clients
+            if zygote_client.idle and zygote_client is not self._shared.first_zygote_client
+        ]:
+            self._zygote_clients.remove(zygote_client)
+            zygote_client.stop()
 
     def stopService(self) -> Deferred[object]:
         """Stop listening at once; let each connection end in its service's shutdown_timeout, then end it.
@@ -434,19 +438,21 @@ class Supervisor(TwistedService):
             A Deferred that fires when no connection is open.
         """
         super().stopService()  # type: ignore[no-untyped-call]
-        self.pulse.stopping()
+        self.status_reporter.stopping()
         self._watch.stop()
         log_event(self._log, STOP, connections=self.connections)
         self.stop_listening()
         ended = DeferredList([drained(running, self._reactor) for running in self._all_running()])
-        ended.addCallback(lambda _results: DeferredList([nurse.stop() for nurse in self._nurses]))
-        ended.addCallback(lambda _results: self.pulse.stop())
-        return ended.addCallback(lambda _results: self._journal.flush())
+        ended.addCallback(
+            lambda _results: DeferredList([zygote_client.stop() for zygote_client in self._zygote_clients])
+        )
+        ended.addCallback(lambda _results: self.status_reporter.stop())
+        return ended.addCallback(lambda _results: self._log_writer.flush())
 
     @property
     def shutdown_seconds(self) -> float:
         """The longest shutdown_timeout of the services that have connections, those of before a reload included."""
-        timeouts = [each.service.options.shutdown_timeout for each in self._all_running() if each.keeper is not None]
+        timeouts = [each.service.options.shutdown_timeout for each in self._all_running() if each.tracker is not None]
         return max(timeouts, default=0.0)
 
     def hold(self, held: Mapping[int, int]) -> set[int]:
@@ -471,7 +477,7 @@ class Supervisor(TwistedService):
 
     def stop_listening(self) -> None:
         """Close every socket, but for what the manager keeps of them; connections go on."""
-        self.ledger.state = "stopping"
+        self.registry.state = "stopping"
         self.broken.stop()
         self.store.release_held()
         self._addresses.stop()
@@ -484,8 +490,8 @@ class Supervisor(TwistedService):
 
     def when_empty(self, call: Callable[[], None]) -> None:
         """Call this when no service has a connection."""
-        everybody = [each.keeper for each in self._all_running() if each.keeper is not None]
-        empty = DeferredList([keeper.when_empty() for keeper in everybody])
+        everybody = [each.tracker for each in self._all_running() if each.tracker is not None]
+        empty = DeferredList([tracker.when_empty() for tracker in everybody])
         empty.addCallback(lambda _results: call())
 
     def abort_connections(self) -> None:

@@ -44,10 +44,10 @@ class ReloadTransaction:
         shared: what all services have in common.
         running: the services that run, by id; commit() changes it.
         listeners: the sockets, by address; commit() changes it.
-        stock: sockets that are open already, at the start of the daemon.
+        socket_pool: sockets that are open already, at the start of the daemon.
 
     Attributes:
-        nurse: has the launchers that are new.
+        zygote_client: has the launchers that are new.
         failures: the errors of services whose change failed, by id.
         unopened: the errors of single sockets whose service has others, by the service's id.
     """
@@ -58,14 +58,14 @@ class ReloadTransaction:
         shared: ServiceContext,
         running: dict[str, RunningService],
         listeners: dict[Hashable, Listener],
-        stock: SocketPool | None = None,
+        socket_pool: SocketPool | None = None,
     ) -> None:
         self._plan = made
         self._shared = shared
         self._running = running
         self._listeners = listeners
-        self._stock = stock
-        self.nurse = ZygoteClient(shared.reactor)
+        self._socket_pool = socket_pool
+        self.zygote_client = ZygoteClient(shared.reactor)
         self.failures: dict[str, list[ConfigProblem | ListenError]] = {}
         self.unopened: dict[str, list[ConfigProblem | ListenError]] = {}
         self._prepared: dict[str, Prepared] = {}
@@ -149,11 +149,11 @@ class ReloadTransaction:
         self._later = [endpoint for endpoint in wanted if _place(endpoint) in self._given_up]
         wanted = [endpoint for endpoint in wanted if _place(endpoint) not in self._given_up]
         leaving = [self._listeners[socket_key(endpoint)].opened.socket for endpoint in self._plan.closed]
-        store, start = self._shared.store, self._stock is not None
+        store, start = self._shared.store, self._socket_pool is not None
         held = [found for endpoint in wanted if (found := self._held(endpoint)) is not None]
         taken = {socket_key(each.endpoint) for each in held}
         wanted = [endpoint for endpoint in wanted if socket_key(endpoint) not in taken]
-        opened, errors = open_sockets(wanted, self._stock, store if start else None, leaving, name_owners=start)
+        opened, errors = open_sockets(wanted, self._socket_pool, store if start else None, leaving, name_owners=start)
         opened += held
         self._opened = {socket_key(each.endpoint): each for each in opened}
         by_place = {(endpoint.service.id, endpoint.address): endpoint for endpoint in wanted}
@@ -195,9 +195,9 @@ class ReloadTransaction:
     def _make_service(self, service: Service) -> None:
         running = self._running.get(service.id)
         if running is not None and running.can_become(service):
-            self._prepared[service.id] = running.prepare(service, self.nurse)
+            self._prepared[service.id] = running.prepare(service, self.zygote_client)
         else:
-            self._fresh[service.id] = run(self._shared, service, self.nurse)
+            self._fresh[service.id] = run(self._shared, service, self.zygote_client)
 
     def _make_ports(self) -> None:
         """Make ports for new sockets, and for those that another service gets."""
@@ -238,10 +238,10 @@ class ReloadTransaction:
 
     def _start_launchers(self, services: list[Service]) -> None:
         try:
-            self.nurse.start()
+            self.zygote_client.start()
         except OSError as error:
             for service in services:
-                if service.id in self.nurse.services:
+                if service.id in self.zygote_client.services:
                     reason = f"can't start its launcher: {error.strerror or error}"
                     self._fail(service.id, service.fault(service.runs, reason))
 
@@ -254,7 +254,7 @@ class ReloadTransaction:
         self._opened.clear()
         for listener in chain.from_iterable(self._permitted.values()):
             listener.opened.reapply()
-        self.nurse.stop()
+        self.zygote_client.stop()
 
     @property
     def serves(self) -> bool:
@@ -289,7 +289,7 @@ class ReloadTransaction:
                     running.started()
         for running in gone:
             running.close()
-            running.end_unannounced()
+            running.end_proxied()
         return gone
 
     def _move_sockets(self, *, start: bool) -> None:

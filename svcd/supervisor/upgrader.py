@@ -72,7 +72,7 @@ class _Attempt(NamedTuple):
     """An upgrade that is under way."""
 
     answer: Deferred[dict[str, object]]
-    successor: NewDaemon
+    new_daemon: NewDaemon
     now: bool
     seconds: float
     timer: IDelayedCall
@@ -136,7 +136,7 @@ class Upgrader(Service):
         return self._reloader.alone(self._begin, now, seconds)
 
     def _begin(self, now: bool, seconds: float) -> Deferred[dict[str, object]]:
-        if self._supervisor.ledger.state == "stopping":
+        if self._supervisor.registry.state == "stopping":
             raise StoppingError
         if self._runner.upgrade_blocker:
             raise CommandError(self._runner.upgrade_blocker)
@@ -148,19 +148,21 @@ class Upgrader(Service):
         ]
         sockets += [each for also in self.also for each in also.sockets()]
         try:
-            successor = NewDaemon(self._reactor, self._program, sockets, self, self._supervisor.broken.unanswered_names)
+            new_daemon = NewDaemon(
+                self._reactor, self._program, sockets, self, self._supervisor.broken.unanswered_names
+            )
         except OSError as error:
             raise CommandError(f"a new daemon can't be started: {error.strerror}") from error
         timer = self._reactor.callLater(seconds, self._late)
-        self._asked = _Attempt(Deferred(), successor, now, seconds, timer, self._reactor.seconds())
+        self._asked = _Attempt(Deferred(), new_daemon, now, seconds, timer, self._reactor.seconds())
         return self._asked.answer
 
-    def successor_ready(self) -> None:
+    def new_daemon_ready(self) -> None:
         """It has our sockets, and could serve: we accept nobody any more, and it begins."""
         asked = self._asked
         assert asked is not None  # noqa: S101 - nobody else says so
-        if self._supervisor.ledger.state == "stopping":
-            self._fail("the daemon was told to stop", asked.successor.end())
+        if self._supervisor.registry.state == "stopping":
+            self._fail("the daemon was told to stop", asked.new_daemon.end())
             return
         self._resting = True
         self._supervisor.store.shared = True
@@ -181,9 +183,9 @@ class Upgrader(Service):
             self._reactor.callLater(_PAUSE, self._go, asked)
             return
         held = {listener.inode: port.process for listener, port in self._supervisor.wait_ports() if port.busy}
-        asked.successor.go(held)
+        asked.new_daemon.go(held)
 
-    def successor_serves(self, pid: int, unserved: frozenset[int]) -> None:
+    def new_daemon_serves(self, pid: int, unserved: frozenset[int]) -> None:
         """It serves, and we only have the sockets open, until it has done so for a while."""
         asked = self._asked
         assert asked is not None  # noqa: S101 - nobody else says so
@@ -195,7 +197,7 @@ class Upgrader(Service):
         """It is done: what is left for us are the connections that we have."""
         asked = self._asked
         assert asked is not None  # noqa: S101 - it is cancelled when it is over
-        if not asked.successor.leave():
+        if not asked.new_daemon.leave():
             return
         self._asked, pid = None, asked.pid
         for listener, port in self._supervisor.wait_ports():
@@ -213,7 +215,7 @@ class Upgrader(Service):
             seconds=round(self._reactor.seconds() - asked.began, 3),
         )
         self._runner.upgraded()
-        result = {"pid": pid, "before": os.getpid(), "connections": connections, "faults": asked.successor.faults}
+        result = {"pid": pid, "before": os.getpid(), "connections": connections, "faults": asked.new_daemon.faults}
         asked.answer.callback(result)
         self._reactor.callLater(0, self._stop, not asked.now)
 
@@ -224,15 +226,15 @@ class Upgrader(Service):
             self._asked.timer.cancel()
             self._leave()
         elif self._asked is not None:
-            self._fail("the daemon was told to stop", self._asked.successor.end())
+            self._fail("the daemon was told to stop", self._asked.new_daemon.end())
 
-    def successor_lost(self, reason: str, text: str, exit_status: int) -> None:
+    def new_daemon_lost(self, reason: str, text: str, exit_status: int) -> None:
         """It could not."""
         self._fail(reason, text, "config" if exit_status in _FILE_MISTAKES else "refused")
 
     def _late(self) -> None:
         assert self._asked is not None  # noqa: S101 - it is cancelled when it is over
-        text = self._asked.successor.end()
+        text = self._asked.new_daemon.end()
         self._fail(f"it was not ready within {self._asked.seconds:g} seconds", text)
 
     def _fail(self, reason: str, text: str, code: str = "refused") -> None:

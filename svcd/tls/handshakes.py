@@ -37,7 +37,7 @@ class HandshakeTracker:
 
     Args:
         server: makes each connection's TLS.
-        tally: counts what came of them.
+        counters: counts what came of them.
         reactor: has the time.
         soon: calls something in the reactor's next turn.
 
@@ -50,14 +50,14 @@ class HandshakeTracker:
     def __init__(
         self,
         server: ServerTls,
-        tally: ServiceCounters,
+        counters: ServiceCounters,
         reactor: FdReactor,
         soon: Callable[[Callable[[], None]], object],
     ) -> None:
         self.server = server
         self.reactor = reactor
         self.soon = soon
-        self._tally = tally
+        self._counters = counters
         # When each is late, in the order in which they began.
         self._open: dict[_Shaking, float] = {}
         self._timer: IDelayedCall | None = None
@@ -72,12 +72,12 @@ class HandshakeTracker:
     def done(self, protocol: _Shaking, version: str) -> None:
         """It has succeeded."""
         self._open.pop(protocol, None)
-        self._tally.handshake_done(version)
+        self._counters.handshake_done(version)
 
     def failed(self, protocol: _Shaking, why: str) -> None:
         """It has not, in a word: `tls`, `client` (it is none of those who may come in), `closed` or `timeout`."""
         if self._open.pop(protocol, None) is not None:
-            self._tally.handshake_failed(why)
+            self._counters.handshake_failed(why)
 
     def forget(self, protocol: _Shaking) -> None:
         """Whoever it was is gone."""

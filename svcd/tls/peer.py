@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["PeerIdentity", "identity_of", "why"]
 
 #: Words of OpenSSL that say too little.
-_TELLING = {
+_WRITER = {
     "callback failed": "there is no certificate for the name that was asked for",
     "wrong version number": "what the client speaks is no TLS",
 }
@@ -116,5 +116,5 @@ def _text(error: object) -> str:
     if isinstance(error, SSL.Error) and error.args and error.args[0]:
         # Of several the first is what happened, and the others what came of it.
         text = str(error.args[0][0][-1])
-        return _TELLING.get(text, text)
+        return _WRITER.get(text, text)
     return type(error).__name__

@@ -26,16 +26,16 @@ class ServiceTls:
     Args:
         reactor: has the time.
         files: reads certificates.
-        tally: counts handshakes.
+        counters: counts handshakes.
 
     Attributes:
         handshakes: those of the service; None without TLS.
     """
 
-    def __init__(self, reactor: FdReactor, files: FileReader, tally: ServiceCounters) -> None:
+    def __init__(self, reactor: FdReactor, files: FileReader, counters: ServiceCounters) -> None:
         self._reactor = reactor
         self._files = files
-        self._tally = tally
+        self._counters = counters
         self.handshakes: HandshakeTracker | None = None
 
     @property
@@ -58,7 +58,9 @@ class ServiceTls:
 
         # A reactor may have a better way than the one that works on all of them.
         soon = getattr(self._reactor, "soon", None) or partial(self._reactor.callLater, 0)
-        return partial(self._set, HandshakeTracker(tls_server(service, self._files), self._tally, self._reactor, soon))
+        return partial(
+            self._set, HandshakeTracker(tls_server(service, self._files), self._counters, self._reactor, soon)
+        )
 
     def _set(self, handshakes: HandshakeTracker | None) -> None:
         self.handshakes = handshakes
@@ -67,7 +69,7 @@ class ServiceTls:
         """End the handshake that has begun first for another connection; returns whether there is one."""
         return self.handshakes is not None and self.handshakes.evict()
 
-    def around(self, factory: IProtocolFactory) -> IProtocolFactory:
+    def wrap_factory(self, factory: IProtocolFactory) -> IProtocolFactory:
         """The factory of a service, with TLS around its protocols if the service has it."""
         if self.handshakes is None:
             return factory

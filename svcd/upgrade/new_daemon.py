@@ -94,10 +94,10 @@ class CommandLine:
 class UpgradeListener(Protocol):
     """Who is told of the new daemon."""
 
-    def successor_ready(self) -> None:
+    def new_daemon_ready(self) -> None:
         """It could serve."""
 
-    def successor_serves(self, pid: int, unserved: frozenset[int]) -> None:
+    def new_daemon_serves(self, pid: int, unserved: frozenset[int]) -> None:
         """It does. It may be lost all the same, until it is left.
 
         Args:
@@ -105,7 +105,7 @@ class UpgradeListener(Protocol):
             unserved: the inodes of sockets that processes have and none of its services asks for.
         """
 
-    def successor_lost(self, reason: str, text: str, exit_status: int) -> None:
+    def new_daemon_lost(self, reason: str, text: str, exit_status: int) -> None:
         """It has ended before it was left.
 
         Args:
@@ -122,7 +122,7 @@ class NewDaemon:
         reactor: watches it.
         program: what is started.
         sockets: what it gets, by name.
-        heir: is told.
+        upgrade_listener: is told.
         unanswered: names that lead to no address now, for which it need not wait either.
 
     Attributes:
@@ -137,11 +137,11 @@ class NewDaemon:
         reactor: FdReactor,
         program: CommandLine,
         sockets: Sequence[tuple[str, socket.socket]],
-        heir: UpgradeListener,
+        upgrade_listener: UpgradeListener,
         unanswered: Iterable[str] = (),
     ) -> None:
         self._reactor = reactor
-        self._heir = heir
+        self._upgrade_listener = upgrade_listener
         self._serves = False
         self.faults: list[str] = []
         self._exit: _Exit | None = None
@@ -174,12 +174,14 @@ class NewDaemon:
         elif name == FAULTS:
             self.faults = value.splitlines()
         elif name == READY:
-            self._heir.successor_ready()
+            self._upgrade_listener.new_daemon_ready()
         elif name == SERVING and not self._over:
             # From now on its end is what tells that it is lost: it closes the pair, and whoever has started it in the
             # background has ended.
             self._serves = True
-            self._heir.successor_serves(self._pid, frozenset(int(inode) for inode in value.split(",") if inode))
+            self._upgrade_listener.new_daemon_serves(
+                self._pid, frozenset(int(inode) for inode in value.split(",") if inode)
+            )
             if self._handle >= 0:
                 self._exit = _Exit(self._reactor, self._handle, self._lost_again)
 
@@ -204,7 +206,7 @@ class NewDaemon:
         if not self._over:
             text = self._messages.text()
             self._finish()
-            self._heir.successor_lost("it has ended as soon as it served", text, self._status or 1)
+            self._upgrade_listener.new_daemon_lost("it has ended as soon as it served", text, self._status or 1)
 
     def _lost(self) -> None:
         self._gone = True
@@ -221,7 +223,7 @@ class NewDaemon:
         self._finish()
         code = self._status
         reason = f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"it has ended, with status {code}"
-        self._heir.successor_lost(reason, self._messages.text(), code)
+        self._upgrade_listener.new_daemon_lost(reason, self._messages.text(), code)
 
     def end(self) -> str:
         """End it, whatever it does; what it has said."""

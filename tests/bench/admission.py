@@ -70,13 +70,13 @@ def _cost(visit: Callable[[str], object], peers: list[str]) -> float:
     return sorted(costs)[_ROUNDS // 2]
 
 
-def _visitor(rules: AccessRules) -> Callable[[str], object]:
-    door = Admission(rules, GlobalLimit(1_000_000), wall=time.time, load=lambda: 0.5)
+def _pending(rules: AccessRules) -> Callable[[str], object]:
+    admission = Admission(rules, GlobalLimit(1_000_000), wall=time.time, load=lambda: 0.5)
     clock = time.monotonic
     refused = RefusalAggregator()
 
     def visit(peer: str) -> None:
-        found = door.admit(peer, clock())
+        found = admission.admit(peer, clock())
         if isinstance(found, ConnectionSlot):
             found.release()
         else:
@@ -101,9 +101,9 @@ def _costs() -> list[tuple[str, float]]:
     clock = time.monotonic
     return [
         ("the loop around it: a call and a look at the clock", _cost(lambda _peer: clock(), four)),
-        ("open door: admit and release", _cost(_visitor(AccessRules()), four)),
-        ("1,000 rules, all limits and rates, IPv4: admit and release", _cost(_visitor(rules), four)),
-        ("1,000 rules, all limits and rates, IPv6: admit and release", _cost(_visitor(rules), six)),
+        ("open door: admit and release", _cost(_pending(AccessRules()), four)),
+        ("1,000 rules, all limits and rates, IPv4: admit and release", _cost(_pending(rules), four)),
+        ("1,000 rules, all limits and rates, IPv6: admit and release", _cost(_pending(rules), six)),
         ("datagram, no rate, one sender", _cost(_asker(AccessRules()), one)),
         ("datagram, 1000/s for each source, one sender (a flood)", _cost(_asker(plain), one)),
         ("datagram, 1000/s for each source, 100,000 senders", _cost(_asker(plain), four)),

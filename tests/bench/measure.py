@@ -187,12 +187,12 @@ def measure_idle(running: Running, pin: list[str], folder: Path) -> Result:
 
 def measure_launcher(running: Running) -> Result:
     """KB of a service's launcher, the share of what it has in common with others included (PSS)."""
-    # It is there once it serves, which an answer shows; and so is the nursery, whose child it is.
+    # It is there once it serves, which an answer shows; and so is the zygote, whose child it is.
     with socket.create_connection(("127.0.0.1", running.port), 10) as client:
         client.sendall(b"?")
         client.recv(1)
-        nursery = _children(running.process.pid)[0]
-        return Result(_memory_of(_children(nursery)[0]) / 1024)
+        zygote = _children(running.process.pid)[0]
+        return Result(_memory_of(_children(zygote)[0]) / 1024)
 
 
 def measure_start(kind: Kind, pin: list[str], folder: Path) -> Result:

@@ -133,7 +133,7 @@ class Chaos:
 
     @property
     def _daemons(self) -> list[int]:
-        return [pid for pid in (self._daemon.process.pid, *self._daemon.successors) if _runs(pid)]
+        return [pid for pid in (self._daemon.process.pid, *self._daemon.new_daemons) if _runs(pid)]
 
     def _sample(self) -> None:
         """Keep how long daemons were ready to run and another process had the processor (sched-stats)."""

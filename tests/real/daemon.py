@@ -143,9 +143,9 @@ class Daemon:
         lines = self.wait_for(lambda line: f" {event} service={service} " in f"{line} ", count)
         return [fields(line) for line in lines]
 
-    def nursery(self, count: int = 1) -> int:
-        """The pid of its nursery, the last of so many."""
-        lines = self.wait_for(lambda line: " nursery " in line and " state=started" in line, count)
+    def zygote(self, count: int = 1) -> int:
+        """The pid of its zygote, the last of so many."""
+        lines = self.wait_for(lambda line: " zygote " in line and " state=started" in line, count)
         return int(fields(lines[-1])["pid"])
 
     def launcher(self, service: str, count: int = 1) -> int:
@@ -207,18 +207,18 @@ class Daemon:
         # They have the log open as well; what it says of them may be still to be read.
         deadline = time.monotonic() + PATIENCE
         while self._reader.is_alive() and time.monotonic() < deadline:
-            self._end_successors()
+            self._end_new_daemons()
             self._reader.join(0.1)
         if self.process.stdout is not None:
             self.process.stdout.close()
 
     @property
-    def successors(self) -> list[int]:
+    def new_daemons(self) -> list[int]:
         """The pids of the daemons that have taken over from this one, and from each other."""
         return [int(fields(line)["pid"]) for line in self.lines if " upgrade pid=" in line]
 
-    def _end_successors(self) -> None:
-        for pid in self.successors:
+    def _end_new_daemons(self) -> None:
+        for pid in self.new_daemons:
             with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                 if os.fsencode(self.folder) in Path(f"/proc/{pid}/cmdline").read_bytes():
                     os.kill(pid, signal.SIGKILL)

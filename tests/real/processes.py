@@ -1,4 +1,4 @@
-"""What /proc says of a process: the handlers, launchers and nurseries of a daemon under test."""
+"""What /proc says of a process: the handlers, launchers and zygotes of a daemon under test."""
 
 from __future__ import annotations
 

@@ -241,11 +241,11 @@ def test_factories_that_raise(start: Callable[..., Daemon], tmp_path: Path, reac
 @pytest.mark.parametrize("kind", ["python", "factory"])
 def test_an_import_that_takes_long(start: Callable[..., Daemon], tmp_path: Path, kind: str) -> None:
     """The other service serves at once, and this one when its module is there."""
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
+    wrapper = tmp_path / "gate"
+    os.mkfifo(wrapper)
     (tmp_path / "big.py").write_text(
         f"import os\n"
-        f"if os.path.exists({str(gate)!r}):\n    open({str(gate)!r}).close()\n"
+        f"if os.path.exists({str(wrapper)!r}):\n    open({str(wrapper)!r}).close()\n"
         f"from twisted.internet.protocol import Factory\nfrom twisted.protocols.wire import Echo\n"
         f"class F(Factory):\n    protocol = Echo\n    noisy = False\n"
         f"def serve(conn):\n    conn.stdout.write(b'big') if hasattr(conn, 'stdout') else conn.write(b'big')\n"
@@ -255,9 +255,9 @@ def test_an_import_that_takes_long(start: Callable[..., Daemon], tmp_path: Path,
     daemon = start(f"@defaults bind=127.0.0.1\nbig 0/tcp {named}\nok 0/tcp echo\n", "--control", "control", env=env)
     assert exchange(daemon.connect("ok/tcp"), b"a") == b"a"
     # Whoever opens the pipe now lets one import go on; then nothing stops another one.
-    keeper = os.open(gate, os.O_RDWR)
-    gate.unlink()
-    os.close(keeper)
+    tracker = os.open(wrapper, os.O_RDWR)
+    wrapper.unlink()
+    os.close(tracker)
     if kind == "factory":
         recovered(daemon, "big/tcp")
         assert exchange(daemon.connect("big/tcp"), b"a") == b"a"

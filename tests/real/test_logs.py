@@ -310,7 +310,7 @@ def test_logrotate_loses_and_tears_no_line(
     daemon = start("echo 0/tcp bind=127.0.0.1\n", twistd_arguments=places, ready=False)
     _retried(lambda: log.exists() and " ready " in log.read_text())
     listen = next(line for line in log.read_text().splitlines() if " listen " in line)
-    visitors = _Visitors(int(fields(listen)["address"].rpartition(":")[2]))
+    pending = _Visitors(int(fields(listen)["address"].rpartition(":")[2]))
     try:
         for _ in range(5):
             inode = log.stat().st_ino
@@ -321,7 +321,7 @@ def test_logrotate_loses_and_tears_no_line(
             # It is written to: the daemon has opened it.
             _retried(lambda: log.stat().st_size > 0)
     finally:
-        visitors.end()
+        pending.end()
     assert daemon.stop() == 0
     files = sorted(folder.iterdir(), key=lambda path: int((re.findall(r"\d+", path.name) or ["0"])[0]), reverse=True)
     assert len(files) == 6
@@ -332,5 +332,5 @@ def test_logrotate_loses_and_tears_no_line(
     assert [line for line in lines if not whole.fullmatch(line)] == []
     for event in ("accept", "end"):
         found = [int(fields(line)["id"]) for line in lines if f" {event} " in line]
-        assert found == list(range(1, visitors.count + 1))
-    assert visitors.count > 5
+        assert found == list(range(1, pending.count + 1))
+    assert pending.count > 5

@@ -41,7 +41,7 @@ def many() -> Iterator[int]:
 def counts(daemon: Daemon) -> dict[str, int]:
     """The descriptors of all that stays."""
     launcher = daemon.launcher("cat/tcp")
-    processes = {"daemon": daemon.process.pid, "nursery": daemon.nursery(), "launcher": launcher}
+    processes = {"daemon": daemon.process.pid, "zygote": daemon.zygote(), "launcher": launcher}
     return {name: len(Process(pid).descriptors()) for name, pid in processes.items()}
 
 
@@ -57,7 +57,7 @@ def test_two_thousand_handlers(start: Callable[..., Daemon], many: int, options:
     daemon.wait_event("end", "cat/tcp")
     before = counts(daemon)
     clients = idle_cats(daemon, many)
-    launcher, nursery = Process(daemon.launcher("cat/tcp")), Process(daemon.nursery())
+    launcher, zygote = Process(daemon.launcher("cat/tcp")), Process(daemon.zygote())
     assert len(launcher.children()) == many
     assert launcher.kilobytes("Pss") < 12 * 1024
     for client in clients:
@@ -65,7 +65,7 @@ def test_two_thousand_handlers(start: Callable[..., Daemon], many: int, options:
     daemon.wait_event("end", "cat/tcp", many + 1)
     assert counts(daemon) == before
     assert launcher.children() == []
-    assert nursery.children() == [launcher.pid]
+    assert zygote.children() == [launcher.pid]
     assert launcher.kilobytes("Pss") < 12 * 1024
     assert exchange(daemon.connect("cat/tcp"), b"x") == b"x"
     assert daemon.stop() == 0

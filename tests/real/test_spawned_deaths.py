@@ -1,4 +1,4 @@
-"""Handlers, launchers, the nursery and the daemon are killed in the middle of their work."""
+"""Handlers, launchers, the zygote and the daemon are killed in the middle of their work."""
 
 from __future__ import annotations
 
@@ -148,20 +148,20 @@ def test_handlers_of_a_lost_launcher_are_ended(start: Callable[..., Daemon]) -> 
             assert client.recv(1) == b""
 
 
-def test_killed_nursery(start: Callable[..., Daemon]) -> None:
-    """Without a nursery launchers go on; there is another soon, and a launcher that is lost after that has a next."""
+def test_killed_zygote(start: Callable[..., Daemon]) -> None:
+    """Without a zygote launchers go on; there is another soon, and a launcher that is lost after that has a next."""
     daemon = start(SERVICES)
     clients = idle_cats(daemon)
     coming = Coming(daemon)
     coming.some.wait()
-    os.kill(daemon.nursery(), signal.SIGKILL)
+    os.kill(daemon.zygote(), signal.SIGKILL)
     assert coming.all() == [b"x"] * MANY
-    (lost,) = daemon.wait_for(lambda line: " nursery " in line and " state=lost " in line)
+    (lost,) = daemon.wait_for(lambda line: " zygote " in line and " state=lost " in line)
     assert 'reason="signal 9"' in lost
-    daemon.nursery(2)
+    daemon.zygote(2)
     still_echo(clients[:50])
     assert {end["exit"] for end in daemon.wait_event("end", "cat/tcp", 150)} == {"0"}
-    # The handlers of the first nursery's launcher are nobody's that we hear of.
+    # The handlers of the first zygote's launcher are nobody's that we hear of.
     os.kill(daemon.launcher("cat/tcp"), signal.SIGKILL)
     unknown = daemon.wait_event("end", "cat/tcp", 200)[150:]
     assert {(end["reason"], end["exit"]) for end in unknown} == {("unknown", "-")}
@@ -170,27 +170,27 @@ def test_killed_nursery(start: Callable[..., Daemon]) -> None:
     assert daemon.stop() == 0
 
 
-def test_nursery_lost_with_an_order(start: Callable[..., Daemon]) -> None:
-    """A client whose launcher the nursery did not live to start is served by the next."""
+def test_zygote_lost_with_an_order(start: Callable[..., Daemon]) -> None:
+    """A client whose launcher the zygote did not live to start is served by the next."""
     daemon = start(SERVICES)
-    os.kill(daemon.nursery(), signal.SIGSTOP)
+    os.kill(daemon.zygote(), signal.SIGSTOP)
     client = daemon.connect("cat/tcp")
     # Its order is on its way when the daemon answers the next in line.
     wait_until(lambda: Process(daemon.process.pid).stat()[0] == "S", "the daemon rests")
-    os.kill(daemon.nursery(), signal.SIGKILL)
+    os.kill(daemon.zygote(), signal.SIGKILL)
     assert exchange(client, b"x") == b"x"
     assert daemon.stop() == 0
 
 
 def test_killed_daemon(start: Callable[..., Daemon]) -> None:
-    """When the daemon is killed its launchers and nursery end; 100 handlers serve their clients to the end."""
+    """When the daemon is killed its launchers and zygote end; 100 handlers serve their clients to the end."""
     daemon = start(SERVICES + "logged 0/tcp bind=127.0.0.1 server=/bin/cat stderr=log\n")
     clients = idle_cats(daemon) + idle_cats(daemon, 5, "logged/tcp")
     pids = [*daemon.handlers("cat/tcp", MANY), *daemon.handlers("logged/tcp", 5), daemon.launcher("logged/tcp")]
     handlers = [Process(pid) for pid in pids]
     coming = Coming(daemon)
     coming.some.wait()
-    helpers = [Process(daemon.nursery()), Process(daemon.launcher("cat/tcp"))]
+    helpers = [Process(daemon.zygote()), Process(daemon.launcher("cat/tcp"))]
     daemon.process.kill()
     daemon.process.wait()
     all_gone(helpers)

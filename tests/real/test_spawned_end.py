@@ -61,8 +61,8 @@ def test_session_timeout_ends_the_group(start: Callable[..., Daemon], open_folde
 
 
 def everyone(daemon: Daemon) -> list[Process]:
-    """The daemon's processes: its nursery, and what that has started."""
-    found, todo = [], [daemon.nursery()]
+    """The daemon's processes: its zygote, and what that has started."""
+    found, todo = [], [daemon.zygote()]
     while todo:
         process = Process(todo.pop())
         found.append(process)

@@ -264,12 +264,12 @@ def test_a_handler_that_forges_reports(start: Callable[..., Daemon], folder: Pat
     assert daemon.stop() == 0
 
 
-def test_a_nursery_that_is_lost_again_and_again(start: Callable[..., Daemon]) -> None:
+def test_a_zygote_that_is_lost_again_and_again(start: Callable[..., Daemon]) -> None:
     """It is started again after longer and longer pauses; a launcher that waits for it is started as soon as it is."""
     daemon = start("@defaults bind=127.0.0.1\ncat 0/tcp server=/bin/cat\necho 0/tcp\n")
     for count in range(1, 5):
-        os.kill(daemon.nursery(count), signal.SIGKILL)
-        daemon.wait_for(lambda line: " nursery " in line and " state=lost" in line, count)
+        os.kill(daemon.zygote(count), signal.SIGKILL)
+        daemon.wait_for(lambda line: " zygote " in line and " state=lost" in line, count)
         if count == 4:
             client = daemon.connect("cat/tcp")
     began = time.monotonic()

@@ -68,7 +68,7 @@ def test_what_is_no_text(start: Callable[..., Daemon], open_folder: Path) -> Non
     assert any("last" in text for text in texts)
     # Every line of the log is one of ours.
     events = {line.split(" ")[1] for line in daemon.lines}
-    assert events <= {"log", "nursery", "listen", "ready", "launcher", "accept", "said", "end"}
+    assert events <= {"log", "zygote", "listen", "ready", "launcher", "accept", "said", "end"}
     assert not daemon.wait_for(lambda line: line.startswith("2026-01-01"), 0)
     assert daemon.stop() == 0
 

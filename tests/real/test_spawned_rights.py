@@ -1,4 +1,4 @@
-"""Who may do what: services of other users when root is given up; what nurseries and launchers can be made to do."""
+"""Who may do what: services of other users when root is given up; what zygotes and launchers can be made to do."""
 
 from __future__ import annotations
 
@@ -195,8 +195,8 @@ def _changed(line: str, options: str) -> str:
     return " ".join([*(word for word in line.split() if word.partition("=")[0] not in names), *options.split()])
 
 
-class Nursery:
-    """A nursery that the test has started, as a daemon does, and everything that it has said."""
+class Zygote:
+    """A zygote that the test has started, as a daemon does, and everything that it has said."""
 
     def __init__(self, *specs: LaunchSpec) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -237,14 +237,14 @@ CAT = LaunchSpec("cat/tcp", ProcessCredentials(), {"A": "1"}, "/bin/cat", ("cat"
 
 
 @pytest.fixture
-def nursery() -> Iterator[Nursery]:
-    """A nursery with a table of one service."""
-    made = Nursery(CAT)
+def zygote() -> Iterator[Zygote]:
+    """A zygote with a table of one service."""
+    made = Zygote(CAT)
     yield made
     made.end()
 
 
-def test_a_nursery_does_what_its_table_says(nursery: Nursery) -> None:
+def test_a_zygote_does_what_its_table_says(zygote: Zygote) -> None:
     """Junk, orders for others and rows that it has not get no process; an order for its row does."""
     junk = [
         b"",
@@ -263,26 +263,26 @@ def test_a_nursery_does_what_its_table_says(nursery: Nursery) -> None:
     ]
     for packet in junk:
         if packet:
-            nursery.ask(packet)
+            zygote.ask(packet)
     with contextlib.suppress(OSError):
         # A descriptor that it has not asked for is dropped.
-        nursery.socket.sendmsg([b"?"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE_DESCRIPTOR.pack(2))])
+        zygote.socket.sendmsg([b"?"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE_DESCRIPTOR.pack(2))])
     for row in (1, 2**32 - 1):
-        nursery.ask(pack(StartLauncher(row)))
-        assert nursery.hear() == (LauncherStarted(row, 0, errno.EINVAL), None)
-    process = Process(nursery.process.pid)
+        zygote.ask(pack(StartLauncher(row)))
+        assert zygote.hear() == (LauncherStarted(row, 0, errno.EINVAL), None)
+    process = Process(zygote.process.pid)
     assert process.children() == []
     few = len(process.descriptors())
-    nursery.ask(pack(StartLauncher(0)))
-    launched, launcher = nursery.hear()
+    zygote.ask(pack(StartLauncher(0)))
+    launched, launcher = zygote.hear()
     assert isinstance(launched, LauncherStarted)
     assert launcher is not None
     with launcher:
         assert parse(launcher.recv(LARGEST)) == Ready()
         assert process.children() == [launched.pid]
         # Its own copies of the sockets are closed when it has told of them.
-        wait_until(lambda: len(process.descriptors()) == few, "the nursery closes what it has given away")
-    assert nursery.hear() == (ChildExited(launched.pid, 0), None)
+        wait_until(lambda: len(process.descriptors()) == few, "the zygote closes what it has given away")
+    assert zygote.hear() == (ChildExited(launched.pid, 0), None)
 
 
 @pytest.mark.parametrize(
@@ -296,20 +296,20 @@ def test_a_nursery_does_what_its_table_says(nursery: Nursery) -> None:
         {"handler_limits": ()},
     ],
 )
-def test_a_nursery_gives_no_more_than_its_table(nursery: Nursery, change: dict[str, object]) -> None:
+def test_a_zygote_gives_no_more_than_its_table(zygote: Zygote, change: dict[str, object]) -> None:
     """Whatever a daemon that was taken over asks for: more is refused, with an errno; less is started."""
-    nursery.end()
+    zygote.end()
     limits = (ResourceLimit(resource.RLIMIT_CPU, 60, 60),)
     identity = ProcessCredentials(umask=0o022, no_new_privs=True, handler_limits=limits)
     row = CAT._replace(identity=identity)
-    nursery.__init__(row)  # type: ignore[misc]
+    zygote.__init__(row)  # type: ignore[misc]
     wanted = row._replace(identity=identity._replace(**change))  # type: ignore[arg-type]
-    nursery.ask(pack(StartLauncher(0, launcher_options(wanted))))
-    assert nursery.hear() == (LauncherStarted(0, 0, errno.EPERM), None)
-    assert Process(nursery.process.pid).children() == []
+    zygote.ask(pack(StartLauncher(0, launcher_options(wanted))))
+    assert zygote.hear() == (LauncherStarted(0, 0, errno.EPERM), None)
+    assert Process(zygote.process.pid).children() == []
     less = identity._replace(umask=0o077, nice=3, handler_limits=(ResourceLimit(resource.RLIMIT_CPU, 7, 8),))
-    nursery.ask(pack(StartLauncher(0, launcher_options(row._replace(identity=less)))))
-    launched, launcher = nursery.hear()
+    zygote.ask(pack(StartLauncher(0, launcher_options(row._replace(identity=less)))))
+    launched, launcher = zygote.hear()
     assert isinstance(launched, LauncherStarted)
     assert launcher is not None
     with launcher:
@@ -317,13 +317,13 @@ def test_a_nursery_gives_no_more_than_its_table(nursery: Nursery, change: dict[s
         process = Process(launched.pid)
         assert process.status("Umask").strip() == "0077"
         assert os.getpriority(os.PRIO_PROCESS, launched.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 3
-    assert nursery.hear() == (ChildExited(launched.pid, 0), None)
+    assert zygote.hear() == (ChildExited(launched.pid, 0), None)
 
 
-def test_a_launcher_passes_on_what_belongs_to_a_connection(nursery: Nursery) -> None:
+def test_a_launcher_passes_on_what_belongs_to_a_connection(zygote: Zygote) -> None:
     """What steers a program's loading or comes from elsewhere is dropped from a connection's environment."""
-    nursery.ask(pack(StartLauncher(0)))
-    launched, launcher = nursery.hear()
+    zygote.ask(pack(StartLauncher(0)))
+    launched, launcher = zygote.hear()
     assert isinstance(launched, LauncherStarted)
     assert launcher is not None
     ours, theirs = socket.socketpair()
@@ -355,13 +355,13 @@ def test_a_launcher_passes_on_what_belongs_to_a_connection(nursery: Nursery) -> 
         assert isinstance(ended, Ended)
         assert ended[:2] == (7, 0)
     # With its daemon it ends.
-    assert nursery.hear() == (ChildExited(launched.pid, 0), None)
+    assert zygote.hear() == (ChildExited(launched.pid, 0), None)
 
 
-def test_a_nursery_hears_of_orphans(nursery: Nursery) -> None:
-    """A handler whose launcher was killed is the nursery's: it may end it, tells its end, and leaves no zombie."""
-    nursery.ask(pack(StartLauncher(0)))
-    launched, launcher = nursery.hear()
+def test_a_zygote_hears_of_orphans(zygote: Zygote) -> None:
+    """A handler whose launcher was killed is the zygote's: it may end it, tells its end, and leaves no zombie."""
+    zygote.ask(pack(StartLauncher(0)))
+    launched, launcher = zygote.hear()
     assert isinstance(launched, LauncherStarted)
     assert launcher is not None
     ours, theirs = socket.socketpair()
@@ -375,24 +375,24 @@ def test_a_nursery_hears_of_orphans(nursery: Nursery) -> None:
         assert isinstance(started, Started)
         # While it has a launcher, it is the launcher's to end; and a launcher is no handler.
         for pid in (started.pid, launched.pid, 0, -1):
-            nursery.ask(pack(Signal(7, pid, signal.SIGKILL)))
+            zygote.ask(pack(Signal(7, pid, signal.SIGKILL)))
         launcher.send(pack(Connection(8, b"")))
         parse(launcher.recv(LARGEST))
         os.kill(launched.pid, signal.SIGKILL)
-        assert nursery.hear() == (ChildExited(launched.pid, signal.SIGKILL), None)
-        nursery.ask(pack(Signal(7, started.pid, signal.SIGSTOP)))
-        nursery.ask(pack(Signal(7, started.pid, signal.SIGTERM)))
-        assert nursery.hear() == (ChildExited(started.pid, signal.SIGTERM), None)
-    assert Process(nursery.process.pid).children() == []
+        assert zygote.hear() == (ChildExited(launched.pid, signal.SIGKILL), None)
+        zygote.ask(pack(Signal(7, started.pid, signal.SIGSTOP)))
+        zygote.ask(pack(Signal(7, started.pid, signal.SIGTERM)))
+        assert zygote.hear() == (ChildExited(started.pid, signal.SIGTERM), None)
+    assert Process(zygote.process.pid).children() == []
 
 
-def test_a_launcher_that_can_not_become_its_user(nursery: Nursery) -> None:
+def test_a_launcher_that_can_not_become_its_user(zygote: Zygote) -> None:
     """A launcher that can't have its identity runs nothing: it says why, and ends."""
-    nursery.end()
+    zygote.end()
     row = ProcessCredentials(user=1, group=1, groups=()) if os.geteuid() else ProcessCredentials(folder="/nowhere")
-    nursery.__init__(CAT._replace(identity=row))  # type: ignore[misc]
-    nursery.ask(pack(StartLauncher(0)))
-    launched, launcher = nursery.hear()
+    zygote.__init__(CAT._replace(identity=row))  # type: ignore[misc]
+    zygote.ask(pack(StartLauncher(0)))
+    launched, launcher = zygote.hear()
     assert isinstance(launched, LauncherStarted)
     assert launcher is not None
     with launcher:
@@ -400,5 +400,5 @@ def test_a_launcher_that_can_not_become_its_user(nursery: Nursery) -> None:
         assert isinstance(ready, Ready)
         assert b"can't take" in ready.problem
         assert launcher.recv(LARGEST) == b""
-    assert nursery.hear() == (ChildExited(launched.pid, os.EX_CONFIG << 8), None)
+    assert zygote.hear() == (ChildExited(launched.pid, os.EX_CONFIG << 8), None)
     all_gone([Process(launched.pid)])

@@ -98,7 +98,7 @@ def test_a_unix_socket_comes_back_with_an_upgrade(start: Callable[..., Daemon], 
     assert daemon.process.wait(PATIENCE) == 0
     assert _shout(path) == b"HI"
     control.unlink()
-    os.kill(daemon.successors[-1], signal.SIGHUP)
+    os.kill(daemon.new_daemons[-1], signal.SIGHUP)
     wait_until(control.exists, "the control socket comes back")
     path.unlink()
     assert svcctl(control, "upgrade").returncode == 0

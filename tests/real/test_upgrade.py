@@ -145,7 +145,7 @@ def test_one_after_the_other(begin: Callable[..., Daemon], open_folder: Path) ->
         with contextlib.suppress(ConnectionResetError):
             assert client.recv(1) == b""
     Process(third["pid"]).wait()
-    assert daemon.successors == [second["pid"], third["pid"], fourth["pid"]]
+    assert daemon.new_daemons == [second["pid"], third["pid"], fourth["pid"]]
     assert exchange(daemon.connect("echo/tcp"), b"bye") == b"bye"
 
 
@@ -634,8 +634,8 @@ def test_nobody_notices_ten_upgrades(begin: Callable[..., Daemon], open_folder: 
         assert _ask(open_folder, "upgrade")["code"] == "config"
     assert load.wrong == []
     assert load.done > 100
-    assert len(set(daemon.successors)) == 10
-    wait_until(lambda: not any(Process(pid).alive for pid in daemon.successors[:-1]), "the old ones end")
+    assert len(set(daemon.new_daemons)) == 10
+    wait_until(lambda: not any(Process(pid).alive for pid in daemon.new_daemons[:-1]), "the old ones end")
 
 
 def test_an_upgrade_to_no_services_is_refused(begin: Callable[..., Daemon], open_folder: Path) -> None:

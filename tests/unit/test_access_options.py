@@ -18,7 +18,7 @@ def _problems(text: str, files: FakeFiles | None = None) -> list[str]:
     return [str(problem) for problem in check(config_of(text), files or FakeFiles(), FakeMachine())[1]]
 
 
-def test_without_options_a_door_is_open() -> None:
+def test_without_options_a_admission_is_open() -> None:
     """A built-in asks nothing of a connection."""
     rules = rules_of(service_of("echo 7/tcp"))
     assert not rules.listed

@@ -232,7 +232,7 @@ def test_a_factory_that_can_not_be_stopped(tmp_path: Path, monkeypatch: pytest.M
         daemon.supervisor.change_to(desired(f"{ok}\n{mine}"))
         assert daemon.stop().called
     assert len(log.named("problem")) == 2
-    assert not daemon.supervisor.hosted["echo/unix"].keeper.sessions  # type: ignore[union-attr]
+    assert not daemon.supervisor.hosted["echo/unix"].tracker.sessions  # type: ignore[union-attr]
 
 
 def test_a_socket_goes_to_another_service_of_which_one_is_broken(tmp_path: Path) -> None:
@@ -306,13 +306,13 @@ def test_a_connection_that_raises_at_the_stop_is_the_end_of_nothing_else(
     for name in ("echo", "ok"):
         daemon.connect(tmp_path / name)
     first, second = (
-        each for name in ("echo/unix", "ok/unix") for each in daemon.supervisor.keepers[name].all_connections()
+        each for name in ("echo/unix", "ok/unix") for each in daemon.supervisor.trackers[name].all_connections()
     )
     ended: list[object] = []
 
-    def drain(gate: object) -> None:
-        ended.append(gate)
-        if gate is first:
+    def drain(wrapper: object) -> None:
+        ended.append(wrapper)
+        if wrapper is first:
             raise ZeroDivisionError
 
     monkeypatch.setattr(type(first), "drain", drain)
@@ -353,7 +353,7 @@ def test_an_inherited_socket_waits_for_its_service(tmp_path: Path, monkeypatch: 
         for port in daemon.ports:
             if isinstance(port, StreamPort):
                 port.doRead()
-        assert len(daemon.supervisor.keepers["mine/unix"].sessions) == 1
+        assert len(daemon.supervisor.trackers["mine/unix"].sessions) == 1
         daemon.close()
     assert lent.fileno() == -1
 
@@ -499,8 +499,8 @@ def test_ctrl_c_is_not_the_services(
         with expected if where == "buildProtocol" else contextlib.nullcontext():
             daemon.connect(tmp_path / "mine")
         if where == "drain":
-            (gate,) = daemon.supervisor.keepers["mine/unix"].all_connections()
-            monkeypatch.setattr(type(gate), "drain", raising)
+            (wrapper,) = daemon.supervisor.trackers["mine/unix"].all_connections()
+            monkeypatch.setattr(type(wrapper), "drain", raising)
         with expected if where in ("stopFactory", "drain") else contextlib.nullcontext():
             daemon.stop()
     monkeypatch.undo()

@@ -17,7 +17,7 @@ from svcd.log.writer import LogWriter
 from svcd.metrics.registry import MetricsRegistry
 from svcd.supervisor.launch_spec import DaemonAccount
 from svcd.supervisor.supervisor import Supervisor
-from tests.doubles import FakeFiles, FakeMachine, FakeReactor, ManagerDouble, config_of, keeping, surroundings
+from tests.doubles import FakeFiles, FakeMachine, FakeReactor, ManagerDouble, config_of, dependencies, keeping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ class _Daemon:
         self.supervisor = Supervisor(
             self.reactor,
             self._desired(options),
-            surroundings(self.reactor, descriptors=budget),
+            dependencies(self.reactor, descriptors=budget),
             LogWriter(keeping(self.lines), TextFormat(stamped=False)),
             budget,
             DaemonAccount((1024, 4096)),

@@ -16,11 +16,11 @@ from zope.interface import implementer
 
 from svcd.access.global_limit import GlobalLimit
 from svcd.access.refusals import RefusalReason
-from svcd.connections import lingering_close as farewell_module
+from svcd.connections import lingering_close as lingering_close_module
 from svcd.connections.admission_queue import Reception
 from svcd.connections.descriptor_budget import SLACK, DescriptorBudget
 from svcd.connections.factory import TrackingFactory
-from svcd.connections.lingering_close import FAREWELL_SECONDS, RejectProtocol, send_banner
+from svcd.connections.lingering_close import LINGER_SECONDS, RejectProtocol, send_banner
 from svcd.connections.pending import PendingConnection
 from svcd.connections.wrapper import ConnectionWrapper
 from svcd.log.formats import TextFormat
@@ -70,41 +70,47 @@ class _Place:
     def __init__(self, options: str = "", most: int | None = None, limit: int = 100, *, short: bool = False) -> None:
         self.reactor = FakeReactor()
         self.lines: list[str] = []
-        self.journal = LogWriter(keeping(self.lines), TextFormat(stamped=False), short=short)
+        self.log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False), short=short)
         self.names = FakeNames()
         self.budget = DescriptorBudget(limit, self.reactor)
-        self.hall = GlobalLimit(most)
+        self.global_limit = GlobalLimit(most)
         self.wall = 12 * 3600.0
         self.load = 0.5
         service = service_of(f"echo 7/tcp access_zone=UTC {options}")
         self.reception = Reception(
-            self.reactor, self.journal, FILES, self.budget, self.hall, wall=lambda: self.wall, load=lambda: self.load
+            self.reactor,
+            self.log_writer,
+            FILES,
+            self.budget,
+            self.global_limit,
+            wall=lambda: self.wall,
+            load=lambda: self.load,
         )
-        self.entrance = self.reception.entrance(service)
+        self.service_admission = self.reception.service_admission(service)
         self.factory = Factory.forProtocol(_Echo)
-        self.keeper = TrackingFactory(
+        self.tracker = TrackingFactory(
             service,
             self.factory,
-            self.journal,
+            self.log_writer,
             self.names,
             self.budget.share(service.id),
             itertools.count(1),
-            self.entrance,
+            self.service_admission,
             self.reactor.seconds,
         )
         self.listening = True
-        self.entrance.listen(self._pause, self._resume)
+        self.service_admission.listen(self._pause, self._resume)
 
     def _pause(self) -> None:
         self.listening = False
 
     def _resume(self) -> None:
-        self.listening = self.entrance.may_accept()
+        self.listening = self.service_admission.may_accept()
 
     def connect(self, host: str = "192.0.2.1") -> Any:
         """The transport of a client that was accepted; None if it was closed at once."""
         address = _address(host) if host else LOCAL_PEER
-        protocol = self.keeper.buildProtocol(address)
+        protocol = self.tracker.buildProtocol(address)
         if protocol is None:
             return None
         transport = StreamDouble(protocol, peer=address)
@@ -117,8 +123,8 @@ class _Place:
 
     def empty(self) -> bool:
         """Whether nothing at all is left."""
-        counts = (self.entrance.door.open, self.hall.open, self.budget.open)
-        left = self.keeper.all_connections() or self.reactor.getDelayedCalls() or self.reactor.readers
+        counts = (self.service_admission.admission.open, self.global_limit.open, self.budget.open)
+        left = self.tracker.all_connections() or self.reactor.getDelayedCalls() or self.reactor.readers
         return counts == (0, 0, 0) and not left
 
 
@@ -146,7 +152,7 @@ def test_who_may_not_come_in_is_closed_and_told(options: str, host: str, reason:
     peer = "local" if not host else "192.0.2.1:40000"
     assert line.startswith(f'refuse service=echo/tcp peer={peer} reason={reason} count=1 rule="{rule}')
     assert line.endswith(f' (s:1:{len("echo 7/tcp access_zone=UTC ") + len(rule) + 2})"')
-    assert place.entrance.counts == {reason: 1}
+    assert place.service_admission.counts == {reason: 1}
     assert place.empty()
 
 
@@ -154,7 +160,7 @@ def test_who_may_comes_in_and_its_ticket_comes_back() -> None:
     """At the end of the connection, once."""
     place = _Place("only_from=192.0.2.0/24 access_times=12:00-12:01 max_load=0.6 instances=1 per_source=1")
     transport = place.connect()
-    assert place.entrance.door.open == place.hall.open == 1
+    assert place.service_admission.admission.open == place.global_limit.open == 1
     assert place.connect() is None
     _end(transport)
     assert place.empty()
@@ -224,11 +230,11 @@ def test_a_protocol_that_fails_at_its_beginning_or_end_gives_its_ticket_back() -
 
         setattr(_Broken, method, fail)
         place.factory.protocol = _Broken
-        gate: Any = place.keeper.buildProtocol(_address())
+        wrapper: Any = place.tracker.buildProtocol(_address())
         raised = 0
         for step, argument in (
-            (gate.makeConnection, StreamDouble(gate)),
-            (gate.connectionLost, Failure(ConnectionLost())),
+            (wrapper.makeConnection, StreamDouble(wrapper)),
+            (wrapper.connectionLost, Failure(ConnectionLost())),
         ):
             try:
                 step(argument)
@@ -255,7 +261,7 @@ class TestLog:
         for _ in range(3):
             place.connect()
         assert [each.startswith(line) for each in place.lines] == ([True] if line else [])
-        assert place.entrance.counts == {RefusalReason.ADDRESS: 3}
+        assert place.service_admission.counts == {RefusalReason.ADDRESS: 3}
         assert bool(place.reactor.getDelayedCalls()) is bool(line)
 
     def test_a_flood_is_a_line_a_second(self) -> None:
@@ -278,9 +284,9 @@ class TestLog:
             place.connect("10.0.0.1")
             place.connect()
         assert place.reasons() == ["address", "instances"]
-        place.entrance.flush()
+        place.service_admission.flush()
         assert place.reasons() == ["address", "instances"] * 2
-        place.entrance.flush()
+        place.service_admission.flush()
         assert len(place.lines) == 5
         _end(kept)
         assert place.empty()
@@ -311,12 +317,12 @@ class TestBanners:
         """After a while by a plain close, and if that does not end it, by a reset."""
         place = _Place("banner_fail=/out only_from=")
         transport = place.connect()
-        place.reactor.advance(FAREWELL_SECONDS)
+        place.reactor.advance(LINGER_SECONDS)
         assert transport.lost == "done"
-        protocol: Any = place.keeper.buildProtocol(_address())
+        protocol: Any = place.tracker.buildProtocol(_address())
         stuck: Any = StreamDouble(protocol, room=1)
         protocol.makeConnection(stuck)
-        place.reactor.advance(FAREWELL_SECONDS)
+        place.reactor.advance(LINGER_SECONDS)
         assert not stuck.lost
         place.reactor.advance(1)
         assert stuck.lost == "aborted"
@@ -333,12 +339,12 @@ class TestBanners:
 
     def test_refusals_use_up_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Beyond a number the text is sent and the connection closed at once."""
-        monkeypatch.setattr(farewell_module, "_MOST", 2)
+        monkeypatch.setattr(lingering_close_module, "_MOST", 2)
         place = _Place("banner_fail=/out only_from=")
         transports = [place.connect() for _ in range(4)]
         assert [transport.lost for transport in transports] == ["", "", "done", "done"]
         assert all(transport.sent == b"out\n" for transport in transports)
-        place.reactor.advance(FAREWELL_SECONDS)
+        place.reactor.advance(LINGER_SECONDS)
         assert place.empty()
 
 
@@ -353,14 +359,14 @@ class TestNames:
         transport = place.connect()
         assert isinstance(transport.protocol, PendingConnection)
         assert not transport.reading
-        assert (place.entrance.door.open, place.budget.open, transport.sent) == (1, 1, b"")
+        assert (place.service_admission.admission.open, place.budget.open, transport.sent) == (1, 1, b"")
         transport.protocol.dataReceived(b"early")
         assert place.names.asked[0][0] == "192.0.2.1"
         place.names.answer("good.example")
         assert isinstance(transport.protocol, ConnectionWrapper)
         assert transport.reading
         assert transport.sent == b"all\nearly"
-        assert (place.entrance.door.open, place.budget.open) == (1, 1)
+        assert (place.service_admission.admission.open, place.budget.open) == (1, 1)
         _end(transport)
         assert place.empty()
 
@@ -387,13 +393,13 @@ class TestNames:
             answer = place.names.confirmed_host_of("192.0.2.1")
             place.names.answer(name)
             place.names.confirmed_host_of = lambda _address, answer=answer: answer  # type: ignore[method-assign,misc]
-            assert isinstance(place.keeper.buildProtocol(_address()), kind)
+            assert isinstance(place.tracker.buildProtocol(_address()), kind)
 
     def test_a_client_that_goes_before_its_name_is_known(self) -> None:
         """Its ticket comes back, and the late name changes nothing."""
         place = _Place(self.options)
         _end(place.connect())
-        assert (place.entrance.door.open, place.hall.open, place.budget.open) == (0, 0, 0)
+        assert (place.service_admission.admission.open, place.global_limit.open, place.budget.open) == (0, 0, 0)
         place.names.answer("good.example")
         assert place.empty()
         assert place.lines == []
@@ -402,13 +408,13 @@ class TestNames:
         """Nothing is owed to who was not let in."""
         place = _Place(self.options)
         transport = place.connect()
-        emptied = place.keeper.when_empty()
+        emptied = place.tracker.when_empty()
         assert not emptied.called
-        (visitor,) = place.keeper.all_connections()
-        facts = visitor.info()
+        (pending,) = place.tracker.all_connections()
+        facts = pending.info()
         assert (facts["id"], facts["peer"], facts["state"]) == (1, "192.0.2.1:40000", "host-name")
-        assert visitor.info()["id"] == visitor.number == 1
-        visitor.drain()
+        assert pending.info()["id"] == pending.number == 1
+        pending.drain()
         assert transport.lost == "aborted"
         assert emptied.called
 
@@ -437,10 +443,10 @@ class TestQueue:
     def test_listeners_rest_until_one_leaves(self) -> None:
         """The others wait in the kernel, and nobody is refused."""
         place = _Place("instances=2 on_limit=queue")
-        assert place.entrance.may_accept()
+        assert place.service_admission.may_accept()
         transports = [place.connect() for _ in range(2)]
         assert place.listening
-        assert not place.entrance.may_accept()
+        assert not place.service_admission.may_accept()
         assert not place.listening
         _end(transports[0])
         assert place.listening
@@ -453,7 +459,7 @@ class TestQueue:
         first, second, third = (place.connect() for _ in range(3))
         assert not place.listening
         assert [type(each.protocol).__name__ for each in (second, third)] == ["PendingConnection"] * 2
-        assert (place.entrance.door.open, place.budget.open) == (1, 3)
+        assert (place.service_admission.admission.open, place.budget.open) == (1, 3)
         _end(first)
         assert (second.reading, third.reading, place.listening) == (True, False, False)
         _end(second)
@@ -476,7 +482,7 @@ class TestQueue:
     def test_the_daemons_limit_makes_it_wait_too(self) -> None:
         """Room anywhere is room for it."""
         place = _Place("on_limit=queue", most=1)
-        elsewhere: Any = place.entrance.door.admit("192.0.2.9", 0.0)
+        elsewhere: Any = place.service_admission.admission.admit("192.0.2.9", 0.0)
         waiting = place.connect()
         assert not waiting.reading
         elsewhere.release()
@@ -512,8 +518,8 @@ class TestReload:
     def reload(place: _Place, options: str) -> None:
         """As the supervisor does."""
         service = service_of(f"echo 7/tcp access_zone=UTC {options}")
-        commit = place.reception.prepare(place.entrance, service)
-        place.keeper.retune(service)
+        commit = place.reception.prepare(place.service_admission, service)
+        place.tracker.retune(service)
         commit()
 
     def test_they_hold_for_who_comes_then(self) -> None:
@@ -561,7 +567,7 @@ class TestReload:
         """A refusal says where the rule stands now."""
         place = _Place("only_from=")
         (moved,) = config_of("\n\necho 7/tcp access_zone=UTC only_from=").services
-        place.entrance.update_locations(moved)
+        place.service_admission.update_locations(moved)
         place.connect()
         assert '(s:3:38)"' in place.lines[-1]
 
@@ -590,7 +596,7 @@ class TestEviction:
             place.reactor.callLater(0, open_ones.pop(0).abortConnection)
             return True
 
-        place.keeper.budget.evict_by(evict)
+        place.tracker.budget.evict_by(evict)
         return place, open_ones
 
     @pytest.mark.parametrize(("options", "most"), [("instances=2", None), ("", 2)])
@@ -606,7 +612,7 @@ class TestEviction:
         assert [each.lost for each in before] == ["aborted", "aborted"]
         assert [type(each.protocol).__name__ for each in new] == ["HalfCloseableWrapper"] * 2
         assert place.listening
-        assert (place.entrance.door.open, place.reasons()) == (2, [])
+        assert (place.service_admission.admission.open, place.reasons()) == (2, [])
 
     def test_without_one_to_close_they_are_refused(self) -> None:
         """As ever."""
@@ -627,7 +633,7 @@ class TestEviction:
         """With on_limit=queue the listeners rest, and a connection leaves as soon as one can be closed."""
         place, old = self.place("instances=1 on_limit=queue")
         first = place.connect()
-        assert not place.entrance.may_accept()
+        assert not place.service_admission.may_accept()
         place.reactor.pump([0.1] * 5)
         assert not place.listening
         old.append(first)
@@ -646,7 +652,7 @@ class TestDescriptors:
         ours, theirs = pair
         place = _Place("banner_fail=/out")
         theirs.sendall(b"x" * 1000)
-        place.entrance.farewells.close(ours.detach(), b"out\n")
+        place.service_admission.lingering_closer.close(ours.detach(), b"out\n")
         assert theirs.recv(100) == b"out\n"
         assert theirs.recv(100) == b""
         (leaving,) = place.reactor.readers
@@ -663,10 +669,10 @@ class TestDescriptors:
         """In time and bytes; and it ends with the reactor."""
         ours, theirs = pair
         place = _Place()
-        place.entrance.farewells.close(ours.detach(), b"out\n")
+        place.service_admission.lingering_closer.close(ours.detach(), b"out\n")
         (leaving,) = place.reactor.readers
         if end == "time":
-            place.reactor.advance(FAREWELL_SECONDS)
+            place.reactor.advance(LINGER_SECONDS)
         elif end == "bytes":
             for _ in range(2):
                 theirs.sendall(b"x" * 40_000)
@@ -679,21 +685,21 @@ class TestDescriptors:
         """At once."""
         ours, theirs = pair
         place = _Place()
-        place.entrance.farewells.close(ours.detach(), b"")
+        place.service_admission.lingering_closer.close(ours.detach(), b"")
         assert theirs.recv(1) == b""
         ours, theirs = socket.socketpair()
         theirs.close()
-        place.entrance.farewells.close(ours.detach(), b"out\n")
+        place.service_admission.lingering_closer.close(ours.detach(), b"out\n")
         assert place.empty()
 
     def test_beyond_the_number_it_is_closed_at_once(
         self, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Behind its text."""
-        monkeypatch.setattr(farewell_module, "_MOST", 0)
+        monkeypatch.setattr(lingering_close_module, "_MOST", 0)
         ours, theirs = pair
         place = _Place()
-        place.entrance.farewells.close(ours.detach(), b"out\n")
+        place.service_admission.lingering_closer.close(ours.detach(), b"out\n")
         assert theirs.recv(100) == b"out\n"
         assert place.empty()
 

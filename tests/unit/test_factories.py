@@ -13,7 +13,7 @@ from svcd.errors import ConfigError
 from svcd.protocols.catalog import stream_factory
 from svcd.protocols.echo import EchoFactory
 from svcd.protocols.redirect import RedirectFactory
-from tests.doubles import service_of, surroundings
+from tests.doubles import dependencies, service_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +52,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _made(name: str) -> Any:
     service = service_of(f"x 7/tcp factory=user_factories:{name} nodelay=no")
-    return stream_factory(service, surroundings(Clock()))
+    return stream_factory(service, dependencies(Clock()))
 
 
 def test_a_factory_is_served_as_it_is() -> None:
@@ -98,8 +98,8 @@ def test_what_makes_none_is_a_problem(name: str, text: str) -> None:
 
 def test_what_else_is_served_inside_the_daemon() -> None:
     """Built-ins and redirections come from the same place."""
-    around = surroundings(Clock())
-    assert isinstance(stream_factory(service_of("x 7/tcp echo"), around), EchoFactory)
-    made = stream_factory(service_of("echo 7/tcp redirect=[::1]:9 connect_timeout=3s"), around)
+    deps = dependencies(Clock())
+    assert isinstance(stream_factory(service_of("x 7/tcp echo"), deps), EchoFactory)
+    made = stream_factory(service_of("echo 7/tcp redirect=[::1]:9 connect_timeout=3s"), deps)
     assert isinstance(made, RedirectFactory)
     assert (made.name, made.timeout) == ("[::1]:9", 3.0)

@@ -57,7 +57,7 @@ def test_several_refusals() -> None:
 
 
 @pytest.mark.usefixtures("ordinary")
-def test_a_service_that_the_nursery_does_not_know() -> None:
+def test_a_service_that_the_zygote_does_not_know() -> None:
     """Is told what only root can give."""
     (found,) = roots_refusals(service_of(FIRST), ACCOUNT, None, [""])
     assert str(found) == f"s:1:32: user: only root can give this; {RESTART}, or remove the option"

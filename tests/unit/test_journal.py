@@ -64,15 +64,17 @@ def _form(as_json: bool, *, stamped: bool = True) -> LineFormat:
     return (JsonFormat if as_json else TextFormat)(stamped=stamped)
 
 
-def _end(journal: LogWriter, peer: str = "192.0.2.1:5") -> str:
-    template = journal.template(END, {"service": "echo/tcp"}, ("peer", "id", "in", "out", "seconds", "reason", "count"))
+def _end(log_writer: LogWriter, peer: str = "192.0.2.1:5") -> str:
+    template = log_writer.template(
+        END, {"service": "echo/tcp"}, ("peer", "id", "in", "out", "seconds", "reason", "count")
+    )
     return template % {
-        "peer": journal.quoted(peer),
+        "peer": log_writer.quoted(peer),
         "id": 7,
         "in": 1,
         "out": 2,
         "seconds": 0.12345,
-        "reason": journal.quoted("done"),
+        "reason": log_writer.quoted("done"),
         "count": 0,
     }
 
@@ -80,8 +82,8 @@ def _end(journal: LogWriter, peer: str = "192.0.2.1:5") -> str:
 @pytest.mark.usefixtures("zone")
 def test_a_line_of_text(sink: _Sink) -> None:
     """Time with offset and milliseconds, event, fields in the event's order."""
-    journal = LogWriter(sink, clock=lambda: NOW)
-    journal.write(_end(journal))
+    log_writer = LogWriter(sink, clock=lambda: NOW)
+    log_writer.write(_end(log_writer))
     assert sink.lines == [
         (
             "2026-01-21T14:05:09.500+01:00 "
@@ -93,8 +95,8 @@ def test_a_line_of_text(sink: _Sink) -> None:
 @pytest.mark.usefixtures("zone")
 def test_a_line_of_json(sink: _Sink) -> None:
     """The same as one JSON object, numbers as numbers."""
-    journal = LogWriter(sink, JsonFormat(), clock=lambda: NOW)
-    journal.write(_end(journal))
+    log_writer = LogWriter(sink, JsonFormat(), clock=lambda: NOW)
+    log_writer.write(_end(log_writer))
     (line,) = sink.lines
     assert json.loads(line) == {
         "time": "2026-01-21T14:05:09.500+01:00",
@@ -115,8 +117,8 @@ def test_a_line_of_json(sink: _Sink) -> None:
 def test_lines_for_syslog_have_no_time(sink: _Sink) -> None:
     """Syslog has its own."""
     for as_json in (False, True):
-        journal = LogWriter(sink, _form(as_json, stamped=False))
-        journal.write(_end(journal))
+        log_writer = LogWriter(sink, _form(as_json, stamped=False))
+        log_writer.write(_end(log_writer))
     assert sink.lines[0].startswith("end service=")
     assert json.loads(sink.lines[1])["event"] == "end"
 
@@ -124,14 +126,14 @@ def test_lines_for_syslog_have_no_time(sink: _Sink) -> None:
 def test_the_stamp_follows_the_clock_and_the_zone(sink: _Sink, zone: pytest.MonkeyPatch) -> None:
     """Every line has its own time; summer time and other offsets are written as they are."""
     moment = [NOW]
-    journal = LogWriter(sink, clock=lambda: moment[0])
+    log_writer = LogWriter(sink, clock=lambda: moment[0])
     for after in (0.0, 0.0009, 0.4999, 0.5, 15_552_000.0):
         moment[0] = NOW + after
-        journal.write("x")
+        log_writer.write("x")
     zone.setenv("TZ", "NST3:30")
     time.tzset()
     moment[0] = NOW + 1
-    journal.write("x")
+    log_writer.write("x")
     assert [line.removesuffix(" x") for line in sink.lines] == [
         "2026-01-21T14:05:09.500+01:00",
         "2026-01-21T14:05:09.500+01:00",
@@ -165,8 +167,8 @@ def test_a_value_cannot_forge_a_line(value: str) -> None:
     """Whatever a client is called, its line stays one line of the same words, and the value can be had back."""
     texts, objects = _Sink(), _Sink()
     for as_json, each in ((False, texts), (True, objects)):
-        journal = LogWriter(each, _form(as_json), clock=lambda: NOW)
-        journal.write(_end(journal, value))
+        log_writer = LogWriter(each, _form(as_json), clock=lambda: NOW)
+        log_writer.write(_end(log_writer, value))
     (line,) = texts.lines
     assert line.isascii()
     assert line.isprintable()
@@ -185,8 +187,8 @@ def test_a_constant_cannot_break_a_template(value: str) -> None:
     """A service's name may hold percent signs and quotes."""
     for as_json in (False, True):
         sink = _Sink()
-        journal = LogWriter(sink, _form(as_json), clock=lambda: NOW)
-        journal.write(journal.template(ACCEPT, {"service": value}, ("id",)) % {"id": 3})
+        log_writer = LogWriter(sink, _form(as_json), clock=lambda: NOW)
+        log_writer.write(log_writer.template(ACCEPT, {"service": value}, ("id",)) % {"id": 3})
         if as_json:
             assert json.loads(sink.lines[0])["service"] == value
         assert "id" in sink.lines[0]
@@ -194,30 +196,32 @@ def test_a_constant_cannot_break_a_template(value: str) -> None:
 
 def test_fields_that_were_not_chosen_are_left_out(sink: _Sink) -> None:
     """A template has constants and variables, in the order of the event, and nothing else."""
-    journal = LogWriter(sink)
-    assert journal.template(ACCEPT, {"pid": 5, "service": "a"}, ("count",)) == "accept service=a count=%(count)d pid=5"
+    log_writer = LogWriter(sink)
+    assert (
+        log_writer.template(ACCEPT, {"pid": 5, "service": "a"}, ("count",)) == "accept service=a count=%(count)d pid=5"
+    )
 
 
 def test_before_the_reactor_runs_lines_are_written_at_once(sink: _Sink) -> None:
     """Without a timer nothing waits."""
-    journal = LogWriter(sink)
-    journal.write("a")
-    journal.write("b")
+    log_writer = LogWriter(sink)
+    log_writer.write("a")
+    log_writer.write("b")
     assert len(sink.lines) == 2
 
 
 def test_lines_wait_a_bounded_time_for_company(sink: _Sink) -> None:
     """All lines of a short while go to the sink in one call."""
     clock = Clock()
-    journal = LogWriter(sink)
-    journal.start_buffering(clock.callLater)
+    log_writer = LogWriter(sink)
+    log_writer.start_buffering(clock.callLater)
     for line in "abc":
-        journal.write(line)
+        log_writer.write(line)
     clock.advance(FLUSH_SECONDS - 0.001)
     assert not sink.lines
     clock.advance(0.001)
     assert (len(sink.lines), sink.calls) == (3, 1)
-    journal.write("d")
+    log_writer.write("d")
     assert len(sink.lines) == 3
     clock.advance(FLUSH_SECONDS)
     assert (len(sink.lines), sink.calls) == (4, 2)
@@ -227,12 +231,12 @@ def test_lines_wait_a_bounded_time_for_company(sink: _Sink) -> None:
 def test_many_lines_do_not_wait(sink: _Sink) -> None:
     """At a thousand lines the buffer goes out, with no time passed."""
     clock = Clock()
-    journal = LogWriter(sink)
-    journal.start_buffering(clock.callLater)
+    log_writer = LogWriter(sink)
+    log_writer.start_buffering(clock.callLater)
     for _ in range(FLUSH_LINES - 1):
-        journal.write("x")
+        log_writer.write("x")
     assert not sink.lines
-    journal.write("x")
+    log_writer.write("x")
     assert len(sink.lines) == FLUSH_LINES
 
 
@@ -245,15 +249,15 @@ def test_a_flush_without_lines_touches_nothing(sink: _Sink) -> None:
 def test_a_failing_sink_loses_nothing_that_fits(sink: _Sink) -> None:
     """Lines are kept in order until the place can be written again, and nothing is said to be lost."""
     clock = Clock()
-    journal = LogWriter(sink, TextFormat(stamped=False))
-    journal.start_buffering(clock.callLater)
+    log_writer = LogWriter(sink, TextFormat(stamped=False))
+    log_writer.start_buffering(clock.callLater)
     sink.failing = True
-    journal.write("a")
+    log_writer.write("a")
     clock.advance(FLUSH_SECONDS)
-    journal.write("b")
+    log_writer.write("b")
     clock.advance(FLUSH_SECONDS)
     sink.failing = False
-    journal.write("c")
+    log_writer.write("c")
     clock.advance(FLUSH_SECONDS)
     assert sink.lines == ["a", "b", "c"]
 
@@ -261,14 +265,14 @@ def test_a_failing_sink_loses_nothing_that_fits(sink: _Sink) -> None:
 def test_what_had_to_be_given_up_is_said(sink: _Sink) -> None:
     """Of too many lines the oldest are kept, and a line in the place of the others counts them."""
     clock = Clock()
-    journal = LogWriter(sink, TextFormat(stamped=False))
-    journal.start_buffering(clock.callLater)
+    log_writer = LogWriter(sink, TextFormat(stamped=False))
+    log_writer.start_buffering(clock.callLater)
     sink.failing = True
     for number in range(KEEP_LINES + 25):
-        journal.write(str(number))
+        log_writer.write(str(number))
     clock.advance(FLUSH_SECONDS)
     sink.failing = False
-    journal.write("after")
+    log_writer.write("after")
     clock.advance(FLUSH_SECONDS)
     lost = sink.lines[KEEP_LINES]
     assert lost.startswith("lost lines=")
@@ -278,8 +282,8 @@ def test_what_had_to_be_given_up_is_said(sink: _Sink) -> None:
     assert len(kept) >= KEEP_LINES
     assert kept[0] == "0"
     sink.lines.clear()
-    journal.write("x")
-    journal.flush()
+    log_writer.write("x")
+    log_writer.flush()
     assert sink.lines == ["x"]
 
 
@@ -294,19 +298,19 @@ def test_what_is_lost_is_said_in_its_place(monkeypatch: pytest.MonkeyPatch) -> N
         taken.extend(lines[:count])
         return count
 
-    journal = LogWriter(sink, clock=lambda: moment[0])
-    journal.start_buffering(clock.callLater)
+    log_writer = LogWriter(sink, clock=lambda: moment[0])
+    log_writer.start_buffering(clock.callLater)
     for number in range(6):
         moment[0] += 1
-        journal.write(str(number))
+        log_writer.write(str(number))
     clock.advance(FLUSH_SECONDS)
     for number in range(6, 9):
         moment[0] += 1
-        journal.write(str(number))
+        log_writer.write(str(number))
     clock.advance(FLUSH_SECONDS)
     room[0] = 3
     moment[0] += 1
-    journal.write("late")
+    log_writer.write("late")
     for _ in range(4):
         clock.advance(FLUSH_SECONDS)
     assert [line.split(" ", 1)[1].split(" reason")[0] for line in taken] == ["0", "1", "2", "3", "lost lines=5", "late"]
@@ -316,13 +320,13 @@ def test_what_is_lost_is_said_in_its_place(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_event_of_another_thread_is_written_in_the_reactors(sink: _Sink) -> None:
     """Lines keep their order, and the buffer belongs to one thread."""
     calls: queue.Queue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.Queue()
-    journal = LogWriter(sink, TextFormat(stamped=False))
-    journal.start_buffering(Clock().callLater, lambda call, *arguments: calls.put((call, arguments)))
-    thread = threading.Thread(target=journal.record, args=(READY, {"services": 1}))
+    log_writer = LogWriter(sink, TextFormat(stamped=False))
+    log_writer.start_buffering(Clock().callLater, lambda call, *arguments: calls.put((call, arguments)))
+    thread = threading.Thread(target=log_writer.record, args=(READY, {"services": 1}))
     thread.start()
     thread.join()
     assert not sink.lines
-    journal.record(READY, {"services": 2})
+    log_writer.record(READY, {"services": 2})
     call, arguments = calls.get_nowait()
     call(*arguments)
     assert sink.lines == ["ready services=2", "ready services=1"]
@@ -384,8 +388,8 @@ def test_a_traceback_is_one_line(sink: _Sink) -> None:
 def test_an_event_is_not_left_in_the_buffer(sink: _Sink) -> None:
     """What the daemon says is written at once, behind the lines that wait."""
     clock = Clock()
-    journal = LogWriter(sink, TextFormat(stamped=False))
-    journal.start_buffering(clock.callLater)
-    journal.write("accept")
-    journal.record(READY, {"services": 1})
+    log_writer = LogWriter(sink, TextFormat(stamped=False))
+    log_writer.start_buffering(clock.callLater)
+    log_writer.write("accept")
+    log_writer.record(READY, {"services": 1})
     assert sink.lines == ["accept", "ready services=1"]

@@ -56,20 +56,20 @@ class _Service:
         self.heard: list[object] = []
         self.problem = ""
         self.asked = 0
-        self.ended_by_the_nursery: list[Signal] = []
+        self.ended_by_the_zygote: list[Signal] = []
         self.launcher: socket.socket | None = None
         self.clients: list[socket.socket] = []
         self.killed: list[int] = []
-        self.link = LauncherClient(
+        self.launcher_client = LauncherClient(
             self.reactor, LaunchSpec("cat/tcp", ProcessCredentials(), {}, handler="m:f", **options), self, self
         )
 
-    def launch(self, link: LauncherClient) -> None:
-        assert link is self.link
+    def launch(self, launcher_client: LauncherClient) -> None:
+        assert launcher_client is self.launcher_client
         self.asked += 1
 
     def signal(self, signal: Signal) -> None:
-        self.ended_by_the_nursery.append(signal)
+        self.ended_by_the_zygote.append(signal)
 
     def kill(self, pid: int) -> None:
         self.killed.append(pid)
@@ -119,7 +119,7 @@ class _Service:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         theirs.setblocking(False)
         self.launcher = theirs
-        self.link.attach(ours, pid)
+        self.launcher_client.attach(ours, pid)
 
     def begin(self, number: int, pid: int) -> None:
         """Let the launcher start what it was sent."""
@@ -130,7 +130,7 @@ class _Service:
         ours, theirs = socket.socketpair()
         ours.settimeout(10)
         self.clients.append(ours)
-        self.link.start(number, b"A=1", theirs.detach())
+        self.launcher_client.start(number, b"A=1", theirs.detach())
         return ours
 
     def say(self, *messages: Message) -> None:
@@ -138,7 +138,7 @@ class _Service:
         assert self.launcher is not None
         for message in messages:
             self.launcher.send(pack(message))
-        self.link.doRead()
+        self.launcher_client.doRead()
 
     def order(self) -> tuple[Message, int | None]:
         """What the launcher is told next, and with which descriptor."""
@@ -156,7 +156,7 @@ class _Service:
 
     def close(self) -> None:
         """End everything."""
-        self.link.stop()
+        self.launcher_client.stop()
         for each in [*self.clients, self.launcher]:
             if each is not None:
                 each.close()
@@ -165,7 +165,7 @@ class _Service:
         """End the launcher."""
         assert self.launcher is not None
         self.launcher.close()
-        self.link.doRead()
+        self.launcher_client.doRead()
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_the_first_connection_has_a_launcher_started(service: _Service) -> None:
         service.order()
     service.say(Ready())
     assert [service.take(), service.take()] == [1, 2]
-    assert service.link.ready
+    assert service.launcher_client.ready
 
 
 def test_a_connection_is_handed_over_with_its_environment(service: _Service) -> None:
@@ -211,7 +211,7 @@ def test_our_copy_is_closed_when_the_handler_has_started(service: _Service) -> N
     service.begin(1, 55)
     assert client.recv(10) == b""
     assert service.heard == [("started", 1, 55)]
-    assert service.link.pids == {1: 55}
+    assert service.launcher_client.pids == {1: 55}
 
 
 def test_reports_are_passed_on(service: _Service) -> None:
@@ -248,7 +248,7 @@ def test_a_lost_launcher_costs_no_connection(service: _Service) -> None:
         service.die()
     (lost,) = log.named("launcher")
     assert (lost["state"], lost["pid"], lost["retry"]) == ("lost", 100, 0.1)
-    assert not service.link.ready
+    assert not service.launcher_client.ready
     assert service.asked == 0
     service.reactor.advance(0.2)
     assert service.asked == 1
@@ -305,7 +305,7 @@ WRONG = {
     "cut off": b"E",
     "empty": b"",
     "an order": pack(Signal(1, 2, 3)),
-    "the nursery's": pack(LauncherStarted(1, 2)),
+    "the zygote's": pack(LauncherStarted(1, 2)),
     "too long": pack(StderrLine(1, b"x" * LARGEST)) + b"x",
     "a second Ready": pack(Ready()),
     "Starting unknown": pack(Starting(7)),
@@ -344,13 +344,13 @@ def test_a_launcher_that_breaks_the_protocol_is_ended(service: _Service, packet:
     assert service.launcher is not None
     service.launcher.send(packet)
     with LogCatcher() as log:
-        service.link.doRead()
+        service.launcher_client.doRead()
     (lost,) = log.named("launcher")
     assert (lost["state"], lost["pid"], lost["retry"]) == ("lost", 100, 0.1)
     assert str(lost["reason"]).startswith("protocol error: ")
     assert service.killed == [100]
-    assert not service.link.ready
-    assert service.link.orphaned == {3: 57}
+    assert not service.launcher_client.ready
+    assert service.launcher_client.orphaned == {3: 57}
     assert service.heard == [("forgotten", 2)]
     service.launcher.close()
     service.reactor.advance(0.2)
@@ -421,7 +421,7 @@ def test_whatever_is_reported_memory_is_bounded_by_what_was_sent(steps: list[Mes
 def _check_bounds(service: _Service, steps: list[Message | int]) -> None:
     sent: set[int] = set()
     for step in steps:
-        if service.link._socket is None:
+        if service.launcher_client._socket is None:
             break
         if isinstance(step, int):
             if step not in sent:
@@ -429,10 +429,10 @@ def _check_bounds(service: _Service, steps: list[Message | int]) -> None:
                 service.serve(step)
         else:
             service.say(step)
-    link = service.link
-    assert link.pids.keys() | link.orphaned.keys() <= sent
-    assert len(link._protocol._states) <= len(sent)
-    assert len(link._orders._signals) <= len(sent)
+    launcher_client = service.launcher_client
+    assert launcher_client.pids.keys() | launcher_client.orphaned.keys() <= sent
+    assert len(launcher_client._protocol._states) <= len(sent)
+    assert len(launcher_client._orders._signals) <= len(sent)
     started = [each[1] for each in service.heard if isinstance(each, tuple) and each[0] == "started"]
     over = [each.number for each in service.heard if isinstance(each, Ended)]
     over += [each[1] for each in service.heard if isinstance(each, tuple) and each[0] in ("failed", "forgotten")]
@@ -456,9 +456,9 @@ def _check_use(service: _Service, packets: list[bytes]) -> None:
     for packet in packets:
         with contextlib.suppress(BrokenPipeError):
             service.launcher.send(packet)
-        service.link.doRead()
+        service.launcher_client.doRead()
     service.serve(1)
-    if not service.link.ready:
+    if not service.launcher_client.ready:
         service.reactor.advance(1)
         service.launcher.close()
         service.attach(101)
@@ -484,8 +484,8 @@ def test_so_many_are_sent_before_an_answer(service: _Service) -> None:
         while not service.reactor.getDelayedCalls() and number <= MOST_UNANSWERED:
             service.take()
             break
-        assert service.link.drop(number)
-    assert len(service.link._protocol._states) == MOST_UNANSWERED
+        assert service.launcher_client.drop(number)
+    assert len(service.launcher_client._protocol._states) == MOST_UNANSWERED
     service.serve(1000)
     with pytest.raises(BlockingIOError):
         service.order()
@@ -522,7 +522,11 @@ def test_an_idle_launcher_ends(service: _Service) -> None:
     assert [(line["state"], line["pid"]) for line in log.named("launcher")] == [("idle", 100)]
     assert service.launcher is not None
     assert service.launcher.recv(10) == b""
-    assert (service.link.failing, service.link.pid, service.reactor.getDelayedCalls()) == (False, 0, [])
+    assert (service.launcher_client.failing, service.launcher_client.pid, service.reactor.getDelayedCalls()) == (
+        False,
+        0,
+        [],
+    )
     service.launcher.close()
     service.heard.clear()
     service.serve(2)
@@ -539,19 +543,19 @@ def test_a_launcher_with_a_connection_on_its_way_does_not_end(service: _Service)
     service.say(Ready())
     service.serve(1)
     service.say(Idle())
-    assert (service.link.ready, service.killed) == (True, [])
+    assert (service.launcher_client.ready, service.killed) == (True, [])
     assert service.take() == 1
     service.begin(1, 55)
     service.say(Ended(1, 0), Idle())
-    assert (service.link.ready, service.killed) == (False, [])
+    assert (service.launcher_client.ready, service.killed) == (False, [])
 
 
 def test_a_module_is_asked_for(service: _Service) -> None:
     """The answer is passed on once; a launcher that is not there has imported nothing."""
-    service.link.check_module()
+    service.launcher_client.check_module()
     service.attach()
     service.say(Ready())
-    service.link.check_module()
+    service.launcher_client.check_module()
     assert service.order() == (CheckModule(), None)
     service.say(Changed(b"m"))
     assert service.heard == [("module changed", "m")]
@@ -578,7 +582,7 @@ def test_threads_that_are_given_up_wear_a_launcher_out() -> None:
 def test_a_launcher_can_be_started_without_a_connection(service: _Service, well: bool) -> None:
     """Whoever asked hears that it is ready, or why it is not."""
     results: list[Any] = []
-    service.link.when_ready().addBoth(results.append)
+    service.launcher_client.when_ready().addBoth(results.append)
     assert service.asked == 1
     service.attach(200)
     service.say(Ready(b"" if well else b"no module"))
@@ -590,17 +594,17 @@ def test_a_connection_follows_to_the_next_launcher(service: _Service) -> None:
     other = _Service()
     service.serve(1)
     service.serve(2)
-    service.link.replace_by(other.link)
+    service.launcher_client.replace_by(other.launcher_client)
     other.attach(300)
     other.say(Ready())
     assert [other.take(), other.take()] == [1, 2]
     other.begin(1, 77)
-    service.link.signal(1, signal.SIGTERM)
+    service.launcher_client.signal(1, signal.SIGTERM)
     assert other.order() == (Signal(1, 77, signal.SIGTERM), None)
-    assert service.link.drop(2)
-    assert not service.link.failing
+    assert service.launcher_client.drop(2)
+    assert not service.launcher_client.failing
     other.die()
-    assert service.link.failing
+    assert service.launcher_client.failing
     other.close()
 
 
@@ -633,11 +637,11 @@ def test_so_many_wait_and_no_more(service: _Service) -> None:
     service.attach()
     service.say(Ready())
     for number in range(MOST_WAITING):
-        assert not service.link.full
+        assert not service.launcher_client.full
         service.serve(number)
-    assert service.link.full
+    assert service.launcher_client.full
     service.begin(0, 55)
-    assert not service.link.full
+    assert not service.launcher_client.full
     assert service.heard == [("started", 0, 55), "room"] or service.heard == ["room", ("started", 0, 55)]
 
 
@@ -647,9 +651,9 @@ def test_signals_go_by_number_and_pid(service: _Service) -> None:
     service.say(Ready())
     service.serve(1)
     service.take()
-    service.link.signal(1, signal.SIGTERM)
+    service.launcher_client.signal(1, signal.SIGTERM)
     service.begin(1, 55)
-    service.link.signal(1, signal.SIGTERM)
+    service.launcher_client.signal(1, signal.SIGTERM)
     assert service.order() == (Signal(1, 55, signal.SIGTERM), None)
 
 
@@ -659,13 +663,13 @@ def test_what_was_given_up_on_its_way_is_ended(service: _Service) -> None:
     service.say(Ready())
     service.serve(1)
     service.take()
-    assert service.link.drop(1)
+    assert service.launcher_client.drop(1)
     service.begin(1, 55)
     assert service.order() == (Signal(1, 55, signal.SIGKILL), None)
-    assert (service.heard, service.link.pids) == ([], {})
+    assert (service.heard, service.launcher_client.pids) == ([], {})
 
 
-def test_orphans_end_by_the_nurserys_word(service: _Service) -> None:
+def test_orphans_end_by_the_zygotes_word(service: _Service) -> None:
     """Handlers outlive their launcher; each end is told with its status, once."""
     service.attach()
     service.say(Ready())
@@ -677,13 +681,13 @@ def test_orphans_end_by_the_nurserys_word(service: _Service) -> None:
     assert service.launcher is not None
     service.launcher.send(pack(Ended(2, 9)))
     service.launcher.close()
-    # The nursery's word may come first; what the launcher said before it died is heard before it.
-    service.link.orphan_exited(55, 256)
-    service.link.orphan_exited(55, 256)
+    # The zygote's word may come first; what the launcher said before it died is heard before it.
+    service.launcher_client.orphan_exited(55, 256)
+    service.launcher_client.orphan_exited(55, 256)
     assert service.heard == [Ended(2, 9), Ended(1, 256)]
 
 
-def test_orphans_are_forgotten_with_the_nursery(service: _Service) -> None:
+def test_orphans_are_forgotten_with_the_zygote(service: _Service) -> None:
     """Nobody is left who would know of their end."""
     service.attach()
     service.say(Ready())
@@ -691,7 +695,7 @@ def test_orphans_are_forgotten_with_the_nursery(service: _Service) -> None:
     service.begin(1, 55)
     service.heard.clear()
     service.die()
-    service.link.forget()
+    service.launcher_client.forget()
     assert service.heard == [("forgotten", 1)]
 
 
@@ -699,12 +703,12 @@ def test_a_stopped_link_ends_its_launcher(service: _Service) -> None:
     """The launcher sees the end of its socket; who waited is closed; nothing is started again."""
     service.attach()
     client = service.serve(1)
-    service.link.stop()
+    service.launcher_client.stop()
     assert service.heard == [("failed", 1, 0)]
     assert service.launcher is not None
     assert service.launcher.recv(10) == b""
     assert client.recv(10) == b""
-    service.link.ensure_launcher()
+    service.launcher_client.ensure_launcher()
     service.reactor.advance(60)
     assert service.asked == 0
     assert not service.reactor.getDelayedCalls()

@@ -1,4 +1,4 @@
-"""What a link's orders come to when the launcher is busy, gone, or without a nursery."""
+"""What a link's orders come to when the launcher is busy, gone, or without a zygote."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def service() -> Iterator[_Service]:
     """A service whose launcher the test plays."""
     made = _Service()
     yield made
-    made.link.stop()
+    made.launcher_client.stop()
     for each in [*made.clients, made.launcher]:
         if each is not None:
             each.close()
@@ -34,7 +34,7 @@ def begin(service: _Service, count: int) -> None:
     service.attach()
     service.say(Ready())
     for number in range(1, count + 1):
-        service.link.start(number, b"", os.open(os.devnull, os.O_RDONLY))
+        service.launcher_client.start(number, b"", os.open(os.devnull, os.O_RDONLY))
         service.take()
         service.begin(number, 5_000_000 + number)
     service.heard.clear()
@@ -53,7 +53,7 @@ def test_more_signals_than_a_socket_holds(service: _Service) -> None:
     """A thousand signals reach a launcher that is too busy to take them at once."""
     begin(service, MANY)
     for number in range(1, MANY + 1):
-        service.link.signal(number, signal.SIGTERM)
+        service.launcher_client.signal(number, signal.SIGTERM)
     taken = [next_order(service) for _ in range(MANY)]
     assert taken == [(Signal(number, 5_000_000 + number, signal.SIGTERM), None) for number in range(1, MANY + 1)]
     assert not service.reactor.getDelayedCalls()
@@ -63,7 +63,7 @@ def test_a_connection_waits_for_room(service: _Service) -> None:
     """A connection that finds the launcher's socket full is handed over when there is room."""
     begin(service, MANY)
     for number in range(1, MANY + 1):
-        service.link.signal(number, signal.SIGTERM)
+        service.launcher_client.signal(number, signal.SIGTERM)
     service.serve(MANY + 1)
     for _ in range(MANY):
         next_order(service)
@@ -74,67 +74,67 @@ def test_a_connection_waits_for_room(service: _Service) -> None:
     os.close(descriptor)
 
 
-def test_signals_for_orphans_are_the_nurserys(service: _Service) -> None:
-    """What a handler was to get when its launcher was lost, and what it is to get after that, the nursery sends."""
+def test_signals_for_orphans_are_the_zygotes(service: _Service) -> None:
+    """What a handler was to get when its launcher was lost, and what it is to get after that, the zygote sends."""
     begin(service, MANY)
-    service.link.signal(1, signal.SIGTERM)
+    service.launcher_client.signal(1, signal.SIGTERM)
     assert service.order() == (Signal(1, 5_000_001, signal.SIGTERM), None)
     for number in range(1, MANY + 1):
-        service.link.signal(number, signal.SIGTERM)
-    assert service.ended_by_the_nursery == []
+        service.launcher_client.signal(number, signal.SIGTERM)
+    assert service.ended_by_the_zygote == []
     service.die()
-    unsent = [each.number for each in service.ended_by_the_nursery]
+    unsent = [each.number for each in service.ended_by_the_zygote]
     # Of those that the launcher had been sent nobody knows whether it took them.
     assert unsent == list(range(unsent[0], MANY + 1))
-    service.link.signal(1, signal.SIGKILL)
-    assert service.ended_by_the_nursery[-1] == Signal(1, 5_000_001, signal.SIGKILL)
-    service.link.orphan_exited(5_000_001, 9)
-    service.link.signal(1, signal.SIGKILL)
-    assert len(service.ended_by_the_nursery) == len(unsent) + 1
+    service.launcher_client.signal(1, signal.SIGKILL)
+    assert service.ended_by_the_zygote[-1] == Signal(1, 5_000_001, signal.SIGKILL)
+    service.launcher_client.orphan_exited(5_000_001, 9)
+    service.launcher_client.signal(1, signal.SIGKILL)
+    assert len(service.ended_by_the_zygote) == len(unsent) + 1
     # No launcher is needed for that.
     service.heard.clear()
-    service.link.orphaned = {2: os.getpid(), 3: 5_000_003}
+    service.launcher_client.orphaned = {2: os.getpid(), 3: 5_000_003}
     service.reactor.advance(0.1)
     assert service.asked == 0
     # The third was gone, and nobody had said so.
     assert service.heard == [("forgotten", 3)]
 
 
-def test_a_nursery_that_is_lost_with_an_order(service: _Service) -> None:
-    """That is no failure of the launcher: the next nursery is asked for it, and there is no pause."""
+def test_a_zygote_that_is_lost_with_an_order(service: _Service) -> None:
+    """That is no failure of the launcher: the next zygote is asked for it, and there is no pause."""
     service.serve(1)
     assert service.asked == 1
-    service.link.forget()
-    assert (service.link.failing, service.reactor.getDelayedCalls()) == (False, [])
+    service.launcher_client.forget()
+    assert (service.launcher_client.failing, service.reactor.getDelayedCalls()) == (False, [])
     service.attach()
     service.say(Ready())
     assert service.take() == 1
 
 
-def test_launchers_outlive_their_nursery(service: _Service) -> None:
-    """The handlers of a launcher that is lost after its nursery are nobody's, and closed at once."""
+def test_launchers_outlive_their_zygote(service: _Service) -> None:
+    """The handlers of a launcher that is lost after its zygote are nobody's, and closed at once."""
     begin(service, 2)
-    service.link.forget()
+    service.launcher_client.forget()
     assert service.heard == []
     service.die()
     assert service.heard == [("forgotten", 1), ("forgotten", 2)]
 
 
 def test_everything_a_dead_launcher_has_said_is_heard(service: _Service) -> None:
-    """However much it was: the nursery's word of a handler's end is the last."""
+    """However much it was: the zygote's word of a handler's end is the last."""
     begin(service, 200)
     assert service.launcher is not None
     for number in range(1, 200):
         service.launcher.send(pack(Ended(number, 0)))
     service.launcher.close()
-    service.link.orphan_exited(5_000_200, 9)
+    service.launcher_client.orphan_exited(5_000_200, 9)
     assert service.heard == [*(Ended(number, 0) for number in range(1, 200)), Ended(200, 9)]
 
 
 def test_an_abandoned_process_says_nothing(service: _Service) -> None:
     """What is reported of it later is not passed on."""
     begin(service, 1)
-    service.link.abandon(1)
+    service.launcher_client.abandon(1)
     service.say(Ended(1, 0))
     assert service.heard == []
 
@@ -143,8 +143,8 @@ def test_the_socket_of_a_stopped_link(service: _Service) -> None:
     """Orders that could not be sent end with the link."""
     begin(service, MANY)
     for number in range(1, MANY + 1):
-        service.link.signal(number, signal.SIGTERM)
+        service.launcher_client.signal(number, signal.SIGTERM)
     assert service.reactor.getDelayedCalls()
-    service.link.stop()
+    service.launcher_client.stop()
     assert not service.reactor.getDelayedCalls()
     assert isinstance(service.launcher, socket.socket)

@@ -41,8 +41,8 @@ def test_lines_are_appended(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("old\n")
     output = _output(path)
-    output.journal.write("new")
-    output.journal.flush()
+    output.log_writer.write("new")
+    output.log_writer.flush()
     old, new = path.read_text().splitlines()
     assert old == "old"
     assert new.endswith(" new")
@@ -52,11 +52,11 @@ def test_a_signal_opens_the_file_again(tmp_path: Path) -> None:
     """After logrotate has moved the file away, SIGUSR1 makes a new one, and the moved one gets no more lines."""
     path = tmp_path / "log"
     output = _output(path)
-    output.journal.write("first")
+    output.log_writer.write("first")
     path.rename(tmp_path / "log.1")
-    output.journal.write("second")
+    output.log_writer.write("second")
     signal.raise_signal(signal.SIGUSR1)
-    output.journal.write("third")
+    output.log_writer.write("third")
     assert [line.split()[-1] for line in (tmp_path / "log.1").read_text().splitlines()] == ["first", "second"]
     assert [line.split()[-1] for line in path.read_text().splitlines()] == ["third"]
 
@@ -68,7 +68,7 @@ def test_a_signal_that_finds_no_place_changes_nothing(tmp_path: Path) -> None:
     output = _output(folder / "log")
     folder.rename(tmp_path / "moved")
     signal.raise_signal(signal.SIGUSR1)
-    output.journal.write("still")
+    output.log_writer.write("still")
     assert (tmp_path / "moved" / "log").read_text().endswith(" still\n")
 
 
@@ -81,14 +81,14 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
         for number in range(10):
-            output.journal.write(f"line number={number}")
+            output.log_writer.write(f"line number={number}")
         torn = path.read_text()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
     assert torn.endswith("\n")
     assert len(torn.splitlines()) < 10
-    output.journal.write("line number=10")
+    output.log_writer.write("line number=10")
     assert [line.split("=")[-1] for line in path.read_text().splitlines()] == [str(number) for number in range(11)]
 
 
@@ -107,19 +107,19 @@ def test_a_device_is_written_to_and_left_alone(tmp_path: Path) -> None:
         output = _output(path)
         line = "x" * 1000
         for _ in range(200):
-            output.journal.write(line)
+            output.log_writer.write(line)
         got = b""
         while got.count(b"\n") < 200:
             try:
                 got += os.read(reader, 1_000_000)
             except BlockingIOError:
-                output.journal.flush()
-        output.journal.write("last")
+                output.log_writer.flush()
+        output.log_writer.write("last")
         assert os.read(reader, 1000).endswith(b" last\n")
     finally:
         os.close(reader)
-    output.journal.write("nobody reads")
-    output.journal.write("nobody reads")
+    output.log_writer.write("nobody reads")
+    output.log_writer.write("nobody reads")
     assert path.is_fifo()
 
 
@@ -161,7 +161,7 @@ def test_the_journal_can_be_asked_for(journald: FakeJournald) -> None:
     output = LogSetup({"nodaemon": True}, "journald")
     assert not output.on_terminal
     assert isinstance(output.observer(), LogObserver)
-    output.journal.record(STOP, {"connections": 3})
+    output.log_writer.record(STOP, {"connections": 3})
     entry = journald.take()
     assert (entry["SVCD_EVENT"], entry["SVCD_CONNECTIONS"], entry["PRIORITY"]) == ("stop", "3", "5")
     output._write.__self__._socket.close()  # type: ignore[attr-defined]
@@ -181,10 +181,10 @@ def test_the_end_waits_until_journald_has_read_everything(
     """Also what was sent, for an entry has its unit only if its process is there when it is read."""
     output = LogSetup({"nodaemon": True}, "journald")
     output.observer()
-    output.journal.start_buffering(lambda *_call: None)
+    output.log_writer.start_buffering(lambda *_call: None)
     count = 2000
     for number in range(count):
-        output.journal.write(f"MESSAGE={number}")
+        output.log_writer.write(f"MESSAGE={number}")
     taken: list[str] = []
 
     def pause(_seconds: float) -> None:
@@ -205,9 +205,9 @@ def test_what_the_log_lacks_at_the_end_is_said(
     """A journald that reads nothing is waited for so long; then the standard error has how much is missing."""
     output = LogSetup({"nodaemon": True}, "journald")
     output.observer()
-    output.journal.start_buffering(lambda *_call: None)
+    output.log_writer.start_buffering(lambda *_call: None)
     for number in range(2000):
-        output.journal.write(f"MESSAGE={number}")
+        output.log_writer.write(f"MESSAGE={number}")
     times = iter(range(100))
     monkeypatch.setattr("svcd.log.setup.time", SimpleNamespace(sleep=lambda _: None, monotonic=lambda: next(times)))
     with (tmp_path / "error").open("w") as error:
@@ -229,7 +229,7 @@ def test_a_standard_output_that_is_the_journal(journald: FakeJournald, stdout_is
     """The same lines go there with their fields, without a word of the user's."""
     output = LogSetup({"nodaemon": True})
     assert output.observer() is not None
-    output.journal.record(STOP, {"connections": 3})
+    output.log_writer.record(STOP, {"connections": 3})
     assert journald.take()["MESSAGE"] == "stop connections=3"
     assert stdout_is_journal.read_text() == ""
     output._write.__self__._socket.close()  # type: ignore[attr-defined]
@@ -248,7 +248,7 @@ def test_a_word_of_the_users_wins(
     monkeypatch.chdir(tmp_path)
     output = LogSetup({"nodaemon": True, **options}, log_format)
     output.observer()
-    output.journal.record(STOP, {})
+    output.log_writer.record(STOP, {})
     assert (tmp_path / options.get("logfile", "stdout")).read_text().endswith(f"{line}\n")
     assert journald.empty()
 
@@ -260,7 +260,7 @@ def test_another_standard_output_stays_text(stream: str, stdout_is_journal: Path
     monkeypatch.setenv("JOURNAL_STREAM", stream)
     output = LogSetup({"nodaemon": True})
     output.observer()
-    output.journal.record(STOP, {})
+    output.log_writer.record(STOP, {})
     assert stdout_is_journal.read_text().endswith(" stop\n")
     assert journald.empty()
 
@@ -272,7 +272,7 @@ def test_a_journal_that_can_not_be_reached_is_written_by_the_output(
     journald.close()
     output = LogSetup({"nodaemon": True})
     output.observer()
-    output.journal.record(STOP, {})
+    output.log_writer.record(STOP, {})
     assert stdout_is_journal.read_text().endswith(" stop\n")
 
 
@@ -284,13 +284,13 @@ def test_syslog_gets_lines_without_time(monkeypatch: pytest.MonkeyPatch) -> None
     output = LogSetup({"syslog": True, "prefix": "me"}, "json")
     assert not output.on_terminal
     output.observer()
-    output.journal.record(STOP, {})
+    output.log_writer.record(STOP, {})
     assert told == ["me", (5, '{"event":"stop","level":"notice"}')]
 
 
 def test_shortening_is_the_journals() -> None:
     """Keepers ask it."""
-    assert LogSetup({"logger": object()}, short=True).journal.format_peer("192.0.2.1", 7) == "192.0.2.0"
-    journal = LogSetup({"logger": object()}).journal
+    assert LogSetup({"logger": object()}, short=True).log_writer.format_peer("192.0.2.1", 7) == "192.0.2.0"
+    journal = LogSetup({"logger": object()}).log_writer
     assert journal.format_peer("192.0.2.1", 7) == "192.0.2.1:7"
     assert journal.template(ACCEPT, {}, ()) == "<6>accept"

@@ -107,7 +107,7 @@ def test_a_message_has_a_greatest_length() -> None:
 
 
 def test_a_table_comes_back() -> None:
-    """What the nursery reads is what the daemon wrote, types included."""
+    """What the zygote reads is what the daemon wrote, types included."""
     limits = (ResourceLimit(1, 2, 3), ResourceLimit(7, -1, -1))
     identity = ProcessCredentials(1, 2, (3, 4), 0o22, 5, "/root", "/folder", no_new_privs=True, own_limits=limits)
     specs = (
@@ -132,11 +132,11 @@ def test_lines_do_not_depend_on_how_they_arrive(pieces: list[bytes]) -> None:
 
 def test_lines_and_blocks_are_told_apart() -> None:
     """A block is one saying with its line ends; blank lines are none; the last line needs no end."""
-    sayings = StderrSplitter()
-    assert sayings.feed(b"one\r\n\n" + BLOCK + b"two\nthree\n" + BLOCK + b"four\nfi") == [
+    splitter = StderrSplitter()
+    assert splitter.feed(b"one\r\n\n" + BLOCK + b"two\nthree\n" + BLOCK + b"four\nfi") == [
         b"one", b"two\nthree\n", b"four",
     ]  # fmt: skip
-    assert sayings.end() == [b"fi"]
+    assert splitter.end() == [b"fi"]
 
 
 def test_what_never_ends_is_told_in_pieces() -> None:

@@ -86,15 +86,15 @@ def test_changes_of_addresses_come_together() -> None:
 def test_an_import_in_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is waited for a while, goes on, and is found again; one that has failed is tried again."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
-    (tmp_path / "slow_module.py").write_text(f"with open({str(gate)!r}) as gate:\n    gate.read()\nthing = 1\n")
+    wrapper = tmp_path / "gate"
+    os.mkfifo(wrapper)
+    (tmp_path / "slow_module.py").write_text(f"with open({str(wrapper)!r}) as gate:\n    gate.read()\nthing = 1\n")
     found = import_in_background(["slow_module:thing"], 0.01)["slow_module:thing"]
     assert found.reason is None
     again = import_in_background(["slow_module:thing"], 0.01)["slow_module:thing"]
     assert again is found
     assert again.seconds > 0
-    gate.open("w").close()
+    wrapper.open("w").close()
     found.wait(30)
     assert found.reason == ""
     failed = import_in_background(["no_such_module:thing", "os:path"], 30)

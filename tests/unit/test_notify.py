@@ -178,8 +178,8 @@ def test_signs_of_life_come_from_the_reactor() -> None:
     clock = Clock()
     manager = ManagerDouble(watchdog=4.0)
     status = ["one"]
-    pulse = StatusReporter(clock, manager, lambda: status[0])
-    pulse.start()
+    status_reporter = StatusReporter(clock, manager, lambda: status[0])
+    status_reporter.start()
     assert manager.said == []
     clock.advance(0)
     assert manager.said.pop() == f"READY=1 MAINPID={os.getpid()} STATUS=one"
@@ -189,19 +189,19 @@ def test_signs_of_life_come_from_the_reactor() -> None:
     clock.pump([1.0] * 10)
     assert sorted(manager.said) == ["STATUS=two", *["WATCHDOG=1"] * 7]
     manager.said.clear()
-    pulse.stopping()
+    status_reporter.stopping()
     clock.pump([1.0] * 4)
     assert manager.said == ["STOPPING=1 STATUS=stopping", "WATCHDOG=1", "WATCHDOG=1"]
-    pulse.stop()
+    status_reporter.stop()
     assert not clock.getDelayedCalls()
 
 
 def test_a_reload_is_told() -> None:
     """When it begins, and with the status when it is over."""
     manager = ManagerDouble()
-    pulse = StatusReporter(Clock(), manager, lambda: "two")
-    pulse.reloading()
-    pulse.reloaded()
+    status_reporter = StatusReporter(Clock(), manager, lambda: "two")
+    status_reporter.reloading()
+    status_reporter.reloaded()
     assert manager.said[0].startswith("RELOADING=1 MONOTONIC_USEC=")
     assert manager.said[1] == f"READY=1 MAINPID={os.getpid()} STATUS=two"
 
@@ -209,19 +209,19 @@ def test_a_reload_is_told() -> None:
 def test_a_daemon_that_stops_at_once_was_never_ready() -> None:
     """Nothing is left to be told."""
     clock, manager = Clock(), ManagerDouble(watchdog=4.0)
-    pulse = StatusReporter(clock, manager, lambda: "")
-    pulse.start()
-    pulse.stopping()
+    status_reporter = StatusReporter(clock, manager, lambda: "")
+    status_reporter.start()
+    status_reporter.stopping()
     clock.advance(10)
     assert manager.said == ["STOPPING=1 STATUS=stopping"]
-    pulse.stop()
+    status_reporter.stop()
 
 
-def test_without_a_manager_there_is_no_pulse() -> None:
+def test_without_a_manager_there_is_no_status_reporter() -> None:
     """The reactor is not woken for nobody."""
     clock = Clock()
-    pulse = StatusReporter(clock, ServiceManager(), lambda: "")
-    pulse.start()
-    pulse.stopping()
-    pulse.stop()
+    status_reporter = StatusReporter(clock, ServiceManager(), lambda: "")
+    status_reporter.start()
+    status_reporter.stopping()
+    status_reporter.stop()
     assert not clock.getDelayedCalls()

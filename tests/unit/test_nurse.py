@@ -1,4 +1,4 @@
-"""The daemon's end of the nursery, with the test as the nursery."""
+"""The daemon's end of the zygote, with the test as the zygote."""
 
 from __future__ import annotations
 
@@ -36,14 +36,17 @@ if TYPE_CHECKING:
 SPEC = LaunchSpec("cat/tcp", ProcessCredentials(), {}, program="/bin/cat", argv=("cat",))
 
 
-class _Nursery:
-    """A nurse of two services, and the other end of its socket."""
+class _Zygote:
+    """A zygote client of two services, and the other end of its socket."""
 
     def __init__(self) -> None:
         self.reactor = FakeReactor()
-        self.nurse = ZygoteClient(self.reactor)
+        self.zygote_client = ZygoteClient(self.reactor)
         reports = create_autospec(LauncherEvents)
-        self.links: list[LauncherClient] = [self.nurse.link(SPEC, reports), self.nurse.link(SPEC, reports)]
+        self.launcher_clients: list[LauncherClient] = [
+            self.zygote_client.launcher_client(SPEC, reports),
+            self.zygote_client.launcher_client(SPEC, reports),
+        ]
         self.begin()
 
     def begin(self) -> None:
@@ -51,28 +54,28 @@ class _Nursery:
         ours, self.socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.setblocking(False)
         ours.setblocking(False)
-        self.nurse.connected(ours, 2**30)
+        self.zygote_client.connected(ours, 2**30)
 
     def order(self) -> object:
-        """What the nursery is told next."""
+        """What the zygote is told next."""
         return parse(self.socket.recv(LARGEST))
 
     def say(self, packet: bytes, *descriptors: int) -> None:
         """Let it report."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE_DESCRIPTOR.pack(each)) for each in descriptors]
         self.socket.sendmsg([packet], rights)
-        self.nurse.doRead()
+        self.zygote_client.doRead()
 
     def close(self) -> None:
         """End it."""
-        self.nurse.stop()
+        self.zygote_client.stop()
         self.socket.close()
 
 
 @pytest.fixture
-def nursery() -> Iterator[_Nursery]:
-    """A nursery that the test plays."""
-    made = _Nursery()
+def zygote() -> Iterator[_Zygote]:
+    """A zygote that the test plays."""
+    made = _Zygote()
     yield made
     made.close()
 
@@ -81,74 +84,74 @@ def _pair(kind: int = socket.SOCK_SEQPACKET) -> tuple[socket.socket, socket.sock
     return socket.socketpair(socket.AF_UNIX, kind)
 
 
-def test_a_launcher_is_asked_for_and_comes(nursery: _Nursery) -> None:
+def test_a_launcher_is_asked_for_and_comes(zygote: _Zygote) -> None:
     """The socket that comes with the answer is the link's."""
-    nursery.links[1].ensure_launcher()
-    assert nursery.order() == StartLauncher(1)
+    zygote.launcher_clients[1].ensure_launcher()
+    assert zygote.order() == StartLauncher(1)
     ours, theirs = _pair()
     with ours, theirs:
-        nursery.say(pack(LauncherStarted(1, 77)), theirs.fileno())
+        zygote.say(pack(LauncherStarted(1, 77)), theirs.fileno())
         ours.send(pack(Ready()))
-        nursery.links[1].doRead()
-        assert (nursery.links[1].ready, nursery.links[1].pid) == (True, 77)
+        zygote.launcher_clients[1].doRead()
+        assert (zygote.launcher_clients[1].ready, zygote.launcher_clients[1].pid) == (True, 77)
 
 
-def test_a_nursery_that_is_lost_leaves_its_orders_to_the_next(nursery: _Nursery) -> None:
+def test_a_zygote_that_is_lost_leaves_its_orders_to_the_next(zygote: _Zygote) -> None:
     """In their order, without those of links that have ended meanwhile; the pauses grow from loss to loss."""
     pauses = []
-    nursery.links[1].ensure_launcher()
-    nursery.links[0].ensure_launcher()
-    assert [nursery.order(), nursery.order()] == [StartLauncher(1), StartLauncher(0)]
+    zygote.launcher_clients[1].ensure_launcher()
+    zygote.launcher_clients[0].ensure_launcher()
+    assert [zygote.order(), zygote.order()] == [StartLauncher(1), StartLauncher(0)]
     for _ in range(3):
-        nursery.socket.close()
+        zygote.socket.close()
         with LogCatcher() as log:
-            nursery.nurse._ended(9)
-        assert [line["reason"] for line in log.named("nursery")] == ["signal 9"]
+            zygote.zygote_client._ended(9)
+        assert [line["reason"] for line in log.named("zygote")] == ["signal 9"]
         assert not log.named("launcher")
-        (call,) = nursery.reactor.getDelayedCalls()
-        pauses.append(round(call.getTime() - nursery.reactor.seconds(), 3))
+        (call,) = zygote.reactor.getDelayedCalls()
+        pauses.append(round(call.getTime() - zygote.reactor.seconds(), 3))
         call.cancel()
-        nursery.nurse._call = None
-        nursery.begin()
-        assert [nursery.order(), nursery.order()] == [StartLauncher(1), StartLauncher(0)]
+        zygote.zygote_client._call = None
+        zygote.begin()
+        assert [zygote.order(), zygote.order()] == [StartLauncher(1), StartLauncher(0)]
     assert pauses == [0.1, 0.2, 0.4]
-    nursery.links[1].stop()
-    nursery.socket.close()
-    nursery.nurse._ended(9)
-    for call in nursery.reactor.getDelayedCalls():
+    zygote.launcher_clients[1].stop()
+    zygote.socket.close()
+    zygote.zygote_client._ended(9)
+    for call in zygote.reactor.getDelayedCalls():
         call.cancel()
-    nursery.nurse._call = None
-    nursery.begin()
-    assert nursery.order() == StartLauncher(0)
+    zygote.zygote_client._call = None
+    zygote.begin()
+    assert zygote.order() == StartLauncher(0)
     with pytest.raises(BlockingIOError):
-        nursery.order()
+        zygote.order()
 
 
-def test_a_stopped_nurse_starts_no_other_nursery(nursery: _Nursery) -> None:
+def test_a_stopped_zygote_client_starts_no_other_zygote(zygote: _Zygote) -> None:
     """Not even one that was lost just before."""
-    nursery.nurse._ended(9)
-    assert nursery.nurse.stop().called
-    assert not nursery.reactor.getDelayedCalls()
+    zygote.zygote_client._ended(9)
+    assert zygote.zygote_client.stop().called
+    assert not zygote.reactor.getDelayedCalls()
 
 
-def test_orders_wait_for_room(nursery: _Nursery) -> None:
-    """A nursery that is busy gets them later, one of each kind."""
-    links = [nursery.nurse.make(0, None, nursery.nurse._specs[0]) for _ in range(1000)]  # type: ignore[arg-type]
-    for link in links:
-        link.ensure_launcher()
+def test_orders_wait_for_room(zygote: _Zygote) -> None:
+    """A zygote that is busy gets them later, one of each kind."""
+    launcher_clients = [zygote.zygote_client.make(0, None, zygote.zygote_client._specs[0]) for _ in range(1000)]  # type: ignore[arg-type]
+    for launcher_client in launcher_clients:
+        launcher_client.ensure_launcher()
     got = 0
-    while nursery.reactor.getDelayedCalls() or got == 0:
+    while zygote.reactor.getDelayedCalls() or got == 0:
         try:
             while True:
-                assert nursery.order() == StartLauncher(0)
+                assert zygote.order() == StartLauncher(0)
                 got += 1
         except BlockingIOError:
-            nursery.reactor.advance(0.1)
-    nursery.nurse.send(Kill(5), "kill 5")
-    nursery.nurse.send(Signal(1, 2, 15), 1)
-    while not isinstance(found := nursery.order(), Kill):
+            zygote.reactor.advance(0.1)
+    zygote.zygote_client.send(Kill(5), "kill 5")
+    zygote.zygote_client.send(Signal(1, 2, 15), 1)
+    while not isinstance(found := zygote.order(), Kill):
         got += 1
-    assert (found, nursery.order(), got) == (Kill(5), Signal(1, 2, 15), 1000)
+    assert (found, zygote.order(), got) == (Kill(5), Signal(1, 2, 15), 1000)
 
 
 WRONG = {
@@ -168,32 +171,32 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("packet", "kind"), WRONG.values(), ids=WRONG.keys())
-def test_a_nursery_that_breaks_the_protocol(
-    nursery: _Nursery, monkeypatch: pytest.MonkeyPatch, packet: bytes, kind: str
+def test_a_zygote_that_breaks_the_protocol(
+    zygote: _Zygote, monkeypatch: pytest.MonkeyPatch, packet: bytes, kind: str
 ) -> None:
     """It is killed, with one line in the log; what came with the report is closed."""
     killed = []
     monkeypatch.setattr(os, "kill", lambda *arguments: killed.append(arguments))
-    nursery.links[0].ensure_launcher()
+    zygote.launcher_clients[0].ensure_launcher()
     ours, theirs = _pair(socket.SOCK_STREAM if kind == "s" else socket.SOCK_SEQPACKET)
     with ours, theirs:
-        nursery.say(packet, *([theirs.fileno()] if kind else []))
+        zygote.say(packet, *([theirs.fileno()] if kind else []))
         theirs.close()
         ours.settimeout(10)
         assert ours.recv(1) == b""
     assert killed == [(2**30, 9)]
     with LogCatcher() as log:
-        nursery.nurse._ended(9)
-    (lost,) = log.named("nursery")
+        zygote.zygote_client._ended(9)
+    (lost,) = log.named("zygote")
     assert str(lost["reason"]).startswith("protocol error: ")
 
 
 @given(st.lists(st.binary(max_size=20), max_size=4))
 def test_any_packets_are_reports_or_the_end(packets: list[bytes]) -> None:
     """Nothing is raised, whatever comes."""
-    made = _Nursery()
+    made = _Zygote()
     for packet in packets:
-        if made.nurse.fileno() >= 0:
+        if made.zygote_client.fileno() >= 0:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(os, "kill", lambda *_arguments: None)
                 made.say(packet)

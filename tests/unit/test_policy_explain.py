@@ -36,13 +36,13 @@ def _told(steps: list[Step]) -> list[str]:
     return [f"{step.check} {step.outcome}: {step.text} [{step.rule}]" for step in steps]
 
 
-def _visit(peer: str = "10.0.0.1", **values: Any) -> ExplainQuery:
+def _query(peer: str = "10.0.0.1", **values: Any) -> ExplainQuery:
     return ExplainQuery(peer=peer, moment=values.pop("moment", NOON), **values)
 
 
 def test_from_the_file_alone() -> None:
     """Each step has its rule and place; what only the moment knows is said to depend on it."""
-    assert _told(explain(_FULL, _visit())) == [
+    assert _told(explain(_FULL, _query())) == [
         "address passes: only_from=10.0.0.0/8 admits it [only_from=10.0.0.0/8 (the default)]",
         "time passes: the clock shows 12:00 [access_times=8:00-18:00 (the default)]",
         "load depends: the load is not known [max_load=2.0 (the default)]",
@@ -55,15 +55,15 @@ def test_from_the_file_alone() -> None:
 
 def test_it_ends_with_the_step_that_refuses() -> None:
     """Nothing after it is asked."""
-    assert _told(explain(_FULL, _visit("11.0.0.1", looked_up=True, name="x.test", load=9.0)))[-1:] == [
+    assert _told(explain(_FULL, _query("11.0.0.1", looked_up=True, name="x.test", load=9.0)))[-1:] == [
         "load refuses: the load is 9.00 [max_load=2.0 (the default)]"
     ]
-    assert [step.check for step in explain(_FULL, _visit(moment=0.0))] == ["address", "time"]
+    assert [step.check for step in explain(_FULL, _query(moment=0.0))] == ["address", "time"]
     rules = AccessRules(no_access=_FULL.no_access, places=_FULL.places)
-    assert _told(explain(rules, _visit("10.6.0.1"))) == [
+    assert _told(explain(rules, _query("10.6.0.1"))) == [
         "address refuses: no_access=10.6.0.0/16 refuses it [no_access=10.6.0.0/16 (services:4:7)]"
     ]
-    assert _told(explain(rules, _visit())) == ["address passes: nothing is asked of the address [None]"]
+    assert _told(explain(rules, _query())) == ["address passes: nothing is asked of the address [None]"]
 
 
 def test_a_name_has_the_last_word() -> None:
@@ -77,11 +77,11 @@ def test_a_name_has_the_last_word() -> None:
         "name refuses: its host name is not known, and only_from=.example could decide": {"looked_up": True},
     }
     for end, values in ends.items():
-        first, last = _told(explain(rules, _visit("192.0.2.1", **values)))
+        first, last = _told(explain(rules, _query("192.0.2.1", **values)))
         assert first.startswith("address depends: the host name has the last word [only_from=.example")
         assert last.startswith(end)
     open_to_all = AccessRules(no_access=SOURCES.read("bad.example"))
-    assert _told(explain(open_to_all, _visit(looked_up=True, name="x.test")))[-1] == (
+    assert _told(explain(open_to_all, _query(looked_up=True, name="x.test")))[-1] == (
         "name passes: nothing refuses x.test [None]"
     )
 
@@ -89,9 +89,9 @@ def test_a_name_has_the_last_word() -> None:
 def test_of_a_running_service() -> None:
     """Its counts say what would happen now."""
     rules = AccessRules(instances=2, per_source=1)
-    door = Admission(rules, GlobalLimit(9), wall=lambda: NOON, load=lambda: 0.0)
-    assert isinstance(door.admit("10.0.0.1", 0.0), ConnectionSlot)
-    assert _told(explain(rules, _visit(), door)) == [
+    admission = Admission(rules, GlobalLimit(9), wall=lambda: NOON, load=lambda: 0.0)
+    assert isinstance(admission.admit("10.0.0.1", 0.0), ConnectionSlot)
+    assert _told(explain(rules, _query(), admission)) == [
         "address passes: nothing is asked of the address [None]",
         "global passes: 1 are in, all services [--max-connections 9 (the command line)]",
         "instances passes: 1 are in [instances=2 (the default)]",
@@ -101,12 +101,12 @@ def test_of_a_running_service() -> None:
 
 def test_datagrams_are_not_counted_and_wait_for_no_name() -> None:
     """Nor are those answered that are no single hosts."""
-    steps = explain(_FULL, _visit(datagram=True, load=0.5))
+    steps = explain(_FULL, _query(datagram=True, load=0.5))
     assert [step.check for step in steps] == ["address", "time", "load", "rate", "per_source_rate"]
-    assert _told(explain(_FULL, _visit("11.0.0.1", datagram=True)))[0].startswith(
+    assert _told(explain(_FULL, _query("11.0.0.1", datagram=True)))[0].startswith(
         "address refuses: only_from does not name it"
     )
-    assert _told(explain(AccessRules(), _visit("224.0.0.1", datagram=True))) == [
+    assert _told(explain(AccessRules(), _query("224.0.0.1", datagram=True))) == [
         "address refuses: it is no single host's address [None]"
     ]
 
@@ -131,12 +131,14 @@ _RULES = st.builds(
     st.integers(0, 86_399),
     st.sampled_from([0.5, 1.5]),
 )
-def test_it_says_what_the_door_does(rules: AccessRules, peer: str, name: str | None, moment: int, load: float) -> None:
+def test_it_says_what_the_admission_does(
+    rules: AccessRules, peer: str, name: str | None, moment: int, load: float
+) -> None:
     """The last step refuses if and only if the door does, for the same reason and by the same rule."""
-    door = Admission(rules, GlobalLimit(), wall=lambda: moment, load=lambda: load)
-    visit = ExplainQuery(peer=peer, moment=moment, name=name, looked_up=True, load=load)
-    last = explain(rules, visit)[-1]
-    found = door.admit(peer, 0.0)
+    admission = Admission(rules, GlobalLimit(), wall=lambda: moment, load=lambda: load)
+    query = ExplainQuery(peer=peer, moment=moment, name=name, looked_up=True, load=load)
+    last = explain(rules, query)[-1]
+    found = admission.admit(peer, 0.0)
     refusal = found.check_host_name(name) if isinstance(found, ConnectionSlot) else found
     assert (last.outcome is StepOutcome.REFUSES) is (refusal is not None)
     if refusal is not None:

@@ -21,7 +21,7 @@ from svcd.protocols.qotd import QotdDatagrams, QotdFactory
 from svcd.protocols.time import TimeDatagrams, TimeFactory
 from svcd.wire import chargen
 from svcd.wire.fortune import DEFAULT
-from tests.doubles import FakeFiles, StreamDouble, surroundings
+from tests.doubles import FakeFiles, StreamDouble, dependencies
 
 if TYPE_CHECKING:
     from twisted.internet.protocol import Factory
@@ -39,8 +39,8 @@ def _connect(made_by: Factory, room: float = float("inf")) -> StreamDouble:
 
 
 def _builtin(name: str, room: float = float("inf"), clock: Clock | None = None) -> StreamDouble:
-    around = surroundings(clock or Clock())
-    return _connect(BUILTINS[name].stream(ServiceOptions(), around), room)
+    deps = dependencies(clock or Clock())
+    return _connect(BUILTINS[name].stream(ServiceOptions(), deps), room)
 
 
 class _Datagrams:
@@ -67,7 +67,7 @@ class _Datagrams:
 def _builtin_datagrams(name: str) -> _Datagrams:
     make = BUILTINS[name].datagram
     assert make is not None
-    return _Datagrams(make(ServiceOptions(), surroundings(Clock())))
+    return _Datagrams(make(ServiceOptions(), dependencies(Clock())))
 
 
 def test_echo_sends_back_every_byte() -> None:
@@ -242,23 +242,23 @@ def test_datagrams_of_chargen_rotate() -> None:
 
 def test_the_catalog_makes_what_it_says() -> None:
     """Each built-in has a summary, is made for its shapes, and writes no lines of its own."""
-    around = surroundings(Clock(), FakeFiles({"/q": "mine\n"}))
+    deps = dependencies(Clock(), FakeFiles({"/q": "mine\n"}))
     for name, builtin in BUILTINS.items():
         assert builtin.summary
-        assert not builtin.stream(ServiceOptions(), around).noisy
+        assert not builtin.stream(ServiceOptions(), deps).noisy
         assert SHAPES[name] == ({SocketType.STREAM} if builtin.datagram is None else set(SocketType))
         if builtin.datagram is not None:
-            assert not builtin.datagram(ServiceOptions(), around).noisy
+            assert not builtin.datagram(ServiceOptions(), deps).noisy
 
 
 def test_qotd_reads_the_quotes_of_its_option() -> None:
     """With quotes= it says what stands there, without it one of its own."""
-    around = surroundings(Clock(), FakeFiles({"/q": "mine\n"}))
-    assert _connect(BUILTINS["qotd"].stream(ServiceOptions(quotes="/q"), around)).sent == b"mine\r\n"
+    deps = dependencies(Clock(), FakeFiles({"/q": "mine\n"}))
+    assert _connect(BUILTINS["qotd"].stream(ServiceOptions(quotes="/q"), deps)).sent == b"mine\r\n"
     assert _builtin("qotd").sent in DEFAULT
     make = BUILTINS["qotd"].datagram
     assert make is not None
-    assert _Datagrams(make(ServiceOptions(quotes="/q"), around)).ask(b"") == [b"mine\r\n"]
+    assert _Datagrams(make(ServiceOptions(quotes="/q"), deps)).ask(b"") == [b"mine\r\n"]
 
 
 def test_chargen_factories_are_quiet() -> None:

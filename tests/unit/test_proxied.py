@@ -39,16 +39,16 @@ class _Proxied:
         self.lines: list[str] = []
         self.taken: list[tuple[int, Any, int, ProxyHeader | None]] = []
         self.budget = DescriptorBudget(limit, self.reactor)
-        self.hall = GlobalLimit()
+        self.global_limit = GlobalLimit()
         service = service_of(f"echo {f'{path}/unix' if path else '0/tcp'} {options}")
-        journal = LogWriter(keeping(self.lines), TextFormat(stamped=False))
-        self.reception = Reception(self.reactor, journal, FakeFiles(), self.budget, self.hall)
-        self.entrance = self.reception.entrance(service)
+        log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False))
+        self.reception = Reception(self.reactor, log_writer, FakeFiles(), self.budget, self.global_limit)
+        self.service_admission = self.reception.service_admission(service)
         names, numbers = FakeNames(), itertools.count(1)
-        self.keeper: ConnectionTracker[Any] = ConnectionTracker(
-            service, journal, names, self.budget.share(service.id), numbers, self.entrance, {}
+        self.tracker: ConnectionTracker[Any] = ConnectionTracker(
+            service, log_writer, names, self.budget.share(service.id), numbers, self.service_admission, {}
         )
-        self.usher = ProxyProtocolReader(self.keeper, self.reception.lobby)
+        self.header_reader = ProxyProtocolReader(self.tracker, self.reception.header_queue)
         self.family = socket.AF_UNIX if path else socket.AF_INET
         self.listener = socket.socket(self.family)
         self.listener.bind(path or ("127.0.0.1", 0))
@@ -66,7 +66,7 @@ class _Proxied:
         client.connect(self.listener.getsockname())
         client.sendall(data)
         descriptor, name = self.listener._accept()  # type: ignore[attr-defined]
-        self.usher.take(self.serve, descriptor, name, self.family)
+        self.header_reader.take(self.serve, descriptor, name, self.family)
         return client
 
     def send(self, client: socket.socket, data: bytes) -> None:
@@ -87,10 +87,10 @@ class _Proxied:
     def quiet(self) -> bool:
         """Whether nothing is left of anybody who waited."""
         late = [call for call in self.reactor.getDelayedCalls() if "Unannounced" in str(call)]
-        return not (late or self.keeper.visitors or self.reactor.readers or self.budget.open)
+        return not (late or self.tracker.pending or self.reactor.readers or self.budget.open)
 
     def close(self) -> None:
-        self.usher.close()
+        self.header_reader.close()
         for each in [*self.clients, self.listener]:
             each.close()
         for descriptor, *_ in self.taken:
@@ -185,7 +185,7 @@ def test_a_broken_header_ends_the_connection(proxied: Callable[..., _Proxied], d
     host, port = client.getsockname()
     rule = f'"proxy_protocol: {text} (s:1:27)"'
     assert service.lines == [f"refuse service=echo/tcp peer={host}:{port} reason=proxy count=1 rule={rule}"]
-    assert service.entrance.counts == {"proxy": 1}
+    assert service.service_admission.counts == {"proxy": 1}
     assert not service.taken
     assert service.quiet
 
@@ -227,14 +227,14 @@ def test_a_header_has_its_time(proxied: Callable[..., _Proxied], options: str, s
     assert service.quiet
     service.connect()
     service.reactor.advance(seconds)
-    assert service.entrance.counts == {"proxy": 2}
+    assert service.service_admission.counts == {"proxy": 2}
 
 
 def test_who_has_waited_longest_makes_room(proxied: Callable[..., _Proxied]) -> None:
     """However many connections say nothing, they have a share of the descriptors, and others find room."""
     service = proxied(limit=12)
     first = [service.connect() for _ in range(3)]
-    assert service.budget.open == service.reception.lobby.most == 3
+    assert service.budget.open == service.reception.header_queue.most == 3
     service.connect(V1)
     assert len(service.taken) == 1
     service.connect()
@@ -250,8 +250,8 @@ def test_who_waits_is_closed_when_the_service_stops(proxied: Callable[..., _Prox
     service = proxied()
     clients = [service.connect() for _ in range(3)]
     empty: list[Any] = []
-    service.keeper.when_empty().addCallback(empty.append)
-    drained, cut, closed = service.keeper.all_connections()
+    service.tracker.when_empty().addCallback(empty.append)
+    drained, cut, closed = service.tracker.all_connections()
     found = [each.info() for each in (drained, cut, closed)]
     peers = [":".join(map(str, client.getsockname())) for client in clients]
     assert [(each["id"], each["peer"], each["state"]) for each in found] == [
@@ -260,7 +260,7 @@ def test_who_waits_is_closed_when_the_service_stops(proxied: Callable[..., _Prox
     drained.drain()
     cut.abort("shutdown")
     assert not empty
-    service.usher.close()
+    service.header_reader.close()
     assert empty == [None]
     assert isinstance(closed, ProxiedConnection)
     assert [client.recv(1) for client in clients] == [b""] * 3
@@ -271,9 +271,9 @@ def test_other_options_hold_at_once(proxied: Callable[..., _Proxied]) -> None:
     """Who is still a proxy may go on waiting, who is none any more is closed."""
     service = proxied()
     client = service.connect()
-    service.usher.retune(service_of("echo 0/tcp proxy_protocol=127.0.0.0/8"))
+    service.header_reader.retune(service_of("echo 0/tcp proxy_protocol=127.0.0.0/8"))
     assert not service.quiet
-    service.usher.retune(service_of("echo 0/tcp proxy_protocol=10.0.0.1"))
+    service.header_reader.retune(service_of("echo 0/tcp proxy_protocol=10.0.0.1"))
     assert client.recv(1) == b""
     assert "it is no proxy any more" in service.lines[0]
     assert service.quiet
@@ -283,21 +283,21 @@ def test_a_client_waits_for_room_where_it_may(proxied: Callable[..., _Proxied]) 
     """With on_limit=queue the listener rests while there is none; whose header comes then waits in its place."""
     service = proxied("proxy_protocol=127.0.0.1 instances=1 on_limit=queue")
     clients = [service.connect() for _ in range(2)]
-    ticket = service.entrance.admit("192.0.2.9", 0.0)
-    assert isinstance(ticket, ConnectionSlot)
+    slot = service.service_admission.admit("192.0.2.9", 0.0)
+    assert isinstance(slot, ConnectionSlot)
     for client in clients:
         service.send(client, V1)
     third = service.connect(V2)
     assert (service.taken, service.budget.open) == ([], 3)
-    facts = service.keeper.all_connections()[0].info()
+    facts = service.tracker.all_connections()[0].info()
     assert (facts["peer"], facts["state"]) == ("192.0.2.1:40000", "room")
     assert not service.reactor.getDelayedCalls()
     # Their proxies have said all, so it does not matter any more who these are.
-    service.usher.close()
-    service.usher.retune(service_of("echo 0/tcp proxy_protocol=10.0.0.1"))
-    service.keeper.all_connections()[0].drain()
+    service.header_reader.close()
+    service.header_reader.retune(service_of("echo 0/tcp proxy_protocol=10.0.0.1"))
+    service.tracker.all_connections()[0].drain()
     assert clients[0].recv(1) == b""
-    ticket.release()
+    slot.release()
     assert len(service.taken) == 2
     assert service.quiet
     assert third.getsockname()

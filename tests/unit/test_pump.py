@@ -163,25 +163,27 @@ class _Daemon:
         self.lines: list[str] = []
         self.names = FakeNames()
         self.budget = DescriptorBudget(100, self.reactor)
-        self.link = _Link()
+        self.launcher_client = _Link()
         files = FakeFiles({**FILES, "/c/welcome": b"welcome\n"})
-        journal = LogWriter(keeping(self.lines), TextFormat(stamped=False))
-        self.entrance = Reception(self.reactor, journal, files, self.budget, GlobalLimit()).entrance(service)
-        self.side = ServiceTls(self.reactor, files, self.entrance.tally)
+        log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False))
+        self.service_admission = Reception(
+            self.reactor, log_writer, files, self.budget, GlobalLimit()
+        ).service_admission(service)
+        self.side = ServiceTls(self.reactor, files, self.service_admission.counters)
         self.side.prepare(service)()
-        self.keeper = SpawnedTracker(
+        self.tracker = SpawnedTracker(
             self.reactor,
-            lambda _keeper: self.link,  # type: ignore[arg-type, return-value]
+            lambda _tracker: self.launcher_client,  # type: ignore[arg-type, return-value]
             service,
-            journal,
+            log_writer,
             self.names,
             self.budget.share(service.id),
             itertools.count(1),
-            self.entrance,
+            self.service_admission,
             self.reactor.seconds,
             self.side,
         )
-        self.keeper.start_timeouts(self.reactor.callLater)
+        self.tracker.start_timeouts(self.reactor.callLater)
         self._clients: list[_Client] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
 
@@ -190,7 +192,7 @@ class _Daemon:
         with socket.create_connection(self.listener.getsockname()):
             accepted, name = self.listener.accept()
         before = len(self.reactor.adopted)
-        self.keeper.take(accepted.detach(), name, socket.AF_INET)
+        self.tracker.take(accepted.detach(), name, socket.AF_INET)
         return self.reactor.adopted[before]
 
     def connect(self, tls: TlsClient | None = None) -> _Client:
@@ -202,8 +204,8 @@ class _Daemon:
         """Somebody connects, shakes hands and gets a handler, whose number is that of the connection."""
         client = self.connect(tls).shake()
         number = len(self._clients)
-        _, client.handler = self.link.waiting.pop(number)
-        self.keeper.process_started(number, 500)
+        _, client.handler = self.launcher_client.waiting.pop(number)
+        self.tracker.process_started(number, 500)
         return client
 
     def fields(self, event: str) -> dict[str, str]:
@@ -217,8 +219,8 @@ class _Daemon:
 
     def close(self) -> None:
         """Close what the test left."""
-        for number in list(self.link.waiting):
-            self.link.drop(number)
+        for number in list(self.launcher_client.waiting):
+            self.launcher_client.drop(number)
         for client in self._clients:
             if client.handler is not None:
                 client.handler.close()
@@ -254,14 +256,14 @@ def test_a_connection_is_one_to_everybody(started: Callable[..., _Daemon]) -> No
     assert (daemon.lines, daemon.budget.open) == ([], 3)
     client.shake()
     assert (daemon.lines, daemon.budget.open) == ([], 3)
-    daemon.link.drop(1)
-    daemon.keeper.process_started(1, 500)
+    daemon.launcher_client.drop(1)
+    daemon.tracker.process_started(1, 500)
     assert daemon.budget.open == 2
     accept = daemon.fields("accept")
     assert (accept["id"], accept["pid"], accept["tls"], accept["count"]) == ("1", "500", "TLSv1.3", "1")
     client.says(b"question")
     client.handler_says(b"answer", ends=True)
-    daemon.keeper.process_ended(Ended(1, 3 << 8, 0.25, 0.125))
+    daemon.tracker.process_ended(Ended(1, 3 << 8, 0.25, 0.125))
     assert client.tls.told_end
     assert daemon.events() == ["accept"]
     client.says(ends=True)
@@ -269,7 +271,7 @@ def test_a_connection_is_one_to_everybody(started: Callable[..., _Daemon]) -> No
     assert (end["id"], end["reason"], end["exit"], end["user"]) == ("1", "done", "3", "0.250")
     assert (end["in"], end["out"]) == (str(client.below.bytes_in), str(client.below.bytes_out))
     assert (client.pair.sent, client.tls.received) == (b"question", b"answer")
-    assert (daemon.budget.open, daemon.keeper.sessions) == (0, {})
+    assert (daemon.budget.open, daemon.tracker.sessions) == (0, {})
     daemon.reactor.advance(60)
     assert not daemon.reactor.getDelayedCalls()
 
@@ -279,7 +281,7 @@ def test_the_handler_knows_what_the_handshake_found_out(started: Callable[..., _
     daemon = started(tls_client_ca="/c/clients")
     daemon.serve(TlsClient(ANNA))
     client = daemon.connect(TlsClient(ANNA)).shake()
-    environment, _ = daemon.link.waiting[2]
+    environment, _ = daemon.launcher_client.waiting[2]
     values = dict(item.split("=", 1) for item in environment.decode().split("\0"))
     assert values["TCPREMOTEIP"] == "127.0.0.1"
     assert values["TCPCONNNUM"] == "2"
@@ -290,7 +292,7 @@ def test_the_handler_knows_what_the_handshake_found_out(started: Callable[..., _
     assert values["SSL_CLIENT_I_DN"] == "CN=Clients"
     assert "DNS:anna.example.org" in values["SSL_CLIENT_SAN"]
     assert daemon.fields("accept")["subject"] == '"CN=anna.example.org"'
-    facts = daemon.keeper.sessions[2].info()
+    facts = daemon.tracker.sessions[2].info()
     assert (facts["tls"], facts["subject"], facts["in"]) == ("TLSv1.3", "CN=anna.example.org", client.below.bytes_in)
 
 
@@ -308,16 +310,16 @@ def test_no_process_without_a_handshake(started: Callable[..., _Daemon]) -> None
     """One that fails is told once, with the reason."""
     daemon = started()
     client = daemon.connect()
-    facts = daemon.keeper.sessions[1].info()
+    facts = daemon.tracker.sessions[1].info()
     assert (facts["tls"], facts["state"]) == ("handshake", "handshake")
     client.below.protocol.dataReceived(b"NONSENSE\r\n")
     client.below.lose(Failure(ConnectionDone()))
-    assert not daemon.link.waiting
+    assert not daemon.launcher_client.waiting
     assert daemon.events() == ["accept", "fail", "end"]
     assert daemon.fields("fail")["reason"]
     assert daemon.fields("end")["reason"] == "handshake"
     assert daemon.budget.open == 0
-    assert daemon.keeper.tally.failures == 1
+    assert daemon.tracker.counters.failures == 1
 
 
 def test_a_client_that_only_looks_in(started: Callable[..., _Daemon]) -> None:
@@ -348,12 +350,12 @@ def test_a_name_comes_before_the_handshake(started: Callable[..., _Daemon]) -> N
     for name in ("eve.example.net", "anna.example.org"):
         with socket.create_connection(daemon.listener.getsockname()) as client:
             accepted, address = daemon.listener.accept()
-            daemon.keeper.take(accepted.detach(), address, socket.AF_INET)
+            daemon.tracker.take(accepted.detach(), address, socket.AF_INET)
             assert daemon.reactor.adopted == []
             daemon.names.answer(name)
             if name == "eve.example.net":
                 assert client.recv(1) == b""
-                assert (daemon.events(), daemon.budget.open, daemon.keeper.sessions) == (["refuse"], 0, {})
+                assert (daemon.events(), daemon.budget.open, daemon.tracker.sessions) == (["refuse"], 0, {})
             daemon.names.answer(None)
     (transport,) = daemon.reactor.adopted
     tls = TlsClient()
@@ -361,8 +363,8 @@ def test_a_name_comes_before_the_handshake(started: Callable[..., _Daemon]) -> N
         transport.protocol.dataReceived(tls.says())
         tls.hears(transport.sent)
         transport.sent = b""
-    assert b"TCPREMOTEHOST=anna.example.org" in daemon.link.waiting[2][0]
-    daemon.keeper.sessions[2].tell_accept()
+    assert b"TCPREMOTEHOST=anna.example.org" in daemon.launcher_client.waiting[2][0]
+    daemon.tracker.sessions[2].tell_accept()
     assert daemon.fields("accept")["host"] == "anna.example.org"
 
 
@@ -370,12 +372,12 @@ def test_a_place_is_free_when_the_connection_is_over(started: Callable[..., _Dae
     """With one place the next client waits until the one before has all that its handler wrote, and is gone."""
     daemon = started(instances="1", on_limit="queue")
     client = daemon.serve()
-    assert not daemon.keeper.may_accept()
+    assert not daemon.tracker.may_accept()
     client.handler_says(b"bye", ends=True)
-    daemon.keeper.process_ended(Ended(1, 0))
-    assert not daemon.keeper.may_accept()
+    daemon.tracker.process_ended(Ended(1, 0))
+    assert not daemon.tracker.may_accept()
     client.says(ends=True)
-    assert daemon.keeper.may_accept()
+    assert daemon.tracker.may_accept()
 
 
 def test_a_banner_is_said_in_tls(started: Callable[..., _Daemon]) -> None:
@@ -402,7 +404,7 @@ def test_a_client_that_is_done_gets_its_answers(started: Callable[..., _Daemon],
     assert client.tls.told_end
     assert (client.below.lost, client.pair.lost) == ("done", "done")
     assert daemon.events() == ["accept"]
-    daemon.keeper.process_ended(Ended(1, 0))
+    daemon.tracker.process_ended(Ended(1, 0))
     assert daemon.fields("end")["reason"] == "done"
 
 
@@ -415,7 +417,7 @@ def test_a_handler_that_only_listens(started: Callable[..., _Daemon]) -> None:
     client.says(b"more")
     assert client.pair.sent == b"more"
     assert client.below.lost == ""
-    daemon.keeper.process_ended(Ended(1, 0))
+    daemon.tracker.process_ended(Ended(1, 0))
     assert client.pair.lost == "done"
     # There is some time for the client to close.
     daemon.reactor.advance(LINGER_SECONDS - 0.1)
@@ -430,7 +432,7 @@ def test_what_a_handler_wrote_last_arrives(started: Callable[..., _Daemon]) -> N
     daemon = started()
     client = daemon.serve()
     client.below.room = 10
-    daemon.keeper.process_ended(Ended(1, 0))
+    daemon.tracker.process_ended(Ended(1, 0))
     client.pair.protocol.dataReceived(b"x" * 50_000)
     assert not client.pair.reading
     assert (client.below.lost, daemon.events()) == ("", ["accept"])
@@ -456,7 +458,7 @@ def test_an_answer_survives_an_unread_question(started: Callable[..., _Daemon]) 
     client.hears()
     assert client.tls.received == b"no"
     assert client.tls.told_end
-    daemon.keeper.process_ended(Ended(1, 0))
+    daemon.tracker.process_ended(Ended(1, 0))
     client.says(ends=True)
     assert daemon.fields("end")["reason"] == "done"
 
@@ -480,8 +482,8 @@ def test_a_client_that_resets(started: Callable[..., _Daemon]) -> None:
     assert client.pair.lost == "aborted"
     assert client.handler.recv(1) == b""
     assert (daemon.events(), daemon.budget.open) == (["accept"], 0)
-    assert daemon.keeper.sessions[1].traffic() == (-1, -1)
-    daemon.keeper.process_ended(Ended(1, signal.SIGPIPE))
+    assert daemon.tracker.sessions[1].traffic() == (-1, -1)
+    daemon.tracker.process_ended(Ended(1, signal.SIGPIPE))
     assert daemon.fields("end")["exit"] == "SIGPIPE"
 
 
@@ -527,7 +529,7 @@ def test_a_client_that_goes_on_when_nobody_listens(started: Callable[..., _Daemo
     daemon = started()
     client = daemon.serve()
     client.handler_says(ends=True)
-    daemon.keeper.process_ended(Ended(1, 0))
+    daemon.tracker.process_ended(Ended(1, 0))
     client.says(b"x" * 65_536)
     assert client.below.reading
     client.says(b"x")
@@ -540,7 +542,7 @@ def test_what_is_over_leaves_nothing(started: Callable[..., _Daemon]) -> None:
     """No memory has to wait until garbage is looked for."""
     daemon = started()
     client = daemon.serve()
-    daemon.keeper.process_ended(Ended(1, 0))
+    daemon.tracker.process_ended(Ended(1, 0))
     client.handler_says(b"bye", ends=True)
     client.says(ends=True)
     assert daemon.events() == ["accept", "end"]
@@ -563,7 +565,7 @@ def test_kicked_in_the_handshake(started: Callable[..., _Daemon]) -> None:
     daemon = started()
     client = daemon.connect()
     client.says()
-    daemon.keeper.sessions[1].abort("kicked")
+    daemon.tracker.sessions[1].abort("kicked")
     assert client.below.lost == "aborted"
     assert daemon.fields("end")["reason"] == "kicked"
     assert (daemon.events(), daemon.budget.open) == (["accept", "end"], 0)
@@ -574,7 +576,7 @@ def test_kicked_before_there_is_a_transport(started: Callable[..., _Daemon]) -> 
     daemon = started()
     daemon.reactor.late = True
     client = daemon.connect()
-    daemon.keeper.sessions[1].abort("kicked")
+    daemon.tracker.sessions[1].abort("kicked")
     assert daemon.events() == ["accept"]
     daemon.reactor.advance(0)
     assert client.below.lost == "aborted"
@@ -587,10 +589,10 @@ def test_a_drained_service_waits_for_handlers_only(started: Callable[..., _Daemo
     daemon = started()
     client = daemon.serve()
     shaking = daemon.connect()
-    for session in list(daemon.keeper.sessions.values()):
+    for session in list(daemon.tracker.sessions.values()):
         session.drain()
     assert (client.below.lost, shaking.below.lost) == ("", "aborted")
-    assert list(daemon.keeper.sessions) == [1]
+    assert list(daemon.tracker.sessions) == [1]
 
 
 @pytest.mark.parametrize("taken", [True, False])
@@ -598,11 +600,11 @@ def test_kicked_with_a_handler(started: Callable[..., _Daemon], taken: bool) -> 
     """The handler is ended as any; what it says to that arrives, if the client does not take too long."""
     daemon = started()
     client = daemon.serve()
-    daemon.keeper.sessions[1].abort("kicked")
-    assert (daemon.link.signals, client.below.lost) == ([(1, signal.SIGTERM)], "")
+    daemon.tracker.sessions[1].abort("kicked")
+    assert (daemon.launcher_client.signals, client.below.lost) == ([(1, signal.SIGTERM)], "")
     client.below.room = 10
     client.handler_says(b"good bye, and thank you", ends=True)
-    daemon.keeper.process_ended(Ended(1, signal.SIGTERM))
+    daemon.tracker.process_ended(Ended(1, signal.SIGTERM))
     assert client.tls.received == b"good bye, and thank you"
     if taken:
         client.below.take()
@@ -619,7 +621,7 @@ def test_kicked_when_its_handler_has_ended(started: Callable[..., _Daemon]) -> N
     client = daemon.serve()
     client.below.room = 10
     client.handler_says(b"you never read this", ends=True)
-    daemon.keeper.process_ended(Ended(1, 0))
+    daemon.tracker.process_ended(Ended(1, 0))
     daemon.reactor.pump([1.0] * 70)
     assert client.below.lost == "aborted"
     end = daemon.fields("end")
@@ -630,9 +632,9 @@ def test_a_killed_handlers_client_is_closed_at_once(started: Callable[..., _Daem
     """It had its time."""
     daemon = started()
     client = daemon.serve()
-    daemon.keeper.sessions[1].abort("kicked")
+    daemon.tracker.sessions[1].abort("kicked")
     daemon.reactor.advance(KILL_SECONDS)
-    daemon.keeper.process_ended(Ended(1, signal.SIGKILL))
+    daemon.tracker.process_ended(Ended(1, signal.SIGKILL))
     assert client.below.lost == "aborted"
     assert daemon.fields("end")["reason"] == "kicked"
 
@@ -644,9 +646,9 @@ def test_the_first_byte_is_the_clients_own(started: Callable[..., _Daemon], shak
     client = daemon.serve() if shaken else daemon.connect().says()
     daemon.reactor.pump([0.5] * 12)
     if shaken:
-        assert daemon.link.signals == [(1, signal.SIGTERM)]
+        assert daemon.launcher_client.signals == [(1, signal.SIGTERM)]
         client.handler_says(ends=True)
-        daemon.keeper.process_ended(Ended(1, signal.SIGTERM))
+        daemon.tracker.process_ended(Ended(1, signal.SIGTERM))
         client.says(ends=True)
     assert daemon.fields("end")["reason"] == "first_byte"
     assert client.below.lost
@@ -698,8 +700,8 @@ def test_a_handler_that_can_not_be_started(started: Callable[..., _Daemon]) -> N
     """Its client is told the end by TLS's own means."""
     daemon = started()
     client = daemon.connect().shake()
-    daemon.link.drop(1)
-    daemon.keeper.start_failed(1, errno.ENOENT)
+    daemon.launcher_client.drop(1)
+    daemon.tracker.start_failed(1, errno.ENOENT)
     client.handler_says(ends=True)
     assert client.tls.told_end
     client.says(ends=True)
@@ -725,7 +727,7 @@ def test_a_client_that_is_done_before_the_pair_is_there(started: Callable[..., _
         daemon.reactor.advance(0)
     assert (client.pair.sent, client.pair.lost) == ((b"", "done") if gone else (b"remember me", ""))
     assert client.pair.write_closed is not gone
-    assert daemon.link.waiting[1]
+    assert daemon.launcher_client.waiting[1]
 
 
 def test_a_client_that_breaks_tls(started: Callable[..., _Daemon]) -> None:
@@ -735,7 +737,7 @@ def test_a_client_that_breaks_tls(started: Callable[..., _Daemon]) -> None:
     client.below.protocol.dataReceived(b"NONSENSE\r\n" * 10)
     _lose(client.below, ConnectionDone())
     assert client.pair.lost
-    daemon.keeper.process_ended(Ended(1, 0))
+    daemon.tracker.process_ended(Ended(1, 0))
     assert daemon.events() == ["accept", "fail", "end"]
 
 
@@ -745,11 +747,11 @@ def test_a_reload_is_about_those_who_come(started: Callable[..., _Daemon]) -> No
     client = daemon.serve()
     plain = service_of(CAT)
     daemon.side.prepare(plain)()
-    daemon.keeper.retune(plain)
+    daemon.tracker.retune(plain)
     with socket.create_connection(daemon.listener.getsockname()):
         accepted, name = daemon.listener.accept()
-    daemon.keeper.take(accepted.detach(), name, socket.AF_INET)
-    assert b"SSL_" not in daemon.link.waiting[2][0]
+    daemon.tracker.take(accepted.detach(), name, socket.AF_INET)
+    assert b"SSL_" not in daemon.launcher_client.waiting[2][0]
     client.says(b"still here")
     assert client.pair.sent == b"still here"
     client.handler_says(b"yes")

@@ -15,7 +15,7 @@ from svcd.protocols.catalog import stream_factory
 from svcd.protocols.outgoing import client_endpoint, redirect_lookups
 from svcd.protocols.redirect import RedirectFactory
 from svcd.wire.proxy_header import block
-from tests.doubles import LOCAL_PEER, PEER, FakeEndpoint, StreamDouble, service_of, surroundings
+from tests.doubles import LOCAL_PEER, PEER, FakeEndpoint, StreamDouble, dependencies, service_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,7 +133,7 @@ def test_each_direction_has_its_own_end(redirect: _Redirect, first: str) -> None
 def test_the_other_server_is_told_of_the_client(version: str, peer: IAddress, header: bytes) -> None:
     """Before the first byte, and whether there is one or not; who has no address is told as that."""
     service = service_of(f"web 80/tcp redirect=[::1]:8080 send_proxy={version}")
-    made: Any = stream_factory(service, surroundings(Clock()))
+    made: Any = stream_factory(service, dependencies(Clock()))
     redirect = _Redirect(peer, announce=made.announce)
     redirect.protocol.dataReceived(b"early")
     assert redirect.endpoint.accept().sent == header + b"early"

@@ -68,7 +68,7 @@ def test_a_reload_to_no_services_is_refused(reloaded: _Reloaded, text: str) -> N
     assert [event["text"] for event in log.named("problem")] == [EMPTY]
     assert len(log.named("reload-failed")) == 1
     assert reloaded.served == ["echo/unix"]
-    assert reloaded.daemon.ledger.reloads_failed == 2
+    assert reloaded.daemon.registry.reloads_failed == 2
 
 
 def test_nothing_may_be_served_if_that_is_said(reloaded: _Reloaded) -> None:

@@ -50,19 +50,19 @@ class _Link:
         self.woken = 0
         self.pid = 500
         self.stopped = False
-        self.successor: _Link | None = None
+        self.new_daemon: _Link | None = None
         self.retired: _Link | None = None
         self.awaited: Deferred[int] = Deferred()
 
     def renew(self) -> _Link:
-        assert self.successor is not None
-        return self.successor
+        assert self.new_daemon is not None
+        return self.new_daemon
 
     def when_ready(self) -> Deferred[int]:
         return self.awaited
 
-    def replace_by(self, successor: _Link) -> None:
-        self.retired = successor
+    def replace_by(self, new_daemon: _Link) -> None:
+        self.retired = new_daemon
 
     def stop(self) -> None:
         self.stopped = True
@@ -94,23 +94,25 @@ class _Spawned:
         self.lines: list[str] = []
         self.names = FakeNames()
         self.budget = DescriptorBudget(100, self.reactor)
-        self.link = _Link()
+        self.launcher_client = _Link()
         service = service_of(line)
-        journal = LogWriter(keeping(self.lines), TextFormat(stamped=False), short=short)
-        self.hall = GlobalLimit()
-        self.entrance = Reception(self.reactor, journal, files or FakeFiles(), self.budget, self.hall).entrance(service)
-        self.keeper = SpawnedTracker(
+        log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False), short=short)
+        self.global_limit = GlobalLimit()
+        self.service_admission = Reception(
+            self.reactor, log_writer, files or FakeFiles(), self.budget, self.global_limit
+        ).service_admission(service)
+        self.tracker = SpawnedTracker(
             self.reactor,
-            lambda _keeper: self.link,  # type: ignore[arg-type, return-value]
+            lambda _tracker: self.launcher_client,  # type: ignore[arg-type, return-value]
             service,
-            journal,
+            log_writer,
             self.names,
             self.budget.share(service.id),
             itertools.count(1),
-            self.entrance,
+            self.service_admission,
             self.reactor.seconds,
         )
-        self.keeper.start_timeouts(self.reactor.callLater)
+        self.tracker.start_timeouts(self.reactor.callLater)
         self.clients: list[socket.socket] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.listener.setblocking(False)
@@ -119,7 +121,7 @@ class _Spawned:
         """A client whose connection was given to the keeper."""
         client = self.dial()
         descriptor, name = self.listener._accept()  # type: ignore[attr-defined]
-        self.keeper.take(descriptor, name, socket.AF_INET)
+        self.tracker.take(descriptor, name, socket.AF_INET)
         return client
 
     def dial(self) -> socket.socket:
@@ -130,13 +132,13 @@ class _Spawned:
 
     def begin(self, number: int, pid: int = 500) -> None:
         """As the link does when a process has started."""
-        self.link.drop(number)
-        self.keeper.process_started(number, pid)
+        self.launcher_client.drop(number)
+        self.tracker.process_started(number, pid)
 
     def close(self) -> None:
         """End what the test left."""
-        for number in list(self.link.waiting):
-            self.link.drop(number)
+        for number in list(self.launcher_client.waiting):
+            self.launcher_client.drop(number)
         for each in [*self.clients, self.listener]:
             each.close()
 
@@ -164,7 +166,7 @@ def test_a_connection_is_logged_from_its_process_to_its_end(spawned: Callable[..
     assert daemon.lines == []
     daemon.begin(1)
     daemon.reactor.advance(1.5)
-    daemon.keeper.process_ended(Ended(1, 3 << 8, 0.25, 0.125))
+    daemon.tracker.process_ended(Ended(1, 3 << 8, 0.25, 0.125))
     accept, end = daemon.lines
     assert accept == f"accept service=cat/tcp peer={host}:{port} id=1 count=1 pid=500"
     assert end.startswith(f"end service=cat/tcp peer={host}:{port} id=1 seconds=1.500 reason=done count=0 pid=500 ")
@@ -176,7 +178,7 @@ def test_traffic_is_logged_where_it_is_asked_for(spawned: Callable[..., _Spawned
     daemon = spawned("log_on_success=TRAFFIC")
     daemon.connect()
     daemon.begin(1)
-    daemon.keeper.process_ended(Ended(1, 0, bytes_in=5, bytes_out=7))
+    daemon.tracker.process_ended(Ended(1, 0, bytes_in=5, bytes_out=7))
     assert daemon.lines[-1] == "end service=cat/tcp id=1 in=5 out=7 count=0"
 
 
@@ -192,7 +194,7 @@ def test_a_signal_ends_a_process_by_its_name(spawned: Callable[..., _Spawned]) -
     daemon = spawned("log_on_success=EXIT")
     daemon.connect()
     daemon.begin(1)
-    daemon.keeper.process_ended(Ended(1, signal.SIGSEGV))
+    daemon.tracker.process_ended(Ended(1, signal.SIGSEGV))
     assert "reason=killed" in daemon.lines[-1]
     assert "exit=SIGSEGV" in daemon.lines[-1]
 
@@ -201,12 +203,12 @@ def test_a_connection_without_a_process_is_told_with_the_reason(spawned: Callabl
     """What the system said stands in the log, and nothing is counted any more."""
     daemon = spawned()
     daemon.connect()
-    daemon.link.drop(1)
-    daemon.keeper.start_failed(1, errno.ENOENT)
+    daemon.launcher_client.drop(1)
+    daemon.tracker.start_failed(1, errno.ENOENT)
     assert [line.split()[0] for line in daemon.lines] == ["accept", "fail", "end"]
     assert 'reason="can\'t start it: No such file or directory"' in daemon.lines[1]
     assert "reason=failed" in daemon.lines[2]
-    assert (daemon.keeper.sessions, daemon.budget.open) == ({}, 0)
+    assert (daemon.tracker.sessions, daemon.budget.open) == ({}, 0)
 
 
 def test_the_environment_is_the_connections(spawned: Callable[..., _Spawned]) -> None:
@@ -214,7 +216,7 @@ def test_the_environment_is_the_connections(spawned: Callable[..., _Spawned]) ->
     daemon = spawned()
     daemon.connect()
     _, port = daemon.connect().getsockname()
-    environment, _ = daemon.link.waiting[2]
+    environment, _ = daemon.launcher_client.waiting[2]
     values = dict(item.split(b"=", 1) for item in environment.split(b"\0"))
     assert values[b"TCPREMOTEPORT"] == b"%d" % port
     assert values[b"TCPLOCALPORT"] == b"%d" % daemon.listener.getsockname()[1]
@@ -229,8 +231,8 @@ def test_a_client_that_a_proxy_names(spawned: Callable[..., _Spawned]) -> None:
     daemon = spawned("log_on_success=HOST,TRAFFIC idle_timeout=1h")
     proxy = daemon.dial()
     descriptor, _ = daemon.listener._accept()  # type: ignore[attr-defined]
-    daemon.keeper.take(descriptor, SOURCE, socket.AF_INET, ProxyHeader(28, SOURCE, DESTINATION))
-    values = dict(item.split(b"=", 1) for item in daemon.link.waiting[1][0].split(b"\0"))
+    daemon.tracker.take(descriptor, SOURCE, socket.AF_INET, ProxyHeader(28, SOURCE, DESTINATION))
+    values = dict(item.split(b"=", 1) for item in daemon.launcher_client.waiting[1][0].split(b"\0"))
     near, far, proxied = (
         (values[f"{name}".encode()].decode(), int(values[port.encode()]))
         for name, port in (("TCPLOCALIP", "TCPLOCALPORT"), ("REMOTE_ADDR", "REMOTE_PORT"), ("PROXY_ADDR", "PROXY_PORT"))
@@ -238,11 +240,11 @@ def test_a_client_that_a_proxy_names(spawned: Callable[..., _Spawned]) -> None:
     assert (near, far, proxied) == (DESTINATION, SOURCE, proxy.getsockname())
     # The kernel is asked for the connection that there is.
     proxy.sendall(b"x" * 30)
-    assert daemon.keeper.sessions[1].traffic() == (2, 0)
+    assert daemon.tracker.sessions[1].traffic() == (2, 0)
     daemon.begin(1)
-    daemon.keeper.process_ended(Ended(1, 0, bytes_in=30, bytes_out=7))
+    daemon.tracker.process_ended(Ended(1, 0, bytes_in=30, bytes_out=7))
     assert daemon.lines[-1].startswith("end service=cat/tcp peer=192.0.2.1:40000 id=1 in=2 out=7 ")
-    daemon.keeper.view.rest()
+    daemon.tracker.view.rest()
 
 
 def test_a_client_that_a_proxy_at_a_unix_socket_names(spawned: Callable[..., _Spawned]) -> None:
@@ -250,8 +252,8 @@ def test_a_client_that_a_proxy_at_a_unix_socket_names(spawned: Callable[..., _Sp
     daemon = spawned(where="/run/cat/unix")
     ours, theirs = socket.socketpair()
     with theirs:
-        daemon.keeper.take(ours.detach(), SOURCE, socket.AF_UNIX, ProxyHeader(28, SOURCE, DESTINATION))
-        values = dict(item.split(b"=", 1) for item in daemon.link.waiting[1][0].split(b"\0"))
+        daemon.tracker.take(ours.detach(), SOURCE, socket.AF_UNIX, ProxyHeader(28, SOURCE, DESTINATION))
+        values = dict(item.split(b"=", 1) for item in daemon.launcher_client.waiting[1][0].split(b"\0"))
         daemon.begin(1)
     assert (values[b"PROTO"], values[b"TCPREMOTEIP"], values[b"TCPLOCALPORT"]) == (b"TCP", b"192.0.2.1", b"443")
     assert values[b"UNIXREMOTEPID"] == b"%d" % os.getpid()
@@ -263,8 +265,8 @@ def test_a_proxy_that_speaks_for_itself_is_a_client(spawned: Callable[..., _Spaw
     daemon = spawned()
     proxy = daemon.dial()
     descriptor, name = daemon.listener._accept()  # type: ignore[attr-defined]
-    daemon.keeper.take(descriptor, name, socket.AF_INET, ProxyHeader(16))
-    values = dict(item.split(b"=", 1) for item in daemon.link.waiting[1][0].split(b"\0"))
+    daemon.tracker.take(descriptor, name, socket.AF_INET, ProxyHeader(16))
+    values = dict(item.split(b"=", 1) for item in daemon.launcher_client.waiting[1][0].split(b"\0"))
     assert values[b"TCPREMOTEPORT"] == b"%d" % proxy.getsockname()[1]
     assert b"PROXY_ADDR" not in values
 
@@ -273,14 +275,14 @@ def test_a_name_is_waited_for(spawned: Callable[..., _Spawned]) -> None:
     """With resolve=yes the process starts once the name is known, and has it."""
     daemon = spawned("resolve=yes")
     daemon.connect()
-    assert not daemon.link.waiting
+    assert not daemon.launcher_client.waiting
     daemon.names.answer("client.example")
-    assert not daemon.link.waiting
-    session = daemon.keeper.sessions[1]
+    assert not daemon.launcher_client.waiting
+    session = daemon.tracker.sessions[1]
     assert session.info()["state"] == "host-name"
     daemon.names.answer("server.example")
     assert session.info()["state"] == "starting"
-    assert b"TCPREMOTEHOST=client.example\0TCPLOCALHOST=server.example\0" in daemon.link.waiting[1][0]
+    assert b"TCPREMOTEHOST=client.example\0TCPLOCALHOST=server.example\0" in daemon.launcher_client.waiting[1][0]
     daemon.begin(1)
     assert session.info()["state"] == "open"
     assert "host=client.example" in daemon.lines[0]
@@ -292,11 +294,11 @@ def test_shortened_addresses_are_the_logs_alone(spawned: Callable[..., _Spawned]
     host, port = daemon.connect().getsockname()
     daemon.names.answer("client.example")
     daemon.names.answer(None)
-    environment = daemon.link.waiting[1][0]
+    environment = daemon.launcher_client.waiting[1][0]
     assert b"TCPREMOTEHOST=client.example" in environment
     assert f"TCPREMOTEIP={host}\0TCPREMOTEPORT={port}".encode() in environment
-    daemon.link.drop(1)
-    daemon.keeper.start_failed(1, errno.ENOENT)
+    daemon.launcher_client.drop(1)
+    daemon.tracker.start_failed(1, errno.ENOENT)
     assert [line.split()[0] for line in daemon.lines] == ["accept", "fail", "end"]
     assert all(" peer=127.0.0.0 id=1 " in line and "client" not in line for line in daemon.lines)
 
@@ -308,11 +310,11 @@ def test_a_connection_may_end_before_its_name_is_known(spawned: Callable[..., _S
     client = daemon.connect()
     for _ in range(known):
         daemon.names.answer("client.example")
-    daemon.keeper.sessions[1].abort("shutdown")
+    daemon.tracker.sessions[1].abort("shutdown")
     assert "reason=shutdown" in daemon.lines[-1]
     for _ in range(2 - known):
         daemon.names.answer("client.example")
-    assert not daemon.link.waiting
+    assert not daemon.launcher_client.waiting
     assert client.recv(1) == b""
     assert daemon.budget.open == 0
 
@@ -320,8 +322,8 @@ def test_a_connection_may_end_before_its_name_is_known(spawned: Callable[..., _S
 def test_a_client_that_is_gone_leaves_no_trace(spawned: Callable[..., _Spawned]) -> None:
     """A descriptor that is no connection any more is closed."""
     daemon = spawned()
-    daemon.keeper.take(os.open(os.devnull, os.O_RDONLY), ("192.0.2.1", 1), socket.AF_INET)
-    assert not daemon.keeper.sessions
+    daemon.tracker.take(os.open(os.devnull, os.O_RDONLY), ("192.0.2.1", 1), socket.AF_INET)
+    assert not daemon.tracker.sessions
 
 
 def test_a_process_has_so_long_and_no_longer(spawned: Callable[..., _Spawned]) -> None:
@@ -330,12 +332,12 @@ def test_a_process_has_so_long_and_no_longer(spawned: Callable[..., _Spawned]) -
     daemon.connect()
     daemon.begin(1)
     daemon.reactor.pump([0.1] * 49)
-    assert daemon.link.signals == []
+    assert daemon.launcher_client.signals == []
     daemon.reactor.pump([0.1] * 7)
-    assert daemon.link.signals == [(1, signal.SIGTERM)]
+    assert daemon.launcher_client.signals == [(1, signal.SIGTERM)]
     daemon.reactor.advance(KILL_SECONDS)
-    assert daemon.link.signals == [(1, signal.SIGTERM), (1, signal.SIGKILL)]
-    daemon.keeper.process_ended(Ended(1, signal.SIGKILL))
+    assert daemon.launcher_client.signals == [(1, signal.SIGTERM), (1, signal.SIGKILL)]
+    daemon.tracker.process_ended(Ended(1, signal.SIGKILL))
     assert "reason=session" in daemon.lines[-1]
     daemon.reactor.advance(1)
     assert not daemon.reactor.getDelayedCalls()
@@ -349,14 +351,14 @@ def test_a_process_that_can_not_be_ended_does_not_hold_the_daemon(spawned: Calla
     daemon.reactor.advance(5)
     for _ in range(3):
         daemon.reactor.advance(KILL_SECONDS)
-    assert daemon.link.signals == [(1, signal.SIGTERM), *[(1, signal.SIGKILL)] * 3]
-    (session,) = daemon.keeper.sessions.values()
+    assert daemon.launcher_client.signals == [(1, signal.SIGTERM), *[(1, signal.SIGKILL)] * 3]
+    (session,) = daemon.tracker.sessions.values()
     session.drain()
     # To ask once more is no reason to begin again.
     session.abort("shutdown")
-    assert len(daemon.link.signals) == 4
+    assert len(daemon.launcher_client.signals) == 4
     daemon.reactor.advance(KILL_SECONDS)
-    assert daemon.link.abandoned == [1]
+    assert daemon.launcher_client.abandoned == [1]
     assert "reason=unknown" in daemon.lines[-1]
     daemon.reactor.advance(1)
     assert not daemon.reactor.getDelayedCalls()
@@ -367,7 +369,7 @@ def test_a_signal_without_a_name_ends_a_process(spawned: Callable[..., _Spawned]
     daemon = spawned()
     daemon.connect()
     daemon.begin(1)
-    daemon.keeper.process_ended(Ended(1, 40))
+    daemon.tracker.process_ended(Ended(1, 40))
     assert "exit=SIG40" in daemon.lines[-1]
 
 
@@ -377,8 +379,8 @@ def test_what_handlers_write_is_an_event(spawned: Callable[..., _Spawned]) -> No
     daemon.connect()
     daemon.begin(1)
     with LogCatcher() as log:
-        daemon.keeper.stderr_line(1, b"caf\xe9")
-        daemon.keeper.stderr_line(9, b"late")
+        daemon.tracker.stderr_line(1, b"caf\xe9")
+        daemon.tracker.stderr_line(9, b"late")
     first, second = log.named("said")
     assert (first["service"], first["id"], first["pid"], first["text"]) == ("cat/tcp", 1, 500, "caf\\xe9")
     assert "id" not in second
@@ -388,9 +390,9 @@ def test_waiting_connections_are_not_awaited_when_nothing_can_start(spawned: Cal
     """A stopping daemon does not wait for a launcher that is not there."""
     daemon = spawned()
     daemon.connect()
-    daemon.link.failing = True
-    empty = daemon.keeper.when_empty()
-    daemon.keeper.sessions[1].drain()
+    daemon.launcher_client.failing = True
+    empty = daemon.tracker.when_empty()
+    daemon.tracker.sessions[1].drain()
     assert empty.called
     assert daemon.budget.open == 0
 
@@ -399,26 +401,26 @@ def test_python_is_imported_before_the_first_client() -> None:
     """A Python service's launcher starts with the daemon, a program's with the first connection."""
     program, handler = _Spawned("a 0/tcp server=/bin/cat"), _Spawned("b 0/tcp python=m:f")
     for each in (program, handler):
-        each.keeper.begin()
+        each.tracker.begin()
         each.close()
-    assert (program.link.woken, handler.link.woken) == (0, 1)
+    assert (program.launcher_client.woken, handler.launcher_client.woken) == (0, 1)
 
 
 def test_a_hand_off_port_rests_while_the_link_is_full(spawned: Callable[..., _Spawned]) -> None:
     """Who comes then waits in the kernel's queue, and is taken once there is room."""
     daemon = spawned()
-    port = DescriptorPort(daemon.reactor, daemon.listener, daemon.keeper.take, daemon.keeper.may_accept, lambda: None)
-    daemon.keeper.when_room(port.resume)
+    port = DescriptorPort(daemon.reactor, daemon.listener, daemon.tracker.take, daemon.tracker.may_accept, lambda: None)
+    daemon.tracker.when_room(port.resume)
     port.startListening()
     daemon.dial()
-    daemon.link.full = True
+    daemon.launcher_client.full = True
     port.doRead()
-    assert (len(daemon.keeper.sessions), daemon.reactor.readers) == (0, set())
-    daemon.link.full = False
-    daemon.keeper.queue_drained()
+    assert (len(daemon.tracker.sessions), daemon.reactor.readers) == (0, set())
+    daemon.launcher_client.full = False
+    daemon.tracker.queue_drained()
     assert daemon.reactor.readers == {port}
     port.doRead()
-    assert len(daemon.keeper.sessions) == 1
+    assert len(daemon.tracker.sessions) == 1
     port.stopListening()
     assert daemon.reactor.readers == set()
 
@@ -463,7 +465,7 @@ class _Datagrams:
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.sock.bind(("127.0.0.1", 0))
         self.sock.setblocking(False)
-        self.port = WaitPort(self.daemon.reactor, self.sock, self.daemon.keeper)
+        self.port = WaitPort(self.daemon.reactor, self.sock, self.daemon.tracker)
         self.port.startListening()
         self.client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.client.connect(self.sock.getsockname())
@@ -485,7 +487,7 @@ class _Datagrams:
         if read:
             self.sock.recv(100)
         self.daemon.reactor.advance(seconds)
-        self.daemon.keeper.process_ended(Ended(self.number, 0))
+        self.daemon.tracker.process_ended(Ended(self.number, 0))
 
 
 def test_a_datagram_starts_a_process_that_has_the_socket(spawned: Callable[..., _Spawned]) -> None:
@@ -494,14 +496,14 @@ def test_a_datagram_starts_a_process_that_has_the_socket(spawned: Callable[..., 
     assert service.watched
     service.client.send(b"hello")
     service.port.doRead()
-    environment, _ = service.daemon.link.waiting[1]
+    environment, _ = service.daemon.launcher_client.waiting[1]
     port = service.client.getsockname()[1]
     assert b"PROTO=UDP\0" in environment
     assert b"TCPREMOTEPORT=%d\0" % port in environment
     service.daemon.begin(1)
     assert f"peer=127.0.0.1:{port} " in service.daemon.lines[0]
     service.sock.recv(10)
-    service.daemon.keeper.process_ended(Ended(1, 0))
+    service.daemon.tracker.process_ended(Ended(1, 0))
     assert service.watched
 
 
@@ -560,19 +562,19 @@ def test_an_idle_connection_of_a_process_is_seen_by_the_kernel(spawned: Callable
     """One that moves bytes goes on; the process of the other is told once, whatever deadline passes later."""
     daemon = spawned("idle_timeout=8s session_timeout=9s")
     idle, busy = daemon.connect(), daemon.connect()
-    descriptors = [os.dup(descriptor) for _, descriptor in daemon.link.waiting.values()]
+    descriptors = [os.dup(descriptor) for _, descriptor in daemon.launcher_client.waiting.values()]
     daemon.begin(1)
     daemon.begin(2)
     for _ in range(35):
         daemon.reactor.advance(0.25)
         busy.send(b"x")
-    assert daemon.link.signals[0] == (1, signal.SIGTERM)
-    assert (2, signal.SIGTERM) not in daemon.link.signals
+    assert daemon.launcher_client.signals[0] == (1, signal.SIGTERM)
+    assert (2, signal.SIGTERM) not in daemon.launcher_client.signals
     daemon.reactor.pump([0.25] * 8)
-    daemon.keeper.process_ended(Ended(1, signal.SIGTERM))
-    daemon.keeper.process_ended(Ended(2, signal.SIGTERM))
+    daemon.tracker.process_ended(Ended(1, signal.SIGTERM))
+    daemon.tracker.process_ended(Ended(2, signal.SIGTERM))
     assert [line.partition("reason=")[2].split()[0] for line in daemon.lines[-2:]] == ["idle", "session"]
-    assert daemon.link.signals.count((1, signal.SIGTERM)) == 1
+    assert daemon.launcher_client.signals.count((1, signal.SIGTERM)) == 1
     for descriptor in descriptors:
         os.close(descriptor)
     idle.close()
@@ -582,7 +584,7 @@ BANNERS = FakeFiles({"/in": "in\n", "/out": "out\n"})
 
 
 def _counts(daemon: _Spawned) -> tuple[int, int, int]:
-    return daemon.entrance.door.open, daemon.hall.open, daemon.budget.open
+    return daemon.service_admission.admission.open, daemon.global_limit.open, daemon.budget.open
 
 
 def test_each_connection_has_a_ticket_until_its_process_ends(spawned: Callable[..., _Spawned]) -> None:
@@ -592,7 +594,7 @@ def test_each_connection_has_a_ticket_until_its_process_ends(spawned: Callable[.
     assert _counts(daemon) == (1, 1, 1)
     daemon.begin(1)
     assert _counts(daemon) == (1, 1, 0)
-    daemon.keeper.process_ended(Ended(1, 0))
+    daemon.tracker.process_ended(Ended(1, 0))
     assert _counts(daemon) == (0, 0, 0)
 
 
@@ -601,37 +603,37 @@ def test_a_ticket_comes_back_whatever_happens(spawned: Callable[..., _Spawned], 
     """Nothing can be started, the launcher is lost for good, the daemon stops, or the client was gone at once."""
     daemon = spawned()
     if way == "gone":
-        daemon.keeper.take(os.open(os.devnull, os.O_RDONLY), ("192.0.2.1", 1), socket.AF_INET)
+        daemon.tracker.take(os.open(os.devnull, os.O_RDONLY), ("192.0.2.1", 1), socket.AF_INET)
     else:
         daemon.connect()
     match way:
         case "failed":
-            daemon.link.drop(1)
-            daemon.keeper.start_failed(1, errno.ENOENT)
+            daemon.launcher_client.drop(1)
+            daemon.tracker.start_failed(1, errno.ENOENT)
         case "given up":
-            daemon.link.drop(1)
-            daemon.keeper.start_failed(1, 0)
+            daemon.launcher_client.drop(1)
+            daemon.tracker.start_failed(1, 0)
         case "forgotten":
             daemon.begin(1)
-            daemon.keeper.process_lost(1)
+            daemon.tracker.process_lost(1)
         case "unknown":
             # Its launcher was lost while it started something.
-            daemon.link.drop(1)
-            daemon.keeper.process_lost(1)
+            daemon.launcher_client.drop(1)
+            daemon.tracker.process_lost(1)
             assert [line.split()[0] for line in daemon.lines] == ["accept", "end"]
             assert "reason=unknown" in daemon.lines[1]
         case "cut":
-            daemon.keeper.sessions[1].abort("shutdown")
+            daemon.tracker.sessions[1].abort("shutdown")
     assert _counts(daemon) == (0, 0, 0)
-    assert not daemon.keeper.sessions
+    assert not daemon.tracker.sessions
 
 
 def test_what_a_launcher_says_of_itself(spawned: Callable[..., _Spawned]) -> None:
     """Lines that were dropped, and modules that have changed, with what to do."""
     daemon = spawned("stderr_rate=5/s,1M/s")
     with LogCatcher() as log:
-        daemon.keeper.dropped(7, 100)
-        daemon.keeper.module_changed("mod")
+        daemon.tracker.dropped(7, 100)
+        daemon.tracker.module_changed("mod")
     (dropped,) = log.named("dropped")
     assert (dropped["lines"], dropped["bytes"], dropped["rule"]) == (7, 100, "stderr_rate=5/s,1M/s")
     (changed,) = log.named("module-changed")
@@ -642,24 +644,24 @@ def test_what_a_launcher_says_of_itself(spawned: Callable[..., _Spawned]) -> Non
 def test_a_launcher_is_restarted(spawned: Callable[..., _Spawned], meanwhile: str) -> None:
     """The new one serves when it is ready, unless it can't, or a reload has brought another one; then it ends."""
     daemon = spawned()
-    keeper: Any = daemon.keeper
+    tracker: Any = daemon.tracker
     results: list[Any] = []
-    before, after, other = daemon.link, _Link(), _Link()
-    before.successor = after
-    keeper.restart().addBoth(results.append)
-    assert (keeper.link, results) == (before, [])
+    before, after, other = daemon.launcher_client, _Link(), _Link()
+    before.new_daemon = after
+    tracker.restart().addBoth(results.append)
+    assert (tracker.launcher_client, results) == (before, [])
     if meanwhile == "a reload":
-        keeper.relink(other)
+        tracker.relink(other)
     if meanwhile == "a failure":
         after.awaited.errback(CommandError("no module"))
     else:
         after.awaited.callback(12)
     if meanwhile == "nothing":
         assert results == [{"pid": 12, "before": 500}]
-        assert (keeper.link, before.retired, after.stopped) == (after, after, False)
+        assert (tracker.launcher_client, before.retired, after.stopped) == (after, after, False)
     else:
         assert isinstance(results[0].value, CommandError)
-        assert keeper.link is (other if meanwhile == "a reload" else before)
+        assert tracker.launcher_client is (other if meanwhile == "a reload" else before)
         assert after.stopped
 
 
@@ -670,10 +672,10 @@ def test_who_is_refused_gets_a_last_word_and_no_process(spawned: Callable[..., _
     client = daemon.dial()
     client.sendall(b"x" * 1000)
     descriptor, name = daemon.listener._accept()  # type: ignore[attr-defined]
-    daemon.keeper.take(descriptor, name, socket.AF_INET)
+    daemon.tracker.take(descriptor, name, socket.AF_INET)
     assert client.recv(100) == b"out\n"
     assert client.recv(100) == b""
-    assert list(daemon.link.waiting) == [1]
+    assert list(daemon.launcher_client.waiting) == [1]
     host, port = client.getsockname()
     assert daemon.lines == [
         f'refuse service=cat/tcp peer={host}:{port} reason=instances count=1 rule="instances=1 (s:1:37)"'
@@ -704,13 +706,13 @@ def test_a_name_may_have_the_last_word(spawned: Callable[..., _Spawned]) -> None
     for name in ("good.example", "elsewhere.test", None):
         client = daemon.connect()
         assert _counts(daemon) == (1, 1, 1)
-        assert not daemon.link.waiting
+        assert not daemon.launcher_client.waiting
         daemon.names.answer(name)
         if name == "good.example":
             assert client.recv(100) == b"in\n"
-            assert b"TCPREMOTEHOST" not in daemon.link.waiting[1][0]
+            assert b"TCPREMOTEHOST" not in daemon.launcher_client.waiting[1][0]
             daemon.begin(1)
-            daemon.keeper.process_ended(Ended(1, 0))
+            daemon.tracker.process_ended(Ended(1, 0))
         else:
             assert client.recv(100) == b"out\n"
         daemon.reactor.advance(2)
@@ -722,54 +724,54 @@ def test_a_stop_before_the_name_is_known(spawned: Callable[..., _Spawned]) -> No
     """Who was not let in leaves no line."""
     daemon = spawned("only_from=.example")
     client = daemon.connect()
-    daemon.keeper.sessions[1].abort("shutdown")
+    daemon.tracker.sessions[1].abort("shutdown")
     assert _counts(daemon) == (0, 0, 0)
     daemon.names.answer("good.example")
     assert client.recv(1) == b""
     assert daemon.lines == []
-    assert not daemon.link.waiting
+    assert not daemon.launcher_client.waiting
 
 
 def test_the_port_rests_while_there_are_enough(spawned: Callable[..., _Spawned]) -> None:
     """on_limit=queue with one instance serves one after the other."""
     daemon = spawned("instances=1 on_limit=queue")
-    port = DescriptorPort(daemon.reactor, daemon.listener, daemon.keeper.take, daemon.keeper.may_accept, lambda: None)
-    daemon.entrance.listen(port.pause, port.resume)
+    port = DescriptorPort(daemon.reactor, daemon.listener, daemon.tracker.take, daemon.tracker.may_accept, lambda: None)
+    daemon.service_admission.listen(port.pause, port.resume)
     port.startListening()
     for _ in range(2):
         daemon.dial()
     port.doRead()
-    assert (list(daemon.keeper.sessions), daemon.reactor.readers) == ([1], set())
+    assert (list(daemon.tracker.sessions), daemon.reactor.readers) == ([1], set())
     daemon.begin(1)
-    daemon.keeper.process_ended(Ended(1, 0))
+    daemon.tracker.process_ended(Ended(1, 0))
     assert daemon.reactor.readers == {port}
     port.doRead()
-    assert list(daemon.keeper.sessions) == [2]
+    assert list(daemon.tracker.sessions) == [2]
 
 
 def test_a_client_that_another_port_brings_waits_for_room(spawned: Callable[..., _Spawned]) -> None:
     """As tcpmux, which does not rest for one service: with on_limit=queue each has its turn, and no one is refused."""
     daemon = spawned("instances=1 on_limit=queue")
     clients = [daemon.connect() for _ in range(4)]
-    assert list(daemon.link.waiting) == [1]
+    assert list(daemon.launcher_client.waiting) == [1]
     assert daemon.budget.open == 4
-    waiting = daemon.keeper.all_connections()[:3]
+    waiting = daemon.tracker.all_connections()[:3]
     host, port = clients[1].getsockname()
     facts = waiting[0].info()
     assert (facts["peer"], facts["state"]) == (f"{host}:{port}", "room")
     waiting[0].abort("kicked")
     assert clients[1].recv(1) == b""
     daemon.begin(1)
-    daemon.keeper.process_ended(Ended(1, 0))
-    (second,) = daemon.link.waiting
+    daemon.tracker.process_ended(Ended(1, 0))
+    (second,) = daemon.launcher_client.waiting
     assert daemon.budget.open == 2
     daemon.begin(second)
-    (last,) = daemon.keeper.visitors
+    (last,) = daemon.tracker.pending
     last.drain()
     assert clients[3].recv(1) == b""
-    assert daemon.entrance.counts == {}
-    daemon.keeper.process_ended(Ended(second, 0))
-    assert (daemon.budget.open, daemon.hall.open, daemon.keeper.all_connections()) == (0, 0, [])
+    assert daemon.service_admission.counts == {}
+    daemon.tracker.process_ended(Ended(second, 0))
+    assert (daemon.budget.open, daemon.global_limit.open, daemon.tracker.all_connections()) == (0, 0, [])
 
 
 def test_a_unix_sockets_client_is_admitted_as_local(tmp_path: Path, spawned: Callable[..., _Spawned]) -> None:
@@ -782,7 +784,7 @@ def test_a_unix_sockets_client_is_admitted_as_local(tmp_path: Path, spawned: Cal
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(tmp_path / "s"))
                 descriptor, name = listener._accept()  # type: ignore[attr-defined]
-                daemon.keeper.take(descriptor, name, socket.AF_UNIX)
+                daemon.tracker.take(descriptor, name, socket.AF_UNIX)
                 assert _counts(daemon) == (opened,) * 3
     peer = f"pid:{os.getpid()}/uid:{os.getuid()}"
     assert f"refuse service=cat/unix peer={peer} reason=address" in daemon.lines[0]
@@ -797,7 +799,7 @@ def test_a_datagram_that_is_refused_is_taken_away(spawned: Callable[..., _Spawne
         service.run(0, read=True)
     service.client.send(b"hello")
     service.port.doRead()
-    assert not service.daemon.keeper.sessions
+    assert not service.daemon.tracker.sessions
     assert service.watched
     with pytest.raises(BlockingIOError):
         service.sock.recv(10, socket.MSG_DONTWAIT)
@@ -810,9 +812,9 @@ def test_a_datagram_that_is_refused_is_taken_away(spawned: Callable[..., _Spawne
 def test_a_process_that_accepts_by_itself_is_not_started_out_of_hours(spawned: Callable[..., _Spawned]) -> None:
     """Who comes then is accepted and closed; nobody else can be told apart."""
     daemon = spawned("wait=yes max_load=0.01 banner_fail=/out", files=BANNERS)
-    daemon.entrance.door._load = lambda: 1.0
-    daemon.entrance.door.retune(daemon.entrance.door.rules)
-    port = WaitPort(daemon.reactor, daemon.listener, daemon.keeper)
+    daemon.service_admission.admission._load = lambda: 1.0
+    daemon.service_admission.admission.retune(daemon.service_admission.admission.rules)
+    port = WaitPort(daemon.reactor, daemon.listener, daemon.tracker)
     port.startListening()
     # Whatever its flags are: here an accept(2) of ours would block.
     daemon.listener.setblocking(True)
@@ -822,7 +824,7 @@ def test_a_process_that_accepts_by_itself_is_not_started_out_of_hours(spawned: C
         assert port not in daemon.reactor.readers
         daemon.reactor.wait_for(AcceptHelper).doRead()
         assert client.recv(100) == b"out\n"
-        assert not daemon.keeper.sessions
+        assert not daemon.tracker.sessions
         assert port in daemon.reactor.readers
     port.stopListening()
     assert "peer=- reason=load" in daemon.lines[0]
@@ -865,7 +867,7 @@ def test_the_processes_of_a_daemon_before_are_left_their_socket(spawned: Callabl
         service.port.doRead()
         service.port.resume()
         assert not service.watched
-        assert not service.daemon.keeper.sessions
+        assert not service.daemon.tracker.sessions
     service.daemon.reactor.wait_for(HolderProcess).doRead()
     assert (service.port.busy, service.port.process, service.watched) == (False, 0, True)
     service.port.hold(process.pid)
@@ -898,12 +900,12 @@ def test_a_process_whose_socket_is_given_up_is_ended(spawned: Callable[..., _Spa
     service.daemon.begin(1)
     service.port.stopListening()
     service.port.dismiss()
-    assert service.daemon.link.signals == [(1, signal.SIGTERM)]
+    assert service.daemon.launcher_client.signals == [(1, signal.SIGTERM)]
     service.daemon.reactor.advance(50)
-    assert len(service.daemon.link.signals) == 1
-    service.daemon.keeper.sessions[1].abort("shutdown")
+    assert len(service.daemon.launcher_client.signals) == 1
+    service.daemon.tracker.sessions[1].abort("shutdown")
     service.daemon.reactor.advance(KILL_SECONDS)
-    assert service.daemon.link.signals == [(1, signal.SIGTERM), (1, signal.SIGKILL)]
+    assert service.daemon.launcher_client.signals == [(1, signal.SIGTERM), (1, signal.SIGKILL)]
 
 
 def test_a_socket_goes_to_another_service(spawned: Callable[..., _Spawned]) -> None:
@@ -912,14 +914,14 @@ def test_a_socket_goes_to_another_service(spawned: Callable[..., _Spawned]) -> N
     service.client.send(b"hello")
     service.port.doRead()
     service.daemon.begin(1, 815)
-    other = WaitPort(service.daemon.reactor, service.sock, service.daemon.keeper)
+    other = WaitPort(service.daemon.reactor, service.sock, service.daemon.tracker)
     service.port.stopListening()
     other.follow(service.port)
     other.startListening()
-    assert service.daemon.link.signals == [(1, signal.SIGTERM)]
+    assert service.daemon.launcher_client.signals == [(1, signal.SIGTERM)]
     assert (other.busy, other.process) == (True, 815)
     assert other not in service.daemon.reactor.readers
-    service.daemon.keeper.process_ended(Ended(1, 15))
+    service.daemon.tracker.process_ended(Ended(1, 15))
     assert not other.busy
     assert service.daemon.reactor.readers == {other}
 
@@ -931,7 +933,7 @@ def test_a_process_without_a_launcher_is_given_up(spawned: Callable[..., _Spawne
     service.port.doRead()
     service.port.withdraw()
     assert service.port.busy
-    service.daemon.link.ready = False
+    service.daemon.launcher_client.ready = False
     service.port.withdraw()
     assert not service.port.busy
     assert service.sock.recv(10) == b"hello"

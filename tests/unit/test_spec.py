@@ -1,4 +1,4 @@
-"""What the nursery of the start may be asked for when the daemon has given root up."""
+"""What the zygote of the start may be asked for when the daemon has given root up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.doubles import service_of
 
 ACCOUNT = DaemonAccount((1024, 4096))
 LINE = "cat 7/tcp server=/bin/cat user=root umask=022 nice=2 rlimit_core=0 rlimit_cpu=5 "
-#: Limits of the nursery.
+#: Limits of the zygote.
 INHERITED = dict.fromkeys(LIMITS.values(), (50, 100))
 #: Options that the launcher itself follows, and those that take rights away from handlers.
 HARMLESS = [
@@ -97,7 +97,7 @@ def test_what_handlers_did_not_have_is_refused(options: str, named: list[str]) -
         ("env='A=b C=d'", "env=A=b", ["env"]),
         ("no_new_privs=yes", "no_new_privs=no", ["no_new_privs"]),
         ("rlimit_as=10", "", ["rlimit_as"]),
-        # The nursery's own limit is lower.
+        # The zygote's own limit is lower.
         ("rlimit_as=1000", "", []),
         ("server='/bin/cat -n'", "server=/bin/cat", ["server"]),
     ],

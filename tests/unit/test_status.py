@@ -46,18 +46,18 @@ class _Ports:
 def _busy(clock: Clock | None = None) -> MetricsRegistry:
     """A ledger with something of everything."""
     clock = clock or Clock()
-    ledger = MetricsRegistry(wall=lambda: 1000.0, clock=clock.seconds)
-    ledger.state = "ready"
-    ledger.watch(clock.callLater)
-    echo = counted(ledger, ServiceInfo("echo/tcp", "echo", addresses=("127.0.0.1:7", "[::1]:7"), most=100))
+    registry = MetricsRegistry(wall=lambda: 1000.0, clock=clock.seconds)
+    registry.state = "ready"
+    registry.watch(clock.callLater)
+    echo = counted(registry, ServiceInfo("echo/tcp", "echo", addresses=("127.0.0.1:7", "[::1]:7"), most=100))
     echo.accepted += 5
     echo.end("done", 0.25, 10, 20, "192.0.2.1:1")
     echo.end("lost", 99.0, 0, 2, "192.0.2.1:2")
     echo.refuse("rate", 7)
     echo.failures += 1
-    counted(ledger, ServiceInfo("time/udp", "time", stream=False)).add_source(_Ports())
-    ledger.tally("time/udp").refuse("port")
-    git = counted(ledger, ServiceInfo("git/tcp", "/usr/bin/git", spawned=True, description="the code", expires=2e9))
+    counted(registry, ServiceInfo("time/udp", "time", stream=False)).add_source(_Ports())
+    registry.counters("time/udp").refuse("port")
+    git = counted(registry, ServiceInfo("git/tcp", "/usr/bin/git", spawned=True, description="the code", expires=2e9))
     for version in ("TLSv1.2", "TLSv1.3", "TLSv1.3"):
         git.handshake_done(version)
     git.handshake_failed("closed")
@@ -68,7 +68,7 @@ def _busy(clock: Clock | None = None) -> MetricsRegistry:
     git.end("done", 3.0, -1, -1, "")
     git.restarts += 1
     clock.pump([0.25] * 8)
-    return ledger
+    return registry
 
 
 def _request(target: str = "/", **fields: str) -> HttpRequest:
@@ -76,8 +76,8 @@ def _request(target: str = "/", **fields: str) -> HttpRequest:
     return HttpRequest("GET", target.encode(), named, "1.1", True)
 
 
-def _ask(ledger: MetricsRegistry, target: str, **fields: str) -> Response:
-    return StatusResource(ledger, Clock().seconds).respond(_request(target, **fields), REMOTE)
+def _ask(registry: MetricsRegistry, target: str, **fields: str) -> Response:
+    return StatusResource(registry, Clock().seconds).respond(_request(target, **fields), REMOTE)
 
 
 def test_metrics_are_the_counts_in_both_formats() -> None:
@@ -147,10 +147,10 @@ def test_metrics_are_compressed_for_who_takes_it() -> None:
 @pytest.mark.parametrize(("state", "status"), [("starting", 503), ("ready", 200), ("stopping", 503)])
 def test_readiness_is_that_of_the_daemon(state: str, status: int) -> None:
     """readyz says whether it serves, healthz that it turns."""
-    ledger = MetricsRegistry()
-    ledger.state = state
-    assert (_ask(ledger, "/readyz").status, _ask(ledger, "/readyz").content) == (status, f"{state}\n".encode())
-    assert (_ask(ledger, "/healthz").status, _ask(ledger, "/healthz").content) == (200, b"ok\n")
+    registry = MetricsRegistry()
+    registry.state = state
+    assert (_ask(registry, "/readyz").status, _ask(registry, "/readyz").content) == (status, f"{state}\n".encode())
+    assert (_ask(registry, "/healthz").status, _ask(registry, "/healthz").content) == (200, b"ok\n")
 
 
 @pytest.mark.parametrize("target", ["/x", "/metrics/", "/metrics/x", "/.x", "/favicon.ico"])
@@ -220,11 +220,11 @@ HOSTILE = "<script>alert(1)</script>\"'&$state"
 
 
 def _hostile() -> MetricsRegistry:
-    ledger = MetricsRegistry(clock=Clock().seconds)
-    tally = counted(ledger, ServiceInfo(f"{HOSTILE}/tcp", HOSTILE, addresses=(HOSTILE,), description=HOSTILE))
-    tally.end(HOSTILE, 1.0, 0, 0, json.dumps(HOSTILE))
-    tally.refuse(HOSTILE)
-    return ledger
+    registry = MetricsRegistry(clock=Clock().seconds)
+    counters = counted(registry, ServiceInfo(f"{HOSTILE}/tcp", HOSTILE, addresses=(HOSTILE,), description=HOSTILE))
+    counters.end(HOSTILE, 1.0, 0, 0, json.dumps(HOSTILE))
+    counters.refuse(HOSTILE)
+    return registry
 
 
 def test_nothing_of_others_becomes_markup() -> None:
@@ -295,17 +295,17 @@ def test_json_says_what_the_page_shows() -> None:
 def test_samples_of_different_length_are_added_from_the_newest() -> None:
     """A service that was added later has fewer."""
     clock = Clock()
-    ledger = MetricsRegistry(clock=clock.seconds)
-    first = counted(ledger, ServiceInfo("a/tcp", "echo"))
-    ledger.watch(clock.callLater)
+    registry = MetricsRegistry(clock=clock.seconds)
+    first = counted(registry, ServiceInfo("a/tcp", "echo"))
+    registry.watch(clock.callLater)
     for number in range(3):
         if number == 1:
-            second = counted(ledger, ServiceInfo("b/tcp", "echo"))
+            second = counted(registry, ServiceInfo("b/tcp", "echo"))
         first.accepted += 1
         if number:
             second.accepted += 10
         clock.pump([0.25] * 8)
-    status: Any = view(ledger)
+    status: Any = view(registry)
     assert [each["arrivals"] for each in status["services"]] == [[1, 1, 1], [10, 10]]
     assert status["totals"]["arrivals"] == [1, 11, 11]
 
@@ -383,8 +383,8 @@ def test_an_answer_is_compressed_once() -> None:
 def test_the_factory_watches_while_it_listens() -> None:
     """Charts cost nothing when no status service is open."""
     clock = Clock()
-    ledger = MetricsRegistry(clock=clock.seconds)
-    factory: Any = StatusFactory(ledger, clock)
+    registry = MetricsRegistry(clock=clock.seconds)
+    factory: Any = StatusFactory(registry, clock)
     assert not clock.getDelayedCalls()
     factory.doStart()
     factory.doStart()

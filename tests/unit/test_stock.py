@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from svcd.config.endpoints import Endpoint, check
-from svcd.daemon.startup import inherited_stock
+from svcd.daemon.startup import inherited_socket_pool
 from svcd.errors import ActivationError, ListenErrors
 from svcd.host.info import Host
 from svcd.net.socket_options import has_sized_buffers, unix_address
@@ -66,8 +66,8 @@ def _take(line: str, *inherited: InheritedSocket, end: ExitStack) -> list[Listen
     for each in inherited:
         assert each.socket is not None
         end.callback(each.socket.close)
-    stock = SocketPool(inherited)
-    found = [stock.take(endpoint) for endpoint in _endpoints(line)]
+    socket_pool = SocketPool(inherited)
+    found = [socket_pool.take(endpoint) for endpoint in _endpoints(line)]
     for opened in found:
         if opened is not None:
             end.callback(opened.socket.close)
@@ -269,11 +269,13 @@ def test_what_nobody_asked_for_is_said_and_closed(bound: Callable[..., socket.so
     names = ["svcd.socket", "svcd/-/gone/tcp@127.0.0.1", stored_name(endpoint)]
     addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (given, ours)]
     pieces = zip(names, (given, ours, local), strict=True)
-    stock = SocketPool([*(InheritedSocket(*each) for each in pieces), InheritedSocket("file", None, "it is no socket")])
-    assert stock
+    socket_pool = SocketPool(
+        [*(InheritedSocket(*each) for each in pieces), InheritedSocket("file", None, "it is no socket")]
+    )
+    assert socket_pool
     manager = ManagerDouble()
     with LogCatcher() as log:
-        assert open_all([], stock, FdStore(manager)) == []
+        assert open_all([], socket_pool, FdStore(manager)) == []
     said = [(event["name"], event["address"], event["reason"]) for event in log.named("leftover")]
     unasked = "no line of the services file asks for it"
     assert said == [
@@ -286,15 +288,15 @@ def test_what_nobody_asked_for_is_said_and_closed(bound: Callable[..., socket.so
     assert manager.said == [f"FDSTOREREMOVE=1 FDNAME={name}" for name in names[1:]]
     assert manager.waits == 1
     assert not (tmp_path / "s").exists()
-    assert not stock
+    assert not socket_pool
 
 
 def test_an_address_changes_hands(tmp_path: Path, end: ExitStack) -> None:
     """A path that was a stream's becomes a datagram service's within one start."""
     (before,) = _endpoints(f"echo {tmp_path}/s/unix")
     (first,) = open_all([before])
-    stock = SocketPool([InheritedSocket(stored_name(before), first.socket)])
-    (now,) = open_all(_endpoints(f"echo {tmp_path}/s/unixgram"), stock, FdStore(ManagerDouble()))
+    socket_pool = SocketPool([InheritedSocket(stored_name(before), first.socket)])
+    (now,) = open_all(_endpoints(f"echo {tmp_path}/s/unixgram"), socket_pool, FdStore(ManagerDouble()))
     end.callback(now.close)
     assert now.origin == ""
     assert now.socket.type == socket.SOCK_DGRAM
@@ -317,11 +319,11 @@ def test_a_start_that_fails_removes_nothing_from_the_store(bound: Callable[..., 
     taken = bound().getsockname()[1]
     first, second = _endpoints(f"echo {tmp_path}/s/unix\nupper {tmp_path}/new/unix\n")
     (opened,) = open_all([first])
-    stock = SocketPool([InheritedSocket(stored_name(first), opened.socket)])
+    socket_pool = SocketPool([InheritedSocket(stored_name(first), opened.socket)])
     manager = ManagerDouble()
     third = _endpoints(f"discard {taken}/tcp4 bind=127.0.0.1")
     with pytest.raises(ListenErrors):
-        open_all([first, second, *third], stock, FdStore(manager))
+        open_all([first, second, *third], socket_pool, FdStore(manager))
     assert opened.socket.fileno() == -1
     assert (tmp_path / "s").is_socket()
     assert not (tmp_path / "new").exists()
@@ -374,7 +376,7 @@ def test_names_are_what_systemd_takes(tmp_path: Path) -> None:
 def test_what_is_meant_for_another_process_is_left_alone() -> None:
     """But the variables go: they are not our children's either."""
     environment = {"LISTEN_PID": "1", "LISTEN_FDS": "3", "LISTEN_FDNAMES": "a:b:c", "HOME": "/"}
-    assert not inherited_stock(environment, 17)
+    assert not inherited_socket_pool(environment, 17)
     assert environment == {"HOME": "/"}
     assert receive({"LISTEN_PID": "17"}, 17) == []
     assert not SocketPool()

@@ -28,8 +28,8 @@ from tests.doubles import (
     LogCatcher,
     ManagerDouble,
     config_of,
+    dependencies,
     keeping,
-    surroundings,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +43,12 @@ class _Daemon:
     """A supervisor of a text's services."""
 
     def __init__(
-        self, text: str, manager: ManagerDouble | None = None, stock: SocketPool | None = None, *, strict: bool = False
+        self,
+        text: str,
+        manager: ManagerDouble | None = None,
+        socket_pool: SocketPool | None = None,
+        *,
+        strict: bool = False,
     ) -> None:
         self.reactor = FakeReactor()
         self.lines: list[str] = []
@@ -53,18 +58,18 @@ class _Daemon:
         assert not problems
         # Two connections, and listeners.
         self.budget = DescriptorBudget(2 + len(endpoints), self.reactor)
-        self.ledger = MetricsRegistry()
+        self.registry = MetricsRegistry()
         self.supervisor = Supervisor(
             self.reactor,
             DesiredServices(tuple(endpoints)),
-            surroundings(self.reactor, descriptors=self.budget),
+            dependencies(self.reactor, descriptors=self.budget),
             LogWriter(keeping(self.lines), TextFormat(stamped=False)),
             self.budget,
             DaemonAccount((1024, 4096)),
             GlobalLimit(),
-            self.ledger,
+            self.registry,
             self.manager,
-            stock,
+            socket_pool,
             strict=strict,
         )
 
@@ -165,9 +170,9 @@ def test_a_connection_is_served_and_logged(daemon: _Daemon, tmp_path: Path) -> N
     daemon.start()
     client = daemon.connect(tmp_path / "echo")
     client.sendall(b"hello")
-    (gate,) = daemon.supervisor.keepers["echo/unix"].sessions.values()
-    gate.transport.doRead()
-    gate.transport.doWrite()
+    (wrapper,) = daemon.supervisor.trackers["echo/unix"].sessions.values()
+    wrapper.transport.doRead()
+    wrapper.transport.doWrite()
     assert client.recv(100) == b"hello"
     assert daemon.lines[0].startswith("accept service=echo/unix ")
 
@@ -206,7 +211,7 @@ def test_sockets_outlive_the_daemon_where_somebody_keeps_them(tmp_path: Path) ->
         assert not [each for each in second.manager.said if each.startswith("FDSTORE=1")]
         for port in second.ports:
             port.doRead()
-        assert len(second.supervisor.keepers["echo/unix"].sessions) == 1
+        assert len(second.supervisor.trackers["echo/unix"].sessions) == 1
         second.close()
 
 
@@ -265,20 +270,20 @@ def test_all_services_share_one_budget(daemon: _Daemon, tmp_path: Path) -> None:
 
 def _shown(daemon: _Daemon) -> dict[str, tuple[int, int]]:
     """Of each service in the ledger: accepted and open."""
-    services = daemon.ledger.snapshot().services
+    services = daemon.registry.snapshot().services
     return {each.about.id: (each.accepted, each.active) for each in services}
 
 
 def test_what_runs_is_counted(daemon: _Daemon, tmp_path: Path) -> None:
     """The ledger knows every service with its addresses, its open connections and what they have carried so far."""
-    assert daemon.ledger.state == "starting"
+    assert daemon.registry.state == "starting"
     daemon.start()
-    assert daemon.ledger.state == "ready"
+    assert daemon.registry.state == "ready"
     client = daemon.connect(tmp_path / "echo")
     client.sendall(b"hello")
     next(each for each in daemon.reactor.readers if hasattr(each, "dataReceived") or hasattr(each, "protocol")).doRead()
     assert _shown(daemon) == {"echo/unix": (1, 1), "chargen/unix": (0, 0), "discard/unixgram": (0, 0)}
-    echo, _, discard = daemon.ledger.snapshot().services
+    echo, _, discard = daemon.registry.snapshot().services
     assert (echo.bytes_in, echo.about.addresses) == (5, (str(tmp_path / "echo"),))
     assert not discard.about.stream
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asker:
@@ -286,8 +291,8 @@ def test_what_runs_is_counted(daemon: _Daemon, tmp_path: Path) -> None:
     for port in daemon.ports:
         port.doRead()
     daemon.stop()
-    assert daemon.ledger.state == "stopping"
-    discard = daemon.ledger.snapshot().services[2]
+    assert daemon.registry.state == "stopping"
+    discard = daemon.registry.snapshot().services[2]
     assert (discard.datagrams, discard.bytes_in) == (1, 2)
 
 
@@ -302,8 +307,8 @@ def test_a_reload_is_counted(daemon: _Daemon, tmp_path: Path) -> None:
     )  # fmt: skip
     daemon.supervisor.change_to(DesiredServices(tuple(endpoints)))
     assert _shown(daemon) == {"echo/unix": (1, 1), "chargen/unix": (1, 1), "upper/unix": (0, 0)}
-    assert [each.about.most for each in daemon.ledger.snapshot().services] == [None, 7, None]
-    assert daemon.ledger.reloads_done == 1
+    assert [each.about.most for each in daemon.registry.snapshot().services] == [None, 7, None]
+    assert daemon.registry.reloads_done == 1
     daemon.supervisor.abort_connections()
     daemon.reactor.advance(0)
     assert "echo/unix" not in _shown(daemon)

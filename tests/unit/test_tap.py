@@ -51,7 +51,7 @@ def test_options_are_read(good: str) -> None:
     """Each has its type."""
     options = _options("--services", good, "--port-offset", "-3", "--log-format", "json")
     assert (options["services"], options["port-offset"]) == (good, -3)
-    assert options.log_output.journal.template(STOP, {}, ()) == '"event":"stop","level":"notice"}'
+    assert options.log_output.log_writer.template(STOP, {}, ()) == '"event":"stop","level":"notice"}'
     assert [endpoint.address for endpoint in options.services()] == ["0.0.0.0:4"]
 
 
@@ -83,8 +83,8 @@ def test_connections_can_be_limited() -> None:
 
 def test_addresses_can_be_shortened() -> None:
     """By a word on the command line, for all services."""
-    assert _options("--log-addresses", "short").log_output.journal.anonymize
-    assert not _options().log_output.journal.anonymize
+    assert _options("--log-addresses", "short").log_output.log_writer.anonymize
+    assert not _options().log_output.log_writer.anonymize
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

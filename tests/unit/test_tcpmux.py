@@ -65,19 +65,19 @@ class _Mux:
         self.budget = DescriptorBudget(10, self.reactor)
         self.names = FakeNames()
         service = service_of(f"tcpmux 0/tcp {options}")
-        journal = LogWriter(keeping(self.lines), TextFormat(stamped=False), short=short)
-        self.entrance = Reception(self.reactor, journal, files or FakeFiles(), self.budget, GlobalLimit()).entrance(
-            service
-        )
-        self.keeper = TcpmuxTracker(
+        log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False), short=short)
+        self.service_admission = Reception(
+            self.reactor, log_writer, files or FakeFiles(), self.budget, GlobalLimit()
+        ).service_admission(service)
+        self.tracker = TcpmuxTracker(
             self.reactor,
             lambda: {"score": lambda *connection: self.taken.append(connection)},
             service,
-            journal,
+            log_writer,
             self.names,
             self.budget.share(service.id),
             itertools.count(1),
-            self.entrance,
+            self.service_admission,
         )
         self.client = self.connect(family)
 
@@ -85,12 +85,12 @@ class _Mux:
         """One more client."""
         if family == socket.AF_UNIX:
             client, server = socket.socketpair()
-            self.keeper.take(server.detach(), "", family)
+            self.tracker.take(server.detach(), "", family)
             return client
         with socket.create_server(("127.0.0.1", 0)) as listener:
             client = socket.create_connection(listener.getsockname(), 10)
             descriptor, peer = listener._accept()  # type: ignore[attr-defined]
-        self.keeper.take(descriptor, peer, family)
+        self.tracker.take(descriptor, peer, family)
         return client
 
     def send(self, data: bytes) -> None:
@@ -102,7 +102,7 @@ class _Mux:
 
     def close(self) -> None:
         """End what the test left."""
-        for session in list(self.keeper.sessions.values()):
+        for session in list(self.tracker.sessions.values()):
             session.abort("shutdown")
         self.client.close()
         for descriptor, *_ in self.taken:
@@ -125,7 +125,7 @@ def test_a_named_service_gets_the_connection(mux: _Mux) -> None:
     assert (peer, family, relay) == (mux.client.getsockname(), socket.AF_INET, None)
     assert os.read(descriptor, 100) == b"early"
     assert os.get_blocking(descriptor)
-    assert (mux.keeper.sessions, mux.budget.open, mux.reactor.readers) == ({}, 0, set())
+    assert (mux.tracker.sessions, mux.budget.open, mux.reactor.readers) == ({}, 0, set())
     assert not mux.reactor.getDelayedCalls()
     assert mux.lines[-1].startswith("end service=tcpmux/tcp")
     assert "reason=done" in mux.lines[-1]
@@ -161,13 +161,13 @@ def test_a_client_that_leaves_within_its_name(mux: _Mux) -> None:
     mux.client.shutdown(socket.SHUT_WR)
     for reader in list(mux.reactor.readers):
         reader.doRead()
-    assert (mux.keeper.sessions, mux.budget.open) == ({}, 0)
+    assert (mux.tracker.sessions, mux.budget.open) == ({}, 0)
 
 
 def test_clients_without_a_name_are_bounded(mux: _Mux) -> None:
     """The one that has waited longest goes when there are too many: a share of the daemon's descriptors."""
     clients = [mux.connect() for _ in range(5)]
-    assert mux.budget.open == len(mux.keeper.sessions) == 2
+    assert mux.budget.open == len(mux.tracker.sessions) == 2
     assert [line.split()[5] for line in mux.lines if line.startswith("end")] == ["out=0"] * 4
     assert sum("reason=timeout" in line for line in mux.lines) == 4
     for client in clients:
@@ -176,17 +176,17 @@ def test_clients_without_a_name_are_bounded(mux: _Mux) -> None:
 
 def test_a_service_that_fails_costs_its_client_alone(mux: _Mux) -> None:
     """The connection is closed, and tcpmux goes on."""
-    mux.keeper.offered = lambda: {"score": lambda *_connection: 1 // 0}
+    mux.tracker.offered = lambda: {"score": lambda *_connection: 1 // 0}
     with LogCatcher() as log:
         mux.send(b"score\r\n")
     assert len(log.failures) == 1
-    assert (mux.keeper.sessions, mux.budget.open, mux.reactor.readers) == ({}, 0, set())
+    assert (mux.tracker.sessions, mux.budget.open, mux.reactor.readers) == ({}, 0, set())
 
 
 def test_a_service_counts_a_connection_before_tcpmux_does_not(mux: _Mux) -> None:
     """A daemon that waits for its last connection never finds none in between."""
     seen: list[int] = []
-    mux.keeper.offered = lambda: {"score": lambda *_connection: seen.append(len(mux.keeper.sessions))}
+    mux.tracker.offered = lambda: {"score": lambda *_connection: seen.append(len(mux.tracker.sessions))}
     mux.send(b"score\r\n")
     assert seen == [1]
 
@@ -194,8 +194,8 @@ def test_a_service_counts_a_connection_before_tcpmux_does_not(mux: _Mux) -> None
 def test_the_listeners_end_before_the_clients(mux: _Mux) -> None:
     """A client that is here when the daemon stops listening still reaches what was offered."""
     offered = {"score": lambda *connection: mux.taken.append(connection)}
-    mux.keeper.offered = lambda: offered
-    mux.keeper.close()
+    mux.tracker.offered = lambda: offered
+    mux.tracker.close()
     offered = {}
     mux.send(b"score\r\n")
     assert len(mux.taken) == 1
@@ -206,9 +206,9 @@ def test_an_unknown_name_is_refused_and_the_answer_arrives(mux: _Mux) -> None:
     mux.send(b"nothing\r\nand more")
     assert mux.client.recv(100) == b"-there is no service nothing\r\n"
     assert mux.client.recv(100) == b""
-    assert mux.keeper.sessions[1].info()["state"] == "closing"
+    assert mux.tracker.sessions[1].info()["state"] == "closing"
     mux.reactor.advance(LINGER)
-    assert (mux.keeper.sessions, mux.budget.open) == ({}, 0)
+    assert (mux.tracker.sessions, mux.budget.open) == ({}, 0)
     assert "reason=failed" in mux.lines[-1]
 
 
@@ -234,13 +234,13 @@ def test_a_client_may_leave(mux: _Mux) -> None:
     mux.client.shutdown(socket.SHUT_WR)
     for reader in list(mux.reactor.readers):
         reader.doRead()
-    assert (mux.keeper.sessions, mux.budget.open) == ({}, 0)
+    assert (mux.tracker.sessions, mux.budget.open) == ({}, 0)
 
 
 def test_stopping_does_not_wait_for_who_has_not_asked(mux: _Mux) -> None:
     """They are owed nothing."""
-    empty = mux.keeper.when_empty()
-    mux.keeper.sessions[1].drain()
+    empty = mux.tracker.when_empty()
+    mux.tracker.sessions[1].drain()
     assert empty.called
     assert "reason=shutdown" in mux.lines[-1]
 
@@ -260,10 +260,10 @@ def test_tcpmux_asks_its_own_rules_first() -> None:
     """Before anything is read; who is refused has a last word."""
     made = _Mux("only_from=10.0.0.0/8 banner_fail=/out", FakeFiles({"/out": "out\n"}))
     assert made.client.recv(100) == b"out\n"
-    assert not made.keeper.sessions
+    assert not made.tracker.sessions
     assert "refuse service=tcpmux/tcp peer=127.0.0.1:" in made.lines[0]
     made.reactor.advance(2)
-    assert (made.entrance.door.open, made.budget.open) == (0, 0)
+    assert (made.service_admission.admission.open, made.budget.open) == (0, 0)
     made.close()
 
 
@@ -271,9 +271,9 @@ def test_tcpmux_asks_its_own_rules_first() -> None:
 def test_tcpmux_waits_for_a_name_that_decides(name: str | None) -> None:
     """Unread, counted and listed; its ticket is back when the connection is another service's."""
     made = _Mux("only_from=.example banner=/all", FakeFiles({"/all": "all\n"}))
-    assert (list(made.keeper.sessions), made.entrance.door.open, made.budget.open) == ([1], 1, 1)
+    assert (list(made.tracker.sessions), made.service_admission.admission.open, made.budget.open) == ([1], 1, 1)
     assert (made.reactor.readers, made.lines) == (set(), [])
-    session = made.keeper.sessions[1]
+    session = made.tracker.sessions[1]
     assert session.info()["state"] == "host-name"
     made.names.answer(name)
     assert made.client.recv(100) == b"all\n"
@@ -282,7 +282,7 @@ def test_tcpmux_waits_for_a_name_that_decides(name: str | None) -> None:
         made.send(b"score\r\n")
         assert made.client.recv(100) == b"+Go\r\n"
     made.reactor.advance(2)
-    assert (made.keeper.sessions, made.entrance.door.open, made.budget.open) == ({}, 0, 0)
+    assert (made.tracker.sessions, made.service_admission.admission.open, made.budget.open) == ({}, 0, 0)
     made.close()
 
 
@@ -290,13 +290,18 @@ def test_tcpmux_waits_for_a_name_that_decides(name: str | None) -> None:
 def test_a_client_whose_host_name_is_looked_up_is_no_exception(way: str) -> None:
     """The stop of the daemon finds it, and a look-up that takes too long ends it, without a line in the log."""
     made = _Mux("only_from=.example")
-    empty = made.keeper.when_empty()
+    empty = made.tracker.when_empty()
     if way == "drain":
-        made.keeper.sessions[1].drain()
+        made.tracker.sessions[1].drain()
     else:
         made.reactor.advance(PATIENCE)
     assert empty.called
-    assert (made.keeper.sessions, made.entrance.door.open, made.budget.open, made.lines) == ({}, 0, 0, [])
+    assert (made.tracker.sessions, made.service_admission.admission.open, made.budget.open, made.lines) == (
+        {},
+        0,
+        0,
+        [],
+    )
     made.names.answer("good.example")
     assert made.client.recv(100) == b""
     made.close()

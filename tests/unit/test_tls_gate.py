@@ -52,52 +52,54 @@ class _Gates:
         self.names = FakeNames()
         budget = DescriptorBudget(100, self.clock)
         form = (JsonFormat if as_json else TextFormat)(stamped=False)
-        journal = LogWriter(keeping(self.lines), form, short=short)
+        log_writer = LogWriter(keeping(self.lines), form, short=short)
         files = FakeFiles({**FILES, "/c/welcome": b"welcome\n"})
-        self.ledger = MetricsRegistry()
-        entrance = Reception(self.clock, journal, files, budget, GlobalLimit(), ledger=self.ledger).entrance(service)
-        self.side = ServiceTls(self.clock, files, entrance.tally)
+        self.registry = MetricsRegistry()
+        service_admission = Reception(
+            self.clock, log_writer, files, budget, GlobalLimit(), registry=self.registry
+        ).service_admission(service)
+        self.side = ServiceTls(self.clock, files, service_admission.counters)
         self.side.prepare(service)()
         self.factory = Factory.forProtocol(_Echo)
-        self.keeper = TrackingFactory(
+        self.tracker = TrackingFactory(
             service,
-            self.side.around(self.factory),
-            journal,
+            self.side.wrap_factory(self.factory),
+            log_writer,
             self.names,
             budget.share(service.id),
             itertools.count(1),
-            entrance,
+            service_admission,
             self.clock.seconds,
             TlsWrapper if self.side.handshakes else None,
         )
 
     def connect(self, certificate: Any = None, *, peer: IAddress = PEER, **options: Any) -> _Connection:
         """Somebody connects, and says nothing yet."""
-        return _Connection(self.keeper, TlsClient(certificate, **options), peer)
+        return _Connection(self.tracker, TlsClient(certificate, **options), peer)
 
     def retune(self, service: Service) -> None:
         """As a reload does."""
         commit = self.side.prepare(service)
         commit()
-        self.keeper.retune(service)
-        self.keeper.replace_factory(self.side.around(self.factory), TlsWrapper if self.side.handshakes else None)
+        self.tracker.retune(service)
+        self.tracker.replace_factory(self.side.wrap_factory(self.factory), TlsWrapper if self.side.handshakes else None)
 
 
 class _Connection:
     """A client and its gate."""
 
-    def __init__(self, keeper: Any, client: TlsClient, peer: IAddress) -> None:
+    def __init__(self, tracker: Any, client: TlsClient, peer: IAddress) -> None:
         self.client = client
-        self.gate: Any = keeper.buildProtocol(peer)
-        self.below = StreamDouble(self.gate, peer=peer)
-        self.gate.makeConnection(self.below)
+        self.wrapper: Any = tracker.buildProtocol(peer)
+        self.below = StreamDouble(self.wrapper, peer=peer)
+        self.wrapper.makeConnection(self.below)
         self._carried = 0
 
     def says(self, data: bytes = b"", *, ends: bool = False) -> None:
         """The client says something, and hears what comes back."""
         wire = self.client.says(data, ends=ends)
         self.below.bytes_in += len(wire)
-        self.gate.dataReceived(wire)
+        self.wrapper.dataReceived(wire)
         wire, self._carried = self.below.sent[self._carried :], len(self.below.sent)
         self.client.hears(wire)
 
@@ -115,27 +117,27 @@ def _fields(line: str) -> dict[str, str]:
 
 def test_the_log_says_which_tls() -> None:
     """The accept line waits for the handshake, and says which version it was; bytes are counted on the wire."""
-    gates = _Gates()
-    connection = gates.connect()
-    assert isinstance(connection.gate, TlsWrapper)
-    assert gates.lines == []
+    wrappers = _Gates()
+    connection = wrappers.connect()
+    assert isinstance(connection.wrapper, TlsWrapper)
+    assert wrappers.lines == []
     connection.shake()
     connection.says(b"hello", ends=True)
-    assert gates.lines[0] == "accept service=echo/tcp peer=192.0.2.1:40000 id=1 count=1 tls=TLSv1.3"
-    end = _fields(gates.lines[1])
+    assert wrappers.lines[0] == "accept service=echo/tcp peer=192.0.2.1:40000 id=1 count=1 tls=TLSv1.3"
+    end = _fields(wrappers.lines[1])
     assert (end["reason"], end["in"], end["out"]) == ("done", str(connection.below.bytes_in), str(connection._carried))
     assert (connection.client.received, connection.client.told_end) == (b"hello", True)
-    tally = gates.ledger.tally("echo/tcp")
-    assert (tally.accepted, tally.ended, tally.handshakes) == (1, {"done": 1}, {"TLSv1.3": 1})
+    counters = wrappers.registry.counters("echo/tcp")
+    assert (counters.accepted, counters.ended, counters.handshakes) == (1, {"done": 1}, {"TLSv1.3": 1})
 
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_the_log_says_who_the_client_is(as_json: bool) -> None:
     """A service that asks for certificates tells whose it was; of a client without one, that there was none."""
-    gates = _Gates(secured(tls_client_ca="/c/clients", tls_client="optional"), as_json=as_json)
-    gates.connect(ANNA).shake()
-    gates.connect().shake()
-    found = [json.loads(line) if as_json else _fields(line) for line in gates.lines]
+    wrappers = _Gates(secured(tls_client_ca="/c/clients", tls_client="optional"), as_json=as_json)
+    wrappers.connect(ANNA).shake()
+    wrappers.connect().shake()
+    found = [json.loads(line) if as_json else _fields(line) for line in wrappers.lines]
     wanted = ["CN=anna.example.org", "-"] if as_json else ['"CN=anna.example.org"', "-"]
     assert [each["subject"] for each in found] == wanted
 
@@ -143,76 +145,76 @@ def test_the_log_says_who_the_client_is(as_json: bool) -> None:
 def test_a_log_without_clients_has_no_subject() -> None:
     """Neither if the service's log leaves clients out, nor if the daemon's shortens them; and nobody else shows it."""
     options = {"tls_client_ca": "/c/clients"}
-    for gates in (_Gates(secured(**options, log_on_success="EXIT")), _Gates(secured(**options), short=True)):
-        connection = gates.connect(ANNA).shake()
-        assert "subject" not in gates.lines[0]
-        assert "subject" not in connection.gate.info()
+    for wrappers in (_Gates(secured(**options, log_on_success="EXIT")), _Gates(secured(**options), short=True)):
+        connection = wrappers.connect(ANNA).shake()
+        assert "subject" not in wrappers.lines[0]
+        assert "subject" not in connection.wrapper.info()
 
 
 @pytest.mark.parametrize("first", ["name", "handshake"])
 def test_the_accept_line_waits_for_the_name_as_well(first: str) -> None:
     """With resolve=yes it waits for both, whichever comes first."""
-    gates = _Gates(secured("echo 7/tcp resolve=yes"))
-    connection = gates.connect()
+    wrappers = _Gates(secured("echo 7/tcp resolve=yes"))
+    connection = wrappers.connect()
     if first == "name":
-        gates.names.answer("client.example")
-        assert gates.lines == []
+        wrappers.names.answer("client.example")
+        assert wrappers.lines == []
         connection.shake()
     else:
         connection.shake()
-        assert gates.lines == []
-        gates.names.answer("client.example")
-    (line,) = gates.lines
+        assert wrappers.lines == []
+        wrappers.names.answer("client.example")
+    (line,) = wrappers.lines
     assert " host=client.example " in line
     assert line.endswith(" tls=TLSv1.3")
 
 
 def test_what_will_be_opened_is_counted_during_the_handshake() -> None:
     """A connection takes all its descriptors of the share at once; whoever opens them counts them from then on."""
-    gates = _Gates()
-    share = gates.keeper.budget
+    wrappers = _Gates()
+    share = wrappers.tracker.budget
     share.cost = 3
-    connection = gates.connect()
+    connection = wrappers.connect()
     assert share.open == 3
     connection.shake()
     assert share.open == 1
-    connection.gate.connectionLost(Failure(ConnectionDone()))
+    connection.wrapper.connectionLost(Failure(ConnectionDone()))
     assert share.open == 0
-    again = gates.connect()
-    again.gate.connectionLost(Failure(ConnectionDone()))
+    again = wrappers.connect()
+    again.wrapper.connectionLost(Failure(ConnectionDone()))
     assert share.open == 0
 
 
 def test_a_protocol_may_say_why_it_has_ended() -> None:
     """The end line has its word, and not that of what the transport saw."""
-    gates = _Gates()
-    connection = gates.connect().shake()
-    connection.gate._protocol.inner.end_reason = "keepalive"
-    connection.gate.connectionLost(Failure(ConnectionDone()))
-    assert _fields(gates.lines[-1])["reason"] == "keepalive"
+    wrappers = _Gates()
+    connection = wrappers.connect().shake()
+    connection.wrapper._protocol.inner.end_reason = "keepalive"
+    connection.wrapper.connectionLost(Failure(ConnectionDone()))
+    assert _fields(wrappers.lines[-1])["reason"] == "keepalive"
 
 
 def test_a_failed_handshake_has_a_line() -> None:
     """It says why, the connection ends by `handshake`, and both are counted."""
-    gates = _Gates()
-    connection = gates.connect()
-    connection.gate.dataReceived(b"GET / HTTP/1.0\r\n\r\n")
-    connection.gate.readConnectionLost()
-    assert [line.split()[0] for line in gates.lines] == ["accept", "fail", "end"]
-    assert gates.lines[0].endswith(" tls=-")
-    assert gates.lines[1] == 'fail service=echo/tcp peer=192.0.2.1:40000 id=1 reason="http request"'
-    assert _fields(gates.lines[2])["reason"] == "handshake"
-    tally = gates.ledger.tally("echo/tcp")
-    assert (tally.failures, tally.ended, tally.handshakes_failed) == (1, {"handshake": 1}, {"tls": 1})
+    wrappers = _Gates()
+    connection = wrappers.connect()
+    connection.wrapper.dataReceived(b"GET / HTTP/1.0\r\n\r\n")
+    connection.wrapper.readConnectionLost()
+    assert [line.split()[0] for line in wrappers.lines] == ["accept", "fail", "end"]
+    assert wrappers.lines[0].endswith(" tls=-")
+    assert wrappers.lines[1] == 'fail service=echo/tcp peer=192.0.2.1:40000 id=1 reason="http request"'
+    assert _fields(wrappers.lines[2])["reason"] == "handshake"
+    counters = wrappers.registry.counters("echo/tcp")
+    assert (counters.failures, counters.ended, counters.handshakes_failed) == (1, {"handshake": 1}, {"tls": 1})
 
 
 def test_who_only_looks_whether_the_port_is_open_fails_nothing() -> None:
     """A client that comes and goes without a word has no fail line, since many monitors do so."""
-    gates = _Gates()
-    gates.connect().gate.readConnectionLost()
-    assert [line.split()[0] for line in gates.lines] == ["accept", "end"]
-    assert _fields(gates.lines[1])["reason"] == "handshake"
-    assert gates.ledger.tally("echo/tcp").failures == 0
+    wrappers = _Gates()
+    wrappers.connect().wrapper.readConnectionLost()
+    assert [line.split()[0] for line in wrappers.lines] == ["accept", "end"]
+    assert _fields(wrappers.lines[1])["reason"] == "handshake"
+    assert wrappers.registry.counters("echo/tcp").failures == 0
 
 
 @pytest.mark.parametrize(
@@ -220,36 +222,36 @@ def test_who_only_looks_whether_the_port_is_open_fails_nothing() -> None:
 )
 def test_other_ends(how: str, reason: str) -> None:
     """After the handshake a connection ends as without TLS; what is no TLS any more is a failure."""
-    gates = _Gates()
-    connection = gates.connect().shake()
-    tls = connection.gate._protocol
+    wrappers = _Gates()
+    connection = wrappers.connect().shake()
+    tls = connection.wrapper._protocol
     if how == "broken":
-        connection.gate.dataReceived(b"\x17\x03\x03\x00\x20" + b"x" * 32)
+        connection.wrapper.dataReceived(b"\x17\x03\x03\x00\x20" + b"x" * 32)
     else:
         tls.raised = how == "raised"
         tls.inner.failure_text = "no server" if how == "failed" else ""
         connection.below.lose(Failure(ConnectionLost()))
-    assert _fields(gates.lines[-1])["reason"] == reason
-    assert (gates.lines[1].split()[0] == "fail") == (reason == "failed")
+    assert _fields(wrappers.lines[-1])["reason"] == reason
+    assert (wrappers.lines[1].split()[0] == "fail") == (reason == "failed")
 
 
 def test_a_local_client_that_takes_its_leave_is_not_lost() -> None:
     """At a UNIX socket's orderly end poll(2) says POLLHUP, which Twisted takes for a loss."""
-    gates = _Gates(secured("echo /run/e/unix"))
-    connections = [gates.connect(peer=LOCAL_PEER).shake() for _ in range(2)]
+    wrappers = _Gates(secured("echo /run/e/unix"))
+    connections = [wrappers.connect(peer=LOCAL_PEER).shake() for _ in range(2)]
     connections[0].says(b"x")
-    connections[1].gate._protocol.inner.readConnectionLost = lambda: None
+    connections[1].wrapper._protocol.inner.readConnectionLost = lambda: None
     connections[1].says(ends=True)
     for connection in connections:
         connection.below.lose(Failure(ConnectionLost()))
-    ends = [_fields(line)["reason"] for line in gates.lines if line.startswith("end ")]
+    ends = [_fields(line)["reason"] for line in wrappers.lines if line.startswith("end ")]
     assert ends == ["lost", "done"]
 
 
 def test_the_banner_is_said_in_tls() -> None:
     """After the handshake, in front of everything."""
-    gates = _Gates(secured("echo 7/tcp banner=/c/welcome"))
-    connection = gates.connect()
+    wrappers = _Gates(secured("echo 7/tcp banner=/c/welcome"))
+    connection = wrappers.connect()
     assert connection.below.sent == b""
     connection.shake()
     connection.says(b"x")
@@ -258,62 +260,62 @@ def test_the_banner_is_said_in_tls() -> None:
 
 def test_who_is_refused_gets_no_handshake() -> None:
     """Nor a text, which would be none in TLS."""
-    gates = _Gates(secured("echo 7/tcp no_access=192.0.2.0/24 banner_fail=/c/welcome"))
-    assert gates.keeper.buildProtocol(PEER) is None
-    assert gates.lines[0].split()[0] == "refuse"
+    wrappers = _Gates(secured("echo 7/tcp no_access=192.0.2.0/24 banner_fail=/c/welcome"))
+    assert wrappers.tracker.buildProtocol(PEER) is None
+    assert wrappers.lines[0].split()[0] == "refuse"
 
 
 def test_the_first_byte_is_the_first_behind_the_handshake() -> None:
     """For first_byte_timeout a client in its handshake has said nothing, however much it has sent."""
-    gates = _Gates()
-    connection = gates.connect().shake()
-    assert connection.gate.traffic()[0] == 0
+    wrappers = _Gates()
+    connection = wrappers.connect().shake()
+    assert connection.wrapper.traffic()[0] == 0
     connection.says(b"x")
-    assert connection.gate.traffic()[0] == connection.below.bytes_in
+    assert connection.wrapper.traffic()[0] == connection.below.bytes_in
 
 
 def test_first_byte_timeout_ends_a_handshake() -> None:
     """As the deadline that it is."""
-    gates = _Gates(secured("echo 7/tcp first_byte_timeout=2s"))
-    gates.keeper.start_timeouts(gates.clock.callLater)
-    connection = gates.connect()
+    wrappers = _Gates(secured("echo 7/tcp first_byte_timeout=2s"))
+    wrappers.tracker.start_timeouts(wrappers.clock.callLater)
+    connection = wrappers.connect()
     connection.says()
-    gates.clock.pump([0.1] * 25)
+    wrappers.clock.pump([0.1] * 25)
     assert connection.below.lost == "aborted"
-    assert [line.split()[0] for line in gates.lines] == ["accept", "end"]
-    assert _fields(gates.lines[1])["reason"] == "first_byte"
+    assert [line.split()[0] for line in wrappers.lines] == ["accept", "end"]
+    assert _fields(wrappers.lines[1])["reason"] == "first_byte"
 
 
 def test_idle_timeout_looks_at_the_wire() -> None:
     """Whatever moves in TLS is a sign of life, and nothing else is."""
-    gates = _Gates(secured("echo 7/tcp idle_timeout=2s"))
-    gates.keeper.start_timeouts(gates.clock.callLater)
-    talking, silent = gates.connect().shake(), gates.connect().shake()
+    wrappers = _Gates(secured("echo 7/tcp idle_timeout=2s"))
+    wrappers.tracker.start_timeouts(wrappers.clock.callLater)
+    talking, silent = wrappers.connect().shake(), wrappers.connect().shake()
     for _ in range(30):
-        gates.clock.pump([0.1])
+        wrappers.clock.pump([0.1])
         if not talking.below.lost:
             talking.says(b"x")
     assert (talking.below.lost, silent.below.lost) == ("", "aborted")
-    assert _fields(gates.lines[-1])["reason"] == "idle"
+    assert _fields(wrappers.lines[-1])["reason"] == "idle"
 
 
 def test_a_handshake_that_is_never_done() -> None:
     """Without any deadline it is ended, too, and the log says so."""
-    gates = _Gates()
-    connection = gates.connect()
+    wrappers = _Gates()
+    connection = wrappers.connect()
     connection.says()
-    gates.clock.advance(30)
+    wrappers.clock.advance(30)
     assert connection.below.lost == "aborted"
-    assert '"it was not done in 30 seconds"' in gates.lines[1]
-    assert _fields(gates.lines[2])["reason"] == "handshake"
+    assert '"it was not done in 30 seconds"' in wrappers.lines[1]
+    assert _fields(wrappers.lines[2])["reason"] == "handshake"
 
 
 def test_what_is_known_of_a_connection() -> None:
     """Its TLS and its client's subject, where the service asks for one."""
     connection = _Gates(secured(tls_client_ca="/c/clients")).connect(ANNA)
-    facts = connection.gate.info()
+    facts = connection.wrapper.info()
     assert (facts["tls"], facts["state"]) == ("handshake", "handshake")
-    facts = connection.shake().gate.info()
+    facts = connection.shake().wrapper.info()
     assert facts["state"] == "open"
     assert (facts["tls"], facts["sni"], facts["subject"]) == ("TLSv1.3", "localhost", "CN=anna.example.org")
     assert facts["cipher"].startswith("TLS_AES_")
@@ -321,14 +323,14 @@ def test_what_is_known_of_a_connection() -> None:
 
 def test_the_end_of_the_daemon() -> None:
     """Who is in the handshake is cut; a protocol that is asked ends by itself, with a closure alert."""
-    gates = _Gates()
-    shaking, shaken = gates.connect(), gates.connect().shake()
-    shaking.gate.drain()
-    shaken.gate.drain()
+    wrappers = _Gates()
+    shaking, shaken = wrappers.connect(), wrappers.connect().shake()
+    shaking.wrapper.drain()
+    shaken.wrapper.drain()
     assert (shaking.below.lost, shaken.below.lost) == ("aborted", "done")
-    ends = [_fields(line)["reason"] for line in gates.lines if line.startswith("end ")]
+    ends = [_fields(line)["reason"] for line in wrappers.lines if line.startswith("end ")]
     assert ends == ["shutdown", "done"]
-    assert not [line for line in gates.lines if line.startswith("fail ")]
+    assert not [line for line in wrappers.lines if line.startswith("fail ")]
 
 
 def test_a_connection_leaves_nothing_behind() -> None:
@@ -336,12 +338,12 @@ def test_a_connection_leaves_nothing_behind() -> None:
     import gc
     import weakref
 
-    gates = _Gates()
+    wrappers = _Gates()
     gc.collect()
     gc.disable()
     try:
-        connection = gates.connect().shake()
-        tls = connection.gate._protocol
+        connection = wrappers.connect().shake()
+        tls = connection.wrapper._protocol
         left = [weakref.ref(each) for each in (tls._connection, tls.inner)]
         connection.says(b"x", ends=True)
         del connection, tls
@@ -352,27 +354,27 @@ def test_a_connection_leaves_nothing_behind() -> None:
 
 def test_a_reload_turns_tls_on_and_off() -> None:
     """New connections have what holds then; those that are open go on, and their lines are as they were begun."""
-    gates = _Gates(service_of("echo 7/tcp resolve=yes"))
-    plain = gates.connect()
-    plain.gate.dataReceived(b"plain")
-    gates.retune(secured("echo 7/tcp resolve=yes"))
-    gates.names.answer(None)
-    encrypted = gates.connect().shake()
-    gates.names.answer(None)
-    gates.retune(service_of("echo 7/tcp"))
-    last = gates.connect()
+    wrappers = _Gates(service_of("echo 7/tcp resolve=yes"))
+    plain = wrappers.connect()
+    plain.wrapper.dataReceived(b"plain")
+    wrappers.retune(secured("echo 7/tcp resolve=yes"))
+    wrappers.names.answer(None)
+    encrypted = wrappers.connect().shake()
+    wrappers.names.answer(None)
+    wrappers.retune(service_of("echo 7/tcp"))
+    last = wrappers.connect()
     for connection in (plain, last):
-        connection.gate.dataReceived(b"!")
+        connection.wrapper.dataReceived(b"!")
     encrypted.says(b"secret", ends=True)
     assert (plain.below.sent, last.below.sent, encrypted.client.received) == (b"plain!", b"!", b"secret")
-    accepted = [line for line in gates.lines if line.startswith("accept ")]
+    accepted = [line for line in wrappers.lines if line.startswith("accept ")]
     assert [line.endswith(" tls=TLSv1.3") for line in accepted] == [False, True, False]
 
 
 def test_a_reload_with_another_certificate() -> None:
     """Who comes then gets it."""
-    gates = _Gates()
-    gates.retune(secured(tls_min="1.3"))
-    old = gates.connect(setup=lambda context: context.set_max_proto_version(SSL.TLS1_2_VERSION))
+    wrappers = _Gates()
+    wrappers.retune(secured(tls_min="1.3"))
+    old = wrappers.connect(setup=lambda context: context.set_max_proto_version(SSL.TLS1_2_VERSION))
     with pytest.raises(SSL.Error, match="protocol version"):
         old.shake()

@@ -84,7 +84,7 @@ def test_the_inner_protocol_begins_after_the_handshake() -> None:
     assert inner.transport.negotiatedProtocol is None
     assert not hasattr(inner.transport, "startTLS")
     assert ISSLTransport.providedBy(inner.transport)
-    assert pair.tally.handshakes == {"TLSv1.3": 1}
+    assert pair.counters.handshakes == {"TLSv1.3": 1}
 
 
 def test_alpn() -> None:
@@ -544,7 +544,7 @@ def test_plain_http_at_a_tls_port() -> None:
     assert not pair.below.reading
     pair.clock.advance(LINGER_SECONDS)
     assert [*lost, pair.below.lost] == ["", "done"]
-    assert (inner.told, pair.tally.handshakes_failed) == ([], {"tls": 1})
+    assert (inner.told, pair.counters.handshakes_failed) == ([], {"tls": 1})
 
 
 def test_a_failed_handshake_ends_with_the_client() -> None:
@@ -583,7 +583,7 @@ def test_a_client_with_a_name_that_is_not_wanted() -> None:
     pair = TlsPair(inner, TlsClient(ANNA), tls_client_ca="/c/clients", tls_client_names="berta.example.org").shake()
     assert "tls_client_names" in pair.tls.failure_text
     assert (pair.client.told_end, inner.told, pair.tls.version) == (True, [], "")
-    assert pair.tally.handshakes_failed == {"client": 1}
+    assert pair.counters.handshakes_failed == {"client": 1}
 
 
 @pytest.mark.parametrize("how", ["end", "loss"])
@@ -598,7 +598,7 @@ def test_a_client_that_leaves_in_the_handshake(how: str) -> None:
         else:
             pair.below.lose(Failure(ConnectionLost()))
         assert pair.tls.failure_text == text
-        assert pair.tally.handshakes_failed == ({"closed": 1} if text else {})
+        assert pair.counters.handshakes_failed == ({"closed": 1} if text else {})
 
 
 def test_a_client_that_takes_its_leave_in_the_handshake() -> None:
@@ -623,7 +623,7 @@ def test_a_handshake_takes_its_time_at_most() -> None:
     clock.advance(HANDSHAKE_SECONDS - 10)
     assert (first.below.lost, second.below.lost) == ("aborted", "")
     assert first.tls.failure_text == "it was not done in 30 seconds"
-    assert first.tally.handshakes_failed == {"timeout": 1}
+    assert first.counters.handshakes_failed == {"timeout": 1}
     second.shake()
     clock.advance(HANDSHAKE_SECONDS)
     assert second.below.lost == ""
@@ -640,7 +640,7 @@ def test_a_handshake_gives_way_to_another_connection() -> None:
     assert handshakes.evict()
     assert (pair.below.lost, pair.tls.end_reason) == ("aborted", "evicted")
     assert "ran out" in pair.tls.failure_text
-    assert pair.tally.handshakes_failed == {"timeout": 1}
+    assert pair.counters.handshakes_failed == {"timeout": 1}
     assert not handshakes.evict()
     done = TlsPair()
     done.shake()

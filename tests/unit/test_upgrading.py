@@ -42,10 +42,12 @@ PROGRAM = CommandLine(("svcd",), "/", {}, (1024, 4096), foreground=True)
 class _Successor:
     """A new daemon that does what the test says."""
 
-    def __init__(self, _reactor: object, _program: CommandLine, sockets: list[Any], heir: Any, unanswered: Any) -> None:
+    def __init__(
+        self, _reactor: object, _program: CommandLine, sockets: list[Any], upgrade_listener: Any, unanswered: Any
+    ) -> None:
         self.unanswered = unanswered
         self.names = [name for name, _ in sockets]
-        self.heir = heir
+        self.upgrade_listener = upgrade_listener
         self.alive = True
         self.faults = ["more/tcp: can't listen"]
         self.told: list[str] = []
@@ -164,9 +166,9 @@ def test_a_new_daemon_takes_over(old: _Old) -> None:
         "svcd/-/echo/udp4%40127.0.0.1%3A0",
     ]
     assert len(old.daemon.ports) == 2
-    new.heir.successor_ready()
+    new.upgrade_listener.new_daemon_ready()
     assert (new.told, old.also.told, old.daemon.ports) == (["go {}"], ["rest"], [])
-    new.heir.successor_serves(4711, frozenset())
+    new.upgrade_listener.new_daemon_serves(4711, frozenset())
     assert (old.answers, old.also.told, old.runner.told) == ([], ["rest"], [])
     with LogCatcher() as log:
         old.daemon.reactor.advance(0.5)
@@ -199,9 +201,9 @@ def test_one_that_is_late_is_ended(old: _Old) -> None:
 def test_one_that_ends_after_all_gives_back_what_it_had(old: _Old) -> None:
     """Even after the old one has accepted no more; permissions that it had changed are as they were."""
     new = old.upgrade()
-    new.heir.successor_ready()
+    new.upgrade_listener.new_daemon_ready()
     old.path.chmod(0o666)
-    new.heir.successor_lost("it was ended by SIGKILL", "", -9)
+    new.upgrade_listener.new_daemon_lost("it was ended by SIGKILL", "", -9)
     assert old.reason == "the new daemon did not come up: it was ended by SIGKILL"
     assert old.answers[-1].value.code == "refused"
     assert old.also.told == ["rest", "go on"]
@@ -243,9 +245,9 @@ def test_a_socket_that_a_process_has_is_named(old: _Old) -> None:
     port = _Port(old)
     port.process = 815
     new = old.upgrade()
-    new.heir.successor_ready()
+    new.upgrade_listener.new_daemon_ready()
     assert new.told == [f"go {{{port.inode}: 815}}"]
-    new.heir.successor_serves(4711, frozenset({port.inode, 1}))
+    new.upgrade_listener.new_daemon_serves(4711, frozenset({port.inode, 1}))
     assert port.told == []
     old.daemon.reactor.advance(0.5)
     assert port.told == ["dismiss"]
@@ -255,7 +257,7 @@ def test_a_process_that_is_being_started_is_waited_for(old: _Old) -> None:
     """The new daemon serves as soon as the pid is known, or when there will be no process."""
     port = _Port(old)
     new = old.upgrade(seconds=5)
-    new.heir.successor_ready()
+    new.upgrade_listener.new_daemon_ready()
     old.daemon.reactor.advance(0.5)
     assert new.told == []
     assert set(port.told) == {"withdraw"}
@@ -268,7 +270,7 @@ def test_a_process_that_is_never_started_ends_the_upgrade(old: _Old) -> None:
     """In the time that the new daemon was given; the old one goes on."""
     _Port(old)
     new = old.upgrade(seconds=5)
-    new.heir.successor_ready()
+    new.upgrade_listener.new_daemon_ready()
     old.daemon.reactor.pump([0.1] * 60)
     assert new.told == ["end"]
     assert "not ready within 5 seconds" in old.reason
@@ -277,7 +279,7 @@ def test_a_process_that_is_never_started_ends_the_upgrade(old: _Old) -> None:
 @pytest.mark.parametrize(("status", "code"), [(78, "config"), (71, "config"), (1, "refused")])
 def test_mistakes_of_the_file_are_told_apart(old: _Old, status: int, code: str) -> None:
     """By how the new one exits."""
-    old.upgrade().heir.successor_lost(f"it has ended, with status {status}", "why", status)
+    old.upgrade().upgrade_listener.new_daemon_lost(f"it has ended, with status {status}", "why", status)
     assert old.answers[-1].value.code == code
 
 
@@ -285,7 +287,7 @@ def test_a_stop_comes_first(old: _Old) -> None:
     """A daemon that was told to stop while another comes up stops, and so does that."""
     new = old.upgrade()
     old.daemon.supervisor.stop_listening()
-    new.heir.successor_ready()
+    new.upgrade_listener.new_daemon_ready()
     assert "told to stop" in old.reason
     assert new.told == ["end"]
     assert old.upgrader.upgrade().addBoth(old.answers.append)
@@ -297,7 +299,7 @@ def test_the_stop_of_the_daemon_ends_the_new_one(old: _Old, ready: bool) -> None
     """At any time before it serves: else it would take over, as from a daemon that was killed."""
     new = old.upgrade()
     if ready:
-        new.heir.successor_ready()
+        new.upgrade_listener.new_daemon_ready()
     old.upgrader.stopService()
     assert (new.told[-1], "told to stop" in old.reason) == ("end", True)
     old.daemon.reactor.advance(100)
@@ -307,8 +309,8 @@ def test_the_stop_of_the_daemon_ends_the_new_one(old: _Old, ready: bool) -> None
 def test_a_stop_leaves_one_that_serves(old: _Old) -> None:
     """It has the pid file by then, and whoever stops this one means this one."""
     new = old.upgrade()
-    new.heir.successor_ready()
-    new.heir.successor_serves(4711, frozenset())
+    new.upgrade_listener.new_daemon_ready()
+    new.upgrade_listener.new_daemon_serves(4711, frozenset())
     old.upgrader.stopService()
     assert (new.told, old.answers[-1]["pid"]) == (["go {}", "leave"], 4711)
 
@@ -316,12 +318,12 @@ def test_a_stop_leaves_one_that_serves(old: _Old) -> None:
 def test_one_that_ends_as_soon_as_it_serves(old: _Old) -> None:
     """Is no new daemon: the old one still has its sockets, and goes on."""
     new = old.upgrade()
-    new.heir.successor_ready()
-    new.heir.successor_serves(4711, frozenset())
+    new.upgrade_listener.new_daemon_ready()
+    new.upgrade_listener.new_daemon_serves(4711, frozenset())
     new.alive = False
     old.daemon.reactor.advance(0.5)
     assert (old.answers, old.daemon.ports) == ([], [])
-    new.heir.successor_lost("it has ended as soon as it served", "", 1)
+    new.upgrade_listener.new_daemon_lost("it has ended as soon as it served", "", 1)
     assert "as soon as it served" in old.reason
     assert (old.also.told, old.runner.told) == (["rest", "go on"], ["kept"])
     assert len(old.daemon.ports) == 2
@@ -336,13 +338,13 @@ def test_nothing_changes_during_an_upgrade(old: _Old) -> None:
     for command in ("disable", "enable"):
         cast("Any", table[command](service="echo/udp4")).addBoth(answers.append)
     assert (answers, len(old.daemon.ports)) == ([], 2)
-    new.heir.successor_lost("it has ended, with status 1", "", 1)
+    new.upgrade_listener.new_daemon_lost("it has ended, with status 1", "", 1)
     assert {answer["state"] for answer in answers} == {"disabled", "on"}
     assert len(old.daemon.ports) == 2
     new = old.upgrade()
     cast("Any", table["disable"](service="echo/udp4")).addBoth(answers.append)
-    new.heir.successor_ready()
-    new.heir.successor_serves(4711, frozenset())
+    new.upgrade_listener.new_daemon_ready()
+    new.upgrade_listener.new_daemon_serves(4711, frozenset())
     old.daemon.reactor.advance(0.5)
     assert answers[-1].value.code == "busy"
 
@@ -353,8 +355,8 @@ def test_a_reload_waits_for_its_turn(old: _Old) -> None:
     done: list[Any] = []
     old.reloader.reload().addBoth(done.append)
     assert not done
-    new.heir.successor_ready()
-    new.heir.successor_serves(4711, frozenset())
+    new.upgrade_listener.new_daemon_ready()
+    new.upgrade_listener.new_daemon_serves(4711, frozenset())
     old.daemon.reactor.advance(0.5)
     assert done[0].value.code == "busy"
 
@@ -378,19 +380,21 @@ def test_what_makes_no_sense_is_declined(old: _Old, monkeypatch: pytest.MonkeyPa
     assert len(old.daemon.ports) == 2
 
 
-def test_what_is_left_of_a_shared_stock_stays_until_it_is_ours(tmp_path: Path) -> None:
+def test_what_is_left_of_a_shared_socket_pool_stays_until_it_is_ours(tmp_path: Path) -> None:
     """A new daemon removes no file that the old one may need again, but stands beside its sockets."""
     with socket.socket(socket.AF_UNIX) as local, socket.create_server(("127.0.0.1", 0)) as narrow:
         local.bind(str(tmp_path / "gone"))
         local.listen()
         status = (tmp_path / "gone").stat()
         names = [f"svcd/{status.st_dev:x}.{status.st_ino:x}/gone", "svcd/-/"]
-        stock = SocketPool(InheritedSocket(name, each.dup()) for name, each in zip(names, (local, narrow), strict=True))
+        socket_pool = SocketPool(
+            InheritedSocket(name, each.dup()) for name, each in zip(names, (local, narrow), strict=True)
+        )
         store = FdStore(ManagerDouble())
         store.shared = True
         text = f"echo {narrow.getsockname()[1]}/tcp4\n"
         endpoints, _ = check(config_of(text), FakeFiles(), FakeMachine())
-        (opened,) = open_all(endpoints, stock, store)
+        (opened,) = open_all(endpoints, socket_pool, store)
         assert opened.address == f"0.0.0.0:{narrow.getsockname()[1]}"
         assert (tmp_path / "gone").exists()
         with LogCatcher() as log:
@@ -410,9 +414,9 @@ def test_the_control_socket_is_known_by_its_file(tmp_path: Path) -> None:
         name = f"svcd/{status.st_dev:x}.{status.st_ino:x}/control"
         assert SocketPool([InheritedSocket("svcd/1.1/control", local)]).take_control(path) is None
         assert SocketPool([InheritedSocket(name, local)]).take_control(f"{path}2") is None
-        stock = SocketPool([InheritedSocket(name, local)])
-        assert stock.take_control(path) is local
-        assert stock.take_control(path) is None
+        socket_pool = SocketPool([InheritedSocket(name, local)])
+        assert socket_pool.take_control(path) is local
+        assert socket_pool.take_control(path) is None
 
 
 def test_the_pid_file_changes_hands(tmp_path: Path) -> None:
@@ -480,7 +484,7 @@ def test_a_container_is_restarted(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert Twistd({"nodaemon": True}).upgrade_blocker == ""
     (tmp_path / "mark").touch()
     assert "restart the container" in Twistd({"nodaemon": True}).upgrade_blocker
-    assert Twistd({"nodaemon": True}, successor=True).upgrade_blocker == ""
+    assert Twistd({"nodaemon": True}, new_daemon=True).upgrade_blocker == ""
     assert Twistd({"nodaemon": False}).upgrade_blocker == ""
     monkeypatch.setattr(os, "getppid", lambda: 7)
     assert Twistd({"nodaemon": True}).upgrade_blocker == ""
@@ -499,7 +503,7 @@ def test_an_unknown_user_is_told() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1", "2 3 4", "x y z"])
-def test_a_predecessor_is_for_one_process(text: str) -> None:
+def test_a_old_daemon_is_for_one_process(text: str) -> None:
     """What was meant for another process, or is nonsense, is taken out and forgotten."""
     environment = {PREDECESSOR: text, "HOME": "/"}
     assert OldDaemon.from_environment(environment, 1) is None
