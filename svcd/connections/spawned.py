@@ -23,7 +23,7 @@ from svcd.connections.spawned_connection import ExitResult, SpawnedConnection
 from svcd.connections.spawned_tls import SpawnedTls
 from svcd.connections.tracker import ConnectionTracker
 from svcd.errors import CommandError
-from svcd.log.events import BLIND, DROPPED, MODULE_CHANGED, SAID, log_event
+from svcd.log.events import DROPPED, HANDLER_OUTPUT, MODULE_CHANGED, NO_SOCK_DIAG, log_event
 from svcd.net.sock_diag import SocketView
 from svcd.sockets.epoll_transports import adopter
 
@@ -75,7 +75,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         self.reactor = reactor
         self._securing = None if tls is None else SpawnedTls(self, tls, adopter(reactor))
         self.launcher_client = make_link(self)
-        self.view = SocketView(lambda why: log_event(self._log, BLIND, service=service.id, reason=why))
+        self.view = SocketView(lambda why: log_event(self._log, NO_SOCK_DIAG, service=service.id, reason=why))
         self._rooms: list[Callable[[], None]] = []
 
     def retune(self, service: Service) -> None:
@@ -310,7 +310,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         values: dict[str, object] = {"text": text.decode(errors="backslashreplace")}
         if session is not None:
             values |= {"id": number, "pid": session.pid}
-        log_event(self._log, SAID, service=self.service.id, **values)
+        log_event(self._log, HANDLER_OUTPUT, service=self.service.id, **values)
 
     def dropped(self, lines: int, size: int) -> None:
         """Processes wrote more for the log than stderr_rate allows."""

@@ -79,7 +79,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ACCEPT",
-    "BLIND",
     "BROKEN",
     "CERTIFICATE",
     "CERTIFICATE_EXPIRES",
@@ -90,13 +89,15 @@ __all__ = [
     "END",
     "FAIL",
     "FORMATS",
+    "HANDLER_OUTPUT",
     "LAUNCHER",
     "LAUNCHER_LOST",
-    "LEFTOVER",
     "LISTEN",
     "LOG",
     "LOST",
     "MODULE_CHANGED",
+    "NOT_ACTIVATED",
+    "NO_SOCK_DIAG",
     "NUMBERS",
     "PAUSE",
     "PRIORITIES",
@@ -107,10 +108,9 @@ __all__ = [
     "RELOAD",
     "RELOAD_FAILED",
     "RESUME",
-    "SAID",
     "STOP",
-    "UNGIVEN",
     "UNRESOLVED",
+    "UNUSED_FD",
     "UPGRADE",
     "UPGRADE_FAILED",
     "ZYGOTE",
@@ -144,8 +144,8 @@ class Event:
 
 # What the daemon does is a notice, what it suffers a warning.
 LISTEN = Event("listen", ("service", "address", "runs", "origin"), "notice")
-LEFTOVER = Event("leftover", ("name", "address", "reason"), "warn")
-UNGIVEN = Event("ungiven", ("service", "address"), "warn")
+UNUSED_FD = Event("leftover", ("name", "address", "reason"), "warn")
+NOT_ACTIVATED = Event("ungiven", ("service", "address"), "warn")
 UNRESOLVED = Event("unresolved", ("host", "reason"), "warn")
 CLOSE = Event("close", ("service", "address", "datagrams", "ignored", "in", "out"), "notice")
 READY = Event("ready", ("services", "listeners", "reactor"), "notice")
@@ -169,7 +169,7 @@ LOG = Event("log", ("level", "message"))
 ZYGOTE = Event("zygote", ("pid", "state", "reason"), "notice")
 ZYGOTE_LOST = replace(ZYGOTE, level="warn")
 #: The kernel does not say what moves on the connections of handlers: idle_timeout and first_byte_timeout don't hold.
-BLIND = Event("blind", ("service", "reason"), "warn")
+NO_SOCK_DIAG = Event("blind", ("service", "reason"), "warn")
 LAUNCHER = Event("launcher", ("service", "pid", "state", "reason", "retry"), "notice")
 LAUNCHER_LOST = replace(LAUNCHER, level="warn")
 
@@ -179,7 +179,7 @@ ACCEPT = Event("accept", ("service", "peer", "host", "id", "count", "pid", "tls"
 END = Event("end", ("service", "peer", "host", "id", "in", "out", "seconds", "reason", "count", "pid",
                     "exit", "user", "system"))  # fmt: skip
 FAIL = Event("fail", ("service", "peer", "id", "reason"), "warn")
-SAID = Event("said", ("service", "id", "pid", "text"))
+HANDLER_OUTPUT = Event("output", ("service", "id", "pid", "text"))
 #: What handlers have written for the log beyond stderr_rate, once a second at most.
 DROPPED = Event("dropped", ("service", "lines", "bytes", "rule"), "warn")
 #: A process goes on with the code that it has imported: the text says what has it imported anew.

@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from svcd.config.diff import socket_key
 from svcd.errors import ListenError
 from svcd.host.systemd import ServiceManager
-from svcd.log.events import LEFTOVER, UNGIVEN, log_event
+from svcd.log.events import NOT_ACTIVATED, UNUSED_FD, log_event
 from svcd.sockets.activation import stored_name, waits
 from svcd.sockets.listening import ListeningSocket, open_socket, with_owner
 from svcd.sockets.socket_pool import SocketPool
@@ -127,7 +127,7 @@ class FdStore:
         removed = False
         left, self._left = self._left, []
         for each in left:
-            log_event(_log, LEFTOVER, name=each.name, address=each.address, reason=each.reason)
+            log_event(_log, UNUSED_FD, name=each.name, address=each.address, reason=each.reason)
             if not each.lent:
                 self._manager.forget(each.name)
                 removed = True
@@ -176,5 +176,5 @@ def open_sockets(
             errors.append(with_owner(error, endpoint) if name_owners else error)
             continue
         if activated and not found:
-            log_event(_log, UNGIVEN, service=endpoint.service.id, address=opened[-1].address)
+            log_event(_log, NOT_ACTIVATED, service=endpoint.service.id, address=opened[-1].address)
     return opened, errors

@@ -227,7 +227,7 @@ class Chaos:
             print(f"{sum(mark in line for line in self._daemon.lines):5} lines of the log with {mark.strip()}")
         # What handlers say is theirs, and what factories raise here says so.
         for line in self._daemon.lines:
-            if "Traceback" in line and " said service=" not in line and "RuntimeError: no " not in line:
+            if "Traceback" in line and " output service=" not in line and "RuntimeError: no " not in line:
                 self._wrong.append(line[:300])
         self._judge([json.loads(line) for line in watched], bound)
         for wrong in self._wrong:

@@ -35,11 +35,11 @@ def test_standard_error(start: Callable[..., Daemon], open_folder: Path) -> None
     handlers = [str(pid) for pid in daemon.handlers("logged/tcp", 2)]
     for number, client in enumerate(clients):
         client.sendall(b"%d\n" % number)
-        daemon.wait_event("said", "logged/tcp", number + 1)
+        daemon.wait_event("output", "logged/tcp", number + 1)
     for number in (1, 0):
         assert exchange(clients[number], b"\n") == b"answer\n"
         daemon.wait_event("end", "logged/tcp", 2 - number)
-    said = daemon.wait_event("said", "logged/tcp", 8)
+    said = daemon.wait_event("output", "logged/tcp", 8)
     for number, pid in enumerate(handlers):
         own = [each["text"] for each in said if each["pid"] == pid]
         assert own == [f"first {number}", f"second {number}", "  third", "rest"]
@@ -61,14 +61,14 @@ def test_what_is_no_text(start: Callable[..., Daemon], open_folder: Path) -> Non
     )
     exchange(daemon.connect("junk/tcp"))
     daemon.wait_for(lambda line: "forged" in line)
-    texts = [each["text"] for each in daemon.wait_event("said", "junk/tcp", 10)]
+    texts = [each["text"] for each in daemon.wait_event("output", "junk/tcp", 10)]
     assert [len(text) for text in texts[:3]] == [4096, 4096, 10_000 - 2 * 4096]
     assert max(map(len, texts)) < 4 * 32_768
     assert "\\xff" in "".join(texts)
     assert any("last" in text for text in texts)
     # Every line of the log is one of ours.
     events = {line.split(" ")[1] for line in daemon.lines}
-    assert events <= {"log", "zygote", "listen", "ready", "launcher", "accept", "said", "end"}
+    assert events <= {"log", "zygote", "listen", "ready", "launcher", "accept", "output", "end"}
     assert not daemon.wait_for(lambda line: line.startswith("2026-01-01"), 0)
     assert daemon.stop() == 0
 
@@ -93,7 +93,7 @@ def test_a_flood(start: Callable[..., Daemon], open_folder: Path) -> None:
     daemon.wait_event("end", "flood/tcp")
     assert daemon.memory() - before[0] < 8 * 1024**2
     assert launcher.kilobytes("Pss") - before[1] < 4 * 1024
-    numbers = [line.rpartition(" ")[2].rstrip('"') for line in daemon.lines if " said " in line]
+    numbers = [line.rpartition(" ")[2].rstrip('"') for line in daemon.lines if " output " in line]
     assert numbers == [str(number) for number in range(FLOOD)]
     assert daemon.stop() == 0
 
@@ -108,13 +108,13 @@ def test_a_flood_is_dropped(start: Callable[..., Daemon], open_folder: Path) -> 
 
     def counted() -> int:
         lines = [fields(line) for line in list(daemon.lines) if " service=flood/tcp " in line]
-        said = sum(line["event"] == "said" for line in lines)
+        said = sum(line["event"] == "output" for line in lines)
         return said + sum(int(line["lines"]) for line in lines if line["event"] == "dropped")
 
     wait_until(lambda: counted() == FLOOD, "every line is told or counted")
     dropped = daemon.wait_event("dropped", "flood/tcp")
     assert {line["rule"] for line in dropped} == {"stderr_rate=100/s,64K/s"}
-    said = [line for line in daemon.lines if " said " in line]
+    said = [line for line in daemon.lines if " output " in line]
     # A second's worth at once, and then as the time goes by.
     assert len(said) < FLOOD / 10
     assert not daemon.wait_for(lambda line: " state=lost " in line, 0)

@@ -116,7 +116,7 @@ def test_ways_to_end(serve: Callable[..., Daemon]) -> None:
     for model in MODELS:
         for count in (1, 2):
             assert exchange(daemon.connect(f"fail-{model}/tcp")) == b"before"
-            said = daemon.wait_event("said", f"fail-{model}/tcp", count)
+            said = daemon.wait_event("output", f"fail-{model}/tcp", count)
             assert said[-1]["text"].startswith("Traceback (most recent call last):\n")
             assert said[-1]["text"].rstrip().endswith("RuntimeError: not today:\n\u2603")
             end = daemon.wait_event("end", f"fail-{model}/tcp", count)[-1]
@@ -125,7 +125,7 @@ def test_ways_to_end(serve: Callable[..., Daemon]) -> None:
         assert exchange(daemon.connect(f"leave-{model}/tcp")) == b""
         assert daemon.wait_event("end", f"leave-{model}/tcp")[0]["exit"] == "3"
         assert exchange(daemon.connect(f"complain-{model}/tcp")) == b""
-        assert daemon.wait_event("said", f"complain-{model}/tcp")[0]["text"] == "a complaint"
+        assert daemon.wait_event("output", f"complain-{model}/tcp")[0]["text"] == "a complaint"
         assert daemon.wait_event("end", f"complain-{model}/tcp")[0]["exit"] == "1"
     assert daemon.stop() == 0
 
@@ -148,7 +148,7 @@ def test_what_handlers_print(serve: Callable[..., Daemon]) -> None:
     daemon = serve("say")
     for model in MODELS:
         with daemon.connect(f"say-{model}/tcp"):
-            said = daemon.wait_event("said", f"say-{model}/tcp", 2)
+            said = daemon.wait_event("output", f"say-{model}/tcp", 2)
             assert [each["text"] for each in said] == ["one line", "snow: \u2603"]
             assert ("pid" in said[0]) == (model == "process")
     assert daemon.stop() == 0

@@ -16,6 +16,7 @@ from svcd.log.events import (
     DESCRIPTORS,
     END,
     FAIL,
+    HANDLER_OUTPUT,
     LAUNCHER,
     LAUNCHER_LOST,
     LISTEN,
@@ -25,7 +26,6 @@ from svcd.log.events import (
     PRIORITIES,
     READY,
     REFUSE,
-    SAID,
     Event,
     log_event,
 )
@@ -55,7 +55,7 @@ def _entry(event: Event, constants: Mapping[str, object], **variables: object) -
 
 @pytest.mark.parametrize(
     ("event", "priority"),
-    [(ACCEPT, 6), (END, 6), (SAID, 6), (REFUSE, 4), (FAIL, 4), (LISTEN, 5), (READY, 5), (LAUNCHER, 5),
+    [(ACCEPT, 6), (END, 6), (HANDLER_OUTPUT, 6), (REFUSE, 4), (FAIL, 4), (LISTEN, 5), (READY, 5), (LAUNCHER, 5),
      (LAUNCHER_LOST, 4), (DESCRIPTORS, 4), (LOST, 3)],
 )  # fmt: skip
 def test_an_event_has_its_priority(event: Event, priority: int) -> None:

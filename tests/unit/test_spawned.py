@@ -381,7 +381,7 @@ def test_what_handlers_write_is_an_event(spawned: Callable[..., _Spawned]) -> No
     with LogCatcher() as log:
         daemon.tracker.stderr_line(1, b"caf\xe9")
         daemon.tracker.stderr_line(9, b"late")
-    first, second = log.named("said")
+    first, second = log.named("output")
     assert (first["service"], first["id"], first["pid"], first["text"]) == ("cat/tcp", 1, 500, "caf\\xe9")
     assert "id" not in second
 
