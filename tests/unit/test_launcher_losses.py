@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from svcd.process.messages import Connection, Ended, Message, Ready, Signal, pack
-from tests.unit.test_link import _Service
+from tests.unit.test_launcher_client import _Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

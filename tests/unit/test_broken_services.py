@@ -192,7 +192,7 @@ class _Raising(Factory):
         self._call("stopFactory")
 
 
-FACTORY = "factory=tests.unit.test_broken:_Raising"
+FACTORY = "factory=tests.unit.test_broken_services:_Raising"
 
 
 @pytest.mark.parametrize("where", ["start", "reload", "change"])

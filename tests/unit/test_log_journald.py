@@ -1,4 +1,4 @@
-"""systemd's journal and syslog as places of the log; files and pipes are in test_logs.py."""
+"""systemd's journal and syslog as places of the log; files and pipes are in test_log_sinks.py."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from svcd.process.launch_options import LIMITS, excess
 from svcd.supervisor.launch_spec import FOLLOWS_USER, DaemonAccount, account_of, launch_spec, needs_root, roots_refusals
 from svcd.supervisor.root_given_up import RESTART, with_restart
 from tests.doubles import service_of
-from tests.unit.test_broken import desired
+from tests.unit.test_broken_services import desired
 
 ACCOUNT = DaemonAccount((1024, 4096), 54_321, 54_321, ())
 FIRST = "cat 7/tcp server=/bin/cat user=1 umask=027 nice=2 rlimit_cpu=5s env=A=b no_new_privs=yes"
