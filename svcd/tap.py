@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from svcd import __version__
-from svcd.access.global_limit import GlobalLimit
+from svcd.access.admission import GlobalLimit
 from svcd.config_loader import check_again, listing, load_config, usual_file
 from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.control.commands import Commands

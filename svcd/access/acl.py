@@ -31,7 +31,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from svcd.access.refusals import AccessRule, Refusal, RefusalReason
+from svcd.access.rules import AccessRule, Refusal, RefusalReason
 from svcd.addresses import LOCAL
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from svcd.access.conditions import AccessConditions
 from svcd.access.rate_limit import RateLimiter, SourceMask
-from svcd.access.refusals import Refusal, RefusalReason
+from svcd.access.rules import Refusal, RefusalReason
 from svcd.addresses import V6, address_number
 
 if TYPE_CHECKING:

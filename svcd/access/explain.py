@@ -7,17 +7,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from svcd.access.acl import Acl
+from svcd.access.conditions import Timetable
 from svcd.access.datagrams import NOBODY, is_nobody
-from svcd.access.refusals import RefusalReason
-from svcd.access.times import Timetable
+from svcd.access.rules import RefusalReason
 from svcd.addresses import address_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from svcd.access.admission import Admission
-    from svcd.access.refusals import AccessRule
-    from svcd.access.rules import AccessRules
+    from svcd.access.rules import AccessRule, AccessRules
 
 __all__ = ["ExplainQuery", "Step", "StepOutcome", "explain"]
 

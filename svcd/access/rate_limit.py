@@ -23,12 +23,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svcd.access.refusals import RefusalReason
+from svcd.access.rules import RefusalReason
 from svcd.addresses import V6
 
 if TYPE_CHECKING:
-    from svcd.access.refusals import Refusal
-    from svcd.access.rules import AccessRules
+    from svcd.access.rules import AccessRules, Refusal
     from svcd.access.types import PrefixLengths, Rate
 
 __all__ = ["MOST_SOURCES", "NonDecreasingClock", "RateLimiter", "SourceMask", "SourceTokenBuckets", "TokenBucket"]

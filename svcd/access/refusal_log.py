@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from svcd.access.refusals import Refusal, RefusalReason
+    from svcd.access.rules import Refusal, RefusalReason
 
 __all__ = ["SECONDS", "RefusalAggregator", "RefusalLine"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from svcd.access.acl import Acl
 from svcd.access.explain import ExplainQuery, StepOutcome, explain
-from svcd.access.refusals import RefusalReason
+from svcd.access.rules import RefusalReason
 from svcd.addresses import LOCAL_CLIENT, address_number, unmapped
 from svcd.config.statement import nearest
 from svcd.connections.access_rules import rules_of

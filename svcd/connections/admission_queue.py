@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from svcd.access.admission import Admission
 from svcd.access.datagrams import DatagramFilter
 from svcd.access.refusal_log import RefusalAggregator
-from svcd.access.refusals import RefusalReason
+from svcd.access.rules import RefusalReason
 from svcd.config.access_checks import BANNERS, most_banner_bytes
 from svcd.connections.access_rules import rules_of, zone_of
 from svcd.connections.descriptor_budget import SHORT
@@ -27,11 +27,9 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall
 
-    from svcd.access.admission import ConnectionSlot
-    from svcd.access.global_limit import GlobalLimit
+    from svcd.access.admission import ConnectionSlot, GlobalLimit
     from svcd.access.refusal_log import RefusalLine
-    from svcd.access.refusals import Refusal
-    from svcd.access.rules import AccessRules
+    from svcd.access.rules import AccessRules, Refusal
     from svcd.config.service import Service
     from svcd.connections.descriptor_budget import DescriptorBudget
     from svcd.interfaces import FdReactor, FileReader

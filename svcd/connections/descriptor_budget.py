@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 
 from twisted.logger import Logger
 
-from svcd.access.refusals import Refusal, RefusalReason
+from svcd.access.rules import Refusal, RefusalReason
 from svcd.log.events import PAUSE, RESUME, log_event
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ class DescriptorBudget:
     """Counts the descriptors of connections against what the process may have.
 
     A connection that was handed to a process has none here any more. How many connections there may be in all,
-    wherever their descriptors are, is svcd.access.global_limit.GlobalLimit's to count.
+    wherever their descriptors are, is svcd.access.admission.GlobalLimit's to count.
 
     Args:
         limit: how many descriptors connections may have.

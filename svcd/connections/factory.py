@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import Factory
 
 from svcd.access.admission import ConnectionSlot
-from svcd.access.refusals import Refusal, RefusalReason
+from svcd.access.rules import Refusal, RefusalReason
 from svcd.addresses import LOCAL_CLIENT, unmapped
 from svcd.connections.lingering_close import RejectProtocol
 from svcd.connections.pending import PendingConnection

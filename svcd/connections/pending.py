@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
     from twisted.python.failure import Failure
 
-    from svcd.access.refusals import Refusal
+    from svcd.access.rules import Refusal
     from svcd.connections.admission_queue import ServiceAdmission
     from svcd.connections.descriptor_budget import Share
     from svcd.connections.tracker import Numbered, UnadmittedConnection

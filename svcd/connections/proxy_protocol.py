@@ -17,8 +17,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from svcd.access.acl import Acl
-from svcd.access.refusals import AccessRule, Refusal, RefusalReason
-from svcd.access.rules import AccessRules
+from svcd.access.rules import AccessRule, AccessRules, Refusal, RefusalReason
 from svcd.addresses import address_number
 from svcd.wire.proxy_header import MOST, header
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from twisted.python.failure import Failure
 
-    from svcd.access.refusals import Refusal
+    from svcd.access.rules import Refusal
     from svcd.config.service import Service
     from svcd.connections.admission_queue import ServiceAdmission
     from svcd.connections.descriptor_budget import Share

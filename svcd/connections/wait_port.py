@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IDelayedCall
 
-    from svcd.access.refusals import Refusal
+    from svcd.access.rules import Refusal
     from svcd.connections.spawned import SpawnedTracker
     from svcd.connections.spawned_connection import SpawnedConnection
     from svcd.interfaces import FdReactor

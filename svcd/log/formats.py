@@ -116,7 +116,7 @@ class SyslogPriorityFormat:
 
 
 class JournaldFormat(TextFormat):
-    """An entry of systemd's journal: fields `NAME=value` with line ends between them, for svcd.log.journald.
+    """An entry of systemd's journal: fields `NAME=value` with line ends between them, for svcd.log.sinks.JournaldSink.
 
     MESSAGE is the line of text, and every value of it has a field of its own besides, SVCD_ and its key. The message of
     a `log` line, which may be a traceback of many lines, is MESSAGE as it is: a journal shows those well. The time is

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import select
 import socket
 import stat
+import struct
 import sys
 import syslog
 import termios
@@ -22,16 +24,17 @@ from twisted.logger import Logger, LogLevel
 
 from svcd.errors import StartFailure
 from svcd.log.events import PRIORITIES
-from svcd.log.journald import SOCKET, datagram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
 
-__all__ = ["FileSink", "JournaldSink", "failure", "syslog_sink", "twisted_sink"]
+__all__ = ["SOCKET", "FileSink", "JournaldSink", "datagram", "failure", "syslog_sink", "twisted_sink"]
 
 #: How long a write waits for the reader of a pipe or a socket that has read so far.
 _PATIENCE_MS = 100
+#: Where journald listens.
+SOCKET = "/run/systemd/journal/socket"
 #: How much may be on its way to journald, in bytes, if the system allows: what sd_journal_sendv(3) asks for.
 _JOURNALD_BUFFER = 8 << 20
 #: The characters of a value that are kept where an entry is too large for a datagram, and memory files are forbidden.
@@ -211,6 +214,30 @@ class JournaldSink:
             # Its socket is another one since the last time.
             self._socket.connect(self._path)
             send(*arguments)
+
+
+def datagram(entry: str, most: int | None = None) -> bytes:
+    """An entry's bytes.
+
+    Args:
+        entry: its fields, one a line.
+        most: the characters of each value that are kept; all without it.
+    """
+    if '="' not in entry and most is None:
+        # Lines of connections are plain nearly always, and are the datagram as they are.
+        return entry.encode("ascii") + b"\n"
+    return b"".join(_field(*line.partition("=")[::2], most) for line in entry.split("\n"))
+
+
+def _field(name: str, text: str, most: int | None) -> bytes:
+    if text.startswith('"'):
+        text = json.loads(text)
+    # A JSON string may hold half a surrogate pair, for which UTF-8 has no bytes.
+    value = text[:most].encode("utf-8", "backslashreplace")
+    if b"\n" not in value:
+        return b"%b=%b\n" % (name.encode("ascii"), value)
+    # "the field name, followed by a newline, the size as 64-bit little-endian value, the value, and a newline".
+    return b"%b\n%b%b\n" % (name.encode("ascii"), struct.pack("<Q", len(value)), value)
 
 
 def _sealed(data: bytes) -> int:

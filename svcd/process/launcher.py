@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Protocol
 from svcd.process.connection_closes import Closings
 from svcd.process.connection_copies import ConnectionCopies
 from svcd.process.credentials import apply_credentials, apply_limits
-from svcd.process.message_writer import MessageWriter
 from svcd.process.messages import (
     LARGEST,
     LONGEST_REASON,
@@ -27,6 +26,7 @@ from svcd.process.messages import (
     Ended,
     Failed,
     Idle,
+    MessageWriter,
     Ready,
     Signal,
     Started,
@@ -38,8 +38,7 @@ from svcd.process.module_files import ModuleFiles
 from svcd.process.programs import ProgramRunner
 from svcd.process.python_handlers import ForkRunner, ThreadRunner, find
 from svcd.process.signals import ChildWatch, reap_children
-from svcd.process.stderr import StderrSplitter
-from svcd.process.stderr_limit import OutputLimit
+from svcd.process.stderr import OutputLimit, StderrSplitter
 
 if TYPE_CHECKING:
     from svcd.process.messages import Message

@@ -36,7 +36,7 @@ from svcd.process.messages import (
     read_all,
 )
 from svcd.process.signals import process_exists
-from svcd.process.stderr_limit import OutputLimit
+from svcd.process.stderr import OutputLimit
 
 if TYPE_CHECKING:
     import socket

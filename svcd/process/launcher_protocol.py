@@ -22,7 +22,7 @@ from svcd.process.stderr import LONGEST_BLOCK
 
 if TYPE_CHECKING:
     from svcd.process.messages import Message
-    from svcd.process.stderr_limit import OutputLimit
+    from svcd.process.stderr import OutputLimit
 
 __all__ = ["MOST_UNANSWERED", "LauncherProtocol"]
 

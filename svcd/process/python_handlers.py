@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from svcd.process.connection_closes import Closings
-    from svcd.process.message_writer import MessageWriter
+    from svcd.process.messages import MessageWriter
     from svcd.process.spec import LaunchSpec
 
 __all__ = ["ForkRunner", "ThreadRunner", "find"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from twisted.internet.protocol import DatagramProtocol
 
     from svcd.access.datagrams import DatagramFilter
-    from svcd.access.refusals import Refusal
+    from svcd.access.rules import Refusal
     from svcd.interfaces import FdReactor
 
 __all__ = ["DatagramPort", "datagram_port"]

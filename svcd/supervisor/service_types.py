@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IDelayedCall, IProtocolFactory
 
-    from svcd.access.refusals import Refusal
+    from svcd.access.rules import Refusal
     from svcd.config.service import Service
     from svcd.connections.admission_queue import ServiceAdmission
     from svcd.connections.tracker import ConnectionTracker

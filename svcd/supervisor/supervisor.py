@@ -33,7 +33,7 @@ from svcd.tls.watcher import CertificateWatcher
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
-    from svcd.access.global_limit import GlobalLimit
+    from svcd.access.admission import GlobalLimit
     from svcd.config.diff import ReloadPlan
     from svcd.config.endpoints import Endpoint
     from svcd.config.service import Service

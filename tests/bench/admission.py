@@ -12,9 +12,8 @@ import tracemalloc
 from typing import TYPE_CHECKING
 
 from svcd.access.acl import Acl
-from svcd.access.admission import Admission, ConnectionSlot
+from svcd.access.admission import Admission, ConnectionSlot, GlobalLimit
 from svcd.access.datagrams import DatagramFilter
-from svcd.access.global_limit import GlobalLimit
 from svcd.access.rate_limit import MOST_SOURCES, SourceTokenBuckets
 from svcd.access.refusal_log import RefusalAggregator
 from svcd.access.rules import AccessRules

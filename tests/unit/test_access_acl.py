@@ -9,8 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from svcd.access.acl import Acl
-from svcd.access.refusals import RefusalReason
-from svcd.access.rules import AccessRules
+from svcd.access.rules import AccessRules, RefusalReason
 from svcd.addresses import address_number
 from svcd.config.access_types import SOURCES
 from svcd.model import SourceLocation

@@ -10,10 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.access.admission import Admission, ConnectionSlot
-from svcd.access.global_limit import GlobalLimit
-from svcd.access.refusals import Refusal, RefusalReason
-from svcd.access.rules import AccessRules
+from svcd.access.admission import Admission, ConnectionSlot, GlobalLimit
+from svcd.access.rules import AccessRules, Refusal, RefusalReason
 from svcd.access.types import PrefixLengths, Rate
 from svcd.config.access_types import HOURS, SOURCES
 from svcd.model import SourceLocation

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svcd.access.datagrams import DatagramFilter
-from svcd.access.refusals import RefusalReason
-from svcd.access.rules import AccessRules
+from svcd.access.rules import AccessRules, RefusalReason
 from svcd.access.types import Rate, TimeRange
 from svcd.addresses import address_number
 from svcd.config.access_types import HOURS, SOURCES

@@ -8,10 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.access.admission import Admission, ConnectionSlot
+from svcd.access.admission import Admission, ConnectionSlot, GlobalLimit
 from svcd.access.datagrams import DatagramFilter
 from svcd.access.explain import ExplainQuery, Step, StepOutcome, explain
-from svcd.access.global_limit import GlobalLimit
 from svcd.access.rules import AccessRules
 from svcd.access.types import Rate
 from svcd.config.access_types import HOURS, SOURCES

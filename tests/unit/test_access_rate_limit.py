@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svcd.access.rate_limit import NonDecreasingClock, RateLimiter, SourceMask, SourceTokenBuckets, TokenBucket
-from svcd.access.refusals import RefusalReason
-from svcd.access.rules import AccessRules
+from svcd.access.rules import AccessRules, RefusalReason
 from svcd.access.types import PrefixLengths, Rate
 from svcd.addresses import address_number
 

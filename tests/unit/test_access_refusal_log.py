@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svcd.access.refusal_log import RefusalAggregator, RefusalLine
-from svcd.access.refusals import Refusal, RefusalReason
+from svcd.access.rules import Refusal, RefusalReason
 
 _RATE = Refusal(RefusalReason.RATE, "too fast")
 _TIME = Refusal(RefusalReason.TIME, "too late")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.access.times import Timetable
+from svcd.access.conditions import Timetable
 from svcd.access.types import TimeRange
 from svcd.config.access_types import HOURS
 

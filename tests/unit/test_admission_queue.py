@@ -14,8 +14,8 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from svcd.access.global_limit import GlobalLimit
-from svcd.access.refusals import RefusalReason
+from svcd.access.admission import GlobalLimit
+from svcd.access.rules import RefusalReason
 from svcd.connections import lingering_close as lingering_close_module
 from svcd.connections.admission_queue import Reception
 from svcd.connections.descriptor_budget import SLACK, DescriptorBudget

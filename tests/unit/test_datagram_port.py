@@ -13,8 +13,7 @@ from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.protocol import DatagramProtocol
 
 from svcd.access.datagrams import DatagramFilter
-from svcd.access.refusals import RefusalReason
-from svcd.access.rules import AccessRules
+from svcd.access.rules import AccessRules, RefusalReason
 from svcd.config.access_types import HOURS, RATE, SOURCES
 from svcd.connections.access_rules import rules_of
 from svcd.host.info import broadcasts

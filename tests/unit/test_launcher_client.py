@@ -38,8 +38,7 @@ from svcd.process.messages import (
     parse,
 )
 from svcd.process.spec import LaunchSpec, ProcessCredentials
-from svcd.process.stderr import LONGEST_BLOCK
-from svcd.process.stderr_limit import OutputLimit
+from svcd.process.stderr import LONGEST_BLOCK, OutputLimit
 from tests.doubles import FakeReactor, LogCatcher
 
 if TYPE_CHECKING:

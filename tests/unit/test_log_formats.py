@@ -30,7 +30,7 @@ from svcd.log.events import (
     log_event,
 )
 from svcd.log.formats import JournaldFormat, JsonFormat, SyslogPriorityFormat, TextFormat, quote
-from svcd.log.journald import datagram
+from svcd.log.sinks import datagram
 from svcd.log.writer import LogObserver, LogWriter
 from tests.doubles import keeping
 from tests.journald import parse_entry

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from svcd.access.admission import ConnectionSlot
-from svcd.access.global_limit import GlobalLimit
+from svcd.access.admission import ConnectionSlot, GlobalLimit
 from svcd.connections.admission_queue import Reception
 from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.connections.proxy_protocol import PATIENCE, ProxiedConnection, ProxyProtocolReader

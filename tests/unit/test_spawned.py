@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from svcd.access.global_limit import GlobalLimit
+from svcd.access.admission import GlobalLimit
 from svcd.connections.admission_queue import Reception
 from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.connections.spawned import SpawnedTracker

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 from twisted.internet.protocol import Factory
 
-from svcd.access.global_limit import GlobalLimit
+from svcd.access.admission import GlobalLimit
 from svcd.config.endpoints import DesiredServices, check
 from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.errors import ConfigError, ListenErrors

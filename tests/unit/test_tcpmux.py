@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.access.global_limit import GlobalLimit
+from svcd.access.admission import GlobalLimit
 from svcd.connections.admission_queue import Reception
 from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.connections.tcpmux import LINGER, PATIENCE, TcpmuxTracker
