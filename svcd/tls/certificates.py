@@ -14,9 +14,9 @@ from zope.interface import implementer
 
 from svcd.config.tls_files import DAY, list_ends, read_material, tls_paths
 from svcd.errors import ConfigError
-from svcd.tls.context_choice import make_contexts
-from svcd.tls.memory_bio import ServerConnection
-from svcd.tls.peer_names import is_named, names_in
+from svcd.tls.contexts import make_contexts
+from svcd.tls.openssl import ServerConnection
+from svcd.tls.peer import is_named, names_in
 from svcd.wire.certificates import UNREADABLE
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from svcd.config.tls_files import TlsFiles
     from svcd.interfaces import FileReader
     from svcd.model import ConfigProblem
-    from svcd.tls.context_choice import Contexts
+    from svcd.tls.contexts import Contexts
 
 __all__ = ["CertificateInUse", "ServerTls", "tls_server"]
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from svcd.interfaces import FdReactor
     from svcd.metrics.counters import ServiceCounters
     from svcd.tls.certificates import ServerTls
-    from svcd.tls.memory_bio import ServerConnection
+    from svcd.tls.openssl import ServerConnection
 
 __all__ = ["HANDSHAKE_SECONDS", "HandshakeTracker"]
 

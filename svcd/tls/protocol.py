@@ -22,14 +22,15 @@ from twisted.internet.interfaces import (
     IPushProducer,
     ISSLTransport,
 )
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import classImplements, implementer
 
 from svcd.errors import reason_of
-from svcd.protocols.base import LINGER_SECONDS
+from svcd.protocols.base import LINGER_BYTES, LINGER_SECONDS
 from svcd.tls.handshakes import HANDSHAKE_SECONDS
-from svcd.tls.input import TlsInput
 from svcd.tls.peer import identity_of, why
+from svcd.tls.records import SLICE, TlsOutput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
     from svcd.tls.handshakes import HandshakeTracker
-    from svcd.tls.memory_bio import ServerConnection
+    from svcd.tls.openssl import ServerConnection
     from svcd.tls.peer import PeerIdentity
 
 __all__ = ["TlsProtocol"]
@@ -54,7 +55,7 @@ def _nothing() -> None:
 
 
 @implementer(IProtocol, IHalfCloseableProtocol, INegotiated, IConsumer, IPushProducer)
-class TlsProtocol(TlsInput):
+class TlsProtocol(TlsOutput):
     """The server's side of TLS on one connection.
 
     For the inner protocol it is a transport as any other, with what TLS has besides as Twisted names it
@@ -70,11 +71,15 @@ class TlsProtocol(TlsInput):
         version: of TLS, as `TLSv1.3`; empty before.
         touched: whether anything came from the client.
         ended: whether the client has said, in one way or the other, that there is no more.
-        heard, raised: as of a Reader.
+        heard: whether anything came for it.
+        raised: whether it made a mistake that the transport does not know of.
     """
 
-    __slots__ = ("_build", "_end_reason", "_failure", "_handshakes", "_identity", "_last_call", "ended", "secured",
+    __slots__ = ("_build", "_deaf", "_end_reason", "_failure", "_halted", "_handshakes", "_hears", "_identity",
+                 "_ignored", "_kept", "_last_call", "_rest", "_saw_end", "ended", "heard", "inner", "raised", "secured",
                  "touched", "version")  # fmt: skip
+
+    _log = Logger()
 
     TLS = True
 
@@ -87,6 +92,15 @@ class TlsProtocol(TlsInput):
         self.touched = self.ended = False
         self._identity: PeerIdentity | None = None
         self._last_call: IDelayedCall | None = None
+        self.inner: Any = None
+        self.heard = self.raised = False
+        # Whether the inner protocol wants input, whether there is none any more, and whether the transport was stopped.
+        self._hears, self._deaf, self._halted = True, False, False
+        # Input that nobody wanted yet: whether OpenSSL may have some, what it was not given, and whether the transport
+        # said meanwhile that it was all.
+        self._kept = self._saw_end = False
+        self._rest: list[memoryview] = []
+        self._ignored = 0
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a transport has
         if name.startswith("__") or name == "startTLS":
@@ -140,6 +154,119 @@ class TlsProtocol(TlsInput):
             self._failure, self._end_reason = self.failure_text, self.end_reason
             self._connection = self.inner = None
             self.secured = _nothing
+
+    # Input.
+
+    def dataReceived(self, data: bytes) -> None:
+        """Something came from the client."""
+        if self._deaf:
+            # After its end, or ours.
+            self._ignored += len(data)
+            if self._ignored > LINGER_BYTES:
+                self.transport.pauseProducing()
+        elif self._inside or not self._hears or len(data) > SLICE:
+            self._rest.append(memoryview(data))
+            if self._hears and not self._inside:
+                self._work_off()
+        else:
+            self._inside = True
+            try:
+                self._take(data)
+            finally:
+                self._inside = False
+            self._flush()
+
+    def _take(self, data: bytes | memoryview) -> None:
+        self._connection.feed(data)
+        if self.inner is not None or self._shake():
+            self._pull()
+
+    def _pull(self) -> None:
+        """Hand the inner protocol what OpenSSL has, as far as it wants it."""
+        receive = self._connection.receive
+        self._kept = True
+        while self._hears:
+            try:
+                data = receive()
+            except SSL.Error as error:
+                self._broken(error)
+                return
+            if not data:
+                self._kept = False
+                if data is not None:
+                    self._heard_all()
+                return
+            self.heard = True
+            self.inner.dataReceived(data)
+
+    def _work_off(self) -> None:
+        """The same for what was kept, and for more than a slice."""
+        self._inside = True
+        try:
+            while self._hears:
+                if self._kept:
+                    self._pull()
+                elif self._rest:
+                    view = self._rest[0]
+                    if len(view) > SLICE:
+                        self._rest[0] = view[SLICE:]
+                        view = view[:SLICE]
+                    else:
+                        del self._rest[0]
+                    self._take(view)
+                elif self._saw_end:
+                    self._heard_all()
+                else:
+                    break
+        finally:
+            self._inside = False
+        self._flush()
+
+    def _go_on(self) -> None:
+        self._again = False
+        if self._connection is None:
+            return
+        try:
+            if self._hears and (self._kept or self._rest or self._saw_end):
+                self._work_off()
+            else:
+                self._flush()
+            if self._halted and (self._hears or self._deaf):
+                self._halted = False
+                self.transport.resumeProducing()
+        except KeyboardInterrupt:
+            # Ctrl-C is meant for the daemon, not for one service.
+            raise
+        except BaseException:  # noqa: BLE001 - whatever it is, it ends one connection
+            self._log.failure("a protocol raised", Failure())
+            self.raised = True
+            self.transport.abortConnection()
+
+    def pauseProducing(self) -> None:
+        """Read no more for now."""
+        self._halted = True
+        if not self._deaf:
+            self._hears = False
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Read again."""
+        self._hears = not self._deaf
+        if not (self._kept or self._rest or self._saw_end):
+            self._halted = False
+            self.transport.resumeProducing()
+        elif not self._again:
+            self._again = True
+            self._soon(self._go_on)
+
+    def stopProducing(self) -> None:
+        """End, as a producer."""
+        self.loseConnection()
+
+    def _hear_no_more(self) -> None:
+        self._deaf = True
+        self._hears = self._kept = self._saw_end = False
+        self._rest.clear()
 
     # The handshake.
 

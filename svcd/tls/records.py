@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from OpenSSL import SSL
 
-from svcd.tls.memory_bio import RECORD, TAKEN
+from svcd.tls.openssl import RECORD, TAKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from svcd.tls.memory_bio import ServerConnection
+    from svcd.tls.openssl import ServerConnection
 
 __all__ = ["SLICE", "TlsOutput"]
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from twisted.internet.interfaces import IProtocolFactory
+from zope.interface import implementer
+
 from svcd.tls.handshakes import HandshakeTracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twisted.internet.interfaces import IProtocolFactory
+    from twisted.internet.interfaces import IAddress
 
     from svcd.config.service import Service
     from svcd.interfaces import FdReactor, FileReader
     from svcd.metrics.counters import ServiceCounters
     from svcd.tls.certificates import ServerTls
+    from svcd.tls.protocol import TlsProtocol
 
-__all__ = ["ServiceTls"]
+__all__ = ["ServiceTls", "TlsFactory"]
 
 
 class ServiceTls:
@@ -73,6 +77,34 @@ class ServiceTls:
         """The factory of a service, with TLS around its protocols if the service has it."""
         if self.handshakes is None:
             return factory
-        from svcd.tls.factory import TlsFactory
-
         return TlsFactory(factory, self.handshakes)
+
+
+@implementer(IProtocolFactory)
+class TlsFactory:
+    """Makes the TLS of connections.
+
+    Args:
+        factory: the service's own; it is asked for a protocol when a handshake is over.
+        handshakes: those of the service.
+    """
+
+    def __init__(self, factory: IProtocolFactory, handshakes: HandshakeTracker) -> None:
+        # Services without TLS need not load OpenSSL.
+        from svcd.tls.protocol import TlsProtocol
+
+        self._factory = factory
+        self._handshakes = handshakes
+        self._protocol = TlsProtocol
+
+    def doStart(self) -> None:
+        """A listener begins."""
+        self._factory.doStart()
+
+    def doStop(self) -> None:
+        """A listener is gone."""
+        self._factory.doStop()
+
+    def buildProtocol(self, addr: IAddress) -> TlsProtocol:
+        """The TLS of a connection."""
+        return self._protocol(self._handshakes, partial(self._factory.buildProtocol, addr))

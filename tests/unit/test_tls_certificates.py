@@ -19,9 +19,8 @@ from twisted.python.failure import Failure
 from svcd.config.parser import parse_text
 from svcd.errors import ConfigError
 from svcd.protocols.catalog import SHAPES
-from svcd.tls.callbacks import ServerContext
 from svcd.tls.certificates import ServerTls, tls_server
-from svcd.tls.memory_bio import ServerConnection
+from svcd.tls.openssl import ServerConnection, ServerContext
 from svcd.tls.peer import PeerIdentity, identity_of, why
 from svcd.wire.certificates import ClientName, NameKind
 from tests.certificates import Authority, Signed

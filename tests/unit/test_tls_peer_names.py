@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svcd.config.tls_types import CLIENT_NAMES
-from svcd.tls.peer_names import is_named, names_in
+from svcd.tls.peer import is_named, names_in
 from svcd.wire.certificates import ClientName, NameKind
 from tests.certificates import Authority
 

@@ -26,8 +26,7 @@ from svcd.process.messages import Ended
 from svcd.protocols.base import LINGER_SECONDS
 from svcd.supervisor.launch_spec import DaemonAccount, launch_spec
 from svcd.tls.service_tls import ServiceTls
-from svcd.tls.termination import TlsTerminator
-from svcd.tls.termination_ends import ClientEnd, HandlerEnd
+from svcd.tls.termination import ClientEnd, HandlerEnd, TlsTerminator
 from tests.doubles import LOCAL_PEER, PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
 from tests.tls import ANNA, FILES, TlsClient, secured
 
