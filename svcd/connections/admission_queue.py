@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from svcd.access.admission import Admission
-from svcd.access.datagrams import DatagramFilter
 from svcd.access.refusal_log import RefusalAggregator
 from svcd.access.rules import RefusalReason
 from svcd.config.access_checks import BANNERS, most_banner_bytes
-from svcd.connections.access_rules import rules_of, zone_of
+from svcd.connections.access_rules import zone_of
 from svcd.connections.descriptor_budget import SHORT
-from svcd.connections.header_queue import HeaderQueue
-from svcd.connections.lingering_close import LingeringCloser
-from svcd.host.host_addresses import HostAddresses
-from svcd.host.info import LoadAverage
 from svcd.log.events import REFUSE
-from svcd.metrics.registry import MetricsRegistry
-from svcd.model import SocketType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from twisted.internet.interfaces import IDelayedCall
 
-    from svcd.access.admission import ConnectionSlot, GlobalLimit
+    from svcd.access.admission import ConnectionSlot
     from svcd.access.refusal_log import RefusalLine
     from svcd.access.rules import AccessRules, Refusal
     from svcd.config.service import Service
-    from svcd.connections.descriptor_budget import DescriptorBudget
-    from svcd.interfaces import FdReactor, FileReader
-    from svcd.log.writer import LogWriter
-    from svcd.metrics.counters import ServiceCounters
+    from svcd.connections.context import ConnectionContext
 
-__all__ = ["Reception", "ServiceAdmission"]
+__all__ = ["ServiceAdmission"]
 
 #: Refusals that end when somebody leaves.
 _LIMITS = (RefusalReason.INSTANCES, RefusalReason.GLOBAL)
@@ -44,131 +33,40 @@ _LIMITS = (RefusalReason.INSTANCES, RefusalReason.GLOBAL)
 _PRESS_SECONDS = 0.1
 
 
-class Reception:
-    """What the entrances of all services share.
-
-    Args:
-        reactor: watches descriptors and time.
-        log_writer: where refusals are told.
-        files: reads banners.
-        budget: how many descriptors there are.
-        global_limit: all connections of the daemon.
-        registry: where connections and refusals are counted; by default for nobody to see.
-        wall: the time of day, in seconds since 1970, for access_times.
-        load: the load average, for max_load.
-
-    Attributes:
-        hosts: the addresses of host names in the rules of datagram services.
-    """
-
-    def __init__(
-        self,
-        reactor: FdReactor,
-        log_writer: LogWriter,
-        files: FileReader,
-        budget: DescriptorBudget,
-        global_limit: GlobalLimit,
-        *,
-        registry: MetricsRegistry | None = None,
-        wall: Callable[[], float] = time.time,
-        load: Callable[[], float] | None = None,
-    ) -> None:
-        self.reactor = reactor
-        self.log_writer = log_writer
-        self.budget = budget
-        self.global_limit = global_limit
-        self.lingering_closer = LingeringCloser(reactor, budget)
-        self.header_queue = HeaderQueue(reactor, budget)
-        self._files = files
-        self._registry = registry or MetricsRegistry()
-        self._wall = wall
-        self._load = load or LoadAverage()
-        self.hosts = HostAddresses(reactor)
-
-    def rules(self, service: Service) -> AccessRules:
-        """The rules of a service, with the addresses of the host names in them, as far as these are known.
-
-        Raises:
-            OSError, KeyError: the machine has lost a time zone.
-        """
-        rules, names = rules_of(service), self.host_names(service)
-        return replace(rules, resolved=self.hosts.known(names)) if names else rules
-
-    @staticmethod
-    def host_names(service: Service) -> frozenset[str]:
-        """The host names in the rules of a service whose addresses have to be known beforehand: for UDP."""
-        names = service.net.shape is SocketType.DATAGRAM and not service.net.local
-        return rules_of(service).host_names if names else frozenset()
-
-    def service_admission(self, service: Service) -> ServiceAdmission:
-        """The entrance of a service.
-
-        Raises:
-            OSError, KeyError: a banner can't be read any more, or the machine has lost a time zone.
-        """
-        admission = Admission(self.rules(service), self.global_limit, wall=self._wall, load=self._load)
-        return ServiceAdmission(self, service, admission, self._texts(service), self._registry.counters(service.id))
-
-    def answering(self, service: Service) -> DatagramFilter:
-        """What decides which questions of a datagram service are answered.
-
-        Raises:
-            OSError, KeyError: the machine has lost a time zone.
-        """
-        return DatagramFilter(self.rules(service), wall=self._wall, load=self._load)
-
-    def prepare(self, service_admission: ServiceAdmission, service: Service) -> Callable[[], None]:
-        """Read what an entrance needs for other options; returns what lets them hold. Who is in stays in.
-
-        Raises:
-            OSError, KeyError: as for a new one.
-        """
-        return partial(service_admission.retune, service, self.rules(service), self._texts(service))
-
-    def _texts(self, service: Service) -> dict[str, bytes]:
-        return {
-            option: self._files.read(path)[: most_banner_bytes(service)]
-            for option in BANNERS
-            if (path := getattr(service.options, option))
-        }
-
-
 class ServiceAdmission:
-    """One service's; all its listeners share it.
+    """Admission of the connections of one service; all its listeners share it.
 
     Args:
-        reception: what it shares with others.
-        service: whose it is.
-        admission: decides.
-        texts: of the banners, by option.
-        counters: counts those who are refused, and for the keeper of the others those.
+        context: shared by all services.
+        service: the service.
 
     Attributes:
-        admission, counters: as given.
-        welcome: what those who are let in get first.
-        farewell: what those who are refused get.
+        admission: applies the access rules and limits.
+        counters: counts the connections and refusals of the service.
+        accept_banner: sent to admitted clients first.
+        refuse_banner: sent to refused clients.
         counts: the refusals so far, by reason.
+
+    Raises:
+        OSError, KeyError: a banner can't be read any more, or the machine has lost a time zone.
     """
 
-    def __init__(
-        self,
-        reception: Reception,
-        service: Service,
-        admission: Admission,
-        texts: Mapping[str, bytes],
-        counters: ServiceCounters,
-    ) -> None:
-        self.admission = admission
-        self.counters = counters
-        self.lingering_closer = reception.lingering_closer
-        self._reactor = reception.reactor
-        self._share = reception.budget.share(service.id)
+    def __init__(self, context: ConnectionContext, service: Service) -> None:
+        self._context = context
+        self.admission = Admission(
+            context.rules(service), context.global_limit, wall=context.wall_clock, load=context.load
+        )
+        texts = self._read_banners(service)
+        self.counters = context.registry.counters(service.id)
+        self.lingering_closer = context.lingering_closer
+        self._reactor = context.reactor
+        self._share = context.budget.share(service.id)
         self._queue: dict[Callable[[], None], None] = {}
         self._ports: list[tuple[Callable[[], None], Callable[[], None]]] = []
         self._resting = False
         self._pressing: IDelayedCall | None = None
-        self._log_writer = reception.log_writer
-        self._summary = RefusalAggregator(counters.refused)
+        self._log_writer = context.log_writer
+        self._summary = RefusalAggregator(self.counters.refused)
         self._timer: IDelayedCall | None = None
         self.counts = self._summary.counts
         self._tune(service, texts)
@@ -188,8 +86,23 @@ class ServiceAdmission:
         variables = ("reason", "count", "rule", *(["peer"] if "HOST" in logged else []))
         self._line = self._log_writer.template(REFUSE, {"service": self._service.id}, variables) if logged else ""
 
-    def retune(self, service: Service, rules: AccessRules, texts: Mapping[str, bytes]) -> None:
-        """Let other options hold for who comes from now on, and for those who wait for room."""
+    def prepare(self, service: Service) -> Callable[[], None]:
+        """Read what other options need; return a function that applies them. Open connections stay open.
+
+        Raises:
+            OSError, KeyError: a banner can't be read any more, or the machine has lost a time zone.
+        """
+        return partial(self._retune, service, self._context.rules(service), self._read_banners(service))
+
+    def _read_banners(self, service: Service) -> dict[str, bytes]:
+        return {
+            option: self._context.files.read(path)[: most_banner_bytes(service)]
+            for option in BANNERS
+            if (path := getattr(service.options, option))
+        }
+
+    def _retune(self, service: Service, rules: AccessRules, texts: Mapping[str, bytes]) -> None:
+        """Apply other options to new connections, and to those that wait for room."""
         self._tune(service, texts)
         self.admission.retune(rules)
         if self._resting and not self._queues:

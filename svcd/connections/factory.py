@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import TYPE_CHECKING, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -23,16 +22,14 @@ from svcd.metrics.counters import LiveTraffic
 from svcd.net.peer_credentials import UNIXPeer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory
 
     from svcd.config.service import Service
     from svcd.connections.admission_queue import ServiceAdmission
-    from svcd.connections.descriptor_budget import Share
-    from svcd.interfaces import HostNameResolver
-    from svcd.log.writer import LogWriter
+    from svcd.connections.context import ConnectionContext
 
 __all__ = ["TrackingFactory"]
 
@@ -44,9 +41,9 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
     """The factory of one service's gates; all listeners of the service share it.
 
     Args:
+        service, context, service_admission: as ConnectionTracker takes them.
         factory: builds the service's protocols.
-        others: as Keeper takes them.
-        kind: of the gates; by default what each protocol is asked for.
+        wrapper_type: the class of the wrappers; None to choose it for each protocol.
     """
 
     noisy = False
@@ -54,23 +51,21 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
     def __init__(
         self,
         service: Service,
-        factory: IProtocolFactory,
-        log_writer: LogWriter,
-        names: HostNameResolver,
-        budget: Share,
-        numbers: Iterator[int],
+        context: ConnectionContext,
         service_admission: ServiceAdmission,
-        clock: Callable[[], float] = time.monotonic,
-        kind: Callable[..., ConnectionWrapper] | None = None,
+        factory: IProtocolFactory,
+        wrapper_type: Callable[..., ConnectionWrapper] | None = None,
     ) -> None:
-        super().__init__(service, log_writer, names, budget, numbers, service_admission, {"pid": os.getpid()}, clock)
+        super().__init__(service, context, service_admission, {"pid": os.getpid()})
         self._factory = factory
-        self._kind = kind
+        self._wrapper_type = wrapper_type
 
-    def replace_factory(self, factory: IProtocolFactory, kind: Callable[..., ConnectionWrapper] | None = None) -> None:
-        """Let another factory build the protocols of new connections, with another kind of gates perhaps."""
+    def replace_factory(
+        self, factory: IProtocolFactory, wrapper_type: Callable[..., ConnectionWrapper] | None = None
+    ) -> None:
+        """Build the protocols of new connections with another factory, and perhaps another class of wrappers."""
         self._factory = factory
-        self._kind = kind
+        self._wrapper_type = wrapper_type
 
     def flow(self) -> LiveTraffic:
         """What the open connections have carried so far."""
@@ -119,17 +114,17 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
             slot.release()
             self.refused(_UNWANTED, addr)
             return None
-        kind = self._kind or (
+        wrapper_type = self._wrapper_type or (
             HalfCloseableWrapper if IHalfCloseableProtocol.providedBy(protocol) else ConnectionWrapper
         )
-        return kind(self, protocol, addr, slot)
+        return wrapper_type(self, protocol, addr, slot)
 
     def _not_built(self, addr: IAddress, reason: str) -> None:
         """Count and log a connection for which the service's factory raised an exception."""
         self.counters.failures += 1
         if self.fail_line:
             peer = self.quoted_peer(addr.host, addr.port) if isinstance(addr, _INET) else self.quoted("local")
-            values = {"peer": peer, "id": next(self.numbers), "reason": self.quoted(reason)}
+            values = {"peer": peer, "id": next(self.connection_ids), "reason": self.quoted(reason)}
             self.log_writer.write(self.fail_line % values)
 
     def refused(self, refusal: Refusal, addr: IAddress) -> None:
@@ -144,4 +139,4 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
 
     def name_of(self, addr: IAddress) -> Deferred[str | None]:
         """The client's confirmed name."""
-        return self.names.confirmed_host_of(unmapped(addr.host)) if isinstance(addr, _INET) else succeed(None)
+        return self.resolver.confirmed_host_of(unmapped(addr.host)) if isinstance(addr, _INET) else succeed(None)

@@ -30,7 +30,7 @@ class _Keeper(Protocol):
     budget: Share
     clock: Callable[[], float]
     service_admission: ServiceAdmission
-    numbers: Iterator[int]
+    connection_ids: Iterator[int]
     pending: dict[UnadmittedConnection, None]
 
     def facts(self, session: Numbered, peer: str, **more: object) -> dict[str, object]:
@@ -114,7 +114,7 @@ class PendingConnection:
     @property
     def number(self) -> int:
         """The connection's number, which it has from when it is listed first."""
-        self._number = self._number or next(self._tracker.numbers)
+        self._number = self._number or next(self._tracker.connection_ids)
         return self._number
 
     def info(self) -> dict[str, object]:

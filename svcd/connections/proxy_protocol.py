@@ -158,7 +158,7 @@ class ProxiedConnection:
     @property
     def number(self) -> int:
         """The connection's number, which it has from when it is listed first."""
-        self._number = self._number or next(self._header_reader.tracker.numbers)
+        self._number = self._number or next(self._header_reader.tracker.connection_ids)
         return self._number
 
     def info(self) -> dict[str, object]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
@@ -28,16 +27,14 @@ from svcd.net.sock_diag import SocketView
 from svcd.sockets.epoll_transports import adopter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
     from svcd.config.service import Service
     from svcd.connections.admission_queue import ServiceAdmission
-    from svcd.connections.descriptor_budget import Share
-    from svcd.interfaces import FdReactor, HostNameResolver
-    from svcd.log.writer import LogWriter
+    from svcd.connections.context import ConnectionContext
     from svcd.process.launcher_client import LauncherClient
     from svcd.process.messages import Ended
     from svcd.tls.service_tls import ServiceTls
@@ -50,31 +47,24 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
     """Keeps the connections of a spawned service, and hears from its launcher what becomes of them.
 
     Args:
-        reactor: for deadlines.
-        make_link: makes the link to the launcher, which reports to this.
-        others: as Keeper takes them.
-        tls: the service's, which may have none.
+        service, context, service_admission: as ConnectionTracker takes them.
+        make_launcher_client: makes the client of the service's launcher, which reports to this tracker.
+        tls: the TLS configuration of the service, which may be none.
     """
 
     _log = Logger()
 
     def __init__(
         self,
-        reactor: FdReactor,
-        make_link: Callable[[SpawnedTracker], LauncherClient],
         service: Service,
-        log_writer: LogWriter,
-        names: HostNameResolver,
-        budget: Share,
-        numbers: Iterator[int],
+        context: ConnectionContext,
         service_admission: ServiceAdmission,
-        clock: Callable[[], float] = time.monotonic,
+        make_launcher_client: Callable[[SpawnedTracker], LauncherClient],
         tls: ServiceTls | None = None,
     ) -> None:
-        super().__init__(service, log_writer, names, budget, numbers, service_admission, {}, clock)
-        self.reactor = reactor
-        self._securing = None if tls is None else SpawnedTls(self, tls, adopter(reactor))
-        self.launcher_client = make_link(self)
+        super().__init__(service, context, service_admission)
+        self._securing = None if tls is None else SpawnedTls(self, tls, adopter(self.reactor))
+        self.launcher_client = make_launcher_client(self)
         self.view = SocketView(lambda why: log_event(self._log, NO_SOCK_DIAG, service=service.id, reason=why))
         self._rooms: list[Callable[[], None]] = []
 
@@ -162,10 +152,10 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         if not (self.resolves or slot.needs_host_name):
             self._start(session, descriptor, ends)
             return
-        ask = self.names.confirmed_host_of if slot.needs_host_name else self.names.host_of
+        ask = self.resolver.confirmed_host_of if slot.needs_host_name else self.resolver.host_of
         far = ask(unmapped(name[0]))
         # That of our own address is soon remembered, and costs nothing then.
-        near = self.names.host_of(unmapped(ends.near[0])) if self.resolves else None
+        near = self.resolver.host_of(unmapped(ends.near[0])) if self.resolves else None
         far.addCallback(self._named, session, descriptor, ends, near)
 
     def _named(
@@ -221,7 +211,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         return session
 
     def _open(self, peer: str, slot: ConnectionSlot) -> SpawnedConnection:
-        session = SpawnedConnection(self, next(self.numbers), self.quoted(peer), slot)
+        session = SpawnedConnection(self, next(self.connection_ids), self.quoted(peer), slot)
         if not slot.needs_host_name:
             self.counters.accepted += 1
         self.add(session)

@@ -23,16 +23,15 @@ from svcd.net.tcp_info import traffic as tcp_traffic
 from svcd.wire.tcpmux import HELP, MOST, WELCOME, catalogue, question, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from twisted.python.failure import Failure
 
     from svcd.access.rules import Refusal
     from svcd.config.service import Service
     from svcd.connections.admission_queue import ServiceAdmission
-    from svcd.connections.descriptor_budget import Share
-    from svcd.interfaces import ConnectionHandler, FdReactor, HostNameResolver
-    from svcd.log.writer import LogWriter
+    from svcd.connections.context import ConnectionContext
+    from svcd.interfaces import ConnectionHandler
     from svcd.wire.proxy_header import ProxyHeader
 
 __all__ = ["TcpmuxClient", "TcpmuxTracker"]
@@ -216,26 +215,20 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
     """Keeps the clients of tcpmux until they have named a service.
 
     Args:
-        reactor: watches them.
-        services: what can be asked for: by its name in small letters what takes a connection in.
-        others: as Keeper takes them.
+        service, context, service_admission: as ConnectionTracker takes them.
+        services: returns the offered services, as connection handlers by name in lower case.
     """
 
     def __init__(
         self,
-        reactor: FdReactor,
-        services: Callable[[], Mapping[str, ConnectionHandler]],
         service: Service,
-        log_writer: LogWriter,
-        names: HostNameResolver,
-        budget: Share,
-        numbers: Iterator[int],
+        context: ConnectionContext,
         service_admission: ServiceAdmission,
+        services: Callable[[], Mapping[str, ConnectionHandler]],
     ) -> None:
-        super().__init__(service, log_writer, names, budget, numbers, service_admission, {"pid": os.getpid()})
-        self.reactor = reactor
+        super().__init__(service, context, service_admission, {"pid": os.getpid()})
         self.offered = services
-        self._most = max(1, min(_MOST_CLIENTS, budget.limit // _SHARE))
+        self._most = max(1, min(_MOST_CLIENTS, self.budget.limit // _SHARE))
 
     def take(self, descriptor: int, peer: Any, family: int, relay: ProxyHeader | None = None) -> None:  # noqa: ANN401 - a socket address
         """Listen to a client; the descriptor is the keeper's to close from now on. The arguments are those of Serve."""
@@ -249,11 +242,11 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
             next(iter(self.sessions.values())).abort("timeout")
         sock = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
         sock.setblocking(False)
-        client = TcpmuxClient(self, sock, peer, next(self.numbers), slot, relay)
+        client = TcpmuxClient(self, sock, peer, next(self.connection_ids), slot, relay)
         self.add(client)
         if slot.needs_host_name:
             self.untold += 1
-            self.names.confirmed_host_of(unmapped(host)).addCallback(client.named)
+            self.resolver.confirmed_host_of(unmapped(host)).addCallback(client.named)
         else:
             self.let_in(client)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -13,15 +12,13 @@ from svcd.log.events import ACCEPT, END, FAIL
 from svcd.net.peer_credentials import unix_peer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from twisted.internet.interfaces import IDelayedCall
 
     from svcd.config.service import Service
     from svcd.connections.admission_queue import ServiceAdmission
-    from svcd.connections.descriptor_budget import Share
-    from svcd.interfaces import HostNameResolver
-    from svcd.log.writer import LogWriter
+    from svcd.connections.context import ConnectionContext
 
 __all__ = ["ConnectionTracker", "TrackedConnection", "UnadmittedConnection", "cancelling"]
 
@@ -87,38 +84,33 @@ class ConnectionTracker(Generic[SessionT]):
     """Numbers and counts the connections of one service, whichever of its listeners they come by.
 
     Args:
-        service: whose connections these are.
-        log_writer: where accept, end and refuse are written.
-        names: finds host names, for resolve=yes.
-        budget: counts the descriptors of the service.
-        numbers: numbers them.
-        service_admission: decides who comes in.
-        constants: values of the lines that are the same for all connections.
-        clock: seconds, monotonic.
+        service: the service.
+        context: shared by all services.
+        service_admission: admits or refuses connections.
+        constants: values of the log lines that are the same for all connections.
 
     Attributes:
         sessions: the open connections by number.
         pending: those that are not let in yet, in the order in which they came.
         deadlines: of the connections; None if they may last as long as they like.
         untold: how many of the open connections have an accept line that is still to be written.
+        reactor, log_writer, resolver, connection_ids, clock: those of the context.
+        budget: the service's share of the descriptors.
     """
 
     def __init__(
         self,
         service: Service,
-        log_writer: LogWriter,
-        names: HostNameResolver,
-        budget: Share,
-        numbers: Iterator[int],
+        context: ConnectionContext,
         service_admission: ServiceAdmission,
-        constants: Mapping[str, object],
-        clock: Callable[[], float] = time.monotonic,
+        constants: Mapping[str, object] = _NOTHING,
     ) -> None:
-        self.log_writer = log_writer
-        self.names = names
-        self.budget = budget
-        self.numbers = numbers
-        self.clock = clock
+        self.reactor = context.reactor
+        self.log_writer = log_writer = context.log_writer
+        self.resolver = context.resolver
+        self.budget = context.budget.share(service.id)
+        self.connection_ids = context.connection_ids
+        self.clock = context.clock
         self.service_admission = service_admission
         self.counters = service_admission.counters
         self.sessions: dict[int, SessionT] = {}

@@ -84,7 +84,7 @@ class ConnectionWrapper:
             peer = who if isinstance(who, UNIXPeer) else UNIXPeer(None, credentials(transport.getHandle()))
             self._who = tracker.quoted(peer.text)
         self.started = tracker.clock()
-        self.number = next(tracker.numbers)
+        self.number = next(tracker.connection_ids)
         tracker.counters.accepted += 1
         tracker.add(self)
         if tracker.accept_line:
@@ -173,7 +173,7 @@ class ConnectionWrapper:
 
     def _ask_name(self) -> None:
         host = getattr(self.transport.getPeer(), "host", None)
-        found = self._tracker.names.host_of(host) if host else succeed(None)
+        found = self._tracker.resolver.host_of(host) if host else succeed(None)
         found.addCallback(self._named)
 
     def _named(self, host: str | None) -> None:

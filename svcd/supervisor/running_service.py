@@ -11,20 +11,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+from svcd.connections.header_queue import HeaderQueue
 from svcd.errors import CommandError
 from svcd.supervisor.launch_spec import launch_spec, needs_root, roots_refusals
 from svcd.supervisor.listener import nothing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from twisted.internet.defer import Deferred
 
     from svcd.config.service import Service
-    from svcd.connections.admission_queue import Reception, ServiceAdmission
-    from svcd.connections.descriptor_budget import DescriptorBudget, Share
+    from svcd.connections.context import ConnectionContext
+    from svcd.connections.descriptor_budget import DescriptorBudget
     from svcd.connections.tracker import ConnectionTracker
-    from svcd.interfaces import ConnectionHandler, FdReactor, HostNameResolver
+    from svcd.interfaces import ConnectionHandler, FdReactor
     from svcd.log.writer import LogWriter
     from svcd.model import ConfigProblem
     from svcd.process.launcher_client import LauncherClient
@@ -47,8 +48,8 @@ class ServiceContext:
     """What all services of the daemon have in common.
 
     Attributes:
-        numbers: numbers the connections.
-        reception: makes the services' entrances.
+        connections: what the admission and the trackers of all services share.
+        header_queue: bounds the connections that wait for their PROXY headers.
         store: keeps the sockets open while the daemon is restarted.
         muxed: what tcpmux offers, by name.
         modules: the files of factories' modules, by `module:name`, as they were when they were imported.
@@ -63,14 +64,18 @@ class ServiceContext:
     log_writer: LogWriter
     budget: DescriptorBudget
     account: DaemonAccount
-    numbers: Iterator[int]
-    reception: Reception
+    connections: ConnectionContext
     store: FdStore
     muxed: Callable[[], Mapping[str, ConnectionHandler]]
     own_ports: set[int] = field(default_factory=set)
     modules: dict[str, ModuleFiles] = field(default_factory=dict)
     socket_freed: Callable[[], None] = nothing
     first_zygote_client: ZygoteClient | None = None
+    header_queue: HeaderQueue = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make what is made of the given objects."""
+        self.header_queue = HeaderQueue(self.reactor, self.budget)
 
     def keep_first(self, zygote_client: ZygoteClient) -> None:
         """Remember the zygote of the start, if it is root's and the daemon is about to be no more."""
@@ -111,15 +116,6 @@ class ServiceContext:
         """Return what services have that a process with the daemon's present rights can't give."""
         spawned = [each.service for each in hosted.values() if each.service.spawned]
         return [problem for service in spawned for problem in needs_root(service, self.account)]
-
-    def keeping(self, service: Service) -> tuple[LogWriter, HostNameResolver, Share, Iterator[int], ServiceAdmission]:
-        """What every keeper of connections takes.
-
-        Raises:
-            OSError, KeyError: the service can have no entrance.
-        """
-        share = self.budget.share(service.id)
-        return self.log_writer, self.deps.names, share, self.numbers, self.reception.service_admission(service)
 
 
 class Prepared(NamedTuple):

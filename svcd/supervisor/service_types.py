@@ -10,6 +10,7 @@ from twisted.logger import Logger
 
 from svcd.addresses import LOCAL_CLIENT
 from svcd.connections.access_rules import zone_of
+from svcd.connections.admission_queue import ServiceAdmission
 from svcd.connections.factory import TrackingFactory
 from svcd.connections.proxy_protocol import ProxyProtocolReader
 from svcd.connections.spawned import SpawnedTracker
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
     from svcd.access.rules import Refusal
     from svcd.config.service import Service
-    from svcd.connections.admission_queue import ServiceAdmission
     from svcd.connections.tracker import ConnectionTracker
     from svcd.connections.wrapper import ConnectionWrapper
     from svcd.interfaces import ConnectionHandler
@@ -64,8 +64,8 @@ class _BaseService(RunningService):
     def _follow_hosts(self, changed: Callable[[], None]) -> frozenset[str]:
         """Call this when host names in the rules of a datagram service have other addresses; returns the names."""
         self._leave_hosts()
-        names = self._shared.reception.host_names(self.service)
-        self._leave_hosts = self._shared.reception.hosts.follow(names, changed) if names else nothing
+        names = self._shared.connections.host_names(self.service)
+        self._leave_hosts = self._shared.connections.hosts.follow(names, changed) if names else nothing
         return names
 
     def can_become(self, service: Service) -> bool:
@@ -90,7 +90,7 @@ class _TrackedService(_BaseService, Generic[TrackerT]):
         tracker.budget.cost = _cost(self.service)
         tracker.start_timeouts(self._shared.reactor.callLater)
         if self.service.options.proxy_protocol:
-            self._header_reader = ProxyProtocolReader(tracker, self._shared.reception.header_queue)
+            self._header_reader = ProxyProtocolReader(tracker, self._shared.header_queue)
 
     def _hold(self, count: int) -> None:
         """Have so many descriptors kept for the service, besides those of its connections."""
@@ -124,7 +124,7 @@ class _TrackedService(_BaseService, Generic[TrackerT]):
             self._header_reader.close()
 
     def prepare(self, service: Service, zygote_client: ZygoteClient) -> Prepared:
-        retune = self._shared.reception.prepare(self.tracker.service_admission, service)
+        retune = self.tracker.service_admission.prepare(service)
         also = self._prepare_more(service, zygote_client)
 
         def commit() -> None:
@@ -155,12 +155,13 @@ class StreamService(_TrackedService[TrackingFactory]):
 
     def __init__(self, shared: ServiceContext, service: Service, zygote_client: ZygoteClient) -> None:  # noqa: ARG002 - as all
         super().__init__(shared, service)
-        keeping = shared.keeping(service)
+        service_admission = ServiceAdmission(shared.connections, service)
         self._factory = self._make_factory(service)
         self._factories = [self._factory]
         self._started = False
-        self._tls = self._secure(service, keeping[-1])
-        self._keep(TrackingFactory(service, self._tls.wrap_factory(self._factory), *keeping, kind=self._wrappers()))
+        self._tls = self._secure(service, service_admission)
+        factory = self._tls.wrap_factory(self._factory)
+        self._keep(TrackingFactory(service, shared.connections, service_admission, factory, self._wrappers()))
         self.tracker.budget.evict_by(self._evict)
 
     def _evict(self) -> bool:
@@ -257,9 +258,9 @@ class SpawnedService(_TrackedService[SpawnedTracker]):
         super().__init__(shared, service)
         self._spec = launch_spec(service, shared.account)
         launcher_client = shared.linker(service, self._spec, zygote_client)
-        keeping = shared.keeping(service)
-        self._tls = self._secure(service, keeping[-1])
-        self._keep(SpawnedTracker(shared.reactor, launcher_client, service, *keeping, tls=self._tls))
+        service_admission = ServiceAdmission(shared.connections, service)
+        self._tls = self._secure(service, service_admission)
+        self._keep(SpawnedTracker(service, shared.connections, service_admission, launcher_client, self._tls))
         self.tracker.budget.evict_by(self._tls.evict)
 
     def port(self, opened: ListeningSocket, service: Service) -> ServingPort:
@@ -318,7 +319,7 @@ class SpawnedService(_TrackedService[SpawnedTracker]):
         self.finished()
 
     def _retune_admission(self) -> None:
-        self.tracker.service_admission.admission.retune(self._shared.reception.rules(self.service))
+        self.tracker.service_admission.admission.retune(self._shared.connections.rules(self.service))
 
     def finished(self) -> None:
         self._hold(0)
@@ -330,7 +331,8 @@ class TcpmuxService(_TrackedService[TcpmuxTracker]):
 
     def __init__(self, shared: ServiceContext, service: Service, zygote_client: ZygoteClient) -> None:  # noqa: ARG002 - as all
         super().__init__(shared, service)
-        self._keep(TcpmuxTracker(shared.reactor, shared.muxed, service, *shared.keeping(service)))
+        service_admission = ServiceAdmission(shared.connections, service)
+        self._keep(TcpmuxTracker(service, shared.connections, service_admission, shared.muxed))
 
     def close(self) -> None:
         super().close()
@@ -345,8 +347,8 @@ class DatagramService(_BaseService):
 
     def __init__(self, shared: ServiceContext, service: Service, zygote_client: ZygoteClient) -> None:  # noqa: ARG002 - as all
         super().__init__(shared, service)
-        self._service_admission = shared.reception.service_admission(service)
-        self._answering = shared.reception.answering(service)
+        self._service_admission = ServiceAdmission(shared.connections, service)
+        self._answering = shared.connections.datagram_filter(service)
         self.refresh_addresses()
         self._ports: list[ServingPort] = []
         self._waited: IDelayedCall | None = None
@@ -378,11 +380,11 @@ class DatagramService(_BaseService):
 
     def _is_ready(self) -> bool:
         """Whether datagrams are read: not before the host names in the rules have been looked up, or could be."""
-        reception = self._shared.reception
-        return self._settled or reception.hosts.answered(reception.host_names(self.service))
+        connections = self._shared.connections
+        return self._settled or connections.hosts.answered(connections.host_names(self.service))
 
     def _know_hosts(self) -> None:
-        self._answering.retune(self._shared.reception.rules(self.service))
+        self._answering.retune(self._shared.connections.rules(self.service))
         if self._is_ready():
             self._settle()
 
@@ -397,7 +399,7 @@ class DatagramService(_BaseService):
     def update_locations(self, service: Service) -> None:
         super().update_locations(service)
         # Refuse lines name the places of rules.
-        self._answering.retune(self._shared.reception.rules(service))
+        self._answering.retune(self._shared.connections.rules(service))
 
     def close(self) -> None:
         self._leave_hosts()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +12,7 @@ from twisted.logger import Logger
 
 from svcd.config.diff import diff, socket_key
 from svcd.config.endpoints import DesiredServices, grouped
-from svcd.connections.admission_queue import Reception
+from svcd.connections.context import ConnectionContext
 from svcd.connections.wait_port import WaitPort
 from svcd.errors import ListenError, StoppingError
 from svcd.host.systemd import ServiceManager, StatusReporter
@@ -121,10 +120,11 @@ class Supervisor(TwistedService):
         manager = manager or ServiceManager()
         self.store = FdStore(manager)
         self.status_reporter = StatusReporter(deps.clock, manager, self._status)
-        reception = Reception(reactor, log_writer, deps.files, budget, global_limit, registry=registry)
-        numbers, offered = itertools.count(1), lambda: muxed(self._listeners.values())
+        connections = ConnectionContext(
+            reactor, log_writer, deps.files, deps.names, budget, global_limit, registry=registry
+        )
         self._shared = ServiceContext(
-            reactor, deps, log_writer, budget, account, numbers, reception, self.store, offered
+            reactor, deps, log_writer, budget, account, connections, self.store, lambda: muxed(self._listeners.values())
         )
         self._zygote_clients: list[ZygoteClient] = []
         self._listeners: dict[Hashable, Listener] = {}

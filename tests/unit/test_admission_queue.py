@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,8 @@ from zope.interface import implementer
 from svcd.access.admission import GlobalLimit
 from svcd.access.rules import RefusalReason
 from svcd.connections import lingering_close as lingering_close_module
-from svcd.connections.admission_queue import Reception
+from svcd.connections.admission_queue import ServiceAdmission
+from svcd.connections.context import ConnectionContext
 from svcd.connections.descriptor_budget import SLACK, DescriptorBudget
 from svcd.connections.factory import TrackingFactory
 from svcd.connections.lingering_close import LINGER_SECONDS, RejectProtocol, send_banner
@@ -77,27 +77,20 @@ class _Place:
         self.wall = 12 * 3600.0
         self.load = 0.5
         service = service_of(f"echo 7/tcp access_zone=UTC {options}")
-        self.reception = Reception(
+        self.context = ConnectionContext(
             self.reactor,
             self.log_writer,
             FILES,
+            self.names,
             self.budget,
             self.global_limit,
-            wall=lambda: self.wall,
+            clock=self.reactor.seconds,
+            wall_clock=lambda: self.wall,
             load=lambda: self.load,
         )
-        self.service_admission = self.reception.service_admission(service)
+        self.service_admission = ServiceAdmission(self.context, service)
         self.factory = Factory.forProtocol(_Echo)
-        self.tracker = TrackingFactory(
-            service,
-            self.factory,
-            self.log_writer,
-            self.names,
-            self.budget.share(service.id),
-            itertools.count(1),
-            self.service_admission,
-            self.reactor.seconds,
-        )
+        self.tracker = TrackingFactory(service, self.context, self.service_admission, self.factory)
         self.listening = True
         self.service_admission.listen(self._pause, self._resume)
 
@@ -518,7 +511,7 @@ class TestReload:
     def reload(place: _Place, options: str) -> None:
         """As the supervisor does."""
         service = service_of(f"echo 7/tcp access_zone=UTC {options}")
-        commit = place.reception.prepare(place.service_admission, service)
+        commit = place.service_admission.prepare(service)
         place.tracker.retune(service)
         commit()
 

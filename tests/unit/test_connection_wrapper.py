@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from svcd.access.admission import GlobalLimit
-from svcd.connections.admission_queue import Reception
+from svcd.connections.admission_queue import ServiceAdmission
+from svcd.connections.context import ConnectionContext
 from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.connections.factory import TrackingFactory
 from svcd.connections.wrapper import ConnectionWrapper
@@ -99,19 +99,17 @@ class _Gates:
         self.factory = _Factory(kind)
         log_writer = LogWriter(keeping(self.lines), (JsonFormat if as_json else TextFormat)(stamped=False), short=short)
         service = service_of(line)
-        self.service_admission = Reception(
-            self.clock, log_writer, files or FakeFiles(), self.budget, GlobalLimit()
-        ).service_admission(service)
-        self.tracker = TrackingFactory(
-            service,
-            self.factory,
+        context = ConnectionContext(
+            self.clock,
             log_writer,
+            files or FakeFiles(),
             self.names,
-            self.budget.share(service.id),
-            itertools.count(1),
-            self.service_admission,
-            self.clock.seconds,
+            self.budget,
+            GlobalLimit(),
+            clock=self.clock.seconds,
         )
+        self.service_admission = ServiceAdmission(context, service)
+        self.tracker = TrackingFactory(service, context, self.service_admission, self.factory)
 
     def connect(self, peer: IAddress = V4) -> tuple[Any, StreamDouble, Any]:
         """A connection: its gate, transport, protocol."""

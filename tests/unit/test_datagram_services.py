@@ -53,7 +53,7 @@ class _Daemon:
             MetricsRegistry(),
             ManagerDouble(),
         )
-        self.supervisor._shared.reception.hosts._pool = self.pool  # type: ignore[assignment]
+        self.supervisor._shared.connections.hosts._pool = self.pool  # type: ignore[assignment]
         self.supervisor.privilegedStartService()
         self.supervisor.startService()
         [listener] = self.supervisor.listeners_of()
@@ -153,7 +153,7 @@ def test_a_reload_has_the_addresses_at_once(daemon: _Daemon) -> None:
     assert daemon.asks()
     daemon.reload("only_from=127.0.0.1")
     assert daemon.asks()
-    assert not daemon.supervisor._shared.reception.hosts._hosts
+    assert not daemon.supervisor._shared.connections.hosts._hosts
 
 
 @pytest.mark.parametrize("daemon", [""], indirect=True)

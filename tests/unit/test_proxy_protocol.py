@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import select
 import socket
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from svcd.access.admission import ConnectionSlot, GlobalLimit
-from svcd.connections.admission_queue import Reception
+from svcd.connections.admission_queue import ServiceAdmission
+from svcd.connections.context import ConnectionContext
 from svcd.connections.descriptor_budget import DescriptorBudget
+from svcd.connections.header_queue import HeaderQueue
 from svcd.connections.proxy_protocol import PATIENCE, ProxiedConnection, ProxyProtocolReader
 from svcd.connections.tracker import ConnectionTracker
 from svcd.log.formats import TextFormat
@@ -41,13 +42,11 @@ class _Proxied:
         self.global_limit = GlobalLimit()
         service = service_of(f"echo {f'{path}/unix' if path else '0/tcp'} {options}")
         log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False))
-        self.reception = Reception(self.reactor, log_writer, FakeFiles(), self.budget, self.global_limit)
-        self.service_admission = self.reception.service_admission(service)
-        names, numbers = FakeNames(), itertools.count(1)
-        self.tracker: ConnectionTracker[Any] = ConnectionTracker(
-            service, log_writer, names, self.budget.share(service.id), numbers, self.service_admission, {}
-        )
-        self.header_reader = ProxyProtocolReader(self.tracker, self.reception.header_queue)
+        context = ConnectionContext(self.reactor, log_writer, FakeFiles(), FakeNames(), self.budget, self.global_limit)
+        self.service_admission = ServiceAdmission(context, service)
+        self.tracker: ConnectionTracker[Any] = ConnectionTracker(service, context, self.service_admission)
+        self.header_queue = HeaderQueue(self.reactor, self.budget)
+        self.header_reader = ProxyProtocolReader(self.tracker, self.header_queue)
         self.family = socket.AF_UNIX if path else socket.AF_INET
         self.listener = socket.socket(self.family)
         self.listener.bind(path or ("127.0.0.1", 0))
@@ -233,7 +232,7 @@ def test_who_has_waited_longest_makes_room(proxied: Callable[..., _Proxied]) -> 
     """However many connections say nothing, they have a share of the descriptors, and others find room."""
     service = proxied(limit=12)
     first = [service.connect() for _ in range(3)]
-    assert service.budget.open == service.reception.header_queue.most == 3
+    assert service.budget.open == service.header_queue.most == 3
     service.connect(V1)
     assert len(service.taken) == 1
     service.connect()

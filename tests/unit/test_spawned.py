@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import signal
 import socket
@@ -16,7 +15,8 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from svcd.access.admission import GlobalLimit
-from svcd.connections.admission_queue import Reception
+from svcd.connections.admission_queue import ServiceAdmission
+from svcd.connections.context import ConnectionContext
 from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.connections.spawned import SpawnedTracker
 from svcd.connections.spawned_connection import KILL_SECONDS
@@ -98,19 +98,16 @@ class _Spawned:
         service = service_of(line)
         log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False), short=short)
         self.global_limit = GlobalLimit()
-        self.service_admission = Reception(
-            self.reactor, log_writer, files or FakeFiles(), self.budget, self.global_limit
-        ).service_admission(service)
+        context = ConnectionContext(
+            self.reactor, log_writer, files or FakeFiles(), self.names, self.budget, self.global_limit,
+            clock=self.reactor.seconds,
+        )  # fmt: skip
+        self.service_admission = ServiceAdmission(context, service)
         self.tracker = SpawnedTracker(
-            self.reactor,
-            lambda _tracker: self.launcher_client,  # type: ignore[arg-type, return-value]
             service,
-            log_writer,
-            self.names,
-            self.budget.share(service.id),
-            itertools.count(1),
+            context,
             self.service_admission,
-            self.reactor.seconds,
+            lambda _tracker: self.launcher_client,  # type: ignore[arg-type, return-value]
         )
         self.tracker.start_timeouts(self.reactor.callLater)
         self.clients: list[socket.socket] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import select
 import socket
@@ -13,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svcd.access.admission import GlobalLimit
-from svcd.connections.admission_queue import Reception
+from svcd.connections.admission_queue import ServiceAdmission
+from svcd.connections.context import ConnectionContext
 from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.connections.tcpmux import LINGER, PATIENCE, TcpmuxTracker
 from svcd.log.formats import TextFormat
@@ -66,18 +66,15 @@ class _Mux:
         self.names = FakeNames()
         service = service_of(f"tcpmux 0/tcp {options}")
         log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False), short=short)
-        self.service_admission = Reception(
-            self.reactor, log_writer, files or FakeFiles(), self.budget, GlobalLimit()
-        ).service_admission(service)
+        context = ConnectionContext(
+            self.reactor, log_writer, files or FakeFiles(), self.names, self.budget, GlobalLimit()
+        )
+        self.service_admission = ServiceAdmission(context, service)
         self.tracker = TcpmuxTracker(
-            self.reactor,
-            lambda: {"score": lambda *connection: self.taken.append(connection)},
             service,
-            log_writer,
-            self.names,
-            self.budget.share(service.id),
-            itertools.count(1),
+            context,
             self.service_admission,
+            lambda: {"score": lambda *connection: self.taken.append(connection)},
         )
         self.client = self.connect(family)
 

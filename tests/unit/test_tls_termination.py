@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import itertools
 import os
 import signal
 import socket
@@ -16,7 +15,8 @@ from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.python.failure import Failure
 
 from svcd.access.admission import GlobalLimit
-from svcd.connections.admission_queue import Reception
+from svcd.connections.admission_queue import ServiceAdmission
+from svcd.connections.context import ConnectionContext
 from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.connections.spawned import SpawnedTracker
 from svcd.connections.spawned_connection import KILL_SECONDS
@@ -165,21 +165,17 @@ class _Daemon:
         self.launcher_client = _Link()
         files = FakeFiles({**FILES, "/c/welcome": b"welcome\n"})
         log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False))
-        self.service_admission = Reception(
-            self.reactor, log_writer, files, self.budget, GlobalLimit()
-        ).service_admission(service)
+        context = ConnectionContext(
+            self.reactor, log_writer, files, self.names, self.budget, GlobalLimit(), clock=self.reactor.seconds
+        )
+        self.service_admission = ServiceAdmission(context, service)
         self.side = ServiceTls(self.reactor, files, self.service_admission.counters)
         self.side.prepare(service)()
         self.tracker = SpawnedTracker(
-            self.reactor,
-            lambda _tracker: self.launcher_client,  # type: ignore[arg-type, return-value]
             service,
-            log_writer,
-            self.names,
-            self.budget.share(service.id),
-            itertools.count(1),
+            context,
             self.service_admission,
-            self.reactor.seconds,
+            lambda _tracker: self.launcher_client,  # type: ignore[arg-type, return-value]
             self.side,
         )
         self.tracker.start_timeouts(self.reactor.callLater)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,8 @@ from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from svcd.access.admission import GlobalLimit
-from svcd.connections.admission_queue import Reception
+from svcd.connections.admission_queue import ServiceAdmission
+from svcd.connections.context import ConnectionContext
 from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.connections.factory import TrackingFactory
 from svcd.connections.tls_wrapper import TlsWrapper
@@ -55,21 +55,19 @@ class _Gates:
         log_writer = LogWriter(keeping(self.lines), form, short=short)
         files = FakeFiles({**FILES, "/c/welcome": b"welcome\n"})
         self.registry = MetricsRegistry()
-        service_admission = Reception(
-            self.clock, log_writer, files, budget, GlobalLimit(), registry=self.registry
-        ).service_admission(service)
+        context = ConnectionContext(
+            self.clock, log_writer, files, self.names, budget, GlobalLimit(),
+            registry=self.registry, clock=self.clock.seconds,
+        )  # fmt: skip
+        service_admission = ServiceAdmission(context, service)
         self.side = ServiceTls(self.clock, files, service_admission.counters)
         self.side.prepare(service)()
         self.factory = Factory.forProtocol(_Echo)
         self.tracker = TrackingFactory(
             service,
-            self.side.wrap_factory(self.factory),
-            log_writer,
-            self.names,
-            budget.share(service.id),
-            itertools.count(1),
+            context,
             service_admission,
-            self.clock.seconds,
+            self.side.wrap_factory(self.factory),
             TlsWrapper if self.side.handshakes else None,
         )
 
