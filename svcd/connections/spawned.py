@@ -361,7 +361,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         if not self.sessions:
             self.view.rest()
         seconds = self.clock() - session.started
-        traffic = outcome.traffic if session.pump is None else session.pump.carried
+        traffic = outcome.traffic if session.pump is None else session.pump.final_byte_counts
         more = {"exit": self.quoted(outcome.code), "user": outcome.user, "system": outcome.system, "pid": session.pid}
         self.log_end(session.number, session.peer, session.host, seconds, *traffic, outcome.reason, more)
         # After the line: somebody who waited for this may come in now.

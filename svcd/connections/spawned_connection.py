@@ -151,7 +151,7 @@ class SpawnedConnection:
     def traffic(self) -> tuple[int, int] | None:
         """Bytes that came from the client, and bytes that its system has taken; None where that can't be seen."""
         if self.pump is not None:
-            return self.pump.moved()
+            return self.pump.byte_counts()
         found = self._tracker.view.traffic(self.traced) if self.traced else None
         return found and (self.own(found[0]), found[1])
 
@@ -161,7 +161,7 @@ class SpawnedConnection:
 
     def info(self) -> dict[str, object]:
         """What is known of the connection."""
-        more = {} if self.pump is None else self.pump.facts(subject=self._tracker.tells_subject)
+        more = {} if self.pump is None else self.pump.info(subject=self._tracker.tells_subject)
         return self._tracker.facts(self, self.peer, **{"pid": self.pid, "state": self._state, **more})
 
     @property

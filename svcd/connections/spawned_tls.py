@@ -96,7 +96,7 @@ class SpawnedTls:
         if tracker.service_admission.accept_banner:
             pump.write(tracker.service_admission.accept_banner)
         try:
-            descriptor = pump.plug()
+            descriptor = pump.connect_handler()
         except OSError as error:
             tracker.start_failed(session.number, error.errno or errno.EIO)
             return

@@ -36,7 +36,7 @@ class TlsWrapper(HalfCloseableWrapper):
         self._waits = 0
         # Descriptors that are counted for what is not open yet.
         self._reserved = 0
-        protocol.secured = self._secured
+        protocol.on_handshake = self._secured
 
     def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - as of any gate
         """The connection is there."""
@@ -59,11 +59,11 @@ class TlsWrapper(HalfCloseableWrapper):
     def traffic(self) -> tuple[int, int] | None:
         """As of any gate; but the first byte is the first that is no longer the handshake's."""
         found = super().traffic()
-        return found if found is None or self._protocol.heard else (0, found[1])
+        return found if found is None or self._protocol.received_data else (0, found[1])
 
     def info(self) -> dict[str, object]:
         """What is known of the connection."""
-        return super().info() | self._protocol.facts(subject=self._tracker.tells_subject)
+        return super().info() | self._protocol.info(subject=self._tracker.tells_subject)
 
     def drain(self) -> None:
         """End the connection as soon as nothing is owed to the client: before the handshake is done, now."""
@@ -114,5 +114,5 @@ class TlsWrapper(HalfCloseableWrapper):
         if not self._protocol.version:
             return "handshake"
         # A UNIX socket's end may hide behind a closure alert: see there.
-        self._heard_all = self._heard_all or self._protocol.ended
-        return "error" if self._protocol.raised else super()._reason(failure)
+        self._heard_all = self._heard_all or self._protocol.input_ended
+        return "error" if self._protocol.inner_raised else super()._reason(failure)

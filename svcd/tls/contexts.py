@@ -72,7 +72,7 @@ def make_context(service: Service, material: TlsFiles, credentials: Credentials 
         context.use_privatekey(credentials.key)
         context.check_privatekey()
     if service.alpn:
-        context.by_protocol([name.encode() for name in service.alpn])
+        context.choose_protocol([name.encode() for name in service.alpn])
     if material.authorities:
         _ask_clients(context, service, material)
     return context
@@ -136,7 +136,7 @@ def make_contexts(service: Service, material: TlsFiles, before: Contexts | None 
     named = {name: context_of(name, credentials) for name, credentials in material.named.items()}
     if service.options.tls_sni is not None:
         try:
-            first.by_name(partial(_find, named), refuse=service.options.tls_unknown_name == "refuse")
+            first.choose_by_name(partial(_find, named), refuse=service.options.tls_unknown_name == "refuse")
         except MemoryError:
             raise ConfigError([service.fault("tls_sni", _NO_CALLBACKS)]) from None
     return Contexts(service, material, first, named)

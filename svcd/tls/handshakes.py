@@ -22,8 +22,8 @@ HANDSHAKE_SECONDS = 30.0
 _GRACE = 0.5
 
 
-class _Shaking(Protocol):
-    def late(self) -> None:
+class _PendingHandshake(Protocol):
+    def handshake_timed_out(self) -> None:
         """The handshake has taken too long."""
 
     def evict(self) -> None:
@@ -52,51 +52,51 @@ class HandshakeTracker:
         server: ServerTls,
         counters: ServiceCounters,
         reactor: FdReactor,
-        soon: Callable[[Callable[[], None]], object],
+        call_soon: Callable[[Callable[[], None]], object],
     ) -> None:
         self.server = server
         self.reactor = reactor
-        self.soon = soon
+        self.call_soon = call_soon
         self._counters = counters
         # When each is late, in the order in which they began.
-        self._open: dict[_Shaking, float] = {}
+        self._pending: dict[_PendingHandshake, float] = {}
         self._timer: IDelayedCall | None = None
 
-    def begin(self, protocol: _Shaking) -> ServerConnection:
+    def begin(self, protocol: _PendingHandshake) -> ServerConnection:
         """Somebody begins one; the TLS for it."""
-        self._open[protocol] = self.reactor.seconds() + HANDSHAKE_SECONDS
+        self._pending[protocol] = self.reactor.seconds() + HANDSHAKE_SECONDS
         if self._timer is None:
-            self._timer = self.reactor.callLater(HANDSHAKE_SECONDS, self._look)
+            self._timer = self.reactor.callLater(HANDSHAKE_SECONDS, self._check_timeouts)
         return self.server.serverConnectionForTLS(protocol)
 
-    def done(self, protocol: _Shaking, version: str) -> None:
+    def done(self, protocol: _PendingHandshake, version: str) -> None:
         """It has succeeded."""
-        self._open.pop(protocol, None)
+        self._pending.pop(protocol, None)
         self._counters.handshake_done(version)
 
-    def failed(self, protocol: _Shaking, why: str) -> None:
+    def failed(self, protocol: _PendingHandshake, why: str) -> None:
         """It has not, in a word: `tls`, `client` (it is none of those who may come in), `closed` or `timeout`."""
-        if self._open.pop(protocol, None) is not None:
+        if self._pending.pop(protocol, None) is not None:
             self._counters.handshake_failed(why)
 
-    def forget(self, protocol: _Shaking) -> None:
+    def forget(self, protocol: _PendingHandshake) -> None:
         """Whoever it was is gone."""
-        self._open.pop(protocol, None)
+        self._pending.pop(protocol, None)
 
     def evict(self) -> bool:
         """End the handshake that has begun first for another connection; returns whether there is one."""
-        for protocol, end in self._open.items():
+        for protocol, end in self._pending.items():
             if self.reactor.seconds() < end - HANDSHAKE_SECONDS + _GRACE:
                 return False
             protocol.evict()
             return True
         return False
 
-    def _look(self) -> None:
+    def _check_timeouts(self) -> None:
         self._timer = None
         now = self.reactor.seconds()
-        for protocol, end in list(self._open.items()):
+        for protocol, end in list(self._pending.items()):
             if end > now:
-                self._timer = self.reactor.callLater(end - now, self._look)
+                self._timer = self.reactor.callLater(end - now, self._check_timeouts)
                 return
-            protocol.late()
+            protocol.handshake_timed_out()

@@ -23,15 +23,15 @@ from OpenSSL._util import ffi, lib
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["RECORD", "TAKEN", "ServerConnection", "ServerContext"]
+__all__ = ["MAX_READ", "MAX_RECORD", "ServerConnection", "ServerContext"]
 
 #: The most that one record holds (RFC 8446, 5.1), in bytes.
-RECORD = 16_384
-#: What emit() returns at most, in bytes: two full records with their headers, and more.
-TAKEN = 36_864
+MAX_RECORD = 16_384
+#: What read_records() returns at most, in bytes: two full records with their headers, and more.
+MAX_READ = 36_864
 # Each is filled and copied from in one call.
-_PLAIN = ffi.new("char[]", RECORD)
-_SEALED = ffi.new("char[]", TAKEN)
+_PLAIN = ffi.new("char[]", MAX_RECORD)
+_SEALED = ffi.new("char[]", MAX_READ)
 _NAME_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int), ctypes.c_void_p)
 _PROTOCOL_CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_ubyte), ctypes.c_void_p,
@@ -49,7 +49,7 @@ class ServerConnection(SSL.Connection):
     """The server's side of TLS."""
 
     @property
-    def reason(self) -> str:
+    def verify_error(self) -> str:
         """What is wrong with the client's certificate, in OpenSSL's words; empty for nothing."""
         error = lib.SSL_get_verify_result(self._ssl)
         return "" if error == lib.X509_V_OK else ffi.string(lib.X509_verify_cert_error_string(error)).decode()
@@ -58,12 +58,12 @@ class ServerConnection(SSL.Connection):
         """Take bytes from the client."""
         lib.BIO_write(self._into_ssl, ffi.from_buffer(data), len(data))
 
-    def emit(self) -> bytes:
+    def read_records(self) -> bytes:
         """Bytes for the client, TAKEN at most; empty if there are none."""
-        size = lib.BIO_read(self._from_ssl, _SEALED, TAKEN)
+        size = lib.BIO_read(self._from_ssl, _SEALED, MAX_READ)
         return ffi.buffer(_SEALED, size)[:] if size > 0 else b""
 
-    def shake(self) -> bool:
+    def continue_handshake(self) -> bool:
         """Go on with the handshake; whether it is done.
 
         Raises:
@@ -76,18 +76,18 @@ class ServerConnection(SSL.Connection):
             raise SSL.ZeroReturnError
         return False
 
-    def receive(self) -> bytes | None:
+    def decrypt(self) -> bytes | None:
         """What the client has sent, of one record at most; None if there is nothing yet, empty if it was all.
 
         Raises:
             SSL.Error: OpenSSL can't go on.
         """
-        size = lib.SSL_read(self._ssl, _PLAIN, RECORD)
+        size = lib.SSL_read(self._ssl, _PLAIN, MAX_RECORD)
         if size > 0:
             return ffi.buffer(_PLAIN, size)[:]  # type: ignore[no-any-return]
         return None if self._wants_more(size) else b""
 
-    def seal(self, data: bytes | memoryview) -> int:
+    def encrypt(self, data: bytes | memoryview) -> int:
         """Encrypt something, which must not be empty; how much of it: one record at most.
 
         Raises:
@@ -113,7 +113,7 @@ class ServerContext(SSL.Context):
 
     def __init__(self) -> None:
         super().__init__(SSL.TLS_SERVER_METHOD)
-        self._kept: list[object] = []
+        self._callbacks: list[object] = []
 
     def set_groups(self) -> None:
         """Set the groups for the key exchange.
@@ -127,7 +127,7 @@ class ServerContext(SSL.Context):
                 return
             lib.ERR_clear_error()
 
-    def by_name(self, find: Callable[[str], SSL.Context | None], *, refuse: bool) -> None:
+    def choose_by_name(self, find: Callable[[str], SSL.Context | None], *, refuse: bool) -> None:
         """Let handshakes go on in another context, by the name that the client asks for.
 
         Args:
@@ -152,11 +152,11 @@ class ServerContext(SSL.Context):
             return int(_OK)
 
         callback = _NAME_CALLBACK(called)
-        self._kept.append(callback)
+        self._callbacks.append(callback)
         address = _address(callback)
         lib.SSL_CTX_set_tlsext_servername_callback(self._context, ffi.cast("int (*)(SSL *, int *, void *)", address))
 
-    def by_protocol(self, ours: Sequence[bytes]) -> None:
+    def choose_protocol(self, ours: Sequence[bytes]) -> None:
         """Choose among the protocols that clients offer (RFC 7301); without one in common the handshake ends (3.2).
 
         What data means is not left to chance: what one protocol takes for content another one may obey.
@@ -185,7 +185,7 @@ class ServerContext(SSL.Context):
             return int(_FATAL)
 
         callback = _PROTOCOL_CALLBACK(called)
-        self._kept.append(callback)
+        self._callbacks.append(callback)
         kind = "int (*)(SSL *, unsigned char **, unsigned char *, const unsigned char *, unsigned int, void *)"
         lib.SSL_CTX_set_alpn_select_cb(self._context, ffi.cast(kind, _address(callback)), ffi.NULL)
 

@@ -90,7 +90,11 @@ def identity_of(connection: ServerConnection) -> PeerIdentity:
         cipher=connection.get_cipher_name() or "",
         sni=(connection.get_servername() or b"").decode("ascii", "replace"),
         alpn=connection.get_alpn_proto_negotiated().decode("ascii", "replace"),
-        verify=f"FAILED:{connection.reason}" if connection.reason else "NONE" if certificate is None else "SUCCESS",
+        verify=f"FAILED:{connection.verify_error}"
+        if connection.verify_error
+        else "NONE"
+        if certificate is None
+        else "SUCCESS",
     )
     if certificate is None:
         return found
@@ -108,7 +112,7 @@ def why(error: object, connection: ServerConnection | None = None) -> str:
     if isinstance(error, Failure):
         error = error.value
     text = _text(error)
-    detail = connection.reason if connection is not None else ""
+    detail = connection.verify_error if connection is not None else ""
     return f"{text}: {detail}" if detail else text
 
 

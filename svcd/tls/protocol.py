@@ -50,7 +50,7 @@ _NOT_HTTPS = (
 _LOST = Failure(ConnectionLost())
 
 
-def _nothing() -> None:
+def _no_op() -> None:
     """Nobody wants to know."""
 
 
@@ -75,32 +75,51 @@ class TlsProtocol(TlsOutput):
         raised: whether it made a mistake that the transport does not know of.
     """
 
-    __slots__ = ("_build", "_deaf", "_end_reason", "_failure", "_halted", "_handshakes", "_hears", "_identity",
-                 "_ignored", "_kept", "_last_call", "_rest", "_saw_end", "ended", "heard", "inner", "raised", "secured",
-                 "touched", "version")  # fmt: skip
+    __slots__ = (
+        "_build_inner",
+        "_discarded_bytes",
+        "_end_reason",
+        "_failure",
+        "_handshakes",
+        "_identity",
+        "_input_closed",
+        "_linger_timer",
+        "_pending_plaintext",
+        "_transport_ended",
+        "_transport_paused",
+        "_undecrypted",
+        "_wants_input",
+        "inner",
+        "inner_raised",
+        "input_ended",
+        "on_handshake",
+        "received_any",
+        "received_data",
+        "version",
+    )  # fmt: skip
 
     _log = Logger()
 
     TLS = True
 
     def __init__(self, handshakes: HandshakeTracker, build: Callable[[], Any]) -> None:
-        super().__init__(handshakes.soon)
+        super().__init__(handshakes.call_soon)
         self._handshakes = handshakes
-        self._build = build
-        self.secured: Callable[[], None] = _nothing
+        self._build_inner = build
+        self.on_handshake: Callable[[], None] = _no_op
         self.version = self._failure = self._end_reason = ""
-        self.touched = self.ended = False
+        self.received_any = self.input_ended = False
         self._identity: PeerIdentity | None = None
-        self._last_call: IDelayedCall | None = None
+        self._linger_timer: IDelayedCall | None = None
         self.inner: Any = None
-        self.heard = self.raised = False
+        self.received_data = self.inner_raised = False
         # Whether the inner protocol wants input, whether there is none any more, and whether the transport was stopped.
-        self._hears, self._deaf, self._halted = True, False, False
+        self._wants_input, self._input_closed, self._transport_paused = True, False, False
         # Input that nobody wanted yet: whether OpenSSL may have some, what it was not given, and whether the transport
         # said meanwhile that it was all.
-        self._kept = self._saw_end = False
-        self._rest: list[memoryview] = []
-        self._ignored = 0
+        self._pending_plaintext = self._transport_ended = False
+        self._undecrypted: list[memoryview] = []
+        self._discarded_bytes = 0
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a transport has
         if name.startswith("__") or name == "startTLS":
@@ -120,11 +139,11 @@ class TlsProtocol(TlsOutput):
 
     def readConnectionLost(self) -> None:
         """The transport says that the client will send no more."""
-        if self._kept or self._rest:
-            self._saw_end = True
-        elif not self._deaf:
-            self._heard_all()
-        elif self._last_call is not None:
+        if self._pending_plaintext or self._undecrypted:
+            self._transport_ended = True
+        elif not self._input_closed:
+            self._end_input()
+        elif self._linger_timer is not None:
             # It knows why its handshake failed.
             self.transport.loseConnection()
 
@@ -135,14 +154,14 @@ class TlsProtocol(TlsOutput):
 
     def connectionLost(self, reason: Failure) -> None:
         """The connection is gone."""
-        if self.touched and not (self.version or self._failure or reason.check(ConnectionAborted)):
-            self._not_shaken(why(reason), "closed")
+        if self.received_any and not (self.version or self._failure or reason.check(ConnectionAborted)):
+            self._handshake_failed(why(reason), "closed")
         self._handshakes.forget(self)
-        if self._last_call is not None and self._last_call.active():
-            self._last_call.cancel()
-        self._hear_no_more()
-        self._mute = True
-        self._pieces.clear()
+        if self._linger_timer is not None and self._linger_timer.active():
+            self._linger_timer.cancel()
+        self._stop_input()
+        self._output_closed = True
+        self._small_writes.clear()
         self._ready.clear()
         inner = self.inner
         try:
@@ -153,161 +172,161 @@ class TlsProtocol(TlsOutput):
             # These know each other.
             self._failure, self._end_reason = self.failure_text, self.end_reason
             self._connection = self.inner = None
-            self.secured = _nothing
+            self.on_handshake = _no_op
 
     # Input.
 
     def dataReceived(self, data: bytes) -> None:
         """Something came from the client."""
-        if self._deaf:
+        if self._input_closed:
             # After its end, or ours.
-            self._ignored += len(data)
-            if self._ignored > LINGER_BYTES:
+            self._discarded_bytes += len(data)
+            if self._discarded_bytes > LINGER_BYTES:
                 self.transport.pauseProducing()
-        elif self._inside or not self._hears or len(data) > SLICE:
-            self._rest.append(memoryview(data))
-            if self._hears and not self._inside:
-                self._work_off()
+        elif self._receiving or not self._wants_input or len(data) > SLICE:
+            self._undecrypted.append(memoryview(data))
+            if self._wants_input and not self._receiving:
+                self._process_pending()
         else:
-            self._inside = True
+            self._receiving = True
             try:
-                self._take(data)
+                self._feed(data)
             finally:
-                self._inside = False
+                self._receiving = False
             self._flush()
 
-    def _take(self, data: bytes | memoryview) -> None:
+    def _feed(self, data: bytes | memoryview) -> None:
         self._connection.feed(data)
-        if self.inner is not None or self._shake():
-            self._pull()
+        if self.inner is not None or self._continue_handshake():
+            self._deliver()
 
-    def _pull(self) -> None:
+    def _deliver(self) -> None:
         """Hand the inner protocol what OpenSSL has, as far as it wants it."""
-        receive = self._connection.receive
-        self._kept = True
-        while self._hears:
+        decrypt = self._connection.decrypt
+        self._pending_plaintext = True
+        while self._wants_input:
             try:
-                data = receive()
+                data = decrypt()
             except SSL.Error as error:
-                self._broken(error)
+                self._openssl_failed(error)
                 return
             if not data:
-                self._kept = False
+                self._pending_plaintext = False
                 if data is not None:
-                    self._heard_all()
+                    self._end_input()
                 return
-            self.heard = True
+            self.received_data = True
             self.inner.dataReceived(data)
 
-    def _work_off(self) -> None:
+    def _process_pending(self) -> None:
         """The same for what was kept, and for more than a slice."""
-        self._inside = True
+        self._receiving = True
         try:
-            while self._hears:
-                if self._kept:
-                    self._pull()
-                elif self._rest:
-                    view = self._rest[0]
+            while self._wants_input:
+                if self._pending_plaintext:
+                    self._deliver()
+                elif self._undecrypted:
+                    view = self._undecrypted[0]
                     if len(view) > SLICE:
-                        self._rest[0] = view[SLICE:]
+                        self._undecrypted[0] = view[SLICE:]
                         view = view[:SLICE]
                     else:
-                        del self._rest[0]
-                    self._take(view)
-                elif self._saw_end:
-                    self._heard_all()
+                        del self._undecrypted[0]
+                    self._feed(view)
+                elif self._transport_ended:
+                    self._end_input()
                 else:
                     break
         finally:
-            self._inside = False
+            self._receiving = False
         self._flush()
 
-    def _go_on(self) -> None:
-        self._again = False
+    def _run_scheduled(self) -> None:
+        self._scheduled = False
         if self._connection is None:
             return
         try:
-            if self._hears and (self._kept or self._rest or self._saw_end):
-                self._work_off()
+            if self._wants_input and (self._pending_plaintext or self._undecrypted or self._transport_ended):
+                self._process_pending()
             else:
                 self._flush()
-            if self._halted and (self._hears or self._deaf):
-                self._halted = False
+            if self._transport_paused and (self._wants_input or self._input_closed):
+                self._transport_paused = False
                 self.transport.resumeProducing()
         except KeyboardInterrupt:
             # Ctrl-C is meant for the daemon, not for one service.
             raise
         except BaseException:  # noqa: BLE001 - whatever it is, it ends one connection
             self._log.failure("a protocol raised", Failure())
-            self.raised = True
+            self.inner_raised = True
             self.transport.abortConnection()
 
     def pauseProducing(self) -> None:
         """Read no more for now."""
-        self._halted = True
-        if not self._deaf:
-            self._hears = False
+        self._transport_paused = True
+        if not self._input_closed:
+            self._wants_input = False
         self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
         """Read again."""
-        self._hears = not self._deaf
-        if not (self._kept or self._rest or self._saw_end):
-            self._halted = False
+        self._wants_input = not self._input_closed
+        if not (self._pending_plaintext or self._undecrypted or self._transport_ended):
+            self._transport_paused = False
             self.transport.resumeProducing()
-        elif not self._again:
-            self._again = True
-            self._soon(self._go_on)
+        elif not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self._run_scheduled)
 
     def stopProducing(self) -> None:
         """End, as a producer."""
         self.loseConnection()
 
-    def _hear_no_more(self) -> None:
-        self._deaf = True
-        self._hears = self._kept = self._saw_end = False
-        self._rest.clear()
+    def _stop_input(self) -> None:
+        self._input_closed = True
+        self._wants_input = self._pending_plaintext = self._transport_ended = False
+        self._undecrypted.clear()
 
     # The handshake.
 
-    def _shake(self) -> bool:
+    def _continue_handshake(self) -> bool:
         """Go on with it; whether there is an inner protocol now."""
-        self.touched = True
+        self.received_any = True
         try:
-            if not self._connection.shake():
+            if not self._connection.continue_handshake():
                 return False
         except SSL.ZeroReturnError:
-            self._heard_all()
+            self._end_input()
             return False
         except SSL.Error as error:
             failure = why(error, self._connection)
             if failure == "http request":
                 self.transport.write(_NOT_HTTPS)
-            self._refuse(failure, "tls")
+            self._reject(failure, "tls")
             return False
         refusal = self._handshakes.server.refusal(self._connection)
         if refusal is not None:
-            self._refuse(refusal, "client")
+            self._reject(refusal, "client")
             return False
         self.version = self._connection.get_protocol_version_name()
         self._handshakes.done(self, self.version)
         # With its end come session tickets, which have the client's certificate in them: they are not its fault.
-        self._own, self._encrypted = 0, 1
-        inner = self._make_inner()
+        self._unsolicited_bytes, self._encrypted_bytes = 0, 1
+        inner = self._build_checked()
         if inner is None:
             self._finish()
             return False
-        self.secured()
+        self.on_handshake()
         self.inner = inner
         inner.makeConnection(self)
         if IHandshakeListener.providedBy(inner):
             inner.handshakeCompleted()
         return True
 
-    def _make_inner(self) -> Any:  # noqa: ANN401 - a protocol
+    def _build_checked(self) -> Any:  # noqa: ANN401 - a protocol
         """Return the service's protocol; without one the reason is kept for the log."""
         try:
-            inner = self._build()
+            inner = self._build_inner()
         except KeyboardInterrupt:
             # Ctrl-C is meant for the daemon, not for one service.
             raise
@@ -318,56 +337,56 @@ class TlsProtocol(TlsOutput):
             self._failure = "the service wants no connection"
         return inner
 
-    def _refuse(self, failure: str, word: str) -> None:
+    def _reject(self, failure: str, word: str) -> None:
         """The handshake has failed. The alert that says why is to arrive: see svcd.connections.lingering_close."""
-        self._not_shaken(failure, word)
-        self._say_end()
-        self._hear_no_more()
+        self._handshake_failed(failure, word)
+        self._send_close_notify()
+        self._stop_input()
         self.transport.loseWriteConnection()
-        self._last_call = self._handshakes.reactor.callLater(LINGER_SECONDS, self.transport.loseConnection)
+        self._linger_timer = self._handshakes.reactor.callLater(LINGER_SECONDS, self.transport.loseConnection)
 
-    def _not_shaken(self, failure: str, word: str) -> None:
+    def _handshake_failed(self, failure: str, word: str) -> None:
         self._failure = failure
         self._handshakes.failed(self, word)
 
     def evict(self) -> None:
         """The handshake is not done, and another connection needs the place."""
         self._end_reason = "evicted"
-        self._not_shaken("it was not done when descriptors or connections ran out", "timeout")
+        self._handshake_failed("it was not done when descriptors or connections ran out", "timeout")
         self.transport.abortConnection()
 
-    def late(self) -> None:
+    def handshake_timed_out(self) -> None:
         """The handshake has taken too long."""
-        self._not_shaken(f"it was not done in {HANDSHAKE_SECONDS:g} seconds", "timeout")
+        self._handshake_failed(f"it was not done in {HANDSHAKE_SECONDS:g} seconds", "timeout")
         self.transport.abortConnection()
 
-    def _heard_all(self) -> None:
+    def _end_input(self) -> None:
         """The client has no more to say, by an alert or by the end of its side of the transport."""
-        self.ended = True
-        self._hear_no_more()
+        self.input_ended = True
+        self._stop_input()
         if self.inner is None:
-            if self.touched:
-                self._not_shaken("the client has closed", "closed")
+            if self.received_any:
+                self._handshake_failed("the client has closed", "closed")
             self.transport.loseConnection()
         elif IHalfCloseableProtocol.providedBy(self.inner):
             self.inner.readConnectionLost()
         else:
             # What was written is still sent, but no more produced for it.
             self.disconnecting = True
-            self._drop_producer()
+            self._stop_producer()
             self._finish()
 
-    def _broken(self, error: SSL.Error) -> None:
+    def _openssl_failed(self, error: SSL.Error) -> None:
         self._failure = f"TLS: {why(error)}"
         # Nothing can be encrypted any more.
-        self._pieces.clear()
-        self._say_end()
-        self._hear_no_more()
+        self._small_writes.clear()
+        self._send_close_notify()
+        self._stop_input()
         self.disconnecting = True
-        self._drop_producer()
+        self._stop_producer()
         self.transport.loseConnection()
 
-    def _flooded(self) -> None:
+    def _too_many_key_updates(self) -> None:
         if not self.version:
             # How much a handshake may say has bounds of its own.
             return
@@ -396,7 +415,7 @@ class TlsProtocol(TlsOutput):
             self._identity = identity_of(self._connection)
         return self._identity
 
-    def facts(self, *, subject: bool) -> dict[str, object]:
+    def info(self, *, subject: bool) -> dict[str, object]:
         """What is known of the connection, as plain data.
 
         Args:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from OpenSSL import SSL
 
-from svcd.tls.openssl import RECORD, TAKEN
+from svcd.tls.openssl import MAX_READ, MAX_RECORD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -19,13 +19,13 @@ __all__ = ["SLICE", "TlsOutput"]
 #: What OpenSSL is given at once, and what it has for the transport at once, in bytes: its buffers never shrink.
 SLICE = 32_768
 #: A smaller write waits for others to share a record with, until the reactor's next turn.
-_SMALL = 4096
+_SMALL_WRITE = 4096
 #: While input is worked off the transport gets output behind it, or when it is so much, in bytes: to be told now and
 #: then that the kernel takes no more, and to go on, costs a fifth of the speed.
-_MOST_READY = 262_144
+_MAX_READY = 262_144
 #: What OpenSSL may have to say by itself after the handshake, in bytes: answers to key updates, each of 27 bytes or so,
 #: which a client that does not read could ask for without end.
-_MOST_OWN = 65_536
+_MAX_UNSOLICITED = 65_536
 
 
 class TlsOutput:
@@ -36,25 +36,40 @@ class TlsOutput:
         disconnecting: whether the connection ends as soon as everything is sent.
     """
 
-    __slots__ = ("_again", "_connection", "_encrypted", "_ending", "_inside", "_mute", "_own", "_pieces",
-                 "_pieces_size", "_producer", "_ready", "_ready_size", "_soon", "_streaming", "disconnecting",
-                 "transport")  # fmt: skip
+    __slots__ = (
+        "_call_soon",
+        "_closing_output",
+        "_connection",
+        "_encrypted_bytes",
+        "_output_closed",
+        "_producer",
+        "_ready",
+        "_ready_size",
+        "_receiving",
+        "_scheduled",
+        "_small_writes",
+        "_small_writes_size",
+        "_streaming",
+        "_unsolicited_bytes",
+        "disconnecting",
+        "transport",
+    )  # fmt: skip
 
     # None before and after.
     _connection: ServerConnection | Any
     transport: Any
 
-    def __init__(self, soon: Callable[[Callable[[], None]], object]) -> None:
-        self._soon = soon
+    def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        self._call_soon = call_soon
         self._connection = self.transport = None
         self._producer: Any = None
         # Whether there is nothing more to say, and whether our side is to be closed once the producer is done.
-        self._streaming = self._mute = self._ending = self.disconnecting = False
+        self._streaming = self._output_closed = self._closing_output = self.disconnecting = False
         # Whether output is sent soon in any case: since input is being worked off, or since the reactor was asked.
-        self._inside = self._again = False
+        self._receiving = self._scheduled = False
         # Small writes that wait, what OpenSSL was given since the transport had something, and what it said by itself.
-        self._pieces: list[bytes] = []
-        self._pieces_size = self._encrypted = self._own = 0
+        self._small_writes: list[bytes] = []
+        self._small_writes_size = self._encrypted_bytes = self._unsolicited_bytes = 0
         # What is ready for the transport.
         self._ready: list[bytes] = []
         self._ready_size = 0
@@ -67,21 +82,21 @@ class TlsOutput:
         """
         if type(data) is not bytes:
             data = bytes(memoryview(data))
-        if self._mute or (self.disconnecting and self._producer is None):
+        if self._output_closed or (self.disconnecting and self._producer is None):
             return
-        if len(data) >= _SMALL:
-            self._send_pieces()
+        if len(data) >= _SMALL_WRITE:
+            self._send_small_writes()
             self._send(data)
-            if not self._inside:
-                self._push()
+            if not self._receiving:
+                self._collect_records()
             return
-        self._pieces.append(data)
-        self._pieces_size += len(data)
-        if self._pieces_size >= RECORD:
-            self._send_pieces()
-        if not (self._inside or self._again):
-            self._again = True
-            self._soon(self._go_on)
+        self._small_writes.append(data)
+        self._small_writes_size += len(data)
+        if self._small_writes_size >= MAX_RECORD:
+            self._send_small_writes()
+        if not (self._receiving or self._scheduled):
+            self._scheduled = True
+            self._call_soon(self._run_scheduled)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         """Send several pieces in one go.
@@ -93,15 +108,15 @@ class TlsOutput:
 
     def _flush(self) -> None:
         """Let the transport have everything."""
-        if not self._mute:
-            self._send_pieces()
-            self._push()
+        if not self._output_closed:
+            self._send_small_writes()
+            self._collect_records()
 
-    def _send_pieces(self) -> None:
-        pieces = self._pieces
+    def _send_small_writes(self) -> None:
+        pieces = self._small_writes
         if pieces:
-            self._pieces = []
-            self._pieces_size = 0
+            self._small_writes = []
+            self._small_writes_size = 0
             data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             if data:
                 self._send(data)
@@ -109,56 +124,56 @@ class TlsOutput:
     def _send(self, data: bytes) -> None:
         """Encrypt; OpenSSL keeps a slice of it at most."""
         try:
-            sent = self._connection.seal(data)
-            self._encrypted += sent
-            while sent < len(data) and not self._mute:
-                if self._encrypted >= SLICE:
-                    self._push()
-                count = self._connection.seal(memoryview(data)[sent:])
+            sent = self._connection.encrypt(data)
+            self._encrypted_bytes += sent
+            while sent < len(data) and not self._output_closed:
+                if self._encrypted_bytes >= SLICE:
+                    self._collect_records()
+                count = self._connection.encrypt(memoryview(data)[sent:])
                 sent += count
-                self._encrypted += count
+                self._encrypted_bytes += count
         except SSL.Error as error:
-            self._broken(error)
-        if self._encrypted >= SLICE:
-            self._push()
+            self._openssl_failed(error)
+        if self._encrypted_bytes >= SLICE:
+            self._collect_records()
 
-    def _push(self) -> None:
+    def _collect_records(self) -> None:
         """Take what OpenSSL has, for the transport."""
-        if self._mute:
+        if self._output_closed:
             return
-        asked, self._encrypted = self._encrypted, 0
-        emit = self._connection.emit
+        asked, self._encrypted_bytes = self._encrypted_bytes, 0
+        emit = self._connection.read_records
         while data := emit():
             self._ready.append(data)
             self._ready_size += len(data)
             if not asked:
-                self._own += len(data)
-            if len(data) < TAKEN:
+                self._unsolicited_bytes += len(data)
+            if len(data) < MAX_READ:
                 break
-        if self._own > _MOST_OWN:
-            self._flooded()
-        elif not self._inside or self._ready_size >= _MOST_READY:
-            self._hand_over()
+        if self._unsolicited_bytes > _MAX_UNSOLICITED:
+            self._too_many_key_updates()
+        elif not self._receiving or self._ready_size >= _MAX_READY:
+            self._write_ready()
 
-    def _hand_over(self) -> None:
+    def _write_ready(self) -> None:
         ready, self._ready = self._ready, []
         self._ready_size = 0
         for data in ready:
             self.transport.write(data)
 
-    def _say_end(self) -> None:
+    def _send_close_notify(self) -> None:
         """Say the closure alert behind everything (RFC 8446, 6.1)."""
-        if not self._mute:
-            self._send_pieces()
-        if self._mute:
+        if not self._output_closed:
+            self._send_small_writes()
+        if self._output_closed:
             # Perhaps only now, since OpenSSL has failed.
             return
         # In the middle of a handshake, and after an error, there is no such thing.
         with suppress(SSL.Error):
             self._connection.shutdown()
-        self._push()
-        self._hand_over()
-        self._mute = True
+        self._collect_records()
+        self._write_ready()
+        self._output_closed = True
 
     # Who waits for whom at the end.
 
@@ -184,8 +199,8 @@ class TlsOutput:
         self.transport.unregisterProducer()
         if self.disconnecting:
             self._finish()
-        elif self._ending and not self._mute:
-            self._close_our_side()
+        elif self._closing_output and not self._output_closed:
+            self._close_output()
 
     def stopConsuming(self) -> None:
         """What is produced is wanted no more."""
@@ -201,28 +216,28 @@ class TlsOutput:
 
     def loseWriteConnection(self) -> None:
         """Close our side after what was written; the client may go on sending."""
-        if not (self._ending or self.disconnecting or self._connection is None):
-            self._ending = True
+        if not (self._closing_output or self.disconnecting or self._connection is None):
+            self._closing_output = True
             if self._producer is None or self._streaming:
-                self._close_our_side()
+                self._close_output()
 
     def abortConnection(self) -> None:
         """Close at once; nothing more is sent, nor heard of what has come already."""
-        self._hear_no_more()
-        self._mute = True
+        self._stop_input()
+        self._output_closed = True
         self.transport.abortConnection()
 
-    def _close_our_side(self) -> None:
-        self._say_end()
+    def _close_output(self) -> None:
+        self._send_close_notify()
         self.transport.loseWriteConnection()
 
     def _finish(self) -> None:
         """Close, with all said."""
-        self._say_end()
-        self._hear_no_more()
+        self._send_close_notify()
+        self._stop_input()
         self.transport.loseConnection()
 
-    def _drop_producer(self) -> None:
+    def _stop_producer(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
             self.transport.unregisterProducer()
@@ -230,18 +245,18 @@ class TlsOutput:
 
     # What the reading side does.
 
-    def _go_on(self) -> None:
+    def _run_scheduled(self) -> None:
         """It is time to send what waits."""
         raise NotImplementedError
 
-    def _hear_no_more(self) -> None:
+    def _stop_input(self) -> None:
         """Nobody wants input."""
         raise NotImplementedError
 
-    def _broken(self, error: SSL.Error) -> None:
+    def _openssl_failed(self, error: SSL.Error) -> None:
         """OpenSSL can't go on."""
         raise NotImplementedError
 
-    def _flooded(self) -> None:
+    def _too_many_key_updates(self) -> None:
         """The client lets OpenSSL answer too much."""
         raise NotImplementedError

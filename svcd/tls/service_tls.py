@@ -61,9 +61,9 @@ class ServiceTls:
         from svcd.tls.certificates import tls_server
 
         # A reactor may have a better way than the one that works on all of them.
-        soon = getattr(self._reactor, "soon", None) or partial(self._reactor.callLater, 0)
+        call_soon = getattr(self._reactor, "call_soon", None) or partial(self._reactor.callLater, 0)
         return partial(
-            self._set, HandshakeTracker(tls_server(service, self._files), self._counters, self._reactor, soon)
+            self._set, HandshakeTracker(tls_server(service, self._files), self._counters, self._reactor, call_soon)
         )
 
     def _set(self, handshakes: HandshakeTracker | None) -> None:

@@ -28,10 +28,10 @@ __all__ = ["ClientEnd", "HandlerEnd", "TlsTerminator"]
 
 #: Pieces in which the rest of a handler's words is read; more than the buffers of a pair hold.
 _PIECE = 65_536
-_MOST_PIECES = 64
+_MAX_PIECES = 64
 
 
-def _nobody() -> None:
+def _no_op() -> None:
     """There is nobody any more to be asked or told."""
 
 
@@ -50,7 +50,16 @@ class TlsTerminator(TlsProtocol):
         carried: bytes that came and went, when it is gone.
     """
 
-    __slots__ = ("_adopt", "_begin", "_cut", "_descriptors", "_over", "_plugged", "carried", "gone")
+    __slots__ = (
+        "_aborted",
+        "_adopt",
+        "_descriptors",
+        "_handler_connected",
+        "_on_close",
+        "_on_handshake_done",
+        "final_byte_counts",
+        "gone",
+    )
 
     def __init__(
         self,
@@ -60,27 +69,27 @@ class TlsTerminator(TlsProtocol):
         begin: Callable[[], None],
         over: Callable[[], None],
     ) -> None:
-        super().__init__(handshakes, self._make_side)
+        super().__init__(handshakes, self._make_client_end)
         self._adopt = adopt
         self._descriptors = descriptors
-        self._begin = begin
-        self._over = over
-        self._cut = self._plugged = self.gone = False
-        self.carried = -1, -1
+        self._on_handshake_done = begin
+        self._on_close = over
+        self._aborted = self._handler_connected = self.gone = False
+        self.final_byte_counts = -1, -1
         # Its own, and one for the end of the pair that it will have: who has shaken hands is not to find none left.
         descriptors.acquire()
         descriptors.acquire()
 
-    def _make_side(self) -> ClientEnd:
-        return ClientEnd(self._begin, self._handshakes.reactor)
+    def _make_client_end(self) -> ClientEnd:
+        return ClientEnd(self._on_handshake_done, self._handshakes.reactor)
 
     def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - what the reactor has
         """The connection is there."""
         super().makeConnection(transport)
-        if self._cut:
+        if self._aborted:
             transport.abortConnection()
 
-    def plug(self) -> int:
+    def connect_handler(self) -> int:
         """Make the pair of sockets; returns the descriptor of the handler's end, which blocks.
 
         Raises:
@@ -88,11 +97,11 @@ class TlsTerminator(TlsProtocol):
         """
         near, far = socket.socketpair()
         side = HandlerEnd(self.inner, self._descriptors.release)
-        self._plugged = True
+        self._handler_connected = True
         try:
             self._adopt(near.detach(), "", socket.AF_UNIX, side)
         except OSError:
-            self._plugged = False
+            self._handler_connected = False
             far.close()
             raise
         return far.detach()
@@ -107,18 +116,18 @@ class TlsTerminator(TlsProtocol):
         if client is None:
             return
         client.ended, client.patient = True, patient
-        if not self._plugged:
+        if not self._handler_connected:
             client.leave(orderly=True)
         elif isinstance(client.other, HandlerEnd):
-            client.other.settle()
+            client.other.close_if_done()
 
     def abort(self) -> None:
         """Close it now, whatever is under way."""
-        self._cut = True
+        self._aborted = True
         if self.transport is not None and not self.gone:
             self.abortConnection()
 
-    def moved(self) -> tuple[int, int] | None:
+    def byte_counts(self) -> tuple[int, int] | None:
         """Bytes that came from the client, without those of the handshake alone, and bytes that its system has taken.
 
         Returns:
@@ -129,26 +138,26 @@ class TlsTerminator(TlsProtocol):
         if self.transport is None:
             return 0, 0
         found: tuple[int, int] | None = getattr(self.transport, "traffic", None)
-        return found if found is None or self.heard else (0, found[1])
+        return found if found is None or self.received_data else (0, found[1])
 
-    def facts(self, *, subject: bool) -> dict[str, object]:
+    def info(self, *, subject: bool) -> dict[str, object]:
         """What is known of the connection."""
         counts = {} if self.transport is None else {"in": self.transport.bytes_in, "out": self.transport.bytes_out}
-        return {**(counts if not self.gone else {}), **super().facts(subject=subject)}
+        return {**(counts if not self.gone else {}), **super().info(subject=subject)}
 
     def connectionLost(self, reason: Failure) -> None:
         """The connection is gone."""
-        self.carried = getattr(self.transport, "bytes_in", -1), getattr(self.transport, "bytes_out", -1)
+        self.final_byte_counts = getattr(self.transport, "bytes_in", -1), getattr(self.transport, "bytes_out", -1)
         try:
             super().connectionLost(reason)
         finally:
             self.gone = True
             self._descriptors.release()
-            if not self._plugged:
+            if not self._handler_connected:
                 self._descriptors.release()
-            over = self._over
+            over = self._on_close
             # These know each other.
-            self._build = self._begin = self._over = _nobody
+            self._build_inner = self._on_handshake_done = self._on_close = _no_op
             over()
 
 
@@ -168,23 +177,23 @@ class ClientEnd(BufferedPipeEnd):
     transport: TlsProtocol
 
     def __init__(self, begin: Callable[[], None], reactor: FdReactor) -> None:
-        self._begin = begin
+        self._on_handshake_done = begin
         self._reactor = reactor
-        self._told_all = self.ended = False
-        self._ignored = 0
+        self._shutdown_sent = self.ended = False
+        self._discarded_bytes = 0
         self._timer: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         """The handshake is done; nothing is read on before there is a handler's socket."""
         self.transport.pauseProducing()
-        self._begin()
+        self._on_handshake_done()
 
     def dataReceived(self, data: bytes) -> None:
         """Pass it on."""
         super().dataReceived(data)
         if self.gone:
-            self._ignored += len(data)
-            if self._ignored > LINGER_BYTES:
+            self._discarded_bytes += len(data)
+            if self._discarded_bytes > LINGER_BYTES:
                 # It has its time to take what is left, but nobody reads on.
                 self.transport.pauseProducing()
 
@@ -196,7 +205,7 @@ class ClientEnd(BufferedPipeEnd):
 
     def writeConnectionLost(self) -> None:
         """The client's system is being told that there is no more."""
-        self._told_all = True
+        self._shutdown_sent = True
         if self.gone:
             self._linger()
 
@@ -212,7 +221,7 @@ class ClientEnd(BufferedPipeEnd):
             return
         self.transport.loseWriteConnection()
         self.transport.resumeProducing()
-        if self._told_all:
+        if self._shutdown_sent:
             self._linger()
 
     def _linger(self) -> None:
@@ -239,8 +248,8 @@ class HandlerEnd(PipeEnd):
     def __init__(self, client: ClientEnd, release: Callable[[], None]) -> None:
         self._client = client
         self._release = release
-        self._told_all = False
-        self._ignored = 0
+        self._shutdown_sent = False
+        self._discarded_bytes = 0
 
     def connectionMade(self) -> None:
         """The reactor has it."""
@@ -256,31 +265,31 @@ class HandlerEnd(PipeEnd):
         """Pass it on. Once the client is gone a handler that is still reading may write a little into the void."""
         super().dataReceived(data)
         if self.other is None:
-            self._ignored += len(data)
-            if self._ignored > LINGER_BYTES:
+            self._discarded_bytes += len(data)
+            if self._discarded_bytes > LINGER_BYTES:
                 self.transport.abortConnection()
 
     def readConnectionLost(self) -> None:
         """The handler will write no more."""
         # A reactor of Twisted's may find the end while it was told to read nothing, and what comes before is unread.
-        self._read_rest()
+        self._read_remaining()
         super().readConnectionLost()
         if self.other is None:
             self.transport.loseConnection()
         else:
-            self.settle()
+            self.close_if_done()
 
-    def settle(self) -> None:
+    def close_if_done(self) -> None:
         """If the handler has ended and has said all, nobody is there for the client."""
         client = self.other
         if client is not None and self.heard_all and self._client.ended:
-            self._part()
+            self._disconnect()
             self.transport.unregisterProducer()
             self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
         """The handler has everything, or can read it."""
-        self._told_all = True
+        self._shutdown_sent = True
         if self.other is None:
             self.transport.loseConnection()
 
@@ -288,7 +297,7 @@ class HandlerEnd(PipeEnd):
         """The client is gone. The handler may still read what that has sent, but nobody wants its answers."""
         if not orderly:
             self.transport.abortConnection()
-        elif self._told_all or self.heard_all:
+        elif self._shutdown_sent or self.heard_all:
             self.transport.loseConnection()
         else:
             self.transport.loseWriteConnection()
@@ -298,22 +307,22 @@ class HandlerEnd(PipeEnd):
         """The handler has closed its end, or we have closed ours."""
         if self.other is not None:
             # It may have left something unread, which ends the connection before all that it wrote is read.
-            self._read_rest()
-            self._part()
+            self._read_remaining()
+            self._disconnect()
         self._release()
 
-    def _read_rest(self) -> None:
+    def _read_remaining(self) -> None:
         client = self.other
         if client is None:
             return
         with contextlib.suppress(OSError):
-            for _ in range(_MOST_PIECES):
+            for _ in range(_MAX_PIECES):
                 data = self._socket.recv(_PIECE)
                 if not data:
                     break
                 client.transport.write(data)
 
-    def _part(self) -> None:
+    def _disconnect(self) -> None:
         client = self._client
         self.other = client.other = None
         client.transport.unregisterProducer()

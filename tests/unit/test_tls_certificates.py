@@ -414,8 +414,8 @@ _NO_CALLBACKS = "this Python's libffi is older than 3.4 and needs memory that is
     ("what", "error", "text"),
     [
         ("use_privatekey", SSL.Error([("", "", "too small")]), "OpenSSL does not take the certificate: too small"),
-        ("by_protocol", MemoryError(), _NO_CALLBACKS),
-        ("by_name", MemoryError(), _NO_CALLBACKS),
+        ("choose_protocol", MemoryError(), _NO_CALLBACKS),
+        ("choose_by_name", MemoryError(), _NO_CALLBACKS),
     ],
 )
 def test_what_cannot_be_used_after_all(monkeypatch: pytest.MonkeyPatch, what: str, error: Exception, text: str) -> None:

@@ -199,12 +199,12 @@ def test_answers_to_much_go_out_bit_by_bit() -> None:
     """OpenSSL's buffers never shrink: so they hold a slice of the answer, however much came at once."""
     pair = TlsPair(EchoProtocol()).shake()
     connection = pair.tls._connection
-    seal, emit = connection.seal, connection.emit
+    encrypt, read_records = connection.encrypt, connection.read_records
     held, most = 0, 0
 
     def count(data: bytes | memoryview) -> int:
         nonlocal held, most
-        size = seal(data)
+        size = encrypt(data)
         held += size
         most = max(most, held)
         return size
@@ -212,9 +212,9 @@ def test_answers_to_much_go_out_bit_by_bit() -> None:
     def let_go() -> bytes:
         nonlocal held
         held = 0
-        return emit()
+        return read_records()
 
-    connection.seal, connection.emit = count, let_go  # type: ignore[method-assign]
+    connection.encrypt, connection.read_records = count, let_go  # type: ignore[method-assign]
     pair.carry(DATA)
     assert pair.client.received == DATA
     assert most <= 40_000
@@ -651,7 +651,7 @@ def test_a_handshake_gives_way_to_another_connection() -> None:
 def test_a_service_that_wants_no_connection() -> None:
     """The client is told that there is no more."""
     pair = TlsPair()
-    pair.tls._build = lambda: None
+    pair.tls._build_inner = lambda: None
     pair.shake()
     assert (pair.client.told_end, pair.below.lost) == (True, "done")
     assert pair.tls.failure_text == "the service wants no connection"
@@ -665,7 +665,7 @@ def test_a_service_that_can_not_make_its_protocol(raised: BaseException) -> None
         raise raised
 
     pair = TlsPair()
-    pair.tls._build = build
+    pair.tls._build_inner = build
     pair.shake()
     assert (pair.client.told_end, pair.below.lost) == (True, "done")
     assert pair.tls.failure_text.startswith(f"build raises {type(raised).__name__}: ")
@@ -681,7 +681,7 @@ def test_ctrl_c_is_not_the_connection_s(when: str) -> None:
     inner = Plain()
     pair = TlsPair(inner)
     if when == "made":
-        pair.tls._build = interrupted
+        pair.tls._build_inner = interrupted
         with pytest.raises(KeyboardInterrupt):
             pair.shake()
     else:
@@ -692,7 +692,7 @@ def test_ctrl_c_is_not_the_connection_s(when: str) -> None:
         inner.transport.resumeProducing()
         with pytest.raises(KeyboardInterrupt):
             pair.clock.advance(0)
-        assert not pair.tls.raised
+        assert not pair.tls.inner_raised
 
 
 # What goes wrong later.
@@ -720,7 +720,7 @@ def test_what_can_not_be_encrypted_ends_the_connection(size: int) -> None:
     def fail(_data: object) -> int:
         raise SSL.Error([("SSL routines", "", "internal error")])
 
-    pair.tls._connection.seal = fail  # type: ignore[method-assign]
+    pair.tls._connection.encrypt = fail  # type: ignore[method-assign]
     inner.transport.write(b"x" * size)
     inner.transport.loseConnection()
     assert (pair.below.lost, pair.tls.failure_text) == ("done", "TLS: internal error")
@@ -746,7 +746,7 @@ def test_a_mistake_with_input_that_waited() -> None:
     inner.transport.resumeProducing()
     with LogCatcher() as log:
         pair.clock.advance(0)
-    assert (pair.tls.raised, pair.below.lost) == (True, "aborted")
+    assert (pair.tls.inner_raised, pair.below.lost) == (True, "aborted")
     assert log.failures[0].check(ZeroDivisionError)
 
 
@@ -759,10 +759,10 @@ def test_a_client_that_asks_for_endless_answers_of_tls() -> None:
         def feed(self, data: bytes) -> None:
             self.said = b"y" * len(data)
 
-        def receive(self) -> None:
+        def decrypt(self) -> None:
             """Nothing for the protocol."""
 
-        def emit(self) -> bytes:
+        def read_records(self) -> bytes:
             said, self.said = self.said, b""
             return said
 

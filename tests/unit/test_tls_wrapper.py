@@ -226,7 +226,7 @@ def test_other_ends(how: str, reason: str) -> None:
     if how == "broken":
         connection.wrapper.dataReceived(b"\x17\x03\x03\x00\x20" + b"x" * 32)
     else:
-        tls.raised = how == "raised"
+        tls.inner_raised = how == "raised"
         tls.inner.failure_text = "no server" if how == "failed" else ""
         connection.below.lose(Failure(ConnectionLost()))
     assert _fields(wrappers.lines[-1])["reason"] == reason
