@@ -8,6 +8,13 @@ again at once.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from svcd.connections.descriptor_budget import DescriptorBudget
+    from svcd.interfaces import FdReactor
+
+
 import os
 import socket
 from typing import TYPE_CHECKING, Any
@@ -26,12 +33,11 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.config.service import Service
-    from svcd.connections.header_queue import HeaderQueue
     from svcd.connections.tracker import ConnectionTracker
     from svcd.interfaces import ConnectionHandler
     from svcd.wire.proxy_header import ProxyHeader
 
-__all__ = ["PATIENCE", "ProxiedConnection", "ProxyProtocolReader"]
+__all__ = ["PATIENCE", "HeaderQueue", "ProxiedConnection", "ProxyProtocolReader"]
 
 #: How long a proxy may take for its header, in seconds. It sends that first, and unasked; the specification wants
 #: more than 3, for a segment that was lost.
@@ -295,3 +301,44 @@ class ProxiedConnection:
     def logPrefix(self) -> str:
         """For messages of the reactor."""
         return self._header_reader.tracker.service.id
+
+
+#: How many connections may wait, and the share of the daemon's descriptors.
+_MOST = 1024
+
+
+_SHARE = 4
+
+
+class HeaderQueue:
+    """All connections that wait for their headers.
+
+    They are bounded, so that proxies that say nothing take no room from the services. Where there are too many the one
+    that has waited longest has to go: the header of a proxy in order is not late.
+
+    Args:
+        reactor: watches descriptors and time.
+        budget: counts them, since each has a descriptor.
+
+    Attributes:
+        reactor: as given.
+        most: how many there may be.
+    """
+
+    def __init__(self, reactor: FdReactor, budget: DescriptorBudget) -> None:
+        self.reactor = reactor
+        self.most = max(1, min(_MOST, budget.limit // _SHARE))
+        self._budget = budget
+        self._waiting: dict[ProxiedConnection, None] = {}
+
+    def enter(self, who: ProxiedConnection) -> None:
+        """One more."""
+        if self._waiting and (len(self._waiting) >= self.most or self._budget.full):
+            next(iter(self._waiting)).refuse("too many connections wait for theirs")
+        self._waiting[who] = None
+        self._budget.acquire()
+
+    def leave(self, who: ProxiedConnection) -> None:
+        """One less."""
+        del self._waiting[who]
+        self._budget.release()

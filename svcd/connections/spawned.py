@@ -7,18 +7,25 @@ speaks TLS does (svcd.tls.termination).
 from __future__ import annotations
 
 import os
-import signal
 from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from svcd.connections.admission_queue import ServiceAdmission
+    from svcd.wire.proxy_header import ProxyHeader
+
+
+import signal
+from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
 from svcd.access.admission import ConnectionSlot
 from svcd.addresses import unmapped
 from svcd.config.process_types import OUTPUT_RATE
-from svcd.connections.connection_addresses import ConnectionAddresses
 from svcd.connections.lingering_close import send_banner
-from svcd.connections.queued_client import QueuedClient
-from svcd.connections.spawned_connection import ExitResult, SpawnedConnection
+from svcd.connections.spawned_connection import ConnectionAddresses, ExitResult, SpawnedConnection
 from svcd.connections.spawned_tls import SpawnedTls
 from svcd.connections.tracker import ConnectionTracker
 from svcd.errors import CommandError
@@ -40,7 +47,7 @@ if TYPE_CHECKING:
     from svcd.tls.service_tls import ServiceTls
     from svcd.wire.proxy_header import ProxyHeader
 
-__all__ = ["SpawnedTracker"]
+__all__ = ["QueuedClient", "SpawnedTracker"]
 
 
 class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
@@ -377,3 +384,70 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"SIG{number}"
+
+
+class QueuedClient:
+    """A connection that waits until one of its service ends; it is not read meanwhile.
+
+    Args:
+        tracker: takes it when there is room.
+        descriptor: of the connection.
+        name: the client's socket address.
+        family: of the socket.
+        relay: the header by which a proxy has said whose connection it is.
+
+    Attributes:
+        started: by the keeper's clock, in seconds.
+    """
+
+    __slots__ = ("_descriptor", "_family", "_name", "_number", "_relay", "_tracker", "started")
+
+    def __init__(
+        self,
+        tracker: SpawnedTracker,
+        descriptor: int,
+        name: Any,  # noqa: ANN401 - a socket address
+        family: int,
+        relay: ProxyHeader | None,
+    ) -> None:
+        self._tracker = tracker
+        self._descriptor = descriptor
+        self._name = name
+        self._family = family
+        self._relay = relay
+        self._number = 0
+        self.started = tracker.clock()
+        tracker.pending[self] = None
+        tracker.budget.acquire()
+        tracker.service_admission.enqueue(self._again)
+
+    @property
+    def number(self) -> int:
+        """The connection's number, which it has from when it is listed first."""
+        self._number = self._number or next(self._tracker.connection_ids)
+        return self._number
+
+    def info(self) -> dict[str, object]:
+        """What is known of the connection."""
+        _, peer = self._tracker.client_of(self._descriptor, self._name)
+        return self._tracker.facts(self, peer, state="room")
+
+    def drain(self) -> None:
+        """Nothing is owed to it."""
+        self.abort("")
+
+    def abort(self, _cause: str) -> None:
+        """End it."""
+        self._tracker.service_admission.dequeue(self._again)
+        os.close(self._descriptor)
+        self._tracker.budget.release()
+        del self._tracker.pending[self]
+        self._tracker.notify_if_empty()
+
+    def _again(self) -> None:
+        self._tracker.budget.release()
+        del self._tracker.pending[self]
+        try:
+            self._tracker.take(self._descriptor, self._name, self._family, self._relay)
+        finally:
+            self._tracker.notify_if_empty()

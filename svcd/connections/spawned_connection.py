@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from svcd.net.peer_credentials import credentials
+from svcd.process.environment import local_proxy_environment, proxy_environment, tcp_environment, unix_environment
+
+if TYPE_CHECKING:
+    from svcd.wire.proxy_header import ProxyHeader
+
+
 import signal
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -17,7 +28,7 @@ if TYPE_CHECKING:
     from svcd.process.launcher_client import LauncherClient
     from svcd.tls.termination import TlsTerminator
 
-__all__ = ["KILL_SECONDS", "LAST_KILL_SECONDS", "ExitResult", "SpawnedConnection"]
+__all__ = ["KILL_SECONDS", "LAST_KILL_SECONDS", "ConnectionAddresses", "ExitResult", "SpawnedConnection"]
 
 #: How long a process group has after SIGTERM, in seconds, before SIGKILL.
 KILL_SECONDS = 2.0
@@ -239,3 +250,66 @@ class SpawnedConnection:
         """No deadline holds any more."""
         if self._call is not None and self._call.active():
             self._call.cancel()
+
+
+@dataclass(slots=True)
+class ConnectionAddresses:
+    """Both ends of a connection.
+
+    Attributes:
+        near, far: our socket address and the client's, over TCP or by a proxy's header; None without one.
+        real: the socket addresses that the connection itself has over TCP, ours first; None at a UNIX socket.
+        process: the one at the other end of a UNIX socket, with its user and group (unix(7)).
+        more: variables that a process gets besides, of a proxy; each behind a NUL.
+        family: of the socket.
+        relay: a proxy's header.
+    """
+
+    near: Any
+    far: Any
+    real: tuple[Any, Any] | None = None
+    process: tuple[int, int, int] = (0, 0, 0)
+    more: bytes = b""
+    family: int = socket.AF_INET
+    relay: ProxyHeader | None = None
+
+    @classmethod
+    def of(cls, descriptor: int, name: Any, family: int, relay: ProxyHeader | None = None) -> ConnectionAddresses:  # noqa: ANN401 - a socket address
+        """Those of a connection.
+
+        Args:
+            descriptor: the connection's.
+            name: the client's socket address.
+            family: of the socket.
+            relay: a proxy's header, which the client's address may be from.
+
+        Raises:
+            OSError: the client is gone already.
+        """
+        near = None if relay is None else relay.destination
+        sock = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
+        try:
+            if family == socket.AF_UNIX:
+                process = credentials(sock)
+                more = b"" if near is None else b"\0" + local_proxy_environment(*process)
+                return cls(near, name, None, process, more, family, relay)
+            own = sock.getsockname()
+            if near is None:
+                return cls(own, name, (own, name), family=family, relay=relay)
+            proxy = sock.getpeername()
+            more = b"\0" + proxy_environment(proxy[0], proxy[1])
+            return cls(near, name, (own, proxy), more=more, family=family, relay=relay)
+        finally:
+            sock.detach()
+
+    def environment(self, count: int, host: str | None = None, near: str | None = None) -> bytes:
+        """The variables of the connection.
+
+        Args:
+            count: the open connections of the service, this one included.
+            host: the client's name, if it was looked up.
+            near: the name of our own address, the same.
+        """
+        if self.near is None:
+            return unix_environment(*self.process)
+        return tcp_environment(self.near[0], self.near[1], self.far[0], self.far[1], count, host, near) + self.more

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from svcd.connections.admission_queue import ServiceAdmission
-    from svcd.connections.connection_addresses import ConnectionAddresses
     from svcd.connections.descriptor_budget import Share
-    from svcd.connections.spawned_connection import SpawnedConnection
+    from svcd.connections.spawned_connection import ConnectionAddresses, SpawnedConnection
     from svcd.interfaces import AdoptConnection
     from svcd.metrics.counters import ServiceCounters
     from svcd.tls.service_tls import ServiceTls

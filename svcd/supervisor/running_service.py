@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from svcd.connections.header_queue import HeaderQueue
+from svcd.connections.proxy_protocol import HeaderQueue
 from svcd.errors import CommandError
 from svcd.supervisor.launch_spec import launch_spec, needs_root, roots_refusals
 from svcd.supervisor.listener import nothing

@@ -14,8 +14,7 @@ from svcd.access.admission import ConnectionSlot, GlobalLimit
 from svcd.connections.admission_queue import ServiceAdmission
 from svcd.connections.context import ConnectionContext
 from svcd.connections.descriptor_budget import DescriptorBudget
-from svcd.connections.header_queue import HeaderQueue
-from svcd.connections.proxy_protocol import PATIENCE, ProxiedConnection, ProxyProtocolReader
+from svcd.connections.proxy_protocol import PATIENCE, HeaderQueue, ProxiedConnection, ProxyProtocolReader
 from svcd.connections.tracker import ConnectionTracker
 from svcd.log.formats import TextFormat
 from svcd.log.writer import LogWriter
