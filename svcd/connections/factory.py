@@ -105,8 +105,8 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
         self.refused(found, addr)
         service_admission = self.service_admission
         return (
-            RejectProtocol(service_admission.lingering_closer, service_admission.refuse_banner)
-            if service_admission.refuse_banner
+            RejectProtocol(service_admission.refusals.lingering_closer, service_admission.refusals.banner)
+            if service_admission.refusals.banner
             else None
         )
 
@@ -146,7 +146,7 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
 
     def refused(self, refusal: Refusal, addr: IAddress) -> None:
         """Somebody is not let in."""
-        self.service_admission.refused(refusal, self.peer_of(addr))
+        self.service_admission.refusals.report(refusal, self.peer_of(addr))
 
     def peer_of(self, addr: IAddress) -> str:
         """The client as the log has it."""
@@ -278,9 +278,9 @@ class PendingConnection:
             follower = tracker.wrap(self._addr, found)
         else:
             tracker.refused(found, self._addr)
-            if tracker.service_admission.refuse_banner:
+            if tracker.service_admission.refusals.banner:
                 follower = RejectProtocol(
-                    tracker.service_admission.lingering_closer, tracker.service_admission.refuse_banner
+                    tracker.service_admission.refusals.lingering_closer, tracker.service_admission.refusals.banner
                 )
         self._slot = None
         if follower is None:

@@ -100,7 +100,7 @@ class ProxyProtocolReader:
         service_admission = self.tracker.service_admission
         rule = AccessRule(f"proxy_protocol: {text}", service_admission.admission.rules.places.get("proxy_protocol"))
         _, peer = self.tracker.client_of(descriptor, name)
-        service_admission.refused(Refusal(RefusalReason.PROXY, text, rule), peer)
+        service_admission.refusals.report(Refusal(RefusalReason.PROXY, text, rule), peer)
 
     def close(self) -> None:
         """Close the connections whose headers have not come: their service is no more."""

@@ -138,7 +138,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
             if self.service_admission.should_queue(slot):
                 QueuedClient(self, descriptor, name, family, relay)
             else:
-                self.service_admission.reject(descriptor, slot, peer)
+                self.service_admission.refusals.reject(descriptor, slot, peer)
             return
         try:
             ends = ConnectionAddresses.of(descriptor, name, family, relay)
@@ -181,7 +181,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
             refusal = session.slot.check_host_name(host)
             if refusal is not None:
                 self._forget(session)
-                self.service_admission.reject(descriptor, refusal, self.peer_text(ends.far[0], ends.far[1]))
+                self.service_admission.refusals.reject(descriptor, refusal, self.peer_text(ends.far[0], ends.far[1]))
                 return
             self.counters.accepted += 1
         if near is None:

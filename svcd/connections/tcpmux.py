@@ -235,7 +235,7 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
         host, text = self.client_of(descriptor, peer)
         slot = self.service_admission.admit(host, self.clock())
         if not isinstance(slot, ConnectionSlot):
-            self.service_admission.reject(descriptor, slot, text)
+            self.service_admission.refusals.reject(descriptor, slot, text)
             return
         if len(self.sessions) >= self._most:
             # A client that means to name a service does so at once: the one that has waited longest goes.
@@ -264,7 +264,7 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
     def turn_away(self, client: TcpmuxClient, descriptor: int, refusal: Refusal, peer: Any) -> None:  # noqa: ANN401 - a socket address
         """Refuse a client for its host name; as it was never let in, the log has a refuse line of it alone."""
         self._remove(client)
-        self.service_admission.reject(descriptor, refusal, self.client_of(descriptor, peer)[1])
+        self.service_admission.refusals.reject(descriptor, refusal, self.client_of(descriptor, peer)[1])
 
     def may_accept(self) -> int:
         """How many more clients may be listened to now."""

@@ -165,7 +165,7 @@ class WaitPort(BasePort):
     def _refuse(self, refusal: Refusal, peer: str) -> None:
         """Take away what waits, and only that."""
         if self.socket.type == socket.SOCK_DGRAM:
-            self._tracker.service_admission.refused(refusal, peer)
+            self._tracker.service_admission.refusals.report(refusal, peer)
             with contextlib.suppress(OSError):
                 self.socket.recv(1, socket.MSG_DONTWAIT)
             return
@@ -182,7 +182,7 @@ class WaitPort(BasePort):
         refusal, self._refusal = self._refusal, None
         if descriptor >= 0:
             assert refusal is not None  # noqa: S101 - it is accepted to be refused
-            self._tracker.service_admission.reject(descriptor, refusal, "-")
+            self._tracker.service_admission.refusals.reject(descriptor, refusal, "-")
         self.resume()
 
     def _asker(self) -> tuple[str, str, bytes]:

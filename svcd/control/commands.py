@@ -122,7 +122,9 @@ class Commands:
         if tracker is not None:
             row["connections"] = len(tracker.sessions)
             row["limit"] = tracker.service_admission.admission.rules.instances
-            row["refused"] = {str(reason): count for reason, count in tracker.service_admission.counts.items() if count}
+            row["refused"] = {
+                str(reason): count for reason, count in tracker.service_admission.refusals.counts.items() if count
+            }
         return row
 
     def _runs(self, broken: BrokenService) -> bool:

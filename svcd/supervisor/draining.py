@@ -54,7 +54,7 @@ def drained(running: RunningService, reactor: FdReactor) -> Deferred[None]:
     if tracker is None:
         attempt(running, running.finished)
         return succeed(None)
-    attempt(running, tracker.service_admission.flush)
+    attempt(running, tracker.service_admission.refusals.flush)
     for session in tracker.all_connections():
         attempt(running, session.drain)
     patience = reactor.callLater(running.service.options.shutdown_timeout, cut, running)

@@ -13,6 +13,7 @@ from svcd.connections.access_rules import zone_of
 from svcd.connections.admission_queue import ServiceAdmission
 from svcd.connections.factory import TrackingFactory
 from svcd.connections.proxy_protocol import ProxyProtocolReader
+from svcd.connections.refusals import RefusalReporter
 from svcd.connections.spawned import SpawnedTracker
 from svcd.connections.tcpmux import TcpmuxTracker
 from svcd.connections.wait_port import WaitPort
@@ -347,7 +348,9 @@ class DatagramService(_BaseService):
 
     def __init__(self, shared: ServiceContext, service: Service, zygote_client: ZygoteClient) -> None:  # noqa: ARG002 - as all
         super().__init__(shared, service)
-        self._service_admission = ServiceAdmission(shared.connections, service)
+        self._counters = shared.connections.registry.counters(service.id)
+        self._refusals = RefusalReporter(shared.connections, self._counters)
+        self._refusals.make_line(service)
         self._answering = shared.connections.datagram_filter(service)
         self.refresh_addresses()
         self._ports: list[ServingPort] = []
@@ -364,7 +367,7 @@ class DatagramService(_BaseService):
         )
 
     def attach(self, port: ServingPort) -> Callable[[], None]:
-        counters, source = self._service_admission.counters, cast("DatagramPort", port)
+        counters, source = self._counters, cast("DatagramPort", port)
         counters.add_source(source)
         self._ports.append(port)
 
@@ -407,17 +410,17 @@ class DatagramService(_BaseService):
             self._waited.cancel()
 
     def make_lines(self) -> None:
-        self._service_admission.make_line()
+        self._refusals.make_line(self.service)
 
     def read_time_zone(self) -> None:
         self._answering.read_time_zone(zone_of(self.service))
 
     def _refused(self, refusal: Refusal, host: str, port: int) -> None:
         peer = self._shared.log_writer.format_peer(host, port) if port >= 0 else host or LOCAL_CLIENT
-        self._service_admission.refused(refusal, peer)
+        self._refusals.report(refusal, peer)
 
     def finished(self) -> None:
-        self._service_admission.flush()
+        self._refusals.flush()
 
     def can_become(self, service: Service) -> bool:  # noqa: ARG002 - as all
         """It has no connections: another one takes its place, on the same sockets."""

@@ -415,7 +415,7 @@ class Supervisor(TwistedService):
         def ended(_result: None) -> None:
             self.draining.remove(running)
             running.finished()
-            tracker.service_admission.flush()
+            tracker.service_admission.refusals.flush()
             self._describe()
             self._dismiss()
 

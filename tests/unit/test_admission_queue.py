@@ -144,7 +144,7 @@ def test_who_may_not_come_in_is_closed_and_told(options: str, host: str, reason:
     peer = "local" if not host else "192.0.2.1:40000"
     assert line.startswith(f'refuse service=echo/tcp peer={peer} reason={reason} count=1 rule="{rule}')
     assert line.endswith(f' (s:1:{len("echo 7/tcp access_zone=UTC ") + len(rule) + 2})"')
-    assert place.service_admission.counts == {reason: 1}
+    assert place.service_admission.refusals.counts == {reason: 1}
     assert place.empty()
 
 
@@ -253,7 +253,7 @@ class TestLog:
         for _ in range(3):
             place.connect()
         assert [each.startswith(line) for each in place.lines] == ([True] if line else [])
-        assert place.service_admission.counts == {RefusalReason.ADDRESS: 3}
+        assert place.service_admission.refusals.counts == {RefusalReason.ADDRESS: 3}
         assert bool(place.reactor.getDelayedCalls()) is bool(line)
 
     def test_a_flood_is_a_line_a_second(self) -> None:
@@ -276,9 +276,9 @@ class TestLog:
             place.connect("10.0.0.1")
             place.connect()
         assert place.reasons() == ["address", "instances"]
-        place.service_admission.flush()
+        place.service_admission.refusals.flush()
         assert place.reasons() == ["address", "instances"] * 2
-        place.service_admission.flush()
+        place.service_admission.refusals.flush()
         assert len(place.lines) == 5
         _end(kept)
         assert place.empty()
@@ -644,7 +644,7 @@ class TestDescriptors:
         ours, theirs = pair
         place = _Place("banner_fail=/out")
         theirs.sendall(b"x" * 1000)
-        place.service_admission.lingering_closer.close(ours.detach(), b"out\n")
+        place.service_admission.refusals.lingering_closer.close(ours.detach(), b"out\n")
         assert theirs.recv(100) == b"out\n"
         assert theirs.recv(100) == b""
         (leaving,) = place.reactor.readers
@@ -661,7 +661,7 @@ class TestDescriptors:
         """In time and bytes; and it ends with the reactor."""
         ours, theirs = pair
         place = _Place()
-        place.service_admission.lingering_closer.close(ours.detach(), b"out\n")
+        place.service_admission.refusals.lingering_closer.close(ours.detach(), b"out\n")
         (leaving,) = place.reactor.readers
         if end == "time":
             place.reactor.advance(LINGER_SECONDS)
@@ -677,11 +677,11 @@ class TestDescriptors:
         """At once."""
         ours, theirs = pair
         place = _Place()
-        place.service_admission.lingering_closer.close(ours.detach(), b"")
+        place.service_admission.refusals.lingering_closer.close(ours.detach(), b"")
         assert theirs.recv(1) == b""
         ours, theirs = socket.socketpair()
         theirs.close()
-        place.service_admission.lingering_closer.close(ours.detach(), b"out\n")
+        place.service_admission.refusals.lingering_closer.close(ours.detach(), b"out\n")
         assert place.empty()
 
     def test_beyond_the_number_it_is_closed_at_once(
@@ -691,7 +691,7 @@ class TestDescriptors:
         monkeypatch.setattr(lingering_close_module, "_MOST", 0)
         ours, theirs = pair
         place = _Place()
-        place.service_admission.lingering_closer.close(ours.detach(), b"out\n")
+        place.service_admission.refusals.lingering_closer.close(ours.detach(), b"out\n")
         assert theirs.recv(100) == b"out\n"
         assert place.empty()
 

@@ -182,7 +182,7 @@ def test_a_broken_header_ends_the_connection(proxied: Callable[..., _Proxied], d
     host, port = client.getsockname()
     rule = f'"proxy_protocol: {text} (s:1:27)"'
     assert service.lines == [f"refuse service=echo/tcp peer={host}:{port} reason=proxy count=1 rule={rule}"]
-    assert service.service_admission.counts == {"proxy": 1}
+    assert service.service_admission.refusals.counts == {"proxy": 1}
     assert not service.taken
     assert service.quiet
 
@@ -224,7 +224,7 @@ def test_a_header_has_its_time(proxied: Callable[..., _Proxied], options: str, s
     assert service.quiet
     service.connect()
     service.reactor.advance(seconds)
-    assert service.service_admission.counts == {"proxy": 2}
+    assert service.service_admission.refusals.counts == {"proxy": 2}
 
 
 def test_who_has_waited_longest_makes_room(proxied: Callable[..., _Proxied]) -> None:

@@ -766,7 +766,7 @@ def test_a_client_that_another_port_brings_waits_for_room(spawned: Callable[...,
     (last,) = daemon.tracker.pending
     last.drain()
     assert clients[3].recv(1) == b""
-    assert daemon.service_admission.counts == {}
+    assert daemon.service_admission.refusals.counts == {}
     daemon.tracker.process_ended(Ended(second, 0))
     assert (daemon.budget.open, daemon.global_limit.open, daemon.tracker.all_connections()) == (0, 0, [])
 
