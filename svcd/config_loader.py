@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from svcd.config.endpoints import DesiredServices, Endpoint, check
 from svcd.config.parser import parse, parse_text
 from svcd.config.service import Config
-from svcd.defaults import DEFAULT, DEFAULT_NAME, SERVICES_FILE
+from svcd.defaults import DEFAULT_NAME, SERVICES_FILE
 from svcd.errors import ConfigError
 from svcd.host.info import Host
 from svcd.model import ConfigProblem, Severity, SourceLocation
-from svcd.protocols.catalog import SHAPES
+from svcd.protocols.catalog import BUILTINS
+from svcd.protocols.sample_files import default_services
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -64,9 +65,9 @@ def load_config(
         raise ConfigError([ConfigProblem(SourceLocation("--services"), "an empty name; name a file")])
     path = usual_file() if path is None else path
     if path is None:
-        config, problems = parse_text(DEFAULT, DEFAULT_NAME, files, SHAPES)
+        config, problems = parse_text(default_services(), DEFAULT_NAME, files, BUILTINS)
     else:
-        config, problems = parse(path, files, SHAPES)
+        config, problems = parse(path, files, BUILTINS)
     config, outside = config.shifted(port_offset)
     endpoints, missing = check(config, files, machine or Host())
     problems = _sorted([*problems, *outside, *missing])

@@ -35,8 +35,9 @@ from svcd.net.monotonic import use_monotonic_time
 from svcd.net.resolver import PooledResolver
 from svcd.net.threads import call_in_daemon_thread
 from svcd.process.signals import reset_inherited_signals
-from svcd.protocols.catalog import ServiceDependencies
+from svcd.protocols.catalog import BUILTINS, ServiceDependencies, import_protocols
 from svcd.protocols.outgoing import client_endpoint, redirect_lookups
+from svcd.protocols.sample_files import default_ports
 from svcd.sockets.acquire import open_sockets
 from svcd.supervisor.launch_spec import account_of
 from svcd.supervisor.reload import Reloader
@@ -99,10 +100,10 @@ class Options(usage.Options):
 
     synopsis = "[options]"
     longdesc = (
-        "svcd hosts the small internet services (echo, upper, discard, chargen, daytime, time, qotd, http, status), "
+        f"svcd hosts the small internet services ({', '.join(BUILTINS)}), "
         "as its services file says. Options of twistd itself (-n, --logfile, --pidfile, --uid, ...) stand before "
         f"the word svcd. Without --services it reads {SERVICES_FILE}, or else serves on the loopback interface: "
-        "echo 10007, discard 10009, daytime 10013, chargen 10019, time 10037, upper 17007, http 18080."
+        f"{default_ports()}."
     )
     optParameters = [  # noqa: RUF012 - Twisted's name for it
         ["services", "s", None, "The services file."],
@@ -311,7 +312,7 @@ def _daemon(options: Options) -> Daemon:
     if not socket_pool:
         _check_listening(desired, options, parent)
     # Before the limit of open files is raised.
-    account = account_of(parent, options.handover)
+    account = _account(parent, options)
     budget = DescriptorBudget(connection_limit(len(list(desired))), reactor)
     supervisor = Supervisor(
         reactor,
@@ -334,6 +335,14 @@ def _daemon(options: Options) -> Daemon:
     control = _control(options, commands, account, reactor, supervisor.store, socket_pool)
     _join(daemon, control, reloader, upgrader)
     return daemon
+
+
+def _account(parent: dict[str, Any], options: Options) -> DaemonAccount:
+    account = account_of(parent, options.handover)
+    if parent.get("chroot") or account.user is not None:
+        # The modules may be out of reach after chroot(2) or setuid(2).
+        import_protocols()
+    return account
 
 
 def _dependencies(

@@ -23,7 +23,7 @@ from svcd.errors import ListenErrors
 from svcd.host.systemd import ServiceManager
 from svcd.metrics.registry import MetricsRegistry
 from svcd.model import ip_literal
-from svcd.protocols.catalog import SHAPES, ServiceDependencies
+from svcd.protocols.catalog import BUILTINS, ServiceDependencies
 from svcd.sockets.acquire import FdStore, open_sockets
 
 if TYPE_CHECKING:
@@ -514,7 +514,7 @@ class LogCatcher:
 
 def config_of(text: str, files: FakeFiles | None = None) -> Config:
     """The Config of a text that has no Problems."""
-    config, problems = parse_text(text, "s", files or FakeFiles(), SHAPES)
+    config, problems = parse_text(text, "s", files or FakeFiles(), BUILTINS)
     assert not problems, problems
     return config
 
@@ -527,14 +527,14 @@ def service_of(line: str) -> Service:
 
 def problems_of(text: str, files: FakeFiles | None = None) -> list[str]:
     """The Problems of a text, which is called `s`."""
-    return [str(problem) for problem in parse_text(text, "s", files or FakeFiles(), SHAPES)[1]]
+    return [str(problem) for problem in parse_text(text, "s", files or FakeFiles(), BUILTINS)[1]]
 
 
 def read_files(
     contents: Mapping[str, bytes | str | OSError], path: str = "/etc/svcd/services"
 ) -> tuple[Config, list[str]]:
     """The Config and the Problems of a file among files."""
-    config, problems = parse(path, FakeFiles(contents), SHAPES)
+    config, problems = parse(path, FakeFiles(contents), BUILTINS)
     return config, list(map(str, problems))
 
 

@@ -12,7 +12,7 @@ from twisted.internet.protocol import Protocol
 from svcd.config.parser import parse_text
 from svcd.metrics.counters import ServiceCounters
 from svcd.metrics.snapshot import ServiceInfo
-from svcd.protocols.catalog import SHAPES
+from svcd.protocols.catalog import BUILTINS
 from svcd.tls.certificates import ServerTls, tls_server
 from svcd.tls.handshakes import HandshakeTracker
 from svcd.tls.protocol import TlsProtocol
@@ -37,7 +37,7 @@ FILES = {"/c/server": SERVER.both, "/c/clients": CLIENTS.pem}
 def secured(line: str = "echo 7/tcp", **options: str) -> Service:
     """A service with TLS."""
     words = [line, "tls_cert=/c/server", *(f"{name}={value}" for name, value in options.items())]
-    config, problems = parse_text(" ".join(words), "services", FakeFiles(FILES), SHAPES)
+    config, problems = parse_text(" ".join(words), "services", FakeFiles(FILES), BUILTINS)
     assert not problems, problems
     return config.services[0]
 

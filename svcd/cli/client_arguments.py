@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from svcd.cli.argument_types import count_of, seconds_of
+from svcd.protocols.catalog import BUILTINS
 
 if TYPE_CHECKING:
     import argparse
@@ -23,8 +24,8 @@ _EXITS = (
     "server that can't be reached or does not answer in time, 74 when the input or output fails, 76 for a server that "
     "does not keep to the protocol or whose certificate can't be trusted, and that of SIGINT after Ctrl-C."
 )
-#: The services whose ports need not be said.
-_PORTS = {"echo": 7, "daytime": 13, "time": 37}
+#: The ports that are used if the command line names none.
+_PORTS = {name: builtin.port for name, builtin in BUILTINS.items() if builtin.client == name}
 
 
 def add_clients(add: Callable[..., argparse.ArgumentParser]) -> None:

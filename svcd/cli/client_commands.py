@@ -15,6 +15,7 @@ from svcd.clients.stdio import StandardStreams
 from svcd.clients.target import Target, TrustSettings, port_number
 from svcd.errors import ClientError, UsageError
 from svcd.host.files import LocalFiles
+from svcd.protocols.catalog import BUILTINS
 
 if TYPE_CHECKING:
     import argparse
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run_client"]
 
-#: The services whose ports need not be said.
-_PORTS = {"echo": 7, "daytime": 13, "time": 37}
+#: The ports that are used if the command line names none.
+_PORTS = {name: builtin.port for name, builtin in BUILTINS.items() if builtin.client == name}
 _REDIRECTS = 10
 _DAY = 86_400
 

@@ -11,7 +11,7 @@ from svcd.cli.man_page import roff
 from svcd.config.option_info import GROUPS, OptionInfo
 from svcd.config.options import TABLE
 from svcd.model import SocketType
-from svcd.protocols.catalog import SHAPES, SUMMARIES
+from svcd.protocols.catalog import BUILTINS, Builtin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +27,13 @@ def _grouped() -> Iterator[tuple[str, list[OptionInfo]]]:
 def _facts(info: OptionInfo) -> str:
     default = f"default {info.default_text}" if info.default_text else "no default"
     word = f"; xinetd: {info.xinetd}" if info.xinetd else ""
-    return f"{info.kind.accepts}; {default}; {info.scope_text}{word}"
+    return f"{info.kind.accepts}; {default}; {info.scope_text(BUILTINS)}{word}"
+
+
+def _builtin_facts(builtin: Builtin) -> str:
+    over = "" if SocketType.DATAGRAM in builtin.shapes else " Streams only."
+    client = f"; client: svcctl {builtin.client}" if builtin.client else ""
+    return f"{builtin.summary[0].upper()}{builtin.summary[1:]}.{over} Usual port: {builtin.port}{client}."
 
 
 def _text() -> str:
@@ -49,11 +55,14 @@ def _markdown() -> str:
         for info in infos:
             word = f" xinetd: `{info.xinetd}`." if info.xinetd else ""
             default = f"`{info.default_text}`" if info.default_text else ""
-            lines.append(f"| `{info.name}` | {info.kind.accepts} | {default} | {info.scope_text} | {info.help}{word} |")
-    lines += ["", "| built-in | over | what it does |", "|---|---|---|"]
-    for name, summary in SUMMARIES.items():
-        over = "tcp, udp, unix, unixgram" if SocketType.DATAGRAM in SHAPES[name] else "tcp, unix"
-        lines.append(f"| `{name}` | {over} | {summary} |")
+            lines.append(
+                f"| `{info.name}` | {info.kind.accepts} | {default} | {info.scope_text(BUILTINS)} | {info.help}{word} |"
+            )
+    lines += ["", "| built-in | over | usual port | client | what it does |", "|---|---|---|---|---|"]
+    for name, builtin in BUILTINS.items():
+        over = "tcp, udp, unix, unixgram" if SocketType.DATAGRAM in builtin.shapes else "tcp, unix"
+        client = f"`svcctl {builtin.client}`" if builtin.client else ""
+        lines.append(f"| `{name}` | {over} | {builtin.port} | {client} | {builtin.summary} |")
     return "\n".join(lines) + "\n"
 
 
@@ -102,9 +111,8 @@ def _man() -> str:
         _MAN_HEAD.rstrip(),
         ".SH BUILT\\-INS",
     ]
-    for name, summary in SUMMARIES.items():
-        over = "" if SocketType.DATAGRAM in SHAPES[name] else " Streams only."
-        lines += [".TP", f".B {name}", roff(f"{summary[0].upper()}{summary[1:]}.{over}")]
+    for name, builtin in BUILTINS.items():
+        lines += [".TP", f".B {name}", roff(_builtin_facts(builtin))]
     lines.append(".SH OPTIONS")
     for heading, infos in _grouped():
         lines.append(f".SS {heading}")

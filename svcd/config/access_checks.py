@@ -31,7 +31,7 @@ AT_ACCEPT = ("only_from", "no_access", "proxy_protocol", "per_source", "per_sour
 
 def most_banner_bytes(service: Service) -> int:
     """How long each of a service's banners may be."""
-    return _MOST_BANNER_HANDED_ON if service.spawned or service.runs == "tcpmux" else _MOST_BANNER
+    return _MOST_BANNER_HANDED_ON if service.spawned or service.builtin.multiplexer else _MOST_BANNER
 
 
 def access_problems(service: Service, files: FileReader, machine: HostInfo) -> Iterator[ConfigProblem]:

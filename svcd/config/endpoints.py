@@ -112,8 +112,6 @@ def grouped(endpoints: Iterable[Endpoint]) -> dict[str, list[Endpoint]]:
 
 _ANY = {4: "0.0.0.0", 6: "::"}  # noqa: S104 - all addresses is what a line without bind= asks for
 
-#: What is for this machine alone, unless bind= says otherwise.
-_PRIVATE = frozenset({"status"})
 _LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 _LOOPBACKS = ("localhost", *_LOOPBACK.values())
 
@@ -163,7 +161,7 @@ def _endpoints(
         text = "with no, the protocol must be tcp6 or udp6, which then takes IPv4 clients too"
         return [], [service.problem("v6only", text)]
     if not service.options.bind:
-        hosts = _LOOPBACK if service.runs in _PRIVATE else _ANY
+        hosts = _LOOPBACK if service.builtin.loopback_only else _ANY
         return [Endpoint(service, version, hosts[version]) for version in usable], []
     return _bound(service, usable, machine)
 

@@ -6,14 +6,17 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from svcd.model import NetProtocol, SocketType
+from svcd.config.builtin_info import HTTP_ALPN, NO_BUILTIN, names_of
+from svcd.model import SocketType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from svcd.config.builtin_info import BuiltinInfo
     from svcd.config.value_types import ValueType
+    from svcd.model import NetProtocol
 
-__all__ = ["GROUPS", "HANDLERS", "SPAWNED", "SPEAKERS", "OptionInfo", "option"]
+__all__ = ["GROUPS", "HANDLERS", "SCOPES", "SPAWNED", "OptionInfo", "Scope", "option"]
 
 T = TypeVar("T")
 
@@ -21,9 +24,6 @@ T = TypeVar("T")
 HANDLERS = ("server", "python", "factory", "redirect")
 #: Those of them whose handlers are processes of their own.
 SPAWNED = ("server", "python")
-
-#: The built-ins that speak first, and wait for nothing that a client might say.
-SPEAKERS = ("chargen", "daytime", "qotd", "time")
 
 #: The groups of the table, in the order of the manual.
 GROUPS = {
@@ -42,47 +42,72 @@ GROUPS = {
     "misc": "Other",
 }
 
-#: Scopes by which a row is limited to some services: what the scope is called.
-_SCOPES = {
-    "any": "any service",
-    "stream": "stream services (tcp, unix)",
-    "inet": "services with a port (tcp, udp)",
-    "tcp": "tcp services",
-    "udp": "built-ins over udp",
-    "local": "UNIX sockets (unix, unixgram)",
-    "session": "stream services (tcp, unix), and any with server=",
-    "watched": "tcp services, and unix services that are not spawned",
-    "asked": "tcp services, and unix services that are not spawned, but for " + ", ".join(SPEAKERS),
-    "spawned": "spawned services (server=, python=)",
-    "imported": "services with python= or factory=",
-    "group": "spawned services (server=, python=) and UNIX sockets (unix, unixgram)",
-    "tls": "stream services (tcp, unix), but for tcpmux",
-    "web": "http and status services",
-    **{handler: f"services with {handler}=" for handler in HANDLERS},
-}
 
-
-def _is_seen(net: NetProtocol, runs: str) -> bool:
-    """Whether the daemon sees bytes move. Of what other processes have, the kernel counts those of TCP alone."""
+def _is_counted(net: NetProtocol, runs: str) -> bool:
+    """Return whether the daemon can count the bytes of a connection; of other processes the kernel counts TCP alone."""
     return net.shape is SocketType.STREAM and not (net.local and runs in SPAWNED)
 
 
-#: And to which services, by their protocol and what they run.
-_TAKERS: Mapping[str, Callable[[NetProtocol, str], bool]] = {
-    "any": lambda _net, _runs: True,
-    "stream": lambda net, _runs: net.shape is SocketType.STREAM,
-    "inet": lambda net, _runs: not net.local,
-    "tcp": lambda net, _runs: net.shape is SocketType.STREAM and not net.local,
-    "udp": lambda net, runs: net.shape is SocketType.DATAGRAM and not net.local and runs not in SPAWNED,
-    "local": lambda net, _runs: net.local,
-    "session": lambda net, runs: net.shape is SocketType.STREAM or runs in SPAWNED,
-    "watched": _is_seen,
-    "asked": lambda net, runs: _is_seen(net, runs) and runs not in SPEAKERS,
-    "spawned": lambda _net, runs: runs in SPAWNED,
-    "imported": lambda _net, runs: runs in ("python", "factory"),
-    "group": lambda net, runs: net.local or runs in SPAWNED,
-    "tls": lambda net, runs: net.shape is SocketType.STREAM and runs != "tcpmux",
-    "web": lambda _net, runs: runs in ("http", "status"),
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A set of services that an option applies to.
+
+    Attributes:
+        text: its description; `{}` stands for the names of the built-ins that `named` selects.
+        applies: decides whether a service belongs to it, given the service's protocol, what it runs (one of HANDLERS
+            or the name of a built-in), and the facts about the built-in.
+        named: selects the built-ins that the description names.
+    """
+
+    text: str
+    applies: Callable[[NetProtocol, str, BuiltinInfo], bool]
+    named: Callable[[BuiltinInfo], bool] | None = None
+
+
+def _handler_scope(handler: str) -> Scope:
+    return Scope(f"services with {handler}=", lambda _net, runs, _builtin: runs == handler)
+
+
+#: The scopes of options. An option of one built-in has the name of the built-in as its scope.
+SCOPES: Mapping[str, Scope] = {
+    "any": Scope("any service", lambda _net, _runs, _builtin: True),
+    "stream": Scope("stream services (tcp, unix)", lambda net, _runs, _builtin: net.shape is SocketType.STREAM),
+    "inet": Scope("services with a port (tcp, udp)", lambda net, _runs, _builtin: not net.local),
+    "tcp": Scope("tcp services", lambda net, _runs, _builtin: net.shape is SocketType.STREAM and not net.local),
+    "udp": Scope(
+        "built-ins over udp",
+        lambda net, runs, _builtin: net.shape is SocketType.DATAGRAM and not net.local and runs not in SPAWNED,
+    ),
+    "local": Scope("UNIX sockets (unix, unixgram)", lambda net, _runs, _builtin: net.local),
+    "session": Scope(
+        "stream services (tcp, unix), and any with server=",
+        lambda net, runs, _builtin: net.shape is SocketType.STREAM or runs in SPAWNED,
+    ),
+    "watched": Scope(
+        "tcp services, and unix services that are not spawned", lambda net, runs, _builtin: _is_counted(net, runs)
+    ),
+    "asked": Scope(
+        "tcp services, and unix services that are not spawned, but for {}",
+        lambda net, runs, builtin: _is_counted(net, runs) and not builtin.speaks_first,
+        lambda builtin: builtin.speaks_first,
+    ),
+    "spawned": Scope("spawned services (server=, python=)", lambda _net, runs, _builtin: runs in SPAWNED),
+    "imported": Scope("services with python= or factory=", lambda _net, runs, _builtin: runs in ("python", "factory")),
+    "group": Scope(
+        "spawned services (server=, python=) and UNIX sockets (unix, unixgram)",
+        lambda net, runs, _builtin: net.local or runs in SPAWNED,
+    ),
+    "tls": Scope(
+        "stream services (tcp, unix), but for {}",
+        lambda net, _runs, builtin: net.shape is SocketType.STREAM and not builtin.multiplexer,
+        lambda builtin: builtin.multiplexer,
+    ),
+    "web": Scope(
+        "{} services",
+        lambda _net, _runs, builtin: HTTP_ALPN in builtin.alpn,
+        lambda builtin: HTTP_ALPN in builtin.alpn,
+    ),
+    **{handler: _handler_scope(handler) for handler in HANDLERS},
 }
 
 
@@ -95,7 +120,7 @@ class OptionInfo:
         kind: the type of its value.
         default: the value without it.
         group: the heading it stands under.
-        scope: a key of _SCOPES, or the name of the built-in that takes it.
+        scope: a key of SCOPES, or the name of the built-in that takes it.
         help: one sentence.
         xinetd: xinetd's word for it, if it has one.
     """
@@ -108,15 +133,23 @@ class OptionInfo:
     help: str
     xinetd: str = ""
 
-    def applies_to(self, net: NetProtocol, runs: str) -> bool:
-        """Whether a service of this protocol that runs this built-in, or one of HANDLERS, takes the option."""
-        takes = _TAKERS.get(self.scope)
-        return runs == self.scope if takes is None else takes(net, runs)
+    def applies_to(self, net: NetProtocol, runs: str, builtins: Mapping[str, BuiltinInfo]) -> bool:
+        """Return whether the option applies to a service.
 
-    @property
-    def scope_text(self) -> str:
-        """The scope as people say it."""
-        return _SCOPES.get(self.scope, f"{self.scope} services")
+        Args:
+            net: the service's protocol.
+            runs: what it runs: one of HANDLERS, or the name of a built-in.
+            builtins: the facts about all built-ins.
+        """
+        scope = SCOPES.get(self.scope)
+        return runs == self.scope if scope is None else scope.applies(net, runs, builtins.get(runs, NO_BUILTIN))
+
+    def scope_text(self, builtins: Mapping[str, BuiltinInfo]) -> str:
+        """Return the description of the scope."""
+        scope = SCOPES.get(self.scope)
+        if scope is None:
+            return f"{self.scope} services"
+        return scope.text if scope.named is None else scope.text.format(names_of(builtins, scope.named))
 
     @property
     def default_text(self) -> str:

@@ -22,8 +22,8 @@ from svcd.model import ConfigProblem, Severity, SourceLocation
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from svcd.config.builtin_info import BuiltinInfo
     from svcd.interfaces import FileReader
-    from svcd.model import SocketType
 
 __all__ = ["parse", "parse_text"]
 
@@ -38,15 +38,13 @@ _LEFTOVER = re.compile(
 )
 
 
-def parse(
-    path: str, files: FileReader, builtins: Mapping[str, frozenset[SocketType]]
-) -> tuple[Config, list[ConfigProblem]]:
+def parse(path: str, files: FileReader, builtins: Mapping[str, BuiltinInfo]) -> tuple[Config, list[ConfigProblem]]:
     """Parse a services file.
 
     Args:
         path: the file.
         files: how files are read and found.
-        builtins: what can run, and in which shapes.
+        builtins: the facts about the built-ins, by name.
 
     Returns:
         The services that could be understood, and the Problems, by file and line. With any Problem the Config is of
@@ -59,7 +57,7 @@ def parse(
 
 
 def parse_text(
-    text: str, name: str, files: FileReader, builtins: Mapping[str, frozenset[SocketType]]
+    text: str, name: str, files: FileReader, builtins: Mapping[str, BuiltinInfo]
 ) -> tuple[Config, list[ConfigProblem]]:
     """The same for a text that stands in no file; `name` is what its Problems call it."""
     parser = _Parser(files, builtins)
@@ -81,7 +79,7 @@ class _Setting:
 
 
 class _Parser:
-    def __init__(self, files: FileReader, builtins: Mapping[str, frozenset[SocketType]]) -> None:
+    def __init__(self, files: FileReader, builtins: Mapping[str, BuiltinInfo]) -> None:
         self._files = files
         self._files_read = 0
         self.services: list[Service] = []

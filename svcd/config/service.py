@@ -6,12 +6,15 @@ import shlex
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from svcd.config.builtin_info import NO_BUILTIN
 from svcd.config.option_info import HANDLERS, SPAWNED
 from svcd.config.options import TABLE, ServiceOptions
 from svcd.model import ConfigProblem, NetProtocol, RunAs, Severity, SourceLocation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from svcd.config.builtin_info import BuiltinInfo
 
 __all__ = ["HIGHEST_PORT", "Config", "Service"]
 
@@ -20,8 +23,6 @@ HIGHEST_PORT = 65_535
 #: each connection: a copy of its socket, asked once the process has ended.
 _LOGGED = ("HOST", "EXIT", "DURATION", "TRAFFIC")
 _LOGGED_SPAWNED = ("PID", "HOST", "EXIT", "DURATION")
-#: What built-ins speak over TLS where tls_alpn does not say it.
-_ALPN = {"http": ("http/1.1",), "status": ("http/1.1",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Service:
         options: every option with its value.
         place: where the line begins. Places do not count when services are compared.
         places: where each option's value stands, for the options set by the line or its defaults.
+        builtin: the facts about the built-in that it runs; NO_BUILTIN if it runs another handler.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Service:
     options: ServiceOptions
     place: SourceLocation = field(compare=False)
     places: Mapping[str, SourceLocation] = field(compare=False, repr=False)
+    builtin: BuiltinInfo = field(default=NO_BUILTIN, compare=False, repr=False)
 
     @property
     def id(self) -> str:
@@ -106,7 +109,7 @@ class Service:
     def alpn(self) -> tuple[str, ...]:
         """The protocols that TLS clients may choose from (RFC 7301), the preferred one first; empty for no choice."""
         chosen = self.options.tls_alpn
-        return _ALPN.get(self.runs, ()) if chosen is None else chosen
+        return self.builtin.alpn if chosen is None else chosen
 
     def has_own(self, option: str) -> bool:
         """Whether an option stands on the service's own line; what @defaults say to all means nothing to some."""

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from svcd.config.access_checks import AT_ACCEPT
+from svcd.config.builtin_info import NO_BUILTIN
 from svcd.config.option_info import HANDLERS
 from svcd.config.options import TABLE, ServiceOptions
 from svcd.config.port_names import SERVICES
@@ -18,6 +19,7 @@ from svcd.model import ConfigProblem, NetProtocol, Severity, SocketType, SourceL
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from svcd.config.builtin_info import BuiltinInfo
     from svcd.config.lexer import Word
     from svcd.config.port_names import PortNames
 
@@ -51,14 +53,12 @@ class StatementParser:
     """Understands lines.
 
     Args:
-        builtins: what the daemon can run by itself, and in which shapes.
+        builtins: the facts about the built-ins, by name.
         problems: where Problems are put.
         ports: the names of ports.
     """
 
-    def __init__(
-        self, builtins: Mapping[str, frozenset[SocketType]], problems: list[ConfigProblem], ports: PortNames
-    ) -> None:
+    def __init__(self, builtins: Mapping[str, BuiltinInfo], problems: list[ConfigProblem], ports: PortNames) -> None:
         self._builtins = builtins
         self._problems = problems
         self._ports = ports
@@ -116,7 +116,7 @@ class StatementParser:
         if runs is None:
             return None
         self._check_scopes(net, runs, own_places, name)
-        applying = {option for option in values if TABLE[option].applies_to(net, runs)}
+        applying = {option for option in values if TABLE[option].applies_to(net, runs, self._builtins)}
         if "wait" in applying and values["wait"] and net.shape is SocketType.STREAM:
             applying -= self._unseen(f"{name}/{net}", applying - set(own), values, default_places)
         return Service(
@@ -128,17 +128,17 @@ class StatementParser:
             runs=runs,
             options=ServiceOptions(**{option: values[option] for option in applying}),  # type: ignore[arg-type]
             place=place,
-            places={
-                **{option: where for option, where in default_places.items() if option in applying},
-                **own_places,
-            },
+            places={option: default_places[option] for option in default_places if option in applying} | own_places,
+            builtin=self._builtins.get(runs, NO_BUILTIN),
         )
 
     def _check_scopes(self, net: NetProtocol, runs: str, own_places: Mapping[str, SourceLocation], name: str) -> None:
         what = f"{runs}=" if runs in HANDLERS else runs or name
         for option, place in own_places.items():
-            if not TABLE[option].applies_to(net, runs):
-                self._problem(place, f"{option} is for {TABLE[option].scope_text}, not for {what} over {net}")
+            if not TABLE[option].applies_to(net, runs, self._builtins):
+                self._problem(
+                    place, f"{option} is for {TABLE[option].scope_text(self._builtins)}, not for {what} over {net}"
+                )
 
     def _unseen(
         self, service: str, defaults: set[str], values: Mapping[str, object], places: Mapping[str, SourceLocation]
@@ -245,7 +245,7 @@ class StatementParser:
     ) -> str | None:
         found = next((name for name in names if name in self._builtins), "")
         if not found and required:
-            fitting = sorted(name for name, shapes in self._builtins.items() if net.shape in shapes)
+            fitting = sorted(name for name, builtin in self._builtins.items() if net.shape in builtin.shapes)
             handlers = _HANDLER_WORDS if net.shape is SocketType.STREAM else "server= and wait=yes"
             self._problem(
                 place,
@@ -253,7 +253,7 @@ class StatementParser:
                 f"add the name of a built-in as an alias ({', '.join(fitting)}), or disable=yes",
             )
             return None
-        if found and required and net.shape not in self._builtins[found]:
+        if found and required and net.shape not in self._builtins[found].shapes:
             other = "stream" if net.shape is SocketType.DATAGRAM else "datagram"
             nets = ", ".join(each for each in NetProtocol if each.shape.value == other)
             self._problem(place, f"{found} is not served over {net}, only over {nets}; change it or add disable=yes")

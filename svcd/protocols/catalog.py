@@ -1,28 +1,16 @@
-"""What the daemon runs inside itself: built-ins by their names, Twisted factories, redirections; how each is made."""
+"""The catalog of built-in services, and the factories of all services that are served inside the daemon."""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import svcd.protocols
+from svcd.config.builtin_info import HTTP_ALPN, BuiltinInfo
 from svcd.errors import ConfigError
 from svcd.model import SocketType
-from svcd.process.factories import FactoryError, make_factory
-from svcd.protocols.chargen import ChargenDatagrams, ChargenFactory
-from svcd.protocols.daytime import DaytimeDatagrams, DaytimeFactory
-from svcd.protocols.discard import DiscardDatagrams, DiscardFactory
-from svcd.protocols.echo import EchoDatagrams, EchoFactory
-from svcd.protocols.http.connections import HttpTimeouts
-from svcd.protocols.http.greeting import GreetingPage
-from svcd.protocols.http.server import HttpFactory
-from svcd.protocols.http.static_files import StaticFiles
-from svcd.protocols.qotd import QotdDatagrams, QotdFactory
-from svcd.protocols.redirect import RedirectFactory
-from svcd.protocols.status.resource import StatusFactory
-from svcd.protocols.time import TimeDatagrams, TimeFactory
-from svcd.protocols.upper import UpperFactory
-from svcd.wire.fortune import DEFAULT, read_quotes
-from svcd.wire.proxy_header import block, line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,31 +23,23 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.interfaces import DescriptorCounter, FileReader, HostNameResolver
     from svcd.metrics.snapshot import MetricsSource
+    from svcd.protocols.http.connections import HttpTimeouts
 
-__all__ = [
-    "BUILTINS",
-    "MUX",
-    "SHAPES",
-    "SUMMARIES",
-    "Builtin",
-    "ServiceDependencies",
-    "datagram_protocol",
-    "stream_factory",
-]
+__all__ = ["BUILTINS", "Builtin", "ServiceDependencies", "datagram_protocol", "import_protocols", "stream_factory"]
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceDependencies:
-    """What a service may need beside its options.
+    """Objects that a service may need beside its options.
 
     Attributes:
         clock: the reactor.
         names: finds the host names of clients.
         files: reads files.
-        descriptors: counts what a service opens besides its clients' connections.
-        observed: what the daemon counts, for who shows it.
-        outgoing: makes what connects to a server, given how many seconds an attempt may take
-            and what counts attempts.
+        descriptors: counts the descriptors that a service opens besides its clients' connections.
+        observed: the source of the daemon's metrics.
+        outgoing: makes the client endpoint for a server, given the timeout of an attempt in seconds and the counter
+            of its descriptors.
     """
 
     clock: IReactorTime
@@ -70,125 +50,267 @@ class ServiceDependencies:
     outgoing: Callable[[HostPort, float, DescriptorCounter], IStreamClientEndpoint]
 
 
-@dataclass(frozen=True, slots=True)
-class Builtin:
-    """One built-in.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Builtin(BuiltinInfo):
+    """One built-in service: its facts, and the functions that make it.
 
     Attributes:
-        summary: one line for people.
-        stream: makes its factory.
-        datagram: makes its protocol for one socket; None if it has none.
+        stream: makes the factory of its stream services; None for a multiplexer, whose connections other services
+            serve.
+        datagram: makes the protocol of one datagram socket; None if it has no datagram services.
+        port: its port in services(5) and in the installed services file.
+        aliases: its aliases in services(5).
+        default_port: its port if there is no services file; 0 if it is not served then.
+        sample: options of its line in the installed services file. The line is commented out if it has any, or if
+            the built-in has no default_port.
+        note: the comment above the line that is commented out.
+        client: the svcctl command that is its client; empty if there is none.
     """
 
-    summary: str
-    stream: Callable[[ServiceOptions, ServiceDependencies], Factory]
+    stream: Callable[[ServiceOptions, ServiceDependencies], Factory] | None
     datagram: Callable[[ServiceOptions, ServiceDependencies], DatagramProtocol] | None = None
-
-    @property
-    def shapes(self) -> frozenset[SocketType]:
-        """How it can be served."""
-        return frozenset({SocketType.STREAM} if self.datagram is None else SocketType)
-
-
-def _daytime(options: ServiceOptions, deps: ServiceDependencies) -> DaytimeFactory:
-    return DaytimeFactory(deps.clock, utc=options.utc, iso8601=options.date_format == "iso8601")
+    port: int
+    aliases: tuple[str, ...] = ()
+    default_port: int = 0
+    sample: str = ""
+    note: str = ""
+    client: str = ""
 
 
-def _daytime_datagrams(options: ServiceOptions, deps: ServiceDependencies) -> DaytimeDatagrams:  # noqa: ARG001 - as all
-    return DaytimeDatagrams(utc=options.utc, iso8601=options.date_format == "iso8601")
+# The functions below import what they need: a daemon loads the protocols that its services file names.
+
+
+def _echo(_options: ServiceOptions, _deps: ServiceDependencies) -> Factory:
+    from svcd.protocols.echo import EchoFactory
+
+    return EchoFactory()
+
+
+def _echo_datagrams(_options: ServiceOptions, _deps: ServiceDependencies) -> DatagramProtocol:
+    from svcd.protocols.echo import EchoDatagrams
+
+    return EchoDatagrams()
+
+
+def _upper(_options: ServiceOptions, _deps: ServiceDependencies) -> Factory:
+    from svcd.protocols.upper import UpperFactory
+
+    return UpperFactory()
+
+
+def _discard(_options: ServiceOptions, _deps: ServiceDependencies) -> Factory:
+    from svcd.protocols.discard import DiscardFactory
+
+    return DiscardFactory()
+
+
+def _discard_datagrams(_options: ServiceOptions, _deps: ServiceDependencies) -> DatagramProtocol:
+    from svcd.protocols.discard import DiscardDatagrams
+
+    return DiscardDatagrams()
+
+
+def _chargen(_options: ServiceOptions, _deps: ServiceDependencies) -> Factory:
+    from svcd.protocols.chargen import ChargenFactory
+
+    return ChargenFactory()
+
+
+def _chargen_datagrams(_options: ServiceOptions, _deps: ServiceDependencies) -> DatagramProtocol:
+    from svcd.protocols.chargen import ChargenDatagrams
+
+    return ChargenDatagrams()
+
+
+def _qotd(options: ServiceOptions, deps: ServiceDependencies) -> Factory:
+    from svcd.protocols.qotd import QotdFactory
+
+    return QotdFactory(_quotes(options, deps), deps.clock)
+
+
+def _qotd_datagrams(options: ServiceOptions, deps: ServiceDependencies) -> DatagramProtocol:
+    from svcd.protocols.qotd import QotdDatagrams
+
+    return QotdDatagrams(_quotes(options, deps))
 
 
 def _quotes(options: ServiceOptions, deps: ServiceDependencies) -> Sequence[bytes]:
+    from svcd.wire.fortune import DEFAULT, read_quotes
+
     return read_quotes(deps.files.read(options.quotes)) if options.quotes else DEFAULT
 
 
-def _http_timeouts(options: ServiceOptions) -> HttpTimeouts:
-    return HttpTimeouts(options.request_timeout, options.keepalive_timeout, options.send_timeout)
+def _daytime(options: ServiceOptions, deps: ServiceDependencies) -> Factory:
+    from svcd.protocols.daytime import DaytimeFactory
+
+    return DaytimeFactory(deps.clock, utc=options.utc, iso8601=options.date_format == "iso8601")
 
 
-def _http(options: ServiceOptions, deps: ServiceDependencies) -> HttpFactory:
-    timeouts = _http_timeouts(options)
+def _daytime_datagrams(options: ServiceOptions, _deps: ServiceDependencies) -> DatagramProtocol:
+    from svcd.protocols.daytime import DaytimeDatagrams
+
+    return DaytimeDatagrams(utc=options.utc, iso8601=options.date_format == "iso8601")
+
+
+def _time(_options: ServiceOptions, deps: ServiceDependencies) -> Factory:
+    from svcd.protocols.time import TimeFactory
+
+    return TimeFactory(deps.clock)
+
+
+def _time_datagrams(_options: ServiceOptions, _deps: ServiceDependencies) -> DatagramProtocol:
+    from svcd.protocols.time import TimeDatagrams
+
+    return TimeDatagrams()
+
+
+def _http(options: ServiceOptions, deps: ServiceDependencies) -> Factory:
+    from svcd.protocols.http.server import HttpFactory
+
     if options.root:
+        from svcd.protocols.http.static_files import StaticFiles
+
         files = StaticFiles(options.root, options.index, symlinks=options.symlinks)
-        return HttpFactory(files, deps.clock, timeouts=timeouts, descriptors=deps.descriptors)
-    return HttpFactory(GreetingPage(deps.names), deps.clock, timeouts=timeouts)
+        return HttpFactory(files, deps.clock, timeouts=_http_timeouts(options), descriptors=deps.descriptors)
+    from svcd.protocols.http.greeting import GreetingPage
+
+    return HttpFactory(GreetingPage(deps.names), deps.clock, timeouts=_http_timeouts(options))
 
 
-def _status(options: ServiceOptions, deps: ServiceDependencies) -> StatusFactory:
+def _status(options: ServiceOptions, deps: ServiceDependencies) -> Factory:
+    from svcd.protocols.status.resource import StatusFactory
+
     return StatusFactory(deps.observed, deps.clock, _http_timeouts(options))
 
 
+def _http_timeouts(options: ServiceOptions) -> HttpTimeouts:
+    from svcd.protocols.http.connections import HttpTimeouts
+
+    return HttpTimeouts(options.request_timeout, options.keepalive_timeout, options.send_timeout)
+
+
+_BOTH = frozenset(SocketType)
+
+#: The built-ins by name.
 BUILTINS: Mapping[str, Builtin] = {
     "echo": Builtin(
-        "sends back what it receives (RFC 862)",
-        lambda _options, _around: EchoFactory(),
-        lambda _options, _around: EchoDatagrams(),
+        summary="sends back what it receives (RFC 862)",
+        stream=_echo,
+        datagram=_echo_datagrams,
+        shapes=_BOTH,
+        port=7,
+        default_port=10_007,
+        client="echo",
     ),
     "upper": Builtin(
-        "sends back what it receives in capitals",
-        lambda _options, _around: UpperFactory(),
+        summary="sends back what it receives in capitals",
+        stream=_upper,
+        port=7007,
+        default_port=17_007,
     ),
     "discard": Builtin(
-        "throws away what it receives (RFC 863)",
-        lambda _options, _around: DiscardFactory(),
-        lambda _options, _around: DiscardDatagrams(),
+        summary="throws away what it receives (RFC 863)",
+        stream=_discard,
+        datagram=_discard_datagrams,
+        shapes=_BOTH,
+        port=9,
+        aliases=("sink", "null"),
+        default_port=10_009,
     ),
     "chargen": Builtin(
-        "sends rotating lines of printable characters (RFC 864)",
-        lambda _options, _around: ChargenFactory(),
-        lambda _options, _around: ChargenDatagrams(),
+        summary="sends rotating lines of printable characters (RFC 864)",
+        stream=_chargen,
+        datagram=_chargen_datagrams,
+        shapes=_BOTH,
+        speaks_first=True,
+        amplifies=True,
+        port=19,
+        aliases=("ttytst", "source"),
+        default_port=10_019,
+        note="Over UDP a question of one byte with a forged sender makes an answer of 444 to somebody else.",
     ),
     "qotd": Builtin(
-        "sends a quotation (RFC 865)",
-        lambda options, deps: QotdFactory(_quotes(options, deps), deps.clock),
-        lambda options, deps: QotdDatagrams(_quotes(options, deps)),
+        summary="sends a quotation (RFC 865)",
+        stream=_qotd,
+        datagram=_qotd_datagrams,
+        shapes=_BOTH,
+        speaks_first=True,
+        port=17,
+        aliases=("quote",),
+        sample="quotes=/usr/share/games/fortunes/fortunes",
+        note="One quotation for each client, from a file in the format of fortune(6).",
     ),
-    "daytime": Builtin("sends the date and time as text (RFC 867)", _daytime, _daytime_datagrams),
+    "daytime": Builtin(
+        summary="sends the date and time as text (RFC 867)",
+        stream=_daytime,
+        datagram=_daytime_datagrams,
+        shapes=_BOTH,
+        speaks_first=True,
+        port=13,
+        default_port=10_013,
+        client="daytime",
+    ),
     "time": Builtin(
-        "sends the seconds since 1900 (RFC 868)",
-        lambda _options, deps: TimeFactory(deps.clock),
-        lambda _options, _around: TimeDatagrams(),
+        summary="sends the seconds since 1900 (RFC 868)",
+        stream=_time,
+        datagram=_time_datagrams,
+        shapes=_BOTH,
+        speaks_first=True,
+        port=37,
+        aliases=("timserver",),
+        default_port=10_037,
+        client="time",
     ),
-    "http": Builtin("a tiny HTTP server: a greeting, or the files of a directory", _http),
+    "http": Builtin(
+        summary="a tiny HTTP server: a greeting, or the files of a directory",
+        stream=_http,
+        alpn=(HTTP_ALPN,),
+        port=80,
+        aliases=("www",),
+        default_port=18_080,
+        sample="root=/srv/www",
+        note="The files of a directory; without root= a page that greets the client.",
+        client="get",
+    ),
     "status": Builtin(
-        "what the daemon does, over HTTP: a page, /metrics for Prometheus, /status.json, /healthz and /readyz",
-        _status,
+        summary="what the daemon does, over HTTP: a page, /metrics for Prometheus, /status.json, /healthz and /readyz",
+        stream=_status,
+        loopback_only=True,
+        alpn=(HTTP_ALPN,),
+        port=9797,
+        note="What the daemon does, for browsers and for Prometheus (/metrics); without bind= for this machine alone.",
+        client="get",
+    ),
+    "tcpmux": Builtin(
+        summary="connects a client to the service that it names, if that is marked mux=yes (RFC 1078)",
+        stream=None,
+        multiplexer=True,
+        port=1,
+        note="One port for every service of this file that has mux=yes: a client sends the name of one (RFC 1078).",
     ),
 }
 
-#: The service that connects its clients to others of this daemon (RFC 1078), which no protocol alone can do.
-MUX = "tcpmux"
-#: One line for people on all that stands in a services file by its name.
-SUMMARIES: Mapping[str, str] = {
-    **{name: builtin.summary for name, builtin in BUILTINS.items()},
-    MUX: "connects a client to the service that it names, if that is marked mux=yes (RFC 1078)",
-}
-#: What the parser needs to know of them.
-SHAPES: Mapping[str, frozenset[SocketType]] = {
-    **{name: builtin.shapes for name, builtin in BUILTINS.items()},
-    MUX: frozenset({SocketType.STREAM}),
-}
 
+def _named_factory(service: Service, _deps: ServiceDependencies) -> IProtocolFactory:
+    """Return the Twisted factory that factory= names, or that the function it names returns."""
+    from svcd.process.factories import FactoryError, make_factory
 
-def _named_factory(service: Service, deps: ServiceDependencies) -> IProtocolFactory:  # noqa: ARG001 - as all
-    """The Factory that factory= names, or that what it names returns."""
     try:
         return make_factory(service.options.factory, service.options)
     except FactoryError as error:
         raise ConfigError([service.fault("factory", str(error))]) from error
 
 
-#: By send_proxy: what makes the header that the other server is sent first.
-_ANNOUNCEMENTS = {"v1": line, "v2": block}
+def _redirect(service: Service, deps: ServiceDependencies) -> IProtocolFactory:
+    from svcd.protocols.redirect import RedirectFactory
+    from svcd.wire.proxy_header import block, line
 
-
-def _redirect(service: Service, deps: ServiceDependencies) -> RedirectFactory:
     options = service.options
     server, timeout = options.redirect, options.connect_timeout
     assert server is not None  # noqa: S101 - it is what makes the service a redirection
     endpoint = deps.outgoing(server, timeout, deps.descriptors)
-    announce = None if options.send_proxy is None else _ANNOUNCEMENTS[options.send_proxy]
-    return RedirectFactory(endpoint, service.handler_text, timeout, deps.clock, deps.descriptors, announce)
+    proxy_header = None if options.send_proxy is None else {"v1": line, "v2": block}[options.send_proxy]
+    return RedirectFactory(endpoint, service.handler_text, timeout, deps.clock, deps.descriptors, proxy_header)
 
 
 _HANDLERS: Mapping[str, Callable[[Service, ServiceDependencies], IProtocolFactory]] = {
@@ -198,24 +320,36 @@ _HANDLERS: Mapping[str, Callable[[Service, ServiceDependencies], IProtocolFactor
 
 
 def stream_factory(service: Service, deps: ServiceDependencies) -> IProtocolFactory:
-    """What makes the protocols of a service that is served inside the daemon.
+    """Return the factory of a stream service that is served inside the daemon.
 
     Raises:
         ConfigError: its factory= can't be made.
         OSError: a file that it needs can't be read.
     """
-    make = _HANDLERS.get(service.runs)
-    if make is not None:
-        return make(service, deps)
-    return BUILTINS[service.runs].stream(service.options, deps)
+    handler = _HANDLERS.get(service.runs)
+    if handler is not None:
+        return handler(service, deps)
+    make = BUILTINS[service.runs].stream
+    assert make is not None  # noqa: S101 - a multiplexer has no factory of its own
+    return make(service.options, deps)
 
 
 def datagram_protocol(service: Service, deps: ServiceDependencies) -> DatagramProtocol:
-    """The protocol for one socket of a service that is served inside the daemon.
+    """Return the protocol for one socket of a datagram service that is served inside the daemon.
 
     Raises:
         OSError: a file that it needs can't be read.
     """
     make = BUILTINS[service.runs].datagram
-    assert make is not None  # noqa: S101 - the parser lets no other through
+    assert make is not None  # noqa: S101 - the parser rejects other services
     return make(service.options, deps)
+
+
+def import_protocols() -> None:
+    """Import every module that the functions above import when they need it.
+
+    A daemon calls this before chroot(2) or setuid(2), after which the modules may be out of reach.
+    """
+    for module in pkgutil.walk_packages(svcd.protocols.__path__, "svcd.protocols."):
+        importlib.import_module(module.name)
+    importlib.import_module("svcd.process.factories")

@@ -22,7 +22,7 @@ from svcd.host.info import broadcasts
 from svcd.log.events import MODULE_CHANGED, PROBLEM, log_event
 from svcd.model import SocketType, ip_literal
 from svcd.process.module_files import ModuleFiles
-from svcd.protocols.catalog import MUX, datagram_protocol, stream_factory
+from svcd.protocols.catalog import datagram_protocol, stream_factory
 from svcd.protocols.http.server import HttpFactory
 from svcd.sockets.datagram_port import DatagramPort, datagram_port
 from svcd.sockets.descriptor_port import DescriptorPort
@@ -434,7 +434,7 @@ def kind_of(service: Service) -> type[StreamService | SpawnedService | TcpmuxSer
     """What kind of Running a service is."""
     if service.spawned:
         return SpawnedService
-    if service.runs == MUX:
+    if service.builtin.multiplexer:
         return TcpmuxService
     return StreamService if service.net.shape is SocketType.STREAM else DatagramService
 

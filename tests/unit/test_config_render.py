@@ -14,7 +14,7 @@ from svcd.config.options import TABLE
 from svcd.config.parser import parse_text
 from svcd.config.value_types import DURATION
 from svcd.model import NetProtocol, SocketType
-from svcd.protocols.catalog import SHAPES
+from svcd.protocols.catalog import BUILTINS
 from tests.doubles import FakeFiles, config_of
 
 if TYPE_CHECKING:
@@ -134,12 +134,12 @@ def _quoted(text: str, style: str) -> str:
 def _lines(draw: DrawFn) -> str:
     """A valid line, with any options of the table that it can take."""
     net = draw(st.sampled_from(list(NetProtocol)))
-    fitting = sorted(name for name, shapes in SHAPES.items() if net.shape in shapes)
+    fitting = sorted(name for name, builtin in BUILTINS.items() if net.shape in builtin.shapes)
     handlers = HANDLERS if net.shape is SocketType.STREAM else ("server",)
     runs = draw(st.sampled_from([*fitting, *handlers]))
     where = draw(_TRICKY.map(lambda text: f"/r/{text}x")) if net.local else str(draw(st.integers(0, 65_535)))
-    aliases = draw(st.lists(_WORD.filter(lambda text: not {"=", "/"} & {*text} and text not in {*SHAPES, *TABLE})))
-    options = [name for name, info in TABLE.items() if info.applies_to(net, runs) and name not in HANDLERS]
+    aliases = draw(st.lists(_WORD.filter(lambda text: not {"=", "/"} & {*text} and text not in {*BUILTINS, *TABLE})))
+    options = [name for name, info in TABLE.items() if info.applies_to(net, runs, BUILTINS) and name not in HANDLERS]
     chosen = draw(st.lists(st.sampled_from(options), unique=True))
     values = {name: draw(_values(name)) for name in chosen}
     words = ["a service", f"{where}/{net}", *aliases]
@@ -159,7 +159,7 @@ def test_rendering_is_the_inverse_of_parsing(lines: list[str]) -> None:
     """Whatever the options and however they are quoted, a rendered Config parses to an equal one."""
     config = config_of("\n".join(lines))
     assert len(config.services) == len(lines)
-    again, problems = parse_text(config.render(), "again", FakeFiles(), SHAPES)
+    again, problems = parse_text(config.render(), "again", FakeFiles(), BUILTINS)
     assert not problems
     assert again == config
 

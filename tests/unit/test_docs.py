@@ -16,9 +16,10 @@ from svcd.cli.parser_model import commands_of
 from svcd.config.endpoints import check
 from svcd.config.parser import parse, parse_text
 from svcd.host.files import LocalFiles
-from svcd.protocols.catalog import BUILTINS, SHAPES
+from svcd.protocols.catalog import BUILTINS
 from svcd.tap import Options
 from tests.doubles import FakeFiles, FakeMachine
+from tests.generated_texts import generated_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,6 +42,12 @@ def test_the_readme_has_the_table_of_options(project_root: Path, capsys: pytest.
 def test_the_manual_page_is_the_table(project_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """etc/man holds what `svcctl options --format man` prints."""
     assert (project_root / "etc/man/svcd-services.5").read_text("utf-8") == _written("man", capsys)
+
+
+def test_generated_texts_are_up_to_date(project_root: Path) -> None:
+    """The README, the manual page and the services file have what the table and the catalog say."""
+    for path, text in generated_files(project_root).items():
+        assert path.read_text("utf-8") == text, f"{path} is out of date: python -m tests.generated_texts"
 
 
 def test_svcctl_has_a_manual_page_with_all_of_it() -> None:
@@ -70,7 +77,7 @@ def test_the_manual_pages_have_no_mistakes(project_root: Path, tmp_path: Path) -
 
 def test_the_services_file_that_is_installed_has_no_problems(project_root: Path) -> None:
     """It parses, and its ports do not collide."""
-    config, problems = parse(str(project_root / "etc/svcd/services"), LocalFiles(), SHAPES)
+    config, problems = parse(str(project_root / "etc/svcd/services"), LocalFiles(), BUILTINS)
     assert not problems
     assert config.enabled
     endpoints, problems = check(config, LocalFiles(), FakeMachine())
@@ -83,7 +90,7 @@ def test_no_line_of_the_installed_file_serves_others_unasked(project_root: Path,
     text = (project_root / "etc/svcd/services").read_text("utf-8")
     path = tmp_path / "services"
     path.write_text(re.sub(r"^#(?=\w+ +\d+/)", "", text, flags=re.MULTILINE))
-    config, problems = parse(str(path), LocalFiles(), SHAPES)
+    config, problems = parse(str(path), LocalFiles(), BUILTINS)
     assert not problems
     served = [service for service in config.enabled if not service.net.local]
     assert len(served) > len(BUILTINS)
@@ -102,7 +109,7 @@ def test_the_first_example_of_the_readme_is_for_this_machine_alone(project_root:
     """Its file has no mistakes, and listens on the loopback addresses."""
     text = (project_root / "README.md").read_text("utf-8")
     example = text.partition("    $ cat > services\n")[2].partition("    $ ")[0]
-    config, problems = parse_text(textwrap.dedent(example), "services", LocalFiles(), SHAPES)
+    config, problems = parse_text(textwrap.dedent(example), "services", LocalFiles(), BUILTINS)
     assert not problems
     endpoints, _ = check(config, FakeFiles(folders=["/usr/share/doc"]), FakeMachine())
     assert {endpoint.host for endpoint in endpoints} == {"127.0.0.1", "::1"}
@@ -114,7 +121,7 @@ def test_the_lines_that_are_commented_out_have_no_problems(project_root: Path, t
     lines = [line.removeprefix("#") for line in text.splitlines() if not line.startswith(("# ", "#\n")) and line != "#"]
     path = tmp_path / "services"
     path.write_text("\n".join(lines))
-    config, problems = parse(str(path), LocalFiles(), SHAPES)
+    config, problems = parse(str(path), LocalFiles(), BUILTINS)
     (empty,) = problems
     assert empty.text == "no file matches services.d/*"
     assert len(config.services) > len(BUILTINS)

@@ -9,7 +9,7 @@ import pytest
 from svcd.config.parser import parse
 from svcd.host.files import LocalFiles
 from svcd.model import NetProtocol
-from svcd.protocols.catalog import SHAPES
+from svcd.protocols.catalog import BUILTINS
 
 FILE = Path("/etc/services")
 
@@ -26,10 +26,10 @@ def test_the_machines_services_parse() -> None:
             continue
         name, where, *aliases = words
         net = where.partition("/")[2]
-        runs = next((each for each in (name, *aliases) if each in SHAPES), None)
-        good = net in list(NetProtocol) and runs is not None and NetProtocol(net).shape in SHAPES[runs]
+        runs = next((each for each in (name, *aliases) if each in BUILTINS), None)
+        good = net in list(NetProtocol) and runs is not None and NetProtocol(net).shape in BUILTINS[runs].shapes
         (served if good else unserved).append(number)
-    config, problems = parse(str(FILE), LocalFiles(), SHAPES)
+    config, problems = parse(str(FILE), LocalFiles(), BUILTINS)
     assert [service.place.line for service in config.services] == served
     assert [problem.place.line for problem in problems] == unserved
     assert unserved or not served

@@ -10,7 +10,7 @@ from svcd.addresses import HostPort
 from svcd.config import process_types as handler_kinds
 from svcd.config import tls_types as tls_kinds
 from svcd.config import value_types as kinds
-from svcd.config.option_info import GROUPS, HANDLERS, SPEAKERS
+from svcd.config.option_info import GROUPS, HANDLERS, SCOPES
 from svcd.config.options import TABLE, ServiceOptions
 from svcd.model import FileOwner, NetProtocol
 from svcd.protocols.catalog import BUILTINS
@@ -19,23 +19,6 @@ from svcd.wire.certificates import ClientName, NameKind
 _CHOICE = kinds.choice("a", "b")
 _CHOICES = kinds.choices("X", "Y", "Z")
 _RUNS = {*BUILTINS}
-_SCOPES = {
-    "any",
-    "stream",
-    "session",
-    "watched",
-    "asked",
-    "imported",
-    "udp",
-    "inet",
-    "tcp",
-    "local",
-    "spawned",
-    "group",
-    "tls",
-    "web",
-    *HANDLERS,
-}
 _OR_NONE = kinds.or_none(kinds.DURATION)
 
 
@@ -182,8 +165,8 @@ def test_a_row_of_the_table_is_whole(name: str) -> None:
     info = TABLE[name]
     assert info.name == name
     assert info.group in GROUPS
-    assert info.scope in _SCOPES | _RUNS
-    assert info.scope_text
+    assert info.scope in SCOPES.keys() | _RUNS
+    assert info.scope_text(BUILTINS)
     assert info.help.endswith(".")
     assert info.default == getattr(ServiceOptions(), name)
     if info.default_text:
@@ -214,8 +197,8 @@ def test_a_groups_options_stand_together() -> None:
 )
 def test_a_scope_decides_who_takes_an_option(option: str, takers: set[NetProtocol]) -> None:
     """An option applies to the protocols of its scope, one of a built-in only where that runs."""
-    assert {net for net in NetProtocol if TABLE[option].applies_to(net, "echo")} == takers
-    assert TABLE["utc"].applies_to(NetProtocol.UDP, "daytime")
+    assert {net for net in NetProtocol if TABLE[option].applies_to(net, "echo", BUILTINS)} == takers
+    assert TABLE["utc"].applies_to(NetProtocol.UDP, "daytime", BUILTINS)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +215,7 @@ def test_a_scope_decides_who_takes_an_option(option: str, takers: set[NetProtoco
 )
 def test_a_scope_may_be_a_kind_of_handler(option: str, takers: set[str]) -> None:
     """What sets up a process is for the services that have one."""
-    assert {runs for runs in (*HANDLERS, "echo") if TABLE[option].applies_to(NetProtocol.TCP, runs)} == takers
+    assert {runs for runs in (*HANDLERS, "echo") if TABLE[option].applies_to(NetProtocol.TCP, runs, BUILTINS)} == takers
 
 
 def test_a_default_is_told_where_it_is_a_value() -> None:
@@ -245,13 +228,18 @@ def test_a_default_is_told_where_it_is_a_value() -> None:
 def test_deadlines_are_for_those_who_can_keep_them() -> None:
     """A built-in that speaks first has no first byte to wait for, and of other processes only TCP is counted."""
     first_byte, idle, session = (TABLE[f"{name}_timeout"] for name in ("first_byte", "idle", "session"))
-    assert {runs for runs in BUILTINS if not first_byte.applies_to(NetProtocol.TCP, runs)} == set(SPEAKERS)
-    assert all(idle.applies_to(NetProtocol.TCP, runs) for runs in BUILTINS)
-    assert idle.applies_to(NetProtocol.UNIX, "echo")
+    assert {runs for runs in BUILTINS if not first_byte.applies_to(NetProtocol.TCP, runs, BUILTINS)} == {
+        "chargen",
+        "daytime",
+        "qotd",
+        "time",
+    }
+    assert all(idle.applies_to(NetProtocol.TCP, runs, BUILTINS) for runs in BUILTINS)
+    assert idle.applies_to(NetProtocol.UNIX, "echo", BUILTINS)
     for info in (first_byte, idle):
-        assert info.applies_to(NetProtocol.TCP, "server")
-        assert not info.applies_to(NetProtocol.UNIX, "server")
-        assert not info.applies_to(NetProtocol.UDP, "echo")
-    assert session.applies_to(NetProtocol.UNIX, "server")
-    assert session.applies_to(NetProtocol.UDP, "server")
-    assert not session.applies_to(NetProtocol.UDP, "echo")
+        assert info.applies_to(NetProtocol.TCP, "server", BUILTINS)
+        assert not info.applies_to(NetProtocol.UNIX, "server", BUILTINS)
+        assert not info.applies_to(NetProtocol.UDP, "echo", BUILTINS)
+    assert session.applies_to(NetProtocol.UNIX, "server", BUILTINS)
+    assert session.applies_to(NetProtocol.UDP, "server", BUILTINS)
+    assert not session.applies_to(NetProtocol.UDP, "echo", BUILTINS)

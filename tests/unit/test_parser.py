@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from svcd.config.options import TABLE
 from svcd.config.parser import parse, parse_text
 from svcd.model import NetProtocol
-from svcd.protocols.catalog import SHAPES
+from svcd.protocols.catalog import BUILTINS
 from tests.doubles import FakeFiles, config_of, problems_of, read_files, service_of
 
 MAIN = "/etc/svcd/services"
@@ -125,7 +125,7 @@ http 81/tcp
 def test_a_port_by_its_name(where: str, port: int) -> None:
     """A name or an alias of /etc/services for the protocol stands for its port; the first line counts."""
     files = FakeFiles({"/etc/services": _PORTS})
-    config, problems = parse_text(f"mine {where} echo", "s", files, SHAPES)
+    config, problems = parse_text(f"mine {where} echo", "s", files, BUILTINS)
     assert not problems
     assert config.services[0].port == port
 
@@ -529,7 +529,7 @@ def test_defaults_about_clients_that_nobody_sees_are_warnings(option: str, value
         f"z 4/tcp server=/bin/cat wait=yes {option}={value}\nd 5/tcp server=/bin/cat wait=yes disable=yes",
         "s",
         FakeFiles(),
-        SHAPES,
+        BUILTINS,
     )
     assert list(map(str, problems)) == [
         f"s:1:{12 + len(option)}: warning: {option}: not for x/tcp, whose process accepts unseen by svcd (wait=yes)"
@@ -546,7 +546,7 @@ def test_a_folder_with_pattern_characters_is_no_pattern() -> None:
     config, problems = parse(
         "/srv/a[1]/services",
         _LiteralFolder({"/srv/a[1]/services": "@include d/*", "/srv/a[1]/d/x": "echo 1/tcp"}),
-        SHAPES,
+        BUILTINS,
     )
     assert not problems
     assert [service.name for service in config.services] == ["echo"]
@@ -617,7 +617,7 @@ GRAMMAR = st.sampled_from([
 @given(st.one_of(st.text(), st.lists(GRAMMAR).map("".join)))
 def test_any_text_gives_a_config_or_problems(text: str) -> None:
     """Nothing but Problems comes of a bad text, and each stands in it."""
-    config, problems = parse_text(text, "s", FakeFiles(), SHAPES)
+    config, problems = parse_text(text, "s", FakeFiles(), BUILTINS)
     assert all(problem.place.file == "s" and problem.text for problem in problems)
     assert all(service.name for service in config.services)
 
@@ -626,6 +626,6 @@ def test_any_text_gives_a_config_or_problems(text: str) -> None:
 def test_any_bytes_give_a_config_or_problems(data: bytes) -> None:
     """The same for bytes in files that include themselves."""
     files = FakeFiles({MAIN: b"@include b*\n" + data, "/etc/svcd/b": data})
-    config, problems = parse(MAIN, files, SHAPES)
+    config, problems = parse(MAIN, files, BUILTINS)
     assert all(service.place.file in (MAIN, "/etc/svcd/b") for service in config.services)
     assert all(str(problem).startswith(("/etc/svcd/", MAIN)) for problem in problems)

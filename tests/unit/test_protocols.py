@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import calendar
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +16,7 @@ from twisted.python.failure import Failure
 from svcd.config.options import ServiceOptions
 from svcd.model import SocketType
 from svcd.protocols.base import LINGER_BYTES, LINGER_SECONDS
-from svcd.protocols.catalog import BUILTINS, SHAPES
+from svcd.protocols.catalog import BUILTINS
 from svcd.protocols.chargen import ChargenDatagrams, ChargenFactory
 from svcd.protocols.daytime import DaytimeDatagrams, DaytimeFactory
 from svcd.protocols.qotd import QotdDatagrams, QotdFactory
@@ -40,7 +42,9 @@ def _connect(made_by: Factory, room: float = float("inf")) -> StreamDouble:
 
 def _builtin(name: str, room: float = float("inf"), clock: Clock | None = None) -> StreamDouble:
     deps = dependencies(clock or Clock())
-    return _connect(BUILTINS[name].stream(ServiceOptions(), deps), room)
+    make = BUILTINS[name].stream
+    assert make is not None
+    return _connect(make(ServiceOptions(), deps), room)
 
 
 class _Datagrams:
@@ -243,18 +247,36 @@ def test_datagrams_of_chargen_rotate() -> None:
 def test_the_catalog_makes_what_it_says() -> None:
     """Each built-in has a summary, is made for its shapes, and writes no lines of its own."""
     deps = dependencies(Clock(), FakeFiles({"/q": "mine\n"}))
-    for name, builtin in BUILTINS.items():
+    for builtin in BUILTINS.values():
         assert builtin.summary
-        assert not builtin.stream(ServiceOptions(), deps).noisy
-        assert SHAPES[name] == ({SocketType.STREAM} if builtin.datagram is None else set(SocketType))
+        if builtin.stream is None:
+            assert builtin.multiplexer
+        else:
+            assert not builtin.stream(ServiceOptions(), deps).noisy
+        assert builtin.shapes == ({SocketType.STREAM} if builtin.datagram is None else set(SocketType))
         if builtin.datagram is not None:
             assert not builtin.datagram(ServiceOptions(), deps).noisy
+
+
+@pytest.mark.parametrize("imported", [False, True])
+def test_the_catalog_imports_protocols_when_asked(imported: bool) -> None:
+    """To import the catalog loads no protocol; import_protocols loads all, for a daemon that can't read them later."""
+    code = (
+        "import sys; from svcd.protocols import catalog\n"
+        f"if {imported}: catalog.import_protocols()\n"
+        "print(*[name for name in ('svcd.protocols.echo', 'svcd.protocols.http.server', 'svcd.process.factories')"
+        " if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(done.stdout.split()) == (3 if imported else 0)
 
 
 def test_qotd_reads_the_quotes_of_its_option() -> None:
     """With quotes= it says what stands there, without it one of its own."""
     deps = dependencies(Clock(), FakeFiles({"/q": "mine\n"}))
-    assert _connect(BUILTINS["qotd"].stream(ServiceOptions(quotes="/q"), deps)).sent == b"mine\r\n"
+    factory = BUILTINS["qotd"].stream
+    assert factory is not None
+    assert _connect(factory(ServiceOptions(quotes="/q"), deps)).sent == b"mine\r\n"
     assert _builtin("qotd").sent in DEFAULT
     make = BUILTINS["qotd"].datagram
     assert make is not None

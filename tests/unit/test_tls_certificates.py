@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from svcd.config.parser import parse_text
 from svcd.errors import ConfigError
-from svcd.protocols.catalog import SHAPES
+from svcd.protocols.catalog import BUILTINS
 from svcd.tls.certificates import ServerTls, tls_server
 from svcd.tls.openssl import ServerConnection, ServerContext
 from svcd.tls.peer import PeerIdentity, identity_of, why
@@ -40,7 +40,7 @@ ANNA = CLIENTS.sign("anna.example.org", "anna@example.org")
 
 def service_of(options: str, line: str = "echo 7/tcp") -> Service:
     """The service of a line."""
-    config, problems = parse_text(f"{line} {options}\n", "services", FakeFiles(), SHAPES)
+    config, problems = parse_text(f"{line} {options}\n", "services", FakeFiles(), BUILTINS)
     assert problems == []
     return config.services[0]
 
