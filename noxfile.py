@@ -6,7 +6,6 @@ removes. `.ci/run` runs the same sessions. Arguments after -- go to the command:
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 import tempfile
@@ -101,21 +100,8 @@ def wheel(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Write what is made from the option table and the catalog, and test what is written for people."""
-    readme, man = ROOT / "README.md", ROOT / "etc/man/svcd-services.5"
-    table = _printed(session, "markdown")
-    text = re.sub(
-        r"(<!-- options -->\n).*?(<!-- /options -->)",
-        lambda found: f"{found[1]}{table}{found[2]}",
-        readme.read_text("utf-8"),
-        flags=re.DOTALL,
-    )
-    readme.write_text(text, "utf-8")
-    man.write_text(_printed(session, "man"), "utf-8")
+    session.run(PYTHON, "-m", "tests.generated_texts")
     _pytest(session, "tests/unit/test_docs.py")
-
-
-def _printed(session: nox.Session, form: str) -> str:
-    return str(session.run(PYTHON, "-m", "svcd", "options", "--format", form, silent=True))
 
 
 @nox.session
