@@ -64,7 +64,7 @@ class FileInstaller:
         """Whether we wrote a file, whatever has become of it."""
         return path in self._files
 
-    def place(self, artefacts: Iterable[InstalledFile]) -> None:
+    def place(self, files: Iterable[InstalledFile]) -> None:
         """Write files. In the place of one that was edited, or is not ours, another is written beside it as NAME.new.
 
         What was written by an earlier version and is no part of this one is removed.
@@ -72,7 +72,7 @@ class FileInstaller:
         Raises:
             OSError: one can't be written; those before it are, and are remembered.
         """
-        wanted = list(artefacts)
+        wanted = list(files)
         try:
             for artefact in wanted:
                 self._place(artefact)

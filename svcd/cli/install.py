@@ -59,7 +59,7 @@ def _say(dry: bool, verb: str, path: Path) -> None:
 
 def _install(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int:
     from svcd.cli.file_installer import FileInstaller
-    from svcd.cli.install_files import InstallPath, artefacts, why_not
+    from svcd.cli.install_files import InstallPath, files_of, why_not
 
     place, dry = InstallPath(_absolute(chosen.prefix)), chosen.dry_run
     reason = why_not(place, Path(sys.executable).resolve())
@@ -69,7 +69,7 @@ def _install(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> int
         if place.system:
             return os.EX_UNAVAILABLE
     try:
-        FileInstaller(place.manifest, partial(_say, dry), dry=dry).place(artefacts(place, parser))
+        FileInstaller(place.manifest, partial(_say, dry), dry=dry).place(files_of(place, parser))
     except OSError as error:
         return _failed(error)
     users, folders = ["systemd-sysusers", str(place.users)], ["systemd-tmpfiles", "--create", str(place.folders)]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-__all__ = ["InstallPath", "artefacts", "why_not"]
+__all__ = ["InstallPath", "files_of", "why_not"]
 
 #: How the files in etc/ name the environment and the services file.
 _SCRIPTS = "/opt/svcd/bin/"
@@ -81,7 +81,7 @@ def _etc() -> Path:
     return installed if installed.is_dir() else package.parent / "etc"
 
 
-def artefacts(place: InstallPath, parser: argparse.ArgumentParser) -> Iterator[InstalledFile]:
+def files_of(place: InstallPath, parser: argparse.ArgumentParser) -> Iterator[InstalledFile]:
     """All files of an installation.
 
     Args:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.reactor.conftest import Bench
 
 
-class Answering(DatagramProtocol):
+class EchoDatagrams(DatagramProtocol):
     """Echoes; `fail` raises, `huge` is too long an answer."""
 
     noisy = False
@@ -43,7 +43,7 @@ class Answering(DatagramProtocol):
 @pytest.mark.parametrize("adopted", [False, True])
 def test_answers(bench: Bench, family: socket.AddressFamily, host: str, adopted: bool) -> None:
     """Datagrams are answered and counted, also the empty one; peers are hosts and ports."""
-    protocol = Answering()
+    protocol = EchoDatagrams()
     reactor: Any = bench.reactor
     if adopted:
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
@@ -70,7 +70,7 @@ def test_answers(bench: Bench, family: socket.AddressFamily, host: str, adopted:
 
 def test_errors_are_one_datagrams(bench: Bench, failures: list[Exception]) -> None:
     """An exception, an answer that is too long and a client that is gone are that datagram's trouble alone."""
-    protocol = Answering()
+    protocol = EchoDatagrams()
     reactor: Any = bench.reactor
     port = reactor.listenUDP(0, protocol, "127.0.0.1")
 
@@ -92,7 +92,7 @@ def test_errors_are_one_datagrams(bench: Bench, failures: list[Exception]) -> No
 def test_host_names_are_refused(bench: Bench) -> None:
     """write() takes addresses and no names, as it would have to wait for an answer of the name service."""
     reactor: Any = bench.reactor
-    port = reactor.listenUDP(0, Answering(), "127.0.0.1")
+    port = reactor.listenUDP(0, EchoDatagrams(), "127.0.0.1")
     with pytest.raises(InvalidAddressError):
         port.write(b"x", ("localhost", 9))
     bench.run(lambda: True)
@@ -101,7 +101,7 @@ def test_host_names_are_refused(bench: Bench) -> None:
 def test_pause(bench: Bench) -> None:
     """Datagrams that come while a port rests are answered when it goes on."""
     reactor: Any = bench.reactor
-    port = reactor.listenUDP(0, Answering(), "127.0.0.1")
+    port = reactor.listenUDP(0, EchoDatagrams(), "127.0.0.1")
 
     def client() -> bytes:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -128,7 +128,7 @@ def test_a_port_is_closed_when_it_says_so(bench: Bench, host: str, when: str) ->
     again: list[int] = []
 
     def listen(number: int) -> Any:
-        return reactor.listenUDP(number, Answering(), host)
+        return reactor.listenUDP(number, EchoDatagrams(), host)
 
     async def serve() -> None:
         port = listen(0)

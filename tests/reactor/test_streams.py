@@ -290,7 +290,7 @@ def test_lose_connection_sends_everything_first(bench: Bench) -> None:
     """What was written before loseConnection() arrives, however slowly the client reads; later writes are harmless."""
     answer = b"x" * 8_000_000
 
-    class Answering(Recorder):
+    class AnsweringRecorder(Recorder):
         def connectionMade(self) -> None:
             super().connectionMade()
             self.transport.write(answer)
@@ -304,7 +304,7 @@ def test_lose_connection_sends_everything_first(bench: Bench) -> None:
             self.transport.abortConnection()
             self.transport.resumeProducing()
 
-    factory = Recorders(Answering)
+    factory = Recorders(AnsweringRecorder)
     address = listen(bench, factory)
 
     def client() -> int:

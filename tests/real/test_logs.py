@@ -271,7 +271,7 @@ def _example() -> str:
     return found.read_text()
 
 
-class _Visitors:
+class _Clients:
     """Clients, one after the other, until they are told to end."""
 
     def __init__(self, port: int) -> None:
@@ -310,7 +310,7 @@ def test_logrotate_loses_and_tears_no_line(
     daemon = start("echo 0/tcp bind=127.0.0.1\n", twistd_arguments=places, ready=False)
     _retried(lambda: log.exists() and " ready " in log.read_text())
     listen = next(line for line in log.read_text().splitlines() if " listen " in line)
-    pending = _Visitors(int(fields(listen)["address"].rpartition(":")[2]))
+    pending = _Clients(int(fields(listen)["address"].rpartition(":")[2]))
     try:
         for _ in range(5):
             inode = log.stat().st_ino

@@ -17,7 +17,7 @@ import svcd.cli.install
 from svcd.cli import main
 from svcd.cli.completion import bash, zsh
 from svcd.cli.file_installer import FileInstaller, InstalledFile
-from svcd.cli.install_files import InstallPath, artefacts, why_not
+from svcd.cli.install_files import InstallPath, files_of, why_not
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -348,7 +348,7 @@ def test_folders_that_the_daemon_cannot_enter(tmp_path: Path, monkeypatch: pytes
 def test_unusual_paths_are_quoted(tmp_path: Path, parser: argparse.ArgumentParser) -> None:
     """As systemd and the shell read them."""
     place = InstallPath(tmp_path / "a b%c", Path("/opt/my svcd's/bin"))
-    texts = {str(each.path.relative_to(place.prefix)): each.text for each in artefacts(place, parser)}
+    texts = {str(each.path.relative_to(place.prefix)): each.text for each in files_of(place, parser)}
     services = str(place.services).replace("%", "%%")
     start = f'"/opt/my svcd\'s/bin/twistd" --nodaemon --pidfile= svcd --services "{services}" --control /run'
     assert f"ExecStart={start}" in texts["lib/systemd/system/svcd.service"]

@@ -1,8 +1,12 @@
-"""The house: which module may import which, and what every module has."""
+"""The rules of the layout: which module may import which, what every module has, and which names are retired."""
 
 from __future__ import annotations
 
 import ast
+import io
+import re
+import tokenize
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -33,6 +37,40 @@ MODULES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 HOUSED = sorted(set(MODULES) - {"__init__"})
+
+
+def _listed(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+#: Words of former names of classes and modules. None is a word of an identifier or of a file's name, nor stands in the
+#: documentation.
+RETIRED_WORDS = _listed("""
+    artefacts entrance farewell farewells gatekeeper handoff heir keeper keepers ledger ledgers lobby nameless nurse
+    nurses nursery nurseries predecessor sayings securing succession successor surroundings tallies tally telling
+    unannounced usher visitor visitors
+""")
+#: Former names of classes and functions whose words have other uses.
+RETIRED_NAMES = _listed("""
+    About Alarm Also Answerer Answering BLIND ClientSide Console DaemonFigures DatagramAnswerer Deadlines
+    Distribution Door Ends FilePlace FirstSide Flow Forks Form Forward Gate HalfCloseableGate Hall HandOffPort
+    HandlerSide Hours Inherited Journal JournalObserver JournaldForm JournaldPlace JsonForm LEFTOVER LineReader
+    Lingerer Link LocalMachine LogOutput Meter OpenSocket Orders PriorityForm Pulse Pump Reception ReverseNames SAID
+    Said ServiceFigures SourceBuckets StatusSite Stock Telling TextForm Ticket TlsGate TlsServer Trial Trust UNGIVEN
+    Visit adopt_orphans around calling_off end_unseen flush_by hides_clients not_shaken orphan_ended outlast_signals
+    spec_of stand_aside take_limits tell_end through_twisted to_syslog try_imports unqueue
+""")
+#: Former names of modules whose words have other uses.
+RETIRED_MODULES = _listed("""
+    access_check access_kinds answers asking choosing clocks connecting describing driving ending ends exposition
+    fetch figures forms gate grammar handler_kinds hello inherited journal kinds link machine mux names notify
+    opening orders pem placing places plan producing pump race reading relayed reloading rows sides site sockdiag
+    specs stock tables tcpinfo terms timeofday tls_kinds trial upgrading view writing
+""")
+#: What still breaks a rule, to be mended.
+TWICE = {"StreamPort", "StreamTransport"}
+MANY_ARGUMENTS = {"ControlService", "DatagramPort", "StreamTransport", "Supervisor"}
+UNRETIRED = _listed("keeper nameless predecessor securing tallies Console Distribution Reception")
 
 
 @cache
@@ -70,7 +108,7 @@ def _rooms(module: str) -> tuple[str, int]:
 
 
 def test_every_module_has_a_floor() -> None:
-    """No module stands outside the house."""
+    """Every module of svcd/ has a floor."""
     assert {module.partition(".")[0] for module in HOUSED} <= set(FLOORS)
     assert len(HOUSED) > 20
 
@@ -169,3 +207,49 @@ def test_a_function_fits_on_a_page(module: str) -> None:
             body = node.body[1:] if ast.get_docstring(node) else node.body
             length = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
             assert length <= 40, f"{module}.{node.name} has {length}"
+
+
+def test_a_class_name_occurs_once() -> None:
+    """No public class has the name of another."""
+    classes = [node.name for module in HOUSED for node in ast.walk(_tree(module)) if isinstance(node, ast.ClassDef)]
+    twice = {name for name, count in Counter(classes).items() if count > 1 and not name.startswith("_")}
+    assert twice <= TWICE
+
+
+@pytest.mark.parametrize("module", HOUSED)
+def test_a_constructor_takes_few_arguments(module: str) -> None:
+    """A constructor takes at most 6 arguments."""
+    for owner in ast.walk(_tree(module)):
+        if isinstance(owner, ast.ClassDef) and owner.name not in MANY_ARGUMENTS:
+            for node in owner.body:
+                if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+                    count = len(node.args.posonlyargs + node.args.args + node.args.kwonlyargs) - 1
+                    assert count <= 6, f"{module}.{owner.name} takes {count}"
+
+
+def _words(name: str) -> set[str]:
+    """Return the words of an identifier: log and writer of LogWriter, log_writer and _LOG_WRITER."""
+    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
+
+
+def _identifiers(path: Path) -> set[str]:
+    tokens = tokenize.generate_tokens(io.StringIO(path.read_text("utf-8")).readline)
+    return {token.string for token in tokens if token.type == tokenize.NAME}
+
+
+def test_retired_names_are_gone(project_root: Path) -> None:
+    """No file and no identifier has a retired name, and no document a retired word."""
+    sources = [path for folder in ("svcd", "tests", "twisted") for path in (project_root / folder).rglob("*.py")]
+    assert len(sources) > len(HOUSED)
+    words, retired = RETIRED_WORDS - UNRETIRED, RETIRED_NAMES - UNRETIRED
+    found = {str(path) for path in sources if path.stem.removeprefix("test_") in RETIRED_MODULES}
+    for path in sources:
+        names = _identifiers(path) | {path.stem}
+        found |= {f"{path}: {name}" for name in names if name in retired or _words(name) & words}
+    for pattern in ("README.md", "CONTRIBUTING.md", "docs/**/*", "etc/**/*"):
+        for path in project_root.glob(pattern):
+            if path.is_file():
+                found |= {
+                    f"{path}: {word}" for word in words & set(re.findall(r"\w+", path.read_text("utf-8").lower()))
+                }
+    assert not found, "\n".join(sorted(found))

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 PROGRAM = CommandLine(("svcd",), "/", {}, (1024, 4096), foreground=True)
 
 
-class _Successor:
+class _FakeNewDaemon:
     """A new daemon that does what the test says."""
 
     def __init__(
@@ -113,12 +113,12 @@ class _Old:
         self.path = folder / "echo"
         self.daemon = _Daemon(f"echo {self.path}/unix mode=0600\necho 0/udp4 bind=127.0.0.1\n")
         self.daemon.start()
-        self.made: list[_Successor] = []
+        self.made: list[_FakeNewDaemon] = []
         self.stopped: list[bool] = []
         self.runner, self.also = _Runner(), _Also()
 
-        def make(*arguments: Any) -> _Successor:
-            self.made.append(_Successor(*arguments))
+        def make(*arguments: Any) -> _FakeNewDaemon:
+            self.made.append(_FakeNewDaemon(*arguments))
             return self.made[-1]
 
         monkeypatch.setattr(upgrading, "NewDaemon", make)
@@ -136,7 +136,7 @@ class _Old:
         self.upgrader.also.append(self.also)
         self.answers: list[Any] = []
 
-    def upgrade(self, **how: Any) -> _Successor:
+    def upgrade(self, **how: Any) -> _FakeNewDaemon:
         """Begin one; what comes of it is added to the answers."""
         self.upgrader.upgrade(**how).addBoth(self.answers.append)
         return self.made[-1]
