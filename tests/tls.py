@@ -13,7 +13,7 @@ from svcd.config.parser import parse_text
 from svcd.metrics.counters import ServiceCounters
 from svcd.metrics.snapshot import ServiceInfo
 from svcd.protocols.catalog import BUILTINS
-from svcd.tls.certificates import ServerTls, tls_server
+from svcd.tls.certificates import ServerTls
 from svcd.tls.handshakes import HandshakeTracker
 from svcd.tls.protocol import TlsProtocol
 from tests.certificates import Authority
@@ -44,7 +44,7 @@ def secured(line: str = "echo 7/tcp", **options: str) -> Service:
 
 @cache
 def _server(**options: str) -> ServerTls:
-    return tls_server(secured(**options), FakeFiles(FILES))
+    return ServerTls(secured(**options), FakeFiles(FILES))
 
 
 class TlsClient:

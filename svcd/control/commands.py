@@ -325,11 +325,11 @@ def _certificate(tls: ServerTls) -> dict[str, object]:
 
     A revocation list is told of instead if that is to be warned of and ends earlier.
     """
-    first = [*tls.ending, *tls.held][0]
+    first = [*tls.expiring, *tls.certificates][0]
     days = int((first.expires - time.time()) // 86_400)
     expires = datetime.fromtimestamp(first.expires, UTC).isoformat()
-    warn = math.ceil((first.expires - first.warned) / 86_400)
-    return {"file": first.file, "expires": expires, "days": days, "warn": warn, "count": len(tls.held)}
+    warn = math.ceil((first.expires - first.warn_from) / 86_400)
+    return {"file": first.file, "expires": expires, "days": days, "warn": warn, "count": len(tls.certificates)}
 
 
 def _as_command_error(failure: Failure) -> Failure:

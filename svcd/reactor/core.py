@@ -140,7 +140,7 @@ class UvReactor(AsyncioSelectorReactor):
             del self.natives[native]
         return [*super().removeAll(), *waiting]  # type: ignore[no-untyped-call]
 
-    def soon(self, callback: Callable[[], None]) -> None:
+    def call_soon(self, callback: Callable[[], None]) -> None:
         """Call something in the loop's next turn; callLater() costs ten times as much."""
         self.loop.call_soon(callback)
 

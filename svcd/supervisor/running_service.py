@@ -197,7 +197,7 @@ class RunningService(ABC):
         if moved and self.tracker is not None:
             self.tracker.service_admission.update_locations(service)
         if self.tls is not None:
-            self.tls.stay(service)
+            self.tls.update_locations(service)
 
     def make_lines(self) -> None:
         """Make the lines of connections and refusals anew, or none: the log has another level."""

@@ -47,7 +47,7 @@ def _about(service: Service, tls: ServerTls | None) -> ServiceInfo:
         listed=bool(service.logged),
         description=service.options.description,
         most=instances_of(service) if stream else None,
-        expires=tls.held[0].expires if tls is not None else None,
+        expires=tls.certificates[0].expires if tls is not None else None,
     )
 
 

@@ -241,7 +241,7 @@ class Supervisor(TwistedService):
             running.check_modules()
         broken |= self._failed(change, desired)
         # Certificates that are not named otherwise than before may be others.
-        self._watch.look_now()
+        self._watch.check_now()
         wanted = {endpoint.service.id for endpoint in desired.endpoints} | {each.service.id for each in desired.faulty}
         for service_id in set(self.broken.ids) - wanted:
             self.broken.forget(service_id)

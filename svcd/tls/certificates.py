@@ -1,4 +1,4 @@
-"""The TLS of one service: every new connection gets the newest of its certificates."""
+"""Certificates of a service in use: loading, reloading, expiry, and checks of client certificates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from svcd.config.tls_files import DAY, list_ends, read_material, tls_paths
 from svcd.errors import ConfigError
 from svcd.tls.contexts import make_contexts
 from svcd.tls.openssl import ServerConnection
-from svcd.tls.peer import is_named, names_in
+from svcd.tls.peer import matches_names, subject_alt_names
 from svcd.wire.certificates import UNREADABLE
 
 if TYPE_CHECKING:
@@ -30,70 +30,70 @@ if TYPE_CHECKING:
     from svcd.model import ConfigProblem
     from svcd.tls.contexts import Contexts
 
-__all__ = ["CertificateInUse", "ServerTls", "tls_server"]
+__all__ = ["CertificateInUse", "ServerTls"]
 
 
 class CertificateInUse(NamedTuple):
-    """A certificate that is in use, or the revocation list of an authority.
+    """A certificate in use, or the revocation list of an authority.
 
     Attributes:
-        expires: in seconds since 1970.
-        file: where it stands.
-        warned: from when on its end is to be told of, in seconds since 1970.
+        expires: when it expires, in seconds since 1970.
+        file: the path of its file.
+        warn_from: when warnings of its expiry begin, in seconds since 1970.
     """
 
     expires: float
     file: str
-    warned: float
+    warn_from: float
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
-    """What is exchanged as a whole.
+class _LoadedTls:
+    """State of a ServerTls, replaced as a whole.
 
     Attributes:
-        service: whose options hold.
-        contexts: in which handshakes are made.
-        stamps: of the files, from just before they were read.
-        problems: why what stands in some of them is not in use.
+        service: has the options.
+        contexts: the contexts of new handshakes.
+        file_stats: FileReader.stamp() of each file, taken just before it was read.
+        problems: reasons why the content of some files is not in use.
     """
 
     service: Service
     contexts: Contexts
-    stamps: Mapping[str, Hashable]
+    file_stats: Mapping[str, Hashable]
     problems: tuple[ConfigProblem, ...] = ()
 
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerTls:
-    """Makes the TLS side of a service's connections.
+    """Server side of TLS of one service.
 
-    A change of certificates, by prepare() or renew(), holds for whoever comes afterwards: who is in goes on.
+    Changed certificates apply to connections made afterwards; established connections keep theirs.
 
     Args:
-        service: whose TLS it is.
-        files: reads what its options name.
-        wall: the time of day, in seconds since 1970.
+        service: the service, which has TLS (Service.tls).
+        files: reads the files that its options name.
+        wall_clock: returns the time of day, in seconds since 1970.
 
     Raises:
-        ConfigError: a certificate, a key or another file can't be used; with a Problem for each. A certificate that has
-            expired can: who starts a daemon of many services had rather it ran.
+        ConfigError: a certificate, a key or another file can't be used; it has a ConfigProblem for each. An expired
+            certificate is accepted, so that it does not keep a daemon of many services from starting.
     """
 
-    def __init__(self, service: Service, files: FileReader, wall: Callable[[], float]) -> None:
+    def __init__(self, service: Service, files: FileReader, wall_clock: Callable[[], float] = time.time) -> None:
         self._files = files
-        self._wall = wall
-        self._state = self._made(service, None)
-        self._use(self._state)
+        self._wall_clock = wall_clock
+        self._state = self._load(service, None)
+        self._activate(self._state)
 
-    def _made(self, service: Service, before: Contexts | None) -> _State:
-        stamps = self._stamps(service)
-        material, problems = read_material(service, self._files, None, before.material if before else None)
+    def _load(self, service: Service, previous: Contexts | None) -> _LoadedTls:
+        file_stats = self._stat_files(service)
+        tls_files, problems = read_material(service, self._files, None, previous.tls_files if previous else None)
         if problems:
             raise ConfigError(problems)
-        return _State(service, make_contexts(service, material, before), stamps)
+        return _LoadedTls(service, make_contexts(service, tls_files, previous), file_stats)
 
-    def _stamps(self, service: Service) -> dict[str, Hashable]:
+    def _stat_files(self, service: Service) -> dict[str, Hashable]:
         def stamp(path: str) -> Hashable:
             try:
                 return self._files.stamp(path)
@@ -102,127 +102,130 @@ class ServerTls:
 
         return {path: stamp(path) for path in tls_paths(service, self._files)}
 
-    def _use(self, state: _State) -> None:
+    def _activate(self, state: _LoadedTls) -> None:
         self._state = state
         self._context = state.contexts.first
         options = state.service.options
-        self._asks = options.tls_client_ca is not None
-        self._required = self._asks and options.tls_client == "required"
-        self._wanted = options.tls_client_names
+        self._verify_clients = options.tls_client_ca is not None
+        self._client_required = self._verify_clients and options.tls_client == "required"
+        self._client_names = options.tls_client_names
 
     @property
     def service(self) -> Service:
-        """Whose it is, with the options that hold."""
+        """The service, with its current options."""
         return self._state.service
 
     @property
     def problems(self) -> tuple[ConfigProblem, ...]:
-        """Why new files are not in use, as refresh() has said."""
+        """Reasons why the content of some files is not in use, as found by reload()."""
         return self._state.problems
 
     def serverConnectionForTLS(self, _protocol: object) -> ServerConnection:
-        """The server's side of one connection, over memory."""
+        """Return the server's side of a new connection, with memory BIOs."""
         connection = ServerConnection(self._context, None)
         connection.set_accept_state()
         return connection
 
     def refusal(self, connection: SSL.Connection) -> str | None:
-        """Why a client may not go on although its handshake is over; None if it may.
+        """Return why a client is refused after its handshake; None if it is accepted.
 
-        A client without the certificate that it needs, or with one that does not hold, does not get so far. Of one that
-        may go on identity_of() can be asked, which raises nothing.
+        OpenSSL itself fails the handshake of a client that lacks a required certificate or has an invalid one. For an
+        accepted client peer_identity() raises nothing.
         """
-        if not self._asks:
+        if not self._verify_clients:
             return None
         try:
             certificate = connection.get_peer_certificate(as_cryptography=True)
             if certificate is None:
-                return "it has no certificate" if self._required else None
-            # A session that is resumed may be older than this: OpenSSL does not look at the certificate again.
-            if certificate.not_valid_after_utc.timestamp() <= self._wall():
+                return "it has no certificate" if self._client_required else None
+            # OpenSSL does not verify the certificate of a resumed session again, and it may have expired since.
+            if certificate.not_valid_after_utc.timestamp() <= self._wall_clock():
                 return "its certificate has expired"
-            # OpenSSL may have taken what others can't make sense of.
+            # OpenSSL accepts some certificates that cryptography can't parse.
             certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string()
         except UNREADABLE:
             return "its certificate can't be read"
-        if self._wanted and not is_named(names_in(certificate), self._wanted):
+        if self._client_names and not matches_names(subject_alt_names(certificate), self._client_names):
             return "its certificate is for nobody in tls_client_names"
         return None
 
     def prepare(self, service: Service) -> Callable[[], None]:
-        """Read everything anew, for the same or for other options; returns what lets it hold, which can't fail.
-
-        Raises:
-            ConfigError: something can't be used; nothing has changed.
-        """
-        return partial(self._use, self._made(service, self._state.contexts))
-
-    def refresh(self) -> tuple[bool, list[ConfigProblem]]:
-        """Read everything anew, and use what can be used: what can't, or has expired, stays as it was.
+        """Read all files again, with the same or changed options.
 
         Returns:
-            Whether something is in use that was not before, and what is wrong.
+            A function that puts them into use, which can't fail.
+
+        Raises:
+            ConfigError: a file can't be used; nothing has changed.
         """
-        before, stamps = self._state.contexts, self._stamps(self.service)
-        material, problems = read_material(self.service, self._files, self._wall(), before.material)
+        return partial(self._activate, self._load(service, self._state.contexts))
+
+    def reload(self) -> tuple[bool, list[ConfigProblem]]:
+        """Read all files again and use what is valid; in place of what is not, or has expired, the old one stays.
+
+        Returns:
+            Whether other certificates are in use now, and the problems found.
+        """
+        previous, file_stats = self._state.contexts, self._stat_files(self.service)
+        tls_files, problems = read_material(self.service, self._files, self._wall_clock(), previous.tls_files)
         try:
-            contexts = make_contexts(self.service, material, before)
+            contexts = make_contexts(self.service, tls_files, previous)
         except ConfigError as error:
-            contexts = before
+            contexts = previous
             problems += error.problems
-        self._use(_State(self.service, contexts, stamps, tuple(problems)))
-        return _published(contexts.material) != _published(before.material), problems
+        self._activate(_LoadedTls(self.service, contexts, file_stats, tuple(problems)))
+        return _without_keys(contexts.tls_files) != _without_keys(previous.tls_files), problems
 
-    def renew(self) -> None:
-        """Encrypt session tickets with new keys: who comes back with an older one has a full handshake.
+    def renew_ticket_keys(self) -> None:
+        """Replace the keys of session tickets; clients with older tickets make a full handshake.
 
-        OpenSSL makes the keys of a context with it and keeps them as long; a stolen one opens what tickets of TLS 1.2
-        have protected. To give it keys of ours, old ones among them, there are no bindings.
+        OpenSSL generates these keys with a context and keeps them as long as the context; a stolen key decrypts what
+        tickets of TLS 1.2 have protected. There are no bindings to set keys, and so none to keep accepting old ones.
         """
         state = self._state
         contexts = state.contexts
-        self._use(replace(state, contexts=make_contexts(contexts.service, contexts.material, contexts)))
+        self._activate(replace(state, contexts=make_contexts(contexts.service, contexts.tls_files, contexts)))
 
-    def stay(self, service: Service) -> None:
-        """The same options stand in other places of the file now."""
-        self._use(replace(self._state, service=service))
+    def update_locations(self, service: Service) -> None:
+        """Use the same options with other source locations."""
+        self._activate(replace(self._state, service=service))
 
     @property
-    def held(self) -> list[CertificateInUse]:
-        """Its certificates, those that expire first at the front."""
-        material, options = self._state.contexts.material, self.service.options
-        ends = [(each.expires, f"{options.tls_sni}/{name}.pem") for name, each in material.named.items()]
-        if material.default is not None:
-            ends.append((material.default.expires, str(options.tls_cert)))
+    def certificates(self) -> list[CertificateInUse]:
+        """The certificates in use, by expiry, the earliest first."""
+        tls_files, options = self._state.contexts.tls_files, self.service.options
+        ends = [(each.expires, f"{options.tls_sni}/{name}.pem") for name, each in tls_files.named.items()]
+        if tls_files.default is not None:
+            ends.append((tls_files.default.expires, str(options.tls_cert)))
         return sorted(CertificateInUse(expires, file, expires - options.tls_warn * DAY) for expires, file in ends)
 
     @property
-    def ending(self) -> list[CertificateInUse]:
-        """Return its certificates and revocation lists of which a warning is due, those that end first at the front."""
+    def expiring(self) -> list[CertificateInUse]:
+        """The certificates and revocation lists for which a warning is due, by expiry, the earliest first."""
         path = str(self.service.options.tls_crl)
         lists = [
-            CertificateInUse(until, path, warned)
-            for until, warned in list_ends(self.service, self._state.contexts.material)
+            CertificateInUse(until, path, warn_from)
+            for until, warn_from in list_ends(self.service, self._state.contexts.tls_files)
         ]
-        return sorted(each for each in [*self.held, *lists] if each.warned < self._wall())
+        return sorted(each for each in [*self.certificates, *lists] if each.warn_from < self._wall_clock())
 
     @property
-    def stamps(self) -> Mapping[str, Hashable]:
-        """Of each of the files that are in use, what tells it from a newer one."""
-        return self._state.stamps
+    def file_stats(self) -> Mapping[str, Hashable]:
+        """FileReader.stamp() of each file in use, by path."""
+        return self._state.file_stats
 
-    def stamps_now(self) -> Mapping[str, Hashable]:
-        """The same of the files as they are."""
-        return self._stamps(self.service)
+    def current_file_stats(self) -> Mapping[str, Hashable]:
+        """Return FileReader.stamp() of each file now, by path."""
+        return self._stat_files(self.service)
 
-    def denied(self, stamps: Mapping[str, Hashable] | None = None) -> OSError | None:
-        """The error of the first file that can't be read again for want of rights; None if all can.
+    def access_error(self, file_stats: Mapping[str, Hashable] | None = None) -> OSError | None:
+        """Return the error of the first file that the daemon may no longer read; None if it may read all.
 
         Args:
-            stamps: of the files now; of a directory with names only files are read whose stamps were others.
+            file_stats: the result of current_file_stats(); with it, unchanged files of tls_sni are not read.
         """
-        for path in stamps or self.stamps:
-            if stamps is not None and self._is_named(path) and stamps[path] == self.stamps.get(path):
+        for path in file_stats or self.file_stats:
+            if file_stats is not None and self._is_named(path) and file_stats[path] == self.file_stats.get(path):
                 continue
             try:
                 if path != self.service.options.tls_sni:
@@ -232,7 +235,7 @@ class ServerTls:
             except PermissionError as error:
                 return error
             except OSError:
-                # Others are for who reads them to find.
+                # reload() reports other errors.
                 continue
         return None
 
@@ -240,22 +243,8 @@ class ServerTls:
         return self.service.options.tls_sni is not None and path.startswith(f"{self.service.options.tls_sni}/")
 
 
-def _published(material: TlsFiles) -> tuple[object, ...]:
-    """All but the keys, which say nothing that is not in the certificates, and can't be compared."""
-    named = {name: each.chain for name, each in material.named.items()}
-    default = material.default.chain if material.default is not None else None
-    return default, named, material.authorities, material.revocations
-
-
-def tls_server(service: Service, files: FileReader, wall: Callable[[], float] = time.time) -> ServerTls:
-    """The TLS of a service that has one (Service.tls).
-
-    Args:
-        service: it.
-        files: reads what its options name.
-        wall: the time of day, in seconds since 1970.
-
-    Raises:
-        ConfigError: a certificate, a key or another file can't be used; with a Problem for each.
-    """
-    return ServerTls(service, files, wall)
+def _without_keys(tls_files: TlsFiles) -> tuple[object, ...]:
+    """Return all but the private keys, which can't be compared; a changed key changes its certificate as well."""
+    named = {name: each.chain for name, each in tls_files.named.items()}
+    default = tls_files.default.chain if tls_files.default is not None else None
+    return default, named, tls_files.authorities, tls_files.revocations

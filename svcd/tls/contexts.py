@@ -1,8 +1,8 @@
-"""From what a service's files hold to OpenSSL's contexts.
+"""OpenSSL contexts of a service, and the choice between them by host name (SNI: RFC 6066, section 3).
 
 The profile is Mozilla's intermediate one (wiki.mozilla.org/Security/Server_Side_TLS): TLS 1.2 and 1.3, ciphers with
-forward secrecy and authenticated encryption, of which the client chooses. Without parameters for finite-field
-Diffie-Hellman, which every client of TLS 1.2 can do without; and with the hybrid X25519MLKEM768, where OpenSSL has it.
+forward secrecy and authenticated encryption, the client's preference. It has no parameters for finite-field
+Diffie-Hellman, which no client of TLS 1.2 needs, and has the hybrid X25519MLKEM768 where OpenSSL supports it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from OpenSSL.crypto import X509, X509StoreFlags
 from svcd.config.tls_files import ANY_LABEL
 from svcd.errors import ConfigError
 from svcd.tls.openssl import ServerContext
-from svcd.tls.peer import why
+from svcd.tls.peer import failure_reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from svcd.config.tls_files import TlsFiles
     from svcd.wire.certificates import Credentials
 
-__all__ = ["Contexts", "make_context", "make_contexts"]
+__all__ = ["Contexts", "make_contexts"]
 
 _CIPHERS = b":".join(
     b"ECDHE-%s-%s" % (signature, cipher)
@@ -35,36 +35,36 @@ _CIPHERS = b":".join(
     for signature in (b"ECDSA", b"RSA")
 )
 _VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
-#: How long a session can be resumed, in seconds. Tickets hold it, not our memory.
-_RESUMABLE = 7200
+#: How long a session can be resumed, in seconds. The session is in the client's ticket; the daemon stores none.
+_SESSION_SECONDS = 7200
 _NO_CALLBACKS = (
     "this Python's libffi is older than 3.4 and needs memory that is written and executed, which the system denies; "
     "upgrade it, or say MemoryDenyWriteExecute=no in svcd's unit"
 )
 
 
-def make_context(service: Service, material: TlsFiles, credentials: Credentials | None) -> ServerContext:
-    """The context of one certificate, with everything but the choice between names.
+def _make_context(service: Service, tls_files: TlsFiles, credentials: Credentials | None) -> ServerContext:
+    """Make the context of one certificate, without the choice by host name.
 
     Args:
-        service: whose options hold.
-        material: vouches for clients.
-        credentials: the certificate; with None no handshake gets far.
+        service: has the options.
+        tls_files: has the authorities and revocation lists for client certificates.
+        credentials: the certificate and its key; with None every handshake fails.
 
     Raises:
-        SSL.Error: OpenSSL does not take the certificate.
+        SSL.Error: OpenSSL does not accept the certificate.
         MemoryError: the system has no memory for callbacks.
     """
     context = ServerContext()
     context.set_min_proto_version(_VERSIONS[service.options.tls_min])
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
-    # An idle connection gives back 34 KB of buffers.
+    # Frees 34 KB of buffers of an idle connection.
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_cipher_list(_CIPHERS)
     context.set_groups()
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_session_id(hashlib.sha256(service.id.encode()).digest())
-    context.set_timeout(_RESUMABLE)
+    context.set_timeout(_SESSION_SECONDS)
     if credentials is not None:
         context.use_certificate(credentials.chain[0])
         for each in credentials.chain[1:]:
@@ -73,24 +73,25 @@ def make_context(service: Service, material: TlsFiles, credentials: Credentials 
         context.check_privatekey()
     if service.alpn:
         context.choose_protocol([name.encode() for name in service.alpn])
-    if material.authorities:
-        _ask_clients(context, service, material)
+    if tls_files.authorities:
+        _ask_clients(context, service, tls_files)
     return context
 
 
-def _ask_clients(context: SSL.Context, service: Service, material: TlsFiles) -> None:
+def _ask_clients(context: SSL.Context, service: Service, tls_files: TlsFiles) -> None:
     store = context.get_cert_store()
     assert store is not None  # noqa: S101 - a context made just now has one
-    for authority in material.authorities:
+    for authority in tls_files.authorities:
         store.add_cert(X509.from_cryptography(authority))
         context.add_client_ca(authority)
-    if material.revocations:
-        for revocations in material.revocations:
+    if tls_files.revocations:
+        for revocations in tls_files.revocations:
             store.add_crl(revocations)
-        # Of all on the way to the root: an authority that was revoked vouches for nobody.
+        # CHECK_ALL: intermediate authorities can be revoked as well.
         store.set_flags(X509StoreFlags.CRL_CHECK | X509StoreFlags.CRL_CHECK_ALL)
     else:
-        # Who stands in tls_client_ca vouches, a root or not. With lists OpenSSL needs the root to have them all.
+        # Each certificate in tls_client_ca is trusted, be it a root or an intermediate. With revocation lists OpenSSL
+        # needs the whole chain up to the root.
         store.set_flags(X509StoreFlags.PARTIAL_CHAIN)
     required = SSL.VERIFY_FAIL_IF_NO_PEER_CERT if service.options.tls_client == "required" else 0
     context.set_verify(SSL.VERIFY_PEER | required)
@@ -98,68 +99,71 @@ def _ask_clients(context: SSL.Context, service: Service, material: TlsFiles) -> 
 
 @dataclass(frozen=True, slots=True)
 class Contexts:
-    """What a service's handshakes are made in.
+    """All contexts of a service.
 
     Attributes:
-        service: whose options they have.
-        material: what they were made of.
-        first: in which every handshake begins, and which goes over to one of the others. Session tickets are its own
-            for all names: OpenSSL takes their keys from where a handshake began.
-        named: by name, as in Material.
+        service: has the options that they were made with.
+        tls_files: the certificates that they were made of.
+        first: the context in which every handshake begins; its callback switches to one of the others. Session tickets
+            of all names have its keys: OpenSSL takes them from the context in which the handshake began.
+        named: the contexts by host name, with the keys of TlsFiles.named.
     """
 
     service: Service
-    material: TlsFiles
+    tls_files: TlsFiles
     first: ServerContext
     named: Mapping[str, ServerContext]
 
 
-def make_contexts(service: Service, material: TlsFiles, before: Contexts | None = None) -> Contexts:
-    """Make what a service needs.
+def make_contexts(service: Service, tls_files: TlsFiles, previous: Contexts | None = None) -> Contexts:
+    """Make the contexts of a service.
 
     Args:
-        service: it.
-        material: what its files hold.
-        before: others of the same service: of those for names only what is different is made anew.
+        service: has the options.
+        tls_files: the content of its certificate files.
+        previous: earlier contexts of the service; those of names whose certificate is unchanged are used again.
 
     Raises:
-        ConfigError: OpenSSL does not take a certificate, or the system has no memory for callbacks.
+        ConfigError: OpenSSL does not accept a certificate, or the system has no memory for callbacks.
     """
-    known = before if before is not None and _is_like(before, service, material) else None
+    known = previous if previous is not None and _same_options(previous, service, tls_files) else None
 
     def context_of(name: str, credentials: Credentials) -> ServerContext:
-        if known is not None and known.material.named.get(name) is credentials:
+        if known is not None and known.tls_files.named.get(name) is credentials:
             return known.named[name]
-        return _context(service, material, credentials, "tls_sni")
+        return _checked_context(service, tls_files, credentials, "tls_sni")
 
-    first = _context(service, material, material.default, "tls_cert" if material.default is not None else "tls_sni")
-    named = {name: context_of(name, credentials) for name, credentials in material.named.items()}
+    option = "tls_cert" if tls_files.default is not None else "tls_sni"
+    first = _checked_context(service, tls_files, tls_files.default, option)
+    named = {name: context_of(name, credentials) for name, credentials in tls_files.named.items()}
     if service.options.tls_sni is not None:
         try:
-            first.choose_by_name(partial(_find, named), refuse=service.options.tls_unknown_name == "refuse")
+            first.choose_by_name(partial(_find_by_name, named), refuse=service.options.tls_unknown_name == "refuse")
         except MemoryError:
             raise ConfigError([service.fault("tls_sni", _NO_CALLBACKS)]) from None
-    return Contexts(service, material, first, named)
+    return Contexts(service, tls_files, first, named)
 
 
-def _is_like(before: Contexts, service: Service, material: TlsFiles) -> bool:
-    """Whether the same certificate makes the same context."""
-    mine, others = before.material, material
-    same_clients = (mine.authorities, mine.revocations) == (others.authorities, others.revocations)
-    return before.service == service and same_clients
+def _same_options(previous: Contexts, service: Service, tls_files: TlsFiles) -> bool:
+    """Return whether an unchanged certificate would make the same context again."""
+    old = previous.tls_files
+    same_clients = (old.authorities, old.revocations) == (tls_files.authorities, tls_files.revocations)
+    return previous.service == service and same_clients
 
 
-def _context(service: Service, material: TlsFiles, credentials: Credentials | None, option: str) -> ServerContext:
+def _checked_context(
+    service: Service, tls_files: TlsFiles, credentials: Credentials | None, option: str
+) -> ServerContext:
     try:
-        return make_context(service, material, credentials)
+        return _make_context(service, tls_files, credentials)
     except SSL.Error as error:
-        text = f"OpenSSL does not take the certificate: {why(error)}"
+        text = f"OpenSSL does not take the certificate: {failure_reason(error)}"
     except MemoryError:
         text = _NO_CALLBACKS
     raise ConfigError([service.fault(option, text)])
 
 
-def _find(named: Mapping[str, SSL.Context], name: str) -> SSL.Context | None:
+def _find_by_name(named: Mapping[str, SSL.Context], name: str) -> SSL.Context | None:
     first, _, rest = name.partition(".")
-    # An empty label is none that a file could stand for.
+    # A wildcard does not stand for an empty label.
     return named.get(name) or (named.get(f"{ANY_LABEL}.{rest}") if first else None)

@@ -1,4 +1,4 @@
-"""The TLS handshakes of one service: whose are under way, how long they may take, and what came of them."""
+"""TLS handshakes of one service: those in progress, their time limit, and counts of their results."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ if TYPE_CHECKING:
 
 __all__ = ["HANDSHAKE_SECONDS", "HandshakeTracker"]
 
-#: How long a handshake may take, in seconds; a service's first_byte_timeout may end it before.
+#: Time limit of a handshake, in seconds; a service's first_byte_timeout may end it earlier.
 HANDSHAKE_SECONDS = 30.0
-#: How long it may in any case before its place is given to another connection, in seconds.
+#: How long a handshake is safe from eviction, in seconds.
 _GRACE = 0.5
 
 
 class _PendingHandshake(Protocol):
     def handshake_timed_out(self) -> None:
-        """The handshake has taken too long."""
+        """End the connection: the handshake has reached its time limit."""
 
     def evict(self) -> None:
-        """Another connection needs the place."""
+        """End the connection: another connection needs its place."""
 
 
 class HandshakeTracker:
-    """A service's.
+    """The handshakes in progress of one service.
 
-    There is one timer for all of them: the first that began is the first that is late.
+    One timer serves all of them: the oldest handshake reaches its time limit first.
 
     Args:
-        server: makes each connection's TLS.
-        counters: counts what came of them.
-        reactor: has the time.
-        soon: calls something in the reactor's next turn.
+        server: makes the TLS side of each connection.
+        counters: counts results.
+        reactor: provides time and timers.
+        call_soon: calls a function in the next iteration of the reactor.
 
     Attributes:
-        server: as given; another one holds for handshakes that begin from then on.
-        soon: as given.
+        server: as given; if replaced, the new one applies to new handshakes.
         reactor: as given.
+        call_soon: as given.
     """
 
     def __init__(
@@ -58,33 +58,41 @@ class HandshakeTracker:
         self.reactor = reactor
         self.call_soon = call_soon
         self._counters = counters
-        # When each is late, in the order in which they began.
+        # The deadline of each, oldest first.
         self._pending: dict[_PendingHandshake, float] = {}
         self._timer: IDelayedCall | None = None
 
     def begin(self, protocol: _PendingHandshake) -> ServerConnection:
-        """Somebody begins one; the TLS for it."""
+        """Register a handshake; return the TLS connection for it."""
         self._pending[protocol] = self.reactor.seconds() + HANDSHAKE_SECONDS
         if self._timer is None:
             self._timer = self.reactor.callLater(HANDSHAKE_SECONDS, self._check_timeouts)
         return self.server.serverConnectionForTLS(protocol)
 
     def done(self, protocol: _PendingHandshake, version: str) -> None:
-        """It has succeeded."""
+        """Count a successful handshake and forget it."""
         self._pending.pop(protocol, None)
         self._counters.handshake_done(version)
 
-    def failed(self, protocol: _PendingHandshake, why: str) -> None:
-        """It has not, in a word: `tls`, `client` (it is none of those who may come in), `closed` or `timeout`."""
+    def failed(self, protocol: _PendingHandshake, reason: str) -> None:
+        """Count a failed handshake and forget it; a handshake is counted once.
+
+        Args:
+            protocol: the connection.
+            reason: `tls`, `client` (the client's certificate is refused), `closed` or `timeout`.
+        """
         if self._pending.pop(protocol, None) is not None:
-            self._counters.handshake_failed(why)
+            self._counters.handshake_failed(reason)
 
     def forget(self, protocol: _PendingHandshake) -> None:
-        """Whoever it was is gone."""
+        """Forget a handshake, whatever its result."""
         self._pending.pop(protocol, None)
 
     def evict(self) -> bool:
-        """End the handshake that has begun first for another connection; returns whether there is one."""
+        """End the oldest handshake to make room for another connection; return whether there was one.
+
+        Handshakes younger than 0.5 s are not evicted.
+        """
         for protocol, end in self._pending.items():
             if self.reactor.seconds() < end - HANDSHAKE_SECONDS + _GRACE:
                 return False

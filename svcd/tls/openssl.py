@@ -27,9 +27,9 @@ __all__ = ["MAX_READ", "MAX_RECORD", "ServerConnection", "ServerContext"]
 
 #: The most that one record holds (RFC 8446, 5.1), in bytes.
 MAX_RECORD = 16_384
-#: What read_records() returns at most, in bytes: two full records with their headers, and more.
+#: The most that read_records() returns, in bytes: two full records with their headers, and some more.
 MAX_READ = 36_864
-# Each is filled and copied from in one call.
+# Shared by all connections: each is filled and copied from within one call.
 _PLAIN = ffi.new("char[]", MAX_RECORD)
 _SEALED = ffi.new("char[]", MAX_READ)
 _NAME_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.POINTER(ctypes.c_int), ctypes.c_void_p)
@@ -39,35 +39,35 @@ _PROTOCOL_CALLBACK = ctypes.CFUNCTYPE(
 )  # fmt: skip
 _OK = lib.SSL_TLSEXT_ERR_OK
 _FATAL = lib.SSL_TLSEXT_ERR_ALERT_FATAL
-#: An alert (RFC 6066, section 3).
+#: The alert unrecognized_name (RFC 6066, section 3).
 _UNRECOGNIZED_NAME = 112
-#: A leading question mark lets OpenSSL go on without a group that it does not know; before 3.5 there is no such mark.
+#: A leading question mark makes a group optional; OpenSSL before 3.5 does not know the mark.
 _GROUPS = (b"?X25519MLKEM768:X25519:P-256:P-384", b"X25519:P-256:P-384")
 
 
 class ServerConnection(SSL.Connection):
-    """The server's side of TLS."""
+    """Server side of a TLS connection with memory BIOs: bytes in, bytes out, no exceptions for missing input."""
 
     @property
     def verify_error(self) -> str:
-        """What is wrong with the client's certificate, in OpenSSL's words; empty for nothing."""
+        """OpenSSL's verification error of the client's certificate; empty if there is none."""
         error = lib.SSL_get_verify_result(self._ssl)
         return "" if error == lib.X509_V_OK else ffi.string(lib.X509_verify_cert_error_string(error)).decode()
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Take bytes from the client."""
+        """Give OpenSSL bytes that the client has sent."""
         lib.BIO_write(self._into_ssl, ffi.from_buffer(data), len(data))
 
     def read_records(self) -> bytes:
-        """Bytes for the client, TAKEN at most; empty if there are none."""
+        """Return records to send to the client, MAX_READ bytes at most; empty if there are none."""
         size = lib.BIO_read(self._from_ssl, _SEALED, MAX_READ)
         return ffi.buffer(_SEALED, size)[:] if size > 0 else b""
 
     def continue_handshake(self) -> bool:
-        """Go on with the handshake; whether it is done.
+        """Continue the handshake; return whether it is done.
 
         Raises:
-            SSL.Error: it has failed; ZeroReturnError if the client takes its leave.
+            SSL.Error: it has failed; ZeroReturnError if the client has sent a closure alert.
         """
         result = lib.SSL_do_handshake(self._ssl)
         if result == 1:
@@ -77,10 +77,10 @@ class ServerConnection(SSL.Connection):
         return False
 
     def decrypt(self) -> bytes | None:
-        """What the client has sent, of one record at most; None if there is nothing yet, empty if it was all.
+        """Return plaintext of one record at most; None if there is no complete record, empty at the end of input.
 
         Raises:
-            SSL.Error: OpenSSL can't go on.
+            SSL.Error: the connection has failed.
         """
         size = lib.SSL_read(self._ssl, _PLAIN, MAX_RECORD)
         if size > 0:
@@ -88,10 +88,10 @@ class ServerConnection(SSL.Connection):
         return None if self._wants_more(size) else b""
 
     def encrypt(self, data: bytes | memoryview) -> int:
-        """Encrypt something, which must not be empty; how much of it: one record at most.
+        """Encrypt data, which must not be empty, one record at most; return how many bytes.
 
         Raises:
-            SSL.Error: OpenSSL can't go on.
+            SSL.Error: the connection has failed.
         """
         size = lib.SSL_write(self._ssl, ffi.from_buffer(data), len(data))
         if size <= 0:
@@ -109,7 +109,7 @@ class ServerConnection(SSL.Connection):
 
 
 class ServerContext(SSL.Context):
-    """A context that can be asked, and keeps alive what OpenSSL calls as long as a connection may need it."""
+    """OpenSSL context of a server. It owns its callbacks, which OpenSSL may call as long as a connection exists."""
 
     def __init__(self) -> None:
         super().__init__(SSL.TLS_SERVER_METHOD)
@@ -128,12 +128,12 @@ class ServerContext(SSL.Context):
             lib.ERR_clear_error()
 
     def choose_by_name(self, find: Callable[[str], SSL.Context | None], *, refuse: bool) -> None:
-        """Let handshakes go on in another context, by the name that the client asks for.
+        """Switch handshakes to another context by the host name that the client requests (SNI).
 
         Args:
-            find: the context for a name, in small letters and empty for none; None if there is no other. It must not
-                know this one, which would keep itself alive.
-            refuse: whether clients get nothing then; else they stay in this one.
+            find: returns the context for a host name in lower case, which is empty if the client requested none; None
+                if there is none. It must not refer to this context, which would never be freed then.
+            refuse: whether handshakes fail if there is none; else they go on in this context.
 
         Raises:
             MemoryError: the system has no memory for callbacks.
@@ -156,13 +156,14 @@ class ServerContext(SSL.Context):
         address = _address(callback)
         lib.SSL_CTX_set_tlsext_servername_callback(self._context, ffi.cast("int (*)(SSL *, int *, void *)", address))
 
-    def choose_protocol(self, ours: Sequence[bytes]) -> None:
-        """Choose among the protocols that clients offer (RFC 7301); without one in common the handshake ends (3.2).
+    def choose_protocol(self, supported: Sequence[bytes]) -> None:
+        """Select an application protocol (ALPN, RFC 7301) among those that the client offers.
 
-        What data means is not left to chance: what one protocol takes for content another one may obey.
+        Without a common protocol the handshake fails (RFC 7301, 3.2): bytes that are content in one protocol may be
+        commands in another one.
 
         Args:
-            ours: their names, the preferred one first.
+            supported: names of protocols, by preference.
 
         Raises:
             MemoryError: the system has no memory for callbacks.
@@ -176,9 +177,9 @@ class ServerContext(SSL.Context):
                 end = place + 1 + names[place]
                 places[names[place + 1 : end]] = place + 1
                 place = end
-            for name in ours:
+            for name in supported:
                 if name in places:
-                    # In the client's own list, which lives as long as the handshake.
+                    # A pointer into the client's list, which exists as long as the handshake.
                     chosen[0] = offered + places[name]  # type: ignore[index]
                     size[0] = len(name)  # type: ignore[index]
                     return int(_OK)
@@ -191,5 +192,5 @@ class ServerContext(SSL.Context):
 
 
 def _address(callback: Any) -> int:  # noqa: ANN401 - ctypes' classes are made as they are needed
-    # Without ctypes.cast, whose result keeps itself alive until garbage is looked for.
+    # Not ctypes.cast(): its result is part of a reference cycle.
     return ctypes.c_void_p.from_buffer(callback).value or 0

@@ -1,4 +1,4 @@
-"""What a handshake has found out: how the connection is encrypted, and who the client is. And why one failed."""
+"""Result of a handshake: parameters of the connection, the client's identity, or the reason of a failure."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
     from svcd.tls.openssl import ServerConnection
 
-__all__ = ["PeerIdentity", "identity_of", "is_named", "names_in", "why"]
+__all__ = ["PeerIdentity", "failure_reason", "matches_names", "peer_identity", "subject_alt_names"]
 
-#: Words of OpenSSL that say too little.
-_WRITER = {
+#: Clearer texts for some reasons of OpenSSL.
+_CLEARER = {
     "callback failed": "there is no certificate for the name that was asked for",
     "wrong version number": "what the client speaks is no TLS",
 }
-#: What no value of an environment variable, and no line, should have.
+#: Control characters, which are escaped in environment variables and log lines.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-#: And what no name in a list should, lest one look like two.
+#: The same for names in a list, where commas separate them.
 _IN_LIST = re.compile(r"[\x00-\x1f\x7f,\\]")
 #: A host name in a certificate (RFC 5280, 4.2.1.6): labels of letters, digits, hyphens and underscores, none empty.
 _HOST = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.(?!$)|$))+", re.IGNORECASE | re.ASCII)
@@ -37,17 +37,17 @@ _HOST = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.(?!$)|$))+",
 
 @dataclass(frozen=True, slots=True)
 class PeerIdentity:
-    """A TLS connection after its handshake.
+    """Parameters of a TLS connection and identity of its client.
 
     Attributes:
-        protocol: TLSv1.2 or TLSv1.3.
-        cipher: by OpenSSL's name.
-        sni: the host name that the client asked for; perhaps empty.
-        alpn: the protocol that was agreed on; perhaps empty.
-        verify: SUCCESS for a client with a certificate that holds, NONE for one without, FAILED:reason for one whose
-            certificate does not: of a handshake that failed.
-        subject, issuer: who the certificate is for and from, as RFC 4514 has it; empty without one.
-        sans: its subject alternative names.
+        protocol: `TLSv1.2` or `TLSv1.3`.
+        cipher: OpenSSL's name of the cipher.
+        sni: the host name that the client requested; empty without SNI.
+        alpn: the negotiated application protocol; empty without ALPN.
+        verify: `SUCCESS` with a valid client certificate, `NONE` without a certificate, `FAILED:reason` with an invalid
+            one, which a failed handshake has.
+        subject, issuer: distinguished names of the client certificate as of RFC 4514; empty without a certificate.
+        sans: subject alternative names of the client certificate.
     """
 
     protocol: str
@@ -60,11 +60,11 @@ class PeerIdentity:
     sans: tuple[ClientName, ...] = ()
 
     def environment(self) -> Mapping[str, str]:
-        r"""The variables of a handler's process, named as Apache's mod_ssl does, but for SSL_CLIENT_SAN.
+        r"""Return the environment variables for handler processes, with the names of Apache's mod_ssl.
 
-        SSL_CLIENT_SAN has all names, as in `DNS:a.example,email:b@example,URI:spiffe://c/d,IP:192.0.2.1`. What would be
-        empty is left out. Control characters stand there as RFC 4514 has them, `\0A`; in SSL_CLIENT_SAN the commas and
-        backslashes of a name as well.
+        SSL_CLIENT_SAN is svcd's own and has all names, as in
+        `DNS:a.example,email:b@example,URI:spiffe://c/d,IP:192.0.2.1`. Empty variables are left out. Control characters
+        are escaped as in RFC 4514 (`\0A`); in SSL_CLIENT_SAN also the commas and backslashes of a name.
         """
         values = {
             "SSL_PROTOCOL": self.protocol,
@@ -82,32 +82,34 @@ def _escaped(text: str, what: re.Pattern[str]) -> str:
     return what.sub(lambda found: f"\\{ord(found[0]):02X}", text)
 
 
-def identity_of(connection: ServerConnection) -> PeerIdentity:
-    """What is known of a connection whose handshake is over."""
+def peer_identity(connection: ServerConnection) -> PeerIdentity:
+    """Return the identity of the client of a connection whose handshake is done."""
     certificate = connection.get_peer_certificate(as_cryptography=True)
     found = PeerIdentity(
         protocol=connection.get_protocol_version_name(),
         cipher=connection.get_cipher_name() or "",
         sni=(connection.get_servername() or b"").decode("ascii", "replace"),
         alpn=connection.get_alpn_proto_negotiated().decode("ascii", "replace"),
-        verify=f"FAILED:{connection.verify_error}"
-        if connection.verify_error
-        else "NONE"
-        if certificate is None
-        else "SUCCESS",
+        verify=_verify_result(connection.verify_error, present=certificate is not None),
     )
     if certificate is None:
         return found
     subject, issuer = certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string()
-    return replace(found, subject=subject, issuer=issuer, sans=names_in(certificate))
+    return replace(found, subject=subject, issuer=issuer, sans=subject_alt_names(certificate))
 
 
-def why(error: object, connection: ServerConnection | None = None) -> str:
-    """Why a handshake failed, in OpenSSL's words: `no shared cipher`, `http request`, `unexpected eof`.
+def _verify_result(error: str, *, present: bool) -> str:
+    if error:
+        return f"FAILED:{error}"
+    return "SUCCESS" if present else "NONE"
+
+
+def failure_reason(error: object, connection: ServerConnection | None = None) -> str:
+    """Return why a handshake failed, in OpenSSL's terms: `no shared cipher`, `http request`, `unexpected eof`.
 
     Args:
         error: an exception, or a Failure with one.
-        connection: whose it was; says what was wrong with a client's certificate.
+        connection: the connection; adds what was wrong with the client's certificate.
     """
     if isinstance(error, Failure):
         error = error.value
@@ -122,23 +124,23 @@ def _text(error: object) -> str:
     if isinstance(error, ConnectionLost):
         return "connection lost"
     if isinstance(error, SSL.Error) and error.args and error.args[0]:
-        # Of several the first is what happened, and the others what came of it.
+        # Of several errors the first is the cause.
         text = str(error.args[0][0][-1])
-        return _WRITER.get(text, text)
+        return _CLEARER.get(text, text)
     return type(error).__name__
 
 
-def names_in(certificate: x509.Certificate) -> tuple[ClientName, ...]:
-    """The subject alternative names of a certificate (RFC 5280, 4.2.1.6); of kinds that can be asked for."""
+def subject_alt_names(certificate: x509.Certificate) -> tuple[ClientName, ...]:
+    """Return the subject alternative names of a certificate (RFC 5280, 4.2.1.6) of the kinds in NameKind."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, *UNREADABLE):
-        # None, or such as nobody should trust.
+        # An extension that can't be parsed counts as none.
         return ()
-    return tuple(_known(found))
+    return tuple(_client_names(found))
 
 
-def _known(names: x509.SubjectAlternativeName) -> Iterator[ClientName]:
+def _client_names(names: x509.SubjectAlternativeName) -> Iterator[ClientName]:
     for name in names:
         if isinstance(name, x509.DNSName):
             yield ClientName(NameKind.DNS, name.value)
@@ -150,12 +152,12 @@ def _known(names: x509.SubjectAlternativeName) -> Iterator[ClientName]:
             yield ClientName(NameKind.IP, str(name.value))
 
 
-def is_named(names: Sequence[ClientName], wanted: Sequence[ClientName]) -> bool:
-    """Whether one of a certificate's names is among those that are wanted.
+def matches_names(names: Sequence[ClientName], wanted: Sequence[ClientName]) -> bool:
+    """Return whether at least one name of a client certificate matches one of tls_client_names.
 
-    A wanted host name may begin with a star, which stands for one whole label as in RFC 6125, 6.4.3; a certificate
-    for *.example.org is for no client in particular, and matches nothing. Host names and the hosts of e-mail addresses
-    match in any case, the rest as it is written.
+    A wanted host name may begin with an asterisk, which stands for one whole label as in RFC 6125, 6.4.3. A wildcard in
+    the certificate matches nothing, since it identifies no single client. Host names and the host part of e-mail
+    addresses are compared without regard to case, everything else exactly.
     """
     return any(_matches(name, each) for name in names for each in wanted)
 
@@ -174,12 +176,12 @@ def _matches(name: ClientName, wanted: ClientName) -> bool:
 
 
 def _is_host(name: str, wanted: str) -> bool:
-    # What is no host name, as one with an empty label, is nobody's: the library takes some for one.
+    # The library accepts some texts that are no host names, as with an empty label.
     if not _HOST.fullmatch(name):
         return False
-    # The parts are the other way round than for servers: here it is the certificate that has no star.
+    # Reversed roles in comparison with server certificates: the wildcard is in the option, not in the certificate.
     try:
         return DNS_ID(name).verify(DNSPattern(wanted.encode()))
     except (ValueError, ImportError):
-        # No host name; or one beyond ASCII, which has another form in certificates (RFC 5280, 7.2).
+        # No host name; or one with characters beyond ASCII, which certificates encode (RFC 5280, 7.2).
         return False

@@ -29,7 +29,7 @@ from zope.interface import classImplements, implementer
 from svcd.errors import reason_of
 from svcd.protocols.base import LINGER_BYTES, LINGER_SECONDS
 from svcd.tls.handshakes import HANDSHAKE_SECONDS
-from svcd.tls.peer import identity_of, why
+from svcd.tls.peer import failure_reason, peer_identity
 from svcd.tls.records import SLICE, TlsOutput
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class TlsProtocol(TlsOutput):
     def connectionLost(self, reason: Failure) -> None:
         """The connection is gone."""
         if self.received_any and not (self.version or self._failure or reason.check(ConnectionAborted)):
-            self._handshake_failed(why(reason), "closed")
+            self._handshake_failed(failure_reason(reason), "closed")
         self._handshakes.forget(self)
         if self._linger_timer is not None and self._linger_timer.active():
             self._linger_timer.cancel()
@@ -299,7 +299,7 @@ class TlsProtocol(TlsOutput):
             self._end_input()
             return False
         except SSL.Error as error:
-            failure = why(error, self._connection)
+            failure = failure_reason(error, self._connection)
             if failure == "http request":
                 self.transport.write(_NOT_HTTPS)
             self._reject(failure, "tls")
@@ -377,7 +377,7 @@ class TlsProtocol(TlsOutput):
             self._finish()
 
     def _openssl_failed(self, error: SSL.Error) -> None:
-        self._failure = f"TLS: {why(error)}"
+        self._failure = f"TLS: {failure_reason(error)}"
         # Nothing can be encrypted any more.
         self._small_writes.clear()
         self._send_close_notify()
@@ -412,7 +412,7 @@ class TlsProtocol(TlsOutput):
     def tls_identity(self) -> PeerIdentity:
         """Who the client is, and how the connection is encrypted; once the handshake is over."""
         if self._identity is None:
-            self._identity = identity_of(self._connection)
+            self._identity = peer_identity(self._connection)
         return self._identity
 
     def info(self, *, subject: bool) -> dict[str, object]:

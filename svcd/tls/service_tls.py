@@ -1,4 +1,4 @@
-"""What a service has that may speak TLS, or may begin to while it runs."""
+"""TLS of a service, which may have it from the start, or get it or lose it with a reload."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ __all__ = ["ServiceTls", "TlsFactory"]
 
 
 class ServiceTls:
-    """The TLS of one service, which may have none, or get it while it runs.
+    """Optional TLS of one service.
+
+    Modules that import OpenSSL are imported when the service gets TLS: a daemon without TLS loads none of them.
 
     Args:
-        reactor: has the time.
+        reactor: provides time and timers.
         files: reads certificates.
         counters: counts handshakes.
 
     Attributes:
-        handshakes: those of the service; None without TLS.
+        handshakes: the handshakes of the service; None without TLS.
     """
 
     def __init__(self, reactor: FdReactor, files: FileReader, counters: ServiceCounters) -> None:
@@ -44,37 +46,39 @@ class ServiceTls:
 
     @property
     def server(self) -> ServerTls | None:
-        """Its certificates; None without TLS."""
+        """The certificates of the service; None without TLS."""
         return None if self.handshakes is None else self.handshakes.server
 
     def prepare(self, service: Service) -> Callable[[], None]:
-        """Read what a service's options name; returns what lets it hold for connections that come from then on.
+        """Read the files that the options of the service name.
+
+        Returns:
+            A function that puts them into use for new connections.
 
         Raises:
-            ConfigError: something can't be used.
+            ConfigError: a file can't be used.
         """
         if not service.tls:
             return partial(self._set, None)
         if self.handshakes is not None:
             return self.handshakes.server.prepare(service)
-        # Services without TLS need not load all this.
-        from svcd.tls.certificates import tls_server
+        from svcd.tls.certificates import ServerTls
 
-        # A reactor may have a better way than the one that works on all of them.
+        # svcd's own reactor has call_soon(), which is faster.
         call_soon = getattr(self._reactor, "call_soon", None) or partial(self._reactor.callLater, 0)
         return partial(
-            self._set, HandshakeTracker(tls_server(service, self._files), self._counters, self._reactor, call_soon)
+            self._set, HandshakeTracker(ServerTls(service, self._files), self._counters, self._reactor, call_soon)
         )
 
     def _set(self, handshakes: HandshakeTracker | None) -> None:
         self.handshakes = handshakes
 
     def evict(self) -> bool:
-        """End the handshake that has begun first for another connection; returns whether there is one."""
+        """End the oldest handshake to make room for another connection; return whether there was one."""
         return self.handshakes is not None and self.handshakes.evict()
 
     def wrap_factory(self, factory: IProtocolFactory) -> IProtocolFactory:
-        """The factory of a service, with TLS around its protocols if the service has it."""
+        """Return the factory of the service, with TLS around its protocols if the service has TLS."""
         if self.handshakes is None:
             return factory
         return TlsFactory(factory, self.handshakes)
@@ -82,15 +86,15 @@ class ServiceTls:
 
 @implementer(IProtocolFactory)
 class TlsFactory:
-    """Makes the TLS of connections.
+    """Factory of the TLS protocols of a service.
 
     Args:
-        factory: the service's own; it is asked for a protocol when a handshake is over.
-        handshakes: those of the service.
+        factory: the service's own factory; it builds a protocol after each successful handshake.
+        handshakes: the handshakes of the service.
     """
 
     def __init__(self, factory: IProtocolFactory, handshakes: HandshakeTracker) -> None:
-        # Services without TLS need not load OpenSSL.
+        # Imported here, since it loads OpenSSL.
         from svcd.tls.protocol import TlsProtocol
 
         self._factory = factory
@@ -98,13 +102,13 @@ class TlsFactory:
         self._protocol = TlsProtocol
 
     def doStart(self) -> None:
-        """A listener begins."""
+        """Start the service's factory, for one more listener."""
         self._factory.doStart()
 
     def doStop(self) -> None:
-        """A listener is gone."""
+        """Stop the service's factory, for one listener less."""
         self._factory.doStop()
 
     def buildProtocol(self, addr: IAddress) -> TlsProtocol:
-        """The TLS of a connection."""
+        """Return the TLS protocol of a new connection."""
         return self._protocol(self._handshakes, partial(self._factory.buildProtocol, addr))

@@ -1,4 +1,4 @@
-"""The watch over services' certificates: what changes on disk comes into use, and who expires soon is told of."""
+"""Watcher of certificate files: puts changed files into use, renews ticket keys, and warns of expiry."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ if TYPE_CHECKING:
 
     from svcd.tls.certificates import ServerTls
 
-__all__ = ["LOOK_SECONDS", "CertificateWatcher"]
+__all__ = ["CHECK_SECONDS", "CertificateWatcher"]
 
-#: How often files are looked at. Names and times alone: this sees links that are switched, and costs microseconds.
-LOOK_SECONDS = 5.0
-#: How often session tickets get new keys.
+#: How often files are checked, in seconds. stat(2) of each path detects switched links, and costs microseconds.
+CHECK_SECONDS = 5.0
+#: How often session tickets get new keys, in seconds.
 _RENEW_SECONDS = 12 * 3600.0
 _DAY = 86_400.0
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What was seen of a service's files, where it is not what is in use.
+class _FileState:
+    """State of a service's files that differs from the one in use.
 
     Attributes:
-        latest: how they were the last time.
-        done: how they were when they could not be read.
+        latest: the result of the last check.
+        tried: the state in which they were last read.
     """
 
     latest: Mapping[str, Hashable] = field(default_factory=dict)
-    done: Mapping[str, Hashable] = field(default_factory=dict)
+    tried: Mapping[str, Hashable] = field(default_factory=dict)
 
 
 class CertificateWatcher:
-    """Looks at the files of all services that have TLS.
+    """Periodic check of the certificate files of all services that have TLS.
 
     Args:
         clock: the reactor.
-        servers: asked for the TLS of the services that run.
-        changed: called when one has other certificates.
-        wall: the time of day, in seconds since 1970.
+        servers: returns the TLS of the running services.
+        changed: called when the certificates of a service have changed.
+        wall_clock: returns the time of day, in seconds since 1970.
     """
 
     _log = Logger()
@@ -57,128 +57,128 @@ class CertificateWatcher:
         clock: IReactorTime,
         servers: Callable[[], Sequence[ServerTls]],
         changed: Callable[[], None],
-        wall: Callable[[], float] = time.time,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
         self._servers = servers
         self._changed = changed
-        self._wall = wall
-        self._seen: dict[ServerTls, _Seen] = {}
-        self._met: set[ServerTls] = set()
-        # Files of which the log said in the last look that they can't be read.
-        self._told: set[str] = set()
+        self._wall_clock = wall_clock
+        self._states: dict[ServerTls, _FileState] = {}
+        self._known: set[ServerTls] = set()
+        # Unreadable files that the log has named in this check.
+        self._reported: set[str] = set()
         self._renewed = self._warned = 0.0
         self._call: IDelayedCall | None = None
 
     def start(self) -> None:
-        """Begin, once the daemon is who it will be."""
+        """Start checking; to be called after the daemon has changed its user."""
         self._renewed = self._warned = self._clock.seconds()
-        self._look()
+        self._check()
 
     def stop(self) -> None:
-        """No more."""
+        """Stop checking."""
         if self._call is not None:
             self._call.cancel()
             self._call = None
 
-    def look_now(self) -> None:
-        """Take in what has changed without waiting until nothing changes any more: for who says that all is there.
+    def check_now(self) -> None:
+        """Put changed files into use without waiting until they stop changing.
 
-        To be called as well when there are other services.
+        Called for an explicit reload, and after services have been added or removed.
         """
-        self._look_at_all(settled=True)
-        self._look_later()
+        self._check_all(settled=True)
+        self._schedule_check()
 
-    def _look_later(self) -> None:
-        # Without TLS nobody is woken.
+    def _schedule_check(self) -> None:
+        # Without TLS there is no timer.
         if self._call is None and self._servers():
-            self._call = self._clock.callLater(LOOK_SECONDS, self._look)
+            self._call = self._clock.callLater(CHECK_SECONDS, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._call = None
-        self._look_later()
-        self._look_at_all(settled=False)
+        self._schedule_check()
+        self._check_all(settled=False)
         now = self._clock.seconds()
         if now - self._renewed >= _RENEW_SECONDS:
             self._renewed = now
             for server in self._servers():
-                server.renew()
+                server.renew_ticket_keys()
         if now - self._warned >= _DAY:
             self._warned = now
             for server in self._servers():
-                self._warn(server)
+                self._warn_expiry(server)
 
-    def _look_at_all(self, *, settled: bool) -> None:
+    def _check_all(self, *, settled: bool) -> None:
         servers = list(self._servers())
-        self._told.clear()
-        self._seen = {server: self._seen.get(server) or _Seen() for server in servers}
-        changed = [server for server in servers if self._look_at(server, self._seen[server], settled=settled)]
+        self._reported.clear()
+        self._states = {server: self._states.get(server) or _FileState() for server in servers}
+        changed = [server for server in servers if self._check_server(server, self._states[server], settled=settled)]
         for server in changed:
-            self._warn(server)
+            self._warn_expiry(server)
         if changed:
             self._changed()
-        for server in [server for server in servers if server not in self._met]:
-            self._meet(server)
-        self._met.intersection_update(servers)
+        for server in [server for server in servers if server not in self._known]:
+            self._add(server)
+        self._known.intersection_update(servers)
 
-    def _look_at(self, server: ServerTls, seen: _Seen, *, settled: bool) -> bool:
-        """Whether a service has other certificates now."""
-        stamps = server.stamps_now()
-        before, seen.latest = seen.latest, stamps
-        if stamps == server.stamps:
-            seen.done = {}
+    def _check_server(self, server: ServerTls, state: _FileState, *, settled: bool) -> bool:
+        """Check the files of a service; return whether its certificates have changed."""
+        file_stats = server.current_file_stats()
+        previous, state.latest = state.latest, file_stats
+        if file_stats == server.file_stats:
+            state.tried = {}
             return False
-        # A certificate and its key are two files, and a file takes a while to be written: not before it is over.
-        if stamps == seen.done or not (settled or stamps == before):
+        # A certificate and its key may be two files, and writing takes a while: wait until two checks agree.
+        if file_stats == state.tried or not (settled or file_stats == previous):
             return False
-        seen.done = stamps
-        return self._read(server, stamps)
+        state.tried = file_stats
+        return self._reload(server, file_stats)
 
-    def _read(self, server: ServerTls, stamps: Mapping[str, Hashable]) -> bool:
-        error = server.denied(stamps)
+    def _reload(self, server: ServerTls, file_stats: Mapping[str, Hashable]) -> bool:
+        error = server.access_error(file_stats)
         if error is not None:
-            self._tell_denied(error)
+            self._report_unreadable(error)
             return False
-        changed, problems = server.refresh()
+        changed, problems = server.reload()
         for problem in problems:
             log_event(self._log, PROBLEM, text=f"{problem}; {server.service.id} goes on with what it had")
         if changed:
-            first = server.held[0]
-            values = {"service": server.service.id, "file": first.file, "count": len(server.held)}
+            first = server.certificates[0]
+            values = {"service": server.service.id, "file": first.file, "count": len(server.certificates)}
             log_event(self._log, CERTIFICATE, expires=_moment(first.expires), **values)
         return changed
 
-    def _meet(self, server: ServerTls) -> None:
-        """See for the first time whether a service's files can be read again, by who the daemon is now, and how old."""
-        self._met.add(server)
-        error = server.denied()
+    def _add(self, server: ServerTls) -> None:
+        """Check a new service: whether the daemon's user may read its files again, and when they expire."""
+        self._known.add(server)
+        error = server.access_error()
         if error is not None:
-            self._tell_denied(error)
-        self._warn(server)
+            self._report_unreadable(error)
+        self._warn_expiry(server)
 
-    def _tell_denied(self, error: OSError) -> None:
+    def _report_unreadable(self, error: OSError) -> None:
         # Several services may have the same file.
-        if error.filename in self._told:
+        if error.filename in self._reported:
             return
-        self._told.add(error.filename)
+        self._reported.add(error.filename)
         text = (
             f"{error.filename} can't be read again ({error.strerror}): what is in use stays until svcd is restarted; "
             "let the user that svcd runs as read it, or restart svcd when there is a new one"
         )
         log_event(self._log, PROBLEM, text=text)
 
-    def _warn(self, server: ServerTls) -> None:
-        soon = server.ending
-        if soon:
-            days = int((soon[0].expires - self._wall()) // _DAY)
+    def _warn_expiry(self, server: ServerTls) -> None:
+        expiring = server.expiring
+        if expiring:
+            days = int((expiring[0].expires - self._wall_clock()) // _DAY)
             log_event(
                 self._log,
                 CERTIFICATE_EXPIRES,
                 service=server.service.id,
-                file=soon[0].file,
-                expires=_moment(soon[0].expires),
+                file=expiring[0].file,
+                expires=_moment(expiring[0].expires),
                 days=days,
-                count=len(soon),
+                count=len(expiring),
             )
 
 

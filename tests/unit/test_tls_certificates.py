@@ -19,9 +19,9 @@ from twisted.python.failure import Failure
 from svcd.config.parser import parse_text
 from svcd.errors import ConfigError
 from svcd.protocols.catalog import BUILTINS
-from svcd.tls.certificates import ServerTls, tls_server
+from svcd.tls.certificates import ServerTls
 from svcd.tls.openssl import ServerConnection, ServerContext
-from svcd.tls.peer import PeerIdentity, identity_of, why
+from svcd.tls.peer import PeerIdentity, failure_reason, peer_identity
 from svcd.wire.certificates import ClientName, NameKind
 from tests.certificates import Authority, Signed
 from tests.doubles import FakeFiles
@@ -48,7 +48,7 @@ def service_of(options: str, line: str = "echo 7/tcp") -> Service:
 def server_of(options: str, folders: tuple[str, ...] = (), **contents: bytes) -> ServerTls:
     """A service's TLS over files below /c."""
     files = FakeFiles({f"/c/{name}": content for name, content in contents.items()}, folders)
-    return tls_server(service_of(options), files)
+    return ServerTls(service_of(options), files)
 
 
 def client(
@@ -108,7 +108,7 @@ def test_a_client_gets_the_certificate() -> None:
     assert error is None
     shown = other.get_peer_certificate(as_cryptography=True)
     assert shown == SERVER.certificate
-    identity = identity_of(here)
+    identity = peer_identity(here)
     assert (identity.protocol, identity.sni, identity.verify) == ("TLSv1.3", "localhost", "NONE")
     assert identity.environment() == {
         "SSL_PROTOCOL": "TLSv1.3",
@@ -124,7 +124,7 @@ def test_client_certificates() -> None:
     here, error = handshake(server, client(certificate=ANNA))
     assert error is None
     assert server.refusal(here) is None
-    identity = identity_of(here)
+    identity = peer_identity(here)
     assert (identity.verify, identity.subject, identity.issuer) == ("SUCCESS", "CN=anna.example.org", "CN=Clients")
     assert identity.sans == (
         ClientName(NameKind.DNS, "anna.example.org"),
@@ -132,10 +132,10 @@ def test_client_certificates() -> None:
     )
     assert identity.environment()["SSL_CLIENT_SAN"] == "DNS:anna.example.org,email:anna@example.org"
     here, error = handshake(server, client())
-    assert why(error, here) == "peer did not return a certificate"
+    assert failure_reason(error, here) == "peer did not return a certificate"
     here, error = handshake(server, client(certificate=OTHERS.sign("eve.example.org")))
-    assert why(error, here) == "certificate verify failed: unable to get local issuer certificate"
-    assert identity_of(here).verify == "FAILED:unable to get local issuer certificate"
+    assert failure_reason(error, here) == "certificate verify failed: unable to get local issuer certificate"
+    assert peer_identity(here).verify == "FAILED:unable to get local issuer certificate"
 
 
 def test_clients_without_certificates_where_they_are_optional() -> None:
@@ -151,7 +151,7 @@ def test_clients_without_certificates_where_they_are_optional() -> None:
     assert handshake(server, client(certificate=ANNA))[1] is None
     expired = CLIENTS.sign("a.example.org", expires=CLIENTS.now - timedelta(hours=1))
     here, error = handshake(server, client(certificate=expired))
-    assert why(error, here) == "certificate verify failed: certificate has expired"
+    assert failure_reason(error, here) == "certificate verify failed: certificate has expired"
 
 
 def test_who_is_not_named_is_refused() -> None:
@@ -175,7 +175,7 @@ def test_a_session_does_not_outlive_its_certificate() -> None:
     """Who resumes one shows no certificate, and OpenSSL does not look at the first one again."""
     now = CLIENTS.now.timestamp()
     files = FakeFiles({"/c/a": SERVER.both, "/c/ca": CLIENTS.pem})
-    server = tls_server(service_of("tls_cert=/c/a tls_client_ca=/c/ca"), files, lambda: now)
+    server = ServerTls(service_of("tls_cert=/c/a tls_client_ca=/c/ca"), files, lambda: now)
     anna = CLIENTS.sign("anna.example.org", expires=CLIENTS.now + timedelta(hours=1))
     for later, refusal in [(3599, None), (1, "its certificate has expired")]:
         first = client(certificate=anna)
@@ -204,7 +204,7 @@ def test_an_authority_below_a_root_may_stand_alone() -> None:
     server = server_of("tls_cert=/c/a tls_client_ca=/c/ca", a=SERVER.both, ca=below.pem)
     assert handshake(server, client(certificate=below.sign("anna.example.org")))[1] is None
     here, error = handshake(server, client(certificate=beside.sign("anna.example.org")))
-    assert why(error, here) == "certificate verify failed: unable to get local issuer certificate"
+    assert failure_reason(error, here) == "certificate verify failed: unable to get local issuer certificate"
 
 
 def test_revoked_certificates() -> None:
@@ -221,10 +221,10 @@ def test_revoked_certificates() -> None:
     lists = root.revocations() + below.revocations()
     assert handshake(server(lists), client(certificate=good))[1] is None
     here, error = handshake(server(lists), client(certificate=bad))
-    assert why(error, here) == "certificate verify failed: certificate revoked"
+    assert failure_reason(error, here) == "certificate verify failed: certificate revoked"
     root.revoke(below.own)
     here, error = handshake(server(root.revocations() + below.revocations()), client(certificate=good))
-    assert why(error, here) == "certificate verify failed: certificate revoked"
+    assert failure_reason(error, here) == "certificate verify failed: certificate revoked"
 
 
 def _versions(least: int, most: int) -> Callable[[SSL.Context], None]:
@@ -252,9 +252,9 @@ def test_versions(options: str, version: int, spoken: str) -> None:
     here, error = handshake(server, client(setup=_versions(version, version)))
     if spoken:
         assert error is None
-        assert identity_of(here).protocol == spoken
+        assert peer_identity(here).protocol == spoken
     else:
-        assert why(error, here) == "unsupported protocol"
+        assert failure_reason(error, here) == "unsupported protocol"
 
 
 def test_a_client_that_speaks_no_tls() -> None:
@@ -264,11 +264,15 @@ def test_a_client_that_speaks_no_tls() -> None:
     here.bio_write(b"GET / HTTP/1.0\r\n\r\n")
     with pytest.raises(SSL.Error) as caught:
         here.do_handshake()
-    assert why(caught.value, here) == why(Failure(caught.value)) == "http request"
-    assert why(SSL.Error([("SSL routines", "", "wrong version number")])) == "what the client speaks is no TLS"
-    assert why(SSL.SysCallError(-1, "Unexpected EOF")) == why(ConnectionDone()) == "unexpected eof"
-    assert why(ConnectionLost()) == "connection lost"
-    assert why(SSL.Error()) == "Error"
+    assert failure_reason(caught.value, here) == failure_reason(Failure(caught.value)) == "http request"
+    assert (
+        failure_reason(SSL.Error([("SSL routines", "", "wrong version number")])) == "what the client speaks is no TLS"
+    )
+    assert (
+        failure_reason(SSL.SysCallError(-1, "Unexpected EOF")) == failure_reason(ConnectionDone()) == "unexpected eof"
+    )
+    assert failure_reason(ConnectionLost()) == "connection lost"
+    assert failure_reason(SSL.Error()) == "Error"
 
 
 @pytest.mark.parametrize(
@@ -285,13 +289,13 @@ def test_a_client_that_speaks_no_tls() -> None:
 )
 def test_protocols_are_agreed_on(line: str, options: str, offered: list[bytes], agreed: str | None) -> None:
     """The service's first that the client offers; none in common ends it."""
-    server = tls_server(service_of(f"tls_cert=/c/a {options}", line), FakeFiles({"/c/a": SERVER.both}))
+    server = ServerTls(service_of(f"tls_cert=/c/a {options}", line), FakeFiles({"/c/a": SERVER.both}))
     here, error = handshake(server, client(setup=lambda context: offered and context.set_alpn_protos(offered)))
     if agreed is None:
         assert isinstance(error, SSL.Error)
     else:
         assert error is None
-        assert identity_of(here).alpn == agreed
+        assert peer_identity(here).alpn == agreed
 
 
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
@@ -349,7 +353,7 @@ def test_sessions_are_resumed(version: int) -> None:
         first = client(name, setup=_versions(version, version))
         _come(server, first)
         assert _come_back(server, first, name)
-        server.renew()
+        server.renew_ticket_keys()
         assert not _come_back(server, first, name)
 
 
@@ -362,8 +366,8 @@ def test_who_comes_back_is_who_it_was() -> None:
         _come(server, first)
         here = _come_back(server, first, "localhost")
         assert here is not None
-        assert identity_of(here).subject == "CN=anna.example.org"
-        assert identity_of(here).verify == "SUCCESS"
+        assert peer_identity(here).subject == "CN=anna.example.org"
+        assert peer_identity(here).verify == "SUCCESS"
         assert server.refusal(here) == refusal
 
 
@@ -372,13 +376,13 @@ def test_what_is_the_same_is_not_made_anew() -> None:
     contents = {f"/c/{name}.example.pem": CA.sign(f"{name}.example").both for name in "abc"}
     files = FakeFiles(contents, ["/c"])
     service = service_of("tls_sni=/c tls_unknown_name=refuse")
-    server = tls_server(service, files)
+    server = ServerTls(service, files)
 
     def contexts() -> dict[str, SSL.Context]:
         return dict(server._state.contexts.named)
 
     before = contexts()
-    server.renew()
+    server.renew_ticket_keys()
     assert contexts() == before
     files.put("/c/b.example.pem", CA.sign("b.example").both)
     server.prepare(service)()
@@ -479,14 +483,14 @@ def test_an_unknown_name_is_refused() -> None:
     )
     assert handshake(server, client("one.example"))[1] is None
     here, error = handshake(server, client("two.example"))
-    assert why(error, here) == "there is no certificate for the name that was asked for"
+    assert failure_reason(error, here) == "there is no certificate for the name that was asked for"
 
 
 def test_a_change_holds_for_who_comes_after() -> None:
     """What prepare() read holds once it is committed; what it can't use changes nothing."""
     files = FakeFiles({"/c/a": SERVER.both})
     service = service_of("tls_cert=/c/a")
-    server = tls_server(service, files)
+    server = ServerTls(service, files)
     newer = CA.sign("localhost")
     files.put("/c/a", newer.both)
     commit = server.prepare(service)
@@ -503,5 +507,5 @@ def test_a_change_holds_for_who_comes_after() -> None:
     with pytest.raises(ConfigError, match=r"services:1:21: tls_cert: can't use /c/a: the key is not that"):
         server.prepare(service)
     assert shown() == newer.certificate
-    assert [each.file for each in server.held] == ["/c/a"]
-    assert server.held[0].expires == newer.certificate.not_valid_after_utc.timestamp()
+    assert [each.file for each in server.certificates] == ["/c/a"]
+    assert server.certificates[0].expires == newer.certificate.not_valid_after_utc.timestamp()

@@ -17,6 +17,7 @@ from zope.interface import implementer
 from svcd.protocols.base import LINGER_SECONDS
 from svcd.protocols.chargen import ChargenProtocol
 from svcd.protocols.echo import EchoProtocol
+from svcd.reactor.core import UvReactor
 from svcd.tls.handshakes import HANDSHAKE_SECONDS
 from tests.doubles import LogCatcher
 from tests.tls import ANNA, CLIENTS, TlsClient, TlsPair
@@ -798,3 +799,8 @@ def test_who_aborts_hears_no_more() -> None:
     pair.below.abortConnection = lambda: None  # type: ignore[method-assign]
     pair.feed(pair.client.says(b"one") + pair.client.says(b"two"))
     assert (inner.received, len(pair.below.sent)) == (b"one", sent)
+
+
+def test_the_reactor_calls_soon() -> None:
+    """svcd's reactor has call_soon(), which handshakes prefer to callLater(0)."""
+    assert callable(UvReactor.call_soon)

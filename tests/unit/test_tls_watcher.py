@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.task import Clock
 
-from svcd.tls.certificates import ServerTls, tls_server
-from svcd.tls.watcher import LOOK_SECONDS, CertificateWatcher
+from svcd.tls.certificates import ServerTls
+from svcd.tls.watcher import CHECK_SECONDS, CertificateWatcher
 from tests.certificates import Authority
 from tests.doubles import FakeFiles, LogCatcher, service_of
 
@@ -30,7 +30,7 @@ class _World:
         contents = {"/c/a": LATER.pem, "/c/b": LATER.key_pem, "/c/a.example.pem": LATER.both}
         self.files = FakeFiles({**contents, "/c/ca": CA.pem, "/c/crl": CA.revocations()}, folders)
         self.clock = Clock()
-        self.server = tls_server(service_of(f"echo 7/tcp {options}"), self.files, self.wall)
+        self.server = ServerTls(service_of(f"echo 7/tcp {options}"), self.files, self.wall)
         self.others: list[ServerTls] = []
         self.changes = 0
         self.served = True
@@ -51,7 +51,7 @@ class _World:
     def look(self, times: int = 1) -> None:
         """Let the watch look."""
         for _ in range(times):
-            self.clock.advance(LOOK_SECONDS)
+            self.clock.advance(CHECK_SECONDS)
 
     @property
     def serial(self) -> int:
@@ -128,9 +128,9 @@ def test_one_bad_file_keeps_no_other_from_coming_into_use() -> None:
     old = CA.sign("old.example", expires=CA.now + timedelta(minutes=1))
     for name, both in {"old": old, "bad": CA.sign("bad.example"), "next": CA.sign("next.example")}.items():
         world.files.put(f"/c/{name}.example.pem", both.both)
-    world.watch.look_now()
+    world.watch.check_now()
     world.clock.advance(3600)
-    before = dict(world.server._state.contexts.material.named)
+    before = dict(world.server._state.contexts.tls_files.named)
     newer = CA.sign("next.example")
     world.files.put("/c/next.example.pem", newer.both)
     world.files.put("/c/bad.example.pem", b"")
@@ -139,8 +139,8 @@ def test_one_bad_file_keeps_no_other_from_coming_into_use() -> None:
     world.files.put("/c/none.example.pem", b"")
     world.files.put("/c/crl", b"")
     with LogCatcher() as log:
-        world.watch.look_now()
-    after = world.server._state.contexts.material.named
+        world.watch.check_now()
+    after = world.server._state.contexts.tls_files.named
     assert after.keys() == before.keys()
     assert [name for name in after if after[name] is not before[name]] == ["next.example"]
     assert after["next.example"].chain == (newer.certificate,)
@@ -159,8 +159,8 @@ def test_a_revocation_comes_into_use() -> None:
     world = _World("tls_cert=/c/a tls_key=/c/b tls_client_ca=/c/ca tls_crl=/c/crl")
     world.files.put("/c/crl", CA.revocations(until=CA.now + timedelta(days=40)))
     with LogCatcher() as log:
-        world.watch.look_now()
-        world.watch.look_now()
+        world.watch.check_now()
+        world.watch.check_now()
     assert len(log.named("certificate")) == 1
 
 
@@ -171,7 +171,7 @@ def test_who_says_that_all_is_there_need_not_wait() -> None:
     new = CA.sign("a.example")
     world.files.put("/c/a", new.pem)
     world.files.put("/c/b", new.key_pem)
-    world.watch.look_now()
+    world.watch.check_now()
     assert world.serial == new.certificate.serial_number
 
 
@@ -179,7 +179,7 @@ def test_files_that_can_be_read_no_more() -> None:
     """Who has given up root hears at once what will not be read again, and what to do; what is in use stays."""
     world = _World()
     # Another service with the same files is no reason to say it twice.
-    world.others.append(tls_server(service_of("upper 8/tcp tls_cert=/c/a tls_key=/c/b"), world.files, world.wall))
+    world.others.append(ServerTls(service_of("upper 8/tcp tls_cert=/c/a tls_key=/c/b"), world.files, world.wall))
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/c/b")
     world.files.put("/c/b", denied)
     text = (
@@ -208,7 +208,7 @@ def test_a_name_that_can_be_read_no_more() -> None:
         world.look(10)
     (text,) = _texts(log.named("problem"))
     assert text.startswith(f"{path} can't be read again")
-    assert [each.file for each in world.server.held] == ["/c/a", "/c/a.example.pem", path]
+    assert [each.file for each in world.server.certificates] == ["/c/a", "/c/a.example.pem", path]
 
 
 def test_a_certificate_for_another_name_comes_into_use() -> None:
@@ -217,7 +217,7 @@ def test_a_certificate_for_another_name_comes_into_use() -> None:
     world.watch.start()
     world.files.put("/c/b.example.pem", CA.sign("b.example").both)
     world.look(2)
-    assert [each.file for each in world.server.held] == ["/c/a", "/c/a.example.pem", "/c/b.example.pem"]
+    assert [each.file for each in world.server.certificates] == ["/c/a", "/c/a.example.pem", "/c/b.example.pem"]
 
 
 def test_a_certificate_that_expires_soon() -> None:
@@ -244,9 +244,9 @@ def test_a_service_that_comes_with_an_old_certificate() -> None:
     world.watch.start()
     world.look(3)
     world.files.put("/c/soon", SOON.both)
-    world.others.append(tls_server(service_of("upper 8/tcp tls_cert=/c/soon"), world.files, world.wall))
+    world.others.append(ServerTls(service_of("upper 8/tcp tls_cert=/c/soon"), world.files, world.wall))
     with LogCatcher() as log:
-        world.watch.look_now()
+        world.watch.check_now()
     assert [event["service"] for event in log.named("certificate-expires")] == ["upper/tcp"]
 
 
@@ -268,8 +268,8 @@ def test_without_tls_nobody_is_woken() -> None:
     world.watch.start()
     assert not world.clock.getDelayedCalls()
     world.served = True
-    world.watch.look_now()
-    world.watch.look_now()
+    world.watch.check_now()
+    world.watch.check_now()
     assert len(world.clock.getDelayedCalls()) == 1
     world.served = False
     world.look()
@@ -291,6 +291,6 @@ def test_a_revocation_list_expires_as_certificates_do() -> None:
     assert {(event["file"], event["expires"]) for event in events} == {("/c/crl", f"{until:%Y-%m-%dT%H:%M:%SZ}")}
     world = _World("tls_cert=/c/a tls_key=/c/b tls_client_ca=/c/ca tls_crl=/c/crl tls_warn=2d")
     world.clock.advance(27 * 86_400)
-    assert world.server.ending == []
+    assert world.server.expiring == []
     world.clock.advance(86_401)
-    assert [held.file for held in world.server.ending] == ["/c/crl"]
+    assert [held.file for held in world.server.expiring] == ["/c/crl"]

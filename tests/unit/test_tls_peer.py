@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svcd.config.tls_types import CLIENT_NAMES
-from svcd.tls.peer import is_named, names_in
+from svcd.tls.peer import matches_names, subject_alt_names
 from svcd.wire.certificates import ClientName, NameKind
 from tests.certificates import Authority
 
@@ -52,7 +52,7 @@ CA = Authority()
 )
 def test_a_certificate_is_for_somebody(wanted: str, name: str, matches: bool) -> None:
     """By one of its names, of the same kind; a star stands for one label, and only in what is wanted."""
-    assert is_named(names_in(CA.sign(name).certificate), CLIENT_NAMES.read(wanted)) is matches
+    assert matches_names(subject_alt_names(CA.sign(name).certificate), CLIENT_NAMES.read(wanted)) is matches
 
 
 _LABEL = st.from_regex(r"\A[a-z]([a-z0-9-]{0,8}[a-z0-9])?\Z").filter(lambda label: not label.startswith("xn--"))
@@ -65,24 +65,28 @@ def test_a_star_is_one_label(labels: list[str], other: str) -> None:
     host = ".".join(labels)
     star = CLIENT_NAMES.read(".".join(["*", *labels[1:]]))
     dns = NameKind.DNS
-    assert is_named([ClientName(dns, host)], star)
-    assert is_named([ClientName(dns, ".".join([other, *labels[1:]]).upper())], star)
-    assert not is_named([ClientName(dns, f"{other}.{host}")], star)
-    assert not is_named([ClientName(dns, ".".join(labels[1:]))], star)
-    assert is_named([ClientName(dns, host.upper())], CLIENT_NAMES.read(host))
-    assert is_named([ClientName(dns, ".".join([other, *labels[1:]]))], CLIENT_NAMES.read(host)) is (other == labels[0])
+    assert matches_names([ClientName(dns, host)], star)
+    assert matches_names([ClientName(dns, ".".join([other, *labels[1:]]).upper())], star)
+    assert not matches_names([ClientName(dns, f"{other}.{host}")], star)
+    assert not matches_names([ClientName(dns, ".".join(labels[1:]))], star)
+    assert matches_names([ClientName(dns, host.upper())], CLIENT_NAMES.read(host))
+    assert matches_names([ClientName(dns, ".".join([other, *labels[1:]]))], CLIENT_NAMES.read(host)) is (
+        other == labels[0]
+    )
 
 
 @given(st.ip_addresses(), st.ip_addresses())
 def test_addresses_are_compared_as_numbers(one: ipaddress.IPv4Address, other: ipaddress.IPv4Address) -> None:
     """Whatever way they are written."""
     names = [ClientName(NameKind.IP, str(one))]
-    assert is_named(names, CLIENT_NAMES.read(one.exploded))
-    assert is_named(names, CLIENT_NAMES.read(str(other))) is (one == other)
+    assert matches_names(names, CLIENT_NAMES.read(one.exploded))
+    assert matches_names(names, CLIENT_NAMES.read(str(other))) is (one == other)
 
 
 @given(st.text(max_size=20), st.sampled_from(NameKind))
 def test_any_name_is_compared(text: str, kind: NameKind) -> None:
     """What stands in a certificate of somebody is compared, whatever it is; nothing raises."""
     if kind is not NameKind.IP:
-        assert not is_named([ClientName(kind, text)], CLIENT_NAMES.read("*.no.example,no@no.example,urn:no,192.0.2.1"))
+        assert not matches_names(
+            [ClientName(kind, text)], CLIENT_NAMES.read("*.no.example,no@no.example,urn:no,192.0.2.1")
+        )
