@@ -249,7 +249,7 @@ class Options(usage.Options):
         self.old_daemon = OldDaemon.from_environment(os.environ, os.getpid())
         if self.old_daemon is not None:
             Twistd.use_temporary_pid_file(parent)
-        self.log_output = LogSetup(parent, self["log-format"], short=self["log-addresses"] == "short")
+        self.log_output = LogSetup(parent, self["log-format"], anonymize=self["log-addresses"] == "short")
         check_pid_file(parent)
         check_account(parent)
 
@@ -292,7 +292,7 @@ def makeService(options: Options) -> IService:
     try:
         return _daemon(options)
     except StartFailure as failure:
-        options.log_output.tell_start_failure(failure.lines)
+        options.log_output.record_start_failure(failure.lines)
         raise
 
 

@@ -56,7 +56,7 @@ class Verdict:
     refusal: Refusal | None
     rule: AccessRule | None
     by_name: bool = False
-    nameless: Refusal | None = None
+    if_no_host_name: Refusal | None = None
 
 
 #: Below the number of every user at a UNIX socket.
@@ -73,16 +73,16 @@ class Acl:
         rules: the service's.
     """
 
-    __slots__ = ("_names", "_starts", "_verdicts")
+    __slots__ = ("_entries_by_name", "_starts", "_verdicts")
 
     def __init__(self, rules: AccessRules) -> None:
         ranges: dict[tuple[int, int], _Entry] = {}
-        self._names: dict[str, _Entry] = {}
+        self._entries_by_name: dict[str, _Entry] = {}
         # Of equally specific ones the first stays, and no_access comes first.
         for option, admits in (("no_access", False), ("only_from", True)):
             for source, rule in rules.entries(option):
                 if source.name:
-                    self._names.setdefault(source.name, (admits, rule))
+                    self._entries_by_name.setdefault(source.name, (admits, rule))
                 else:
                     ranges.setdefault((source.first, source.last), (admits, rule))
         unknown = None if rules.resolved is None else self._resolve(rules.resolved, ranges)
@@ -92,7 +92,7 @@ class Acl:
         # An entry by name matters where it says something else than the address: the first such entry of each list.
         nameless = {
             admits: Refusal(RefusalReason.NAME, f"its host name is not known, and {rule.text} could decide", rule)
-            for admits, rule in reversed(self._names.values())
+            for admits, rule in reversed(self._entries_by_name.values())
         }
         otherwise = _verdict(None, nameless)
         if rules.only_from is not None:
@@ -107,7 +107,7 @@ class Acl:
         self, resolved: Mapping[str, Collection[int]], ranges: dict[tuple[int, int], _Entry]
     ) -> Refusal | None:
         """Put addresses in the place of names; returns why everybody is refused, if one of no_access is unknown."""
-        names, self._names = self._names, {}
+        names, self._entries_by_name = self._entries_by_name, {}
         for name, entry in names.items():
             admits, rule = entry
             if name not in resolved and not admits:
@@ -121,15 +121,15 @@ class Acl:
         outer = [(-1, self._verdicts[0])]
         for (first, last), entry in sorted(ranges.items(), key=lambda item: (item[0][0], -item[0][1])):
             while len(outer) > 1 and outer[-1][0] < first:
-                self._begin(outer.pop()[0] + 1, outer[-1][1])
+                self._append(outer.pop()[0] + 1, outer[-1][1])
             # What a single address decides no name changes.
             verdict = _verdict(entry, nameless if first != last else {})
             outer.append((last, verdict))
-            self._begin(first, verdict)
+            self._append(first, verdict)
         while len(outer) > 1:
-            self._begin(outer.pop()[0] + 1, outer[-1][1])
+            self._append(outer.pop()[0] + 1, outer[-1][1])
 
-    def _begin(self, start: int, verdict: Verdict) -> None:
+    def _append(self, start: int, verdict: Verdict) -> None:
         if self._starts[-1] == start:
             self._verdicts[-1] = verdict
         else:
@@ -151,16 +151,19 @@ class Acl:
         if not verdict.by_name:
             return verdict
         if not name:
-            return Verdict(verdict.nameless, verdict.rule if verdict.nameless is None else verdict.nameless.rule)
-        entry = self._named(name.lower().strip("."))
+            return Verdict(
+                verdict.if_no_host_name,
+                verdict.rule if verdict.if_no_host_name is None else verdict.if_no_host_name.rule,
+            )
+        entry = self._entry_of_name(name.lower().strip("."))
         return Verdict(verdict.refusal, verdict.rule) if entry is None else _verdict(entry, {}, RefusalReason.NAME)
 
-    def _named(self, name: str) -> _Entry | None:
-        found = self._names.get(name)
+    def _entry_of_name(self, name: str) -> _Entry | None:
+        found = self._entries_by_name.get(name)
         while found is None and name:
             name = name[1:].partition(".")[2] if name[0] == "." else name.partition(".")[2]
             name = name and f".{name}"
-            found = self._names.get(name)
+            found = self._entries_by_name.get(name)
         return found
 
 

@@ -51,7 +51,7 @@ class GlobalLimit:
         refusal: for whoever comes at the limit.
     """
 
-    __slots__ = ("_waiting", "limit", "most", "open", "refusal")
+    __slots__ = ("_waiting", "limit", "max_connections", "open", "refusal")
 
     def __init__(self, most: int | None = None) -> None:
         self.open = 0
@@ -60,13 +60,13 @@ class GlobalLimit:
 
     def retune(self, most: int | None = None) -> None:
         """Take another limit, as the constructor does; those who wait go on if there is room now."""
-        self.most = most
+        self.max_connections = most
         self.limit = UNLIMITED if most is None else most
         rule = AccessRule(f"--max-connections {'none' if most is None else most}", _COMMAND_LINE)
         self.refusal = Refusal(RefusalReason.GLOBAL, f"{most} connections are open in all", rule)
         self._wake(list(self._waiting))
 
-    def wait(self, admission: Admission, go_on: Callable[[], None] | None) -> None:
+    def call_when_not_full(self, admission: Admission, go_on: Callable[[], None] | None) -> None:
         """Call `go_on` once as soon as a door is not full, perhaps at once; None to wait no longer."""
         if go_on is None:
             self._waiting.pop(admission, None)
@@ -74,11 +74,11 @@ class GlobalLimit:
             self._waiting[admission] = go_on
             self._wake([admission])
 
-    def look(self, admission: Admission) -> None:
+    def recheck(self, admission: Admission) -> None:
         """A door's own limit may have risen."""
         self._wake([admission])
 
-    def leave(self, admission: Admission) -> None:
+    def release(self, admission: Admission) -> None:
         """A connection that came by a door is gone."""
         self.open -= 1
         if self._waiting:
@@ -111,7 +111,7 @@ class ConnectionSlot:
     def check_host_name(self, name: str | None) -> Refusal | None:
         """The client's name, found and confirmed, or None if there is none; with a Refusal the Ticket is released."""
         self.needs_host_name = False
-        refusal = self._admission.judge(self.peer, name)
+        refusal = self._admission.check_host_name(self.peer, name)
         if refusal is not None:
             self.release()
         return refusal
@@ -127,30 +127,48 @@ class Admission:
     Args:
         rules: the service's.
         global_limit: shared with all services.
-        wall: the time of day, in seconds since 1970, for access_times.
+        wall_clock: the time of day, in seconds since 1970, for access_times.
         load: the load average, for max_load. Both are called for each client, so they should be cheap.
     """
 
-    __slots__ = ("_entry", "_here", "_load", "_meter", "_most", "_most_here", "_open", "_out", "_refusals",
-                 "_sources", "_wall", "global_limit", "rules")  # fmt: skip
+    __slots__ = (
+        "_conditions",
+        "_load",
+        "_max_open",
+        "_max_per_source",
+        "_open_by_source",
+        "_rate_limiter",
+        "_refusals",
+        "_slots",
+        "_sources",
+        "_unrestricted",
+        "_wall_clock",
+        "global_limit",
+        "rules",
+    )  # fmt: skip
 
     def __init__(
-        self, rules: AccessRules, global_limit: GlobalLimit, *, wall: Callable[[], float], load: Callable[[], float]
+        self,
+        rules: AccessRules,
+        global_limit: GlobalLimit,
+        *,
+        wall_clock: Callable[[], float],
+        load: Callable[[], float],
     ) -> None:
         self.global_limit = global_limit
-        self._wall = wall
+        self._wall_clock = wall_clock
         self._load = load
         # In their order; as keys of a dict they cost a third of what a set does.
-        self._out: dict[ConnectionSlot, None] = {}
-        self._meter = RateLimiter(rules)
+        self._slots: dict[ConnectionSlot, None] = {}
+        self._rate_limiter = RateLimiter(rules)
         self.retune(rules)
 
     def retune(self, rules: AccessRules) -> None:
         """Take new rules. Whoever is in stays in, and counts by the new rules."""
         self.rules = rules
-        self._entry = AccessConditions(rules, self._wall, self._load)
-        self._meter.retune(rules)
-        self._most = UNLIMITED if rules.instances is None else rules.instances
+        self._conditions = AccessConditions(rules, self._wall_clock, self._load)
+        self._rate_limiter.retune(rules)
+        self._max_open = UNLIMITED if rules.instances is None else rules.instances
         self._sources = SourceMask(rules.per_source_prefix)
         self._refusals = {
             RefusalReason.INSTANCES: rules.refusal(RefusalReason.INSTANCES, f"{rules.instances} connections are open"),
@@ -158,34 +176,34 @@ class Admission:
                 RefusalReason.PER_SOURCE, f"{rules.per_source} connections are open from there"
             ),
         }
-        self._most_here = rules.per_source
+        self._max_per_source = rules.per_source
         # By source: how many are in; empty where that does not matter.
-        self._here: dict[int, int] = {}
-        for slot in self._out:
-            slot.source = None if self._most_here is None else self._enter(self._source(slot.peer))
+        self._open_by_source: dict[int, int] = {}
+        for slot in self._slots:
+            slot.source = None if self._max_per_source is None else self._count_source(self._source_of(slot.peer))
         # Nothing to be asked but whether the hall is full.
-        self._open = (
-            self._entry.acl is None
-            and self._entry.always
-            and self._meter.idle
+        self._unrestricted = (
+            self._conditions.acl is None
+            and self._conditions.unconditional
+            and self._rate_limiter.idle
             and rules.instances is None
             and rules.per_source is None
         )
-        self.global_limit.look(self)
+        self.global_limit.recheck(self)
 
     @property
     def open(self) -> int:
         """How many are in."""
-        return len(self._out)
+        return len(self._slots)
 
     @property
     def full(self) -> bool:
         """Whether nobody can come in now, whoever it is: for a listener that rather rests than refuses."""
-        return len(self._out) >= self._most or self.global_limit.open >= self.global_limit.limit
+        return len(self._slots) >= self._max_open or self.global_limit.open >= self.global_limit.limit
 
-    def when_room(self, go_on: Callable[[], None] | None) -> None:
+    def call_when_not_full(self, go_on: Callable[[], None] | None) -> None:
         """Call `go_on` once as soon as this is not full, at once if it isn't; None to be called no longer."""
-        self.global_limit.wait(self, go_on)
+        self.global_limit.call_when_not_full(self, go_on)
 
     def open_from(self, peer: str) -> int:
         """How many of a peer's source are in, where sources are counted.
@@ -193,7 +211,7 @@ class Admission:
         Raises:
             ValueError: the peer is no address.
         """
-        return self._here.get(self._source(peer), 0)
+        return self._open_by_source.get(self._source_of(peer), 0)
 
     def admit(self, peer: str, now: float) -> ConnectionSlot | Refusal:
         """Let somebody in, or not.
@@ -205,68 +223,68 @@ class Admission:
         Raises:
             ValueError: the peer is no address.
         """
-        if not self._open:
-            return self._examine(peer, now)
+        if not self._unrestricted:
+            return self._admit_checked(peer, now)
         global_limit = self.global_limit
         if global_limit.open >= global_limit.limit:
             return global_limit.refusal
         global_limit.open += 1
         slot = ConnectionSlot(self, peer, None, False)
-        self._out[slot] = None
+        self._slots[slot] = None
         return slot
 
-    def _examine(self, peer: str, now: float) -> ConnectionSlot | Refusal:
+    def _admit_checked(self, peer: str, now: float) -> ConnectionSlot | Refusal:
         number = address_number(peer)
         awaits_name = False
-        acl = self._entry.acl
+        acl = self._conditions.acl
         if acl is not None:
             verdict = acl.by_address(number)
             awaits_name = verdict.by_name
             if verdict.refusal is not None and not awaits_name:
                 return verdict.refusal
         source = self._sources.of(number)
-        refusal = self._entry.closed() or self._crowded(source)
-        if refusal is None and not self._meter.idle:
-            refusal = self._meter.take(source, now)
+        refusal = self._conditions.check() or self._over_limit(source)
+        if refusal is None and not self._rate_limiter.idle:
+            refusal = self._rate_limiter.take(source, now)
         if refusal is not None:
             return refusal
         self.global_limit.open += 1
-        counted = None if self._most_here is None else self._enter(source)
+        counted = None if self._max_per_source is None else self._count_source(source)
         slot = ConnectionSlot(self, peer, counted, awaits_name)
-        self._out[slot] = None
+        self._slots[slot] = None
         return slot
 
-    def _crowded(self, source: int) -> Refusal | None:
+    def _over_limit(self, source: int) -> Refusal | None:
         global_limit = self.global_limit
         if global_limit.open >= global_limit.limit:
             return global_limit.refusal
-        if len(self._out) >= self._most:
+        if len(self._slots) >= self._max_open:
             return self._refusals[RefusalReason.INSTANCES]
-        if self._most_here is not None and self._here.get(source, 0) >= self._most_here:
+        if self._max_per_source is not None and self._open_by_source.get(source, 0) >= self._max_per_source:
             return self._refusals[RefusalReason.PER_SOURCE]
         return None
 
-    def _source(self, peer: str) -> int:
+    def _source_of(self, peer: str) -> int:
         return self._sources.of(address_number(peer))
 
-    def _enter(self, source: int) -> int:
-        self._here[source] = self._here.get(source, 0) + 1
+    def _count_source(self, source: int) -> int:
+        self._open_by_source[source] = self._open_by_source.get(source, 0) + 1
         return source
 
-    def judge(self, peer: str, name: str | None) -> Refusal | None:
+    def check_host_name(self, peer: str, name: str | None) -> Refusal | None:
         """What the lists, as they are now, say of a peer and its confirmed name."""
-        acl = self._entry.acl
+        acl = self._conditions.acl
         return None if acl is None else acl.by_name(address_number(peer), name).refusal
 
     def release(self, slot: ConnectionSlot) -> None:
         """Ticket.release()."""
-        if slot not in self._out:
+        if slot not in self._slots:
             return
-        del self._out[slot]
+        del self._slots[slot]
         if slot.source is not None:
-            here = self._here[slot.source] - 1
+            here = self._open_by_source[slot.source] - 1
             if here:
-                self._here[slot.source] = here
+                self._open_by_source[slot.source] = here
             else:
-                del self._here[slot.source]
-        self.global_limit.leave(self)
+                del self._open_by_source[slot.source]
+        self.global_limit.release(self)

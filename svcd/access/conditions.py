@@ -36,7 +36,7 @@ class Timetable:
         self._minute = float("nan")
         self._open = False
 
-    def wall(self, moment: float) -> datetime:
+    def local_time(self, moment: float) -> datetime:
         """What the wall clock shows at a moment, in seconds since 1970."""
         return datetime.fromtimestamp(moment, self._zone)
 
@@ -44,8 +44,8 @@ class Timetable:
         """Whether somebody may come in at a moment, in seconds since 1970."""
         if moment // 60 != self._minute:
             self._minute = moment // 60
-            wall = self.wall(moment)
-            now = wall.hour * 60 + wall.minute
+            wall_clock = self.local_time(moment)
+            now = wall_clock.hour * 60 + wall_clock.minute
             self._open = any(
                 span.start <= now < span.end if span.start < span.end else now >= span.start or now < span.end
                 for span in self._hours
@@ -58,33 +58,33 @@ class AccessConditions:
 
     Args:
         rules: the service's.
-        wall: the time of day, in seconds since 1970; asked only where there are access_times.
+        wall_clock: the time of day, in seconds since 1970; asked only where there are access_times.
         load: the load average of a minute; asked only where there is a max_load.
 
     Attributes:
         acl: None where it does not matter who comes.
     """
 
-    __slots__ = ("_late", "_load", "_loaded", "_max_load", "_timetable", "_wall", "acl")
+    __slots__ = ("_load", "_load_refusal", "_max_load", "_time_refusal", "_timetable", "_wall_clock", "acl")
 
-    def __init__(self, rules: AccessRules, wall: Callable[[], float], load: Callable[[], float]) -> None:
-        self._wall = wall
+    def __init__(self, rules: AccessRules, wall_clock: Callable[[], float], load: Callable[[], float]) -> None:
+        self._wall_clock = wall_clock
         self._load = load
         self._timetable = Timetable(rules.access_times, rules.zone) if rules.access_times else None
         self._max_load = rules.max_load
-        self._late = rules.refusal(RefusalReason.TIME, "it is not the time for it", "access_times")
-        self._loaded = rules.refusal(RefusalReason.LOAD, f"the load has reached {rules.max_load}", "max_load")
-        self.acl = Acl(rules) if rules.listed else None
+        self._time_refusal = rules.refusal(RefusalReason.TIME, "it is not the time for it", "access_times")
+        self._load_refusal = rules.refusal(RefusalReason.LOAD, f"the load has reached {rules.max_load}", "max_load")
+        self.acl = Acl(rules) if rules.has_address_lists else None
 
     @property
-    def always(self) -> bool:
+    def unconditional(self) -> bool:
         """Whether neither time nor load matters."""
         return self._timetable is None and self._max_load is None
 
-    def closed(self) -> Refusal | None:
+    def check(self) -> Refusal | None:
         """Why nobody may come in now, or None."""
-        if self._timetable is not None and not self._timetable.is_open(self._wall()):
-            return self._late
+        if self._timetable is not None and not self._timetable.is_open(self._wall_clock()):
+            return self._time_refusal
         if self._max_load is not None and self._load() >= self._max_load:
-            return self._loaded
+            return self._load_refusal
         return None

@@ -29,24 +29,24 @@ if TYPE_CHECKING:
 
     from svcd.access.rules import AccessRules
 
-__all__ = ["NOBODY", "QUESTION_HEADER", "DatagramFilter", "is_nobody"]
+__all__ = ["NOT_UNICAST", "QUESTION_HEADER", "DatagramFilter", "is_not_unicast"]
 
 #: The bytes of an IPv4 header without options (RFC 791) and a UDP header (RFC 768).
 QUESTION_HEADER = 28
 _LARGEST_DATAGRAM = 65_535
 _FIRST_CLIENT_PORT = 1024
 #: How many senders are known by their text; then they are learned anew. About 150 bytes each.
-_MOST_KNOWN = 16_384
+_MAX_KNOWN = 16_384
 
 # Where ranges begin and end of which no address is a single host's, by numbers: 0.0.0.0/8 (RFC 1122, 3.2.1.3),
 # 224.0.0.0/4 (RFC 5771), 255.255.255.255 (RFC 919), :: and ff00::/8 (RFC 4291, 2.5.2 and 2.7).
 _EDGES = (0, 1 << 24, 0xE000_0000, 0xF000_0000, 0xFFFF_FFFF, 1 << 32, V6, V6 + 1, V6 | 0xFF << 120, V6 << 1)
 
 #: For a sender of one of those addresses.
-NOBODY = Refusal(RefusalReason.ADDRESS, "it is no single host's address")
+NOT_UNICAST = Refusal(RefusalReason.ADDRESS, "it is no single host's address")
 
 
-def is_nobody(number: int) -> bool:
+def is_not_unicast(number: int) -> bool:
     """Whether the address of a number can't be a single host's."""
     return bisect_right(_EDGES, number) % 2 == 1
 
@@ -56,17 +56,30 @@ class DatagramFilter:
 
     Args:
         rules: the service's.
-        wall: the time of day, in seconds since 1970, for access_times.
+        wall_clock: the time of day, in seconds since 1970, for access_times.
         load: the load average, for max_load.
     """
 
-    __slots__ = ("_always", "_broadcasts", "_entry", "_first_port", "_known", "_load", "_meter", "_metered", "_port",
-                 "_rules", "_service_ports", "_sources", "_wall")  # fmt: skip
+    __slots__ = (
+        "_broadcasts",
+        "_conditions",
+        "_first_port",
+        "_load",
+        "_port_refusal",
+        "_rate_limited",
+        "_rate_limiter",
+        "_rules",
+        "_service_ports",
+        "_sources",
+        "_unconditional",
+        "_verdicts",
+        "_wall_clock",
+    )  # fmt: skip
 
-    def __init__(self, rules: AccessRules, *, wall: Callable[[], float], load: Callable[[], float]) -> None:
-        self._wall = wall
+    def __init__(self, rules: AccessRules, *, wall_clock: Callable[[], float], load: Callable[[], float]) -> None:
+        self._wall_clock = wall_clock
         self._load = load
-        self._meter = RateLimiter(rules)
+        self._rate_limiter = RateLimiter(rules)
         self._service_ports: AbstractSet[int] = frozenset()
         self._broadcasts: frozenset[int] = frozenset()
         self.retune(rules)
@@ -76,16 +89,16 @@ class DatagramFilter:
         if rules.resolved is None:
             rules = replace(rules, resolved={})
         self._rules = rules
-        self._entry = AccessConditions(rules, self._wall, self._load)
-        self._meter.retune(rules)
-        self._always = self._entry.always
-        self._metered = not self._meter.idle
+        self._conditions = AccessConditions(rules, self._wall_clock, self._load)
+        self._rate_limiter.retune(rules)
+        self._unconditional = self._conditions.unconditional
+        self._rate_limited = not self._rate_limiter.idle
         self._sources = SourceMask(rules.per_source_prefix)
         # Port 0 can't be answered.
         self._first_port = 1 if rules.answer_service_ports else _FIRST_CLIENT_PORT
-        self._port = rules.refusal(RefusalReason.PORT, "services ask no questions", "answer_service_ports")
+        self._port_refusal = rules.refusal(RefusalReason.PORT, "services ask no questions", "answer_service_ports")
         # By the text of an address: its source, or why it is not answered.
-        self._known: dict[str, int | Refusal] = {}
+        self._verdicts: dict[str, int | Refusal] = {}
 
     def read_time_zone(self, zone: tzinfo | None) -> None:
         """Take the time zone of access_times as it is now; None for the machine's own."""
@@ -106,7 +119,7 @@ class DatagramFilter:
         """
         self._service_ports = service_ports
         self._broadcasts = frozenset(map(address_number, broadcasts))
-        self._known.clear()
+        self._verdicts.clear()
 
     def refusal(self, host: str, port: int, now: float) -> Refusal | None:
         """Why a question is not answered; None if it is, which takes a token of its source's.
@@ -120,32 +133,32 @@ class DatagramFilter:
             ValueError: the host is no address.
         """
         if port < self._first_port or (port in self._service_ports and not self._rules.answer_service_ports):
-            return self._port
-        source = self._known.get(host)
+            return self._port_refusal
+        source = self._verdicts.get(host)
         if source is None:
-            source = self._learn(host)
+            source = self._classify(host)
         if isinstance(source, Refusal):
             return source
-        if not self._always:
-            closed = self._entry.closed()
+        if not self._unconditional:
+            closed = self._conditions.check()
             if closed is not None:
                 return closed
-        return self._meter.take(source, now) if self._metered else None
+        return self._rate_limiter.take(source, now) if self._rate_limited else None
 
-    def most(self, question: int) -> int:
+    def max_answer(self, question: int) -> int:
         """The longest answer's payload to a question's, in bytes."""
         if self._rules.amplify:
             return _LARGEST_DATAGRAM
         return max(question, QUESTION_HEADER)
 
-    def _learn(self, host: str) -> int | Refusal:
-        if len(self._known) >= _MOST_KNOWN:
-            self._known.clear()
+    def _classify(self, host: str) -> int | Refusal:
+        if len(self._verdicts) >= _MAX_KNOWN:
+            self._verdicts.clear()
         number = address_number(host)
         found: int | Refusal = self._sources.of(number)
-        if number in self._broadcasts or is_nobody(number):
-            found = NOBODY
-        elif self._entry.acl is not None:
-            found = self._entry.acl.by_address(number).refusal or found
-        self._known[host] = found
+        if number in self._broadcasts or is_not_unicast(number):
+            found = NOT_UNICAST
+        elif self._conditions.acl is not None:
+            found = self._conditions.acl.by_address(number).refusal or found
+        self._verdicts[host] = found
         return found

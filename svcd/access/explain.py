@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from svcd.access.acl import Acl
 from svcd.access.conditions import Timetable
-from svcd.access.datagrams import NOBODY, is_nobody
+from svcd.access.datagrams import NOT_UNICAST, is_not_unicast
 from svcd.access.rules import RefusalReason
 from svcd.addresses import address_number
 
@@ -94,7 +94,7 @@ def _steps(rules: AccessRules, query: ExplainQuery, admission: Admission | None)
     yield _address(acl, query)
     if rules.access_times:
         timetable = Timetable(rules.access_times, rules.zone)
-        text = f"the clock shows {timetable.wall(query.moment):%H:%M}"
+        text = f"the clock shows {timetable.local_time(query.moment):%H:%M}"
         yield Step(RefusalReason.TIME, _outcome(timetable.is_open(query.moment)), text, rules.rule("access_times"))
     if rules.max_load is not None:
         passes = None if query.load is None else query.load < rules.max_load
@@ -124,11 +124,11 @@ def _outcome(passes: bool | None) -> StepOutcome:
 
 def _address(acl: Acl, query: ExplainQuery) -> Step:
     number = address_number(query.peer)
-    if query.datagram and is_nobody(number):
-        return Step(NOBODY.reason, StepOutcome.REFUSES, NOBODY.text, NOBODY.rule)
+    if query.datagram and is_not_unicast(number):
+        return Step(NOT_UNICAST.reason, StepOutcome.REFUSES, NOT_UNICAST.text, NOT_UNICAST.rule)
     verdict = acl.by_address(number)
     if verdict.by_name:
-        rule = verdict.rule if verdict.nameless is None else verdict.nameless.rule
+        rule = verdict.rule if verdict.if_no_host_name is None else verdict.if_no_host_name.rule
         return Step(RefusalReason.ADDRESS, StepOutcome.DEPENDS, "the host name has the last word", rule)
     if verdict.refusal is not None:
         return Step(verdict.refusal.reason, StepOutcome.REFUSES, verdict.refusal.text, verdict.rule)

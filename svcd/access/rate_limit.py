@@ -12,11 +12,11 @@ cost for each. So these things hold, whoever floods:
 - A source that never asked before, or was forgotten, has a token at once. Forged senders lock nobody out, however slow
   the rate is.
 - A source gets no more than burst + rate x span tokens in any span of time while it is remembered. To be forgotten it
-  must not ask until MOST_SOURCES / 2 others have asked, and it gains one token by that, not a new burst: the latest
+  must not ask until MAX_SOURCES / 2 others have asked, and it gains one token by that, not a new burst: the latest
   time of fullness that was ever forgotten is kept, and an unknown source has what is left of a bucket with that time,
   but one token at least. After a flood of slow sources a newcomer's burst may be that much smaller, for at most
   burst / rate seconds.
-- Memory is that of MOST_SOURCES entries.
+- Memory is that of MAX_SOURCES entries.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from svcd.access.rules import AccessRules, Refusal
     from svcd.access.types import PrefixLengths, Rate
 
-__all__ = ["MOST_SOURCES", "NonDecreasingClock", "RateLimiter", "SourceMask", "SourceTokenBuckets", "TokenBucket"]
+__all__ = ["MAX_SOURCES", "NonDecreasingClock", "RateLimiter", "SourceMask", "SourceTokenBuckets", "TokenBucket"]
 
 #: How many sources a service remembers; about 100 bytes each, and none for a source that is idle.
-MOST_SOURCES = 65_536
+MAX_SOURCES = 65_536
 #: Idle sources are looked for at most this often, in seconds.
 _SWEEP_SECONDS = 1.0
 
@@ -93,7 +93,7 @@ class SourceTokenBuckets:
     __slots__ = ("_floor", "_half", "_interval", "_old", "_old_latest", "_slack", "_sweep_at", "_young",
                  "_young_latest")  # fmt: skip
 
-    def __init__(self, rate: Rate, burst: int, most: int = MOST_SOURCES) -> None:
+    def __init__(self, rate: Rate, burst: int, most: int = MAX_SOURCES) -> None:
         self._interval = rate.seconds / rate.count
         self._slack = (burst - 1) * self._interval
         self._half = max(1, most // 2)
@@ -108,7 +108,7 @@ class SourceTokenBuckets:
     def take(self, source: int, now: float) -> bool:
         """Take a token of a source's, if there is one; a source that is not remembered has one."""
         if now >= self._sweep_at:
-            self._turn(now)
+            self._rotate(now)
         young, latest = self._young, now + self._slack
         full_at = young.get(source)
         if full_at is None:
@@ -127,10 +127,10 @@ class SourceTokenBuckets:
         if full_at > self._young_latest:
             self._young_latest = full_at
         if len(young) >= self._half:
-            self._turn(now)
+            self._rotate(now)
         return admitted
 
-    def _turn(self, now: float) -> None:
+    def _rotate(self, now: float) -> None:
         """Forget the old half and begin a new young one."""
         if self._floor < self._old_latest:
             self._floor = self._old_latest

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from svcd.access.rules import Refusal, RefusalReason
 
-__all__ = ["SECONDS", "RefusalAggregator", "RefusalLine"]
+__all__ = ["INTERVAL_SECONDS", "RefusalAggregator", "RefusalLine"]
 
 #: Between two lines of the same reason.
-SECONDS = 1.0
+INTERVAL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,10 @@ class RefusalLine:
 class _Pending:
     """Of one reason: when the last line was, and what has come since."""
 
-    __slots__ = ("count", "peer", "refusal", "told_at")
+    __slots__ = ("count", "logged_at", "peer", "refusal")
 
     def __init__(self, told_at: float) -> None:
-        self.told_at = told_at
+        self.logged_at = told_at
         self.count = 0
         self.refusal: Refusal
         self.peer = ""
@@ -48,13 +48,13 @@ class RefusalAggregator:
         counts: where they are counted, by reason.
     """
 
-    __slots__ = ("_held", "counts")
+    __slots__ = ("_pending", "counts")
 
     def __init__(self, counts: dict[str, int] | None = None) -> None:
         self.counts: dict[str, int] = {} if counts is None else counts
-        self._held: dict[RefusalReason, _Pending] = {}
+        self._pending: dict[RefusalReason, _Pending] = {}
 
-    def note(self, refusal: Refusal, peer: str, now: float) -> RefusalLine | None:
+    def add(self, refusal: Refusal, peer: str, now: float) -> RefusalLine | None:
         """Count a refusal.
 
         Returns:
@@ -62,9 +62,9 @@ class RefusalAggregator:
         """
         reason = refusal.reason
         self.counts[reason] = self.counts.get(reason, 0) + 1
-        held = self._held.get(reason)
+        held = self._pending.get(reason)
         if held is None:
-            self._held[reason] = _Pending(now)
+            self._pending[reason] = _Pending(now)
             return RefusalLine(refusal, peer, 1)
         if not held.count:
             held.refusal, held.peer = refusal, peer
@@ -73,18 +73,18 @@ class RefusalAggregator:
 
     def pending(self, now: float) -> list[RefusalLine]:
         """The lines whose second is over; at the end of all time, those that wait."""
-        found = [self._line(held, now) for held in self._held.values()]
+        found = [self._line(held, now) for held in self._pending.values()]
         return [line for line in found if line is not None]
 
     def due(self, now: float) -> float | None:
         """In how many seconds pending() will have a line, at least 0; None while nothing waits."""
-        waiting = [held.told_at + SECONDS - now for held in self._held.values() if held.count]
-        return min(SECONDS, max(0.0, min(waiting))) if waiting else None
+        waiting = [held.logged_at + INTERVAL_SECONDS - now for held in self._pending.values() if held.count]
+        return min(INTERVAL_SECONDS, max(0.0, min(waiting))) if waiting else None
 
     def _line(self, held: _Pending, now: float) -> RefusalLine | None:
         # A clock that was set back must not hold a line for longer.
-        if not held.count or 0 <= now - held.told_at < SECONDS:
+        if not held.count or 0 <= now - held.logged_at < INTERVAL_SECONDS:
             return None
         line = RefusalLine(held.refusal, held.peer, held.count)
-        held.told_at, held.count = now, 0
+        held.logged_at, held.count = now, 0
         return line

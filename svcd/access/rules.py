@@ -112,7 +112,7 @@ class AccessRules:
     places: Mapping[str, SourceLocation] = field(default_factory=dict, compare=False)
 
     @property
-    def listed(self) -> bool:
+    def has_address_lists(self) -> bool:
         """Whether it matters who comes."""
         return self.only_from is not None or bool(self.no_access)
 

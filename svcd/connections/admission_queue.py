@@ -51,7 +51,7 @@ class ServiceAdmission:
     def __init__(self, context: ConnectionContext, service: Service) -> None:
         self._context = context
         self.admission = Admission(
-            context.rules(service), context.global_limit, wall=context.wall_clock, load=context.load
+            context.rules(service), context.global_limit, wall_clock=context.wall_clock, load=context.load
         )
         banners = self._read_banners(service)
         self.counters = context.registry.counters(service.id)
@@ -93,7 +93,7 @@ class ServiceAdmission:
         self._apply(service, banners)
         self.admission.retune(rules)
         if self._paused and not self._queues:
-            self.admission.when_room(None)
+            self.admission.call_when_not_full(None)
             self._paused = False
             waiting, self._queue = self._queue, {}
             for callback in waiting:
@@ -162,7 +162,7 @@ class ServiceAdmission:
             self._paused = True
             for pause, _ in self._ports:
                 pause()
-            self.admission.when_room(self._room_left)
+            self.admission.call_when_not_full(self._room_left)
 
     def _evict(self) -> None:
         """Close a connection that is idle or slow while others are queued."""

@@ -88,4 +88,4 @@ class ConnectionContext:
         Raises:
             OSError, KeyError: the machine no longer has a time zone.
         """
-        return DatagramFilter(self.rules(service), wall=self.wall_clock, load=self.load)
+        return DatagramFilter(self.rules(service), wall_clock=self.wall_clock, load=self.load)

@@ -84,7 +84,7 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
         self._factory = factory
         self._wrapper_type = wrapper_type
 
-    def flow(self) -> LiveTraffic:
+    def traffic(self) -> LiveTraffic:
         """What the open connections have carried so far."""
         transports = [wrapper.transport for wrapper in self.sessions.values()]
         return LiveTraffic(*(sum(getattr(each, name, 0) for each in transports) for name in ("bytes_in", "bytes_out")))

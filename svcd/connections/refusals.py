@@ -57,7 +57,7 @@ class RefusalReporter:
             peer: the client's address as text, not quoted.
         """
         now = self._reactor.seconds()
-        line = self._aggregator.note(refusal, peer, now)
+        line = self._aggregator.add(refusal, peer, now)
         if not self._line:
             return
         if line is not None:

@@ -92,7 +92,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
             A Deferred with the pids of both, 0 for none. It fails with a CommandError when the new one can't begin, or
             when a reload has come first; the service goes on as before then.
         """
-        before, launcher_client = self.launcher_client, self.launcher_client.renew()
+        before, launcher_client = self.launcher_client, self.launcher_client.make_replacement()
         old = before.pid
 
         def begun(pid: int) -> dict[str, object]:
@@ -281,7 +281,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
 
     def process_ended(self, report: Ended) -> None:
         """A process has ended by itself, or because it had to."""
-        session = self.sessions[report.number]
+        session = self.sessions[report.connection_id]
         killed = os.WIFSIGNALED(report.status)
         code = _signal_name(os.WTERMSIG(report.status)) if killed else str(os.WEXITSTATUS(report.status))
         self.counters.process_exited(code)
@@ -319,7 +319,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         text = f"module {module} changed on disk; restart its launcher with svcctl restart {self.service.id}"
         log_event(self._log, MODULE_CHANGED, service=self.service.id, text=text)
 
-    def worn(self) -> None:
+    def threads_stuck(self) -> None:
         """The launcher has many threads that go on without their connections: they end with it."""
         # Why it failed is in the log then.
         self.restart().addErrback(lambda failure: failure.trap(CommandError))

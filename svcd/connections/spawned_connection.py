@@ -226,7 +226,7 @@ class SpawnedConnection:
         tracker = self._tracker
         if self._killed and self._last:
             # Neither the process nor its launcher can be moved, and the daemon is to end.
-            launcher_client.abandon(self.number)
+            launcher_client.forget_connection(self.number)
             tracker.process_lost(self.number)
             return
         self._killed = True

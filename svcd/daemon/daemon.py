@@ -91,7 +91,7 @@ class Daemon(MultiService):
             failure = StartFailure(os.EX_OSERR, str(error))
         else:
             return
-        self._log_output.tell_start_failure(failure.lines)
+        self._log_output.record_start_failure(failure.lines)
         raise failure
 
     def startService(self) -> None:

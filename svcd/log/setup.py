@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 from svcd.errors import StartFailure
 from svcd.log.events import PROBLEM
 from svcd.log.formats import JournaldFormat, JsonFormat, LineFormat, SyslogPriorityFormat, TextFormat
-from svcd.log.sinks import FileSink, JournaldSink, failure, syslog_sink, twisted_sink
+from svcd.log.sinks import FileSink, JournaldSink, log_start_failure, syslog_sink, twisted_sink
 from svcd.log.writer import LogObserver, LogWriter
 
 if TYPE_CHECKING:
@@ -40,41 +40,43 @@ class LogSetup:
     Args:
         options: twistd's options.
         log_format: one of LOG_FORMATS; what is fit if nobody said it.
-        short: write clients' addresses shortened.
+        anonymize: write clients' addresses shortened.
 
     Attributes:
         log_writer: where everything is written.
         on_terminal: whether the log is the standard output, or is read together with it.
     """
 
-    def __init__(self, options: Mapping[str, object], log_format: str | None = None, *, short: bool = False) -> None:
+    def __init__(
+        self, options: Mapping[str, object], log_format: str | None = None, *, anonymize: bool = False
+    ) -> None:
         self._options = options
         self._write: Callable[[Sequence[str]], int] = twisted_sink
         self._path = str(options.get("logfile") or "")
-        self._foreign = bool(options.get("logger"))
+        self._has_logger = bool(options.get("logger"))
         self._syslog = bool(options.get("syslog"))
         self._native = log_format == "journald"
         self._journald: JournaldSink | None = None
         self.on_terminal = (
-            not (self._foreign or self._syslog or self._native)
+            not (self._has_logger or self._syslog or self._native)
             and (self._path == "-" or (not self._path and self._nodaemon))
         )  # fmt: skip
         if log_format is None and self.on_terminal and _is_journal(sys.stdout):
             # Nobody is there, as in some containers: text it is, to the standard output, as it was.
             with contextlib.suppress(OSError):
                 self._use_journald()
-        self.log_writer = LogWriter(self._sink, self._form(log_format == "json"), short=short)
+        self.log_writer = LogWriter(self._sink, self._line_format(log_format == "json"), anonymize=anonymize)
 
     def _use_journald(self) -> None:
         self._journald = JournaldSink()
         self._write = self._journald.write
         self._native = True
 
-    def _form(self, as_json: bool) -> LineFormat:
+    def _line_format(self, as_json: bool) -> LineFormat:
         if self._native:
             return JournaldFormat()
         # Whoever takes the line has a time and a level of its own.
-        bare = self._foreign or self._syslog
+        bare = self._has_logger or self._syslog
         form = JsonFormat(stamped=not bare) if as_json else TextFormat(stamped=not bare)
         return SyslogPriorityFormat(form) if bare else form
 
@@ -91,7 +93,7 @@ class LogSetup:
         Raises:
             StartFailure: it can't be opened.
         """
-        if self._foreign:
+        if self._has_logger:
             return None
         if self._syslog:
             self._write = syslog_sink(str(self._options.get("prefix") or "twisted"))
@@ -101,16 +103,16 @@ class LogSetup:
             try:
                 self._use_journald()
             except OSError as error:
-                raise failure(f"can't reach journald: {error.strerror}; use another --log-format") from error
+                raise log_start_failure(f"can't reach journald: {error.strerror}; use another --log-format") from error
         return LogObserver(self.log_writer)
 
-    def tell_start_failure(self, lines: Sequence[str]) -> None:
+    def record_start_failure(self, lines: Sequence[str]) -> None:
         """Write into the log why the daemon does not start; the standard error has it already.
 
         Nothing is written twice for people at a terminal, nor to a --logger of the user's own, which is not begun yet.
         """
         terminal = sys.__stdout__ is not None and sys.__stdout__.isatty()
-        if self._foreign or (self.on_terminal and terminal):
+        if self._has_logger or (self.on_terminal and terminal):
             return
         # A log that can't be written is no other reason.
         with contextlib.suppress(StartFailure, OSError):
@@ -140,7 +142,7 @@ class LogSetup:
 
     def _file(self) -> Callable[[Sequence[str]], int]:
         if self.on_terminal and not self._nodaemon:
-            raise failure("a daemon has no standard output to log to; use --logfile FILE, or -n")
+            raise log_start_failure("a daemon has no standard output to log to; use --logfile FILE, or -n")
         # twistd puts its own log in place of sys.stdout soon; this is the real one.
         place = FileSink("" if self.on_terminal else self._path or "twistd.log", sys.stdout)
         place.reopen()

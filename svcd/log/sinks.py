@@ -29,16 +29,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
 
-__all__ = ["SOCKET", "FileSink", "JournaldSink", "datagram", "failure", "syslog_sink", "twisted_sink"]
+__all__ = [
+    "JOURNALD_SOCKET",
+    "FileSink",
+    "JournaldSink",
+    "datagram",
+    "log_start_failure",
+    "syslog_sink",
+    "twisted_sink",
+]
 
 #: How long a write waits for the reader of a pipe or a socket that has read so far.
-_PATIENCE_MS = 100
+_WAIT_MS = 100
 #: Where journald listens.
-SOCKET = "/run/systemd/journal/socket"
+JOURNALD_SOCKET = "/run/systemd/journal/socket"
 #: How much may be on its way to journald, in bytes, if the system allows: what sd_journal_sendv(3) asks for.
 _JOURNALD_BUFFER = 8 << 20
 #: The characters of a value that are kept where an entry is too large for a datagram, and memory files are forbidden.
-_LONGEST_VALUE = 8192
+_MAX_VALUE = 8192
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -46,18 +54,18 @@ class _WritableWait:
     """Waiting for a reader: one that reads at all is waited for, one that does not only once.
 
     Args:
-        descriptor: what is written to.
+        fd: what is written to.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self._patience = _PATIENCE_MS
-        self._room = select.poll()
-        self._room.register(descriptor, select.POLLOUT)
+    def __init__(self, fd: int) -> None:
+        self._timeout = _WAIT_MS
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLOUT)
 
     def has_room(self) -> bool:
         """Whether something can be written, now or soon."""
-        ready = bool(self._room.poll(self._patience))
-        self._patience = _PATIENCE_MS if ready else 0
+        ready = bool(self._poll.poll(self._timeout))
+        self._timeout = _WAIT_MS if ready else 0
         return ready
 
 
@@ -72,7 +80,7 @@ class FileSink:
     def __init__(self, path: str, stream: TextIO) -> None:
         # Kept whole, since the daemon changes its folder (--rundir).
         self._path = os.path.abspath(path) if path else ""  # noqa: PTH100 - the name of what may not exist
-        self._descriptor = -1 if path else stream.fileno()
+        self._fd = -1 if path else stream.fileno()
 
     def on_signal(self, _number: int, _frame: FrameType | None) -> None:
         """SIGUSR1: the file was moved away, as logrotate(8) does; begin a new one."""
@@ -87,40 +95,42 @@ class FileSink:
             StartFailure: it can't be opened.
         """
         if not self._path:
-            self._look()
+            self._inspect()
             return
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
         try:
             opened = os.open(self._path, flags, 0o640)
         except OSError as error:
-            raise failure(f"can't write the log {self._path}: {error.strerror}; use --logfile FILE") from error
-        if self._descriptor >= 0:
-            os.dup2(opened, self._descriptor, inheritable=False)
+            raise log_start_failure(
+                f"can't write the log {self._path}: {error.strerror}; use --logfile FILE"
+            ) from error
+        if self._fd >= 0:
+            os.dup2(opened, self._fd, inheritable=False)
             os.close(opened)
         else:
-            self._descriptor = opened
-        self._look()
+            self._fd = opened
+        self._inspect()
 
-    def _look(self) -> None:
-        self._regular = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
-        self._reader = _WritableWait(self._descriptor)
+    def _inspect(self) -> None:
+        self._regular = stat.S_ISREG(os.fstat(self._fd).st_mode)
+        self._reader = _WritableWait(self._fd)
 
     def write(self, lines: Sequence[str]) -> int:
         """Append lines; returns how many are written."""
-        descriptor = self._descriptor
+        fd = self._fd
         if not self._regular:
             return self._write_slowly(lines)
         data = "".join(f"{line}\n" for line in lines).encode()
-        end = os.lseek(descriptor, 0, os.SEEK_END)
+        end = os.lseek(fd, 0, os.SEEK_END)
         done = 0
         try:
             while done < len(data):
-                done += os.write(descriptor, data[done:])
+                done += os.write(fd, data[done:])
         except OSError:
             # A full disk: no half line may stay, for the next would be glued to it.
             whole = data.rfind(b"\n", 0, done) + 1
             with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, end + whole)
+                os.ftruncate(fd, end + whole)
             return data.count(b"\n", 0, whole)
         return len(lines)
 
@@ -133,7 +143,7 @@ class FileSink:
             try:
                 while data:
                     # So much fits in at once (pipe(7)); what is left of a longer line has to wait for the reader.
-                    data = data[os.write(self._descriptor, data[: select.PIPE_BUF]) :]
+                    data = data[os.write(self._fd, data[: select.PIPE_BUF]) :]
             except BlockingIOError:
                 return number
             except OSError:
@@ -152,7 +162,7 @@ class JournaldSink:
         OSError: nobody does.
     """
 
-    def __init__(self, path: str = SOCKET) -> None:
+    def __init__(self, path: str = JOURNALD_SOCKET) -> None:
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
@@ -191,10 +201,10 @@ class JournaldSink:
             if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
                 raise
             try:
-                memory = _sealed(data)
+                memory = _sealed_memfd(data)
             except OSError:
                 # A sandbox without them. An entry that can never be sent must not hold up all that come after it.
-                self._offer(self._socket.send, datagram(line, _LONGEST_VALUE))
+                self._offer(self._socket.send, datagram(line, _MAX_VALUE))
                 return
             try:
                 self._offer(socket.send_fds, self._socket, [], [memory])
@@ -240,17 +250,17 @@ def _field(name: str, text: str, most: int | None) -> bytes:
     return b"%b\n%b%b\n" % (name.encode("ascii"), struct.pack("<Q", len(value)), value)
 
 
-def _sealed(data: bytes) -> int:
+def _sealed_memfd(data: bytes) -> int:
     """The descriptor of a file in memory that nobody can change any more, as journald wants it."""
-    descriptor = os.memfd_create("svcd-journal-entry", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fd = os.memfd_create("svcd-journal-entry", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        with open(descriptor, "wb", closefd=False) as file:
+        with open(fd, "wb", closefd=False) as file:
             file.write(data)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     except BaseException:
-        os.close(descriptor)
+        os.close(fd)
         raise
-    return descriptor
+    return fd
 
 
 def syslog_sink(ident: str) -> Callable[[Sequence[str]], int]:
@@ -282,7 +292,7 @@ def twisted_sink(lines: Sequence[str]) -> int:
     return len(lines)
 
 
-def failure(reason: str) -> StartFailure:
+def log_start_failure(reason: str) -> StartFailure:
     """The end of a start whose log can't be written; the reason is on the standard error."""
     print(f"svcd: {reason}", file=sys.stderr)
     return StartFailure(os.EX_CANTCREAT, reason)

@@ -31,7 +31,7 @@ FLUSH_SECONDS = 0.2
 #: Above this many waiting lines the journal does not wait any longer.
 FLUSH_LINES = 1000
 #: While the sink fails, at most this many lines are kept for it; more are counted and given up.
-KEEP_LINES = 10_000
+MAX_LINES = 10_000
 
 
 class LogWriter:
@@ -39,9 +39,9 @@ class LogWriter:
 
     Args:
         sink: takes lines without line ends, writes what it can, and returns how many it wrote. The others are
-            kept, up to KEEP_LINES, and offered again; what had to be given up is said in a `lost` line.
+            kept, up to MAX_LINES, and offered again; what had to be given up is said in a `lost` line.
         form: how lines are written; text with its time, if it is not said.
-        short: write clients' addresses shortened, and never their names.
+        anonymize: write clients' addresses shortened, and never their names.
         clock: seconds since 1970.
 
     Attributes:
@@ -54,24 +54,24 @@ class LogWriter:
         sink: Callable[[Sequence[str]], int],
         form: LineFormat | None = None,
         *,
-        short: bool = False,
+        anonymize: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._sink = sink
-        self._form = form = form or TextFormat()
+        self._format = form = form or TextFormat()
         self.quoted: Callable[[object], str] = form.quoted
         # Around an address the form has quotation marks, or nothing.
-        self._peer = form.quoted("-").replace("-", "%s")
-        self.anonymize = short
+        self._peer_template = form.quoted("-").replace("-", "%s")
+        self.anonymize = anonymize
         self._clock = clock
         self._second = self._millisecond = -1
         self._prefix = self._suffix = self._now = ""
         self._lines: list[str] = []
         self._lost = 0
-        self._least = PRIORITIES["debug"]
-        self._gap, self._gap_stamp = 0, ""
-        self._soon: Callable[[], object] = self.flush
-        self._from_thread: Callable[..., object] | None = None
+        self._max_priority = PRIORITIES["debug"]
+        self._gap_index, self._gap_stamp = 0, ""
+        self._schedule_flush: Callable[[], object] = self.flush
+        self._call_from_thread: Callable[..., object] | None = None
         self._thread = 0
         self._scheduled = False
 
@@ -86,8 +86,8 @@ class LogWriter:
             call_later: the reactor's.
             from_thread: calls something in this thread, for events of other threads; the reactor's callFromThread.
         """
-        self._soon = lambda: call_later(FLUSH_SECONDS, self.flush)
-        self._from_thread = from_thread
+        self._schedule_flush = lambda: call_later(FLUSH_SECONDS, self.flush)
+        self._call_from_thread = from_thread
         self._thread = threading.get_ident()
 
     def template(self, event: Event, constants: Mapping[str, object], variables: Iterable[str]) -> str:
@@ -95,7 +95,7 @@ class LogWriter:
 
         Values for variables of text must have gone through `quoted`. It is empty for an event that is not logged.
         """
-        return self._form.template(event, constants, variables) if self._tells(event.level) else ""
+        return self._format.template(event, constants, variables) if self._is_logged(event.level) else ""
 
     def set_level(self, level: str) -> None:
         """Write events of this level and above from now on; templates that were made before go on as they are.
@@ -105,10 +105,10 @@ class LogWriter:
         """
         if level not in PRIORITIES:
             raise ValueError(level)
-        self._least = PRIORITIES[level]
+        self._max_priority = PRIORITIES[level]
 
-    def _tells(self, level: str) -> bool:
-        return PRIORITIES[level] <= self._least
+    def _is_logged(self, level: str) -> bool:
+        return PRIORITIES[level] <= self._max_priority
 
     def format_peer(self, host: str, port: int) -> str:
         """A client's address, as every line has to have it; not quoted."""
@@ -117,7 +117,7 @@ class LogWriter:
     def quoted_peer(self, host: str, port: int) -> str:
         """The same, quoted. Of an address only the interface of a link-local one has to be looked at."""
         text = short_address(host) if self.anonymize else address_text(host, port)
-        return self.quoted(text) if "%" in text else self._peer % text
+        return self.quoted(text) if "%" in text else self._peer_template % text
 
     def write(self, line: str) -> None:
         """Take a filled template; it gets the time of now, and reaches the sink within FLUSH_SECONDS."""
@@ -125,24 +125,24 @@ class LogWriter:
         lines.append(self.stamp() + line)
         if not self._scheduled:
             self._scheduled = True
-            self._soon()
+            self._schedule_flush()
         elif len(lines) == FLUSH_LINES:
             self.flush()
 
     def record(self, event: Event, values: Mapping[str, object]) -> None:
         """Write an event of the daemon, whose values need no speed, and flush. It may be called in any thread."""
-        if self._from_thread is not None and threading.get_ident() != self._thread:
-            self._from_thread(self.record_here, event, values)
+        if self._call_from_thread is not None and threading.get_ident() != self._thread:
+            self._call_from_thread(self.record_here, event, values)
         else:
             self.record_here(event, values)
 
     def record_here(self, event: Event, values: Mapping[str, object]) -> None:
         """Write an event as `record`, in this thread."""
         # A `log` line has the level of who wrote it.
-        if not self._tells(str(values.get("level", event.level)) if event is LOG else event.level):
+        if not self._is_logged(str(values.get("level", event.level)) if event is LOG else event.level):
             return
         known = {name: values[name] for name in event.fields if name in values}
-        self.write(self._form.template(event, known, ()) % ())
+        self.write(self._format.template(event, known, ()) % ())
         self.flush()
 
     @property
@@ -158,28 +158,28 @@ class LogWriter:
             return
         if self._lost:
             values = {"lines": self._lost, "reason": "the log could not be written"}
-            lines.insert(self._gap, self._gap_stamp + self.template(LOST, values, ()))
+            lines.insert(self._gap_index, self._gap_stamp + self.template(LOST, values, ()))
         written = self._sink(lines)
         if self._lost:
-            if written > self._gap:
+            if written > self._gap_index:
                 self._lost = 0
             else:
-                del lines[self._gap]
-                self._gap -= written
+                del lines[self._gap_index]
+                self._gap_index -= written
         if written < len(lines):
-            self._keep(lines[written:])
+            self._keep_unwritten(lines[written:])
 
-    def _keep(self, lines: list[str]) -> None:
-        given_up = len(lines) - KEEP_LINES
+    def _keep_unwritten(self, lines: list[str]) -> None:
+        given_up = len(lines) - MAX_LINES
         if given_up > 0:
             if not self._lost:
-                self._gap, self._gap_stamp = KEEP_LINES, self.stamp()
+                self._gap_index, self._gap_stamp = MAX_LINES, self.stamp()
             self._lost += given_up
-            del lines[KEEP_LINES:]
+            del lines[MAX_LINES:]
         self._lines = lines
-        if self._soon != self.flush:
+        if self._schedule_flush != self.flush:
             self._scheduled = True
-            self._soon()
+            self._schedule_flush()
 
     def read_time_zone(self) -> None:
         """Let the next line have the time of the time zone as it is now."""
@@ -187,7 +187,7 @@ class LogWriter:
 
     def stamp(self) -> str:
         """What a line begins with now."""
-        if not self._form.stamp:
+        if not self._format.stamp:
             return ""
         now = int(self._clock() * 1000)
         if now != self._millisecond:
@@ -203,7 +203,7 @@ class LogWriter:
         self._second = second
         local = time.localtime(second)
         offset = time.strftime("%z", local)
-        opening, _, closing = self._form.stamp.partition("%s")
+        opening, _, closing = self._format.stamp.partition("%s")
         self._prefix = opening + time.strftime("%Y-%m-%dT%H:%M:%S.", local)
         self._suffix = f"{offset[:3]}:{offset[3:]}{closing}"
 

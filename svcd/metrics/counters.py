@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from svcd.metrics.snapshot import ServiceInfo
 
-__all__ = ["Ended", "Histogram", "LiveTraffic", "ServiceCounters", "TrafficSource"]
+__all__ = ["ConnectionFields", "Histogram", "LiveTraffic", "ServiceCounters", "TrafficSource"]
 
 
 #: The fields of a Recent, which itself costs more to make than all of the counting.
-Ended: TypeAlias = tuple[str, str, float, float, int, int, str]
+ConnectionFields: TypeAlias = tuple[str, str, float, float, int, int, str]
 
 
 class Histogram:
@@ -45,7 +45,7 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._total += value
 
-    def frozen(self) -> HistogramSnapshot:
+    def snapshot(self) -> HistogramSnapshot:
         """As it is now."""
         return HistogramSnapshot(self._bounds, tuple(self._counts), self._total)
 
@@ -66,7 +66,7 @@ class LiveTraffic(NamedTuple):
 class TrafficSource(Protocol):
     """Knows what is open now: a service's connections, or a datagram port."""
 
-    def flow(self) -> LiveTraffic:
+    def traffic(self) -> LiveTraffic:
         """What they have carried."""
         ...
 
@@ -95,13 +95,15 @@ class ServiceCounters:
         watched: whether somebody shows the counts: if not, what the kernel would have to be asked is not counted.
     """
 
-    __slots__ = ("_clock", "_keep", "_sources", "about", "accepted", "bytes_in", "bytes_out", "children", "datagrams",
+    __slots__ = ("_clock", "_on_end", "_sources", "about", "accepted", "bytes_in", "bytes_out", "children", "datagrams",
                  "durations", "ended", "exits", "failures", "handshakes", "handshakes_failed", "refused", "restarts",
                  "spawns", "unavailable", "watched")  # fmt: skip
 
-    def __init__(self, about: ServiceInfo, keep: Callable[[Ended], None], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, about: ServiceInfo, keep: Callable[[ConnectionFields], None], clock: Callable[[], float]
+    ) -> None:
         self.about = about
-        self._keep = keep
+        self._on_end = keep
         self._clock = clock
         self._sources: list[TrafficSource] = []
         self.accepted = self.failures = self.bytes_in = self.bytes_out = self.datagrams = 0
@@ -128,7 +130,7 @@ class ServiceCounters:
         if bytes_out > 0:
             self.bytes_out += bytes_out
         if self.about.listed:
-            self._keep((self.about.id, peer, self._clock(), seconds, bytes_in, bytes_out, reason))
+            self._on_end((self.about.id, peer, self._clock(), seconds, bytes_in, bytes_out, reason))
 
     def end_uncounted(self, reason: str, seconds: float) -> None:
         """A connection has ended, of which nobody asks more."""
@@ -163,7 +165,7 @@ class ServiceCounters:
         if source not in self._sources:
             return
         self._sources.remove(source)
-        flow = source.flow()
+        flow = source.traffic()
         self.bytes_in += flow.bytes_in
         self.bytes_out += flow.bytes_out
         self.datagrams += flow.datagrams
@@ -172,12 +174,12 @@ class ServiceCounters:
         """How many came in, connections or datagrams, and how many of all were refused. Cheap: for charts."""
         # To ask for the bytes of thousands of open connections would not be.
         ports = () if self.about.stream else self._sources
-        arrived = self.accepted + self.datagrams + sum(port.flow().datagrams for port in ports)
+        arrived = self.accepted + self.datagrams + sum(port.traffic().datagrams for port in ports)
         return arrived, sum(self.refused.values())
 
-    def figures(self) -> ServiceSnapshot:
+    def snapshot(self) -> ServiceSnapshot:
         """As they are now."""
-        flows = [source.flow() for source in self._sources]
+        flows = [source.traffic() for source in self._sources]
         return ServiceSnapshot(
             about=self.about,
             accepted=self.accepted,
@@ -187,8 +189,8 @@ class ServiceCounters:
             bytes_in=self.bytes_in + sum(flow.bytes_in for flow in flows),
             bytes_out=self.bytes_out + sum(flow.bytes_out for flow in flows),
             datagrams=self.datagrams + sum(flow.datagrams for flow in flows),
-            durations=self.durations.frozen(),
-            spawns=self.spawns.frozen(),
+            durations=self.durations.snapshot(),
+            spawns=self.spawns.snapshot(),
             children=self.children,
             exits=dict(self.exits),
             handshakes=dict(self.handshakes),

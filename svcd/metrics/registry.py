@@ -18,7 +18,7 @@ from svcd.metrics.snapshot import LAGS, ConnectionRecord, DaemonSnapshot, Servic
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from svcd.metrics.counters import Ended
+    from svcd.metrics.counters import ConnectionFields
     from svcd.metrics.snapshot import CallLater, Series
 
 __all__ = ["RECENT", "SAMPLES", "SAMPLE_SECONDS", "MetricsRegistry"]
@@ -29,14 +29,14 @@ RECENT = 50
 SAMPLES = 90
 SAMPLE_SECONDS = 2.0
 #: How often the reactor's punctuality is looked at, a whole number of times for each sample.
-_LOOKS = 8
+_LAG_CHECKS = 8
 
 
 class MetricsRegistry:
     """Everything that was counted since the start.
 
     Args:
-        wall: seconds since 1970.
+        wall_clock: seconds since 1970.
         clock: seconds, monotonic.
 
     Attributes:
@@ -46,21 +46,23 @@ class MetricsRegistry:
         descriptors: asked for how many descriptors connections use, and how many they may.
     """
 
-    def __init__(self, wall: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic) -> None:
-        self._wall = wall
+    def __init__(
+        self, wall_clock: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._wall_clock = wall_clock
         self._clock = clock
-        self._started = wall()
-        self._since = clock()
-        self._tallies: dict[str, ServiceCounters] = {}
+        self._started = wall_clock()
+        self._started_monotonic = clock()
+        self._counters: dict[str, ServiceCounters] = {}
         # Those that were described. One that was made for a service that never ran is not shown.
         self._shown: list[ServiceCounters] = []
         self._series: dict[str, deque[tuple[int, int]]] = {}
         self._lag = Histogram(LAGS)
         self._lag_last = 0.0
         self._watchers = 0
-        self._alarm: CallLater | None = None
+        self._call_later: CallLater | None = None
         self.state = "starting"
-        self._recent: deque[Ended] = deque(maxlen=RECENT)
+        self._recent: deque[ConnectionFields] = deque(maxlen=RECENT)
         self.reloads_done = self.reloads_failed = 0
         self.config_seconds = 0.0
         self.descriptors: Callable[[], tuple[int, int]] = lambda: (0, 0)
@@ -68,13 +70,13 @@ class MetricsRegistry:
     @property
     def uptime(self) -> float:
         """Seconds since the start."""
-        return self._clock() - self._since
+        return self._clock() - self._started_monotonic
 
     def counters(self, service: str) -> ServiceCounters:
         """The tally of a service, by its id; one that is known goes on."""
-        counters = self._tallies.get(service)
+        counters = self._counters.get(service)
         if counters is None:
-            counters = self._tallies[service] = ServiceCounters(
+            counters = self._counters[service] = ServiceCounters(
                 ServiceInfo(service, ""), self._recent.append, self._clock
             )
             counters.watched = bool(self._watchers)
@@ -85,7 +87,7 @@ class MetricsRegistry:
         tallies = {about.id: self.counters(about.id) for about in services}
         for about in services:
             tallies[about.id].about = about
-        self._tallies = tallies
+        self._counters = tallies
         self._shown = list(tallies.values())
         for service in self._series.keys() - tallies.keys():
             del self._series[service]
@@ -106,14 +108,14 @@ class MetricsRegistry:
             reloads_failed=self.reloads_failed,
             config_seconds=self.config_seconds,
             descriptors=descriptors,
-            descriptors_most=most,
-            lag=self._lag.frozen(),
+            descriptors_limit=most,
+            lag=self._lag.snapshot(),
             lag_last=self._lag_last,
             cpu_seconds=times.user + times.system,
         )
-        return Snapshot(daemon, tuple(counters.figures() for counters in self._shown))
+        return Snapshot(daemon, tuple(counters.snapshot() for counters in self._shown))
 
-    def last(self) -> Sequence[tuple[float, ConnectionRecord]]:
+    def recent(self) -> Sequence[tuple[float, ConnectionRecord]]:
         """The connections that have ended, the newest first, each with how many seconds ago."""
         now = self._clock()
         return [(now - recent.at, recent) for recent in map(ConnectionRecord._make, reversed(self._recent))]
@@ -132,36 +134,36 @@ class MetricsRegistry:
         """Somebody shows charts and the reactor's punctuality, which are kept for that alone: begin, if none did."""
         self._watchers += 1
         if self._watchers == 1:
-            self._alarm = alarm
-            self._be_watched()
+            self._call_later = alarm
+            self._update_watched()
             self._sample(self._shown)
-            self._look(alarm, 1)
+            self._measure_lag(alarm, 1)
 
     def unwatch(self) -> None:
         """One less does; the last lets the samples go, since they would have a gap."""
         self._watchers -= 1
         if not self._watchers:
-            self._alarm = None
+            self._call_later = None
             self._series.clear()
-            self._be_watched()
+            self._update_watched()
 
-    def _be_watched(self) -> None:
-        for counters in self._tallies.values():
+    def _update_watched(self) -> None:
+        for counters in self._counters.values():
             counters.watched = bool(self._watchers)
 
-    def _look(self, alarm: CallLater, count: int) -> None:
+    def _measure_lag(self, alarm: CallLater, count: int) -> None:
         """See how late one is called, and take a sample when it is time."""
-        step = SAMPLE_SECONDS / _LOOKS
+        step = SAMPLE_SECONDS / _LAG_CHECKS
         due = self._clock() + step
 
         def called() -> None:
-            if self._alarm is not alarm:
+            if self._call_later is not alarm:
                 return
             self._lag_last = max(self._clock() - due, 0.0)
             self._lag.observe(self._lag_last)
-            if count == _LOOKS:
+            if count == _LAG_CHECKS:
                 self._sample(self._shown)
-            self._look(alarm, count % _LOOKS + 1)
+            self._measure_lag(alarm, count % _LAG_CHECKS + 1)
 
         alarm(step, called)
 

@@ -96,7 +96,7 @@ class ServiceInfo:
     listed: bool = True
     addresses: tuple[str, ...] = ()
     description: str = ""
-    most: int | None = None
+    max_connections: int | None = None
     expires: float | None = None
     problem: str = ""
 
@@ -159,7 +159,7 @@ class DaemonSnapshot:
     reloads_failed: int = 0
     config_seconds: float = 0.0
     descriptors: int = 0
-    descriptors_most: int = 0
+    descriptors_limit: int = 0
     lag: HistogramSnapshot = HistogramSnapshot(LAGS, (0,) * (len(LAGS) + 1), 0.0)
     lag_last: float = 0.0
     cpu_seconds: float = 0.0
@@ -197,7 +197,7 @@ class MetricsSource(Protocol):
         """Everything, as it is now."""
         ...
 
-    def last(self) -> Sequence[tuple[float, ConnectionRecord]]:
+    def recent(self) -> Sequence[tuple[float, ConnectionRecord]]:
         """The last connections that have ended, the newest first, each with how many seconds ago."""
         ...
 

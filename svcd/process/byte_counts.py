@@ -21,9 +21,9 @@ _CLOSED = frozenset({4, 9, 11})
 _OVER = 7
 
 
-def final_byte_counts(descriptor: int) -> tuple[int, int]:
+def final_byte_counts(fd: int) -> tuple[int, int]:
     """Close a connection whose handler has ended: how many bytes came from the client, and went to it."""
-    with socket.socket(fileno=descriptor) as held:
+    with socket.socket(fileno=fd) as held:
         return count(held)
 
 

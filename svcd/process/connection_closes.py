@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Closings", "HandlerSocket"]
+__all__ = ["CloseReports", "HandlerSocket"]
 
 #: The number of a connection, and whether it was closed; else it was detached.
 _REPORT = struct.Struct("=Q?")
@@ -26,7 +26,7 @@ class HandlerSocket(socket.socket):
         leaving: called once with the socket, and whether it is closed (True) or detached (False); None for no need.
     """
 
-    leaving: Callable[[socket.socket, bool], object] | None = None
+    on_close: Callable[[socket.socket, bool], object] | None = None
 
     def detach(self) -> int:
         """Give the descriptor to other code."""
@@ -39,12 +39,12 @@ class HandlerSocket(socket.socket):
         super()._real_close(*arguments)  # type: ignore[misc]
 
     def _report(self, *, closed: bool) -> None:
-        leaving, self.leaving = self.leaving, None
+        leaving, self.on_close = self.on_close, None
         if leaving is not None and self.fileno() >= 0:
             leaving(self, closed)
 
 
-class Closings:
+class CloseReports:
     """The way of these reports from the processes of handlers to their launcher."""
 
     def __init__(self) -> None:
@@ -54,22 +54,22 @@ class Closings:
         """Return the descriptor to watch."""
         return self._reading.fileno()
 
-    def reporter(self, number: int) -> Callable[[socket.socket, bool], object]:
+    def reporter(self, connection_id: int) -> Callable[[socket.socket, bool], object]:
         """Return, in the process of a handler, what reports about its connection; the launcher's side is closed."""
         self._reading.close()
-        return partial(self._send, number)
+        return partial(self._send, connection_id)
 
-    def _send(self, number: int, _sock: socket.socket, closed: bool) -> None:
+    def _send(self, connection_id: int, _sock: socket.socket, closed: bool) -> None:
         # A launcher that is gone, or stands still, has no use for it.
         with contextlib.suppress(OSError):
-            self._writing.send(_REPORT.pack(number, closed), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            self._writing.send(_REPORT.pack(connection_id, closed), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
     def close(self) -> None:
         """Take no more reports."""
         self._reading.close()
         self._writing.close()
 
-    def reports(self) -> Iterator[tuple[int, bool]]:
+    def read(self) -> Iterator[tuple[int, bool]]:
         """Yield what was reported: the number of a connection, and whether it was closed."""
         for _ in range(_BATCH):
             try:

@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 __all__ = ["ConnectionCopies"]
 
 #: The handlers of all copies are looked at so often, in seconds.
-_LOOK_SECONDS = 0.1
+_CHECK_SECONDS = 0.1
 #: But a look at very many may take no more than this part of the time.
-_MOST_OF_TIME = 1 / 20
+_MAX_TIME_SHARE = 1 / 20
 
 
 class _Copy(NamedTuple):
     """A copy of a connection.
 
     Attributes:
-        descriptor: the copy.
+        fd: the copy.
         pid: of the handler.
         reported: whether the handler reports that it closes the connection.
     """
 
-    descriptor: int
+    fd: int
     pid: int
     reported: bool
 
@@ -53,92 +53,92 @@ class ConnectionCopies:
         self._copies: dict[int, _Copy] = {}
         self._counts: dict[int, tuple[int, int]] = {}
         # There is none in most root directories of chroot=, and another user's processes may be hidden.
-        self._sees = os.access("/proc/self/fd", os.R_OK)
+        self._can_inspect = os.access("/proc/self/fd", os.R_OK)
         self.due: float | None = None
 
-    def keep(self, number: int, pid: int, descriptor: int, *, reported: bool = False) -> None:
+    def keep(self, connection_id: int, pid: int, fd: int, *, reported: bool = False) -> None:
         """Keep a copy of a connection; where nothing would say that its handler has closed it, close it at once.
 
         Args:
-            number: of the connection.
+            connection_id: of the connection.
             pid: of its handler.
-            descriptor: the copy.
+            fd: the copy.
             reported: whether the handler reports that it closes the connection.
         """
-        if not (self._sees or reported):
-            os.close(descriptor)
+        if not (self._can_inspect or reported):
+            os.close(fd)
             return
-        self._copies[number] = _Copy(descriptor, pid, reported)
-        if self._sees and self.due is None:
-            self.due = self._clock() + _LOOK_SECONDS
+        self._copies[connection_id] = _Copy(fd, pid, reported)
+        if self._can_inspect and self.due is None:
+            self.due = self._clock() + _CHECK_SECONDS
 
-    def take(self, number: int) -> tuple[int, int]:
+    def close_copy(self, connection_id: int) -> tuple[int, int]:
         """Close the copy of a connection whose handler has ended.
 
         Returns:
             How many bytes came from the client and went to it; -1 for what nobody knows.
         """
-        copy = self._copies.pop(number, None)
-        return self._counts.pop(number, UNKNOWN) if copy is None else final_byte_counts(copy.descriptor)
+        copy = self._copies.pop(connection_id, None)
+        return self._counts.pop(connection_id, UNKNOWN) if copy is None else final_byte_counts(copy.fd)
 
-    def left(self, number: int, *, closed: bool) -> None:
+    def handler_left(self, connection_id: int, *, closed: bool) -> None:
         """Close the copy of a connection that its handler has left, unless look() can see whether others still have it.
 
         Args:
-            number: of the connection; one that is not known is left alone.
+            connection_id: of the connection; one that is not known is left alone.
             closed: whether the handler closes it; else it gives it to other code, as for TLS, and nothing is known.
         """
-        copy = self._copies.get(number)
-        if copy is None or (self._sees and _shows(copy.pid)):
+        copy = self._copies.get(connection_id)
+        if copy is None or (self._can_inspect and _fds_visible(copy.pid)):
             return
-        del self._copies[number]
-        counts = final_byte_counts(copy.descriptor)
-        self._counts[number] = counts if closed else UNKNOWN
+        del self._copies[connection_id]
+        counts = final_byte_counts(copy.fd)
+        self._counts[connection_id] = counts if closed else UNKNOWN
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Close the copies of connections that no handler has any more, if it is time to look at them."""
         if self.due is None:
             return
         now = self._clock()
         if now < self.due:
             return
-        for number, copy in list(self._copies.items()):
+        for connection_id, copy in list(self._copies.items()):
             try:
-                if _has(copy.pid, f"socket:[{os.fstat(copy.descriptor).st_ino}]"):
+                if _has_open(copy.pid, f"socket:[{os.fstat(copy.fd).st_ino}]"):
                     continue
-                self._counts[number] = final_byte_counts(copy.descriptor)
+                self._counts[connection_id] = final_byte_counts(copy.fd)
             except PermissionError:
                 # A program that has other rights than we, as by a set-user-ID bit; or a fork that is hidden.
                 if copy.reported:
                     continue
-                os.close(copy.descriptor)
-            del self._copies[number]
+                os.close(copy.fd)
+            del self._copies[connection_id]
         end = self._clock()
-        self.due = end + max(_LOOK_SECONDS, (end - now) / _MOST_OF_TIME) if self._copies else None
+        self.due = end + max(_CHECK_SECONDS, (end - now) / _MAX_TIME_SHARE) if self._copies else None
 
     def close(self) -> None:
         """Close all, in a process that is not the launcher's."""
         for copy in self._copies.values():
-            os.close(copy.descriptor)
+            os.close(copy.fd)
         self._copies.clear()
 
 
-def _has(pid: int, launcher_client: str) -> bool:
+def _has_open(pid: int, link: str) -> bool:
     """Whether a process, or one that descends from it, has a socket open; of one that has ended it is not known yet.
 
     Raises:
         PermissionError: that can't be seen.
     """
     try:
-        if any(_target(f"/proc/{pid}/fd/{name}") == launcher_client for name in os.listdir(f"/proc/{pid}/fd")):  # noqa: PTH208 - names
+        if any(_target(f"/proc/{pid}/fd/{name}") == link for name in os.listdir(f"/proc/{pid}/fd")):  # noqa: PTH208 - names
             return True
         tasks = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - names
     except (FileNotFoundError, ProcessLookupError):
         return True
-    return any(_has(child, launcher_client) for task in tasks for child in _children(pid, task))
+    return any(_has_open(child, link) for task in tasks for child in _children(pid, task))
 
 
-def _shows(pid: int) -> bool:
+def _fds_visible(pid: int) -> bool:
     """Whether the descriptors of a process can be seen."""
     return os.access(f"/proc/{pid}/fd", os.R_OK)
 

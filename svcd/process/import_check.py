@@ -34,8 +34,8 @@ _AT_ONCE = 4
 _LAZY = {0x80: "an async function", 0x200: "an async generator", 0x20: "a generator"}
 _CALL = "__call__"
 #: The longest reason, in bytes; it fits into a pipe that nobody reads yet.
-_LONGEST = 4000
-_BEGIN = "import json, sys; asked = json.load(sys.stdin); sys.path[:] = asked['path']; import svcd.process.import_check as t; t.main(asked)"  # noqa: E501 - one statement line is all that -c takes
+_MAX_REASON = 4000
+_CODE = "import json, sys; asked = json.load(sys.stdin); sys.path[:] = asked['path']; import svcd.process.import_check as t; t.main(asked)"  # noqa: E501 - one statement line is all that -c takes
 
 
 class ImportCheck(NamedTuple):
@@ -75,7 +75,7 @@ def check_imports(trials: Sequence[ImportCheck], wait: float | None = None) -> l
     path = [os.path.abspath(each) for each in sys.path]  # noqa: PTH100 - as Python itself does
     asked = json.dumps({"path": path, "wait": wait, "trials": trials})
     ended = subprocess.run(  # noqa: S603 - our own interpreter
-        [sys.executable, "-c", _BEGIN], input=asked, capture_output=True, text=True, check=False
+        [sys.executable, "-c", _CODE], input=asked, capture_output=True, text=True, check=False
     )
     try:
         reasons: list[str] = json.loads(ended.stdout)
@@ -89,12 +89,12 @@ def main(asked: dict[str, object]) -> None:
     """Try what was asked for, in the other interpreter, and print the reasons."""
     reset_inherited_signals()
     trials: list[list[object]] = asked["trials"]  # type: ignore[assignment]
-    results = _Trials([ImportCheck(*each) for each in trials], asked["wait"])  # type: ignore[arg-type]
+    results = _ImportChecks([ImportCheck(*each) for each in trials], asked["wait"])  # type: ignore[arg-type]
     results.run()
     print(json.dumps(results.reasons))
 
 
-class _Trials:
+class _ImportChecks:
     def __init__(self, trials: Sequence[ImportCheck], wait: float | None) -> None:
         self._waiting = list(enumerate(trials))[::-1]
         self._until = float("inf") if wait is None else time.monotonic() + wait
@@ -106,24 +106,24 @@ class _Trials:
     def run(self) -> None:
         while self._waiting or self._running:
             if time.monotonic() >= self._until:
-                for descriptor in list(self._running):
-                    self._finish(descriptor, late=True)
+                for fd in list(self._running):
+                    self._finish(fd, late=True)
                 return
             while self._waiting and len(self._running) < _AT_ONCE:
                 self._start(*self._waiting.pop())
             next_deadline = min(self._until, *(deadline for _, _, deadline in self._running.values()))
-            for descriptor, _ in self._poll.poll(max(0.0, next_deadline - time.monotonic()) * 1000):
-                self._finish(descriptor)
-            for descriptor, (index, _, deadline) in list(self._running.items()):
+            for fd, _ in self._poll.poll(max(0.0, next_deadline - time.monotonic()) * 1000):
+                self._finish(fd)
+            for fd, (index, _, deadline) in list(self._running.items()):
                 if deadline <= time.monotonic():
                     seconds = self._trials[index].seconds
-                    self._finish(descriptor, f"its import takes longer than start_timeout={seconds:g}s")
+                    self._finish(fd, f"its import takes longer than start_timeout={seconds:g}s")
 
     def _start(self, index: int, trial: ImportCheck) -> None:
         reading, writing = os.pipe()
         pid = os.fork()
         if not pid:
-            _try(trial, writing)
+            _run_check(trial, writing)
         os.close(writing)
         # The group is there before anybody has to kill it.
         with contextlib.suppress(OSError):
@@ -131,11 +131,11 @@ class _Trials:
         self._running[reading] = index, pid, time.monotonic() + trial.seconds
         self._poll.register(reading, select.POLLIN)
 
-    def _finish(self, descriptor: int, reason: str = "", *, late: bool = False) -> None:
-        index, pid, _ = self._running.pop(descriptor)
-        self._poll.unregister(descriptor)
-        told = b"" if reason or late else os.read(descriptor, _LONGEST)
-        os.close(descriptor)
+    def _finish(self, fd: int, reason: str = "", *, late: bool = False) -> None:
+        index, pid, _ = self._running.pop(fd)
+        self._poll.unregister(fd)
+        told = b"" if reason or late else os.read(fd, _MAX_REASON)
+        os.close(fd)
         # With what the module may have started. Before it is reaped, since its number is its own so long; a process
         # that has closed its pipe by ending keeps the status that it ended with.
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -149,14 +149,14 @@ class _Trials:
         self.reasons[index] = reason
 
 
-def _try(trial: ImportCheck, writing: int) -> NoReturn:
+def _run_check(trial: ImportCheck, writing: int) -> NoReturn:
     """In the child: tell the reason, behind a byte that says that there is an answer at all."""
     try:
         os.setpgid(0, 0)
         nothing = os.open(os.devnull, os.O_RDWR)
-        for descriptor in range(3):
-            os.dup2(nothing, descriptor)
-        os.write(writing, b"=" + _reason(trial).encode("utf-8", "replace")[: _LONGEST - 1])
+        for fd in range(3):
+            os.dup2(nothing, fd)
+        os.write(writing, b"=" + _reason(trial).encode("utf-8", "replace")[: _MAX_REASON - 1])
     finally:
         os._exit(1)
 

@@ -16,14 +16,14 @@ import resource
 import struct
 from typing import TYPE_CHECKING
 
-from svcd.process.spec import LaunchSpec, ResourceLimit, place_files
+from svcd.process.spec import LaunchSpec, ResourceLimit, add_nofile_limit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from svcd.process.spec import ProcessCredentials
 
-__all__ = ["LIMITS", "adapt", "changed_variables", "excess", "inherited_limits", "launcher_options"]
+__all__ = ["LIMITS", "apply_options", "changed_variables", "excess", "inherited_limits", "launcher_options"]
 
 #: Limits of a handler, by the option that sets them, in the order of a Spec.
 LIMITS = {
@@ -65,7 +65,7 @@ def launcher_options(spec: LaunchSpec) -> bytes:
     return _LAYOUT.pack(*own, umask, identity.nice, identity.no_new_privs, *numbers)
 
 
-def adapt(spec: LaunchSpec, options: bytes) -> LaunchSpec:
+def apply_options(spec: LaunchSpec, options: bytes) -> LaunchSpec:
     """Return a Spec with the launcher options of another one.
 
     Raises:
@@ -88,7 +88,7 @@ def adapt(spec: LaunchSpec, options: bytes) -> LaunchSpec:
     own, handler = () if core is None else (core,), tuple(limits.values())
     if files is not None:
         keeps = bool(spec.handler) or adapted.log_stderr or adapted.hold
-        own, handler = place_files(own, handler, files, keeps=keeps)
+        own, handler = add_nofile_limit(own, handler, files, keeps=keeps)
     identity = spec.identity._replace(
         umask=None if umask == _NO_UMASK else umask,
         nice=nice,

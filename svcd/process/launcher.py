@@ -13,13 +13,13 @@ import time
 from signal import SIGKILL
 from typing import TYPE_CHECKING, Protocol
 
-from svcd.process.connection_closes import Closings
+from svcd.process.connection_closes import CloseReports
 from svcd.process.connection_copies import ConnectionCopies
 from svcd.process.credentials import apply_credentials, apply_limits
 from svcd.process.messages import (
-    LARGEST,
-    LONGEST_REASON,
-    ONE_DESCRIPTOR,
+    FD_STRUCT,
+    MAX_PACKET,
+    MAX_REASON,
     Changed,
     CheckModule,
     Connection,
@@ -36,7 +36,7 @@ from svcd.process.messages import (
 )
 from svcd.process.module_files import ModuleFiles
 from svcd.process.programs import ProgramRunner
-from svcd.process.python_handlers import ForkRunner, ThreadRunner, find
+from svcd.process.python_handlers import ForkRunner, ThreadRunner, import_handler
 from svcd.process.signals import ChildWatch, reap_children
 from svcd.process.stderr import OutputLimit, StderrSplitter
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["Launcher", "serve"]
 
 #: What is left of a process group whose leader has ended when it was told to has so long to do so, too, in seconds.
-_GRACE = 2.0
+_KILL_DELAY = 2.0
 #: Orders taken in one go before ended handlers have their turn.
 _BATCH = 32
 
@@ -56,7 +56,7 @@ class _Starter(Protocol):
     def idle_since(self) -> float:
         """When the last handler that is no process has ended, by time.monotonic(); infinity while one runs."""
 
-    def start(self, number: int, environment: bytes, descriptor: int, stderr: int, /) -> int:
+    def start(self, connection_id: int, environment: bytes, fd: int, stderr: int, /) -> int:
         """Start a handler, and return its pid."""
 
 
@@ -75,10 +75,10 @@ def serve(spec: LaunchSpec, control: socket.socket) -> int:
             if isinstance(sys.stdout, io.TextIOWrapper):
                 # It leads to the log, where a line is of use when it is written.
                 sys.stdout.reconfigure(line_buffering=True)
-        handler = find(spec.handler, spec.path) if spec.handler else None
+        handler = import_handler(spec.handler, spec.path) if spec.handler else None
     except (OSError, ImportError) as error:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        control.send(pack(Ready(os.fsencode(text)[:LONGEST_REASON] or b"no reason was given")))
+        control.send(pack(Ready(os.fsencode(text)[:MAX_REASON] or b"no reason was given")))
         return os.EX_CONFIG
     modules = ModuleFiles(spec.handler, spec.own_path) if spec.handler else None
     launcher = Launcher(spec, control, modules)
@@ -90,7 +90,7 @@ def serve(spec: LaunchSpec, control: socket.socket) -> int:
         launcher.run(threads)
         threads.wait()
     else:
-        launcher.run(ForkRunner(handler, spec, launcher.leave, launcher.closings))
+        launcher.run(ForkRunner(handler, spec, launcher.close_in_child, launcher.close_reports))
     return os.EX_OK
 
 
@@ -111,73 +111,73 @@ class Launcher:
         self._control = control
         limit = OutputLimit(spec.stderr_lines, spec.stderr_bytes, time.monotonic) if spec.stderr_lines else None
         self.writer = MessageWriter(control, limit, time.monotonic)
-        self._tell, self._note = self.writer.tell, self.writer.note
+        self._send, self._queue = self.writer.send, self.writer.queue
         self._modules = modules
         self._idle_seconds = spec.idle
         self._idle_at: float | None = None
-        self._idle_told = False
+        self._idle_reported = False
         self._threads = spec.threads
         # What a Python handler prints has nowhere else to go: its client has the socket.
-        self._logs = spec.log_stderr or bool(spec.handler)
+        self._log_stderr = spec.log_stderr or bool(spec.handler)
         self._hold = spec.hold
         self._watch = ChildWatch()
         self._poll = select.poll()
-        self._numbers: dict[int, int] = {}
+        self._connection_ids: dict[int, int] = {}
         self._pids: dict[int, int] = {}
         self._copies = ConnectionCopies(time.monotonic)
-        self.closings = Closings() if spec.hold and spec.handler and not spec.threads else None
-        if self.closings is not None:
-            self._poll.register(self.closings, select.POLLIN)
+        self.close_reports = CloseReports() if spec.hold and spec.handler and not spec.threads else None
+        if self.close_reports is not None:
+            self._poll.register(self.close_reports, select.POLLIN)
         self._pipes: dict[int, tuple[int, StderrSplitter]] = {}
-        self._readings: dict[int, int] = {}
-        self._told_to_end: set[int] = set()
-        self._remains: dict[int, float] = {}
-        self._daemon_lives = True
+        self._pipe_fds: dict[int, int] = {}
+        self._terminated: set[int] = set()
+        self._leftover_groups: dict[int, float] = {}
+        self._daemon_connected = True
 
-    def leave(self) -> None:
+    def close_in_child(self) -> None:
         """In a handler's process: close what is the launcher's, and nothing that the handler's module has opened."""
         self._control.close()
         self._watch.close()
         self._copies.close()
-        for descriptor in self._pipes:
-            os.close(descriptor)
+        for fd in self._pipes:
+            os.close(fd)
 
     def run(self, starter: _Starter) -> None:
         """Serve until the daemon is gone. Handlers outlive it; a launcher only while it can do something for them."""
         if self._threads:
-            self._log_own_output()
+            self._capture_own_output()
         self._poll.register(self._control, select.POLLIN)
         self._poll.register(self._watch, select.POLLIN)
-        self._tell(Ready())
+        self._send(Ready())
         control, watch = self._control.fileno(), self._watch.fileno()
-        while self._daemon_lives or self._remains or (self._pipes and not self._threads):
-            ready = [descriptor for descriptor, _ in self._poll.poll(self._timeout(starter))]
-            for descriptor in ready:
-                if descriptor in self._pipes:
-                    self._listen(descriptor)
+        while self._daemon_connected or self._leftover_groups or (self._pipes and not self._threads):
+            ready = [fd for fd, _ in self._poll.poll(self._timeout(starter))]
+            for fd in ready:
+                if fd in self._pipes:
+                    self._read_pipe(fd)
             if watch in ready:
                 self._watch.clear()
                 self._reap()
             if control in ready:
-                self._take_orders(starter)
-            if self._remains:
-                self._end_remains()
-            self._look_at_copies()
+                self._read_orders(starter)
+            if self._leftover_groups:
+                self._kill_leftover_groups()
+            self._check_copies()
             if self.writer.due is not None:
-                self.writer.tell_dropped()
+                self.writer.send_dropped()
             self.writer.flush()
         if self._threads:
-            self._drop_own_output()
+            self._discard_own_output()
 
-    def _log_own_output(self) -> None:
+    def _capture_own_output(self) -> None:
         """Threads share our standard output: what they print is told as nobody's in particular."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
         os.dup2(writing, 1)
         os.dup2(writing, 2)
         os.close(writing)
-        self._hear(reading, 0)
+        self._add_pipe(reading, 0)
 
-    def _drop_own_output(self) -> None:
+    def _discard_own_output(self) -> None:
         """Nobody reads any more what threads print; they must not wait for it."""
         nothing = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         os.dup2(nothing, 1)
@@ -185,47 +185,47 @@ class Launcher:
         for reading in self._pipes:
             os.close(reading)
 
-    def _hear(self, reading: int, number: int) -> None:
+    def _add_pipe(self, reading: int, connection_id: int) -> None:
         os.set_blocking(reading, False)
-        self._pipes[reading] = number, StderrSplitter()
-        self._readings[number] = reading
+        self._pipes[reading] = connection_id, StderrSplitter()
+        self._pipe_fds[connection_id] = reading
         self._poll.register(reading, select.POLLIN)
 
-    def _look_at_copies(self) -> None:
-        if self.closings is not None:
-            for number, closed in self.closings.reports():
-                self._copies.left(number, closed=closed)
-        self._copies.look()
+    def _check_copies(self) -> None:
+        if self.close_reports is not None:
+            for connection_id, closed in self.close_reports.read():
+                self._copies.handler_left(connection_id, closed=closed)
+        self._copies.check()
 
-    def _take_orders(self, starter: _Starter) -> None:
+    def _read_orders(self, starter: _Starter) -> None:
         for _ in range(_BATCH):
             try:
                 packet, rights, _, _ = self._control.recvmsg(
-                    LARGEST, socket.CMSG_SPACE(ONE_DESCRIPTOR.size), socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                    MAX_PACKET, socket.CMSG_SPACE(FD_STRUCT.size), socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
                 )
             except BlockingIOError:
                 return
             except ConnectionResetError:
                 packet = b""
             if not packet:
-                self._daemon_lives = False
+                self._daemon_connected = False
                 self._poll.unregister(self._control)
                 return
-            self._idle_told = False
-            self._follow(starter, parse(packet), rights)
+            self._idle_reported = False
+            self._handle_order(starter, parse(packet), rights)
 
-    def _follow(self, starter: _Starter, order: Message, rights: list[tuple[int, int, bytes]]) -> None:
+    def _handle_order(self, starter: _Starter, order: Message, rights: list[tuple[int, int, bytes]]) -> None:
         if isinstance(order, Connection):
             if rights:
-                self._start(starter, order, *ONE_DESCRIPTOR.unpack(rights[0][2]))
+                self._start(starter, order, *FD_STRUCT.unpack(rights[0][2]))
             else:
                 # The kernel drops a descriptor that is one too many for us.
-                self._tell(Failed(order.number, errno.EMFILE))
+                self._send(Failed(order.connection_id, errno.EMFILE))
         elif isinstance(order, Signal) and isinstance(starter, ThreadRunner):
             if order.signal == SIGKILL:
-                starter.abandon(order.number)
+                starter.abandon(order.connection_id)
             else:
-                starter.hang_up(order.number)
+                starter.shutdown(order.connection_id)
         elif isinstance(order, Signal):
             self._signal(order)
         elif isinstance(order, CheckModule) and self._modules is not None:
@@ -233,38 +233,38 @@ class Launcher:
             time.tzset()
             changed = self._modules.changed()
             if changed:
-                self._tell(Changed(changed.encode()[:LONGEST_REASON]))
+                self._send(Changed(changed.encode()[:MAX_REASON]))
 
-    def _start(self, starter: _Starter, order: Connection, descriptor: int) -> None:
+    def _start(self, starter: _Starter, order: Connection, fd: int) -> None:
         if not self._threads:
             # The next launcher must not start another handler for it if this one is killed in the middle.
-            self._note(Starting(order.number))
+            self._queue(Starting(order.connection_id))
             self.writer.flush()
-        stderr, tracker = descriptor, 0
+        stderr, tracker = fd, 0
         try:
-            if self._logs and not self._threads:
+            if self._log_stderr and not self._threads:
                 reading, stderr = os.pipe2(os.O_CLOEXEC)
-                self._hear(reading, order.number)
-            pid = starter.start(order.number, order.environment, descriptor, stderr)
+                self._add_pipe(reading, order.connection_id)
+            pid = starter.start(order.connection_id, order.environment, fd, stderr)
         except OSError as error:
-            self._tell(Failed(order.number, error.errno or errno.EIO))
+            self._send(Failed(order.connection_id, error.errno or errno.EIO))
         else:
             if not self._threads:
-                self._numbers[pid] = order.number
-                self._pids[order.number] = pid
+                self._connection_ids[pid] = order.connection_id
+                self._pids[order.connection_id] = pid
                 tracker = pid if self._hold else 0
-                self._note(Started(order.number, pid))
+                self._queue(Started(order.connection_id, pid))
         finally:
-            if stderr != descriptor:
+            if stderr != fd:
                 os.close(stderr)
             if tracker:
-                self._copies.keep(order.number, tracker, descriptor, reported=self.closings is not None)
+                self._copies.keep(order.connection_id, tracker, fd, reported=self.close_reports is not None)
             else:
-                os.close(descriptor)
+                os.close(fd)
 
     def _signal(self, order: Signal) -> None:
         """To the handler's whole group. Whatever number of a process we are told: to no process but our own."""
-        pid = self._pids.get(order.number)
+        pid = self._pids.get(order.connection_id)
         if pid is None:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -275,23 +275,23 @@ class Launcher:
                 os.kill(pid, order.signal)
         if order.signal == SIGKILL:
             # That leaves nobody.
-            self._told_to_end.discard(order.number)
+            self._terminated.discard(order.connection_id)
         else:
-            self._told_to_end.add(order.number)
+            self._terminated.add(order.connection_id)
 
     def _timeout(self, starter: _Starter) -> float | None:
         """How long to wait for something to happen, in milliseconds; tells the daemon first if it was nothing long."""
-        self._look_idle(starter)
-        if self._idle_at is None and self.writer.due is None and self._copies.due is None and not self._remains:
+        self._check_idle(starter)
+        if self._idle_at is None and self.writer.due is None and self._copies.due is None and not self._leftover_groups:
             return None
-        deadlines = [*self._remains.values()]
+        deadlines = [*self._leftover_groups.values()]
         deadlines += [each for each in (self._idle_at, self.writer.due, self._copies.due) if each is not None]
         return max(0.0, min(deadlines) - time.monotonic()) * 1000
 
-    def _look_idle(self, starter: _Starter) -> None:
+    def _check_idle(self, starter: _Starter) -> None:
         """Tell the daemon, once, when there has been nothing to do for so long that this process is not worth it."""
-        busy = self._numbers or self._remains or (self._pipes and not self._threads)
-        if busy or not self._idle_seconds or self._idle_told:
+        busy = self._connection_ids or self._leftover_groups or (self._pipes and not self._threads)
+        if busy or not self._idle_seconds or self._idle_reported:
             self._idle_at = None
             return
         now = time.monotonic()
@@ -301,38 +301,38 @@ class Launcher:
             # Nothing wakes this thread when another one ends: how long ago that was is asked when it may be enough.
             self._idle_at = min(starter.idle_since(), now) + self._idle_seconds
             if now >= self._idle_at:
-                self._idle_at, self._idle_told = None, True
-                self._tell(Idle())
+                self._idle_at, self._idle_reported = None, True
+                self._send(Idle())
 
-    def _end_remains(self) -> None:
+    def _kill_leftover_groups(self) -> None:
         now = time.monotonic()
-        for group, deadline in list(self._remains.items()):
+        for group, deadline in list(self._leftover_groups.items()):
             if deadline <= now:
-                del self._remains[group]
+                del self._leftover_groups[group]
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(group, SIGKILL)
 
-    def _listen(self, descriptor: int) -> bool:
+    def _read_pipe(self, fd: int) -> bool:
         """Read what a handler writes for the log; whether there may be more."""
-        number, splitter = self._pipes[descriptor]
+        connection_id, splitter = self._pipes[fd]
         try:
-            data = os.read(descriptor, 65_536)
+            data = os.read(fd, 65_536)
         except BlockingIOError:
             return False
         for text in splitter.feed(data) if data else splitter.end():
-            self.writer.say(number, text)
+            self.writer.send_output(connection_id, text)
         if not data:
-            self._poll.unregister(descriptor)
-            del self._pipes[descriptor], self._readings[number]
-            os.close(descriptor)
+            self._poll.unregister(fd)
+            del self._pipes[fd], self._pipe_fds[connection_id]
+            os.close(fd)
         return bool(data)
 
-    def _hear_out(self, number: int) -> None:
+    def _drain_pipe(self, connection_id: int) -> None:
         """Read what a handler that has ended wrote last; more may come from processes that it has left."""
-        reading = self._readings.get(number, -1)
+        reading = self._pipe_fds.get(connection_id, -1)
         # A pipe holds 64 KB (pipe(7)); who writes on and on does not keep us from the others.
         for _ in range(16):
-            if reading < 0 or not self._listen(reading):
+            if reading < 0 or not self._read_pipe(reading):
                 return
 
     def _reap(self) -> None:
@@ -340,14 +340,14 @@ class Launcher:
             # A handler in a thread may wait for children of its own.
             return
         for pid, status, user, system in reap_children():
-            number = self._numbers.pop(pid, 0)
-            if not number:
+            connection_id = self._connection_ids.pop(pid, 0)
+            if not connection_id:
                 continue
-            del self._pids[number]
-            if number in self._told_to_end:
-                self._told_to_end.discard(number)
+            del self._pids[connection_id]
+            if connection_id in self._terminated:
+                self._terminated.discard(connection_id)
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, 0)
-                    self._remains[pid] = time.monotonic() + _GRACE
-            self._hear_out(number)
-            self._note(Ended(number, status, user, system, *self._copies.take(number)))
+                    self._leftover_groups[pid] = time.monotonic() + _KILL_DELAY
+            self._drain_pipe(connection_id)
+            self._queue(Ended(connection_id, status, user, system, *self._copies.close_copy(connection_id)))

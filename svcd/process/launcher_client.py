@@ -18,10 +18,10 @@ from zope.interface import implementer
 from svcd.errors import CommandError
 from svcd.log.events import LAUNCHER, LAUNCHER_LOST, log_event
 from svcd.process.backoff import Backoff
-from svcd.process.launch_queue import MOST_WAITING, LaunchQueue
+from svcd.process.launch_queue import MAX_WAITING, LaunchQueue
 from svcd.process.launcher_protocol import LauncherProtocol
 from svcd.process.messages import (
-    LARGEST,
+    MAX_PACKET,
     Changed,
     CheckModule,
     Dropped,
@@ -33,7 +33,7 @@ from svcd.process.messages import (
     Started,
     StderrLine,
     pack,
-    read_all,
+    parse_all,
 )
 from svcd.process.signals import process_exists
 from svcd.process.stderr import OutputLimit
@@ -49,16 +49,16 @@ if TYPE_CHECKING:
     from svcd.process.messages import Message
     from svcd.process.spec import LaunchSpec
 
-__all__ = ["MOST_WAITING", "LauncherClient", "LauncherSource"]
+__all__ = ["MAX_WAITING", "LauncherClient", "LauncherSource"]
 
 #: Reports taken in one go before other descriptors have their turn.
 _BATCH = 64
 #: A launcher that has ended left fewer than these: the kernel keeps no more for one socket.
-_MOST_REPORTS = 4096
+_MAX_REPORTS = 4096
 #: Output that a launcher was allowed to report may have waited in its socket, which holds less than this.
 _SOCKET_LINES, _SOCKET_BYTES = 1024, 1024 * 1024
 #: So many threads that could not be ended may be left in a launcher before another takes its place.
-_MOST_STUCK_THREADS = 32
+_MAX_STUCK_THREADS = 32
 
 
 class LauncherSource(Protocol):
@@ -73,7 +73,7 @@ class LauncherSource(Protocol):
     def kill(self, pid: int) -> None:
         """End a launcher that breaks the protocol."""
 
-    def renew(self, reports: LauncherEvents) -> LauncherClient:
+    def make_replacement(self, reports: LauncherEvents) -> LauncherClient:
         """Make another link for the same service."""
         ...
 
@@ -102,59 +102,59 @@ class LauncherClient:
         self._service = spec.name
         self.spec = spec
         self._source = source
-        self._reports = reports
+        self._events = reports
         self._socket: socket.socket | None = None
         self._pid = 0
         self._since = 0.0
         self.ready = self._failing = False
-        self._asked = self._had_one = False
-        self._new_daemon: LauncherClient | None = None
+        self._requested = self._was_started = False
+        self._replacement: LauncherClient | None = None
         self.stopped = False
         self._backoff = Backoff()
         self._retry: IDelayedCall | None = None
         self._start_timer: IDelayedCall | None = None
         self._problem = ""
-        self._orders = LaunchQueue(reactor)
+        self._queue = LaunchQueue(reactor)
         self._protocol = LauncherProtocol()
-        self._awaited: Deferred[int] | None = None
+        self._ready_deferred: Deferred[int] | None = None
         self._stuck = 0
-        self._nursed = False
+        self._zygote_runs = False
         self.pids: dict[int, int] = {}
         self.orphaned: dict[int, int] = {}
 
     @property
     def full(self) -> bool:
         """Whether no more connections may be handed over now."""
-        return self._orders.full
+        return self._queue.full
 
-    def start(self, number: int, environment: bytes, descriptor: int) -> None:
+    def start(self, connection_id: int, environment: bytes, fd: int) -> None:
         """Let a connection have its process; the descriptor is the link's to close from now on."""
-        self._orders.add(number, environment, descriptor)
+        self._queue.add(connection_id, environment, fd)
         self.ensure_launcher()
 
-    def drop(self, number: int) -> bool:
+    def drop(self, connection_id: int) -> bool:
         """Close a connection that has no process yet; returns whether it had none."""
-        if self._orders.drop(number):
+        if self._queue.drop(connection_id):
             return True
-        return self._new_daemon is not None and self._new_daemon.drop(number)
+        return self._replacement is not None and self._replacement.drop(connection_id)
 
-    def signal(self, number: int, number_of_signal: int) -> None:
+    def signal(self, connection_id: int, number_of_signal: int) -> None:
         """Send a signal to the process group of a connection."""
-        if number in self.pids:
-            self._orders.signal(Signal(number, self.pids[number], number_of_signal))
-        elif number in self.orphaned:
-            self._source.signal(Signal(number, self.orphaned[number], number_of_signal))
-        elif self._new_daemon is not None:
-            self._new_daemon.signal(number, number_of_signal)
+        if connection_id in self.pids:
+            self._queue.signal(Signal(connection_id, self.pids[connection_id], number_of_signal))
+        elif connection_id in self.orphaned:
+            self._source.signal(Signal(connection_id, self.orphaned[connection_id], number_of_signal))
+        elif self._replacement is not None:
+            self._replacement.signal(connection_id, number_of_signal)
 
     @property
     def failing(self) -> bool:
         """Whether the last launcher was lost, or could not begin, and there is no other one yet."""
-        return self._failing if self._new_daemon is None else self._new_daemon.failing
+        return self._failing if self._replacement is None else self._replacement.failing
 
-    def renew(self) -> LauncherClient:
+    def make_replacement(self) -> LauncherClient:
         """Make another link for the same service, whose launcher is started anew."""
-        return self._source.renew(self._reports)
+        return self._source.make_replacement(self._events)
 
     def when_ready(self) -> Deferred[int]:
         """Start a launcher, without a connection that needs it.
@@ -163,9 +163,9 @@ class LauncherClient:
             A Deferred that fires with the pid of the launcher when it is ready, and fails with a CommandError when it
             could not begin.
         """
-        self._awaited = Deferred()
+        self._ready_deferred = Deferred()
         self.ensure_launcher()
-        return self._awaited
+        return self._ready_deferred
 
     @property
     def pid(self) -> int:
@@ -180,58 +180,58 @@ class LauncherClient:
             except OSError:
                 # It is busy or has just ended; the next reload asks again.
                 return
-            self._protocol.module_asked()
+            self._protocol.module_check_sent()
 
-    def abandon(self, number: int) -> None:
+    def forget_connection(self, connection_id: int) -> None:
         """Expect nothing more of a connection's process."""
-        self.pids.pop(number, None)
-        self.orphaned.pop(number, None)
-        if self._new_daemon is not None:
-            self._new_daemon.abandon(number)
+        self.pids.pop(connection_id, None)
+        self.orphaned.pop(connection_id, None)
+        if self._replacement is not None:
+            self._replacement.forget_connection(connection_id)
 
     def ensure_launcher(self) -> None:
         """Have a launcher, if none is there or on its way."""
-        if self._socket is None and not self._asked and self._retry is None and not self.stopped:
-            self._asked = True
+        if self._socket is None and not self._requested and self._retry is None and not self.stopped:
+            self._requested = True
             self._source.launch(self)
 
     def attach(self, sock: socket.socket, pid: int) -> None:
         """Here is the launcher that was asked for."""
-        self._asked = False
+        self._requested = False
         if self.stopped:
             sock.close()
             return
         sock.setblocking(False)
         self._socket = sock
-        if self._had_one:
-            self._reports.launcher_restarted()
-        self._had_one = True
+        if self._was_started:
+            self._events.launcher_restarted()
+        self._was_started = True
         self._pid = pid
-        self._nursed = True
+        self._zygote_runs = True
         self._stuck = 0
         self._protocol = LauncherProtocol(self._output_limit(), threads=self.spec.threads)
         self._since = self._reactor.seconds()
-        self._start_timer = self._reactor.callLater(self.spec.start_timeout, self._late)
+        self._start_timer = self._reactor.callLater(self.spec.start_timeout, self._start_timed_out)
         self._reactor.addReader(self)
 
-    def _late(self) -> None:
+    def _start_timed_out(self) -> None:
         """End a launcher that imports its handler without end."""
         self._start_timer = None
         self._source.kill(self._pid)
-        self._fail(f"its import takes longer than start_timeout={self.spec.start_timeout:g}s")
+        self._start_failed(f"its import takes longer than start_timeout={self.spec.start_timeout:g}s")
 
     def doRead(self) -> None:
         """The launcher says something."""
         for _ in range(_BATCH):
-            if not self._hear():
+            if not self._read_packet():
                 return
 
-    def _hear(self) -> bool:
+    def _read_packet(self) -> bool:
         """Take a report; whether there may be another."""
         if self._socket is None:
             return False
         try:
-            packet = self._socket.recv(LARGEST + 1)
+            packet = self._socket.recv(MAX_PACKET + 1)
         except BlockingIOError:
             return False
         except ConnectionResetError:
@@ -241,10 +241,10 @@ class LauncherClient:
             if not packet:
                 self._end_of_reports()
                 return False
-            for report in read_all(packet):
+            for report in parse_all(packet):
                 self._protocol.check(report)
-                self._take(report)
-            self._orders.go_on()
+                self._handle_report(report)
+            self._queue.resume()
         except ValueError as error:
             # First, since lost() forgets the pid.
             self._source.kill(self._pid)
@@ -263,84 +263,84 @@ class LauncherClient:
             raise ValueError("an empty packet")
         self.launcher_lost("its process has ended")
 
-    def _take(self, report: Message) -> None:
+    def _handle_report(self, report: Message) -> None:
         match report:
             case Started() | Ended() | Failed():
-                self._take_result(report)
-            case StderrLine(number, text):
-                self._reports.stderr_line(number, text)
+                self._handle_result(report)
+            case StderrLine(connection_id, text):
+                self._events.stderr_line(connection_id, text)
             case Dropped(lines, size):
-                self._reports.dropped(lines, size)
+                self._events.dropped(lines, size)
             case Changed(module):
-                self._reports.module_changed(module.decode(errors="replace"))
+                self._events.module_changed(module.decode(errors="replace"))
             case Ready(problem):
-                self._begin(problem.decode(errors="replace"))
+                self._handle_ready(problem.decode(errors="replace"))
             case Idle():
-                self._rest()
+                self._handle_idle()
 
-    def _take_result(self, report: Started | Ended | Failed) -> None:
+    def _handle_result(self, report: Started | Ended | Failed) -> None:
         match report:
-            case Started(number, pid):
-                self.pids[number] = pid
-                if self._begun(number):
-                    self._reports.process_started(number, pid)
+            case Started(connection_id, pid):
+                self.pids[connection_id] = pid
+                if self._release_connection(connection_id):
+                    self._events.process_started(connection_id, pid)
                 else:
                     # It was given up while it was on its way, and nobody would hear that it does not want to end.
-                    self._orders.signal(Signal(number, pid, SIGKILL))
-                    del self.pids[number]
-            case Failed(number, errno):
-                if self._begun(number):
-                    self._reports.start_failed(number, errno)
-                    self._leave()
-            case Ended(number):
-                self._orders.forget(number)
-                if number not in self.pids:
+                    self._queue.signal(Signal(connection_id, pid, SIGKILL))
+                    del self.pids[connection_id]
+            case Failed(connection_id, errno):
+                if self._release_connection(connection_id):
+                    self._events.start_failed(connection_id, errno)
+                    self._stop_if_done()
+            case Ended(connection_id):
+                self._queue.discard_signal(connection_id)
+                if connection_id not in self.pids:
                     return
-                self._count_stuck(report, self.pids.pop(number))
-                self._reports.process_ended(report)
-                self._leave()
+                self._count_stuck(report, self.pids.pop(connection_id))
+                self._events.process_ended(report)
+                self._stop_if_done()
 
     def _count_stuck(self, report: Ended, pid: int) -> None:
         """A handler in a thread is reported as killed when it is given up: nothing can end the thread itself."""
         if pid == self._pid and report.status == SIGKILL:
             self._stuck += 1
-            if self._stuck == _MOST_STUCK_THREADS:
-                self._reports.worn()
+            if self._stuck == _MAX_STUCK_THREADS:
+                self._events.threads_stuck()
 
-    def _rest(self) -> None:
+    def _handle_idle(self) -> None:
         """Let an idle launcher end. The next connection has another one started."""
-        if self._orders or not self._protocol.idle:
+        if self._queue or not self._protocol.idle:
             # It is about to have something to do.
             return
         log_event(self._log, LAUNCHER, service=self._service, pid=self._pid, state="idle")
         self._drop_socket()
-        self._orders.lose_none()
-        self.ready = self._had_one = False
+        self._queue.disconnect()
+        self.ready = self._was_started = False
         self._pid = 0
 
-    def _fail(self, problem: str) -> None:
+    def _start_failed(self, problem: str) -> None:
         """Report a launcher that can't serve; the next one is started after a pause, whether a client waits or not."""
         self._problem = problem
-        if self._awaited is None:
+        if self._ready_deferred is None:
             # Else another launcher serves until this one can.
-            self._reports.unavailable(problem)
+            self._events.unavailable(problem)
         self.launcher_lost(problem)
 
-    def _begin(self, problem: str) -> None:
+    def _handle_ready(self, problem: str) -> None:
         if problem:
-            self._fail(problem)
+            self._start_failed(problem)
             return
         self._stop_timer()
         self._problem = ""
-        self._reports.unavailable("")
+        self._events.unavailable("")
         log_event(self._log, LAUNCHER, service=self._service, pid=self._pid, state="ready")
         self.ready, self._failing = True, False
         assert self._socket is not None  # noqa: S101 - it has just spoken
-        self._orders.serve(self._socket, self._protocol)
-        self._answer(self._pid)
+        self._queue.connect(self._socket, self._protocol)
+        self._fire_ready(self._pid)
 
-    def _answer(self, result: int | CommandError) -> None:
-        awaited, self._awaited = self._awaited, None
+    def _fire_ready(self, result: int | CommandError) -> None:
+        awaited, self._ready_deferred = self._ready_deferred, None
         if awaited is None:
             return
         if isinstance(result, int):
@@ -368,30 +368,30 @@ class LauncherClient:
             self._socket.close()
             self._socket = None
 
-    def _begun(self, number: int) -> bool:
+    def _release_connection(self, connection_id: int) -> bool:
         """The launcher has the connection: our copy goes, and another may have its place."""
         was_full = self.full
-        if not self.drop(number):
+        if not self.drop(connection_id):
             return False
         if was_full:
-            self._reports.queue_drained()
+            self._events.queue_drained()
         return True
 
     def launcher_lost(self, reason: str) -> None:
         """There is no launcher any more, or there was to be none: after a pause there will be another."""
-        self._asked = self.ready = False
+        self._requested = self.ready = False
         self._failing = True
         self.orphaned |= self.pids
         self.pids.clear()
-        if not self._nursed:
-            self._forget_orphans()
+        if not self._zygote_runs:
+            self._drop_orphans()
         self._drop_socket()
-        for signal in self._orders.take_signals():
-            if signal.number in self.orphaned:
+        for signal in self._queue.pop_signals():
+            if signal.connection_id in self.orphaned:
                 self._source.signal(signal)
-        unknown = [number for number in self._protocol.starting if self._orders.drop(number)]
+        unknown = [connection_id for connection_id in self._protocol.starting if self._queue.drop(connection_id)]
         self._protocol = LauncherProtocol()
-        given_up = list(self._orders.lose())
+        given_up = list(self._queue.launcher_lost())
         if self.stopped:
             return
         pause = self._backoff.pause(self._reactor.seconds() - self._since if self._pid else 0.0)
@@ -399,73 +399,73 @@ class LauncherClient:
             self._log, LAUNCHER_LOST, service=self._service, pid=self._pid, state="lost", reason=reason, retry=pause
         )
         self._pid = 0
-        self._retry = self._reactor.callLater(pause, self._again)
-        for number in given_up:
-            self._reports.start_failed(number, 0)
-        for number in unknown:
+        self._retry = self._reactor.callLater(pause, self._retry_start)
+        for connection_id in given_up:
+            self._events.start_failed(connection_id, 0)
+        for connection_id in unknown:
             # It may have a process; another launcher must not start a second one.
-            self._reports.process_lost(number)
-        self._answer(CommandError(reason))
-        if self._new_daemon is not None:
-            self.replace_by(self._new_daemon)
+            self._events.process_lost(connection_id)
+        self._fire_ready(CommandError(reason))
+        if self._replacement is not None:
+            self.replace_by(self._replacement)
 
-    def _again(self) -> None:
+    def _retry_start(self) -> None:
         self._retry = None
-        for number, pid in list(self.orphaned.items()):
+        for connection_id, pid in list(self.orphaned.items()):
             if not process_exists(pid):
                 # Its launcher was killed when it had seen its end, and before it could say so.
-                del self.orphaned[number]
-                self._reports.process_lost(number)
+                del self.orphaned[connection_id]
+                self._events.process_lost(connection_id)
         # With nothing to do it waits for the next connection, but for one that never could serve.
-        if self._orders or self._problem:
+        if self._queue or self._problem:
             self.ensure_launcher()
 
-    def replace_by(self, new_daemon: LauncherClient) -> None:
+    def replace_by(self, replacement: LauncherClient) -> None:
         """Let another launcher serve from now on, also who waits; this one ends after its last handler."""
-        self._new_daemon = new_daemon
-        self._orders.hand_over(new_daemon._orders)
-        if new_daemon._orders:
-            new_daemon.ensure_launcher()
-        self._leave()
+        self._replacement = replacement
+        self._queue.move_unsent(replacement._queue)
+        if replacement._queue:
+            replacement.ensure_launcher()
+        self._stop_if_done()
 
-    def _leave(self) -> None:
-        if self._new_daemon is not None and not (self._orders or self.pids or self.orphaned):
+    def _stop_if_done(self) -> None:
+        if self._replacement is not None and not (self._queue or self.pids or self.orphaned):
             self.stop()
 
-    def forget(self) -> None:
+    def zygote_lost(self) -> None:
         """The zygote is gone: nobody will say when the handlers of lost launchers end. The next one is asked again."""
-        self._nursed = False
-        self._forget_orphans()
+        self._zygote_runs = False
+        self._drop_orphans()
 
-    def _forget_orphans(self) -> None:
+    def _drop_orphans(self) -> None:
         orphans, self.orphaned = self.orphaned, {}
-        for number in orphans:
-            self._reports.process_lost(number)
+        for connection_id in orphans:
+            self._events.process_lost(connection_id)
 
     def orphan_exited(self, pid: int, status: int) -> None:
         """A process ended that had no launcher any more, or was one, with its threads."""
         if pid == self._pid or pid in self.pids.values():
             # Its socket was closed before its children were orphans: what it said comes first, all of it.
-            all(self._hear() for _ in range(_MOST_REPORTS))
-        for number in [number for number, known in self.orphaned.items() if known == pid]:
-            del self.orphaned[number]
-            self._orders.forget(number)
-            self._reports.process_ended(Ended(number, status))
-        self._leave()
+            all(self._read_packet() for _ in range(_MAX_REPORTS))
+        for connection_id in [connection_id for connection_id, known in self.orphaned.items() if known == pid]:
+            del self.orphaned[connection_id]
+            self._queue.discard_signal(connection_id)
+            self._events.process_ended(Ended(connection_id, status))
+        self._stop_if_done()
 
     def stop(self) -> None:
         """Let the launcher end; connections without a process are closed."""
         if self.stopped:
             return
         self.stopped = True
-        self._forget_orphans()
+        self._drop_orphans()
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        for number in self._orders.close():
-            self._reports.start_failed(number, 0)
+        for connection_id in self._queue.close():
+            self._events.start_failed(connection_id, 0)
         self.launcher_lost("")
-        self._answer(CommandError("the service is about to end"))
+        self._fire_ready(CommandError("the service is about to end"))
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002 - Twisted's signature
         """The reactor stops."""

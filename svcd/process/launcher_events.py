@@ -13,19 +13,19 @@ __all__ = ["LauncherEvents"]
 class LauncherEvents(Protocol):
     """Who is told what becomes of the connections of a service."""
 
-    def process_started(self, number: int, pid: int) -> None:
+    def process_started(self, connection_id: int, pid: int) -> None:
         """A connection has its process."""
 
     def process_ended(self, report: Ended) -> None:
         """Its process has ended."""
 
-    def start_failed(self, number: int, errno: int) -> None:
+    def start_failed(self, connection_id: int, errno: int) -> None:
         """It was closed, since there could be no process for it."""
 
-    def process_lost(self, number: int) -> None:
+    def process_lost(self, connection_id: int) -> None:
         """Its process may go on, but nobody will say when it ends."""
 
-    def stderr_line(self, number: int, text: bytes) -> None:
+    def stderr_line(self, connection_id: int, text: bytes) -> None:
         """Its process wrote this for the log."""
 
     def dropped(self, lines: int, size: int) -> None:
@@ -34,7 +34,7 @@ class LauncherEvents(Protocol):
     def module_changed(self, module: str) -> None:
         """A module that the launcher has imported has changed on disk."""
 
-    def worn(self) -> None:
+    def threads_stuck(self) -> None:
         """The launcher has threads that can't be ended; another one should take its place."""
 
     def launcher_restarted(self) -> None:

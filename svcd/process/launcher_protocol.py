@@ -7,7 +7,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from svcd.process.messages import (
-    LONGEST_REASON,
+    MAX_REASON,
     Changed,
     Dropped,
     Ended,
@@ -18,20 +18,20 @@ from svcd.process.messages import (
     Starting,
     StderrLine,
 )
-from svcd.process.stderr import LONGEST_BLOCK
+from svcd.process.stderr import MAX_BLOCK
 
 if TYPE_CHECKING:
     from svcd.process.messages import Message
     from svcd.process.stderr import OutputLimit
 
-__all__ = ["MOST_UNANSWERED", "LauncherProtocol"]
+__all__ = ["MAX_UNANSWERED", "LauncherProtocol"]
 
 #: So many connections are sent to a launcher at most before it has reported what became of them.
-MOST_UNANSWERED = 256
+MAX_UNANSWERED = 256
 #: Greater numbers in a report are no measurements: of seconds and bytes, and of the system's error numbers.
-_MOST_SECONDS = 1e9
-_MOST_BYTES = 2**62
-_MOST_ERRNO = 4095
+_MAX_SECONDS = 1e9
+_MAX_BYTES = 2**62
+_MAX_ERRNO = 4095
 
 
 class _State(Enum):
@@ -60,7 +60,7 @@ class LauncherProtocol:
         self._states: dict[int, _State] = {}
         self._unanswered = 0
         self._highest = 0
-        self._idle_reported = self._module_asked = False
+        self._idle_reported = self._module_check_pending = False
 
     @property
     def idle(self) -> bool:
@@ -70,22 +70,22 @@ class LauncherProtocol:
     @property
     def full(self) -> bool:
         """Whether no more connections may be sent before it answers."""
-        return self._unanswered >= MOST_UNANSWERED
+        return self._unanswered >= MAX_UNANSWERED
 
     @property
     def starting(self) -> list[int]:
         """The connections that may have a process or not: their start was announced, its result was not."""
-        return [number for number, state in self._states.items() if state is _State.STARTING]
+        return [connection_id for connection_id, state in self._states.items() if state is _State.STARTING]
 
-    def sent(self, number: int) -> None:
+    def connection_sent(self, connection_id: int) -> None:
         """Note that a connection was sent."""
-        self._states[number] = _State.SENT
+        self._states[connection_id] = _State.SENT
         self._unanswered += 1
-        self._highest = max(self._highest, number)
+        self._highest = max(self._highest, connection_id)
 
-    def module_asked(self) -> None:
+    def module_check_sent(self) -> None:
         """Note that the launcher was asked whether its module has changed."""
-        self._module_asked = True
+        self._module_check_pending = True
 
     def check(self, report: Message) -> None:
         """Check a report and note it.
@@ -96,43 +96,43 @@ class LauncherProtocol:
         if not self.ready and not isinstance(report, Ready):
             raise ValueError(f"{type(report).__name__} before Ready")
         match report:
-            case Starting(number):
-                self._move(report, number, (_State.SENT,), _State.STARTING)
-            case Started(number, pid):
+            case Starting(connection_id):
+                self._move(report, connection_id, (_State.SENT,), _State.STARTING)
+            case Started(connection_id, pid):
                 _require(pid > 0, f"Started with pid {pid}")
-                self._move(report, number, (self._before_started,), _State.STARTED)
-            case Failed(number, errno):
-                _require(0 < errno <= _MOST_ERRNO, f"Failed with errno {errno}")
-                self._move(report, number, (_State.SENT, _State.STARTING), None)
-            case Ended(number):
+                self._move(report, connection_id, (self._before_started,), _State.STARTED)
+            case Failed(connection_id, errno):
+                _require(0 < errno <= _MAX_ERRNO, f"Failed with errno {errno}")
+                self._move(report, connection_id, (_State.SENT, _State.STARTING), None)
+            case Ended(connection_id):
                 _check_end(report)
-                self._move(report, number, (_State.STARTED,), None)
+                self._move(report, connection_id, (_State.STARTED,), None)
             case StderrLine() | Dropped():
                 self._check_output(report)
             case Ready(problem):
                 _require(not self.ready, "a second Ready")
-                _require(len(problem) <= LONGEST_REASON, "a Ready that is too long")
+                _require(len(problem) <= MAX_REASON, "a Ready that is too long")
                 self.ready = not problem
             case Idle():
                 _require(all(state is _State.SENT for state in self._states.values()), "Idle with processes")
                 _require(not self._idle_reported, "a second Idle")
                 self._idle_reported = True
             case Changed(module):
-                _require(self._module_asked, "Changed without a question")
-                _require(len(module) <= LONGEST_REASON, "a Changed that is too long")
-                self._module_asked = False
+                _require(self._module_check_pending, "Changed without a question")
+                _require(len(module) <= MAX_REASON, "a Changed that is too long")
+                self._module_check_pending = False
             case _:
                 raise ValueError(f"{type(report).__name__}, which no launcher reports")
 
-    def _move(self, report: Message, number: int, before: tuple[_State, ...], after: _State | None) -> None:
-        state = self._states.get(number)
+    def _move(self, report: Message, connection_id: int, before: tuple[_State, ...], after: _State | None) -> None:
+        state = self._states.get(connection_id)
         if state not in before:
             known = "that it was not sent" if state is None else f"that is {state.name.lower()}"
-            raise ValueError(f"{type(report).__name__} for a connection {known} ({number})")
+            raise ValueError(f"{type(report).__name__} for a connection {known} ({connection_id})")
         if after is None:
-            del self._states[number]
+            del self._states[connection_id]
         else:
-            self._states[number] = after
+            self._states[connection_id] = after
         if after is not _State.STARTING and state is not _State.STARTED:
             self._unanswered -= 1
         self._idle_reported = False
@@ -141,8 +141,11 @@ class LauncherProtocol:
         size = 0
         if isinstance(report, StderrLine):
             size = len(report.text)
-            _require(report.number <= self._highest, f"output of a connection that it was not sent ({report.number})")
-            _require(size <= LONGEST_BLOCK, f"{size} bytes of output in one piece")
+            _require(
+                report.connection_id <= self._highest,
+                f"output of a connection that it was not sent ({report.connection_id})",
+            )
+            _require(size <= MAX_BLOCK, f"{size} bytes of output in one piece")
         if self._output is not None:
             _require(self._output.take(size), "more output than stderr_rate allows")
 
@@ -152,8 +155,8 @@ def _check_end(report: Ended) -> None:
     exited = 0 <= status <= 0xFFFF and (os.WIFEXITED(status) or os.WIFSIGNALED(status))
     _require(exited, f"Ended with status {status}")
     # Not a number compares as false.
-    seconds = all(0 <= value <= _MOST_SECONDS for value in (report.user, report.system))
-    _require(seconds and all(-1 <= value <= _MOST_BYTES for value in (report.bytes_in, report.bytes_out)),
+    seconds = all(0 <= value <= _MAX_SECONDS for value in (report.user, report.system))
+    _require(seconds and all(-1 <= value <= _MAX_BYTES for value in (report.bytes_in, report.bytes_out)),
              "Ended with impossible numbers")  # fmt: skip
 
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from svcd.process.stderr import OutputLimit
 
 __all__ = [
-    "LARGEST",
-    "LONGEST_REASON",
-    "ONE_DESCRIPTOR",
+    "FD_STRUCT",
+    "MAX_PACKET",
+    "MAX_REASON",
     "Changed",
     "CheckModule",
     "ChildExited",
@@ -43,19 +43,19 @@ __all__ = [
     "StderrLine",
     "pack",
     "parse",
-    "read_all",
+    "parse_all",
 ]
 
 #: No message is longer, in bytes.
-LARGEST = 65_536
+MAX_PACKET = 65_536
 #: The longest text of a Ready or a Changed message, in bytes.
-LONGEST_REASON = 4096
+MAX_REASON = 4096
 #: How a descriptor is packed for SCM_RIGHTS.
-ONE_DESCRIPTOR = struct.Struct("i")
+FD_STRUCT = struct.Struct("i")
 #: What was noted does not wait when it is longer than so many bytes.
-_LONGEST_NOTE = 4096
+_MAX_QUEUED = 4096
 #: How many lines were dropped is told after so many seconds, not with each.
-_DROPPED_SECONDS = 1.0
+_DROPPED_INTERVAL = 1.0
 
 
 class Connection(NamedTuple):
@@ -66,7 +66,7 @@ class Connection(NamedTuple):
         environment: NAME=VALUE with NULs between them, for the variables that depend on the connection.
     """
 
-    number: int
+    connection_id: int
     environment: bytes
 
 
@@ -79,7 +79,7 @@ class Signal(NamedTuple):
         signal: its number.
     """
 
-    number: int
+    connection_id: int
     pid: int
     signal: int
 
@@ -110,20 +110,20 @@ class Idle(NamedTuple):
 class Starting(NamedTuple):
     """From a launcher, before it starts a handler: if it is lost after this, nobody knows whether there is one."""
 
-    number: int
+    connection_id: int
 
 
 class Started(NamedTuple):
     """From a launcher: a connection has its process. Handlers in threads have the launcher's."""
 
-    number: int
+    connection_id: int
     pid: int
 
 
 class Failed(NamedTuple):
     """From a launcher: nothing could be started for a connection, and it is closed; `errno` is the system's reason."""
 
-    number: int
+    connection_id: int
     errno: int
 
 
@@ -137,7 +137,7 @@ class Ended(NamedTuple):
         bytes_in, bytes_out: received from the client, and acknowledged by it; -1 when nobody counted.
     """
 
-    number: int
+    connection_id: int
     status: int
     user: float = 0.0
     system: float = 0.0
@@ -148,7 +148,7 @@ class Ended(NamedTuple):
 class StderrLine(NamedTuple):
     """From a launcher: what a handler wrote for the log, a line without its end or a whole traceback."""
 
-    number: int
+    connection_id: int
     text: bytes
 
 
@@ -230,7 +230,7 @@ _LAYOUTS: dict[type[Message], tuple[bytes, struct.Struct, bool]] = {
     LauncherStarted: (b"N", struct.Struct("=Iii"), False),
     ChildExited: (b"G", struct.Struct("=ii"), False),
 }
-_KINDS: dict[bytes, tuple[Any, struct.Struct, bool]] = {
+_TYPES: dict[bytes, tuple[Any, struct.Struct, bool]] = {
     code: (kind, layout, tail) for kind, (code, layout, tail) in _LAYOUTS.items()
 }
 
@@ -241,7 +241,7 @@ def pack(message: Message) -> bytes:
     if not tail:
         return code + layout.pack(*message)
     values: tuple[Any, ...] = message
-    return bytes(code + layout.pack(*values[:-1]) + values[-1])[:LARGEST]
+    return bytes(code + layout.pack(*values[:-1]) + values[-1])[:MAX_PACKET]
 
 
 def parse(packet: bytes) -> Message:
@@ -250,25 +250,25 @@ def parse(packet: bytes) -> Message:
     Raises:
         ValueError: it is none, or more than one.
     """
-    messages = read_all(packet)
+    messages = parse_all(packet)
     if len(messages) != 1:
         raise ValueError("a packet of several messages")
     return messages[0]
 
 
-def read_all(packet: bytes) -> list[Message]:
+def parse_all(packet: bytes) -> list[Message]:
     """The messages of a packet, one or more; what ends in bytes is the last.
 
     Raises:
-        ValueError: it has none, or something else, or is longer than LARGEST.
+        ValueError: it has none, or something else, or is longer than MAX_PACKET.
     """
-    if len(packet) > LARGEST:
+    if len(packet) > MAX_PACKET:
         raise ValueError("a packet that is too long")
     messages: list[Message] = []
     end = 0
     while not messages or end < len(packet):
         try:
-            kind, layout, tail = _KINDS[packet[end : end + 1]]
+            kind, layout, tail = _TYPES[packet[end : end + 1]]
             numbers = layout.unpack_from(packet, end + 1)
         except (KeyError, struct.error) as error:
             raise ValueError("a packet that is no message") from error
@@ -294,46 +294,46 @@ class MessageWriter:
 
     def __init__(self, control: socket.socket, limit: OutputLimit | None, clock: Callable[[], float]) -> None:
         self._control = control
-        self._noted = b""
+        self._queued = b""
         self._limit = limit
         self._clock = clock
         self._lock = allocate_lock()
         self._lines = self._bytes = 0
         self.due: float | None = None
 
-    def tell(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         """Tell it now; in a launcher with threads, any of them may."""
         self._send(pack(message))
 
-    def say(self, number: int, text: bytes) -> None:
+    def send_output(self, number: int, text: bytes) -> None:
         """Tell what a handler wrote, within the limit; any thread may."""
         with self._lock:
             if self._limit is not None and not self._limit.take(len(text)):
                 self._lines += 1
                 self._bytes += len(text)
-                self.due = self.due or self._clock() + _DROPPED_SECONDS
+                self.due = self.due or self._clock() + _DROPPED_INTERVAL
                 return
-        self.tell(StderrLine(number, text))
+        self.send(StderrLine(number, text))
 
-    def tell_dropped(self) -> None:
+    def send_dropped(self) -> None:
         """Tell how much was dropped, if it is time for that."""
         with self._lock:
             if self.due is None or self._clock() < self.due:
                 return
             message, self.due = Dropped(self._lines, self._bytes), None
             self._lines = self._bytes = 0
-        self.tell(message)
+        self.send(message)
 
-    def note(self, message: Message) -> None:
+    def queue(self, message: Message) -> None:
         """Tell it by the next flush(), in one packet with what else there is: each packet wakes the daemon."""
-        self._noted += pack(message)
-        if len(self._noted) > _LONGEST_NOTE:
+        self._queued += pack(message)
+        if len(self._queued) > _MAX_QUEUED:
             self.flush()
 
     def flush(self) -> None:
         """Send what was noted."""
-        if self._noted:
-            packet, self._noted = self._noted, b""
+        if self._queued:
+            packet, self._queued = self._queued, b""
             self._send(packet)
 
     def _send(self, packet: bytes) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["ModuleFiles"]
 
 #: Of a package with more modules the others are not looked at.
-_MOST_FILES = 1000
+_MAX_FILES = 1000
 
 
 class ModuleFiles:
@@ -28,7 +28,7 @@ class ModuleFiles:
         self._stamps: dict[str, tuple[str, tuple[int, int, int]]] = {}
         for name, module in list(sys.modules.items()):
             path = getattr(module, "__file__", None)
-            if not isinstance(path, str) or len(self._stamps) >= _MOST_FILES:
+            if not isinstance(path, str) or len(self._stamps) >= _MAX_FILES:
                 continue
             if name.partition(".")[0] == package or any(path.startswith(f"{folder}/") for folder in folders):
                 stamp = _stamp(path)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["PacketQueue"]
 
 #: A process whose socket is full is sent more after so many seconds.
-_PAUSE = 0.02
+_RETRY_SECONDS = 0.02
 
 
 class PacketQueue:
@@ -49,7 +49,7 @@ class PacketQueue:
             self._call.cancel()
             self._call = None
 
-    def _again(self) -> None:
+    def _retry(self) -> None:
         self._call = None
         self._send()
 
@@ -65,4 +65,4 @@ class PacketQueue:
             return
         except OSError:
             # It has no room for more, or the system has not (ENOBUFS).
-            self._call = self._reactor.callLater(_PAUSE, self._again)
+            self._call = self._reactor.callLater(_RETRY_SECONDS, self._retry)

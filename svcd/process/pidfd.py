@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from svcd.interfaces import FdReactor
 
-__all__ = ["PidfdChild", "ending"]
+__all__ = ["PidfdChild", "is_ending"]
 
 #: Of linux/sched.h: a process that is in its exit(2), as the flags in /proc/PID/stat have it (proc(5)).
 _PF_EXITING = 0x4
@@ -39,30 +39,30 @@ class PidfdChild:
     def __init__(self, reactor: FdReactor, pid: int, ended: Callable[[int], None]) -> None:
         self._reactor = reactor
         self._pid = pid
-        self._ended = ended
-        self._descriptor = os.pidfd_open(pid)
+        self._on_exit = ended
+        self._pidfd = os.pidfd_open(pid)
         reactor.addReader(self)
 
     def doRead(self) -> None:
         """It has ended."""
         self._reactor.removeReader(self)
-        os.close(self._descriptor)
+        os.close(self._pidfd)
         _, status = os.waitpid(self._pid, 0)
-        self._ended(status)
+        self._on_exit(status)
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor stops, which it does after us."""
 
     def fileno(self) -> int:
         """The descriptor to watch."""
-        return self._descriptor
+        return self._pidfd
 
     def logPrefix(self) -> str:
         """For messages of the reactor."""
         return "child"
 
 
-def ending(pid: int, pidfd: int) -> bool:
+def is_ending(pid: int, pidfd: int) -> bool:
     """Say whether a process has ended or is about to.
 
     A process that was killed frees its memory before it closes its descriptors and before its pidfd is readable, which

@@ -10,18 +10,18 @@ from svcd.process.credentials import apply_limits
 if TYPE_CHECKING:
     from svcd.process.spec import LaunchSpec
 
-__all__ = ["ProgramRunner", "connection_values"]
+__all__ = ["ProgramRunner", "connection_variables"]
 
 #: What a connection may add to the environment: nothing that makes a program load or run something.
-_OF_CONNECTIONS = (b"TCP", b"REMOTE_", b"UNIXREMOTE", b"PROXY_", b"SSL_")
+_CONNECTION_PREFIXES = (b"TCP", b"REMOTE_", b"UNIXREMOTE", b"PROXY_", b"SSL_")
 
 
-def connection_values(data: bytes) -> dict[bytes, bytes]:
+def connection_variables(data: bytes) -> dict[bytes, bytes]:
     """The variables of a Connection message, without those that are none of a connection's."""
     values = {}
     for item in data.split(b"\0"):
         name, equals, value = item.partition(b"=")
-        if equals and (name.startswith(_OF_CONNECTIONS) or name == b"PROTO"):
+        if equals and (name.startswith(_CONNECTION_PREFIXES) or name == b"PROTO"):
             values[name] = value
     return values
 
@@ -44,13 +44,13 @@ class ProgramRunner:
         """Return the beginning of time: all handlers are processes."""
         return 0.0
 
-    def start(self, _number: int, environment: bytes, descriptor: int, stderr: int) -> int:
+    def start(self, _connection_id: int, environment: bytes, fd: int, stderr: int) -> int:
         """Start it for a connection.
 
         Args:
-            _number: of the connection, which a program has no use for.
+            _connection_id: of the connection, which a program has no use for.
             environment: of the connection.
-            descriptor: its socket, above 3, which becomes standard input and output.
+            fd: its socket, above 3, which becomes standard input and output.
             stderr: what becomes standard error.
 
         Returns:
@@ -59,23 +59,23 @@ class ProgramRunner:
         Raises:
             OSError: it could not be started.
         """
-        values = {**self._environment, **connection_values(environment)}
+        values = {**self._environment, **connection_variables(environment)}
         if self._limits or self._listen_fds:
-            return self._fork(values, descriptor, stderr)
+            return self._fork(values, fd, stderr)
         actions = [
-            (os.POSIX_SPAWN_DUP2, descriptor, 0),
-            (os.POSIX_SPAWN_DUP2, descriptor, 1),
+            (os.POSIX_SPAWN_DUP2, fd, 0),
+            (os.POSIX_SPAWN_DUP2, fd, 1),
             (os.POSIX_SPAWN_DUP2, stderr, 2),
         ]
         return os.posix_spawn(self._path, self._argv, values, file_actions=actions, setsid=True)
 
-    def _fork(self, values: dict[bytes, bytes], descriptor: int, stderr: int) -> int:
+    def _fork(self, values: dict[bytes, bytes], fd: int, stderr: int) -> int:
         """The slow way: for what has to happen in the child, before the program."""
         failed, fail = os.pipe2(os.O_CLOEXEC)
         try:
             pid = os.fork()
             if not pid:
-                self._execute(values, descriptor, stderr, fail)
+                self._execute(values, fd, stderr, fail)
         finally:
             os.close(fail)
             # Closed by the program's beginning, or else the reason why it has none.
@@ -86,15 +86,15 @@ class ProgramRunner:
             raise OSError(int(told), os.strerror(int(told)))
         return pid
 
-    def _execute(self, values: dict[bytes, bytes], descriptor: int, stderr: int, fail: int) -> None:
+    def _execute(self, values: dict[bytes, bytes], fd: int, stderr: int, fail: int) -> None:
         try:
             os.setsid()
-            os.dup2(descriptor, 0)
-            os.dup2(descriptor, 1)
+            os.dup2(fd, 0)
+            os.dup2(fd, 1)
             os.dup2(stderr, 2)
             if self._listen_fds:
                 fail = os.dup(fail)
-                os.dup2(descriptor, 3)
+                os.dup2(fd, 3)
                 values[b"LISTEN_PID"] = b"%d" % os.getpid()
             apply_limits(self._limits)
             os.execve(self._path, self._argv, values)  # noqa: S606 - no shell is the point

@@ -17,19 +17,19 @@ from svcd.process.connection_closes import HandlerSocket
 from svcd.process.credentials import apply_limits
 from svcd.process.imports import import_object
 from svcd.process.messages import Ended, Started
-from svcd.process.programs import connection_values
+from svcd.process.programs import connection_variables
 from svcd.process.signals import default_signals
-from svcd.process.stderr import BLOCK, LONGEST_BLOCK
+from svcd.process.stderr import BLOCK, MAX_BLOCK
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
 
-    from svcd.process.connection_closes import Closings
+    from svcd.process.connection_closes import CloseReports
     from svcd.process.messages import MessageWriter
     from svcd.process.spec import LaunchSpec
 
-__all__ = ["ForkRunner", "ThreadRunner", "find"]
+__all__ = ["ForkRunner", "ThreadRunner", "import_handler"]
 
 
 class _Server:
@@ -45,7 +45,7 @@ class _Server:
         self.environment = environment
 
 
-def find(name: str, path: Sequence[str] = ()) -> Callable[..., object]:
+def import_handler(name: str, path: Sequence[str] = ()) -> Callable[..., object]:
     """Import a handler.
 
     Args:
@@ -63,10 +63,10 @@ def find(name: str, path: Sequence[str] = ()) -> Callable[..., object]:
     return found  # type: ignore[no-any-return]
 
 
-def _handle(function: Callable[..., object], sock: socket.socket, values: dict[str, str]) -> None:
+def _call_handler(function: Callable[..., object], sock: socket.socket, values: dict[str, str]) -> None:
     """Call a handler as it expects it, and close the connection as socketserver does."""
     kind = getattr(sys.modules.get("socketserver"), "BaseRequestHandler", None)
-    server, address = _ends(sock, values)
+    server, address = _addresses(sock, values)
     try:
         if kind is not None and isinstance(function, type) and issubclass(function, kind):
             function(sock, address, _Server(server, values))
@@ -79,7 +79,7 @@ def _handle(function: Callable[..., object], sock: socket.socket, values: dict[s
         sock.close()
 
 
-def _ends(sock: socket.socket, values: dict[str, str]) -> tuple[object, object]:
+def _addresses(sock: socket.socket, values: dict[str, str]) -> tuple[object, object]:
     """Our end and the other, as accept() gives them; where something stands before, the real client's."""
     if "REMOTE_ADDR" not in values:
         return sock.getsockname(), ""
@@ -90,15 +90,15 @@ def _ends(sock: socket.socket, values: dict[str, str]) -> tuple[object, object]:
     return tuple((*end, 0, 0) if ":" in end[0] else end for end in (near, far))  # type: ignore[return-value]
 
 
-def _left(leaving: SystemExit) -> tuple[int, bytes]:
+def _exit_result(leaving: SystemExit) -> tuple[int, bytes]:
     """What sys.exit() says: an exit status, and perhaps a text for standard error."""
     if leaving.code is None or isinstance(leaving.code, int):
         return leaving.code or 0, b""
     return 1, str(leaving.code).encode(errors="replace")
 
 
-def _text(environment: bytes) -> dict[str, str]:
-    return {os.fsdecode(name): os.fsdecode(value) for name, value in connection_values(environment).items()}
+def _decode(environment: bytes) -> dict[str, str]:
+    return {os.fsdecode(name): os.fsdecode(value) for name, value in connection_variables(environment).items()}
 
 
 class ForkRunner:
@@ -116,36 +116,36 @@ class ForkRunner:
         function: Callable[..., object],
         spec: LaunchSpec,
         leave: Callable[[], None],
-        closings: Closings | None = None,
+        closings: CloseReports | None = None,
     ) -> None:
         self._function = function
-        self._closings = closings
+        self._close_reports = closings
         self._limits = spec.identity.handler_limits
-        self._leave = leave
+        self._close_in_child = leave
 
     def idle_since(self) -> float:
         """Return the beginning of time: all handlers are processes."""
         return 0.0
 
-    def start(self, number: int, environment: bytes, descriptor: int, stderr: int) -> int:
+    def start(self, connection_id: int, environment: bytes, fd: int, stderr: int) -> int:
         """Fork; the arguments and the result are as for Programs.
 
         Raises:
             OSError: there can't be another process.
         """
         # Not in the child: each page that it is the first to write to is copied for it.
-        values = _text(environment)
+        values = _decode(environment)
         pid = os.fork()
         if not pid:
-            self._run(number, values, descriptor, stderr)
+            self._run(connection_id, values, fd, stderr)
         return pid
 
-    def _run(self, number: int, values: dict[str, str], descriptor: int, stderr: int) -> NoReturn:
+    def _run(self, connection_id: int, values: dict[str, str], fd: int, stderr: int) -> NoReturn:
         code = 1
         try:
             os.setsid()
             default_signals()
-            self._leave()
+            self._close_in_child()
             os.dup2(stderr, 1)
             os.dup2(stderr, 2)
             os.close(stderr)
@@ -153,10 +153,10 @@ class ForkRunner:
             # What update() asks of its argument first would cost more than the rest.
             for name, value in values.items():
                 os.environ[name] = value
-            _handle(self._function, self._socket(number, descriptor), values)
+            _call_handler(self._function, self._socket(connection_id, fd), values)
             code = 0
         except SystemExit as leaving:
-            code, text = _left(leaving)
+            code, text = _exit_result(leaving)
             if text:
                 os.write(2, BLOCK + text + BLOCK)
         except BaseException:  # noqa: BLE001 - SIGINT too ends this process, which is one connection's
@@ -167,11 +167,11 @@ class ForkRunner:
                 sys.stderr.flush()
             os._exit(code & 0xFF)
 
-    def _socket(self, number: int, descriptor: int) -> socket.socket:
-        if self._closings is None:
-            return socket.socket(fileno=descriptor)
-        sock = HandlerSocket(fileno=descriptor)
-        sock.leaving = self._closings.reporter(number)
+    def _socket(self, connection_id: int, fd: int) -> socket.socket:
+        if self._close_reports is None:
+            return socket.socket(fileno=fd)
+        sock = HandlerSocket(fileno=fd)
+        sock.on_close = self._close_reports.reporter(connection_id)
         return sock
 
 
@@ -196,7 +196,7 @@ class ThreadRunner:
         self._counts: dict[int, tuple[int, int]] | None = {} if counts else None
         self._function = function
         self._writer = writer
-        self._tell = writer.tell
+        self._send = writer.send
         self._clock = clock
         # Their ends are about to be told.
         self._ending: set[int] = set()
@@ -207,7 +207,7 @@ class ThreadRunner:
         """When the last handler has ended; infinity while one runs, but for those that were given up."""
         return math.inf if self._open or self._ending else self._last_end
 
-    def start(self, number: int, environment: bytes, descriptor: int, _stderr: int) -> int:
+    def start(self, connection_id: int, environment: bytes, fd: int, _stderr: int) -> int:
         """Start a thread.
 
         Raises:
@@ -217,65 +217,65 @@ class ThreadRunner:
         import threading
 
         # A copy, since the caller closes its own when a thread can't be started.
-        sock = self._socket(number, os.dup(descriptor))
+        sock = self._socket(connection_id, os.dup(fd))
         thread = threading.Thread(
-            target=self._run, args=(number, _text(environment), sock), name=f"connection {number}"
+            target=self._run, args=(connection_id, _decode(environment), sock), name=f"connection {connection_id}"
         )
-        self._open[number] = sock, thread
+        self._open[connection_id] = sock, thread
         try:
             thread.start()
         except RuntimeError as error:
-            del self._open[number]
+            del self._open[connection_id]
             sock.close()
             raise OSError(errno.EAGAIN, str(error)) from error
         return os.getpid()
 
-    def _socket(self, number: int, descriptor: int) -> socket.socket:
+    def _socket(self, connection_id: int, fd: int) -> socket.socket:
         counts = self._counts
         if counts is None:
-            return socket.socket(fileno=descriptor)
+            return socket.socket(fileno=fd)
 
         def leaving(sock: socket.socket, closed: bool) -> None:
-            counts[number] = count(sock) if closed else UNKNOWN
+            counts[connection_id] = count(sock) if closed else UNKNOWN
 
-        sock = HandlerSocket(fileno=descriptor)
-        sock.leaving = leaving
+        sock = HandlerSocket(fileno=fd)
+        sock.on_close = leaving
         return sock
 
-    def hang_up(self, number: int) -> None:
+    def shutdown(self, connection_id: int) -> None:
         """End a connection under its handler."""
-        found = self._open.get(number)
+        found = self._open.get(connection_id)
         if found is not None:
             with contextlib.suppress(OSError):
                 found[0].shutdown(socket.SHUT_RDWR)
 
-    def abandon(self, number: int) -> None:
+    def abandon(self, connection_id: int) -> None:
         """Wait no more for a handler that goes on without its connection: nothing can end a thread."""
-        if self._open.pop(number, None) is not None:
-            self._tell(Ended(number, signal.SIGKILL))
+        if self._open.pop(connection_id, None) is not None:
+            self._send(Ended(connection_id, signal.SIGKILL))
 
     def wait(self) -> None:
         """Return when all handlers have ended but those that were abandoned."""
         for _, thread in list(self._open.values()):
             thread.join()
 
-    def _run(self, number: int, values: dict[str, str], sock: socket.socket) -> None:
+    def _run(self, connection_id: int, values: dict[str, str], sock: socket.socket) -> None:
         code = 1
-        self._tell(Started(number, os.getpid()))
+        self._send(Started(connection_id, os.getpid()))
         try:
-            _handle(self._function, sock, values)
+            _call_handler(self._function, sock, values)
             code = 0
         except SystemExit as leaving:
-            code, text = _left(leaving)
+            code, text = _exit_result(leaving)
             if text:
-                self._writer.say(number, text[:LONGEST_BLOCK])
+                self._writer.send_output(connection_id, text[:MAX_BLOCK])
         except BaseException:  # noqa: BLE001 - Ctrl-C comes to the main thread alone
-            self._writer.say(number, traceback.format_exc().encode(errors="replace")[-LONGEST_BLOCK:])
+            self._writer.send_output(connection_id, traceback.format_exc().encode(errors="replace")[-MAX_BLOCK:])
         finally:
-            self._ending.add(number)
+            self._ending.add(connection_id)
             # Unless it was abandoned.
-            counts = UNKNOWN if self._counts is None else self._counts.pop(number, UNKNOWN)
-            if self._open.pop(number, None) is not None:
-                self._tell(Ended(number, (code & 0xFF) << 8, 0.0, 0.0, *counts))
+            counts = UNKNOWN if self._counts is None else self._counts.pop(connection_id, UNKNOWN)
+            if self._open.pop(connection_id, None) is not None:
+                self._send(Ended(connection_id, (code & 0xFF) << 8, 0.0, 0.0, *counts))
             self._last_end = self._clock()
-            self._ending.discard(number)
+            self._ending.discard(connection_id)

@@ -24,15 +24,17 @@ __all__ = [
 
 #: What may reach a whole process group or service at its end. The daemon tells its launchers when to go, by
 #: closing their sockets: later than that, so that what runs can end first.
-_OUTLASTED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE)
+_TERMINATION_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE)
 
 # As Python has them, not as the system: a closed connection is an OSError, no sudden end; control-C is an exception.
-_PYTHONS = {signal.SIGPIPE: _signal.SIG_IGN, signal.SIGINT: signal.default_int_handler}
-_DEFAULTS = [(int(number), _PYTHONS.get(number, _signal.SIG_DFL)) for number in (*_OUTLASTED, signal.SIGCHLD)]
+_PYTHON_HANDLERS = {signal.SIGPIPE: _signal.SIG_IGN, signal.SIGINT: signal.default_int_handler}
+_DEFAULTS = [
+    (int(number), _PYTHON_HANDLERS.get(number, _signal.SIG_DFL)) for number in (*_TERMINATION_SIGNALS, signal.SIGCHLD)
+]
 
 
 #: The real-time signals that the C library keeps to itself: sigaction(3) refuses them, the system call does not.
-_LIBRARYS = (32, 33)
+_LIBC_SIGNALS = (32, 33)
 #: The number of rt_sigaction(2), by machine.
 _RT_SIGACTION = {"x86_64": 13, "aarch64": 134, "riscv64": 134, "ppc64le": 173, "s390x": 174, "i686": 174, "armv7l": 174}
 #: More than struct sigaction of any kernel has, in bytes; and the kernel's set of signals.
@@ -50,7 +52,7 @@ def reset_inherited_signals() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def _nothing(_number: int, _frame: FrameType | None) -> None:
+def _no_op(_number: int, _frame: FrameType | None) -> None:
     """Take a signal. Unlike an ignored one it is the default again in a program that is executed."""
 
 
@@ -58,19 +60,19 @@ def ignore_termination_signals() -> None:
     """Let none of the usual signals end this process, and let programs start with all as by default."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals():
-        if number in _OUTLASTED:
-            signal.signal(number, _nothing)
+        if number in _TERMINATION_SIGNALS:
+            signal.signal(number, _no_op)
         elif signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
-    _reset_the_librarys()
+    _reset_libc_signals()
 
 
-def _reset_the_librarys() -> None:
+def _reset_libc_signals() -> None:
     """Set the signals of the C library to their default, as far as this machine is known; before it uses them."""
     call = _RT_SIGACTION.get(os.uname().machine)
     if call is not None:
         libc = ctypes.CDLL(None)
-        for number in _LIBRARYS:
+        for number in _LIBC_SIGNALS:
             # All zeros: SIG_DFL, no flags, no mask.
             libc.syscall(call, number, bytes(_SIGACTION_BYTES), None, _SIGSET_BYTES)
 
@@ -89,10 +91,10 @@ class ChildWatch:
     def __init__(self) -> None:
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, _nothing)
+        signal.signal(signal.SIGCHLD, _no_op)
 
     @property
-    def descriptors(self) -> tuple[int, int]:
+    def fds(self) -> tuple[int, int]:
         """What is open."""
         return self._read, self._write
 

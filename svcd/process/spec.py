@@ -5,7 +5,7 @@ from __future__ import annotations
 import marshal
 from typing import Any, NamedTuple
 
-__all__ = ["LaunchSpec", "ProcessCredentials", "ResourceLimit", "dump", "load", "place_files"]
+__all__ = ["LaunchSpec", "ProcessCredentials", "ResourceLimit", "add_nofile_limit", "dump", "load"]
 
 #: With fewer descriptors a launcher has not enough for itself.
 _FEWEST_DESCRIPTORS = 64
@@ -109,7 +109,7 @@ def _limits(values: Any) -> tuple[ResourceLimit, ...]:  # noqa: ANN401 - as it w
     return tuple(ResourceLimit(*value) for value in values)
 
 
-def place_files(
+def add_nofile_limit(
     own: tuple[ResourceLimit, ...], handler: tuple[ResourceLimit, ...], files: ResourceLimit, *, keeps: bool
 ) -> Any:  # noqa: ANN401
     """Return the launcher's own limits and its handlers', with the one of open files among them.

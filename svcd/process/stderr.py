@@ -8,18 +8,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-__all__ = ["BLOCK", "LONGEST_BLOCK", "LONGEST_LINE", "OutputLimit", "StderrSplitter"]
+__all__ = ["BLOCK", "MAX_BLOCK", "MAX_LINE", "OutputLimit", "StderrSplitter"]
 
 #: A line longer than this many bytes is told in pieces.
-LONGEST_LINE = 4096
+MAX_LINE = 4096
 #: More of a block than this many bytes is not told.
-LONGEST_BLOCK = 32_768
+MAX_BLOCK = 32_768
 #: Stands before and after what is told as one, as a traceback is.
 BLOCK = b"\0"
 
 
 class StderrSplitter:
-    """One handler's writing. It keeps at most LONGEST_BLOCK bytes."""
+    """One handler's writing. It keeps at most MAX_BLOCK bytes."""
 
     __slots__ = ("_rest",)
 
@@ -34,16 +34,16 @@ class StderrSplitter:
         while at < size:
             if rest.startswith(BLOCK, at):
                 end = rest.find(BLOCK, at + 1)
-                if end < 0 and size - at <= LONGEST_BLOCK:
+                if end < 0 and size - at <= MAX_BLOCK:
                     break
-                end = end if 0 < end < at + LONGEST_BLOCK else at + LONGEST_BLOCK
+                end = end if 0 < end < at + MAX_BLOCK else at + MAX_BLOCK
                 said.append(rest[at + 1 : end])
                 at = end + 1
                 continue
-            block = rest.find(BLOCK, at, at + LONGEST_LINE + 1)
-            limit = at + LONGEST_LINE if block < 0 else block
+            block = rest.find(BLOCK, at, at + MAX_LINE + 1)
+            limit = at + MAX_LINE if block < 0 else block
             end = rest.find(b"\n", at, limit + 1 if block < 0 else limit)
-            if end < 0 and block < 0 and size - at <= LONGEST_LINE:
+            if end < 0 and block < 0 and size - at <= MAX_LINE:
                 break
             whole = rest[at : limit if end < 0 else end]
             said.append(whole.rstrip(b"\r"))
@@ -72,7 +72,7 @@ class OutputLimit:
         self, lines: int, size: int, clock: Callable[[], float], slack_lines: int = 0, slack_bytes: int = 0
     ) -> None:
         self._rates = lines, size
-        self._most = float(lines + slack_lines), float(max(size, LONGEST_BLOCK) + slack_bytes)
+        self._most = float(lines + slack_lines), float(max(size, MAX_BLOCK) + slack_bytes)
         self._clock = clock
         self._lines, self._bytes = self._most
         self._last = clock()

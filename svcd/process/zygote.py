@@ -19,11 +19,11 @@ from signal import SIGCONT, SIGKILL, SIGTERM
 from typing import NoReturn
 
 from svcd.process.credentials import become_subreaper
-from svcd.process.launch_options import adapt, excess, inherited_limits
+from svcd.process.launch_options import apply_options, excess, inherited_limits
 from svcd.process.launcher import serve
 from svcd.process.messages import (
-    LARGEST,
-    ONE_DESCRIPTOR,
+    FD_STRUCT,
+    MAX_PACKET,
     ChildExited,
     Kill,
     LauncherStarted,
@@ -35,10 +35,10 @@ from svcd.process.messages import (
 from svcd.process.signals import ChildWatch, ignore_termination_signals, reap_children
 from svcd.process.spec import LaunchSpec, load
 
-__all__ = ["TABLE_DESCRIPTOR", "main"]
+__all__ = ["TABLE_FD", "main"]
 
 #: Where the table of services is read from; the socket to the daemon is the standard input.
-TABLE_DESCRIPTOR = 3
+TABLE_FD = 3
 
 
 class _Zygote:
@@ -55,42 +55,42 @@ class _Zygote:
         poll.register(self._control, select.POLLIN)
         poll.register(self._watch, select.POLLIN)
         while True:
-            ready = [descriptor for descriptor, _ in poll.poll()]
+            ready = [fd for fd, _ in poll.poll()]
             if self._watch.fileno() in ready:
                 self._watch.clear()
                 for pid, status, *_ in reap_children():
                     self._launchers.discard(pid)
                     self._control.send(pack(ChildExited(pid, status)))
             if self._control.fileno() in ready:
-                packet = self._control.recv(LARGEST)
+                packet = self._control.recv(MAX_PACKET)
                 if not packet:
                     return
-                self._take(packet)
+                self._handle_order(packet)
 
-    def wake_launchers(self) -> None:
+    def resume_launchers(self) -> None:
         """Let stopped launchers go on, to see that the daemon is gone."""
         for pid in self._launchers:
             # None of them was reaped, so the numbers are theirs.
             with contextlib.suppress(OSError):
                 os.kill(pid, SIGCONT)
 
-    def _take(self, packet: bytes) -> None:
+    def _handle_order(self, packet: bytes) -> None:
         """Follow an order: whatever the daemon has become, it can have what is in the table or less, nothing else."""
         try:
             order = parse(packet)
         except ValueError:
             return
         if isinstance(order, Signal):
-            _end(order)
+            _signal_orphan(order)
         if isinstance(order, Kill) and order.pid in self._launchers:
             os.kill(order.pid, SIGKILL)
         if isinstance(order, StartLauncher):
-            self._take_launch(order)
+            self._handle_start(order)
 
-    def _take_launch(self, order: StartLauncher) -> None:
+    def _handle_start(self, order: StartLauncher) -> None:
         spec = self._specs[order.row] if order.row < len(self._specs) else None
         try:
-            adapted = adapt(spec or self._specs[0], order.options) if order.options else spec
+            adapted = apply_options(spec or self._specs[0], order.options) if order.options else spec
         except ValueError:
             return
         if spec is None or adapted is None:
@@ -110,12 +110,12 @@ class _Zygote:
                 return
             if not pid:
                 theirs.close()
-                self._become(spec, ours)
+                self._run_launcher(spec, ours)
             self._launchers.add(pid)
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE_DESCRIPTOR.pack(theirs.fileno()))]
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, FD_STRUCT.pack(theirs.fileno()))]
             self._control.sendmsg([pack(LauncherStarted(row, pid))], rights)
 
-    def _become(self, spec: LaunchSpec, control: socket.socket) -> NoReturn:
+    def _run_launcher(self, spec: LaunchSpec, control: socket.socket) -> NoReturn:
         """Be a launcher, in the child."""
         code = 70  # sysexits(3) EX_SOFTWARE
         try:
@@ -128,7 +128,7 @@ class _Zygote:
             os._exit(code)
 
 
-def _end(order: Signal) -> None:
+def _signal_orphan(order: Signal) -> None:
     """Signal the group of a handler that is a child of ours since its launcher has ended; launchers lead no group."""
     if order.pid <= 0 or order.signal not in (SIGTERM, SIGKILL):
         return
@@ -138,7 +138,7 @@ def _end(order: Signal) -> None:
             os.killpg(order.pid, order.signal)
 
 
-def _close_others(kept: int) -> None:
+def _close_inherited_fds(kept: int) -> None:
     """Close what the daemon was started with beyond the standard descriptors: no handler is to have it."""
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib is not worth its memory here
         if int(name) > 2 and int(name) != kept:
@@ -152,10 +152,10 @@ def main() -> None:
     os.setsid()
     ignore_termination_signals()
     control = socket.socket(fileno=os.dup(0))
-    with open(TABLE_DESCRIPTOR, "rb") as table:
+    with open(TABLE_FD, "rb") as table:
         table.seek(0)
         specs = load(table.read())
-    _close_others(control.fileno())
+    _close_inherited_fds(control.fileno())
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
@@ -170,4 +170,4 @@ def main() -> None:
     except (BrokenPipeError, ConnectionResetError):
         return
     finally:
-        zygote.wake_launchers()
+        zygote.resume_launchers()

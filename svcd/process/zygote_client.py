@@ -23,8 +23,8 @@ from svcd.process.backoff import Backoff
 from svcd.process.launch_options import excess, inherited_limits, launcher_options
 from svcd.process.launcher_client import LauncherClient
 from svcd.process.messages import (
-    LARGEST,
-    ONE_DESCRIPTOR,
+    FD_STRUCT,
+    MAX_PACKET,
     ChildExited,
     Kill,
     LauncherStarted,
@@ -36,7 +36,7 @@ from svcd.process.messages import (
 from svcd.process.packets import PacketQueue
 from svcd.process.pidfd import PidfdChild
 from svcd.process.spec import LaunchSpec, dump
-from svcd.process.zygote import TABLE_DESCRIPTOR
+from svcd.process.zygote import TABLE_FD
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
@@ -51,7 +51,7 @@ __all__ = ["ZygoteClient"]
 _CODE = "import sys; sys.path.append({root!r}); from svcd.process.zygote import main; main()"
 
 
-class _Source:
+class _ZygoteLauncherSource:
     """Starts the launchers of a row of the zygote's table."""
 
     def __init__(self, zygote_client: ZygoteClient, row: int, spec: LaunchSpec) -> None:
@@ -60,16 +60,16 @@ class _Source:
         self._spec = spec
 
     def launch(self, launcher_client: LauncherClient) -> None:
-        self._zygote_client.ask(self._row, launcher_client)
+        self._zygote_client.request_launcher(self._row, launcher_client)
 
     def signal(self, signal: Signal) -> None:
-        self._zygote_client.send(signal, signal.number)
+        self._zygote_client.send(signal, signal.connection_id)
 
     def kill(self, pid: int) -> None:
         self._zygote_client.send(Kill(pid), f"kill {pid}")
 
-    def renew(self, reports: LauncherEvents) -> LauncherClient:
-        return self._zygote_client.make(self._row, reports, self._spec)
+    def make_replacement(self, reports: LauncherEvents) -> LauncherClient:
+        return self._zygote_client.new_launcher_client(self._row, reports, self._spec)
 
 
 @implementer(IReadDescriptor)
@@ -86,7 +86,7 @@ class ZygoteClient:
         self._reactor = reactor
         self._specs: list[LaunchSpec] = []
         self._launcher_clients: list[LauncherClient] = []
-        self._asked: deque[tuple[int, LauncherClient]] = deque()
+        self._requested: deque[tuple[int, LauncherClient]] = deque()
         self._socket: socket.socket | None = None
         self._root = False
         self._limits: dict[int, tuple[int, int]] = {}
@@ -96,14 +96,14 @@ class ZygoteClient:
         self._backoff = Backoff()
         self._reason = ""
         self._stopping: Deferred[None] | None = None
-        self._call: IDelayedCall | None = None
+        self._restart_call: IDelayedCall | None = None
 
     def launcher_client(self, spec: LaunchSpec, reports: LauncherEvents) -> LauncherClient:
         """Take a service in, before the zygote starts."""
         self._specs.append(spec)
-        return self.make(len(self._specs) - 1, reports, spec)
+        return self.new_launcher_client(len(self._specs) - 1, reports, spec)
 
-    def make(self, row: int, reports: LauncherEvents, spec: LaunchSpec) -> LauncherClient:
+    def new_launcher_client(self, row: int, reports: LauncherEvents, spec: LaunchSpec) -> LauncherClient:
         """Make a link for a service that was taken in.
 
         Args:
@@ -114,7 +114,7 @@ class ZygoteClient:
         self._launcher_clients = [
             launcher_client for launcher_client in self._launcher_clients if not launcher_client.stopped
         ]
-        launcher_client = LauncherClient(self._reactor, spec, _Source(self, row, spec), reports)
+        launcher_client = LauncherClient(self._reactor, spec, _ZygoteLauncherSource(self, row, spec), reports)
         self._launcher_clients.append(launcher_client)
         return launcher_client
 
@@ -123,21 +123,21 @@ class ZygoteClient:
         """Whether the zygote runs as root: it was started before the daemon gave root up."""
         return self._root and self._socket is not None
 
-    def row_of(self, name: str) -> LaunchSpec | None:
+    def spec_in_table(self, name: str) -> LaunchSpec | None:
         """Return what the zygote's table has for a service; None if it has nothing."""
         return next((each for each in self._specs if each.name == name), None)
 
     def excess(self, spec: LaunchSpec) -> list[str]:
         """Return the options by which a service would have other or more rights than in the zygote's table."""
-        row = self.row_of(spec.name)
+        row = self.spec_in_table(spec.name)
         return [""] if row is None else excess(row, spec, self._limits)
 
-    def row_with_roots_rights(self, spec: LaunchSpec) -> int | None:
+    def row_startable_as_root(self, spec: LaunchSpec) -> int | None:
         """Return the row of a service that this zygote can start as root, with these rights; None if there is none.
 
         It can give nothing but what is in its table, or less.
         """
-        row = self.row_of(spec.name)
+        row = self.spec_in_table(spec.name)
         return None if row is None or not self.has_root or self.excess(spec) else self._specs.index(row)
 
     @property
@@ -170,9 +170,9 @@ class ZygoteClient:
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
                     # A descriptor that has the right number already would be closed by the execution.
-                    (os.POSIX_SPAWN_DUP2, table, TABLE_DESCRIPTOR + 1),
-                    (os.POSIX_SPAWN_DUP2, TABLE_DESCRIPTOR + 1, TABLE_DESCRIPTOR),
-                    (os.POSIX_SPAWN_CLOSE, TABLE_DESCRIPTOR + 1),
+                    (os.POSIX_SPAWN_DUP2, table, TABLE_FD + 1),
+                    (os.POSIX_SPAWN_DUP2, TABLE_FD + 1, TABLE_FD),
+                    (os.POSIX_SPAWN_CLOSE, TABLE_FD + 1),
                 ],
             )
         except BaseException:
@@ -184,7 +184,7 @@ class ZygoteClient:
         ours.setblocking(False)
         self._root, self._limits = os.geteuid() == 0, inherited_limits()
         self.connected(ours, pid)
-        PidfdChild(self._reactor, pid, self._ended)
+        PidfdChild(self._reactor, pid, self._zygote_exited)
         log_event(self._log, ZYGOTE, pid=pid, state="started")
 
     def connected(self, sock: socket.socket, pid: int) -> None:
@@ -192,17 +192,17 @@ class ZygoteClient:
         self._socket = sock
         self._pid, self._since, self._reason = pid, self._reactor.seconds(), ""
         self._reactor.addReader(self)
-        self._asked = deque(
-            (row, launcher_client) for row, launcher_client in self._asked if not launcher_client.stopped
+        self._requested = deque(
+            (row, launcher_client) for row, launcher_client in self._requested if not launcher_client.stopped
         )
-        for row, launcher_client in self._asked:
+        for row, launcher_client in self._requested:
             # What the zygote before did not answer.
             self._packets.put(launcher_client, self._order(row, launcher_client))
         self._packets.open(sock)
 
-    def ask(self, row: int, launcher_client: LauncherClient) -> None:
+    def request_launcher(self, row: int, launcher_client: LauncherClient) -> None:
         """Ask for a launcher; without a zygote the next one is asked."""
-        self._asked.append((row, launcher_client))
+        self._requested.append((row, launcher_client))
         if self._socket is not None:
             self._packets.put(launcher_client, self._order(row, launcher_client))
 
@@ -222,32 +222,32 @@ class ZygoteClient:
         assert self._socket is not None  # noqa: S101 - it is watched as long as it is there
         try:
             packet, rights, _, _ = self._socket.recvmsg(
-                LARGEST + 1, socket.CMSG_SPACE(ONE_DESCRIPTOR.size), socket.MSG_CMSG_CLOEXEC
+                MAX_PACKET + 1, socket.CMSG_SPACE(FD_STRUCT.size), socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
             return
         except ConnectionResetError:
             # It ended with orders unread; what it said before comes after this (unix(7)).
             return
-        descriptors = array.array("i")
+        fds = array.array("i")
         for _, _, data in rights:
-            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-        sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+        sockets = [socket.socket(fileno=fd) for fd in fds]
         if not packet:
-            self._lose()
+            self._close_socket()
             return
         try:
-            self._take(packet, sockets)
+            self._handle_report(packet, sockets)
         except ValueError as error:
             for each in sockets:
                 each.close()
             self._reason = f"protocol error: {error}"
-            self._lose()
+            self._close_socket()
             # What root has started only root can end; without its socket it ends by itself.
             with contextlib.suppress(PermissionError):
                 os.kill(self._pid, SIGKILL)
 
-    def _take(self, packet: bytes, sockets: list[socket.socket]) -> None:
+    def _handle_report(self, packet: bytes, sockets: list[socket.socket]) -> None:
         """Follow a report.
 
         Raises:
@@ -262,28 +262,28 @@ class ZygoteClient:
             return
         if not isinstance(report, LauncherStarted):
             raise ValueError(f"{type(report).__name__}, which no zygote reports")  # noqa: TRY004 - as any other mistake
-        if not self._asked or self._asked[0][0] != report.row:
+        if not self._requested or self._requested[0][0] != report.row:
             raise ValueError(f"Launched for a service whose turn it is not ({report.row})")
         if len(sockets) != (report.errno == 0) or (report.pid > 0) != (report.errno == 0):
             raise ValueError("Launched without a socket, or with an errno and one")
         if sockets and (sockets[0].family, sockets[0].type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
             raise ValueError("Launched with another kind of socket")
-        _, launcher_client = self._asked.popleft()
+        _, launcher_client = self._requested.popleft()
         if sockets:
             launcher_client.attach(sockets[0], report.pid)
         else:
             launcher_client.launcher_lost(os.strerror(report.errno))
 
-    def _lose(self) -> None:
+    def _close_socket(self) -> None:
         if self._socket is not None:
             self._reactor.removeReader(self)
             self._socket.close()
             self._socket = None
             self._packets.close()
 
-    def _ended(self, status: int) -> None:
+    def _zygote_exited(self, status: int) -> None:
         """The process is gone: ours to end, or by accident, which launchers survive."""
-        self._lose()
+        self._close_socket()
         if self._stopping is not None:
             self._stopping.callback(None)
             return
@@ -291,35 +291,37 @@ class ZygoteClient:
         reason = self._reason or (f"signal {-code}" if code < 0 else f"exit {code}")
         log_event(self._log, ZYGOTE_LOST, state="lost", reason=reason)
         for launcher_client in self._launcher_clients:
-            launcher_client.forget()
-        self._retry()
+            launcher_client.zygote_lost()
+        self._schedule_restart()
 
-    def _retry(self) -> None:
-        self._call = self._reactor.callLater(self._backoff.pause(self._reactor.seconds() - self._since), self._again)
+    def _schedule_restart(self) -> None:
+        self._restart_call = self._reactor.callLater(
+            self._backoff.pause(self._reactor.seconds() - self._since), self._restart
+        )
 
-    def _again(self) -> None:
-        self._call = None
+    def _restart(self) -> None:
+        self._restart_call = None
         try:
             self.start()
         except OSError as error:
             log_event(self._log, ZYGOTE_LOST, state="lost", reason=error.strerror)
             self._since = self._reactor.seconds()
-            self._retry()
+            self._schedule_restart()
 
     def stop(self) -> Deferred[None]:
         """Let the launchers end, then the zygote; fires when it is gone. Handlers that run go on."""
         for launcher_client in self._launcher_clients:
             launcher_client.stop()
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
+        if self._restart_call is not None:
+            self._restart_call.cancel()
+            self._restart_call = None
         if self._socket is None:
             return succeed(None)
         self._stopping = self._stopping or Deferred()
         # A stopped one ends as well, unless only root could let it go on.
         with contextlib.suppress(OSError):
             os.kill(self._pid, SIGCONT)
-        self._lose()
+        self._close_socket()
         return self._stopping
 
     def connectionLost(self, reason: Failure) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
-from svcd.process.messages import ONE_DESCRIPTOR
+from svcd.process.messages import FD_STRUCT
 from svcd.process.pidfd import PidfdChild
 
 if TYPE_CHECKING:
@@ -117,9 +117,7 @@ class AcceptHelper:
         """Take what the process has accepted."""
         assert self._pair is not None  # noqa: S101 - it is watched as long as it is there
         try:
-            answer, rights, _, _ = self._pair.recvmsg(
-                1, socket.CMSG_SPACE(ONE_DESCRIPTOR.size), socket.MSG_CMSG_CLOEXEC
-            )
+            answer, rights, _, _ = self._pair.recvmsg(1, socket.CMSG_SPACE(FD_STRUCT.size), socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return
         except ConnectionError:
@@ -129,7 +127,7 @@ class AcceptHelper:
         else:
             self._leave()
         self.waiting = False
-        self._done(ONE_DESCRIPTOR.unpack(rights[0][2])[0] if rights else -1)
+        self._done(FD_STRUCT.unpack(rights[0][2])[0] if rights else -1)
 
     def close(self) -> None:
         """End the process; `done` is called no more."""

@@ -110,7 +110,7 @@ class DatagramPort(BasePort):
         self.bytes_in, self.bytes_out = other.bytes_in, other.bytes_out
         self._before = LiveTraffic(self.bytes_in, self.bytes_out, self.datagrams)
 
-    def flow(self) -> LiveTraffic:
+    def traffic(self) -> LiveTraffic:
         """What this port has carried, without those before it."""
         before = self._before
         return LiveTraffic(
@@ -183,7 +183,7 @@ class DatagramPort(BasePort):
             self.ignored += 1
             self._refused(refusal, host, port if self._inet else -1)
             return
-        self._most = answering.most(len(data))
+        self._most = answering.max_answer(len(data))
         try:
             self._protocol.datagramReceived(data, peer)
         except Exception:  # noqa: BLE001 - the next datagram is not its fault
@@ -265,7 +265,7 @@ class BatchedDatagramPort(DatagramPort):
             return
         self._index = -1
         if len(data) > len(self._question):
-            data = data[: self._answering.most(len(self._question))]
+            data = data[: self._answering.max_answer(len(self._question))]
         self._batch.answer(index, data)
 
 

@@ -14,7 +14,7 @@ from svcd.config.value_types import UNLIMITED
 from svcd.host.accounts import group_id, user_id
 from svcd.process.environment import service_environment
 from svcd.process.launch_options import LIMITS, changed_variables
-from svcd.process.spec import LaunchSpec, ProcessCredentials, ResourceLimit, place_files
+from svcd.process.spec import LaunchSpec, ProcessCredentials, ResourceLimit, add_nofile_limit
 from svcd.supervisor.root_given_up import RESTART, START
 
 if TYPE_CHECKING:
@@ -224,7 +224,9 @@ def _identity(
     own = []
     if options.rlimit_core is not None:
         own.append(ResourceLimit(resource.RLIMIT_CORE, options.rlimit_core, options.rlimit_core))
-    own_limits, handler_limits = place_files(tuple(own), tuple(handler), _open_files(options, account), keeps=keeps)
+    own_limits, handler_limits = add_nofile_limit(
+        tuple(own), tuple(handler), _open_files(options, account), keeps=keeps
+    )
     return ProcessCredentials(
         user=user,
         group=group,

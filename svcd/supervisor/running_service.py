@@ -93,9 +93,9 @@ class ServiceContext:
             zygote_client: takes it in, unless only the zygote of the start has the rights that it needs.
         """
         if self.first_zygote_client is not None and any(needs_root(service, self.account)):
-            row = self.first_zygote_client.row_with_roots_rights(spec)
+            row = self.first_zygote_client.row_startable_as_root(spec)
             if row is not None:
-                return partial(self.first_zygote_client.make, row, spec=spec)
+                return partial(self.first_zygote_client.new_launcher_client, row, spec=spec)
         return partial(zygote_client.launcher_client, spec)
 
     def rights_missing(self, service: Service) -> list[ConfigProblem]:
@@ -107,7 +107,7 @@ class ServiceContext:
         problems, zygote_client = list(needs_root(service, self.account)), self.first_zygote_client
         if not problems or zygote_client is None:
             return problems
-        row, excess = zygote_client.row_of(service.id), zygote_client.excess(launch_spec(service, self.account))
+        row, excess = zygote_client.spec_in_table(service.id), zygote_client.excess(launch_spec(service, self.account))
         if zygote_client.has_root and not excess:
             return []
         return list(roots_refusals(service, self.account, row if zygote_client.has_root else None, excess))

@@ -46,7 +46,7 @@ def _about(service: Service, tls: ServerTls | None) -> ServiceInfo:
         # Who does not want connections in the log does not want them on a page.
         listed=bool(service.logged),
         description=service.options.description,
-        most=instances_of(service) if stream else None,
+        max_connections=instances_of(service) if stream else None,
         expires=tls.certificates[0].expires if tls is not None else None,
     )
 

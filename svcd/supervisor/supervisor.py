@@ -365,7 +365,7 @@ class Supervisor(TwistedService):
     @property
     def connection_counts(self) -> dict[str, int | None]:
         """How many connections there are, handed over or not, and how many there may be (--max-connections)."""
-        return {"open": self._global_limit.open, "limit": self._global_limit.most}
+        return {"open": self._global_limit.open, "limit": self._global_limit.max_connections}
 
     @property
     def descriptors(self) -> dict[str, int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
-from svcd.process.pidfd import PidfdChild, ending
+from svcd.process.pidfd import PidfdChild, is_ending
 from svcd.upgrade.channel import FAULTS, GO, MAINPID, PREDECESSOR, READY, SERVING, UpgradeChannel
 from svcd.upgrade.handover import HANDOVER, write
 
@@ -195,7 +195,7 @@ class NewDaemon:
         Returns:
             Whether it does; else it is about to be lost.
         """
-        if ending(self._pid, self._handle):
+        if is_ending(self._pid, self._handle):
             if self._handle < 0:
                 self._lost_again()
             return False

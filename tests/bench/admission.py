@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from svcd.access.acl import Acl
 from svcd.access.admission import Admission, ConnectionSlot, GlobalLimit
 from svcd.access.datagrams import DatagramFilter
-from svcd.access.rate_limit import MOST_SOURCES, SourceTokenBuckets
+from svcd.access.rate_limit import MAX_SOURCES, SourceTokenBuckets
 from svcd.access.refusal_log import RefusalAggregator
 from svcd.access.rules import AccessRules
 from svcd.access.types import PrefixLengths, Rate
@@ -70,7 +70,7 @@ def _cost(visit: Callable[[str], object], peers: list[str]) -> float:
 
 
 def _pending(rules: AccessRules) -> Callable[[str], object]:
-    admission = Admission(rules, GlobalLimit(1_000_000), wall=time.time, load=lambda: 0.5)
+    admission = Admission(rules, GlobalLimit(1_000_000), wall_clock=time.time, load=lambda: 0.5)
     clock = time.monotonic
     refused = RefusalAggregator()
 
@@ -79,13 +79,13 @@ def _pending(rules: AccessRules) -> Callable[[str], object]:
         if isinstance(found, ConnectionSlot):
             found.release()
         else:
-            refused.note(found, peer, clock())
+            refused.add(found, peer, clock())
 
     return visit
 
 
 def _asker(rules: AccessRules) -> Callable[[str], object]:
-    answering = DatagramFilter(rules, wall=time.time, load=lambda: 0.5)
+    answering = DatagramFilter(rules, wall_clock=time.time, load=lambda: 0.5)
     answering.set_local_addresses({7777, 9999}, {"10.255.255.255"})
     clock = time.monotonic
     refusal = answering.refusal
@@ -114,7 +114,7 @@ def _bytes() -> list[tuple[str, float]]:
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     buckets = SourceTokenBuckets(Rate(1, 1), 10)
-    for source in range(MOST_SOURCES + MOST_SOURCES // 2 - 1):
+    for source in range(MAX_SOURCES + MAX_SOURCES // 2 - 1):
         buckets.take(source + (1 << 24), 1.0 + source * 1e-6)
     table, entries = tracemalloc.get_traced_memory()[0] - before, len(buckets)
     before = tracemalloc.get_traced_memory()[0]

@@ -18,8 +18,8 @@ import pytest
 import svcd
 from svcd.process.launch_options import launcher_options
 from svcd.process.messages import (
-    LARGEST,
-    ONE_DESCRIPTOR,
+    FD_STRUCT,
+    MAX_PACKET,
     ChildExited,
     Connection,
     Ended,
@@ -35,7 +35,7 @@ from svcd.process.messages import (
     parse,
 )
 from svcd.process.spec import LaunchSpec, ProcessCredentials, ResourceLimit, dump
-from svcd.process.zygote import TABLE_DESCRIPTOR
+from svcd.process.zygote import TABLE_FD
 from svcd.process.zygote_client import _CODE
 from tests.real.conftest import NOBODY
 from tests.real.daemon import PATIENCE, exchange
@@ -206,13 +206,11 @@ class Zygote:
             table.flush()
 
             def give() -> None:
-                os.dup2(table.fileno(), TABLE_DESCRIPTOR)
+                os.dup2(table.fileno(), TABLE_FD)
 
             code = _CODE.format(root=str(Path(svcd.__file__).parent.parent))
             words = [sys.executable, "-I", "-S", "-c", code]
-            self.process = subprocess.Popen(
-                words, stdin=theirs.fileno(), preexec_fn=give, pass_fds=[TABLE_DESCRIPTOR], env={}
-            )
+            self.process = subprocess.Popen(words, stdin=theirs.fileno(), preexec_fn=give, pass_fds=[TABLE_FD], env={})
 
     def ask(self, packet: bytes) -> None:
         """Say something to it."""
@@ -220,10 +218,10 @@ class Zygote:
 
     def hear(self) -> tuple[Message, socket.socket | None]:
         """What it says next, and the launcher's socket if there is one."""
-        packet, rights, _, _ = self.socket.recvmsg(LARGEST, socket.CMSG_SPACE(ONE_DESCRIPTOR.size))
+        packet, rights, _, _ = self.socket.recvmsg(MAX_PACKET, socket.CMSG_SPACE(FD_STRUCT.size))
         if not rights:
             return parse(packet), None
-        launcher = socket.socket(fileno=ONE_DESCRIPTOR.unpack(rights[0][2])[0])
+        launcher = socket.socket(fileno=FD_STRUCT.unpack(rights[0][2])[0])
         launcher.settimeout(PATIENCE)
         return parse(packet), launcher
 
@@ -259,14 +257,14 @@ def test_a_zygote_does_what_its_table_says(zygote: Zygote) -> None:
         pack(Signal(1, os.getpid(), signal.SIGKILL)),
         pack(ChildExited(1, 1)),
         pack(Ready(b"/bin/sh")),
-        b"x" * LARGEST,
+        b"x" * MAX_PACKET,
     ]
     for packet in junk:
         if packet:
             zygote.ask(packet)
     with contextlib.suppress(OSError):
         # A descriptor that it has not asked for is dropped.
-        zygote.socket.sendmsg([b"?"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE_DESCRIPTOR.pack(2))])
+        zygote.socket.sendmsg([b"?"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, FD_STRUCT.pack(2))])
     for row in (1, 2**32 - 1):
         zygote.ask(pack(StartLauncher(row)))
         assert zygote.hear() == (LauncherStarted(row, 0, errno.EINVAL), None)
@@ -278,7 +276,7 @@ def test_a_zygote_does_what_its_table_says(zygote: Zygote) -> None:
     assert isinstance(launched, LauncherStarted)
     assert launcher is not None
     with launcher:
-        assert parse(launcher.recv(LARGEST)) == Ready()
+        assert parse(launcher.recv(MAX_PACKET)) == Ready()
         assert process.children() == [launched.pid]
         # Its own copies of the sockets are closed when it has told of them.
         wait_until(lambda: len(process.descriptors()) == few, "the zygote closes what it has given away")
@@ -313,7 +311,7 @@ def test_a_zygote_gives_no_more_than_its_table(zygote: Zygote, change: dict[str,
     assert isinstance(launched, LauncherStarted)
     assert launcher is not None
     with launcher:
-        assert parse(launcher.recv(LARGEST)) == Ready()
+        assert parse(launcher.recv(MAX_PACKET)) == Ready()
         process = Process(launched.pid)
         assert process.status("Umask").strip() == "0077"
         assert os.getpriority(os.PRIO_PROCESS, launched.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 3
@@ -332,12 +330,12 @@ def test_a_launcher_passes_on_what_belongs_to_a_connection(zygote: Zygote) -> No
         b"PROTO=TCP\0TCPREMOTEIP=192.0.2.1\0REMOTE_HOST=x\0LD_PRELOAD=/tmp/x.so\0PATH=/tmp\0A=2\0IFS=x\0=\0PROTOX=1"
     )
     with launcher, ours:
-        assert parse(launcher.recv(LARGEST)) == Ready()
+        assert parse(launcher.recv(MAX_PACKET)) == Ready()
         with theirs:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE_DESCRIPTOR.pack(theirs.fileno()))]
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, FD_STRUCT.pack(theirs.fileno()))]
             launcher.sendmsg([pack(Connection(7, variables))], rights)
-            assert parse(launcher.recv(LARGEST)) == Starting(7)
-            started = parse(launcher.recv(LARGEST))
+            assert parse(launcher.recv(MAX_PACKET)) == Starting(7)
+            started = parse(launcher.recv(MAX_PACKET))
         assert isinstance(started, Started)
         child = Process(started.pid)
         # Its socket is its own: signals go to handlers alone.
@@ -349,9 +347,9 @@ def test_a_launcher_passes_on_what_belongs_to_a_connection(zygote: Zygote) -> No
         assert list(child.descriptors()) == [0, 1, 2]
         # Without a descriptor there is nothing to serve.
         launcher.send(pack(Connection(8, b"")))
-        assert parse(launcher.recv(LARGEST)) == Failed(8, errno.EMFILE)
+        assert parse(launcher.recv(MAX_PACKET)) == Failed(8, errno.EMFILE)
         ours.shutdown(socket.SHUT_WR)
-        ended = parse(launcher.recv(LARGEST))
+        ended = parse(launcher.recv(MAX_PACKET))
         assert isinstance(ended, Ended)
         assert ended[:2] == (7, 0)
     # With its daemon it ends.
@@ -366,18 +364,18 @@ def test_a_zygote_hears_of_orphans(zygote: Zygote) -> None:
     assert launcher is not None
     ours, theirs = socket.socketpair()
     with launcher, ours:
-        assert parse(launcher.recv(LARGEST)) == Ready()
+        assert parse(launcher.recv(MAX_PACKET)) == Ready()
         with theirs:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE_DESCRIPTOR.pack(theirs.fileno()))]
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, FD_STRUCT.pack(theirs.fileno()))]
             launcher.sendmsg([pack(Connection(7, b""))], rights)
-        assert parse(launcher.recv(LARGEST)) == Starting(7)
-        started = parse(launcher.recv(LARGEST))
+        assert parse(launcher.recv(MAX_PACKET)) == Starting(7)
+        started = parse(launcher.recv(MAX_PACKET))
         assert isinstance(started, Started)
         # While it has a launcher, it is the launcher's to end; and a launcher is no handler.
         for pid in (started.pid, launched.pid, 0, -1):
             zygote.ask(pack(Signal(7, pid, signal.SIGKILL)))
         launcher.send(pack(Connection(8, b"")))
-        parse(launcher.recv(LARGEST))
+        parse(launcher.recv(MAX_PACKET))
         os.kill(launched.pid, signal.SIGKILL)
         assert zygote.hear() == (ChildExited(launched.pid, signal.SIGKILL), None)
         zygote.ask(pack(Signal(7, started.pid, signal.SIGSTOP)))
@@ -396,9 +394,9 @@ def test_a_launcher_that_can_not_become_its_user(zygote: Zygote) -> None:
     assert isinstance(launched, LauncherStarted)
     assert launcher is not None
     with launcher:
-        ready = parse(launcher.recv(LARGEST))
+        ready = parse(launcher.recv(MAX_PACKET))
         assert isinstance(ready, Ready)
         assert b"can't take" in ready.problem
-        assert launcher.recv(LARGEST) == b""
+        assert launcher.recv(MAX_PACKET) == b""
     assert zygote.hear() == (ChildExited(launched.pid, os.EX_CONFIG << 8), None)
     all_gone([Process(launched.pid)])

@@ -108,7 +108,7 @@ def test_a_name_is_asked_for_only_where_it_could_change_the_answer(
     acl = Acl(_rules(only_from, no_access))
     verdict = acl.by_address(address_number(peer))
     assert verdict.by_name is asks
-    assert verdict.nameless is None or asks
+    assert verdict.if_no_host_name is None or asks
     if asks:
         for name in (None, ""):
             found = acl.by_name(address_number(peer), name)

@@ -25,7 +25,7 @@ NOON = 43_200.0
 def _admission(
     rules: AccessRules, global_limit: GlobalLimit | None = None, *, wall: float = NOON, load: float = 0.5
 ) -> Admission:
-    return Admission(rules, global_limit or GlobalLimit(), wall=lambda: wall, load=lambda: load)
+    return Admission(rules, global_limit or GlobalLimit(), wall_clock=lambda: wall, load=lambda: load)
 
 
 def _let_in(admission: Admission, peer: str = "192.0.2.1", now: float = 0.0) -> ConnectionSlot:
@@ -209,10 +209,10 @@ class TestRoom:
         """And at once where there is room already."""
         admission = _admission(AccessRules(instances=1))
         calls: list[str] = []
-        admission.when_room(lambda: calls.append("at once"))
+        admission.call_when_not_full(lambda: calls.append("at once"))
         slot = _let_in(admission)
         assert admission.full
-        admission.when_room(lambda: calls.append("later"))
+        admission.call_when_not_full(lambda: calls.append("later"))
         assert calls == ["at once"]
         slot.release()
         assert calls == ["at once", "later"]
@@ -229,7 +229,7 @@ class TestRoom:
             return lambda: slots.append(_let_in(admission))
 
         for admission in admissions[1:]:
-            admission.when_room(comes(admission))
+            admission.call_when_not_full(comes(admission))
         slots.pop().release()
         assert [admission.open for admission in admissions] == [0, 1, 0]
         slots.pop().release()
@@ -241,15 +241,15 @@ class TestRoom:
         admission, gone = _admission(AccessRules(instances=1), global_limit), _admission(AccessRules(), global_limit)
         calls: list[str] = []
         _let_in(admission)
-        admission.when_room(lambda: calls.append("room"))
-        gone.when_room(lambda: calls.append("never"))
-        gone.when_room(None)
+        admission.call_when_not_full(lambda: calls.append("room"))
+        gone.call_when_not_full(lambda: calls.append("never"))
+        gone.call_when_not_full(None)
         admission.retune(AccessRules())
         assert calls == []
         global_limit.retune(2)
         assert calls == ["room"]
         admission.retune(AccessRules(instances=1))
-        admission.when_room(lambda: calls.append("again"))
+        admission.call_when_not_full(lambda: calls.append("again"))
         admission.retune(AccessRules(instances=2))
         assert calls == ["room", "again"]
 

@@ -18,7 +18,7 @@ from svcd.model import SourceLocation
 
 
 def _answering(rules: AccessRules, wall: float = 0.0, load: float = 0.0) -> DatagramFilter:
-    return DatagramFilter(rules, wall=lambda: wall, load=lambda: load)
+    return DatagramFilter(rules, wall_clock=lambda: wall, load=lambda: load)
 
 
 def _reason(
@@ -31,8 +31,8 @@ def _reason(
 @given(st.integers(0, 65_535))
 def test_an_answer_is_no_larger_than_its_question(question: int) -> None:
     """Or 28 bytes, what the question's own headers cost; with amplify=yes as large as a datagram can be."""
-    assert _answering(AccessRules()).most(question) == max(question, 28)
-    assert _answering(AccessRules(amplify=True)).most(question) == 65_535
+    assert _answering(AccessRules()).max_answer(question) == max(question, 28)
+    assert _answering(AccessRules(amplify=True)).max_answer(question) == 65_535
 
 
 def test_service_ports_are_not_answered() -> None:

@@ -88,7 +88,7 @@ def test_a_name_has_the_last_word() -> None:
 def test_of_a_running_service() -> None:
     """Its counts say what would happen now."""
     rules = AccessRules(instances=2, per_source=1)
-    admission = Admission(rules, GlobalLimit(9), wall=lambda: NOON, load=lambda: 0.0)
+    admission = Admission(rules, GlobalLimit(9), wall_clock=lambda: NOON, load=lambda: 0.0)
     assert isinstance(admission.admit("10.0.0.1", 0.0), ConnectionSlot)
     assert _told(explain(rules, _query(), admission)) == [
         "address passes: nothing is asked of the address [None]",
@@ -134,7 +134,7 @@ def test_it_says_what_the_admission_does(
     rules: AccessRules, peer: str, name: str | None, moment: int, load: float
 ) -> None:
     """The last step refuses if and only if the door does, for the same reason and by the same rule."""
-    admission = Admission(rules, GlobalLimit(), wall=lambda: moment, load=lambda: load)
+    admission = Admission(rules, GlobalLimit(), wall_clock=lambda: moment, load=lambda: load)
     query = ExplainQuery(peer=peer, moment=moment, name=name, looked_up=True, load=load)
     last = explain(rules, query)[-1]
     found = admission.admit(peer, 0.0)
@@ -142,6 +142,6 @@ def test_it_says_what_the_admission_does(
     assert (last.outcome is StepOutcome.REFUSES) is (refusal is not None)
     if refusal is not None:
         assert (last.check, last.rule) == (refusal.reason, refusal.rule)
-    answered = DatagramFilter(rules, wall=lambda: moment, load=lambda: load).refusal(peer, 40_000, 0.0)
+    answered = DatagramFilter(rules, wall_clock=lambda: moment, load=lambda: load).refusal(peer, 40_000, 0.0)
     steps = explain(rules, ExplainQuery(peer=peer, moment=moment, load=load, datagram=True))
     assert (steps[-1].outcome is StepOutcome.REFUSES) is (answered is not None)

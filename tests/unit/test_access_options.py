@@ -21,7 +21,7 @@ def _problems(text: str, files: FakeFiles | None = None) -> list[str]:
 def test_without_options_a_admission_is_open() -> None:
     """A built-in asks nothing of a connection."""
     rules = rules_of(service_of("echo 7/tcp"))
-    assert not rules.listed
+    assert not rules.has_address_lists
     assert (rules.access_times, rules.zone, rules.max_load) == ((), None, None)
     assert (rules.instances, rules.per_source, rules.rate, rules.per_source_rate) == (None, None, None, None)
 

@@ -18,16 +18,16 @@ def test_the_first_is_told_at_once_and_the_next_second_in_one_line() -> None:
     """With the count, and the first of those that it is about."""
     summary = RefusalAggregator()
     assert summary.due(0.0) is None
-    assert summary.note(_RATE, "192.0.2.1", 0.0) == RefusalLine(_RATE, "192.0.2.1", 1)
+    assert summary.add(_RATE, "192.0.2.1", 0.0) == RefusalLine(_RATE, "192.0.2.1", 1)
     assert summary.due(0.0) is None
-    assert summary.note(_RATE, "192.0.2.2", 0.25) is None
-    assert summary.note(_RATE, "192.0.2.3", 0.5) is None
+    assert summary.add(_RATE, "192.0.2.2", 0.25) is None
+    assert summary.add(_RATE, "192.0.2.3", 0.5) is None
     assert summary.due(0.5) == 0.5
     assert summary.pending(0.5) == []
     assert summary.pending(1.0) == [RefusalLine(_RATE, "192.0.2.2", 2)]
     assert summary.due(1.0) is None
     assert summary.pending(9.0) == []
-    assert summary.note(_RATE, "192.0.2.4", 9.0) == RefusalLine(_RATE, "192.0.2.4", 1)
+    assert summary.add(_RATE, "192.0.2.4", 9.0) == RefusalLine(_RATE, "192.0.2.4", 1)
     assert summary.counts == {RefusalReason.RATE: 4}
 
 
@@ -35,7 +35,7 @@ def test_at_the_end_nothing_waits() -> None:
     """Whoever stops tells the rest at once."""
     summary = RefusalAggregator()
     for number in range(3):
-        summary.note(_RATE, f"192.0.2.{number}", 5.0)
+        summary.add(_RATE, f"192.0.2.{number}", 5.0)
     assert summary.pending(float("inf")) == [RefusalLine(_RATE, "192.0.2.1", 2)]
     assert summary.due(5.0) is None
 
@@ -43,19 +43,19 @@ def test_at_the_end_nothing_waits() -> None:
 def test_each_reason_has_its_own_line() -> None:
     """A flood for one reason hides no other."""
     summary = RefusalAggregator()
-    assert summary.note(_RATE, "192.0.2.1", 0.0) is not None
-    assert summary.note(_RATE, "192.0.2.1", 0.0) is None
-    assert summary.note(_TIME, "192.0.2.2", 0.1) == RefusalLine(_TIME, "192.0.2.2", 1)
+    assert summary.add(_RATE, "192.0.2.1", 0.0) is not None
+    assert summary.add(_RATE, "192.0.2.1", 0.0) is None
+    assert summary.add(_TIME, "192.0.2.2", 0.1) == RefusalLine(_TIME, "192.0.2.2", 1)
     assert summary.counts == {RefusalReason.RATE: 2, RefusalReason.TIME: 1}
 
 
 def test_a_clock_that_is_set_back_holds_no_line() -> None:
     """What waits is told with the next, and the timer waits a second at most."""
     summary = RefusalAggregator()
-    summary.note(_RATE, "192.0.2.1", 1e6)
-    summary.note(_RATE, "192.0.2.1", 1e6)
+    summary.add(_RATE, "192.0.2.1", 1e6)
+    summary.add(_RATE, "192.0.2.1", 1e6)
     assert summary.due(0.0) == 1.0
-    assert summary.note(_RATE, "192.0.2.1", 0.0) == RefusalLine(_RATE, "192.0.2.1", 2)
+    assert summary.add(_RATE, "192.0.2.1", 0.0) == RefusalLine(_RATE, "192.0.2.1", 2)
 
 
 @given(st.lists(st.tuples(st.sampled_from([_RATE, _TIME]), st.integers(0, 100), st.booleans()), max_size=80))
@@ -67,7 +67,7 @@ def test_no_more_than_a_line_a_second_and_nothing_is_lost(visits: list[tuple[Ref
         now += step / 64
         if ticks:
             written += [(now, line) for line in summary.pending(now)]
-        line = summary.note(refusal, "192.0.2.1", now)
+        line = summary.add(refusal, "192.0.2.1", now)
         written += [(now, line)] if line else []
     while (wait := summary.due(now)) is not None:
         now += wait

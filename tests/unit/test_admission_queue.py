@@ -69,7 +69,7 @@ class _Place:
     def __init__(self, options: str = "", most: int | None = None, limit: int = 100, *, short: bool = False) -> None:
         self.reactor = FakeReactor()
         self.lines: list[str] = []
-        self.log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False), short=short)
+        self.log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False), anonymize=short)
         self.names = FakeNames()
         self.budget = DescriptorBudget(limit, self.reactor)
         self.global_limit = GlobalLimit(most)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svcd.process.connection_closes import Closings, HandlerSocket
+from svcd.process.connection_closes import CloseReports, HandlerSocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,7 @@ def test_a_close_is_reported_once(pair: tuple[HandlerSocket, socket.socket]) -> 
     """While the socket is still open, and only when no file made of it is."""
     sock, client = pair
     reports: list[tuple[int, bool]] = []
-    sock.leaving = lambda each, closed: reports.append((each.fileno(), closed))
+    sock.on_close = lambda each, closed: reports.append((each.fileno(), closed))
     number = sock.fileno()
     with sock.makefile("rb"):
         sock.close()
@@ -41,7 +41,7 @@ def test_a_detached_socket_is_reported(pair: tuple[HandlerSocket, socket.socket]
     """Its close later is other code's."""
     sock, _ = pair
     reports: list[bool] = []
-    sock.leaving = lambda _each, closed: reports.append(closed)
+    sock.on_close = lambda _each, closed: reports.append(closed)
     os.close(sock.detach())
     sock.close()
     assert reports == [False]
@@ -58,19 +58,19 @@ def test_a_socket_that_nobody_counts(pair: tuple[HandlerSocket, socket.socket]) 
 
 def test_reports_come_to_the_launcher(pair: tuple[HandlerSocket, socket.socket]) -> None:
     """Each with the number of its connection."""
-    closings = Closings()
-    assert list(closings.reports()) == []
+    closings = CloseReports()
+    assert list(closings.read()) == []
     child = os.fork()
     if not child:
         try:
-            pair[0].leaving = closings.reporter(2**40)
+            pair[0].on_close = closings.reporter(2**40)
             pair[0].close()
         finally:
             os._exit(0)
     os.waitpid(child, 0)
-    assert list(closings.reports()) == [(2**40, True)]
+    assert list(closings.read()) == [(2**40, True)]
     # A launcher that is gone changes nothing for the handler.
-    pair[0].leaving = closings.reporter(3)
+    pair[0].on_close = closings.reporter(3)
     pair[0].close()
     assert pair[0].fileno() == -1
     closings.close()

@@ -93,14 +93,14 @@ def test_a_copy_is_closed_with_the_last(handler: _Handler) -> None:
     copies.keep(7, handler.process.pid, handler.copy)
     assert copies.due == pytest.approx(0.1)
     handler.tell("close")
-    copies.look()
+    copies.check()
     assert not handler.ended
     clock.advance(0.2)
-    copies.look()
+    copies.check()
     assert handler.ended
     assert copies.due is None
-    assert copies.take(7) == (0, 3)
-    assert copies.take(7) == (-1, -1)
+    assert copies.close_copy(7) == (0, 3)
+    assert copies.close_copy(7) == (-1, -1)
 
 
 def test_a_copy_is_kept_for_a_child(handler: _Handler) -> None:
@@ -111,10 +111,10 @@ def test_a_copy_is_kept_for_a_child(handler: _Handler) -> None:
     handler.tell("fork")
     handler.tell("close")
     clock.advance(0.2)
-    copies.look()
+    copies.check()
     assert not handler.ended
     assert copies.due == pytest.approx(0.3)
-    assert copies.take(7) == (0, 3)
+    assert copies.close_copy(7) == (0, 3)
 
 
 def test_a_copy_outlives_its_handler(handler: _Handler) -> None:
@@ -124,8 +124,8 @@ def test_a_copy_outlives_its_handler(handler: _Handler) -> None:
     copies.keep(7, handler.process.pid, handler.copy)
     handler.close()
     clock.advance(0.2)
-    copies.look()
-    assert copies.take(7) == (0, 3)
+    copies.check()
+    assert copies.close_copy(7) == (0, 3)
 
 
 def _hidden(path: str) -> list[str]:
@@ -144,11 +144,11 @@ def test_what_can_not_be_seen_is_not_counted(handler: _Handler, monkeypatch: pyt
         listing: Callable[[str], list[str]] = _hidden
         monkeypatch.setattr(os, "listdir", listing)
         clock.advance(0.2)
-        copies.look()
+        copies.check()
     handler.tell("close")
     assert handler.ended
     assert copies.due is None
-    assert copies.take(7) == (-1, -1)
+    assert copies.close_copy(7) == (-1, -1)
 
 
 @pytest.mark.parametrize(("closed", "counts"), [(True, (0, 3)), (False, (-1, -1))])
@@ -166,13 +166,13 @@ def test_a_handler_that_reports(
         listing: Callable[[str], list[str]] = _hidden
         monkeypatch.setattr(os, "listdir", listing)
     clock.advance(0.2)
-    copies.look()
+    copies.check()
     handler.tell("close")
     assert not handler.ended
-    copies.left(7, closed=closed)
-    copies.left(8, closed=closed)
+    copies.handler_left(7, closed=closed)
+    copies.handler_left(8, closed=closed)
     assert handler.ended
-    assert copies.take(7) == counts
+    assert copies.close_copy(7) == counts
 
 
 def test_a_report_where_all_is_seen(handler: _Handler) -> None:
@@ -181,12 +181,12 @@ def test_a_report_where_all_is_seen(handler: _Handler) -> None:
     copies = ConnectionCopies(clock.seconds)
     copies.keep(7, handler.process.pid, handler.copy, reported=True)
     handler.tell("fork")
-    copies.left(7, closed=True)
+    copies.handler_left(7, closed=True)
     handler.tell("close")
     clock.advance(0.2)
-    copies.look()
+    copies.check()
     assert not handler.ended
-    assert copies.take(7) == (0, 3)
+    assert copies.close_copy(7) == (0, 3)
 
 
 def test_many_copies_are_looked_at_less_often(handler: _Handler) -> None:
@@ -194,7 +194,7 @@ def test_many_copies_are_looked_at_less_often(handler: _Handler) -> None:
     times = iter([0.0, 1.0, 1.5])
     copies = ConnectionCopies(lambda: next(times))
     copies.keep(7, handler.process.pid, handler.copy)
-    copies.look()
+    copies.check()
     assert copies.due == pytest.approx(1.5 + 0.5 * 20)
     copies.close()
 

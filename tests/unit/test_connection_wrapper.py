@@ -97,7 +97,9 @@ class _Gates:
         self.names = FakeNames()
         self.budget = DescriptorBudget(100, self.clock)
         self.factory = _Factory(kind)
-        log_writer = LogWriter(keeping(self.lines), (JsonFormat if as_json else TextFormat)(stamped=False), short=short)
+        log_writer = LogWriter(
+            keeping(self.lines), (JsonFormat if as_json else TextFormat)(stamped=False), anonymize=short
+        )
         service = service_of(line)
         context = ConnectionContext(
             self.clock,

@@ -83,7 +83,7 @@ class _Datagrams:
         make: Callable[..., DatagramPort] = datagram_port,
     ) -> None:
         self.refused: list[tuple[RefusalReason, str, int]] = []
-        self.answering = DatagramFilter(rules or AccessRules(amplify=True), wall=lambda: 0.0, load=lambda: 0.0)
+        self.answering = DatagramFilter(rules or AccessRules(amplify=True), wall_clock=lambda: 0.0, load=lambda: 0.0)
         self.reactor = FakeReactor()
         self.protocol = _Answers()
         self.sock = socket.socket(family, socket.SOCK_DGRAM)
@@ -303,7 +303,7 @@ def test_the_answer_comes_from_the_address_that_was_asked(
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
         sock.bind((server, 0))
         protocol = _Answers()
-        answering = DatagramFilter(AccessRules(amplify=True), wall=lambda: 0.0, load=lambda: 0.0)
+        answering = DatagramFilter(AccessRules(amplify=True), wall_clock=lambda: 0.0, load=lambda: 0.0)
         port = make(FakeReactor(), sock, protocol, answering, lambda *_: None)
         port.startListening()
         clients = []
@@ -415,7 +415,7 @@ def test_a_unix_sockets_datagrams_count_for_their_users(tmp_path: Path) -> None:
     assert made.refused == [(RefusalReason.PER_SOURCE_RATE, f"uid:{os.getuid()}", -1)]
     assert made.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED)
     made.port.stopListening()
-    other = DatagramFilter(AccessRules(), wall=lambda: 0.0, load=lambda: 0.0)
+    other = DatagramFilter(AccessRules(), wall_clock=lambda: 0.0, load=lambda: 0.0)
     DatagramPort(made.reactor, made.sock, made.protocol, other).startListening()
     assert not made.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED)
     made.close()

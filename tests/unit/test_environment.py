@@ -16,7 +16,7 @@ from svcd.process.environment import (
     tcp_environment,
     unix_environment,
 )
-from svcd.process.programs import connection_values
+from svcd.process.programs import connection_variables
 
 GIT = pwd.struct_passwd(("git", "x", 1000, 1000, "", "/srv/git", "/bin/false"))
 DAEMON = {"TZ": "UTC", "LD_PRELOAD": "/tmp/evil.so", "PATH": "/nowhere", "HOME": "/root", "EMPTY": ""}
@@ -106,7 +106,7 @@ def test_a_proxy() -> None:
     assert _variables(local_proxy_environment(17, 1000, 100)) == {
         "UNIXREMOTEPID": "17", "UNIXREMOTEUID": "1000", "UNIXREMOTEGID": "100",
     }  # fmt: skip
-    kept = connection_values(tcp_environment("::1", 7, "::1", 1, 1) + b"\0" + proxy_environment("192.0.2.9", 5))
+    kept = connection_variables(tcp_environment("::1", 7, "::1", 1, 1) + b"\0" + proxy_environment("192.0.2.9", 5))
     assert kept[b"PROXY_ADDR"] == b"192.0.2.9"
 
 

@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from svcd.process.launch_options import LIMITS, adapt, changed_variables, excess, launcher_options
+from svcd.process.launch_options import LIMITS, apply_options, changed_variables, excess, launcher_options
 from svcd.process.spec import LaunchSpec, ProcessCredentials, ResourceLimit
 from svcd.supervisor.launch_spec import DaemonAccount, launch_spec
 from tests.doubles import service_of
@@ -79,9 +79,9 @@ def test_a_launcher_may_be_started_otherwise(options: str) -> None:
     """By what it does itself, and what takes rights away; the one becomes the other, and that can be undone."""
     plain, other = _spec(""), _spec(options)
     assert _excess(plain, other) == []
-    assert adapt(plain, launcher_options(other)) == other
-    assert adapt(other, launcher_options(plain)) == plain
-    assert _excess(plain, adapt(other, launcher_options(plain))) == []
+    assert apply_options(plain, launcher_options(other)) == other
+    assert apply_options(other, launcher_options(plain)) == plain
+    assert _excess(plain, apply_options(other, launcher_options(plain))) == []
 
 
 @pytest.mark.parametrize(("options", "named"), OTHERS)
@@ -117,7 +117,7 @@ def test_variables_that_differ() -> None:
 def test_what_are_no_launcher_options(options: bytes) -> None:
     """Are refused, whoever has sent them."""
     with pytest.raises(ValueError, match="no launcher options"):
-        adapt(_spec(""), options)
+        apply_options(_spec(""), options)
 
 
 @pytest.mark.parametrize("limit", [-3, -5, -(2**63)])
@@ -128,7 +128,7 @@ def test_a_limit_that_is_none(limit: int, soft: bool) -> None:
     wanted = ResourceLimit(which, limit, 5) if soft else ResourceLimit(which, 5, limit)
     spec = _spec("")._replace(identity=ProcessCredentials(handler_limits=(wanted,)))
     with pytest.raises(ValueError, match="no limit"):
-        adapt(_spec(""), launcher_options(spec))
+        apply_options(_spec(""), launcher_options(spec))
 
 
 @pytest.mark.parametrize(
@@ -147,12 +147,12 @@ def test_numbers_that_no_services_file_has(change: dict[str, object], named: lis
     """A daemon that was taken over can send any: what wraps around in the system, and what leaves limits out."""
     row = _spec("rlimit_nofile=20")
     wanted = row._replace(identity=row.identity._replace(**change))  # type: ignore[arg-type]
-    assert _excess(row, adapt(row, launcher_options(wanted))) == named
+    assert _excess(row, apply_options(row, launcher_options(wanted))) == named
 
 
 def test_a_limit_of_files_that_is_too_low_for_a_launcher() -> None:
     """Is its handlers' alone, whatever else it does."""
     spec = LaunchSpec("x", ProcessCredentials(handler_limits=(ResourceLimit(resource.RLIMIT_NOFILE, 10, 10),)), {})
     other = spec._replace(log_stderr=True)
-    assert adapt(spec, launcher_options(other)) == other
-    assert adapt(spec, launcher_options(spec)) == spec
+    assert apply_options(spec, launcher_options(other)) == other
+    assert apply_options(spec, launcher_options(spec)) == spec

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from svcd.process.launcher_client import MOST_WAITING, LauncherClient
-from svcd.process.launcher_protocol import MOST_UNANSWERED, LauncherProtocol
+from svcd.process.launcher_client import MAX_WAITING, LauncherClient
+from svcd.process.launcher_protocol import MAX_UNANSWERED, LauncherProtocol
 from svcd.process.messages import (
-    LARGEST,
-    LONGEST_REASON,
-    ONE_DESCRIPTOR,
+    FD_STRUCT,
+    MAX_PACKET,
+    MAX_REASON,
     Changed,
     CheckModule,
     Connection,
@@ -38,7 +38,7 @@ from svcd.process.messages import (
     parse,
 )
 from svcd.process.spec import LaunchSpec, ProcessCredentials
-from svcd.process.stderr import LONGEST_BLOCK, OutputLimit
+from svcd.process.stderr import MAX_BLOCK, OutputLimit
 from tests.doubles import FakeReactor, LogCatcher
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class _Service:
     def kill(self, pid: int) -> None:
         self.killed.append(pid)
 
-    def renew(self, reports: LauncherEvents) -> LauncherClient:
+    def make_replacement(self, reports: LauncherEvents) -> LauncherClient:
         raise NotImplementedError
 
     def process_started(self, number: int, pid: int) -> None:
@@ -97,7 +97,7 @@ class _Service:
     def module_changed(self, module: str) -> None:
         self.heard.append(("module changed", module))
 
-    def worn(self) -> None:
+    def threads_stuck(self) -> None:
         self.heard.append("worn")
 
     def unavailable(self, problem: str) -> None:
@@ -142,8 +142,8 @@ class _Service:
     def order(self) -> tuple[Message, int | None]:
         """What the launcher is told next, and with which descriptor."""
         assert self.launcher is not None
-        packet, rights, _, _ = self.launcher.recvmsg(LARGEST, socket.CMSG_SPACE(4))
-        return parse(packet), ONE_DESCRIPTOR.unpack(rights[0][2])[0] if rights else None
+        packet, rights, _, _ = self.launcher.recvmsg(MAX_PACKET, socket.CMSG_SPACE(4))
+        return parse(packet), FD_STRUCT.unpack(rights[0][2])[0] if rights else None
 
     def take(self) -> int:
         """Take a connection as the launcher does; returns its number."""
@@ -151,7 +151,7 @@ class _Service:
         assert isinstance(order, Connection)
         assert descriptor is not None
         os.close(descriptor)
-        return order.number
+        return order.connection_id
 
     def close(self) -> None:
         """End everything."""
@@ -305,7 +305,7 @@ WRONG = {
     "empty": b"",
     "an order": pack(Signal(1, 2, 3)),
     "the zygote's": pack(LauncherStarted(1, 2)),
-    "too long": pack(StderrLine(1, b"x" * LARGEST)) + b"x",
+    "too long": pack(StderrLine(1, b"x" * MAX_PACKET)) + b"x",
     "a second Ready": pack(Ready()),
     "Starting unknown": pack(Starting(7)),
     "Starting again": pack(Starting(2)),
@@ -325,7 +325,7 @@ WRONG = {
     "Ended with less than no time": pack(Ended(3, 0, 0.0, -1.0)),
     "Ended with no count": pack(Ended(3, 0, 0.0, 0.0, -2)),
     "output of nobody": pack(StderrLine(7, b"x")),
-    "output in one piece": pack(StderrLine(1, b"x" * (LONGEST_BLOCK + 1))),
+    "output in one piece": pack(StderrLine(1, b"x" * (MAX_BLOCK + 1))),
     "Idle with a process": pack(Idle()),
     "Changed unasked": pack(Changed(b"m")),
 }
@@ -370,7 +370,7 @@ def test_nothing_comes_before_ready(service: _Service, report: Message) -> None:
 def test_a_reason_has_a_greatest_length(service: _Service) -> None:
     """It becomes a line of the log."""
     service.attach()
-    service.say(Ready(b"x" * (LONGEST_REASON + 1)))
+    service.say(Ready(b"x" * (MAX_REASON + 1)))
     assert service.killed == [100]
 
 
@@ -431,9 +431,9 @@ def _check_bounds(service: _Service, steps: list[Message | int]) -> None:
     launcher_client = service.launcher_client
     assert launcher_client.pids.keys() | launcher_client.orphaned.keys() <= sent
     assert len(launcher_client._protocol._states) <= len(sent)
-    assert len(launcher_client._orders._signals) <= len(sent)
+    assert len(launcher_client._queue._signals) <= len(sent)
     started = [each[1] for each in service.heard if isinstance(each, tuple) and each[0] == "started"]
-    over = [each.number for each in service.heard if isinstance(each, Ended)]
+    over = [each.connection_id for each in service.heard if isinstance(each, Ended)]
     over += [each[1] for each in service.heard if isinstance(each, tuple) and each[0] in ("failed", "forgotten")]
     assert len(started) == len(set(started))
     assert len(over) == len(set(over))
@@ -468,7 +468,7 @@ def _check_use(service: _Service, packets: list[bytes]) -> None:
             break
     assert descriptor is not None
     os.close(descriptor)
-    assert order.number == 1
+    assert order.connection_id == 1
 
 
 def test_so_many_are_sent_before_an_answer(service: _Service) -> None:
@@ -477,14 +477,14 @@ def test_so_many_are_sent_before_an_answer(service: _Service) -> None:
     service.say(Ready())
     assert service.launcher is not None
     service.launcher.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-    for number in range(1, MOST_UNANSWERED + 100):
+    for number in range(1, MAX_UNANSWERED + 100):
         service.serve(number)
         service.reactor.advance(0.1)
-        while not service.reactor.getDelayedCalls() and number <= MOST_UNANSWERED:
+        while not service.reactor.getDelayedCalls() and number <= MAX_UNANSWERED:
             service.take()
             break
         assert service.launcher_client.drop(number)
-    assert len(service.launcher_client._protocol._states) == MOST_UNANSWERED
+    assert len(service.launcher_client._protocol._states) == MAX_UNANSWERED
     service.serve(1000)
     with pytest.raises(BlockingIOError):
         service.order()
@@ -610,12 +610,12 @@ def test_a_connection_follows_to_the_next_launcher(service: _Service) -> None:
 def test_an_output_limit_lets_so_much_through() -> None:
     """Lines and bytes each have their bucket; what is dropped takes nothing from it; time fills both."""
     clock = Clock()
-    limit = OutputLimit(2, LONGEST_BLOCK, clock.seconds)
+    limit = OutputLimit(2, MAX_BLOCK, clock.seconds)
     assert [limit.take(10) for _ in range(3)] == [True, True, False]
     clock.advance(0.5)
-    assert [limit.take(LONGEST_BLOCK), limit.take(LONGEST_BLOCK)] == [True, False]
+    assert [limit.take(MAX_BLOCK), limit.take(MAX_BLOCK)] == [True, False]
     clock.advance(100)
-    assert [limit.take(LONGEST_BLOCK - 5), limit.take(6), limit.take(5)] == [True, False, True]
+    assert [limit.take(MAX_BLOCK - 5), limit.take(6), limit.take(5)] == [True, False, True]
 
 
 def test_a_protocol_forgets_what_is_over() -> None:
@@ -623,7 +623,7 @@ def test_a_protocol_forgets_what_is_over() -> None:
     protocol = LauncherProtocol()
     protocol.check(Ready())
     for number in range(1, 100):
-        protocol.sent(number)
+        protocol.connection_sent(number)
         for report in (Starting(number), Started(number, 5), Ended(number, 0)):
             assert not protocol.idle
             protocol.check(report)
@@ -635,7 +635,7 @@ def test_so_many_wait_and_no_more(service: _Service) -> None:
     """The link says when it is full, and when there is room again."""
     service.attach()
     service.say(Ready())
-    for number in range(MOST_WAITING):
+    for number in range(MAX_WAITING):
         assert not service.launcher_client.full
         service.serve(number)
     assert service.launcher_client.full
@@ -694,7 +694,7 @@ def test_orphans_are_forgotten_with_the_zygote(service: _Service) -> None:
     service.begin(1, 55)
     service.heard.clear()
     service.die()
-    service.launcher_client.forget()
+    service.launcher_client.zygote_lost()
     assert service.heard == [("forgotten", 1)]
 
 

@@ -69,7 +69,7 @@ def test_a_connection_waits_for_room(service: _Service) -> None:
         next_order(service)
     order, descriptor = next_order(service)
     assert isinstance(order, Connection)
-    assert order.number == MANY + 1
+    assert order.connection_id == MANY + 1
     assert descriptor is not None
     os.close(descriptor)
 
@@ -83,7 +83,7 @@ def test_signals_for_orphans_are_the_zygotes(service: _Service) -> None:
         service.launcher_client.signal(number, signal.SIGTERM)
     assert service.ended_by_the_zygote == []
     service.die()
-    unsent = [each.number for each in service.ended_by_the_zygote]
+    unsent = [each.connection_id for each in service.ended_by_the_zygote]
     # Of those that the launcher had been sent nobody knows whether it took them.
     assert unsent == list(range(unsent[0], MANY + 1))
     service.launcher_client.signal(1, signal.SIGKILL)
@@ -104,7 +104,7 @@ def test_a_zygote_that_is_lost_with_an_order(service: _Service) -> None:
     """That is no failure of the launcher: the next zygote is asked for it, and there is no pause."""
     service.serve(1)
     assert service.asked == 1
-    service.launcher_client.forget()
+    service.launcher_client.zygote_lost()
     assert (service.launcher_client.failing, service.reactor.getDelayedCalls()) == (False, [])
     service.attach()
     service.say(Ready())
@@ -114,7 +114,7 @@ def test_a_zygote_that_is_lost_with_an_order(service: _Service) -> None:
 def test_launchers_outlive_their_zygote(service: _Service) -> None:
     """The handlers of a launcher that is lost after its zygote are nobody's, and closed at once."""
     begin(service, 2)
-    service.launcher_client.forget()
+    service.launcher_client.zygote_lost()
     assert service.heard == []
     service.die()
     assert service.heard == [("forgotten", 1), ("forgotten", 2)]
@@ -134,7 +134,7 @@ def test_everything_a_dead_launcher_has_said_is_heard(service: _Service) -> None
 def test_an_abandoned_process_says_nothing(service: _Service) -> None:
     """What is reported of it later is not passed on."""
     begin(service, 1)
-    service.launcher_client.abandon(1)
+    service.launcher_client.forget_connection(1)
     service.say(Ended(1, 0))
     assert service.heard == []
 

@@ -76,7 +76,7 @@ def test_without_files_in_memory_a_large_entry_is_cut(
 
     monkeypatch.setattr(os, "memfd_create", forbidden)
     assert place.write([f"A=1\nMESSAGE={'x' * 5_000_000}", "MESSAGE=next"]) == 2
-    assert journald.take() == {"A": "1", "MESSAGE": "x" * places._LONGEST_VALUE}
+    assert journald.take() == {"A": "1", "MESSAGE": "x" * places._MAX_VALUE}
     assert journald.take() == {"MESSAGE": "next"}
 
 

@@ -290,7 +290,7 @@ def test_syslog_gets_lines_without_time(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_shortening_is_the_journals() -> None:
     """Keepers ask it."""
-    assert LogSetup({"logger": object()}, short=True).log_writer.format_peer("192.0.2.1", 7) == "192.0.2.0"
+    assert LogSetup({"logger": object()}, anonymize=True).log_writer.format_peer("192.0.2.1", 7) == "192.0.2.0"
     journal = LogSetup({"logger": object()}).log_writer
     assert journal.format_peer("192.0.2.1", 7) == "192.0.2.1:7"
     assert journal.template(ACCEPT, {}, ()) == "<6>accept"

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from svcd.log import writer as journal_module
 from svcd.log.events import ACCEPT, CLOSE, END, LISTEN, PAUSE, READY, log_event
 from svcd.log.formats import JsonFormat, LineFormat, TextFormat, quote
-from svcd.log.writer import FLUSH_LINES, FLUSH_SECONDS, KEEP_LINES, LogObserver, LogWriter
+from svcd.log.writer import FLUSH_LINES, FLUSH_SECONDS, MAX_LINES, LogObserver, LogWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -268,18 +268,18 @@ def test_what_had_to_be_given_up_is_said(sink: _Sink) -> None:
     log_writer = LogWriter(sink, TextFormat(stamped=False))
     log_writer.start_buffering(clock.callLater)
     sink.failing = True
-    for number in range(KEEP_LINES + 25):
+    for number in range(MAX_LINES + 25):
         log_writer.write(str(number))
     clock.advance(FLUSH_SECONDS)
     sink.failing = False
     log_writer.write("after")
     clock.advance(FLUSH_SECONDS)
-    lost = sink.lines[KEEP_LINES]
+    lost = sink.lines[MAX_LINES]
     assert lost.startswith("lost lines=")
     kept = [line for line in sink.lines if line != lost]
     given_up = int(lost.split("=")[1].split()[0])
-    assert given_up + len(kept) == KEEP_LINES + 26
-    assert len(kept) >= KEEP_LINES
+    assert given_up + len(kept) == MAX_LINES + 26
+    assert len(kept) >= MAX_LINES
     assert kept[0] == "0"
     sink.lines.clear()
     log_writer.write("x")
@@ -289,7 +289,7 @@ def test_what_had_to_be_given_up_is_said(sink: _Sink) -> None:
 
 def test_what_is_lost_is_said_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """However few lines the place takes at a time, the `lost` line is where lines are missing, with that time."""
-    monkeypatch.setattr(journal_module, "KEEP_LINES", 4)
+    monkeypatch.setattr(journal_module, "MAX_LINES", 4)
     taken: list[str] = []
     room, moment, clock = [0], [NOW], Clock()
 

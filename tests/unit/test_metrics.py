@@ -20,7 +20,7 @@ class _Source:
     def __init__(self, flow: LiveTraffic) -> None:
         self.now = flow
 
-    def flow(self) -> LiveTraffic:
+    def traffic(self) -> LiveTraffic:
         """What the test says."""
         return self.now
 
@@ -34,7 +34,7 @@ def clock() -> Clock:
 @pytest.fixture
 def registry(clock: Clock) -> MetricsRegistry:
     """A ledger of a daemon that has just been started."""
-    return MetricsRegistry(wall=lambda: 1000.0 + clock.seconds(), clock=clock.seconds)
+    return MetricsRegistry(wall_clock=lambda: 1000.0 + clock.seconds(), clock=clock.seconds)
 
 
 def test_a_value_is_in_the_bucket_whose_bound_it_does_not_exceed() -> None:
@@ -42,7 +42,7 @@ def test_a_value_is_in_the_bucket_whose_bound_it_does_not_exceed() -> None:
     histogram = Histogram((1.0, 2.0))
     for value in (0.5, 1.0, 1.5, 2.0, 99.0, -1.0):
         histogram.observe(value)
-    found = histogram.frozen()
+    found = histogram.snapshot()
     assert (found.counts, found.total, found.count) == ((3, 2, 1), 104.0, 6)
 
 
@@ -63,7 +63,7 @@ def test_bytes_that_nobody_counted_are_none(registry: MetricsRegistry) -> None:
     counters = counted(registry, STREAM)
     counters.end("done", 0.5, -1, -1, "")
     assert (counters.bytes_in, counters.bytes_out) == (0, 0)
-    [(_, recent)] = registry.last()
+    [(_, recent)] = registry.recent()
     assert (recent.bytes_in, recent.bytes_out) == (-1, -1)
 
 
@@ -86,7 +86,7 @@ def test_who_is_open_is_asked(registry: MetricsRegistry) -> None:
     sources = [_Source(LiveTraffic(5, 6, 3)), _Source(LiveTraffic(50, 60, 30))]
     for source in sources:
         counters.add_source(source)
-    before = counters.figures()
+    before = counters.snapshot()
     assert (before.bytes_in, before.bytes_out, before.datagrams) == (55, 66, 33)
     assert before.refused == {"port": 2}
     assert counters.arrivals() == (33, 2)
@@ -94,7 +94,7 @@ def test_who_is_open_is_asked(registry: MetricsRegistry) -> None:
         counters.remove_source(source)
         counters.remove_source(source)
         source.now = LiveTraffic()
-    assert counters.figures() == before
+    assert counters.snapshot() == before
     assert counters.arrivals() == (33, 2)
 
 
@@ -111,7 +111,7 @@ def test_a_service_goes_on_where_it_was(registry: MetricsRegistry) -> None:
     counters = counted(registry, STREAM)
     counters.accepted += 1
     registry.watch(lambda _delay, _call: None)
-    changed = ServiceInfo("echo/tcp", "upper", most=5)
+    changed = ServiceInfo("echo/tcp", "upper", max_connections=5)
     registry.describe([DATAGRAM, changed])
     assert [(each.about, each.accepted) for each in registry.snapshot().services] == [(DATAGRAM, 0), (changed, 1)]
     registry.describe([DATAGRAM])
@@ -132,7 +132,7 @@ def test_the_last_connections_are_remembered(registry: MetricsRegistry, clock: C
         counters.end("done", 1.0, number, 0, "192.0.2.1:1")
         silent.end("done", 1.0, 0, 0, "192.0.2.1:1")
         clock.advance(1)
-    found = registry.last()
+    found = registry.recent()
     assert [recent.bytes_in for _, recent in found] == list(range(RECENT + 4, 4, -1))
     assert [ago for ago, _ in found[:2]] == [1.0, 2.0]
     assert {recent.service for _, recent in found} == {"echo/tcp"}
@@ -193,7 +193,7 @@ def test_the_daemon_is_described(registry: MetricsRegistry, clock: Clock) -> Non
     daemon = registry.snapshot().daemon
     assert (daemon.state, daemon.started, daemon.uptime) == ("ready", 1000.0, 10.0)
     assert (daemon.reloads_done, daemon.reloads_failed, daemon.config_seconds) == (2, 1, 0.25)
-    assert (daemon.descriptors, daemon.descriptors_most) == (7, 1000)
+    assert (daemon.descriptors, daemon.descriptors_limit) == (7, 1000)
 
 
 def test_a_counters_needs_no_registry() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svcd.process.messages import (
-    LARGEST,
+    MAX_PACKET,
     Changed,
     CheckModule,
     ChildExited,
@@ -27,10 +27,10 @@ from svcd.process.messages import (
     StderrLine,
     pack,
     parse,
-    read_all,
+    parse_all,
 )
 from svcd.process.spec import LaunchSpec, ProcessCredentials, ResourceLimit, dump, load
-from svcd.process.stderr import BLOCK, LONGEST_BLOCK, LONGEST_LINE, StderrSplitter
+from svcd.process.stderr import BLOCK, MAX_BLOCK, MAX_LINE, StderrSplitter
 
 NUMBERS = st.integers(0, 2**64 - 1)
 PIDS = st.integers(0, 2**22)
@@ -91,7 +91,7 @@ def test_a_packet_has_messages_up_to_one_that_ends_in_bytes(messages: list[Messa
     """Several in one packet are read as several; one that ends in bytes takes all that follows."""
     ends = [isinstance((0, *message)[-1], bytes) for message in messages]
     whole = messages[: ends.index(True) + 1] if True in ends else messages
-    assert read_all(b"".join(map(pack, whole))) == whole
+    assert parse_all(b"".join(map(pack, whole))) == whole
     if len(whole) > 1:
         with pytest.raises(ValueError):
             parse(b"".join(map(pack, whole)))
@@ -99,9 +99,9 @@ def test_a_packet_has_messages_up_to_one_that_ends_in_bytes(messages: list[Messa
 
 def test_a_message_has_a_greatest_length() -> None:
     """What does not fit is cut off, and the rest arrives."""
-    packet = pack(StderrLine(1, b"x" * 2 * LARGEST))
-    assert len(packet) == LARGEST
-    assert parse(packet) == StderrLine(1, b"x" * (LARGEST - 9))
+    packet = pack(StderrLine(1, b"x" * 2 * MAX_PACKET))
+    assert len(packet) == MAX_PACKET
+    assert parse(packet) == StderrLine(1, b"x" * (MAX_PACKET - 9))
     with pytest.raises(ValueError):
         parse(packet + b"x")
 
@@ -142,6 +142,6 @@ def test_lines_and_blocks_are_told_apart() -> None:
 def test_what_never_ends_is_told_in_pieces() -> None:
     """Neither a line without an end nor a block without one is kept in memory for good."""
     lines = StderrSplitter()
-    assert [len(each) for each in lines.feed(b"x" * (3 * LONGEST_LINE))] == [LONGEST_LINE, LONGEST_LINE]
+    assert [len(each) for each in lines.feed(b"x" * (3 * MAX_LINE))] == [MAX_LINE, MAX_LINE]
     block = StderrSplitter()
-    assert len(block.feed(BLOCK + b"y" * 2 * LONGEST_BLOCK)[0]) == LONGEST_BLOCK - 1
+    assert len(block.feed(BLOCK + b"y" * 2 * MAX_BLOCK)[0]) == MAX_BLOCK - 1

@@ -54,7 +54,7 @@ class _Link:
         self.retired: _Link | None = None
         self.awaited: Deferred[int] = Deferred()
 
-    def renew(self) -> _Link:
+    def make_replacement(self) -> _Link:
         assert self.new_daemon is not None
         return self.new_daemon
 
@@ -79,7 +79,7 @@ class _Link:
     def signal(self, number: int, number_of_signal: int) -> None:
         self.signals.append((number, number_of_signal))
 
-    def abandon(self, number: int) -> None:
+    def forget_connection(self, number: int) -> None:
         self.abandoned.append(number)
 
     def ensure_launcher(self) -> None:
@@ -96,7 +96,7 @@ class _Spawned:
         self.budget = DescriptorBudget(100, self.reactor)
         self.launcher_client = _Link()
         service = service_of(line)
-        log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False), short=short)
+        log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False), anonymize=short)
         self.global_limit = GlobalLimit()
         context = ConnectionContext(
             self.reactor, log_writer, files or FakeFiles(), self.names, self.budget, self.global_limit,

@@ -38,7 +38,7 @@ HERE = IPv4Address("TCP", "127.0.0.1", 40_000)
 class _Ports:
     """A datagram port that is open."""
 
-    def flow(self) -> LiveTraffic:
+    def traffic(self) -> LiveTraffic:
         """What it has carried."""
         return LiveTraffic(30, 60, 3)
 
@@ -46,10 +46,10 @@ class _Ports:
 def _busy(clock: Clock | None = None) -> MetricsRegistry:
     """A ledger with something of everything."""
     clock = clock or Clock()
-    registry = MetricsRegistry(wall=lambda: 1000.0, clock=clock.seconds)
+    registry = MetricsRegistry(wall_clock=lambda: 1000.0, clock=clock.seconds)
     registry.state = "ready"
     registry.watch(clock.callLater)
-    echo = counted(registry, ServiceInfo("echo/tcp", "echo", addresses=("127.0.0.1:7", "[::1]:7"), most=100))
+    echo = counted(registry, ServiceInfo("echo/tcp", "echo", addresses=("127.0.0.1:7", "[::1]:7"), max_connections=100))
     echo.accepted += 5
     echo.end("done", 0.25, 10, 20, "192.0.2.1:1")
     echo.end("lost", 99.0, 0, 2, "192.0.2.1:2")

@@ -307,7 +307,7 @@ def test_a_reload_is_counted(daemon: _Daemon, tmp_path: Path) -> None:
     )  # fmt: skip
     daemon.supervisor.change_to(DesiredServices(tuple(endpoints)))
     assert _shown(daemon) == {"echo/unix": (1, 1), "chargen/unix": (1, 1), "upper/unix": (0, 0)}
-    assert [each.about.most for each in daemon.registry.snapshot().services] == [None, 7, None]
+    assert [each.about.max_connections for each in daemon.registry.snapshot().services] == [None, 7, None]
     assert daemon.registry.reloads_done == 1
     daemon.supervisor.abort_connections()
     daemon.reactor.advance(0)

@@ -65,7 +65,7 @@ class _Mux:
         self.budget = DescriptorBudget(10, self.reactor)
         self.names = FakeNames()
         service = service_of(f"tcpmux 0/tcp {options}")
-        log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False), short=short)
+        log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False), anonymize=short)
         context = ConnectionContext(
             self.reactor, log_writer, files or FakeFiles(), self.names, self.budget, GlobalLimit()
         )

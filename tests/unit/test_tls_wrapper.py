@@ -52,7 +52,7 @@ class _Gates:
         self.names = FakeNames()
         budget = DescriptorBudget(100, self.clock)
         form = (JsonFormat if as_json else TextFormat)(stamped=False)
-        log_writer = LogWriter(keeping(self.lines), form, short=short)
+        log_writer = LogWriter(keeping(self.lines), form, anonymize=short)
         files = FakeFiles({**FILES, "/c/welcome": b"welcome\n"})
         self.registry = MetricsRegistry()
         context = ConnectionContext(

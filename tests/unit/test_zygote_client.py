@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from svcd.process.launcher_events import LauncherEvents
 from svcd.process.messages import (
-    LARGEST,
-    ONE_DESCRIPTOR,
+    FD_STRUCT,
+    MAX_PACKET,
     ChildExited,
     Kill,
     LauncherStarted,
@@ -58,11 +58,11 @@ class _Zygote:
 
     def order(self) -> object:
         """What the zygote is told next."""
-        return parse(self.socket.recv(LARGEST))
+        return parse(self.socket.recv(MAX_PACKET))
 
     def say(self, packet: bytes, *descriptors: int) -> None:
         """Let it report."""
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ONE_DESCRIPTOR.pack(each)) for each in descriptors]
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, FD_STRUCT.pack(each)) for each in descriptors]
         self.socket.sendmsg([packet], rights)
         self.zygote_client.doRead()
 
@@ -105,22 +105,22 @@ def test_a_zygote_that_is_lost_leaves_its_orders_to_the_next(zygote: _Zygote) ->
     for _ in range(3):
         zygote.socket.close()
         with LogCatcher() as log:
-            zygote.zygote_client._ended(9)
+            zygote.zygote_client._zygote_exited(9)
         assert [line["reason"] for line in log.named("zygote")] == ["signal 9"]
         assert not log.named("launcher")
         (call,) = zygote.reactor.getDelayedCalls()
         pauses.append(round(call.getTime() - zygote.reactor.seconds(), 3))
         call.cancel()
-        zygote.zygote_client._call = None
+        zygote.zygote_client._restart_call = None
         zygote.begin()
         assert [zygote.order(), zygote.order()] == [StartLauncher(1), StartLauncher(0)]
     assert pauses == [0.1, 0.2, 0.4]
     zygote.launcher_clients[1].stop()
     zygote.socket.close()
-    zygote.zygote_client._ended(9)
+    zygote.zygote_client._zygote_exited(9)
     for call in zygote.reactor.getDelayedCalls():
         call.cancel()
-    zygote.zygote_client._call = None
+    zygote.zygote_client._restart_call = None
     zygote.begin()
     assert zygote.order() == StartLauncher(0)
     with pytest.raises(BlockingIOError):
@@ -129,14 +129,17 @@ def test_a_zygote_that_is_lost_leaves_its_orders_to_the_next(zygote: _Zygote) ->
 
 def test_a_stopped_zygote_client_starts_no_other_zygote(zygote: _Zygote) -> None:
     """Not even one that was lost just before."""
-    zygote.zygote_client._ended(9)
+    zygote.zygote_client._zygote_exited(9)
     assert zygote.zygote_client.stop().called
     assert not zygote.reactor.getDelayedCalls()
 
 
 def test_orders_wait_for_room(zygote: _Zygote) -> None:
     """A zygote that is busy gets them later, one of each kind."""
-    launcher_clients = [zygote.zygote_client.make(0, None, zygote.zygote_client._specs[0]) for _ in range(1000)]  # type: ignore[arg-type]
+    launcher_clients = [
+        zygote.zygote_client.new_launcher_client(0, None, zygote.zygote_client._specs[0])  # type: ignore[arg-type]
+        for _ in range(1000)
+    ]
     for launcher_client in launcher_clients:
         launcher_client.ensure_launcher()
     got = 0
@@ -156,7 +159,7 @@ def test_orders_wait_for_room(zygote: _Zygote) -> None:
 
 WRONG = {
     "nonsense": (b"junk", ""),
-    "too long": (b"T" + b"x" * LARGEST, ""),
+    "too long": (b"T" + b"x" * MAX_PACKET, ""),
     "a launcher's": (pack(Ready()), ""),
     "not asked": (pack(LauncherStarted(1, 77)), "x"),
     "no such row": (pack(LauncherStarted(7, 77)), "x"),
@@ -186,7 +189,7 @@ def test_a_zygote_that_breaks_the_protocol(
         assert ours.recv(1) == b""
     assert killed == [(2**30, 9)]
     with LogCatcher() as log:
-        zygote.zygote_client._ended(9)
+        zygote.zygote_client._zygote_exited(9)
     (lost,) = log.named("zygote")
     assert str(lost["reason"]).startswith("protocol error: ")
 

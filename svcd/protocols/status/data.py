@@ -33,7 +33,7 @@ def view(observed: MetricsSource) -> dict[str, Any]:
         "started": daemon.started,
         "uptime": daemon.uptime,
         "descriptors": daemon.descriptors,
-        "descriptors_limit": daemon.descriptors_most,
+        "descriptors_limit": daemon.descriptors_limit,
         "lag": daemon.lag_last,
         "lag_mean": daemon.lag.total / (daemon.lag.count or 1),
         "cpu": daemon.cpu_seconds,
@@ -45,7 +45,7 @@ def view(observed: MetricsSource) -> dict[str, Any]:
         "refused": _sums(services, "refused_by"),
         "ended": _sums(services, "ended_by"),
         "services": services,
-        "recent": [_recent(ago, each) for ago, each in observed.last()],
+        "recent": [_recent(ago, each) for ago, each in observed.recent()],
     }
 
 
@@ -61,7 +61,7 @@ def _service(figures: ServiceSnapshot, series: Sequence[tuple[int, int]]) -> dic
         "problem": figures.problem,
         "rate": sum(arrived for arrived, _ in last) / (SAMPLE_SECONDS * (len(last) or 1)),
         "open": figures.active,
-        "limit": about.most,
+        "limit": about.max_connections,
         "certificate_expires": about.expires,
         "tls": _tls(figures),
         "handshakes": figures.handshakes,

@@ -66,7 +66,7 @@ def _daemon(daemon: DaemonSnapshot) -> Iterator[Family]:
     yield Family("svcd_descriptors_used", MetricType.GAUGE, "File descriptors used by connections.",
                  [("", daemon.descriptors)])  # fmt: skip
     yield Family("svcd_descriptors_limit", MetricType.GAUGE, "How many connections may use; more wait to be accepted.",
-                 [("", daemon.descriptors_most)])  # fmt: skip
+                 [("", daemon.descriptors_limit)])  # fmt: skip
     yield Family("svcd_reactor_lag_seconds", MetricType.HISTOGRAM,
                  "How late the reactor called what was due, by samples.",
                  [("", _buckets(daemon.lag))], "seconds")  # fmt: skip
@@ -95,8 +95,8 @@ def _connections(services: _Labelled) -> Iterator[Family]:
     yield Family("svcd_connections_active", MetricType.GAUGE, "Connections open now.",
                  [(label, service.active) for label, service in services])  # fmt: skip
     yield Family("svcd_connections_limit", MetricType.GAUGE, "How many may be open, for services that have a limit.",
-                 [(label, service.about.most) for label, service in services
-                  if service.about.most is not None])  # fmt: skip
+                 [(label, service.about.max_connections) for label, service in services
+                  if service.about.max_connections is not None])  # fmt: skip
     yield Family("svcd_connections_failed", MetricType.COUNTER,
                  "Connections that could not be served, or whose process failed.",
                  [(label, service.failures) for label, service in services])  # fmt: skip
