@@ -1,19 +1,174 @@
-"""The options that say who may come in, how many, how fast, and what is said to whom."""
+"""The options that limit access, and the types of their values."""
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache
 
-from svcd.access.types import NO_RATE, PrefixLengths
-from svcd.config.access_types import HOURS, LIMIT, LOAD, PREFIXES, PROXIES, RATE, SOURCES, ZONE
+from svcd.access.types import NO_RATE, PrefixLengths, Rate, SourcePattern, TimeRange
+from svcd.addresses import LOCAL, V6
 from svcd.config.option_info import option
-from svcd.config.value_types import COUNT, PATH, UNLIMITED, choice, choices
+from svcd.config.value_types import COUNT, PATH, UNLIMITED, ValueType, choice, choices, require
 
-if TYPE_CHECKING:
-    from svcd.access.types import Rate, SourcePattern, TimeRange
+__all__ = ["HOURS", "LIMIT", "LOAD", "PREFIXES", "PROXIES", "RATE", "SOURCES", "ZONE", "AccessOptions"]
 
-__all__ = ["AccessOptions"]
+
+_LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+#: A host name (RFC 1123, section 2.1; underscores as DNS has them) whose last label is no number, or all below one.
+_NAME = re.compile(rf"\.?(?:{_LABEL}\.)*(?=[^.]*[a-z]){_LABEL}\.?")
+_LONGEST_NAME = 255
+
+
+@lru_cache(maxsize=8192)
+def _read_source(word: str) -> SourcePattern:
+    """One entry. A file that is read again has those that it had before, and often the same in many lines."""
+    name = word.lower()
+    if re.fullmatch(r"[0-9.]+(/[0-9]{1,2})?", word):
+        return _range(word, ipaddress.IPv4Network(_with_wildcards(word), strict=False))
+    if ":" in word:
+        return _range(word, ipaddress.IPv6Network("::/0" if word == "::" else word, strict=False))
+    if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
+        raise ValueError
+    return SourcePattern(word, name=name.removesuffix("."))
+
+
+def _with_wildcards(word: str) -> str:
+    """An IPv4 address whose last numbers are 0 means the network (xinetd.conf(5), only_from), 0.0.0.0 everybody."""
+    if "/" in word:
+        return word
+    if word == "0.0.0.0":  # noqa: S104 - nothing is bound here
+        return "0.0.0.0/0"
+    zeros = (len(word) - len(re.sub(r"(\.0)+$", "", word))) // 2
+    return f"{word}/{32 - 8 * zeros}"
+
+
+def _range(word: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> SourcePattern:
+    if "%" in word:
+        raise ValueError
+    first, last = int(network.network_address), int(network.broadcast_address)
+    if network.version == 4:
+        return SourcePattern(word, first, last)
+    if first >> 32 == last >> 32 == 0xFFFF:
+        # IPv4-mapped: IPv4, as such peers are (svcd.addresses.address_number).
+        return SourcePattern(word, first & 0xFFFF_FFFF, last & 0xFFFF_FFFF)
+    return SourcePattern(word, first | V6, last | V6)
+
+
+def _read_sources(word: str) -> tuple[SourcePattern, ...]:
+    # Without a value: nobody (xinetd.conf(5)).
+    return tuple(map(_read_source, word.split(","))) if word else ()
+
+
+def _write_list(values: tuple[object, ...]) -> str:
+    return ",".join(map(str, values))
+
+
+SOURCES: ValueType[tuple[SourcePattern, ...]] = ValueType(
+    "sources",
+    "addresses, networks as 10.0.0.0/8 or fd00::/8, host names and .domains with commas between them, or nothing",
+    _read_sources,
+    _write_list,
+)
+
+
+def _read_proxy(word: str) -> SourcePattern:
+    if word == "local":
+        return SourcePattern(word, LOCAL, LOCAL)
+    source = _read_source(word)
+    # Who may speak for others is not for a name server to say.
+    require(not source.name)
+    return source
+
+
+PROXIES: ValueType[tuple[SourcePattern, ...]] = ValueType(
+    "proxies",
+    "addresses and networks as 10.0.0.0/8 or fd00::/8 with commas between them, local for whoever connects to a UNIX "
+    "socket, or none",
+    lambda word: () if word == "none" else tuple(map(_read_proxy, word.split(","))),
+    lambda values: _write_list(values) or "none",
+)
+
+_DAY_MINUTES = 24 * 60
+
+
+def _read_span(word: str) -> TimeRange:
+    match = re.fullmatch("([0-9]{1,2}):([0-9]{2})-([0-9]{1,2}):([0-9]{2})", word)
+    if match is None:
+        raise ValueError
+    start_hour, start_minute, end_hour, end_minute = map(int, match.groups())
+    start, end = start_hour * 60 + start_minute, end_hour * 60 + end_minute
+    if start_minute > 59 or end_minute > 59 or start >= _DAY_MINUTES or end > _DAY_MINUTES or start == end:
+        raise ValueError
+    return TimeRange(start, end)
+
+
+HOURS: ValueType[tuple[TimeRange, ...]] = ValueType(
+    "hours",
+    "spans of the day as 8:00-18:00 with commas between them; 22:00-6:00 goes across midnight",
+    lambda word: tuple(map(_read_span, word.split(","))),
+    _write_list,
+)
+
+
+def _read_rate(word: str) -> Rate:
+    if word == "none":
+        return NO_RATE
+    match = re.fullmatch("([0-9]{1,7})/([smh])", word)
+    if match is None or not int(match[1]):
+        raise ValueError
+    return Rate(int(match[1]), {"s": 1, "m": 60, "h": 3600}[match[2]])
+
+
+RATE: ValueType[Rate] = ValueType(
+    "rate", "so many a second, minute or hour as 10/s, 100/m, 1000/h, or none", _read_rate, str
+)
+
+
+def _read_prefixes(word: str) -> PrefixLengths:
+    match = re.fullmatch("/([0-9]{1,2}),/([0-9]{1,3})", word)
+    if match is None or not (1 <= int(match[1]) <= 32 and 1 <= int(match[2]) <= 128):
+        raise ValueError
+    return PrefixLengths(int(match[1]), int(match[2]))
+
+
+PREFIXES: ValueType[PrefixLengths] = ValueType(
+    "prefixes", "the bits of an IPv4 and an IPv6 address that make a source, as /32,/64", _read_prefixes, str
+)
+
+LIMIT: ValueType[int] = ValueType(
+    "limit",
+    f"{COUNT.accepts}, or none",
+    lambda word: UNLIMITED if word == "none" else COUNT.read(word),
+    lambda value: "none" if value == UNLIMITED else str(value),
+)
+
+
+def _read_load(word: str) -> float | None:
+    if word == "none":
+        return None
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,2})?", word) or not float(word):
+        raise ValueError
+    return float(word)
+
+
+LOAD: ValueType[float | None] = ValueType(
+    "load",
+    "a load average as 2.5, or none",
+    _read_load,
+    lambda value: f"{value:g}" if value else "none",
+    takes_none=True,
+)
+
+
+def _read_zone(word: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", word):
+        raise ValueError
+    return word
+
+
+ZONE: ValueType[str] = ValueType("zone", "a time zone as Europe/Berlin or UTC", _read_zone, str)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svcd.addresses import address_text
-from svcd.config.access_checks import access_problems
-from svcd.config.datagram_checks import datagram_problems
-from svcd.config.process_checks import handler_problems
-from svcd.config.timeout_checks import time_problems
-from svcd.config.tls_checks import tls_problems
+from svcd.config.checks import access_problems, datagram_problems, handler_problems, time_problems, tls_problems
 from svcd.model import ConfigProblem, SocketType, SourceLocation, ip_literal
 from svcd.wire.fortune import read_quotes
 

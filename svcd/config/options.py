@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svcd.config.access_options import AccessOptions
-from svcd.config.datagram_options import DatagramOptions
-from svcd.config.listen_options import SocketOptions
+from svcd.config.listen_options import DatagramOptions, SocketOptions, TimeOptions
 from svcd.config.option_info import GROUPS, OptionInfo, option
 from svcd.config.process_options import HandlerOptions
-from svcd.config.timeout_options import TimeOptions
 from svcd.config.tls_options import TlsOptions
 from svcd.config.value_types import ID, NAMES, PATH, TEXT, YES_NO, choice, choices
 

@@ -6,8 +6,8 @@ import difflib
 import re
 from typing import TYPE_CHECKING
 
-from svcd.config.access_checks import AT_ACCEPT
 from svcd.config.builtin_info import NO_BUILTIN
+from svcd.config.checks import AT_ACCEPT
 from svcd.config.option_info import HANDLERS
 from svcd.config.options import TABLE, ServiceOptions
 from svcd.config.port_names import SERVICES

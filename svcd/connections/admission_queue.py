@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from svcd.access.admission import Admission
 from svcd.access.rules import RefusalReason
-from svcd.config.access_checks import BANNERS, most_banner_bytes
+from svcd.config.checks import BANNERS, most_banner_bytes
 from svcd.connections.access_rules import zone_of
 from svcd.connections.descriptor_budget import SHORT
 from svcd.connections.refusals import RefusalReporter

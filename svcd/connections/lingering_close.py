@@ -213,7 +213,7 @@ class RejectProtocol:
 def send_banner(descriptor: int, text: bytes) -> None:
     """Say a text on a new connection's descriptor, which may be a blocking one, without waiting.
 
-    A new socket's buffer takes what a banner of a spawned service may have (svcd.config.access_checks), at once. If
+    A new socket's buffer takes what a banner of a spawned service may have (svcd.config.checks), at once. If
     the client is gone already its handler will see that.
     """
     sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)

@@ -23,7 +23,7 @@ from twisted.logger import Logger
 
 from svcd.access.admission import ConnectionSlot
 from svcd.addresses import unmapped
-from svcd.config.process_types import OUTPUT_RATE
+from svcd.config.process_options import OUTPUT_RATE
 from svcd.connections.lingering_close import send_banner
 from svcd.connections.spawned_connection import ConnectionAddresses, ExitResult, SpawnedConnection
 from svcd.connections.spawned_tls import SpawnedTls

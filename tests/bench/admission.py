@@ -19,7 +19,7 @@ from svcd.access.refusal_log import RefusalAggregator
 from svcd.access.rules import AccessRules
 from svcd.access.types import PrefixLengths, Rate
 from svcd.addresses import address_number
-from svcd.config.access_types import HOURS, RATE, SOURCES
+from svcd.config.access_options import HOURS, RATE, SOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from svcd.access.acl import Acl
 from svcd.access.rules import AccessRules, RefusalReason
 from svcd.addresses import address_number
-from svcd.config.access_types import SOURCES
+from svcd.config.access_options import SOURCES
 from svcd.model import SourceLocation
 
 _PLACES = {"only_from": SourceLocation("services", 3, 20), "no_access": SourceLocation("services", 4, 30)}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from svcd.access.admission import Admission, ConnectionSlot, GlobalLimit
 from svcd.access.rules import AccessRules, Refusal, RefusalReason
 from svcd.access.types import PrefixLengths, Rate
-from svcd.config.access_types import HOURS, SOURCES
+from svcd.config.access_options import HOURS, SOURCES
 from svcd.model import SourceLocation
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from svcd.access.datagrams import DatagramFilter
 from svcd.access.rules import AccessRules, RefusalReason
 from svcd.access.types import Rate, TimeRange
 from svcd.addresses import address_number
-from svcd.config.access_types import HOURS, SOURCES
+from svcd.config.access_options import HOURS, SOURCES
 from svcd.model import SourceLocation
 
 

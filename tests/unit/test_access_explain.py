@@ -13,7 +13,7 @@ from svcd.access.datagrams import DatagramFilter
 from svcd.access.explain import ExplainQuery, Step, StepOutcome, explain
 from svcd.access.rules import AccessRules
 from svcd.access.types import Rate
-from svcd.config.access_types import HOURS, SOURCES
+from svcd.config.access_options import HOURS, SOURCES
 from svcd.model import SourceLocation
 
 NOON = 43_200.0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from svcd.access.types import NO_RATE, PrefixLengths, Rate, SourcePattern, TimeRange
 from svcd.addresses import LOCAL, V6, address_number
-from svcd.config.access_types import HOURS, LIMIT, LOAD, PREFIXES, PROXIES, RATE, SOURCES, ZONE
+from svcd.config.access_options import HOURS, LIMIT, LOAD, PREFIXES, PROXIES, RATE, SOURCES, ZONE
 from svcd.config.value_types import UNLIMITED
 
 if TYPE_CHECKING:

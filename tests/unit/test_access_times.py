@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from svcd.access.conditions import Timetable
 from svcd.access.types import TimeRange
-from svcd.config.access_types import HOURS
+from svcd.config.access_options import HOURS
 
 BERLIN = ZoneInfo("Europe/Berlin")
 

@@ -14,7 +14,7 @@ from twisted.internet.protocol import DatagramProtocol
 
 from svcd.access.datagrams import DatagramFilter
 from svcd.access.rules import AccessRules, RefusalReason
-from svcd.config.access_types import HOURS, RATE, SOURCES
+from svcd.config.access_options import HOURS, RATE, SOURCES
 from svcd.connections.access_rules import rules_of
 from svcd.host.info import broadcasts
 from svcd.sockets.datagram_port import BatchedDatagramPort, DatagramPort, datagram_port

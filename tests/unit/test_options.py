@@ -7,82 +7,80 @@ from typing import Any
 import pytest
 
 from svcd.addresses import HostPort
-from svcd.config import process_types as handler_kinds
-from svcd.config import tls_types as tls_kinds
-from svcd.config import value_types as kinds
+from svcd.config import process_options, tls_options, value_types
 from svcd.config.option_info import GROUPS, HANDLERS, SCOPES
 from svcd.config.options import TABLE, ServiceOptions
 from svcd.model import FileOwner, NetProtocol
 from svcd.protocols.catalog import BUILTINS
 from svcd.wire.certificates import ClientName, NameKind
 
-_CHOICE = kinds.choice("a", "b")
-_CHOICES = kinds.choices("X", "Y", "Z")
+_CHOICE = value_types.choice("a", "b")
+_CHOICES = value_types.choices("X", "Y", "Z")
 _RUNS = {*BUILTINS}
-_OR_NONE = kinds.or_none(kinds.DURATION)
+_OR_NONE = value_types.or_none(value_types.DURATION)
 
 
 @pytest.mark.parametrize(
     ("kind", "word", "value"),
     [
-        (kinds.YES_NO, "yes", True),
-        (kinds.YES_NO, "no", False),
-        (kinds.COUNT, "1", 1),
-        (kinds.COUNT, "9999999", 9_999_999),
-        (kinds.MODE, "660", 0o660),
-        (kinds.MODE, "0007", 0o007),
-        (kinds.DURATION, "10", 10.0),
-        (kinds.DURATION, "10s", 10.0),
-        (kinds.DURATION, "1.5m", 90.0),
-        (kinds.DURATION, "2h", 7200.0),
-        (kinds.DURATION, "0.001", 0.001),
-        (kinds.PATH, "/", "/"),
-        (kinds.PATH, "/a b", "/a b"),
-        (kinds.WORD, "ü#'", "ü#'"),
-        (kinds.WORDS, "a,b", ("a", "b")),
-        (kinds.TEXT, "", ""),
-        (kinds.TEXT, " any = \" thing' ", " any = \" thing' "),
-        (kinds.OWNER, "git", FileOwner("git")),
-        (kinds.OWNER, "git:adm", FileOwner("git", "adm")),
-        (kinds.OWNER, ":4", FileOwner("", "4")),
+        (value_types.YES_NO, "yes", True),
+        (value_types.YES_NO, "no", False),
+        (value_types.COUNT, "1", 1),
+        (value_types.COUNT, "9999999", 9_999_999),
+        (value_types.MODE, "660", 0o660),
+        (value_types.MODE, "0007", 0o007),
+        (value_types.DURATION, "10", 10.0),
+        (value_types.DURATION, "10s", 10.0),
+        (value_types.DURATION, "1.5m", 90.0),
+        (value_types.DURATION, "2h", 7200.0),
+        (value_types.DURATION, "0.001", 0.001),
+        (value_types.PATH, "/", "/"),
+        (value_types.PATH, "/a b", "/a b"),
+        (value_types.WORD, "ü#'", "ü#'"),
+        (value_types.WORDS, "a,b", ("a", "b")),
+        (value_types.TEXT, "", ""),
+        (value_types.TEXT, " any = \" thing' ", " any = \" thing' "),
+        (value_types.OWNER, "git", FileOwner("git")),
+        (value_types.OWNER, "git:adm", FileOwner("git", "adm")),
+        (value_types.OWNER, ":4", FileOwner("", "4")),
         (_OR_NONE, "none", None),
         (_OR_NONE, "3s", 3.0),
-        (handler_kinds.COMMAND, "/bin/cat", ("/bin/cat",)),
-        (handler_kinds.COMMAND, "/bin/sh -c 'echo  \"$x\"' ''", ("/bin/sh", "-c", 'echo  "$x"', "")),
-        (handler_kinds.REFERENCE, "a:b", "a:b"),
-        (handler_kinds.REFERENCE, "a.b_1.ç:D.e", "a.b_1.ç:D.e"),
-        (handler_kinds.PATHS, "/a,/b c", ("/a", "/b c")),
-        (handler_kinds.HOST_PORT, "host.example:80", HostPort("host.example", 80)),
-        (handler_kinds.HOST_PORT, "127.0.0.1:65535", HostPort("127.0.0.1", 65_535)),
-        (handler_kinds.HOST_PORT, "[::1]:7", HostPort("::1", 7)),
-        (handler_kinds.HOST_PORT, "[fe80::1%eth0]:7", HostPort("fe80::1%eth0", 7)),
-        (handler_kinds.ENVIRONMENT, "A=1", (("A", "1"),)),
-        (handler_kinds.ENVIRONMENT, "A= _b2='x y=z'", (("A", ""), ("_b2", "x y=z"))),
-        (handler_kinds.VARIABLES, "TZ,LC_ALL", ("TZ", "LC_ALL")),
-        (handler_kinds.NICE, "-20", -20),
-        (handler_kinds.NICE, "19", 19),
-        (handler_kinds.SIZE_LIMIT, "0", 0),
-        (handler_kinds.SIZE_LIMIT, "64K", 65_536),
-        (handler_kinds.SIZE_LIMIT, "1000M", 1000 * 1024**2),
-        (handler_kinds.SIZE_LIMIT, "2G", 2 * 1024**3),
-        (handler_kinds.SIZE_LIMIT, "none", kinds.UNLIMITED),
-        (handler_kinds.BUFFER_SIZE, "1", 1),
-        (handler_kinds.BUFFER_SIZE, "64K", 65_536),
-        (handler_kinds.BUFFER_SIZE, "1023M", 1023 * 1024**2),
-        (kinds.ID, "echo-lan:1", "echo-lan:1"),
-        (handler_kinds.SECONDS_LIMIT, "1.5m", 90),
-        (handler_kinds.SECONDS_LIMIT, "none", kinds.UNLIMITED),
-        (handler_kinds.COUNT_LIMIT, "1", 1),
-        (handler_kinds.COUNT_LIMIT, "none", kinds.UNLIMITED),
+        (process_options.COMMAND, "/bin/cat", ("/bin/cat",)),
+        (process_options.COMMAND, "/bin/sh -c 'echo  \"$x\"' ''", ("/bin/sh", "-c", 'echo  "$x"', "")),
+        (process_options.REFERENCE, "a:b", "a:b"),
+        (process_options.REFERENCE, "a.b_1.ç:D.e", "a.b_1.ç:D.e"),
+        (process_options.PATHS, "/a,/b c", ("/a", "/b c")),
+        (process_options.HOST_PORT, "host.example:80", HostPort("host.example", 80)),
+        (process_options.HOST_PORT, "127.0.0.1:65535", HostPort("127.0.0.1", 65_535)),
+        (process_options.HOST_PORT, "[::1]:7", HostPort("::1", 7)),
+        (process_options.HOST_PORT, "[fe80::1%eth0]:7", HostPort("fe80::1%eth0", 7)),
+        (process_options.ENVIRONMENT, "A=1", (("A", "1"),)),
+        (process_options.ENVIRONMENT, "A= _b2='x y=z'", (("A", ""), ("_b2", "x y=z"))),
+        (process_options.VARIABLES, "TZ,LC_ALL", ("TZ", "LC_ALL")),
+        (process_options.NICE, "-20", -20),
+        (process_options.NICE, "19", 19),
+        (process_options.SIZE_LIMIT, "0", 0),
+        (process_options.SIZE_LIMIT, "64K", 65_536),
+        (process_options.SIZE_LIMIT, "1000M", 1000 * 1024**2),
+        (process_options.SIZE_LIMIT, "2G", 2 * 1024**3),
+        (process_options.SIZE_LIMIT, "none", value_types.UNLIMITED),
+        (process_options.BUFFER_SIZE, "1", 1),
+        (process_options.BUFFER_SIZE, "64K", 65_536),
+        (process_options.BUFFER_SIZE, "1023M", 1023 * 1024**2),
+        (value_types.ID, "echo-lan:1", "echo-lan:1"),
+        (process_options.SECONDS_LIMIT, "1.5m", 90),
+        (process_options.SECONDS_LIMIT, "none", value_types.UNLIMITED),
+        (process_options.COUNT_LIMIT, "1", 1),
+        (process_options.COUNT_LIMIT, "none", value_types.UNLIMITED),
         (_CHOICE, "b", "b"),
         (_CHOICES, "none", ()),
         (_CHOICES, "Z,X", ("X", "Z")),
         (_CHOICES, "Y,Y", ("Y",)),
-        (tls_kinds.DAYS, "14d", 14),
-        (tls_kinds.ALPN, "h2,http/1.1", ("h2", "http/1.1")),
-        (tls_kinds.ALPN, "none", ()),
+        (tls_options.DAYS, "14d", 14),
+        (tls_options.ALPN, "h2,http/1.1", ("h2", "http/1.1")),
+        (tls_options.ALPN, "none", ()),
         (
-            tls_kinds.CLIENT_NAMES,
+            tls_options.CLIENT_NAMES,
             "*.Example.org,a@B.example,spiffe://c/D,2001:DB8::1",
             (
                 ClientName(NameKind.DNS, "*.example.org"),
@@ -93,7 +91,7 @@ _OR_NONE = kinds.or_none(kinds.DURATION)
         ),
     ],
 )
-def test_what_is_read_can_be_written_and_read(kind: kinds.ValueType[Any], word: str, value: object) -> None:
+def test_what_is_read_can_be_written_and_read(kind: value_types.ValueType[Any], word: str, value: object) -> None:
     """A word reads as its value, and the value's own spelling reads as the same."""
     assert kind.read(word) == value
     assert kind.read(kind.write(value)) == value
@@ -102,20 +100,23 @@ def test_what_is_read_can_be_written_and_read(kind: kinds.ValueType[Any], word: 
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (kinds.YES_NO, ["", "Yes", "true", "1", "yes "]),
-        (kinds.COUNT, ["", "0", "-1", "1.5", "10000000", "٣", "1_0", " 1"]),
-        (kinds.MODE, ["", "66", "888", "00660", "1777", "0o66", "rw-"]),
-        (kinds.DURATION, ["", "s", "-1", "1d", "1 s", "1.", ".5", "1e3", "inf", "nan", "1,5s", "٣s", "9999999999"]),
-        (kinds.PATH, ["", "a", "./a", "~/a"]),
-        (kinds.WORD, ["", "a b", "a\tb", "a\u00a0b"]),
-        (kinds.WORDS, ["", ",", "a,", ",a", "a,,b", "a, b"]),
-        (kinds.OWNER, ["", ":", "a:", "a:b:c", "a b", "::"]),
-        (_OR_NONE, ["", "None", "-1"]),
-        (handler_kinds.COMMAND, ["", " ", "cat", "./cat", "'/bin/cat", "bin/cat -u", "/bin/", "'' /bin/cat"]),
-        (handler_kinds.REFERENCE, ["", "a", "a:", ":a", "a:b:c", "a.:b", ".a:b", "a:b.", "a/b:c", "a-b:c", "a:b()"]),
-        (handler_kinds.PATHS, ["", "a", "/a,", "/a,b"]),
+        (value_types.YES_NO, ["", "Yes", "true", "1", "yes "]),
+        (value_types.COUNT, ["", "0", "-1", "1.5", "10000000", "٣", "1_0", " 1"]),
+        (value_types.MODE, ["", "66", "888", "00660", "1777", "0o66", "rw-"]),
         (
-            handler_kinds.HOST_PORT,
+            value_types.DURATION,
+            ["", "s", "-1", "1d", "1 s", "1.", ".5", "1e3", "inf", "nan", "1,5s", "٣s", "9999999999"],
+        ),
+        (value_types.PATH, ["", "a", "./a", "~/a"]),
+        (value_types.WORD, ["", "a b", "a\tb", "a\u00a0b"]),
+        (value_types.WORDS, ["", ",", "a,", ",a", "a,,b", "a, b"]),
+        (value_types.OWNER, ["", ":", "a:", "a:b:c", "a b", "::"]),
+        (_OR_NONE, ["", "None", "-1"]),
+        (process_options.COMMAND, ["", " ", "cat", "./cat", "'/bin/cat", "bin/cat -u", "/bin/", "'' /bin/cat"]),
+        (process_options.REFERENCE, ["", "a", "a:", ":a", "a:b:c", "a.:b", ".a:b", "a:b.", "a/b:c", "a-b:c", "a:b()"]),
+        (process_options.PATHS, ["", "a", "/a,", "/a,b"]),
+        (
+            process_options.HOST_PORT,
             [
                 "",
                 "host",
@@ -135,23 +136,26 @@ def test_what_is_read_can_be_written_and_read(kind: kinds.ValueType[Any], word: 
                 "h:٣",
             ],
         ),
-        (handler_kinds.ENVIRONMENT, ["", "A", "=x", "1A=x", "A=1 B", "A='", "A-B=1", "Ä=1"]),
-        (handler_kinds.VARIABLES, ["", "A,", "A,1", "A B", "A=1", "Ä"]),
-        (handler_kinds.NICE, ["", "20", "-21", "+1", "1.0", "x", "٣"]),
-        (handler_kinds.SIZE_LIMIT, ["", "-1", "1k", "1.5M", "K", "1T", "999999999999999G", "None"]),
-        (handler_kinds.BUFFER_SIZE, ["", "0", "-1", "none", "1G", "64k", "1.5M"]),
-        (kinds.ID, ["", "a/b", "a=b", "a b"]),
-        (handler_kinds.SECONDS_LIMIT, ["", "0", "0.5", "1.5s", "1d", "-1"]),
-        (handler_kinds.COUNT_LIMIT, ["", "0", "-1", "1K", "9999999999"]),
-        (tls_kinds.DAYS, ["", "14", "d", "1.5d", "-1d", "12345d", "٣d"]),
-        (tls_kinds.ALPN, ["", ",", "a,", "a b", "ä", "x" * 256]),
-        (tls_kinds.CLIENT_NAMES, ["", "*", "*.org", "*.*.example.org", "a.*.org", "f*.example.org", "a,", "a b", "a@"]),
-        (tls_kinds.CLIENT_NAMES, ["@b", "a@b@c", "1.2.3", "-a.org", "a..b", "x" * 64, "a." * 126 + "org"]),
+        (process_options.ENVIRONMENT, ["", "A", "=x", "1A=x", "A=1 B", "A='", "A-B=1", "Ä=1"]),
+        (process_options.VARIABLES, ["", "A,", "A,1", "A B", "A=1", "Ä"]),
+        (process_options.NICE, ["", "20", "-21", "+1", "1.0", "x", "٣"]),
+        (process_options.SIZE_LIMIT, ["", "-1", "1k", "1.5M", "K", "1T", "999999999999999G", "None"]),
+        (process_options.BUFFER_SIZE, ["", "0", "-1", "none", "1G", "64k", "1.5M"]),
+        (value_types.ID, ["", "a/b", "a=b", "a b"]),
+        (process_options.SECONDS_LIMIT, ["", "0", "0.5", "1.5s", "1d", "-1"]),
+        (process_options.COUNT_LIMIT, ["", "0", "-1", "1K", "9999999999"]),
+        (tls_options.DAYS, ["", "14", "d", "1.5d", "-1d", "12345d", "٣d"]),
+        (tls_options.ALPN, ["", ",", "a,", "a b", "ä", "x" * 256]),
+        (
+            tls_options.CLIENT_NAMES,
+            ["", "*", "*.org", "*.*.example.org", "a.*.org", "f*.example.org", "a,", "a b", "a@"],
+        ),
+        (tls_options.CLIENT_NAMES, ["@b", "a@b@c", "1.2.3", "-a.org", "a..b", "x" * 64, "a." * 126 + "org"]),
         (_CHOICE, ["", "c", "A", "a,b"]),
         (_CHOICES, ["", "x", "X,", "X,none", "X Y"]),
     ],
 )
-def test_what_is_not_of_the_kind_is_refused(kind: kinds.ValueType[Any], words: list[str]) -> None:
+def test_what_is_not_of_the_kind_is_refused(kind: value_types.ValueType[Any], words: list[str]) -> None:
     """Any other word is a ValueError, for the Problem to say what is accepted."""
     for word in words:
         with pytest.raises(ValueError):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.config.tls_types import CLIENT_NAMES
+from svcd.config.tls_options import CLIENT_NAMES
 from svcd.tls.peer import matches_names, subject_alt_names
 from svcd.wire.certificates import ClientName, NameKind
 from tests.certificates import Authority

@@ -1,0 +1,281 @@
+"""Checks of options against each other and against the host, by group of options."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from svcd.addresses import LOCAL
+from svcd.config.options import TABLE
+from svcd.interfaces import STILL_IMPORTING
+from svcd.model import SocketType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from svcd.config.service import Service
+    from svcd.config.tls_files import TlsFiles
+    from svcd.interfaces import FileReader, HostInfo
+    from svcd.model import ConfigProblem
+
+__all__ = [
+    "AT_ACCEPT",
+    "BANNERS",
+    "access_problems",
+    "datagram_problems",
+    "handler_problems",
+    "most_banner_bytes",
+    "time_problems",
+    "tls_problems",
+]
+
+
+BANNERS = ("banner", "banner_success", "banner_fail")
+
+#: The longest text of a banner, in bytes.
+_MOST_BANNER = 65_536
+#: The same where connections are handed on as they are. Nobody waits in the daemon until a client takes it: it must
+#: fit in a new socket's buffer, together with the other.
+_MOST_BANNER_HANDED_ON = 16_384
+
+#: Options about the client of a connection, which take effect when svcd accepts it.
+AT_ACCEPT = ("only_from", "no_access", "proxy_protocol", "per_source", "per_source_rate", *BANNERS)
+
+
+def most_banner_bytes(service: Service) -> int:
+    """How long each of a service's banners may be."""
+    return _MOST_BANNER_HANDED_ON if service.spawned or service.builtin.multiplexer else _MOST_BANNER
+
+
+def access_problems(service: Service, files: FileReader, machine: HostInfo) -> Iterator[ConfigProblem]:
+    """What is wrong with the access options of a service."""
+    options = service.options
+    if options.access_zone and not machine.has_zone(options.access_zone):
+        text = f"no time zone {options.access_zone!r} on this machine; name one of tzselect(8), or install tzdata"
+        yield service.fault("access_zone", text)
+    if options.wait and service.net.shape is SocketType.STREAM:
+        # Silently to let everybody in would be worse than not to start.
+        for option in AT_ACCEPT:
+            if option in service.places and getattr(options, option) != TABLE[option].default:
+                text = (
+                    "with wait=yes the process accepts by itself, and svcd does not see who comes; remove one of them"
+                )
+                yield service.problem(option, text)
+        return
+    if service.has_own("proxy_protocol"):
+        yield from _proxy_problems(service)
+    for option in BANNERS:
+        path = getattr(options, option)
+        if path:
+            yield from _banner_problems(service, option, path, files)
+
+
+def _proxy_problems(service: Service) -> Iterator[ConfigProblem]:
+    """Proxies of which none can connect to the service."""
+    proxies = service.options.proxy_protocol
+    if proxies and not any((each.first == LOCAL) == service.net.local for each in proxies):
+        text = (
+            "who connects to a UNIX socket has no address; say local"
+            if service.net.local
+            else "local is for UNIX sockets; name the addresses of the proxies"
+        )
+        yield service.problem("proxy_protocol", text)
+
+
+def _banner_problems(service: Service, option: str, path: str, files: FileReader) -> Iterator[ConfigProblem]:
+    most = most_banner_bytes(service)
+    try:
+        length = len(files.read(path))
+    except OSError as error:
+        yield service.fault(option, f"can't read {path}: {error.strerror or error}")
+        return
+    if length > most:
+        yield service.fault(option, f"{path} has {length} bytes; a banner of {service.id} has at most {most}")
+
+
+def time_problems(service: Service) -> Iterator[ConfigProblem]:
+    """Deadlines on the line of a service itself that can't be kept there; from @defaults they just do not apply."""
+    if not service.options.wait:
+        return
+    for option in ("idle_timeout", "first_byte_timeout"):
+        if service.has_own(option):
+            text = "with wait=yes the process accepts the connections, and svcd sees none; use session_timeout"
+            yield service.problem(option, text)
+
+
+def datagram_problems(service: Service) -> Iterator[ConfigProblem]:
+    """Rules that could be kept only by looking up the name of each sender, who may be forged."""
+    if service.net.shape is not SocketType.DATAGRAM or service.net.local:
+        return
+    for option in ("only_from", "no_access"):
+        domains = [each.text for each in getattr(service.options, option) or () if each.name.startswith(".")]
+        if domains:
+            text = f"the names of senders are not looked up for {service.net}, so {domains[0]} means nobody"
+            yield service.problem(option, f"{text}; name hosts, addresses or networks on the service's own line")
+
+
+#: What has no meaning without something else: the options, of which one must be there, and what to do.
+_NEEDED = {
+    "tls_key": (("tls_cert",), "add tls_cert=FILE"),
+    "tls_min": (("tls_cert", "tls_sni"), "add tls_cert=FILE"),
+    "tls_alpn": (("tls_cert", "tls_sni"), "add tls_cert=FILE"),
+    "tls_client_ca": (("tls_cert", "tls_sni"), "add tls_cert=FILE"),
+    "tls_warn": (("tls_cert", "tls_sni"), "add tls_cert=FILE"),
+    "tls_unknown_name": (("tls_sni",), "add tls_sni=DIRECTORY"),
+    "tls_client": (("tls_client_ca",), "add tls_client_ca=FILE"),
+    "tls_client_names": (("tls_client_ca",), "add tls_client_ca=FILE"),
+    "tls_crl": (("tls_client_ca",), "add tls_client_ca=FILE"),
+}
+
+
+def tls_problems(service: Service, files: FileReader, now: float | None) -> Iterator[ConfigProblem]:
+    """What is wrong with the TLS options of a service, and with the files that they name.
+
+    Args:
+        service: it.
+        files: reads them.
+        now: in seconds since 1970; None to take certificates whatever the time is.
+    """
+    options = service.options
+    if service.net.shape is not SocketType.STREAM:
+        return
+    for option, (wanted, remedy) in _NEEDED.items():
+        if service.has_own(option) and getattr(options, option) and not _any_set(service, wanted):
+            names = " or ".join(wanted)
+            yield service.problem(option, f"this means nothing without {names}; {remedy}, or remove it")
+    if not service.tls:
+        return
+    if options.wait:
+        text = "with wait=yes the process accepts by itself, and svcd can't speak TLS for it; remove one of them"
+        yield service.problem("tls_cert" if options.tls_cert else "tls_sni", text)
+        return
+    if options.banner_fail and service.has_own("banner_fail"):
+        text = "who is refused gets no TLS, and in the clear a client of TLS can't read it; remove it"
+        yield service.problem("banner_fail", text)
+    if options.tls_cert is None and options.tls_unknown_name == "default":
+        text = "clients that ask for another name need a certificate too; add tls_cert=FILE, or tls_unknown_name=refuse"
+        yield service.problem("tls_sni", text)
+    # Only now: to load what reads certificates takes longer than to read a services file without any.
+    from svcd.config.tls_files import read_material
+
+    material, problems = read_material(service, files, now)
+    yield from problems
+    if now is not None:
+        yield from _ending(service, material, now)
+
+
+def _ending(service: Service, material: TlsFiles, now: float) -> Iterator[ConfigProblem]:
+    """Warn of certificates and revocation lists that end soon."""
+    from svcd.config.tls_files import DAY, list_ends
+
+    options = service.options
+    found = {f"{options.tls_sni}/{name}.pem": ("tls_sni", each) for name, each in material.named.items()}
+    if material.default is not None:
+        found[str(options.tls_cert)] = ("tls_cert", material.default)
+    for path, (option, credentials) in found.items():
+        left = credentials.expires - now
+        if 0 < left < options.tls_warn * DAY:
+            yield service.warning(option, f"the certificate in {path} expires {_when(left)}; get a new one")
+    for until, warned in list_ends(service, material):
+        if warned < now < until:
+            yield service.warning("tls_crl", f"a list in {options.tls_crl} ends {_when(until - now)}; get the newest")
+
+
+def _when(seconds: float) -> str:
+    days = int(seconds // 86_400)
+    return f"in {days} day{'' if days == 1 else 's'}" if days else "within a day"
+
+
+def _any_set(service: Service, options: tuple[str, ...]) -> bool:
+    return any(getattr(service.options, option) is not None for option in options)
+
+
+#: The most services that one warning names.
+_MOST_NAMES = 5
+
+
+def handler_problems(services: Sequence[Service], machine: HostInfo) -> Iterator[ConfigProblem]:
+    """Every Problem of handlers that the machine shows.
+
+    What only root may ask for (another user, a root directory) is none here: a check may be run by anyone.
+    """
+    importing, served = [], []
+    for service in services:
+        if service.spawned:
+            problems = list(_accounts(service, machine)) or list(_places(service, machine))
+            yield from problems
+            if not problems and service.runs == "python":
+                importing.append(service)
+        elif service.runs == "factory":
+            served.append(service)
+    # All at once, since each may take its time.
+    wanted = [
+        (each.options.python, each.options.python_path, each.runner, each.options.start_timeout) for each in importing
+    ]
+    for service, reason in zip(importing, machine.cannot_import(wanted) if wanted else (), strict=True):
+        if reason:
+            yield service.fault("python", f"can't import {service.options.python}: {reason}")
+    makers = [(each.options.factory, each.options, each.options.start_timeout) for each in served]
+    for service, reason in zip(served, machine.cannot_serve(makers) if makers else (), strict=True):
+        if reason:
+            pending = reason.endswith(STILL_IMPORTING)
+            yield replace(service.fault("factory", reason), pending=pending)
+    yield from _reach(services, machine)
+
+
+def _reach(services: Sequence[Service], machine: HostInfo) -> Iterator[ConfigProblem]:
+    """Warn of handlers that run as the daemon's own user: they may do what it may."""
+    own = [service for service in services if service.spawned and not service.options.user]
+    user = machine.handlers_user() if own else ""
+    if not user:
+        return
+    names = ", ".join(service.id for service in own[:_MOST_NAMES])
+    if len(own) > _MOST_NAMES:
+        names += f" and {len(own) - _MOST_NAMES} more"
+    run = "runs" if len(own) == 1 else "run"
+    if user == "root":
+        text = f"{names} {run} as root, and a mistake in a handler gives the machine away; add user=NAME"
+    else:
+        keys = dict.fromkeys(path for service in services for path in _keys(service) if machine.can_read(path))
+        things = ", ".join(["the daemon's log and control socket", *keys])
+        text = f"{names} {run} as the daemon's own user, {user}, and can reach what that may: {things}; add user=NAME"
+    yield own[0].warning("user", text)
+
+
+def _keys(service: Service) -> Iterator[str]:
+    """Yield the files of a service that have or may have a private key."""
+    options = service.options
+    for path in (options.tls_key or options.tls_cert, options.tls_sni):
+        if path is not None:
+            yield path
+
+
+def _accounts(service: Service, machine: HostInfo) -> Iterator[ConfigProblem]:
+    user, group = service.options.user, service.options.group
+    if group and not machine.has_group(group):
+        yield service.fault("group", f"no group {group!r} on this machine")
+    if not user:
+        return
+    if not machine.has_user(user):
+        yield service.fault("user", f"no user {user!r} on this machine")
+    elif not group and not machine.has_login_group(user):
+        yield service.fault("user", f"nobody knows the group of user {user}; add group=")
+
+
+def _places(service: Service, machine: HostInfo) -> Iterator[ConfigProblem]:
+    options, runner = service.options, service.runner
+    inside = f" inside {runner.root}" if runner.root else ""
+    if runner.root:
+        reason = machine.cannot_enter("/", runner)
+        if reason:
+            # Nothing else can be there.
+            yield service.fault("chroot", f"can't use {runner.root}: {reason}")
+            return
+    if options.server:
+        reason = machine.cannot_execute(options.server[0], runner)
+        if reason:
+            yield service.fault("server", f"can't run {options.server[0]}{inside}: {reason}")
+    for option, folder in (("cwd", options.cwd), *(("python_path", each) for each in options.python_path)):
+        reason = machine.cannot_enter(folder, runner)
+        if reason:
+            yield service.fault(option, f"can't use {folder}{inside}: {reason}")
