@@ -355,7 +355,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
 
     def _over(self, session: SpawnedConnection, outcome: ExitResult) -> None:
         """A connection has no process any more; one that the daemon has itself goes on until it is closed."""
-        if session.pump is None or session.pump.gone:
+        if session.pump is None or session.pump.closed:
             self.close(session, outcome)
         else:
             session.wind_up(session.pump, outcome)

@@ -242,7 +242,7 @@ class SpawnedConnection:
         elif self.pid and not self._killed:
             # It went when it was told to, perhaps with a last word.
             self._call = self._tracker.reactor.callLater(self._kill_seconds, pump.abort)
-            pump.end(patient=False)
+            pump.end(linger=False)
         else:
             pump.abort()
 

@@ -1,10 +1,10 @@
-"""TLS between a transport and a protocol: one object is the protocol of the one and the transport of the other.
+"""TLS between a transport and a protocol: the handshake, and input. Output is in svcd.tls.records.
 
-Twisted has such a thing (twisted.protocols.tls). This one begins the inner protocol after the handshake, takes TLS's
-half-close for one, and lets back-pressure through both ways. It keeps little: a slice of input and one of output in
-OpenSSL's buffers, and while the inner protocol wants no input what one read of the transport has brought.
+In contrast to twisted.protocols.tls, the inner protocol gets its transport after the handshake, a closure alert is a
+half-close, and back-pressure works in both directions. Buffers are small: 32 KB of input and of output in OpenSSL, and,
+while the inner protocol has paused reading, the bytes of one read of the transport.
 
-The end of input is the client's closure alert (RFC 8446, 6.1) or, since many clients send none, that of the transport.
+Input ends with the client's closure alert (RFC 8446, 6.1) or, since many clients send none, with the transport's input.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TlsProtocol"]
 
-#: For who forgot the s of https. OpenSSL says nothing to them.
+#: The answer to plain HTTP, for which OpenSSL sends no alert.
 _NOT_HTTPS = (
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\n\r\nThis port speaks HTTPS, or another protocol in TLS.\n"
 )
@@ -51,28 +51,29 @@ _LOST = Failure(ConnectionLost())
 
 
 def _no_op() -> None:
-    """Nobody wants to know."""
+    """Do nothing."""
 
 
 @implementer(IProtocol, IHalfCloseableProtocol, INegotiated, IConsumer, IPushProducer)
 class TlsProtocol(TlsOutput):
-    """The server's side of TLS on one connection.
+    """Server side of TLS on one connection.
 
-    For the inner protocol it is a transport as any other, with what TLS has besides as Twisted names it
-    (twisted.internet.interfaces.ISSLTransport), and `tls_identity`. What it has not itself it has from below.
+    It is the protocol of the transport below and the transport of the inner protocol, which it provides with Twisted's
+    interface of TLS (twisted.internet.interfaces.ISSLTransport) and with `tls_identity`. Attributes that it lacks are
+    those of the transport below.
 
     Args:
-        handshakes: those of the service.
-        build: makes the inner protocol, once the handshake is over; or None to end the connection.
+        handshakes: the handshakes of the service.
+        build: builds the inner protocol after the handshake; None closes the connection.
 
     Attributes:
-        inner: the protocol inside; None before the handshake is over.
-        secured: called when it is over, before the inner protocol has its transport.
-        version: of TLS, as `TLSv1.3`; empty before.
-        touched: whether anything came from the client.
-        ended: whether the client has said, in one way or the other, that there is no more.
-        heard: whether anything came for it.
-        raised: whether it made a mistake that the transport does not know of.
+        inner: the inner protocol; None before the handshake is done.
+        on_handshake: called when the handshake is done, before the inner protocol gets its transport.
+        version: the version of TLS, as `TLSv1.3`; empty before the handshake is done.
+        received_any: whether the client has sent anything.
+        received_data: whether the client has sent application data.
+        input_ended: whether the client has ended its input, by a closure alert or by closing the transport.
+        inner_raised: whether the inner protocol raised an exception in a call that the transport does not see.
     """
 
     __slots__ = (
@@ -96,7 +97,7 @@ class TlsProtocol(TlsOutput):
         "received_any",
         "received_data",
         "version",
-    )  # fmt: skip
+    )
 
     _log = Logger()
 
@@ -113,47 +114,47 @@ class TlsProtocol(TlsOutput):
         self._linger_timer: IDelayedCall | None = None
         self.inner: Any = None
         self.received_data = self.inner_raised = False
-        # Whether the inner protocol wants input, whether there is none any more, and whether the transport was stopped.
+        # Whether the inner protocol wants input, whether input is closed, and whether the transport is paused.
         self._wants_input, self._input_closed, self._transport_paused = True, False, False
-        # Input that nobody wanted yet: whether OpenSSL may have some, what it was not given, and whether the transport
-        # said meanwhile that it was all.
+        # Input not delivered yet: whether OpenSSL may have plaintext, whether the transport's input has ended since,
+        # and the bytes that OpenSSL was not given.
         self._pending_plaintext = self._transport_ended = False
         self._undecrypted: list[memoryview] = []
         self._discarded_bytes = 0
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a transport has
         if name.startswith("__") or name == "startTLS":
-            # What Python and zope.interface look for is this object's alone; and TLS has begun.
+            # Special methods are not forwarded, and startTLS() is impossible: TLS is already there.
             raise AttributeError(name)
         return getattr(self.transport, name)
 
-    # What the transport below calls.
+    # Called by the transport below.
 
     def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - what the reactor has
-        """The connection is there."""
+        """Start the handshake on a new connection."""
         self.transport = transport
         self._connection = self._handshakes.begin(self)
 
     def connectionMade(self) -> None:
-        """Never called: makeConnection does it all."""
+        """Required by IProtocol and never called: makeConnection() is overridden."""
 
     def readConnectionLost(self) -> None:
-        """The transport says that the client will send no more."""
+        """Handle the end of the transport's input."""
         if self._pending_plaintext or self._undecrypted:
             self._transport_ended = True
         elif not self._input_closed:
             self._end_input()
         elif self._linger_timer is not None:
-            # It knows why its handshake failed.
+            # The client has closed after the alert of its failed handshake.
             self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """Our side is closed."""
+        """Pass the end of output on to the inner protocol."""
         if IHalfCloseableProtocol.providedBy(self.inner):
             self.inner.writeConnectionLost()
 
     def connectionLost(self, reason: Failure) -> None:
-        """The connection is gone."""
+        """Handle the end of the connection."""
         if self.received_any and not (self.version or self._failure or reason.check(ConnectionAborted)):
             self._handshake_failed(failure_reason(reason), "closed")
         self._handshakes.forget(self)
@@ -166,10 +167,10 @@ class TlsProtocol(TlsOutput):
         inner = self.inner
         try:
             if inner is not None:
-                # OpenSSL's failure ends the transport in good order, but not what the inner protocol is about.
+                # After a failure of TLS the transport closes cleanly, but for the inner protocol input is incomplete.
                 inner.connectionLost(_LOST if self._failure else reason)
         finally:
-            # These know each other.
+            # Breaks reference cycles.
             self._failure, self._end_reason = self.failure_text, self.end_reason
             self._connection = self.inner = None
             self.on_handshake = _no_op
@@ -177,9 +178,9 @@ class TlsProtocol(TlsOutput):
     # Input.
 
     def dataReceived(self, data: bytes) -> None:
-        """Something came from the client."""
+        """Decrypt bytes from the client, or keep them while the inner protocol has paused."""
         if self._input_closed:
-            # After its end, or ours.
+            # Discards input after its end, or after loseConnection().
             self._discarded_bytes += len(data)
             if self._discarded_bytes > LINGER_BYTES:
                 self.transport.pauseProducing()
@@ -201,7 +202,7 @@ class TlsProtocol(TlsOutput):
             self._deliver()
 
     def _deliver(self) -> None:
-        """Hand the inner protocol what OpenSSL has, as far as it wants it."""
+        """Deliver the plaintext that OpenSSL has to the inner protocol, until that pauses."""
         decrypt = self._connection.decrypt
         self._pending_plaintext = True
         while self._wants_input:
@@ -219,7 +220,7 @@ class TlsProtocol(TlsOutput):
             self.inner.dataReceived(data)
 
     def _process_pending(self) -> None:
-        """The same for what was kept, and for more than a slice."""
+        """Deliver pending input, giving OpenSSL a slice at a time."""
         self._receiving = True
         try:
             while self._wants_input:
@@ -242,6 +243,7 @@ class TlsProtocol(TlsOutput):
         self._flush()
 
     def _run_scheduled(self) -> None:
+        """Flush small writes and continue with pending input, in the iteration of the reactor after a request."""
         self._scheduled = False
         if self._connection is None:
             return
@@ -254,22 +256,22 @@ class TlsProtocol(TlsOutput):
                 self._transport_paused = False
                 self.transport.resumeProducing()
         except KeyboardInterrupt:
-            # Ctrl-C is meant for the daemon, not for one service.
+            # Ctrl-C is for the daemon.
             raise
-        except BaseException:  # noqa: BLE001 - whatever it is, it ends one connection
+        except BaseException:  # noqa: BLE001 - an error in a service ends one connection only
             self._log.failure("a protocol raised", Failure())
             self.inner_raised = True
             self.transport.abortConnection()
 
     def pauseProducing(self) -> None:
-        """Read no more for now."""
+        """Pause input of the inner protocol."""
         self._transport_paused = True
         if not self._input_closed:
             self._wants_input = False
         self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
-        """Read again."""
+        """Resume input of the inner protocol; pending input comes in the next iteration of the reactor."""
         self._wants_input = not self._input_closed
         if not (self._pending_plaintext or self._undecrypted or self._transport_ended):
             self._transport_paused = False
@@ -279,7 +281,7 @@ class TlsProtocol(TlsOutput):
             self._call_soon(self._run_scheduled)
 
     def stopProducing(self) -> None:
-        """End, as a producer."""
+        """Close the connection, as IPushProducer requires."""
         self.loseConnection()
 
     def _stop_input(self) -> None:
@@ -290,7 +292,7 @@ class TlsProtocol(TlsOutput):
     # The handshake.
 
     def _continue_handshake(self) -> bool:
-        """Go on with it; whether there is an inner protocol now."""
+        """Continue the handshake; return whether it is done and there is an inner protocol."""
         self.received_any = True
         try:
             if not self._connection.continue_handshake():
@@ -310,7 +312,7 @@ class TlsProtocol(TlsOutput):
             return False
         self.version = self._connection.get_protocol_version_name()
         self._handshakes.done(self, self.version)
-        # With its end come session tickets, which have the client's certificate in them: they are not its fault.
+        # The session tickets that follow hold the client's certificate; they do not count as unsolicited records.
         self._unsolicited_bytes, self._encrypted_bytes = 0, 1
         inner = self._build_checked()
         if inner is None:
@@ -324,13 +326,13 @@ class TlsProtocol(TlsOutput):
         return True
 
     def _build_checked(self) -> Any:  # noqa: ANN401 - a protocol
-        """Return the service's protocol; without one the reason is kept for the log."""
+        """Build the inner protocol; return None if that fails, with the reason in `failure_text`."""
         try:
             inner = self._build_inner()
         except KeyboardInterrupt:
-            # Ctrl-C is meant for the daemon, not for one service.
+            # Ctrl-C is for the daemon.
             raise
-        except BaseException as error:  # noqa: BLE001 - a mistake in the service's code ends this connection
+        except BaseException as error:  # noqa: BLE001 - an error in a service ends one connection only
             self._failure = reason_of(error)
             return None
         if inner is None:
@@ -338,7 +340,7 @@ class TlsProtocol(TlsOutput):
         return inner
 
     def _reject(self, failure: str, word: str) -> None:
-        """The handshake has failed. The alert that says why is to arrive: see svcd.connections.lingering_close."""
+        """Fail the handshake, and close so that the alert arrives (as svcd.connections.lingering_close does)."""
         self._handshake_failed(failure, word)
         self._send_close_notify()
         self._stop_input()
@@ -350,18 +352,18 @@ class TlsProtocol(TlsOutput):
         self._handshakes.failed(self, word)
 
     def evict(self) -> None:
-        """The handshake is not done, and another connection needs the place."""
+        """Abort a connection in its handshake to make room for another one."""
         self._end_reason = "evicted"
         self._handshake_failed("it was not done when descriptors or connections ran out", "timeout")
         self.transport.abortConnection()
 
     def handshake_timed_out(self) -> None:
-        """The handshake has taken too long."""
+        """Abort the connection: the handshake has reached its time limit."""
         self._handshake_failed(f"it was not done in {HANDSHAKE_SECONDS:g} seconds", "timeout")
         self.transport.abortConnection()
 
     def _end_input(self) -> None:
-        """The client has no more to say, by an alert or by the end of its side of the transport."""
+        """Handle the end of input, by a closure alert or by the end of the transport's input."""
         self.input_ended = True
         self._stop_input()
         if self.inner is None:
@@ -371,14 +373,15 @@ class TlsProtocol(TlsOutput):
         elif IHalfCloseableProtocol.providedBy(self.inner):
             self.inner.readConnectionLost()
         else:
-            # What was written is still sent, but no more produced for it.
+            # Written data is still sent, but the producer is stopped.
             self.disconnecting = True
             self._stop_producer()
             self._finish()
 
     def _openssl_failed(self, error: SSL.Error) -> None:
+        """Close the connection after an error of OpenSSL."""
         self._failure = f"TLS: {failure_reason(error)}"
-        # Nothing can be encrypted any more.
+        # OpenSSL encrypts nothing after an error.
         self._small_writes.clear()
         self._send_close_notify()
         self._stop_input()
@@ -387,72 +390,73 @@ class TlsProtocol(TlsOutput):
         self.transport.loseConnection()
 
     def _too_many_key_updates(self) -> None:
+        """Abort a connection whose client makes OpenSSL send too many records of its own."""
         if not self.version:
-            # How much a handshake may say has bounds of its own.
+            # OpenSSL limits the size of a handshake itself.
             return
         self._failure = "TLS: too many key updates"
         self.abortConnection()
 
-    # For the inner protocol, and for those who tell of the connection.
+    # Information about the connection.
 
     def getHandle(self) -> ServerConnection:
-        """The TLS connection, as of Twisted's transports for TLS."""
+        """Return the OpenSSL connection, as Twisted's TLS transports do."""
         return self._connection
 
     def getPeerCertificate(self) -> Any:  # noqa: ANN401 - an X509 of pyOpenSSL, or None
-        """The client's certificate, which holds; None if it has shown none."""
+        """Return the verified certificate of the client; None if it has sent none."""
         return self._connection.get_peer_certificate()
 
     @property
     def negotiatedProtocol(self) -> bytes | None:
-        """What was agreed on in the handshake (ALPN), as of Twisted's transports for TLS."""
+        """The negotiated application protocol (ALPN), as of Twisted's TLS transports."""
         return self._connection.get_alpn_proto_negotiated() or None
 
     @property
     def tls_identity(self) -> PeerIdentity:
-        """Who the client is, and how the connection is encrypted; once the handshake is over."""
+        """The client's identity and the connection's parameters; available after the handshake."""
         if self._identity is None:
             self._identity = peer_identity(self._connection)
         return self._identity
 
     def info(self, *, subject: bool) -> dict[str, object]:
-        """What is known of the connection, as plain data.
+        """Return fields of the connection for svcctl and the status page.
 
         Args:
-            subject: whether to say who the client is.
+            subject: whether to include the subject of the client's certificate.
         """
         if not self.version:
             return {"tls": "handshake", "state": "handshake"}
         identity = self.tls_identity
         found: dict[str, object] = {"tls": identity.protocol, "cipher": identity.cipher}
-        # As processes are told it: without characters that a terminal would obey.
-        told = identity.environment()
-        if "SSL_TLS_SNI" in told:
-            found["sni"] = told["SSL_TLS_SNI"]
-        if subject and "SSL_CLIENT_S_DN" in told:
-            found["subject"] = told["SSL_CLIENT_S_DN"]
+        # Values of the environment have no control characters, which a terminal would interpret.
+        variables = identity.environment()
+        if "SSL_TLS_SNI" in variables:
+            found["sni"] = variables["SSL_TLS_SNI"]
+        if subject and "SSL_CLIENT_S_DN" in variables:
+            found["subject"] = variables["SSL_CLIENT_S_DN"]
         return found
 
     @property
     def failure_text(self) -> str:
-        """Why the client could not be served, if that is so."""
+        """The reason why the client was not served; empty if there is none."""
         return self._failure or getattr(self.inner, "failure_text", "")
 
     @property
     def end_reason(self) -> str:
-        """Why the inner protocol has ended the connection itself, if it has and says so."""
+        """The reason for which the inner protocol has closed the connection; empty if it has none."""
         return self._end_reason or getattr(self.inner, "end_reason", "")
 
     def drain(self) -> None:
-        """Ask the service to end the connection as soon as nothing is owed to the client."""
+        """Ask the inner protocol to close the connection as soon as its answers are sent."""
         drain = getattr(self.inner, "drain", None)
         if drain is not None:
             drain()
 
     def logPrefix(self) -> str:
-        """What lines in the log begin with that are about the connection."""
+        """Return the log prefix: the name of the inner protocol's class."""
         return type(self.inner or self).__name__
 
 
-# Much of that is from below, which only this says.
+# Its methods are partly those of the transport below, so implementer() can't check it.
 classImplements(TlsProtocol, ISSLTransport)

@@ -1,4 +1,4 @@
-"""The writing side of TLS: what goes into one record, producers, closure alerts, and closing once all is sent."""
+"""Output of a TLS connection: records, producers, closure alerts, and closing after everything is sent."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 __all__ = ["SLICE", "TlsOutput"]
 
-#: What OpenSSL is given at once, and what it has for the transport at once, in bytes: its buffers never shrink.
+#: The most that OpenSSL buffers of input and of output, in bytes: its buffers never shrink.
 SLICE = 32_768
-#: A smaller write waits for others to share a record with, until the reactor's next turn.
+#: Smaller writes, in bytes, wait for the next iteration of the reactor, to share a record.
 _SMALL_WRITE = 4096
-#: While input is worked off the transport gets output behind it, or when it is so much, in bytes: to be told now and
-#: then that the kernel takes no more, and to go on, costs a fifth of the speed.
+#: While input is processed, output goes to the transport at the end, or when it has this size, in bytes: pausing and
+#: resuming in between costs a fifth of the throughput.
 _MAX_READY = 262_144
-#: What OpenSSL may have to say by itself after the handshake, in bytes: answers to key updates, each of 27 bytes or so,
-#: which a client that does not read could ask for without end.
+#: The most that OpenSSL may send on its own after the handshake, in bytes: a client that does not read could request
+#: key updates without end, each answered with about 27 bytes.
 _MAX_UNSOLICITED = 65_536
 
 
 class TlsOutput:
-    """What a transport does about output, through OpenSSL, to the transport below.
+    """Output half of a TLS connection, the base class of TlsProtocol.
 
     Attributes:
-        transport: the one below.
-        disconnecting: whether the connection ends as soon as everything is sent.
+        transport: the transport below.
+        disconnecting: whether the connection closes as soon as everything is sent.
     """
 
     __slots__ = (
@@ -53,9 +53,9 @@ class TlsOutput:
         "_unsolicited_bytes",
         "disconnecting",
         "transport",
-    )  # fmt: skip
+    )
 
-    # None before and after.
+    # Both are None before the connection is made, and _connection after it is lost.
     _connection: ServerConnection | Any
     transport: Any
 
@@ -63,22 +63,22 @@ class TlsOutput:
         self._call_soon = call_soon
         self._connection = self.transport = None
         self._producer: Any = None
-        # Whether there is nothing more to say, and whether our side is to be closed once the producer is done.
+        # Whether output is closed, and whether it closes once the producer is done.
         self._streaming = self._output_closed = self._closing_output = self.disconnecting = False
-        # Whether output is sent soon in any case: since input is being worked off, or since the reactor was asked.
+        # Whether output will be flushed anyway: after the input being processed, or by a scheduled call.
         self._receiving = self._scheduled = False
-        # Small writes that wait, what OpenSSL was given since the transport had something, and what it said by itself.
+        # Waiting small writes; bytes encrypted since records were last collected; bytes that OpenSSL sent on its own.
         self._small_writes: list[bytes] = []
         self._small_writes_size = self._encrypted_bytes = self._unsolicited_bytes = 0
-        # What is ready for the transport.
+        # Records ready for the transport.
         self._ready: list[bytes] = []
         self._ready_size = 0
 
     def write(self, data: bytes) -> None:
-        """Send, now or, if it is little, with what follows in this turn of the reactor.
+        """Send data; small writes are joined until the next iteration of the reactor.
 
         Raises:
-            TypeError: it is no bytes.
+            TypeError: data is no bytes-like object.
         """
         if type(data) is not bytes:
             data = bytes(memoryview(data))
@@ -99,15 +99,15 @@ class TlsOutput:
             self._call_soon(self._run_scheduled)
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
-        """Send several pieces in one go.
+        """Send several pieces as one write.
 
         Raises:
-            TypeError: some are no bytes.
+            TypeError: a piece is no bytes-like object.
         """
         self.write(b"".join(iovec))
 
     def _flush(self) -> None:
-        """Let the transport have everything."""
+        """Encrypt waiting small writes and give all records to the transport."""
         if not self._output_closed:
             self._send_small_writes()
             self._collect_records()
@@ -122,7 +122,7 @@ class TlsOutput:
                 self._send(data)
 
     def _send(self, data: bytes) -> None:
-        """Encrypt; OpenSSL keeps a slice of it at most."""
+        """Encrypt data, collecting records so that OpenSSL buffers a slice at most."""
         try:
             sent = self._connection.encrypt(data)
             self._encrypted_bytes += sent
@@ -138,15 +138,15 @@ class TlsOutput:
             self._collect_records()
 
     def _collect_records(self) -> None:
-        """Take what OpenSSL has, for the transport."""
+        """Take records from OpenSSL, and write them to the transport unless input is being processed."""
         if self._output_closed:
             return
-        asked, self._encrypted_bytes = self._encrypted_bytes, 0
-        emit = self._connection.read_records
-        while data := emit():
+        encrypted, self._encrypted_bytes = self._encrypted_bytes, 0
+        read_records = self._connection.read_records
+        while data := read_records():
             self._ready.append(data)
             self._ready_size += len(data)
-            if not asked:
+            if not encrypted:
                 self._unsolicited_bytes += len(data)
             if len(data) < MAX_READ:
                 break
@@ -156,32 +156,33 @@ class TlsOutput:
             self._write_ready()
 
     def _write_ready(self) -> None:
+        """Write the collected records to the transport."""
         ready, self._ready = self._ready, []
         self._ready_size = 0
         for data in ready:
             self.transport.write(data)
 
     def _send_close_notify(self) -> None:
-        """Say the closure alert behind everything (RFC 8446, 6.1)."""
+        """Send waiting data and the closure alert (RFC 8446, 6.1); output is closed then."""
         if not self._output_closed:
             self._send_small_writes()
         if self._output_closed:
-            # Perhaps only now, since OpenSSL has failed.
+            # It may be closed by now: OpenSSL may have failed to encrypt the small writes.
             return
-        # In the middle of a handshake, and after an error, there is no such thing.
+        # OpenSSL refuses during a handshake and after an error.
         with suppress(SSL.Error):
             self._connection.shutdown()
         self._collect_records()
         self._write_ready()
         self._output_closed = True
 
-    # Who waits for whom at the end.
+    # Producers, and closing.
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: ANN401 - IPushProducer, IPullProducer
-        """Let something produce what is written, as fast as the client takes it.
+        """Register a producer, which is paused while the client does not read.
 
         Raises:
-            RuntimeError: there is one already.
+            RuntimeError: a producer is already registered.
         """
         if self._producer is not None:
             raise RuntimeError(f"{producer} can't be registered: {self._producer} still is")
@@ -192,7 +193,7 @@ class TlsOutput:
         self.transport.registerProducer(producer, streaming)
 
     def unregisterProducer(self) -> None:
-        """There is no more to come from the producer; a close that was asked for meanwhile follows."""
+        """Unregister the producer; a close requested meanwhile follows."""
         if self._producer is None:
             return
         self._producer = None
@@ -203,26 +204,26 @@ class TlsOutput:
             self._close_output()
 
     def stopConsuming(self) -> None:
-        """What is produced is wanted no more."""
+        """Unregister the producer and close the connection, as IConsumer requires."""
         self.unregisterProducer()
         self.loseConnection()
 
     def loseConnection(self, _reason: object = None) -> None:
-        """Close when everything is written, and, with a producer, when that is unregistered."""
+        """Close after everything is written, and, with a producer, after that is unregistered."""
         if not (self.disconnecting or self._connection is None):
             self.disconnecting = True
             if self._producer is None:
                 self._finish()
 
     def loseWriteConnection(self) -> None:
-        """Close our side after what was written; the client may go on sending."""
+        """Close output after everything is written; the client may go on sending."""
         if not (self._closing_output or self.disconnecting or self._connection is None):
             self._closing_output = True
             if self._producer is None or self._streaming:
                 self._close_output()
 
     def abortConnection(self) -> None:
-        """Close at once; nothing more is sent, nor heard of what has come already."""
+        """Close at once; unsent output and pending input are discarded."""
         self._stop_input()
         self._output_closed = True
         self.transport.abortConnection()
@@ -232,7 +233,7 @@ class TlsOutput:
         self.transport.loseWriteConnection()
 
     def _finish(self) -> None:
-        """Close, with all said."""
+        """Close after sending waiting data and the closure alert."""
         self._send_close_notify()
         self._stop_input()
         self.transport.loseConnection()
@@ -243,20 +244,20 @@ class TlsOutput:
             self.transport.unregisterProducer()
             producer.stopProducing()
 
-    # What the reading side does.
+    # Implemented by TlsProtocol.
 
     def _run_scheduled(self) -> None:
-        """It is time to send what waits."""
+        """Flush small writes and continue with pending input."""
         raise NotImplementedError
 
     def _stop_input(self) -> None:
-        """Nobody wants input."""
+        """Discard pending and future input."""
         raise NotImplementedError
 
     def _openssl_failed(self, error: SSL.Error) -> None:
-        """OpenSSL can't go on."""
+        """Close the connection after an error of OpenSSL."""
         raise NotImplementedError
 
     def _too_many_key_updates(self) -> None:
-        """The client lets OpenSSL answer too much."""
+        """Abort a connection whose client makes OpenSSL send too many records of its own."""
         raise NotImplementedError

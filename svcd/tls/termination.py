@@ -1,7 +1,8 @@
-"""The connection of a client with TLS whose handler is a process: in the clear the bytes go over a pair of sockets.
+"""TLS termination for handler processes: the daemon decrypts, and the handler gets plaintext on a pair of sockets.
 
-The daemon has one end of the pair and the handler the other (unix(7), unnamed). Each of the two ends its own direction,
-and stops the other when it does not read. What a handler has written when it ends arrives, whatever it has not read.
+The daemon has one end of the pair and the handler the other (unix(7), unnamed). Each direction has its own end and its
+own back-pressure. Everything that a handler has written before its exit reaches the client, whether or not the handler
+has read its input.
 """
 
 from __future__ import annotations
@@ -26,28 +27,28 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientEnd", "HandlerEnd", "TlsTerminator"]
 
-#: Pieces in which the rest of a handler's words is read; more than the buffers of a pair hold.
+#: The size of a read after the handler's exit, in bytes, and the number of reads: more than the pair's buffers hold.
 _PIECE = 65_536
 _MAX_PIECES = 64
 
 
 def _no_op() -> None:
-    """There is nobody any more to be asked or told."""
+    """Do nothing."""
 
 
 class TlsTerminator(TlsProtocol):
-    """A client's connection with TLS, and the end of a pair of sockets whose other one is its handler's.
+    """TLS connection of a client, piped into the pair of sockets of its handler.
 
     Args:
-        handshakes: those of the service.
-        adopt: gives it the end of the pair.
-        descriptors: counts it, and that end, from the beginning.
-        begin: called when the handshake is done.
-        over: called when the connection is gone.
+        handshakes: the handshakes of the service.
+        adopt: gives the daemon's end of the pair to the reactor.
+        descriptors: counts the connection, and in advance the daemon's end of the pair.
+        on_handshake_done: called when the handshake is done.
+        on_close: called when the connection is closed.
 
     Attributes:
-        gone: whether it is.
-        carried: bytes that came and went, when it is gone.
+        closed: whether the connection is closed.
+        final_byte_counts: bytes received and sent, once it is closed; -1 if unknown.
     """
 
     __slots__ = (
@@ -57,8 +58,8 @@ class TlsTerminator(TlsProtocol):
         "_handler_connected",
         "_on_close",
         "_on_handshake_done",
+        "closed",
         "final_byte_counts",
-        "gone",
     )
 
     def __init__(
@@ -66,17 +67,18 @@ class TlsTerminator(TlsProtocol):
         handshakes: HandshakeTracker,
         adopt: AdoptConnection,
         descriptors: DescriptorCounter,
-        begin: Callable[[], None],
-        over: Callable[[], None],
+        on_handshake_done: Callable[[], None],
+        on_close: Callable[[], None],
     ) -> None:
         super().__init__(handshakes, self._make_client_end)
         self._adopt = adopt
         self._descriptors = descriptors
-        self._on_handshake_done = begin
-        self._on_close = over
-        self._aborted = self._handler_connected = self.gone = False
+        self._on_handshake_done = on_handshake_done
+        self._on_close = on_close
+        self._aborted = self._handler_connected = self.closed = False
         self.final_byte_counts = -1, -1
-        # Its own, and one for the end of the pair that it will have: who has shaken hands is not to find none left.
+        # One for the connection, and one for the daemon's end of the pair: after its handshake a client must not fail
+        # for want of a descriptor.
         descriptors.acquire()
         descriptors.acquire()
 
@@ -84,56 +86,56 @@ class TlsTerminator(TlsProtocol):
         return ClientEnd(self._on_handshake_done, self._handshakes.reactor)
 
     def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - what the reactor has
-        """The connection is there."""
+        """Start the handshake on a new connection."""
         super().makeConnection(transport)
         if self._aborted:
             transport.abortConnection()
 
     def connect_handler(self) -> int:
-        """Make the pair of sockets; returns the descriptor of the handler's end, which blocks.
+        """Make the pair of sockets; return the descriptor of the handler's end, which is blocking. The caller owns it.
 
         Raises:
             OSError: there are no descriptors.
         """
         near, far = socket.socketpair()
-        side = HandlerEnd(self.inner, self._descriptors.release)
+        end = HandlerEnd(self.inner, self._descriptors.release)
         self._handler_connected = True
         try:
-            self._adopt(near.detach(), "", socket.AF_UNIX, side)
+            self._adopt(near.detach(), "", socket.AF_UNIX, end)
         except OSError:
             self._handler_connected = False
             far.close()
             raise
         return far.detach()
 
-    def end(self, *, patient: bool = True) -> None:
-        """The handler has ended: when the client has all that it wrote the connection is closed.
+    def end(self, *, linger: bool = True) -> None:
+        """Close the connection after the handler's exit, as soon as the client has all output of the handler.
 
         Args:
-            patient: whether the client has some time then to close it first.
+            linger: whether the client then has some time to close first.
         """
         client: ClientEnd | None = self.inner
         if client is None:
             return
-        client.ended, client.patient = True, patient
+        client.handler_ended, client.linger = True, linger
         if not self._handler_connected:
             client.leave(orderly=True)
         elif isinstance(client.other, HandlerEnd):
             client.other.close_if_done()
 
     def abort(self) -> None:
-        """Close it now, whatever is under way."""
+        """Close the connection at once."""
         self._aborted = True
-        if self.transport is not None and not self.gone:
+        if self.transport is not None and not self.closed:
             self.abortConnection()
 
     def byte_counts(self) -> tuple[int, int] | None:
-        """Bytes that came from the client, without those of the handshake alone, and bytes that its system has taken.
+        """Return the bytes received, 0 before application data comes, and the bytes that the peer has acknowledged.
 
         Returns:
-            GONE when it is over, None if nobody counts them.
+            GONE when the connection is closed, None if the transport does not count them.
         """
-        if self.gone:
+        if self.closed:
             return GONE
         if self.transport is None:
             return 0, 0
@@ -141,79 +143,79 @@ class TlsTerminator(TlsProtocol):
         return found if found is None or self.received_data else (0, found[1])
 
     def info(self, *, subject: bool) -> dict[str, object]:
-        """What is known of the connection."""
+        """Return fields of the connection for svcctl and the status page; see TlsProtocol."""
         counts = {} if self.transport is None else {"in": self.transport.bytes_in, "out": self.transport.bytes_out}
-        return {**(counts if not self.gone else {}), **super().info(subject=subject)}
+        return {**(counts if not self.closed else {}), **super().info(subject=subject)}
 
     def connectionLost(self, reason: Failure) -> None:
-        """The connection is gone."""
+        """Handle the end of the connection."""
         self.final_byte_counts = getattr(self.transport, "bytes_in", -1), getattr(self.transport, "bytes_out", -1)
         try:
             super().connectionLost(reason)
         finally:
-            self.gone = True
+            self.closed = True
             self._descriptors.release()
             if not self._handler_connected:
                 self._descriptors.release()
-            over = self._on_close
-            # These know each other.
+            on_close = self._on_close
+            # Breaks reference cycles.
             self._build_inner = self._on_handshake_done = self._on_close = _no_op
-            over()
+            on_close()
 
 
 class ClientEnd(BufferedPipeEnd):
-    """What the client says and hears, in the clear.
+    """Client's end of the pipe: plaintext from and to the client.
 
     Args:
-        begin: called when the client can be served.
-        reactor: has the time.
+        on_handshake_done: called when the handshake is done.
+        reactor: provides timers.
 
     Attributes:
-        ended: whether the handler has ended.
-        patient: whether the client has time to close when it was told the end.
+        handler_ended: whether the handler has exited.
+        linger: whether the client has some time to close after the end of output.
     """
 
-    patient = True
+    linger = True
     transport: TlsProtocol
 
-    def __init__(self, begin: Callable[[], None], reactor: FdReactor) -> None:
-        self._on_handshake_done = begin
+    def __init__(self, on_handshake_done: Callable[[], None], reactor: FdReactor) -> None:
+        self._on_handshake_done = on_handshake_done
         self._reactor = reactor
-        self._shutdown_sent = self.ended = False
+        self._shutdown_sent = self.handler_ended = False
         self._discarded_bytes = 0
         self._timer: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
-        """The handshake is done; nothing is read on before there is a handler's socket."""
+        """Announce the handshake; the client's input is paused until there is a pair of sockets."""
         self.transport.pauseProducing()
         self._on_handshake_done()
 
     def dataReceived(self, data: bytes) -> None:
-        """Pass it on."""
+        """Pass data on to the handler; after its exit, discard a limited amount."""
         super().dataReceived(data)
         if self.gone:
             self._discarded_bytes += len(data)
             if self._discarded_bytes > LINGER_BYTES:
-                # It has its time to take what is left, but nobody reads on.
+                # The client still has its time to read the remaining output.
                 self.transport.pauseProducing()
 
     def readConnectionLost(self) -> None:
-        """The client will send no more."""
+        """Pass the end of the client's input on to the handler."""
         super().readConnectionLost()
         if self.gone:
             self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """The client's system is being told that there is no more."""
+        """Note that output is shut down; after the handler's exit the client's time to close begins."""
         self._shutdown_sent = True
         if self.gone:
             self._linger()
 
-    def leave(self, *, orderly: bool) -> None:  # noqa: ARG002 - as all sides
-        """Nobody listens to the client any more, nor writes: close, when it has everything.
+    def leave(self, *, orderly: bool) -> None:  # noqa: ARG002 - as of PipeEnd
+        """Close after the handler's exit, as soon as the client has all output.
 
-        To close with unread input is a reset, for which what the system still has to send is lost (RFC 1122, 4.2.2.13).
-        So the client has some time to close first.
+        Closing with unread input sends a reset, which discards unsent output (RFC 1122, 4.2.2.13). So the client has
+        some time to close first.
         """
         self.gone = True
         if self.heard_all:
@@ -225,24 +227,24 @@ class ClientEnd(BufferedPipeEnd):
             self._linger()
 
     def _linger(self) -> None:
-        if not self.patient:
+        if not self.linger:
             self.transport.loseConnection()
         elif self._timer is None:
             self._timer = self._reactor.callLater(LINGER_SECONDS, self.transport.loseConnection)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """The client is gone."""
+        """Handle the end of the client's connection."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         super().connectionLost(reason)
 
 
 class HandlerEnd(PipeEnd):
-    """The daemon's end of the pair.
+    """Daemon's end of the pair of sockets.
 
     Args:
-        client: the other side.
-        release: called when its descriptor is free.
+        client: the client's end of the pipe.
+        release: called when the descriptor is closed.
     """
 
     def __init__(self, client: ClientEnd, release: Callable[[], None]) -> None:
@@ -252,17 +254,17 @@ class HandlerEnd(PipeEnd):
         self._discarded_bytes = 0
 
     def connectionMade(self) -> None:
-        """The reactor has it."""
+        """Connect both ends of the pipe."""
         transport: Any = self.transport
         self._socket: socket.socket = transport.getHandle()
         if self._client.gone:
-            # That was quick.
+            # The client has closed meanwhile.
             transport.loseConnection()
         else:
             self._client.meet(self)
 
     def dataReceived(self, data: bytes) -> None:
-        """Pass it on. Once the client is gone a handler that is still reading may write a little into the void."""
+        """Pass output on to the client; after the client's end, discard a limited amount."""
         super().dataReceived(data)
         if self.other is None:
             self._discarded_bytes += len(data)
@@ -270,8 +272,8 @@ class HandlerEnd(PipeEnd):
                 self.transport.abortConnection()
 
     def readConnectionLost(self) -> None:
-        """The handler will write no more."""
-        # A reactor of Twisted's may find the end while it was told to read nothing, and what comes before is unread.
+        """Pass the end of the handler's output on to the client."""
+        # Twisted's reactors may report the end while reading is paused, with output still unread.
         self._read_remaining()
         super().readConnectionLost()
         if self.other is None:
@@ -280,21 +282,21 @@ class HandlerEnd(PipeEnd):
             self.close_if_done()
 
     def close_if_done(self) -> None:
-        """If the handler has ended and has said all, nobody is there for the client."""
+        """Close both ends if the handler has exited and its output has ended."""
         client = self.other
-        if client is not None and self.heard_all and self._client.ended:
+        if client is not None and self.heard_all and self._client.handler_ended:
             self._disconnect()
             self.transport.unregisterProducer()
             self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """The handler has everything, or can read it."""
+        """Note that all input of the client is written to the handler's socket."""
         self._shutdown_sent = True
         if self.other is None:
             self.transport.loseConnection()
 
     def leave(self, *, orderly: bool) -> None:
-        """The client is gone. The handler may still read what that has sent, but nobody wants its answers."""
+        """Close after the client's end; the handler may still read what the client has sent."""
         if not orderly:
             self.transport.abortConnection()
         elif self._shutdown_sent or self.heard_all:
@@ -304,14 +306,15 @@ class HandlerEnd(PipeEnd):
             self.transport.resumeProducing()
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # noqa: ARG002 - Twisted's signature
-        """The handler has closed its end, or we have closed ours."""
+        """Handle the end of the pair."""
         if self.other is not None:
-            # It may have left something unread, which ends the connection before all that it wrote is read.
+            # A handler that leaves input unread resets the pair, possibly before all its output was read.
             self._read_remaining()
             self._disconnect()
         self._release()
 
     def _read_remaining(self) -> None:
+        """Pass on the output that is left in the socket's buffer."""
         client = self.other
         if client is None:
             return
@@ -323,6 +326,7 @@ class HandlerEnd(PipeEnd):
                 client.transport.write(data)
 
     def _disconnect(self) -> None:
+        """Separate both ends of the pipe, and let the client's end close."""
         client = self._client
         self.other = client.other = None
         client.transport.unregisterProducer()
