@@ -53,8 +53,7 @@ if TYPE_CHECKING:
     from svcd.config.endpoints import DesiredServices
     from svcd.config.service import Service
     from svcd.model import ConfigProblem
-    from svcd.sockets.acquire import FdStore
-    from svcd.sockets.socket_pool import SocketPool
+    from svcd.sockets.acquire import FdStore, SocketPool
     from svcd.supervisor.launch_spec import DaemonAccount
     from svcd.upgrade.handover import Handover
 

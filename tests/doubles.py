@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from svcd.metrics.counters import ServiceCounters
     from svcd.metrics.snapshot import ServiceInfo
     from svcd.model import RunAs
+    from svcd.sockets.acquire import SocketPool
     from svcd.sockets.listening import ListeningSocket
-    from svcd.sockets.socket_pool import SocketPool
 
 __all__ = [
     "LOCAL_PEER",

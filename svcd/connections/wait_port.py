@@ -25,8 +25,8 @@ from zope.interface import implementer
 from svcd.access.admission import ConnectionSlot
 from svcd.process.environment import tcp_environment
 from svcd.sockets.accept_helper import AcceptHelper
-from svcd.sockets.base_port import BasePort
 from svcd.sockets.holder_process import HolderProcess
+from svcd.sockets.ports import BasePort
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -29,7 +29,7 @@ from svcd.net.peer_credentials import credentials
 from svcd.net.unix_socket import bind_local, file_of, has_file, remove_file
 from svcd.sockets.activation import control_name
 from svcd.sockets.listening import REMEDIES
-from svcd.sockets.stream_port import StreamPort
+from svcd.sockets.ports import StreamPort
 from svcd.wire.control_protocol import ControlRequest, Lines, RequestError, answer, mistake, request
 
 if TYPE_CHECKING:

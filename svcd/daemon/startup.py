@@ -13,8 +13,8 @@ from twisted.logger import Logger
 from svcd.connections.descriptor_budget import RESERVE
 from svcd.errors import ActivationError, StartFailure
 from svcd.log.events import DESCRIPTORS, log_event
+from svcd.sockets.acquire import SocketPool
 from svcd.sockets.activation import VARIABLES, receive
-from svcd.sockets.socket_pool import SocketPool
 from svcd.upgrade.new_daemon import CommandLine
 
 if TYPE_CHECKING:

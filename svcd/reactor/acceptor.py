@@ -18,8 +18,7 @@ from twisted.internet.interfaces import IListeningPort, IReadDescriptor
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from svcd.reactor.adopt import adopt_connection, start_transport
-from svcd.reactor.coroutines import finish_coroutines
+from svcd.reactor.adopt import adopt_connection, finish_coroutines, start_transport
 from svcd.reactor.tcp import tcp_address
 
 if TYPE_CHECKING:

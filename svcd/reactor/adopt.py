@@ -1,4 +1,9 @@
-"""Connected sockets that go on as uvloop's, whoever accepted or made them."""
+"""Connected sockets that become uvloop transports.
+
+uvloop opens a transport for a socket in the first step of a coroutine. The second step waits for connection_made(),
+which the loop calls next, and does nothing more. These coroutines are driven by hand, since Twisted's calls must have
+their result at once, and a Task for each would cost more than the transport.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +12,13 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from svcd.net.peer_credentials import unix_peer
-from svcd.reactor.coroutines import finish_coroutines
 from svcd.reactor.proxied import RELAYED
 from svcd.reactor.tcp import TCP6Transport, TCPTransport, tcp_address
 from svcd.reactor.unix import UNIXTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from asyncio import AbstractEventLoop
+    from collections.abc import Coroutine, Iterable
 
     from twisted.internet.interfaces import IProtocol, IProtocolFactory
 
@@ -21,7 +26,28 @@ if TYPE_CHECKING:
     from svcd.reactor.proxied import Relay
     from svcd.reactor.transport import StreamTransport
 
-__all__ = ["SingleProtocolFactory", "adopt_connection", "start_transport"]
+__all__ = ["SingleProtocolFactory", "adopt_connection", "finish_coroutines", "start_coroutine", "start_transport"]
+
+
+def start_coroutine(loop: AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Take the first step now, and the second when connection_made() was called.
+
+    Raises:
+        OSError: the socket is of no use.
+    """
+    coroutine.send(None)
+    loop.call_soon(finish_coroutines, [coroutine])
+
+
+def finish_coroutines(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> None:
+    """Take the second step. Each coroutine's connection_made() was called."""
+    for coroutine in coroutines:
+        try:
+            coroutine.send(None)
+        except (StopIteration, RuntimeError):
+            # It has ended, or its transport was closed before it was of any use, which its protocol knows.
+            continue
+
 
 _KINDS: dict[int, type[StreamTransport]] = {
     socket.AF_INET: TCPTransport,

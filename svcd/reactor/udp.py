@@ -10,7 +10,7 @@ from twisted.internet import udp
 from twisted.internet.error import MessageLengthError
 from twisted.logger import Logger
 
-from svcd.reactor.coroutines import start_coroutine
+from svcd.reactor.adopt import start_coroutine
 from svcd.reactor.log_context import LOG_PREFIX
 
 if TYPE_CHECKING:

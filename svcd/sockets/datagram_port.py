@@ -13,7 +13,7 @@ from zope.interface import implementer
 from svcd.metrics.counters import LiveTraffic
 from svcd.net.peer_credentials import CREDENTIALS_BYTES, UNIXPeer, unpack_credentials
 from svcd.net.udp_batch import LARGEST_DATAGRAM, available, batch_for, pktinfo_option, source_control
-from svcd.sockets.base_port import BATCH, BasePort
+from svcd.sockets.ports import BATCH, BasePort
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,8 +25,7 @@ from svcd.process.module_files import ModuleFiles
 from svcd.protocols.catalog import datagram_protocol, stream_factory
 from svcd.protocols.http.server import HttpFactory
 from svcd.sockets.datagram_port import DatagramPort, datagram_port
-from svcd.sockets.descriptor_port import DescriptorPort
-from svcd.sockets.stream_port import StreamPort
+from svcd.sockets.ports import DescriptorPort, StreamPort
 from svcd.supervisor.launch_spec import launch_spec
 from svcd.supervisor.listener import nothing
 from svcd.supervisor.running_service import Prepared, RunningService, ServiceContext

@@ -19,8 +19,7 @@ from svcd.host.systemd import ServiceManager, StatusReporter
 from svcd.log.events import PROBLEM, READY, RELOAD, STOP, log_event
 from svcd.model import ip_literal
 from svcd.net.address_watch import AddressWatcher
-from svcd.sockets.acquire import FdStore
-from svcd.sockets.socket_pool import SocketPool
+from svcd.sockets.acquire import FdStore, SocketPool
 from svcd.supervisor.broken_services import BrokenService, BrokenServices, failure_of
 from svcd.supervisor.draining import attempt, cut, drained
 from svcd.supervisor.listener import Listener, hidden, number_of_port

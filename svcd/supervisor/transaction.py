@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from svcd.config.endpoints import Endpoint
     from svcd.config.service import Service
     from svcd.model import ConfigProblem
+    from svcd.sockets.acquire import SocketPool
     from svcd.sockets.listening import ListeningSocket
-    from svcd.sockets.socket_pool import SocketPool
     from svcd.supervisor.running_service import Prepared, RunningService, ServiceContext
 
 __all__ = ["ReloadTransaction"]

@@ -14,9 +14,9 @@ from twisted.internet.protocol import Factory, Protocol
 
 from svcd.config.endpoints import DesiredServices, check
 from svcd.errors import ConfigError, ListenError, ListenErrors
+from svcd.sockets.acquire import SocketPool
 from svcd.sockets.activation import InheritedSocket
-from svcd.sockets.socket_pool import SocketPool
-from svcd.sockets.stream_port import StreamPort
+from svcd.sockets.ports import StreamPort
 from svcd.supervisor.broken_services import BrokenService, BrokenServices
 from tests.doubles import FakeFiles, FakeMachine, FakeReactor, LogCatcher, config_of
 from tests.unit.test_supervisor import _Daemon

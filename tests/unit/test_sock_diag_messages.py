@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.net import sock_diag_messages as sockdiag
+from svcd.net import sock_diag as sockdiag
 from svcd.net import tcp_info as tcpinfo
 
 

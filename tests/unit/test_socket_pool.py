@@ -18,10 +18,9 @@ from svcd.daemon.startup import inherited_socket_pool
 from svcd.errors import ActivationError, ListenErrors
 from svcd.host.info import Host
 from svcd.net.socket_options import has_sized_buffers, unix_address
-from svcd.sockets.acquire import FdStore
+from svcd.sockets.acquire import FdStore, SocketPool
 from svcd.sockets.activation import InheritedSocket, handed_name, receive, stored_name
 from svcd.sockets.listening import ListeningSocket
-from svcd.sockets.socket_pool import SocketPool
 from tests.doubles import FakeFiles, FakeMachine, LogCatcher, ManagerDouble, config_of, open_all
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from svcd.process.messages import Ended
 from svcd.process.pidfd import PidfdChild
 from svcd.sockets import accept_helper as acceptor
 from svcd.sockets.accept_helper import AcceptHelper
-from svcd.sockets.descriptor_port import DescriptorPort
 from svcd.sockets.holder_process import HolderProcess
+from svcd.sockets.ports import DescriptorPort
 from svcd.wire.proxy_header import ProxyHeader
 from tests.doubles import FakeFiles, FakeNames, FakeReactor, LogCatcher, keeping, service_of
 

@@ -13,7 +13,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
-from svcd.sockets.stream_port import StreamPort
+from svcd.sockets.ports import StreamPort
 from svcd.wire.proxy_header import ProxyHeader
 from tests.doubles import FakeReactor, LogCatcher
 

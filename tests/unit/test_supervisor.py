@@ -16,9 +16,9 @@ from svcd.errors import ConfigError, ListenErrors
 from svcd.log.formats import TextFormat
 from svcd.log.writer import LogWriter
 from svcd.metrics.registry import MetricsRegistry
+from svcd.sockets.acquire import SocketPool
 from svcd.sockets.activation import InheritedSocket
-from svcd.sockets.socket_pool import SocketPool
-from svcd.sockets.stream_port import StreamPort
+from svcd.sockets.ports import StreamPort
 from svcd.supervisor.launch_spec import DaemonAccount
 from svcd.supervisor.supervisor import Supervisor
 from tests.doubles import (

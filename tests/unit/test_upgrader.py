@@ -18,9 +18,8 @@ from svcd.daemon import twistd
 from svcd.daemon.twistd import Twistd, check_account
 from svcd.errors import CommandError, StoppingError
 from svcd.model import ConfigProblem, SourceLocation
-from svcd.sockets.acquire import FdStore
+from svcd.sockets.acquire import FdStore, SocketPool
 from svcd.sockets.activation import InheritedSocket
-from svcd.sockets.socket_pool import SocketPool
 from svcd.supervisor import upgrader as upgrading
 from svcd.supervisor.broken_services import BrokenService
 from svcd.supervisor.launch_spec import FOLLOWS_USER
