@@ -14,6 +14,7 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 
 from svcd.errors import UnavailableError
+from svcd.net.twisted_addresses import inet_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -78,9 +79,4 @@ def _ask(
 
 
 def _address(protocol: str, sockaddr: tuple[str, int] | tuple[str, int, int, int]) -> Address:
-    if len(sockaddr) == 2:
-        return IPv4Address(protocol, *sockaddr)  # type: ignore[arg-type]
-    host, port, flow, scope = sockaddr
-    # The interface of a link-local address is a part of its text for Twisted.
-    text = f"{host}%{socket.if_indextoname(scope)}" if scope and "%" not in host else host
-    return IPv6Address(protocol, text, port, flow, scope)  # type: ignore[arg-type]
+    return inet_address(protocol, sockaddr)  # type: ignore[arg-type]

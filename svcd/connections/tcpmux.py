@@ -18,8 +18,7 @@ from svcd.access.admission import ConnectionSlot
 from svcd.addresses import unmapped
 from svcd.connections.lingering_close import send_banner
 from svcd.connections.tracker import ConnectionTracker
-from svcd.net.tcp_info import SIZE as TCP_INFO_BYTES
-from svcd.net.tcp_info import traffic as tcp_traffic
+from svcd.net.tcp_info import socket_traffic
 from svcd.wire.tcpmux import HELP, MOST, WELCOME, catalogue, question, refusal
 
 if TYPE_CHECKING:
@@ -183,7 +182,7 @@ class TcpmuxClient:
         """Bytes that came from the client, and bytes that its system has taken; None at a UNIX socket."""
         if self._socket.family == socket.AF_UNIX:
             return None
-        found = tcp_traffic(self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES))
+        found = socket_traffic(self._socket)
         return found if found is None or self._relay is None else (found[0] - self._relay.size, found[1])
 
     def info(self) -> dict[str, object]:

@@ -1,29 +1,119 @@
-"""What the kernel counts of a TCP connection: struct tcp_info (linux/tcp.h; tcp(7), TCP_INFO) as numbers.
+"""Byte counters of TCP connections, from struct tcp_info (linux/tcp.h; tcp(7), TCP_INFO).
 
-`traffic` returns numbers, or None for a structure that is too short: of a kernel before Linux 4.1. It needs the first
-136 bytes and looks at no more.
+`traffic` is for open connections: it counts what the client's system has acknowledged, and needs Linux 4.1.
+`byte_counts` is for connections that are about to be closed: it counts what the application wrote, and needs Linux
+4.19. Both return None for a shorter structure, which an older kernel gives.
+
+A FIN takes a sequence number, and the kernel counts it as a byte. Neither function does.
 """
 
 from __future__ import annotations
 
+import socket
 import struct
+from typing import Any
 
-__all__ = ["SIZE", "traffic"]
+__all__ = [
+    "TRAFFIC_BYTES",
+    "UNKNOWN",
+    "byte_counts",
+    "close_counted",
+    "final_byte_counts",
+    "socket_byte_counts",
+    "socket_traffic",
+    "traffic",
+]
 
-# The state, the bytes that the client's system has acknowledged, those that came from it.
-_INFO = struct.Struct("=B119xQQ")
-#: How much of the structure is looked at, in bytes.
-SIZE = _INFO.size
-# States of a connection whose client has closed its side (net/tcp_states.h): its FIN is counted as a byte.
-_CLIENT_CLOSED = frozenset({6, 8, 9, 11})
+#: The byte counts of a connection that has none.
+UNKNOWN = (-1, -1)
+
+# tcpi_state, tcpi_bytes_acked, tcpi_bytes_received.
+_TRAFFIC_FIELDS = "=B119xQQ"
+_TRAFFIC = struct.Struct(_TRAFFIC_FIELDS)
+# The same, and tcpi_notsent_bytes, tcpi_bytes_sent, tcpi_bytes_retrans.
+_COUNTS = struct.Struct(_TRAFFIC_FIELDS + "8xI52xQQ")
+#: How much of the structure `traffic` needs, in bytes.
+TRAFFIC_BYTES = _TRAFFIC.size
+
+# States (net/tcp_states.h).
+_FIN_WAIT1, _TIME_WAIT, _CLOSE, _CLOSE_WAIT, _LAST_ACK, _CLOSING = 4, 6, 7, 8, 9, 11
+#: The client's FIN has arrived.
+_CLIENT_CLOSED = frozenset({_TIME_WAIT, _CLOSE_WAIT, _LAST_ACK, _CLOSING})
+#: The own FIN is queued or sent, and not acknowledged.
+_FIN_PENDING = frozenset({_FIN_WAIT1, _LAST_ACK, _CLOSING})
 
 
-def traffic(info: bytes) -> tuple[int, int] | None:
-    """Bytes that came from the client, and bytes that its system has taken.
+def traffic(info: bytes, *, client_closed: bool = False) -> tuple[int, int] | None:
+    """Return the bytes received from the client, and the bytes that its system has acknowledged.
 
-    What was sent and is not acknowledged does not count: a client that takes nothing stops both.
+    Bytes that are sent and not acknowledged do not count: both numbers stand still while a client reads nothing.
+
+    Args:
+        info: the structure, or its first TRAFFIC_BYTES.
+        client_closed: whether the end of input was read already.
     """
-    if len(info) < SIZE:
+    if len(info) < TRAFFIC_BYTES:
         return None
-    state, taken, received = _INFO.unpack_from(info)
-    return received - (state in _CLIENT_CLOSED), taken
+    state, acknowledged, received = _TRAFFIC.unpack_from(info)
+    return received - (client_closed or state in _CLIENT_CLOSED), acknowledged
+
+
+def byte_counts(
+    info: bytes, *, client_closed: bool | None = None, write_closed: bool = False
+) -> tuple[int, int] | None:
+    """Return the bytes received from the client, and the bytes written to the connection.
+
+    Args:
+        info: the structure.
+        client_closed: whether the end of input was read; None if that is unknown.
+        write_closed: whether the write side was shut down.
+    """
+    if len(info) < _COUNTS.size:
+        return None
+    state, acknowledged, received, unsent, sent, retransmitted = _COUNTS.unpack_from(info)
+    if client_closed is None:
+        # After the state CLOSE: both sides have closed, or a reset has ended the connection. An acknowledged FIN
+        # counts as an acknowledged byte, and before a reset it is seldom acknowledged.
+        client_closed = state == _CLOSE and acknowledged > sent - retransmitted
+    received -= client_closed or state in _CLIENT_CLOSED
+    unsent -= bool(unsent) and (write_closed or state in _FIN_PENDING)
+    return received, sent - retransmitted + unsent
+
+
+def socket_traffic(sock: Any, *, client_closed: bool = False) -> tuple[int, int] | None:  # noqa: ANN401 - a socket, or as much of one
+    """Return `traffic` of a TCP socket.
+
+    Raises:
+        OSError: it is no open TCP socket.
+    """
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TRAFFIC_BYTES)
+    return traffic(info, client_closed=client_closed)
+
+
+def socket_byte_counts(
+    sock: Any,  # noqa: ANN401 - a socket, or as much of one
+    *,
+    client_closed: bool | None = None,
+    write_closed: bool = False,
+) -> tuple[int, int] | None:
+    """Return `byte_counts` of a TCP socket.
+
+    Raises:
+        OSError: it is no open TCP socket.
+    """
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _COUNTS.size)
+    return byte_counts(info, client_closed=client_closed, write_closed=write_closed)
+
+
+def final_byte_counts(sock: socket.socket) -> tuple[int, int]:
+    """Return `byte_counts` of a connection that is about to be closed; UNKNOWN if it has none, as a UNIX socket."""
+    try:
+        return socket_byte_counts(sock) or UNKNOWN
+    except OSError:
+        return UNKNOWN
+
+
+def close_counted(fd: int) -> tuple[int, int]:
+    """Close a connection whose handler has ended, and return its `final_byte_counts`. Takes ownership of fd."""
+    with socket.socket(fileno=fd) as sock:
+        return final_byte_counts(sock)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from svcd.process.byte_counts import UNKNOWN, final_byte_counts
+from svcd.net.tcp_info import UNKNOWN, close_counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,7 +79,7 @@ class ConnectionCopies:
             How many bytes came from the client and went to it; -1 for what nobody knows.
         """
         copy = self._copies.pop(connection_id, None)
-        return self._counts.pop(connection_id, UNKNOWN) if copy is None else final_byte_counts(copy.fd)
+        return self._counts.pop(connection_id, UNKNOWN) if copy is None else close_counted(copy.fd)
 
     def handler_left(self, connection_id: int, *, closed: bool) -> None:
         """Close the copy of a connection that its handler has left, unless look() can see whether others still have it.
@@ -92,7 +92,7 @@ class ConnectionCopies:
         if copy is None or (self._can_inspect and _fds_visible(copy.pid)):
             return
         del self._copies[connection_id]
-        counts = final_byte_counts(copy.fd)
+        counts = close_counted(copy.fd)
         self._counts[connection_id] = counts if closed else UNKNOWN
 
     def check(self) -> None:
@@ -106,7 +106,7 @@ class ConnectionCopies:
             try:
                 if _has_open(copy.pid, f"socket:[{os.fstat(copy.fd).st_ino}]"):
                     continue
-                self._counts[connection_id] = final_byte_counts(copy.fd)
+                self._counts[connection_id] = close_counted(copy.fd)
             except PermissionError:
                 # A program that has other rights than we, as by a set-user-ID bit; or a fork that is hidden.
                 if copy.reported:

@@ -12,7 +12,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from svcd.process.byte_counts import UNKNOWN, count
+from svcd.net.tcp_info import UNKNOWN, final_byte_counts
 from svcd.process.connection_closes import HandlerSocket
 from svcd.process.credentials import apply_limits
 from svcd.process.imports import import_object
@@ -236,7 +236,7 @@ class ThreadRunner:
             return socket.socket(fileno=fd)
 
         def leaving(sock: socket.socket, closed: bool) -> None:
-            counts[connection_id] = count(sock) if closed else UNKNOWN
+            counts[connection_id] = final_byte_counts(sock) if closed else UNKNOWN
 
         sock = HandlerSocket(fileno=fd)
         sock.on_close = leaving

@@ -14,7 +14,7 @@ The suites of Twisted, treq and klein pass on it as on epoll (tests/reactor/run_
   nothing, as elsewhere. Neither can be called by what the reactor runs.
 """
 
-from svcd.reactor.acceptor import StreamPort
+from svcd.reactor.acceptor import SocketPort
 from svcd.reactor.core import UvReactor, install
 
-__all__ = ["StreamPort", "UvReactor", "install"]
+__all__ = ["SocketPort", "UvReactor", "install"]

@@ -1,4 +1,4 @@
-"""Listening stream sockets: they accept in short batches, rest when told to, and never turn a client away.
+"""Listening stream sockets: they accept in short batches, can be paused, and never close a waiting client.
 
 libuv's own listener closes clients when descriptors run out, can't be paused, and gives all its connections one
 context. Accepting here and handing the descriptor over costs the same within the measurement's noise.
@@ -6,20 +6,19 @@ context. Accepting here and handing the descriptor over costs the same within th
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.internet import tcp, unix
-from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import succeed
 from twisted.internet.interfaces import IListeningPort, IReadDescriptor
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from svcd.net.accept import accept_batch
+from svcd.net.twisted_addresses import socket_host
 from svcd.reactor.adopt import adopt_connection, finish_coroutines, start_transport
-from svcd.reactor.tcp import tcp_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -31,36 +30,34 @@ if TYPE_CHECKING:
     from svcd.reactor.native import NativeReactor
     from svcd.reactor.proxied import Relay
 
-__all__ = ["Acceptor", "StreamPort", "TCPPort", "UNIXPort"]
+__all__ = ["Acceptor", "SocketPort", "TCPPort", "UNIXPort"]
 
-#: Connections accepted in one go before others have their turn.
+#: Connections accepted in one go before other descriptors have their turn.
 _BATCH = 16
-
-# The client went away while it waited (accept(2)): there is nobody to serve.
-_GONE = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR})
-# Descriptors or memory are short: wait for some.
-_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class _Owner(Protocol):
-    """A port, as its acceptor sees it."""
+    """What an acceptor needs of its port."""
 
     factory: IProtocolFactory
 
     def may_accept(self) -> int:
-        """How many connections may be accepted now; asked before each batch."""
+        """Return how many connections may be accepted now; called before each batch."""
 
-    def short(self) -> None:
-        """The system is short of descriptors or memory; accepting goes on when the port says so."""
+    def on_exhausted(self) -> None:
+        """Handle a shortage of descriptors or memory; accepting goes on when the port resumes."""
 
 
 class Acceptor:
-    """Takes connections off a listening socket and puts them on uvloop.
+    """Accepts the connections of a listening socket and starts their transports.
 
     Args:
-        reactor: whose loop serves them.
+        reactor: serves the connections.
         sock: the listening socket, non-blocking; stays the owner's.
         owner: the port.
+
+    Attributes:
+        where: the port number or the path of the socket, for messages.
     """
 
     _log = Logger()
@@ -68,65 +65,52 @@ class Acceptor:
     def __init__(self, reactor: NativeReactor, sock: socket.socket, owner: _Owner) -> None:
         self._reactor = reactor
         self._owner = owner
-        # The descriptor alone: a socket object for each connection would cost more than the rest of this.
-        self._accept = sock._accept  # type: ignore[attr-defined]  # noqa: SLF001
+        self._socket = sock
         self._family = int(sock.family)
         name = sock.getsockname()
-        self._where = os.fsdecode(name) if sock.family == socket.AF_UNIX else name[1]
+        self.where: str | int = os.fsdecode(name) if sock.family == socket.AF_UNIX else name[1]
         self._number = 0
 
     def accept(self) -> None:
-        """Accept who waits, up to a batch.
+        """Accept the waiting connections, up to a batch.
 
         Raises:
             OSError: the listening socket is of no use.
         """
-        begun: list[Coroutine[Any, Any, Any]] = []
+        started: list[Coroutine[Any, Any, Any]] = []
         owner = self._owner
+        # A connection counts from connection_made(), in the loop's next turn. So the number that may be accepted does
+        # not change in this turn.
+        limit = min(_BATCH, owner.may_accept())
         try:
-            # They are counted in the loop's next turn: so many, and no more, may be accepted in this one.
-            for _ in range(min(_BATCH, owner.may_accept())):
+            for fd, sockaddr in accept_batch(self._socket, limit, owner.on_exhausted):
                 try:
-                    descriptor, name = self._accept()
-                except BlockingIOError:
-                    return
-                except OSError as error:
-                    if error.errno in _SHORT:
-                        owner.short()
-                        return
-                    if error.errno in _GONE:
-                        continue
-                    raise
-                try:
-                    begun.append(
+                    started.append(
                         start_transport(
-                            self._reactor, descriptor, name, self._family, owner.factory, None, owner, self._next(),
-                            self._where,
+                            self._reactor, fd, sockaddr, self._family, owner.factory, None, owner, self._next()
                         )
-                    )  # fmt: skip
+                    )
                 except OSError:
                     self._log.failure("a connection could not be served")
-                    os.close(descriptor)
+                    os.close(fd)
         finally:
-            if begun:
-                self._reactor.loop.call_soon(finish_coroutines, begun)
+            if started:
+                self._reactor.loop.call_soon(finish_coroutines, started)
 
-    def adopt(self, descriptor: int, name: Any, family: int, relay: Relay | None = None) -> None:  # noqa: ANN401 - a socket address
-        """Put a connection on uvloop that somebody else accepted; its descriptor is uvloop's from now on.
+    def adopt(self, fd: int, sockaddr: Any, family: int, relay: Relay | None = None) -> None:  # noqa: ANN401 - a socket address
+        """Start the transport of a connection that was accepted elsewhere. Takes ownership of fd.
 
         Args:
-            descriptor: of a stream socket.
-            name: the client.
-            family: of the socket; the client's may be another with a relay.
-            relay: what was said before, by whom the client came.
+            fd: of a stream socket.
+            sockaddr: the client's socket address.
+            family: of the socket; with a PROXY header the client's may be another.
+            relay: the PROXY header of the connection, if it has one.
 
         Raises:
-            OSError: it is gone; the descriptor is closed.
+            OSError: the connection is gone; fd is closed.
         """
         owner = self._owner
-        adopt_connection(
-            self._reactor, descriptor, name, family, owner.factory, relay, owner, self._next(), self._where
-        )
+        adopt_connection(self._reactor, fd, sockaddr, family, owner.factory, relay, owner, self._next())
 
     def _next(self) -> int:
         number, self._number = self._number, self._number + 1
@@ -134,53 +118,60 @@ class Acceptor:
 
 
 class _PausablePort:
-    """What Twisted's ports become: they accept by an Acceptor, and can rest."""
+    """A mixin for Twisted's ports: they accept by an Acceptor, and can be paused."""
 
     factory: Any
     _acceptor: Acceptor | None = None
 
+    @property
+    def where(self) -> str | int | None:
+        """The port number or the path of the socket, for messages; None before the first connection."""
+        return None if self._acceptor is None else self._acceptor.where
+
     def doRead(self) -> None:
-        """Somebody waits."""
+        """Accept the waiting connections, up to a batch."""
         if self._acceptor is None:
             self._acceptor = Acceptor(self.reactor, self.socket, self)  # type: ignore[attr-defined]
         self._acceptor.accept()
 
     def may_accept(self) -> int:
-        """A batch, as long as the port listens."""
+        """Return the size of a batch while the port listens, else 0."""
         return _BATCH if self.connected and not self.disconnecting else 0  # type: ignore[attr-defined]
 
     def pause(self) -> None:
-        """Rest: who comes waits in the kernel's queue."""
+        """Stop accepting: clients wait in the kernel's queue."""
         self.stopReading()  # type: ignore[attr-defined]
 
     def resume(self) -> None:
-        """Go on."""
+        """Accept again, if the port listens."""
         if self.may_accept():
             self.startReading()  # type: ignore[attr-defined]
 
-    def short(self) -> None:
-        """Do as Twisted's ports do when descriptors run out: close who waits, by the one descriptor kept for that."""
+    def on_exhausted(self) -> None:
+        """Close the waiting clients with the descriptor that Twisted's ports keep in reserve for that, as they do."""
         super().doRead()  # type: ignore[misc]
 
 
 class TCPPort(_PausablePort, tcp.Port):
-    """What listenTCP() gives."""
+    """The port that listenTCP() returns."""
 
 
 class UNIXPort(_PausablePort, unix.Port):
-    """What listenUNIX() gives."""
+    """The port that listenUNIX() returns."""
 
 
 @implementer(IListeningPort, IReadDescriptor)
-class StreamPort:
-    """A quiet port for a socket of one's own, of any family: it logs nothing, and leaves the socket open at the end.
+class SocketPort:
+    """A port for a listening socket that the caller has opened, of any family.
+
+    It logs nothing, and leaves the socket open when it stops.
 
     Args:
-        reactor: whose loop serves the connections.
+        reactor: serves the connections.
         sock: the listening socket, non-blocking.
-        factory: builds the protocols; doStart() and doStop() are its owner's to call.
-        may_accept: tells how many connections may be accepted now; asked before each batch.
-        short: called when the system is short of descriptors or memory; it is to pause() the port.
+        factory: builds the protocols; the caller calls its doStart() and doStop().
+        may_accept: returns how many connections may be accepted now; called before each batch.
+        on_exhausted: called when the system is short of descriptors or memory; must pause() the port.
     """
 
     def __init__(
@@ -189,22 +180,23 @@ class StreamPort:
         sock: socket.socket,
         factory: IProtocolFactory,
         may_accept: Callable[[], int],
-        short: Callable[[], None],
+        on_exhausted: Callable[[], None],
     ) -> None:
         self.reactor = reactor
         self.socket = sock
         self.factory = factory
         self.connected = False
         self._may_accept = may_accept
-        self.short = short
+        self.on_exhausted = on_exhausted
         self._acceptor = Acceptor(reactor, sock, self)
+        self.where = self._acceptor.where
 
     def may_accept(self) -> int:
-        """How many connections may be accepted now; none if the port does not listen."""
+        """Return how many connections may be accepted now; 0 if the port does not listen."""
         return self._may_accept() if self.connected else 0
 
     def startListening(self) -> None:
-        """Begin."""
+        """Begin to accept."""
         self.connected = True
         self.resume()
 
@@ -215,39 +207,38 @@ class StreamPort:
         return succeed(None)
 
     def pause(self) -> None:
-        """Rest: who comes waits in the kernel's queue."""
+        """Stop accepting: clients wait in the kernel's queue."""
         self.reactor.removeReader(self)
 
     def resume(self) -> None:
-        """Go on, but not while nobody may be accepted: who waits would wake the reactor again and again."""
+        """Accept again, unless no connection may be accepted: waiting clients would wake the reactor continuously."""
         if self.may_accept():
             self.reactor.addReader(self)
 
     def doRead(self) -> None:
-        """Somebody waits."""
+        """Accept the waiting connections, up to a batch."""
         self._acceptor.accept()
 
-    def adopt(self, descriptor: int, name: Any, family: int, relay: Relay | None = None) -> None:  # noqa: ANN401 - a socket address
-        """Serve a connection, whoever accepted it; its descriptor is the port's from now on. See Acceptor.
+    def adopt(self, fd: int, sockaddr: Any, family: int, relay: Relay | None = None) -> None:  # noqa: ANN401 - a socket address
+        """Serve a connection that was accepted elsewhere. Takes ownership of fd. See Acceptor.adopt().
 
         Raises:
-            OSError: it is gone.
+            OSError: the connection is gone.
         """
-        self._acceptor.adopt(descriptor, name, family, relay)
+        self._acceptor.adopt(fd, sockaddr, family, relay)
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002 - Twisted's signature
-        """The reactor stops, or the socket is of no use."""
+        """Handle the end of the reactor, or of a socket that is of no use."""
         self.connected = False
 
     def fileno(self) -> int:
-        """The descriptor to watch."""
+        """Return the descriptor to watch."""
         return self.socket.fileno()
 
     def logPrefix(self) -> str:
-        """For messages of the reactor."""
+        """Return the prefix for log messages of the reactor."""
         return type(self.factory).__name__
 
     def getHost(self) -> IAddress:
-        """Where it listens."""
-        name = self.socket.getsockname()
-        return UNIXAddress(name) if self.socket.family == socket.AF_UNIX else tcp_address(name)
+        """Return the address of the socket."""
+        return socket_host(self.socket)

@@ -12,8 +12,9 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from svcd.net.peer_credentials import unix_peer
+from svcd.net.twisted_addresses import tcp_address
 from svcd.reactor.proxied import RELAYED
-from svcd.reactor.tcp import TCP6Transport, TCPTransport, tcp_address
+from svcd.reactor.tcp import TCP6Transport, TCPTransport
 from svcd.reactor.unix import UNIXTransport
 
 if TYPE_CHECKING:
@@ -100,7 +101,6 @@ def start_transport(
     relay: Relay | None,
     server: object,
     number: int,
-    where: object,
 ) -> Coroutine[Any, Any, Any]:
     """Put a connection on uvloop, which has its descriptor from now on.
 
@@ -113,7 +113,6 @@ def start_transport(
         relay: what was said before, by whom the client came.
         server: as StreamTransport takes it.
         number: the same.
-        where: the same.
 
     Returns:
         What svcd.reactor.coroutines.finish_coroutines() is to be called with soon.
@@ -123,7 +122,7 @@ def start_transport(
     """
     peer = tcp_address(name) if isinstance(name, tuple) else unix_peer(descriptor, name)
     kind: Any = _KINDS[family] if relay is None else RELAYED[family]
-    transport = kind(reactor, descriptor, factory, peer, server, number, where)
+    transport = kind(reactor, descriptor, factory, peer, server, number)
     if relay is not None:
         transport.relay = relay
     coroutine = reactor.loop.connect_accepted_socket(
@@ -143,7 +142,6 @@ def adopt_connection(
     relay: Relay | None,
     server: object,
     number: int,
-    where: object,
 ) -> None:
     """The same for one that somebody else accepted or made, to the end: its descriptor is closed in any case.
 
@@ -151,7 +149,7 @@ def adopt_connection(
         OSError: it is gone.
     """
     try:
-        coroutine = start_transport(reactor, descriptor, name, family, factory, relay, server, number, where)
+        coroutine = start_transport(reactor, descriptor, name, family, factory, relay, server, number)
     except OSError:
         os.close(descriptor)
         raise

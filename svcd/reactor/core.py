@@ -1,4 +1,9 @@
-"""The reactor itself: Twisted's asyncio reactor on a uvloop loop, with native servers."""
+"""The reactor: Twisted's asyncio reactor on a uvloop loop, with transports and UDP ports of uvloop.
+
+Twisted has no public way to add a signal handler to a reactor, to replace its timer, or to make a port of a descriptor
+with a class of its own. The private names of Twisted that this takes are used in this module alone;
+tests/unit/test_private_names.py fails if a Twisted has one of them no more.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from svcd.net.monotonic import seconds
-from svcd.reactor.acceptor import StreamPort, TCPPort, UNIXPort
+from svcd.reactor.acceptor import SocketPort, TCPPort, UNIXPort
 from svcd.reactor.adopt import SingleProtocolFactory, adopt_connection
 from svcd.reactor.child_signals import ChildSignals
 from svcd.reactor.log_context import use_log_prefix
@@ -192,10 +197,10 @@ class UvReactor(AsyncioSelectorReactor):
         sock: socket.socket,
         factory: IProtocolFactory,
         may_accept: Callable[[], int],
-        short: Callable[[], None],
-    ) -> StreamPort:
-        """A port for a listening socket of the caller's, which the caller starts; see StreamPort."""
-        return StreamPort(self, sock, factory, may_accept, short)
+        on_exhausted: Callable[[], None],
+    ) -> SocketPort:
+        """A port for a listening socket of the caller's, which the caller starts; see SocketPort."""
+        return SocketPort(self, sock, factory, may_accept, on_exhausted)
 
     def adoptStream(
         self,
@@ -218,7 +223,7 @@ class UvReactor(AsyncioSelectorReactor):
             OSError: it is gone; the descriptor is closed.
         """
         given: Any = SingleProtocolFactory(protocol)
-        adopt_connection(self, descriptor, name, family, given, relay, None, 0, name)
+        adopt_connection(self, descriptor, name, family, given, relay, None, 0)
 
     def listenUDP(
         self, port: int, protocol: AbstractDatagramProtocol, interface: str = "", maxPacketSize: int = 8192

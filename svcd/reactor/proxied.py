@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from twisted.internet.address import IPv6Address
 
-from svcd.reactor.tcp import TCP6Transport, TCPTransport, tcp_address
+from svcd.net.twisted_addresses import tcp_address
+from svcd.reactor.tcp import TCP6Transport, TCPTransport
 from svcd.reactor.transport import StreamTransport
 from svcd.reactor.unix import UNIXTransport
 

@@ -1,4 +1,4 @@
-"""A connection's descriptor as a socket, for those who set its options or ask it something."""
+"""A connection's descriptor as a socket object, for options and queries."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Handle"]
+__all__ = ["SocketHandle"]
 
 
-class Handle(socket.socket):
-    """A socket whose descriptor is uvloop's: closing it is asked of uvloop, and happens when that closes it.
+class SocketHandle(socket.socket):
+    """A socket object for a descriptor that uvloop owns; closing it closes the connection through uvloop.
 
     Attributes:
-        let_go: asks uvloop to close the descriptor; None once that has happened.
+        close_callback: makes uvloop close the descriptor; None once that has happened.
     """
 
-    __slots__ = ("let_go",)
+    __slots__ = ("close_callback",)
 
-    let_go: Callable[[], None] | None
+    close_callback: Callable[[], None] | None
 
     def close(self) -> None:
-        """Have the connection closed, without a reset."""
-        let_go, self.let_go = self.let_go, None
-        if let_go is not None:
-            let_go()
+        """Close the connection, without a reset."""
+        close_callback, self.close_callback = self.close_callback, None
+        if close_callback is not None:
+            close_callback()
         self.detach()
 
     def forget(self) -> None:
-        """The descriptor is gone."""
-        self.let_go = None
+        """Detach from the descriptor, which uvloop has closed or closes now."""
+        self.close_callback = None
         self.detach()
 
     def __del__(self) -> None:
@@ -39,5 +39,5 @@ class Handle(socket.socket):
         self.detach()
 
     def dup(self) -> socket.socket:  # type: ignore[override]
-        """An ordinary socket for the same connection, which is the caller's to close."""
+        """Return an ordinary socket for the same connection, which the caller closes."""
         return socket.fromfd(self.fileno(), self.family, self.type)

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import socket
-import struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import ITCPTransport, ITLSTransport
 from zope.interface import implementer
 
+from svcd.net.tcp_info import socket_byte_counts, socket_traffic
+from svcd.net.twisted_addresses import tcp_address
 from svcd.reactor.starttls import StartTLS
 
-__all__ = ["TCP6Transport", "TCPTransport", "tcp_address"]
+if TYPE_CHECKING:
+    from twisted.internet.address import IPv4Address, IPv6Address
 
-# Of struct tcp_info (linux/tcp.h): state, bytes received, bytes not sent yet, bytes sent, bytes sent again.
-_TCP_INFO = struct.Struct("=B127xQ8xI52xQQ")
-# The same up to what came: state, bytes that the client's system has acknowledged, bytes received.
-_MOVED = struct.Struct("=B119xQQ")
-# States of a connection whose client has closed its side, and whose own side is closed (net/tcp_states.h).
-_TIME_WAIT, _CLOSE_WAIT, _LAST_ACK, _CLOSING = 6, 8, 9, 11
-_CLIENT_CLOSED = frozenset({_TIME_WAIT, _CLOSE_WAIT, _LAST_ACK, _CLOSING})
-
-
-def tcp_address(name: Any) -> IPv4Address | IPv6Address:  # noqa: ANN401 - a socket address
-    """An address as Twisted has it, with the scope of a link-local one, which means nothing without (RFC 4007)."""
-    if len(name) == 2:
-        return IPv4Address("TCP", *name)
-    host, port, flow, scope = name
-    if scope and "%" not in host:
-        host = f"{host}%{socket.if_indextoname(scope)}"
-    return IPv6Address("TCP", host, port, flow, scope)
+__all__ = ["TCP6Transport", "TCPTransport"]
 
 
 @implementer(ITCPTransport, ITLSTransport)
@@ -83,38 +68,27 @@ class TCPTransport(StartTLS):
             return None
         sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, self._descriptor)
         try:
-            data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _MOVED.size)
+            return socket_traffic(sock, client_closed=self._got_eof)
         finally:
             sock.detach()
-        if len(data) < _MOVED.size:
-            # Before Linux 4.1.
-            return None
-        state, taken, received = _MOVED.unpack(data)
-        return received - (self._got_eof or state in _CLIENT_CLOSED), taken
 
     def _counts(self) -> tuple[int, int]:
         """Ask the kernel, which counts anyway (tcp(7), TCP_INFO; Linux 4.19)."""
         if not hasattr(self, "_uv") or (self.disconnected and hasattr(self, "_totals")):
             return getattr(self, "_totals", (0, 0))
-        # A socket of C alone: three times as fast as a Handle, which each connection would have made for its log line.
+        # A socket of C alone: three times as fast as a SocketHandle, which each connection would make for its log
+        # line.
         sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, self._descriptor)
         try:
-            data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+            counts = socket_byte_counts(sock, client_closed=self._got_eof, write_closed=self._eof_sent)
         finally:
             sock.detach()
-        if len(data) < _TCP_INFO.size:
-            # An older kernel, which does not count what is sent.
+        if counts is None:
             return 0, 0
-        state, received, waiting, sent, again = _TCP_INFO.unpack(data)
-        # A FIN takes a number in the sequence, and the kernel counts it as a byte: the client's when it came, and
-        # ours as long as it waits.
-        received -= self._got_eof or state in _CLIENT_CLOSED
-        waiting -= bool(waiting and self._said_eof)
-        found = received, sent - again + waiting
         if self.disconnected:
             # It does not change any more, and soon can't be asked for.
-            self._totals = found
-        return found
+            self._totals = counts
+        return counts
 
 
 class TCP6Transport(TCPTransport):

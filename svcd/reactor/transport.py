@@ -1,13 +1,14 @@
-"""One stream connection from its beginning to its end.
+"""Transports of stream connections.
 
-It is asyncio's protocol to uvloop and a Twisted transport to the Twisted protocol, in one object: there may be very
-many of them.
+A transport is an asyncio protocol to uvloop and a Twisted transport to the Twisted protocol, in one object: a process
+may have very many.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
@@ -23,13 +24,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from svcd.reactor.input import InputMixin
 from svcd.reactor.log_context import LOG_PREFIX, log_prefix
-from svcd.reactor.output import dropped
-from svcd.reactor.socket_handle import Handle
+from svcd.reactor.output import OutputMixin, discard
+from svcd.reactor.socket_handle import SocketHandle
 
 if TYPE_CHECKING:
     from asyncio import Transport
+    from collections.abc import Callable
 
     from twisted.internet.interfaces import IProtocolFactory
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamTransport"]
 
-# What Twisted's reactors share among connections as well.
+# Shared by all connections, as in Twisted's reactors.
 _DONE = Failure(ConnectionDone())
 _LOST = Failure(ConnectionLost())
 #: Closing resets the connection (socket(7), SO_LINGER).
@@ -45,25 +46,26 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 @implementer(ITransport, IConsumer, IPushProducer, ISystemHandle, ILoggingContext)
-class StreamTransport(InputMixin):
-    """A server's side of one connection.
+class StreamTransport(OutputMixin):
+    """The transport of a stream connection.
 
-    A protocol that puts its own `dataReceived` in place before its connectionMade() ends is called at it directly,
-    and for good. For others the method is looked up for each piece of data, since some set it later.
+    uvloop reads `data_received` when the protocol is set, and calls what it got. So input goes from libuv to the
+    Twisted protocol without a Python call between: a protocol that sets a `dataReceived` of its own before its
+    connectionMade() ends is called there directly, for as long as the connection lasts. For other protocols the method
+    is looked up for each piece of data, since some set it later.
 
     Args:
-        reactor: whose loop runs the connection.
-        descriptor: the connection's, which uvloop closes.
+        reactor: its loop runs the connection.
+        descriptor: of the connection; uvloop closes it.
         factory: builds the Twisted protocol.
-        peer: who it is.
-        server: the port that accepted it.
-        sessionno: its number there.
-        where: how the listening address reads in messages.
+        peer: the client's address, an IAddress.
+        server: the port that accepted the connection; None if none did.
+        sessionno: the number of the connection at that port.
 
     """
 
-    __slots__ = ("__weakref__", "_aborting", "_descriptor", "_factory", "_failure", "_handle", "_peer", "_where",
-                 "server", "sessionno")  # fmt: skip
+    __slots__ = ("__weakref__", "_aborting", "_descriptor", "_factory", "_failure", "_got_eof", "_handle", "_held",
+                 "_peer", "_reading", "server", "sessionno")  # fmt: skip
 
     TLS = False
     _log = Logger(namespace="svcd.reactor")
@@ -75,25 +77,28 @@ class StreamTransport(InputMixin):
         descriptor: int,
         factory: IProtocolFactory,
         peer: Any,  # noqa: ANN401 - an IAddress
-        server: object,
+        server: Any,  # noqa: ANN401 - any port
         sessionno: int,
-        where: object,
     ) -> None:
         super().__init__(reactor)
         self._descriptor = descriptor
         self._factory = factory
         self._peer = peer
-        self._where = where
         self.server = server
         self.sessionno = sessionno
-        self._handle: Handle | None = None
+        self._handle: SocketHandle | None = None
         self._failure: Failure | None = None
         self._aborting = False
+        self._reading = True
+        self._got_eof = False
+        # Input that arrived while the application had paused reading, before uvloop could be stopped.
+        self._held: list[bytes] | None = None
 
     def __repr__(self) -> str:
         protocol = getattr(self, "_protocol", None)
         name = type(self).__name__ if protocol is None else type(protocol).__name__
-        return f"<{name} #{self.sessionno} on {self._where}>"
+        where = self.client if self.server is None else self.server.where
+        return f"<{name} #{self.sessionno} on {where}>"
 
     @property
     def hostname(self) -> Any:  # noqa: ANN401 - text, or a path
@@ -102,11 +107,11 @@ class StreamTransport(InputMixin):
 
     @property
     def client(self) -> tuple[Any, ...]:
-        """The client as Twisted's transports have it, a socket address."""
+        """The client's socket address, as Twisted's transports have it."""
         return self._peer.host, self._peer.port
 
     def logPrefix(self) -> str:
-        """What its lines in the log begin with. Made when somebody logs: few connections do, and there are many."""
+        """Return the prefix of the connection's log lines; made on demand, since few connections log."""
         protocol = getattr(self, "_protocol", None)
         return f"{log_prefix(protocol)},{self.sessionno},{self.hostname}"
 
@@ -115,17 +120,17 @@ class StreamTransport(InputMixin):
         """The same, by the name that Twisted's transports have for it."""
         return self.logPrefix()
 
-    # What uvloop calls.
+    # Called by uvloop.
 
     def connection_made(self, transport: Transport) -> None:
-        """The connection is there; reading begins after this."""
+        """Build the protocol and connect it; uvloop begins to read after this."""
         self._uv = transport
         try:
             protocol = self._factory.buildProtocol(self._peer)
         except KeyboardInterrupt:
             # Ctrl-C ends the program, as on Twisted's own reactors.
             raise
-        except BaseException:  # noqa: BLE001 - one connection's mistake is that connection's end
+        except BaseException:  # noqa: BLE001 - any error ends this connection alone
             self._log.failure("buildProtocol raised")
             protocol = None
         if protocol is None:
@@ -135,7 +140,7 @@ class StreamTransport(InputMixin):
             self._begin()
 
     def _refuse(self) -> None:
-        """End before anything began."""
+        """Close a connection that has no protocol."""
         self.disconnected = True
         if self._handle is not None:
             self._handle.forget()
@@ -153,34 +158,44 @@ class StreamTransport(InputMixin):
         except KeyboardInterrupt:
             # Ctrl-C ends the program, as on Twisted's own reactors.
             raise
-        except BaseException:  # noqa: BLE001 - whatever it is, it ends one connection
+        except BaseException:  # noqa: BLE001 - any error ends this connection alone
             self._fail(Failure())
         if self.connected:
             self._begin_reading()
 
+    @property
+    def data_received(self) -> Callable[[bytes], None]:
+        """The function that takes input; uvloop reads it once, when the protocol is set."""
+        if self._held is not None:
+            return self._hold
+        received: Callable[[bytes], None] = self._protocol.dataReceived
+        if getattr(received, "__self__", None) is self._protocol:
+            return self._deliver
+        return received
+
     def eof_received(self) -> bool:
-        """The client sends no more; whether the connection stays open."""
+        """Handle the end of input; return whether the connection stays open."""
         if not self._reading:
-            # It is found again as soon as reading goes on.
+            # uvloop finds it again as soon as reading goes on.
             return True
         self._got_eof = True
         if IHalfCloseableProtocol.providedBy(self._protocol):
             self._call(self._protocol.readConnectionLost)
             return True
-        # What was written is still sent, but no more produced for it.
+        # What was written is still sent, but the producer adds no more.
         self.disconnecting = True
         self._stop_producer()
         return False
 
     def connection_lost(self, error: BaseException | None) -> None:
-        """The connection is gone; its descriptor is closed after this."""
+        """Handle the end of the connection; uvloop closes the descriptor after this."""
         if self.disconnected:
             return
         self.reactor.natives.pop(self, None)
         self.connected = False
         self.disconnected = True
-        self._send_by(dropped)
-        self.write = dropped
+        self._send_by(discard)
+        self.write = discard
         self._held = None
         self._stop_producer()
         try:
@@ -188,7 +203,7 @@ class StreamTransport(InputMixin):
         except KeyboardInterrupt:
             # Ctrl-C ends the program, as on Twisted's own reactors.
             raise
-        except BaseException:  # noqa: BLE001 - there is nothing left to drop
+        except BaseException:  # noqa: BLE001 - the connection has ended already
             self._log.failure("connectionLost raised", Failure())
         self._forget()
 
@@ -213,7 +228,7 @@ class StreamTransport(InputMixin):
         return failure
 
     def raised(self, error: BaseException) -> None:
-        """The loop's exception handler: the application raised while uvloop handed it input."""
+        """Drop the connection after its protocol raised while uvloop delivered input; the loop's exception handler."""
         self._fail(Failure(error))
 
     def _fail(self, reason: Failure) -> None:
@@ -233,10 +248,79 @@ class StreamTransport(InputMixin):
             except BaseException:  # noqa: BLE001 - the connection ends anyway
                 self._log.failure("stopProducing raised", Failure())
 
-    # What Twisted calls.
+    # Input.
+
+    @property
+    def protocol(self) -> Any:  # noqa: ANN401 - an IProtocol
+        """The protocol that takes input; another one may be set at any time."""
+        return self._protocol
+
+    @protocol.setter
+    def protocol(self, protocol: Any) -> None:  # noqa: ANN401 - an IProtocol
+        self._protocol = protocol
+        if self.connected:
+            self._uv.set_protocol(self)  # type: ignore[arg-type]
+
+    def pauseProducing(self) -> None:
+        """Stop reading."""
+        self._reading = False
+        if self.connected:
+            self._uv.pause_reading()
+
+    stopReading = pauseProducing
+
+    def resumeProducing(self) -> None:
+        """Read again."""
+        if self.connected and not (self.disconnecting or self._got_eof):
+            self._reading = True
+            if self._held is None:
+                self._uv.resume_reading()
+            else:
+                self._call_soon(self._settle)
+
+    startReading = resumeProducing
+
+    @property
+    def reading(self) -> bool:
+        """Whether input is wanted."""
+        return self._reading and not (self.disconnecting or self._got_eof)
+
+    def _deliver(self, data: bytes) -> None:
+        self._protocol.dataReceived(data)
+
+    def _hold(self, data: bytes) -> None:
+        assert self._held is not None  # noqa: S101 - uvloop was given this method with the list
+        self._held.append(data)
+
+    def _settle(self) -> None:
+        """Stop reading that should not have begun, or deliver the held input."""
+        if not self.connected or self._held is None:
+            return
+        if not self._reading:
+            self._uv.pause_reading()
+            return
+        while self._held:
+            data = self._held.pop(0)
+            self._call(partial(self._deliver, data))
+            if not (self.reading and self.connected):
+                # Paused again: the rest stays held. Or closed: it is not wanted any more.
+                return
+        self._held = None
+        self._uv.set_protocol(self)  # type: ignore[arg-type]
+        self._uv.resume_reading()
+
+    def _begin_reading(self) -> None:
+        """Prepare input after connectionMade(): uvloop starts to read in any case, and may have to be stopped again."""
+        if not self._reading:
+            self._held = []
+            self._call_soon(self._settle)
+        # The protocol may have set a dataReceived of its own.
+        self._uv.set_protocol(self)  # type: ignore[arg-type]
+
+    # Called by the application.
 
     def loseConnection(self, _reason: object = None) -> None:
-        """Close when everything is written, and, with a producer, when that is unregistered."""
+        """Close when everything is written and no producer is registered any more."""
         if self.connected and not self.disconnecting:
             self.disconnecting = True
             if self.producer is None:
@@ -245,63 +329,63 @@ class StreamTransport(InputMixin):
                 self._uv.pause_reading()
 
     def abortConnection(self) -> None:
-        """Close at once, by a reset; nothing more is sent."""
+        """Close at once by a reset; unsent output is lost."""
         if self.connected and not self._aborting:
             self._raw_handle().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            self._let_go()
+            self._abort()
 
-    def _let_go(self) -> None:
+    def _abort(self) -> None:
         self._aborting = True
         self._uv.abort()
 
     def stopProducing(self) -> None:
-        """End, as a producer."""
+        """Close the connection, as a producer."""
         self.loseConnection()
 
     def getPeer(self) -> Any:  # noqa: ANN401 - the kind of address that the kind of transport has
-        """The client."""
+        """Return the client's address."""
         return self._peer
 
     def getHost(self) -> Any:  # noqa: ANN401 - the kind of address that the kind of transport has
-        """Our side of the connection."""
+        """Return the local address of the connection."""
         raise NotImplementedError
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor stops."""
+        """Handle the end of the reactor."""
         transport = self._uv
         self._failure = reason
         self.connection_lost(None)
         transport.abort()
 
     def fileno(self) -> int:
-        """The descriptor, or -1."""
+        """Return the descriptor, or -1 once the connection has ended."""
         return self._descriptor if self.connected else -1
 
     def getHandle(self) -> socket.socket:
-        """The descriptor as a socket, for its options; closed with the connection.
+        """Return the connection as a socket, for its options; it is closed with the connection.
 
         Raises:
             AttributeError: the connection is gone.
         """
         return self._raw_handle()
 
-    def _raw_handle(self) -> Handle:
+    def _raw_handle(self) -> SocketHandle:
         if self._handle is None:
             if self.disconnected:
                 raise AttributeError("the connection is gone")
-            self._handle = Handle(self._family, socket.SOCK_STREAM, 0, self._descriptor)
-            self._handle.let_go = self._let_go
+            self._handle = SocketHandle(self._family, socket.SOCK_STREAM, 0, self._descriptor)
+            self._handle.close_callback = self._abort
         return self._handle
 
     def getTcpKeepAlive(self) -> bool:
-        """Whether a silent client is asked if it is still there."""
+        """Return whether the kernel probes a silent client (SO_KEEPALIVE)."""
         return bool(self._raw_handle().getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
-        """Say whether a silent client is asked if it is still there."""
+        """Set whether the kernel probes a silent client (SO_KEEPALIVE)."""
         self._raw_handle().setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
 
     @property
     def socket(self) -> socket.socket:
-        """The same, by the name that Twisted's transports have for it."""
+        """The same as getHandle(), by the name that Twisted's transports have for it."""
         return self._raw_handle()

@@ -10,6 +10,7 @@ from twisted.internet import udp
 from twisted.internet.error import MessageLengthError
 from twisted.logger import Logger
 
+from svcd.net.twisted_addresses import scoped_host
 from svcd.reactor.adopt import start_coroutine
 from svcd.reactor.log_context import LOG_PREFIX
 
@@ -181,7 +182,7 @@ class UDPPort(udp.Port):
         self.datagrams += 1
         self.bytes_in += len(data)
         host, port, _flow, scope = self._name = name
-        self._peer = peer = (f"{host}%{socket.if_indextoname(scope)}" if scope and "%" not in host else host, port)
+        self._peer = peer = (scoped_host(host, scope) if scope else host, port)
         try:
             self.protocol.datagramReceived(data, peer)
         except KeyboardInterrupt:

@@ -115,7 +115,7 @@ class UNIXTransport(StartTLS):
         Args:
             fileno: stays the caller's, who must keep it open until then.
         """
-        if not self.connected or self._said_eof:
+        if not self.connected or self._eof_sent:
             return
         self._descriptors.append(fileno)
         self._send_by(self._write_with_descriptors)
@@ -139,9 +139,9 @@ class UNIXTransport(StartTLS):
         """Whether output waits."""
         return bool(self._unsent) or super().writing
 
-    def _say_eof(self) -> None:
+    def _send_eof(self) -> None:
         if not self._unsent:
-            super()._say_eof()
+            super()._send_eof()
 
     def _write_with_descriptors(self, data: bytes) -> None:
         self._unsent += data
@@ -177,7 +177,7 @@ class UNIXTransport(StartTLS):
         if self.disconnecting:
             self._uv.close()
         elif self._ending:
-            self._say_eof()
+            self._send_eof()
         elif self._full and not self._uv.get_write_buffer_size():
             self.resume_writing()
 

@@ -7,12 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import tcp, unix
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
-from svcd.net.tcp_info import SIZE as TCP_INFO_BYTES
-from svcd.net.tcp_info import traffic as tcp_traffic
+from svcd.net.tcp_info import socket_traffic
+from svcd.net.twisted_addresses import stream_address
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IProtocol
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from svcd.interfaces import AdoptConnection, FdReactor
     from svcd.wire.proxy_header import ProxyHeader
 
-__all__ = ["address_of", "adopter", "open_stream"]
+__all__ = ["adopter", "open_stream"]
 
 _DONE = Failure(ConnectionDone())
 
@@ -61,7 +60,7 @@ class _TCPTransport(_Counted, tcp.Server):  # type: ignore[misc]
         """Bytes that came from the client, and bytes that its system has taken; None once the connection is gone."""
         if not self.connected:
             return None
-        return tcp_traffic(self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES))
+        return socket_traffic(self.socket)
 
 
 class _UNIXTransport(_Counted, unix.Server):  # type: ignore[misc]
@@ -88,16 +87,6 @@ class _UNIXTransport(_Counted, unix.Server):  # type: ignore[misc]
         return self.bytes_in, self.bytes_out
 
 
-def address_of(name: Any) -> IAddress:  # noqa: ANN401 - a socket address
-    """A socket address as Twisted has it, with the scope of a link-local one, which that means nothing without."""
-    if not isinstance(name, tuple):
-        return UNIXAddress(name or None)
-    if len(name) == 2:
-        return IPv4Address("TCP", *name)
-    host, port, flow, scope = name
-    return IPv6Address("TCP", f"{host}%{socket.if_indextoname(scope)}" if scope else host, port, flow, scope)
-
-
 class _Relayed:
     """The client came by way of a proxy: both ends are as its header says, and that does not count as the client's."""
 
@@ -111,7 +100,7 @@ class _Relayed:
     def getHost(self) -> IAddress:
         """Our side, as the client knows it."""
         destination = self.relay.destination
-        return super().getHost() if destination is None else address_of(destination)  # type: ignore[misc]
+        return super().getHost() if destination is None else stream_address(destination)  # type: ignore[misc]
 
 
 class _RelayedTCP(_Relayed, _TCPTransport):  # type: ignore[misc]
@@ -155,7 +144,7 @@ def open_stream(
     client.setblocking(False)
     local = family == socket.AF_UNIX
     try:
-        address: Any = address_of(name)
+        address: Any = stream_address(name)
     except OSError:
         client.close()
         raise

@@ -1,23 +1,27 @@
-"""What all ports on a reactor's descriptors share: being watched, resting, and accepting."""
+"""Listening ports for any reactor that watches descriptors.
+
+They can be paused, and never close a waiting client. Twisted's own ports close clients when descriptors run out, log
+each port twice, and drop the scope of an IPv6 peer.
+"""
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import succeed
 from twisted.internet.interfaces import IListeningPort, IReadDescriptor
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from svcd.net.accept import accept_batch
 from svcd.net.peer_credentials import unix_peer
-from svcd.sockets.epoll_transports import address_of, open_stream
+from svcd.net.twisted_addresses import socket_host, stream_address
+from svcd.sockets.epoll_transports import open_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IAddress, IProtocolFactory
@@ -26,50 +30,20 @@ if TYPE_CHECKING:
     from svcd.interfaces import ConnectionHandler, FdReactor
     from svcd.wire.proxy_header import ProxyHeader
 
-__all__ = ["BATCH", "BasePort", "DescriptorPort", "StreamPort", "accepted"]
+__all__ = ["BATCH", "BasePort", "DescriptorPort", "StreamPort"]
 
 #: Connections accepted, or datagrams read, in one go before other descriptors have their turn.
 BATCH = 64
 
-# The client went away while it waited (accept(2)): there is nobody to serve.
-_GONE = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR})
-# Descriptors or memory are short: wait for some.
-_SHORT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-
-
-def accepted(
-    listener: socket.socket, may_accept: Callable[[], int], short: Callable[[], None]
-) -> Iterator[tuple[int, Any]]:
-    """Accept who waits, up to a batch: the blocking descriptor of each connection, and its peer as the system has it.
-
-    Args:
-        listener: the listening socket, non-blocking.
-        may_accept: asked before each.
-        short: called when the system is short of descriptors or memory.
-
-    Raises:
-        OSError: the listening socket is of no use.
-    """
-    # The descriptor alone: whoever wants a socket object pays for it.
-    accept = listener._accept  # type: ignore[attr-defined]  # noqa: SLF001
-    for _ in range(BATCH):
-        if not may_accept():
-            return
-        try:
-            yield accept()
-        except BlockingIOError:
-            return
-        except OSError as error:
-            if error.errno in _SHORT:
-                short()
-                return
-            if error.errno not in _GONE:
-                raise
-
 
 @implementer(IReadDescriptor)
 class BasePort:
-    """What all ports share: a socket that the reactor watches until listening stops."""
+    """A bound socket that the reactor watches until listening stops.
+
+    Args:
+        reactor: watches the socket.
+        sock: the bound socket, which stays open when listening stops.
+    """
 
     _log = Logger()
 
@@ -79,64 +53,107 @@ class BasePort:
         self.connected = False
 
     def fileno(self) -> int:
-        """The descriptor to watch."""
+        """Return the descriptor to watch."""
         return self.socket.fileno()
 
     def logPrefix(self) -> str:
-        """For messages of the reactor."""
+        """Return the prefix for log messages of the reactor."""
         return type(self).__name__
 
     def pause(self) -> None:
-        """Rest: what comes waits in the kernel's queue."""
+        """Stop reading: clients and datagrams wait in the kernel's queue."""
         self.reactor.removeReader(self)
 
     def resume(self) -> None:
-        """Go on."""
+        """Read again, if the port listens."""
         if self.connected:
             self.reactor.addReader(self)
 
     def doRead(self) -> None:
-        """The socket is ready."""
+        """Handle the readiness of the socket."""
         raise NotImplementedError
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor gave the socket up, after an error that a listening socket should not have."""
+        """Handle the reactor's removal of the socket, after an error that a listening socket should not have."""
         self._log.failure("listening ended", reason)
         self.connected = False
 
     def startListening(self) -> None:
-        """Begin; the socket is bound already."""
+        """Begin to watch the socket, which is bound already."""
         self.connected = True
         self.resume()
 
     def stopListening(self) -> Deferred[None]:
-        """Stop at once; the socket itself stays its owner's to close."""
+        """Stop at once; the socket stays open, for its owner to close."""
         self.connected = False
         self.pause()
         return succeed(None)
 
     def getHost(self) -> IAddress:
-        """Where it listens."""
-        name = self.socket.getsockname()
-        if self.socket.family == socket.AF_UNIX:
-            return UNIXAddress(name)
-        kind = IPv4Address if self.socket.family == socket.AF_INET else IPv6Address
-        return kind("TCP" if self.socket.type == socket.SOCK_STREAM else "UDP", *name[:2])
+        """Return the address of the socket."""
+        return socket_host(self.socket)
+
+
+class _AcceptingPort(BasePort):
+    """A port that accepts connections.
+
+    Args:
+        reactor: watches the socket.
+        sock: the listening socket, non-blocking.
+        may_accept: returns whether a connection may be accepted, or how many; called before each.
+        on_exhausted: called when the system is short of descriptors or memory.
+    """
+
+    def __init__(
+        self,
+        reactor: FdReactor,
+        sock: socket.socket,
+        may_accept: Callable[[], int],
+        on_exhausted: Callable[[], None],
+    ) -> None:
+        super().__init__(reactor, sock)
+        self._may_accept = may_accept
+        self._on_exhausted = on_exhausted
+        self._family = int(sock.family)
+
+    def resume(self) -> None:
+        """Accept again, unless no connection may be accepted: waiting clients would wake the reactor continuously."""
+        if self._may_accept():
+            super().resume()
+
+    def doRead(self) -> None:
+        """Accept the waiting connections, up to a batch."""
+        if not self._is_open():
+            return
+        for fd, sockaddr in accept_batch(self.socket, BATCH, self._on_exhausted):
+            try:
+                self._accepted(fd, sockaddr, self._family)
+            except Exception:  # noqa: BLE001 - an error of one connection must not stop the others
+                self._log.failure("a connection could not be served")
+            if not self._is_open():
+                return
+
+    def _is_open(self) -> bool:
+        return self.connected and bool(self._may_accept())
+
+    def _accepted(self, fd: int, sockaddr: Any, family: int) -> None:  # noqa: ANN401 - a socket address
+        """Serve a connection that was just accepted. Takes ownership of fd."""
+        raise NotImplementedError
 
 
 @implementer(IListeningPort)
-class StreamPort(BasePort):
-    """Accepts connections of a listening socket.
+class StreamPort(_AcceptingPort):
+    """The listening port of a service that runs in the daemon.
 
     Args:
         reactor: watches the socket.
         sock: the listening socket, non-blocking.
         factory: builds the protocols.
-        may_accept: asked before each accept.
-        short: called when the system is short of descriptors or memory.
+        may_accept: returns whether a connection may be accepted, or how many; called before each.
+        on_exhausted: called when the system is short of descriptors or memory.
     """
 
-    # What Twisted's Server reads of its port, for its repr.
+    # Read by repr() of Twisted's Server.
     _realPortNumber: int | None = None
 
     def __init__(
@@ -145,71 +162,54 @@ class StreamPort(BasePort):
         sock: socket.socket,
         factory: IProtocolFactory,
         may_accept: Callable[[], int],
-        short: Callable[[], None],
+        on_exhausted: Callable[[], None],
     ) -> None:
-        super().__init__(reactor, sock)
+        super().__init__(reactor, sock, may_accept, on_exhausted)
         self._factory = factory
-        self._may_accept = may_accept
-        self._short = short
         self._number = 0
 
-    def resume(self) -> None:
-        """Go on, but not while nobody may be accepted: who waits would wake the reactor again and again."""
-        if self._may_accept():
-            super().resume()
-
-    def _open(self) -> int:
-        return self._may_accept() if self.connected else 0
-
-    def doRead(self) -> None:
-        """Accept who waits."""
-        family = self.socket.family
-        for descriptor, peer in accepted(self.socket, self._open, self._short):
-            try:
-                self.adopt(descriptor, peer, family)
-            except Exception:  # noqa: BLE001 - one connection's mistake is that connection's end
-                self._log.failure("a connection could not be served")
-
-    def adopt(self, descriptor: int, peer: Any, family: int, relay: ProxyHeader | None = None) -> None:  # noqa: ANN401 - a socket address
-        """Serve a connection, whoever accepted it; its descriptor is the port's to close from now on.
+    def adopt(self, fd: int, sockaddr: Any, family: int, relay: ProxyHeader | None = None) -> None:  # noqa: ANN401 - a socket address
+        """Serve an accepted connection. Takes ownership of fd, also if this raises.
 
         Args:
-            descriptor: of a stream socket.
-            peer: the client.
-            family: of the socket; the client's may be another with a relay.
-            relay: what a proxy has said of the connection.
+            fd: of a stream socket.
+            sockaddr: the client's socket address.
+            family: of the socket; with a PROXY header the client's may be another.
+            relay: the PROXY header of the connection, if it has one.
         """
         try:
-            local = family == socket.AF_UNIX and not isinstance(peer, tuple)
-            protocol = self._factory.buildProtocol(unix_peer(descriptor, peer) if local else address_of(peer))
+            local = family == socket.AF_UNIX and not isinstance(sockaddr, tuple)
+            protocol = self._factory.buildProtocol(unix_peer(fd, sockaddr) if local else stream_address(sockaddr))
         except BaseException:
-            os.close(descriptor)
+            os.close(fd)
             raise
         if protocol is None:
-            os.close(descriptor)
+            os.close(fd)
             return
         self._number += 1
-        open_stream(self.reactor, descriptor, peer, family, protocol, relay, self, self._number)
+        open_stream(self.reactor, fd, sockaddr, family, protocol, relay, self, self._number)
+
+    _accepted = adopt
 
 
 @implementer(IListeningPort)
-class DescriptorPort(BasePort):
-    """Accepts connections of a listening socket for somebody who wants their descriptors.
+class DescriptorPort(_AcceptingPort):
+    """The listening port of a service that takes the descriptors of its connections, as a spawned one does.
+
+    It pauses itself when no connection may be accepted, until resume().
 
     Args:
         reactor: watches the socket.
         sock: the listening socket, non-blocking.
-        take: gets the descriptor of each connection that is accepted here, its peer's socket address, and its family.
-        may_accept: asked before each accept; when it says no the port rests until resume().
-        short: called when the system is short of descriptors or memory.
-        adopt: the same for connections that somebody else has accepted, with what a proxy has said of them if that is
-            known; by default `take`.
+        take: takes each connection that is accepted here: its descriptor, its client's socket address and the family.
+        may_accept: returns whether a connection may be accepted, or how many; called before each.
+        on_exhausted: called when the system is short of descriptors or memory.
+        adopt: takes a connection that was accepted elsewhere, with its PROXY header if that is known; by default
+            `take`.
 
     Attributes:
         adopt: as given.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -217,30 +217,15 @@ class DescriptorPort(BasePort):
         sock: socket.socket,
         take: Callable[[int, Any, int], object],
         may_accept: Callable[[], int],
-        short: Callable[[], None],
+        on_exhausted: Callable[[], None],
         adopt: ConnectionHandler | None = None,
     ) -> None:
-        super().__init__(reactor, sock)
-        self._take = take
+        super().__init__(reactor, sock, may_accept, on_exhausted)
+        self._accepted = take  # type: ignore[assignment, method-assign]
         self.adopt = adopt or take
-        self._may_accept = may_accept
-        self._short = short
-        self._family = int(sock.family)
-
-    def _open(self) -> int:
-        return self._may_accept() if self.connected else 0
-
-    def resume(self) -> None:
-        """Go on, but not while nobody may be accepted: who waits would wake the reactor again and again."""
-        if self._may_accept():
-            super().resume()
 
     def doRead(self) -> None:
-        """Accept who waits."""
-        for descriptor, peer in accepted(self.socket, self._open, self._short):
-            try:
-                self._take(descriptor, peer, self._family)
-            except Exception:  # noqa: BLE001 - one connection's mistake is that connection's end
-                self._log.failure("a connection could not be served")
+        """Accept the waiting connections, up to a batch, and pause if no more may be accepted."""
+        super().doRead()
         if not self._may_accept():
             self.pause()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.threads import blockingCallFromThread
 
-from svcd.reactor import StreamPort
+from svcd.reactor import SocketPort
 from tests.reactor.conftest import Recorder, Recorders, blocking
 from tests.reactor.test_streams import Echo
 
@@ -50,7 +50,7 @@ def test_adopted_socket(bench: Bench, tmp_path: Path, family: socket.AddressFami
         name = sock.getsockname()
         factory = Recorders(Echo)
         if quiet:
-            port: Any = StreamPort(reactor, sock, factory, lambda: True, lambda: None)
+            port: Any = SocketPort(reactor, sock, factory, lambda: True, lambda: None)
             port.startListening()
         else:
             port = reactor.adoptStreamPort(sock.fileno(), family, factory)
@@ -125,7 +125,7 @@ from svcd.reactor import install
 install()
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
-from svcd.reactor import StreamPort
+from svcd.reactor import SocketPort
 
 class Echo(Protocol):
     def dataReceived(self, data):
@@ -141,7 +141,7 @@ def short():
     reactor.callLater(0.01, port.resume)
 
 # More at once than there are descriptors for.
-port = StreamPort(reactor, sock, Factory.forProtocol(Echo), lambda: 16, short)
+port = SocketPort(reactor, sock, Factory.forProtocol(Echo), lambda: 16, short)
 port.startListening()
 
 def done():
@@ -167,7 +167,7 @@ reactor.run()
 
 
 def test_no_client_is_lost_when_descriptors_run_out() -> None:
-    """At the limit of descriptors a StreamPort leaves clients in the kernel's queue, and all are served in the end."""
+    """At the limit of descriptors a SocketPort leaves clients in the kernel's queue, and all are served in the end."""
     command = [sys.executable, "-c", _AT_THE_LIMIT]
     with subprocess.Popen(command, cwd=_ROOT, env={**os.environ, "PYTHONPATH": str(_ROOT)}, stdout=subprocess.PIPE,
                           text=True) as server:  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.address import IPv4Address, IPv6Address
 
-from svcd.reactor import StreamPort
+from svcd.reactor import SocketPort
 from tests.reactor.conftest import Recorders
 from tests.reactor.test_streams import Echo
 
@@ -53,7 +53,7 @@ def test_both_ends_are_as_told(bench: Bench, tmp_path: Path, family: socket.Addr
     with socket.socket(family) as sock:
         sock.bind(names.get(family, os.fspath(tmp_path / "u")))
         sock.listen()
-        port = StreamPort(reactor, sock, factory, lambda: True, lambda: None)
+        port = SocketPort(reactor, sock, factory, lambda: True, lambda: None)
 
         def client() -> tuple[Any, ...]:
             with socket.socket(family) as near:

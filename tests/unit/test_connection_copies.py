@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from twisted.internet.task import Clock
 
-from svcd.process.byte_counts import count
+from svcd.net.tcp_info import final_byte_counts
 from svcd.process.connection_copies import ConnectionCopies
 
 if TYPE_CHECKING:
@@ -217,4 +217,4 @@ def test_a_close_behind_what_is_not_sent_is_no_byte(client_closes: bool) -> None
                 while True:
                     sent += served.send(bytes(65_536))
             served.shutdown(socket.SHUT_WR)
-            assert count(served) == (3 if client_closes else 0, sent)
+            assert final_byte_counts(served) == (3 if client_closes else 0, sent)

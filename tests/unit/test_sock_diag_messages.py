@@ -37,8 +37,8 @@ def test_a_fin_is_no_byte(state: int) -> None:
 
 def test_an_old_kernel_counts_nothing() -> None:
     """Its structure ends before the counts."""
-    assert tcpinfo.traffic(_info(1, 7, 5)[: tcpinfo.SIZE - 1]) is None
-    assert tcpinfo.traffic(_info(1, 7, 5)[: tcpinfo.SIZE]) == (5, 7)
+    assert tcpinfo.traffic(_info(1, 7, 5)[: tcpinfo.TRAFFIC_BYTES - 1]) is None
+    assert tcpinfo.traffic(_info(1, 7, 5)[: tcpinfo.TRAFFIC_BYTES]) == (5, 7)
 
 
 def test_a_question_names_the_connection() -> None:
@@ -97,7 +97,7 @@ def test_this_machines_own_structure() -> None:
         client.settimeout(10)
         client.sendall(b"!")
         assert server.recv(1) == b"!"
-        assert tcpinfo.traffic(server.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, tcpinfo.SIZE)) == (6, 2)
+        assert tcpinfo.traffic(server.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, tcpinfo.TRAFFIC_BYTES)) == (6, 2)
         client.shutdown(socket.SHUT_WR)
         assert server.recv(1) == b""
-        assert tcpinfo.traffic(server.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, tcpinfo.SIZE)) == (6, 2)
+        assert tcpinfo.traffic(server.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, tcpinfo.TRAFFIC_BYTES)) == (6, 2)
