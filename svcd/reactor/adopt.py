@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from svcd.reactor.native import NativeReactor
     from svcd.reactor.proxied import Relay
-    from svcd.reactor.transport import StreamTransport
+    from svcd.reactor.transport import UvTransport
 
 __all__ = ["SingleProtocolFactory", "adopt_connection", "finish_coroutines", "start_coroutine", "start_transport"]
 
@@ -50,7 +50,7 @@ def finish_coroutines(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> None:
             continue
 
 
-_KINDS: dict[int, type[StreamTransport]] = {
+_KINDS: dict[int, type[UvTransport]] = {
     socket.AF_INET: TCPTransport,
     socket.AF_INET6: TCP6Transport,
     socket.AF_UNIX: UNIXTransport,
@@ -111,7 +111,7 @@ def start_transport(
         family: of the socket; the client's may be another with a relay.
         factory: builds the protocol.
         relay: what was said before, by whom the client came.
-        server: as StreamTransport takes it.
+        server: as UvTransport takes it.
         number: the same.
 
     Returns:

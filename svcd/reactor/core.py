@@ -28,7 +28,7 @@ from svcd.reactor.acceptor import SocketPort, TCPPort, UNIXPort
 from svcd.reactor.adopt import SingleProtocolFactory, adopt_connection
 from svcd.reactor.child_signals import ChildSignals
 from svcd.reactor.log_context import use_log_prefix
-from svcd.reactor.transport import StreamTransport
+from svcd.reactor.transport import UvTransport
 from svcd.reactor.udp import UDPPort
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class UvReactor(AsyncioSelectorReactor):
         if isinstance(raised, KeyboardInterrupt):
             # Ctrl-C ends the program, as on Twisted's own reactors; uvloop raises it in run_forever() from there alone.
             self.loop.call_soon(_interrupt, raised)
-        elif raised is not None and isinstance(protocol, StreamTransport):
+        elif raised is not None and isinstance(protocol, UvTransport):
             protocol.raised(raised)
         elif raised is not None:
             self._log.failure("{what}", Failure(raised), what=context.get("message"))

@@ -12,7 +12,7 @@ from twisted.internet.address import IPv6Address
 
 from svcd.net.twisted_addresses import tcp_address
 from svcd.reactor.tcp import TCP6Transport, TCPTransport
-from svcd.reactor.transport import StreamTransport
+from svcd.reactor.transport import UvTransport
 from svcd.reactor.unix import UNIXTransport
 
 __all__ = ["RELAYED", "Relay"]
@@ -32,7 +32,7 @@ class Relay(Protocol):
         ...
 
 
-class _Relayed(StreamTransport):
+class _Relayed(UvTransport):
     """The part that all of them have.
 
     Attributes:

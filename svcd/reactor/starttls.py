@@ -9,7 +9,7 @@ from twisted.internet.interfaces import ISSLTransport
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
-from svcd.reactor.transport import StreamTransport
+from svcd.reactor.transport import UvTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["StartTLS"]
 
 
-class StartTLS(StreamTransport):
+class StartTLS(UvTransport):
     """A transport that can go over to TLS."""
 
     __slots__ = ()
@@ -94,7 +94,7 @@ class _Clear:
         secure: the connection.
     """
 
-    def __init__(self, secure: StreamTransport) -> None:
+    def __init__(self, secure: UvTransport) -> None:
         self._secure = secure
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a transport has
@@ -107,10 +107,10 @@ class _Clear:
         self.write(b"".join(iovec))
 
     def loseConnection(self, _reason: object = None) -> None:
-        StreamTransport.loseConnection(self._secure)
+        UvTransport.loseConnection(self._secure)
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: ANN401 - as in Writer
-        StreamTransport.registerProducer(self._secure, producer, streaming)
+        UvTransport.registerProducer(self._secure, producer, streaming)
 
     def unregisterProducer(self) -> None:
-        StreamTransport.unregisterProducer(self._secure)
+        UvTransport.unregisterProducer(self._secure)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from svcd.reactor.native import NativeReactor
 
-__all__ = ["StreamTransport"]
+__all__ = ["UvTransport"]
 
 # Shared by all connections, as in Twisted's reactors.
 _DONE = Failure(ConnectionDone())
@@ -46,7 +46,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 @implementer(ITransport, IConsumer, IPushProducer, ISystemHandle, ILoggingContext)
-class StreamTransport(OutputMixin):
+class UvTransport(OutputMixin):
     """The transport of a stream connection.
 
     uvloop reads `data_received` when the protocol is set, and calls what it got. So input goes from libuv to the

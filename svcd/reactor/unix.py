@@ -39,7 +39,7 @@ class UNIXTransport(StartTLS):
 
     _family = socket.AF_UNIX
 
-    def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - StreamTransport's
+    def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - UvTransport's
         super().__init__(*arguments)
         self.bytes_in = self.bytes_out = 0
         # Descriptors to send, each with a byte of what is written next, and what waits behind them.
