@@ -6,24 +6,20 @@ A launcher has the rights of its handlers, so what it reports is checked against
 
 from __future__ import annotations
 
-import select
 from signal import SIGKILL
 from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReadDescriptor
 from twisted.logger import Logger
-from zope.interface import implementer
 
 from svcd.errors import CommandError
 from svcd.log.events import LAUNCHER, LAUNCHER_LOST, log_event
 from svcd.process.backoff import Backoff
 from svcd.process.launch_queue import MAX_WAITING, LaunchQueue
+from svcd.process.launcher_connection import LauncherConnection
 from svcd.process.launcher_protocol import LauncherProtocol
 from svcd.process.messages import (
-    MAX_PACKET,
     Changed,
-    CheckModule,
     Dropped,
     Ended,
     Failed,
@@ -32,29 +28,22 @@ from svcd.process.messages import (
     Signal,
     Started,
     StderrLine,
-    pack,
-    parse_all,
 )
 from svcd.process.signals import process_exists
 from svcd.process.stderr import OutputLimit
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterable
 
     from twisted.internet.interfaces import IDelayedCall
-    from twisted.python.failure import Failure
 
     from svcd.interfaces import FdReactor
-    from svcd.process.launcher_events import LauncherEvents
     from svcd.process.messages import Message
     from svcd.process.spec import LaunchSpec
 
-__all__ = ["MAX_WAITING", "LauncherClient", "LauncherSource"]
+__all__ = ["MAX_WAITING", "LauncherClient", "LauncherEvents", "LauncherSource"]
 
-#: Reports taken in one go before other descriptors have their turn.
-_BATCH = 64
-#: A launcher that has ended left fewer than these: the kernel keeps no more for one socket.
-_MAX_REPORTS = 4096
 #: Output that a launcher was allowed to report may have waited in its socket, which holds less than this.
 _SOCKET_LINES, _SOCKET_BYTES = 1024, 1024 * 1024
 #: So many threads that could not be ended may be left in a launcher before another takes its place.
@@ -78,7 +67,43 @@ class LauncherSource(Protocol):
         ...
 
 
-@implementer(IReadDescriptor)
+class LauncherEvents(Protocol):
+    """Who is told what becomes of the connections of a service."""
+
+    def process_started(self, connection_id: int, pid: int) -> None:
+        """A connection has its process."""
+
+    def process_ended(self, report: Ended) -> None:
+        """Its process has ended."""
+
+    def start_failed(self, connection_id: int, errno: int) -> None:
+        """It was closed, since there could be no process for it."""
+
+    def process_lost(self, connection_id: int) -> None:
+        """Its process may go on, but nobody will say when it ends."""
+
+    def stderr_line(self, connection_id: int, text: bytes) -> None:
+        """Its process wrote this for the log."""
+
+    def dropped(self, lines: int, size: int) -> None:
+        """So many lines, and bytes of them, were written for the log beyond stderr_rate, and are lost."""
+
+    def module_changed(self, module: str) -> None:
+        """A module that the launcher has imported has changed on disk."""
+
+    def threads_stuck(self) -> None:
+        """The launcher has threads that can't be ended; another one should take its place."""
+
+    def launcher_restarted(self) -> None:
+        """A launcher was started in place of a lost one."""
+
+    def unavailable(self, problem: str) -> None:
+        """The launcher can't serve, for this reason; an empty text says that it can again."""
+
+    def queue_drained(self) -> None:
+        """More connections may be handed over than before."""
+
+
 class LauncherClient:
     """One service's launcher, as the daemon knows it.
 
@@ -103,7 +128,7 @@ class LauncherClient:
         self.spec = spec
         self._source = source
         self._events = reports
-        self._socket: socket.socket | None = None
+        self._connection: LauncherConnection | None = None
         self._pid = 0
         self._since = 0.0
         self.ready = self._failing = False
@@ -115,7 +140,6 @@ class LauncherClient:
         self._start_timer: IDelayedCall | None = None
         self._problem = ""
         self._queue = LaunchQueue(reactor)
-        self._protocol = LauncherProtocol()
         self._ready_deferred: Deferred[int] | None = None
         self._stuck = 0
         self._zygote_runs = False
@@ -174,13 +198,8 @@ class LauncherClient:
 
     def check_module(self) -> None:
         """Have it reported if a module that the launcher has imported has changed on disk."""
-        if self.ready and self.spec.handler and self._socket is not None:
-            try:
-                self._socket.send(pack(CheckModule()))
-            except OSError:
-                # It is busy or has just ended; the next reload asks again.
-                return
-            self._protocol.module_check_sent()
+        if self.ready and self.spec.handler and self._connection is not None:
+            self._connection.check_module()
 
     def forget_connection(self, connection_id: int) -> None:
         """Expect nothing more of a connection's process."""
@@ -191,7 +210,7 @@ class LauncherClient:
 
     def ensure_launcher(self) -> None:
         """Have a launcher, if none is there or on its way."""
-        if self._socket is None and not self._requested and self._retry is None and not self.stopped:
+        if self._connection is None and not self._requested and self._retry is None and not self.stopped:
             self._requested = True
             self._source.launch(self)
 
@@ -201,18 +220,16 @@ class LauncherClient:
         if self.stopped:
             sock.close()
             return
-        sock.setblocking(False)
-        self._socket = sock
         if self._was_started:
             self._events.launcher_restarted()
         self._was_started = True
         self._pid = pid
         self._zygote_runs = True
         self._stuck = 0
-        self._protocol = LauncherProtocol(self._output_limit(), threads=self.spec.threads)
+        protocol = LauncherProtocol(self._output_limit(), threads=self.spec.threads)
         self._since = self._reactor.seconds()
         self._start_timer = self._reactor.callLater(self.spec.start_timeout, self._start_timed_out)
-        self._reactor.addReader(self)
+        self._connection = LauncherConnection(self._reactor, sock, protocol, self, self._service)
 
     def _start_timed_out(self) -> None:
         """End a launcher that imports its handler without end."""
@@ -220,48 +237,17 @@ class LauncherClient:
         self._source.kill(self._pid)
         self._start_failed(f"its import takes longer than start_timeout={self.spec.start_timeout:g}s")
 
-    def doRead(self) -> None:
-        """The launcher says something."""
-        for _ in range(_BATCH):
-            if not self._read_packet():
-                return
+    def handle_reports(self, reports: Iterable[Message]) -> None:
+        """Handle the reports of one packet."""
+        for report in reports:
+            self._handle_report(report)
+        self._queue.resume()
 
-    def _read_packet(self) -> bool:
-        """Take a report; whether there may be another."""
-        if self._socket is None:
-            return False
-        try:
-            packet = self._socket.recv(MAX_PACKET + 1)
-        except BlockingIOError:
-            return False
-        except ConnectionResetError:
-            # It ended with orders unread. What it said before comes after this (unix(7)), and then the end.
-            return True
-        try:
-            if not packet:
-                self._end_of_reports()
-                return False
-            for report in parse_all(packet):
-                self._protocol.check(report)
-                self._handle_report(report)
-            self._queue.resume()
-        except ValueError as error:
-            # First, since lost() forgets the pid.
-            self._source.kill(self._pid)
-            self.launcher_lost(f"protocol error: {error}")
-        return True
-
-    def _end_of_reports(self) -> None:
-        """Handle a packet without content, which is what the end of the launcher looks like.
-
-        Raises:
-            ValueError: the launcher has not ended.
-        """
-        poll = select.poll()
-        poll.register(self.fileno(), 0)
-        if not any(events & select.POLLHUP for _, events in poll.poll(0)):
-            raise ValueError("an empty packet")
-        self.launcher_lost("its process has ended")
+    def protocol_error(self, reason: str) -> None:
+        """Kill a launcher that has reported what it may not report."""
+        # First, since launcher_lost() forgets the pid.
+        self._source.kill(self._pid)
+        self.launcher_lost(f"protocol error: {reason}")
 
     def _handle_report(self, report: Message) -> None:
         match report:
@@ -309,11 +295,11 @@ class LauncherClient:
 
     def _handle_idle(self) -> None:
         """Let an idle launcher end. The next connection has another one started."""
-        if self._queue or not self._protocol.idle:
+        if self._queue or self._connection is None or not self._connection.protocol.idle:
             # It is about to have something to do.
             return
         log_event(self._log, LAUNCHER, service=self._service, pid=self._pid, state="idle")
-        self._drop_socket()
+        self._close_connection()
         self._queue.disconnect()
         self.ready = self._was_started = False
         self._pid = 0
@@ -335,8 +321,8 @@ class LauncherClient:
         self._events.unavailable("")
         log_event(self._log, LAUNCHER, service=self._service, pid=self._pid, state="ready")
         self.ready, self._failing = True, False
-        assert self._socket is not None  # noqa: S101 - it has just spoken
-        self._queue.connect(self._socket, self._protocol)
+        assert self._connection is not None  # noqa: S101 - the report came from it
+        self._queue.connect(self._connection.sock, self._connection.protocol)
         self._fire_ready(self._pid)
 
     def _fire_ready(self, result: int | CommandError) -> None:
@@ -361,12 +347,11 @@ class LauncherClient:
             self._start_timer.cancel()
             self._start_timer = None
 
-    def _drop_socket(self) -> None:
+    def _close_connection(self) -> None:
         self._stop_timer()
-        if self._socket is not None:
-            self._reactor.removeReader(self)
-            self._socket.close()
-            self._socket = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _release_connection(self, connection_id: int) -> bool:
         """The launcher has the connection: our copy goes, and another may have its place."""
@@ -385,12 +370,12 @@ class LauncherClient:
         self.pids.clear()
         if not self._zygote_runs:
             self._drop_orphans()
-        self._drop_socket()
+        starting = [] if self._connection is None else self._connection.protocol.starting
+        self._close_connection()
         for signal in self._queue.pop_signals():
             if signal.connection_id in self.orphaned:
                 self._source.signal(signal)
-        unknown = [connection_id for connection_id in self._protocol.starting if self._queue.drop(connection_id)]
-        self._protocol = LauncherProtocol()
+        unknown = [connection_id for connection_id in starting if self._queue.drop(connection_id)]
         given_up = list(self._queue.launcher_lost())
         if self.stopped:
             return
@@ -444,9 +429,9 @@ class LauncherClient:
 
     def orphan_exited(self, pid: int, status: int) -> None:
         """A process ended that had no launcher any more, or was one, with its threads."""
-        if pid == self._pid or pid in self.pids.values():
-            # Its socket was closed before its children were orphans: what it said comes first, all of it.
-            all(self._read_packet() for _ in range(_MAX_REPORTS))
+        if self._connection is not None and (pid == self._pid or pid in self.pids.values()):
+            # Its socket was closed before its children became orphans: all its reports come first.
+            self._connection.read_all()
         for connection_id in [connection_id for connection_id, known in self.orphaned.items() if known == pid]:
             del self.orphaned[connection_id]
             self._queue.discard_signal(connection_id)
@@ -466,15 +451,3 @@ class LauncherClient:
             self._events.start_failed(connection_id, 0)
         self.launcher_lost("")
         self._fire_ready(CommandError("the service is about to end"))
-
-    def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002 - Twisted's signature
-        """The reactor stops."""
-        self.stop()
-
-    def fileno(self) -> int:
-        """The descriptor to watch."""
-        return -1 if self._socket is None else self._socket.fileno()
-
-    def logPrefix(self) -> str:
-        """For messages of the reactor."""
-        return self._service

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.interfaces import FdReactor
-    from svcd.process.launcher_events import LauncherEvents
+    from svcd.process.launcher_client import LauncherEvents
 
 __all__ = ["ZygoteClient"]
 

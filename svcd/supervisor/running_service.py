@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from svcd.interfaces import ConnectionHandler, FdReactor
     from svcd.log.writer import LogWriter
     from svcd.model import ConfigProblem
-    from svcd.process.launcher_client import LauncherClient
-    from svcd.process.launcher_events import LauncherEvents
+    from svcd.process.launcher_client import LauncherClient, LauncherEvents
     from svcd.process.module_files import ModuleFiles
     from svcd.process.spec import LaunchSpec
     from svcd.process.zygote_client import ZygoteClient

@@ -44,7 +44,7 @@ from tests.doubles import FakeReactor, LogCatcher
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svcd.process.launcher_events import LauncherEvents
+    from svcd.process.launcher_client import LauncherEvents
 
 
 class _Service:
@@ -137,7 +137,7 @@ class _Service:
         assert self.launcher is not None
         for message in messages:
             self.launcher.send(pack(message))
-        self.launcher_client.doRead()
+        self.read()
 
     def order(self) -> tuple[Message, int | None]:
         """What the launcher is told next, and with which descriptor."""
@@ -160,11 +160,16 @@ class _Service:
             if each is not None:
                 each.close()
 
+    def read(self) -> None:
+        """Let the daemon read what the launcher has reported."""
+        if self.launcher_client._connection is not None:
+            self.launcher_client._connection.doRead()
+
     def die(self) -> None:
         """End the launcher."""
         assert self.launcher is not None
         self.launcher.close()
-        self.launcher_client.doRead()
+        self.read()
 
 
 @pytest.fixture
@@ -343,7 +348,7 @@ def test_a_launcher_that_breaks_the_protocol_is_ended(service: _Service, packet:
     assert service.launcher is not None
     service.launcher.send(packet)
     with LogCatcher() as log:
-        service.launcher_client.doRead()
+        service.read()
     (lost,) = log.named("launcher")
     assert (lost["state"], lost["pid"], lost["retry"]) == ("lost", 100, 0.1)
     assert str(lost["reason"]).startswith("protocol error: ")
@@ -420,7 +425,7 @@ def test_whatever_is_reported_memory_is_bounded_by_what_was_sent(steps: list[Mes
 def _check_bounds(service: _Service, steps: list[Message | int]) -> None:
     sent: set[int] = set()
     for step in steps:
-        if service.launcher_client._socket is None:
+        if service.launcher_client._connection is None:
             break
         if isinstance(step, int):
             if step not in sent:
@@ -430,7 +435,8 @@ def _check_bounds(service: _Service, steps: list[Message | int]) -> None:
             service.say(step)
     launcher_client = service.launcher_client
     assert launcher_client.pids.keys() | launcher_client.orphaned.keys() <= sent
-    assert len(launcher_client._protocol._states) <= len(sent)
+    if launcher_client._connection is not None:
+        assert len(launcher_client._connection.protocol._states) <= len(sent)
     assert len(launcher_client._queue._signals) <= len(sent)
     started = [each[1] for each in service.heard if isinstance(each, tuple) and each[0] == "started"]
     over = [each.connection_id for each in service.heard if isinstance(each, Ended)]
@@ -455,7 +461,7 @@ def _check_use(service: _Service, packets: list[bytes]) -> None:
     for packet in packets:
         with contextlib.suppress(BrokenPipeError):
             service.launcher.send(packet)
-        service.launcher_client.doRead()
+        service.read()
     service.serve(1)
     if not service.launcher_client.ready:
         service.reactor.advance(1)
@@ -484,7 +490,8 @@ def test_so_many_are_sent_before_an_answer(service: _Service) -> None:
             service.take()
             break
         assert service.launcher_client.drop(number)
-    assert len(service.launcher_client._protocol._states) == MAX_UNANSWERED
+    assert service.launcher_client._connection is not None
+    assert len(service.launcher_client._connection.protocol._states) == MAX_UNANSWERED
     service.serve(1000)
     with pytest.raises(BlockingIOError):
         service.order()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svcd.process.launcher_events import LauncherEvents
+from svcd.process.launcher_client import LauncherEvents
 from svcd.process.messages import (
     FD_STRUCT,
     MAX_PACKET,
@@ -92,7 +92,9 @@ def test_a_launcher_is_asked_for_and_comes(zygote: _Zygote) -> None:
     with ours, theirs:
         zygote.say(pack(LauncherStarted(1, 77)), theirs.fileno())
         ours.send(pack(Ready()))
-        zygote.launcher_clients[1].doRead()
+        connection = zygote.launcher_clients[1]._connection
+        assert connection is not None
+        connection.doRead()
         assert (zygote.launcher_clients[1].ready, zygote.launcher_clients[1].pid) == (True, 77)
 
 
