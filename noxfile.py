@@ -99,9 +99,15 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Write what is made from the option table and the catalog, and test what is written for people."""
+    """Write the texts that are made from the option table and the catalog, and test what is written for people."""
     session.run(PYTHON, "-m", "tests.generated_texts")
     _pytest(session, "tests/unit/test_docs.py")
+
+
+@nox.session
+def trace(session: nox.Session) -> None:
+    """Write the modules that a connection runs through into docs/architecture.md."""
+    session.run(PYTHON, "-m", "tests.trace", *(session.posargs or ["docs/architecture.md"]))
 
 
 @nox.session

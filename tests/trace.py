@@ -1,4 +1,6 @@
-"""`python -m tests.trace`: the modules of svcd that a connection runs through, from accept to its end line.
+"""`python -m tests.trace [FILE]`: the modules of svcd that a connection runs through, from accept to its end line.
+
+The list is printed, or written between the markers of a Markdown file: docs/architecture.md.
 
 A daemon with one service runs under a profiler. After a first connection, which starts what is started once, the
 modules are counted whose functions run in the daemon while a second one is served: TCP echo, a program for each
@@ -13,7 +15,6 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import textwrap
 import threading
 import time
 from pathlib import Path
@@ -121,16 +122,30 @@ def modules_of(options: str) -> list[str]:
                 daemon.terminate()
 
 
-def main() -> None:
-    """Print the modules of each kind of connection."""
+def table() -> str:
+    """Return the modules of each kind of connection as a table in Markdown."""
+    lines = ["| connection | modules | in the order of their first use |", "|---|---|---|"]
     for kind, options in KINDS.items():
         modules = modules_of(options)
-        print(f"{kind}: {len(modules)}")
-        print(textwrap.fill(" ".join(modules), 116, initial_indent="    ", subsequent_indent="    "))
+        lines.append(f"| {kind} | {len(modules)} | {', '.join(modules)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str]) -> None:
+    """Print the table, or write it into a file."""
+    if not arguments:
+        print(table(), end="")
+        return
+    path = Path(arguments[0])
+    before, begin, rest = path.read_text("utf-8").partition("<!-- trace -->\n")
+    _, end, after = rest.partition("<!-- /trace -->")
+    assert begin
+    assert end
+    path.write_text(f"{before}{begin}{table()}{end}{after}", "utf-8")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["daemon"]:
         _daemon(sys.argv[2:])
     else:
-        main()
+        main(sys.argv[1:])
