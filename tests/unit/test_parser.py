@@ -195,9 +195,10 @@ ROWS = [
     # What runs.
     ("ecoh 7/tcp", ("s:1:1: nothing serves 'ecoh' (did you mean 'echo'?): say what does with server=, python=, "
                    "factory=, redirect=, add the name of a built-in as an alias "
-                   "(chargen, daytime, discard, echo, http, qotd, status, tcpmux, time, upper), or disable=yes")),
+                   f"({', '.join(sorted(BUILTINS))}), or disable=yes")),
     ("zzz 7/udp", ("s:1:1: nothing serves 'zzz': say what does with server= and wait=yes, add the name of a built-in "
-                  "as an alias (chargen, daytime, discard, echo, qotd, time), or disable=yes")),
+                  f"as an alias ({', '.join(sorted(name for name, each in BUILTINS.items() if each.datagram))}), "
+                  "or disable=yes")),
     ("x 7/tcp server=/bin/cat redirect=h:7",
      "s:1:34: redirect: server= at s:1:16 says what runs already; remove one of the two"),
     ("x 7/tcp factory=a:b server=/bin/cat disable=yes",
