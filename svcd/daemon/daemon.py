@@ -80,7 +80,7 @@ class Daemon(MultiService):
             StartFailure: some can't be opened, or not be served; each was reported.
         """
         if self._old_daemon is not None:
-            self._old_daemon.begin()
+            self._old_daemon.send_pid()
             self._supervisor.store.shared = True
         try:
             super().privilegedStartService()  # type: ignore[no-untyped-call]
@@ -123,7 +123,7 @@ class Daemon(MultiService):
         if self._old_daemon is None:
             self._serve()
         else:
-            self._old_daemon.ready(self._reactor, self._faults(), self._take_over, self._old_daemon_lost)
+            self._old_daemon.send_ready(self._reactor, self._faults(), self._take_over, self._old_daemon_lost)
 
     def _take_over(self, held: Mapping[int, int]) -> None:
         """The daemon before us accepts nobody any more: what we share is ours, but for what its processes have."""
@@ -132,7 +132,7 @@ class Daemon(MultiService):
         unserved = self._supervisor.hold(held)
         self._serve()
         self._twistd.take_over()
-        self._old_daemon.serving(unserved)
+        self._old_daemon.send_serving(unserved)
 
     def _faults(self) -> list[str]:
         return [str(error) for each in self._supervisor.broken for error in each.errors]

@@ -162,7 +162,7 @@ class Upgrader(Service):
         asked = self._asked
         assert asked is not None  # noqa: S101 - nobody else says so
         if self._supervisor.registry.state == "stopping":
-            self._fail("the daemon was told to stop", asked.new_daemon.end())
+            self._fail("the daemon was told to stop", asked.new_daemon.kill())
             return
         self._resting = True
         self._supervisor.store.shared = True
@@ -183,7 +183,7 @@ class Upgrader(Service):
             self._reactor.callLater(_PAUSE, self._go, asked)
             return
         held = {listener.inode: port.process for listener, port in self._supervisor.wait_ports() if port.busy}
-        asked.new_daemon.go(held)
+        asked.new_daemon.send_go(held)
 
     def new_daemon_serves(self, pid: int, unserved: frozenset[int]) -> None:
         """It serves, and we only have the sockets open, until it has done so for a while."""
@@ -197,7 +197,7 @@ class Upgrader(Service):
         """It is done: what is left for us are the connections that we have."""
         asked = self._asked
         assert asked is not None  # noqa: S101 - it is cancelled when it is over
-        if not asked.new_daemon.leave():
+        if not asked.new_daemon.release():
             return
         self._asked, pid = None, asked.pid
         for listener, port in self._supervisor.wait_ports():
@@ -226,7 +226,7 @@ class Upgrader(Service):
             self._asked.timer.cancel()
             self._leave()
         elif self._asked is not None:
-            self._fail("the daemon was told to stop", self._asked.new_daemon.end())
+            self._fail("the daemon was told to stop", self._asked.new_daemon.kill())
 
     def new_daemon_lost(self, reason: str, text: str, exit_status: int) -> None:
         """It could not."""
@@ -234,7 +234,7 @@ class Upgrader(Service):
 
     def _late(self) -> None:
         assert self._asked is not None  # noqa: S101 - it is cancelled when it is over
-        text = self._asked.new_daemon.end()
+        text = self._asked.new_daemon.kill()
         self._fail(f"it was not ready within {self._asked.seconds:g} seconds", text)
 
     def _fail(self, reason: str, text: str, code: str = "refused") -> None:

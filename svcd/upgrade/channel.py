@@ -1,13 +1,16 @@
-"""An upgrade, as the two daemons speak of it: the one that serves, and the one that takes its place.
+"""Messages of an upgrade between the old daemon, which serves, and the new daemon, which takes its place.
 
-They share a pair of sockets, on which each packet is an assignment as of sd_notify(3). The new one says `MAINPID=n` as
-soon as it is the process that will serve, `FAULTS=` with a line for each fault that keeps a service from being served,
-`READY=1` when everything is done that may fail, and `SERVING=1` when it
-serves, with the inodes of sockets that it has no service for. Before that it hears `GO=inode:pid,...` from the old
-one, which has stopped accepting then: the sockets that processes have (wait=yes), be they the old one's or of a daemon
-before it; the new one watches them itself. Each knows by the end of the pair that the other one is gone: the old one
-goes on then, and so does the new one, which has all the sockets. An old daemon that is told to stop therefore ends the
-new one first.
+They share a pair of sockets (SOCK_SEQPACKET). Each packet is an assignment as in sd_notify(3):
+
+1. `MAINPID=pid`, from the new daemon, as soon as it is the process that will serve.
+2. `FAULTS=text`, from the new daemon: a line for each reason why a service can't be served.
+3. `READY=1`, from the new daemon: everything that may fail is done.
+4. `GO=inode:pid,...`, from the old daemon, which has stopped accepting: the sockets that handler processes hold
+   (wait=yes), started by the old daemon or by an earlier one; the new daemon watches these processes.
+5. `SERVING=inode,...`, from the new daemon, which serves now: those of these sockets that it has no service for.
+
+The end of the pair means that the other daemon has exited. The old daemon goes on serving then, and so does the new
+daemon, which has all sockets; therefore an old daemon that stops kills the new daemon first.
 """
 
 from __future__ import annotations
@@ -30,77 +33,77 @@ if TYPE_CHECKING:
 
     from svcd.interfaces import FdReactor
 
-__all__ = ["FAULTS", "GO", "MAINPID", "PREDECESSOR", "READY", "SERVING", "OldDaemon", "UpgradeChannel"]
+__all__ = ["CHANNEL_VARIABLE", "FAULTS", "GO", "MAINPID", "READY", "SERVING", "OldDaemon", "UpgradeChannel"]
 
-#: Names the process that it is meant for, the descriptor of the pair, and the one of the standard error, or -1.
-PREDECESSOR = "SVCD_PREDECESSOR"
+#: Environment variable: pid of the new daemon, descriptor of the pair, and descriptor of standard error or -1.
+CHANNEL_VARIABLE = "SVCD_PREDECESSOR"
 GO, READY, SERVING, MAINPID, FAULTS = "GO", "READY", "SERVING", "MAINPID", "FAULTS"
-#: The longest packet, in bytes: inodes of all sockets that there may be.
-_LONGEST = 131_072
-#: The longest text of faults, in bytes.
-_LONGEST_TEXT = 60_000
+#: The longest packet, in bytes: the inodes of all sockets that a daemon may have.
+_MAX_PACKET = 131_072
+#: The longest text of FAULTS=, in bytes.
+_MAX_FAULTS = 60_000
 
 
 @implementer(IReadDescriptor)
 class UpgradeChannel:
-    """One end of the pair.
+    """One end of the pair of sockets.
 
     Args:
-        reactor: watches it.
-        end: it.
-        heard: called with the name and the value of each assignment.
-        gone: called when the other side has closed its end.
+        reactor: watches the socket.
+        end: the socket. The channel takes ownership of it.
+        received: called with the name and the value of each assignment.
+        on_close: called when the other end is closed.
     """
 
     def __init__(
-        self, reactor: FdReactor, end: socket.socket, heard: Callable[[str, str], None], gone: Callable[[], None]
+        self, reactor: FdReactor, end: socket.socket, received: Callable[[str, str], None], on_close: Callable[[], None]
     ) -> None:
         self._reactor = reactor
         self._end = end
-        self._heard = heard
-        self._gone = gone
+        self._received = received
+        self._on_close = on_close
         end.setblocking(False)
         reactor.addReader(self)
 
     def doRead(self) -> None:
-        """The other side says something, or nothing any more."""
+        """Receive a packet, or the end of the pair."""
         try:
-            packet = self._end.recv(_LONGEST)
+            packet = self._end.recv(_MAX_PACKET)
         except BlockingIOError:
             return
         except ConnectionError:
             packet = b""
         if not packet:
             self.close()
-            self._gone()
+            self._on_close()
             return
         name, _, value = packet.decode(errors="replace").partition("=")
-        self._heard(name, value)
+        self._received(name, value)
 
     def close(self) -> None:
-        """There is nothing more to say, or to hear."""
+        """Close this end of the pair; do nothing if it is closed."""
         if self._end.fileno() >= 0:
             self._reactor.removeReader(self)
             self._end.close()
 
-    def say(self, name: str, value: object = 1) -> None:
-        """Say it; whether the other side is there to hear it shows when it is heard no more."""
-        say(self._end, name, value)
+    def send(self, name: str, value: object = 1) -> None:
+        """Send an assignment; errors are ignored, since the end of the pair is received as well."""
+        send(self._end, name, value)
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor stops."""
+        """Do nothing: the reactor stops."""
 
     def fileno(self) -> int:
-        """The descriptor to watch."""
+        """Return the descriptor that the reactor watches."""
         return self._end.fileno()
 
     def logPrefix(self) -> str:
-        """For messages of the reactor."""
+        """Return the log prefix of the reactor's messages."""
         return "upgrade"
 
 
-def say(end: socket.socket, name: str, value: object = 1) -> None:
-    """Say something at an end of the pair."""
+def send(end: socket.socket, name: str, value: object = 1) -> None:
+    """Send an assignment through an end of the pair; ignore errors."""
     try:
         end.send(f"{name}={value}".encode())
     except OSError:
@@ -108,10 +111,10 @@ def say(end: socket.socket, name: str, value: object = 1) -> None:
 
 
 class _Pipe(io.FileIO):
-    """A pipe that takes what is written also when nobody reads any more."""
+    """Pipe that discards output when its reader has closed."""
 
     def write(self, data: Any) -> int:  # noqa: ANN401 - bytes, or what is like them
-        """Write it, or lose it."""
+        """Write data; return its length also if the reader has closed."""
         try:
             return super().write(data)
         except BrokenPipeError:
@@ -119,15 +122,15 @@ class _Pipe(io.FileIO):
 
 
 class OldDaemon:
-    """The daemon before us, which has started us and serves until we can.
+    """Old daemon, seen from the new daemon that it has started; it serves until the new daemon can.
 
-    Our messages for whoever starts a daemon go to it meanwhile: it tells its user. The standard error of processes that
-    we start, and of the interpreter itself, is the real one.
+    Until then sys.stderr is a pipe to the old daemon, which passes messages on to the user that requested the upgrade.
+    Descriptor 2, which child processes and the interpreter itself use, is the real standard error.
 
     Args:
-        end: of the pair.
-        stderr: what is to be our standard error; -1 for none.
-        handover: what it has told us; None from older versions, which had it all in the environment.
+        end: the new daemon's end of the pair.
+        stderr: the descriptor to move to standard error; -1 for none. Takes ownership of it.
+        handover: data from the old daemon; None from older versions, which passed it in the environment.
 
     Attributes:
         handover: as given.
@@ -147,51 +150,54 @@ class OldDaemon:
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str], pid: int) -> OldDaemon | None:
-        """The one that the environment names; its variable is taken out, for it is not our children's."""
-        words = environment.pop(PREDECESSOR, "").split()
+        """Return the old daemon that the environment names, if that is meant for this process.
+
+        The variables are removed, so that child processes do not inherit them.
+        """
+        words = environment.pop(CHANNEL_VARIABLE, "").split()
         if len(words) != 3 or words[0] != str(pid):
             return None
         return cls(socket.socket(fileno=int(words[1])), int(words[2]), Handover.from_environment(environment))
 
-    def begin(self) -> None:
-        """Say which process will serve."""
-        say(self._end, MAINPID, os.getpid())
+    def send_pid(self) -> None:
+        """Send the pid of the process that will serve."""
+        send(self._end, MAINPID, os.getpid())
 
-    def ready(
+    def send_ready(
         self,
         reactor: FdReactor,
         faults: Iterable[str],
         go: Callable[[Mapping[int, int]], None],
-        gone: Callable[[], None],
+        on_close: Callable[[], None],
     ) -> None:
-        """Say that we could serve.
+        """Send that the new daemon could serve.
 
         Args:
             reactor: watches the pair.
-            faults: what keeps services from being served, for whoever has asked for the upgrade.
-            go: called when we are to, with the processes that have sockets, by the inode of each.
-            gone: called when the other daemon has ended before, instead.
+            faults: reasons why services can't be served, for the user that requested the upgrade.
+            go: called when the new daemon is to serve, with the pids of processes that hold sockets by inode.
+            on_close: called instead if the old daemon exits before.
         """
 
-        def heard(name: str, value: str) -> None:
+        def received(name: str, value: str) -> None:
             if name == GO:
                 held = (each.split(":") for each in value.split(",") if each)
                 go({int(inode): int(pid) for inode, pid in held})
 
-        self._channel = UpgradeChannel(reactor, self._end, heard, gone)
+        self._channel = UpgradeChannel(reactor, self._end, received, on_close)
         text = "\n".join(faults).encode(errors="replace")
         if text:
-            self._channel.say(FAULTS, text[:_LONGEST_TEXT].decode(errors="ignore"))
-        self._channel.say(READY)
+            self._channel.send(FAULTS, text[:_MAX_FAULTS].decode(errors="ignore"))
+        self._channel.send(READY)
 
-    def serving(self, unserved: Iterable[int]) -> None:
-        """Say that we serve.
+    def send_serving(self, unserved: Iterable[int]) -> None:
+        """Send that the new daemon serves, and restore sys.stderr.
 
         Args:
-            unserved: the inodes of sockets that processes have and no service of ours asks for.
+            unserved: the inodes of sockets that processes hold and the new daemon has no service for.
         """
-        assert self._channel is not None  # noqa: S101 - ready() comes first
-        self._channel.say(SERVING, ",".join(map(str, unserved)))
+        assert self._channel is not None  # noqa: S101 - send_ready() comes first
+        self._channel.send(SERVING, ",".join(map(str, unserved)))
         self._channel.close()
         sys.__stderr__ = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # type: ignore[misc]
         if sys.stderr is self._messages:

@@ -1,7 +1,7 @@
-"""What the old daemon tells the new one as it starts it: the names of the sockets, and the limit of open files.
+"""Data that the old daemon hands over when it starts the new daemon: names of sockets, and the limit of open files.
 
-It is JSON in a file in memory (memfd_create(2)), for it may be long: an environment variable and an argument hold
-128 KiB each (execve(2)), which is less than the names of some thousand UNIX sockets.
+It is JSON in a file in memory (memfd_create(2)), since an environment variable and an argument hold 128 KiB each
+(execve(2)), which the names of some thousand UNIX sockets exceed.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-__all__ = ["HANDOVER", "Handover", "write"]
+__all__ = ["HANDOVER_VARIABLE", "Handover", "write_handover"]
 
-#: Names the descriptor of the file.
-HANDOVER = "SVCD_HANDOVER"
+#: Environment variable: the descriptor of the file.
+HANDOVER_VARIABLE = "SVCD_HANDOVER"
 
 
 class Handover(NamedTuple):
-    """What the new daemon is told.
+    """Data handed over to the new daemon.
 
     Attributes:
-        names: of the sockets, in the order of their descriptors.
-        open_files: the soft and the hard limit that the first daemon was started with.
-        unanswered: names of bind= whose services are broken, since they lead to no address.
+        names: names of the sockets, in the order of their descriptors.
+        open_files: soft and hard RLIMIT_NOFILE that the first daemon was started with.
+        unanswered: names in bind= that have no address, and whose services are therefore broken.
     """
 
     names: tuple[str, ...]
@@ -35,15 +35,15 @@ class Handover(NamedTuple):
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str]) -> Handover | None:
-        """Read the file that the environment names; its variable is taken out, and the file closed.
+        """Read the file that the environment names; remove the variable, and close the file.
 
         Returns:
-            None where there is none: older versions have everything in the environment.
+            None without a file: older versions pass everything in the environment.
         """
-        number = environment.pop(HANDOVER, "")
-        if not number.isdecimal():
+        value = environment.pop(HANDOVER_VARIABLE, "")
+        if not value.isdecimal():
             return None
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError), os.fdopen(int(number), "rb") as file:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError), os.fdopen(int(value), "rb") as file:
             file.seek(0)
             found = json.load(file)
             soft, hard = found["open_files"]
@@ -52,14 +52,14 @@ class Handover(NamedTuple):
         return None
 
 
-def write(values: dict[str, object]) -> int:
-    """Write a file in memory; returns its descriptor, at the file's beginning."""
-    descriptor = os.memfd_create("svcd-handover")
+def write_handover(values: dict[str, object]) -> int:
+    """Write values to a file in memory; return its descriptor, at the start of the file. The caller owns it."""
+    fd = os.memfd_create("svcd-handover")
     try:
-        with os.fdopen(descriptor, "w", closefd=False) as file:
+        with os.fdopen(fd, "w", closefd=False) as file:
             json.dump(values, file)
-        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.lseek(fd, 0, os.SEEK_SET)
     except BaseException:
-        os.close(descriptor)
+        os.close(fd)
         raise
-    return descriptor
+    return fd

@@ -1,4 +1,4 @@
-"""The program of the daemon itself, started once more: with its sockets, and in touch with it."""
+"""New daemon: the program of the daemon started again, with the sockets of the old daemon and a channel to it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
 from svcd.process.pidfd import PidfdChild, is_ending
-from svcd.upgrade.channel import FAULTS, GO, MAINPID, PREDECESSOR, READY, SERVING, UpgradeChannel
-from svcd.upgrade.handover import HANDOVER, write
+from svcd.upgrade.channel import CHANNEL_VARIABLE, FAULTS, GO, MAINPID, READY, SERVING, UpgradeChannel
+from svcd.upgrade.handover import HANDOVER_VARIABLE, write_handover
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,18 +26,19 @@ if TYPE_CHECKING:
 
 __all__ = ["CommandLine", "NewDaemon", "UpgradeListener"]
 
-#: Names that are longer together are in the handover alone, in bytes (execve(2), MAX_ARG_STRLEN).
-_LONGEST_VARIABLE = 100_000
-#: So many descriptors the new daemon may have beyond those that it is given, until it raises its limit.
-_MORE_FILES = 256
-#: Run by a bare interpreter, which becomes the program: only so can LISTEN_PID be right (sd_listen_fds(3)). Its
-#: argument is the descriptor of the handover, which lists all descriptors: the sockets', the pair's, its own and, if
-#: there is one, the standard error's. Each is moved to its place, from 3 on, with one more at a time, since there may
-#: be as many as the limit allows; and the limit stays above them, or the program could not open a file.
+#: The longest value of LISTEN_FDNAMES, in bytes (execve(2), MAX_ARG_STRLEN); longer ones are in the handover only.
+_MAX_VARIABLE = 100_000
+#: Descriptors that the new daemon may open, in addition to those it is given, before it raises its limit.
+_SPARE_FILES = 256
+#: Code of an interpreter that execs the program, since LISTEN_PID must be its own pid (sd_listen_fds(3)). Its argument
+#: is the descriptor of the handover, which lists all descriptors: the sockets, the pair, the handover and optionally
+#: standard error. Each is moved to its number, from 3 on, using a single extra descriptor at a time, since the limit
+#: may be exhausted; the limit stays above them, so that the program can open files.
 _CODE = f"""
 import fcntl, json, os, resource, sys
-told = json.load(open(int(sys.argv[1]), closefd=False))
-numbers, names, words, folder = told["descriptors"], told["names"], told["words"], told["folder"]
+handover = json.load(open(int(sys.argv[1]), closefd=False))
+numbers, names = handover["descriptors"], handover["names"]
+argv, directory = handover["argv"], handover["directory"]
 owners = {{each: index for index, each in enumerate(numbers)}}
 for index in range(len(numbers)):
     source, target = numbers[index], 3 + index
@@ -52,84 +53,84 @@ for index in range(len(numbers)):
     os.close(source)
 pair = 3 + len(names)
 stderr = pair + 2 if len(numbers) > len(names) + 2 else -1
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(names)), {HANDOVER}=str(pair + 1),
-    {PREDECESSOR}=f"{{os.getpid()}} {{pair}} {{stderr}}")
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(names)), {HANDOVER_VARIABLE}=str(pair + 1),
+    {CHANNEL_VARIABLE}=f"{{os.getpid()}} {{pair}} {{stderr}}")
 listed = ":".join(names)
-if len(listed) < {_LONGEST_VARIABLE}:
+if len(listed) < {_MAX_VARIABLE}:
     os.environ["LISTEN_FDNAMES"] = listed
-soft, hard = told["open_files"]
+soft, hard = handover["open_files"]
 if soft >= 0:
-    soft = max(soft, len(numbers) + {_MORE_FILES})
+    soft = max(soft, len(numbers) + {_SPARE_FILES})
     soft = soft if hard < 0 else min(soft, hard)
 try:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    os.chdir(folder)
-    os.execv(words[0], words)
+    os.chdir(directory)
+    os.execv(argv[0], argv)
 except OSError as error:
-    sys.exit(f"svcd: can't start {{' '.join(words)}} in {{folder}}: {{error.strerror}}")
+    sys.exit(f"svcd: can't start {{' '.join(argv)}} in {{directory}}: {{error.strerror}}")
 """
-#: So much of what it says is kept, its end, in bytes.
-_MOST_TEXT = 16_384
+#: The most that is kept of standard error, in bytes: its end.
+_MAX_TEXT = 16_384
 
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """How the daemon was started.
+    """Command line of the daemon, and the state in which it was started.
 
     Attributes:
-        words: its command line, with the interpreter.
-        folder: where.
-        environment: with which, but for what was meant for that one process.
-        open_files: with which limit of open files, soft and hard.
-        foreground: whether it stayed there, so that its standard error is somebody's.
+        argv: the arguments, with the interpreter.
+        directory: the working directory.
+        environment: the environment, without variables for that process alone.
+        open_files: soft and hard RLIMIT_NOFILE.
+        foreground: whether it stayed in the foreground, so that its standard error is in use.
     """
 
-    words: tuple[str, ...]
-    folder: str
+    argv: tuple[str, ...]
+    directory: str
     environment: Mapping[str, str]
     open_files: tuple[int, int]
     foreground: bool
 
 
 class UpgradeListener(Protocol):
-    """Who is told of the new daemon."""
+    """Receiver of events of the new daemon."""
 
     def new_daemon_ready(self) -> None:
-        """It could serve."""
+        """Handle READY=1: the new daemon could serve."""
 
     def new_daemon_serves(self, pid: int, unserved: frozenset[int]) -> None:
-        """It does. It may be lost all the same, until it is left.
+        """Handle SERVING=: the new daemon serves. It may still be lost until release().
 
         Args:
-            pid: of its process.
-            unserved: the inodes of sockets that processes have and none of its services asks for.
+            pid: the pid of its process.
+            unserved: the inodes of sockets that processes hold and the new daemon has no service for.
         """
 
     def new_daemon_lost(self, reason: str, text: str, exit_status: int) -> None:
-        """It has ended before it was left.
+        """Handle the exit of the new daemon before release().
 
         Args:
-            reason: in a few words.
-            text: what it has said itself.
-            exit_status: of the process that was started; negative for a signal.
+            reason: a short text.
+            text: its output on standard error.
+            exit_status: the exit status of the process that was started; negative for a signal.
         """
 
 
 class NewDaemon:
-    """The daemon that is to take our place.
+    """New daemon, seen from the old daemon.
 
     Args:
-        reactor: watches it.
-        program: what is started.
-        sockets: what it gets, by name.
-        upgrade_listener: is told.
-        unanswered: names that lead to no address now, for which it need not wait either.
+        reactor: watches its descriptors.
+        program: the command line to start.
+        sockets: the sockets that it gets, with their names.
+        upgrade_listener: gets its events.
+        unanswered: names in bind= that have no address now; the new daemon hardly waits for them.
 
     Attributes:
-        faults: what keeps services of it from being served, once it is ready.
+        faults: reasons why it can't serve some services; set when it is ready.
 
     Raises:
-        OSError: it can't be started.
+        OSError: the program can't be started.
     """
 
     def __init__(
@@ -142,233 +143,238 @@ class NewDaemon:
     ) -> None:
         self._reactor = reactor
         self._upgrade_listener = upgrade_listener
-        self._serves = False
+        self._serving = False
         self.faults: list[str] = []
-        self._exit: _Exit | None = None
+        self._process_exit: _ProcessExit | None = None
         self._status: int | None = None
-        self._over = False
-        self._gone = False
-        self._handle = -1
+        self._finished = False
+        self._pair_closed = False
+        self._pidfd = -1
         self._pid = 0
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        reading, writing = os.pipe()
+        pipe, stderr = os.pipe()
         try:
-            self._child = _spawn(program, sockets, theirs, writing, unanswered)
+            self._child_pid = _spawn(program, sockets, theirs, stderr, unanswered)
         except BaseException:
             ours.close()
-            os.close(reading)
+            os.close(pipe)
             raise
         finally:
             theirs.close()
-            os.close(writing)
-        self._messages = _StderrReader(reactor, reading)
-        self._channel = UpgradeChannel(reactor, ours, self._heard, self._lost)
-        PidfdChild(reactor, self._child, self._ended)
+            os.close(stderr)
+        self._stderr = _StderrReader(reactor, pipe)
+        self._channel = UpgradeChannel(reactor, ours, self._received, self._channel_closed)
+        PidfdChild(reactor, self._child_pid, self._child_exited)
 
-    def _heard(self, name: str, value: str) -> None:
+    def _received(self, name: str, value: str) -> None:
         if name == MAINPID:
             self._pid = int(value)
-            # Should it have ended just now, we are about to hear of that.
+            # A process that has just exited is noticed by the end of the pair.
             with contextlib.suppress(OSError):
-                self._handle = os.pidfd_open(self._pid)
+                self._pidfd = os.pidfd_open(self._pid)
         elif name == FAULTS:
             self.faults = value.splitlines()
         elif name == READY:
             self._upgrade_listener.new_daemon_ready()
-        elif name == SERVING and not self._over:
-            # From now on its end is what tells that it is lost: it closes the pair, and whoever has started it in the
-            # background has ended.
-            self._serves = True
+        elif name == SERVING and not self._finished:
+            # From now on the pidfd shows its exit: it closes the pair, and in the background the process that was
+            # started has exited.
+            self._serving = True
             self._upgrade_listener.new_daemon_serves(
                 self._pid, frozenset(int(inode) for inode in value.split(",") if inode)
             )
-            if self._handle >= 0:
-                self._exit = _Exit(self._reactor, self._handle, self._lost_again)
+            if self._pidfd >= 0:
+                self._process_exit = _ProcessExit(self._reactor, self._pidfd, self._lost_while_serving)
 
-    def go(self, held: Mapping[int, int]) -> None:
-        """Let it serve, but for sockets that processes have: their pids by the inode of each."""
-        self._channel.say(GO, ",".join(f"{inode}:{pid}" for inode, pid in held.items()))
+    def send_go(self, holders: Mapping[int, int]) -> None:
+        """Let the new daemon serve.
 
-    def leave(self) -> bool:
-        """Let it be on its own, as it serves.
+        Args:
+            holders: the pids of processes that hold sockets, by inode; on these sockets it waits for the exit.
+        """
+        self._channel.send(GO, ",".join(f"{inode}:{pid}" for inode, pid in holders.items()))
+
+    def release(self) -> bool:
+        """Stop watching a new daemon that serves.
 
         Returns:
-            Whether it does; else it is about to be lost.
+            Whether it is running; otherwise new_daemon_lost() follows.
         """
-        if is_ending(self._pid, self._handle):
-            if self._handle < 0:
-                self._lost_again()
+        if is_ending(self._pid, self._pidfd):
+            if self._pidfd < 0:
+                self._lost_while_serving()
             return False
         self._finish()
         return True
 
-    def _lost_again(self) -> None:
-        if not self._over:
-            text = self._messages.text()
+    def _lost_while_serving(self) -> None:
+        """Report the exit of a new daemon that has just begun to serve."""
+        if not self._finished:
+            text = self._stderr.text()
             self._finish()
             self._upgrade_listener.new_daemon_lost("it has ended as soon as it served", text, self._status or 1)
 
-    def _lost(self) -> None:
-        self._gone = True
-        self._tell()
+    def _channel_closed(self) -> None:
+        self._pair_closed = True
+        self._check_lost()
 
-    def _ended(self, status: int) -> None:
+    def _child_exited(self, status: int) -> None:
         self._status = os.waitstatus_to_exitcode(status)
-        self._tell()
+        self._check_lost()
 
-    def _tell(self) -> None:
-        """It is lost when nobody has the other end any more, and its status is known."""
-        if self._over or self._serves or not self._gone or self._status is None:
+    def _check_lost(self) -> None:
+        """Report the loss once the other end of the pair is closed and the exit status is known."""
+        if self._finished or self._serving or not self._pair_closed or self._status is None:
             return
         self._finish()
         code = self._status
         reason = f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"it has ended, with status {code}"
-        self._upgrade_listener.new_daemon_lost(reason, self._messages.text(), code)
+        self._upgrade_listener.new_daemon_lost(reason, self._stderr.text(), code)
 
-    def end(self) -> str:
-        """End it, whatever it does; what it has said."""
+    def kill(self) -> str:
+        """Kill the new daemon; return its output on standard error."""
         if self._status is None:
-            # It is not reaped yet, so the number is its own.
-            os.kill(self._child, signal.SIGKILL)
-        if self._handle >= 0:
+            # Not reaped yet, so the pid is not reused.
+            os.kill(self._child_pid, signal.SIGKILL)
+        if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         self._finish()
         self._channel.close()
-        return self._messages.text()
+        return self._stderr.text()
 
     def _finish(self) -> None:
-        self._over = True
-        self._messages.close()
-        if self._exit is not None:
-            self._exit.close()
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
+        self._finished = True
+        self._stderr.close()
+        if self._process_exit is not None:
+            self._process_exit.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
 
 
 def _spawn(
     program: CommandLine,
     sockets: Sequence[tuple[str, socket.socket]],
     pair: socket.socket,
-    writing: int,
+    stderr: int,
     unanswered: Iterable[str],
 ) -> int:
-    """Start the program with sockets, its end of the pair, and its standard error; returns its pid."""
+    """Start the program with the sockets, its end of the pair, and its standard error; return its pid."""
     given = [*(each.fileno() for _, each in sockets), pair.fileno()]
-    # Where the program opens its first descriptor is not known yet: the place is kept free for the handover itself.
+    # Reserves a descriptor for the handover, which has to list its own number.
     extra = [os.open(os.devnull, os.O_RDONLY)]
     try:
         if program.foreground:
-            # Another number of our own standard error: the program has the pipe there for now.
+            # A duplicate of the real standard error: descriptor 2 of the program is the pipe for now.
             extra.append(os.dup(2))
         values = {
             "descriptors": [*given, *extra],
             "names": [name for name, _ in sockets],
             "open_files": program.open_files,
-            "folder": program.folder,
-            "words": program.words,
+            "directory": program.directory,
+            "argv": program.argv,
             "unanswered": list(unanswered),
         }
-        handover = write(values)
+        handover = write_handover(values)
         os.dup2(handover, extra[0], inheritable=False)
         os.close(handover)
-        # To a descriptor's own number: it stays open then (posix_spawn_file_actions_adddup2(3)).
+        # A duplicate onto itself clears FD_CLOEXEC (posix_spawn_file_actions_adddup2(3)).
         actions = [(os.POSIX_SPAWN_DUP2, each, each) for each in [*given, *extra]]
-        actions.append((os.POSIX_SPAWN_DUP2, writing, 2))
-        words = [sys.executable, "-I", "-S", "-c", _CODE, str(extra[0])]
-        return os.posix_spawn(sys.executable, words, dict(program.environment), file_actions=actions)
+        actions.append((os.POSIX_SPAWN_DUP2, stderr, 2))
+        argv = [sys.executable, "-I", "-S", "-c", _CODE, str(extra[0])]
+        return os.posix_spawn(sys.executable, argv, dict(program.environment), file_actions=actions)
     finally:
         for each in extra:
             os.close(each)
 
 
 @implementer(IReadDescriptor)
-class _Exit:
-    """The end of a process that is no child.
+class _ProcessExit:
+    """Exit of a process that is no child.
 
     Args:
-        reactor: watches it.
-        pidfd: of the process, which the caller closes.
-        ended: called once, when it has ended.
+        reactor: watches the pidfd.
+        pidfd: the pidfd of the process; the caller keeps ownership.
+        on_exit: called once, when the process has exited.
     """
 
-    def __init__(self, reactor: FdReactor, pidfd: int, ended: Callable[[], None]) -> None:
+    def __init__(self, reactor: FdReactor, pidfd: int, on_exit: Callable[[], None]) -> None:
         self._reactor = reactor
         self._pidfd = pidfd
-        self._ended = ended
+        self._on_exit = on_exit
         reactor.addReader(self)
 
     def doRead(self) -> None:
-        """It has ended."""
+        """Call on_exit()."""
         self.close()
-        self._ended()
+        self._on_exit()
 
     def close(self) -> None:
-        """Watch it no more."""
+        """Stop watching the process."""
         self._reactor.removeReader(self)
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor stops."""
+        """Do nothing: the reactor stops."""
 
     def fileno(self) -> int:
-        """The descriptor to watch."""
+        """Return the descriptor that the reactor watches."""
         return self._pidfd
 
     def logPrefix(self) -> str:
-        """For messages of the reactor."""
+        """Return the log prefix of the reactor's messages."""
         return "upgrade"
 
 
 @implementer(IReadDescriptor)
 class _StderrReader:
-    """What the program says on its standard error.
+    """Output of the new daemon on standard error.
 
     Args:
-        reactor: watches it.
-        reading: the pipe's end; it is closed by close().
+        reactor: watches the pipe.
+        pipe: the read end of the pipe. Takes ownership of it.
     """
 
-    def __init__(self, reactor: FdReactor, reading: int) -> None:
+    def __init__(self, reactor: FdReactor, pipe: int) -> None:
         self._reactor = reactor
-        self._reading = reading
-        self._kept = b""
-        os.set_blocking(reading, False)
+        self._pipe = pipe
+        self._text = b""
+        os.set_blocking(pipe, False)
         reactor.addReader(self)
 
     def doRead(self) -> None:
-        """It has said something."""
+        """Read output; stop reading at its end."""
         if not self._read():
             self._reactor.removeReader(self)
 
     def _read(self) -> bytes:
         try:
-            data = os.read(self._reading, _MOST_TEXT)
+            data = os.read(self._pipe, _MAX_TEXT)
         except BlockingIOError:
             return b""
-        self._kept = (self._kept + data)[-_MOST_TEXT:]
+        self._text = (self._text + data)[-_MAX_TEXT:]
         return data
 
     def text(self) -> str:
-        """All that there was."""
-        return self._kept.decode(errors="replace").strip()
+        """Return the end of the output read so far."""
+        return self._text.decode(errors="replace").strip()
 
     def close(self) -> None:
-        """Take what is there, and no more."""
-        if self._reading >= 0:
+        """Read what is left in the pipe, and close it."""
+        if self._pipe >= 0:
             self._reactor.removeReader(self)
             while self._read():
                 pass
-            os.close(self._reading)
-            self._reading = -1
+            os.close(self._pipe)
+            self._pipe = -1
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor stops."""
+        """Do nothing: the reactor stops."""
 
     def fileno(self) -> int:
-        """The descriptor to watch."""
-        return self._reading
+        """Return the descriptor that the reactor watches."""
+        return self._pipe
 
     def logPrefix(self) -> str:
-        """For messages of the reactor."""
+        """Return the log prefix of the reactor's messages."""
         return "upgrade"

@@ -25,8 +25,8 @@ from svcd.supervisor.broken_services import BrokenService
 from svcd.supervisor.launch_spec import FOLLOWS_USER
 from svcd.supervisor.reload import Reloader
 from svcd.supervisor.upgrader import Upgrader
-from svcd.upgrade.channel import PREDECESSOR, OldDaemon
-from svcd.upgrade.handover import HANDOVER, Handover, write
+from svcd.upgrade.channel import CHANNEL_VARIABLE, OldDaemon
+from svcd.upgrade.handover import HANDOVER_VARIABLE, Handover, write_handover
 from svcd.upgrade.new_daemon import CommandLine
 from tests.doubles import FakeFiles, FakeMachine, LogCatcher, ManagerDouble, config_of, open_all
 from tests.unit.test_supervisor import _Daemon
@@ -51,16 +51,16 @@ class _FakeNewDaemon:
         self.faults = ["more/tcp: can't listen"]
         self.told: list[str] = []
 
-    def go(self, held: Any) -> None:
+    def send_go(self, held: Any) -> None:
         """It is to serve."""
         self.told.append(f"go {held}")
 
-    def leave(self) -> bool:
+    def release(self) -> bool:
         """It is on its own."""
         self.told.append("leave")
         return self.alive
 
-    def end(self) -> str:
+    def kill(self) -> str:
         """It is to end."""
         self.told.append("end")
         return "last words"
@@ -504,7 +504,7 @@ def test_an_unknown_user_is_told() -> None:
 @pytest.mark.parametrize("text", ["", "1", "2 3 4", "x y z"])
 def test_a_old_daemon_is_for_one_process(text: str) -> None:
     """What was meant for another process, or is nonsense, is taken out and forgotten."""
-    environment = {PREDECESSOR: text, "HOME": "/"}
+    environment = {CHANNEL_VARIABLE: text, "HOME": "/"}
     assert OldDaemon.from_environment(environment, 1) is None
     assert environment == {"HOME": "/"}
 
@@ -529,9 +529,9 @@ def test_names_that_lead_nowhere_are_handed_over(old: _Old) -> None:
     old.daemon.supervisor.broken.update(found)
     given = old.upgrade().unanswered
     assert given == {"later0"}
-    file = write({"names": [], "open_files": (1, 2), "unanswered": list(given)})
-    environment = {HANDOVER: str(file)}
+    file = write_handover({"names": [], "open_files": (1, 2), "unanswered": list(given)})
+    environment = {HANDOVER_VARIABLE: str(file)}
     assert Handover.from_environment(environment) == Handover((), (1, 2), frozenset({"later0"}))
     # What older versions hand over.
-    file = write({"names": [], "open_files": (1, 2)})
-    assert Handover.from_environment({HANDOVER: str(file)}) == Handover((), (1, 2))
+    file = write_handover({"names": [], "open_files": (1, 2)})
+    assert Handover.from_environment({HANDOVER_VARIABLE: str(file)}) == Handover((), (1, 2))
