@@ -1,4 +1,4 @@
-"""An upgrade: the daemon's own program is started once more, gets all its sockets, and takes its place."""
+"""Upgrade: the old daemon starts its program again; the new daemon gets all sockets and takes its place."""
 
 from __future__ import annotations
 
@@ -26,50 +26,50 @@ if TYPE_CHECKING:
 
 __all__ = ["PATIENCE", "ExtraListener", "ProcessOwner", "Upgrader"]
 
-#: How long the new daemon may take until it is ready, in seconds, unless somebody says otherwise; and at most.
+#: How long the new daemon may take until it is ready, in seconds: the default and the maximum.
 PATIENCE = 60.0
 _MOST_PATIENCE = 3600.0
-#: How long a process that is being started may take until its pid is asked for again, in seconds.
+#: The time between checks for the pid of a process that is being started, in seconds.
 _PAUSE = 0.02
-#: So long the new daemon has to serve before the old one closes its sockets, in seconds. If it ends before, by a
-#: mistake that shows only then, the old one goes on.
+#: How long the new daemon has to serve before the old daemon closes its sockets, in seconds. If the new daemon exits
+#: before, by an error that shows only then, the old daemon goes on.
 _PROBATION = 0.5
-#: With these it says that the services file, or a socket that it asks for, is the reason.
+#: Exit statuses of a new daemon that mean an error in the services file or in a socket.
 _FILE_MISTAKES = (os.EX_CONFIG, os.EX_OSERR)
 
 
 class ExtraListener(Protocol):
-    """Something else that listens."""
+    """Listener outside the services, such as the control socket."""
 
     def sockets(self) -> list[tuple[str, socket.socket]]:
-        """Its sockets, by the names under which the new daemon knows them."""
+        """Return its sockets, with the names under which the new daemon knows them."""
 
     def rest(self) -> None:
-        """Accept nobody any more."""
+        """Stop accepting."""
 
     def go_on(self) -> None:
-        """Accept as before."""
+        """Accept again."""
 
     def leave(self) -> None:
-        """Close the sockets, which are another one's now."""
+        """Close the sockets, which the new daemon has now."""
 
 
 class ProcessOwner(Protocol):
-    """Who runs the daemon's process."""
+    """Owner of the daemon's process (twistd)."""
 
     @property
     def upgrade_blocker(self) -> str:
-        """Why this process can't be replaced by another one; empty if it can."""
+        """The reason why this process can't be replaced by a new daemon; empty if it can."""
 
     def upgraded(self) -> None:
-        """It was: what its end would take away is the other one's now."""
+        """Note that the new daemon serves: it now owns the files that this process would remove at its exit."""
 
     def upgrade_failed(self) -> None:
-        """It was not after all."""
+        """Note that the upgrade has failed."""
 
 
 class _Attempt(NamedTuple):
-    """An upgrade that is under way."""
+    """Upgrade in progress."""
 
     answer: Deferred[dict[str, object]]
     new_daemon: NewDaemon
@@ -77,14 +77,14 @@ class _Attempt(NamedTuple):
     seconds: float
     timer: IDelayedCall
     began: float
-    #: Of the new daemon, once it serves; then the timer is for its probation.
+    #: The pid of the new daemon, once it serves; then the timer is for its probation.
     pid: int = 0
-    #: The inodes of sockets that processes have and none of its services asks for.
+    #: The inodes of sockets that processes hold and the new daemon has no service for.
     unserved: frozenset[int] = frozenset()
 
 
 class Upgrader(Service):
-    """Replaces the daemon, one attempt after the other, and not during a reload; as a Twisted service it stops with it.
+    """Replaces the daemon, in one attempt at a time and never during a reload.
 
     Args:
         reactor: watches descriptors and time.
@@ -120,16 +120,16 @@ class Upgrader(Service):
         self.also: list[ExtraListener] = []
 
     def upgrade(self, *, now: bool = False, seconds: float = PATIENCE) -> Deferred[dict[str, object]]:
-        """Let a new daemon take this one's place.
+        """Start a new daemon that takes the place of this one.
 
         Args:
-            now: end the connections that this one has within their shutdown_timeout; else they last as long as they do.
-            seconds: how long the new one may take until it is ready.
+            now: end the connections of the old daemon within their shutdown_timeout; else they last until they end.
+            seconds: how long the new daemon may take until it is ready.
 
         Returns:
-            A Deferred with the pids of both, how many connections this one still has, and the faults that keep services
-            of the new one from being served. It fails with a CommandError
-            when nothing has changed; the log has said why then.
+            A Deferred with the pids of both daemons, the number of connections of the old daemon, and the reasons why
+            the new daemon can't serve some services. It fails with a CommandError when nothing has changed; the log has
+            the reason then.
         """
         if not 0 < seconds <= _MOST_PATIENCE:
             raise CommandError(f"a new daemon may have up to {_MOST_PATIENCE:.0f} seconds to be ready")
@@ -158,7 +158,7 @@ class Upgrader(Service):
         return self._asked.answer
 
     def new_daemon_ready(self) -> None:
-        """It has our sockets, and could serve: we accept nobody any more, and it begins."""
+        """Stop accepting in the old daemon, and let the new daemon serve, which has all sockets."""
         asked = self._asked
         assert asked is not None  # noqa: S101 - nobody else says so
         if self._supervisor.registry.state == "stopping":
@@ -173,7 +173,7 @@ class Upgrader(Service):
         self._go(asked)
 
     def _go(self, asked: _Attempt) -> None:
-        """Let the new daemon serve, once each process that has a socket is known by its pid."""
+        """Let the new daemon serve once the pid of each process that holds a socket is known."""
         if asked is not self._asked:
             return
         starting = [port for _, port in self._supervisor.wait_ports() if port.busy and not port.process]
@@ -186,7 +186,7 @@ class Upgrader(Service):
         asked.new_daemon.send_go(held)
 
     def new_daemon_serves(self, pid: int, unserved: frozenset[int]) -> None:
-        """It serves, and we only have the sockets open, until it has done so for a while."""
+        """Begin the probation of the new daemon, which serves; the old daemon keeps its sockets open meanwhile."""
         asked = self._asked
         assert asked is not None  # noqa: S101 - nobody else says so
         asked.timer.cancel()
@@ -194,7 +194,7 @@ class Upgrader(Service):
         self._asked = asked._replace(pid=pid, unserved=unserved, timer=timer)
 
     def _leave(self) -> None:
-        """It is done: what is left for us are the connections that we have."""
+        """Complete the upgrade: close the sockets of the old daemon, which keeps its connections."""
         asked = self._asked
         assert asked is not None  # noqa: S101 - it is cancelled when it is over
         if not asked.new_daemon.release():
@@ -220,7 +220,7 @@ class Upgrader(Service):
         self._reactor.callLater(0, self._stop, not asked.now)
 
     def stopService(self) -> None:
-        """End a new daemon that does not serve yet: it would go on in place of this one. One that serves goes on."""
+        """Kill a new daemon that does not serve yet, since it would go on in place of this one."""
         super().stopService()  # type: ignore[no-untyped-call]
         if self._asked is not None and self._asked.pid:
             self._asked.timer.cancel()
@@ -229,7 +229,7 @@ class Upgrader(Service):
             self._fail("the daemon was told to stop", self._asked.new_daemon.kill())
 
     def new_daemon_lost(self, reason: str, text: str, exit_status: int) -> None:
-        """It could not."""
+        """Go on after the new daemon has exited."""
         self._fail(reason, text, "config" if exit_status in _FILE_MISTAKES else "refused")
 
     def _late(self) -> None:
@@ -249,7 +249,7 @@ class Upgrader(Service):
         asked.answer.errback(CommandError(f"{text}\nthe new daemon did not come up: {reason}".strip(), code))
 
     def _take_back(self) -> None:
-        """Go on as if nothing had been; it may have changed options of the sockets, which are the same."""
+        """Accept again; the new daemon may have changed options of the shared sockets."""
         for listener in self._supervisor.listeners_of():
             listener.opened.reapply()
         if self._resting:
