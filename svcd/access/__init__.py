@@ -1,1 +1,1 @@
-"""Access control of services: address lists, hours, load, limits and rates. Pure: the clock is an argument."""
+"""Access control of services: address lists, times of day, load, limits and rates. Pure: the clock is an argument."""

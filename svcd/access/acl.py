@@ -1,25 +1,23 @@
-"""Who may come in, by address and by name: only_from and no_access.
+"""Access by address and host name: the options only_from and no_access, compiled.
 
-Of all entries of both lists that match a client the most specific decides: from only_from it admits, from no_access
-it refuses. Of two that are equally specific no_access decides. If none matches, those are admitted whom an only_from
-was not made for: everybody without the option, nobody with it. That is the manual's rule (xinetd.conf(5): "the one
-that is the better match"); xinetd 2.3.15 itself refuses whoever is in both lists, however specific.
+Of all entries of both lists that match a client the most specific one decides: an entry of only_from admits, an entry
+of no_access refuses. Of two equally specific entries the one of no_access decides. If no entry matches, the client is
+admitted, unless the service has an only_from. This is the manual's rule (xinetd.conf(5): "the one that is the better
+match"); xinetd 2.3.15 itself refuses a client that is in both lists, however specific the entries are.
 
-Most specific is a single address, then a host name, then a .domain (the longer the more specific), then a network (the
-longer its prefix the more specific). A name stands for a machine as an address does, but it is for the owner of a
-domain to say which machines have it, so an address that the file names has the last word. A domain goes before a
-network because rules by domain are exceptions within one's network: `only_from=10.0.0.0/8 no_access=.guests.example`
-must keep the guests out.
+The order from most to least specific is: a single address, a host name, a .domain (longer names first), a network
+(longer prefixes first). A name stands for a machine as an address does, but the owner of a domain decides which
+machines have it, so an address in the services file precedes it. A domain precedes a network because rules by domain
+are exceptions within a network: `only_from=10.0.0.0/8 no_access=.guests.example` must keep the guests out.
 
-The name of a connection's client is found by a reverse lookup that a forward lookup confirmed. Whether that is worth
-doing is told beforehand: only if an entry by name could change what the address alone decides. A client without a name
-matches no entry by name: its address alone decides, so only_from=.example refuses it and no_access=.example does not
-(as in xinetd and tcpserver).
+The host name of a connection's client comes from a reverse lookup that a forward lookup has confirmed. Verdict.by_name
+tells beforehand whether that lookup is needed: only if an entry by name could change what the address alone decides.
+A client without a name matches no entry by name and its address alone decides, so only_from=.example refuses it and
+no_access=.example does not (as in xinetd and tcpserver).
 
-For datagrams nothing is looked up when one comes: anybody could make the daemon do that with a forged sender. The host
-names of their rules are looked up forward, beforehand (Rules.resolved), and stand for the addresses found; an address
-that the file itself names goes before those. While a host name of no_access has not been looked up everybody is
-refused.
+For datagrams no name is looked up on arrival: a forged sender could make the daemon do that. The host names of their
+rules are looked up forward, beforehand (AccessRules.resolved), and stand for the addresses found; an address that the
+file itself names precedes those. While a host name of no_access has not been looked up, every client is refused.
 
 The ranges of all entries are cut into pieces that do not overlap, each with its verdict. An address is then found by
 bisection, in a fraction of a microsecond among thousands of rules however their prefixes are spread.
@@ -44,13 +42,13 @@ __all__ = ["Acl", "Verdict"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the lists say of a client.
+    """Result of checking a client against both lists.
 
     Attributes:
-        refusal: None if it is admitted.
-        rule: the rule that decided; None if there is no only_from and nothing matched.
+        refusal: why the client is refused; None if it is admitted.
+        rule: the rule that decided; None if there is no only_from and no entry matched.
         by_name: whether an entry by name could decide otherwise.
-        nameless: if so, what to answer a client without a name; None if it is admitted then.
+        if_no_host_name: if by_name, the refusal of a client without a name; None if it is admitted.
     """
 
     refusal: Refusal | None
@@ -59,18 +57,18 @@ class Verdict:
     if_no_host_name: Refusal | None = None
 
 
-#: Below the number of every user at a UNIX socket.
+#: Less than the number of every local user at a UNIX socket.
 _FIRST = LOCAL - (1 << 33)
 
-#: An entry as the lists have it: whether it admits, and its rule.
+#: An entry of a list: whether it admits, and its rule.
 _Entry = tuple[bool, AccessRule]
 
 
 class Acl:
-    """Both lists of one service, compiled.
+    """The lists only_from and no_access of one service, compiled.
 
     Args:
-        rules: the service's.
+        rules: the rules of the service.
     """
 
     __slots__ = ("_entries_by_name", "_starts", "_verdicts")
@@ -78,7 +76,7 @@ class Acl:
     def __init__(self, rules: AccessRules) -> None:
         ranges: dict[tuple[int, int], _Entry] = {}
         self._entries_by_name: dict[str, _Entry] = {}
-        # Of equally specific ones the first stays, and no_access comes first.
+        # Of equally specific entries the first one stays, so no_access comes first.
         for option, admits in (("no_access", False), ("only_from", True)):
             for source, rule in rules.entries(option):
                 if source.name:
@@ -89,7 +87,7 @@ class Acl:
         if unknown is not None:
             self._starts, self._verdicts = [_FIRST], [Verdict(unknown, unknown.rule)]
             return
-        # An entry by name matters where it says something else than the address: the first such entry of each list.
+        # An entry by name matters only if it decides otherwise than the address: the first such entry of each list.
         nameless = {
             admits: Refusal(RefusalReason.NAME, f"its host name is not known, and {rule.text} could decide", rule)
             for admits, rule in reversed(self._entries_by_name.values())
@@ -106,7 +104,11 @@ class Acl:
     def _resolve(
         self, resolved: Mapping[str, Collection[int]], ranges: dict[tuple[int, int], _Entry]
     ) -> Refusal | None:
-        """Put addresses in the place of names; returns why everybody is refused, if one of no_access is unknown."""
+        """Replace names by their addresses.
+
+        Returns:
+            The refusal of every client if a name in no_access has not been looked up, else None.
+        """
         names, self._entries_by_name = self._entries_by_name, {}
         for name, entry in names.items():
             admits, rule = entry
@@ -117,12 +119,12 @@ class Acl:
         return None
 
     def _cut(self, ranges: dict[tuple[int, int], _Entry], nameless: dict[bool, Refusal]) -> None:
-        """Lay the ranges, which lie inside one another or apart, side by side."""
+        """Cut the ranges, which are nested or disjoint, into adjacent pieces."""
         outer = [(-1, self._verdicts[0])]
         for (first, last), entry in sorted(ranges.items(), key=lambda item: (item[0][0], -item[0][1])):
             while len(outer) > 1 and outer[-1][0] < first:
                 self._append(outer.pop()[0] + 1, outer[-1][1])
-            # What a single address decides no name changes.
+            # A single address precedes every name.
             verdict = _verdict(entry, nameless if first != last else {})
             outer.append((last, verdict))
             self._append(first, verdict)
@@ -130,6 +132,7 @@ class Acl:
             self._append(outer.pop()[0] + 1, outer[-1][1])
 
     def _append(self, start: int, verdict: Verdict) -> None:
+        """Add a piece that begins at an address; it replaces one that begins at the same address."""
         if self._starts[-1] == start:
             self._verdicts[-1] = verdict
         else:
@@ -137,15 +140,15 @@ class Acl:
             self._verdicts.append(verdict)
 
     def by_address(self, number: int) -> Verdict:
-        """What an address decides, by its number (svcd.addresses.address_number)."""
+        """Return the verdict on an address, given as a number (svcd.addresses.address_number)."""
         return self._verdicts[bisect_right(self._starts, number) - 1]
 
     def by_name(self, number: int, name: str | None) -> Verdict:
-        """What an address and its confirmed host name decide.
+        """Return the verdict on an address and its confirmed host name.
 
         Args:
-            number: of the address.
-            name: in any letters, perhaps with a dot at the end; None if there is none, or none is known.
+            number: the address as a number.
+            name: the host name, in any case, with or without a trailing dot; None if there is none or it is not known.
         """
         verdict = self.by_address(number)
         if not verdict.by_name:
@@ -159,6 +162,7 @@ class Acl:
         return Verdict(verdict.refusal, verdict.rule) if entry is None else _verdict(entry, {}, RefusalReason.NAME)
 
     def _entry_of_name(self, name: str) -> _Entry | None:
+        """Return the entry for a lower-case host name, or for the longest domain above it; None if there is none."""
         found = self._entries_by_name.get(name)
         while found is None and name:
             name = name[1:].partition(".")[2] if name[0] == "." else name.partition(".")[2]
@@ -170,7 +174,7 @@ class Acl:
 def _verdict(
     entry: _Entry | None, nameless: dict[bool, Refusal], reason: RefusalReason = RefusalReason.ADDRESS
 ) -> Verdict:
-    """What an entry decides; a name matters to it only if it is in the other list."""
+    """Return the verdict of an entry. The host name can change it only if the other list has an entry by name."""
     if entry is None:
         return Verdict(None, None, False in nameless)
     admits, rule = entry

@@ -1,14 +1,14 @@
-"""The door of a service: who comes gets a Ticket or a Refusal.
+"""Admission of connections to a service: Admission.admit() returns a ConnectionSlot or a Refusal.
 
-What is asked comes in the order that reveals and costs least. Whoever may not come at all, by address, learns nothing
-else and uses up nothing: no count, no token. Then time and load, which are the same for everybody; then the counts;
-then the rates, last because they alone are changed by asking. Who is refused takes no token. A host name is looked up
-after all that, with the Ticket in hand: so lookups under way are counted and bounded like connections.
+Checks run in the order that reveals and costs least. A client that is refused by its address learns nothing else and
+uses no count and no token. Then come time and load, which are the same for every client; then the counts; then the
+rates, last because checking them consumes tokens. A refused client takes no token. The host name is looked up after
+all that, while the slot is held, so pending lookups are counted and limited like connections.
 
-    ticket = door.admit(peer, now)
-    if isinstance(ticket, Refusal): ...
-    if ticket.awaits_name: refusal = ticket.named(name)      # once the lookup is over
-    ticket.release()                                         # when the connection is over
+    slot = admission.admit(peer, now)
+    if isinstance(slot, Refusal): ...
+    if slot.needs_host_name: refusal = slot.check_host_name(name)   # after the lookup
+    slot.release()                                                  # at the end of the connection
 """
 
 from __future__ import annotations
@@ -37,79 +37,88 @@ _COMMAND_LINE = SourceLocation("the command line")
 
 
 class GlobalLimit:
-    """All connections of the daemon, and who waits until there is room for one more.
+    """Limit on the connections of the daemon (--max-connections), and the callbacks that wait for room.
 
-    They are people, not descriptors: a connection that was handed to a process costs the daemon none.
+    It counts clients, not descriptors: a connection that was handed to a process costs the daemon no descriptor.
 
     Args:
-        most: the global limit; None for none.
+        max_connections: the limit; None for none.
 
     Attributes:
-        open: the connections that are let in.
-        limit: how many may be.
-        most: the same; None for no limit.
-        refusal: for whoever comes at the limit.
+        open: the number of admitted connections.
+        limit: the limit as a number, UNLIMITED for none.
+        max_connections: the limit; None for none.
+        refusal: the refusal of a client that arrives at the limit.
     """
 
     __slots__ = ("_waiting", "limit", "max_connections", "open", "refusal")
 
-    def __init__(self, most: int | None = None) -> None:
+    def __init__(self, max_connections: int | None = None) -> None:
         self.open = 0
         self._waiting: dict[Admission, Callable[[], None]] = {}
-        self.retune(most)
+        self.retune(max_connections)
 
-    def retune(self, most: int | None = None) -> None:
-        """Take another limit, as the constructor does; those who wait go on if there is room now."""
-        self.max_connections = most
-        self.limit = UNLIMITED if most is None else most
-        rule = AccessRule(f"--max-connections {'none' if most is None else most}", _COMMAND_LINE)
-        self.refusal = Refusal(RefusalReason.GLOBAL, f"{most} connections are open in all", rule)
+    def retune(self, max_connections: int | None = None) -> None:
+        """Set another limit and call the waiting callbacks for which there is room now.
+
+        Args:
+            max_connections: the limit; None for none.
+        """
+        self.max_connections = max_connections
+        self.limit = UNLIMITED if max_connections is None else max_connections
+        rule = AccessRule(f"--max-connections {'none' if max_connections is None else max_connections}", _COMMAND_LINE)
+        self.refusal = Refusal(RefusalReason.GLOBAL, f"{max_connections} connections are open in all", rule)
         self._wake(list(self._waiting))
 
-    def call_when_not_full(self, admission: Admission, go_on: Callable[[], None] | None) -> None:
-        """Call `go_on` once as soon as a door is not full, perhaps at once; None to wait no longer."""
-        if go_on is None:
+    def call_when_not_full(self, admission: Admission, callback: Callable[[], None] | None) -> None:
+        """Call `callback` once as soon as an admission is not full, perhaps at once; None removes the callback."""
+        if callback is None:
             self._waiting.pop(admission, None)
         else:
-            self._waiting[admission] = go_on
+            self._waiting[admission] = callback
             self._wake([admission])
 
     def recheck(self, admission: Admission) -> None:
-        """A door's own limit may have risen."""
+        """Call the callback of an admission if it waits and the admission's own limit has risen."""
         self._wake([admission])
 
     def release(self, admission: Admission) -> None:
-        """A connection that came by a door is gone."""
+        """Count the end of a connection of an admission and call the callbacks for which there is room now."""
         self.open -= 1
         if self._waiting:
-            # Room in the hall is room for everybody, room behind a door for those before it.
+            # Below the global limit every service has room; else only the service of this connection.
             self._wake(list(self._waiting) if self.open + 1 >= self.limit else [admission])
 
     def _wake(self, admissions: list[Admission]) -> None:
+        """Call and remove the callbacks of those admissions that wait and are not full."""
         for admission in admissions:
             if admission in self._waiting and not admission.full:
                 self._waiting.pop(admission)()
 
 
 class ConnectionSlot:
-    """The right to be in, of one connection, until it is released.
+    """The place of one admitted connection in all counts, until it is released.
 
     Attributes:
         peer: the client's address, without port.
-        awaits_name: whether the client's name has the last word; nothing may be served before named() said so.
-        source: what the connection counts for; None where sources are not counted.
+        needs_host_name: whether check_host_name() has to be called before the connection is served.
+        source: the source that the connection counts for; None if sources are not counted.
     """
 
     __slots__ = ("_admission", "needs_host_name", "peer", "source")
 
-    def __init__(self, admission: Admission, peer: str, source: int | None, awaits_name: bool) -> None:
+    def __init__(self, admission: Admission, peer: str, source: int | None, needs_host_name: bool) -> None:
         self._admission = admission
         self.peer = peer
         self.source = source
-        self.needs_host_name = awaits_name
+        self.needs_host_name = needs_host_name
 
     def check_host_name(self, name: str | None) -> Refusal | None:
-        """The client's name, found and confirmed, or None if there is none; with a Refusal the Ticket is released."""
+        """Check the client's confirmed host name, None if it has none.
+
+        Returns:
+            The refusal, with the slot released, or None.
+        """
         self.needs_host_name = False
         refusal = self._admission.check_host_name(self.peer, name)
         if refusal is not None:
@@ -117,18 +126,18 @@ class ConnectionSlot:
         return refusal
 
     def release(self) -> None:
-        """The connection is over. Later calls do nothing: the ways in which a connection can end may cross."""
+        """Free the slot; later calls do nothing, since a connection may end in several ways at once."""
         self._admission.release(self)
 
 
 class Admission:
-    """All that decides who comes in to one service, and who is in.
+    """Admission control of one service: its rules and its admitted connections.
 
     Args:
-        rules: the service's.
-        global_limit: shared with all services.
-        wall_clock: the time of day, in seconds since 1970, for access_times.
-        load: the load average, for max_load. Both are called for each client, so they should be cheap.
+        rules: the rules of the service.
+        global_limit: shared by all services.
+        wall_clock: returns the time of day in seconds since 1970, for access_times.
+        load: returns the load average, for max_load. Both are called for each client, so they should be cheap.
     """
 
     __slots__ = (
@@ -158,13 +167,13 @@ class Admission:
         self.global_limit = global_limit
         self._wall_clock = wall_clock
         self._load = load
-        # In their order; as keys of a dict they cost a third of what a set does.
+        # In the order of admission; a dict costs a third of what a set does.
         self._slots: dict[ConnectionSlot, None] = {}
         self._rate_limiter = RateLimiter(rules)
         self.retune(rules)
 
     def retune(self, rules: AccessRules) -> None:
-        """Take new rules. Whoever is in stays in, and counts by the new rules."""
+        """Replace the rules. Admitted connections stay and are counted by the new rules."""
         self.rules = rules
         self._conditions = AccessConditions(rules, self._wall_clock, self._load)
         self._rate_limiter.retune(rules)
@@ -177,11 +186,11 @@ class Admission:
             ),
         }
         self._max_per_source = rules.per_source
-        # By source: how many are in; empty where that does not matter.
+        # The open connections by source; empty if sources are not counted.
         self._open_by_source: dict[int, int] = {}
         for slot in self._slots:
             slot.source = None if self._max_per_source is None else self._count_source(self._source_of(slot.peer))
-        # Nothing to be asked but whether the hall is full.
+        # Only the global limit has to be checked.
         self._unrestricted = (
             self._conditions.acl is None
             and self._conditions.unconditional
@@ -193,35 +202,35 @@ class Admission:
 
     @property
     def open(self) -> int:
-        """How many are in."""
+        """The number of admitted connections."""
         return len(self._slots)
 
     @property
     def full(self) -> bool:
-        """Whether nobody can come in now, whoever it is: for a listener that rather rests than refuses."""
+        """Whether a limit leaves no room for any client: a listener then stops accepting instead of refusing."""
         return len(self._slots) >= self._max_open or self.global_limit.open >= self.global_limit.limit
 
-    def call_when_not_full(self, go_on: Callable[[], None] | None) -> None:
-        """Call `go_on` once as soon as this is not full, at once if it isn't; None to be called no longer."""
-        self.global_limit.call_when_not_full(self, go_on)
+    def call_when_not_full(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` once as soon as this is not full, at once if it is not; None removes the callback."""
+        self.global_limit.call_when_not_full(self, callback)
 
     def open_from(self, peer: str) -> int:
-        """How many of a peer's source are in, where sources are counted.
+        """Return the number of connections from the source of a peer; 0 if sources are not counted.
 
         Raises:
-            ValueError: the peer is no address.
+            ValueError: the peer is not an address.
         """
         return self._open_by_source.get(self._source_of(peer), 0)
 
     def admit(self, peer: str, now: float) -> ConnectionSlot | Refusal:
-        """Let somebody in, or not.
+        """Admit or refuse a connection.
 
         Args:
             peer: the address, without port, as the system writes it; empty at a UNIX socket.
-            now: seconds, of any clock; it may even go back.
+            now: seconds of any clock, which may go back.
 
         Raises:
-            ValueError: the peer is no address.
+            ValueError: the peer is not an address.
         """
         if not self._unrestricted:
             return self._admit_checked(peer, now)
@@ -234,13 +243,14 @@ class Admission:
         return slot
 
     def _admit_checked(self, peer: str, now: float) -> ConnectionSlot | Refusal:
+        """Admit or refuse a connection of a service that has conditions or limits of its own."""
         number = address_number(peer)
-        awaits_name = False
+        needs_host_name = False
         acl = self._conditions.acl
         if acl is not None:
             verdict = acl.by_address(number)
-            awaits_name = verdict.by_name
-            if verdict.refusal is not None and not awaits_name:
+            needs_host_name = verdict.by_name
+            if verdict.refusal is not None and not needs_host_name:
                 return verdict.refusal
         source = self._sources.of(number)
         refusal = self._conditions.check() or self._over_limit(source)
@@ -250,11 +260,12 @@ class Admission:
             return refusal
         self.global_limit.open += 1
         counted = None if self._max_per_source is None else self._count_source(source)
-        slot = ConnectionSlot(self, peer, counted, awaits_name)
+        slot = ConnectionSlot(self, peer, counted, needs_host_name)
         self._slots[slot] = None
         return slot
 
     def _over_limit(self, source: int) -> Refusal | None:
+        """Return the refusal by the global limit, instances or per_source; None if there is room."""
         global_limit = self.global_limit
         if global_limit.open >= global_limit.limit:
             return global_limit.refusal
@@ -265,26 +276,28 @@ class Admission:
         return None
 
     def _source_of(self, peer: str) -> int:
+        """Return the source that an address belongs to."""
         return self._sources.of(address_number(peer))
 
     def _count_source(self, source: int) -> int:
+        """Count a connection of a source, and return the source."""
         self._open_by_source[source] = self._open_by_source.get(source, 0) + 1
         return source
 
     def check_host_name(self, peer: str, name: str | None) -> Refusal | None:
-        """What the lists, as they are now, say of a peer and its confirmed name."""
+        """Return the refusal of a peer with this confirmed host name by the current lists; None if it is admitted."""
         acl = self._conditions.acl
         return None if acl is None else acl.by_name(address_number(peer), name).refusal
 
     def release(self, slot: ConnectionSlot) -> None:
-        """Ticket.release()."""
+        """Free a slot; do nothing if it is free already."""
         if slot not in self._slots:
             return
         del self._slots[slot]
         if slot.source is not None:
-            here = self._open_by_source[slot.source] - 1
-            if here:
-                self._open_by_source[slot.source] = here
+            count = self._open_by_source[slot.source] - 1
+            if count:
+                self._open_by_source[slot.source] = count
             else:
                 del self._open_by_source[slot.source]
         self.global_limit.release(self)

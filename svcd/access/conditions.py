@@ -1,4 +1,4 @@
-"""What connections and datagrams are asked alike before anything is counted: who it is, what time, what load."""
+"""Conditions that are checked before anything is counted: address lists, access_times and max_load."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ __all__ = ["AccessConditions", "Timetable"]
 
 
 class Timetable:
-    """The spans of the day of one service. To ask again within the same minute costs next to nothing.
+    """The access_times of one service.
+
+    An instant is converted to the local time of the zone, never the other way, so a day on which clocks change needs no
+    rule of its own: an hour that is skipped never comes, an hour that repeats counts twice. A range ends exactly at its
+    end, 8:00-18:00 at 18:00 sharp; xinetd still admits clients during that minute. The result is cached for a minute.
 
     Args:
-        hours: the spans; any of them is enough.
-        zone: whose wall clock; None for the machine's own.
+        hours: the ranges; a time is allowed if any range contains it.
+        zone: the time zone; None for the machine's own.
     """
 
     __slots__ = ("_hours", "_minute", "_open", "_zone")
@@ -31,17 +35,17 @@ class Timetable:
     def __init__(self, hours: Sequence[TimeRange], zone: tzinfo | None = None) -> None:
         self._hours = tuple(hours)
         self._zone = zone
-        # The last answer, and the minute since 1970 that it is good for: in all zones of today the minutes of the
-        # wall clock are those of universal time.
+        # The last result, and the minute since 1970 that it is valid for: in all zones of today the minutes of
+        # local time are those of universal time.
         self._minute = float("nan")
         self._open = False
 
     def local_time(self, moment: float) -> datetime:
-        """What the wall clock shows at a moment, in seconds since 1970."""
+        """Return the local time of a moment given in seconds since 1970."""
         return datetime.fromtimestamp(moment, self._zone)
 
     def is_open(self, moment: float) -> bool:
-        """Whether somebody may come in at a moment, in seconds since 1970."""
+        """Return whether access is allowed at a moment given in seconds since 1970."""
         if moment // 60 != self._minute:
             self._minute = moment // 60
             wall_clock = self.local_time(moment)
@@ -54,15 +58,15 @@ class Timetable:
 
 
 class AccessConditions:
-    """The rules of a service that hold for everybody who comes, compiled.
+    """The conditions of a service that do not depend on counts, compiled.
 
     Args:
-        rules: the service's.
-        wall_clock: the time of day, in seconds since 1970; asked only where there are access_times.
-        load: the load average of a minute; asked only where there is a max_load.
+        rules: the rules of the service.
+        wall_clock: returns the time of day in seconds since 1970; called only if there are access_times.
+        load: returns the load average of a minute; called only if there is a max_load.
 
     Attributes:
-        acl: None where it does not matter who comes.
+        acl: the address lists; None if the service has none.
     """
 
     __slots__ = ("_load", "_load_refusal", "_max_load", "_time_refusal", "_timetable", "_wall_clock", "acl")
@@ -82,7 +86,7 @@ class AccessConditions:
         return self._timetable is None and self._max_load is None
 
     def check(self) -> Refusal | None:
-        """Why nobody may come in now, or None."""
+        """Return the refusal of every client at this time or load, or None."""
         if self._timetable is not None and not self._timetable.is_open(self._wall_clock()):
             return self._time_refusal
         if self._max_load is not None and self._load() >= self._max_load:

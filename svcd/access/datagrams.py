@@ -1,14 +1,14 @@
-"""The rules for answering datagrams. Nobody vouches for the sender of one, so an answer must not become a weapon.
+"""Rules for answering datagrams. The sender address can be forged, so an answer must not amplify or loop.
 
-- An answer's payload is at most as long as its question's, or 28 bytes if that is more, unless amplify=yes: 28 bytes
-  are the IPv4 and UDP headers of the question itself, so not even an empty question gets more back than it cost, and
-  daytime and time (RFC 867, 868) fit in it.
+- The payload of an answer is at most as long as that of its question, or 28 bytes if that is more, unless amplify=yes:
+  28 bytes are the IPv4 and UDP headers of the question itself, so not even an empty question gets more back than it
+  cost, and daytime and time (RFC 867, 868) fit in it.
 - Ports of services are not answered unless answer_service_ports=yes: those below 1024 (RFC 6335, section 6) and those
   of the daemon's own datagram services. Two services that answer each other, after one forged question, never end.
-- Addresses that are no single host's are never answered: unspecified, multicast, broadcast.
-- A source gets so many answers a second (per_source_rate). It is what a loop costs on any other port.
+- Addresses that are not unicast are never answered: unspecified, multicast, broadcast.
+- A source gets a limited number of answers a second (per_source_rate). That bounds a loop on any other port.
 
-Host names of only_from and no_access stand for the addresses that were found beforehand (svcd.access.acl).
+Host names of only_from and no_access stand for the addresses that were looked up beforehand (svcd.access.acl).
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ __all__ = ["NOT_UNICAST", "QUESTION_HEADER", "DatagramFilter", "is_not_unicast"]
 QUESTION_HEADER = 28
 _LARGEST_DATAGRAM = 65_535
 _FIRST_CLIENT_PORT = 1024
-#: How many senders are known by their text; then they are learned anew. About 150 bytes each.
+#: How many senders are cached by the text of their address; then the cache is cleared. About 150 bytes each.
 _MAX_KNOWN = 16_384
 
-# Where ranges begin and end of which no address is a single host's, by numbers: 0.0.0.0/8 (RFC 1122, 3.2.1.3),
+# Starts and ends of the ranges that are not unicast, as numbers: 0.0.0.0/8 (RFC 1122, 3.2.1.3),
 # 224.0.0.0/4 (RFC 5771), 255.255.255.255 (RFC 919), :: and ff00::/8 (RFC 4291, 2.5.2 and 2.7).
 _EDGES = (0, 1 << 24, 0xE000_0000, 0xF000_0000, 0xFFFF_FFFF, 1 << 32, V6, V6 + 1, V6 | 0xFF << 120, V6 << 1)
 
-#: For a sender of one of those addresses.
+#: The refusal of a sender with an address in one of these ranges.
 NOT_UNICAST = Refusal(RefusalReason.ADDRESS, "it is no single host's address")
 
 
 def is_not_unicast(number: int) -> bool:
-    """Whether the address of a number can't be a single host's."""
+    """Return whether an address, given as a number, cannot be that of a single host."""
     return bisect_right(_EDGES, number) % 2 == 1
 
 
 class DatagramFilter:
-    """Whether the questions of a datagram service are answered.
+    """Decides which questions of a datagram service are answered.
 
     Args:
-        rules: the service's.
-        wall_clock: the time of day, in seconds since 1970, for access_times.
-        load: the load average, for max_load.
+        rules: the rules of the service.
+        wall_clock: returns the time of day in seconds since 1970, for access_times.
+        load: returns the load average, for max_load.
     """
 
     __slots__ = (
@@ -85,7 +85,7 @@ class DatagramFilter:
         self.retune(rules)
 
     def retune(self, rules: AccessRules) -> None:
-        """Take new rules."""
+        """Replace the rules."""
         if rules.resolved is None:
             rules = replace(rules, resolved={})
         self._rules = rules
@@ -94,27 +94,27 @@ class DatagramFilter:
         self._unconditional = self._conditions.unconditional
         self._rate_limited = not self._rate_limiter.idle
         self._sources = SourceMask(rules.per_source_prefix)
-        # Port 0 can't be answered.
+        # A datagram to port 0 can't be sent.
         self._first_port = 1 if rules.answer_service_ports else _FIRST_CLIENT_PORT
         self._port_refusal = rules.refusal(RefusalReason.PORT, "services ask no questions", "answer_service_ports")
-        # By the text of an address: its source, or why it is not answered.
+        # By the text of an address: its source, or the refusal.
         self._verdicts: dict[str, int | Refusal] = {}
 
     def read_time_zone(self, zone: tzinfo | None) -> None:
-        """Take the time zone of access_times as it is now; None for the machine's own."""
+        """Replace the time zone of access_times; None for the machine's own."""
         if self._rules.access_times:
             self.retune(replace(self._rules, zone=zone))
 
     @property
     def counts_sources(self) -> bool:
-        """Whether it matters how often a source asks."""
+        """Whether the rate of each source is limited."""
         return self._rules.per_source_rate is not None
 
     def set_local_addresses(self, service_ports: AbstractSet[int], broadcasts: Collection[str]) -> None:
-        """Take what is known of daemon and machine.
+        """Set the ports of the daemon and the broadcast addresses of the machine.
 
         Args:
-            service_ports: of all datagram services of the daemon; looked at anew for each question.
+            service_ports: of all datagram services of the daemon; read anew for each question.
             broadcasts: the broadcast addresses of the machine's networks.
         """
         self._service_ports = service_ports
@@ -122,15 +122,15 @@ class DatagramFilter:
         self._verdicts.clear()
 
     def refusal(self, host: str, port: int, now: float) -> Refusal | None:
-        """Why a question is not answered; None if it is, which takes a token of its source's.
+        """Return why a question is not answered; None if it is, which takes a token of its source.
 
         Args:
             host: the sender's address as the system writes it.
-            port: the sender's.
-            now: seconds, of any clock; it may even go back.
+            port: the sender's port.
+            now: seconds of any clock, which may go back.
 
         Raises:
-            ValueError: the host is no address.
+            ValueError: the host is not an address.
         """
         if port < self._first_port or (port in self._service_ports and not self._rules.answer_service_ports):
             return self._port_refusal
@@ -146,12 +146,13 @@ class DatagramFilter:
         return self._rate_limiter.take(source, now) if self._rate_limited else None
 
     def max_answer(self, question: int) -> int:
-        """The longest answer's payload to a question's, in bytes."""
+        """Return the longest payload that may answer a question of so many bytes."""
         if self._rules.amplify:
             return _LARGEST_DATAGRAM
         return max(question, QUESTION_HEADER)
 
     def _classify(self, host: str) -> int | Refusal:
+        """Find the source of a sender or its refusal by address, and remember it."""
         if len(self._verdicts) >= _MAX_KNOWN:
             self._verdicts.clear()
         number = address_number(host)

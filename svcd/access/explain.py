@@ -1,4 +1,4 @@
-"""What would happen to somebody who comes, step by step, in the order in which a door asks."""
+"""Dry run of an admission, step by step, in the order of Admission.admit()."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ __all__ = ["ExplainQuery", "Step", "StepOutcome", "explain"]
 
 
 class StepOutcome(enum.StrEnum):
-    """How a step ends."""
+    """Result of a step."""
 
     PASSES = "passes"
     REFUSES = "refuses"
-    #: On what is not known here: the connections and the load at that moment, the client's name.
+    #: On something unknown: the connections or the load at that moment, or the client's name.
     DEPENDS = "depends"
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that is asked.
+    """One check of an admission.
 
     Attributes:
-        check: what; a Refusal would have it as its reason.
-        outcome: how it ends.
-        text: in a sentence's worth of words.
-        rule: what decides; None where no rule does.
+        check: the reason that a Refusal by this check has.
+        outcome: its result.
+        text: an explanation in a few words.
+        rule: the rule that decides; None if there is none.
     """
 
     check: RefusalReason
@@ -49,15 +49,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainQuery:
-    """Who comes, and when.
+    """A client and a moment to explain.
 
     Attributes:
-        peer: the address.
-        moment: in seconds since 1970.
+        peer: the client's address.
+        moment: seconds since 1970.
         name: the confirmed host name; None if there is none.
-        looked_up: whether `name` is known to be so.
+        looked_up: whether `name` is the result of a lookup.
         load: the load average; None if it is not known.
-        datagram: whether it is a question in a datagram, not a connection.
+        datagram: whether the client sends a datagram instead of a connection.
     """
 
     peer: str
@@ -69,15 +69,15 @@ class ExplainQuery:
 
 
 def explain(rules: AccessRules, query: ExplainQuery, admission: Admission | None = None) -> list[Step]:
-    """What a visit meets, up to the step that refuses it.
+    """Return the steps of an admission, up to the step that refuses.
 
     Args:
-        rules: the service's.
-        query: who and when.
-        admission: of the running service, for what its counts say now; None where only the file is known.
+        rules: the rules of the service.
+        query: the client and the moment.
+        admission: of the running service, for its current counts; None if only the file is known.
 
     Raises:
-        ValueError: the visit's peer is no address.
+        ValueError: the peer of the query is not an address.
     """
     steps = []
     for step in _steps(rules, query, admission):
@@ -89,7 +89,7 @@ def explain(rules: AccessRules, query: ExplainQuery, admission: Admission | None
 
 def _steps(rules: AccessRules, query: ExplainQuery, admission: Admission | None) -> Iterator[Step]:
     yield from _proxy(rules, query)
-    # Of a sender no name is looked up.
+    # The name of a datagram's sender is not looked up.
     acl = Acl(replace(rules, resolved={}) if query.datagram and rules.resolved is None else rules)
     yield _address(acl, query)
     if rules.access_times:
@@ -162,7 +162,7 @@ def _name(acl: Acl, query: ExplainQuery) -> Step:
             RefusalReason.NAME, StepOutcome.DEPENDS, "on the host name, which has not been looked up", verdict.rule
         )
     if verdict.refusal is not None:
-        # Without an entry that names it, it is the address that is refused.
+        # If no entry matches the name, the refusal is by address.
         return Step(verdict.refusal.reason, StepOutcome.REFUSES, verdict.refusal.text, verdict.rule)
     if not query.name:
         text = "it has no host name: its address decides"

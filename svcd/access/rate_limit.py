@@ -1,22 +1,22 @@
-"""How fast: token buckets, for a service as a whole and for each source.
+"""Rate limits: token buckets for a service as a whole and for each source.
 
 A bucket holds `burst` tokens and gets `rate` a second, so that in any span of time no more than burst + rate x span
-are taken. Instead of tokens it keeps one number, the time at which it will be full again (GCRA, ITU-T I.371; the same
-bucket seen from its other end): a source that is idle long enough needs no entry at all.
+are taken. Instead of tokens it keeps one number, the time at which it will be full again (GCRA, ITU-T I.371): a source
+that is idle long enough needs no entry at all.
 
-The table of sources is bounded, and anybody can fill it: over UDP with forged senders, over IPv6 with addresses of
-one's own. It has two halves. A source that asks is written into the young one, whether it gets a token or not; when
-that is full it becomes the old one and the old one is forgotten: those go first that have not asked for longest, at no
-cost for each. So these things hold, whoever floods:
+The table of sources is bounded, and an attacker can fill it: over UDP with forged senders, over IPv6 with addresses of
+a single network. It has two halves. A source that asks is written into the young half, whether it gets a token or not;
+when the young half is full it becomes the old half and the old half is forgotten: the sources that have not asked for
+longest go first, at no cost for each. So these properties hold under any flood:
 
-- A source that never asked before, or was forgotten, has a token at once. Forged senders lock nobody out, however slow
-  the rate is.
+- A source that never asked before, or was forgotten, has a token at once. Forged senders lock no source out, however
+  slow the rate is.
 - A source gets no more than burst + rate x span tokens in any span of time while it is remembered. To be forgotten it
   must not ask until MAX_SOURCES / 2 others have asked, and it gains one token by that, not a new burst: the latest
   time of fullness that was ever forgotten is kept, and an unknown source has what is left of a bucket with that time,
-  but one token at least. After a flood of slow sources a newcomer's burst may be that much smaller, for at most
+  but one token at least. After a flood of slow sources a new source's burst may be that much smaller, for at most
   burst / rate seconds.
-- Memory is that of MAX_SOURCES entries.
+- Memory is bounded by MAX_SOURCES entries.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_SOURCES", "NonDecreasingClock", "RateLimiter", "SourceMask", "SourceTokenBuckets", "TokenBucket"]
 
-#: How many sources a service remembers; about 100 bytes each, and none for a source that is idle.
+#: How many sources a service remembers; about 100 bytes each, and nothing for a source that is idle.
 MAX_SOURCES = 65_536
-#: Idle sources are looked for at most this often, in seconds.
+#: Idle sources are removed at most this often, in seconds.
 _SWEEP_SECONDS = 1.0
 
 _NEVER = float("-inf")
@@ -50,7 +50,7 @@ class NonDecreasingClock:
         self._skipped = 0.0
 
     def at(self, now: float) -> float:
-        """The time that was never greater before."""
+        """Return the time of this clock for a time of the other clock, in seconds."""
         if now < self._last:
             self._skipped += self._last - now
         self._last = now
@@ -58,11 +58,11 @@ class NonDecreasingClock:
 
 
 class TokenBucket:
-    """One token bucket. Its times never decrease.
+    """One token bucket. Its times must not decrease.
 
     Args:
-        rate: how fast tokens come.
-        burst: how many it holds, at least 1.
+        rate: the rate of new tokens.
+        burst: the number of tokens that it holds, at least 1.
     """
 
     __slots__ = ("_full_at", "_interval", "_slack")
@@ -73,31 +73,31 @@ class TokenBucket:
         self._full_at = _NEVER
 
     def ready(self, now: float) -> bool:
-        """Whether there is a token."""
+        """Return whether there is a token."""
         return self._full_at <= now + self._slack
 
     def take(self, now: float) -> None:
-        """Take the token that is there."""
+        """Take a token; ready() must have returned True."""
         self._full_at = max(self._full_at, now) + self._interval
 
 
 class SourceTokenBuckets:
-    """One token bucket for each source, in bounded memory. Its times never decrease.
+    """One token bucket for each source, in bounded memory. Its times must not decrease.
 
     Args:
-        rate: how fast a source's tokens come.
-        burst: how many its bucket holds, at least 1.
-        most: how many sources are remembered at once.
+        rate: the rate of new tokens of a source.
+        burst: the number of tokens that a bucket holds, at least 1.
+        max_sources: how many sources are remembered at once.
     """
 
     __slots__ = ("_floor", "_half", "_interval", "_old", "_old_latest", "_slack", "_sweep_at", "_young",
                  "_young_latest")  # fmt: skip
 
-    def __init__(self, rate: Rate, burst: int, most: int = MAX_SOURCES) -> None:
+    def __init__(self, rate: Rate, burst: int, max_sources: int = MAX_SOURCES) -> None:
         self._interval = rate.seconds / rate.count
         self._slack = (burst - 1) * self._interval
-        self._half = max(1, most // 2)
-        # By source: when its bucket is full again. An entry in the young half goes before one in the old.
+        self._half = max(1, max_sources // 2)
+        # By source: when its bucket is full again. An entry in the young half precedes one in the old half.
         self._young: dict[int, float] = {}
         self._old: dict[int, float] = {}
         self._young_latest = self._old_latest = self._floor = self._sweep_at = _NEVER
@@ -106,7 +106,7 @@ class SourceTokenBuckets:
         return len(self._young) + len(self._old)
 
     def take(self, source: int, now: float) -> bool:
-        """Take a token of a source's, if there is one; a source that is not remembered has one."""
+        """Take a token of a source; returns whether there was one. A source that is not remembered has one."""
         if now >= self._sweep_at:
             self._rotate(now)
         young, latest = self._young, now + self._slack
@@ -122,7 +122,7 @@ class SourceTokenBuckets:
             full_at += self._interval
         elif source in young:
             return False
-        # A source that is refused is remembered as well, or it would be forgotten while it asks all the time.
+        # A refused source is remembered as well: it must not be forgotten while it keeps asking.
         young[source] = full_at
         if full_at > self._young_latest:
             self._young_latest = full_at
@@ -131,17 +131,17 @@ class SourceTokenBuckets:
         return admitted
 
     def _rotate(self, now: float) -> None:
-        """Forget the old half and begin a new young one."""
+        """Forget the old half and begin a new young half."""
         if self._floor < self._old_latest:
             self._floor = self._old_latest
         self._old, self._old_latest = self._young, self._young_latest
         self._young, self._young_latest = {}, _NEVER
-        # By then nobody in the old half has anything left to be remembered for.
+        # By then all buckets of the old half are full.
         self._sweep_at = max(self._old_latest, now + _SWEEP_SECONDS)
 
 
 class SourceMask:
-    """Makes a source of an address: the leading bits that its owner can't change at will."""
+    """Maps an address to its source: the leading bits that its owner cannot change at will."""
 
     __slots__ = ("_mask4", "_mask6")
 
@@ -150,7 +150,7 @@ class SourceMask:
         self._mask6 = (1 << 129) - (1 << 128 - prefixes.v6)
 
     def of(self, number: int) -> int:
-        """The source of an address, by its number (svcd.addresses.address_number); of a user it is the user."""
+        """Return the source of an address, given as a number; a local user (a negative number) is its own source."""
         if number < 0:
             return number
         return number & (self._mask6 if number >= V6 else self._mask4)
@@ -195,14 +195,14 @@ class RateLimiter:
         return self._bucket is None and self._sources is None
 
     def take(self, source: int, now: float) -> Refusal | None:
-        """Take a token of each bucket, or none at all.
+        """Take a token of each bucket, or of none.
 
         Args:
-            source: from Sources.
-            now: seconds, of any clock; it may even go back.
+            source: from SourceMask.of().
+            now: seconds of any clock, which may go back.
 
         Returns:
-            None if there were tokens, else why there are none.
+            None if there were tokens, else the refusal.
         """
         now = self._clock.at(now)
         if self._bucket is not None and not self._bucket.ready(now):

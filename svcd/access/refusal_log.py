@@ -1,4 +1,4 @@
-"""Refusals, told without making a flood in the log of a flood at the door: a line a second for each reason."""
+"""Refusals aggregated to at most one log line per second and reason: a flood of clients must not flood the log."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
 
 __all__ = ["INTERVAL_SECONDS", "RefusalAggregator", "RefusalLine"]
 
-#: Between two lines of the same reason.
+#: The time between two lines of the same reason.
 INTERVAL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class RefusalLine:
-    """What a line of the log says.
+    """Contents of a `refuse` line.
 
     Attributes:
-        refusal: the first of those that it is about.
-        peer: who got that.
-        count: how many they are, at least 1.
+        refusal: the first of the refusals that it summarizes.
+        peer: the client of that refusal.
+        count: the number of refusals, at least 1.
     """
 
     refusal: Refusal
@@ -30,7 +30,7 @@ class RefusalLine:
 
 
 class _Pending:
-    """Of one reason: when the last line was, and what has come since."""
+    """Refusals of one reason since the last line."""
 
     __slots__ = ("count", "logged_at", "peer", "refusal")
 
@@ -42,10 +42,10 @@ class _Pending:
 
 
 class RefusalAggregator:
-    """The refusals of one service. The first is told at once; those of the next second together, when it is over.
+    """The refusals of one service. The first is logged at once; those of the next second together, when it is over.
 
     Args:
-        counts: where they are counted, by reason.
+        counts: where refusals are counted, by reason.
     """
 
     __slots__ = ("_pending", "counts")
@@ -58,7 +58,7 @@ class RefusalAggregator:
         """Count a refusal.
 
         Returns:
-            The line to write now, or None: then pending() will have it within a second.
+            The line to write now, or None: then pending() will return it within a second.
         """
         reason = refusal.reason
         self.counts[reason] = self.counts.get(reason, 0) + 1
@@ -72,12 +72,12 @@ class RefusalAggregator:
         return self._line(held, now)
 
     def pending(self, now: float) -> list[RefusalLine]:
-        """The lines whose second is over; at the end of all time, those that wait."""
+        """Return the lines whose second is over; with an infinite time, all lines that wait."""
         found = [self._line(held, now) for held in self._pending.values()]
         return [line for line in found if line is not None]
 
     def due(self, now: float) -> float | None:
-        """In how many seconds pending() will have a line, at least 0; None while nothing waits."""
+        """Return in how many seconds pending() will have a line, at least 0; None while no line waits."""
         waiting = [held.logged_at + INTERVAL_SECONDS - now for held in self._pending.values() if held.count]
         return min(INTERVAL_SECONDS, max(0.0, min(waiting))) if waiting else None
 

@@ -1,4 +1,4 @@
-"""The rules of one service, as its options give them. The names are those of the options."""
+"""Rules of one service, named after its options, and refusals with the rule that decided."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["AccessRule", "AccessRules", "Refusal", "RefusalReason"]
 
 
 class RefusalReason(enum.StrEnum):
-    """Why somebody is refused, as logs, status and metrics say it."""
+    """Why a client is refused, as logs, status and metrics write it."""
 
     ADDRESS = "address"
     TIME = "time"
@@ -31,11 +31,11 @@ class RefusalReason(enum.StrEnum):
     RATE = "rate"
     PER_SOURCE_RATE = "per_source_rate"
     NAME = "name"
-    #: The service itself wants no connection.
+    #: The service itself accepts no connection.
     SERVICE = "service"
-    #: A proxy has not said, or not well, whose connection it is.
+    #: A proxy has sent no PROXY header, or an invalid one.
     PROXY = "proxy"
-    #: Of datagrams alone: the question comes from a port that asks no questions.
+    #: Datagrams only: the question comes from a port of a service.
     PORT = "port"
 
 
@@ -44,8 +44,8 @@ class AccessRule:
     """One rule that decides.
 
     Attributes:
-        text: as the services file has it: `no_access=10.0.0.0/8`, of a list the one entry that counts.
-        place: where it stands; None for a default.
+        text: as in the services file: `no_access=10.0.0.0/8`, of a list only the entry that decides.
+        place: its location; None for a default.
     """
 
     text: str
@@ -57,12 +57,12 @@ class AccessRule:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Somebody is not let in.
+    """A refused client.
 
     Attributes:
-        reason: in a word.
-        text: in a sentence's worth of words.
-        rule: what decided; None where it is no rule of the file's.
+        reason: the reason in one word.
+        text: the reason in a few words.
+        rule: the rule that decided; None if it is not a rule of the file.
     """
 
     reason: RefusalReason
@@ -72,26 +72,26 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessRules:
-    """What a service asks of those who come; without anything, nothing.
+    """The access options of a service; the defaults admit every client.
 
     Attributes:
-        only_from: who may come in; empty for nobody, None for everybody.
-        no_access: who may not.
-        proxy_protocol: who brings others, and says of each connection who that is.
-        access_times: the spans of the day in which somebody may; empty for all day.
-        zone: whose wall clock that is; None for the machine's.
-        max_load: from this load average on nobody is taken in.
-        instances: the most connections at once.
-        per_source: the most of one source.
-        per_source_prefix: what one source is.
-        rate: how many may come, all sources together.
-        per_source_rate: how many of one source.
-        rate_burst: how many of them at once; None for the rate's own count.
+        only_from: the clients that are admitted; empty for none, None for all.
+        no_access: the clients that are refused.
+        proxy_protocol: the proxies that announce the client of each connection.
+        access_times: the times of day at which clients are admitted; empty for all day.
+        zone: the time zone of access_times; None for the machine's.
+        max_load: the load average from which on all clients are refused.
+        instances: the largest number of connections at once.
+        per_source: the largest number of connections of one source.
+        per_source_prefix: the prefix lengths that make a source.
+        rate: how many clients are admitted, all sources together.
+        per_source_rate: how many clients of one source are admitted.
+        rate_burst: how many of them at once; None for the count of the rate.
         amplify: of datagrams: whether an answer may be larger than its question.
-        answer_service_ports: of datagrams: whether a service's port is answered.
-        resolved: of datagrams: the addresses of the host names in only_from and no_access, as far as they are known, by
-            their numbers; None where names are those of the clients.
-        places: where the options stand in the file, by name.
+        answer_service_ports: of datagrams: whether a port of a service is answered.
+        resolved: of datagrams: the addresses of the host names in only_from and no_access that are known, as numbers;
+            None if names are those of the clients.
+        places: the locations of the options in the file, by option name.
     """
 
     only_from: tuple[SourcePattern, ...] | None = None
@@ -113,7 +113,7 @@ class AccessRules:
 
     @property
     def has_address_lists(self) -> bool:
-        """Whether it matters who comes."""
+        """Whether there is an only_from or a no_access."""
         return self.only_from is not None or bool(self.no_access)
 
     @property
@@ -123,11 +123,11 @@ class AccessRules:
         return frozenset(source.name for source in sources if source.name and not source.name.startswith("."))
 
     def rule(self, option: str) -> AccessRule:
-        """The rule that an option with a single value makes."""
+        """Return the rule of an option that has a single value."""
         return AccessRule(f"{option}={_text(getattr(self, option))}", self.places.get(option))
 
     def entries(self, option: str) -> list[tuple[SourcePattern, AccessRule]]:
-        """The rules that an option with a list of sources makes: one for each entry, at its own place."""
+        """Return the entries of an option that has a list of sources, each with its rule at its own location."""
         found, column = [], 0
         place = self.places.get(option)
         for source in getattr(self, option) or ():
@@ -137,7 +137,7 @@ class AccessRules:
         return found
 
     def refusal(self, reason: RefusalReason, text: str, option: str = "") -> Refusal:
-        """The Refusal for an option; by default for the option that the reason is named after."""
+        """Return the Refusal by an option; by default the option that the reason is named after."""
         return Refusal(reason, text, self.rule(option or reason))
 
 

@@ -1,7 +1,7 @@
-"""The terms on which clients are taken in, as values: what the options of the services file say of them.
+"""Value types of access options.
 
-They are read from the file's words by config and applied by policy. Addresses are numbers here, IPv4 and IPv6 on one
-line, so that a rule is a range and a comparison of two addresses one of two numbers.
+The config package parses them, the access package applies them. Addresses are numbers, IPv4 and IPv6 in one range, so
+that a rule is a range and a comparison of two addresses is one of two numbers.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class SourcePattern:
     """One entry of only_from or no_access: a range of addresses, or a name.
 
     Attributes:
-        text: as the file has it.
-        first, last: the numbers of its addresses, both included; meaningless for a name.
-        name: in small letters: `host.example.com`, or `.example.com` for all hosts below; empty for addresses.
+        text: as in the file.
+        first, last: the first and the last address as numbers; meaningless for a name.
+        name: in lower case: `host.example.com`, or `.example.com` for all hosts below; empty for addresses.
     """
 
     text: str
@@ -32,9 +32,9 @@ class SourcePattern:
 
 @dataclass(frozen=True, slots=True)
 class TimeRange:
-    """A span of the day, in minutes since midnight on the wall clock: from `start` to before `end`.
+    """A range of the day, in minutes since midnight in local time: from `start` to before `end`.
 
-    `end` is at most 1440 and never `start`; where it is less the span goes across midnight.
+    `end` is at most 1440 and never equals `start`; if it is less, the range spans midnight.
     """
 
     start: int
@@ -49,7 +49,7 @@ _UNITS = {1: "s", 60: "m", 3600: "h"}
 
 @dataclass(frozen=True, slots=True)
 class OutputRate:
-    """How much may be written for the log: so many lines, and so many bytes of them, a second."""
+    """Limit on handler output in the log: lines and bytes per second."""
 
     lines: int
     size: int
@@ -57,7 +57,7 @@ class OutputRate:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many in so many seconds: 1, 60 or 3600."""
+    """A count per 1, 60 or 3600 seconds; a count of 0 is unlimited."""
 
     count: int
     seconds: int
@@ -66,7 +66,7 @@ class Rate:
         return f"{self.count}/{_UNITS[self.seconds]}" if self.count else "none"
 
 
-#: As many as come, for an option that says so: with None it says nothing.
+#: An explicit "none" in the file; None stands for a missing option.
 NO_RATE = Rate(0, 1)
 
 

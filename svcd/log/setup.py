@@ -1,4 +1,4 @@
-"""Where the log goes and how it is written: as twistd's own options and svcd's say, for all lines alike."""
+"""Destination and format of the log, by twistd's own options and svcd's."""
 
 from __future__ import annotations
 
@@ -23,27 +23,28 @@ if TYPE_CHECKING:
 
 __all__ = ["LOG_FORMATS", "LogSetup"]
 
-#: How long the end of the daemon waits for lines of the log to be taken, and between two looks, in seconds.
+#: How long finish() waits for the sink to take all lines, and the pause between two attempts, in seconds.
 _FINISH_SECONDS = 1.0
 _FINISH_PAUSE = 0.01
-#: What --log-format takes.
+#: The values of --log-format.
 LOG_FORMATS = ("text", "json", "journald")
 
 
 class LogSetup:
     """The log of one daemon.
 
-    It takes twistd's --logfile, --syslog and --prefix as twistd itself does. With a --logger of the user's own the
-    lines go through twisted.logger to that. Without a word on the format they are text, unless the log is the standard
-    output and systemd's journal reads that: then they are entries of the journal, with their fields.
+    twistd's --logfile, --syslog and --prefix work as in twistd itself. With a --logger of the user's own the lines go
+    through twisted.logger to that. The default format is text, unless the log is the standard output and systemd's
+    journal
+    reads that: then lines are entries of the journal, with their fields.
 
     Args:
         options: twistd's options.
-        log_format: one of LOG_FORMATS; what is fit if nobody said it.
-        anonymize: write clients' addresses shortened.
+        log_format: one of LOG_FORMATS; None for the default.
+        anonymize: whether to shorten clients' addresses.
 
     Attributes:
-        log_writer: where everything is written.
+        log_writer: the writer of all lines.
         on_terminal: whether the log is the standard output, or is read together with it.
     """
 
@@ -62,7 +63,7 @@ class LogSetup:
             and (self._path == "-" or (not self._path and self._nodaemon))
         )  # fmt: skip
         if log_format is None and self.on_terminal and _is_journal(sys.stdout):
-            # Nobody is there, as in some containers: text it is, to the standard output, as it was.
+            # journald does not listen, as in some containers: text to the standard output remains.
             with contextlib.suppress(OSError):
                 self._use_journald()
         self.log_writer = LogWriter(self._sink, self._line_format(log_format == "json"), anonymize=anonymize)
@@ -75,10 +76,10 @@ class LogSetup:
     def _line_format(self, as_json: bool) -> LineFormat:
         if self._native:
             return JournaldFormat()
-        # Whoever takes the line has a time and a level of its own.
+        # syslog and twisted.logger add a time and a level of their own.
         bare = self._has_logger or self._syslog
-        form = JsonFormat(stamped=not bare) if as_json else TextFormat(stamped=not bare)
-        return SyslogPriorityFormat(form) if bare else form
+        line_format = JsonFormat(stamped=not bare) if as_json else TextFormat(stamped=not bare)
+        return SyslogPriorityFormat(line_format) if bare else line_format
 
     def _sink(self, lines: Sequence[str]) -> int:
         return self._write(lines)
@@ -88,7 +89,7 @@ class LogSetup:
         return bool(self._options.get("nodaemon") or self._options.get("debug"))
 
     def observer(self) -> ILogObserver | None:
-        """Open the place, as an observer for the application; None with a --logger of the user's own.
+        """Open the destination and return an observer for the application; None with a --logger of the user's own.
 
         Raises:
             StartFailure: it can't be opened.
@@ -107,14 +108,14 @@ class LogSetup:
         return LogObserver(self.log_writer)
 
     def record_start_failure(self, lines: Sequence[str]) -> None:
-        """Write into the log why the daemon does not start; the standard error has it already.
+        """Write the reason of a failed start to the log; the standard error has it already.
 
-        Nothing is written twice for people at a terminal, nor to a --logger of the user's own, which is not begun yet.
+        Nothing is written twice to a terminal, nor to a --logger of the user's own, which has not started yet.
         """
         terminal = sys.__stdout__ is not None and sys.__stdout__.isatty()
         if self._has_logger or (self.on_terminal and terminal):
             return
-        # A log that can't be written is no other reason.
+        # A failure to write the log must not hide the reason.
         with contextlib.suppress(StartFailure, OSError):
             if self._write is twisted_sink:
                 self.observer()
@@ -122,10 +123,10 @@ class LogSetup:
                 self.log_writer.record_here(PROBLEM, {"text": line})
 
     def finish(self, seconds: float = _FINISH_SECONDS) -> None:
-        """Write the lines that wait, before the process ends, and wait until journald has read them.
+        """Write the buffered lines before the process ends, and wait until journald has read them.
 
         Args:
-            seconds: how long, if they are not taken. Then the standard error has how many are missing.
+            seconds: how long to wait at most. If lines are left then, their number is written to the standard error.
         """
         end = time.monotonic() + seconds
         self.log_writer.flush()
@@ -135,7 +136,7 @@ class LogSetup:
             time.sleep(_FINISH_PAUSE)
             self.log_writer.flush()
         error = sys.__stderr__
-        # It may be a pipe that is not read either.
+        # It may be a pipe that is not read either; writing must not block.
         if waiting and error is not None and select.select([], [error], [], 0)[1]:
             text = f"the log lacks the last {waiting} lines: they could not be written within {seconds:g} s"
             print(f"svcd: {text}", file=error)
@@ -143,7 +144,7 @@ class LogSetup:
     def _file(self) -> Callable[[Sequence[str]], int]:
         if self.on_terminal and not self._nodaemon:
             raise log_start_failure("a daemon has no standard output to log to; use --logfile FILE, or -n")
-        # twistd puts its own log in place of sys.stdout soon; this is the real one.
+        # twistd replaces sys.stdout later; this is still the real one.
         place = FileSink("" if self.on_terminal else self._path or "twistd.log", sys.stdout)
         place.reopen()
         if signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, None):
@@ -152,7 +153,7 @@ class LogSetup:
 
 
 def _is_journal(stream: TextIO) -> bool:
-    """Whether the journal reads a stream: systemd.exec(5), $JOURNAL_STREAM, names the device and the inode."""
+    """Return whether systemd's journal reads a stream: $JOURNAL_STREAM has its device and inode (systemd.exec(5))."""
     try:
         found = os.fstat(stream.fileno())
     except OSError:

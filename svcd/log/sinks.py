@@ -1,7 +1,7 @@
-"""The places that lines of the log can go to: a file, a pipe or a terminal; syslog; twisted.logger; the journal.
+"""Destinations of the log: a file, a pipe or a terminal; syslog; twisted.logger; systemd's journal.
 
-Each takes lines and returns how many it wrote, as svcd.log.writer.LogWriter asks of its sink. None of them may stop the
-daemon for long: a slow reader is waited for, a reader that has stopped is not.
+Each takes lines and returns how many it wrote, as svcd.log.writer.LogWriter requires of its sink. None blocks the
+daemon for long: it waits for a slow reader, not for a stopped one.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ __all__ = [
     "twisted_sink",
 ]
 
-#: How long a write waits for the reader of a pipe or a socket that has read so far.
+#: How long a write waits for a reader that has kept up so far, in milliseconds.
 _WAIT_MS = 100
-#: Where journald listens.
+#: The socket of journald.
 JOURNALD_SOCKET = "/run/systemd/journal/socket"
-#: How much may be on its way to journald, in bytes, if the system allows: what sd_journal_sendv(3) asks for.
+#: The send buffer to journald in bytes, if the system allows it: as in sd_journal_sendv(3).
 _JOURNALD_BUFFER = 8 << 20
-#: The characters of a value that are kept where an entry is too large for a datagram, and memory files are forbidden.
+#: Characters of a value that are kept if an entry is too large for a datagram and memory files are forbidden.
 _MAX_VALUE = 8192
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 class _WritableWait:
-    """Waiting for a reader: one that reads at all is waited for, one that does not only once.
+    """Bounded wait for a reader: for 100 ms each time while it keeps up, else not at all.
 
     Args:
-        fd: what is written to.
+        fd: the descriptor to write to.
     """
 
     def __init__(self, fd: int) -> None:
@@ -63,7 +63,7 @@ class _WritableWait:
         self._poll.register(fd, select.POLLOUT)
 
     def has_room(self) -> bool:
-        """Whether something can be written, now or soon."""
+        """Return whether something can be written, now or soon."""
         ready = bool(self._poll.poll(self._timeout))
         self._timeout = _WAIT_MS if ready else 0
         return ready
@@ -78,18 +78,18 @@ class FileSink:
     """
 
     def __init__(self, path: str, stream: TextIO) -> None:
-        # Kept whole, since the daemon changes its folder (--rundir).
+        # Absolute, since the daemon changes its working directory (--rundir).
         self._path = os.path.abspath(path) if path else ""  # noqa: PTH100 - the name of what may not exist
         self._fd = -1 if path else stream.fileno()
 
     def on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        """SIGUSR1: the file was moved away, as logrotate(8) does; begin a new one."""
+        """Handle SIGUSR1: the file was renamed, as logrotate(8) does; open a new one."""
         if self._path:
             with contextlib.suppress(StartFailure):
                 self.reopen()
 
     def reopen(self) -> None:
-        """Open the file; what is open stays in use when that fails.
+        """Open the file; what is open stays in use if that fails.
 
         Raises:
             StartFailure: it can't be opened.
@@ -99,16 +99,16 @@ class FileSink:
             return
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
         try:
-            opened = os.open(self._path, flags, 0o640)
+            new_fd = os.open(self._path, flags, 0o640)
         except OSError as error:
             raise log_start_failure(
                 f"can't write the log {self._path}: {error.strerror}; use --logfile FILE"
             ) from error
         if self._fd >= 0:
-            os.dup2(opened, self._fd, inheritable=False)
-            os.close(opened)
+            os.dup2(new_fd, self._fd, inheritable=False)
+            os.close(new_fd)
         else:
-            self._fd = opened
+            self._fd = new_fd
         self._inspect()
 
     def _inspect(self) -> None:
@@ -116,7 +116,7 @@ class FileSink:
         self._reader = _WritableWait(self._fd)
 
     def write(self, lines: Sequence[str]) -> int:
-        """Append lines; returns how many are written."""
+        """Append lines; returns how many were written."""
         fd = self._fd
         if not self._regular:
             return self._write_slowly(lines)
@@ -127,7 +127,7 @@ class FileSink:
             while done < len(data):
                 done += os.write(fd, data[done:])
         except OSError:
-            # A full disk: no half line may stay, for the next would be glued to it.
+            # The disk is full: a partial line must not stay, since the next line would be appended to it.
             whole = data.rfind(b"\n", 0, done) + 1
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, end + whole)
@@ -135,38 +135,38 @@ class FileSink:
         return len(lines)
 
     def _write_slowly(self, lines: Sequence[str]) -> int:
-        """To a pipe or a terminal, while its reader takes them: one that does not must not stop the daemon."""
+        """Write to a pipe or a terminal while its reader keeps up: a stopped reader must not stop the daemon."""
         for number, line in enumerate(lines):
             data = f"{line}\n".encode()
             if not self._reader.has_room():
                 return number
             try:
                 while data:
-                    # So much fits in at once (pipe(7)); what is left of a longer line has to wait for the reader.
+                    # This much fits at once (pipe(7)); the rest of a longer line has to wait for the reader.
                     data = data[os.write(self._fd, data[: select.PIPE_BUF]) :]
             except BlockingIOError:
                 return number
             except OSError:
-                # Nobody reads any more, nor will: there is no place for the lines.
+                # The reader is gone for good: the lines are discarded.
                 return len(lines)
         return len(lines)
 
 
 class JournaldSink:
-    """The journal of systemd, by its native protocol.
+    """systemd's journal, by its native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/).
 
     Args:
-        path: where journald listens.
+        path: of journald's socket.
 
     Raises:
-        OSError: nobody does.
+        OSError: journald does not listen there.
     """
 
     def __init__(self, path: str = JOURNALD_SOCKET) -> None:
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
-            # Connected while the path can still be seen (chroot), and so that the reader can be waited for.
+            # Connected, so that poll() can wait for the reader, and while the path is still visible (chroot).
             self._socket.connect(path)
         except OSError:
             self._socket.close()
@@ -175,7 +175,7 @@ class JournaldSink:
         self._reader = _WritableWait(self._socket.fileno())
 
     def write(self, lines: Sequence[str]) -> int:
-        """Send entries as svcd.log.formats.JournaldFormat makes them; returns how many are sent."""
+        """Send entries of svcd.log.formats.JournaldFormat; returns how many were sent."""
         for number, line in enumerate(lines):
             try:
                 self._send(line)
@@ -187,8 +187,8 @@ class JournaldSink:
     def unread(self) -> bool:
         """Whether journald has yet to read an entry (unix(7), SIOCOUTQ).
 
-        It looks up the unit of an entry by the process that has sent it, when it reads it: of a process that has ended
-        by then, `journalctl --unit` does not find the entry.
+        journald looks up the unit of an entry by the process that has sent it, when it reads it: if the process has
+        ended by then, `journalctl --unit` does not find the entry.
         """
         return any(fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)))
 
@@ -197,13 +197,13 @@ class JournaldSink:
         try:
             self._offer(self._socket.send, data)
         except OSError as error:
-            # So sd_journal_sendv does: what does not fit goes as a file in memory.
+            # As sd_journal_sendv(3) does: an entry that does not fit is sent as a memory file.
             if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
                 raise
             try:
                 memory = _sealed_memfd(data)
             except OSError:
-                # A sandbox without them. An entry that can never be sent must not hold up all that come after it.
+                # A sandbox forbids memory files. An entry that can never be sent must not block the following ones.
                 self._offer(self._socket.send, datagram(line, _MAX_VALUE))
                 return
             try:
@@ -221,29 +221,29 @@ class JournaldSink:
         except OSError as error:
             if error.errno not in (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE):
                 raise
-            # Its socket is another one since the last time.
+            # journald was restarted and has a new socket.
             self._socket.connect(self._path)
             send(*arguments)
 
 
-def datagram(entry: str, most: int | None = None) -> bytes:
-    """An entry's bytes.
+def datagram(entry: str, max_chars: int | None = None) -> bytes:
+    """Return the bytes of an entry of systemd's journal, for a datagram or a memory file. It has no size limit.
 
     Args:
-        entry: its fields, one a line.
-        most: the characters of each value that are kept; all without it.
+        entry: its fields as lines of ASCII, `NAME=value`; a value that begins with a quotation mark is a JSON string.
+        max_chars: how many characters of each value are kept; None for all.
     """
-    if '="' not in entry and most is None:
-        # Lines of connections are plain nearly always, and are the datagram as they are.
+    if '="' not in entry and max_chars is None:
+        # Entries of connections are nearly always plain and need no conversion.
         return entry.encode("ascii") + b"\n"
-    return b"".join(_field(*line.partition("=")[::2], most) for line in entry.split("\n"))
+    return b"".join(_field(*line.partition("=")[::2], max_chars) for line in entry.split("\n"))
 
 
-def _field(name: str, text: str, most: int | None) -> bytes:
+def _field(name: str, text: str, max_chars: int | None) -> bytes:
     if text.startswith('"'):
         text = json.loads(text)
     # A JSON string may hold half a surrogate pair, for which UTF-8 has no bytes.
-    value = text[:most].encode("utf-8", "backslashreplace")
+    value = text[:max_chars].encode("utf-8", "backslashreplace")
     if b"\n" not in value:
         return b"%b=%b\n" % (name.encode("ascii"), value)
     # "the field name, followed by a newline, the size as 64-bit little-endian value, the value, and a newline".
@@ -251,7 +251,7 @@ def _field(name: str, text: str, most: int | None) -> bytes:
 
 
 def _sealed_memfd(data: bytes) -> int:
-    """The descriptor of a file in memory that nobody can change any more, as journald wants it."""
+    """Return the descriptor of a sealed memory file with this content, as journald requires."""
     fd = os.memfd_create("svcd-journal-entry", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with open(fd, "wb", closefd=False) as file:
@@ -264,10 +264,10 @@ def _sealed_memfd(data: bytes) -> int:
 
 
 def syslog_sink(ident: str) -> Callable[[Sequence[str]], int]:
-    """Syslog, for lines of svcd.log.formats.SyslogPriorityFormat.
+    """Return a sink that writes lines of svcd.log.formats.SyslogPriorityFormat to syslog.
 
     Args:
-        ident: what lines are marked with.
+        ident: the name in each line.
     """
     syslog.openlog(ident, syslog.LOG_PID, syslog.LOG_DAEMON)
 
@@ -281,18 +281,18 @@ def syslog_sink(ident: str) -> Callable[[Sequence[str]], int]:
 
 
 _log = Logger(namespace="svcd")
-#: The levels of twisted.logger by priority.
+#: The levels of twisted.logger by syslog severity.
 _LEVELS = {number: getattr(LogLevel, level, LogLevel.info) for level, number in PRIORITIES.items()}
 
 
 def twisted_sink(lines: Sequence[str]) -> int:
-    """A --logger of the user's own, for lines of svcd.log.formats.SyslogPriorityFormat."""
+    """Write lines of svcd.log.formats.SyslogPriorityFormat to a --logger of the user's own."""
     for line in lines:
         _log.emit(_LEVELS[int(line[1])], "{line}", line=line[3:])
     return len(lines)
 
 
 def log_start_failure(reason: str) -> StartFailure:
-    """The end of a start whose log can't be written; the reason is on the standard error."""
+    """Print why the log can't be written, and return the exception that ends the start."""
     print(f"svcd: {reason}", file=sys.stderr)
     return StartFailure(os.EX_CANTCREAT, reason)

@@ -1,7 +1,7 @@
-"""The log's one way out: lines of connections and events of the daemon, buffered, to a sink.
+"""The buffered writer of all log lines: of connections and of events of the daemon.
 
-A line through twisted.logger costs 20 µs, one through a journal's template less than 2; a whole connection costs 18.
-The journal knows no file and no reactor: the sink, the clock and the timer are arguments.
+A line through twisted.logger costs 20 µs, a line from a template of LogWriter less than 2; a whole connection costs
+18. LogWriter opens no file and knows no reactor: sink, clock and timer are arguments.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = ["FLUSH_SECONDS", "LogObserver", "LogWriter"]
 
-#: A line waits at most this long for company.
+#: A line is buffered at most this long, in seconds.
 FLUSH_SECONDS = 0.2
-#: Above this many waiting lines the journal does not wait any longer.
+#: With this many buffered lines the buffer is flushed at once.
 FLUSH_LINES = 1000
-#: While the sink fails, at most this many lines are kept for it; more are counted and given up.
+#: While the sink fails, at most this many lines are kept; further lines are counted and discarded.
 MAX_LINES = 10_000
 
 
@@ -38,30 +38,30 @@ class LogWriter:
     """Formats, buffers and writes the lines of the log.
 
     Args:
-        sink: takes lines without line ends, writes what it can, and returns how many it wrote. The others are
-            kept, up to MAX_LINES, and offered again; what had to be given up is said in a `lost` line.
-        form: how lines are written; text with its time, if it is not said.
-        anonymize: write clients' addresses shortened, and never their names.
-        clock: seconds since 1970.
+        sink: takes lines without line ends, writes what it can, and returns how many it wrote. The others are kept, up
+            to MAX_LINES, and offered again; a `lost` line counts discarded ones.
+        line_format: the format of lines; text with time by default.
+        anonymize: whether to shorten clients' addresses and omit their names.
+        clock: returns seconds since 1970.
 
     Attributes:
-        quoted: a value of text, as a template takes it.
-        hides_clients: whether lines must not say who a client is.
+        quoted: returns a text value as a template takes it.
+        anonymize: as given.
     """
 
     def __init__(
         self,
         sink: Callable[[Sequence[str]], int],
-        form: LineFormat | None = None,
+        line_format: LineFormat | None = None,
         *,
         anonymize: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._sink = sink
-        self._format = form = form or TextFormat()
-        self.quoted: Callable[[object], str] = form.quoted
-        # Around an address the form has quotation marks, or nothing.
-        self._peer_template = form.quoted("-").replace("-", "%s")
+        self._format = line_format = line_format or TextFormat()
+        self.quoted: Callable[[object], str] = line_format.quoted
+        # The format puts quotation marks around an address, or nothing.
+        self._peer_template = line_format.quoted("-").replace("-", "%s")
         self.anonymize = anonymize
         self._clock = clock
         self._second = self._millisecond = -1
@@ -80,25 +80,25 @@ class LogWriter:
         call_later: Callable[[float, Callable[[], None]], object],
         from_thread: Callable[..., object] | None = None,
     ) -> None:
-        """Buffer from now on; before, each line is written at once.
+        """Buffer lines from now on; before that, each line is written at once.
 
         Args:
-            call_later: the reactor's.
-            from_thread: calls something in this thread, for events of other threads; the reactor's callFromThread.
+            call_later: the reactor's callLater.
+            from_thread: the reactor's callFromThread, for events of other threads.
         """
         self._schedule_flush = lambda: call_later(FLUSH_SECONDS, self.flush)
         self._call_from_thread = from_thread
         self._thread = threading.get_ident()
 
     def template(self, event: Event, constants: Mapping[str, object], variables: Iterable[str]) -> str:
-        """A line's %-format, for `write`: constants are filled in, variables are left open.
+        """Return the %-format of a line, for `write`: constants are filled in, variables are left open.
 
-        Values for variables of text must have gone through `quoted`. It is empty for an event that is not logged.
+        Values for text variables must have gone through `quoted`. The result is empty for an event that is not logged.
         """
         return self._format.template(event, constants, variables) if self._is_logged(event.level) else ""
 
     def set_level(self, level: str) -> None:
-        """Write events of this level and above from now on; templates that were made before go on as they are.
+        """Write events of this level and above from now on; existing templates do not change.
 
         Raises:
             ValueError: there is no such level.
@@ -111,16 +111,16 @@ class LogWriter:
         return PRIORITIES[level] <= self._max_priority
 
     def format_peer(self, host: str, port: int) -> str:
-        """A client's address, as every line has to have it; not quoted."""
+        """Return a client's address as every line must have it; not quoted."""
         return short_address(host) if self.anonymize else address_text(host, port)
 
     def quoted_peer(self, host: str, port: int) -> str:
-        """The same, quoted. Of an address only the interface of a link-local one has to be looked at."""
+        """Return a client's address like format_peer, quoted. Only a scoped link-local address can need quoting."""
         text = short_address(host) if self.anonymize else address_text(host, port)
         return self.quoted(text) if "%" in text else self._peer_template % text
 
     def write(self, line: str) -> None:
-        """Take a filled template; it gets the time of now, and reaches the sink within FLUSH_SECONDS."""
+        """Take a filled template; it gets the current time, and reaches the sink within FLUSH_SECONDS."""
         lines = self._lines
         lines.append(self.stamp() + line)
         if not self._scheduled:
@@ -130,15 +130,15 @@ class LogWriter:
             self.flush()
 
     def record(self, event: Event, values: Mapping[str, object]) -> None:
-        """Write an event of the daemon, whose values need no speed, and flush. It may be called in any thread."""
+        """Write an event of the daemon, which need not be fast, and flush. It may be called in any thread."""
         if self._call_from_thread is not None and threading.get_ident() != self._thread:
             self._call_from_thread(self.record_here, event, values)
         else:
             self.record_here(event, values)
 
     def record_here(self, event: Event, values: Mapping[str, object]) -> None:
-        """Write an event as `record`, in this thread."""
-        # A `log` line has the level of who wrote it.
+        """Write an event as `record` does, in this thread."""
+        # A `log` line has the level of its message.
         if not self._is_logged(str(values.get("level", event.level)) if event is LOG else event.level):
             return
         known = {name: values[name] for name in event.fields if name in values}
@@ -147,11 +147,11 @@ class LogWriter:
 
     @property
     def waiting(self) -> int:
-        """How many lines the sink has not taken, those that were given up included."""
+        """The number of lines that the sink has not taken, discarded lines included."""
         return len(self._lines) + self._lost
 
     def flush(self) -> None:
-        """Hand everything to the sink now, with a `lost` line where lines are missing."""
+        """Pass all lines to the sink now, with a `lost` line where lines were discarded."""
         self._scheduled = False
         lines, self._lines = self._lines, []
         if not lines:
@@ -182,11 +182,11 @@ class LogWriter:
             self._schedule_flush()
 
     def read_time_zone(self) -> None:
-        """Let the next line have the time of the time zone as it is now."""
+        """Use the current time zone for the next line."""
         self._second = self._millisecond = -1
 
     def stamp(self) -> str:
-        """What a line begins with now."""
+        """Return the start of a line that is written now."""
         if not self._format.stamp:
             return ""
         now = int(self._clock() * 1000)
@@ -210,12 +210,12 @@ class LogWriter:
 
 @implementer(ILogObserver)
 class LogObserver:
-    """The twisted.logger observer that writes the daemon's events into a journal.
+    """A twisted.logger observer that writes the daemon's events to a LogWriter.
 
     svcd's own events keep their fields; everything else becomes a `log` line, tracebacks included.
 
     Args:
-        log_writer: where the lines go.
+        log_writer: the writer.
     """
 
     def __init__(self, log_writer: LogWriter) -> None:

@@ -1,8 +1,8 @@
-"""What is counted: a Tally for each service, written on every connection's path, and frozen values made from it.
+"""Counters of a service, updated on the path of every connection.
 
-A Tally is plain and slotted: to count a connection, from its accept to its end, costs well under a microsecond. What
-the connections and ports that are open now have carried is not copied here with every byte: they are asked for it
-when somebody wants to know (`Source`).
+ServiceCounters is slotted and simple: counting a connection, from its accept to its end, costs well under a
+microsecond. The traffic of open connections and ports is not copied here with every byte: they are asked for it when a
+snapshot is made (TrafficSource).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["ConnectionFields", "Histogram", "LiveTraffic", "ServiceCounters", "TrafficSource"]
 
 
-#: The fields of a Recent, which itself costs more to make than all of the counting.
+#: The fields of a ConnectionRecord as a plain tuple: creating the NamedTuple costs more than all of the counting.
 ConnectionFields: TypeAlias = tuple[str, str, float, float, int, int, str]
 
 
 class Histogram:
-    """Counts values by size.
+    """A histogram of values.
 
     Args:
-        bounds: the upper bounds of the buckets, ascending; a value equal to one belongs below it.
+        bounds: the upper bounds of the buckets, ascending; a value equal to a bound belongs below it.
     """
 
     __slots__ = ("_bounds", "_counts", "_total")
@@ -39,23 +39,23 @@ class Histogram:
         self._total = 0.0
 
     def observe(self, value: float) -> None:
-        """Count a value. One below zero, from a clock that was set back, is zero."""
+        """Count a value. A negative value, after a clock was set back, counts as zero."""
         if value < 0:  # a call of max() costs more than the rest
             value = 0.0
         self._counts[bisect_left(self._bounds, value)] += 1
         self._total += value
 
     def snapshot(self) -> HistogramSnapshot:
-        """As it is now."""
+        """Return the current state."""
         return HistogramSnapshot(self._bounds, tuple(self._counts), self._total)
 
 
 class LiveTraffic(NamedTuple):
-    """What is known of those that are open now.
+    """Traffic of open connections or ports.
 
     Attributes:
-        bytes_in, bytes_out: what they have carried.
-        datagrams: received.
+        bytes_in, bytes_out: bytes from and to clients.
+        datagrams: datagrams received.
     """
 
     bytes_in: int = 0
@@ -64,35 +64,35 @@ class LiveTraffic(NamedTuple):
 
 
 class TrafficSource(Protocol):
-    """Knows what is open now: a service's connections, or a datagram port."""
+    """A holder of open connections: a service's factory or tracker, or a datagram port."""
 
     def traffic(self) -> LiveTraffic:
-        """What they have carried."""
+        """Return the traffic of what is open now."""
         ...
 
 
 class ServiceCounters:
-    """The counts of one service. They only grow, but for `children`.
+    """Counts of one service. They only grow, except `children`.
 
     Args:
-        about: what the service is; it may change.
-        keep: takes connections that have ended, for the list of recent ones, as a Recent's fields.
-        clock: seconds, monotonic.
+        about: the description of the service; it may change.
+        on_end: takes the ConnectionFields of ended connections, for the list of recent ones.
+        clock: returns seconds, monotonic.
 
     Attributes:
-        accepted: connections that were let in.
-        failures: connections that could not be served, as a `fail` line says, and those whose process ended by itself
-            with another exit status than 0 or by a signal.
-        ended, refused: connections by reason; datagrams that were not answered are refused, too.
-        bytes_in, bytes_out: carried by connections that have ended.
+        accepted: admitted connections.
+        failures: connections that could not be served, as a `fail` line explains, and those whose process ended by
+            itself with another exit status than 0 or by a signal.
+        ended, refused: connections by reason; unanswered datagrams count as refused.
+        bytes_in, bytes_out: of ended connections.
         datagrams: received by ports that are closed.
-        children: processes that run now.
-        exits: processes that have ended, by exit status or signal.
-        restarts: launchers started in place of a lost one.
+        children: running processes.
+        exits: ended processes, by exit status or signal.
+        restarts: launchers started in place of a lost launcher.
         unavailable: why the service's launcher can't serve; empty if it can.
-        handshakes, handshakes_failed: of TLS, by its version, and by why they did not succeed.
-        durations, spawns: how long connections lasted, and how long they waited for their process.
-        watched: whether somebody shows the counts: if not, what the kernel would have to be asked is not counted.
+        handshakes, handshakes_failed: TLS handshakes, by TLS version and by reason of the failure.
+        durations, spawns: histograms of the duration of connections, and of the time until their process started.
+        watched: whether the counts are displayed: if not, counts that need the kernel are not kept.
     """
 
     __slots__ = ("_clock", "_on_end", "_sources", "about", "accepted", "bytes_in", "bytes_out", "children", "datagrams",
@@ -100,10 +100,10 @@ class ServiceCounters:
                  "spawns", "unavailable", "watched")  # fmt: skip
 
     def __init__(
-        self, about: ServiceInfo, keep: Callable[[ConnectionFields], None], clock: Callable[[], float]
+        self, about: ServiceInfo, on_end: Callable[[ConnectionFields], None], clock: Callable[[], float]
     ) -> None:
         self.about = about
-        self._on_end = keep
+        self._on_end = on_end
         self._clock = clock
         self._sources: list[TrafficSource] = []
         self.accepted = self.failures = self.bytes_in = self.bytes_out = self.datagrams = 0
@@ -119,11 +119,11 @@ class ServiceCounters:
         self.spawns = Histogram(SPAWNS)
 
     def refuse(self, reason: str, count: int = 1) -> None:
-        """Somebody was not let in."""
+        """Count refused clients."""
         self.refused[reason] = self.refused.get(reason, 0) + count
 
     def end(self, reason: str, seconds: float, bytes_in: int, bytes_out: int, peer: str) -> None:
-        """A connection has ended; -1 bytes if nobody counted them."""
+        """Count the end of a connection; -1 for bytes that were not counted."""
         self.end_uncounted(reason, seconds)
         if bytes_in > 0:
             self.bytes_in += bytes_in
@@ -133,62 +133,62 @@ class ServiceCounters:
             self._on_end((self.about.id, peer, self._clock(), seconds, bytes_in, bytes_out, reason))
 
     def end_uncounted(self, reason: str, seconds: float) -> None:
-        """A connection has ended, of which nobody asks more."""
+        """Count the end of a connection of which only the reason and the duration are kept."""
         self.ended[reason] = self.ended.get(reason, 0) + 1
         self.durations.observe(seconds)
 
     def handshake_done(self, version: str) -> None:
-        """A TLS handshake is done."""
+        """Count a completed TLS handshake."""
         self.handshakes[version] = self.handshakes.get(version, 0) + 1
 
     def handshake_failed(self, why: str) -> None:
-        """One has failed."""
+        """Count a failed TLS handshake."""
         self.handshakes_failed[why] = self.handshakes_failed.get(why, 0) + 1
 
     def process_started(self, seconds: float) -> None:
-        """A connection has its process, so long after it was accepted."""
+        """Count a started process, with the seconds since the connection was accepted."""
         self.children += 1
         self.spawns.observe(seconds)
 
     def process_exited(self, code: str) -> None:
-        """A process has ended, by an exit status or a signal; empty if nobody saw how."""
+        """Count an ended process, by exit status or signal; an empty code if it is not known."""
         self.children -= 1
         if code:
             self.exits[code] = self.exits.get(code, 0) + 1
 
     def add_source(self, source: TrafficSource) -> None:
-        """Ask somebody from now on, too."""
+        """Include the traffic of a source in snapshots."""
         self._sources.append(source)
 
     def remove_source(self, source: TrafficSource) -> None:
-        """Ask no longer; what it has carried stays counted. Nothing happens if it was not asked."""
+        """Remove a source and add its traffic to the counts; do nothing if it was not added."""
         if source not in self._sources:
             return
         self._sources.remove(source)
-        flow = source.traffic()
-        self.bytes_in += flow.bytes_in
-        self.bytes_out += flow.bytes_out
-        self.datagrams += flow.datagrams
+        traffic = source.traffic()
+        self.bytes_in += traffic.bytes_in
+        self.bytes_out += traffic.bytes_out
+        self.datagrams += traffic.datagrams
 
     def arrivals(self) -> tuple[int, int]:
-        """How many came in, connections or datagrams, and how many of all were refused. Cheap: for charts."""
-        # To ask for the bytes of thousands of open connections would not be.
+        """Return how many connections or datagrams arrived, and how many were refused. Cheap: for charts."""
+        # Summing the bytes of thousands of open connections would not be cheap.
         ports = () if self.about.stream else self._sources
         arrived = self.accepted + self.datagrams + sum(port.traffic().datagrams for port in ports)
         return arrived, sum(self.refused.values())
 
     def snapshot(self) -> ServiceSnapshot:
-        """As they are now."""
-        flows = [source.traffic() for source in self._sources]
+        """Return the current counts."""
+        traffics = [source.traffic() for source in self._sources]
         return ServiceSnapshot(
             about=self.about,
             accepted=self.accepted,
             failures=self.failures,
             ended=dict(self.ended),
             refused=dict(self.refused),
-            bytes_in=self.bytes_in + sum(flow.bytes_in for flow in flows),
-            bytes_out=self.bytes_out + sum(flow.bytes_out for flow in flows),
-            datagrams=self.datagrams + sum(flow.datagrams for flow in flows),
+            bytes_in=self.bytes_in + sum(traffic.bytes_in for traffic in traffics),
+            bytes_out=self.bytes_out + sum(traffic.bytes_out for traffic in traffics),
+            datagrams=self.datagrams + sum(traffic.datagrams for traffic in traffics),
             durations=self.durations.snapshot(),
             spawns=self.spawns.snapshot(),
             children=self.children,

@@ -1,6 +1,6 @@
-"""The ledger: all tallies of the daemon, the last connections, and the last minutes as samples for charts.
+"""Registry of the counters of all services, the last ended connections, and the samples of charts.
 
-It knows no service, no port and no reactor: who counts gets a Tally, who shows asks for a snapshot.
+It knows no service, no port and no reactor: services get ServiceCounters, displays get snapshots.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ["RECENT", "SAMPLES", "SAMPLE_SECONDS", "MetricsRegistry"]
 
-#: How many connections that have ended are remembered, of all services.
+#: How many ended connections of all services are remembered.
 RECENT = 50
-#: A chart's samples: how many, and how many seconds lie between two.
+#: The number of samples of a chart, and the seconds between two samples.
 SAMPLES = 90
 SAMPLE_SECONDS = 2.0
-#: How often the reactor's punctuality is looked at, a whole number of times for each sample.
+#: How often the reactor's lag is measured in the time of a sample.
 _LAG_CHECKS = 8
 
 
@@ -36,14 +36,14 @@ class MetricsRegistry:
     """Everything that was counted since the start.
 
     Args:
-        wall_clock: seconds since 1970.
-        clock: seconds, monotonic.
+        wall_clock: returns seconds since 1970.
+        clock: returns seconds, monotonic.
 
     Attributes:
         state: starting, ready or stopping.
         reloads_done, reloads_failed: how often the services file was read again.
-        config_seconds: how long it took the last time to read, check and apply it.
-        descriptors: asked for how many descriptors connections use, and how many they may.
+        config_seconds: how long the last reading, check and application of the file took.
+        descriptors: returns how many descriptors connections use, and how many they may use.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class MetricsRegistry:
         self._started = wall_clock()
         self._started_monotonic = clock()
         self._counters: dict[str, ServiceCounters] = {}
-        # Those that were described. One that was made for a service that never ran is not shown.
+        # The described services. Counters that were made for a service that never ran are not shown.
         self._shown: list[ServiceCounters] = []
         self._series: dict[str, deque[tuple[int, int]]] = {}
         self._lag = Histogram(LAGS)
@@ -73,7 +73,7 @@ class MetricsRegistry:
         return self._clock() - self._started_monotonic
 
     def counters(self, service: str) -> ServiceCounters:
-        """The tally of a service, by its id; one that is known goes on."""
+        """Return the counters of a service, by its id; they are kept across reloads."""
         counters = self._counters.get(service)
         if counters is None:
             counters = self._counters[service] = ServiceCounters(
@@ -83,21 +83,21 @@ class MetricsRegistry:
         return counters
 
     def describe(self, services: Sequence[ServiceInfo]) -> None:
-        """Say which services there are, and what they are: these are shown, in this order, and others forgotten."""
-        tallies = {about.id: self.counters(about.id) for about in services}
+        """Set the services and their descriptions: these are shown, in this order, and all others forgotten."""
+        counters_by_id = {about.id: self.counters(about.id) for about in services}
         for about in services:
-            tallies[about.id].about = about
-        self._counters = tallies
-        self._shown = list(tallies.values())
-        for service in self._series.keys() - tallies.keys():
+            counters_by_id[about.id].about = about
+        self._counters = counters_by_id
+        self._shown = list(counters_by_id.values())
+        for service in self._series.keys() - counters_by_id.keys():
             del self._series[service]
         if self._watchers:
-            # A chart begins with what comes from now on.
+            # A chart of a new service starts at zero.
             self._sample([counters for counters in self._shown if counters.about.id not in self._series])
 
     def snapshot(self) -> Snapshot:
-        """Everything, as it is now."""
-        descriptors, most = self.descriptors()
+        """Return the current counts."""
+        descriptors, limit = self.descriptors()
         times = os.times()
         daemon = DaemonSnapshot(
             version=__version__,
@@ -108,7 +108,7 @@ class MetricsRegistry:
             reloads_failed=self.reloads_failed,
             config_seconds=self.config_seconds,
             descriptors=descriptors,
-            descriptors_limit=most,
+            descriptors_limit=limit,
             lag=self._lag.snapshot(),
             lag_last=self._lag_last,
             cpu_seconds=times.user + times.system,
@@ -116,12 +116,12 @@ class MetricsRegistry:
         return Snapshot(daemon, tuple(counters.snapshot() for counters in self._shown))
 
     def recent(self) -> Sequence[tuple[float, ConnectionRecord]]:
-        """The connections that have ended, the newest first, each with how many seconds ago."""
+        """Return the last ended connections, newest first, each with the seconds since its end."""
         now = self._clock()
         return [(now - recent.at, recent) for recent in map(ConnectionRecord._make, reversed(self._recent))]
 
     def series(self) -> Series:
-        """Of each service, how many came and how many were refused in each of the last SAMPLE_SECONDS, oldest first."""
+        """Return how many arrived and how many were refused in each of the last intervals, by service, oldest first."""
         found = {}
         for service, samples in self._series.items():
             found[service] = [
@@ -130,17 +130,21 @@ class MetricsRegistry:
             ]
         return found
 
-    def watch(self, alarm: CallLater) -> None:
-        """Somebody shows charts and the reactor's punctuality, which are kept for that alone: begin, if none did."""
+    def watch(self, call_later: CallLater) -> None:
+        """Start sampling for charts and measuring the reactor's lag, which is done only while a display needs it.
+
+        Args:
+            call_later: the reactor's callLater.
+        """
         self._watchers += 1
         if self._watchers == 1:
-            self._call_later = alarm
+            self._call_later = call_later
             self._update_watched()
             self._sample(self._shown)
-            self._measure_lag(alarm, 1)
+            self._measure_lag(call_later, 1)
 
     def unwatch(self) -> None:
-        """One less does; the last lets the samples go, since they would have a gap."""
+        """End a watch(). After the last one the samples are dropped, since they would have a gap."""
         self._watchers -= 1
         if not self._watchers:
             self._call_later = None
@@ -151,24 +155,24 @@ class MetricsRegistry:
         for counters in self._counters.values():
             counters.watched = bool(self._watchers)
 
-    def _measure_lag(self, alarm: CallLater, count: int) -> None:
-        """See how late one is called, and take a sample when it is time."""
+    def _measure_lag(self, call_later: CallLater, count: int) -> None:
+        """Measure the lag of a delayed call, and take a sample at the end of each interval."""
         step = SAMPLE_SECONDS / _LAG_CHECKS
         due = self._clock() + step
 
         def called() -> None:
-            if self._call_later is not alarm:
+            if self._call_later is not call_later:
                 return
             self._lag_last = max(self._clock() - due, 0.0)
             self._lag.observe(self._lag_last)
             if count == _LAG_CHECKS:
                 self._sample(self._shown)
-            self._measure_lag(alarm, count % _LAG_CHECKS + 1)
+            self._measure_lag(call_later, count % _LAG_CHECKS + 1)
 
-        alarm(step, called)
+        call_later(step, called)
 
-    def _sample(self, tallies: Sequence[ServiceCounters]) -> None:
-        for counters in tallies:
+    def _sample(self, services: Sequence[ServiceCounters]) -> None:
+        for counters in services:
             service = counters.about.id
             samples = self._series.get(service)
             if samples is None:

@@ -1,4 +1,4 @@
-"""What was counted, at a moment: frozen values that are shown, drawn and scraped."""
+"""Frozen values of counters at a moment, for displays and scrapes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ __all__ = [
     "Snapshot",
 ]  # fmt: skip
 
-#: The upper bounds of the histograms, in seconds: how long connections last, how long one waits until its process is
-#: started, and how late the reactor calls what is due.
+#: The upper bounds of the histograms, in seconds: duration of connections, time until the process of a connection is
+#: started, lag of the reactor's delayed calls.
 DURATIONS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0, 600.0, 3600.0)
 SPAWNS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -36,7 +36,7 @@ class HistogramSnapshot:
     """A histogram at a moment.
 
     Attributes:
-        bounds: the upper bounds of the buckets, in seconds; a last bucket has none.
+        bounds: the upper bounds of the buckets, in seconds; the last bucket has none.
         counts: of each bucket, one more than there are bounds; not cumulative.
         total: the sum of all values, in seconds.
     """
@@ -47,7 +47,7 @@ class HistogramSnapshot:
 
     @property
     def count(self) -> int:
-        """How many values there are."""
+        """The number of values."""
         return sum(self.counts)
 
 
@@ -74,19 +74,19 @@ class ConnectionRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ServiceInfo:
-    """What a service is, for people.
+    """Description of a service for displays.
 
     Attributes:
-        id: as Service has it, `echo/tcp`.
-        runs: what answers.
+        id: as in Service, `echo/tcp`.
+        runs: what serves it.
         stream: whether it has connections; datagrams otherwise.
-        spawned: whether processes of their own answer.
-        listed: whether its connections stand in the list of recent ones: not if the log does not have them either.
-        addresses: where it listens.
-        description: in its owner's words; perhaps empty.
-        most: how many connections there may be; None for no limit.
-        expires: when the first of its certificates does, in seconds since 1970; None without TLS.
-        problem: why it can't be served as the services file says; empty if it can.
+        spawned: whether each connection has a process.
+        listed: whether its connections are in the list of recent ones: not if the log omits them as well.
+        addresses: its listening addresses.
+        description: by its owner; may be empty.
+        max_connections: the limit on connections; None for none.
+        expires: when the first of its certificates expires, in seconds since 1970; None without TLS.
+        problem: why it can't be served as the services file defines; empty if it can.
     """
 
     id: str
@@ -103,7 +103,7 @@ class ServiceInfo:
 
 @dataclass(frozen=True, slots=True)
 class ServiceSnapshot:
-    """The counts of one service at a moment; see Tally."""
+    """Counts of one service at a moment; see ServiceCounters."""
 
     about: ServiceInfo
     accepted: int = 0
@@ -120,23 +120,23 @@ class ServiceSnapshot:
     handshakes: Mapping[str, int] = field(default_factory=dict)
     handshakes_failed: Mapping[str, int] = field(default_factory=dict)
     restarts: int = 0
-    #: Why its launcher can't serve; empty if it can.
+    #: Why the launcher can't serve; empty if it can.
     unavailable: str = ""
 
     @property
     def problem(self) -> str:
-        """Why the service is not served as the services file says; empty if it is."""
+        """Why the service is not served as the services file defines; empty if it is."""
         return self.about.problem or self.unavailable
 
     @property
     def active(self) -> int:
-        """Connections that are open."""
+        """Open connections."""
         return self.accepted - sum(self.ended.values())
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonSnapshot:
-    """What concerns no single service.
+    """State of the daemon at a moment.
 
     Attributes:
         version: of svcd.
@@ -144,10 +144,10 @@ class DaemonSnapshot:
         started: seconds since 1970.
         uptime: in seconds.
         reloads_done, reloads_failed: how often the services file was read again.
-        config_seconds: how long it took the last time to read, check and apply it.
-        descriptors, descriptors_most: in use by connections, and how many there may be.
-        lag: how late the reactor called what was due.
-        lag_last: the last of these, in seconds.
+        config_seconds: how long the last reading, check and application of the file took.
+        descriptors, descriptors_limit: used by connections, and available to them.
+        lag: histogram of the lag of the reactor's delayed calls.
+        lag_last: the last lag, in seconds.
         cpu_seconds: processor time of the daemon's process.
     """
 
@@ -167,7 +167,7 @@ class DaemonSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything at a moment: the daemon, and its services in the order of the file."""
+    """Counts of the daemon and of its services, in the order of the file."""
 
     daemon: DaemonSnapshot
     services: tuple[ServiceSnapshot, ...] = ()
@@ -181,12 +181,12 @@ class CallLater(Protocol):
         ...
 
 
-#: By service: how many came, and how many were refused, in each span of time.
+#: By service: how many arrived and how many were refused in each interval.
 Series: TypeAlias = "Mapping[str, Sequence[tuple[int, int]]]"
 
 
 class MetricsSource(Protocol):
-    """What the daemon counted, for those who show it."""
+    """The counts of the daemon, as displays need them."""
 
     @property
     def state(self) -> str:
@@ -194,21 +194,21 @@ class MetricsSource(Protocol):
         ...
 
     def snapshot(self) -> Snapshot:
-        """Everything, as it is now."""
+        """Return the current counts."""
         ...
 
     def recent(self) -> Sequence[tuple[float, ConnectionRecord]]:
-        """The last connections that have ended, the newest first, each with how many seconds ago."""
+        """Return the last ended connections, newest first, each with the seconds since its end."""
         ...
 
     def series(self) -> Series:
-        """The last minutes, for charts."""
+        """Return the samples of the last minutes, for charts."""
         ...
 
-    def watch(self, alarm: CallLater) -> None:
-        """Keep the last minutes from now on."""
+    def watch(self, call_later: CallLater) -> None:
+        """Start keeping samples."""
         ...
 
     def unwatch(self) -> None:
-        """No more, if nobody else wants them."""
+        """End a watch(); the last one drops the samples."""
         ...

@@ -92,7 +92,7 @@ _STRICT = AccessRules(
 )
 def test_what_is_asked_comes_in_order(peer: str, wall: float, load: float, reason: RefusalReason) -> None:
     """Address, time, load, then the daemon's limit: the first that refuses is told."""
-    assert _reason(_admission(_STRICT, GlobalLimit(most=0), wall=wall, load=load), peer) is reason
+    assert _reason(_admission(_STRICT, GlobalLimit(max_connections=0), wall=wall, load=load), peer) is reason
 
 
 def test_limits_and_rates_in_order() -> None:

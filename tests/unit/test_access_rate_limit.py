@@ -96,7 +96,7 @@ def test_forged_sources_lock_out_none_that_was_never_seen(
 
 def test_a_source_that_asks_all_the_time_is_not_forgotten() -> None:
     """Whoever floods meanwhile, fewer than half a table between two of its questions: it waits for its next token."""
-    buckets = SourceTokenBuckets(Rate(1, 60), 2, most=20)
+    buckets = SourceTokenBuckets(Rate(1, 60), 2, max_sources=20)
     assert [buckets.take(-1, 0.0) for _ in range(3)] == [True, True, False]
     for source in range(400):
         buckets.take(source, 0.1 * source)
@@ -126,7 +126,7 @@ def test_sources_that_are_all_remembered_do_not_feel_each_other(
 
 def test_a_source_that_was_pushed_out_finds_one_token_and_no_full_bucket() -> None:
     """A newcomer after a flood has one as well, and the rest as soon as the worst of those who were forgotten has."""
-    buckets = SourceTokenBuckets(Rate(1, 1), 2, most=4)
+    buckets = SourceTokenBuckets(Rate(1, 1), 2, max_sources=4)
     assert [buckets.take(1, 0.0) for _ in range(3)] == [True, True, False]
     for source in range(2, 10):
         buckets.take(source, 0.0)
