@@ -556,15 +556,15 @@ class ManagerDouble(ServiceManager):
         self.waits = 0
         self._keeps = keeps
 
-    def say(self, *states: str, descriptor: int | None = None, patient: bool = True) -> bool:
-        """Hear it."""
-        del patient
+    def send(self, *states: str, fd: int | None = None, wait: bool = True) -> bool:
+        """Record a message."""
+        del wait
         self.said.append(" ".join(states))
-        return descriptor is None or self._keeps
+        return fd is None or self._keeps
 
-    def barrier(self, patience: float = 0.0) -> bool:
-        """All is heard."""
-        del patience
+    def barrier(self, seconds: float = 0.0) -> bool:
+        """Record a barrier."""
+        del seconds
         self.waits += 1
         return True
 

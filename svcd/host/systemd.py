@@ -1,7 +1,7 @@
-"""The service manager: it is told how we are, and keeps our sockets for us (sd_notify(3), sd_pid_notify_with_fds(3)).
+"""Notifications to the service manager: state, watchdog, and stored sockets (sd_notify(3), sd_pid_notify_with_fds(3)).
 
-Each message is a datagram of assignments to the socket that $NOTIFY_SOCKET names, perhaps with descriptors. The
-protocol is small and stable, and its manual page shows it written out, so there is no library between.
+Each message is a datagram of assignments to the socket that $NOTIFY_SOCKET names, with optional descriptors. The
+protocol is small and stable, and its manual page specifies it in full, so no library is used.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 __all__ = ["ServiceManager", "StatusReporter"]
 
-#: How long a message that must arrive waits for room in the manager's queue, in seconds.
-_PATIENCE = 1.0
-#: How long we wait for the manager to have handled everything, in seconds: as sd_notify_barrier(3) recommends.
-_BARRIER_PATIENCE = 5.0
-#: The status is told so often at most, in seconds.
+#: How long a message that must not be lost waits for room in the manager's queue, in seconds.
+_SEND_SECONDS = 1.0
+#: How long a barrier waits for the manager, in seconds, as sd_notify_barrier(3) recommends.
+_BARRIER_SECONDS = 5.0
+#: The time between status messages, in seconds.
 _STATUS_SECONDS = 5.0
 
 
 class ServiceManager:
-    """Whoever started us, if they want to hear of us; else all of this does nothing.
+    """Service manager that has started the daemon; without one all methods do nothing.
 
     Args:
-        address: the value of NOTIFY_SOCKET: a path, or a name in the abstract name space behind an @; None for nobody.
-        watchdog: within how many seconds a sign of life is expected; None if it is not.
+        address: the value of NOTIFY_SOCKET: a path, or an @ and a name in the abstract namespace; None for no manager.
+        watchdog: the watchdog timeout in seconds; None without a watchdog.
     """
 
     def __init__(self, address: str | None = None, watchdog: float | None = None) -> None:
@@ -44,9 +44,10 @@ class ServiceManager:
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str], pid: int) -> ServiceManager:
-        """The manager that the environment names; its variables are taken out, for they are not our children's.
+        """Return the manager that the environment names.
 
-        The watchdog is for process WATCHDOG_PID only, where that is set (sd_watchdog_enabled(3)).
+        The variables are removed, so that child processes do not inherit them. The watchdog applies to the process
+        WATCHDOG_PID only, if that is set (sd_watchdog_enabled(3)).
         """
         address = environment.pop("NOTIFY_SOCKET", None)
         period = environment.pop("WATCHDOG_USEC", "")
@@ -57,47 +58,45 @@ class ServiceManager:
 
     @property
     def present(self) -> bool:
-        """Whether there is one."""
+        """Whether there is a service manager."""
         return bool(self._address)
 
-    def say(self, *states: str, descriptor: int | None = None, patient: bool = True) -> bool:
+    def send(self, *states: str, fd: int | None = None, wait: bool = True) -> bool:
         """Send assignments as one message.
 
         Args:
-            states: like `READY=1`; a line feed in a value is not possible.
-            descriptor: goes with the message.
-            patient: whether to wait for room, a second at most; the next sign of life comes anyway.
+            states: assignments like `READY=1`; line feeds in values are replaced by blanks.
+            fd: a descriptor to send with the message.
+            wait: whether to wait for room in the queue, a second at most.
 
         Returns:
-            Whether it was sent; what happens to it then is the manager's affair.
+            Whether the message was sent; it is not acknowledged.
         """
         if not self._address:
             return False
         message = "\n".join(state.replace("\n", " ") for state in states).encode()
-        rights = (
-            [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor.to_bytes(4, "little"))]
-        )
+        rights = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, "little"))]
         try:
             try:
-                self._send(message, rights, patient=patient)
+                self._send(message, rights, wait=wait)
             except ConnectionError:
-                # A manager that was started anew has a new socket at the old name.
+                # A restarted manager has a new socket at the same address.
                 self.close()
-                self._send(message, rights, patient=patient)
+                self._send(message, rights, wait=wait)
         except OSError:
             return False
         return True
 
-    def _send(self, message: bytes, rights: list[tuple[int, int, bytes]], *, patient: bool) -> None:
+    def _send(self, message: bytes, rights: list[tuple[int, int, bytes]], *, wait: bool) -> None:
         sender = self._connected()
-        if patient:
-            room = select.poll()
-            room.register(sender, select.POLLOUT)
-            room.poll(_PATIENCE * 1000)
+        if wait:
+            poller = select.poll()
+            poller.register(sender, select.POLLOUT)
+            poller.poll(_SEND_SECONDS * 1000)
         sender.sendmsg([message], rights)
 
     def _connected(self) -> socket.socket:
-        """The socket, which is kept: connected, it tells when there is room, and costs each message less."""
+        """Return the socket, which stays connected: poll(2) shows when there is room, and messages cost less."""
         if self._socket is None:
             sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             try:
@@ -110,75 +109,75 @@ class ServiceManager:
         return self._socket
 
     def ready(self, status: str = "") -> None:
-        """We serve; or, after `reloading`, we do so again. It is this process that does."""
-        self.say("READY=1", f"MAINPID={os.getpid()}", *([f"STATUS={status}"] if status else []))
+        """Send that this process serves, at the start or at the end of a reload."""
+        self.send("READY=1", f"MAINPID={os.getpid()}", *([f"STATUS={status}"] if status else []))
 
     def reloading(self) -> None:
-        """A reload begins; `ready` ends it. The time tells a manager with Type=notify-reload which one it is."""
-        self.say("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        """Send that a reload begins; `ready` ends it. Type=notify-reload identifies the reload by the time."""
+        self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """We stop."""
-        self.say("STOPPING=1", "STATUS=stopping")
+        """Send that the daemon stops."""
+        self.send("STOPPING=1", "STATUS=stopping")
 
-    def store(self, name: str, kept: socket.socket) -> bool:
-        """Give the manager a socket to keep: it gives it back when it starts us again.
+    def store_fd(self, name: str, sock: socket.socket) -> bool:
+        """Store a socket in the manager's file descriptor store, which passes it on when it starts the daemon again.
 
-        FDPOLL=0: an error on a socket is ours to handle, no reason for the manager to drop it.
+        FDPOLL=0: the manager must not remove a socket because of an error on it, which the daemon handles.
         """
-        return self.say("FDSTORE=1", "FDPOLL=0", f"FDNAME={name}", descriptor=kept.fileno())
+        return self.send("FDSTORE=1", "FDPOLL=0", f"FDNAME={name}", fd=sock.fileno())
 
-    def forget(self, name: str) -> None:
-        """It need not keep the sockets of this name any longer."""
-        self.say("FDSTOREREMOVE=1", f"FDNAME={name}")
+    def remove_fd(self, name: str) -> None:
+        """Remove all sockets of a name from the manager's file descriptor store."""
+        self.send("FDSTOREREMOVE=1", f"FDNAME={name}")
 
-    def barrier(self, patience: float = _BARRIER_PATIENCE) -> bool:
-        """Wait, blocking, until the manager has handled everything that was said; whether it has.
+    def barrier(self, seconds: float = _BARRIER_SECONDS) -> bool:
+        """Block until the manager has handled all messages sent before; return whether it has.
 
-        It closes the descriptor that comes with BARRIER=1 when it gets there (sd_notify_barrier(3)).
+        It closes the descriptor sent with BARRIER=1 (sd_notify_barrier(3)).
         """
         ours, theirs = os.pipe2(os.O_CLOEXEC)
         try:
-            sent = self.say("BARRIER=1", descriptor=theirs)
+            sent = self.send("BARRIER=1", fd=theirs)
             os.close(theirs)
             theirs = -1
             watch = select.poll()
             watch.register(ours, 0)
-            return sent and bool(watch.poll(patience * 1000))
+            return sent and bool(watch.poll(seconds * 1000))
         finally:
             os.close(ours)
             if theirs >= 0:
                 os.close(theirs)
 
     def close(self) -> None:
-        """Let the socket go; the next message opens one."""
+        """Close the socket; the next message opens it again."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
 
 class StatusReporter:
-    """Signs of life from the reactor, and the status when it has changed.
+    """Periodic watchdog messages, and the status when it has changed.
 
-    They are sent by timers of the reactor, so that one that does not turn any more sends none, and the manager acts.
+    Timers of the reactor send them: a reactor that hangs sends none, and the manager acts.
 
     Args:
         clock: the reactor.
-        manager: who is told.
-        status: a line for people, as `systemctl status` shows it.
+        manager: gets the messages.
+        status: returns the status line that `systemctl status` shows.
     """
 
     def __init__(self, clock: IReactorTime, manager: ServiceManager, status: Callable[[], str]) -> None:
         self._clock = clock
         self._manager = manager
         self._status = status
-        self._told = ""
+        self._sent_status = ""
         self._calls: dict[str, IDelayedCall] = {}
 
     def start(self) -> None:
-        """Say that we are ready once the reactor turns, and go on from there.
+        """Send that the daemon is ready once the reactor runs, and start the timers.
 
-        Before it does, signals of whoever hears that we are ready would end us at once.
+        Before that, a signal sent in response would terminate the process at once.
         """
         if self._manager.present:
             self._calls["ready"] = self._clock.callLater(0, self._begin)
@@ -186,38 +185,38 @@ class StatusReporter:
     def _begin(self) -> None:
         del self._calls["ready"]
         self.reloaded()
-        self._again("status", _STATUS_SECONDS, self._tell_status)
+        self._repeat("status", _STATUS_SECONDS, self._send_status)
         if self._manager.watchdog is not None:
-            # As sd_watchdog_enabled(3) recommends: each half of the time.
-            self._again("watchdog", self._manager.watchdog / 2, self._tell_life)
+            # Half of the timeout, as sd_watchdog_enabled(3) recommends.
+            self._repeat("watchdog", self._manager.watchdog / 2, self._send_watchdog)
 
-    def _again(self, name: str, seconds: float, call: Callable[[], None]) -> None:
+    def _repeat(self, name: str, seconds: float, call: Callable[[], None]) -> None:
         def run() -> None:
             self._calls[name] = self._clock.callLater(seconds, run)
             call()
 
         self._calls[name] = self._clock.callLater(seconds, run)
 
-    def _tell_status(self) -> None:
+    def _send_status(self) -> None:
         status = self._status()
-        if status != self._told and self._manager.say(f"STATUS={status}", patient=False):
-            self._told = status
+        if status != self._sent_status and self._manager.send(f"STATUS={status}", wait=False):
+            self._sent_status = status
 
-    def _tell_life(self) -> None:
-        self._manager.say("WATCHDOG=1", patient=False)
+    def _send_watchdog(self) -> None:
+        self._manager.send("WATCHDOG=1", wait=False)
 
     def reloading(self) -> None:
-        """A reload begins; `reloaded` says that it is over, however it went."""
+        """Send that a reload begins; `reloaded` ends it, whatever its result."""
         self._manager.reloading()
 
     def reloaded(self) -> None:
-        """The reload is over."""
+        """Send that the reload has ended, with the status."""
         if self._manager.present:
-            self._told = self._status()
-            self._manager.ready(self._told)
+            self._sent_status = self._status()
+            self._manager.ready(self._sent_status)
 
     def stopping(self) -> None:
-        """We stop: the status is told no more, signs of life are."""
+        """Send that the daemon stops; watchdog messages go on, status messages end."""
         self._manager.stopping()
         for name in ("ready", "status"):
             call = self._calls.pop(name, None)
@@ -225,7 +224,7 @@ class StatusReporter:
                 call.cancel()
 
     def stop(self) -> None:
-        """The end."""
+        """Stop all timers."""
         for call in self._calls.values():
             call.cancel()
         self._calls.clear()

@@ -236,15 +236,15 @@ class FdStore:
         name = stored_name(opened.endpoint)
         if opened.stored and waits(opened.stored) != waits(name):
             # What the name says of programs that share it holds no more.
-            self._manager.forget(opened.stored)
+            self._manager.remove_fd(opened.stored)
             opened.stored = ""
-        if not opened.stored and self._manager.store(name, opened.socket):
+        if not opened.stored and self._manager.store_fd(name, opened.socket):
             opened.stored = name
 
     def close(self, opened: ListeningSocket) -> None:
         """Close a socket for good."""
         if opened.stored:
-            self._manager.forget(opened.stored)
+            self._manager.remove_fd(opened.stored)
         opened.close()
 
     def leave(self, opened: ListeningSocket) -> None:
@@ -275,7 +275,7 @@ class FdStore:
         for each in left:
             log_event(_log, UNUSED_FD, name=each.name, address=each.address, reason=each.reason)
             if not each.lent:
-                self._manager.forget(each.name)
+                self._manager.remove_fd(each.name)
                 removed = True
             with contextlib.suppress(OSError):
                 each.close()

@@ -61,9 +61,9 @@ def test_a_manager_hears_of_it(tmp_path: Path, abstract: bool) -> None:
     listener = _Listener(f"\0{name}" if abstract else name)
     manager = ServiceManager(f"@{name}" if abstract else name)
     assert manager.present
-    assert manager.say("READY=1", "STATUS=fine")
+    assert manager.send("READY=1", "STATUS=fine")
     descriptors = os.listdir("/proc/self/fd")  # noqa: PTH208 - the names alone
-    manager.say("STOPPING=1")
+    manager.send("STOPPING=1")
     assert os.listdir("/proc/self/fd") == descriptors  # noqa: PTH208 - the names alone
     assert [listener.heard(), listener.heard()] == [("READY=1\nSTATUS=fine", []), ("STOPPING=1", [])]
     manager.close()
@@ -77,7 +77,7 @@ def test_nobody_needs_to_listen(tmp_path: Path) -> None:
     descriptors = os.listdir("/proc/self/fd")  # noqa: PTH208 - the names alone
     for address in (None, "", str(tmp_path / "missing"), str(tmp_path / "dead"), "@svcd-nobody", "x" * 300):
         manager = ServiceManager(address, 3.0)
-        assert not manager.say("READY=1")
+        assert not manager.send("READY=1")
         assert not manager.barrier()
         manager.ready()
         assert manager.present is bool(address)
@@ -101,12 +101,12 @@ def test_the_words_of_the_protocol(manager: ServiceManager, listener: _Listener)
 def test_a_socket_is_stored_and_forgotten(manager: ServiceManager, listener: _Listener) -> None:
     """It goes along with its name, and is the same one at the other end."""
     with socket.create_server(("127.0.0.1", 0)) as kept:
-        assert manager.store("svcd/-/x", kept)
+        assert manager.store_fd("svcd/-/x", kept)
         message, (descriptor,) = listener.heard()
         with socket.socket(fileno=descriptor) as copy:
             assert copy.getsockname() == kept.getsockname()
     assert message == "FDSTORE=1\nFDPOLL=0\nFDNAME=svcd/-/x"
-    manager.forget("svcd/-/x")
+    manager.remove_fd("svcd/-/x")
     assert listener.heard() == ("FDSTOREREMOVE=1\nFDNAME=svcd/-/x", [])
 
 
@@ -114,12 +114,12 @@ def test_a_manager_that_is_started_anew_is_found_again(
     tmp_path: Path, manager: ServiceManager, listener: _Listener
 ) -> None:
     """Nothing that is said to the new one is lost."""
-    manager.say("STATUS=1")
+    manager.send("STATUS=1")
     listener.socket.close()
-    assert not manager.say("STATUS=2")
+    assert not manager.send("STATUS=2")
     (tmp_path / "notify").unlink()
     again = _Listener(str(tmp_path / "notify"))
-    assert manager.say("STATUS=3")
+    assert manager.send("STATUS=3")
     assert again.heard()[0] == "STATUS=3"
     again.socket.close()
 
@@ -127,12 +127,12 @@ def test_a_manager_that_is_started_anew_is_found_again(
 def test_whoever_is_patient_waits_for_room(manager: ServiceManager, listener: _Listener) -> None:
     """A full queue costs a sign of life, which comes again, and delays what comes once."""
     sent = 0
-    while manager.say("WATCHDOG=1", patient=False):
+    while manager.send("WATCHDOG=1", wait=False):
         sent += 1
     assert sent
     reader = threading.Timer(0.1, listener.heard)
     reader.start()
-    assert manager.say("READY=1")
+    assert manager.send("READY=1")
     reader.join()
 
 
