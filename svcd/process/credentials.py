@@ -41,8 +41,8 @@ def apply_credentials(identity: ProcessCredentials) -> None:
             step = f"chroot={identity.root}"
             os.chroot(identity.root)
             os.chdir("/")
-        step = f"the group {identity.group}"
-        if identity.groups is not None and not _same_groups(identity.groups):
+        step = "the supplementary groups" if identity.group is None else f"the group {identity.group}"
+        if identity.groups is not None and not _same_groups(identity.groups, identity.group):
             os.setgroups(identity.groups)
         if identity.group is not None:
             os.setresgid(identity.group, identity.group, identity.group)
@@ -92,9 +92,17 @@ def hide_memory() -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
-def _same_groups(groups: tuple[int, ...]) -> bool:
-    """Whether there is nothing to do, which is all that a process without root can do."""
-    return os.geteuid() != 0 and set(groups) <= {*os.getgroups(), os.getegid()}
+def _same_groups(groups: tuple[int, ...], group: int | None) -> bool:
+    """Return whether the supplementary groups need no change.
+
+    setgroups(2) fails without root, and for root of a user namespace that may not call it (user_namespaces(7)). Root's
+    own group is among the supplementary groups as a rule: it must go where the process gets another group.
+    """
+    own = os.getegid()
+    before = {*os.getgroups(), own}
+    if os.geteuid() != 0:
+        return set(groups) <= before
+    return group in (None, own) and {*groups, own} == before
 
 
 def _prctl(option: int, value: int = 1) -> None:

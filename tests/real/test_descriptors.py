@@ -19,7 +19,7 @@ from tests.real.daemon import PATIENCE, Daemon, exchange
 from tests.real.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 CA = Authority()
@@ -38,6 +38,17 @@ cat     0/tcp4 server=/bin/cat
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         return [stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def _own_descriptors() -> Iterator[None]:
+    """As many descriptors as the clients of these tests need, where the usual limit is 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 4096:
+        pytest.skip(f"the clients need 4,096 descriptors, the hard limit is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def _limit(descriptors: int) -> None:

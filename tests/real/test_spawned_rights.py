@@ -376,6 +376,13 @@ def test_a_zygote_hears_of_orphans(zygote: Zygote) -> None:
             zygote.ask(pack(Signal(7, pid, signal.SIGKILL)))
         launcher.send(pack(Connection(8, b"")))
         parse(launcher.recv(MAX_PACKET))
+        # The zygote reads its orders one by one: once it has carried out another one, it has read those.
+        zygote.ask(pack(StartLauncher(0)))
+        other, its_socket = zygote.hear()
+        assert isinstance(other, LauncherStarted)
+        assert its_socket is not None
+        its_socket.close()
+        assert zygote.hear() == (ChildExited(other.pid, 0), None)
         os.kill(launched.pid, signal.SIGKILL)
         assert zygote.hear() == (ChildExited(launched.pid, signal.SIGKILL), None)
         zygote.ask(pack(Signal(7, started.pid, signal.SIGSTOP)))
