@@ -16,7 +16,8 @@ from tests.real.test_twistd import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+    from functools import partial
+from pathlib import Path
 
     from tests.real.daemon import Daemon
 
@@ -162,6 +163,10 @@ def test_children_of_handlers(serve: Callable[..., Daemon]) -> None:
     assert daemon.stop() == 0
 
 
+def _leads_its_session(process: Process) -> bool:
+    return process.session == process.pid
+
+
 def test_a_process_of_ones_own(serve: Callable[..., Daemon]) -> None:
     """A handler's process has no descriptor but its own: none of its launcher's, none of other connections'."""
     daemon = serve("files", models=("process",), options="env=A=1")
@@ -169,7 +174,7 @@ def test_a_process_of_ones_own(serve: Callable[..., Daemon]) -> None:
     handlers = [Process(pid) for pid in daemon.handlers("files-process/tcp", 5)]
     for handler in handlers:
         # The log may have its accept line before the process has left the session of its launcher.
-        wait_until(lambda process=handler: process.session == process.pid, "a session of its own")
+        wait_until(partial(_leads_its_session, handler), "a session of its own")
     for client in clients:
         port = client.getsockname()[1]
         opened, variables = json.loads(exchange(client, b"?"))
