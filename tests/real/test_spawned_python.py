@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,8 +17,7 @@ from tests.real.test_twistd import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from functools import partial
-from pathlib import Path
+    from pathlib import Path
 
     from tests.real.daemon import Daemon
 
