@@ -1,4 +1,4 @@
-"""The port of a datagram service: it reads questions, lets the rules decide, and sends answers of a bounded length."""
+"""The port of a datagram service: it reads questions, asks the access rules, and sends answers of a bounded length."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 __all__ = ["DatagramPort", "datagram_port"]
 
-#: At a UNIX socket nobody has a port.
+#: The port of senders at a UNIX socket, which have none.
 _NO_PORT = 65_535
 #: The room for the control messages of a datagram, in bytes.
 _CONTROL = 256
-# As a number: to put it together each time takes longer than the call. recv(2)
+# recv(2). As a number: an operation on the enumeration takes longer than the system call.
 _NOW = int(socket.MSG_DONTWAIT)
-#: How many senders a port knows by their socket addresses; then they are learned anew. About 300 bytes each.
-_MOST_PEERS = 4096
+#: How many senders' socket addresses are cached, decoded; then the cache is emptied. About 300 bytes each.
+_MAX_PEERS = 4096
 #: ip(7), ipv6(7): family, port, flow, address and scope; port and flow are in the order of the network.
 _SOCKADDR_IN6 = struct.Struct("=HHI16sI")
 
@@ -43,37 +43,38 @@ def datagram_port(
     reactor: FdReactor,
     sock: socket.socket,
     protocol: DatagramProtocol,
-    answering: DatagramFilter,
+    datagram_filter: DatagramFilter,
     refused: Callable[[Refusal, str, int], None],
-    clock: Callable[[], float] = time.monotonic,
     ready: Callable[[], bool] = lambda: True,
 ) -> DatagramPort:
-    """Make the port for a datagram socket: one that works in batches, where that is possible. See DatagramPort."""
+    """Return a port for a datagram socket: one that works in batches, where that is possible. See DatagramPort."""
     batched = sock.family != socket.AF_UNIX and available()
-    return (BatchedDatagramPort if batched else DatagramPort)(reactor, sock, protocol, answering, refused, clock, ready)
+    return (BatchedDatagramPort if batched else DatagramPort)(reactor, sock, protocol, datagram_filter, refused, ready)
 
 
 @implementer(IListeningPort)
 class DatagramPort(BasePort):
-    """Reads and writes the datagrams of a socket; peers are socket addresses as the system gives them.
+    """The port of a datagram socket; peers are socket addresses as the system gives them.
 
-    An answer comes from the address that was asked, also where the socket is bound to a wildcard address (RFC 1123,
-    section 4.1.2.4, says so for TFTP; clients drop any other).
+    The source of an answer is the destination of the question, also where the socket is bound to a wildcard address
+    (RFC 1123, section 4.1.2.4, requires it for TFTP; clients drop any other answer).
 
     Args:
         reactor: watches the socket.
         sock: the bound socket.
         protocol: takes the datagrams, and answers them at once.
-        answering: says which are answered, and how long an answer may be.
-        refused: told of each that is not, and the address and port it came from. At a UNIX socket the port is -1, and
-            the address the sender's user as in `uid:1000`, if rules count by user, or empty.
-        clock: seconds, monotonic.
-        ready: asked when reading begins; until it is so and resume() is called, datagrams wait in the kernel.
+        datagram_filter: decides which datagrams are answered, and limits the length of an answer.
+        refused: called with each refusal, and the address and port that the datagram came from. At a UNIX socket the
+            port is -1, and the address the sender's user as in `uid:1000`, if rules count by user, or empty.
+        ready: returns whether reading may begin. While it returns False, resume() does nothing, and datagrams wait in
+            the kernel.
 
     Attributes:
-        datagrams: received.
-        ignored: of these, the ones that were not answered because the rules say so.
-        bytes_in, bytes_out: received and sent.
+        clock: seconds, monotonic.
+        datagrams: the number received.
+        ignored: of these, the number that the rules refused.
+        bytes_in: the bytes received.
+        bytes_out: the bytes sent.
     """
 
     def __init__(
@@ -81,44 +82,43 @@ class DatagramPort(BasePort):
         reactor: FdReactor,
         sock: socket.socket,
         protocol: DatagramProtocol,
-        answering: DatagramFilter,
+        datagram_filter: DatagramFilter,
         refused: Callable[[Refusal, str, int], None] = lambda _refusal, _host, _port: None,
-        clock: Callable[[], float] = time.monotonic,
         ready: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__(reactor, sock)
         self._ready = ready
         self._protocol = protocol
-        self._answering = answering
+        self._filter = datagram_filter
         self._refused = refused
-        self._clock = clock
+        self.clock: Callable[[], float] = time.monotonic
         self._inet = sock.family != socket.AF_UNIX
-        # Whether the destination address is asked for: a socket with an address of its own answers from that.
+        # Whether the kernel is asked for the destination address; a socket with an address of its own answers from it.
         self._pktinfo = self._inet and sock.getsockname()[0] in ("0.0.0.0", "::")  # noqa: S104 - nothing is bound here
-        # Whether the kernel is asked for the sender's user; it costs a little, so only where users are counted.
-        self._passcred = not self._inet and answering.counts_sources
-        # What the present question brought: the control messages and the greatest length of its answer, and its user.
+        # Whether the kernel is asked for the sender's user; it takes time, so only where users are counted.
+        self._passcred = not self._inet and datagram_filter.counts_sources
+        # Of the present question: the control messages and the greatest length of its answer, and its sender's user.
         self._control: list[tuple[int, int, bytes]] = []
         self._user = ""
-        self._most = 0
+        self._max_answer = 0
         self.datagrams = self.ignored = self.bytes_in = self.bytes_out = 0
         self._before = LiveTraffic()
 
-    def go_on_from(self, other: DatagramPort) -> None:
-        """Count on where the port before on the same socket has stopped."""
+    def continue_counts(self, other: DatagramPort) -> None:
+        """Start the counters at those of the former port of the same socket."""
         self.datagrams, self.ignored = other.datagrams, other.ignored
         self.bytes_in, self.bytes_out = other.bytes_in, other.bytes_out
         self._before = LiveTraffic(self.bytes_in, self.bytes_out, self.datagrams)
 
     def traffic(self) -> LiveTraffic:
-        """What this port has carried, without those before it."""
+        """Return the traffic of this port, without that of former ports of the socket."""
         before = self._before
         return LiveTraffic(
             self.bytes_in - before.bytes_in, self.bytes_out - before.bytes_out, self.datagrams - before.datagrams
         )
 
     def startListening(self) -> None:
-        """Begin."""
+        """Set the socket options, connect the protocol, and begin to read if the rules are ready."""
         if self._pktinfo:
             self.socket.setsockopt(*pktinfo_option(self.socket.family), 1)
         if not self._inet:
@@ -127,21 +127,21 @@ class DatagramPort(BasePort):
         super().startListening()
 
     def resume(self) -> None:
-        """Go on, if the rules are ready."""
+        """Read again, if the rules are ready."""
         if self._ready():
             super().resume()
 
     def stopListening(self) -> Deferred[None]:
-        """Stop."""
+        """Stop the protocol and reading."""
         if self.connected:
             self._protocol.doStop()
         return super().stopListening()
 
     def doRead(self) -> None:
-        """Read what waits."""
+        """Read the waiting datagrams, up to a batch, and answer them."""
         receive = self._receive_with_control if self._pktinfo or self._passcred else self._receive
-        # A token that comes while a batch is read is there for the next one.
-        now = self._clock()
+        # A token that is added to a bucket while a batch is read serves the next batch.
+        now = self.clock()
         for _ in range(BATCH):
             if not self.connected:
                 return
@@ -150,7 +150,7 @@ class DatagramPort(BasePort):
             except BlockingIOError:
                 return
             except OSError:
-                # An ICMP error for an earlier answer; the next datagram is not its fault.
+                # An ICMP error for an earlier answer, which has nothing to do with the next datagram.
                 continue
             self._take(data, peer, now)
 
@@ -166,33 +166,32 @@ class DatagramPort(BasePort):
         return data, peer
 
     def _take(self, data: bytes, peer: Any, now: float) -> None:  # noqa: ANN401 - a socket address
-        """Let a question be answered, if the rules allow it."""
+        """Have a question answered, if the rules allow it."""
         self.datagrams += 1
         self.bytes_in += len(data)
         if not peer:
-            # An unbound UNIX socket asked: there is no way to answer.
+            # From an unbound UNIX socket: it can't be answered.
             return
         if len(data) > LARGEST_DATAGRAM:
-            # Of a UNIX socket's, which may be longer, the end is lost: no answer is better than a wrong one.
+            # A datagram of a UNIX socket may be longer, and its end is lost: no answer is better than a wrong answer.
             self.ignored += 1
             return
-        answering = self._answering
         host, port = (peer[0], peer[1]) if self._inet else (self._user, _NO_PORT)
-        refusal = answering.refusal(host, port, now)
+        refusal = self._filter.refusal(host, port, now)
         if refusal is not None:
             self.ignored += 1
             self._refused(refusal, host, port if self._inet else -1)
             return
-        self._most = answering.max_answer(len(data))
+        self._max_answer = self._filter.max_answer(len(data))
         try:
             self._protocol.datagramReceived(data, peer)
-        except Exception:  # noqa: BLE001 - the next datagram is not its fault
+        except Exception:  # noqa: BLE001 - an error of one datagram must not stop the next
             self._log.failure("a datagram could not be served")
 
     def write(self, data: bytes, addr: Any = None) -> None:  # noqa: ANN401 - a socket address
-        """Send an answer, cut to what the question allows, or lose it as the network might."""
-        if len(data) > self._most:
-            data = data[: self._most]
+        """Send an answer, cut to the length that the question allows; it is lost if the kernel does not take it."""
+        if len(data) > self._max_answer:
+            data = data[: self._max_answer]
         try:
             self.bytes_out += (
                 self.socket.sendmsg([data], self._control, _NOW, addr)
@@ -200,44 +199,44 @@ class DatagramPort(BasePort):
                 else self.socket.sendto(data, _NOW, addr)
             )
         except OSError:
-            # The queue is full, or the peer is gone.
+            # The queue is full, or the peer has gone.
             return
 
 
 class BatchedDatagramPort(DatagramPort):
-    """The same for UDP with recvmmsg(2) and sendmmsg(2): the answers to a batch are sent when all of it is read."""
+    """A UDP port with recvmmsg(2) and sendmmsg(2): the answers to a batch are sent when all of it is read."""
 
     def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - DatagramPort's
         super().__init__(*arguments)
         family = self.socket.family
         self._batch = batch_for(family, pktinfo=self._pktinfo)
         self._peer_of = _ipv6_peer if family == socket.AF_INET6 else _ipv4_peer
-        # By the socket addresses that the kernel writes.
+        # Decoded senders, by their struct sockaddr.
         self._peers: dict[bytes, Any] = {}
-        # The question that is being answered: its data, its sender and its number in the batch, -1 once it is answered.
+        # The present question: its data, its sender and its index in the batch, -1 once it is answered.
         self._question = b""
         self._peer: Any = None
         self._index = -1
 
     def doRead(self) -> None:
-        """Read what waits, and answer it."""
+        """Read a batch of datagrams, answer them, and send the answers."""
         if not self.connected:
             return
         batch, descriptor, peers = self._batch, self.socket.fileno(), self._peers
         try:
             found = batch.receive(descriptor)
         except OSError:
-            # An ICMP error for an earlier answer; what waits behind it has the next turn.
+            # An ICMP error for an earlier answer; the datagrams behind it are read in the next turn.
             return
-        decide, received, now = self._answering.refusal, self._protocol.datagramReceived, self._clock()
+        decide, received, now = self._filter.refusal, self._protocol.datagramReceived, self.clock()
         self.datagrams += len(found)
         index = -1
-        for data, name in found:
+        for data, sockaddr in found:
             index += 1
             self.bytes_in += len(data)
-            peer = peers.get(name)
+            peer = peers.get(sockaddr)
             if peer is None:
-                peer = self._learn(name)
+                peer = self._decode(sockaddr)
             refusal = decide(peer[0], peer[1], now)
             if refusal is not None:
                 self.ignored += 1
@@ -246,43 +245,43 @@ class BatchedDatagramPort(DatagramPort):
             self._peer, self._index, self._question = peer, index, data
             try:
                 received(data, peer)
-            except Exception:  # noqa: BLE001 - the next datagram is not its fault
+            except Exception:  # noqa: BLE001 - an error of one datagram must not stop the next
                 self._log.failure("a datagram could not be served")
         self._index = -1
         self.bytes_out += batch.send(descriptor)
 
-    def _learn(self, name: bytes) -> Any:  # noqa: ANN401 - a socket address
-        if len(self._peers) >= _MOST_PEERS:
+    def _decode(self, sockaddr: bytes) -> Any:  # noqa: ANN401 - a socket address
+        if len(self._peers) >= _MAX_PEERS:
             self._peers.clear()
-        peer = self._peers[name] = self._peer_of(name)
+        peer = self._peers[sockaddr] = self._peer_of(sockaddr)
         return peer
 
     def write(self, data: bytes, addr: Any = None) -> None:  # noqa: ANN401 - a socket address
-        """Note the answer to the present question, cut to what that allows; any other datagram is sent at once."""
+        """Add the answer to the present question to the batch, cut; send any other datagram at once."""
         index = self._index
         if index < 0 or addr is not self._peer:
             super().write(data, addr)
             return
         self._index = -1
         if len(data) > len(self._question):
-            data = data[: self._answering.max_answer(len(self._question))]
+            data = data[: self._filter.max_answer(len(self._question))]
         self._batch.answer(index, data)
 
 
 def _user_of(control: list[tuple[int, int, bytes]]) -> str:
-    """The sender's user by SCM_CREDENTIALS (unix(7)), as addresses.address_number() reads it; empty without one."""
+    """Return the sender's user by SCM_CREDENTIALS (unix(7)), as addresses.address_number() reads it; empty without."""
     for level, kind, data in control:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
             return UNIXPeer(None, unpack_credentials(data[:CREDENTIALS_BYTES])).user
     return ""
 
 
-def _ipv4_peer(name: bytes) -> tuple[str, int]:
-    """A sockaddr_in as the socket module has it."""
-    return socket.inet_ntop(socket.AF_INET, name[4:8]), int.from_bytes(name[2:4], "big")
+def _ipv4_peer(sockaddr: bytes) -> tuple[str, int]:
+    """Return a struct sockaddr_in as the socket module has it."""
+    return socket.inet_ntop(socket.AF_INET, sockaddr[4:8]), int.from_bytes(sockaddr[2:4], "big")
 
 
-def _ipv6_peer(name: bytes) -> tuple[str, int, int, int]:
-    """A sockaddr_in6 as the socket module has it."""
-    _, port, flow, address, scope = _SOCKADDR_IN6.unpack(name)
+def _ipv6_peer(sockaddr: bytes) -> tuple[str, int, int, int]:
+    """Return a struct sockaddr_in6 as the socket module has it."""
+    _, port, flow, address, scope = _SOCKADDR_IN6.unpack(sockaddr)
     return socket.inet_ntop(socket.AF_INET6, address), socket.ntohs(port), socket.ntohl(flow), scope

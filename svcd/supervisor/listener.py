@@ -88,7 +88,7 @@ class Listener:
         """
         self.rest()
         if isinstance(port, DatagramPort) and isinstance(self.port, DatagramPort):
-            port.go_on_from(self.port)
+            port.continue_counts(self.port)
         if isinstance(port, WaitPort) and isinstance(self.port, WaitPort) and port is not self.port:
             port.follow(self.port)
         self.port, self._join = port, join

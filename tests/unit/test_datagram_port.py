@@ -99,8 +99,8 @@ class _Datagrams:
             self.protocol,
             self.answering,
             lambda refusal, *peer: self.refused.append((refusal.reason, *peer)),
-            self.reactor.seconds,
         )
+        self.port.clock = self.reactor.seconds
         self.port.startListening()
 
     def send(self, *datagrams: bytes) -> None:
@@ -166,7 +166,7 @@ def test_an_answer_that_is_too_large_is_lost(datagrams: _Datagrams) -> None:
     datagrams.send(b"x")
     datagrams.port.doRead()
     before = datagrams.port.bytes_out
-    datagrams.port._most = 70_000
+    datagrams.port._max_answer = 70_000
     datagrams.port.write(b"x" * 70_000, datagrams.client.getsockname())
     assert datagrams.port.bytes_out == before
 
@@ -394,7 +394,7 @@ def test_a_second_answer_and_a_late_one_are_sent_at_once(datagrams: _Datagrams) 
 
     def twice(datagram: bytes, addr: Any) -> None:
         datagrams.port.write(datagram, addr)
-        datagrams.port._most = 9
+        datagrams.port._max_answer = 9
         datagrams.port.write(b"again", addr)
 
     datagrams.protocol.datagramReceived = twice  # type: ignore[method-assign]

@@ -69,7 +69,7 @@ RETIRED_MODULES = _listed("""
 """)
 #: What still breaks a rule, to be mended.
 TWICE: set[str] = set()
-MANY_ARGUMENTS = {"ControlService", "DatagramPort", "Supervisor"}
+MANY_ARGUMENTS = {"ControlService", "Supervisor"}
 UNRETIRED = _listed("keeper nameless predecessor securing tallies Console Distribution Reception")
 
 
