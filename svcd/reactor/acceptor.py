@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.reactor.native import NativeReactor
-    from svcd.reactor.proxied import Relay
+    from svcd.reactor.proxied import ProxyInfo
 
 __all__ = ["Acceptor", "SocketPort", "TCPPort", "UNIXPort"]
 
@@ -97,20 +97,20 @@ class Acceptor:
             if started:
                 self._reactor.loop.call_soon(finish_coroutines, started)
 
-    def adopt(self, fd: int, sockaddr: Any, family: int, relay: Relay | None = None) -> None:  # noqa: ANN401 - a socket address
+    def adopt(self, fd: int, sockaddr: Any, family: int, proxy_header: ProxyInfo | None = None) -> None:  # noqa: ANN401 - a socket address
         """Start the transport of a connection that was accepted elsewhere. Takes ownership of fd.
 
         Args:
             fd: of a stream socket.
             sockaddr: the client's socket address.
             family: of the socket; with a PROXY header the client's may be another.
-            relay: the PROXY header of the connection, if it has one.
+            proxy_header: the PROXY header of the connection, if it has one.
 
         Raises:
             OSError: the connection is gone; fd is closed.
         """
         owner = self._owner
-        adopt_connection(self._reactor, fd, sockaddr, family, owner.factory, relay, owner, self._next())
+        adopt_connection(self._reactor, fd, sockaddr, family, owner.factory, proxy_header, owner, self._next())
 
     def _next(self) -> int:
         number, self._number = self._number, self._number + 1
@@ -219,13 +219,13 @@ class SocketPort:
         """Accept the waiting connections, up to a batch."""
         self._acceptor.accept()
 
-    def adopt(self, fd: int, sockaddr: Any, family: int, relay: Relay | None = None) -> None:  # noqa: ANN401 - a socket address
+    def adopt(self, fd: int, sockaddr: Any, family: int, proxy_header: ProxyInfo | None = None) -> None:  # noqa: ANN401 - a socket address
         """Serve a connection that was accepted elsewhere. Takes ownership of fd. See Acceptor.adopt().
 
         Raises:
             OSError: the connection is gone.
         """
-        self._acceptor.adopt(fd, sockaddr, family, relay)
+        self._acceptor.adopt(fd, sockaddr, family, proxy_header)
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002 - Twisted's signature
         """Handle the end of the reactor, or of a socket that is of no use."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from svcd.net.peer_credentials import unix_peer
 from svcd.net.twisted_addresses import tcp_address
-from svcd.reactor.proxied import RELAYED
+from svcd.reactor.proxied import PROXIED_TRANSPORTS
 from svcd.reactor.tcp import TCP6Transport, TCPTransport
 from svcd.reactor.unix import UNIXTransport
 
@@ -24,14 +24,20 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IProtocol, IProtocolFactory
 
     from svcd.reactor.native import NativeReactor
-    from svcd.reactor.proxied import Relay
+    from svcd.reactor.proxied import ProxyInfo
     from svcd.reactor.transport import UvTransport
 
 __all__ = ["SingleProtocolFactory", "adopt_connection", "finish_coroutines", "start_coroutine", "start_transport"]
 
+_TRANSPORTS: dict[int, type[UvTransport]] = {
+    socket.AF_INET: TCPTransport,
+    socket.AF_INET6: TCP6Transport,
+    socket.AF_UNIX: UNIXTransport,
+}
+
 
 def start_coroutine(loop: AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]) -> None:
-    """Take the first step now, and the second when connection_made() was called.
+    """Take a coroutine's first step now, and its second when connection_made() was called.
 
     Raises:
         OSError: the socket is of no use.
@@ -41,93 +47,90 @@ def start_coroutine(loop: AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]
 
 
 def finish_coroutines(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> None:
-    """Take the second step. Each coroutine's connection_made() was called."""
+    """Take the second step of coroutines; connection_made() of each transport was called."""
     for coroutine in coroutines:
         try:
             coroutine.send(None)
         except (StopIteration, RuntimeError):
-            # It has ended, or its transport was closed before it was of any use, which its protocol knows.
+            # It has ended. Or its transport was closed during connection_made(), which its protocol knows.
             continue
 
 
-_KINDS: dict[int, type[UvTransport]] = {
-    socket.AF_INET: TCPTransport,
-    socket.AF_INET6: TCP6Transport,
-    socket.AF_UNIX: UNIXTransport,
-}
-
-
-class _Connected:
-    """A connected descriptor, as much of a socket as uvloop asks of it; uvloop closes the descriptor.
+class _ConnectedSocket:
+    """A connected descriptor, with as much of a socket object as uvloop uses; uvloop closes the descriptor.
 
     The family is AF_UNIX for all, by which uvloop takes libuv's stream for any descriptor (uv_pipe_open). The one for
-    TCP sets TCP_NODELAY, whatever the listening socket says and the connection inherits (tcp(7)), and asks the kernel
-    for both addresses: three system calls for each connection that nobody has asked for.
+    TCP sets TCP_NODELAY, whatever the connection inherits from the listening socket (tcp(7)), and asks the kernel for
+    both addresses: three system calls for each connection that are not needed.
     """
 
-    __slots__ = ("_descriptor",)
+    __slots__ = ("_fd",)
 
     type = int(socket.SOCK_STREAM)
     family = int(socket.AF_UNIX)
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
 
     def fileno(self) -> int:
-        """The descriptor."""
-        return self._descriptor
+        """Return the descriptor."""
+        return self._fd
 
     def close(self) -> None:
-        """Uvloop has closed it."""
+        """Do nothing: uvloop has closed the descriptor."""
 
 
 class SingleProtocolFactory:
-    """The factory of a protocol that is there already."""
+    """A factory that returns a protocol that exists already.
+
+    Args:
+        protocol: the protocol.
+    """
 
     def __init__(self, protocol: IProtocol) -> None:
         self._protocol = protocol
 
     def buildProtocol(self, _addr: object) -> IProtocol:
-        """That one."""
+        """Return the protocol."""
         return self._protocol
 
 
 def start_transport(
     reactor: NativeReactor,
-    descriptor: int,
-    name: Any,  # noqa: ANN401 - a socket address
+    fd: int,
+    sockaddr: Any,  # noqa: ANN401 - a socket address
     family: int,
     factory: IProtocolFactory,
-    relay: Relay | None,
+    proxy_header: ProxyInfo | None,
     server: object,
-    number: int,
+    sessionno: int,
 ) -> Coroutine[Any, Any, Any]:
-    """Put a connection on uvloop, which has its descriptor from now on.
+    """Make a uvloop transport of a connection. Takes ownership of fd, unless this raises.
 
     Args:
-        reactor: whose loop serves it.
-        descriptor: the connection's.
-        name: the client's socket address.
-        family: of the socket; the client's may be another with a relay.
+        reactor: its loop runs the connection.
+        fd: of the connection.
+        sockaddr: the client's socket address.
+        family: of the socket; with a PROXY header the client's may be another.
         factory: builds the protocol.
-        relay: what was said before, by whom the client came.
-        server: as UvTransport takes it.
-        number: the same.
+        proxy_header: the PROXY header of the connection, if it has one.
+        server: as in UvTransport.
+        sessionno: as in UvTransport.
 
     Returns:
-        What svcd.reactor.coroutines.finish_coroutines() is to be called with soon.
+        A coroutine for finish_coroutines(), in the next turn of the loop.
 
     Raises:
-        OSError: it is gone; the descriptor is still the caller's.
+        OSError: the connection is gone.
     """
-    peer = tcp_address(name) if isinstance(name, tuple) else unix_peer(descriptor, name)
-    kind: Any = _KINDS[family] if relay is None else RELAYED[family]
-    transport = kind(reactor, descriptor, factory, peer, server, number)
-    if relay is not None:
-        transport.relay = relay
+    peer = tcp_address(sockaddr) if isinstance(sockaddr, tuple) else unix_peer(fd, sockaddr)
+    kind: Any = _TRANSPORTS[family] if proxy_header is None else PROXIED_TRANSPORTS[family]
+    transport = kind(reactor, fd, factory, peer, server, sessionno)
+    if proxy_header is not None:
+        transport.proxy_header = proxy_header
     coroutine = reactor.loop.connect_accepted_socket(
         lambda: transport,
-        _Connected(descriptor),  # type: ignore[arg-type]
+        _ConnectedSocket(fd),  # type: ignore[arg-type]
     )
     coroutine.send(None)
     return coroutine
@@ -135,22 +138,22 @@ def start_transport(
 
 def adopt_connection(
     reactor: NativeReactor,
-    descriptor: int,
-    name: Any,  # noqa: ANN401 - a socket address
+    fd: int,
+    sockaddr: Any,  # noqa: ANN401 - a socket address
     family: int,
     factory: IProtocolFactory,
-    relay: Relay | None,
+    proxy_header: ProxyInfo | None,
     server: object,
-    number: int,
+    sessionno: int,
 ) -> None:
-    """The same for one that somebody else accepted or made, to the end: its descriptor is closed in any case.
+    """Start the transport of a single connection; see start_transport(). Takes ownership of fd, also if this raises.
 
     Raises:
-        OSError: it is gone.
+        OSError: the connection is gone.
     """
     try:
-        coroutine = start_transport(reactor, descriptor, name, family, factory, relay, server, number)
+        coroutine = start_transport(reactor, fd, sockaddr, family, factory, proxy_header, server, sessionno)
     except OSError:
-        os.close(descriptor)
+        os.close(fd)
         raise
     reactor.loop.call_soon(finish_coroutines, [coroutine])

@@ -1,4 +1,4 @@
-"""How the reactor hears of children that ended.
+"""SIGCHLD on uvloop.
 
 Twisted lets Python's C-level signal handler write to a pipe of its own (signal.set_wakeup_fd). A uvloop loop puts a
 socket of its own in that place each time it starts to run, after Twisted did, so a stock asyncio reactor over uvloop
@@ -30,16 +30,16 @@ class ChildSignals:
         self._loop = loop
 
     def install(self) -> None:
-        """Begin. Only the main thread may do so, and the loop must run there."""
+        """Set the handler. Only the main thread may do so, and the loop must run there."""
         signal.signal(signal.SIGCHLD, self._ended)
         signal.siginterrupt(signal.SIGCHLD, False)
-        # Those that ended before.
+        # Children that ended before.
         reapAllProcesses()
 
     def uninstall(self) -> None:
-        """Leave SIGCHLD as the system has it."""
+        """Restore the system's default disposition of SIGCHLD."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
     def _ended(self, _number: int, _frame: FrameType | None) -> None:
-        # Between any two instructions of any code, so nothing is done here.
+        # This runs between any two instructions of any code, so the reaping is left to the loop.
         self._loop.call_soon_threadsafe(reapAllProcesses)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IListeningPort, IProtocol, IProtocolFactory
     from twisted.internet.protocol import AbstractDatagramProtocol
 
-    from svcd.reactor.proxied import Relay
+    from svcd.reactor.proxied import ProxyInfo
 
 __all__ = ["UvReactor", "install"]
 
@@ -49,7 +49,7 @@ class UvReactor(AsyncioSelectorReactor):
 
     Attributes:
         loop: the uvloop loop.
-        natives: connections and UDP ports that uvloop serves, which the reactor's own lists don't have; as keys.
+        natives: connections and UDP ports that uvloop serves, as keys; the reactor's own lists don't have them.
     """
 
     _log = Logger()
@@ -59,17 +59,18 @@ class UvReactor(AsyncioSelectorReactor):
         self.loop: AbstractEventLoop = uvloop.new_event_loop()
         self.loop.set_exception_handler(self._raised)
         self.natives: dict[Any, None] = {}
-        # Timed calls belong to no connection, whichever made the timer.
+        # Timed calls belong to no connection: they do not run in the context of the callback that scheduled them.
         self._context = copy_context()
         use_log_prefix()
         super().__init__(self.loop)
 
     def _raised(self, _loop: AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Log what nobody caught; if it came from a connection, that ends."""
+        """Log an uncaught error, and drop the connection that it came from."""
         raised = context.get("exception")
         protocol = context.get("protocol")
         if isinstance(raised, KeyboardInterrupt):
-            # Ctrl-C ends the program, as on Twisted's own reactors; uvloop raises it in run_forever() from there alone.
+            # Ctrl-C ends the program, as on Twisted's own reactors. From a scheduled call alone, uvloop lets it end
+            # run_forever().
             self.loop.call_soon(_interrupt, raised)
         elif raised is not None and isinstance(protocol, UvTransport):
             protocol.raised(raised)
@@ -89,17 +90,17 @@ class UvReactor(AsyncioSelectorReactor):
             self._timerHandle.cancel()
         now = self.loop.time()
         self._scheduledAt = now + timeout  # type: ignore[assignment]
-        # libuv counts whole milliseconds from the last one that began. A timer that is early would be set again and
-        # again, for nothing, until it is time.
+        # libuv counts whole milliseconds from the last one that began. A timer that fires early would be set again and
+        # again until its time has come.
         delay = (math.ceil(timeout * 1000) + 1) / 1000 if timeout > 0 else 0.0
         handle = self.loop.call_at(now + delay, self._onTimer, context=self._context)
         self._timerHandle = handle  # type: ignore[assignment]
 
     def iterate(self, delay: float = 0) -> None:
-        """Make one pass of the loop: run the timed calls that are due, and serve what is ready for input and output.
+        """Make one pass of the loop: run the timed calls that are due, and serve descriptors that are ready.
 
         Args:
-            delay: how long to wait for more, in seconds; 0 means that nothing is waited for.
+            delay: how long to wait for descriptors, in seconds; with 0 the call does not wait.
         """
         self.loop.call_soon(self.runUntilCurrent, context=self._context)
         if delay > 0:
@@ -108,11 +109,11 @@ class UvReactor(AsyncioSelectorReactor):
             end.cancel()
         else:
             self._turn()
-        # What the input of this turn has made ready: with Twisted's other reactors it has run by now.
+        # Run the calls that the input of this turn has scheduled: with Twisted's other reactors they have run by now.
         self._turn()
 
     def _turn(self) -> None:
-        """Run what is ready, and look for input and room for output once, without waiting."""
+        """Run the scheduled calls, and poll the descriptors once, without waiting."""
         self.loop.stop()
         self.loop.run_forever()
 
@@ -126,34 +127,34 @@ class UvReactor(AsyncioSelectorReactor):
     def crash(self) -> None:
         """See twisted.internet.interfaces.IReactorCore."""
         ReactorBase.crash(self)
-        # A loop that does not run would keep the order to stop until it runs next.
+        # A loop that does not run would stop as soon as it runs next.
         if self.loop.is_running():
             self.loop.stop()
 
     def getReaders(self) -> list[Any]:
-        """Who waits for input."""
+        """Return the readers, connections and ports that wait for input."""
         return [*super().getReaders(), *(native for native in self.natives if native.reading)]  # type: ignore[no-untyped-call]
 
     def getWriters(self) -> list[Any]:
-        """Who has output that waits."""
+        """Return the writers and connections whose output waits to be sent."""
         return [*super().getWriters(), *(native for native in self.natives if native.writing)]  # type: ignore[no-untyped-call]
 
     def removeAll(self) -> list[Any]:
-        """Let go of whoever waits for input or output, for the reactor's end; who is let go is told by the caller."""
+        """Remove and return all that wait for input or output, at the reactor's end; the caller notifies them."""
         waiting = [native for native in self.natives if native.reading or native.writing]
         for native in waiting:
             del self.natives[native]
         return [*super().removeAll(), *waiting]  # type: ignore[no-untyped-call]
 
     def call_soon(self, callback: Callable[[], None]) -> None:
-        """Call something in the loop's next turn; callLater() costs ten times as much."""
+        """Call a function in the loop's next turn; callLater() takes ten times as long."""
         self.loop.call_soon(callback)
 
     def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "") -> IListeningPort:
         """See twisted.internet.interfaces.IReactorTCP.
 
         Raises:
-            CannotListenError: the address can't be had.
+            CannotListenError: the address can't be bound.
         """
         listening = TCPPort(port, factory, backlog, interface, self)
         listening.startListening()
@@ -170,17 +171,17 @@ class UvReactor(AsyncioSelectorReactor):
         """See twisted.internet.interfaces.IReactorUNIX.
 
         Raises:
-            CannotListenError: the path can't be had.
+            CannotListenError: the path can't be bound.
         """
         listening = UNIXPort(address, factory, backlog, mode, self, wantPID)
         listening.startListening()  # type: ignore[no-untyped-call]
         return listening
 
     def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> IListeningPort:
-        """See twisted.internet.interfaces.IReactorSocket; the descriptor stays the caller's.
+        """See twisted.internet.interfaces.IReactorSocket; the caller keeps fileDescriptor.
 
         Raises:
-            UnsupportedAddressFamily: it is neither AF_INET, AF_INET6 nor AF_UNIX.
+            UnsupportedAddressFamily: addressFamily is neither AF_INET, AF_INET6 nor AF_UNIX.
         """
         if addressFamily not in self._supportedAddressFamilies:
             raise error.UnsupportedAddressFamily(addressFamily)
@@ -199,31 +200,33 @@ class UvReactor(AsyncioSelectorReactor):
         may_accept: Callable[[], int],
         on_exhausted: Callable[[], None],
     ) -> SocketPort:
-        """A port for a listening socket of the caller's, which the caller starts; see SocketPort."""
+        """Return a port for a listening socket of the caller's, which the caller starts; see SocketPort."""
         return SocketPort(self, sock, factory, may_accept, on_exhausted)
 
     def adoptStream(
         self,
-        descriptor: int,
-        name: Any,  # noqa: ANN401 - a socket address
+        fd: int,
+        sockaddr: Any,  # noqa: ANN401 - a socket address
         family: int,
         protocol: IProtocol,
-        relay: Relay | None = None,
+        proxy_header: ProxyInfo | None = None,
     ) -> None:
-        """Let a protocol have a connected socket that no port of the reactor's has accepted.
+        """Connect a protocol to a connected socket that no port of the reactor has accepted.
+
+        Takes ownership of fd, also if this raises.
 
         Args:
-            descriptor: the reactor's to close from now on.
-            name: the peer's socket address.
-            family: of the socket; the peer's may be another with a relay.
-            protocol: told of its transport soon, and of input after that.
-            relay: what was said before, by whom the peer came.
+            fd: of the socket.
+            sockaddr: the peer's socket address.
+            family: of the socket; with a PROXY header the peer's may be another.
+            protocol: its makeConnection() is called soon, in a later turn of the loop.
+            proxy_header: the PROXY header of the connection, if it has one.
 
         Raises:
-            OSError: it is gone; the descriptor is closed.
+            OSError: the connection is gone.
         """
-        given: Any = SingleProtocolFactory(protocol)
-        adopt_connection(self, descriptor, name, family, given, relay, None, 0)
+        factory: Any = SingleProtocolFactory(protocol)
+        adopt_connection(self, fd, sockaddr, family, factory, proxy_header, None, 0)
 
     def listenUDP(
         self, port: int, protocol: AbstractDatagramProtocol, interface: str = "", maxPacketSize: int = 8192
@@ -231,7 +234,7 @@ class UvReactor(AsyncioSelectorReactor):
         """See twisted.internet.interfaces.IReactorUDP.
 
         Raises:
-            CannotListenError: the address can't be had.
+            CannotListenError: the address can't be bound.
         """
         listening = UDPPort(port, protocol, interface, maxPacketSize, self)
         listening.startListening()  # type: ignore[no-untyped-call]
@@ -240,10 +243,10 @@ class UvReactor(AsyncioSelectorReactor):
     def adoptDatagramPort(
         self, fileDescriptor: int, addressFamily: int, protocol: AbstractDatagramProtocol, maxPacketSize: int = 8192
     ) -> IListeningPort:
-        """See twisted.internet.interfaces.IReactorSocket; the descriptor stays the caller's.
+        """See twisted.internet.interfaces.IReactorSocket; the caller keeps fileDescriptor.
 
         Raises:
-            UnsupportedAddressFamily: it is neither AF_INET nor AF_INET6.
+            UnsupportedAddressFamily: addressFamily is neither AF_INET nor AF_INET6.
         """
         if addressFamily not in (socket.AF_INET, socket.AF_INET6):
             raise error.UnsupportedAddressFamily(addressFamily)
@@ -258,10 +261,10 @@ def _interrupt(raised: KeyboardInterrupt) -> None:
 
 
 def install() -> None:
-    """Make a UvReactor the reactor of the process, and its loop the one of this thread.
+    """Make a UvReactor the reactor of the process, and its loop the event loop of this thread.
 
     Raises:
-        ReactorAlreadyInstalledError: there is one already.
+        ReactorAlreadyInstalledError: a reactor is installed already.
     """
     reactor = UvReactor()
     asyncio.set_event_loop(reactor.loop)

@@ -1,8 +1,8 @@
-"""The log's `system` of a native connection, at no cost for each piece of data.
+"""The log prefix (`system`) of a uvloop connection, at no cost for each piece of data.
 
 Twisted's reactors push a dictionary on a stack around each callback, 2 µs, so that lines logged meanwhile carry the
 prefix of the connection. uvloop enters the connection's own contextvars.Context anyway, so the prefix is a variable
-in there, and the dictionary at the bottom of Twisted's stack looks it up when somebody logs.
+in there, and the dictionary at the bottom of Twisted's stack looks it up when a line is logged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from twisted.python.log import ILogContext
 
 __all__ = ["LOG_PREFIX", "log_prefix", "use_log_prefix"]
 
-#: The prefix that lines logged in this context carry, or who says it.
+#: The prefix of lines that are logged in this context, or an object with a logPrefix() method.
 LOG_PREFIX: ContextVar[Any] = ContextVar("svcd log prefix", default="-")
 
 
@@ -39,14 +39,14 @@ class _LogContext(dict[str, Any]):
 
 
 def use_log_prefix() -> None:
-    """Let Twisted's log find LOG_PREFIX; once for all reactors of the process."""
+    """Make Twisted's log use LOG_PREFIX; once for all reactors of the process."""
     found = context.get(ILogContext)
     if not isinstance(found, _LogContext):
         context.setDefault(ILogContext, _LogContext(context.defaultContextDict[ILogContext]))
 
 
 def log_prefix(protocol: object) -> str:
-    """What lines of a protocol begin with: what it says itself, or else its class's name."""
+    """Return the log prefix of a protocol: its own logPrefix(), else the name of its class."""
     if ILoggingContext.providedBy(protocol):
         return str(protocol.logPrefix())
     return type(protocol).__name__

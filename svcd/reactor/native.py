@@ -1,4 +1,4 @@
-"""What the reactor's parts ask of the reactor, so that none of them has to know it."""
+"""The part of the reactor that transports and ports use."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ class NativeReactor(Protocol):
         """Watch a descriptor for input."""
 
     def removeReader(self, reader: Any) -> None:  # noqa: ANN401 - an IReadDescriptor
-        """Watch it no more."""
+        """Stop watching a descriptor."""

@@ -1,6 +1,6 @@
-"""Connections of clients that come by way of somebody who has said, in bytes before theirs, who they are.
+"""Transports of clients behind a proxy that sends a PROXY header.
 
-What the socket knows is that somebody's address; what an application asks for is the client's.
+The socket knows the proxy's address; the application gets the client's, from the header.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from svcd.reactor.tcp import TCP6Transport, TCPTransport
 from svcd.reactor.transport import UvTransport
 from svcd.reactor.unix import UNIXTransport
 
-__all__ = ["RELAYED", "Relay"]
+__all__ = ["PROXIED_TRANSPORTS", "ProxyInfo"]
 
 
-class Relay(Protocol):
-    """What was said."""
+class ProxyInfo(Protocol):
+    """What the reactor uses of a PROXY header."""
 
     @property
     def size(self) -> int:
-        """How many bytes of the connection said it; they are not counted as the client's."""
+        """The length of the header, in bytes; it is not counted as the client's."""
         ...
 
     @property
     def destination(self) -> Any:  # noqa: ANN401 - a socket address
-        """Our side as the client knows it, a socket address of TCP; None if it is the socket's own."""
+        """The TCP socket address that the client connected to; None if the header has none."""
         ...
 
 
-class _Relayed(UvTransport):
-    """The part that all of them have.
+class _ProxiedTransport(UvTransport):
+    """The part that the transports of all families share.
 
     Attributes:
-        relay: what was said.
+        proxy_header: the PROXY header of the connection.
     """
 
     __slots__ = ()
 
-    relay: Relay
+    proxy_header: ProxyInfo
 
     @property
     def hostname(self) -> Any:  # noqa: ANN401 - text
@@ -50,44 +50,44 @@ class _Relayed(UvTransport):
 
     @property
     def client(self) -> tuple[Any, ...]:
-        """The client as Twisted's transports have it, a socket address."""
+        """The client's socket address, as Twisted's transports have it."""
         peer = self._peer
-        wide = isinstance(peer, IPv6Address)
-        return (peer.host, peer.port, peer.flowInfo, peer.scopeID) if wide else (peer.host, peer.port)
+        ipv6 = isinstance(peer, IPv6Address)
+        return (peer.host, peer.port, peer.flowInfo, peer.scopeID) if ipv6 else (peer.host, peer.port)
 
     def getHost(self) -> Any:  # noqa: ANN401 - the kind of address that there is
-        """Our side of the connection, as the client knows it."""
-        destination = self.relay.destination
+        """Return the address that the client connected to; the socket's own if the header has none."""
+        destination = self.proxy_header.destination
         return super().getHost() if destination is None else tcp_address(destination)
 
 
-class _RelayedTCP(_Relayed, TCPTransport):
-    __slots__ = ("relay",)
+class _ProxiedTCP(_ProxiedTransport, TCPTransport):
+    __slots__ = ("proxy_header",)
 
     @property
     def traffic(self) -> tuple[int, int] | None:
-        """Bytes that came from the client, and bytes that its side has taken."""
+        """The bytes received from the client, and the bytes that the proxy's system has acknowledged."""
         found = super().traffic
-        return None if found is None else (found[0] - self.relay.size, found[1])
+        return None if found is None else (found[0] - self.proxy_header.size, found[1])
 
     def _counts(self) -> tuple[int, int]:
         received, sent = super()._counts()
-        return max(received - self.relay.size, 0), sent
+        return max(received - self.proxy_header.size, 0), sent
 
 
-class _RelayedTCP6(_RelayedTCP, TCP6Transport):
+class _ProxiedTCP6(_ProxiedTCP, TCP6Transport):
     __slots__ = ()
 
 
-class _RelayedUNIX(_Relayed, UNIXTransport):
-    """What is counted here is counted when it is read, so what came before is not."""
+class _ProxiedUNIX(_ProxiedTransport, UNIXTransport):
+    """It counts the bytes that it reads itself, so the header is not among them."""
 
-    __slots__ = ("relay",)
+    __slots__ = ("proxy_header",)
 
 
 #: By the family of the socket.
-RELAYED: dict[int, Any] = {
-    socket.AF_INET: _RelayedTCP,
-    socket.AF_INET6: _RelayedTCP6,
-    socket.AF_UNIX: _RelayedUNIX,
+PROXIED_TRANSPORTS: dict[int, Any] = {
+    socket.AF_INET: _ProxiedTCP,
+    socket.AF_INET6: _ProxiedTCP6,
+    socket.AF_UNIX: _ProxiedUNIX,
 }

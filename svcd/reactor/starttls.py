@@ -1,4 +1,4 @@
-"""startTLS(): a connection in the clear goes on in TLS, through Twisted's own TLS protocol."""
+"""startTLS(): switches a connection to TLS, through Twisted's own TLS protocol."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ __all__ = ["StartTLS"]
 
 
 class StartTLS(UvTransport):
-    """A transport that can go over to TLS."""
+    """A transport that can switch to TLS."""
 
     __slots__ = ()
 
     def startTLS(self, contextFactory: Any, normal: bool = True) -> None:  # noqa: ANN401 - IOpenSSLContextFactory
-        """Go over to TLS.
+        """Switch to TLS.
 
         Args:
             contextFactory: the TLS parameters.
-            normal: whether the server of the connection is the server of TLS as well.
+            normal: whether this end, the server of the connection, is the server of TLS as well.
         """
         producer, streaming = self.producer, self.streamingProducer
         if producer is not None:
             self.unregisterProducer()
         factory = TLSMemoryBIOFactory(contextFactory, not normal, None, clock=self.reactor)  # type: ignore[arg-type]
         tls: Any = factory.protocol(factory, self._protocol, False)
-        # A class with the same attributes and other methods: connections in the clear pay nothing for it.
+        # A class with the same attributes and other methods: connections without TLS pay nothing for it.
         self.__class__ = _secure(type(self))  # type: ignore[arg-type]
         self.protocol = tls
         self.write = tls.write
@@ -44,7 +44,7 @@ class StartTLS(UvTransport):
 
 
 class _Secure(StartTLS):
-    """What the application sees once TLS has begun; the TLS protocol sees a _Clear."""
+    """The transport of the application after startTLS(); the transport of the TLS protocol is a _Clear."""
 
     __slots__ = ()
 
@@ -60,7 +60,7 @@ class _Secure(StartTLS):
         if self.connected and not self.disconnecting:
             self._tls.loseConnection()
 
-    def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: ANN401 - as in Writer
+    def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: ANN401 - as in OutputMixin
         self._tls.registerProducer(producer, streaming)
 
     def unregisterProducer(self) -> None:
@@ -68,11 +68,11 @@ class _Secure(StartTLS):
             self._tls.unregisterProducer()
 
     def getHandle(self) -> Any:  # noqa: ANN401 - a Connection of pyOpenSSL
-        """The TLS connection."""
+        """Return the TLS connection."""
         return self._tls.getHandle()
 
     def getPeerCertificate(self) -> Any:  # noqa: ANN401 - an X509 of pyOpenSSL, or None
-        """The client's certificate."""
+        """Return the client's certificate."""
         return self._tls.getPeerCertificate()
 
     @property
@@ -82,13 +82,13 @@ class _Secure(StartTLS):
 
 @cache
 def _secure(kind: type[StartTLS]) -> type[StartTLS]:
-    """The class of transports of a kind once they speak TLS."""
+    """Return the class of a kind of transports after startTLS()."""
     secure = type(f"Secure{kind.__name__}", (_Secure, kind), {"__slots__": ()})
     return implementer(ISSLTransport)(secure)  # type: ignore[no-any-return]
 
 
 class _Clear:
-    """The transport of the TLS protocol: the same connection, without TLS.
+    """The transport of the TLS protocol: it sends on the connection without TLS.
 
     Args:
         secure: the connection.
@@ -101,7 +101,7 @@ class _Clear:
         return getattr(self._secure, name)
 
     def write(self, data: bytes) -> None:
-        self._secure._out(data)  # noqa: SLF001 - two faces of one thing
+        self._secure._out(data)  # noqa: SLF001 - the two classes are one transport
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         self.write(b"".join(iovec))
@@ -109,7 +109,7 @@ class _Clear:
     def loseConnection(self, _reason: object = None) -> None:
         UvTransport.loseConnection(self._secure)
 
-    def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: ANN401 - as in Writer
+    def registerProducer(self, producer: Any, streaming: bool) -> None:  # noqa: ANN401 - as in OutputMixin
         UvTransport.registerProducer(self._secure, producer, streaming)
 
     def unregisterProducer(self) -> None:

@@ -1,4 +1,4 @@
-"""TCP connections: addresses, options, and counts that the kernel keeps."""
+"""TCP transports: addresses, options, and the byte counters of the kernel."""
 
 from __future__ import annotations
 
@@ -20,65 +20,65 @@ __all__ = ["TCP6Transport", "TCPTransport"]
 
 @implementer(ITCPTransport, ITLSTransport)
 class TCPTransport(StartTLS):
-    """A server's side of a TCP connection; TCP_NODELAY is as the listening socket has it."""
+    """The transport of an IPv4 connection; it inherits TCP_NODELAY from the listening socket."""
 
     __slots__ = ("_totals",)
 
     _family = socket.AF_INET
 
     def getHost(self) -> IPv4Address | IPv6Address:
-        """Our side of the connection.
+        """Return the local address of the connection.
 
         Raises:
             AttributeError: the connection is gone.
         """
         if not hasattr(self, "_uv"):
             raise AttributeError("the connection is gone")
-        sock = socket.SocketType(self._family, socket.SOCK_STREAM, 0, self._descriptor)
+        sock = socket.SocketType(self._family, socket.SOCK_STREAM, 0, self._fd)
         try:
             return tcp_address(sock.getsockname())
         finally:
             sock.detach()
 
     def getTcpNoDelay(self) -> bool:
-        """Whether small writes are sent at once."""
+        """Return whether small writes are sent at once (TCP_NODELAY)."""
         return bool(self._raw_handle().getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        """Say whether small writes are sent at once."""
+        """Set whether small writes are sent at once (TCP_NODELAY)."""
         self._raw_handle().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
 
     @property
     def bytes_in(self) -> int:
-        """Bytes that came from the client; after connectionLost() what was asked for in it, else 0."""
+        """The bytes received from the client; after connectionLost() the number that was read in it, else 0."""
         return self._counts()[0]
 
     @property
     def bytes_out(self) -> int:
-        """Bytes handed to the kernel for the client; after connectionLost() what was asked for in it, else 0."""
+        """The bytes written to the kernel; after connectionLost() the number that was read in it, else 0."""
         return self._counts()[1]
 
     @property
     def traffic(self) -> tuple[int, int] | None:
-        """Bytes that came from the client, and bytes that its system has taken; None once the connection is gone.
+        """The bytes received from the client, and the bytes that its system has acknowledged; None after the end.
 
-        What waits to be acknowledged does not count: with a client that takes nothing both stand still.
+        Bytes that are not acknowledged do not count: both numbers stand still while a client reads nothing.
         """
         if not self.connected:
             return None
-        sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, self._descriptor)
+        sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, self._fd)
         try:
             return socket_traffic(sock, client_closed=self._got_eof)
         finally:
             sock.detach()
 
     def _counts(self) -> tuple[int, int]:
-        """Ask the kernel, which counts anyway (tcp(7), TCP_INFO; Linux 4.19)."""
+        """Return bytes_in and bytes_out by the kernel's counters (tcp(7), TCP_INFO; Linux 4.19)."""
         if not hasattr(self, "_uv") or (self.disconnected and hasattr(self, "_totals")):
             return getattr(self, "_totals", (0, 0))
         # A socket of C alone: three times as fast as a SocketHandle, which each connection would make for its log
         # line.
-        sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, self._descriptor)
+        sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, self._fd)
         try:
             counts = socket_byte_counts(sock, client_closed=self._got_eof, write_closed=self._eof_sent)
         finally:
@@ -86,13 +86,13 @@ class TCPTransport(StartTLS):
         if counts is None:
             return 0, 0
         if self.disconnected:
-            # It does not change any more, and soon can't be asked for.
+            # The numbers are final, and the descriptor is closed soon.
             self._totals = counts
         return counts
 
 
 class TCP6Transport(TCPTransport):
-    """The same over IPv6."""
+    """The transport of an IPv6 connection."""
 
     __slots__ = ()
 
@@ -100,6 +100,6 @@ class TCP6Transport(TCPTransport):
 
     @property
     def client(self) -> tuple[Any, ...]:
-        """The client as Twisted's transports have it, a socket address."""
+        """The client's socket address, as Twisted's transports have it."""
         peer = self._peer
         return peer.host, peer.port, peer.flowInfo, peer.scopeID

@@ -56,7 +56,7 @@ class UvTransport(OutputMixin):
 
     Args:
         reactor: its loop runs the connection.
-        descriptor: of the connection; uvloop closes it.
+        fd: of the connection; uvloop closes it.
         factory: builds the Twisted protocol.
         peer: the client's address, an IAddress.
         server: the port that accepted the connection; None if none did.
@@ -64,8 +64,20 @@ class UvTransport(OutputMixin):
 
     """
 
-    __slots__ = ("__weakref__", "_aborting", "_descriptor", "_factory", "_failure", "_got_eof", "_handle", "_held",
-                 "_peer", "_reading", "server", "sessionno")  # fmt: skip
+    __slots__ = (
+        "__weakref__",
+        "_aborting",
+        "_factory",
+        "_failure",
+        "_fd",
+        "_got_eof",
+        "_handle",
+        "_held",
+        "_peer",
+        "_reading",
+        "server",
+        "sessionno",
+    )  # fmt: skip
 
     TLS = False
     _log = Logger(namespace="svcd.reactor")
@@ -74,14 +86,14 @@ class UvTransport(OutputMixin):
     def __init__(
         self,
         reactor: NativeReactor,
-        descriptor: int,
+        fd: int,
         factory: IProtocolFactory,
         peer: Any,  # noqa: ANN401 - an IAddress
         server: Any,  # noqa: ANN401 - any port
         sessionno: int,
     ) -> None:
         super().__init__(reactor)
-        self._descriptor = descriptor
+        self._fd = fd
         self._factory = factory
         self._peer = peer
         self.server = server
@@ -359,7 +371,7 @@ class UvTransport(OutputMixin):
 
     def fileno(self) -> int:
         """Return the descriptor, or -1 once the connection has ended."""
-        return self._descriptor if self.connected else -1
+        return self._fd if self.connected else -1
 
     def getHandle(self) -> socket.socket:
         """Return the connection as a socket, for its options; it is closed with the connection.
@@ -373,7 +385,7 @@ class UvTransport(OutputMixin):
         if self._handle is None:
             if self.disconnected:
                 raise AttributeError("the connection is gone")
-            self._handle = SocketHandle(self._family, socket.SOCK_STREAM, 0, self._descriptor)
+            self._handle = SocketHandle(self._family, socket.SOCK_STREAM, 0, self._fd)
             self._handle.close_callback = self._abort
         return self._handle
 

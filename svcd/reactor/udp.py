@@ -1,4 +1,4 @@
-"""UDP ports: uvloop receives, and answers go out by the socket, so that an error is the sender's to know."""
+"""UDP ports: uvloop receives, and the socket object sends, so that the sender of a datagram gets its error."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ __all__ = ["UDPPort", "UdpReceiver"]
 
 
 class UdpReceiver:
-    """asyncio's protocol to uvloop for one socket; hands on what comes until it is closed.
+    """An asyncio protocol that receives the datagrams of a socket until it is closed.
 
-    uvloop can't pause a datagram transport. So it has a duplicate of the socket, which is closed to pause: what comes
-    meanwhile waits in the kernel.
+    uvloop can't pause a datagram transport. So it gets a duplicate of the socket, which is closed to pause: datagrams
+    wait in the kernel meanwhile.
 
     Args:
         loop: a uvloop loop.
         sock: the bound socket; stays the caller's.
-        prefix: what lines in the log begin with meanwhile.
-        datagram_received: takes the data and the sender's socket address.
-        error_received: takes an error that the socket reported.
+        prefix: the prefix of lines that are logged in its callbacks.
+        datagram_received: called with the data and the sender's socket address.
+        error_received: called with an error that the socket reported.
     """
 
     __slots__ = ("_closed", "_loop", "_lost", "_on_closed", "_transport", "datagram_received", "error_received")
@@ -60,23 +60,23 @@ class UdpReceiver:
         start_coroutine(loop, loop.create_datagram_endpoint(lambda: self, sock=sock.dup()))
 
     def connection_made(self, transport: DatagramTransport) -> None:
-        """Reading begins after this."""
+        """Keep the transport; uvloop begins to read after this."""
         self._transport = transport
         if self._closed:
             transport.abort()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """It is closed; the duplicate is, right after this."""
+        """Handle the end of the transport; uvloop closes the duplicate right after this."""
         self._transport = None
         self._lost = True
         if self._on_closed is not None:
             self._loop.call_soon(self._on_closed)
 
     def when_closed(self, callback: Callable[[], None]) -> None:
-        """Call something in a later turn of the loop, when close() has closed the duplicate of the socket.
+        """Call a function in a later turn of the loop, when close() has closed the duplicate of the socket.
 
         Args:
-            callback: called once; only the last one that was named before the end.
+            callback: called once; replaces that of an earlier call.
         """
         if self._lost:
             self._loop.call_soon(callback)
@@ -84,28 +84,28 @@ class UdpReceiver:
             self._on_closed = callback
 
     def close(self) -> None:
-        """Hand on no more."""
+        """Stop receiving, and close the duplicate of the socket."""
         self._closed = True
-        # One that is closed before its connection_made() reads for the rest of that turn of the loop, in any case.
-        self.datagram_received = _lost
+        # A transport that is closed before its connection_made() reads for the rest of that turn of the loop.
+        self.datagram_received = _discard
         if self._transport is not None:
             self._transport.abort()
 
 
-def _lost(data: bytes, name: object) -> None:
-    """Nobody is there to take a datagram."""
+def _discard(data: bytes, sockaddr: object) -> None:
+    """Drop a datagram that arrives after the end."""
 
 
 class UDPPort(udp.Port):
-    """What listenUDP() and adoptDatagramPort() give.
+    """The port that listenUDP() and adoptDatagramPort() return.
 
-    Datagrams longer than maxPacketSize are not cut. Peers are tuples of host and port; a link-local host has its
-    interface with it, fe80::1%eth0, so that it can be answered.
+    Datagrams longer than maxPacketSize are not cut. Peers are tuples of host and port; a link-local host includes its
+    interface, fe80::1%eth0, so that it can be answered.
 
     Attributes:
-        datagrams: received.
-        bytes_in: received.
-        bytes_out: sent.
+        datagrams: the number received.
+        bytes_in: the bytes received.
+        bytes_out: the bytes sent.
     """
 
     reactor: NativeReactor  # type: ignore[assignment]
@@ -115,21 +115,21 @@ class UDPPort(udp.Port):
     _retired: UdpReceiver | None = None
     # The sender of the last datagram, as the application has it and as the system has it.
     _peer: Any = None
-    _name: Any = None
+    _sockaddr: Any = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - udp.Port's
         super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
         self.datagrams = self.bytes_in = self.bytes_out = 0
 
     def startReading(self) -> None:
-        """Receive."""
+        """Begin to receive."""
         if self._receiver is None:
             received = self._received if self.addressFamily == socket.AF_INET else self._received_by_6
             self.reactor.natives[self] = None
             self._receiver = UdpReceiver(self.reactor.loop, self.socket, self.logstr, received, self._refused)
 
     def stopReading(self) -> None:
-        """Let datagrams wait in the kernel."""
+        """Stop receiving: datagrams wait in the kernel."""
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             self.reactor.natives.pop(self, None)
@@ -137,7 +137,7 @@ class UDPPort(udp.Port):
             self._retired = receiver
 
     def _loseConnection(self) -> None:
-        """End the port when no duplicate of its socket is open: whoever is told of the end may bind the port again."""
+        """End the port when no duplicate of its socket is open: after the end, the port can be bound again."""
         self.stopReading()
         if self.connected and self._retired is not None:
             self._retired.when_closed(self.connectionLost)
@@ -145,7 +145,7 @@ class UDPPort(udp.Port):
             self.reactor.loop.call_soon(self.connectionLost)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        """The port ends, or the reactor does."""
+        """Handle the end of the port, or of the reactor."""
         self.stopReading()
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
 
@@ -156,39 +156,39 @@ class UDPPort(udp.Port):
 
     @property
     def writing(self) -> bool:
-        """Never: what the kernel does not take is lost."""
+        """Whether output waits to be sent: never, since a datagram that the kernel does not take is lost."""
         return False
 
     pause = stopReading
 
     def resume(self) -> None:
-        """Receive again."""
+        """Receive again, if the port listens."""
         if self.connected:
             self.startReading()
 
-    def _received(self, data: bytes, name: Any) -> None:  # noqa: ANN401 - a socket address
+    def _received(self, data: bytes, sockaddr: Any) -> None:  # noqa: ANN401 - a socket address
         self.datagrams += 1
         self.bytes_in += len(data)
-        self._name = self._peer = name
+        self._sockaddr = self._peer = sockaddr
         try:
-            self.protocol.datagramReceived(data, name)
+            self.protocol.datagramReceived(data, sockaddr)
         except KeyboardInterrupt:
             # Ctrl-C ends the program, as on Twisted's own reactors.
             raise
-        except BaseException:  # noqa: BLE001 - the next datagram is not its fault
+        except BaseException:  # noqa: BLE001 - an error of one datagram must not stop the next
             self._log.failure("a datagram could not be served")
 
-    def _received_by_6(self, data: bytes, name: Any) -> None:  # noqa: ANN401 - a socket address
+    def _received_by_6(self, data: bytes, sockaddr: Any) -> None:  # noqa: ANN401 - a socket address
         self.datagrams += 1
         self.bytes_in += len(data)
-        host, port, _flow, scope = self._name = name
+        host, port, _flow, scope = self._sockaddr = sockaddr
         self._peer = peer = (scoped_host(host, scope) if scope else host, port)
         try:
             self.protocol.datagramReceived(data, peer)
         except KeyboardInterrupt:
             # Ctrl-C ends the program, as on Twisted's own reactors.
             raise
-        except BaseException:  # noqa: BLE001 - the next datagram is not its fault
+        except BaseException:  # noqa: BLE001 - an error of one datagram must not stop the next
             self._log.failure("a datagram could not be served")
 
     def _refused(self, error: OSError) -> None:
@@ -196,20 +196,20 @@ class UDPPort(udp.Port):
             self.protocol.connectionRefused()
 
     def write(self, datagram: bytes, addr: Any = None) -> None:  # noqa: ANN401 - a socket address
-        """Send a datagram. It is lost, as the network might lose it, when the kernel takes none.
+        """Send a datagram; it is lost if the kernel does not take it.
 
         Args:
-            datagram: what to send.
+            datagram: the data.
             addr: host, an address and no name, and port; None on a connected port.
 
         Raises:
-            MessageLengthError: it is longer than a datagram can be.
+            MessageLengthError: the data is longer than a datagram can be.
             InvalidAddressError: the host is a name, or an address of the other IP version.
         """
         try:
             if addr is self._peer and addr is not None:
-                # An answer: nothing has to be looked at again.
-                self.bytes_out += self.socket.sendto(datagram, self._name)
+                # An answer to the last datagram: its address is known to be valid.
+                self.bytes_out += self.socket.sendto(datagram, self._sockaddr)
             else:
                 self.bytes_out += super().write(datagram, addr) or 0
         except OSError as error:

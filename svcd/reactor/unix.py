@@ -1,4 +1,4 @@
-"""Connections of UNIX sockets: counted here, since the kernel does not, and able to send descriptors."""
+"""UNIX socket transports: they count bytes, which the kernel does not, and send descriptors (SCM_RIGHTS)."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ if TYPE_CHECKING:
 
 __all__ = ["UNIXTransport"]
 
-#: More descriptors than this waiting to be sent pause a push producer.
-_MANY_DESCRIPTORS = 64
+#: A push producer is paused while more descriptors than this wait to be sent.
+_MAX_WAITING_FDS = 64
 
 
 @implementer(IUNIXTransport, ITCPTransport, ITLSTransport)
 class UNIXTransport(StartTLS):
-    """A server's side of a connection over a UNIX socket.
+    """The transport of a UNIX socket connection.
 
-    A protocol that takes descriptors (IFileDescriptorReceiver) gets Twisted's own transport instead: libuv reads
-    without ancillary data.
+    A protocol that receives descriptors (IFileDescriptorReceiver) gets Twisted's own transport instead, since libuv
+    reads no ancillary data.
 
     Attributes:
-        bytes_in: received from the client.
-        bytes_out: handed to uvloop for the client.
+        bytes_in: the bytes received from the client.
+        bytes_out: the bytes written to uvloop for the client.
     """
 
-    __slots__ = ("_descriptors", "_received", "_unsent", "_writable", "bytes_in", "bytes_out")
+    __slots__ = ("_fds", "_received", "_unsent", "_writable", "bytes_in", "bytes_out")
 
     _family = socket.AF_UNIX
 
     def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - UvTransport's
         super().__init__(*arguments)
         self.bytes_in = self.bytes_out = 0
-        # Descriptors to send, each with a byte of what is written next, and what waits behind them.
-        self._descriptors: list[int] = []
+        # Descriptors to send, each with one byte of the output, and the output that waits for them.
+        self._fds: list[int] = []
         self._unsent = b""
         self._writable: socket.socket | None = None
 
     @property
     def data_received(self) -> Callable[[bytes], None]:
-        """Who takes input, which is counted before."""
+        """The function that takes input, after it is counted; see UvTransport."""
         self._received = super().data_received
         return self._count
 
     @property
     def traffic(self) -> tuple[int, int] | None:
-        """Bytes that came from the client, and bytes that the kernel has taken for it; None once it is gone."""
+        """The bytes received from the client, and the bytes that the kernel has taken for it; None after the end."""
         if not self.connected:
             return None
         return self.bytes_in, self.bytes_out - len(self._unsent) - self._uv.get_write_buffer_size()
@@ -73,7 +73,7 @@ class UNIXTransport(StartTLS):
 
     def _begin(self) -> None:
         if IFileDescriptorReceiver.providedBy(self._protocol):
-            # On a duplicate, by Twisted's own transport.
+            # Twisted's own transport, on a duplicate of the descriptor.
             sock = self._raw_handle().dup()
             sock.setblocking(False)
             self._refuse()
@@ -90,42 +90,42 @@ class UNIXTransport(StartTLS):
 
     @property
     def hostname(self) -> Any:  # noqa: ANN401 - a path, or None
-        """The client's path; most have none."""
+        """The path of the client's socket; most have none."""
         return self._peer.name
 
     @property
     def client(self) -> tuple[Any, ...]:
-        """The client as Twisted's transports have it."""
+        """The client's socket address, as Twisted's transports have it."""
         return self._peer.name, None
 
     def getHost(self) -> Any:  # noqa: ANN401 - a UNIXAddress, which ITCPTransport does not foresee
-        """Where it was accepted."""
+        """Return the address of the listening socket."""
         return UNIXAddress(self._raw_handle().getsockname())
 
     def getTcpNoDelay(self) -> bool:
-        """For callers that think this is TCP."""
+        """Return False: the option is TCP's, and protocols read it on any transport."""
         return False
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        """For callers that think this is TCP."""
+        """Do nothing: the option is TCP's, and protocols set it on any transport."""
 
     def sendFileDescriptor(self, fileno: int) -> None:
         """Send a copy of a descriptor, with the next byte that is written.
 
         Args:
-            fileno: stays the caller's, who must keep it open until then.
+            fileno: the descriptor; stays the caller's, and must be open until then.
         """
         if not self.connected or self._eof_sent:
             return
-        self._descriptors.append(fileno)
-        self._send_by(self._write_with_descriptors)
-        if len(self._descriptors) > _MANY_DESCRIPTORS and self.producer is not None and self.streamingProducer:
+        self._fds.append(fileno)
+        self._send_by(self._write_with_fds)
+        if len(self._fds) > _MAX_WAITING_FDS and self.producer is not None and self.streamingProducer:
             self._full = True
             self._call(self.producer.pauseProducing)
 
     def loseConnection(self, _reason: object = None) -> None:
-        """Close when everything is written; descriptors that no byte was written for are lost."""
-        if not self._descriptors or self.disconnecting or not self.connected:
+        """Close when everything is written; a descriptor without a byte to go with is lost."""
+        if not self._fds or self.disconnecting or not self.connected:
             super().loseConnection()
         elif self._unsent:
             self.disconnecting = True
@@ -136,37 +136,37 @@ class UNIXTransport(StartTLS):
 
     @property
     def writing(self) -> bool:
-        """Whether output waits."""
+        """Whether output waits to be sent."""
         return bool(self._unsent) or super().writing
 
     def _send_eof(self) -> None:
         if not self._unsent:
             super()._send_eof()
 
-    def _write_with_descriptors(self, data: bytes) -> None:
+    def _write_with_fds(self, data: bytes) -> None:
         self._unsent += data
         self.bytes_out += len(data)
-        self._send_descriptors()
+        self._send_fds()
 
-    def _send_descriptors(self) -> None:
-        """Send what can be sent; what uvloop keeps from before has to go first."""
+    def _send_fds(self) -> None:
+        """Send as many descriptors as the kernel takes, once the buffer of uvloop is empty."""
         if not self.connected:
             return
         full = bool(self._uv.get_write_buffer_size())
-        while self._descriptors and self._unsent and not full:
+        while self._fds and self._unsent and not full:
             try:
-                socket.send_fds(self._raw_handle(), [self._unsent[:1]], self._descriptors[:1])
+                socket.send_fds(self._raw_handle(), [self._unsent[:1]], self._fds[:1])
             except BlockingIOError:
                 full = True
             except OSError as error:
                 self._fail(Failure(error))
                 return
             else:
-                del self._descriptors[0]
+                del self._fds[0]
                 self._unsent = self._unsent[1:]
-        if self._descriptors and self._unsent:
+        if self._fds and self._unsent:
             self._wait()
-        elif not self._descriptors:
+        elif not self._fds:
             self._all_sent()
 
     def _all_sent(self) -> None:
@@ -182,10 +182,10 @@ class UNIXTransport(StartTLS):
             self.resume_writing()
 
     def _wait(self) -> None:
-        """Go on when the kernel takes more. uvloop watches no descriptor that it has a transport for, but a copy."""
+        """Go on when the kernel takes more. A duplicate is watched: uvloop watches no descriptor of its transports."""
         if self._writable is None:
             self._writable = self._raw_handle().dup()
-            self.reactor.loop.add_writer(self._writable, self._send_descriptors)
+            self.reactor.loop.add_writer(self._writable, self._send_fds)
 
     def _stop_waiting(self) -> None:
         if self._writable is not None:
