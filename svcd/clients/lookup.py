@@ -79,4 +79,4 @@ def _ask(
 
 
 def _address(protocol: str, sockaddr: tuple[str, int] | tuple[str, int, int, int]) -> Address:
-    return inet_address(protocol, sockaddr)  # type: ignore[arg-type]
+    return inet_address(protocol, sockaddr)

@@ -366,7 +366,7 @@ class SpawnedTracker(ConnectionTracker[SpawnedConnection]):
         del self.sessions[session.number]
         session.cancel()
         if not self.sessions:
-            self.view.rest()
+            self.view.close()
         seconds = self.clock() - session.started
         traffic = outcome.traffic if session.pump is None else session.pump.final_byte_counts
         more = {"exit": self.quoted(outcome.code), "user": outcome.user, "system": outcome.system, "pid": session.pid}

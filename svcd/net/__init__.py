@@ -1,1 +1,1 @@
-"""Kernel facilities of sockets. Knows no service; the reactor may import it."""
+"""Kernel facilities of sockets. This package knows no service; the reactor imports nothing else of svcd."""

@@ -23,7 +23,7 @@ _RTMGRP_IPV4_IFADDR = 0x10
 _RTMGRP_IPV6_IFADDR = 0x100
 #: Several messages follow one change, such as the end of duplicate address detection (RFC 4862, section 5.4).
 _SETTLE_SECONDS = 0.1
-#: Messages are dropped unread; what has changed is found out by asking again.
+#: Messages are discarded: after the callback, the addresses are read again.
 _BUFFER = 65_536
 _MAX_READS = 64
 
@@ -38,10 +38,10 @@ class _Reactor(Protocol):
 
 @implementer(IReadDescriptor)
 class AddressWatcher:
-    """Calls back after addresses or links have changed, once for changes that come together.
+    """Calls a function after addresses or links have changed, once for changes that come together.
 
     Args:
-        reactor: watches the socket, and time.
+        reactor: watches the socket, and schedules the callback.
         changed: the callback.
     """
 
@@ -52,7 +52,7 @@ class AddressWatcher:
         self._timer: IDelayedCall | None = None
 
     def start(self) -> None:
-        """Begin to watch. Without netlink, as in some sandboxes, nothing is watched."""
+        """Begin to watch; do nothing if there is no netlink, as in some sandboxes."""
         try:
             opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
         except OSError:
@@ -66,10 +66,10 @@ class AddressWatcher:
         self._reactor.addReader(self)
 
     def doRead(self) -> None:
-        """Read the messages that wait."""
+        """Discard the waiting messages, and schedule the callback."""
         if self._socket is None:
             return
-        # ENOBUFS says that messages were lost: there has been a change as well.
+        # ENOBUFS means that messages were lost, so there was a change as well.
         with contextlib.suppress(OSError):
             for _ in range(_MAX_READS):
                 self._socket.recv(_BUFFER)
@@ -81,7 +81,7 @@ class AddressWatcher:
         self._changed()
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -99,5 +99,5 @@ class AddressWatcher:
         return -1 if self._socket is None else self._socket.fileno()
 
     def logPrefix(self) -> str:
-        """Return a name for messages of the reactor."""
+        """Return the prefix for log messages of the reactor."""
         return "netlink"

@@ -28,11 +28,12 @@ ResultT = TypeVar("ResultT")
 
 
 class _Lookup(Generic[ResultT]):
-    """A question under way.
+    """A lookup that is queued or runs.
 
     Attributes:
+        question: identifies the lookup.
         run: the blocking lookup.
-        waiters: called with the result or the exception, in the lookup's thread.
+        waiters: functions that are called with the result or the exception, in the lookup's thread.
         running: whether a thread runs it.
     """
 
@@ -66,11 +67,14 @@ class PendingLookup(Generic[ResultT]):
         self._ended.set()
 
     def wait(self, seconds: float) -> ResultT:
-        """Return the result, waited for so many seconds at most; then the lookup is given up.
+        """Wait for the result and return it; give the lookup up after a time.
+
+        Args:
+            seconds: the longest time to wait.
 
         Raises:
-            TimeoutError: there is none yet.
-            OSError: no thread was free; and what the lookup raises.
+            TimeoutError: there is no result by then.
+            OSError: no thread was free; besides, any error that the lookup raises.
         """
         if not self._ended.wait(max(seconds, 0.0)):
             if self._give_up is not None:
@@ -87,16 +91,16 @@ class LookupPool(Generic[ResultT]):
 
     Args:
         name: of the threads.
-        active: how many lookups that have waiters may run at once.
-        threads: how many lookups may run at once in all, those without waiters included.
-        queued: how many questions may wait for a thread.
+        active: the greatest number of running lookups that have waiters.
+        threads: the greatest number of running lookups, those without waiters included.
+        queued: the greatest number of questions that wait for a thread.
     """
 
     def __init__(self, name: str, *, active: int, threads: int, queued: int) -> None:
         self._name = name
-        self._most_active = active
-        self._most_threads = threads
-        self._most_queued = queued
+        self._max_active = active
+        self._max_threads = threads
+        self._max_queued = queued
         # Threads do not survive the fork of a daemon that leaves the terminal.
         forked = weakref.WeakMethod(self._reset)
         os.register_at_fork(after_in_child=lambda: (reset := forked()) and reset())
@@ -113,7 +117,7 @@ class LookupPool(Generic[ResultT]):
     def ask(
         self, question: Hashable, run: Callable[[], ResultT], done: Callable[[ResultT | Exception], None]
     ) -> Callable[[], None]:
-        """Start a lookup, or wait for the one of the same question.
+        """Start a lookup, or wait for the lookup of the same question.
 
         Args:
             question: identifies the lookup.
@@ -121,10 +125,10 @@ class LookupPool(Generic[ResultT]):
             done: called in another thread with the result or the exception, unless the waiter gives up before.
 
         Returns:
-            What gives up: afterwards `done` is not called any more. It may be called at any time.
+            A function that gives up: afterwards `done` is not called any more. It may be called at any time.
 
         Raises:
-            OSError: no thread is free, and none will be soon: EAGAIN.
+            OSError: no thread is free, and the queue is full: EAGAIN.
         """
         with self._lock:
             lookup = self._lookups.get(question)
@@ -138,7 +142,7 @@ class LookupPool(Generic[ResultT]):
     def deferred(
         self, reactor: IReactorFromThreads, question: Hashable, run: Callable[[], ResultT]
     ) -> Deferred[ResultT]:
-        """The result as a Deferred that fires in the reactor's thread; cancel() gives up. Arguments as for `ask`."""
+        """Return a Deferred with the result, in the reactor's thread; cancel() gives up. Arguments as for `ask`."""
 
         def cancelled(_deferred: Deferred[ResultT]) -> None:
             give_up()
@@ -159,7 +163,7 @@ class LookupPool(Generic[ResultT]):
         return answer
 
     def begin(self, question: Hashable, run: Callable[[], ResultT]) -> PendingLookup[ResultT]:
-        """Start a lookup that a thread will wait for; for use before the reactor runs, or off its thread.
+        """Start a lookup for a thread that waits for the result: before the reactor runs, or off its thread.
 
         Args:
             question: as for `ask`.
@@ -169,7 +173,7 @@ class LookupPool(Generic[ResultT]):
 
     def _add(self, question: Hashable, run: Callable[[], ResultT]) -> _Lookup[ResultT]:
         lookup = _Lookup(question, run)
-        if len(self._queue) >= self._most_queued:
+        if len(self._queue) >= self._max_queued:
             text = f"{self._threads} name lookups run and {len(self._queue)} wait, as the name server does not answer"
             raise OSError(errno.EAGAIN, text)
         self._queue.append(lookup)
@@ -181,8 +185,8 @@ class LookupPool(Generic[ResultT]):
         return lookup
 
     def _start_thread(self) -> None:
-        """Start a thread for a queued lookup if one more may run."""
-        if self._threads - self._abandoned >= self._most_active or self._threads >= self._most_threads:
+        """Start a thread for a queued lookup if another may run."""
+        if self._threads - self._abandoned >= self._max_active or self._threads >= self._max_threads:
             return
         try:
             # A daemon thread: the interpreter's exit does not join it.
@@ -207,11 +211,11 @@ class LookupPool(Generic[ResultT]):
                 del self._lookups[lookup.question]
 
     def _work(self) -> None:
-        """Run queued lookups until none is left, in a thread of its own."""
+        """Run queued lookups until none is left; the main function of a thread."""
         while True:
             with self._lock:
-                # Another thread may have taken its place while its lookup had no waiter.
-                if not self._queue or self._threads - self._abandoned > self._most_active:
+                # Another thread may have replaced this thread while its lookup had no waiter.
+                if not self._queue or self._threads - self._abandoned > self._max_active:
                     self._threads -= 1
                     return
                 lookup = self._queue.popleft()
@@ -219,7 +223,7 @@ class LookupPool(Generic[ResultT]):
             result: ResultT | Exception
             try:
                 result = lookup.run()
-            except Exception as error:  # noqa: BLE001 - each waiter gets it
+            except Exception as error:  # noqa: BLE001 - the waiters handle it
                 result = error
             with self._lock:
                 del self._lookups[lookup.question]

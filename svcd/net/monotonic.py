@@ -11,7 +11,7 @@ _OFFSET = time.time() - time.monotonic()
 
 
 def seconds() -> float:
-    """Seconds since 1970, as if the wall clock had only ticked since this module was imported.
+    """Return the seconds since 1970, without the steps of the wall clock since this module was imported.
 
     Twisted's reactors have time.time as their clock, and some programs take IReactorTime.seconds for a date, as
     twisted.web does in its log. After a step of the wall clock such dates are wrong; intervals are right.
@@ -20,9 +20,9 @@ def seconds() -> float:
 
 
 def use_monotonic_time(reactor: Any) -> None:  # noqa: ANN401 - any reactor of Twisted
-    """Let a reactor of Twisted keep its timers by this clock.
+    """Make a Twisted reactor use this clock for its timers.
 
-    ReactorBase asks self.seconds() when a timed call is made and when calls are due. Calls that exist stay right,
-    since both clocks have the same epoch.
+    ReactorBase calls self.seconds() when a timed call is made and to see which are due. Calls that are scheduled
+    already stay right, since both clocks have the same epoch.
     """
     reactor.seconds = seconds

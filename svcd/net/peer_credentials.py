@@ -16,17 +16,17 @@ CREDENTIALS_BYTES = _UCRED.size
 
 
 def unpack_credentials(data: bytes) -> tuple[int, int, int]:
-    """The process, user and group of a struct ucred."""
+    """Return the process, user and group of a struct ucred."""
     pid, uid, gid = _UCRED.unpack(data)
     # The kernel has unsigned numbers, and -1 for a user without one in this namespace.
     return pid, uid & 0xFFFF_FFFF, gid & 0xFFFF_FFFF
 
 
 def credentials(sock: Any) -> tuple[int, int, int]:  # noqa: ANN401 - a socket, or as much of one
-    """The process at the other end of a UNIX socket, its user and its group (SO_PEERCRED).
+    """Return the process at the other end of a UNIX socket, its user and its group (SO_PEERCRED).
 
     Raises:
-        OSError: it is no connected UNIX socket.
+        OSError: the socket is no connected UNIX socket.
     """
     return unpack_credentials(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS_BYTES))
 
@@ -48,24 +48,24 @@ class UNIXPeer(UNIXAddress):
 
     @property
     def text(self) -> str:
-        """The client as log lines have it."""
+        """The client, as log lines show it."""
         return f"pid:{self.process[0]}/uid:{self.process[1]}"
 
     @property
     def user(self) -> str:
-        """The user, as rules that count by source take it (svcd.addresses.address_number)."""
+        """The user, in the form of access rules that count by source (svcd.addresses.address_number)."""
         return f"uid:{self.process[1]}"
 
 
 def unix_peer(descriptor: int, name: Any) -> UNIXPeer:  # noqa: ANN401 - a socket address
-    """The client of an accepted connection.
+    """Return the address of the client of an accepted connection.
 
     Args:
         descriptor: of the connection.
         name: the socket address of the client.
 
     Raises:
-        OSError: it is no connected UNIX socket.
+        OSError: the socket is no connected UNIX socket.
     """
     sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
     try:

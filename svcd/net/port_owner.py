@@ -1,6 +1,6 @@
-"""Processes that have a port or a UNIX socket's path, as /proc tells (proc(5)).
+"""Processes that have a port or the path of a UNIX socket open, by /proc (proc(5)).
 
-The sockets of a process that another user owns are seen by root alone.
+Only root can read the descriptors of another user's processes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Process(NamedTuple):
     """A process.
 
     Attributes:
-        pid: its number.
-        name: its command name.
+        pid: the process number.
+        name: the command name.
     """
 
     pid: int
@@ -42,12 +42,12 @@ class Process(NamedTuple):
 
 
 class BoundSocket(NamedTuple):
-    """A socket that has an address: a listening one of a stream, any of datagrams, or of a UNIX socket's path.
+    """A listening stream socket, or a bound datagram socket.
 
     Attributes:
         host: the address as a literal; empty for a UNIX socket.
         port: the port; 0 for a UNIX socket.
-        inode: its number in /proc.
+        inode: the inode of the socket in /proc.
     """
 
     host: str
@@ -56,12 +56,12 @@ class BoundSocket(NamedTuple):
 
 
 def socket_owner(kind: int, host: str, port: int, path: str = "") -> Process | None:
-    """Return the process that has an address in use, or None if /proc does not tell.
+    """Return the process that uses an address, or None if /proc does not show it.
 
     Args:
         kind: SOCK_STREAM or SOCK_DGRAM.
-        host: the address that is asked for, as a literal; a socket on another address does not count, unless one of
-            them is a wildcard.
+        host: the address, as a literal; a socket on another address does not count, unless either address is a
+            wildcard.
         port: the port.
         path: the path of a UNIX socket instead.
     """
@@ -69,7 +69,7 @@ def socket_owner(kind: int, host: str, port: int, path: str = "") -> Process | N
 
 
 def bound_sockets(kind: int, host: str, port: int, path: str = "") -> list[BoundSocket]:
-    """Return the sockets that may be in the way of an address, as far as /proc tells; arguments as of socket_owner."""
+    """Return the sockets that may conflict with an address, as /proc shows them; arguments as of socket_owner."""
     try:
         return list(_unix_sockets(path) if path else _inet_sockets(kind, host, port))
     except OSError:
@@ -77,16 +77,16 @@ def bound_sockets(kind: int, host: str, port: int, path: str = "") -> list[Bound
 
 
 def owner_of(sockets: Iterable[BoundSocket]) -> Process | None:
-    """Return the first process that has one of the sockets open, or None if /proc does not tell."""
+    """Return the first process that has any of the sockets open, or None if /proc does not show it."""
     inodes = {each.inode for each in sockets}
     try:
-        return next(iter(_owners(inodes, most=1).values()), None) if inodes else None
+        return next(iter(_owners(inodes, limit=1).values()), None) if inodes else None
     except OSError:
         return None
 
 
 def socket_owners() -> dict[str, Process]:
-    """Return a process for each socket that one has open, by inode; for a process that is about to give root up."""
+    """Return a process for each open socket, by inode; for use before root privileges are dropped."""
     try:
         return _owners()
     except OSError:
@@ -118,12 +118,12 @@ def _packed(host: str) -> bytes:
 
 
 def _unpacked(digits: str) -> bytes:
-    """Return the bytes of an address, which stands in words of the machine's byte order."""
+    """Return the bytes of an address that /proc prints in words of the machine's byte order."""
     return b"".join(struct.pack("=I", int(digits[i : i + 8], 16)) for i in range(0, len(digits), 8))
 
 
 def _overlap(wanted: bytes, taken: bytes) -> bool:
-    """Whether one address is in the way of another: the same, or a wildcard; IPv6's may be one for IPv4 as well."""
+    """Return whether two addresses conflict: they are equal, or one is a wildcard; IPv6's may include IPv4."""
     if len(wanted) != len(taken):
         return len(taken) > len(wanted) and not any(taken)
     return wanted == taken or not any(wanted) or not any(taken)
@@ -138,15 +138,20 @@ def _unix_sockets(path: str) -> Iterator[BoundSocket]:
             yield BoundSocket("", 0, fields[6])
 
 
-def _owners(inodes: Collection[str] | None = None, most: int | None = None) -> dict[str, Process]:
-    """Return processes that have sockets open, by inode, of some sockets or of all; `most` of them are enough."""
+def _owners(inodes: Collection[str] | None = None, limit: int | None = None) -> dict[str, Process]:
+    """Return processes that have sockets open, by inode.
+
+    Args:
+        inodes: of the sockets; None for all.
+        limit: the search ends with as many processes; None for all.
+    """
     links = None if inodes is None else {f"socket:[{inode}]" for inode in inodes}
     found: dict[str, Process] = {}
     until = time.monotonic() + _MAX_SECONDS
     for pid in os.listdir("/proc"):  # noqa: PTH208 - names, not paths
         if not pid.isdecimal():
             continue
-        if time.monotonic() > until or (most is not None and len(found) >= most):
+        if time.monotonic() > until or (limit is not None and len(found) >= limit):
             break
         targets = _socket_links(f"/proc/{pid}/fd")
         for target in targets if links is None else targets & links:
@@ -161,13 +166,13 @@ def _socket_links(folder: str) -> set[str]:
         with os.scandir(folder) as entries:
             return {target for entry in entries if (target := _target(entry.path)).startswith("socket:[")}
     except OSError:
-        # The process has ended, or is another user's.
+        # The process has ended, or belongs to another user.
         return set()
 
 
 def _target(path: str) -> str:
     try:
-        return os.readlink(path)  # noqa: PTH115 - thousands of them
+        return os.readlink(path)  # noqa: PTH115 - thousands of calls
     except OSError:
         return ""
 

@@ -1,16 +1,17 @@
-"""Addresses of host names from the system's resolver, without the reactor's thread pool, which a stop has to join."""
+"""Addresses of host names from the system's resolver, without the reactor's thread pool, whose threads a stop joins."""
 
 from __future__ import annotations
 
 import socket
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IHostnameResolver, IHostResolution
 from zope.interface import implementer
 
 from svcd.net.lookups import LookupPool
+from svcd.net.twisted_addresses import inet_address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,29 +32,28 @@ _KINDS = {"TCP": socket.SOCK_STREAM, "UDP": socket.SOCK_DGRAM}
 
 
 def system_addresses(host: str, family: int = socket.AF_UNSPEC, kind: str = "TCP") -> list[Name]:
-    """The addresses of a name, in the order of RFC 6724; blocks.
+    """Return the addresses of a name, in the order of RFC 6724; blocks.
 
     Raises:
-        OSError: it has none.
-        UnicodeError: it can't be the name of a host.
+        OSError: the name has no address.
+        UnicodeError: the text can't be the name of a host.
     """
     rows = socket.getaddrinfo(host, 0, family, _KINDS[kind])
     return [(row[0], row[4]) for row in rows if row[0] in (socket.AF_INET, socket.AF_INET6)]  # type: ignore[misc]
 
 
 def twisted_address(name: Name, port: int, kind: str = "TCP") -> IPv4Address | IPv6Address:
-    """An address as Twisted has it, with a port, for `TCP` or `UDP`."""
-    family, (host, _port, *more) = name
-    protocol: Any = kind
-    return IPv4Address(protocol, host, port) if family == socket.AF_INET else IPv6Address(protocol, host, port, *more)
+    """Return an address of system_addresses() as Twisted has it, with a port, for `TCP` or `UDP`."""
+    _family, (host, _port, *scope) = name
+    return inet_address(kind, (host, port, *scope))
 
 
 @implementer(IHostnameResolver)
 class PooledResolver:
-    """The reactor's resolver for what factory= serves.
+    """The reactor's resolver, for services with factory=.
 
     Args:
-        reactor: where answers are wanted.
+        reactor: calls the receivers of addresses in its thread.
     """
 
     def __init__(self, reactor: IReactorFromThreads) -> None:
@@ -86,11 +86,11 @@ class PooledResolver:
 
 @implementer(IHostResolution)
 class _Resolution:
-    """A lookup under way.
+    """A lookup that runs.
 
     Args:
         name: of the host.
-        answer: what fires at its end.
+        answer: fires at the end of the lookup.
     """
 
     def __init__(self, name: str, answer: Deferred[list[Name]]) -> None:
@@ -98,5 +98,5 @@ class _Resolution:
         self._answer = answer
 
     def cancel(self) -> None:
-        """Give up."""
+        """Give the lookup up."""
         self._answer.cancel()

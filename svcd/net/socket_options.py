@@ -11,18 +11,18 @@ __all__ = ["IPPROTO_MPTCP", "TCP_NOTSENT_LOWAT", "has_sized_buffers", "is_mptcp"
 IPPROTO_MPTCP = 262
 #: Of linux/tcp.h (Linux 3.12).
 TCP_NOTSENT_LOWAT = 25
-#: Of asm-generic/socket.h (Linux 5.14): which buffers have a size that was asked for.
+#: Of asm-generic/socket.h (Linux 5.14): which buffers have a size that was set.
 _SO_BUF_LOCK = 72
 _SNDBUF_LOCK, _RCVBUF_LOCK = 1, 2
 
 
 def is_mptcp(sock: socket.socket) -> bool:
-    """Return whether a socket is one of Multipath TCP."""
+    """Return whether a socket is a Multipath TCP socket."""
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) == IPPROTO_MPTCP
 
 
 def has_sized_buffers(sock: socket.socket) -> tuple[bool, bool] | None:
-    """Return whether the buffers for sending and receiving have sizes that were asked for; None if that is unknown."""
+    """Return whether the sizes of the buffers for sending and receiving were set; None if that is unknown."""
     try:
         locked = sock.getsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK)
     except OSError:

@@ -20,18 +20,18 @@ ResultT = TypeVar("ResultT")
 
 
 def call_in_daemon_thread(reactor: IReactorFromThreads, call: Callable[[], ResultT]) -> Deferred[ResultT]:
-    """Call something in a new thread; the caller bounds how many there are.
+    """Call a function in a new thread; the caller limits the number of threads.
 
     Returns:
-        A Deferred with the result, in the reactor's thread. It fails with what the call raises, or with an OSError if
-        the system gives no thread.
+        A Deferred with the result, in the reactor's thread. It fails with an error that the function raises, or with
+        an OSError if the system gives no thread.
     """
     answer: Deferred[ResultT] = Deferred()
 
     def run() -> None:
         try:
             result = call()
-        except BaseException:  # noqa: BLE001 - the Deferred fails with it; Ctrl-C comes to the main thread alone
+        except BaseException:  # noqa: BLE001 - the Deferred fails with it; Ctrl-C interrupts the main thread alone
             reactor.callFromThread(answer.errback, Failure())
         else:
             reactor.callFromThread(answer.callback, result)

@@ -6,7 +6,7 @@ A link-local IPv6 address keeps its interface, which it has no meaning without (
 from __future__ import annotations
 
 import socket
-from typing import Any, Literal
+from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 
@@ -26,8 +26,12 @@ def scoped_host(host: str, scope: int) -> str:
     return f"{host}%{socket.if_indextoname(scope)}" if scope and "%" not in host else host
 
 
-def inet_address(kind: Literal["TCP", "UDP"], sockaddr: Any) -> IPv4Address | IPv6Address:  # noqa: ANN401 - a socket address
+def inet_address(kind: Any, sockaddr: Any) -> IPv4Address | IPv6Address:  # noqa: ANN401 - a socket address
     """Return the address of an IPv4 or IPv6 socket.
+
+    Args:
+        kind: `TCP` or `UDP`.
+        sockaddr: the socket address.
 
     Raises:
         OSError: there is no such interface any more.

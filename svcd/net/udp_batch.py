@@ -1,12 +1,12 @@
 """Datagrams of UDP sockets in batches: recvmmsg(2) and sendmmsg(2), with the local address that each was sent to.
 
-A server on a wildcard address must answer from the address that was asked, or the client drops the answer as one of
-another server. IP_PKTINFO (ip(7)) and IPV6_RECVPKTINFO (RFC 3542, section 6.1) give that address with each datagram,
-and the same control message gives the source address of the answer. An answer is sent with the header of its question:
-the kernel has written the peer's address and the control message there already.
+A server on a wildcard address must send an answer from the destination address of the question, or the client drops
+it. IP_PKTINFO (ip(7)) and IPV6_RECVPKTINFO (RFC 3542, section 6.1) give that address with each datagram, and the same
+control message sets the source address of the answer. An answer is sent with the header of its question: the kernel
+has written the peer's address and the control message there already.
 
-The calls go through cffi in ABI mode: the standard library has neither of the two. Where cffi or the calls are
-missing, available() is false.
+The calls go through cffi in ABI mode, since the standard library has neither. Where cffi or the calls are missing,
+available() returns False.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any, Final
 
 __all__ = ["BATCH", "LARGEST_DATAGRAM", "DatagramBatch", "available", "batch_for", "pktinfo_option", "source_control"]
 
-#: The most datagrams of one batch.
+#: The greatest number of datagrams in a batch.
 BATCH: Final = 64
-#: The most payload of an IP datagram, in bytes, and more than UDP can carry (65,507 over IPv4, 65,527 over IPv6).
+#: The greatest payload of an IP datagram, in bytes, and more than UDP can carry (65,507 over IPv4, 65,527 over IPv6).
 LARGEST_DATAGRAM: Final = 65_535
 
 _DEFINITIONS = """
@@ -41,30 +41,30 @@ _IP_PKTINFO = 8
 #: The sizes of sockaddr_in and in_pktinfo (interface, source, destination), sockaddr_in6 and in6_pktinfo (address,
 #: interface).
 _SIZES = {socket.AF_INET: (16, 12), socket.AF_INET6: (28, 20)}
-#: Where the data of the first control message begins: the size of a cmsghdr, aligned.
+#: The offset of the data of the first control message: the size of a cmsghdr, aligned.
 _DATA = socket.CMSG_LEN(0)
-#: The room for the control messages of one datagram, in bytes.
+#: The space for the control messages of a datagram, in bytes.
 _CONTROL = 64
-#: From one datagram's data to the next, in bytes. With a power of two all would compete for the same cache lines.
+#: From a datagram's data to the next, in bytes. With a power of two all would compete for the same cache lines.
 _STRIDE = LARGEST_DATAGRAM + 1 + 192
-# As a number: to put it together each time takes longer than the call. recv(2)
+# recv(2). As a number: an operation on the enumeration takes longer than the system call.
 _NOW = int(socket.MSG_DONTWAIT)
 #: The first byte of all link-local and multicast addresses of IPv6 is at least this.
 _FIRST_SPECIAL = 0xFE
 
 
 def pktinfo_option(family: int) -> tuple[int, int]:
-    """The level and name of the socket option that gives the destination address with each datagram."""
+    """Return the level and name of the socket option that gives the destination address with each datagram."""
     if family == socket.AF_INET6:
         return socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO
     return socket.IPPROTO_IP, _IP_PKTINFO
 
 
 def _source(family: int, pktinfo: bytes) -> bytes:
-    """The packet information of an answer, from that of its question.
+    """Return the packet information of an answer, from that of its question.
 
-    The interface is left out: the routing table decides where an answer leaves, as for all else. Only a link-local
-    source means nothing without it (RFC 4007, section 11). A multicast address is nobody's source: the kernel chooses.
+    The interface is left out, so that the routing table chooses it as for all other packets. Only a link-local source
+    needs it (RFC 4007, section 11). A multicast address can't be a source: the kernel chooses the source then.
     """
     if family == socket.AF_INET:
         return bytes(4) + pktinfo[4:]
@@ -75,16 +75,16 @@ def _source(family: int, pktinfo: bytes) -> bytes:
 
 
 def source_control(family: int, control: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
-    """The control messages of an answer, from those of its question, as socket.sendmsg() takes them."""
+    """Return the control messages of an answer, from those of its question, as socket.sendmsg() takes them."""
     level, kind = pktinfo_option(family)
-    # What is asked for by IPV6_RECVPKTINFO comes as IPV6_PKTINFO.
+    # The option IPV6_RECVPKTINFO requests control messages of the kind IPV6_PKTINFO.
     kind = socket.IPV6_PKTINFO if family == socket.AF_INET6 else kind
     return [(level, kind, _source(family, data)) for *found, data in control if found == [level, kind]]
 
 
 @cache
 def _calls() -> tuple[Any, Any] | None:
-    """The FFI and the C library, or None where cffi or one of the calls is missing."""
+    """Return the FFI and the C library, or None where cffi or a call is missing."""
     try:
         import cffi
 
@@ -98,40 +98,45 @@ def _calls() -> tuple[Any, Any] | None:
 
 
 def available() -> bool:
-    """Whether datagrams can be received and sent in batches here."""
+    """Return whether datagrams can be received and sent in batches here."""
     return _calls() is not None
 
 
 @cache
 def _buffers() -> Any:  # noqa: ANN401 - cffi is not typed
-    """The memory for the data of one batch: 4 MiB of addresses, of which a page is taken when it is written first.
+    """Return the memory for the data of a batch: 4 MiB of addresses; a page is allocated when it is first written.
 
-    All batches share it: one is over when the next begins.
+    All batches share it, since a batch ends before the next begins.
     """
     calls = _calls()
-    assert calls is not None  # noqa: S101 - available() was asked
+    assert calls is not None  # noqa: S101 - the caller has checked available()
     allocate = calls[0].new_allocator(should_clear_after_alloc=False)
     return allocate("char[]", BATCH * _STRIDE)
 
 
 @cache
 def batch_for(family: int, *, pktinfo: bool) -> DatagramBatch:
-    """The batch of all sockets of a family, with or without destination addresses. available() must be true."""
+    """Return the batch of all sockets of a family, with or without destination addresses.
+
+    available() must be true.
+    """
     return DatagramBatch(family, pktinfo=pktinfo)
 
 
 class DatagramBatch:
-    """Memory for one batch of datagrams and their answers; what receive() gave is valid until the next one.
+    """Memory for a batch of datagrams and their answers.
+
+    The result of receive() is valid until the next call.
 
     Args:
         family: AF_INET or AF_INET6.
-        pktinfo: whether the sockets have the option of pktinfo_option(), and answers go out from the address that
-            was asked.
+        pktinfo: whether the sockets have the option of pktinfo_option(), and the source of an answer is the
+            destination of its question.
     """
 
     def __init__(self, family: int, *, pktinfo: bool) -> None:
         calls = _calls()
-        assert calls is not None  # noqa: S101 - available() was asked
+        assert calls is not None  # noqa: S101 - the caller has checked available()
         self._ffi, library = calls
         self._receive, self._send = library.recvmmsg, library.sendmmsg
         self._null = self._ffi.NULL
@@ -146,10 +151,10 @@ class DatagramBatch:
         self._lay_out()
 
     def _lay_out(self) -> None:
-        """Point the headers to their memory, and make views of what is read and written for each datagram."""
+        """Point the headers to their memory, and make views of the fields that change with each datagram."""
         ffi = self._ffi
         self._header_size, vector_size = ffi.sizeof("struct mmsghdr"), ffi.sizeof("struct iovec")
-        # Headers and vectors in one piece, which is made as new before each call: the kernel writes over lengths.
+        # Headers and vectors in one piece, which is reset before each call: the kernel overwrites lengths.
         memory = ffi.new("char[]", BATCH * (self._header_size + vector_size))
         self._headers = ffi.cast("struct mmsghdr *", memory)
         vectors = ffi.cast("struct iovec *", memory + BATCH * self._header_size)
@@ -176,19 +181,19 @@ class DatagramBatch:
         self._interfaces = _column(cells, "i", _DATA + interface, _CONTROL)
         self._firsts = _column(cells, "B", _DATA + address, _CONTROL)
 
-    def receive(self, descriptor: int) -> list[tuple[bytes, bytes]]:
-        """Receive what waits at a socket, without waiting.
+    def receive(self, fd: int) -> list[tuple[bytes, bytes]]:
+        """Receive the datagrams that wait at a socket; don't block.
 
         Returns:
             The data and the sender's socket address, as the kernel has it, of at most BATCH datagrams.
 
         Raises:
-            OSError: the socket has an error to tell, or is none.
+            OSError: the socket reports an error, or fd is no socket.
         """
         self._memory[:] = self._fresh
         self._answers = self._bytes = 0
-        # MSG_DONTWAIT: a socket that another process has as well may be a blocking one at any time.
-        count = self._receive(descriptor, self._headers, BATCH, _NOW, self._null)
+        # MSG_DONTWAIT: another process that shares the socket may make it blocking at any time.
+        count = self._receive(fd, self._headers, BATCH, _NOW, self._null)
         if count <= 0:
             code = self._ffi.errno
             if count == 0 or code == errno.EAGAIN:
@@ -211,14 +216,14 @@ class DatagramBatch:
         return found
 
     def _prepare_sources(self, count: int) -> None:
-        """Make the packet information of the questions that of their answers."""
+        """Turn the packet information of the questions into that of their answers."""
         found = self._control_lengths[:count].tolist()
         if found == self._expected[:count] and max(self._firsts[:count].tolist()) < _FIRST_SPECIAL:
             self._interfaces[:count] = self._zeros[:count]
             return
         for index, length in enumerate(found):
             if length != self._control_length:
-                # Another control message was asked for at this socket as well: such an answer goes without any.
+                # The socket has another control message as well: such an answer is sent without any.
                 self._control_lengths[index] = 0
             else:
                 start = index * _CONTROL + _DATA
@@ -226,35 +231,35 @@ class DatagramBatch:
                 self._control[start:end] = _source(self._family, self._control[start:end])
 
     def _prepare_source(self) -> None:
-        """The same for a single question, which is faster this way."""
+        """Do the same for a single question, which is faster."""
         if self._control_lengths[0] == self._control_length and self._firsts[0] < _FIRST_SPECIAL:
             self._interfaces[0] = 0
         else:
             self._prepare_sources(1)
 
     def answer(self, index: int, data: bytes) -> None:
-        """Note the answer to a datagram of this batch, one at most for each, in their order; send() sends it.
+        """Set the answer to a datagram of this batch, for send(); at most once for each, in their order.
 
         Args:
-            index: of the datagram.
+            index: of the datagram in the batch.
             data: at most LARGEST_DATAGRAM bytes.
         """
         length = len(data)
         if data is not self._found[index][0]:
-            # An echo's answer is there already.
+            # The answer of an echo is there already.
             at = index * _STRIDE
             self._data[at : at + length] = data
         self._answer_lengths[index] = length
         position = self._answers
         if position != index:
-            # Of the questions before, some have no answer: the headers of the others move together.
+            # Earlier questions have no answer: the headers of answers are moved together.
             size = self._header_size
             self._memory[position * size : position * size + size] = self._memory[index * size : index * size + size]
         self._answers = position + 1
         self._bytes += length
 
-    def send(self, descriptor: int) -> int:
-        """Send the answers, without waiting. One that the kernel does not take is lost, as the network might lose it.
+    def send(self, fd: int) -> int:
+        """Send the answers; don't block. An answer that the kernel does not take is lost.
 
         Returns:
             The bytes of the answers that were sent.
@@ -262,26 +267,26 @@ class DatagramBatch:
         count = self._answers
         if not count:
             return 0
-        sent = self._send(descriptor, self._headers, count, _NOW)
+        sent = self._send(fd, self._headers, count, _NOW)
         total = self._bytes
-        return total if sent == count else total - self._send_rest(descriptor, max(sent, 0), count)
+        return total if sent == count else total - self._send_rest(fd, max(sent, 0), count)
 
-    def _send_rest(self, descriptor: int, position: int, count: int) -> int:
-        """Send the answers that sendmmsg() stopped before; returns the bytes of those that are lost.
+    def _send_rest(self, fd: int, position: int, count: int) -> int:
+        """Send the answers that sendmmsg() stopped before, and return the bytes of those that are lost.
 
-        An error may be an earlier answer's (ICMP), so each answer is tried twice. The second time it goes without its
-        source: the address that was asked may be a broadcast address, or no address of this machine any more.
+        An error may belong to an earlier answer (ICMP), so each answer is tried twice. The second time it is sent
+        without its source, which may be a broadcast address, or no address of this machine any more.
         """
         lost: int = 0
         tried = -1
         while position < count:
-            sent = self._send(descriptor, self._headers + position, count - position, _NOW)
+            sent = self._send(fd, self._headers + position, count - position, _NOW)
             if sent > 0:
                 position += sent
                 continue
             header = self._headers[position].msg_hdr
             if self._ffi.errno == errno.EAGAIN:
-                # There is no room in the socket's buffer for any of them.
+                # The socket's buffer is full, for all of them.
                 return lost + sum(int(self._headers[each].msg_hdr.msg_iov.iov_len) for each in range(position, count))
             if tried < position:
                 tried = position
@@ -298,6 +303,6 @@ _NAME_OFFSETS = range(0, BATCH * 32, 32)
 
 
 def _column(view: memoryview, kind: str, offset: int, size: int) -> memoryview:
-    """One member of each structure of an array."""
+    """Return a view of a member of each structure in an array."""
     cells = view.cast(kind)  # type: ignore[call-overload]
     return cells[offset // cells.itemsize :: size // cells.itemsize]  # type: ignore[no-any-return]

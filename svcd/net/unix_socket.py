@@ -12,20 +12,20 @@ __all__ = ["bind_local", "file_of", "has_file", "remove_file"]
 
 
 def file_of(path: str) -> tuple[int, int]:
-    """Device and inode of a file.
+    """Return the device and inode of a file.
 
     Raises:
-        OSError: it is not there.
+        OSError: there is no such file.
     """
     status = os.lstat(path)
     return status.st_dev, status.st_ino
 
 
 def bind_local(opened: socket.socket, path: str, mode: int) -> None:
-    """Bind a UNIX socket, in the place of one that nobody listens at any more.
+    """Bind a UNIX socket; replace a socket file that no process listens at any more.
 
     Raises:
-        OSError: it can't be bound.
+        OSError: the path can't be bound.
     """
     _remove_stale(path, opened.type)
     # The file is never seen with wider permissions: bind(2) makes it under the umask.
@@ -37,7 +37,7 @@ def bind_local(opened: socket.socket, path: str, mode: int) -> None:
 
 
 def has_file(path: str, file: tuple[int, int]) -> bool:
-    """Say whether a file, by its device and inode, is the one at a path."""
+    """Return whether the file at a path has this device and inode."""
     try:
         return file_of(path) == file
     except OSError:
@@ -45,14 +45,14 @@ def has_file(path: str, file: tuple[int, int]) -> bool:
 
 
 def remove_file(path: str, file: tuple[int, int] | None) -> None:
-    """Remove the file of a UNIX socket, as far as we may; another one at its path is somebody else's by now."""
+    """Remove the file of a UNIX socket, if permissions allow it; leave another file that has replaced it."""
     with contextlib.suppress(OSError):
         if file is not None and has_file(path, file):
             os.unlink(path)  # noqa: PTH108 - one system call
 
 
 def _remove_stale(path: str, kind: int) -> None:
-    """Remove what a daemon that is gone left behind: a socket at which nobody listens."""
+    """Remove a socket file that a former daemon left: no process listens at it."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:

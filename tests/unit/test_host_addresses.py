@@ -134,7 +134,7 @@ def test_a_silent_name_server_is_not_waited_for(made: _Hosts) -> None:
 def test_a_pool_without_room_is_a_lookup_that_fails(made: _Hosts) -> None:
     """It is tried again as any other."""
     made.hosts._pool = HostAddresses(made.reactor)._pool
-    made.hosts._pool._most_queued = 0
+    made.hosts._pool._max_queued = 0
     with LogCatcher() as log:
         made.hosts.follow(["a.example"], made.changed)
         assert len(log.named("unresolved")) == 1

@@ -68,9 +68,9 @@ def test_bytes_are_seen_from_outside() -> None:
     assert received == 5
     pair.close()
     assert view.traffic(traced) == GONE
-    view.rest()
+    view.close()
     assert view.traffic(traced) == GONE
-    view.rest()
+    view.close()
 
 
 def test_a_later_connection_of_the_same_addresses_is_another() -> None:
@@ -81,7 +81,7 @@ def test_a_later_connection_of_the_same_addresses_is_another() -> None:
     assert view.traffic(traced) == (0, 0)
     assert view.traffic(other) == GONE
     pair.close()
-    view.rest()
+    view.close()
 
 
 @pytest.mark.parametrize("code", [errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EPERM])
@@ -119,7 +119,7 @@ def test_a_kernel_that_finds_nothing_ever_is_not_believed() -> None:
     view, pair = SocketView(told.append), _Pair()
     believed = SocketView()
     traced = pair.trace(believed)
-    believed.rest()
+    believed.close()
     other = traced[:-1] + bytes([traced[-1] ^ 1])
     found = {view.traffic(other) for _ in range(200)}
     assert found == {None}

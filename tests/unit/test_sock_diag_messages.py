@@ -43,8 +43,8 @@ def test_an_old_kernel_counts_nothing() -> None:
 
 def test_a_question_names_the_connection() -> None:
     """As struct inet_diag_req_v2 has it, behind a netlink header."""
-    traced = sockdiag.trace(2, (b"\x7f\0\0\1", 7), (b"\xc0\0\2\1", 40_000), 3, b"cookie!!")
-    asked = sockdiag.question(9, traced)
+    traced = sockdiag.diag_request(2, (b"\x7f\0\0\1", 7), (b"\xc0\0\2\1", 40_000), 3, b"cookie!!")
+    asked = sockdiag.request_message(9, traced)
     assert struct.unpack_from("=IHHII", asked) == (len(asked), 20, 1, 9, 0)
     assert asked[16:24] == struct.pack("=BBBxI", 2, 6, 2, 0xFFFF_FFFF)
     assert asked[24:28] == struct.pack("!HH", 7, 40_000)
@@ -54,14 +54,14 @@ def test_a_question_names_the_connection() -> None:
 
 def test_an_answer_has_the_structure_among_its_attributes() -> None:
     """Whichever stand before it, padded as they are."""
-    assert sockdiag.answer(_message(9, (8, b"\0"), (2, b"info"), (15, b"x"))) == (9, b"info")
+    assert sockdiag.parse_reply(_message(9, (8, b"\0"), (2, b"info"), (15, b"x"))) == (9, b"info")
 
 
 def test_a_connection_that_is_over_has_none() -> None:
     """An error, or an answer about what the kernel keeps of it for a while."""
     error = struct.pack("=IHHIIi", 36, 2, 0, 9, 1, -2) + bytes(16)
-    assert sockdiag.answer(error) == (9, b"")
-    assert sockdiag.answer(_message(9, (8, b"\0"))) == (9, b"")
+    assert sockdiag.parse_reply(error) == (9, b"")
+    assert sockdiag.parse_reply(_message(9, (8, b"\0"))) == (9, b"")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_connection_that_is_over_has_none() -> None:
 def test_what_is_no_answer_is_a_mistake(data: bytes) -> None:
     """Not taken for one."""
     with pytest.raises(ValueError):
-        sockdiag.answer(data)
+        sockdiag.parse_reply(data)
 
 
 @given(st.binary(max_size=300))
@@ -78,7 +78,7 @@ def test_any_bytes_are_an_answer_or_a_mistake(data: bytes) -> None:
     """Nothing else is raised, and reading ends."""
     for each in (data, struct.pack("=IHHII", 16 + len(data), 20, 0, 1, 1) + data):
         try:
-            sockdiag.answer(each)
+            sockdiag.parse_reply(each)
         except ValueError:
             continue
 

@@ -241,7 +241,7 @@ def test_a_client_that_a_proxy_names(spawned: Callable[..., _Spawned]) -> None:
     daemon.begin(1)
     daemon.tracker.process_ended(Ended(1, 0, bytes_in=30, bytes_out=7))
     assert daemon.lines[-1].startswith("end service=cat/tcp peer=192.0.2.1:40000 id=1 in=2 out=7 ")
-    daemon.tracker.view.rest()
+    daemon.tracker.view.close()
 
 
 def test_a_client_that_a_proxy_at_a_unix_socket_names(spawned: Callable[..., _Spawned]) -> None:
