@@ -23,7 +23,7 @@ from svcd.daemon.startup import connection_limit, inherited_socket_pool, own_pro
 from svcd.daemon.twistd import Twistd, check_account, check_pid_file
 from svcd.defaults import DEFAULT_NAME, SERVICES_FILE
 from svcd.errors import ConfigError, FaultError, ListenErrors, StartFailure
-from svcd.host.control_path import ControlPlace, control_places, make_folder
+from svcd.host.control_path import ControlPath, control_paths, make_directory
 from svcd.host.files import LocalFiles
 from svcd.host.info import Host
 from svcd.host.reverse_resolver import ReverseResolver
@@ -185,12 +185,17 @@ class Options(usage.Options):
         # daemon of an upgrade waits, too: the old one serves meanwhile.
         waits = not self.started and (self.old_daemon is not None or not parent.get("nodaemon"))
         wait = None if checking or waits else _IMPORT_SECONDS
-        trial_wait = None if checking else _IMPORT_SECONDS
+        check_wait = None if checking else _IMPORT_SECONDS
         user = "" if parent.get("uid") is None else str(parent["uid"])
         # The old daemon has waited for these in vain. Once started this one waits for them, as it tries again.
         unanswered = self.handover.unanswered if self.handover is not None and not self.started else frozenset[str]()
         return Host(
-            dated=checking, thorough=checking, user=user, import_wait=wait, trial_wait=trial_wait, unanswered=unanswered
+            check_expiry=checking,
+            thorough=checking,
+            user=user,
+            import_wait=wait,
+            check_wait=check_wait,
+            unanswered=unanswered,
         )
 
     def services(self) -> DesiredServices:
@@ -405,7 +410,7 @@ def _control(
         path = socket_pool.control_path
         place = None if path else _usual_place(account)
         if place is not None:
-            path, make = place.path, partial(make_folder, place, account.user, account.group)
+            path, make = place.path, partial(make_directory, place, account.user, account.group)
     if not path:
         return None
     users = frozenset({0, os.geteuid(), *([account.user] if account.user is not None else [])})
@@ -417,11 +422,11 @@ def _control(
     )
 
 
-def _usual_place(account: DaemonAccount) -> ControlPlace | None:
+def _usual_place(account: DaemonAccount) -> ControlPath | None:
     """Return the place of the control socket where none is named; None where there is none, which is logged."""
     problems = []
-    for place in control_places():
-        problem = make_folder(place, account.user, account.group)
+    for place in control_paths():
+        problem = make_directory(place, account.user, account.group)
         if not problem:
             return place
         problems.append(problem)

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from svcd.cli.argument_types import count_of, seconds_of
-from svcd.host.control_path import control_places, folder_problem
+from svcd.host.control_path import control_paths, directory_problem
 from svcd.wire.control_protocol import COMMANDS, Command
 
 if TYPE_CHECKING:
@@ -114,9 +114,9 @@ def _path(chosen: argparse.Namespace) -> str:
     """
     if chosen.control:
         return str(chosen.control)
-    places, problems = control_places(), []
+    places, problems = control_paths(), []
     for place in places:
-        problem = folder_problem(place.folder) if place.private else ""
+        problem = directory_problem(place.directory) if place.private else ""
         if problem:
             problems.append(problem)
         elif len(places) == 1 or os.path.lexists(place.path):

@@ -9,16 +9,16 @@ __all__ = ["group_id", "login", "user_id"]
 
 
 def user_id(name: str) -> int:
-    """The number of a user, who may be given by number.
+    """Return the uid of a user name or number.
 
     Raises:
-        KeyError: passwd(5) does not know the name.
+        KeyError: passwd(5) has no such name.
     """
     return _number(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
 
 
 def login(name: str) -> pwd.struct_passwd | None:
-    """What passwd(5) says of a user, who may be given by number; None if it knows none."""
+    """Return the passwd(5) entry of a user name or number; None without an entry."""
     try:
         return pwd.getpwuid(_number(name)) if name.isdecimal() else pwd.getpwnam(name)
     except KeyError:
@@ -26,19 +26,19 @@ def login(name: str) -> pwd.struct_passwd | None:
 
 
 def group_id(name: str) -> int:
-    """The number of a group, which may be given by number.
+    """Return the gid of a group name or number.
 
     Raises:
-        KeyError: group(5) does not know the name.
+        KeyError: group(5) has no such name.
     """
     return _number(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
 
 
 def _number(digits: str) -> int:
-    """A number for chown(2), whose greatest one means no change.
+    """Convert digits to a uid or gid below 2**32 - 1, which means no change to chown(2).
 
     Raises:
-        KeyError: it is too great.
+        KeyError: the number is too great.
     """
     number = int(digits)
     if number >= 0xFFFF_FFFF:

@@ -1,4 +1,4 @@
-"""What this machine has: users, groups, IP versions, and the addresses behind a name."""
+"""Facts about the host: users, groups, addresses, time zones, permissions, imports, and the load average."""
 
 from __future__ import annotations
 
@@ -34,71 +34,71 @@ if TYPE_CHECKING:
 
 __all__ = ["Host", "LoadAverage", "broadcasts"]
 
-#: How long the addresses of bind=NAME are waited for, in seconds.
+#: Time limit of a lookup of bind=NAME, in seconds.
 _LOOKUP_SECONDS = 2.0
-#: The same for names that had no answer a moment ago; those of /etc/hosts need no longer.
+#: The same for names that had no answer a moment ago; names in /etc/hosts need no longer.
 _UNANSWERED_SECONDS = 0.2
 _LOOKUPS: LookupPool[list[Name]] = LookupPool("svcd-bind", active=16, threads=32, queued=1000)
 _LOOPBACKS = {4: (socket.AF_INET, "127.0.0.1"), 6: (socket.AF_INET6, "::1")}
 
 
 class Host:
-    """svcd.interfaces.HostInfo, for real.
+    """svcd.interfaces.HostInfo of the local host.
 
     Args:
-        dated: whether a certificate that has expired is a mistake. To a check it is; a daemon with others to serve is
-            better off with it than not started, or not changed.
-        thorough: whether factories are called, and what handlers may reach is looked at, as in a check.
-        user: who runs handlers without user=, by name or number; empty for whoever runs this.
-        import_wait: how many seconds imports are waited for, all together, and names of bind= at most; None for as long
-            as each import may take.
-        trial_wait: the same for the imports of Python handlers, which launchers do themselves.
-        unanswered: names of bind= that had no answer a moment ago, and are hardly waited for.
+        check_expiry: whether an expired certificate is an error: in a check it is, but it does not keep a daemon with
+            other services from starting or reloading.
+        thorough: whether to call factories and to check permissions of handlers, as a check does.
+        user: name or number of the user that runs handlers without user=; empty for the current user.
+        import_wait: time limit of all imports together, in seconds, and an upper limit for lookups of bind= names; None
+            for the time limit of each import.
+        check_wait: the same for imports of Python handlers, which launchers do themselves.
+        unanswered: names in bind= that had no answer a moment ago; their lookups have a short time limit.
     """
 
     def __init__(
         self,
         *,
-        dated: bool = True,
+        check_expiry: bool = True,
         thorough: bool = False,
         user: str = "",
         import_wait: float | None = None,
-        trial_wait: float | None = None,
+        check_wait: float | None = None,
         unanswered: frozenset[str] = frozenset(),
     ) -> None:
         self._unanswered = unanswered
         self._import_wait = import_wait
-        self._trial_wait = trial_wait
+        self._check_wait = check_wait
         self._lookup_seconds = _LOOKUP_SECONDS if import_wait is None else min(_LOOKUP_SECONDS, import_wait)
         self._lookups: dict[str, PendingLookup[list[Name]]] = {}
         self._lookups_begin = 0.0
-        self._dated = dated
+        self._check_expiry = check_expiry
         self._thorough = thorough
         self._user = user
 
     def has_user(self, name: str) -> bool:
-        """Whether there is such a user; a number always is one."""
+        """Return whether a user exists; a number always does."""
         return _known(user_id, name)
 
     def has_group(self, name: str) -> bool:
-        """Whether there is such a group; a number always is one."""
+        """Return whether a group exists; a number always does."""
         return _known(group_id, name)
 
     def now(self) -> float | None:
-        """The time of day, if it matters."""
-        return time.time() if self._dated else None
+        """Return the time of day in seconds since 1970; None if expiry is not checked."""
+        return time.time() if self._check_expiry else None
 
     def has_zone(self, name: str) -> bool:
-        """Whether the time zone database knows the name."""
+        """Return whether the time zone database has a zone."""
         try:
             ZoneInfo(name)
         except (OSError, ValueError, KeyError):
-            # No such file, a directory, something else; and the error for a name that is not found is a KeyError.
+            # ZoneInfoNotFoundError is a KeyError; OSError and ValueError are for names of directories and other files.
             return False
         return True
 
     def has_mptcp(self) -> bool:
-        """Whether the kernel opens sockets of Multipath TCP."""
+        """Return whether the kernel supports Multipath TCP."""
         try:
             socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP).close()
         except OSError:
@@ -106,21 +106,21 @@ class Host:
         return True
 
     def versions(self) -> frozenset[int]:
-        """The versions of IP whose loopback address a socket can be bound to."""
+        """Return the IP versions (4, 6) whose loopback address can be bound."""
         return frozenset(version for version, (family, host) in _LOOPBACKS.items() if _can_bind(family, host))
 
     def look_up(self, names: Iterable[str]) -> None:
-        """Begin to look up names, all at once: so those that no name server answers take no longer than one of them."""
+        """Start lookups of names, all at once, so that several unanswered names take no longer than a single one."""
         self._lookups_begin = time.monotonic()
         for name in names:
             if name not in self._lookups and not ip_literal(name) and name not in self._interfaces:
                 self._lookups[name] = _LOOKUPS.begin(name, partial(system_addresses, name))
 
     def addresses(self, name: str) -> Sequence[str]:
-        """The literals behind a literal, an interface or a host name, in this order of preference.
+        """Return the addresses of a literal, an interface or a host name, tried in this order.
 
         Raises:
-            OSError: there are none, or no name server has answered in time.
+            OSError: there are none, or the lookup has reached its time limit.
         """
         literal = ip_literal(name)
         if literal:
@@ -144,49 +144,49 @@ class Host:
 
     @cached_property
     def _interfaces(self) -> dict[str, list[str]]:
-        """The addresses of the network interfaces, by their names; the system is asked once for each check."""
+        """The addresses of the network interfaces by name, read once for each Host."""
         return {
             adapter.name: [_literal(ip.ip, adapter.name) for ip in adapter.ips] for adapter in ifaddr.get_adapters()
         }
 
     def has_login_group(self, user: str) -> bool:
-        """Whether passwd(5) says the group of a user."""
+        """Return whether passwd(5) has the group of a user."""
         return login(user) is not None
 
     def cannot_execute(self, path: str, runner: RunAs) -> str:
-        """Why somebody can't execute a file."""
+        """Return why a user can't execute a file; see HostInfo."""
         return cannot_execute(path, self._account(runner), runner.root)
 
     def cannot_enter(self, path: str, runner: RunAs) -> str:
-        """Why somebody can't enter a directory."""
+        """Return why a user can't enter a directory; see HostInfo."""
         return cannot_enter(path, self._account(runner), runner.root)
 
     def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], RunAs, float]]) -> Sequence[str]:
-        """Why Python handlers can't be imported."""
-        return check_imports([self._trial(*each) for each in wanted], self._trial_wait)
+        """Return why Python handlers can't be imported; see HostInfo."""
+        return check_imports([self._import_check(*each) for each in wanted], self._check_wait)
 
     def cannot_serve(self, wanted: Sequence[tuple[str, object, float]]) -> Sequence[str]:
-        """Why references give no Twisted factory; those of a check are called, each in a process of its own."""
+        """Return why references are no Twisted factories; a check calls them, each in a process of its own."""
         if not self._thorough:
             longest = max((seconds for _, _, seconds in wanted), default=0.0)
             wait = longest if self._import_wait is None else self._import_wait
             imports = import_in_background([reference for reference, _, _ in wanted], wait)
             return [_cannot_resolve(reference, imports[reference], seconds) for reference, _, seconds in wanted]
-        trials = [self._trial(reference, (), RunAs(), seconds) for reference, _, seconds in wanted]
+        checks = [self._import_check(reference, (), RunAs(), seconds) for reference, _, seconds in wanted]
         return check_imports([
-            trial._replace(options=pickle.dumps(options).hex())
-            for trial, (_, options, _) in zip(trials, wanted, strict=True)
+            check._replace(options=pickle.dumps(options).hex())
+            for check, (_, options, _) in zip(checks, wanted, strict=True)
         ])  # fmt: skip
 
     def handlers_user(self) -> str:
-        """Who runs handlers without user=, for a check."""
+        """Return the user that runs handlers without user=; empty unless this is a check."""
         if not self._thorough:
             return ""
         entry = login(self._user or str(os.geteuid()))
         return entry.pw_name if entry is not None else self._user or str(os.geteuid())
 
     def can_read(self, path: str) -> bool:
-        """Whether handlers without user= may read a file."""
+        """Return whether handlers without user= may read a file."""
         return not cannot_read(path, self._account(RunAs()))
 
     def _runner(self, runner: RunAs) -> RunAs:
@@ -198,7 +198,7 @@ class Host:
         name = f"user {runner.user}" if runner.user else "whoever runs this"
         return PathUser(name, user, frozenset(_groups(runner)))
 
-    def _trial(self, reference: str, path: Sequence[str], runner: RunAs, seconds: float) -> ImportCheck:
+    def _import_check(self, reference: str, path: Sequence[str], runner: RunAs, seconds: float) -> ImportCheck:
         runner = self._runner(runner)
         first, *others = _groups(runner)
         user = user_id(runner.user) if runner.user else None
@@ -220,7 +220,7 @@ def _cannot_resolve(reference: str, imported: BackgroundImport, seconds: float) 
 
 
 def _groups(runner: RunAs) -> tuple[int, ...]:
-    """The groups of somebody, the own one first. The names must be known."""
+    """Return the gids of a user, the primary one first. Its names must exist."""
     entry = login(runner.user) if runner.user else None
     first = group_id(runner.group) if runner.group else entry.pw_gid if entry else os.getegid()
     if entry is None:
@@ -230,11 +230,11 @@ def _groups(runner: RunAs) -> tuple[int, ...]:
 
 
 def broadcasts() -> frozenset[str]:
-    """The broadcast addresses of the networks that the machine is in (RFC 919) now."""
+    """Return the current broadcast addresses of the host's networks (RFC 919)."""
     found = set()
     for adapter in ifaddr.get_adapters():
         for ip in adapter.ips:
-            # A network of two or one has none (RFC 3021).
+            # Networks of two addresses or one have none (RFC 3021).
             if isinstance(ip.ip, str) and ip.network_prefix < 31:
                 network = ipaddress.IPv4Network(f"{ip.ip}/{ip.network_prefix}", strict=False)
                 found.add(str(network.broadcast_address))
@@ -262,15 +262,15 @@ def _literal(ip: str | tuple[str, int, int], interface: str) -> str:
     if isinstance(ip, str):
         return ip
     host = ip[0]
-    # A link-local address means nothing without its interface (RFC 4007, section 11).
+    # A link-local address is ambiguous without its interface (RFC 4007, section 11).
     return f"{host}%{interface}" if ipaddress.IPv6Address(host).is_link_local else host
 
 
 class LoadAverage:
-    """The load average of a minute (getloadavg(3)), asked at most once a second: the kernel counts it anew every five.
+    """Load average of one minute (getloadavg(3)), read at most once a second; the kernel updates it every 5 s.
 
     Args:
-        now: seconds, monotonic.
+        now: returns monotonic time in seconds.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -279,7 +279,7 @@ class LoadAverage:
         self._until = float("-inf")
 
     def __call__(self) -> float:
-        """The load; 0 if the system does not tell."""
+        """Return the load average; 0 if the system has none."""
         now = self._now()
         if now >= self._until:
             self._until = now + 1

@@ -1,4 +1,4 @@
-"""Files that are missing or can't be used: a callback when they may have come, by inotify(7)."""
+"""Watcher of paths whose files are missing or unusable: calls back after changes, by inotify(7)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["PathWatcher"]
 
 
 class PathWatcher:
-    """Watches the directories of files, or their nearest ancestors that exist.
+    """Watcher of the directories of paths, or their nearest existing ancestors.
 
     Args:
-        reactor: watches the descriptor of inotify.
-        changed: called with the paths below a directory in which something has changed.
+        reactor: watches the inotify descriptor.
+        changed: called with the paths that a change may concern.
     """
 
     def __init__(self, reactor: FdReactor, changed: Callable[[frozenset[str]], None]) -> None:
@@ -34,11 +34,11 @@ class PathWatcher:
         self._watched: dict[str, frozenset[str]] = {}
 
     def watch(self, paths: Iterable[str]) -> None:
-        """Watch these paths from now on, and no others. Where the kernel refuses, nothing is watched."""
-        folders: dict[str, set[str]] = {}
+        """Watch these paths and no others; watch nothing if the kernel refuses."""
+        directories: dict[str, set[str]] = {}
         for path in paths:
-            folders.setdefault(_existing(os.path.dirname(path)), set()).add(path)  # noqa: PTH120 - as it was written
-        wanted = {folder: frozenset(inside) for folder, inside in folders.items()}
+            directories.setdefault(_existing_parent(os.path.dirname(path)), set()).add(path)  # noqa: PTH120 - as it was written
+        wanted = {directory: frozenset(inside) for directory, inside in directories.items()}
         if wanted == self._watched:
             return
         self.stop()
@@ -46,7 +46,7 @@ class PathWatcher:
             self._start(wanted)
 
     def _start(self, wanted: dict[str, frozenset[str]]) -> None:
-        # Imported where it is needed: it loads ctypes.
+        # Imported here, since it loads ctypes.
         from twisted.internet import inotify
 
         mask = inotify.IN_CREATE | inotify.IN_MOVED | inotify.IN_CLOSE_WRITE | inotify.IN_ATTRIB | inotify.IN_DELETE
@@ -56,33 +56,33 @@ class PathWatcher:
             return
         watcher.startReading()
         self._inotify = watcher
-        for folder, inside in wanted.items():
-            # A directory that has gone meanwhile, or one too many (fs.inotify.max_user_watches).
+        for directory, inside in wanted.items():
+            # The directory was removed meanwhile, or fs.inotify.max_user_watches is exhausted.
             with contextlib.suppress(OSError):
-                watcher.watch(FilePath(folder), mask, callbacks=[partial(self._told, folder)])
-                self._watched[folder] = inside
+                watcher.watch(FilePath(directory), mask, callbacks=[partial(self._notify, directory)])
+                self._watched[directory] = inside
 
-    def _told(self, folder: str, _watch: object, path: FilePath[bytes], _mask: int) -> None:
-        """Find the paths that an event in their directory, or in one above, may be about."""
+    def _notify(self, directory: str, _watch: object, path: FilePath[bytes], _mask: int) -> None:
+        """Report the paths that an event in their directory, or in an ancestor, may concern."""
         name = os.fsdecode(path.path)
         about = frozenset(
             each
-            for each in self._watched.get(folder, ())
-            if name == folder or each == name or each.startswith(f"{name}/")
+            for each in self._watched.get(directory, ())
+            if name == directory or each == name or each.startswith(f"{name}/")
         )
         if about:
             self._changed(about)
 
     def stop(self) -> None:
-        """Watch nothing any more."""
+        """Stop watching."""
         self._watched = {}
         if self._inotify is not None:
             inotify, self._inotify = self._inotify, None
             inotify.loseConnection()
 
 
-def _existing(folder: str) -> str:
-    """Return a directory, or its nearest ancestor that exists."""
-    while not os.path.isdir(folder) and folder != "/":  # noqa: PTH112 - Path.is_dir raises on some
-        folder = os.path.dirname(folder)  # noqa: PTH120 - as it was written
-    return folder
+def _existing_parent(directory: str) -> str:
+    """Return the directory, or its nearest existing ancestor."""
+    while not os.path.isdir(directory) and directory != "/":  # noqa: PTH112 - Path.is_dir raises on some
+        directory = os.path.dirname(directory)  # noqa: PTH120 - as it was written
+    return directory

@@ -1,4 +1,4 @@
-"""What a user will be able to do with a path, found out without becoming that user."""
+"""Permissions of a user on a path, computed without changing to that user."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 __all__ = ["PathUser", "cannot_enter", "cannot_execute", "cannot_read"]
 
-#: As many symbolic links as Linux follows in one path (path_resolution(7)).
+#: The most symbolic links that Linux follows in one path (path_resolution(7)).
 _MOST_LINKS = 40
 
 
 @dataclass(frozen=True, slots=True)
 class PathUser:
-    """As whom something runs, in numbers.
+    """User and groups whose permissions are checked.
 
     Attributes:
-        name: for people.
-        user: its number.
-        groups: all its groups.
+        name: text for messages.
+        user: the uid.
+        groups: all gids.
     """
 
     name: str
@@ -28,20 +28,20 @@ class PathUser:
     groups: frozenset[int]
 
     def may_execute(self, path: str, status: os.stat_result) -> bool:
-        """Whether its permissions let it execute a file, or enter a directory."""
+        """Return whether the user may execute a file, or enter a directory."""
         if self.user == 0:
             return stat.S_ISDIR(status.st_mode) or bool(stat.S_IMODE(status.st_mode) & 0o111)
         return self._may(path, status, stat.S_IXUSR, stat.S_IXGRP, stat.S_IXOTH)
 
     def may_read(self, path: str, status: os.stat_result) -> bool:
-        """Whether its permissions let it read a file."""
+        """Return whether the user may read a file."""
         return self.user == 0 or self._may(path, status, stat.S_IRUSR, stat.S_IRGRP, stat.S_IROTH)
 
     def _may(self, path: str, status: os.stat_result, owner: int, group: int, others: int) -> bool:
         bits = stat.S_IMODE(status.st_mode)
         if status.st_uid == self.user:
             return bool(bits & owner)
-        # An access list may say yes or no to anybody; what it says is seen when the program runs.
+        # An ACL may allow or deny any user and is not evaluated; its effect shows when the program runs.
         if _has_access_list(path):
             return True
         return bool(bits & (group if status.st_gid in self.groups else others))
@@ -55,12 +55,12 @@ def _has_access_list(path: str) -> bool:
 
 
 def cannot_execute(path: str, account: PathUser, root: str = "") -> str:
-    """Why an account can't execute a file; empty if it can, as far as can be seen from here.
+    """Return why a user can't execute a file; empty if it can, as far as this process can determine.
 
     Args:
-        path: the file, absolute.
-        account: who wants to.
-        root: inside which directory, if not the machine's own root.
+        path: the absolute path of the file.
+        account: the user.
+        root: the root directory of the process (chroot(2)); empty for the host's own.
     """
     try:
         full, status = _walk(path, account, root)
@@ -78,7 +78,7 @@ def cannot_execute(path: str, account: PathUser, root: str = "") -> str:
 
 
 def cannot_enter(path: str, account: PathUser, root: str = "") -> str:
-    """Why an account can't enter a directory; else as `cannot_execute`."""
+    """Return why a user can't enter a directory; otherwise as `cannot_execute`."""
     try:
         full, status = _walk(path, account, root)
         if not stat.S_ISDIR(status.st_mode):
@@ -91,7 +91,7 @@ def cannot_enter(path: str, account: PathUser, root: str = "") -> str:
 
 
 def cannot_read(path: str, account: PathUser, root: str = "") -> str:
-    """Why an account can't read a file; else as `cannot_execute`."""
+    """Return why a user can't read a file; otherwise as `cannot_execute`."""
     try:
         full, status = _walk(path, account, root)
         if not account.may_read(full, status):
@@ -102,7 +102,7 @@ def cannot_read(path: str, account: PathUser, root: str = "") -> str:
 
 
 def _is_script(path: str) -> bool:
-    """Whether a file begins with #! (execve(2)), as far as we may read it."""
+    """Return whether a file begins with #! (execve(2)); False if this process may not read it."""
     try:
         with open(path, "rb", opener=_open_at_once) as file:
             return file.read(2) == b"#!"
@@ -115,23 +115,23 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 class _ForbiddenError(OSError):
-    """The account may not; not we."""
+    """Denial for the checked user, in contrast to one for this process."""
 
 
 def _unless_hidden(error: OSError, account: PathUser) -> str:
-    """The reason, unless it is that we may not look where the account perhaps may."""
+    """Return the reason of an error; empty if this process was denied where the checked user may not be."""
     hidden = error.errno == errno.EACCES and not isinstance(error, _ForbiddenError) and account.user != os.geteuid()
     return "" if hidden else error.strerror or str(error)
 
 
 def _walk(path: str, account: PathUser, root: str) -> tuple[str, os.stat_result]:
-    """Follow a path as the kernel does for a process with this root, links included.
+    """Resolve a path as the kernel does for a process with this root, links included.
 
     Returns:
-        Its name from our root, and what it is.
+        The path seen from this process, and its stat(2).
 
     Raises:
-        OSError: it does not exist, or the account may not enter a directory on the way.
+        OSError: the path does not exist, or the user may not enter a directory on the way.
     """
     todo = path.split("/")[::-1]
     done: list[str] = []

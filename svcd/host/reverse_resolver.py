@@ -1,4 +1,4 @@
-"""Host names of addresses, from the system's resolver (whatever nsswitch.conf(5) says), without blocking."""
+"""Reverse lookups: host names of addresses from the system's resolver (nsswitch.conf(5)), without blocking."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ if TYPE_CHECKING:
 
 __all__ = ["TIMEOUT_SECONDS", "ReverseResolver", "confirmed_system_host_of", "system_host_of"]
 
-#: A lookup that takes longer is answered with None; its answer is still remembered.
+#: Time limit of a lookup, in seconds: the result is None then, and the answer is still cached.
 TIMEOUT_SECONDS = 2.0
-#: How long an answer holds, in seconds, and how many are remembered.
+#: How long an answer is cached, in seconds, and how many answers are.
 _KEEP_SECONDS = 300.0
-_KEEP_MOST = 4096
-#: Lookups at once that are waited for, lookups at once in all, and questions that wait for a thread; beyond that the
-#: answer is None.
+_MAX_KEPT = 4096
+#: Concurrent lookups within the time limit, concurrent lookups in all, and queued lookups; beyond that the result is
+#: None.
 _ACTIVE = 4
 _THREADS = 32
 _QUEUED = 1000
 
-#: An address, and whether its name is to be confirmed.
+#: An address, and whether its name must be confirmed.
 _Question = tuple[str, bool]
 
 
 def system_host_of(address: str) -> str | None:
-    """The name of an address, in at most 255 characters; blocks."""
+    """Return the host name of an address, in at most 255 characters; None without a name. Blocks."""
     try:
         found = socket.getnameinfo((address, 0), socket.NI_NAMEREQD)[0]
     except (OSError, UnicodeError):
-        # Unicode: whoever holds the address says its name, and may say any bytes.
+        # UnicodeError: the owner of an address sets its name, which may have any bytes.
         return None
     return found[:255]
 
 
 def confirmed_system_host_of(address: str) -> str | None:
-    """The name of an address, if that address is among the name's own; blocks.
+    """Return the host name of an address if that is an address of the name; None otherwise. Blocks.
 
-    The name of an address is said by whoever has the address, the addresses of a name by whoever has the name.
+    The owner of the address controls the reverse entry, and the owner of the name the forward entry.
     """
     host = system_host_of(address)
     if host is None:
@@ -63,15 +63,15 @@ def confirmed_system_host_of(address: str) -> str | None:
 
 
 class ReverseResolver:
-    """svcd.interfaces.HostNameResolver.
+    """svcd.interfaces.HostNameResolver with a cache.
 
-    Names that decide on access have a pool of their own: lookups for the log can't hold them up.
+    Lookups that decide on access have a pool of their own, so that lookups for the log do not delay them.
 
     Args:
-        clock: the reactor's time.
-        threads: the reactor, to come back from a thread.
+        clock: the reactor, for time.
+        threads: the reactor, for calls from threads.
         host_of: the blocking lookup.
-        confirmed_host_of: the same, of a name that is confirmed.
+        confirmed_host_of: the blocking lookup of a confirmed name.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class ReverseResolver:
         self._known: OrderedDict[_Question, tuple[float, str | None]] = OrderedDict()
 
     def host_of(self, address: str) -> Deferred[str | None]:
-        """The host name of an address, or None, within TIMEOUT_SECONDS."""
+        """Return a Deferred with the host name of an address, or None, within TIMEOUT_SECONDS."""
         return self._ask((address, False))
 
     def confirmed_host_of(self, address: str) -> Deferred[str | None]:
-        """The confirmed one, or None, within TIMEOUT_SECONDS."""
+        """Return a Deferred with the confirmed host name, or None, within TIMEOUT_SECONDS."""
         return self._ask((address, True))
 
     def _ask(self, question: _Question) -> Deferred[str | None]:
@@ -105,7 +105,7 @@ class ReverseResolver:
             return succeed(known[1])
         _, confirmed = question
         answer = self._pools[confirmed].deferred(self._reactor, question, partial(self._look_up, question))
-        # A pool that is full, and one whose thread has answered nothing in time.
+        # The queue is full, or the time limit is reached.
         answer.addErrback(lambda _failure: None)
         if not answer.called:
             answer.addCallback(self._cancelling(self._clock.callLater(TIMEOUT_SECONDS, answer.cancel)))
@@ -121,7 +121,7 @@ class ReverseResolver:
         return cancel
 
     def _look_up(self, question: _Question) -> str | None:
-        """Look up a name in a thread of the pool, and remember it, also if nothing waits for it any more."""
+        """Look up a name in a thread of the pool; cache it, also after the time limit."""
         address, confirmed = question
         try:
             host = self._lookups[confirmed](address)
@@ -130,6 +130,6 @@ class ReverseResolver:
         with self._lock:
             self._known.pop(question, None)
             self._known[question] = (self._clock.seconds() + _KEEP_SECONDS, host)
-            if len(self._known) > _KEEP_MOST:
+            if len(self._known) > _MAX_KEPT:
                 self._known.popitem(last=False)
         return host

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from svcd.addresses import address_number
 from svcd.host.host_addresses import (
     KEEP_SECONDS,
-    MOST_ADDRESSES,
+    MAX_ADDRESSES,
     RETRY_SECONDS,
     HostAddresses,
     system_numbers_of,
@@ -151,7 +151,7 @@ def test_the_system_says_which_addresses_a_name_has(monkeypatch: pytest.MonkeyPa
     assert system_numbers_of("a.example") == _numbers("192.0.2.1")
     many = [(socket.AF_INET, 0, 0, "", (f"10.0.{number >> 8}.{number & 255}", 0)) for number in range(1000)]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: many)
-    assert len(system_numbers_of("a.example")) == MOST_ADDRESSES
+    assert len(system_numbers_of("a.example")) == MAX_ADDRESSES
     for code in (socket.EAI_NONAME, socket.EAI_NODATA, socket.EAI_AGAIN):
 
         def fail(*_: object, code: int = code, **__: object) -> None:

@@ -136,7 +136,7 @@ def test_only_so_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_so_many_are_remembered(resolver: _Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is forgotten first."""
-    monkeypatch.setattr(names_module, "_KEEP_MOST", 2)
+    monkeypatch.setattr(names_module, "_MAX_KEPT", 2)
     for number in range(3):
         resolver.ask(f"192.0.2.{number}")
         resolver.answer(f"host{number}")

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from svcd.host.files import MOST_BYTES, LocalFiles
+from svcd.host.files import MAX_FILE_SIZE, LocalFiles
 from svcd.protocols.http.static_files import StaticFiles
 from svcd.wire.http_request import HttpError, HttpRequest
 from tests.doubles import PEER, LogCatcher
@@ -344,7 +344,7 @@ def test_reading_files_for_the_other_floors(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"\0content")
     os.mkfifo(tmp_path / "fifo")
     with (tmp_path / "huge").open("wb") as file:
-        file.truncate(MOST_BYTES + 1)
+        file.truncate(MAX_FILE_SIZE + 1)
     assert files.read(str(tmp_path / "a")) == b"\0content"
     for name, cause in {"fifo": "no regular file", "huge": "larger than", ".": "directory", "none": "No such"}.items():
         with pytest.raises(OSError, match=cause):
