@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["LOG_FORMATS", "LogSetup"]
 
 #: How long finish() waits for the sink to take all lines, and the pause between two attempts, in seconds.
-_FINISH_SECONDS = 1.0
+_FINISH_SECONDS = 0.9
 _FINISH_PAUSE = 0.01
 #: The values of --log-format.
 LOG_FORMATS = ("text", "json", "journald")
@@ -126,12 +126,18 @@ class LogSetup:
         """Write the buffered lines before the process ends, and wait until journald has read them.
 
         Args:
-            seconds: how long to wait at most. If lines are left then, their number is written to the standard error.
+            seconds: how long to wait for a reader that reads nothing; for one that reads slowly, twice as long at most.
+                If lines are left then, their number is written to the standard error.
         """
-        end = time.monotonic() + seconds
+        now = time.monotonic()
+        end, latest = now + seconds, now + 2 * seconds
         self.log_writer.flush()
+        before = self.log_writer.waiting
         while (waiting := self.log_writer.waiting) or (self._journald is not None and self._journald.unread):
-            if time.monotonic() >= end:
+            now = time.monotonic()
+            if waiting < before:
+                before, end = waiting, min(now + seconds, latest)
+            if now >= end:
                 break
             time.sleep(_FINISH_PAUSE)
             self.log_writer.flush()

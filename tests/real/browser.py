@@ -56,6 +56,7 @@ class Browser:
                 said += line
                 if found := re.search(r"on port (\d+)\.", line):
                     return found[1]
+            self._driver.stdout.close()
             self._driver.wait(20)
         raise AssertionError(f"chromedriver does not start: {said}")
 
