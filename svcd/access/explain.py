@@ -15,7 +15,6 @@ from svcd.addresses import address_number
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svcd.access.admission import Admission
     from svcd.access.rules import AccessRule, AccessRules
 
 __all__ = ["ExplainQuery", "Step", "StepOutcome", "explain"]
@@ -68,26 +67,25 @@ class ExplainQuery:
     datagram: bool = False
 
 
-def explain(rules: AccessRules, query: ExplainQuery, admission: Admission | None = None) -> list[Step]:
+def explain(rules: AccessRules, query: ExplainQuery) -> list[Step]:
     """Return the steps of an admission, up to the step that refuses.
 
     Args:
         rules: the rules of the service.
         query: the client and the moment.
-        admission: of the running service, for its current counts; None if only the file is known.
 
     Raises:
         ValueError: the peer of the query is not an address.
     """
     steps = []
-    for step in _steps(rules, query, admission):
+    for step in _steps(rules, query):
         steps.append(step)
         if step.outcome is StepOutcome.REFUSES:
             break
     return steps
 
 
-def _steps(rules: AccessRules, query: ExplainQuery, admission: Admission | None) -> Iterator[Step]:
+def _steps(rules: AccessRules, query: ExplainQuery) -> Iterator[Step]:
     yield from _proxy(rules, query)
     # The name of a datagram's sender is not looked up.
     acl = Acl(replace(rules, resolved={}) if query.datagram and rules.resolved is None else rules)
@@ -101,7 +99,7 @@ def _steps(rules: AccessRules, query: ExplainQuery, admission: Admission | None)
         text = "the load is not known" if query.load is None else f"the load is {query.load:.2f}"
         yield Step(RefusalReason.LOAD, _outcome(passes), text, rules.rule("max_load"))
     if not query.datagram:
-        yield from _counts(rules, query, admission)
+        yield from _counts(rules)
     for reason in (RefusalReason.RATE, RefusalReason.PER_SOURCE_RATE):
         if getattr(rules, reason) is not None:
             yield Step(reason, StepOutcome.DEPENDS, "on how many have come just before", rules.rule(reason))
@@ -136,23 +134,10 @@ def _address(acl: Acl, query: ExplainQuery) -> Step:
     return Step(RefusalReason.ADDRESS, StepOutcome.PASSES, text, verdict.rule)
 
 
-def _counts(rules: AccessRules, query: ExplainQuery, admission: Admission | None) -> Iterator[Step]:
-    if admission is not None:
-        global_limit, refusal = admission.global_limit, admission.global_limit.refusal
-        yield Step(
-            refusal.reason,
-            _outcome(global_limit.open < global_limit.limit),
-            f"{global_limit.open} are in, all services",
-            refusal.rule,
-        )
+def _counts(rules: AccessRules) -> Iterator[Step]:
     for reason, limit in ((RefusalReason.INSTANCES, rules.instances), (RefusalReason.PER_SOURCE, rules.per_source)):
-        if limit is None:
-            continue
-        if admission is None:
+        if limit is not None:
             yield Step(reason, StepOutcome.DEPENDS, "on how many are in", rules.rule(reason))
-            continue
-        count = admission.open if reason is RefusalReason.INSTANCES else admission.open_from(query.peer)
-        yield Step(reason, _outcome(count < limit), f"{count} are in", rules.rule(reason))
 
 
 def _name(acl: Acl, query: ExplainQuery) -> Step:

@@ -169,10 +169,6 @@ class Config:
         """The services that are to run."""
         return tuple(service for service in self.services if not service.options.disable)
 
-    def render(self) -> str:
-        """A services file that says the same: without defaults and includes, one line for each service."""
-        return "".join(f"{service.line}\n" for service in self.services)
-
     def shifted(self, offset: int) -> tuple[Config, list[ConfigProblem]]:
         """The same with every port moved by an offset, and a Problem for each port that leaves 1 to 65535."""
         moved, problems = [], []

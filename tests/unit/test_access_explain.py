@@ -85,19 +85,6 @@ def test_a_name_has_the_last_word() -> None:
     )
 
 
-def test_of_a_running_service() -> None:
-    """Its counts say what would happen now."""
-    rules = AccessRules(instances=2, per_source=1)
-    admission = Admission(rules, GlobalLimit(9), wall_clock=lambda: NOON, load=lambda: 0.0)
-    assert isinstance(admission.admit("10.0.0.1", 0.0), ConnectionSlot)
-    assert _told(explain(rules, _query(), admission)) == [
-        "address passes: nothing is asked of the address [None]",
-        "global passes: 1 are in, all services [--max-connections 9 (the command line)]",
-        "instances passes: 1 are in [instances=2 (the default)]",
-        "per_source refuses: 1 are in [per_source=1 (the default)]",
-    ]
-
-
 def test_datagrams_are_not_counted_and_wait_for_no_name() -> None:
     """Nor are those answered that are no single hosts."""
     steps = explain(_FULL, _query(datagram=True, load=0.5))
