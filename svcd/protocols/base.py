@@ -1,4 +1,4 @@
-"""What the built-ins share: answering a half-closed client, and answering datagrams."""
+"""Base classes of the built-ins: half-close, lingering close, protocols with one answer."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ __all__ = [
     "OneShotProtocol",
 ]
 
-#: How long a connection whose last byte is with the kernel waits for its client to close, in seconds.
+#: Time that the client has to close its side after the kernel has taken the last byte of the answer, in seconds.
 LINGER_SECONDS = 2.0
-#: How much a client may still send meanwhile, in bytes.
+#: Amount of data that the client may still send in that time, in bytes.
 LINGER_BYTES = 65_536
 
 
 class BuiltinFactory(Factory):
-    """A factory that writes no lines of its own into the log.
+    """A factory that writes no lines of its own to the log.
 
     Attributes:
-        over: whether it has had listeners, and has none any more: who comes again comes to somebody else.
+        over: whether all its listeners have stopped, so that a client can't come back to it.
     """
 
     noisy = False
     over = False
 
     def startFactory(self) -> None:
-        """The first listener begins."""
+        """Handle the start of the first listener."""
         self.over = False
 
     def stopFactory(self) -> None:
-        """The last listener is gone."""
+        """Handle the stop of the last listener."""
         self.over = True
 
 
 @implementer(IHalfCloseableProtocol)
 class HalfCloseProtocol(Protocol):
-    """A stream protocol whose client may half-close: what it sent before is answered, then the connection ends.
+    """A stream protocol whose client may half-close: the data it sent is answered, then the connection is closed.
 
     A plain Twisted protocol loses its unsent answer at the client's FIN.
     """
@@ -62,75 +62,75 @@ class HalfCloseProtocol(Protocol):
     transport: StreamTransport  # type: ignore[assignment]
 
     def readConnectionLost(self) -> None:
-        """The client will send no more: send what is left, then close."""
+        """Handle the end of the client's data: send what is buffered, then close the connection."""
         # A transport waits for its producer before it closes, and there is nothing left to produce.
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """Our side is closed; nothing to do until the client closes its own."""
+        """Ignore that the write side is closed: the client has to close its own side."""
 
 
 class LingeringProtocol(HalfCloseProtocol):
-    """A Responder that may be the first to close.
+    """A HalfCloseProtocol that can close the connection before its client does.
 
-    Closing a socket with unread input resets the connection, and the client may lose the answer for it (RFC 1122,
-    4.2.2.13). So our side is closed first, and what the client still sends is read and dropped for a bounded while.
+    Closing a socket with unread input resets the connection, and the client may lose the answer (RFC 1122, 4.2.2.13).
+    So the write side is closed first, and input is read and dropped, for LINGER_SECONDS and LINGER_BYTES at most.
     """
 
     clock: IReactorTime
-    #: Whether everything is said, so that input is to be dropped.
+    #: Whether the answer is complete, so that input is dropped.
     lingering = False
     _last_call: IDelayedCall | None = None
     _dropped = 0
 
     def linger(self) -> None:
-        """Close our side after what was written, and the connection once the client closes its own."""
+        """Close the write side after the buffered data, and the connection when the client closes its side."""
         self.lingering = True
         self.transport.unregisterProducer()
         self.transport.loseWriteConnection()
         self.transport.resumeProducing()
 
     def writeConnectionLost(self) -> None:
-        """All that was said is with the kernel: from now on the client has so long to close its side."""
+        """Start the time that the client has to close its side: the kernel has taken all data."""
         if self.lingering:
-            # The close that follows is a plain one, after which the kernel goes on to deliver what it has.
+            # After a plain close(2) the kernel goes on to deliver the data that it has.
             self._last_call = self.clock.callLater(LINGER_SECONDS, self.transport.loseConnection)
 
     def drop(self, data: bytes) -> None:
-        """Take input that nobody wants."""
+        """Drop input; close the connection after LINGER_BYTES."""
         self._dropped += len(data)
         if self._dropped > LINGER_BYTES:
             self.transport.loseConnection()
 
     def connectionLost(self, reason: object = None) -> None:  # noqa: ARG002 - Twisted's signature
-        """The connection is gone."""
+        """Cancel the timer of the lingering close."""
         if self._last_call is not None and self._last_call.active():
             self._last_call.cancel()
 
 
 class OneShotProtocol(LingeringProtocol):
-    """Says one thing as soon as a client connects, ignores what it sends, and closes."""
+    """A protocol that sends one answer when a client connects, ignores input, and closes the connection."""
 
     factory: OneShotFactory
 
     def connectionMade(self) -> None:
-        """Say it."""
+        """Send the answer."""
         self.clock = self.factory.clock
         self.transport.write(self.factory.answer())
         self.linger()
 
     def dataReceived(self, data: bytes) -> None:
-        """Input has no meaning here."""
+        """Drop input."""
         self.drop(data)
 
 
 class OneShotFactory(BuiltinFactory):
-    """Makes Answerers.
+    """A factory of OneShotProtocols.
 
     Args:
         answer: makes the answer for one client, in bytes.
-        clock: the reactor, for the wait at the end.
+        clock: the reactor, for the lingering close.
     """
 
     protocol = OneShotProtocol  # type: ignore[assignment]
@@ -141,14 +141,14 @@ class OneShotFactory(BuiltinFactory):
 
 
 class BuiltinDatagrams(DatagramProtocol):
-    """A datagram protocol that writes no lines of its own into the log."""
+    """A datagram protocol that writes no lines of its own to the log."""
 
     noisy = False
     transport: DatagramTransport  # type: ignore[assignment]
 
 
 class OneShotDatagramProtocol(BuiltinDatagrams):
-    """Answers each datagram by one, made without a look at the question.
+    """A datagram protocol that answers each datagram by one that does not depend on the question.
 
     Args:
         answer: makes the answer, in bytes.
@@ -158,5 +158,5 @@ class OneShotDatagramProtocol(BuiltinDatagrams):
         self._answer = answer
 
     def datagramReceived(self, datagram: bytes, addr: object) -> None:  # noqa: ARG002 - Twisted's signature
-        """Answer."""
+        """Send the answer to the sender."""
         self.transport.write(self._answer(), addr)

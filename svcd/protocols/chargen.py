@@ -15,42 +15,43 @@ __all__ = ["ChargenDatagrams", "ChargenFactory", "ChargenProtocol"]
 
 @implementer(IPullProducer)
 class ChargenProtocol(HalfCloseProtocol):
-    """Sends the pattern until the client goes, and ignores what it sends.
+    """A protocol that sends the pattern until the client disconnects, and ignores input.
 
-    The next block is written when the last is gone: a client that never reads costs one block, shared by all.
+    The next block is written when the last one is sent. All connections share the block, so a client that never reads
+    takes no memory of its own.
     """
 
     def connectionMade(self) -> None:
-        """Begin."""
+        """Start to send."""
         self.transport.registerProducer(self, False)
 
     def resumeProducing(self) -> None:
-        """Send the next block; the transport has room."""
+        """Send the next block."""
         self.transport.write(chargen.BLOCK)
 
     def stopProducing(self) -> None:
-        """The connection is gone."""
+        """Do nothing: the transport produces no more."""
 
     def dataReceived(self, data: bytes) -> None:
-        """Drop it."""
+        """Drop input."""
 
     def readConnectionLost(self) -> None:
-        """The client has no more to say, but it may go on listening: one that is gone resets the connection."""
+        """Go on sending: a client that has closed its side may still read; one that does not resets the connection."""
 
     def drain(self) -> None:
-        """Nothing of this stream is owed to anyone: end it."""
+        """Close the connection at once: the stream has no end that a client could wait for."""
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
 
 class ChargenFactory(BuiltinFactory):
-    """Makes ChargenProtocols."""
+    """A factory of ChargenProtocols."""
 
     protocol = ChargenProtocol
 
 
 class ChargenDatagrams(OneShotDatagramProtocol):
-    """Answers each datagram by lines of the pattern, from answer to answer one further."""
+    """A datagram protocol that answers by lines of the pattern; each answer begins one line further."""
 
     def __init__(self) -> None:
         numbers = itertools.count()

@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 __all__ = ["DaytimeDatagrams", "DaytimeFactory", "DaytimeProtocol"]
 
 
-def _teller(now: Callable[[], float], *, utc: bool, iso8601: bool) -> Callable[[], bytes]:
+def _answer(now: Callable[[], float], *, utc: bool, iso8601: bool) -> Callable[[], bytes]:
     return lambda: daytime(now(), utc=utc, iso8601=iso8601)
 
 
 class DaytimeProtocol(OneShotProtocol):
-    """Tells the time and closes."""
+    """A protocol that sends the date and time and closes the connection."""
 
 
 class DaytimeFactory(OneShotFactory):
-    """Makes DaytimeProtocols.
+    """A factory of DaytimeProtocols.
 
     Args:
         clock: the reactor.
         utc, iso8601: as for svcd.wire.daytime.daytime.
-        now: seconds since 1970.
+        now: returns the time, in seconds since 1970.
     """
 
     protocol = DaytimeProtocol
@@ -43,11 +43,11 @@ class DaytimeFactory(OneShotFactory):
         iso8601: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(_teller(now, utc=utc, iso8601=iso8601), clock)
+        super().__init__(_answer(now, utc=utc, iso8601=iso8601), clock)
 
 
 class DaytimeDatagrams(OneShotDatagramProtocol):
-    """Answers each datagram by the time."""
+    """A datagram protocol that answers each datagram by the date and time."""
 
     def __init__(self, *, utc: bool = False, iso8601: bool = False, now: Callable[[], float] = time.time) -> None:
-        super().__init__(_teller(now, utc=utc, iso8601=iso8601))
+        super().__init__(_answer(now, utc=utc, iso8601=iso8601))

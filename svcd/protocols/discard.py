@@ -1,4 +1,4 @@
-"""Discard (RFC 863): whatever comes is thrown away, and nothing is ever answered."""
+"""Discard (RFC 863): input is dropped, and no answer is sent."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ __all__ = ["DiscardDatagrams", "DiscardFactory", "DiscardProtocol"]
 
 
 class DiscardProtocol(HalfCloseProtocol):
-    """Reads until the client closes."""
+    """A protocol that drops input until the client closes the connection."""
 
     def dataReceived(self, data: bytes) -> None:
-        """Drop it."""
+        """Drop input."""
 
 
 class DiscardFactory(BuiltinFactory):
-    """Makes DiscardProtocols."""
+    """A factory of DiscardProtocols."""
 
     protocol = DiscardProtocol
 
 
 class DiscardDatagrams(BuiltinDatagrams):
-    """Reads datagrams."""
+    """A datagram protocol that drops every datagram."""
 
     def datagramReceived(self, datagram: bytes, addr: object) -> None:
-        """Drop it."""
+        """Drop the datagram."""

@@ -1,4 +1,4 @@
-"""Echo (RFC 862): whatever comes goes back."""
+"""Echo (RFC 862): input is sent back."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ __all__ = ["EchoDatagrams", "EchoFactory", "EchoProtocol"]
 
 
 class EchoProtocol(HalfCloseProtocol):
-    """Sends back exactly what it receives until the client closes.
+    """A protocol that sends back its input until the client closes the connection.
 
-    The transport is its own producer: when too much of the answer waits, it stops reading the question. So a client
-    that never reads costs a full write buffer and what one read brings, not memory without end.
+    The transport is its own producer: it stops reading when its write buffer is full. So a client that never reads
+    takes the memory of a full write buffer and of one read.
     """
 
     def connectionMade(self) -> None:
-        """Tie the two directions together."""
+        """Connect the transport's input to its output."""
         self.transport.registerProducer(self.transport, True)
-        # Straight from the transport's reading to its writing, without a call of ours between.
+        # The transport calls its own write(), without a Python function of svcd in between.
         self.dataReceived = self.transport.write  # type: ignore[method-assign]
 
 
 class EchoFactory(BuiltinFactory):
-    """Makes EchoProtocols."""
+    """A factory of EchoProtocols."""
 
     protocol = EchoProtocol
 
 
 class EchoDatagrams(BuiltinDatagrams):
-    """Sends each datagram back to where it came from."""
+    """A datagram protocol that sends each datagram back to its sender."""
 
     def startProtocol(self) -> None:
-        """Tie the two directions together, as for streams."""
+        """Connect the transport's input to its output, as for streams."""
         self.datagramReceived = self.transport.write  # type: ignore[method-assign]
 
     def datagramReceived(self, datagram: bytes, addr: object) -> None:
-        """Send it back."""
+        """Send a datagram back."""
         self.transport.write(datagram, addr)

@@ -1,7 +1,7 @@
-"""Open files that are sent: a file has one descriptor, however many answers are made from it at the same time.
+"""Open files that are sent: all responses that send the same file at the same time share one descriptor.
 
-So slow readers of a file take a descriptor each for their connections, and one together for the file. A file that was
-changed or replaced since it was opened is another one.
+So slow clients of a file take a descriptor each for their connections, and one together for the file. A file that was
+changed or replaced since it was opened counts as another file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _Key: TypeAlias = "tuple[int, int, int, int, int]"
 
 
 class _OpenFile:
-    """A file that is open, and how many answers are made from it."""
+    """An open file, with the number of responses that send it."""
 
     __slots__ = ("budget", "descriptor", "key", "users")
 
@@ -30,7 +30,7 @@ class _OpenFile:
         self.key = key
         self.descriptor = descriptor
         self.users = 0
-        # What the descriptor is counted in, once it is.
+        # The budget that the descriptor is counted in; None until it is counted.
         self.budget: DescriptorCounter | None = None
 
 
@@ -41,11 +41,11 @@ class OpenFiles:
         self._open: dict[_Key, _OpenFile] = {}
 
     def body(self, descriptor: int, status: os.stat_result) -> FileBody:
-        """Return the content of a file for one answer.
+        """Return the content of a file, for one response. Takes ownership of the descriptor.
 
         Args:
-            descriptor: of the file; it is closed here, now or with the last answer that is made from it.
-            status: of the file.
+            descriptor: the descriptor of the file.
+            status: the status of the file.
         """
         key = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         found = self._open.get(key)
@@ -57,7 +57,7 @@ class OpenFiles:
         return FileBody(self, found, status.st_size)
 
     def leave(self, file: _OpenFile) -> None:
-        """Close a file with the last answer that is made from it."""
+        """Remove a user of a file; close the file after the last one."""
         file.users -= 1
         if file.users:
             return
@@ -68,12 +68,12 @@ class OpenFiles:
 
 
 class FileBody:
-    """The content of an open file, as long as it was when its length was said.
+    """The content of an open file, with the length that the head of the response has.
 
     Args:
-        files: the files that are open.
-        file: the one to send.
-        length: how much of it to send, in bytes.
+        files: the open files.
+        file: the file to send.
+        length: the number of bytes to send.
     """
 
     __slots__ = ("_file", "_files", "_left", "_offset")
@@ -90,11 +90,11 @@ class FileBody:
         return self._file.budget is None
 
     def count(self, budget: DescriptorCounter) -> None:
-        """Take over a descriptor that was counted in a budget: it is released when the file is closed."""
+        """Take over a counted descriptor: it is released from the budget when the file is closed."""
         self._file.budget = budget
 
     def read(self) -> bytes:
-        """The next piece; see svcd.protocols.http.response.Body."""
+        """Return the next piece; see svcd.protocols.http.response.Body."""
         if not self._left:
             return b""
         piece = os.pread(self._file.descriptor, min(_PIECE, self._left), self._offset)
@@ -105,5 +105,5 @@ class FileBody:
         return piece
 
     def close(self) -> None:
-        """Close the file, unless other answers are made from it."""
+        """Close the file, unless other responses send it."""
         self._files.leave(self._file)

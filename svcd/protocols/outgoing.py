@@ -1,4 +1,4 @@
-"""Connections to other servers."""
+"""Client endpoints: connections to the servers of redirect=."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ _LOOPBACK: list[Name] = [(socket.AF_INET6, ("::1", 0)), (socket.AF_INET, ("127.0
 
 
 def redirect_lookups() -> LookupPool[list[Name]]:
-    """A pool for the servers of redirect=: a lookup of the same name is one, so each of 64 names has a thread."""
+    """Make the pool of lookups for the servers of redirect=.
+
+    Lookups of the same name are joined, so each of 64 names has a thread.
+    """
     return LookupPool("svcd-redirect", active=64, threads=64, queued=1000)
 
 
@@ -44,17 +47,17 @@ def client_endpoint(
     timeout: float,
     descriptors: DescriptorCounter,
 ) -> IStreamClientEndpoint:
-    """What connects to a server. Its name is looked up at each connect, and its addresses raced (RFC 8305).
+    """Make the endpoint of a server. It looks up a name at each connect, and races the addresses (RFC 8305).
 
     Args:
         reactor: provides IReactorTCP, IReactorTime and IReactorFromThreads.
         lookups: runs the lookups of names.
-        server: which.
-        timeout: for an attempt at one address, in seconds.
-        descriptors: counts the attempts at a name's addresses; the connection itself is its owner's to count.
+        server: the server.
+        timeout: the timeout of an attempt at one address, in seconds.
+        descriptors: counts the attempts at the addresses of a name; the caller counts the connection itself.
     """
     host, port = server.host, server.port
-    # An address needs no thread that looks it up.
+    # An address needs no lookup, and no thread.
     literal = ip_literal(host)
     if ":" in literal:
         return TCP6ClientEndpoint(reactor, host, port, timeout)
@@ -65,13 +68,13 @@ def client_endpoint(
 
 @implementer(IStreamClientEndpoint)
 class NameEndpoint:
-    """Connects to a server by its name. Cancelling a connect gives its lookup up.
+    """The endpoint of a server that has a host name. Cancelling a connect cancels its lookup.
 
     Args:
         reactor: provides IReactorTCP, IReactorTime and IReactorFromThreads.
         lookups: runs the lookups.
-        server: whose host is a name.
-        timeout: for an attempt at one address, in seconds.
+        server: the server; its host is a name.
+        timeout: the timeout of an attempt at one address, in seconds.
         descriptors: counts the attempts: several addresses are tried at the same time.
     """
 
@@ -90,9 +93,10 @@ class NameEndpoint:
         self._timeout = timeout
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803 - Twisted's name
-        """See twisted.internet.interfaces.IStreamClientEndpoint.
+        """Connect (twisted.internet.interfaces.IStreamClientEndpoint).
 
-        Fails with a DNSLookupError if the name is not known, and with an UnavailableError if it can't be looked up.
+        The Deferred fails with a DNSLookupError if the name is not known, and with an UnavailableError if it can't be
+        looked up.
         """
         host = self._server.host
         found = self._lookups.deferred(self._reactor, host, partial(system_addresses, host))
@@ -116,11 +120,11 @@ class NameEndpoint:
 
 @implementer(IReactorPluggableNameResolver)
 class _Resolved:  # type: ignore[misc] # HostnameEndpoint installs no resolver
-    """A reactor for HostnameEndpoint, with a resolver that answers at once; it counts the attempts to connect.
+    """A reactor for HostnameEndpoint that has the addresses already, and counts the attempts to connect.
 
     Args:
-        reactor: the real one.
-        names: the answer.
+        reactor: the real reactor.
+        names: the addresses.
         descriptors: counts the attempts.
     """
 
@@ -133,12 +137,12 @@ class _Resolved:  # type: ignore[misc] # HostnameEndpoint installs no resolver
         self.seconds: Callable[[], float] = reactor.seconds
 
     def connectTCP(self, host: str, port: int, factory: Any, *more: Any, **named: Any) -> Any:  # noqa: ANN401
-        """See twisted.internet.interfaces.IReactorTCP."""
+        """Count an attempt and connect (twisted.internet.interfaces.IReactorTCP)."""
         self._descriptors.acquire()
         return self._reactor.connectTCP(host, port, _Attempt(factory, self._descriptors.release), *more, **named)
 
     def resolveHostName(self, receiver: IResolutionReceiver, _name: str, portNumber: int = 0) -> None:  # noqa: N803
-        """See twisted.internet.interfaces.IHostnameResolver."""
+        """Pass the addresses to a receiver at once (twisted.internet.interfaces.IHostnameResolver)."""
         for name in self._names:
             receiver.addressResolved(twisted_address(name, portNumber))
         receiver.resolutionComplete()
@@ -148,8 +152,8 @@ class _Attempt:
     """The factory of an attempt to connect, which is counted until it has succeeded or failed.
 
     Args:
-        factory: the real one.
-        release: called then.
+        factory: the real factory.
+        release: called when the attempt ends.
     """
 
     def __init__(self, factory: Any, release: Callable[[], None]) -> None:  # noqa: ANN401 - a ClientFactory
@@ -160,12 +164,12 @@ class _Attempt:
         return getattr(self._factory, name)
 
     def buildProtocol(self, addr: IAddress) -> IProtocol | None:
-        """It has succeeded."""
+        """Handle success: stop counting the attempt."""
         self._release()
         found: IProtocol | None = self._factory.buildProtocol(addr)
         return found
 
     def clientConnectionFailed(self, connector: object, reason: Failure) -> None:
-        """It has failed, or was given up."""
+        """Handle failure or cancellation: stop counting the attempt."""
         self._release()
         self._factory.clientConnectionFailed(connector, reason)

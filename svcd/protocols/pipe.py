@@ -1,4 +1,4 @@
-"""Two connections that are one: bytes go over in both directions, each with its own end and its own speed."""
+"""A pipe of two connections: bytes pass in both directions, each of which ends by itself and has its own speed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["BufferedPipeEnd", "PipeEnd"]
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class PipeEnd(Protocol):
-    """One of two connections that are one.
+    """One of the two connections of a pipe.
 
-    Each is the producer for the other's transport: when its peer does not take what comes, the other peer is not
-    read from. So a pair costs what two transports buffer, whatever its ends do.
+    Each end is the producer for the other end's transport: while a peer does not take data, the other peer is not
+    read from. So a pipe takes the memory of the buffers of two transports.
 
     Attributes:
-        other: the other one; None before they have met, and once one of them is gone.
-        heard_all: whether this peer will send no more.
+        other: the other end; None before the ends are connected, and after the loss of one of them.
+        heard_all: whether the peer of this end has closed its side.
     """
 
     transport: StreamTransport  # type: ignore[assignment]
@@ -34,12 +34,12 @@ class PipeEnd(Protocol):
     heard_all = False
 
     def dataReceived(self, data: bytes) -> None:
-        """Pass it on; once the other side is gone, nobody wants it."""
+        """Pass data to the other end; drop it if there is none."""
         if self.other is not None:
             self.other.transport.write(data)
 
     def readConnectionLost(self) -> None:
-        """This peer will send no more: tell the other one, behind what is under way to it."""
+        """Close the write side of the other end, after the data that is buffered there."""
         self.heard_all = True
         other = self.other
         if other is None:
@@ -53,32 +53,36 @@ class PipeEnd(Protocol):
             other.transport.loseWriteConnection()
 
     def writeConnectionLost(self) -> None:
-        """This peer has been told that there is no more."""
+        """Do nothing: the end of the data has been passed to this peer."""
 
     def pauseProducing(self) -> None:
-        """The other peer does not take what comes."""
+        """Stop reading from this peer: the other one does not take data."""
         self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
-        """It does again."""
+        """Read from this peer again."""
         self.transport.resumeProducing()
 
     def stopProducing(self) -> None:
-        """The other transport is about to say that it is gone: see leave()."""
+        """Do nothing: the loss of the other connection is handled by leave()."""
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """This connection is gone, and with it the reason for the other."""
+        """Close the other connection, too."""
         other, self.other = self.other, None
         if other is None:
             return
         other.other = None
         other.transport.unregisterProducer()
         local = not hasattr(self.transport.getPeer(), "port")
-        # A UNIX socket that is closed behind its last byte is told as a loss (POLLHUP in poll(2)).
+        # Twisted reports a UNIX socket that is closed after its last byte as a loss (POLLHUP in poll(2)).
         other.leave(orderly=bool(reason.check(error.ConnectionDone)) or (local and self.heard_all))
 
     def leave(self, *, orderly: bool) -> None:
-        """The other side is gone, in good order or not."""
+        """Close this connection because the other one is lost.
+
+        Args:
+            orderly: whether the other connection was closed, not reset; this one is reset otherwise.
+        """
         if orderly:
             self.transport.loseConnection()
         else:
@@ -86,34 +90,34 @@ class PipeEnd(Protocol):
 
 
 class BufferedPipeEnd(PipeEnd):
-    """The side that is there first: what it hears before they meet is kept for the other one.
+    """The end that is connected first: it keeps its input until the other end is connected.
 
     Attributes:
-        early: what that is.
-        gone: whether the connection is of no use any more.
+        early: the input so far, in pieces.
+        gone: whether the connection is lost or about to be closed.
     """
 
     gone = False
 
     def makeConnection(self, transport: StreamTransport) -> None:
-        """The connection is there."""
+        """Start with an empty buffer."""
         self.early: list[bytes] = []
         super().makeConnection(transport)  # type: ignore[no-untyped-call]
 
     def dataReceived(self, data: bytes) -> None:
-        """Pass it on; a piece that was read before the transport could be stopped is kept."""
+        """Pass data to the other end; keep a piece that was read before the transport was paused."""
         if self.other is None and not self.gone:
             self.early.append(data)
         else:
             super().dataReceived(data)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """The connection is gone."""
+        """Close the other connection, too."""
         self.gone = True
         super().connectionLost(reason)
 
     def meet(self, other: PipeEnd) -> None:
-        """Here is the other side; this one goes on reading, if it rests."""
+        """Connect the other end: pass the buffered input to it, and resume reading."""
         self.other, other.other = other, self
         other.transport.registerProducer(self, True)
         self.transport.registerProducer(other, True)

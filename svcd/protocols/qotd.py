@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 __all__ = ["QotdDatagrams", "QotdFactory", "QotdProtocol"]
 
-# Whose quotation it is matters to nobody: no secret hangs on the choice.
+# The choice protects no secret: a predictable generator does.
 _pick: Callable[[Sequence[bytes]], bytes] = random.choice
 
 
 class QotdProtocol(OneShotProtocol):
-    """Says a quotation and closes."""
+    """A protocol that sends a quotation and closes the connection."""
 
 
 class QotdFactory(OneShotFactory):
-    """Makes QotdProtocols.
+    """A factory of QotdProtocols.
 
     Args:
-        quotes: what to pick from, each as it goes to the client; not empty.
+        quotes: the quotations, as they are sent; not empty.
         clock: the reactor.
-        pick: chooses one.
+        pick: chooses a quotation.
     """
 
     protocol = QotdProtocol
@@ -40,7 +40,7 @@ class QotdFactory(OneShotFactory):
 
 
 class QotdDatagrams(OneShotDatagramProtocol):
-    """Answers each datagram by a quotation."""
+    """A datagram protocol that answers each datagram by a quotation."""
 
     def __init__(self, quotes: Sequence[bytes], pick: Callable[[Sequence[bytes]], bytes] = _pick) -> None:
         super().__init__(lambda: pick(quotes))

@@ -1,4 +1,4 @@
-"""Passing connections on to another server."""
+"""Redirection: connections are passed on to another server (redirect=)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _ServerSide(PipeEnd):
     release: Callable[[], None] | None = None
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """It is gone, and its descriptor is free."""
+        """Release the descriptor, and close the client's connection."""
         if self.release is not None:
             self.release()
         super().connectionLost(reason)
@@ -43,12 +43,12 @@ class _ServerSideFactory(Factory):
 
 
 class RedirectProtocol(BufferedPipeEnd):
-    """A client's connection.
+    """The client's connection of a redirection.
 
-    Nothing is read from the client before the other server has accepted: what it sends meanwhile waits in the kernel.
+    The client is not read from before the other server has accepted: its data waits in the kernel.
 
     Attributes:
-        failure_text: why the other server could not be had; the gate logs it.
+        failure_text: why no connection to the other server was made; the connection wrapper logs it.
     """
 
     factory: RedirectFactory
@@ -65,7 +65,7 @@ class RedirectProtocol(BufferedPipeEnd):
         self._attempt.addCallbacks(self._connected, self._failed)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """The client is gone."""
+        """Cancel the attempt to connect, and close the connection to the other server."""
         self.gone = True
         self._attempt.cancel()
         super().connectionLost(reason)
@@ -83,7 +83,7 @@ class RedirectProtocol(BufferedPipeEnd):
         server.release = self.factory.descriptors.release
         set_no_delay = getattr(server.transport, "setTcpNoDelay", None)
         if set_no_delay is not None:
-            # The client, or its program, knows when to send small pieces; to wait for more costs it time.
+            # Nagle's algorithm would delay small pieces that the client meant to send at once.
             set_no_delay(True)
         announce = self.factory.announce
         if announce is not None:
@@ -114,15 +114,16 @@ def _reason(cause: BaseException | None) -> str:
 
 
 class RedirectFactory(BuiltinFactory):
-    """Makes RedirectProtocols.
+    """A factory of RedirectProtocols.
 
     Args:
-        endpoint: connects to the other server; a name is looked up anew each time.
-        name: the other server's, for the log.
-        timeout: how long that may take, in seconds.
+        endpoint: connects to the other server; it looks up a name at each attempt.
+        name: the name of the other server, for the log.
+        timeout: the time that connecting may take, in seconds.
         clock: the reactor.
         descriptors: counts the connections to the other server.
-        announce: makes what the other server is told first, of the client and of where that has connected to.
+        announce: makes the PROXY protocol header that is sent to the other server first, from the client's address
+            and the address that the client connected to; None to send none.
     """
 
     protocol = RedirectProtocol  # type: ignore[assignment]

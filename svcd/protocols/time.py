@@ -17,15 +17,15 @@ __all__ = ["TimeDatagrams", "TimeFactory", "TimeProtocol"]
 
 
 class TimeProtocol(OneShotProtocol):
-    """Tells the seconds and closes."""
+    """A protocol that sends the time and closes the connection."""
 
 
 class TimeFactory(OneShotFactory):
-    """Makes TimeProtocols.
+    """A factory of TimeProtocols.
 
     Args:
         clock: the reactor.
-        now: seconds since 1970.
+        now: returns the time, in seconds since 1970.
     """
 
     protocol = TimeProtocol
@@ -35,7 +35,7 @@ class TimeFactory(OneShotFactory):
 
 
 class TimeDatagrams(OneShotDatagramProtocol):
-    """Answers each datagram by the seconds."""
+    """A datagram protocol that answers each datagram by the time."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         super().__init__(lambda: time_1900(now()))

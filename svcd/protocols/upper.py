@@ -8,17 +8,17 @@ __all__ = ["UpperFactory", "UpperProtocol"]
 
 
 class UpperProtocol(HalfCloseProtocol):
-    """Sends back what it receives, in capitals. Its back-pressure is the echo's."""
+    """A protocol that sends back its input in capitals, with the back-pressure of EchoProtocol."""
 
     def connectionMade(self) -> None:
-        """Tie the two directions together."""
+        """Connect the transport's input to its output."""
         self.transport.registerProducer(self.transport, True)
         write = self.transport.write
-        # The shortest way from the transport's reading to its writing; bytes.upper knows ASCII alone.
+        # A lambda is faster than a method. bytes.upper() changes ASCII letters only.
         self.dataReceived = lambda data: write(data.upper())  # type: ignore[method-assign]
 
 
 class UpperFactory(BuiltinFactory):
-    """Makes UpperProtocols."""
+    """A factory of UpperProtocols."""
 
     protocol = UpperProtocol

@@ -1,8 +1,8 @@
-"""The open connections of an HTTP service by what they wait for: how long they may, and which give way to others.
+"""The open connections of an HTTP service, grouped by what they wait for: timeouts, and eviction.
 
-A connection waits for the rest of a request, for the next request, or for its client to take an answer. There is no
-timer for any of them: each group is in the order in which its connections began to wait, and one look twice a second
-ends those that have waited too long.
+A connection waits for the rest of a request, for the next request, or for its client to take a response. Connections
+have no timers of their own: each group is in the order in which its connections began to wait, and a check twice a
+second ends those that have waited too long.
 """
 
 from __future__ import annotations
@@ -18,34 +18,35 @@ if TYPE_CHECKING:
 
 __all__ = ["EVICTED", "LOOK_SECONDS", "LOWEST_RATE", "SLICE", "HttpConnections", "HttpTimeouts", "HttpWait"]
 
-#: Bytes a second below which a client does not send a request's body, or take an answer, at a reasonable speed.
+#: The lowest rate at which a client may send the body of a request or take a response, in bytes a second.
 LOWEST_RATE = 500
-#: Between two looks, in seconds.
+#: The interval of the checks, in seconds.
 LOOK_SECONDS = 0.5
-#: Connections looked at in one go before the reactor has its turn.
+#: The number of connections checked before the reactor runs other callbacks.
 SLICE = 256
-#: Why a connection ended that gave way to another.
+#: The end reason of a connection that was closed to make room for another one.
 EVICTED = "evicted"
-#: How long a connection has to wait before it may be closed for another, in seconds: for a request, whole or in part;
-#: and for a client that takes its answer at less than the lowest rate, which may be one that is far away: its system
-#: says what it has taken a round trip later.
+#: The time that a connection has to wait before it may be evicted, in seconds: the first for a connection that waits
+#: for a request or the rest of it, the second for one whose client takes the response below LOWEST_RATE. The second is
+#: longer because the acknowledgements of a distant client arrive a round trip later.
 _GRACE, _SLOW_GRACE = 0.5, 0.75
-#: What a client takes in the first moment says little: its system has a buffer. How long that is, in seconds.
+#: The time in which the rate of a client is not measured, in seconds: its system fills a receive buffer first.
 _FIRST_MOMENT = 0.25
-#: A client that takes its answer at the lowest rate on the whole may pause so long: systems acknowledge in pieces.
+#: The longest pause of a client that takes its response at LOWEST_RATE on average, in seconds: TCP acknowledges in
+#: bursts.
 _LONGEST_PAUSE = 3.0
-#: Bodies that come fast enough, passed over in the search for the slowest request.
+#: The number of bodies that arrive fast enough that are skipped in the search for the slowest request.
 _PASSED_OVER = 8
 
 
 @dataclass(frozen=True, slots=True)
 class HttpTimeouts:
-    """How long connections may wait, in seconds; None for as long as they like.
+    """The timeouts of connections, in seconds; None for no timeout.
 
     Attributes:
-        request: for a whole request; of a body each LOWEST_RATE bytes are a second more.
+        request: for a whole request, extended by a second for each LOWEST_RATE bytes of the body.
         keepalive: for the next request.
-        send: for a client to take LOWEST_RATE bytes a second of an answer again.
+        send: for a client that takes less than LOWEST_RATE bytes a second of a response.
     """
 
     request: float | None = 30.0
@@ -54,38 +55,38 @@ class HttpTimeouts:
 
 
 class HttpWait(Protocol):
-    """A connection.
+    """What HttpConnections needs of a connection.
 
     Attributes:
-        group: the group that it is in.
+        group: the group that the connection is in; None for none.
     """
 
     group: Group | None
 
     @property
     def body_bytes(self) -> int:
-        """How many bytes of the body of an incomplete request have come."""
+        """Number of received bytes of the body of an incomplete request."""
 
     @property
     def taken(self) -> int:
-        """How many bytes the client has taken so far."""
+        """Number of bytes that the client has taken so far."""
 
     def time_out(self, reason: str, /) -> None:
-        """End, because it has waited too long: `request`, `keepalive` or `send`."""
+        """End the connection after a timeout: `request`, `keepalive` or `send`."""
 
     def evict(self) -> None:
-        """End, because another one needs its place."""
+        """End the connection to make room for another one."""
 
 
 class _Pace:
-    """How fast a client takes its answer.
+    """The rate at which a client takes its response.
 
     Args:
-        now: the time of the first look.
-        taken: how many bytes it had taken then.
+        now: the time of the first check.
+        taken: the number of bytes that the client had taken then.
 
     Attributes:
-        first: the time of the first look.
+        first: the time of the first check.
     """
 
     __slots__ = ("_at_first", "_at_last", "_last", "_moved", "_taken", "first")
@@ -95,35 +96,35 @@ class _Pace:
         self._at_first = self._at_last = self._taken = taken
 
     def suffices(self, now: float, taken: int) -> bool:
-        """Whether it took enough, since the last look or on the whole."""
+        """Return whether the client took enough, since the last check or since the first one."""
         if taken > self._taken:
             self._taken, self._moved = taken, now
-        # A byte or two just after a look say nothing.
+        # A few bytes just after a check are no rate.
         if taken - self._at_last >= LOWEST_RATE * max(now - self._last, LOOK_SECONDS):
             return True
         on_the_whole = taken - self._at_first >= LOWEST_RATE * (now - self.first)
         return on_the_whole and now - self._moved < _LONGEST_PAUSE
 
     def look(self, now: float) -> None:
-        """Begin to count anew; what it has taken is as suffices() was told."""
+        """Start a new interval, with the number of bytes that suffices() was given."""
         self._last, self._at_last = now, self._taken
 
 
-#: Connections that wait for the same, each with the time at which it began to.
+#: Connections that wait for the same event, each with the time at which it began to wait.
 Group: TypeAlias = "dict[HttpWait, float]"
 
 
 class HttpConnections:
-    """Those of one service.
+    """The connections of one service.
 
     Args:
-        timeouts: how long they may wait.
+        timeouts: the timeouts of the connections.
         clock: the reactor.
 
     Attributes:
-        reading: those that wait for the rest of a request, or for the first one.
-        idle: those that wait for another request.
-        writing: those whose clients are to take an answer, or the end of the connection.
+        reading: the connections that wait for the first request, or for the rest of a request.
+        idle: the connections that wait for another request.
+        writing: the connections whose clients have to take a response, or the end of the connection.
     """
 
     def __init__(self, timeouts: HttpTimeouts, clock: IReactorTime) -> None:
@@ -133,8 +134,8 @@ class HttpConnections:
         self.reading: Group = {}
         self.idle: Group = {}
         self.writing: Group = {}
-        # Of those that write, from the first look on, which is the first time that the kernel is asked. The others have
-        # not been looked at yet.
+        # The connections in `writing` that were checked, and those that were not: the first check asks the kernel for
+        # the bytes taken.
         self._paces: dict[HttpWait, _Pace] = {}
         self._unpaced: dict[HttpWait, None] = {}
         self._todo: Iterator[HttpWait] = iter(())
@@ -142,16 +143,16 @@ class HttpConnections:
 
     @property
     def open(self) -> int:
-        """How many there are."""
+        """Number of connections in a group."""
         return len(self.reading) + len(self.idle) + len(self.writing)
 
     def move(self, connection: HttpWait, group: Group | None) -> None:
-        """Put a connection into a group, unless it is there; None for none."""
+        """Put a connection into a group, unless it is in it; None for no group."""
         if connection.group is not group:
             self.renew(connection, group)
 
     def renew(self, connection: HttpWait, group: Group | None) -> None:
-        """The same, as one that begins to wait now in any case."""
+        """Put a connection into a group, as one that begins to wait now, even if it is in the group already."""
         before = connection.group
         if before is not None:
             del before[connection]
@@ -168,7 +169,7 @@ class HttpConnections:
             self._call = self._clock.callLater(LOOK_SECONDS, self._look)
 
     def evict(self) -> bool:
-        """Close a connection for another one: the one idle longest, else the slowest; returns whether there is one."""
+        """Evict the connection idle longest, or else the slowest; return whether there was one."""
         now = self._seconds()
         found = self._idle_longest(now) or self._slowest(now)
         if found is None:
@@ -191,10 +192,14 @@ class HttpConnections:
         return self._slowest_writer(now, max(longest, _SLOW_GRACE)) or found
 
     def _slowest_writer(self, now: float, longest: float) -> HttpWait | None:
-        """The connection that has written longest, at least so long, and whose client takes less than the lowest rate.
+        """Return the connection that has been writing longest and whose client takes less than LOWEST_RATE.
 
-        All that were not looked at are looked at: so it is known of each what its client takes, soon after there was
-        no room for the first time. It takes two looks with half a second between them.
+        All connections that were not checked are checked: so the rates of all clients are known soon after the first
+        eviction. A rate takes two checks, half a second apart.
+
+        Args:
+            now: the time.
+            longest: the time for which the connection must have been writing, in seconds.
         """
         while self._unpaced:
             connection = next(iter(self._unpaced))
@@ -214,7 +219,7 @@ class HttpConnections:
         self._slice()
 
     def _slice(self) -> None:
-        """End those that are late, and look at some of those that write; the rest in the reactor's next turn."""
+        """End late connections, and check SLICE of those in `writing`; continue in the reactor's next iteration."""
         now = self._seconds()
         late = [*self._late_idle(now), *islice(self._late_requests(now), SLICE)]
         looked = list(islice(self._todo, SLICE))
@@ -258,7 +263,7 @@ class HttpConnections:
         return limit is not None and now - self.writing[connection] >= limit
 
     def _begin_pace(self, connection: HttpWait, now: float) -> bool:
-        """Look at a connection for the first time, unless it has just begun to write; returns whether it was."""
+        """Check a connection for the first time, unless it has just begun to write; return whether it was checked."""
         if now - self.writing[connection] < _FIRST_MOMENT:
             return False
         del self._unpaced[connection]
@@ -266,7 +271,7 @@ class HttpConnections:
         return True
 
     def _is_paced(self, connection: HttpWait, now: float) -> bool:
-        """Whether a client takes enough; if so, its connection goes to the end of the group."""
+        """Return whether a client takes enough; if so, move its connection to the end of the group."""
         pace = self._paces[connection]
         if not pace.suffices(now, connection.taken):
             return False

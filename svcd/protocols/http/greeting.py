@@ -1,4 +1,4 @@
-"""The page of an HTTP service without files: it greets the client by what the server sees of it."""
+"""The page of an HTTP service without root=: it shows the client's host name, address and port."""
 
 from __future__ import annotations
 
@@ -42,17 +42,21 @@ dd {{ margin: 0; font-family: ui-monospace, monospace; overflow-wrap: anywhere }
 
 
 class GreetingPage:
-    """Answers `/`, and 404 for everything else.
+    """A Handler that responds to `/` with the page, and to other paths with 404.
 
     Args:
-        names: finds the client's host name.
+        names: looks up the client's host name.
     """
 
     def __init__(self, names: HostNameResolver) -> None:
         self._names = names
 
     def respond(self, request: HttpRequest, peer: IAddress) -> Response | Deferred[Response]:
-        """The page for a client; it waits for the client's name as long as Names does."""
+        """Return the page for a client, once the lookup of its host name has ended.
+
+        Raises:
+            HttpError: 404 for another path than `/`.
+        """
         if path_segments(request.target) != [""]:
             raise HttpError(HTTPStatus.NOT_FOUND)
         if not isinstance(peer, IPv4Address | IPv6Address):

@@ -1,4 +1,4 @@
-"""Answers to HTTP requests, and who gives them."""
+"""HTTP responses, their bodies, and the interface of handlers that make them."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ __all__ = ["Body", "Handler", "Response", "error_response", "text_response"]
 
 
 class Body(Protocol):
-    """What is sent behind the head, piece by piece, when the client has room for it."""
+    """A response body that is sent piece by piece, as the client takes it."""
 
     @property
     def uncounted(self) -> bool:
-        """Whether it has a descriptor that is not counted yet."""
+        """Whether the body has a descriptor that is not counted yet."""
         ...
 
     def count(self, budget: DescriptorCounter, /) -> None:
-        """Take over a descriptor that was counted in a budget, to release it when its own is closed."""
+        """Take over a counted descriptor, to release it from the budget when the body's own one is closed."""
         ...
 
     def read(self) -> bytes:
-        """The next piece, at most 64 KiB; empty at the end.
+        """Return the next piece, of at most 64 KiB; empty at the end.
 
         Raises:
-            OSError: the rest can't be had; the connection is aborted, so that the client sees that it is short.
+            OSError: the rest can't be read. The connection is aborted, so that the client notices the truncation.
         """
         ...
 
     def close(self) -> None:
-        """Give back what it holds. Called once, whatever happens."""
+        """Release all resources. Called exactly once."""
         ...
 
 
 @dataclass(slots=True)
 class Response:
-    """An answer.
+    """A response.
 
     Attributes:
-        status: its status.
-        fields: its fields; Date, Server and Connection are added, Content-Length must be there.
-        content: a body that is at hand.
-        body: a body that is sent piece by piece after it.
+        status: the status code.
+        fields: the header fields. Content-Length is required; Date, Server and Connection are added.
+        content: a body in memory.
+        body: a body that is sent piece by piece after `content`; None for none.
     """
 
     status: HTTPStatus
@@ -60,24 +60,24 @@ class Response:
 
 
 class Handler(Protocol):
-    """Answers requests."""
+    """An object that responds to requests."""
 
     def respond(self, request: HttpRequest, peer: IAddress) -> Response | Deferred[Response]:
-        """The answer to a GET or HEAD.
+        """Return the response to a GET or HEAD request.
 
         Raises:
-            HttpError: an error is the answer.
+            HttpError: the response is an error with this status.
         """
         ...
 
 
 def text_response(status: HTTPStatus, content_type: str, text: str) -> Response:
-    """An answer made of a text, in UTF-8."""
+    """Return a response with a text, in UTF-8."""
     content = text.encode()
     fields = {"Content-Type": f"{content_type}; charset=utf-8", "Content-Length": str(len(content))}
     return Response(status, fields, content)
 
 
 def error_response(status: HTTPStatus) -> Response:
-    """An answer that says what is wrong, and nothing about the server."""
+    """Return a response with the status as its text, without details about the server."""
     return text_response(status, "text/plain", f"{status.value} {status.phrase}\n")

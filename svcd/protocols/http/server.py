@@ -1,7 +1,7 @@
-"""The tiny HTTP server's connection (RFC 9110, 9112): requests in order, answers in order, no more than one at work.
+"""Connections of the HTTP server (RFC 9110, 9112): requests are processed in order, one at a time.
 
-What answers a request is a handler: given the Request and the connection's peer it returns a Response, or a Deferred
-of one. The connection keeps the order, the back-pressure, the keep-alive and the end.
+A Handler makes the responses: it gets the request and the address of the peer, and returns a Response or a Deferred of
+one. The connection does pipelining, back-pressure, keep-alive and closing.
 """
 
 from __future__ import annotations
@@ -33,18 +33,19 @@ if TYPE_CHECKING:
 __all__ = ["HttpFactory", "HttpProtocol"]
 
 
-#: A content of at most so many bytes is joined to its head, which is cheaper than a second write.
+#: The largest content that is joined to its head, in bytes: below it a copy is cheaper than a second write.
 _COPIED = 65_536
 
 
 class HttpProtocol(LingeringProtocol):
-    """One connection.
+    """An HTTP connection.
 
-    It reads on only when all that it read is answered and the client takes the answers: it holds one request's
-    head, one answer's piece and what one read brought.
+    The connection reads only when all input is answered and the client takes the responses. So it holds the head of
+    one request, a piece of one response, and the data of one read.
 
     Attributes:
-        end_reason: why it was ended by us, if that was for what the client did not do in time; the gate logs it.
+        end_reason: the timeout or eviction that ended the connection, empty if there was none; the connection
+            wrapper logs it.
     """
 
     factory: HttpFactory
@@ -53,7 +54,7 @@ class HttpProtocol(LingeringProtocol):
     _log = Logger()
 
     def connectionMade(self) -> None:
-        """Begin."""
+        """Set up the connection, and wait for the first request."""
         self.clock = self.factory.clock
         self._reader = RequestReader()
         self._unread = b""
@@ -62,8 +63,8 @@ class HttpProtocol(LingeringProtocol):
         self._client_done = self._draining = self._pumping = self._gone = False
         # Whether a request was answered since the connection was put into its group.
         self._answered = False
-        # Whether a descriptor is counted for a file: from the beginning until the first answer, which is not to find
-        # none.
+        # Whether a descriptor is counted for a file: from the start until the first response, so that this does not
+        # fail for lack of one.
         self._has_descriptor = False
         if self.factory.descriptors is not None:
             self._has_descriptor = True
@@ -77,7 +78,7 @@ class HttpProtocol(LingeringProtocol):
         self._connections.move(self, self._connections.reading)
 
     def dataReceived(self, data: bytes) -> None:
-        """More of the client's requests."""
+        """Parse and answer more input; drop it while lingering."""
         if self.lingering:
             self.drop(data)
             return
@@ -85,7 +86,7 @@ class HttpProtocol(LingeringProtocol):
         self._pump()
 
     def readConnectionLost(self) -> None:
-        """The client has asked all it wants: answer the rest, then close."""
+        """Handle the end of the client's data: answer the remaining requests, then close the connection."""
         self._client_done = True
         if self.lingering:
             super().readConnectionLost()
@@ -93,24 +94,24 @@ class HttpProtocol(LingeringProtocol):
             self._pump()
 
     def drain(self) -> None:
-        """Close after the answer that is being given, at once if there is none."""
+        """Close the connection after the current response, or at once if there is none."""
         self._draining = True
         self._pump()
 
     def pauseProducing(self) -> None:
-        """The client does not take what we send."""
+        """Stop sending: the transport's buffer is full."""
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """The client takes more."""
+        """Send more."""
         self._paused = False
         self._pump()
 
     def stopProducing(self) -> None:
-        """The connection is gone."""
+        """Do nothing: connectionLost() follows."""
 
     def connectionLost(self, reason: object = None) -> None:
-        """The connection is gone."""
+        """Release the body and the descriptor."""
         self._gone = self._paused = True
         self._connections.move(self, None)
         self._close_body()
@@ -118,7 +119,7 @@ class HttpProtocol(LingeringProtocol):
         super().connectionLost(reason)
 
     def _pump(self) -> None:
-        """Do what can be done now: send a piece, give an answer, read a request, end."""
+        """Do everything that can be done now: send a piece, send a response, parse a request, close."""
         if self._pumping or self.lingering:
             return
         self._pumping = True
@@ -141,7 +142,7 @@ class HttpProtocol(LingeringProtocol):
             self._wait()
 
     def _wait(self) -> None:
-        """Join those that wait for the same."""
+        """Move the connection into the group of what it waits for."""
         connections = self._connections
         if self._body is not None or self._paused or self.lingering:
             connections.move(self, connections.writing)
@@ -155,17 +156,17 @@ class HttpProtocol(LingeringProtocol):
 
     @property
     def body_bytes(self) -> int:
-        """How many bytes of the body of an incomplete request have come."""
+        """Number of received bytes of the body of an incomplete request."""
         return self._reader.body_bytes
 
     @property
     def taken(self) -> int:
-        """How many bytes the client's system has taken; where that can't be seen, how many it was sent."""
+        """Number of bytes that the client's system has acknowledged, or if that is unknown, that were written."""
         traffic: tuple[int, int] | None = getattr(self.transport, "traffic", None)
         return self._sent if traffic is None else traffic[1]
 
     def time_out(self, reason: str) -> None:
-        """End, because the client took too long; for a request that has begun it is told so (RFC 9110, 15.5.9)."""
+        """End the connection after a timeout; an incomplete request gets a 408 response (RFC 9110, 15.5.9)."""
         self.end_reason = self.end_reason or reason
         if reason == "request" and self._reader.begun:
             self._keep_alive = False
@@ -177,7 +178,7 @@ class HttpProtocol(LingeringProtocol):
             self._close()
 
     def evict(self) -> None:
-        """End now: another connection needs the place."""
+        """End the connection at once, to make room for another one."""
         self.end_reason = self.end_reason or EVICTED
         if self.group is self._connections.idle:
             self._close()
@@ -185,7 +186,7 @@ class HttpProtocol(LingeringProtocol):
             self._abort()
 
     def _close(self) -> None:
-        """Close without an answer; nothing waits to be sent, as a rule."""
+        """Close without a response; abort in the rare case that data is buffered."""
         if getattr(self.transport, "writing", False):
             self._abort()
             return
@@ -198,13 +199,13 @@ class HttpProtocol(LingeringProtocol):
         self._paused = True
         self._connections.move(self, None)
         if self.lingering and not getattr(self.transport, "writing", False):
-            # All is with the kernel, which goes on to deliver it.
+            # The kernel has all data, and goes on to deliver it.
             self.transport.loseConnection()
         else:
             self.transport.abortConnection()
 
     def _hold_reading(self) -> None:
-        """Read from the client only when nothing that it sent waits."""
+        """Pause reading while input is buffered or a response is being sent; resume it otherwise."""
         wanted = bool(self._unread) or self._answering or self._paused or self._body is not None
         if self.lingering or wanted == self._reading_paused:
             return
@@ -215,7 +216,7 @@ class HttpProtocol(LingeringProtocol):
             self.transport.resumeProducing()
 
     def _read(self) -> bool:
-        """Parse a slice; whether there is something new to do."""
+        """Parse a slice of the input; return whether there was any."""
         if not self._unread and not self._reader.failed:
             return False
         piece, self._unread = self._unread[:SLICE], self._unread[SLICE:]
@@ -238,7 +239,7 @@ class HttpProtocol(LingeringProtocol):
             return
         try:
             response = self.factory.handler.respond(request, self._peer)
-        except Exception:  # noqa: BLE001 - a mistake is answered, too
+        except Exception:  # noqa: BLE001 - any error of a handler gets a response
             response = self._refusal(Failure())
         if not isinstance(response, Deferred):
             self._send(response, with_content=with_content)
@@ -259,7 +260,7 @@ class HttpProtocol(LingeringProtocol):
         response.addCallbacks(done, failed)
 
     def _refusal(self, failure: Failure) -> Response:
-        """The answer when a handler raised: what an HttpError says; anything else is a mistake of ours."""
+        """Return the response after an exception in a handler: the status of an HttpError, or else 500 (logged)."""
         if isinstance(failure.value, HttpError):
             return error_response(failure.value.status)
         self._log.failure("the handler of an HTTP request failed", failure)
@@ -283,12 +284,12 @@ class HttpProtocol(LingeringProtocol):
             self.transport.write(opening)
 
     def _count(self, body: Body) -> bool:
-        """Count the descriptor of what is sent piece by piece, unless it is counted; returns whether there is one."""
+        """Count the descriptor of a body, unless it is counted; return False if none is left."""
         descriptors = self.factory.descriptors
         if descriptors is None or not body.uncounted:
             return True
         if not self._has_descriptor:
-            # Another connection may have to give way, and not this one.
+            # try_acquire() may evict a connection; it must not be this one.
             self._connections.move(self, None)
             if not descriptors.try_acquire():
                 return False
@@ -330,17 +331,17 @@ class HttpProtocol(LingeringProtocol):
 
 
 class HttpFactory(BuiltinFactory):
-    """Makes HttpProtocols.
+    """A factory of HttpProtocols.
 
     Args:
-        handler: answers the requests.
+        handler: responds to the requests.
         clock: the reactor.
-        now: seconds since 1970, for the Date field.
-        timeouts: how long connections may wait.
-        descriptors: counts the files that are open while they are sent; None for a handler that has none.
+        now: returns the time for the Date field, in seconds since 1970.
+        timeouts: the timeouts of connections.
+        descriptors: counts the files that are open while they are sent; None for a handler that opens none.
 
     Attributes:
-        connections: those that are open.
+        connections: the open connections.
         descriptors: as given.
     """
 
@@ -360,15 +361,15 @@ class HttpFactory(BuiltinFactory):
         self.connections = HttpConnections(timeouts or HttpTimeouts(), clock)
         self._now = now
         self._date = (-1, "")
-        # The last answer, the second and the keep_alive that its head is for, and the head.
+        # The last response, the second and the keep_alive that its head is for, and the head.
         self._opening: tuple[Response | None, int, bool, bytes] = (None, -1, True, b"")
 
     def evict(self) -> bool:
-        """Close a connection for another one, if one can be closed; returns whether one is."""
+        """Evict a connection to make room for another one; return whether there was one to evict."""
         return self.connections.evict()
 
     def opening(self, response: Response, *, keep_alive: bool) -> bytes:
-        """An answer's head. One that is given again and again, as metrics are, has it made once a second."""
+        """Return the head of a response. For a Response that is sent repeatedly it is made once a second."""
         date = self.date()
         known, second, kept_alive, opening = self._opening
         if known is response and second == self._date[0] and kept_alive == keep_alive:
@@ -380,7 +381,7 @@ class HttpFactory(BuiltinFactory):
         return opening
 
     def date(self) -> str:
-        """The Date field (RFC 9110, section 5.6.7), made once a second."""
+        """Return the Date field (RFC 9110, section 5.6.7), made once a second."""
         second = int(self._now())
         if second != self._date[0]:
             self._date = (second, email.utils.formatdate(second, usegmt=True))

@@ -1,7 +1,7 @@
 """Static files below a directory, for HTTP.
 
-A path is walked segment by segment, each opened relative to the one before without following symbolic links
-(openat(2), O_NOFOLLOW): no spelling of a name, and no change of the tree meanwhile, leads out of the root.
+A path is walked segment by segment; each segment is opened relative to the one before, without following symbolic
+links (openat(2), O_NOFOLLOW). So no spelling of a path, and no concurrent change of the tree, leads out of the root.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ if TYPE_CHECKING:
 
 __all__ = ["StaticFiles"]
 
-#: A file up to this size, in bytes, goes with its head in one write.
+#: The largest file that is sent with its head in one write, in bytes.
 _SMALL = 65_536
 
-# O_NONBLOCK: opening a FIFO must not wait for its writer.
+# O_NONBLOCK: open(2) of a FIFO must not wait for a writer.
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
-#: What is not there: the client's mistake, and nobody else's.
+#: Errors of open(2) that mean that there is no such file, which is not logged.
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO})
 _NOT_FOUND = _MISSING | {errno.EACCES}
-#: At most one warning in so many seconds says that a file can't be read.
+#: The shortest time between two warnings about files that can't be read, in seconds.
 _WARNING_SECONDS = 1.0
 
 
 class StaticFiles:
-    """Answers with files.
+    """A Handler that responds with files.
 
-    Names that begin with a dot are not served, but for /.well-known (RFC 8615).
+    Names that begin with a dot are not served, except /.well-known (RFC 8615).
 
     Args:
         root: the directory.
-        index: the names tried, in order, for a directory.
-        symlinks: follow symbolic links below root, wherever they lead.
+        index: the names of index files, tried in order.
+        symlinks: whether symbolic links below root are followed, even out of it.
     """
 
     _log = Logger()
@@ -67,11 +67,11 @@ class StaticFiles:
                 self._types.read(known)
 
     def respond(self, request: HttpRequest, peer: IAddress) -> Response:  # noqa: ARG002 - every handler gets it
-        """The file of a request's path, or a redirection to where a directory begins.
+        """Return the file of a request's path, or the redirect from a directory to its path with a slash.
 
         Raises:
-            HttpError: 404 for what is not there, not for everyone or can't be read, 400 for a bad path, 503 where
-                there are no descriptors.
+            HttpError: 404 for a file that does not exist, is hidden or can't be read; 400 for a bad path; 503 if no
+                descriptor is left.
         """
         segments = path_segments(request.target)
         if any(name.startswith(".") for name in segments[segments[0] == ".well-known" :]):
@@ -93,7 +93,7 @@ class StaticFiles:
             raise HttpError(HTTPStatus.NOT_FOUND) from None
 
     def _warn(self, name: str, error: OSError) -> None:
-        """Log that a file can't be read; not for each of many requests."""
+        """Log that a file can't be read, at most once in _WARNING_SECONDS."""
         now = time.monotonic()
         if now - self._warned >= _WARNING_SECONDS:
             self._warned = now
@@ -102,7 +102,7 @@ class StaticFiles:
             )
 
     def _open_folder(self, names: Sequence[str]) -> int:
-        """The descriptor of a directory below root, which the caller closes."""
+        """Open a directory below root; return its descriptor, which the caller closes."""
         folder = os.open(self._root, _OPEN | os.O_DIRECTORY)
         for name in names:
             outer = folder
@@ -117,7 +117,7 @@ class StaticFiles:
         if not stat.S_ISDIR(status.st_mode):
             return self._file(descriptor, name, status)
         os.close(descriptor)
-        # Made from the decoded segments, so that it can't name another host (//host/).
+        # Made from the decoded segments, so that it can't point to another host (//host/).
         response = error_response(HTTPStatus.MOVED_PERMANENTLY)
         query = quote(target.partition(b"?")[2], safe="=&;+%:/?@!$'()*,~-._")
         response.fields["Location"] = "/" + "/".join(map(quote, segments)) + "/" + (f"?{query}" if query else "")
@@ -137,7 +137,7 @@ class StaticFiles:
         raise HttpError(HTTPStatus.NOT_FOUND)
 
     def _open(self, folder: int, name: str) -> tuple[int, os.stat_result]:
-        """Open what is in a folder; returns its descriptor, which the caller closes, and what it is."""
+        """Open a name in a folder; return its descriptor, which the caller closes, and its status."""
         descriptor = os.open(name, self._flags, dir_fd=folder)
         try:
             return descriptor, os.fstat(descriptor)
@@ -146,7 +146,7 @@ class StaticFiles:
             raise
 
     def _file(self, descriptor: int, name: str, status: os.stat_result) -> Response:
-        """The answer with an open file, which it takes over."""
+        """Return the response with an open file. Takes ownership of the descriptor."""
         try:
             if not stat.S_ISREG(status.st_mode):
                 raise HttpError(HTTPStatus.NOT_FOUND)

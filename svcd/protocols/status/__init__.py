@@ -1,1 +1,1 @@
-"""The status service: what the daemon counted, as a page for people, as JSON, and as metrics for Prometheus."""
+"""The status service: metrics of the daemon as an HTML page, as JSON, and for Prometheus."""

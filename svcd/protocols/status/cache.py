@@ -1,4 +1,4 @@
-"""Answers that many clients may ask for often, and that take a while to make."""
+"""A cache for responses that many clients request often, and that take time to render."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ if TYPE_CHECKING:
 
 __all__ = ["OLDEST", "WORTH", "RenderCache"]
 
-#: An answer is given again for so many times as long as it took to make: however many clients ask, making it takes
-#: a percent of the time.
+#: The lifetime of a response, as a multiple of the time that it took to render: so rendering takes at most a percent
+#: of the processor time, however many clients there are.
 WORTH = 100
-#: But not when it is older than this, in seconds, whatever it cost.
+#: The longest lifetime of a response, in seconds.
 OLDEST = 1.0
-#: zlib's level. A higher one takes twice the time for metrics a fifth smaller.
+#: The level of zlib. A higher level takes twice the time for metrics that are a fifth smaller.
 _LEVEL = 1
 
 
 class RenderCache:
-    """Makes an answer anew when the last one is too old, and compresses each once.
+    """A cached response: rendered again when it is too old, and compressed at most once.
 
-    So an answer is at most OLDEST seconds old, and with few services a few milliseconds: what happened before is in
-    it. One that is asked for less often than that is always new.
+    A response is at most OLDEST seconds old, and with few services a few milliseconds. With less frequent requests
+    every response is new.
 
     Args:
-        make: makes it.
-        clock: seconds, monotonic.
+        make: renders the response.
+        clock: returns a monotonic time, in seconds.
     """
 
     def __init__(self, make: Callable[[], bytes], clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,11 +38,11 @@ class RenderCache:
         self._made_at = self._cost = 0.0
 
     def answer(self, *, packed: bool) -> bytes:
-        """The answer, compressed by gzip or not; the same object as long as it is the same answer."""
+        """Return the response, compressed by gzip or not. It is the same object until it is rendered again."""
         started = self._clock()
         if not self._plain or started - self._made_at >= min(WORTH * self._cost, OLDEST):
             self._packed = b""
-            # It is as old as the moment before it was made.
+            # The age counts from the start of rendering.
             self._made_at = started
             self._plain = self._make()
             self._cost = self._clock() - started

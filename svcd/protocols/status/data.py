@@ -1,4 +1,4 @@
-"""What /status.json says, and the page shows: a snapshot, the last minutes and the last connections as plain values."""
+"""The data of /status.json and of the page: a snapshot, the last minutes and the last connections, as JSON values."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 __all__ = ["view"]
 
-#: The rate that is shown is that of so many samples, the last.
+#: The number of last samples that the current rate is computed from.
 _RATE_SAMPLES = 3
 
 
 def view(observed: MetricsSource) -> dict[str, Any]:
-    """Everything, ready for JSON; the README describes it.
+    """Return the content of /status.json, which the README describes.
 
     Times are in seconds, sizes in bytes, rates in connections or datagrams a second.
     """
@@ -81,7 +81,7 @@ def _service(figures: ServiceSnapshot, series: Sequence[tuple[int, int]]) -> dic
 
 
 def _tls(figures: ServiceSnapshot) -> str:
-    """Which TLS its clients have spoken, as text; empty for a service without."""
+    """Return the number of handshakes for each version of TLS, as text; empty for a service without TLS."""
     if figures.about.expires is None:
         return ""
     counts = [*sorted(figures.handshakes.items(), reverse=True), ("failed", sum(figures.handshakes_failed.values()))]
@@ -95,7 +95,7 @@ def _totals(services: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _added(series: Sequence[Sequence[int]]) -> list[int]:
-    """The sums of the samples of the same time; the last of each is the newest."""
+    """Return the sums of samples of the same time; the last sample of each series is the newest."""
     longest = max(map(len, series), default=0)
     return [sum(each[index] for each in series if -index <= len(each)) for index in range(-longest, 0)]
 
@@ -112,7 +112,7 @@ def _recent(ago: float, recent: ConnectionRecord) -> dict[str, Any]:
     peer = recent.peer
     return {
         "service": recent.service,
-        # The log's quotes belong to the log.
+        # The record has the peer quoted as in the log.
         "peer": json.loads(peer) if peer.startswith('"') else peer,
         "ago": ago,
         "seconds": recent.seconds,

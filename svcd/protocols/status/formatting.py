@@ -1,4 +1,4 @@
-"""Numbers as people read them. page.js writes them in the very same way, so that nothing jumps when it takes over."""
+"""Formatting of numbers, durations and charts for the page. page.js formats in the same way, so updates don't jump."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 
 __all__ = ["ago", "bars", "count", "day", "duration", "rate", "size", "steps"]
 
-#: A chart's height in its own units, of which the line uses those between its base and the top.
+#: The height of a chart, the height of the base of its line, and the height of the smallest bar, in its own units.
 _HEIGHT, _BASE, _LEAST = 100, 98, 8
 _WIDTH = 2
 
 
 def _scaled(value: float, units: tuple[str, ...]) -> str:
-    """Three digits, cut and not rounded, and a unit."""
+    """Format a number with three digits, truncated, and a unit."""
     step = 0
     while value >= 1000 and step < len(units) - 1:
         value /= 1000
@@ -23,27 +23,27 @@ def _scaled(value: float, units: tuple[str, ...]) -> str:
 
 
 def count(value: float) -> str:
-    """A number of things: 12,345 or 1.23 M."""
+    """Format a count: 12,345 or 1.23 M."""
     whole = math.floor(value)
     return f"{whole:,}" if whole < 100_000 else _scaled(whole, ("", "k", "M", "G", "T"))
 
 
 def size(value: float) -> str:
-    """Bytes: 512 B, 1.23 kB; a dash if nobody counted them."""
+    """Format a number of bytes: 512 B, 1.23 kB; a dash if it is negative, which means unknown."""
     if value < 0:
         return "–"  # noqa: RUF001 - a dash
     return f"{math.floor(value)} B" if value < 1000 else _scaled(value, ("B", "kB", "MB", "GB", "TB", "PB"))
 
 
 def rate(value: float) -> str:
-    """So many a second: 0, 0.3, 12."""
+    """Format a number per second: 0, 0.3, 12."""
     if value == 0 or value >= 10:
         return count(value)
     return f"{math.floor(value * 10) / 10:.1f}"
 
 
 def duration(seconds: float) -> str:
-    """A span: 0.42 ms, 12 ms, 3.4 s, 5 min 3 s, 2 h 5 min, 3 d 4 h."""
+    """Format a duration: 0.42 ms, 12 ms, 3.4 s, 5 min 3 s, 2 h 5 min, 3 d 4 h."""
     if seconds < 1:
         return _scaled(seconds * 1000, ("ms",)) if seconds < 0.1 else f"{math.floor(seconds * 1000)} ms"
     if seconds < 60:
@@ -52,12 +52,12 @@ def duration(seconds: float) -> str:
 
 
 def ago(seconds: float) -> str:
-    """How long ago something was."""
+    """Format the age of an event, in whole seconds or larger units."""
     return f"{math.floor(seconds)} s" if seconds < 60 else _long(math.floor(seconds))
 
 
 def day(seconds: float) -> str:
-    """The day of a time since 1970: 2026-11-21."""
+    """Format a time in seconds since 1970 as a day in UTC: 2026-11-21."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
 
 
@@ -70,12 +70,12 @@ def _long(seconds: int) -> str:
 
 
 def steps(values: list[int], most: int, samples: int) -> tuple[str, str]:
-    """A chart's line and the area below it, as paths of SVG; the newest sample is at the right.
+    """Return the line of a chart and the area below it, as SVG paths; the newest sample is at the right.
 
     Args:
-        values: of the samples; where all are 0 nothing is drawn.
-        most: what reaches the top, above 0.
-        samples: for how many there is room.
+        values: the values of the samples; if all are 0 the paths are empty.
+        most: the value that reaches the top; above 0.
+        samples: the number of samples that the chart has room for.
     """
     if not any(values):
         return "", ""
@@ -89,7 +89,7 @@ def steps(values: list[int], most: int, samples: int) -> tuple[str, str]:
 
 
 def bars(values: list[int], most: int, samples: int) -> str:
-    """The same as bars, for values that are 0 most of the time; a small one is still seen."""
+    """Return bars as an SVG path, for values that are mostly 0; small values have a visible height."""
     start = samples - len(values)
     return "".join(
         f"M{(start + index) * _WIDTH} {_HEIGHT}V{_HEIGHT - max(value * _BASE // most, _LEAST)}h{_WIDTH}V{_HEIGHT}Z"

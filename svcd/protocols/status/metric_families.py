@@ -1,8 +1,8 @@
-"""The metrics: which families there are, and how a snapshot fills them.
+"""The metric families, filled from a snapshot.
 
-A service's label is its id. Reasons and exit codes are labels too, and stand there from the first time that they were
-met. Datagram services have no connections, and services without processes of their own no children: their families
-have no points for them.
+The label `service` is the id of a service. Reasons and exit codes are labels, too; a point for one exists from its
+first occurrence. Datagram services have no points in the families of connections, and services without processes none
+in the families of children.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _buckets(distribution: HistogramSnapshot) -> Buckets:
 
 
 def _by(services: _Labelled, name: str, counts: Callable[[ServiceSnapshot], Mapping[str, int]]) -> list[Point]:
-    """Points with one more label."""
+    """Return points with one more label."""
     return [
         (f"{label},{labels(**{name: value})}", count)
         for label, service in services
@@ -36,7 +36,7 @@ def _by(services: _Labelled, name: str, counts: Callable[[ServiceSnapshot], Mapp
 
 
 def families(snapshot: Snapshot) -> Iterator[Family]:
-    """All that there is to know."""
+    """Yield all metric families."""
     yield from _daemon(snapshot.daemon)
     labelled = [(labels(service=service.about.id), service) for service in snapshot.services]
     yield from _services(labelled)

@@ -1,7 +1,7 @@
-"""The status page: whole without JavaScript, live with it.
+"""The status page: complete without JavaScript, updated live with it.
 
-Template, style and script are files of the package beside this module, read with it: they are a part of the program as
-its modules are, and nothing can be read later by a daemon that has changed its root directory.
+The template, the style and the script are files beside this module. They are read when it is imported, because a
+daemon that has changed its root directory could not read them later.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["ICON", "POLICY", "page"]
 
 def _part(name: str) -> str:
     data = pkgutil.get_data(__package__ or "", name)
-    assert data is not None  # noqa: S101 - every installation has it
+    assert data is not None  # noqa: S101 - every installation has the file
     return data.decode()
 
 
@@ -35,7 +35,8 @@ _STYLE, _SCRIPT = _part("page.css"), _part("page.js")
 _PAGE = Template(_part("page.html"))
 ICON = _part("icon.svg").encode()
 
-#: What the page may do (https://www.w3.org/TR/CSP3/): run this very script, look like this, ask where it came from.
+#: The Content-Security-Policy of the page (https://www.w3.org/TR/CSP3/): its own script and style, requests and images
+#: from its own origin.
 POLICY = "; ".join(
     [
         "default-src 'none'",
@@ -55,7 +56,7 @@ _CELLS = (("rate", "A second", texts.rate), ("open", "Open", texts.count), ("acc
 
 
 def page(status: Mapping[str, Any]) -> bytes:
-    """The page of a view; every text in it is escaped, whoever chose it."""
+    """Render the page from the data of /status.json. Every text is escaped."""
     totals, samples, seconds = status["totals"], status["samples"], status["sample_seconds"]
     plain = {
         "state": status["state"],
@@ -88,7 +89,7 @@ def page(status: Mapping[str, Any]) -> bytes:
 
 
 def _chart(drawn: Mapping[str, Any], samples: int, seconds: float) -> str:
-    """The arrivals of the last minutes, and the refusals if there are any, as an inline picture."""
+    """Return the chart of arrivals and refusals in the last minutes, as inline SVG."""
     arrivals, refusals = drawn["arrivals"], drawn["refusals"]
     most = max([1, *arrivals, *refusals])
     line, area = texts.steps(arrivals, most, samples)

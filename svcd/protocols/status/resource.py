@@ -1,8 +1,8 @@
-"""The places of the status service, and what is answered there. Nothing can be changed through it.
+"""The routes of the status service, which is read-only.
 
-It listens on the loopback interface unless told otherwise. A page of somebody else's, in a browser on this machine,
-must not read it all the same: by a name of its own that it makes stand for 127.0.0.1 (DNS rebinding). So what comes
-over the loopback interface must ask for an address or for a name without a dot, as localhost is one.
+The service listens on the loopback interface by default. A foreign web page in a browser on this machine must not read
+it by a host name of its own that resolves to 127.0.0.1 (DNS rebinding). So the Host field of a request over the
+loopback interface must be an address or a name without a dot, such as localhost.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ if TYPE_CHECKING:
 
 __all__ = ["StatusFactory", "StatusResource"]
 
-#: For every answer (https://www.w3.org/TR/CSP3/, https://fetch.spec.whatwg.org/): it is what it says, it is nobody
-#: else's to show, it is old at once.
+#: The fields of every response (https://www.w3.org/TR/CSP3/, https://fetch.spec.whatwg.org/): no content sniffing, no
+#: use by other origins, no caching.
 _FIELDS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-#: So many answers to small questions about clients are remembered: few clients ask, and often.
+#: The size of the caches of values computed from requests: there are few clients, and they repeat their requests.
 _KNOWN = 16
 _METRICS = {"text/plain": TEXT, "application/openmetrics-text": OPENMETRICS}
 _KINDS = tuple(_METRICS)
 
 
 class StatusResource:
-    """Answers `/`, `/status.json`, `/metrics`, `/healthz` and `/readyz`.
+    """A Handler that responds to `/`, `/status.json`, `/metrics`, `/healthz` and `/readyz`.
 
     Args:
-        observed: what the daemon counted.
-        clock: seconds, monotonic.
+        observed: the source of the metrics.
+        clock: returns a monotonic time, in seconds.
     """
 
     def __init__(self, observed: MetricsSource, clock: Callable[[], float] = time.monotonic) -> None:
@@ -80,10 +80,10 @@ class StatusResource:
         }
 
     def respond(self, request: HttpRequest, peer: IAddress) -> Response:
-        """What stands at the request's target.
+        """Return the response for the target of a request.
 
         Raises:
-            HttpError: 404 where nothing does, 421 for a name that is not ours.
+            HttpError: 404 for an unknown path, 421 for a Host field that is not local.
         """
         here = isinstance(peer, IPv4Address | IPv6Address) and _is_loopback(peer.host)
         if here and not _may_be_ours(authority(request)):
@@ -103,7 +103,7 @@ class StatusResource:
 
 
 class _CachedResponse:
-    """A place whose answer is made now and then, and is the same object as long as it is the same answer."""
+    """A route whose response is cached: the Response is the same object until its content is rendered again."""
 
     def __init__(
         self, rendering: RenderCache, content_type: str, policy: str = "", *, vary: str = "Accept-Encoding"
@@ -112,11 +112,11 @@ class _CachedResponse:
         self._content_type = content_type
         self._policy = policy
         self._vary = vary
-        # Compressed or not.
+        # By whether it is compressed.
         self._last: dict[bool, Response] = {}
 
     def respond(self, request: HttpRequest) -> Response:
-        """The answer, compressed for who takes that."""
+        """Return the response, compressed if the client accepts gzip."""
         packed = takes_gzip(request.fields.get(b"accept-encoding", b""))
         content = self._rendering.answer(packed=packed)
         response = self._last.get(packed)
@@ -153,7 +153,7 @@ def _is_loopback(host: str) -> bool:
 
 @lru_cache(_KNOWN)
 def _may_be_ours(host: bytes) -> bool:
-    """Whether a Host field can't be a name in the public DNS; an old client's request has none."""
+    """Return whether a Host field is empty (HTTP/1.0), an address, or a name that is not in the public DNS."""
     name = host.decode("latin-1").rstrip(".").lower()
     if name.startswith("["):
         return True
@@ -169,12 +169,12 @@ def _may_be_ours(host: bytes) -> bool:
 
 
 class StatusFactory(HttpFactory):
-    """Makes the connections of the status service; what charts need is kept while one of its listeners is open.
+    """The factory of the status service. The samples of the charts are taken while it has a listener.
 
     Args:
-        observed: what the daemon counted.
+        observed: the source of the metrics.
         clock: the reactor.
-        timeouts: how long connections may wait.
+        timeouts: the timeouts of connections.
     """
 
     def __init__(self, observed: MetricsSource, clock: IReactorTime, timeouts: HttpTimeouts | None = None) -> None:
@@ -182,11 +182,11 @@ class StatusFactory(HttpFactory):
         self._observed = observed
 
     def startFactory(self) -> None:
-        """The first listener begins."""
+        """Start to take samples, with the first listener."""
         super().startFactory()
         self._observed.watch(self.clock.callLater)
 
     def stopFactory(self) -> None:
-        """The last listener is gone."""
+        """Stop taking samples, with the last listener."""
         super().stopFactory()
         self._observed.unwatch()
