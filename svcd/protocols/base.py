@@ -37,19 +37,19 @@ class BuiltinFactory(Factory):
     """A factory that writes no lines of its own to the log.
 
     Attributes:
-        over: whether all its listeners have stopped, so that a client can't come back to it.
+        stopped: whether all its listeners have stopped, so that a client can't come back to it.
     """
 
     noisy = False
-    over = False
+    stopped = False
 
     def startFactory(self) -> None:
         """Handle the start of the first listener."""
-        self.over = False
+        self.stopped = False
 
     def stopFactory(self) -> None:
         """Handle the stop of the last listener."""
-        self.over = True
+        self.stopped = True
 
 
 @implementer(IHalfCloseableProtocol)

@@ -34,20 +34,20 @@ class ServiceDependencies:
 
     Attributes:
         clock: the reactor.
-        names: finds the host names of clients.
+        resolver: looks up the host names of clients.
         files: reads files.
         descriptors: counts the descriptors that a service opens besides its clients' connections.
-        observed: the source of the daemon's metrics.
-        outgoing: makes the client endpoint for a server, given the timeout of an attempt in seconds and the counter
+        metrics: the source of the daemon's metrics.
+        make_endpoint: makes the client endpoint of a server, given the timeout of an attempt in seconds and the counter
             of its descriptors.
     """
 
     clock: IReactorTime
-    names: HostNameResolver
+    resolver: HostNameResolver
     files: FileReader
     descriptors: DescriptorCounter
-    observed: MetricsSource
-    outgoing: Callable[[HostPort, float, DescriptorCounter], IStreamClientEndpoint]
+    metrics: MetricsSource
+    make_endpoint: Callable[[HostPort, float, DescriptorCounter], IStreamClientEndpoint]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,13 +174,13 @@ def _http(options: ServiceOptions, deps: ServiceDependencies) -> Factory:
         return HttpFactory(files, deps.clock, timeouts=_http_timeouts(options), descriptors=deps.descriptors)
     from svcd.protocols.http.greeting import GreetingPage
 
-    return HttpFactory(GreetingPage(deps.names), deps.clock, timeouts=_http_timeouts(options))
+    return HttpFactory(GreetingPage(deps.resolver), deps.clock, timeouts=_http_timeouts(options))
 
 
 def _status(options: ServiceOptions, deps: ServiceDependencies) -> Factory:
     from svcd.protocols.status.resource import StatusFactory
 
-    return StatusFactory(deps.observed, deps.clock, _http_timeouts(options))
+    return StatusFactory(deps.metrics, deps.clock, _http_timeouts(options))
 
 
 def _http_timeouts(options: ServiceOptions) -> HttpTimeouts:
@@ -308,7 +308,7 @@ def _redirect(service: Service, deps: ServiceDependencies) -> IProtocolFactory:
     options = service.options
     server, timeout = options.redirect, options.connect_timeout
     assert server is not None  # noqa: S101 - it is what makes the service a redirection
-    endpoint = deps.outgoing(server, timeout, deps.descriptors)
+    endpoint = deps.make_endpoint(server, timeout, deps.descriptors)
     proxy_header = None if options.send_proxy is None else {"v1": line, "v2": block}[options.send_proxy]
     return RedirectFactory(endpoint, service.handler_text, timeout, deps.clock, deps.descriptors, proxy_header)
 

@@ -56,7 +56,7 @@ class OpenFiles:
         found.users += 1
         return FileBody(self, found, status.st_size)
 
-    def leave(self, file: _OpenFile) -> None:
+    def release(self, file: _OpenFile) -> None:
         """Remove a user of a file; close the file after the last one."""
         file.users -= 1
         if file.users:
@@ -106,4 +106,4 @@ class FileBody:
 
     def close(self) -> None:
         """Close the file, unless other responses send it."""
-        self._files.leave(self._file)
+        self._files.release(self._file)

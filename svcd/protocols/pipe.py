@@ -26,12 +26,12 @@ class PipeEnd(Protocol):
 
     Attributes:
         other: the other end; None before the ends are connected, and after the loss of one of them.
-        heard_all: whether the peer of this end has closed its side.
+        input_ended: whether the peer of this end has closed its side.
     """
 
     transport: StreamTransport  # type: ignore[assignment]
     other: PipeEnd | None = None
-    heard_all = False
+    input_ended = False
 
     def dataReceived(self, data: bytes) -> None:
         """Pass data to the other end; drop it if there is none."""
@@ -40,13 +40,13 @@ class PipeEnd(Protocol):
 
     def readConnectionLost(self) -> None:
         """Close the write side of the other end, after the data that is buffered there."""
-        self.heard_all = True
+        self.input_ended = True
         other = self.other
         if other is None:
             return
         # A transport waits for its producer before it closes anything.
         other.transport.unregisterProducer()
-        if other.heard_all:
+        if other.input_ended:
             self.transport.loseConnection()
             other.transport.loseConnection()
         else:
@@ -64,7 +64,7 @@ class PipeEnd(Protocol):
         self.transport.resumeProducing()
 
     def stopProducing(self) -> None:
-        """Do nothing: the loss of the other connection is handled by leave()."""
+        """Do nothing: the loss of the other connection is handled by other_lost()."""
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """Close the other connection, too."""
@@ -75,9 +75,9 @@ class PipeEnd(Protocol):
         other.transport.unregisterProducer()
         local = not hasattr(self.transport.getPeer(), "port")
         # Twisted reports a UNIX socket that is closed after its last byte as a loss (POLLHUP in poll(2)).
-        other.leave(orderly=bool(reason.check(error.ConnectionDone)) or (local and self.heard_all))
+        other.other_lost(orderly=bool(reason.check(error.ConnectionDone)) or (local and self.input_ended))
 
-    def leave(self, *, orderly: bool) -> None:
+    def other_lost(self, *, orderly: bool) -> None:
         """Close this connection because the other one is lost.
 
         Args:
@@ -93,7 +93,7 @@ class BufferedPipeEnd(PipeEnd):
     """The end that is connected first: it keeps its input until the other end is connected.
 
     Attributes:
-        early: the input so far, in pieces.
+        buffered: the input so far, in pieces.
         gone: whether the connection is lost or about to be closed.
     """
 
@@ -101,13 +101,13 @@ class BufferedPipeEnd(PipeEnd):
 
     def makeConnection(self, transport: StreamTransport) -> None:
         """Start with an empty buffer."""
-        self.early: list[bytes] = []
+        self.buffered: list[bytes] = []
         super().makeConnection(transport)  # type: ignore[no-untyped-call]
 
     def dataReceived(self, data: bytes) -> None:
         """Pass data to the other end; keep a piece that was read before the transport was paused."""
         if self.other is None and not self.gone:
-            self.early.append(data)
+            self.buffered.append(data)
         else:
             super().dataReceived(data)
 
@@ -116,15 +116,15 @@ class BufferedPipeEnd(PipeEnd):
         self.gone = True
         super().connectionLost(reason)
 
-    def meet(self, other: PipeEnd) -> None:
+    def join(self, other: PipeEnd) -> None:
         """Connect the other end: pass the buffered input to it, and resume reading."""
         self.other, other.other = other, self
         other.transport.registerProducer(self, True)
         self.transport.registerProducer(other, True)
-        for data in self.early:
+        for data in self.buffered:
             other.transport.write(data)
-        self.early.clear()
-        if self.heard_all:
+        self.buffered.clear()
+        if self.input_ended:
             self.readConnectionLost()
         else:
             self.transport.resumeProducing()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["RedirectFactory", "RedirectProtocol"]
 
 
-class _ServerSide(PipeEnd):
+class _ServerEnd(PipeEnd):
     """The connection to the other server."""
 
     release: Callable[[], None] | None = None
@@ -37,8 +37,8 @@ class _ServerSide(PipeEnd):
         super().connectionLost(reason)
 
 
-class _ServerSideFactory(Factory):
-    protocol = _ServerSide
+class _ServerEndFactory(Factory):
+    protocol = _ServerEnd
     noisy = False
 
 
@@ -60,8 +60,8 @@ class RedirectProtocol(BufferedPipeEnd):
         self.transport.pauseProducing()
         factory = self.factory
         factory.descriptors.acquire()
-        self._attempt: Deferred[Any] = factory.endpoint.connect(_ServerSideFactory())
-        self._patience = factory.clock.callLater(factory.timeout, self._give_up)
+        self._attempt: Deferred[Any] = factory.endpoint.connect(_ServerEndFactory())
+        self._timeout_call = factory.clock.callLater(factory.timeout, self._give_up)
         self._attempt.addCallbacks(self._connected, self._failed)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
@@ -75,20 +75,20 @@ class RedirectProtocol(BufferedPipeEnd):
         self._attempt.cancel()
 
     def _tried(self) -> None:
-        if self._patience.active():
-            self._patience.cancel()
+        if self._timeout_call.active():
+            self._timeout_call.cancel()
 
-    def _connected(self, server: _ServerSide) -> None:
+    def _connected(self, server: _ServerEnd) -> None:
         self._tried()
         server.release = self.factory.descriptors.release
         set_no_delay = getattr(server.transport, "setTcpNoDelay", None)
         if set_no_delay is not None:
             # Nagle's algorithm would delay small pieces that the client meant to send at once.
             set_no_delay(True)
-        announce = self.factory.announce
-        if announce is not None:
-            server.transport.write(announce(_end(self.transport.getPeer()), _end(self.transport.getHost())))
-        self.meet(server)
+        proxy_header = self.factory.proxy_header
+        if proxy_header is not None:
+            server.transport.write(proxy_header(_end(self.transport.getPeer()), _end(self.transport.getHost())))
+        self.join(server)
 
     def _failed(self, failure: Failure) -> None:
         self._tried()
@@ -122,7 +122,7 @@ class RedirectFactory(BuiltinFactory):
         timeout: the time that connecting may take, in seconds.
         clock: the reactor.
         descriptors: counts the connections to the other server.
-        announce: makes the PROXY protocol header that is sent to the other server first, from the client's address
+        proxy_header: makes the PROXY protocol header that is sent to the other server first, from the client's address
             and the address that the client connected to; None to send none.
     """
 
@@ -135,11 +135,11 @@ class RedirectFactory(BuiltinFactory):
         timeout: float,
         clock: IReactorTime,
         descriptors: DescriptorCounter,
-        announce: Callable[[End, End], bytes] | None = None,
+        proxy_header: Callable[[End, End], bytes] | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.name = name
         self.timeout = timeout
         self.clock = clock
         self.descriptors = descriptors
-        self.announce = announce
+        self.proxy_header = proxy_header

@@ -120,7 +120,7 @@ class Supervisor(TwistedService):
         self.store = FdStore(manager)
         self.status_reporter = StatusReporter(deps.clock, manager, self._status)
         connections = ConnectionContext(
-            reactor, log_writer, deps.files, deps.names, budget, global_limit, registry=registry
+            reactor, log_writer, deps.files, deps.resolver, budget, global_limit, registry=registry
         )
         self._shared = ServiceContext(
             reactor, deps, log_writer, budget, account, connections, self.store, lambda: muxed(self._listeners.values())

@@ -119,7 +119,7 @@ class TlsTerminator(TlsProtocol):
             return
         client.handler_ended, client.linger = True, linger
         if not self._handler_connected:
-            client.leave(orderly=True)
+            client.other_lost(orderly=True)
         elif isinstance(client.other, HandlerEnd):
             client.other.close_if_done()
 
@@ -211,14 +211,14 @@ class ClientEnd(BufferedPipeEnd):
         if self.gone:
             self._linger()
 
-    def leave(self, *, orderly: bool) -> None:  # noqa: ARG002 - as of PipeEnd
+    def other_lost(self, *, orderly: bool) -> None:  # noqa: ARG002 - as of PipeEnd
         """Close after the handler's exit, as soon as the client has all output.
 
         Closing with unread input sends a reset, which discards unsent output (RFC 1122, 4.2.2.13). So the client has
         some time to close first.
         """
         self.gone = True
-        if self.heard_all:
+        if self.input_ended:
             self.transport.loseConnection()
             return
         self.transport.loseWriteConnection()
@@ -261,7 +261,7 @@ class HandlerEnd(PipeEnd):
             # The client has closed meanwhile.
             transport.loseConnection()
         else:
-            self._client.meet(self)
+            self._client.join(self)
 
     def dataReceived(self, data: bytes) -> None:
         """Pass output on to the client; after the client's end, discard a limited amount."""
@@ -284,7 +284,7 @@ class HandlerEnd(PipeEnd):
     def close_if_done(self) -> None:
         """Close both ends if the handler has exited and its output has ended."""
         client = self.other
-        if client is not None and self.heard_all and self._client.handler_ended:
+        if client is not None and self.input_ended and self._client.handler_ended:
             self._disconnect()
             self.transport.unregisterProducer()
             self.transport.loseConnection()
@@ -295,11 +295,11 @@ class HandlerEnd(PipeEnd):
         if self.other is None:
             self.transport.loseConnection()
 
-    def leave(self, *, orderly: bool) -> None:
+    def other_lost(self, *, orderly: bool) -> None:
         """Close after the client's end; the handler may still read what the client has sent."""
         if not orderly:
             self.transport.abortConnection()
-        elif self._shutdown_sent or self.heard_all:
+        elif self._shutdown_sent or self.input_ended:
             self.transport.loseConnection()
         else:
             self.transport.loseWriteConnection()
@@ -330,4 +330,4 @@ class HandlerEnd(PipeEnd):
         client = self._client
         self.other = client.other = None
         client.transport.unregisterProducer()
-        client.leave(orderly=True)
+        client.other_lost(orderly=True)

@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
-from svcd.protocols.status.cache import OLDEST
+from svcd.protocols.status.cache import MAX_AGE
 from tests.real.browser import Browser
 from tests.real.daemon import PATIENCE, Daemon, exchange
 
@@ -52,7 +52,7 @@ def _agree(daemon: Daemon, wanted: dict[tuple[str, ...], float]) -> None:
         missing = {name: (value, found.get(name)) for name, value in wanted.items() if found.get(name) != value}
         assert time.monotonic() < end, missing
         time.sleep(0.05)
-    time.sleep(OLDEST)
+    time.sleep(MAX_AGE)
     for kind in READERS:
         assert wanted.items() <= _metrics(daemon, kind).items()
 
@@ -263,7 +263,7 @@ def test_the_script_draws_what_the_server_draws(start: Callable[..., Daemon], br
     root = f"http://127.0.0.1:{daemon.port('status/tcp4')}/"
     for size in (1, 1234, 99_999):
         exchange(daemon.connect("echo/tcp4"), b"x" * size)
-    time.sleep(2 * OLDEST)
+    time.sleep(2 * MAX_AGE)
     row = 'return document.querySelector(\'#services > tr\').outerHTML.replace(/ d="[^"]*"| aria-label="[^"]*"/g, \'\')'
     # The rate falls while time goes on, and back to nothing in the end.
     browser.visit(root)

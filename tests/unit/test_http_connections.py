@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from svcd.protocols.base import LINGER_SECONDS
-from svcd.protocols.http.connections import LOOK_SECONDS, LOWEST_RATE, SLICE, HttpTimeouts
+from svcd.protocols.http.connections import CHECK_SECONDS, LOWEST_RATE, SLICE, HttpTimeouts
 from svcd.protocols.http.response import Response, text_response
 from svcd.protocols.http.server import HttpFactory
 from tests.doubles import PEER, StreamDouble
@@ -120,7 +120,7 @@ class _Site:
 
     def wait(self, seconds: float) -> None:
         """Let time pass."""
-        self.clock.pump([LOOK_SECONDS] * int(seconds / LOOK_SECONDS))
+        self.clock.pump([CHECK_SECONDS] * int(seconds / CHECK_SECONDS))
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_a_slow_reader(site: _Site, taken: int, lost: str) -> None:
     client = site.connect(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", room=100)
     client.bytes_out = client.pending = 1_000_000
     for _ in range(140):
-        site.wait(LOOK_SECONDS)
+        site.wait(CHECK_SECONDS)
         if not client.lost:
             client.pending -= taken
     assert client.lost == lost
@@ -266,7 +266,7 @@ def test_without_connections_nothing_is_looked_at(site: _Site) -> None:
     client = site.connect(HEAD + b"\r\n")
     client.protocol.readConnectionLost()
     assert client.lost
-    site.wait(LOOK_SECONDS)
+    site.wait(CHECK_SECONDS)
     assert not site.clock.getDelayedCalls()
     assert site.factory.connections.open == 0
 

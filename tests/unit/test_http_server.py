@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from svcd.protocols.base import LINGER_SECONDS
-from svcd.protocols.http.connections import LOOK_SECONDS
+from svcd.protocols.http.connections import CHECK_SECONDS
 from svcd.protocols.http.response import Response, text_response
 from svcd.protocols.http.server import HttpFactory
 from svcd.wire.http_request import MOST_TARGET, HttpError, HttpRequest
@@ -209,7 +209,7 @@ def test_a_client_that_wants_one_answer_gets_one(fields: str, version: str) -> N
     assert client.handler.asked == ["GET a"]
     client.protocol.readConnectionLost()
     assert client.transport.lost == "done"
-    client.clock.advance(LOOK_SECONDS)
+    client.clock.advance(CHECK_SECONDS)
     assert not client.clock.getDelayedCalls()
 
 
@@ -390,7 +390,7 @@ def test_a_half_closed_client_gets_its_answers() -> None:
     slow.callback(text_response(HTTPStatus.OK, "text/plain", "slow"))
     assert client.bodies == ["slow", "[b]"]
     assert client.transport.lost == "done"
-    client.clock.advance(LOOK_SECONDS)
+    client.clock.advance(CHECK_SECONDS)
     assert not client.clock.getDelayedCalls()
 
 
@@ -436,4 +436,4 @@ def test_without_a_listener_the_next_answer_is_the_last() -> None:
     assert client.transport.sent.count(b"Connection: close") == 1
     assert client.transport.write_closed
     client.protocol.factory.doStart()
-    assert not client.protocol.factory.over
+    assert not client.protocol.factory.stopped

@@ -27,13 +27,13 @@ class _Redirect:
     """A redirection of one client, with everything around it."""
 
     def __init__(
-        self, peer: IAddress = PEER, room: float = float("inf"), announce: Callable[[Any, Any], bytes] | None = None
+        self, peer: IAddress = PEER, room: float = float("inf"), proxy_header: Callable[[Any, Any], bytes] | None = None
     ) -> None:
         self.clock = Clock()
         self.endpoint = FakeEndpoint()
         self.open = 0
         endpoint: Any = self.endpoint
-        factory: Any = RedirectFactory(endpoint, "web:80", 10.0, self.clock, self, announce)
+        factory: Any = RedirectFactory(endpoint, "web:80", 10.0, self.clock, self, proxy_header)
         self.protocol: Any = factory.buildProtocol(None)
         self.client = StreamDouble(self.protocol, peer=peer, room=room)
         self.protocol.makeConnection(self.client)
@@ -134,10 +134,10 @@ def test_the_other_server_is_told_of_the_client(version: str, peer: IAddress, he
     """Before the first byte, and whether there is one or not; who has no address is told as that."""
     service = service_of(f"web 80/tcp redirect=[::1]:8080 send_proxy={version}")
     made: Any = stream_factory(service, dependencies(Clock()))
-    redirect = _Redirect(peer, announce=made.announce)
+    redirect = _Redirect(peer, proxy_header=made.proxy_header)
     redirect.protocol.dataReceived(b"early")
     assert redirect.endpoint.accept().sent == header + b"early"
-    silent = _Redirect(peer, announce=made.announce)
+    silent = _Redirect(peer, proxy_header=made.proxy_header)
     assert silent.endpoint.accept().sent == header
 
 

@@ -21,8 +21,8 @@ from svcd.metrics.counters import LiveTraffic
 from svcd.metrics.registry import SAMPLES, MetricsRegistry
 from svcd.metrics.snapshot import ServiceInfo
 from svcd.protocols.status import formatting as texts
-from svcd.protocols.status.cache import OLDEST, WORTH, RenderCache
-from svcd.protocols.status.data import view
+from svcd.protocols.status.cache import LIFETIME_FACTOR, MAX_AGE, RenderCache
+from svcd.protocols.status.data import status_data
 from svcd.protocols.status.page import page
 from svcd.protocols.status.resource import StatusFactory, StatusResource
 from svcd.wire.http_request import HttpError, HttpRequest
@@ -229,7 +229,7 @@ def _hostile() -> MetricsRegistry:
 
 def test_nothing_of_others_becomes_markup() -> None:
     """Names, descriptions, addresses, reasons and clients are texts, whatever they hold."""
-    found = _Reader(page(view(_hostile())).decode())
+    found = _Reader(page(status_data(_hostile())).decode())
     assert not found.open
     assert [tag for tag, _ in found.elements if tag == "script"] == ["script"]
     # Name, description, address, what runs, recent service, client and reason, and the reasons' tables.
@@ -255,7 +255,7 @@ def test_the_page_may_run_and_load_nothing_but_itself() -> None:
 
 def test_the_page_is_whole_without_a_script() -> None:
     """Every service is a row with its figures, its addresses and a chart that is described in words."""
-    found = _Reader(page(view(_busy())).decode())
+    found = _Reader(page(status_data(_busy())).decode())
     rows = [each["data-id"] for tag, each in found.elements if tag == "tr" and "data-id" in each]
     assert rows == ["echo/tcp", "time/udp", "git/tcp"]
     charts = [each for tag, each in found.elements if tag == "svg" and each.get("role") == "img"]
@@ -273,7 +273,7 @@ def test_the_page_is_whole_without_a_script() -> None:
 
 def test_an_idle_daemon_has_a_page() -> None:
     """Without a service, without a sample."""
-    found = _Reader(page(view(MetricsRegistry())).decode())
+    found = _Reader(page(status_data(MetricsRegistry())).decode())
     assert "none yet" in found.text
     assert "nobody" in found.text
 
@@ -305,7 +305,7 @@ def test_samples_of_different_length_are_added_from_the_newest() -> None:
         if number:
             second.accepted += 10
         clock.pump([0.25] * 8)
-    status: Any = view(registry)
+    status: Any = status_data(registry)
     assert [each["arrivals"] for each in status["services"]] == [[1, 1, 1], [10, 10]]
     assert status["totals"]["arrivals"] == [1, 11, 11]
 
@@ -353,31 +353,31 @@ class _Maker:
         return b"%d" % self.made
 
 
-@pytest.mark.parametrize(("cost", "kept"), [(0.0, 0.0), (0.004, WORTH * 0.004), (0.5, OLDEST)])
+@pytest.mark.parametrize(("cost", "kept"), [(0.0, 0.0), (0.004, LIFETIME_FACTOR * 0.004), (0.5, MAX_AGE)])
 def test_an_answer_is_made_anew_when_it_is_old(cost: float, kept: float) -> None:
     """What was cheap to make is soon old, and nothing is older than a second."""
     clock = Clock()
     maker = _Maker(clock, cost)
     rendering = RenderCache(maker, clock.seconds)
-    first = rendering.answer(packed=False)
+    first = rendering.answer(compressed=False)
     assert first == b"1"
     if kept:
         clock.advance(kept - cost - 0.001)
-        assert rendering.answer(packed=False) is first
+        assert rendering.answer(compressed=False) is first
         clock.advance(0.002)
-    assert rendering.answer(packed=False) == b"2"
+    assert rendering.answer(compressed=False) == b"2"
 
 
 def test_an_answer_is_compressed_once() -> None:
     """The same bytes go to everybody, and a new answer is compressed anew."""
     clock = Clock()
     rendering = RenderCache(_Maker(clock, 0.01), clock.seconds)
-    packed = rendering.answer(packed=True)
+    packed = rendering.answer(compressed=True)
     assert gzip.decompress(packed) == b"1"
-    assert rendering.answer(packed=True) is packed
-    assert rendering.answer(packed=False) == b"1"
-    clock.advance(OLDEST)
-    assert gzip.decompress(rendering.answer(packed=True)) == b"2"
+    assert rendering.answer(compressed=True) is packed
+    assert rendering.answer(compressed=False) == b"1"
+    clock.advance(MAX_AGE)
+    assert gzip.decompress(rendering.answer(compressed=True)) == b"2"
 
 
 def test_the_factory_watches_while_it_listens() -> None:

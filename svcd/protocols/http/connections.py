@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-__all__ = ["EVICTED", "LOOK_SECONDS", "LOWEST_RATE", "SLICE", "HttpConnections", "HttpTimeouts", "HttpWait"]
+__all__ = ["CHECK_SECONDS", "EVICTED", "LOWEST_RATE", "SLICE", "HttpConnections", "HttpTimeouts", "HttpWait"]
 
 #: The lowest rate at which a client may send the body of a request or take a response, in bytes a second.
 LOWEST_RATE = 500
 #: The interval of the checks, in seconds.
-LOOK_SECONDS = 0.5
+CHECK_SECONDS = 0.5
 #: The number of connections checked before the reactor runs other callbacks.
 SLICE = 256
 #: The end reason of a connection that was closed to make room for another one.
@@ -100,12 +100,12 @@ class _Pace:
         if taken > self._taken:
             self._taken, self._moved = taken, now
         # A few bytes just after a check are no rate.
-        if taken - self._at_last >= LOWEST_RATE * max(now - self._last, LOOK_SECONDS):
+        if taken - self._at_last >= LOWEST_RATE * max(now - self._last, CHECK_SECONDS):
             return True
         on_the_whole = taken - self._at_first >= LOWEST_RATE * (now - self.first)
         return on_the_whole and now - self._moved < _LONGEST_PAUSE
 
-    def look(self, now: float) -> None:
+    def restart(self, now: float) -> None:
         """Start a new interval, with the number of bytes that suffices() was given."""
         self._last, self._at_last = now, self._taken
 
@@ -137,7 +137,7 @@ class HttpConnections:
         # The connections in `writing` that were checked, and those that were not: the first check asks the kernel for
         # the bytes taken.
         self._paces: dict[HttpWait, _Pace] = {}
-        self._unpaced: dict[HttpWait, None] = {}
+        self._unchecked: dict[HttpWait, None] = {}
         self._todo: Iterator[HttpWait] = iter(())
         self._call: IDelayedCall | None = None
 
@@ -158,15 +158,15 @@ class HttpConnections:
             del before[connection]
             if before is self.writing:
                 self._paces.pop(connection, None)
-                self._unpaced.pop(connection, None)
+                self._unchecked.pop(connection, None)
         connection.group = group
         if group is None:
             return
         group[connection] = self._seconds()
         if group is self.writing:
-            self._unpaced[connection] = None
+            self._unchecked[connection] = None
         if self._call is None:
-            self._call = self._clock.callLater(LOOK_SECONDS, self._look)
+            self._call = self._clock.callLater(CHECK_SECONDS, self._check)
 
     def evict(self) -> bool:
         """Evict the connection idle longest, or else the slowest; return whether there was one."""
@@ -201,8 +201,8 @@ class HttpConnections:
             now: the time.
             longest: the time for which the connection must have been writing, in seconds.
         """
-        while self._unpaced:
-            connection = next(iter(self._unpaced))
+        while self._unchecked:
+            connection = next(iter(self._unchecked))
             if not self._begin_pace(connection, now):
                 break
         while self.writing:
@@ -210,11 +210,11 @@ class HttpConnections:
             pace = self._paces.get(connection)
             if pace is None or now - since < longest or now - pace.first < _GRACE:
                 break
-            if not self._is_paced(connection, now):
+            if not self._takes_enough(connection, now):
                 return connection
         return None
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._todo = iter(list(self.writing))
         self._slice()
 
@@ -229,7 +229,7 @@ class HttpConnections:
         if max(len(late), len(looked)) >= SLICE:
             self._call = self._clock.callLater(0, self._slice)
         elif self.reading or self.idle or self.writing:
-            self._call = self._clock.callLater(LOOK_SECONDS, self._look)
+            self._call = self._clock.callLater(CHECK_SECONDS, self._check)
         else:
             self._call = None
 
@@ -253,12 +253,12 @@ class HttpConnections:
     def _is_late_writer(self, connection: HttpWait, now: float) -> bool:
         if connection.group is not self.writing:
             return False
-        if connection in self._unpaced:
+        if connection in self._unchecked:
             self._begin_pace(connection, now)
-        elif self._is_paced(connection, now):
+        elif self._takes_enough(connection, now):
             return False
         else:
-            self._paces[connection].look(now)
+            self._paces[connection].restart(now)
         limit = self.timeouts.send
         return limit is not None and now - self.writing[connection] >= limit
 
@@ -266,16 +266,16 @@ class HttpConnections:
         """Check a connection for the first time, unless it has just begun to write; return whether it was checked."""
         if now - self.writing[connection] < _FIRST_MOMENT:
             return False
-        del self._unpaced[connection]
+        del self._unchecked[connection]
         self._paces[connection] = _Pace(now, connection.taken)
         return True
 
-    def _is_paced(self, connection: HttpWait, now: float) -> bool:
+    def _takes_enough(self, connection: HttpWait, now: float) -> bool:
         """Return whether a client takes enough; if so, move its connection to the end of the group."""
         pace = self._paces[connection]
         if not pace.suffices(now, connection.taken):
             return False
-        pace.look(now)
+        pace.restart(now)
         del self.writing[connection]
         self.writing[connection] = now
         return True

@@ -45,11 +45,11 @@ class GreetingPage:
     """A Handler that responds to `/` with the page, and to other paths with 404.
 
     Args:
-        names: looks up the client's host name.
+        resolver: looks up the client's host name.
     """
 
-    def __init__(self, names: HostNameResolver) -> None:
-        self._names = names
+    def __init__(self, resolver: HostNameResolver) -> None:
+        self._resolver = resolver
 
     def respond(self, request: HttpRequest, peer: IAddress) -> Response | Deferred[Response]:
         """Return the page for a client, once the lookup of its host name has ended.
@@ -66,7 +66,7 @@ class GreetingPage:
         def named(host: str | None) -> Response:
             return _page(host or address, {"Host name": host or address, "Address": address, "Port": port})
 
-        return self._names.host_of(address).addCallback(named)
+        return self._resolver.host_of(address).addCallback(named)
 
 
 def _page(host: str, facts: dict[str, str]) -> Response:

@@ -137,7 +137,7 @@ class HttpProtocol(LingeringProtocol):
                     break
         finally:
             self._pumping = False
-        self._hold_reading()
+        self._update_reading()
         if not self._gone:
             self._wait()
 
@@ -204,7 +204,7 @@ class HttpProtocol(LingeringProtocol):
         else:
             self.transport.abortConnection()
 
-    def _hold_reading(self) -> None:
+    def _update_reading(self) -> None:
         """Pause reading while input is buffered or a response is being sent; resume it otherwise."""
         wanted = bool(self._unread) or self._answering or self._paused or self._body is not None
         if self.lingering or wanted == self._reading_paused:
@@ -228,7 +228,7 @@ class HttpProtocol(LingeringProtocol):
         return True
 
     def _answer(self, request: HttpRequest) -> None:
-        last = self._draining or self.factory.over
+        last = self._draining or self.factory.stopped
         if not request.keep_alive or (last and not self._requests):
             self._keep_alive = False
         with_content = request.method != "HEAD"

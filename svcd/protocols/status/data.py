@@ -12,19 +12,19 @@ if TYPE_CHECKING:
 
     from svcd.metrics.snapshot import ConnectionRecord, MetricsSource, ServiceSnapshot
 
-__all__ = ["view"]
+__all__ = ["status_data"]
 
 #: The number of last samples that the current rate is computed from.
 _RATE_SAMPLES = 3
 
 
-def view(observed: MetricsSource) -> dict[str, Any]:
+def status_data(metrics: MetricsSource) -> dict[str, Any]:
     """Return the content of /status.json, which the README describes.
 
     Times are in seconds, sizes in bytes, rates in connections or datagrams a second.
     """
-    snapshot = observed.snapshot()
-    series = observed.series()
+    snapshot = metrics.snapshot()
+    series = metrics.series()
     services = [_service(each, series.get(each.about.id, ())) for each in snapshot.services]
     daemon = snapshot.daemon
     return {
@@ -45,12 +45,12 @@ def view(observed: MetricsSource) -> dict[str, Any]:
         "refused": _sums(services, "refused_by"),
         "ended": _sums(services, "ended_by"),
         "services": services,
-        "recent": [_recent(ago, each) for ago, each in observed.recent()],
+        "recent": [_recent(ago, each) for ago, each in metrics.recent()],
     }
 
 
-def _service(figures: ServiceSnapshot, series: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    about = figures.about
+def _service(snapshot: ServiceSnapshot, series: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    about = snapshot.about
     last = series[-_RATE_SAMPLES:]
     return {
         "id": about.id,
@@ -58,33 +58,33 @@ def _service(figures: ServiceSnapshot, series: Sequence[tuple[int, int]]) -> dic
         "stream": about.stream,
         "addresses": about.addresses,
         "description": about.description,
-        "problem": figures.problem,
+        "problem": snapshot.problem,
         "rate": sum(arrived for arrived, _ in last) / (SAMPLE_SECONDS * (len(last) or 1)),
-        "open": figures.active,
+        "open": snapshot.active,
         "limit": about.max_connections,
         "certificate_expires": about.expires,
-        "tls": _tls(figures),
-        "handshakes": figures.handshakes,
-        "handshakes_failed": figures.handshakes_failed,
-        "accepted": figures.accepted + figures.datagrams,
-        "refused": sum(figures.refused.values()),
-        "refused_by": figures.refused,
-        "failed": figures.failures,
-        "ended_by": figures.ended,
-        "in": figures.bytes_in,
-        "out": figures.bytes_out,
-        "children": figures.children,
-        "restarts": figures.restarts,
+        "tls": _tls(snapshot),
+        "handshakes": snapshot.handshakes,
+        "handshakes_failed": snapshot.handshakes_failed,
+        "accepted": snapshot.accepted + snapshot.datagrams,
+        "refused": sum(snapshot.refused.values()),
+        "refused_by": snapshot.refused,
+        "failed": snapshot.failures,
+        "ended_by": snapshot.ended,
+        "in": snapshot.bytes_in,
+        "out": snapshot.bytes_out,
+        "children": snapshot.children,
+        "restarts": snapshot.restarts,
         "arrivals": [arrived for arrived, _ in series],
         "refusals": [refused for _, refused in series],
     }
 
 
-def _tls(figures: ServiceSnapshot) -> str:
+def _tls(snapshot: ServiceSnapshot) -> str:
     """Return the number of handshakes for each version of TLS, as text; empty for a service without TLS."""
-    if figures.about.expires is None:
+    if snapshot.about.expires is None:
         return ""
-    counts = [*sorted(figures.handshakes.items(), reverse=True), ("failed", sum(figures.handshakes_failed.values()))]
+    counts = [*sorted(snapshot.handshakes.items(), reverse=True), ("failed", sum(snapshot.handshakes_failed.values()))]
     return "TLS" + "".join(f", {name.removeprefix('TLSv')}: {count}" for name, count in counts if count)
 
 

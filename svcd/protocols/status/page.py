@@ -13,7 +13,7 @@ import pkgutil
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from svcd.protocols.status import formatting as texts
+from svcd.protocols.status import formatting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,9 +50,16 @@ POLICY = "; ".join(
     ]
 )
 
-_CELLS = (("rate", "A second", texts.rate), ("open", "Open", texts.count), ("accepted", "Accepted", texts.count),
-          ("refused", "Refused", texts.count), ("failed", "Failed", texts.count), ("in", "Received", texts.size),
-          ("out", "Sent", texts.size))  # fmt: skip
+#: The columns of a service's row: the key in the data, the title, and the format.
+_CELLS = (
+    ("rate", "A second", formatting.rate),
+    ("open", "Open", formatting.count),
+    ("accepted", "Accepted", formatting.count),
+    ("refused", "Refused", formatting.count),
+    ("failed", "Failed", formatting.count),
+    ("in", "Received", formatting.size),
+    ("out", "Sent", formatting.size),
+)
 
 
 def page(status: Mapping[str, Any]) -> bytes:
@@ -61,20 +68,20 @@ def page(status: Mapping[str, Any]) -> bytes:
     plain = {
         "state": status["state"],
         "version": status["version"],
-        "uptime": texts.duration(status["uptime"]),
+        "uptime": formatting.duration(status["uptime"]),
         **{name: write(totals[name]) for name, _, write in _CELLS if name not in ("in", "out")},
-        "count": texts.count(totals["services"]),
-        "received": texts.size(totals["in"]),
-        "sent": texts.size(totals["out"]),
-        "peak": texts.rate(max(totals["arrivals"], default=0) / seconds),
-        "descriptors": texts.count(status["descriptors"]),
-        "descriptors_limit": texts.count(status["descriptors_limit"]),
-        "lag": texts.duration(status["lag"]),
-        "lag_mean": texts.duration(status["lag_mean"]),
-        "cpu": texts.duration(status["cpu"]),
-        "reloads": texts.count(status["reloads"]["ok"]),
-        "reloads_failed": texts.count(status["reloads"]["failed"]),
-        "config": texts.duration(status["config"]),
+        "count": formatting.count(totals["services"]),
+        "received": formatting.size(totals["in"]),
+        "sent": formatting.size(totals["out"]),
+        "peak": formatting.rate(max(totals["arrivals"], default=0) / seconds),
+        "descriptors": formatting.count(status["descriptors"]),
+        "descriptors_limit": formatting.count(status["descriptors_limit"]),
+        "lag": formatting.duration(status["lag"]),
+        "lag_mean": formatting.duration(status["lag_mean"]),
+        "cpu": formatting.duration(status["cpu"]),
+        "reloads": formatting.count(status["reloads"]["ok"]),
+        "reloads_failed": formatting.count(status["reloads"]["failed"]),
+        "config": formatting.duration(status["config"]),
     }
     made = {
         "style": _STYLE,
@@ -92,13 +99,13 @@ def _chart(drawn: Mapping[str, Any], samples: int, seconds: float) -> str:
     """Return the chart of arrivals and refusals in the last minutes, as inline SVG."""
     arrivals, refusals = drawn["arrivals"], drawn["refusals"]
     most = max([1, *arrivals, *refusals])
-    line, area = texts.steps(arrivals, most, samples)
-    now, peak = texts.rate(drawn["rate"]), texts.rate(max(arrivals, default=0) / seconds)
+    line, area = formatting.steps(arrivals, most, samples)
+    now, peak = formatting.rate(drawn["rate"]), formatting.rate(max(arrivals, default=0) / seconds)
     return (
         f'<svg class="chart" viewBox="0 0 {2 * samples} 100" preserveAspectRatio="none" role="img" '
         f'aria-label="{now} a second now, at most {peak} in the last 3 minutes">'
         f'<path class="came-area" d="{area}"/><path class="came-line" d="{line}"/>'
-        f'<path class="refused-bars" d="{texts.bars(refusals, most, samples)}"/></svg>'
+        f'<path class="refused-bars" d="{formatting.bars(refusals, most, samples)}"/></svg>'
     )
 
 
@@ -112,7 +119,7 @@ def _service(service: Mapping[str, Any], samples: int, seconds: float) -> str:
         for key, title, write in _CELLS
     )
     expires = service["certificate_expires"]
-    until = "" if expires is None else f"certificate until {texts.day(expires)}"
+    until = "" if expires is None else f"certificate until {formatting.day(expires)}"
     about = "".join(
         f"<small>{escape(text)}</small>"
         for text in (service["description"], ", ".join(service["addresses"]), until)
@@ -129,18 +136,18 @@ def _service(service: Mapping[str, Any], samples: int, seconds: float) -> str:
 
 def _recent(recent: Mapping[str, Any]) -> str:
     sizes = "".join(
-        f"<td{_class('' if recent[key] else 'zero')}>{texts.size(recent[key])}</td>" for key in ("in", "out")
+        f"<td{_class('' if recent[key] else 'zero')}>{formatting.size(recent[key])}</td>" for key in ("in", "out")
     )
     return (
-        f"<tr><td>{texts.ago(recent['ago'])}</td><td>{html.escape(recent['service'])}</td>"
-        f"<td>{html.escape(recent['peer'] or '–')}</td><td>{texts.duration(recent['seconds'])}</td>{sizes}"  # noqa: RUF001
+        f"<tr><td>{formatting.ago(recent['ago'])}</td><td>{html.escape(recent['service'])}</td>"
+        f"<td>{html.escape(recent['peer'] or '–')}</td><td>{formatting.duration(recent['seconds'])}</td>{sizes}"  # noqa: RUF001
         f"<td{_class('' if recent['reason'] == 'done' else 'odd')}>{html.escape(recent['reason'])}</td></tr>"
     )
 
 
 def _reasons(counts: Mapping[str, int]) -> str:
     return "\n".join(
-        f'<tr><th scope="row">{html.escape(reason)}</th><td>{texts.count(count)}</td></tr>'
+        f'<tr><th scope="row">{html.escape(reason)}</th><td>{formatting.count(count)}</td></tr>'
         for reason, count in counts.items()
     )
 

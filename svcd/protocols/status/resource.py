@@ -20,7 +20,7 @@ from svcd.addresses import unmapped
 from svcd.protocols.http.response import Response, text_response
 from svcd.protocols.http.server import HttpFactory
 from svcd.protocols.status.cache import RenderCache
-from svcd.protocols.status.data import view
+from svcd.protocols.status.data import status_data
 from svcd.protocols.status.metric_families import families
 from svcd.protocols.status.page import ICON, POLICY, page
 from svcd.wire.http_negotiation import media_type, takes_gzip
@@ -48,29 +48,29 @@ _FIELDS = {
 #: The size of the caches of values computed from requests: there are few clients, and they repeat their requests.
 _KNOWN = 16
 _METRICS = {"text/plain": TEXT, "application/openmetrics-text": OPENMETRICS}
-_KINDS = tuple(_METRICS)
+_MEDIA_TYPES = tuple(_METRICS)
 
 
 class StatusResource:
     """A Handler that responds to `/`, `/status.json`, `/metrics`, `/healthz` and `/readyz`.
 
     Args:
-        observed: the source of the metrics.
+        metrics: the source of the metrics.
         clock: returns a monotonic time, in seconds.
     """
 
-    def __init__(self, observed: MetricsSource, clock: Callable[[], float] = time.monotonic) -> None:
-        self._observed = observed
-        shown = RenderCache(lambda: page(view(observed)), clock)
-        data = RenderCache(lambda: json.dumps(view(observed), separators=(",", ":")).encode(), clock)
+    def __init__(self, metrics: MetricsSource, clock: Callable[[], float] = time.monotonic) -> None:
+        self._metrics_source = metrics
+        shown = RenderCache(lambda: page(status_data(metrics)), clock)
+        data = RenderCache(lambda: json.dumps(status_data(metrics), separators=(",", ":")).encode(), clock)
         self._metrics = {
             kind: _CachedResponse(RenderCache(make, clock), _METRICS[kind], vary="Accept, Accept-Encoding")
             for kind, make in (
-                ("text/plain", lambda: text(families(observed.snapshot()))),
-                ("application/openmetrics-text", lambda: openmetrics(families(observed.snapshot()))),
+                ("text/plain", lambda: text(families(metrics.snapshot()))),
+                ("application/openmetrics-text", lambda: openmetrics(families(metrics.snapshot()))),
             )
         }
-        self._places: dict[str, Callable[[HttpRequest], Response]] = {
+        self._routes: dict[str, Callable[[HttpRequest], Response]] = {
             "": _CachedResponse(shown, "text/html; charset=utf-8", POLICY).respond,
             "status.json": _CachedResponse(data, "application/json").respond,
             "metrics": self._scrape,
@@ -86,19 +86,19 @@ class StatusResource:
             HttpError: 404 for an unknown path, 421 for a Host field that is not local.
         """
         here = isinstance(peer, IPv4Address | IPv6Address) and _is_loopback(peer.host)
-        if here and not _may_be_ours(authority(request)):
+        if here and not _is_local_name(authority(request)):
             raise HttpError(HTTPStatus.MISDIRECTED_REQUEST)
         segments = _segments(request.target)
-        place = self._places.get(segments[0]) if len(segments) == 1 else None
+        place = self._routes.get(segments[0]) if len(segments) == 1 else None
         if place is None:
             raise HttpError(HTTPStatus.NOT_FOUND)
         return place(request)
 
     def _scrape(self, request: HttpRequest) -> Response:
-        return self._metrics[media_type(request.fields.get(b"accept", b""), _KINDS)].respond(request)
+        return self._metrics[media_type(request.fields.get(b"accept", b""), _MEDIA_TYPES)].respond(request)
 
     def _ready(self, _request: HttpRequest) -> Response:
-        state = self._observed.state
+        state = self._metrics_source.state
         return _plain(HTTPStatus.OK if state == "ready" else HTTPStatus.SERVICE_UNAVAILABLE, state)
 
 
@@ -117,13 +117,13 @@ class _CachedResponse:
 
     def respond(self, request: HttpRequest) -> Response:
         """Return the response, compressed if the client accepts gzip."""
-        packed = takes_gzip(request.fields.get(b"accept-encoding", b""))
-        content = self._rendering.answer(packed=packed)
-        response = self._last.get(packed)
+        compressed = takes_gzip(request.fields.get(b"accept-encoding", b""))
+        content = self._rendering.answer(compressed=compressed)
+        response = self._last.get(compressed)
         if response is None or response.content is not content:
-            response = self._last[packed] = _response(content, self._content_type, self._policy)
+            response = self._last[compressed] = _response(content, self._content_type, self._policy)
             response.fields["Vary"] = self._vary
-            if packed:
+            if compressed:
                 response.fields["Content-Encoding"] = "gzip"
         return response
 
@@ -152,7 +152,7 @@ def _is_loopback(host: str) -> bool:
 
 
 @lru_cache(_KNOWN)
-def _may_be_ours(host: bytes) -> bool:
+def _is_local_name(host: bytes) -> bool:
     """Return whether a Host field is empty (HTTP/1.0), an address, or a name that is not in the public DNS."""
     name = host.decode("latin-1").rstrip(".").lower()
     if name.startswith("["):
@@ -172,21 +172,21 @@ class StatusFactory(HttpFactory):
     """The factory of the status service. The samples of the charts are taken while it has a listener.
 
     Args:
-        observed: the source of the metrics.
+        metrics: the source of the metrics.
         clock: the reactor.
         timeouts: the timeouts of connections.
     """
 
-    def __init__(self, observed: MetricsSource, clock: IReactorTime, timeouts: HttpTimeouts | None = None) -> None:
-        super().__init__(StatusResource(observed), clock, timeouts=timeouts)
-        self._observed = observed
+    def __init__(self, metrics: MetricsSource, clock: IReactorTime, timeouts: HttpTimeouts | None = None) -> None:
+        super().__init__(StatusResource(metrics), clock, timeouts=timeouts)
+        self._metrics_source = metrics
 
     def startFactory(self) -> None:
         """Start to take samples, with the first listener."""
         super().startFactory()
-        self._observed.watch(self.clock.callLater)
+        self._metrics_source.watch(self.clock.callLater)
 
     def stopFactory(self) -> None:
         """Stop taking samples, with the last listener."""
         super().stopFactory()
-        self._observed.unwatch()
+        self._metrics_source.unwatch()
