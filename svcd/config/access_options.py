@@ -16,14 +16,14 @@ __all__ = ["HOURS", "LIMIT", "LOAD", "PREFIXES", "PROXIES", "RATE", "SOURCES", "
 
 
 _LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-#: A host name (RFC 1123, section 2.1; underscores as DNS has them) whose last label is no number, or all below one.
+#: A host name (RFC 1123, section 2.1, and underscores) whose last label is not a number; or a dot and a domain.
 _NAME = re.compile(rf"\.?(?:{_LABEL}\.)*(?=[^.]*[a-z]){_LABEL}\.?")
 _LONGEST_NAME = 255
 
 
 @lru_cache(maxsize=8192)
 def _read_source(word: str) -> SourcePattern:
-    """One entry. A file that is read again has those that it had before, and often the same in many lines."""
+    """Read one entry. Cached: entries recur in many lines, and each time that a file is read."""
     name = word.lower()
     if re.fullmatch(r"[0-9.]+(/[0-9]{1,2})?", word):
         return _range(word, ipaddress.IPv4Network(_with_wildcards(word), strict=False))
@@ -35,7 +35,7 @@ def _read_source(word: str) -> SourcePattern:
 
 
 def _with_wildcards(word: str) -> str:
-    """An IPv4 address whose last numbers are 0 means the network (xinetd.conf(5), only_from), 0.0.0.0 everybody."""
+    """Return an IPv4 network: trailing zeros of an address are wildcards (xinetd.conf(5), only_from)."""
     if "/" in word:
         return word
     if word == "0.0.0.0":  # noqa: S104 - nothing is bound here
@@ -51,13 +51,13 @@ def _range(word: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network) ->
     if network.version == 4:
         return SourcePattern(word, first, last)
     if first >> 32 == last >> 32 == 0xFFFF:
-        # IPv4-mapped: IPv4, as such peers are (svcd.addresses.address_number).
+        # IPv4-mapped addresses are IPv4 addresses, as in svcd.addresses.address_number.
         return SourcePattern(word, first & 0xFFFF_FFFF, last & 0xFFFF_FFFF)
     return SourcePattern(word, first | V6, last | V6)
 
 
 def _read_sources(word: str) -> tuple[SourcePattern, ...]:
-    # Without a value: nobody (xinetd.conf(5)).
+    # An empty value means no client (xinetd.conf(5)).
     return tuple(map(_read_source, word.split(","))) if word else ()
 
 
@@ -77,7 +77,7 @@ def _read_proxy(word: str) -> SourcePattern:
     if word == "local":
         return SourcePattern(word, LOCAL, LOCAL)
     source = _read_source(word)
-    # Who may speak for others is not for a name server to say.
+    # Proxies are trusted by their addresses only: a name server must not decide that.
     require(not source.name)
     return source
 
@@ -173,9 +173,9 @@ ZONE: ValueType[str] = ValueType("zone", "a time zone as Europe/Berlin or UTC", 
 
 @dataclass(frozen=True, kw_only=True)
 class AccessOptions:
-    """A part of Options, which has the slots for all its parts.
+    """The access options, a base class of ServiceOptions, which has the slots.
 
-    A limit is kinds.UNLIMITED for none, a rate is terms.NO_RATE; None says that the line does not say.
+    UNLIMITED means no limit, and NO_RATE no limit of a rate; None means that the option is not set.
     """
 
     __slots__ = ()

@@ -30,31 +30,32 @@ __all__ = [
 ]
 
 
+#: The options that name banner files.
 BANNERS = ("banner", "banner_success", "banner_fail")
 
-#: The longest text of a banner, in bytes.
+#: The longest banner, in bytes.
 _MOST_BANNER = 65_536
-#: The same where connections are handed on as they are. Nobody waits in the daemon until a client takes it: it must
-#: fit in a new socket's buffer, together with the other.
+#: The longest banner of a service whose connections are passed on, in bytes. The daemon does not wait until the client
+#: takes it, so two banners have to fit in the buffer of a new socket.
 _MOST_BANNER_HANDED_ON = 16_384
 
-#: Options about the client of a connection, which take effect when svcd accepts it.
+#: The options that take effect when svcd accepts a connection.
 AT_ACCEPT = ("only_from", "no_access", "proxy_protocol", "per_source", "per_source_rate", *BANNERS)
 
 
 def most_banner_bytes(service: Service) -> int:
-    """How long each of a service's banners may be."""
+    """Return the longest banner that a service may have, in bytes."""
     return _MOST_BANNER_HANDED_ON if service.spawned or service.builtin.multiplexer else _MOST_BANNER
 
 
 def access_problems(service: Service, files: FileReader, machine: HostInfo) -> Iterator[ConfigProblem]:
-    """What is wrong with the access options of a service."""
+    """Yield the problems of the access options of a service."""
     options = service.options
     if options.access_zone and not machine.has_zone(options.access_zone):
         text = f"no time zone {options.access_zone!r} on this machine; name one of tzselect(8), or install tzdata"
         yield service.fault("access_zone", text)
     if options.wait and service.net.shape is SocketType.STREAM:
-        # Silently to let everybody in would be worse than not to start.
+        # A mistake, not a warning: the option would restrict access, and all clients would be admitted without it.
         for option in AT_ACCEPT:
             if option in service.places and getattr(options, option) != TABLE[option].default:
                 text = (
@@ -71,7 +72,7 @@ def access_problems(service: Service, files: FileReader, machine: HostInfo) -> I
 
 
 def _proxy_problems(service: Service) -> Iterator[ConfigProblem]:
-    """Proxies of which none can connect to the service."""
+    """Yield a problem if none of the proxies can connect to the service."""
     proxies = service.options.proxy_protocol
     if proxies and not any((each.first == LOCAL) == service.net.local for each in proxies):
         text = (
@@ -94,7 +95,7 @@ def _banner_problems(service: Service, option: str, path: str, files: FileReader
 
 
 def time_problems(service: Service) -> Iterator[ConfigProblem]:
-    """Deadlines on the line of a service itself that can't be kept there; from @defaults they just do not apply."""
+    """Yield a problem for each timeout on the line of a service that can't have it; from @defaults it is ignored."""
     if not service.options.wait:
         return
     for option in ("idle_timeout", "first_byte_timeout"):
@@ -104,7 +105,7 @@ def time_problems(service: Service) -> Iterator[ConfigProblem]:
 
 
 def datagram_problems(service: Service) -> Iterator[ConfigProblem]:
-    """Rules that could be kept only by looking up the name of each sender, who may be forged."""
+    """Yield a problem for each rule that would need the host names of senders, which may be forged."""
     if service.net.shape is not SocketType.DATAGRAM or service.net.local:
         return
     for option in ("only_from", "no_access"):
@@ -114,7 +115,7 @@ def datagram_problems(service: Service) -> Iterator[ConfigProblem]:
             yield service.problem(option, f"{text}; name hosts, addresses or networks on the service's own line")
 
 
-#: What has no meaning without something else: the options, of which one must be there, and what to do.
+#: Options that need others: the options of which one must be set, and the remedy.
 _NEEDED = {
     "tls_key": (("tls_cert",), "add tls_cert=FILE"),
     "tls_min": (("tls_cert", "tls_sni"), "add tls_cert=FILE"),
@@ -129,12 +130,12 @@ _NEEDED = {
 
 
 def tls_problems(service: Service, files: FileReader, now: float | None) -> Iterator[ConfigProblem]:
-    """What is wrong with the TLS options of a service, and with the files that they name.
+    """Yield the problems of the TLS options of a service, and of the files that they name.
 
     Args:
-        service: it.
-        files: reads them.
-        now: in seconds since 1970; None to take certificates whatever the time is.
+        service: the service.
+        files: reads the files.
+        now: the time in seconds since 1970; None to ignore the validity periods of certificates.
     """
     options = service.options
     if service.net.shape is not SocketType.STREAM:
@@ -155,7 +156,7 @@ def tls_problems(service: Service, files: FileReader, now: float | None) -> Iter
     if options.tls_cert is None and options.tls_unknown_name == "default":
         text = "clients that ask for another name need a certificate too; add tls_cert=FILE, or tls_unknown_name=refuse"
         yield service.problem("tls_sni", text)
-    # Only now: to load what reads certificates takes longer than to read a services file without any.
+    # Imported late: it takes longer to load the certificate library than to read a services file without TLS.
     from svcd.config.tls_files import read_material
 
     material, problems = read_material(service, files, now)
@@ -165,7 +166,7 @@ def tls_problems(service: Service, files: FileReader, now: float | None) -> Iter
 
 
 def _ending(service: Service, material: TlsFiles, now: float) -> Iterator[ConfigProblem]:
-    """Warn of certificates and revocation lists that end soon."""
+    """Yield a warning for each certificate and revocation list that expires soon."""
     from svcd.config.tls_files import DAY, list_ends
 
     options = service.options
@@ -190,14 +191,14 @@ def _any_set(service: Service, options: tuple[str, ...]) -> bool:
     return any(getattr(service.options, option) is not None for option in options)
 
 
-#: The most services that one warning names.
+#: The largest number of services that one warning names.
 _MOST_NAMES = 5
 
 
 def handler_problems(services: Sequence[Service], machine: HostInfo) -> Iterator[ConfigProblem]:
-    """Every Problem of handlers that the machine shows.
+    """Yield the problems of handlers: programs, users, directories and Python modules that the host lacks.
 
-    What only root may ask for (another user, a root directory) is none here: a check may be run by anyone.
+    Options that need root (another user, a root directory) are no problem here: any user may run a check.
     """
     importing, served = [], []
     for service in services:
@@ -208,7 +209,7 @@ def handler_problems(services: Sequence[Service], machine: HostInfo) -> Iterator
                 importing.append(service)
         elif service.runs == "factory":
             served.append(service)
-    # All at once, since each may take its time.
+    # All at once, because an import may take long.
     wanted = [
         (each.options.python, each.options.python_path, each.runner, each.options.start_timeout) for each in importing
     ]
@@ -224,7 +225,7 @@ def handler_problems(services: Sequence[Service], machine: HostInfo) -> Iterator
 
 
 def _reach(services: Sequence[Service], machine: HostInfo) -> Iterator[ConfigProblem]:
-    """Warn of handlers that run as the daemon's own user: they may do what it may."""
+    """Yield a warning about handlers that run as the user of the daemon, and so have all its permissions."""
     own = [service for service in services if service.spawned and not service.options.user]
     user = machine.handlers_user() if own else ""
     if not user:
@@ -243,7 +244,7 @@ def _reach(services: Sequence[Service], machine: HostInfo) -> Iterator[ConfigPro
 
 
 def _keys(service: Service) -> Iterator[str]:
-    """Yield the files of a service that have or may have a private key."""
+    """Yield the paths of a service that contain or may contain a private key."""
     options = service.options
     for path in (options.tls_key or options.tls_cert, options.tls_sni):
         if path is not None:
@@ -268,7 +269,7 @@ def _places(service: Service, machine: HostInfo) -> Iterator[ConfigProblem]:
     if runner.root:
         reason = machine.cannot_enter("/", runner)
         if reason:
-            # Nothing else can be there.
+            # Nothing inside can be checked.
             yield service.fault("chroot", f"can't use {runner.root}: {reason}")
             return
     if options.server:

@@ -1,4 +1,4 @@
-"""What a reload changes: the way from where services listened to where they are to listen. Nothing is done here."""
+"""The difference between two configurations: the plan of a reload. Nothing is done here."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["ReloadPlan", "diff", "socket_key"]
 
 @dataclass(frozen=True, slots=True)
 class ReloadPlan:
-    """What is to be done, in the order of the new file; what is closed in the order of the old one.
+    """The changes of a reload, in the order of the new file; closed sockets in the order of the old one.
 
     Attributes:
-        kept: sockets that stay open, by what they served and what they are to serve.
-        opened: sockets that are not there yet; some perhaps where one is closed.
-        closed: sockets that nothing asks for any more, or that can't serve what asks for them.
+        kept: sockets that stay open, each as its old and its new endpoint.
+        opened: sockets to open, some perhaps at addresses where one is closed.
+        closed: sockets to close: no service needs them, or they can't serve the one that does.
         added, removed: services.
-        changed: services by what they were and what they are to be.
-        same: services of which nothing changes.
-        contested: sockets that can't be opened, each with the one of another service that gets its address.
+        changed: changed services, each as it was and as it will be.
+        same: services that don't change.
+        contested: sockets that can't be opened, each with the socket of another service that gets its address.
     """
 
     kept: tuple[tuple[Endpoint, Endpoint], ...]
@@ -41,11 +41,11 @@ class ReloadPlan:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to do."""
+        """Whether nothing changes."""
         return not (self.opened or self.closed or self.added or self.removed or self.changed)
 
     def lines(self) -> Iterator[str]:
-        """For people: `+` what comes, `-` what goes, `~` what changes and how."""
+        """Yield the changes as text: `+` for additions, `-` for removals, `~` for changes with their options."""
         for service in self.removed:
             yield f"- {service.id}"
         for service in self.added:
@@ -59,16 +59,16 @@ class ReloadPlan:
 
 
 def diff(old: Sequence[Endpoint], new: Sequence[Endpoint], hidden: Collection[Hashable] = ()) -> ReloadPlan:
-    """The way from what runs to what is to run.
+    """Return the plan that leads from the running services to those of a new file.
 
-    A socket stays open when it has the same address and what only a new one could have: it may serve another service
-    then. But one of a wait=yes service serves such services only, since programs share its file status flags: any other
-    service gets a new one, once the old one is closed. A service is the same by its name and protocol.
+    A socket stays open if its address and the settings that can't be changed later are the same; it may then serve
+    another service. But the socket of a wait=yes service can serve only such services, because programs share its file
+    status flags: another service gets a new socket, after the old one is closed. Services are matched by their ids.
 
     Args:
-        old: where services listen.
-        new: where services are to listen; of several that ask for one address the first gets it.
-        hidden: sockets of the old ones that clients don't find any more, by their socket_key(); they don't stay.
+        old: the endpoints of the running services.
+        new: the endpoints of the new file; of several with the same address the first gets it.
+        hidden: the socket_key() of old sockets that clients can't reach any more; these are closed.
     """
     before = {socket_key(endpoint): endpoint for endpoint in old}
     first: dict[Hashable, Endpoint] = {}
@@ -98,14 +98,14 @@ def diff(old: Sequence[Endpoint], new: Sequence[Endpoint], hidden: Collection[Ha
 
 
 def _may_serve(old: Endpoint, new: Endpoint) -> bool:
-    """Return whether the socket of one endpoint may serve another one of the same address."""
+    """Return whether the socket of an endpoint may serve another endpoint with the same address."""
     return new.service.options.wait or not old.service.options.wait
 
 
 def socket_key(endpoint: Endpoint) -> Hashable:
-    """What two endpoints have in common that one socket can serve, one after the other."""
+    """Return a key that is equal for two endpoints if one socket can serve them, one after the other."""
     service = endpoint.service
-    # Of port 0 the kernel has made a port that is the service's own.
+    # For port 0 the kernel has picked a port that belongs to this service.
     port = service.port or service.id
     return (
         service.net.shape,
@@ -115,7 +115,7 @@ def socket_key(endpoint: Endpoint) -> Hashable:
         endpoint.version == 6 and service.options.v6only,
         bool(endpoint.version) and service.options.reuse_port,
         bool(endpoint.version) and service.options.mptcp,
-        # The kernel fits a buffer to its connection no more, once it had a size.
+        # After its size was set, the kernel no longer adapts a buffer to the connection.
         bool(endpoint.version) and (service.options.sndbuf is None, service.options.rcvbuf is None),
     )
 

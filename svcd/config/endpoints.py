@@ -1,6 +1,6 @@
-"""What a parsed Config must hold beyond its grammar: nothing twice, and the machine has what it names.
+"""Endpoints of services, and the check of a parsed Config: conflicts, and everything that the host has to provide.
 
-Two sides ask this: `--check`, which shows where each service would listen, and the start, which listens there.
+`--check` shows the endpoints; a start listens on them.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["DesiredServices", "Endpoint", "FaultyService", "check", "grouped"]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One socket that a service listens with.
+    """One address that a service listens on.
 
     Attributes:
-        service: whose it is.
-        version: of IP, 4 or 6; 0 for a UNIX socket.
-        host: the address as a literal, perhaps with a %scope; empty for a UNIX socket.
+        service: the service.
+        version: the version of IP, 4 or 6; 0 for a UNIX socket.
+        host: the IP address, perhaps with a %scope; empty for a UNIX socket.
     """
 
     service: Service
@@ -38,18 +38,18 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """As people write it: `127.0.0.1:7`, `[::1]:7`, or the path."""
+        """The address as text: `127.0.0.1:7`, `[::1]:7`, or the path."""
         return address_text(self.host, self.service.port) if self.version else self.service.path
 
 
 @dataclass(frozen=True, slots=True)
 class FaultyService:
-    """A service that the machine can't serve at the moment.
+    """A service that the host can't serve at the moment.
 
     Attributes:
         service: the service.
-        endpoints: its sockets, as far as they are known.
-        problems: what the machine lacks; never empty.
+        endpoints: its endpoints, as far as they are known.
+        problems: the faults; never empty.
     """
 
     service: Service
@@ -59,10 +59,10 @@ class FaultyService:
 
 @dataclass(frozen=True, slots=True)
 class DesiredServices:
-    """The services that a file asks for.
+    """The enabled services of a file.
 
     Attributes:
-        endpoints: the sockets of services that can be served, as far as the check tells.
+        endpoints: the endpoints of the services for which the check found no fault.
         faulty: the other services.
     """
 
@@ -73,12 +73,12 @@ class DesiredServices:
     def checked(
         cls, services: Iterable[Service], endpoints: Sequence[Endpoint], problems: Iterable[ConfigProblem]
     ) -> DesiredServices:
-        """Sort services by what a check found.
+        """Sort services by whether a check found faults.
 
         Args:
             services: all services.
-            endpoints: the sockets of all services.
-            problems: faults of single services.
+            endpoints: the endpoints of all services.
+            problems: the faults of single services.
         """
         faults: dict[str, list[ConfigProblem]] = {}
         for problem in problems:
@@ -99,7 +99,7 @@ class DesiredServices:
 
 
 def grouped(endpoints: Iterable[Endpoint]) -> dict[str, list[Endpoint]]:
-    """Return endpoints by the id of their service."""
+    """Return endpoints grouped by the ids of their services."""
     found: dict[str, list[Endpoint]] = {}
     for endpoint in endpoints:
         found.setdefault(endpoint.service.id, []).append(endpoint)
@@ -113,12 +113,21 @@ _LOOPBACKS = ("localhost", *_LOOPBACK.values())
 
 
 def check(config: Config, files: FileReader, machine: HostInfo) -> tuple[list[Endpoint], list[ConfigProblem]]:
-    """Where the services of a Config listen, and every Problem that only the whole or the machine shows."""
+    """Check a Config as a whole and against the host.
+
+    Args:
+        config: the parsed services.
+        files: reads files.
+        machine: the host.
+
+    Returns:
+        The endpoints of the enabled services, and the problems.
+    """
     problems = list(_repeated_names(config))
     endpoints: list[Endpoint] = []
     versions = machine.versions()
     machine.look_up(dict.fromkeys(name for service in config.enabled for name in service.options.bind))
-    # Imports take a while, too: names are looked up at the same time.
+    # Host names are looked up while handlers are imported.
     handlers = list(handler_problems(config.enabled, machine))
     for service in config.enabled:
         found, mistakes = _endpoints(service, versions, machine)
@@ -163,7 +172,7 @@ def _endpoints(
 
 
 def _bound(service: Service, usable: Sequence[int], machine: HostInfo) -> tuple[list[Endpoint], list[ConfigProblem]]:
-    """Where a service with bind= listens."""
+    """Return the endpoints of a service with bind=, and the problems."""
     wanted = service.net.versions
     hosts: dict[str, int] = {}
     problems, unfit = [], []
@@ -179,12 +188,12 @@ def _bound(service: Service, usable: Sequence[int], machine: HostInfo) -> tuple[
             unfit.append(service.fault("bind", f"{name!r} has no address for {service.net}"))
         hosts.update((literal, _version(literal)) for literal in fitting)
     if service.has_own("bind") or not hosts:
-        # Addresses in @defaults are for services of both versions of IP.
+        # Addresses in @defaults may be for other services, with another version of IP.
         problems += unfit
     for version, wildcard in _ANY.items():
         if wildcard in hosts and sum(each == version for each in hosts.values()) > 1:
             problems.append(service.problem("bind", f"{wildcard} means every IPv{version} address; remove the others"))
-    # Of both families the machine may lack one, as it may without bind=; of a single one it may not.
+    # A host without one version of IP is no fault if the service has addresses of both.
     found = [Endpoint(service, version, host) for host, version in hosts.items() if version in usable]
     if hosts and not found:
         problems.append(service.fault("bind", "this machine has no IP of the version of these addresses"))
@@ -214,14 +223,14 @@ def _missing(service: Service, files: FileReader, machine: HostInfo) -> Iterator
 
 
 def _no_file(service: Service) -> Iterator[ConfigProblem]:
-    """Permissions of an abstract socket, which nobody would keep."""
+    """Yield a problem for each permission of an abstract socket: it has no file that could have permissions."""
     for option in ("mode", "owner", *(() if service.spawned else ("group",))):
         if service.has_own(option):
             yield service.problem(option, f"{service.path} has no file, and no permissions; remove it")
 
 
 def _no_owner(service: Service, machine: HostInfo) -> Iterator[ConfigProblem]:
-    """Users and groups of a socket file that the machine does not have."""
+    """Yield a problem for each user and group of a socket's file that does not exist."""
     options = service.options
     owner = options.owner
     if owner.user and not machine.has_user(owner.user):
@@ -236,10 +245,11 @@ def _no_owner(service: Service, machine: HostInfo) -> Iterator[ConfigProblem]:
 
 
 def _collisions(endpoints: Sequence[Endpoint]) -> Iterator[ConfigProblem]:
-    """Sockets that could not be bound together: the same port, and the same address or one that means all.
+    """Yield a problem for each pair of services whose sockets can't be bound together.
 
-    An address that a service has by the name of an interface or a host can change without the file: where it meets a
-    service that does not have that name, it has a fault. Every other collision is a mistake of the text.
+    Such sockets have the same port, and the same address or a wildcard. The addresses of an interface or a host name
+    can change without the file: a collision with a service that does not have that name in bind= is a fault. Every
+    other collision is a mistake.
     """
     seen: dict[tuple[SocketType, int, int | str], dict[str, Service]] = {}
     told: set[tuple[SourceLocation, SourceLocation]] = set()
@@ -258,12 +268,12 @@ def _collisions(endpoints: Sequence[Endpoint]) -> Iterator[ConfigProblem]:
 
 
 def _collision(endpoint: Endpoint, other: Service, *, same: bool) -> ConfigProblem:
-    """Return the Problem of an address that another service has, too.
+    """Return the problem of an address that another service has, too.
 
     Args:
-        endpoint: the address.
+        endpoint: the endpoint.
         other: the other service, whose line comes first.
-        same: whether it has the very address, and not one that means all.
+        same: whether the addresses are equal; otherwise one of them is a wildcard.
     """
     service = endpoint.service
     text = "{} is taken by {} at {}; change one of the two"
@@ -276,13 +286,13 @@ def _collision(endpoint: Endpoint, other: Service, *, same: bool) -> ConfigProbl
 
 
 def _names_of(service: Service, host: str) -> frozenset[str]:
-    """The names of bind= that may have given a service an address; none if bind= has the address itself."""
+    """Return the names in bind= that may resolve to an address; none if bind= has the address itself."""
     bind = service.options.bind
     return frozenset() if host in map(ip_literal, bind) else frozenset(name for name in bind if not ip_literal(name))
 
 
 def _loops(endpoints: Sequence[Endpoint]) -> Iterator[ConfigProblem]:
-    """Services that pass connections on to themselves, until nothing is left to connect with."""
+    """Yield a problem for each service that redirects connections to itself, in an endless loop."""
     told = set()
     for endpoint in endpoints:
         service = endpoint.service
@@ -296,10 +306,10 @@ def _loops(endpoints: Sequence[Endpoint]) -> Iterator[ConfigProblem]:
 
 
 def _claims(endpoint: Endpoint) -> Iterator[tuple[tuple[SocketType, int, int | str], str]]:
-    """What a socket takes for itself: in which name space, and there which address."""
+    """Yield the addresses that a socket occupies, each with its name space: type, version of IP, and port or path."""
     service = endpoint.service
     if not endpoint.version:
-        # Both shapes of UNIX socket share the one name space of paths.
+        # Stream and datagram sockets share the name space of paths.
         yield (SocketType.STREAM, 0, service.path), ""
     elif service.port:
         yield (service.net.shape, endpoint.version, service.port), endpoint.host

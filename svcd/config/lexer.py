@@ -1,8 +1,8 @@
-"""Lines and words of a services file, each with its place.
+"""Lexer of services files: logical lines and words, with their locations.
 
 A line that begins with white space continues the logical line before; `#` outside quotes begins a comment. Quotes and
-backslashes are those of a POSIX shell (XCU 2.2), without its expansions. What can't be read becomes a Problem and
-the rest of that line is skipped; nothing is raised.
+backslashes are those of a POSIX shell (XCU 2.2), without its expansions. A syntax error becomes a ConfigProblem, and
+the rest of the line is skipped; nothing is raised.
 """
 
 from __future__ import annotations
@@ -21,26 +21,29 @@ __all__ = ["LogicalLine", "Word", "decode", "split"]
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word without its quotes, and where it begins."""
+    """A word without its quotes, and its location."""
 
     text: str
     place: SourceLocation
 
     def after(self, characters: int) -> SourceLocation:
-        """The place so many characters into the word (exact for a word whose beginning is not quoted)."""
+        """Return the location of a character in the word; exact if the word is not quoted up to there."""
         return SourceLocation(self.place.file, self.place.line, self.place.column + characters)
 
 
 @dataclass(frozen=True, slots=True)
 class LogicalLine:
-    """A logical line. `broken` says that a part of it could not be read, so that it must not be used."""
+    """A logical line. `broken` means that it has a syntax error, so that it must not be used."""
 
     words: tuple[Word, ...]
     broken: bool = False
 
 
 def decode(data: bytes, file: str) -> tuple[str, list[ConfigProblem]]:
-    """The text of a file, with a Problem for its first byte that is no UTF-8; the rest is read for its own Problems."""
+    """Return the text of a file, and a problem for its first byte that is not UTF-8.
+
+    Such bytes are replaced, so that problems in the rest of the file are found, too.
+    """
     try:
         return data.decode("utf-8-sig"), []
     except UnicodeDecodeError as error:
@@ -52,7 +55,7 @@ def decode(data: bytes, file: str) -> tuple[str, list[ConfigProblem]]:
 
 
 def split(text: str, file: str) -> Iterator[LogicalLine | ConfigProblem]:
-    """The logical lines of a text, and its Problems, in order."""
+    """Yield the logical lines of a text, and its problems, in order."""
     words: list[Word] = []
     broken = False
     for number, raw in enumerate(text.split("\n"), 1):
@@ -80,7 +83,7 @@ def split(text: str, file: str) -> Iterator[LogicalLine | ConfigProblem]:
 
 
 def _words(line: str, start: SourceLocation) -> tuple[list[Word], ConfigProblem | None]:
-    """The words of one physical line, up to the first mistake."""
+    """Return the words of one physical line up to the first mistake, and the problem."""
     words: list[Word] = []
     position, end = 0, len(line)
     while position < end:
@@ -98,7 +101,7 @@ def _words(line: str, start: SourceLocation) -> tuple[list[Word], ConfigProblem 
     return words, None
 
 
-# A piece of a word: in single quotes, in double quotes, behind a backslash, or plain.
+# A piece of a word: in single quotes, in double quotes, after a backslash, or plain.
 _PIECE = re.compile(
     r"""'(?P<single>[^'\x00-\x08\x0a-\x1f]*)'"""
     r"""|"(?P<double>(?:[^"\\\x00-\x08\x0a-\x1f]|\\[^\x00-\x08\x0a-\x1f])*)\""""
@@ -109,7 +112,12 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f]")
 
 
 def _word(line: str, position: int) -> tuple[str, int, str]:
-    """One word from a position on: its text, where it ends, and what is wrong (then: where)."""
+    """Read a word that begins at a position.
+
+    Returns:
+        The text, the position of its end, and an empty text; or after a mistake an empty text, the position of the
+        mistake, and its description.
+    """
     text: list[str] = []
     while position < len(line) and line[position] not in " \t#":
         piece = _PIECE.match(line, position)
@@ -122,7 +130,7 @@ def _word(line: str, position: int) -> tuple[str, int, str]:
 
 
 def _mistake(line: str, position: int) -> tuple[int, str]:
-    """Why no piece of a word stands here, and where exactly."""
+    """Return the position and the description of the mistake at a position where no piece of a word begins."""
     control = _CONTROL.search(line, position)
     if control is not None:
         return control.start(), f"control character U+{ord(control[0]):04X}; remove it"

@@ -14,7 +14,7 @@ __all__ = ["DatagramOptions", "SocketOptions", "TimeOptions"]
 
 @dataclass(frozen=True, kw_only=True)
 class SocketOptions:
-    """A part of Options, which has the slots for all its parts."""
+    """The socket options, a base class of ServiceOptions, which has the slots."""
 
     __slots__ = ()
 
@@ -83,10 +83,10 @@ class SocketOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TimeOptions:
-    """A part of Options, which has the slots for all its parts.
+    """The timeout options, a base class of ServiceOptions, which has the slots.
 
-    None of inetd's family ends a connection by itself, and RFC 862 to 864 let the client decide when: so there is no
-    deadline unless somebody wants one. HTTP has some, as in every server of it.
+    By default only HTTP connections have timeouts: other super-servers end no connection by themselves, and in RFC 862
+    to 864 the client decides when to end it.
     """
 
     __slots__ = ()
@@ -136,7 +136,7 @@ class TimeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DatagramOptions:
-    """A part of Options, which has the slots for all its parts."""
+    """The options of datagram services, a base class of ServiceOptions, which has the slots."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""What a row of the option table is: its type, its default, who takes it, and what people are told of it."""
+"""Rows of the option table: the type of an option, its default, its scope, its help."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["GROUPS", "HANDLERS", "SCOPES", "SPAWNED", "OptionInfo", "Scope", "op
 
 T = TypeVar("T")
 
-#: The options that say what runs, of which a line has one at most; without any a built-in does.
+#: The options that set a handler. A line has at most one of them; without any it runs a built-in.
 HANDLERS = ("server", "python", "factory", "redirect")
-#: Those of them whose handlers are processes of their own.
+#: The options whose handlers are processes of their own.
 SPAWNED = ("server", "python")
 
 #: The groups of the table, in the order of the manual.
@@ -113,16 +113,16 @@ SCOPES: Mapping[str, Scope] = {
 
 @dataclass(frozen=True, slots=True)
 class OptionInfo:
-    """A row of the table.
+    """A row of the option table.
 
     Attributes:
-        name: as it is written before the `=`.
+        name: the name of the option.
         kind: the type of its value.
-        default: the value without it.
-        group: the heading it stands under.
-        scope: a key of SCOPES, or the name of the built-in that takes it.
-        help: one sentence.
-        xinetd: xinetd's word for it, if it has one.
+        default: its default.
+        group: a key of GROUPS, for its heading in the manual.
+        scope: a key of SCOPES, or the name of the built-in that it applies to.
+        help: its description.
+        xinetd: the corresponding words of xinetd.conf(5); empty if there are none.
     """
 
     name: str
@@ -153,22 +153,22 @@ class OptionInfo:
 
     @property
     def default_text(self) -> str:
-        """The default as it would be written; empty when there is nothing to write."""
+        """The default as written in a services file; empty if it can't be written."""
         if self.default is None and not self.kind.takes_none:
             return ""
         return self.kind.write(self.default)
 
 
 def option(kind: ValueType[T], default: T | None, group: str, scope: str, text: str, *, xinetd: str = "") -> Any:  # noqa: ANN401 - as dataclasses.field
-    """A field of Options that is a row of the table.
+    """Return a dataclass field of ServiceOptions that becomes a row of the table.
 
     Args:
         kind: the type of its value.
-        default: the value without it; None says that nothing is set, if that is no value of the kind.
+        default: its default; None means not set if it is not a value of the type.
         group: a key of GROUPS.
-        scope: who takes it, as in OptionInfo.
-        text: its help.
-        xinetd: xinetd's word for it.
+        scope: a key of SCOPES, or the name of a built-in.
+        text: its description.
+        xinetd: the corresponding words of xinetd.conf(5).
     """
     metadata = {"kind": kind, "group": group, "scope": scope, "help": text, "xinetd": xinetd}
     return dataclasses.field(default=default, metadata=metadata)

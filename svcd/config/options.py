@@ -1,7 +1,7 @@
-"""The one table of options. The parser, the checks, `svcctl options`, the manual page and the README come from it.
+"""The option table, used by the parser, the checks, `svcctl options`, the manual page and the README.
 
-A row is a field of Options: its annotation is the Python type, its metadata the rest of an OptionInfo. The rows of
-the larger groups stand in modules of their own.
+A row is a field of ServiceOptions: the annotation is its Python type, the metadata the rest of an OptionInfo. The rows
+of the larger groups are in modules of their own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["TABLE", "ServiceOptions"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceOptions(SocketOptions, AccessOptions, HandlerOptions, TimeOptions, DatagramOptions, TlsOptions):
-    """The options of one service, each with its value or its default."""
+    """The values of all options of one service."""
 
     resolve: bool = option(
         YES_NO, False, "who", "stream",
@@ -91,5 +91,5 @@ def _table() -> dict[str, OptionInfo]:
     return {info.name: info for info in sorted(infos, key=lambda info: order.index(info.group))}
 
 
-#: The rows by name, in the order of GROUPS and there as they stand in their modules.
+#: The rows by name, in the order of GROUPS, and within a group in that of the fields.
 TABLE: Mapping[str, OptionInfo] = _table()

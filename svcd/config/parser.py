@@ -1,6 +1,6 @@
-"""A services file and the files it includes, parsed into services and Problems. The grammar is the manual's.
+"""Parser of a services file and the files that it includes. The manual page describes the grammar.
 
-Mistakes never stop the parsing: every Problem of every file is found in one go.
+A mistake does not stop the parser: it finds the problems of all files in one pass.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = ["parse", "parse_text"]
 
-#: How deep files may include one another, and how many may be read in all.
+#: The deepest nesting of includes, and the largest number of files in all.
 _DEEPEST = 16
 _MOST_FILES = 2000
 _DIRECTIVES = ("@defaults", "@include")
-#: Files that no pattern of @include means: hidden ones, documentation, and what editors, patch(1), dpkg, ucf and rpm
-#: leave beside a file that they change.
+#: The names that patterns of @include skip: hidden files, documentation, and backup files of editors, patch(1), dpkg,
+#: ucf and rpm.
 _LEFTOVER = re.compile(
     r"\..*|README.*|#.*#|.*~|.*\.(?:bak|new|old|orig|rej|rpmnew|rpmorig|rpmsave|swp|tmp|(?:dpkg|ucf)-[^.]*)", re.DOTALL
 )
@@ -42,13 +42,13 @@ def parse(path: str, files: FileReader, builtins: Mapping[str, BuiltinInfo]) -> 
     """Parse a services file.
 
     Args:
-        path: the file.
-        files: how files are read and found.
+        path: the path of the file.
+        files: reads and finds files.
         builtins: the facts about the built-ins, by name.
 
     Returns:
-        The services that could be understood, and the Problems, by file and line. With any Problem the Config is of
-        use for further checks only.
+        The services of lines without a mistake, and the problems, by file and line. If there is a mistake, the Config
+        may be used for further checks only.
     """
     parser = _Parser(files, builtins)
     parser.file(path, _Setting(), None)
@@ -59,7 +59,17 @@ def parse(path: str, files: FileReader, builtins: Mapping[str, BuiltinInfo]) -> 
 def parse_text(
     text: str, name: str, files: FileReader, builtins: Mapping[str, BuiltinInfo]
 ) -> tuple[Config, list[ConfigProblem]]:
-    """The same for a text that stands in no file; `name` is what its Problems call it."""
+    """Parse the text of a services file.
+
+    Args:
+        text: the text.
+        name: the name of the file in problems.
+        files: reads and finds included files.
+        builtins: the facts about the built-ins, by name.
+
+    Returns:
+        As parse().
+    """
     parser = _Parser(files, builtins)
     parser.text(text, name, _Setting())
     return Config(tuple(parser.services)), parser.problems
@@ -67,14 +77,14 @@ def parse_text(
 
 @dataclass(slots=True)
 class _Setting:
-    """What holds at a point of a file: the defaults, and the files that are being read around it."""
+    """The state at a point of a file: the defaults, and the files that include it, outermost first."""
 
     values: dict[str, object] = field(default_factory=dict)
     places: dict[str, SourceLocation] = field(default_factory=dict)
     open_files: tuple[tuple[str, str], ...] = ()
 
     def inner(self, identity: str, path: str) -> _Setting:
-        """For an included file: its own defaults end with it."""
+        """Return the state at the start of an included file, whose own defaults end with it."""
         return _Setting(dict(self.values), dict(self.places), (*self.open_files, (identity, path)))
 
 
@@ -117,7 +127,7 @@ class _Parser:
             self._warn(included_at, f"{path} has no line; write one, or remove the file")
 
     def warn_of_nothing(self, place: SourceLocation) -> None:
-        """Warn if nothing is served at all, and nothing else is wrong."""
+        """Warn if no service is enabled, unless there is a mistake."""
         if any(each.severity is Severity.MISTAKE for each in self.problems):
             return
         if not self.services:
@@ -126,7 +136,7 @@ class _Parser:
             self._warn(place, "every service is disabled: nothing is served")
 
     def text(self, text: str, name: str, setting: _Setting) -> int:
-        """Read the lines of a text; returns how many there are."""
+        """Parse the lines of a text; return the number of lines."""
         lines = list(split(text, name))
         for line in lines:
             if isinstance(line, ConfigProblem):

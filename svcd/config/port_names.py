@@ -1,4 +1,4 @@
-"""Ports by their names in services(5)."""
+"""Names of ports, from services(5)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 __all__ = ["SERVICES", "PortNames"]
 
-#: The file that names the ports of the internet's services.
+#: The file with the names of ports.
 SERVICES = "/etc/services"
 
 
 class PortNames:
-    """The names of ports, read when the first is asked for.
+    """The names of ports. The file is read at the first lookup.
 
     Args:
-        files: how the file is read.
+        files: reads the file.
     """
 
     def __init__(self, files: FileReader) -> None:
@@ -26,13 +26,13 @@ class PortNames:
         self._ports: dict[tuple[str, str], int] | None = None
 
     def port(self, name: str, net: NetProtocol) -> int | None:
-        """Return the port of a name or an alias for a protocol; None for an unknown one."""
+        """Return the port that has a name or an alias for a protocol; None if the name is unknown."""
         if self._ports is None:
             self._ports = self._read()
         return self._ports.get((name, _transport(net)))
 
     def names(self, net: NetProtocol) -> list[str]:
-        """Return all names for a protocol, once one was asked for."""
+        """Return all names for a protocol; none before the first lookup."""
         return [name for name, protocol in self._ports or () if protocol == _transport(net)]
 
     def _read(self) -> dict[tuple[str, str], int]:
@@ -51,5 +51,5 @@ class PortNames:
 
 
 def _transport(net: NetProtocol) -> str:
-    """Return the protocol as services(5) has it: without the version of IP."""
+    """Return the name of a protocol in services(5), which has no version of IP."""
     return net[:3]

@@ -69,7 +69,7 @@ def _read_paths(word: str) -> tuple[str, ...]:
 
 PATHS: ValueType[tuple[str, ...]] = ValueType("paths", "absolute paths with commas between them", _read_paths, ",".join)
 
-#: A name of a host, or an address without brackets; what it resolves to is seen when it is used.
+#: A host name, or an IPv4 address; names are resolved when they are used.
 _HOST = re.compile(r"[^\s:/\[\]@]+")
 _LITERAL = re.compile(r"\[([0-9A-Fa-f:.]+(?:%[^\s:/\[\]@]+)?)\]")
 
@@ -138,7 +138,7 @@ def _read_size(word: str) -> int:
     require(match)
     assert match is not None  # noqa: S101 - for the type checker
     size = int(match[1]) * _SCALE[match[2]]
-    # What rlim_t holds, less its greatest values, which mean no limit.
+    # rlim_t has 64 bits; its greatest values mean no limit.
     require(size < 2**62)
     return size
 
@@ -157,7 +157,7 @@ SIZE_LIMIT: ValueType[int] = ValueType(
 
 def _read_buffer_size(word: str) -> int:
     size = _read_size(word)
-    # Twice as much must be an int of C (socket(7)).
+    # The kernel doubles the value, which must then fit in an int (socket(7)).
     require(0 < size < 2**30)
     return size
 
@@ -220,9 +220,9 @@ OUTPUT_RATE: ValueType[OutputRate | None] = ValueType(
 
 @dataclass(frozen=True, kw_only=True)
 class HandlerOptions:
-    """A part of Options, which has the slots for all its parts.
+    """The options of handlers and processes, a base class of ServiceOptions, which has the slots.
 
-    A limit (rlimit_*) is None for the daemon's own, kinds.UNLIMITED for none, else bytes, seconds or a count.
+    A limit (rlimit_*) is in bytes, in seconds or a count; UNLIMITED means no limit, None the limit of the daemon.
     """
 
     __slots__ = ()

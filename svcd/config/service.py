@@ -1,4 +1,4 @@
-"""What a services file says, once understood: Service and Config."""
+"""The parsed services file: Service and Config."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 __all__ = ["HIGHEST_PORT", "Config", "Service"]
 
 HIGHEST_PORT = 65_535
-#: What connections log where log_on_success does not say it. The traffic of a spawned service costs a descriptor for
-#: each connection: a copy of its socket, asked once the process has ended.
+#: The defaults of log_on_success. The traffic of a spawned service takes a descriptor for each connection: a copy of
+#: the socket, which has the byte counts when the process has ended.
 _LOGGED = ("HOST", "EXIT", "DURATION", "TRAFFIC")
 _LOGGED_SPAWNED = ("PID", "HOST", "EXIT", "DURATION")
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One line of the file.
+    """A service: one line of the file, with the defaults that apply to it.
 
     Attributes:
-        name: field 1.
+        name: the first field.
         net: the protocol.
-        port: 0 to 65535, where 0 lets the kernel pick; 0 for a local service.
-        path: of a local service's socket, or @ and its name in the abstract name space; else empty.
+        port: the port, 0 to 65535; with 0 the kernel picks one. 0 for a UNIX socket.
+        path: the path of a UNIX socket, or @ and its name in the abstract name space; empty for other services.
         aliases: the words without `=`.
-        runs: the option that says what answers (one of HANDLERS), or the built-in that does; empty for a disabled
-            line that nothing serves.
-        options: every option with its value.
-        place: where the line begins. Places do not count when services are compared.
-        places: where each option's value stands, for the options set by the line or its defaults.
+        runs: the option that names the handler (one of HANDLERS), or the name of the built-in; empty for a disabled
+            line without either.
+        options: the values of all options.
+        place: the location of the line. Comparisons of services ignore locations.
+        places: the locations of the values of options that the line or its defaults set.
         builtin: the facts about the built-in that it runs; NO_BUILTIN if it runs another handler.
     """
 
@@ -56,38 +56,38 @@ class Service:
 
     @property
     def id(self) -> str:
-        """Unique in a Config: `echo/tcp`."""
+        """The identifier of the service, which is unique in a Config: `echo/tcp`."""
         return f"{self.options.id or self.name}/{self.net}"
 
     @property
     def abstract(self) -> bool:
-        """Whether it is a UNIX socket without a file (unix(7), abstract)."""
+        """Whether the service has an abstract UNIX socket, which has no file (unix(7))."""
         return self.path.startswith("@")
 
     @property
     def socket_file(self) -> str:
-        """The file of a UNIX socket; empty if there is none."""
+        """The path of a UNIX socket that has a file; empty for other sockets."""
         return "" if self.abstract else self.path
 
     @property
     def spawned(self) -> bool:
-        """Whether processes of their own answer."""
+        """Whether processes of their own handle the connections."""
         return self.runs in SPAWNED
 
     @property
     def runner(self) -> RunAs:
-        """As whom a spawned service runs."""
+        """The user, groups and root directory of a spawned service."""
         options = self.options
         return RunAs(options.user, options.group, options.groups, options.chroot)
 
     @property
     def tls(self) -> bool:
-        """Whether clients speak TLS."""
+        """Whether the service uses TLS."""
         return self.options.tls_cert is not None or self.options.tls_sni is not None
 
     @property
     def handler_text(self) -> str:
-        """What answers, for people: the program's path, module:name, host:port, or the built-in."""
+        """The handler as text: the path of the program, module:name, host:port, or the name of the built-in."""
         if self.runs == "server":
             return self.options.server[0]
         if self.runs in HANDLERS:
@@ -96,36 +96,36 @@ class Service:
 
     @property
     def file_group(self) -> str:
-        """The group of a local service's socket file: group= is that of the process where there is one."""
+        """The group of the socket's file: owner=:GROUP, or group= if that is not the group of a process."""
         return self.options.owner.group or ("" if self.spawned else self.options.group)
 
     @property
     def logged(self) -> tuple[str, ...]:
-        """The words of log_on_success that hold."""
+        """The words of log_on_success in effect."""
         chosen = self.options.log_on_success
         return (_LOGGED_SPAWNED if self.spawned else _LOGGED) if chosen is None else chosen
 
     @property
     def alpn(self) -> tuple[str, ...]:
-        """The protocols that TLS clients may choose from (RFC 7301), the preferred one first; empty for no choice."""
+        """The ALPN protocols that are offered (RFC 7301), the preferred one first; empty for no ALPN."""
         chosen = self.options.tls_alpn
         return self.builtin.alpn if chosen is None else chosen
 
     def has_own(self, option: str) -> bool:
-        """Whether an option stands on the service's own line; what @defaults say to all means nothing to some."""
+        """Return whether the service's own line sets an option, rather than @defaults."""
         place = self.places.get(option)
         return place is not None and place > self.place and place.file == self.place.file
 
     def problem(self, option: str, text: str) -> ConfigProblem:
-        """A Problem at an option's value, or at the line if it has none."""
+        """Return a mistake, located at an option's value, or at the line if the option is not set."""
         return self._problem(option, text, Severity.MISTAKE)
 
     def fault(self, option: str, text: str) -> ConfigProblem:
-        """Return a Problem of the machine at an option's value, or at the line if it has none."""
+        """Return a fault of the host, located at an option's value, or at the line if the option is not set."""
         return self._problem(option, text, Severity.FAULT)
 
     def warning(self, option: str, text: str) -> ConfigProblem:
-        """Return a warning at an option's value, or at the line if it has none."""
+        """Return a warning, located at an option's value, or at the line if the option is not set."""
         return self._problem(option, text, Severity.WARNING)
 
     def _problem(self, option: str, text: str, severity: Severity) -> ConfigProblem:
@@ -137,11 +137,11 @@ class Service:
 
     @property
     def line(self) -> str:
-        """A line of a services file that says the same."""
+        """The service as a line of a services file, without defaults."""
         return " ".join(map(_quoted, self.words()))
 
     def words(self) -> Iterator[str]:
-        """The words of a line that says the same, before quoting."""
+        """Yield the words of that line, before quoting."""
         yield self.name
         yield f"{self.path or self.port}/{self.net}"
         yield from self.aliases
@@ -152,7 +152,7 @@ class Service:
 
 
 def _quoted(word: str) -> str:
-    """A word as a services file has it: of an option the value is quoted, where it has to be."""
+    """Return a word quoted for a services file, if necessary; of an option only the value is quoted."""
     name, equals, value = word.partition("=")
     quotes_value = equals and shlex.quote(name) == name
     return f"{name}={shlex.quote(value) if value else ''}" if quotes_value else shlex.quote(word)
@@ -160,17 +160,17 @@ def _quoted(word: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All services of a file and of those it includes, in their order."""
+    """The services of a file and of the files that it includes, in their order."""
 
     services: tuple[Service, ...] = ()
 
     @property
     def enabled(self) -> tuple[Service, ...]:
-        """The services that are to run."""
+        """The services without disable=yes."""
         return tuple(service for service in self.services if not service.options.disable)
 
     def shifted(self, offset: int) -> tuple[Config, list[ConfigProblem]]:
-        """The same with every port moved by an offset, and a Problem for each port that leaves 1 to 65535."""
+        """Return a Config with every port shifted by an offset, and a problem for each port outside 1 to 65535."""
         moved, problems = [], []
         for service in self.services:
             if service.options.disable or not service.port:

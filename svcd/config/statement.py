@@ -1,4 +1,4 @@
-"""One line of a services file: its words, understood as a Service, or as Problems."""
+"""Parser of one line of a services file: words become a Service, or problems."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _HANDLER_WORDS = ", ".join(f"{handler}=" for handler in HANDLERS)
 
 
 def nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
-    """What a Problem may add to an unknown word; empty if no known one is like it."""
+    """Return a hint at the known word that is most like an unknown one; empty if none is like it."""
     match = difflib.get_close_matches(word, known, 1)
     return f" (did you mean {str(match[0])!r}?)" if match else ""
 
 
 def _unknown(name: str, value: str) -> str:
-    """Return what is wrong with an option that the table does not have, and the remedy."""
+    """Return the problem of an option that is not in the table, with a remedy."""
     remedy = option_remedy(name, value)
     if remedy:
         return f"no option {name!r}: {remedy}"
@@ -50,11 +50,11 @@ def _unknown(name: str, value: str) -> str:
 
 
 class StatementParser:
-    """Understands lines.
+    """Parses the words of lines.
 
     Args:
         builtins: the facts about the built-ins, by name.
-        problems: where Problems are put.
+        problems: gets the problems.
         ports: the names of ports.
     """
 
@@ -67,7 +67,7 @@ class StatementParser:
         self._problems.append(ConfigProblem(place, text))
 
     def options(self, words: Sequence[Word]) -> tuple[dict[str, object], dict[str, SourceLocation]]:
-        """The values of words with `=`, and where they stand."""
+        """Return the values of options and the locations of these, by name; add a problem for each mistake."""
         values: dict[str, object] = {}
         places: dict[str, SourceLocation] = {}
         for word in words:
@@ -92,7 +92,13 @@ class StatementParser:
     def service(
         self, words: Sequence[Word], defaults: Mapping[str, object], default_places: Mapping[str, SourceLocation]
     ) -> Service | None:
-        """The service of a line, with the defaults that hold there; None after a Problem."""
+        """Return the service of a line; None if the line has a mistake.
+
+        Args:
+            words: the words of the line.
+            defaults: the values of @defaults at the line, by option.
+            default_places: the locations of these values.
+        """
         before = len(self._problems)
         place = words[0].place
         remedy = block_remedy(words[0].text, words[1].text if len(words) > 1 else "")
@@ -143,9 +149,9 @@ class StatementParser:
     def _unseen(
         self, service: str, defaults: set[str], values: Mapping[str, object], places: Mapping[str, SourceLocation]
     ) -> set[str]:
-        """Return the defaults about clients that svcd does not see, and warn of each.
+        """Return the defaults that can't take effect because the process accepts connections itself (wait=yes).
 
-        With wait=yes the process of a stream service accepts connections itself.
+        A warning is added for each of them, unless the service is disabled.
         """
         unseen = {option for option in AT_ACCEPT if option in defaults and values[option] != TABLE[option].default}
         for option in sorted(unseen) if not values.get("disable") else ():
@@ -167,7 +173,7 @@ class StatementParser:
             self._problem(word.place, f"{word.text!r} is an option, no alias; write {word.text}=VALUE")
 
     def _where(self, word: Word) -> tuple[NetProtocol | None, int, str]:
-        """Field 2: the protocol (None after a Problem), the port, the path."""
+        """Parse the second field: return the protocol (None after a mistake), the port and the path."""
         where, slash, protocol = word.text.rpartition("/")
         if not slash:
             self._problem(word.place, f"{word.text!r} is not port/protocol, as in 7/tcp or /run/echo.sock/unix")
@@ -188,7 +194,7 @@ class StatementParser:
         return (net, 0, found) if isinstance(found, str) else (net, found, "")
 
     def _path(self, word: Word, where: str, net: NetProtocol) -> str | None:
-        """Return the path of a UNIX socket, or @ and the name of an abstract one; None after a Problem."""
+        """Return the path of a UNIX socket, or @ and the name of an abstract one; None after a mistake."""
         text = ""
         if where == "@":
             text = "an abstract socket has a name behind the @"
@@ -203,7 +209,7 @@ class StatementParser:
         return None if text else where
 
     def _port(self, word: Word, where: str, net: NetProtocol) -> int | None:
-        """Return the port, which may be said by its name; None after a Problem."""
+        """Return the port, given by number or by name; None after a mistake."""
         if re.fullmatch("[0-9]{1,5}", where) and int(where) <= HIGHEST_PORT:
             return int(where)
         names = ""
@@ -223,8 +229,8 @@ class StatementParser:
         values: Mapping[str, object],
         places: Mapping[str, SourceLocation],
     ) -> str | None:
-        """What a line runs: one of HANDLERS, a built-in, "" for none on a disabled line; None after a Problem."""
-        # In the order in which they stand.
+        """Return what a line runs: one of HANDLERS, a built-in, "" if disabled without one; None after a mistake."""
+        # In the order of the line.
         handlers = [option for option in places if option in HANDLERS]
         if not handlers:
             return self._builtin(place, net, names, required=not values.get("disable"))

@@ -1,4 +1,4 @@
-"""The files that a service's TLS options name, read and found fit for use, or Problems."""
+"""Reads and validates the files that the TLS options of a service name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ANY_LABEL", "DAY", "TlsFiles", "list_ends", "read_material", "tls_paths"]
 
-#: Seconds.
+#: A day in seconds.
 DAY = 86_400.0
 
 #: The first label of the name of a file in tls_sni that stands for any label.
@@ -38,13 +38,13 @@ _HOST = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """What a service's TLS is made of.
+    """The content of the TLS files of a service.
 
     Attributes:
-        default: of tls_cert; None for none.
-        named: of tls_sni, by host name in small letters, with ANY_LABEL for any first label.
-        authorities: of tls_client_ca.
-        revocations: of tls_crl.
+        default: the certificate of tls_cert; None for none.
+        named: the certificates of tls_sni, by host name in lower case, with ANY_LABEL for any first label.
+        authorities: the certificates of tls_client_ca.
+        revocations: the certificate revocation lists of tls_crl.
     """
 
     default: Credentials | None
@@ -54,7 +54,7 @@ class TlsFiles:
 
 
 def tls_paths(service: Service, files: FileReader) -> list[str]:
-    """Every file and directory that a service's TLS is read from."""
+    """Return the paths of all files and directories that the TLS options of a service name."""
     options = service.options
     found = [options.tls_cert, options.tls_key, options.tls_sni, options.tls_client_ca, options.tls_crl]
     paths = [path for path in found if path is not None]
@@ -65,7 +65,7 @@ def tls_paths(service: Service, files: FileReader) -> list[str]:
 
 
 def _named_files(folder: str, files: FileReader) -> list[str]:
-    """The certificates in a directory; names that begin with a dot are none."""
+    """Return the paths of the certificates in a directory, without names that begin with a dot."""
     paths = files.entries(folder)
     return [path for path in paths if path.endswith(".pem") and not posixpath.basename(path).startswith(".")]
 
@@ -73,25 +73,26 @@ def _named_files(folder: str, files: FileReader) -> list[str]:
 def read_material(
     service: Service, files: FileReader, now: float | None, before: TlsFiles | None = None
 ) -> tuple[TlsFiles, list[ConfigProblem]]:
-    """Read a service's files.
+    """Read the TLS files of a service.
 
     Args:
-        service: it.
-        files: reads them.
-        now: in seconds since 1970; None to take certificates whatever the time is.
-        before: what was read another time. What can't be used now is as it was then; that a certificate has expired
-            since is no news; and a file in tls_sni that is the same gives the same value.
+        service: the service.
+        files: reads the files.
+        now: the time in seconds since 1970; None to ignore the validity periods of certificates.
+        before: the result of an earlier call. It replaces files that can't be used now; a certificate of it that has
+            expired since is no problem; and an unchanged file in tls_sni gives the same Credentials.
 
     Returns:
-        What was read, and what is wrong. Without anything before it is to be used only if nothing is.
+        The content of the files, and the problems. Without `before` the content may be used only if there is no
+        problem.
     """
     return _Reader(service, files, now, before or TlsFiles(None, {})).read()
 
 
 def list_ends(service: Service, material: TlsFiles) -> list[tuple[float, float]]:
-    """Return when the list of each authority ends, and from when on that is to be told, in seconds since 1970.
+    """Return the end of each authority's revocation list and the start of its warning, in seconds since 1970.
 
-    A short-lived list is told of in the last third of its life.
+    The warning about a short-lived list starts in the last third of its life.
     """
     newest: dict[object, tuple[float, float]] = {}
     for each in material.revocations:
@@ -126,7 +127,14 @@ class _Reader:
         self._problems.append(self._service.fault(option, text))
 
     def _contents(self, paths: Mapping[str, str | None]) -> dict[str, bytes]:
-        """What stands in the files of some options; a Problem for each that can't be read."""
+        """Read the files that options name; add a problem for each that can't be read.
+
+        Args:
+            paths: the paths by option.
+
+        Returns:
+            The contents by option, without the files that can't be read.
+        """
         named = {option: path for option, path in paths.items() if path is not None}
         contents = self._files.read_together(list(named.values()))
         found = {}
@@ -144,7 +152,7 @@ class _Reader:
     ) -> Credentials | None:
         key_option = option if key_path is None else "tls_key"
         contents = self._contents({option: path, key_option: key_path or path})
-        # What has no key may be read by everybody: who has forgotten tls_key is told that, and nothing of rights.
+        # Only a file with a key must not be readable by all users: without the key, its lack is the only problem.
         secret = holds_key(contents.get(key_option, b""))
         exposed = secret and self._is_exposed(key_option, key_path or path)
         if option not in contents or key_option not in contents or exposed:
@@ -163,7 +171,7 @@ class _Reader:
         return self._in_time(option, path, found, before)
 
     def _in_time(self, option: str, path: str, found: Credentials, before: Credentials | None) -> Credentials:
-        """What was found, or what there was before if that is better now."""
+        """Check the validity period of a certificate; return it, or the earlier one if that is valid longer."""
         if self._now is None or (before is not None and before.chain == found.chain):
             return found
         own = found.chain[0]
@@ -181,7 +189,7 @@ class _Reader:
         try:
             exposed = self._files.is_exposed(path)
         except PermissionError:
-            # It was looked at when it could be.
+            # It was checked when it could be.
             return False
         if exposed:
             self._problem(option, f"{path} has a private key, and everybody can read or change it; chmod o= {path}")
@@ -233,7 +241,7 @@ class _Reader:
     def _revocations(
         self, path: str, content: bytes, authorities: tuple[x509.Certificate, ...]
     ) -> tuple[x509.CertificateRevocationList, ...] | None:
-        """The revocation lists of all authorities; None if one is missing or too old."""
+        """Read the revocation lists of all authorities; return None if one is missing or out of date."""
         try:
             revocations = read_revocations(content)
         except ValueError as error:

@@ -14,14 +14,14 @@ __all__ = ["ALPN", "CLIENT_NAMES", "DAYS", "TlsOptions"]
 
 
 _LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-#: A host name, whose first label may be a star in place of any single one: as certificates have them (RFC 6125, 6.4.3),
-#: with at least two labels behind it.
+#: A host name, whose first label may be a star that stands for any one label, as in certificates (RFC 6125, 6.4.3);
+#: at least two labels follow the star.
 _DNS = re.compile(rf"(?:\*\.{_LABEL}\.)?(?:{_LABEL}\.)*(?=[^.]*[a-z]){_LABEL}")
 _EMAIL = re.compile(r"[^@\s,]+@[^@\s,]+")
-#: A scheme and what it says (RFC 3986, 3).
+#: A URI: a scheme and the rest (RFC 3986, 3).
 _URI = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:[^\s,]+")
 _MOST_DNS = 253
-#: The length of a protocol's name is one byte (RFC 7301, 3.1).
+#: The longest name of an ALPN protocol, in bytes: its length is sent as one byte (RFC 7301, 3.1).
 _MOST_ALPN = 255
 
 
@@ -33,7 +33,7 @@ def _read_client_name(word: str) -> ClientName:
     if _URI.fullmatch(word):
         return ClientName(NameKind.URI, word)
     if _EMAIL.fullmatch(word):
-        # Only the part behind the @ is the same in any case (RFC 5280, 7.5).
+        # Only the part after the @ is case-insensitive (RFC 5280, 7.5).
         local, _, host = word.rpartition("@")
         return ClientName(NameKind.EMAIL, f"{local}@{host.lower()}")
     name = word.lower()
@@ -78,9 +78,9 @@ DAYS: ValueType[int] = ValueType("days", "a number of days as 14d", _read_days, 
 
 @dataclass(frozen=True, kw_only=True)
 class TlsOptions:
-    """A part of Options, which has the slots for all its parts.
+    """The TLS options, a base class of ServiceOptions, which has the slots.
 
-    A service speaks TLS if it has tls_cert or tls_sni (Service.tls); on a line, none undoes what a defaults line says.
+    A service uses TLS if tls_cert or tls_sni is set (Service.tls); the value none on a line unsets a default.
     """
 
     __slots__ = ()

@@ -1,7 +1,7 @@
-"""The types of option values: how each is read from a word and written back.
+"""Types of option values: each is read from a word, and written back as a word.
 
-`read` raises ValueError without a text when the word is not of the kind; `accepts` says, for the Problem, the manual
-and the README, what is. `write` gives a word that reads back as the same value.
+`read` raises a ValueError without a text if the word is not of the type; `accepts` describes valid words, in problems,
+the manual page and the README. `write` returns a word that reads back as the same value.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: The value of a limit that is `none`; the same number as resource.RLIM_INFINITY.
+#: The value of the limit `none`, equal to resource.RLIM_INFINITY.
 UNLIMITED = -1
 
 
 @dataclass(frozen=True, slots=True)
 class ValueType(Generic[T]):
-    """One type of value.
+    """A type of values.
 
     Attributes:
-        name: of the type.
-        accepts: what is read, for people.
-        read: the value of a word; raises ValueError.
-        write: a word for the value.
+        name: the name of the type.
+        accepts: the description of valid words.
+        read: returns the value of a word; raises ValueError.
+        write: returns the word for a value.
         takes_none: whether None is a value, written `none`.
     """
 
@@ -63,17 +63,17 @@ class ValueType(Generic[T]):
 
 
 def require(condition: object) -> None:
-    """Go on if it holds.
+    """Check a condition.
 
     Raises:
-        ValueError: it does not.
+        ValueError: the condition is false.
     """
     if not condition:
         raise ValueError
 
 
 def or_none(kind: ValueType[T]) -> ValueType[T | None]:
-    """The same kind, or `none`, which is None."""
+    """Return the type that takes the values of another one, and None, written `none`."""
     return ValueType(
         f"{kind.name} or none",
         f"{kind.accepts}; or none",
@@ -113,7 +113,7 @@ def _read_duration(word: str) -> float:
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,20})?)([smh]?)", word)
     require(match)
     assert match is not None  # noqa: S101 - for the type checker
-    # To the microsecond and below a thousand million seconds, so that every value can be written as it is read.
+    # Rounded to microseconds and below 1e9 seconds, so that every value is written in the same way as it is read.
     seconds = round(float(match[1]) * _UNITS[match[2]], 6)
     require(seconds < 1e9)
     return seconds
@@ -128,7 +128,7 @@ DURATION: ValueType[float] = ValueType(
 
 
 def _read_timeout(word: str) -> float:
-    # What others take 0 for, no limit, is `none` here; to end everything at once nobody wants.
+    # 0 is refused: in other programs it means no limit, which is `none` here.
     seconds = _read_duration(word)
     require(seconds)
     return seconds
@@ -164,7 +164,7 @@ ID: ValueType[str] = ValueType("id", "a word without blanks, / and =", _read_id,
 
 def _read_owner(word: str) -> FileOwner:
     user, colon, group = _read_word(word).partition(":")
-    # Without a group behind it a colon would mean the user's login group to chown(1); ours says what it means.
+    # A colon without a group is refused: it means the user's login group to chown(1).
     require(":" not in group and (group or not colon))
     return FileOwner(user, group)
 
@@ -198,7 +198,7 @@ NAMES: ValueType[tuple[str, ...]] = ValueType("names", "file names with commas b
 
 
 def choice(*accepted: str) -> ValueType[str]:
-    """One of a few words."""
+    """Return the type of a value that is one of a few words."""
 
     def read(word: str) -> str:
         require(word in accepted)
@@ -208,7 +208,7 @@ def choice(*accepted: str) -> ValueType[str]:
 
 
 def choices(*accepted: str) -> ValueType[tuple[str, ...]]:
-    """Any of a few words with commas between them, or `none`; kept in the order of the table."""
+    """Return the type of a list of words out of a few, or `none`; the value has the order of the arguments."""
 
     def read(word: str) -> tuple[str, ...]:
         if word == "none":

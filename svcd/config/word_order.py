@@ -1,7 +1,7 @@
-"""The words of a line behind its port: aliases first, then options. Any other order is a Problem with its remedy.
+"""The words of a line after its port: aliases first, then options. Any other order is a problem with a remedy.
 
-A word without `=` that follows an option would be an alias that nobody asked for: the rest of a value with a blank in
-it. To drop it silently would change what the line means.
+A word without `=` after an option is most likely the rest of a value with a blank in it, not an alias. To accept it
+silently would change the meaning of the line.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTINUED", "arrange"]
 
-#: The remedy for a line that begins with white space, and so belongs to the one before.
+#: The remedy for a line that begins with white space, and so continues the line before.
 CONTINUED = (
     "a line that begins with white space continues the one before: remove the white space if this is a service of its "
     "own"
 )
 
-#: An equals sign at the beginning of a word, with the operators of xinetd.conf(5).
+#: An equals sign at the beginning of a word, or an operator of xinetd.conf(5).
 _EQUALS = re.compile("([+-]?=)(.*)", re.DOTALL)
-#: Units that a number may have been separated from.
+#: A unit that a blank may have separated from its number.
 _UNIT = re.compile("[smhdKMG]")
 _VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 
 
 def arrange(words: Sequence[Word], problems: list[ConfigProblem]) -> tuple[list[Word], list[Word]]:
-    """Tell aliases, options and mistakes apart.
+    """Sort the words of a line into aliases and options.
 
     Args:
-        words: of a line, behind its port.
-        problems: where the Problems of words are put that are neither.
+        words: the words of a line after its port.
+        problems: gets a problem for each word that is neither.
 
     Returns:
         The aliases, which stand before the first option, and the options.
@@ -52,7 +52,7 @@ def arrange(words: Sequence[Word], problems: list[ConfigProblem]) -> tuple[list[
         if rest and "=" not in word.text and _EQUALS.match(rest[0].text):
             problems.append(_separated(word, rest))
         elif "=" not in word.text:
-            # What follows an option is taken together with it, below.
+            # It stands before the first option: the words after an option are taken together with it, below.
             aliases.append(word)
         else:
             name, _, value = word.text.partition("=")
@@ -65,7 +65,7 @@ def arrange(words: Sequence[Word], problems: list[ConfigProblem]) -> tuple[list[
 
 
 def _run(name: str, rest: list[Word]) -> list[Word]:
-    """Take the words off that belong to no option of their own, as far as they follow at once."""
+    """Remove the leading words of `rest` that belong to the value of an option; return them."""
     found: list[Word] = []
     while rest and _belongs(name, rest[0]) and not (len(rest) > 1 and _EQUALS.match(rest[1].text)):
         found.append(rest.pop(0))
@@ -73,7 +73,7 @@ def _run(name: str, rest: list[Word]) -> list[Word]:
 
 
 def _belongs(name: str, word: Word) -> bool:
-    """Whether a word can only be a part of the value before it."""
+    """Return whether a word can only be a part of the value of the option before it."""
     option = word.text.partition("=")[0]
     if "=" not in word.text:
         return True
@@ -83,9 +83,9 @@ def _belongs(name: str, word: Word) -> bool:
 
 
 def _separated(word: Word, rest: list[Word]) -> ConfigProblem:
-    """Return the Problem of `name = value`; the words of it are taken off."""
+    """Return the problem of `name = value`; remove its words from `rest`."""
     match = _EQUALS.fullmatch(rest.pop(0).text)
-    assert match is not None  # noqa: S101 - the caller has seen it
+    assert match is not None  # noqa: S101 - the caller has matched it
     parts = [match[2]] if match[2] else []
     parts += [each.text for each in _run(word.text, rest)]
     remedy = option_remedy(word.text, " ".join(parts))
@@ -98,7 +98,7 @@ def _separated(word: Word, rest: list[Word]) -> ConfigProblem:
 
 
 def _trailing(name: str, value: str, more: Sequence[Word]) -> ConfigProblem:
-    """Return the Problem of words that follow an option."""
+    """Return the problem of words that follow an option."""
     line = next((each for each in more if re.fullmatch("[0-9]+/[a-z0-9]+", each.text)), None)
     if line is not None:
         return ConfigProblem(line.place, f"{line.text!r} among the options; {CONTINUED}")
@@ -118,7 +118,7 @@ def _trailing(name: str, value: str, more: Sequence[Word]) -> ConfigProblem:
 
 
 def _written(name: str, parts: Sequence[str]) -> str:
-    """Return an option as it would be right with these parts of its value; empty if there is no such way."""
+    """Return an option with its value put together from parts; empty if there is no valid way to do that."""
     info = TABLE.get(name)
     if info is None or not parts:
         return ""

@@ -1,4 +1,4 @@
-"""Words of xinetd.conf(5) and inetd.conf(5) that a services file does not have, each with what to write instead."""
+"""Words of xinetd.conf(5) and inetd.conf(5) that a services file does not have, each with its replacement."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ _PROTOCOLS = {
 
 
 def option_remedy(name: str, value: str) -> str:
-    """Return what to write instead of an option that xinetd has; empty for any other word.
+    """Return the replacement of an option of xinetd; empty for other words.
 
     Args:
-        name: of the option.
-        value: its value; empty if that is not known.
+        name: the name of the option.
+        value: the value; empty if it is not known.
     """
     if name == "cps" and value:
         number = value.replace("/", " ").replace(",", " ").split()[0]
@@ -88,7 +88,7 @@ def option_remedy(name: str, value: str) -> str:
 
 
 def value_remedy(value: str) -> str:
-    """Return what to write instead of a value that xinetd has; empty for any other."""
+    """Return the replacement of a value of xinetd; empty for other values."""
     words = value.replace(",", " ").split()
     if "UNLIMITED" in words:
         return "xinetd's UNLIMITED is none here"
@@ -96,11 +96,11 @@ def value_remedy(value: str) -> str:
 
 
 def protocol_remedy(protocol: str, where: str) -> str:
-    """Return what to do about a protocol that svcd does not serve; empty for one that is no protocol at all.
+    """Return the replacement of a protocol that svcd does not serve; empty for other words.
 
     Args:
-        protocol: what stands behind the slash.
-        where: what stands before it.
+        protocol: the word after the slash.
+        where: the word before the slash.
     """
     if where == "rpc" or protocol.startswith("rpc"):
         return _RPC
@@ -108,7 +108,7 @@ def protocol_remedy(protocol: str, where: str) -> str:
 
 
 def block_remedy(first: str, second: str) -> str:
-    """Return what to do about a line of xinetd.conf(5) or inetd.conf(5), by its first words; empty for others."""
+    """Return the replacement of a line of xinetd.conf(5) or inetd.conf(5), by its first words; empty for others."""
     if first in ("{", "}") or (first in ("service", "defaults") and "/" not in second):
         return "this is a block of xinetd.conf(5); a service is one line here: NAME PORT/PROTOCOL option=value ..."
     if first in ("include", "includedir") and "/" in second and second.startswith(("/", ".")):
