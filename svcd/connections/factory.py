@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import os
+from typing import TYPE_CHECKING, Any, cast
 
-from twisted.internet.interfaces import IProtocol
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import succeed
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from svcd.access.admission import ConnectionSlot
-from svcd.connections.lingering_close import RejectProtocol
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IAddress
-    from twisted.python.failure import Failure
-
-    from svcd.access.rules import Refusal
-    from svcd.connections.admission_queue import ServiceAdmission
-
-
-import os
-from typing import TYPE_CHECKING, cast
-
-from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import succeed
-from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.protocol import Factory
-
 from svcd.access.rules import Refusal, RefusalReason
 from svcd.addresses import LOCAL_CLIENT, unmapped
+from svcd.connections.lingering_close import RejectProtocol
 from svcd.connections.tracker import ConnectionTracker
 from svcd.connections.wrapper import ConnectionWrapper, HalfCloseableWrapper
 from svcd.errors import reason_of
@@ -43,6 +27,7 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
     from twisted.internet.interfaces import IAddress, IProtocolFactory
+    from twisted.python.failure import Failure
 
     from svcd.config.service import Service
     from svcd.connections.admission_queue import ServiceAdmission

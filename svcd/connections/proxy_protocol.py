@@ -8,13 +8,6 @@ again at once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from svcd.connections.descriptor_budget import DescriptorBudget
-    from svcd.interfaces import FdReactor
-
-
 import os
 import socket
 from typing import TYPE_CHECKING, Any
@@ -33,8 +26,9 @@ if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
     from svcd.config.service import Service
+    from svcd.connections.descriptor_budget import DescriptorBudget
     from svcd.connections.tracker import ConnectionTracker
-    from svcd.interfaces import ConnectionHandler
+    from svcd.interfaces import ConnectionHandler, FdReactor
     from svcd.wire.proxy_header import ProxyHeader
 
 __all__ = ["PATIENCE", "HeaderQueue", "ProxiedConnection", "ProxyProtocolReader"]

@@ -1,20 +1,17 @@
-"""One connection that has a process of its own: what is known of it, and how it is made to end."""
+"""SpawnedConnection: a connection that has a process of its own, from its accept line to its end line."""
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from svcd.connections.tracker import ConnectionTracker
 from svcd.net.peer_credentials import credentials
 from svcd.process.environment import local_proxy_environment, proxy_environment, tcp_environment, unix_environment
-
-if TYPE_CHECKING:
-    from svcd.wire.proxy_header import ProxyHeader
-
-
-import signal
-from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,29 +19,110 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IDelayedCall
 
     from svcd.access.admission import ConnectionSlot
-    from svcd.interfaces import FdReactor
-    from svcd.log.writer import LogWriter
     from svcd.net.sock_diag import SocketView
     from svcd.process.launcher_client import LauncherClient
+    from svcd.process.messages import Ended
     from svcd.tls.termination import TlsTerminator
+    from svcd.wire.proxy_header import ProxyHeader
 
-__all__ = ["KILL_SECONDS", "LAST_KILL_SECONDS", "ConnectionAddresses", "ExitResult", "SpawnedConnection"]
+__all__ = [
+    "KILL_SECONDS",
+    "LAST_KILL_SECONDS",
+    "TRANSITIONS",
+    "ConnectionAddresses",
+    "ExitResult",
+    "SpawnedConnection",
+    "SpawnedOwner",
+    "SpawnedState",
+]
 
-#: How long a process group has after SIGTERM, in seconds, before SIGKILL.
+#: Time between SIGTERM and SIGKILL for a process group, in seconds.
 KILL_SECONDS = 2.0
-#: The same once the daemon is about to end, which it does 2 s after shutdown_timeout at the latest; so long it waits
-#: after SIGKILL as well.
+#: The same while the daemon stops, which it does 2 s after shutdown_timeout at the latest; it is also the time that
+#: the daemon then waits after SIGKILL.
 LAST_KILL_SECONDS = 0.75
 
 
-class ExitResult(NamedTuple):
-    """What came of a connection's process.
+@dataclass(slots=True)
+class ConnectionAddresses:
+    """Socket addresses of both ends of a connection that is handed over to a process.
 
     Attributes:
-        reason: why it ended, in a word of the log.
-        code: its exit status or its signal, as text.
-        user, system: processor time in seconds.
-        traffic: bytes that came from the client and that went to it, as far as its launcher knows; -1 if it does not.
+        local, remote: the daemon's and the client's, over TCP or from a PROXY header; local is None without one.
+        socket_local, socket_remote: those of the socket itself over TCP; None at a UNIX socket.
+        credentials: process, user and group at the other end of a UNIX socket (unix(7)).
+        proxy_variables: environment variables about a proxy, each after a NUL.
+        family: the address family of the socket.
+        proxy_header: the PROXY header.
+    """
+
+    local: Any
+    remote: Any
+    socket_local: Any = None
+    socket_remote: Any = None
+    credentials: tuple[int, int, int] = (0, 0, 0)
+    proxy_variables: bytes = b""
+    family: int = socket.AF_INET
+    proxy_header: ProxyHeader | None = None
+
+    @classmethod
+    def of(
+        cls,
+        fd: int,
+        sockaddr: Any,  # noqa: ANN401 - a socket address
+        family: int,
+        proxy_header: ProxyHeader | None = None,
+    ) -> ConnectionAddresses:
+        """Return the addresses of a connection.
+
+        Args:
+            fd: of the connection; borrowed.
+            sockaddr: the client's socket address, from the PROXY header if it has one.
+            family: the address family of the socket.
+            proxy_header: the PROXY header.
+
+        Raises:
+            OSError: the client has already closed the connection.
+        """
+        local = None if proxy_header is None else proxy_header.destination
+        sock = socket.SocketType(family, socket.SOCK_STREAM, 0, fd)
+        try:
+            if family == socket.AF_UNIX:
+                peer = credentials(sock)
+                variables = b"" if local is None else b"\0" + local_proxy_environment(*peer)
+                return cls(local, sockaddr, None, None, peer, variables, family, proxy_header)
+            own = sock.getsockname()
+            if local is None:
+                return cls(own, sockaddr, own, sockaddr, family=family, proxy_header=proxy_header)
+            proxy = sock.getpeername()
+            variables = b"\0" + proxy_environment(proxy[0], proxy[1])
+            return cls(local, sockaddr, own, proxy, proxy_variables=variables, family=family, proxy_header=proxy_header)
+        finally:
+            sock.detach()
+
+    def environment(self, count: int, remote_host: str | None = None, local_host: str | None = None) -> bytes:
+        """Return the environment variables of the connection, separated by NUL.
+
+        Args:
+            count: open connections of the service, this one included.
+            remote_host: the client's host name, if it was looked up.
+            local_host: the host name of the daemon's address, if it was looked up.
+        """
+        if self.local is None:
+            return unix_environment(*self.credentials)
+        local, remote = self.local, self.remote
+        variables = tcp_environment(local[0], local[1], remote[0], remote[1], count, remote_host, local_host)
+        return variables + self.proxy_variables
+
+
+class ExitResult(NamedTuple):
+    """How the process of a connection ended.
+
+    Attributes:
+        reason: the reason of the end line.
+        code: exit status, or name of the signal.
+        user, system: CPU time in seconds.
+        traffic: bytes received from the client and sent to it, as the launcher counted them; -1 if it did not.
     """
 
     reason: str
@@ -54,262 +132,367 @@ class ExitResult(NamedTuple):
     traffic: tuple[int, int] = (-1, -1)
 
 
-class _Keeper(Protocol):
-    accept_line: str
-    nameless: str
-    tells_subject: bool
-    log_writer: LogWriter
-    reactor: FdReactor
-    sessions: dict[int, SpawnedConnection]
-    untold: int
+class SpawnedState(Enum):
+    """States of a SpawnedConnection."""
+
+    #: Admitted, or admitted but for its host name; host names are looked up, if they are needed.
+    ACCEPTED = "accepted"
+    #: The daemon does the TLS handshake.
+    HANDSHAKE = "handshake"
+    #: Handed over to the launcher.
+    STARTING = "starting"
+    #: The process runs.
+    RUNNING = "running"
+    #: The process group got SIGTERM.
+    TERMINATING = "terminating"
+    #: The process group got SIGKILL.
+    KILLING = "killing"
+    #: There is no process any more, or there will be none; the TLS client gets what the process has written.
+    CLOSING = "closing"
+    #: Not tracked any more; its end line is written.
+    CLOSED = "closed"
+
+
+_BEFORE_PROCESS = (SpawnedState.ACCEPTED, SpawnedState.HANDSHAKE, SpawnedState.STARTING)
+#: The states that may follow each state.
+TRANSITIONS = {
+    SpawnedState.ACCEPTED: (SpawnedState.HANDSHAKE, SpawnedState.STARTING, SpawnedState.CLOSED),
+    SpawnedState.HANDSHAKE: (SpawnedState.STARTING, SpawnedState.CLOSING, SpawnedState.CLOSED),
+    SpawnedState.STARTING: (SpawnedState.RUNNING, SpawnedState.CLOSING, SpawnedState.CLOSED),
+    SpawnedState.RUNNING: (SpawnedState.TERMINATING, SpawnedState.CLOSING, SpawnedState.CLOSED),
+    SpawnedState.TERMINATING: (SpawnedState.KILLING, SpawnedState.CLOSING, SpawnedState.CLOSED),
+    SpawnedState.KILLING: (SpawnedState.CLOSING, SpawnedState.CLOSED),
+    SpawnedState.CLOSING: (SpawnedState.CLOSED,),
+    SpawnedState.CLOSED: (),
+}
+#: How `svcctl connections` shows the states. A handshake has the state that its TlsTerminator gives.
+_SHOWN = {
+    SpawnedState.ACCEPTED: "host-name",
+    SpawnedState.HANDSHAKE: "starting",
+    SpawnedState.STARTING: "starting",
+    SpawnedState.CLOSING: "closing",
+}
+
+
+class SpawnedOwner(ConnectionTracker["SpawnedConnection"]):
+    """Tracker of spawned connections, as far as a connection and its TLS handshake need it.
+
+    Attributes:
+        launcher_client: starts the processes of new connections.
+        logs_pid: whether the accept line has the pid, and so waits for the process.
+        view: asks the kernel for byte counts.
+    """
+
+    launcher_client: LauncherClient
+    logs_pid: bool
     view: SocketView
-    clock: Callable[[], float]
-
-    def facts(self, session: SpawnedConnection, peer: str, **more: object) -> dict[str, object]:
-        """What is known of a connection, as plain data."""
-        ...
-
-    def start_failed(self, number: int, errno: int) -> None:
-        """A connection has no process and never will."""
-
-    def process_lost(self, number: int) -> None:
-        """A process that nobody watches any more."""
 
 
 class SpawnedConnection:
-    """One connection and its process.
+    """A connection and its process, as a state machine.
+
+    ::
+
+        ACCEPTED --------------------------+
+           | TLS                           | no TLS
+           v           handshake done      v
+        HANDSHAKE --------------------> STARTING
+                                           | process_started
+                                           v
+                                        RUNNING
+                                           | abort: SIGTERM
+                                           v
+                                        TERMINATING
+                                           | timer: SIGKILL
+                                           v
+                                        KILLING (timer: SIGKILL again; at the stop of the daemon process_lost)
+
+    The process is over by process_ended, process_lost or start_failed; abort() before RUNNING has the effect of
+    start_failed. Each leads from any of these states to CLOSING if the daemon still has the connection of the TLS
+    client, else to CLOSED. client_gone leads from CLOSING and from HANDSHAKE to CLOSED; in the other states the
+    connection goes on until its process is over. reject() leads from ACCEPTED to CLOSED, without a trace in the log.
+
+    Each connection becomes CLOSED once, and nothing follows. The daemon's share of descriptors counts the connection
+    until RUNNING, or until its end if that is earlier; later its TlsTerminator counts its own.
+
+    Args:
+        owner: tracks the connection.
+        number: id of the connection.
+        peer: the client's address as text; not quoted.
+        slot: the admission of the connection.
 
     Attributes:
-        number: the connection's, since the daemon started.
-        peer: who it is, quoted as the log has it.
-        slot: its right to be in.
-        host: its name, the same.
-        started: by the keeper's clock, in seconds.
-        pid: of the process; 0 before it has one.
-        launcher_client: to the launcher that has it; None before it was handed over.
-        ended: called when the connection is over.
-        traced: what the kernel finds the connection by; empty if nobody asks, or it can't.
-        pump: has the connection, if the client speaks TLS; else only its process has.
-        secured: the version of TLS and the subject of the client's certificate, quoted as the log has them.
-        outcome: what came of the process, when that is known and the connection still has to be closed.
-        before: how many bytes came before the client's own, of a proxy's header.
+        state: the state.
+        number, peer, slot: as given.
+        host: the client's host name, quoted.
+        started: time of accept in seconds, by the owner's clock.
+        pid: of the process; 0 before RUNNING.
+        cause: the reason of the first abort().
+        launcher_client: has the process; None before STARTING.
+        on_closed: called when the connection is CLOSED.
+        diag_key: identifies the socket for SocketView; empty if the kernel is not asked.
+        terminator: has the connection of a TLS client; None without TLS.
+        tls_fields: TLS version and subject of the client certificate, quoted.
+        proxy_header_size: size of the PROXY header in bytes, which the kernel counts as traffic.
     """
 
     __slots__ = (
-        "_call",
-        "_killed",
-        "_last",
-        "_tracker",
-        "_untold",
-        "before",
-        "cause",
-        "ended",
-        "host",
-        "launcher_client",
-        "number",
-        "outcome",
-        "peer",
-        "pid",
-        "pump",
-        "secured",
-        "slot",
-        "started",
-        "traced",
-    )
+        "_accept_pending", "_daemon_stops", "_owner", "_result", "_timer", "cause", "diag_key", "host",
+        "launcher_client", "number", "on_closed", "peer", "pid", "proxy_header_size", "slot", "started", "state",
+        "terminator", "tls_fields",
+    )  # fmt: skip
 
-    def __init__(self, tracker: _Keeper, number: int, peer: str, slot: ConnectionSlot) -> None:
-        self._tracker = tracker
+    def __init__(self, owner: SpawnedOwner, number: int, peer: str, slot: ConnectionSlot) -> None:
+        self._owner = owner
         self.slot = slot
-        # The accept line waits for what it is to say.
-        self._untold = True
-        tracker.untold += 1
-        self._call: IDelayedCall | None = None
-        self._killed = self._last = False
+        self.state = SpawnedState.ACCEPTED
+        self._accept_pending = True
+        owner.untold += 1
+        self._timer: IDelayedCall | None = None
+        self._daemon_stops = False
+        self._result: ExitResult | None = None
         self.number = number
         self.peer = peer
-        self.host = tracker.nameless
-        self.started = tracker.clock()
+        self.host = owner.nameless
+        self.started = owner.clock()
         self.pid = 0
         self.launcher_client: LauncherClient | None = None
         self.cause = ""
-        self.ended: Callable[[], None] | None = None
-        self.traced = b""
-        self.pump: TlsTerminator | None = None
-        self.secured = tracker.nameless, tracker.nameless
-        self.outcome: ExitResult | None = None
-        self.before = 0
+        self.on_closed: Callable[[], None] | None = None
+        self.diag_key = b""
+        self.terminator: TlsTerminator | None = None
+        self.tls_fields = owner.nameless, owner.nameless
+        self.proxy_header_size = 0
 
-    def tell_accept(self) -> None:
-        """Write the accept line, once."""
-        tracker = self._tracker
-        if not self._untold:
-            return
-        self.tell_nothing()
-        if not tracker.accept_line:
-            return
-        version, subject = self.secured
-        count = len(tracker.sessions) - tracker.untold
-        values = {"peer": self.peer, "host": self.host, "id": self.number, "count": count, "pid": self.pid,
-                  "tls": version, "subject": subject}  # fmt: skip
-        tracker.log_writer.write(tracker.accept_line % values)
+    def _enter(self, state: SpawnedState) -> None:
+        """Change the state. The counted descriptor and the timer are those of the state before."""
+        if self.state in _BEFORE_PROCESS and state not in _BEFORE_PROCESS:
+            self._owner.budget.release()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self.state = state
 
-    def tell_nothing(self) -> None:
-        """Write no accept line any more."""
-        if self._untold:
-            self._untold = False
-            self._tracker.untold -= 1
+    # The way to a process
 
-    def traffic(self) -> tuple[int, int] | None:
-        """Bytes that came from the client, and bytes that its system has taken; None where that can't be seen."""
-        if self.pump is not None:
-            return self.pump.byte_counts()
-        found = self._tracker.view.traffic(self.traced) if self.traced else None
-        return found and (self.own(found[0]), found[1])
+    def begin_handshake(self, terminator: TlsTerminator) -> None:
+        """Let a TlsTerminator have the connection: ACCEPTED -> HANDSHAKE."""
+        self._enter(SpawnedState.HANDSHAKE)
+        self.terminator = terminator
 
-    def own(self, count: int) -> int:
-        """Of the bytes that came, those of the client itself; -1 if nobody knows."""
-        return max(count - self.before, 0) if count > 0 else count
+    def start(self, fd: int, environment: bytes) -> None:
+        """Hand the connection over to the launcher: ACCEPTED, HANDSHAKE -> STARTING.
 
-    def info(self) -> dict[str, object]:
-        """What is known of the connection."""
-        more = {} if self.pump is None else self.pump.info(subject=self._tracker.tells_subject)
-        return self._tracker.facts(self, self.peer, **{"pid": self.pid, "state": self._state, **more})
+        Args:
+            fd: what the process gets. Takes ownership of it.
+            environment: environment variables about the connection.
+        """
+        if not self._owner.logs_pid:
+            self.log_accept()
+        self._enter(SpawnedState.STARTING)
+        self.launcher_client = launcher_client = self._owner.launcher_client
+        launcher_client.start(self.number, environment, fd)
 
-    @property
-    def _state(self) -> str:
-        if self.outcome is not None:
-            return "closing"
+    def process_started(self, pid: int) -> None:
+        """Handle the start of the process: STARTING -> RUNNING."""
+        self._enter(SpawnedState.RUNNING)
+        self.pid = pid
+        self._owner.counters.process_started(self._owner.clock() - self.started)
+        self.log_accept()
+
+    # The way out
+
+    def reject(self) -> None:
+        """Forget a connection that was not admitted, without a line: ACCEPTED -> CLOSED."""
+        owner = self._owner
+        self._skip_accept()
+        self._enter(SpawnedState.CLOSED)
+        del owner.sessions[self.number]
+        self.slot.release()
+        owner.notify_if_empty()
+
+    def start_failed(self, errno: int) -> None:
+        """Handle that there is no process and will be none.
+
+        Args:
+            errno: why it can't be started; 0 without a line of its own.
+        """
+        if not self.cause:
+            self._owner.counters.failures += 1
+        self.log_accept()
+        if errno:
+            self.log_failure(f"can't start it: {os.strerror(errno)}")
+        self._process_over(ExitResult(self.cause or "failed"))
+
+    def process_ended(self, report: Ended) -> None:
+        """Handle the exit of the process."""
+        killed = os.WIFSIGNALED(report.status)
+        code = _signal_name(os.WTERMSIG(report.status)) if killed else str(os.WEXITSTATUS(report.status))
+        if report.status and not self.cause:
+            self._owner.counters.failures += 1
+        reason = self.cause or ("killed" if killed else "done")
+        traffic = self._client_bytes(report.bytes_in), report.bytes_out
+        self._process_over(ExitResult(reason, code, report.user, report.system, traffic), code)
+
+    def process_lost(self) -> None:
+        """Handle that the exit of the process will not be reported, or that it is unknown whether there is one."""
+        self._process_over(ExitResult("unknown"))
+
+    def _process_over(self, result: ExitResult, code: str = "") -> None:
+        """Close the connection, or let its TLS client have what the process has written: -> CLOSING, CLOSED."""
         if self.pid:
-            return "open"
-        # A connection with TLS that still shakes hands says so itself.
-        return "host-name" if self.launcher_client is None and self.pump is None else "starting"
+            self._owner.counters.process_exited(code)
+        self.log_accept()
+        terminator = self.terminator
+        if terminator is None or terminator.closed:
+            self._close(result)
+            return
+        was_terminating = self.state is SpawnedState.TERMINATING
+        self._enter(SpawnedState.CLOSING)
+        self._result = result
+        if not self.cause:
+            terminator.end()
+        elif was_terminating:
+            # It ended after SIGTERM, and may have written something before.
+            self._timer = self._owner.reactor.callLater(self._kill_seconds, terminator.abort)
+            terminator.end(linger=False)
+        else:
+            terminator.abort()
+
+    def client_gone(self) -> None:
+        """Handle the end of the TLS client's connection: HANDSHAKE, CLOSING -> CLOSED."""
+        terminator, owner = self.terminator, self._owner
+        if terminator is not None and terminator.failure_text:
+            owner.counters.failures += not self.cause
+            self.log_failure(terminator.failure_text)
+        if self._result is not None:
+            self._close(self._result)
+        elif self.state is SpawnedState.HANDSHAKE:
+            self._close(ExitResult("handshake"))
 
     def drain(self) -> None:
-        """A process is asked nothing: what it owes only it knows. One that can't be had is not awaited."""
-        self._last = True
+        """Prepare for the stop of the daemon; abort the connection if it will not get a process soon.
+
+        A process is left alone, since it alone knows what it owes to its client.
+        """
+        self._daemon_stops = True
         if not self.pid and (self.launcher_client is None or self.launcher_client.failing):
             self.abort("shutdown")
 
     def abort(self, cause: str, patience: float | None = None) -> None:
-        """End the process group: SIGTERM, then SIGKILL.
+        """End the connection: SIGTERM for its process group, then SIGKILL; without a process at once.
 
         Args:
-            cause: why, in a word of the log.
-            patience: how long it has between the two, in seconds; None for KILL_SECONDS, or less when the daemon ends.
+            cause: the reason of the end line.
+            patience: time between the two signals in seconds; None for KILL_SECONDS, or LAST_KILL_SECONDS while the
+                daemon stops.
         """
         seconds = self._kill_seconds if patience is None else patience
         if self.cause:
-            # On its way; to ask again is no reason to wait longer.
-            call = self._call
-            if call is not None and call.active() and call.getTime() > self._tracker.reactor.seconds() + seconds:
-                call.reset(seconds)
+            # A second call may shorten the time, but not extend it.
+            timer = self._timer
+            if timer is not None and timer.active() and timer.getTime() > self._owner.reactor.seconds() + seconds:
+                timer.reset(seconds)
             return
-        self.cancel()
+        if self.state is SpawnedState.CLOSED:
+            return
         self.cause = cause
-        if self.outcome is not None and self.pump is not None:
-            self.outcome = self.outcome._replace(reason=cause)
-            self.pump.abort()
-            return
-        tracker = self._tracker
         launcher_client = self.launcher_client
-        if launcher_client is None or launcher_client.drop(self.number) or not self.pid:
-            tracker.start_failed(self.number, 0)
-            return
-        launcher_client.signal(self.number, signal.SIGTERM)
-        self._call = tracker.reactor.callLater(seconds, self._kill, launcher_client)
+        if self._result is not None and self.terminator is not None:
+            self._result = self._result._replace(reason=cause)
+            self.terminator.abort()
+        elif self.slot.needs_host_name:
+            self.reject()
+        elif launcher_client is None or launcher_client.drop(self.number) or not self.pid:
+            self.start_failed(0)
+        else:
+            self._enter(SpawnedState.TERMINATING)
+            launcher_client.signal(self.number, signal.SIGTERM)
+            self._timer = self._owner.reactor.callLater(seconds, self._kill, launcher_client)
 
     @property
     def _kill_seconds(self) -> float:
-        return LAST_KILL_SECONDS if self._last else KILL_SECONDS
+        return LAST_KILL_SECONDS if self._daemon_stops else KILL_SECONDS
 
     def _kill(self, launcher_client: LauncherClient) -> None:
-        tracker = self._tracker
-        if self._killed and self._last:
-            # Neither the process nor its launcher can be moved, and the daemon is to end.
+        """Send SIGKILL: TERMINATING -> KILLING. While the daemon stops it is sent once, and not waited for longer."""
+        if self.state is SpawnedState.KILLING and self._daemon_stops:
+            # Neither the process nor its launcher reacts.
             launcher_client.forget_connection(self.number)
-            tracker.process_lost(self.number)
+            self.process_lost()
             return
-        self._killed = True
+        if self.state is SpawnedState.TERMINATING:
+            self._enter(SpawnedState.KILLING)
         launcher_client.signal(self.number, signal.SIGKILL)
-        self._call = tracker.reactor.callLater(self._kill_seconds, self._kill, launcher_client)
+        self._timer = self._owner.reactor.callLater(self._kill_seconds, self._kill, launcher_client)
 
-    def wind_up(self, pump: TlsTerminator, outcome: ExitResult) -> None:
-        """The process is over, or there will be none: close the connection, which the daemon has."""
-        self.cancel()
-        self.outcome = outcome
-        if not self.cause:
-            pump.end()
-        elif self.pid and not self._killed:
-            # It went when it was told to, perhaps with a last word.
-            self._call = self._tracker.reactor.callLater(self._kill_seconds, pump.abort)
-            pump.end(linger=False)
-        else:
-            pump.abort()
+    def _close(self, result: ExitResult) -> None:
+        """Write the end line and release everything: -> CLOSED."""
+        owner = self._owner
+        self.log_accept()
+        self._enter(SpawnedState.CLOSED)
+        del owner.sessions[self.number]
+        if not owner.sessions:
+            owner.view.close()
+        seconds = owner.clock() - self.started
+        traffic = result.traffic if self.terminator is None else self.terminator.final_byte_counts
+        fields = {"exit": owner.quoted(result.code), "user": result.user, "system": result.system, "pid": self.pid}
+        owner.log_end(self.number, self.peer, self.host, seconds, *traffic, result.reason, fields)
+        # After the line: a connection that is queued for this place may be admitted now.
+        self.slot.release()
+        if self.on_closed is not None:
+            self.on_closed()
+        owner.notify_if_empty()
 
-    def cancel(self) -> None:
-        """No deadline holds any more."""
-        if self._call is not None and self._call.active():
-            self._call.cancel()
+    # Lines of the log, and what is shown
+
+    def log_accept(self) -> None:
+        """Write the accept line, if it is not written yet."""
+        owner = self._owner
+        if not self._accept_pending:
+            return
+        self._skip_accept()
+        if not owner.accept_line:
+            return
+        version, subject = self.tls_fields
+        count = len(owner.sessions) - owner.untold
+        values = {"peer": owner.quoted(self.peer), "host": self.host, "id": self.number, "count": count,
+                  "pid": self.pid, "tls": version, "subject": subject}  # fmt: skip
+        owner.log_writer.write(owner.accept_line % values)
+
+    def _skip_accept(self) -> None:
+        if self._accept_pending:
+            self._accept_pending = False
+            self._owner.untold -= 1
+
+    def log_failure(self, reason: str) -> None:
+        """Write a fail line, after the accept line."""
+        owner = self._owner
+        self.log_accept()
+        if owner.fail_line:
+            values = {"peer": owner.quoted(self.peer), "id": self.number, "reason": owner.quoted(reason)}
+            owner.log_writer.write(owner.fail_line % values)
+
+    def traffic(self) -> tuple[int, int] | None:
+        """Return the bytes received from the client, and those acknowledged by its system; None if they are unknown."""
+        if self.terminator is not None:
+            return self.terminator.byte_counts()
+        found = self._owner.view.traffic(self.diag_key) if self.diag_key else None
+        return found and (self._client_bytes(found[0]), found[1])
+
+    def _client_bytes(self, count: int) -> int:
+        """Return how many of the received bytes are not the PROXY header's; -1 if the count is unknown."""
+        return max(count - self.proxy_header_size, 0) if count > 0 else count
+
+    def info(self) -> dict[str, object]:
+        """Return the fields of the connection in `svcctl connections`."""
+        more = {} if self.terminator is None else self.terminator.info(subject=self._owner.tells_subject)
+        shown = _SHOWN.get(self.state, "open")
+        return self._owner.facts(self, self.peer, **{"pid": self.pid, "state": shown, **more})
 
 
-@dataclass(slots=True)
-class ConnectionAddresses:
-    """Both ends of a connection.
-
-    Attributes:
-        near, far: our socket address and the client's, over TCP or by a proxy's header; None without one.
-        real: the socket addresses that the connection itself has over TCP, ours first; None at a UNIX socket.
-        process: the one at the other end of a UNIX socket, with its user and group (unix(7)).
-        more: variables that a process gets besides, of a proxy; each behind a NUL.
-        family: of the socket.
-        relay: a proxy's header.
-    """
-
-    near: Any
-    far: Any
-    real: tuple[Any, Any] | None = None
-    process: tuple[int, int, int] = (0, 0, 0)
-    more: bytes = b""
-    family: int = socket.AF_INET
-    relay: ProxyHeader | None = None
-
-    @classmethod
-    def of(cls, descriptor: int, name: Any, family: int, relay: ProxyHeader | None = None) -> ConnectionAddresses:  # noqa: ANN401 - a socket address
-        """Those of a connection.
-
-        Args:
-            descriptor: the connection's.
-            name: the client's socket address.
-            family: of the socket.
-            relay: a proxy's header, which the client's address may be from.
-
-        Raises:
-            OSError: the client is gone already.
-        """
-        near = None if relay is None else relay.destination
-        sock = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
-        try:
-            if family == socket.AF_UNIX:
-                process = credentials(sock)
-                more = b"" if near is None else b"\0" + local_proxy_environment(*process)
-                return cls(near, name, None, process, more, family, relay)
-            own = sock.getsockname()
-            if near is None:
-                return cls(own, name, (own, name), family=family, relay=relay)
-            proxy = sock.getpeername()
-            more = b"\0" + proxy_environment(proxy[0], proxy[1])
-            return cls(near, name, (own, proxy), more=more, family=family, relay=relay)
-        finally:
-            sock.detach()
-
-    def environment(self, count: int, host: str | None = None, near: str | None = None) -> bytes:
-        """The variables of the connection.
-
-        Args:
-            count: the open connections of the service, this one included.
-            host: the client's name, if it was looked up.
-            near: the name of our own address, the same.
-        """
-        if self.near is None:
-            return unix_environment(*self.process)
-        return tcp_environment(self.near[0], self.near[1], self.far[0], self.far[1], count, host, near) + self.more
+def _signal_name(number: int) -> str:
+    """Return the name of a signal as the log shows it; most real-time signals have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"

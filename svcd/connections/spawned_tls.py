@@ -1,122 +1,82 @@
-"""Clients with TLS on their way to a process: they shake hands first, and the daemon keeps their connection."""
+"""SpawnedTls: TLS handshakes of clients whose handler is a process; the daemon keeps their connections."""
 
 from __future__ import annotations
 
 import errno
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from twisted.internet.error import ConnectionLost
 from twisted.python.failure import Failure
 
-from svcd.connections.spawned_connection import ExitResult
+from svcd.connections.spawned_connection import SpawnedState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from svcd.connections.admission_queue import ServiceAdmission
-    from svcd.connections.descriptor_budget import Share
-    from svcd.connections.spawned_connection import ConnectionAddresses, SpawnedConnection
+    from svcd.connections.spawned_connection import ConnectionAddresses, SpawnedConnection, SpawnedOwner
     from svcd.interfaces import AdoptConnection
-    from svcd.metrics.counters import ServiceCounters
     from svcd.tls.service_tls import ServiceTls
-    from svcd.tls.termination import TlsTerminator
 
 __all__ = ["SpawnedTls"]
 
 
-class _Keeper(Protocol):
-    budget: Share
-    service_admission: ServiceAdmission
-    counters: ServiceCounters
-    quoted: Callable[[object], str]
-
-    def hand_over(self, session: SpawnedConnection, descriptor: int, environment: bytes) -> None:
-        """Let a connection have its process."""
-
-    def start_failed(self, number: int, errno: int) -> None:
-        """A connection has no process and never will."""
-
-    def tell_failure(self, session: SpawnedConnection, reason: str) -> None:
-        """Say why a connection could not be served."""
-
-    def close(self, session: SpawnedConnection, outcome: ExitResult) -> None:
-        """A connection is over, and so is its process."""
-
-
 class SpawnedTls:
-    """Takes the clients of one service in hand until they have their process.
+    """TLS of one spawned service: a client gets its process after the handshake.
 
     Args:
-        tracker: has the connections.
-        tls: the service's.
-        adopt: lets a protocol have a socket.
+        owner: tracks the connections.
+        tls: the TLS configuration of the service.
+        adopt: connects a protocol to a descriptor.
     """
 
-    def __init__(self, tracker: _Keeper, tls: ServiceTls, adopt: AdoptConnection) -> None:
-        self._tracker = tracker
+    def __init__(self, owner: SpawnedOwner, tls: ServiceTls, adopt: AdoptConnection) -> None:
+        self._owner = owner
         self._tls = tls
         self._adopt = adopt
 
     @property
-    def wanted(self) -> bool:
-        """Whether clients that come now are to speak TLS."""
+    def enabled(self) -> bool:
+        """Whether new connections use TLS."""
         return self._tls.handshakes is not None
 
-    def begin(self, session: SpawnedConnection, descriptor: int, ends: ConnectionAddresses, environment: bytes) -> None:
-        """Let a client shake hands.
+    def begin(self, connection: SpawnedConnection, fd: int, addresses: ConnectionAddresses, environment: bytes) -> None:
+        """Start the handshake of a connection.
 
         Args:
-            session: it.
-            descriptor: its connection's; ours to close from now on.
-            ends: of the connection.
-            environment: what the process will be told besides of it.
+            connection: the connection.
+            fd: its descriptor. Takes ownership of it.
+            addresses: its addresses.
+            environment: environment variables of its process; those of TLS are added.
         """
-        # Services without TLS need not load this.
+        # Services without TLS need not import this.
         from svcd.tls.termination import TlsTerminator
 
         handshakes = self._tls.handshakes
-        assert handshakes is not None  # noqa: S101 - else nobody wants this
-        session.pump = pump = TlsTerminator(
-            handshakes, self._adopt, self._tracker.budget, partial(self._done, session, environment),
-            partial(self._over, session),
+        assert handshakes is not None  # noqa: S101 - `enabled` is checked by the caller
+        terminator = TlsTerminator(
+            handshakes, self._adopt, self._owner.budget, partial(self._handshake_done, connection, environment),
+            connection.client_gone,
         )  # fmt: skip
+        connection.begin_handshake(terminator)
         try:
-            self._adopt(descriptor, ends.far, ends.family, pump, ends.relay)
+            self._adopt(fd, addresses.remote, addresses.family, terminator, addresses.proxy_header)
         except OSError:
-            # The client is gone already.
-            pump.connectionLost(Failure(ConnectionLost()))
+            # The client has already closed the connection.
+            terminator.connectionLost(Failure(ConnectionLost()))
 
-    def _done(self, session: SpawnedConnection, environment: bytes) -> None:
-        """The handshake is over."""
-        tracker, pump = self._tracker, _pump_of(session)
-        identity = pump.tls_identity
-        session.secured = tracker.quoted(identity.protocol), tracker.quoted(identity.subject or "-")
-        if tracker.service_admission.accept_banner:
-            pump.write(tracker.service_admission.accept_banner)
+    def _handshake_done(self, connection: SpawnedConnection, environment: bytes) -> None:
+        """Connect the client to a new process."""
+        owner, terminator = self._owner, connection.terminator
+        if terminator is None or connection.state is not SpawnedState.HANDSHAKE:
+            # It was aborted meanwhile.
+            return
+        identity = terminator.tls_identity
+        connection.tls_fields = owner.quoted(identity.protocol), owner.quoted(identity.subject or "-")
+        if owner.service_admission.accept_banner:
+            terminator.write(owner.service_admission.accept_banner)
         try:
-            descriptor = pump.connect_handler()
+            fd = terminator.connect_handler()
         except OSError as error:
-            tracker.start_failed(session.number, error.errno or errno.EIO)
+            connection.start_failed(error.errno or errno.EIO)
             return
         more = "".join(f"\0{name}={value}" for name, value in identity.environment().items())
-        tracker.hand_over(session, descriptor, environment + more.encode(errors="surrogateescape"))
-
-    def _over(self, session: SpawnedConnection) -> None:
-        """The connection is gone."""
-        tracker, pump = self._tracker, _pump_of(session)
-        if pump.failure_text:
-            tracker.counters.failures += not session.cause
-            tracker.tell_failure(session, pump.failure_text)
-        if session.outcome is not None:
-            tracker.close(session, session.outcome)
-        elif not pump.version:
-            # It was counted for a process that there will not be.
-            tracker.budget.release()
-            session.tell_accept()
-            tracker.close(session, ExitResult("handshake"))
-
-
-def _pump_of(session: SpawnedConnection) -> TlsTerminator:
-    assert session.pump is not None  # noqa: S101 - it is what has called us
-    return session.pump
+        connection.start(fd, environment + more.encode(errors="surrogateescape"))

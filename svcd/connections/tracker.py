@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -194,10 +193,9 @@ class ConnectionTracker(Generic[SessionT]):
             self.deadlines.wake()
 
     def facts(self, session: Numbered, peer: str, **more: object) -> dict[str, object]:
-        """What is known of a connection, as plain data; its peer is given as it was quoted for the log."""
-        text = json.loads(peer) if peer.startswith('"') else peer
+        """Return the fields of a connection in `svcctl connections`; peer is the client's address as text."""
         seconds = round(self.clock() - session.started, 3)
-        return {"id": session.number, "peer": text, "seconds": seconds, "state": "open", **more}
+        return {"id": session.number, "peer": peer, "seconds": seconds, "state": "open", **more}
 
     def log_end(
         self,
@@ -214,7 +212,7 @@ class ConnectionTracker(Generic[SessionT]):
 
         Args:
             number: the connection's.
-            peer: who it was, quoted.
+            peer: the client's address as text; not quoted.
             host: its name, the same.
             seconds: how long it lasted.
             bytes_in: what came from it; -1 if nobody knows.
@@ -225,7 +223,7 @@ class ConnectionTracker(Generic[SessionT]):
         self.counters.end(reason, seconds, bytes_in, bytes_out, peer if self.tells_peer else "")
         if self.end_line:
             values = {
-                "peer": peer,
+                "peer": self.log_writer.quoted_text(peer),
                 "host": host,
                 "id": number,
                 "in": bytes_in,

@@ -42,12 +42,12 @@ class ConnectionWrapper:
     __slots__ = (
         "_accept",
         "_cause",
+        "_client",
         "_heard_all",
         "_host",
         "_protocol",
         "_slot",
         "_tracker",
-        "_who",
         "dataReceived",
         "number",
         "started",
@@ -65,30 +65,33 @@ class ConnectionWrapper:
         # A line that waits for the client's name: its template and its values.
         self._accept: tuple[str, dict[str, object]] | None = None
         self._heard_all = False
-        # The transport's own, so that it costs no memory; a UNIX socket's client is known as text later.
-        self._who: IAddress | str = client
+        # The address object of the transport, so that it takes no memory of its own.
+        self._client: Any = client
         self.dataReceived: Callable[[bytes], None] = protocol.dataReceived
 
     @property
     def peer(self) -> str:
-        """Who it is, quoted as the log has it. Made for each line: kept, it would cost more than the gate's half."""
-        who, tracker = self._who, self._tracker
-        return tracker.quoted_peer(who.host, who.port) if isinstance(who, _INET) else str(who)
+        """The client's address as text, made when it is needed: kept, it would take more memory than the wrapper."""
+        client = self._client
+        return self._tracker.peer_text(client.host, client.port) if isinstance(client, _INET) else client.text
+
+    @property
+    def _quoted_peer(self) -> str:
+        client, tracker = self._client, self._tracker
+        return tracker.quoted_peer(client.host, client.port) if isinstance(client, _INET) else tracker.quoted(self.peer)
 
     def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - what the reactor has
         """The connection is there."""
         tracker = self._tracker
         self.transport = transport
-        if not isinstance(self._who, _INET):
-            who = self._who
-            peer = who if isinstance(who, UNIXPeer) else UNIXPeer(None, credentials(transport.getHandle()))
-            self._who = tracker.quoted(peer.text)
+        if not isinstance(self._client, (*_INET, UNIXPeer)):
+            self._client = UNIXPeer(None, credentials(transport.getHandle()))
         self.started = tracker.clock()
         self.number = next(tracker.connection_ids)
         tracker.counters.accepted += 1
         tracker.add(self)
         if tracker.accept_line:
-            self._came({"peer": self.peer, "id": self.number, "count": len(tracker.sessions) - tracker.untold})
+            self._came({"peer": self._quoted_peer, "id": self.number, "count": len(tracker.sessions) - tracker.untold})
         if tracker.service_admission.accept_banner:
             self._greet(transport, tracker.service_admission.accept_banner)
         try:
@@ -126,7 +129,7 @@ class ConnectionWrapper:
             self._cause = self._cause or self._failure_word()
             tracker.counters.failures += 1
         if failure and tracker.fail_line:
-            values = {"peer": self.peer, "id": self.number, "reason": tracker.quoted(failure)}
+            values = {"peer": self._quoted_peer, "id": self.number, "reason": tracker.quoted(failure)}
             tracker.log_writer.write(tracker.fail_line % values)
         # Or why it has ended the connection itself.
         self._cause = self._cause or getattr(self._protocol, "end_reason", "")

@@ -119,6 +119,10 @@ class LogWriter:
         text = short_address(host) if self.anonymize else address_text(host, port)
         return self.quoted(text) if "%" in text else self._peer_template % text
 
+    def quoted_text(self, peer: str) -> str:
+        """Quote a client's address that format_peer() has made; faster than `quoted`."""
+        return self.quoted(peer) if "%" in peer else self._peer_template % peer
+
     def write(self, line: str) -> None:
         """Take a filled template; it gets the current time, and reaches the sink within FLUSH_SECONDS."""
         lines = self._lines

@@ -56,7 +56,7 @@ class ConnectionRecord(NamedTuple):
 
     Attributes:
         service: whose it was.
-        peer: as the log has it, quoted; empty where the log does not say it.
+        peer: the client's address as text; empty where the log does not have it.
         at: when it ended, by the ledger's clock.
         seconds: how long it lasted.
         bytes_in, bytes_out: what it carried; -1 where nobody counted.

@@ -222,7 +222,7 @@ HOSTILE = "<script>alert(1)</script>\"'&$state"
 def _hostile() -> MetricsRegistry:
     registry = MetricsRegistry(clock=Clock().seconds)
     counters = counted(registry, ServiceInfo(f"{HOSTILE}/tcp", HOSTILE, addresses=(HOSTILE,), description=HOSTILE))
-    counters.end(HOSTILE, 1.0, 0, 0, json.dumps(HOSTILE))
+    counters.end(HOSTILE, 1.0, 0, 0, HOSTILE)
     counters.refuse(HOSTILE)
     return registry
 

@@ -359,7 +359,7 @@ def test_a_name_comes_before_the_handshake(started: Callable[..., _Daemon]) -> N
         tls.hears(transport.sent)
         transport.sent = b""
     assert b"TCPREMOTEHOST=anna.example.org" in daemon.launcher_client.waiting[2][0]
-    daemon.tracker.sessions[2].tell_accept()
+    daemon.tracker.sessions[2].log_accept()
     assert daemon.fields("accept")["host"] == "anna.example.org"
 
 

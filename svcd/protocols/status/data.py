@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from svcd.metrics.registry import SAMPLE_SECONDS, SAMPLES
@@ -109,11 +108,9 @@ def _sums(services: Sequence[Mapping[str, Any]], name: str) -> dict[str, int]:
 
 
 def _recent(ago: float, recent: ConnectionRecord) -> dict[str, Any]:
-    peer = recent.peer
     return {
         "service": recent.service,
-        # The record has the peer quoted as in the log.
-        "peer": json.loads(peer) if peer.startswith('"') else peer,
+        "peer": recent.peer,
         "ago": ago,
         "seconds": recent.seconds,
         "in": recent.bytes_in,
