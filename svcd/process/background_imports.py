@@ -1,4 +1,4 @@
-"""Imports of modules in threads of their own, so that one that takes long delays nothing else."""
+"""Imports of modules in threads of their own, so that a slow import delays nothing else."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ __all__ = ["BackgroundImport", "import_in_background"]
 
 
 class BackgroundImport:
-    """One import, which goes on after it was waited for.
+    """One import in a thread, which may outlast the wait for it.
 
     Args:
         reference: `package.module:name`.
 
     Attributes:
-        reason: why there is no such object; empty if there is, None while the import goes on.
+        reason: why there is no such object; empty if there is, None while the import runs.
     """
 
     def __init__(self, reference: str) -> None:
         self._reference = reference
         self._started = time.monotonic()
         self.reason: str | None = None
-        # Nothing waits for it at the end of the daemon: a module may never come to an end.
+        # A daemon thread: the import of a module may never return.
         self._thread = threading.Thread(target=self._run, name=f"import {reference}", daemon=True)
         self._thread.start()
 
     @property
     def seconds(self) -> float:
-        """How long it has taken so far, in seconds."""
+        """The duration of the import so far, in seconds."""
         return time.monotonic() - self._started
 
     def wait(self, seconds: float) -> None:
@@ -57,9 +57,9 @@ _lock = threading.Lock()
 
 
 def import_in_background(references: Iterable[str], seconds: float) -> dict[str, BackgroundImport]:
-    """Import what is named, and wait for all together so many seconds at most.
+    """Import objects, and wait for all together so many seconds at most.
 
-    An import that goes on is found again by the next call; one that has failed is tried again.
+    An import that still runs is found again by the next call; a failed one is tried again.
 
     Args:
         references: each `package.module:name`.

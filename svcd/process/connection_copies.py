@@ -1,9 +1,9 @@
-"""Copies of connections that a launcher keeps while their handlers run, to ask the kernel at the end for their bytes.
+"""Copies of connections that a launcher keeps while their handlers run, to read their byte counts at the end.
 
-A client does not see the end of its connection while any process has that open. So a copy is closed as soon as neither
-the handler nor a process that it has started has the connection any more (proc(5), /proc/PID/fd); nothing tells of that
-by itself. A fork of a launcher that was root hides what it has open (PR_SET_DUMPABLE, prctl(2)); Python handlers report
-that they close their connection: see svcd.process.connection_closes.
+A client does not see the end of its connection while any process has it open. So a copy is closed as soon as neither
+the handler nor a process that it has started has the connection open any more (proc(5), /proc/PID/fd); the kernel does
+not notify of that. A fork of a launcher that was root hides what it has open (PR_SET_DUMPABLE, prctl(2)); Python
+handlers report that they close their connection: see svcd.process.connection_closes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ConnectionCopies"]
 
-#: The handlers of all copies are looked at so often, in seconds.
+#: The interval of the checks of all copies, in seconds.
 _CHECK_SECONDS = 0.1
-#: But a look at very many may take no more than this part of the time.
+#: A check of very many copies may take at most this share of the time.
 _MAX_TIME_SHARE = 1 / 20
 
 
@@ -42,27 +42,27 @@ class ConnectionCopies:
     """The copies of a launcher.
 
     Args:
-        clock: seconds, monotonic.
+        clock: returns seconds, monotonic.
 
     Attributes:
-        due: when look() is to be called, by the clock; None for no need.
+        due: when check() is to be called, by the clock; None while there is nothing to check.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._copies: dict[int, _Copy] = {}
         self._counts: dict[int, tuple[int, int]] = {}
-        # There is none in most root directories of chroot=, and another user's processes may be hidden.
+        # Most root directories of chroot= have no /proc, and processes of other users may be hidden.
         self._can_inspect = os.access("/proc/self/fd", os.R_OK)
         self.due: float | None = None
 
     def keep(self, connection_id: int, pid: int, fd: int, *, reported: bool = False) -> None:
-        """Keep a copy of a connection; where nothing would say that its handler has closed it, close it at once.
+        """Keep a copy of a connection, or close it at once if nothing would show that its handler has closed it.
 
         Args:
-            connection_id: of the connection.
+            connection_id: the connection.
             pid: of its handler.
-            fd: the copy.
+            fd: the copy. Takes ownership.
             reported: whether the handler reports that it closes the connection.
         """
         if not (self._can_inspect or reported):
@@ -76,17 +76,17 @@ class ConnectionCopies:
         """Close the copy of a connection whose handler has ended.
 
         Returns:
-            How many bytes came from the client and went to it; -1 for what nobody knows.
+            How many bytes came from the client and went to it; -1 if that is not known.
         """
         copy = self._copies.pop(connection_id, None)
         return self._counts.pop(connection_id, UNKNOWN) if copy is None else close_counted(copy.fd)
 
     def handler_left(self, connection_id: int, *, closed: bool) -> None:
-        """Close the copy of a connection that its handler has left, unless look() can see whether others still have it.
+        """Close the copy of a connection that its handler has left, unless check() can see which processes have it.
 
         Args:
-            connection_id: of the connection; one that is not known is left alone.
-            closed: whether the handler closes it; else it gives it to other code, as for TLS, and nothing is known.
+            connection_id: the connection; an unknown one is ignored.
+            closed: whether the handler closes it; else it passes it to other code, as for TLS, and no counts are known.
         """
         copy = self._copies.get(connection_id)
         if copy is None or (self._can_inspect and _fds_visible(copy.pid)):
@@ -96,7 +96,7 @@ class ConnectionCopies:
         self._counts[connection_id] = counts if closed else UNKNOWN
 
     def check(self) -> None:
-        """Close the copies of connections that no handler has any more, if it is time to look at them."""
+        """If it is due, close the copies of connections that no handler has open any more."""
         if self.due is None:
             return
         now = self._clock()
@@ -108,7 +108,7 @@ class ConnectionCopies:
                     continue
                 self._counts[connection_id] = close_counted(copy.fd)
             except PermissionError:
-                # A program that has other rights than we, as by a set-user-ID bit; or a fork that is hidden.
+                # A program with other rights, as by a set-user-ID bit; or a fork that is hidden.
                 if copy.reported:
                     continue
                 os.close(copy.fd)
@@ -117,14 +117,14 @@ class ConnectionCopies:
         self.due = end + max(_CHECK_SECONDS, (end - now) / _MAX_TIME_SHARE) if self._copies else None
 
     def close(self) -> None:
-        """Close all, in a process that is not the launcher's."""
+        """Close all copies, in a process other than the launcher."""
         for copy in self._copies.values():
             os.close(copy.fd)
         self._copies.clear()
 
 
 def _has_open(pid: int, link: str) -> bool:
-    """Whether a process, or one that descends from it, has a socket open; of one that has ended it is not known yet.
+    """Return whether a process or a descendant has a socket open; True for an ended one until it is reaped.
 
     Raises:
         PermissionError: that can't be seen.
@@ -139,7 +139,7 @@ def _has_open(pid: int, link: str) -> bool:
 
 
 def _fds_visible(pid: int) -> bool:
-    """Whether the descriptors of a process can be seen."""
+    """Return whether this process may list the descriptors of another one."""
     return os.access(f"/proc/{pid}/fd", os.R_OK)
 
 
@@ -151,7 +151,7 @@ def _target(path: str) -> str:
 
 
 def _children(pid: int, task: str) -> list[int]:
-    """Return the children of a thread (proc_tid_children(5)); none where the kernel does not tell."""
+    """Return the children of a thread (proc_tid_children(5)); empty if the kernel does not list them."""
     try:
         with open(f"/proc/{pid}/task/{task}/children", encoding="ascii") as file:  # noqa: PTH123 - one system call less
             return [int(child) for child in file.read().split()]

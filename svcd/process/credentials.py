@@ -1,4 +1,4 @@
-"""Becoming somebody else: user, groups, limits, priority, root and working directory of the current process."""
+"""Credentials of the current process: user, groups, limits, priority, root and working directory."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _PR_SET_NO_NEW_PRIVS = 38
 
 
 def apply_credentials(identity: ProcessCredentials) -> None:
-    """Become what an identity says, for good; the limits of handlers alone are not taken.
+    """Take on credentials, for good; handler_limits are not applied.
 
-    What needs root comes before root is given up, and the working directory after, so that it must be the user's to
-    enter.
+    Steps that need root come before root is given up. The working directory comes after, so the user must be allowed to
+    enter it.
 
     Raises:
-        OSError: the system refuses; its text says which step, and the process is good for nothing but to end.
+        OSError: the system refuses; its text names the step. The process must exit then.
     """
     step = ""
     try:
@@ -59,32 +59,32 @@ def apply_credentials(identity: ProcessCredentials) -> None:
 
 
 def apply_limits(limits: tuple[ResourceLimit, ...]) -> None:
-    """Set the limits of this process.
+    """Set resource limits of this process (setrlimit(2)).
 
     Raises:
-        OSError: one is above the hard limit, and the process is not root.
+        OSError: a limit is above the hard limit, and the process is not root.
     """
     for which, soft, hard in limits:
         try:
             resource.setrlimit(which, (soft, hard))
         except ValueError as error:
-            # What Python makes of EPERM.
+            # Python turns EPERM into a ValueError.
             raise PermissionError(errno.EPERM, str(error)) from error
 
 
 def become_subreaper() -> None:
-    """Let processes whose parent has ended become children of this one, if an ancestor of it they had.
+    """Become the new parent of descendants whose parent has ended (PR_SET_CHILD_SUBREAPER, prctl(2)).
 
     Raises:
-        OSError: the system has no such thing.
+        OSError: the system does not support it.
     """
     _prctl(_PR_SET_CHILD_SUBREAPER)
 
 
 def hide_memory() -> None:
-    """Let no other process of this user trace this process, or read its memory, environment and descriptors in /proc.
+    """Forbid other processes of this user to trace this process or to read its memory, environment and fds in /proc.
 
-    It leaves no core dump either (PR_SET_DUMPABLE, prctl(2)). Programs that it executes are as ever.
+    It leaves no core dump either (PR_SET_DUMPABLE, prctl(2)). Programs that it executes are not affected.
 
     Raises:
         OSError: the system refuses.

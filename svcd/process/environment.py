@@ -1,9 +1,9 @@
-"""The environment of a handler: built from nothing, so that none of the daemon's own variables reaches it by accident.
+"""Environment of a handler, built from nothing, so that no variable of the daemon reaches it by accident.
 
-What all connections of a service have in common is a dict. What differs is made for each connection, so it is made
-as the bytes in which it travels: NAME=VALUE with NULs between. The names are those of tcpserver (environment of
-ucspi-tcp), UNIXREMOTE* those of ucspi-unix, REMOTE_HOST is xinetd's, REMOTE_ADDR and REMOTE_PORT are systemd's;
-PROXY_ADDR and PROXY_PORT are our own.
+What all connections of a service have in common is a dict. What differs is built for each connection, as the bytes in
+which it is sent: NAME=VALUE with NULs between. The names are those of tcpserver (environment of ucspi-tcp),
+UNIXREMOTE* those of ucspi-unix, REMOTE_HOST is xinetd's, REMOTE_ADDR and REMOTE_PORT are systemd's; PROXY_ADDR and
+PROXY_PORT are svcd's.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ __all__ = [
     "unix_environment",
 ]
 
-#: Where programs are looked for, by everybody: what a handler needs may stand in an sbin directory, and a directory
-#: too much grants no rights.
+#: The search path of handlers of all users: a handler may need a program in an sbin directory, and an additional
+#: directory grants no rights.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-#: A host name as programs expect it (RFC 1123, section 2.1), and with the underscores that some networks use. Whoever
-#: runs the client's name server writes it, and some programs hand it to a shell.
+#: A host name as programs expect it (RFC 1123, section 2.1), and with the underscores that some networks use. It is
+#: chosen by the operator of the client's name server, and some programs pass it to a shell.
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?").fullmatch
 
 
@@ -42,14 +42,14 @@ def service_environment(
     passenv: Iterable[str],
     given: Mapping[str, str],
 ) -> dict[str, str]:
-    """What all connections of a service have in common.
+    """Return the variables that all connections of a service have in common.
 
     Args:
-        name: the service's, for SVCD_SERVICE.
-        user: as whom it runs, for HOME, USER, LOGNAME and SHELL; None for whoever runs the daemon, or for a user by
-            number whom passwd(5) does not know: without a name there are none of these.
+        name: of the service, for SVCD_SERVICE.
+        user: that the handler runs as, for HOME, USER, LOGNAME and SHELL; None for the daemon's user, or for a numeric
+            user that passwd(5) does not have: then these variables are not set.
         env: variables of the services file; they override all others.
-        passenv: names of variables of the daemon; one that it has not is not set.
+        passenv: names of variables of the daemon to pass; missing ones are not set.
         given: the daemon's environment.
     """
     values = {"PATH": PATH, "SVCD_SERVICE": name}
@@ -70,16 +70,16 @@ def tcp_environment(
     name: str | None = None,
     local_name: str | None = None,
 ) -> bytes:
-    """The variables of a TCP connection, in about a microsecond.
+    """Return the variables of a TCP connection, in about a microsecond.
 
     Args:
-        local_host: our address; an IPv4-mapped one is told as IPv4, as the client's is.
-        local_port: our port.
+        local_host: the server's address; IPv4-mapped addresses are written as IPv4, as the client's are.
+        local_port: the server's port.
         remote_host: the client's address.
-        remote_port: its port.
+        remote_port: the client's port.
         count: the open connections of the service, this one included.
-        name: the client's host name, if it was looked up. One that is no plausible host name is left out.
-        local_name: the host name of our address, the same.
+        name: the client's host name, if it was looked up. An implausible host name is omitted.
+        local_name: the host name of the server's address, the same.
     """
     if ":" in local_host:
         local_host, remote_host = unmapped(local_host), unmapped(remote_host)
@@ -93,15 +93,15 @@ def tcp_environment(
 
 
 def proxy_environment(host: str, port: int) -> bytes:
-    """What is added where a proxy has named the client: the proxy's own address and port."""
+    """Return the additional variables of a connection through a proxy: the proxy's own address and port."""
     return f"PROXY_ADDR={unmapped(host)}\0PROXY_PORT={port}".encode()
 
 
 def local_proxy_environment(pid: int, uid: int, gid: int) -> bytes:
-    """The same of a proxy at a UNIX socket, where it is a process."""
+    """Return the additional variables of a connection through a proxy at a UNIX socket: its process, user and group."""
     return f"UNIXREMOTEPID={pid}\0UNIXREMOTEUID={uid}\0UNIXREMOTEGID={gid}".encode()
 
 
 def unix_environment(pid: int, uid: int, gid: int) -> bytes:
-    """The variables of a connection to a UNIX socket: the client's process, user and group (SO_PEERCRED)."""
+    """Return the variables of a connection to a UNIX socket: the client's process, user and group (SO_PEERCRED)."""
     return b"PROTO=UNIX\0" + local_proxy_environment(pid, uid, gid)

@@ -1,4 +1,4 @@
-"""From `package.module:name` of factory= to a Twisted Factory."""
+"""Twisted factories from `package.module:name` of factory=."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["FactoryError", "make_factory"]
 
 
 class FactoryError(Exception):
-    """A reference gives no Factory; the text is the whole reason, in one line."""
+    """A reference that gives no Factory; the text is the whole reason, in one line."""
 
 
 def make_factory(reference: str, options: object) -> IProtocolFactory:
-    """Return the Factory that a reference names, or that what it names returns.
+    """Return the Factory that a reference names, or that the referenced callable returns.
 
     Args:
         reference: `package.module:name`; the module is imported.
-        options: of the service, for a callable that takes them.
+        options: of the service, for a callable that takes an argument.
 
     Raises:
         FactoryError: there is none.
@@ -42,7 +42,7 @@ def make_factory(reference: str, options: object) -> IProtocolFactory:
     try:
         made = found(options) if _needs_argument(found) else found()
     except KeyboardInterrupt:
-        # Ctrl-C is meant for the daemon, not for one service.
+        # Ctrl-C ends the daemon, not a single service.
         raise
     except BaseException as error:
         raise FactoryError(raised_by(reference, error)) from error
@@ -54,12 +54,12 @@ def make_factory(reference: str, options: object) -> IProtocolFactory:
 
 
 def _needs_argument(maker: Callable[..., object]) -> bool:
-    """Whether it wants the service's options. Most classes of factories are made without anything."""
+    """Return whether a callable takes the service's options. Most factory classes take no argument."""
     try:
         inspect.signature(maker).bind()
     except TypeError:
         return True
     except ValueError:
-        # It does not say.
+        # It has no signature.
         return False
     return False

@@ -1,4 +1,4 @@
-"""Finding what `package.module:name` names. For bare interpreters too, so it imports little."""
+"""Import of an object by `package.module:name`. Imports little, for bare interpreters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["import_object"]
 
 
 def import_object(reference: str) -> Any:  # noqa: ANN401 - whatever it is
-    """The object behind `package.module:name`, where the name may have dots too. The module is imported.
+    """Import the module of `package.module:name` and return the object; the name may contain dots.
 
     Raises:
         ImportError: there is none; its text is the whole reason, in one line.

@@ -1,13 +1,13 @@
-"""Options of a launcher that a message to the zygote has, and the rule which of them a daemon without root may change.
+"""Launcher options in messages to the zygote, and the rule which of them a daemon without root may change.
 
-A daemon that has given up root (twistd --uid) can be taken over, and its zygote still is root. The table that the
+A daemon that has given up root (twistd --uid) can be compromised while its zygote still is root. The table that the
 zygote was started with bounds what it gives: for each service the user, groups, root directory, program, arguments,
-environment, working directory and Python module are those of the table. Arguments and variables are no harmless detail:
+environment, working directory and Python module are those of the table. Arguments and variables matter as well:
 `-c COMMAND` or LD_PRELOAD makes a program do what the caller wants, with the rights of the program's user. What may
 change is what the launcher does itself, and what takes rights away from handlers: more bits of umask=, a greater nice=,
 lower rlimit_*, no_new_privs=yes. The comparison is always with the table, so such a change can be undone.
 
-Bare interpreters read this module too, so it imports little.
+Imports little, for bare interpreters.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LIMITS", "apply_options", "changed_variables", "excess", "inherited_limits", "launcher_options"]
 
-#: Limits of a handler, by the option that sets them, in the order of a Spec.
+#: Limits of a handler, by the option that sets them, in the order of a LaunchSpec.
 LIMITS = {
     "rlimit_core": resource.RLIMIT_CORE,
     "rlimit_as": resource.RLIMIT_AS,
@@ -35,14 +35,14 @@ LIMITS = {
     "rlimit_nproc": resource.RLIMIT_NPROC,
     "rlimit_nofile": resource.RLIMIT_NOFILE,
 }
-#: What of a Spec only the launcher itself follows.
+#: Attributes of a LaunchSpec that only the launcher itself uses.
 _OWN = ("threads", "log_stderr", "hold", "stderr_lines", "stderr_bytes", "idle", "start_timeout")
 _LAYOUT = struct.Struct(f"=???QQddii?{2 * len(LIMITS)}q")
 #: In a message: no umask, and no limit.
 _NO_UMASK = -1
 _NO_LIMIT = -2
 _GREATEST_NICE = 19
-#: Attributes of a Spec and of an Identity that are those of the table, and the option of each.
+#: Attributes of LaunchSpec and ProcessCredentials that must be those of the table, with the option of each.
 _FIXED = {
     "name": "",
     "program": "server",
@@ -55,7 +55,7 @@ _FIXED_IDENTITY = {"user": "user", "group": "group", "groups": "groups", "root":
 
 
 def launcher_options(spec: LaunchSpec) -> bytes:
-    """Return the part of a Spec that a message to the zygote may change."""
+    """Return the part of a LaunchSpec that a message to the zygote may change."""
     identity, limits = spec.identity, _limits(spec.identity)
     umask = _NO_UMASK if identity.umask is None else identity.umask
     numbers: list[int] = []
@@ -66,10 +66,10 @@ def launcher_options(spec: LaunchSpec) -> bytes:
 
 
 def apply_options(spec: LaunchSpec, options: bytes) -> LaunchSpec:
-    """Return a Spec with the launcher options of another one.
+    """Return a LaunchSpec with the launcher options of another one.
 
     Raises:
-        ValueError: they are none.
+        ValueError: the options are invalid.
     """
     if len(options) != _LAYOUT.size:
         raise ValueError("no launcher options")
@@ -81,7 +81,7 @@ def apply_options(spec: LaunchSpec, options: bytes) -> LaunchSpec:
         if (soft, hard) == (_NO_LIMIT, _NO_LIMIT):
             continue
         if min(soft, hard) < resource.RLIM_INFINITY:
-            # As an unsigned number it would be a great one.
+            # As an unsigned number it would be a very large limit.
             raise ValueError("no limit")
         limits[which] = ResourceLimit(which, soft, hard)
     files, core = limits.pop(resource.RLIMIT_NOFILE, None), limits.pop(resource.RLIMIT_CORE, None)
@@ -100,20 +100,20 @@ def apply_options(spec: LaunchSpec, options: bytes) -> LaunchSpec:
 
 
 def inherited_limits() -> dict[int, tuple[int, int]]:
-    """Return the limits of this process, soft and hard, which handlers have where their service sets none."""
+    """Return the soft and hard limits of this process, which handlers have if their service sets none."""
     return {which: resource.getrlimit(which) for which in LIMITS.values()}
 
 
 def excess(row: LaunchSpec, wanted: LaunchSpec, inherited: Mapping[int, tuple[int, int]]) -> list[str]:
-    """Return the options by which a Spec gives a handler more than a row of the zygote's table does, or other things.
+    """Return the options by which a LaunchSpec gives a handler more than the zygote's table does, or something else.
 
     Args:
         row: of the table.
-        wanted: what is asked for.
+        wanted: the requested LaunchSpec.
         inherited: limits of the zygote, by RLIMIT number.
 
     Returns:
-        The names of options; empty for the name of the service. Nothing if the zygote may start the launcher.
+        The names of options; empty for the name of the service. No names if the zygote may start the launcher.
     """
     have, want = row.identity, wanted.identity
     found = [option for name, option in _FIXED.items() if getattr(row, name) != getattr(wanted, name)]
@@ -130,14 +130,14 @@ def excess(row: LaunchSpec, wanted: LaunchSpec, inherited: Mapping[int, tuple[in
 
 
 def _takes_permissions(before: int | None, after: int | None) -> bool:
-    """Whether new files get no permission by the one umask that they don't get by the other, both known."""
+    """Return whether the second umask, both known, gives new files no permission that the first one withholds."""
     return before is not None and after is not None and 0 <= after <= 0o777 and after & before == before
 
 
 def _raised_limits(
     have: ProcessCredentials, want: ProcessCredentials, inherited: Mapping[int, tuple[int, int]]
 ) -> list[str]:
-    """Return the options of limits that are higher than those of the table, the soft or the hard one."""
+    """Return the options of limits that are higher than those of the table, the soft or the hard limit."""
     found, bounds, limits = [], _limits(have), _limits(want)
     for option, which in LIMITS.items():
         unset = ResourceLimit(which, *inherited.get(which, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)))
@@ -158,6 +158,6 @@ def _limits(identity: ProcessCredentials) -> dict[int, ResourceLimit]:
 
 
 def changed_variables(row: LaunchSpec, wanted: LaunchSpec) -> list[str]:
-    """Return the names of variables that two Specs don't have in common, or not with the same value."""
+    """Return the names of variables that differ between two LaunchSpecs."""
     before, after = row.environment, wanted.environment
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))

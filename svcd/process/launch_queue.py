@@ -1,6 +1,6 @@
-"""What a launcher is to be told, in the daemon: connections to be served, and signals for their processes.
+"""Queue from the daemon to a launcher: connections to serve, and signals for their processes.
 
-None is lost because the launcher is busy, or gone: the next one gets what it has not taken.
+Nothing is lost when the launcher is busy or has ended: the next launcher gets what it has not accepted.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_WAITING", "LaunchQueue"]
 
-#: So many connections at most wait in the daemon for their process; more wait in the kernel, not accepted.
+#: How many connections may wait in the daemon for their process; more wait in the kernel, not accepted.
 MAX_WAITING = 64
-#: A connection whose launcher was lost so often before it could be started is what kills it.
+#: A connection whose launchers were lost this many times is assumed to crash them.
 _MAX_TRIES = 3
-#: A launcher that has no room for another order is asked again after so many seconds.
+#: The pause before another attempt if the socket of the launcher is full, in seconds.
 _RETRY_SECONDS = 0.02
 
 
@@ -33,9 +33,9 @@ class _QueuedConnection:
     """A connection that has no process yet.
 
     Attributes:
-        packet: what the launcher is told of it.
-        fd: ours until the launcher has started something: what a lost one has not is given to the next.
-        tries: how many launchers were told.
+        packet: the message to the launcher.
+        fd: open until the launcher has started something: if the launcher is lost, the next one gets it.
+        tries: how many launchers it was sent to.
     """
 
     __slots__ = ("fd", "packet", "tries")
@@ -47,10 +47,10 @@ class _QueuedConnection:
 
 
 class LaunchQueue:
-    """The orders for one service's launcher.
+    """Messages for the launcher of one service.
 
     Args:
-        reactor: for the time.
+        reactor: for delayed calls.
     """
 
     def __init__(self, reactor: FdReactor) -> None:
@@ -63,22 +63,22 @@ class LaunchQueue:
         self._call: IDelayedCall | None = None
 
     def __bool__(self) -> bool:
-        """Whether there are any for the next launcher."""
+        """Return whether there is anything for the next launcher."""
         return bool(self._waiting or self._signals)
 
     @property
     def full(self) -> bool:
-        """Whether no more connections should come."""
+        """Whether no more connections should be added."""
         return len(self._waiting) >= MAX_WAITING
 
     def add(self, connection_id: int, environment: bytes, fd: int) -> None:
-        """A connection is to be served; its descriptor is ours to close from now on."""
+        """Add a connection. Takes ownership of fd."""
         waiting = _QueuedConnection(pack(Connection(connection_id, environment)), fd)
         self._waiting[connection_id] = self._unsent[connection_id] = waiting
         self._try_send()
 
     def drop(self, connection_id: int) -> bool:
-        """Close our copy of a connection; returns whether it was still waiting."""
+        """Close the descriptor of a connection; returns whether it was still queued."""
         waiting = self._waiting.pop(connection_id, None)
         self._unsent.pop(connection_id, None)
         if waiting is not None:
@@ -86,44 +86,44 @@ class LaunchQueue:
         return waiting is not None
 
     def signal(self, signal: Signal) -> None:
-        """A process is to get a signal; what it has not been sent before is superseded."""
+        """Add a signal for a process, in place of one that was not sent yet."""
         self._signals[signal.connection_id] = signal
         self._try_send()
 
     def discard_signal(self, connection_id: int) -> None:
-        """A process has ended, and gets no signal any more."""
+        """Remove the signal of a process that has ended."""
         self._signals.pop(connection_id, None)
 
     def pop_signals(self) -> list[Signal]:
-        """Give up the signals that were not sent."""
+        """Remove and return the signals that were not sent."""
         signals = list(self._signals.values())
         self._signals.clear()
         return signals
 
     def connect(self, launcher: socket.socket, protocol: LauncherProtocol) -> None:
-        """There is a launcher that takes orders.
+        """Send to a launcher from now on.
 
         Args:
             launcher: a non-blocking socket to it.
-            protocol: told of what is sent.
+            protocol: records what is sent.
         """
         self._socket, self._protocol = launcher, protocol
         self._try_send()
 
     def resume(self) -> None:
-        """Send what waits for the launcher's answers to others; it has answered."""
+        """Send queued connections for which an answer of the launcher has made room."""
         if self._unsent:
             self._try_send()
 
     def disconnect(self) -> None:
-        """There is none any more, when there was nothing to do for it."""
+        """Stop sending to a launcher that had nothing to do."""
         self._socket = self._protocol = None
         if self._call is not None:
             self._call.cancel()
             self._call = None
 
     def launcher_lost(self) -> Iterator[int]:
-        """There is none any more. Yields the connections that too many were told of; they are closed."""
+        """Stop sending to a lost launcher. Closes and yields the connections that were sent to too many launchers."""
         self.disconnect()
         for connection_id, waiting in list(self._waiting.items()):
             if waiting.tries >= _MAX_TRIES:
@@ -132,7 +132,7 @@ class LaunchQueue:
         self._unsent = dict(self._waiting)
 
     def move_unsent(self, other: LaunchQueue) -> None:
-        """Give the connections that no launcher was told of to another one's orders."""
+        """Move the connections that were sent to no launcher to another queue."""
         for connection_id, waiting in self._unsent.items():
             del self._waiting[connection_id]
             other._waiting[connection_id] = other._unsent[connection_id] = waiting
@@ -140,7 +140,7 @@ class LaunchQueue:
         other._try_send()
 
     def close(self) -> Iterator[int]:
-        """There will be none. Yields the connections that waited; they are closed."""
+        """Close all queued connections. Yields them."""
         for connection_id in list(self._waiting):
             self.drop(connection_id)
             yield connection_id
@@ -167,8 +167,8 @@ class LaunchQueue:
                 waiting.tries += 1
                 del self._unsent[connection_id]
         except (BrokenPipeError, ConnectionResetError):
-            # It has ended, which whoever listens to it is about to hear.
+            # The launcher has ended, which its reader is about to notice.
             return
         except OSError:
-            # It has no room for more, or the system has not (ETOOMANYREFS, ENOBUFS).
+            # The socket is full, or the system has no room (ETOOMANYREFS, ENOBUFS).
             self._call = self._reactor.callLater(_RETRY_SECONDS, self._retry)

@@ -1,4 +1,4 @@
-"""The launcher of one service: has its identity, is given connections, starts a handler for each, says how it ended."""
+"""The launcher of a service: receives connections, starts a handler for each with its credentials, reports its exit."""
 
 from __future__ import annotations
 
@@ -46,34 +46,34 @@ if TYPE_CHECKING:
 
 __all__ = ["Launcher", "serve"]
 
-#: What is left of a process group whose leader has ended when it was told to has so long to do so, too, in seconds.
+#: How long the rest of a process group may run after a signal has ended its leader, in seconds.
 _KILL_DELAY = 2.0
-#: Orders taken in one go before ended handlers have their turn.
+#: Messages read at once before ended handlers are reaped.
 _BATCH = 32
 
 
 class _Starter(Protocol):
     def idle_since(self) -> float:
-        """When the last handler that is no process has ended, by time.monotonic(); infinity while one runs."""
+        """Return when the last handler that is not a process ended, by time.monotonic(); infinity while one runs."""
 
     def start(self, connection_id: int, environment: bytes, fd: int, stderr: int, /) -> int:
-        """Start a handler, and return its pid."""
+        """Start a handler and return its pid."""
 
 
 def serve(spec: LaunchSpec, control: socket.socket) -> int:
-    """Be the launcher of a service until the daemon is gone.
+    """Run the launcher of a service until the daemon closes its socket.
 
     Returns:
-        The exit status: 0, or 78 (sysexits(3) EX_CONFIG) when it could not begin; the daemon was told why.
+        The exit status: 0, or 78 (sysexits(3) EX_CONFIG) if it could not start; the reason was sent to the daemon.
     """
     try:
         apply_credentials(spec.identity)
         if spec.handler:
-            # Its module finds in its environment what a program would.
+            # The module has the same environment as a program.
             os.environ.clear()
             os.environ.update(spec.environment)
             if isinstance(sys.stdout, io.TextIOWrapper):
-                # It leads to the log, where a line is of use when it is written.
+                # Standard output goes to the log, line by line.
                 sys.stdout.reconfigure(line_buffering=True)
         handler = import_handler(spec.handler, spec.path) if spec.handler else None
     except (OSError, ImportError) as error:
@@ -95,16 +95,17 @@ def serve(spec: LaunchSpec, control: socket.socket) -> int:
 
 
 class Launcher:
-    """Keeps the handlers of a service.
+    """Starts and reaps the handlers of a service.
 
     Args:
         spec: the service.
-        control: to the daemon.
-        modules: of a Python handler.
+        control: the socket to the daemon.
+        modules: the files of a Python handler's modules.
 
     Attributes:
-        writer: tells the daemon.
-        closings: takes the reports of Python handlers in processes that close their connections; None for no need.
+        writer: sends messages to the daemon.
+        close_reports: receives reports of Python handlers in processes that close their connections; None if not
+            needed.
     """
 
     def __init__(self, spec: LaunchSpec, control: socket.socket, modules: ModuleFiles | None = None) -> None:
@@ -117,7 +118,7 @@ class Launcher:
         self._idle_at: float | None = None
         self._idle_reported = False
         self._threads = spec.threads
-        # What a Python handler prints has nowhere else to go: its client has the socket.
+        # The output of a Python handler always goes to the log: its client has the socket.
         self._log_stderr = spec.log_stderr or bool(spec.handler)
         self._hold = spec.hold
         self._watch = ChildWatch()
@@ -135,7 +136,7 @@ class Launcher:
         self._daemon_connected = True
 
     def close_in_child(self) -> None:
-        """In a handler's process: close what is the launcher's, and nothing that the handler's module has opened."""
+        """Close the launcher's descriptors in a handler's process, but nothing that the handler's module has opened."""
         self._control.close()
         self._watch.close()
         self._copies.close()
@@ -143,7 +144,10 @@ class Launcher:
             os.close(fd)
 
     def run(self, starter: _Starter) -> None:
-        """Serve until the daemon is gone. Handlers outlive it; a launcher only while it can do something for them."""
+        """Serve until the daemon is gone, and then as long as handler output or leftover process groups need it.
+
+        Handlers may outlive the launcher.
+        """
         if self._threads:
             self._capture_own_output()
         self._poll.register(self._control, select.POLLIN)
@@ -170,7 +174,7 @@ class Launcher:
             self._discard_own_output()
 
     def _capture_own_output(self) -> None:
-        """Threads share our standard output: what they print is told as nobody's in particular."""
+        """Redirect standard output and error, which threads share, to the log; such lines have no connection."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
         os.dup2(writing, 1)
         os.dup2(writing, 2)
@@ -178,7 +182,7 @@ class Launcher:
         self._add_pipe(reading, 0)
 
     def _discard_own_output(self) -> None:
-        """Nobody reads any more what threads print; they must not wait for it."""
+        """Redirect standard output and error to /dev/null without a daemon: threads must not block on them."""
         nothing = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         os.dup2(nothing, 1)
         os.dup2(nothing, 2)
@@ -219,7 +223,7 @@ class Launcher:
             if rights:
                 self._start(starter, order, *FD_STRUCT.unpack(rights[0][2]))
             else:
-                # The kernel drops a descriptor that is one too many for us.
+                # The kernel drops a descriptor beyond this process's limit.
                 self._send(Failed(order.connection_id, errno.EMFILE))
         elif isinstance(order, Signal) and isinstance(starter, ThreadRunner):
             if order.signal == SIGKILL:
@@ -229,7 +233,7 @@ class Launcher:
         elif isinstance(order, Signal):
             self._signal(order)
         elif isinstance(order, CheckModule) and self._modules is not None:
-            # The daemon has read its services file again, and the time zone with it.
+            # The daemon has read its services file again, and the time zone as well.
             time.tzset()
             changed = self._modules.changed()
             if changed:
@@ -237,7 +241,7 @@ class Launcher:
 
     def _start(self, starter: _Starter, order: Connection, fd: int) -> None:
         if not self._threads:
-            # The next launcher must not start another handler for it if this one is killed in the middle.
+            # The next launcher must not start a second handler for it if this launcher is killed in between.
             self._queue(Starting(order.connection_id))
             self.writer.flush()
         stderr, tracker = fd, 0
@@ -263,7 +267,7 @@ class Launcher:
                 os.close(fd)
 
     def _signal(self, order: Signal) -> None:
-        """To the handler's whole group. Whatever number of a process we are told: to no process but our own."""
+        """Send a signal to a handler's process group; the pid of the message is not used, only own children get it."""
         pid = self._pids.get(order.connection_id)
         if pid is None:
             return
@@ -271,16 +275,16 @@ class Launcher:
             if os.getsid(pid) == pid:
                 os.killpg(pid, order.signal)
             else:
-                # Just forked, and not yet the leader that it is going to be.
+                # Just forked, and not yet the leader of its own group.
                 os.kill(pid, order.signal)
         if order.signal == SIGKILL:
-            # That leaves nobody.
+            # No process of the group survives.
             self._terminated.discard(order.connection_id)
         else:
             self._terminated.add(order.connection_id)
 
     def _timeout(self, starter: _Starter) -> float | None:
-        """How long to wait for something to happen, in milliseconds; tells the daemon first if it was nothing long."""
+        """Return how long to wait for an event, in milliseconds; None for no limit."""
         self._check_idle(starter)
         if self._idle_at is None and self.writer.due is None and self._copies.due is None and not self._leftover_groups:
             return None
@@ -289,7 +293,7 @@ class Launcher:
         return max(0.0, min(deadlines) - time.monotonic()) * 1000
 
     def _check_idle(self, starter: _Starter) -> None:
-        """Tell the daemon, once, when there has been nothing to do for so long that this process is not worth it."""
+        """Report Idle to the daemon, once, after `launcher_idle` seconds without a handler."""
         busy = self._connection_ids or self._leftover_groups or (self._pipes and not self._threads)
         if busy or not self._idle_seconds or self._idle_reported:
             self._idle_at = None
@@ -298,7 +302,7 @@ class Launcher:
         if self._idle_at is None:
             self._idle_at = now + self._idle_seconds
         elif now >= self._idle_at:
-            # Nothing wakes this thread when another one ends: how long ago that was is asked when it may be enough.
+            # The end of another thread does not wake this one: its time is read when the deadline may be over.
             self._idle_at = min(starter.idle_since(), now) + self._idle_seconds
             if now >= self._idle_at:
                 self._idle_at, self._idle_reported = None, True
@@ -313,7 +317,7 @@ class Launcher:
                     os.killpg(group, SIGKILL)
 
     def _read_pipe(self, fd: int) -> bool:
-        """Read what a handler writes for the log; whether there may be more."""
+        """Read the output of a handler; returns whether there may be more."""
         connection_id, splitter = self._pipes[fd]
         try:
             data = os.read(fd, 65_536)
@@ -328,16 +332,16 @@ class Launcher:
         return bool(data)
 
     def _drain_pipe(self, connection_id: int) -> None:
-        """Read what a handler that has ended wrote last; more may come from processes that it has left."""
+        """Read the last output of a handler that has ended; processes that it has started may write more later."""
         reading = self._pipe_fds.get(connection_id, -1)
-        # A pipe holds 64 KB (pipe(7)); who writes on and on does not keep us from the others.
+        # A pipe holds 64 KB (pipe(7)); endless output must not delay other handlers.
         for _ in range(16):
             if reading < 0 or not self._read_pipe(reading):
                 return
 
     def _reap(self) -> None:
         if self._threads:
-            # A handler in a thread may wait for children of its own.
+            # A handler in a thread may reap children of its own.
             return
         for pid, status, user, system in reap_children():
             connection_id = self._connection_ids.pop(pid, 0)

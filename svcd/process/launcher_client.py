@@ -1,6 +1,6 @@
-"""The daemon's end of a launcher: hands connections over, passes reports on, has a lost launcher started again.
+"""The daemon's client of a launcher: sends connections, passes events on, restarts a lost launcher.
 
-A launcher has the rights of its handlers, so what it reports is checked against what it was sent
+A launcher has the rights of its handlers, so its reports are checked against what it was sent
 (svcd.process.launcher_protocol). A report that may not come ends the launcher, as a crash does.
 """
 
@@ -44,90 +44,90 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_WAITING", "LauncherClient", "LauncherEvents", "LauncherSource"]
 
-#: Output that a launcher was allowed to report may have waited in its socket, which holds less than this.
+#: Slack for output that waited in the socket of the launcher, which holds less than this.
 _SOCKET_LINES, _SOCKET_BYTES = 1024, 1024 * 1024
-#: So many threads that could not be ended may be left in a launcher before another takes its place.
+#: How many threads that can't be ended a launcher may have before it is replaced.
 _MAX_STUCK_THREADS = 32
 
 
 class LauncherSource(Protocol):
-    """Starts the launchers of one service, and ends what has lost its launcher."""
+    """Starts the launchers of one service, and signals handlers whose launcher was lost."""
 
     def launch(self, launcher_client: LauncherClient) -> None:
-        """Start a launcher; the link's attach() is called with it, or its lost() if there can be none."""
+        """Start a launcher; calls attach() of the client with its socket, or launcher_lost() on failure."""
 
     def signal(self, signal: Signal) -> None:
-        """Signal a handler that has lost its launcher."""
+        """Send a signal to a handler whose launcher was lost."""
 
     def kill(self, pid: int) -> None:
-        """End a launcher that breaks the protocol."""
+        """Kill a launcher that breaks the protocol."""
 
-    def make_replacement(self, reports: LauncherEvents) -> LauncherClient:
-        """Make another link for the same service."""
+    def make_replacement(self, events: LauncherEvents) -> LauncherClient:
+        """Return another client for the same service."""
         ...
 
 
 class LauncherEvents(Protocol):
-    """Who is told what becomes of the connections of a service."""
+    """Receiver of events about the connections of a service."""
 
     def process_started(self, connection_id: int, pid: int) -> None:
-        """A connection has its process."""
+        """Handle the start of a connection's process."""
 
     def process_ended(self, report: Ended) -> None:
-        """Its process has ended."""
+        """Handle the exit of a connection's process."""
 
     def start_failed(self, connection_id: int, errno: int) -> None:
-        """It was closed, since there could be no process for it."""
+        """Handle a connection that was closed because its process could not be started."""
 
     def process_lost(self, connection_id: int) -> None:
-        """Its process may go on, but nobody will say when it ends."""
+        """Handle a connection whose process may still run, but whose exit can't be observed any more."""
 
     def stderr_line(self, connection_id: int, text: bytes) -> None:
-        """Its process wrote this for the log."""
+        """Handle a line that a process wrote for the log."""
 
     def dropped(self, lines: int, size: int) -> None:
-        """So many lines, and bytes of them, were written for the log beyond stderr_rate, and are lost."""
+        """Handle the loss of so many lines, with so many bytes, of output beyond stderr_rate."""
 
     def module_changed(self, module: str) -> None:
-        """A module that the launcher has imported has changed on disk."""
+        """Handle a change on disk of a module that the launcher has imported."""
 
     def threads_stuck(self) -> None:
-        """The launcher has threads that can't be ended; another one should take its place."""
+        """Handle a launcher with too many threads that can't be ended; it should be replaced."""
 
     def launcher_restarted(self) -> None:
-        """A launcher was started in place of a lost one."""
+        """Handle the start of a launcher in place of a lost one."""
 
     def unavailable(self, problem: str) -> None:
-        """The launcher can't serve, for this reason; an empty text says that it can again."""
+        """Handle the reason why the launcher can't serve; empty when it can again."""
 
     def queue_drained(self) -> None:
-        """More connections may be handed over than before."""
+        """Handle that more connections may be started."""
 
 
 class LauncherClient:
-    """One service's launcher, as the daemon knows it.
+    """The daemon's client of one service's launcher.
 
     Args:
-        reactor: watches descriptors and time.
+        reactor: for descriptors and delayed calls.
         spec: the service.
         source: starts its launchers.
-        reports: told what becomes of connections.
+        events: receives events about connections.
 
     Attributes:
         ready: whether it has a launcher that can serve.
         stopped: whether it has ended for good.
-        pids: of the launcher's running handlers, by the number of their connection.
-        orphans: of those whose launcher was lost, the same.
+        pids: of the launcher's running handlers, by connection.
+        orphaned: pids of handlers whose launcher was lost, by connection.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: FdReactor, spec: LaunchSpec, source: LauncherSource, reports: LauncherEvents) -> None:
+    def __init__(self, reactor: FdReactor, spec: LaunchSpec, source: LauncherSource, events: LauncherEvents) -> None:
         self._reactor = reactor
         self._service = spec.name
         self.spec = spec
         self._source = source
-        self._events = reports
+        self._events = events
         self._connection: LauncherConnection | None = None
         self._pid = 0
         self._since = 0.0
@@ -148,11 +148,11 @@ class LauncherClient:
 
     @property
     def full(self) -> bool:
-        """Whether no more connections may be handed over now."""
+        """Whether no more connections may be started now."""
         return self._queue.full
 
     def start(self, connection_id: int, environment: bytes, fd: int) -> None:
-        """Let a connection have its process; the descriptor is the link's to close from now on."""
+        """Start a process for a connection. Takes ownership of fd."""
         self._queue.add(connection_id, environment, fd)
         self.ensure_launcher()
 
@@ -173,19 +173,18 @@ class LauncherClient:
 
     @property
     def failing(self) -> bool:
-        """Whether the last launcher was lost, or could not begin, and there is no other one yet."""
+        """Whether the last launcher was lost or could not start, and no other one runs yet."""
         return self._failing if self._replacement is None else self._replacement.failing
 
     def make_replacement(self) -> LauncherClient:
-        """Make another link for the same service, whose launcher is started anew."""
+        """Return another client for the same service, which starts a new launcher."""
         return self._source.make_replacement(self._events)
 
     def when_ready(self) -> Deferred[int]:
-        """Start a launcher, without a connection that needs it.
+        """Start a launcher before a connection needs it.
 
         Returns:
-            A Deferred that fires with the pid of the launcher when it is ready, and fails with a CommandError when it
-            could not begin.
+            A Deferred that fires with the pid of the launcher when it is ready, or fails with a CommandError.
         """
         self._ready_deferred = Deferred()
         self.ensure_launcher()
@@ -197,25 +196,25 @@ class LauncherClient:
         return self._pid
 
     def check_module(self) -> None:
-        """Have it reported if a module that the launcher has imported has changed on disk."""
+        """Ask the launcher to report if a module that it has imported has changed on disk."""
         if self.ready and self.spec.handler and self._connection is not None:
             self._connection.check_module()
 
     def forget_connection(self, connection_id: int) -> None:
-        """Expect nothing more of a connection's process."""
+        """Stop tracking the process of a connection."""
         self.pids.pop(connection_id, None)
         self.orphaned.pop(connection_id, None)
         if self._replacement is not None:
             self._replacement.forget_connection(connection_id)
 
     def ensure_launcher(self) -> None:
-        """Have a launcher, if none is there or on its way."""
+        """Start a launcher if there is none and none is starting."""
         if self._connection is None and not self._requested and self._retry is None and not self.stopped:
             self._requested = True
             self._source.launch(self)
 
     def attach(self, sock: socket.socket, pid: int) -> None:
-        """Here is the launcher that was asked for."""
+        """Use a newly started launcher. Takes ownership of the socket."""
         self._requested = False
         if self.stopped:
             sock.close()
@@ -232,7 +231,7 @@ class LauncherClient:
         self._connection = LauncherConnection(self._reactor, sock, protocol, self, self._service)
 
     def _start_timed_out(self) -> None:
-        """End a launcher that imports its handler without end."""
+        """Kill a launcher whose handler import does not finish."""
         self._start_timer = None
         self._source.kill(self._pid)
         self._start_failed(f"its import takes longer than start_timeout={self.spec.start_timeout:g}s")
@@ -271,7 +270,7 @@ class LauncherClient:
                 if self._release_connection(connection_id):
                     self._events.process_started(connection_id, pid)
                 else:
-                    # It was given up while it was on its way, and nobody would hear that it does not want to end.
+                    # The connection was dropped meanwhile, and nothing else would end its process.
                     self._queue.signal(Signal(connection_id, pid, SIGKILL))
                     del self.pids[connection_id]
             case Failed(connection_id, errno):
@@ -287,16 +286,16 @@ class LauncherClient:
                 self._stop_if_done()
 
     def _count_stuck(self, report: Ended, pid: int) -> None:
-        """A handler in a thread is reported as killed when it is given up: nothing can end the thread itself."""
+        """Count the threads that can't be ended: a handler in a thread is reported as killed when it is abandoned."""
         if pid == self._pid and report.status == SIGKILL:
             self._stuck += 1
             if self._stuck == _MAX_STUCK_THREADS:
                 self._events.threads_stuck()
 
     def _handle_idle(self) -> None:
-        """Let an idle launcher end. The next connection has another one started."""
+        """Let an idle launcher end. The next connection starts another one."""
         if self._queue or self._connection is None or not self._connection.protocol.idle:
-            # It is about to have something to do.
+            # It has something to do or is about to.
             return
         log_event(self._log, LAUNCHER, service=self._service, pid=self._pid, state="idle")
         self._close_connection()
@@ -308,7 +307,7 @@ class LauncherClient:
         """Report a launcher that can't serve; the next one is started after a pause, whether a client waits or not."""
         self._problem = problem
         if self._ready_deferred is None:
-            # Else another launcher serves until this one can.
+            # Otherwise another launcher serves until this one is ready.
             self._events.unavailable(problem)
         self.launcher_lost(problem)
 
@@ -335,7 +334,7 @@ class LauncherClient:
             awaited.errback(result)
 
     def _output_limit(self) -> OutputLimit | None:
-        """What a launcher that keeps to its own limit can't exceed."""
+        """Return a limit that a launcher that keeps to its own limit can't exceed; None for none."""
         spec = self.spec
         if not spec.stderr_lines:
             return None
@@ -354,7 +353,7 @@ class LauncherClient:
             self._connection = None
 
     def _release_connection(self, connection_id: int) -> bool:
-        """The launcher has the connection: our copy goes, and another may have its place."""
+        """Close the daemon's descriptor of a connection that the launcher has; returns whether it was still queued."""
         was_full = self.full
         if not self.drop(connection_id):
             return False
@@ -363,7 +362,7 @@ class LauncherClient:
         return True
 
     def launcher_lost(self, reason: str) -> None:
-        """There is no launcher any more, or there was to be none: after a pause there will be another."""
+        """Handle the loss of a launcher, or a failed start; another one is started after a pause."""
         self._requested = self.ready = False
         self._failing = True
         self.orphaned |= self.pids
@@ -388,25 +387,26 @@ class LauncherClient:
         for connection_id in given_up:
             self._events.start_failed(connection_id, 0)
         for connection_id in unknown:
-            # It may have a process; another launcher must not start a second one.
+            # It may have a process; another launcher must not start a second process.
             self._events.process_lost(connection_id)
         self._fire_ready(CommandError(reason))
         if self._replacement is not None:
             self.replace_by(self._replacement)
 
     def _retry_start(self) -> None:
+        """Start another launcher if something needs it, and report orphaned processes that have ended unnoticed."""
         self._retry = None
         for connection_id, pid in list(self.orphaned.items()):
             if not process_exists(pid):
-                # Its launcher was killed when it had seen its end, and before it could say so.
+                # Its launcher was killed after it had reaped the process and before it could report that.
                 del self.orphaned[connection_id]
                 self._events.process_lost(connection_id)
-        # With nothing to do it waits for the next connection, but for one that never could serve.
+        # An idle service waits for the next connection, unless its last launcher could not start.
         if self._queue or self._problem:
             self.ensure_launcher()
 
     def replace_by(self, replacement: LauncherClient) -> None:
-        """Let another launcher serve from now on, also who waits; this one ends after its last handler."""
+        """Let another client serve from now on, also queued connections; this launcher ends after its last handler."""
         self._replacement = replacement
         self._queue.move_unsent(replacement._queue)
         if replacement._queue:
@@ -414,11 +414,12 @@ class LauncherClient:
         self._stop_if_done()
 
     def _stop_if_done(self) -> None:
+        """Stop if this client was replaced and has no connection left."""
         if self._replacement is not None and not (self._queue or self.pids or self.orphaned):
             self.stop()
 
     def zygote_lost(self) -> None:
-        """The zygote is gone: nobody will say when the handlers of lost launchers end. The next one is asked again."""
+        """Report handlers of lost launchers as lost, since only the zygote could report their exit."""
         self._zygote_runs = False
         self._drop_orphans()
 
@@ -428,7 +429,7 @@ class LauncherClient:
             self._events.process_lost(connection_id)
 
     def orphan_exited(self, pid: int, status: int) -> None:
-        """A process ended that had no launcher any more, or was one, with its threads."""
+        """Handle the exit of a handler without launcher, or of a launcher with its threads."""
         if self._connection is not None and (pid == self._pid or pid in self.pids.values()):
             # Its socket was closed before its children became orphans: all its reports come first.
             self._connection.read_all()

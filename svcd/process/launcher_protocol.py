@@ -1,4 +1,4 @@
-"""What one launcher may report next, by what it was sent and by what it has reported. No I/O."""
+"""State of one launcher: which reports may come next, by what it was sent and has reported. No I/O."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_UNANSWERED", "LauncherProtocol"]
 
-#: So many connections are sent to a launcher at most before it has reported what became of them.
+#: How many connections may be sent to a launcher before it has reported their results.
 MAX_UNANSWERED = 256
-#: Greater numbers in a report are no measurements: of seconds and bytes, and of the system's error numbers.
+#: Greater numbers of seconds, bytes or error numbers in a report are invalid.
 _MAX_SECONDS = 1e9
 _MAX_BYTES = 2**62
 _MAX_ERRNO = 4095
@@ -41,13 +41,13 @@ class _State(Enum):
 
 
 class LauncherProtocol:
-    """The state of the conversation with one launcher.
+    """The state of the messages exchanged with one launcher.
 
     Its memory is bounded by what was sent: a report about anything else is an error.
 
     Args:
-        output: how much of what handlers write may be reported; None for any amount.
-        threads: whether handlers run in threads, which report Started themselves before they begin: no Starting comes.
+        output: the limit on reported handler output; None for none.
+        threads: whether handlers run in threads, which report Started themselves before they begin, without Starting.
 
     Attributes:
         ready: whether the launcher has reported Ready.
@@ -69,29 +69,29 @@ class LauncherProtocol:
 
     @property
     def full(self) -> bool:
-        """Whether no more connections may be sent before it answers."""
+        """Whether no more connections may be sent before the launcher answers."""
         return self._unanswered >= MAX_UNANSWERED
 
     @property
     def starting(self) -> list[int]:
-        """The connections that may have a process or not: their start was announced, its result was not."""
+        """The connections that may or may not have a process: reported as Starting, without result."""
         return [connection_id for connection_id, state in self._states.items() if state is _State.STARTING]
 
     def connection_sent(self, connection_id: int) -> None:
-        """Note that a connection was sent."""
+        """Record a sent connection."""
         self._states[connection_id] = _State.SENT
         self._unanswered += 1
         self._highest = max(self._highest, connection_id)
 
     def module_check_sent(self) -> None:
-        """Note that the launcher was asked whether its module has changed."""
+        """Record that the launcher was asked whether its module has changed."""
         self._module_check_pending = True
 
     def check(self, report: Message) -> None:
-        """Check a report and note it.
+        """Check a report and record it.
 
         Raises:
-            ValueError: the report may not come now; its text says why.
+            ValueError: the report may not come now; its text explains why.
         """
         if not self.ready and not isinstance(report, Ready):
             raise ValueError(f"{type(report).__name__} before Ready")
@@ -154,7 +154,7 @@ def _check_end(report: Ended) -> None:
     status = report.status
     exited = 0 <= status <= 0xFFFF and (os.WIFEXITED(status) or os.WIFSIGNALED(status))
     _require(exited, f"Ended with status {status}")
-    # Not a number compares as false.
+    # Comparisons with NaN are false.
     seconds = all(0 <= value <= _MAX_SECONDS for value in (report.user, report.system))
     _require(seconds and all(-1 <= value <= _MAX_BYTES for value in (report.bytes_in, report.bytes_out)),
              "Ended with impossible numbers")  # fmt: skip

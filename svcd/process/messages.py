@@ -1,9 +1,9 @@
-"""What the daemon, the zygote and the launchers tell one another: messages in packets of SOCK_SEQPACKET pairs.
+"""Messages between the daemon, the zygote and the launchers: packets of SOCK_SEQPACKET pairs.
 
-The daemon's side does not trust what it reads: whoever serves a connection has the rights of its launcher. A descriptor
-travels beside a packet (SCM_RIGHTS, unix(7)), at most one with each.
+The daemon does not trust what it reads: a launcher has the rights of its handlers. A descriptor is sent beside a packet
+(SCM_RIGHTS, unix(7)), at most one with each.
 
-Bare interpreters read this module too, so it imports little.
+Imports little, for bare interpreters.
 """
 
 from __future__ import annotations
@@ -46,23 +46,23 @@ __all__ = [
     "parse_all",
 ]
 
-#: No message is longer, in bytes.
+#: The longest packet, in bytes.
 MAX_PACKET = 65_536
 #: The longest text of a Ready or a Changed message, in bytes.
 MAX_REASON = 4096
 #: How a descriptor is packed for SCM_RIGHTS.
 FD_STRUCT = struct.Struct("i")
-#: What was noted does not wait when it is longer than so many bytes.
+#: Queued messages longer than this in all, in bytes, are sent at once.
 _MAX_QUEUED = 4096
-#: How many lines were dropped is told after so many seconds, not with each.
+#: How long the number of dropped lines is collected before it is sent, in seconds.
 _DROPPED_INTERVAL = 1.0
 
 
 class Connection(NamedTuple):
-    """To a launcher, with the descriptor: serve it.
+    """To a launcher, with a descriptor: serve this connection.
 
     Attributes:
-        number: of the connection, unique in the daemon's life.
+        connection_id: unique in the daemon's life.
         environment: NAME=VALUE with NULs between them, for the variables that depend on the connection.
     """
 
@@ -71,10 +71,10 @@ class Connection(NamedTuple):
 
 
 class Signal(NamedTuple):
-    """To a launcher, or when that is lost to the zygote: send a signal to the process group of a handler.
+    """To a launcher, or to the zygote if the launcher was lost: send a signal to the process group of a handler.
 
     Attributes:
-        number: of the connection.
+        connection_id: the connection.
         pid: of the handler.
         signal: its number.
     """
@@ -85,20 +85,20 @@ class Signal(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """From a launcher: it serves; or, with a problem, it can't and ends."""
+    """From a launcher: it serves, or with a problem, that it can't and ends."""
 
     problem: bytes = b""
 
 
 class CheckModule(NamedTuple):
-    """To a launcher, after a reload: read the time zone again (tzset(3)), and say whether a module has changed on disk.
+    """To a launcher, after a reload: read the time zone again (tzset(3)), and report if a module has changed on disk.
 
-    It is the module of the handler, or one that came with it.
+    It applies to the handler's module and to modules that came with it.
     """
 
 
 class Changed(NamedTuple):
-    """From a launcher, as the answer to that if so: the name of the module that has changed."""
+    """From a launcher, in answer to CheckModule: the name of a module that has changed."""
 
     module: bytes
 
@@ -108,20 +108,20 @@ class Idle(NamedTuple):
 
 
 class Starting(NamedTuple):
-    """From a launcher, before it starts a handler: if it is lost after this, nobody knows whether there is one."""
+    """From a launcher, before it starts a handler: if it is lost after this, the handler may or may not exist."""
 
     connection_id: int
 
 
 class Started(NamedTuple):
-    """From a launcher: a connection has its process. Handlers in threads have the launcher's."""
+    """From a launcher: the connection has a process. Handlers in threads have the launcher's pid."""
 
     connection_id: int
     pid: int
 
 
 class Failed(NamedTuple):
-    """From a launcher: nothing could be started for a connection, and it is closed; `errno` is the system's reason."""
+    """From a launcher: no process could be started for a connection, which is closed; `errno` is the reason."""
 
     connection_id: int
     errno: int
@@ -131,10 +131,10 @@ class Ended(NamedTuple):
     """From a launcher: a handler has ended.
 
     Attributes:
-        number: of the connection.
-        status: as wait(2) gives it.
+        connection_id: the connection.
+        status: as of wait(2).
         user, system: processor time in seconds.
-        bytes_in, bytes_out: received from the client, and acknowledged by it; -1 when nobody counted.
+        bytes_in, bytes_out: received from the client, and acknowledged by it; -1 if not counted.
     """
 
     connection_id: int
@@ -146,31 +146,31 @@ class Ended(NamedTuple):
 
 
 class StderrLine(NamedTuple):
-    """From a launcher: what a handler wrote for the log, a line without its end or a whole traceback."""
+    """From a launcher: handler output for the log, a line without its end or a whole traceback."""
 
     connection_id: int
     text: bytes
 
 
 class Dropped(NamedTuple):
-    """From a launcher: so many lines and bytes were written for the log beyond `stderr_rate` since the last report."""
+    """From a launcher: lines and bytes of handler output beyond `stderr_rate` since the last report."""
 
     lines: int
     bytes: int
 
 
 class Kill(NamedTuple):
-    """To the zygote: end a launcher of its own by SIGKILL."""
+    """To the zygote: kill a launcher (SIGKILL)."""
 
     pid: int
 
 
 class StartLauncher(NamedTuple):
-    """To the zygote: start the launcher of a service, which is known by its row in the table.
+    """To the zygote: start the launcher of a service.
 
     Attributes:
-        row: of the table.
-        options: what is otherwise than the table says (launcher_options()); empty for nothing.
+        row: of the service in the zygote's table.
+        options: launcher options that differ from the table (launcher_options()); empty for none.
     """
 
     row: int
@@ -178,7 +178,7 @@ class StartLauncher(NamedTuple):
 
 
 class LauncherStarted(NamedTuple):
-    """From the zygote, with the launcher's socket: it runs; or, with an errno and none, it could not be forked."""
+    """From the zygote, with the launcher's socket: it runs; or with an errno and no socket: it could not be forked."""
 
     row: int
     pid: int
@@ -186,7 +186,7 @@ class LauncherStarted(NamedTuple):
 
 
 class ChildExited(NamedTuple):
-    """From the zygote: a launcher has ended, or a handler whose launcher ended before it; `status` as wait(2)."""
+    """From the zygote: a launcher has ended, or a handler whose launcher ended before it; `status` as of wait(2)."""
 
     pid: int
     status: int
@@ -211,7 +211,7 @@ Message: TypeAlias = (
     | ChildExited
 )
 
-#: Of each message: the first byte, the layout of the numbers that follow, and whether bytes end it.
+#: Of each message: the first byte, the layout of the numbers that follow, and whether it ends in bytes.
 _LAYOUTS: dict[type[Message], tuple[bytes, struct.Struct, bool]] = {
     Connection: (b"C", struct.Struct("=Q"), True),
     Signal: (b"S", struct.Struct("=Qii"), False),
@@ -236,7 +236,7 @@ _TYPES: dict[bytes, tuple[Any, struct.Struct, bool]] = {
 
 
 def pack(message: Message) -> bytes:
-    """A message as the bytes of a packet; what makes it too long is cut off."""
+    """Return a message as the bytes of a packet, cut off at MAX_PACKET."""
     code, layout, tail = _LAYOUTS[type(message)]
     if not tail:
         return code + layout.pack(*message)
@@ -245,10 +245,10 @@ def pack(message: Message) -> bytes:
 
 
 def parse(packet: bytes) -> Message:
-    """The message of a packet.
+    """Return the message of a packet.
 
     Raises:
-        ValueError: it is none, or more than one.
+        ValueError: it is not a message, or more than one.
     """
     messages = parse_all(packet)
     if len(messages) != 1:
@@ -257,10 +257,10 @@ def parse(packet: bytes) -> Message:
 
 
 def parse_all(packet: bytes) -> list[Message]:
-    """The messages of a packet, one or more; what ends in bytes is the last.
+    """Return the messages of a packet, one or more; a message that ends in bytes is the last.
 
     Raises:
-        ValueError: it has none, or something else, or is longer than MAX_PACKET.
+        ValueError: the packet has no message, has other content, or is longer than MAX_PACKET.
     """
     if len(packet) > MAX_PACKET:
         raise ValueError("a packet that is too long")
@@ -281,15 +281,15 @@ def parse_all(packet: bytes) -> list[Message]:
 
 
 class MessageWriter:
-    """Sends messages to the daemon, if it is still there.
+    """Sends a launcher's messages to the daemon, while that still runs.
 
     Args:
-        control: to the daemon.
-        limit: how much of what handlers write is sent; None for all.
-        clock: seconds, monotonic.
+        control: the socket to the daemon.
+        limit: the limit on handler output; None for none.
+        clock: returns seconds, monotonic.
 
     Attributes:
-        due: by the clock, when the number of dropped lines is to be told; None if none was dropped.
+        due: when the number of dropped lines is to be sent, by the clock; None if none was dropped.
     """
 
     def __init__(self, control: socket.socket, limit: OutputLimit | None, clock: Callable[[], float]) -> None:
@@ -302,11 +302,11 @@ class MessageWriter:
         self.due: float | None = None
 
     def send(self, message: Message) -> None:
-        """Tell it now; in a launcher with threads, any of them may."""
+        """Send a message now; in a launcher with threads, any of them may call it."""
         self._send(pack(message))
 
     def send_output(self, number: int, text: bytes) -> None:
-        """Tell what a handler wrote, within the limit; any thread may."""
+        """Send handler output, within the limit; any thread may call it."""
         with self._lock:
             if self._limit is not None and not self._limit.take(len(text)):
                 self._lines += 1
@@ -316,7 +316,7 @@ class MessageWriter:
         self.send(StderrLine(number, text))
 
     def send_dropped(self) -> None:
-        """Tell how much was dropped, if it is time for that."""
+        """Send the number of dropped lines, if it is due."""
         with self._lock:
             if self.due is None or self._clock() < self.due:
                 return
@@ -325,13 +325,13 @@ class MessageWriter:
         self.send(message)
 
     def queue(self, message: Message) -> None:
-        """Tell it by the next flush(), in one packet with what else there is: each packet wakes the daemon."""
+        """Send a message by the next flush(), in one packet with others: each packet wakes the daemon."""
         self._queued += pack(message)
         if len(self._queued) > _MAX_QUEUED:
             self.flush()
 
     def flush(self) -> None:
-        """Send what was noted."""
+        """Send the queued messages."""
         if self._queued:
             packet, self._queued = self._queued, b""
             self._send(packet)

@@ -1,4 +1,4 @@
-"""Whether a module that a process has imported has changed on disk since. Bare interpreters read this module, too."""
+"""Changes on disk of modules that a process has imported. Bare interpreters read this module, too."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 __all__ = ["ModuleFiles"]
 
-#: Of a package with more modules the others are not looked at.
+#: The number of files that are checked at most.
 _MAX_FILES = 1000
 
 
 class ModuleFiles:
-    """The files of a module and of what came with it, as they were when this was made.
+    """The files of a module and of modules that came with it, as they were at creation.
 
     Args:
-        reference: `package.module:name`, which is imported; all modules of the same package count.
+        reference: `package.module:name`, already imported; all modules of the same package count.
         folders: all modules from these folders count as well.
     """
 
@@ -36,9 +36,9 @@ class ModuleFiles:
                     self._stamps[path] = name, stamp
 
     def changed(self) -> str:
-        """The name of a module whose file is another one than before; empty if there is none.
+        """Return the name of a module whose file has changed; empty if there is none.
 
-        A file that is gone, or can't be looked at now, has not changed: an update may be in the middle of its work.
+        A file that is missing or unreadable now has not changed: an update may be in progress.
         """
         for path, (name, stamp) in self._stamps.items():
             if _stamp(path) not in (None, stamp):

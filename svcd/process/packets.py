@@ -1,4 +1,4 @@
-"""Packets for another process, over a socket that may be full or gone."""
+"""Queue of packets to another process, over a socket that may be full or closed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 __all__ = ["PacketQueue"]
 
-#: A process whose socket is full is sent more after so many seconds.
+#: The pause before another attempt if the socket is full, in seconds.
 _RETRY_SECONDS = 0.02
 
 
 class PacketQueue:
-    """Packets in their order, one for each key at most; they wait where there is no room.
+    """Packets in their order, at most one for each key; they wait while the socket is full.
 
     Args:
-        reactor: for the time.
+        reactor: for delayed calls.
     """
 
     def __init__(self, reactor: FdReactor) -> None:
@@ -42,7 +42,7 @@ class PacketQueue:
         self._send()
 
     def close(self) -> None:
-        """Send no more, and forget what was not sent."""
+        """Stop sending, and drop what was not sent."""
         self._socket = None
         self._packets.clear()
         if self._call is not None:
@@ -61,8 +61,8 @@ class PacketQueue:
                 self._socket.send(packet)
                 del self._packets[key]
         except (BrokenPipeError, ConnectionResetError):
-            # The process has ended, which whoever reads from it is about to hear.
+            # The process has ended, which its reader is about to notice.
             return
         except OSError:
-            # It has no room for more, or the system has not (ENOBUFS).
+            # The socket is full, or the system has no room (ENOBUFS).
             self._call = self._reactor.callLater(_RETRY_SECONDS, self._retry)

@@ -1,4 +1,4 @@
-"""A child process of the daemon, as the reactor hears of its end."""
+"""Child processes of the daemon, watched by pidfd."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PidfdChild", "is_ending"]
 
-#: Of linux/sched.h: a process that is in its exit(2), as the flags in /proc/PID/stat have it (proc(5)).
+#: From linux/sched.h: the process is in exit(2); a flag in /proc/PID/stat (proc(5)).
 _PF_EXITING = 0x4
 _KILLED = 1 << (signal.SIGKILL - 1)
 
@@ -31,7 +31,7 @@ class PidfdChild:
     """A child of the daemon, by its pidfd (pidfd_open(2)): readable when the child has ended.
 
     Args:
-        reactor: watches it.
+        reactor: watches the pidfd.
         pid: of the child.
         ended: called with its status, as of wait(2), when it is reaped.
     """
@@ -44,33 +44,33 @@ class PidfdChild:
         reactor.addReader(self)
 
     def doRead(self) -> None:
-        """It has ended."""
+        """Reap the child."""
         self._reactor.removeReader(self)
         os.close(self._pidfd)
         _, status = os.waitpid(self._pid, 0)
         self._on_exit(status)
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor stops, which it does after us."""
+        """Ignore the stop of the reactor."""
 
     def fileno(self) -> int:
-        """The descriptor to watch."""
+        """Return the descriptor to watch."""
         return self._pidfd
 
     def logPrefix(self) -> str:
-        """For messages of the reactor."""
+        """Return the name in messages of the reactor."""
         return "child"
 
 
 def is_ending(pid: int, pidfd: int) -> bool:
-    """Say whether a process has ended or is about to.
+    """Return whether a process has ended or is about to.
 
-    A process that was killed frees its memory before it closes its descriptors and before its pidfd is readable, which
-    takes some milliseconds, and it may wait for a processor before that; /proc tells it at once.
+    A killed process frees its memory before it closes its descriptors and before its pidfd is readable, which takes
+    some milliseconds, and it may wait for a processor before that; /proc shows it at once.
 
     Args:
         pid: of a process that is not reaped, or not a child.
-        pidfd: of the same process; -1 if it was gone when it was to be opened.
+        pidfd: of the same process; -1 if it was gone when the pidfd was to be opened.
     """
     if pidfd < 0:
         return True
@@ -80,7 +80,7 @@ def is_ending(pid: int, pidfd: int) -> bool:
         return True
     try:
         status = Path(f"/proc/{pid}/status").read_text()
-        # Behind the command, which may have blanks: state, ppid, pgrp, session, tty_nr, tpgid, flags.
+        # After the command, which may contain blanks: state, ppid, pgrp, session, tty_nr, tpgid, flags.
         flags = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[6])
     except (OSError, ValueError, IndexError):
         return False

@@ -1,4 +1,4 @@
-"""Starting programs: with posix_spawn, which costs no copy of this process, where nothing stands against it."""
+"""Starting programs: with posix_spawn, which copies no memory of this process, where possible."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ProgramRunner", "connection_variables"]
 
-#: What a connection may add to the environment: nothing that makes a program load or run something.
+#: Prefixes of the variables that a connection may set: none makes a program load or run something.
 _CONNECTION_PREFIXES = (b"TCP", b"REMOTE_", b"UNIXREMOTE", b"PROXY_", b"SSL_")
 
 
 def connection_variables(data: bytes) -> dict[bytes, bytes]:
-    """The variables of a Connection message, without those that are none of a connection's."""
+    """Return the variables of a Connection message, without those that a connection must not set."""
     values = {}
     for item in data.split(b"\0"):
         name, equals, value = item.partition(b"=")
@@ -41,17 +41,17 @@ class ProgramRunner:
         self._listen_fds = spec.listen_fds
 
     def idle_since(self) -> float:
-        """Return the beginning of time: all handlers are processes."""
+        """Return 0: all handlers are processes."""
         return 0.0
 
     def start(self, _connection_id: int, environment: bytes, fd: int, stderr: int) -> int:
-        """Start it for a connection.
+        """Start the program for a connection.
 
         Args:
-            _connection_id: of the connection, which a program has no use for.
+            _connection_id: not used for a program.
             environment: of the connection.
             fd: its socket, above 3, which becomes standard input and output.
-            stderr: what becomes standard error.
+            stderr: the descriptor that becomes standard error.
 
         Returns:
             The pid of the process, which leads a session of its own.
@@ -70,7 +70,7 @@ class ProgramRunner:
         return os.posix_spawn(self._path, self._argv, values, file_actions=actions, setsid=True)
 
     def _fork(self, values: dict[bytes, bytes], fd: int, stderr: int) -> int:
-        """The slow way: for what has to happen in the child, before the program."""
+        """Start the program by fork(2) and execve(2), for limits and LISTEN_PID, which are set in the child."""
         failed, fail = os.pipe2(os.O_CLOEXEC)
         try:
             pid = os.fork()
@@ -78,12 +78,12 @@ class ProgramRunner:
                 self._execute(values, fd, stderr, fail)
         finally:
             os.close(fail)
-            # Closed by the program's beginning, or else the reason why it has none.
-            told = os.read(failed, 16)
+            # Closed without content by execve(2); otherwise the errno of the failure.
+            answer = os.read(failed, 16)
             os.close(failed)
-        if told:
+        if answer:
             os.waitpid(pid, 0)
-            raise OSError(int(told), os.strerror(int(told)))
+            raise OSError(int(answer), os.strerror(int(answer)))
         return pid
 
     def _execute(self, values: dict[bytes, bytes], fd: int, stderr: int, fail: int) -> None:

@@ -1,4 +1,4 @@
-"""Python handlers: found by name, run in a child of an interpreter that has their module already, or in a thread."""
+"""Runners of Python handlers: in a child of an interpreter that has imported their module, or in a thread."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ __all__ = ["ForkRunner", "ThreadRunner", "import_handler"]
 
 
 class _Server:
-    """What socketserver's handlers find as their server, as far as there is one.
+    """The server attribute of socketserver's handlers, as far as there is one.
 
     Attributes:
-        server_address: our side of the connection.
-        environment: what a program would find in its environment about the connection.
+        server_address: the local address of the connection.
+        environment: the variables that a program would have for the connection.
     """
 
     def __init__(self, server_address: object, environment: dict[str, str]) -> None:
@@ -49,8 +49,8 @@ def import_handler(name: str, path: Sequence[str] = ()) -> Callable[..., object]
     """Import a handler.
 
     Args:
-        name: `package.module:name`, where the name may have dots too.
-        path: what sys.path becomes; empty leaves it.
+        name: `package.module:name`, where the name may contain dots.
+        path: the new sys.path; empty keeps it.
 
     Raises:
         ImportError: there is none, with the reason.
@@ -64,7 +64,7 @@ def import_handler(name: str, path: Sequence[str] = ()) -> Callable[..., object]
 
 
 def _call_handler(function: Callable[..., object], sock: socket.socket, values: dict[str, str]) -> None:
-    """Call a handler as it expects it, and close the connection as socketserver does."""
+    """Call a handler with the arguments that its kind expects, and close the connection as socketserver does."""
     kind = getattr(sys.modules.get("socketserver"), "BaseRequestHandler", None)
     server, address = _addresses(sock, values)
     try:
@@ -73,14 +73,14 @@ def _call_handler(function: Callable[..., object], sock: socket.socket, values: 
         else:
             function(sock, address)
     finally:
-        # A bare close() would leave the connection open as long as somebody has a copy of it.
+        # close() alone would leave the connection open while another process has a copy of it.
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
         sock.close()
 
 
 def _addresses(sock: socket.socket, values: dict[str, str]) -> tuple[object, object]:
-    """Our end and the other, as accept() gives them; where something stands before, the real client's."""
+    """Return the local and remote address as accept() returns them; behind a proxy, those of the real client."""
     if "REMOTE_ADDR" not in values:
         return sock.getsockname(), ""
     if sock.family != socket.AF_UNIX and "PROXY_ADDR" not in values:
@@ -90,11 +90,11 @@ def _addresses(sock: socket.socket, values: dict[str, str]) -> tuple[object, obj
     return tuple((*end, 0, 0) if ":" in end[0] else end for end in (near, far))  # type: ignore[return-value]
 
 
-def _exit_result(leaving: SystemExit) -> tuple[int, bytes]:
-    """What sys.exit() says: an exit status, and perhaps a text for standard error."""
-    if leaving.code is None or isinstance(leaving.code, int):
-        return leaving.code or 0, b""
-    return 1, str(leaving.code).encode(errors="replace")
+def _exit_result(exit_error: SystemExit) -> tuple[int, bytes]:
+    """Return the exit status of sys.exit(), and its text for standard error."""
+    if exit_error.code is None or isinstance(exit_error.code, int):
+        return exit_error.code or 0, b""
+    return 1, str(exit_error.code).encode(errors="replace")
 
 
 def _decode(environment: bytes) -> dict[str, str]:
@@ -107,33 +107,33 @@ class ForkRunner:
     Args:
         function: the handler.
         spec: its service.
-        leave: closes in a child what is its parent's.
-        closings: takes the reports of children that close their connections; None for no need of them.
+        close_in_child: closes in a child the descriptors of its parent.
+        close_reports: receives the reports of children that close their connections; None if not needed.
     """
 
     def __init__(
         self,
         function: Callable[..., object],
         spec: LaunchSpec,
-        leave: Callable[[], None],
-        closings: CloseReports | None = None,
+        close_in_child: Callable[[], None],
+        close_reports: CloseReports | None = None,
     ) -> None:
         self._function = function
-        self._close_reports = closings
+        self._close_reports = close_reports
         self._limits = spec.identity.handler_limits
-        self._close_in_child = leave
+        self._close_in_child = close_in_child
 
     def idle_since(self) -> float:
-        """Return the beginning of time: all handlers are processes."""
+        """Return 0: all handlers are processes."""
         return 0.0
 
     def start(self, connection_id: int, environment: bytes, fd: int, stderr: int) -> int:
-        """Fork; the arguments and the result are as for Programs.
+        """Fork a child; arguments and result as in ProgramRunner.start().
 
         Raises:
-            OSError: there can't be another process.
+            OSError: the process could not be forked.
         """
-        # Not in the child: each page that it is the first to write to is copied for it.
+        # Not in the child: each page that it writes to first is copied.
         values = _decode(environment)
         pid = os.fork()
         if not pid:
@@ -150,13 +150,13 @@ class ForkRunner:
             os.dup2(stderr, 2)
             os.close(stderr)
             apply_limits(self._limits)
-            # What update() asks of its argument first would cost more than the rest.
+            # update() would cost more by its checks of the argument.
             for name, value in values.items():
                 os.environ[name] = value
             _call_handler(self._function, self._socket(connection_id, fd), values)
             code = 0
-        except SystemExit as leaving:
-            code, text = _exit_result(leaving)
+        except SystemExit as exit_error:
+            code, text = _exit_result(exit_error)
             if text:
                 os.write(2, BLOCK + text + BLOCK)
         except BaseException:  # noqa: BLE001 - SIGINT too ends this process, which is one connection's
@@ -180,8 +180,8 @@ class ThreadRunner:
 
     Args:
         function: the handler.
-        writer: tells the daemon; any thread may call it.
-        clock: seconds, monotonic.
+        writer: sends messages to the daemon; any thread may call it.
+        clock: returns seconds, monotonic.
         counts: whether to count the bytes of connections.
     """
 
@@ -198,25 +198,25 @@ class ThreadRunner:
         self._writer = writer
         self._send = writer.send
         self._clock = clock
-        # Their ends are about to be told.
+        # Handlers whose end is about to be reported.
         self._ending: set[int] = set()
         self._last_end = 0.0
         self._open: dict[int, tuple[socket.socket, threading.Thread]] = {}
 
     def idle_since(self) -> float:
-        """When the last handler has ended; infinity while one runs, but for those that were given up."""
+        """Return when the last handler ended; infinity while one runs that was not abandoned."""
         return math.inf if self._open or self._ending else self._last_end
 
     def start(self, connection_id: int, environment: bytes, fd: int, _stderr: int) -> int:
         """Start a thread.
 
         Raises:
-            OSError: there can't be another.
+            OSError: the thread could not be started.
         """
-        # What Python does for threading in a forked child would cost each process that has none of its own.
+        # Imported late: with threading loaded, Python does extra work in each forked child.
         import threading
 
-        # A copy, since the caller closes its own when a thread can't be started.
+        # A copy, since the caller closes its descriptor if the thread can't be started.
         sock = self._socket(connection_id, os.dup(fd))
         thread = threading.Thread(
             target=self._run, args=(connection_id, _decode(environment), sock), name=f"connection {connection_id}"
@@ -235,27 +235,27 @@ class ThreadRunner:
         if counts is None:
             return socket.socket(fileno=fd)
 
-        def leaving(sock: socket.socket, closed: bool) -> None:
+        def on_close(sock: socket.socket, closed: bool) -> None:
             counts[connection_id] = final_byte_counts(sock) if closed else UNKNOWN
 
         sock = HandlerSocket(fileno=fd)
-        sock.on_close = leaving
+        sock.on_close = on_close
         return sock
 
     def shutdown(self, connection_id: int) -> None:
-        """End a connection under its handler."""
+        """Shut down a connection while its handler runs."""
         found = self._open.get(connection_id)
         if found is not None:
             with contextlib.suppress(OSError):
                 found[0].shutdown(socket.SHUT_RDWR)
 
     def abandon(self, connection_id: int) -> None:
-        """Wait no more for a handler that goes on without its connection: nothing can end a thread."""
+        """Report a handler as killed that goes on without its connection: nothing can end a thread."""
         if self._open.pop(connection_id, None) is not None:
             self._send(Ended(connection_id, signal.SIGKILL))
 
     def wait(self) -> None:
-        """Return when all handlers have ended but those that were abandoned."""
+        """Wait until all handlers have ended except the abandoned ones."""
         for _, thread in list(self._open.values()):
             thread.join()
 
@@ -265,15 +265,15 @@ class ThreadRunner:
         try:
             _call_handler(self._function, sock, values)
             code = 0
-        except SystemExit as leaving:
-            code, text = _exit_result(leaving)
+        except SystemExit as exit_error:
+            code, text = _exit_result(exit_error)
             if text:
                 self._writer.send_output(connection_id, text[:MAX_BLOCK])
         except BaseException:  # noqa: BLE001 - Ctrl-C comes to the main thread alone
             self._writer.send_output(connection_id, traceback.format_exc().encode(errors="replace")[-MAX_BLOCK:])
         finally:
             self._ending.add(connection_id)
-            # Unless it was abandoned.
+            # No report if it was abandoned.
             counts = UNKNOWN if self._counts is None else self._counts.pop(connection_id, UNKNOWN)
             if self._open.pop(connection_id, None) is not None:
                 self._send(Ended(connection_id, (code & 0xFF) << 8, 0.0, 0.0, *counts))

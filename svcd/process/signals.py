@@ -1,4 +1,4 @@
-"""Signals where handlers are started: none ends the starter, none is passed on ignored or blocked, children wake."""
+"""Signals in zygote and launchers: none ends them, handlers inherit none ignored or blocked, children wake them."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ __all__ = [
     "reset_inherited_signals",
 ]
 
-#: What may reach a whole process group or service at its end. The daemon tells its launchers when to go, by
-#: closing their sockets: later than that, so that what runs can end first.
+#: Signals that may be sent to a whole process group or service at its end. The daemon ends its launchers by
+#: closing their sockets, later than that, so that handlers can end first.
 _TERMINATION_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE)
 
-# As Python has them, not as the system: a closed connection is an OSError, no sudden end; control-C is an exception.
+# Python's defaults, not the system's: SIGPIPE is ignored, so that writing raises an OSError; Ctrl-C is an exception.
 _PYTHON_HANDLERS = {signal.SIGPIPE: _signal.SIG_IGN, signal.SIGINT: signal.default_int_handler}
 _DEFAULTS = [
     (int(number), _PYTHON_HANDLERS.get(number, _signal.SIG_DFL)) for number in (*_TERMINATION_SIGNALS, signal.SIGCHLD)
 ]
 
 
-#: The real-time signals that the C library keeps to itself: sigaction(3) refuses them, the system call does not.
+#: The real-time signals that the C library reserves: sigaction(3) refuses them, the system call does not.
 _LIBC_SIGNALS = (32, 33)
 #: The number of rt_sigaction(2), by machine.
 _RT_SIGACTION = {"x86_64": 13, "aarch64": 134, "riscv64": 134, "ppc64le": 173, "s390x": 174, "i686": 174, "armv7l": 174}
-#: More than struct sigaction of any kernel has, in bytes; and the kernel's set of signals.
+#: At least the size of struct sigaction of any kernel, in bytes; and the size of the kernel's signal set.
 _SIGACTION_BYTES = 64
 _SIGSET_BYTES = 8
 
 
 def reset_inherited_signals() -> None:
-    """Undo what the process that started this one has left: blocked signals, and children that nobody reaps.
+    """Unblock all signals, and reset an ignored SIGCHLD, which the parent process may have left.
 
-    Both outlast execve(2). With SIGCHLD ignored, wait(2) finds no child.
+    Both are inherited through execve(2). With SIGCHLD ignored, wait(2) finds no child.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
@@ -53,11 +53,11 @@ def reset_inherited_signals() -> None:
 
 
 def _no_op(_number: int, _frame: FrameType | None) -> None:
-    """Take a signal. Unlike an ignored one it is the default again in a program that is executed."""
+    """Ignore a signal. Unlike SIG_IGN this becomes the default again in a program that is executed."""
 
 
 def ignore_termination_signals() -> None:
-    """Let none of the usual signals end this process, and let programs start with all as by default."""
+    """Let no termination signal end this process; programs that it executes have all signals at their default."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals():
         if number in _TERMINATION_SIGNALS:
@@ -68,7 +68,7 @@ def ignore_termination_signals() -> None:
 
 
 def _reset_libc_signals() -> None:
-    """Set the signals of the C library to their default, as far as this machine is known; before it uses them."""
+    """Set the signals of the C library to their default, on known machines; before the library uses them."""
     call = _RT_SIGACTION.get(os.uname().machine)
     if call is not None:
         libc = ctypes.CDLL(None)
@@ -78,15 +78,15 @@ def _reset_libc_signals() -> None:
 
 
 def default_signals() -> None:
-    """Have all signals as a Python program has them, in a child that goes on without executing one."""
+    """Set all signals as in a new Python program, in a child that goes on without execve(2)."""
     signal.set_wakeup_fd(-1)
     for number, handler in _DEFAULTS:
-        # Not signal.signal, which makes an enumeration's members of all: what a forked child touches is copied for it.
+        # Not signal.signal, which creates enum members: memory that a forked child writes to is copied.
         _signal.signal(number, handler)
 
 
 class ChildWatch:
-    """A descriptor that can be read when a child may have ended. One in a process; it wakes for other signals too."""
+    """A descriptor that is readable when a child may have ended; other signals wake it as well. One per process."""
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -95,27 +95,27 @@ class ChildWatch:
 
     @property
     def fds(self) -> tuple[int, int]:
-        """What is open."""
+        """The open descriptors."""
         return self._read, self._write
 
     def fileno(self) -> int:
-        """The descriptor to watch."""
+        """Return the descriptor to watch."""
         return self._read
 
     def clear(self) -> None:
-        """Forget what woke us; children that end from now on wake again."""
+        """Make the descriptor unreadable until another child ends."""
         with contextlib.suppress(BlockingIOError):
             while len(os.read(self._read, 4096)) == 4096:
                 pass
 
     def close(self) -> None:
-        """In a child of this process, which has no use for it."""
+        """Close the descriptors, in a child of this process."""
         os.close(self._read)
         os.close(self._write)
 
 
 def reap_children() -> Iterator[tuple[int, int, float, float]]:
-    """Reap the children that have ended: pid, status as of wait(2), user and system seconds."""
+    """Reap the children that have ended; yields pid, status as of wait(2), user and system seconds."""
     while True:
         try:
             pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -127,7 +127,7 @@ def reap_children() -> Iterator[tuple[int, int, float, float]]:
 
 
 def process_exists(pid: int) -> bool:
-    """Whether there is such a process, ended ones included that nobody has reaped."""
+    """Return whether there is a process with this pid, unreaped ones included."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What the zygote is told of a service before anything runs: what to start, as whom, within which limits."""
+"""LaunchSpec: what the zygote has to start for a service, with which credentials and limits."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 __all__ = ["LaunchSpec", "ProcessCredentials", "ResourceLimit", "add_nofile_limit", "dump", "load"]
 
-#: With fewer descriptors a launcher has not enough for itself.
+#: The fewest descriptors that a launcher itself needs.
 _FEWEST_DESCRIPTORS = 64
 
 
 class ResourceLimit(NamedTuple):
-    """A limit of a process (setrlimit(2)): its RLIMIT number, and the soft and the hard one; -1 is none."""
+    """A resource limit (setrlimit(2)): RLIMIT number, soft and hard limit; -1 is none."""
 
     which: int
     soft: int
@@ -20,18 +20,18 @@ class ResourceLimit(NamedTuple):
 
 
 class ProcessCredentials(NamedTuple):
-    """As whom a handler runs. None keeps what the daemon was started with.
+    """Credentials and limits of a handler. None keeps what the daemon was started with.
 
     Attributes:
-        user, group: numbers.
-        groups: the supplementary groups, by number.
+        user, group: numeric IDs.
+        groups: the supplementary groups, as numeric IDs.
         umask: permissions that new files don't get.
         nice: added to the priority (nice(2)); below 0 needs root.
         root: the root directory; only root can change it.
         folder: the working directory, inside of root.
         no_new_privs: whether programs gain no rights by being executed (prctl(2)).
-        own_limits: what the launcher takes for itself and its handlers.
-        handler_limits: what handlers alone take, each between its fork and its beginning.
+        own_limits: limits of the launcher and its handlers.
+        handler_limits: limits of handlers only, set between fork and start of each.
     """
 
     user: int | None = None
@@ -47,23 +47,23 @@ class ProcessCredentials(NamedTuple):
 
 
 class LaunchSpec(NamedTuple):
-    """A spawned service.
+    """A service whose connections are served by processes or threads.
 
     Attributes:
-        name: the service's, for messages.
-        identity: as whom.
-        environment: what every connection has in common, NAME to value.
+        name: of the service, for messages.
+        identity: credentials of the handlers.
+        environment: the variables that every connection has in common.
         program: the path of a program; empty for a Python handler.
-        argv: its arguments, the first of them included.
+        argv: its arguments, including the first.
         handler: `module:name` of a Python handler.
-        path: where Python looks for its module.
-        own_path: of that what the service has itself, where its modules may change.
+        path: the sys.path for its module.
+        own_path: the part of it that belongs to the service, where its modules may change.
         threads: whether a Python handler runs in a thread, not in a process.
-        log_stderr: whether what a program writes to its standard error goes to the log, not to the client.
-        listen_fds: whether a program finds the socket as descriptor 3 too (sd_listen_fds(3)).
-        stderr_lines, stderr_bytes: how much of what handlers write goes to the log in a second; 0 for all.
+        log_stderr: whether the standard error of a program goes to the log, not to the client.
+        listen_fds: whether a program gets the socket as descriptor 3 as well (sd_listen_fds(3)).
+        stderr_lines, stderr_bytes: limit on handler output in the log per second; 0 for none.
         idle: after so many seconds without a handler the launcher ends; 0 if it stays.
-        start_timeout: how long the launcher may take until it can serve, in seconds.
+        start_timeout: how long the start of the launcher may take, in seconds.
         hold: whether the launcher keeps a copy of the socket while the handler has it, to count its bytes.
     """
 
@@ -86,17 +86,17 @@ class LaunchSpec(NamedTuple):
 
 
 def dump(specs: tuple[LaunchSpec, ...]) -> bytes:
-    """A table of services as bytes, for the same Python only."""
+    """Return a table of services as bytes, for the same Python version only."""
     return marshal.dumps([_plain(spec) for spec in specs])
 
 
 def _plain(value: object) -> object:
-    """Named tuples as plain ones."""
+    """Return a value with named tuples as plain tuples."""
     return tuple(map(_plain, value)) if isinstance(value, tuple) else value
 
 
 def load(data: bytes) -> tuple[LaunchSpec, ...]:
-    """The table again. The bytes must come from the process that starts this one."""
+    """Return the table of services. The bytes must come from the process that starts this one."""
     return tuple(_spec(*values) for values in marshal.loads(data))  # noqa: S302
 
 
@@ -112,9 +112,9 @@ def _limits(values: Any) -> tuple[ResourceLimit, ...]:  # noqa: ANN401 - as it w
 def add_nofile_limit(
     own: tuple[ResourceLimit, ...], handler: tuple[ResourceLimit, ...], files: ResourceLimit, *, keeps: bool
 ) -> Any:  # noqa: ANN401
-    """Return the launcher's own limits and its handlers', with the one of open files among them.
+    """Return the launcher's own limits and its handlers', with the limit on open files added to one of them.
 
-    What a launcher keeps open for each handler is not to be limited with the handler.
+    What a launcher keeps open for each handler must not be limited like the handler.
     """
     if not keeps and files.soft >= _FEWEST_DESCRIPTORS:
         return (*own, files), handler

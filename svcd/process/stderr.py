@@ -1,4 +1,4 @@
-"""What handlers write for the log, cut into lines. No I/O."""
+"""Output of handlers for the log: splitting into lines, and limiting. No I/O."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
 
 __all__ = ["BLOCK", "MAX_BLOCK", "MAX_LINE", "OutputLimit", "StderrSplitter"]
 
-#: A line longer than this many bytes is told in pieces.
+#: A longer line, in bytes, is split.
 MAX_LINE = 4096
-#: More of a block than this many bytes is not told.
+#: A longer block, in bytes, is truncated.
 MAX_BLOCK = 32_768
-#: Stands before and after what is told as one, as a traceback is.
+#: Encloses a block that is logged as a whole, such as a traceback.
 BLOCK = b"\0"
 
 
 class StderrSplitter:
-    """One handler's writing. It keeps at most MAX_BLOCK bytes."""
+    """Splits the output of one handler. It keeps at most MAX_BLOCK bytes."""
 
     __slots__ = ("_rest",)
 
@@ -27,8 +27,8 @@ class StderrSplitter:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take what was written; returns the lines and blocks that are complete now, without ends and empty ones."""
-        said = []
+        """Take output; returns the lines and blocks that are complete now, without line ends and without empty ones."""
+        complete = []
         rest = self._rest + data
         size, at = len(rest), 0
         while at < size:
@@ -37,7 +37,7 @@ class StderrSplitter:
                 if end < 0 and size - at <= MAX_BLOCK:
                     break
                 end = end if 0 < end < at + MAX_BLOCK else at + MAX_BLOCK
-                said.append(rest[at + 1 : end])
+                complete.append(rest[at + 1 : end])
                 at = end + 1
                 continue
             block = rest.find(BLOCK, at, at + MAX_LINE + 1)
@@ -46,26 +46,26 @@ class StderrSplitter:
             if end < 0 and block < 0 and size - at <= MAX_LINE:
                 break
             whole = rest[at : limit if end < 0 else end]
-            said.append(whole.rstrip(b"\r"))
+            complete.append(whole.rstrip(b"\r"))
             at += len(whole) + (end >= 0)
         self._rest = rest[at:]
-        return [each for each in said if each.strip()]
+        return [each for each in complete if each.strip()]
 
     def end(self) -> list[bytes]:
-        """The handler writes no more: what is left."""
+        """Return the rest at the end of the output."""
         rest, self._rest = self._rest.strip(BLOCK), b""
         return [rest] if rest.strip() else []
 
 
 class OutputLimit:
-    """Two token buckets, one of lines and one of bytes; what does not fit into both is to be dropped.
+    """Limit on handler output: two token buckets, of lines and of bytes. A line that does not fit into both is dropped.
 
     Args:
-        lines: a second; the bucket holds as many, and `slack_lines` more.
-        size: bytes a second; the bucket holds as many, or one block if that is more, and `slack_bytes` more.
-        clock: seconds, monotonic.
+        lines: per second; the bucket holds as many, and `slack_lines` more.
+        size: bytes per second; the bucket holds as many, or one block if that is more, and `slack_bytes` more.
+        clock: returns seconds, monotonic.
         slack_lines: for lines that were delayed on their way.
-        slack_bytes: for bytes that were.
+        slack_bytes: for bytes that were delayed on their way.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class OutputLimit:
         self._last = clock()
 
     def take(self, size: int) -> bool:
-        """Count a line of so many bytes; returns whether there is room for it. A line without room counts nothing."""
+        """Count a line of so many bytes; returns whether there is room for it. A line without room is not counted."""
         now = self._clock()
         passed, self._last = now - self._last, now
         self._lines = min(self._lines + passed * self._rates[0], self._most[0])

@@ -1,9 +1,9 @@
-"""The zygote: the process that launchers are forked from, also later, when the daemon itself is root no more.
+"""The zygote: the process that launchers are forked from, also after the daemon has given up root.
 
-It is the only one that keeps what the daemon was started with, so it can do next to nothing: it knows the table that it
-was given at its start, and what it can be asked for is another launcher for a line of it, with the same rights or fewer
-(svcd.process.launch_options has the rule), and to end a handler that has lost its launcher. It ends with the daemon.
-Launchers that are stopped (SIGSTOP) go on then: they may have orders to end their handlers, and end themselves.
+Only the zygote keeps the rights that the daemon was started with, so it does as little as possible: it knows the table
+of services that it was given at its start. On request it starts another launcher for a row of the table, with the same
+rights or fewer (svcd.process.launch_options has the rule), or signals a handler that has lost its launcher. It ends
+with the daemon. It resumes stopped launchers (SIGSTOP) then: they may have to signal their handlers, and end.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from svcd.process.spec import LaunchSpec, load
 
 __all__ = ["TABLE_FD", "main"]
 
-#: Where the table of services is read from; the socket to the daemon is the standard input.
+#: The descriptor of the table of services; the socket to the daemon is the standard input.
 TABLE_FD = 3
 
 
@@ -68,14 +68,14 @@ class _Zygote:
                 self._handle_order(packet)
 
     def resume_launchers(self) -> None:
-        """Let stopped launchers go on, to see that the daemon is gone."""
+        """Resume stopped launchers, which then see that the daemon is gone."""
         for pid in self._launchers:
-            # None of them was reaped, so the numbers are theirs.
+            # None of them was reaped, so the pids are valid.
             with contextlib.suppress(OSError):
                 os.kill(pid, SIGCONT)
 
     def _handle_order(self, packet: bytes) -> None:
-        """Follow an order: whatever the daemon has become, it can have what is in the table or less, nothing else."""
+        """Follow an order. A compromised daemon can get what is in the table or less, nothing else."""
         try:
             order = parse(packet)
         except ValueError:
@@ -116,7 +116,7 @@ class _Zygote:
             self._control.sendmsg([pack(LauncherStarted(row, pid))], rights)
 
     def _run_launcher(self, spec: LaunchSpec, control: socket.socket) -> NoReturn:
-        """Be a launcher, in the child."""
+        """Run a launcher, in the child."""
         code = 70  # sysexits(3) EX_SOFTWARE
         try:
             self._control.close()
@@ -129,7 +129,7 @@ class _Zygote:
 
 
 def _signal_orphan(order: Signal) -> None:
-    """Signal the group of a handler that is a child of ours since its launcher has ended; launchers lead no group."""
+    """Signal the process group of a handler that has lost its launcher; launchers lead no group."""
     if order.pid <= 0 or order.signal not in (SIGTERM, SIGKILL):
         return
     with contextlib.suppress(OSError):
@@ -139,16 +139,16 @@ def _signal_orphan(order: Signal) -> None:
 
 
 def _close_inherited_fds(kept: int) -> None:
-    """Close what the daemon was started with beyond the standard descriptors: no handler is to have it."""
+    """Close the inherited descriptors beyond the standard ones: no handler may have them."""
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib is not worth its memory here
         if int(name) > 2 and int(name) != kept:
-            # The listing's own is in it, and closed by now.
+            # The descriptor of the listing itself is closed already.
             with contextlib.suppress(OSError):
                 os.close(int(name))
 
 
 def main() -> None:
-    """Begin, in a fresh interpreter."""
+    """Run the zygote, in a fresh interpreter."""
     os.setsid()
     ignore_termination_signals()
     control = socket.socket(fileno=os.dup(0))
@@ -161,7 +161,7 @@ def main() -> None:
     os.dup2(nothing, 1)
     os.close(nothing)
     become_subreaper()
-    # What is there now is there for good, and stays shared with the launchers: the collector must not touch it.
+    # Keep the current objects out of garbage collection, so that their memory stays shared with the launchers.
     gc.collect()
     gc.freeze()
     zygote = _Zygote(control, specs)

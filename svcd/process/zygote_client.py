@@ -1,4 +1,4 @@
-"""The daemon's end of the zygote: starts it, asks it for launchers, hears of deaths."""
+"""The daemon's client of the zygote: starts it, requests launchers, receives exits of children."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ZygoteClient"]
 
-#: Run by a bare interpreter: the standard library first, then us, and nothing that an environment or a folder adds.
+#: Run by a bare interpreter: sys.path has the standard library, then svcd, nothing of an environment or directory.
 _CODE = "import sys; sys.path.append({root!r}); from svcd.process.zygote import main; main()"
 
 
@@ -68,16 +68,16 @@ class _ZygoteLauncherSource:
     def kill(self, pid: int) -> None:
         self._zygote_client.send(Kill(pid), f"kill {pid}")
 
-    def make_replacement(self, reports: LauncherEvents) -> LauncherClient:
-        return self._zygote_client.new_launcher_client(self._row, reports, self._spec)
+    def make_replacement(self, events: LauncherEvents) -> LauncherClient:
+        return self._zygote_client.new_launcher_client(self._row, events, self._spec)
 
 
 @implementer(IReadDescriptor)
 class ZygoteClient:
-    """Has a zygote, and through it a launcher for each spawned service.
+    """A zygote, and through it a launcher for each spawned service.
 
     Args:
-        reactor: watches descriptors and time.
+        reactor: for descriptors and delayed calls.
     """
 
     _log = Logger()
@@ -98,33 +98,33 @@ class ZygoteClient:
         self._stopping: Deferred[None] | None = None
         self._restart_call: IDelayedCall | None = None
 
-    def launcher_client(self, spec: LaunchSpec, reports: LauncherEvents) -> LauncherClient:
-        """Take a service in, before the zygote starts."""
+    def launcher_client(self, spec: LaunchSpec, events: LauncherEvents) -> LauncherClient:
+        """Add a service, before the zygote starts; returns its client."""
         self._specs.append(spec)
-        return self.new_launcher_client(len(self._specs) - 1, reports, spec)
+        return self.new_launcher_client(len(self._specs) - 1, events, spec)
 
-    def new_launcher_client(self, row: int, reports: LauncherEvents, spec: LaunchSpec) -> LauncherClient:
-        """Make a link for a service that was taken in.
+    def new_launcher_client(self, row: int, events: LauncherEvents, spec: LaunchSpec) -> LauncherClient:
+        """Return another client of a service that was added.
 
         Args:
-            row: where the service is in the table.
-            reports: told of its handlers.
-            spec: what the table has there, perhaps with other launcher options.
+            row: of the service in the table.
+            events: receives events about its connections.
+            spec: as in the table, but for launcher options.
         """
         self._launcher_clients = [
             launcher_client for launcher_client in self._launcher_clients if not launcher_client.stopped
         ]
-        launcher_client = LauncherClient(self._reactor, spec, _ZygoteLauncherSource(self, row, spec), reports)
+        launcher_client = LauncherClient(self._reactor, spec, _ZygoteLauncherSource(self, row, spec), events)
         self._launcher_clients.append(launcher_client)
         return launcher_client
 
     @property
     def has_root(self) -> bool:
-        """Whether the zygote runs as root: it was started before the daemon gave root up."""
+        """Whether the zygote runs as root: it was started before the daemon gave up root."""
         return self._root and self._socket is not None
 
     def spec_in_table(self, name: str) -> LaunchSpec | None:
-        """Return what the zygote's table has for a service; None if it has nothing."""
+        """Return the LaunchSpec of a service in the zygote's table; None if there is none."""
         return next((each for each in self._specs if each.name == name), None)
 
     def excess(self, spec: LaunchSpec) -> list[str]:
@@ -147,14 +147,14 @@ class ZygoteClient:
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to do any more."""
+        """Whether all launcher clients have stopped."""
         return all(launcher_client.stopped for launcher_client in self._launcher_clients)
 
     def start(self) -> None:
-        """Start the zygote, with the rights that the daemon has now. Without services there is nothing to start.
+        """Start the zygote, with the rights that the daemon has now. Without services nothing is started.
 
         Raises:
-            OSError: there can't be another process.
+            OSError: the process could not be started.
         """
         if not self._specs:
             return
@@ -169,7 +169,7 @@ class ZygoteClient:
                 {},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
-                    # A descriptor that has the right number already would be closed by the execution.
+                    # dup2(2) to its own number would not clear close-on-exec.
                     (os.POSIX_SPAWN_DUP2, table, TABLE_FD + 1),
                     (os.POSIX_SPAWN_DUP2, TABLE_FD + 1, TABLE_FD),
                     (os.POSIX_SPAWN_CLOSE, TABLE_FD + 1),
@@ -188,7 +188,7 @@ class ZygoteClient:
         log_event(self._log, ZYGOTE, pid=pid, state="started")
 
     def connected(self, sock: socket.socket, pid: int) -> None:
-        """Speak with a zygote that was started."""
+        """Use the socket of a zygote that was started."""
         self._socket = sock
         self._pid, self._since, self._reason = pid, self._reactor.seconds(), ""
         self._reactor.addReader(self)
@@ -196,12 +196,12 @@ class ZygoteClient:
             (row, launcher_client) for row, launcher_client in self._requested if not launcher_client.stopped
         )
         for row, launcher_client in self._requested:
-            # What the zygote before did not answer.
+            # Requests that the previous zygote did not answer.
             self._packets.put(launcher_client, self._order(row, launcher_client))
         self._packets.open(sock)
 
     def request_launcher(self, row: int, launcher_client: LauncherClient) -> None:
-        """Ask for a launcher; without a zygote the next one is asked."""
+        """Request a launcher; without a zygote the next one is asked."""
         self._requested.append((row, launcher_client))
         if self._socket is not None:
             self._packets.put(launcher_client, self._order(row, launcher_client))
@@ -218,7 +218,7 @@ class ZygoteClient:
             self._packets.put(key, pack(message))
 
     def doRead(self) -> None:
-        """The zygote says something."""
+        """Read and handle a report of the zygote."""
         assert self._socket is not None  # noqa: S101 - it is watched as long as it is there
         try:
             packet, rights, _, _ = self._socket.recvmsg(
@@ -227,7 +227,7 @@ class ZygoteClient:
         except BlockingIOError:
             return
         except ConnectionResetError:
-            # It ended with orders unread; what it said before comes after this (unix(7)).
+            # It ended with orders unread; what it sent before comes after this (unix(7)).
             return
         fds = array.array("i")
         for _, _, data in rights:
@@ -243,12 +243,12 @@ class ZygoteClient:
                 each.close()
             self._reason = f"protocol error: {error}"
             self._close_socket()
-            # What root has started only root can end; without its socket it ends by itself.
+            # Only root can kill a zygote that root has started; without its socket it ends by itself.
             with contextlib.suppress(PermissionError):
                 os.kill(self._pid, SIGKILL)
 
     def _handle_report(self, packet: bytes, sockets: list[socket.socket]) -> None:
-        """Follow a report.
+        """Handle a report.
 
         Raises:
             ValueError: it may not come now.
@@ -282,7 +282,7 @@ class ZygoteClient:
             self._packets.close()
 
     def _zygote_exited(self, status: int) -> None:
-        """The process is gone: ours to end, or by accident, which launchers survive."""
+        """Handle the exit of the zygote: expected after stop(), otherwise restart it after a pause. Launchers go on."""
         self._close_socket()
         if self._stopping is not None:
             self._stopping.callback(None)
@@ -309,7 +309,7 @@ class ZygoteClient:
             self._schedule_restart()
 
     def stop(self) -> Deferred[None]:
-        """Let the launchers end, then the zygote; fires when it is gone. Handlers that run go on."""
+        """Let the launchers end, then the zygote; fires when it is gone. Running handlers go on."""
         for launcher_client in self._launcher_clients:
             launcher_client.stop()
         if self._restart_call is not None:
@@ -318,19 +318,19 @@ class ZygoteClient:
         if self._socket is None:
             return succeed(None)
         self._stopping = self._stopping or Deferred()
-        # A stopped one ends as well, unless only root could let it go on.
+        # A stopped zygote must be resumed to end; this fails if only root may do it.
         with contextlib.suppress(OSError):
             os.kill(self._pid, SIGCONT)
         self._close_socket()
         return self._stopping
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor stops."""
+        """Ignore the stop of the reactor."""
 
     def fileno(self) -> int:
-        """The descriptor to watch."""
+        """Return the descriptor to watch."""
         return -1 if self._socket is None else self._socket.fileno()
 
     def logPrefix(self) -> str:
-        """For messages of the reactor."""
+        """Return the name in messages of the reactor."""
         return "zygote"
