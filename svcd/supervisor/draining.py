@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from svcd.interfaces import FdReactor
     from svcd.supervisor.running_service import RunningService
 
-__all__ = ["attempt", "cut", "drained"]
+__all__ = ["abort_all", "attempt", "drain"]
 
 
 _log = Logger()
@@ -37,14 +37,14 @@ def attempt(running: RunningService, call: Callable[[], object]) -> None:
         log_event(_log, PROBLEM, text=f"{running.service.id}: {reason_of(error)}")
 
 
-def cut(running: RunningService) -> None:
+def abort_all(running: RunningService) -> None:
     """End every connection of a service now."""
     if running.tracker is not None:
         for session in running.tracker.all_connections():
             attempt(running, partial(session.abort, "shutdown"))
 
 
-def drained(running: RunningService, reactor: FdReactor) -> Deferred[None]:
+def drain(running: RunningService, reactor: FdReactor) -> Deferred[None]:
     """Let each connection of a service end in its shutdown_timeout, then end it.
 
     Returns:
@@ -57,5 +57,5 @@ def drained(running: RunningService, reactor: FdReactor) -> Deferred[None]:
     attempt(running, tracker.service_admission.refusals.flush)
     for session in tracker.all_connections():
         attempt(running, session.drain)
-    patience = reactor.callLater(running.service.options.shutdown_timeout, cut, running)
+    patience = reactor.callLater(running.service.options.shutdown_timeout, abort_all, running)
     return tracker.when_empty().addCallback(cancelling(patience))

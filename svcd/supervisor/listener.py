@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from svcd.sockets.acquire import FdStore
     from svcd.sockets.listening import ListeningSocket
 
-__all__ = ["Listener", "ServingPort", "hidden", "nothing", "number_of_port"]
+__all__ = ["Listener", "ServingPort", "hidden", "no_op", "number_of_port"]
 
 #: Rounds of accepting before a socket is closed for good: more than its backlog can hold.
 _ROUNDS = 1000
@@ -64,7 +64,7 @@ class Listener:
         self._store = store
         self._budget = budget
         budget.hold(1)
-        self._leave: Callable[[], None] = nothing
+        self._leave: Callable[[], None] = no_op
         self._join: Callable[[ServingPort], Callable[[], None]] | None = None
         self.port: ServingPort | None = None
         self.paused = False
@@ -96,7 +96,7 @@ class Listener:
             return
         stream = self.endpoint.service.net.shape is SocketType.STREAM
         share = self._budget.share(self.endpoint.service.id)
-        leave_budget = share.listen(port.pause, port.resume) if stream else nothing
+        leave_budget = share.listen(port.pause, port.resume) if stream else no_op
         leave_service = join(port)
 
         def leave() -> None:
@@ -130,7 +130,7 @@ class Listener:
     def rest(self) -> None:
         """Take the socket away from its port."""
         self._leave()
-        self._leave = nothing
+        self._leave = no_op
         if self.port is not None:
             self.port.stopListening()
 
@@ -180,7 +180,7 @@ class Listener:
         log_event(self._log, CLOSE, **values)
 
 
-def nothing() -> None:
+def no_op() -> None:
     """There is nothing to leave, or nothing more to do."""
 
 

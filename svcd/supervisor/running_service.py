@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 from svcd.connections.proxy_protocol import HeaderQueue
 from svcd.errors import CommandError
 from svcd.supervisor.launch_spec import launch_spec, needs_root, roots_refusals
-from svcd.supervisor.listener import nothing
+from svcd.supervisor.listener import no_op
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -50,7 +50,7 @@ class ServiceContext:
         connections: what the admission and the trackers of all services share.
         header_queue: bounds the connections that wait for their PROXY headers.
         store: keeps the sockets open while the daemon is restarted.
-        muxed: what tcpmux offers, by name.
+        tcpmux_services: what tcpmux offers, by name.
         modules: the files of factories' modules, by `module:name`, as they were when they were imported.
         own_ports: the ports of the daemon's datagram services, which never ask.
         first_zygote_client: has the zygote that was started before root was given up, which keeps its rights; None
@@ -65,10 +65,10 @@ class ServiceContext:
     account: DaemonAccount
     connections: ConnectionContext
     store: FdStore
-    muxed: Callable[[], Mapping[str, ConnectionHandler]]
+    tcpmux_services: Callable[[], Mapping[str, ConnectionHandler]]
     own_ports: set[int] = field(default_factory=set)
     modules: dict[str, ModuleFiles] = field(default_factory=dict)
-    socket_freed: Callable[[], None] = nothing
+    socket_freed: Callable[[], None] = no_op
     first_zygote_client: ZygoteClient | None = None
     header_queue: HeaderQueue = field(init=False)
 
@@ -187,7 +187,7 @@ class RunningService(ABC):
 
     def attach(self, port: ServingPort) -> Callable[[], None]:
         """Let the service make a port rest and go on; returns what ends that."""
-        return nothing if self.tracker is None else self.tracker.service_admission.listen(port.pause, port.resume)
+        return no_op if self.tracker is None else self.tracker.service_admission.listen(port.pause, port.resume)
 
     def update_locations(self, service: Service) -> None:
         """Go on as before, where the same line stands in another place of the file perhaps."""

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from svcd.supervisor.running_service import RunningService
     from svcd.tls.certificates import ServerTls
 
-__all__ = ["described", "muxed"]
+__all__ = ["service_infos", "tcpmux_services"]
 
 
-def described(
+def service_infos(
     all_running: Iterable[RunningService], listeners: Iterable[Listener], broken: Iterable[BrokenService]
 ) -> list[ServiceInfo]:
     """Return what people are told of services; of two with one name the later counts, and broken ones come last."""
@@ -51,7 +51,7 @@ def _about(service: Service, tls: ServerTls | None) -> ServiceInfo:
     )
 
 
-def muxed(listeners: Iterable[Listener]) -> dict[str, ConnectionHandler]:
+def tcpmux_services(listeners: Iterable[Listener]) -> dict[str, ConnectionHandler]:
     """What tcpmux offers, by name in small letters."""
     offered: dict[str, ConnectionHandler] = {}
     for listener in listeners:

@@ -27,7 +27,7 @@ from svcd.protocols.http.server import HttpFactory
 from svcd.sockets.datagram_port import DatagramPort, datagram_port
 from svcd.sockets.ports import DescriptorPort, StreamPort
 from svcd.supervisor.launch_spec import launch_spec
-from svcd.supervisor.listener import nothing
+from svcd.supervisor.listener import no_op
 from svcd.supervisor.running_service import Prepared, RunningService, ServiceContext
 from svcd.tls.service_tls import ServiceTls
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from svcd.supervisor.listener import ServingPort
     from svcd.tls.certificates import ServerTls
 
-__all__ = ["run"]
+__all__ = ["create_service"]
 
 #: Descriptors that a spawned service has besides its connections: its launcher's, and one to ask the kernel by.
 _LAUNCHER = 2
@@ -59,21 +59,21 @@ _LOOKUP_SECONDS = 2.0
 
 
 class _BaseService(RunningService):
-    _leave_hosts: Callable[[], None] = staticmethod(nothing)
+    _leave_hosts: Callable[[], None] = staticmethod(no_op)
 
     def _follow_hosts(self, changed: Callable[[], None]) -> frozenset[str]:
         """Call this when host names in the rules of a datagram service have other addresses; returns the names."""
         self._leave_hosts()
         names = self._shared.connections.host_names(self.service)
-        self._leave_hosts = self._shared.connections.hosts.follow(names, changed) if names else nothing
+        self._leave_hosts = self._shared.connections.hosts.follow(names, changed) if names else no_op
         return names
 
     def can_become(self, service: Service) -> bool:
         """Whether another service could be served by this one with other options."""
-        return kind_of(service) is type(self)
+        return service_type(service) is type(self)
 
 
-class _TrackedService(_BaseService, Generic[TrackerT]):
+class TrackedService(_BaseService, Generic[TrackerT]):
     """A service with connections, which a keeper has."""
 
     tracker: TrackerT
@@ -85,25 +85,25 @@ class _TrackedService(_BaseService, Generic[TrackerT]):
     def tls(self) -> ServerTls | None:
         return None if self._tls is None else self._tls.server
 
-    def _keep(self, tracker: TrackerT) -> None:
+    def _use_tracker(self, tracker: TrackerT) -> None:
         self.tracker = tracker
         tracker.budget.cost = _cost(self.service)
         tracker.start_timeouts(self._shared.reactor.callLater)
         if self.service.options.proxy_protocol:
             self._header_reader = ProxyProtocolReader(tracker, self._shared.header_queue)
 
-    def _hold(self, count: int) -> None:
+    def _hold_descriptors(self, count: int) -> None:
         """Have so many descriptors kept for the service, besides those of its connections."""
         self._shared.budget.hold(count - self._held)
         self._held = count
 
-    def _secure(self, service: Service, service_admission: ServiceAdmission) -> ServiceTls:
+    def _make_tls(self, service: Service, service_admission: ServiceAdmission) -> ServiceTls:
         """The TLS of the service, if it has any."""
         tls = ServiceTls(self._shared.reactor, self._shared.deps.files, service_admission.counters)
         tls.prepare(service)()
         return tls
 
-    def _hand_off(
+    def _descriptor_port(
         self, opened: ListeningSocket, serve: ConnectionHandler, may_accept: Callable[[], int]
     ) -> DescriptorPort:
         """A port that hands connections on, those of proxies once their headers are read."""
@@ -132,7 +132,7 @@ class _TrackedService(_BaseService, Generic[TrackerT]):
             self.service = service
             self.tracker.retune(service)
             self.tracker.budget.cost = _cost(service)
-            self._hold(_standing(service))
+            self._hold_descriptors(_standing(service))
             if self._header_reader is not None:
                 self._header_reader.retune(service)
             also.commit()
@@ -141,10 +141,10 @@ class _TrackedService(_BaseService, Generic[TrackerT]):
 
     def _prepare_more(self, service: Service, zygote_client: ZygoteClient) -> Prepared:  # noqa: ARG002 - as all
         """Prepare what this kind alone needs."""
-        return Prepared(nothing, nothing)
+        return Prepared(no_op, no_op)
 
 
-class StreamService(_TrackedService[TrackingFactory]):
+class StreamService(TrackedService[TrackingFactory]):
     """A stream service that runs in the daemon.
 
     Its factory is started before the service accepts its first client, and stopped when it accepts no more.
@@ -159,9 +159,9 @@ class StreamService(_TrackedService[TrackingFactory]):
         self._factory = self._make_factory(service)
         self._factories = [self._factory]
         self._started = False
-        self._tls = self._secure(service, service_admission)
+        self._tls = self._make_tls(service, service_admission)
         factory = self._tls.wrap_factory(self._factory)
-        self._keep(TrackingFactory(service, shared.connections, service_admission, factory, self._wrappers()))
+        self._use_tracker(TrackingFactory(service, shared.connections, service_admission, factory, self._wrappers()))
         self.tracker.budget.evict_by(self._evict)
 
     def _evict(self) -> bool:
@@ -196,7 +196,7 @@ class StreamService(_TrackedService[TrackingFactory]):
         # A reactor may have a better port than the one that works on all of them.
         adopt = getattr(self._shared.reactor, "adoptStreamSocket", None) or partial(StreamPort, self._shared.reactor)
         made: StreamPort = adopt(opened.socket, self.tracker, may_accept, budget.pause_all)
-        return made if self._header_reader is None else self._hand_off(opened, made.adopt, may_accept)
+        return made if self._header_reader is None else self._descriptor_port(opened, made.adopt, may_accept)
 
     def _prepare_more(self, service: Service, zygote_client: ZygoteClient) -> Prepared:  # noqa: ARG002 - as all
         factory, secure = self._make_factory(service), self._tls.prepare(service)
@@ -241,15 +241,15 @@ class StreamService(_TrackedService[TrackingFactory]):
             log_event(self._log, MODULE_CHANGED, service=self.service.id, text=text)
 
     def started(self) -> None:
-        self._hold(_standing(self.service))
+        self._hold_descriptors(_standing(self.service))
         self.tracker.counters.add_source(self.tracker)
 
     def finished(self) -> None:
-        self._hold(0)
+        self._hold_descriptors(0)
         self.tracker.counters.remove_source(self.tracker)
 
 
-class SpawnedService(_TrackedService[SpawnedTracker]):
+class SpawnedService(TrackedService[SpawnedTracker]):
     """A stream service whose connections have processes of their own."""
 
     _tls: ServiceTls
@@ -259,14 +259,14 @@ class SpawnedService(_TrackedService[SpawnedTracker]):
         self._spec = launch_spec(service, shared.account)
         launcher_client = shared.linker(service, self._spec, zygote_client)
         service_admission = ServiceAdmission(shared.connections, service)
-        self._tls = self._secure(service, service_admission)
-        self._keep(SpawnedTracker(service, shared.connections, service_admission, launcher_client, self._tls))
+        self._tls = self._make_tls(service, service_admission)
+        self._use_tracker(SpawnedTracker(service, shared.connections, service_admission, launcher_client, self._tls))
         self.tracker.budget.evict_by(self._tls.evict)
 
     def port(self, opened: ListeningSocket, service: Service) -> ServingPort:
         if service.options.wait:
             return WaitPort(self._shared.reactor, opened.socket, self.tracker, self._shared.socket_freed)
-        return self._hand_off(opened, self.tracker.take, self.tracker.may_accept)
+        return self._descriptor_port(opened, self.tracker.take, self.tracker.may_accept)
 
     def attach(self, port: ServingPort) -> Callable[[], None]:
         leave = super().attach(port)
@@ -286,7 +286,7 @@ class SpawnedService(_TrackedService[SpawnedTracker]):
                 secure()
                 self._follow_hosts(self._retune_admission)
 
-            return Prepared(keep, nothing)
+            return Prepared(keep, no_op)
         launcher_client = self._shared.linker(service, spec, zygote_client)(self.tracker)
 
         def commit() -> None:
@@ -310,7 +310,7 @@ class SpawnedService(_TrackedService[SpawnedTracker]):
         self.tracker.launcher_client.check_module()
 
     def started(self) -> None:
-        self._hold(_standing(self.service))
+        self._hold_descriptors(_standing(self.service))
         self._follow_hosts(self._retune_admission)
         self.tracker.begin()
 
@@ -322,24 +322,24 @@ class SpawnedService(_TrackedService[SpawnedTracker]):
         self.tracker.service_admission.admission.retune(self._shared.connections.rules(self.service))
 
     def finished(self) -> None:
-        self._hold(0)
+        self._hold_descriptors(0)
         self.tracker.launcher_client.stop()
 
 
-class TcpmuxService(_TrackedService[TcpmuxTracker]):
+class TcpmuxService(TrackedService[TcpmuxTracker]):
     """tcpmux, whose connections become those of other services."""
 
     def __init__(self, shared: ServiceContext, service: Service, zygote_client: ZygoteClient) -> None:  # noqa: ARG002 - as all
         super().__init__(shared, service)
         service_admission = ServiceAdmission(shared.connections, service)
-        self._keep(TcpmuxTracker(service, shared.connections, service_admission, shared.muxed))
+        self._use_tracker(TcpmuxTracker(service, shared.connections, service_admission, shared.tcpmux_services))
 
     def close(self) -> None:
         super().close()
         self.tracker.close()
 
     def port(self, opened: ListeningSocket, service: Service) -> ServingPort:  # noqa: ARG002 - as all
-        return self._hand_off(opened, self.tracker.take, self.tracker.may_accept)
+        return self._descriptor_port(opened, self.tracker.take, self.tracker.may_accept)
 
 
 class DatagramService(_BaseService):
@@ -429,7 +429,7 @@ class DatagramService(_BaseService):
         raise NotImplementedError
 
 
-def kind_of(service: Service) -> type[StreamService | SpawnedService | TcpmuxService | DatagramService]:
+def service_type(service: Service) -> type[StreamService | SpawnedService | TcpmuxService | DatagramService]:
     """What kind of Running a service is."""
     if service.spawned:
         return SpawnedService
@@ -464,7 +464,7 @@ def _is_named(service: Service) -> bool:
     return server is not None and not ip_literal(server.host)
 
 
-def run(shared: ServiceContext, service: Service, zygote_client: ZygoteClient) -> RunningService:
+def create_service(shared: ServiceContext, service: Service, zygote_client: ZygoteClient) -> RunningService:
     """Make a service that is to run.
 
     Raises:
@@ -472,4 +472,4 @@ def run(shared: ServiceContext, service: Service, zygote_client: ZygoteClient) -
         KeyError: a user or group is not known any more.
         OSError: a file that it needs can't be read.
     """
-    return kind_of(service)(shared, service, zygote_client)
+    return service_type(service)(shared, service, zygote_client)

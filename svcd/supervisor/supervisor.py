@@ -21,10 +21,10 @@ from svcd.model import ip_literal
 from svcd.net.address_watch import AddressWatcher
 from svcd.sockets.acquire import FdStore, SocketPool
 from svcd.supervisor.broken_services import BrokenService, BrokenServices, failure_of
-from svcd.supervisor.draining import attempt, cut, drained
+from svcd.supervisor.draining import abort_all, attempt, drain
 from svcd.supervisor.listener import Listener, hidden, number_of_port
 from svcd.supervisor.running_service import RunningService, ServiceContext, read_time_zone
-from svcd.supervisor.service_infos import described, muxed
+from svcd.supervisor.service_infos import service_infos, tcpmux_services
 from svcd.supervisor.transaction import ReloadTransaction
 from svcd.tls.watcher import CertificateWatcher
 
@@ -123,7 +123,14 @@ class Supervisor(TwistedService):
             reactor, log_writer, deps.files, deps.resolver, budget, global_limit, registry=registry
         )
         self._shared = ServiceContext(
-            reactor, deps, log_writer, budget, account, connections, self.store, lambda: muxed(self._listeners.values())
+            reactor,
+            deps,
+            log_writer,
+            budget,
+            account,
+            connections,
+            self.store,
+            lambda: tcpmux_services(self._listeners.values()),
         )
         self._zygote_clients: list[ZygoteClient] = []
         self._listeners: dict[Hashable, Listener] = {}
@@ -399,7 +406,7 @@ class Supervisor(TwistedService):
     def _describe(self) -> None:
         """Let the ledger know what there is to show; services that are no more are, until their last connection."""
         running = [*self.draining, *self.hosted.values()]
-        self.registry.describe(described(running, self._listeners.values(), self.broken))
+        self.registry.describe(service_infos(running, self._listeners.values(), self.broken))
 
     def _retire(self, running: RunningService, *, now: bool) -> None:
         """Let a service go that is no more, when its last connection has ended."""
@@ -409,7 +416,7 @@ class Supervisor(TwistedService):
             return
         self.draining.append(running)
         if now:
-            cut(running)
+            abort_all(running)
 
         def ended(_result: None) -> None:
             self.draining.remove(running)
@@ -441,7 +448,7 @@ class Supervisor(TwistedService):
         self._watch.stop()
         log_event(self._log, STOP, connections=self.connections)
         self.stop_listening()
-        ended = DeferredList([drained(running, self._reactor) for running in self._all_running()])
+        ended = DeferredList([drain(running, self._reactor) for running in self._all_running()])
         ended.addCallback(
             lambda _results: DeferredList([zygote_client.stop() for zygote_client in self._zygote_clients])
         )
@@ -496,4 +503,4 @@ class Supervisor(TwistedService):
     def abort_connections(self) -> None:
         """End every connection now; for whoever asks a second time to stop."""
         for running in self._all_running():
-            cut(running)
+            abort_all(running)

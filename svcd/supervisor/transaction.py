@@ -20,7 +20,7 @@ from svcd.sockets.acquire import open_sockets
 from svcd.sockets.listening import open_socket
 from svcd.supervisor.listener import Listener, ServingPort
 from svcd.supervisor.root_given_up import with_restart
-from svcd.supervisor.service_types import run
+from svcd.supervisor.service_types import create_service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -197,7 +197,7 @@ class ReloadTransaction:
         if running is not None and running.can_become(service):
             self._prepared[service.id] = running.prepare(service, self.zygote_client)
         else:
-            self._fresh[service.id] = run(self._shared, service, self.zygote_client)
+            self._fresh[service.id] = create_service(self._shared, service, self.zygote_client)
 
     def _make_ports(self) -> None:
         """Make ports for new sockets, and for those that another service gets."""
