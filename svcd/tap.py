@@ -1,261 +1,60 @@
-"""`twistd svcd`: its options, and the service made from them. The only module that touches the global reactor."""
+"""The service of `twistd svcd`, wired together. The only module that touches the global reactor."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from argparse import Namespace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
-from twisted.python import usage
 
 from svcd import __version__
 from svcd.access.admission import GlobalLimit
-from svcd.config_loader import check_again, listing, load_config, usual_file
+from svcd.config_loader import usual_file
+from svcd.connections.context import ConnectionContext
 from svcd.connections.descriptor_budget import DescriptorBudget
-from svcd.control.commands import Commands
-from svcd.control.server import ControlFactory, ControlService
 from svcd.daemon.daemon import Daemon, not_started
+from svcd.daemon.later_imports import import_rest
+from svcd.daemon.options import Options
 from svcd.daemon.startup import connection_limit, inherited_socket_pool, own_program
-from svcd.daemon.twistd import Twistd, check_account, check_pid_file
-from svcd.defaults import DEFAULT_NAME, SERVICES_FILE
-from svcd.errors import ConfigError, FaultError, ListenErrors, StartFailure
+from svcd.daemon.twistd import Twistd
+from svcd.defaults import DEFAULT_NAME
+from svcd.errors import ListenErrors, StartFailure
 from svcd.host.control_path import ControlPath, control_paths, make_directory
-from svcd.host.files import LocalFiles
-from svcd.host.info import Host
 from svcd.host.reverse_resolver import ReverseResolver
 from svcd.host.systemd import ServiceManager
 from svcd.log.events import PROBLEM, log_event
-from svcd.log.setup import LOG_FORMATS, LogSetup
 from svcd.metrics.registry import MetricsRegistry
 from svcd.net.monotonic import use_monotonic_time
 from svcd.net.resolver import PooledResolver
 from svcd.net.threads import call_in_daemon_thread
-from svcd.process.signals import reset_inherited_signals
-from svcd.protocols.catalog import BUILTINS, ServiceDependencies, import_protocols
-from svcd.protocols.outgoing import client_endpoint, redirect_lookups
-from svcd.protocols.sample_files import default_ports
-from svcd.sockets.acquire import open_sockets
-from svcd.supervisor.launch_spec import account_of
+from svcd.protocols.catalog import ServiceDependencies
+from svcd.sockets.acquire import FdStore, open_sockets
+from svcd.supervisor.daemon_account import account_of
 from svcd.supervisor.reload import Reloader
+from svcd.supervisor.running_service import ServiceContext
 from svcd.supervisor.supervisor import Supervisor
 from svcd.supervisor.upgrader import Upgrader
-from svcd.upgrade.channel import OldDaemon
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping
 
     from twisted.application.service import IService
+    from twisted.internet.interfaces import IStreamClientEndpoint
 
+    from svcd.addresses import HostPort
     from svcd.config.endpoints import DesiredServices
-    from svcd.config.service import Service
-    from svcd.model import ConfigProblem
-    from svcd.sockets.acquire import FdStore, SocketPool
-    from svcd.supervisor.launch_spec import DaemonAccount
-    from svcd.upgrade.handover import Handover
+    from svcd.control.server import ControlService
+    from svcd.host.files import LocalFiles
+    from svcd.interfaces import DescriptorCounter
+    from svcd.net.lookups import LookupPool
+    from svcd.net.resolver import Name
+    from svcd.sockets.acquire import SocketPool
+    from svcd.supervisor.daemon_account import DaemonAccount
 
 __all__ = ["Options", "makeService"]
-
-
-#: How long a start, a reload or a retry waits for the imports of modules, in seconds. Those that take longer go on.
-_IMPORT_SECONDS = 1.0
-
-
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no whole number") from None
-
-
-_whole_number.coerceDoc = "A whole number."  # type: ignore[attr-defined]
-
-
-def _at_least_one(text: str) -> int:
-    number = _whole_number(text)
-    if number < 1:
-        raise ValueError(f"{text!r} is less than 1")
-    return number
-
-
-_at_least_one.coerceDoc = "A whole number, at least 1."  # type: ignore[attr-defined]
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def coerce(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"{text!r} is none of {', '.join(words)}")
-        return text
-
-    coerce.coerceDoc = f"One of {', '.join(words)}."  # type: ignore[attr-defined]
-    return coerce
-
-
-class Options(usage.Options):
-    """The command line of `twistd svcd`."""
-
-    synopsis = "[options]"
-    longdesc = (
-        f"svcd hosts the small internet services ({', '.join(BUILTINS)}), "
-        "as its services file says. Options of twistd itself (-n, --logfile, --pidfile, --uid, ...) stand before "
-        f"the word svcd. Without --services it reads {SERVICES_FILE}, or else serves on the loopback interface: "
-        f"{default_ports()}."
-    )
-    optParameters = [  # noqa: RUF012 - Twisted's name for it
-        ["services", "s", None, "The services file."],
-        [
-            "port-offset",
-            None,
-            0,
-            "Added to every port, to try a file with low ports without root.",
-            _whole_number,
-        ],
-        ["control", None, None, "Where svcctl reaches the daemon: the path of a UNIX socket; empty for nowhere."],
-        ["max-connections", None, None, "How many connections there may be at once, of all services.", _at_least_one],
-        [
-            "log-format",
-            None,
-            None,
-            "How the log is written, with journald also where to. [default: text; journald where that is the output]",
-            _one_of(*LOG_FORMATS),
-        ],
-        [
-            "log-addresses",
-            None,
-            "full",
-            "How the log names clients; short: their network only (/24 of IPv4, /48 of IPv6), no port, no host name.",
-            _one_of("full", "short"),
-        ],
-    ]
-    optFlags = [  # noqa: RUF012 - Twisted's name for it
-        ["check", None, "Say where the services would listen, or what is wrong with the file, and exit."],
-        ["strict", None, "Serve all services or none: one that can't be served stops a start and a reload."],
-    ]
-    compData = usage.Completions(optActions={"services": usage.CompleteFiles()})
-    log_output: LogSetup
-    old_daemon: OldDaemon | None = None
-    #: Whether the daemon runs, and will fork no more.
-    started = False
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        # The same ones for each reading: they know what could be read before root was given up.
-        self.files = LocalFiles()
-
-    @property
-    def handover(self) -> Handover | None:
-        """What the daemon before this one has told."""
-        return None if self.old_daemon is None else self.old_daemon.handover
-
-    def opt_version(self) -> None:
-        """Display the version of svcd and exit."""
-        print(f"svcd {__version__}")
-        sys.exit(0)
-
-    def parseArgs(self, *words: str) -> None:
-        """There are none."""
-        if words:
-            raise usage.UsageError(f"unexpected word {words[0]!r}: a services file is named by --services FILE")
-
-    def read(self, path: str | None) -> DesiredServices:
-        """Return the services of a file; of the one that the command line names for None.
-
-        Raises:
-            ConfigError: it has mistakes.
-        """
-        path = self["services"] if path is None else path
-        loaded = load_config(path, self.files, port_offset=self["port-offset"], machine=self._machine)
-        if self["check"]:
-            for warning in loaded.warnings:
-                print(warning, file=sys.stderr)
-        return loaded.desired
-
-    def check_again(self, services: Sequence[Service]) -> DesiredServices:
-        """Check services that were read before, whether the machine can serve them now."""
-        return check_again(services, self.files, self._machine)
-
-    @property
-    def _machine(self) -> Host:
-        checking = bool(self["check"])
-        parent: Any = self.parent or {}
-        # A thread does not survive the fork of a daemon that leaves the terminal: what it imports is waited for. A new
-        # daemon of an upgrade waits, too: the old one serves meanwhile.
-        waits = not self.started and (self.old_daemon is not None or not parent.get("nodaemon"))
-        wait = None if checking or waits else _IMPORT_SECONDS
-        check_wait = None if checking else _IMPORT_SECONDS
-        user = "" if parent.get("uid") is None else str(parent["uid"])
-        # The old daemon has waited for these in vain. Once started this one waits for them, as it tries again.
-        unanswered = self.handover.unanswered if self.handover is not None and not self.started else frozenset[str]()
-        return Host(
-            check_expiry=checking,
-            thorough=checking,
-            user=user,
-            import_wait=wait,
-            check_wait=check_wait,
-            unanswered=unanswered,
-        )
-
-    def services(self) -> DesiredServices:
-        """Return what the services file says.
-
-        Raises:
-            StartFailure: it has mistakes, or no service can be served, or with --strict or --check not every one; the
-                reasons were printed.
-        """
-        try:
-            desired = self.read(None)
-        except ConfigError as error:
-            print(error, file=sys.stderr)
-            raise StartFailure(error.exit_code, "the services file has mistakes", str(error).splitlines()) from None
-        faults = [problem for each in desired.faulty for problem in each.problems]
-        if self["check"]:
-            faults += self._address_faults(desired)
-        serves = desired.endpoints or any(fault.pending for fault in faults)
-        if faults and (self["strict"] or self["check"] or not serves):
-            reasons = ConfigError(faults)
-            print(reasons, file=sys.stderr)
-            which = "some services" if desired.endpoints else "the services"
-            code = reasons.exit_code if not (self["check"] or self["strict"]) else FaultError.exit_code
-            raise StartFailure(code, f"{which} can't be served", str(reasons).splitlines())
-        if self.old_daemon is not None and not desired.endpoints and not desired.faulty:
-            # As a reload: a truncated file is no instruction.
-            reason = "no service is enabled in the services file; to serve nothing, stop svcd and start it"
-            print(reason, file=sys.stderr)
-            raise StartFailure(ConfigError.exit_code, reason)
-        if self["services"]:
-            # A daemon changes its folder, and may read the file again.
-            self["services"] = os.path.abspath(self["services"])  # noqa: PTH100 - Path has no such thing for links
-        return desired
-
-    def _address_faults(self, desired: DesiredServices) -> list[ConfigProblem]:
-        """The faults of addresses that are absent or in use, by another than a running daemon; warnings are printed."""
-        from svcd.cli.services_file import KnownAddresses
-
-        faults, doubtful = KnownAddresses.now(Namespace(control=self["control"])).problems(desired.endpoints)
-        for problem in doubtful:
-            print(problem, file=sys.stderr)
-        return faults
-
-    def postOptions(self) -> None:
-        """Answer --check; look at the log's and the pid file's places."""
-        # The first that is ours of a daemon's start.
-        reset_inherited_signals()
-        if self["check"]:
-            for line in listing(self.services().endpoints):
-                print(line)
-            sys.exit(0)
-        parent: dict[str, Any] = self.parent if self.parent is not None else {}
-        if self["log-format"] == "journald" and any(parent.get(name) for name in ("logfile", "syslog", "logger")):
-            raise usage.UsageError("--log-format journald is a place too; leave out --logfile, --syslog and --logger")
-        self.old_daemon = OldDaemon.from_environment(os.environ, os.getpid())
-        if self.old_daemon is not None:
-            Twistd.use_temporary_pid_file(parent)
-        self.log_output = LogSetup(parent, self["log-format"], anonymize=self["log-addresses"] == "short")
-        check_pid_file(parent)
-        check_account(parent)
 
 
 def _check_listening(desired: DesiredServices, options: Options, parent: dict[str, Any]) -> None:
@@ -318,26 +117,27 @@ def _daemon(options: Options) -> Daemon:
     # Before the limit of open files is raised.
     account = _account(parent, options)
     budget = DescriptorBudget(connection_limit(len(list(desired))), reactor)
-    supervisor = Supervisor(
-        reactor,
-        desired,
-        _dependencies(reactor, options.files, budget, registry),
-        options.log_output.log_writer,
-        budget,
-        account,
-        GlobalLimit(options["max-connections"]),
-        registry,
-        manager,
-        socket_pool,
-        strict=bool(options["strict"]),
-    )
+    deps = _dependencies(reactor, options.files, budget, registry)
+    connections = _connections(reactor, options, deps, budget, registry)
+    context = ServiceContext(connections, deps, account, FdStore(manager))
+    supervisor = Supervisor(context, desired, manager, socket_pool, strict=bool(options["strict"]))
     reloader = _reloader(supervisor, options, reactor)
     twistd = Twistd(parent, managed=manager.present, new_daemon=options.old_daemon is not None)
     daemon = Daemon(reactor, supervisor, reloader, options.log_output, twistd, options.old_daemon)
     upgrader = Upgrader(reactor, supervisor, reloader, own_program(parent, os.environ, account), twistd, daemon.stop)
-    commands = Commands(supervisor, reloader, upgrader, daemon.stop, _facts(reactor, options, account))
-    control = _control(options, commands, account, reactor, supervisor.store, socket_pool)
-    _join(daemon, control, reloader, upgrader)
+
+    def commands() -> Mapping[str, Callable[..., object]]:
+        from svcd.control.commands import Commands
+
+        return Commands(supervisor, reloader, upgrader, daemon.stop, _facts(reactor, options, account)).table()
+
+    control = _control(options, account, socket_pool, reactor, supervisor.store, commands)
+    if control is not None:
+        reloader.reopen = control.reopen
+        upgrader.also.append(control)
+        control.setServiceParent(daemon)  # type: ignore[no-untyped-call]
+    # As the last it is the first to stop, since a new daemon would take over.
+    upgrader.setServiceParent(daemon)  # type: ignore[no-untyped-call]
     return daemon
 
 
@@ -345,22 +145,50 @@ def _account(parent: dict[str, Any], options: Options) -> DaemonAccount:
     account = account_of(parent, options.handover)
     if parent.get("chroot") or account.user is not None:
         # The modules may be out of reach after chroot(2) or setuid(2).
-        import_protocols()
+        import_rest()
     return account
 
 
+def _connections(
+    reactor: Any,  # noqa: ANN401 - several interfaces
+    options: Options,
+    deps: ServiceDependencies,
+    budget: DescriptorBudget,
+    registry: MetricsRegistry,
+) -> ConnectionContext:
+    """Return what the connections of all services share."""
+    global_limit, log_writer = GlobalLimit(options["max-connections"]), options.log_output.log_writer
+    return ConnectionContext(reactor, log_writer, deps.files, deps.resolver, budget, global_limit, registry=registry)
+
+
 def _dependencies(
-    reactor: Any,  # noqa: ANN401
+    reactor: Any,  # noqa: ANN401 - several interfaces
     files: LocalFiles,
     budget: DescriptorBudget,
     registry: MetricsRegistry,
 ) -> ServiceDependencies:
-    """What services need; each user of name lookups gets threads of its own."""
+    """Return what built-in services may need; each user of name lookups gets threads of its own."""
     reactor.installNameResolver(PooledResolver(reactor))
     names = ReverseResolver(reactor, reactor)
-    return ServiceDependencies(
-        reactor, names, files, budget, registry, partial(client_endpoint, reactor, redirect_lookups())
-    )
+    return ServiceDependencies(reactor, names, files, budget, registry, _outgoing(reactor))
+
+
+def _outgoing(reactor: Any) -> Callable[[HostPort, float, DescriptorCounter], IStreamClientEndpoint]:  # noqa: ANN401
+    """Return what makes the endpoint of a redirection's server."""
+
+    @cache
+    def lookups() -> LookupPool[list[Name]]:
+        from svcd.protocols.outgoing import redirect_lookups
+
+        return redirect_lookups()
+
+    def endpoint(server: HostPort, timeout: float, descriptors: DescriptorCounter) -> IStreamClientEndpoint:
+        # It imports twisted.internet.endpoints, and only redirections connect to servers.
+        from svcd.protocols.outgoing import client_endpoint
+
+        return client_endpoint(reactor, lookups(), server, timeout, descriptors)
+
+    return endpoint
 
 
 def _reloader(supervisor: Supervisor, options: Options, reactor: Any) -> Reloader:  # noqa: ANN401 - several interfaces
@@ -384,25 +212,15 @@ def _facts(reactor: object, options: Options, account: DaemonAccount) -> dict[st
     }
 
 
-def _join(daemon: Daemon, control: ControlService | None, reloader: Reloader, upgrader: Upgrader) -> None:
-    """Let the daemon start and stop what else there is."""
-    if control is not None:
-        reloader.reopen = control.reopen
-        upgrader.also.append(control)
-        control.setServiceParent(daemon)  # type: ignore[no-untyped-call]
-    # As the last it is the first to stop, since a new daemon would take over.
-    upgrader.setServiceParent(daemon)  # type: ignore[no-untyped-call]
-
-
 def _control(
     options: Options,
-    commands: Commands,
     account: DaemonAccount,
+    socket_pool: SocketPool,
     reactor: Any,  # noqa: ANN401 - several interfaces
     store: FdStore,
-    socket_pool: SocketPool,
+    commands: Callable[[], Mapping[str, Callable[..., object]]],
 ) -> ControlService | None:
-    """What lets the daemon be controlled, where that was not declined."""
+    """Return the service that listens at the control socket; None where there is to be none."""
     path, named = options["control"], options["control"] is not None
     make = None
     if not named:
@@ -413,13 +231,13 @@ def _control(
             path, make = place.path, partial(make_directory, place, account.user, account.group)
     if not path:
         return None
+    # A daemon without a control socket does not need it.
+    from svcd.control.server import ControlFactory, ControlService, ControlSocket
+
     users = frozenset({0, os.geteuid(), *([account.user] if account.user is not None else [])})
     path = os.path.abspath(path)  # noqa: PTH100 - a daemon changes its folder
-    factory = ControlFactory(commands.table(), users, reactor)
-    opened = socket_pool.take_control(path)
-    return ControlService(
-        reactor, path, factory, store, needed=named, opened=opened, owner=account.user, make_folder=make
-    )
+    listens = ControlSocket(path, named, socket_pool.take_control(path), account.user, make)
+    return ControlService(reactor, listens, ControlFactory(commands(), users, reactor), store)
 
 
 def _usual_place(account: DaemonAccount) -> ControlPath | None:

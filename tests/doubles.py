@@ -18,13 +18,17 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from svcd.access.admission import GlobalLimit
 from svcd.config.parser import parse, parse_text
+from svcd.connections.context import ConnectionContext
 from svcd.errors import ListenErrors
 from svcd.host.systemd import ServiceManager
 from svcd.metrics.registry import MetricsRegistry
 from svcd.model import ip_literal
 from svcd.protocols.catalog import BUILTINS, ServiceDependencies
 from svcd.sockets.acquire import FdStore, open_sockets
+from svcd.supervisor.daemon_account import DaemonAccount
+from svcd.supervisor.running_service import ServiceContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -34,7 +38,9 @@ if TYPE_CHECKING:
 
     from svcd.config.endpoints import Endpoint
     from svcd.config.service import Config, Service
+    from svcd.connections.descriptor_budget import DescriptorBudget
     from svcd.interfaces import DescriptorCounter
+    from svcd.log.writer import LogWriter
     from svcd.metrics.counters import ServiceCounters
     from svcd.metrics.snapshot import ServiceInfo
     from svcd.model import RunAs
@@ -311,6 +317,21 @@ def dependencies(
         registry or MetricsRegistry(),
         lambda _server, _timeout, _descriptors: endpoint or FakeEndpoint(),  # type: ignore[arg-type,return-value]
     )
+
+
+def service_context(
+    reactor: FakeReactor,
+    budget: DescriptorBudget,
+    log_writer: LogWriter,
+    manager: ServiceManager,
+    registry: MetricsRegistry,
+) -> ServiceContext:
+    """What the services of a supervisor under test share."""
+    deps = dependencies(reactor, descriptors=budget)
+    connections = ConnectionContext(
+        reactor, log_writer, deps.files, deps.resolver, budget, GlobalLimit(), registry=registry
+    )
+    return ServiceContext(connections, deps, DaemonAccount((1024, 4096)), FdStore(manager))
 
 
 def counted(registry: MetricsRegistry, about: ServiceInfo) -> ServiceCounters:

@@ -56,7 +56,8 @@ class ServicesFileSource:
             loaded: the file, without faults of users.
             user: who this is.
         """
-        from svcd.supervisor.launch_spec import account_of, needs_root
+        from svcd.supervisor.daemon_account import account_of
+        from svcd.supervisor.launch_rights import needs_root
 
         if user != self.reader or loaded.faults:
             return []

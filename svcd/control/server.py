@@ -12,6 +12,7 @@ import select
 import socket
 import time
 from collections import deque
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from svcd.interfaces import FdReactor
     from svcd.sockets.acquire import FdStore
 
-__all__ = ["ControlFactory", "ControlService"]
+__all__ = ["ControlFactory", "ControlService", "ControlSocket"]
 
 #: The most clients that are connected, and how many more places only root has.
 _MOST_CLIENTS = 16
@@ -323,18 +324,33 @@ class ControlFactory(Factory):
             client.abort()
 
 
+@dataclass(frozen=True, slots=True)
+class ControlSocket:
+    """Where and how the control socket is opened.
+
+    Attributes:
+        path: the path of the socket.
+        needed: whether the daemon does not start without it.
+        opened: the open socket of the old daemon, if there is one.
+        owner: the user that gets the socket if root opens it.
+        make_directory: makes the directory of a usual place, which may have been removed.
+    """
+
+    path: str
+    needed: bool
+    opened: socket.socket | None = None
+    owner: int | None = None
+    make_directory: Callable[[], object] | None = None
+
+
 class ControlService(Service):
     """Listens at the control socket, as a Twisted service.
 
     Args:
         reactor: watches descriptors and time.
-        path: of the socket.
-        factory: answers.
+        listens: the socket.
+        factory: makes the protocols of its connections.
         store: says whether another daemon has the socket, too.
-        needed: whether the daemon is not to start without it.
-        opened: the socket, if the daemon before this one had it.
-        owner: the user that is to have the socket, as root opens it.
-        make_folder: makes the folder of a usual place, which may have been removed.
     """
 
     _log = Logger()
@@ -342,24 +358,17 @@ class ControlService(Service):
     def __init__(
         self,
         reactor: FdReactor,
-        path: str,
+        listens: ControlSocket,
         factory: ControlFactory,
         store: FdStore,
-        *,
-        needed: bool,
-        opened: socket.socket | None = None,
-        owner: int | None = None,
-        make_folder: Callable[[], object] | None = None,
     ) -> None:
-        self._owner = owner
-        self._make_folder = make_folder
-        self._needed = needed
+        self._listens = listens
+        self._path = listens.path
         self._reactor = reactor
-        self._path = path
         self._factory = factory
         self._store = store
         self._port: StreamPort | None = None
-        self._socket = opened
+        self._socket = listens.opened
         self._file: tuple[int, int] | None = None
 
     def privilegedStartService(self) -> None:
@@ -372,7 +381,7 @@ class ControlService(Service):
         try:
             self._socket = self._socket or self._open()
         except ListenErrors as error:
-            if self._needed:
+            if self._listens.needed:
                 raise
             # Another daemon has the usual place.
             self._tell_unreachable(error)
@@ -394,11 +403,11 @@ class ControlService(Service):
         opened = socket.socket(socket.AF_UNIX)
         opened.setblocking(False)
         try:
-            if self._make_folder is not None:
-                self._make_folder()
+            if self._listens.make_directory is not None:
+                self._listens.make_directory()
             bind_local(opened, self._path, 0o600)
-            if self._owner is not None and os.geteuid() == 0:
-                os.chown(self._path, self._owner, -1, follow_symlinks=False)
+            if self._listens.owner is not None and os.geteuid() == 0:
+                os.chown(self._path, self._listens.owner, -1, follow_symlinks=False)
             opened.listen()
         except OSError as error:
             opened.close()

@@ -12,9 +12,11 @@ from twisted.application.service import MultiService
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
+from svcd.daemon.later_imports import SECONDS, import_rest
 from svcd.daemon.stop_deadline import StopDeadline
 from svcd.errors import ConfigError, ListenErrors, StartFailure
 from svcd.log.events import PROBLEM
+from svcd.net.threads import call_in_daemon_thread
 from svcd.process.credentials import hide_memory
 
 if TYPE_CHECKING:
@@ -147,6 +149,9 @@ class Daemon(MultiService):
         # What is there now stays; to look through it again and again would cost connections some percent.
         gc.freeze()
         gc.set_threshold(_GC_OBJECTS)
+        # The plugin has stopped it for the start.
+        gc.enable()
+        self._reactor.callLater(SECONDS, call_in_daemon_thread, self._reactor, import_rest)
         self._twistd.release_status_pipe()
 
     def _signalled(self, number: int, _frame: FrameType | None) -> None:

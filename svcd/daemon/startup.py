@@ -20,7 +20,7 @@ from svcd.upgrade.new_daemon import CommandLine
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
 
-    from svcd.supervisor.launch_spec import DaemonAccount
+    from svcd.supervisor.daemon_account import DaemonAccount
     from svcd.upgrade.handover import Handover
 
 __all__ = ["connection_limit", "inherited_socket_pool", "own_program"]

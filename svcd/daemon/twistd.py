@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from svcd.log.events import PROBLEM, log_event
-from svcd.supervisor.launch_spec import FOLLOWS_USER
+from svcd.supervisor.daemon_account import FOLLOWS_USER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping

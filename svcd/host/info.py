@@ -13,7 +13,6 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-import ifaddr
 from twisted.internet.interfaces import IProtocolFactory
 
 from svcd.host.accounts import group_id, login, user_id
@@ -24,13 +23,13 @@ from svcd.net.lookups import LookupPool, PendingLookup
 from svcd.net.resolver import Name, system_addresses
 from svcd.net.socket_options import IPPROTO_MPTCP
 from svcd.process.background_imports import import_in_background
-from svcd.process.import_check import ImportCheck, check_imports
 from svcd.process.imports import import_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from svcd.process.background_imports import BackgroundImport
+    from svcd.process.import_check import ImportCheck
 
 __all__ = ["Host", "LoadAverage", "broadcasts"]
 
@@ -145,6 +144,9 @@ class Host:
     @cached_property
     def _interfaces(self) -> dict[str, list[str]]:
         """The addresses of the network interfaces by name, read once for each Host."""
+        # It imports ctypes, and few services name an interface.
+        import ifaddr
+
         return {
             adapter.name: [_literal(ip.ip, adapter.name) for ip in adapter.ips] for adapter in ifaddr.get_adapters()
         }
@@ -163,6 +165,9 @@ class Host:
 
     def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], RunAs, float]]) -> Sequence[str]:
         """Return why Python handlers can't be imported; see HostInfo."""
+        # Few services have Python handlers.
+        from svcd.process.import_check import check_imports
+
         return check_imports([self._import_check(*each) for each in wanted], self._check_wait)
 
     def cannot_serve(self, wanted: Sequence[tuple[str, object, float]]) -> Sequence[str]:
@@ -172,6 +177,9 @@ class Host:
             wait = longest if self._import_wait is None else self._import_wait
             imports = import_in_background([reference for reference, _, _ in wanted], wait)
             return [_cannot_resolve(reference, imports[reference], seconds) for reference, _, seconds in wanted]
+        # A daemon calls no factories as it checks them.
+        from svcd.process.import_check import check_imports
+
         checks = [self._import_check(reference, (), RunAs(), seconds) for reference, _, seconds in wanted]
         return check_imports([
             check._replace(options=pickle.dumps(options).hex())
@@ -203,6 +211,8 @@ class Host:
         first, *others = _groups(runner)
         user = user_id(runner.user) if runner.user else None
         group = first if runner.user or runner.group else None
+        from svcd.process.import_check import ImportCheck
+
         return ImportCheck(reference, tuple(path), user, group, tuple(others), runner.root, seconds=seconds)
 
 
@@ -231,6 +241,9 @@ def _groups(runner: RunAs) -> tuple[int, ...]:
 
 def broadcasts() -> frozenset[str]:
     """Return the current broadcast addresses of the host's networks (RFC 919)."""
+    # It imports ctypes, and only datagram services need it.
+    import ifaddr
+
     found = set()
     for adapter in ifaddr.get_adapters():
         for ip in adapter.ips:

@@ -43,6 +43,15 @@ class BuiltinFactory(Factory):
     noisy = False
     stopped = False
 
+    @property
+    def evictable(self) -> int:
+        """The number of open connections that evict() may close."""
+        return 0
+
+    def evict(self) -> bool:
+        """Close a connection to make room for another one, if one can be spared; return whether one was closed."""
+        return False
+
     def startFactory(self) -> None:
         """Handle the start of the first listener."""
         self.stopped = False

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import svcd.protocols
 from svcd.config.builtin_info import HTTP_ALPN, BuiltinInfo
 from svcd.errors import ConfigError
 from svcd.model import SocketType
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
     from svcd.metrics.snapshot import MetricsSource
     from svcd.protocols.http.connections import HttpTimeouts
 
-__all__ = ["BUILTINS", "Builtin", "ServiceDependencies", "datagram_protocol", "import_protocols", "stream_factory"]
+__all__ = ["BUILTINS", "Builtin", "ServiceDependencies", "datagram_protocol", "stream_factory"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,13 +340,3 @@ def datagram_protocol(service: Service, deps: ServiceDependencies) -> DatagramPr
     make = BUILTINS[service.runs].datagram
     assert make is not None  # noqa: S101 - the parser rejects other services
     return make(service.options, deps)
-
-
-def import_protocols() -> None:
-    """Import every module that the functions above import when they need it.
-
-    A daemon calls this before chroot(2) or setuid(2), after which the modules may be out of reach.
-    """
-    for module in pkgutil.walk_packages(svcd.protocols.__path__, "svcd.protocols."):
-        importlib.import_module(module.name)
-    importlib.import_module("svcd.process.factories")

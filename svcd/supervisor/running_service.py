@@ -7,13 +7,11 @@ import os
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from svcd.connections.proxy_protocol import HeaderQueue
 from svcd.errors import CommandError
-from svcd.supervisor.launch_spec import launch_spec, needs_root, roots_refusals
 from svcd.supervisor.listener import no_op
 
 if TYPE_CHECKING:
@@ -27,15 +25,12 @@ if TYPE_CHECKING:
     from svcd.connections.tracker import ConnectionTracker
     from svcd.interfaces import ConnectionHandler, FdReactor
     from svcd.log.writer import LogWriter
-    from svcd.model import ConfigProblem
-    from svcd.process.launcher_client import LauncherClient, LauncherEvents
     from svcd.process.module_files import ModuleFiles
-    from svcd.process.spec import LaunchSpec
     from svcd.process.zygote_client import ZygoteClient
     from svcd.protocols.catalog import ServiceDependencies
     from svcd.sockets.acquire import FdStore
     from svcd.sockets.listening import ListeningSocket
-    from svcd.supervisor.launch_spec import DaemonAccount
+    from svcd.supervisor.daemon_account import DaemonAccount
     from svcd.supervisor.listener import ServingPort
     from svcd.tls.certificates import ServerTls
 
@@ -44,77 +39,48 @@ __all__ = ["Prepared", "RunningService", "ServiceContext", "read_time_zone"]
 
 @dataclass(slots=True)
 class ServiceContext:
-    """What all services of the daemon have in common.
+    """The objects that all services of the daemon share.
 
     Attributes:
         connections: what the admission and the trackers of all services share.
-        header_queue: bounds the connections that wait for their PROXY headers.
+        deps: what built-in services may need.
+        account: the account that runs handlers without user=.
         store: keeps the sockets open while the daemon is restarted.
-        tcpmux_services: what tcpmux offers, by name.
-        modules: the files of factories' modules, by `module:name`, as they were when they were imported.
+        tcpmux_services: returns the handlers of the services that tcpmux offers, by name.
         own_ports: the ports of the daemon's datagram services, which never ask.
-        first_zygote_client: has the zygote that was started before root was given up, which keeps its rights; None
-            if there is none.
-        socket_freed: called when a process with wait=yes has ended whose service has another socket now, or none.
+        modules: the files of factories' modules, by `module:name`, as they were when they were imported.
+        socket_freed: called when a process of a wait=yes service has ended whose service has another socket or none.
+        first_zygote_client: has the zygote that was started before root was given up, and that keeps root's rights;
+            None if there is none.
+        reactor, log_writer, budget: those of `connections`.
+        header_queue: bounds the connections that wait for their PROXY headers.
     """
 
-    reactor: FdReactor
-    deps: ServiceDependencies
-    log_writer: LogWriter
-    budget: DescriptorBudget
-    account: DaemonAccount
     connections: ConnectionContext
+    deps: ServiceDependencies
+    account: DaemonAccount
     store: FdStore
-    tcpmux_services: Callable[[], Mapping[str, ConnectionHandler]]
+    tcpmux_services: Callable[[], Mapping[str, ConnectionHandler]] = dict
     own_ports: set[int] = field(default_factory=set)
     modules: dict[str, ModuleFiles] = field(default_factory=dict)
     socket_freed: Callable[[], None] = no_op
     first_zygote_client: ZygoteClient | None = None
+    reactor: FdReactor = field(init=False)
+    log_writer: LogWriter = field(init=False)
+    budget: DescriptorBudget = field(init=False)
     header_queue: HeaderQueue = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make what is made of the given objects."""
+        """Take what services use most out of the connection context."""
+        self.reactor = self.connections.reactor
+        self.log_writer = self.connections.log_writer
+        self.budget = self.connections.budget
         self.header_queue = HeaderQueue(self.reactor, self.budget)
 
-    def keep_first(self, zygote_client: ZygoteClient) -> None:
+    def keep_first(self, zygote_client: ZygoteClient | None) -> None:
         """Remember the zygote of the start, if it is root's and the daemon is about to be no more."""
         if os.geteuid() == 0 and self.account.user is not None:
             self.first_zygote_client = zygote_client
-
-    def linker(
-        self, service: Service, spec: LaunchSpec, zygote_client: ZygoteClient
-    ) -> Callable[[LauncherEvents], LauncherClient]:
-        """Return what makes the link to a service's launcher.
-
-        Args:
-            service: the service.
-            spec: what its launcher is told.
-            zygote_client: takes it in, unless only the zygote of the start has the rights that it needs.
-        """
-        if self.first_zygote_client is not None and any(needs_root(service, self.account)):
-            row = self.first_zygote_client.row_startable_as_root(spec)
-            if row is not None:
-                return partial(self.first_zygote_client.new_launcher_client, row, spec=spec)
-        return partial(zygote_client.launcher_client, spec)
-
-    def rights_missing(self, service: Service) -> list[ConfigProblem]:
-        """Return what a spawned service asks for that only root can give, and the zygote of the start can't.
-
-        Raises:
-            KeyError: passwd(5) or group(5) no longer has a name that the options have.
-        """
-        problems, zygote_client = list(needs_root(service, self.account)), self.first_zygote_client
-        if not problems or zygote_client is None:
-            return problems
-        row, excess = zygote_client.spec_in_table(service.id), zygote_client.excess(launch_spec(service, self.account))
-        if zygote_client.has_root and not excess:
-            return []
-        return list(roots_refusals(service, self.account, row if zygote_client.has_root else None, excess))
-
-    def roots_alone(self, hosted: Mapping[str, RunningService]) -> list[ConfigProblem]:
-        """Return what services have that a process with the daemon's present rights can't give."""
-        spawned = [each.service for each in hosted.values() if each.service.spawned]
-        return [problem for service in spawned for problem in needs_root(service, self.account)]
 
 
 class Prepared(NamedTuple):
@@ -138,9 +104,10 @@ class RunningService(ABC):
     """
 
     tracker: ConnectionTracker[Any] | None = None
+    _leave_hosts: Callable[[], None] = staticmethod(no_op)
 
-    def __init__(self, shared: ServiceContext, service: Service) -> None:
-        self._shared = shared
+    def __init__(self, context: ServiceContext, service: Service, zygote_client: ZygoteClient | None) -> None:  # noqa: ARG002 - for spawned ones
+        self._context = context
         self.service = service
 
     @property
@@ -161,7 +128,7 @@ class RunningService(ABC):
         """
 
     @abstractmethod
-    def prepare(self, service: Service, zygote_client: ZygoteClient) -> Prepared:
+    def prepare(self, service: Service, zygote_client: ZygoteClient | None) -> Prepared:
         """Make everything that other options need.
 
         Args:
@@ -215,10 +182,17 @@ class RunningService(ABC):
 
     @abstractmethod
     def can_become(self, service: Service) -> bool:
-        """Whether another service could be served by this one with other options."""
+        """Return whether this service can take the options of another one of its type without a new port."""
 
     def refresh_addresses(self) -> None:  # noqa: B027 - most have nothing to do
         """The addresses of the machine's interfaces have changed."""
+
+    def _follow_hosts(self, changed: Callable[[], None]) -> frozenset[str]:
+        """Call `changed` when host names in the rules of a datagram service have other addresses; return the names."""
+        self._leave_hosts()
+        names = self._context.connections.host_names(self.service)
+        self._leave_hosts = self._context.connections.hosts.follow(names, changed) if names else no_op
+        return names
 
     def started(self) -> None:  # noqa: B027 - most have nothing to do
         """The daemon serves now."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,40 +9,32 @@ from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
-from svcd.config.diff import diff, socket_key
-from svcd.config.endpoints import DesiredServices, grouped
-from svcd.connections.context import ConnectionContext
+from svcd.config.diff import diff
+from svcd.config.endpoints import DesiredServices
 from svcd.connections.wait_port import WaitPort
 from svcd.errors import ListenError, StoppingError
 from svcd.host.systemd import ServiceManager, StatusReporter
 from svcd.log.events import PROBLEM, READY, RELOAD, STOP, log_event
 from svcd.model import ip_literal
 from svcd.net.address_watch import AddressWatcher
-from svcd.sockets.acquire import FdStore, SocketPool
-from svcd.supervisor.broken_services import BrokenService, BrokenServices, failure_of
+from svcd.sockets.acquire import SocketPool
+from svcd.supervisor.broken_services import BrokenServices, failure_of
 from svcd.supervisor.draining import abort_all, attempt, drain
 from svcd.supervisor.listener import Listener, hidden, number_of_port
 from svcd.supervisor.running_service import RunningService, ServiceContext, read_time_zone
 from svcd.supervisor.service_infos import service_infos, tcpmux_services
-from svcd.supervisor.transaction import ReloadTransaction
+from svcd.supervisor.transaction import ReloadTransaction, wanted_endpoints
 from svcd.tls.watcher import CertificateWatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
-    from svcd.access.admission import GlobalLimit
     from svcd.config.diff import ReloadPlan
     from svcd.config.endpoints import Endpoint
     from svcd.config.service import Service
-    from svcd.connections.descriptor_budget import DescriptorBudget
     from svcd.connections.tracker import ConnectionTracker
-    from svcd.interfaces import FdReactor
-    from svcd.log.writer import LogWriter
-    from svcd.metrics.registry import MetricsRegistry
     from svcd.model import ConfigProblem
     from svcd.process.zygote_client import ZygoteClient
-    from svcd.protocols.catalog import ServiceDependencies
-    from svcd.supervisor.launch_spec import DaemonAccount
     from svcd.tls.certificates import ServerTls
 
 __all__ = ["ReloadResult", "Supervisor"]
@@ -65,17 +56,11 @@ class Supervisor(TwistedService):
     """Runs the services of a Config, as a Twisted service.
 
     Args:
-        reactor: watches descriptors and time.
-        desired: the services of the file.
-        around: what built-ins may need.
-        log_writer: where connections are logged; it is flushed when the last has ended.
-        budget: how many connections there may be.
-        account: as whom handlers run that name no user.
-        global_limit: all connections, and how many there may be.
-        registry: where everything is counted.
-        manager: told how we are, and keeps the sockets while the daemon is restarted.
+        context: the objects that all services share.
+        desired: the services to start.
+        manager: the service manager: gets the status, and keeps the sockets while the daemon is restarted.
         socket_pool: sockets that are open already.
-        strict: whether a service that can't be served is a reason not to start, and not to change anything.
+        strict: whether a service that can't be served prevents the start, and each change.
 
     Attributes:
         status_reporter: what the manager is told.
@@ -85,7 +70,6 @@ class Supervisor(TwistedService):
         retry: tries broken services again, by their ids; set before the daemon serves.
         retired: services that are no more, with connections that still are.
         store: keeps the sockets open when this daemon ends.
-        roots_alone: returns why a daemon that is started by this one could not serve services that run.
         registry: as given.
     """
 
@@ -93,55 +77,34 @@ class Supervisor(TwistedService):
 
     def __init__(
         self,
-        reactor: FdReactor,
+        context: ServiceContext,
         desired: DesiredServices,
-        deps: ServiceDependencies,
-        log_writer: LogWriter,
-        budget: DescriptorBudget,
-        account: DaemonAccount,
-        global_limit: GlobalLimit,
-        registry: MetricsRegistry,
-        manager: ServiceManager | None = None,
+        manager: ServiceManager,
         socket_pool: SocketPool | None = None,
         *,
         strict: bool = False,
     ) -> None:
-        self.endpoints: tuple[Endpoint, ...] = ()
+        self._context = context
         self._desired = desired
         self._strict = strict
-        self._reactor = reactor
-        self._log_writer = log_writer
-        self._budget = budget
-        self._global_limit = global_limit
+        self._reactor = context.reactor
+        self._budget = context.budget
         self._socket_pool = socket_pool
-        self.registry = registry
-        registry.descriptors = lambda: (budget.open, budget.limit)
-        manager = manager or ServiceManager()
-        self.store = FdStore(manager)
-        self.status_reporter = StatusReporter(deps.clock, manager, self._status)
-        connections = ConnectionContext(
-            reactor, log_writer, deps.files, deps.resolver, budget, global_limit, registry=registry
-        )
-        self._shared = ServiceContext(
-            reactor,
-            deps,
-            log_writer,
-            budget,
-            account,
-            connections,
-            self.store,
-            lambda: tcpmux_services(self._listeners.values()),
-        )
-        self._zygote_clients: list[ZygoteClient] = []
-        self._listeners: dict[Hashable, Listener] = {}
+        self.registry = context.connections.registry
+        self.registry.descriptors = lambda: (context.budget.open, context.budget.limit)
+        self.store = context.store
+        self.status_reporter = StatusReporter(context.deps.clock, manager, self._status)
+        self.endpoints: tuple[Endpoint, ...] = ()
         self.hosted: dict[str, RunningService] = {}
-        self.roots_alone = partial(self._shared.roots_alone, self.hosted)
-        self._watch = CertificateWatcher(deps.clock, self._all_tls, self._describe)
         self.draining: list[RunningService] = []
-        self.broken = BrokenServices(reactor)
+        self.broken = BrokenServices(self._reactor)
         self.retry: Callable[[Sequence[str]], object] | None = None
-        self._shared.socket_freed = self.broken.socket_freed
-        self._addresses = AddressWatcher(reactor, self._addresses_changed)
+        self._listeners: dict[Hashable, Listener] = {}
+        self._zygote_clients: list[ZygoteClient] = []
+        self._certificates = CertificateWatcher(context.deps.clock, self._all_tls, self._describe)
+        self._addresses = AddressWatcher(self._reactor, self._addresses_changed)
+        context.tcpmux_services = lambda: tcpmux_services(self._listeners.values())
+        context.socket_freed = self.broken.socket_freed
 
     @property
     def trackers(self) -> dict[str, ConnectionTracker[Any]]:
@@ -161,17 +124,19 @@ class Supervisor(TwistedService):
         desired = self._desired
         socket_pool = self._socket_pool or SocketPool()
         self.store.hold_all(socket_pool, desired)
-        change = ReloadTransaction(diff((), desired.endpoints), self._shared, self.hosted, self._listeners, socket_pool)
+        change = ReloadTransaction(
+            diff((), desired.endpoints), self._context, self.hosted, self._listeners, socket_pool
+        )
         change.prepare()
-        broken = self._broken(change, desired)
+        broken = change.broken_services(desired)
         serves = change.serves or any(each.pending for each in broken.values())
         if broken and (self._strict or not serves):
             change.discard()
             self.store.release_held()
             raise failure_of(broken.values(), strict=self._strict)
         change.commit(start=False)
-        self._zygote_clients.append(change.zygote_client)
-        self._shared.keep_first(change.zygote_client)
+        self._add_zygote(change.zygote_client)
+        self._context.keep_first(change.zygote_client)
         self._know_sockets()
         self.broken.update(broken)
 
@@ -185,7 +150,7 @@ class Supervisor(TwistedService):
         counts = {"services": len(self.hosted), "listeners": len(self._listeners)}
         log_event(self._log, READY, **counts, reactor=type(self._reactor).__name__)
         self._describe()
-        self._watch.start()
+        self._certificates.start()
         self._addresses.start()
         if self.retry is not None:
             self.broken.start(self.retry)
@@ -235,19 +200,19 @@ class Supervisor(TwistedService):
             raise StoppingError
         began = self._reactor.seconds()
         before = self.endpoints
-        made = diff(before, self._target(desired), hidden(self._listeners))
-        change = ReloadTransaction(made, self._shared, self.hosted, self._listeners)
+        made = diff(before, wanted_endpoints(desired, self.endpoints), hidden(self._listeners))
+        change = ReloadTransaction(made, self._context, self.hosted, self._listeners)
         change.prepare()
-        broken = self._broken(change, desired)
+        broken = change.broken_services(desired)
         if broken and (strict or self._strict):
             change.discard()
             raise failure_of(broken.values(), strict=True)
         self._commit(change, made, now=now)
         for running in self.hosted.values():
             running.check_modules()
-        broken |= self._failed(change, desired)
+        broken |= change.failed_services(desired)
         # Certificates that are not named otherwise than before may be others.
-        self._watch.check_now()
+        self._certificates.check_now()
         wanted = {endpoint.service.id for endpoint in desired.endpoints} | {each.service.id for each in desired.faulty}
         for service_id in set(self.broken.ids) - wanted:
             self.broken.forget(service_id)
@@ -296,54 +261,26 @@ class Supervisor(TwistedService):
         if self.registry.state == "stopping":
             raise StoppingError
         made = diff(self.endpoints, target, hidden(self._listeners))
-        change = ReloadTransaction(made, self._shared, self.hosted, self._listeners)
+        change = ReloadTransaction(made, self._context, self.hosted, self._listeners)
         change.prepare()
-        broken = self._broken(change, checked)
+        broken = change.broken_services(checked)
         self._commit(change, made)
-        broken |= self._failed(change, checked)
+        broken |= change.failed_services(checked)
         self.broken.update(broken, {endpoint.service.id for endpoint in checked})
         self._describe()
 
     def _commit(self, change: ReloadTransaction, made: ReloadPlan, *, now: bool = False) -> None:
         gone = change.commit()
-        self._zygote_clients.append(change.zygote_client)
+        self._add_zygote(change.zygote_client)
         self._know_sockets()
         self.refresh_addresses()
         for running in gone:
             self._retire(running, now=now and running.service in made.removed)
         self._dismiss()
 
-    def _target(self, desired: DesiredServices) -> list[Endpoint]:
-        """Return the endpoints that are to be served: the wanted ones, and what there is of faulty services."""
-        wanted = {socket_key(endpoint) for endpoint in desired.endpoints}
-        faulty = {each.service.id: each.service for each in desired.faulty}
-        stays = []
-        for endpoint in self.endpoints:
-            service = faulty.get(endpoint.service.id)
-            if service is not None and socket_key(endpoint) not in wanted:
-                # The line may have moved.
-                stays.append(replace(endpoint, service=service) if endpoint.service == service else endpoint)
-        return [*desired.endpoints, *stays]
-
-    def _broken(self, change: ReloadTransaction, desired: DesiredServices) -> dict[str, BrokenService]:
-        """Return the services that won't be served as they are wanted, after prepare()."""
-        found = {}
-        for each in desired.faulty:
-            running = self.hosted.get(each.service.id)
-            # A service that runs as it is wanted goes on, unless others get all its sockets; its fault is logged.
-            if running is None or running.service != each.service or change.ends(each.service):
-                found[each.service.id] = BrokenService(each.service, each.endpoints, each.problems)
-        return found | self._failed(change, desired)
-
-    def _failed(self, change: ReloadTransaction, desired: DesiredServices) -> dict[str, BrokenService]:
-        """Return the services of which a part failed."""
-        found, sockets = {}, grouped(desired.endpoints)
-        for errors in (change.failures, change.unopened):
-            for service_id, reasons in errors.items():
-                endpoints = tuple(sockets.get(service_id, ()))
-                if endpoints:
-                    found[service_id] = BrokenService(endpoints[0].service, endpoints, tuple(reasons))
-        return found
+    def _add_zygote(self, zygote_client: ZygoteClient | None) -> None:
+        if zygote_client is not None:
+            self._zygote_clients.append(zygote_client)
 
     def _addresses_changed(self) -> None:
         self.refresh_addresses()
@@ -353,6 +290,16 @@ class Supervisor(TwistedService):
         if named and self.retry is not None:
             self.retry(named)
 
+    def lost_rights(self) -> list[ConfigProblem]:
+        """Return why a daemon that is started by this one could not serve services that run."""
+        spawned = [each.service for each in self.hosted.values() if each.service.spawned]
+        if not spawned:
+            return []
+        # Only spawned services ask for rights.
+        from svcd.supervisor.launch_rights import lost_rights
+
+        return lost_rights(spawned, self._context.account)
+
     def difference(self, desired: DesiredServices) -> ReloadResult:
         """Return what a change to other services would do, without their sockets; nothing is done."""
         made = diff(self.desired_endpoints, tuple(desired), hidden(self._listeners))
@@ -360,7 +307,10 @@ class Supervisor(TwistedService):
         known = {each.service.id for each in desired.faulty}
         for service in [*made.added, *(new for _, new in made.changed)]:
             if service.spawned and service.id not in known:
-                faults += self._shared.rights_missing(service)
+                # Only spawned services ask for rights.
+                from svcd.supervisor.launch_rights import rights_missing
+
+                faults += rights_missing(self._context, service)
         return ReloadResult(made, tuple(dict.fromkeys(faults)))
 
     def listeners_of(self, name: str = "") -> list[Listener]:
@@ -371,7 +321,10 @@ class Supervisor(TwistedService):
     @property
     def connection_counts(self) -> dict[str, int | None]:
         """How many connections there are, handed over or not, and how many there may be (--max-connections)."""
-        return {"open": self._global_limit.open, "limit": self._global_limit.max_connections}
+        return {
+            "open": self._context.connections.global_limit.open,
+            "limit": self._context.connections.global_limit.max_connections,
+        }
 
     @property
     def descriptors(self) -> dict[str, int]:
@@ -384,13 +337,13 @@ class Supervisor(TwistedService):
         Raises:
             ValueError: there is no such level.
         """
-        self._log_writer.set_level(level)
+        self._context.log_writer.set_level(level)
         for running in self._all_running():
             running.make_lines()
 
     def read_time_zone(self) -> None:
         """Read the machine's time zone and those of access_zone= again (tzset(3), tzfile(5))."""
-        read_time_zone(self._log_writer, self._all_running())
+        read_time_zone(self._context.log_writer, self._all_running())
 
     def refresh_addresses(self) -> None:
         """Read the addresses of the machine's interfaces again, for the services that never answer some of them."""
@@ -400,8 +353,8 @@ class Supervisor(TwistedService):
     def _know_sockets(self) -> None:
         self.endpoints = tuple(listener.endpoint for listener in self._listeners.values())
         ports = {number_of_port(listener.opened) for listener in self._listeners.values()} - {0}
-        self._shared.own_ports.clear()
-        self._shared.own_ports.update(ports)
+        self._context.own_ports.clear()
+        self._context.own_ports.update(ports)
 
     def _describe(self) -> None:
         """Let the ledger know what there is to show; services that are no more are, until their last connection."""
@@ -432,7 +385,7 @@ class Supervisor(TwistedService):
         for zygote_client in [
             zygote_client
             for zygote_client in self._zygote_clients
-            if zygote_client.idle and zygote_client is not self._shared.first_zygote_client
+            if zygote_client.idle and zygote_client is not self._context.first_zygote_client
         ]:
             self._zygote_clients.remove(zygote_client)
             zygote_client.stop()
@@ -445,7 +398,7 @@ class Supervisor(TwistedService):
         """
         super().stopService()  # type: ignore[no-untyped-call]
         self.status_reporter.stopping()
-        self._watch.stop()
+        self._certificates.stop()
         log_event(self._log, STOP, connections=self.connections)
         self.stop_listening()
         ended = DeferredList([drain(running, self._reactor) for running in self._all_running()])
@@ -453,7 +406,7 @@ class Supervisor(TwistedService):
             lambda _results: DeferredList([zygote_client.stop() for zygote_client in self._zygote_clients])
         )
         ended.addCallback(lambda _results: self.status_reporter.stop())
-        return ended.addCallback(lambda _results: self._log_writer.flush())
+        return ended.addCallback(lambda _results: self._context.log_writer.flush())
 
     @property
     def shutdown_seconds(self) -> float:

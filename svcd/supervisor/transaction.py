@@ -8,6 +8,7 @@ after its own is closed, and not as long as a process has that. A service that g
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from itertools import chain, starmap
 from typing import TYPE_CHECKING
 
@@ -15,25 +16,27 @@ from svcd.config.diff import socket_key
 from svcd.config.endpoints import grouped
 from svcd.connections.wait_port import WaitPort
 from svcd.errors import ConfigError, ListenError, reason_of
-from svcd.process.zygote_client import ZygoteClient
 from svcd.sockets.acquire import open_sockets
 from svcd.sockets.listening import open_socket
+from svcd.supervisor.broken_services import BrokenService
 from svcd.supervisor.listener import Listener, ServingPort
 from svcd.supervisor.root_given_up import with_restart
-from svcd.supervisor.service_types import create_service
+from svcd.supervisor.service_types import create_service, service_type
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
     from svcd.config.diff import ReloadPlan
-    from svcd.config.endpoints import Endpoint
+    from svcd.config.endpoints import DesiredServices, Endpoint
     from svcd.config.service import Service
+    from svcd.interfaces import FdReactor
     from svcd.model import ConfigProblem
+    from svcd.process.zygote_client import ZygoteClient
     from svcd.sockets.acquire import SocketPool
     from svcd.sockets.listening import ListeningSocket
     from svcd.supervisor.running_service import Prepared, RunningService, ServiceContext
 
-__all__ = ["ReloadTransaction"]
+__all__ = ["ReloadTransaction", "wanted_endpoints"]
 
 
 class ReloadTransaction:
@@ -41,13 +44,13 @@ class ReloadTransaction:
 
     Args:
         made: the difference.
-        shared: what all services have in common.
+        context: the objects that all services share.
         running: the services that run, by id; commit() changes it.
         listeners: the sockets, by address; commit() changes it.
         socket_pool: sockets that are open already, at the start of the daemon.
 
     Attributes:
-        zygote_client: has the launchers that are new.
+        zygote_client: has the launchers that are new; None if there are none.
         failures: the errors of services whose change failed, by id.
         unopened: the errors of single sockets whose service has others, by the service's id.
     """
@@ -55,17 +58,18 @@ class ReloadTransaction:
     def __init__(
         self,
         made: ReloadPlan,
-        shared: ServiceContext,
+        context: ServiceContext,
         running: dict[str, RunningService],
         listeners: dict[Hashable, Listener],
         socket_pool: SocketPool | None = None,
     ) -> None:
         self._plan = made
-        self._shared = shared
+        self._context = context
         self._running = running
         self._listeners = listeners
         self._socket_pool = socket_pool
-        self.zygote_client = ZygoteClient(shared.reactor)
+        spawned = any(service.spawned for service in [*made.added, *(new for _, new in made.changed)])
+        self.zygote_client = _zygote_client(context.reactor) if spawned else None
         self.failures: dict[str, list[ConfigProblem | ListenError]] = {}
         self.unopened: dict[str, list[ConfigProblem | ListenError]] = {}
         self._prepared: dict[str, Prepared] = {}
@@ -135,12 +139,17 @@ class ReloadTransaction:
     def _give_back(self, opened: ListeningSocket) -> None:
         """Close a socket that this daemon has opened; keep an inherited one, which can't be opened again."""
         if opened.origin:
-            self._shared.store.hold(opened)
+            self._context.store.hold(opened)
         else:
-            self._shared.store.leave(opened)
+            self._context.store.leave(opened)
 
     def _check_rights(self, service: Service) -> None:
-        problems = self._shared.rights_missing(service)
+        if not service.spawned:
+            return
+        # Only spawned services ask for rights.
+        from svcd.supervisor.launch_rights import rights_missing
+
+        problems = rights_missing(self._context, service)
         if problems:
             raise ConfigError(problems)
 
@@ -149,7 +158,7 @@ class ReloadTransaction:
         self._later = [endpoint for endpoint in wanted if _place(endpoint) in self._given_up]
         wanted = [endpoint for endpoint in wanted if _place(endpoint) not in self._given_up]
         leaving = [self._listeners[socket_key(endpoint)].opened.socket for endpoint in self._plan.closed]
-        store, start = self._shared.store, self._socket_pool is not None
+        store, start = self._context.store, self._socket_pool is not None
         held = [found for endpoint in wanted if (found := self._held(endpoint)) is not None]
         taken = {socket_key(each.endpoint) for each in held}
         wanted = [endpoint for endpoint in wanted if socket_key(endpoint) not in taken]
@@ -170,11 +179,11 @@ class ReloadTransaction:
         self.unopened.setdefault(error.service, []).append(self._explained(error, endpoint))
 
     def _explained(self, error: ListenError, endpoint: Endpoint) -> ListenError:
-        return with_restart(error, endpoint) if self._shared.account.gave_up_root else error
+        return with_restart(error, endpoint) if self._context.account.gave_up_root else error
 
     def _held(self, endpoint: Endpoint) -> ListeningSocket | None:
         try:
-            return self._shared.store.take_held(endpoint)
+            return self._context.store.take_held(endpoint)
         except ListenError:
             # As any other that is in the way: to open another one fails with the reason.
             return None
@@ -194,10 +203,10 @@ class ReloadTransaction:
 
     def _make_service(self, service: Service) -> None:
         running = self._running.get(service.id)
-        if running is not None and running.can_become(service):
+        if running is not None and type(running) is service_type(service) and running.can_become(service):
             self._prepared[service.id] = running.prepare(service, self.zygote_client)
         else:
-            self._fresh[service.id] = create_service(self._shared, service, self.zygote_client)
+            self._fresh[service.id] = create_service(self._context, service, self.zygote_client)
 
     def _make_ports(self) -> None:
         """Make ports for new sockets, and for those that another service gets."""
@@ -237,6 +246,8 @@ class ReloadTransaction:
         self._opened[socket_key(endpoint)] = opened
 
     def _start_launchers(self, services: list[Service]) -> None:
+        if self.zygote_client is None:
+            return
         try:
             self.zygote_client.start()
         except OSError as error:
@@ -254,7 +265,8 @@ class ReloadTransaction:
         self._opened.clear()
         for listener in chain.from_iterable(self._permitted.values()):
             listener.opened.reapply()
-        self.zygote_client.stop()
+        if self.zygote_client is not None:
+            self.zygote_client.stop()
 
     @property
     def serves(self) -> bool:
@@ -264,6 +276,26 @@ class ReloadTransaction:
     def ends(self, service: Service) -> bool:
         """Whether a service that runs has no socket after commit()."""
         return service.id in self._leaving
+
+    def broken_services(self, desired: DesiredServices) -> dict[str, BrokenService]:
+        """Return the services that won't be served as they are wanted, by id, after prepare()."""
+        found = {}
+        for each in desired.faulty:
+            running = self._running.get(each.service.id)
+            # A service that runs as it is wanted goes on, unless others get all its sockets; its fault is logged.
+            if running is None or running.service != each.service or self.ends(each.service):
+                found[each.service.id] = BrokenService(each.service, each.endpoints, each.problems)
+        return found | self.failed_services(desired)
+
+    def failed_services(self, desired: DesiredServices) -> dict[str, BrokenService]:
+        """Return the services of which a part has failed, by id."""
+        found, sockets = {}, grouped(desired.endpoints)
+        for errors in (self.failures, self.unopened):
+            for service_id, reasons in errors.items():
+                endpoints = tuple(sockets.get(service_id, ()))
+                if endpoints:
+                    found[service_id] = BrokenService(endpoints[0].service, endpoints, tuple(reasons))
+        return found
 
     def commit(self, *, start: bool = True) -> list[RunningService]:
         """Let the new services run.
@@ -303,7 +335,7 @@ class ReloadTransaction:
         for endpoint in self._later:
             self._try_later(endpoint)
         for key, opened in self._opened.items():
-            listener = self._listeners[key] = Listener(opened, self._shared.budget, self._shared.store)
+            listener = self._listeners[key] = Listener(opened, self._context.budget, self._context.store)
             self._serve(listener, self._ports[key], start=start)
 
     def _try_later(self, endpoint: Endpoint) -> None:
@@ -349,6 +381,31 @@ class ReloadTransaction:
         for service_id in self.unopened.keys() - served:
             self.failures[service_id] = self.unopened.pop(service_id)
         return [self._running.pop(name) for name in self.failures if name in self._running and name not in served]
+
+
+def wanted_endpoints(desired: DesiredServices, served: Sequence[Endpoint]) -> list[Endpoint]:
+    """Return the endpoints that are to be served.
+
+    Args:
+        desired: the services that are wanted; those that can't be served keep the sockets that they have.
+        served: the endpoints that are served now.
+    """
+    wanted = {socket_key(endpoint) for endpoint in desired.endpoints}
+    faulty = {each.service.id: each.service for each in desired.faulty}
+    kept = []
+    for endpoint in served:
+        service = faulty.get(endpoint.service.id)
+        if service is not None and socket_key(endpoint) not in wanted:
+            # The line may have moved.
+            kept.append(replace(endpoint, service=service) if endpoint.service == service else endpoint)
+    return [*desired.endpoints, *kept]
+
+
+def _zygote_client(reactor: FdReactor) -> ZygoteClient:
+    # A daemon without spawned services needs nothing of process/.
+    from svcd.process.zygote_client import ZygoteClient
+
+    return ZygoteClient(reactor)
 
 
 def _place(endpoint: Endpoint) -> Hashable:

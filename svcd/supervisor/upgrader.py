@@ -140,7 +140,7 @@ class Upgrader(Service):
             raise StoppingError
         if self._runner.upgrade_blocker:
             raise CommandError(self._runner.upgrade_blocker)
-        lost = self._supervisor.roots_alone()
+        lost = self._supervisor.lost_rights()
         if lost:
             raise CommandError("\n".join(map(str, ["the new daemon could not start these services again", *lost])))
         sockets = [

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from svcd.access.admission import GlobalLimit
 from svcd.addresses import address_number
 from svcd.config.endpoints import DesiredServices, check
 from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.log.formats import TextFormat
 from svcd.log.writer import LogWriter
 from svcd.metrics.registry import MetricsRegistry
-from svcd.supervisor.launch_spec import DaemonAccount
 from svcd.supervisor.supervisor import Supervisor
-from tests.doubles import FakeFiles, FakeMachine, FakeReactor, ManagerDouble, config_of, dependencies, keeping
+from tests.doubles import FakeFiles, FakeMachine, FakeReactor, ManagerDouble, config_of, keeping, service_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,18 +40,10 @@ class _Daemon:
         self.lines: list[str] = []
         self.pool = _Pool()
         budget = DescriptorBudget(100, self.reactor)
-        self.supervisor = Supervisor(
-            self.reactor,
-            self._desired(options),
-            dependencies(self.reactor, descriptors=budget),
-            LogWriter(keeping(self.lines), TextFormat(stamped=False)),
-            budget,
-            DaemonAccount((1024, 4096)),
-            GlobalLimit(),
-            MetricsRegistry(),
-            ManagerDouble(),
-        )
-        self.supervisor._shared.connections.hosts._pool = self.pool  # type: ignore[assignment]
+        log_writer, manager = LogWriter(keeping(self.lines), TextFormat(stamped=False)), ManagerDouble()
+        context = service_context(self.reactor, budget, log_writer, manager, MetricsRegistry())
+        self.supervisor = Supervisor(context, self._desired(options), manager)
+        context.connections.hosts._pool = self.pool  # type: ignore[assignment]
         self.supervisor.privilegedStartService()
         self.supervisor.startService()
         [listener] = self.supervisor.listeners_of()
@@ -153,17 +143,17 @@ def test_a_reload_has_the_addresses_at_once(daemon: _Daemon) -> None:
     assert daemon.asks()
     daemon.reload("only_from=127.0.0.1")
     assert daemon.asks()
-    assert not daemon.supervisor._shared.connections.hosts._hosts
+    assert not daemon.supervisor._context.connections.hosts._hosts
 
 
 @pytest.mark.parametrize("daemon", [""], indirect=True)
 def test_addresses_that_are_never_answered_are_read_again(daemon: _Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """The broadcast address of a network that the machine has joined since."""
     assert daemon.asks()
-    monkeypatch.setattr("svcd.supervisor.service_types.broadcasts", lambda: frozenset({"127.0.0.1"}))
+    monkeypatch.setattr("svcd.supervisor.datagram_service.broadcasts", lambda: frozenset({"127.0.0.1"}))
     assert daemon.asks()
     daemon.supervisor.refresh_addresses()
     assert not daemon.asks()
-    monkeypatch.setattr("svcd.supervisor.service_types.broadcasts", frozenset)
+    monkeypatch.setattr("svcd.supervisor.datagram_service.broadcasts", frozenset)
     daemon.reload("")
     assert daemon.asks()

@@ -15,9 +15,9 @@ from svcd.cli.man_page import manual, roff
 from svcd.cli.parser_model import commands_of
 from svcd.config.endpoints import check
 from svcd.config.parser import parse, parse_text
+from svcd.daemon.options import Options
 from svcd.host.files import LocalFiles
 from svcd.protocols.catalog import BUILTINS
-from svcd.tap import Options
 from tests.doubles import FakeFiles, FakeMachine
 from tests.generated_texts import generated_files
 

@@ -8,7 +8,8 @@ import pytest
 
 from svcd.process.launch_options import LIMITS, apply_options, changed_variables, excess, launcher_options
 from svcd.process.spec import LaunchSpec, ProcessCredentials, ResourceLimit
-from svcd.supervisor.launch_spec import DaemonAccount, launch_spec
+from svcd.supervisor.daemon_account import DaemonAccount
+from svcd.supervisor.launch_spec import launch_spec
 from tests.doubles import service_of
 
 ACCOUNT = DaemonAccount((1024, 4096))

@@ -259,11 +259,11 @@ def test_the_catalog_makes_what_it_says() -> None:
 
 
 @pytest.mark.parametrize("imported", [False, True])
-def test_the_catalog_imports_protocols_when_asked(imported: bool) -> None:
-    """To import the catalog loads no protocol; import_protocols loads all, for a daemon that can't read them later."""
+def test_the_catalog_imports_no_protocol(imported: bool) -> None:
+    """To import the catalog loads no protocol; import_rest loads all, for a daemon that can't read them later."""
     code = (
-        "import sys; from svcd.protocols import catalog\n"
-        f"if {imported}: catalog.import_protocols()\n"
+        "import sys, svcd.protocols.catalog; from svcd.daemon.later_imports import import_rest\n"
+        f"if {imported}: import_rest()\n"
         "print(*[name for name in ('svcd.protocols.echo', 'svcd.protocols.http.server', 'svcd.process.factories')"
         " if name in sys.modules])"
     )

@@ -8,7 +8,9 @@ import pytest
 
 from svcd.errors import ListenError
 from svcd.process.launch_options import LIMITS, excess
-from svcd.supervisor.launch_spec import FOLLOWS_USER, DaemonAccount, account_of, launch_spec, needs_root, roots_refusals
+from svcd.supervisor.daemon_account import FOLLOWS_USER, DaemonAccount, account_of
+from svcd.supervisor.launch_rights import needs_root, roots_refusals
+from svcd.supervisor.launch_spec import launch_spec
 from svcd.supervisor.root_given_up import RESTART, with_restart
 from tests.doubles import service_of
 from tests.unit.test_broken_services import desired

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 from twisted.internet.protocol import Factory
 
-from svcd.access.admission import GlobalLimit
 from svcd.config.endpoints import DesiredServices, check
 from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.errors import ConfigError, ListenErrors
@@ -19,7 +18,6 @@ from svcd.metrics.registry import MetricsRegistry
 from svcd.sockets.acquire import SocketPool
 from svcd.sockets.activation import InheritedSocket
 from svcd.sockets.ports import StreamPort
-from svcd.supervisor.launch_spec import DaemonAccount
 from svcd.supervisor.supervisor import Supervisor
 from tests.doubles import (
     FakeFiles,
@@ -28,8 +26,8 @@ from tests.doubles import (
     LogCatcher,
     ManagerDouble,
     config_of,
-    dependencies,
     keeping,
+    service_context,
 )
 
 if TYPE_CHECKING:
@@ -59,15 +57,10 @@ class _Daemon:
         # Two connections, and listeners.
         self.budget = DescriptorBudget(2 + len(endpoints), self.reactor)
         self.registry = MetricsRegistry()
+        log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False))
         self.supervisor = Supervisor(
-            self.reactor,
+            service_context(self.reactor, self.budget, log_writer, self.manager, self.registry),
             DesiredServices(tuple(endpoints)),
-            dependencies(self.reactor, descriptors=self.budget),
-            LogWriter(keeping(self.lines), TextFormat(stamped=False)),
-            self.budget,
-            DaemonAccount((1024, 4096)),
-            GlobalLimit(),
-            self.registry,
             self.manager,
             socket_pool,
             strict=strict,

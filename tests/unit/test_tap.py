@@ -9,9 +9,10 @@ import pytest
 from twisted.python import usage
 
 import svcd
+from svcd.daemon.options import Options
 from svcd.errors import StartFailure
 from svcd.log.events import STOP
-from svcd.tap import Options, makeService
+from svcd.tap import makeService
 
 if TYPE_CHECKING:
     from pathlib import Path

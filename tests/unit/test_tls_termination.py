@@ -24,7 +24,8 @@ from svcd.log.formats import TextFormat
 from svcd.log.writer import LogWriter
 from svcd.process.messages import Ended
 from svcd.protocols.base import LINGER_SECONDS
-from svcd.supervisor.launch_spec import DaemonAccount, launch_spec
+from svcd.supervisor.daemon_account import DaemonAccount
+from svcd.supervisor.launch_spec import launch_spec
 from svcd.tls.service_tls import ServiceTls
 from svcd.tls.termination import ClientEnd, HandlerEnd, TlsTerminator
 from tests.doubles import LOCAL_PEER, PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of

@@ -22,7 +22,7 @@ from svcd.sockets.acquire import FdStore, SocketPool
 from svcd.sockets.activation import InheritedSocket
 from svcd.supervisor import upgrader as upgrading
 from svcd.supervisor.broken_services import BrokenService
-from svcd.supervisor.launch_spec import FOLLOWS_USER
+from svcd.supervisor.daemon_account import FOLLOWS_USER
 from svcd.supervisor.reload import Reloader
 from svcd.supervisor.upgrader import Upgrader
 from svcd.upgrade.channel import CHANNEL_VARIABLE, OldDaemon
@@ -512,7 +512,7 @@ def test_a_old_daemon_is_for_one_process(text: str) -> None:
 def test_services_that_only_the_first_daemon_can_start(old: _Old, monkeypatch: pytest.MonkeyPatch) -> None:
     """Are no reason for less: with --uid there is no upgrade while one with user= runs, and the answer says why."""
     problem = ConfigProblem(SourceLocation("services", 3, 7), "user: only root can give this")
-    monkeypatch.setattr(old.daemon.supervisor, "roots_alone", lambda: [problem])
+    monkeypatch.setattr(old.daemon.supervisor, "lost_rights", lambda: [problem])
     old.upgrader.upgrade().addBoth(old.answers.append)
     assert (old.made, "services:3:7: user: only root can give this" in old.reason) == ([], True)
 

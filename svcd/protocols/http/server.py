@@ -364,6 +364,11 @@ class HttpFactory(BuiltinFactory):
         # The last response, the second and the keep_alive that its head is for, and the head.
         self._opening: tuple[Response | None, int, bool, bytes] = (None, -1, True, b"")
 
+    @property
+    def evictable(self) -> int:
+        """The number of open connections."""
+        return self.connections.open
+
     def evict(self) -> bool:
         """Evict a connection to make room for another one; return whether there was one to evict."""
         return self.connections.evict()

@@ -1,0 +1,231 @@
+"""The command line of `twistd svcd`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from twisted.python import usage
+
+from svcd import __version__
+from svcd.config_loader import check_again, listing, load_config
+from svcd.daemon.twistd import Twistd, check_account, check_pid_file
+from svcd.defaults import SERVICES_FILE
+from svcd.errors import ConfigError, FaultError, StartFailure
+from svcd.host.files import LocalFiles
+from svcd.host.info import Host
+from svcd.log.setup import LOG_FORMATS, LogSetup
+from svcd.process.signals import reset_inherited_signals
+from svcd.protocols.catalog import BUILTINS
+from svcd.protocols.sample_files import default_ports
+from svcd.upgrade.channel import OldDaemon
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from svcd.config.endpoints import DesiredServices
+    from svcd.config.service import Service
+    from svcd.model import ConfigProblem
+    from svcd.upgrade.handover import Handover
+
+__all__ = ["Options"]
+
+#: How long a start, a reload or a retry waits for the imports of modules, in seconds. Those that take longer go on.
+_IMPORT_SECONDS = 1.0
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no whole number") from None
+
+
+_whole_number.coerceDoc = "A whole number."  # type: ignore[attr-defined]
+
+
+def _at_least_one(text: str) -> int:
+    number = _whole_number(text)
+    if number < 1:
+        raise ValueError(f"{text!r} is less than 1")
+    return number
+
+
+_at_least_one.coerceDoc = "A whole number, at least 1."  # type: ignore[attr-defined]
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def coerce(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r} is none of {', '.join(words)}")
+        return text
+
+    coerce.coerceDoc = f"One of {', '.join(words)}."  # type: ignore[attr-defined]
+    return coerce
+
+
+class Options(usage.Options):
+    """The command line of `twistd svcd`."""
+
+    synopsis = "[options]"
+    longdesc = (
+        f"svcd hosts the small internet services ({', '.join(BUILTINS)}), "
+        "as its services file says. Options of twistd itself (-n, --logfile, --pidfile, --uid, ...) stand before "
+        f"the word svcd. Without --services it reads {SERVICES_FILE}, or else serves on the loopback interface: "
+        f"{default_ports()}."
+    )
+    optParameters = [  # noqa: RUF012 - Twisted's name for it
+        ["services", "s", None, "The services file."],
+        [
+            "port-offset",
+            None,
+            0,
+            "Added to every port, to try a file with low ports without root.",
+            _whole_number,
+        ],
+        ["control", None, None, "Where svcctl reaches the daemon: the path of a UNIX socket; empty for nowhere."],
+        ["max-connections", None, None, "How many connections there may be at once, of all services.", _at_least_one],
+        [
+            "log-format",
+            None,
+            None,
+            "How the log is written, with journald also where to. [default: text; journald where that is the output]",
+            _one_of(*LOG_FORMATS),
+        ],
+        [
+            "log-addresses",
+            None,
+            "full",
+            "How the log names clients; short: their network only (/24 of IPv4, /48 of IPv6), no port, no host name.",
+            _one_of("full", "short"),
+        ],
+    ]
+    optFlags = [  # noqa: RUF012 - Twisted's name for it
+        ["check", None, "Say where the services would listen, or what is wrong with the file, and exit."],
+        ["strict", None, "Serve all services or none: one that can't be served stops a start and a reload."],
+    ]
+    compData = usage.Completions(optActions={"services": usage.CompleteFiles()})
+    log_output: LogSetup
+    old_daemon: OldDaemon | None = None
+    #: Whether the daemon runs, and will fork no more.
+    started = False
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        # The same ones for each reading: they know what could be read before root was given up.
+        self.files = LocalFiles()
+
+    @property
+    def handover(self) -> Handover | None:
+        """What the daemon before this one has told."""
+        return None if self.old_daemon is None else self.old_daemon.handover
+
+    def opt_version(self) -> None:
+        """Display the version of svcd and exit."""
+        print(f"svcd {__version__}")
+        sys.exit(0)
+
+    def parseArgs(self, *words: str) -> None:
+        """There are none."""
+        if words:
+            raise usage.UsageError(f"unexpected word {words[0]!r}: a services file is named by --services FILE")
+
+    def read(self, path: str | None) -> DesiredServices:
+        """Return the services of a file; of the one that the command line names for None.
+
+        Raises:
+            ConfigError: it has mistakes.
+        """
+        path = self["services"] if path is None else path
+        loaded = load_config(path, self.files, port_offset=self["port-offset"], machine=self._machine)
+        if self["check"]:
+            for warning in loaded.warnings:
+                print(warning, file=sys.stderr)
+        return loaded.desired
+
+    def check_again(self, services: Sequence[Service]) -> DesiredServices:
+        """Check services that were read before, whether the machine can serve them now."""
+        return check_again(services, self.files, self._machine)
+
+    @property
+    def _machine(self) -> Host:
+        checking = bool(self["check"])
+        parent: Any = self.parent or {}
+        # A thread does not survive the fork of a daemon that leaves the terminal: what it imports is waited for. A new
+        # daemon of an upgrade waits, too: the old one serves meanwhile.
+        waits = not self.started and (self.old_daemon is not None or not parent.get("nodaemon"))
+        wait = None if checking or waits else _IMPORT_SECONDS
+        check_wait = None if checking else _IMPORT_SECONDS
+        user = "" if parent.get("uid") is None else str(parent["uid"])
+        # The old daemon has waited for these in vain. Once started this one waits for them, as it tries again.
+        unanswered = self.handover.unanswered if self.handover is not None and not self.started else frozenset[str]()
+        return Host(
+            check_expiry=checking,
+            thorough=checking,
+            user=user,
+            import_wait=wait,
+            check_wait=check_wait,
+            unanswered=unanswered,
+        )
+
+    def services(self) -> DesiredServices:
+        """Return what the services file says.
+
+        Raises:
+            StartFailure: it has mistakes, or no service can be served, or with --strict or --check not every one; the
+                reasons were printed.
+        """
+        try:
+            desired = self.read(None)
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            raise StartFailure(error.exit_code, "the services file has mistakes", str(error).splitlines()) from None
+        faults = [problem for each in desired.faulty for problem in each.problems]
+        if self["check"]:
+            faults += self._address_faults(desired)
+        serves = desired.endpoints or any(fault.pending for fault in faults)
+        if faults and (self["strict"] or self["check"] or not serves):
+            reasons = ConfigError(faults)
+            print(reasons, file=sys.stderr)
+            which = "some services" if desired.endpoints else "the services"
+            code = reasons.exit_code if not (self["check"] or self["strict"]) else FaultError.exit_code
+            raise StartFailure(code, f"{which} can't be served", str(reasons).splitlines())
+        if self.old_daemon is not None and not desired.endpoints and not desired.faulty:
+            # As a reload: a truncated file is no instruction.
+            reason = "no service is enabled in the services file; to serve nothing, stop svcd and start it"
+            print(reason, file=sys.stderr)
+            raise StartFailure(ConfigError.exit_code, reason)
+        if self["services"]:
+            # A daemon changes its folder, and may read the file again.
+            self["services"] = os.path.abspath(self["services"])  # noqa: PTH100 - Path has no such thing for links
+        return desired
+
+    def _address_faults(self, desired: DesiredServices) -> list[ConfigProblem]:
+        """The faults of addresses that are absent or in use, by another than a running daemon; warnings are printed."""
+        from argparse import Namespace
+
+        from svcd.cli.services_file import KnownAddresses
+
+        faults, doubtful = KnownAddresses.now(Namespace(control=self["control"])).problems(desired.endpoints)
+        for problem in doubtful:
+            print(problem, file=sys.stderr)
+        return faults
+
+    def postOptions(self) -> None:
+        """Answer --check; look at the log's and the pid file's places."""
+        # The first that is ours of a daemon's start.
+        reset_inherited_signals()
+        if self["check"]:
+            for line in listing(self.services().endpoints):
+                print(line)
+            sys.exit(0)
+        parent: dict[str, Any] = self.parent if self.parent is not None else {}
+        if self["log-format"] == "journald" and any(parent.get(name) for name in ("logfile", "syslog", "logger")):
+            raise usage.UsageError("--log-format journald is a place too; leave out --logfile, --syslog and --logger")
+        self.old_daemon = OldDaemon.from_environment(os.environ, os.getpid())
+        if self.old_daemon is not None:
+            Twistd.use_temporary_pid_file(parent)
+        self.log_output = LogSetup(parent, self["log-format"], anonymize=self["log-addresses"] == "short")
+        check_pid_file(parent)
+        check_account(parent)

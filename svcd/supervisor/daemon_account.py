@@ -1,0 +1,64 @@
+"""The account that runs the daemon once it serves: user, groups, limit of open files."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import resource
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from svcd.upgrade.handover import Handover
+
+
+__all__ = ["FOLLOWS_USER", "DaemonAccount", "account_of"]
+
+
+#: Among twistd's options: whether a daemon before this one has given root up, as --uid says.
+FOLLOWS_USER = "svcd-follows-user"
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonAccount:
+    """Who runs the daemon once it serves, and with which limit of open files it was started.
+
+    Attributes:
+        open_files: soft and hard limit, before the daemon raised its own.
+        user, group: numbers that root is given up for (twistd --uid, --gid); None for what it has.
+        groups: the supplementary groups that go with them.
+        follows: whether the daemon took over from one that had given root up.
+    """
+
+    open_files: tuple[int, int]
+    user: int | None = None
+    group: int | None = None
+    groups: tuple[int, ...] | None = None
+    follows: bool = False
+
+    @property
+    def gave_up_root(self) -> bool:
+        """Whether the daemon was root once, and is so no more when it serves."""
+        return self.user is not None or self.follows
+
+
+def account_of(options: Mapping[str, Any], handover: Handover | None = None) -> DaemonAccount:
+    """Who will serve, when twistd has given root up.
+
+    Args:
+        options: twistd's.
+        handover: knows the limit of open files that the daemon was first started with, if another was before this one.
+    """
+    open_files = handover.open_files if handover is not None else resource.getrlimit(resource.RLIMIT_NOFILE)
+    user, group = options.get("uid"), options.get("gid")
+    if user is None:
+        return DaemonAccount(open_files, None, group, follows=bool(options.get(FOLLOWS_USER)))
+    try:
+        entry = pwd.getpwuid(user)
+    except KeyError:
+        return DaemonAccount(open_files, user, group, ())
+    group = entry.pw_gid if group is None else group
+    return DaemonAccount(open_files, user, group, tuple(os.getgrouplist(entry.pw_name, group)))

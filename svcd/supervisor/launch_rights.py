@@ -1,0 +1,166 @@
+"""Rights of spawned services that only root can give, and the zygote that was started as root."""
+
+from __future__ import annotations
+
+import os
+import resource
+from functools import partial
+from typing import TYPE_CHECKING
+
+from svcd.config.options import TABLE
+from svcd.config.value_types import UNLIMITED
+from svcd.process.launch_options import LIMITS, changed_variables
+from svcd.supervisor.launch_spec import launch_spec
+from svcd.supervisor.root_given_up import RESTART, START
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from svcd.config.options import ServiceOptions
+    from svcd.config.service import Service
+    from svcd.model import ConfigProblem
+    from svcd.process.launcher_client import LauncherClient, LauncherEvents
+    from svcd.process.spec import LaunchSpec
+    from svcd.process.zygote_client import ZygoteClient
+    from svcd.supervisor.daemon_account import DaemonAccount
+    from svcd.supervisor.running_service import ServiceContext
+
+
+__all__ = ["launcher_maker", "lost_rights", "needs_root", "rights_missing", "roots_refusals"]
+
+
+#: Variables that come from passwd(5).
+_ACCOUNT_VARIABLES = frozenset({"HOME", "USER", "LOGNAME", "SHELL"})
+
+
+def needs_root(service: Service, account: DaemonAccount) -> Iterator[ConfigProblem]:
+    """What a service asks for that only root can give, if we are not root.
+
+    Raises:
+        KeyError: as spec_of.
+    """
+    if os.geteuid() == 0:
+        return
+    identity = launch_spec(service, account).identity
+    options = service.options
+    others = {
+        "user": identity.user not in (None, os.geteuid()),
+        "group": identity.group not in (None, os.getegid(), *os.getgroups()),
+        "chroot": bool(options.chroot),
+        "nice": options.nice < 0,
+    }
+    if account.gave_up_root:
+        # Else it is the launcher that says so: a check does not know the limits of the daemon.
+        limits = {each.which: each.hard for each in (*identity.own_limits, *identity.handler_limits)}
+        others |= {name: which in limits and _is_above_own(which, limits[which]) for name, which in LIMITS.items()}
+    for option, needed in others.items():
+        if needed and getattr(options, option):
+            remedy = RESTART if account.gave_up_root else START
+            yield service.fault(option, f"only root can give this; {remedy}, or remove the option")
+
+
+def _is_above_own(which: int, limit: int) -> bool:
+    _, most = resource.getrlimit(which)
+    return most != UNLIMITED and (limit == UNLIMITED or limit > most)
+
+
+def roots_refusals(
+    service: Service, account: DaemonAccount, row: LaunchSpec | None, options: Iterable[str]
+) -> Iterator[ConfigProblem]:
+    """Yield why the zygote that was started as root does not start a service, at each option that is the reason.
+
+    Args:
+        service: it.
+        account: who runs the daemon.
+        row: what the zygote's table has for it; None if it has nothing, or the zygote has ended.
+        options: by which the service would have other or more rights than in the table.
+
+    Raises:
+        KeyError: as spec_of.
+    """
+    if row is None:
+        yield from needs_root(service, account)
+        return
+    variables = changed_variables(row, launch_spec(service, account))
+    found = list(options)
+    if "env" in found:
+        found = [each for each in found if each != "env"] + [_option_of(name, service.options) for name in variables]
+    if "user" in found:
+        # These follow from it.
+        found = [each for each in found if each not in ("group", "groups")]
+    for option in dict.fromkeys(found):
+        named = ", ".join(name for name in variables if _option_of(name, service.options) == option)
+        value = _value_text(service, option) or f"the removal of {named or option}"
+        text = f"{value} gives handlers what they did not have at the start; {RESTART}, or {_kept_text(option, row)}"
+        yield service.fault(option, text)
+
+
+def _option_of(variable: str, options: ServiceOptions) -> str:
+    """Return the option that a variable of the environment comes from; env for one that comes from none any more."""
+    if variable in dict(options.env):
+        return "env"
+    if variable in options.passenv:
+        return "passenv"
+    if variable in _ACCOUNT_VARIABLES:
+        return "user"
+    return "listen_fds" if variable.startswith("LISTEN_") else "env"
+
+
+def _value_text(service: Service, option: str) -> str:
+    """Return the value of an option, as a services file has it; empty where the line does not have it."""
+    if option not in service.places:
+        return ""
+    return TABLE[option].kind.write(getattr(service.options, option))
+
+
+def _kept_text(option: str, row: LaunchSpec) -> str:
+    """Return what a reload can give a handler, where that is a range; else that the option is to be as it was."""
+    identity = row.identity
+    limits = {each.which: each.soft for each in (*identity.own_limits, *identity.handler_limits)}
+    if option == "umask" and identity.umask is not None:
+        return f"give a umask that has the bits of {identity.umask:04o}, which it had then"
+    if option == "nice":
+        return f"give at least {identity.nice}, which it had then"
+    if option in LIMITS and LIMITS[option] in limits:
+        return f"give at most {limits[LIMITS[option]]}, which it had then"
+    return "undo the change"
+
+
+def launcher_maker(
+    context: ServiceContext, service: Service, spec: LaunchSpec, zygote_client: ZygoteClient
+) -> Callable[[LauncherEvents], LauncherClient]:
+    """Return what makes the launcher client of a service.
+
+    Args:
+        context: has the zygote of the start.
+        service: the service.
+        spec: the launch spec of the service.
+        zygote_client: starts the launcher, unless only the zygote of the start has the rights that it needs.
+    """
+    first = context.first_zygote_client
+    if first is not None and any(needs_root(service, context.account)):
+        row = first.row_startable_as_root(spec)
+        if row is not None:
+            return partial(first.new_launcher_client, row, spec=spec)
+    return partial(zygote_client.launcher_client, spec)
+
+
+def rights_missing(context: ServiceContext, service: Service) -> list[ConfigProblem]:
+    """Return what a spawned service asks for that only root can give, and the zygote of the start can't.
+
+    Raises:
+        KeyError: passwd(5) or group(5) no longer has a name that the options have.
+    """
+    account, first = context.account, context.first_zygote_client
+    problems = list(needs_root(service, account))
+    if not problems or first is None:
+        return problems
+    row, excess = first.spec_in_table(service.id), first.excess(launch_spec(service, account))
+    if first.has_root and not excess:
+        return []
+    return list(roots_refusals(service, account, row if first.has_root else None, excess))
+
+
+def lost_rights(services: Iterable[Service], account: DaemonAccount) -> list[ConfigProblem]:
+    """Return what spawned services have that a process with the daemon's present rights can't give."""
+    return [problem for service in services for problem in needs_root(service, account)]

@@ -1,0 +1,147 @@
+"""Stream services that run in the daemon."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+
+from svcd.connections.admission_queue import ServiceAdmission
+from svcd.connections.factory import TrackingFactory
+from svcd.errors import reason_of
+from svcd.log.events import MODULE_CHANGED, PROBLEM, log_event
+from svcd.process.module_files import ModuleFiles
+from svcd.protocols.base import BuiltinFactory
+from svcd.protocols.catalog import stream_factory
+from svcd.sockets.ports import StreamPort
+from svcd.supervisor.running_service import Prepared, ServiceContext
+from svcd.supervisor.tracked_service import TrackedService, standing_descriptors
+
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IProtocolFactory
+
+    from svcd.config.service import Service
+    from svcd.connections.wrapper import ConnectionWrapper
+    from svcd.process.zygote_client import ZygoteClient
+    from svcd.sockets.listening import ListeningSocket
+    from svcd.supervisor.listener import ServingPort
+    from svcd.tls.service_tls import ServiceTls
+
+__all__ = ["StreamService"]
+
+
+class StreamService(TrackedService[TrackingFactory]):
+    """A stream service that runs in the daemon.
+
+    Its factory is started before the service accepts its first client, and stopped when it accepts no more.
+    """
+
+    _log = Logger()
+    _tls: ServiceTls
+
+    def __init__(self, context: ServiceContext, service: Service, zygote_client: ZygoteClient | None) -> None:
+        super().__init__(context, service, zygote_client)
+        service_admission = ServiceAdmission(context.connections, service)
+        self._factory = self._make_factory(service)
+        self._factories = [self._factory]
+        self._started = False
+        self._tls = self._make_tls(service, service_admission)
+        factory = self._tls.wrap_factory(self._factory)
+        self._use_tracker(TrackingFactory(service, context.connections, service_admission, factory, self._wrappers()))
+        self.tracker.budget.evict_by(self._evict)
+
+    def _evict(self) -> bool:
+        """Close a connection that is idle or slow for another one; returns whether there is one."""
+        evicts = (each.evict() for each in self._factories if isinstance(each, BuiltinFactory))
+        return any(evicts) or self._tls.evict()
+
+    def _wrappers(self) -> type[ConnectionWrapper] | None:
+        """The kind of gate that connections with TLS have; None for the kind that each protocol needs."""
+        if self._tls.handshakes is None:
+            return None
+        # Services without TLS need not load this.
+        from svcd.connections.tls_wrapper import TlsWrapper
+
+        return TlsWrapper
+
+    def _make_factory(self, service: Service) -> IProtocolFactory:
+        """The factory of the service, whose connections take descriptors of the service's share."""
+        context = self._context
+        made = stream_factory(service, replace(context.deps, descriptors=context.budget.share(service.id)))
+        reference = service.options.factory
+        if reference and reference not in context.modules:
+            context.modules[reference] = ModuleFiles(reference)
+        return made
+
+    def port(self, opened: ListeningSocket, service: Service) -> ServingPort:  # noqa: ARG002 - as all
+        """Make the port of a socket: the reactor's own where it has one, else StreamPort."""
+        budget, share, service_admission = self._context.budget, self.tracker.budget, self.tracker.service_admission
+
+        def may_accept() -> int:
+            return share.room() if service_admission.may_accept() else 0
+
+        # A reactor may have a better port than the one that works on all of them.
+        adopt = getattr(self._context.reactor, "adoptStreamSocket", None) or partial(StreamPort, self._context.reactor)
+        made: StreamPort = adopt(opened.socket, self.tracker, may_accept, budget.pause_all)
+        return made if self._header_reader is None else self._descriptor_port(opened, made.adopt, may_accept)
+
+    def _prepare_more(self, service: Service, zygote_client: ZygoteClient | None) -> Prepared:  # noqa: ARG002 - as all
+        factory, secure = self._make_factory(service), self._tls.prepare(service)
+        factory.doStart()
+
+        def commit() -> None:
+            secure()
+            before, self._factory = self._factory, factory
+            # Of those before, the connections that are open.
+            used = [each for each in self._factories if isinstance(each, BuiltinFactory) and each.evictable]
+            self._factories = [*used, factory]
+            self.tracker.replace_factory(self._tls.wrap_factory(factory), self._wrappers())
+            self._stop_factory(before)
+
+        return Prepared(commit, partial(self._stop_factory, factory))
+
+    def start(self) -> None:
+        """Start the factory.
+
+        Raises:
+            Exception: whatever the factory's startFactory() raises.
+        """
+        self._factory.doStart()
+        self._started = True
+
+    def close(self) -> None:
+        """Stop the factory."""
+        super().close()
+        if self._started:
+            self._started = False
+            self._stop_factory(self._factory)
+
+    def _stop_factory(self, factory: IProtocolFactory) -> None:
+        """Stop a factory; what its stopFactory() raises is logged, and is the end of nothing else."""
+        try:
+            factory.doStop()
+        except KeyboardInterrupt:
+            # Ctrl-C is meant for the daemon, not for one service.
+            raise
+        except BaseException as error:  # noqa: BLE001 - the service's own code
+            log_event(self._log, PROBLEM, text=f"{self.service.id}: {reason_of(error)}")
+
+    def check_modules(self) -> None:
+        """Log whether the module of factory= has changed on disk since its import."""
+        known = self._context.modules.get(self.service.options.factory)
+        changed = known.changed() if known is not None else ""
+        if changed:
+            text = f"module {changed} changed on disk; it runs in the daemon: svcctl upgrade imports it anew"
+            log_event(self._log, MODULE_CHANGED, service=self.service.id, text=text)
+
+    def started(self) -> None:
+        """Reserve descriptors, and count the bytes of open connections."""
+        self._hold_descriptors(standing_descriptors(self.service))
+        self.tracker.counters.add_source(self.tracker)
+
+    def finished(self) -> None:
+        """Release the descriptors, and count no more."""
+        self._hold_descriptors(0)
+        self.tracker.counters.remove_source(self.tracker)
