@@ -57,7 +57,7 @@ class FileReader(Protocol):
         """
         ...
 
-    def stamp(self, path: str) -> Hashable:
+    def file_stat(self, path: str) -> Hashable:
         """What changes whenever the file or directory behind a name does, and nothing is opened for.
 
         Raises:

@@ -122,7 +122,7 @@ class FakeFiles:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         return self.matches(f"{folder}/*")
 
-    def stamp(self, path: str) -> Hashable:
+    def file_stat(self, path: str) -> Hashable:
         """The content stands for the file."""
         return path if path in self._folders else self.read(path)
 

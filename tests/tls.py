@@ -82,15 +82,15 @@ class TlsClient:
         self.tls.set_connect_state()
         self.tls.set_tlsext_host_name(b"localhost")
         self.received = b""
-        self.told_end = False
-        self._shaken = False
+        self.got_close_notify = False
+        self._handshake_done = False
 
-    def says(self, data: bytes = b"", *, ends: bool = False) -> bytes:
+    def send(self, data: bytes = b"", *, ends: bool = False) -> bytes:
         """What goes over the wire: the handshake as far as it is, data, and the closure alert."""
-        if not self._shaken:
+        if not self._handshake_done:
             try:
                 self.tls.do_handshake()
-                self._shaken = True
+                self._handshake_done = True
             except SSL.WantReadError:
                 pass
         while data:
@@ -104,7 +104,7 @@ class TlsClient:
         except SSL.WantReadError:
             return wire
 
-    def hears(self, wire: bytes) -> None:
+    def receive(self, wire: bytes) -> None:
         """Take what came over the wire.
 
         Raises:
@@ -112,7 +112,7 @@ class TlsClient:
         """
         if wire:
             self.tls.bio_write(wire)
-        if not self._shaken:
+        if not self._handshake_done:
             return
         try:
             while True:
@@ -120,7 +120,7 @@ class TlsClient:
         except SSL.WantReadError:
             pass
         except SSL.ZeroReturnError:
-            self.told_end = True
+            self.got_close_notify = True
 
 
 class TlsPair:
@@ -148,9 +148,9 @@ class TlsPair:
         self.tls = TlsProtocol(handshakes, lambda: self.inner)
         self.below = StreamDouble(self.tls, room=room)
         self.tls.makeConnection(self.below)
-        self._carried = 0
+        self._delivered = 0
 
-    def carry(self, data: bytes = b"", *, ends: bool = False, piece: int = 0) -> None:
+    def exchange(self, data: bytes = b"", *, ends: bool = False, piece: int = 0) -> None:
         """Let the client say something, and hear what comes back.
 
         Args:
@@ -158,8 +158,8 @@ class TlsPair:
             ends: whether it says that this is all.
             piece: bytes that arrive at a time; 0 for all at once.
         """
-        self.feed(self.client.says(data, ends=ends), piece)
-        self.hear()
+        self.feed(self.client.send(data, ends=ends), piece)
+        self.deliver()
 
     def feed(self, wire: bytes, piece: int = 0) -> None:
         """Bytes arrive at the server."""
@@ -167,18 +167,18 @@ class TlsPair:
             if not self.below.lost:
                 self.tls.dataReceived(wire[start : start + (piece or len(wire))])
 
-    def hear(self) -> None:
+    def deliver(self) -> None:
         """The client hears what was sent since."""
-        wire, self._carried = self.below.sent[self._carried :], len(self.below.sent)
-        self.client.hears(wire)
+        wire, self._delivered = self.below.sent[self._delivered :], len(self.below.sent)
+        self.client.receive(wire)
 
-    def shake(self, piece: int = 0) -> TlsPair:
+    def handshake(self, piece: int = 0) -> TlsPair:
         """The handshake."""
         for _ in range(3):
-            self.carry(piece=piece)
+            self.exchange(piece=piece)
         return self
 
     def turn(self) -> None:
         """The reactor has its next turn."""
         self.clock.advance(0)
-        self.hear()
+        self.deliver()

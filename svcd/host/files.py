@@ -61,7 +61,7 @@ class LocalFiles:
             found = self._listed[folder]
         return found
 
-    def stamp(self, path: str) -> Hashable:
+    def file_stat(self, path: str) -> Hashable:
         """Return device, inode, times and size of the file, following links."""
         found = os.stat(path)  # noqa: PTH116 - as text, unchanged
         # The inode, since a new file may have the same size and mtime; ctime, which can't be set.

@@ -54,7 +54,7 @@ class _LoadedTls:
     Attributes:
         service: has the options.
         contexts: the contexts of new handshakes.
-        file_stats: FileReader.stamp() of each file, taken just before it was read.
+        file_stats: FileReader.file_stat() of each file, taken just before it was read.
         problems: reasons why the content of some files is not in use.
     """
 
@@ -94,13 +94,13 @@ class ServerTls:
         return _LoadedTls(service, make_contexts(service, tls_files, previous), file_stats)
 
     def _stat_files(self, service: Service) -> dict[str, Hashable]:
-        def stamp(path: str) -> Hashable:
+        def file_stat(path: str) -> Hashable:
             try:
-                return self._files.stamp(path)
+                return self._files.file_stat(path)
             except OSError as error:
                 return error.errno
 
-        return {path: stamp(path) for path in tls_paths(service, self._files)}
+        return {path: file_stat(path) for path in tls_paths(service, self._files)}
 
     def _activate(self, state: _LoadedTls) -> None:
         self._state = state
@@ -211,11 +211,11 @@ class ServerTls:
 
     @property
     def file_stats(self) -> Mapping[str, Hashable]:
-        """FileReader.stamp() of each file in use, by path."""
+        """FileReader.file_stat() of each file in use, by path."""
         return self._state.file_stats
 
     def current_file_stats(self) -> Mapping[str, Hashable]:
-        """Return FileReader.stamp() of each file now, by path."""
+        """Return FileReader.file_stat() of each file now, by path."""
         return self._stat_files(self.service)
 
     def access_error(self, file_stats: Mapping[str, Hashable] | None = None) -> OSError | None:

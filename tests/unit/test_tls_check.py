@@ -421,8 +421,8 @@ def test_what_tells_a_file_from_a_newer_one(tmp_path: Path) -> None:
     link.symlink_to(tmp_path / "0")
 
     def stamp() -> None:
-        seen.append(files.stamp(str(link)))
-        assert files.stamp(str(link)) == seen[-1]
+        seen.append(files.file_stat(str(link)))
+        assert files.file_stat(str(link)) == seen[-1]
 
     stamp()
     (tmp_path / "0").write_text("other")
@@ -434,7 +434,7 @@ def test_what_tells_a_file_from_a_newer_one(tmp_path: Path) -> None:
     stamp()
     assert all(one != other for one, other in itertools.combinations(seen, 2))
     with pytest.raises(FileNotFoundError):
-        files.stamp(str(tmp_path / "none"))
+        files.file_stat(str(tmp_path / "none"))
 
 
 def test_who_may_read_a_file(tmp_path: Path) -> None:

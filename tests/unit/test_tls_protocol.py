@@ -73,9 +73,9 @@ def test_the_inner_protocol_begins_after_the_handshake() -> None:
     """Nothing is built for a client before the handshake is done; then its protocol knows who it is."""
     inner = Plain()
     pair = TlsPair(inner, TlsClient(ANNA), tls_client_ca="/c/clients")
-    pair.carry()
+    pair.exchange()
     assert (pair.tls.version, inner.told) == ("", [])
-    pair.shake()
+    pair.handshake()
     assert (pair.tls.version, inner.told) == ("TLSv1.3", ["made"])
     assert inner.transport.tls_identity.subject == "CN=anna.example.org"
     assert inner.transport.tls_identity is inner.transport.tls_identity
@@ -91,7 +91,7 @@ def test_the_inner_protocol_begins_after_the_handshake() -> None:
 def test_alpn() -> None:
     """What was agreed on is what Twisted's protocols ask for."""
     client = TlsClient(setup=lambda context: context.set_alpn_protos([b"a", b"b"]))
-    assert TlsPair(client=client, tls_alpn="b").shake().tls.negotiatedProtocol == b"b"
+    assert TlsPair(client=client, tls_alpn="b").handshake().tls.negotiatedProtocol == b"b"
 
 
 def test_a_listener_for_the_handshake_is_told() -> None:
@@ -103,7 +103,7 @@ def test_a_listener_for_the_handshake_is_told() -> None:
             self.told.append("shaken")
 
     inner = Listener()
-    TlsPair(inner).shake()
+    TlsPair(inner).handshake()
     assert inner.told == ["made", "shaken"]
 
 
@@ -113,13 +113,13 @@ def test_what_is_sent_arrives(size: int, piece: int) -> None:
     """Data of any size comes back, however it was cut on its way."""
     if size > 20_000 and 0 < piece < 1000:
         pytest.skip("no new case")
-    pair = TlsPair(EchoProtocol()).shake(piece)
+    pair = TlsPair(EchoProtocol()).handshake(piece)
     data = bytes(range(256)) * (size // 256 + 1)
-    pair.carry(data[:size], piece=piece)
+    pair.exchange(data[:size], piece=piece)
     pair.turn()
     assert pair.client.received == data[:size]
-    pair.carry(ends=True, piece=piece)
-    assert pair.client.told_end
+    pair.exchange(ends=True, piece=piece)
+    assert pair.client.got_close_notify
     assert pair.below.lost == "done"
 
 
@@ -127,9 +127,9 @@ def test_what_is_sent_arrives(size: int, piece: int) -> None:
 def test_any_data_in_any_pieces(talk: list[tuple[bytes, int]]) -> None:
     """What the service gets is what the client sent, and the client gets all of it back."""
     inner = EchoProtocol()
-    pair = TlsPair(inner).shake()
+    pair = TlsPair(inner).handshake()
     for data, piece in talk:
-        pair.carry(data, piece=piece)
+        pair.exchange(data, piece=piece)
     pair.turn()
     assert pair.client.received == b"".join(data for data, _ in talk)
 
@@ -138,8 +138,8 @@ def test_data_behind_the_handshake() -> None:
     """What a client sends with the last word of its handshake is served."""
     inner = Plain()
     pair = TlsPair(inner)
-    pair.carry()
-    wire = pair.client.says() + pair.client.says(b"early", ends=True)
+    pair.exchange()
+    wire = pair.client.send() + pair.client.send(b"early", ends=True)
     pair.feed(wire)
     assert inner.received == b"early"
     assert pair.below.lost == "done"
@@ -148,10 +148,10 @@ def test_data_behind_the_handshake() -> None:
 def test_tls_1_2() -> None:
     """Clients without TLS 1.3 are served, as long as they are allowed."""
     client = TlsClient(setup=lambda context: context.set_max_proto_version(SSL.TLS1_2_VERSION))
-    pair = TlsPair(EchoProtocol(), client).shake()
-    pair.carry(b"x" * 50_000, ends=True)
+    pair = TlsPair(EchoProtocol(), client).handshake()
+    pair.exchange(b"x" * 50_000, ends=True)
     assert pair.tls.version == "TLSv1.2"
-    assert (pair.client.received, pair.client.told_end) == (b"x" * 50_000, True)
+    assert (pair.client.received, pair.client.got_close_notify) == (b"x" * 50_000, True)
 
 
 # Writing.
@@ -160,10 +160,10 @@ def test_tls_1_2() -> None:
 def test_answers_to_one_piece_go_out_at_once() -> None:
     """Small writes while input is handed over share a record and a write."""
     inner = Plain()
-    pair = TlsPair(inner).shake()
+    pair = TlsPair(inner).handshake()
     inner.dataReceived = lambda data: inner.transport.writeSequence([data[:1], data[1:]] * 3)  # type: ignore[method-assign]
     writes = pair.below.writes
-    pair.carry(b"ab")
+    pair.exchange(b"ab")
     assert pair.below.writes == writes + 1
     assert pair.client.received == b"ababab"
 
@@ -171,7 +171,7 @@ def test_answers_to_one_piece_go_out_at_once() -> None:
 def test_small_writes_wait_for_each_other() -> None:
     """At other times they share a record with those of the same turn of the reactor."""
     inner = Plain()
-    pair = TlsPair(inner).shake()
+    pair = TlsPair(inner).handshake()
     writes = pair.below.writes
     for _ in range(10):
         inner.transport.write(b"x" * 100)
@@ -183,10 +183,10 @@ def test_small_writes_wait_for_each_other() -> None:
 def test_much_does_not_wait() -> None:
     """A large write goes out at once, behind what waits; many small ones do, too."""
     inner = Plain()
-    pair = TlsPair(inner).shake()
+    pair = TlsPair(inner).handshake()
     inner.transport.write(b"a")
     inner.transport.write(memoryview(b"b" * 100_000))
-    pair.hear()
+    pair.deliver()
     assert pair.client.received == b"a" + b"b" * 100_000
     writes = pair.below.writes
     for _ in range(100):
@@ -198,7 +198,7 @@ def test_much_does_not_wait() -> None:
 
 def test_answers_to_much_go_out_bit_by_bit() -> None:
     """OpenSSL's buffers never shrink: so they hold a slice of the answer, however much came at once."""
-    pair = TlsPair(EchoProtocol()).shake()
+    pair = TlsPair(EchoProtocol()).handshake()
     connection = pair.tls._connection
     encrypt, read_records = connection.encrypt, connection.read_records
     held, most = 0, 0
@@ -216,7 +216,7 @@ def test_answers_to_much_go_out_bit_by_bit() -> None:
         return read_records()
 
     connection.encrypt, connection.read_records = count, let_go  # type: ignore[method-assign]
-    pair.carry(DATA)
+    pair.exchange(DATA)
     assert pair.client.received == DATA
     assert most <= 40_000
 
@@ -243,10 +243,10 @@ def test_a_producer_that_writes_until_it_is_stopped() -> None:
                 self.written += 10_000
 
     inner, producer = Plain(), Producer()
-    pair = TlsPair(inner, room=65_536).shake()
+    pair = TlsPair(inner, room=65_536).handshake()
     inner.transport.registerProducer(producer, True)
     inner.dataReceived = producer.produce  # type: ignore[method-assign]
-    pair.carry(b"x")
+    pair.exchange(b"x")
     assert producer.written < 500_000
     assert len(pair.client.received) == producer.written
 
@@ -254,7 +254,7 @@ def test_a_producer_that_writes_until_it_is_stopped() -> None:
 def test_only_bytes_are_sent() -> None:
     """Text is a mistake, and told at once."""
     inner = Plain()
-    TlsPair(inner).shake()
+    TlsPair(inner).handshake()
     with pytest.raises(TypeError):
         inner.transport.write("text")
 
@@ -266,15 +266,15 @@ def test_only_bytes_are_sent() -> None:
 def test_a_client_that_has_no_more_to_say_is_answered(by: str) -> None:
     """A closure alert, the end of the transport, and one after the other are one end of input; output goes on."""
     inner = Half()
-    pair = TlsPair(inner).shake()
-    pair.carry(b"question", ends=by != "transport")
+    pair = TlsPair(inner).handshake()
+    pair.exchange(b"question", ends=by != "transport")
     if by != "alert":
         pair.tls.readConnectionLost()
     assert (inner.received, inner.told) == (b"question", ["made", "read lost"])
     inner.transport.write(b"answer")
     inner.transport.loseConnection()
-    pair.hear()
-    assert (pair.client.received, pair.client.told_end) == (b"answer", True)
+    pair.deliver()
+    assert (pair.client.received, pair.client.got_close_notify) == (b"answer", True)
     assert pair.below.lost == "done"
     assert isinstance(inner.reason, ConnectionDone)
 
@@ -282,8 +282,8 @@ def test_a_client_that_has_no_more_to_say_is_answered(by: str) -> None:
 def test_data_after_the_closure_alert_is_ignored() -> None:
     """It must be (RFC 8446, 6.1); much of it is no longer read."""
     inner = Half()
-    pair = TlsPair(inner).shake()
-    pair.carry(ends=True)
+    pair = TlsPair(inner).handshake()
+    pair.exchange(ends=True)
     pair.feed(b"x" * 65_536)
     assert pair.below.reading
     pair.feed(b"x")
@@ -300,29 +300,29 @@ def test_a_protocol_that_knows_no_half_close_ends_with_its_client() -> None:
             stopped.append("yes")
 
     inner = Plain(lambda transport: transport.registerProducer(Producer(), True))
-    pair = TlsPair(inner).shake()
+    pair = TlsPair(inner).handshake()
     inner.transport.write(b"answer")
-    pair.carry(ends=True)
-    assert (pair.client.received, pair.client.told_end) == (b"answer", True)
+    pair.exchange(ends=True)
+    assert (pair.client.received, pair.client.got_close_notify) == (b"answer", True)
     assert (stopped, pair.below.producer, pair.below.lost) == (["yes"], None, "done")
 
 
 def test_the_server_ends_first() -> None:
     """What was written arrives, then the closure alert, then the transport ends; later writes are nobody's."""
     inner = Plain()
-    pair = TlsPair(inner).shake()
+    pair = TlsPair(inner).handshake()
     inner.transport.write(b"bye")
     inner.transport.loseConnection()
     inner.transport.loseConnection()
     inner.transport.write(b"no more")
     pair.turn()
-    assert (pair.client.received, pair.client.told_end, pair.below.lost) == (b"bye", True, "done")
+    assert (pair.client.received, pair.client.got_close_notify, pair.below.lost) == (b"bye", True, "done")
 
 
 def test_input_behind_the_end_is_not_handed_over() -> None:
     """Who ends a connection hears no more of it."""
     inner = Plain()
-    pair = TlsPair(inner).shake()
+    pair = TlsPair(inner).handshake()
 
     def end(data: bytes) -> None:
         del data
@@ -330,23 +330,23 @@ def test_input_behind_the_end_is_not_handed_over() -> None:
         inner.transport.loseConnection()
 
     inner.dataReceived = end  # type: ignore[method-assign]
-    pair.feed(pair.client.says(b"1") + pair.client.says(b"2"))
+    pair.feed(pair.client.send(b"1") + pair.client.send(b"2"))
     assert inner.told == ["made", "data", "lost"]
 
 
 def test_the_server_closes_its_side() -> None:
     """The client hears the end and can go on sending; the transport's own half is closed, too."""
     inner = Half()
-    pair = TlsPair(inner).shake()
+    pair = TlsPair(inner).handshake()
     inner.transport.write(b"all")
     inner.transport.loseWriteConnection()
     inner.transport.write(b"more")
-    pair.hear()
-    assert (pair.client.received, pair.client.told_end, pair.below.write_closed) == (b"all", True, True)
+    pair.deliver()
+    assert (pair.client.received, pair.client.got_close_notify, pair.below.write_closed) == (b"all", True, True)
     assert inner.told == ["made", "write lost"]
-    pair.carry(b"still there")
+    pair.exchange(b"still there")
     assert inner.received == b"still there"
-    pair.carry(ends=True)
+    pair.exchange(ends=True)
     assert inner.told[-1] == "read lost"
     inner.transport.loseConnection()
     assert pair.below.lost == "done"
@@ -369,23 +369,23 @@ def test_the_end_waits_for_a_producer(how: str) -> None:
             """Nothing to do."""
 
     inner = Half()
-    pair = TlsPair(inner).shake()
+    pair = TlsPair(inner).handshake()
     inner.transport.registerProducer(Pulled(), False)
     with pytest.raises(RuntimeError):
         inner.transport.registerProducer(Pulled(), False)
     getattr(inner.transport, how)()
     for _ in range(3):
         pair.turn()
-        assert not pair.client.told_end or pair.client.received == b"321"
+        assert not pair.client.got_close_notify or pair.client.received == b"321"
         if not pair.below.lost:
             pair.below.take()
-    assert (pair.client.received, pair.client.told_end) == (b"321", True)
+    assert (pair.client.received, pair.client.got_close_notify) == (b"321", True)
 
 
 def test_a_loss_is_told_as_it_was() -> None:
     """The inner protocol hears why the transport was lost, and has no transport to write to any more."""
     inner = Plain()
-    pair = TlsPair(inner).shake()
+    pair = TlsPair(inner).handshake()
     transport = inner.transport
     transport.write(b"never sent")
     pair.below.lose(Failure(ConnectionLost()))
@@ -406,7 +406,7 @@ def test_a_producer_that_comes_too_late_is_told_to_stop() -> None:
             stopped.append("yes")
 
     inner = Plain()
-    pair = TlsPair(inner).shake()
+    pair = TlsPair(inner).handshake()
     transport = inner.transport
     pair.below.lose(Failure(ConnectionDone()))
     transport.registerProducer(Producer(), True)
@@ -417,16 +417,16 @@ def test_a_producer_that_comes_too_late_is_told_to_stop() -> None:
 def test_to_consume_no_more_ends_the_connection() -> None:
     """As Twisted's consumers have it."""
     inner = Plain(lambda transport: transport.registerProducer(ChargenProtocol(), True))
-    pair = TlsPair(inner).shake()
+    pair = TlsPair(inner).handshake()
     inner.transport.stopConsuming()
-    pair.hear()
-    assert (pair.client.told_end, pair.below.lost, pair.below.producer) == (True, "done", None)
+    pair.deliver()
+    assert (pair.client.got_close_notify, pair.below.lost, pair.below.producer) == (True, "done", None)
 
 
 def test_an_abort_is_below() -> None:
     """To abort is to end the transport at once."""
     inner = Plain()
-    pair = TlsPair(inner).shake()
+    pair = TlsPair(inner).handshake()
     inner.transport.abortConnection()
     assert pair.below.lost == "aborted"
     assert isinstance(inner.reason, ConnectionAborted)
@@ -438,12 +438,12 @@ def test_an_abort_is_below() -> None:
 def test_a_protocol_that_wants_no_input_gets_none() -> None:
     """What came meanwhile waits, in order; nothing more is read before it was handed over."""
     inner = Half()
-    pair = TlsPair(inner).shake()
+    pair = TlsPair(inner).handshake()
     inner.transport.pauseProducing()
     assert not pair.below.reading
     data = bytes(range(256)) * 1000
-    pair.feed(pair.client.says(data))
-    pair.feed(pair.client.says(b"and more"))
+    pair.feed(pair.client.send(data))
+    pair.feed(pair.client.send(b"and more"))
     assert inner.received == b""
     pair.tls.readConnectionLost()
     assert inner.told == ["made"]
@@ -457,7 +457,7 @@ def test_a_protocol_that_wants_no_input_gets_none() -> None:
 def test_input_can_be_stopped_at_any_record() -> None:
     """Between two records of one piece, too; and the transport is read again when all was handed over."""
     inner = Plain()
-    pair = TlsPair(inner).shake()
+    pair = TlsPair(inner).handshake()
     sizes = []
 
     def stop(data: bytes) -> None:
@@ -465,7 +465,7 @@ def test_input_can_be_stopped_at_any_record() -> None:
         inner.transport.pauseProducing()
 
     inner.dataReceived = stop  # type: ignore[method-assign]
-    pair.feed(pair.client.says(b"x" * 100_000))
+    pair.feed(pair.client.send(b"x" * 100_000))
     while not pair.below.reading and len(sizes) < 20:
         seen = len(sizes)
         inner.transport.resumeProducing()
@@ -478,7 +478,7 @@ def test_input_can_be_stopped_at_any_record() -> None:
 def test_to_pause_and_resume_in_one_go() -> None:
     """Nothing is lost, and reading goes on."""
     inner = Plain()
-    pair = TlsPair(inner).shake()
+    pair = TlsPair(inner).handshake()
 
     def both(data: bytes) -> None:
         inner.received += data
@@ -486,16 +486,16 @@ def test_to_pause_and_resume_in_one_go() -> None:
         inner.transport.resumeProducing()
 
     inner.dataReceived = both  # type: ignore[method-assign]
-    pair.feed(pair.client.says(b"x" * 100_000))
+    pair.feed(pair.client.send(b"x" * 100_000))
     pair.turn()
     assert (inner.received, pair.below.reading) == (b"x" * 100_000, True)
 
 
 def test_a_client_that_does_not_read_is_not_read() -> None:
     """Echo stops when its answers are not taken, with a bounded rest, and goes on when they are."""
-    pair = TlsPair(EchoProtocol(), room=100_000).shake()
+    pair = TlsPair(EchoProtocol(), room=100_000).handshake()
     data = bytes(range(256)) * 1600
-    wire = pair.client.says(data)
+    wire = pair.client.send(data)
     sent = 0
     while pair.below.reading:
         pair.feed(wire[sent : sent + 65_536])
@@ -507,13 +507,13 @@ def test_a_client_that_does_not_read_is_not_read() -> None:
         if pair.below.reading:
             pair.feed(wire[sent : sent + 65_536])
             sent += 65_536
-    pair.hear()
+    pair.deliver()
     assert pair.client.received == data
 
 
 def test_chargen_waits_for_its_client() -> None:
     """A pull producer is asked again when the transport has room, not before."""
-    pair = TlsPair(ChargenProtocol(), room=0).shake()
+    pair = TlsPair(ChargenProtocol(), room=0).handshake()
     pair.turn()
     first = len(pair.client.received)
     assert first
@@ -522,11 +522,11 @@ def test_chargen_waits_for_its_client() -> None:
     pair.below.take()
     pair.turn()
     assert len(pair.client.received) == 2 * first
-    pair.carry(ends=True)
-    assert not pair.client.told_end
+    pair.exchange(ends=True)
+    assert not pair.client.got_close_notify
     pair.tls.drain()
-    pair.hear()
-    assert pair.client.told_end
+    pair.deliver()
+    assert pair.client.got_close_notify
 
 
 # Handshakes that fail.
@@ -561,7 +561,7 @@ def test_a_client_that_does_not_trust_us() -> None:
     """It says so in an alert, in the handshake."""
     pair = TlsPair(client=TlsClient(trusts=False))
     with pytest.raises(SSL.Error):
-        pair.shake()
+        pair.handshake()
     wire = b""
     while not wire:
         wire = pair.client.tls.bio_read(1000)
@@ -573,7 +573,7 @@ def test_a_client_without_the_certificate_it_needs() -> None:
     """It gets an alert that says so."""
     pair = TlsPair(tls_client_ca="/c/clients")
     with pytest.raises(SSL.Error) as failure:
-        pair.shake()
+        pair.handshake()
     assert failure.value.args[0][0][-1] == "tlsv13 alert certificate required"
     assert pair.tls.failure_text == "peer did not return a certificate"
 
@@ -581,9 +581,9 @@ def test_a_client_without_the_certificate_it_needs() -> None:
 def test_a_client_with_a_name_that_is_not_wanted() -> None:
     """Its handshake is done, and for nothing; it is told that there is no more."""
     inner = Plain()
-    pair = TlsPair(inner, TlsClient(ANNA), tls_client_ca="/c/clients", tls_client_names="berta.example.org").shake()
+    pair = TlsPair(inner, TlsClient(ANNA), tls_client_ca="/c/clients", tls_client_names="berta.example.org").handshake()
     assert "tls_client_names" in pair.tls.failure_text
-    assert (pair.client.told_end, inner.told, pair.tls.version) == (True, [], "")
+    assert (pair.client.got_close_notify, inner.told, pair.tls.version) == (True, [], "")
     assert pair.counters.handshakes_failed == {"client": 1}
 
 
@@ -605,7 +605,7 @@ def test_a_client_that_leaves_in_the_handshake(how: str) -> None:
 def test_a_client_that_takes_its_leave_in_the_handshake() -> None:
     """Its closure alert ends it."""
     pair = TlsPair(client=TlsClient(setup=lambda context: context.set_max_proto_version(SSL.TLS1_2_VERSION)))
-    pair.carry()
+    pair.exchange()
     pair.feed(b"\x15\x03\x03\x00\x02\x01\x00")
     assert (pair.below.lost, pair.tls.failure_text) == ("done", "the client has closed")
 
@@ -625,7 +625,7 @@ def test_a_handshake_takes_its_time_at_most() -> None:
     assert (first.below.lost, second.below.lost) == ("aborted", "")
     assert first.tls.failure_text == "it was not done in 30 seconds"
     assert first.counters.handshakes_failed == {"timeout": 1}
-    second.shake()
+    second.handshake()
     clock.advance(HANDSHAKE_SECONDS)
     assert second.below.lost == ""
     assert not clock.getDelayedCalls()
@@ -644,7 +644,7 @@ def test_a_handshake_gives_way_to_another_connection() -> None:
     assert pair.counters.handshakes_failed == {"timeout": 1}
     assert not handshakes.evict()
     done = TlsPair()
-    done.shake()
+    done.handshake()
     done.clock.advance(1)
     assert not done.tls._handshakes.evict()
 
@@ -653,8 +653,8 @@ def test_a_service_that_wants_no_connection() -> None:
     """The client is told that there is no more."""
     pair = TlsPair()
     pair.tls._build_inner = lambda: None
-    pair.shake()
-    assert (pair.client.told_end, pair.below.lost) == (True, "done")
+    pair.handshake()
+    assert (pair.client.got_close_notify, pair.below.lost) == (True, "done")
     assert pair.tls.failure_text == "the service wants no connection"
 
 
@@ -667,8 +667,8 @@ def test_a_service_that_can_not_make_its_protocol(raised: BaseException) -> None
 
     pair = TlsPair()
     pair.tls._build_inner = build
-    pair.shake()
-    assert (pair.client.told_end, pair.below.lost) == (True, "done")
+    pair.handshake()
+    assert (pair.client.got_close_notify, pair.below.lost) == (True, "done")
     assert pair.tls.failure_text.startswith(f"build raises {type(raised).__name__}: ")
 
 
@@ -684,11 +684,11 @@ def test_ctrl_c_is_not_the_connection_s(when: str) -> None:
     if when == "made":
         pair.tls._build_inner = interrupted
         with pytest.raises(KeyboardInterrupt):
-            pair.shake()
+            pair.handshake()
     else:
-        pair.shake()
+        pair.handshake()
         inner.transport.pauseProducing()
-        pair.feed(pair.client.says(b"x"))
+        pair.feed(pair.client.send(b"x"))
         inner.dataReceived = interrupted  # type: ignore[method-assign,assignment]
         inner.transport.resumeProducing()
         with pytest.raises(KeyboardInterrupt):
@@ -702,21 +702,21 @@ def test_ctrl_c_is_not_the_connection_s(when: str) -> None:
 def test_what_is_no_tls_ends_the_connection() -> None:
     """A record that does not hold what it should is a loss for the inner protocol, and has a reason for the log."""
     inner = Plain()
-    pair = TlsPair(inner).shake()
+    pair = TlsPair(inner).handshake()
     inner.transport.write(b"waits, and can't be sent any more")
     pair.feed(b"\x17\x03\x03\x00\x20" + b"x" * 32)
     assert pair.below.lost == "done"
     assert isinstance(inner.reason, ConnectionLost)
     assert pair.tls.failure_text == "TLS: decryption failed or bad record mac"
     with pytest.raises(SSL.Error, match="bad record mac"):
-        pair.hear()
+        pair.deliver()
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
 def test_what_can_not_be_encrypted_ends_the_connection(size: int) -> None:
     """OpenSSL fails a write: nobody waits for what will never be sent."""
     inner = Plain()
-    pair = TlsPair(inner).shake()
+    pair = TlsPair(inner).handshake()
 
     def fail(_data: object) -> int:
         raise SSL.Error([("SSL routines", "", "internal error")])
@@ -731,18 +731,18 @@ def test_what_can_not_be_encrypted_ends_the_connection(size: int) -> None:
 def test_a_mistake_of_the_inner_protocol_is_the_transports_matter() -> None:
     """What it raises reaches whoever called, as without TLS."""
     inner = Plain()
-    pair = TlsPair(inner).shake()
+    pair = TlsPair(inner).handshake()
     inner.dataReceived = lambda _data: 1 / 0  # type: ignore[method-assign,assignment]
     with pytest.raises(ZeroDivisionError):
-        pair.carry(b"x")
+        pair.exchange(b"x")
 
 
 def test_a_mistake_with_input_that_waited() -> None:
     """Nobody called then: it is logged, and the connection ends."""
     inner = Plain()
-    pair = TlsPair(inner).shake()
+    pair = TlsPair(inner).handshake()
     inner.transport.pauseProducing()
-    pair.feed(pair.client.says(b"x"))
+    pair.feed(pair.client.send(b"x"))
     inner.dataReceived = lambda _data: 1 / 0  # type: ignore[method-assign,assignment]
     inner.transport.resumeProducing()
     with LogCatcher() as log:
@@ -767,7 +767,7 @@ def test_a_client_that_asks_for_endless_answers_of_tls() -> None:
             said, self.said = self.said, b""
             return said
 
-    pair = TlsPair(Plain()).shake()
+    pair = TlsPair(Plain()).handshake()
     pair.tls._connection = Chatty()
     pair.feed(b"x" * 60_000, 10_000)
     lost = [pair.below.lost]
@@ -779,9 +779,9 @@ def test_a_client_that_asks_for_endless_answers_of_tls() -> None:
 def test_a_long_certificate() -> None:
     """The tickets that end a handshake have the client's certificate in them, twice: that is no flood."""
     anna = CLIENTS.sign("anna.example.org", *(f"{number}.a-long-name.of.many.example.org" for number in range(1000)))
-    pair = TlsPair(Plain(), TlsClient(anna), tls_client_ca="/c/clients").shake()
+    pair = TlsPair(Plain(), TlsClient(anna), tls_client_ca="/c/clients").handshake()
     assert len(pair.below.sent) > 65_536
-    pair.carry(b"hi")
+    pair.exchange(b"hi")
     assert (pair.tls.version, pair.below.lost) == ("TLSv1.3", "")
 
 
@@ -794,10 +794,10 @@ def test_who_aborts_hears_no_more() -> None:
             self.transport.abortConnection()
             self.transport.write(b"unheard")
 
-    pair = TlsPair(inner := Aborting()).shake()
+    pair = TlsPair(inner := Aborting()).handshake()
     sent = len(pair.below.sent)
     pair.below.abortConnection = lambda: None  # type: ignore[method-assign]
-    pair.feed(pair.client.says(b"one") + pair.client.says(b"two"))
+    pair.feed(pair.client.send(b"one") + pair.client.send(b"two"))
     assert (inner.received, len(pair.below.sent)) == (b"one", sent)
 
 

@@ -120,26 +120,26 @@ class _Client:
         self.tls = tls
         self.below = daemon.take()
         self.handler: Any = None
-        self._carried = 0
+        self._delivered = 0
 
-    def says(self, data: bytes = b"", *, ends: bool = False) -> _Client:
+    def send(self, data: bytes = b"", *, ends: bool = False) -> _Client:
         """Say something, and hear what comes back."""
-        wire = self.tls.says(data, ends=ends)
+        wire = self.tls.send(data, ends=ends)
         if wire and not self.below.lost:
             self.below.bytes_in += len(wire)
             self.below.protocol.dataReceived(wire)
-        return self.hears()
+        return self.receive()
 
-    def hears(self) -> _Client:
+    def receive(self) -> _Client:
         """Hear what was sent since."""
         self._daemon.reactor.advance(0)
-        wire, self._carried = self.below.sent[self._carried :], len(self.below.sent)
-        self.tls.hears(wire)
+        wire, self._delivered = self.below.sent[self._delivered :], len(self.below.sent)
+        self.tls.receive(wire)
         return self
 
-    def shake(self) -> _Client:
+    def handshake(self) -> _Client:
         """The handshake."""
-        return self.says().says().says()
+        return self.send().send().send()
 
     @property
     def pair(self) -> _Adopted:
@@ -152,7 +152,7 @@ class _Client:
             self.pair.protocol.dataReceived(data)
         if ends:
             self.pair.protocol.readConnectionLost()
-        self.hears()
+        self.receive()
 
 
 class _Daemon:
@@ -198,7 +198,7 @@ class _Daemon:
 
     def serve(self, tls: TlsClient | None = None) -> _Client:
         """Somebody connects, shakes hands and gets a handler, whose number is that of the connection."""
-        client = self.connect(tls).shake()
+        client = self.connect(tls).handshake()
         number = len(self._clients)
         _, client.handler = self.launcher_client.waiting.pop(number)
         self.tracker.process_started(number, 500)
@@ -250,19 +250,19 @@ def test_a_connection_is_one_to_everybody(started: Callable[..., _Daemon]) -> No
     client = daemon.connect()
     # Its descriptor, and those of the pair that it is going to need.
     assert (daemon.lines, daemon.budget.open) == ([], 3)
-    client.shake()
+    client.handshake()
     assert (daemon.lines, daemon.budget.open) == ([], 3)
     daemon.launcher_client.drop(1)
     daemon.tracker.process_started(1, 500)
     assert daemon.budget.open == 2
     accept = daemon.fields("accept")
     assert (accept["id"], accept["pid"], accept["tls"], accept["count"]) == ("1", "500", "TLSv1.3", "1")
-    client.says(b"question")
+    client.send(b"question")
     client.handler_says(b"answer", ends=True)
     daemon.tracker.process_ended(Ended(1, 3 << 8, 0.25, 0.125))
-    assert client.tls.told_end
+    assert client.tls.got_close_notify
     assert daemon.events() == ["accept"]
-    client.says(ends=True)
+    client.send(ends=True)
     end = daemon.fields("end")
     assert (end["id"], end["reason"], end["exit"], end["user"]) == ("1", "done", "3", "0.250")
     assert (end["in"], end["out"]) == (str(client.below.bytes_in), str(client.below.bytes_out))
@@ -276,7 +276,7 @@ def test_the_handler_knows_what_the_handshake_found_out(started: Callable[..., _
     """Its environment has the real client, the TLS, and whose certificate that was; the log has it as well."""
     daemon = started(tls_client_ca="/c/clients")
     daemon.serve(TlsClient(ANNA))
-    client = daemon.connect(TlsClient(ANNA)).shake()
+    client = daemon.connect(TlsClient(ANNA)).handshake()
     environment, _ = daemon.launcher_client.waiting[2]
     values = dict(item.split("=", 1) for item in environment.decode().split("\0"))
     assert values["TCPREMOTEIP"] == "127.0.0.1"
@@ -332,11 +332,11 @@ def test_what_comes_with_the_handshake_is_not_lost(started: Callable[..., _Daemo
     daemon = started()
     client = daemon.connect()
     daemon.reactor.late = late
-    client.says()
+    client.send()
     # The end of the handshake and more in one piece.
-    client.tls.hears(b"")
-    client.says(b"early")
-    client.says(b"bird")
+    client.tls.receive(b"")
+    client.send(b"early")
+    client.send(b"bird")
     assert client.pair.sent == b"earlybird"
 
 
@@ -356,8 +356,8 @@ def test_a_name_comes_before_the_handshake(started: Callable[..., _Daemon]) -> N
     (transport,) = daemon.reactor.adopted
     tls = TlsClient()
     for _ in range(3):
-        transport.protocol.dataReceived(tls.says())
-        tls.hears(transport.sent)
+        transport.protocol.dataReceived(tls.send())
+        tls.receive(transport.sent)
         transport.sent = b""
     assert b"TCPREMOTEHOST=anna.example.org" in daemon.launcher_client.waiting[2][0]
     daemon.tracker.sessions[2].log_accept()
@@ -372,14 +372,14 @@ def test_a_place_is_free_when_the_connection_is_over(started: Callable[..., _Dae
     client.handler_says(b"bye", ends=True)
     daemon.tracker.process_ended(Ended(1, 0))
     assert not daemon.tracker.may_accept()
-    client.says(ends=True)
+    client.send(ends=True)
     assert daemon.tracker.may_accept()
 
 
 def test_a_banner_is_said_in_tls(started: Callable[..., _Daemon]) -> None:
     """In the clear it would end the handshake."""
     daemon = started(banner="/c/welcome")
-    client = daemon.connect().shake()
+    client = daemon.connect().handshake()
     assert client.tls.received == b"welcome\n"
 
 
@@ -390,14 +390,14 @@ def test_a_client_that_is_done_gets_its_answers(started: Callable[..., _Daemon],
     client = daemon.serve()
     # Else a transport closes at the FIN.
     assert all(IHalfCloseableProtocol.providedBy(each.protocol) for each in (client.below, client.pair))
-    client.says(b"all", ends=well)
+    client.send(b"all", ends=well)
     if not well:
         client.below.protocol.readConnectionLost()
     assert (client.pair.sent, client.pair.write_closed, client.pair.lost) == (b"all", True, "")
     client.handler_says(b"answer")
     assert client.tls.received == b"answer"
     client.handler_says(ends=True)
-    assert client.tls.told_end
+    assert client.tls.got_close_notify
     assert (client.below.lost, client.pair.lost) == ("done", "done")
     assert daemon.events() == ["accept"]
     daemon.tracker.process_ended(Ended(1, 0))
@@ -409,8 +409,8 @@ def test_a_handler_that_only_listens(started: Callable[..., _Daemon]) -> None:
     daemon = started()
     client = daemon.serve()
     client.handler_says(b"talk", ends=True)
-    assert client.tls.told_end
-    client.says(b"more")
+    assert client.tls.got_close_notify
+    client.send(b"more")
     assert client.pair.sent == b"more"
     assert client.below.lost == ""
     daemon.tracker.process_ended(Ended(1, 0))
@@ -418,7 +418,7 @@ def test_a_handler_that_only_listens(started: Callable[..., _Daemon]) -> None:
     # There is some time for the client to close.
     daemon.reactor.advance(LINGER_SECONDS - 0.1)
     assert (client.below.lost, daemon.events()) == ("", ["accept"])
-    client.says(b"nobody hears this")
+    client.send(b"nobody hears this")
     daemon.reactor.advance(0.1)
     assert (client.below.lost, daemon.events()) == ("done", ["accept", "end"])
 
@@ -436,9 +436,9 @@ def test_what_a_handler_wrote_last_arrives(started: Callable[..., _Daemon]) -> N
     assert client.pair.reading
     client.handler_says(b"last", ends=True)
     assert client.tls.received == b"x" * 50_000 + b"last"
-    assert client.tls.told_end
+    assert client.tls.got_close_notify
     client.below.take()
-    client.says(ends=True)
+    client.send(ends=True)
     assert client.below.lost == "done"
     assert daemon.events() == ["accept", "end"]
 
@@ -447,15 +447,15 @@ def test_an_answer_survives_an_unread_question(started: Callable[..., _Daemon]) 
     """A handler that ends with input unread breaks its socket; what it wrote before arrives all the same."""
     daemon = started()
     client = daemon.serve()
-    client.says(b"a long question")
+    client.send(b"a long question")
     client.handler.sendall(b"no")
     client.handler.close()
     client.pair.lose(Failure(ConnectionLost()))
-    client.hears()
+    client.receive()
     assert client.tls.received == b"no"
-    assert client.tls.told_end
+    assert client.tls.got_close_notify
     daemon.tracker.process_ended(Ended(1, 0))
-    client.says(ends=True)
+    client.send(ends=True)
     assert daemon.fields("end")["reason"] == "done"
 
 
@@ -463,11 +463,11 @@ def test_an_end_that_overtakes_the_last_words(started: Callable[..., _Daemon]) -
     """Where the end is found while nothing is read, what was written before arrives all the same."""
     daemon = started()
     client = daemon.serve()
-    client.says(b"question")
+    client.send(b"question")
     client.handler.sendall(b"answer")
     client.handler_says(ends=True)
     assert client.tls.received == b"answer"
-    assert client.tls.told_end
+    assert client.tls.got_close_notify
 
 
 def test_a_client_that_resets(started: Callable[..., _Daemon]) -> None:
@@ -488,7 +488,7 @@ def test_a_client_that_is_gone_is_heard_to_the_end(started: Callable[..., _Daemo
     daemon = started()
     client = daemon.serve()
     client.pair.room = 10
-    client.says(b"x" * 20_000)
+    client.send(b"x" * 20_000)
     client.below.lose(Failure(ConnectionDone()))
     assert (client.pair.lost, client.pair.write_closed, client.pair.reading) == ("", True, True)
     client.pair.protocol.dataReceived(b"thanks")
@@ -496,7 +496,7 @@ def test_a_client_that_is_gone_is_heard_to_the_end(started: Callable[..., _Daemo
     assert client.pair.lost == "done"
     second = daemon.serve()
     second.pair.room = 10
-    second.says(b"x" * 20_000)
+    second.send(b"x" * 20_000)
     second.below.lose(Failure(ConnectionDone()))
     second.pair.protocol.dataReceived(b"x" * 65_537)
     assert second.pair.lost == "aborted"
@@ -511,7 +511,7 @@ def test_each_reader_holds_back_the_other(started: Callable[..., _Daemon]) -> No
     assert not client.pair.reading
     client.below.take()
     assert client.pair.reading
-    client.says(b"x" * 20_000)
+    client.send(b"x" * 20_000)
     assert not client.below.reading
     for _ in range(2):
         # A record at a time.
@@ -526,9 +526,9 @@ def test_a_client_that_goes_on_when_nobody_listens(started: Callable[..., _Daemo
     client = daemon.serve()
     client.handler_says(ends=True)
     daemon.tracker.process_ended(Ended(1, 0))
-    client.says(b"x" * 65_536)
+    client.send(b"x" * 65_536)
     assert client.below.reading
-    client.says(b"x")
+    client.send(b"x")
     assert not client.below.reading
     daemon.reactor.advance(LINGER_SECONDS)
     assert client.below.lost == "done"
@@ -540,7 +540,7 @@ def test_what_is_over_leaves_nothing(started: Callable[..., _Daemon]) -> None:
     client = daemon.serve()
     daemon.tracker.process_ended(Ended(1, 0))
     client.handler_says(b"bye", ends=True)
-    client.says(ends=True)
+    client.send(ends=True)
     assert daemon.events() == ["accept", "end"]
     gc.collect()
     gc.disable()
@@ -560,7 +560,7 @@ def test_kicked_in_the_handshake(started: Callable[..., _Daemon]) -> None:
     """There is no process to be ended."""
     daemon = started()
     client = daemon.connect()
-    client.says()
+    client.send()
     daemon.tracker.sessions[1].abort("kicked")
     assert client.below.lost == "aborted"
     assert daemon.fields("end")["reason"] == "kicked"
@@ -639,13 +639,13 @@ def test_a_killed_handlers_client_is_closed_at_once(started: Callable[..., _Daem
 def test_the_first_byte_is_the_clients_own(started: Callable[..., _Daemon], shaken: bool) -> None:
     """The handshake does not count as something said, so it has to be done in that time, too."""
     daemon = started(first_byte_timeout="5s")
-    client = daemon.serve() if shaken else daemon.connect().says()
+    client = daemon.serve() if shaken else daemon.connect().send()
     daemon.reactor.pump([0.5] * 12)
     if shaken:
         assert daemon.launcher_client.signals == [(1, signal.SIGTERM)]
         client.handler_says(ends=True)
         daemon.tracker.process_ended(Ended(1, signal.SIGTERM))
-        client.says(ends=True)
+        client.send(ends=True)
     assert daemon.fields("end")["reason"] == "first_byte"
     assert client.below.lost
 
@@ -661,9 +661,9 @@ def test_without_descriptors_there_is_no_handler(
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(socket, "socketpair", no_pair)
-    client.shake()
-    assert client.tls.told_end
-    client.says(ends=True)
+    client.handshake()
+    assert client.tls.got_close_notify
+    client.send(ends=True)
     assert client.below.lost == "done"
     assert daemon.fields("end")["reason"] == "failed"
     assert "can't start it: Too many open files" in daemon.lines[1]
@@ -675,9 +675,9 @@ def test_a_reactor_without_room_for_the_pair(started: Callable[..., _Daemon]) ->
     daemon = started()
     client = daemon.connect()
     daemon.reactor.mistake = OSError(errno.ENOMEM, "no")
-    client.shake()
+    client.handshake()
     assert daemon.fields("fail")["id"] == "1"
-    client.says(ends=True)
+    client.send(ends=True)
     assert client.below.lost == "done"
     assert daemon.budget.open == 0
 
@@ -695,12 +695,12 @@ def test_a_client_that_was_gone_at_once(started: Callable[..., _Daemon]) -> None
 def test_a_handler_that_can_not_be_started(started: Callable[..., _Daemon]) -> None:
     """Its client is told the end by TLS's own means."""
     daemon = started()
-    client = daemon.connect().shake()
+    client = daemon.connect().handshake()
     daemon.launcher_client.drop(1)
     daemon.tracker.start_failed(1, errno.ENOENT)
     client.handler_says(ends=True)
-    assert client.tls.told_end
-    client.says(ends=True)
+    assert client.tls.got_close_notify
+    client.send(ends=True)
     assert daemon.events() == ["accept", "fail", "end"]
     assert daemon.fields("end")["reason"] == "failed"
     assert daemon.budget.open == 0
@@ -712,8 +712,8 @@ def test_a_client_that_is_done_before_the_pair_is_there(started: Callable[..., _
     daemon = started()
     client = daemon.connect()
     daemon.reactor.late = True
-    client.says()
-    wire = client.tls.says() + client.tls.says(b"remember me")
+    client.send()
+    wire = client.tls.send() + client.tls.send(b"remember me")
     client.below.protocol.dataReceived(wire)
     if gone:
         client.below.lose(Failure(ConnectionLost()))
@@ -748,7 +748,7 @@ def test_a_reload_is_about_those_who_come(started: Callable[..., _Daemon]) -> No
         accepted, name = daemon.listener.accept()
     daemon.tracker.take(accepted.detach(), name, socket.AF_INET)
     assert b"SSL_" not in daemon.launcher_client.waiting[2][0]
-    client.says(b"still here")
+    client.send(b"still here")
     assert client.pair.sent == b"still here"
     client.handler_says(b"yes")
     assert client.tls.received == b"yes"

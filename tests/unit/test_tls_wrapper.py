@@ -91,21 +91,21 @@ class _Connection:
         self.wrapper: Any = tracker.buildProtocol(peer)
         self.below = StreamDouble(self.wrapper, peer=peer)
         self.wrapper.makeConnection(self.below)
-        self._carried = 0
+        self._delivered = 0
 
-    def says(self, data: bytes = b"", *, ends: bool = False) -> None:
+    def send(self, data: bytes = b"", *, ends: bool = False) -> None:
         """The client says something, and hears what comes back."""
-        wire = self.client.says(data, ends=ends)
+        wire = self.client.send(data, ends=ends)
         self.below.bytes_in += len(wire)
         self.wrapper.dataReceived(wire)
-        wire, self._carried = self.below.sent[self._carried :], len(self.below.sent)
-        self.client.hears(wire)
+        wire, self._delivered = self.below.sent[self._delivered :], len(self.below.sent)
+        self.client.receive(wire)
 
-    def shake(self) -> _Connection:
+    def handshake(self) -> _Connection:
         """The handshake."""
-        self.says()
-        self.says()
-        self.says()
+        self.send()
+        self.send()
+        self.send()
         return self
 
 
@@ -119,12 +119,16 @@ def test_the_log_says_which_tls() -> None:
     connection = wrappers.connect()
     assert isinstance(connection.wrapper, TlsWrapper)
     assert wrappers.lines == []
-    connection.shake()
-    connection.says(b"hello", ends=True)
+    connection.handshake()
+    connection.send(b"hello", ends=True)
     assert wrappers.lines[0] == "accept service=echo/tcp peer=192.0.2.1:40000 id=1 count=1 tls=TLSv1.3"
     end = _fields(wrappers.lines[1])
-    assert (end["reason"], end["in"], end["out"]) == ("done", str(connection.below.bytes_in), str(connection._carried))
-    assert (connection.client.received, connection.client.told_end) == (b"hello", True)
+    assert (end["reason"], end["in"], end["out"]) == (
+        "done",
+        str(connection.below.bytes_in),
+        str(connection._delivered),
+    )
+    assert (connection.client.received, connection.client.got_close_notify) == (b"hello", True)
     counters = wrappers.registry.counters("echo/tcp")
     assert (counters.accepted, counters.ended, counters.handshakes) == (1, {"done": 1}, {"TLSv1.3": 1})
 
@@ -133,8 +137,8 @@ def test_the_log_says_which_tls() -> None:
 def test_the_log_says_who_the_client_is(as_json: bool) -> None:
     """A service that asks for certificates tells whose it was; of a client without one, that there was none."""
     wrappers = _Gates(secured(tls_client_ca="/c/clients", tls_client="optional"), as_json=as_json)
-    wrappers.connect(ANNA).shake()
-    wrappers.connect().shake()
+    wrappers.connect(ANNA).handshake()
+    wrappers.connect().handshake()
     found = [json.loads(line) if as_json else _fields(line) for line in wrappers.lines]
     wanted = ["CN=anna.example.org", "-"] if as_json else ['"CN=anna.example.org"', "-"]
     assert [each["subject"] for each in found] == wanted
@@ -144,7 +148,7 @@ def test_a_log_without_clients_has_no_subject() -> None:
     """Neither if the service's log leaves clients out, nor if the daemon's shortens them; and nobody else shows it."""
     options = {"tls_client_ca": "/c/clients"}
     for wrappers in (_Gates(secured(**options, log_on_success="EXIT")), _Gates(secured(**options), short=True)):
-        connection = wrappers.connect(ANNA).shake()
+        connection = wrappers.connect(ANNA).handshake()
         assert "subject" not in wrappers.lines[0]
         assert "subject" not in connection.wrapper.info()
 
@@ -157,9 +161,9 @@ def test_the_accept_line_waits_for_the_name_as_well(first: str) -> None:
     if first == "name":
         wrappers.names.answer("client.example")
         assert wrappers.lines == []
-        connection.shake()
+        connection.handshake()
     else:
-        connection.shake()
+        connection.handshake()
         assert wrappers.lines == []
         wrappers.names.answer("client.example")
     (line,) = wrappers.lines
@@ -174,7 +178,7 @@ def test_what_will_be_opened_is_counted_during_the_handshake() -> None:
     share.cost = 3
     connection = wrappers.connect()
     assert share.open == 3
-    connection.shake()
+    connection.handshake()
     assert share.open == 1
     connection.wrapper.connectionLost(Failure(ConnectionDone()))
     assert share.open == 0
@@ -186,7 +190,7 @@ def test_what_will_be_opened_is_counted_during_the_handshake() -> None:
 def test_a_protocol_may_say_why_it_has_ended() -> None:
     """The end line has its word, and not that of what the transport saw."""
     wrappers = _Gates()
-    connection = wrappers.connect().shake()
+    connection = wrappers.connect().handshake()
     connection.wrapper._protocol.inner.end_reason = "keepalive"
     connection.wrapper.connectionLost(Failure(ConnectionDone()))
     assert _fields(wrappers.lines[-1])["reason"] == "keepalive"
@@ -221,7 +225,7 @@ def test_who_only_looks_whether_the_port_is_open_fails_nothing() -> None:
 def test_other_ends(how: str, reason: str) -> None:
     """After the handshake a connection ends as without TLS; what is no TLS any more is a failure."""
     wrappers = _Gates()
-    connection = wrappers.connect().shake()
+    connection = wrappers.connect().handshake()
     tls = connection.wrapper._protocol
     if how == "broken":
         connection.wrapper.dataReceived(b"\x17\x03\x03\x00\x20" + b"x" * 32)
@@ -236,10 +240,10 @@ def test_other_ends(how: str, reason: str) -> None:
 def test_a_local_client_that_takes_its_leave_is_not_lost() -> None:
     """At a UNIX socket's orderly end poll(2) says POLLHUP, which Twisted takes for a loss."""
     wrappers = _Gates(secured("echo /run/e/unix"))
-    connections = [wrappers.connect(peer=LOCAL_PEER).shake() for _ in range(2)]
-    connections[0].says(b"x")
+    connections = [wrappers.connect(peer=LOCAL_PEER).handshake() for _ in range(2)]
+    connections[0].send(b"x")
     connections[1].wrapper._protocol.inner.readConnectionLost = lambda: None
-    connections[1].says(ends=True)
+    connections[1].send(ends=True)
     for connection in connections:
         connection.below.lose(Failure(ConnectionLost()))
     ends = [_fields(line)["reason"] for line in wrappers.lines if line.startswith("end ")]
@@ -251,8 +255,8 @@ def test_the_banner_is_said_in_tls() -> None:
     wrappers = _Gates(secured("echo 7/tcp banner=/c/welcome"))
     connection = wrappers.connect()
     assert connection.below.sent == b""
-    connection.shake()
-    connection.says(b"x")
+    connection.handshake()
+    connection.send(b"x")
     assert connection.client.received == b"welcome\nx"
 
 
@@ -266,9 +270,9 @@ def test_who_is_refused_gets_no_handshake() -> None:
 def test_the_first_byte_is_the_first_behind_the_handshake() -> None:
     """For first_byte_timeout a client in its handshake has said nothing, however much it has sent."""
     wrappers = _Gates()
-    connection = wrappers.connect().shake()
+    connection = wrappers.connect().handshake()
     assert connection.wrapper.traffic()[0] == 0
-    connection.says(b"x")
+    connection.send(b"x")
     assert connection.wrapper.traffic()[0] == connection.below.bytes_in
 
 
@@ -277,7 +281,7 @@ def test_first_byte_timeout_ends_a_handshake() -> None:
     wrappers = _Gates(secured("echo 7/tcp first_byte_timeout=2s"))
     wrappers.tracker.start_timeouts(wrappers.clock.callLater)
     connection = wrappers.connect()
-    connection.says()
+    connection.send()
     wrappers.clock.pump([0.1] * 25)
     assert connection.below.lost == "aborted"
     assert [line.split()[0] for line in wrappers.lines] == ["accept", "end"]
@@ -288,11 +292,11 @@ def test_idle_timeout_looks_at_the_wire() -> None:
     """Whatever moves in TLS is a sign of life, and nothing else is."""
     wrappers = _Gates(secured("echo 7/tcp idle_timeout=2s"))
     wrappers.tracker.start_timeouts(wrappers.clock.callLater)
-    talking, silent = wrappers.connect().shake(), wrappers.connect().shake()
+    talking, silent = wrappers.connect().handshake(), wrappers.connect().handshake()
     for _ in range(30):
         wrappers.clock.pump([0.1])
         if not talking.below.lost:
-            talking.says(b"x")
+            talking.send(b"x")
     assert (talking.below.lost, silent.below.lost) == ("", "aborted")
     assert _fields(wrappers.lines[-1])["reason"] == "idle"
 
@@ -301,7 +305,7 @@ def test_a_handshake_that_is_never_done() -> None:
     """Without any deadline it is ended, too, and the log says so."""
     wrappers = _Gates()
     connection = wrappers.connect()
-    connection.says()
+    connection.send()
     wrappers.clock.advance(30)
     assert connection.below.lost == "aborted"
     assert '"it was not done in 30 seconds"' in wrappers.lines[1]
@@ -313,7 +317,7 @@ def test_what_is_known_of_a_connection() -> None:
     connection = _Gates(secured(tls_client_ca="/c/clients")).connect(ANNA)
     facts = connection.wrapper.info()
     assert (facts["tls"], facts["state"]) == ("handshake", "handshake")
-    facts = connection.shake().wrapper.info()
+    facts = connection.handshake().wrapper.info()
     assert facts["state"] == "open"
     assert (facts["tls"], facts["sni"], facts["subject"]) == ("TLSv1.3", "localhost", "CN=anna.example.org")
     assert facts["cipher"].startswith("TLS_AES_")
@@ -322,7 +326,7 @@ def test_what_is_known_of_a_connection() -> None:
 def test_the_end_of_the_daemon() -> None:
     """Who is in the handshake is cut; a protocol that is asked ends by itself, with a closure alert."""
     wrappers = _Gates()
-    shaking, shaken = wrappers.connect(), wrappers.connect().shake()
+    shaking, shaken = wrappers.connect(), wrappers.connect().handshake()
     shaking.wrapper.drain()
     shaken.wrapper.drain()
     assert (shaking.below.lost, shaken.below.lost) == ("aborted", "done")
@@ -340,10 +344,10 @@ def test_a_connection_leaves_nothing_behind() -> None:
     gc.collect()
     gc.disable()
     try:
-        connection = wrappers.connect().shake()
+        connection = wrappers.connect().handshake()
         tls = connection.wrapper._protocol
         left = [weakref.ref(each) for each in (tls._connection, tls.inner)]
-        connection.says(b"x", ends=True)
+        connection.send(b"x", ends=True)
         del connection, tls
         assert [each() for each in left] == [None, None]
     finally:
@@ -357,13 +361,13 @@ def test_a_reload_turns_tls_on_and_off() -> None:
     plain.wrapper.dataReceived(b"plain")
     wrappers.retune(secured("echo 7/tcp resolve=yes"))
     wrappers.names.answer(None)
-    encrypted = wrappers.connect().shake()
+    encrypted = wrappers.connect().handshake()
     wrappers.names.answer(None)
     wrappers.retune(service_of("echo 7/tcp"))
     last = wrappers.connect()
     for connection in (plain, last):
         connection.wrapper.dataReceived(b"!")
-    encrypted.says(b"secret", ends=True)
+    encrypted.send(b"secret", ends=True)
     assert (plain.below.sent, last.below.sent, encrypted.client.received) == (b"plain!", b"!", b"secret")
     accepted = [line for line in wrappers.lines if line.startswith("accept ")]
     assert [line.endswith(" tls=TLSv1.3") for line in accepted] == [False, True, False]
@@ -375,4 +379,4 @@ def test_a_reload_with_another_certificate() -> None:
     wrappers.retune(secured(tls_min="1.3"))
     old = wrappers.connect(setup=lambda context: context.set_max_proto_version(SSL.TLS1_2_VERSION))
     with pytest.raises(SSL.Error, match="protocol version"):
-        old.shake()
+        old.handshake()
