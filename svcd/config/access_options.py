@@ -18,7 +18,7 @@ __all__ = ["HOURS", "LIMIT", "LOAD", "PREFIXES", "PROXIES", "RATE", "SOURCES", "
 _LABEL = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 #: A host name (RFC 1123, section 2.1, and underscores) whose last label is not a number; or a dot and a domain.
 _NAME = re.compile(rf"\.?(?:{_LABEL}\.)*(?=[^.]*[a-z]){_LABEL}\.?")
-_LONGEST_NAME = 255
+_MAX_NAME = 255
 
 
 @lru_cache(maxsize=8192)
@@ -29,7 +29,7 @@ def _read_source(word: str) -> SourcePattern:
         return _range(word, ipaddress.IPv4Network(_with_wildcards(word), strict=False))
     if ":" in word:
         return _range(word, ipaddress.IPv6Network("::/0" if word == "::" else word, strict=False))
-    if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
+    if len(name) > _MAX_NAME or not _NAME.fullmatch(name):
         raise ValueError
     return SourcePattern(word, name=name.removesuffix("."))
 

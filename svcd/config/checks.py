@@ -24,8 +24,8 @@ __all__ = [
     "access_problems",
     "datagram_problems",
     "handler_problems",
-    "most_banner_bytes",
-    "time_problems",
+    "max_banner_bytes",
+    "timeout_problems",
     "tls_problems",
 ]
 
@@ -34,18 +34,18 @@ __all__ = [
 BANNERS = ("banner", "banner_success", "banner_fail")
 
 #: The longest banner, in bytes.
-_MOST_BANNER = 65_536
+_MAX_BANNER = 65_536
 #: The longest banner of a service whose connections are passed on, in bytes. The daemon does not wait until the client
 #: takes it, so two banners have to fit in the buffer of a new socket.
-_MOST_BANNER_HANDED_ON = 16_384
+_MAX_BANNER_PASSED_ON = 16_384
 
 #: The options that take effect when svcd accepts a connection.
 AT_ACCEPT = ("only_from", "no_access", "proxy_protocol", "per_source", "per_source_rate", *BANNERS)
 
 
-def most_banner_bytes(service: Service) -> int:
+def max_banner_bytes(service: Service) -> int:
     """Return the longest banner that a service may have, in bytes."""
-    return _MOST_BANNER_HANDED_ON if service.spawned or service.builtin.multiplexer else _MOST_BANNER
+    return _MAX_BANNER_PASSED_ON if service.spawned or service.builtin.multiplexer else _MAX_BANNER
 
 
 def access_problems(service: Service, files: FileReader, machine: HostInfo) -> Iterator[ConfigProblem]:
@@ -84,7 +84,7 @@ def _proxy_problems(service: Service) -> Iterator[ConfigProblem]:
 
 
 def _banner_problems(service: Service, option: str, path: str, files: FileReader) -> Iterator[ConfigProblem]:
-    most = most_banner_bytes(service)
+    most = max_banner_bytes(service)
     try:
         length = len(files.read(path))
     except OSError as error:
@@ -94,7 +94,7 @@ def _banner_problems(service: Service, option: str, path: str, files: FileReader
         yield service.fault(option, f"{path} has {length} bytes; a banner of {service.id} has at most {most}")
 
 
-def time_problems(service: Service) -> Iterator[ConfigProblem]:
+def timeout_problems(service: Service) -> Iterator[ConfigProblem]:
     """Yield a problem for each timeout on the line of a service that can't have it; from @defaults it is ignored."""
     if not service.options.wait:
         return
@@ -157,27 +157,27 @@ def tls_problems(service: Service, files: FileReader, now: float | None) -> Iter
         text = "clients that ask for another name need a certificate too; add tls_cert=FILE, or tls_unknown_name=refuse"
         yield service.problem("tls_sni", text)
     # Imported late: it takes longer to load the certificate library than to read a services file without TLS.
-    from svcd.config.tls_files import read_material
+    from svcd.config.tls_files import read_tls_files
 
-    material, problems = read_material(service, files, now)
+    tls_files, problems = read_tls_files(service, files, now)
     yield from problems
     if now is not None:
-        yield from _ending(service, material, now)
+        yield from _expiry_problems(service, tls_files, now)
 
 
-def _ending(service: Service, material: TlsFiles, now: float) -> Iterator[ConfigProblem]:
+def _expiry_problems(service: Service, tls_files: TlsFiles, now: float) -> Iterator[ConfigProblem]:
     """Yield a warning for each certificate and revocation list that expires soon."""
-    from svcd.config.tls_files import DAY, list_ends
+    from svcd.config.tls_files import DAY, revocation_list_ends
 
     options = service.options
-    found = {f"{options.tls_sni}/{name}.pem": ("tls_sni", each) for name, each in material.named.items()}
-    if material.default is not None:
-        found[str(options.tls_cert)] = ("tls_cert", material.default)
+    found = {f"{options.tls_sni}/{name}.pem": ("tls_sni", each) for name, each in tls_files.named.items()}
+    if tls_files.default is not None:
+        found[str(options.tls_cert)] = ("tls_cert", tls_files.default)
     for path, (option, credentials) in found.items():
         left = credentials.expires - now
         if 0 < left < options.tls_warn * DAY:
             yield service.warning(option, f"the certificate in {path} expires {_when(left)}; get a new one")
-    for until, warned in list_ends(service, material):
+    for until, warned in revocation_list_ends(service, tls_files):
         if warned < now < until:
             yield service.warning("tls_crl", f"a list in {options.tls_crl} ends {_when(until - now)}; get the newest")
 
@@ -192,7 +192,7 @@ def _any_set(service: Service, options: tuple[str, ...]) -> bool:
 
 
 #: The largest number of services that one warning names.
-_MOST_NAMES = 5
+_MAX_NAMES = 5
 
 
 def handler_problems(services: Sequence[Service], machine: HostInfo) -> Iterator[ConfigProblem]:
@@ -203,7 +203,7 @@ def handler_problems(services: Sequence[Service], machine: HostInfo) -> Iterator
     importing, served = [], []
     for service in services:
         if service.spawned:
-            problems = list(_accounts(service, machine)) or list(_places(service, machine))
+            problems = list(_account_problems(service, machine)) or list(_path_problems(service, machine))
             yield from problems
             if not problems and service.runs == "python":
                 importing.append(service)
@@ -221,29 +221,29 @@ def handler_problems(services: Sequence[Service], machine: HostInfo) -> Iterator
         if reason:
             pending = reason.endswith(STILL_IMPORTING)
             yield replace(service.fault("factory", reason), pending=pending)
-    yield from _reach(services, machine)
+    yield from _daemon_user_problems(services, machine)
 
 
-def _reach(services: Sequence[Service], machine: HostInfo) -> Iterator[ConfigProblem]:
+def _daemon_user_problems(services: Sequence[Service], machine: HostInfo) -> Iterator[ConfigProblem]:
     """Yield a warning about handlers that run as the user of the daemon, and so have all its permissions."""
     own = [service for service in services if service.spawned and not service.options.user]
     user = machine.handlers_user() if own else ""
     if not user:
         return
-    names = ", ".join(service.id for service in own[:_MOST_NAMES])
-    if len(own) > _MOST_NAMES:
-        names += f" and {len(own) - _MOST_NAMES} more"
+    names = ", ".join(service.id for service in own[:_MAX_NAMES])
+    if len(own) > _MAX_NAMES:
+        names += f" and {len(own) - _MAX_NAMES} more"
     run = "runs" if len(own) == 1 else "run"
     if user == "root":
         text = f"{names} {run} as root, and a mistake in a handler gives the machine away; add user=NAME"
     else:
-        keys = dict.fromkeys(path for service in services for path in _keys(service) if machine.can_read(path))
+        keys = dict.fromkeys(path for service in services for path in _key_paths(service) if machine.can_read(path))
         things = ", ".join(["the daemon's log and control socket", *keys])
         text = f"{names} {run} as the daemon's own user, {user}, and can reach what that may: {things}; add user=NAME"
     yield own[0].warning("user", text)
 
 
-def _keys(service: Service) -> Iterator[str]:
+def _key_paths(service: Service) -> Iterator[str]:
     """Yield the paths of a service that contain or may contain a private key."""
     options = service.options
     for path in (options.tls_key or options.tls_cert, options.tls_sni):
@@ -251,7 +251,7 @@ def _keys(service: Service) -> Iterator[str]:
             yield path
 
 
-def _accounts(service: Service, machine: HostInfo) -> Iterator[ConfigProblem]:
+def _account_problems(service: Service, machine: HostInfo) -> Iterator[ConfigProblem]:
     user, group = service.options.user, service.options.group
     if group and not machine.has_group(group):
         yield service.fault("group", f"no group {group!r} on this machine")
@@ -263,7 +263,7 @@ def _accounts(service: Service, machine: HostInfo) -> Iterator[ConfigProblem]:
         yield service.fault("user", f"nobody knows the group of user {user}; add group=")
 
 
-def _places(service: Service, machine: HostInfo) -> Iterator[ConfigProblem]:
+def _path_problems(service: Service, machine: HostInfo) -> Iterator[ConfigProblem]:
     options, runner = service.options, service.runner
     inside = f" inside {runner.root}" if runner.root else ""
     if runner.root:

@@ -80,19 +80,19 @@ def diff(old: Sequence[Endpoint], new: Sequence[Endpoint], hidden: Collection[Ha
         if (was := before.get(key := socket_key(endpoint))) and key not in hidden and _may_serve(was, endpoint)
     )
     after = {socket_key(endpoint) for _, endpoint in kept}
-    were = {endpoint.service.id: endpoint.service for endpoint in old}
-    are = {endpoint.service.id: endpoint.service for endpoint in new}
-    both = [(were[name], service) for name, service in are.items() if name in were]
+    old_services = {endpoint.service.id: endpoint.service for endpoint in old}
+    new_services = {endpoint.service.id: endpoint.service for endpoint in new}
+    both = [(old_services[name], service) for name, service in new_services.items() if name in old_services]
     changed = tuple((service, other) for service, other in both if service != other)
-    other_now = {service.id for _, service in changed}
+    changed_ids = {service.id for _, service in changed}
     return ReloadPlan(
         kept=kept,
         opened=tuple(endpoint for key, endpoint in first.items() if key not in after),
         closed=tuple(endpoint for endpoint in old if socket_key(endpoint) not in after),
-        added=tuple(service for name, service in are.items() if name not in were),
-        removed=tuple(service for name, service in were.items() if name not in are),
+        added=tuple(service for name, service in new_services.items() if name not in old_services),
+        removed=tuple(service for name, service in old_services.items() if name not in new_services),
         changed=changed,
-        same=tuple(service for _, service in both if service.id not in other_now),
+        same=tuple(service for _, service in both if service.id not in changed_ids),
         contested=tuple((each, has) for each in new if (has := first[socket_key(each)]) is not each),
     )
 
@@ -122,15 +122,15 @@ def socket_key(endpoint: Endpoint) -> Hashable:
 
 def _changes(old: Service, new: Service) -> Iterator[str]:
     for name in ("port", "path", "runs"):
-        was, is_now = getattr(old, name), getattr(new, name)
-        if was != is_now:
-            yield f"{name} {was} -> {is_now}"
+        was, now = getattr(old, name), getattr(new, name)
+        if was != now:
+            yield f"{name} {was} -> {now}"
     if old.aliases != new.aliases:
         yield "aliases"
     for field in fields(old.options):
-        was, is_now = getattr(old.options, field.name), getattr(new.options, field.name)
-        if was != is_now:
-            yield f"{field.name} {_text(field.name, was)} -> {_text(field.name, is_now)}"
+        was, now = getattr(old.options, field.name), getattr(new.options, field.name)
+        if was != now:
+            yield f"{field.name} {_text(field.name, was)} -> {_text(field.name, now)}"
 
 
 def _text(option: str, value: object) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svcd.addresses import address_text
-from svcd.config.checks import access_problems, datagram_problems, handler_problems, time_problems, tls_problems
+from svcd.config.checks import access_problems, datagram_problems, handler_problems, timeout_problems, tls_problems
 from svcd.model import ConfigProblem, SocketType, SourceLocation, ip_literal
 from svcd.wire.fortune import read_quotes
 
@@ -106,7 +106,7 @@ def grouped(endpoints: Iterable[Endpoint]) -> dict[str, list[Endpoint]]:
     return found
 
 
-_ANY = {4: "0.0.0.0", 6: "::"}  # noqa: S104 - all addresses is what a line without bind= asks for
+_WILDCARDS = {4: "0.0.0.0", 6: "::"}  # noqa: S104 - all addresses is what a line without bind= asks for
 
 _LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 _LOOPBACKS = ("localhost", *_LOOPBACK.values())
@@ -133,14 +133,14 @@ def check(config: Config, files: FileReader, machine: HostInfo) -> tuple[list[En
         found, mistakes = _endpoints(service, versions, machine)
         endpoints += found
         problems += mistakes
-        problems += _missing(service, files, machine)
+        problems += _host_problems(service, files, machine)
         problems += access_problems(service, files, machine)
-        problems += time_problems(service)
+        problems += timeout_problems(service)
         problems += datagram_problems(service)
         problems += tls_problems(service, files, machine.now())
     problems += handlers
     problems += _collisions(endpoints)
-    problems += _loops(endpoints)
+    problems += _redirect_loops(endpoints)
     return endpoints, problems
 
 
@@ -166,16 +166,18 @@ def _endpoints(
         text = "with no, the protocol must be tcp6 or udp6, which then takes IPv4 clients too"
         return [], [service.problem("v6only", text)]
     if not service.options.bind:
-        hosts = _LOOPBACK if service.builtin.loopback_only else _ANY
+        hosts = _LOOPBACK if service.builtin.loopback_only else _WILDCARDS
         return [Endpoint(service, version, hosts[version]) for version in usable], []
-    return _bound(service, usable, machine)
+    return _bound_endpoints(service, usable, machine)
 
 
-def _bound(service: Service, usable: Sequence[int], machine: HostInfo) -> tuple[list[Endpoint], list[ConfigProblem]]:
+def _bound_endpoints(
+    service: Service, usable: Sequence[int], machine: HostInfo
+) -> tuple[list[Endpoint], list[ConfigProblem]]:
     """Return the endpoints of a service with bind=, and the problems."""
     wanted = service.net.versions
     hosts: dict[str, int] = {}
-    problems, unfit = [], []
+    problems, unsuitable = [], []
     for name in service.options.bind:
         try:
             literals = machine.addresses(name)
@@ -183,14 +185,14 @@ def _bound(service: Service, usable: Sequence[int], machine: HostInfo) -> tuple[
             cause = error.strerror or error
             problems.append(service.fault("bind", f"{name!r} is no address, interface or known host name: {cause}"))
             continue
-        fitting = [literal for literal in literals if _version(literal) in wanted]
-        if not fitting:
-            unfit.append(service.fault("bind", f"{name!r} has no address for {service.net}"))
-        hosts.update((literal, _version(literal)) for literal in fitting)
+        suitable = [literal for literal in literals if _version(literal) in wanted]
+        if not suitable:
+            unsuitable.append(service.fault("bind", f"{name!r} has no address for {service.net}"))
+        hosts.update((literal, _version(literal)) for literal in suitable)
     if service.has_own("bind") or not hosts:
         # Addresses in @defaults may be for other services, with another version of IP.
-        problems += unfit
-    for version, wildcard in _ANY.items():
+        problems += unsuitable
+    for version, wildcard in _WILDCARDS.items():
         if wildcard in hosts and sum(each == version for each in hosts.values()) > 1:
             problems.append(service.problem("bind", f"{wildcard} means every IPv{version} address; remove the others"))
     # A host without one version of IP is no fault if the service has addresses of both.
@@ -204,9 +206,9 @@ def _version(literal: str) -> int:
     return 6 if ":" in literal else 4
 
 
-def _missing(service: Service, files: FileReader, machine: HostInfo) -> Iterator[ConfigProblem]:
+def _host_problems(service: Service, files: FileReader, machine: HostInfo) -> Iterator[ConfigProblem]:
     options = service.options
-    yield from _no_file(service) if service.abstract else _no_owner(service, machine)
+    yield from _abstract_problems(service) if service.abstract else _owner_problems(service, machine)
     if options.mptcp and not machine.has_mptcp():
         text = "this kernel has no Multipath TCP (CONFIG_MPTCP, net.mptcp.enabled); enable it, or remove mptcp=yes"
         yield service.fault("mptcp", text)
@@ -222,14 +224,14 @@ def _missing(service: Service, files: FileReader, machine: HostInfo) -> Iterator
                 yield service.fault("quotes", f"{options.quotes} has no entry shorter than 512 characters")
 
 
-def _no_file(service: Service) -> Iterator[ConfigProblem]:
+def _abstract_problems(service: Service) -> Iterator[ConfigProblem]:
     """Yield a problem for each permission of an abstract socket: it has no file that could have permissions."""
     for option in ("mode", "owner", *(() if service.spawned else ("group",))):
         if service.has_own(option):
             yield service.problem(option, f"{service.path} has no file, and no permissions; remove it")
 
 
-def _no_owner(service: Service, machine: HostInfo) -> Iterator[ConfigProblem]:
+def _owner_problems(service: Service, machine: HostInfo) -> Iterator[ConfigProblem]:
     """Yield a problem for each user and group of a socket's file that does not exist."""
     options = service.options
     owner = options.owner
@@ -252,17 +254,17 @@ def _collisions(endpoints: Sequence[Endpoint]) -> Iterator[ConfigProblem]:
     other collision is a mistake.
     """
     seen: dict[tuple[SocketType, int, int | str], dict[str, Service]] = {}
-    told: set[tuple[SourceLocation, SourceLocation]] = set()
+    reported: set[tuple[SourceLocation, SourceLocation]] = set()
     for endpoint in endpoints:
         service = endpoint.service
-        for where, host in _claims(endpoint):
+        for where, host in _occupied(endpoint):
             others = seen.setdefault(where, {})
-            wildcard = _ANY.get(where[1], host)
+            wildcard = _WILDCARDS.get(where[1], host)
             for other_host, other in others.items():
                 pair = (other.place, service.place)
                 overlap = host == other_host or wildcard in (host, other_host)
-                if overlap and other is not service and pair not in told:
-                    told.add(pair)
+                if overlap and other is not service and pair not in reported:
+                    reported.add(pair)
                     yield _collision(endpoint, other, same=host == other_host)
             others.setdefault(host, service)
 
@@ -291,21 +293,21 @@ def _names_of(service: Service, host: str) -> frozenset[str]:
     return frozenset() if host in map(ip_literal, bind) else frozenset(name for name in bind if not ip_literal(name))
 
 
-def _loops(endpoints: Sequence[Endpoint]) -> Iterator[ConfigProblem]:
+def _redirect_loops(endpoints: Sequence[Endpoint]) -> Iterator[ConfigProblem]:
     """Yield a problem for each service that redirects connections to itself, in an endless loop."""
-    told = set()
+    reported = set()
     for endpoint in endpoints:
         service = endpoint.service
         server = service.options.redirect
-        if server is None or server.port != service.port or service.id in told:
+        if server is None or server.port != service.port or service.id in reported:
             continue
-        here = endpoint.host == _ANY.get(endpoint.version) and server.host in _LOOPBACKS
+        here = endpoint.host == _WILDCARDS.get(endpoint.version) and server.host in _LOOPBACKS
         if here or server.host == endpoint.host:
-            told.add(service.id)
+            reported.add(service.id)
             yield service.problem("redirect", f"{service.handler_text} is this service itself; name another server")
 
 
-def _claims(endpoint: Endpoint) -> Iterator[tuple[tuple[SocketType, int, int | str], str]]:
+def _occupied(endpoint: Endpoint) -> Iterator[tuple[tuple[SocketType, int, int | str], str]]:
     """Yield the addresses that a socket occupies, each with its name space: type, version of IP, and port or path."""
     service = endpoint.service
     if not endpoint.version:
@@ -313,5 +315,5 @@ def _claims(endpoint: Endpoint) -> Iterator[tuple[tuple[SocketType, int, int | s
         yield (SocketType.STREAM, 0, service.path), ""
     elif service.port:
         yield (service.net.shape, endpoint.version, service.port), endpoint.host
-        if endpoint.host == _ANY[6] and not service.options.v6only:
-            yield (service.net.shape, 4, service.port), _ANY[4]
+        if endpoint.host == _WILDCARDS[6] and not service.options.v6only:
+            yield (service.net.shape, 4, service.port), _WILDCARDS[4]

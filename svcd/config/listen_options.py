@@ -9,7 +9,7 @@ from svcd.config.process_options import BUFFER_SIZE
 from svcd.config.value_types import COUNT, DURATION, MODE, OWNER, TIMEOUT, WORD, WORDS, YES_NO, or_none
 from svcd.model import FileOwner
 
-__all__ = ["DatagramOptions", "SocketOptions", "TimeOptions"]
+__all__ = ["DatagramOptions", "SocketOptions", "TimeoutOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class SocketOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimeOptions:
+class TimeoutOptions:
     """The timeout options, a base class of ServiceOptions, which has the slots.
 
     By default only HTTP connections have timeouts: other super-servers end no connection by themselves, and in RFC 862

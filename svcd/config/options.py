@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svcd.config.access_options import AccessOptions
-from svcd.config.listen_options import DatagramOptions, SocketOptions, TimeOptions
+from svcd.config.listen_options import DatagramOptions, SocketOptions, TimeoutOptions
 from svcd.config.option_info import GROUPS, OptionInfo, option
 from svcd.config.process_options import HandlerOptions
 from svcd.config.tls_options import TlsOptions
@@ -24,7 +24,7 @@ __all__ = ["TABLE", "ServiceOptions"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceOptions(SocketOptions, AccessOptions, HandlerOptions, TimeOptions, DatagramOptions, TlsOptions):
+class ServiceOptions(SocketOptions, AccessOptions, HandlerOptions, TimeoutOptions, DatagramOptions, TlsOptions):
     """The values of all options of one service."""
 
     resolve: bool = option(

@@ -16,7 +16,7 @@ from svcd.config.option_info import HANDLERS
 from svcd.config.port_names import PortNames
 from svcd.config.service import Config, Service
 from svcd.config.statement import StatementParser, nearest
-from svcd.config.word_order import arrange
+from svcd.config.word_order import sort_words
 from svcd.model import ConfigProblem, Severity, SourceLocation
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["parse", "parse_text"]
 
 #: The deepest nesting of includes, and the largest number of files in all.
-_DEEPEST = 16
-_MOST_FILES = 2000
+_MAX_DEPTH = 16
+_MAX_FILES = 2000
 _DIRECTIVES = ("@defaults", "@include")
 #: The names that patterns of @include skip: hidden files, documentation, and backup files of editors, patch(1), dpkg,
 #: ucf and rpm.
@@ -51,8 +51,8 @@ def parse(path: str, files: FileReader, builtins: Mapping[str, BuiltinInfo]) -> 
         may be used for further checks only.
     """
     parser = _Parser(files, builtins)
-    parser.file(path, _Setting(), None)
-    parser.warn_of_nothing(SourceLocation(path))
+    parser.parse_file(path, _ParserState(), None)
+    parser.warn_if_empty(SourceLocation(path))
     return Config(tuple(parser.services)), parser.problems
 
 
@@ -71,21 +71,21 @@ def parse_text(
         As parse().
     """
     parser = _Parser(files, builtins)
-    parser.text(text, name, _Setting())
+    parser.parse_text(text, name, _ParserState())
     return Config(tuple(parser.services)), parser.problems
 
 
 @dataclass(slots=True)
-class _Setting:
+class _ParserState:
     """The state at a point of a file: the defaults, and the files that include it, outermost first."""
 
     values: dict[str, object] = field(default_factory=dict)
     places: dict[str, SourceLocation] = field(default_factory=dict)
     open_files: tuple[tuple[str, str], ...] = ()
 
-    def inner(self, identity: str, path: str) -> _Setting:
+    def inner(self, identity: str, path: str) -> _ParserState:
         """Return the state at the start of an included file, whose own defaults end with it."""
-        return _Setting(dict(self.values), dict(self.places), (*self.open_files, (identity, path)))
+        return _ParserState(dict(self.values), dict(self.places), (*self.open_files, (identity, path)))
 
 
 class _Parser:
@@ -102,18 +102,18 @@ class _Parser:
     def _warn(self, place: SourceLocation, text: str) -> None:
         self.problems.append(ConfigProblem(place, text, Severity.WARNING))
 
-    def file(self, path: str, setting: _Setting, included_at: SourceLocation | None) -> None:
+    def parse_file(self, path: str, state: _ParserState, included_at: SourceLocation | None) -> None:
         place = included_at or SourceLocation(path)
         identity = self._files.identity(path)
         self._files_read += 1
-        if len(setting.open_files) >= _DEEPEST or self._files_read > _MOST_FILES:
+        if len(state.open_files) >= _MAX_DEPTH or self._files_read > _MAX_FILES:
             self._problem(
-                place, f"more than {_DEEPEST} files inside one another, or {_MOST_FILES} in all; include less"
+                place, f"more than {_MAX_DEPTH} files inside one another, or {_MAX_FILES} in all; include less"
             )
             return
-        names = [name for known, name in setting.open_files if known == identity]
+        names = [name for known, name in state.open_files if known == identity]
         if names:
-            chain = " -> ".join([name for _, name in setting.open_files] + [path])
+            chain = " -> ".join([name for _, name in state.open_files] + [path])
             self._problem(place, f"includes itself: {chain}; remove one of these lines")
             return
         try:
@@ -123,10 +123,10 @@ class _Parser:
             return
         text, problems = decode(data, path)
         self.problems += problems
-        if not self.text(text, path, setting.inner(identity, path)) and included_at is not None:
+        if not self.parse_text(text, path, state.inner(identity, path)) and included_at is not None:
             self._warn(included_at, f"{path} has no line; write one, or remove the file")
 
-    def warn_of_nothing(self, place: SourceLocation) -> None:
+    def warn_if_empty(self, place: SourceLocation) -> None:
         """Warn if no service is enabled, unless there is a mistake."""
         if any(each.severity is Severity.MISTAKE for each in self.problems):
             return
@@ -135,7 +135,7 @@ class _Parser:
         elif all(service.options.disable for service in self.services):
             self._warn(place, "every service is disabled: nothing is served")
 
-    def text(self, text: str, name: str, setting: _Setting) -> int:
+    def parse_text(self, text: str, name: str, state: _ParserState) -> int:
         """Parse the lines of a text; return the number of lines."""
         lines = list(split(text, name))
         for line in lines:
@@ -144,27 +144,27 @@ class _Parser:
             elif line.broken:
                 continue
             elif line.words[0].text.startswith("@"):
-                self._directive(line.words, setting)
+                self._directive(line.words, state)
             else:
-                service = self._lines.service(line.words, setting.values, setting.places)
+                service = self._lines.service(line.words, state.values, state.places)
                 if service is not None:
                     self.services.append(service)
         return len(lines)
 
-    def _directive(self, words: Sequence[Word], setting: _Setting) -> None:
+    def _directive(self, words: Sequence[Word], state: _ParserState) -> None:
         first, *rest = words
         if first.text == "@include":
-            self._include(first, rest, setting)
+            self._include(first, rest, state)
         elif first.text == "@defaults":
-            self._defaults(rest, setting)
+            self._defaults(rest, state)
         else:
             known = " and ".join(_DIRECTIVES)
             self._problem(first.place, f"unknown directive {first.text!r}{nearest(first.text, _DIRECTIVES)}: "
                           f"there are {known}")  # fmt: skip
 
-    def _defaults(self, words: Sequence[Word], setting: _Setting) -> None:
+    def _defaults(self, words: Sequence[Word], state: _ParserState) -> None:
         taken = []
-        bare, options = arrange(words, self.problems)
+        bare, options = sort_words(words, self.problems)
         for word in bare:
             self._problem(word.place, f"@defaults takes option=value, not {word.text!r}")
         for word in options:
@@ -176,17 +176,17 @@ class _Parser:
             else:
                 taken.append(word)
         values, places = self._lines.options(taken)
-        setting.values.update(values)
-        setting.places.update(places)
+        state.values.update(values)
+        state.places.update(places)
 
-    def _include(self, first: Word, rest: Sequence[Word], setting: _Setting) -> None:
+    def _include(self, first: Word, rest: Sequence[Word], state: _ParserState) -> None:
         if len(rest) != 1:
             self._problem(first.place, "@include takes one file name or pattern; quote it if it has blanks")
             return
         word = rest[0]
         folder = posixpath.dirname(word.place.file)
         if not re.search(r"[*?\[]", word.text):
-            self.file(posixpath.join(folder, word.text), setting, word.place)
+            self.parse_file(posixpath.join(folder, word.text), state, word.place)
             return
         found = self._files.matches(posixpath.join(glob.escape(folder), word.text))
         paths = [path for path in found if not _LEFTOVER.fullmatch(posixpath.basename(path))]
@@ -195,4 +195,4 @@ class _Parser:
             skipped = f" but for {len(found)} that are skipped" if found else ""
             self._warn(word.place, f"no file matches {word.text}{skipped}")
         for path in paths:
-            self.file(path, setting, word.place)
+            self.parse_file(path, state, word.place)

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from svcd.config.builtin_info import BuiltinInfo
 
-__all__ = ["HIGHEST_PORT", "Config", "Service"]
+__all__ = ["MAX_PORT", "Config", "Service"]
 
-HIGHEST_PORT = 65_535
+MAX_PORT = 65_535
 #: The defaults of log_on_success. The traffic of a spawned service takes a descriptor for each connection: a copy of
 #: the socket, which has the byte counts when the process has ended.
 _LOGGED = ("HOST", "EXIT", "DURATION", "TRAFFIC")
@@ -177,8 +177,8 @@ class Config:
                 moved.append(service)
                 continue
             port = service.port + offset
-            if not 1 <= port <= HIGHEST_PORT:
-                text = f"port {service.port} with the offset {offset} is {port}, not in 1 to {HIGHEST_PORT}"
+            if not 1 <= port <= MAX_PORT:
+                text = f"port {service.port} with the offset {offset} is {port}, not in 1 to {MAX_PORT}"
                 problems.append(ConfigProblem(service.place, f"{text}; choose another --port-offset"))
                 continue
             moved.append(replace(service, port=port))

@@ -11,8 +11,8 @@ from svcd.config.checks import AT_ACCEPT
 from svcd.config.option_info import HANDLERS
 from svcd.config.options import TABLE, ServiceOptions
 from svcd.config.port_names import SERVICES
-from svcd.config.service import HIGHEST_PORT, Service
-from svcd.config.word_order import CONTINUED, arrange
+from svcd.config.service import MAX_PORT, Service
+from svcd.config.word_order import CONTINUED, sort_words
 from svcd.config.xinetd_words import block_remedy, option_remedy, protocol_remedy, value_remedy
 from svcd.model import ConfigProblem, NetProtocol, Severity, SocketType, SourceLocation
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["StatementParser", "nearest"]
 
 #: The longest path of a UNIX socket in bytes: sun_path less its NUL (unix(7)).
-_LONGEST_PATH = 107
+_MAX_PATH = 107
 #: A name of a port (RFC 6335, 5.1, and the older ones of services(5)), which has a letter.
 _PORT_NAME = re.compile("(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9+_.*-]*")
 _ACCEPTED_NETS = ", ".join(NetProtocol)
@@ -110,7 +110,7 @@ class StatementParser:
             return None
         name = self._name(words[0])
         net, port, path = self._where(words[1])
-        aliases, options = arrange(words[2:], self._problems)
+        aliases, options = sort_words(words[2:], self._problems)
         for alias in aliases:
             self._alias(alias)
         own, own_places = self.options(options)
@@ -198,19 +198,19 @@ class StatementParser:
         text = ""
         if where == "@":
             text = "an abstract socket has a name behind the @"
-        elif where.startswith("@") and len(where.encode()) > _LONGEST_PATH + 1:
-            text = f"the name is longer than the {_LONGEST_PATH} bytes an abstract socket can have"
+        elif where.startswith("@") and len(where.encode()) > _MAX_PATH + 1:
+            text = f"the name is longer than the {_MAX_PATH} bytes an abstract socket can have"
         elif not where.startswith(("@", "/")) or (where.startswith("/") and where.endswith("/")):
             text = f"a {net} service takes the absolute path of its socket, or @NAME, not {where!r}"
-        elif where.startswith("/") and len(where.encode()) > _LONGEST_PATH:
-            text = f"the path is longer than the {_LONGEST_PATH} bytes a UNIX socket can have"
+        elif where.startswith("/") and len(where.encode()) > _MAX_PATH:
+            text = f"the path is longer than the {_MAX_PATH} bytes a UNIX socket can have"
         if text:
             self._problem(word.place, text)
         return None if text else where
 
     def _port(self, word: Word, where: str, net: NetProtocol) -> int | None:
         """Return the port, given by number or by name; None after a mistake."""
-        if re.fullmatch("[0-9]{1,5}", where) and int(where) <= HIGHEST_PORT:
+        if re.fullmatch("[0-9]{1,5}", where) and int(where) <= MAX_PORT:
             return int(where)
         names = ""
         if _PORT_NAME.fullmatch(where):
@@ -218,7 +218,7 @@ class StatementParser:
             if port is not None:
                 return port
             names = f", and no name in {SERVICES} for {net}{nearest(where, self._ports.names(net))}"
-        self._problem(word.place, f"port {where!r} is no number from 0 to {HIGHEST_PORT}{names}")
+        self._problem(word.place, f"port {where!r} is no number from 0 to {MAX_PORT}{names}")
         return None
 
     def _runs(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from svcd.model import ConfigProblem
     from svcd.wire.certificates import Credentials
 
-__all__ = ["ANY_LABEL", "DAY", "TlsFiles", "list_ends", "read_material", "tls_paths"]
+__all__ = ["ANY_LABEL", "DAY", "TlsFiles", "read_tls_files", "revocation_list_ends", "tls_paths"]
 
 #: A day in seconds.
 DAY = 86_400.0
@@ -70,8 +70,8 @@ def _named_files(folder: str, files: FileReader) -> list[str]:
     return [path for path in paths if path.endswith(".pem") and not posixpath.basename(path).startswith(".")]
 
 
-def read_material(
-    service: Service, files: FileReader, now: float | None, before: TlsFiles | None = None
+def read_tls_files(
+    service: Service, files: FileReader, now: float | None, previous: TlsFiles | None = None
 ) -> tuple[TlsFiles, list[ConfigProblem]]:
     """Read the TLS files of a service.
 
@@ -79,46 +79,46 @@ def read_material(
         service: the service.
         files: reads the files.
         now: the time in seconds since 1970; None to ignore the validity periods of certificates.
-        before: the result of an earlier call. It replaces files that can't be used now; a certificate of it that has
+        previous: the result of an earlier call. It replaces files that can't be used now; a certificate of it that has
             expired since is no problem; and an unchanged file in tls_sni gives the same Credentials.
 
     Returns:
-        The content of the files, and the problems. Without `before` the content may be used only if there is no
+        The content of the files, and the problems. Without `previous` the content may be used only if there is no
         problem.
     """
-    return _Reader(service, files, now, before or TlsFiles(None, {})).read()
+    return _TlsFileReader(service, files, now, previous or TlsFiles(None, {})).read()
 
 
-def list_ends(service: Service, material: TlsFiles) -> list[tuple[float, float]]:
+def revocation_list_ends(service: Service, tls_files: TlsFiles) -> list[tuple[float, float]]:
     """Return the end of each authority's revocation list and the start of its warning, in seconds since 1970.
 
     The warning about a short-lived list starts in the last third of its life.
     """
     newest: dict[object, tuple[float, float]] = {}
-    for each in material.revocations:
+    for each in tls_files.revocations:
         if each.next_update_utc is not None:
             until = each.next_update_utc.timestamp()
             third = (until - each.last_update_utc.timestamp()) / 3
             warned = until - min(service.options.tls_warn * DAY, third)
             newest[each.issuer] = max(newest.get(each.issuer, (0.0, 0.0)), (until, warned))
-    endless = {each.issuer for each in material.revocations if each.next_update_utc is None}
+    endless = {each.issuer for each in tls_files.revocations if each.next_update_utc is None}
     return [ends for issuer, ends in newest.items() if issuer not in endless]
 
 
-class _Reader:
-    def __init__(self, service: Service, files: FileReader, now: float | None, before: TlsFiles) -> None:
+class _TlsFileReader:
+    def __init__(self, service: Service, files: FileReader, now: float | None, previous: TlsFiles) -> None:
         self._service = service
         self._files = files
         self._now = now
-        self._before = before
-        self._known = {each.source: each for each in before.named.values()}
+        self._previous = previous
+        self._known = {each.source: each for each in previous.named.values()}
         self._problems: list[ConfigProblem] = []
 
     def read(self) -> tuple[TlsFiles, list[ConfigProblem]]:
         options = self._service.options
         default = None
         if options.tls_cert is not None:
-            default = self._credentials("tls_cert", options.tls_cert, options.tls_key, self._before.default)
+            default = self._credentials("tls_cert", options.tls_cert, options.tls_key, self._previous.default)
         named = self._named(options.tls_sni) if options.tls_sni is not None else {}
         authorities, revocations = self._clients()
         return TlsFiles(default, named, authorities, revocations), self._problems
@@ -148,7 +148,7 @@ class _Reader:
         return found
 
     def _credentials(
-        self, option: str, path: str, key_path: str | None, before: Credentials | None
+        self, option: str, path: str, key_path: str | None, previous: Credentials | None
     ) -> Credentials | None:
         key_option = option if key_path is None else "tls_key"
         contents = self._contents({option: path, key_option: key_path or path})
@@ -156,7 +156,7 @@ class _Reader:
         secret = holds_key(contents.get(key_option, b""))
         exposed = secret and self._is_exposed(key_option, key_path or path)
         if option not in contents or key_option not in contents or exposed:
-            return before
+            return previous
         try:
             found = self._known.get(contents[option]) or read_credentials(contents[option], contents[key_option])
         except KeyMistakeError as error:
@@ -164,25 +164,25 @@ class _Reader:
                 "; name the file that has it by tls_key=" if option == key_option == "tls_cert" and not secret else ""
             )
             self._problem(key_option, f"can't use {key_path or path}: {error}{remedy}")
-            return before
+            return previous
         except ValueError as error:
             self._problem(option, f"can't use {path}{f' with {key_path}' if key_path else ''}: {error}")
-            return before
-        return self._in_time(option, path, found, before)
+            return previous
+        return self._in_time(option, path, found, previous)
 
-    def _in_time(self, option: str, path: str, found: Credentials, before: Credentials | None) -> Credentials:
+    def _in_time(self, option: str, path: str, found: Credentials, previous: Credentials | None) -> Credentials:
         """Check the validity period of a certificate; return it, or the earlier one if that is valid longer."""
-        if self._now is None or (before is not None and before.chain == found.chain):
+        if self._now is None or (previous is not None and previous.chain == found.chain):
             return found
         own = found.chain[0]
         if found.begins > self._now:
             first = own.not_valid_before_utc
             self._problem(option, f"the certificate in {path} is not valid before {first:%Y-%m-%d %H:%M} UTC")
-            return before or found
+            return previous or found
         if found.expires <= self._now:
             last = own.not_valid_after_utc
             self._problem(option, f"the certificate in {path} expired on {last:%Y-%m-%d}; get a new one")
-            return before if before is not None and before.expires > found.expires else found
+            return previous if previous is not None and previous.expires > found.expires else found
         return found
 
     def _is_exposed(self, option: str, path: str) -> bool:
@@ -200,10 +200,10 @@ class _Reader:
             paths = _named_files(folder, self._files)
         except OSError as error:
             self._problem("tls_sni", f"can't list {folder}: {error.strerror or error}")
-            return self._before.named
+            return self._previous.named
         if not paths:
             self._problem("tls_sni", f"{folder} has no file *.pem; name them after their hosts, as www.example.org.pem")
-            return self._before.named
+            return self._previous.named
         found = {}
         for path in paths:
             name = posixpath.basename(path).removesuffix(".pem").lower()
@@ -211,32 +211,32 @@ class _Reader:
                 remedy = f"as www.example.org.pem or {ANY_LABEL}.example.org.pem"
                 self._problem("tls_sni", f"{path} is not named after a host; {remedy}")
                 continue
-            before = self._before.named.get(name)
-            credentials = self._credentials("tls_sni", path, None, before)
+            previous = self._previous.named.get(name)
+            credentials = self._credentials("tls_sni", path, None, previous)
             if credentials is not None and not credentials.covers(name):
                 wanted = name.replace("_.", "*.")
                 self._problem("tls_sni", f"the certificate in {path} is not for {wanted}; rename the file")
-                credentials = before
+                credentials = previous
             if credentials is not None:
                 found[name] = credentials
         return found
 
     def _clients(self) -> tuple[tuple[x509.Certificate, ...], tuple[x509.CertificateRevocationList, ...]]:
-        options, before = self._service.options, (self._before.authorities, self._before.revocations)
+        options, previous = self._service.options, (self._previous.authorities, self._previous.revocations)
         if options.tls_client_ca is None:
             return (), ()
         contents = self._contents({"tls_client_ca": options.tls_client_ca, "tls_crl": options.tls_crl})
         if "tls_client_ca" not in contents or ("tls_crl" not in contents and options.tls_crl is not None):
-            return before
+            return previous
         try:
             authorities = read_authorities(contents["tls_client_ca"])
         except ValueError as error:
             self._problem("tls_client_ca", f"can't use {options.tls_client_ca}: {error}")
-            return before
+            return previous
         if options.tls_crl is None:
             return authorities, ()
         revocations = self._revocations(options.tls_crl, contents["tls_crl"], authorities)
-        return before if revocations is None else (authorities, revocations)
+        return previous if revocations is None else (authorities, revocations)
 
     def _revocations(
         self, path: str, content: bytes, authorities: tuple[x509.Certificate, ...]

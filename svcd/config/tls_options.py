@@ -20,9 +20,9 @@ _DNS = re.compile(rf"(?:\*\.{_LABEL}\.)?(?:{_LABEL}\.)*(?=[^.]*[a-z]){_LABEL}")
 _EMAIL = re.compile(r"[^@\s,]+@[^@\s,]+")
 #: A URI: a scheme and the rest (RFC 3986, 3).
 _URI = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:[^\s,]+")
-_MOST_DNS = 253
+_MAX_DNS_NAME = 253
 #: The longest name of an ALPN protocol, in bytes: its length is sent as one byte (RFC 7301, 3.1).
-_MOST_ALPN = 255
+_MAX_ALPN_NAME = 255
 
 
 def _read_client_name(word: str) -> ClientName:
@@ -37,7 +37,7 @@ def _read_client_name(word: str) -> ClientName:
         local, _, host = word.rpartition("@")
         return ClientName(NameKind.EMAIL, f"{local}@{host.lower()}")
     name = word.lower()
-    require(len(name) <= _MOST_DNS and _DNS.fullmatch(name))
+    require(len(name) <= _MAX_DNS_NAME and _DNS.fullmatch(name))
     return ClientName(NameKind.DNS, name)
 
 
@@ -54,7 +54,7 @@ def _read_alpn(word: str) -> tuple[str, ...]:
         return ()
     names = tuple(word.split(","))
     for name in names:
-        require(re.fullmatch("[!-~]+", name) and len(name) <= _MOST_ALPN)
+        require(re.fullmatch("[!-~]+", name) and len(name) <= _MAX_ALPN_NAME)
     return names
 
 

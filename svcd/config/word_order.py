@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from svcd.config.lexer import Word
 
-__all__ = ["CONTINUED", "arrange"]
+__all__ = ["CONTINUED", "sort_words"]
 
 #: The remedy for a line that begins with white space, and so continues the line before.
 CONTINUED = (
@@ -34,7 +34,7 @@ _UNIT = re.compile("[smhdKMG]")
 _VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 
 
-def arrange(words: Sequence[Word], problems: list[ConfigProblem]) -> tuple[list[Word], list[Word]]:
+def sort_words(words: Sequence[Word], problems: list[ConfigProblem]) -> tuple[list[Word], list[Word]]:
     """Sort the words of a line into aliases and options.
 
     Args:
@@ -50,29 +50,29 @@ def arrange(words: Sequence[Word], problems: list[ConfigProblem]) -> tuple[list[
     while rest:
         word = rest.pop(0)
         if rest and "=" not in word.text and _EQUALS.match(rest[0].text):
-            problems.append(_separated(word, rest))
+            problems.append(_spaced_equals_problem(word, rest))
         elif "=" not in word.text:
             # It stands before the first option: the words after an option are taken together with it, below.
             aliases.append(word)
         else:
             name, _, value = word.text.partition("=")
-            more = _run(name, rest)
+            more = _take_value_words(name, rest)
             if more:
-                problems.append(_trailing(name, value, more))
+                problems.append(_trailing_problem(name, value, more))
             else:
                 options.append(word)
     return aliases, options
 
 
-def _run(name: str, rest: list[Word]) -> list[Word]:
+def _take_value_words(name: str, rest: list[Word]) -> list[Word]:
     """Remove the leading words of `rest` that belong to the value of an option; return them."""
     found: list[Word] = []
-    while rest and _belongs(name, rest[0]) and not (len(rest) > 1 and _EQUALS.match(rest[1].text)):
+    while rest and _continues_value(name, rest[0]) and not (len(rest) > 1 and _EQUALS.match(rest[1].text)):
         found.append(rest.pop(0))
     return found
 
 
-def _belongs(name: str, word: Word) -> bool:
+def _continues_value(name: str, word: Word) -> bool:
     """Return whether a word can only be a part of the value of the option before it."""
     option = word.text.partition("=")[0]
     if "=" not in word.text:
@@ -82,22 +82,22 @@ def _belongs(name: str, word: Word) -> bool:
     )
 
 
-def _separated(word: Word, rest: list[Word]) -> ConfigProblem:
+def _spaced_equals_problem(word: Word, rest: list[Word]) -> ConfigProblem:
     """Return the problem of `name = value`; remove its words from `rest`."""
     match = _EQUALS.fullmatch(rest.pop(0).text)
     assert match is not None  # noqa: S101 - the caller has matched it
     parts = [match[2]] if match[2] else []
-    parts += [each.text for each in _run(word.text, rest)]
+    parts += [each.text for each in _take_value_words(word.text, rest)]
     remedy = option_remedy(word.text, " ".join(parts))
     if remedy:
         return ConfigProblem(word.place, f"no option {word.text!r}: {remedy}")
     if match[1] != "=":
         return ConfigProblem(word.place, f"{word.text} {match[1]}: write all its values in one {word.text}=")
-    written = _written(word.text, parts) or f"{word.text}=VALUE"
-    return ConfigProblem(word.place, f"blanks around = in {word.text} =; write {written}")
+    joined = _joined(word.text, parts) or f"{word.text}=VALUE"
+    return ConfigProblem(word.place, f"blanks around = in {word.text} =; write {joined}")
 
 
-def _trailing(name: str, value: str, more: Sequence[Word]) -> ConfigProblem:
+def _trailing_problem(name: str, value: str, more: Sequence[Word]) -> ConfigProblem:
     """Return the problem of words that follow an option."""
     line = next((each for each in more if re.fullmatch("[0-9]+/[a-z0-9]+", each.text)), None)
     if line is not None:
@@ -109,15 +109,15 @@ def _trailing(name: str, value: str, more: Sequence[Word]) -> ConfigProblem:
     if remedy and name not in TABLE:
         return ConfigProblem(more[0].place, f"{shown!r} follows {name}=, and there is no option {name!r}: {remedy}")
     parts = [value, *(each.text for each in more)] if value else [each.text for each in more]
-    written = _written(name, parts)
-    if written:
-        remedy = f"write {written}" if not value else f"if it belongs to that value, write {written}"
+    joined = _joined(name, parts)
+    if joined:
+        remedy = f"write {joined}" if not value else f"if it belongs to that value, write {joined}"
     else:
         remedy = "quote a value with blanks, or put commas between its parts"
     return ConfigProblem(more[0].place, f"{shown!r} follows {name}=: {remedy}; aliases stand before the options")
 
 
-def _written(name: str, parts: Sequence[str]) -> str:
+def _joined(name: str, parts: Sequence[str]) -> str:
     """Return an option with its value put together from parts; empty if there is no valid way to do that."""
     info = TABLE.get(name)
     if info is None or not parts:

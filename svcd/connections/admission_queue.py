@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from svcd.access.admission import Admission
 from svcd.access.rules import RefusalReason
-from svcd.config.checks import BANNERS, most_banner_bytes
+from svcd.config.checks import BANNERS, max_banner_bytes
 from svcd.connections.access_rules import zone_of
 from svcd.connections.descriptor_budget import SHORT
 from svcd.connections.refusals import RefusalReporter
@@ -66,7 +66,7 @@ class ServiceAdmission:
 
     def _read_banners(self, service: Service) -> dict[str, bytes]:
         return {
-            option: self._context.files.read(path)[: most_banner_bytes(service)]
+            option: self._context.files.read(path)[: max_banner_bytes(service)]
             for option in BANNERS
             if (path := getattr(service.options, option))
         }

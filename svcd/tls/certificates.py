@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from zope.interface import implementer
 
-from svcd.config.tls_files import DAY, list_ends, read_material, tls_paths
+from svcd.config.tls_files import DAY, read_tls_files, revocation_list_ends, tls_paths
 from svcd.errors import ConfigError
 from svcd.tls.contexts import make_contexts
 from svcd.tls.openssl import ServerConnection
@@ -88,7 +88,7 @@ class ServerTls:
 
     def _load(self, service: Service, previous: Contexts | None) -> _LoadedTls:
         file_stats = self._stat_files(service)
-        tls_files, problems = read_material(service, self._files, None, previous.tls_files if previous else None)
+        tls_files, problems = read_tls_files(service, self._files, None, previous.tls_files if previous else None)
         if problems:
             raise ConfigError(problems)
         return _LoadedTls(service, make_contexts(service, tls_files, previous), file_stats)
@@ -167,7 +167,7 @@ class ServerTls:
             Whether other certificates are in use now, and the problems found.
         """
         previous, file_stats = self._state.contexts, self._stat_files(self.service)
-        tls_files, problems = read_material(self.service, self._files, self._wall_clock(), previous.tls_files)
+        tls_files, problems = read_tls_files(self.service, self._files, self._wall_clock(), previous.tls_files)
         try:
             contexts = make_contexts(self.service, tls_files, previous)
         except ConfigError as error:
@@ -205,7 +205,7 @@ class ServerTls:
         path = str(self.service.options.tls_crl)
         lists = [
             CertificateInUse(until, path, warn_from)
-            for until, warn_from in list_ends(self.service, self._state.contexts.tls_files)
+            for until, warn_from in revocation_list_ends(self.service, self._state.contexts.tls_files)
         ]
         return sorted(each for each in [*self.certificates, *lists] if each.warn_from < self._wall_clock())
 
