@@ -27,19 +27,19 @@ SPAWNED = ("server", "python")
 
 #: The groups of the table, in the order of the manual.
 GROUPS = {
-    "where": "Where it listens",
-    "who": "Who may come in",
-    "how many": "How many, and how fast",
-    "how long": "How long",
+    "listen": "Where it listens",
+    "access": "Who may come in",
+    "limits": "How many, and how fast",
+    "timeouts": "How long",
     "udp": "Over UDP",
-    "runs": "What runs",
+    "handler": "What runs",
     "process": "The process of a spawned service",
     "tls": "TLS",
-    "said": "What is said and logged",
+    "log": "What is said and logged",
     "daytime": "For daytime",
     "qotd": "For qotd",
     "http": "For http",
-    "misc": "Other",
+    "other": "Other",
 }
 
 
@@ -83,16 +83,16 @@ SCOPES: Mapping[str, Scope] = {
         "stream services (tcp, unix), and any with server=",
         lambda net, runs, _builtin: net.shape is SocketType.STREAM or runs in SPAWNED,
     ),
-    "watched": Scope(
+    "counted": Scope(
         "tcp services, and unix services that are not spawned", lambda net, runs, _builtin: _is_counted(net, runs)
     ),
-    "asked": Scope(
+    "client first": Scope(
         "tcp services, and unix services that are not spawned, but for {}",
         lambda net, runs, builtin: _is_counted(net, runs) and not builtin.speaks_first,
         lambda builtin: builtin.speaks_first,
     ),
     "spawned": Scope("spawned services (server=, python=)", lambda _net, runs, _builtin: runs in SPAWNED),
-    "imported": Scope("services with python= or factory=", lambda _net, runs, _builtin: runs in ("python", "factory")),
+    "python code": Scope("services with python= or factory=", lambda _net, runs, _builtin: runs in ("python", "factory")),
     "group": Scope(
         "spawned services (server=, python=) and UNIX sockets (unix, unixgram)",
         lambda net, runs, _builtin: net.local or runs in SPAWNED,
@@ -102,7 +102,7 @@ SCOPES: Mapping[str, Scope] = {
         lambda net, _runs, builtin: net.shape is SocketType.STREAM and not builtin.multiplexer,
         lambda builtin: builtin.multiplexer,
     ),
-    "web": Scope(
+    "http server": Scope(
         "{} services",
         lambda _net, _runs, builtin: HTTP_ALPN in builtin.alpn,
         lambda builtin: HTTP_ALPN in builtin.alpn,

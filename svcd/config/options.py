@@ -28,11 +28,11 @@ class ServiceOptions(SocketOptions, AccessOptions, HandlerOptions, TimeoutOption
     """The values of all options of one service."""
 
     resolve: bool = option(
-        YES_NO, False, "who", "stream",
+        YES_NO, False, "access", "stream",
         "Look up the client's host name, without blocking, and log it.",
     )  # fmt: skip
     log_on_success: tuple[str, ...] | None = option(
-        choices("PID", "HOST", "EXIT", "DURATION", "TRAFFIC"), None, "said", "stream",
+        choices("PID", "HOST", "EXIT", "DURATION", "TRAFFIC"), None, "log", "stream",
         "What the accept and end lines of a connection say: the process, the client, the reason of the end, the "
         "seconds, the bytes. With none there are no such lines. Default: HOST,EXIT,DURATION,TRAFFIC, and for spawned "
         "services PID,HOST,EXIT,DURATION: for TRAFFIC the daemon keeps a copy of the socket until it finds, in 0.1 s, "
@@ -66,18 +66,18 @@ class ServiceOptions(SocketOptions, AccessOptions, HandlerOptions, TimeoutOption
         "Follow symbolic links below root, wherever they lead.",
     )  # fmt: skip
     id: str = option(
-        ID, "", "misc", "any",
+        ID, "", "other", "any",
         "What the service is called in the log, in metrics and by svcctl, with its protocol behind; default: its name. "
         "For services of the same name on several ports or addresses.",
         xinetd="id",
     )  # fmt: skip
     disable: bool = option(
-        YES_NO, False, "misc", "any",
+        YES_NO, False, "other", "any",
         "Leave the line in the file but do not serve it.",
         xinetd="disable",
     )  # fmt: skip
     description: str = option(
-        TEXT, "", "misc", "any",
+        TEXT, "", "other", "any",
         "What the service is for, in your words.",
     )  # fmt: skip
 

@@ -228,52 +228,52 @@ class HandlerOptions:
     __slots__ = ()
 
     server: tuple[str, ...] = option(
-        COMMAND, (), "runs", "any",
+        COMMAND, (), "handler", "any",
         "A program and its arguments, quoted as one word; it is started for each connection and has that as "
         "standard input, output and error. Datagram services need wait=yes.",
         xinetd="server, server_args",
     )  # fmt: skip
     argv0: str = option(
-        TEXT, "", "runs", "server",
+        TEXT, "", "handler", "server",
         "What the program is told as its own name (argv[0]); default: its path.",
         xinetd="flags = NAMEINARGS",
     )  # fmt: skip
     wait: bool = option(
-        YES_NO, False, "runs", "server",
+        YES_NO, False, "handler", "server",
         "With yes one process at a time gets the listening socket itself, or the datagram socket, and svcd listens "
         "again when it has ended. A reload that takes the socket away from the service ends the process: SIGTERM, and "
         "SIGKILL after shutdown_timeout.",
         xinetd="wait",
     )  # fmt: skip
     python: str = option(
-        REFERENCE, "", "runs", "stream",
+        REFERENCE, "", "handler", "stream",
         "A Python handler: a socketserver.BaseRequestHandler, or a callable that takes the socket and the address.",
     )  # fmt: skip
     python_path: tuple[str, ...] = option(
-        PATHS, (), "runs", "python",
+        PATHS, (), "handler", "python",
         "Directories where the module is looked for before Python's own.",
     )  # fmt: skip
     model: str = option(
-        choice("process", "thread"), "process", "runs", "python",
+        choice("process", "thread"), "process", "handler", "python",
         "Whether each connection has a process, forked from one that has imported the module, or a thread in it.",
     )  # fmt: skip
     factory: str = option(
-        REFERENCE, "", "runs", "stream",
+        REFERENCE, "", "handler", "stream",
         "A Twisted Factory that is served in the daemon itself, or a callable that takes the service's options and "
         "returns one.",
     )  # fmt: skip
     redirect: HostPort | None = option(
-        HOST_PORT, None, "runs", "stream",
+        HOST_PORT, None, "handler", "stream",
         "Pass each connection on to this server; its name is looked up anew each time.",
         xinetd="redirect",
     )  # fmt: skip
     send_proxy: str | None = option(
-        or_none(choice("v1", "v2")), None, "runs", "redirect",
+        or_none(choice("v1", "v2")), None, "handler", "redirect",
         "Begin each connection to the other server with a header of the PROXY protocol, of this version, that names "
         "the client.",
     )  # fmt: skip
     mux: bool = option(
-        YES_NO, False, "runs", "stream",
+        YES_NO, False, "handler", "stream",
         "Offer the service by its name on the tcpmux service, too.",
         xinetd="type = TCPMUX",
     )  # fmt: skip
