@@ -92,8 +92,8 @@ def check_again(services: Sequence[Service], files: FileReader, machine: HostInf
 
 def _sorted(problems: Sequence[ConfigProblem]) -> list[ConfigProblem]:
     """Sort Problems by place, with the files in the order in which they were met."""
-    files_met = {file: number for number, file in reversed(list(enumerate(each.place.file for each in problems)))}
-    return sorted(problems, key=lambda each: (files_met[each.place.file], each))
+    files_met = {file: number for number, file in reversed(list(enumerate(each.location.file for each in problems)))}
+    return sorted(problems, key=lambda each: (files_met[each.location.file], each))
 
 
 def listing(endpoints: Sequence[Endpoint]) -> Iterator[str]:

@@ -86,7 +86,7 @@ class Severity(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class ConfigProblem:
-    """Problem of a services file, with its place and its remedy: `services:12:7: unknown option ...`.
+    """Problem of a services file, with its location and its remedy: `services:12:7: unknown option ...`.
 
     Attributes:
         service: the id of the service that it is about; empty where it is about none.
@@ -94,7 +94,7 @@ class ConfigProblem:
         pending: whether it goes away by itself soon, such as an import that takes long.
     """
 
-    place: SourceLocation
+    location: SourceLocation
     text: str
     severity: Severity = Severity.MISTAKE
     service: str = field(default="", compare=False)
@@ -103,7 +103,7 @@ class ConfigProblem:
 
     def __str__(self) -> str:
         kind = "warning: " if self.severity is Severity.WARNING else ""
-        return f"{self.place}: {kind}{self.text}"
+        return f"{self.location}: {kind}{self.text}"
 
 
 @dataclass(frozen=True, slots=True)

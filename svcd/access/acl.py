@@ -94,7 +94,7 @@ class Acl:
         }
         otherwise = _verdict(None, nameless)
         if rules.only_from is not None:
-            rule = AccessRule("only_from=" if not rules.only_from else "only_from", rules.places.get("only_from"))
+            rule = AccessRule("only_from=" if not rules.only_from else "only_from", rules.locations.get("only_from"))
             text = "only_from admits nobody" if not rules.only_from else "only_from does not name it"
             otherwise = Verdict(Refusal(RefusalReason.ADDRESS, text, rule), rule, True in nameless, nameless.get(True))
         self._starts = [_FIRST]

@@ -45,14 +45,14 @@ class AccessRule:
 
     Attributes:
         text: as in the services file: `no_access=10.0.0.0/8`, of a list only the entry that decides.
-        place: its location; None for a default.
+        location: its location; None for a default.
     """
 
     text: str
-    place: SourceLocation | None = None
+    location: SourceLocation | None = None
 
     def __str__(self) -> str:
-        return f"{self.text} ({self.place})" if self.place else f"{self.text} (the default)"
+        return f"{self.text} ({self.location})" if self.location else f"{self.text} (the default)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class AccessRules:
         answer_service_ports: of datagrams: whether a port of a service is answered.
         resolved: of datagrams: the addresses of the host names in only_from and no_access that are known, as numbers;
             None if names are those of the clients.
-        places: the locations of the options in the file, by option name.
+        locations: the locations of the options in the file, by option name.
     """
 
     only_from: tuple[SourcePattern, ...] | None = None
@@ -109,7 +109,7 @@ class AccessRules:
     amplify: bool = False
     answer_service_ports: bool = False
     resolved: Mapping[str, Collection[int]] | None = None
-    places: Mapping[str, SourceLocation] = field(default_factory=dict, compare=False)
+    locations: Mapping[str, SourceLocation] = field(default_factory=dict, compare=False)
 
     @property
     def has_address_lists(self) -> bool:
@@ -124,14 +124,14 @@ class AccessRules:
 
     def rule(self, option: str) -> AccessRule:
         """Return the rule of an option that has a single value."""
-        return AccessRule(f"{option}={_text(getattr(self, option))}", self.places.get(option))
+        return AccessRule(f"{option}={_text(getattr(self, option))}", self.locations.get(option))
 
     def entries(self, option: str) -> list[tuple[SourcePattern, AccessRule]]:
         """Return the entries of an option that has a list of sources, each with its rule at its own location."""
         found, column = [], 0
-        place = self.places.get(option)
+        location = self.locations.get(option)
         for source in getattr(self, option) or ():
-            own = place and SourceLocation(place.file, place.line, place.column + column)
+            own = location and SourceLocation(location.file, location.line, location.column + column)
             found.append((source, AccessRule(f"{option}={source}", own)))
             column += len(source.text) + 1
         return found

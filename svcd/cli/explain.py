@@ -42,7 +42,7 @@ def services_named(config: Config, name: str) -> list[Service]:
         raise UsageError(f"the file has no service {name!r}{nearest(name, names)}")
     enabled = [service for service in found if not service.options.disable]
     if not enabled:
-        raise UsageError(f"{found[0].id} is disabled ({found[0].places['disable']}): nobody can come in")
+        raise UsageError(f"{found[0].id} is disabled ({found[0].locations['disable']}): nobody can come in")
     return enabled
 
 
@@ -165,7 +165,7 @@ def _decider(step: Step) -> str:
     rule = step.rule
     if rule is None:
         return ""
-    return str(rule.place) if rule.place is not None and rule.text in step.text else str(rule)
+    return str(rule.location) if rule.location is not None and rule.text in step.text else str(rule)
 
 
 def _verdict(steps: Sequence[Step]) -> str:

@@ -27,7 +27,7 @@ def _grouped() -> Iterator[tuple[str, list[OptionInfo]]]:
 def _facts(info: OptionInfo) -> str:
     default = f"default {info.default_text}" if info.default_text else "no default"
     word = f"; xinetd: {info.xinetd}" if info.xinetd else ""
-    return f"{info.kind.accepts}; {default}; {info.scope_text(BUILTINS)}{word}"
+    return f"{info.value_type.accepts}; {default}; {info.scope_text(BUILTINS)}{word}"
 
 
 def _builtin_facts(builtin: Builtin) -> str:
@@ -55,9 +55,8 @@ def _markdown() -> str:
         for info in infos:
             word = f" xinetd: `{info.xinetd}`." if info.xinetd else ""
             default = f"`{info.default_text}`" if info.default_text else ""
-            lines.append(
-                f"| `{info.name}` | {info.kind.accepts} | {default} | {info.scope_text(BUILTINS)} | {info.help}{word} |"
-            )
+            scope = info.scope_text(BUILTINS)
+            lines.append(f"| `{info.name}` | {info.value_type.accepts} | {default} | {scope} | {info.help}{word} |")
     lines += ["", "| built-in | over | usual port | client | what it does |", "|---|---|---|---|---|"]
     for name, builtin in BUILTINS.items():
         over = "tcp, udp, unix, unixgram" if SocketType.DATAGRAM in builtin.shapes else "tcp, unix"

@@ -57,7 +57,7 @@ def access_problems(service: Service, files: FileReader, machine: HostInfo) -> I
     if options.wait and service.net.shape is SocketType.STREAM:
         # A mistake, not a warning: the option would restrict access, and all clients would be admitted without it.
         for option in AT_ACCEPT:
-            if option in service.places and getattr(options, option) != TABLE[option].default:
+            if option in service.locations and getattr(options, option) != TABLE[option].default:
                 text = (
                     "with wait=yes the process accepts by itself, and svcd does not see who comes; remove one of them"
                 )

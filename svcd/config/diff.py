@@ -136,4 +136,4 @@ def _changes(old: Service, new: Service) -> Iterator[str]:
 def _text(option: str, value: object) -> str:
     if value == TABLE[option].default:
         return TABLE[option].default_text or "default"
-    return TABLE[option].kind.write(value)
+    return TABLE[option].value_type.write(value)

@@ -149,8 +149,8 @@ def _repeated_names(config: Config) -> Iterator[ConfigProblem]:
     for service in config.enabled:
         known = first.setdefault(service.id, service)
         if known is not service:
-            text = f"{service.id} stands at {known.place} already; give one another id=NAME, or remove it"
-            yield ConfigProblem(service.place, text)
+            text = f"{service.id} stands at {known.location} already; give one another id=NAME, or remove it"
+            yield ConfigProblem(service.location, text)
 
 
 def _endpoints(
@@ -242,7 +242,7 @@ def _owner_problems(service: Service, machine: HostInfo) -> Iterator[ConfigProbl
     if options.group and not service.spawned and not machine.has_group(options.group):
         yield service.fault("group", f"no group {options.group!r} on this machine")
     if options.group and owner.group and not service.spawned:
-        text = f"owner= at {service.places['owner']} names the file's group already; remove one of the two"
+        text = f"owner= at {service.locations['owner']} names the file's group already; remove one of the two"
         yield service.problem("group", text)
 
 
@@ -261,7 +261,7 @@ def _collisions(endpoints: Sequence[Endpoint]) -> Iterator[ConfigProblem]:
             others = seen.setdefault(where, {})
             wildcard = _WILDCARDS.get(where[1], host)
             for other_host, other in others.items():
-                pair = (other.place, service.place)
+                pair = (other.location, service.location)
                 overlap = host == other_host or wildcard in (host, other_host)
                 if overlap and other is not service and pair not in reported:
                     reported.add(pair)
@@ -281,10 +281,10 @@ def _collision(endpoint: Endpoint, other: Service, *, same: bool) -> ConfigProbl
     text = "{} is taken by {} at {}; change one of the two"
     names, others = (_names_of(each, endpoint.host) if same else frozenset() for each in (service, other))
     if names == others or names & others:
-        return ConfigProblem(service.place, text.format(endpoint.address, other.id, other.place))
+        return ConfigProblem(service.location, text.format(endpoint.address, other.id, other.location))
     if not names:
         service, other = other, service
-    return service.fault("bind", text.format(endpoint.address, other.id, other.place))
+    return service.fault("bind", text.format(endpoint.address, other.id, other.location))
 
 
 def _names_of(service: Service, host: str) -> frozenset[str]:

@@ -24,11 +24,11 @@ class Word:
     """A word without its quotes, and its location."""
 
     text: str
-    place: SourceLocation
+    location: SourceLocation
 
     def after(self, characters: int) -> SourceLocation:
         """Return the location of a character in the word; exact if the word is not quoted up to there."""
-        return SourceLocation(self.place.file, self.place.line, self.place.column + characters)
+        return SourceLocation(self.location.file, self.location.line, self.location.column + characters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,9 @@ def split(text: str, file: str) -> Iterator[LogicalLine | ConfigProblem]:
         if problem is None and not found:
             continue
         if continues and not words and not broken and (found or problem):
-            place = SourceLocation(file, number, 1)
+            location = SourceLocation(file, number, 1)
             yield ConfigProblem(
-                place, "white space at the beginning continues a line, but none stands before; remove it"
+                location, "white space at the beginning continues a line, but none stands before; remove it"
             )
             continue
         if not continues:

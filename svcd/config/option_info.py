@@ -92,7 +92,9 @@ SCOPES: Mapping[str, Scope] = {
         lambda builtin: builtin.speaks_first,
     ),
     "spawned": Scope("spawned services (server=, python=)", lambda _net, runs, _builtin: runs in SPAWNED),
-    "python code": Scope("services with python= or factory=", lambda _net, runs, _builtin: runs in ("python", "factory")),
+    "python code": Scope(
+        "services with python= or factory=", lambda _net, runs, _builtin: runs in ("python", "factory")
+    ),
     "group": Scope(
         "spawned services (server=, python=) and UNIX sockets (unix, unixgram)",
         lambda net, runs, _builtin: net.local or runs in SPAWNED,
@@ -117,7 +119,7 @@ class OptionInfo:
 
     Attributes:
         name: the name of the option.
-        kind: the type of its value.
+        value_type: the type of its value.
         default: its default.
         group: a key of GROUPS, for its heading in the manual.
         scope: a key of SCOPES, or the name of the built-in that it applies to.
@@ -126,7 +128,7 @@ class OptionInfo:
     """
 
     name: str
-    kind: ValueType[Any]
+    value_type: ValueType[Any]
     default: object
     group: str
     scope: str
@@ -154,21 +156,21 @@ class OptionInfo:
     @property
     def default_text(self) -> str:
         """The default as written in a services file; empty if it can't be written."""
-        if self.default is None and not self.kind.takes_none:
+        if self.default is None and not self.value_type.takes_none:
             return ""
-        return self.kind.write(self.default)
+        return self.value_type.write(self.default)
 
 
-def option(kind: ValueType[T], default: T | None, group: str, scope: str, text: str, *, xinetd: str = "") -> Any:  # noqa: ANN401 - as dataclasses.field
+def option(value_type: ValueType[T], default: T | None, group: str, scope: str, text: str, *, xinetd: str = "") -> Any:  # noqa: ANN401 - as dataclasses.field
     """Return a dataclass field of ServiceOptions that becomes a row of the table.
 
     Args:
-        kind: the type of its value.
+        value_type: the type of its value.
         default: its default; None means not set if it is not a value of the type.
         group: a key of GROUPS.
         scope: a key of SCOPES, or the name of a built-in.
         text: its description.
         xinetd: the corresponding words of xinetd.conf(5).
     """
-    metadata = {"kind": kind, "group": group, "scope": scope, "help": text, "xinetd": xinetd}
+    metadata = {"value_type": value_type, "group": group, "scope": scope, "help": text, "xinetd": xinetd}
     return dataclasses.field(default=default, metadata=metadata)

@@ -80,12 +80,12 @@ class _ParserState:
     """The state at a point of a file: the defaults, and the files that include it, outermost first."""
 
     values: dict[str, object] = field(default_factory=dict)
-    places: dict[str, SourceLocation] = field(default_factory=dict)
+    locations: dict[str, SourceLocation] = field(default_factory=dict)
     open_files: tuple[tuple[str, str], ...] = ()
 
     def inner(self, identity: str, path: str) -> _ParserState:
         """Return the state at the start of an included file, whose own defaults end with it."""
-        return _ParserState(dict(self.values), dict(self.places), (*self.open_files, (identity, path)))
+        return _ParserState(dict(self.values), dict(self.locations), (*self.open_files, (identity, path)))
 
 
 class _Parser:
@@ -96,44 +96,44 @@ class _Parser:
         self.problems: list[ConfigProblem] = []
         self._lines = StatementParser(builtins, self.problems, PortNames(files))
 
-    def _problem(self, place: SourceLocation, text: str) -> None:
-        self.problems.append(ConfigProblem(place, text))
+    def _problem(self, location: SourceLocation, text: str) -> None:
+        self.problems.append(ConfigProblem(location, text))
 
-    def _warn(self, place: SourceLocation, text: str) -> None:
-        self.problems.append(ConfigProblem(place, text, Severity.WARNING))
+    def _warn(self, location: SourceLocation, text: str) -> None:
+        self.problems.append(ConfigProblem(location, text, Severity.WARNING))
 
     def parse_file(self, path: str, state: _ParserState, included_at: SourceLocation | None) -> None:
-        place = included_at or SourceLocation(path)
+        location = included_at or SourceLocation(path)
         identity = self._files.identity(path)
         self._files_read += 1
         if len(state.open_files) >= _MAX_DEPTH or self._files_read > _MAX_FILES:
             self._problem(
-                place, f"more than {_MAX_DEPTH} files inside one another, or {_MAX_FILES} in all; include less"
+                location, f"more than {_MAX_DEPTH} files inside one another, or {_MAX_FILES} in all; include less"
             )
             return
         names = [name for known, name in state.open_files if known == identity]
         if names:
             chain = " -> ".join([name for _, name in state.open_files] + [path])
-            self._problem(place, f"includes itself: {chain}; remove one of these lines")
+            self._problem(location, f"includes itself: {chain}; remove one of these lines")
             return
         try:
             data = self._files.read(path)
         except OSError as error:
-            self._problem(place, f"can't read {path}: {error.strerror or error}")
+            self._problem(location, f"can't read {path}: {error.strerror or error}")
             return
         text, problems = decode(data, path)
         self.problems += problems
         if not self.parse_text(text, path, state.inner(identity, path)) and included_at is not None:
             self._warn(included_at, f"{path} has no line; write one, or remove the file")
 
-    def warn_if_empty(self, place: SourceLocation) -> None:
+    def warn_if_empty(self, location: SourceLocation) -> None:
         """Warn if no service is enabled, unless there is a mistake."""
         if any(each.severity is Severity.MISTAKE for each in self.problems):
             return
         if not self.services:
-            self._warn(place, "no line says a service: nothing is served")
+            self._warn(location, "no line says a service: nothing is served")
         elif all(service.options.disable for service in self.services):
-            self._warn(place, "every service is disabled: nothing is served")
+            self._warn(location, "every service is disabled: nothing is served")
 
     def parse_text(self, text: str, name: str, state: _ParserState) -> int:
         """Parse the lines of a text; return the number of lines."""
@@ -146,7 +146,7 @@ class _Parser:
             elif line.words[0].text.startswith("@"):
                 self._directive(line.words, state)
             else:
-                service = self._lines.service(line.words, state.values, state.places)
+                service = self._lines.service(line.words, state.values, state.locations)
                 if service is not None:
                     self.services.append(service)
         return len(lines)
@@ -159,40 +159,42 @@ class _Parser:
             self._defaults(rest, state)
         else:
             known = " and ".join(_DIRECTIVES)
-            self._problem(first.place, f"unknown directive {first.text!r}{nearest(first.text, _DIRECTIVES)}: "
+            self._problem(first.location, f"unknown directive {first.text!r}{nearest(first.text, _DIRECTIVES)}: "
                           f"there are {known}")  # fmt: skip
 
     def _defaults(self, words: Sequence[Word], state: _ParserState) -> None:
         taken = []
         bare, options = sort_words(words, self.problems)
         for word in bare:
-            self._problem(word.place, f"@defaults takes option=value, not {word.text!r}")
+            self._problem(word.location, f"@defaults takes option=value, not {word.text!r}")
         for word in options:
             name = word.text.partition("=")[0]
             if name in HANDLERS:
-                self._problem(word.place, f"{name}= says what runs; set it on the line of a service, not in @defaults")
+                self._problem(
+                    word.location, f"{name}= says what runs; set it on the line of a service, not in @defaults"
+                )
             elif name == "id":
-                self._problem(word.place, "id= names one service; set it on its line, not in @defaults")
+                self._problem(word.location, "id= names one service; set it on its line, not in @defaults")
             else:
                 taken.append(word)
-        values, places = self._lines.options(taken)
+        values, locations = self._lines.options(taken)
         state.values.update(values)
-        state.places.update(places)
+        state.locations.update(locations)
 
     def _include(self, first: Word, rest: Sequence[Word], state: _ParserState) -> None:
         if len(rest) != 1:
-            self._problem(first.place, "@include takes one file name or pattern; quote it if it has blanks")
+            self._problem(first.location, "@include takes one file name or pattern; quote it if it has blanks")
             return
         word = rest[0]
-        folder = posixpath.dirname(word.place.file)
+        folder = posixpath.dirname(word.location.file)
         if not re.search(r"[*?\[]", word.text):
-            self.parse_file(posixpath.join(folder, word.text), state, word.place)
+            self.parse_file(posixpath.join(folder, word.text), state, word.location)
             return
         found = self._files.matches(posixpath.join(glob.escape(folder), word.text))
         paths = [path for path in found if not _LEFTOVER.fullmatch(posixpath.basename(path))]
         paths = [path for path in paths if not self._files.is_directory(path)]
         if not paths:
             skipped = f" but for {len(found)} that are skipped" if found else ""
-            self._warn(word.place, f"no file matches {word.text}{skipped}")
+            self._warn(word.location, f"no file matches {word.text}{skipped}")
         for path in paths:
-            self.parse_file(path, state, word.place)
+            self.parse_file(path, state, word.location)

@@ -38,8 +38,8 @@ class Service:
         runs: the option that names the handler (one of HANDLERS), or the name of the built-in; empty for a disabled
             line without either.
         options: the values of all options.
-        place: the location of the line. Comparisons of services ignore locations.
-        places: the locations of the values of options that the line or its defaults set.
+        location: the location of the line. Comparisons of services ignore locations.
+        locations: the locations of the values of options that the line or its defaults set.
         builtin: the facts about the built-in that it runs; NO_BUILTIN if it runs another handler.
     """
 
@@ -50,8 +50,8 @@ class Service:
     aliases: tuple[str, ...]
     runs: str
     options: ServiceOptions
-    place: SourceLocation = field(compare=False)
-    places: Mapping[str, SourceLocation] = field(compare=False, repr=False)
+    location: SourceLocation = field(compare=False)
+    locations: Mapping[str, SourceLocation] = field(compare=False, repr=False)
     builtin: BuiltinInfo = field(default=NO_BUILTIN, compare=False, repr=False)
 
     @property
@@ -91,7 +91,7 @@ class Service:
         if self.runs == "server":
             return self.options.server[0]
         if self.runs in HANDLERS:
-            return TABLE[self.runs].kind.write(getattr(self.options, self.runs))
+            return TABLE[self.runs].value_type.write(getattr(self.options, self.runs))
         return self.runs
 
     @property
@@ -113,8 +113,8 @@ class Service:
 
     def has_own(self, option: str) -> bool:
         """Return whether the service's own line sets an option, rather than @defaults."""
-        place = self.places.get(option)
-        return place is not None and place > self.place and place.file == self.place.file
+        location = self.locations.get(option)
+        return location is not None and location > self.location and location.file == self.location.file
 
     def problem(self, option: str, text: str) -> ConfigProblem:
         """Return a mistake, located at an option's value, or at the line if the option is not set."""
@@ -132,8 +132,8 @@ class Service:
         value = getattr(self.options, option, "")
         named = value[0] if isinstance(value, tuple) and value else value
         path = named if isinstance(named, str) and named.startswith("/") else ""
-        place = self.places.get(option, self.place)
-        return ConfigProblem(place, f"{option}: {text}" if option else text, severity, self.id, path)
+        location = self.locations.get(option, self.location)
+        return ConfigProblem(location, f"{option}: {text}" if option else text, severity, self.id, path)
 
     @property
     def line(self) -> str:
@@ -148,7 +148,7 @@ class Service:
         for name, info in TABLE.items():
             value = getattr(self.options, name)
             if value != info.default:
-                yield f"{name}={info.kind.write(value)}"
+                yield f"{name}={info.value_type.write(value)}"
 
 
 def _quoted(word: str) -> str:
@@ -179,7 +179,7 @@ class Config:
             port = service.port + offset
             if not 1 <= port <= MAX_PORT:
                 text = f"port {service.port} with the offset {offset} is {port}, not in 1 to {MAX_PORT}"
-                problems.append(ConfigProblem(service.place, f"{text}; choose another --port-offset"))
+                problems.append(ConfigProblem(service.location, f"{text}; choose another --port-offset"))
                 continue
             moved.append(replace(service, port=port))
         return Config(tuple(moved)), problems

@@ -63,68 +63,68 @@ class StatementParser:
         self._problems = problems
         self._ports = ports
 
-    def _problem(self, place: SourceLocation, text: str) -> None:
-        self._problems.append(ConfigProblem(place, text))
+    def _problem(self, location: SourceLocation, text: str) -> None:
+        self._problems.append(ConfigProblem(location, text))
 
     def options(self, words: Sequence[Word]) -> tuple[dict[str, object], dict[str, SourceLocation]]:
         """Return the values of options and the locations of these, by name; add a problem for each mistake."""
         values: dict[str, object] = {}
-        places: dict[str, SourceLocation] = {}
+        locations: dict[str, SourceLocation] = {}
         for word in words:
             name, _, value = word.text.partition("=")
             info = TABLE.get(name)
             if info is None:
-                self._problem(word.place, _unknown(name, value))
+                self._problem(word.location, _unknown(name, value))
                 continue
-            place = word.after(len(name) + 1)
-            if name in places:
-                self._problem(word.place, f"{name} stands twice; the first is at {places[name]}; remove one")
+            location = word.after(len(name) + 1)
+            if name in locations:
+                self._problem(word.location, f"{name} stands twice; the first is at {locations[name]}; remove one")
                 continue
-            places[name] = place
+            locations[name] = location
             try:
-                values[name] = info.kind.read(value)
+                values[name] = info.value_type.read(value)
             except ValueError:
                 remedy = value_remedy(value)
                 more = f"; {remedy}" if remedy else ""
-                self._problem(place, f"{name} takes {info.kind.accepts}, not {value!r}{more}")
-        return values, places
+                self._problem(location, f"{name} takes {info.value_type.accepts}, not {value!r}{more}")
+        return values, locations
 
     def service(
-        self, words: Sequence[Word], defaults: Mapping[str, object], default_places: Mapping[str, SourceLocation]
+        self, words: Sequence[Word], defaults: Mapping[str, object], default_locations: Mapping[str, SourceLocation]
     ) -> Service | None:
         """Return the service of a line; None if the line has a mistake.
 
         Args:
             words: the words of the line.
             defaults: the values of @defaults at the line, by option.
-            default_places: the locations of these values.
+            default_locations: the locations of these values.
         """
         before = len(self._problems)
-        place = words[0].place
+        location = words[0].location
         remedy = block_remedy(words[0].text, words[1].text if len(words) > 1 else "")
         if remedy:
-            self._problem(place, remedy)
+            self._problem(location, remedy)
             return None
         if len(words) < 2:
-            self._problem(place, f"{words[0].text!r} has no port; write it as: {words[0].text} port/protocol")
+            self._problem(location, f"{words[0].text!r} has no port; write it as: {words[0].text} port/protocol")
             return None
         name = self._name(words[0])
         net, port, path = self._where(words[1])
         aliases, options = sort_words(words[2:], self._problems)
         for alias in aliases:
             self._alias(alias)
-        own, own_places = self.options(options)
+        own, own_locations = self.options(options)
         values = {**defaults, **own}
         if net is None or len(self._problems) > before:
             return None
         names = (name, *(alias.text for alias in aliases))
-        runs = self._runs(place, net, names, values, own_places)
+        runs = self._runs(location, net, names, values, own_locations)
         if runs is None:
             return None
-        self._check_scopes(net, runs, own_places, name)
+        self._check_scopes(net, runs, own_locations, name)
         applying = {option for option in values if TABLE[option].applies_to(net, runs, self._builtins)}
         if "wait" in applying and values["wait"] and net.shape is SocketType.STREAM:
-            applying -= self._unseen(f"{name}/{net}", applying - set(own), values, default_places)
+            applying -= self._unseen(f"{name}/{net}", applying - set(own), values, default_locations)
         return Service(
             name=name,
             net=net,
@@ -133,21 +133,24 @@ class StatementParser:
             aliases=names[1:],
             runs=runs,
             options=ServiceOptions(**{option: values[option] for option in applying}),  # type: ignore[arg-type]
-            place=place,
-            places={option: default_places[option] for option in default_places if option in applying} | own_places,
+            location=location,
+            locations={option: default_locations[option] for option in default_locations if option in applying}
+            | own_locations,
             builtin=self._builtins.get(runs, NO_BUILTIN),
         )
 
-    def _check_scopes(self, net: NetProtocol, runs: str, own_places: Mapping[str, SourceLocation], name: str) -> None:
+    def _check_scopes(
+        self, net: NetProtocol, runs: str, own_locations: Mapping[str, SourceLocation], name: str
+    ) -> None:
         what = f"{runs}=" if runs in HANDLERS else runs or name
-        for option, place in own_places.items():
+        for option, location in own_locations.items():
             if not TABLE[option].applies_to(net, runs, self._builtins):
                 self._problem(
-                    place, f"{option} is for {TABLE[option].scope_text(self._builtins)}, not for {what} over {net}"
+                    location, f"{option} is for {TABLE[option].scope_text(self._builtins)}, not for {what} over {net}"
                 )
 
     def _unseen(
-        self, service: str, defaults: set[str], values: Mapping[str, object], places: Mapping[str, SourceLocation]
+        self, service: str, defaults: set[str], values: Mapping[str, object], locations: Mapping[str, SourceLocation]
     ) -> set[str]:
         """Return the defaults that can't take effect because the process accepts connections itself (wait=yes).
 
@@ -156,27 +159,27 @@ class StatementParser:
         unseen = {option for option in AT_ACCEPT if option in defaults and values[option] != TABLE[option].default}
         for option in sorted(unseen) if not values.get("disable") else ():
             text = f"{option}: not for {service}, whose process accepts unseen by svcd (wait=yes)"
-            self._problems.append(ConfigProblem(places[option], text, Severity.WARNING))
+            self._problems.append(ConfigProblem(locations[option], text, Severity.WARNING))
         return unseen
 
     def _name(self, word: Word) -> str:
         if not word.text or "/" in word.text or "=" in word.text:
-            self._problem(word.place, f"{word.text!r} is no service name: it must not be empty nor hold / or =")
+            self._problem(word.location, f"{word.text!r} is no service name: it must not be empty nor hold / or =")
         return word.text
 
     def _alias(self, word: Word) -> None:
         if not word.text:
-            self._problem(word.place, "an empty word; remove the quotes")
+            self._problem(word.location, "an empty word; remove the quotes")
         elif re.fullmatch("[0-9]+/[a-z0-9]+", word.text):
-            self._problem(word.place, f"{word.text!r} among the aliases; {CONTINUED}")
+            self._problem(word.location, f"{word.text!r} among the aliases; {CONTINUED}")
         elif word.text in TABLE:
-            self._problem(word.place, f"{word.text!r} is an option, no alias; write {word.text}=VALUE")
+            self._problem(word.location, f"{word.text!r} is an option, no alias; write {word.text}=VALUE")
 
     def _where(self, word: Word) -> tuple[NetProtocol | None, int, str]:
         """Parse the second field: return the protocol (None after a mistake), the port and the path."""
         where, slash, protocol = word.text.rpartition("/")
         if not slash:
-            self._problem(word.place, f"{word.text!r} is not port/protocol, as in 7/tcp or /run/echo.sock/unix")
+            self._problem(word.location, f"{word.text!r} is not port/protocol, as in 7/tcp or /run/echo.sock/unix")
             return None, 0, ""
         remedy = protocol_remedy(protocol, where)
         if remedy:
@@ -205,7 +208,7 @@ class StatementParser:
         elif where.startswith("/") and len(where.encode()) > _MAX_PATH:
             text = f"the path is longer than the {_MAX_PATH} bytes a UNIX socket can have"
         if text:
-            self._problem(word.place, text)
+            self._problem(word.location, text)
         return None if text else where
 
     def _port(self, word: Word, where: str, net: NetProtocol) -> int | None:
@@ -218,43 +221,43 @@ class StatementParser:
             if port is not None:
                 return port
             names = f", and no name in {SERVICES} for {net}{nearest(where, self._ports.names(net))}"
-        self._problem(word.place, f"port {where!r} is no number from 0 to {MAX_PORT}{names}")
+        self._problem(word.location, f"port {where!r} is no number from 0 to {MAX_PORT}{names}")
         return None
 
     def _runs(
         self,
-        place: SourceLocation,
+        location: SourceLocation,
         net: NetProtocol,
         names: tuple[str, ...],
         values: Mapping[str, object],
-        places: Mapping[str, SourceLocation],
+        locations: Mapping[str, SourceLocation],
     ) -> str | None:
         """Return what a line runs: one of HANDLERS, a built-in, "" if disabled without one; None after a mistake."""
         # In the order of the line.
-        handlers = [option for option in places if option in HANDLERS]
+        handlers = [option for option in locations if option in HANDLERS]
         if not handlers:
-            return self._builtin(place, net, names, required=not values.get("disable"))
+            return self._builtin(location, net, names, required=not values.get("disable"))
         first, *others = handlers
         for other in others:
-            text = f"{other}: {first}= at {places[first]} says what runs already; remove one of the two"
-            self._problem(places[other], text)
+            text = f"{other}: {first}= at {locations[first]} says what runs already; remove one of the two"
+            self._problem(locations[other], text)
         if others:
             return None
         if net.shape is SocketType.DATAGRAM and not (first == "server" and values.get("wait")):
             with_wait = "add wait=yes" if first == "server" else "only server= with wait=yes serves datagrams"
-            self._problem(places[first], f"{first}: nothing connects over {net}; {with_wait}")
+            self._problem(locations[first], f"{first}: nothing connects over {net}; {with_wait}")
             return None
         return first
 
     def _builtin(
-        self, place: SourceLocation, net: NetProtocol, names: tuple[str, ...], *, required: bool
+        self, location: SourceLocation, net: NetProtocol, names: tuple[str, ...], *, required: bool
     ) -> str | None:
         found = next((name for name in names if name in self._builtins), "")
         if not found and required:
             fitting = sorted(name for name, builtin in self._builtins.items() if net.shape in builtin.shapes)
             handlers = _HANDLER_WORDS if net.shape is SocketType.STREAM else "server= and wait=yes"
             self._problem(
-                place,
+                location,
                 f"nothing serves {names[0]!r}{nearest(names[0], fitting)}: say what does with {handlers}, "
                 f"add the name of a built-in as an alias ({', '.join(fitting)}), or disable=yes",
             )
@@ -262,6 +265,6 @@ class StatementParser:
         if found and required and net.shape not in self._builtins[found].shapes:
             other = "stream" if net.shape is SocketType.DATAGRAM else "datagram"
             nets = ", ".join(each for each in NetProtocol if each.shape.value == other)
-            self._problem(place, f"{found} is not served over {net}, only over {nets}; change it or add disable=yes")
+            self._problem(location, f"{found} is not served over {net}, only over {nets}; change it or add disable=yes")
             return None
         return found

@@ -90,31 +90,31 @@ def _spaced_equals_problem(word: Word, rest: list[Word]) -> ConfigProblem:
     parts += [each.text for each in _take_value_words(word.text, rest)]
     remedy = option_remedy(word.text, " ".join(parts))
     if remedy:
-        return ConfigProblem(word.place, f"no option {word.text!r}: {remedy}")
+        return ConfigProblem(word.location, f"no option {word.text!r}: {remedy}")
     if match[1] != "=":
-        return ConfigProblem(word.place, f"{word.text} {match[1]}: write all its values in one {word.text}=")
+        return ConfigProblem(word.location, f"{word.text} {match[1]}: write all its values in one {word.text}=")
     joined = _joined(word.text, parts) or f"{word.text}=VALUE"
-    return ConfigProblem(word.place, f"blanks around = in {word.text} =; write {joined}")
+    return ConfigProblem(word.location, f"blanks around = in {word.text} =; write {joined}")
 
 
 def _trailing_problem(name: str, value: str, more: Sequence[Word]) -> ConfigProblem:
     """Return the problem of words that follow an option."""
     line = next((each for each in more if re.fullmatch("[0-9]+/[a-z0-9]+", each.text)), None)
     if line is not None:
-        return ConfigProblem(line.place, f"{line.text!r} among the options; {CONTINUED}")
+        return ConfigProblem(line.location, f"{line.text!r} among the options; {CONTINUED}")
     if not all(each.text for each in more):
-        return ConfigProblem(more[0].place, "an empty word; remove the quotes")
+        return ConfigProblem(more[0].location, "an empty word; remove the quotes")
     shown = " ".join(each.text for each in more)
     remedy = option_remedy(name, f"{value} {shown}".strip())
     if remedy and name not in TABLE:
-        return ConfigProblem(more[0].place, f"{shown!r} follows {name}=, and there is no option {name!r}: {remedy}")
+        return ConfigProblem(more[0].location, f"{shown!r} follows {name}=, and there is no option {name!r}: {remedy}")
     parts = [value, *(each.text for each in more)] if value else [each.text for each in more]
     joined = _joined(name, parts)
     if joined:
         remedy = f"write {joined}" if not value else f"if it belongs to that value, write {joined}"
     else:
         remedy = "quote a value with blanks, or put commas between its parts"
-    return ConfigProblem(more[0].place, f"{shown!r} follows {name}=: {remedy}; aliases stand before the options")
+    return ConfigProblem(more[0].location, f"{shown!r} follows {name}=: {remedy}; aliases stand before the options")
 
 
 def _joined(name: str, parts: Sequence[str]) -> str:
@@ -123,7 +123,7 @@ def _joined(name: str, parts: Sequence[str]) -> str:
     if info is None or not parts:
         return ""
     ways = []
-    if "commas" in info.kind.accepts:
+    if "commas" in info.value_type.accepts:
         ways.append(",".join(part.strip(",") for part in parts))
     ways.append(" ".join(parts))
     if len(parts) == 2 and _UNIT.fullmatch(parts[1]):
@@ -132,7 +132,7 @@ def _joined(name: str, parts: Sequence[str]) -> str:
         ways.append(":".join(parts))
     for way in ways:
         try:
-            info.kind.read(way)
+            info.value_type.read(way)
         except ValueError:
             continue
         return f"{name}={shlex.quote(way)}" if way else f"{name}="

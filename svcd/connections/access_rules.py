@@ -48,7 +48,7 @@ def rules_of(service: Service) -> AccessRules:
         # The kernel vouches for the sender's name at a UNIX socket.
         amplify=options.amplify or service.net.local,
         answer_service_ports=options.answer_service_ports,
-        places=service.places,
+        locations=service.locations,
     )
     if service.net.shape is SocketType.STREAM:
         return rules

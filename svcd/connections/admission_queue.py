@@ -107,7 +107,7 @@ class ServiceAdmission:
     def update_locations(self, service: Service) -> None:
         """Take the service's options from other lines of the services file; their values are the same."""
         self._service = service
-        self.admission.retune(replace(self.admission.rules, places=service.places))
+        self.admission.retune(replace(self.admission.rules, locations=service.locations))
 
     def read_time_zone(self) -> None:
         """Read the time zone of access_times again."""

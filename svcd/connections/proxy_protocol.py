@@ -92,7 +92,7 @@ class ProxyProtocolReader:
     def refused(self, text: str, descriptor: int, name: Any) -> None:  # noqa: ANN401 - a socket address
         """Count and tell that a connection had no good header."""
         service_admission = self.tracker.service_admission
-        rule = AccessRule(f"proxy_protocol: {text}", service_admission.admission.rules.places.get("proxy_protocol"))
+        rule = AccessRule(f"proxy_protocol: {text}", service_admission.admission.rules.locations.get("proxy_protocol"))
         _, peer = self.tracker.client_of(descriptor, name)
         service_admission.refusals.report(Refusal(RefusalReason.PROXY, text, rule), peer)
 

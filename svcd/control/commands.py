@@ -294,7 +294,7 @@ def _idle_row(service: Service, state: str, broken: BrokenService | None = None)
 
 
 def _with_line(row: dict[str, object], service: Service) -> dict[str, object]:
-    return {**row, "line": service.line, "place": str(service.place)}
+    return {**row, "line": service.line, "place": str(service.location)}
 
 
 def _reloaded(result: ReloadResult) -> dict[str, object]:

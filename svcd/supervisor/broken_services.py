@@ -103,7 +103,9 @@ class BrokenService:
     def lacks_address(self) -> bool:
         """Whether another address of the machine, or of an interface of bind=, may mend it."""
         return not all(map(ip_literal, self.service.options.bind)) or any(
-            error.number == errno.EADDRNOTAVAIL if isinstance(error, ListenError) else error.place == self._bind_place
+            error.number == errno.EADDRNOTAVAIL
+            if isinstance(error, ListenError)
+            else error.location == self._bind_place
             for error in self.errors
         )
 
@@ -111,7 +113,7 @@ class BrokenService:
     def unanswered_names(self) -> Iterator[str]:
         """The names of its bind=, if one of them leads to no address."""
         place = self._bind_place
-        if any(not isinstance(error, ListenError) and error.place == place for error in self.errors):
+        if any(not isinstance(error, ListenError) and error.location == place for error in self.errors):
             yield from (name for name in self.service.options.bind if not ip_literal(name))
 
     @property
@@ -121,7 +123,7 @@ class BrokenService:
 
     @property
     def _bind_place(self) -> object:
-        return self.service.places.get("bind")
+        return self.service.locations.get("bind")
 
 
 class BrokenServices:

@@ -108,9 +108,9 @@ def _option_of(variable: str, options: ServiceOptions) -> str:
 
 def _value_text(service: Service, option: str) -> str:
     """Return the value of an option, as a services file has it; empty where the line does not have it."""
-    if option not in service.places:
+    if option not in service.locations:
         return ""
-    return TABLE[option].kind.write(getattr(service.options, option))
+    return TABLE[option].value_type.write(getattr(service.options, option))
 
 
 def _kept_text(option: str, row: LaunchSpec) -> str:

@@ -158,7 +158,7 @@ class RunningService(ABC):
 
     def update_locations(self, service: Service) -> None:
         """Go on as before, where the same line stands in another place of the file perhaps."""
-        moved = service.places != self.service.places
+        moved = service.locations != self.service.locations
         self.service = service
         if moved and self.tracker is not None:
             self.tracker.service_admission.update_locations(service)

@@ -417,7 +417,7 @@ def _place(endpoint: Endpoint) -> Hashable:
 def _contested(endpoint: Endpoint, has: Endpoint) -> ListenError:
     """Return the error of an address that another service of this daemon has."""
     owner = has.service
-    cause = f"{owner.id} at {owner.place} has it"
+    cause = f"{owner.id} at {owner.location} has it"
     error = ListenError(endpoint.service.id, endpoint.address, cause, "change one of the two", errno.EADDRINUSE)
     error.owner_sought = True
     return error

@@ -21,7 +21,7 @@ def _rules(only_from: str | None, no_access: str = "") -> AccessRules:
     return AccessRules(
         only_from=None if only_from is None else SOURCES.read(only_from),
         no_access=SOURCES.read(no_access),
-        places=_PLACES,
+        locations=_PLACES,
     )
 
 

@@ -77,7 +77,7 @@ _STRICT = AccessRules(
     per_source=1,
     rate=Rate(3, 1),
     per_source_rate=Rate(1, 1),
-    places={"instances": SourceLocation("services", 7, 40)},
+    locations={"instances": SourceLocation("services", 7, 40)},
 )
 
 

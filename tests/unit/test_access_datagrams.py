@@ -38,7 +38,7 @@ def test_an_answer_is_no_larger_than_its_question(question: int) -> None:
 def test_service_ports_are_not_answered() -> None:
     """Those below 1024 and the daemon's own, unless answer_service_ports=yes; port 0 never."""
     place = {"answer_service_ports": SourceLocation("services", 2, 9)}
-    answering = _answering(AccessRules(places=place))
+    answering = _answering(AccessRules(locations=place))
     answering.set_local_addresses({7777}, ())
     assert [_reason(answering, port=port) for port in (0, 7, 1023, 7777)] == [RefusalReason.PORT] * 4
     assert [_reason(answering, port=port) for port in (1024, 7776, 65_535)] == [None] * 3

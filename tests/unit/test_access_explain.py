@@ -27,7 +27,7 @@ _FULL = AccessRules(
     per_source=1,
     rate=Rate(10, 1),
     per_source_rate=Rate(1, 60),
-    places={"no_access": SourceLocation("services", 4, 7)},
+    locations={"no_access": SourceLocation("services", 4, 7)},
 )
 
 
@@ -58,7 +58,7 @@ def test_it_ends_with_the_step_that_refuses() -> None:
         "load refuses: the load is 9.00 [max_load=2.0 (the default)]"
     ]
     assert [step.check for step in explain(_FULL, _query(moment=0.0))] == ["address", "time"]
-    rules = AccessRules(no_access=_FULL.no_access, places=_FULL.places)
+    rules = AccessRules(no_access=_FULL.no_access, locations=_FULL.locations)
     assert _told(explain(rules, _query("10.6.0.1"))) == [
         "address refuses: no_access=10.6.0.0/16 refuses it [no_access=10.6.0.0/16 (services:4:7)]"
     ]

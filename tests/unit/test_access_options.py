@@ -65,14 +65,14 @@ def test_every_option_is_a_rule() -> None:
         Rate(2, 1),
     )
     assert rules.rate_burst == 4
-    assert rules.places["only_from"] == SourceLocation("s", 1, 22)
+    assert rules.locations["only_from"] == SourceLocation("s", 1, 22)
 
 
 def test_defaults_of_the_file_have_their_place() -> None:
     """A rule that a whole file shares is shown where it stands."""
     config = config_of("@defaults only_from=10.0.0.0/8,.example\necho 7/tcp")
     (_, (_, name)) = rules_of(config.services[0]).entries("only_from")
-    assert name.place == SourceLocation("s", 1, 32)
+    assert name.location == SourceLocation("s", 1, 32)
 
 
 def test_a_value_that_is_none_is_shown_with_what_would_be_one() -> None:

@@ -195,7 +195,7 @@ def test_load_reports_everything_at_once() -> None:
                        "/i": "upper 7/udp"})  # fmt: skip
     with pytest.raises(ConfigError) as caught:
         _loaded("/s", files, port_offset=1000)
-    assert [str(problem.place) for problem in caught.value.problems] == ["/s:1:18", "/s:2:1", "/s:3:20", "/i:1:1"]
+    assert [str(problem.location) for problem in caught.value.problems] == ["/s:1:18", "/s:2:1", "/s:3:20", "/i:1:1"]
     assert str(caught.value).count("\n") == 3
     assert caught.value.exit_code == 78
 

@@ -93,7 +93,11 @@ def test_the_options_are_all_there(form: str, capsys: pytest.CaptureFixture[str]
     assert main(["options", "--format", form]) == 0
     said = capsys.readouterr().out
     for name, info in TABLE.items():
-        written = {"text": f"  {name}=\n", "markdown": f"| `{name}` | {info.kind.accepts} |", "man": f".B {name}\n"}
+        written = {
+            "text": f"  {name}=\n",
+            "markdown": f"| `{name}` | {info.value_type.accepts} |",
+            "man": f".B {name}\n",
+        }
         assert written[form] in said
     if form != "text":
         assert all(name in said for name in BUILTINS)

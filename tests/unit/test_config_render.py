@@ -114,7 +114,7 @@ _VALUES |= {
 
 
 def _values(name: str) -> SearchStrategy[str]:
-    kind = TABLE[name].kind
+    kind = TABLE[name].value_type
     if kind.name == "choice":
         return st.sampled_from(kind.accepts.split(" or "))
     if kind.name == "choice or none":
@@ -173,7 +173,7 @@ def test_rendering_is_the_inverse_of_parsing(lines: list[str]) -> None:
 @pytest.mark.parametrize("value", ["99999h", "999999999s", "0.1h", "0.00000000000012345678h", "0.5"])
 def test_durations_at_the_edge_render_as_they_were_read(value: str) -> None:
     """A duration that can be read can be written, in a spelling that can be read."""
-    kind = TABLE["shutdown_timeout"].kind
+    kind = TABLE["shutdown_timeout"].value_type
     seconds = kind.read(value)
     assert kind.read(kind.write(seconds)) == seconds
 

@@ -30,6 +30,6 @@ def test_the_machines_services_parse() -> None:
         good = net in list(NetProtocol) and runs is not None and NetProtocol(net).shape in BUILTINS[runs].shapes
         (served if good else unserved).append(number)
     config, problems = parse(str(FILE), LocalFiles(), BUILTINS)
-    assert [service.place.line for service in config.services] == served
-    assert [problem.place.line for problem in problems] == unserved
+    assert [service.location.line for service in config.services] == served
+    assert [problem.location.line for problem in problems] == unserved
     assert unserved or not served

@@ -99,7 +99,7 @@ def test_a_line_whose_first_word_is_a_mistake_takes_its_continuations_along() ->
 def test_places_count_characters_from_one() -> None:
     """A word's place is where it begins, quote included, in lines and characters."""
     (line,) = (each for each in split("é 'b c'\n  d", "s") if isinstance(each, LogicalLine))
-    assert [str(word.place) for word in line.words] == ["s:1:1", "s:1:3", "s:2:3"]
+    assert [str(word.location) for word in line.words] == ["s:1:1", "s:1:3", "s:2:3"]
     assert str(line.words[0].after(3)) == "s:1:4"
 
 
@@ -133,8 +133,8 @@ def test_any_text_gives_lines_and_problems(text: str) -> None:
         if isinstance(each, LogicalLine):
             assert each.words
             assert all(isinstance(word, Word) for word in each.words)
-            places = [word.place for word in each.words]
+            places = [word.location for word in each.words]
         else:
-            places = [each.place]
+            places = [each.location]
         for place in places:
             assert 1 <= place.column <= len(rows[place.line - 1]) + 1

@@ -174,7 +174,7 @@ def test_a_row_of_the_table_is_whole(name: str) -> None:
     assert info.help.endswith(".")
     assert info.default == getattr(ServiceOptions(), name)
     if info.default_text:
-        assert info.kind.read(info.default_text) == info.default
+        assert info.value_type.read(info.default_text) == info.default
 
 
 def test_a_groups_options_stand_together() -> None:

@@ -24,7 +24,7 @@ def test_a_line_of_etc_services_is_a_service() -> None:
     service = service_of("discard\t\t9/tcp\t\tsink null\t# a comment")
     assert (service.id, service.port, service.path) == ("discard/tcp", 9, "")
     assert (service.aliases, service.runs) == (("sink", "null"), "discard")
-    assert str(service.place) == "s:1:1"
+    assert str(service.location) == "s:1:1"
 
 
 @pytest.mark.parametrize("net", [net for net in NetProtocol if not net.local])
@@ -153,7 +153,7 @@ def test_options_of_a_line() -> None:
     assert service.options.root == "/srv/www"
     assert service.options.index == ("a#b.html", "c")
     assert service.options.description == 'it is = "x" # y'
-    assert str(service.places["root"]) == "s:1:22"
+    assert str(service.locations["root"]) == "s:1:22"
 
 
 def test_disabled_lines_need_nothing_that_serves_them() -> None:
@@ -405,8 +405,8 @@ def test_defaults_hold_for_the_lines_after_them_that_can_take_them() -> None:
     )
     assert [service.options.backlog for service in config.services] == [1024, 5, 1024, 1024, 6]
     assert [service.options.utc for service in config.services] == [False, False, False, True, True]
-    assert str(config.services[1].places["backlog"]) == "s:2:19"
-    assert "backlog" not in config.services[2].places
+    assert str(config.services[1].locations["backlog"]) == "s:2:19"
+    assert "backlog" not in config.services[2].locations
 
 
 def test_later_defaults_override_earlier_ones() -> None:
@@ -448,7 +448,7 @@ def test_include_takes_an_absolute_name() -> None:
     """An absolute name is not moved beside the file."""
     config, problems = read_files({MAIN: "@include /srv/more", "/srv/more": "echo 1/tcp"})
     assert not problems
-    assert str(config.services[0].place) == "/srv/more:1:1"
+    assert str(config.services[0].location) == "/srv/more:1:1"
 
 
 @pytest.mark.parametrize(
@@ -535,7 +535,7 @@ def test_defaults_about_clients_that_nobody_sees_are_warnings(option: str, value
     assert list(map(str, problems)) == [
         f"s:1:{12 + len(option)}: warning: {option}: not for x/tcp, whose process accepts unseen by svcd (wait=yes)"
     ]
-    assert [option in service.places for service in config.services] == [True, False, True, True, False]
+    assert [option in service.locations for service in config.services] == [True, False, True, True, False]
     default = TABLE[option].default
     assert [getattr(service.options, option) == default for service in config.services] == [
         *(False, True, False, False, True)
@@ -619,7 +619,7 @@ GRAMMAR = st.sampled_from([
 def test_any_text_gives_a_config_or_problems(text: str) -> None:
     """Nothing but Problems comes of a bad text, and each stands in it."""
     config, problems = parse_text(text, "s", FakeFiles(), BUILTINS)
-    assert all(problem.place.file == "s" and problem.text for problem in problems)
+    assert all(problem.location.file == "s" and problem.text for problem in problems)
     assert all(service.name for service in config.services)
 
 
@@ -628,5 +628,5 @@ def test_any_bytes_give_a_config_or_problems(data: bytes) -> None:
     """The same for bytes in files that include themselves."""
     files = FakeFiles({MAIN: b"@include b*\n" + data, "/etc/svcd/b": data})
     config, problems = parse(MAIN, files, BUILTINS)
-    assert all(service.place.file in (MAIN, "/etc/svcd/b") for service in config.services)
+    assert all(service.location.file in (MAIN, "/etc/svcd/b") for service in config.services)
     assert all(str(problem).startswith(("/etc/svcd/", MAIN)) for problem in problems)

@@ -40,7 +40,7 @@ def _problems(options: str, contents: Mapping[str, bytes | OSError], exposed: st
     files = FakeFiles({f"/c/{name}": content for name, content in contents.items()}, ["/c"])
     files.exposed.add(exposed)
     found = check(config_of(f"echo 7/tcp {options}", files), files, FakeMachine(time=NOW))[1]
-    assert all(problem.place.line == 1 and problem.place.column > 11 for problem in found)
+    assert all(problem.location.line == 1 and problem.location.column > 11 for problem in found)
     return [problem.text for problem in found]
 
 
