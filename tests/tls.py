@@ -48,16 +48,16 @@ def _server(**options: str) -> ServerTls:
 
 
 class TlsClient:
-    """A client's side.
+    """TLS client in memory.
 
     Args:
-        certificate: its own.
-        trusts: whether it trusts who vouches for the server.
+        certificate: the certificate of the client.
+        trusts: whether it trusts the server's authority.
         setup: changes its context.
 
     Attributes:
-        received: what the server said.
-        told_end: whether the server has said that there is no more.
+        received: the plaintext received.
+        got_close_notify: whether the server has sent a closure alert.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class TlsClient:
         self._handshake_done = False
 
     def send(self, data: bytes = b"", *, ends: bool = False) -> bytes:
-        """What goes over the wire: the handshake as far as it is, data, and the closure alert."""
+        """Return bytes for the wire: the next step of the handshake, data, and the closure alert."""
         if not self._handshake_done:
             try:
                 self.tls.do_handshake()
@@ -105,10 +105,10 @@ class TlsClient:
             return wire
 
     def receive(self, wire: bytes) -> None:
-        """Take what came over the wire.
+        """Take bytes from the wire.
 
         Raises:
-            SSL.Error: the server has failed it.
+            SSL.Error: the handshake has failed.
         """
         if wire:
             self.tls.bio_write(wire)
@@ -124,7 +124,7 @@ class TlsClient:
 
 
 class TlsPair:
-    """A client, and the service's side of its connection.
+    """Client, and the service's side of its connection.
 
     Args:
         inner: the service's protocol; by default one that does nothing.
@@ -133,8 +133,7 @@ class TlsPair:
         options: of the service.
 
     Attributes:
-        below: the transport.
-        heard: how much of what was sent the client has heard.
+        below: the transport of the service's side.
     """
 
     def __init__(
@@ -151,34 +150,34 @@ class TlsPair:
         self._delivered = 0
 
     def exchange(self, data: bytes = b"", *, ends: bool = False, piece: int = 0) -> None:
-        """Let the client say something, and hear what comes back.
+        """Let the client send data and receive the answers.
 
         Args:
-            data: what it says.
-            ends: whether it says that this is all.
+            data: the plaintext to send.
+            ends: whether a closure alert follows.
             piece: bytes that arrive at a time; 0 for all at once.
         """
         self.feed(self.client.send(data, ends=ends), piece)
         self.deliver()
 
     def feed(self, wire: bytes, piece: int = 0) -> None:
-        """Bytes arrive at the server."""
+        """Give the server bytes from the wire."""
         for start in range(0, len(wire), piece or len(wire) or 1):
             if not self.below.lost:
                 self.tls.dataReceived(wire[start : start + (piece or len(wire))])
 
     def deliver(self) -> None:
-        """The client hears what was sent since."""
+        """Give the client what was sent since."""
         wire, self._delivered = self.below.sent[self._delivered :], len(self.below.sent)
         self.client.receive(wire)
 
     def handshake(self, piece: int = 0) -> TlsPair:
-        """The handshake."""
+        """Do the handshake."""
         for _ in range(3):
             self.exchange(piece=piece)
         return self
 
     def turn(self) -> None:
-        """The reactor has its next turn."""
+        """Run one iteration of the reactor, and give the client what was sent."""
         self.clock.advance(0)
         self.deliver()

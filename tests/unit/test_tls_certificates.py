@@ -102,7 +102,7 @@ def handshake(server: ServerTls, other: SSL.Connection) -> tuple[ServerConnectio
 
 
 def test_a_client_gets_the_certificate() -> None:
-    """A client of today speaks TLS 1.3 with the service, and knows its certificate."""
+    """A current client negotiates TLS 1.3 and verifies the certificate."""
     other = client()
     here, error = handshake(server_of("tls_cert=/c/a", a=SERVER.both), other)
     assert error is None
@@ -119,7 +119,7 @@ def test_a_client_gets_the_certificate() -> None:
 
 
 def test_client_certificates() -> None:
-    """Who has to have a certificate gets in with one, whom the service then knows by name, and not without."""
+    """With tls_client=required a client with a certificate is accepted and identified; one without is refused."""
     server = server_of("tls_cert=/c/a tls_client_ca=/c/ca", a=SERVER.both, ca=CLIENTS.pem)
     here, error = handshake(server, client(certificate=ANNA))
     assert error is None
@@ -139,7 +139,7 @@ def test_client_certificates() -> None:
 
 
 def test_clients_without_certificates_where_they_are_optional() -> None:
-    """They get in; but who shows a certificate shows one that holds."""
+    """They are accepted; an invalid certificate is refused all the same."""
     options = "tls_cert=/c/a tls_client_ca=/c/ca tls_client=optional tls_client_names=*.example.org"
     server = server_of(options, a=SERVER.both, ca=CLIENTS.pem)
     here, error = handshake(server, client())
@@ -155,7 +155,7 @@ def test_clients_without_certificates_where_they_are_optional() -> None:
 
 
 def test_who_is_not_named_is_refused() -> None:
-    """Of whom the authority vouches, only those in tls_client_names may go on."""
+    """Of the clients with a valid certificate only those in tls_client_names are accepted."""
     options = "tls_cert=/c/a tls_client_ca=/c/ca tls_client_names=bob@example.org,anna@example.org"
     server = server_of(options, a=SERVER.both, ca=CLIENTS.pem)
     here, _ = handshake(server, client(certificate=ANNA))
@@ -172,7 +172,7 @@ def test_who_has_no_certificate_is_refused_in_any_case() -> None:
 
 
 def test_a_session_does_not_outlive_its_certificate() -> None:
-    """Who resumes one shows no certificate, and OpenSSL does not look at the first one again."""
+    """A resumed session has no new certificate, and OpenSSL does not verify the old one again."""
     now = CLIENTS.now.timestamp()
     files = FakeFiles({"/c/a": SERVER.both, "/c/ca": CLIENTS.pem})
     server = ServerTls(service_of("tls_cert=/c/a tls_client_ca=/c/ca"), files, lambda: now)
@@ -198,7 +198,7 @@ def test_a_certificate_that_makes_no_sense() -> None:
 
 
 def test_an_authority_below_a_root_may_stand_alone() -> None:
-    """Who may vouch is who is named, and not all others below the same root."""
+    """An intermediate authority is trusted alone, without the others below the same root."""
     root = Authority("Root")
     below, beside = Authority("Below", over=root), Authority("Beside", over=root)
     server = server_of("tls_cert=/c/a tls_client_ca=/c/ca", a=SERVER.both, ca=below.pem)
@@ -258,7 +258,7 @@ def test_versions(options: str, version: int, spoken: str) -> None:
 
 
 def test_a_client_that_speaks_no_tls() -> None:
-    """The reason says what it spoke instead, where that is known, or that it went away."""
+    """The reason names the other protocol, if it is known, or the lost connection."""
     server = server_of("tls_cert=/c/a", a=SERVER.both)
     here = server.serverConnectionForTLS(None)
     here.bio_write(b"GET / HTTP/1.0\r\n\r\n")
@@ -393,7 +393,7 @@ def test_what_is_the_same_is_not_made_anew() -> None:
 
 
 def test_nothing_is_left_of_what_was_exchanged() -> None:
-    """Contexts go with their last connection, without anybody looking for garbage."""
+    """Replaced contexts are freed with their last connection, without the cycle collector."""
     options = "tls_cert=/c/a tls_sni=/c tls_alpn=x tls_client_ca=/c/ca tls_client=optional"
     contents = {"a": SERVER.both, "ca": CLIENTS.pem, "localhost.pem": SERVER.both}
     server = server_of(options, ("/c",), **contents)
@@ -477,7 +477,7 @@ def test_sni() -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    """With tls_unknown_name=refuse who asks for another name gets no certificate, and the log can say why."""
+    """With tls_unknown_name=refuse a client that requests another name gets no certificate, and a reason is known."""
     server = server_of(
         "tls_sni=/c tls_unknown_name=refuse", ("/c",), **{"one.example.pem": CA.sign("one.example").both}
     )

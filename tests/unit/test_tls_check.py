@@ -45,7 +45,7 @@ def _problems(options: str, contents: Mapping[str, bytes | OSError], exposed: st
 
 
 def test_a_text_for_who_is_refused_means_nothing() -> None:
-    """Nobody gets TLS to be told that there is none; a defaults line may say it for other services."""
+    """banner_fail is an error with TLS, except from a defaults line, which may be for other services."""
     contents = {"a": GOOD.both, "text": b"no\n"}
     assert _problems("tls_cert=/c/a banner_fail=/c/text", contents) == [
         "banner_fail: who is refused gets no TLS, and in the clear a client of TLS can't read it; remove it"
@@ -120,7 +120,7 @@ _OLD = CA.sign("a", expires=CA.now)
     ],
 )
 def test_a_certificate_that_cannot_be_used(certificate: bytes, key: bytes, text: str) -> None:
-    """What is wrong with a certificate or its key is said, with the names of both files."""
+    """Errors of a certificate or its key name both files."""
     (problem,) = _problems("tls_cert=/c/a tls_key=/c/b", {"a": certificate, "b": key})
     assert problem.startswith("tls_cert: can't use /c/a with /c/b: ")
     assert text in problem
@@ -145,7 +145,7 @@ def test_a_key_that_cannot_be_used(key: bytes, text: str) -> None:
 
 
 def test_a_forgotten_key() -> None:
-    """A certificate that everybody may read, as they are made, is not the place of a key: it has another file."""
+    """A certificate that others may read can't contain the key, which needs a file of its own."""
     text = "there is no private key in it (PEM: -----BEGIN PRIVATE KEY-----); name the file that has it by tls_key="
     assert _problems("tls_cert=/c/a", {"a": GOOD.pem}, "/c/a") == [f"tls_cert: can't use /c/a: {text}"]
 
@@ -156,7 +156,7 @@ def test_a_forgotten_key() -> None:
      ("tls_cert=/c/a tls_client_ca=/c/ca tls_crl=/c/der", "crl")],
 )  # fmt: skip
 def test_der_is_no_pem(options: str, command: str) -> None:
-    """Which command makes PEM of what is there is said."""
+    """The message names the command that converts the file to PEM."""
     der = GOOD.certificate.public_bytes(serialization.Encoding.DER)
     (problem,) = _problems(options, {"a": GOOD.both, "ca": CA.pem, "der": der})
     assert (
@@ -208,7 +208,7 @@ def test_a_daemon_takes_what_has_expired() -> None:
     ],
 )
 def test_a_key_that_everybody_can_read(options: str, exposed: str, option: str) -> None:
-    """A private key is for its owner and group alone; a certificate is for everybody."""
+    """A private key is for its owner and group alone; a certificate may be readable by others."""
     text = f"{option}: /c/a has a private key, and everybody can read or change it; chmod o= /c/a"
     assert _problems(options, {"a": GOOD.both, "b": GOOD.pem}, exposed) == ([text] if option else [])
 
@@ -250,7 +250,7 @@ def test_options_that_do_not_go_together(options: str, text: str) -> None:
 
 
 def test_what_defaults_say_is_for_services_with_tls() -> None:
-    """A defaults line may say how TLS is spoken, for the services that speak it; and none takes TLS back."""
+    """TLS options of a defaults line apply to the services with TLS; none removes TLS again."""
     text = "@defaults tls_min=1.3 tls_key=/c/a\necho 7/tcp\n@defaults tls_cert=/c/a\nupper 8/tcp tls_cert=none"
     files = FakeFiles({"/c/a": DENIED})
     config = config_of(text, files)
@@ -289,7 +289,7 @@ def test_a_directory_of_names() -> None:
 
 
 def test_authorities() -> None:
-    """Who vouches for clients may do so."""
+    """Certificates of tls_client_ca must be able to sign others."""
     assert _problems("tls_cert=/c/a tls_client_ca=/c/b", {"a": GOOD.both, "b": b""}) == [
         "tls_client_ca: can't use /c/b: there is no certificate in it (PEM: -----BEGIN CERTIFICATE-----)"
     ]
@@ -354,7 +354,7 @@ _DER = {
 
 @given(st.sampled_from(list(_DER)), st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=6))
 def test_any_file_is_read_or_refused(kind: bytes, changes: list[tuple[int, int]]) -> None:
-    """Whatever stands in a file, it can be used or there is a text that says why not; nothing else is raised."""
+    """Any content is either accepted or has an error message; no other exception is raised."""
     data = bytearray(_DER[kind])
     for place, value in changes:
         data[place % len(data)] = value
@@ -381,7 +381,7 @@ def test_certificates_of_which_only_a_part_can_be_read(bad: bytes) -> None:
 
 
 def test_files_that_can_be_read_no_more(tmp_path: Path) -> None:
-    """Who is denied one file of several gets all as they were, and another directory's names as they were."""
+    """If one of several files is denied, all keep their former content; the same holds for a directory's names."""
     first, second = tmp_path / "a", tmp_path / "b"
     files = _Denying()
     first.write_bytes(b"1")

@@ -1,4 +1,4 @@
-"""Whom a client's certificate is for, and whether that is somebody who was meant."""
+"""Names in client certificates, and their comparison with tls_client_names."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_addresses_are_compared_as_numbers(one: ipaddress.IPv4Address, other: ip
 
 @given(st.text(max_size=20), st.sampled_from(NameKind))
 def test_any_name_is_compared(text: str, kind: NameKind) -> None:
-    """What stands in a certificate of somebody is compared, whatever it is; nothing raises."""
+    """Any text in a certificate can be compared; nothing raises."""
     if kind is not NameKind.IP:
         assert not matches_names(
             [ClientName(kind, text)], CLIENT_NAMES.read("*.no.example,no@no.example,urn:no,192.0.2.1")

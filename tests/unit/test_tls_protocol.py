@@ -30,7 +30,7 @@ SIZES = [1, 4095, 4096, 16_384, 16_385, 100_000]
 
 
 class Plain(Protocol):
-    """Keeps what it is told."""
+    """Protocol that records its input."""
 
     transport: Any
 
@@ -58,7 +58,7 @@ class Plain(Protocol):
 
 @implementer(IHalfCloseableProtocol)
 class Half(Plain):
-    """The same for who answers half-closed clients."""
+    """The same with half-close."""
 
     def readConnectionLost(self) -> None:
         """Remember it."""
@@ -70,7 +70,7 @@ class Half(Plain):
 
 
 def test_the_inner_protocol_begins_after_the_handshake() -> None:
-    """Nothing is built for a client before the handshake is done; then its protocol knows who it is."""
+    """Nothing is built before the handshake is done; then the protocol knows the client's identity."""
     inner = Plain()
     pair = TlsPair(inner, TlsClient(ANNA), tls_client_ca="/c/clients")
     pair.exchange()
@@ -95,7 +95,7 @@ def test_alpn() -> None:
 
 
 def test_a_listener_for_the_handshake_is_told() -> None:
-    """Protocols that Twisted tells of the handshake are told."""
+    """IHandshakeListener.handshakeCompleted() is called."""
 
     @implementer(IHandshakeListener)
     class Listener(Plain):
@@ -252,7 +252,7 @@ def test_a_producer_that_writes_until_it_is_stopped() -> None:
 
 
 def test_only_bytes_are_sent() -> None:
-    """Text is a mistake, and told at once."""
+    """Writing text raises TypeError at once."""
     inner = Plain()
     TlsPair(inner).handshake()
     with pytest.raises(TypeError):
@@ -292,7 +292,7 @@ def test_data_after_the_closure_alert_is_ignored() -> None:
 
 
 def test_a_protocol_that_knows_no_half_close_ends_with_its_client() -> None:
-    """What it has written by then still arrives; its producer is told to stop."""
+    """Data written so far still arrives; the producer is stopped."""
     stopped: list[str] = []
 
     class Producer:
@@ -308,7 +308,7 @@ def test_a_protocol_that_knows_no_half_close_ends_with_its_client() -> None:
 
 
 def test_the_server_ends_first() -> None:
-    """What was written arrives, then the closure alert, then the transport ends; later writes are nobody's."""
+    """Written data arrives, then the closure alert, then the transport ends; later writes are discarded."""
     inner = Plain()
     pair = TlsPair(inner).handshake()
     inner.transport.write(b"bye")
@@ -320,7 +320,7 @@ def test_the_server_ends_first() -> None:
 
 
 def test_input_behind_the_end_is_not_handed_over() -> None:
-    """Who ends a connection hears no more of it."""
+    """After loseConnection() no input is delivered."""
     inner = Plain()
     pair = TlsPair(inner).handshake()
 
@@ -335,7 +335,7 @@ def test_input_behind_the_end_is_not_handed_over() -> None:
 
 
 def test_the_server_closes_its_side() -> None:
-    """The client hears the end and can go on sending; the transport's own half is closed, too."""
+    """The client gets the closure alert and can go on sending; the transport's output is closed as well."""
     inner = Half()
     pair = TlsPair(inner).handshake()
     inner.transport.write(b"all")
@@ -383,7 +383,7 @@ def test_the_end_waits_for_a_producer(how: str) -> None:
 
 
 def test_a_loss_is_told_as_it_was() -> None:
-    """The inner protocol hears why the transport was lost, and has no transport to write to any more."""
+    """The inner protocol gets the reason of the transport, and later writes are discarded."""
     inner = Plain()
     pair = TlsPair(inner).handshake()
     transport = inner.transport
@@ -398,7 +398,7 @@ def test_a_loss_is_told_as_it_was() -> None:
 
 
 def test_a_producer_that_comes_too_late_is_told_to_stop() -> None:
-    """As by any transport; one that is there is not told twice."""
+    """As with any transport; a registered producer is stopped once."""
     stopped: list[str] = []
 
     class Producer:
@@ -549,7 +549,7 @@ def test_plain_http_at_a_tls_port() -> None:
 
 
 def test_a_failed_handshake_ends_with_the_client() -> None:
-    """Who has read why its handshake failed, and closes, is not waited for any longer."""
+    """If the client closes after the alert, the connection closes without waiting any longer."""
     pair = TlsPair()
     pair.feed(b"hello, is anybody there?")
     pair.tls.readConnectionLost()
@@ -558,7 +558,7 @@ def test_a_failed_handshake_ends_with_the_client() -> None:
 
 
 def test_a_client_that_does_not_trust_us() -> None:
-    """It says so in an alert, in the handshake."""
+    """The client's alert fails the handshake."""
     pair = TlsPair(client=TlsClient(trusts=False))
     with pytest.raises(SSL.Error):
         pair.handshake()
@@ -570,7 +570,7 @@ def test_a_client_that_does_not_trust_us() -> None:
 
 
 def test_a_client_without_the_certificate_it_needs() -> None:
-    """It gets an alert that says so."""
+    """It gets an alert with the reason."""
     pair = TlsPair(tls_client_ca="/c/clients")
     with pytest.raises(SSL.Error) as failure:
         pair.handshake()
@@ -579,7 +579,7 @@ def test_a_client_without_the_certificate_it_needs() -> None:
 
 
 def test_a_client_with_a_name_that_is_not_wanted() -> None:
-    """Its handshake is done, and for nothing; it is told that there is no more."""
+    """It is refused after its handshake, with a closure alert."""
     inner = Plain()
     pair = TlsPair(inner, TlsClient(ANNA), tls_client_ca="/c/clients", tls_client_names="berta.example.org").handshake()
     assert "tls_client_names" in pair.tls.failure_text
@@ -589,7 +589,7 @@ def test_a_client_with_a_name_that_is_not_wanted() -> None:
 
 @pytest.mark.parametrize("how", ["end", "loss"])
 def test_a_client_that_leaves_in_the_handshake(how: str) -> None:
-    """It is told as a failure; not who came and went without a word, as who looks whether a port is open."""
+    """It counts as a failure, except for a client that has sent nothing, as a port scan does."""
     for wire, text in ((b"", ""), (b"\x16\x03\x01", "the client has closed" if how == "end" else "connection lost")):
         pair = TlsPair()
         pair.feed(wire)
@@ -650,7 +650,7 @@ def test_a_handshake_gives_way_to_another_connection() -> None:
 
 
 def test_a_service_that_wants_no_connection() -> None:
-    """The client is told that there is no more."""
+    """The client gets a closure alert."""
     pair = TlsPair()
     pair.tls._build_inner = lambda: None
     pair.handshake()
@@ -714,7 +714,7 @@ def test_what_is_no_tls_ends_the_connection() -> None:
 
 @pytest.mark.parametrize("size", [10, 100_000])
 def test_what_can_not_be_encrypted_ends_the_connection(size: int) -> None:
-    """OpenSSL fails a write: nobody waits for what will never be sent."""
+    """After a failed write the connection closes without waiting for it."""
     inner = Plain()
     pair = TlsPair(inner).handshake()
 
@@ -729,7 +729,7 @@ def test_what_can_not_be_encrypted_ends_the_connection(size: int) -> None:
 
 
 def test_a_mistake_of_the_inner_protocol_is_the_transports_matter() -> None:
-    """What it raises reaches whoever called, as without TLS."""
+    """Its exceptions reach the caller, as without TLS."""
     inner = Plain()
     pair = TlsPair(inner).handshake()
     inner.dataReceived = lambda _data: 1 / 0  # type: ignore[method-assign,assignment]
@@ -738,7 +738,7 @@ def test_a_mistake_of_the_inner_protocol_is_the_transports_matter() -> None:
 
 
 def test_a_mistake_with_input_that_waited() -> None:
-    """Nobody called then: it is logged, and the connection ends."""
+    """There is no caller then: the exception is logged, and the connection ends."""
     inner = Plain()
     pair = TlsPair(inner).handshake()
     inner.transport.pauseProducing()
@@ -755,7 +755,7 @@ def test_a_client_that_asks_for_endless_answers_of_tls() -> None:
     """OpenSSL answers each key update, so a client that reads none of the answers is ended."""
 
     class Chatty:
-        """OpenSSL with something to say to everything."""
+        """OpenSSL connection with records to send after any input."""
 
         def feed(self, data: bytes) -> None:
             self.said = b"y" * len(data)

@@ -1,4 +1,4 @@
-"""Clients with TLS whose handlers are processes, in memory: with the test as the link, and as the handler."""
+"""Clients with TLS whose handlers are processes, in memory: the test is the launcher client and the handler."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CAT = "cat 7/tcp server=/bin/cat"
 
 
 class _Adopted(StreamDouble):
-    """A transport that was made of a descriptor, which stays open until its protocol has heard of the end."""
+    """Transport of a descriptor, which stays open until its protocol has been notified of the end."""
 
     def __init__(self, descriptor: int, family: int, protocol: Any) -> None:
         super().__init__(protocol, peer=LOCAL_PEER if family == socket.AF_UNIX else PEER)
@@ -123,7 +123,7 @@ class _Client:
         self._delivered = 0
 
     def send(self, data: bytes = b"", *, ends: bool = False) -> _Client:
-        """Say something, and hear what comes back."""
+        """Send data and take the answers."""
         wire = self.tls.send(data, ends=ends)
         if wire and not self.below.lost:
             self.below.bytes_in += len(wire)
@@ -131,7 +131,7 @@ class _Client:
         return self.receive()
 
     def receive(self) -> _Client:
-        """Hear what was sent since."""
+        """Take what was sent since."""
         self._daemon.reactor.advance(0)
         wire, self._delivered = self.below.sent[self._delivered :], len(self.below.sent)
         self.tls.receive(wire)
@@ -147,7 +147,7 @@ class _Client:
         return self._daemon.reactor.adopted[self._daemon.reactor.adopted.index(self.below) + 1]
 
     def handler_says(self, data: bytes = b"", *, ends: bool = False) -> None:
-        """The handler says something, and the client hears it."""
+        """Write as the handler; the client takes it."""
         if data:
             self.pair.protocol.dataReceived(data)
         if ends:
@@ -192,12 +192,12 @@ class _Daemon:
         return self.reactor.adopted[before]
 
     def connect(self, tls: TlsClient | None = None) -> _Client:
-        """Somebody connects, and says nothing yet."""
+        """Connect a client that sends nothing yet."""
         self._clients.append(_Client(self, tls or TlsClient()))
         return self._clients[-1]
 
     def serve(self, tls: TlsClient | None = None) -> _Client:
-        """Somebody connects, shakes hands and gets a handler, whose number is that of the connection."""
+        """Connect a client, do its handshake and start its handler, whose number is that of the connection."""
         client = self.connect(tls).handshake()
         number = len(self._clients)
         _, client.handler = self.launcher_client.waiting.pop(number)
@@ -273,7 +273,7 @@ def test_a_connection_is_one_to_everybody(started: Callable[..., _Daemon]) -> No
 
 
 def test_the_handler_knows_what_the_handshake_found_out(started: Callable[..., _Daemon]) -> None:
-    """Its environment has the real client, the TLS, and whose certificate that was; the log has it as well."""
+    """Its environment has the client's address, TLS and certificate; the log has them as well."""
     daemon = started(tls_client_ca="/c/clients")
     daemon.serve(TlsClient(ANNA))
     client = daemon.connect(TlsClient(ANNA)).handshake()
@@ -303,7 +303,7 @@ def test_the_launcher_need_not_count() -> None:
 
 
 def test_no_process_without_a_handshake(started: Callable[..., _Daemon]) -> None:
-    """One that fails is told once, with the reason."""
+    """A failed handshake is logged once, with the reason."""
     daemon = started()
     client = daemon.connect()
     facts = daemon.tracker.sessions[1].info()
@@ -319,7 +319,7 @@ def test_no_process_without_a_handshake(started: Callable[..., _Daemon]) -> None
 
 
 def test_a_client_that_only_looks_in(started: Callable[..., _Daemon]) -> None:
-    """Who connects and goes has failed at nothing."""
+    """A client that connects and closes is no failure."""
     daemon = started()
     daemon.connect().below.lose(Failure(ConnectionDone()))
     assert daemon.events() == ["accept", "end"]
@@ -341,7 +341,7 @@ def test_what_comes_with_the_handshake_is_not_lost(started: Callable[..., _Daemo
 
 
 def test_a_name_comes_before_the_handshake(started: Callable[..., _Daemon]) -> None:
-    """Who is not let in by name gets no handshake, and leaves no trace; who is, is known by it."""
+    """A client refused by name gets no handshake and no log entry; an accepted one is logged by its name."""
     daemon = started(only_from=".example.org", resolve="yes")
     for name in ("eve.example.net", "anna.example.org"):
         with socket.create_connection(daemon.listener.getsockname()) as client:
@@ -385,7 +385,7 @@ def test_a_banner_is_said_in_tls(started: Callable[..., _Daemon]) -> None:
 
 @pytest.mark.parametrize("well", [True, False])
 def test_a_client_that_is_done_gets_its_answers(started: Callable[..., _Daemon], well: bool) -> None:
-    """By its closure alert or by its FIN the handler is told the end, and answers on; both done, all closes."""
+    """A closure alert or a FIN ends the handler's input, and it can answer; with both ended, all closes."""
     daemon = started()
     client = daemon.serve()
     # Else a transport closes at the FIN.
@@ -405,7 +405,7 @@ def test_a_client_that_is_done_gets_its_answers(started: Callable[..., _Daemon],
 
 
 def test_a_handler_that_only_listens(started: Callable[..., _Daemon]) -> None:
-    """One that has closed its output hears the client on; when it ends the connection does."""
+    """A handler that has closed its output gets further input; its exit closes the connection."""
     daemon = started()
     client = daemon.serve()
     client.handler_says(b"talk", ends=True)
@@ -471,7 +471,7 @@ def test_an_end_that_overtakes_the_last_words(started: Callable[..., _Daemon]) -
 
 
 def test_a_client_that_resets(started: Callable[..., _Daemon]) -> None:
-    """Its handler's socket is closed at once, and the connection is told when the handler has ended."""
+    """Its handler's socket is closed at once, and the end of the connection is logged after the handler's exit."""
     daemon = started()
     client = daemon.serve()
     client.below.lose(Failure(ConnectionLost()))
@@ -568,7 +568,7 @@ def test_kicked_in_the_handshake(started: Callable[..., _Daemon]) -> None:
 
 
 def test_kicked_before_there_is_a_transport(started: Callable[..., _Daemon]) -> None:
-    """A reactor may tell of it in its next turn."""
+    """A reactor may make the transport in its next iteration only."""
     daemon = started()
     daemon.reactor.late = True
     client = daemon.connect()
@@ -581,7 +581,7 @@ def test_kicked_before_there_is_a_transport(started: Callable[..., _Daemon]) -> 
 
 
 def test_a_drained_service_waits_for_handlers_only(started: Callable[..., _Daemon]) -> None:
-    """Somebody in the handshake is owed nothing."""
+    """A connection in its handshake is closed."""
     daemon = started()
     client = daemon.serve()
     shaking = daemon.connect()
@@ -593,7 +593,7 @@ def test_a_drained_service_waits_for_handlers_only(started: Callable[..., _Daemo
 
 @pytest.mark.parametrize("taken", [True, False])
 def test_kicked_with_a_handler(started: Callable[..., _Daemon], taken: bool) -> None:
-    """The handler is ended as any; what it says to that arrives, if the client does not take too long."""
+    """The handler is killed as any; its last output arrives, if the client takes it in time."""
     daemon = started()
     client = daemon.serve()
     daemon.tracker.sessions[1].abort("kicked")
@@ -612,7 +612,7 @@ def test_kicked_with_a_handler(started: Callable[..., _Daemon], taken: bool) -> 
 
 
 def test_kicked_when_its_handler_has_ended(started: Callable[..., _Daemon]) -> None:
-    """Somebody who does not take the last words does not stay for ever."""
+    """A client that does not read the last output does not stay for ever."""
     daemon = started(idle_timeout="60s")
     client = daemon.serve()
     client.below.room = 10
@@ -637,7 +637,7 @@ def test_a_killed_handlers_client_is_closed_at_once(started: Callable[..., _Daem
 
 @pytest.mark.parametrize("shaken", [False, True])
 def test_the_first_byte_is_the_clients_own(started: Callable[..., _Daemon], shaken: bool) -> None:
-    """The handshake does not count as something said, so it has to be done in that time, too."""
+    """The handshake does not count as input, so first_byte_timeout limits it as well."""
     daemon = started(first_byte_timeout="5s")
     client = daemon.serve() if shaken else daemon.connect().send()
     daemon.reactor.pump([0.5] * 12)
@@ -653,7 +653,7 @@ def test_the_first_byte_is_the_clients_own(started: Callable[..., _Daemon], shak
 def test_without_descriptors_there_is_no_handler(
     started: Callable[..., _Daemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client is closed in order, and the log says why."""
+    """The client's connection closes cleanly, and the log has the reason."""
     daemon = started()
     client = daemon.connect()
 
@@ -683,7 +683,7 @@ def test_a_reactor_without_room_for_the_pair(started: Callable[..., _Daemon]) ->
 
 
 def test_a_client_that_was_gone_at_once(started: Callable[..., _Daemon]) -> None:
-    """It is told as one that only looked in."""
+    """It is logged as one that has sent nothing."""
     daemon = started()
     daemon.reactor.mistake = OSError(errno.EINVAL, "no")
     with pytest.raises(IndexError):
@@ -693,7 +693,7 @@ def test_a_client_that_was_gone_at_once(started: Callable[..., _Daemon]) -> None
 
 
 def test_a_handler_that_can_not_be_started(started: Callable[..., _Daemon]) -> None:
-    """Its client is told the end by TLS's own means."""
+    """Its client gets a closure alert."""
     daemon = started()
     client = daemon.connect().handshake()
     daemon.launcher_client.drop(1)
@@ -708,7 +708,7 @@ def test_a_handler_that_can_not_be_started(started: Callable[..., _Daemon]) -> N
 
 @pytest.mark.parametrize("gone", [False, True])
 def test_a_client_that_is_done_before_the_pair_is_there(started: Callable[..., _Daemon], gone: bool) -> None:
-    """What it said is for its handler all the same; one that has reset the connection has said nothing."""
+    """Its input reaches the handler all the same; after a reset there is none."""
     daemon = started()
     client = daemon.connect()
     daemon.reactor.late = True
@@ -727,7 +727,7 @@ def test_a_client_that_is_done_before_the_pair_is_there(started: Callable[..., _
 
 
 def test_a_client_that_breaks_tls(started: Callable[..., _Daemon]) -> None:
-    """The log says what it did, and its handler's socket is closed."""
+    """The log has the reason, and its handler's socket is closed."""
     daemon = started()
     client = daemon.serve()
     client.below.protocol.dataReceived(b"NONSENSE\r\n" * 10)
@@ -738,7 +738,7 @@ def test_a_client_that_breaks_tls(started: Callable[..., _Daemon]) -> None:
 
 
 def test_a_reload_is_about_those_who_come(started: Callable[..., _Daemon]) -> None:
-    """Who is in stays as it was; who comes then is handed over in the clear, or shakes hands."""
+    """Open connections stay as they are; new ones are handed over in the clear, or begin a handshake."""
     daemon = started()
     client = daemon.serve()
     plain = service_of(CAT)

@@ -70,7 +70,7 @@ def _texts(events: list[LogEvent]) -> list[str]:
 
 
 def test_a_new_certificate_comes_into_use() -> None:
-    """When certificate and key are both there, and change no more; the log says so."""
+    """Certificate and key are put into use when both have stopped changing; it is logged."""
     world = _World()
     world.watch.start()
     world.look(3)
@@ -94,7 +94,7 @@ def test_a_new_certificate_comes_into_use() -> None:
 
 
 def test_a_certificate_that_cannot_be_used_changes_nothing() -> None:
-    """The old one stays in use; the log says why once, and again after the next attempt."""
+    """The old one stays in use; the reason is logged once, and again after the next change."""
     world = _World()
     world.watch.start()
     with LogCatcher() as log:
@@ -176,7 +176,7 @@ def test_who_says_that_all_is_there_need_not_wait() -> None:
 
 
 def test_files_that_can_be_read_no_more() -> None:
-    """Who has given up root hears at once what will not be read again, and what to do; what is in use stays."""
+    """After root is given up, unreadable files are logged at once, with a remedy; the old ones stay in use."""
     world = _World()
     # Another service with the same files is no reason to say it twice.
     world.others.append(ServerTls(service_of("upper 8/tcp tls_cert=/c/a tls_key=/c/b"), world.files, world.wall))

@@ -1,4 +1,4 @@
-"""Connections with TLS at the gate: what the log says of them, what is counted, and what a reload changes."""
+"""Wrapped connections with TLS: their log lines, their counters, and the effect of a reload."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class _Echo(EchoProtocol):
-    """Echo that may say why it could not serve."""
+    """Echo that may have a failure_text."""
 
     failure_text = ""
 
@@ -72,7 +72,7 @@ class _Gates:
         )
 
     def connect(self, certificate: Any = None, *, peer: IAddress = PEER, **options: Any) -> _Connection:
-        """Somebody connects, and says nothing yet."""
+        """Connect a client that sends nothing yet."""
         return _Connection(self.tracker, TlsClient(certificate, **options), peer)
 
     def retune(self, service: Service) -> None:
@@ -94,7 +94,7 @@ class _Connection:
         self._delivered = 0
 
     def send(self, data: bytes = b"", *, ends: bool = False) -> None:
-        """The client says something, and hears what comes back."""
+        """Send data and take the answers."""
         wire = self.client.send(data, ends=ends)
         self.below.bytes_in += len(wire)
         self.wrapper.dataReceived(wire)
@@ -114,7 +114,7 @@ def _fields(line: str) -> dict[str, str]:
 
 
 def test_the_log_says_which_tls() -> None:
-    """The accept line waits for the handshake, and says which version it was; bytes are counted on the wire."""
+    """The accept line waits for the handshake, and has the version of TLS; bytes are counted on the wire."""
     wrappers = _Gates()
     connection = wrappers.connect()
     assert isinstance(connection.wrapper, TlsWrapper)
@@ -135,7 +135,7 @@ def test_the_log_says_which_tls() -> None:
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_the_log_says_who_the_client_is(as_json: bool) -> None:
-    """A service that asks for certificates tells whose it was; of a client without one, that there was none."""
+    """The accept line has the subject of the client's certificate; `-` without a certificate."""
     wrappers = _Gates(secured(tls_client_ca="/c/clients", tls_client="optional"), as_json=as_json)
     wrappers.connect(ANNA).handshake()
     wrappers.connect().handshake()
@@ -145,7 +145,7 @@ def test_the_log_says_who_the_client_is(as_json: bool) -> None:
 
 
 def test_a_log_without_clients_has_no_subject() -> None:
-    """Neither if the service's log leaves clients out, nor if the daemon's shortens them; and nobody else shows it."""
+    """Neither if the service's log leaves clients out, nor if the daemon shortens them; nor does svcctl show it."""
     options = {"tls_client_ca": "/c/clients"}
     for wrappers in (_Gates(secured(**options, log_on_success="EXIT")), _Gates(secured(**options), short=True)):
         connection = wrappers.connect(ANNA).handshake()
@@ -172,7 +172,7 @@ def test_the_accept_line_waits_for_the_name_as_well(first: str) -> None:
 
 
 def test_what_will_be_opened_is_counted_during_the_handshake() -> None:
-    """A connection takes all its descriptors of the share at once; whoever opens them counts them from then on."""
+    """A connection reserves all its descriptors at once; they are counted by their owners later."""
     wrappers = _Gates()
     share = wrappers.tracker.budget
     share.cost = 3
@@ -197,7 +197,7 @@ def test_a_protocol_may_say_why_it_has_ended() -> None:
 
 
 def test_a_failed_handshake_has_a_line() -> None:
-    """It says why, the connection ends by `handshake`, and both are counted."""
+    """It has the reason, the connection ends with reason=handshake, and both are counted."""
     wrappers = _Gates()
     connection = wrappers.connect()
     connection.wrapper.dataReceived(b"GET / HTTP/1.0\r\n\r\n")
@@ -238,7 +238,7 @@ def test_other_ends(how: str, reason: str) -> None:
 
 
 def test_a_local_client_that_takes_its_leave_is_not_lost() -> None:
-    """At a UNIX socket's orderly end poll(2) says POLLHUP, which Twisted takes for a loss."""
+    """At a clean end of a UNIX socket poll(2) returns POLLHUP, which Twisted reports as a loss."""
     wrappers = _Gates(secured("echo /run/e/unix"))
     connections = [wrappers.connect(peer=LOCAL_PEER).handshake() for _ in range(2)]
     connections[0].send(b"x")
@@ -268,7 +268,7 @@ def test_who_is_refused_gets_no_handshake() -> None:
 
 
 def test_the_first_byte_is_the_first_behind_the_handshake() -> None:
-    """For first_byte_timeout a client in its handshake has said nothing, however much it has sent."""
+    """For first_byte_timeout the bytes of the handshake do not count."""
     wrappers = _Gates()
     connection = wrappers.connect().handshake()
     assert connection.wrapper.traffic()[0] == 0
@@ -302,7 +302,7 @@ def test_idle_timeout_looks_at_the_wire() -> None:
 
 
 def test_a_handshake_that_is_never_done() -> None:
-    """Without any deadline it is ended, too, and the log says so."""
+    """It ends also without any timeout of the service, and the reason is logged."""
     wrappers = _Gates()
     connection = wrappers.connect()
     connection.send()
@@ -324,7 +324,7 @@ def test_what_is_known_of_a_connection() -> None:
 
 
 def test_the_end_of_the_daemon() -> None:
-    """Who is in the handshake is cut; a protocol that is asked ends by itself, with a closure alert."""
+    """Handshakes are aborted; a protocol with drain() closes by itself, with a closure alert."""
     wrappers = _Gates()
     shaking, shaken = wrappers.connect(), wrappers.connect().handshake()
     shaking.wrapper.drain()
@@ -374,7 +374,7 @@ def test_a_reload_turns_tls_on_and_off() -> None:
 
 
 def test_a_reload_with_another_certificate() -> None:
-    """Who comes then gets it."""
+    """New connections get it."""
     wrappers = _Gates()
     wrappers.retune(secured(tls_min="1.3"))
     old = wrappers.connect(setup=lambda context: context.set_max_proto_version(SSL.TLS1_2_VERSION))
