@@ -108,8 +108,8 @@ def test_killed_launcher(start: Callable[..., Daemon]) -> None:
     assert "retry=0.1" in lost
     still_echo(clients)
     ends = [(end["reason"], end["exit"]) for end in daemon.wait_event("end", "cat/tcp", 2 * MANY)]
-    # What the launcher saw when it was killed, and had not told yet, nobody knows.
-    assert ends.count(("done", "0")) >= 2 * MANY - 1
+    # The exits that the launcher had not reported when it was killed are unknown: one, a few on a loaded machine.
+    assert ends.count(("done", "0")) >= 2 * MANY - 3
     assert set(ends) <= {("done", "0"), ("unknown", "-")}
     assert daemon.wait_event("end", "cat/tcp", 2 * MANY)[-1]["count"] == "0"
     assert daemon.stop() == 0
