@@ -31,7 +31,7 @@ from svcd.net.monotonic import use_monotonic_time
 from svcd.net.resolver import PooledResolver
 from svcd.net.threads import call_in_daemon_thread
 from svcd.protocols.catalog import ServiceDependencies
-from svcd.sockets.acquire import FdStore, open_sockets
+from svcd.sockets.acquire import FdStore, acquire_sockets
 from svcd.supervisor.daemon_account import account_of
 from svcd.supervisor.reload import Reloader
 from svcd.supervisor.running_service import ServiceContext
@@ -67,7 +67,7 @@ def _check_listening(desired: DesiredServices, options: Options, parent: dict[st
     """
     if parent.get("nodaemon") or parent.get("chroot"):
         return
-    opened, errors = open_sockets(desired.endpoints, name_owners=True)
+    opened, errors = acquire_sockets(desired.endpoints, name_owners=True)
     for each in opened:
         each.close()
     if errors and (options["strict"] or not opened):

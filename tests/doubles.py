@@ -26,7 +26,7 @@ from svcd.host.systemd import ServiceManager
 from svcd.metrics.registry import MetricsRegistry
 from svcd.model import ip_literal
 from svcd.protocols.catalog import BUILTINS, ServiceDependencies
-from svcd.sockets.acquire import FdStore, open_sockets
+from svcd.sockets.acquire import FdStore, acquire_sockets
 from svcd.supervisor.daemon_account import DaemonAccount
 from svcd.supervisor.running_service import ServiceContext
 
@@ -598,9 +598,9 @@ def open_all(
     Raises:
         ListenErrors: one can't be had.
     """
-    opened, errors = open_sockets(endpoints, socket_pool, store)
+    opened, errors = acquire_sockets(endpoints, socket_pool, store)
     if errors:
         for each in opened:
-            (store or FdStore(ServiceManager())).leave(each)
+            (store or FdStore(ServiceManager())).close_on_exit(each)
         raise ListenErrors(errors)
     return opened

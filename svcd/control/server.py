@@ -28,7 +28,7 @@ from svcd.errors import CommandError, ListenError, ListenErrors, StoppingError
 from svcd.log.events import CONTROL, PROBLEM, log_event
 from svcd.net.peer_credentials import credentials
 from svcd.net.unix_socket import bind_local, file_of, has_file, remove_file
-from svcd.sockets.activation import control_name
+from svcd.sockets.activation import control_fd_name
 from svcd.sockets.listening import REMEDIES
 from svcd.sockets.ports import StreamPort
 from svcd.wire.control_protocol import ControlRequest, Lines, RequestError, answer, mistake, request
@@ -456,7 +456,7 @@ class ControlService(Service):
 
     def sockets(self) -> list[tuple[str, socket.socket]]:
         """The socket, by its name for the daemon after this one."""
-        return [] if self._socket is None or self._file is None else [(control_name(self._file), self._socket)]
+        return [] if self._socket is None or self._file is None else [(control_fd_name(self._file), self._socket)]
 
     def rest(self) -> None:
         """Accept nobody any more; who is there may go on."""

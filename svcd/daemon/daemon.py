@@ -130,7 +130,7 @@ class Daemon(MultiService):
     def _take_over(self, held: Mapping[int, int]) -> None:
         """The daemon before us accepts nobody any more: what we share is ours, but for what its processes have."""
         assert self._old_daemon is not None  # noqa: S101 - it has just said so
-        self._supervisor.store.own()
+        self._supervisor.store.stop_sharing()
         unserved = self._supervisor.hold(held)
         self._serve()
         self._twistd.take_over()

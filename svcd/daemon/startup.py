@@ -14,7 +14,7 @@ from svcd.connections.descriptor_budget import RESERVE
 from svcd.errors import ActivationError, StartFailure
 from svcd.log.events import DESCRIPTORS, log_event
 from svcd.sockets.acquire import SocketPool
-from svcd.sockets.activation import VARIABLES, receive
+from svcd.sockets.activation import LISTEN_VARIABLES, listen_fds
 from svcd.upgrade.new_daemon import CommandLine
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ def inherited_socket_pool(
         StartFailure: they are none that we can be started with; it was said.
     """
     first = {**environment, **_first_environment()}
-    for name in VARIABLES:
+    for name in LISTEN_VARIABLES:
         environment.pop(name, None)
     try:
-        return SocketPool(receive(first, pid, None if handover is None else handover.names))
+        return SocketPool(listen_fds(first, pid, None if handover is None else handover.names))
     except ActivationError as error:
         print(f"svcd: can't start: {error}", file=sys.stderr)
         raise StartFailure(error.exit_code, str(error)) from None

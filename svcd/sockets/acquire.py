@@ -14,7 +14,7 @@ from svcd.host.systemd import ServiceManager
 from svcd.log.events import NOT_ACTIVATED, UNUSED_FD, log_event
 from svcd.model import SocketType
 from svcd.net.socket_options import has_sized_buffers, is_mptcp, unix_path
-from svcd.sockets.activation import base_name, stored_name, waits
+from svcd.sockets.activation import base_name, fd_name, is_wait_name
 from svcd.sockets.listening import ListeningSocket, adopt_socket, open_socket, socket_address, with_owner
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from svcd.config.options import ServiceOptions
     from svcd.sockets.activation import InheritedSocket
 
-__all__ = ["FdStore", "SocketPool", "open_sockets"]
+__all__ = ["FdStore", "SocketPool", "acquire_sockets"]
 
 _ANY = {4: "0.0.0.0", 6: "::"}  # noqa: S104 - compared with, not bound to
 
@@ -50,7 +50,7 @@ class SocketPool:
             self._named.setdefault(base_name(each.name), []).append(each)
             self._standing.setdefault(_place(each), []).append(each)
         #: Whether a socket unit gave some: what is missing then is worth a word.
-        self.activated = any(each.lent for each in self._rest)
+        self.activated = any(each.borrowed for each in self._rest)
         self._both: dict[str, InheritedSocket] = {}
 
     def __bool__(self) -> bool:
@@ -65,7 +65,7 @@ class SocketPool:
         """
         service = endpoint.service
         ways: tuple[tuple[Callable[[InheritedSocket, Endpoint], bool], list[InheritedSocket]], ...] = (
-            (_stored_for, self._named.get(base_name(stored_name(endpoint)), [])),
+            (_stored_for, self._named.get(base_name(fd_name(endpoint)), [])),
             (_stands_at, self._standing.get(service.port if endpoint.version else service.path, [])),
             (_named_for, [each for name in (service.id, service.name) for each in self._named.get(name, ())]),
         )
@@ -73,9 +73,9 @@ class SocketPool:
             for each in candidates:
                 if each in self._rest and each.socket is not None and _suits(each, endpoint) and way(each, endpoint):
                     del self._rest[each]
-                    if each.lent and endpoint.version and _takes_both(each.socket):
+                    if each.borrowed and endpoint.version and _takes_both(each.socket):
                         self._both[endpoint.service.id] = each
-                    return adopt_socket(endpoint, each.socket, "" if each.lent else each.name)
+                    return adopt_socket(endpoint, each.socket, "" if each.borrowed else each.name)
         # By default systemd makes one socket for IPv4 and IPv6 where svcd has two: it has it twice.
         both = self._both.get(endpoint.service.id)
         if both is None or both.socket is None or endpoint.host not in _ANY.values():
@@ -96,7 +96,7 @@ class SocketPool:
         found = [each.socket.getsockname() for each in self._rest if each.controls and each.socket is not None]
         return str(found[0]) if found else ""
 
-    def leftover(self) -> list[InheritedSocket]:
+    def take_unused(self) -> list[InheritedSocket]:
         """What nobody asked for, and what is of no use; no longer in stock."""
         for each in self._rest:
             each.reason = "no line of the services file asks for it"
@@ -127,10 +127,10 @@ def _suits(found: InheritedSocket, endpoint: Endpoint) -> bool:
     if found.waits and not service.options.wait:
         return False
     family = {0: socket.AF_UNIX, 4: socket.AF_INET, 6: socket.AF_INET6}[endpoint.version]
-    if not found.lent and endpoint.version and not _is_made_alike(sock, service.options):
+    if not found.borrowed and endpoint.version and not _is_made_alike(sock, service.options):
         return False
     if sock.family == socket.AF_INET6 and sock.getsockname()[0] == _ANY[6]:
-        if _takes_both(sock) and found.lent and len(service.net.versions) > 1:
+        if _takes_both(sock) and found.borrowed and len(service.net.versions) > 1:
             return endpoint.host in _ANY.values()
         return family == sock.family and _takes_both(sock) is not service.options.v6only
     return family == sock.family
@@ -148,7 +148,7 @@ def _is_made_alike(sock: socket.socket, options: ServiceOptions) -> bool:
 def _stored_for(found: InheritedSocket, endpoint: Endpoint) -> bool:
     """Port 0 stands where the kernel put it, so that it can be known by its name alone."""
     assert found.socket is not None  # noqa: S101 - nothing else is in stock
-    if not endpoint.version or endpoint.service.port or base_name(found.name) != base_name(stored_name(endpoint)):
+    if not endpoint.version or endpoint.service.port or base_name(found.name) != base_name(fd_name(endpoint)):
         return False
     return bool(found.socket.getsockname()[0] == socket_address(endpoint)[0])
 
@@ -167,7 +167,7 @@ def _stands_at(found: InheritedSocket, endpoint: Endpoint) -> bool:
 
 
 def _named_for(found: InheritedSocket, endpoint: Endpoint) -> bool:
-    return found.lent and found.name in (endpoint.service.id, endpoint.service.name)
+    return found.borrowed and found.name in (endpoint.service.id, endpoint.service.name)
 
 
 _log = Logger()
@@ -227,14 +227,14 @@ class FdStore:
         """Close the sockets that are held, but for those of some endpoints."""
         wanted = {socket_key(endpoint) for endpoint in endpoints}
         for key in self._held.keys() - wanted:
-            self.leave(self._held.pop(key))
+            self.close_on_exit(self._held.pop(key))
 
-    def keep(self, opened: ListeningSocket) -> None:
+    def store(self, opened: ListeningSocket) -> None:
         """Have a socket kept; but one that a socket unit lent is that unit's to keep."""
         if not self._manager.present or opened.borrowed:
             return
-        name = stored_name(opened.endpoint)
-        if opened.stored and waits(opened.stored) != waits(name):
+        name = fd_name(opened.endpoint)
+        if opened.stored and is_wait_name(opened.stored) != is_wait_name(name):
             # What the name says of programs that share it holds no more.
             self._manager.remove_fd(opened.stored)
             opened.stored = ""
@@ -247,24 +247,24 @@ class FdStore:
             self._manager.remove_fd(opened.stored)
         opened.close()
 
-    def leave(self, opened: ListeningSocket) -> None:
+    def close_on_exit(self, opened: ListeningSocket) -> None:
         """Close our side of a socket, as the daemon ends; what is kept stays open, and where clients find it."""
         opened.close(for_good=not (self.shared or (opened.stored and self._manager.present)))
 
-    def clear(self, socket_pool: SocketPool) -> list[socket.socket]:
+    def close_unused(self, socket_pool: SocketPool) -> list[socket.socket]:
         """Close what is left of a stock; nobody has it open then: its addresses may be asked for in another way.
 
         Returns:
             What stays open for now, since another daemon has it, too.
         """
-        self._left += socket_pool.leftover()
+        self._left += socket_pool.take_unused()
         if self.shared:
             # A program that shares one goes on with it: its address is in use until then.
             return [each.socket for each in self._left if each.socket is not None and not each.waits]
         self._close_left()
         return []
 
-    def own(self) -> None:
+    def stop_sharing(self) -> None:
         """The sockets are ours alone from now on."""
         self.shared = False
         self._close_left()
@@ -274,7 +274,7 @@ class FdStore:
         left, self._left = self._left, []
         for each in left:
             log_event(_log, UNUSED_FD, name=each.name, address=each.address, reason=each.reason)
-            if not each.lent:
+            if not each.borrowed:
                 self._manager.remove_fd(each.name)
                 removed = True
             with contextlib.suppress(OSError):
@@ -283,7 +283,7 @@ class FdStore:
             self._manager.barrier()
 
 
-def open_sockets(
+def acquire_sockets(
     endpoints: Iterable[Endpoint],
     socket_pool: SocketPool | None = None,
     store: FdStore | None = None,
@@ -313,7 +313,7 @@ def open_sockets(
             wanted.append((endpoint, socket_pool.take(endpoint)))
         except ListenError as error:
             errors.append(error)
-    leaving = [*leaving, *store.clear(socket_pool)]
+    leaving = [*leaving, *store.close_unused(socket_pool)]
     opened: list[ListeningSocket] = []
     for endpoint, found in wanted:
         try:

@@ -1,7 +1,7 @@
 """Sockets that we were started with (sd_listen_fds(3)): by socket activation, from the descriptor store, from a parent.
 
 All of them come the same way: as descriptors from 3 on, with LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES in the
-environment. Their names tell them apart. Those that svcd gave away itself have names of its own making (`stored_name`);
+environment. Their names tell them apart. Those that svcd gave away itself have names of its own making (`fd_name`);
 any other name is an administrator's, from FileDescriptorName= of a socket unit, and that socket stays its unit's.
 """
 
@@ -25,11 +25,19 @@ if TYPE_CHECKING:
 
     from svcd.config.endpoints import Endpoint
 
-__all__ = ["VARIABLES", "InheritedSocket", "base_name", "control_name", "handed_name", "receive", "stored_name",
-           "waits"]  # fmt: skip
+__all__ = [
+    "LISTEN_VARIABLES",
+    "InheritedSocket",
+    "base_name",
+    "control_fd_name",
+    "fd_name",
+    "handover_name",
+    "is_wait_name",
+    "listen_fds",
+]  # fmt: skip
 
 #: What says so; it is for the process that was started, and for none of its children.
-VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
+LISTEN_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 #: sd_listen_fds(3), SD_LISTEN_FDS_START.
 _FIRST = 3
 #: How names that are ours begin.
@@ -57,14 +65,14 @@ class InheritedSocket:
     reason: str = ""
 
     @property
-    def lent(self) -> bool:
+    def borrowed(self) -> bool:
         """Whether its giver keeps it, and what belongs to it."""
         return not self.name.startswith(_MARK)
 
     @property
     def waits(self) -> bool:
         """Whether it was a wait=yes service's: a program may have it, and may change its file status flags."""
-        return not self.lent and waits(self.name)
+        return not self.borrowed and is_wait_name(self.name)
 
     @property
     def address(self) -> str:
@@ -82,7 +90,7 @@ class InheritedSocket:
         """Close it, and remove the file of a UNIX socket that is ours."""
         if self.socket is None:
             return
-        if not self.lent and self.socket.family == socket.AF_UNIX:
+        if not self.borrowed and self.socket.family == socket.AF_UNIX:
             path = unix_path(self.socket.getsockname())
             if path.startswith("/") and self.name.split("/")[1] == _identity(path):
                 os.unlink(path)  # noqa: PTH108 - one system call
@@ -91,7 +99,7 @@ class InheritedSocket:
     @property
     def controls(self) -> bool:
         """Whether it is a control socket."""
-        return not self.lent and self.name.endswith(f"/{_CONTROL}")
+        return not self.borrowed and self.name.endswith(f"/{_CONTROL}")
 
     def has_file(self, path: str) -> bool:
         """Whether a UNIX socket is the one that clients find at a path; of a lent one the giver sees to that."""
@@ -99,7 +107,7 @@ class InheritedSocket:
             # It is there as long as a process has it.
             return True
         here = _identity(path)
-        return here != "-" if self.lent else here == self.name.split("/")[1]
+        return here != "-" if self.borrowed else here == self.name.split("/")[1]
 
 
 def _identity(path: str) -> str:
@@ -115,7 +123,7 @@ def _identity_of(file: tuple[int, int]) -> str:
     return f"{file[0]:x}.{file[1]:x}"
 
 
-def stored_name(endpoint: Endpoint, file: tuple[int, int] | None = None) -> str:
+def fd_name(endpoint: Endpoint, file: tuple[int, int] | None = None) -> str:
     """Under which name the socket of an endpoint is given away.
 
     It says which file a UNIX socket has, since the socket alone does not tell whether its path is still its own, and
@@ -129,14 +137,14 @@ def stored_name(endpoint: Endpoint, file: tuple[int, int] | None = None) -> str:
     return _given_name(identity, f"{endpoint.service.id}@{endpoint.address}") + _ending(endpoint)
 
 
-def handed_name(endpoint: Endpoint, file: tuple[int, int] | None) -> str:
+def handover_name(endpoint: Endpoint, file: tuple[int, int] | None) -> str:
     """Return the name under which the daemon after this one gets the socket of an endpoint.
 
     What is known by its address needs no other name: the names of thousands must fit into one variable.
     """
     if endpoint.version and endpoint.service.port:
         return f"{_MARK}-/{_ending(endpoint)}"
-    return stored_name(endpoint, file)
+    return fd_name(endpoint, file)
 
 
 def base_name(name: str) -> str:
@@ -144,7 +152,7 @@ def base_name(name: str) -> str:
     return name.removesuffix(_SHARED)
 
 
-def waits(name: str) -> bool:
+def is_wait_name(name: str) -> bool:
     """Return whether a name says that programs of a wait=yes service share the socket."""
     return name.endswith(_SHARED)
 
@@ -153,7 +161,7 @@ def _ending(endpoint: Endpoint) -> str:
     return _SHARED if endpoint.service.options.wait else ""
 
 
-def control_name(file: tuple[int, int]) -> str:
+def control_fd_name(file: tuple[int, int]) -> str:
     """Under which name the control socket is given away."""
     return _given_name(_identity_of(file), _CONTROL)
 
@@ -165,7 +173,7 @@ def _given_name(identity: str, key: str) -> str:
     return name
 
 
-def receive(environment: Mapping[str, str], pid: int, names: Sequence[str] | None = None) -> list[InheritedSocket]:
+def listen_fds(environment: Mapping[str, str], pid: int, names: Sequence[str] | None = None) -> list[InheritedSocket]:
     """What we were started with.
 
     Args:

@@ -18,7 +18,7 @@ from svcd.model import SocketType
 from svcd.net.port_owner import socket_owner
 from svcd.net.socket_options import IPPROTO_MPTCP, TCP_NOTSENT_LOWAT, unix_address, unix_path
 from svcd.net.unix_socket import bind_local, file_of, has_file, remove_file
-from svcd.sockets.activation import handed_name
+from svcd.sockets.activation import handover_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -82,14 +82,14 @@ class ListeningSocket:
         return self.origin == "activation"
 
     @property
-    def hidden(self) -> bool:
+    def file_lost(self) -> bool:
         """Whether no client finds it any more: the file of a UNIX socket of ours was removed or replaced."""
         return self.file is not None and not self.borrowed and not has_file(self.endpoint.service.path, self.file)
 
     @property
-    def handed_name(self) -> str:
+    def handover_name(self) -> str:
         """Under which name the daemon after this one gets it."""
-        return quote(self.endpoint.service.id) if self.borrowed else handed_name(self.endpoint, self.file)
+        return quote(self.endpoint.service.id) if self.borrowed else handover_name(self.endpoint, self.file)
 
     def set_permissions(self, endpoint: Endpoint) -> None:
         """Give a UNIX socket's file the owner and permissions of another endpoint with the same path.

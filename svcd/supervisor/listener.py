@@ -115,7 +115,7 @@ class Listener:
         log_event(
             self._log, LISTEN, service=service.id, address=self.opened.address, runs=service.handler_text, **values
         )
-        self._store.keep(self.opened)
+        self._store.store(self.opened)
 
     def pause(self, *, paused: bool) -> None:
         """Let who comes wait in the kernel's queue, or take them in again."""
@@ -176,7 +176,7 @@ class Listener:
         if for_good:
             self._store.close(self.opened)
         else:
-            self._store.leave(self.opened)
+            self._store.close_on_exit(self.opened)
         log_event(self._log, CLOSE, **values)
 
 
@@ -186,7 +186,7 @@ def no_op() -> None:
 
 def hidden(listeners: Mapping[Hashable, Listener]) -> set[Hashable]:
     """Return the UNIX sockets that clients don't find any more, by the keys of the listeners."""
-    return {key for key, listener in listeners.items() if listener.opened.hidden}
+    return {key for key, listener in listeners.items() if listener.opened.file_lost}
 
 
 def number_of_port(opened: ListeningSocket) -> int:

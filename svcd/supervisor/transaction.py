@@ -16,7 +16,7 @@ from svcd.config.diff import socket_key
 from svcd.config.endpoints import grouped
 from svcd.connections.wait_port import WaitPort
 from svcd.errors import ConfigError, ListenError, reason_of
-from svcd.sockets.acquire import open_sockets
+from svcd.sockets.acquire import acquire_sockets
 from svcd.sockets.listening import open_socket
 from svcd.supervisor.broken_services import BrokenService
 from svcd.supervisor.listener import Listener, ServingPort
@@ -141,7 +141,7 @@ class ReloadTransaction:
         if opened.origin:
             self._context.store.hold(opened)
         else:
-            self._context.store.leave(opened)
+            self._context.store.close_on_exit(opened)
 
     def _check_rights(self, service: Service) -> None:
         if not service.spawned:
@@ -162,7 +162,9 @@ class ReloadTransaction:
         held = [found for endpoint in wanted if (found := self._held(endpoint)) is not None]
         taken = {socket_key(each.endpoint) for each in held}
         wanted = [endpoint for endpoint in wanted if socket_key(endpoint) not in taken]
-        opened, errors = open_sockets(wanted, self._socket_pool, store if start else None, leaving, name_owners=start)
+        opened, errors = acquire_sockets(
+            wanted, self._socket_pool, store if start else None, leaving, name_owners=start
+        )
         opened += held
         self._opened = {socket_key(each.endpoint): each for each in opened}
         by_place = {(endpoint.service.id, endpoint.address): endpoint for endpoint in wanted}

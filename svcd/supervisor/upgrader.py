@@ -144,7 +144,7 @@ class Upgrader(Service):
         if lost:
             raise CommandError("\n".join(map(str, ["the new daemon could not start these services again", *lost])))
         sockets = [
-            (listener.opened.handed_name, listener.opened.socket) for listener in self._supervisor.listeners_of()
+            (listener.opened.handover_name, listener.opened.socket) for listener in self._supervisor.listeners_of()
         ]
         sockets += [each for also in self.also for each in also.sockets()]
         try:

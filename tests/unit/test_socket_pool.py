@@ -19,7 +19,7 @@ from svcd.errors import ActivationError, ListenErrors
 from svcd.host.info import Host
 from svcd.net.socket_options import has_sized_buffers, unix_address
 from svcd.sockets.acquire import FdStore, SocketPool
-from svcd.sockets.activation import InheritedSocket, handed_name, receive, stored_name
+from svcd.sockets.activation import InheritedSocket, fd_name, handover_name, listen_fds
 from svcd.sockets.listening import ListeningSocket
 from tests.doubles import FakeFiles, FakeMachine, LogCatcher, ManagerDouble, config_of, open_all
 
@@ -165,9 +165,9 @@ def test_the_kernels_choice_of_a_port_is_kept(end: ExitStack) -> None:
     (endpoint,) = _endpoints("echo 0/tcp4 bind=127.0.0.1")
     (first,) = open_all([endpoint])
     end.callback(first.close)
-    (found,) = _take("echo 0/tcp4 bind=127.0.0.1", InheritedSocket(stored_name(endpoint), first.socket), end=end)
+    (found,) = _take("echo 0/tcp4 bind=127.0.0.1", InheritedSocket(fd_name(endpoint), first.socket), end=end)
     assert found is not None
-    assert (found.address, found.origin, found.stored) == (first.address, "store", stored_name(endpoint))
+    assert (found.address, found.origin, found.stored) == (first.address, "store", fd_name(endpoint))
 
 
 @pytest.mark.parametrize("port", [0, None])
@@ -179,7 +179,7 @@ def test_a_socket_that_programs_share_is_known_by_its_name(
     number = sock.getsockname()[1] if port is None else port
     waits, other = (f"x {number}/udp4 {words} bind=127.0.0.1" for words in ("server=/bin/a wait=yes", "echo"))
     (endpoint,) = _endpoints(waits)
-    for name in (stored_name(endpoint), handed_name(endpoint, None)):
+    for name in (fd_name(endpoint), handover_name(endpoint, None)):
         inherited = InheritedSocket(name, sock.dup())
         assert inherited.waits
         assert _take(other, inherited, end=end) == [None]
@@ -188,7 +188,7 @@ def test_a_socket_that_programs_share_is_known_by_its_name(
         assert found.socket.getblocking()
     # What was another service's may become a wait=yes service's.
     (endpoint,) = _endpoints(other)
-    (found,) = _take(waits, InheritedSocket(stored_name(endpoint), sock.dup()), end=end)
+    (found,) = _take(waits, InheritedSocket(fd_name(endpoint), sock.dup()), end=end)
     assert found is not None
 
 
@@ -198,13 +198,13 @@ def test_a_socket_is_stored_anew_when_programs_begin_to_share_it(bound: Callable
     store = FdStore(manager)
     before, after = (_endpoints(f"x 7/tcp4 {words}")[0] for words in ("echo", "server=/bin/a wait=yes"))
     opened = ListeningSocket(before, bound(), "")
-    store.keep(opened)
+    store.store(opened)
     opened.endpoint = after
-    store.keep(opened)
-    store.keep(opened)
+    store.store(opened)
+    store.store(opened)
     assert manager.said[1:] == [
-        f"FDSTOREREMOVE=1 FDNAME={stored_name(before)}",
-        f"FDSTORE=1 FDPOLL=0 FDNAME={stored_name(before)}+wait",
+        f"FDSTOREREMOVE=1 FDNAME={fd_name(before)}",
+        f"FDSTORE=1 FDPOLL=0 FDNAME={fd_name(before)}+wait",
     ]
 
 
@@ -214,7 +214,7 @@ def test_a_unix_socket_from_the_store(tmp_path: Path, net: str, kind: int, end: 
     path = tmp_path / "s"
     (endpoint,) = _endpoints(f"echo {path}/{net}")
     (first,) = open_all([endpoint])
-    name = stored_name(endpoint)
+    name = fd_name(endpoint)
     (found,) = _take(f"echo {path}/{net} mode=0600", InheritedSocket(name, first.socket.dup()), end=end)
     assert found is not None
     assert found.socket.type == kind
@@ -257,7 +257,7 @@ def test_a_mode_that_cannot_be_had_is_explained(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "chmod", chmod)
     with pytest.raises(ListenErrors, match="change the socket's owner"):
-        open_all([stricter], SocketPool([InheritedSocket(stored_name(endpoint), first.socket)]))
+        open_all([stricter], SocketPool([InheritedSocket(fd_name(endpoint), first.socket)]))
     assert first.socket.fileno() == -1
 
 
@@ -265,7 +265,7 @@ def test_what_nobody_asked_for_is_said_and_closed(bound: Callable[..., socket.so
     """With its name and address; what a daemon before us had stored is removed from the store, and waited for."""
     given, ours, local = bound(), bound(), bound(str(tmp_path / "s"))
     (endpoint,) = _endpoints(f"echo {tmp_path}/s/unix")
-    names = ["svcd.socket", "svcd/-/gone/tcp@127.0.0.1", stored_name(endpoint)]
+    names = ["svcd.socket", "svcd/-/gone/tcp@127.0.0.1", fd_name(endpoint)]
     addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (given, ours)]
     pieces = zip(names, (given, ours, local), strict=True)
     socket_pool = SocketPool(
@@ -294,7 +294,7 @@ def test_an_address_changes_hands(tmp_path: Path, end: ExitStack) -> None:
     """A path that was a stream's becomes a datagram service's within one start."""
     (before,) = _endpoints(f"echo {tmp_path}/s/unix")
     (first,) = open_all([before])
-    socket_pool = SocketPool([InheritedSocket(stored_name(before), first.socket)])
+    socket_pool = SocketPool([InheritedSocket(fd_name(before), first.socket)])
     (now,) = open_all(_endpoints(f"echo {tmp_path}/s/unixgram"), socket_pool, FdStore(ManagerDouble()))
     end.callback(now.close)
     assert now.origin == ""
@@ -304,7 +304,7 @@ def test_an_address_changes_hands(tmp_path: Path, end: ExitStack) -> None:
 def test_what_a_socket_unit_lacks_is_said(bound: Callable[..., socket.socket], end: ExitStack) -> None:
     """Svcd opens it by itself; a socket that is new since the daemon before is not worth a word."""
     endpoints = _endpoints("echo 0/tcp4 bind=127.0.0.1\nupper 0/tcp4 bind=127.0.0.1\n")
-    for name, said in (("upper", ["echo/tcp4"]), (stored_name(endpoints[1]), [])):
+    for name, said in (("upper", ["echo/tcp4"]), (fd_name(endpoints[1]), [])):
         with LogCatcher() as log:
             opened = open_all(endpoints, SocketPool([InheritedSocket(name, bound())]))
         for each in opened:
@@ -318,7 +318,7 @@ def test_a_start_that_fails_removes_nothing_from_the_store(bound: Callable[..., 
     taken = bound().getsockname()[1]
     first, second = _endpoints(f"echo {tmp_path}/s/unix\nupper {tmp_path}/new/unix\n")
     (opened,) = open_all([first])
-    socket_pool = SocketPool([InheritedSocket(stored_name(first), opened.socket)])
+    socket_pool = SocketPool([InheritedSocket(fd_name(first), opened.socket)])
     manager = ManagerDouble()
     third = _endpoints(f"discard {taken}/tcp4 bind=127.0.0.1")
     with pytest.raises(ListenErrors):
@@ -336,18 +336,18 @@ def test_a_socket_is_stored_once(tmp_path: Path, keeps: bool, bound: Callable[..
     store = FdStore(manager)
     (endpoint,) = _endpoints(f"echo {tmp_path}/s/unix")
     (opened,) = open_all([endpoint])
-    name = stored_name(endpoint)
-    store.keep(opened)
+    name = fd_name(endpoint)
+    store.store(opened)
     assert manager.said == [f"FDSTORE=1 FDPOLL=0 FDNAME={name}"]
     assert opened.stored == (name if keeps else "")
     if keeps:
-        store.keep(opened)
+        store.store(opened)
         assert len(manager.said) == 1
     store.close(opened)
     assert manager.said[1:] == ([f"FDSTOREREMOVE=1 FDNAME={name}"] if keeps else [])
     assert not (tmp_path / "s").exists()
     lent = ListeningSocket(endpoint, bound(), "", origin="activation")
-    store.keep(lent)
+    store.store(lent)
     store.close(lent)
     assert not [each for each in manager.said[1:] if each.startswith("FDSTORE=1")]
 
@@ -363,7 +363,7 @@ def test_names_are_what_systemd_takes(tmp_path: Path) -> None:
         f"local {tmp_path}/a:b/unix echo",
         "d 0/udp4 echo bind=127.0.0.1,127.0.0.2",
     ]
-    names = [stored_name(each) for each in _endpoints("\n".join(lines))]
+    names = [fd_name(each) for each in _endpoints("\n".join(lines))]
     assert len(set(names)) == len(names) == 9
     for name in names:
         assert name.isascii()
@@ -377,7 +377,7 @@ def test_what_is_meant_for_another_process_is_left_alone() -> None:
     environment = {"LISTEN_PID": "1", "LISTEN_FDS": "3", "LISTEN_FDNAMES": "a:b:c", "HOME": "/"}
     assert not inherited_socket_pool(environment, 17)
     assert environment == {"HOME": "/"}
-    assert receive({"LISTEN_PID": "17"}, 17) == []
+    assert listen_fds({"LISTEN_PID": "17"}, 17) == []
     assert not SocketPool()
 
 
@@ -385,7 +385,7 @@ def test_what_is_meant_for_another_process_is_left_alone() -> None:
 def test_a_count_that_is_none_is_an_error(count: str) -> None:
     """It says which variable is wrong."""
     with pytest.raises(ActivationError, match=f"LISTEN_FDS={count}"):
-        receive({"LISTEN_PID": "17", "LISTEN_FDS": count, "LISTEN_FDNAMES": ""}, 17)
+        listen_fds({"LISTEN_PID": "17", "LISTEN_FDS": count, "LISTEN_FDNAMES": ""}, 17)
 
 
 _CHILD = """
@@ -464,7 +464,7 @@ def test_an_abstract_socket_is_found_by_its_name(net: str, end: ExitStack, tmp_p
     """Lent by a socket unit, or given away by the daemon before; nothing of it is removed."""
     name = f"@svcd-test/{os.getpid()}/{tmp_path.name}"
     line = f"echo {name}/{net}"
-    for given in ("svcd.socket", stored_name(_endpoints(line)[0])):
+    for given in ("svcd.socket", fd_name(_endpoints(line)[0])):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM if net == "unix" else socket.SOCK_DGRAM) as sock:
             sock.bind(unix_address(name))
             if net == "unix":
@@ -474,11 +474,11 @@ def test_an_abstract_socket_is_found_by_its_name(net: str, end: ExitStack, tmp_p
             (found,) = _take(line, inherited, end=end)
             assert found is not None
             assert (found.address, found.file, found.borrowed) == (name, None, given == "svcd.socket")
-            assert found.handed_name == (f"echo/{net}" if found.borrowed else given)
+            assert found.handover_name == (f"echo/{net}" if found.borrowed else given)
             found.close()
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(unix_address(name))
-        InheritedSocket(stored_name(_endpoints(line)[0]), sock).close()
+        InheritedSocket(fd_name(_endpoints(line)[0]), sock).close()
 
 
 def test_a_buffer_that_was_sized_fits_no_service_without_a_size(
@@ -490,7 +490,7 @@ def test_a_buffer_that_was_sized_fits_no_service_without_a_size(
     if has_sized_buffers(sock) is None:
         pytest.skip("this kernel does not tell (SO_BUF_LOCK, Linux 5.14)")
     line = f"echo {sock.getsockname()[1]}/tcp4 bind=127.0.0.1"
-    given = stored_name(_endpoints(line)[0])
+    given = fd_name(_endpoints(line)[0])
     assert _take(line, InheritedSocket(given, sock.dup()), end=end) == [None]
     (lent,) = _take(line, InheritedSocket("svcd.socket", sock.dup()), end=end)
     assert lent is not None
@@ -503,7 +503,7 @@ def test_multipath_tcp_wants_a_socket_of_its_own(bound: Callable[..., socket.soc
     """One of ours that is made otherwise is not taken; what a socket unit lends is as the unit says."""
     sock = bound()
     line = f"echo {sock.getsockname()[1]}/tcp4 bind=127.0.0.1 mptcp=yes"
-    given = stored_name(_endpoints(line)[0])
+    given = fd_name(_endpoints(line)[0])
     assert _take(line, InheritedSocket(given, sock.dup()), end=end) == [None]
     (lent,) = _take(line, InheritedSocket("svcd.socket", sock.dup()), end=end)
     assert lent is not None

@@ -397,7 +397,7 @@ def test_what_is_left_of_a_shared_socket_pool_stays_until_it_is_ours(tmp_path: P
         assert opened.address == f"0.0.0.0:{narrow.getsockname()[1]}"
         assert (tmp_path / "gone").exists()
         with LogCatcher() as log:
-            store.own()
+            store.stop_sharing()
         assert len(log.named("leftover")) == 2
         assert not (tmp_path / "gone").exists()
         opened.close()
