@@ -1,1 +1,1 @@
-"""Listening sockets: bind, activation, the store of descriptors, ports. Knows no connection."""
+"""Listening sockets: bind, activation, the descriptor store, ports. This package knows no connections."""

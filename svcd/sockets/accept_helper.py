@@ -1,8 +1,8 @@
-"""Acceptance of connections at a socket whose file status flags are not the daemon's own.
+"""Acceptance of connections at a socket whose file status flags other processes may change.
 
-A program that has a listening socket, or had it, may make it blocking at any time (O_NONBLOCK is of the open file
-description, fcntl(2)); accept(2) has no flag that says otherwise. So a process of its own calls it, which may block:
-SIGALRM ends it then.
+A program that has a listening socket, or had it, may make it blocking at any time (O_NONBLOCK belongs to the open file
+description, fcntl(2)), and accept(2) has no flag against that. So a helper process calls it, which may block; SIGALRM
+ends it then.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = ["AcceptHelper"]
 
-#: An accept(2) that takes longer, in seconds, is one that blocks.
+#: How long accept(2) may take in the helper, in seconds; then it is taken for blocked.
 _ACCEPT_SECONDS = 2
-#: The process ends when it was not needed for so long, in seconds.
+#: How long an unused helper process is kept, in seconds.
 _IDLE_SECONDS = 5.0
-#: Run by a bare interpreter: for each byte it accepts a connection and sends its descriptor, or nothing but a byte.
+#: Run by a bare interpreter: for each byte it accepts a connection and sends a byte, with the descriptor if it has it.
 _CODE = f"""
 import signal, socket
 listener, pair = socket.socket(fileno=0), socket.socket(fileno=1)
@@ -53,16 +53,16 @@ while pair.recv(1):
 
 @implementer(IReadDescriptor)
 class AcceptHelper:
-    """Process that accepts connections of a listening socket, one whenever it is asked.
+    """Process that accepts connections of a listening socket, each on request.
 
     Args:
-        reactor: watches it, and time.
+        reactor: watches the socket to the process, and schedules its end.
         listener: the listening socket.
-        done: called after each accept() with the descriptor of a connection, which is the callee's to close, or with -1
+        done: called after each accept() with the descriptor of a connection, of which it takes ownership, or with -1
             if there was none.
 
     Attributes:
-        waiting: whether it is accepting a connection now.
+        waiting: whether an accept() has not called `done` yet.
     """
 
     def __init__(self, reactor: FdReactor, listener: socket.socket, done: Callable[[int], None]) -> None:
@@ -78,7 +78,7 @@ class AcceptHelper:
         """Accept a connection; `done` is called later.
 
         Raises:
-            OSError: there can't be another process.
+            OSError: no process can be started.
         """
         if self._pair is None:
             self._start()
@@ -114,8 +114,8 @@ class AcceptHelper:
         PidfdChild(self._reactor, self._pid, partial(self._reaped, self._pid))
 
     def doRead(self) -> None:
-        """Take what the process has accepted."""
-        assert self._pair is not None  # noqa: S101 - it is watched as long as it is there
+        """Receive the descriptor that the process has accepted."""
+        assert self._pair is not None  # noqa: S101 - it is watched only while it exists
         try:
             answer, rights, _, _ = self._pair.recvmsg(1, socket.CMSG_SPACE(FD_STRUCT.size), socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
@@ -130,9 +130,9 @@ class AcceptHelper:
         self._done(FD_STRUCT.unpack(rights[0][2])[0] if rights else -1)
 
     def close(self) -> None:
-        """End the process; `done` is called no more."""
+        """Kill the process; `done` is not called any more."""
         if self._pid:
-            # It is not reaped yet, so the number is its own.
+            # The process is not reaped yet, so the number is still its own.
             os.kill(self._pid, signal.SIGKILL)
         self._leave()
         self.waiting = False
@@ -147,12 +147,12 @@ class AcceptHelper:
             self._pair = None
 
     def _reaped(self, pid: int, _status: int) -> None:
-        """Forget the number of a process, which may be another's now."""
+        """Forget the number of an ended process, which another process may get."""
         if pid == self._pid:
             self._pid = 0
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002 - Twisted's signature
-        """The reactor stops."""
+        """Handle the end of the reactor."""
         self.close()
 
     def fileno(self) -> int:
@@ -160,5 +160,5 @@ class AcceptHelper:
         return -1 if self._pair is None else self._pair.fileno()
 
     def logPrefix(self) -> str:
-        """Return the prefix for messages of the reactor."""
+        """Return the prefix for log messages of the reactor."""
         return "acceptor"

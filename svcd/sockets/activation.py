@@ -1,8 +1,8 @@
-"""Sockets that we were started with (sd_listen_fds(3)): by socket activation, from the descriptor store, from a parent.
+"""Inherited sockets (sd_listen_fds(3)): from socket activation, the descriptor store, or a parent process.
 
-All of them come the same way: as descriptors from 3 on, with LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES in the
-environment. Their names tell them apart. Those that svcd gave away itself have names of its own making (`fd_name`);
-any other name is an administrator's, from FileDescriptorName= of a socket unit, and that socket stays its unit's.
+They come as descriptors from 3 on, with LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES in the environment. Sockets that a
+svcd daemon opened have names of a form of their own (`fd_name`). Any other name is from FileDescriptorName= of a socket
+unit: the socket is borrowed, and stays its unit's.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ __all__ = [
     "listen_fds",
 ]  # fmt: skip
 
-#: What says so; it is for the process that was started, and for none of its children.
+#: The environment variables of the protocol; they are for the started process, and not for its children.
 LISTEN_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 #: sd_listen_fds(3), SD_LISTEN_FDS_START.
 _FIRST = 3
-#: How names that are ours begin.
+#: The prefix of names that svcd makes.
 _MARK = "svcd/"
-#: How names of sockets end that programs of a wait=yes service share; quote() leaves no plus sign in what is before.
+#: The suffix of names of sockets that programs of a wait=yes service share. quote() escapes a plus sign before it.
 _SHARED = "+wait"
-#: How the control socket's name ends; no endpoint has such a name.
+#: The end of the control socket's name; no endpoint has such a name.
 _CONTROL = "control"
 #: sd_pid_notify_with_fds(3): a name has at most 255 ASCII characters, no control character and no colon.
-_LONGEST_NAME = 255
+_MAX_NAME_LENGTH = 255
 
 
 @dataclass(eq=False, slots=True)
 class InheritedSocket:
-    """A descriptor that we were started with.
+    """A descriptor that the daemon was started with.
 
     Attributes:
-        name: as LISTEN_FDNAMES has it.
-        socket: it; None for what is no socket and is closed already.
-        reason: why it is of no use, if that is known.
+        name: as in LISTEN_FDNAMES.
+        socket: the socket; None for a descriptor that is no socket, which is closed already.
+        reason: why the socket is unusable, if it is.
     """
 
     name: str
@@ -66,17 +66,17 @@ class InheritedSocket:
 
     @property
     def borrowed(self) -> bool:
-        """Whether its giver keeps it, and what belongs to it."""
+        """Whether the socket, and the file of a UNIX socket, belong to a socket unit."""
         return not self.name.startswith(_MARK)
 
     @property
     def waits(self) -> bool:
-        """Whether it was a wait=yes service's: a program may have it, and may change its file status flags."""
+        """Whether it belonged to a wait=yes service: a program may have it open, and may change its status flags."""
         return not self.borrowed and is_wait_name(self.name)
 
     @property
     def address(self) -> str:
-        """Where it stands, as people write it; `-` where that can't be said."""
+        """The address of the socket as text; `-` if it has none."""
         if self.socket is None:
             return "-"
         name = self.socket.getsockname()
@@ -87,7 +87,7 @@ class InheritedSocket:
         return "-"
 
     def close(self) -> None:
-        """Close it, and remove the file of a UNIX socket that is ours."""
+        """Close the socket, and remove the file of a UNIX socket that is not borrowed."""
         if self.socket is None:
             return
         if not self.borrowed and self.socket.family == socket.AF_UNIX:
@@ -98,13 +98,13 @@ class InheritedSocket:
 
     @property
     def controls(self) -> bool:
-        """Whether it is a control socket."""
+        """Whether this is a control socket."""
         return not self.borrowed and self.name.endswith(f"/{_CONTROL}")
 
     def has_file(self, path: str) -> bool:
-        """Whether a UNIX socket is the one that clients find at a path; of a lent one the giver sees to that."""
+        """Return whether clients reach a UNIX socket at a path; for a borrowed socket, whether the path has a file."""
         if path.startswith("@"):
-            # It is there as long as a process has it.
+            # An abstract name exists as long as its socket.
             return True
         here = _identity(path)
         return here != "-" if self.borrowed else here == self.name.split("/")[1]
@@ -124,23 +124,23 @@ def _identity_of(file: tuple[int, int]) -> str:
 
 
 def fd_name(endpoint: Endpoint, file: tuple[int, int] | None = None) -> str:
-    """Under which name the socket of an endpoint is given away.
+    """Return the name of an endpoint's socket for the descriptor store.
 
-    It says which file a UNIX socket has, since the socket alone does not tell whether its path is still its own, and
-    which line it is for, since port 0 does not say that.
+    It contains the file of a UNIX socket, since the path may have got another file meanwhile, and the service, which
+    port 0 does not identify.
 
     Args:
-        endpoint: it.
-        file: of a UNIX socket, if that is known; else the one that stands at its path.
+        endpoint: of the socket.
+        file: device and inode of a UNIX socket's file, if known; else those of the file at its path are used.
     """
     identity = _identity_of(file) if file is not None else "-" if endpoint.version else _identity(endpoint.service.path)
-    return _given_name(identity, f"{endpoint.service.id}@{endpoint.address}") + _ending(endpoint)
+    return _svcd_name(identity, f"{endpoint.service.id}@{endpoint.address}") + _ending(endpoint)
 
 
 def handover_name(endpoint: Endpoint, file: tuple[int, int] | None) -> str:
-    """Return the name under which the daemon after this one gets the socket of an endpoint.
+    """Return the name of an endpoint's socket for the new daemon of an upgrade.
 
-    What is known by its address needs no other name: the names of thousands must fit into one variable.
+    A socket that its address identifies needs no other name: the names of thousands must fit into a variable.
     """
     if endpoint.version and endpoint.service.port:
         return f"{_MARK}-/{_ending(endpoint)}"
@@ -148,12 +148,12 @@ def handover_name(endpoint: Endpoint, file: tuple[int, int] | None) -> str:
 
 
 def base_name(name: str) -> str:
-    """Return a name without what it says of programs that share the socket."""
+    """Return a name without the suffix for sockets that programs share."""
     return name.removesuffix(_SHARED)
 
 
 def is_wait_name(name: str) -> bool:
-    """Return whether a name says that programs of a wait=yes service share the socket."""
+    """Return whether a name is that of a socket that programs of a wait=yes service share."""
     return name.endswith(_SHARED)
 
 
@@ -162,27 +162,27 @@ def _ending(endpoint: Endpoint) -> str:
 
 
 def control_fd_name(file: tuple[int, int]) -> str:
-    """Under which name the control socket is given away."""
-    return _given_name(_identity_of(file), _CONTROL)
+    """Return the name of the control socket for the new daemon of an upgrade."""
+    return _svcd_name(_identity_of(file), _CONTROL)
 
 
-def _given_name(identity: str, key: str) -> str:
+def _svcd_name(identity: str, key: str) -> str:
     name = f"{_MARK}{identity}/{quote(key)}"
-    if len(name) > _LONGEST_NAME - len(_SHARED):
+    if len(name) > _MAX_NAME_LENGTH - len(_SHARED):
         name = f"{_MARK}{identity}/{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()}"
     return name
 
 
 def listen_fds(environment: Mapping[str, str], pid: int, names: Sequence[str] | None = None) -> list[InheritedSocket]:
-    """What we were started with.
+    """Return the sockets that the process was started with.
 
     Args:
-        environment: with which the process was started.
-        pid: of the process: descriptors that were meant for another one are left alone.
-        names: of the descriptors, where they came another way than in the environment.
+        environment: of the process.
+        pid: of the process: descriptors for another process are left alone.
+        names: of the descriptors, where they were sent otherwise than in the environment.
 
     Raises:
-        ActivationError: they are nothing that a super-server can be started with.
+        ActivationError: the descriptors are not there, or are connections.
     """
     count = environment.get("LISTEN_FDS", "")
     if not count or environment.get("LISTEN_PID") != str(pid):
@@ -191,35 +191,35 @@ def listen_fds(environment: Mapping[str, str], pid: int, names: Sequence[str] | 
         raise ActivationError(f"LISTEN_FDS={count} is no number of descriptors")
     variable = environment.get("LISTEN_FDNAMES", "")
     listed = list(names) if names is not None else variable.split(":") if variable else []
-    # As sd_listen_fds_with_names(3) calls those without a name.
+    # The name that sd_listen_fds_with_names(3) gives to descriptors without a name.
     listed += ["unknown"] * (int(count) - len(listed))
-    return [_received(_FIRST + number, name) for number, name in enumerate(listed[: int(count)])]
+    return [_inherited(_FIRST + number, name) for number, name in enumerate(listed[: int(count)])]
 
 
-def _received(descriptor: int, name: str) -> InheritedSocket:
+def _inherited(fd: int, name: str) -> InheritedSocket:
     try:
-        status = os.fstat(descriptor)
+        status = os.fstat(fd)
     except OSError as error:
-        raise ActivationError(f"LISTEN_FDS counts descriptor {descriptor}, but: {error.strerror}") from None
+        raise ActivationError(f"LISTEN_FDS counts descriptor {fd}, but: {error.strerror}") from None
     if not stat.S_ISSOCK(status.st_mode):
-        os.close(descriptor)
+        os.close(fd)
         return InheritedSocket(name, None, "it is no socket")
-    received = socket.socket(fileno=descriptor)
-    received.set_inheritable(False)
-    found = InheritedSocket(name, received)
-    if received.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+    sock = socket.socket(fileno=fd)
+    sock.set_inheritable(False)
+    found = InheritedSocket(name, sock)
+    if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
         found.reason = "no service has sockets of this family"
-    elif received.type == socket.SOCK_STREAM:
-        if not received.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            _no_connection(found)
+    elif sock.type == socket.SOCK_STREAM:
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            _reject_connection(found)
             found.reason = "it does not listen"
-    elif received.type != socket.SOCK_DGRAM:
+    elif sock.type != socket.SOCK_DGRAM:
         found.reason = "no service has sockets of this type"
     return found
 
 
-def _no_connection(found: InheritedSocket) -> None:
-    assert found.socket is not None  # noqa: S101 - it is what was looked at
+def _reject_connection(found: InheritedSocket) -> None:
+    assert found.socket is not None  # noqa: S101 - the caller has made it of a socket
     try:
         found.socket.getpeername()
     except OSError:

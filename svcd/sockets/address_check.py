@@ -1,6 +1,7 @@
-"""A check whether the addresses of services can be listened on, without listening: absent ones, and those in use.
+"""A check whether the addresses of services can be listened on: addresses that are absent, and addresses in use.
 
-A socket is bound for a moment. Of low ports, which an ordinary user can't bind, /proc tells whether they are in use.
+A socket is bound for a moment, and does not listen. For low ports, which an ordinary user can't bind, /proc shows
+whether they are in use.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ def address_faults(
     """Yield a fault for each address that the machine does not have, or that another program uses.
 
     Args:
-        endpoints: what is to be listened on.
-        served: addresses that the running daemon listens on: they are its own.
-        owners: processes that have sockets open, by inode, as far as they were looked for before root was given up.
-        doubt: why addresses of the daemon are not known; then one in use is a warning. Empty if they are known.
+        endpoints: where the services listen.
+        served: addresses that the running daemon listens on, which are no faults.
+        owners: processes that have sockets open, by inode, if they were searched before root privileges were dropped.
+        doubt: why the addresses of the running daemon are unknown, or empty. With a reason, an address in use is a
+            warning.
     """
     for endpoint in endpoints:
         service = endpoint.service
@@ -58,7 +60,7 @@ def address_faults(
 
 
 def _is_served(endpoint: Endpoint, taken: Iterable[BoundSocket], served: Collection[str]) -> bool:
-    """Whether each socket in the way is the daemon's; where /proc tells of none, whether it has the same address."""
+    """Return whether the running daemon listens on each conflicting socket; if /proc shows none, on the address."""
     # The kernel's tables have link-local addresses without the interface.
     known = {_SCOPE.sub("", each) for each in served}
     texts = [address_text(each.host, each.port) if each.host else endpoint.address for each in taken]
@@ -66,7 +68,7 @@ def _is_served(endpoint: Endpoint, taken: Iterable[BoundSocket], served: Collect
 
 
 def _taken(endpoint: Endpoint, code: int) -> list[BoundSocket] | None:
-    """Return the sockets that have an address, as far as they are known; None if none is in the way."""
+    """Return the sockets that conflict with an address, as far as they are known; None if there is no conflict."""
     service = endpoint.service
     stream = service.net.shape is SocketType.STREAM
     if code not in (errno.EADDRINUSE, errno.EACCES):
@@ -75,13 +77,13 @@ def _taken(endpoint: Endpoint, code: int) -> list[BoundSocket] | None:
     found = bound_sockets(kind, endpoint.host, service.port, "" if endpoint.version else service.path)
     if code == errno.EADDRINUSE:
         return found
-    # A wildcard of IPv6 need not be one for IPv4; one that shares its port is not in the way.
+    # An IPv6 wildcard need not include IPv4, and sockets with SO_REUSEPORT can share a port.
     found = [each for each in found if (":" in each.host) == (":" in endpoint.host)]
     return found if found and not service.options.reuse_port else None
 
 
 def _bind(endpoint: Endpoint) -> int:
-    """Try to bind a socket to an address; return the errno, 0 for success and for what is not tried."""
+    """Try to bind a socket to an address; return the errno, 0 for success and for files, which are not tried."""
     service = endpoint.service
     options, stream = service.options, service.net.shape is SocketType.STREAM
     kind = socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
@@ -103,7 +105,7 @@ def _bind(endpoint: Endpoint) -> int:
             if options.reuse_port:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             host, port, *rest = socket_address(endpoint)
-            # A socket of datagrams that shares its port would take some from those that serve it.
+            # A datagram socket that shared the port would receive datagrams of the service.
             probe.bind((host, 0 if options.reuse_port and not stream else port, *rest))
     except OSError as error:
         return error.errno or 0

@@ -1,4 +1,8 @@
-"""Connected sockets on any reactor that watches descriptors: their bytes are counted."""
+"""Transports for any reactor that watches descriptors: Twisted's, with byte counters.
+
+Twisted's transports have no hook for each write, and none at their very end. The private names of Twisted that this
+takes are used in this module alone; tests/unit/test_private_names.py fails if a Twisted has one of them no more.
+"""
 
 from __future__ import annotations
 
@@ -25,21 +29,21 @@ _DONE = Failure(ConnectionDone())
 
 
 class _Counted:
-    """Counts what a stream transport carries, where it touches the socket.
+    """A mixin that counts the bytes of a stream transport at the socket.
 
     Attributes:
-        bytes_in: received from the client.
-        bytes_out: handed to the kernel for the client.
+        bytes_in: the bytes received from the client.
+        bytes_out: the bytes written to the kernel for the client.
     """
 
     bytes_in = 0
     bytes_out = 0
-    #: What Twisted's Server is called that no port has accepted.
+    #: The repr() of Twisted's Server if no port has accepted it.
     repstr = "<connection>"
 
     @property
     def writing(self) -> bool:
-        """Whether output waits."""
+        """Whether output waits to be sent."""
         return len(self.dataBuffer) > self.offset or bool(self._tempDataBuffer)  # type: ignore[attr-defined]
 
     def _dataReceived(self, data: bytes) -> Any:  # noqa: ANN401 - as Twisted has it
@@ -47,7 +51,7 @@ class _Counted:
         return super()._dataReceived(data)  # type: ignore[misc]
 
     def writeSomeData(self, data: bytes) -> Any:  # noqa: ANN401 - a count, or the reason of the end
-        """Write what the kernel takes."""
+        """Write as many bytes as the kernel takes."""
         written = super().writeSomeData(data)  # type: ignore[misc]
         if isinstance(written, int) and written > 0:
             self.bytes_out += written
@@ -57,107 +61,107 @@ class _Counted:
 class _TCPTransport(_Counted, tcp.Server):  # type: ignore[misc]
     @property
     def traffic(self) -> tuple[int, int] | None:
-        """Bytes that came from the client, and bytes that its system has taken; None once the connection is gone."""
+        """The bytes received from the client, and the bytes that its system has acknowledged; None after the end."""
         if not self.connected:
             return None
         return socket_traffic(self.socket)
 
 
 class _UNIXTransport(_Counted, unix.Server):  # type: ignore[misc]
-    _heard_all = False
+    _got_eof = False
 
     def readConnectionLost(self, reason: Failure) -> None:
-        """The client will send no more."""
-        self._heard_all = True
+        """Handle the end of input."""
+        self._got_eof = True
         super().readConnectionLost(reason)
 
     def connectionLost(self, reason: Failure) -> None:
-        """It is gone. At a UNIX socket's orderly end poll(2) says POLLHUP, which Twisted takes for a loss."""
+        """Handle the end of the connection; after an orderly end poll(2) gives POLLHUP, for Twisted a loss."""
         sock = getattr(self, "socket", None)
-        super().connectionLost(_DONE if self._heard_all and reason.check(ConnectionLost) else reason)
+        super().connectionLost(_DONE if self._got_eof and reason.check(ConnectionLost) else reason)
         if sock is not None:
             sock.close()
 
     def _closeSocket(self, _orderly: bool) -> None:
-        """Not before the protocol has heard of the end: until then it may read what is left, as on the uv reactor."""
+        """Do nothing: connectionLost() closes it after the protocol's, which may read the socket, as on uvloop."""
 
     @property
     def traffic(self) -> tuple[int, int]:
-        """Bytes that came from the client, and bytes that the kernel has taken for it."""
+        """The bytes received from the client, and the bytes that the kernel has taken for it."""
         return self.bytes_in, self.bytes_out
 
 
-class _Relayed:
-    """The client came by way of a proxy: both ends are as its header says, and that does not count as the client's."""
+class _Proxied:
+    """A mixin for clients behind a proxy: both addresses are from the PROXY header, which is not counted."""
 
-    relay: ProxyHeader
+    proxy_header: ProxyHeader
     source: IAddress
 
     def getPeer(self) -> IAddress:
-        """The client."""
+        """Return the client's address."""
         return self.source
 
     def getHost(self) -> IAddress:
-        """Our side, as the client knows it."""
-        destination = self.relay.destination
+        """Return the address that the client connected to; the socket's own if the header has none."""
+        destination = self.proxy_header.destination
         return super().getHost() if destination is None else stream_address(destination)  # type: ignore[misc]
 
 
-class _RelayedTCP(_Relayed, _TCPTransport):  # type: ignore[misc]
+class _ProxiedTCP(_Proxied, _TCPTransport):  # type: ignore[misc]
     @property
     def traffic(self) -> tuple[int, int] | None:
-        """Bytes that came from the client, and bytes that its side has taken."""
+        """The bytes received from the client, and the bytes that the proxy's system has acknowledged."""
         found = super().traffic
-        return None if found is None else (found[0] - self.relay.size, found[1])
+        return None if found is None else (found[0] - self.proxy_header.size, found[1])
 
 
-class _RelayedUNIX(_Relayed, _UNIXTransport):  # type: ignore[misc]
+class _ProxiedUNIX(_Proxied, _UNIXTransport):  # type: ignore[misc]
     pass
 
 
 def open_stream(
     reactor: FdReactor,
-    descriptor: int,
-    name: Any,  # noqa: ANN401 - a socket address
+    fd: int,
+    sockaddr: Any,  # noqa: ANN401 - a socket address
     family: int,
     protocol: IProtocol,
-    relay: ProxyHeader | None = None,
+    proxy_header: ProxyHeader | None = None,
     server: object = None,
-    number: int = 0,
+    sessionno: int = 0,
 ) -> None:
-    """Let a protocol have a connected socket.
+    """Connect a protocol to a connected socket. Takes ownership of fd, also if this raises.
 
     Args:
-        reactor: watches it.
-        descriptor: ours to close from now on.
-        name: the client's socket address.
-        family: of the socket; the client's may be another with a relay.
-        protocol: told of its transport at once.
-        relay: what a proxy has said of the connection.
-        server: the port that accepted it.
-        number: its number there.
+        reactor: watches the socket.
+        fd: of the socket.
+        sockaddr: the client's socket address.
+        family: of the socket; with a PROXY header the client's may be another.
+        protocol: its makeConnection() is called at once.
+        proxy_header: the PROXY header of the connection, if it has one.
+        server: the port that accepted the connection; None if none did.
+        sessionno: the number of the connection at that port.
 
     Raises:
         OSError: the client's network interface is gone.
     """
-    client = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
+    client = socket.socket(family, socket.SOCK_STREAM, fileno=fd)
     client.setblocking(False)
     local = family == socket.AF_UNIX
     try:
-        address: Any = stream_address(name)
+        address: Any = stream_address(sockaddr)
     except OSError:
         client.close()
         raise
-    if relay is None:
+    if proxy_header is None:
         kind: Any = _UNIXTransport if local else _TCPTransport
     else:
-        kind = _RelayedUNIX if local else _RelayedTCP
-    if isinstance(name, tuple):
-        # Twisted has the scope in the host as well, and of a UNIX socket's client no more than a name.
-        name = address.host if local else (address.host, *name[1:])
-    transport = kind(client, protocol, name, server, number, reactor)
-    if relay is not None:
-        transport.relay, transport.source = relay, address
+        kind = _ProxiedUNIX if local else _ProxiedTCP
+    if isinstance(sockaddr, tuple):
+        # Twisted's transports have the scope in the host as well, and for a UNIX socket nothing but a name.
+        sockaddr = address.host if local else (address.host, *sockaddr[1:])
+    transport = kind(client, protocol, sockaddr, server, sessionno, reactor)
+    if proxy_header is not None:
+        transport.proxy_header, transport.source = proxy_header, address
     try:
         protocol.makeConnection(transport)
     except BaseException:
@@ -166,5 +170,5 @@ def open_stream(
 
 
 def adopter(reactor: FdReactor) -> AdoptConnection:
-    """What lets a protocol have a connected socket. A reactor may have better transports than those for all of them."""
+    """Return the function that connects a protocol to a connected socket: the reactor's own, if it has one."""
     return getattr(reactor, "adoptStream", None) or partial(open_stream, reactor)

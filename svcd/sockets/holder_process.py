@@ -1,4 +1,4 @@
-"""Process that holds a socket of this daemon and was started by another one, before an upgrade."""
+"""Process that has a socket of this daemon open, and was started by the old daemon before an upgrade."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = ["HolderProcess"]
 
 @implementer(IReadDescriptor)
 class HolderProcess:
-    """Process that holds a socket, watched by its pidfd (pidfd_open(2)): readable when the process has ended.
+    """Process that has a socket open, watched by its pidfd (pidfd_open(2)): readable when the process has ended.
 
     Args:
-        reactor: watches it.
-        pid: of the process, which leads a session of its own.
+        reactor: watches the pidfd.
+        pid: of the process, the leader of a session of its own.
         ended: called once, when the process has ended.
 
     Attributes:
@@ -43,49 +43,49 @@ class HolderProcess:
         self.pid = pid
         self._ended = ended
         self._kill: IDelayedCall | None = None
-        self._descriptor = os.pidfd_open(pid)
+        self._pidfd = os.pidfd_open(pid)
         reactor.addReader(self)
 
     def end(self, seconds: float) -> None:
-        """End the process and its group: SIGTERM now, SIGKILL later. Without the right to do so it goes on.
+        """Terminate the process and its group: SIGTERM now, SIGKILL later; do nothing if permissions don't allow it.
 
         Args:
-            seconds: between the two.
+            seconds: between the two signals.
         """
-        if self._kill is None and self._descriptor >= 0:
+        if self._kill is None and self._pidfd >= 0:
             self._signal(signal.SIGTERM)
             self._kill = self._reactor.callLater(seconds, self._signal, signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
         poll = select.poll()
-        poll.register(self._descriptor, select.POLLIN)
+        poll.register(self._pidfd, select.POLLIN)
         if poll.poll(0):
-            # It has ended, and its number may be another process's.
+            # It has ended, and another process may have its number.
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
     def doRead(self) -> None:
-        """Note that the process has ended."""
+        """Handle the end of the process."""
         self.forget()
         self._ended()
 
     def forget(self) -> None:
-        """Watch the process no more."""
-        if self._descriptor >= 0:
+        """Stop watching the process."""
+        if self._pidfd >= 0:
             self._reactor.removeReader(self)
-            os.close(self._descriptor)
-            self._descriptor = -1
+            os.close(self._pidfd)
+            self._pidfd = -1
         if self._kill is not None and self._kill.active():
             self._kill.cancel()
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor stops."""
+        """Do nothing at the end of the reactor."""
 
     def fileno(self) -> int:
         """Return the descriptor to watch."""
-        return self._descriptor
+        return self._pidfd
 
     def logPrefix(self) -> str:
-        """Return the prefix for messages of the reactor."""
+        """Return the prefix for log messages of the reactor."""
         return "holder"

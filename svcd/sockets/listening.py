@@ -1,4 +1,4 @@
-"""Listening sockets: opened with their options, or refused with the cause and the remedy."""
+"""Listening sockets: opened with their options, or an error with the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = [
     "with_owner",
 ]
 
-#: What can be done about what the system says.
+#: Remedies for errors of the system.
 REMEDIES = {
     errno.EADDRNOTAVAIL: "this machine has no such address; change bind=, or add freebind=yes if it comes later",
     errno.ENOENT: "its directory does not exist; create it",
@@ -50,23 +50,24 @@ REMEDIES = {
 _FIRST_UNPRIVILEGED = 1024
 #: Of linux/in.h.
 IP_FREEBIND = 15
-#: How much the kernel keeps for a client beyond what is on its way, in bytes. By itself it takes up to 4 MB from who
-#: produces without end (net.ipv4.tcp_wmem): a thousand chargens whose clients read nothing kept others waiting for
-#: half a second while that was filled, and for 40 ms with this; a fast client gets as many bytes a second.
-_MOST_UNSENT = 131_072
+#: How much unsent output the kernel buffers for a client, in bytes (TCP_NOTSENT_LOWAT). By default it buffers up to
+#: 4 MB (net.ipv4.tcp_wmem): a thousand chargen clients that read nothing delayed others for half a second while those
+#: buffers were filled, and for 40 ms with this limit. A fast client gets as many bytes a second.
+_MAX_UNSENT = 131_072
 
 
 @dataclass(slots=True)
 class ListeningSocket:
-    """A bound socket, and a listening one for streams, with the endpoint it serves.
+    """The bound socket of an endpoint; a stream socket listens.
 
     Attributes:
-        endpoint: what it serves.
-        socket: it, non-blocking; but of a service with wait=yes as its programs leave it.
-        address: where it stands, as people write it.
-        file: device and inode of a UNIX socket's file, if that is ours.
-        stored: its name in the service manager's store; empty if it is not there.
-        origin: who opened it: nothing for us, `store` for the daemon before us, `activation` for a socket unit.
+        endpoint: the endpoint.
+        socket: the socket, non-blocking; that of a wait=yes service as its programs leave it.
+        address: the address of the socket as text.
+        file: device and inode of a UNIX socket's file, unless the socket is borrowed.
+        stored: the name of the socket in the service manager's store; empty if it is not there.
+        origin: where the socket comes from: `store` for the old daemon, `activation` for a socket unit; empty if this
+            daemon has opened it.
     """
 
     endpoint: Endpoint
@@ -78,54 +79,58 @@ class ListeningSocket:
 
     @property
     def borrowed(self) -> bool:
-        """Whether it stays somebody else's, and so does its file."""
+        """Whether the socket and its file belong to a socket unit."""
         return self.origin == "activation"
 
     @property
     def file_lost(self) -> bool:
-        """Whether no client finds it any more: the file of a UNIX socket of ours was removed or replaced."""
+        """Whether clients can't reach the socket any more: the file of a UNIX socket was removed or replaced."""
         return self.file is not None and not self.borrowed and not has_file(self.endpoint.service.path, self.file)
 
     @property
     def handover_name(self) -> str:
-        """Under which name the daemon after this one gets it."""
+        """The name of the socket for the new daemon of an upgrade."""
         return quote(self.endpoint.service.id) if self.borrowed else handover_name(self.endpoint, self.file)
 
     def set_permissions(self, endpoint: Endpoint) -> None:
-        """Give a UNIX socket's file the owner and permissions of another endpoint with the same path.
+        """Set the owner and permissions of a UNIX socket's file to those of another endpoint with the same path.
 
         Raises:
-            ListenError: the system refuses.
+            ListenError: the system does not allow it.
         """
         path, service = endpoint.service.socket_file, endpoint.service
         if not path or self.borrowed or _permissions(service) == _permissions(self.endpoint.service):
             return
         try:
-            _permit(service)
+            _set_permissions(service)
         except (OSError, KeyError) as error:
-            raise _explained(endpoint, error) from error
+            raise _listen_error(endpoint, error) from error
 
     def retune(self, endpoint: Endpoint) -> None:
-        """Serve another endpoint of the same address, or the same with other options."""
+        """Use the socket for another endpoint with the same address, or with other options."""
         self.endpoint = endpoint
         options = endpoint.service.options
         if endpoint.version:
             _size_buffers(self.socket, options)
         if endpoint.service.net.shape is SocketType.STREAM:
-            # Again, it changes the length of the queue (listen(2)), and nobody in it is lost.
+            # A second call changes the length of the queue (listen(2)), and clients in the queue stay there.
             self.socket.listen(options.backlog)
             if endpoint.version:
                 _tune(self.socket, options)
 
     def reapply(self) -> None:
-        """Have its options and permissions again, after another daemon may have given it others."""
+        """Set the options and permissions again, which another daemon may have changed."""
         if not self.borrowed and self.endpoint.service.socket_file:
             with contextlib.suppress(OSError, KeyError):
-                _permit(self.endpoint.service)
+                _set_permissions(self.endpoint.service)
         self.retune(self.endpoint)
 
     def close(self, *, for_good: bool = True) -> None:
-        """Close it, and if it is for good remove the file of a UNIX socket, as far as we may."""
+        """Close the socket.
+
+        Args:
+            for_good: whether the file of a UNIX socket is removed, if permissions allow it.
+        """
         path = self.endpoint.service.socket_file
         if for_good and path:
             remove_file(path, self.file)
@@ -136,11 +141,11 @@ def open_socket(endpoint: Endpoint, leaving: Sequence[socket.socket] = ()) -> Li
     """Open the socket of an endpoint; a stream socket listens from now on.
 
     Args:
-        endpoint: which.
-        leaving: bound sockets of ours that will be closed, and must not stand in the way.
+        endpoint: the endpoint.
+        leaving: bound sockets of this process that will be closed, and must not conflict with the new one.
 
     Raises:
-        ListenError: it can't be had.
+        ListenError: the socket can't be opened, or can't have its options.
     """
     service = endpoint.service
     stream = service.net.shape is SocketType.STREAM
@@ -162,35 +167,35 @@ def open_socket(endpoint: Endpoint, leaving: Sequence[socket.socket] = ()) -> Li
             opened.close()
             raise
     except (OSError, KeyError) as error:
-        raise _explained(endpoint, error) from error
+        raise _listen_error(endpoint, error) from error
     file = file_of(service.socket_file) if service.socket_file else None
     return ListeningSocket(endpoint, opened, _address(opened), file)
 
 
 def adopt_socket(endpoint: Endpoint, opened: socket.socket, stored: str = "") -> ListeningSocket:
-    """Take over a socket that is bound already; it gets the options of its endpoint's service.
+    """Return an inherited socket for an endpoint, with the options of its service.
 
     Args:
-        endpoint: what it is to serve.
-        opened: it.
-        stored: the name under which a daemon before us had it stored; empty for one that a socket unit lends.
+        endpoint: the endpoint.
+        opened: the socket, which is bound already.
+        stored: the name of the socket in the service manager's store; empty for a borrowed socket.
 
     Raises:
-        ListenError: it can't have its options.
+        ListenError: the socket can't have the options.
     """
     path = endpoint.service.socket_file
     try:
         if not endpoint.service.options.wait:
-            # Else programs share its flags, and one may have it now.
+            # The programs of a wait=yes service share the flags, and may use the socket now.
             opened.setblocking(False)
         if stored and path:
-            _permit(endpoint.service)
+            _set_permissions(endpoint.service)
         file = file_of(path) if stored and path else None
         adopted = ListeningSocket(endpoint, opened, _address(opened), file, stored, "store" if stored else "activation")
         adopted.retune(endpoint)
     except (OSError, KeyError) as error:
         opened.close()
-        raise _explained(endpoint, error) from error
+        raise _listen_error(endpoint, error) from error
     return adopted
 
 
@@ -200,9 +205,9 @@ def _address(opened: socket.socket) -> str:
 
 
 def socket_address(endpoint: Endpoint) -> tuple[Any, ...]:
-    """The address of an endpoint with a port, as the system has it.
+    """Return the socket address of an endpoint with a port.
 
-    getaddrinfo turns a literal with %scope into its address; nothing is looked up.
+    getaddrinfo turns a literal with %scope into an address; no name is looked up.
     """
     family = socket.AF_INET if endpoint.version == 4 else socket.AF_INET6
     flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
@@ -210,13 +215,13 @@ def socket_address(endpoint: Endpoint) -> tuple[Any, ...]:
 
 
 def _tune(opened: socket.socket, options: ServiceOptions) -> None:
-    """Set what accepted sockets inherit from the listening one on Linux."""
+    """Set the options that accepted sockets inherit from the listening socket on Linux."""
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, options.keepalive)
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, options.nodelay)
 
 
 def _size_buffers(opened: socket.socket, options: ServiceOptions) -> None:
-    """Give the kernel's buffers their sizes, which accepted sockets inherit; by themselves they fit the connection."""
+    """Set the sizes of the kernel's buffers, which accepted sockets inherit; by default the kernel adapts them."""
     for option, size in ((socket.SO_SNDBUF, options.sndbuf), (socket.SO_RCVBUF, options.rcvbuf)):
         if size is not None:
             opened.setsockopt(socket.SOL_SOCKET, option, size)
@@ -224,37 +229,37 @@ def _size_buffers(opened: socket.socket, options: ServiceOptions) -> None:
 
 def _bind_inet(opened: socket.socket, endpoint: Endpoint, *, stream: bool, leaving: Sequence[socket.socket]) -> None:
     options = endpoint.service.options
-    # Before it listens: clients are told of the window when they connect (tcp(7)).
+    # Before listen(): the window is announced to clients when they connect (tcp(7)).
     _size_buffers(opened, options)
     if stream:
-        # Only for streams: two datagram sockets that both ask for it would share the port unasked.
+        # Only for streams: two datagram sockets with the option would share the port.
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         _tune(opened, options)
         with contextlib.suppress(OSError) if options.mptcp else contextlib.nullcontext():
-            # Multipath TCP has it since Linux 6.10.
-            opened.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, _MOST_UNSENT)
+            # Multipath TCP has the option since Linux 6.10.
+            opened.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, _MAX_UNSENT)
     if options.freebind:
-        # For IPv6 as well (ip(7)).
+        # Valid for IPv6 as well (ip(7)).
         opened.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
     if options.reuse_port:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if endpoint.version == 6:
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, options.v6only)
-    in_the_way = [each for each in leaving if _same_port(each, endpoint, opened.type)]
-    with _sharing([*in_the_way, opened]) if in_the_way else contextlib.nullcontext():
+    conflicting = [each for each in leaving if _same_port(each, endpoint, opened.type)]
+    with _sharing_port([*conflicting, opened]) if conflicting else contextlib.nullcontext():
         opened.bind(socket_address(endpoint))
         if stream:
             opened.listen(options.backlog)
 
 
 def _same_port(sock: socket.socket, endpoint: Endpoint, kind: int) -> bool:
-    """Whether a socket may get in the way of an endpoint's."""
+    """Return whether a socket may conflict with that of an endpoint."""
     return sock.type == kind and sock.family != socket.AF_UNIX and sock.getsockname()[1] == endpoint.service.port
 
 
 @contextlib.contextmanager
-def _sharing(sockets: Sequence[socket.socket]) -> Iterator[None]:
-    """Let sockets of ours have the same port for a moment (SO_REUSEPORT, socket(7)): none is missing meanwhile."""
+def _sharing_port(sockets: Sequence[socket.socket]) -> Iterator[None]:
+    """Let sockets of this process share a port for a moment (SO_REUSEPORT, socket(7)), so that none has to close."""
     before = [each.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for each in sockets]
     for each in sockets:
         each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -278,8 +283,8 @@ def _permissions(service: Service) -> tuple[int, str, str]:
     return service.options.mode, service.options.owner.user, service.file_group
 
 
-def _permit(service: Service) -> None:
-    """Give the file of a UNIX socket its owner and permissions; where it has them no right is needed."""
+def _set_permissions(service: Service) -> None:
+    """Set the owner and permissions of a UNIX socket's file; if they are right already no privilege is needed."""
     _chown(service)
     if stat.S_IMODE(os.lstat(service.path).st_mode) != service.options.mode:
         os.chmod(service.path, service.options.mode)  # noqa: PTH101 - one system call
@@ -293,7 +298,7 @@ def _chown(service: Service) -> None:
         os.chown(service.path, *wanted)
 
 
-def _explained(endpoint: Endpoint, error: OSError | KeyError) -> ListenError:
+def _listen_error(endpoint: Endpoint, error: OSError | KeyError) -> ListenError:
     service = endpoint.service
     if isinstance(error, KeyError):
         return ListenError(service.id, endpoint.address, str(error.args[0]), "name another in the services file")
@@ -318,7 +323,7 @@ def _explained(endpoint: Endpoint, error: OSError | KeyError) -> ListenError:
 
 
 def in_use(endpoint: Endpoint, cause: str, owner: Process | None = None) -> ListenError:
-    """Return the error for an address in use, with the process that has it."""
+    """Return the error for an address in use, with the process that uses it."""
     service = endpoint.service
     what = "port" if endpoint.version else "path"
     if owner is None or owner.pid == os.getpid():
@@ -330,7 +335,7 @@ def in_use(endpoint: Endpoint, cause: str, owner: Process | None = None) -> List
 
 
 def with_owner(error: ListenError, endpoint: Endpoint) -> ListenError:
-    """Return the error of an address in use with the process that has it, if /proc tells; any other as it is.
+    """Return the error of an address in use with the process that uses it, if /proc shows it; return others unchanged.
 
     The search reads the descriptors of all processes: it takes 20 ms for some hundreds of them.
     """

@@ -168,14 +168,14 @@ class StreamPort(_AcceptingPort):
         self._factory = factory
         self._number = 0
 
-    def adopt(self, fd: int, sockaddr: Any, family: int, relay: ProxyHeader | None = None) -> None:  # noqa: ANN401 - a socket address
+    def adopt(self, fd: int, sockaddr: Any, family: int, proxy_header: ProxyHeader | None = None) -> None:  # noqa: ANN401 - a socket address
         """Serve an accepted connection. Takes ownership of fd, also if this raises.
 
         Args:
             fd: of a stream socket.
             sockaddr: the client's socket address.
             family: of the socket; with a PROXY header the client's may be another.
-            relay: the PROXY header of the connection, if it has one.
+            proxy_header: the PROXY header of the connection, if it has one.
         """
         try:
             local = family == socket.AF_UNIX and not isinstance(sockaddr, tuple)
@@ -187,7 +187,7 @@ class StreamPort(_AcceptingPort):
             os.close(fd)
             return
         self._number += 1
-        open_stream(self.reactor, fd, sockaddr, family, protocol, relay, self, self._number)
+        open_stream(self.reactor, fd, sockaddr, family, protocol, proxy_header, self, self._number)
 
     _accepted = adopt
 

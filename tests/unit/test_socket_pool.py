@@ -390,10 +390,10 @@ def test_a_count_that_is_none_is_an_error(count: str) -> None:
 
 _CHILD = """
 import os
-from svcd.sockets.activation import receive
+from svcd.sockets.activation import listen_fds
 os.environ["LISTEN_PID"] = str(os.getpid())
 try:
-    for each in receive(os.environ, os.getpid()):
+    for each in listen_fds(os.environ, os.getpid()):
         inheritable = each.socket is not None and each.socket.get_inheritable()
         print(each.name, each.address, inheritable, each.reason, sep="|")
 except Exception as error:
