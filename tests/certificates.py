@@ -70,11 +70,11 @@ class Signed:
 
 @dataclass
 class Authority:
-    """Vouches for others; by default valid from yesterday for a year, as everything that it signs.
+    """Certificate authority; by default valid from yesterday for a year, as everything that it signs.
 
     Attributes:
         name: its common name.
-        over: who vouches for it; nobody for a root.
+        over: the authority that signs it; None for a root.
         now: the time.
     """
 

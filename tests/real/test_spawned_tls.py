@@ -55,7 +55,7 @@ class Tells(socketserver.BaseRequestHandler):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Certificates, where nobody else can read them, and a module with a handler."""
+    """Make certificates that other users can't read, and a module with a handler."""
     for name, content in {"server": SERVER.both, "clients": CLIENTS.pem, "ca": CA.pem, "anna": ANNA.both}.items():
         (tmp_path / name).touch(0o600)
         (tmp_path / name).write_bytes(content)
@@ -65,7 +65,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def serve(start: Callable[..., Daemon], folder: Path) -> Callable[..., Daemon]:
-    """Start a daemon whose services speak TLS."""
+    """Start a daemon whose services have TLS."""
 
     def starter(services: str, *arguments: str, reactor: str = "uv") -> Daemon:
         text = f"@defaults bind=127.0.0.1 instances=none shutdown_timeout=0.5s tls_cert={folder}/server\n{services}"
@@ -103,7 +103,7 @@ def _read_all(connection: SSL.Connection) -> bytes:
 
 
 def _through(connection: SSL.Connection, data: bytes) -> bytes:
-    """Send, say that this is all, and listen meanwhile; what came until the server's closure alert."""
+    """Send data and a closure alert, reading meanwhile; return what came until the server's closure alert."""
     connection.setblocking(False)
     rest, received = memoryview(data), bytearray()
     with contextlib.suppress(SSL.ZeroReturnError):
@@ -127,7 +127,7 @@ def _reset(connection: SSL.Connection) -> None:
 
 
 def test_what_a_handler_knows(serve: Callable[..., Daemon], folder: Path) -> None:
-    """A program and a Python handler know the real client and its certificate; the socket itself is nobody's."""
+    """A program and a Python handler get the client's address and certificate, but not its socket."""
     secure = f"tls_client_ca={folder}/clients"
     daemon = serve(
         f"env 0/tcp server=/usr/bin/env {secure}\ntells 0/tcp python=tells:Tells python_path={folder} {secure}\n"
@@ -316,7 +316,7 @@ def test_an_end_that_does_not_read(
 def test_each_end_in_its_time(
     serve: Callable[..., Daemon], connect: Callable[..., SSL.Connection], folder: Path, reactor: str
 ) -> None:
-    """What a handler wrote arrives though it has read nothing; one that closed its output is heard to its end."""
+    """Output of a handler that has read nothing arrives; one that has closed its output gets all input."""
     daemon = serve(
         'hasty 0/tcp server="/usr/bin/head -c 1000000 /dev/zero"\n'
         f"listens 0/tcp python=tells:listens python_path={folder}\n",
@@ -340,7 +340,7 @@ def test_each_end_in_its_time(
 def test_nothing_stays_behind(
     serve: Callable[..., Daemon], connect: Callable[..., SSL.Connection], reactor: str
 ) -> None:
-    """Of 50 connections none leaves a process or a descriptor, whoever is killed; each has one end."""
+    """50 connections leave no process and no descriptor, whatever is killed; each has one end line."""
     many = 50
     daemon = serve("cat 0/tcp server=/bin/cat\n", reactor=reactor)
     # What is opened once, for the first, is there from now on.
@@ -379,7 +379,7 @@ def test_nothing_stays_behind(
 def test_a_daemon_that_is_told_things(
     serve: Callable[..., Daemon], connect: Callable[..., SSL.Connection], open_folder: Path
 ) -> None:
-    """svcctl shows and kicks; a reload without TLS is about those who come; at the end nobody is left behind."""
+    """svcctl shows and kicks; a reload without TLS applies to new connections; a stop leaves no process."""
     control = str(open_folder / "control")
     daemon = serve("cat 0/tcp server=/bin/cat\n", "--control", control)
 

@@ -44,7 +44,7 @@ tcpmux   0/tcp
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Certificates, and what the services have to say."""
+    """Make certificates and the files of the services."""
     folder = tmp_path_factory.mktemp("d")
     (folder / "www").mkdir()
     (folder / "www" / "big").write_bytes(DATA)
@@ -112,7 +112,7 @@ def connect(daemon: Daemon, folder: Path) -> Iterator[_Client]:
 
 
 def _rest(client: ssl.SSLSocket) -> bytes:
-    """All that comes until the server says that it is all; a connection that is merely closed is an error."""
+    """Read until the closure alert; a connection that closes without one is an error."""
     answer = b""
     while piece := client.recv(65_536):
         answer += piece
@@ -142,7 +142,7 @@ def test_echo(connect: _Client) -> None:
 
 
 def test_local_sockets(daemon: Daemon, connect: _Client) -> None:
-    """A UNIX socket speaks TLS as well, and ends in good order."""
+    """TLS works on a UNIX socket as well, with a clean end."""
     client = connect("local/unix", family=socket.AF_UNIX)
     client.sendall(b"hi")
     assert client.recv(10) == b"hi"
@@ -153,7 +153,7 @@ def test_local_sockets(daemon: Daemon, connect: _Client) -> None:
 
 
 def test_a_service_that_closes_first(daemon: Daemon, connect: _Client) -> None:
-    """Daytime says its line and then, in TLS, that it is all."""
+    """Daytime sends its line and then a closure alert."""
     with connect("daytime/tcp") as client:
         assert re.fullmatch(rb"\w{3} \w{3} [ \d]\d [\d:]{8} \d{4}\r\n", _rest(client))
     (end,) = daemon.wait_event("end", "daytime/tcp")
@@ -169,7 +169,7 @@ def test_chargen_waits_for_its_client(daemon: Daemon, connect: _Client) -> None:
 
 
 def test_client_certificates_and_banners(daemon: Daemon, connect: _Client) -> None:
-    """The banner comes in TLS; the log says who came, and svcctl who is there."""
+    """The banner is sent in TLS; the log and svcctl have the client's subject."""
     with connect("upper/tcp", certificate="anna") as client:
         client.sendall(b"who am i")
         answer = b""
@@ -189,7 +189,7 @@ def test_client_certificates_and_banners(daemon: Daemon, connect: _Client) -> No
 
 
 def test_a_redirection(connect: _Client) -> None:
-    """TLS ends here, and the other server hears plain bytes, both ends of the stream as well."""
+    """TLS is terminated, and the target gets plaintext, with both half-closes."""
     client = connect("to/tcp")
     client.sendall(b"to and fro")
     assert client.recv(100) == b"to and fro"
@@ -221,7 +221,7 @@ def test_curl(daemon: Daemon, folder: Path, program: Callable[[str], str]) -> No
 
 
 def test_plain_http(daemon: Daemon, program: Callable[[str], str]) -> None:
-    """Who forgets the s of https is told so, and the log says what it was."""
+    """A client that speaks plain HTTP gets an answer in plain HTTP, and the log has the reason."""
     said = run(program("curl"), "-sS", f"http://127.0.0.1:{daemon.port('files/tcp')}/")
     assert b"HTTPS" in said
     (fail,) = daemon.wait_event("fail", "files/tcp")

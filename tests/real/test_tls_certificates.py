@@ -1,4 +1,4 @@
-"""Certificates in a real daemon: which client gets which, who is let in by one, and how new ones come into use."""
+"""Certificates in a real daemon: selection by name, client certificates, and replacement."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DATE = re.compile(r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9]{2} [0-9:]{8} 2[0-9]{3}")
 
 
 def _put(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files that nobody else can read."""
+    """Write files that other users can't read."""
     for name, content in contents.items():
         path = folder / name
         path.touch(0o600)
@@ -82,7 +82,7 @@ def test_versions_of_tls(start: Callable[..., Daemon], ask: Callable[..., str], 
 
 
 def test_names(start: Callable[..., Daemon], ask: Callable[..., str], folder: Path) -> None:
-    """Who asks for a name gets the certificate of that name, or of a whole domain, or the default, or nothing."""
+    """A client gets the certificate of the name it requests, of a whole domain, the default, or none."""
     sni = folder / "sni"
     sni.mkdir()
     _put(sni, {"one.example.pem": CA.sign("one.example").both, "_.many.example.pem": CA.sign("*.many.example").both})
@@ -168,9 +168,9 @@ class _Crowd:
 @pytest.mark.load
 @pytest.mark.parametrize("reactor", ["uv", "epoll"])
 def test_certificates_change_while_clients_come(start: Callable[..., Daemon], folder: Path, reactor: str) -> None:
-    """Twenty times: nobody fails, and who comes after the change is shown the new certificate.
+    """Twenty times: no client fails, and every client after the change gets the new certificate.
 
-    Half of them are files that take each other's place, the others links that are switched, as certbot does.
+    Half of the changes replace files, the others switch links, as certbot does.
     """
     (folder / "live").symlink_to(folder / "server")
     text = f"echo 0/tcp bind=127.0.0.1 tls_cert={folder}/live\n"
@@ -199,7 +199,7 @@ def test_certificates_change_while_clients_come(start: Callable[..., Daemon], fo
 
 
 def test_a_bad_certificate_changes_nothing(start: Callable[..., Daemon], folder: Path) -> None:
-    """A reload with a certificate that can't be used says why, and the service goes on with the one it had."""
+    """A reload with an unusable certificate has the reason, and the service goes on with the old one."""
     daemon = start(f"echo 0/tcp bind=127.0.0.1 tls_cert={folder}/server\n")
     (folder / "server").write_bytes(CA.sign("localhost").pem)
     daemon.process.send_signal(signal.SIGHUP)
@@ -213,7 +213,7 @@ def test_a_bad_certificate_changes_nothing(start: Callable[..., Daemon], folder:
 @pytest.mark.root
 @pytest.mark.usefixtures("as_root")
 def test_a_key_that_root_alone_can_read(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """It is read before root is given up. The log says that it won't be read again, and what is in use stays."""
+    """It is read before root is given up; the log warns that it can't be read again, and it stays in use."""
     _put(open_folder, {"server": SERVER.pem, "key": SERVER.key_pem})
     (open_folder / "server").chmod(0o644)
     services = open_folder / "services"
@@ -308,7 +308,7 @@ def test_check_finds_mistakes(folder: Path) -> None:
 
 
 def test_the_profile(start: Callable[..., Daemon], program: Callable[[str], str], folder: Path) -> None:
-    """What the service speaks is Mozilla's intermediate profile, sslyze finds."""
+    """sslyze finds Mozilla's intermediate profile."""
     sslyze = program("sslyze")
     daemon = start(f"echo 0/tcp bind=127.0.0.1 tls_cert={folder}/server\n")
     address = f"localhost:{daemon.port('echo/tcp')}"

@@ -53,7 +53,7 @@ def _ask(folder: Path, command: str, **arguments: object) -> dict[str, Any]:
 
 @pytest.fixture
 def begin(start: Callable[..., Daemon], open_folder: Path) -> Callable[..., Daemon]:
-    """Start a daemon whose control socket is in the open folder."""
+    """Return a function that starts a daemon with its control socket in the open folder."""
 
     def starter(services: str = SERVICES, **settings: object) -> Daemon:
         return start(services, "--control", str(open_folder / "control"), **settings)
@@ -278,7 +278,7 @@ def _import_from(folder: Path) -> dict[str, str]:
 
 
 def test_one_that_does_not_come_up_changes_nothing(begin: Callable[..., Daemon], open_folder: Path) -> None:
-    """The answer says why in the new daemon's own words, so does the log, and the old one serves as before."""
+    """The answer and the log have the new daemon's own messages, and the old daemon serves as before."""
     daemon = begin(f"{SERVICES}loc {open_folder}/loc/unix echo mode=0600\n", env=_import_from(open_folder))
     for name, (text, module, code, reason) in FAILURES.items():
         with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -325,7 +325,7 @@ def test_a_service_that_can_not_be_served(begin: Callable[..., Daemon], open_fol
 
 @contextlib.contextmanager
 def _importing(begin: Callable[..., Daemon], folder: Path, services: str) -> Iterator[tuple[Daemon, socket.socket]]:
-    """A daemon in an upgrade whose new daemon imports while the file `wait` is there, and the client that asked."""
+    """Daemon in an upgrade whose new daemon imports while the file `wait` exists, and the client that requested it."""
     (folder / "marks.py").write_text(MARKS)
     daemon = begin(services, env={**_import_from(folder), "MARKS": str(folder)})
     (folder / "wait").touch()
@@ -339,7 +339,7 @@ def _importing(begin: Callable[..., Daemon], folder: Path, services: str) -> Ite
 
 
 def test_a_module_that_takes_long(begin: Callable[..., Daemon], open_folder: Path) -> None:
-    """The new daemon is ready when it is imported: the old one serves until then, and nobody is refused."""
+    """The new daemon is ready after its import: the old daemon serves until then, and no client is refused."""
     services = "echo 0/tcp4\nown 0/tcp4 factory=marks:make bind=127.0.0.1\n"
     with _importing(begin, open_folder, services) as (daemon, client):
         end = time.monotonic() + 3
@@ -355,7 +355,7 @@ def test_a_module_that_takes_long(begin: Callable[..., Daemon], open_folder: Pat
 
 
 def test_a_service_manager_does_it_itself(begin: Callable[..., Daemon], open_folder: Path) -> None:
-    """Under one the daemon declines, and says what to do instead."""
+    """Under a service manager the daemon declines, and names the alternative."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(open_folder / "notify"))
         begin(env={"NOTIFY_SOCKET": str(open_folder / "notify")})
@@ -597,9 +597,9 @@ def test_a_daemon_that_is_told_to_stop_ends_the_new_one(begin: Callable[..., Dae
 
 
 def test_thousands_of_sockets(begin: Callable[..., Daemon], open_folder: Path) -> None:
-    """More than a program may have open by default, with names that no environment variable holds; handlers don't see.
+    """More than the default limit of open files, with names too long for an environment variable.
 
-    The limit of open files is that of the first daemon for them, whoever starts them.
+    Handlers get the limit of open files of the first daemon, whichever daemon starts them.
     """
     count, folder = 1500, open_folder
     lines = [f"{'name-' * 12}{number} {folder}/{number}/unix echo\n" for number in range(count)]
@@ -639,7 +639,7 @@ def test_nobody_notices_ten_upgrades(begin: Callable[..., Daemon], open_folder: 
 
 
 def test_an_upgrade_to_no_services_is_refused(begin: Callable[..., Daemon], open_folder: Path) -> None:
-    """A truncated services file is no instruction: the old daemon goes on, and says why."""
+    """A truncated services file is refused: the old daemon goes on, and the log has the reason."""
     daemon = begin("echo 0/tcp bind=127.0.0.1\n")
     daemon.file.write_text("")
     done = _svcctl(open_folder, "upgrade")

@@ -27,7 +27,7 @@ def _numbers(*addresses: str) -> frozenset[int]:
 
 
 class _Pool:
-    """A LookupPool whose answers the test gives by hand."""
+    """LookupPool answered by the test."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Hashable, Deferred[Any]]] = []
@@ -66,7 +66,7 @@ def made() -> _Hosts:
 
 
 def test_names_are_looked_up_when_they_are_followed(made: _Hosts) -> None:
-    """Once for all followers, and each is told."""
+    """One lookup serves all followers, and each is called."""
     leave = made.hosts.follow(["a.example", "b.example"], made.changed)
     leave_too = made.hosts.follow(["a.example"], made.changed)
     assert [question for question, _ in made.pool.asked] == ["a.example", "b.example"]
@@ -86,7 +86,7 @@ def test_names_are_looked_up_when_they_are_followed(made: _Hosts) -> None:
 
 
 def test_addresses_are_looked_up_again_by_their_age(made: _Hosts) -> None:
-    """Followers hear of other addresses alone; what was known holds meanwhile."""
+    """Followers are called for changed addresses only; the old ones are in use meanwhile."""
     made.hosts.follow(["a.example"], made.changed)
     made.answer(_numbers("192.0.2.1"))
     made.reactor.advance(KEEP_SECONDS - 1)
@@ -102,7 +102,7 @@ def test_addresses_are_looked_up_again_by_their_age(made: _Hosts) -> None:
 
 
 def test_a_lookup_that_fails_leaves_what_is_known(made: _Hosts) -> None:
-    """It is told once, tried again soon, and of a name that was never known it says nothing."""
+    """A failure is logged once and retried soon; a name that was never known stays unknown."""
     made.hosts.follow(["a.example"], made.changed)
     with LogCatcher() as log:
         made.answer(socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"))

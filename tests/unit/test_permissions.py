@@ -1,4 +1,4 @@
-"""What somebody else could do with a path."""
+"""Permissions of another user on a path."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _file(path: Path, mode: int = 0o755, content: str = "\x7fELF") -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory that everybody can enter."""
+    """Return a directory that all users can enter."""
     top = tmp_path_factory.getbasetemp().parent
     for each in (tmp_path, *tmp_path.parents):
         if each.is_relative_to(top):
@@ -101,7 +101,7 @@ def test_every_directory_on_the_way_must_be_entered(folder: Path) -> None:
 
 
 def test_links_are_followed(folder: Path) -> None:
-    """Relative and absolute ones, through parents; a circle is told."""
+    """Relative and absolute ones, through parents; a loop is an error."""
     path = _file(folder / "a" / "p")
     (folder / "b").mkdir()
     (folder / "b" / "relative").symlink_to("../a/./p")
@@ -126,7 +126,7 @@ def test_a_root_directory_holds_everything(folder: Path) -> None:
 
 
 def test_what_we_may_not_see_is_no_problem(folder: Path) -> None:
-    """A check by an ordinary user says nothing of a place that only another one can look into."""
+    """A check by an ordinary user reports nothing about a directory that only the other user can enter."""
     if os.geteuid() == 0:
         pytest.skip("root sees everything")
     path = _file(folder / "private" / "p")
@@ -157,7 +157,7 @@ def test_the_machine_knows_who_somebody_is(folder: Path) -> None:
 
 
 def test_an_access_list_is_not_second_guessed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a file has one, the mode says too little, so nothing is said."""
+    """The mode of a file with an ACL is not conclusive, so nothing is reported."""
     path = str(_file(folder / "p", 0o700))
     monkeypatch.setattr(os, "getxattr", lambda _path, _name: b"a list")
     assert cannot_execute(path, SOMEBODY) == ""

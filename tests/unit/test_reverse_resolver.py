@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _Resolver:
-    """A blocking lookup that answers when the test says so, and the reactor it comes back to."""
+    """Blocking lookup answered by the test, and the reactor that gets the answer."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -106,7 +106,7 @@ def test_one_lookup_answers_all_who_ask_meanwhile(resolver: _Resolver) -> None:
 
 
 def test_a_slow_lookup_is_answered_with_none_and_still_remembered(resolver: _Resolver) -> None:
-    """Nobody waits longer than the bound; the late name serves the next who asks."""
+    """No caller waits longer than the limit; the late name is cached for the next."""
     found = resolver.ask("192.0.2.1")
     resolver.clock.advance(TIMEOUT_SECONDS - 0.001)
     assert found == []
@@ -189,7 +189,7 @@ def test_the_systems_resolver(monkeypatch: pytest.MonkeyPatch, outcome: Any, hos
 
 
 def test_confirmed_names_are_looked_up_apart(resolver: _Resolver) -> None:
-    """A name that only the address's owner says is never taken for one that is confirmed."""
+    """An unconfirmed name is never returned as a confirmed one."""
     plain = resolver.ask("192.0.2.1")
     confirmed: list[str | None] = []
     resolver.names.confirmed_host_of("192.0.2.1").addCallback(confirmed.append)

@@ -1,4 +1,4 @@
-"""Telling the service manager how we are, and having it keep our sockets."""
+"""Notifications to the service manager, and sockets in its file descriptor store."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_socket_is_stored_and_forgotten(manager: ServiceManager, listener: _Li
 def test_a_manager_that_is_started_anew_is_found_again(
     tmp_path: Path, manager: ServiceManager, listener: _Listener
 ) -> None:
-    """Nothing that is said to the new one is lost."""
+    """No message to the restarted manager is lost."""
     manager.send("STATUS=1")
     listener.socket.close()
     assert not manager.send("STATUS=2")
@@ -207,7 +207,7 @@ def test_a_reload_is_told() -> None:
 
 
 def test_a_daemon_that_stops_at_once_was_never_ready() -> None:
-    """Nothing is left to be told."""
+    """No message is left to be sent."""
     clock, manager = Clock(), ManagerDouble(watchdog=4.0)
     status_reporter = StatusReporter(clock, manager, lambda: "")
     status_reporter.start()
@@ -218,7 +218,7 @@ def test_a_daemon_that_stops_at_once_was_never_ready() -> None:
 
 
 def test_without_a_manager_there_is_no_status_reporter() -> None:
-    """The reactor is not woken for nobody."""
+    """There are no timers without a manager."""
     clock = Clock()
     status_reporter = StatusReporter(clock, ServiceManager(), lambda: "")
     status_reporter.start()

@@ -39,7 +39,7 @@ PROGRAM = CommandLine(("svcd",), "/", {}, (1024, 4096), foreground=True)
 
 
 class _FakeNewDaemon:
-    """A new daemon that does what the test says."""
+    """New daemon controlled by the test."""
 
     def __init__(
         self, _reactor: object, _program: CommandLine, sockets: list[Any], upgrade_listener: Any, unanswered: Any
@@ -90,18 +90,18 @@ class _Also:
 
 
 class _Runner:
-    """Who runs the process."""
+    """ProcessOwner that records its calls."""
 
     def __init__(self) -> None:
         self.upgrade_blocker = ""
         self.told: list[str] = []
 
     def upgraded(self) -> None:
-        """As told."""
+        """Record the call."""
         self.told.append("replaced")
 
     def upgrade_failed(self) -> None:
-        """As told."""
+        """Record the call."""
         self.told.append("kept")
 
 
@@ -157,7 +157,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Old]:
 
 
 def test_a_new_daemon_takes_over(old: _Old) -> None:
-    """The old one accepts until the other is ready, leaves it the files, and ends when nobody is there any more."""
+    """The old daemon accepts until the new daemon is ready, leaves it the files, stops after its last connection."""
     status = old.path.stat()
     new = old.upgrade(now=True)
     assert new.names == [
@@ -214,7 +214,7 @@ def test_one_that_ends_after_all_gives_back_what_it_had(old: _Old) -> None:
 
 
 class _Port(WaitPort):
-    """A port whose socket a process has, or is about to have."""
+    """Port whose socket a process holds, or is about to hold."""
 
     busy = True
     process = 0
@@ -228,19 +228,19 @@ class _Port(WaitPort):
         self.told: list[str] = []
 
     def withdraw(self) -> None:
-        """As told."""
+        """Record the call."""
         self.told.append("withdraw")
 
     def dismiss(self) -> None:
-        """As told."""
+        """Record the call."""
         self.told.append("dismiss")
 
     def resume(self) -> None:
-        """Nobody is to be served."""
+        """Do nothing."""
 
 
 def test_a_socket_that_a_process_has_is_named(old: _Old) -> None:
-    """The new daemon hears its pid, and may say that it has no service for the socket: then the process is ended."""
+    """The new daemon gets its pid; if it has no service for the socket, the process is ended."""
     port = _Port(old)
     port.process = 815
     new = old.upgrade()
@@ -283,7 +283,7 @@ def test_mistakes_of_the_file_are_told_apart(old: _Old, status: int, code: str) 
 
 
 def test_a_stop_comes_first(old: _Old) -> None:
-    """A daemon that was told to stop while another comes up stops, and so does that."""
+    """If the old daemon is stopped while the new daemon starts, both stop."""
     new = old.upgrade()
     old.daemon.supervisor.stop_listening()
     new.upgrade_listener.new_daemon_ready()
@@ -306,7 +306,7 @@ def test_the_stop_of_the_daemon_ends_the_new_one(old: _Old, ready: bool) -> None
 
 
 def test_a_stop_leaves_one_that_serves(old: _Old) -> None:
-    """It has the pid file by then, and whoever stops this one means this one."""
+    """The new daemon has the pid file by then, so the stop is for the old daemon only."""
     new = old.upgrade()
     new.upgrade_listener.new_daemon_ready()
     new.upgrade_listener.new_daemon_serves(4711, frozenset())
@@ -361,7 +361,7 @@ def test_a_reload_waits_for_its_turn(old: _Old) -> None:
 
 
 def test_what_makes_no_sense_is_declined(old: _Old, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A time that is none, a process that somebody else watches, a program that can't be started."""
+    """An invalid time, a process that another process supervises, a program that can't be started."""
     for seconds in (0, -1, float("nan"), float("inf")):
         with pytest.raises(CommandError, match="seconds to be ready"):
             old.upgrader.upgrade(seconds=seconds)
@@ -453,14 +453,14 @@ def test_a_pid_file_that_can_not_be_taken_over_is_told(tmp_path: Path) -> None:
 
 
 def test_another_user_stays_another_one() -> None:
-    """Root that was not given up yet is given up as it was said."""
+    """Root that was not given up yet is given up by the new daemon as configured."""
     options = {"pidfile": "", "uid": os.geteuid() + 1, "gid": None}
     Twistd.use_temporary_pid_file(options)
     assert options["uid"] == os.geteuid() + 1
 
 
 def test_who_is_watched_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a manager that hears from us, or by systemd that has started this very process; nor in another root."""
+    """Under a service manager, under systemd without notifications, or with another root directory."""
     monkeypatch.delenv("SYSTEMD_EXEC_PID", raising=False)
     for name in ("container", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
@@ -475,7 +475,7 @@ def test_who_is_watched_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_container_is_restarted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Whose main process svcd is: as PID 1, or in the foreground as the child of a small init."""
+    """If svcd is its main process: as PID 1, or in the foreground as the child of a small init."""
     monkeypatch.delenv("SYSTEMD_EXEC_PID", raising=False)
     monkeypatch.setattr(twistd, "_CONTAINER_FILES", (str(tmp_path / "mark"),))
     monkeypatch.setattr(twistd, "_CONTAINER_VARIABLES", ())
@@ -492,7 +492,7 @@ def test_a_container_is_restarted(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 def test_an_unknown_user_is_told() -> None:
-    """In a line, as twistd tells mistakes of its command line; a number of one's own with a group needs no name."""
+    """In one line, as twistd reports errors of its command line; a uid with a gid needs no name."""
     check_account({"uid": None})
     check_account({"uid": 0})
     for user in (4_000_000_017, -5, 1 << 70):
@@ -510,7 +510,7 @@ def test_a_old_daemon_is_for_one_process(text: str) -> None:
 
 
 def test_services_that_only_the_first_daemon_can_start(old: _Old, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Are no reason for less: with --uid there is no upgrade while one with user= runs, and the answer says why."""
+    """With --uid there is no upgrade while a service with user= runs, and the answer has the reason."""
     problem = ConfigProblem(SourceLocation("services", 3, 7), "user: only root can give this")
     monkeypatch.setattr(old.daemon.supervisor, "lost_rights", lambda: [problem])
     old.upgrader.upgrade().addBoth(old.answers.append)
