@@ -1,7 +1,7 @@
-"""Certificates, keys and revocation lists as PEM (RFC 7468): bytes become values, or a ValueError says why not.
+"""Certificates, keys and revocation lists as PEM (RFC 7468), read from bytes; a ValueError has the reason of a failure.
 
-Each reader takes a whole file, with any text between the blocks. What a server could not use, or clients of today
-would not take, is an error too: keys and signatures that are too weak, a key that is not the certificate's.
+Each reader takes a whole file, with any text between the blocks. It also rejects what a server can't use or current
+clients reject: weak keys, weak signatures, and a key that does not belong to the certificate.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ __all__ = [
     "subject_names",
 ]
 
-#: What cryptography raises where a certificate or a list is not as it should be.
+#: The exceptions of cryptography for a malformed certificate or list.
 UNREADABLE = (ValueError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
-#: What DER begins with, and PKCS #12 that is made of it: a SEQUENCE whose length takes more than one byte.
+#: The first bytes of DER, and so of PKCS #12: a SEQUENCE whose length takes more than one byte.
 _BINARY = re.compile(rb"\x30[\x80-\x84]")
 _KEY = re.compile(rb"-----BEGIN ((?:[A-Z]+ )?PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
 _CERTIFICATE = re.compile(rb"-----BEGIN (X509 )?CERTIFICATE-----.*?-----END (X509 )?CERTIFICATE-----", re.DOTALL)
 _REVOCATIONS = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
-#: What Mozilla and the CA/Browser Forum (Baseline Requirements, 6.1.5) ask for at least.
+#: The minimum that Mozilla and the CA/Browser Forum (Baseline Requirements, 6.1.5) require.
 _FEWEST_RSA_BITS = 2048
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-#: What a server of TLS 1.2 or 1.3 can sign with (RFC 8446, 4.2.3).
+#: The curves with which a server of TLS 1.2 or 1.3 can sign (RFC 8446, 4.2.3).
 _SIGNING = (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey)
-#: Which nobody should trust any more (RFC 9155).
+#: Hash algorithms that must not be used for signatures (RFC 9155).
 _BROKEN_HASHES = (hashes.MD5, hashes.SHA1)
 
 
 class KeyMistakeError(ValueError):
-    """There is no private key, or none that can be read."""
+    """Error: the file has no private key, or an unreadable one."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What a file may have: its name, the label of its PEM, and the command of openssl(1) that converts it."""
+    """A kind of content of a file: its name, its PEM label, and the openssl(1) command that converts it to PEM."""
 
     name: str
     label: str
@@ -70,14 +70,14 @@ _LISTS = _Kind("revocation list", "X509 CRL", "crl")
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A server's certificate, those that lead to a root, and the key.
+    """The certificate chain of a server and its private key.
 
     Attributes:
-        chain: the certificates, the server's own first.
+        chain: the certificates that lead to a root, the server's own first.
         key: its private key.
-        begins, expires: between which it is valid, in seconds since 1970.
-        names: the host names and addresses that it is for, in small letters.
-        source: the file that it was read from, if that had everything; else empty.
+        begins, expires: the limits of its validity, in seconds since 1970.
+        names: the host names and addresses of the certificate, in lower case.
+        source: the file that holds certificate and key; empty if there are two files.
     """
 
     chain: tuple[x509.Certificate, ...]
@@ -88,21 +88,21 @@ class Credentials:
     source: bytes = field(default=b"", repr=False)
 
     def covers(self, name: str) -> bool:
-        """Whether the certificate is for a host name; with `_` as the first label for all that are like it."""
+        """Return whether the certificate covers a host name; `_` as the first label stands for any label."""
         first, _, rest = name.partition(".")
         return f"*.{rest}" in self.names or (first != "_" and name in self.names)
 
 
 def read_credentials(certificates: bytes, key: bytes) -> Credentials:
-    """What a server shows, and the key of it.
+    """Read the certificate chain and the private key of a server.
 
     Args:
-        certificates: the content of the one file.
-        key: that of the other, or of the same.
+        certificates: the content of the certificate file.
+        key: the content of the key file, which may be the same file.
 
     Raises:
-        KeyMistakeError: there is no key that can be read.
-        ValueError: it can't be used for another reason; the text says why, and what to do.
+        KeyMistakeError: there is no readable key.
+        ValueError: another mistake; the text has the reason and a remedy.
     """
     chain = tuple(_read_all(certificates, _CERTIFICATE, _read_certificate, _CERTIFICATES))
     private = _read_key(key)
@@ -151,7 +151,7 @@ def _read_key(data: bytes) -> Any:  # noqa: ANN401 - of any algorithm
     if b"ENCRYPTED" in found[0]:
         raise KeyMistakeError("the key has a passphrase, which nobody could type; remove it with openssl pkey")
     try:
-        # Of RSA the primes would be proved anew, for milliseconds each; a wrong key shows in the certificate.
+        # The check of an RSA key tests its primes for milliseconds; a wrong key does not match the certificate.
         return serialization.load_pem_private_key(found[0], None, unsafe_skip_rsa_key_validation=True)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         text = "its private key can't be read: it is damaged, or of a kind that is not supported"
@@ -159,22 +159,22 @@ def _read_key(data: bytes) -> Any:  # noqa: ANN401 - of any algorithm
 
 
 def holds_key(data: bytes) -> bool:
-    """Whether a file may have a private key in it, whatever that is worth; DER may be anything."""
+    """Return whether a file may hold a private key, valid or not; DER may hold anything."""
     return b"PRIVATE KEY-----" in data or _BINARY.match(data) is not None
 
 
 def read_authorities(data: bytes) -> tuple[x509.Certificate, ...]:
-    """The certificates of those who vouch for others.
+    """Read the certificates of certificate authorities.
 
     Raises:
-        ValueError: there are none, or one can't be read, or may not vouch for others.
+        ValueError: there is no certificate, or one is unreadable or is not an authority's.
     """
     found = tuple(_read_all(data, _CERTIFICATE, _read_certificate, _CERTIFICATES))
     for each in found:
         try:
             constraints = each.extensions.get_extension_for_class(x509.BasicConstraints).value
         except x509.ExtensionNotFound:
-            # Version 1 has no extensions, and only a root can be so old.
+            # X.509 version 1 has no extensions; only root certificates still use it.
             continue
         except UNREADABLE:
             raise ValueError(f"{each.subject.rfc4514_string()} has extensions that can't be read") from None
@@ -185,16 +185,16 @@ def read_authorities(data: bytes) -> tuple[x509.Certificate, ...]:
 
 
 def read_revocations(data: bytes) -> tuple[x509.CertificateRevocationList, ...]:
-    """The revocation lists of a file.
+    """Read the revocation lists of a file.
 
     Raises:
-        ValueError: there are none, or one can't be read.
+        ValueError: there is no list, or one is unreadable.
     """
     return tuple(_read_all(data, _REVOCATIONS, _read_revocation_list, _LISTS))
 
 
 def _nothing(data: bytes, kind: _Kind) -> str:
-    """What to say of a file without what it should have."""
+    """Return the message for a file that lacks the expected kind of content."""
     remedy = ""
     if _BINARY.match(data):
         remedy = (
@@ -212,7 +212,7 @@ def _read_all(data: bytes, block: re.Pattern[bytes], read: Callable[[bytes], Any
     for number, each in enumerate(blocks, 1):
         try:
             with warnings.catch_warnings():
-                # What is unusual in it is for its maker.
+                # Warnings about unusual encodings concern the issuer.
                 warnings.simplefilter("ignore")
                 values.append(read(each))
         except UnsupportedAlgorithm:
@@ -225,7 +225,7 @@ def _read_all(data: bytes, block: re.Pattern[bytes], read: Callable[[bytes], Any
 
 
 def _read_certificate(block: bytes) -> x509.Certificate:
-    """A certificate of which everything is read, since its parts are when they are asked for."""
+    """Read a certificate and all its parts, which cryptography parses only on access."""
     found = x509.load_pem_x509_certificate(block)
     _public_bytes(found.public_key())
     found.subject.rfc4514_string()
@@ -235,7 +235,7 @@ def _read_certificate(block: bytes) -> x509.Certificate:
 
 
 def _read_revocation_list(block: bytes) -> x509.CertificateRevocationList:
-    """The same of a list."""
+    """Read a revocation list and all its parts."""
     found = x509.load_pem_x509_crl(block)
     found.issuer.rfc4514_string()
     if found.next_update_utc is not None:
@@ -244,7 +244,7 @@ def _read_revocation_list(block: bytes) -> x509.CertificateRevocationList:
 
 
 def subject_names(certificate: x509.Certificate) -> tuple[str, ...]:
-    """The host names and addresses that a certificate is for (RFC 5280, 4.2.1.6), in small letters."""
+    """Return the host names and addresses of a certificate (RFC 5280, 4.2.1.6), in lower case."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, *UNREADABLE):
@@ -254,7 +254,7 @@ def subject_names(certificate: x509.Certificate) -> tuple[str, ...]:
 
 
 def issued(revocations: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
-    """Whether a revocation list is an authority's, and it signed it."""
+    """Return whether an authority has issued and signed a revocation list."""
     if revocations.issuer != authority.subject:
         return False
     try:
@@ -264,7 +264,7 @@ def issued(revocations: x509.CertificateRevocationList, authority: x509.Certific
 
 
 class NameKind(enum.Enum):
-    """What a name in a certificate is (RFC 5280, 4.2.1.6)."""
+    """The kind of a name in a certificate (RFC 5280, 4.2.1.6)."""
 
     DNS = "DNS"
     EMAIL = "email"
@@ -274,11 +274,11 @@ class NameKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ClientName:
-    """Whom a TLS client's certificate may be for.
+    """A name that the certificate of a TLS client may have.
 
     Attributes:
-        kind: what the name is.
-        text: the name; of a host in small letters, and the first label may be a star.
+        kind: the kind of the name.
+        text: the name; that of a host is in lower case, and its first label may be `*`.
     """
 
     kind: NameKind

@@ -13,15 +13,15 @@ _PRINTABLE = bytes(range(0x20, 0x7F))
 LINE_BYTES = 74
 #: The 95 lines after which everything repeats: 7,030 bytes.
 PATTERN = b"".join((_PRINTABLE * 2)[start : start + 72] + b"\r\n" for start in range(95))
-#: What a stream is fed with, a whole number of patterns: 63,270 bytes, one object shared by all connections.
+#: The block that streams send, a whole number of patterns: 63,270 bytes, one object shared by all connections.
 BLOCK = PATTERN * 9
 
-# Six lines: the most that fit in the 512 characters an answer may have.
+# Six lines: the maximum within the 512 characters of an answer.
 _DATAGRAM_BYTES = 512 // LINE_BYTES * LINE_BYTES
 _DOUBLE = PATTERN * 2
 
 
 def datagram(number: int) -> bytes:
-    """The answer to the datagram of this number: 444 characters, rotating by a line from answer to answer."""
+    """Return the answer to the datagram with this number: 444 characters; each answer begins one line later."""
     start = number % 95 * LINE_BYTES
     return _DOUBLE[start : start + _DATAGRAM_BYTES]

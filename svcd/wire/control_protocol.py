@@ -4,11 +4,10 @@
     {"id": 1, "ok": true, "result": ...}
     {"id": 2, "ok": false, "code": "usage", "error": "there is no command shwo"}
 
-`id` is whatever the client likes, a number or a string, and comes back with the answer; answers come in the order of
-the requests. `Lines.feed` takes bytes as they come and returns the lines that are complete; a line longer than LONGEST
-is returned as None, once, and the rest of it is dropped. `Lines.end` returns what is left, since the last line needs no
-end before the end of the input. `request` raises RequestError, with a text for the client, for a
-line that is no request.
+`id` is any number or string that the client chooses; the answer repeats it. Answers have the order of the requests.
+`Lines.feed` takes received bytes and returns the complete lines; a line longer than LONGEST is returned as None, once,
+and the rest of it is dropped. `Lines.end` returns the rest, since the last line needs no line end before the end of the
+input. `request` raises RequestError, with a text for the client, for a line that is not a request.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ LONGEST = 65_536
 
 
 class Argument(NamedTuple):
-    """What a command takes.
+    """An argument of a command.
 
     Attributes:
-        name: as it stands in a request.
+        name: its key in a request.
         kind: str, bool, or float for any number.
-        help: for people.
-        needed: whether it can't be left out.
+        help: its description.
+        needed: whether it is required.
     """
 
     name: str
@@ -50,7 +49,7 @@ class Argument(NamedTuple):
 
 
 class Command(NamedTuple):
-    """What a client may ask for."""
+    """A command of the control protocol."""
 
     name: str
     help: str
@@ -66,7 +65,7 @@ _OLD = Argument("now", bool, "end the old daemon's connections within their shut
 _LEVEL = Argument("level", str, "debug, info, notice, warn, error or critical", needed=True)
 _TIMEOUT = Argument("timeout", float, "how many seconds the new daemon may take to be ready; default: 60")
 _FILE = Argument("file", str, "another services file than the daemon's")
-#: All of them, in the order of the manual.
+#: All commands, in the order of the manual.
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
@@ -90,7 +89,7 @@ COMMANDS: dict[str, Command] = {
 
 
 class ControlRequest(NamedTuple):
-    """One thing that a client asks for."""
+    """A request of a client."""
 
     id: int | str | None
     command: str
@@ -98,19 +97,19 @@ class ControlRequest(NamedTuple):
 
 
 class Lines:
-    """Cuts a client's bytes into lines. It keeps at most LONGEST bytes."""
+    """Splitter of received bytes into lines; it keeps at most LONGEST bytes."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._dropping = False
 
     def feed(self, data: bytes) -> list[bytes | None]:
-        """Take bytes; returns the lines that are complete, without their ends, and None for each that was too long."""
+        """Take bytes and return the complete lines without their ends, and None for each line that is too long."""
         *lines, rest = (self._rest + data).split(b"\n")
         found: list[bytes | None] = []
         for line in lines:
             if self._dropping:
-                # The end of one that was told already.
+                # The end of a long line that was already returned as None.
                 self._dropping = False
             elif len(line) > LONGEST:
                 found.append(None)
@@ -125,17 +124,17 @@ class Lines:
         return found
 
     def end(self) -> list[bytes | None]:
-        """Take the end of the input; returns the last line if it is there and has no end."""
+        """Take the end of the input and return the last line if it has no line end."""
         rest, self._rest = self._rest, b""
         return [rest] if rest.strip() and not self._dropping else []
 
 
 class RequestError(ValueError):
-    """A line is no request.
+    """Error: a line is not a request.
 
     Args:
-        text: why, for the client.
-        id: of the request, as far as it could be read.
+        text: the reason, for the client.
+        id: the id of the request, if it is readable.
     """
 
     def __init__(self, text: str, id: int | str | None = None) -> None:  # noqa: A002 - its name in the protocol
@@ -144,10 +143,10 @@ class RequestError(ValueError):
 
 
 def request(line: bytes) -> ControlRequest:
-    """The request of a line.
+    """Parse a line into a request.
 
     Raises:
-        RequestError: it is none.
+        RequestError: the line is not a request.
     """
     try:
         data = json.loads(line)
@@ -173,7 +172,7 @@ def request(line: bytes) -> ControlRequest:
 
 
 def _wrong(command: Command, arguments: dict[str, Any]) -> str:
-    """What is wrong with a command's arguments; empty if nothing is."""
+    """Return the mistake in the arguments of a command; empty if there is none."""
     known = {argument.name: argument for argument in command.arguments}
     for name, value in arguments.items():
         if name not in known:
@@ -182,7 +181,7 @@ def _wrong(command: Command, arguments: dict[str, Any]) -> str:
         if type(value) is not kind and not (kind is float and type(value) is int):
             return f"{name} must be {_KINDS[known[name].kind]}"
         if isinstance(value, str) and not value.strip():
-            # As a shell makes it of a variable that is not set; left out, some mean all that there is.
+            # A shell makes an empty argument of an unset variable; a missing argument may mean all services.
             return f"{name} is empty: {known[name].help}"
     for argument in command.arguments:
         if argument.needed and argument.name not in arguments:
@@ -194,17 +193,17 @@ _KINDS = {str: "a string", bool: "true or false", float: "a number"}
 
 
 def answer(number: int | str | None, result: object) -> bytes:
-    """The line that answers a request."""
+    """Return the line that answers a request."""
     return _line({"id": number, "ok": True, "result": result})
 
 
 def mistake(number: int | str | None, code: str, text: str) -> bytes:
-    """The line that says why there is no answer.
+    """Return the line that reports a failed request.
 
     Args:
-        number: of the request, None if it has none that can be read.
+        number: the id of the request; None if there is no readable id.
         code: usage, refused, config, or busy.
-        text: for people.
+        text: the reason, as text.
     """
     return _line({"id": number, "ok": False, "code": code, "error": text})
 

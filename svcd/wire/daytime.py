@@ -1,4 +1,4 @@
-"""What the clock services say: daytime (RFC 867) and time (RFC 868)."""
+"""Payloads of daytime (RFC 867) and time (RFC 868)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EPOCH_1900 = 2_208_988_800
 
 
 def daytime(now: float, *, utc: bool = False, iso8601: bool = False) -> bytes:
-    """One line with the date and the time, ended by CRLF.
+    """Return a line with the date and the time, ended by CRLF.
 
     Args:
         now: seconds since 1970-01-01 00:00 UTC.
@@ -27,9 +27,9 @@ def daytime(now: float, *, utc: bool = False, iso8601: bool = False) -> bytes:
 
 
 def time_1900(now: float) -> bytes:
-    """The seconds since 1900 as 4 bytes, unsigned, big-endian.
+    """Return the seconds since 1900 as 4 bytes, unsigned, big-endian.
 
-    RFC 868's number ends in 2036; it wraps there, as the era of NTP does (RFC 5905, section 6).
+    The number of RFC 868 overflows in 2036; it wraps, as the era of NTP does (RFC 5905, section 6).
     """
     return ((int(now) + EPOCH_1900) & 0xFFFF_FFFF).to_bytes(4, "big")
 
@@ -38,13 +38,13 @@ _ERA = 1 << 32
 
 
 def moment_1900(data: bytes, near: float) -> int:
-    """What 4 bytes of RFC 868 say, as seconds since 1970-01-01 00:00 UTC.
+    """Return the time in 4 bytes of RFC 868, in seconds since 1970-01-01 00:00 UTC.
 
-    They say it but for the era of 136 years, the second of which begins in 2036: the one is taken that is nearest.
+    The bytes leave the era of 136 years open; the second begins in 2036. The result is in the era that is nearest.
 
     Args:
         data: 4 bytes.
-        near: what time it is about, within 68 years.
+        near: the approximate time, within 68 years.
     """
     first = int.from_bytes(data, "big") - EPOCH_1900
     return first + round((near - first) / _ERA) * _ERA

@@ -9,7 +9,7 @@ MOST_BYTES = 511
 
 
 def read_quotes(data: bytes) -> tuple[bytes, ...]:
-    """The entries of a file, each as it goes to the client: lines ended by CRLF, at most MOST_BYTES bytes.
+    """Return the entries of a file as they are sent: lines ended by CRLF, at most MOST_BYTES bytes each.
 
     Longer entries and empty ones are left out, so the result may be empty.
     """
@@ -24,7 +24,7 @@ def read_quotes(data: bytes) -> tuple[bytes, ...]:
     return tuple(text for text in texts if 2 < len(text) <= MOST_BYTES)
 
 
-#: What is said without a file of one's own.
+#: The quotations of a service without quotes=.
 DEFAULT = read_quotes(
     b"""Well begun is half done.
 \t\t-- Aristotle, quoting a proverb

@@ -1,7 +1,6 @@
-"""What a client would like to get: HTTP's Accept and Accept-Encoding (RFC 9110, sections 12.5.1 and 12.5.3).
+"""Content negotiation of HTTP: Accept and Accept-Encoding (RFC 9110, sections 12.5.1 and 12.5.3).
 
-What can't be understood in them is as if it weren't there: nobody is refused for it. Fields come from a request head,
-so they are bounded.
+Malformed parts are ignored; no request is refused for them. Fields come from a request head, so they are bounded.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ from functools import lru_cache
 
 __all__ = ["media_type", "takes_gzip"]
 
-#: A scraper says the same each time; so many different fields are remembered, each as long as a request's head at most.
+#: The size of the cache of fields, each at most as long as a request head. A scraper sends the same field each time.
 _KNOWN = 16
 
 
 def _parts(field: bytes) -> list[tuple[str, dict[str, str], float]]:
-    """The alternatives of a field: the name, the parameters, the weight."""
+    """Yield the alternatives of a field: name, parameters, weight."""
     found = []
     for part in field.decode("latin-1").lower().split(","):
         name, *rest = (piece.strip() for piece in part.split(";"))
@@ -32,19 +31,19 @@ def _parts(field: bytes) -> list[tuple[str, dict[str, str], float]]:
 
 @lru_cache(_KNOWN)
 def takes_gzip(field: bytes) -> bool:
-    """Whether an answer may be compressed by gzip, given Accept-Encoding, empty if there is none."""
+    """Return whether an Accept-Encoding field, empty if there is none, permits gzip."""
     weights = {name: weight for name, _, weight in _parts(field)}
     return weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0))) > 0
 
 
 @lru_cache(_KNOWN)
 def media_type(field: bytes, offered: tuple[str, ...]) -> str:
-    """The one of the offered media types, without parameters, that a client likes best; the first if it says nothing.
+    """Return the offered media type, without parameters, that a client prefers; the first if it has no preference.
 
     Args:
         field: Accept; empty if there is none.
-        offered: the server's own favourite first. A version that the client names must be the one that we speak:
-            1.0.0 of OpenMetrics, 0.0.4 of text.
+        offered: the media types, the preferred one of the server first. A version that the client names has to be the
+            supported one: 1.0.0 of OpenMetrics, 0.0.4 of text.
     """
     best, best_weight = offered[0], 0.0
     parts = _parts(field)
@@ -60,6 +59,6 @@ def media_type(field: bytes, offered: tuple[str, ...]) -> str:
 
 
 def _version_fits(name: str, parameters: dict[str, str]) -> bool:
-    # Who lists several versions of a format means each alone: 0.0.1 of OpenMetrics is a draft of another format.
+    # Several versions of a format are separate alternatives: 0.0.1 of OpenMetrics is a draft of another format.
     spoken = "1.0.0" if name == "application/openmetrics-text" else "0.0.4"
     return parameters.get("version", spoken) == spoken

@@ -1,8 +1,8 @@
 """HTTP/1.0 and 1.1 requests from bytes (RFC 9112), and response heads to bytes.
 
-`RequestReader.feed` takes bytes in pieces of any size and returns the requests that are whole; an empty list means
-that more is needed. It raises HttpError on what no answer but an error fits. It holds at most MOST_HEAD bytes of a
-request; bodies are counted and dropped, since nothing here takes one.
+`RequestReader.feed` takes bytes in pieces of any size and returns the complete requests; an empty list means that more
+bytes are needed. It raises HttpError for input that only an error can answer. It holds at most MOST_HEAD bytes of a
+request; bodies are counted and dropped, since no service uses them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MOST_HEAD = 32_768
 MOST_FIELDS = 100
 #: The largest body that is read and dropped, in bytes; more is 413.
 MOST_BODY = 1_048_576
-#: Bytes are given to the parser in pieces of this size, which bounds what one piece can hold: no more than
+#: The size of the pieces that the parser gets, which bounds the content of a piece: no more than
 #: 227 of the shortest requests.
 SLICE = 4096
 
@@ -46,12 +46,12 @@ _HOST = re.compile(
     rb"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|\[[vV][0-9A-Fa-f]+\.[-A-Za-z0-9._~!$&'()*+,;=:]+\]"
     rb"|(?:[-A-Za-z0-9._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?"
 )
-#: Hosts remembered as good or bad: clients ask for few.
+#: The number of hosts in the cache of checked hosts: clients name few.
 _KNOWN_HOSTS = 64
 
 
 class HttpError(Exception):
-    """The request can't be served; the connection is answered with a status and closed.
+    """Error: a request that is answered with a status, after which the connection is closed.
 
     Args:
         status: the status to answer with.
@@ -82,17 +82,17 @@ class HttpRequest:
 
 
 class RequestReader:
-    """Turns the bytes of one connection into Requests. See the module for the contract.
+    """Parser of the requests of one connection. The docstring of the module has the contract.
 
     Attributes:
-        begun: whether a request has begun that is not whole yet.
-        body_bytes: how many bytes of its body were read.
+        begun: whether an incomplete request has begun.
+        body_bytes: the number of bytes of its body that were read.
     """
 
     def __init__(self) -> None:
         self._done: list[HttpRequest] = []
         self._error: HTTPStatus | None = None
-        # Of the last request: whether another may follow. Then: whether none may.
+        # Whether another request may follow the last one; and whether no more requests are read.
         self._keep_alive = True
         self._ended = False
         self._parser = httptools.HttpRequestParser(self)
@@ -109,7 +109,7 @@ class RequestReader:
             The requests that these bytes complete, in order.
 
         Raises:
-            HttpError: after the requests before it were returned, or at once if there are none.
+            HttpError: a mistake; requests before it are returned first, by an earlier call.
         """
         if self._error is None:
             self._read(data)
@@ -122,7 +122,7 @@ class RequestReader:
 
     @property
     def failed(self) -> bool:
-        """Whether the next call to feed raises, even without more bytes."""
+        """Whether the next call of feed() raises, even without more bytes."""
         return self._error is not None
 
     def _read(self, data: bytes) -> None:
@@ -147,16 +147,16 @@ class RequestReader:
             if self._error is None:
                 self._error = HTTPStatus.BAD_REQUEST
             return
-        # The parser gathers a field that has no end yet without a word to us, before a body and behind it (trailers):
-        # what is fed is counted as well.
+        # The parser collects an incomplete field without a callback, before a body and after it (trailers): so the bytes
+        # that it gets are counted as well.
         if self._error is None and self._uncounted > MOST_HEAD:
             in_target = not self._fields and len(self._target) > MOST_TARGET
             self._error = HTTPStatus.REQUEST_URI_TOO_LONG if in_target else HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
 
-    # What httptools calls. An exception raised here would end the parser without its reason, hence _error.
+    # Callbacks of httptools. An exception would end the parser and lose its reason, hence _error.
 
     def on_message_begin(self) -> None:
-        """A new request begins."""
+        """Begin a new request."""
         self._target = b""
         self._fields: dict[bytes, bytes] = {}
         self._field_count = 0
@@ -166,13 +166,13 @@ class RequestReader:
         self.begun = True
 
     def on_url(self, piece: bytes) -> None:
-        """A piece of the request target."""
+        """Take a piece of the request target."""
         self._target += piece
         if len(self._target) > MOST_TARGET:
             self._fail(HTTPStatus.REQUEST_URI_TOO_LONG)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A whole field."""
+        """Take a complete field."""
         self._field_count += 1
         self._field_bytes += len(name) + len(value) + len(": \r\n")
         if self._field_count > MOST_FIELDS or self._field_bytes > MOST_HEAD:
@@ -186,7 +186,7 @@ class RequestReader:
         self._fields[name] = value
 
     def on_headers_complete(self) -> None:
-        """The head is whole."""
+        """Check the complete head."""
         self._uncounted = 0
         version = self._parser.get_http_version()
         if version not in ("1.0", "1.1"):
@@ -196,18 +196,18 @@ class RequestReader:
             # RFC 9112, section 3.2.
             self._fail(HTTPStatus.BAD_REQUEST)
         if b"expect" in self._fields and self._has_body():
-            # Whoever asks before it sends a body hears at once that none is wanted (RFC 9110, section 10.1.1).
+            # A client that asks before it sends a body is refused at once (RFC 9110, section 10.1.1).
             self._fail(HTTPStatus.EXPECTATION_FAILED)
 
     def on_body(self, piece: bytes) -> None:
-        """A piece of a body, which is dropped."""
+        """Count a piece of a body and drop it."""
         self._uncounted = 0
         self.body_bytes += len(piece)
         if self.body_bytes > MOST_BODY:
             self._fail(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
+        """Store the complete request."""
         self.begun = False
         if self._error is None:
             parser = self._parser
@@ -241,14 +241,14 @@ def _is_host(value: bytes) -> bool:
 
 
 def authority(request: HttpRequest) -> bytes:
-    """The host, and the port if there is one, that a request is for: of its target, else of its Host field.
+    """Return the host of a request, with the port if it has one: that of its target, else of its Host field.
 
     Raises:
-        HttpError: 400, that of the target is none.
+        HttpError: 400, the target has an invalid host.
     """
     if request.target.startswith(b"/"):
         return request.fields.get(b"host", b"")
-    # Whoever sends the absolute form means that, whatever the field says (RFC 9112, section 3.2.2).
+    # The absolute form overrides the Host field (RFC 9112, section 3.2.2).
     found = re.split(rb"[/?#]", request.target.partition(b"://")[2], maxsplit=1)[0]
     if not _is_host(found):
         raise HttpError(HTTPStatus.BAD_REQUEST)
@@ -256,13 +256,13 @@ def authority(request: HttpRequest) -> bytes:
 
 
 def path_segments(target: bytes) -> list[str]:
-    """The decoded segments of a request target's path; the last is empty for a directory.
+    """Return the decoded path segments of a request target; the last is empty for a directory.
 
     The query is dropped, repeated slashes count once, `.` disappears.
 
     Raises:
-        HttpError: 400 for what names nothing or tries to leave: no leading slash, a bad percent escape, NUL or
-            another control character, a backslash, a slash behind %2f, `..`, bytes that are no UTF-8.
+        HttpError: 400 for a path that is invalid or leaves the root: no leading slash, a bad percent escape, NUL or
+            another control character, a backslash, a slash behind %2f, `..`, bytes that are not UTF-8.
     """
     bad = HttpError(HTTPStatus.BAD_REQUEST)
     target = target.partition(b"?")[0].partition(b"#")[0]
@@ -295,12 +295,12 @@ def _two_digits(part: bytes) -> str:
 
 
 def head(status: HTTPStatus, fields: dict[str, str], *, keep_alive: bool) -> bytes:
-    """A response's head, its blank line included.
+    """Return the head of a response, with its blank line.
 
     Args:
         status: the status line's code and phrase.
-        fields: names and values, in latin-1 and free of line ends: they come from us, never from a client.
-        keep_alive: whether the connection goes on; said in both cases, since HTTP/1.0 clients need to hear it.
+        fields: names and values, in latin-1 and without line ends; values of a client must not be passed.
+        keep_alive: whether the connection stays open; the head has it in both cases, which HTTP/1.0 clients need.
     """
     lines = [
         f"HTTP/1.1 {status.value} {status.phrase}",

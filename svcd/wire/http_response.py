@@ -1,8 +1,9 @@
 """HTTP/1.0 and 1.1 responses from bytes (RFC 9112).
 
-`ResponseReader.feed` takes bytes in pieces of any size and returns what they bring: the Head of the response once it is
-whole, then pieces of its body without their framing; nothing means that more is needed. `close` says that no more bytes
-come. Both raise ResponseError on what is no response, or on half of one. At most twice MOST_HEAD bytes are held.
+`ResponseReader.feed` takes bytes in pieces of any size and returns their content: the Head of the response once it is
+complete, then pieces of its body without their framing; an empty list means that more bytes are needed. `close` marks
+the end of the input. Both raise ResponseError for an invalid or incomplete response. At most twice MOST_HEAD bytes are
+held.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _SLICE = 4096
 
 
 class ResponseError(Exception):
-    """It is no HTTP response, or none that ends well; the text says why."""
+    """Error: an invalid or incomplete HTTP response; the text has the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class Head:
 
     Attributes:
         version: "1.0" or "1.1".
-        status: its number, from 200 on: interim responses are passed over.
-        reason: what stands behind that, perhaps nothing.
+        status: its number, at least 200: interim responses are skipped.
+        reason: the reason phrase; it may be empty.
         fields: names and values as sent, in their order.
     """
 
@@ -40,24 +41,24 @@ class Head:
     fields: tuple[tuple[bytes, bytes], ...]
 
     def field(self, name: bytes) -> bytes | None:
-        """The first value of a field whose name, in lower case, this is."""
+        """Return the first value of a field, given its name in lower case; None if there is none."""
         return next((value for key, value in self.fields if key.lower() == name), None)
 
     def __bytes__(self) -> bytes:
-        """As it was sent, with the blank line, and line ends as they should be."""
+        """Return the head as sent, with CRLF as line ends and with the blank line."""
         lines = [b"HTTP/%s %d %s" % (self.version.encode(), self.status, self.reason)]
         lines += [name + b": " + value for name, value in self.fields]
         return b"".join(line + b"\r\n" for line in [*lines, b""])
 
 
 class ResponseReader:
-    """Turns the bytes of one response into its head and its body. See the module for the contract.
+    """Parser of one response. The docstring of the module has the contract.
 
     Args:
-        bodiless: whether the request was one whose response has no body, whatever its head says: HEAD.
+        bodiless: whether the response has no body, as that to HEAD, whatever its head says.
 
     Attributes:
-        done: whether the response is whole; what follows it is not read.
+        done: whether the response is complete; bytes after it are not read.
     """
 
     def __init__(self, *, bodiless: bool = False) -> None:
@@ -76,7 +77,7 @@ class ResponseReader:
         """Read the next bytes.
 
         Raises:
-            ResponseError: there is a mistake in them.
+            ResponseError: they are invalid.
         """
         left = memoryview(data)
         while left and not self.done:
@@ -98,10 +99,10 @@ class ResponseReader:
         return found
 
     def close(self) -> None:
-        """No more bytes come.
+        """Take the end of the input.
 
         Raises:
-            ResponseError: there should have been more.
+            ResponseError: the response is incomplete.
         """
         if self.done:
             return
@@ -116,24 +117,24 @@ class ResponseReader:
             raise ResponseError(f"the server has closed the connection amid chunks, after {self._received} bytes")
         self.done = True
 
-    # What httptools calls. An exception raised here would end the parser without its reason, hence _error.
+    # Callbacks of httptools. An exception would end the parser and lose its reason, hence _error.
 
     def on_message_begin(self) -> None:
-        """A response begins; an interim one may have been before."""
+        """Begin a response; an interim response may precede it."""
         if not self.done:
             self._fields, self._reason = [], b""
 
     def on_status(self, piece: bytes) -> None:
-        """A piece of the reason."""
+        """Take a piece of the reason phrase."""
         self._reason += piece
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A whole field; or one of the trailers, which nobody wants."""
+        """Take a complete field; drop trailers."""
         if self._head is None:
             self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """A head is whole."""
+        """Return the complete head."""
         status = self._parser.get_status_code()
         if self.done or status < 200:
             return
@@ -144,13 +145,13 @@ class ResponseReader:
         self.done = self._bodiless
 
     def on_body(self, piece: bytes) -> None:
-        """A piece of the body."""
+        """Take a piece of the body."""
         self._uncounted = 0
         if not self.done:
             self._received += len(piece)
             self._found.append(piece)
 
     def on_message_complete(self) -> None:
-        """A response is whole; an interim one does not count."""
+        """Mark the response as complete unless it is an interim response."""
         if self._head is not None:
             self.done = True

@@ -1,12 +1,11 @@
-"""Metrics to bytes, in the two formats that Prometheus reads.
+"""Metrics as bytes, in the two formats that Prometheus reads.
 
 The text format 0.0.4 (https://prometheus.io/docs/instrumenting/exposition_formats/) and OpenMetrics 1.0
 (https://prometheus.io/docs/specs/om/open_metrics_spec/). They differ in how a counter's family is named, in units, in
 the type of information, and in the end.
 
-prometheus-client, the library for this, reads the output in the tests. It does not write it: a custom collector for
-200 services (4,300 lines) took 21 ms as text and 36 ms as OpenMetrics for what takes 2.5 ms here, and the reactor does
-nothing else meanwhile.
+prometheus-client reads the output in the tests. It does not write it: a custom collector for 200 services (4,300 lines)
+took 21 ms as text and 36 ms as OpenMetrics, this module takes 2.5 ms, and the reactor is blocked meanwhile.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = ["OPENMETRICS", "TEXT", "Buckets", "Family", "MetricType", "labels", "openmetrics", "text"]
 
-#: The media types, as they are answered.
+#: The media types of the answers.
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 class MetricType(enum.StrEnum):
-    """What a family's numbers are."""
+    """The type of a metric family."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -36,11 +35,11 @@ class MetricType(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """The value of a histogram's point.
+    """The value of a point of a histogram.
 
     Attributes:
-        bounds: the upper bounds, ascending, without the infinite one.
-        counts: of each bucket alone, one more than there are bounds.
+        bounds: the upper bounds, ascending, without infinity.
+        counts: the count of each bucket alone, not cumulative; one more than bounds.
         total: the sum of all values.
     """
 
@@ -49,20 +48,20 @@ class Buckets:
     total: float
 
 
-#: The labels, as `labels` makes them, and the value.
+#: The labels, as `labels` returns them, and the value.
 Point: TypeAlias = "tuple[str, float | Buckets]"
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A metric.
+    """A metric family.
 
     Attributes:
-        name: without the suffix of its kind (_total, _info); ends with the unit, if it has one.
-        kind: what it is.
-        help: a sentence about it.
+        name: its name without the suffix of its kind (_total, _info); ends with the unit, if there is one.
+        kind: its type.
+        help: its description, a sentence.
         points: its values.
-        unit: as Prometheus knows units, in the plural: seconds, bytes.
+        unit: the unit as Prometheus names it, in the plural: seconds, bytes.
     """
 
     name: str
@@ -77,12 +76,12 @@ def _escaped(value: str) -> str:
 
 
 def labels(**values: str) -> str:
-    """Labels as they are written between the braces; values may be any text."""
+    """Return labels as they are written between braces; values may be any text."""
     return ",".join(f'{name}="{_escaped(value)}"' for name, value in values.items())
 
 
 def text(families: Iterable[Family]) -> bytes:
-    """The text format 0.0.4."""
+    """Return families in the text format 0.0.4."""
     lines: list[str] = []
     for family in families:
         name = family.name
@@ -98,7 +97,7 @@ def text(families: Iterable[Family]) -> bytes:
 
 
 def openmetrics(families: Iterable[Family]) -> bytes:
-    """OpenMetrics 1.0."""
+    """Return families in OpenMetrics 1.0."""
     lines: list[str] = []
     for family in families:
         name = family.name
@@ -130,7 +129,7 @@ def _histograms(name: str, points: Sequence[Point]) -> Iterator[str]:
     for found, value in points:
         assert isinstance(value, Buckets)  # noqa: S101 - a histogram has no other
         if value.bounds != bounds:
-            # Nearly always all have the same; to write a bound takes longer than anything else here.
+            # Nearly all histograms share their bounds, and formatting a bound is the slowest step.
             bounds = value.bounds
             endings = [f'le="{bound}"}}' for bound in bounds] + ['le="+Inf"}']
         opening = f"{name}_bucket{{{found}," if found else f"{name}_bucket{{"

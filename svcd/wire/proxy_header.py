@@ -1,9 +1,9 @@
-"""The PROXY protocol (HAProxy's proxy-protocol.txt): the header by which a proxy says whose connection it passes on.
+"""Headers of the PROXY protocol (HAProxy's proxy-protocol.txt), in which a proxy passes on the address of a client.
 
-`header` returns a Header, or None as long as the data is the beginning of one and all of it therefore belongs to it;
-it raises ValueError, with what is wrong, as soon as the data can't become one. It is given everything from the
-beginning each time, MOST bytes at most, and looks at each byte a bounded number of times. `line` makes a header of
-version 1, `block` one of version 2.
+`header` returns a ProxyHeader, or None while the data is an incomplete header, all of which then belongs to it. It
+raises ValueError, with the mistake, as soon as the data can't become a header. Each call gets all data from the
+beginning, at most MOST bytes, and reads each byte a bounded number of times. `line` makes a header of version 1,
+`block` a header of version 2.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST", "End", "ProxyHeader", "SocketAddress", "block", "crc32c", "header", "line"]
 
-#: The longest header that is taken, in bytes. Version 2 could have 65551, but the specification wants a header to fit
-#: in the smallest TCP segment, 536 bytes, and nginx takes as many as this.
+#: The longest accepted header, in bytes. Version 2 permits 65551, but the specification requires a header to fit into
+#: the smallest TCP segment, 536 bytes, and nginx accepts as many as this.
 MOST = 4096
-#: The longest of version 1, with its end (section 2.1).
+#: The longest header of version 1, with its line end (section 2.1).
 _MOST_LINE = 107
 _LINES = (b"PROXY TCP4 ", b"PROXY TCP6 ", b"PROXY UNKNOWN")
 _END = b"\r\n"
-# Numbers without zeros before them.
+# Numbers without leading zeros.
 _OCTET = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _V4 = rb"(%b(?:\.%b){3})" % (_OCTET, _OCTET)
 _V6 = rb"([0-9A-Fa-f:.]+)"
@@ -39,32 +39,32 @@ _LINE_4, _LINE_6 = (
 _HIGHEST_PORT = 65_535
 
 _SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
-#: Behind it: version and command, family and transport, the length of what follows (section 2.2).
+#: After the signature: version and command, family and transport, the length of the rest (section 2.2).
 _FIXED = struct.Struct("!12sBBH")
 _VERSION, _LOCAL, _PROXY = 0x20, 0x20, 0x21
 _INET, _INET6, _UNIX = 1, 2, 3
 _STREAM, _DGRAM = 1, 2
-#: By family: what the addresses take.
+#: The layout of the addresses, by family.
 _ADDRESSES = {_INET: struct.Struct("!4s4sHH"), _INET6: struct.Struct("!16s16sHH"), _UNIX: struct.Struct("!108s108s")}
 _TLV = struct.Struct("!BH")
 _CRC32C = 0x03
 _CHECKSUM = struct.Struct("!I")
 
-#: An address as the socket module has it: (host, port), and for IPv6 (host, port, 0, 0).
+#: An address in the form of the socket module: (host, port), and for IPv6 (host, port, 0, 0).
 SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
-#: An end of a connection that a header is made for: host and port; None if it has none, as at a UNIX socket.
+#: The address of an end of a connection: host and port; None if there is none, as with a UNIX socket.
 End: TypeAlias = tuple[str, int] | None
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyHeader:
-    """What a proxy says of a connection.
+    """A header of the PROXY protocol.
 
     Attributes:
-        size: of the header, in bytes.
-        source: the client's address; None if it is the proxy that speaks (LOCAL), or a client that has no address of
-            TCP: then both ends are those of the connection itself, as the specification wants it.
-        destination: where the client has connected to; None where the source is.
+        size: the size of the header, in bytes.
+        source: the address of the client; None for a connection of the proxy itself (LOCAL) or a client without a TCP
+            address: then both addresses are those of the connection itself, as the specification requires.
+        destination: the address to which the client has connected; None if the source is None.
     """
 
     size: int
@@ -73,10 +73,10 @@ class ProxyHeader:
 
 
 def header(data: bytes) -> ProxyHeader | None:
-    """The header that data begins with.
+    """Return the header at the beginning of data; None if it is incomplete.
 
     Raises:
-        ValueError: there is none, or it is broken.
+        ValueError: there is no header, or an invalid one.
     """
     if data.startswith(_SIGNATURE[: len(data)]):
         return _binary(data)
@@ -96,7 +96,7 @@ def _text(data: bytes) -> ProxyHeader | None:
         return None
     size = end + len(_END)
     if unknown:
-        # What else the line says must be ignored.
+        # The rest of the line must be ignored.
         return ProxyHeader(size)
     narrow = data.startswith(_LINES[0])
     match = (_LINE_4 if narrow else _LINE_6).fullmatch(data, 0, end)
@@ -108,7 +108,7 @@ def _text(data: bytes) -> ProxyHeader | None:
     if narrow:
         return ProxyHeader(size, (source, int(source_port)), (destination, int(destination_port)))
     try:
-        # In the one spelling that it has elsewhere.
+        # In its canonical spelling, which is used elsewhere.
         far, near = (str(ipaddress.IPv6Address(each)) for each in (source, destination))
     except ValueError:
         raise ValueError("an address of its line is none") from None
@@ -126,7 +126,7 @@ def _binary(data: bytes) -> ProxyHeader | None:
     if size > MOST:
         raise ValueError(f"it has {size} bytes, more than {MOST}")
     if command[0] == _LOCAL:
-        # Nothing else of it counts.
+        # The rest of the header must be ignored.
         return ProxyHeader(size) if len(data) >= size else None
     family, transport = divmod(kind, 16)
     if family > _UNIX or transport > _DGRAM:
@@ -147,7 +147,7 @@ def _binary(data: bytes) -> ProxyHeader | None:
 def _located(size: int, family: int, addresses: tuple[Any, ...]) -> ProxyHeader:
     source, destination, source_port, destination_port = addresses
     if family == _INET:
-        # A fifth of the time that ipaddress takes.
+        # It takes a fifth of the time of ipaddress.
         far, near = ("{}.{}.{}.{}".format(*each) for each in (source, destination))
         return ProxyHeader(size, (far, source_port), (near, destination_port))
     far, near = (str(ipaddress.IPv6Address(each)) for each in (source, destination))
@@ -155,7 +155,7 @@ def _located(size: int, family: int, addresses: tuple[Any, ...]) -> ProxyHeader:
 
 
 def _check(whole: bytes, start: int) -> None:
-    """Look through what follows the addresses: it has to end where the header does, and a checksum to be right."""
+    """Check the TLVs after the addresses: they end with the header, and a checksum is correct."""
     sums = [(begin, end) for kind, begin, end in _values(whole, start) if kind == _CRC32C]
     if not sums:
         return
@@ -167,7 +167,7 @@ def _check(whole: bytes, start: int) -> None:
 
 
 def _values(whole: bytes, start: int) -> Iterator[tuple[int, int, int]]:
-    """The type of each value behind the addresses, and where it begins and ends."""
+    """Yield the type, the begin and the end of each TLV after the addresses."""
     while start < len(whole):
         begin = start + _TLV.size
         if begin > len(whole):
@@ -190,7 +190,7 @@ def _table() -> tuple[int, ...]:
 
 
 def crc32c(data: bytes) -> int:
-    """The checksum of SCTP (RFC 9260, appendix A), which Python's library lacks."""
+    """Return the CRC32c of data (RFC 9260, appendix A), which the standard library lacks."""
     table, value = _table(), 0xFFFF_FFFF
     for byte in data:
         value = table[(value ^ byte) & 0xFF] ^ value >> 8
@@ -198,11 +198,11 @@ def crc32c(data: bytes) -> int:
 
 
 def line(source: End, destination: End) -> bytes:
-    """A header of version 1; who has no address is UNKNOWN.
+    """Return a header of version 1; a client without an address is UNKNOWN.
 
     Args:
-        source: the client; an IPv4-mapped address is told as IPv4.
-        destination: where it has connected to.
+        source: the address of the client; an IPv4-mapped address is written as IPv4.
+        destination: the address to which it has connected.
     """
     if source is None or destination is None:
         return b"PROXY UNKNOWN\r\n"
@@ -211,14 +211,14 @@ def line(source: End, destination: End) -> bytes:
 
 
 def block(source: End, destination: End) -> bytes:
-    """A header of version 2; who has no address is not told of.
+    """Return a header of version 2; that of a client without an address is LOCAL.
 
     Args:
-        source: as of line().
-        destination: the same.
+        source: as in line().
+        destination: as in line().
     """
     if source is None or destination is None:
-        # Of all that version 2 has for such a client (UNIX, UNSPEC, LOCAL) haproxy and nginx both take this alone.
+        # Of the forms of version 2 for such a client (UNIX, UNSPEC, LOCAL) haproxy and nginx both accept only this.
         return _FIXED.pack(_SIGNATURE, _LOCAL, 0, 0)
     one, other = _alike(source[0], destination[0])
     family = _INET if one.version == 4 else _INET6
@@ -227,7 +227,7 @@ def block(source: End, destination: End) -> bytes:
 
 
 def _alike(one: str, other: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, ...]:
-    """Two addresses in one family, without their scopes, which mean something only where they are from."""
+    """Return two addresses in one family, without scopes, which are valid on the local machine only."""
     both = [ipaddress.ip_address(each.partition("%")[0]) for each in (one, other)]
     fours = [each if each.version == 4 else each.ipv4_mapped for each in both]
     if fours[0] is not None and fours[1] is not None:

@@ -1,26 +1,26 @@
-"""The TCP port service multiplexer (RFC 1078): a service's name in, a line that accepts or refuses out.
+"""Lines of the TCP port service multiplexer (RFC 1078): the name of a service, and an answer that accepts or refuses.
 
-`question` returns the name and how many bytes it took, None as long as the line has no end, and raises ValueError for
-a line that is none. It is given everything from the beginning each time, at most MOST bytes.
+`question` returns the name and the number of its bytes, None while the line has no end, and raises ValueError for an
+invalid line. Each call gets all data from the beginning, at most MOST bytes.
 """
 
 from __future__ import annotations
 
 __all__ = ["HELP", "MOST", "WELCOME", "catalogue", "question", "refusal"]
 
-#: The longest first line, with its end. RFC 1078 names no limit; service names are short.
+#: The longest first line, with its line end. RFC 1078 has no limit; service names are short.
 MOST = 256
-#: The answer before the service begins: a plus sign, and text that nobody has to read.
+#: The answer before the service begins: a plus sign, and text that clients may ignore.
 WELCOME = b"+Go\r\n"
-#: What asks for the names of all services instead of for one.
+#: The name that requests the names of all services.
 HELP = "help"
 
 
 def question(data: bytes) -> tuple[str, int] | None:
-    """The name asked for, in small letters, since case does not count; and the bytes of its line.
+    """Return the requested name in lower case, since case does not matter, and the number of bytes of its line.
 
     Raises:
-        ValueError: the line is too long, or no name.
+        ValueError: the line is too long, or not a name.
     """
     line, newline, _ = data.partition(b"\n")
     if not newline:
@@ -36,10 +36,10 @@ def question(data: bytes) -> tuple[str, int] | None:
 
 
 def refusal(text: str) -> bytes:
-    """The answer that ends the connection: a minus sign and the reason."""
+    """Return the answer that ends the connection: a minus sign and the reason."""
     return f"-{text}\r\n".encode("ascii", "replace")
 
 
 def catalogue(names: list[str]) -> bytes:
-    """The answer to HELP: a name on each line, in the order given."""
+    """Return the answer to HELP: a name on each line, in the given order."""
     return "".join(f"{name}\r\n" for name in names).encode("ascii", "replace")
