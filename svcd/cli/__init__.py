@@ -1,4 +1,4 @@
-"""svcctl: what is done with svcd from a shell."""
+"""svcctl: the command line tool of svcd."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-# What only some commands need is imported by them: Twisted takes longer than all that the others do.
+# Commands import what only they need: the import of Twisted takes longer than all that other commands do.
 
-#: How the list of options is written; as svcd.cli.option_tables has it.
+#: The formats of the list of options, those of svcd.cli.option_tables.
 _FORMATS = ("man", "markdown", "text")
 _DEFAULT_FILE = f"the running daemon's, else {SERVICES_FILE}, else the embedded one"
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Args:
-        arguments: the words after the program's name; those of the process without it.
+        arguments: the words after the name of the program; None for those of the process.
 
     Returns:
         The exit status: 0, 1 for a client that would be refused, 64 for a wrong command line, 69, 73 and 77 for an
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     reset_inherited_signals()
     if sys.stdout is None:
-        # Closed by whoever started it (`>&-`): nobody wants to read.
+        # Closed by the caller (`>&-`): the output is not wanted.
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the end
     parser = _parser()
     chosen = parser.parse_args(arguments)
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = chosen.run(chosen)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader, head(1) perhaps, has seen enough.
+        # The reader, such as head(1), has ended.
         _give_up_output()
         return 0
     except OSError as error:
@@ -63,15 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _give_up_output() -> None:
-    """Let Python's own flush at the end not complain once more."""
+    """Replace the output, so that Python's flush at the exit does not fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Parser(argparse.ArgumentParser):
-    """Exits by EX_USAGE, as sysexits(3) asks, not by 2.
+    """A parser that exits with EX_USAGE, as sysexits(3) requires, not with 2.
 
     Attributes:
-        mixes: whether options may stand between arguments of which some may be left out, as in `echo HOST -u PORT`.
+        mixes: whether options may stand between optional arguments, as in `echo HOST -u PORT`.
     """
 
     mixes = True
@@ -79,10 +79,10 @@ class _Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse a command line; that of a command comes here, too."""
+        """Parse a command line, also that of a command."""
         if not self.mixes:
             return super().parse_known_args(args, namespace)
-        # It calls this method, twice.
+        # parse_known_intermixed_args() calls this method twice.
         self.mixes = False
         try:
             return self.parse_known_intermixed_args(args, namespace)
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="svcctl",
         description="Controls a running svcd, checks and explains services files, and talks to servers of all kinds.",
     )
-    # Behind a command all is the command's.
+    # All words after a command belong to it.
     parser.mixes = False
     parser.add_argument("--version", action="version", version=f"svcd {__version__}")
     parser.add_argument("--control", metavar="PATH", help="the daemon's control socket; default: its usual place")
@@ -134,12 +134,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-#: The exit status where the file is right, and the machine can't serve all of it.
+#: The exit status for a file without mistakes of which the machine can't serve all services.
 _FAULTS = 1
 
 
 def _check(chosen: argparse.Namespace) -> int:
-    # All that is needed, before a user is taken that perhaps can't read it.
+    # All imports, before a change to a user that perhaps can't read the modules.
     import svcd.config.tls_files  # noqa: F401 - as above
     from svcd.cli.services_file import KnownAddresses, become, source_of
     from svcd.config_loader import listing, load_config

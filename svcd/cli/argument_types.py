@@ -1,4 +1,4 @@
-"""Numbers on a command line: who writes a wrong one is told what there should be."""
+"""Types of numbers on a command line, whose errors describe the valid values."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["count_of", "seconds_of"]
 
 
 def seconds_of(text: str) -> float:
-    """A time, in seconds.
+    """Read a time in seconds.
 
     Raises:
-        ArgumentTypeError: it is none, or not above 0.
+        ArgumentTypeError: it is not a number above 0.
     """
     with suppress(ValueError):
         if 0 < (found := float(text)) < math.inf:
@@ -22,10 +22,10 @@ def seconds_of(text: str) -> float:
 
 
 def count_of(text: str) -> int:
-    """How many.
+    """Read a count.
 
     Raises:
-        ArgumentTypeError: it is none, or below 0.
+        ArgumentTypeError: it is not a number from 0 on.
     """
     with suppress(ValueError):
         if (found := int(text)) >= 0:

@@ -1,4 +1,4 @@
-"""svcctl's clients: what they can be asked for."""
+"""Command lines of svcctl's protocol clients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EXITS = (
     "server that can't be reached or does not answer in time, 74 when the input or output fails, 76 for a server that "
     "does not keep to the protocol or whose certificate can't be trusted, and that of SIGINT after Ctrl-C."
 )
-#: The ports that are used if the command line names none.
+#: The ports of command lines without one.
 _PORTS = {name: builtin.port for name, builtin in BUILTINS.items() if builtin.client == name}
 
 
@@ -32,7 +32,7 @@ def add_clients(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add a parser for each client.
 
     Args:
-        add: as add_parser of argparse's subparsers.
+        add: add_parser of argparse's subparsers.
     """
     _add_echo(add)
     _add_get(add)
@@ -132,13 +132,13 @@ def _add_tls(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(name: str, chosen: argparse.Namespace) -> int:
-    # Ctrl-C ends the process as it ends one that does nothing about it: a script that has started it ends, too.
+    # Ctrl-C ends the process by the signal, so that a script that has started it ends as well.
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.stdin is None:
-        # It was closed (<&-). A socket of ours must not be taken for it.
+        # It was closed (<&-). A new socket must not get its number.
         os.open(os.devnull, os.O_RDONLY)
     try:
-        # Twisted comes with it.
+        # It imports Twisted.
         from svcd.cli.client_commands import run_client
 
         return run_client(name, chosen)

@@ -1,4 +1,4 @@
-"""What svcctl's clients do: from a command line to a client, and from what it found to output and exit status."""
+"""Commands of the protocol clients: from a command line to a client, and from its result to output and exit status."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run_client"]
 
-#: The ports that are used if the command line names none.
+#: The ports of command lines without one.
 _PORTS = {name: builtin.port for name, builtin in BUILTINS.items() if builtin.client == name}
 _REDIRECTS = 10
 _DAY = 86_400
@@ -36,14 +36,14 @@ def run_client(name: str, chosen: argparse.Namespace) -> int:
     """Run a client.
 
     Args:
-        name: of the command.
+        name: the name of the command.
         chosen: its command line.
 
     Returns:
         The exit status.
 
     Raises:
-        BrokenPipeError: nobody reads the output.
+        BrokenPipeError: the output has no reader.
     """
     try:
         if chosen.insecure:
@@ -56,7 +56,7 @@ def run_client(name: str, chosen: argparse.Namespace) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        # Python's own flush at the end must not fail as well.
+        # Python's flush at the exit must not fail as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         _complain(name, f"standard input or output: {error.strerror or error}")
         return os.EX_IOERR
@@ -65,17 +65,17 @@ def run_client(name: str, chosen: argparse.Namespace) -> int:
 
 def _complain(name: str, text: str) -> None:
     sys.stdout.flush()
-    # What a server has said does nothing to a terminal.
+    # No control characters of a server reach a terminal.
     shown = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
     print(f"svcctl {name}: {shown}", file=sys.stderr)
 
 
 def _echo(chosen: argparse.Namespace) -> int:
-    from svcd.clients.echo import check, check_datagram, talk, talk_datagrams
+    from svcd.clients.echo import check, check_datagram, exchange_datagrams, exchange_lines
 
     words = chosen.words
     if chosen.host.startswith("/") and chosen.port is not None:
-        # A UNIX socket has no port: it was the first of the words.
+        # A UNIX socket has no port: the word in its place is the first one of the text.
         words, chosen.port = [chosen.port, *words], None
     target = _target("echo", chosen)
     if words:
@@ -83,7 +83,11 @@ def _echo(chosen: argparse.Namespace) -> int:
         came = run(lambda reactor: (check_datagram if chosen.udp else check)(reactor, target, line))
         sys.stdout.buffer.write(came)
     else:
-        run(lambda reactor: (talk_datagrams if chosen.udp else talk)(reactor, target, StandardStreams(reactor)))
+        run(
+            lambda reactor: (exchange_datagrams if chosen.udp else exchange_lines)(
+                reactor, target, StandardStreams(reactor)
+            )
+        )
     return 0
 
 
@@ -173,7 +177,7 @@ def _date(moment: float) -> str:
 
 
 def _days(security: Security) -> float:
-    """For how many days the certificate is still valid."""
+    """Return the number of days for which the certificate is still valid."""
     return (security.ends - time.time()) / _DAY
 
 
@@ -182,7 +186,7 @@ def _rows(finding: Finding) -> Iterator[tuple[str, str]]:
     for name, value in finding.seconds.items():
         yield name, f"{value * 1000:.1f} ms"
     if finding.banner:
-        # As a string of JSON: nothing in it does anything to a terminal.
+        # As a JSON string: no control characters reach a terminal.
         yield "banner", json.dumps(finding.banner.decode("utf-8", "backslashreplace"))
     security = finding.security
     if security is not None:
@@ -210,10 +214,10 @@ _CLIENTS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 
 def _target(name: str, chosen: argparse.Namespace) -> Target:
-    """Whom a command line means.
+    """Return the server that a command line names.
 
     Raises:
-        UsageError: nobody, or in a way that does not work.
+        UsageError: it names none, or its options contradict each other.
     """
     host, datagram = chosen.host.removeprefix("[").removesuffix("]"), getattr(chosen, "udp", False)
     if datagram and (chosen.tls or host.startswith("/")):

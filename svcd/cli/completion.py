@@ -1,4 +1,4 @@
-"""Shell completion for svcctl, made from its parser: what it knows is completed, and nothing is written twice."""
+"""Shell completion for svcctl, made from its parser."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BASH_KINDS = {"files": "compgen -f", "folders": "compgen -d"}
 
 
 def _bash_values(argument: ParserArgument) -> str:
-    """A command that prints the values that begin with $cur, or nothing."""
+    """Return a command that prints the values that begin with $cur; empty if there are none."""
     if argument.words:
         return f"compgen -W {shlex.quote(' '.join(argument.words))}"
     return _BASH_KINDS.get(argument.kind, "")
@@ -30,7 +30,7 @@ def _bash_reply(values: str) -> str:
 
 
 def bash(parser: argparse.ArgumentParser) -> str:
-    """What bash-completion reads from share/bash-completion/completions."""
+    """Return the file for share/bash-completion/completions."""
     program, *commands = commands_of(parser)
     names = " ".join(command.name for command in commands)
     lines = [
@@ -67,7 +67,7 @@ _ZSH_KINDS = {"files": "_files", "folders": "_files -/"}
 
 
 def _zsh_text(text: str) -> str:
-    """A text inside a specification of _arguments, where some characters mean something (zshcompsys(1))."""
+    """Escape text for a specification of _arguments (zshcompsys(1))."""
     for character in "\\:[]":
         text = text.replace(character, f"\\{character}")
     return text
@@ -90,7 +90,7 @@ def _zsh_specs(command: ParserCommand) -> Iterator[str]:
 
 
 def zsh(parser: argparse.ArgumentParser) -> str:
-    """What zsh reads from a directory of its fpath, as `_svcctl`."""
+    """Return the file `_svcctl` for a directory of zsh's fpath."""
     program, *commands = commands_of(parser)
     lines = [
         f"#compdef {parser.prog}",

@@ -1,4 +1,4 @@
-"""svcctl's commands for a running daemon: asked over its control socket, shown as people read it."""
+"""svcctl's commands for a running daemon: requests over its control socket, answers as text."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ if TYPE_CHECKING:
 
 __all__ = ["add_commands", "daemon_status"]
 
-#: What svcctl exits by, by the code of a mistake; sysexits(3).
+#: The exit status by the code of a failed request (sysexits(3)).
 _EXITS = {"usage": os.EX_USAGE, "config": os.EX_CONFIG, "refused": 1, "busy": os.EX_TEMPFAIL, "error": os.EX_SOFTWARE}
 #: How long an answer may take, in seconds: a reload imports modules.
-_PATIENCE = 120.0
+_TIMEOUT_SECONDS = 120.0
 _TOP_SECONDS = 1.0
 
 
 class _UnavailableError(Exception):
-    """There is no daemon to ask."""
+    """Error: no daemon answers."""
 
 
 def send_command(
-    path: str, command: str, arguments: Mapping[str, object], patience: float = _PATIENCE
+    path: str, command: str, arguments: Mapping[str, object], seconds: float = _TIMEOUT_SECONDS
 ) -> dict[str, Any]:
     """Send a request, and return the answer.
 
     Raises:
-        _UnavailableError: nobody answers.
+        _UnavailableError: no daemon answers.
     """
     question = json.dumps({"id": 1, "command": command, "arguments": dict(arguments)}).encode() + b"\n"
     try:
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(patience + float(str(arguments.get("timeout", 0))))
+            client.settimeout(seconds + float(str(arguments.get("timeout", 0))))
             client.connect(path)
             client.sendall(question)
             with client.makefile("rb") as answers:
@@ -52,10 +52,10 @@ def send_command(
 
 
 def _answer(path: str, line: bytes) -> dict[str, Any]:
-    """The answer of a line.
+    """Parse a line into an answer.
 
     Raises:
-        _UnavailableError: it is none, or not all of it.
+        _UnavailableError: it is not an answer, or incomplete.
     """
     if not line:
         raise _UnavailableError(f"the daemon at {path} has closed the connection before its answer")
@@ -74,10 +74,10 @@ def _answer(path: str, line: bytes) -> dict[str, Any]:
 
 
 def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add a parser for each command that the control protocol has.
+    """Add a parser for each command of the control protocol.
 
     Args:
-        add: as add_parser of argparse's subparsers.
+        add: add_parser of argparse's subparsers.
     """
     for command in COMMANDS.values():
         parser = add(command.name, help=command.help, description=f"{command.help[0].upper()}{command.help[1:]}.")
@@ -101,16 +101,16 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
 def _arguments(command: Command, chosen: argparse.Namespace) -> dict[str, object]:
     given = {argument.name: getattr(chosen, argument.name) for argument in command.arguments}
     if given.get("file"):
-        # The daemon has a folder of its own.
+        # The daemon has another working directory.
         given["file"] = os.path.abspath(given["file"])  # noqa: PTH100 - as it was written
     return {name: value for name, value in given.items() if value not in (None, False)}
 
 
 def _path(chosen: argparse.Namespace) -> str:
-    """The path of the daemon's socket: the one that is named, or the usual one at which there is a socket.
+    """Return the path of the daemon's socket: the named one, or the usual path at which there is a socket.
 
     Raises:
-        _UnavailableError: there is none, or it is where other users could have made it.
+        _UnavailableError: there is no socket, or it is where other users can create one.
     """
     if chosen.control:
         return str(chosen.control)
@@ -127,10 +127,10 @@ def _path(chosen: argparse.Namespace) -> str:
     raise _UnavailableError(f"no daemon answers at {paths}; name its socket by --control PATH")
 
 
-def daemon_status(chosen: argparse.Namespace, patience: float) -> Mapping[str, Any] | None:
-    """Return the status of the daemon that a command line means; None where none answers in so many seconds."""
+def daemon_status(chosen: argparse.Namespace, seconds: float) -> Mapping[str, Any] | None:
+    """Return the status of the daemon that a command line means; None if none answers within the time in seconds."""
     try:
-        found = send_command(_path(chosen), "status", {}, patience)
+        found = send_command(_path(chosen), "status", {}, seconds)
     except _UnavailableError:
         return None
     result = found["result"] if found["ok"] else None
@@ -148,7 +148,7 @@ def _run(chosen: argparse.Namespace) -> int:
         print(found["error"], file=sys.stderr)
         return _EXITS.get(found["code"], 1)
     result = found["result"]
-    # A reload that leaves services broken has done the rest.
+    # A reload that leaves services broken has changed the others.
     faults = result.get("faults", []) if isinstance(result, dict) else []
     if chosen.json:
         print(json.dumps(result, indent=2))
@@ -175,7 +175,7 @@ def _top(chosen: argparse.Namespace) -> int:
                 result["services"].sort(key=lambda row: -row.get("connections", 0))
             else:
                 result["services"].sort(key=lambda row: row["service"])
-            # Home, and each line and the rest of the screen cleared (ECMA-48): no flicker.
+            # Cursor home; then each line and the rest of the screen are cleared (ECMA-48), which avoids flicker.
             lines = list(_status(result))
             print("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J" if terminal else "\n".join(lines))
             sys.stdout.flush()
@@ -215,14 +215,14 @@ def _status(result: Mapping[str, Any]) -> Iterator[str]:
         if certificate is not None and certificate["days"] < certificate["warn"]:
             yield f"{row['service']}: {certificate['file']} {_expiry(certificate['days'])}"
         for problem in row.get("problems", []):
-            # What is wrong with a socket names its service itself.
+            # The text of a socket's problem names its service.
             yield problem if problem.startswith(f"{row['service']}: ") else f"{row['service']}: {problem}"
     if result["leaving"]:
         yield f"{_counted(result['leaving'])} of services that are no more"
 
 
 def _connections(result: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    # Who speaks TLS is told from the others where there are some, and so is what waits.
+    # TLS and waiting connections are marked if there are any.
     tls = any("tls" in row for row in result)
     waits = any(row.get("state", "open") != "open" for row in result)
     rows = [

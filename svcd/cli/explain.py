@@ -1,4 +1,4 @@
-"""`svcctl explain`: what would happen to somebody who comes to a service, by its file alone, and which rule decides."""
+"""`svcctl explain`: whether a service would admit a client, by the services file alone, and the rule that decides."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ __all__ = ["explanation", "moment_of", "services_named"]
 
 
 def services_named(config: Config, name: str) -> list[Service]:
-    """The services that somebody means: one by name/protocol, all of a name without.
+    """Return the services of a name: one for name/protocol, all with the name otherwise.
 
     Raises:
-        UsageError: there is none, or it is disabled.
+        UsageError: there is no such service, or it is disabled.
     """
     found = [service for service in config.services if name in (service.id, service.name)]
     if not found:
@@ -47,10 +47,10 @@ def services_named(config: Config, name: str) -> list[Service]:
 
 
 def moment_of(text: str | None, rules: AccessRules) -> float:
-    """A moment in seconds since 1970; a time without a zone is read from the clock of the rules.
+    """Return a moment in seconds since 1970; a time without a zone is in the time zone of the rules.
 
     Raises:
-        UsageError: it is no time.
+        UsageError: it is not a time.
     """
     if text is None:
         return time.time()
@@ -61,7 +61,7 @@ def moment_of(text: str | None, rules: AccessRules) -> float:
         else:
             moment = datetime.fromisoformat(text)
             moment = moment if moment.tzinfo else moment.replace(tzinfo=rules.zone)
-        # At the end of all years there are times that other clocks can't show.
+        # Times at the limits of the years can't be converted to all time zones.
         datetime.fromtimestamp(moment.timestamp(), rules.zone).astimezone()
         return moment.timestamp()
     except (ValueError, OverflowError, OSError):
@@ -77,17 +77,17 @@ def explanation(
     host_of: Callable[[str], str | None] = confirmed_system_host_of,
     addresses_of: Callable[[str], frozenset[int]] = system_numbers_of,
 ) -> tuple[bool, list[str]]:
-    """Whether a client would be let in, and the lines that say why.
+    """Return whether a client would be admitted, and the lines of the explanation.
 
     Args:
-        service: to which it comes.
-        address: its own, perhaps in brackets; LOCAL_CLIENT at a UNIX socket.
-        at: when, as moment_of reads it; None for now.
-        host_of: looks its confirmed name up, if that matters.
+        service: the service.
+        address: the address of the client, with or without brackets; LOCAL_CLIENT at a UNIX socket.
+        at: the moment, as moment_of reads it; None for now.
+        host_of: looks up its confirmed name; called only if a rule needs it.
         addresses_of: looks up the host names in the rules of a datagram service; raises OSError.
 
     Raises:
-        UsageError: the address or the time is none.
+        UsageError: the address or the time is invalid.
     """
     peer = _peer(service, address)
     rules = rules_of(service)
@@ -100,7 +100,7 @@ def explanation(
         moment=moment_of(at, rules),
         name=host_of(unmapped(peer)) if looked_up and peer else None,
         looked_up=looked_up,
-        # What it will be at another time nobody knows.
+        # The load at another time is unknown.
         load=os.getloadavg()[0] if at is None else None,
         datagram=datagram,
     )
@@ -117,7 +117,7 @@ def explanation(
 
 
 def _numbers(name: str, addresses_of: Callable[[str], frozenset[int]]) -> frozenset[int]:
-    """The addresses of a host name; none if it can't be looked up."""
+    """Return the addresses of a host name; none if the lookup fails."""
     try:
         return addresses_of(name)
     except (OSError, UnicodeError):
@@ -125,7 +125,7 @@ def _numbers(name: str, addresses_of: Callable[[str], frozenset[int]]) -> frozen
 
 
 def _certificate(service: Service) -> Iterator[str]:
-    """What a client has to show after that: the file alone does not say who has it."""
+    """Return the line for the client certificate, which is required after admission and unknown to the file."""
     options = service.options
     if options.tls_client_ca is not None:
         needs = "needs a certificate" if options.tls_client == "required" else "may have a certificate, which must hold"
@@ -136,7 +136,7 @@ def _certificate(service: Service) -> Iterator[str]:
 
 
 def _peer(service: Service, address: str) -> str:
-    # Clients that proxies bring have addresses, wherever these connect to.
+    # Clients of proxies have addresses, also at a UNIX socket.
     if service.net.local != (address == LOCAL_CLIENT) and not (service.net.local and service.options.proxy_protocol):
         text = f"clients of {service.id} have no address: say {LOCAL_CLIENT}"
         raise UsageError(text if service.net.local else f"clients of {service.id} have an address, not {LOCAL_CLIENT}")
@@ -161,7 +161,7 @@ def _table(steps: Sequence[Step]) -> Iterator[str]:
 
 
 def _decider(step: Step) -> str:
-    """The rule, which the step's text may have named already, and its place."""
+    """Return the rule, unless the text of the step names it, and its location."""
     rule = step.rule
     if rule is None:
         return ""
@@ -172,7 +172,7 @@ def _verdict(steps: Sequence[Step]) -> str:
     last = steps[-1]
     if last.outcome is StepOutcome.REFUSES:
         return f"refused: {last.check}, by {last.rule}" if last.rule else f"refused: {last.check}, {last.text}"
-    # Of an address that depends on its name the name's own step says more, and of a proxy this itself.
+    # If an address depends on its name, the step of the name has the details; the step of a proxy has its own.
     told = (RefusalReason.ADDRESS, RefusalReason.PROXY)
     open_ones = [step.check.value for step in steps if step.outcome is StepOutcome.DEPENDS and step.check not in told]
     return f"admitted, if these allow it at that moment: {', '.join(open_ones)}" if open_ones else "admitted"

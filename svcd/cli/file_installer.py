@@ -1,4 +1,4 @@
-"""Files put where they belong, remembered, and taken back: an edited one is never overwritten and never removed."""
+"""Installed files: written, recorded and removed; an edited file is never overwritten or removed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["FileInstaller", "InstalledFile"]
 
 @dataclass(frozen=True, slots=True)
 class InstalledFile:
-    """A file that is to be installed.
+    """A file of an installation.
 
     Attributes:
-        path: where.
-        text: what is in it.
+        path: its path.
+        text: its content.
         mode: its permissions.
-        spare: whether it is left out where another file has its place already.
+        spare: whether it is left out if another file has its path.
     """
 
     path: Path
@@ -34,12 +34,12 @@ class InstalledFile:
 
 
 class FileInstaller:
-    """Writes and removes files, and remembers what it wrote: a line for each file with the SHA-256 of what was offered.
+    """Writer and remover of files, which records each file in a line with the SHA-256 of its content.
 
     Args:
-        manifest: where that is remembered.
-        say: told each thing that is done, as a verb and a path.
-        dry: whether nothing is really done.
+        manifest: the file of these records.
+        say: called for each action with a verb and a path.
+        dry: whether actions are only reported.
     """
 
     def __init__(self, manifest: Path, say: Callable[[str, Path], None], *, dry: bool = False) -> None:
@@ -57,20 +57,20 @@ class FileInstaller:
                     self._files[Path(path)] = word
 
     def __bool__(self) -> bool:
-        """Whether there is anything of ours."""
+        """Return whether any file is recorded."""
         return bool(self._files or self._folders)
 
     def __contains__(self, path: Path) -> bool:
-        """Whether we wrote a file, whatever has become of it."""
+        """Return whether a file is recorded, edited or not."""
         return path in self._files
 
     def place(self, files: Iterable[InstalledFile]) -> None:
-        """Write files. In the place of one that was edited, or is not ours, another is written beside it as NAME.new.
+        """Write files; a file that was edited or is not recorded stays, and NAME.new is written beside it.
 
-        What was written by an earlier version and is no part of this one is removed.
+        Files of an earlier version that are not part of this one are removed.
 
         Raises:
-            OSError: one can't be written; those before it are, and are remembered.
+            OSError: a file can't be written; those before it are written and recorded.
         """
         wanted = list(files)
         try:
@@ -122,7 +122,7 @@ class FileInstaller:
             return
         self._make_folder(folder.parent)
         folder.mkdir()
-        # Whatever the umask is: others are to find what is in it.
+        # Independent of the umask: other users need to read its files.
         folder.chmod(0o755)
         self._folders.append(folder)
 
@@ -137,10 +137,10 @@ class FileInstaller:
         del self._files[path]
 
     def take_back(self) -> None:
-        """Remove what we wrote, and the directories that we made for it, as far as they are empty then.
+        """Remove the recorded files, and the created directories that are empty then.
 
         Raises:
-            OSError: a file can't be removed; those before it are, and are forgotten.
+            OSError: a file can't be removed; those before it are removed, and their records as well.
         """
         try:
             for path in list(self._files):
@@ -174,7 +174,7 @@ def _digest(data: bytes) -> str:
 
 
 def _digest_of(path: Path) -> str | None:
-    """Of what is there; None for nothing, and something that no file has for what is no file."""
+    """Return the digest of a path: None if it does not exist, an impossible digest if it is not a file."""
     if not os.path.lexists(path):
         return None
     return _digest(path.read_bytes()) if path.is_file() and not path.is_symlink() else "-"

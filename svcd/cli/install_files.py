@@ -1,4 +1,4 @@
-"""What an installation on a machine consists of, for the environment that svcd runs from."""
+"""The files of an installation, for the Python environment that svcd runs from."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 __all__ = ["InstallPath", "files_of", "why_not"]
 
-#: How the files in etc/ name the environment and the services file.
+#: The paths of the environment and the services file in the files of etc/.
 _SCRIPTS = "/opt/svcd/bin/"
 _SERVICES = "/etc/svcd/services"
-#: What the unit hides from the daemon (ProtectHome=, PrivateTmp=).
+#: Directories that the unit hides from the daemon (ProtectHome=, PrivateTmp=).
 _HIDDEN = tuple(map(Path, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108 - no file is made there
-_PATIENCE = 60.0
+_TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class InstallPath:
-    """Where to install, and from where.
+    """The paths of an installation.
 
     Attributes:
-        prefix: what the files are put below.
+        prefix: the directory below which files are installed.
         scripts: the directory with twistd and svcctl.
     """
 
@@ -45,7 +45,7 @@ class InstallPath:
 
     @property
     def system(self) -> bool:
-        """Whether the machine looks there by itself."""
+        """Whether systemd, man and shells read this prefix by default."""
         return self.prefix in SYSTEM_PREFIXES
 
     @property
@@ -60,36 +60,36 @@ class InstallPath:
 
     @property
     def users(self) -> Path:
-        """What systemd-sysusers(8) reads."""
+        """The file for systemd-sysusers(8)."""
         return self.prefix / "lib/sysusers.d/svcd.conf"
 
     @property
     def folders(self) -> Path:
-        """What systemd-tmpfiles(8) reads."""
+        """The file for systemd-tmpfiles(8)."""
         return self.prefix / "lib/tmpfiles.d/svcd.conf"
 
     @property
     def manifest(self) -> Path:
-        """What was installed."""
+        """The record of the installed files."""
         return self.prefix / "share/svcd/installed"
 
 
 def _etc() -> Path:
-    """The files of etc/: a part of the package where that is installed, beside it in a checkout."""
+    """Return the directory etc/: inside an installed package, beside it in a checkout."""
     package = Path(svcd.__file__).parent
     installed = package / "etc"
     return installed if installed.is_dir() else package.parent / "etc"
 
 
 def files_of(place: InstallPath, parser: argparse.ArgumentParser) -> Iterator[InstalledFile]:
-    """All files of an installation.
+    """Yield all files of an installation.
 
     Args:
-        place: where to, and from where.
-        parser: what svcctl understands.
+        place: the paths of the installation.
+        parser: the parser of svcctl.
 
     Raises:
-        OSError: the files of etc/ are not there.
+        OSError: the files of etc/ are missing.
     """
     etc, prefix = _etc(), place.prefix
     yield InstalledFile(place.unit, _unit(etc / "systemd/svcd.service", place))
@@ -101,7 +101,7 @@ def files_of(place: InstallPath, parser: argparse.ArgumentParser) -> Iterator[In
     yield InstalledFile(prefix / "share/man/man1/svcctl.1", manual(parser))
     yield InstalledFile(prefix / "share/bash-completion/completions/svcctl", bash(parser))
     yield InstalledFile(prefix / "share/zsh/site-functions/_svcctl", zsh(parser))
-    # Examples, which are to be copied and adapted.
+    # Examples to copy and adapt.
     yield InstalledFile(prefix / "share/svcd/svcd.socket", _unit(etc / "systemd/svcd.socket", place))
     yield InstalledFile(prefix / "share/svcd/logrotate.d/svcd", (etc / "logrotate.d/svcd").read_text("utf-8"))
     for each in sorted((etc / "systemd/drop-ins").iterdir()):
@@ -112,14 +112,14 @@ def files_of(place: InstallPath, parser: argparse.ArgumentParser) -> Iterator[In
 
 
 def _unit(source: Path, place: InstallPath) -> str:
-    """A unit with the paths of this installation."""
+    """Return a unit with the paths of this installation."""
     text = source.read_text("utf-8")
     text = re.sub(rf"{_SCRIPTS}(\w+)", lambda found: _unit_word(place.scripts / found[1]), text)
     return text.replace(f" {_SERVICES}", f" {_unit_word(place.services)}")
 
 
 def _unit_word(path: Path) -> str:
-    """A path in ExecStart= (systemd.service(5), command lines; systemd.unit(5), specifiers)."""
+    """Escape a path for ExecStart= (systemd.service(5), command lines; systemd.unit(5), specifiers)."""
     text = str(path).replace("%", "%%").replace("$", "$$")
     if re.fullmatch(r"[\w/.,:@%+=$-]+", text):
         return text
@@ -132,11 +132,11 @@ def _shell_word(path: Path) -> str:
 
 
 def why_not(place: InstallPath, python: Path) -> str:
-    """Why the daemon could not run from this environment as its unit starts it; empty if it could.
+    """Return why the daemon can't run from this environment under its unit; empty if it can.
 
     Args:
-        place: has the scripts.
-        python: the interpreter, behind all links.
+        place: the paths of the installation.
+        python: the interpreter, with links resolved.
     """
     for path in (place.scripts / "twistd", python, Path(svcd.__file__)):
         hidden = next((folder for folder in _HIDDEN if folder in path.parents), None)
@@ -145,11 +145,11 @@ def why_not(place: InstallPath, python: Path) -> str:
         closed = next((folder for folder in path.parents if not _open_to_all(folder)), None)
         if closed is not None:
             return f"{path} can't be read by the daemon's user, who may not enter {closed}"
-    # As the unit starts it: nothing of this shell's environment helps.
+    # As the unit starts it: without the environment of this shell.
     words = [str(place.scripts / "twistd"), "svcd", "--version"]
     try:
         done = subprocess.run(  # noqa: S603 - it is what the unit will start
-            words, env={}, cwd="/", capture_output=True, text=True, timeout=_PATIENCE, check=False
+            words, env={}, cwd="/", capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{words[0]} does not start: {error}"

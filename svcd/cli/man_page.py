@@ -30,16 +30,16 @@ _EXITS = {
 
 
 def roff(text: str) -> str:
-    """A text as the source of a manual page (man(7))."""
+    """Escape text for the source of a manual page (man(7))."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-")
     return "\\&" + escaped if escaped.startswith((".", "'")) else escaped
 
 
 def manual(parser: argparse.ArgumentParser) -> str:
-    """The page, with all commands and their options.
+    """Return the manual page, with all commands and their options.
 
     Args:
-        parser: what svcctl understands.
+        parser: the parser of svcctl.
     """
     program, *commands = commands_of(parser)
     lines = [
@@ -66,7 +66,7 @@ def manual(parser: argparse.ArgumentParser) -> str:
 
 
 def _words(command: ParserCommand) -> Iterator[str]:
-    """What stands behind a command's name: the options' names are told below."""
+    """Return the arguments of a command's synopsis, without its options."""
     yield r"[\fIoptions\fR]"
     for each in command.others:
         label = rf"\fI{roff(each.label)}\fR" + (" ..." if each.arity in ("*", "+") else "")

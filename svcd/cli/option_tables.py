@@ -1,4 +1,4 @@
-"""The option table and the built-ins for people: as text, for the README, and as the manual page."""
+"""The option table and the built-ins as text, as Markdown for the README, and as a manual page."""
 
 from __future__ import annotations
 

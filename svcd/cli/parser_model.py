@@ -1,4 +1,4 @@
-"""What a parser knows, as values: for what is made of it, so that nothing is written twice."""
+"""The content of an argparse parser as values, from which completion and the manual page are made."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ if TYPE_CHECKING:
 
 __all__ = ["ParserArgument", "ParserCommand", "commands_of"]
 
-#: What arguments are called whose values are names of files, or of directories.
+#: The labels of arguments whose values are names of files, or of directories.
 _FILES = frozenset({"FILE", "PATH", "file"})
 _FOLDERS = frozenset({"DIR"})
 
 
 @dataclass(frozen=True, slots=True)
 class ParserArgument:
-    """An option, or an argument without a name.
+    """An option or a positional argument.
 
     Attributes:
-        names: of the option; none for an argument.
-        help: a line about it.
-        label: what its value is called; empty where it takes none.
-        kind: of the value: words, files, folders or text.
-        words: if these are all there are.
-        arity: of an argument without a name, as argparse has it: ?, * or +; empty for one that must be there.
+        names: the names of the option; none for a positional argument.
+        help: its help line.
+        label: the label of its value; empty if it takes none.
+        kind: the kind of its value: words, files, folders or text.
+        words: the permitted values, if they are limited.
+        arity: the nargs of a positional argument: ?, * or +; empty if it is required.
     """
 
     names: tuple[str, ...]
@@ -42,10 +42,10 @@ class ParserCommand:
     """The program itself, with an empty name, or one of its commands.
 
     Attributes:
-        name: the word that it is called by.
-        help: a line about it.
-        description: more about it, or nothing.
-        arguments: what it takes.
+        name: its name.
+        help: its help line.
+        description: its description; it may be empty.
+        arguments: its options and arguments.
     """
 
     name: str
@@ -55,22 +55,22 @@ class ParserCommand:
 
     @property
     def options(self) -> Iterator[ParserArgument]:
-        """Those with names."""
+        """Its options."""
         return (each for each in self.arguments if each.names)
 
     @property
     def others(self) -> Iterator[ParserArgument]:
-        """Those without."""
+        """Its positional arguments."""
         return (each for each in self.arguments if not each.names)
 
 
 def _actions(parser: argparse.ArgumentParser) -> Sequence[argparse.Action]:
-    # argparse has no public way to look at a parser; this one has been there since it exists.
+    # argparse has no public access to the actions of a parser; this attribute is as old as argparse.
     return parser._actions  # noqa: SLF001
 
 
 def commands_of(parser: argparse.ArgumentParser) -> list[ParserCommand]:
-    """The program, then its commands."""
+    """Return the program, then its commands."""
     found = [ParserCommand("", "", parser.description or "", _arguments(parser))]
     for action in _actions(parser):
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above

@@ -1,10 +1,10 @@
-"""Where an installation may be."""
+"""Prefixes of installations."""
 
 from pathlib import Path
 
 __all__ = ["SYSTEM_PREFIXES", "USUAL_PREFIX"]
 
-#: Where systemd, man and the shells look by themselves.
+#: The prefixes that systemd, man and shells read by default.
 SYSTEM_PREFIXES = (Path("/usr"), Path("/usr/local"))
-#: Where it is unless somebody says otherwise.
+#: The default prefix.
 USUAL_PREFIX = "/usr/local"

@@ -1,4 +1,4 @@
-"""A client on a reactor of its own, from its start to the exit status."""
+"""Run of a coroutine on a reactor of its own."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def run(main: Callable[[EPollReactor], Coroutine[Deferred[Any], Any, _T]]) -> _T
     """Run a coroutine to its end.
 
     Args:
-        main: is given the reactor, which is no global one and is gone afterwards.
+        main: takes the reactor, which is not the global one and is closed afterwards.
 
     Returns:
-        What it returns.
+        The result of the coroutine.
 
     Raises:
-        Exception: what it raises.
+        Exception: the exception of the coroutine.
     """
     reactor = EPollReactor()
     use_monotonic_time(reactor)
@@ -43,7 +43,7 @@ def run(main: Callable[[EPollReactor], Coroutine[Deferred[Any], Any, _T]]) -> _T
         reactor.stop()
 
     reactor.callWhenRunning(start)
-    # Signals do what they do to any program.
+    # Signals have their default actions.
     reactor.run(installSignalHandlers=False)
     [result] = results
     if isinstance(result, Failure):

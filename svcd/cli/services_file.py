@@ -1,4 +1,4 @@
-"""Which services file a command is about, and who will serve it: as the running daemon says, else as a unit does."""
+"""The services file of a command and the user that serves it, from the running daemon or else from the unit."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 
 __all__ = ["KnownAddresses", "ServicesFileSource", "become", "source_of"]
 
-#: There is where systemd is the init system (sd_booted(3)).
+#: A directory that exists if systemd is the init system (sd_booted(3)).
 _BOOTED = Path("/run/systemd/system")
 _UNIT = "svcd.service"
-#: Where the control socket of root's daemon and of the unit is.
+#: The control sockets of root's daemon and of the unit.
 _ROOTS_FOLDER = Path("/run/svcd")
-_PATIENCE = 5.0
+_TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class ServicesFileSource:
-    """A services file, and who serves it.
+    """A services file and the user that serves it.
 
     Attributes:
-        file: its path; None for the usual one, or the embedded one where that is not there.
-        whose: whose it is, for people; empty for one that was named.
-        port_offset: with which it is served.
-        reader: who reads it and opens its sockets, by name or number; empty if that is not known.
-        handlers: who runs handlers without user=, if that is somebody else; else empty.
+        file: its path; None for the usual file, or the embedded one if that does not exist.
+        whose: the source of the path, as text; empty if the command line names it.
+        port_offset: the port offset of the daemon.
+        reader: the user that reads it and opens its sockets, by name or number; empty if unknown.
+        handlers: the user of handlers without user=, if it is another one; else empty.
     """
 
     file: str | None
@@ -50,11 +50,11 @@ class ServicesFileSource:
     handlers: str = ""
 
     def rights(self, loaded: Loaded, user: str) -> list[ConfigProblem]:
-        """Return what services ask for that only root can give, if it is known that no root will serve them.
+        """Return the problems of services that need root, if the file is known not to be served by root.
 
         Args:
             loaded: the file, without faults of users.
-            user: who this is.
+            user: the user of this process.
         """
         from svcd.supervisor.daemon_account import account_of
         from svcd.supervisor.launch_rights import needs_root
@@ -66,7 +66,7 @@ class ServicesFileSource:
 
     @property
     def name(self) -> str:
-        """The path, for people."""
+        """The path and its source, as text."""
         from svcd.config_loader import usual_file
 
         return f"{self.file or usual_file() or DEFAULT_NAME}{f', {self.whose}' if self.whose else ''}"
@@ -74,12 +74,12 @@ class ServicesFileSource:
 
 @dataclass(frozen=True, slots=True)
 class KnownAddresses:
-    """Addresses that are in use, as far as that is to be asked before root is given up.
+    """Addresses in use, as collected before root is given up.
 
     Attributes:
-        served: those that the running daemon listens on.
-        owners: processes that have sockets, by inode; only root sees all.
-        doubt: why addresses of the daemon are not known, if one may run; else empty.
+        served: the addresses of the running daemon.
+        owners: the processes of sockets, by inode; only root sees all.
+        doubt: why the addresses of a daemon that may run are unknown; else empty.
     """
 
     served: frozenset[str]
@@ -92,7 +92,7 @@ class KnownAddresses:
         from svcd.cli.control_commands import daemon_status
         from svcd.net.port_owner import socket_owners
 
-        status = daemon_status(chosen, _PATIENCE)
+        status = daemon_status(chosen, _TIMEOUT_SECONDS)
         root, doubt = os.geteuid() == 0, ""
         if status is None and not root and not chosen.control and _ROOTS_FOLDER.is_dir():
             doubt = "perhaps it is the running svcd, which root or its user can ask (svcctl --control PATH)"
@@ -110,7 +110,7 @@ class KnownAddresses:
 
 
 def _served(status: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the addresses that a daemon listens on, by its status, which has those that it can't have as well."""
+    """Yield the addresses on which a daemon listens; its status also has those that it can't open."""
     for row in status.get("services", []):
         for address in row.get("addresses", []):
             if not any(f"can't listen on {address}: " in problem for problem in row.get("problems", [])):
@@ -121,7 +121,7 @@ def source_of(named: str | None, chosen: argparse.Namespace) -> ServicesFileSour
     """Return the services file that a command line means.
 
     Args:
-        named: on the command line; None for none.
+        named: the path on the command line; None if there is none.
         chosen: the command line, which may name a control socket.
     """
     if named is not None and os.path.abspath(named) != SERVICES_FILE and not chosen.control:  # noqa: PTH100 - links stay
@@ -135,10 +135,10 @@ def source_of(named: str | None, chosen: argparse.Namespace) -> ServicesFileSour
 
 
 def _running(chosen: argparse.Namespace) -> ServicesFileSource | None:
-    """Return what a running daemon says of its services file; None where none answers."""
+    """Return the services file in the status of a running daemon; None if none answers."""
     from svcd.cli.control_commands import daemon_status
 
-    status = daemon_status(chosen, _PATIENCE)
+    status = daemon_status(chosen, _TIMEOUT_SECONDS)
     if status is None or not isinstance(status.get("services_file"), str):
         return None
     file = status["services_file"]
@@ -167,7 +167,7 @@ def _unit_user() -> str:
         return ""
     words = ["systemctl", "show", "--property=LoadState,User", _UNIT]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=_PATIENCE, check=False)  # noqa: S603 - fixed words
+        done = subprocess.run(words, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)  # noqa: S603 - fixed words
     except (OSError, subprocess.TimeoutExpired):
         return ""
     found = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
@@ -175,10 +175,10 @@ def _unit_user() -> str:
 
 
 def become(name: str) -> str:
-    """Become a user for good, if root is running this; returns whose eyes see from now on.
+    """Become a user for good if this process runs as root, and return the user of this process, as text.
 
     Args:
-        name: of the user, or a number; empty for whoever this is.
+        name: the name or number of the user; empty for no change.
 
     Raises:
         UsageError: there is no such user.

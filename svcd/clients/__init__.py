@@ -1,1 +1,1 @@
-"""Clients of the small services and of HTTP, for svcctl: they work with anybody's servers."""
+"""Clients of the small services and of HTTP, for svcctl; they work with any server."""

@@ -1,4 +1,4 @@
-"""TLS as a client: certificates are verified against a name, and what is wrong with one is said."""
+"""TLS of clients: certificates are verified against a name, and each problem of a certificate is described."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CertificateVerifier"]
 
-#: What X509_STORE_CTX_get_error(3) says most often, for people.
+#: Descriptions of the most frequent results of X509_STORE_CTX_get_error(3).
 _REASONS = {
     _Codes.ERR_CERT_NOT_YET_VALID: "it is not valid yet",
     _Codes.ERR_CERT_HAS_EXPIRED: "it has expired",
@@ -45,13 +45,13 @@ _REASONS = {
 
 @implementer(IOpenSSLClientConnectionCreator)
 class CertificateVerifier:
-    """Makes TLS connections whose server must prove who it is (RFC 9525).
+    """Creator of TLS connections that verify the identity of the server (RFC 9525).
 
     Args:
-        trust: how.
+        trust: the settings of the verification.
 
     Attributes:
-        problems: what is wrong with the server's certificates; none once a handshake is done says that it is trusted.
+        problems: the problems of the server's certificates; if there are none after the handshake, it is trusted.
 
     Raises:
         UsageError: certificates or the key can't be used.
@@ -64,7 +64,7 @@ class CertificateVerifier:
         self.problems: list[str] = []
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:  # noqa: ARG002, N803
-        """A new connection."""
+        """Return the OpenSSL connection for a new connection."""
         connection = SSL.Connection(self._context, None)
         if self._server_name:
             connection.set_tlsext_host_name(self._server_name)
@@ -72,7 +72,7 @@ class CertificateVerifier:
         return connection
 
     def _verify(self, _: SSL.Connection, certificate: X509, number: int, depth: int, ok: int) -> bool:
-        """OpenSSL has looked at a certificate of the chain, the server's own at depth 0, last and perhaps twice."""
+        """Note the result for a certificate of the chain. Depth 0, the server's own, comes last and possibly twice."""
         problem = ""
         if not ok:
             reason = _REASONS.get(number, f"OpenSSL's error {number}")
@@ -96,7 +96,7 @@ def _subject(certificate: X509) -> str:
 
 
 def _identity(name: str) -> tuple[DNS_ID | IPAddress_ID, bytes]:
-    """What must be in the certificate, and what to tell the server by SNI: no addresses (RFC 6066, section 3)."""
+    """Return the identity that the certificate must have, and the name for SNI: no address (RFC 6066, section 3)."""
     try:
         ip_address(name)
     except ValueError:
@@ -119,7 +119,7 @@ def _context(trust: TrustSettings) -> SSL.Context:
         assert store is not None  # noqa: S101 - a context made just now has one
         for authority in _read("--ca", read_authorities, trust.ca):
             store.add_cert(X509.from_cryptography(authority))
-        # Who stands there is trusted, a root or not.
+        # Each certificate of the file is trusted, root or not.
         store.set_flags(X509StoreFlags.PARTIAL_CHAIN)
     else:
         context.set_default_verify_paths()

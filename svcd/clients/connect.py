@@ -1,4 +1,4 @@
-"""Connecting to a server, by whatever of its addresses answers first, and with TLS if that is wanted."""
+"""Connections to a server: to the first of its addresses that answers, with TLS on request."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ __all__ = ["connect", "within"]
 
 
 async def within(reactor: IReactorTime, seconds: float, waited_for: Deferred[_T], what: str) -> _T:
-    """What comes within a time.
+    """Wait for a Deferred at most a given time.
 
     Args:
         reactor: the clock.
         seconds: how long it may take.
-        waited_for: is cancelled when it takes longer.
-        what: what is said then.
+        waited_for: the Deferred; it is cancelled when it takes longer.
+        what: the error text for that case.
 
     Raises:
-        UnavailableError: it did not come.
+        UnavailableError: the time is over.
     """
     try:
-        # Whatever a cancelled Deferred fails with.
+        # A cancelled Deferred may fail with any exception.
         return await waited_for.addTimeout(seconds, reactor, lambda _, __: Failure(PatienceError()))
     except PatienceError:
         raise UnavailableError(f"{what} within {seconds:g} s") from None
 
 
 async def connect(reactor: Reactor, target: Target) -> Stream:
-    """Connect to a server: its addresses are raced (RFC 8305).
+    """Connect to a server; attempts at its addresses overlap (RFC 8305).
 
     Args:
-        reactor: where.
+        reactor: makes the connections.
         target: the server.
 
     Raises:
@@ -93,7 +93,7 @@ async def _plain(reactor: Reactor, target: Target, attempt: _Attempt) -> Stream:
 
 
 async def _secure(reactor: Reactor, target: Target, attempt: _Attempt, trust: TrustSettings) -> Stream:
-    # It takes as long to import as all the rest.
+    # Its import takes as long as all others together.
     from svcd.clients.certificate_check import CertificateVerifier
 
     verifier = CertificateVerifier(trust)

@@ -1,4 +1,4 @@
-"""The client of echo (RFC 862), and of whatever else answers what it is told: line by line, or as a stream."""
+"""The client of echo (RFC 862), and of any service that answers its input: line by line, or as a stream."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from svcd.clients.stream import Stream
     from svcd.clients.target import Reactor, Target
 
-__all__ = ["check", "check_datagram", "talk", "talk_datagrams"]
+__all__ = ["check", "check_datagram", "exchange_datagrams", "exchange_lines"]
 
-#: How long to wait for the rest of an answer before the server is told that nothing more comes, in seconds.
+#: How long to wait for the rest of an answer before the half-close, in seconds.
 _GRACE = 1.0
-#: How much of a wrong answer is shown, in bytes.
+#: The part of a wrong answer that is shown, in bytes.
 _SHOWN = 200
 
 _LINES = re.compile(rb"[^\n]*\n|[^\n]+").findall
 
 
 def _mismatch(sent: bytes, came: bytes) -> WrongAnswerError:
-    """What is said of an answer that is not the question."""
+    """Return the error text for an answer that differs from the question."""
     if sent.endswith(b"\n") and came.endswith(b"\n"):
         sent, came = sent[:-1], came[:-1]
     shown, more = came[:_SHOWN], f" and more, {len(came)} bytes in all" if len(came) > _SHOWN else ""
@@ -43,10 +43,10 @@ def _text(data: bytes) -> str:
 
 
 async def check(reactor: Reactor, target: Target, line: bytes) -> bytes:
-    """Send a line, and return it as it came back.
+    """Send a line and return the answer, which has to be the same line.
 
     Raises:
-        WrongAnswerError: something else came.
+        WrongAnswerError: the answer differs.
         ServerError: the server has closed the connection before.
         UnavailableError: it can't be reached, or does not answer in time.
     """
@@ -74,18 +74,18 @@ async def _answer(stream: Stream, line: bytes) -> bytes:
 
 
 async def check_datagram(reactor: Reactor, target: Target, line: bytes) -> bytes:
-    """As check, over UDP."""
+    """Check a server as check() does, over UDP."""
     came = await ask_once(reactor, target, line)
     if came != line:
         raise _mismatch(line, came)
     return came
 
 
-async def talk_datagrams(reactor: Reactor, target: Target, console: StandardStreams) -> None:
-    """As talk, over UDP: a datagram for each line, and the next when that is answered.
+async def exchange_datagrams(reactor: Reactor, target: Target, console: StandardStreams) -> None:
+    """Send each line as a datagram and show its answer before the next line is sent.
 
     Raises:
-        UnavailableError: the server does not answer in time, however often it is asked.
+        UnavailableError: the server answers no repetition of a question in time.
     """
     asked = await questions(reactor, target)
     left, ended = b"", False
@@ -97,7 +97,7 @@ async def talk_datagrams(reactor: Reactor, target: Target, console: StandardStre
                 left, ended = left + data, not data
             line, end, left = left.partition(b"\n")
             if not line + end:
-                # The shell's prompt shall not stand behind ours.
+                # The prompt of the shell belongs on a new line.
                 console.prompt(b"\n")
                 return
             came = await asked.ask(line + end)
@@ -107,75 +107,75 @@ async def talk_datagrams(reactor: Reactor, target: Target, console: StandardStre
         asked.close()
 
 
-async def talk(reactor: Reactor, target: Target, console: StandardStreams) -> None:
-    """Send what is typed, and show what comes, until the input ends and everything is answered.
+async def exchange_lines(reactor: Reactor, target: Target, console: StandardStreams) -> None:
+    """Send the input and show the answers until the input has ended and all of it is answered.
 
     Raises:
         ServerError: the server has closed the connection before the input's end.
         UnavailableError: it can't be reached, or does not answer in time.
     """
     stream = await connect(reactor, target)
-    kind = _Dialogue if console.interactive else _Passage
-    conversation = kind(reactor, target, console, stream)
+    kind = _TerminalExchange if console.interactive else _StreamExchange
+    exchange = kind(reactor, target, console, stream)
     try:
-        await first_of(conversation.speak(), conversation.listen(), conversation.patience.ends())
+        await first_of(exchange.send_input(), exchange.show_answers(), exchange.inactivity.ends())
     except UnavailableError:
-        if not conversation.satisfied:
+        if not exchange.satisfied:
             raise
     finally:
         stream.close()
 
 
-class _Talk(ABC):
-    """What both kinds of conversation have: the bytes that went and came."""
+class _Exchange(ABC):
+    """Base of both kinds of exchanges: the bytes that were sent and received."""
 
     def __init__(self, reactor: Reactor, target: Target, console: StandardStreams, stream: Stream) -> None:
         self._clock = reactor
-        self.patience = InactivityTimeout(reactor, target.timeout, f"{target} has not answered")
+        self.inactivity = InactivityTimeout(reactor, target.timeout, f"{target} has not answered")
         self._console = console
         self._stream = stream
         self._sent = self._came = 0
-        self._heard: Deferred[None] | None = None
+        self._received: Deferred[None] | None = None
 
     async def _send(self, data: bytes) -> None:
         self._sent += len(data)
         await self._stream.write(data)
 
-    async def listen(self) -> None:
-        """Show what comes, until the server says no more."""
+    async def show_answers(self) -> None:
+        """Show received bytes until the server ends the connection."""
         while data := await self._stream.read():
             self._came += len(data)
             self._show(data)
-            self.patience.renew()
-            heard, self._heard = self._heard, None
-            if heard is not None:
-                heard.callback(None)
+            self.inactivity.renew()
+            received, self._received = self._received, None
+            if received is not None:
+                received.callback(None)
         self._over()
 
     @property
     def satisfied(self) -> bool:
-        """Whether nothing is wrong when the server does nothing more."""
+        """Whether a server that sends nothing more is in order."""
         return False
 
     def _next(self) -> Deferred[None]:
-        """Fires when something was heard."""
-        self._heard = Deferred(self._forget)
-        return self._heard
+        """Return a Deferred that fires at the next received bytes."""
+        self._received = Deferred(self._forget)
+        return self._received
 
     def _forget(self, _: object) -> None:
-        self._heard = None
+        self._received = None
 
     @abstractmethod
     def _show(self, data: bytes) -> None:
-        """Show what has come."""
+        """Show received bytes."""
 
     @abstractmethod
     def _over(self) -> None:
-        """The server says no more; raises ServerError if it should have."""
+        """Handle the end of the server's output; raise ServerError if answers are missing."""
 
 
-class _Dialogue(_Talk):
-    """At a terminal: a line is typed and sent, its answer shown, and so on."""
+class _TerminalExchange(_Exchange):
+    """Exchange at a terminal: a line is read and sent, its answer shown, and so on."""
 
     def __init__(self, reactor: Reactor, target: Target, console: StandardStreams, stream: Stream) -> None:
         super().__init__(reactor, target, console, stream)
@@ -183,24 +183,24 @@ class _Dialogue(_Talk):
         self._at_start = True
         self._prompted = False
 
-    async def speak(self) -> None:
-        """Until the end of the input."""
+    async def send_input(self) -> None:
+        """Send lines until the end of the input."""
         while True:
             self._prompt()
             line = await self._console.read()
             if not line:
-                # The shell's prompt shall not stand behind ours.
+                # The prompt of the shell belongs on a new line.
                 self._console.write(b"\n")
                 return
             self._prompted = False
             self._sent = self._came = 0
             self._lines_owed = line.count(b"\n") or 1
             await self._send(line)
-            self.patience.waiting = True
-            # An answer has as many lines as the question; or as many bytes, after Ctrl-D within a line.
+            self.inactivity.waiting = True
+            # An answer has as many lines as the question, or as many bytes after Ctrl-D within a line.
             while self._lines_owed > 0 and self._came < self._sent:
                 await self._next()
-            self.patience.waiting = False
+            self.inactivity.waiting = False
 
     def _prompt(self) -> None:
         self._console.write(b"type: " if self._at_start else b"\ntype: ")
@@ -221,19 +221,19 @@ class _Dialogue(_Talk):
         raise ServerError("the server has closed the connection")
 
 
-class _Passage(_Talk):
-    """Without a terminal: all of the input goes to the server, and all that it answers to the output."""
+class _StreamExchange(_Exchange):
+    """Exchange without a terminal: the whole input goes to the server, all answers go to the output."""
 
     _ended = False
 
-    async def speak(self) -> None:
-        """Until the input has ended, and the server is told so or has answered everything."""
+    async def send_input(self) -> None:
+        """Send the input; at its end wait for the answers, or half-close the connection."""
         while data := await self._console.read():
-            self.patience.waiting = True
+            self.inactivity.waiting = True
             await self._send(data)
-            self.patience.waiting = False
-        self._ended = self.patience.waiting = True
-        # Some servers answer nothing more once they are told that nothing more comes, others only then.
+            self.inactivity.waiting = False
+        self._ended = self.inactivity.waiting = True
+        # Some servers send no answer after a half-close, others send theirs only then.
         if not self._stream.half_closes:
             while self._came < self._sent:
                 await self._next()
@@ -246,7 +246,7 @@ class _Passage(_Talk):
 
     @property
     def satisfied(self) -> bool:
-        """Whether everything was answered; then the server may well leave it to us to close."""
+        """Whether all input is answered; the server may then leave the close to the client."""
         return self._ended and self._came >= self._sent
 
     def _show(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Several addresses of a server, tried so that a dead one costs little (Happy Eyeballs, RFC 8305)."""
+"""Overlapping attempts at the addresses of a server, so that a dead one costs little (Happy Eyeballs, RFC 8305)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DELAY = 0.25
 
 
 def by_turns(addresses: Iterable[Address]) -> list[Address]:
-    """Addresses in an order that changes between IPv4 and IPv6 as long as there are both (section 4)."""
+    """Return addresses in an order that alternates between IPv4 and IPv6 while there are both (section 4)."""
     listed = list(addresses)
     first = [each for each in listed if type(each) is type(listed[0])]
     others = [each for each in listed if type(each) is not type(listed[0])]
@@ -32,15 +32,15 @@ def by_turns(addresses: Iterable[Address]) -> list[Address]:
 
 
 class HappyEyeballs:
-    """Connects to whichever address answers first.
+    """A connection attempt that takes the first address that answers.
 
-    The next one's turn comes when one has failed, or has not answered for a moment.
+    The next address is tried when an attempt has failed, or has had no result for _DELAY.
 
     Args:
-        reactor: where.
+        reactor: makes the connections.
         factory: makes the protocols.
         addresses: at least one.
-        timeout: for an attempt at one, in seconds.
+        timeout: the limit of an attempt at one address, in seconds.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class HappyEyeballs:
         self._winner: Deferred[IProtocol] = Deferred(lambda _: self._end())
 
     def run(self) -> Deferred[IProtocol]:
-        """The protocol that is connected; if all attempts fail, the last one's failure."""
+        """Return the connected protocol; if all attempts fail, raise the last failure."""
         self._next()
         return self._winner
 

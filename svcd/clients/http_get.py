@@ -1,4 +1,4 @@
-"""A tiny HTTP client (RFC 9110, 9112): one request, whose answer goes to the output as it comes."""
+"""A small HTTP client (RFC 9110, 9112): one request, whose answer is written while it is received."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpQuery", "Url", "fetch", "parse_url"]
 
-#: Of a URI's characters those that quoting leaves alone (RFC 3986, section 2.2), and the percent sign.
+#: The characters of a URI that quoting leaves as they are (RFC 3986, section 2.2), and the percent sign.
 _SAFE = "%/:?#[]@!$&'()*+,;=-._~"
 _PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
 class Url:
-    """What to fetch.
+    """The parts of a URL.
 
     Attributes:
-        secure: whether over TLS.
+        secure: whether it is for TLS.
         host: a name or an address, without brackets.
-        port: where.
-        authority: host and port as the Host field has them.
+        port: its port.
+        authority: host and port in the form of the Host field.
         target: path and query (RFC 9112, section 3.2.1).
     """
 
@@ -44,10 +44,10 @@ class Url:
 
 
 def parse_url(text: str) -> Url:
-    """Take an http or https URL apart; without a scheme it is http.
+    """Split an http or https URL; one without a scheme is http.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not a URL.
     """
     if "://" not in text:
         text = f"http://{text}"
@@ -84,12 +84,12 @@ def parse_url(text: str) -> Url:
 
 @dataclass(frozen=True, slots=True)
 class HttpQuery:
-    """How to fetch.
+    """The options of a request.
 
     Attributes:
-        head: whether to ask for the head alone.
-        include: whether to write the head, too.
-        redirects: how many to follow.
+        head: whether to request the head alone.
+        include: whether to write the head as well.
+        redirects: how many redirects to follow.
     """
 
     head: bool = False
@@ -101,42 +101,42 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 async def fetch(
-    reactor: Reactor, url: str, wish: HttpQuery, target_of: Callable[[Url], Target], write: Callable[[bytes], None]
+    reactor: Reactor, url: str, query: HttpQuery, target_of: Callable[[Url], Target], write: Callable[[bytes], None]
 ) -> Head:
     """Fetch a URL.
 
     Args:
-        reactor: where.
-        url: what.
-        wish: how.
-        target_of: says whom to ask.
+        reactor: makes the connections.
+        url: the URL.
+        query: the options of the request.
+        target_of: returns the server of a URL.
         write: takes the body, piece by piece.
 
     Returns:
-        The head of the response, which may be an error's.
+        The head of the response, which may be that of an error.
 
     Raises:
-        UsageError: it is no URL.
+        UsageError: it is not a URL.
         UnavailableError: the server can't be reached, or does not answer in time.
-        ServerError: what it says is no HTTP, or ends early, or there are too many redirects.
+        ServerError: the answer is not HTTP, or incomplete, or there are too many redirects.
     """
     asked = parse_url(url)
-    for _ in range(wish.redirects + 1):
+    for _ in range(query.redirects + 1):
         target = target_of(asked)
         stream = await connect(reactor, target)
         try:
-            head = await _exchange(reactor, target, stream, asked, wish, write)
+            head = await _exchange(reactor, target, stream, asked, query, write)
         finally:
             stream.close()
-        place = _place(head, wish)
+        place = _place(head, query)
         if place is None:
             return head
         asked = _next(asked, place)
-    raise ServerError(f"the server redirects more than {wish.redirects} times")
+    raise ServerError(f"the server redirects more than {query.redirects} times")
 
 
 def _next(asked: Url, place: str) -> Url:
-    """Where a redirect leads."""
+    """Return the URL of a redirect."""
     try:
         url = urljoin(f"{'https' if asked.secure else 'http'}://{asked.authority}{asked.target}", place)
         found = parse_url(url)
@@ -147,20 +147,23 @@ def _next(asked: Url, place: str) -> Url:
     return found
 
 
-def _place(head: Head, wish: HttpQuery) -> str | None:
-    """Where a response leads, if it is one to follow."""
-    place = head.field(b"location") if wish.redirects and head.status in _REDIRECTS else None
+def _place(head: Head, query: HttpQuery) -> str | None:
+    """Return the Location of a redirect; None for another response."""
+    place = head.field(b"location") if query.redirects and head.status in _REDIRECTS else None
     return None if place is None else place.decode("utf-8", "replace")
 
 
 async def _exchange(
-    reactor: Reactor, target: Target, stream: Stream, url: Url, wish: HttpQuery, write: Callable[[bytes], None]
+    reactor: Reactor, target: Target, stream: Stream, url: Url, query: HttpQuery, write: Callable[[bytes], None]
 ) -> Head:
-    """Ask, and write the answer unless it leads elsewhere."""
+    """Send the request, and write the answer unless it is a redirect to follow."""
     fields = {"Host": url.authority, "User-Agent": f"svcctl/{__version__}", "Accept": "*/*", "Connection": "close"}
-    lines = [f"{'HEAD' if wish.head else 'GET'} {url.target} HTTP/1.1", *(f"{name}: {fields[name]}" for name in fields)]
+    lines = [
+        f"{'HEAD' if query.head else 'GET'} {url.target} HTTP/1.1",
+        *(f"{name}: {fields[name]}" for name in fields),
+    ]
     await stream.write("".join(f"{line}\r\n" for line in [*lines, ""]).encode("ascii"))
-    reader = ResponseReader(bodiless=wish.head)
+    reader = ResponseReader(bodiless=query.head)
     head: Head | None = None
     while not reader.done:
         data = await within(reactor, target.timeout, stream.read(), f"{target} has said nothing more")
@@ -175,9 +178,9 @@ async def _exchange(
                 write(each)
                 continue
             head = each
-            if wish.include:
+            if query.include:
                 write(bytes(head))
-            if _place(head, wish) is not None:
+            if _place(head, query) is not None:
                 return head
     if head is None:
         raise ServerError("the server has closed the connection without an answer")

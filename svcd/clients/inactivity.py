@@ -1,4 +1,4 @@
-"""Several coroutines of which the first to end decides, and one that ends when nothing moves."""
+"""Coroutines of which the first to end decides, and a timeout for inactivity."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def first_of(*coroutines: Coroutine[Deferred[Any], Any, None]) -> None:
     """Run coroutines until one has ended, and cancel the others.
 
     Raises:
-        Exception: what the first to end has raised.
+        Exception: the exception of the first coroutine that ends.
     """
     running = [Deferred.fromCoroutine(each) for each in coroutines]
     first = DeferredList(running, fireOnOneCallback=True, fireOnOneErrback=True, consumeErrors=True)
@@ -36,12 +36,12 @@ async def first_of(*coroutines: Coroutine[Deferred[Any], Any, None]) -> None:
 
 
 class InactivityTimeout:
-    """How long a server may do nothing while something is expected of it.
+    """A limit of the time in which a server does nothing although it is expected to.
 
     Args:
         clock: the reactor.
-        seconds: how long.
-        what: what is said then.
+        seconds: the limit.
+        what: the error text.
     """
 
     def __init__(self, clock: IReactorTime, seconds: float, what: str) -> None:
@@ -53,7 +53,7 @@ class InactivityTimeout:
 
     @property
     def waiting(self) -> bool:
-        """Whether anything is expected of it."""
+        """Whether the server is expected to do something."""
         return self._waiting
 
     @waiting.setter
@@ -62,14 +62,14 @@ class InactivityTimeout:
         self.renew()
 
     def renew(self) -> None:
-        """It has done something; or nobody has looked, while our output had to wait for its reader."""
+        """Restart the time: the server has done something, or the reader of the output has blocked this client."""
         self._since = self._clock.seconds()
 
     async def ends(self) -> None:
-        """Wait until it has done nothing for too long.
+        """Wait until the server has done nothing for too long.
 
         Raises:
-            UnavailableError: always, in the end.
+            UnavailableError: always, at the end of the time.
         """
         while True:
             left = self._since + self._seconds - self._clock.seconds() if self._waiting else self._seconds

@@ -1,7 +1,7 @@
-"""The addresses of a name, looked up without making anybody wait longer than they want.
+"""Address lookup that a timeout can give up.
 
-getaddrinfo(3) can't be interrupted. It is called in a daemon thread, so that a program whose patience ends does not
-have to wait for it; the threads of a reactor's pool are waited for.
+getaddrinfo(3) can't be interrupted. It is called in a daemon thread, so that a program can end without its result;
+a program waits for the threads of a reactor's pool.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ def lookup(
     protocol: str = "TCP",
     getaddrinfo: Callable[..., Sequence[tuple[object, ...]]] = socket.getaddrinfo,
 ) -> Deferred[list[Address]]:
-    """The addresses of a host, in the order in which they should be tried (RFC 6724), never none.
+    """Return the addresses of a host, at least one, in the order in which to try them (RFC 6724).
 
     Args:
-        reactor: where the answer is wanted.
-        host: a name or an address, an IPv6 one perhaps with its interface: `fe80::1%eth0`.
-        port: is put into the addresses.
-        family: which are wanted.
+        reactor: gets the answer.
+        host: a name or an address; an IPv6 address may have an interface: `fe80::1%eth0`.
+        port: the port of the addresses.
+        family: the family of the addresses.
         protocol: TCP or UDP.
-        getaddrinfo: as socket's; it may block.
+        getaddrinfo: that of the socket module, or a replacement; it may block.
 
-    Fails with UnavailableError if there is none.
+    Fails with UnavailableError if there is no address.
     """
 
     def ask(flags: int) -> list[Address]:
         rows = getaddrinfo(host, port, family, _KINDS[protocol], 0, flags)
-        # /etc/hosts may have one twice.
+        # /etc/hosts may have an address twice.
         return [_address(protocol, each) for each in dict.fromkeys(row[-1] for row in rows)]  # type: ignore[arg-type]
 
-    # Without a canceller: whoever does not want it any more is not told.
+    # Without a canceller: the result after a cancellation is dropped.
     answer: Deferred[list[Address]] = Deferred()
     try:
-        # What is an address already needs no thread.
+        # An address needs no thread.
         answer.callback(ask(socket.AI_NUMERICHOST))
     except OSError:
         Thread(target=_ask, args=(reactor, host, ask, answer), name="lookup", daemon=True).start()

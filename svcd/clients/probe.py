@@ -1,4 +1,4 @@
-"""Whether a server is up, who it is, and how long it takes."""
+"""Probe of a server: whether it answers, its certificate, and the time that each step takes."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "Security", "probe"]
 
-#: How much of what a server says first is kept, in bytes.
+#: The part of a server's banner that is kept, in bytes.
 _MOST_BANNER = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """What TLS has come to.
+    """The result of a TLS handshake.
 
     Attributes:
-        version: TLSv1.3, say.
-        cipher: its name as OpenSSL has it.
-        protocol: what was agreed on by ALPN; empty for nothing.
+        version: the version, such as TLSv1.3.
+        cipher: the name of the cipher in OpenSSL.
+        protocol: the protocol of ALPN; empty if there is none.
         subject, issuer: of the server's certificate (RFC 4514).
-        names: host names and addresses that it is for.
-        begins, ends: when it is valid, in seconds since 1970-01-01 00:00 UTC.
-        problems: what is wrong with it; none if it is trusted.
+        names: the host names and addresses of the certificate.
+        begins, ends: the limits of its validity, in seconds since 1970-01-01 00:00 UTC.
+        problems: the problems of the certificate; none if it is trusted.
     """
 
     version: str
@@ -50,14 +50,14 @@ class Security:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a server was found to be.
+    """The result of a probe.
 
     Attributes:
-        address: which of its addresses has answered.
-        attempts: how many it took.
-        seconds: to look up the name, to connect, to shake hands, and until the first byte came, if any did.
-        banner: what it said by itself.
-        security: of TLS; None without.
+        address: the address that has answered.
+        attempts: the number of attempts.
+        seconds: the time of the lookup, the connect and the handshake, and until the first byte, if there was one.
+        banner: the bytes that it sent first.
+        security: the result of the TLS handshake; None without TLS.
     """
 
     address: str
@@ -67,19 +67,21 @@ class Finding:
     security: Security | None
 
 
-async def probe(reactor: Reactor, target: Target, patience: float, retries: int = 0, pause: float = 1.0) -> Finding:
-    """Connect to a server, and see.
+async def probe(
+    reactor: Reactor, target: Target, banner_timeout: float, retries: int = 0, pause: float = 1.0
+) -> Finding:
+    """Connect to a server and return what is found.
 
     Args:
-        reactor: where.
+        reactor: makes the connections.
         target: the server.
-        patience: how long to wait for what it says by itself, in seconds.
-        retries: how often to try again.
-        pause: how long to wait before that, in seconds.
+        banner_timeout: how long to wait for a banner, in seconds.
+        retries: the number of further attempts.
+        pause: the time before each further attempt, in seconds.
 
     Raises:
-        UnavailableError: it can't be reached, in the end.
-        ServerError: the handshake has failed, in the end; or the connection was lost before it said anything.
+        UnavailableError: the last attempt can't reach it.
+        ServerError: the handshake of the last attempt has failed, or the connection was lost before a banner.
     """
     attempts = 1
     while True:
@@ -92,15 +94,15 @@ async def probe(reactor: Reactor, target: Target, patience: float, retries: int 
         await deferLater(reactor, pause, lambda: None)
         attempts += 1
     try:
-        return await _look(reactor, stream, target, patience, attempts)
+        return await _look(reactor, stream, target, banner_timeout, attempts)
     finally:
         stream.close()
 
 
-async def _look(reactor: Reactor, stream: Stream, target: Target, patience: float, attempts: int) -> Finding:
+async def _look(reactor: Reactor, stream: Stream, target: Target, banner_timeout: float, attempts: int) -> Finding:
     start, banner, seconds = reactor.seconds(), b"", stream.seconds
     with suppress(PatienceError):
-        banner = await stream.read().addTimeout(patience, reactor)
+        banner = await stream.read().addTimeout(banner_timeout, reactor)
     if banner:
         seconds["first byte"] = reactor.seconds() - start
     transport: Any = stream.transport

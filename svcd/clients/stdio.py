@@ -1,8 +1,8 @@
-"""The standard input and output of a client, beside a reactor.
+"""The standard input and output of a client that runs on a reactor.
 
-The input is read by a thread, and only when somebody wants it: so files work, which epoll(7) does not watch, and no
-descriptor is made non-blocking that other programs have, too. The output is written at once: while its reader is slow
-nothing is read from the server either, and nothing piles up.
+A thread reads the input, on demand only: so files work, which epoll(7) does not watch, and no descriptor that other
+programs share becomes non-blocking. The output is written at once: while its reader is slow nothing is read from the
+server, so no data accumulates.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 __all__ = ["PIECE", "StandardStreams"]
 
-#: The most that is read at once, in bytes. A terminal gives a line.
+#: The size of a read, in bytes. A terminal returns a line.
 PIECE = 65_536
 
 
 class StandardStreams:
-    """What a client reads from and writes to.
+    """The input and the output of a client.
 
     Args:
-        reactor: where the client runs.
-        source: a descriptor to read from.
-        sink: a descriptor to write to.
+        reactor: the reactor of the client.
+        source: the descriptor of the input.
+        sink: the descriptor of the output.
 
     Attributes:
-        interactive: whether somebody sits there: both are terminals.
+        interactive: whether both are terminals.
     """
 
     def __init__(self, reactor: IReactorFromThreads, source: int = 0, sink: int = 1) -> None:
@@ -45,15 +45,15 @@ class StandardStreams:
         self.interactive = os.isatty(source) and os.isatty(sink)
 
     def read(self) -> Deferred[bytes]:
-        """The next bytes, at most PIECE; none at the end, behind which nobody reads.
+        """Return the next bytes, at most PIECE; none at the end, after which it must not be called.
 
         Fails with OSError if it can't be read.
         """
         if self._thread is None:
-            # A daemon thread: the program ends without waiting for somebody to type.
+            # A daemon thread: the program does not wait for input at its end.
             self._thread = Thread(target=self._serve, name="input", daemon=True)
             self._thread.start()
-        # Without a canceller: whoever does not want it any more is not told.
+        # Without a canceller: the result after a cancellation is dropped.
         wanted: Deferred[bytes] = Deferred()
         self._wanted.put(wanted)
         return wanted
@@ -74,14 +74,14 @@ class StandardStreams:
             try:
                 return os.read(self._source, PIECE)
             except BlockingIOError:
-                # Somebody else has made it so.
+                # Another program has made it non-blocking.
                 select.select([self._source], [], [])
 
     def write(self, data: bytes) -> None:
-        """Write all of it.
+        """Write all bytes.
 
         Raises:
-            BrokenPipeError: nobody reads it.
+            BrokenPipeError: the output has no reader.
             OSError: it can't be written.
         """
         left = memoryview(data)
@@ -92,6 +92,6 @@ class StandardStreams:
                 select.select([], [self._sink], [])
 
     def prompt(self, text: bytes) -> None:
-        """Write what is for somebody who sits there alone."""
+        """Write a prompt if both are terminals."""
         if self.interactive:
             self.write(text)

@@ -1,4 +1,4 @@
-"""A connection as a coroutine sees it: it reads when it wants to, and waits while the server takes nothing."""
+"""A connection for coroutines: reads on demand, and writes that wait for the server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Stream", "cause"]
 
-#: What some of OpenSSL's reasons mean to who asks a server.
+#: Descriptions of some reasons of OpenSSL, for users of a client.
 _MEANINGS = {
     "wrong version number": "the server does not speak TLS here",
     "packet length too long": "the server does not speak TLS here",
@@ -32,17 +32,17 @@ _MEANINGS = {
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
 class Stream(Protocol):
-    """A connection. It holds what one read from the network gives, and reads no more until that is taken.
+    """A connection. It holds the bytes of a single read, and reads no more until they are taken.
 
     Args:
         secure: whether the transport is TLS.
 
     Attributes:
-        ready: fires when the connection can be used, which is after the handshake, or was lost before.
-        lost: why the connection was lost, if it was not closed in good order.
-        seconds: how long it took to look up the name, to connect, and to shake hands; whoever connects fills it in.
-        problems: what is wrong with the server's certificates; whoever connects fills it in.
-        half_closes: whether the server can be told that nothing more comes, and still answer.
+        ready: fires when the connection can be used, after the handshake, or when it is lost before.
+        lost: why the connection was lost, unless it was closed in good order.
+        seconds: the time of the lookup, the connect and the handshake; set by connect().
+        problems: the problems of the server's certificates; set by connect().
+        half_closes: whether a half-close is possible, after which the server can still answer.
     """
 
     def __init__(self, *, secure: bool = False) -> None:
@@ -57,27 +57,27 @@ class Stream(Protocol):
         self._full = self._over = self._closing = False
         self.lost: BaseException | None = None
 
-    # What the transport calls.
+    # Called by the transport.
 
     def connectionMade(self) -> None:
-        """It is there; over TLS the handshake begins."""
+        """Note the connection; over TLS the handshake begins."""
         transport: Any = self.transport
         if isinstance(transport.getPeer(), IPv4Address | IPv6Address):
-            # Each line is a question: to wait for more costs time.
+            # Each line is a question: a delay to collect more costs time.
             transport.setTcpNoDelay(True)
         transport.registerProducer(self, True)
         if not self._secure:
             self.handshakeCompleted()
 
     def handshakeCompleted(self) -> None:
-        """It can be used."""
+        """Mark the connection as usable."""
         transport: Any = self.transport
-        # Before, whoever was told that nothing more comes had to close at once (RFC 5246, 7.2.1; RFC 8446, 6.1).
+        # In earlier versions a receiver of close_notify had to close at once (RFC 5246, 7.2.1; RFC 8446, 6.1).
         self.half_closes = not self._secure or transport.getHandle().get_protocol_version_name() == "TLSv1.3"
         self.ready.callback(None)
 
     def dataReceived(self, data: bytes) -> None:
-        """Keep it for the reader, or give it at once."""
+        """Keep received bytes for the reader, or pass them on at once."""
         self._pieces.append(data)
         if self._reader is None:
             self._pause(True)
@@ -85,15 +85,15 @@ class Stream(Protocol):
             self._give()
 
     def readConnectionLost(self) -> None:
-        """The server will say no more."""
+        """Note that the server sends no more."""
         self._over = True
         self._give()
 
     def writeConnectionLost(self) -> None:
-        """The server was told that we say no more."""
+        """Note that the half-close is sent."""
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """Nothing more comes or goes."""
+        """Note the end of the connection."""
         early = not self.ready.called
         if early or not (self._over or reason.check(error.ConnectionDone)):
             self.lost = reason.value
@@ -104,23 +104,23 @@ class Stream(Protocol):
             self.ready.callback(None)
 
     def pauseProducing(self) -> None:
-        """The server does not take as much as we send."""
+        """Let writers wait: the server takes no more."""
         self._full = True
 
     def resumeProducing(self) -> None:
-        """It took what there was."""
+        """Let writers go on: the buffer is empty."""
         self._full = False
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.callback(None)
 
     def stopProducing(self) -> None:
-        """It will never take more; connectionLost says why."""
+        """Do nothing: connectionLost has the reason."""
 
-    # What a client calls.
+    # Called by a client.
 
     def read(self) -> Deferred[bytes]:
-        """The next bytes; none at the end.
+        """Return the next bytes; none at the end.
 
         Fails with ServerError if the connection was lost. One reader at a time.
         """
@@ -132,7 +132,7 @@ class Stream(Protocol):
         return reader
 
     async def write(self, data: bytes) -> None:
-        """Send bytes, and return when the server has room for more."""
+        """Send bytes, and return when there is room for more."""
         transport: Any = self.transport
         if not self._closing:
             transport.write(data)
@@ -141,16 +141,16 @@ class Stream(Protocol):
             await self._writer
 
     def end(self) -> None:
-        """Say that nothing more will come: half-close (shutdown(2))."""
+        """Half-close the connection (shutdown(2))."""
         transport: Any = self.transport
         if not self._closing:
             self._closing = True
             transport.unregisterProducer()
-            # Over TLS the transport still reads until the server has said so, too.
+            # Over TLS the transport still reads until the close_notify of the server.
             (transport.loseConnection if self._secure else transport.loseWriteConnection)()
 
     def close(self) -> None:
-        """Have done with it."""
+        """Close the connection."""
         transport: Any = self.transport
         self._closing = True
         transport.unregisterProducer()
@@ -184,7 +184,7 @@ def _explained(reason: str) -> str:
 
 
 def cause(problem: BaseException) -> str:
-    """Why there is no connection, or no more, in few words."""
+    """Return the reason of a failed or lost connection, in few words."""
     number = getattr(problem, "osError", None)
     if number:
         return os.strerror(number)

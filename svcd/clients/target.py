@@ -1,4 +1,4 @@
-"""Whom to talk to, and how, as values."""
+"""The server of a client and the settings of its connection, as values."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _MOST_PORT = 65_535
 
 @dataclass(frozen=True, slots=True)
 class TrustSettings:
-    """What TLS is to do.
+    """The settings of TLS.
 
     Attributes:
-        name: whose certificate the server must have: a host name or an address.
-        ca: certificates in PEM that are trusted instead of the machine's; empty for those.
-        certificate: our own in PEM, with those between it and the server's trust behind it; empty for none.
+        name: the host name or address that the certificate of the server must have.
+        ca: trusted certificates in PEM; empty for those of the machine.
+        certificate: the client's certificate in PEM, followed by intermediate certificates; empty if there is none.
         key: its private key in PEM.
-        lenient: whether a certificate that can't be trusted is only remembered.
-        protocols: what is offered by ALPN (RFC 7301).
+        lenient: whether problems of a certificate are only recorded.
+        protocols: the protocols that ALPN offers (RFC 7301).
     """
 
     name: str
@@ -47,9 +47,9 @@ class Target:
     Attributes:
         host: its name or address, or the absolute path of its UNIX socket.
         port: 0 for a UNIX socket.
-        timeout: how long it may take to accept, and then to say something, in seconds.
-        family: AF_INET or AF_INET6 where no other will do; else AF_UNSPEC.
-        trust: of TLS; None without.
+        timeout: the limit for the connect, and then for each answer, in seconds.
+        family: AF_INET or AF_INET6 to restrict the addresses; else AF_UNSPEC.
+        trust: the settings of TLS; None without TLS.
     """
 
     host: str
@@ -60,7 +60,7 @@ class Target:
 
     @property
     def local(self) -> bool:
-        """Whether it is a UNIX socket."""
+        """Whether the server has a UNIX socket."""
         return self.host.startswith("/")
 
     def __str__(self) -> str:
@@ -68,14 +68,14 @@ class Target:
 
 
 def port_number(text: str, protocol: str) -> int:
-    """A port from its number or from its name in /etc/services.
+    """Return a port, given its number or its name in /etc/services.
 
     Args:
         text: the number or the name.
-        protocol: tcp or udp: a name may mean two ports.
+        protocol: tcp or udp, since a name may have two ports.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such port.
     """
     if text.isascii() and text.isdigit():
         if len(text) > len(str(_MOST_PORT)) or not 1 <= int(text) <= _MOST_PORT:

@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Reading", "daytime", "time"]
 
-#: No daytime is longer, in bytes.
+#: The longest daytime, in bytes.
 _MOST = 1024
 _TIME_BYTES = 4
-#: What GNU's inetd sends behind them on 64-bit machines: it takes a long for 32 bits.
+#: The bytes after them from GNU's inetd on 64-bit machines, which sends a long as if it had 32 bits.
 _SURPLUS = bytes(4)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a server's clock has said.
+    """The reading of a server's clock.
 
     Attributes:
         moment: seconds since 1970-01-01 00:00 UTC.
-        offset: how many seconds that is before our clock; negative if it is behind. Right to half a second and half the
-            time that the answer took, since whole seconds are told.
+        offset: the seconds that it is ahead of the local clock; negative if it is behind. The error is at most half a
+            second and half the time of the answer, since the protocol has whole seconds.
     """
 
     moment: int
@@ -42,14 +42,14 @@ class Reading:
 
 
 async def _answer(reactor: Reactor, target: Target, datagram: bool, most: int) -> bytes:
-    """What a server says by itself, until it closes; or one datagram.
+    """Return all bytes that a server sends until it closes; over UDP, those of one datagram.
 
     Raises:
-        ServerError: it is more than `most` bytes, or the connection was lost.
+        ServerError: there are more than `most` bytes, or the connection was lost.
         UnavailableError: it can't be reached, or does not answer in time.
     """
     if datagram:
-        # What is in the question does not count. Some servers do not see one that is empty.
+        # The content of the question is ignored; some servers do not receive an empty one.
         return await ask_once(reactor, target, b"\n")
     stream = await connect(reactor, target)
     try:
@@ -67,10 +67,10 @@ async def _whole(stream: Stream, most: int) -> bytes:
 
 
 async def daytime(reactor: Reactor, target: Target, *, datagram: bool = False) -> str:
-    """The lines that a server tells, without the last line end.
+    """Return the lines of a daytime server, without the last line end.
 
     Raises:
-        ServerError: it tells no text, or too much, or nothing.
+        ServerError: the answer is empty, too long, or not text.
         UnavailableError: it can't be reached, or does not answer in time.
     """
     data = await _answer(reactor, target, datagram, _MOST)
@@ -82,23 +82,23 @@ async def daytime(reactor: Reactor, target: Target, *, datagram: bool = False) -
         lines = data.decode("utf-8").splitlines()
     except UnicodeDecodeError:
         lines = ["\0"]
-    # Nothing that would do something to a terminal.
+    # No control characters for a terminal.
     if not all(line.replace("\t", " ").isprintable() for line in lines):
         raise ServerError(f"the answer is no text: {data[:60]!r}")
     return "\n".join(line.rstrip() for line in lines).strip("\n")
 
 
 async def time(reactor: Reactor, target: Target, now: Callable[[], float], *, datagram: bool = False) -> Reading:
-    """What a server's clock says.
+    """Return the reading of the clock of a time server.
 
     Args:
-        reactor: where.
+        reactor: makes the connections.
         target: the server.
-        now: our clock, in seconds since 1970-01-01 00:00 UTC.
-        datagram: whether to ask over UDP.
+        now: the local clock, in seconds since 1970-01-01 00:00 UTC.
+        datagram: whether to use UDP.
 
     Raises:
-        ServerError: it does not tell 4 bytes.
+        ServerError: the answer has not 4 bytes.
         UnavailableError: it can't be reached, or does not answer in time.
     """
     start = now()
@@ -109,5 +109,5 @@ async def time(reactor: Reactor, target: Target, now: Callable[[], float], *, da
         raise ServerError(f"a time has {_TIME_BYTES} bytes, and the answer has {more}")
     between = (start + now()) / 2
     moment = moment_1900(data, between)
-    # The second that is told began half a second ago, on average.
+    # The second in the answer began half a second ago, on average.
     return Reading(moment, moment + 0.5 - between)

@@ -1,4 +1,4 @@
-"""Questions over UDP: each is asked again until it is answered, since datagrams get lost."""
+"""Queries over UDP: each is repeated until it is answered, since datagrams get lost."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = ["MOST_BYTES", "UdpQuery", "ask_once", "questions"]
 
 #: The largest datagram over IPv4 (RFC 768 in RFC 791's 65,535 bytes).
 MOST_BYTES = 65_507
-#: After so many seconds a question is asked again, and after twice as many each time (RFC 8085, section 3.1.3).
+#: The time to the first repetition of a question, in seconds; it doubles each time (RFC 8085, section 3.1.3).
 _FIRST_PAUSE = 1.0
 
 
 async def questions(reactor: Reactor, target: Target) -> UdpQuery:
-    """A socket to ask a server through.
+    """Return a UdpQuery for a server.
 
     Raises:
         UnavailableError: its name has no address.
@@ -38,10 +38,10 @@ async def questions(reactor: Reactor, target: Target) -> UdpQuery:
 
 
 async def ask_once(reactor: Reactor, target: Target, question: bytes) -> bytes:
-    """The answer to the only question for a server.
+    """Send one question to a server and return the answer.
 
     Raises:
-        UnavailableError, UsageError: as of Questions.ask; or the server's name has no address.
+        UnavailableError, UsageError: as in UdpQuery.ask; or the name of the server has no address.
     """
     asked = await questions(reactor, target)
     try:
@@ -51,12 +51,12 @@ async def ask_once(reactor: Reactor, target: Target, question: bytes) -> bytes:
 
 
 class UdpQuery:
-    """Asks a server, by its first address that does not refuse.
+    """Queries to a server, at its first address that does not refuse.
 
     Args:
-        reactor: where.
+        reactor: makes the socket.
         target: the server.
-        addresses: of it, at least one.
+        addresses: the addresses of the server, at least one.
     """
 
     def __init__(self, reactor: Reactor, target: Target, addresses: Sequence[Address]) -> None:
@@ -66,10 +66,10 @@ class UdpQuery:
         self._socket: _Socket | None = None
 
     async def ask(self, question: bytes) -> bytes:
-        """The answer to a question.
+        """Send a question and return the answer.
 
         Raises:
-            UnavailableError: none came in time, or nobody listens.
+            UnavailableError: there is no answer in time, or no listener.
             UsageError: the question does not fit into a datagram.
         """
         if len(question) > MOST_BYTES:
@@ -92,34 +92,37 @@ class UdpQuery:
         raise UnavailableError(f"{self._target} has not answered over UDP within {self._target.timeout:g} s")
 
     def close(self) -> None:
-        """Have done with it."""
+        """Close the socket."""
         connected, self._socket = self._socket, None
         if connected is not None and not connected.closed:
             connected.transport.stopListening()
 
 
 class _Socket(DatagramProtocol):
-    """A socket that is connected to one address, so that the kernel lets nobody else answer."""
+    """A socket that is connected to one address, so that the kernel drops datagrams from others."""
 
     transport: Any
     closed = False
 
     def __init__(self) -> None:
         self._waiting: Deferred[bytes] | None = None
-        # How often the question was asked in vain; how many answers to the one before may still come, and their text.
+        # The repetitions of the question; the answers to the one before that may still come, and their text.
         self._in_vain = self._stale = 0
         self._last = b""
 
     @classmethod
     def open(cls, reactor: Reactor, address: Address) -> _Socket:
-        """Make one."""
+        """Open a socket to an address."""
         made = cls()
         reactor.listenUDP(0, made, interface="::" if ":" in address.host else "", maxPacketSize=65_536)
         made.transport.connect(address.host, address.port)
         return made
 
     def ask(self, question: bytes) -> Deferred[bytes]:
-        """The answer; fails with ConnectionRefusedError. Once it is cancelled, the question may be repeated."""
+        """Send a question and return the answer; after a cancel it may be repeated.
+
+        Fails with ConnectionRefusedError.
+        """
         self._waiting = Deferred(self._give_up)
         waiting = self._waiting
         self.transport.write(question)
@@ -130,7 +133,7 @@ class _Socket(DatagramProtocol):
         self._in_vain += 1
 
     def datagramReceived(self, datagram: bytes, _: object) -> None:
-        """The server has answered."""
+        """Take an answer of the server."""
         waiting = self._waiting
         if waiting is None:
             return
@@ -142,12 +145,12 @@ class _Socket(DatagramProtocol):
         waiting.callback(datagram)
 
     def connectionRefused(self) -> None:
-        """The server's machine has said that nobody listens."""
+        """Handle the ICMP message that no process listens."""
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.errback(ConnectionRefusedError())
 
     def stopProtocol(self) -> None:
-        """The socket is gone: the epoll reactor closes one for what connectionRefused should be told."""
+        """Handle the close of the socket: the epoll reactor closes it where connectionRefused() should be called."""
         self.closed = True
         self.connectionRefused()

@@ -147,8 +147,8 @@ class RequestReader:
             if self._error is None:
                 self._error = HTTPStatus.BAD_REQUEST
             return
-        # The parser collects an incomplete field without a callback, before a body and after it (trailers): so the bytes
-        # that it gets are counted as well.
+        # The parser collects an incomplete field without a callback, before a body and after it (trailers), so the
+        # bytes that it gets are counted as well.
         if self._error is None and self._uncounted > MOST_HEAD:
             in_target = not self._fields and len(self._target) > MOST_TARGET
             self._error = HTTPStatus.REQUEST_URI_TOO_LONG if in_target else HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE

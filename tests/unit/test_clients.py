@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from svcd.cli import main
 from svcd.clients.certificate_check import CertificateVerifier
 from svcd.clients.connect import connect
-from svcd.clients.echo import check, talk
+from svcd.clients.echo import check, exchange_lines
 from svcd.clients.happy_eyeballs import by_turns
 from svcd.clients.http_get import HttpQuery, Url, fetch, parse_url
 from svcd.clients.inactivity import InactivityTimeout, first_of
@@ -218,12 +218,12 @@ def test_the_first_to_end_decides() -> None:
 def test_patience() -> None:
     """It ends when nothing was done for so long while something was expected."""
     clock = Clock()
-    patience = InactivityTimeout(clock, 10, "nothing came")
-    results = started(patience.ends())
+    timeout = InactivityTimeout(clock, 10, "nothing came")
+    results = started(timeout.ends())
     clock.pump([5] * 10)
-    patience.waiting = True
+    timeout.waiting = True
     clock.advance(9)
-    patience.renew()
+    timeout.renew()
     clock.pump([1] * 9)
     assert not results
     clock.advance(2)
@@ -252,8 +252,8 @@ def test_any_server(client: str, pieces: list[bytes], end: Exception | None) -> 
     wish = HttpQuery(redirects=1)
     clients: dict[str, Callable[[], Coroutine[Deferred[Any], Any, Any]]] = {
         "check": lambda: check(clock, TARGET, b"hello\n"),
-        "talk": lambda: talk(clock, TARGET, desk),  # type: ignore[arg-type]
-        "type": lambda: talk(clock, TARGET, desk),  # type: ignore[arg-type]
+        "talk": lambda: exchange_lines(clock, TARGET, desk),  # type: ignore[arg-type]
+        "type": lambda: exchange_lines(clock, TARGET, desk),  # type: ignore[arg-type]
         "daytime": lambda: daytime(clock, TARGET),
         "time": lambda: ask_time(clock, TARGET, clock.seconds),
         "fetch": lambda: fetch(clock, "a.example", wish, lambda _: TARGET, desk.write),
@@ -528,7 +528,7 @@ def test_a_question_that_is_too_long() -> None:
     assert not network.sent
 
 
-# A conversation.
+# An exchange of lines.
 
 
 class _Desk:
@@ -556,8 +556,8 @@ class _Desk:
         return self._wanted is not None
 
 
-class _Talk:
-    """A conversation, between a desk and a transport in memory."""
+class _Exchange:
+    """An exchange between a desk and a transport in memory."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, interactive: bool, secure: bool = False) -> None:
         self.clock = Clock()
@@ -568,7 +568,7 @@ class _Talk:
             return self.stream
 
         monkeypatch.setattr("svcd.clients.echo.connect", give)
-        self.results = started(talk(self.clock, TARGET, self.desk))  # type: ignore[arg-type]
+        self.results = started(exchange_lines(self.clock, TARGET, self.desk))  # type: ignore[arg-type]
 
     def answer(self, data: bytes) -> None:
         self.stream.dataReceived(data)
@@ -576,98 +576,98 @@ class _Talk:
 
 def test_a_dialogue(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next line is asked for when as many lines came as went, however they are split."""
-    talking = _Talk(monkeypatch, interactive=True)
-    desk = talking.desk
+    exchange = _Exchange(monkeypatch, interactive=True)
+    desk = exchange.desk
     assert desk.shown == b"type: "
     desk.type(b"one\n")
-    assert talking.transport.sent == b"one\n"
-    talking.answer(b"O")
+    assert exchange.transport.sent == b"one\n"
+    exchange.answer(b"O")
     assert not desk.wanted
-    talking.answer(b"NE AND MORE\r\n")
+    exchange.answer(b"NE AND MORE\r\n")
     assert desk.shown == b"type: echo: ONE AND MORE\r\ntype: "
     desk.type(b"a\nb\n")
-    talking.answer(b"a\n")
+    exchange.answer(b"a\n")
     assert not desk.wanted
-    talking.answer(b"b\n")
+    exchange.answer(b"b\n")
     assert desk.shown.endswith(b"type: echo: a\necho: b\ntype: ")
     # Ctrl-D within a line: the answer has as many bytes, and no line end.
     desk.type(b"xy")
-    talking.answer(b"XY")
+    exchange.answer(b"XY")
     assert desk.shown.endswith(b"type: echo: XY\ntype: ")
     desk.type(b"")
-    assert talking.results == [None]
-    assert "loseConnection" in talking.transport.calls
+    assert exchange.results == [None]
+    assert "loseConnection" in exchange.transport.calls
 
 
 def test_a_dialogue_without_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever types may take as long as they like; the server may not."""
-    talking = _Talk(monkeypatch, interactive=True)
-    talking.clock.pump([7] * 10)
-    assert not talking.results
-    talking.desk.type(b"one\n")
-    talking.clock.pump([7] * 2)
-    assert failed(talking.results) == "server.example port 7 has not answered within 10 s"
+    exchange = _Exchange(monkeypatch, interactive=True)
+    exchange.clock.pump([7] * 10)
+    assert not exchange.results
+    exchange.desk.type(b"one\n")
+    exchange.clock.pump([7] * 2)
+    assert failed(exchange.results) == "server.example port 7 has not answered within 10 s"
 
 
 def test_a_passage(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server is told of the end when everything has come back."""
-    talking = _Talk(monkeypatch, interactive=False)
-    talking.desk.type(b"abc")
-    talking.desk.type(b"def")
-    talking.desk.type(b"")
-    talking.answer(b"abc")
-    assert not talking.transport.write_closed
-    talking.answer(b"def")
-    assert talking.transport.write_closed
-    assert not talking.results
-    talking.stream.readConnectionLost()
-    assert talking.results == [None]
-    assert talking.desk.shown == b"abcdef"
+    exchange = _Exchange(monkeypatch, interactive=False)
+    exchange.desk.type(b"abc")
+    exchange.desk.type(b"def")
+    exchange.desk.type(b"")
+    exchange.answer(b"abc")
+    assert not exchange.transport.write_closed
+    exchange.answer(b"def")
+    assert exchange.transport.write_closed
+    assert not exchange.results
+    exchange.stream.readConnectionLost()
+    assert exchange.results == [None]
+    assert exchange.desk.shown == b"abcdef"
 
 
 def test_a_passage_to_who_waits_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that has not answered everything a second later is told of the end."""
-    talking = _Talk(monkeypatch, interactive=False)
-    talking.desk.type(b"abc")
-    talking.desk.type(b"")
-    talking.clock.advance(0.9)
-    assert not talking.transport.write_closed
-    talking.clock.advance(0.2)
-    assert talking.transport.write_closed
-    talking.clock.pump([3] * 4)
-    assert failed(talking.results) == "server.example port 7 has not answered within 10 s"
+    exchange = _Exchange(monkeypatch, interactive=False)
+    exchange.desk.type(b"abc")
+    exchange.desk.type(b"")
+    exchange.clock.advance(0.9)
+    assert not exchange.transport.write_closed
+    exchange.clock.advance(0.2)
+    assert exchange.transport.write_closed
+    exchange.clock.pump([3] * 4)
+    assert failed(exchange.results) == "server.example port 7 has not answered within 10 s"
 
 
 def test_a_passage_to_who_does_not_close(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has answered everything and does not close is left after a while, in good order."""
-    talking = _Talk(monkeypatch, interactive=False)
-    talking.desk.type(b"abc")
-    talking.desk.type(b"")
-    talking.answer(b"ABC")
-    talking.clock.pump([3] * 3)
-    assert not talking.results
-    talking.clock.pump([3] * 2)
-    assert talking.results == [None]
+    exchange = _Exchange(monkeypatch, interactive=False)
+    exchange.desk.type(b"abc")
+    exchange.desk.type(b"")
+    exchange.answer(b"ABC")
+    exchange.clock.pump([3] * 3)
+    assert not exchange.results
+    exchange.clock.pump([3] * 2)
+    assert exchange.results == [None]
 
 
 def test_a_passage_that_can_not_half_close(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over TLS it ends when as much has come as went."""
-    talking = _Talk(monkeypatch, interactive=False, secure=True)
-    talking.desk.type(b"abc")
-    talking.desk.type(b"")
-    talking.answer(b"AB")
-    assert not talking.results
-    talking.answer(b"C")
-    assert talking.results == [None]
-    assert not talking.transport.write_closed
+    exchange = _Exchange(monkeypatch, interactive=False, secure=True)
+    exchange.desk.type(b"abc")
+    exchange.desk.type(b"")
+    exchange.answer(b"AB")
+    assert not exchange.results
+    exchange.answer(b"C")
+    assert exchange.results == [None]
+    assert not exchange.transport.write_closed
 
 
 def test_a_server_that_closes_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is told."""
-    talking = _Talk(monkeypatch, interactive=False)
-    talking.desk.type(b"abc")
-    talking.stream.readConnectionLost()
-    assert failed(talking.results) == "the server has closed the connection before the end of the input"
+    exchange = _Exchange(monkeypatch, interactive=False)
+    exchange.desk.type(b"abc")
+    exchange.stream.readConnectionLost()
+    assert failed(exchange.results) == "the server has closed the connection before the end of the input"
 
 
 # Command lines.
