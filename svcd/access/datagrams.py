@@ -36,7 +36,7 @@ QUESTION_HEADER = 28
 _LARGEST_DATAGRAM = 65_535
 _FIRST_CLIENT_PORT = 1024
 #: How many senders are cached by the text of their address; then the cache is cleared. About 150 bytes each.
-_MAX_KNOWN = 16_384
+_MAX_CACHED = 16_384
 
 # Starts and ends of the ranges that are not unicast, as numbers: 0.0.0.0/8 (RFC 1122, 3.2.1.3),
 # 224.0.0.0/4 (RFC 5771), 255.255.255.255 (RFC 919), :: and ff00::/8 (RFC 4291, 2.5.2 and 2.7).
@@ -153,7 +153,7 @@ class DatagramFilter:
 
     def _classify(self, host: str) -> int | Refusal:
         """Find the source of a sender or its refusal by address, and remember it."""
-        if len(self._verdicts) >= _MAX_KNOWN:
+        if len(self._verdicts) >= _MAX_CACHED:
             self._verdicts.clear()
         number = address_number(host)
         found: int | Refusal = self._sources.of(number)

@@ -34,8 +34,8 @@ class _Pending:
 
     __slots__ = ("count", "logged_at", "peer", "refusal")
 
-    def __init__(self, told_at: float) -> None:
-        self.logged_at = told_at
+    def __init__(self, logged_at: float) -> None:
+        self.logged_at = logged_at
         self.count = 0
         self.refusal: Refusal
         self.peer = ""

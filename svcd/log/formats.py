@@ -104,15 +104,15 @@ class SyslogPriorityFormat:
     stamp = ""
 
     def __init__(self, line_format: LineFormat) -> None:
-        self._form = line_format
+        self._format = line_format
 
     def template(self, event: Event, constants: Mapping[str, object], variables: Iterable[str]) -> str:
         """Return the %-format of a line."""
-        return f"<{_priority(event, constants)}>{self._form.template(event, constants, variables)}"
+        return f"<{_priority(event, constants)}>{self._format.template(event, constants, variables)}"
 
     def quoted(self, value: object) -> str:
         """Return a text value as a template takes it."""
-        return self._form.quoted(value)
+        return self._format.quoted(value)
 
 
 class JournaldFormat(TextFormat):

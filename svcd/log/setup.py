@@ -151,11 +151,11 @@ class LogSetup:
         if self.on_terminal and not self._nodaemon:
             raise log_start_failure("a daemon has no standard output to log to; use --logfile FILE, or -n")
         # twistd replaces sys.stdout later; this is still the real one.
-        place = FileSink("" if self.on_terminal else self._path or "twistd.log", sys.stdout)
-        place.reopen()
+        sink = FileSink("" if self.on_terminal else self._path or "twistd.log", sys.stdout)
+        sink.reopen()
         if signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, None):
-            signal.signal(signal.SIGUSR1, place.on_signal)
-        return place.write
+            signal.signal(signal.SIGUSR1, sink.on_signal)
+        return sink.write
 
 
 def _is_journal(stream: TextIO) -> bool:

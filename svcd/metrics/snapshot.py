@@ -55,11 +55,11 @@ class ConnectionRecord(NamedTuple):
     """A connection that has ended.
 
     Attributes:
-        service: whose it was.
-        peer: the client's address as text; empty where the log does not have it.
-        at: when it ended, by the ledger's clock.
-        seconds: how long it lasted.
-        bytes_in, bytes_out: what it carried; -1 where nobody counted.
+        service: the id of its service.
+        peer: the client's address as text; empty if the log omits it.
+        at: when it ended, by the registry's clock.
+        seconds: its duration.
+        bytes_in, bytes_out: bytes from and to the client; -1 if not counted.
         reason: why it ended.
     """
 

@@ -153,9 +153,9 @@ def _run_check(check: ImportCheck, writing: int) -> NoReturn:
     """Run a check in a child: write the reason behind a byte that shows that the check has finished."""
     try:
         os.setpgid(0, 0)
-        nothing = os.open(os.devnull, os.O_RDWR)
+        devnull = os.open(os.devnull, os.O_RDWR)
         for fd in range(3):
-            os.dup2(nothing, fd)
+            os.dup2(devnull, fd)
         os.write(writing, b"=" + _reason(check).encode("utf-8", "replace")[: _MAX_REASON - 1])
     finally:
         os._exit(1)

@@ -141,16 +141,16 @@ def _raised_limits(
     found, bounds, limits = [], _limits(have), _limits(want)
     for option, which in LIMITS.items():
         unset = ResourceLimit(which, *inherited.get(which, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)))
-        _, *most = bounds.get(which, unset)
+        _, *bound = bounds.get(which, unset)
         _, *wanted = limits.get(which, unset)
-        if any(_is_above(*each) for each in zip(wanted, most, strict=True)):
+        if any(_is_above(*each) for each in zip(wanted, bound, strict=True)):
             found.append(option)
     return found
 
 
-def _is_above(limit: int, most: int) -> bool:
+def _is_above(limit: int, bound: int) -> bool:
     unlimited = resource.RLIM_INFINITY
-    return most != unlimited and (limit == unlimited or limit > most)
+    return bound != unlimited and (limit == unlimited or limit > bound)
 
 
 def _limits(identity: ProcessCredentials) -> dict[int, ResourceLimit]:

@@ -183,9 +183,9 @@ class Launcher:
 
     def _discard_own_output(self) -> None:
         """Redirect standard output and error to /dev/null without a daemon: threads must not block on them."""
-        nothing = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        os.dup2(nothing, 1)
-        os.dup2(nothing, 2)
+        devnull = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(devnull, 1)
+        os.dup2(devnull, 2)
         for reading in self._pipes:
             os.close(reading)
 

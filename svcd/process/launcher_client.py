@@ -162,14 +162,14 @@ class LauncherClient:
             return True
         return self._replacement is not None and self._replacement.drop(connection_id)
 
-    def signal(self, connection_id: int, number_of_signal: int) -> None:
+    def signal(self, connection_id: int, signal_number: int) -> None:
         """Send a signal to the process group of a connection."""
         if connection_id in self.pids:
-            self._queue.signal(Signal(connection_id, self.pids[connection_id], number_of_signal))
+            self._queue.signal(Signal(connection_id, self.pids[connection_id], signal_number))
         elif connection_id in self.orphaned:
-            self._source.signal(Signal(connection_id, self.orphaned[connection_id], number_of_signal))
+            self._source.signal(Signal(connection_id, self.orphaned[connection_id], signal_number))
         elif self._replacement is not None:
-            self._replacement.signal(connection_id, number_of_signal)
+            self._replacement.signal(connection_id, signal_number)
 
     @property
     def failing(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 __all__ = ["LaunchSpec", "ProcessCredentials", "ResourceLimit", "add_nofile_limit", "dump", "load"]
 
 #: The fewest descriptors that a launcher itself needs.
-_FEWEST_DESCRIPTORS = 64
+_MIN_FDS = 64
 
 
 class ResourceLimit(NamedTuple):
@@ -116,6 +116,6 @@ def add_nofile_limit(
 
     What a launcher keeps open for each handler must not be limited like the handler.
     """
-    if not keeps and files.soft >= _FEWEST_DESCRIPTORS:
+    if not keeps and files.soft >= _MIN_FDS:
         return (*own, files), handler
     return own, (*handler, files)

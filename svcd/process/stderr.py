@@ -72,17 +72,17 @@ class OutputLimit:
         self, lines: int, size: int, clock: Callable[[], float], slack_lines: int = 0, slack_bytes: int = 0
     ) -> None:
         self._rates = lines, size
-        self._most = float(lines + slack_lines), float(max(size, MAX_BLOCK) + slack_bytes)
+        self._capacity = float(lines + slack_lines), float(max(size, MAX_BLOCK) + slack_bytes)
         self._clock = clock
-        self._lines, self._bytes = self._most
+        self._lines, self._bytes = self._capacity
         self._last = clock()
 
     def take(self, size: int) -> bool:
         """Count a line of so many bytes; returns whether there is room for it. A line without room is not counted."""
         now = self._clock()
         passed, self._last = now - self._last, now
-        self._lines = min(self._lines + passed * self._rates[0], self._most[0])
-        self._bytes = min(self._bytes + passed * self._rates[1], self._most[1])
+        self._lines = min(self._lines + passed * self._rates[0], self._capacity[0])
+        self._bytes = min(self._bytes + passed * self._rates[1], self._capacity[1])
         if self._lines < 1 or self._bytes < size:
             return False
         self._lines -= 1

@@ -101,18 +101,18 @@ class _Zygote:
             self._launch(order.row, adapted)
 
     def _launch(self, row: int, spec: LaunchSpec) -> None:
-        theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, ours:
+        daemon_end, launcher_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with daemon_end, launcher_end:
             try:
                 pid = os.fork()
             except OSError as error:
                 self._control.send(pack(LauncherStarted(row, 0, error.errno or 0)))
                 return
             if not pid:
-                theirs.close()
-                self._run_launcher(spec, ours)
+                daemon_end.close()
+                self._run_launcher(spec, launcher_end)
             self._launchers.add(pid)
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, FD_STRUCT.pack(theirs.fileno()))]
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, FD_STRUCT.pack(daemon_end.fileno()))]
             self._control.sendmsg([pack(LauncherStarted(row, pid))], rights)
 
     def _run_launcher(self, spec: LaunchSpec, control: socket.socket) -> NoReturn:
@@ -156,10 +156,10 @@ def main() -> None:
         table.seek(0)
         specs = load(table.read())
     _close_inherited_fds(control.fileno())
-    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    os.dup2(nothing, 0)
-    os.dup2(nothing, 1)
-    os.close(nothing)
+    devnull = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(devnull, 0)
+    os.dup2(devnull, 1)
+    os.close(devnull)
     become_subreaper()
     # Keep the current objects out of garbage collection, so that their memory stays shared with the launchers.
     gc.collect()

@@ -158,7 +158,7 @@ class ZygoteClient:
         """
         if not self._specs:
             return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        daemon_end, zygote_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         table = os.memfd_create("svcd-services")
         try:
             os.write(table, dump(tuple(self._specs)))
@@ -168,7 +168,7 @@ class ZygoteClient:
                 [sys.executable, "-I", "-S", "-c", _CODE.format(root=root)],
                 {},
                 file_actions=[
-                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
+                    (os.POSIX_SPAWN_DUP2, zygote_end.fileno(), 0),
                     # dup2(2) to its own number would not clear close-on-exec.
                     (os.POSIX_SPAWN_DUP2, table, TABLE_FD + 1),
                     (os.POSIX_SPAWN_DUP2, TABLE_FD + 1, TABLE_FD),
@@ -176,14 +176,14 @@ class ZygoteClient:
                 ],
             )
         except BaseException:
-            ours.close()
+            daemon_end.close()
             raise
         finally:
-            theirs.close()
+            zygote_end.close()
             os.close(table)
-        ours.setblocking(False)
+        daemon_end.setblocking(False)
         self._root, self._limits = os.geteuid() == 0, inherited_limits()
-        self.connected(ours, pid)
+        self.connected(daemon_end, pid)
         PidfdChild(self._reactor, pid, self._zygote_exited)
         log_event(self._log, ZYGOTE, pid=pid, state="started")
 
