@@ -1,4 +1,4 @@
-"""From the options of a service to the rules of its door: what was not said gets its default, names their objects."""
+"""Access rules of a service from its options, with the defaults of options that are not given."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 __all__ = ["instances_of", "rules_of", "zone_of"]
 
-#: A spawned service has so many processes at most, where the file does not say it.
+#: Default of instances for spawned services.
 _SPAWNED_INSTANCES = 64
-#: A source gets so many answers over UDP, where the file does not say it.
+#: Default of per_source_rate for built-in UDP services: answers per second.
 _ANSWERS = Rate(1000, 1)
 
 
 def rules_of(service: Service) -> AccessRules:
-    """The rules of a service.
+    """Return the access rules of a service.
 
     Raises:
-        OSError, KeyError: the machine no longer has its time zone.
+        OSError, KeyError: the machine no longer has the time zone of the service.
     """
     options = service.options
     source_rate = options.per_source_rate
@@ -45,19 +45,19 @@ def rules_of(service: Service) -> AccessRules:
         rate=_rate(options.rate),
         per_source_rate=_rate(source_rate),
         rate_burst=options.rate_burst,
-        # The kernel vouches for the sender's name at a UNIX socket.
+        # At a UNIX socket the sender's address can't be forged.
         amplify=options.amplify or service.net.local,
         answer_service_ports=options.answer_service_ports,
         locations=service.locations,
     )
     if service.net.shape is SocketType.STREAM:
         return rules
-    # At a UNIX socket no name has an address.
+    # At a UNIX socket no host name has an address.
     return replace(rules, resolved=dict.fromkeys(rules.host_names, ()) if service.net.local else {})
 
 
 def instances_of(service: Service) -> int | None:
-    """How many connections a service may have, by its option or by default; None for no limit."""
+    """Return the limit of a service's connections, by its option or by default; None for no limit."""
     instances = service.options.instances
     if instances is None and service.spawned:
         return _SPAWNED_INSTANCES
@@ -65,10 +65,10 @@ def instances_of(service: Service) -> int | None:
 
 
 def zone_of(service: Service) -> ZoneInfo | None:
-    """The time zone of a service's access_times; None for the machine's own.
+    """Return the time zone of a service's access_times; None for that of the machine.
 
     Raises:
-        OSError, KeyError: the machine no longer has it.
+        OSError, KeyError: the machine no longer has the time zone.
     """
     zone = service.options.access_zone
     return ZoneInfo(zone) if zone else None

@@ -10,7 +10,7 @@ from svcd.access.admission import Admission
 from svcd.access.rules import RefusalReason
 from svcd.config.checks import BANNERS, max_banner_bytes
 from svcd.connections.access_rules import zone_of
-from svcd.connections.descriptor_budget import SHORT
+from svcd.connections.descriptor_budget import DESCRIPTORS_EXHAUSTED
 from svcd.connections.refusals import RefusalReporter
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class ServiceAdmission:
             now: seconds, monotonic.
         """
         if self._share.crowded:
-            return SHORT
+            return DESCRIPTORS_EXHAUSTED
         return self.admission.admit(host, now)
 
     # Queueing, for on_limit=queue

@@ -1,14 +1,14 @@
-"""The budget of descriptors: who may take how many, and what happens when they run out.
+"""The budget of file descriptors: how many each service may use, and what happens at the limit.
 
 At the limit accept(2) fails while the client stays in the queue, so a server that only reports the error spins. Here
-the listeners rest instead: the kernel keeps the clients in its queue, and nobody is turned away.
+the listeners are paused instead: the kernel keeps the clients in its queue, and no client is refused.
 
 Each service has a share. A part of the budget, half at most, is guaranteed to the services in equal parts; the rest is
 common to all. A service accepts as long as its guaranteed part or the common one has room for all the descriptors that
-a connection of it takes. So no service can keep another one from accepting, and a connection that waits for another
+one of its connections takes. So no service can keep another one from accepting, and a connection that waits for another
 service of the same daemon (redirect=) waits for one that can accept.
 
-A service may name connections that can be closed: idle and slow ones of HTTP. They give way when there is no room.
+A service may have connections that can be evicted: idle and slow ones of HTTP. They are closed when there is no room.
 """
 
 from __future__ import annotations
@@ -26,62 +26,62 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-__all__ = ["RELIEF_SECONDS", "RESERVE", "RETRY_SECONDS", "SHORT", "SLACK", "DescriptorBudget", "Share"]
+__all__ = ["DESCRIPTORS_EXHAUSTED", "RELIEF_SECONDS", "RESERVE", "RETRY_SECONDS", "SLACK", "DescriptorBudget", "Share"]
 
-#: Descriptors kept for what is no connection: log files, name lookups, control, reload and upgrade.
+#: Descriptors reserved for other uses than connections: log files, name lookups, control, reload and upgrade.
 RESERVE = 64
-#: Of these, how many the connections may take that were accepted before the listeners could rest.
+#: How many of these may be used by connections that were accepted before the listeners could be paused.
 SLACK = 16
-#: How long listeners rest before they look again, in seconds. It bounds what resting costs when connections
-#: come and go at the limit: twenty rounds a second, however many services there are.
+#: Time for which listeners are paused, in seconds. It bounds the cost of pauses when connections come and go at the
+#: limit: twenty rounds a second, however many services there are.
 RETRY_SECONDS = 0.05
-#: After so many seconds in which no listener rested the log says that accepting goes on: clients that come and go at
-#: the limit are one pause.
+#: Time without a paused listener after which the resume event is logged, in seconds: clients that come and go at the
+#: limit are one pause.
 RELIEF_SECONDS = 1.0
-#: The most that is guaranteed to one service, in descriptors.
-_MOST_GUARANTEED = 128
-#: What one round of accepting may take of the common part, since other services may do the same meanwhile.
+#: The largest guaranteed part of one service, in descriptors.
+_MAX_GUARANTEED = 128
+#: The divisor of the common part for one round of accepting, since other services may accept in the same round.
 _ROUND_SHARE = 4
-#: How many connections give way at once.
+#: How many connections are evicted at once.
 _EVICTIONS = 4
-#: For those whom the listeners had accepted already when they began to rest, if they are very many.
-SHORT = Refusal(RefusalReason.DESCRIPTORS, "the process has no more descriptors to give")
+#: For connections accepted before their listener was paused, if they are more than SLACK.
+DESCRIPTORS_EXHAUSTED = Refusal(RefusalReason.DESCRIPTORS, "the process has no more descriptors to give")
 
 
 class Share:
-    """The descriptors of one service.
+    """Share of one service in the descriptors.
 
     Args:
-        budget: what it is a share of.
-        name: of the service.
+        budget: the whole budget.
+        name: name of the service.
 
     Attributes:
         name: as given.
-        open: how many descriptors the connections of the service have.
-        guaranteed: how many they can have, whatever other services do.
-        cost: how many descriptors a new connection takes.
-        resting: whether the listeners of the service rest.
+        open: descriptors in use by connections of the service.
+        guaranteed: descriptors that the service can use, whatever other services do.
+        cost: descriptors that a new connection takes.
+        paused: whether the listeners of the service are paused.
     """
 
     __slots__ = ("__weakref__", "_budget", "_evict", "_leaving", "_listeners", "cost", "guaranteed", "name", "open",
-                 "resting")  # fmt: skip
+                 "paused")  # fmt: skip
 
     def __init__(self, budget: DescriptorBudget, name: str) -> None:
         self._budget = budget
         self._listeners: dict[Callable[[], None], Callable[[], None]] = {}
         self._evict: Callable[[], bool] | None = None
-        # Connections that were told to give way, and are not gone yet.
+        # Evicted connections that are not closed yet.
         self._leaving = 0
         self.name = name
         self.open = self.guaranteed = 0
         self.cost = 1
-        self.resting = False
+        self.paused = False
 
     def listen(self, pause: Callable[[], None], resume: Callable[[], None]) -> Callable[[], None]:
-        """Add a listener, by what pauses and resumes it; returns what takes it out again."""
+        """Register the functions that pause and resume a listener; return a function that removes them."""
         self._listeners[pause] = resume
         self._budget.divide_soon()
-        if self.resting:
+        if self.paused:
             pause()
 
         def leave() -> None:
@@ -92,12 +92,12 @@ class Share:
 
     @property
     def limit(self) -> int:
-        """How many descriptors the connections of all services may have."""
+        """The descriptors that connections of all services may use."""
         return self._budget.limit
 
     @property
     def evicts(self) -> bool:
-        """Whether the service has connections that may be closed for others."""
+        """Whether the service has connections that can be evicted."""
         return self._evict is not None
 
     @property
@@ -106,11 +106,11 @@ class Share:
         return bool(self._listeners)
 
     def evict_by(self, evict: Callable[[], bool] | None) -> None:
-        """Set what closes a connection of the service that can be closed, and tells whether there was one."""
+        """Set the function that evicts a connection of the service, and returns whether there was one."""
         self._evict = evict
 
     def acquire(self) -> None:
-        """Count a descriptor that was opened."""
+        """Count an opened descriptor."""
         budget = self._budget
         self.open += 1
         budget.open += 1
@@ -118,7 +118,7 @@ class Share:
             budget.common_open += 1
 
     def release(self) -> None:
-        """Count a descriptor that was closed."""
+        """Count a closed descriptor."""
         budget = self._budget
         if self.open > self.guaranteed:
             budget.common_open -= 1
@@ -126,12 +126,12 @@ class Share:
         budget.open -= 1
         if self._leaving:
             self._leaving -= 1
-            budget.look_soon()
+            budget.resume_soon()
 
     def try_acquire(self) -> bool:
-        """Count one more descriptor for a connection that is open, if there is one; returns whether there is.
+        """Count another descriptor of an open connection if one is free or can be evicted; return whether it is.
 
-        Where there is none, a connection gives way; the descriptor is lent until it has.
+        The descriptor of an evicted connection is counted before that connection is closed.
         """
         budget = self._budget
         free = self.open < self.guaranteed or budget.common_open < budget.common
@@ -142,53 +142,53 @@ class Share:
 
     @property
     def crowded(self) -> bool:
-        """Whether the service has more than it may have, and the slack is used up."""
+        """Whether the service uses more than its share, and SLACK is used up."""
         budget = self._budget
         return self.open >= self.guaranteed and budget.common_open >= budget.common + SLACK
 
     @property
     def available(self) -> int:
-        """How many connections of the service there is room for in this round."""
+        """The number of connections that the service may accept in this round."""
         budget = self._budget
         common = budget.common - budget.common_open
         part = max(common // _ROUND_SHARE, min(common, self.cost), 0)
         return (max(self.guaranteed - self.open, 0) + part) // self.cost
 
     def room(self) -> int:
-        """Tell how many connections may be accepted now; without room the listeners rest until there is some."""
-        if self.resting:
+        """Return how many connections may be accepted now; if none, pause the listeners until one may."""
+        if self.paused:
             return 0
         found = self.available
         if not found:
-            self.rest()
+            self.pause()
         return found
 
-    def rest(self) -> None:
-        """Let the listeners of the service rest: its share is used up, or the system is short of descriptors."""
-        if self.resting:
+    def pause(self) -> None:
+        """Pause the listeners of the service: its share is used up, or accept(2) failed for lack of descriptors."""
+        if self.paused:
             return
-        self.resting = True
+        self.paused = True
         for pause in list(self._listeners):
             pause()
-        self._budget.rests(self)
+        self._budget.share_paused(self)
 
     def resume(self) -> None:
-        """Let them go on."""
-        self.resting = False
+        """Resume the listeners of the service."""
+        self.paused = False
         for resume in list(self._listeners.values()):
             resume()
 
-    def evict(self, most: int) -> bool:
-        """Close connections that can be closed, until so many are about to leave; returns whether any is."""
-        while self._leaving < most and self.evict_another():
+    def evict(self, count: int) -> bool:
+        """Evict connections until so many are being closed; return whether any is."""
+        while self._leaving < count and self.evict_another():
             pass
         return self._leaving > 0
 
     def evict_another(self) -> bool:
-        """Close a connection of the service that can be closed; returns whether there was one."""
+        """Evict a connection of the service; return whether there was one."""
         if self._evict is None:
             return False
-        # Before it: the connection may be gone at once.
+        # Counted first, since the connection may be closed at once.
         self._leaving += 1
         if self._evict():
             return True
@@ -196,25 +196,25 @@ class Share:
         return False
 
     def forget_leaving(self) -> None:
-        """Await no longer that connections leave which were told to."""
+        """Stop waiting for the close of evicted connections."""
         self._leaving = 0
 
 
 class DescriptorBudget:
-    """Counts the descriptors of connections against what the process may have.
+    """Counts the descriptors of connections against the limit of the process.
 
-    A connection that was handed to a process has none here any more. How many connections there may be in all,
-    wherever their descriptors are, is svcd.access.admission.GlobalLimit's to count.
+    A connection that was handed over to a process has no descriptor in the daemon any more. GlobalLimit of
+    svcd.access.admission counts connections wherever their descriptors are.
 
     Args:
-        limit: how many descriptors connections may have.
+        limit: descriptors that connections may use.
         clock: the reactor.
 
     Attributes:
         limit: as given, without those that are held.
-        open: how many connections have.
-        common: how many of the limit are guaranteed to no service.
-        common_open: how many of these are taken.
+        open: descriptors in use by connections.
+        common: the part of the limit that is guaranteed to no service.
+        common_open: descriptors in use of that part.
     """
 
     _log = Logger()
@@ -223,35 +223,35 @@ class DescriptorBudget:
         self.limit = self.common = limit
         self.open = self.common_open = 0
         self._clock = clock
-        # Those that somebody has: a service that is paused keeps its share.
+        # A share exists as long as its service refers to it, also while the service is paused.
         self._shares: WeakValueDictionary[str, Share] = WeakValueDictionary()
-        # What belongs to no service: connections that are refused, or whose service is not known yet.
+        # Connections of no service: refused ones, and those whose service is not known yet.
         self._own = Share(self, "")
-        self._resting: dict[Share, None] = {}
-        self._told = self._divides = self._looks = self._ticks = False
+        self._paused_shares: dict[Share, None] = {}
+        self._pause_logged = self._divides = self._resumes = self._retries = False
         self._relief: IDelayedCall | None = None
 
     def share(self, name: str) -> Share:
-        """The share of a service."""
+        """Return the share of a service."""
         found = self._shares.get(name)
         if found is None:
             found = self._shares[name] = Share(self, name)
         return found
 
     def acquire(self) -> None:
-        """Count a descriptor of a connection that belongs to no service."""
+        """Count an opened descriptor of a connection that belongs to no service."""
         self._own.acquire()
 
     def release(self) -> None:
-        """Count it as closed."""
+        """Count a closed descriptor of a connection that belongs to no service."""
         self._own.release()
 
     def try_acquire(self) -> bool:
-        """Count one, if the common part has one left; returns whether it has."""
+        """Count a descriptor of no service if the common part has one left; return whether it has."""
         return self._own.try_acquire()
 
     def hold(self, count: int) -> None:
-        """Keep so many descriptors for what is no connection, as listening sockets; less than none gives them back."""
+        """Reserve descriptors for other uses, such as listening sockets; a negative count returns them."""
         self.limit -= count
         self.common -= count
         self.divide_soon()
@@ -263,18 +263,18 @@ class DescriptorBudget:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the listeners of any service rest."""
-        return bool(self._resting)
+        """Whether the listeners of any service are paused."""
+        return bool(self._paused_shares)
 
     def pause_all(self) -> None:
-        """Let all listeners rest: the system has just said that it is short of descriptors (EMFILE)."""
+        """Pause all listeners: accept(2) failed for lack of descriptors (EMFILE, ENFILE)."""
         for share in list(self._shares.values()):
-            share.rest()
+            share.pause()
 
-    # What shares call.
+    # Called by shares
 
     def divide_soon(self) -> None:
-        """Divide the budget anew, once for all services that come and go together."""
+        """Divide the budget again in the next turn of the reactor, once for all services that are added or removed."""
         if not self._divides:
             self._divides = True
             self._clock.callLater(0, self._divide)
@@ -282,30 +282,30 @@ class DescriptorBudget:
     def _divide(self) -> None:
         self._divides = False
         services = sum(share.listens for share in self._shares.values())
-        part = max(0, min(_MOST_GUARANTEED, self.limit // 2 // services)) if services else 0
+        part = max(0, min(_MAX_GUARANTEED, self.limit // 2 // services)) if services else 0
         self.common_open = self._own.open
         for share in self._shares.values():
             share.guaranteed = part if share.listens else 0
             self.common_open += max(share.open - share.guaranteed, 0)
         self.common = self.limit - part * services
 
-    def rests(self, share: Share) -> None:
-        """The listeners of a service rest now."""
-        self._resting[share] = None
+    def share_paused(self, share: Share) -> None:
+        """Record that the listeners of a service are paused, evict connections, and schedule the next look."""
+        self._paused_shares[share] = None
         if self._relief is not None:
             self._relief.cancel()
             self._relief = None
-        if not self._told:
-            self._told = True
+        if not self._pause_logged:
+            self._pause_logged = True
             values = {"connections": self.open, "limit": self.limit, "service": share.name}
             log_event(self._log, PAUSE, reason="descriptors", **values)
-        self._give_way(share)
-        if not self._ticks:
-            self._ticks = True
-            self._clock.callLater(RETRY_SECONDS, self._look)
+        self._evict_for(share)
+        if not self._retries:
+            self._retries = True
+            self._clock.callLater(RETRY_SECONDS, self._retry)
 
-    def _give_way(self, share: Share) -> None:
-        """Let connections give way to those of a service that has no room: its own, else of whoever has more."""
+    def _evict_for(self, share: Share) -> None:
+        """Evict connections for a service without room: its own, else those of the service furthest over its share."""
         if share.evict(_EVICTIONS):
             return
         others = [each for each in self._shares.values() if each is not share and each.open > each.guaranteed]
@@ -313,36 +313,36 @@ class DescriptorBudget:
             if each.evict(_EVICTIONS):
                 return
 
-    def look_soon(self) -> None:
-        """Look in the reactor's next turn: a connection has given way."""
-        if self._resting and not self._looks:
-            self._looks = True
-            self._clock.callLater(0, self._look_now)
+    def resume_soon(self) -> None:
+        """Resume listeners in the next turn of the reactor: an evicted connection is closed."""
+        if self._paused_shares and not self._resumes:
+            self._resumes = True
+            self._clock.callLater(0, self._resume_now)
 
-    def _look_now(self) -> None:
-        self._looks = False
+    def _resume_now(self) -> None:
+        self._resumes = False
         self._resume()
 
-    def _look(self) -> None:
-        """The listeners have rested for a while."""
+    def _retry(self) -> None:
+        """Resume the listeners that have room again, after RETRY_SECONDS; evict connections for the others."""
         for share in self._shares.values():
             share.forget_leaving()
         self._resume()
-        for share in self._resting:
-            self._give_way(share)
-        self._ticks = bool(self._resting)
-        if self._ticks:
-            self._clock.callLater(RETRY_SECONDS, self._look)
-        elif self._told and self._relief is None:
-            self._relief = self._clock.callLater(RELIEF_SECONDS, self._tell_relief)
+        for share in self._paused_shares:
+            self._evict_for(share)
+        self._retries = bool(self._paused_shares)
+        if self._retries:
+            self._clock.callLater(RETRY_SECONDS, self._retry)
+        elif self._pause_logged and self._relief is None:
+            self._relief = self._clock.callLater(RELIEF_SECONDS, self._log_resume)
 
     def _resume(self) -> None:
-        for share in [each for each in self._resting if each.available]:
-            del self._resting[share]
+        for share in [each for each in self._paused_shares if each.available]:
+            del self._paused_shares[share]
             share.resume()
 
-    def _tell_relief(self) -> None:
-        """Say that accepting goes on, once it really did: not in each of many short rounds at the limit."""
+    def _log_resume(self) -> None:
+        """Log that accepting goes on; not in each of many short pauses at the limit."""
         self._relief = None
-        self._told = False
+        self._pause_logged = False
         log_event(self._log, RESUME, reason="descriptors", connections=self.open, limit=self.limit)

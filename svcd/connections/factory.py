@@ -1,4 +1,4 @@
-"""The factory of a service's gates: who comes asks it first."""
+"""TrackingFactory: admits and wraps the connections of a service that runs in the daemon."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ _UNWANTED = Refusal(RefusalReason.SERVICE, "the service wants no connection")
 
 
 class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
-    """The factory of one service's gates; all listeners of the service share it.
+    """Factory that wraps the protocols of one service; all listeners of the service share it.
 
     Args:
         service, context, service_admission: as ConnectionTracker takes them.
-        factory: builds the service's protocols.
+        factory: builds the protocols of the service.
         wrapper_type: the class of the wrappers; None to choose it for each protocol.
     """
 
@@ -70,18 +70,18 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
         self._wrapper_type = wrapper_type
 
     def traffic(self) -> LiveTraffic:
-        """What the open connections have carried so far."""
-        transports = [wrapper.transport for wrapper in self.sessions.values()]
+        """Return the bytes that open connections have received and sent so far."""
+        transports = [wrapper.transport for wrapper in self.connections.values()]
         return LiveTraffic(*(sum(getattr(each, name, 0) for each in transports) for name in ("bytes_in", "bytes_out")))
 
     def buildProtocol(self, addr: IAddress) -> IProtocol | None:  # type: ignore[override]
-        """A gate with the service's protocol behind it, who has to wait or gets a last word; or None to close."""
+        """Build a wrapper with the service's protocol, a protocol that waits or rejects, or None to close."""
         found = self.admit(addr)
         if isinstance(found, ConnectionSlot) and found.needs_host_name:
             name = self.name_of(addr)
             if not name.called:
                 return PendingConnection(self, addr, found, name)
-            # It was known.
+            # The name was in the cache of the resolver.
             found = found.check_host_name(cast("str | None", name.result)) or found
         if isinstance(found, ConnectionSlot):
             return self.wrap(addr, found)
@@ -96,19 +96,19 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
         )
 
     def admit(self, addr: IAddress) -> ConnectionSlot | Refusal:
-        """Ask the door."""
+        """Admit or refuse a connection."""
         if isinstance(addr, _INET):
             return self.service_admission.admit(addr.host, self.clock())
         return self.service_admission.admit(addr.user if isinstance(addr, UNIXPeer) else "", self.clock())
 
     def wrap(self, addr: IAddress, slot: ConnectionSlot) -> ConnectionWrapper | None:
-        """The gate of somebody who has a ticket; None, and the ticket is void, if the service wants no connection."""
+        """Wrap the protocol of an admitted connection; if there is none, release the slot and return None."""
         try:
             protocol = self._factory.buildProtocol(addr)
         except KeyboardInterrupt:
             # Ctrl-C is meant for the daemon, not for one service.
             raise
-        except BaseException as error:  # noqa: BLE001 - a mistake in the service's code ends this connection
+        except BaseException as error:  # noqa: BLE001 - an error in the service's code ends this connection
             slot.release()
             self._not_built(addr, reason_of(error))
             return None
@@ -130,37 +130,40 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
             self.log_writer.write(self.fail_line % values)
 
     def refused(self, refusal: Refusal, addr: IAddress) -> None:
-        """Somebody is not let in."""
+        """Report the refusal of a connection."""
         self.service_admission.refusals.report(refusal, self.peer_of(addr))
 
     def peer_of(self, addr: IAddress) -> str:
-        """The client as the log has it."""
+        """Return the client's address as text, not quoted."""
         if isinstance(addr, _INET):
-            return self.peer_text(addr.host, addr.port)
+            return self.format_peer(addr.host, addr.port)
         return addr.text if isinstance(addr, UNIXPeer) else LOCAL_CLIENT
 
     def name_of(self, addr: IAddress) -> Deferred[str | None]:
-        """The client's confirmed name."""
+        """Look up the client's confirmed host name."""
         return self.resolver.confirmed_host_of(unmapped(addr.host)) if isinstance(addr, _INET) else succeed(None)
 
 
 @implementer(IProtocol)
 class PendingConnection:
-    """The protocol of such a connection, until another takes its place.
+    """Protocol of a connection that is accepted and not admitted yet.
+
+    The connection is unread until its client's host name is known, or until there is room. Then another protocol
+    replaces this one.
 
     Args:
-        tracker: decides.
-        addr: the client.
-        slot: of a client whose name has the last word; without one it waits for room.
-        name: that name.
+        tracker: admits the connection.
+        addr: the client's address.
+        slot: its admission, if that depends on the host name; None to wait for room.
+        name: the look-up of the host name.
 
     Attributes:
-        started: by the keeper's clock, in seconds.
+        started: time of accept in seconds, by the tracker's clock.
     """
 
     _log = Logger()
 
-    __slots__ = ("_addr", "_early", "_gone", "_name", "_number", "_slot", "_tracker", "_transport", "started")
+    __slots__ = ("_addr", "_connection_id", "_early", "_gone", "_name", "_slot", "_tracker", "_transport", "started")
 
     def __init__(
         self,
@@ -173,14 +176,14 @@ class PendingConnection:
         self._addr = addr
         self._slot = slot
         self._name = name
-        self._number = 0
+        self._connection_id = 0
         self.started = tracker.clock()
-        # What was read before the transport could be stopped.
+        # Data that was read before the transport could be paused.
         self._early: list[bytes] = []
         self._gone = False
 
     def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - what the reactor has
-        """Begin to wait."""
+        """Pause the transport, and wait."""
         self._transport = transport
         self._tracker.pending[self] = None
         self._tracker.budget.acquire()
@@ -188,46 +191,46 @@ class PendingConnection:
         if self._name is not None:
             self._name.addCallback(self._named)
         else:
-            self._tracker.service_admission.enqueue(self._again)
+            self._tracker.service_admission.enqueue(self._try_again)
 
     def connectionMade(self) -> None:
         """Never called: makeConnection does it all."""
 
     def dataReceived(self, data: bytes) -> None:
-        """Keep it."""
+        """Store data for the protocol that follows."""
         self._early.append(data)
 
     def connectionLost(self, _reason: Failure) -> None:
-        """The client has gone, as far as that is seen on a socket that is not read."""
-        self._tracker.service_admission.dequeue(self._again)
-        self._leave()
+        """Handle the close by the client, as far as it is seen on a socket that is not read."""
+        self._tracker.service_admission.dequeue(self._try_again)
+        self._remove()
         if self._slot is not None:
             self._slot.release()
 
     @property
-    def number(self) -> int:
-        """The connection's number, which it has from when it is listed first."""
-        self._number = self._number or next(self._tracker.connection_ids)
-        return self._number
+    def connection_id(self) -> int:
+        """The id of the connection while it waits, assigned when it is first listed."""
+        self._connection_id = self._connection_id or next(self._tracker.connection_ids)
+        return self._connection_id
 
     def info(self) -> dict[str, object]:
-        """What is known of the connection."""
+        """Return the fields of the connection in `svcctl connections`."""
         state = "room" if self._slot is None else "host-name"
         return self._tracker.facts(self, self._tracker.peer_of(self._addr), state=state)
 
     def drain(self) -> None:
-        """Nothing is owed to it."""
+        """Close the connection: nothing is owed to the client."""
         self.abort("")
 
     def abort(self, _cause: str) -> None:
-        """End it."""
+        """Close the connection."""
         self._transport.abortConnection()
 
     def logPrefix(self) -> str:
-        """For messages of the reactor."""
-        return "visitor"
+        """Return the prefix of log messages."""
+        return "pending"
 
-    def _leave(self) -> None:
+    def _remove(self) -> None:
         self._gone = True
         del self._tracker.pending[self]
         self._tracker.budget.release()
@@ -237,15 +240,15 @@ class PendingConnection:
         if self._gone:
             return
         slot = self._slot
-        assert slot is not None  # noqa: S101 - it is what waits for a name
+        assert slot is not None  # noqa: S101 - without a slot no name is looked up
         refusal = slot.check_host_name(name)
         self._decided(slot if refusal is None else refusal)
 
-    def _again(self) -> None:
+    def _try_again(self) -> None:
         found = self._tracker.admit(self._addr)
         if not isinstance(found, ConnectionSlot):
             if self._tracker.service_admission.should_queue(found):
-                self._tracker.service_admission.enqueue(self._again)
+                self._tracker.service_admission.enqueue(self._try_again)
             else:
                 self._decided(found)
             return
@@ -256,30 +259,30 @@ class PendingConnection:
             self._decided(found)
 
     def _decided(self, found: ConnectionSlot | Refusal) -> None:
-        """Give the connection to whom it belongs now."""
+        """Replace this protocol by the service's, or reject the connection."""
         tracker, transport = self._tracker, self._transport
-        follower: Any = None
+        next_protocol: Any = None
         if isinstance(found, ConnectionSlot):
-            follower = tracker.wrap(self._addr, found)
+            next_protocol = tracker.wrap(self._addr, found)
         else:
             tracker.refused(found, self._addr)
             if tracker.service_admission.refusals.banner:
-                follower = RejectProtocol(
+                next_protocol = RejectProtocol(
                     tracker.service_admission.refusals.lingering_closer, tracker.service_admission.refusals.banner
                 )
         self._slot = None
-        if follower is None:
+        if next_protocol is None:
             transport.loseConnection()
             return
-        transport.protocol = follower
-        # The follower may stop it again.
+        transport.protocol = next_protocol
+        # The new protocol may pause it again.
         transport.resumeProducing()
         try:
-            follower.makeConnection(transport)
+            next_protocol.makeConnection(transport)
             for data in self._early:
-                follower.dataReceived(data)
-        except Exception:  # noqa: BLE001 - one connection's mistake is that connection's end
+                next_protocol.dataReceived(data)
+        except Exception:  # noqa: BLE001 - an error of one connection ends that connection alone
             self._log.failure("a connection could not be served")
             transport.abortConnection()
         finally:
-            self._leave()
+            self._remove()

@@ -1,9 +1,9 @@
-"""A last word for who is refused: a text that arrives, and a close that is no reset, whatever the client has sent.
+"""Lingering close for refused clients: send a banner, shut down the write side, discard input for at most 2 s.
 
-A socket that is closed with unread input resets the connection, and the client may lose the text for it (RFC 1122,
-4.2.2.13). So our side is closed first, and what the client still sends is read and dropped until it closes its own.
-That costs a descriptor meanwhile, so it is bounded in time, in bytes and in number. Beyond the number 16 KiB of the
-text at most are sent and the connection closed at once; they arrive unless the client has sent something.
+A socket that is closed with unread input resets the connection, and the client may lose the banner (RFC 1122,
+4.2.2.13). So the write side is shut down first, and input is read and discarded until the client closes its side. That
+takes a descriptor meanwhile, so it is bounded in time, in bytes and in number. Beyond the number at most 16 KiB of the
+banner are sent and the connection is closed at once; they arrive unless the client has sent something.
 """
 
 from __future__ import annotations
@@ -25,68 +25,68 @@ if TYPE_CHECKING:
 
 __all__ = ["LINGER_SECONDS", "LingeringCloser", "RejectProtocol", "send_banner"]
 
-#: How long a client has to take the text and to close, in seconds.
+#: Time that a client has to read the banner and to close, in seconds.
 LINGER_SECONDS = 2.0
-#: And to go, once the connection was closed on our side with something still unsent, before it is reset.
+#: Time from the close with unsent data to the reset of the connection, in seconds.
 _RESET_SECONDS = 1.0
-#: How much it may still send, in bytes.
-_MOST_BYTES = 65_536
-#: How many may take their time at once in the whole daemon, and the share of its descriptors.
-_MOST = 128
+#: Limit of discarded input, in bytes.
+_MAX_DISCARDED = 65_536
+#: Limit of lingering connections in the daemon, and the divisor of its descriptors that limits them further.
+_MAX_LINGERING = 128
 _SHARE = 8
-#: What the buffer of a new socket takes at once in any case, in bytes.
+#: What the send buffer of a new socket takes at once in any case, in bytes.
 _AT_ONCE = 16_384
 
 
 class LingeringCloser:
-    """Everybody in the daemon who is on the way out with a last word.
+    """Lingering connections of the whole daemon.
 
     Args:
         reactor: watches descriptors and time.
-        budget: counts them, since each has a descriptor.
+        budget: counts their descriptors.
 
     Attributes:
-        open: how many they are.
+        open: number of lingering connections.
     """
 
     def __init__(self, reactor: FdReactor, budget: DescriptorBudget) -> None:
         self.reactor = reactor
         self.open = 0
         self._budget = budget
-        self._most = min(_MOST, budget.limit // _SHARE)
+        self._most = min(_MAX_LINGERING, budget.limit // _SHARE)
 
     @property
     def crowded(self) -> bool:
-        """Whether nobody else may take his time."""
+        """Whether no other connection may linger."""
         return self.open >= self._most or self._budget.full
 
     def enter(self) -> None:
-        """One more."""
+        """Count a connection and take one descriptor from the budget."""
         self.open += 1
         self._budget.acquire()
 
     def leave(self) -> None:
-        """One less."""
+        """Uncount a connection and return its descriptor to the budget."""
         self.open -= 1
         self._budget.release()
 
-    def close(self, descriptor: int, text: bytes) -> None:
-        """Say a text on a connection's descriptor and close it.
+    def close(self, fd: int, text: bytes) -> None:
+        """Send a banner on a connection and close it.
 
         Args:
-            descriptor: of a stream socket; ours to close from now on.
-            text: short enough for the buffer of a new socket.
+            fd: of a stream socket. Takes ownership of it.
+            text: the banner, short enough for the send buffer of a new socket; empty to close at once.
         """
         if not text:
-            os.close(descriptor)
+            os.close(fd)
             return
-        sock = socket.socket(fileno=descriptor)
+        sock = socket.socket(fileno=fd)
         try:
             sock.setblocking(False)
             sock.send(text, socket.MSG_NOSIGNAL)
             sock.shutdown(socket.SHUT_WR)
         except OSError:
-            # The client is gone.
+            # The client has closed the connection.
             sock.close()
             return
         if self.crowded:
@@ -97,26 +97,26 @@ class LingeringCloser:
 
 @implementer(IReadDescriptor)
 class _LingeringSocket:
-    """A socket on which all is said."""
+    """Socket whose write side is shut down, until the client closes."""
 
     def __init__(self, lingering_closer: LingeringCloser, sock: socket.socket) -> None:
         self._lingering_closer = lingering_closer
         self._socket = sock
-        self._dropped = 0
+        self._discarded = 0
         lingering_closer.enter()
         lingering_closer.reactor.addReader(self)
         self._timeout = lingering_closer.reactor.callLater(LINGER_SECONDS, self._close)
 
     def doRead(self) -> None:
-        """The client sends something, or closes."""
+        """Discard input, or handle the close by the client."""
         try:
-            data = self._socket.recv(_MOST_BYTES)
+            data = self._socket.recv(_MAX_DISCARDED)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        self._dropped += len(data)
-        if not data or self._dropped > _MOST_BYTES:
+        self._discarded += len(data)
+        if not data or self._discarded > _MAX_DISCARDED:
             self._close()
 
     def _close(self) -> None:
@@ -129,42 +129,42 @@ class _LingeringSocket:
         self._lingering_closer.leave()
 
     def connectionLost(self, _reason: Failure) -> None:
-        """The reactor stops."""
+        """Close the socket when the reactor stops."""
         self._close()
 
     def fileno(self) -> int:
-        """The descriptor to watch."""
+        """Return the descriptor to watch."""
         return self._socket.fileno()
 
     def logPrefix(self) -> str:
-        """For messages of the reactor."""
+        """Return the prefix of log messages."""
         return "refused"
 
 
 @implementer(IProtocol, IHalfCloseableProtocol)
 class RejectProtocol:
-    """The same for a connection that has a transport already.
+    """Protocol that does a lingering close on a transport.
 
     Args:
-        lingering_closer: whose one it is.
-        text: what to say.
+        lingering_closer: counts the connection.
+        text: the banner.
     """
 
-    __slots__ = ("_dropped", "_lingering_closer", "_text", "_timeout", "_transport")
+    __slots__ = ("_discarded", "_lingering_closer", "_text", "_timeout", "_transport")
 
     def __init__(self, lingering_closer: LingeringCloser, text: bytes) -> None:
         self._lingering_closer = lingering_closer
         self._text = text
-        self._dropped = 0
-        # None before and after.
+        self._discarded = 0
+        # None before the connection is made and after it is lost.
         self._timeout: IDelayedCall | None = None
 
     def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - what the reactor has
-        """Say it, and close our side."""
+        """Send the banner, and shut down the write side."""
         self._transport = transport
         lingering_closer = self._lingering_closer
         crowded = lingering_closer.crowded
-        # In any case it has a descriptor until it is gone.
+        # It has a descriptor until it is lost, also if it is closed at once.
         lingering_closer.enter()
         self._timeout = lingering_closer.reactor.callLater(LINGER_SECONDS, self._late)
         if crowded:
@@ -178,26 +178,26 @@ class RejectProtocol:
         """Never called: makeConnection does it all."""
 
     def dataReceived(self, data: bytes) -> None:
-        """Nobody wants it."""
-        self._dropped += len(data)
-        if self._dropped > _MOST_BYTES:
+        """Discard input."""
+        self._discarded += len(data)
+        if self._discarded > _MAX_DISCARDED:
             self._transport.loseConnection()
 
     def readConnectionLost(self) -> None:
-        """The client has closed its side: there is nothing to wait for but the rest of the text."""
+        """Close the connection after the rest of the banner: the client has closed its side."""
         self._transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """The text is with the kernel; the client may close now."""
+        """Do nothing: the kernel has the banner, and the client is to close."""
 
     def _late(self) -> None:
-        # With everything sent this is a plain close, after which the kernel goes on to deliver what it has.
+        # If everything is sent this is a plain close, after which the kernel still delivers its send buffer.
         self._transport.loseConnection()
         if self._timeout is not None:
             self._timeout = self._lingering_closer.reactor.callLater(_RESET_SECONDS, self._transport.abortConnection)
 
     def connectionLost(self, _reason: Failure) -> None:
-        """It is gone."""
+        """Uncount the connection."""
         timeout, self._timeout = self._timeout, None
         if timeout is None:
             return
@@ -206,17 +206,17 @@ class RejectProtocol:
         self._lingering_closer.leave()
 
     def logPrefix(self) -> str:
-        """For messages of the reactor."""
+        """Return the prefix of log messages."""
         return "refused"
 
 
-def send_banner(descriptor: int, text: bytes) -> None:
-    """Say a text on a new connection's descriptor, which may be a blocking one, without waiting.
+def send_banner(fd: int, text: bytes) -> None:
+    """Send a banner on the descriptor of a new connection, which may be blocking, without waiting.
 
-    A new socket's buffer takes what a banner of a spawned service may have (svcd.config.checks), at once. If
-    the client is gone already its handler will see that.
+    The send buffer of a new socket takes the largest banner of a spawned service (svcd.config.checks) at once. If the
+    client has closed the connection its handler will see that.
     """
-    sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
+    sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
     try:
         with contextlib.suppress(OSError):
             sock.send(text, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)

@@ -1,9 +1,9 @@
-"""Connections that proxies pass on: none is taken in before the header of the PROXY protocol has said whose it is.
+"""PROXY protocol: reads the header of a proxy's connection before the connection is admitted.
 
-What is asked of a connection is asked of the real client, so this stands in front of everything else. Nothing but the
-header may be read: what comes behind it stays in the kernel for the service. So the data is only looked at first, and
-taken when it is known that it belongs to the header; what is the beginning of one does as a whole, and is not found
-again at once.
+Access rules apply to the client in the header, so the header is read before anything else. Nothing but the header may
+be read: the data after it stays in the kernel for the service. So data is peeked at (MSG_PEEK) first, and read when it
+is known to belong to the header. The incomplete beginning of a header is read as a whole, so that the socket does not
+become readable again at once.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ if TYPE_CHECKING:
 
 __all__ = ["PATIENCE", "HeaderQueue", "ProxiedConnection", "ProxyProtocolReader"]
 
-#: How long a proxy may take for its header, in seconds. It sends that first, and unasked; the specification wants
-#: more than 3, for a segment that was lost.
+#: Limit of the time until the header is complete, in seconds. A proxy sends it first and without being asked; the
+#: specification wants more than 3, for a lost segment.
 PATIENCE = 10.0
-# As numbers: to put them together each time takes longer than the call. recv(2)
+# recv(2). As numbers, since the | of enum members takes longer than the call.
 _TAKE = int(socket.MSG_DONTWAIT)
 _LOOK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
 class ProxyProtocolReader:
-    """Stands before one service, and lets the connections of its proxies in under their clients' names.
+    """Reads the PROXY headers of the connections of one service, and hands them on with their clients' addresses.
 
     Args:
-        tracker: has the service's connections.
-        header_queue: where they wait.
+        tracker: tracks the connections of the service.
+        header_queue: bounds the connections that wait for headers.
 
     Attributes:
         tracker, header_queue: as given.
-        patience: how long a header may take, in seconds.
+        patience: limit of the time until a header is complete, in seconds.
     """
 
     def __init__(self, tracker: ConnectionTracker[Any], header_queue: HeaderQueue) -> None:
@@ -59,7 +59,7 @@ class ProxyProtocolReader:
         self.retune(tracker.service)
 
     def retune(self, service: Service) -> None:
-        """Let other options hold, also for those who wait."""
+        """Apply other options, also to connections that wait."""
         options = service.options
         self._proxies = Acl(AccessRules(only_from=options.proxy_protocol))
         self.patience = min(PATIENCE, options.first_byte_timeout or PATIENCE)
@@ -70,65 +70,65 @@ class ProxyProtocolReader:
     def _proxied(self) -> list[ProxiedConnection]:
         return [each for each in self.tracker.pending if isinstance(each, ProxiedConnection) and not each.announced]
 
-    def _trusts(self, name: Any) -> bool:  # noqa: ANN401 - a socket address
-        number = address_number(name[0] if isinstance(name, tuple) else "")
+    def _trusts(self, sockaddr: Any) -> bool:  # noqa: ANN401 - a socket address
+        number = address_number(sockaddr[0] if isinstance(sockaddr, tuple) else "")
         return self._proxies.by_address(number).refusal is None
 
-    def take(self, serve: ConnectionHandler, descriptor: int, name: Any, family: int) -> None:  # noqa: ANN401 - a socket address
-        """Let a connection in: a proxy's with its header, any other one at once.
+    def take(self, handler: ConnectionHandler, fd: int, sockaddr: Any, family: int) -> None:  # noqa: ANN401 - a socket address
+        """Hand an accepted connection on: that of a proxy after its header, any other at once.
 
         Args:
-            serve: where to.
-            descriptor: of the connection, accepted just now; blocking.
-            name: who is at the other end.
-            family: of the socket.
+            handler: takes the connection.
+            fd: of the connection, blocking. Takes ownership of it.
+            sockaddr: the socket address of its other end.
+            family: the address family of the socket.
         """
-        if self._trusts(name):
-            # Most have sent their headers by now.
-            ProxiedConnection(self, serve, descriptor, name, family).doRead()
+        if self._trusts(sockaddr):
+            # Most proxies have sent the header by now.
+            ProxiedConnection(self, handler, fd, sockaddr, family).doRead()
         else:
-            serve(descriptor, name, family)
+            handler(fd, sockaddr, family)
 
-    def refused(self, text: str, descriptor: int, name: Any) -> None:  # noqa: ANN401 - a socket address
-        """Count and tell that a connection had no good header."""
+    def refused(self, text: str, fd: int, sockaddr: Any) -> None:  # noqa: ANN401 - a socket address
+        """Report the refusal of a connection without a valid header."""
         service_admission = self.tracker.service_admission
         rule = AccessRule(f"proxy_protocol: {text}", service_admission.admission.rules.locations.get("proxy_protocol"))
-        _, peer = self.tracker.client_of(descriptor, name)
+        _, peer = self.tracker.client_of(fd, sockaddr)
         service_admission.refusals.report(Refusal(RefusalReason.PROXY, text, rule), peer)
 
     def close(self) -> None:
-        """Close the connections whose headers have not come: their service is no more."""
+        """Close the connections without a complete header: their service has ended."""
         for each in self._proxied():
             each.close()
 
 
 @implementer(IReadDescriptor)
 class ProxiedConnection:
-    """A connection whose proxy has not said yet whose it is, or whose client waits for room since then.
+    """Connection that waits for its PROXY header, or for room after that.
 
     Args:
-        header_reader: lets it in.
-        serve: where to.
-        descriptor: its own.
-        peer: the proxy.
-        family: of the socket.
+        header_reader: the reader of its service.
+        handler: takes the connection.
+        fd: of the connection. Takes ownership of it.
+        peer: the proxy's socket address.
+        family: the address family of the socket.
 
     Attributes:
         peer: as given.
-        started: by the clock of the service's keeper, in seconds.
+        started: time of accept in seconds, by the tracker's clock.
     """
 
     _log = Logger()
 
     __slots__ = (
         "_call",
+        "_connection_id",
         "_family",
+        "_handler",
         "_header",
         "_header_reader",
-        "_number",
         "_queued",
         "_seen",
-        "_serve",
         "_socket",
         "_watched",
         "peer",
@@ -138,31 +138,31 @@ class ProxiedConnection:
     def __init__(
         self,
         header_reader: ProxyProtocolReader,
-        serve: ConnectionHandler,
-        descriptor: int,
+        handler: ConnectionHandler,
+        fd: int,
         peer: Any,  # noqa: ANN401 - a socket address
         family: int,
     ) -> None:
         self._header_reader = header_reader
-        self._serve = serve
-        self._socket = socket.SocketType(family, socket.SOCK_STREAM, 0, descriptor)
+        self._handler = handler
+        self._socket = socket.SocketType(family, socket.SOCK_STREAM, 0, fd)
         self._family = family
         self.peer = peer
         self._seen = b""
         self._header: ProxyHeader | None = None
         self._call: IDelayedCall | None = None
         self._watched = self._queued = False
-        self._number = 0
+        self._connection_id = 0
         self.started = header_reader.tracker.clock()
 
     @property
-    def number(self) -> int:
-        """The connection's number, which it has from when it is listed first."""
-        self._number = self._number or next(self._header_reader.tracker.connection_ids)
-        return self._number
+    def connection_id(self) -> int:
+        """The id of the connection while it waits, assigned when it is first listed."""
+        self._connection_id = self._connection_id or next(self._header_reader.tracker.connection_ids)
+        return self._connection_id
 
     def info(self) -> dict[str, object]:
-        """What is known of the connection: its peer is the proxy until the header has come."""
+        """Return the fields of the connection in `svcctl connections`; without a header its peer is the proxy."""
         tracker = self._header_reader.tracker
         source = None if self._header is None else self._header.source
         _, peer = tracker.client_of(self._socket.fileno(), source or self.peer)
@@ -170,11 +170,11 @@ class ProxiedConnection:
 
     @property
     def announced(self) -> bool:
-        """Whether the proxy has said all, and the client waits for room."""
+        """Whether the header is complete, and the client waits for room."""
         return self._header is not None
 
     def doRead(self) -> None:
-        """The proxy may have said something."""
+        """Read the header."""
         try:
             data = self._socket.recv(MOST - len(self._seen), _LOOK)
         except BlockingIOError:
@@ -183,14 +183,14 @@ class ProxiedConnection:
         except OSError:
             data = b""
         if data:
-            self._hear(data)
+            self._data_received(data)
         elif self._seen:
             self.refuse("it ends too early")
         else:
-            # That is how proxies see whether anybody listens, all the time.
+            # Health checks of proxies connect and close, all the time.
             self.close()
 
-    def _hear(self, data: bytes) -> None:
+    def _data_received(self, data: bytes) -> None:
         seen = self._seen + data
         try:
             found = header(seen)
@@ -227,7 +227,7 @@ class ProxiedConnection:
         self.refuse("it does not come" if not self._seen else "the rest of it does not come")
 
     def _rest(self) -> None:
-        """It waits for nothing any more, and has its descriptor for itself."""
+        """Stop waiting: leave the queue that the connection is in."""
         header_reader, call, self._call = self._header_reader, self._call, None
         if call is not None:
             if call.active():
@@ -240,22 +240,22 @@ class ProxiedConnection:
             header_reader.tracker.budget.release()
 
     def _go_on(self) -> None:
-        """There is room, as far as that is known here: whether the client may come in is asked now."""
+        """Hand the connection on; its handler asks for admission."""
         self._rest()
         found, sock = self._header, self._socket
-        assert found is not None  # noqa: S101 - it is what lets it in
-        # A proxy at a UNIX socket that speaks for itself is a client as any other there.
-        relay = None if found.source is None and self._family == socket.AF_UNIX else found
+        assert found is not None  # noqa: S101 - it is complete by now
+        # A proxy at a UNIX socket that connects for itself (LOCAL) is a client like any other.
+        proxy_header = None if found.source is None and self._family == socket.AF_UNIX else found
         try:
             if self._watched:
-                # uvloop makes what it watches non-blocking, and a program is not to find it so. A reactor may still
-                # have to do with a descriptor that it has watched.
+                # uvloop makes watched sockets non-blocking, and programs expect blocking ones. A reactor may still use
+                # a descriptor that it has watched.
                 sock.setblocking(True)
-                descriptor = os.dup(sock.fileno())
+                fd = os.dup(sock.fileno())
             else:
-                descriptor = sock.detach()
-            self._serve(descriptor, found.source or self.peer, self._family, relay)
-        except Exception:  # noqa: BLE001 - one connection's mistake is that connection's end
+                fd = sock.detach()
+            self._handler(fd, found.source or self.peer, self._family, proxy_header)
+        except Exception:  # noqa: BLE001 - an error of one connection ends that connection alone
             self._log.failure("a connection could not be served")
         finally:
             sock.close()
@@ -267,72 +267,72 @@ class ProxiedConnection:
         tracker.notify_if_empty()
 
     def refuse(self, text: str) -> None:
-        """Close it for what is wrong with its header."""
+        """Report an invalid or missing header, and close the connection."""
         self._header_reader.refused(text, self._socket.fileno(), self.peer)
         self.close()
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self._rest()
         self._socket.close()
         self._leave()
 
     def drain(self) -> None:
-        """Nothing is owed to it."""
+        """Close the connection: nothing is owed to the client."""
         self.close()
 
     def abort(self, _cause: str) -> None:
-        """End it."""
+        """Close the connection."""
         self.close()
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor stops, after us; or it is somebody else's by now."""
+        """Do nothing: the connection is closed or handed on already when the reactor stops."""
 
     def fileno(self) -> int:
-        """The descriptor to watch."""
+        """Return the descriptor to watch."""
         return self._socket.fileno()
 
     def logPrefix(self) -> str:
-        """For messages of the reactor."""
+        """Return the prefix of log messages."""
         return self._header_reader.tracker.service.id
 
 
-#: How many connections may wait, and the share of the daemon's descriptors.
-_MOST = 1024
+#: Limit of connections that wait for headers, and the divisor of the daemon's descriptors that limits them further.
+_MAX_WAITING = 1024
 
 
 _SHARE = 4
 
 
 class HeaderQueue:
-    """All connections that wait for their headers.
+    """Connections of the whole daemon that wait for their headers.
 
-    They are bounded, so that proxies that say nothing take no room from the services. Where there are too many the one
-    that has waited longest has to go: the header of a proxy in order is not late.
+    Their number is limited, so that proxies that send nothing take no room from the services. Over the limit the
+    connection that has waited longest is closed: the header of a working proxy is not late.
 
     Args:
         reactor: watches descriptors and time.
-        budget: counts them, since each has a descriptor.
+        budget: counts their descriptors.
 
     Attributes:
         reactor: as given.
-        most: how many there may be.
+        max_waiting: the limit.
     """
 
     def __init__(self, reactor: FdReactor, budget: DescriptorBudget) -> None:
         self.reactor = reactor
-        self.most = max(1, min(_MOST, budget.limit // _SHARE))
+        self.max_waiting = max(1, min(_MAX_WAITING, budget.limit // _SHARE))
         self._budget = budget
         self._waiting: dict[ProxiedConnection, None] = {}
 
-    def enter(self, who: ProxiedConnection) -> None:
-        """One more."""
-        if self._waiting and (len(self._waiting) >= self.most or self._budget.full):
+    def enter(self, connection: ProxiedConnection) -> None:
+        """Add a connection and take one descriptor from the budget."""
+        if self._waiting and (len(self._waiting) >= self.max_waiting or self._budget.full):
             next(iter(self._waiting)).refuse("too many connections wait for theirs")
-        self._waiting[who] = None
+        self._waiting[connection] = None
         self._budget.acquire()
 
-    def leave(self, who: ProxiedConnection) -> None:
-        """One less."""
-        del self._waiting[who]
+    def leave(self, connection: ProxiedConnection) -> None:
+        """Remove a connection and return its descriptor to the budget."""
+        del self._waiting[connection]
         self._budget.release()

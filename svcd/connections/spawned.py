@@ -141,7 +141,12 @@ class SpawnedTracker(SpawnedOwner):
             return
         connection.proxy_header_size = 0 if proxy_header is None else proxy_header.size
         uses_tls = self._tls is not None and self._tls.enabled
-        if addresses.socket_local and self.deadlines is not None and self.deadlines.times.looks and not uses_tls:
+        if (
+            addresses.socket_local
+            and self.timeout_sweeper is not None
+            and self.timeout_sweeper.times.looks
+            and not uses_tls
+        ):
             connection.diag_key = self.view.trace(fd, family, addresses.socket_local, addresses.socket_remote)
         if self.resolves or slot.needs_host_name:
             self._resolve(connection, fd, addresses)
@@ -229,7 +234,7 @@ class SpawnedTracker(SpawnedOwner):
         local_host: str | None = None,
     ) -> None:
         """Start the process of an admitted connection, after the TLS handshake if the service has TLS."""
-        environment = addresses.environment(len(self.sessions), remote_host, local_host)
+        environment = addresses.environment(len(self.connections), remote_host, local_host)
         if self._tls is not None and self._tls.enabled:
             self._tls.begin(connection, fd, addresses, environment)
             return
@@ -239,28 +244,28 @@ class SpawnedTracker(SpawnedOwner):
 
     # Reports of the launcher (svcd.process.launcher_events)
 
-    def process_started(self, number: int, pid: int) -> None:
+    def process_started(self, connection_id: int, pid: int) -> None:
         """Handle the start of a connection's process."""
-        self.sessions[number].process_started(pid)
+        self.connections[connection_id].process_started(pid)
 
-    def start_failed(self, number: int, errno: int) -> None:
+    def start_failed(self, connection_id: int, errno: int) -> None:
         """Handle that a connection can't have a process."""
-        self.sessions[number].start_failed(errno)
+        self.connections[connection_id].start_failed(errno)
 
     def process_ended(self, report: Ended) -> None:
         """Handle the exit of a connection's process."""
-        self.sessions[report.connection_id].process_ended(report)
+        self.connections[report.connection_id].process_ended(report)
 
-    def process_lost(self, number: int) -> None:
+    def process_lost(self, connection_id: int) -> None:
         """Handle that the exit of a connection's process will not be reported."""
-        self.sessions[number].process_lost()
+        self.connections[connection_id].process_lost()
 
-    def stderr_line(self, number: int, text: bytes) -> None:
+    def stderr_line(self, connection_id: int, text: bytes) -> None:
         """Log a line that a process wrote to its standard error."""
-        connection = self.sessions.get(number)
+        connection = self.connections.get(connection_id)
         values: dict[str, object] = {"text": text.decode(errors="backslashreplace")}
         if connection is not None:
-            values |= {"id": number, "pid": connection.pid}
+            values |= {"id": connection_id, "pid": connection.pid}
         log_event(self._log, HANDLER_OUTPUT, service=self.service.id, **values)
 
     def dropped(self, lines: int, size: int) -> None:
@@ -306,7 +311,7 @@ class QueuedClient:
         started: time of its arrival in seconds, by the tracker's clock.
     """
 
-    __slots__ = ("_family", "_fd", "_number", "_proxy_header", "_sockaddr", "_tracker", "started")
+    __slots__ = ("_connection_id", "_family", "_fd", "_proxy_header", "_sockaddr", "_tracker", "started")
 
     def __init__(
         self,
@@ -321,17 +326,17 @@ class QueuedClient:
         self._sockaddr = sockaddr
         self._family = family
         self._proxy_header = proxy_header
-        self._number = 0
+        self._connection_id = 0
         self.started = tracker.clock()
         tracker.pending[self] = None
         tracker.budget.acquire()
         tracker.service_admission.enqueue(self._try_again)
 
     @property
-    def number(self) -> int:
+    def connection_id(self) -> int:
         """The id of the connection while it waits, assigned when it is first listed."""
-        self._number = self._number or next(self._tracker.connection_ids)
-        return self._number
+        self._connection_id = self._connection_id or next(self._tracker.connection_ids)
+        return self._connection_id
 
     def info(self) -> dict[str, object]:
         """Return the fields of the connection in `svcctl connections`."""

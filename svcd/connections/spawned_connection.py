@@ -237,23 +237,23 @@ class SpawnedConnection:
     """
 
     __slots__ = (
-        "_accept_pending", "_daemon_stops", "_owner", "_result", "_timer", "cause", "diag_key", "host",
-        "launcher_client", "number", "on_closed", "peer", "pid", "proxy_header_size", "slot", "started", "state",
+        "_accept_pending", "_daemon_stops", "_owner", "_result", "_timer", "cause", "connection_id", "diag_key",
+        "host", "launcher_client", "on_closed", "peer", "pid", "proxy_header_size", "slot", "started", "state",
         "terminator", "tls_fields",
     )  # fmt: skip
 
-    def __init__(self, owner: SpawnedOwner, number: int, peer: str, slot: ConnectionSlot) -> None:
+    def __init__(self, owner: SpawnedOwner, connection_id: int, peer: str, slot: ConnectionSlot) -> None:
         self._owner = owner
         self.slot = slot
         self.state = SpawnedState.ACCEPTED
         self._accept_pending = True
-        owner.untold += 1
+        owner.unlogged += 1
         self._timer: IDelayedCall | None = None
         self._daemon_stops = False
         self._result: ExitResult | None = None
-        self.number = number
+        self.connection_id = connection_id
         self.peer = peer
-        self.host = owner.nameless
+        self.host = owner.no_value
         self.started = owner.clock()
         self.pid = 0
         self.launcher_client: LauncherClient | None = None
@@ -261,7 +261,7 @@ class SpawnedConnection:
         self.on_closed: Callable[[], None] | None = None
         self.diag_key = b""
         self.terminator: TlsTerminator | None = None
-        self.tls_fields = owner.nameless, owner.nameless
+        self.tls_fields = owner.no_value, owner.no_value
         self.proxy_header_size = 0
 
     def _enter(self, state: SpawnedState) -> None:
@@ -290,7 +290,7 @@ class SpawnedConnection:
             self.log_accept()
         self._enter(SpawnedState.STARTING)
         self.launcher_client = launcher_client = self._owner.launcher_client
-        launcher_client.start(self.number, environment, fd)
+        launcher_client.start(self.connection_id, environment, fd)
 
     def process_started(self, pid: int) -> None:
         """Handle the start of the process: STARTING -> RUNNING."""
@@ -306,7 +306,7 @@ class SpawnedConnection:
         owner = self._owner
         self._skip_accept()
         self._enter(SpawnedState.CLOSED)
-        del owner.sessions[self.number]
+        del owner.connections[self.connection_id]
         self.slot.release()
         owner.notify_if_empty()
 
@@ -402,11 +402,11 @@ class SpawnedConnection:
             self.terminator.abort()
         elif self.slot.needs_host_name:
             self.reject()
-        elif launcher_client is None or launcher_client.drop(self.number) or not self.pid:
+        elif launcher_client is None or launcher_client.drop(self.connection_id) or not self.pid:
             self.start_failed(0)
         else:
             self._enter(SpawnedState.TERMINATING)
-            launcher_client.signal(self.number, signal.SIGTERM)
+            launcher_client.signal(self.connection_id, signal.SIGTERM)
             self._timer = self._owner.reactor.callLater(seconds, self._kill, launcher_client)
 
     @property
@@ -417,12 +417,12 @@ class SpawnedConnection:
         """Send SIGKILL: TERMINATING -> KILLING. While the daemon stops it is sent once, and not waited for longer."""
         if self.state is SpawnedState.KILLING and self._daemon_stops:
             # Neither the process nor its launcher reacts.
-            launcher_client.forget_connection(self.number)
+            launcher_client.forget_connection(self.connection_id)
             self.process_lost()
             return
         if self.state is SpawnedState.TERMINATING:
             self._enter(SpawnedState.KILLING)
-        launcher_client.signal(self.number, signal.SIGKILL)
+        launcher_client.signal(self.connection_id, signal.SIGKILL)
         self._timer = self._owner.reactor.callLater(self._kill_seconds, self._kill, launcher_client)
 
     def _close(self, result: ExitResult) -> None:
@@ -430,13 +430,13 @@ class SpawnedConnection:
         owner = self._owner
         self.log_accept()
         self._enter(SpawnedState.CLOSED)
-        del owner.sessions[self.number]
-        if not owner.sessions:
+        del owner.connections[self.connection_id]
+        if not owner.connections:
             owner.view.close()
         seconds = owner.clock() - self.started
         traffic = result.traffic if self.terminator is None else self.terminator.final_byte_counts
         fields = {"exit": owner.quoted(result.code), "user": result.user, "system": result.system, "pid": self.pid}
-        owner.log_end(self.number, self.peer, self.host, seconds, *traffic, result.reason, fields)
+        owner.log_end(self.connection_id, self.peer, self.host, seconds, *traffic, result.reason, fields)
         # After the line: a connection that is queued for this place may be admitted now.
         self.slot.release()
         if self.on_closed is not None:
@@ -454,22 +454,22 @@ class SpawnedConnection:
         if not owner.accept_line:
             return
         version, subject = self.tls_fields
-        count = len(owner.sessions) - owner.untold
-        values = {"peer": owner.quoted(self.peer), "host": self.host, "id": self.number, "count": count,
+        count = len(owner.connections) - owner.unlogged
+        values = {"peer": owner.quoted(self.peer), "host": self.host, "id": self.connection_id, "count": count,
                   "pid": self.pid, "tls": version, "subject": subject}  # fmt: skip
         owner.log_writer.write(owner.accept_line % values)
 
     def _skip_accept(self) -> None:
         if self._accept_pending:
             self._accept_pending = False
-            self._owner.untold -= 1
+            self._owner.unlogged -= 1
 
     def log_failure(self, reason: str) -> None:
         """Write a fail line, after the accept line."""
         owner = self._owner
         self.log_accept()
         if owner.fail_line:
-            values = {"peer": owner.quoted(self.peer), "id": self.number, "reason": owner.quoted(reason)}
+            values = {"peer": owner.quoted(self.peer), "id": self.connection_id, "reason": owner.quoted(reason)}
             owner.log_writer.write(owner.fail_line % values)
 
     def traffic(self) -> tuple[int, int] | None:
@@ -485,7 +485,7 @@ class SpawnedConnection:
 
     def info(self) -> dict[str, object]:
         """Return the fields of the connection in `svcctl connections`."""
-        more = {} if self.terminator is None else self.terminator.info(subject=self._owner.tells_subject)
+        more = {} if self.terminator is None else self.terminator.info(subject=self._owner.logs_subject)
         shown = _SHOWN.get(self.state, "open")
         return self._owner.facts(self, self.peer, **{"pid": self.pid, "state": shown, **more})
 

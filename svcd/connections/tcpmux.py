@@ -1,7 +1,7 @@
-"""The port of tcpmux (RFC 1078): a client names a service, and its connection goes on as that service's.
+"""tcpmux (RFC 1078): a client names a service, and its connection is handed over to that service.
 
-The connection is the other service's as if it had accepted it: counted, limited and logged there. So nothing may be
-read but the name: what a hasty client sends after it stays in the kernel for the service.
+The named service counts, limits and logs the connection as if it had accepted it. So nothing may be read but the name:
+data after it stays in the kernel for the service.
 """
 
 from __future__ import annotations
@@ -35,34 +35,34 @@ if TYPE_CHECKING:
 
 __all__ = ["TcpmuxClient", "TcpmuxTracker"]
 
-#: How long a client may take to name a service, in seconds; the look-up of its host name is part of that.
+#: Time until a client has named a service, in seconds; the look-up of its host name is part of that.
 PATIENCE = 10.0
-#: How long one that was answered may take to close, in seconds.
+#: Time that a client has to close after an answer, in seconds.
 LINGER = 2.0
-#: The most clients that wait at a time, and the divisor of the daemon's descriptors that limits them further.
-_MOST_CLIENTS = 1024
+#: Limit of clients that have not named a service, and the divisor of the daemon's descriptors that limits them further.
+_MAX_CLIENTS = 1024
 _SHARE = 4
 
 
 @implementer(IReadDescriptor)
 class TcpmuxClient:
-    """A client that has not named its service yet, or was told that there is none.
+    """Client that has not named its service yet, or got an answer.
 
-    Bytes without a line end all belong to the name, so they are taken from the socket: bytes that are only looked at
-    would make the socket readable again at once. Bytes behind the line end stay in the kernel for the service.
+    Bytes without a line end all belong to the name, so they are read from the socket: peeked bytes would make it
+    readable again at once. Bytes after the line end stay in the kernel for the service.
 
     Args:
-        tracker: counts it.
+        tracker: tracks the client.
         sock: its connection.
         peer: its socket address.
-        number: of the connection.
-        slot: its right to be in, as long as it is tcpmux's.
-        relay: the header by which a proxy has said whose connection it is.
+        connection_id: id of the connection.
+        slot: its admission to tcpmux.
+        proxy_header: the PROXY header.
 
     Attributes:
-        number: the same.
-        started: by the keeper's clock, in seconds.
-        text: who it is, quoted as the log has it.
+        connection_id: as given.
+        started: time of accept in seconds, by the tracker's clock.
+        text: its address as text, not quoted.
     """
 
     _log = Logger()
@@ -72,12 +72,12 @@ class TcpmuxClient:
         tracker: TcpmuxTracker,
         sock: socket.socket,
         peer: Any,  # noqa: ANN401 - a socket address
-        number: int,
+        connection_id: int,
         slot: ConnectionSlot,
-        relay: ProxyHeader | None,
+        proxy_header: ProxyHeader | None,
     ) -> None:
         self._tracker = tracker
-        self._relay = relay
+        self._proxy_header = proxy_header
         self.slot = slot
         self._socket = sock
         self._peer = peer
@@ -86,32 +86,32 @@ class TcpmuxClient:
         self._ended = False
         self.started = tracker.clock()
         self._call = tracker.reactor.callLater(PATIENCE, self._end, "timeout")
-        self.number = number
-        self.text = tracker.quoted(tracker.client_of(sock.fileno(), peer)[1])
+        self.connection_id = connection_id
+        self.text = tracker.client_of(sock.fileno(), peer)[1]
 
     def listen(self) -> None:
-        """Read the name of the service."""
+        """Start reading the name of the service."""
         self._tracker.reactor.addReader(self)
 
     def named(self, name: str | None) -> None:
-        """Decide by the client's host name, or by the lack of one, whether it is let in."""
+        """Admit or refuse the client by its host name, which may be None."""
         if self._ended:
             return
         refusal = self.slot.check_host_name(name)
         if refusal is None:
-            self._tracker.untold -= 1
+            self._tracker.unlogged -= 1
             self._tracker.let_in(self)
             return
-        descriptor, peer = os.dup(self._socket.fileno()), self._peer
+        fd, peer = os.dup(self._socket.fileno()), self._peer
         self._close()
-        self._tracker.turn_away(self, descriptor, refusal, peer)
+        self._tracker.turn_away(self, fd, refusal, peer)
 
     def greet(self, text: bytes) -> None:
         """Send the banner."""
         send_banner(self._socket.fileno(), text)
 
     def doRead(self) -> None:
-        """The client says something, or has closed."""
+        """Read the name, or handle the close by the client."""
         try:
             if self._answered:
                 if not self._socket.recv(MOST):
@@ -119,7 +119,7 @@ class TcpmuxClient:
                 return
             data = self._socket.recv(MOST - len(self._seen), socket.MSG_PEEK)
             if data:
-                self._hear(data)
+                self._data_received(data)
             else:
                 self._end("done")
         except BlockingIOError:
@@ -127,7 +127,7 @@ class TcpmuxClient:
         except OSError:
             self._end("lost")
 
-    def _hear(self, data: bytes) -> None:
+    def _data_received(self, data: bytes) -> None:
         try:
             found = question(self._seen + data)
         except ValueError as error:
@@ -148,19 +148,19 @@ class TcpmuxClient:
             self._socket.send(WELCOME)
             self._hand_over(services[name])
 
-    def _hand_over(self, serve: ConnectionHandler) -> None:
-        """Give the connection to its service, which counts it before tcpmux does not any more."""
+    def _hand_over(self, handler: ConnectionHandler) -> None:
+        """Hand the connection over to its service, which counts it before tcpmux stops counting it."""
         self._tracker.reactor.removeReader(self)
         self._socket.setblocking(True)
         try:
-            serve(os.dup(self._socket.fileno()), self._peer, int(self._socket.family), self._relay)
-        except Exception:  # noqa: BLE001 - one connection's mistake is that connection's end
+            handler(os.dup(self._socket.fileno()), self._peer, int(self._socket.family), self._proxy_header)
+        except Exception:  # noqa: BLE001 - an error of one connection ends that connection alone
             self._log.failure("a connection could not be served")
         finally:
             self._end("done")
 
     def _answer(self, data: bytes, reason: str) -> None:
-        """Say the last word. Closing at once could reset the connection before it arrives (RFC 1122, 4.2.2.13)."""
+        """Send an answer and shut down. A close could reset the connection before it arrives (RFC 1122, 4.2.2.13)."""
         self._answered = reason
         self._socket.send(data)
         self._socket.shutdown(socket.SHUT_WR)
@@ -179,39 +179,39 @@ class TcpmuxClient:
         self._socket.close()
 
     def traffic(self) -> tuple[int, int] | None:
-        """Bytes that came from the client, and bytes that its system has taken; None at a UNIX socket."""
+        """Return the bytes received from the client, and those acknowledged by its system; None at a UNIX socket."""
         if self._socket.family == socket.AF_UNIX:
             return None
         found = socket_traffic(self._socket)
-        return found if found is None or self._relay is None else (found[0] - self._relay.size, found[1])
+        return found if found is None or self._proxy_header is None else (found[0] - self._proxy_header.size, found[1])
 
     def info(self) -> dict[str, object]:
-        """What is known of the connection."""
+        """Return the fields of the connection in `svcctl connections`."""
         state = "closing" if self._answered else "host-name" if self.slot.needs_host_name else "service-name"
         return self._tracker.facts(self, self.text, state=state)
 
     def drain(self) -> None:
-        """A client that has not asked yet is owed nothing."""
+        """Close the connection: nothing is owed to a client that has not named a service."""
         self.abort("shutdown")
 
     def abort(self, cause: str) -> None:
-        """End it now."""
+        """Close the connection now."""
         self._end(cause)
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor stops, after us."""
+        """Do nothing: the reactor stops after the service."""
 
     def fileno(self) -> int:
-        """The descriptor to watch."""
+        """Return the descriptor to watch."""
         return self._socket.fileno()
 
     def logPrefix(self) -> str:
-        """For messages of the reactor."""
+        """Return the prefix of log messages."""
         return self._tracker.service.id
 
 
 class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
-    """Keeps the clients of tcpmux until they have named a service.
+    """Tracks the clients of tcpmux until they have named a service.
 
     Args:
         service, context, service_admission: as ConnectionTracker takes them.
@@ -227,24 +227,24 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
     ) -> None:
         super().__init__(service, context, service_admission, {"pid": os.getpid()})
         self.offered = services
-        self._most = max(1, min(_MOST_CLIENTS, self.budget.limit // _SHARE))
+        self._most = max(1, min(_MAX_CLIENTS, self.budget.limit // _SHARE))
 
-    def take(self, descriptor: int, peer: Any, family: int, relay: ProxyHeader | None = None) -> None:  # noqa: ANN401 - a socket address
-        """Listen to a client; the descriptor is the keeper's to close from now on. The arguments are those of Serve."""
-        host, text = self.client_of(descriptor, peer)
+    def take(self, fd: int, peer: Any, family: int, proxy_header: ProxyHeader | None = None) -> None:  # noqa: ANN401 - a socket address
+        """Read the service name of a client; a ConnectionHandler. Takes ownership of fd."""
+        host, text = self.client_of(fd, peer)
         slot = self.service_admission.admit(host, self.clock())
         if not isinstance(slot, ConnectionSlot):
-            self.service_admission.refusals.reject(descriptor, slot, text)
+            self.service_admission.refusals.reject(fd, slot, text)
             return
-        if len(self.sessions) >= self._most:
-            # A client that means to name a service does so at once: the one that has waited longest goes.
-            next(iter(self.sessions.values())).abort("timeout")
-        sock = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
+        if len(self.connections) >= self._most:
+            # A real client names its service at once, so the one that has waited longest is closed.
+            next(iter(self.connections.values())).abort("timeout")
+        sock = socket.socket(family, socket.SOCK_STREAM, fileno=fd)
         sock.setblocking(False)
-        client = TcpmuxClient(self, sock, peer, next(self.connection_ids), slot, relay)
+        client = TcpmuxClient(self, sock, peer, next(self.connection_ids), slot, proxy_header)
         self.add(client)
         if slot.needs_host_name:
-            self.untold += 1
+            self.unlogged += 1
             self.resolver.confirmed_host_of(unmapped(host)).addCallback(client.named)
         else:
             self.let_in(client)
@@ -255,42 +255,47 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
             client.greet(self.service_admission.accept_banner)
         self.counters.accepted += 1
         if self.accept_line:
-            count = len(self.sessions) - self.untold
-            values = {"peer": client.text, "host": self.nameless, "id": client.number, "count": count}
+            count = len(self.connections) - self.unlogged
+            values = {
+                "peer": self.quoted(client.text),
+                "host": self.no_value,
+                "id": client.connection_id,
+                "count": count,
+            }
             self.log_writer.write(self.accept_line % values)
         client.listen()
 
-    def turn_away(self, client: TcpmuxClient, descriptor: int, refusal: Refusal, peer: Any) -> None:  # noqa: ANN401 - a socket address
-        """Refuse a client for its host name; as it was never let in, the log has a refuse line of it alone."""
+    def turn_away(self, client: TcpmuxClient, fd: int, refusal: Refusal, peer: Any) -> None:  # noqa: ANN401 - a socket address
+        """Refuse a client for its host name; since it was not admitted, it has a refuse line only."""
         self._remove(client)
-        self.service_admission.refusals.reject(descriptor, refusal, self.client_of(descriptor, peer)[1])
+        self.service_admission.refusals.reject(fd, refusal, self.client_of(fd, peer)[1])
 
     def may_accept(self) -> int:
-        """How many more clients may be listened to now."""
+        """Return how many more clients may be accepted now."""
         return self.budget.room() if self.service_admission.may_accept() else 0
 
     def close(self) -> None:
-        """Keep what is offered now for the clients that are here, when its listeners are about to be closed."""
+        """Keep the present offer for the clients that are connected; the listeners are about to be closed."""
         offered = dict(self.offered())
         self.offered = lambda: offered
 
     def over(self, client: TcpmuxClient, reason: str, seconds: float) -> None:
-        """A client was answered, is another service's, or has gone."""
-        if client.number not in self.sessions:
+        """Handle the end of a client: answered, handed over, or lost."""
+        if client.connection_id not in self.connections:
             return
         if client.slot.needs_host_name:
             self._remove(client)
             return
-        del self.sessions[client.number]
+        del self.connections[client.connection_id]
         self.budget.release()
-        self.log_end(client.number, client.text, self.nameless, seconds, 0, 0, reason)
+        self.log_end(client.connection_id, client.text, self.no_value, seconds, 0, 0, reason)
         client.slot.release()
         self.notify_if_empty()
 
     def _remove(self, client: TcpmuxClient) -> None:
-        """Forget a client that was not let in."""
-        self.untold -= 1
-        del self.sessions[client.number]
+        """Remove a client that was not admitted."""
+        self.unlogged -= 1
+        del self.connections[client.connection_id]
         self.budget.release()
         client.slot.release()
         self.notify_if_empty()

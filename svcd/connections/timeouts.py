@@ -1,11 +1,11 @@
-"""Ends the connections of a service that take too long, without a timer for any of them.
+"""Timeouts of connections (session_timeout, idle_timeout, first_byte_timeout), without a timer for each of them.
 
-A sweep compares counts that are kept anyway, by the kernel or by the transports, every sixteenth of the shortest
-deadline. So nothing is early. What is late is so by the time to the next two sweeps: an eighth of the shortest
-deadline at most, or an eighth of a second if that is more; from a deadline of 80 seconds on it is 10 seconds.
+A sweep compares byte counts that the kernel or the transports keep anyway, every sixteenth of the shortest timeout. So
+no connection is closed early. It may be closed late by the time of two sweeps: an eighth of the shortest timeout at
+most, or an eighth of a second if that is more; from a timeout of 80 seconds on it is 10 seconds.
 
-A sweep goes in slices, with the reactor's other work between them: 64 connections take about 0.3 ms, or 2 if all of
-them are to be ended.
+A sweep is cut into slices, with other work of the reactor between them: 64 connections take about 0.3 ms, or 2 ms if
+all of them are closed.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
 __all__ = ["SLICE", "Timed", "TimeoutSweeper", "Timeouts"]
 
-#: Connections looked at in one go before the reactor has its turn.
+#: Connections per slice of a sweep.
 SLICE = 64
-#: Sweeps in the time of the shortest deadline.
+#: Sweeps in the time of the shortest timeout.
 _SWEEPS = 16
-#: Between two sweeps, in seconds: at least, and at most.
+#: Shortest and longest time between two sweeps, in seconds.
 _SHORTEST, _LONGEST = 0.05, 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long connections may take, in seconds; None for as long as they like.
+    """Timeouts of a service in seconds; None for no limit.
 
     Attributes:
-        session: in all.
+        session: for the whole connection.
         idle: without a byte in either direction.
-        first_byte: until the client's first byte.
+        first_byte: until the first byte of the client.
     """
 
     session: float | None = None
@@ -47,50 +47,50 @@ class Timeouts:
 
     @classmethod
     def of(cls, options: ServiceOptions) -> Timeouts:
-        """Those of a service."""
+        """Return the timeouts in the options of a service."""
         return cls(options.session_timeout, options.idle_timeout, options.first_byte_timeout)
 
     @property
     def interval(self) -> float:
-        """The seconds between two sweeps; 0 if there is nothing to look for."""
+        """The time between two sweeps in seconds; 0 without timeouts."""
         chosen = [seconds for seconds in (self.session, self.idle, self.first_byte) if seconds is not None]
         return min(max(min(chosen) / _SWEEPS, _SHORTEST), _LONGEST) if chosen else 0.0
 
     @property
     def looks(self) -> bool:
-        """Whether it matters what moves."""
+        """Whether the byte counts of connections are needed."""
         return self.idle is not None or self.first_byte is not None
 
 
 class Timed(Protocol):
-    """A connection, as far as deadlines are concerned."""
+    """A connection with timeouts."""
 
     @property
-    def number(self) -> int:
-        """The later it began, the greater."""
+    def connection_id(self) -> int:
+        """The id of the connection; ids grow in the order of accept."""
 
     @property
     def started(self) -> float:
-        """When it began, in seconds of the clock."""
+        """The time of accept in seconds, by the clock of the sweeper."""
 
     def traffic(self) -> tuple[int, int] | None:
-        """Bytes that came from the client, and bytes that were taken on its side; None if that can't be seen."""
+        """Return the bytes received from the client, and those acknowledged by its system; None if they are unknown."""
 
     def abort(self, cause: str) -> None:
-        """End it now, because of a deadline: `session`, `idle` or `first_byte`."""
+        """Close the connection because of a timeout: `session`, `idle` or `first_byte`."""
 
 
 class TimeoutSweeper:
-    """Watches the connections of one service.
+    """Closes the connections of one service whose time is over.
 
     Args:
-        times: how long they may take.
-        sessions: the open ones by number, in the order in which they began; read anew at each sweep.
-        now: seconds, monotonic.
-        call_later: the reactor's.
+        times: the timeouts.
+        connections: the open connections by id, in the order of accept; read again by each sweep.
+        now: returns the time in seconds, monotonic.
+        call_later: callLater of the reactor.
 
     Attributes:
-        times: as they are now.
+        times: the timeouts in force.
     """
 
     _log = Logger()
@@ -99,33 +99,33 @@ class TimeoutSweeper:
     def __init__(
         self,
         times: Timeouts,
-        sessions: Mapping[int, Timed],
+        connections: Mapping[int, Timed],
         now: Callable[[], float],
         call_later: Callable[[float, Callable[[], None]], object],
     ) -> None:
-        self._sessions = sessions
+        self._connections = connections
         self._now = now
         self._call_later = call_later
         self._waiting = False
         self._began = 0.0
         self._todo: Iterator[Timed] = iter(())
-        # By number: the traffic when it was last seen to change, and when that was.
+        # By id: the byte counts when they last changed, and the time of that.
         self._known: dict[int, tuple[tuple[int, int], float]] = {}
         self._still: dict[int, tuple[tuple[int, int], float]] = {}
-        # The greatest number whose first byte was there in time.
+        # The greatest id whose first byte came in time.
         self._spoken = 0
         self.retune(times)
 
     def retune(self, times: Timeouts) -> None:
-        """Take other times; they hold for the connections that are open, too."""
+        """Apply other timeouts, also to open connections."""
         self.times = times
         self._interval = times.interval
         self._spoken = 0
-        if self._sessions:
+        if self._connections:
             self.wake()
 
     def wake(self) -> None:
-        """A connection has begun. While there is none nothing is done at all."""
+        """Start sweeping: a connection was accepted. Without connections there are no sweeps."""
         if self._interval and not self._waiting:
             self._waiting = True
             self._call_later(self._interval, self._sweep)
@@ -133,7 +133,7 @@ class TimeoutSweeper:
     def _sweep(self) -> None:
         self._began = self._now()
         self._known, self._still = self._still, {}
-        self._todo = iter(list(self._sessions.values()))
+        self._todo = iter(list(self._connections.values()))
         self._slice()
 
     def _slice(self) -> None:
@@ -143,26 +143,26 @@ class TimeoutSweeper:
             looked += 1
             try:
                 cause = self._overdue(session, now)
-                if cause and self._sessions.get(session.number) is session:
+                if cause and self._connections.get(session.connection_id) is session:
                     session.abort(cause)
-            except Exception:  # noqa: BLE001 - the others have deadlines too
+            except Exception:  # noqa: BLE001 - other connections have timeouts, too
                 self._log.failure("a deadline could not be kept")
         if looked == SLICE:
             self._call_later(0, self._slice)
             return
         self._known = {}
         self._waiting = False
-        if self._sessions and self._interval:
+        if self._connections and self._interval:
             self._waiting = True
             self._call_later(max(0.0, self._began + self._interval - self._now()), self._sweep)
 
     def _overdue(self, session: Timed, now: float) -> str:
-        """Which deadline has passed; an empty text if none has."""
-        times, number = self.times, session.number
+        """Return the timeout that has passed; an empty text if none has."""
+        times, connection_id = self.times, session.connection_id
         age = now - session.started
         if times.session is not None and age >= times.session:
             return "session"
-        is_due = times.first_byte is not None and age >= times.first_byte and number > self._spoken
+        is_due = times.first_byte is not None and age >= times.first_byte and connection_id > self._spoken
         if times.idle is None and not is_due:
             return ""
         traffic = session.traffic()
@@ -171,13 +171,13 @@ class TimeoutSweeper:
         if is_due:
             if not traffic[0]:
                 return "first_byte"
-            # Who began before was looked at before.
-            self._spoken = number
+            # Connections accepted before were looked at before.
+            self._spoken = connection_id
         if times.idle is None:
             return ""
-        known = self._known.get(number)
+        known = self._known.get(connection_id)
         if known is None or known[0] != traffic:
-            # It may have changed just now: to count from before would be early.
+            # The counts may have changed just now; an earlier time would close the connection early.
             known = traffic, self._now()
-        self._still[number] = known
+        self._still[connection_id] = known
         return "idle" if now - known[1] >= times.idle else ""

@@ -1,4 +1,4 @@
-"""The gate of a connection that speaks TLS: what the log tells of its handshake, and what happens after it."""
+"""TlsWrapper: the wrapper of a TLS connection, whose accept line waits for the handshake."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["TlsWrapper"]
 
 
 class TlsWrapper(HalfCloseableWrapper):
-    """As any gate. Its accept line waits for the handshake, to say who the client is.
+    """Wrapper of a TLS connection. Its accept line waits for the handshake, since it has the client certificate.
 
-    What the service will open for the client once the handshake is over is counted from the beginning: who has shaken
-    hands is not to find none left.
+    Descriptors that the service opens after the handshake are counted from the accept on, so that a client finds them
+    free when its handshake is done.
     """
 
     __slots__ = ("_reserved", "_waits")
@@ -29,17 +29,17 @@ class TlsWrapper(HalfCloseableWrapper):
     _protocol: TlsProtocol
 
     def __init__(
-        self, tracker: ConnectionTracker[Any], protocol: TlsProtocol, client: IAddress, ticket: ConnectionSlot
+        self, tracker: ConnectionTracker[Any], protocol: TlsProtocol, client: IAddress, slot: ConnectionSlot
     ) -> None:
-        super().__init__(tracker, protocol, client, ticket)
-        # What the accept line waits for.
+        super().__init__(tracker, protocol, client, slot)
+        # How many results the accept line waits for.
         self._waits = 0
-        # Descriptors that are counted for what is not open yet.
+        # Descriptors counted for what is not open yet.
         self._reserved = 0
         protocol.on_handshake = self._secured
 
-    def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - as of any gate
-        """The connection is there."""
+    def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - as in ConnectionWrapper
+        """Count the reserved descriptors, and do the rest as ConnectionWrapper."""
         share = self._tracker.budget
         self._reserved = share.cost - 1
         for _ in range(self._reserved):
@@ -47,7 +47,7 @@ class TlsWrapper(HalfCloseableWrapper):
         super().makeConnection(transport)
 
     def connectionLost(self, reason: Failure) -> None:
-        """The connection is gone."""
+        """Handle the end of the connection."""
         self._release_reserved()
         super().connectionLost(reason)
 
@@ -57,29 +57,29 @@ class TlsWrapper(HalfCloseableWrapper):
             self._tracker.budget.release()
 
     def traffic(self) -> tuple[int, int] | None:
-        """As of any gate; but the first byte is the first that is no longer the handshake's."""
+        """Return the byte counts as ConnectionWrapper; bytes of the handshake alone count as none received."""
         found = super().traffic()
         return found if found is None or self._protocol.received_data else (0, found[1])
 
     def info(self) -> dict[str, object]:
-        """What is known of the connection."""
-        return super().info() | self._protocol.info(subject=self._tracker.tells_subject)
+        """Return the fields of the connection in `svcctl connections`."""
+        return super().info() | self._protocol.info(subject=self._tracker.logs_subject)
 
     def drain(self) -> None:
-        """End the connection as soon as nothing is owed to the client: before the handshake is done, now."""
+        """Close the connection as soon as the client has all output; during the handshake at once."""
         if self._protocol.version:
             super().drain()
         else:
             self.abort("shutdown")
 
-    def _came(self, values: dict[str, object]) -> None:
+    def _log_accept(self, values: dict[str, object]) -> None:
         tracker = self._tracker
-        values |= {"tls": tracker.nameless, "subject": tracker.nameless}
-        self._tell_later(values)
+        values |= {"tls": tracker.no_value, "subject": tracker.no_value}
+        self._defer_accept(values)
         self._waits = 1
         if tracker.resolves:
             self._waits = 2
-            self._ask_name()
+            self._look_up_name()
 
     def _named(self, host: str | None) -> None:
         if host:
@@ -89,19 +89,19 @@ class TlsWrapper(HalfCloseableWrapper):
     def _known(self) -> None:
         self._waits -= 1
         if not self._waits:
-            self._tell_accept()
+            self._log_pending_accept()
 
-    def _greet(self, transport: Any, welcome: bytes) -> None:  # noqa: ANN401 - as of any gate
-        """Not now: in the clear it would end the handshake."""
+    def _send_banner(self, transport: Any, welcome: bytes) -> None:  # noqa: ANN401 - as in ConnectionWrapper
+        """Send nothing yet: unencrypted data would break the handshake."""
 
     def _secured(self) -> None:
-        # Whoever opens them now counts them.
+        # Descriptors that are opened from now on are counted when they are opened.
         self._release_reserved()
         tracker, protocol = self._tracker, self._protocol
         if self._accept is not None:
             values = self._accept[1]
             values["tls"] = tracker.quoted(protocol.version)
-            if tracker.tells_subject:
+            if tracker.logs_subject:
                 values["subject"] = tracker.quoted(protocol.tls_identity.subject or "-")
             self._known()
         if tracker.service_admission.accept_banner:
@@ -113,6 +113,6 @@ class TlsWrapper(HalfCloseableWrapper):
     def _reason(self, failure: Failure) -> str:
         if not self._protocol.version:
             return "handshake"
-        # A UNIX socket's end may hide behind a closure alert: see there.
-        self._heard_all = self._heard_all or self._protocol.input_ended
+        # The end of a UNIX socket may come after a closure alert: see ConnectionWrapper._reason.
+        self._input_closed = self._input_closed or self._protocol.input_ended
         return "error" if self._protocol.inner_raised else super()._reason(failure)

@@ -1,4 +1,4 @@
-"""What keepers of connections share: numbers, counts, and the lines of the log."""
+"""ConnectionTracker: ids, counts and log lines of the connections of one service."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConnectionTracker", "TrackedConnection", "UnadmittedConnection", "cancelling"]
 
-#: Which fields of the lines each word of log_on_success stands for.
+#: The fields of log lines for each word of log_on_success.
 _LOGGED = {
     "PID": {"pid"},
     "HOST": {"peer", "host"},
@@ -29,58 +29,58 @@ _LOGGED = {
     "DURATION": {"seconds"},
     "TRAFFIC": {"in", "out"},
 }
-#: And for processes of their own.
+#: The same for spawned services.
 _LOGGED_SPAWNED = {**_LOGGED, "EXIT": {"reason", "exit", "user", "system"}}
 _NOTHING: Mapping[str, object] = {}
-#: Why a connection ended, in a word.
+#: The reasons of end lines.
 _REASONS = ("done", "lost", "aborted", "error", "failed", "killed", "unknown", "kicked", "timeout", "shutdown",
             "idle", "first_byte", "session", "handshake", "request", "keepalive", "send", "evicted")  # fmt: skip
 
 
 class Numbered(Protocol):
-    """A connection that can be listed."""
+    """A connection that `svcctl connections` can list."""
 
     @property
     def started(self) -> float:
-        """When it began, by the keeper's clock, in seconds."""
+        """The time of accept in seconds, by the tracker's clock."""
 
     @property
-    def number(self) -> int:
-        """The connection's number, since the daemon started."""
+    def connection_id(self) -> int:
+        """The id of the connection, unique since the start of the daemon."""
 
 
 class TrackedConnection(Timed, Protocol):
-    """An open connection, as far as its end is concerned."""
+    """An open connection of a tracker."""
 
     def info(self) -> dict[str, object]:
-        """What is known of the connection."""
+        """Return the fields of the connection in `svcctl connections`."""
 
     def drain(self) -> None:
-        """End as soon as nothing is owed to the client."""
+        """Close the connection as soon as the client has all output."""
 
 
 class UnadmittedConnection(Protocol):
-    """A connection that is not let in yet."""
+    """A connection that is accepted and not admitted yet."""
 
     @property
-    def number(self) -> int:
-        """The connection's number, by which it is listed; once it is let in it has another one."""
+    def connection_id(self) -> int:
+        """The id under which the connection is listed; an admitted connection gets another one."""
 
     def info(self) -> dict[str, object]:
-        """What is known of the connection."""
+        """Return the fields of the connection in `svcctl connections`."""
 
     def drain(self) -> None:
-        """End: nothing is owed to the client."""
+        """Close the connection: nothing is owed to the client."""
 
     def abort(self, cause: str, /) -> None:
-        """End now."""
+        """Close the connection now."""
 
 
-SessionT = TypeVar("SessionT", bound=TrackedConnection)
+ConnectionT = TypeVar("ConnectionT", bound=TrackedConnection)
 
 
-class ConnectionTracker(Generic[SessionT]):
-    """Numbers and counts the connections of one service, whichever of its listeners they come by.
+class ConnectionTracker(Generic[ConnectionT]):
+    """Tracks the connections of one service, from all of its listeners.
 
     Args:
         service: the service.
@@ -89,10 +89,10 @@ class ConnectionTracker(Generic[SessionT]):
         constants: values of the log lines that are the same for all connections.
 
     Attributes:
-        sessions: the open connections by number.
-        pending: those that are not let in yet, in the order in which they came.
-        deadlines: of the connections; None if they may last as long as they like.
-        untold: how many of the open connections have an accept line that is still to be written.
+        connections: the open connections by id.
+        pending: the connections that are not admitted yet, in the order of accept.
+        timeout_sweeper: closes connections whose time is over; None without timeouts.
+        unlogged: how many open connections have an accept line that is not written yet.
         reactor, log_writer, resolver, connection_ids, clock: those of the context.
         budget: the service's share of the descriptors.
     """
@@ -112,29 +112,29 @@ class ConnectionTracker(Generic[SessionT]):
         self.clock = context.clock
         self.service_admission = service_admission
         self.counters = service_admission.counters
-        self.sessions: dict[int, SessionT] = {}
+        self.connections: dict[int, ConnectionT] = {}
         self.pending: dict[UnadmittedConnection, None] = {}
-        self.untold = 0
-        self.deadlines: TimeoutSweeper | None = None
+        self.unlogged = 0
+        self.timeout_sweeper: TimeoutSweeper | None = None
         self._call_later: Callable[[float, Callable[[], None]], object] | None = None
         self.quoted = log_writer.quoted
-        self.peer_text = log_writer.format_peer
+        self.format_peer = log_writer.format_peer
         self.quoted_peer = log_writer.quoted_peer
         # Quoted once for all connections.
-        self.nameless = log_writer.quoted("-")
+        self.no_value = log_writer.quoted("-")
         self.reasons = {word: log_writer.quoted(word) for word in _REASONS}
         self._constants = constants
         self._waiting: list[Deferred[None]] = []
         self.retune(service)
 
     def retune(self, service: Service) -> None:
-        """Let the service's options, perhaps other ones than before, hold for what happens from now on."""
+        """Apply the options of the service, and make the templates of its log lines."""
         self.service = service
         self.resolves = service.options.resolve
-        # What the log does not say of clients nobody else shows either.
-        self.tells_peer = "HOST" in service.logged
+        # The status page shows no more of clients than the log does.
+        self.logs_peer = "HOST" in service.logged
         chosen = self._chosen(service)
-        self.tells_subject = "subject" in chosen
+        self.logs_subject = "subject" in chosen
         values = {"service": service.id, **self._constants}
         fixed = {name: value for name, value in values.items() if name in chosen}
         variables = chosen - fixed.keys()
@@ -146,60 +146,60 @@ class ConnectionTracker(Generic[SessionT]):
         self._set_deadlines()
 
     def _chosen(self, service: Service) -> set[str]:
-        """The fields of the lines that tell of the service's connections."""
+        """Return the fields that the service's log lines have."""
         words = _LOGGED_SPAWNED if service.spawned else _LOGGED
         chosen = {"service", "id", "count"}.union(*(words[word] for word in service.logged))
         if not self.resolves or self.log_writer.anonymize:
             chosen.discard("host")
         if service.tls:
             chosen.add("tls")
-            if service.options.tls_client_ca is not None and self.tells_peer and not self.log_writer.anonymize:
+            if service.options.tls_client_ca is not None and self.logs_peer and not self.log_writer.anonymize:
                 chosen.add("subject")
         return chosen
 
     def start_timeouts(self, call_later: Callable[[float, Callable[[], None]], object]) -> None:
-        """End connections when their deadlines pass, from now on.
+        """Apply the timeouts from now on.
 
         Args:
-            call_later: the reactor's.
+            call_later: callLater of the reactor.
         """
         self._call_later = call_later
         self._set_deadlines()
 
     def _set_deadlines(self) -> None:
         times = Timeouts.of(self.service.options)
-        if self.deadlines is not None:
-            self.deadlines.retune(times)
+        if self.timeout_sweeper is not None:
+            self.timeout_sweeper.retune(times)
         elif times.interval and self._call_later is not None:
-            self.deadlines = TimeoutSweeper(times, self.sessions, self.clock, self._call_later)
+            self.timeout_sweeper = TimeoutSweeper(times, self.connections, self.clock, self._call_later)
 
-    def client_of(self, descriptor: int, name: Any) -> tuple[str, str]:  # noqa: ANN401 - a socket address
-        """The client of an accepted connection: as its entrance is asked for it, and as log lines have it.
+    def client_of(self, fd: int, sockaddr: Any) -> tuple[str, str]:  # noqa: ANN401 - a socket address
+        """Return the client of an accepted connection: for admission, and as text for the log, not quoted.
 
         Args:
-            descriptor: of the connection.
-            name: the socket address of the client; a proxy may have said it.
+            fd: of the connection; borrowed.
+            sockaddr: the client's socket address, from the PROXY header if it has one.
         """
-        if isinstance(name, tuple):
-            return name[0], self.peer_text(name[0], name[1])
-        peer = unix_peer(descriptor, name)
+        if isinstance(sockaddr, tuple):
+            return sockaddr[0], self.format_peer(sockaddr[0], sockaddr[1])
+        peer = unix_peer(fd, sockaddr)
         return peer.user, peer.text
 
-    def add(self, session: SessionT) -> None:
-        """Count a connection; who ends it takes it out again, of `sessions` and of the budget."""
-        self.sessions[session.number] = session
+    def add(self, connection: ConnectionT) -> None:
+        """Add an open connection; its end removes it from `connections` and releases the budget."""
+        self.connections[connection.connection_id] = connection
         self.budget.acquire()
-        if self.deadlines is not None:
-            self.deadlines.wake()
+        if self.timeout_sweeper is not None:
+            self.timeout_sweeper.wake()
 
-    def facts(self, session: Numbered, peer: str, **more: object) -> dict[str, object]:
+    def facts(self, connection: Numbered, peer: str, **more: object) -> dict[str, object]:
         """Return the fields of a connection in `svcctl connections`; peer is the client's address as text."""
-        seconds = round(self.clock() - session.started, 3)
-        return {"id": session.number, "peer": peer, "seconds": seconds, "state": "open", **more}
+        seconds = round(self.clock() - connection.started, 3)
+        return {"id": connection.connection_id, "peer": peer, "seconds": seconds, "state": "open", **more}
 
     def log_end(
         self,
-        number: int,
+        connection_id: int,
         peer: str,
         host: str,
         seconds: float,
@@ -208,57 +208,57 @@ class ConnectionTracker(Generic[SessionT]):
         reason: str,
         more: Mapping[str, object] = _NOTHING,
     ) -> None:
-        """Count a connection that is over, and write its line.
+        """Count a closed connection, and write its end line.
 
         Args:
-            number: the connection's.
+            connection_id: the id of the connection.
             peer: the client's address as text; not quoted.
-            host: its name, the same.
-            seconds: how long it lasted.
-            bytes_in: what came from it; -1 if nobody knows.
-            bytes_out: what went to it, the same.
-            reason: why it ended, one word of those in `reasons`.
+            host: the client's host name, quoted.
+            seconds: the duration.
+            bytes_in: bytes received from the client; -1 if unknown.
+            bytes_out: bytes sent to the client; -1 if unknown.
+            reason: one of `reasons`.
             more: other fields of the line.
         """
-        self.counters.end(reason, seconds, bytes_in, bytes_out, peer if self.tells_peer else "")
+        self.counters.end(reason, seconds, bytes_in, bytes_out, peer if self.logs_peer else "")
         if self.end_line:
             values = {
                 "peer": self.log_writer.quoted_text(peer),
                 "host": host,
-                "id": number,
+                "id": connection_id,
                 "in": bytes_in,
                 "out": bytes_out,
                 "seconds": seconds,
                 "reason": self.reasons[reason],
-                "count": len(self.sessions) - self.untold,
+                "count": len(self.connections) - self.unlogged,
                 **more,
             }
             self.log_writer.write(self.end_line % values)
 
-    def all_connections(self) -> list[SessionT | UnadmittedConnection]:
-        """All connections, those that wait to be let in first."""
-        return [*self.pending, *self.sessions.values()]
+    def all_connections(self) -> list[ConnectionT | UnadmittedConnection]:
+        """Return all connections, the pending ones first."""
+        return [*self.pending, *self.connections.values()]
 
     def when_empty(self) -> Deferred[None]:
-        """Fires when no connection is open, at once if none is."""
+        """Return a Deferred that fires when there is no connection, at once if there is none."""
         waiting: Deferred[None] = Deferred()
         self._waiting.append(waiting)
         self.notify_if_empty()
         return waiting
 
     def notify_if_empty(self) -> None:
-        """A connection may have been the last."""
-        if self._waiting and not (self.sessions or self.pending):
+        """Fire the Deferreds of when_empty() if the connection that ended was the last."""
+        if self._waiting and not (self.connections or self.pending):
             waiting, self._waiting = self._waiting, []
             for each in waiting:
                 each.callback(None)
 
 
 def cancelling(call: IDelayedCall) -> Callable[[object], None]:
-    """A callback that calls a timed call off, if it is not made yet."""
+    """Return a callback that cancels a delayed call, if it is still pending."""
 
-    def call_off(_result: object) -> None:
+    def cancel(_result: object) -> None:
         if call.active():
             call.cancel()
 
-    return call_off
+    return cancel

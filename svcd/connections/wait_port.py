@@ -1,10 +1,10 @@
-"""Port of a service with wait=yes: when a client comes a process gets the socket itself, until it ends.
+"""Port of a service with wait=yes: when a client comes a process gets the socket itself, until the process ends.
 
-For datagram services there is no other way, and a stream server that accepts by itself works too. A process that ends
-at once and leaves the question where it was would be started for it again and again: the port rests, longer each time.
+Datagram services need this, and stream servers that accept by themselves can use it. A process that ends at once and
+leaves the datagram unread would be started for it again and again: the port is paused, longer each time.
 
-The sender of the first datagram is judged for each process; those that it reads later are its own affair, as in xinetd.
-The client of a stream server that accepts by itself is not seen at all.
+Access rules apply to the sender of the first datagram for each process, and not to those of later datagrams, as in
+xinetd. They don't apply to the clients of a stream server, which the daemon does not see.
 
 A process that has the socket, or had it, shares its file status flags (fcntl(2), O_NONBLOCK) and may change them at any
 time. So the daemon neither relies on them nor changes them while a process has the socket: it polls, receives with
@@ -41,24 +41,24 @@ if TYPE_CHECKING:
 
 __all__ = ["WaitPort"]
 
-#: A process that lives so long, in seconds, has done something, whatever waits after it.
-_GOOD_LIFE = 1.0
-#: So many processes in a row may leave something waiting after a shorter life.
-_PATIENCE = 10
-#: Then the port rests, in seconds: at first, and at most.
+#: A process that runs for this time has done its work, whatever is unread after it; in seconds.
+_MIN_RUN_SECONDS = 1.0
+#: How many processes in a row may leave something unread after a shorter time.
+_MAX_FAILED_RUNS = 10
+#: The first and the longest pause of the port after that, in seconds.
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
 
 
 @implementer(IListeningPort)
 class WaitPort(BasePort):
-    """Port that gives its socket to a process whenever it can be read.
+    """Port that hands its socket to a process whenever it is readable.
 
     Args:
-        reactor: watches the socket, and time.
+        reactor: watches the socket and time.
         sock: a listening or a datagram socket.
-        tracker: has the processes.
-        freed: called when a process has ended whose socket this port has no more.
+        tracker: tracks the processes.
+        freed: called when a process has ended whose socket this port no longer serves.
     """
 
     def __init__(
@@ -71,22 +71,22 @@ class WaitPort(BasePort):
         super().__init__(reactor, sock)
         self._reactor = reactor
         self._tracker = tracker
-        self._session: SpawnedConnection | None = None
+        self._connection: SpawnedConnection | None = None
         self._holder: HolderProcess | None = None
         self._before: WaitPort | None = None
         self._acceptor = AcceptHelper(reactor, sock, self._accepted)
         self._refusal: Refusal | None = None
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
-        self._hasty = 0
-        self._rest: IDelayedCall | None = None
+        self._failed_runs = 0
+        self._pause_timer: IDelayedCall | None = None
         self._freed = freed
         self._next: WaitPort | None = None
 
     @property
     def busy(self) -> bool:
         """Whether a process has the socket."""
-        return self._session is not None or self._holder is not None or self._waits_for_other
+        return self._connection is not None or self._holder is not None or self._waits_for_other
 
     @property
     def _waits_for_other(self) -> bool:
@@ -95,20 +95,20 @@ class WaitPort(BasePort):
     @property
     def process(self) -> int:
         """The pid of the process that has the socket; 0 if there is none, or not yet."""
-        if self._session is not None:
-            return self._session.pid
+        if self._connection is not None:
+            return self._connection.pid
         if self._holder is not None:
             return self._holder.pid
         return 0 if self._before is None else self._before.process
 
     def hold(self, pid: int) -> None:
-        """Leave the socket to a process of the daemon before this one, until it ends."""
+        """Pause until a process of the old daemon has ended, which has the socket."""
         self.pause()
         with contextlib.suppress(ProcessLookupError):
             self._holder = HolderProcess(self._reactor, pid, self.release)
 
     def follow(self, before: WaitPort) -> None:
-        """Take the socket over from the port of another service, whose process is ended first."""
+        """Take over the socket from the port of another service, after the end of its process."""
         if before.busy:
             self._before, before._next = before, self
             before.dismiss()
@@ -116,34 +116,34 @@ class WaitPort(BasePort):
     def dismiss(self) -> None:
         """End the process that has the socket: SIGTERM, and SIGKILL after the service's shutdown_timeout."""
         seconds = self._tracker.service.options.shutdown_timeout
-        if self._session is not None:
-            self._session.abort("shutdown", seconds)
+        if self._connection is not None:
+            self._connection.abort("shutdown", seconds)
         elif self._holder is not None:
             self._holder.end(seconds)
 
     def withdraw(self) -> None:
-        """Give up a process that has no launcher to be started by; the client stays in the kernel's queue."""
-        session = self._session
+        """Abort a connection that waits for a launcher; its client stays in the queue of the kernel."""
+        connection = self._connection
         if (
-            session is not None
-            and not session.pid
-            and not (session.launcher_client is not None and session.launcher_client.ready)
+            connection is not None
+            and not connection.pid
+            and not (connection.launcher_client is not None and connection.launcher_client.ready)
         ):
-            session.abort("shutdown")
+            connection.abort("shutdown")
 
     def resume(self) -> None:
-        """Go on, unless a process has the socket, or too many had."""
-        if not self.busy and self._rest is None and not self._acceptor.waiting and self._tracker.may_accept():
+        """Resume, unless a process has the socket or the port is paused after failed runs."""
+        if not self.busy and self._pause_timer is None and not self._acceptor.waiting and self._tracker.may_accept():
             super().resume()
 
     def doRead(self) -> None:
-        """Start a process for the client that has come."""
+        """Start a process, or refuse the client."""
         if self.busy or self._acceptor.waiting or not self._tracker.may_accept():
             self.pause()
             return
-        host, peer, environment = self._asker()
+        host, peer, environment = self._first_sender()
         slot = self._tracker.service_admission.admit(host, self._tracker.clock())
-        # A name is not waited for: anybody can make a datagram whose sender is somebody with a slow name server.
+        # Host names are not looked up: a forged sender address may belong to a slow name server.
         found = (
             (slot.check_host_name(None) or slot) if isinstance(slot, ConnectionSlot) and slot.needs_host_name else slot
         )
@@ -151,19 +151,19 @@ class WaitPort(BasePort):
             self._refuse(found, peer)
             return
         try:
-            descriptor = os.dup(self.socket.fileno())
+            fd = os.dup(self.socket.fileno())
         except OSError:
-            # There are no more; an exception would end this port for good.
+            # There are no more descriptors; an exception would end this port for good.
             found.release()
-            self._tracker.budget.rest()
+            self._tracker.budget.pause()
             return
-        # Programs for inetd expect a socket that blocks; it is one for all who have it.
+        # Programs for inetd expect a blocking socket; the flag is common to all descriptors of it.
         self.socket.setblocking(True)
         self.pause()
-        self._session = self._tracker.take_socket(descriptor, peer, environment, self._back, found)
+        self._connection = self._tracker.take_socket(fd, peer, environment, self._process_ended, found)
 
     def _refuse(self, refusal: Refusal, peer: str) -> None:
-        """Take away what waits, and only that."""
+        """Discard the refused datagram, or accept and close the refused connection."""
         if self.socket.type == socket.SOCK_DGRAM:
             self._tracker.service_admission.refusals.report(refusal, peer)
             with contextlib.suppress(OSError):
@@ -174,21 +174,21 @@ class WaitPort(BasePort):
         try:
             self._acceptor.accept()
         except OSError:
-            # There can't be another process now: the client waits in the kernel's queue.
+            # No other process can be started now: the client waits in the queue of the kernel.
             self._pause_for(_FIRST_PAUSE)
 
-    def _accepted(self, descriptor: int) -> None:
-        """Turn away the client that the acceptor has accepted."""
+    def _accepted(self, fd: int) -> None:
+        """Refuse the client that the acceptor has accepted; fd is -1 if there is none."""
         refusal, self._refusal = self._refusal, None
-        if descriptor >= 0:
+        if fd >= 0:
             assert refusal is not None  # noqa: S101 - it is accepted to be refused
-            self._tracker.service_admission.refusals.reject(descriptor, refusal, "-")
+            self._tracker.service_admission.refusals.reject(fd, refusal, "-")
         self.resume()
 
-    def _asker(self) -> tuple[str, str, bytes]:
-        """Who sent the first datagram: the address, the same as people write it, and as variables.
+    def _first_sender(self) -> tuple[str, str, bytes]:
+        """Return the sender of the first datagram: its address, the address as text, and environment variables.
 
-        Of a listening socket nobody knows.
+        The client of a listening socket is unknown.
         """
         family, kind = self.socket.family, self.socket.type
         if family == socket.AF_UNIX:
@@ -201,20 +201,20 @@ class WaitPort(BasePort):
             return "", "-", b"PROTO=UDP"
         local = self.socket.getsockname()
         environment = tcp_environment(local[0], local[1], name[0], name[1], 1)
-        return name[0], self._tracker.peer_text(name[0], name[1]), environment.replace(b"PROTO=TCP", b"PROTO=UDP", 1)
+        return name[0], self._tracker.format_peer(name[0], name[1]), environment.replace(b"PROTO=TCP", b"PROTO=UDP", 1)
 
-    def _back(self) -> None:
-        """Watch the socket again: the process has ended, or there was none."""
-        session, self._session = self._session, None
-        lived = 0.0 if session is None else self._tracker.clock() - session.started
-        left = self.connected and lived < _GOOD_LIFE and bool(self._poll.poll(0))
-        self._hasty = self._hasty + 1 if left else 0
-        if self._hasty >= _PATIENCE:
-            self._pause_for(min(_FIRST_PAUSE * 2 ** (self._hasty - _PATIENCE), _LONGEST_PAUSE))
+    def _process_ended(self) -> None:
+        """Watch the socket again: the process has ended, or could not be started."""
+        connection, self._connection = self._connection, None
+        run_seconds = 0.0 if connection is None else self._tracker.clock() - connection.started
+        left = self.connected and run_seconds < _MIN_RUN_SECONDS and bool(self._poll.poll(0))
+        self._failed_runs = self._failed_runs + 1 if left else 0
+        if self._failed_runs >= _MAX_FAILED_RUNS:
+            self._pause_for(min(_FIRST_PAUSE * 2 ** (self._failed_runs - _MAX_FAILED_RUNS), _LONGEST_PAUSE))
         self.release()
 
     def release(self) -> None:
-        """Go on: the process that had the socket has ended, or that of the port before."""
+        """Resume: the process of the old daemon or of the other service has ended."""
         self._holder = self._before = None
         if self.connected:
             self.resume()
@@ -226,16 +226,16 @@ class WaitPort(BasePort):
 
     def _pause_for(self, seconds: float) -> None:
         self.pause()
-        self._rest = self._reactor.callLater(seconds, self._rested)
+        self._pause_timer = self._reactor.callLater(seconds, self._pause_over)
 
-    def _rested(self) -> None:
-        self._rest = None
+    def _pause_over(self) -> None:
+        self._pause_timer = None
         self.resume()
 
     def stopListening(self) -> Deferred[None]:
-        """Stop at once; a process that has the socket keeps it until it ends."""
-        if self._rest is not None:
-            self._rest.cancel()
-            self._rest = None
+        """Stop at once; a process keeps the socket until it ends."""
+        if self._pause_timer is not None:
+            self._pause_timer.cancel()
+            self._pause_timer = None
         self._acceptor.close()
         return super().stopListening()

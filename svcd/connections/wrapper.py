@@ -1,7 +1,7 @@
-"""The gate: every connection passes it, is numbered, counted and logged, and leaves by it.
+"""ConnectionWrapper: admission, counts and log lines of a connection that is served in the daemon.
 
-The gate stands between a transport and the service's protocol for the first and the last step only: data goes
-straight to the protocol's own dataReceived, so a byte pays nothing for it.
+The wrapper is between the transport and the service's protocol for the first and the last event only: the transport
+calls the protocol's own dataReceived, so the wrapper costs nothing per byte.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ _INET = (IPv4Address, IPv6Address)
 
 @implementer(IProtocol)
 class ConnectionWrapper:
-    """One connection's way in and out.
+    """Protocol between the transport and the service's protocol: logs, counts and limits a connection.
 
     Attributes:
-        number: the connection's, since the daemon started.
-        started: by the keeper's clock, in seconds.
+        connection_id: id of the connection, unique since the start of the daemon.
+        started: time of accept in seconds, by the tracker's clock.
     """
 
     __slots__ = (
         "_accept",
         "_cause",
         "_client",
-        "_heard_all",
         "_host",
+        "_input_closed",
         "_protocol",
         "_slot",
         "_tracker",
+        "connection_id",
         "dataReceived",
-        "number",
         "started",
         "transport",
     )  # fmt: skip
@@ -61,10 +61,10 @@ class ConnectionWrapper:
         self._protocol = protocol
         self._slot = slot
         self._cause = ""
-        self._host = tracker.nameless
-        # A line that waits for the client's name: its template and its values.
+        self._host = tracker.no_value
+        # An accept line that waits for the client's host name: its template and its values.
         self._accept: tuple[str, dict[str, object]] | None = None
-        self._heard_all = False
+        self._input_closed = False
         # The address object of the transport, so that it takes no memory of its own.
         self._client: Any = client
         self.dataReceived: Callable[[bytes], None] = protocol.dataReceived
@@ -73,7 +73,7 @@ class ConnectionWrapper:
     def peer(self) -> str:
         """The client's address as text, made when it is needed: kept, it would take more memory than the wrapper."""
         client = self._client
-        return self._tracker.peer_text(client.host, client.port) if isinstance(client, _INET) else client.text
+        return self._tracker.format_peer(client.host, client.port) if isinstance(client, _INET) else client.text
 
     @property
     def _quoted_peer(self) -> str:
@@ -81,100 +81,106 @@ class ConnectionWrapper:
         return tracker.quoted_peer(client.host, client.port) if isinstance(client, _INET) else tracker.quoted(self.peer)
 
     def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - what the reactor has
-        """The connection is there."""
+        """Count and log the connection, and connect the service's protocol."""
         tracker = self._tracker
         self.transport = transport
         if not isinstance(self._client, (*_INET, UNIXPeer)):
             self._client = UNIXPeer(None, credentials(transport.getHandle()))
         self.started = tracker.clock()
-        self.number = next(tracker.connection_ids)
+        self.connection_id = next(tracker.connection_ids)
         tracker.counters.accepted += 1
         tracker.add(self)
         if tracker.accept_line:
-            self._came({"peer": self._quoted_peer, "id": self.number, "count": len(tracker.sessions) - tracker.untold})
+            self._log_accept(
+                {
+                    "peer": self._quoted_peer,
+                    "id": self.connection_id,
+                    "count": len(tracker.connections) - tracker.unlogged,
+                }
+            )
         if tracker.service_admission.accept_banner:
-            self._greet(transport, tracker.service_admission.accept_banner)
+            self._send_banner(transport, tracker.service_admission.accept_banner)
         try:
             self._protocol.makeConnection(transport)
         except BaseException:
             self._cause = "error"
             raise
-        # A protocol may have put its own, faster way in place.
+        # The protocol may have set a faster method.
         self.dataReceived = self._protocol.dataReceived
 
     def connectionMade(self) -> None:
         """Never called: makeConnection passes on the transport."""
 
     def connectionLost(self, reason: Failure) -> None:
-        """The connection is gone."""
+        """Handle the end of the connection: write its lines and release its slot."""
         tracker = self._tracker
         try:
-            self._tell_accept()
-            del tracker.sessions[self.number]
+            self._log_pending_accept()
+            del tracker.connections[self.connection_id]
             tracker.budget.release()
             self._protocol.connectionLost(reason)
         finally:
             try:
-                self._tell_end(reason)
+                self._log_end(reason)
             finally:
-                # After the line: somebody who waited for this may come in now.
+                # After the line: a connection that is queued for this place may be admitted now.
                 self._slot.release()
                 tracker.notify_if_empty()
 
-    def _tell_end(self, reason: Failure) -> None:
+    def _log_end(self, reason: Failure) -> None:
         tracker = self._tracker
-        # A service that could not serve this client says why.
+        # The protocol says why it could not serve the client,
         failure = getattr(self._protocol, "failure_text", "")
         if failure:
             self._cause = self._cause or self._failure_word()
             tracker.counters.failures += 1
         if failure and tracker.fail_line:
-            values = {"peer": self._quoted_peer, "id": self.number, "reason": tracker.quoted(failure)}
+            values = {"peer": self._quoted_peer, "id": self.connection_id, "reason": tracker.quoted(failure)}
             tracker.log_writer.write(tracker.fail_line % values)
-        # Or why it has ended the connection itself.
+        # or why it has closed the connection itself.
         self._cause = self._cause or getattr(self._protocol, "end_reason", "")
         seconds, word = tracker.clock() - self.started, self._cause or self._reason(reason)
         if not (tracker.end_line or tracker.counters.watched):
-            # Nobody wants to know more, and the kernel need not be asked.
+            # The byte counts are not needed, so the kernel is not asked.
             tracker.counters.end_uncounted(word, seconds)
             return
         carried = getattr(self.transport, "bytes_in", 0), getattr(self.transport, "bytes_out", 0)
-        tracker.log_end(self.number, self.peer, self._host, seconds, *carried, word)
+        tracker.log_end(self.connection_id, self.peer, self._host, seconds, *carried, word)
 
     def traffic(self) -> tuple[int, int] | None:
-        """Bytes that came from the client, and bytes that were taken on its side; None if nobody counts them."""
+        """Return the bytes received from the client, and those acknowledged by its system; None if they are unknown."""
         return getattr(self.transport, "traffic", None)
 
     def info(self) -> dict[str, object]:
-        """What is known of the connection."""
+        """Return the fields of the connection in `svcctl connections`."""
         moved = {"in": getattr(self.transport, "bytes_in", 0), "out": getattr(self.transport, "bytes_out", 0)}
         return self._tracker.facts(self, self.peer, **moved)
 
     def drain(self) -> None:
-        """Ask the service to end the connection as soon as nothing is owed to the client."""
+        """Ask the protocol to close the connection as soon as the client has all output."""
         drain = getattr(self._protocol, "drain", None)
         if drain is not None:
             drain()
 
     def abort(self, cause: str) -> None:
-        """End the connection now, whatever is under way; the log says the cause."""
+        """Close the connection now, with data unsent; cause is the reason of the end line."""
         self._cause = self._cause or cause
         self.transport.abortConnection()
 
     def logPrefix(self) -> str:
-        """For messages of the reactor."""
+        """Return the prefix of log messages."""
         return self._tracker.service.id
 
-    def _came(self, values: dict[str, object]) -> None:
+    def _log_accept(self, values: dict[str, object]) -> None:
         tracker = self._tracker
         if tracker.resolves:
-            # The line waits for the name, a bounded time, and the client does not wait for either.
-            self._tell_later(values)
-            self._ask_name()
+            # The line waits for the name, for a bounded time; the client is served meanwhile.
+            self._defer_accept(values)
+            self._look_up_name()
         else:
             tracker.log_writer.write(tracker.accept_line % values)
 
-    def _ask_name(self) -> None:
+    def _look_up_name(self) -> None:
         host = getattr(self.transport.getPeer(), "host", None)
         found = self._tracker.resolver.host_of(host) if host else succeed(None)
         found.addCallback(self._named)
@@ -182,23 +188,23 @@ class ConnectionWrapper:
     def _named(self, host: str | None) -> None:
         if host:
             self._host = self._tracker.quoted(host)
-        self._tell_accept()
+        self._log_pending_accept()
 
-    def _tell_later(self, values: dict[str, object]) -> None:
-        self._tracker.untold += 1
+    def _defer_accept(self, values: dict[str, object]) -> None:
+        self._tracker.unlogged += 1
         self._accept = self._tracker.accept_line, values
 
-    def _tell_accept(self) -> None:
-        """Write the accept line that waits, if any: with the time of now, and the count of now."""
+    def _log_pending_accept(self) -> None:
+        """Write the accept line that waits, if there is one, with the present time and count."""
         tracker = self._tracker
         if self._accept is not None:
             (line, values), self._accept = self._accept, None
-            tracker.untold -= 1
-            values |= {"host": self._host, "count": len(tracker.sessions) - tracker.untold}
+            tracker.unlogged -= 1
+            values |= {"host": self._host, "count": len(tracker.connections) - tracker.unlogged}
             if tracker.accept_line:
                 tracker.log_writer.write(line % values)
 
-    def _greet(self, transport: Any, welcome: bytes) -> None:  # noqa: ANN401 - as makeConnection
+    def _send_banner(self, transport: Any, welcome: bytes) -> None:  # noqa: ANN401 - as makeConnection
         transport.write(welcome)
 
     def _failure_word(self) -> str:
@@ -211,22 +217,22 @@ class ConnectionWrapper:
             return "aborted"
         if not failure.check(ConnectionLost):
             return "error"
-        # At a UNIX socket's orderly end poll(2) says POLLHUP, which Twisted takes for a loss.
+        # At the orderly end of a UNIX socket poll(2) reports POLLHUP, which Twisted takes for a loss.
         local = not isinstance(self.transport.getPeer(), _INET)
-        return "done" if local and self._heard_all else "lost"
+        return "done" if local and self._input_closed else "lost"
 
 
 @implementer(IHalfCloseableProtocol)
 class HalfCloseableWrapper(ConnectionWrapper):
-    """For a protocol that answers half-closed clients."""
+    """Wrapper of a protocol that handles half-close."""
 
     __slots__ = ()
 
     def readConnectionLost(self) -> None:
-        """The client will send no more."""
-        self._heard_all = True
+        """Handle the end of the client's input."""
+        self._input_closed = True
         self._protocol.readConnectionLost()  # type: ignore[attr-defined]
 
     def writeConnectionLost(self) -> None:
-        """Our side is closed."""
+        """Handle the close of the write side."""
         self._protocol.writeConnectionLost()  # type: ignore[attr-defined]

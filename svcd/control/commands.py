@@ -120,7 +120,7 @@ class Commands:
         if problems:
             row["problems"] = [str(problem) for problem in problems]
         if tracker is not None:
-            row["connections"] = len(tracker.sessions)
+            row["connections"] = len(tracker.connections)
             row["limit"] = tracker.service_admission.admission.rules.instances
             row["refused"] = {
                 str(reason): count for reason, count in tracker.service_admission.refusals.counts.items() if count
@@ -165,7 +165,7 @@ class Commands:
         for running in [*self._supervisor.hosted.values(), *self._supervisor.draining]:
             for session in running.tracker.all_connections() if running.tracker is not None else []:
                 peer = str(session.info()["peer"])
-                if session.number == number or who in (peer, peer.rpartition(":")[0].strip("[]")):
+                if session.connection_id == number or who in (peer, peer.rpartition(":")[0].strip("[]")):
                     session.abort("kicked")
                     ended += 1
         if not ended:

@@ -331,7 +331,7 @@ class TestBanners:
 
     def test_refusals_use_up_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Beyond a number the text is sent and the connection closed at once."""
-        monkeypatch.setattr(lingering_close_module, "_MOST", 2)
+        monkeypatch.setattr(lingering_close_module, "_MAX_LINGERING", 2)
         place = _Place("banner_fail=/out only_from=")
         transports = [place.connect() for _ in range(4)]
         assert [transport.lost for transport in transports] == ["", "", "done", "done"]
@@ -405,7 +405,7 @@ class TestNames:
         (pending,) = place.tracker.all_connections()
         facts = pending.info()
         assert (facts["id"], facts["peer"], facts["state"]) == (1, "192.0.2.1:40000", "host-name")
-        assert pending.info()["id"] == pending.number == 1
+        assert pending.info()["id"] == pending.connection_id == 1
         pending.drain()
         assert transport.lost == "aborted"
         assert emptied.called
@@ -688,7 +688,7 @@ class TestDescriptors:
         self, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Behind its text."""
-        monkeypatch.setattr(lingering_close_module, "_MOST", 0)
+        monkeypatch.setattr(lingering_close_module, "_MAX_LINGERING", 0)
         ours, theirs = pair
         place = _Place()
         place.service_admission.refusals.lingering_closer.close(ours.detach(), b"out\n")

@@ -232,7 +232,7 @@ def test_a_factory_that_can_not_be_stopped(tmp_path: Path, monkeypatch: pytest.M
         daemon.supervisor.change_to(desired(f"{ok}\n{mine}"))
         assert daemon.stop().called
     assert len(log.named("problem")) == 2
-    assert not daemon.supervisor.hosted["echo/unix"].tracker.sessions  # type: ignore[union-attr]
+    assert not daemon.supervisor.hosted["echo/unix"].tracker.connections  # type: ignore[union-attr]
 
 
 def test_a_socket_goes_to_another_service_of_which_one_is_broken(tmp_path: Path) -> None:
@@ -353,7 +353,7 @@ def test_an_inherited_socket_waits_for_its_service(tmp_path: Path, monkeypatch: 
         for port in daemon.ports:
             if isinstance(port, StreamPort):
                 port.doRead()
-        assert len(daemon.supervisor.trackers["mine/unix"].sessions) == 1
+        assert len(daemon.supervisor.trackers["mine/unix"].connections) == 1
         daemon.close()
     assert lent.fileno() == -1
 

@@ -240,7 +240,7 @@ def test_a_name_cannot_forge_a_line(as_json: bool) -> None:
     assert word == 'a\nend service=x %(y)s "'
 
 
-def test_a_nameless_client() -> None:
+def test_a_client_without_a_host_name() -> None:
     """No name is a dash."""
     wrappers = _Gates("echo 7/tcp resolve=yes")
     wrappers.connect()
@@ -298,7 +298,7 @@ def test_a_descriptor_is_taken_and_given_back_once() -> None:
     for left, transport in zip((2, 1, 0), transports, strict=True):
         _lose(transport)
         assert wrappers.budget.open == left
-        assert len(wrappers.tracker.sessions) == left
+        assert len(wrappers.tracker.connections) == left
 
 
 def test_a_protocol_that_fails_at_its_end_is_still_counted_and_told() -> None:
@@ -309,7 +309,7 @@ def test_a_protocol_that_fails_at_its_end_is_still_counted_and_told() -> None:
     with pytest.raises(ZeroDivisionError):
         _lose(transport)
     assert wrappers.lines[-1].startswith("end ")
-    assert (wrappers.budget.open, wrappers.tracker.sessions) == (0, {})
+    assert (wrappers.budget.open, wrappers.tracker.connections) == (0, {})
 
 
 def test_when_empty_fires_with_the_last_connection() -> None:
@@ -378,7 +378,7 @@ def test_without_deadlines_nothing_watches() -> None:
     wrappers = _Gates()
     wrappers.tracker.start_timeouts(wrappers.clock.callLater)
     wrappers.connect()
-    assert wrappers.tracker.deadlines is None
+    assert wrappers.tracker.timeout_sweeper is None
     assert not wrappers.clock.getDelayedCalls()
 
 

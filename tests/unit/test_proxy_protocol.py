@@ -231,7 +231,7 @@ def test_who_has_waited_longest_makes_room(proxied: Callable[..., _Proxied]) -> 
     """However many connections say nothing, they have a share of the descriptors, and others find room."""
     service = proxied(limit=12)
     first = [service.connect() for _ in range(3)]
-    assert service.budget.open == service.header_queue.most == 3
+    assert service.budget.open == service.header_queue.max_waiting == 3
     service.connect(V1)
     assert len(service.taken) == 1
     service.connect()

@@ -205,7 +205,7 @@ def test_a_connection_without_a_process_is_told_with_the_reason(spawned: Callabl
     assert [line.split()[0] for line in daemon.lines] == ["accept", "fail", "end"]
     assert 'reason="can\'t start it: No such file or directory"' in daemon.lines[1]
     assert "reason=failed" in daemon.lines[2]
-    assert (daemon.tracker.sessions, daemon.budget.open) == ({}, 0)
+    assert (daemon.tracker.connections, daemon.budget.open) == ({}, 0)
 
 
 def test_the_environment_is_the_connections(spawned: Callable[..., _Spawned]) -> None:
@@ -237,7 +237,7 @@ def test_a_client_that_a_proxy_names(spawned: Callable[..., _Spawned]) -> None:
     assert (near, far, proxied) == (DESTINATION, SOURCE, proxy.getsockname())
     # The kernel is asked for the connection that there is.
     proxy.sendall(b"x" * 30)
-    assert daemon.tracker.sessions[1].traffic() == (2, 0)
+    assert daemon.tracker.connections[1].traffic() == (2, 0)
     daemon.begin(1)
     daemon.tracker.process_ended(Ended(1, 0, bytes_in=30, bytes_out=7))
     assert daemon.lines[-1].startswith("end service=cat/tcp peer=192.0.2.1:40000 id=1 in=2 out=7 ")
@@ -275,7 +275,7 @@ def test_a_name_is_waited_for(spawned: Callable[..., _Spawned]) -> None:
     assert not daemon.launcher_client.waiting
     daemon.names.answer("client.example")
     assert not daemon.launcher_client.waiting
-    session = daemon.tracker.sessions[1]
+    session = daemon.tracker.connections[1]
     assert session.info()["state"] == "host-name"
     daemon.names.answer("server.example")
     assert session.info()["state"] == "starting"
@@ -307,7 +307,7 @@ def test_a_connection_may_end_before_its_name_is_known(spawned: Callable[..., _S
     client = daemon.connect()
     for _ in range(known):
         daemon.names.answer("client.example")
-    daemon.tracker.sessions[1].abort("shutdown")
+    daemon.tracker.connections[1].abort("shutdown")
     assert "reason=shutdown" in daemon.lines[-1]
     for _ in range(2 - known):
         daemon.names.answer("client.example")
@@ -320,7 +320,7 @@ def test_a_client_that_is_gone_leaves_no_trace(spawned: Callable[..., _Spawned])
     """A descriptor that is no connection any more is closed."""
     daemon = spawned()
     daemon.tracker.take(os.open(os.devnull, os.O_RDONLY), ("192.0.2.1", 1), socket.AF_INET)
-    assert not daemon.tracker.sessions
+    assert not daemon.tracker.connections
 
 
 def test_a_process_has_so_long_and_no_longer(spawned: Callable[..., _Spawned]) -> None:
@@ -349,7 +349,7 @@ def test_a_process_that_can_not_be_ended_does_not_hold_the_daemon(spawned: Calla
     for _ in range(3):
         daemon.reactor.advance(KILL_SECONDS)
     assert daemon.launcher_client.signals == [(1, signal.SIGTERM), *[(1, signal.SIGKILL)] * 3]
-    (session,) = daemon.tracker.sessions.values()
+    (session,) = daemon.tracker.connections.values()
     session.drain()
     # To ask once more is no reason to begin again.
     session.abort("shutdown")
@@ -389,7 +389,7 @@ def test_waiting_connections_are_not_awaited_when_nothing_can_start(spawned: Cal
     daemon.connect()
     daemon.launcher_client.failing = True
     empty = daemon.tracker.when_empty()
-    daemon.tracker.sessions[1].drain()
+    daemon.tracker.connections[1].drain()
     assert empty.called
     assert daemon.budget.open == 0
 
@@ -412,12 +412,12 @@ def test_a_hand_off_port_rests_while_the_link_is_full(spawned: Callable[..., _Sp
     daemon.dial()
     daemon.launcher_client.full = True
     port.doRead()
-    assert (len(daemon.tracker.sessions), daemon.reactor.readers) == (0, set())
+    assert (len(daemon.tracker.connections), daemon.reactor.readers) == (0, set())
     daemon.launcher_client.full = False
     daemon.tracker.queue_drained()
     assert daemon.reactor.readers == {port}
     port.doRead()
-    assert len(daemon.tracker.sessions) == 1
+    assert len(daemon.tracker.connections) == 1
     port.stopListening()
     assert daemon.reactor.readers == set()
 
@@ -620,9 +620,9 @@ def test_a_ticket_comes_back_whatever_happens(spawned: Callable[..., _Spawned], 
             assert [line.split()[0] for line in daemon.lines] == ["accept", "end"]
             assert "reason=unknown" in daemon.lines[1]
         case "cut":
-            daemon.tracker.sessions[1].abort("shutdown")
+            daemon.tracker.connections[1].abort("shutdown")
     assert _counts(daemon) == (0, 0, 0)
-    assert not daemon.tracker.sessions
+    assert not daemon.tracker.connections
 
 
 def test_what_a_launcher_says_of_itself(spawned: Callable[..., _Spawned]) -> None:
@@ -721,7 +721,7 @@ def test_a_stop_before_the_name_is_known(spawned: Callable[..., _Spawned]) -> No
     """Who was not let in leaves no line."""
     daemon = spawned("only_from=.example")
     client = daemon.connect()
-    daemon.tracker.sessions[1].abort("shutdown")
+    daemon.tracker.connections[1].abort("shutdown")
     assert _counts(daemon) == (0, 0, 0)
     daemon.names.answer("good.example")
     assert client.recv(1) == b""
@@ -738,12 +738,12 @@ def test_the_port_rests_while_there_are_enough(spawned: Callable[..., _Spawned])
     for _ in range(2):
         daemon.dial()
     port.doRead()
-    assert (list(daemon.tracker.sessions), daemon.reactor.readers) == ([1], set())
+    assert (list(daemon.tracker.connections), daemon.reactor.readers) == ([1], set())
     daemon.begin(1)
     daemon.tracker.process_ended(Ended(1, 0))
     assert daemon.reactor.readers == {port}
     port.doRead()
-    assert list(daemon.tracker.sessions) == [2]
+    assert list(daemon.tracker.connections) == [2]
 
 
 def test_a_client_that_another_port_brings_waits_for_room(spawned: Callable[..., _Spawned]) -> None:
@@ -796,7 +796,7 @@ def test_a_datagram_that_is_refused_is_taken_away(spawned: Callable[..., _Spawne
         service.run(0, read=True)
     service.client.send(b"hello")
     service.port.doRead()
-    assert not service.daemon.tracker.sessions
+    assert not service.daemon.tracker.connections
     assert service.watched
     with pytest.raises(BlockingIOError):
         service.sock.recv(10, socket.MSG_DONTWAIT)
@@ -821,7 +821,7 @@ def test_a_process_that_accepts_by_itself_is_not_started_out_of_hours(spawned: C
         assert port not in daemon.reactor.readers
         daemon.reactor.wait_for(AcceptHelper).doRead()
         assert client.recv(100) == b"out\n"
-        assert not daemon.tracker.sessions
+        assert not daemon.tracker.connections
         assert port in daemon.reactor.readers
     port.stopListening()
     assert "peer=- reason=load" in daemon.lines[0]
@@ -864,7 +864,7 @@ def test_the_processes_of_a_daemon_before_are_left_their_socket(spawned: Callabl
         service.port.doRead()
         service.port.resume()
         assert not service.watched
-        assert not service.daemon.tracker.sessions
+        assert not service.daemon.tracker.connections
     service.daemon.reactor.wait_for(HolderProcess).doRead()
     assert (service.port.busy, service.port.process, service.watched) == (False, 0, True)
     service.port.hold(process.pid)
@@ -900,7 +900,7 @@ def test_a_process_whose_socket_is_given_up_is_ended(spawned: Callable[..., _Spa
     assert service.daemon.launcher_client.signals == [(1, signal.SIGTERM)]
     service.daemon.reactor.advance(50)
     assert len(service.daemon.launcher_client.signals) == 1
-    service.daemon.tracker.sessions[1].abort("shutdown")
+    service.daemon.tracker.connections[1].abort("shutdown")
     service.daemon.reactor.advance(KILL_SECONDS)
     assert service.daemon.launcher_client.signals == [(1, signal.SIGTERM), (1, signal.SIGKILL)]
 

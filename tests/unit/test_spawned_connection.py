@@ -151,14 +151,14 @@ class _Case:
 
     def kick(self) -> None:
         """An operator closes the connection; connections that are closed can't be found."""
-        if self.tracker.sessions:
+        if self.tracker.connections:
             self.connection.abort("kicked")
 
     def shutdown(self) -> None:
         """The daemon stops: connections are drained, and aborted when the time is over."""
-        if self.tracker.sessions:
+        if self.tracker.connections:
             self.connection.drain()
-        if self.tracker.sessions:
+        if self.tracker.connections:
             self.connection.abort("shutdown")
 
     def time_passes(self) -> None:
@@ -203,7 +203,7 @@ def _check_end(case: _Case) -> None:
     assert case.closed == 1
     assert [line.split()[0] for line in case.lines if not line.startswith("fail")] == ["accept", "end"]
     assert sum(line.startswith("fail") for line in case.lines) <= 1
-    assert (case.tracker.sessions, case.tracker.untold, case.budget.open) == ({}, 0, 0)
+    assert (case.tracker.connections, case.tracker.unlogged, case.budget.open) == ({}, 0, 0)
     assert (case.admission.admission.open, case.tracker.counters.children) == (0, 0)
     assert case.reactor.getDelayedCalls() == []
     assert sum(case.tracker.counters.ended.values()) == 1

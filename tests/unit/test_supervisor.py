@@ -163,7 +163,7 @@ def test_a_connection_is_served_and_logged(daemon: _Daemon, tmp_path: Path) -> N
     daemon.start()
     client = daemon.connect(tmp_path / "echo")
     client.sendall(b"hello")
-    (wrapper,) = daemon.supervisor.trackers["echo/unix"].sessions.values()
+    (wrapper,) = daemon.supervisor.trackers["echo/unix"].connections.values()
     wrapper.transport.doRead()
     wrapper.transport.doWrite()
     assert client.recv(100) == b"hello"
@@ -204,7 +204,7 @@ def test_sockets_outlive_the_daemon_where_somebody_keeps_them(tmp_path: Path) ->
         assert not [each for each in second.manager.said if each.startswith("FDSTORE=1")]
         for port in second.ports:
             port.doRead()
-        assert len(second.supervisor.trackers["echo/unix"].sessions) == 1
+        assert len(second.supervisor.trackers["echo/unix"].connections) == 1
         second.close()
 
 

@@ -99,7 +99,7 @@ class _Mux:
 
     def close(self) -> None:
         """End what the test left."""
-        for session in list(self.tracker.sessions.values()):
+        for session in list(self.tracker.connections.values()):
             session.abort("shutdown")
         self.client.close()
         for descriptor, *_ in self.taken:
@@ -122,7 +122,7 @@ def test_a_named_service_gets_the_connection(mux: _Mux) -> None:
     assert (peer, family, relay) == (mux.client.getsockname(), socket.AF_INET, None)
     assert os.read(descriptor, 100) == b"early"
     assert os.get_blocking(descriptor)
-    assert (mux.tracker.sessions, mux.budget.open, mux.reactor.readers) == ({}, 0, set())
+    assert (mux.tracker.connections, mux.budget.open, mux.reactor.readers) == ({}, 0, set())
     assert not mux.reactor.getDelayedCalls()
     assert mux.lines[-1].startswith("end service=tcpmux/tcp")
     assert "reason=done" in mux.lines[-1]
@@ -158,13 +158,13 @@ def test_a_client_that_leaves_within_its_name(mux: _Mux) -> None:
     mux.client.shutdown(socket.SHUT_WR)
     for reader in list(mux.reactor.readers):
         reader.doRead()
-    assert (mux.tracker.sessions, mux.budget.open) == ({}, 0)
+    assert (mux.tracker.connections, mux.budget.open) == ({}, 0)
 
 
 def test_clients_without_a_name_are_bounded(mux: _Mux) -> None:
     """The one that has waited longest goes when there are too many: a share of the daemon's descriptors."""
     clients = [mux.connect() for _ in range(5)]
-    assert mux.budget.open == len(mux.tracker.sessions) == 2
+    assert mux.budget.open == len(mux.tracker.connections) == 2
     assert [line.split()[5] for line in mux.lines if line.startswith("end")] == ["out=0"] * 4
     assert sum("reason=timeout" in line for line in mux.lines) == 4
     for client in clients:
@@ -177,13 +177,13 @@ def test_a_service_that_fails_costs_its_client_alone(mux: _Mux) -> None:
     with LogCatcher() as log:
         mux.send(b"score\r\n")
     assert len(log.failures) == 1
-    assert (mux.tracker.sessions, mux.budget.open, mux.reactor.readers) == ({}, 0, set())
+    assert (mux.tracker.connections, mux.budget.open, mux.reactor.readers) == ({}, 0, set())
 
 
 def test_a_service_counts_a_connection_before_tcpmux_does_not(mux: _Mux) -> None:
     """A daemon that waits for its last connection never finds none in between."""
     seen: list[int] = []
-    mux.tracker.offered = lambda: {"score": lambda *_connection: seen.append(len(mux.tracker.sessions))}
+    mux.tracker.offered = lambda: {"score": lambda *_connection: seen.append(len(mux.tracker.connections))}
     mux.send(b"score\r\n")
     assert seen == [1]
 
@@ -203,9 +203,9 @@ def test_an_unknown_name_is_refused_and_the_answer_arrives(mux: _Mux) -> None:
     mux.send(b"nothing\r\nand more")
     assert mux.client.recv(100) == b"-there is no service nothing\r\n"
     assert mux.client.recv(100) == b""
-    assert mux.tracker.sessions[1].info()["state"] == "closing"
+    assert mux.tracker.connections[1].info()["state"] == "closing"
     mux.reactor.advance(LINGER)
-    assert (mux.tracker.sessions, mux.budget.open) == ({}, 0)
+    assert (mux.tracker.connections, mux.budget.open) == ({}, 0)
     assert "reason=failed" in mux.lines[-1]
 
 
@@ -231,13 +231,13 @@ def test_a_client_may_leave(mux: _Mux) -> None:
     mux.client.shutdown(socket.SHUT_WR)
     for reader in list(mux.reactor.readers):
         reader.doRead()
-    assert (mux.tracker.sessions, mux.budget.open) == ({}, 0)
+    assert (mux.tracker.connections, mux.budget.open) == ({}, 0)
 
 
 def test_stopping_does_not_wait_for_who_has_not_asked(mux: _Mux) -> None:
     """They are owed nothing."""
     empty = mux.tracker.when_empty()
-    mux.tracker.sessions[1].drain()
+    mux.tracker.connections[1].drain()
     assert empty.called
     assert "reason=shutdown" in mux.lines[-1]
 
@@ -257,7 +257,7 @@ def test_tcpmux_asks_its_own_rules_first() -> None:
     """Before anything is read; who is refused has a last word."""
     made = _Mux("only_from=10.0.0.0/8 banner_fail=/out", FakeFiles({"/out": "out\n"}))
     assert made.client.recv(100) == b"out\n"
-    assert not made.tracker.sessions
+    assert not made.tracker.connections
     assert "refuse service=tcpmux/tcp peer=127.0.0.1:" in made.lines[0]
     made.reactor.advance(2)
     assert (made.service_admission.admission.open, made.budget.open) == (0, 0)
@@ -268,9 +268,9 @@ def test_tcpmux_asks_its_own_rules_first() -> None:
 def test_tcpmux_waits_for_a_name_that_decides(name: str | None) -> None:
     """Unread, counted and listed; its ticket is back when the connection is another service's."""
     made = _Mux("only_from=.example banner=/all", FakeFiles({"/all": "all\n"}))
-    assert (list(made.tracker.sessions), made.service_admission.admission.open, made.budget.open) == ([1], 1, 1)
+    assert (list(made.tracker.connections), made.service_admission.admission.open, made.budget.open) == ([1], 1, 1)
     assert (made.reactor.readers, made.lines) == (set(), [])
-    session = made.tracker.sessions[1]
+    session = made.tracker.connections[1]
     assert session.info()["state"] == "host-name"
     made.names.answer(name)
     assert made.client.recv(100) == b"all\n"
@@ -279,7 +279,7 @@ def test_tcpmux_waits_for_a_name_that_decides(name: str | None) -> None:
         made.send(b"score\r\n")
         assert made.client.recv(100) == b"+Go\r\n"
     made.reactor.advance(2)
-    assert (made.tracker.sessions, made.service_admission.admission.open, made.budget.open) == ({}, 0, 0)
+    assert (made.tracker.connections, made.service_admission.admission.open, made.budget.open) == ({}, 0, 0)
     made.close()
 
 
@@ -289,11 +289,11 @@ def test_a_client_whose_host_name_is_looked_up_is_no_exception(way: str) -> None
     made = _Mux("only_from=.example")
     empty = made.tracker.when_empty()
     if way == "drain":
-        made.tracker.sessions[1].drain()
+        made.tracker.connections[1].drain()
     else:
         made.reactor.advance(PATIENCE)
     assert empty.called
-    assert (made.tracker.sessions, made.service_admission.admission.open, made.budget.open, made.lines) == (
+    assert (made.tracker.connections, made.service_admission.admission.open, made.budget.open, made.lines) == (
         {},
         0,
         0,

@@ -21,7 +21,7 @@ class _Session:
 
     def __init__(self, house: _House, number: int) -> None:
         self._house = house
-        self.number = number
+        self.connection_id = number
         self.started = house.clock.seconds()
         self.moved: tuple[int, int] | None = (0, 0)
         self.cuts: list[tuple[str, float]] = []
@@ -45,7 +45,7 @@ class _Session:
         """End."""
         self.cuts.append((cause, self._house.clock.seconds()))
         if not self.stays:
-            del self._house.sessions[self.number]
+            del self._house.sessions[self.connection_id]
 
 
 class _House:
@@ -189,7 +189,7 @@ def test_a_sweep_goes_in_slices() -> None:
     calls.pop()()
     assert sum(bool(session.cuts) for session in sessions) == SLICE
     # One that goes by itself meanwhile is not ended.
-    del house.sessions[sessions[-1].number]
+    del house.sessions[sessions[-1].connection_id]
     while calls:
         calls.pop()()
     assert [bool(session.cuts) for session in sessions] == [True] * 3 * SLICE + [False]

@@ -267,7 +267,7 @@ def test_a_connection_is_one_to_everybody(started: Callable[..., _Daemon]) -> No
     assert (end["id"], end["reason"], end["exit"], end["user"]) == ("1", "done", "3", "0.250")
     assert (end["in"], end["out"]) == (str(client.below.bytes_in), str(client.below.bytes_out))
     assert (client.pair.sent, client.tls.received) == (b"question", b"answer")
-    assert (daemon.budget.open, daemon.tracker.sessions) == (0, {})
+    assert (daemon.budget.open, daemon.tracker.connections) == (0, {})
     daemon.reactor.advance(60)
     assert not daemon.reactor.getDelayedCalls()
 
@@ -288,7 +288,7 @@ def test_the_handler_knows_what_the_handshake_found_out(started: Callable[..., _
     assert values["SSL_CLIENT_I_DN"] == "CN=Clients"
     assert "DNS:anna.example.org" in values["SSL_CLIENT_SAN"]
     assert daemon.fields("accept")["subject"] == '"CN=anna.example.org"'
-    facts = daemon.tracker.sessions[2].info()
+    facts = daemon.tracker.connections[2].info()
     assert (facts["tls"], facts["subject"], facts["in"]) == ("TLSv1.3", "CN=anna.example.org", client.below.bytes_in)
 
 
@@ -306,7 +306,7 @@ def test_no_process_without_a_handshake(started: Callable[..., _Daemon]) -> None
     """A failed handshake is logged once, with the reason."""
     daemon = started()
     client = daemon.connect()
-    facts = daemon.tracker.sessions[1].info()
+    facts = daemon.tracker.connections[1].info()
     assert (facts["tls"], facts["state"]) == ("handshake", "handshake")
     client.below.protocol.dataReceived(b"NONSENSE\r\n")
     client.below.lose(Failure(ConnectionDone()))
@@ -351,7 +351,7 @@ def test_a_name_comes_before_the_handshake(started: Callable[..., _Daemon]) -> N
             daemon.names.answer(name)
             if name == "eve.example.net":
                 assert client.recv(1) == b""
-                assert (daemon.events(), daemon.budget.open, daemon.tracker.sessions) == (["refuse"], 0, {})
+                assert (daemon.events(), daemon.budget.open, daemon.tracker.connections) == (["refuse"], 0, {})
             daemon.names.answer(None)
     (transport,) = daemon.reactor.adopted
     tls = TlsClient()
@@ -360,7 +360,7 @@ def test_a_name_comes_before_the_handshake(started: Callable[..., _Daemon]) -> N
         tls.receive(transport.sent)
         transport.sent = b""
     assert b"TCPREMOTEHOST=anna.example.org" in daemon.launcher_client.waiting[2][0]
-    daemon.tracker.sessions[2].log_accept()
+    daemon.tracker.connections[2].log_accept()
     assert daemon.fields("accept")["host"] == "anna.example.org"
 
 
@@ -478,7 +478,7 @@ def test_a_client_that_resets(started: Callable[..., _Daemon]) -> None:
     assert client.pair.lost == "aborted"
     assert client.handler.recv(1) == b""
     assert (daemon.events(), daemon.budget.open) == (["accept"], 0)
-    assert daemon.tracker.sessions[1].traffic() == (-1, -1)
+    assert daemon.tracker.connections[1].traffic() == (-1, -1)
     daemon.tracker.process_ended(Ended(1, signal.SIGPIPE))
     assert daemon.fields("end")["exit"] == "SIGPIPE"
 
@@ -561,7 +561,7 @@ def test_kicked_in_the_handshake(started: Callable[..., _Daemon]) -> None:
     daemon = started()
     client = daemon.connect()
     client.send()
-    daemon.tracker.sessions[1].abort("kicked")
+    daemon.tracker.connections[1].abort("kicked")
     assert client.below.lost == "aborted"
     assert daemon.fields("end")["reason"] == "kicked"
     assert (daemon.events(), daemon.budget.open) == (["accept", "end"], 0)
@@ -572,7 +572,7 @@ def test_kicked_before_there_is_a_transport(started: Callable[..., _Daemon]) -> 
     daemon = started()
     daemon.reactor.late = True
     client = daemon.connect()
-    daemon.tracker.sessions[1].abort("kicked")
+    daemon.tracker.connections[1].abort("kicked")
     assert daemon.events() == ["accept"]
     daemon.reactor.advance(0)
     assert client.below.lost == "aborted"
@@ -585,10 +585,10 @@ def test_a_drained_service_waits_for_handlers_only(started: Callable[..., _Daemo
     daemon = started()
     client = daemon.serve()
     shaking = daemon.connect()
-    for session in list(daemon.tracker.sessions.values()):
+    for session in list(daemon.tracker.connections.values()):
         session.drain()
     assert (client.below.lost, shaking.below.lost) == ("", "aborted")
-    assert list(daemon.tracker.sessions) == [1]
+    assert list(daemon.tracker.connections) == [1]
 
 
 @pytest.mark.parametrize("taken", [True, False])
@@ -596,7 +596,7 @@ def test_kicked_with_a_handler(started: Callable[..., _Daemon], taken: bool) -> 
     """The handler is killed as any; its last output arrives, if the client takes it in time."""
     daemon = started()
     client = daemon.serve()
-    daemon.tracker.sessions[1].abort("kicked")
+    daemon.tracker.connections[1].abort("kicked")
     assert (daemon.launcher_client.signals, client.below.lost) == ([(1, signal.SIGTERM)], "")
     client.below.room = 10
     client.handler_says(b"good bye, and thank you", ends=True)
@@ -628,7 +628,7 @@ def test_a_killed_handlers_client_is_closed_at_once(started: Callable[..., _Daem
     """It had its time."""
     daemon = started()
     client = daemon.serve()
-    daemon.tracker.sessions[1].abort("kicked")
+    daemon.tracker.connections[1].abort("kicked")
     daemon.reactor.advance(KILL_SECONDS)
     daemon.tracker.process_ended(Ended(1, signal.SIGKILL))
     assert client.below.lost == "aborted"
