@@ -1,4 +1,4 @@
-"""The types of values that say who may come in, when and how many."""
+"""The types of the values of access options."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_what_is_not_of_the_kind_is_refused(kind: ValueType[Any], words: list[st
     [("10.0.0.0", 8), ("10.1.0.0", 16), ("10.0.1.0", 24), ("10.0.0.1", 32), ("0.0.0.0", 0), ("10.0.0.10", 32)],
 )
 def test_zeros_at_the_end_of_an_address_mean_its_network(word: str, prefix: int) -> None:
-    """As in xinetd; with a prefix of its own an address is what it says."""
+    """As in xinetd; an address with a prefix is taken as it is."""
     (source,) = SOURCES.read(word)
     assert source.last - source.first + 1 == 1 << (32 - prefix)
     (single,) = SOURCES.read(f"{word}/32")

@@ -118,7 +118,7 @@ def test_a_banner_must_be_there_and_short(option: str) -> None:
     "word", ["only_from=10.0.0.1", "no_access=10.0.0.1", "per_source=3", "per_source_rate=1/s", "proxy_protocol=::1"]
 )
 def test_nobody_is_let_in_unseen(word: str) -> None:
-    """A process that accepts by itself can't be guarded by who comes, so the line is refused."""
+    """With wait=yes svcd can't check clients, so access options on the line are mistakes."""
     line = f"x 7/tcp server=/bin/cat wait=yes {word}"
     (problem,) = _problems(line)
     assert problem.endswith(
@@ -127,7 +127,7 @@ def test_nobody_is_let_in_unseen(word: str) -> None:
 
 
 def test_what_defaults_ask_for_can_be_taken_back() -> None:
-    """A line with wait=yes is warned of what it can't have, unless it says that it wants none of it."""
+    """Defaults that a line with wait=yes can't have give warnings, unless the line unsets them."""
     defaults = "@defaults proxy_protocol=10.0.0.1 per_source=3\n"
     found = problems_of(f"{defaults}x 7/tcp server=/bin/cat wait=yes")
     assert [problem.split(": ")[1] for problem in found] == ["warning", "warning"]
@@ -142,7 +142,7 @@ def test_what_defaults_ask_for_can_be_taken_back() -> None:
     ],
 )
 def test_proxies_that_can_not_connect(line: str, text: str) -> None:
-    """A line that names nobody else is a mistake; what @defaults name is for several services."""
+    """A line whose proxies can't connect is a mistake; proxies in @defaults are for several services."""
     (problem,) = _problems(line)
     assert problem.endswith(f": proxy_protocol: {text}")
     assert _problems(line + ",local,10.0.0.0/8") == []

@@ -231,7 +231,7 @@ def test_the_embedded_default_has_no_problems() -> None:
 
 
 def test_an_unreadable_file_of_quotes() -> None:
-    """The system's cause is told."""
+    """The problem has the system's reason."""
     files = FakeFiles({"/q": OSError(errno.EACCES, "Permission denied")})
     assert _problems("qotd 1/tcp quotes=/q", files=files) == ["s:1:19: quotes: can't read /q: Permission denied"]
 
@@ -266,7 +266,7 @@ MISSING = "No such file or directory"
     ],
 )  # fmt: skip
 def test_what_handlers_need_must_be_there(line: str, problems: list[str]) -> None:
-    """Programs, users, directories and modules of enabled services are looked for, for whoever will use them."""
+    """Programs, users, directories and modules of enabled services are checked, for the user that will use them."""
     places = dict.fromkeys(["/bin/none", "/jail/bin/sh", "/none/", "/none"], MISSING)
     machine = FakeMachine(reasons={**places, "bad:f": "ModuleNotFoundError: No module named 'bad'"})
     assert _problems(line, machine) == problems
@@ -293,7 +293,7 @@ def test_nobody_sees_bytes_on_a_socket_that_a_process_listens_on(option: str) ->
 
 @pytest.mark.parametrize("option", ["only_from", "no_access"])
 def test_a_datagram_waits_for_no_name(option: str) -> None:
-    """Anybody could make the daemon look up names: hosts are looked up beforehand, which no domain can be."""
+    """Forged senders could cause endless lookups: hosts are looked up beforehand, which is impossible for a domain."""
     for line in ("echo 7/udp {}", "tftp 69/udp4 server=/bin/cat wait=yes {}"):
         (problem,) = _problems(line.format(f"{option}=10.0.0.0/8,.example.org,host.example.org"))
         assert f"{option}: the names of senders are not looked up for udp" in problem
@@ -309,7 +309,7 @@ def _warnings(text: str, machine: FakeMachine) -> list[str]:
 
 
 def test_what_handlers_of_the_daemons_own_user_reach_is_a_warning() -> None:
-    """Keys that it may read are named; who has user= is not meant, and an ordinary load says nothing."""
+    """The warning names readable keys; services with user= are left out, and an ordinary load gives no warning."""
     text = (
         "a 1/tcp server=/bin/cat\nb 2/tcp python=m:f\nc 3/tcp server=/bin/cat user=root\n"
         "echo 4/tcp tls_cert=/c.pem tls_key=/k.pem\nupper 5/tcp tls_cert=/hidden.pem\n"

@@ -62,7 +62,7 @@ def test_a_plan_says_what_changes(new: str, lines: list[str]) -> None:
 
 
 def test_a_socket_is_kept_for_another_service() -> None:
-    """Its address counts, not who had it."""
+    """Only its address counts, not the service that had it."""
     made = _plan("echo 7/tcp4", "discard 7/tcp4")
     ((before, after),) = made.kept
     assert (before.service.name, after.service.name) == ("echo", "discard")
@@ -71,7 +71,7 @@ def test_a_socket_is_kept_for_another_service() -> None:
 
 
 def test_a_port_of_the_kernels_choice_is_kept_for_its_service_alone() -> None:
-    """Where the line says 0 the socket is found by the service."""
+    """A socket with port 0 is found by its service."""
     made = _plan("echo 0/tcp4\ntime 0/tcp4", "time 0/tcp4\ndiscard 0/tcp4")
     assert [(old.service.name, new.service.name) for old, new in made.kept] == [("time", "time")]
     assert [endpoint.service.name for endpoint in made.opened] == ["discard"]
@@ -125,7 +125,7 @@ def test_a_plan_leads_from_one_file_to_the_other(old: list[str], new: list[str])
 
 
 def test_a_socket_that_clients_do_not_find_is_opened_again() -> None:
-    """Though its line is as before: the plan says so, and its service stays the same."""
+    """Though its line is unchanged: the plan has the socket, and the service stays the same."""
     endpoints = _endpoints("echo /run/a/unix\ndiscard /run/b/unix")
     made = diff(endpoints, endpoints, {socket_key(endpoints[0])})
     assert list(made.lines()) == ["- echo/unix on /run/a", "+ echo/unix on /run/a"]

@@ -45,7 +45,7 @@ def test_the_manual_page_is_the_table(project_root: Path, capsys: pytest.Capture
 
 
 def test_generated_texts_are_up_to_date(project_root: Path) -> None:
-    """The README, the manual page and the services file have what the table and the catalog say."""
+    """The README, the manual page and the services file agree with the table and the catalog."""
     for path, text in generated_files(project_root).items():
         assert path.read_text("utf-8") == text, f"{path} is out of date: python -m tests.generated_texts"
 
@@ -64,7 +64,7 @@ def test_svcctl_has_a_manual_page_with_all_of_it() -> None:
 
 
 def test_the_manual_pages_have_no_mistakes(project_root: Path, tmp_path: Path) -> None:
-    """groff has nothing to say about them."""
+    """groff prints no warning about them."""
     groff = shutil.which("groff")
     if groff is None:
         pytest.skip("groff is not installed")
@@ -86,7 +86,7 @@ def test_the_services_file_that_is_installed_has_no_problems(project_root: Path)
 
 
 def test_no_line_of_the_installed_file_serves_others_unasked(project_root: Path, tmp_path: Path) -> None:
-    """Whoever removes the # of a line has a service of this machine alone, until bind= is changed as well."""
+    """A line without its # is a service of this machine alone, until bind= is changed as well."""
     text = (project_root / "etc/svcd/services").read_text("utf-8")
     path = tmp_path / "services"
     path.write_text(re.sub(r"^#(?=\w+ +\d+/)", "", text, flags=re.MULTILINE))
@@ -116,7 +116,7 @@ def test_the_first_example_of_the_readme_is_for_this_machine_alone(project_root:
 
 
 def test_the_lines_that_are_commented_out_have_no_problems(project_root: Path, tmp_path: Path) -> None:
-    """Whoever removes a # gets a service, but for files that the machine may lack."""
+    """A line without its # is a valid service, except for files that the machine may lack."""
     text = (project_root / "etc/svcd/services").read_text("utf-8")
     lines = [line.removeprefix("#") for line in text.splitlines() if not line.startswith(("# ", "#\n")) and line != "#"]
     path = tmp_path / "services"
@@ -128,5 +128,5 @@ def test_the_lines_that_are_commented_out_have_no_problems(project_root: Path, t
 
 
 def test_the_help_names_every_builtin() -> None:
-    """`twistd svcd --help` says what there is."""
+    """`twistd svcd --help` lists the built-ins."""
     assert all(name in Options.longdesc for name in BUILTINS)

@@ -110,7 +110,7 @@ class _Site:
         self.factory = HttpFactory(self.handler, self.clock, timeouts=timeouts, descriptors=descriptors)
 
     def connect(self, data: bytes = b"", room: float = float("inf")) -> StreamDouble:
-        """A client that has said something."""
+        """Return a client that has sent data."""
         protocol: Any = self.factory.buildProtocol(PEER)
         transport = StreamDouble(protocol, room=room)
         protocol.makeConnection(transport)
@@ -308,7 +308,7 @@ def test_the_connection_that_is_idle_longest_gives_way_first(site: _Site) -> Non
 
 
 def test_then_the_slowest(site: _Site) -> None:
-    """Whether it is slow with its request or with the answer: who has waited longest."""
+    """The connection that has waited longest is evicted, whether for a request or for its client."""
     slow_head = site.connect(HEAD)
     site.wait(5)
     slow_reader = site.connect(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", room=100)
@@ -427,7 +427,7 @@ def test_a_reader_above_the_lowest_rate_does_not(site: _Site, rate: int) -> None
 
 
 def test_a_connection_whose_answer_waits_is_cut_off(site: _Site) -> None:
-    """An idle one whose client has not taken the last answer would stay for long otherwise."""
+    """An idle connection whose client has not taken the last response would stay for long otherwise."""
     client = site.connect(HEAD + b"\r\n")
     client.writing = True  # type: ignore[attr-defined]
     site.wait(1)
@@ -436,7 +436,7 @@ def test_a_connection_whose_answer_waits_is_cut_off(site: _Site) -> None:
 
 
 def test_one_that_has_been_told_all_is_closed_in_order(site: _Site) -> None:
-    """Who waits for its client to close does so no longer; what the kernel has still arrives."""
+    """A connection that waits for its client to close is closed; the kernel still delivers its data."""
     client = site.connect(HEAD + b"Connection: close\r\n\r\n")
     assert client.write_closed
     site.wait(1.5)

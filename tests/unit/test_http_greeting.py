@@ -56,7 +56,7 @@ def test_a_client_without_a_name_is_greeted_by_its_address(peer: IPv4Address | I
 
 
 def test_a_hostile_name_is_only_text() -> None:
-    """Whoever runs a name server can write no HTML into the page."""
+    """A name server can put no HTML into the page."""
     tags: list[str] = []
 
     class Reader(HTMLParser):

@@ -108,7 +108,7 @@ def _parsed(answer: bytes) -> tuple[str, dict[str, str], bytes]:
 
 
 def test_an_answer_that_is_given_again_has_the_time_of_each_time() -> None:
-    """Its head may be kept as long as it is the same: a second, and for who goes on or closes."""
+    """A head is reused within a second, separately for connections that stay open and that close."""
     now = [784_111_777.5]
     factory = HttpFactory(_Handler(), Clock(), now=lambda: now[0])
     answer, other = (text_response(HTTPStatus.OK, "text/plain", text) for text in ("one", "other"))
@@ -188,7 +188,7 @@ def test_head_has_the_length_and_no_content() -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
 def test_other_methods_are_not_allowed(method: str) -> None:
-    """405 says which are, asks no handler and keeps the connection."""
+    """405 lists the allowed methods; the handler is not called, and the connection stays open."""
     client = _Client()
     client.get("a", method=method, fields="Content-Length: 0\r\n")
     status, fields, _ = _parsed(client.transport.sent)
@@ -200,7 +200,7 @@ def test_other_methods_are_not_allowed(method: str) -> None:
 
 @pytest.mark.parametrize(("fields", "version"), [("Connection: close\r\n", "1.1"), ("", "1.0")])
 def test_a_client_that_wants_one_answer_gets_one(fields: str, version: str) -> None:
-    """The connection is said to close and does, and requests behind are not answered."""
+    """The response announces the close, and requests after it are not answered."""
     client = _Client()
     client.get("a", fields=fields, version=version)
     assert _parsed(client.transport.sent)[1]["Connection"] == "close"
@@ -214,7 +214,7 @@ def test_a_client_that_wants_one_answer_gets_one(fields: str, version: str) -> N
 
 
 def test_an_old_client_may_keep_the_connection() -> None:
-    """HTTP/1.0 with keep-alive goes on, and is told so."""
+    """HTTP/1.0 with keep-alive keeps the connection, and the response announces that."""
     client = _Client()
     for name in "ab":
         client.get(name, fields="Connection: keep-alive\r\n", version="1.0")
@@ -254,7 +254,7 @@ def test_a_slow_client_gets_its_whole_answer() -> None:
     ],
 )
 def test_what_is_no_request_ends_the_connection(data: bytes, status: int) -> None:
-    """The status is answered with content, our side closes, and the rest is dropped for a while."""
+    """The response has content, the write side is closed, and the rest is dropped for a while."""
     client = _Client()
     client.get("a")
     client.send(data)
@@ -412,7 +412,7 @@ def test_draining_closes_an_idle_connection() -> None:
 
 
 def test_draining_lets_the_last_answer_through() -> None:
-    """The requests that were read are answered; the last answer says that the connection closes."""
+    """The requests that were read are answered; the last response announces the close."""
     slow: Deferred[Response] = Deferred()
     client = _Client(a=slow)
     client.get("a", "b")
@@ -425,7 +425,7 @@ def test_draining_lets_the_last_answer_through() -> None:
 
 
 def test_without_a_listener_the_next_answer_is_the_last() -> None:
-    """Who comes again comes to somebody else; a connection that asks nothing is left alone."""
+    """A client that comes back could not reach this service; a connection without a request stays open."""
     client = _Client()
     client.get("a")
     client.protocol.factory.doStart()

@@ -88,7 +88,7 @@ def test_a_line_with_a_mistake_is_broken_as_a_whole() -> None:
 
 
 def test_a_line_whose_first_word_is_a_mistake_takes_its_continuations_along() -> None:
-    """A continuation of a line that can't be read is not told to stand alone."""
+    """A continuation of a broken line gives no problem of its own."""
     found = list(split("'b\n c\nd", "s"))
     assert sum(isinstance(each, ConfigProblem) for each in found) == 1
     assert [

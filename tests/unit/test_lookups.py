@@ -313,7 +313,7 @@ def test_attempts_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_name_that_can_not_be_looked_up(
     monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception], text: str
 ) -> None:
-    """The reason says whether the name is not known or the name server is at fault."""
+    """The reason tells an unknown name from a failing name server."""
 
     def run(_host: str) -> Any:
         raise error
@@ -372,7 +372,7 @@ def test_names_without_an_answer_a_moment_ago_are_hardly_waited_for(
 
 
 def test_names_of_bind_are_looked_up_together(monkeypatch: pytest.MonkeyPatch, server: _Server) -> None:
-    """Many names that nobody answers take as long as one; one that is answered has its addresses."""
+    """Many names without an answer take as long as one; a name with an answer has its addresses."""
     monkeypatch.setattr(machine_module, "_LOOKUP_SECONDS", 0.3)
     asked: list[str] = []
 

@@ -156,7 +156,7 @@ def test_what_is_read_can_be_written_and_read(kind: value_types.ValueType[Any], 
     ],
 )
 def test_what_is_not_of_the_kind_is_refused(kind: value_types.ValueType[Any], words: list[str]) -> None:
-    """Any other word is a ValueError, for the Problem to say what is accepted."""
+    """Any other word raises a ValueError, and the problem lists what is accepted."""
     for word in words:
         with pytest.raises(ValueError):
             kind.read(word)
@@ -230,7 +230,7 @@ def test_a_default_is_told_where_it_is_a_value() -> None:
 
 
 def test_deadlines_are_for_those_who_can_keep_them() -> None:
-    """A built-in that speaks first has no first byte to wait for, and of other processes only TCP is counted."""
+    """A built-in that sends first has no first byte to wait for; of other processes only TCP bytes are counted."""
     first_byte, idle, session = (TABLE[f"{name}_timeout"] for name in ("first_byte", "idle", "session"))
     assert {runs for runs in BUILTINS if not first_byte.applies_to(NetProtocol.TCP, runs, BUILTINS)} == {
         "chargen",

@@ -69,7 +69,7 @@ def test_the_name_runs_before_the_aliases() -> None:
     ],
 )
 def test_what_runs(words: str, runs: str, text: str) -> None:
-    """An option says what runs, whatever the service is called; without one it is a built-in."""
+    """An option sets what runs, whatever the name of the service; without one a built-in runs."""
     for name in ("echo", "x"):
         service = service_of(f"{name} {words}")
         assert (service.runs, service.handler_text) == (runs, text)
@@ -85,7 +85,7 @@ def test_the_group_of_a_socket_file() -> None:
 
 
 def test_what_is_logged_by_default_depends_on_what_runs() -> None:
-    """A spawned service tells its process and no bytes, unless log_on_success says what."""
+    """A spawned service logs its process and no bytes, unless log_on_success is set."""
     assert service_of("echo 7/tcp").logged == ("HOST", "EXIT", "DURATION", "TRAFFIC")
     assert service_of("x 7/tcp redirect=h:7").logged == ("HOST", "EXIT", "DURATION", "TRAFFIC")
     assert service_of("x 7/tcp server=/bin/cat").logged == ("PID", "HOST", "EXIT", "DURATION")
@@ -94,7 +94,7 @@ def test_what_is_logged_by_default_depends_on_what_runs() -> None:
 
 
 def test_an_identity_of_its_own() -> None:
-    """With id= a service is called so, with its protocol; what runs is still said by its name."""
+    """id= sets the identifier, with the protocol; what runs still comes from the name."""
     service = service_of("echo 7/tcp id=lan")
     assert (service.id, service.name, service.runs) == ("lan/tcp", "echo", "echo")
 
@@ -256,7 +256,7 @@ ROWS = [
 
 @pytest.mark.parametrize(("text", "problem"), ROWS)
 def test_a_mistake_has_its_place_and_its_remedy(text: str, problem: str) -> None:
-    """One mistake gives one Problem, at its line and column, that says what would be right."""
+    """One mistake gives one problem, with its line, its column and the remedy."""
     assert problems_of(text) == [problem]
 
 
@@ -288,7 +288,7 @@ TRAILING = [
 @pytest.mark.parametrize(("words", "problem"), TRAILING)
 @pytest.mark.parametrize("line", ["echo 7/tcp", "echo 7/tcp sink", "@defaults", "@defaults nodelay=no"])
 def test_a_word_behind_an_option_is_no_alias(line: str, words: str, problem: str) -> None:
-    """What a blank has cut off a value is a mistake that says how to write it, not silently an alias."""
+    """The rest of a value with a blank is a mistake with a remedy, not silently an alias."""
     [found] = problems_of(f"{line} {words}")
     assert found.partition(": ")[2] == problem
 
@@ -373,7 +373,7 @@ _BLOCK = "this is a block of xinetd.conf(5); a service is one line here: NAME PO
     ],
 )  # fmt: skip
 def test_lines_of_other_super_servers_get_a_remedy(line: str, problem: str) -> None:
-    """A line of xinetd.conf(5) or inetd.conf(5) is told to be one."""
+    """A line of xinetd.conf(5) or inetd.conf(5) gets a problem that names its format."""
     [found] = problems_of(line)
     assert found.partition(": ")[2] == problem
 
@@ -399,7 +399,7 @@ def test_several_mistakes_of_one_line() -> None:
 
 
 def test_defaults_hold_for_the_lines_after_them_that_can_take_them() -> None:
-    """A default is no mistake on a line that it does not fit, and says nothing there."""
+    """A default that does not apply to a line is no mistake, and is ignored there."""
     config = config_of(
         "echo 1/tcp\n@defaults backlog=5 utc=yes\necho 2/tcp4\necho 3/udp\ndaytime 4/udp\ndaytime 5/tcp backlog=6"
     )
@@ -482,7 +482,7 @@ def test_include_takes_names_that_only_look_alike(name: str) -> None:
 
 
 def test_a_pattern_without_a_match_is_a_warning() -> None:
-    """An empty directory of more services is no mistake, unlike a missing file, but it is told."""
+    """An empty directory of more services gives a warning; a missing file is a mistake."""
     assert problems_of("@include services.d/*") == ["s:1:10: warning: no file matches services.d/*"]
     _, problems = read_files({MAIN: "@include d/*\necho 1/tcp", "/etc/svcd/d/x.rpmsave": "echo 2/tcp"})
     assert problems == [f"{MAIN}:1:10: warning: no file matches d/* but for 1 that are skipped"]
@@ -503,12 +503,12 @@ def test_a_file_without_a_line_is_a_warning() -> None:
     ],
 )
 def test_a_file_that_serves_nothing_is_a_warning(text: str, warning: str) -> None:
-    """That nothing will be served is told; it is no mistake."""
+    """A file without an enabled service gives a warning, not a mistake."""
     assert read_files({MAIN: text})[1] == [f"{MAIN}: warning: {warning}"]
 
 
 def test_mistakes_hide_the_warning_that_nothing_is_served() -> None:
-    """Where a line is wrong, that no line is left says nothing."""
+    """After a mistake there is no warning that no service is left."""
     assert len(read_files({MAIN: "echo 7"})[1]) == 1
 
 
@@ -524,7 +524,7 @@ _AT_ACCEPT = {
 
 @pytest.mark.parametrize(("option", "value"), _AT_ACCEPT.items())
 def test_defaults_about_clients_that_nobody_sees_are_warnings(option: str, value: str) -> None:
-    """A stream service with wait=yes ignores them, and check says so; said on its own line they stay."""
+    """A stream service with wait=yes ignores these defaults, with a warning; on its own line they are kept."""
     config, problems = parse_text(
         f"@defaults {option}={value}\necho 1/tcp\nx 2/tcp server=/bin/cat wait=yes\ny 3/tcp server=/bin/cat\n"
         f"z 4/tcp server=/bin/cat wait=yes {option}={value}\nd 5/tcp server=/bin/cat wait=yes disable=yes",
@@ -543,7 +543,7 @@ def test_defaults_about_clients_that_nobody_sees_are_warnings(option: str, value
 
 
 def test_a_folder_with_pattern_characters_is_no_pattern() -> None:
-    """Only what the line says is a pattern, not the folder that the file stands in."""
+    """Only the word of the line is a pattern, not the folder of the file."""
     config, problems = parse(
         "/srv/a[1]/services",
         _LiteralFolder({"/srv/a[1]/services": "@include d/*", "/srv/a[1]/d/x": "echo 1/tcp"}),
@@ -554,7 +554,7 @@ def test_a_folder_with_pattern_characters_is_no_pattern() -> None:
 
 
 class _LiteralFolder(FakeFiles):
-    """Files whose `matches` takes the pattern literally up to the last folder, once unescaped as glob(7) says."""
+    """Files whose `matches` takes the pattern literally up to the last folder, once unescaped as in glob(7)."""
 
     def matches(self, pattern: str) -> list[str]:
         assert pattern == "/srv/a[[]1]/d/*"
@@ -595,7 +595,7 @@ def test_a_missing_main_file() -> None:
 
 
 def test_problems_of_included_files_name_those_files() -> None:
-    """Each Problem says in which of the files it is, and all files are read."""
+    """Each problem has the name of its file, and all files are read."""
     _, problems = read_files({
         MAIN: "@include *.d\nech 1/tcp\n",
         "/etc/svcd/1.d": b"\xef\xbb\xbfecho 7\r\n",

@@ -60,7 +60,7 @@ class _Datagrams:
         self.sent.append((datagram, addr))
 
     def ask(self, *datagrams: bytes) -> list[bytes]:
-        """The answers, which all went to who asked."""
+        """Send datagrams; return the answers, which all went to the sender."""
         self.sent.clear()
         for datagram in datagrams:
             self.protocol.datagramReceived(datagram, ("192.0.2.1", 9999))
@@ -140,7 +140,7 @@ def test_chargen_sends_when_there_is_room() -> None:
 
 
 def test_chargen_goes_on_for_a_half_closed_client() -> None:
-    """A client that has no more to say may go on listening."""
+    """A client that has closed its side may go on reading."""
     transport = _builtin("chargen")
     transport.protocol.readConnectionLost()
     transport.take()
@@ -174,7 +174,7 @@ def test_chargen_survives_the_end_of_the_connection() -> None:
     ],
 )
 def test_an_answerer_answers_once(factory: Factory, said: bytes) -> None:
-    """It speaks first, closes its side, and answers nothing that the client sends."""
+    """It sends first, closes its side, and does not answer what the client sends."""
     transport = _connect(factory)
     assert transport.sent == said
     assert transport.calls == ["loseWriteConnection"]
@@ -238,7 +238,7 @@ def test_datagrams_of_answerers(protocol: object, said: bytes) -> None:
 
 
 def test_datagrams_of_chargen_rotate() -> None:
-    """Each answer begins a line further, whoever asks."""
+    """Each answer begins a line further, whatever its client."""
     asked = _Datagrams(ChargenDatagrams())
     assert asked.ask(b"", b"") == [chargen.datagram(0), chargen.datagram(1)]
     assert asked.ask(b"") == [chargen.datagram(2)]
@@ -272,7 +272,7 @@ def test_the_catalog_imports_no_protocol(imported: bool) -> None:
 
 
 def test_qotd_reads_the_quotes_of_its_option() -> None:
-    """With quotes= it says what stands there, without it one of its own."""
+    """With quotes= it sends a quotation of that file, without it a built-in one."""
     deps = dependencies(Clock(), FakeFiles({"/q": "mine\n"}))
     factory = BUILTINS["qotd"].stream
     assert factory is not None
@@ -284,5 +284,5 @@ def test_qotd_reads_the_quotes_of_its_option() -> None:
 
 
 def test_chargen_factories_are_quiet() -> None:
-    """The log has our own lines only."""
+    """The log has only the lines of svcd."""
     assert not ChargenFactory().noisy

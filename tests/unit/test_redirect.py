@@ -50,7 +50,7 @@ class _Redirect:
 
 @pytest.fixture
 def redirect() -> _Redirect:
-    """One whose server has not accepted yet."""
+    """Return a redirection whose server has not accepted yet."""
     return _Redirect()
 
 
@@ -80,7 +80,7 @@ def test_nothing_is_read_before_the_server_accepts(redirect: _Redirect) -> None:
 
 
 def test_a_client_that_is_done_before_the_server_accepts(redirect: _Redirect) -> None:
-    """The server is told of the end behind the bytes."""
+    """The end of the data is passed to the server after the bytes."""
     redirect.protocol.dataReceived(b"all")
     redirect.protocol.readConnectionLost()
     server = redirect.endpoint.accept()
@@ -90,7 +90,7 @@ def test_a_client_that_is_done_before_the_server_accepts(redirect: _Redirect) ->
 
 
 def test_each_ends_reader_holds_back_the_other(redirect: _Redirect) -> None:
-    """Who does not read is not sent more than a buffer: the other end is not read from meanwhile."""
+    """A peer that does not read is sent a buffer at most: the other end is not read from meanwhile."""
     redirect.client.room = 10
     server = redirect.endpoint.accept(room=10)
     server.protocol.dataReceived(b"x" * 11)
@@ -131,7 +131,7 @@ def test_each_direction_has_its_own_end(redirect: _Redirect, first: str) -> None
     ],
 )
 def test_the_other_server_is_told_of_the_client(version: str, peer: IAddress, header: bytes) -> None:
-    """Before the first byte, and whether there is one or not; who has no address is told as that."""
+    """The header is sent before the first byte, even if none follows; it also covers a client without an address."""
     service = service_of(f"web 80/tcp redirect=[::1]:8080 send_proxy={version}")
     made: Any = stream_factory(service, dependencies(Clock()))
     redirect = _Redirect(peer, proxy_header=made.proxy_header)
@@ -152,7 +152,7 @@ def test_a_reset_is_passed_on(redirect: _Redirect, first: str) -> None:
 
 
 def test_a_local_client_that_closes_behind_its_last_byte() -> None:
-    """What it said reaches the server, though a UNIX socket's end is told as a loss."""
+    """Its data reaches the server, though Twisted reports the end of a UNIX socket as a loss."""
     redirect = _Redirect(LOCAL_PEER)
     server = redirect.endpoint.accept()
     redirect.protocol.dataReceived(b"line")
@@ -190,7 +190,7 @@ def test_a_server_that_does_not_answer(redirect: _Redirect) -> None:
 
 
 def test_a_client_that_goes_while_the_server_is_tried(redirect: _Redirect) -> None:
-    """The attempt is given up, which is nobody's failure."""
+    """The attempt is cancelled, and not counted as a failure."""
     _lose(redirect.client, error.ConnectionLost())
     assert redirect.endpoint.cancelled == 1
     assert redirect.protocol.failure_text == ""

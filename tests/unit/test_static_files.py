@@ -211,7 +211,7 @@ def test_a_directory_is_redirected_to_its_slash(root: Path, target: bytes, locat
     ],
 )
 def test_what_is_not_there_or_hidden_is_404(root: Path, target: bytes) -> None:
-    """Missing, dotted and special files cannot be told apart, and none blocks."""
+    """Missing, hidden and special files can't be distinguished, and none blocks."""
     for symlinks in (False, True):
         assert _error(StaticFiles(str(root), symlinks=symlinks), target) == 404
 
@@ -232,7 +232,7 @@ def test_an_index_that_is_a_link_is_not_followed(root: Path) -> None:
 
 
 def test_the_root_itself_may_be_a_link(root: Path, tmp_path: Path) -> None:
-    """Who names the root has chosen where it leads."""
+    """The administrator has chosen where the root leads."""
     (tmp_path / "link").symlink_to(root)
     assert _content(StaticFiles(str(tmp_path / "link")), b"/plain") == b"no type"
 
@@ -264,7 +264,7 @@ def test_no_path_leads_out_of_the_root(root: Path, segments: list[str]) -> None:
 
 
 def test_a_file_that_becomes_shorter_breaks_off(root: Path) -> None:
-    """The length was said: fewer bytes are an error, so that the client sees it."""
+    """Fewer bytes than Content-Length are an error, so that the client notices it."""
     response = _get(StaticFiles(str(root)), b"/large.bin")
     assert response.body is not None
     first = response.body.read()
@@ -312,7 +312,7 @@ def test_a_file_that_is_emptied_before_it_is_read(root: Path, monkeypatch: pytes
 @pytest.mark.parametrize("call", ["open", "read", "fstat"])
 @pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE])
 def test_a_file_that_cant_be_read(root: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int) -> None:
-    """Is not found, and a warning says why, once a second at most."""
+    """It is not found, and a warning has the reason, once a second at most."""
     files = StaticFiles(str(root))
     real = getattr(os, call)
 
@@ -331,7 +331,7 @@ def test_a_file_that_cant_be_read(root: Path, monkeypatch: pytest.MonkeyPatch, c
 
 
 def test_what_is_not_there_is_no_warning(root: Path) -> None:
-    """Anybody can ask for that."""
+    """Any client can request a missing file."""
     with LogCatcher() as log:
         for target in (b"/none", b"/none/x", b"/loop", b"/plain/x", b"/fifo", b"/" + b"x" * 300):
             assert _error(StaticFiles(str(root)), target) == 404
@@ -405,7 +405,7 @@ def test_answers_share_an_open_file(root: Path) -> None:
 
 @pytest.mark.parametrize("replaced", [True, False])
 def test_a_file_that_has_changed_is_another_one(root: Path, replaced: bool) -> None:
-    """Whether another file has its name now or its content was written anew: who asks now gets the new one."""
+    """After a rename or a new content, new requests get the new file."""
     files = StaticFiles(str(root))
     before = _body(files)
     new = root / ("new" if replaced else "large.bin")

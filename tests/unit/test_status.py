@@ -1,4 +1,4 @@
-"""The status service: its places, its page, its JSON, its metrics, and who may not read them."""
+"""The status service: routes, page, JSON, metrics, and protection from foreign web pages."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _ask(registry: MetricsRegistry, target: str, **fields: str) -> Response:
 
 
 def test_metrics_are_the_counts_in_both_formats() -> None:
-    """Each count is there under its service, to the unit, and both formats say the same."""
+    """Each count has the label of its service and is exact, in both formats."""
     readers: Any = (read_text, read_openmetrics)
     answers = [_ask(_busy(), "/metrics"), _ask(_busy(), "/metrics", accept="application/openmetrics-text")]
     plain, strict = (
@@ -146,7 +146,7 @@ def test_metrics_are_compressed_for_who_takes_it() -> None:
 
 @pytest.mark.parametrize(("state", "status"), [("starting", 503), ("ready", 200), ("stopping", 503)])
 def test_readiness_is_that_of_the_daemon(state: str, status: int) -> None:
-    """readyz says whether it serves, healthz that it turns."""
+    """readyz has the state of the daemon; healthz is always ok."""
     registry = MetricsRegistry()
     registry.state = state
     assert (_ask(registry, "/readyz").status, _ask(registry, "/readyz").content) == (status, f"{state}\n".encode())
@@ -369,7 +369,7 @@ def test_an_answer_is_made_anew_when_it_is_old(cost: float, kept: float) -> None
 
 
 def test_an_answer_is_compressed_once() -> None:
-    """The same bytes go to everybody, and a new answer is compressed anew."""
+    """All clients get the same bytes, and a new response is compressed again."""
     clock = Clock()
     rendering = RenderCache(_Maker(clock, 0.01), clock.seconds)
     packed = rendering.answer(compressed=True)
