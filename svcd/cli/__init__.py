@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--at", metavar="TIME", help="as 18:30 or 2026-01-31T18:30; default: now")
     explain.set_defaults(run=_explain)
 
-    options = commands.add_parser("options", help="list the options of the services file")
+    options = commands.add_parser("options", help="list the options and the built-ins of the services file")
     options.add_argument("--format", choices=_FORMATS, default="text", help="how to write the list")
     options.set_defaults(run=_options)
 

@@ -46,6 +46,10 @@ def _text() -> str:
                 textwrap.fill(info.help, 96, initial_indent=" " * 6, subsequent_indent=" " * 6),
             ]
             lines.append(f"      ({_facts(info)})")
+    lines.append("Built-ins:")
+    for name, builtin in BUILTINS.items():
+        text = textwrap.fill(_builtin_facts(builtin), 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        lines += [f"  {name}", text]
     return "\n".join(lines) + "\n"
 
 
