@@ -27,7 +27,7 @@ SERVICES = f"""
 normal  0/tcp echo
 silent  0/tcp discard first_byte_timeout=4s
 deaf    0/tcp chargen idle_timeout=4s
-slow    0/tcp discard idle_timeout=4s session_timeout=9s
+slow    0/tcp discard idle_timeout=4s session_timeout=6s
 """
 
 
@@ -89,7 +89,7 @@ def test_crowds_are_ended_as_promised(start: Callable[..., Daemon], reactor: str
     while slow.is_alive():
         waits.append(_answer_time(daemon))
         select.select([], [], [], 0.01)
-    promised = {"silent": ("first_byte", 4.0), "deaf": ("idle", 4.0), "slow": ("session", 9.0)}
+    promised = {"silent": ("first_byte", 4.0), "deaf": ("idle", 4.0), "slow": ("session", 6.0)}
     for service, (reason, seconds) in promised.items():
         ends = _ends(daemon, f"{service}/tcp")
         assert {end["reason"] for end in ends} == {reason}
