@@ -1,4 +1,4 @@
-"""Who may come in: the most specific rule decides."""
+"""Address lists: the most specific rule decides."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _admits(only_from: str | None, no_access: str, peer: str, name: str | None =
     ],
 )
 def test_addresses(only_from: str | None, no_access: str, admitted: list[str], refused: list[str]) -> None:
-    """The more specific of two rules wins, no_access of two equal ones; who is in neither list depends on only_from."""
+    """The more specific of two rules decides, no_access of two equal rules; if none matches, only_from decides."""
     assert [peer for peer in admitted if not _admits(only_from, no_access, peer)] == []
     assert [peer for peer in refused if _admits(only_from, no_access, peer)] == []
 
@@ -179,7 +179,7 @@ def _rank(word: str, peer: str, name: str) -> tuple[int, int] | None:
 def test_the_most_specific_rule_agrees_with_trying_every_rule(
     only_from: list[str] | None, no_access: list[str], peer: str, name: str
 ) -> None:
-    """The compiled lists say what a search through all rules says; and where no name is asked for, none matters."""
+    """The compiled lists agree with a search through all rules; if by_name is false, no name changes the verdict."""
 
     def best(words: list[str] | None) -> tuple[int, int]:
         ranks = (_rank(word, peer, name) for word in words or ())

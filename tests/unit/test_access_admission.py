@@ -1,4 +1,4 @@
-"""The door: tickets, refusals and counts."""
+"""Admission: slots, refusals and counts."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ _STRICT = AccessRules(
     ],
 )
 def test_what_is_asked_comes_in_order(peer: str, wall: float, load: float, reason: RefusalReason) -> None:
-    """Address, time, load, then the daemon's limit: the first that refuses is told."""
+    """Address, time, load, then the daemon's limit: the first check that fails gives the refusal."""
     assert _reason(_admission(_STRICT, GlobalLimit(max_connections=0), wall=wall, load=load), peer) is reason
 
 
@@ -273,7 +273,7 @@ _GLOBAL_LIMIT = st.tuples(st.just("global_limit"), _LIMITS, _LIMITS)
 
 
 class _World:
-    """Two doors and a hall, and what a plain count of all tickets says of them."""
+    """Two admissions and a global limit, compared with a plain count of all slots."""
 
     def __init__(self, rules: list[AccessRules], most: int | None) -> None:
         self.global_limit = GlobalLimit(most)
@@ -283,7 +283,7 @@ class _World:
         self.now = 0.0
 
     def comes(self, which: int, host: int) -> None:
-        """Somebody comes; a limit that was reached before must hold."""
+        """Admit a connection; a limit that was reached before must hold."""
         admission, rules = self.admissions[which], self.admissions[which].rules
         before = [number for index, number, _ in self.slots if index == which]
         here = sum(self.source(rules, number) == self.source(rules, host) for number in before)
@@ -301,7 +301,7 @@ class _World:
         return host >> (32 - rules.per_source_prefix.v4)
 
     def leaves(self, which: int, twice: bool) -> None:
-        """Somebody leaves, perhaps in two ways at once."""
+        """End a connection, perhaps in two ways at once."""
         if self.slots:
             _, _, slot = self.slots.pop(which % len(self.slots))
             slot.release()
@@ -329,7 +329,7 @@ class _World:
         self.global_limit.retune(most)
 
     def check(self) -> None:
-        """All counts are what counting says."""
+        """Compare all counts with a plain count."""
         assert self.global_limit.open == len(self.slots)
         for which, admission in enumerate(self.admissions):
             inside = [host for index, host, _ in self.slots if index == which]

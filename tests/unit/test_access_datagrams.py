@@ -73,7 +73,7 @@ def test_service_ports_are_not_answered() -> None:
     ],
 )
 def test_only_single_hosts_are_answered(host: str, answered: bool) -> None:
-    """Neither groups nor networks nor nobody, not even with answer_service_ports=yes."""
+    """Neither multicast nor broadcast nor unspecified addresses, not even with answer_service_ports=yes."""
     answering = _answering(AccessRules(answer_service_ports=True))
     assert (_reason(answering, host) is None) is (answered or host.endswith(".2.255"))
     answering.set_local_addresses(frozenset(), {"192.0.2.255"})
@@ -89,7 +89,7 @@ def test_lists_hold_for_datagrams_too() -> None:
 
 
 def test_host_names_stand_for_their_addresses() -> None:
-    """As far as they are known: of an unknown one in no_access anybody may be meant, of one in only_from nobody is."""
+    """An unknown name in no_access refuses every sender, an unknown name in only_from admits none."""
     rules = AccessRules(
         only_from=SOURCES.read("192.0.2.0/24,good.example"), no_access=SOURCES.read("bad.example,192.0.2.7")
     )
@@ -136,7 +136,7 @@ def test_a_source_gets_so_many_answers() -> None:
 
 
 def test_what_is_refused_takes_no_token() -> None:
-    """Forged questions from a service's port use up nobody's answers."""
+    """Forged questions from a service's port use up no answers of a source."""
     answering = _answering(AccessRules(per_source_rate=Rate(1, 1)))
     assert {_reason(answering, port=7) for _ in range(5)} == {RefusalReason.PORT}
     assert _reason(answering) is None

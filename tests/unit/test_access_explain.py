@@ -40,7 +40,7 @@ def _query(peer: str = "10.0.0.1", **values: Any) -> ExplainQuery:
 
 
 def test_from_the_file_alone() -> None:
-    """Each step has its rule and place; what only the moment knows is said to depend on it."""
+    """Each step has its rule and location; steps on the current state have the outcome "depends"."""
     assert _told(explain(_FULL, _query())) == [
         "address passes: only_from=10.0.0.0/8 admits it [only_from=10.0.0.0/8 (the default)]",
         "time passes: the clock shows 12:00 [access_times=8:00-18:00 (the default)]",
@@ -120,7 +120,7 @@ _RULES = st.builds(
 def test_it_says_what_the_admission_does(
     rules: AccessRules, peer: str, name: str | None, moment: int, load: float
 ) -> None:
-    """The last step refuses if and only if the door does, for the same reason and by the same rule."""
+    """The last step refuses if and only if the admission does, for the same reason and by the same rule."""
     admission = Admission(rules, GlobalLimit(), wall_clock=lambda: moment, load=lambda: load)
     query = ExplainQuery(peer=peer, moment=moment, name=name, looked_up=True, load=load)
     last = explain(rules, query)[-1]

@@ -33,7 +33,7 @@ def _never_too_many(times: Sequence[float], rate: Rate, burst: int) -> None:
 
 @given(_RATES, st.integers(1, 8), _STEPS)
 def test_a_bucket_admits_no_more_than_burst_and_rate_times_time(rate: Rate, burst: int, steps: list[int]) -> None:
-    """Between any two moments, and no less: who is refused had to be."""
+    """Between any two moments, and no less: each refusal was necessary."""
     bucket = TokenBucket(rate, burst)
     now, taken = 0.0, []
     for step in steps:
@@ -49,7 +49,7 @@ def test_a_bucket_admits_no_more_than_burst_and_rate_times_time(rate: Rate, burs
 
 
 class _Remembered(SourceTokenBuckets):
-    """Says of each source whether it was remembered when it asked."""
+    """Records of each source whether it was remembered when it asked."""
 
     def remembers(self, source: int) -> bool:
         return source in self._young or source in self._old
@@ -95,7 +95,7 @@ def test_forged_sources_lock_out_none_that_was_never_seen(
 
 
 def test_a_source_that_asks_all_the_time_is_not_forgotten() -> None:
-    """Whoever floods meanwhile, fewer than half a table between two of its questions: it waits for its next token."""
+    """With fewer than half a table of other sources between two questions, it waits for its next token."""
     buckets = SourceTokenBuckets(Rate(1, 60), 2, max_sources=20)
     assert [buckets.take(-1, 0.0) for _ in range(3)] == [True, True, False]
     for source in range(400):
@@ -125,7 +125,7 @@ def test_sources_that_are_all_remembered_do_not_feel_each_other(
 
 
 def test_a_source_that_was_pushed_out_finds_one_token_and_no_full_bucket() -> None:
-    """A newcomer after a flood has one as well, and the rest as soon as the worst of those who were forgotten has."""
+    """A new source after a flood has one token as well, and the rest as soon as the fullest forgotten bucket has."""
     buckets = SourceTokenBuckets(Rate(1, 1), 2, max_sources=4)
     assert [buckets.take(1, 0.0) for _ in range(3)] == [True, True, False]
     for source in range(2, 10):

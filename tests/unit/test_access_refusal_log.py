@@ -1,4 +1,4 @@
-"""Refusals, told by the second."""
+"""Refusals, aggregated by the second."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_first_is_told_at_once_and_the_next_second_in_one_line() -> None:
 
 
 def test_at_the_end_nothing_waits() -> None:
-    """Whoever stops tells the rest at once."""
+    """At the end of the service all pending lines are written at once."""
     summary = RefusalAggregator()
     for number in range(3):
         summary.add(_RATE, f"192.0.2.{number}", 5.0)
@@ -50,7 +50,7 @@ def test_each_reason_has_its_own_line() -> None:
 
 
 def test_a_clock_that_is_set_back_holds_no_line() -> None:
-    """What waits is told with the next, and the timer waits a second at most."""
+    """Pending refusals are logged with the next one, and the timer waits at most a second."""
     summary = RefusalAggregator()
     summary.add(_RATE, "192.0.2.1", 1e6)
     summary.add(_RATE, "192.0.2.1", 1e6)

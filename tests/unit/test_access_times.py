@@ -1,4 +1,4 @@
-"""When somebody may come in."""
+"""access_times."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_a_copy_is_kept_for_a_child(handler: _Handler) -> None:
 
 
 def test_a_copy_outlives_its_handler(handler: _Handler) -> None:
-    """Until that is told, by take()."""
+    """Until close_copy() is called."""
     clock = Clock()
     copies = ConnectionCopies(clock.seconds)
     copies.keep(7, handler.process.pid, handler.copy)
@@ -156,7 +156,7 @@ def test_what_can_not_be_seen_is_not_counted(handler: _Handler, monkeypatch: pyt
 def test_a_handler_that_reports(
     handler: _Handler, monkeypatch: pytest.MonkeyPatch, way: str, closed: bool, counts: tuple[int, int]
 ) -> None:
-    """Where nothing can be seen the copy is kept until the handler says that it closes its own; then it is counted."""
+    """Without /proc the copy is kept until the handler reports that it closes its own; then it is counted."""
     clock = Clock()
     hidden = {"no /proc": "/proc/self/fd", "hidden": f"/proc/{handler.process.pid}/fd"}[way]
     monkeypatch.setattr(os, "access", lambda path, _mode: path != hidden)

@@ -27,7 +27,7 @@ def _variables(data: bytes) -> dict[str, str]:
 
 
 def test_nothing_of_the_daemons_environment_is_inherited() -> None:
-    """A service for which nothing is said has a path and its name."""
+    """A service without options has a path and its name."""
     assert service_environment("cat", None, (), (), DAEMON) == {"PATH": PATH, "SVCD_SERVICE": "cat"}
 
 
@@ -77,7 +77,7 @@ def test_a_mapped_client_is_told_as_ipv4(host: str, told: str) -> None:
 
 @pytest.mark.parametrize("name", ["host.example", "a", "x_1-2.example", "1.2.0.192.in-addr.arpa", "a" * 253])
 def test_a_host_name_is_told(name: str) -> None:
-    """One that was found stands in TCPREMOTEHOST, that of our own address in TCPLOCALHOST."""
+    """The client's host name is TCPREMOTEHOST, that of the server's address TCPLOCALHOST."""
     assert _variables(tcp_environment("::1", 7, "::1", 1, 1, name))["TCPREMOTEHOST"] == name
     values = _variables(tcp_environment("::1", 7, "::1", 1, 1, None, name))
     assert (values["TCPLOCALHOST"], "TCPREMOTEHOST" in values) == (name, False)
@@ -87,21 +87,21 @@ def test_a_host_name_is_told(name: str) -> None:
     "name", [None, "", "$(reboot)", "a b", "a\0LD_PRELOAD=x", "-rf", ".a", "a.", "a\n", "é", "a;b", "a" * 254]
 )
 def test_a_name_that_is_no_host_name_is_not(name: str | None) -> None:
-    """Whoever runs the client's name server can't reach a shell by it."""
+    """The operator of the client's name server can't reach a shell by it."""
     values = _variables(tcp_environment("::1", 7, "::1", 1, 1, name, name))
     assert not {"TCPREMOTEHOST", "TCPLOCALHOST"} & values.keys()
 
 
 @given(st.text())
 def test_no_name_adds_a_variable(name: str) -> None:
-    """Whatever a name server says, there is TCPREMOTEHOST or nothing."""
+    """Whatever a name server answers, there is TCPREMOTEHOST or nothing."""
     plain = _variables(tcp_environment("192.0.2.7", 7, "192.0.2.1", 1, 1))
     named = _variables(tcp_environment("192.0.2.7", 7, "192.0.2.1", 1, 1, name))
     assert named.keys() - {"TCPREMOTEHOST"} == plain.keys()
 
 
 def test_a_proxy() -> None:
-    """What is told of it beside its client: its address, as IPv4 where it is that, or its process."""
+    """The proxy's address, as IPv4 if it is IPv4-mapped, or its process."""
     assert _variables(proxy_environment("::ffff:192.0.2.9", 5)) == {"PROXY_ADDR": "192.0.2.9", "PROXY_PORT": "5"}
     assert _variables(local_proxy_environment(17, 1000, 100)) == {
         "UNIXREMOTEPID": "17", "UNIXREMOTEUID": "1000", "UNIXREMOTEGID": "100",

@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_each_import_has_its_reason(folder: Path) -> None:
-    """Whatever a module does, the others are tried, and the reason says what it did."""
+    """Whatever a module does, the others are checked, and the reason names what it did."""
     path = (str(folder),)
     names = [
         "tried_exits:f", "tried_good:Outer", "tried_dies:f", "tried_good:Outer.inner", "tried_is_killed:f",
@@ -62,7 +62,7 @@ def test_each_import_has_its_reason(folder: Path) -> None:
 
 
 def test_an_import_has_so_much_time(folder: Path) -> None:
-    """One that never ends is ended, and keeps nobody else from being tried."""
+    """An import that never ends is killed, and does not keep others from being checked."""
     began = time.monotonic()
     path = (str(folder),)
     trials = [ImportCheck("tried_hangs:f", path, seconds=0.5), ImportCheck("tried_good:Outer", path)]
@@ -113,7 +113,7 @@ def test_a_reference_is_resolved(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_can_be_served_as_a_factory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Factory, a class of them, or what may return one; the reason says what is wrong with others."""
+    """A Factory, a class of factories, or a callable that may return one; others have a reason."""
     (folder / "tried_factory.py").write_text(
         "from twisted.internet.protocol import Factory, Protocol\n"
         "instance = Factory.forProtocol(Protocol)\nmake = lambda options: instance\nnumber = 5\n"

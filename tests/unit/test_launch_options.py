@@ -87,7 +87,7 @@ def test_a_launcher_may_be_started_otherwise(options: str) -> None:
 
 @pytest.mark.parametrize(("options", "named"), OTHERS)
 def test_what_handlers_did_not_have_is_refused(options: str, named: list[str]) -> None:
-    """Who they are, what runs and with what it is told stays; limits, priority and permissions do not rise."""
+    """Credentials, program and arguments stay those of the table; limits, priority and permissions do not rise."""
     assert _excess(_spec(""), _spec(options)) == named
 
 
@@ -104,7 +104,7 @@ def test_what_handlers_did_not_have_is_refused(options: str, named: list[str]) -
     ],
 )
 def test_what_a_removal_gives(before: str, after: str, named: list[str]) -> None:
-    """To remove an option can be a change, too: of a restriction, or of what the program is told."""
+    """Removing an option can be an excess, too: of a restriction, or of an argument."""
     assert _excess(_spec(before), _spec(after)) == named
 
 
@@ -116,7 +116,7 @@ def test_variables_that_differ() -> None:
 
 @pytest.mark.parametrize("options", [b"x", b"", launcher_options(_spec(""))[:-1], launcher_options(_spec("")) + b"x"])
 def test_what_are_no_launcher_options(options: bytes) -> None:
-    """Are refused, whoever has sent them."""
+    """Invalid launcher options are refused."""
     with pytest.raises(ValueError, match="no launcher options"):
         apply_options(_spec(""), options)
 

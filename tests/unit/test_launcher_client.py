@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 class _Service:
-    """A link, who hears its reports, and the launchers that it is given."""
+    """A launcher client, its events, and its launcher, which the test plays."""
 
     def __init__(self, **options: Any) -> None:
         self.reactor = FakeReactor()
@@ -114,7 +114,7 @@ class _Service:
         self.heard.append("room")
 
     def attach(self, pid: int = 100) -> None:
-        """Give it a launcher that has not said anything yet."""
+        """Attach a launcher that has not reported yet."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         theirs.setblocking(False)
         self.launcher = theirs
@@ -140,7 +140,7 @@ class _Service:
         self.read()
 
     def order(self) -> tuple[Message, int | None]:
-        """What the launcher is told next, and with which descriptor."""
+        """Return the next message to the launcher, and its descriptor."""
         assert self.launcher is not None
         packet, rights, _, _ = self.launcher.recvmsg(MAX_PACKET, socket.CMSG_SPACE(4))
         return parse(packet), FD_STRUCT.unpack(rights[0][2])[0] if rights else None
@@ -231,7 +231,7 @@ def test_reports_are_passed_on(service: _Service) -> None:
 
 
 def test_a_failed_start_closes_the_connection(service: _Service) -> None:
-    """The client sees the end, and the keeper the reason."""
+    """The client sees the end of its connection, and an event has the reason."""
     service.attach()
     service.say(Ready())
     client = service.serve(1)
@@ -365,7 +365,7 @@ def test_a_launcher_that_breaks_the_protocol_is_ended(service: _Service, packet:
 
 @pytest.mark.parametrize("report", [Starting(1), StderrLine(0, b"x"), Idle(), Dropped(1, 1), Ended(1, 0)])
 def test_nothing_comes_before_ready(service: _Service, report: Message) -> None:
-    """What is not ready has nothing to say of connections."""
+    """A launcher that is not ready may not report on connections."""
     service.serve(1)
     service.attach()
     service.say(report)
@@ -500,7 +500,7 @@ def test_so_many_are_sent_before_an_answer(service: _Service) -> None:
 
 
 def test_a_launcher_that_is_lost_in_the_middle_of_a_start(service: _Service) -> None:
-    """Nobody knows whether there is a process: no other launcher starts another for that connection."""
+    """The process may or may not exist: no other launcher starts one for that connection."""
     service.attach()
     service.say(Ready())
     client = service.serve(1)
@@ -586,7 +586,7 @@ def test_threads_that_are_given_up_wear_a_launcher_out() -> None:
 
 @pytest.mark.parametrize("well", [True, False])
 def test_a_launcher_can_be_started_without_a_connection(service: _Service, well: bool) -> None:
-    """Whoever asked hears that it is ready, or why it is not."""
+    """The Deferred fires when it is ready, or fails with the reason."""
     results: list[Any] = []
     service.launcher_client.when_ready().addBoth(results.append)
     assert service.asked == 1
@@ -596,7 +596,7 @@ def test_a_launcher_can_be_started_without_a_connection(service: _Service, well:
 
 
 def test_a_connection_follows_to_the_next_launcher(service: _Service) -> None:
-    """What a link was given and has handed over is dropped and signalled by its successor."""
+    """A connection that was moved to the replacement can be dropped and signalled by the first client."""
     other = _Service()
     service.serve(1)
     service.serve(2)
@@ -639,7 +639,7 @@ def test_a_protocol_forgets_what_is_over() -> None:
 
 
 def test_so_many_wait_and_no_more(service: _Service) -> None:
-    """The link says when it is full, and when there is room again."""
+    """`full` is true at the limit, and an event follows when there is room again."""
     service.attach()
     service.say(Ready())
     for number in range(MAX_WAITING):
@@ -652,7 +652,7 @@ def test_so_many_wait_and_no_more(service: _Service) -> None:
 
 
 def test_signals_go_by_number_and_pid(service: _Service) -> None:
-    """The launcher is told both; a connection without a process gets none."""
+    """A signal names both connection and pid; a connection without a process gets none."""
     service.attach()
     service.say(Ready())
     service.serve(1)
@@ -664,7 +664,7 @@ def test_signals_go_by_number_and_pid(service: _Service) -> None:
 
 
 def test_what_was_given_up_on_its_way_is_ended(service: _Service) -> None:
-    """A handler that starts for a dropped connection is killed: nobody would hear that it does not want to stop."""
+    """A handler that starts for a dropped connection is killed: nothing else would end it."""
     service.attach()
     service.say(Ready())
     service.serve(1)
@@ -676,7 +676,7 @@ def test_what_was_given_up_on_its_way_is_ended(service: _Service) -> None:
 
 
 def test_orphans_end_by_the_zygotes_word(service: _Service) -> None:
-    """Handlers outlive their launcher; each end is told with its status, once."""
+    """Handlers outlive their launcher; the zygote reports each exit with its status, once."""
     service.attach()
     service.say(Ready())
     service.serve(1)
@@ -694,7 +694,7 @@ def test_orphans_end_by_the_zygotes_word(service: _Service) -> None:
 
 
 def test_orphans_are_forgotten_with_the_zygote(service: _Service) -> None:
-    """Nobody is left who would know of their end."""
+    """Nothing is left that could report their exit."""
     service.attach()
     service.say(Ready())
     service.serve(1)
@@ -706,7 +706,7 @@ def test_orphans_are_forgotten_with_the_zygote(service: _Service) -> None:
 
 
 def test_a_stopped_link_ends_its_launcher(service: _Service) -> None:
-    """The launcher sees the end of its socket; who waited is closed; nothing is started again."""
+    """The launcher sees the end of its socket; queued connections are closed; nothing is started again."""
     service.attach()
     client = service.serve(1)
     service.launcher_client.stop()

@@ -1,4 +1,4 @@
-"""What a link's orders come to when the launcher is busy, gone, or without a zygote."""
+"""Queued messages of a launcher client whose launcher is busy, gone, or without a zygote."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_zygote_that_is_lost_with_an_order(service: _Service) -> None:
 
 
 def test_launchers_outlive_their_zygote(service: _Service) -> None:
-    """The handlers of a launcher that is lost after its zygote are nobody's, and closed at once."""
+    """Handlers of a launcher that is lost after its zygote can't be observed; their connections are closed at once."""
     begin(service, 2)
     service.launcher_client.zygote_lost()
     assert service.heard == []
@@ -140,7 +140,7 @@ def test_an_abandoned_process_says_nothing(service: _Service) -> None:
 
 
 def test_the_socket_of_a_stopped_link(service: _Service) -> None:
-    """Orders that could not be sent end with the link."""
+    """Messages that could not be sent are dropped when the client stops."""
     begin(service, MANY)
     for number in range(1, MANY + 1):
         service.launcher_client.signal(number, signal.SIGTERM)

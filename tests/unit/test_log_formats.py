@@ -1,4 +1,4 @@
-"""How lines are written for those who want more than text: with a priority, or as entries of systemd's journal."""
+"""Line formats other than text: behind a syslog priority, and as entries of systemd's journal."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _entry(event: Event, constants: Mapping[str, object], **variables: object) -
      (LAUNCHER_LOST, 4), (DESCRIPTORS, 4), (LOST, 3)],
 )  # fmt: skip
 def test_an_event_has_its_priority(event: Event, priority: int) -> None:
-    """Connections are information, who gets nothing and what is lost a warning, what the daemon does a notice."""
+    """Connections are info, refusals and losses warn, actions of the daemon notice."""
     for form in (TextFormat(stamped=False), JsonFormat(stamped=False)):
         assert SyslogPriorityFormat(form).template(event, {}, ()) == f"<{priority}>{form.template(event, {}, ())}"
     assert _entry(event, {})["PRIORITY"] == str(priority)

@@ -99,7 +99,7 @@ def test_a_place_that_is_none(tmp_path: Path) -> None:
 
 
 def test_a_device_is_written_to_and_left_alone(tmp_path: Path) -> None:
-    """A FIFO is no file to be cut or replaced; while nobody reads it the lines wait, and the daemon does not."""
+    """A FIFO is not truncated or replaced; while it is not read the lines wait, and the daemon does not."""
     path = tmp_path / "fifo"
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -130,7 +130,7 @@ def test_a_daemon_has_no_standard_output() -> None:
 
 
 def test_a_logger_of_the_users_own_is_left_alone() -> None:
-    """With --logger there is no place of ours."""
+    """With --logger svcd opens no destination."""
     assert LogSetup({"logger": object()}).observer() is None
 
 
@@ -146,7 +146,7 @@ def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeJo
 
 @pytest.fixture
 def stdout_is_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A standard output that systemd says is its journal's."""
+    """A standard output that $JOURNAL_STREAM names."""
     path = tmp_path / "stdout"
     with path.open("w") as stream:
         # sys itself is pytest's, which captures by it.
@@ -157,7 +157,7 @@ def stdout_is_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def test_the_journal_can_be_asked_for(journald: FakeJournald) -> None:
-    """Then it is neither the terminal nor a file; what the daemon says and what connections do come with fields."""
+    """--log-format journald writes neither to the terminal nor to a file; all lines are entries with fields."""
     output = LogSetup({"nodaemon": True}, "journald")
     assert not output.on_terminal
     assert isinstance(output.observer(), LogObserver)
@@ -244,7 +244,7 @@ def test_a_word_of_the_users_wins(
     log_format: str | None, options: dict[str, str], line: str, journald: FakeJournald, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Who names a format or a file gets that, from the journal's standard output too."""
+    """An explicit format or file takes precedence, also if the journal reads the standard output."""
     monkeypatch.chdir(tmp_path)
     output = LogSetup({"nodaemon": True, **options}, log_format)
     output.observer()

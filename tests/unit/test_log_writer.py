@@ -247,7 +247,7 @@ def test_a_flush_without_lines_touches_nothing(sink: _Sink) -> None:
 
 
 def test_a_failing_sink_loses_nothing_that_fits(sink: _Sink) -> None:
-    """Lines are kept in order until the place can be written again, and nothing is said to be lost."""
+    """Lines are kept in order until the sink works again, without a `lost` line."""
     clock = Clock()
     log_writer = LogWriter(sink, TextFormat(stamped=False))
     log_writer.start_buffering(clock.callLater)
@@ -337,7 +337,7 @@ def _observed(sink: _Sink, *, as_json: bool = True) -> Logger:
 
 
 def test_the_daemons_own_events_keep_their_fields(sink: _Sink) -> None:
-    """What is told through twisted.logger is written as an event, not as a message."""
+    """An event that comes through twisted.logger is written as an event, not as a message."""
     log = _observed(sink)
     log_event(log, LISTEN, service="echo/tcp", address="0.0.0.0:7", runs="echo", other="not a field")
     log_event(log, READY, services=1, listeners=2, reactor="UV")
@@ -386,7 +386,7 @@ def test_a_traceback_is_one_line(sink: _Sink) -> None:
 
 
 def test_an_event_is_not_left_in_the_buffer(sink: _Sink) -> None:
-    """What the daemon says is written at once, behind the lines that wait."""
+    """An event of the daemon is written at once, after the buffered lines."""
     clock = Clock()
     log_writer = LogWriter(sink, TextFormat(stamped=False))
     log_writer.start_buffering(clock.callLater)

@@ -15,13 +15,13 @@ DATAGRAM = ServiceInfo("echo/udp", "echo", stream=False)
 
 
 class _Source:
-    """Somebody who is asked."""
+    """A TrafficSource with the values of the test."""
 
     def __init__(self, flow: LiveTraffic) -> None:
         self.now = flow
 
     def traffic(self) -> LiveTraffic:
-        """What the test says."""
+        """Return the values of the test."""
         return self.now
 
 
@@ -68,7 +68,7 @@ def test_bytes_that_nobody_counted_are_none(registry: MetricsRegistry) -> None:
 
 
 def test_processes_are_counted_while_they_run_and_when_they_end(registry: MetricsRegistry) -> None:
-    """By exit status or signal; one that nobody saw end counts no more all the same."""
+    """By exit status or signal; a process whose exit was not observed is no longer counted as running."""
     counters = counted(registry, STREAM)
     for _ in range(4):
         counters.process_started(0.004)
@@ -175,7 +175,7 @@ def test_a_chart_begins_with_its_service(registry: MetricsRegistry, clock: Clock
 
 
 def test_a_late_reactor_is_seen(registry: MetricsRegistry, clock: Clock) -> None:
-    """How late something due is called is counted; who watches anew does not get the alarms of before."""
+    """The lag of delayed calls is measured; a new watch does not get the calls of an earlier one."""
     registry.watch(clock.callLater)
     registry.unwatch()
     registry.watch(clock.callLater)
@@ -185,7 +185,7 @@ def test_a_late_reactor_is_seen(registry: MetricsRegistry, clock: Clock) -> None
 
 
 def test_the_daemon_is_described(registry: MetricsRegistry, clock: Clock) -> None:
-    """State, times, reloads and descriptors are as they were told."""
+    """State, times, reloads and descriptors are as they were set."""
     registry.descriptors = lambda: (7, 1000)
     registry.reloads_done, registry.reloads_failed, registry.config_seconds = 2, 1, 0.25
     registry.state = "ready"
@@ -197,7 +197,7 @@ def test_the_daemon_is_described(registry: MetricsRegistry, clock: Clock) -> Non
 
 
 def test_a_counters_needs_no_registry() -> None:
-    """Who keeps the recent ones is an argument."""
+    """What records recent connections is an argument."""
     kept: list[tuple[object, ...]] = []
     counters = ServiceCounters(STREAM, kept.append, lambda: 5.0)
     counters.end("done", 1.0, 2, 3, "p")

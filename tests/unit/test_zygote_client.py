@@ -85,7 +85,7 @@ def _pair(kind: int = socket.SOCK_SEQPACKET) -> tuple[socket.socket, socket.sock
 
 
 def test_a_launcher_is_asked_for_and_comes(zygote: _Zygote) -> None:
-    """The socket that comes with the answer is the link's."""
+    """The launcher client owns the socket that comes with the answer."""
     zygote.launcher_clients[1].ensure_launcher()
     assert zygote.order() == StartLauncher(1)
     ours, theirs = _pair()
@@ -99,7 +99,7 @@ def test_a_launcher_is_asked_for_and_comes(zygote: _Zygote) -> None:
 
 
 def test_a_zygote_that_is_lost_leaves_its_orders_to_the_next(zygote: _Zygote) -> None:
-    """In their order, without those of links that have ended meanwhile; the pauses grow from loss to loss."""
+    """In their order, without those of clients that have stopped meanwhile; the pauses grow from loss to loss."""
     pauses = []
     zygote.launcher_clients[1].ensure_launcher()
     zygote.launcher_clients[0].ensure_launcher()
