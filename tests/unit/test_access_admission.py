@@ -56,7 +56,7 @@ def test_without_rules_everybody_comes_in() -> None:
     assert (admission.open, global_limit.open) == (0, 0)
 
 
-def test_a_ticket_is_released_once() -> None:
+def test_a_slot_is_released_once() -> None:
     """A second release changes nothing: connections may end in two ways at a time."""
     global_limit = GlobalLimit()
     admission = _admission(AccessRules(per_source=2), global_limit)
@@ -161,7 +161,7 @@ class TestNames:
         only_from=SOURCES.read("10.0.0.0/8,.example"), no_access=SOURCES.read("bad.example"), instances=1
     )
 
-    def test_the_ticket_says_that_it_waits(self) -> None:
+    def test_the_slot_needs_the_host_name(self) -> None:
         """And counts meanwhile."""
         admission = _admission(self.rules)
         slot = _let_in(admission)
@@ -181,7 +181,7 @@ class TestNames:
         ],
     )
     def test_the_name_decides(self, peer: str, name: str | None, reason: RefusalReason | None) -> None:
-        """With a refusal the ticket is released, otherwise it is as any other."""
+        """With a refusal the slot is released, otherwise it is like any other."""
         admission = _admission(self.rules)
         slot = _let_in(admission, peer)
         refusal = slot.check_host_name(name)
@@ -236,7 +236,7 @@ class TestRoom:
         assert [admission.open for admission in admissions] == [0, 0, 1]
 
     def test_a_greater_limit_makes_room(self) -> None:
-        """Of the service or of the daemon; who left the queue is not told."""
+        """Of the service or of the daemon; a callback that was removed is not called."""
         global_limit = GlobalLimit(1)
         admission, gone = _admission(AccessRules(instances=1), global_limit), _admission(AccessRules(), global_limit)
         calls: list[str] = []

@@ -52,10 +52,10 @@ class _Service:
 
     def __init__(self, **options: Any) -> None:
         self.reactor = FakeReactor()
-        self.heard: list[object] = []
+        self.events: list[object] = []
         self.problem = ""
-        self.asked = 0
-        self.ended_by_the_zygote: list[Signal] = []
+        self.launches = 0
+        self.zygote_signals: list[Signal] = []
         self.launcher: socket.socket | None = None
         self.clients: list[socket.socket] = []
         self.killed: list[int] = []
@@ -65,10 +65,10 @@ class _Service:
 
     def launch(self, launcher_client: LauncherClient) -> None:
         assert launcher_client is self.launcher_client
-        self.asked += 1
+        self.launches += 1
 
     def signal(self, signal: Signal) -> None:
-        self.ended_by_the_zygote.append(signal)
+        self.zygote_signals.append(signal)
 
     def kill(self, pid: int) -> None:
         self.killed.append(pid)
@@ -77,41 +77,41 @@ class _Service:
         raise NotImplementedError
 
     def process_started(self, number: int, pid: int) -> None:
-        self.heard.append(("started", number, pid))
+        self.events.append(("started", number, pid))
 
     def process_ended(self, report: Ended) -> None:
-        self.heard.append(report)
+        self.events.append(report)
 
     def start_failed(self, number: int, errno: int) -> None:
-        self.heard.append(("failed", number, errno))
+        self.events.append(("failed", number, errno))
 
     def process_lost(self, number: int) -> None:
-        self.heard.append(("forgotten", number))
+        self.events.append(("lost", number))
 
     def stderr_line(self, number: int, text: bytes) -> None:
-        self.heard.append(("said", number, text))
+        self.events.append(("output", number, text))
 
     def dropped(self, lines: int, size: int) -> None:
-        self.heard.append(("dropped", lines, size))
+        self.events.append(("dropped", lines, size))
 
     def module_changed(self, module: str) -> None:
-        self.heard.append(("module changed", module))
+        self.events.append(("module changed", module))
 
     def threads_stuck(self) -> None:
-        self.heard.append("worn")
+        self.events.append("worn")
 
     def unavailable(self, problem: str) -> None:
         """Note it, if it is new."""
         if problem or self.problem:
             self.problem = problem
-            self.heard.append(("unavailable", problem))
+            self.events.append(("unavailable", problem))
 
     def launcher_restarted(self) -> None:
         """Note."""
-        self.heard.append("restarted")
+        self.events.append("restarted")
 
     def queue_drained(self) -> None:
-        self.heard.append("room")
+        self.events.append("room")
 
     def attach(self, pid: int = 100) -> None:
         """Attach a launcher that has not reported yet."""
@@ -122,7 +122,7 @@ class _Service:
 
     def begin(self, number: int, pid: int) -> None:
         """Let the launcher start what it was sent."""
-        self.say(Starting(number), Started(number, pid))
+        self.report(Starting(number), Started(number, pid))
 
     def serve(self, number: int = 1) -> socket.socket:
         """Hand a connection over; returns the client's end."""
@@ -132,7 +132,7 @@ class _Service:
         self.launcher_client.start(number, b"A=1", theirs.detach())
         return ours
 
-    def say(self, *messages: Message) -> None:
+    def report(self, *messages: Message) -> None:
         """Let the launcher report."""
         assert self.launcher is not None
         for message in messages:
@@ -145,7 +145,7 @@ class _Service:
         packet, rights, _, _ = self.launcher.recvmsg(MAX_PACKET, socket.CMSG_SPACE(4))
         return parse(packet), FD_STRUCT.unpack(rights[0][2])[0] if rights else None
 
-    def take(self) -> int:
+    def take_connection(self) -> int:
         """Take a connection as the launcher does; returns its number."""
         order, descriptor = self.order()
         assert isinstance(order, Connection)
@@ -184,19 +184,19 @@ def test_the_first_connection_has_a_launcher_started(service: _Service) -> None:
     """It is asked for once, and what came before it was ready is handed over in its order."""
     service.serve(1)
     service.serve(2)
-    assert service.asked == 1
+    assert service.launches == 1
     service.attach()
     with pytest.raises(BlockingIOError):
         service.order()
-    service.say(Ready())
-    assert [service.take(), service.take()] == [1, 2]
+    service.report(Ready())
+    assert [service.take_connection(), service.take_connection()] == [1, 2]
     assert service.launcher_client.ready
 
 
 def test_a_connection_is_handed_over_with_its_environment(service: _Service) -> None:
     """What the launcher gets is the client's connection itself."""
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     client = service.serve(7)
     order, descriptor = service.order()
     assert order == Connection(7, b"A=1")
@@ -209,42 +209,42 @@ def test_a_connection_is_handed_over_with_its_environment(service: _Service) -> 
 def test_our_copy_is_closed_when_the_handler_has_started(service: _Service) -> None:
     """From then on the handler alone decides when the client sees the end."""
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     client = service.serve(1)
-    assert service.take() == 1
+    assert service.take_connection() == 1
     service.begin(1, 55)
     assert client.recv(10) == b""
-    assert service.heard == [("started", 1, 55)]
+    assert service.events == [("started", 1, 55)]
     assert service.launcher_client.pids == {1: 55}
 
 
 def test_reports_are_passed_on(service: _Service) -> None:
     """From the start to the end, and what was written in between, before it and after it."""
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     service.serve(1)
-    service.say(
+    service.report(
         Starting(1), Started(1, 55), StderrLine(1, b"hi"), Ended(1, 256), StderrLine(1, b"rest"), Dropped(3, 40)
     )
-    texts = [("started", 1, 55), ("said", 1, b"hi"), Ended(1, 256), ("said", 1, b"rest"), ("dropped", 3, 40)]
-    assert (service.heard, service.killed) == (texts, [])
+    texts = [("started", 1, 55), ("output", 1, b"hi"), Ended(1, 256), ("output", 1, b"rest"), ("dropped", 3, 40)]
+    assert (service.events, service.killed) == (texts, [])
 
 
 def test_a_failed_start_closes_the_connection(service: _Service) -> None:
     """The client sees the end of its connection, and an event has the reason."""
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     client = service.serve(1)
-    service.take()
-    service.say(Failed(1, errno.ENOENT))
+    service.take_connection()
+    service.report(Failed(1, errno.ENOENT))
     assert client.recv(10) == b""
-    assert service.heard == [("failed", 1, errno.ENOENT)]
+    assert service.events == [("failed", 1, errno.ENOENT)]
 
 
 def test_a_lost_launcher_costs_no_connection(service: _Service) -> None:
     """What it had not started is given to the next, which comes after a pause."""
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     service.serve(1)
     service.serve(2)
     service.begin(1, 55)
@@ -253,12 +253,12 @@ def test_a_lost_launcher_costs_no_connection(service: _Service) -> None:
     (lost,) = log.named("launcher")
     assert (lost["state"], lost["pid"], lost["retry"]) == ("lost", 100, 0.1)
     assert not service.launcher_client.ready
-    assert service.asked == 0
+    assert service.launches == 0
     service.reactor.advance(0.2)
-    assert service.asked == 1
+    assert service.launches == 1
     service.attach(101)
-    service.say(Ready())
-    assert service.take() == 2
+    service.report(Ready())
+    assert service.take_connection() == 2
 
 
 def test_losses_one_after_the_other_are_further_apart(service: _Service) -> None:
@@ -274,7 +274,7 @@ def test_losses_one_after_the_other_are_further_apart(service: _Service) -> None
     assert pauses[:4] == [0.1, 0.2, 0.4, 0.8]
     assert pauses[-1] == 30.0
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     service.reactor.advance(60)
     with LogCatcher() as log:
         service.die()
@@ -286,11 +286,11 @@ def test_a_connection_that_kills_launchers_is_given_up(service: _Service) -> Non
     client = service.serve(1)
     for _ in range(3):
         service.attach()
-        service.say(Ready())
-        service.take()
+        service.report(Ready())
+        service.take_connection()
         service.die()
         service.reactor.advance(30)
-    assert service.heard == ["restarted", "restarted", ("failed", 1, 0)]
+    assert service.events == ["restarted", "restarted", ("failed", 1, 0)]
     assert client.recv(10) == b""
 
 
@@ -299,7 +299,7 @@ def test_a_launcher_that_can_not_begin_is_told_with_its_reason(service: _Service
     service.serve(1)
     service.attach()
     with LogCatcher() as log:
-        service.say(Ready(b"can't take the user 7"))
+        service.report(Ready(b"can't take the user 7"))
     assert log.named("launcher")[0]["reason"] == "can't take the user 7"
 
 
@@ -340,11 +340,11 @@ WRONG = {
 def test_a_launcher_that_breaks_the_protocol_is_ended(service: _Service, packet: bytes) -> None:
     """It is killed, with one line in the log, and another one is started; its connections are others' from then on."""
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     for number in (1, 2, 3):
         service.serve(number)
-    service.say(Starting(2), Starting(3), Started(3, 57))
-    service.heard.clear()
+    service.report(Starting(2), Starting(3), Started(3, 57))
+    service.events.clear()
     assert service.launcher is not None
     service.launcher.send(packet)
     with LogCatcher() as log:
@@ -355,12 +355,12 @@ def test_a_launcher_that_breaks_the_protocol_is_ended(service: _Service, packet:
     assert service.killed == [100]
     assert not service.launcher_client.ready
     assert service.launcher_client.orphaned == {3: 57}
-    assert service.heard == [("forgotten", 2)]
+    assert service.events == [("lost", 2)]
     service.launcher.close()
     service.reactor.advance(0.2)
     service.attach(101)
-    service.say(Ready())
-    assert service.take() == 1
+    service.report(Ready())
+    assert service.take_connection() == 1
 
 
 @pytest.mark.parametrize("report", [Starting(1), StderrLine(0, b"x"), Idle(), Dropped(1, 1), Ended(1, 0)])
@@ -368,14 +368,14 @@ def test_nothing_comes_before_ready(service: _Service, report: Message) -> None:
     """A launcher that is not ready may not report on connections."""
     service.serve(1)
     service.attach()
-    service.say(report)
+    service.report(report)
     assert service.killed == [100]
 
 
 def test_a_reason_has_a_greatest_length(service: _Service) -> None:
     """It becomes a line of the log."""
     service.attach()
-    service.say(Ready(b"x" * (MAX_REASON + 1)))
+    service.report(Ready(b"x" * (MAX_REASON + 1)))
     assert service.killed == [100]
 
 
@@ -384,14 +384,14 @@ def test_more_output_than_a_launcher_lets_through(report: Message) -> None:
     """One that does not keep to stderr_rate is ended; what its socket holds is no reason."""
     service = _Service(stderr_lines=10, stderr_bytes=65_536)
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     for _ in range(1034):
-        service.say(report)
+        service.report(report)
     assert service.killed == []
     service.reactor.advance(0.1)
-    service.say(report)
+    service.report(report)
     assert service.killed == []
-    service.say(report)
+    service.report(report)
     assert service.killed == [100]
     service.close()
 
@@ -417,7 +417,7 @@ def test_whatever_is_reported_memory_is_bounded_by_what_was_sent(steps: list[Mes
     """Each connection is reported to start at most once, and to be over at most once, and not before."""
     service = _Service()
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     with contextlib.closing(service):
         _check_bounds(service, steps)
 
@@ -432,15 +432,15 @@ def _check_bounds(service: _Service, steps: list[Message | int]) -> None:
                 sent.add(step)
                 service.serve(step)
         else:
-            service.say(step)
+            service.report(step)
     launcher_client = service.launcher_client
     assert launcher_client.pids.keys() | launcher_client.orphaned.keys() <= sent
     if launcher_client._connection is not None:
         assert len(launcher_client._connection.protocol._states) <= len(sent)
     assert len(launcher_client._queue._signals) <= len(sent)
-    started = [each[1] for each in service.heard if isinstance(each, tuple) and each[0] == "started"]
-    over = [each.connection_id for each in service.heard if isinstance(each, Ended)]
-    over += [each[1] for each in service.heard if isinstance(each, tuple) and each[0] in ("failed", "forgotten")]
+    started = [each[1] for each in service.events if isinstance(each, tuple) and each[0] == "started"]
+    over = [each.connection_id for each in service.events if isinstance(each, Ended)]
+    over += [each[1] for each in service.events if isinstance(each, tuple) and each[0] in ("failed", "lost")]
     assert len(started) == len(set(started))
     assert len(over) == len(set(over))
     assert {*started, *over} <= sent
@@ -451,7 +451,7 @@ def test_any_packets_leave_the_link_usable(packets: list[bytes]) -> None:
     """Nothing is raised, and the next launcher serves."""
     service = _Service()
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     with contextlib.closing(service):
         _check_use(service, packets)
 
@@ -467,7 +467,7 @@ def _check_use(service: _Service, packets: list[bytes]) -> None:
         service.reactor.advance(1)
         service.launcher.close()
         service.attach(101)
-        service.say(Ready())
+        service.report(Ready())
     while True:
         order, descriptor = service.order()
         if isinstance(order, Connection):
@@ -480,14 +480,14 @@ def _check_use(service: _Service, packets: list[bytes]) -> None:
 def test_so_many_are_sent_before_an_answer(service: _Service) -> None:
     """A launcher that answers nothing costs the daemon no memory for connections that are given up meanwhile."""
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     assert service.launcher is not None
     service.launcher.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
     for number in range(1, MAX_UNANSWERED + 100):
         service.serve(number)
         service.reactor.advance(0.1)
         while not service.reactor.getDelayedCalls() and number <= MAX_UNANSWERED:
-            service.take()
+            service.take_connection()
             break
         assert service.launcher_client.drop(number)
     assert service.launcher_client._connection is not None
@@ -495,36 +495,36 @@ def test_so_many_are_sent_before_an_answer(service: _Service) -> None:
     service.serve(1000)
     with pytest.raises(BlockingIOError):
         service.order()
-    service.say(Starting(1), Failed(1, 11))
-    assert service.take() == 1000
+    service.report(Starting(1), Failed(1, 11))
+    assert service.take_connection() == 1000
 
 
 def test_a_launcher_that_is_lost_in_the_middle_of_a_start(service: _Service) -> None:
     """The process may or may not exist: no other launcher starts one for that connection."""
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     client = service.serve(1)
     service.serve(2)
-    service.say(Starting(1))
+    service.report(Starting(1))
     service.die()
-    assert service.heard == [("forgotten", 1)]
+    assert service.events == [("lost", 1)]
     assert client.recv(10) == b""
     service.reactor.advance(0.2)
     service.attach(101)
-    service.say(Ready())
-    assert service.take() == 2
+    service.report(Ready())
+    assert service.take_connection() == 2
 
 
 def test_an_idle_launcher_ends(service: _Service) -> None:
     """The next connection has another one started, which is no restart; nothing waits in between."""
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     service.serve(1)
-    service.take()
+    service.take_connection()
     service.begin(1, 55)
-    service.say(Ended(1, 0))
+    service.report(Ended(1, 0))
     with LogCatcher() as log:
-        service.say(Idle())
+        service.report(Idle())
     assert [(line["state"], line["pid"]) for line in log.named("launcher")] == [("idle", 100)]
     assert service.launcher is not None
     assert service.launcher.recv(10) == b""
@@ -534,25 +534,25 @@ def test_an_idle_launcher_ends(service: _Service) -> None:
         [],
     )
     service.launcher.close()
-    service.heard.clear()
+    service.events.clear()
     service.serve(2)
-    assert service.asked == 1
+    assert service.launches == 1
     service.attach(101)
-    service.say(Ready())
-    assert service.take() == 2
-    assert service.heard == []
+    service.report(Ready())
+    assert service.take_connection() == 2
+    assert service.events == []
 
 
 def test_a_launcher_with_a_connection_on_its_way_does_not_end(service: _Service) -> None:
     """The connection crosses the report, and is served; the launcher may report again when that is over."""
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     service.serve(1)
-    service.say(Idle())
+    service.report(Idle())
     assert (service.launcher_client.ready, service.killed) == (True, [])
-    assert service.take() == 1
+    assert service.take_connection() == 1
     service.begin(1, 55)
-    service.say(Ended(1, 0), Idle())
+    service.report(Ended(1, 0), Idle())
     assert (service.launcher_client.ready, service.killed) == (False, [])
 
 
@@ -560,12 +560,12 @@ def test_a_module_is_asked_for(service: _Service) -> None:
     """The answer is passed on once; a launcher that is not there has imported nothing."""
     service.launcher_client.check_module()
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     service.launcher_client.check_module()
     assert service.order() == (CheckModule(), None)
-    service.say(Changed(b"m"))
-    assert service.heard == [("module changed", "m")]
-    service.say(Changed(b"m"))
+    service.report(Changed(b"m"))
+    assert service.events == [("module changed", "m")]
+    service.report(Changed(b"m"))
     assert service.killed == [100]
 
 
@@ -573,13 +573,13 @@ def test_threads_that_are_given_up_wear_a_launcher_out() -> None:
     """They go on as long as their launcher, so another one takes its place before they are many."""
     service = _Service(threads=True)
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     for number in range(1, 34):
         service.serve(number)
-        service.take()
-        service.say(Started(number, 100), Ended(number, 9))
-    assert (service.heard.count("worn"), service.killed) == (1, [])
-    service.say(Starting(33))
+        service.take_connection()
+        service.report(Started(number, 100), Ended(number, 9))
+    assert (service.events.count("worn"), service.killed) == (1, [])
+    service.report(Starting(33))
     assert service.killed == [100]
     service.close()
 
@@ -589,9 +589,9 @@ def test_a_launcher_can_be_started_without_a_connection(service: _Service, well:
     """The Deferred fires when it is ready, or fails with the reason."""
     results: list[Any] = []
     service.launcher_client.when_ready().addBoth(results.append)
-    assert service.asked == 1
+    assert service.launches == 1
     service.attach(200)
-    service.say(Ready(b"" if well else b"no module"))
+    service.report(Ready(b"" if well else b"no module"))
     assert results == [200] if well else str(results[0].value) == "no module"
 
 
@@ -602,8 +602,8 @@ def test_a_connection_follows_to_the_next_launcher(service: _Service) -> None:
     service.serve(2)
     service.launcher_client.replace_by(other.launcher_client)
     other.attach(300)
-    other.say(Ready())
-    assert [other.take(), other.take()] == [1, 2]
+    other.report(Ready())
+    assert [other.take_connection(), other.take_connection()] == [1, 2]
     other.begin(1, 77)
     service.launcher_client.signal(1, signal.SIGTERM)
     assert other.order() == (Signal(1, 77, signal.SIGTERM), None)
@@ -641,80 +641,80 @@ def test_a_protocol_forgets_what_is_over() -> None:
 def test_so_many_wait_and_no_more(service: _Service) -> None:
     """`full` is true at the limit, and an event follows when there is room again."""
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     for number in range(MAX_WAITING):
         assert not service.launcher_client.full
         service.serve(number)
     assert service.launcher_client.full
     service.begin(0, 55)
     assert not service.launcher_client.full
-    assert service.heard == [("started", 0, 55), "room"] or service.heard == ["room", ("started", 0, 55)]
+    assert service.events == [("started", 0, 55), "room"] or service.events == ["room", ("started", 0, 55)]
 
 
 def test_signals_go_by_number_and_pid(service: _Service) -> None:
     """A signal names both connection and pid; a connection without a process gets none."""
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     service.serve(1)
-    service.take()
+    service.take_connection()
     service.launcher_client.signal(1, signal.SIGTERM)
     service.begin(1, 55)
     service.launcher_client.signal(1, signal.SIGTERM)
     assert service.order() == (Signal(1, 55, signal.SIGTERM), None)
 
 
-def test_what_was_given_up_on_its_way_is_ended(service: _Service) -> None:
+def test_a_handler_of_a_dropped_connection_is_killed(service: _Service) -> None:
     """A handler that starts for a dropped connection is killed: nothing else would end it."""
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     service.serve(1)
-    service.take()
+    service.take_connection()
     assert service.launcher_client.drop(1)
     service.begin(1, 55)
     assert service.order() == (Signal(1, 55, signal.SIGKILL), None)
-    assert (service.heard, service.launcher_client.pids) == ([], {})
+    assert (service.events, service.launcher_client.pids) == ([], {})
 
 
-def test_orphans_end_by_the_zygotes_word(service: _Service) -> None:
+def test_the_zygote_reports_exits_of_orphans(service: _Service) -> None:
     """Handlers outlive their launcher; the zygote reports each exit with its status, once."""
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     service.serve(1)
     service.serve(2)
     service.begin(1, 55)
     service.begin(2, 56)
-    service.heard.clear()
+    service.events.clear()
     assert service.launcher is not None
     service.launcher.send(pack(Ended(2, 9)))
     service.launcher.close()
-    # The zygote's word may come first; what the launcher said before it died is heard before it.
+    # The zygote may report first; the launcher's own last reports are handled before that.
     service.launcher_client.orphan_exited(55, 256)
     service.launcher_client.orphan_exited(55, 256)
-    assert service.heard == [Ended(2, 9), Ended(1, 256)]
+    assert service.events == [Ended(2, 9), Ended(1, 256)]
 
 
 def test_orphans_are_forgotten_with_the_zygote(service: _Service) -> None:
     """Nothing is left that could report their exit."""
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     service.serve(1)
     service.begin(1, 55)
-    service.heard.clear()
+    service.events.clear()
     service.die()
     service.launcher_client.zygote_lost()
-    assert service.heard == [("forgotten", 1)]
+    assert service.events == [("lost", 1)]
 
 
-def test_a_stopped_link_ends_its_launcher(service: _Service) -> None:
+def test_a_stopped_client_ends_its_launcher(service: _Service) -> None:
     """The launcher sees the end of its socket; queued connections are closed; nothing is started again."""
     service.attach()
     client = service.serve(1)
     service.launcher_client.stop()
-    assert service.heard == [("failed", 1, 0)]
+    assert service.events == [("failed", 1, 0)]
     assert service.launcher is not None
     assert service.launcher.recv(10) == b""
     assert client.recv(10) == b""
     service.launcher_client.ensure_launcher()
     service.reactor.advance(60)
-    assert service.asked == 0
+    assert service.launches == 0
     assert not service.reactor.getDelayedCalls()

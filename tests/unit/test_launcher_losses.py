@@ -32,12 +32,12 @@ def service() -> Iterator[_Service]:
 def begin(service: _Service, count: int) -> None:
     """Let so many connections have their processes, of pids above 1,000,000, which are nobody's."""
     service.attach()
-    service.say(Ready())
+    service.report(Ready())
     for number in range(1, count + 1):
         service.launcher_client.start(number, b"", os.open(os.devnull, os.O_RDONLY))
-        service.take()
+        service.take_connection()
         service.begin(number, 5_000_000 + number)
-    service.heard.clear()
+    service.events.clear()
 
 
 def next_order(service: _Service) -> tuple[Message, int | None]:
@@ -81,46 +81,46 @@ def test_signals_for_orphans_are_the_zygotes(service: _Service) -> None:
     assert service.order() == (Signal(1, 5_000_001, signal.SIGTERM), None)
     for number in range(1, MANY + 1):
         service.launcher_client.signal(number, signal.SIGTERM)
-    assert service.ended_by_the_zygote == []
+    assert service.zygote_signals == []
     service.die()
-    unsent = [each.connection_id for each in service.ended_by_the_zygote]
+    unsent = [each.connection_id for each in service.zygote_signals]
     # Of those that the launcher had been sent nobody knows whether it took them.
     assert unsent == list(range(unsent[0], MANY + 1))
     service.launcher_client.signal(1, signal.SIGKILL)
-    assert service.ended_by_the_zygote[-1] == Signal(1, 5_000_001, signal.SIGKILL)
+    assert service.zygote_signals[-1] == Signal(1, 5_000_001, signal.SIGKILL)
     service.launcher_client.orphan_exited(5_000_001, 9)
     service.launcher_client.signal(1, signal.SIGKILL)
-    assert len(service.ended_by_the_zygote) == len(unsent) + 1
+    assert len(service.zygote_signals) == len(unsent) + 1
     # No launcher is needed for that.
-    service.heard.clear()
+    service.events.clear()
     service.launcher_client.orphaned = {2: os.getpid(), 3: 5_000_003}
     service.reactor.advance(0.1)
-    assert service.asked == 0
+    assert service.launches == 0
     # The third was gone, and nobody had said so.
-    assert service.heard == [("forgotten", 3)]
+    assert service.events == [("lost", 3)]
 
 
 def test_a_zygote_that_is_lost_with_an_order(service: _Service) -> None:
     """That is no failure of the launcher: the next zygote is asked for it, and there is no pause."""
     service.serve(1)
-    assert service.asked == 1
+    assert service.launches == 1
     service.launcher_client.zygote_lost()
     assert (service.launcher_client.failing, service.reactor.getDelayedCalls()) == (False, [])
     service.attach()
-    service.say(Ready())
-    assert service.take() == 1
+    service.report(Ready())
+    assert service.take_connection() == 1
 
 
 def test_launchers_outlive_their_zygote(service: _Service) -> None:
     """Handlers of a launcher that is lost after its zygote can't be observed; their connections are closed at once."""
     begin(service, 2)
     service.launcher_client.zygote_lost()
-    assert service.heard == []
+    assert service.events == []
     service.die()
-    assert service.heard == [("forgotten", 1), ("forgotten", 2)]
+    assert service.events == [("lost", 1), ("lost", 2)]
 
 
-def test_everything_a_dead_launcher_has_said_is_heard(service: _Service) -> None:
+def test_all_reports_of_a_dead_launcher_are_read(service: _Service) -> None:
     """However much it was: the zygote's word of a handler's end is the last."""
     begin(service, 200)
     assert service.launcher is not None
@@ -128,18 +128,18 @@ def test_everything_a_dead_launcher_has_said_is_heard(service: _Service) -> None
         service.launcher.send(pack(Ended(number, 0)))
     service.launcher.close()
     service.launcher_client.orphan_exited(5_000_200, 9)
-    assert service.heard == [*(Ended(number, 0) for number in range(1, 200)), Ended(200, 9)]
+    assert service.events == [*(Ended(number, 0) for number in range(1, 200)), Ended(200, 9)]
 
 
 def test_an_abandoned_process_says_nothing(service: _Service) -> None:
     """What is reported of it later is not passed on."""
     begin(service, 1)
     service.launcher_client.forget_connection(1)
-    service.say(Ended(1, 0))
-    assert service.heard == []
+    service.report(Ended(1, 0))
+    assert service.events == []
 
 
-def test_the_socket_of_a_stopped_link(service: _Service) -> None:
+def test_the_socket_of_a_stopped_client(service: _Service) -> None:
     """Messages that could not be sent are dropped when the client stops."""
     begin(service, MANY)
     for number in range(1, MANY + 1):
