@@ -14,12 +14,12 @@ import struct
 from typing import Any
 
 __all__ = [
+    "COUNTS_BYTES",
     "TRAFFIC_BYTES",
     "UNKNOWN",
     "byte_counts",
     "close_counted",
     "final_byte_counts",
-    "socket_byte_counts",
     "socket_traffic",
     "traffic",
 ]
@@ -34,6 +34,8 @@ _TRAFFIC = struct.Struct(_TRAFFIC_FIELDS)
 _COUNTS = struct.Struct(_TRAFFIC_FIELDS + "8xI52xQQ")
 #: How much of the structure `traffic` needs, in bytes.
 TRAFFIC_BYTES = _TRAFFIC.size
+#: How much of the structure `byte_counts` needs, in bytes.
+COUNTS_BYTES = _COUNTS.size
 
 # States (net/tcp_states.h).
 _FIN_WAIT1, _TIME_WAIT, _CLOSE, _CLOSE_WAIT, _LAST_ACK, _CLOSING = 4, 6, 7, 8, 9, 11
@@ -64,11 +66,11 @@ def byte_counts(
     """Return the bytes received from the client, and the bytes written to the connection.
 
     Args:
-        info: the structure.
+        info: the structure, or its first COUNTS_BYTES.
         client_closed: whether the end of input was read; None if that is unknown.
         write_closed: whether the write side was shut down.
     """
-    if len(info) < _COUNTS.size:
+    if len(info) < COUNTS_BYTES:
         return None
     state, acknowledged, received, unsent, sent, retransmitted = _COUNTS.unpack_from(info)
     if client_closed is None:
@@ -90,25 +92,10 @@ def socket_traffic(sock: Any, *, client_closed: bool = False) -> tuple[int, int]
     return traffic(info, client_closed=client_closed)
 
 
-def socket_byte_counts(
-    sock: Any,  # noqa: ANN401 - a socket, or as much of one
-    *,
-    client_closed: bool | None = None,
-    write_closed: bool = False,
-) -> tuple[int, int] | None:
-    """Return `byte_counts` of a TCP socket.
-
-    Raises:
-        OSError: it is no open TCP socket.
-    """
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _COUNTS.size)
-    return byte_counts(info, client_closed=client_closed, write_closed=write_closed)
-
-
 def final_byte_counts(sock: socket.socket) -> tuple[int, int]:
     """Return `byte_counts` of a connection that is about to be closed; UNKNOWN if it has none, as a UNIX socket."""
     try:
-        return socket_byte_counts(sock) or UNKNOWN
+        return byte_counts(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, COUNTS_BYTES)) or UNKNOWN
     except OSError:
         return UNKNOWN
 

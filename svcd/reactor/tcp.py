@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.interfaces import ITCPTransport, ITLSTransport
 from zope.interface import implementer
 
-from svcd.net.tcp_info import socket_byte_counts, socket_traffic
+from svcd.net.tcp_info import COUNTS_BYTES, byte_counts, socket_traffic
 from svcd.net.twisted_addresses import tcp_address
 from svcd.reactor.starttls import StartTLS
 
@@ -80,9 +80,10 @@ class TCPTransport(StartTLS):
         # line.
         sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, self._fd)
         try:
-            counts = socket_byte_counts(sock, client_closed=self._got_eof, write_closed=self._eof_sent)
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, COUNTS_BYTES)
         finally:
             sock.detach()
+        counts = byte_counts(info, client_closed=self._got_eof, write_closed=self._eof_sent)
         if counts is None:
             return 0, 0
         if self.disconnected:
