@@ -68,7 +68,7 @@ def _soon(began: float) -> None:
 
 @pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
 def test_steps_of_the_clock(start: Callable[..., Daemon], wall: _WallClock, reactor: str) -> None:
-    """After each step lines come soon and with the new time, idle connections end in time, daytime tells the date."""
+    """After each step lines come soon and with the new time, idle connections end in time, daytime has the new date."""
     services = "@defaults bind=127.0.0.1\necho 0/tcp idle_timeout=1s\ndaytime 0/tcp date_format=iso8601\n"
     daemon = start(services, env=wall.env, twistd_arguments=["--reactor", reactor])
     for count, (step, moved) in enumerate(STEPS.items(), 1):
@@ -114,7 +114,7 @@ def test_listeners_that_rest_wake_up(start: Callable[..., Daemon], wall: _WallCl
 
 @pytest.fixture
 def zoned(program: Callable[[str], str], tmp_path: Path) -> tuple[list[str], Callable[[str], None]]:
-    """The words before a command line whose /etc/localtime is its own, and what links it to another zone."""
+    """Return the start of a command line with an /etc/localtime of its own, and a function that sets its zone."""
     known, copy = Path("/etc/localtime"), tmp_path / "localtime"
     changes = itertools.count()
 

@@ -45,7 +45,7 @@ def make(options):
 
 
 def _retried(look: Callable[[], bool]) -> None:
-    """Wait for what comes to a file, which tells nobody."""
+    """Wait for changes of a file, by polling."""
     deadline = time.monotonic() + PATIENCE
     while not look():
         assert time.monotonic() < deadline
@@ -117,7 +117,7 @@ def test_a_standard_output_that_is_the_journal(
     start: Callable[..., Daemon], journald: tuple[FakeJournald, list[str]], arguments: list[str], other: str,
     native: bool,
 ) -> None:  # fmt: skip
-    """As a service of systemd svcd sends entries without being asked; with another output, or if told, it is text."""
+    """As a systemd service svcd sends entries by default; with another output or an explicit format it writes text."""
     fake, before = journald
     daemon = start("echo 0/tcp bind=127.0.0.1\n", *arguments, before=before, ready=not native, env={"OTHER": other})
     port = _port(fake.take_event("listen")) if native else daemon.port("echo/tcp")
@@ -276,7 +276,7 @@ def _example() -> str:
 
 
 class _Clients:
-    """Clients, one after the other, until they are told to end."""
+    """Clients, one after the other, until they are stopped."""
 
     def __init__(self, port: int) -> None:
         self.count = 0

@@ -35,7 +35,7 @@ def look(daemon: Daemon, service: str = "cat/tcp", family: int = socket.AF_INET)
 
 
 def connection_variables(client: socket.socket) -> dict[str, str]:
-    """What a TCP handler is told of its only client."""
+    """Return the variables that a TCP handler has for the only client."""
     (host, port), (local_host, local_port) = client.getsockname()[:2], client.getpeername()[:2]
     return {
         "PROTO": "TCP",
@@ -103,7 +103,7 @@ def _hostile() -> None:
 
 @pytest.mark.parametrize("program", [CAT, "rlimit"])
 def test_child_of_root_or_whoever(start: Callable[..., Daemon], program: str) -> None:
-    """Whoever starts the daemon, from however dirty a process: a handler has its socket and what is promised alone."""
+    """As root or not, however the daemon was started: a handler has its socket and the documented environment."""
     # With stderr=client and a limit of its own the program is started in the other of two ways.
     services = SERVICES if program == CAT else SERVICES.replace("\n", " rlimit_cpu=100\n")
     reading, writing = os.pipe()
@@ -258,7 +258,7 @@ def test_chosen_environment(start: Callable[..., Daemon]) -> None:
 
 
 def test_names_and_other_addresses(start: Callable[..., Daemon], has_ipv6: bool) -> None:
-    """A handler is told its client's name with resolve=yes, an IPv6 address as it is, and a mapped one as IPv4."""
+    """A handler gets its client's name with resolve=yes, an IPv6 address unchanged, and a mapped one as IPv4."""
     services = SERVICES + f"named 0/tcp bind=127.0.0.1 server={CAT} resolve=yes\n"
     if has_ipv6:
         services += f"six 0/tcp bind=::1 server={CAT}\nboth 0/tcp6 bind=:: v6only=no server={CAT}\n"
@@ -281,7 +281,7 @@ def test_names_and_other_addresses(start: Callable[..., Daemon], has_ipv6: bool)
 
 
 def test_unix_client(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """A handler at a UNIX socket is told its client's process, user and group."""
+    """A handler at a UNIX socket gets its client's process, user and group."""
     daemon = start(f"cat {open_folder}/s/unix server={CAT}\n")
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(PATIENCE)

@@ -1,4 +1,4 @@
-"""Handlers that close their connection and live on: the client sees its end, whoever else might have it open."""
+"""Handlers that close their connection and go on: the client sees its end, whichever process had it open."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def folder(open_folder: Path) -> Path:
 
 
 def _end_of(client: socket.socket) -> Process:
-    """The process that has said its pid and closed the connection, which is seen while it lives."""
+    """Return the process that has sent its pid and closed the connection, which is observed while it runs."""
     with client, client.makefile() as lines:
         process = Process(int(lines.readline()))
         assert lines.read() == ""

@@ -89,7 +89,7 @@ def test_two_thousand_handlers_are_ended(start: Callable[..., Daemon], many: int
 
 
 def test_a_launcher_without_descriptors(start: Callable[..., Daemon]) -> None:
-    """A launcher that has no descriptor left closes who comes and says so; it serves again when there are some."""
+    """A launcher without descriptors closes new connections and reports that; it serves again when it has some."""
     few = 100
 
     def limit() -> None:
@@ -134,7 +134,7 @@ def tasks_of(user: int) -> int:
 
 
 def test_no_more_processes(ordinary: Callable[..., Daemon]) -> None:
-    """A launcher that can't have another process closes who comes and says so; it serves again when it can."""
+    """A launcher that can't fork closes new connections and reports that; it serves again when it can fork."""
     user = os.geteuid() or 65534
 
     def limit() -> None:

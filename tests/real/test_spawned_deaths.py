@@ -70,7 +70,7 @@ def still_echo(clients: list[socket.socket]) -> None:
 
 
 def test_killed_handler(start: Callable[..., Daemon]) -> None:
-    """A handler that is killed is that connection's end alone, told with the signal, even one without a name."""
+    """A killed handler ends that connection alone; its line has the signal, even one without a name."""
     daemon = start(
         SERVICES + "real 0/tcp bind=127.0.0.1 server=\"/bin/sh -c 'kill -40 $$'\"\n"
         "fault 0/tcp bind=127.0.0.1 server=\"/bin/sh -c 'kill -SEGV $$'\"\n"
@@ -95,7 +95,7 @@ def test_killed_handler(start: Callable[..., Daemon]) -> None:
 
 
 def test_killed_launcher(start: Callable[..., Daemon]) -> None:
-    """Without its launcher 100 handlers go on and are told when they end; who comes meanwhile is served by the next."""
+    """Without its launcher 100 handlers go on and their ends are logged; the next launcher serves new connections."""
     daemon = start(SERVICES)
     clients = idle_cats(daemon)
     coming = Coming(daemon)

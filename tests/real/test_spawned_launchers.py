@@ -134,7 +134,7 @@ def test_clients_that_come_when_a_launcher_ends(
 
 
 def test_a_launcher_is_started_anew(start: Callable[..., Daemon], folder: Path) -> None:
-    """svcctl restart has the new module serve; who is served by the old one goes on, and nobody is refused."""
+    """svcctl restart makes the new module serve; connections of the old one go on, and none is refused."""
     controlled = Controlled(start, folder, python(folder, "instances=none"))
     daemon = controlled.daemon
     old = daemon.connect("py/tcp")
@@ -160,7 +160,7 @@ def test_a_launcher_is_started_anew(start: Callable[..., Daemon], folder: Path) 
 
 
 def test_a_launcher_that_can_not_be_started_anew(start: Callable[..., Daemon], folder: Path) -> None:
-    """The command says why, and the old one serves on; what has no launcher says so."""
+    """The command prints why, and the old launcher serves on; a service without launcher is an error."""
     controlled = Controlled(start, folder, python(folder) + "echo 0/tcp bind=127.0.0.1\n")
     daemon = controlled.daemon
     assert exchange(daemon.connect("py/tcp"), b"a") == b"1:a"

@@ -1,4 +1,4 @@
-"""What the log says of handlers: what they write, how they end, how much went through."""
+"""Log lines of handlers: their output, how they end, how many bytes they transfer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def shell(folder: Path, name: str, text: str, options: str = "") -> str:
 
 
 def test_standard_error(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """Standard error is the client's unless it is to be logged; then each line is told, of whichever connection."""
+    """Standard error goes to the client unless it is to be logged; then each line is logged, with its connection."""
     lines = "read x; echo first $x >&2; read y; printf 'second %s\\n\\n  third\\r\\nrest' $x >&2; echo answer"
     daemon = start(shell(open_folder, "plain", lines) + shell(open_folder, "logged", lines, "stderr=log"))
     assert exchange(daemon.connect("plain/tcp"), b"1\n\n") == b"first 1\nsecond 1\n\n  third\r\nrestanswer\n"
@@ -77,7 +77,7 @@ FLOOD = 100_000
 
 
 def test_a_flood(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """100,000 lines cost neither the launcher nor the daemon memory, are all told, and others are served meanwhile."""
+    """100,000 lines cost neither the launcher nor the daemon memory, are all logged, and do not delay others."""
     flood = f"i=0; while [ $i -lt {FLOOD} ]; do echo line $i; i=$((i+1)); done >&2"
     daemon = start(
         shell(open_folder, "flood", flood, "stderr=log stderr_rate=none") + "cat 0/tcp bind=127.0.0.1 server=/bin/cat\n"
@@ -99,7 +99,7 @@ def test_a_flood(start: Callable[..., Daemon], open_folder: Path) -> None:
 
 
 def test_a_flood_is_dropped(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """By default the log has so many lines a second, and others say how many more there were, none left out."""
+    """By default the log has a limited number of lines a second, and `dropped` lines count all others."""
     flood = f"i=0; while [ $i -lt {FLOOD} ]; do echo line $i; i=$((i+1)); done >&2"
     daemon = start(shell(open_folder, "flood", flood, "stderr=log"))
     client = daemon.connect("flood/tcp")
@@ -137,7 +137,7 @@ def test_a_line_without_an_end(start: Callable[..., Daemon], open_folder: Path) 
 
 
 def test_statuses_and_durations(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """The end of a handler says its exit status, and what it took of time; with log_on_success=none nothing does."""
+    """The end line of a handler has its exit status and processor time; with log_on_success=none there is no line."""
     busy = "read x; i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; exit 42"
     daemon = start(
         shell(open_folder, "busy", busy)
@@ -177,7 +177,7 @@ FIRST = SHUT.replace("while", "sock.recv(100)\nwhile 0 and")
 
 
 def test_traffic(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """The bytes of a TCP connection are told to the byte, whoever closed first."""
+    """The bytes of a TCP connection are logged exactly, whichever side closed first."""
     if Path(sys.executable).stat().st_size < 3_000_000:
         pytest.skip("this Python is no large file")
     (open_folder / "shut.py").write_text(SHUT)

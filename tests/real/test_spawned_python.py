@@ -80,7 +80,7 @@ MODELS = ("process", "thread")
 
 @pytest.fixture
 def serve(start: Callable[..., Daemon], open_folder: Path) -> Callable[..., Daemon]:
-    """Start a daemon with a service for each of these handlers, in both models unless told otherwise."""
+    """Start a daemon with a service for each of these handlers, by default in both models."""
     (open_folder / "ours.py").write_text(MODULE)
 
     def begin(*names: str, models: tuple[str, ...] = MODELS, options: str = "", **settings: object) -> Daemon:
@@ -230,7 +230,7 @@ def test_handlers_that_never_return(serve: Callable[..., Daemon]) -> None:
 
 
 def test_modules_are_found(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """A handler's module may stand where the daemon's PYTHONPATH says; what it needs is in python_path= first."""
+    """A handler's module may be in the daemon's PYTHONPATH; modules that it needs are found in python_path= first."""
     (open_folder / "first").mkdir()
     (open_folder / "first" / "theirs.py").write_text("ANSWER = b'the first'\n")
     (open_folder / "theirs.py").write_text("ANSWER = b'the second'\n")

@@ -1,4 +1,4 @@
-"""Who may do what: services of other users when root is given up; what zygotes and launchers can be made to do."""
+"""Rights: services of other users when root is given up; what zygotes and launchers can be made to do."""
 
 from __future__ import annotations
 
@@ -93,9 +93,9 @@ REFUSED = [
 @pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize("reactor", ["uv", "epoll"])
 def test_a_reload_after_root_was_given_up(start: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
-    """What gives no new right can change, and a service can go and come back; else its old form goes on.
+    """Changes that give no new right apply, and a service can go and come back; else its old form goes on.
 
-    The refusal stands at the option that changed, and says that a restart is needed.
+    The refusal has the location of the option that changed, and asks for a restart.
     """
     line = "other 0/tcp bind=127.0.0.1 server=/bin/cat user=daemon env=X=y umask=027 rlimit_cpu=60"
     first = f"@defaults bind=127.0.0.1\necho 0/tcp\n{line}\nmighty 0/tcp server=/bin/cat user=root\n"
@@ -196,7 +196,7 @@ def _changed(line: str, options: str) -> str:
 
 
 class Zygote:
-    """A zygote that the test has started, as a daemon does, and everything that it has said."""
+    """A zygote that the test has started, as a daemon does, and all that it has reported."""
 
     def __init__(self, *specs: LaunchSpec) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -212,12 +212,12 @@ class Zygote:
             words = [sys.executable, "-I", "-S", "-c", code]
             self.process = subprocess.Popen(words, stdin=theirs.fileno(), preexec_fn=give, pass_fds=[TABLE_FD], env={})
 
-    def ask(self, packet: bytes) -> None:
-        """Say something to it."""
+    def send(self, packet: bytes) -> None:
+        """Send an order."""
         self.socket.send(packet)
 
-    def hear(self) -> tuple[Message, socket.socket | None]:
-        """What it says next, and the launcher's socket if there is one."""
+    def receive(self) -> tuple[Message, socket.socket | None]:
+        """Return its next report, and the launcher's socket if there is one."""
         packet, rights, _, _ = self.socket.recvmsg(MAX_PACKET, socket.CMSG_SPACE(FD_STRUCT.size))
         if not rights:
             return parse(packet), None
@@ -261,18 +261,18 @@ def test_a_zygote_does_what_its_table_says(zygote: Zygote) -> None:
     ]
     for packet in junk:
         if packet:
-            zygote.ask(packet)
+            zygote.send(packet)
     with contextlib.suppress(OSError):
         # A descriptor that it has not asked for is dropped.
         zygote.socket.sendmsg([b"?"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, FD_STRUCT.pack(2))])
     for row in (1, 2**32 - 1):
-        zygote.ask(pack(StartLauncher(row)))
-        assert zygote.hear() == (LauncherStarted(row, 0, errno.EINVAL), None)
+        zygote.send(pack(StartLauncher(row)))
+        assert zygote.receive() == (LauncherStarted(row, 0, errno.EINVAL), None)
     process = Process(zygote.process.pid)
     assert process.children() == []
     few = len(process.descriptors())
-    zygote.ask(pack(StartLauncher(0)))
-    launched, launcher = zygote.hear()
+    zygote.send(pack(StartLauncher(0)))
+    launched, launcher = zygote.receive()
     assert isinstance(launched, LauncherStarted)
     assert launcher is not None
     with launcher:
@@ -280,7 +280,7 @@ def test_a_zygote_does_what_its_table_says(zygote: Zygote) -> None:
         assert process.children() == [launched.pid]
         # Its own copies of the sockets are closed when it has told of them.
         wait_until(lambda: len(process.descriptors()) == few, "the zygote closes what it has given away")
-    assert zygote.hear() == (ChildExited(launched.pid, 0), None)
+    assert zygote.receive() == (ChildExited(launched.pid, 0), None)
 
 
 @pytest.mark.parametrize(
@@ -302,12 +302,12 @@ def test_a_zygote_gives_no_more_than_its_table(zygote: Zygote, change: dict[str,
     row = CAT._replace(identity=identity)
     zygote.__init__(row)  # type: ignore[misc]
     wanted = row._replace(identity=identity._replace(**change))  # type: ignore[arg-type]
-    zygote.ask(pack(StartLauncher(0, launcher_options(wanted))))
-    assert zygote.hear() == (LauncherStarted(0, 0, errno.EPERM), None)
+    zygote.send(pack(StartLauncher(0, launcher_options(wanted))))
+    assert zygote.receive() == (LauncherStarted(0, 0, errno.EPERM), None)
     assert Process(zygote.process.pid).children() == []
     less = identity._replace(umask=0o077, nice=3, handler_limits=(ResourceLimit(resource.RLIMIT_CPU, 7, 8),))
-    zygote.ask(pack(StartLauncher(0, launcher_options(row._replace(identity=less)))))
-    launched, launcher = zygote.hear()
+    zygote.send(pack(StartLauncher(0, launcher_options(row._replace(identity=less)))))
+    launched, launcher = zygote.receive()
     assert isinstance(launched, LauncherStarted)
     assert launcher is not None
     with launcher:
@@ -315,13 +315,13 @@ def test_a_zygote_gives_no_more_than_its_table(zygote: Zygote, change: dict[str,
         process = Process(launched.pid)
         assert process.status("Umask").strip() == "0077"
         assert os.getpriority(os.PRIO_PROCESS, launched.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 3
-    assert zygote.hear() == (ChildExited(launched.pid, 0), None)
+    assert zygote.receive() == (ChildExited(launched.pid, 0), None)
 
 
 def test_a_launcher_passes_on_what_belongs_to_a_connection(zygote: Zygote) -> None:
     """What steers a program's loading or comes from elsewhere is dropped from a connection's environment."""
-    zygote.ask(pack(StartLauncher(0)))
-    launched, launcher = zygote.hear()
+    zygote.send(pack(StartLauncher(0)))
+    launched, launcher = zygote.receive()
     assert isinstance(launched, LauncherStarted)
     assert launcher is not None
     ours, theirs = socket.socketpair()
@@ -353,13 +353,13 @@ def test_a_launcher_passes_on_what_belongs_to_a_connection(zygote: Zygote) -> No
         assert isinstance(ended, Ended)
         assert ended[:2] == (7, 0)
     # With its daemon it ends.
-    assert zygote.hear() == (ChildExited(launched.pid, 0), None)
+    assert zygote.receive() == (ChildExited(launched.pid, 0), None)
 
 
 def test_a_zygote_hears_of_orphans(zygote: Zygote) -> None:
-    """A handler whose launcher was killed is the zygote's: it may end it, tells its end, and leaves no zombie."""
-    zygote.ask(pack(StartLauncher(0)))
-    launched, launcher = zygote.hear()
+    """A handler whose launcher was killed is the zygote's child: it can kill it, and reports and reaps its exit."""
+    zygote.send(pack(StartLauncher(0)))
+    launched, launcher = zygote.receive()
     assert isinstance(launched, LauncherStarted)
     assert launcher is not None
     ours, theirs = socket.socketpair()
@@ -373,31 +373,31 @@ def test_a_zygote_hears_of_orphans(zygote: Zygote) -> None:
         assert isinstance(started, Started)
         # While it has a launcher, it is the launcher's to end; and a launcher is no handler.
         for pid in (started.pid, launched.pid, 0, -1):
-            zygote.ask(pack(Signal(7, pid, signal.SIGKILL)))
+            zygote.send(pack(Signal(7, pid, signal.SIGKILL)))
         launcher.send(pack(Connection(8, b"")))
         parse(launcher.recv(MAX_PACKET))
         # The zygote reads its orders one by one: once it has carried out another one, it has read those.
-        zygote.ask(pack(StartLauncher(0)))
-        other, its_socket = zygote.hear()
+        zygote.send(pack(StartLauncher(0)))
+        other, its_socket = zygote.receive()
         assert isinstance(other, LauncherStarted)
         assert its_socket is not None
         its_socket.close()
-        assert zygote.hear() == (ChildExited(other.pid, 0), None)
+        assert zygote.receive() == (ChildExited(other.pid, 0), None)
         os.kill(launched.pid, signal.SIGKILL)
-        assert zygote.hear() == (ChildExited(launched.pid, signal.SIGKILL), None)
-        zygote.ask(pack(Signal(7, started.pid, signal.SIGSTOP)))
-        zygote.ask(pack(Signal(7, started.pid, signal.SIGTERM)))
-        assert zygote.hear() == (ChildExited(started.pid, signal.SIGTERM), None)
+        assert zygote.receive() == (ChildExited(launched.pid, signal.SIGKILL), None)
+        zygote.send(pack(Signal(7, started.pid, signal.SIGSTOP)))
+        zygote.send(pack(Signal(7, started.pid, signal.SIGTERM)))
+        assert zygote.receive() == (ChildExited(started.pid, signal.SIGTERM), None)
     assert Process(zygote.process.pid).children() == []
 
 
 def test_a_launcher_that_can_not_become_its_user(zygote: Zygote) -> None:
-    """A launcher that can't have its identity runs nothing: it says why, and ends."""
+    """A launcher that can't take on its credentials runs nothing: it reports why, and ends."""
     zygote.end()
     row = ProcessCredentials(user=1, group=1, groups=()) if os.geteuid() else ProcessCredentials(folder="/nowhere")
     zygote.__init__(CAT._replace(identity=row))  # type: ignore[misc]
-    zygote.ask(pack(StartLauncher(0)))
-    launched, launcher = zygote.hear()
+    zygote.send(pack(StartLauncher(0)))
+    launched, launcher = zygote.receive()
     assert isinstance(launched, LauncherStarted)
     assert launcher is not None
     with launcher:
@@ -405,5 +405,5 @@ def test_a_launcher_that_can_not_become_its_user(zygote: Zygote) -> None:
         assert isinstance(ready, Ready)
         assert b"can't take" in ready.problem
         assert launcher.recv(MAX_PACKET) == b""
-    assert zygote.hear() == (ChildExited(launched.pid, os.EX_CONFIG << 8), None)
+    assert zygote.receive() == (ChildExited(launched.pid, os.EX_CONFIG << 8), None)
     all_gone([Process(launched.pid)])

@@ -1,4 +1,4 @@
-"""Signals that whoever starts the daemon, or svcctl, has ignored or blocked."""
+"""Signals that the process that starts the daemon, or svcctl, has ignored or blocked."""
 
 from __future__ import annotations
 
