@@ -57,18 +57,18 @@ class UNIXPeer(UNIXAddress):
         return f"uid:{self.process[1]}"
 
 
-def unix_peer(descriptor: int, name: Any) -> UNIXPeer:  # noqa: ANN401 - a socket address
+def unix_peer(fd: int, sockaddr: Any) -> UNIXPeer:  # noqa: ANN401 - a socket address
     """Return the address of the client of an accepted connection.
 
     Args:
-        descriptor: of the connection.
-        name: the socket address of the client.
+        fd: of the connection.
+        sockaddr: the socket address of the client.
 
     Raises:
         OSError: the socket is no connected UNIX socket.
     """
-    sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
+    sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
     try:
-        return UNIXPeer(name or None, credentials(sock))
+        return UNIXPeer(sockaddr or None, credentials(sock))
     finally:
         sock.detach()
