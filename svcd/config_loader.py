@@ -1,4 +1,4 @@
-"""From the name of a services file to what can be started: read, parsed, shifted, checked. Or a ConfigError."""
+"""Loading of a services file: read, parsed, shifted, checked."""
 
 from __future__ import annotations
 

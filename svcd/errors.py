@@ -1,4 +1,4 @@
-"""What can go wrong, as values that say where and what to do about it."""
+"""Exceptions with the place of the error and a remedy, each with its sysexits(3) code."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class UsageError(SvcdError):
 
 
 class ActivationError(SvcdError):
-    """The descriptors that we were started with are nothing that we can be started with."""
+    """The inherited descriptors are of no use."""
 
     #: sysexits(3) EX_CONFIG: a unit is to be changed.
     exit_code = os.EX_CONFIG
@@ -80,7 +80,7 @@ class ListenError(SvcdError):
     Args:
         service: the service's identity, `echo/tcp`.
         address: the address as a person writes it, `0.0.0.0:7` or a path.
-        cause: what the system said, or what stands in the way.
+        cause: the error of the system, or what stands in the way.
         remedy: what the reader can do about it.
         number: the errno of the system; 0 if it was not the system that refused.
 
@@ -144,13 +144,13 @@ class StoppingError(CommandError):
 
 
 class ClientError(SvcdError):
-    """A client of ours did not get what it came for; the text says why."""
+    """A client command failed; the text is the reason."""
 
     exit_code = 1
 
 
 class WrongAnswerError(ClientError):
-    """The server has answered in good order, and the answer is not the one that was wanted."""
+    """The server has answered correctly, but not as expected."""
 
 
 class UnavailableError(ClientError):
@@ -161,14 +161,14 @@ class UnavailableError(ClientError):
 
 
 class ServerError(ClientError):
-    """The server does not keep to the protocol: it says nonsense, ends early, or is not who it should be."""
+    """The server violates the protocol, ends early, or has the wrong identity."""
 
     #: sysexits(3) EX_PROTOCOL.
     exit_code = os.EX_PROTOCOL
 
 
 class StartFailure(SystemExit, Exception):  # noqa: N818 - it ends the program, it is not caught
-    """The daemon can't start; the reasons have been said already.
+    """The daemon can't start; the reasons have been printed.
 
     Being a SystemExit it ends twistd with the code and without a traceback; being an Exception as well,
     it lets twistd take back its pid file and tell the process that waits for the daemon.

@@ -1,4 +1,4 @@
-"""The ports between the floors: what a lower floor asks of whoever builds it."""
+"""Protocols between packages: what lower packages ask of the objects that they are given."""
 
 from __future__ import annotations
 
@@ -166,18 +166,18 @@ class HostInfo(Protocol):
 
 
 class DescriptorCounter(Protocol):
-    """The budget of descriptors, for those who open some besides their client's."""
+    """The budget of descriptors, for services that open more than their clients' connections."""
 
     def acquire(self) -> None:
-        """One more is open."""
+        """Count a descriptor that was opened."""
         ...
 
     def release(self) -> None:
-        """One is closed."""
+        """Count a descriptor that was closed."""
         ...
 
     def try_acquire(self) -> bool:
-        """One more is open, if there is one left; returns whether there is."""
+        """Count one more descriptor if the budget allows it; return whether it does."""
         ...
 
 
@@ -189,7 +189,7 @@ class HostNameResolver(Protocol):
         ...
 
     def confirmed_host_of(self, address: str) -> Deferred[str | None]:
-        """The same, only if the name has that address; so who owns the address can't choose just any name."""
+        """Return the host name only if the name has that address: the owner of an address can't choose any name."""
         ...
 
 
@@ -205,7 +205,7 @@ class StreamTransport(Protocol):
         ...
 
     def loseWriteConnection(self) -> None:
-        """Close our side when all is sent."""
+        """Shut down the write side when all is sent."""
         ...
 
     def abortConnection(self) -> None:
@@ -213,11 +213,11 @@ class StreamTransport(Protocol):
         ...
 
     def registerProducer(self, producer: object, streaming: bool) -> None:
-        """Name who is to rest while too much waits to be sent."""
+        """Register the producer that is paused while too much waits to be sent."""
         ...
 
     def unregisterProducer(self) -> None:
-        """Nobody is."""
+        """Unregister the producer."""
         ...
 
     def pauseProducing(self) -> None:
@@ -229,11 +229,11 @@ class StreamTransport(Protocol):
         ...
 
     def getPeer(self) -> IAddress:
-        """The other end."""
+        """Return the address of the peer."""
         ...
 
     def getHost(self) -> IAddress:
-        """Our end."""
+        """Return the local address."""
         ...
 
 
@@ -246,14 +246,14 @@ class DatagramTransport(Protocol):
 
 
 class FdReactor(Protocol):
-    """What is asked of a reactor by who watches descriptors and time: of Twisted's IReactorFDSet and IReactorTime."""
+    """A reactor that watches descriptors and time: parts of Twisted's IReactorFDSet and IReactorTime."""
 
     def addReader(self, reader: IReadDescriptor, /) -> None:
         """Call its doRead() whenever there is something to read."""
         ...
 
     def removeReader(self, reader: IReadDescriptor, /) -> None:
-        """No more."""
+        """Stop watching it."""
         ...
 
     def seconds(self) -> float:
@@ -280,4 +280,4 @@ class ConnectionHandler(Protocol):
     """Takes a connection in: its descriptor, the client's socket address, the socket's family, the header."""
 
     def __call__(self, descriptor: int, name: Any, family: int, relay: ProxyHeader | None = None, /) -> object:  # noqa: ANN401
-        """The descriptor is somebody else's to close from now on."""
+        """Take ownership of the descriptor."""

@@ -20,7 +20,7 @@ __all__ = [
 
 
 class SocketType(enum.Enum):
-    """How a service talks: a stream of bytes, or one datagram at a time."""
+    """The type of a service's sockets: a stream of bytes, or datagrams."""
 
     STREAM = "stream"
     DATAGRAM = "datagram"
@@ -108,7 +108,7 @@ class ConfigProblem:
 
 @dataclass(frozen=True, slots=True)
 class FileOwner:
-    """Who owns a file, by names or numbers; empty for whoever made it."""
+    """The owner of a file, by names or numbers; empty for the user that made it."""
 
     user: str = ""
     group: str = ""
@@ -116,10 +116,10 @@ class FileOwner:
 
 @dataclass(frozen=True, slots=True)
 class RunAs:
-    """As whom a process runs.
+    """The account of a process.
 
     Attributes:
-        user: by name or number; empty for whoever runs the daemon.
+        user: by name or number; empty for the daemon's user.
         group: by name or number; empty for the user's.
         groups: whether it has the supplementary groups of its user.
         root: its root directory; empty for the machine's.

@@ -58,9 +58,9 @@ __all__ = ["Options", "makeService"]
 
 
 def _check_listening(desired: DesiredServices, options: Options, parent: dict[str, Any]) -> None:
-    """Try the sockets while there still is a terminal to complain to.
+    """Try to open the sockets while there still is a terminal for error messages.
 
-    A daemon opens its sockets when it has left the terminal, and twistd then can say little and exits by 1.
+    A daemon opens its sockets after it has left the terminal; twistd then prints little and exits with 1.
 
     Raises:
         StartFailure: no service can listen, or with --strict not every one.
@@ -75,7 +75,7 @@ def _check_listening(desired: DesiredServices, options: Options, parent: dict[st
 
 
 def _install_reactor() -> None:
-    """Take the reactor on uvloop where the user named none and uvloop is there."""
+    """Install the reactor on uvloop if the user named none and uvloop is installed."""
     if "twisted.internet.reactor" in sys.modules:
         return
     try:
@@ -86,11 +86,11 @@ def _install_reactor() -> None:
 
 
 def makeService(options: Options) -> IService:
-    """The daemon, for twistd.
+    """Return the daemon, for twistd.
 
     Raises:
-        StartFailure: the services file has Problems (78), its sockets can't be opened (71), or those that we were
-            started with are no listening ones (78). The log says so, too.
+        StartFailure: the services file has Problems (78), its sockets can't be opened (71), or inherited
+            sockets are of no use (78). The reasons are logged, too.
     """
     try:
         return _daemon(options)
@@ -200,7 +200,7 @@ def _reloader(supervisor: Supervisor, options: Options, reactor: Any) -> Reloade
 
 
 def _facts(reactor: object, options: Options, account: DaemonAccount) -> dict[str, object]:
-    """Return what `status` says of the daemon as a whole; users by their numbers."""
+    """Return the facts of the daemon for the command `status`; users by their numbers."""
     return {
         "version": __version__,
         "reactor": type(reactor).__name__,

@@ -1,4 +1,4 @@
-"""What can be asked of a running daemon from outside, as plain data: names, numbers, lists, for whoever carries it."""
+"""The commands of the control socket, with answers of plain data: names, numbers, lists."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ class Commands:
     def reload(
         self, *, now: bool = False, strict: bool = False, allow_empty: bool = False
     ) -> Deferred[dict[str, object]]:
-        """Go over to what the services file says; fails with its Problems."""
+        """Reload the services file; fail with its problems."""
         done = self._reloader.reload(now=now, strict=strict, allow_empty=allow_empty)
         done.addCallback(self._when_named).addCallback(self._named)
         return done.addCallback(_reloaded).addErrback(_as_command_error)

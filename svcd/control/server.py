@@ -123,7 +123,7 @@ class _ControlConnection(Protocol):
         self._go_on()
 
     def writeConnectionLost(self) -> None:
-        """Our side is closed; a refused client closes its own when it has read why."""
+        """Wait for a refused client to close its side after it has read the reason."""
 
     def _go_on(self) -> None:
         """Have the next request answered in its turn, read on if there is none, or end."""
@@ -266,7 +266,7 @@ class ControlFactory(Factory):
         return len(self._connected) - len(self.clients) > _MOST_CLIENTS
 
     def _drop_gone(self) -> None:
-        """Drop clients that hung up while they were not read from, where no event tells it."""
+        """Drop clients that hung up while they were not read from, which causes no event."""
         hangups = select.poll()
         by_descriptor = {client.transport.fileno(): client for client in self.clients}
         for descriptor in by_descriptor:
@@ -350,7 +350,7 @@ class ControlService(Service):
         reactor: watches descriptors and time.
         listens: the socket.
         factory: makes the protocols of its connections.
-        store: says whether another daemon has the socket, too.
+        store: has a flag whether another daemon has the socket, too.
     """
 
     _log = Logger()
@@ -455,11 +455,11 @@ class ControlService(Service):
         return self._factory.finish().addCallback(cancelling(patience))
 
     def sockets(self) -> list[tuple[str, socket.socket]]:
-        """The socket, by its name for the daemon after this one."""
+        """Return the socket with its name for the new daemon."""
         return [] if self._socket is None or self._file is None else [(control_fd_name(self._file), self._socket)]
 
     def rest(self) -> None:
-        """Accept nobody any more; who is there may go on."""
+        """Accept no more clients; open connections go on."""
         if self._port is not None:
             self._port.stopListening()
 

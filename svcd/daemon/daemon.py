@@ -1,4 +1,4 @@
-"""The daemon as twistd knows it: one service with everything in it, whose failures are said, and who heeds signals."""
+"""The daemon: the top service of twistd, which reports failures to start and handles signals."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _HURRY_SECONDS = 1.0
 
 
 class Daemon(MultiService):
-    """Everything that runs. Failures to start become one line each and an exit status; signals end it gently."""
+    """The top service. Failures to start become one line each and an exit status; signals stop it gracefully."""
 
     _log = Logger()
 
@@ -140,7 +140,7 @@ class Daemon(MultiService):
         return [str(error) for each in self._supervisor.broken for error in each.errors]
 
     def _old_daemon_lost(self) -> None:
-        """The daemon before us has ended; it was not told to, for it would have ended us then. The sockets are here."""
+        """Take over although the old daemon was lost: the sockets are here."""
         self._log.warn("the daemon that has started this one has ended before this one was ready; this one takes over")
         self._take_over({})
 
@@ -166,7 +166,7 @@ class Daemon(MultiService):
         self._deadline.start(seconds)
 
     def _report_forced_end(self, running: str) -> None:
-        """Say, in a thread that the process does not wait for, why the process ends before its stop is done."""
+        """Log why the process ends before its stop is done; called in a thread that the process does not join."""
         # twistd may have taken its observer off already.
         text = f"the stop takes too long, so the process ends; still running: {running}"
         self._log_output.log_writer.record_here(PROBLEM, {"text": text})
@@ -192,7 +192,7 @@ class Daemon(MultiService):
 
 
 def not_started(errors: ConfigError | ListenErrors) -> StartFailure:
-    """Say why the daemon does not start, a line for each mistake; returns what ends it."""
+    """Print why the daemon does not start, a line for each mistake; return the exception to raise."""
     lines = str(errors).splitlines()
     for line in lines:
         print(f"svcd: {line}", file=sys.__stderr__)

@@ -118,7 +118,7 @@ class Options(usage.Options):
 
     @property
     def handover(self) -> Handover | None:
-        """What the daemon before this one has told."""
+        """What the old daemon has handed over; None without one."""
         return None if self.old_daemon is None else self.old_daemon.handover
 
     def opt_version(self) -> None:
@@ -127,12 +127,12 @@ class Options(usage.Options):
         sys.exit(0)
 
     def parseArgs(self, *words: str) -> None:
-        """There are none."""
+        """Reject positional arguments."""
         if words:
             raise usage.UsageError(f"unexpected word {words[0]!r}: a services file is named by --services FILE")
 
     def read(self, path: str | None) -> DesiredServices:
-        """Return the services of a file; of the one that the command line names for None.
+        """Return the services of a file, by default of the file that the command line names.
 
         Raises:
             ConfigError: it has mistakes.
@@ -170,7 +170,7 @@ class Options(usage.Options):
         )
 
     def services(self) -> DesiredServices:
-        """Return what the services file says.
+        """Return the services of the services file.
 
         Raises:
             StartFailure: it has mistakes, or no service can be served, or with --strict or --check not every one; the
@@ -213,7 +213,7 @@ class Options(usage.Options):
         return faults
 
     def postOptions(self) -> None:
-        """Answer --check; look at the log's and the pid file's places."""
+        """Answer --check; check the log's and the pid file's paths."""
         # The first that is ours of a daemon's start.
         reset_inherited_signals()
         if self["check"]:

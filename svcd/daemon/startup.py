@@ -1,4 +1,4 @@
-"""What the daemon's process has and may have, and who it is going to be."""
+"""The daemon's process: limit of open files, inherited sockets, command line."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ def connection_limit(sockets: int) -> int:
 def inherited_socket_pool(
     environment: MutableMapping[str, str], pid: int, handover: Handover | None = None
 ) -> SocketPool:
-    """The sockets that we were started with.
+    """Return the sockets that the process has inherited.
 
     Args:
-        environment: of the process; what says so is taken out, for it is not our children's.
+        environment: of the process; the variables of socket activation are removed: they are not for children.
         pid: of the process.
-        handover: has their names, if the daemon before this one has given them.
+        handover: has their names, if an old daemon has handed them over.
 
     Raises:
-        StartFailure: they are none that we can be started with; it was said.
+        StartFailure: they are of no use; the reason was printed.
     """
     first = {**environment, **_first_environment()}
     for name in LISTEN_VARIABLES:
@@ -75,12 +75,12 @@ def inherited_socket_pool(
 
 
 def own_program(options: Mapping[str, Any], environment: Mapping[str, str], account: DaemonAccount) -> CommandLine:
-    """How this process was started; for whoever is to do it again.
+    """Return the command line of this process, for an upgrade to start it again.
 
     Args:
         options: twistd's.
         environment: of the process, without what was meant for it alone.
-        account: says how many files it could have open.
+        account: has the limit of open files that the process was started with.
     """
     try:
         folder = os.getcwd()  # noqa: PTH109 - as text
@@ -94,9 +94,9 @@ def own_program(options: Mapping[str, Any], environment: Mapping[str, str], acco
 
 
 def _first_environment() -> dict[str, str]:
-    """With what the process was started, as the kernel remembers it (proc(5)).
+    """Return the environment that the process was started with, as the kernel has it (proc(5)).
 
-    Twisted takes LISTEN_PID and LISTEN_FDS out as soon as twisted.internet.endpoints is imported, which is before us.
+    Twisted takes LISTEN_PID and LISTEN_FDS out as soon as twisted.internet.endpoints is imported, which is earlier.
     """
     try:
         lines = Path("/proc/self/environ").read_bytes().split(b"\0")

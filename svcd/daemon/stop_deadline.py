@@ -1,4 +1,4 @@
-"""The bound on how long a stop may take, held by a thread that needs nothing of the reactor."""
+"""The bound on how long a stop may take, enforced by a thread that needs no reactor."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StopDeadline:
         self._main = threading.get_ident()
 
     def start(self, seconds: float) -> None:
-        """Let the process have so many seconds from now; the shortest of several deadlines holds.
+        """End the process after so many seconds from now; the earliest of several deadlines holds.
 
         It may be called from a signal handler: a bare thread takes no lock that the main thread may hold, and nothing
         joins it.
@@ -56,7 +56,7 @@ class StopDeadline:
         reported.release()
 
     def _running(self) -> list[str]:
-        """The main thread and those that are joined at exit, each with the line where it is."""
+        """Return the main thread and those that are joined at exit, each with the line that it executes."""
         frames = sys._current_frames()  # noqa: SLF001 - there is no other way
         names = {thread.ident: thread.name for thread in threading.enumerate() if not thread.daemon}
         names[self._main] = "main thread"

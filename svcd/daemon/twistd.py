@@ -1,4 +1,4 @@
-"""What twistd does for a daemon as it starts and ends, held back until it is right for us: by twistd's own options."""
+"""twistd's pid file, status pipe and account, controlled by its own options."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _ASIDE = ".new"
 
 
 class Twistd:
-    """The twistd that runs us.
+    """The twistd that runs the daemon.
 
     Args:
         options: its options, which it looks at again when the daemon is started and when it ends.
-        managed: whether a service manager hears from us.
-        new_daemon: whether another daemon has started this one.
+        managed: whether a service manager gets notifications.
+        new_daemon: whether an old daemon has started this process.
     """
 
     _log = Logger()
@@ -48,7 +48,7 @@ class Twistd:
 
     @property
     def upgrade_blocker(self) -> str:
-        """Why this process can't be replaced by another one; empty if it can."""
+        """The reason why this process can't be replaced by a new daemon; empty if it can."""
         # Whose main process it is (systemd.exec(5)).
         unit = os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
         # An init of a container, such as tini, ends with the process that it has started.
@@ -70,7 +70,7 @@ class Twistd:
 
     @staticmethod
     def use_temporary_pid_file(options: MutableMapping[str, Any]) -> None:
-        """Leave the daemon before us its pid file, and be who it is: root is not to be given up twice."""
+        """Leave the old daemon its pid file, and keep the account: root is not to be given up twice."""
         if options.get("pidfile"):
             options["pidfile"] += _ASIDE
         if options.get("uid") == os.geteuid() and options.get("gid") in (None, os.getegid()):
@@ -78,7 +78,7 @@ class Twistd:
             options[FOLLOWS_USER] = os.geteuid() != 0
 
     def take_over(self) -> None:
-        """The pid file is ours."""
+        """Replace the old daemon's pid file."""
         aside = self._pid_file
         if aside:
             path = aside.removesuffix(_ASIDE)
@@ -91,11 +91,11 @@ class Twistd:
                 self._options["pidfile"] = path
 
     def upgraded(self) -> None:
-        """It is another one's."""
+        """Leave the pid file to the new daemon."""
         self._options["pidfile"] = ""
 
     def upgrade_failed(self) -> None:
-        """It is still ours, whatever another one has done to it."""
+        """Restore the pid file after a new daemon has failed."""
         path, ours = Path(self._pid_file), f"{os.getpid()}"
         if not self._pid_file:
             return
@@ -105,7 +105,7 @@ class Twistd:
                 path.write_text(ours)
 
     def remove_pid_file(self) -> None:
-        """Remove it; for an end that twistd does not see."""
+        """Remove the pid file, for an end that bypasses twistd."""
         if self._pid_file:
             with contextlib.suppress(OSError):
                 Path(self._pid_file).unlink()
@@ -115,11 +115,11 @@ class Twistd:
         return str(self._options.get("pidfile") or "")
 
     def hold_status_pipe(self) -> None:
-        """Let the command that has started a daemon wait: it would return before anything is served."""
+        """Let the command that started the daemon wait: it would return before anything is served."""
         self._waiting = self._options.pop("statusPipe", None)
 
     def release_status_pipe(self) -> None:
-        """Let it return."""
+        """Let the command that started the daemon return."""
         if self._waiting is not None:
             with contextlib.suppress(BrokenPipeError):
                 # What twistd itself writes when the application has started.
@@ -129,12 +129,12 @@ class Twistd:
 
 
 def _in_container() -> bool:
-    """Say whether this process runs in a container."""
+    """Return whether this process runs in a container."""
     return any(map(os.path.exists, _CONTAINER_FILES)) or any(map(os.environ.get, _CONTAINER_VARIABLES))
 
 
 def check_account(options: Mapping[str, Any]) -> None:
-    """See to it that twistd can become the user of --uid, since it would end in a traceback.
+    """Check that the user of --uid exists, since twistd would end in a traceback.
 
     Raises:
         UsageError: passwd(5) does not know it.
@@ -151,7 +151,7 @@ def check_account(options: Mapping[str, Any]) -> None:
 
 
 def check_pid_file(options: dict[str, Any]) -> None:
-    """See to it that the pid file can be written, since twistd would end in a traceback.
+    """Check that the pid file can be written, since twistd would end in a traceback.
 
     Raises:
         UsageError: it can't.

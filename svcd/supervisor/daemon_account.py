@@ -24,13 +24,13 @@ FOLLOWS_USER = "svcd-follows-user"
 
 @dataclass(frozen=True, slots=True)
 class DaemonAccount:
-    """Who runs the daemon once it serves, and with which limit of open files it was started.
+    """The account of the daemon once it serves, and the limit of open files that it was started with.
 
     Attributes:
         open_files: soft and hard limit, before the daemon raised its own.
         user, group: numbers that root is given up for (twistd --uid, --gid); None for what it has.
         groups: the supplementary groups that go with them.
-        follows: whether the daemon took over from one that had given root up.
+        follows: whether the daemon took over from an old daemon that had given root up.
     """
 
     open_files: tuple[int, int]
@@ -46,11 +46,11 @@ class DaemonAccount:
 
 
 def account_of(options: Mapping[str, Any], handover: Handover | None = None) -> DaemonAccount:
-    """Who will serve, when twistd has given root up.
+    """Return the account of the daemon after twistd has given root up.
 
     Args:
         options: twistd's.
-        handover: knows the limit of open files that the daemon was first started with, if another was before this one.
+        handover: has the limit of open files of the first daemon; None if there is no old daemon.
     """
     open_files = handover.open_files if handover is not None else resource.getrlimit(resource.RLIMIT_NOFILE)
     user, group = options.get("uid"), options.get("gid")

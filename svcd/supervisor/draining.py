@@ -1,4 +1,4 @@
-"""How the connections of a service are brought to their end: by asking, and after a while by force."""
+"""The end of a service's connections: gracefully, and by force after shutdown_timeout."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _log = Logger()
 
 
 def attempt(running: RunningService, call: Callable[[], object]) -> None:
-    """Call something for one service. What it raises is logged, and is the end of nothing else."""
+    """Call something for a service, and log what it raises: other services go on."""
     try:
         call()
     except KeyboardInterrupt:
@@ -38,7 +38,7 @@ def attempt(running: RunningService, call: Callable[[], object]) -> None:
 
 
 def abort_all(running: RunningService) -> None:
-    """End every connection of a service now."""
+    """Abort every connection of a service."""
     if running.tracker is not None:
         for session in running.tracker.all_connections():
             attempt(running, partial(session.abort, "shutdown"))

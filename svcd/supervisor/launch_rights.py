@@ -34,7 +34,7 @@ _ACCOUNT_VARIABLES = frozenset({"HOME", "USER", "LOGNAME", "SHELL"})
 
 
 def needs_root(service: Service, account: DaemonAccount) -> Iterator[ConfigProblem]:
-    """What a service asks for that only root can give, if we are not root.
+    """Yield what a service asks for that only root can give; nothing if the process runs as root.
 
     Raises:
         KeyError: as spec_of.
@@ -71,7 +71,7 @@ def roots_refusals(
 
     Args:
         service: it.
-        account: who runs the daemon.
+        account: the account of the daemon.
         row: what the zygote's table has for it; None if it has nothing, or the zygote has ended.
         options: by which the service would have other or more rights than in the table.
 
@@ -96,7 +96,7 @@ def roots_refusals(
 
 
 def _option_of(variable: str, options: ServiceOptions) -> str:
-    """Return the option that a variable of the environment comes from; env for one that comes from none any more."""
+    """Return the option that a variable of the environment comes from; env if there is no such option any more."""
     if variable in dict(options.env):
         return "env"
     if variable in options.passenv:

@@ -1,4 +1,4 @@
-"""From the options of a spawned service to what its launcher is told: names become numbers, limits find their place."""
+"""Launch specs, made of the options of spawned services: names of users and groups become numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FOR_HANDLERS = {name: LIMITS[name] for name in LIMITS if name not in ("rlimit_c
 
 
 def launch_spec(service: Service, account: DaemonAccount) -> LaunchSpec:
-    """What the launcher of a service is told.
+    """Return the launch spec of a service.
 
     Raises:
         KeyError: passwd(5) or group(5) no longer has a name that the options have.

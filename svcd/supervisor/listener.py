@@ -1,4 +1,4 @@
-"""Sockets and the ports that serve them: who serves which, and the end without losing who waits."""
+"""Listeners: listening sockets, the ports that serve them, and a close that loses no waiting client."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ _ROUNDS = 1000
 
 
 class ServingPort(Protocol):
-    """What serves a socket."""
+    """The port of a listening socket."""
 
     def startListening(self) -> object:
-        """Begin."""
+        """Begin to accept or receive."""
 
     def stopListening(self) -> object:
         """Stop; the socket stays open."""
 
     def pause(self) -> None:
-        """Rest: who comes waits in the kernel's queue."""
+        """Stop accepting: clients wait in the kernel's queue."""
 
     def resume(self) -> None:
-        """Go on."""
+        """Accept again."""
 
     def doRead(self) -> object:
-        """Serve who waits."""
+        """Accept the clients that wait."""
 
 
 class Listener:
-    """A socket, the port that serves it now, and its place in the care of the descriptor budget.
+    """A listening socket, and the port that serves it now; the descriptor budget pauses the port.
 
     Args:
         opened: the socket.
-        budget: makes ports of streams rest when descriptors run out.
+        budget: pauses stream ports when descriptors run out.
         store: keeps the socket open while the daemon is restarted.
     """
 
@@ -76,11 +76,11 @@ class Listener:
 
     @property
     def inode(self) -> int:
-        """What tells its socket from all others, in this process and in any other."""
+        """The inode number of the socket, the same in every process."""
         return os.fstat(self.opened.socket.fileno()).st_ino
 
     def serve(self, port: ServingPort, join: Callable[[ServingPort], Callable[[], None]]) -> None:
-        """Let a port have the socket from now on; who waits in the kernel's queue is the new one's.
+        """Give the socket to a port; clients in the kernel's queue are for the new port.
 
         Args:
             port: it.
@@ -106,7 +106,7 @@ class Listener:
         self._leave = leave
 
     def start(self) -> None:
-        """Begin to serve, and say so."""
+        """Begin to serve, and log it."""
         assert self.port is not None  # noqa: S101 - serve() comes first
         if not self.paused:
             self.port.startListening()
@@ -118,7 +118,7 @@ class Listener:
         self._store.store(self.opened)
 
     def pause(self, *, paused: bool) -> None:
-        """Let who comes wait in the kernel's queue, or take them in again."""
+        """Leave clients in the kernel's queue, or accept them again."""
         if paused == self.paused:
             return
         self.paused = paused
@@ -145,7 +145,7 @@ class Listener:
         self.opened.retune(endpoint)
 
     def accept_all(self) -> None:
-        """Take in whoever waits, before the socket is closed: closing it would reset them."""
+        """Accept the waiting clients before the socket is closed: a close would reset their connections."""
         service = self.endpoint.service
         if self.port is None or service.net.shape is not SocketType.STREAM or service.options.wait:
             # With wait=yes only a program accepts.
@@ -160,10 +160,10 @@ class Listener:
                 self.port.doRead()
 
     def close(self, *, for_good: bool = True) -> None:
-        """Close the socket, and say what it has carried.
+        """Close the socket, and log the traffic of a datagram socket.
 
         Args:
-            for_good: whether nobody will serve it; else the daemon ends, and the store may keep it for the next one.
+            for_good: whether the socket is not used again; else the store may keep it for the next daemon.
         """
         self.rest()
         self._budget.hold(-1)
@@ -181,7 +181,7 @@ class Listener:
 
 
 def no_op() -> None:
-    """There is nothing to leave, or nothing more to do."""
+    """Do nothing."""
 
 
 def hidden(listeners: Mapping[Hashable, Listener]) -> set[Hashable]:
@@ -190,7 +190,7 @@ def hidden(listeners: Mapping[Hashable, Listener]) -> set[Hashable]:
 
 
 def number_of_port(opened: ListeningSocket) -> int:
-    """The port of a datagram service's socket; 0 for any other."""
+    """Return the port number of a datagram service's socket; 0 for any other socket."""
     if opened.endpoint.version and opened.socket.type == socket.SOCK_DGRAM:
         return int(opened.socket.getsockname()[1])
     return 0

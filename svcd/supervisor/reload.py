@@ -1,4 +1,4 @@
-"""Reload: read the services file again, off the reactor's thread, and go over to what it says, or to nothing new."""
+"""Reloads: the services file is read in a thread, and all changes are made, one reload after the other."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Reloader:
         check: checks services again, whether the machine can serve them.
 
     Attributes:
-        reloaded: called after each reload that has succeeded, whoever asked for it.
+        reloaded: called after each reload that has succeeded.
         reopen: called before each reload, whatever comes of it: it must not fail.
     """
 
@@ -64,16 +64,16 @@ class Reloader:
         self.reopen: Callable[[], None] | None = None
 
     def reload(self, *, now: bool = False, strict: bool = False, allow_empty: bool = False) -> Deferred[ReloadResult]:
-        """Go over to what the daemon's services file says now.
+        """Read the services file again, and serve what it has now.
 
         Args:
             now: end the connections of services that are no more.
             strict: change nothing if a service can't be served.
-            allow_empty: whether a file without a service is obeyed; a truncated one is no instruction.
+            allow_empty: whether a file without a service is accepted; it may be a truncated file.
 
         Returns:
             A Deferred with what was done. It fails with a ConfigError, ListenErrors or an OSError when nothing was; the
-            log has said why then.
+            reason is logged then.
         """
         return self._lock.run(self._reload, now, strict, allow_empty)
 
@@ -161,11 +161,11 @@ class Reloader:
         return failure
 
     def on_signal(self) -> None:
-        """SIGHUP: reload, and let the log say what came of it."""
+        """Reload because of SIGHUP; the result is logged."""
         self.reload().addErrback(lambda failure: failure.trap(SvcdError, OSError))
 
     def diff(self, file: str | None = None) -> Deferred[ReloadResult]:
-        """What a reload would do, of the daemon's services file or of another one.
+        """Return what a reload of the daemon's services file, or of another file, would do.
 
         Returns:
             A Deferred that fails with a ConfigError when the file can't be used. Of the faults those are known that a

@@ -1,4 +1,4 @@
-"""What a running service is: it makes ports for its sockets, and can take other options while it runs."""
+"""The base class of running services, and the objects that they share."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class ServiceContext:
         self.header_queue = HeaderQueue(self.reactor, self.budget)
 
     def keep_first(self, zygote_client: ZygoteClient | None) -> None:
-        """Remember the zygote of the start, if it is root's and the daemon is about to be no more."""
+        """Remember the zygote of the start if it runs as root and the daemon is about to give root up."""
         if os.geteuid() == 0 and self.account.user is not None:
             self.first_zygote_client = zygote_client
 
@@ -96,10 +96,10 @@ class Prepared(NamedTuple):
 
 
 class RunningService(ABC):
-    """A service that runs.
+    """A running service: makes ports for its sockets, and takes other options while it runs.
 
     Attributes:
-        service: what it is.
+        service: its line of the services file.
         tracker: has its connections; None for one that has none.
     """
 
@@ -153,11 +153,11 @@ class RunningService(ABC):
         self.close()
 
     def attach(self, port: ServingPort) -> Callable[[], None]:
-        """Let the service make a port rest and go on; returns what ends that."""
+        """Let the service pause and resume a port; return what ends that."""
         return no_op if self.tracker is None else self.tracker.service_admission.listen(port.pause, port.resume)
 
     def update_locations(self, service: Service) -> None:
-        """Go on as before, where the same line stands in another place of the file perhaps."""
+        """Take the places of the options, which may have moved in the file."""
         moved = service.locations != self.service.locations
         self.service = service
         if moved and self.tracker is not None:
@@ -166,7 +166,7 @@ class RunningService(ABC):
             self.tls.update_locations(service)
 
     def make_lines(self) -> None:
-        """Make the lines of connections and refusals anew, or none: the log has another level."""
+        """Make the lines of connections and refusals anew for another log level."""
         if self.tracker is not None:
             self.tracker.retune(self.tracker.service)
             self.tracker.service_admission.make_line()
@@ -185,7 +185,7 @@ class RunningService(ABC):
         """Return whether this service can take the options of another one of its type without a new port."""
 
     def refresh_addresses(self) -> None:  # noqa: B027 - most have nothing to do
-        """The addresses of the machine's interfaces have changed."""
+        """Take the new addresses of the machine's interfaces."""
 
     def _follow_hosts(self, changed: Callable[[], None]) -> frozenset[str]:
         """Call `changed` when host names in the rules of a datagram service have other addresses; return the names."""
@@ -195,10 +195,10 @@ class RunningService(ABC):
         return names
 
     def started(self) -> None:  # noqa: B027 - most have nothing to do
-        """The daemon serves now."""
+        """Begin to serve."""
 
     def restart(self) -> Deferred[dict[str, object]]:
-        """Start the service's launcher anew; nobody is refused meanwhile.
+        """Start the service's launcher anew; no client is refused meanwhile.
 
         Returns:
             A Deferred as of SpawnedTracker.restart().
@@ -211,16 +211,16 @@ class RunningService(ABC):
         )
 
     def check_modules(self) -> None:  # noqa: B027 - most have nothing to do
-        """Say in the log which modules have changed on disk since they were imported."""
+        """Log which modules have changed on disk since they were imported."""
 
     def close(self) -> None:  # noqa: B027 - most have nothing to do
-        """Nobody is taken in any more; connections go on."""
+        """Accept no more clients; connections go on."""
 
     def end_proxied(self) -> None:  # noqa: B027 - most have nothing to do
         """Close the connections whose PROXY header has not come: a reload has removed or replaced the service."""
 
     def finished(self) -> None:  # noqa: B027 - most have nothing to do
-        """The last connection has ended, and no more will come."""
+        """Release what the service has: its last connection has ended."""
 
 
 def read_time_zone(log_writer: LogWriter, all_running: Iterable[RunningService]) -> None:

@@ -1,4 +1,4 @@
-"""What others are told of the services that run: people who look, and tcpmux."""
+"""Descriptions of running services for the status page, and the services that tcpmux offers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["service_infos", "tcpmux_services"]
 def service_infos(
     all_running: Iterable[RunningService], listeners: Iterable[Listener], broken: Iterable[BrokenService]
 ) -> list[ServiceInfo]:
-    """Return what people are told of services; of two with one name the later counts, and broken ones come last."""
+    """Return the descriptions of services; of two with the same id the later counts, broken services come last."""
     addresses: dict[str, list[str]] = {}
     for listener in listeners:
         addresses.setdefault(listener.endpoint.service.id, []).append(listener.opened.address)
@@ -52,7 +52,7 @@ def _about(service: Service, tls: ServerTls | None) -> ServiceInfo:
 
 
 def tcpmux_services(listeners: Iterable[Listener]) -> dict[str, ConnectionHandler]:
-    """What tcpmux offers, by name in small letters."""
+    """Return the handlers of the services that tcpmux offers, by name in lower case."""
     offered: dict[str, ConnectionHandler] = {}
     for listener in listeners:
         service = listener.endpoint.service

@@ -1,4 +1,4 @@
-"""The supervisor: starts the services of a Config, goes over to another one, and lets them end."""
+"""The supervisor: starts, changes and stops the services."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Supervisor(TwistedService):
         strict: whether a service that can't be served prevents the start, and each change.
 
     Attributes:
-        status_reporter: what the manager is told.
+        status_reporter: sends the status to the service manager.
         endpoints: where the services listen now.
         hosted: the services, by name.
         broken: the services that can't be served as the file says.
@@ -108,11 +108,11 @@ class Supervisor(TwistedService):
 
     @property
     def trackers(self) -> dict[str, ConnectionTracker[Any]]:
-        """Who has the connections of the services, by the service's name."""
+        """The trackers of the services' connections, by the service's id."""
         return {name: running.tracker for name, running in self.hosted.items() if running.tracker is not None}
 
     def privilegedStartService(self) -> None:
-        """Open every socket, and read what needs the privilege. Clients may connect; they wait until we are ready.
+        """Open every socket, and read what needs the privilege. Clients may connect; they wait until startService().
 
         Raises:
             ListenErrors: no service can be served, or with `strict` not every one, since a socket can't be had.
@@ -158,14 +158,14 @@ class Supervisor(TwistedService):
         self.status_reporter.start()
 
     def _status(self) -> str:
-        """How we are, for `systemctl status`."""
+        """Return the status line for sd_notify(STATUS=)."""
         broken = f", broken: {len(self.broken)} ({', '.join(self.broken.ids)})" if self.broken else ""
         counts = f"services: {len(self.hosted)}, listeners: {len(self._listeners)}, connections: {self.connections}"
         return counts + broken
 
     @property
     def connections(self) -> int:
-        """How many there are, with those that wait to be let in."""
+        """The number of connections, those included that wait for admission."""
         return sum(len(each.tracker.all_connections()) for each in self._all_running() if each.tracker is not None)
 
     def _all_running(self) -> list[RunningService]:
@@ -181,7 +181,7 @@ class Supervisor(TwistedService):
         return (*served, *(endpoint for each in self.broken for endpoint in each.endpoints))
 
     def change_to(self, desired: DesiredServices, *, now: bool = False, strict: bool = False) -> ReloadResult:
-        """Go over to other services. Connections of a service that is no more may go on.
+        """Change to other services. Connections of a removed service may go on.
 
         A service that can't be served as it is now wanted is broken: what there was of it before goes on, the others
         change. A service whose line is as before goes on whatever the check says of it.
@@ -314,7 +314,7 @@ class Supervisor(TwistedService):
         return ReloadResult(made, tuple(dict.fromkeys(faults)))
 
     def listeners_of(self, name: str = "") -> list[Listener]:
-        """The sockets of a service, or of all."""
+        """Return the listeners of a service, or of all services."""
         found = self._listeners.values()
         return [listener for listener in found if not name or listener.endpoint.service.id == name]
 
@@ -362,7 +362,7 @@ class Supervisor(TwistedService):
         self.registry.describe(service_infos(running, self._listeners.values(), self.broken))
 
     def _retire(self, running: RunningService, *, now: bool) -> None:
-        """Let a service go that is no more, when its last connection has ended."""
+        """Drain a removed service: finish it when its last connection has ended."""
         tracker = running.tracker
         if tracker is None:
             running.finished()
@@ -381,7 +381,7 @@ class Supervisor(TwistedService):
         tracker.when_empty().addCallback(ended)
 
     def _dismiss(self) -> None:
-        """Let zygotes end that have no launcher to keep."""
+        """Stop zygotes that have no launcher."""
         for zygote_client in [
             zygote_client
             for zygote_client in self._zygote_clients
@@ -454,6 +454,6 @@ class Supervisor(TwistedService):
         empty.addCallback(lambda _results: call())
 
     def abort_connections(self) -> None:
-        """End every connection now; for whoever asks a second time to stop."""
+        """Abort every connection, for a second request to stop."""
         for running in self._all_running():
             abort_all(running)

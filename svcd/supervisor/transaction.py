@@ -1,4 +1,4 @@
-"""Change from the running services to others: prepared service by service, then committed as a whole.
+"""A change from the running services to others: prepared service by service, committed as a whole.
 
 All that may fail is done by prepare(). A service whose part fails is left out and named in `failures`; the others
 change. What commit() does can't fail, with one exception: where a wait=yes service listened a socket can be opened only
@@ -40,7 +40,7 @@ __all__ = ["ReloadTransaction", "wanted_endpoints"]
 
 
 class ReloadTransaction:
-    """Change from the running services to others.
+    """A change from the running services to others.
 
     Args:
         made: the difference.
