@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["ConnectionWrapper", "HalfCloseableWrapper"]
 
 _INET = (IPv4Address, IPv6Address)
+_KNOWN_CLIENTS = (*_INET, UNIXPeer)
 
 
 @implementer(IProtocol)
@@ -84,7 +85,7 @@ class ConnectionWrapper:
         """Count and log the connection, and connect the service's protocol."""
         tracker = self._tracker
         self.transport = transport
-        if not isinstance(self._client, (*_INET, UNIXPeer)):
+        if not isinstance(self._client, _KNOWN_CLIENTS):
             self._client = UNIXPeer(None, credentials(transport.getHandle()))
         self.started = tracker.clock()
         self.connection_id = next(tracker.connection_ids)
