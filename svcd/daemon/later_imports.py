@@ -34,10 +34,13 @@ _PACKAGES = (
     "upgrade",
     "wire",
 )
+#: Modules of libraries that functions import: after setuid(2) they may be out of reach.
+_LIBRARIES = ("ifaddr", "twisted.internet.endpoints", "twisted.internet.inotify")
 
 
 def module_names() -> Iterator[str]:
     """Yield the full names of the modules to import, packages included."""
+    yield from _LIBRARIES
     for name in _PACKAGES:
         package = f"svcd.{name}"
         yield package
