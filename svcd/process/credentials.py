@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from svcd.process.spec import ProcessCredentials, ResourceLimit
 
-__all__ = ["apply_credentials", "apply_limits", "become_subreaper", "hide_memory"]
+__all__ = ["apply_credentials", "apply_limits", "become_subreaper", "hide_memory", "signal_at_parent_end"]
 
 # prctl(2).
+_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
@@ -79,6 +80,15 @@ def become_subreaper() -> None:
         OSError: the system does not support it.
     """
     _prctl(_PR_SET_CHILD_SUBREAPER)
+
+
+def signal_at_parent_end(number: int) -> None:
+    """Have this process signalled when its parent ends (PR_SET_PDEATHSIG, prctl(2)); 0 for not at all.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    _prctl(_PR_SET_PDEATHSIG, number)
 
 
 def hide_memory() -> None:

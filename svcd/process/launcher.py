@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from svcd.process.connection_closes import CloseReports
 from svcd.process.connection_copies import ConnectionCopies
-from svcd.process.credentials import apply_credentials, apply_limits
+from svcd.process.credentials import apply_credentials, apply_limits, signal_at_parent_end
 from svcd.process.messages import (
     FD_STRUCT,
     MAX_PACKET,
@@ -41,6 +41,8 @@ from svcd.process.signals import ChildWatch, reap_children
 from svcd.process.stderr import OutputLimit, StderrSplitter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from svcd.process.messages import Message
     from svcd.process.spec import LaunchSpec
 
@@ -60,6 +62,24 @@ class _Starter(Protocol):
         """Start a handler and return its pid."""
 
 
+def _import(spec: LaunchSpec) -> Callable[..., object]:
+    """Import the handler of a service; the process is killed if its parent, the zygote, ends meanwhile.
+
+    An import may last for ever, and the launcher does not see the end of its socket before it is done.
+
+    Raises:
+        ImportError: the module can't be imported, or lacks the handler.
+    """
+    parent = os.getppid()
+    signal_at_parent_end(SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+    try:
+        return import_handler(spec.handler, spec.path)
+    finally:
+        signal_at_parent_end(0)
+
+
 def serve(spec: LaunchSpec, control: socket.socket) -> int:
     """Run the launcher of a service until the daemon closes its socket.
 
@@ -75,7 +95,7 @@ def serve(spec: LaunchSpec, control: socket.socket) -> int:
             if isinstance(sys.stdout, io.TextIOWrapper):
                 # Standard output goes to the log, line by line.
                 sys.stdout.reconfigure(line_buffering=True)
-        handler = import_handler(spec.handler, spec.path) if spec.handler else None
+        handler = _import(spec) if spec.handler else None
     except (OSError, ImportError) as error:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         control.send(pack(Ready(os.fsencode(text)[:MAX_REASON] or b"no reason was given")))

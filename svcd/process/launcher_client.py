@@ -450,5 +450,8 @@ class LauncherClient:
             self._retry = None
         for connection_id in self._queue.close():
             self._events.start_failed(connection_id, 0)
+        if self._pid and not self.ready:
+            # Its module is still being imported, which may last for ever: the launcher does not see its socket's end.
+            self._source.kill(self._pid)
         self.launcher_lost("")
         self._fire_ready(CommandError("the service is about to end"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.real.daemon import PATIENCE, environment, twistd
-from tests.real.processes import Process, all_gone
+from tests.real.processes import Process, all_gone, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,3 +150,27 @@ def test_a_handler_that_does_not_end(start: Callable[..., Daemon], tmp_path: Pat
             for process in (launcher, handler):
                 if process.alive:
                     os.kill(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("how", ["TERM", "KILL", "reload"])
+def test_a_launcher_whose_import_does_not_end(start: Callable[..., Daemon], tmp_path: Path, how: str) -> None:
+    """It ends with its daemon, however that ends, and with its service."""
+    begun = f"open('{tmp_path}/' + str(os.getpid()), 'w').close()"
+    (tmp_path / "endless.py").write_text(f"import os, time\n{begun}\ntime.sleep(3600)\n")
+    text = "echo 0/tcp4 bind=127.0.0.1\n"
+    line = f"endless 0/tcp4 bind=127.0.0.1 python=endless:serve python_path={tmp_path} start_timeout=1h\n"
+    daemon = start(text + line)
+
+    def importing() -> list[int]:
+        children = Process(daemon.process.pid).children()
+        launchers = [each for child in children for each in Process(child).children()]
+        return [each for each in launchers if (tmp_path / str(each)).exists()]
+
+    wait_until(lambda: bool(importing()), "the import")
+    launcher = Process(importing()[0])
+    if how == "reload":
+        daemon.file.write_text(text)
+        daemon.process.send_signal(signal.SIGHUP)
+    else:
+        daemon.process.send_signal(getattr(signal, f"SIG{how}"))
+    launcher.wait()
