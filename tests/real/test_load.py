@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.real.daemon import PATIENCE, exchange
-from tests.real.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,5 +128,4 @@ def test_no_descriptor_is_lost(start: Callable[..., Daemon]) -> None:
         exchange(daemon.connect("http/tcp"), b"GET / HTTP/1.0\r\n\r\n")
     for service, count in [("echo/tcp", 200), ("daytime/tcp", 200), ("http/tcp", 201)]:
         daemon.wait_event("end", service, count)
-    # A daemon that is young still imports modules, whose files are open for a moment.
-    wait_until(lambda: daemon.descriptors() == before, f"{before} descriptors")
+    assert daemon.descriptors() == before
