@@ -33,6 +33,9 @@ def _file(path: Path, mode: int = 0o755, content: str = "\x7fELF") -> Path:
 def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory that all users can enter."""
     top = tmp_path_factory.getbasetemp().parent
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Each worker has a directory of its own in that of the run.
+        top = top.parent
     for each in (tmp_path, *tmp_path.parents):
         if each.is_relative_to(top):
             each.chmod(0o711)
