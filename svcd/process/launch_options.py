@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from svcd.process.spec import ProcessCredentials
 
-__all__ = ["LIMITS", "apply_options", "changed_variables", "excess", "inherited_limits", "launcher_options"]
+__all__ = ["LIMITS", "apply_options", "changed_variables", "excess", "inherited_limits", "is_above",
+           "launcher_options"]  # fmt: skip
 
 #: Limits of a handler, by the option that sets them, in the order of a LaunchSpec.
 LIMITS = {
@@ -143,12 +144,13 @@ def _raised_limits(
         unset = ResourceLimit(which, *inherited.get(which, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)))
         _, *bound = bounds.get(which, unset)
         _, *wanted = limits.get(which, unset)
-        if any(_is_above(*each) for each in zip(wanted, bound, strict=True)):
+        if any(is_above(*each) for each in zip(wanted, bound, strict=True)):
             found.append(option)
     return found
 
 
-def _is_above(limit: int, bound: int) -> bool:
+def is_above(limit: int, bound: int) -> bool:
+    """Return whether a resource limit is above another one; RLIM_INFINITY is above all others."""
     unlimited = resource.RLIM_INFINITY
     return bound != unlimited and (limit == unlimited or limit > bound)
 

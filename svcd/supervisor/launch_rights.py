@@ -8,8 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from svcd.config.options import TABLE
-from svcd.config.value_types import UNLIMITED
-from svcd.process.launch_options import LIMITS, changed_variables
+from svcd.process.launch_options import LIMITS, changed_variables, is_above
 from svcd.supervisor.launch_spec import launch_spec
 from svcd.supervisor.root_given_up import RESTART, START
 
@@ -37,7 +36,7 @@ def needs_root(service: Service, account: DaemonAccount) -> Iterator[ConfigProbl
     """Yield what a service asks for that only root can give; nothing if the process runs as root.
 
     Raises:
-        KeyError: as spec_of.
+        KeyError: passwd(5) or group(5) has no entry for a name of the options.
     """
     if os.geteuid() == 0:
         return
@@ -60,8 +59,8 @@ def needs_root(service: Service, account: DaemonAccount) -> Iterator[ConfigProbl
 
 
 def _is_above_own(which: int, limit: int) -> bool:
-    _, most = resource.getrlimit(which)
-    return most != UNLIMITED and (limit == UNLIMITED or limit > most)
+    _, own = resource.getrlimit(which)
+    return is_above(limit, own)
 
 
 def roots_refusals(
@@ -76,7 +75,7 @@ def roots_refusals(
         options: by which the service would have other or more rights than in the table.
 
     Raises:
-        KeyError: as spec_of.
+        KeyError: passwd(5) or group(5) has no entry for a name of the options.
     """
     if row is None:
         yield from needs_root(service, account)
