@@ -15,11 +15,12 @@ from svcd.access.admission import ConnectionSlot
 from svcd.addresses import unmapped
 from svcd.config.process_options import OUTPUT_RATE
 from svcd.connections.lingering_close import send_banner
-from svcd.connections.spawned_connection import ConnectionAddresses, SpawnedConnection, SpawnedOwner, SpawnedState
+from svcd.connections.spawned_connection import SpawnedConnection, SpawnedOwner, SpawnedState
 from svcd.connections.spawned_tls import SpawnedTls
 from svcd.errors import CommandError
 from svcd.log.events import DROPPED, HANDLER_OUTPUT, MODULE_CHANGED, NO_SOCK_DIAG, log_event
 from svcd.net.sock_diag import SocketView
+from svcd.process.environment import ConnectionAddresses
 from svcd.sockets.epoll_transports import adopter
 
 if TYPE_CHECKING:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from svcd.connections.tracker import ConnectionTracker
-from svcd.net.peer_credentials import credentials
-from svcd.process.environment import local_proxy_environment, proxy_environment, tcp_environment, unix_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,13 +19,11 @@ if TYPE_CHECKING:
     from svcd.process.launcher_client import LauncherClient
     from svcd.process.messages import Ended
     from svcd.tls.termination import TlsTerminator
-    from svcd.wire.proxy_header import ProxyHeader
 
 __all__ = [
     "KILL_SECONDS",
     "LAST_KILL_SECONDS",
     "TRANSITIONS",
-    "ConnectionAddresses",
     "ExitResult",
     "SpawnedConnection",
     "SpawnedOwner",
@@ -41,78 +35,6 @@ KILL_SECONDS = 2.0
 #: The same while the daemon stops, which it does 2 s after shutdown_timeout at the latest; it is also the time that
 #: the daemon then waits after SIGKILL.
 LAST_KILL_SECONDS = 0.75
-
-
-@dataclass(slots=True)
-class ConnectionAddresses:
-    """Socket addresses of both ends of a connection that is handed over to a process.
-
-    Attributes:
-        local, remote: the daemon's and the client's, over TCP or from a PROXY header; local is None without one.
-        socket_local, socket_remote: those of the socket itself over TCP; None at a UNIX socket.
-        credentials: process, user and group at the other end of a UNIX socket (unix(7)).
-        proxy_variables: environment variables about a proxy, each after a NUL.
-        family: the address family of the socket.
-        proxy_header: the PROXY header.
-    """
-
-    local: Any
-    remote: Any
-    socket_local: Any = None
-    socket_remote: Any = None
-    credentials: tuple[int, int, int] = (0, 0, 0)
-    proxy_variables: bytes = b""
-    family: int = socket.AF_INET
-    proxy_header: ProxyHeader | None = None
-
-    @classmethod
-    def of(
-        cls,
-        fd: int,
-        sockaddr: Any,  # noqa: ANN401 - a socket address
-        family: int,
-        proxy_header: ProxyHeader | None = None,
-    ) -> ConnectionAddresses:
-        """Return the addresses of a connection.
-
-        Args:
-            fd: of the connection; borrowed.
-            sockaddr: the client's socket address, from the PROXY header if it has one.
-            family: the address family of the socket.
-            proxy_header: the PROXY header.
-
-        Raises:
-            OSError: the client has already closed the connection.
-        """
-        local = None if proxy_header is None else proxy_header.destination
-        sock = socket.SocketType(family, socket.SOCK_STREAM, 0, fd)
-        try:
-            if family == socket.AF_UNIX:
-                peer = credentials(sock)
-                variables = b"" if local is None else b"\0" + local_proxy_environment(*peer)
-                return cls(local, sockaddr, None, None, peer, variables, family, proxy_header)
-            own = sock.getsockname()
-            if local is None:
-                return cls(own, sockaddr, own, sockaddr, family=family, proxy_header=proxy_header)
-            proxy = sock.getpeername()
-            variables = b"\0" + proxy_environment(proxy[0], proxy[1])
-            return cls(local, sockaddr, own, proxy, proxy_variables=variables, family=family, proxy_header=proxy_header)
-        finally:
-            sock.detach()
-
-    def environment(self, count: int, remote_host: str | None = None, local_host: str | None = None) -> bytes:
-        """Return the environment variables of the connection, separated by NUL.
-
-        Args:
-            count: open connections of the service, this one included.
-            remote_host: the client's host name, if it was looked up.
-            local_host: the host name of the daemon's address, if it was looked up.
-        """
-        if self.local is None:
-            return unix_environment(*self.credentials)
-        local, remote = self.local, self.remote
-        variables = tcp_environment(local[0], local[1], remote[0], remote[1], count, remote_host, local_host)
-        return variables + self.proxy_variables
 
 
 class ExitResult(NamedTuple):
@@ -200,30 +122,32 @@ class SpawnedConnection:
                                            | process_started
                                            v
                                         RUNNING
-                                           | abort: SIGTERM
+                                           | abort, also one before RUNNING: SIGTERM
                                            v
                                         TERMINATING
                                            | timer: SIGKILL
                                            v
                                         KILLING (timer: SIGKILL again; at the stop of the daemon process_lost)
 
-    The process is over by process_ended, process_lost or start_failed; abort() before RUNNING has the effect of
-    start_failed. Each leads from any of these states to CLOSING if the daemon still has the connection of the TLS
-    client, else to CLOSED. client_gone leads from CLOSING and from HANDSHAKE to CLOSED; in the other states the
-    connection goes on until its process is over. reject() leads from ACCEPTED to CLOSED, without a trace in the log.
+    The process is over by process_ended, process_lost or start_failed. abort() before RUNNING has the effect of
+    start_failed, unless the launcher was sent the connection: then the report about its process is awaited, as long as
+    a process has between SIGTERM and SIGKILL. Each leads from any of these states to CLOSING if the daemon still has
+    the connection of the TLS client, else to CLOSED. client_gone leads from CLOSING and from HANDSHAKE to CLOSED; in
+    the other states the connection goes on until its process is over. reject() leads from ACCEPTED to CLOSED, without
+    a trace in the log.
 
     Each connection becomes CLOSED once, and nothing follows. The daemon's share of descriptors counts the connection
     until RUNNING, or until its end if that is earlier; later its TlsTerminator counts its own.
 
     Args:
         owner: tracks the connection.
-        number: id of the connection.
+        connection_id: number of the connection.
         peer: the client's address as text; not quoted.
         slot: the admission of the connection.
 
     Attributes:
         state: the state.
-        number, peer, slot: as given.
+        connection_id, peer, slot: as given.
         host: the client's host name, quoted.
         started: time of accept in seconds, by the owner's clock.
         pid: of the process; 0 before RUNNING.
@@ -294,10 +218,14 @@ class SpawnedConnection:
 
     def process_started(self, pid: int) -> None:
         """Handle the start of the process: STARTING -> RUNNING."""
+        timer = self._timer
         self._enter(SpawnedState.RUNNING)
         self.pid = pid
         self._owner.counters.process_started(self._owner.clock() - self.started)
         self.log_accept()
+        if self.cause and timer is not None and self.launcher_client is not None:
+            # abort() has waited for this report.
+            self._terminate(self.launcher_client, max(timer.getTime() - self._owner.reactor.seconds(), 0))
 
     # The way out
 
@@ -379,11 +307,11 @@ class SpawnedConnection:
             self.abort("shutdown")
 
     def abort(self, cause: str, patience: float | None = None) -> None:
-        """End the connection: SIGTERM for its process group, then SIGKILL; without a process at once.
+        """End the connection: SIGTERM for its process group, then SIGKILL; at once if it can't have a process yet.
 
         Args:
             cause: the reason of the end line.
-            patience: time between the two signals in seconds; None for KILL_SECONDS, or LAST_KILL_SECONDS while the
+            patience: time before SIGKILL in seconds; None for KILL_SECONDS, or LAST_KILL_SECONDS while the
                 daemon stops.
         """
         seconds = self._kill_seconds if patience is None else patience
@@ -402,12 +330,26 @@ class SpawnedConnection:
             self.terminator.abort()
         elif self.slot.needs_host_name:
             self.reject()
-        elif launcher_client is None or launcher_client.drop(self.connection_id) or not self.pid:
+        elif launcher_client is None:
+            self.start_failed(0)
+        elif self.pid:
+            self._terminate(launcher_client, seconds)
+        elif launcher_client.cancel(self.connection_id):
             self.start_failed(0)
         else:
-            self._enter(SpawnedState.TERMINATING)
-            launcher_client.signal(self.connection_id, signal.SIGTERM)
-            self._timer = self._owner.reactor.callLater(seconds, self._kill, launcher_client)
+            # The launcher was sent the connection: it may have a process, whose pid the report tells.
+            self._timer = self._owner.reactor.callLater(seconds, self._give_up, launcher_client)
+
+    def _terminate(self, launcher_client: LauncherClient, seconds: float) -> None:
+        """Send SIGTERM, and SIGKILL after some seconds: RUNNING -> TERMINATING."""
+        self._enter(SpawnedState.TERMINATING)
+        launcher_client.signal(self.connection_id, signal.SIGTERM)
+        self._timer = self._owner.reactor.callLater(seconds, self._kill, launcher_client)
+
+    def _give_up(self, launcher_client: LauncherClient) -> None:
+        """Close an aborted connection about which the launcher reports nothing; it kills a process reported later."""
+        launcher_client.drop(self.connection_id)
+        self.start_failed(0)
 
     @property
     def _kill_seconds(self) -> float:

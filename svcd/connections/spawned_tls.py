@@ -12,8 +12,9 @@ from twisted.python.failure import Failure
 from svcd.connections.spawned_connection import SpawnedState
 
 if TYPE_CHECKING:
-    from svcd.connections.spawned_connection import ConnectionAddresses, SpawnedConnection, SpawnedOwner
+    from svcd.connections.spawned_connection import SpawnedConnection, SpawnedOwner
     from svcd.interfaces import AdoptConnection
+    from svcd.process.environment import ConnectionAddresses
     from svcd.tls.service_tls import ServiceTls
 
 __all__ = ["SpawnedTls"]

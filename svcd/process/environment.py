@@ -9,16 +9,22 @@ PROXY_PORT are svcd's.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from svcd.addresses import unmapped
+from svcd.net.peer_credentials import credentials
 
 if TYPE_CHECKING:
     import pwd
     from collections.abc import Iterable, Mapping
 
+    from svcd.wire.proxy_header import ProxyHeader
+
 __all__ = [
     "PATH",
+    "ConnectionAddresses",
     "local_proxy_environment",
     "proxy_environment",
     "service_environment",
@@ -33,6 +39,78 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: A host name as programs expect it (RFC 1123, section 2.1), and with the underscores that some networks use. It is
 #: chosen by the operator of the client's name server, and some programs pass it to a shell.
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?").fullmatch
+
+
+@dataclass(slots=True)
+class ConnectionAddresses:
+    """Socket addresses of both ends of a connection that is handed over to a process.
+
+    Attributes:
+        local, remote: the daemon's and the client's, over TCP or from a PROXY header; local is None without one.
+        socket_local, socket_remote: those of the socket itself over TCP; None at a UNIX socket.
+        credentials: process, user and group at the other end of a UNIX socket (unix(7)).
+        proxy_variables: environment variables about a proxy, each after a NUL.
+        family: the address family of the socket.
+        proxy_header: the PROXY header.
+    """
+
+    local: Any
+    remote: Any
+    socket_local: Any = None
+    socket_remote: Any = None
+    credentials: tuple[int, int, int] = (0, 0, 0)
+    proxy_variables: bytes = b""
+    family: int = socket.AF_INET
+    proxy_header: ProxyHeader | None = None
+
+    @classmethod
+    def of(
+        cls,
+        fd: int,
+        sockaddr: Any,  # noqa: ANN401 - a socket address
+        family: int,
+        proxy_header: ProxyHeader | None = None,
+    ) -> ConnectionAddresses:
+        """Return the addresses of a connection.
+
+        Args:
+            fd: of the connection; borrowed.
+            sockaddr: the client's socket address, from the PROXY header if it has one.
+            family: the address family of the socket.
+            proxy_header: the PROXY header.
+
+        Raises:
+            OSError: the client has already closed the connection.
+        """
+        local = None if proxy_header is None else proxy_header.destination
+        sock = socket.SocketType(family, socket.SOCK_STREAM, 0, fd)
+        try:
+            if family == socket.AF_UNIX:
+                peer = credentials(sock)
+                variables = b"" if local is None else b"\0" + local_proxy_environment(*peer)
+                return cls(local, sockaddr, None, None, peer, variables, family, proxy_header)
+            own = sock.getsockname()
+            if local is None:
+                return cls(own, sockaddr, own, sockaddr, family=family, proxy_header=proxy_header)
+            proxy = sock.getpeername()
+            variables = b"\0" + proxy_environment(proxy[0], proxy[1])
+            return cls(local, sockaddr, own, proxy, proxy_variables=variables, family=family, proxy_header=proxy_header)
+        finally:
+            sock.detach()
+
+    def environment(self, count: int, remote_host: str | None = None, local_host: str | None = None) -> bytes:
+        """Return the environment variables of the connection, separated by NUL.
+
+        Args:
+            count: open connections of the service, this one included.
+            remote_host: the client's host name, if it was looked up.
+            local_host: the host name of the daemon's address, if it was looked up.
+        """
+        if self.local is None:
+            return unix_environment(*self.credentials)
+        local, remote = self.local, self.remote
+        variables = tcp_environment(local[0], local[1], remote[0], remote[1], count, remote_host, local_host)
+        return variables + self.proxy_variables
 
 
 def service_environment(

@@ -85,6 +85,18 @@ class LaunchQueue:
             os.close(waiting.fd)
         return waiting is not None
 
+    def cancel(self, connection_id: int) -> bool:
+        """Drop a connection unless a launcher was sent it, which then has to report what became of it.
+
+        Returns:
+            Whether there is no connection to wait for. Otherwise no other launcher will get it.
+        """
+        if connection_id in self._unsent or connection_id not in self._waiting:
+            self.drop(connection_id)
+            return True
+        self._waiting[connection_id].tries = _MAX_TRIES
+        return False
+
     def signal(self, signal: Signal) -> None:
         """Add a signal for a process, in place of one that was not sent yet."""
         self._signals[signal.connection_id] = signal

@@ -162,6 +162,17 @@ class LauncherClient:
             return True
         return self._replacement is not None and self._replacement.drop(connection_id)
 
+    def cancel(self, connection_id: int) -> bool:
+        """Close a connection that no launcher was sent.
+
+        Returns:
+            Whether nothing will be reported about it. Otherwise it may have a process, and a report follows:
+            process_started, start_failed or process_lost.
+        """
+        if not self._queue.cancel(connection_id):
+            return False
+        return self._replacement is None or self._replacement.cancel(connection_id)
+
     def signal(self, connection_id: int, signal_number: int) -> None:
         """Send a signal to the process group of a connection."""
         if connection_id in self.pids:
@@ -273,16 +284,16 @@ class LauncherClient:
                     # The connection was dropped meanwhile, and nothing else would end its process.
                     self._queue.signal(Signal(connection_id, pid, SIGKILL))
                     del self.pids[connection_id]
+                    self._stop_if_done()
             case Failed(connection_id, errno):
                 if self._release_connection(connection_id):
                     self._events.start_failed(connection_id, errno)
-                    self._stop_if_done()
+                self._stop_if_done()
             case Ended(connection_id):
                 self._queue.discard_signal(connection_id)
-                if connection_id not in self.pids:
-                    return
-                self._count_stuck(report, self.pids.pop(connection_id))
-                self._events.process_ended(report)
+                if connection_id in self.pids:
+                    self._count_stuck(report, self.pids.pop(connection_id))
+                    self._events.process_ended(report)
                 self._stop_if_done()
 
     def _count_stuck(self, report: Ended, pid: int) -> None:
@@ -414,8 +425,9 @@ class LauncherClient:
         self._stop_if_done()
 
     def _stop_if_done(self) -> None:
-        """Stop if this client was replaced and has no connection left."""
-        if self._replacement is not None and not (self._queue or self.pids or self.orphaned):
+        """Stop if this client was replaced and has no connection left, dropped ones without a report included."""
+        awaits_report = self._connection is not None and self._connection.protocol.unanswered
+        if self._replacement is not None and not (awaits_report or self._queue or self.pids or self.orphaned):
             self.stop()
 
     def zygote_lost(self) -> None:

@@ -73,6 +73,11 @@ class LauncherProtocol:
         return self._unanswered >= MAX_UNANSWERED
 
     @property
+    def unanswered(self) -> int:
+        """How many connections were sent whose start or failure is not reported yet."""
+        return self._unanswered
+
+    @property
     def starting(self) -> list[int]:
         """The connections that may or may not have a process: reported as Starting, without result."""
         return [connection_id for connection_id, state in self._states.items() if state is _State.STARTING]

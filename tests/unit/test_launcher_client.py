@@ -675,6 +675,73 @@ def test_a_handler_of_a_dropped_connection_is_killed(service: _Service) -> None:
     assert (service.events, service.launcher_client.pids) == ([], {})
 
 
+def test_a_connection_that_no_launcher_was_sent_is_canceled_at_once(service: _Service) -> None:
+    """It can't have a process, whether there is no launcher or the launcher is not ready."""
+    service.serve(1)
+    assert service.launcher_client.cancel(1)
+    service.attach()
+    service.serve(2)
+    assert service.launcher_client.cancel(2)
+    service.report(Ready())
+    with pytest.raises(BlockingIOError):
+        service.order()
+    assert service.launcher_client.cancel(1)
+
+
+@pytest.mark.parametrize("result", ["started", "failed"])
+def test_a_connection_that_was_sent_is_reported_though_it_is_canceled(service: _Service, result: str) -> None:
+    """It may have a process already, so the launcher's report is passed on."""
+    service.attach()
+    service.report(Ready())
+    service.serve(1)
+    service.take_connection()
+    assert not service.launcher_client.cancel(1)
+    if result == "started":
+        service.begin(1, 55)
+        assert service.events == [("started", 1, 55)]
+    else:
+        service.report(Failed(1, errno.ENOENT))
+        assert service.events == [("failed", 1, errno.ENOENT)]
+
+
+def test_a_canceled_connection_gets_no_other_launcher(service: _Service) -> None:
+    """A launcher that is lost before it reports a start has started nothing; no other launcher gets the connection."""
+    service.attach()
+    service.report(Ready())
+    service.serve(1)
+    service.serve(2)
+    service.take_connection()
+    service.take_connection()
+    assert not service.launcher_client.cancel(1)
+    service.die()
+    assert service.events == [("failed", 1, 0)]
+    service.reactor.advance(10)
+    service.attach(200)
+    service.report(Ready())
+    assert service.take_connection() == 2
+
+
+@pytest.mark.parametrize("result", ["started", "failed"])
+def test_a_replaced_launcher_stays_until_dropped_connections_are_reported(service: _Service, result: str) -> None:
+    """Its socket is closed only after the process of a dropped connection is reported and killed."""
+    other = _Service()
+    service.attach()
+    service.report(Ready())
+    service.serve(1)
+    service.take_connection()
+    service.launcher_client.replace_by(other.launcher_client)
+    assert service.launcher_client.drop(1)
+    assert not service.launcher_client.stopped
+    if result == "started":
+        service.begin(1, 55)
+        assert service.order() == (Signal(1, 55, signal.SIGKILL), None)
+    else:
+        service.report(Failed(1, errno.ENOENT))
+    assert service.launcher_client.stopped
+    assert service.events == []
+    other.close()
+
+
 def test_the_zygote_reports_exits_of_orphans(service: _Service) -> None:
     """Handlers outlive their launcher; the zygote reports each exit with its status, once."""
     service.attach()

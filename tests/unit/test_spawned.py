@@ -76,6 +76,11 @@ class _Link:
             os.close(found[1])
         return found is not None
 
+    def cancel(self, number: int) -> bool:
+        """Drop it: this launcher was sent nothing."""
+        self.drop(number)
+        return True
+
     def signal(self, number: int, number_of_signal: int) -> None:
         self.signals.append((number, number_of_signal))
 

@@ -33,6 +33,7 @@ class _Launcher:
     def __init__(self) -> None:
         self.failing = False
         self.waiting: set[int] = set()
+        self.sent: set[int] = set()
         self.signals: list[int] = []
         self.forgotten: list[int] = []
 
@@ -44,6 +45,10 @@ class _Launcher:
         found = number in self.waiting
         self.waiting.discard(number)
         return found
+
+    def cancel(self, number: int) -> bool:
+        """Drop it unless it was sent; returns whether nothing will be reported."""
+        return number not in self.waiting or (number not in self.sent and self.drop(number))
 
     def signal(self, _number: int, wanted: int) -> None:
         self.signals.append(wanted)
@@ -125,6 +130,10 @@ class _Case:
             self.terminator.closed = True
             self.connection.client_gone()
 
+    def is_sent(self) -> None:
+        """The launcher is sent the connection."""
+        self.launcher.sent |= self.launcher.waiting
+
     def process_starts(self) -> None:
         """The launcher reports a process."""
         if self.launcher.drop(1):
@@ -167,6 +176,7 @@ class _Case:
 
 
 EVENTS = [
+    _Case.is_sent,
     _Case.process_starts,
     _Case.start_fails,
     _Case.process_ends,
@@ -244,6 +254,11 @@ def test_every_order_of_events_ends_the_connection_once(
         ([_Case.process_starts, _Case.kick, _Case.process_ends], "kicked"),
         ([_Case.process_starts, _Case.kick, _Case.shutdown, _Case.process_ends], "kicked"),
         ([_Case.shutdown], "shutdown"),
+        ([_Case.is_sent, _Case.kick, _Case.start_fails], "kicked"),
+        ([_Case.is_sent, _Case.kick, _Case.launcher_is_lost], "unknown"),
+        ([_Case.is_sent, _Case.kick, _Case.time_passes], "kicked"),
+        ([_Case.is_sent, _Case.kick, _Case.process_starts, _Case.process_ends], "kicked"),
+        ([_Case.is_sent, _Case.shutdown, _Case.time_passes], "shutdown"),
         ([_Case.process_starts, _Case.shutdown, _Case.time_passes, _Case.time_passes], "unknown"),
     ],
 )
@@ -279,6 +294,25 @@ def test_a_tls_client_gets_what_its_process_has_written(
         event(case)
     assert case.terminator.calls == calls
     assert (case.state is SpawnedState.CLOSED) is case.terminator.closed
+    _check_end(case)
+
+
+def test_a_process_that_may_exist_is_awaited_and_ended() -> None:
+    """An aborted connection that the launcher was sent stays until its process is reported, gets SIGTERM and ends."""
+    case = _Case(tls=False)
+    case.is_sent()
+    case.kick()
+    states = [case.state]
+    assert case.closed == 0
+    case.reactor.advance(KILL_SECONDS / 2)
+    case.process_starts()
+    states.append(case.state)
+    assert states == [SpawnedState.STARTING, SpawnedState.TERMINATING]
+    assert case.launcher.signals == [signal.SIGTERM]
+    case.reactor.advance(KILL_SECONDS / 2)
+    assert case.launcher.signals == [signal.SIGTERM, signal.SIGKILL]
+    case.process_ends()
+    assert case.closed == 1
     _check_end(case)
 
 
