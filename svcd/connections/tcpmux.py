@@ -18,7 +18,7 @@ from svcd.access.admission import ConnectionSlot
 from svcd.addresses import unmapped
 from svcd.connections.lingering_close import send_banner
 from svcd.connections.tracker import ConnectionTracker
-from svcd.net.tcp_info import socket_traffic
+from svcd.net.stream_sockets import socket_traffic
 from svcd.wire.tcpmux import HELP, MOST, WELCOME, catalogue, question, refusal
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
-from svcd.net.tcp_info import traffic
+from svcd.net.stream_sockets import traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable

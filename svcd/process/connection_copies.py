@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from svcd.net.tcp_info import UNKNOWN, close_counted
+from svcd.net.stream_sockets import UNKNOWN, close_counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable

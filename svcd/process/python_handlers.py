@@ -12,7 +12,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
-from svcd.net.tcp_info import UNKNOWN, final_byte_counts
+from svcd.net.stream_sockets import UNKNOWN, final_byte_counts
 from svcd.process.connection_closes import HandlerSocket
 from svcd.process.credentials import apply_limits
 from svcd.process.imports import import_object

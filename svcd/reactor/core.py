@@ -24,8 +24,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from svcd.net.monotonic import seconds
-from svcd.reactor.acceptor import SocketPort, TCPPort, UNIXPort
-from svcd.reactor.adopt import SingleProtocolFactory, adopt_connection
+from svcd.reactor.acceptor import SingleProtocolFactory, SocketPort, TCPPort, UNIXPort, adopt_connection
 from svcd.reactor.child_signals import ChildSignals
 from svcd.reactor.log_context import use_log_prefix
 from svcd.reactor.transport import UvTransport

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.interfaces import ITCPTransport, ITLSTransport
 from zope.interface import implementer
 
-from svcd.net.tcp_info import COUNTS_BYTES, byte_counts, socket_traffic
+from svcd.net.stream_sockets import COUNTS_BYTES, byte_counts, socket_traffic
 from svcd.net.twisted_addresses import tcp_address
 from svcd.reactor.starttls import StartTLS
 

@@ -11,7 +11,7 @@ from twisted.internet.error import MessageLengthError
 from twisted.logger import Logger
 
 from svcd.net.twisted_addresses import scoped_host
-from svcd.reactor.adopt import start_coroutine
+from svcd.reactor.acceptor import start_coroutine
 from svcd.reactor.log_context import LOG_PREFIX
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from twisted.internet import tcp, unix
 from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
-from svcd.net.tcp_info import socket_traffic
+from svcd.net.stream_sockets import socket_traffic
 from svcd.net.twisted_addresses import stream_address
 
 if TYPE_CHECKING:

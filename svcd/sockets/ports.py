@@ -15,8 +15,8 @@ from twisted.internet.interfaces import IListeningPort, IReadDescriptor
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from svcd.net.accept import accept_batch
 from svcd.net.peer_credentials import unix_peer
+from svcd.net.stream_sockets import accept_batch
 from svcd.net.twisted_addresses import socket_host, stream_address
 from svcd.sockets.epoll_transports import open_stream
 

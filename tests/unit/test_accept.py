@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from svcd.net.accept import accept_batch
+from svcd.net.stream_sockets import accept_batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from twisted.internet.task import Clock
 
-from svcd.net.tcp_info import final_byte_counts
+from svcd.net.stream_sockets import final_byte_counts
 from svcd.process.connection_copies import ConnectionCopies
 
 if TYPE_CHECKING:

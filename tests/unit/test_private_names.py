@@ -15,7 +15,7 @@ from twisted.internet.protocol import DatagramProtocol
 
 
 def test_a_listening_socket_accepts_descriptors() -> None:
-    """svcd.net.accept: socket._accept() gives a descriptor and a socket address."""
+    """svcd.net.stream_sockets: socket._accept() gives a descriptor and a socket address."""
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
         descriptor, sockaddr = listener._accept()  # type: ignore[attr-defined]
         with socket.socket(fileno=descriptor) as accepted:

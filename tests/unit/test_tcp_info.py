@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from svcd.net.tcp_info import COUNTS_BYTES, TRAFFIC_BYTES, byte_counts, traffic
+from svcd.net.stream_sockets import COUNTS_BYTES, TRAFFIC_BYTES, byte_counts, traffic
 
 
 def _info(state: int, taken: int, received: int) -> bytes:

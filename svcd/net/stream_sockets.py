@@ -1,28 +1,39 @@
-"""Byte counters of TCP connections, from struct tcp_info (linux/tcp.h; tcp(7), TCP_INFO).
+"""Stream sockets: accept(2) in batches, and byte counters of TCP connections (tcp(7), TCP_INFO).
 
-`traffic` is for open connections: it counts what the client's system has acknowledged, and needs Linux 4.1.
-`byte_counts` is for connections that are about to be closed: it counts what the application wrote, and needs Linux
-4.19. Both return None for a shorter structure, which an older kernel gives.
+The byte counters are those of struct tcp_info (linux/tcp.h). `traffic` is for open connections: it counts what the
+client's system has acknowledged, and needs Linux 4.1. `byte_counts` is for connections that are about to be closed: it
+counts what the application wrote, and needs Linux 4.19. Both return None for a shorter structure, which an older kernel
+gives.
 
 A FIN takes a sequence number, and the kernel counts it as a byte. Neither function does.
 """
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 __all__ = [
     "COUNTS_BYTES",
     "TRAFFIC_BYTES",
     "UNKNOWN",
+    "accept_batch",
     "byte_counts",
     "close_counted",
     "final_byte_counts",
     "socket_traffic",
     "traffic",
 ]
+
+#: The client left while it waited (accept(2)): the next one is served.
+_CLIENT_GONE = frozenset({errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR})
+#: Descriptors or memory are used up: no client can be accepted for now.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 #: The byte counts of a connection that has none.
 UNKNOWN = (-1, -1)
@@ -43,6 +54,35 @@ _FIN_WAIT1, _TIME_WAIT, _CLOSE, _CLOSE_WAIT, _LAST_ACK, _CLOSING = 4, 6, 7, 8, 9
 _CLIENT_CLOSED = frozenset({_TIME_WAIT, _CLOSE_WAIT, _LAST_ACK, _CLOSING})
 #: The own FIN is queued or sent, and not acknowledged.
 _FIN_PENDING = frozenset({_FIN_WAIT1, _LAST_ACK, _CLOSING})
+
+
+def accept_batch(listener: socket.socket, limit: int, on_exhausted: Callable[[], object]) -> Iterator[tuple[int, Any]]:
+    """Yield the descriptor of each waiting connection, and the client's socket address.
+
+    The descriptors are close-on-exec and blocking; the caller owns each from the moment that it is yielded.
+
+    Args:
+        listener: a listening socket, non-blocking.
+        limit: the greatest number of connections.
+        on_exhausted: called when the system is short of descriptors or memory; the batch ends.
+
+    Raises:
+        OSError: the listening socket is of no use.
+    """
+    # socket.accept() is this method of C and a new socket object, which costs more than all the rest here. It is
+    # private to the socket module; tests/unit/test_private_names.py fails if a Python has it no more.
+    accept = listener._accept  # type: ignore[attr-defined]  # noqa: SLF001
+    for _ in range(limit):
+        try:
+            yield accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno in _EXHAUSTED:
+                on_exhausted()
+                return
+            if error.errno not in _CLIENT_GONE:
+                raise
 
 
 def traffic(info: bytes, *, client_closed: bool = False) -> tuple[int, int] | None:
