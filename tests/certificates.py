@@ -50,12 +50,12 @@ class Signed:
 
     certificate: x509.Certificate
     key: Any
-    above: bytes = b""
+    chain: bytes = b""
 
     @property
     def pem(self) -> bytes:
         """The certificate and those above it, without the root."""
-        return self.certificate.public_bytes(serialization.Encoding.PEM) + self.above
+        return self.certificate.public_bytes(serialization.Encoding.PEM) + self.chain
 
     @property
     def key_pem(self) -> bytes:
@@ -63,7 +63,7 @@ class Signed:
         return key_pem(self.key)
 
     @property
-    def both(self) -> bytes:
+    def bundle(self) -> bytes:
         """Everything, as one file has it."""
         return self.pem + self.key_pem
 
@@ -74,30 +74,32 @@ class Authority:
 
     Attributes:
         name: its common name.
-        over: the authority that signs it; None for a root.
+        issuer: the authority that signs it; None for a root.
         now: the time.
     """
 
     name: str = "Test CA"
-    over: Authority | None = None
+    issuer: Authority | None = None
     now: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
     own: Signed = field(init=False)
     _revoked: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Make its own certificate."""
-        signer = self.over or self
+        signer = self.issuer or self
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self._builder(self.name, key, _name(signer.name), None, None).add_extension(
             x509.BasicConstraints(ca=True, path_length=None), critical=True
         )
         known_by = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         builder = builder.add_extension(known_by, critical=False).add_extension(_SIGNS, critical=True)
-        above = signer.own.pem if self.over is not None and self.over.over is not None else b""
-        self.own = Signed(builder.sign(key if self.over is None else self.over.own.key, hashes.SHA256()), key, above)
+        chain = signer.own.pem if self.issuer is not None and self.issuer.issuer is not None else b""
+        self.own = Signed(
+            builder.sign(key if self.issuer is None else self.issuer.own.key, hashes.SHA256()), key, chain
+        )
 
     def _builder(
-        self, name: str, key: Any, issuer: x509.Name, begins: datetime | None, expires: datetime | None
+        self, name: str, key: Any, issuer: x509.Name, not_before: datetime | None, expires: datetime | None
     ) -> x509.CertificateBuilder:
         return (
             x509.CertificateBuilder()
@@ -105,7 +107,7 @@ class Authority:
             .issuer_name(issuer)
             .public_key(key.public_key())
             .serial_number(next(_NUMBERS))
-            .not_valid_before(begins or self.now - timedelta(days=1))
+            .not_valid_before(not_before or self.now - timedelta(days=1))
             .not_valid_after(expires or self.now + timedelta(days=365))
         )
 
@@ -118,13 +120,13 @@ class Authority:
         self,
         *names: str,
         key: Any = None,
-        begins: datetime | None = None,
+        not_before: datetime | None = None,
         expires: datetime | None = None,
         algorithm: Any = None,
     ) -> Signed:
         """A certificate for names: of hosts, addresses, mailboxes, or URIs; the first is the common name as well."""
         key = key or ec.generate_private_key(ec.SECP256R1())
-        builder = self._builder(names[0][:64], key, _name(self.name), begins, expires)
+        builder = self._builder(names[0][:64], key, _name(self.name), not_before, expires)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(x509.SubjectAlternativeName(list(map(_general, names))), critical=False)
         issuer_key: Any = self.own.certificate.public_key()
@@ -132,14 +134,14 @@ class Authority:
         builder = builder.add_extension(issued_by, critical=False)
         uses = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
         builder = builder.add_extension(uses, critical=False)
-        above = self.own.pem if self.over is not None else b""
-        return Signed(builder.sign(self.own.key, algorithm or hashes.SHA256()), key, above)
+        chain = self.own.pem if self.issuer is not None else b""
+        return Signed(builder.sign(self.own.key, algorithm or hashes.SHA256()), key, chain)
 
     def revoke(self, *signed: Signed) -> None:
         """Take certificates back."""
         self._revoked += [each.certificate.serial_number for each in signed]
 
-    def revocations(self, *, until: datetime | None = None, key: Any = None) -> bytes:
+    def crl(self, *, until: datetime | None = None, key: Any = None) -> bytes:
         """The list of what was taken back."""
         builder = (
             x509.CertificateRevocationListBuilder()

@@ -53,15 +53,15 @@ __all__ = [
     "FakeEndpoint",
     "FakeFiles",
     "FakeMachine",
-    "FakeNames",
     "FakeReactor",
+    "FakeResolver",
     "LogCatcher",
     "ManagerDouble",
     "StreamDouble",
+    "add_counters",
     "config_of",
-    "counted",
     "dependencies",
-    "keeping",
+    "list_sink",
     "problems_of",
     "read_files",
     "service_of",
@@ -72,7 +72,7 @@ ReaderT = TypeVar("ReaderT")
 PEER = IPv4Address("TCP", "192.0.2.1", 40_000)
 
 
-def keeping(lines: list[str]) -> Callable[[Sequence[str]], int]:
+def list_sink(lines: list[str]) -> Callable[[Sequence[str]], int]:
     """A journal's sink that keeps everything in a list."""
 
     def sink(more: Sequence[str]) -> int:
@@ -232,23 +232,23 @@ class FakeMachine:
         raise OSError(errno.EADDRNOTAVAIL, "Name or service not known")
 
 
-class FakeNames:
+class FakeResolver:
     """svcd.interfaces.HostNameResolver whose answers the test gives by hand."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, Deferred[str | None]]] = []
+        self.queries: list[tuple[str, Deferred[str | None]]] = []
 
     def host_of(self, address: str) -> Deferred[str | None]:
         """Ask."""
         answer: Deferred[str | None] = Deferred()
-        self.asked.append((address, answer))
+        self.queries.append((address, answer))
         return answer
 
     confirmed_host_of = host_of
 
     def answer(self, host: str | None) -> None:
         """Answer the oldest question."""
-        self.asked.pop(0)[1].callback(host)
+        self.queries.pop(0)[1].callback(host)
 
 
 class FakeEndpoint:
@@ -311,7 +311,7 @@ def dependencies(
     """Surroundings of a service under test."""
     return ServiceDependencies(
         clock,
-        FakeNames(),
+        FakeResolver(),
         files or FakeFiles(),
         descriptors or _Descriptors(),
         registry or MetricsRegistry(),
@@ -334,7 +334,7 @@ def service_context(
     return ServiceContext(connections, deps, DaemonAccount((1024, 4096)), FdStore(manager))
 
 
-def counted(registry: MetricsRegistry, about: ServiceInfo) -> ServiceCounters:
+def add_counters(registry: MetricsRegistry, about: ServiceInfo) -> ServiceCounters:
     """The tally of one more service, which is described to the ledger."""
     known = [each.about for each in registry.snapshot().services]
     registry.describe([*known, about])
@@ -427,7 +427,7 @@ class StreamDouble:
             self._producer_paused = True
             self.producer.pauseProducing()
 
-    def take(self) -> None:
+    def drain(self) -> None:
         """The client takes everything."""
         self.pending = 0
         if self.producer is not None and (self._producer_paused or not self.streaming):
@@ -567,26 +567,26 @@ class ManagerDouble(ServiceManager):
         watchdog: as of Manager.
 
     Attributes:
-        said: each message, its assignments joined by blanks.
-        waits: how often somebody waited for it.
+        messages: each message, its assignments joined by blanks.
+        barriers: how often somebody waited for it.
     """
 
     def __init__(self, *, keeps: bool = False, watchdog: float | None = None) -> None:
         super().__init__("nowhere", watchdog)
-        self.said: list[str] = []
-        self.waits = 0
+        self.messages: list[str] = []
+        self.barriers = 0
         self._keeps = keeps
 
     def send(self, *states: str, fd: int | None = None, wait: bool = True) -> bool:
         """Record a message."""
         del wait
-        self.said.append(" ".join(states))
+        self.messages.append(" ".join(states))
         return fd is None or self._keeps
 
     def barrier(self, seconds: float = 0.0) -> bool:
         """Record a barrier."""
         del seconds
-        self.waits += 1
+        self.barriers += 1
         return True
 
 

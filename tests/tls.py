@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from tests.certificates import Signed
 
-__all__ = ["ANNA", "CA", "CLIENTS", "FILES", "SERVER", "TlsClient", "TlsPair", "secured"]
+__all__ = ["ANNA", "CA", "CLIENTS", "FILES", "SERVER", "TlsClient", "TlsPair", "tls_service"]
 
 CA = Authority()
 SERVER = CA.sign("localhost", "127.0.0.1")
 CLIENTS = Authority("Clients")
 ANNA = CLIENTS.sign("anna.example.org", "anna@example.org")
-FILES = {"/c/server": SERVER.both, "/c/clients": CLIENTS.pem}
+FILES = {"/c/server": SERVER.bundle, "/c/clients": CLIENTS.pem}
 
 
-def secured(line: str = "echo 7/tcp", **options: str) -> Service:
+def tls_service(line: str = "echo 7/tcp", **options: str) -> Service:
     """A service with TLS."""
     words = [line, "tls_cert=/c/server", *(f"{name}={value}" for name, value in options.items())]
     config, problems = parse_text(" ".join(words), "services", FakeFiles(FILES), BUILTINS)
@@ -44,7 +44,7 @@ def secured(line: str = "echo 7/tcp", **options: str) -> Service:
 
 @cache
 def _server(**options: str) -> ServerTls:
-    return ServerTls(secured(**options), FakeFiles(FILES))
+    return ServerTls(tls_service(**options), FakeFiles(FILES))
 
 
 class TlsClient:

@@ -98,7 +98,7 @@ def modules_of(options: str) -> list[str]:
         if "tls_cert" in options:
             authority = Authority()
             (folder / "both.pem").touch(0o600)
-            (folder / "both.pem").write_bytes(authority.sign("localhost").both)
+            (folder / "both.pem").write_bytes(authority.sign("localhost").bundle)
             options = options.format(cert=folder / "both.pem")
             context = ssl.create_default_context(cadata=authority.pem.decode())
         services = folder / "services"

@@ -44,7 +44,7 @@ class _Manager:
     """A service manager: hears everything, keeps what it is given."""
 
     def __init__(self, path: Path) -> None:
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.store: dict[str, int] = {}
         self._changed = threading.Condition()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -69,17 +69,17 @@ class _Manager:
                     os.close(self.store.pop(lines["FDNAME"]))
                 for number in numbers:
                     os.close(number)
-                self.said.append(text)
+                self.messages.append(text)
                 self._changed.notify_all()
 
     def wait_for(self, wanted: str, count: int = 1) -> list[str]:
         """The messages that begin so, once there are so many."""
 
         def found() -> list[str]:
-            return [each for each in self.said if each.startswith(wanted)]
+            return [each for each in self.messages if each.startswith(wanted)]
 
         with self._changed:
-            assert self._changed.wait_for(lambda: len(found()) >= count, PATIENCE), self.said
+            assert self._changed.wait_for(lambda: len(found()) >= count, PATIENCE), self.messages
             return found()
 
     def close(self) -> None:
@@ -176,7 +176,7 @@ def test_a_restart_refuses_nobody(
     assert "STATUS=services: 3, listeners: 3, connections: 0" in ready
     addresses = {name: first.addresses(name) for name in ("echo/tcp4", "upper/unix", "daytime/udp4")}
     assert first.stop() == 0
-    assert manager.said[-1] == "STOPPING=1\nSTATUS=stopping"
+    assert manager.messages[-1] == "STOPPING=1\nSTATUS=stopping"
     waiting = [first.connect("echo/tcp4"), first.connect("upper/unix", socket.AF_UNIX)]
     question = first.connect("daytime/udp4")
     question.send(b"what?")
@@ -222,10 +222,10 @@ def test_signs_of_life(start: Callable[..., Daemon], manager: _Manager, tmp_path
     manager.wait_for("WATCHDOG=1", 5)
     daemon.process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, daemon.process.pid, os.WSTOPPED)
-    before = len(manager.said)
+    before = len(manager.messages)
     time.sleep(1)
     # One may have been on its way.
-    assert len(manager.said) - before <= 1
+    assert len(manager.messages) - before <= 1
     daemon.process.send_signal(signal.SIGCONT)
     manager.wait_for("WATCHDOG=1", before + 3)
 

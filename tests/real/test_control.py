@@ -137,7 +137,7 @@ echo     0/tcp
 def test_connections_that_wait_are_listed_and_ended(start: Callable[..., Daemon], open_folder: Path) -> None:
     """Each with what it waits for: a proxy's header, the name of a service, a handshake."""
     (open_folder / "server").touch(0o600)
-    (open_folder / "server").write_bytes(Authority().sign("localhost").both)
+    (open_folder / "server").write_bytes(Authority().sign("localhost").bundle)
     path = open_folder / "control"
     controlled = _Controlled(start(WAITING.format(folder=open_folder), "--control", str(path)), path)
     states = {"proxied": "proxy-header", "named": "service-name", "secured": "handshake", "echo": "open"}

@@ -59,7 +59,7 @@ def _limit(descriptors: int) -> None:
 def folder(open_folder: Path) -> Path:
     """Has a certificate, and the control socket."""
     (open_folder / "server").touch(0o600)
-    (open_folder / "server").write_bytes(CA.sign("localhost", "127.0.0.1").both)
+    (open_folder / "server").write_bytes(CA.sign("localhost", "127.0.0.1").bundle)
     return open_folder
 
 

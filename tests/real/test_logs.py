@@ -225,7 +225,7 @@ def test_lines_are_in_the_order_of_their_times(start: Callable[..., Daemon], tmp
     """Whatever an accept line waits for, times never go back, and the counts of accept and end lines follow."""
     (tmp_path / "crowd.py").write_text(CROWD)
     (tmp_path / "server").touch(0o600)
-    (tmp_path / "server").write_bytes(Authority("test").sign("server").both)
+    (tmp_path / "server").write_bytes(Authority("test").sign("server").bundle)
     services = f"""@defaults bind=127.0.0.1 instances=none
 echo 0/tcp
 named 0/tcp echo resolve=yes

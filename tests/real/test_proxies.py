@@ -113,7 +113,7 @@ def test_the_header_comes_before_tls(
     proxies = haproxy(2)
     pair = tmp_path / "both.pem"
     pair.touch(0o600)
-    pair.write_bytes(Authority().sign("svcd.example").both)
+    pair.write_bytes(Authority().sign("svcd.example").bundle)
     daemon = start(
         f"@defaults bind=127.0.0.1 proxy_protocol=127.0.0.1 tls_cert={pair}\n"
         "http 0/tcp only_from=127.0.0.2\nenv 0/tcp server=/usr/bin/env log_on_success=HOST,TRAFFIC\n",

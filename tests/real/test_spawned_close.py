@@ -47,7 +47,7 @@ def folder(open_folder: Path) -> Path:
     (open_folder / "leaves").write_text(LEAVES)
     (open_folder / "closing.py").write_text(MODULE)
     (open_folder / "server").touch(0o600)
-    (open_folder / "server").write_bytes(Authority().sign("localhost").both)
+    (open_folder / "server").write_bytes(Authority().sign("localhost").bundle)
     return open_folder
 
 

@@ -56,7 +56,7 @@ class Tells(socketserver.BaseRequestHandler):
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Make certificates that other users can't read, and a module with a handler."""
-    for name, content in {"server": SERVER.both, "clients": CLIENTS.pem, "ca": CA.pem, "anna": ANNA.both}.items():
+    for name, content in {"server": SERVER.bundle, "clients": CLIENTS.pem, "ca": CA.pem, "anna": ANNA.bundle}.items():
         (tmp_path / name).touch(0o600)
         (tmp_path / name).write_bytes(content)
     (tmp_path / "tells.py").write_text(MODULE)

@@ -68,16 +68,16 @@ class _Secure:
         authority, now = Authority(), datetime.now(UTC)
         self.ca = folder / "ca.pem"
         self.ca.write_bytes(authority.pem)
-        self.both: dict[str, Path] = {}
+        self.bundle: dict[str, Path] = {}
         for name, signed in {
             "good": authority.sign("localhost", "127.0.0.1"),
             "other": authority.sign("other.example"),
             "expired": authority.sign("localhost", expires=now - timedelta(hours=1)),
             "client": authority.sign("client.example"),
         }.items():
-            self.both[name] = folder / f"{name}.pem"
-            self.both[name].write_bytes(signed.both)
-            self.both[name].chmod(0o600)
+            self.bundle[name] = folder / f"{name}.pem"
+            self.bundle[name].write_bytes(signed.bundle)
+            self.bundle[name].chmod(0o600)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, secure: _Secure) -> Iterato
     root.mkdir()
     (root / "big.bin").write_bytes(bytes(range(256)) * 20_000)
     (root / "notes.txt").write_text("notes\n")
-    daemon = Daemon(folder, SERVICES.format(root=root, folder=folder, certificate=secure.both["good"]))
+    daemon = Daemon(folder, SERVICES.format(root=root, folder=folder, certificate=secure.bundle["good"]))
     yield daemon
     daemon.end()
 
@@ -586,7 +586,7 @@ def s_server(secure: _Secure, program: Callable[[str], str], tmp_path: Path) -> 
     with contextlib.ExitStack() as stack:
 
         def start(certificate: str, *options: str) -> int:
-            words = [openssl, "s_server", "-accept", "127.0.0.1:0", "-cert", str(secure.both[certificate]), *options]
+            words = [openssl, "s_server", "-accept", "127.0.0.1:0", "-cert", str(secure.bundle[certificate]), *options]
             server = stack.enter_context(running(*words, cwd=tmp_path, output=subprocess.PIPE))
             said = next(line for line in lines_of(server) if line.startswith("ACCEPT"))
             return int(said.rpartition(":")[2])
@@ -640,7 +640,7 @@ def test_a_client_certificate(secure: _Secure, s_server: Callable[..., int], svc
     """A server that asks for one gets it; without it there is no answer, and why is told."""
     port = s_server("good", "-www", "-Verify", "2", "-verify_return_error", "-CAfile", str(secure.ca))
     url = f"https://127.0.0.1:{port}/"
-    assert svcctl("get", "--ca", secure.ca, "--cert", secure.both["client"], url).status == 0
+    assert svcctl("get", "--ca", secure.ca, "--cert", secure.bundle["client"], url).status == 0
     done = svcctl("get", "--ca", secure.ca, url)
     assert done.status == 76
     assert "certificate required" in done.err
@@ -764,7 +764,7 @@ def test_nginx(secure: _Secure, svcctl: Callable[..., _Result], program: Callabl
     address = own_address()
     (tmp_path / "file").write_bytes(bytes(range(256)) * 4000)
     (tmp_path / "file").chmod(0o644)
-    (tmp_path / "nginx.conf").write_text(_NGINX.format(address=address, certificate=secure.both["good"]))
+    (tmp_path / "nginx.conf").write_text(_NGINX.format(address=address, certificate=secure.bundle["good"]))
     with running(program("nginx"), "-p", tmp_path, "-c", "nginx.conf", cwd=tmp_path):
         assert svcctl("probe", "--retries", 3000, "--wait", 0.02, "--banner", 0.01, address, 8443).status == 0
         tls = ["--ca", secure.ca, "--name", "localhost"]

@@ -246,7 +246,7 @@ def test_a_reload(machine: Booted) -> None:
 def test_tls_under_the_unit(machine: Booted) -> None:
     """Certificates that the daemon's user can read are served, by name, though nothing may be written and executed."""
     authority = Authority()
-    machine.put("/etc/svcd/names/localhost.pem", authority.sign("localhost").both.decode())
+    machine.put("/etc/svcd/names/localhost.pem", authority.sign("localhost").bundle.decode())
     machine.put("/etc/svcd/ca.pem", authority.pem.decode())
     machine("chown", "-R", "svcd", "/etc/svcd/names")
     machine("chmod", "-R", "go=", "/etc/svcd/names")

@@ -73,7 +73,7 @@ def test_the_handshake_follows_the_answer(start: Callable[..., Daemon], tmp_path
     authority = Authority()
     file = tmp_path / "both"
     file.touch(0o600)
-    file.write_bytes(authority.sign("localhost").both)
+    file.write_bytes(authority.sign("localhost").bundle)
     secure = f"mux=yes tls_cert={file}"
     daemon = start(f"@defaults bind=127.0.0.1\ntcpmux 0/tcp\necho 0/tcp {secure}\ncat 0/tcp server=/bin/cat {secure}\n")
     context = ssl.create_default_context(cadata=authority.pem.decode())

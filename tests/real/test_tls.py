@@ -54,8 +54,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, content in {
         "ca": CA.pem,
         "clients": CLIENTS.pem,
-        "server": CA.sign("localhost", "127.0.0.1").both,
-        "anna": anna.both,
+        "server": CA.sign("localhost", "127.0.0.1").bundle,
+        "anna": anna.bundle,
     }.items():
         (folder / name).touch(0o600)
         (folder / name).write_bytes(content)

@@ -42,7 +42,7 @@ def _put(folder: Path, contents: Mapping[str, bytes]) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The server's certificate, and those of the authorities."""
-    _put(tmp_path, {"ca": CA.pem, "server": SERVER.both, "clients": CLIENTS.pem})
+    _put(tmp_path, {"ca": CA.pem, "server": SERVER.bundle, "clients": CLIENTS.pem})
     return tmp_path
 
 
@@ -55,7 +55,7 @@ def ask(program: Callable[[str], str], folder: Path) -> Callable[..., str]:
         more = list(words)
         if certificate is not None:
             name = f"client-{next(count)}"
-            _put(folder, {name: certificate.both})
+            _put(folder, {name: certificate.bundle})
             more += ["-cert", str(folder / name)]
         address = f"127.0.0.1:{daemon.port(service)}"
         trust = ["-CAfile", str(folder / "ca"), "-verify_return_error", "-quiet"]
@@ -85,7 +85,9 @@ def test_names(start: Callable[..., Daemon], ask: Callable[..., str], folder: Pa
     """A client gets the certificate of the name it requests, of a whole domain, the default, or none."""
     sni = folder / "sni"
     sni.mkdir()
-    _put(sni, {"one.example.pem": CA.sign("one.example").both, "_.many.example.pem": CA.sign("*.many.example").both})
+    _put(
+        sni, {"one.example.pem": CA.sign("one.example").bundle, "_.many.example.pem": CA.sign("*.many.example").bundle}
+    )
     names = f"tls_sni={sni}"
     daemon = start(
         f"@defaults bind=127.0.0.1\ndaytime 0/tcp tls_cert={folder}/server {names}\n"
@@ -104,7 +106,7 @@ def test_clients_certificates(start: Callable[..., Daemon], ask: Callable[..., s
     """Clients are let in by certificates of the right authority and name that were not revoked; or without any."""
     anna, bob, gone = (CLIENTS.sign(f"{name}.example.org") for name in ("anna", "bob", "gone"))
     CLIENTS.revoke(gone)
-    _put(folder, {"crl": CLIENTS.revocations()})
+    _put(folder, {"crl": CLIENTS.crl()})
     secure = f"tls_cert={folder}/server tls_client_ca={folder}/clients"
     daemon = start(
         f"@defaults bind=127.0.0.1\ndaytime 0/tcp {secure} tls_crl={folder}/crl\n"
@@ -182,7 +184,7 @@ def test_certificates_change_while_clients_come(start: Callable[..., Daemon], fo
     try:
         for number in range(20):
             used.append(CA.sign("localhost"))
-            _put(folder, {f"new-{number}": used[-1].both})
+            _put(folder, {f"new-{number}": used[-1].bundle})
             if number % 2:
                 (folder / "link").symlink_to(folder / f"new-{number}")
                 (folder / "link").replace(folder / "live")
@@ -252,7 +254,7 @@ def test_memory_that_cannot_be_written_and_executed(
 
     sni = folder / "sni"
     sni.mkdir()
-    _put(sni, {"one.example.pem": CA.sign("one.example").both})
+    _put(sni, {"one.example.pem": CA.sign("one.example").bundle})
     options = f"tls_cert={folder}/server tls_sni={sni} tls_alpn=x,y tls_client_ca={folder}/clients"
     daemon = start(f"daytime 0/tcp bind=127.0.0.1 {options}\n", preexec_fn=deny)
     words = ["-servername", "one.example", "-alpn", "y"]
@@ -264,7 +266,7 @@ def test_memory_that_cannot_be_written_and_executed(
 def test_what_expires_soon_is_told(start: Callable[..., Daemon], folder: Path) -> None:
     """By the log, by svcctl and by the metrics: which file, and when; also of what has expired, which is served."""
     soon = CA.sign("localhost", expires=CA.now + timedelta(days=10, hours=1))
-    _put(folder, {"soon": soon.both, "past": CA.sign("localhost", expires=CA.now - timedelta(hours=1)).both})
+    _put(folder, {"soon": soon.bundle, "past": CA.sign("localhost", expires=CA.now - timedelta(hours=1)).bundle})
     control = folder / "control"
     text = f"@defaults bind=127.0.0.1 tls_cert={folder}/soon\necho 0/tcp\nlate 0/tcp echo tls_warn=10d\n"
     text += f"past 0/tcp echo tls_cert={folder}/past\n"

@@ -27,12 +27,12 @@ from svcd.log.writer import LogWriter
 from tests.doubles import (
     LOCAL_PEER,
     FakeFiles,
-    FakeNames,
     FakeReactor,
+    FakeResolver,
     LogCatcher,
     StreamDouble,
     config_of,
-    keeping,
+    list_sink,
     service_of,
 )
 
@@ -69,8 +69,8 @@ class _Place:
     def __init__(self, options: str = "", most: int | None = None, limit: int = 100, *, short: bool = False) -> None:
         self.reactor = FakeReactor()
         self.lines: list[str] = []
-        self.log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False), anonymize=short)
-        self.names = FakeNames()
+        self.log_writer = LogWriter(list_sink(self.lines), TextFormat(stamped=False), anonymize=short)
+        self.names = FakeResolver()
         self.budget = DescriptorBudget(limit, self.reactor)
         self.global_limit = GlobalLimit(most)
         self.wall = 12 * 3600.0
@@ -353,7 +353,7 @@ class TestNames:
         assert not transport.reading
         assert (place.service_admission.admission.open, place.budget.open, transport.sent) == (1, 1, b"")
         transport.protocol.dataReceived(b"early")
-        assert place.names.asked[0][0] == "192.0.2.1"
+        assert place.names.queries[0][0] == "192.0.2.1"
         place.names.answer("good.example")
         assert isinstance(transport.protocol, ConnectionWrapper)
         assert transport.reading
@@ -494,7 +494,7 @@ class TestQueue:
         """Lookups are counted like connections."""
         place = _Place("instances=1 on_limit=queue only_from=10.0.0.1,.example")
         first, second = place.connect("10.0.0.1"), place.connect()
-        assert not place.names.asked
+        assert not place.names.queries
         _end(first)
         assert not second.reading
         place.names.answer("good.example")
@@ -715,7 +715,7 @@ def test_a_rule_must_not_say_what_the_address_does_not(options: str, rule: str) 
     place = _Place(options, short=True)
     for _ in range(2):
         place.connect()
-        if place.names.asked:
+        if place.names.queries:
             place.names.answer("client.example.org")
     line = next(line for line in place.lines if line.startswith("refuse "))
     assert " peer=192.0.2.0 " in line

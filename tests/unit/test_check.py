@@ -217,7 +217,7 @@ def test_load_says_where_services_listen() -> None:
 
 def test_tls_is_listed() -> None:
     """It may come from @defaults, for services that were not meant."""
-    both = Authority().sign("a").both
+    both = Authority().sign("a").bundle
     files = FakeFiles({"/s": "@defaults tls_cert=/c\necho 7/tcp4\nupper 8/tcp4 tls_cert=none", "/c": both})
     lines = listing(_loaded("/s", files, machine=FakeMachine(time=None)))
     assert list(lines) == ["echo/tcp4   0.0.0.0:7  echo over TLS", "upper/tcp4  0.0.0.0:8  upper"]

@@ -177,7 +177,7 @@ def test_writing_waits_for_the_server() -> None:
     assert started(stream.write(b"ab")) == [None]
     waiting = started(stream.write(b"c"))
     assert not waiting
-    transport.take()
+    transport.drain()
     assert waiting == [None]
     waiting = started(stream.write(b"abc"))
     stream.connectionLost(Failure(ConnectionDone()))
@@ -760,7 +760,7 @@ def test_a_key_in_a_file_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_an_authority_below_a_root_is_trusted_alone() -> None:
     """Who is named by --ca vouches for servers, and their own name is verified all the same."""
-    below = Authority("Below", over=Authority("Root"))
+    below = Authority("Below", issuer=Authority("Root"))
     signed = below.sign("localhost")
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.use_certificate(signed.certificate)

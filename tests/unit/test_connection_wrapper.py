@@ -22,7 +22,7 @@ from svcd.connections.factory import TrackingFactory
 from svcd.connections.wrapper import ConnectionWrapper
 from svcd.log.formats import JsonFormat, TextFormat
 from svcd.log.writer import LogWriter
-from tests.doubles import LOCAL_PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
+from tests.doubles import LOCAL_PEER, FakeFiles, FakeReactor, FakeResolver, StreamDouble, list_sink, service_of
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
@@ -94,11 +94,11 @@ class _Gates:
     ) -> None:
         self.clock = FakeReactor()
         self.lines: list[str] = []
-        self.names = FakeNames()
+        self.names = FakeResolver()
         self.budget = DescriptorBudget(100, self.clock)
         self.factory = _Factory(kind)
         log_writer = LogWriter(
-            keeping(self.lines), (JsonFormat if as_json else TextFormat)(stamped=False), anonymize=short
+            list_sink(self.lines), (JsonFormat if as_json else TextFormat)(stamped=False), anonymize=short
         )
         service = service_of(line)
         context = ConnectionContext(
@@ -262,7 +262,7 @@ def test_a_local_client_has_no_name_to_look_up() -> None:
     """With resolve=yes a UNIX socket's lines come at once."""
     wrappers = _Gates("echo /run/e/unix resolve=yes")
     wrappers.connect(LOCAL_PEER)
-    assert not wrappers.names.asked
+    assert not wrappers.names.queries
     assert len(wrappers.lines) == 1
 
 
@@ -367,7 +367,7 @@ def test_a_full_queue_is_idle() -> None:
     for _ in range(10):
         for transport in (reads, stalls):
             transport.write(b"more")
-        reads.take()
+        reads.drain()
         wrappers.clock.advance(1)
     assert not reads.lost
     assert stalls.lost == "aborted"

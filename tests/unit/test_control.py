@@ -129,11 +129,11 @@ def test_answers_that_are_not_read_stop_the_next(server: _Server) -> None:
     client.protocol.dataReceived(STATUS * 3)
     assert (server.asked, client.reading) == (1, False)
     for asked in (2, 3):
-        client.take()
+        client.drain()
         assert server.asked == asked
     client.protocol.readConnectionLost()
     assert not client.lost
-    client.take()
+    client.drain()
     assert client.lost
 
 
@@ -200,7 +200,7 @@ def test_the_end_waits_for_last_answers(server: _Server) -> None:
     client.protocol.dataReceived(STATUS * 3)
     done = server.factory.finish()
     assert not done.called
-    client.take()
+    client.drain()
     assert (client.lost, refused.lost) == ("done", "done")
     assert done.called
     left = server.connect(room=1)

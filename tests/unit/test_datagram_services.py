@@ -15,7 +15,7 @@ from svcd.log.formats import TextFormat
 from svcd.log.writer import LogWriter
 from svcd.metrics.registry import MetricsRegistry
 from svcd.supervisor.supervisor import Supervisor
-from tests.doubles import FakeFiles, FakeMachine, FakeReactor, ManagerDouble, config_of, keeping, service_context
+from tests.doubles import FakeFiles, FakeMachine, FakeReactor, ManagerDouble, config_of, list_sink, service_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ class _Daemon:
         self.lines: list[str] = []
         self.pool = _Pool()
         budget = DescriptorBudget(100, self.reactor)
-        log_writer, manager = LogWriter(keeping(self.lines), TextFormat(stamped=False)), ManagerDouble()
+        log_writer, manager = LogWriter(list_sink(self.lines), TextFormat(stamped=False)), ManagerDouble()
         context = service_context(self.reactor, budget, log_writer, manager, MetricsRegistry())
         self.supervisor = Supervisor(context, self._desired(options), manager)
         context.connections.hosts._pool = self.pool  # type: ignore[assignment]

@@ -461,11 +461,11 @@ def test_the_first_answer_finds_a_descriptor() -> None:
     assert counter.open == 0
     other = site.connect(FILE, room=0)
     assert counter.open == 1
-    other.take()
-    other.take()
-    other.take()
+    other.drain()
+    other.drain()
+    other.drain()
     assert other.sent.endswith(b"f" * 20)
-    other.take()
+    other.drain()
     assert (counter.open, site.handler.files[0].closed) == (0, True)
     site.connect().abortConnection()
     assert counter.open == 0

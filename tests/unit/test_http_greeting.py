@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from svcd.protocols.http.greeting import GreetingPage
 from svcd.protocols.http.response import Response
 from svcd.wire.http_request import HttpError, HttpRequest
-from tests.doubles import LOCAL_PEER, FakeNames
+from tests.doubles import LOCAL_PEER, FakeResolver
 
 V4 = IPv4Address("TCP", "192.0.2.1", 40_000)
 V6 = IPv6Address("TCP", "2001:db8::1", 40_001)
@@ -25,11 +25,11 @@ def _request(target: bytes = b"/") -> HttpRequest:
 
 
 def _page(host: str | None, peer: IPv4Address | IPv6Address = V4) -> str:
-    names = FakeNames()
+    names = FakeResolver()
     answer = GreetingPage(names).respond(_request(), peer)
     assert isinstance(answer, Deferred)
     assert not answer.called
-    assert names.asked[0][0] == peer.host
+    assert names.queries[0][0] == peer.host
     found: list[Response] = []
     answer.addCallback(found.append)
     names.answer(host)
@@ -71,23 +71,23 @@ def test_a_hostile_name_is_only_text() -> None:
 
 def test_a_local_client_is_greeted_too() -> None:
     """A UNIX socket has no name to look up."""
-    names = FakeNames()
+    names = FakeResolver()
     response = GreetingPage(names).respond(_request(), LOCAL_PEER)
     assert isinstance(response, Response)
     assert b"Hello, local user!" in response.content
-    assert not names.asked
+    assert not names.queries
 
 
 @pytest.mark.parametrize(("target", "status"), [(b"/x", 404), (b"/favicon.ico", 404), (b"/..", 400), (b"*", 400)])
 def test_there_is_no_other_page(target: bytes, status: int) -> None:
     """Everything but / is an error, before any name is looked up."""
-    names = FakeNames()
+    names = FakeResolver()
     with pytest.raises(HttpError) as caught:
         GreetingPage(names).respond(_request(target), V4)
     assert caught.value.status == status
-    assert not names.asked
+    assert not names.queries
 
 
 def test_a_query_is_ignored() -> None:
     """The page is the same with one."""
-    assert isinstance(GreetingPage(FakeNames()).respond(_request(b"/?a=b"), V4), Deferred)
+    assert isinstance(GreetingPage(FakeResolver()).respond(_request(b"/?a=b"), V4), Deferred)

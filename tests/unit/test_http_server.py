@@ -237,8 +237,8 @@ def test_a_slow_client_gets_its_whole_answer() -> None:
     client.clock.advance(LINGER_SECONDS * 20)
     assert "abortConnection" not in client.transport.calls
     assert "loseConnection" not in client.transport.calls
-    client.transport.take()
-    client.transport.take()
+    client.transport.drain()
+    client.transport.drain()
     client.clock.advance(LINGER_SECONDS)
     assert client.transport.lost == "done"
 
@@ -341,7 +341,7 @@ def test_a_client_that_does_not_read_costs_one_piece() -> None:
     client.get("c")
     assert len(client.transport.sent) == sent
     for _ in range(20):
-        client.transport.take()
+        client.transport.drain()
         assert client.transport.pending <= 1500 + len(PIECE)
     assert client.bodies == ["p" * 10_000, "[b]", "[c]"]
     assert client.transport.reading
@@ -354,7 +354,7 @@ def test_answers_without_a_reader_hold_back_requests() -> None:
     assert len(client.handler.asked) < 20
     assert not client.transport.reading
     for _ in range(500):
-        client.transport.take()
+        client.transport.drain()
     assert client.bodies == [f"[{number}]" for number in range(500)]
 
 

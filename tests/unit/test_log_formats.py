@@ -32,7 +32,7 @@ from svcd.log.events import (
 from svcd.log.formats import JournaldFormat, JsonFormat, SyslogPriorityFormat, TextFormat, quote
 from svcd.log.sinks import datagram
 from svcd.log.writer import LogObserver, LogWriter
-from tests.doubles import keeping
+from tests.doubles import list_sink
 from tests.journald import parse_entry
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ NOW = 1_769_000_709.5
 def _entry(event: Event, constants: Mapping[str, object], **variables: object) -> dict[str, str]:
     """The fields of an entry, as the journal would have them."""
     lines: list[str] = []
-    journal = LogWriter(keeping(lines), JournaldFormat(), clock=lambda: NOW)
+    journal = LogWriter(list_sink(lines), JournaldFormat(), clock=lambda: NOW)
     filled = {name: journal.quoted(value) if isinstance(value, str) else value for name, value in variables.items()}
     journal.write(journal.template(event, constants, variables) % (filled or ()))
     (line,) = lines
@@ -75,7 +75,7 @@ def test_a_log_line_has_its_writers_priority(level: str, priority: int) -> None:
 def test_every_event_can_be_told_and_written() -> None:
     """Whatever level an event has, twisted.logger and syslog have one for it."""
     lines: list[str] = []
-    log = Logger(observer=LogObserver(LogWriter(keeping(lines), SyslogPriorityFormat(JsonFormat(stamped=False)))))
+    log = Logger(observer=LogObserver(LogWriter(list_sink(lines), SyslogPriorityFormat(JsonFormat(stamped=False)))))
     for each in _EVENTS:
         log_event(log, each)
     assert [json.loads(line[3:])["event"] for line in lines] == [each.name for each in _EVENTS]
@@ -98,7 +98,7 @@ def test_json_has_a_level_and_one_type_for_each_field() -> None:
 def test_a_priority_stands_before_everything() -> None:
     """Before the brace of a JSON object, and there is no time."""
     lines: list[str] = []
-    LogWriter(keeping(lines), SyslogPriorityFormat(JsonFormat(stamped=False))).record(READY, {"services": 1})
+    LogWriter(list_sink(lines), SyslogPriorityFormat(JsonFormat(stamped=False))).record(READY, {"services": 1})
     assert lines == ['<5>{"event":"ready","level":"notice","services":1}']
 
 

@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from svcd.metrics.counters import Histogram, LiveTraffic, ServiceCounters
 from svcd.metrics.registry import RECENT, SAMPLE_SECONDS, SAMPLES, MetricsRegistry
 from svcd.metrics.snapshot import DURATIONS, ServiceInfo
-from tests.doubles import counted
+from tests.doubles import add_counters
 
 STREAM = ServiceInfo("echo/tcp", "echo")
 DATAGRAM = ServiceInfo("echo/udp", "echo", stream=False)
@@ -48,7 +48,7 @@ def test_a_value_is_in_the_bucket_whose_bound_it_does_not_exceed() -> None:
 
 def test_connections_are_counted_by_what_became_of_them(registry: MetricsRegistry) -> None:
     """Accepted less ended is open; reasons, bytes and durations add up."""
-    counters = counted(registry, STREAM)
+    counters = add_counters(registry, STREAM)
     counters.accepted += 3
     counters.end("done", 0.5, 10, 20, "192.0.2.1:1")
     counters.end("lost", 70.0, 1, 2, "192.0.2.1:2")
@@ -60,7 +60,7 @@ def test_connections_are_counted_by_what_became_of_them(registry: MetricsRegistr
 
 def test_bytes_that_nobody_counted_are_none(registry: MetricsRegistry) -> None:
     """A process whose traffic is unknown takes nothing away from the sums."""
-    counters = counted(registry, STREAM)
+    counters = add_counters(registry, STREAM)
     counters.end("done", 0.5, -1, -1, "")
     assert (counters.bytes_in, counters.bytes_out) == (0, 0)
     [(_, recent)] = registry.recent()
@@ -69,7 +69,7 @@ def test_bytes_that_nobody_counted_are_none(registry: MetricsRegistry) -> None:
 
 def test_processes_are_counted_while_they_run_and_when_they_end(registry: MetricsRegistry) -> None:
     """By exit status or signal; a process whose exit was not observed is no longer counted as running."""
-    counters = counted(registry, STREAM)
+    counters = add_counters(registry, STREAM)
     for _ in range(4):
         counters.process_started(0.004)
     for code in ("0", "0", "SIGKILL", ""):
@@ -81,7 +81,7 @@ def test_processes_are_counted_while_they_run_and_when_they_end(registry: Metric
 
 def test_who_is_open_is_asked(registry: MetricsRegistry) -> None:
     """What connections and ports have carried so far is in the sums, and stays there when they are gone."""
-    counters = counted(registry, DATAGRAM)
+    counters = add_counters(registry, DATAGRAM)
     counters.refuse("port", 2)
     sources = [_Source(LiveTraffic(5, 6, 3)), _Source(LiveTraffic(50, 60, 30))]
     for source in sources:
@@ -100,7 +100,7 @@ def test_who_is_open_is_asked(registry: MetricsRegistry) -> None:
 
 def test_charts_do_not_ask_connections(registry: MetricsRegistry) -> None:
     """There may be a hundred thousand of them, every two seconds."""
-    counters = counted(registry, STREAM)
+    counters = add_counters(registry, STREAM)
     counters.add_source(_Source(LiveTraffic(datagrams=99)))
     counters.accepted += 1
     assert counters.arrivals() == (1, 0)
@@ -108,7 +108,7 @@ def test_charts_do_not_ask_connections(registry: MetricsRegistry) -> None:
 
 def test_a_service_goes_on_where_it_was(registry: MetricsRegistry) -> None:
     """A tally is the same when its service is changed, and a new one when it was gone."""
-    counters = counted(registry, STREAM)
+    counters = add_counters(registry, STREAM)
     counters.accepted += 1
     registry.watch(lambda _delay, _call: None)
     changed = ServiceInfo("echo/tcp", "upper", max_connections=5)
@@ -127,7 +127,10 @@ def test_a_service_that_never_ran_is_not_shown(registry: MetricsRegistry) -> Non
 
 def test_the_last_connections_are_remembered(registry: MetricsRegistry, clock: Clock) -> None:
     """The newest first, so many at most, and none of a service whose log has none."""
-    counters, silent = counted(registry, STREAM), counted(registry, ServiceInfo("quiet/tcp", "echo", listed=False))
+    counters, silent = (
+        add_counters(registry, STREAM),
+        add_counters(registry, ServiceInfo("quiet/tcp", "echo", listed=False)),
+    )
     for number in range(RECENT + 5):
         counters.end("done", 1.0, number, 0, "192.0.2.1:1")
         silent.end("done", 1.0, 0, 0, "192.0.2.1:1")
@@ -144,7 +147,7 @@ def _run(clock: Clock, seconds: float) -> None:
 
 def test_the_last_minutes_are_kept_while_somebody_watches(registry: MetricsRegistry, clock: Clock) -> None:
     """A sample each two seconds, the newest last, so many at most; without a watcher there are no timers."""
-    counters = counted(registry, STREAM)
+    counters = add_counters(registry, STREAM)
     counters.accepted += 100
     assert registry.series() == {}
     registry.watch(clock.callLater)
@@ -168,7 +171,7 @@ def test_the_last_minutes_are_kept_while_somebody_watches(registry: MetricsRegis
 def test_a_chart_begins_with_its_service(registry: MetricsRegistry, clock: Clock) -> None:
     """What comes before the first sample is in it."""
     registry.watch(clock.callLater)
-    counters = counted(registry, STREAM)
+    counters = add_counters(registry, STREAM)
     counters.accepted += 3
     _run(clock, SAMPLE_SECONDS)
     assert registry.series() == {"echo/tcp": [(3, 0)]}

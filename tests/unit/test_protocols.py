@@ -100,7 +100,7 @@ def test_a_client_that_does_not_read_is_not_read_from(name: str) -> None:
     assert transport.reading
     transport.protocol.dataReceived(b"x")
     assert not transport.reading
-    transport.take()
+    transport.drain()
     assert transport.reading
 
 
@@ -113,7 +113,7 @@ def test_a_half_closed_client_is_answered(name: str) -> None:
     transport.protocol.readConnectionLost()
     if name != "discard":
         assert not transport.lost
-        transport.take()
+        transport.drain()
         assert transport.sent == b"A" * 100
     assert transport.lost == "done"
 
@@ -133,8 +133,8 @@ def test_chargen_sends_when_there_is_room() -> None:
     assert (transport.streaming, transport.writes) == (False, 1)
     transport.protocol.dataReceived(EVERY_BYTE)
     assert transport.writes == 1
-    transport.take()
-    transport.take()
+    transport.drain()
+    transport.drain()
     assert transport.sent == chargen.BLOCK * 3
     assert transport.sent.startswith(chargen.PATTERN)
 
@@ -143,7 +143,7 @@ def test_chargen_goes_on_for_a_half_closed_client() -> None:
     """A client that has closed its side may go on reading."""
     transport = _builtin("chargen")
     transport.protocol.readConnectionLost()
-    transport.take()
+    transport.drain()
     assert (transport.lost, transport.writes) == ("", 2)
 
 
@@ -152,7 +152,7 @@ def test_chargen_ends_when_the_daemon_does() -> None:
     transport = _builtin("chargen", room=0)
     transport.protocol.drain()
     assert not transport.lost
-    transport.take()
+    transport.drain()
     assert (transport.lost, transport.writes) == ("done", 1)
 
 

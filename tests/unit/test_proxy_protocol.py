@@ -19,7 +19,7 @@ from svcd.connections.tracker import ConnectionTracker
 from svcd.log.formats import TextFormat
 from svcd.log.writer import LogWriter
 from svcd.wire.proxy_header import MOST, ProxyHeader, block, line
-from tests.doubles import FakeFiles, FakeNames, FakeReactor, keeping, service_of
+from tests.doubles import FakeFiles, FakeReactor, FakeResolver, list_sink, service_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,8 +40,10 @@ class _Proxied:
         self.budget = DescriptorBudget(limit, self.reactor)
         self.global_limit = GlobalLimit()
         service = service_of(f"echo {f'{path}/unix' if path else '0/tcp'} {options}")
-        log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False))
-        context = ConnectionContext(self.reactor, log_writer, FakeFiles(), FakeNames(), self.budget, self.global_limit)
+        log_writer = LogWriter(list_sink(self.lines), TextFormat(stamped=False))
+        context = ConnectionContext(
+            self.reactor, log_writer, FakeFiles(), FakeResolver(), self.budget, self.global_limit
+        )
         self.service_admission = ServiceAdmission(context, service)
         self.tracker: ConnectionTracker[Any] = ConnectionTracker(service, context, self.service_admission)
         self.header_queue = HeaderQueue(self.reactor, self.budget)

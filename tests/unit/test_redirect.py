@@ -96,11 +96,11 @@ def test_each_ends_reader_holds_back_the_other(redirect: _Redirect) -> None:
     server.protocol.dataReceived(b"x" * 11)
     assert not server.reading
     assert redirect.client.reading
-    redirect.client.take()
+    redirect.client.drain()
     assert server.reading
     redirect.protocol.dataReceived(b"x" * 11)
     assert not redirect.client.reading
-    server.take()
+    server.drain()
     assert redirect.client.reading
 
 

@@ -202,7 +202,7 @@ def test_a_socket_is_stored_anew_when_programs_begin_to_share_it(bound: Callable
     opened.endpoint = after
     store.store(opened)
     store.store(opened)
-    assert manager.said[1:] == [
+    assert manager.messages[1:] == [
         f"FDSTOREREMOVE=1 FDNAME={fd_name(before)}",
         f"FDSTORE=1 FDPOLL=0 FDNAME={fd_name(before)}+wait",
     ]
@@ -284,8 +284,8 @@ def test_what_nobody_asked_for_is_said_and_closed(bound: Callable[..., socket.so
         (names[2], str(tmp_path / "s"), unasked),
     ]
     assert [each.fileno() for each in (given, ours, local)] == [-1, -1, -1]
-    assert manager.said == [f"FDSTOREREMOVE=1 FDNAME={name}" for name in names[1:]]
-    assert manager.waits == 1
+    assert manager.messages == [f"FDSTOREREMOVE=1 FDNAME={name}" for name in names[1:]]
+    assert manager.barriers == 1
     assert not (tmp_path / "s").exists()
     assert not socket_pool
 
@@ -326,7 +326,7 @@ def test_a_start_that_fails_removes_nothing_from_the_store(bound: Callable[..., 
     assert opened.socket.fileno() == -1
     assert (tmp_path / "s").is_socket()
     assert not (tmp_path / "new").exists()
-    assert manager.said == []
+    assert manager.messages == []
 
 
 @pytest.mark.parametrize("keeps", [True, False])
@@ -338,18 +338,18 @@ def test_a_socket_is_stored_once(tmp_path: Path, keeps: bool, bound: Callable[..
     (opened,) = open_all([endpoint])
     name = fd_name(endpoint)
     store.store(opened)
-    assert manager.said == [f"FDSTORE=1 FDPOLL=0 FDNAME={name}"]
+    assert manager.messages == [f"FDSTORE=1 FDPOLL=0 FDNAME={name}"]
     assert opened.stored == (name if keeps else "")
     if keeps:
         store.store(opened)
-        assert len(manager.said) == 1
+        assert len(manager.messages) == 1
     store.close(opened)
-    assert manager.said[1:] == ([f"FDSTOREREMOVE=1 FDNAME={name}"] if keeps else [])
+    assert manager.messages[1:] == ([f"FDSTOREREMOVE=1 FDNAME={name}"] if keeps else [])
     assert not (tmp_path / "s").exists()
     lent = ListeningSocket(endpoint, bound(), "", origin="activation")
     store.store(lent)
     store.close(lent)
-    assert not [each for each in manager.said[1:] if each.startswith("FDSTORE=1")]
+    assert not [each for each in manager.messages[1:] if each.startswith("FDSTORE=1")]
 
 
 def test_names_are_what_systemd_takes(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from svcd.sockets.accept_helper import AcceptHelper
 from svcd.sockets.holder_process import HolderProcess
 from svcd.sockets.ports import DescriptorPort
 from svcd.wire.proxy_header import ProxyHeader
-from tests.doubles import FakeFiles, FakeNames, FakeReactor, LogCatcher, keeping, service_of
+from tests.doubles import FakeFiles, FakeReactor, FakeResolver, LogCatcher, list_sink, service_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,11 +97,11 @@ class _Spawned:
     def __init__(self, line: str, files: FakeFiles | None = None, *, short: bool = False) -> None:
         self.reactor = FakeReactor()
         self.lines: list[str] = []
-        self.names = FakeNames()
+        self.names = FakeResolver()
         self.budget = DescriptorBudget(100, self.reactor)
         self.launcher_client = _Link()
         service = service_of(line)
-        log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False), anonymize=short)
+        log_writer = LogWriter(list_sink(self.lines), TextFormat(stamped=False), anonymize=short)
         self.global_limit = GlobalLimit()
         context = ConnectionContext(
             self.reactor, log_writer, files or FakeFiles(), self.names, self.budget, self.global_limit,

@@ -18,7 +18,7 @@ from svcd.connections.spawned_connection import KILL_SECONDS, TRANSITIONS, Spawn
 from svcd.log.formats import TextFormat
 from svcd.log.writer import LogWriter
 from svcd.process.messages import Ended
-from tests.doubles import FakeFiles, FakeNames, FakeReactor, keeping, service_of
+from tests.doubles import FakeFiles, FakeReactor, FakeResolver, list_sink, service_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,9 +88,15 @@ class _Case:
         self.budget = DescriptorBudget(100, self.reactor)
         self.launcher: Any = _Launcher()
         service = SERVICE
-        log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False))
+        log_writer = LogWriter(list_sink(self.lines), TextFormat(stamped=False))
         context = ConnectionContext(
-            self.reactor, log_writer, FakeFiles(), FakeNames(), self.budget, GlobalLimit(), clock=self.reactor.seconds
+            self.reactor,
+            log_writer,
+            FakeFiles(),
+            FakeResolver(),
+            self.budget,
+            GlobalLimit(),
+            clock=self.reactor.seconds,
         )
         self.admission = ServiceAdmission(context, service)
         self.tracker = SpawnedTracker(service, context, self.admission, lambda _tracker: self.launcher)

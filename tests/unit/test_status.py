@@ -26,7 +26,7 @@ from svcd.protocols.status.data import status_data
 from svcd.protocols.status.page import page
 from svcd.protocols.status.resource import StatusFactory, StatusResource
 from svcd.wire.http_request import HttpError, HttpRequest
-from tests.doubles import StreamDouble, counted
+from tests.doubles import StreamDouble, add_counters
 
 if TYPE_CHECKING:
     from svcd.protocols.http.response import Response
@@ -49,15 +49,19 @@ def _busy(clock: Clock | None = None) -> MetricsRegistry:
     registry = MetricsRegistry(wall_clock=lambda: 1000.0, clock=clock.seconds)
     registry.state = "ready"
     registry.watch(clock.callLater)
-    echo = counted(registry, ServiceInfo("echo/tcp", "echo", addresses=("127.0.0.1:7", "[::1]:7"), max_connections=100))
+    echo = add_counters(
+        registry, ServiceInfo("echo/tcp", "echo", addresses=("127.0.0.1:7", "[::1]:7"), max_connections=100)
+    )
     echo.accepted += 5
     echo.end("done", 0.25, 10, 20, "192.0.2.1:1")
     echo.end("lost", 99.0, 0, 2, "192.0.2.1:2")
     echo.refuse("rate", 7)
     echo.failures += 1
-    counted(registry, ServiceInfo("time/udp", "time", stream=False)).add_source(_Ports())
+    add_counters(registry, ServiceInfo("time/udp", "time", stream=False)).add_source(_Ports())
     registry.counters("time/udp").refuse("port")
-    git = counted(registry, ServiceInfo("git/tcp", "/usr/bin/git", spawned=True, description="the code", expires=2e9))
+    git = add_counters(
+        registry, ServiceInfo("git/tcp", "/usr/bin/git", spawned=True, description="the code", expires=2e9)
+    )
     for version in ("TLSv1.2", "TLSv1.3", "TLSv1.3"):
         git.handshake_done(version)
     git.handshake_failed("closed")
@@ -221,7 +225,7 @@ HOSTILE = "<script>alert(1)</script>\"'&$state"
 
 def _hostile() -> MetricsRegistry:
     registry = MetricsRegistry(clock=Clock().seconds)
-    counters = counted(registry, ServiceInfo(f"{HOSTILE}/tcp", HOSTILE, addresses=(HOSTILE,), description=HOSTILE))
+    counters = add_counters(registry, ServiceInfo(f"{HOSTILE}/tcp", HOSTILE, addresses=(HOSTILE,), description=HOSTILE))
     counters.end(HOSTILE, 1.0, 0, 0, HOSTILE)
     counters.refuse(HOSTILE)
     return registry
@@ -296,11 +300,11 @@ def test_samples_of_different_length_are_added_from_the_newest() -> None:
     """A service that was added later has fewer."""
     clock = Clock()
     registry = MetricsRegistry(clock=clock.seconds)
-    first = counted(registry, ServiceInfo("a/tcp", "echo"))
+    first = add_counters(registry, ServiceInfo("a/tcp", "echo"))
     registry.watch(clock.callLater)
     for number in range(3):
         if number == 1:
-            second = counted(registry, ServiceInfo("b/tcp", "echo"))
+            second = add_counters(registry, ServiceInfo("b/tcp", "echo"))
         first.accepted += 1
         if number:
             second.accepted += 10

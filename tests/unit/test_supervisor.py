@@ -26,7 +26,7 @@ from tests.doubles import (
     LogCatcher,
     ManagerDouble,
     config_of,
-    keeping,
+    list_sink,
     service_context,
 )
 
@@ -57,7 +57,7 @@ class _Daemon:
         # Two connections, and listeners.
         self.budget = DescriptorBudget(2 + len(endpoints), self.reactor)
         self.registry = MetricsRegistry()
-        log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False))
+        log_writer = LogWriter(list_sink(self.lines), TextFormat(stamped=False))
         self.supervisor = Supervisor(
             service_context(self.reactor, self.budget, log_writer, self.manager, self.registry),
             DesiredServices(tuple(endpoints)),
@@ -124,7 +124,9 @@ def test_a_start_is_told(daemon: _Daemon, tmp_path: Path) -> None:
     ]
     (ready,) = log.named("ready")
     assert (ready["services"], ready["listeners"]) == (3, 3)
-    assert daemon.manager.said[-1] == f"READY=1 MAINPID={os.getpid()} STATUS=services: 3, listeners: 3, connections: 0"
+    assert (
+        daemon.manager.messages[-1] == f"READY=1 MAINPID={os.getpid()} STATUS=services: 3, listeners: 3, connections: 0"
+    )
     assert len(daemon.ports) == 3
 
 
@@ -134,7 +136,7 @@ def test_a_start_that_fails_opens_nothing(tmp_path: Path) -> None:
     daemon = _Daemon(f"echo {tmp_path}/echo/unix\ndiscard {tmp_path}/discard/unixgram\n", strict=True)
     with pytest.raises(ListenErrors):
         daemon.supervisor.privilegedStartService()
-    assert daemon.manager.said == []
+    assert daemon.manager.messages == []
     assert {path.name for path in tmp_path.iterdir()} == {"discard"}
 
 
@@ -178,7 +180,7 @@ def test_stopping_without_connections_is_done_at_once(daemon: _Daemon, tmp_path:
     assert [event["connections"] for event in log.named("stop")] == [0]
     assert [event["service"] for event in log.named("close")] == ["echo/unix", "chargen/unix", "discard/unixgram"]
     assert log.named("close")[2]["datagrams"] == 0
-    assert daemon.manager.said[-1] == "STOPPING=1 STATUS=stopping"
+    assert daemon.manager.messages[-1] == "STOPPING=1 STATUS=stopping"
     assert not daemon.ports
     assert not list(tmp_path.iterdir())
     daemon.reactor.advance(0)
@@ -190,7 +192,7 @@ def test_sockets_outlive_the_daemon_where_somebody_keeps_them(tmp_path: Path) ->
     text = f"echo {tmp_path}/echo/unix\n"
     first = _Daemon(text, ManagerDouble(keeps=True))
     first.start()
-    (name,) = [each.rpartition("FDNAME=")[2] for each in first.manager.said if each.startswith("FDSTORE=1")]
+    (name,) = [each.rpartition("FDNAME=")[2] for each in first.manager.messages if each.startswith("FDSTORE=1")]
     (listener,) = first.supervisor._listeners.values()
     kept = listener.opened.socket.dup()
     assert first.stop().called
@@ -201,7 +203,7 @@ def test_sockets_outlive_the_daemon_where_somebody_keeps_them(tmp_path: Path) ->
         with LogCatcher() as log:
             second.start()
         assert [event["origin"] for event in log.named("listen")] == ["store"]
-        assert not [each for each in second.manager.said if each.startswith("FDSTORE=1")]
+        assert not [each for each in second.manager.messages if each.startswith("FDSTORE=1")]
         for port in second.ports:
             port.doRead()
         assert len(second.supervisor.trackers["echo/unix"].connections) == 1
@@ -211,14 +213,14 @@ def test_sockets_outlive_the_daemon_where_somebody_keeps_them(tmp_path: Path) ->
 def test_the_manager_hears_how_many_connections_there_are(daemon: _Daemon, tmp_path: Path) -> None:
     """A status is told when it has changed, seconds later, and no more once the daemon stops."""
     daemon.start()
-    before = len(daemon.manager.said)
+    before = len(daemon.manager.messages)
     daemon.connect(tmp_path / "echo")
     daemon.reactor.pump([5.0, 5.0])
-    assert daemon.manager.said[before:] == ["STATUS=services: 3, listeners: 3, connections: 1"]
+    assert daemon.manager.messages[before:] == ["STATUS=services: 3, listeners: 3, connections: 1"]
     daemon.stop()
     daemon.supervisor.abort_connections()
     daemon.reactor.advance(20)
-    assert daemon.manager.said[before + 1 :] == ["STOPPING=1 STATUS=stopping"]
+    assert daemon.manager.messages[before + 1 :] == ["STOPPING=1 STATUS=stopping"]
 
 
 def test_a_connection_may_go_on_for_its_services_timeout(daemon: _Daemon, tmp_path: Path) -> None:

@@ -180,18 +180,18 @@ def test_signs_of_life_come_from_the_reactor() -> None:
     status = ["one"]
     status_reporter = StatusReporter(clock, manager, lambda: status[0])
     status_reporter.start()
-    assert manager.said == []
+    assert manager.messages == []
     clock.advance(0)
-    assert manager.said.pop() == f"READY=1 MAINPID={os.getpid()} STATUS=one"
+    assert manager.messages.pop() == f"READY=1 MAINPID={os.getpid()} STATUS=one"
     clock.pump([1.0] * 5)
-    assert manager.said == ["WATCHDOG=1"] * 2
+    assert manager.messages == ["WATCHDOG=1"] * 2
     status[0] = "two"
     clock.pump([1.0] * 10)
-    assert sorted(manager.said) == ["STATUS=two", *["WATCHDOG=1"] * 7]
-    manager.said.clear()
+    assert sorted(manager.messages) == ["STATUS=two", *["WATCHDOG=1"] * 7]
+    manager.messages.clear()
     status_reporter.stopping()
     clock.pump([1.0] * 4)
-    assert manager.said == ["STOPPING=1 STATUS=stopping", "WATCHDOG=1", "WATCHDOG=1"]
+    assert manager.messages == ["STOPPING=1 STATUS=stopping", "WATCHDOG=1", "WATCHDOG=1"]
     status_reporter.stop()
     assert not clock.getDelayedCalls()
 
@@ -202,8 +202,8 @@ def test_a_reload_is_told() -> None:
     status_reporter = StatusReporter(Clock(), manager, lambda: "two")
     status_reporter.reloading()
     status_reporter.reloaded()
-    assert manager.said[0].startswith("RELOADING=1 MONOTONIC_USEC=")
-    assert manager.said[1] == f"READY=1 MAINPID={os.getpid()} STATUS=two"
+    assert manager.messages[0].startswith("RELOADING=1 MONOTONIC_USEC=")
+    assert manager.messages[1] == f"READY=1 MAINPID={os.getpid()} STATUS=two"
 
 
 def test_a_daemon_that_stops_at_once_was_never_ready() -> None:
@@ -213,7 +213,7 @@ def test_a_daemon_that_stops_at_once_was_never_ready() -> None:
     status_reporter.start()
     status_reporter.stopping()
     clock.advance(10)
-    assert manager.said == ["STOPPING=1 STATUS=stopping"]
+    assert manager.messages == ["STOPPING=1 STATUS=stopping"]
     status_reporter.stop()
 
 

@@ -19,7 +19,7 @@ from svcd.connections.tcpmux import LINGER, PATIENCE, TcpmuxTracker
 from svcd.log.formats import TextFormat
 from svcd.log.writer import LogWriter
 from svcd.wire.tcpmux import MOST, catalogue, question, refusal
-from tests.doubles import FakeFiles, FakeNames, FakeReactor, LogCatcher, keeping, service_of
+from tests.doubles import FakeFiles, FakeReactor, FakeResolver, LogCatcher, list_sink, service_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,9 +63,9 @@ class _Mux:
         self.lines: list[str] = []
         self.taken: list[tuple[int, Any, int, Any]] = []
         self.budget = DescriptorBudget(10, self.reactor)
-        self.names = FakeNames()
+        self.names = FakeResolver()
         service = service_of(f"tcpmux 0/tcp {options}")
-        log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False), anonymize=short)
+        log_writer = LogWriter(list_sink(self.lines), TextFormat(stamped=False), anonymize=short)
         context = ConnectionContext(
             self.reactor, log_writer, files or FakeFiles(), self.names, self.budget, GlobalLimit()
         )

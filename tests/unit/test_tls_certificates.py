@@ -104,7 +104,7 @@ def handshake(server: ServerTls, other: SSL.Connection) -> tuple[ServerConnectio
 def test_a_client_gets_the_certificate() -> None:
     """A current client negotiates TLS 1.3 and verifies the certificate."""
     other = client()
-    here, error = handshake(server_of("tls_cert=/c/a", a=SERVER.both), other)
+    here, error = handshake(server_of("tls_cert=/c/a", a=SERVER.bundle), other)
     assert error is None
     shown = other.get_peer_certificate(as_cryptography=True)
     assert shown == SERVER.certificate
@@ -120,7 +120,7 @@ def test_a_client_gets_the_certificate() -> None:
 
 def test_client_certificates() -> None:
     """With tls_client=required a client with a certificate is accepted and identified; one without is refused."""
-    server = server_of("tls_cert=/c/a tls_client_ca=/c/ca", a=SERVER.both, ca=CLIENTS.pem)
+    server = server_of("tls_cert=/c/a tls_client_ca=/c/ca", a=SERVER.bundle, ca=CLIENTS.pem)
     here, error = handshake(server, client(certificate=ANNA))
     assert error is None
     assert server.refusal(here) is None
@@ -141,7 +141,7 @@ def test_client_certificates() -> None:
 def test_clients_without_certificates_where_they_are_optional() -> None:
     """They are accepted; an invalid certificate is refused all the same."""
     options = "tls_cert=/c/a tls_client_ca=/c/ca tls_client=optional tls_client_names=*.example.org"
-    server = server_of(options, a=SERVER.both, ca=CLIENTS.pem)
+    server = server_of(options, a=SERVER.bundle, ca=CLIENTS.pem)
     here, error = handshake(server, client())
     assert error is None
     assert server.refusal(here) is None
@@ -157,7 +157,7 @@ def test_clients_without_certificates_where_they_are_optional() -> None:
 def test_who_is_not_named_is_refused() -> None:
     """Of the clients with a valid certificate only those in tls_client_names are accepted."""
     options = "tls_cert=/c/a tls_client_ca=/c/ca tls_client_names=bob@example.org,anna@example.org"
-    server = server_of(options, a=SERVER.both, ca=CLIENTS.pem)
+    server = server_of(options, a=SERVER.bundle, ca=CLIENTS.pem)
     here, _ = handshake(server, client(certificate=ANNA))
     assert server.refusal(here) is None
     here, _ = handshake(server, client(certificate=CLIENTS.sign("anna.example.org")))
@@ -166,15 +166,15 @@ def test_who_is_not_named_is_refused() -> None:
 
 def test_who_has_no_certificate_is_refused_in_any_case() -> None:
     """Even if OpenSSL let a client through."""
-    here, _ = handshake(server_of("tls_cert=/c/a", a=SERVER.both), client())
-    strict = server_of("tls_cert=/c/a tls_client_ca=/c/ca", a=SERVER.both, ca=CLIENTS.pem)
+    here, _ = handshake(server_of("tls_cert=/c/a", a=SERVER.bundle), client())
+    strict = server_of("tls_cert=/c/a tls_client_ca=/c/ca", a=SERVER.bundle, ca=CLIENTS.pem)
     assert strict.refusal(here) == "it has no certificate"
 
 
 def test_a_session_does_not_outlive_its_certificate() -> None:
     """A resumed session has no new certificate, and OpenSSL does not verify the old one again."""
     now = CLIENTS.now.timestamp()
-    files = FakeFiles({"/c/a": SERVER.both, "/c/ca": CLIENTS.pem})
+    files = FakeFiles({"/c/a": SERVER.bundle, "/c/ca": CLIENTS.pem})
     server = ServerTls(service_of("tls_cert=/c/a tls_client_ca=/c/ca"), files, lambda: now)
     anna = CLIENTS.sign("anna.example.org", expires=CLIENTS.now + timedelta(hours=1))
     for later, refusal in [(3599, None), (1, "its certificate has expired")]:
@@ -193,15 +193,15 @@ def test_a_certificate_that_makes_no_sense() -> None:
         def get_peer_certificate(self, **_arguments: object) -> Any:
             raise x509.InvalidVersion("48 is not a valid X509 version", 48)
 
-    server = server_of("tls_cert=/c/a tls_client_ca=/c/ca tls_client=optional", a=SERVER.both, ca=CLIENTS.pem)
+    server = server_of("tls_cert=/c/a tls_client_ca=/c/ca tls_client=optional", a=SERVER.bundle, ca=CLIENTS.pem)
     assert server.refusal(Odd(SSL.Context(SSL.TLS_METHOD), None)) == "its certificate can't be read"
 
 
 def test_an_authority_below_a_root_may_stand_alone() -> None:
     """An intermediate authority is trusted alone, without the others below the same root."""
     root = Authority("Root")
-    below, beside = Authority("Below", over=root), Authority("Beside", over=root)
-    server = server_of("tls_cert=/c/a tls_client_ca=/c/ca", a=SERVER.both, ca=below.pem)
+    below, beside = Authority("Below", issuer=root), Authority("Beside", issuer=root)
+    server = server_of("tls_cert=/c/a tls_client_ca=/c/ca", a=SERVER.bundle, ca=below.pem)
     assert handshake(server, client(certificate=below.sign("anna.example.org")))[1] is None
     here, error = handshake(server, client(certificate=beside.sign("anna.example.org")))
     assert failure_reason(error, here) == "certificate verify failed: unable to get local issuer certificate"
@@ -210,20 +210,20 @@ def test_an_authority_below_a_root_may_stand_alone() -> None:
 def test_revoked_certificates() -> None:
     """What an authority took back counts no more, for its clients and for other authorities below it."""
     root = Authority("Root")
-    below = Authority("Below", over=root)
+    below = Authority("Below", issuer=root)
     good, bad = below.sign("good.example"), below.sign("bad.example")
     below.revoke(bad)
 
     def server(revocations: bytes) -> ServerTls:
         options = "tls_cert=/c/a tls_client_ca=/c/ca tls_crl=/c/crl"
-        return server_of(options, a=SERVER.both, ca=root.pem + below.pem, crl=revocations)
+        return server_of(options, a=SERVER.bundle, ca=root.pem + below.pem, crl=revocations)
 
-    lists = root.revocations() + below.revocations()
+    lists = root.crl() + below.crl()
     assert handshake(server(lists), client(certificate=good))[1] is None
     here, error = handshake(server(lists), client(certificate=bad))
     assert failure_reason(error, here) == "certificate verify failed: certificate revoked"
     root.revoke(below.own)
-    here, error = handshake(server(root.revocations() + below.revocations()), client(certificate=good))
+    here, error = handshake(server(root.crl() + below.crl()), client(certificate=good))
     assert failure_reason(error, here) == "certificate verify failed: certificate revoked"
 
 
@@ -248,7 +248,7 @@ def _versions(least: int, most: int) -> Callable[[SSL.Context], None]:
 )
 def test_versions(options: str, version: int, spoken: str) -> None:
     """TLS 1.2 and 1.3 are spoken, or 1.3 alone."""
-    server = server_of(f"tls_cert=/c/a {options}", a=SERVER.both)
+    server = server_of(f"tls_cert=/c/a {options}", a=SERVER.bundle)
     here, error = handshake(server, client(setup=_versions(version, version)))
     if spoken:
         assert error is None
@@ -259,7 +259,7 @@ def test_versions(options: str, version: int, spoken: str) -> None:
 
 def test_a_client_that_speaks_no_tls() -> None:
     """The reason names the other protocol, if it is known, or the lost connection."""
-    server = server_of("tls_cert=/c/a", a=SERVER.both)
+    server = server_of("tls_cert=/c/a", a=SERVER.bundle)
     here = server.serverConnectionForTLS(None)
     here.bio_write(b"GET / HTTP/1.0\r\n\r\n")
     with pytest.raises(SSL.Error) as caught:
@@ -289,7 +289,7 @@ def test_a_client_that_speaks_no_tls() -> None:
 )
 def test_protocols_are_agreed_on(line: str, options: str, offered: list[bytes], agreed: str | None) -> None:
     """The service's first that the client offers; none in common ends it."""
-    server = ServerTls(service_of(f"tls_cert=/c/a {options}", line), FakeFiles({"/c/a": SERVER.both}))
+    server = ServerTls(service_of(f"tls_cert=/c/a {options}", line), FakeFiles({"/c/a": SERVER.bundle}))
     here, error = handshake(server, client(setup=lambda context: offered and context.set_alpn_protos(offered)))
     if agreed is None:
         assert isinstance(error, SSL.Error)
@@ -309,15 +309,15 @@ def test_protocols_are_agreed_on(line: str, options: str, offered: list[bytes], 
 )
 def test_kinds_of_keys(make: Callable[[], Any], version: int) -> None:
     """RSA, elliptic curves and EdDSA, with both versions."""
-    both = CA.sign("localhost", key=make()).both
+    both = CA.sign("localhost", key=make()).bundle
     assert handshake(server_of("tls_cert=/c/a", a=both), client(setup=_versions(version, version)))[1] is None
 
 
 def test_the_chain_is_shown() -> None:
     """A client that knows the root alone gets what leads to it."""
-    leaf = Authority("Between", over=CA).sign("localhost")
+    leaf = Authority("Between", issuer=CA).sign("localhost")
     other = client()
-    assert handshake(server_of("tls_cert=/c/a", a=leaf.both), other)[1] is None
+    assert handshake(server_of("tls_cert=/c/a", a=leaf.bundle), other)[1] is None
     assert len(other.get_peer_cert_chain(as_cryptography=True) or []) == 2
 
 
@@ -347,7 +347,7 @@ def _come(server: ServerTls, first: SSL.Connection) -> None:
 def test_sessions_are_resumed(version: int) -> None:
     """By tickets, at any name for which there is one; not with tickets from before their keys were exchanged."""
     server = server_of(
-        "tls_cert=/c/a tls_sni=/c", ("/c",), a=SERVER.both, **{"one.example.pem": CA.sign("one.example").both}
+        "tls_cert=/c/a tls_sni=/c", ("/c",), a=SERVER.bundle, **{"one.example.pem": CA.sign("one.example").bundle}
     )
     for name in ("localhost", "one.example"):
         first = client(name, setup=_versions(version, version))
@@ -361,7 +361,7 @@ def test_who_comes_back_is_who_it_was() -> None:
     """A resumed session has the client's certificate, by which it is known and refused as before."""
     for name, refusal in {"anna.example.org": None, "x": "its certificate is for nobody in tls_client_names"}.items():
         options = f"tls_cert=/c/a tls_client_ca=/c/ca tls_client_names={name}"
-        server = server_of(options, a=SERVER.both, ca=CLIENTS.pem)
+        server = server_of(options, a=SERVER.bundle, ca=CLIENTS.pem)
         first = client(certificate=ANNA)
         _come(server, first)
         here = _come_back(server, first, "localhost")
@@ -373,7 +373,7 @@ def test_who_comes_back_is_who_it_was() -> None:
 
 def test_what_is_the_same_is_not_made_anew() -> None:
     """Of a thousand names the one that has changed is read and made, unless the options are others."""
-    contents = {f"/c/{name}.example.pem": CA.sign(f"{name}.example").both for name in "abc"}
+    contents = {f"/c/{name}.example.pem": CA.sign(f"{name}.example").bundle for name in "abc"}
     files = FakeFiles(contents, ["/c"])
     service = service_of("tls_sni=/c tls_unknown_name=refuse")
     server = ServerTls(service, files)
@@ -384,7 +384,7 @@ def test_what_is_the_same_is_not_made_anew() -> None:
     before = contexts()
     server.renew_ticket_keys()
     assert contexts() == before
-    files.put("/c/b.example.pem", CA.sign("b.example").both)
+    files.put("/c/b.example.pem", CA.sign("b.example").bundle)
     server.prepare(service)()
     after = contexts()
     assert [name for name in after if after[name] is not before[name]] == ["b.example"]
@@ -395,7 +395,7 @@ def test_what_is_the_same_is_not_made_anew() -> None:
 def test_nothing_is_left_of_what_was_exchanged() -> None:
     """Replaced contexts are freed with their last connection, without the cycle collector."""
     options = "tls_cert=/c/a tls_sni=/c tls_alpn=x tls_client_ca=/c/ca tls_client=optional"
-    contents = {"a": SERVER.both, "ca": CLIENTS.pem, "localhost.pem": SERVER.both}
+    contents = {"a": SERVER.bundle, "ca": CLIENTS.pem, "localhost.pem": SERVER.bundle}
     server = server_of(options, ("/c",), **contents)
     here = server.serverConnectionForTLS(None)
     contexts = server._state.contexts
@@ -430,7 +430,9 @@ def test_what_cannot_be_used_after_all(monkeypatch: pytest.MonkeyPatch, what: st
 
     monkeypatch.setattr(ServerContext, what, fail)
     with pytest.raises(ConfigError, match=rf"services:1:\d+: tls_(cert|sni): {text}"):
-        server_of("tls_cert=/c/a tls_alpn=x tls_sni=/c", ("/c",), **{"a": SERVER.both, "localhost.pem": SERVER.both})
+        server_of(
+            "tls_cert=/c/a tls_alpn=x tls_sni=/c", ("/c",), **{"a": SERVER.bundle, "localhost.pem": SERVER.bundle}
+        )
 
 
 def test_what_a_handler_is_told() -> None:
@@ -459,8 +461,8 @@ def test_sni() -> None:
     """The certificate is chosen by the name that the client asks for: its own, any label's, or the default."""
     one, many = CA.sign("one.example"), CA.sign("*.many.example")
     server = server_of(
-        "tls_cert=/c/a tls_sni=/c", ("/c",), a=SERVER.both,
-        **{"one.example.pem": one.both, "_.many.example.pem": many.both},
+        "tls_cert=/c/a tls_sni=/c", ("/c",), a=SERVER.bundle,
+        **{"one.example.pem": one.bundle, "_.many.example.pem": many.bundle},
     )  # fmt: skip
     for name, wanted in {
         "one.example": one,
@@ -479,7 +481,7 @@ def test_sni() -> None:
 def test_an_unknown_name_is_refused() -> None:
     """With tls_unknown_name=refuse a client that requests another name gets no certificate, and a reason is known."""
     server = server_of(
-        "tls_sni=/c tls_unknown_name=refuse", ("/c",), **{"one.example.pem": CA.sign("one.example").both}
+        "tls_sni=/c tls_unknown_name=refuse", ("/c",), **{"one.example.pem": CA.sign("one.example").bundle}
     )
     assert handshake(server, client("one.example"))[1] is None
     here, error = handshake(server, client("two.example"))
@@ -488,11 +490,11 @@ def test_an_unknown_name_is_refused() -> None:
 
 def test_a_change_holds_for_who_comes_after() -> None:
     """What prepare() read holds once it is committed; what it can't use changes nothing."""
-    files = FakeFiles({"/c/a": SERVER.both})
+    files = FakeFiles({"/c/a": SERVER.bundle})
     service = service_of("tls_cert=/c/a")
     server = ServerTls(service, files)
     newer = CA.sign("localhost")
-    files.put("/c/a", newer.both)
+    files.put("/c/a", newer.bundle)
     commit = server.prepare(service)
 
     def shown() -> object:

@@ -32,7 +32,7 @@ CA = Authority()
 NOW = CA.now.timestamp()
 GOOD = CA.sign("www.example.org")
 DENIED = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-UNDER = Authority("Under", over=CA)
+UNDER = Authority("Under", issuer=CA)
 
 
 def _problems(options: str, contents: Mapping[str, bytes | OSError], exposed: str = "") -> list[str]:
@@ -46,7 +46,7 @@ def _problems(options: str, contents: Mapping[str, bytes | OSError], exposed: st
 
 def test_a_text_for_who_is_refused_means_nothing() -> None:
     """banner_fail is an error with TLS, except from a defaults line, which may be for other services."""
-    contents = {"a": GOOD.both, "text": b"no\n"}
+    contents = {"a": GOOD.bundle, "text": b"no\n"}
     assert _problems("tls_cert=/c/a banner_fail=/c/text", contents) == [
         "banner_fail: who is refused gets no TLS, and in the clear a client of TLS can't read it; remove it"
     ]
@@ -68,15 +68,15 @@ def test_a_text_for_who_is_refused_means_nothing() -> None:
 def test_what_is_right_is_no_problem(options: str) -> None:
     """Everything that fits together is fit for use."""
     contents = {
-        "/c/both": b"comment\n" + GOOD.both,
+        "/c/both": b"comment\n" + GOOD.bundle,
         "/c/cert": GOOD.pem,
         "/c/key": b"-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n" + GOOD.key_pem,
         "/c/ca": CA.pem + UNDER.pem,
-        "/c/crl": CA.revocations() + UNDER.revocations(),
-        "/s/www.example.org.pem": GOOD.both,
+        "/c/crl": CA.crl() + UNDER.crl(),
+        "/s/www.example.org.pem": GOOD.bundle,
         "/s/.hidden.pem": b"",
         "/s/README": b"",
-        "/s/_.example.net.pem": CA.sign("*.example.net").both,
+        "/s/_.example.net.pem": CA.sign("*.example.net").bundle,
     }
     files = FakeFiles(contents, ["/s"])
     assert check(config_of(f"echo 7/tcp {options}", files), files, FakeMachine(time=NOW))[1] == []
@@ -90,7 +90,7 @@ def test_a_file_that_cannot_be_read(option: str) -> None:
         "cert": GOOD.pem,
         "key": GOOD.key_pem,
         "ca": CA.pem,
-        "crl": CA.revocations(),
+        "crl": CA.crl(),
     }
     options = " ".join(map("=".join, paths.items()))
     path = paths[option]
@@ -105,7 +105,7 @@ def test_a_file_that_cannot_be_read(option: str) -> None:
 _PKCS8 = serialization.PrivateFormat.PKCS8
 _LOCKED = GOOD.key.private_bytes(serialization.Encoding.PEM, _PKCS8, serialization.BestAvailableEncryption(b"x"))
 _KEY_DER = GOOD.key.private_bytes(serialization.Encoding.DER, _PKCS8, serialization.NoEncryption())
-_LATE = CA.sign("a", begins=CA.now + timedelta(hours=1))
+_LATE = CA.sign("a", not_before=CA.now + timedelta(hours=1))
 _OLD = CA.sign("a", expires=CA.now)
 
 
@@ -158,7 +158,7 @@ def test_a_forgotten_key() -> None:
 def test_der_is_no_pem(options: str, command: str) -> None:
     """The message names the command that converts the file to PEM."""
     der = GOOD.certificate.public_bytes(serialization.Encoding.DER)
-    (problem,) = _problems(options, {"a": GOOD.both, "ca": CA.pem, "der": der})
+    (problem,) = _problems(options, {"a": GOOD.bundle, "ca": CA.pem, "der": der})
     assert (
         f"; it is binary, and is made PEM by openssl {command} -inform der, or openssl pkcs12 if it is that" in problem
     )
@@ -174,7 +174,7 @@ def test_der_is_no_pem(options: str, command: str) -> None:
 )
 def test_a_key_that_is_too_weak(key: object, algorithm: object, text: str) -> None:
     """Keys that clients refuse are found before any client comes."""
-    both = CA.sign("a", key=key, algorithm=algorithm).both
+    both = CA.sign("a", key=key, algorithm=algorithm).bundle
     with pytest.raises(ValueError, match=text):
         read_credentials(both, both)
 
@@ -182,8 +182,8 @@ def test_a_key_that_is_too_weak(key: object, algorithm: object, text: str) -> No
 @pytest.mark.parametrize(
     ("both", "text"),
     [
-        (_OLD.both, f"the certificate in /c/a expired on {CA.now:%Y-%m-%d}; get a new one"),
-        (_LATE.both, f"the certificate in /c/a is not valid before {CA.now + timedelta(hours=1):%Y-%m-%d %H:%M} UTC"),
+        (_OLD.bundle, f"the certificate in /c/a expired on {CA.now:%Y-%m-%d}; get a new one"),
+        (_LATE.bundle, f"the certificate in /c/a is not valid before {CA.now + timedelta(hours=1):%Y-%m-%d %H:%M} UTC"),
     ],
 )
 def test_a_certificate_out_of_its_time(both: bytes, text: str) -> None:
@@ -193,7 +193,7 @@ def test_a_certificate_out_of_its_time(both: bytes, text: str) -> None:
 
 def test_a_daemon_takes_what_has_expired() -> None:
     """To a check it is a mistake; a daemon has others to serve, and its log warns."""
-    files = FakeFiles({"/c/a": _OLD.both, "/c/ca": CA.pem, "/c/crl": CA.revocations(until=CA.now)})
+    files = FakeFiles({"/c/a": _OLD.bundle, "/c/ca": CA.pem, "/c/crl": CA.crl(until=CA.now)})
     config = config_of("echo 7/tcp tls_cert=/c/a tls_client_ca=/c/ca tls_crl=/c/crl", files)
     assert check(config, files, FakeMachine(time=None))[1] == []
     assert len(check(config, files, FakeMachine(time=NOW))[1]) == 2
@@ -210,7 +210,7 @@ def test_a_daemon_takes_what_has_expired() -> None:
 def test_a_key_that_everybody_can_read(options: str, exposed: str, option: str) -> None:
     """A private key is for its owner and group alone; a certificate may be readable by others."""
     text = f"{option}: /c/a has a private key, and everybody can read or change it; chmod o= /c/a"
-    assert _problems(options, {"a": GOOD.both, "b": GOOD.pem}, exposed) == ([text] if option else [])
+    assert _problems(options, {"a": GOOD.bundle, "b": GOOD.pem}, exposed) == ([text] if option else [])
 
 
 @pytest.mark.parametrize(
@@ -245,8 +245,8 @@ def test_a_key_that_everybody_can_read(options: str, exposed: str, option: str) 
 )
 def test_options_that_do_not_go_together(options: str, text: str) -> None:
     """An option without what it needs is a Problem."""
-    both = CA.sign("a.example").both
-    assert _problems(options, {"a": GOOD.both, "a.example.pem": both}) == [text]
+    both = CA.sign("a.example").bundle
+    assert _problems(options, {"a": GOOD.bundle, "a.example.pem": both}) == [text]
 
 
 def test_what_defaults_say_is_for_services_with_tls() -> None:
@@ -268,7 +268,7 @@ def test_who_takes_no_tls(line: str) -> None:
 def test_a_directory_of_names() -> None:
     """Each file of tls_sni is named after a host that its certificate is for."""
     options = "tls_cert=/c/www.example.org.pem tls_sni=/s"
-    good = {"/c/www.example.org.pem": GOOD.both}
+    good = {"/c/www.example.org.pem": GOOD.bundle}
 
     def problems(contents: Mapping[str, bytes], *folders: str) -> list[str]:
         files = FakeFiles(good | {f"/s/{name}": content for name, content in contents.items()}, folders)
@@ -276,13 +276,13 @@ def test_a_directory_of_names() -> None:
 
     assert problems({}) == ["tls_sni: can't list /s: Not a directory"]
     assert problems({}, "/s") == ["tls_sni: /s has no file *.pem; name them after their hosts, as www.example.org.pem"]
-    assert problems({"*.example.org.pem": GOOD.both}, "/s") == [
+    assert problems({"*.example.org.pem": GOOD.bundle}, "/s") == [
         "tls_sni: /s/*.example.org.pem is not named after a host; as www.example.org.pem or _.example.org.pem"
     ]
-    assert problems({"_.example.org.pem": GOOD.both}, "/s") == [
+    assert problems({"_.example.org.pem": GOOD.bundle}, "/s") == [
         "tls_sni: the certificate in /s/_.example.org.pem is not for *.example.org; rename the file"
     ]
-    assert problems({"x.example.org.pem": CA.sign("*.example.org").both}, "/s") == []
+    assert problems({"x.example.org.pem": CA.sign("*.example.org").bundle}, "/s") == []
     assert problems({"x.example.org.pem": GOOD.pem}, "/s") == [
         "tls_sni: can't use /s/x.example.org.pem: there is no private key in it (PEM: -----BEGIN PRIVATE KEY-----)"
     ]
@@ -290,10 +290,10 @@ def test_a_directory_of_names() -> None:
 
 def test_authorities() -> None:
     """Certificates of tls_client_ca must be able to sign others."""
-    assert _problems("tls_cert=/c/a tls_client_ca=/c/b", {"a": GOOD.both, "b": b""}) == [
+    assert _problems("tls_cert=/c/a tls_client_ca=/c/b", {"a": GOOD.bundle, "b": b""}) == [
         "tls_client_ca: can't use /c/b: there is no certificate in it (PEM: -----BEGIN CERTIFICATE-----)"
     ]
-    assert _problems("tls_cert=/c/a tls_client_ca=/c/b", {"a": GOOD.both, "b": GOOD.pem}) == [
+    assert _problems("tls_cert=/c/a tls_client_ca=/c/b", {"a": GOOD.bundle, "b": GOOD.pem}) == [
         (
             "tls_client_ca: can't use /c/b: CN=www.example.org may not vouch for others (basicConstraints CA:FALSE); "
             "name the authority's own certificate"
@@ -307,15 +307,15 @@ def test_revocation_lists() -> None:
     missing = "tls_crl: /c/c has no revocation list of CN=Under; add it: all clients were refused"
 
     def problems(*lists: bytes) -> list[str]:
-        return _problems(options, {"a": GOOD.both, "b": CA.pem + UNDER.pem, "c": b"".join(lists)})
+        return _problems(options, {"a": GOOD.bundle, "b": CA.pem + UNDER.pem, "c": b"".join(lists)})
 
-    assert problems(CA.revocations(), UNDER.revocations()) == []
-    assert problems(CA.revocations()) == [missing]
-    assert problems(CA.revocations(), UNDER.revocations(key=CA.own.key)) == [missing]
-    assert problems(CA.revocations(), UNDER.revocations(until=CA.now)) == [
+    assert problems(CA.crl(), UNDER.crl()) == []
+    assert problems(CA.crl()) == [missing]
+    assert problems(CA.crl(), UNDER.crl(key=CA.own.key)) == [missing]
+    assert problems(CA.crl(), UNDER.crl(until=CA.now)) == [
         "tls_crl: the revocation list of CN=Under in /c/c is out of date; get the newest"
     ]
-    assert _problems(options, {"a": GOOD.both, "b": UNDER.pem, "c": UNDER.revocations()}) == [
+    assert _problems(options, {"a": GOOD.bundle, "b": UNDER.pem, "c": UNDER.crl()}) == [
         "tls_client_ca: with tls_crl CN=Under needs the certificate of CN=Test CA here as well; add it"
     ]
     assert problems(b"x") == [
@@ -327,7 +327,7 @@ def test_what_ends_soon_is_a_warning() -> None:
     """A check warns of certificates from tls_warn on, and of revocation lists; a daemon's load does not."""
     soon = CA.sign("www.example.org", expires=CA.now + timedelta(days=5, minutes=1))
     until = CA.now + timedelta(days=1)
-    files = FakeFiles({"/c/a": soon.both, "/c/ca": CA.pem, "/c/crl": CA.revocations(until=until)})
+    files = FakeFiles({"/c/a": soon.bundle, "/c/ca": CA.pem, "/c/crl": CA.crl(until=until)})
     line = "echo 7/tcp tls_cert=/c/a tls_client_ca=/c/ca tls_crl=/c/crl"
 
     def warnings(more: str, now: float | None) -> list[str]:
@@ -348,7 +348,7 @@ def test_what_ends_soon_is_a_warning() -> None:
 
 _DER = {
     b"CERTIFICATE": UNDER.own.certificate.public_bytes(serialization.Encoding.DER),
-    b"X509 CRL": x509.load_pem_x509_crl(UNDER.revocations()).public_bytes(serialization.Encoding.DER),
+    b"X509 CRL": x509.load_pem_x509_crl(UNDER.crl()).public_bytes(serialization.Encoding.DER),
 }
 
 

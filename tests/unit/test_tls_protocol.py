@@ -378,7 +378,7 @@ def test_the_end_waits_for_a_producer(how: str) -> None:
         pair.turn()
         assert not pair.client.got_close_notify or pair.client.received == b"321"
         if not pair.below.lost:
-            pair.below.take()
+            pair.below.drain()
     assert (pair.client.received, pair.client.got_close_notify) == (b"321", True)
 
 
@@ -502,7 +502,7 @@ def test_a_client_that_does_not_read_is_not_read() -> None:
         sent += 65_536
     assert pair.below.pending < 200_000
     for _ in range(100):
-        pair.below.take()
+        pair.below.drain()
         pair.turn()
         if pair.below.reading:
             pair.feed(wire[sent : sent + 65_536])
@@ -519,7 +519,7 @@ def test_chargen_waits_for_its_client() -> None:
     assert first
     pair.turn()
     assert len(pair.client.received) == first
-    pair.below.take()
+    pair.below.drain()
     pair.turn()
     assert len(pair.client.received) == 2 * first
     pair.exchange(ends=True)

@@ -28,8 +28,8 @@ from svcd.supervisor.daemon_account import DaemonAccount
 from svcd.supervisor.launch_spec import launch_spec
 from svcd.tls.service_tls import ServiceTls
 from svcd.tls.termination import ClientEnd, HandlerEnd, TlsTerminator
-from tests.doubles import LOCAL_PEER, PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
-from tests.tls import ANNA, FILES, TlsClient, secured
+from tests.doubles import LOCAL_PEER, PEER, FakeFiles, FakeReactor, FakeResolver, StreamDouble, list_sink, service_of
+from tests.tls import ANNA, FILES, TlsClient, tls_service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,11 +161,11 @@ class _Daemon:
     def __init__(self, service: Service) -> None:
         self.reactor = _Reactor()
         self.lines: list[str] = []
-        self.names = FakeNames()
+        self.names = FakeResolver()
         self.budget = DescriptorBudget(100, self.reactor)
         self.launcher_client = _Link()
         files = FakeFiles({**FILES, "/c/welcome": b"welcome\n"})
-        log_writer = LogWriter(keeping(self.lines), TextFormat(stamped=False))
+        log_writer = LogWriter(list_sink(self.lines), TextFormat(stamped=False))
         context = ConnectionContext(
             self.reactor, log_writer, files, self.names, self.budget, GlobalLimit(), clock=self.reactor.seconds
         )
@@ -231,7 +231,7 @@ def started() -> Iterator[Callable[..., _Daemon]]:
     made: list[_Daemon] = []
 
     def make(**options: str) -> _Daemon:
-        made.append(_Daemon(secured(CAT, **options)))
+        made.append(_Daemon(tls_service(CAT, **options)))
         return made[-1]
 
     yield make
@@ -295,7 +295,7 @@ def test_the_handler_knows_what_the_handshake_found_out(started: Callable[..., _
 def test_the_launcher_need_not_count() -> None:
     """With TLS the daemon does; the launcher holds no socket, and programs are started the fast way."""
     for service, holds in [
-        (secured(CAT, log_on_success="TRAFFIC"), False),
+        (tls_service(CAT, log_on_success="TRAFFIC"), False),
         (service_of(f"{CAT} log_on_success=TRAFFIC"), True),
     ]:
         spec = launch_spec(service, DaemonAccount((1024, 4096)))
@@ -432,12 +432,12 @@ def test_what_a_handler_wrote_last_arrives(started: Callable[..., _Daemon]) -> N
     client.pair.protocol.dataReceived(b"x" * 50_000)
     assert not client.pair.reading
     assert (client.below.lost, daemon.events()) == ("", ["accept"])
-    client.below.take()
+    client.below.drain()
     assert client.pair.reading
     client.handler_says(b"last", ends=True)
     assert client.tls.received == b"x" * 50_000 + b"last"
     assert client.tls.got_close_notify
-    client.below.take()
+    client.below.drain()
     client.send(ends=True)
     assert client.below.lost == "done"
     assert daemon.events() == ["accept", "end"]
@@ -492,7 +492,7 @@ def test_a_client_that_is_gone_is_heard_to_the_end(started: Callable[..., _Daemo
     client.below.lose(Failure(ConnectionDone()))
     assert (client.pair.lost, client.pair.write_closed, client.pair.reading) == ("", True, True)
     client.pair.protocol.dataReceived(b"thanks")
-    client.pair.take()
+    client.pair.drain()
     assert client.pair.lost == "done"
     second = daemon.serve()
     second.pair.room = 10
@@ -509,13 +509,13 @@ def test_each_reader_holds_back_the_other(started: Callable[..., _Daemon]) -> No
     client.below.room = client.pair.room = 10
     client.handler_says(b"x" * 20_000)
     assert not client.pair.reading
-    client.below.take()
+    client.below.drain()
     assert client.pair.reading
     client.send(b"x" * 20_000)
     assert not client.below.reading
     for _ in range(2):
         # A record at a time.
-        client.pair.take()
+        client.pair.drain()
         daemon.reactor.advance(0)
     assert client.below.reading
 
@@ -603,7 +603,7 @@ def test_kicked_with_a_handler(started: Callable[..., _Daemon], taken: bool) -> 
     daemon.tracker.process_ended(Ended(1, signal.SIGTERM))
     assert client.tls.received == b"good bye, and thank you"
     if taken:
-        client.below.take()
+        client.below.drain()
     else:
         daemon.reactor.advance(KILL_SECONDS)
     assert client.below.lost == ("done" if taken else "aborted")

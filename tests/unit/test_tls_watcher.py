@@ -27,8 +27,8 @@ class _World:
     """A watch over one service, on a clock, over files that a test changes."""
 
     def __init__(self, options: str = "tls_cert=/c/a tls_key=/c/b", folders: tuple[str, ...] = ()) -> None:
-        contents = {"/c/a": LATER.pem, "/c/b": LATER.key_pem, "/c/a.example.pem": LATER.both}
-        self.files = FakeFiles({**contents, "/c/ca": CA.pem, "/c/crl": CA.revocations()}, folders)
+        contents = {"/c/a": LATER.pem, "/c/b": LATER.key_pem, "/c/a.example.pem": LATER.bundle}
+        self.files = FakeFiles({**contents, "/c/ca": CA.pem, "/c/crl": CA.crl()}, folders)
         self.clock = Clock()
         self.server = ServerTls(service_of(f"echo 7/tcp {options}"), self.files, self.wall)
         self.others: list[ServerTls] = []
@@ -127,15 +127,15 @@ def test_one_bad_file_keeps_no_other_from_coming_into_use() -> None:
     world = _World("tls_cert=/c/a tls_key=/c/b tls_sni=/c tls_client_ca=/c/ca tls_crl=/c/crl", ("/c",))
     old = CA.sign("old.example", expires=CA.now + timedelta(minutes=1))
     for name, both in {"old": old, "bad": CA.sign("bad.example"), "next": CA.sign("next.example")}.items():
-        world.files.put(f"/c/{name}.example.pem", both.both)
+        world.files.put(f"/c/{name}.example.pem", both.bundle)
     world.watch.check_now()
     world.clock.advance(3600)
     before = dict(world.server._state.contexts.tls_files.named)
     newer = CA.sign("next.example")
-    world.files.put("/c/next.example.pem", newer.both)
+    world.files.put("/c/next.example.pem", newer.bundle)
     world.files.put("/c/bad.example.pem", b"")
-    world.files.put("/c/a.example.pem", old.both)
-    world.files.put("/c/b.example.pem", CA.sign("c.example").both)
+    world.files.put("/c/a.example.pem", old.bundle)
+    world.files.put("/c/b.example.pem", CA.sign("c.example").bundle)
     world.files.put("/c/none.example.pem", b"")
     world.files.put("/c/crl", b"")
     with LogCatcher() as log:
@@ -157,7 +157,7 @@ def test_one_bad_file_keeps_no_other_from_coming_into_use() -> None:
 def test_a_revocation_comes_into_use() -> None:
     """As a certificate does."""
     world = _World("tls_cert=/c/a tls_key=/c/b tls_client_ca=/c/ca tls_crl=/c/crl")
-    world.files.put("/c/crl", CA.revocations(until=CA.now + timedelta(days=40)))
+    world.files.put("/c/crl", CA.crl(until=CA.now + timedelta(days=40)))
     with LogCatcher() as log:
         world.watch.check_now()
         world.watch.check_now()
@@ -200,7 +200,7 @@ def test_a_name_that_can_be_read_no_more() -> None:
     world = _World("tls_cert=/c/a tls_key=/c/b tls_sni=/c", ("/c",))
     world.watch.start()
     path = "/c/b.example.pem"
-    world.files.put(path, CA.sign("b.example").both)
+    world.files.put(path, CA.sign("b.example").bundle)
     world.look(2)
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     world.files.put(path, denied)
@@ -215,7 +215,7 @@ def test_a_certificate_for_another_name_comes_into_use() -> None:
     """A file more or less in tls_sni is a change."""
     world = _World("tls_cert=/c/a tls_key=/c/b tls_sni=/c", ("/c",))
     world.watch.start()
-    world.files.put("/c/b.example.pem", CA.sign("b.example").both)
+    world.files.put("/c/b.example.pem", CA.sign("b.example").bundle)
     world.look(2)
     assert [each.file for each in world.server.certificates] == ["/c/a", "/c/a.example.pem", "/c/b.example.pem"]
 
@@ -223,7 +223,7 @@ def test_a_certificate_for_another_name_comes_into_use() -> None:
 def test_a_certificate_that_expires_soon() -> None:
     """From tls_warn on the log warns once a day, with the first certificate and how many there are."""
     world = _World("tls_cert=/c/a tls_key=/c/b tls_sni=/c tls_warn=20d", ("/c",))
-    world.files.put("/c/a.example.pem", SOON.both)
+    world.files.put("/c/a.example.pem", SOON.bundle)
     world.server.prepare(world.server.service)()
     expires = f"{SOON.certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
     with LogCatcher() as log:
@@ -243,7 +243,7 @@ def test_a_service_that_comes_with_an_old_certificate() -> None:
     world = _World()
     world.watch.start()
     world.look(3)
-    world.files.put("/c/soon", SOON.both)
+    world.files.put("/c/soon", SOON.bundle)
     world.others.append(ServerTls(service_of("upper 8/tcp tls_cert=/c/soon"), world.files, world.wall))
     with LogCatcher() as log:
         world.watch.check_now()

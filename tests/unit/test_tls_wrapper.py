@@ -22,8 +22,8 @@ from svcd.log.writer import LogWriter
 from svcd.metrics.registry import MetricsRegistry
 from svcd.protocols.echo import EchoProtocol
 from svcd.tls.service_tls import ServiceTls
-from tests.doubles import LOCAL_PEER, PEER, FakeFiles, FakeNames, FakeReactor, StreamDouble, keeping, service_of
-from tests.tls import ANNA, FILES, TlsClient, secured
+from tests.doubles import LOCAL_PEER, PEER, FakeFiles, FakeReactor, FakeResolver, StreamDouble, list_sink, service_of
+from tests.tls import ANNA, FILES, TlsClient, tls_service
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress
@@ -46,13 +46,13 @@ class _Gates:
     """A keeper with everything around it."""
 
     def __init__(self, service: Service | None = None, *, as_json: bool = False, short: bool = False) -> None:
-        service = service or secured()
+        service = service or tls_service()
         self.clock = FakeReactor()
         self.lines: list[str] = []
-        self.names = FakeNames()
+        self.names = FakeResolver()
         budget = DescriptorBudget(100, self.clock)
         form = (JsonFormat if as_json else TextFormat)(stamped=False)
-        log_writer = LogWriter(keeping(self.lines), form, anonymize=short)
+        log_writer = LogWriter(list_sink(self.lines), form, anonymize=short)
         files = FakeFiles({**FILES, "/c/welcome": b"welcome\n"})
         self.registry = MetricsRegistry()
         context = ConnectionContext(
@@ -136,7 +136,7 @@ def test_the_log_says_which_tls() -> None:
 @pytest.mark.parametrize("as_json", [False, True])
 def test_the_log_says_who_the_client_is(as_json: bool) -> None:
     """The accept line has the subject of the client's certificate; `-` without a certificate."""
-    wrappers = _Gates(secured(tls_client_ca="/c/clients", tls_client="optional"), as_json=as_json)
+    wrappers = _Gates(tls_service(tls_client_ca="/c/clients", tls_client="optional"), as_json=as_json)
     wrappers.connect(ANNA).handshake()
     wrappers.connect().handshake()
     found = [json.loads(line) if as_json else _fields(line) for line in wrappers.lines]
@@ -147,7 +147,7 @@ def test_the_log_says_who_the_client_is(as_json: bool) -> None:
 def test_a_log_without_clients_has_no_subject() -> None:
     """Neither if the service's log leaves clients out, nor if the daemon shortens them; nor does svcctl show it."""
     options = {"tls_client_ca": "/c/clients"}
-    for wrappers in (_Gates(secured(**options, log_on_success="EXIT")), _Gates(secured(**options), short=True)):
+    for wrappers in (_Gates(tls_service(**options, log_on_success="EXIT")), _Gates(tls_service(**options), short=True)):
         connection = wrappers.connect(ANNA).handshake()
         assert "subject" not in wrappers.lines[0]
         assert "subject" not in connection.wrapper.info()
@@ -156,7 +156,7 @@ def test_a_log_without_clients_has_no_subject() -> None:
 @pytest.mark.parametrize("first", ["name", "handshake"])
 def test_the_accept_line_waits_for_the_name_as_well(first: str) -> None:
     """With resolve=yes it waits for both, whichever comes first."""
-    wrappers = _Gates(secured("echo 7/tcp resolve=yes"))
+    wrappers = _Gates(tls_service("echo 7/tcp resolve=yes"))
     connection = wrappers.connect()
     if first == "name":
         wrappers.names.answer("client.example")
@@ -239,7 +239,7 @@ def test_other_ends(how: str, reason: str) -> None:
 
 def test_a_local_client_that_takes_its_leave_is_not_lost() -> None:
     """At a clean end of a UNIX socket poll(2) returns POLLHUP, which Twisted reports as a loss."""
-    wrappers = _Gates(secured("echo /run/e/unix"))
+    wrappers = _Gates(tls_service("echo /run/e/unix"))
     connections = [wrappers.connect(peer=LOCAL_PEER).handshake() for _ in range(2)]
     connections[0].send(b"x")
     connections[1].wrapper._protocol.inner.readConnectionLost = lambda: None
@@ -252,7 +252,7 @@ def test_a_local_client_that_takes_its_leave_is_not_lost() -> None:
 
 def test_the_banner_is_said_in_tls() -> None:
     """After the handshake, in front of everything."""
-    wrappers = _Gates(secured("echo 7/tcp banner=/c/welcome"))
+    wrappers = _Gates(tls_service("echo 7/tcp banner=/c/welcome"))
     connection = wrappers.connect()
     assert connection.below.sent == b""
     connection.handshake()
@@ -262,7 +262,7 @@ def test_the_banner_is_said_in_tls() -> None:
 
 def test_who_is_refused_gets_no_handshake() -> None:
     """Nor a text, which would be none in TLS."""
-    wrappers = _Gates(secured("echo 7/tcp no_access=192.0.2.0/24 banner_fail=/c/welcome"))
+    wrappers = _Gates(tls_service("echo 7/tcp no_access=192.0.2.0/24 banner_fail=/c/welcome"))
     assert wrappers.tracker.buildProtocol(PEER) is None
     assert wrappers.lines[0].split()[0] == "refuse"
 
@@ -278,7 +278,7 @@ def test_the_first_byte_is_the_first_behind_the_handshake() -> None:
 
 def test_first_byte_timeout_ends_a_handshake() -> None:
     """As the deadline that it is."""
-    wrappers = _Gates(secured("echo 7/tcp first_byte_timeout=2s"))
+    wrappers = _Gates(tls_service("echo 7/tcp first_byte_timeout=2s"))
     wrappers.tracker.start_timeouts(wrappers.clock.callLater)
     connection = wrappers.connect()
     connection.send()
@@ -290,7 +290,7 @@ def test_first_byte_timeout_ends_a_handshake() -> None:
 
 def test_idle_timeout_looks_at_the_wire() -> None:
     """Whatever moves in TLS is a sign of life, and nothing else is."""
-    wrappers = _Gates(secured("echo 7/tcp idle_timeout=2s"))
+    wrappers = _Gates(tls_service("echo 7/tcp idle_timeout=2s"))
     wrappers.tracker.start_timeouts(wrappers.clock.callLater)
     talking, silent = wrappers.connect().handshake(), wrappers.connect().handshake()
     for _ in range(30):
@@ -314,7 +314,7 @@ def test_a_handshake_that_is_never_done() -> None:
 
 def test_what_is_known_of_a_connection() -> None:
     """Its TLS and its client's subject, where the service asks for one."""
-    connection = _Gates(secured(tls_client_ca="/c/clients")).connect(ANNA)
+    connection = _Gates(tls_service(tls_client_ca="/c/clients")).connect(ANNA)
     facts = connection.wrapper.info()
     assert (facts["tls"], facts["state"]) == ("handshake", "handshake")
     facts = connection.handshake().wrapper.info()
@@ -359,7 +359,7 @@ def test_a_reload_turns_tls_on_and_off() -> None:
     wrappers = _Gates(service_of("echo 7/tcp resolve=yes"))
     plain = wrappers.connect()
     plain.wrapper.dataReceived(b"plain")
-    wrappers.retune(secured("echo 7/tcp resolve=yes"))
+    wrappers.retune(tls_service("echo 7/tcp resolve=yes"))
     wrappers.names.answer(None)
     encrypted = wrappers.connect().handshake()
     wrappers.names.answer(None)
@@ -376,7 +376,7 @@ def test_a_reload_turns_tls_on_and_off() -> None:
 def test_a_reload_with_another_certificate() -> None:
     """New connections get it."""
     wrappers = _Gates()
-    wrappers.retune(secured(tls_min="1.3"))
+    wrappers.retune(tls_service(tls_min="1.3"))
     old = wrappers.connect(setup=lambda context: context.set_max_proto_version(SSL.TLS1_2_VERSION))
     with pytest.raises(SSL.Error, match="protocol version"):
         old.handshake()
