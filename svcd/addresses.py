@@ -11,14 +11,14 @@ __all__ = ["LOCAL", "LOCAL_CLIENT", "V6", "HostPort", "address_number", "address
 
 @dataclass(frozen=True, slots=True)
 class HostPort:
-    """A server to connect to: its name or address, without brackets, and its port."""
+    """Server to connect to: its name or address, without brackets, and its port."""
 
     host: str
     port: int
 
 
 def unmapped(host: str) -> str:
-    """An IPv4-mapped address as IPv4 (RFC 4291, 2.5.5.2), any other as it is."""
+    """Return an IPv4-mapped address (RFC 4291, 2.5.5.2) as an IPv4 address, any other unchanged."""
     if not host.startswith("::ffff:"):
         return host
     mapped = ipaddress.IPv6Address(host).ipv4_mapped
@@ -26,17 +26,17 @@ def unmapped(host: str) -> str:
 
 
 def address_text(host: str, port: int) -> str:
-    """An address as people write it: `192.0.2.1:7`, `[::1]:7`; an IPv4-mapped one as IPv4."""
+    """Return an address and a port as text: `192.0.2.1:7`, `[::1]:7`; an IPv4-mapped address as IPv4."""
     if ":" in host:
         host = unmapped(host)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def short_address(host: str) -> str:
-    """The network that an address is in, as for the log of who does not want to know more: `192.0.2.0`, `2001:db8:1::`.
+    """Return the network of an address, for logs without personal data: `192.0.2.0`, `2001:db8:1::`.
 
-    Of IPv4 24 bits are kept, of IPv6 48: what a site has, of which a household or a host is a part (RFC 6177). An
-    IPv4-mapped address is IPv4; the interface of a link-local one (`fe80::1%eth0`) goes.
+    It keeps 24 bits of an IPv4 address and 48 of an IPv6 address, the prefix of a site (RFC 6177). An IPv4-mapped
+    address counts as IPv4; the scope of a link-local address (`fe80::1%eth0`) is removed.
     """
     if ":" in host:
         host = unmapped(host)
@@ -45,19 +45,19 @@ def short_address(host: str) -> str:
     return inet_ntop(AF_INET6, inet_pton(AF_INET6, host.partition("%")[0])[:6] + bytes(10))
 
 
-#: Added to the number of every IPv6 address: they come after all of IPv4.
+#: Added to the number of every IPv6 address, so that these follow all IPv4 addresses.
 V6 = 1 << 128
 
 
-#: The number of a peer that has no address: at the other end of a UNIX socket.
+#: The number of a peer without an address: a client of a UNIX socket.
 LOCAL = -1
 
 
-#: Before the number of a user, whom clients at a UNIX socket are told apart by.
+#: The prefix of a uid, which stands for the address of a client of a UNIX socket.
 _USER = "uid:"
 
 
-#: What is said for the address of such a peer, which has none.
+#: The text in place of the address of a client of a UNIX socket.
 LOCAL_CLIENT = "local"
 
 
@@ -69,17 +69,17 @@ _LOWER_32 = 0xFFFF_FFFF
 
 
 def address_number(text: str) -> int:
-    """The number of an address: its own 32 bits, or its own 128 and V6.
+    """Return the number of an address: its 32 bits for IPv4, its 128 bits plus V6 for IPv6.
 
-    An IPv4-mapped one is the IPv4 address: a tcp6 socket that takes IPv4 clients as well shows them so. The interface
-    of a link-local address (`fe80::1%eth0`) does not count.
+    An IPv4-mapped address has the number of the IPv4 address: a tcp6 socket that accepts IPv4 clients, too, has such
+    peer addresses. The scope of a link-local address (`fe80::1%eth0`) is ignored.
 
     Args:
-        text: an address as the system writes it; `uid:1000` for a client at a UNIX socket, empty for LOCAL. Their
-            numbers are below zero, of users below LOCAL.
+        text: an address in the system's form; `uid:1000` for a client of a UNIX socket, empty for LOCAL. The numbers of
+            these are negative, those of users below LOCAL.
 
     Raises:
-        ValueError: it is no address.
+        ValueError: the text is no address.
     """
     try:
         if ":" in text:

@@ -1,4 +1,4 @@
-"""Loading of a services file: read, parsed, shifted, checked."""
+"""Loading of a services file: it is read, parsed, shifted by the port offset, and checked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Loaded:
         config: its services.
         endpoints: the sockets of its services.
         faults: what the machine lacks for single services.
-        warnings: what is worth a look, and changes nothing.
+        warnings: problems without an effect.
     """
 
     config: Config
@@ -43,7 +43,7 @@ class Loaded:
 
     @property
     def desired(self) -> DesiredServices:
-        """The services, those that the machine can't serve apart."""
+        """The enabled services; those that the machine can't serve are kept separately."""
         return DesiredServices.checked(self.config.enabled, self.endpoints, self.faults)
 
 
@@ -54,12 +54,12 @@ def load_config(
 
     Args:
         path: the file; None for SERVICES_FILE or the embedded default.
-        files: how files are read.
-        port_offset: added to every port but 0.
-        machine: what it runs on.
+        files: reads files.
+        port_offset: added to every port except 0.
+        machine: facts about the machine; the local host by default.
 
     Raises:
-        ConfigError: with every mistake and fault, if there is a mistake.
+        ConfigError: there is a mistake; it has every mistake and fault.
     """
     if path == "":
         raise ConfigError([ConfigProblem(SourceLocation("--services"), "an empty name; name a file")])
@@ -84,20 +84,20 @@ def usual_file() -> str | None:
 
 
 def check_again(services: Sequence[Service], files: FileReader, machine: HostInfo) -> DesiredServices:
-    """Check single services of a file that was loaded before, whether the machine can serve them now."""
+    """Check whether the machine can now serve services of a file that was loaded before."""
     endpoints, problems = check(Config(tuple(services)), files, machine)
     faults = [each for each in problems if each.severity is Severity.FAULT]
     return DesiredServices.checked(services, endpoints, faults)
 
 
 def _sorted(problems: Sequence[ConfigProblem]) -> list[ConfigProblem]:
-    """Sort Problems by place, with the files in the order in which they were met."""
-    files_met = {file: number for number, file in reversed(list(enumerate(each.location.file for each in problems)))}
-    return sorted(problems, key=lambda each: (files_met[each.location.file], each))
+    """Sort problems by location, with the files in the order in which they were read."""
+    file_order = {file: number for number, file in reversed(list(enumerate(each.location.file for each in problems)))}
+    return sorted(problems, key=lambda each: (file_order[each.location.file], each))
 
 
 def listing(endpoints: Sequence[Endpoint]) -> Iterator[str]:
-    """A line for each listener: the service, the address, what runs; in columns."""
+    """Yield a line for each listener, in columns: the service, the address, the handler."""
     rows = [
         (each.service.id, each.address, each.service.handler_text + (" over TLS" if each.service.tls else ""))
         for each in endpoints

@@ -32,29 +32,29 @@ __all__ = [
 
 
 class SvcdError(Exception):
-    """The base of everything that svcd raises for its user to read."""
+    """Base class of the errors whose text is for the user of svcd."""
 
 
 class UsageError(SvcdError):
-    """What was asked for makes no sense; the text says why and what would."""
+    """Invalid options or arguments; the text has the reason and a remedy."""
 
     #: sysexits(3) EX_USAGE.
     exit_code = os.EX_USAGE
 
 
 class ActivationError(SvcdError):
-    """The inherited descriptors are of no use."""
+    """Inherited descriptors that can't be used."""
 
-    #: sysexits(3) EX_CONFIG: a unit is to be changed.
+    #: sysexits(3) EX_CONFIG: a systemd unit has to be changed.
     exit_code = os.EX_CONFIG
 
 
 class ConfigError(SvcdError):
-    """The services file can't be used; nothing was started or changed.
+    """Mistakes in the services file; nothing was started or changed.
 
     Args:
-        problems: every mistake that was found, in the order of the files. Never empty. What stands in @defaults is
-            found for each service that has it, and is one mistake.
+        problems: every mistake that was found, in the order of the files; not empty. Duplicates are removed: a mistake
+            in @defaults is found for each service that has the default.
     """
 
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
@@ -66,7 +66,7 @@ class ConfigError(SvcdError):
 
 
 class FaultError(ConfigError):
-    """Services can't be served as the machine is, and all of them are to be served (`--strict`, a check).
+    """Faults of the machine that prevent services, where all services must be served (`--strict`, a check).
 
     The text of the services file has no mistake.
     """
@@ -75,17 +75,17 @@ class FaultError(ConfigError):
 
 
 class ListenError(SvcdError):
-    """One address of one service can't be opened.
+    """Failure to listen on an address of a service.
 
     Args:
-        service: the service's identity, `echo/tcp`.
-        address: the address as a person writes it, `0.0.0.0:7` or a path.
-        cause: the error of the system, or what stands in the way.
-        remedy: what the reader can do about it.
-        number: the errno of the system; 0 if it was not the system that refused.
+        service: the id of the service, `echo/tcp`.
+        address: the address as text, `0.0.0.0:7` or a path.
+        cause: the system's error text, or another reason.
+        remedy: what the user can do about it.
+        number: the errno of the system; 0 for another reason.
 
     Attributes:
-        owner_sought: whether the process that has the address was looked for.
+        owner_sought: whether the process that uses the address was looked up.
     """
 
     def __init__(self, service: str, address: str, cause: str, remedy: str, number: int = 0) -> None:
@@ -99,13 +99,13 @@ class ListenError(SvcdError):
 
 
 class ListenErrors(SvcdError):  # noqa: N818 - several of them
-    """Some addresses can't be opened; none is open.
+    """Failures to listen on addresses; no address is open.
 
     Args:
-        errors: one for each address, never empty.
-        problems: faults of other services, where no service can be served.
-        with_owners: returns the same with the processes that have addresses, which takes a while; None where they are
-            named, as far as they are known.
+        errors: an error for each address; not empty.
+        problems: faults of other services, if no service can be served.
+        with_owners: returns a copy that names the processes that use the addresses; blocks for a while. None if the
+            texts name the known ones already.
     """
 
     def __init__(
@@ -124,11 +124,11 @@ class ListenErrors(SvcdError):  # noqa: N818 - several of them
 
 
 class CommandError(SvcdError):
-    """A command of the control protocol can't be obeyed.
+    """Failure of a command of the control protocol.
 
     Args:
-        text: why, and what to do.
-        code: for programs: refused, busy if the same may be obeyed soon, or config for mistakes of a services file.
+        text: the reason and a remedy.
+        code: for programs: refused, busy if the command may succeed soon, or config for mistakes in a services file.
     """
 
     def __init__(self, text: str, code: str = "refused") -> None:
@@ -137,46 +137,46 @@ class CommandError(SvcdError):
 
 
 class StoppingError(CommandError):
-    """A command has come too late: this daemon is about to stop, perhaps since an upgrade has replaced it."""
+    """Command received while the daemon stops, possibly because an upgrade has replaced it."""
 
     def __init__(self) -> None:
         super().__init__("the daemon is about to stop, or an upgrade has replaced it; ask again", "busy")
 
 
 class ClientError(SvcdError):
-    """A client command failed; the text is the reason."""
+    """Failure of a client command; the text is the reason."""
 
     exit_code = 1
 
 
 class WrongAnswerError(ClientError):
-    """The server has answered correctly, but not as expected."""
+    """Valid answer of a server that differs from the expected one."""
 
 
 class UnavailableError(ClientError):
-    """The server can't be reached, or does not answer in time."""
+    """Server that can't be reached, or does not answer in time."""
 
     #: sysexits(3) EX_UNAVAILABLE.
     exit_code = os.EX_UNAVAILABLE
 
 
 class ServerError(ClientError):
-    """The server violates the protocol, ends early, or has the wrong identity."""
+    """Server that violates the protocol, closes the connection early, or has the wrong identity."""
 
     #: sysexits(3) EX_PROTOCOL.
     exit_code = os.EX_PROTOCOL
 
 
 class StartFailure(SystemExit, Exception):  # noqa: N818 - it ends the program, it is not caught
-    """The daemon can't start; the reasons have been printed.
+    """Failure of the daemon to start; the reasons have been printed.
 
-    Being a SystemExit it ends twistd with the code and without a traceback; being an Exception as well,
-    it lets twistd take back its pid file and tell the process that waits for the daemon.
+    As a SystemExit it ends twistd with the code and without a traceback. As an Exception it makes twistd remove its pid
+    file and report the failure to the parent process that waits for the daemon.
 
     Args:
         code: the exit status, from sysexits(3).
-        reason: one line, for the terminal that waits for the daemon.
-        lines: all reasons, for the log; the one line by default.
+        reason: a single line, for the terminal of the waiting parent process.
+        lines: all reasons, for the log; `reason` by default.
     """
 
     def __init__(self, code: int, reason: str, lines: Sequence[str] = ()) -> None:
@@ -189,7 +189,7 @@ class StartFailure(SystemExit, Exception):  # noqa: N818 - it ends the program, 
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what foreign code raised and where, or what the system said, in one line."""
+    """Return the reason of an exception of foreign code in one line: the system's error text, or `raised_by` text."""
     if isinstance(error, OSError):
         name = f"{error.filename}: " if error.filename else ""
         return f"{name}{error.strerror or error}"
@@ -199,7 +199,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def raised_by(name: str, error: BaseException) -> str:
-    """Return that something has raised an exception, with the place in its code, in one line."""
+    """Return a line such as `NAME raises TypeError: text (file:line)`, with the place that raised the exception."""
     *_, frame = traceback.extract_tb(error.__traceback__)
     message = " ".join(str(error).split())
     return f"{name} raises {type(error).__name__}: {message} ({frame.filename}:{frame.lineno})"

@@ -1,4 +1,4 @@
-"""Protocols between packages: what lower packages ask of the objects that they are given."""
+"""Protocols (PEP 544) of the objects that lower packages get from higher ones."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ __all__ = [
     "StreamTransport",
 ]  # fmt: skip
 
-#: How the reason of Machine.cannot_serve() ends while an import goes on.
+#: The end of the reason that HostInfo.cannot_serve() returns while an import is in progress.
 STILL_IMPORTING = "its module is still being imported"
 
 
 class FileReader(Protocol):
-    """Reading files by name, for the floors that open none themselves."""
+    """Reader of files by path, for packages that do no I/O."""
 
     def read(self, path: str) -> bytes:
-        """The whole content of a regular file.
+        """Return the content of a regular file.
 
         Raises:
             OSError: it can't be read, is no regular file, or is larger than 16 MiB.
@@ -42,131 +42,133 @@ class FileReader(Protocol):
         ...
 
     def read_together(self, paths: Sequence[str]) -> Mapping[str, bytes | OSError]:
-        """As read, of files that belong together: the content of each, or why it can't be read.
+        """Return the contents of files that belong together, or for each file the reason why it can't be read.
 
-        Who is denied one of them now, but could read all before, gets all as they were then: for files that root alone
-        can read, once root is given up. So what is in use can still be checked, and nothing new is mixed with it.
+        If access to a file is denied now, but all files could be read before, all have the content that they had then:
+        for files that only root can read, after the daemon has given up root. So the files in use can still be checked,
+        and old files are not mixed with new ones.
         """
         ...
 
     def entries(self, folder: str) -> Sequence[str]:
-        """The paths of what is in a directory, sorted; who is denied that now gets what it was before.
+        """Return the paths in a directory, sorted; if access is denied now, those of the last successful call.
 
         Raises:
-            OSError: it can't be listed, and never could.
+            OSError: it can't be listed, and no earlier call succeeded.
         """
         ...
 
     def file_stat(self, path: str) -> Hashable:
-        """What changes whenever the file or directory behind a name does, and nothing is opened for.
+        """Return a value that differs after each change of a file or directory, without opening it.
 
         Raises:
-            OSError: nothing can be known of it.
+            OSError: stat(2) fails.
         """
         ...
 
     def is_exposed(self, path: str) -> bool:
-        """Whether others than a file's owner and group may read or write it.
+        """Return whether users other than a file's owner and group may read or write it.
 
         Raises:
-            OSError: nothing can be known of it.
+            OSError: stat(2) fails.
         """
         ...
 
     def matches(self, pattern: str) -> Sequence[str]:
-        """The paths that match a glob(7) pattern, sorted; empty when there is none."""
+        """Return the paths that match a glob(7) pattern, sorted; empty if there are none."""
         ...
 
     def identity(self, path: str) -> str:
-        """One spelling for all the names of a file."""
+        """Return the canonical path of a file, the same for all its names."""
         ...
 
     def is_directory(self, path: str) -> bool:
-        """Whether this is a directory that can be entered and listed."""
+        """Return whether the path is a directory that can be entered and listed."""
         ...
 
 
 class HostInfo(Protocol):
-    """What a check wants to know of the machine that it runs on."""
+    """Facts about the machine, for the check of a services file."""
 
     def has_user(self, name: str) -> bool:
-        """Whether passwd(5) knows the name or number."""
+        """Return whether a user exists; a number always does."""
         ...
 
     def has_group(self, name: str) -> bool:
-        """Whether group(5) knows the name or number."""
+        """Return whether a group exists; a number always does."""
         ...
 
     def now(self) -> float | None:
-        """The time of day, in seconds since 1970, by which certificates are to be valid; None for any time."""
+        """Return the time at which certificates must be valid, in seconds since 1970; None for any time."""
         ...
 
     def has_zone(self, name: str) -> bool:
-        """Whether the time zone database knows the name."""
+        """Return whether the time zone database has a zone."""
         ...
 
     def has_mptcp(self) -> bool:
-        """Whether the kernel has Multipath TCP."""
+        """Return whether the kernel supports Multipath TCP."""
         ...
 
     def versions(self) -> frozenset[int]:
-        """The versions of IP that sockets can be bound with here: 4, 6."""
+        """Return the IP versions (4, 6) that sockets can be bound with."""
         ...
 
     def look_up(self, names: Iterable[str]) -> None:
-        """Begin to look up names whose addresses will be asked for."""
+        """Start the lookups of names for later calls of addresses()."""
         ...
 
     def addresses(self, name: str) -> Sequence[str]:
-        """The addresses, as literals, of a literal, an interface or a host name.
+        """Return the addresses, as literals, of a literal, an interface or a host name.
 
         Raises:
-            OSError: nothing has that name.
+            OSError: there are none.
         """
         ...
 
     def has_login_group(self, user: str) -> bool:
-        """Whether passwd(5) says the group of a user; it does not of a mere number."""
+        """Return whether passwd(5) has the group of a user; a number may have no entry."""
         ...
 
     def cannot_execute(self, path: str, runner: RunAs) -> str:
-        """Why somebody can't execute a file, looked up inside their root; empty if they can, as far as is known."""
+        """Return why an account can't execute a file, resolved in its root; empty if it can, as far as is known."""
         ...
 
     def cannot_enter(self, path: str, runner: RunAs) -> str:
-        """Why somebody can't enter a directory, looked up inside their root; else as `cannot_execute`."""
+        """Return why an account can't enter a directory, resolved in its root; otherwise as `cannot_execute`."""
         ...
 
     def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], RunAs, float]]) -> Sequence[str]:
-        """Why Python handlers can't be imported; an empty text for each that can, or is not known to be late yet.
+        """Return why each Python handler can't be imported; empty if it can, or while its import is in progress.
 
         Args:
-            wanted: of each `module:name`, where it is looked for before the daemon's own path, who imports it, and how
-                many seconds that may take.
+            wanted: for each handler `module:name`, the directories that precede the daemon's own path, the account that
+                imports it, and the time limit in seconds.
         """
         ...
 
     def cannot_serve(self, wanted: Sequence[tuple[str, object, float]]) -> Sequence[str]:
-        """Why each `module:name` gives no Twisted factory; empty if it does or may.
+        """Return why each `module:name` gives no Twisted factory; empty if it does, or if that is not known.
 
-        The modules are imported; of one that takes long the reason ends with STILL_IMPORTING.
+        The modules are imported; at the time limit of an import the reason ends with STILL_IMPORTING.
 
         Args:
-            wanted: each `module:name`, with the options of its service, and how many seconds its import may take.
+            wanted: for each factory `module:name`, the options of its service, and the time limit of the import in
+                seconds.
         """
         ...
 
     def handlers_user(self) -> str:
-        """Who runs handlers that name no user, if what they may reach matters; else empty."""
+        """Return the user that runs handlers without user=, if their permissions are to be checked; empty otherwise."""
         ...
 
     def can_read(self, path: str) -> bool:
-        """Whether that user may read a file."""
+        """Return whether the user of handlers_user() may read a file."""
         ...
 
 
 class DescriptorCounter(Protocol):
-    """The budget of descriptors, for services that open more than their clients' connections."""
+    """Budget of descriptors, for services that open more descriptors than those of their clients' connections."""
 
     def acquire(self) -> None:
         """Count a descriptor that was opened."""
@@ -177,43 +179,46 @@ class DescriptorCounter(Protocol):
         ...
 
     def try_acquire(self) -> bool:
-        """Count one more descriptor if the budget allows it; return whether it does."""
+        """Count a descriptor if the budget allows it; return whether it does."""
         ...
 
 
 class HostNameResolver(Protocol):
-    """Host names of addresses, looked up without blocking."""
+    """Resolver of the host names of addresses that does not block."""
 
     def host_of(self, address: str) -> Deferred[str | None]:
-        """The host name of an address, or None. Fires within a bounded time and never fails."""
+        """Return a Deferred with the host name of an address, or None. It fires within bounded time, never fails."""
         ...
 
     def confirmed_host_of(self, address: str) -> Deferred[str | None]:
-        """Return the host name only if the name has that address: the owner of an address can't choose any name."""
+        """Return a Deferred like host_of(), with None unless the name has the address (forward-confirmed lookup).
+
+        The owner of an address alone can choose any name for it.
+        """
         ...
 
 
 class StreamTransport(Protocol):
-    """What a stream protocol may ask of its transport: of Twisted's ITCPTransport, IConsumer and IPushProducer."""
+    """Transport of a stream protocol: parts of Twisted's ITCPTransport, IConsumer and IPushProducer."""
 
     def write(self, data: bytes) -> None:
-        """Send, now or when there is room."""
+        """Send data, now or when there is room."""
         ...
 
     def loseConnection(self) -> None:
-        """Close when all is sent and no producer is registered."""
+        """Close the connection when all data is sent and no producer is registered."""
         ...
 
     def loseWriteConnection(self) -> None:
-        """Shut down the write side when all is sent."""
+        """Shut down the write side when all data is sent."""
         ...
 
     def abortConnection(self) -> None:
-        """Close now."""
+        """Close the connection now."""
         ...
 
     def registerProducer(self, producer: object, streaming: bool) -> None:
-        """Register the producer that is paused while too much waits to be sent."""
+        """Register the producer that is paused while too much data is buffered."""
         ...
 
     def unregisterProducer(self) -> None:
@@ -225,7 +230,7 @@ class StreamTransport(Protocol):
         ...
 
     def resumeProducing(self) -> None:
-        """Read again."""
+        """Resume reading."""
         ...
 
     def getPeer(self) -> IAddress:
@@ -238,46 +243,64 @@ class StreamTransport(Protocol):
 
 
 class DatagramTransport(Protocol):
-    """What a datagram protocol may ask of its transport."""
+    """Transport of a datagram protocol."""
 
     def write(self, datagram: bytes, addr: object) -> None:
-        """Send a datagram to an address as it came; it may be lost."""
+        """Send a datagram, which may be lost, to an address in the form that datagramReceived() gets."""
         ...
 
 
 class FdReactor(Protocol):
-    """A reactor that watches descriptors and time: parts of Twisted's IReactorFDSet and IReactorTime."""
+    """Reactor that watches descriptors and time: parts of Twisted's IReactorFDSet and IReactorTime."""
 
     def addReader(self, reader: IReadDescriptor, /) -> None:
-        """Call its doRead() whenever there is something to read."""
+        """Call the doRead() of a reader whenever its descriptor is readable."""
         ...
 
     def removeReader(self, reader: IReadDescriptor, /) -> None:
-        """Stop watching it."""
+        """Stop watching a reader."""
         ...
 
     def seconds(self) -> float:
-        """The time, from some beginning."""
+        """Return the time in seconds, from an arbitrary start."""
         ...
 
     def callLater(self, delay: float, callable: Callable[..., object], *arguments: object) -> IDelayedCall:  # noqa: A002
-        """Call something after so many seconds."""
+        """Call a function after a delay in seconds."""
         ...
 
 
 class AdoptConnection(Protocol):
-    """Lets a protocol have a connected socket: its descriptor, the peer's socket address, the socket's family.
+    """Function that connects a protocol to an open connection.
 
-    The protocol is told of its transport at once or soon. In any case the descriptor is somebody else's to close.
+    It calls the protocol's makeConnection() at once or soon. It takes ownership of the descriptor, also if it fails.
     """
 
-    def __call__(self, descriptor: int, name: Any, family: int, protocol: IProtocol, relay: Any = None, /) -> None:  # noqa: ANN401
-        """The last is what a proxy has said of the connection, if one has. Raises OSError if it is of no use."""
+    def __call__(self, fd: int, sockaddr: Any, family: int, protocol: IProtocol, proxy_header: Any = None, /) -> None:  # noqa: ANN401
+        """Connect a protocol.
+
+        Args:
+            fd: the connected socket. Takes ownership of it.
+            sockaddr: the socket address of the peer.
+            family: the address family of the socket.
+            protocol: the protocol to connect.
+            proxy_header: the PROXY header of the connection, if it has one.
+
+        Raises:
+            OSError: the connection is gone.
+        """
         ...
 
 
 class ConnectionHandler(Protocol):
-    """Takes a connection in: its descriptor, the client's socket address, the socket's family, the header."""
+    """Function that handles an accepted connection."""
 
-    def __call__(self, descriptor: int, name: Any, family: int, relay: ProxyHeader | None = None, /) -> object:  # noqa: ANN401
-        """Take ownership of the descriptor."""
+    def __call__(self, fd: int, sockaddr: Any, family: int, proxy_header: ProxyHeader | None = None, /) -> object:  # noqa: ANN401
+        """Handle a connection.
+
+        Args:
+            fd: the connected socket. Takes ownership of it.
+            sockaddr: the socket address of the client.
+            family: the address family of the socket.
+            proxy_header: the PROXY header of the connection, if it has one.
+        """

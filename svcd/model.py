@@ -1,4 +1,4 @@
-"""The values that travel between the floors: frozen, slotted, without behaviour of their own."""
+"""Value types that all packages share: frozen and slotted."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = [
 
 
 class SocketType(enum.Enum):
-    """The type of a service's sockets: a stream of bytes, or datagrams."""
+    """Type of a service's sockets: a stream of bytes, or datagrams."""
 
     STREAM = "stream"
     DATAGRAM = "datagram"
 
 
 class NetProtocol(enum.StrEnum):
-    """The protocol field of a services line, after the port and the slash."""
+    """Protocol of a services line, after the port and the slash."""
 
     TCP = "tcp"
     TCP4 = "tcp4"
@@ -40,17 +40,17 @@ class NetProtocol(enum.StrEnum):
 
     @property
     def shape(self) -> SocketType:
-        """Stream or datagram."""
+        """The type of its sockets."""
         return SocketType.STREAM if self in _STREAMS else SocketType.DATAGRAM
 
     @property
     def local(self) -> bool:
-        """Whether its address is a path of the file system, not a port."""
+        """Whether its address is that of a UNIX socket, not a port."""
         return self in (NetProtocol.UNIX, NetProtocol.UNIXGRAM)
 
     @property
     def versions(self) -> tuple[int, ...]:
-        """The versions of IP it listens on: 4, 6, both, or none for a local one."""
+        """The IP versions to listen on: 4, 6 or both; none for UNIX sockets."""
         if self.local:
             return ()
         return (int(self[-1]),) if self[-1].isdigit() else (4, 6)
@@ -61,7 +61,7 @@ _STREAMS = frozenset({NetProtocol.TCP, NetProtocol.TCP4, NetProtocol.TCP6, NetPr
 
 @dataclass(frozen=True, slots=True, order=True)
 class SourceLocation:
-    """Where something stands in a file. Lines and columns count from 1; line 0 means the file as a whole."""
+    """Location in a file. Lines and columns count from 1; line 0 means the file as a whole."""
 
     file: str
     line: int = 0
@@ -72,7 +72,7 @@ class SourceLocation:
 
 
 class Severity(enum.IntEnum):
-    """Effect of a Problem.
+    """Effect of a ConfigProblem.
 
     MISTAKE is an error in the text of the services file: the file as a whole is not used. FAULT is something that the
     machine lacks at the moment, such as a program, a user or an address: its service is broken, the others serve.
@@ -89,9 +89,9 @@ class ConfigProblem:
     """Problem of a services file, with its location and its remedy: `services:12:7: unknown option ...`.
 
     Attributes:
-        service: the id of the service that it is about; empty where it is about none.
-        path: the file that the option names; empty where it names none.
-        pending: whether it goes away by itself soon, such as an import that takes long.
+        service: the id of the service concerned; empty if there is none.
+        path: the file that the option names; empty if there is none.
+        pending: whether the problem will probably end by itself soon, such as an import in progress.
     """
 
     location: SourceLocation
@@ -108,7 +108,7 @@ class ConfigProblem:
 
 @dataclass(frozen=True, slots=True)
 class FileOwner:
-    """The owner of a file, by names or numbers; empty for the user that made it."""
+    """Owner of a file, by names or numbers; empty for the user that created it."""
 
     user: str = ""
     group: str = ""
@@ -116,13 +116,13 @@ class FileOwner:
 
 @dataclass(frozen=True, slots=True)
 class RunAs:
-    """The account of a process.
+    """Account and root directory of a process.
 
     Attributes:
-        user: by name or number; empty for the daemon's user.
-        group: by name or number; empty for the user's.
-        groups: whether it has the supplementary groups of its user.
-        root: its root directory; empty for the machine's.
+        user: the name or number; empty for the daemon's user.
+        group: the name or number; empty for the primary group of the user.
+        groups: whether the process has the supplementary groups of the user.
+        root: the root directory; empty for the machine's.
     """
 
     user: str = ""
@@ -133,9 +133,9 @@ class RunAs:
 
 @lru_cache(maxsize=1024)
 def ip_literal(text: str) -> str:
-    """Return an IP address in its one spelling; empty for anything else, such as the name of an interface or a host.
+    """Return an IP address in canonical form; empty for any other text, such as the name of an interface or a host.
 
-    Two spellings of an address are equal then. The address of IPv6 may have a scope (`fe80::1%eth0`).
+    An IPv6 address may have a scope (`fe80::1%eth0`).
     """
     try:
         return str(ipaddress.ip_address(text))

@@ -1,4 +1,4 @@
-"""The service of `twistd svcd`, wired together. The only module that touches the global reactor."""
+"""Construction of the service of `twistd svcd`. Only this module uses the global reactor."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ __all__ = ["Options", "makeService"]
 
 
 def _check_listening(desired: DesiredServices, options: Options, parent: dict[str, Any]) -> None:
-    """Try to open the sockets while there still is a terminal for error messages.
+    """Try to open the sockets while the terminal for error messages is still there.
 
     A daemon opens its sockets after it has left the terminal; twistd then prints little and exits with 1.
 
@@ -89,8 +89,8 @@ def makeService(options: Options) -> IService:
     """Return the daemon, for twistd.
 
     Raises:
-        StartFailure: the services file has Problems (78), its sockets can't be opened (71), or inherited
-            sockets are of no use (78). The reasons are logged, too.
+        StartFailure: the services file has mistakes (78), its sockets can't be opened (71), or inherited sockets can't
+            be used (78). The reasons are logged, too.
     """
     try:
         return _daemon(options)
@@ -109,7 +109,7 @@ def _daemon(options: Options) -> Daemon:
     registry, began = MetricsRegistry(), time.monotonic()
     desired = options.services()
     registry.config_seconds = time.monotonic() - began
-    # Before twistd leaves the terminal: what is meant for this process is not meant for the one that it becomes.
+    # Before twistd leaves the terminal: some variables have the pid of this process, and twistd forks then.
     manager = ServiceManager.from_environment(os.environ, os.getpid())
     socket_pool = inherited_socket_pool(os.environ, os.getpid(), options.handover)
     if not socket_pool:
@@ -136,7 +136,7 @@ def _daemon(options: Options) -> Daemon:
         reloader.reopen = control.reopen
         upgrader.also.append(control)
         control.setServiceParent(daemon)  # type: ignore[no-untyped-call]
-    # As the last it is the first to stop, since a new daemon would take over.
+    # The last service is stopped first: it must kill a new daemon, which would take over otherwise.
     upgrader.setServiceParent(daemon)  # type: ignore[no-untyped-call]
     return daemon
 
@@ -156,7 +156,7 @@ def _connections(
     budget: DescriptorBudget,
     registry: MetricsRegistry,
 ) -> ConnectionContext:
-    """Return what the connections of all services share."""
+    """Return the context that the connections of all services share."""
     global_limit, log_writer = GlobalLimit(options["max-connections"]), options.log_output.log_writer
     return ConnectionContext(reactor, log_writer, deps.files, deps.resolver, budget, global_limit, registry=registry)
 
@@ -167,14 +167,14 @@ def _dependencies(
     budget: DescriptorBudget,
     registry: MetricsRegistry,
 ) -> ServiceDependencies:
-    """Return what built-in services may need; each user of name lookups gets threads of its own."""
+    """Return the objects that built-in services may need. Each kind of name lookup has threads of its own."""
     reactor.installNameResolver(PooledResolver(reactor))
     names = ReverseResolver(reactor, reactor)
     return ServiceDependencies(reactor, names, files, budget, registry, _outgoing(reactor))
 
 
 def _outgoing(reactor: Any) -> Callable[[HostPort, float, DescriptorCounter], IStreamClientEndpoint]:  # noqa: ANN401
-    """Return what makes the endpoint of a redirection's server."""
+    """Return the function that makes the endpoint of a redirection's server."""
 
     @cache
     def lookups() -> LookupPool[list[Name]]:
@@ -200,7 +200,7 @@ def _reloader(supervisor: Supervisor, options: Options, reactor: Any) -> Reloade
 
 
 def _facts(reactor: object, options: Options, account: DaemonAccount) -> dict[str, object]:
-    """Return the facts of the daemon for the command `status`; users by their numbers."""
+    """Return the constant facts for the command `status`; users are uids."""
     return {
         "version": __version__,
         "reactor": type(reactor).__name__,
@@ -220,28 +220,28 @@ def _control(
     store: FdStore,
     commands: Callable[[], Mapping[str, Callable[..., object]]],
 ) -> ControlService | None:
-    """Return the service that listens at the control socket; None where there is to be none."""
+    """Return the service that listens on the control socket; None if there is no control socket."""
     path, named = options["control"], options["control"] is not None
     make = None
     if not named:
-        # With --uid the new daemon of an upgrade has other usual places than the first.
+        # With --uid the new daemon of an upgrade runs as another user, which has other default paths.
         path = socket_pool.control_path
         place = None if path else _usual_place(account)
         if place is not None:
             path, make = place.path, partial(make_directory, place, account.user, account.group)
     if not path:
         return None
-    # A daemon without a control socket does not need it.
+    # A daemon without a control socket does not need these modules.
     from svcd.control.server import ControlFactory, ControlService, ControlSocket
 
     users = frozenset({0, os.geteuid(), *([account.user] if account.user is not None else [])})
     path = os.path.abspath(path)  # noqa: PTH100 - a daemon changes its folder
-    listens = ControlSocket(path, named, socket_pool.take_control(path), account.user, make)
-    return ControlService(reactor, listens, ControlFactory(commands(), users, reactor), store)
+    settings = ControlSocket(path, named, socket_pool.take_control(path), account.user, make)
+    return ControlService(reactor, settings, ControlFactory(commands(), users, reactor), store)
 
 
 def _usual_place(account: DaemonAccount) -> ControlPath | None:
-    """Return the place of the control socket where none is named; None where there is none, which is logged."""
+    """Return the default path of the control socket; None, which is logged, if no default path can be used."""
     problems = []
     for place in control_paths():
         problem = make_directory(place, account.user, account.group)

@@ -1,4 +1,4 @@
-"""The commands of the control socket, with answers of plain data: names, numbers, lists."""
+"""The commands of the control socket; their results are plain data: strings, numbers, lists and dicts."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ ResultT = TypeVar("ResultT")
 
 
 class Commands:
-    """Answers the commands of the control protocol.
+    """The commands of the control protocol.
 
     Args:
         supervisor: runs the services.
-        reloader: changes them.
+        reloader: reloads the services file.
         upgrader: replaces the daemon.
-        stop: begins to stop the daemon; with True only after the last connection has ended.
-        facts: what is always the same: version, reactor, and so on.
+        stop: stops the daemon; with True only after the last connection has ended.
+        facts: constant facts: version, reactor, and so on.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class Commands:
         self._stop = stop
         self._facts = dict(facts)
         self._disabled: dict[str, Service] = {}
-        # What is on is the file's to say then, also where a signal asked for it.
+        # After a reload, also one by a signal, the services of the file are enabled.
         reloader.reloaded = self._disabled.clear
 
     def table(self) -> dict[str, Callable[..., object]]:
-        """What answers each command, with its arguments by name; a Deferred where it takes a while."""
+        """Return the function of each command. It takes keyword arguments and returns the result, or a Deferred."""
         return {
             "status": self.status,
             "show": self.show,
@@ -83,7 +83,7 @@ class Commands:
         }
 
     def status(self) -> dict[str, object]:
-        """The daemon, and a row for each service."""
+        """Return facts of the daemon, and a row for each service."""
         supervisor = self._supervisor
         services = [self._row(running) for running in supervisor.hosted.values()]
         services += [_idle_row(each.service, "broken", each) for each in supervisor.broken if not self._runs(each)]
@@ -128,26 +128,28 @@ class Commands:
         return row
 
     def _runs(self, broken: BrokenService) -> bool:
-        """Whether a part or an earlier form of a broken service runs."""
+        """Return whether a part or an earlier configuration of a broken service runs."""
         return broken.service.id in self._supervisor.hosted
 
     def show(self, service: str) -> dict[str, object]:
-        """A service's row, with its line and where that stands."""
+        """Return the row of a service, with its line and the location of that."""
         supervisor = self._supervisor
         name = _choose(service, [*supervisor.hosted, *supervisor.broken.ids], "service")
         broken = supervisor.broken.get(name)
         if broken is not None and name not in supervisor.hosted:
             return _with_line(_idle_row(broken.service, "broken", broken), broken.service)
         running = supervisor.hosted[name]
-        one = running.service
         row = self._row(running)
         if running.tls is not None and running.tracker is not None:
             counters = running.tracker.counters
             row["handshakes"] = {**counters.handshakes, "failed": sum(counters.handshakes_failed.values())}
-        return _with_line(row, one if broken is None else broken.service)
+        return _with_line(row, running.service if broken is None else broken.service)
 
     def connections(self, service: str = "") -> list[dict[str, object]]:
-        """The connections of a service, or of all; of those that are no more, and those not let in yet, as well."""
+        """Return the connections of a service, or of all services.
+
+        Those of removed services and those that are not yet admitted are included.
+        """
         supervisor = self._supervisor
         everything = [*supervisor.hosted.values(), *supervisor.draining]
         all_running = [self._find(service)] if service else everything
@@ -159,7 +161,7 @@ class Commands:
         ]
 
     def kick(self, who: str) -> dict[str, object]:
-        """End a connection by its number, or all of an address, with or without its port."""
+        """Abort the connection with an id, or all connections of a client's address, given with or without port."""
         number = int(who) if who.isdecimal() and len(who) < 20 else -1
         ended = 0
         for running in [*self._supervisor.hosted.values(), *self._supervisor.draining]:
@@ -173,21 +175,21 @@ class Commands:
         return {"ended": ended}
 
     def disable(self, service: str) -> Deferred[dict[str, object]]:
-        """Listen no more for a service, when no reload or upgrade is under way; its connections go on."""
+        """Stop listening for a service once no reload or upgrade is in progress; open connections continue."""
         return self._reloader.alone(maybeDeferred, self._disable, service)
 
     def _disable(self, service: str) -> dict[str, object]:
         supervisor = self._supervisor
         name = _choose(service, list(dict.fromkeys([*supervisor.hosted, *supervisor.broken.ids])), "service")
         self._disabled[name] = supervisor.remove(name)
-        # An interface of another service may have had its address.
+        # A broken service may need an address that is free now.
         supervisor.broken.addresses_changed()
         return {"service": name, "state": "disabled"}
 
     def enable(self, service: str) -> Deferred[dict[str, object]]:
-        """Listen again for a service that was disabled, or try a broken one now; not during a reload or an upgrade.
+        """Start a disabled service, or retry a broken one, once no reload or upgrade is in progress.
 
-        A service that is on stays as it is, and the answer says so.
+        A service that is on is not changed; the result has `already` then.
         """
         supervisor, chosen, already = self._supervisor, list[str](), {"already": True}
 
@@ -214,19 +216,22 @@ class Commands:
         return self._reloader.serve(services).addCallback(self._when_named).addCallback(served)
 
     def _when_named(self, result: ResultT) -> Deferred[ResultT]:
-        """Wait until broken services name the processes that have their addresses, for a while."""
+        """Wait, for a bounded time, until the processes that use the addresses of broken services are known."""
         return self._supervisor.broken.when_named().addCallback(lambda _named: result)
 
     def pause(self, service: str = "") -> dict[str, object]:
-        """Let new clients wait in the kernel's queue."""
+        """Stop accepting for a service, or for all; new connections wait in the kernel's queue."""
         return {"listeners": self._each_listener(service, paused=True)}
 
     def resume(self, service: str = "") -> dict[str, object]:
-        """Take them in again."""
+        """Resume accepting for a service, or for all."""
         return {"listeners": self._each_listener(service, paused=False)}
 
     def restart(self, service: str) -> Deferred[dict[str, object]]:
-        """Start a service's launcher anew; fails with a CommandError if it has none, or if the new one can't begin."""
+        """Restart the launcher of a service.
+
+        The Deferred fails with a CommandError if it has no launcher, or if the new launcher can't start.
+        """
         return self._find(service).restart()
 
     def _each_listener(self, service: str, *, paused: bool) -> int:
@@ -239,7 +244,7 @@ class Commands:
     def reload(
         self, *, now: bool = False, strict: bool = False, allow_empty: bool = False
     ) -> Deferred[dict[str, object]]:
-        """Reload the services file; fail with its problems."""
+        """Reload the services file; the Deferred fails with a CommandError that has its problems."""
         done = self._reloader.reload(now=now, strict=strict, allow_empty=allow_empty)
         done.addCallback(self._when_named).addCallback(self._named)
         return done.addCallback(_reloaded).addErrback(_as_command_error)
@@ -248,27 +253,27 @@ class Commands:
         return result._replace(faults=tuple(self._supervisor.broken.named(result.faults)))
 
     def diff(self, file: str | None = None) -> Deferred[dict[str, object]]:
-        """What a reload would change."""
+        """Return the changes that a reload would make."""
         if file is not None and not file.startswith("/"):
             raise CommandError("file must be an absolute path: the daemon has a folder of its own")
         return self._reloader.diff(file).addCallback(_reloaded).addErrback(_as_command_error)
 
     def upgrade(self, *, now: bool = False, timeout: float = PATIENCE) -> Deferred[dict[str, object]]:
-        """Let a new daemon take this one's place, without a client that notices."""
+        """Replace this daemon by a new one that takes over its sockets; clients are not affected."""
         return self._upgrader.upgrade(now=now, seconds=timeout)
 
     def drain(self) -> dict[str, object]:
-        """Listen no more, and stop after the last connection."""
+        """Stop listening, and stop the daemon after the last connection has ended."""
         self._stop(True)
         return {}
 
     def stop(self) -> dict[str, object]:
-        """Stop as SIGTERM does."""
+        """Stop the daemon as after SIGTERM."""
         self._stop(False)
         return {}
 
     def log_level(self, level: str) -> dict[str, object]:
-        """Log what is at least so important."""
+        """Log events of this level and above from now on."""
         try:
             self._supervisor.log_from(level)
         except ValueError:
@@ -282,7 +287,7 @@ class Commands:
 
 
 def _idle_row(service: Service, state: str, broken: BrokenService | None = None) -> dict[str, object]:
-    """A row of a service that does not run."""
+    """Return the row of a service that does not run."""
     row: dict[str, object] = {
         "service": service.id,
         "state": state,
@@ -302,10 +307,10 @@ def _reloaded(result: ReloadResult) -> dict[str, object]:
 
 
 def _choose(name: str, known: list[str], what: str) -> str:
-    """The one that is named, by name/protocol, or by name alone if that is enough.
+    """Return the id in `known` that is given as name/protocol, or as a name alone if that is unambiguous.
 
     Raises:
-        CommandError: there is none, or several.
+        CommandError: there is none, or there are several.
     """
     if name in known:
         return name
@@ -321,9 +326,9 @@ def _choose(name: str, known: list[str], what: str) -> str:
 
 
 def _certificate(tls: ServerTls) -> dict[str, object]:
-    """Of the certificates of a service the one that expires first, and how many days that and a warning take.
+    """Return the certificate of a service that expires first, the days until then, and the days of its warning.
 
-    A revocation list is told of instead if that is to be warned of and ends earlier.
+    If a file is due for a warning, it is the first of these, which may be a revocation list.
     """
     first = [*tls.expiring, *tls.certificates][0]
     days = int((first.expires - time.time()) // 86_400)
@@ -337,6 +342,6 @@ def _as_command_error(failure: Failure) -> Failure:
     error = failure.value
     if isinstance(error, CommandError):
         return failure
-    # What the machine lacks is no mistake of the file.
+    # Faults of the machine are no mistakes in the file.
     code = "config" if isinstance(error, ConfigError) and not isinstance(error, FaultError) else "refused"
     raise CommandError(str(error), code) from error

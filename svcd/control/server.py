@@ -1,8 +1,8 @@
-"""The control socket: a UNIX socket at which the owner of the daemon asks and orders, in lines of JSON.
+"""The control socket: a UNIX socket for commands of the daemon's owner, as lines of JSON.
 
-The file's permissions keep others out (0600), and whoever gets in all the same is looked at (SO_PEERCRED, unix(7)):
-only root and the daemon's own user are answered. What a client can make the daemon keep is bounded: its line, what was
-read of it at once, one answer, and how many clients there are; some places are root's alone.
+Its mode (0600) excludes other users, and the daemon checks the credentials of each peer as well (SO_PEERCRED, unix(7)):
+only root and the daemon's own user are admitted. The memory for a client is bounded: a line, the data of a read, and an
+answer. So is the number of clients; some places are reserved for root.
 """
 
 from __future__ import annotations
@@ -44,21 +44,22 @@ if TYPE_CHECKING:
 
 __all__ = ["ControlFactory", "ControlService", "ControlSocket"]
 
-#: The most clients that are connected, and how many more places only root has.
+#: The maximum number of clients, and the number of further places for root.
 _MOST_CLIENTS = 16
 _ROOT_RESERVE = 4
-#: How long a refused client may take to close, and the daemon waits at its end for clients to read answers, in seconds.
-_LAST_WORDS = 1.0
-#: How long the requests of all clients may be answered before other events have their turn, in seconds.
+#: The time that a refused client has to close, and that all clients have to read answers when the daemon stops, in
+#: seconds.
+_CLOSE_SECONDS = 1.0
+#: The longest time to answer requests before the reactor handles other events, in seconds.
 _TURN_SECONDS = 0.005
 
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class _ControlConnection(Protocol):
-    """One client. Its requests are answered one after the other, and it is not read from while one waits.
+    """Connection of a client. Its requests are answered in order; reading pauses while one is waiting.
 
     Attributes:
-        user: the number of the user at the other end.
+        user: the uid of the client.
     """
 
     factory: ControlFactory
@@ -69,22 +70,22 @@ class _ControlConnection(Protocol):
     def __init__(self) -> None:
         self._lines = Lines()
         self._requests: deque[bytes | None] = deque()
-        self._asked: ControlRequest | None = None
-        # Whether a command is under way, its answers are not read, it is not read from, it has sent everything.
-        self._busy = self._full = self._paused = self._heard_all = False
-        # Whether nothing of it is obeyed: it was not let in, or it is about to be gone.
-        self._over = True
+        self._request: ControlRequest | None = None
+        # Whether a command is running; the write buffer is full; reading is paused; the client has half-closed.
+        self._busy = self._full = self._paused = self._input_ended = False
+        # Whether input is ignored: the client was not admitted, or the connection is about to be closed.
+        self._closed = True
         self._timer: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
-        """Listen to it, if it may ask and there is room."""
+        """Check the client's user and admit or refuse the client."""
         _, self.user, _ = credentials(self.transport.getHandle())
-        refusal = self.factory.enter(self)
+        refusal = self.factory.admit(self)
         if refusal is not None:
             self._refuse(*refusal)
             return
-        self._over = False
-        # While it does not read its answers it is not read from.
+        self._closed = False
+        # While the client does not read its answers, its requests are not read.
         self.transport.registerProducer(self, streaming=True)
 
     def _refuse(self, code: str, text: str) -> None:
@@ -92,46 +93,46 @@ class _ControlConnection(Protocol):
         if self.factory.crowded:
             self.transport.loseConnection()
             return
-        # Closing with its question unread would take the answer from it (unix(7)); it closes when it has that.
+        # Closing a socket with unread input discards the answer (unix(7)), so the client must close first.
         self.transport.loseWriteConnection()
-        self._timer = self.factory.reactor.callLater(_LAST_WORDS, self.transport.abortConnection)
+        self._timer = self.factory.reactor.callLater(_CLOSE_SECONDS, self.transport.abortConnection)
 
     def connectionLost(self, reason: Failure | None = None) -> None:  # noqa: ARG002 - Twisted's signature
-        """It is gone; a command that is under way is done all the same."""
+        """Discard the requests; a running command continues."""
         self._forget()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        self.factory.gone(self)
+        self.factory.remove(self)
 
     def _forget(self) -> None:
-        self._over = True
+        self._closed = True
         self._requests.clear()
 
     def dataReceived(self, data: bytes) -> None:
-        """Take its requests."""
-        if not self._over:
+        """Queue the requests in the data."""
+        if not self._closed:
             self._requests.extend(self._lines.feed(data))
-            self._go_on()
+            self._continue()
 
     def readConnectionLost(self) -> None:
-        """It asks for no more; it has its answers, then the connection ends."""
-        self._heard_all = True
-        if self._over:
+        """Handle the client's half-close: answer the remaining requests, then close the connection."""
+        self._input_ended = True
+        if self._closed:
             self.transport.loseConnection()
             return
         self._requests.extend(self._lines.end())
-        self._go_on()
+        self._continue()
 
     def writeConnectionLost(self) -> None:
-        """Wait for a refused client to close its side after it has read the reason."""
+        """Do nothing: a refused client closes its side after it has read the reason."""
 
-    def _go_on(self) -> None:
-        """Have the next request answered in its turn, read on if there is none, or end."""
+    def _continue(self) -> None:
+        """Queue the next request; pause or resume reading; close the connection after the last answer."""
         if self._requests and not (self._busy or self._full):
             self.factory.queue(self)
-        if self._over:
+        if self._closed:
             return
-        if self._heard_all:
+        if self._input_ended:
             if not (self._requests or self._busy):
                 self.end()
             return
@@ -144,8 +145,8 @@ class _ControlConnection(Protocol):
                 self.transport.resumeProducing()
 
     def answer_next(self) -> None:
-        """Answer its oldest request, if it can be now."""
-        if self._over or self._busy or self._full or not self._requests:
+        """Answer the oldest request, unless a command is running or the write buffer is full."""
+        if self._closed or self._busy or self._full or not self._requests:
             return
         line = self._requests.popleft()
         self._busy = True
@@ -153,31 +154,31 @@ class _ControlConnection(Protocol):
             self._answer(mistake(None, "usage", "the line is too long"))
             return
         try:
-            asked = request(line)
+            received = request(line)
         except RequestError as error:
             self._answer(mistake(error.id, "usage", str(error)))
             return
-        self._asked = asked
-        done = maybeDeferred(self.factory.commands[asked.command], **asked.arguments)
-        lines = done.addCallbacks(partial(answer, asked.id), partial(self._mistake, asked))
+        self._request = received
+        done = maybeDeferred(self.factory.commands[received.command], **received.arguments)
+        lines = done.addCallbacks(partial(answer, received.id), partial(self._mistake, received))
         lines.addCallback(self._answer)
 
-    def _mistake(self, asked: ControlRequest, failure: Failure) -> bytes:
+    def _mistake(self, received: ControlRequest, failure: Failure) -> bytes:
         error = failure.value
         if isinstance(error, CommandError):
-            return mistake(asked.id, error.code, str(error))
-        self._log.failure("the command {command} failed", failure, command=asked.command)
-        return mistake(asked.id, "error", "a mistake in svcd; its log has more")
+            return mistake(received.id, error.code, str(error))
+        self._log.failure("the command {command} failed", failure, command=received.command)
+        return mistake(received.id, "error", "a mistake in svcd; its log has more")
 
     def _answer(self, line: bytes) -> None:
-        self._busy, self._asked = False, None
-        if not self._over:
+        self._busy, self._request = False, None
+        if not self._closed:
             self.transport.write(line)
-            self._go_on()
+            self._continue()
 
     def end(self) -> None:
-        """Let it have what was written, and close; its requests without an answer are to be asked again."""
-        if not self._over:
+        """Answer the remaining requests by a `busy` error, and close the connection after the buffered data."""
+        if not self._closed:
             for number in self._unanswered():
                 self.transport.write(mistake(number, "busy", str(StoppingError())))
         self._forget()
@@ -186,8 +187,8 @@ class _ControlConnection(Protocol):
 
     def _unanswered(self) -> Iterator[int | str | None]:
         """Yield the ids of requests that have no answer, in their order."""
-        if self._asked is not None:
-            yield self._asked.id
+        if self._request is not None:
+            yield self._request.id
         for line in self._requests:
             try:
                 yield None if line is None else request(line).id
@@ -195,35 +196,35 @@ class _ControlConnection(Protocol):
                 yield error.id
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close the connection at once."""
         self._forget()
         self.transport.abortConnection()
 
     def pauseProducing(self) -> None:
-        """Its answers are not read."""
+        """Stop answering: the write buffer is full."""
         self._full = True
-        self._go_on()
+        self._continue()
 
     def resumeProducing(self) -> None:
-        """They are."""
+        """Resume answering."""
         self._full = False
-        self._go_on()
+        self._continue()
 
     def stopProducing(self) -> None:
-        """The connection is over."""
+        """Discard the requests: the connection is lost."""
         self._forget()
 
 
 class ControlFactory(Factory):
-    """Answers the clients of the control socket, in turns: one request of each, and no more at once than is felt.
+    """Factory of control connections. It answers one request of each client in turn, for _TURN_SECONDS at a time.
 
     Args:
-        commands: what answers each command, with its arguments by name.
-        users: the users that may ask, by number.
-        reactor: makes a pause between two turns.
+        commands: the function of each command, called with keyword arguments.
+        users: the uids of the users that are admitted.
+        reactor: schedules the turns.
 
     Attributes:
-        clients: those that were let in.
+        clients: the admitted clients.
     """
 
     protocol = _ControlConnection  # type: ignore[assignment]
@@ -237,48 +238,48 @@ class ControlFactory(Factory):
         self.reactor = reactor
         self.clients: list[_ControlConnection] = []
         self._connected: set[_ControlConnection] = set()
-        # As keys: those that have something to ask, in the order of their turns.
+        # The clients with a request as keys, in the order of their turns.
         self._queue: dict[_ControlConnection, None] = {}
         self._turning = False
         self._call: IDelayedCall | None = None
         self._empty: Deferred[None] | None = None
 
-    def enter(self, client: _ControlConnection) -> tuple[str, str] | None:
-        """Let a client in.
+    def admit(self, client: _ControlConnection) -> tuple[str, str] | None:
+        """Admit a client, if its user may control the daemon and a place is free.
 
         Returns:
-            None, or the code and the text that refuse it.
+            The code and the text of the refusal; None if the client is admitted.
         """
         self._connected.add(client)
         if client.user not in self.users:
             return "refused", f"user {client.user} may not control this daemon"
-        most = _MOST_CLIENTS + (_ROOT_RESERVE if client.user == 0 else 0)
-        if len(self.clients) >= most:
-            self._drop_gone()
-        if len(self.clients) >= most:
+        limit = _MOST_CLIENTS + (_ROOT_RESERVE if client.user == 0 else 0)
+        if len(self.clients) >= limit:
+            self._remove_disconnected()
+        if len(self.clients) >= limit:
             return "busy", "too many clients; try again"
         self.clients.append(client)
         return None
 
     @property
     def crowded(self) -> bool:
-        """Whether there are too many refused clients to wait until each has read why."""
+        """Whether there are too many refused clients to wait until each has read the reason."""
         return len(self._connected) - len(self.clients) > _MOST_CLIENTS
 
-    def _drop_gone(self) -> None:
-        """Drop clients that hung up while they were not read from, which causes no event."""
+    def _remove_disconnected(self) -> None:
+        """Remove clients that have closed while reading was paused, which causes no event."""
         hangups = select.poll()
         by_descriptor = {client.transport.fileno(): client for client in self.clients}
         for descriptor in by_descriptor:
-            # Hangups are told without being asked for (poll(2)).
+            # POLLHUP is always reported (poll(2)).
             hangups.register(descriptor, 0)
         for descriptor, _ in hangups.poll(0):
             client = by_descriptor[descriptor]
             self.clients.remove(client)
             client.abort()
 
-    def gone(self, client: _ControlConnection) -> None:
-        """Forget a client that has left."""
+    def remove(self, client: _ControlConnection) -> None:
+        """Remove a client whose connection is lost."""
         if client in self.clients:
             self.clients.remove(client)
         self._connected.discard(client)
@@ -288,7 +289,7 @@ class ControlFactory(Factory):
             empty.callback(None)
 
     def queue(self, client: _ControlConnection) -> None:
-        """Answer a client's next request as soon as it is its turn: now, if there is no other."""
+        """Queue a client with a request; answer it now if the queue is empty."""
         self._queue[client] = None
         if not (self._turning or self._call is not None):
             self._turn()
@@ -310,7 +311,7 @@ class ControlFactory(Factory):
                 self._call = self.reactor.callLater(0, self._turn)
 
     def finish(self) -> Deferred[None]:
-        """Let every client have its last answers; fires when they are gone."""
+        """Close all connections after their last answers; the Deferred fires when all are closed."""
         if not self._connected:
             return succeed(None)
         done = self._empty = Deferred()
@@ -318,22 +319,22 @@ class ControlFactory(Factory):
             client.end()
         return done
 
-    def cut(self) -> None:
-        """Close all connections at once."""
+    def abort_all(self) -> None:
+        """Abort all connections."""
         for client in list(self._connected):
             client.abort()
 
 
 @dataclass(frozen=True, slots=True)
 class ControlSocket:
-    """Where and how the control socket is opened.
+    """Settings of the control socket.
 
     Attributes:
         path: the path of the socket.
-        needed: whether the daemon does not start without it.
-        opened: the open socket of the old daemon, if there is one.
-        owner: the user that gets the socket if root opens it.
-        make_directory: makes the directory of a usual place, which may have been removed.
+        needed: whether a failure to open it is fatal at the start.
+        opened: the open socket of the old daemon; None if there is none.
+        owner: the uid that owns the socket if root opens it; None for root.
+        make_directory: makes the directory of a default path, which may have been removed.
     """
 
     path: str
@@ -344,13 +345,13 @@ class ControlSocket:
 
 
 class ControlService(Service):
-    """Listens at the control socket, as a Twisted service.
+    """Twisted service that listens on the control socket.
 
     Args:
         reactor: watches descriptors and time.
-        listens: the socket.
-        factory: makes the protocols of its connections.
-        store: has a flag whether another daemon has the socket, too.
+        settings: the settings of the socket.
+        factory: the factory of its connections.
+        store: has the flag whether another daemon shares the socket.
     """
 
     _log = Logger()
@@ -358,56 +359,56 @@ class ControlService(Service):
     def __init__(
         self,
         reactor: FdReactor,
-        listens: ControlSocket,
+        settings: ControlSocket,
         factory: ControlFactory,
         store: FdStore,
     ) -> None:
-        self._listens = listens
-        self._path = listens.path
+        self._settings = settings
+        self._path = settings.path
         self._reactor = reactor
         self._factory = factory
         self._store = store
         self._port: StreamPort | None = None
-        self._socket = listens.opened
+        self._socket = settings.opened
         self._file: tuple[int, int] | None = None
 
     def privilegedStartService(self) -> None:
         """Open the socket.
 
         Raises:
-            ListenErrors: it can't be had, and is needed.
+            ListenErrors: it can't be opened, and the daemon must not start without it.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
         try:
             self._socket = self._socket or self._open()
         except ListenErrors as error:
-            if self._listens.needed:
+            if self._settings.needed:
                 raise
-            # Another daemon has the usual place.
-            self._tell_unreachable(error)
+            # Another daemon uses the default path, or it can't be used: the daemon serves without a control socket.
+            self._log_unreachable(error)
             return
         self._file = file_of(self._path)
 
     def startService(self) -> None:
-        """Listen."""
+        """Start to accept connections."""
         super().startService()  # type: ignore[no-untyped-call]
         if self._socket is not None:
             self._listen(self._socket)
 
     def _open(self) -> socket.socket:
-        """Open the socket, for its owner alone.
+        """Open the socket, with access for its owner alone.
 
         Raises:
-            ListenErrors: it can't be had.
+            ListenErrors: it can't be opened.
         """
         opened = socket.socket(socket.AF_UNIX)
         opened.setblocking(False)
         try:
-            if self._listens.make_directory is not None:
-                self._listens.make_directory()
+            if self._settings.make_directory is not None:
+                self._settings.make_directory()
             bind_local(opened, self._path, 0o600)
-            if self._listens.owner is not None and os.geteuid() == 0:
-                os.chown(self._path, self._listens.owner, -1, follow_symlinks=False)
+            if self._settings.owner is not None and os.geteuid() == 0:
+                os.chown(self._path, self._settings.owner, -1, follow_symlinks=False)
             opened.listen()
         except OSError as error:
             opened.close()
@@ -415,7 +416,7 @@ class ControlService(Service):
             raise ListenErrors([ListenError("control", self._path, error.strerror or str(error), remedy)]) from error
         return opened
 
-    def _tell_unreachable(self, error: ListenErrors) -> None:
+    def _log_unreachable(self, error: ListenErrors) -> None:
         text = f"svcctl can't reach this daemon at {self._path}: {error.errors[0].cause}; {error.errors[0].remedy}"
         log_event(self._log, PROBLEM, text=text)
 
@@ -424,52 +425,52 @@ class ControlService(Service):
         self._port.startListening()
 
     def reopen(self) -> None:
-        """Open the socket anew if clients don't find it any more, since its file was removed or replaced."""
+        """Open the socket again if its file was removed or replaced, so that clients can't reach it."""
         if not self.running or (self._file is not None and has_file(self._path, self._file)):
             return
         try:
             opened = self._open()
         except ListenErrors as error:
-            self._tell_unreachable(error)
+            self._log_unreachable(error)
             return
-        before, port = self._socket, self._port
+        old_socket, port = self._socket, self._port
         self._socket, self._file = opened, file_of(self._path)
         self._listen(opened)
-        if before is not None and port is not None:
-            # Clients that are connected already are let in before it goes.
+        if old_socket is not None and port is not None:
+            # Connections in the old socket's queue are accepted before it is closed.
             port.doRead()
             port.stopListening()
-            before.close()
+            old_socket.close()
         log_event(self._log, CONTROL, path=self._path, state="reopened")
 
     def stopService(self) -> Deferred[None]:
-        """Close it. Clients that are there may read their last answers, for a while.
+        """Close the socket. Connected clients have _CLOSE_SECONDS to read their last answers.
 
         Returns:
-            A Deferred that fires when they are gone.
+            A Deferred that fires when all connections are closed.
         """
         super().stopService()  # type: ignore[no-untyped-call]
         self.rest()
         self.leave()
-        patience = self._reactor.callLater(_LAST_WORDS, self._factory.cut)
-        return self._factory.finish().addCallback(cancelling(patience))
+        timeout = self._reactor.callLater(_CLOSE_SECONDS, self._factory.abort_all)
+        return self._factory.finish().addCallback(cancelling(timeout))
 
     def sockets(self) -> list[tuple[str, socket.socket]]:
-        """Return the socket with its name for the new daemon."""
+        """Return the socket, if there is one, with its name for the new daemon."""
         return [] if self._socket is None or self._file is None else [(control_fd_name(self._file), self._socket)]
 
     def rest(self) -> None:
-        """Accept no more clients; open connections go on."""
+        """Stop accepting connections; open connections continue."""
         if self._port is not None:
             self._port.stopListening()
 
     def go_on(self) -> None:
-        """Accept again."""
+        """Resume accepting connections."""
         if self._port is not None:
             self._port.startListening()
 
     def leave(self) -> None:
-        """Close the socket, and remove its file unless another daemon has it."""
+        """Close the socket, and remove its file unless another daemon shares the socket."""
         if self._socket is not None:
             self._socket.close()
             if not self._store.shared:

@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Daemon", "not_started"]
 
-#: So many new objects make Python look for garbage that counting references does not find; connections leave little.
+#: The threshold of new objects for a garbage collection; connections leave few reference cycles.
 _GC_OBJECTS = 20_000
-#: How long a stop may take beyond the longest shutdown_timeout, and how long after a second request, in seconds.
+#: Time limits of a stop in seconds: in addition to the longest shutdown_timeout, and after a second request to stop.
 _STOP_SECONDS = 2.0
-_HURRY_SECONDS = 1.0
+_SECOND_STOP_SECONDS = 1.0
 
 
 class Daemon(MultiService):
-    """The top service. Failures to start become one line each and an exit status; signals stop it gracefully."""
+    """Top service. It reports each failure to start in a line, with an exit status, and stops gracefully on signals."""
 
     _log = Logger()
 
@@ -63,12 +63,12 @@ class Daemon(MultiService):
         self._old_daemon = old_daemon
         self._stopping = False
         self._deadline = StopDeadline(self._report_forced_end)
-        # A signal handler sets it, so that a second signal counts even if the first one's call is never made.
-        self._told_to_stop = False
+        # Set by the signal handler, so that a second signal counts even if the reactor never runs the first one's call.
+        self._stop_requested = False
         supervisor.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def setServiceParent(self, parent: Any) -> None:  # noqa: ANN401 - an application, or a collection
-        """Join the application, and give it the log: twistd asks its application for one."""
+        """Set the parent; give the application the log observer, which twistd takes from it."""
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
         if isinstance(parent, Componentized):
             observer = self._log_output.observer()
@@ -79,7 +79,7 @@ class Daemon(MultiService):
         """Open the sockets.
 
         Raises:
-            StartFailure: some can't be opened, or not be served; each was reported.
+            StartFailure: sockets can't be opened, or services can't be served; each reason was reported.
         """
         if self._old_daemon is not None:
             self._old_daemon.send_pid()
@@ -97,13 +97,13 @@ class Daemon(MultiService):
         raise failure
 
     def startService(self) -> None:
-        """Begin to serve as soon as the reactor runs."""
-        # Handlers may run as the daemon's own user. Not before twistd has given root up, which sets it anew.
+        """Start to serve when the reactor runs."""
+        # Handlers may run as the daemon's own user. setuid(2) resets this attribute, so it is set after that.
         hide_memory()
         self._log_output.log_writer.start_buffering(self._reactor.callLater, self._reactor.callFromThread)
         self._twistd.hold_status_pipe()
-        # It sets handlers of its own when it starts, which end the process by the signal again: whoever hears that we
-        # are ready may send one.
+        # The reactor sets its own signal handlers when it starts. A signal may be sent as soon as the daemon reports
+        # that it is ready, so the daemon's handlers must be set before.
         self._reactor.callWhenRunning(self._running)
 
     def stopService(self) -> Deferred[object]:
@@ -128,8 +128,12 @@ class Daemon(MultiService):
             self._old_daemon.send_ready(self._reactor, self._faults(), self._take_over, self._old_daemon_lost)
 
     def _take_over(self, held: Mapping[int, int]) -> None:
-        """The daemon before us accepts nobody any more: what we share is ours, but for what its processes have."""
-        assert self._old_daemon is not None  # noqa: S101 - it has just said so
+        """Start to serve after the old daemon has stopped accepting.
+
+        Args:
+            held: the pids of processes that hold sockets, by inode; their sockets are served after their exit.
+        """
+        assert self._old_daemon is not None  # noqa: S101 - it has called this
         self._supervisor.store.stop_sharing()
         unserved = self._supervisor.hold(held)
         self._serve()
@@ -146,10 +150,10 @@ class Daemon(MultiService):
 
     def _serve(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
-        # What is there now stays; to look through it again and again would cost connections some percent.
+        # Present objects are permanent; scanning them in each collection would cost connections some percent of speed.
         gc.freeze()
         gc.set_threshold(_GC_OBJECTS)
-        # The plugin has stopped it for the start.
+        # The plugin has disabled it for the start.
         gc.enable()
         self._reactor.callLater(SECONDS, call_in_daemon_thread, self._reactor, import_rest)
         self._twistd.release_status_pipe()
@@ -160,20 +164,20 @@ class Daemon(MultiService):
         self._reactor.callFromThread(self._reloader.on_signal if number == signal.SIGHUP else self._stop)
 
     def _limit_stop(self) -> None:
-        """Bound the time of a stop, whatever the reactor and its threads do."""
-        seconds = _HURRY_SECONDS if self._told_to_stop else self._supervisor.shutdown_seconds + _STOP_SECONDS
-        self._told_to_stop = True
+        """Set the time limit of a stop, which does not depend on the reactor and its threads."""
+        seconds = _SECOND_STOP_SECONDS if self._stop_requested else self._supervisor.shutdown_seconds + _STOP_SECONDS
+        self._stop_requested = True
         self._deadline.start(seconds)
 
     def _report_forced_end(self, running: str) -> None:
-        """Log why the process ends before its stop is done; called in a thread that the process does not join."""
-        # twistd may have taken its observer off already.
+        """Log why the process exits before its stop is complete. Called in a thread that the process does not join."""
+        # twistd may have removed its observer already, so this bypasses twisted.logger.
         text = f"the stop takes too long, so the process ends; still running: {running}"
         self._log_output.log_writer.record_here(PROBLEM, {"text": text})
         self._twistd.remove_pid_file()
 
     def _stop(self) -> None:
-        if not self._told_to_stop:
+        if not self._stop_requested:
             self._limit_stop()
         if self._stopping:
             self._supervisor.abort_connections()
@@ -182,9 +186,9 @@ class Daemon(MultiService):
             self._reactor.stop()
 
     def stop(self, drain: bool) -> None:
-        """Stop, as a signal does; or only when the last connection has ended, listening no more meanwhile."""
+        """Stop as after a signal; with drain, stop listening now and stop after the last connection has ended."""
         if not drain:
-            # After the answer to whoever has asked for it.
+            # After the answer to the command that requested it.
             self._reactor.callLater(0, self._stop)
             return
         self._supervisor.stop_listening()
@@ -192,7 +196,7 @@ class Daemon(MultiService):
 
 
 def not_started(errors: ConfigError | ListenErrors) -> StartFailure:
-    """Print why the daemon does not start, a line for each mistake; return the exception to raise."""
+    """Print why the daemon does not start, with a line for each mistake; return the exception to raise."""
     lines = str(errors).splitlines()
     for line in lines:
         print(f"svcd: {line}", file=sys.__stderr__)

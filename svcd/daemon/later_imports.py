@@ -1,7 +1,7 @@
-"""Imports of modules that no service needs yet, made in a thread once the daemon serves.
+"""Imports of modules that no service needs yet, in a thread after the daemon has begun to serve.
 
-A daemon imports at its start what its services need. A reload may need more; by then an installation may have replaced
-the files, and modules of two versions do not fit together. The reactor is not to wait for imports either.
+At its start a daemon imports the modules that its services need. A reload may need more; an installation may have
+replaced the files by then, and modules of two versions do not fit together. Imports also must not block the reactor.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SECONDS", "import_rest", "module_names"]
 
-#: How long the daemon serves before the thread starts, in seconds: the first clients don't compete with imports.
+#: How long the daemon serves before the thread starts, in seconds, so that imports do not delay the first clients.
 SECONDS = 1.0
-#: Packages that a reload, a command or an upgrade may need more modules of.
+#: Packages of which a reload, a command or an upgrade may need further modules.
 _PACKAGES = (
     "config",
     "connections",
@@ -34,7 +34,7 @@ _PACKAGES = (
     "upgrade",
     "wire",
 )
-#: Modules of libraries that functions import: after setuid(2) they may be out of reach.
+#: Modules of libraries that are imported in functions: after setuid(2) they may be unreadable.
 _LIBRARIES = ("ifaddr", "twisted.internet.endpoints", "twisted.internet.inotify")
 
 
@@ -49,7 +49,7 @@ def module_names() -> Iterator[str]:
 
 
 def import_rest() -> None:
-    """Import every module that a daemon may need later, but for those whose libraries are not installed."""
+    """Import every module that a daemon may need later, except those whose libraries are not installed."""
     for name in module_names():
         with contextlib.suppress(ImportError):
             importlib.import_module(name)

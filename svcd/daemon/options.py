@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Options"]
 
-#: How long a start, a reload or a retry waits for the imports of modules, in seconds. Those that take longer go on.
+#: How long a start, a reload or a retry waits for imports of modules, in seconds. Longer imports go on afterwards.
 _IMPORT_SECONDS = 1.0
 
 
@@ -108,17 +108,17 @@ class Options(usage.Options):
     compData = usage.Completions(optActions={"services": usage.CompleteFiles()})
     log_output: LogSetup
     old_daemon: OldDaemon | None = None
-    #: Whether the daemon runs, and will fork no more.
+    #: Whether the daemon runs, so that it forks no more.
     started = False
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        # The same ones for each reading: they know what could be read before root was given up.
+        # One object for all readings: it keeps the content of files that could be read before root was given up.
         self.files = LocalFiles()
 
     @property
     def handover(self) -> Handover | None:
-        """What the old daemon has handed over; None without one."""
+        """The data that the old daemon has handed over; None without an old daemon."""
         return None if self.old_daemon is None else self.old_daemon.handover
 
     def opt_version(self) -> None:
@@ -132,7 +132,7 @@ class Options(usage.Options):
             raise usage.UsageError(f"unexpected word {words[0]!r}: a services file is named by --services FILE")
 
     def read(self, path: str | None) -> DesiredServices:
-        """Return the services of a file, by default of the file that the command line names.
+        """Return the services of a file; None for the file that the command line names.
 
         Raises:
             ConfigError: it has mistakes.
@@ -145,20 +145,20 @@ class Options(usage.Options):
         return loaded.desired
 
     def check_again(self, services: Sequence[Service]) -> DesiredServices:
-        """Check services that were read before, whether the machine can serve them now."""
+        """Check whether the machine can now serve services that were read before."""
         return check_again(services, self.files, self._machine)
 
     @property
     def _machine(self) -> Host:
         checking = bool(self["check"])
         parent: Any = self.parent or {}
-        # A thread does not survive the fork of a daemon that leaves the terminal: what it imports is waited for. A new
-        # daemon of an upgrade waits, too: the old one serves meanwhile.
+        # Threads do not survive the fork of a daemon that leaves the terminal, so it waits for the end of imports. The
+        # new daemon of an upgrade waits, too: the old daemon serves meanwhile.
         waits = not self.started and (self.old_daemon is not None or not parent.get("nodaemon"))
         wait = None if checking or waits else _IMPORT_SECONDS
         check_wait = None if checking else _IMPORT_SECONDS
         user = "" if parent.get("uid") is None else str(parent["uid"])
-        # The old daemon has waited for these in vain. Once started this one waits for them, as it tries again.
+        # The old daemon got no answer for these names. This daemon waits for them only in retries after its start.
         unanswered = self.handover.unanswered if self.handover is not None and not self.started else frozenset[str]()
         return Host(
             check_expiry=checking,
@@ -173,8 +173,8 @@ class Options(usage.Options):
         """Return the services of the services file.
 
         Raises:
-            StartFailure: it has mistakes, or no service can be served, or with --strict or --check not every one; the
-                reasons were printed.
+            StartFailure: the file has mistakes, or no service can be served, or with --strict or --check some can't;
+                the reasons were printed.
         """
         try:
             desired = self.read(None)
@@ -192,17 +192,17 @@ class Options(usage.Options):
             code = reasons.exit_code if not (self["check"] or self["strict"]) else FaultError.exit_code
             raise StartFailure(code, f"{which} can't be served", str(reasons).splitlines())
         if self.old_daemon is not None and not desired.endpoints and not desired.faulty:
-            # As a reload: a truncated file is no instruction.
+            # As at a reload: the file may be truncated.
             reason = "no service is enabled in the services file; to serve nothing, stop svcd and start it"
             print(reason, file=sys.stderr)
             raise StartFailure(ConfigError.exit_code, reason)
         if self["services"]:
-            # A daemon changes its folder, and may read the file again.
+            # A daemon changes its working directory, and may read the file again.
             self["services"] = os.path.abspath(self["services"])  # noqa: PTH100 - Path has no such thing for links
         return desired
 
     def _address_faults(self, desired: DesiredServices) -> list[ConfigProblem]:
-        """The faults of addresses that are absent or in use, by another than a running daemon; warnings are printed."""
+        """Return the faults of addresses that are absent or that a process other than svcd uses; print warnings."""
         from argparse import Namespace
 
         from svcd.cli.services_file import KnownAddresses
@@ -213,8 +213,8 @@ class Options(usage.Options):
         return faults
 
     def postOptions(self) -> None:
-        """Answer --check; check the log's and the pid file's paths."""
-        # The first that is ours of a daemon's start.
+        """Run --check, or check the options of the log, the pid file and the account."""
+        # This is the first code of svcd that runs when a daemon starts.
         reset_inherited_signals()
         if self["check"]:
             for line in listing(self.services().endpoints):

@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 __all__ = ["connection_limit", "inherited_socket_pool", "own_program"]
 
-#: More descriptors than this are not asked for: where the hard limit is a billion, programs that close them
-#: all one by one take minutes.
+#: The highest limit of descriptors that is set: with a limit of a billion, programs that close all possible
+#: descriptors one after the other take minutes.
 _MOST_DESCRIPTORS = 1_048_576
-#: Below this many the log says so.
+#: A lower limit is logged.
 _FEW_DESCRIPTORS = 4096
 
 
 def connection_limit(sockets: int) -> int:
-    """Raise the limit of descriptors as far as it goes; return what that leaves for sockets and connections.
+    """Raise the limit of descriptors as far as possible; return the number for sockets and connections.
 
     Args:
-        sockets: how many the daemon listens at.
+        sockets: the number of listening sockets.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
@@ -57,12 +57,13 @@ def inherited_socket_pool(
     """Return the sockets that the process has inherited.
 
     Args:
-        environment: of the process; the variables of socket activation are removed: they are not for children.
-        pid: of the process.
-        handover: has their names, if an old daemon has handed them over.
+        environment: the environment of the process. The variables of socket activation are removed, so that child
+            processes do not inherit them.
+        pid: the pid of the process.
+        handover: the data from the old daemon, with the names of the sockets; None without an old daemon.
 
     Raises:
-        StartFailure: they are of no use; the reason was printed.
+        StartFailure: the sockets can't be used; the reason was printed.
     """
     first = {**environment, **_first_environment()}
     for name in LISTEN_VARIABLES:
@@ -75,19 +76,20 @@ def inherited_socket_pool(
 
 
 def own_program(options: Mapping[str, Any], environment: Mapping[str, str], account: DaemonAccount) -> CommandLine:
-    """Return the command line of this process, for an upgrade to start it again.
+    """Return the command line of this process, with which an upgrade starts the program again.
 
     Args:
-        options: twistd's.
-        environment: of the process, without what was meant for it alone.
-        account: has the limit of open files that the process was started with.
+        options: twistd's options.
+        environment: the environment of the process, without the variables for this process alone.
+        account: the account, with the limit of open files that the process was started with.
     """
     try:
         folder = os.getcwd()  # noqa: PTH109 - as text
     except OSError:
-        # It was removed; to go back there will fail, and say so.
+        # The directory was removed; the upgrade will fail to enter it, with an error message.
         folder = os.environ.get("PWD", ".")
-    # sys.orig_argv has the interpreter's own options; its name is the path here, by which it finds its environment.
+    # sys.orig_argv includes the interpreter's own options. Its first item becomes the full path of the interpreter,
+    # from which this finds its virtual environment.
     words = (sys.executable, *sys.orig_argv[1:])
     foreground = bool(options.get("nodaemon") or options.get("debug"))
     return CommandLine(words, folder, dict(environment), account.open_files, foreground)
@@ -96,7 +98,7 @@ def own_program(options: Mapping[str, Any], environment: Mapping[str, str], acco
 def _first_environment() -> dict[str, str]:
     """Return the environment that the process was started with, as the kernel has it (proc(5)).
 
-    Twisted takes LISTEN_PID and LISTEN_FDS out as soon as twisted.internet.endpoints is imported, which is earlier.
+    Twisted removes LISTEN_PID and LISTEN_FDS when twisted.internet.endpoints is imported, which is earlier.
     """
     try:
         lines = Path("/proc/self/environ").read_bytes().split(b"\0")

@@ -1,4 +1,4 @@
-"""The bound on how long a stop may take, enforced by a thread that needs no reactor."""
+"""Time limit of a stop, enforced by a thread that needs no reactor."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _REPORT_SECONDS = 0.3
 
 
 class StopDeadline:
-    """Ends the process if its stop takes too long: hung threads are joined by the reactor's stop and at exit.
+    """Deadline after which the process exits: a reactor that stops, and the interpreter's exit, join hung threads.
 
     Args:
-        report: called in another thread with what still runs, before the process ends.
-        leave: ends the process at once, with a status.
+        report: called in another thread with a list of the running threads, as text, before the process exits.
+        leave: exits at once, with an exit status.
     """
 
     def __init__(self, report: Callable[[str], None], leave: Callable[[int], object] = os._exit) -> None:
@@ -34,10 +34,10 @@ class StopDeadline:
         self._main = threading.get_ident()
 
     def start(self, seconds: float) -> None:
-        """End the process after so many seconds from now; the earliest of several deadlines holds.
+        """Set the deadline, in seconds from now; the earliest of several deadlines holds.
 
-        It may be called from a signal handler: a bare thread takes no lock that the main thread may hold, and nothing
-        joins it.
+        It may be called from a signal handler: _thread.start_new_thread() takes no lock that the main thread may hold,
+        and the thread is not joined.
         """
         _thread.start_new_thread(self._end_after, (seconds,))
 
@@ -45,18 +45,18 @@ class StopDeadline:
         time.sleep(seconds)
         reported = _thread.allocate_lock()
         reported.acquire()
-        _thread.start_new_thread(self._tell, (reported,))
+        _thread.start_new_thread(self._report_running, (reported,))
         reported.acquire(timeout=_REPORT_SECONDS)
         self._leave(os.EX_OK)
 
-    def _tell(self, reported: _thread.LockType) -> None:
-        # The process is about to end: there is no place for a traceback.
+    def _report_running(self, reported: _thread.LockType) -> None:
+        # The process is about to exit: a traceback would reach no log.
         with contextlib.suppress(Exception):
             self._report("; ".join(self._running()))
         reported.release()
 
     def _running(self) -> list[str]:
-        """Return the main thread and those that are joined at exit, each with the line that it executes."""
+        """Return the main thread and the threads that are joined at exit, each with the line that it executes."""
         frames = sys._current_frames()  # noqa: SLF001 - there is no other way
         names = {thread.ident: thread.name for thread in threading.enumerate() if not thread.daemon}
         names[self._main] = "main thread"

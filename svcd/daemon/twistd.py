@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 __all__ = ["Twistd", "check_account", "check_pid_file"]
 
 
-#: Files that container runtimes make (Podman, Docker, systemd-nspawn and others), and variables that they set.
+#: Files that container runtimes create (Podman, Docker, systemd-nspawn and others), and variables that they set.
 _CONTAINER_FILES = ("/run/.containerenv", "/.dockerenv", "/run/systemd/container")
 _CONTAINER_VARIABLES = ("container", "KUBERNETES_SERVICE_HOST")
 
-#: At the end of the pid file's name while the daemon before us has that.
-_ASIDE = ".new"
+#: The suffix of the new daemon's pid file while the old daemon has the pid file.
+_NEW_SUFFIX = ".new"
 
 
 class Twistd:
-    """The twistd that runs the daemon.
+    """Interface to the twistd that runs the daemon.
 
     Args:
-        options: its options, which it looks at again when the daemon is started and when it ends.
+        options: twistd's options, which it reads again when the daemon has started and when it exits.
         managed: whether a service manager gets notifications.
         new_daemon: whether an old daemon has started this process.
     """
@@ -42,16 +42,16 @@ class Twistd:
     def __init__(self, options: MutableMapping[str, Any], *, managed: bool = False, new_daemon: bool = False) -> None:
         self._options = options
         self._managed = managed
-        # Whose child it is later, when another daemon was, says nothing.
+        # The parent of a new daemon was the old daemon; the later parent has no meaning.
         self._parent = 0 if new_daemon else os.getppid()
         self._waiting: int | None = None
 
     @property
     def upgrade_blocker(self) -> str:
         """The reason why this process can't be replaced by a new daemon; empty if it can."""
-        # Whose main process it is (systemd.exec(5)).
+        # systemd sets the variable to the pid of a unit's main process (systemd.exec(5)).
         unit = os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
-        # An init of a container, such as tini, ends with the process that it has started.
+        # An init process of a container, such as tini, exits with the process that it has started.
         watched = self._parent == 1 and bool(self._options.get("nodaemon")) and _in_container()
         if os.getpid() == 1 or (watched and not unit):
             return (
@@ -70,22 +70,22 @@ class Twistd:
 
     @staticmethod
     def use_temporary_pid_file(options: MutableMapping[str, Any]) -> None:
-        """Leave the old daemon its pid file, and keep the account: root is not to be given up twice."""
+        """Set the options of a new daemon: a pid file beside the old daemon's, and no second change of the account."""
         if options.get("pidfile"):
-            options["pidfile"] += _ASIDE
+            options["pidfile"] += _NEW_SUFFIX
         if options.get("uid") == os.geteuid() and options.get("gid") in (None, os.getegid()):
             options["uid"] = options["gid"] = None
             options[FOLLOWS_USER] = os.geteuid() != 0
 
     def take_over(self) -> None:
         """Replace the old daemon's pid file."""
-        aside = self._pid_file
-        if aside:
-            path = aside.removesuffix(_ASIDE)
+        temporary = self._pid_file
+        if temporary:
+            path = temporary.removesuffix(_NEW_SUFFIX)
             try:
-                os.replace(aside, path)  # noqa: PTH105 - one system call
+                os.replace(temporary, path)  # noqa: PTH105 - one system call
             except OSError as error:
-                # That is no reason to serve nobody.
+                # The daemon can serve without a pid file.
                 log_event(self._log, PROBLEM, text=f"the pid file {path} can't be replaced: {error.strerror}")
             else:
                 self._options["pidfile"] = path
@@ -96,16 +96,16 @@ class Twistd:
 
     def upgrade_failed(self) -> None:
         """Restore the pid file after a new daemon has failed."""
-        path, ours = Path(self._pid_file), f"{os.getpid()}"
+        path, own_pid = Path(self._pid_file), f"{os.getpid()}"
         if not self._pid_file:
             return
         with contextlib.suppress(OSError):
-            path.with_name(path.name + _ASIDE).unlink(missing_ok=True)
-            if path.read_text() != ours:
-                path.write_text(ours)
+            path.with_name(path.name + _NEW_SUFFIX).unlink(missing_ok=True)
+            if path.read_text() != own_pid:
+                path.write_text(own_pid)
 
     def remove_pid_file(self) -> None:
-        """Remove the pid file, for an end that bypasses twistd."""
+        """Remove the pid file, for an exit that bypasses twistd."""
         if self._pid_file:
             with contextlib.suppress(OSError):
                 Path(self._pid_file).unlink()
@@ -115,14 +115,14 @@ class Twistd:
         return str(self._options.get("pidfile") or "")
 
     def hold_status_pipe(self) -> None:
-        """Let the command that started the daemon wait: it would return before anything is served."""
+        """Make the command that started the daemon wait until it serves, instead of returning at the fork."""
         self._waiting = self._options.pop("statusPipe", None)
 
     def release_status_pipe(self) -> None:
         """Let the command that started the daemon return."""
         if self._waiting is not None:
             with contextlib.suppress(BrokenPipeError):
-                # What twistd itself writes when the application has started.
+                # twistd itself writes this when the application has started.
                 os.write(self._waiting, b"0")
             os.close(self._waiting)
             self._waiting = None
@@ -134,10 +134,10 @@ def _in_container() -> bool:
 
 
 def check_account(options: Mapping[str, Any]) -> None:
-    """Check that the user of --uid exists, since twistd would end in a traceback.
+    """Check that the user of --uid exists, since twistd would print a traceback.
 
     Raises:
-        UsageError: passwd(5) does not know it.
+        UsageError: there is no such user.
     """
     user = options.get("uid")
     if user is None or (user == os.geteuid() and options.get("gid") is not None):
@@ -151,10 +151,10 @@ def check_account(options: Mapping[str, Any]) -> None:
 
 
 def check_pid_file(options: dict[str, Any]) -> None:
-    """Check that the pid file can be written, since twistd would end in a traceback.
+    """Check that the pid file can be written, since twistd would print a traceback.
 
     Raises:
-        UsageError: it can't.
+        UsageError: it can't be written.
     """
     name = options.get("pidfile")
     if not name or options.get("chroot"):
@@ -165,7 +165,7 @@ def check_pid_file(options: dict[str, Any]) -> None:
     if writable and not os.path.isdir(path):  # noqa: PTH112
         return
     if options.get("nodaemon") and name == "twistd.pid":
-        # Nobody asked for it, and in the foreground nobody needs it.
+        # The default pid file was not requested, and in the foreground it is not needed.
         options["pidfile"] = ""
     else:
         raise usage.UsageError(f"can't write the pid file {name} in {folder}; use --pidfile FILE, or --pidfile=")

@@ -206,7 +206,7 @@ def test_the_end_waits_for_last_answers(server: _Server) -> None:
     left = server.connect(room=1)
     left.protocol.dataReceived(STATUS)
     done = server.factory.finish()
-    server.factory.cut()
+    server.factory.abort_all()
     assert left.lost == "aborted"
     assert done.called
 
