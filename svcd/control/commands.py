@@ -13,7 +13,7 @@ from twisted.internet.defer import maybeDeferred
 
 from svcd.errors import CommandError, ConfigError, FaultError, SvcdError
 from svcd.log.events import PRIORITIES
-from svcd.supervisor.upgrader import PATIENCE
+from svcd.supervisor.upgrader import READY_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -176,7 +176,7 @@ class Commands:
 
     def disable(self, service: str) -> Deferred[dict[str, object]]:
         """Stop listening for a service once no reload or upgrade is in progress; open connections continue."""
-        return self._reloader.alone(maybeDeferred, self._disable, service)
+        return self._reloader.run_exclusively(maybeDeferred, self._disable, service)
 
     def _disable(self, service: str) -> dict[str, object]:
         supervisor = self._supervisor
@@ -258,7 +258,7 @@ class Commands:
             raise CommandError("file must be an absolute path: the daemon has a folder of its own")
         return self._reloader.diff(file).addCallback(_reloaded).addErrback(_as_command_error)
 
-    def upgrade(self, *, now: bool = False, timeout: float = PATIENCE) -> Deferred[dict[str, object]]:
+    def upgrade(self, *, now: bool = False, timeout: float = READY_TIMEOUT) -> Deferred[dict[str, object]]:
         """Replace this daemon by a new one that takes over its sockets; clients are not affected."""
         return self._upgrader.upgrade(now=now, seconds=timeout)
 

@@ -450,8 +450,8 @@ class ControlService(Service):
             A Deferred that fires when all connections are closed.
         """
         super().stopService()  # type: ignore[no-untyped-call]
-        self.rest()
-        self.leave()
+        self.suspend()
+        self.close_sockets()
         timeout = self._reactor.callLater(_CLOSE_SECONDS, self._factory.abort_all)
         return self._factory.finish().addCallback(cancelling(timeout))
 
@@ -459,17 +459,17 @@ class ControlService(Service):
         """Return the socket, if there is one, with its name for the new daemon."""
         return [] if self._socket is None or self._file is None else [(control_fd_name(self._file), self._socket)]
 
-    def rest(self) -> None:
+    def suspend(self) -> None:
         """Stop accepting connections; open connections continue."""
         if self._port is not None:
             self._port.stopListening()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Resume accepting connections."""
         if self._port is not None:
             self._port.startListening()
 
-    def leave(self) -> None:
+    def close_sockets(self) -> None:
         """Close the socket, and remove its file unless another daemon shares the socket."""
         if self._socket is not None:
             self._socket.close()

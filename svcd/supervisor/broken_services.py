@@ -1,4 +1,4 @@
-"""Services that can't be served as the services file says: what each lacks, and when it is tried again."""
+"""Services that can't be served as configured: the errors of each, and the time of its next attempt."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ if TYPE_CHECKING:
 
 __all__ = ["BrokenService", "BrokenServices", "failure_of"]
 
-#: Seconds until a service is tried again: at first, and at most; each pause is twice the last.
+#: First and longest time between two attempts to serve a service, in seconds; the time doubles after each attempt.
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
-#: So many services at most have the processes looked for that have their addresses, each time.
-_MAX_SOUGHT = 16
-#: An answer waits so long for the names of processes that have addresses, in seconds.
+#: The number of services in one report whose address owners are searched for (each search reads /proc).
+_MAX_SEARCHES = 16
+#: How long an answer waits for the search of address owners, in seconds.
 _NAMING_SECONDS = 3.0
-#: Several events come together, such as a file that is created, written and closed, in seconds.
+#: Delay after a change, in seconds: several events belong together, such as creating, writing and closing a file.
 _SETTLE_SECONDS = 0.2
 
 
 @dataclass(slots=True)
 class BrokenService:
-    """A service that can't be served as its line says.
+    """A service that can't be served as its line in the services file requires.
 
     Attributes:
-        service: the service, as the file has it.
-        endpoints: the sockets that it should have, as far as they are known.
-        errors: what it lacks; never empty.
-        since: when it broke, by the reactor's clock.
-        pause: how long the next attempt is waited for, in seconds.
-        due: when it is tried again, by the reactor's clock.
+        service: the service, as configured.
+        endpoints: the endpoints of its sockets, as far as they are known.
+        errors: the reasons; never empty.
+        since: the time since which it is broken, by the reactor's clock.
+        pause: the time until the next attempt, in seconds.
+        due: the time of the next attempt, by the reactor's clock.
     """
 
     service: Service
@@ -57,7 +57,7 @@ class BrokenService:
     since: float = 0.0
     pause: float = _FIRST_PAUSE
     due: float = 0.0
-    #: The errors as they were found, before the processes were named that have addresses.
+    #: The texts of the errors before the owners of addresses were added.
     found: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -65,12 +65,12 @@ class BrokenService:
 
     @property
     def seeks_owner(self) -> bool:
-        """Whether the process is to be looked for that has one of its addresses."""
+        """Whether the process that has one of its addresses has yet to be searched for."""
         errors = [error for error in self.errors if isinstance(error, ListenError)]
         return any(error.number == errno.EADDRINUSE and not error.owner_sought for error in errors)
 
     def with_owners(self) -> tuple[ConfigProblem | ListenError, ...]:
-        """Return the errors, with the processes that have addresses; this takes a while."""
+        """Return the errors, with the processes that have the addresses. This may block: it reads /proc."""
         places = {endpoint.address: endpoint for endpoint in self.endpoints}
         return tuple(
             with_owner(error, places[error.address])
@@ -86,12 +86,12 @@ class BrokenService:
 
     @property
     def pending(self) -> bool:
-        """Whether what it lacks will come by itself."""
+        """Whether a missing resource will appear without a change of the configuration."""
         return any(not isinstance(error, ListenError) and error.pending for error in self.errors)
 
     @property
     def paths(self) -> Iterator[str]:
-        """The files that may mend it."""
+        """The paths of files whose change may repair the service."""
         for error in self.errors:
             if not isinstance(error, ListenError):
                 if error.path:
@@ -101,7 +101,7 @@ class BrokenService:
 
     @property
     def lacks_address(self) -> bool:
-        """Whether another address of the machine, or of an interface of bind=, may mend it."""
+        """Whether a new address of the machine, or of an interface in bind=, may repair the service."""
         return not all(map(ip_literal, self.service.options.bind)) or any(
             error.number == errno.EADDRNOTAVAIL
             if isinstance(error, ListenError)
@@ -111,14 +111,14 @@ class BrokenService:
 
     @property
     def unanswered_names(self) -> Iterator[str]:
-        """The names of its bind=, if one of them leads to no address."""
+        """The host and interface names in bind=, if one of them has no address."""
         place = self._bind_place
         if any(not isinstance(error, ListenError) and error.location == place for error in self.errors):
             yield from (name for name in self.service.options.bind if not ip_literal(name))
 
     @property
     def lacks_socket(self) -> bool:
-        """Whether another process has an address that it asks for."""
+        """Whether another process has one of its addresses."""
         return any(isinstance(error, ListenError) and error.number == errno.EADDRINUSE for error in self.errors)
 
     @property
@@ -133,8 +133,8 @@ class BrokenServices:
         reactor: watches descriptors and time.
 
     Attributes:
-        retry: tries services again, by their ids; None while nothing is to be tried.
-        in_thread: calls what may take a while; None to call it at once.
+        retry: called with the ids of services to try again; None before start() and after stop().
+        in_thread: runs a blocking call in a thread; None to run it in the reactor's thread.
     """
 
     _log = Logger()
@@ -147,45 +147,45 @@ class BrokenServices:
         self.retry: Callable[[Sequence[str]], object] | None = None
         self.in_thread: Callable[[Callable[[], Any]], Deferred[Any]] | None = None
         self._searches = 0
-        self._awaiting: list[Deferred[None]] = []
+        self._waiting: list[Deferred[None]] = []
 
     def __getitem__(self, service_id: str) -> BrokenService:
-        """Return a service that is broken."""
+        """Return the broken service with this id."""
         return self._services[service_id]
 
     def get(self, service_id: str) -> BrokenService | None:
-        """Return a service if it is broken, else None."""
+        """Return the broken service with this id; None if that service is not broken."""
         return self._services.get(service_id)
 
     def __contains__(self, service_id: object) -> bool:
-        """Whether a service is broken."""
+        """Return whether the service with this id is broken."""
         return service_id in self._services
 
     def __iter__(self) -> Iterator[BrokenService]:
-        """Iterate over all that are broken."""
+        """Iterate over the broken services."""
         return iter(self._services.values())
 
     def __len__(self) -> int:
-        """How many are broken."""
+        """Return the number of broken services."""
         return len(self._services)
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The ids of all that are broken."""
+        """The ids of the broken services."""
         return tuple(self._services)
 
     @property
     def unanswered_names(self) -> frozenset[str]:
-        """The names of bind= of services that lack an address since a name leads to none."""
+        """The names in bind= of the services that are broken because one of these names has no address."""
         return frozenset(name for each in self for name in each.unanswered_names)
 
     def update(self, found: Mapping[str, BrokenService], tried: Iterable[str] | None = None) -> None:
-        """Note which services are broken now; a service that breaks, breaks otherwise or recovers is logged.
+        """Set which services are broken now; log those that have broken, have other errors or have recovered.
 
         Args:
-            found: the services that are broken, by id.
-            tried: the ids of the services that were tried, of which all but those in `found` have recovered; None for
-                all.
+            found: the broken services, by id.
+            tried: the ids of the services that were tried; those that are not in `found` have recovered. None for all
+                services.
         """
         now = self._reactor.seconds()
         for service_id in list(self._services) if tried is None else list(tried):
@@ -207,13 +207,13 @@ class BrokenServices:
                 fresh.append(broken)
         self._report(fresh)
         if self.retry is not None:
-            self._wait()
+            self._schedule()
 
     def _report(self, services: Sequence[BrokenService]) -> None:
-        """Log services that are broken, the first of them with the processes that have their addresses."""
+        """Log broken services, the first _MAX_SEARCHES of them with the processes that have their addresses."""
 
         def find() -> list[tuple[ConfigProblem | ListenError, ...]]:
-            return [each.with_owners() if n < _MAX_SOUGHT else each.errors for n, each in enumerate(services)]
+            return [each.with_owners() if n < _MAX_SEARCHES else each.errors for n, each in enumerate(services)]
 
         def report(found: list[tuple[ConfigProblem | ListenError, ...]]) -> None:
             for broken, errors in zip(services, found, strict=True):
@@ -225,33 +225,33 @@ class BrokenServices:
         else:
             self._searches += 1
             found = self.in_thread(find).addCallback(report)
-            found.addErrback(lambda _failure: report([b.errors for b in services])).addBoth(self._searched)
+            found.addErrback(lambda _failure: report([b.errors for b in services])).addBoth(self._search_ended)
 
-    def _searched(self, _result: object) -> None:
+    def _search_ended(self, _result: object) -> None:
         self._searches -= 1
         if not self._searches:
-            self._answer_all()
+            self._end_waiting()
 
-    def _answer_all(self) -> None:
-        awaiting, self._awaiting = self._awaiting, []
-        for each in awaiting:
+    def _end_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
             each.callback(None)
 
     def when_named(self) -> Deferred[None]:
-        """Return a Deferred that fires when the processes that have addresses are named, or were sought for long."""
+        """Return a Deferred that fires when the search for address owners ends, after _NAMING_SECONDS at the latest."""
         if not self._searches:
             return succeed(None)
         named: Deferred[None] = Deferred()
-        self._awaiting.append(named)
+        self._waiting.append(named)
         late = self._reactor.callLater(_NAMING_SECONDS, self._give_up_naming, named)
         return named.addCallback(lambda _result: late.cancel() if late.active() else None)
 
     def _give_up_naming(self, named: Deferred[None]) -> None:
-        self._awaiting.remove(named)
+        self._waiting.remove(named)
         named.callback(None)
 
     def named(self, errors: Iterable[ConfigProblem | ListenError]) -> list[ConfigProblem | ListenError]:
-        """Return errors, with the processes that have addresses as far as they have been found."""
+        """Return the errors, with the processes that have the addresses where these have been found."""
         known = {
             (error.service, error.address): error
             for each in self
@@ -264,56 +264,56 @@ class BrokenServices:
         ]
 
     def postpone(self, ids: Iterable[str]) -> None:
-        """Try services again after their next pause."""
+        """Double the pause of broken services and schedule their next attempt after it."""
         for each in [self._services[name] for name in ids if name in self._services]:
             each.pause = min(each.pause * 2, _LONGEST_PAUSE)
             each.due = self._reactor.seconds() + each.pause
         if self.retry is not None:
-            self._wait()
+            self._schedule()
 
     def forget(self, service_id: str) -> BrokenService | None:
-        """Remove a service that is no longer wanted; return it, or None if it was not broken."""
+        """Remove a service that is no longer configured; return it, or None if it was not broken."""
         return self._services.pop(service_id, None)
 
     def start(self, retry: Callable[[Sequence[str]], object]) -> None:
-        """Try broken services again from now on.
+        """Begin to try broken services again.
 
         Args:
-            retry: tries services, by their ids, and calls update().
+            retry: called with the ids of services to try again; update() must follow.
         """
         self.retry = retry
-        self._wait()
+        self._schedule()
 
     def stop(self) -> None:
-        """Try nothing any more."""
+        """Stop trying broken services again."""
         self.retry = None
         self._paths.stop()
-        self._answer_all()
+        self._end_waiting()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def addresses_changed(self) -> None:
-        """Try the services that lack an address."""
-        self._hasten([each for each in self if each.lacks_address])
+        """Schedule an attempt for the services that lack an address."""
+        self._retry_soon([each for each in self if each.lacks_address])
 
     def socket_freed(self) -> None:
-        """Try the services whose address another process has: one that had a socket has ended."""
-        self._hasten([each for each in self if each.lacks_socket])
+        """Schedule an attempt for the services whose address another process has: such a process has exited."""
+        self._retry_soon([each for each in self if each.lacks_socket])
 
     def _paths_changed(self, paths: frozenset[str]) -> None:
-        self._hasten([each for each in self if not paths.isdisjoint(each.paths)])
+        self._retry_soon([each for each in self if not paths.isdisjoint(each.paths)])
 
-    def _hasten(self, services: Iterable[BrokenService]) -> None:
-        """Try services soon, and if that fails as often as at first."""
+    def _retry_soon(self, services: Iterable[BrokenService]) -> None:
+        """Schedule an attempt after _SETTLE_SECONDS; further attempts start at _FIRST_PAUSE again."""
         due = self._reactor.seconds() + _SETTLE_SECONDS
         for each in services:
             each.pause = _FIRST_PAUSE / 2
             each.due = min(each.due, due)
         if self.retry is not None:
-            self._wait()
+            self._schedule()
 
-    def _wait(self) -> None:
+    def _schedule(self) -> None:
         self._paths.watch([path for each in self for path in each.paths])
         if self._timer is not None:
             self._timer.cancel()
@@ -329,11 +329,11 @@ class BrokenServices:
         if self.retry is not None and due:
             self.retry(due)
         else:
-            self._wait()
+            self._schedule()
 
 
 def failure_of(broken: Iterable[BrokenService], *, strict: bool) -> ConfigError | ListenErrors:
-    """Return the error of a start or a reload that serves nothing, or with `strict` not everything."""
+    """Return the error of a start or reload that fails: no service, or with `strict` not every service, is served."""
     services = list(broken)
     errors = [error for each in services for error in each.errors]
     problems = [error for error in errors if not isinstance(error, ListenError)]
@@ -341,7 +341,7 @@ def failure_of(broken: Iterable[BrokenService], *, strict: bool) -> ConfigError 
         return FaultError(problems) if strict else ConfigError(problems)
 
     def with_owners() -> ListenErrors:
-        found = [each.with_owners() if n < _MAX_SOUGHT else each.errors for n, each in enumerate(services)]
+        found = [each.with_owners() if n < _MAX_SEARCHES else each.errors for n, each in enumerate(services)]
         return ListenErrors([error for each in found for error in each if isinstance(error, ListenError)], problems)
 
     return ListenErrors(

@@ -1,4 +1,4 @@
-"""The account that runs the daemon once it serves: user, groups, limit of open files."""
+"""The account that runs the daemon while it serves: user, groups, limit of open files."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 __all__ = ["FOLLOWS_USER", "DaemonAccount", "account_of"]
 
 
-#: Among twistd's options: whether a daemon before this one has given root up, as --uid says.
+#: Key in twistd's options: whether an old daemon, which this one replaces, has given up root (--uid).
 FOLLOWS_USER = "svcd-follows-user"
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonAccount:
-    """The account of the daemon once it serves, and the limit of open files that it was started with.
+    """The account of the daemon while it serves, and the limit of open files that it was started with.
 
     Attributes:
-        open_files: soft and hard limit, before the daemon raised its own.
-        user, group: numbers that root is given up for (twistd --uid, --gid); None for what it has.
-        groups: the supplementary groups that go with them.
-        follows: whether the daemon took over from an old daemon that had given root up.
+        open_files: the soft and hard limit before the daemon raised its own.
+        user, group: the ids that the daemon changes to from root (twistd --uid, --gid); None for no change.
+        groups: the supplementary groups of that user.
+        follows: whether the daemon took over from an old daemon that had given up root.
     """
 
     open_files: tuple[int, int]
@@ -41,16 +41,16 @@ class DaemonAccount:
 
     @property
     def gave_up_root(self) -> bool:
-        """Whether the daemon was root once, and is so no more when it serves."""
+        """Whether the daemon, or the first of the daemons before it, started as root and does not serve as root."""
         return self.user is not None or self.follows
 
 
 def account_of(options: Mapping[str, Any], handover: Handover | None = None) -> DaemonAccount:
-    """Return the account of the daemon after twistd has given root up.
+    """Return the account of the daemon after twistd has given up root.
 
     Args:
-        options: twistd's.
-        handover: has the limit of open files of the first daemon; None if there is no old daemon.
+        options: twistd's options.
+        handover: carries the limit of open files of the first daemon; None if there is no old daemon.
     """
     open_files = handover.open_files if handover is not None else resource.getrlimit(resource.RLIMIT_NOFILE)
     user, group = options.get("uid"), options.get("gid")

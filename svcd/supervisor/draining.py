@@ -1,4 +1,4 @@
-"""The end of a service's connections: gracefully, and by force after shutdown_timeout."""
+"""Graceful end of a service's connections, and their abort after shutdown_timeout."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _log = Logger()
 
 
 def attempt(running: RunningService, call: Callable[[], object]) -> None:
-    """Call something for a service, and log what it raises: other services go on."""
+    """Call a function for a service; log what it raises, so that other services are not affected."""
     try:
         call()
     except KeyboardInterrupt:
-        # Ctrl-C is meant for the daemon, not for one service.
+        # Ctrl-C stops the daemon; it is not an error of this service.
         raise
     except BaseException as error:  # noqa: BLE001 - the service's own code
         log_event(_log, PROBLEM, text=f"{running.service.id}: {reason_of(error)}")
@@ -45,10 +45,10 @@ def abort_all(running: RunningService) -> None:
 
 
 def drain(running: RunningService, reactor: FdReactor) -> Deferred[None]:
-    """Let each connection of a service end in its shutdown_timeout, then end it.
+    """Drain the connections of a service; abort those that are open after shutdown_timeout.
 
     Returns:
-        A Deferred that fires when there is none.
+        A Deferred that fires when the service has no connection.
     """
     tracker = running.tracker
     if tracker is None:
@@ -57,5 +57,5 @@ def drain(running: RunningService, reactor: FdReactor) -> Deferred[None]:
     attempt(running, tracker.service_admission.refusals.flush)
     for session in tracker.all_connections():
         attempt(running, session.drain)
-    patience = reactor.callLater(running.service.options.shutdown_timeout, abort_all, running)
-    return tracker.when_empty().addCallback(cancelling(patience))
+    timer = reactor.callLater(running.service.options.shutdown_timeout, abort_all, running)
+    return tracker.when_empty().addCallback(cancelling(timer))

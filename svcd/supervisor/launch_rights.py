@@ -1,4 +1,4 @@
-"""Rights of spawned services that only root can give, and the zygote that was started as root."""
+"""Rights of spawned services that only root can grant, and the zygote that was started as root."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ACCOUNT_VARIABLES = frozenset({"HOME", "USER", "LOGNAME", "SHELL"})
 
 
 def needs_root(service: Service, account: DaemonAccount) -> Iterator[ConfigProblem]:
-    """Yield what a service asks for that only root can give; nothing if the process runs as root.
+    """Yield a problem for each option of a service that only root can apply; none if the process runs as root.
 
     Raises:
         KeyError: passwd(5) or group(5) has no entry for a name of the options.
@@ -49,7 +49,7 @@ def needs_root(service: Service, account: DaemonAccount) -> Iterator[ConfigProbl
         "nice": options.nice < 0,
     }
     if account.gave_up_root:
-        # Else it is the launcher that says so: a check does not know the limits of the daemon.
+        # Otherwise the launcher reports it: `svcctl check` does not know the limits of the daemon.
         limits = {each.which: each.hard for each in (*identity.own_limits, *identity.handler_limits)}
         others |= {name: which in limits and _is_above_own(which, limits[which]) for name, which in LIMITS.items()}
     for option, needed in others.items():
@@ -66,13 +66,13 @@ def _is_above_own(which: int, limit: int) -> bool:
 def roots_refusals(
     service: Service, account: DaemonAccount, row: LaunchSpec | None, options: Iterable[str]
 ) -> Iterator[ConfigProblem]:
-    """Yield why the zygote that was started as root does not start a service, at each option that is the reason.
+    """Yield a problem for each option because of which the zygote that was started as root refuses to start a service.
 
     Args:
-        service: it.
+        service: the service.
         account: the account of the daemon.
-        row: what the zygote's table has for it; None if it has nothing, or the zygote has ended.
-        options: by which the service would have other or more rights than in the table.
+        row: the launch spec of the service in the zygote's table; None if it has none, or the zygote has exited.
+        options: the options by which the service would have other or more rights than in the table.
 
     Raises:
         KeyError: passwd(5) or group(5) has no entry for a name of the options.
@@ -85,7 +85,7 @@ def roots_refusals(
     if "env" in found:
         found = [each for each in found if each != "env"] + [_option_of(name, service.options) for name in variables]
     if "user" in found:
-        # These follow from it.
+        # group= and groups= follow from user=.
         found = [each for each in found if each not in ("group", "groups")]
     for option in dict.fromkeys(found):
         named = ", ".join(name for name in variables if _option_of(name, service.options) == option)
@@ -95,7 +95,7 @@ def roots_refusals(
 
 
 def _option_of(variable: str, options: ServiceOptions) -> str:
-    """Return the option that a variable of the environment comes from; env if there is no such option any more."""
+    """Return the name of the option that sets a variable of the environment; env if no option sets it any more."""
     if variable in dict(options.env):
         return "env"
     if variable in options.passenv:
@@ -106,14 +106,14 @@ def _option_of(variable: str, options: ServiceOptions) -> str:
 
 
 def _value_text(service: Service, option: str) -> str:
-    """Return the value of an option, as a services file has it; empty where the line does not have it."""
+    """Return the value of an option as in a services file; empty if the service's line does not set it."""
     if option not in service.locations:
         return ""
     return TABLE[option].value_type.write(getattr(service.options, option))
 
 
 def _kept_text(option: str, row: LaunchSpec) -> str:
-    """Return what a reload can give a handler, where that is a range; else that the option is to be as it was."""
+    """Return the remedy for an option: the range of values that a reload may set, or to undo the change."""
     identity = row.identity
     limits = {each.which: each.soft for each in (*identity.own_limits, *identity.handler_limits)}
     if option == "umask" and identity.umask is not None:
@@ -128,13 +128,13 @@ def _kept_text(option: str, row: LaunchSpec) -> str:
 def launcher_maker(
     context: ServiceContext, service: Service, spec: LaunchSpec, zygote_client: ZygoteClient
 ) -> Callable[[LauncherEvents], LauncherClient]:
-    """Return what makes the launcher client of a service.
+    """Return a function that creates the launcher client of a service.
 
     Args:
-        context: has the zygote of the start.
+        context: holds the zygote that was started as root.
         service: the service.
         spec: the launch spec of the service.
-        zygote_client: starts the launcher, unless only the zygote of the start has the rights that it needs.
+        zygote_client: starts the launcher, unless only the zygote that was started as root has the required rights.
     """
     first = context.first_zygote_client
     if first is not None and any(needs_root(service, context.account)):
@@ -145,7 +145,7 @@ def launcher_maker(
 
 
 def rights_missing(context: ServiceContext, service: Service) -> list[ConfigProblem]:
-    """Return what a spawned service asks for that only root can give, and the zygote of the start can't.
+    """Return the problems of a spawned service: options that need root and that the first zygote can't apply either.
 
     Raises:
         KeyError: passwd(5) or group(5) no longer has a name that the options have.
@@ -161,5 +161,5 @@ def rights_missing(context: ServiceContext, service: Service) -> list[ConfigProb
 
 
 def lost_rights(services: Iterable[Service], account: DaemonAccount) -> list[ConfigProblem]:
-    """Return what spawned services have that a process with the daemon's present rights can't give."""
+    """Return the problems of spawned services that a process with the daemon's present rights can't start."""
     return [problem for service in services for problem in needs_root(service, account)]

@@ -1,4 +1,4 @@
-"""Launch specs, made of the options of spawned services: names of users and groups become numbers."""
+"""Conversion of the options of spawned services to launch specs; names of users and groups become ids."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["launch_spec"]
 
-#: Limits that a launcher can't have itself, or that would be about it instead of its handlers.
+#: Limits of handlers only: a launcher would fail with them, or they would count it as well.
 _FOR_HANDLERS = {name: LIMITS[name] for name in LIMITS if name not in ("rlimit_core", "rlimit_nofile")}
 
 
@@ -34,7 +34,7 @@ def launch_spec(service: Service, account: DaemonAccount) -> LaunchSpec:
     options = service.options
     user = _entry(options.user)
     program = options.server[0] if options.server else ""
-    # With TLS the daemon has the connection itself, and counts; of UNIX sockets the kernel does not.
+    # With TLS the daemon holds the connection and counts the bytes itself; for UNIX sockets the kernel counts none.
     uncounted = options.wait or service.tls or service.net.local
     holds = "TRAFFIC" in service.logged and service.runs in ("server", "python") and not uncounted
     keeps = service.runs == "python" or options.stderr == "log" or holds
@@ -63,7 +63,11 @@ def launch_spec(service: Service, account: DaemonAccount) -> LaunchSpec:
 
 
 def _entry(name: str) -> pwd.struct_passwd | None:
-    """A user, by name or number; None for no name, and for a number that passwd(5) does not know."""
+    """Return a user's passwd(5) entry, by name or id; None for no name, and for an id without an entry.
+
+    Raises:
+        KeyError: passwd(5) has no entry for the name.
+    """
     if not name:
         return None
     if not name.isdecimal():
@@ -113,11 +117,14 @@ def _identity(
 
 
 def _open_files(options: ServiceOptions, account: DaemonAccount) -> ResourceLimit:
-    """By default what the daemon was started with: the many that it took for itself are too many for some programs."""
+    """Return the limit of open files: rlimit_nofile=, by default the limit that the daemon was started with.
+
+    The daemon raises its own limit so far that some programs can't work with it.
+    """
     value = options.rlimit_nofile
     if value is None:
         return ResourceLimit(resource.RLIMIT_NOFILE, *account.open_files)
     if value == UNLIMITED:
-        # The kernel knows no open files without a limit: as many as may be.
+        # The kernel requires a limit of open files (fs.nr_open): use the hard limit.
         _, value = resource.getrlimit(resource.RLIMIT_NOFILE)
     return ResourceLimit(resource.RLIMIT_NOFILE, value, value)

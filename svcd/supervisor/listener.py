@@ -1,4 +1,4 @@
-"""Listeners: listening sockets, the ports that serve them, and a close that loses no waiting client."""
+"""Listeners: listening sockets and their ports, and a close that accepts the waiting clients first."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Listener", "ServingPort", "hidden", "no_op", "number_of_port"]
 
-#: Rounds of accepting before a socket is closed for good: more than its backlog can hold.
+#: Maximum number of accept rounds before a socket is closed: enough for every connection in its backlog.
 _ROUNDS = 1000
 
 
@@ -33,26 +33,26 @@ class ServingPort(Protocol):
     """The port of a listening socket."""
 
     def startListening(self) -> object:
-        """Begin to accept or receive."""
+        """Begin to accept connections or receive datagrams."""
 
     def stopListening(self) -> object:
-        """Stop; the socket stays open."""
+        """Stop accepting or receiving; the socket stays open."""
 
     def pause(self) -> None:
-        """Stop accepting: clients wait in the kernel's queue."""
+        """Stop accepting until resume(); clients wait in the kernel's queue."""
 
     def resume(self) -> None:
-        """Accept again."""
+        """Accept again after pause()."""
 
     def doRead(self) -> object:
-        """Accept the clients that wait."""
+        """Accept the clients in the kernel's queue."""
 
 
 class Listener:
-    """A listening socket, and the port that serves it now; the descriptor budget pauses the port.
+    """A listening socket and its current port, which the descriptor budget pauses.
 
     Args:
-        opened: the socket.
+        opened: the listening socket.
         budget: pauses stream ports when descriptors run out.
         store: keeps the socket open while the daemon is restarted.
     """
@@ -71,7 +71,7 @@ class Listener:
 
     @property
     def endpoint(self) -> Endpoint:
-        """What the socket serves."""
+        """The endpoint of the socket."""
         return self.opened.endpoint
 
     @property
@@ -80,13 +80,13 @@ class Listener:
         return os.fstat(self.opened.socket.fileno()).st_ino
 
     def serve(self, port: ServingPort, join: Callable[[ServingPort], Callable[[], None]]) -> None:
-        """Give the socket to a port; clients in the kernel's queue are for the new port.
+        """Attach the socket to a port, which accepts the clients in the kernel's queue from then on.
 
         Args:
-            port: it.
-            join: lets its service make it rest and go on; returns what ends that.
+            port: the port.
+            join: lets the service pause and resume the port; returns a function that ends this.
         """
-        self.rest()
+        self.suspend()
         if isinstance(port, DatagramPort) and isinstance(self.port, DatagramPort):
             port.continue_counts(self.port)
         if isinstance(port, WaitPort) and isinstance(self.port, WaitPort) and port is not self.port:
@@ -106,7 +106,7 @@ class Listener:
         self._leave = leave
 
     def start(self) -> None:
-        """Begin to serve, and log it."""
+        """Begin to serve; write a `listen` line."""
         assert self.port is not None  # noqa: S101 - serve() comes first
         if not self.paused:
             self.port.startListening()
@@ -118,37 +118,37 @@ class Listener:
         self._store.store(self.opened)
 
     def pause(self, *, paused: bool) -> None:
-        """Leave clients in the kernel's queue, or accept them again."""
+        """Pause: leave clients in the kernel's queue; or accept them again."""
         if paused == self.paused:
             return
         self.paused = paused
         if paused:
-            self.rest()
+            self.suspend()
         else:
-            self.go_on()
+            self.resume()
 
-    def rest(self) -> None:
-        """Take the socket away from its port."""
+    def suspend(self) -> None:
+        """Stop the port; the socket stays open."""
         self._leave()
         self._leave = no_op
         if self.port is not None:
             self.port.stopListening()
 
-    def go_on(self) -> None:
-        """Give it back to the port that had it, after a rest."""
+    def resume(self) -> None:
+        """Start the port again after suspend()."""
         if self.port is not None and self._join is not None and not self.paused:
             self.serve(self.port, self._join)
             self.port.startListening()
 
     def retune(self, endpoint: Endpoint) -> None:
-        """Let the socket serve another endpoint of the same address, or the same with other options."""
+        """Use the socket for another endpoint of the same address, or for the same one with other options."""
         self.opened.retune(endpoint)
 
     def accept_all(self) -> None:
-        """Accept the waiting clients before the socket is closed: a close would reset their connections."""
+        """Accept the clients in the kernel's queue: closing the socket would reset their connections."""
         service = self.endpoint.service
         if self.port is None or service.net.shape is not SocketType.STREAM or service.options.wait:
-            # With wait=yes only a program accepts.
+            # With wait=yes the service's process accepts.
             return
         waiting = select.poll()
         waiting.register(self.opened.socket, select.POLLIN)
@@ -160,12 +160,12 @@ class Listener:
                 self.port.doRead()
 
     def close(self, *, for_good: bool = True) -> None:
-        """Close the socket, and log the traffic of a datagram socket.
+        """Close the socket; write a `close` line, with the traffic of a datagram socket.
 
         Args:
-            for_good: whether the socket is not used again; else the store may keep it for the next daemon.
+            for_good: whether the socket is not used again; otherwise the store may keep it for the next daemon.
         """
-        self.rest()
+        self.suspend()
         self._budget.hold(-1)
         if for_good and isinstance(self.port, WaitPort):
             self.port.dismiss()
@@ -185,7 +185,7 @@ def no_op() -> None:
 
 
 def hidden(listeners: Mapping[Hashable, Listener]) -> set[Hashable]:
-    """Return the UNIX sockets that clients don't find any more, by the keys of the listeners."""
+    """Return the keys of the UNIX listeners whose socket file is gone or replaced: clients can't connect to them."""
     return {key for key, listener in listeners.items() if listener.opened.file_lost}
 
 

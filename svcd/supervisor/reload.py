@@ -1,4 +1,4 @@
-"""Reloads: the services file is read in a thread, and all changes are made, one reload after the other."""
+"""Reloads: read the services file in a thread and apply all changes, one reload at a time."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 
 __all__ = ["Reloader"]
 
-#: How many comparisons may read files at once.
+#: The number of svcctl diff requests that may read files at the same time.
 _DIFFS = 4
 
 ResultT = TypeVar("ResultT")
 
 
 class Reloader:
-    """Changes a running daemon, one reload after the other.
+    """Changes the configuration of the running daemon, one change at a time.
 
     Args:
         supervisor: runs the services.
         load: reads a services file, the daemon's own for None; raises ConfigError.
-        in_thread: calls something where it may take its time, as deferToThread does.
-        check: checks services again, whether the machine can serve them.
+        in_thread: runs a blocking call in a thread, as deferToThread does.
+        check: checks again whether the machine can serve services.
 
     Attributes:
-        reloaded: called after each reload that has succeeded.
-        reopen: called before each reload, whatever comes of it: it must not fail.
+        reloaded: called after each successful reload.
+        reopen: called at the beginning of each reload; must not raise.
     """
 
     _log = Logger()
@@ -58,27 +58,27 @@ class Reloader:
         self._load = load
         self._in_thread = in_thread
         self._lock = DeferredLock()
-        # A file that can't be read blocks no reload.
+        # Separate from _lock: reading a file that blocks must not delay a reload.
         self._diffs = DeferredSemaphore(_DIFFS)
         self.reloaded: Callable[[], None] | None = None
         self.reopen: Callable[[], None] | None = None
 
     def reload(self, *, now: bool = False, strict: bool = False, allow_empty: bool = False) -> Deferred[ReloadResult]:
-        """Read the services file again, and serve what it has now.
+        """Read the services file again and change to the services in it.
 
         Args:
-            now: end the connections of services that are no more.
+            now: end the connections of removed services.
             strict: change nothing if a service can't be served.
             allow_empty: whether a file without a service is accepted; it may be a truncated file.
 
         Returns:
-            A Deferred with what was done. It fails with a ConfigError, ListenErrors or an OSError when nothing was; the
-            reason is logged then.
+            A Deferred with the result. It fails with a ConfigError, ListenErrors or an OSError if nothing was changed;
+            the reason is logged then.
         """
         return self._lock.run(self._reload, now, strict, allow_empty)
 
     def retry(self, ids: Sequence[str]) -> Deferred[None]:
-        """Check and serve services again, by their ids: broken ones, and those whose addresses may be others now."""
+        """Check and serve services again, by their ids: broken ones, and those whose addresses may have changed."""
         broken, hosted = self._supervisor.broken, self._supervisor.hosted
 
         def services() -> list[Service]:
@@ -93,13 +93,13 @@ class Reloader:
         return self.serve(services).addErrback(failed)
 
     def serve(self, services: Callable[[], Sequence[Service]]) -> Deferred[None]:
-        """Check services, and serve those that the machine can serve; the others are broken.
+        """Check services and serve those that the machine can serve; the others are broken.
 
         Args:
-            services: called when it is their turn.
+            services: returns the services; called once no other change is in progress.
 
         Returns:
-            A Deferred that fails with a StoppingError when the daemon is about to stop.
+            A Deferred that fires when the services are served. It fails with a StoppingError if the daemon is stopping.
         """
         return self._lock.run(self._serve, services)
 
@@ -109,8 +109,8 @@ class Reloader:
             return succeed(None)
         return self._in_thread(lambda: self._check(chosen)).addCallback(self._supervisor.serve)
 
-    def alone(self, call: Callable[..., Deferred[ResultT]], *arguments: object) -> Deferred[ResultT]:
-        """Call what no reload may come into, when it is its turn: enabling, disabling, an upgrade."""
+    def run_exclusively(self, call: Callable[..., Deferred[ResultT]], *arguments: object) -> Deferred[ResultT]:
+        """Call a function while no reload is in progress: enable, disable, upgrade; return a Deferred of its result."""
         return self._lock.run(call, *arguments)
 
     def _reload(self, now: bool, strict: bool, allow_empty: bool) -> Deferred[ReloadResult]:
@@ -123,7 +123,7 @@ class Reloader:
             read.addCallback(_not_empty, None)
         read.addCallback(self._with_time_zone)
         done = read.addCallback(lambda desired: self._supervisor.change_to(desired, now=now, strict=strict))
-        done.addErrback(self._name_owners).addErrback(self._tell_why)
+        done.addErrback(self._name_owners).addErrback(self._log_failure)
 
         def over(result: ReloadResult | Failure) -> ReloadResult | Failure:
             status_reporter.reloaded()
@@ -136,19 +136,19 @@ class Reloader:
         return done.addBoth(over)
 
     def _with_time_zone(self, desired: DesiredServices) -> DesiredServices:
-        """Read the time zone, in the reactor's thread, before anything of the new configuration holds."""
+        """Read the time zone, in the reactor's thread, before the new configuration applies."""
         self._supervisor.read_time_zone()
         return desired
 
     def _name_owners(self, failure: Failure) -> Failure | Deferred[Failure]:
-        """Name the processes that have addresses, before the log and the answer say that these can't be had."""
+        """Add the processes that have the addresses to the errors, before they are logged and sent as the answer."""
         error = failure.value
         if not isinstance(error, ListenErrors) or error.with_owners is None:
             return failure
         named = self._in_thread(error.with_owners)
         return named.addCallbacks(Failure, lambda _failed: failure)
 
-    def _tell_why(self, failure: Failure) -> Failure:
+    def _log_failure(self, failure: Failure) -> Failure:
         failure.trap(SvcdError, OSError)
         error = failure.value
         texts = list(map(str, error.problems)) if isinstance(error, ConfigError) else [str(error)]
@@ -161,15 +161,15 @@ class Reloader:
         return failure
 
     def on_signal(self) -> None:
-        """Reload because of SIGHUP; the result is logged."""
+        """Reload on SIGHUP; the result is logged."""
         self.reload().addErrback(lambda failure: failure.trap(SvcdError, OSError))
 
     def diff(self, file: str | None = None) -> Deferred[ReloadResult]:
-        """Return what a reload of the daemon's services file, or of another file, would do.
+        """Return the changes that a reload of the daemon's services file, or of another file, would make.
 
         Returns:
-            A Deferred that fails with a ConfigError when the file can't be used. Of the faults those are known that a
-            check finds, and rights that the daemon does not have; not sockets that can't be opened.
+            A Deferred with the result, which fails with a ConfigError if the file can't be used. The faults are those
+            that a check finds, and rights that the daemon lacks, but not sockets that can't be opened.
         """
         read: Deferred[DesiredServices] = self._diffs.run(self._in_thread, lambda: self._load(file))
         read.addCallback(_not_empty, file)
@@ -177,10 +177,10 @@ class Reloader:
 
 
 def _not_empty(desired: DesiredServices, file: str | None) -> DesiredServices:
-    """Return the services.
+    """Return the services if there are any.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no service.
     """
     if desired.endpoints or desired.faulty:
         return desired

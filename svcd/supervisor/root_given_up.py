@@ -1,4 +1,4 @@
-"""Remedies for what only root can give, before and after the daemon has given root up (twistd --uid)."""
+"""Remedies for errors that only root avoids, for a daemon without root and one that gave it up (twistd --uid)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESTART = (
 
 
 def with_restart(error: ListenError, endpoint: Endpoint) -> ListenError:
-    """Return the error of an address that only root can open, with the remedy of a daemon that has given root up."""
+    """Return the error with a restart as the remedy if only root can open the address, otherwise unchanged."""
     if error.number not in (errno.EACCES, errno.EPERM) or os.geteuid() == 0:
         return error
     other = "choose another port" if endpoint.version else error.remedy

@@ -42,16 +42,16 @@ class ServiceContext:
     """The objects that all services of the daemon share.
 
     Attributes:
-        connections: what the admission and the trackers of all services share.
-        deps: what built-in services may need.
+        connections: the objects that the admission and the trackers of all services share.
+        deps: the objects that built-in services may need.
         account: the account that runs handlers without user=.
         store: keeps the sockets open while the daemon is restarted.
         tcpmux_services: returns the handlers of the services that tcpmux offers, by name.
-        own_ports: the ports of the daemon's datagram services, which never ask.
+        own_ports: the port numbers of the daemon's datagram services; datagrams from these are not answered.
         modules: the files of factories' modules, by `module:name`, as they were when they were imported.
-        socket_freed: called when a process of a wait=yes service has ended whose service has another socket or none.
-        first_zygote_client: has the zygote that was started before root was given up, and that keeps root's rights;
-            None if there is none.
+        socket_freed: called when a process of a wait=yes service has exited and the service no longer has its socket.
+        first_zygote_client: the client of the zygote that was started as root, before the daemon gave up root, and
+            that keeps root's rights; None if there is none.
         reactor, log_writer, budget: those of `connections`.
         header_queue: bounds the connections that wait for their PROXY headers.
     """
@@ -71,24 +71,24 @@ class ServiceContext:
     header_queue: HeaderQueue = field(init=False)
 
     def __post_init__(self) -> None:
-        """Take what services use most out of the connection context."""
+        """Copy the objects that services use most from the connection context."""
         self.reactor = self.connections.reactor
         self.log_writer = self.connections.log_writer
         self.budget = self.connections.budget
         self.header_queue = HeaderQueue(self.reactor, self.budget)
 
     def keep_first(self, zygote_client: ZygoteClient | None) -> None:
-        """Remember the zygote of the start if it runs as root and the daemon is about to give root up."""
+        """Store the client of the first zygote if it runs as root and the daemon is about to give up root."""
         if os.geteuid() == 0 and self.account.user is not None:
             self.first_zygote_client = zygote_client
 
 
 class Prepared(NamedTuple):
-    """Other options that a running service is ready to take.
+    """New options of a running service, prepared so that they can be applied without an error.
 
     Attributes:
-        commit: lets them hold; can't fail.
-        discard: releases what was made for them.
+        commit: applies the options; can't fail.
+        discard: releases the objects that were created for them.
     """
 
     commit: Callable[[], None]
@@ -96,32 +96,32 @@ class Prepared(NamedTuple):
 
 
 class RunningService(ABC):
-    """A running service: makes ports for its sockets, and takes other options while it runs.
+    """A running service: creates ports for its sockets, and accepts new options while it runs.
 
     Attributes:
-        service: its line of the services file.
-        tracker: has its connections; None for one that has none.
+        service: the service as configured.
+        tracker: tracks its connections; None for a datagram service.
     """
 
     tracker: ConnectionTracker[Any] | None = None
     _leave_hosts: Callable[[], None] = staticmethod(no_op)
 
-    def __init__(self, context: ServiceContext, service: Service, zygote_client: ZygoteClient | None) -> None:  # noqa: ARG002 - for spawned ones
+    def __init__(self, context: ServiceContext, service: Service, zygote_client: ZygoteClient | None) -> None:  # noqa: ARG002 - used by spawned services
         self._context = context
         self.service = service
 
     @property
     def tls(self) -> ServerTls | None:
-        """Its certificates; None without TLS."""
+        """The certificates of the service; None without TLS."""
         return None
 
     @abstractmethod
     def port(self, opened: ListeningSocket, service: Service) -> ServingPort:
-        """Make a port for one of the service's sockets.
+        """Return a new port for one of the service's sockets.
 
         Args:
             opened: the socket.
-            service: with the options that will hold when the port begins.
+            service: the service with the options that apply when the port starts.
 
         Raises:
             OSError: a file that the service needs can't be read.
@@ -129,35 +129,35 @@ class RunningService(ABC):
 
     @abstractmethod
     def prepare(self, service: Service, zygote_client: ZygoteClient | None) -> Prepared:
-        """Make everything that other options need.
+        """Prepare a change to new options.
 
         Args:
-            service: with the options.
-            zygote_client: takes in a launcher that has to be another one; it is started before the options hold.
+            service: the service with the new options.
+            zygote_client: takes in a launcher if the options need a new one; it is started before they apply.
 
         Raises:
-            ConfigError: a service's factory can't be made.
-            KeyError: a user or group is not known any more.
+            ConfigError: the factory of the service can't be created.
+            KeyError: passwd(5) or group(5) no longer has a user or group of the options.
             OSError: a file that it needs can't be read.
         """
 
-    def start(self) -> None:  # noqa: B027 - most have nothing to do
-        """Start what the service's own code wants to have started, before it serves.
+    def start(self) -> None:  # noqa: B027 - optional hook
+        """Start the service's own code, such as its factory, before it serves.
 
         Raises:
-            Exception: whatever that code raises.
+            Exception: any error of that code.
         """
 
     def discard(self) -> None:
-        """Release what was made for a service that won't run."""
+        """Release the resources of a service that was created but will not run."""
         self.close()
 
     def attach(self, port: ServingPort) -> Callable[[], None]:
-        """Let the service pause and resume a port; return what ends that."""
+        """Let the service pause and resume a port; return a function that ends this."""
         return no_op if self.tracker is None else self.tracker.service_admission.listen(port.pause, port.resume)
 
     def update_locations(self, service: Service) -> None:
-        """Take the places of the options, which may have moved in the file."""
+        """Use the new positions of the options in the services file."""
         moved = service.locations != self.service.locations
         self.service = service
         if moved and self.tracker is not None:
@@ -166,7 +166,7 @@ class RunningService(ABC):
             self.tls.update_locations(service)
 
     def make_lines(self) -> None:
-        """Make the lines of connections and refusals anew for another log level."""
+        """Create the log lines of connections and refusals again, for another log level."""
         if self.tracker is not None:
             self.tracker.retune(self.tracker.service)
             self.tracker.service_admission.make_line()
@@ -175,52 +175,56 @@ class RunningService(ABC):
         """Read the time zone of access_times again.
 
         Raises:
-            OSError, KeyError: the machine no longer has it; the one that is known holds.
+            OSError, KeyError: the machine no longer has it; the one read before stays in use.
         """
         if self.tracker is not None:
             self.tracker.service_admission.read_time_zone()
 
     @abstractmethod
     def can_become(self, service: Service) -> bool:
-        """Return whether this service can take the options of another one of its type without a new port."""
+        """Return whether this service can change to the options of another one of its type and keep its ports."""
 
-    def refresh_addresses(self) -> None:  # noqa: B027 - most have nothing to do
-        """Take the new addresses of the machine's interfaces."""
+    def refresh_addresses(self) -> None:  # noqa: B027 - optional hook
+        """Read the addresses of the machine's interfaces again."""
 
     def _follow_hosts(self, changed: Callable[[], None]) -> frozenset[str]:
-        """Call `changed` when host names in the rules of a datagram service have other addresses; return the names."""
+        """Follow the addresses of the host names in the access rules; return the names.
+
+        Args:
+            changed: called after each change of an address.
+        """
         self._leave_hosts()
         names = self._context.connections.host_names(self.service)
         self._leave_hosts = self._context.connections.hosts.follow(names, changed) if names else no_op
         return names
 
-    def started(self) -> None:  # noqa: B027 - most have nothing to do
-        """Begin to serve."""
+    def started(self) -> None:  # noqa: B027 - optional hook
+        """Handle the start of serving: the ports accept clients now."""
 
     def restart(self) -> Deferred[dict[str, object]]:
-        """Start the service's launcher anew; no client is refused meanwhile.
+        """Restart the service's launcher; no client is refused meanwhile.
 
         Returns:
-            A Deferred as of SpawnedTracker.restart().
+            The Deferred of SpawnedTracker.restart().
 
         Raises:
-            CommandError: it has none.
+            CommandError: the service has no launcher.
         """
         raise CommandError(
             f"{self.service.id} runs in the daemon and has no launcher; svcctl upgrade renews the daemon"
         )
 
-    def check_modules(self) -> None:  # noqa: B027 - most have nothing to do
-        """Log which modules have changed on disk since they were imported."""
+    def check_modules(self) -> None:  # noqa: B027 - optional hook
+        """Log the modules that have changed on disk since they were imported."""
 
-    def close(self) -> None:  # noqa: B027 - most have nothing to do
-        """Accept no more clients; connections go on."""
+    def close(self) -> None:  # noqa: B027 - optional hook
+        """Release what accepting needs: the service accepts no more clients. Open connections are not closed."""
 
-    def end_proxied(self) -> None:  # noqa: B027 - most have nothing to do
-        """Close the connections whose PROXY header has not come: a reload has removed or replaced the service."""
+    def end_proxied(self) -> None:  # noqa: B027 - optional hook
+        """Close the connections without a complete PROXY header: a reload has removed or replaced the service."""
 
-    def finished(self) -> None:  # noqa: B027 - most have nothing to do
-        """Release what the service has: its last connection has ended."""
+    def finished(self) -> None:  # noqa: B027 - optional hook
+        """Release the remaining resources: the last connection of the service has ended."""
 
 
 def read_time_zone(log_writer: LogWriter, all_running: Iterable[RunningService]) -> None:
@@ -229,6 +233,6 @@ def read_time_zone(log_writer: LogWriter, all_running: Iterable[RunningService])
     ZoneInfo.clear_cache()
     log_writer.read_time_zone()
     for running in all_running:
-        # One that the machine has lost is the next check's to tell.
+        # The next check of the services reports a time zone that the machine no longer has.
         with contextlib.suppress(OSError, KeyError):
             running.read_time_zone()

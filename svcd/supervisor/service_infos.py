@@ -25,7 +25,13 @@ __all__ = ["service_infos", "tcpmux_services"]
 def service_infos(
     all_running: Iterable[RunningService], listeners: Iterable[Listener], broken: Iterable[BrokenService]
 ) -> list[ServiceInfo]:
-    """Return the descriptions of services; of two with the same id the later counts, broken services come last."""
+    """Return the descriptions of services.
+
+    Args:
+        all_running: the running services; of two with the same id the later one is described.
+        listeners: the listeners of all services.
+        broken: the broken services; those that do not run come last.
+    """
     addresses: dict[str, list[str]] = {}
     for listener in listeners:
         addresses.setdefault(listener.endpoint.service.id, []).append(listener.opened.address)
@@ -43,7 +49,7 @@ def _about(service: Service, tls: ServerTls | None) -> ServiceInfo:
         runs=service.handler_text,
         stream=stream,
         spawned=service.spawned,
-        # Who does not want connections in the log does not want them on a page.
+        # Connections that are not logged are not listed on the status page either.
         listed=bool(service.logged),
         description=service.options.description,
         max_connections=instances_of(service) if stream else None,

@@ -1,4 +1,4 @@
-"""The class of a running service, by what answers: a factory, a process, another service, or datagrams."""
+"""The class of a running service, by what serves it: a factory, a process, another service (tcpmux) or datagrams."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["create_service", "service_type"]
 def service_type(service: Service) -> type[RunningService]:
     """Return the class that serves a service.
 
-    A class is imported when the first service needs it: an echo service needs nothing of processes, tcpmux and UDP.
+    Each class is imported when the first service needs it: an echo service needs no code of processes, tcpmux or UDP.
     """
     if service.spawned:
         from svcd.supervisor.spawned_service import SpawnedService
@@ -37,7 +37,7 @@ def service_type(service: Service) -> type[RunningService]:
 
 
 def create_service(context: ServiceContext, service: Service, zygote_client: ZygoteClient | None) -> RunningService:
-    """Make a service that is to run.
+    """Create the running service of a configured one.
 
     Args:
         context: the objects that all services share.
@@ -45,8 +45,8 @@ def create_service(context: ServiceContext, service: Service, zygote_client: Zyg
         zygote_client: takes in the launcher of a spawned service; None if no service of the change is spawned.
 
     Raises:
-        ConfigError: its factory can't be made.
-        KeyError: a user or group is not known any more.
-        OSError: a file that it needs can't be read.
+        ConfigError: the factory of the service can't be created.
+        KeyError: passwd(5) or group(5) no longer has a user or group of the options.
+        OSError: a file that the service needs can't be read.
     """
     return service_type(service)(context, service, zygote_client)

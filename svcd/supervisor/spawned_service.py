@@ -1,4 +1,4 @@
-"""Stream services that run in processes of their own."""
+"""Stream services whose connections are handled by processes of their own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["SpawnedService"]
 
 
 class SpawnedService(TrackedService[SpawnedTracker]):
-    """A stream service whose connections have processes of their own."""
+    """A stream service whose connections are handled by processes of their own."""
 
     _tls: ServiceTls
 
@@ -42,16 +42,16 @@ class SpawnedService(TrackedService[SpawnedTracker]):
         self.tracker.budget.evict_by(self._tls.evict)
 
     def port(self, opened: ListeningSocket, service: Service) -> ServingPort:
-        """Make the port of a socket: one that hands connections to processes, or with wait=yes the socket itself."""
+        """Return the port of a socket: it passes each connection to a process, or with wait=yes the socket itself."""
         if service.options.wait:
-            # Few services have wait=yes.
+            # Imported late: few services have wait=yes.
             from svcd.connections.wait_port import WaitPort
 
             return WaitPort(self._context.reactor, opened.socket, self.tracker, self._context.socket_freed)
         return self._descriptor_port(opened, self.tracker.take, self.tracker.may_accept)
 
     def attach(self, port: ServingPort) -> Callable[[], None]:
-        """Pause a port while the launcher has no room or the service is full; return what ends that."""
+        """Pause a port while the launch queue or the service is full; return a function that ends this."""
         leave = super().attach(port)
         leave_room = self.tracker.when_room(port.resume)
 
@@ -86,10 +86,10 @@ class SpawnedService(TrackedService[SpawnedTracker]):
         return super().can_become(service) and service.options.wait == self.service.options.wait
 
     def restart(self) -> Deferred[dict[str, object]]:
-        """Start the service's launcher anew.
+        """Restart the service's launcher.
 
         Returns:
-            A Deferred as of SpawnedTracker.restart(), with the id of the service.
+            The Deferred of SpawnedTracker.restart(), with the id of the service added to the result.
         """
 
         def named(found: dict[str, object]) -> dict[str, object]:
@@ -98,17 +98,17 @@ class SpawnedService(TrackedService[SpawnedTracker]):
         return self.tracker.restart().addCallback(named)
 
     def check_modules(self) -> None:
-        """Log whether the module of a Python handler has changed on disk since its import."""
+        """Log it if the module of a Python handler has changed on disk since its import."""
         self.tracker.launcher_client.check_module()
 
     def started(self) -> None:
-        """Reserve the descriptors of the launcher, and let it start."""
+        """Reserve the descriptors of the launcher, and allow it to start."""
         self._hold_descriptors(standing_descriptors(self.service))
         self._follow_hosts(self._retune_admission)
         self.tracker.begin()
 
     def discard(self) -> None:
-        """Release what was made for a service that won't run, its launcher client included."""
+        """Release the resources of a service that will not run, its launcher client included."""
         super().discard()
         self.finished()
 
@@ -116,6 +116,6 @@ class SpawnedService(TrackedService[SpawnedTracker]):
         self.tracker.service_admission.admission.retune(self._context.connections.rules(self.service))
 
     def finished(self) -> None:
-        """Release the descriptors, and stop the launcher."""
+        """Release the reserved descriptors, and stop the launcher."""
         self._hold_descriptors(0)
         self.tracker.launcher_client.stop()

@@ -35,7 +35,7 @@ __all__ = ["StreamService"]
 class StreamService(TrackedService[TrackingFactory]):
     """A stream service that runs in the daemon.
 
-    Its factory is started before the service accepts its first client, and stopped when it accepts no more.
+    The factory is started before the service accepts its first client, and stopped when it accepts no more clients.
     """
 
     _log = Logger()
@@ -53,21 +53,21 @@ class StreamService(TrackedService[TrackingFactory]):
         self.tracker.budget.evict_by(self._evict)
 
     def _evict(self) -> bool:
-        """Close a connection that is idle or slow for another one; returns whether there is one."""
+        """Close one idle or slow connection to free a descriptor; return whether there was one."""
         evicts = (each.evict() for each in self._factories if isinstance(each, BuiltinFactory))
         return any(evicts) or self._tls.evict()
 
     def _wrappers(self) -> type[ConnectionWrapper] | None:
-        """The kind of gate that connections with TLS have; None for the kind that each protocol needs."""
+        """Return the wrapper class of connections with TLS; None if it depends on the protocol."""
         if self._tls.handshakes is None:
             return None
-        # Services without TLS need not load this.
+        # Imported late: services without TLS do not need it.
         from svcd.connections.tls_wrapper import TlsWrapper
 
         return TlsWrapper
 
     def _make_factory(self, service: Service) -> IProtocolFactory:
-        """The factory of the service, whose connections take descriptors of the service's share."""
+        """Return a new factory of the service; its connections use descriptors of the service's budget share."""
         context = self._context
         made = stream_factory(service, replace(context.deps, descriptors=context.budget.share(service.id)))
         reference = service.options.factory
@@ -76,13 +76,13 @@ class StreamService(TrackedService[TrackingFactory]):
         return made
 
     def port(self, opened: ListeningSocket, service: Service) -> ServingPort:  # noqa: ARG002 - as all
-        """Make the port of a socket: the reactor's own where it has one, else StreamPort."""
+        """Return the port of a socket: the reactor's own type if it has one, else StreamPort."""
         budget, share, service_admission = self._context.budget, self.tracker.budget, self.tracker.service_admission
 
         def may_accept() -> int:
             return share.room() if service_admission.may_accept() else 0
 
-        # A reactor may have a better port than the one that works on all of them.
+        # StreamPort works on every reactor; svcd's own reactor has a faster one.
         adopt = getattr(self._context.reactor, "adoptStreamSocket", None) or partial(StreamPort, self._context.reactor)
         made: StreamPort = adopt(opened.socket, self.tracker, may_accept, budget.pause_all)
         return made if self._header_reader is None else self._descriptor_port(opened, made.adopt, may_accept)
@@ -94,7 +94,7 @@ class StreamService(TrackedService[TrackingFactory]):
         def commit() -> None:
             secure()
             before, self._factory = self._factory, factory
-            # Of those before, the connections that are open.
+            # Former factories are kept as long as they have connections that can be evicted.
             used = [each for each in self._factories if isinstance(each, BuiltinFactory) and each.evictable]
             self._factories = [*used, factory]
             self.tracker.replace_factory(self._tls.wrap_factory(factory), self._wrappers())
@@ -106,7 +106,7 @@ class StreamService(TrackedService[TrackingFactory]):
         """Start the factory.
 
         Raises:
-            Exception: whatever the factory's startFactory() raises.
+            Exception: any error of the factory's startFactory().
         """
         self._factory.doStart()
         self._started = True
@@ -119,17 +119,17 @@ class StreamService(TrackedService[TrackingFactory]):
             self._stop_factory(self._factory)
 
     def _stop_factory(self, factory: IProtocolFactory) -> None:
-        """Stop a factory; what its stopFactory() raises is logged, and is the end of nothing else."""
+        """Stop a factory; log what its stopFactory() raises, so that nothing else is affected."""
         try:
             factory.doStop()
         except KeyboardInterrupt:
-            # Ctrl-C is meant for the daemon, not for one service.
+            # Ctrl-C stops the daemon; it is not an error of this service.
             raise
         except BaseException as error:  # noqa: BLE001 - the service's own code
             log_event(self._log, PROBLEM, text=f"{self.service.id}: {reason_of(error)}")
 
     def check_modules(self) -> None:
-        """Log whether the module of factory= has changed on disk since its import."""
+        """Log it if the module of factory= has changed on disk since its import."""
         known = self._context.modules.get(self.service.options.factory)
         changed = known.changed() if known is not None else ""
         if changed:
@@ -137,11 +137,11 @@ class StreamService(TrackedService[TrackingFactory]):
             log_event(self._log, MODULE_CHANGED, service=self.service.id, text=text)
 
     def started(self) -> None:
-        """Reserve descriptors, and count the bytes of open connections."""
+        """Reserve descriptors, and begin to count the bytes of open connections."""
         self._hold_descriptors(standing_descriptors(self.service))
         self.tracker.counters.add_source(self.tracker)
 
     def finished(self) -> None:
-        """Release the descriptors, and count no more."""
+        """Release the reserved descriptors, and stop counting."""
         self._hold_descriptors(0)
         self.tracker.counters.remove_source(self.tracker)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred, DeferredList
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from svcd.config.diff import ReloadPlan
     from svcd.config.endpoints import Endpoint
     from svcd.config.service import Service
-    from svcd.connections.tracker import ConnectionTracker
     from svcd.model import ConfigProblem
     from svcd.process.zygote_client import ZygoteClient
     from svcd.tls.certificates import ServerTls
@@ -41,11 +40,11 @@ __all__ = ["ReloadResult", "Supervisor"]
 
 
 class ReloadResult(NamedTuple):
-    """What a reload has done.
+    """The result of a reload.
 
     Attributes:
-        plan: the difference.
-        faults: what keeps services from being served as the file says.
+        plan: the changes.
+        faults: the reasons why services can't be served as configured.
     """
 
     plan: ReloadPlan
@@ -53,24 +52,24 @@ class ReloadResult(NamedTuple):
 
 
 class Supervisor(TwistedService):
-    """Runs the services of a Config, as a Twisted service.
+    """Runs the configured services; itself a Twisted service.
 
     Args:
         context: the objects that all services share.
         desired: the services to start.
-        manager: the service manager: gets the status, and keeps the sockets while the daemon is restarted.
-        socket_pool: sockets that are open already.
+        manager: the service manager; receives the status, and keeps the sockets while the daemon is restarted.
+        socket_pool: sockets that are already open.
         strict: whether a service that can't be served prevents the start, and each change.
 
     Attributes:
         status_reporter: sends the status to the service manager.
-        endpoints: where the services listen now.
-        hosted: the services, by name.
-        broken: the services that can't be served as the file says.
-        retry: tries broken services again, by their ids; set before the daemon serves.
-        retired: services that are no more, with connections that still are.
-        store: keeps the sockets open when this daemon ends.
-        registry: as given.
+        endpoints: the endpoints of the open sockets.
+        hosted: the running services, by id.
+        draining: removed services with open connections.
+        broken: the services that can't be served as configured.
+        retry: called with the ids of broken services to try again; set before the daemon serves.
+        store: keeps the sockets open when this daemon exits.
+        registry: the counters and the state of the daemon.
     """
 
     _log = Logger()
@@ -101,24 +100,19 @@ class Supervisor(TwistedService):
         self.retry: Callable[[Sequence[str]], object] | None = None
         self._listeners: dict[Hashable, Listener] = {}
         self._zygote_clients: list[ZygoteClient] = []
-        self._certificates = CertificateWatcher(context.deps.clock, self._all_tls, self._describe)
+        self._certificates = CertificateWatcher(context.deps.clock, self._all_tls, self._update_descriptions)
         self._addresses = AddressWatcher(self._reactor, self._addresses_changed)
         context.tcpmux_services = lambda: tcpmux_services(self._listeners.values())
         context.socket_freed = self.broken.socket_freed
 
-    @property
-    def trackers(self) -> dict[str, ConnectionTracker[Any]]:
-        """The trackers of the services' connections, by the service's id."""
-        return {name: running.tracker for name, running in self.hosted.items() if running.tracker is not None}
-
     def privilegedStartService(self) -> None:
-        """Open every socket, and read what needs the privilege. Clients may connect; they wait until startService().
+        """Open every socket and read the files that need root's rights; clients wait until startService().
 
         Raises:
-            ListenErrors: no service can be served, or with `strict` not every one, since a socket can't be had.
+            ListenErrors: no service, or with `strict` not every service, can be served: a socket can't be opened.
             ConfigError: the same, for other reasons.
 
-        After any of them no socket is open.
+        After such an error no socket is open.
         """
         super().privilegedStartService()  # type: ignore[no-untyped-call]
         desired = self._desired
@@ -137,7 +131,7 @@ class Supervisor(TwistedService):
         change.commit(start=False)
         self._add_zygote(change.zygote_client)
         self._context.keep_first(change.zygote_client)
-        self._know_sockets()
+        self._update_sockets()
         self.broken.update(broken)
 
     def startService(self) -> None:
@@ -149,7 +143,7 @@ class Supervisor(TwistedService):
             running.started()
         counts = {"services": len(self.hosted), "listeners": len(self._listeners)}
         log_event(self._log, READY, **counts, reactor=type(self._reactor).__name__)
-        self._describe()
+        self._update_descriptions()
         self._certificates.start()
         self._addresses.start()
         if self.retry is not None:
@@ -165,7 +159,7 @@ class Supervisor(TwistedService):
 
     @property
     def connections(self) -> int:
-        """The number of connections, those included that wait for admission."""
+        """The number of connections, including those that wait for admission."""
         return sum(len(each.tracker.all_connections()) for each in self._all_running() if each.tracker is not None)
 
     def _all_running(self) -> list[RunningService]:
@@ -176,25 +170,25 @@ class Supervisor(TwistedService):
 
     @property
     def desired_endpoints(self) -> tuple[Endpoint, ...]:
-        """The sockets that the file asks for, as far as they are known: those that are open and those that are not."""
+        """The endpoints that the services file requires, as far as they are known, whether open or not."""
         served = [endpoint for endpoint in self.endpoints if endpoint.service.id not in self.broken]
         return (*served, *(endpoint for each in self.broken for endpoint in each.endpoints))
 
     def change_to(self, desired: DesiredServices, *, now: bool = False, strict: bool = False) -> ReloadResult:
-        """Change to other services. Connections of a removed service may go on.
+        """Change to other services. Connections of a removed service stay open.
 
-        A service that can't be served as it is now wanted is broken: what there was of it before goes on, the others
-        change. A service whose line is as before goes on whatever the check says of it.
+        A service that can't be served as configured now is broken: it continues as before if it ran, and the other
+        services change. A service whose line has not changed continues, even if the check reports a fault of it.
 
         Args:
-            desired: the services that are to run.
-            now: end the connections of services that are no more.
+            desired: the services to run.
+            now: abort the connections of removed services.
             strict: change nothing if a service can't be served.
 
         Raises:
-            ListenErrors: with `strict`, since a socket can't be had.
-            ConfigError: with `strict`, for other reasons.
-            StoppingError: the daemon listens no more.
+            ListenErrors: with `strict`: a socket can't be opened.
+            ConfigError: with `strict`: another reason.
+            StoppingError: the daemon is stopping.
         """
         if self.registry.state == "stopping":
             raise StoppingError
@@ -211,46 +205,46 @@ class Supervisor(TwistedService):
         for running in self.hosted.values():
             running.check_modules()
         broken |= change.failed_services(desired)
-        # Certificates that are not named otherwise than before may be others.
+        # Certificate files may have changed under the same names.
         self._certificates.check_now()
         wanted = {endpoint.service.id for endpoint in desired.endpoints} | {each.service.id for each in desired.faulty}
         for service_id in set(self.broken.ids) - wanted:
             self.broken.forget(service_id)
         self.store.release_held(endpoint for each in broken.values() for endpoint in each.endpoints)
         self.broken.update(broken)
-        self._describe()
+        self._update_descriptions()
         self.registry.reloads_done += 1
-        # What came of it: a broken service goes on as before, or not at all.
+        # Log the actual changes: a broken service continues as before, or does not run.
         made = diff(before, self.endpoints)
         counts = {"opened": len(made.opened), "closed": len(made.closed), "changed": len(made.changed)}
         counts |= {"added": len(made.added), "removed": len(made.removed), "broken": len(broken)}
         log_event(self._log, RELOAD, **counts, seconds=round(self._reactor.seconds() - began, 6))
         faults = [problem for each in desired.faulty for problem in each.problems]
         for problem in faults:
-            # That of a broken service is told with it, and a certificate's by what watches them.
+            # Faults of broken services are logged with these, faults of certificates by CertificateWatcher.
             if problem.service not in broken and not problem.text.startswith("tls_"):
                 log_event(self._log, PROBLEM, text=str(problem))
         failed = [error for each in broken.values() for error in each.errors]
         return ReloadResult(made, tuple(dict.fromkeys([*failed, *faults])))
 
     def serve(self, checked: DesiredServices) -> None:
-        """Serve services that are not served, or not as wanted; the others stay as they are.
+        """Start or change the services that were checked; the others stay as they are.
 
         Args:
-            checked: these services, as a new check has found them.
+            checked: these services, with the result of the check.
 
         Raises:
-            StoppingError: the daemon listens no more.
+            StoppingError: the daemon is stopping.
         """
         tried = {endpoint.service.id for endpoint in checked.endpoints}
         others = [endpoint for endpoint in self.endpoints if endpoint.service.id not in tried]
         self._change([*others, *checked.endpoints], checked)
 
     def remove(self, name: str) -> Service:
-        """Listen no more for a service; its connections go on. Return it.
+        """Stop listening for a service and return it; its connections stay open.
 
         Raises:
-            StoppingError: the daemon listens no more.
+            StoppingError: the daemon is stopping.
         """
         broken = self.broken.forget(name)
         service = self.hosted[name].service if broken is None else broken.service
@@ -267,16 +261,16 @@ class Supervisor(TwistedService):
         self._commit(change, made)
         broken |= change.failed_services(checked)
         self.broken.update(broken, {endpoint.service.id for endpoint in checked})
-        self._describe()
+        self._update_descriptions()
 
     def _commit(self, change: ReloadTransaction, made: ReloadPlan, *, now: bool = False) -> None:
         gone = change.commit()
         self._add_zygote(change.zygote_client)
-        self._know_sockets()
+        self._update_sockets()
         self.refresh_addresses()
         for running in gone:
             self._retire(running, now=now and running.service in made.removed)
-        self._dismiss()
+        self._stop_idle_zygotes()
 
     def _add_zygote(self, zygote_client: ZygoteClient | None) -> None:
         if zygote_client is not None:
@@ -285,29 +279,29 @@ class Supervisor(TwistedService):
     def _addresses_changed(self) -> None:
         self.refresh_addresses()
         self.broken.addresses_changed()
-        # An interface may have other addresses now.
+        # The interfaces named in bind= may have other addresses now.
         named = [name for name, each in self.hosted.items() if not all(map(ip_literal, each.service.options.bind))]
         if named and self.retry is not None:
             self.retry(named)
 
     def lost_rights(self) -> list[ConfigProblem]:
-        """Return why a daemon that is started by this one could not serve services that run."""
+        """Return the problems of running services that a new daemon, started by this one, could not serve."""
         spawned = [each.service for each in self.hosted.values() if each.service.spawned]
         if not spawned:
             return []
-        # Only spawned services ask for rights.
+        # Only spawned services need rights.
         from svcd.supervisor.launch_rights import lost_rights
 
         return lost_rights(spawned, self._context.account)
 
     def difference(self, desired: DesiredServices) -> ReloadResult:
-        """Return what a change to other services would do, without their sockets; nothing is done."""
+        """Return the result that a change to other services would have, except for socket errors; change nothing."""
         made = diff(self.desired_endpoints, tuple(desired), hidden(self._listeners))
         faults = [problem for each in desired.faulty for problem in each.problems]
         known = {each.service.id for each in desired.faulty}
         for service in [*made.added, *(new for _, new in made.changed)]:
             if service.spawned and service.id not in known:
-                # Only spawned services ask for rights.
+                # Only spawned services need rights.
                 from svcd.supervisor.launch_rights import rights_missing
 
                 faults += rights_missing(self._context, service)
@@ -320,7 +314,7 @@ class Supervisor(TwistedService):
 
     @property
     def connection_counts(self) -> dict[str, int | None]:
-        """How many connections there are, handed over or not, and how many there may be (--max-connections)."""
+        """The number of connections, including those handed over to processes, and its limit (--max-connections)."""
         return {
             "open": self._context.connections.global_limit.open,
             "limit": self._context.connections.global_limit.max_connections,
@@ -328,11 +322,11 @@ class Supervisor(TwistedService):
 
     @property
     def descriptors(self) -> dict[str, int]:
-        """How many descriptors the connections use that the daemon has itself, and how many they may."""
+        """The number of descriptors that connections use in the daemon, and its limit."""
         return {"open": self._budget.open, "limit": self._budget.limit}
 
     def log_from(self, level: str) -> None:
-        """Log events of this level and above.
+        """Set the log level: log events of this level and above.
 
         Raises:
             ValueError: there is no such level.
@@ -346,23 +340,23 @@ class Supervisor(TwistedService):
         read_time_zone(self._context.log_writer, self._all_running())
 
     def refresh_addresses(self) -> None:
-        """Read the addresses of the machine's interfaces again, for the services that never answer some of them."""
+        """Read the addresses of the machine's interfaces again, for services that do not answer some of them."""
         for running in self.hosted.values():
             running.refresh_addresses()
 
-    def _know_sockets(self) -> None:
+    def _update_sockets(self) -> None:
         self.endpoints = tuple(listener.endpoint for listener in self._listeners.values())
         ports = {number_of_port(listener.opened) for listener in self._listeners.values()} - {0}
         self._context.own_ports.clear()
         self._context.own_ports.update(ports)
 
-    def _describe(self) -> None:
-        """Let the ledger know what there is to show; services that are no more are, until their last connection."""
+    def _update_descriptions(self) -> None:
+        """Update the descriptions in the metrics registry; removed services keep theirs until they have drained."""
         running = [*self.draining, *self.hosted.values()]
         self.registry.describe(service_infos(running, self._listeners.values(), self.broken))
 
     def _retire(self, running: RunningService, *, now: bool) -> None:
-        """Drain a removed service: finish it when its last connection has ended."""
+        """Drain a removed service; finish it when its last connection has ended."""
         tracker = running.tracker
         if tracker is None:
             running.finished()
@@ -375,13 +369,13 @@ class Supervisor(TwistedService):
             self.draining.remove(running)
             running.finished()
             tracker.service_admission.refusals.flush()
-            self._describe()
-            self._dismiss()
+            self._update_descriptions()
+            self._stop_idle_zygotes()
 
         tracker.when_empty().addCallback(ended)
 
-    def _dismiss(self) -> None:
-        """Stop zygotes that have no launcher."""
+    def _stop_idle_zygotes(self) -> None:
+        """Stop the zygotes without a launcher."""
         for zygote_client in [
             zygote_client
             for zygote_client in self._zygote_clients
@@ -391,7 +385,7 @@ class Supervisor(TwistedService):
             zygote_client.stop()
 
     def stopService(self) -> Deferred[object]:
-        """Stop listening at once; let each connection end in its service's shutdown_timeout, then end it.
+        """Stop listening at once; drain the connections, and abort those open after their shutdown_timeout.
 
         Returns:
             A Deferred that fires when no connection is open.
@@ -410,18 +404,18 @@ class Supervisor(TwistedService):
 
     @property
     def shutdown_seconds(self) -> float:
-        """The longest shutdown_timeout of the services that have connections, those of before a reload included."""
+        """The longest shutdown_timeout of the stream services, including draining ones, in seconds."""
         timeouts = [each.service.options.shutdown_timeout for each in self._all_running() if each.tracker is not None]
         return max(timeouts, default=0.0)
 
     def hold(self, held: Mapping[int, int]) -> set[int]:
-        """Leave sockets to the processes that have them, until these end.
+        """Leave sockets of wait=yes services to the processes that have them, until these exit.
 
         Args:
-            held: the pids by the inode of each socket.
+            held: the pid of the process, by the inode number of the socket.
 
         Returns:
-            The inodes of those that no service has.
+            The inode numbers of the sockets that no service has.
         """
         waiting = {listener.inode: port for listener, port in self.wait_ports()}
         for inode in held.keys() & waiting.keys():
@@ -435,12 +429,12 @@ class Supervisor(TwistedService):
                 yield listener, listener.port
 
     def stop_listening(self) -> None:
-        """Close every socket, but for what the manager keeps of them; connections go on."""
+        """Close every listening socket except those that the service manager keeps; connections stay open."""
         self.registry.state = "stopping"
         self.broken.stop()
         self.store.release_held()
         self._addresses.stop()
-        # Before the listeners: tcpmux keeps what they offer for the clients that it has.
+        # Services before listeners: tcpmux then closes its clients while its services are still offered.
         for running in self._all_running():
             attempt(running, running.close)
         for listener in self._listeners.values():
@@ -448,12 +442,12 @@ class Supervisor(TwistedService):
         self._listeners.clear()
 
     def when_empty(self, call: Callable[[], None]) -> None:
-        """Call this when no service has a connection."""
-        everybody = [each.tracker for each in self._all_running() if each.tracker is not None]
-        empty = DeferredList([tracker.when_empty() for tracker in everybody])
+        """Call a function once no service has a connection."""
+        trackers = [each.tracker for each in self._all_running() if each.tracker is not None]
+        empty = DeferredList([tracker.when_empty() for tracker in trackers])
         empty.addCallback(lambda _results: call())
 
     def abort_connections(self) -> None:
-        """Abort every connection, for a second request to stop."""
+        """Abort every connection, at a second request to stop."""
         for running in self._all_running():
             abort_all(running)

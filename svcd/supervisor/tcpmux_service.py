@@ -1,4 +1,4 @@
-"""tcpmux (RFC 1078): connections that are passed on to other services."""
+"""The tcpmux service (RFC 1078), which passes its connections on to other services."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["TcpmuxService"]
 
 
 class TcpmuxService(TrackedService[TcpmuxTracker]):
-    """tcpmux, whose connections become those of other services."""
+    """The tcpmux service: its clients name a service, which takes over the connection."""
 
     def __init__(self, context: ServiceContext, service: Service, zygote_client: ZygoteClient | None) -> None:
         super().__init__(context, service, zygote_client)
@@ -27,10 +27,10 @@ class TcpmuxService(TrackedService[TcpmuxTracker]):
         self._use_tracker(TcpmuxTracker(service, context.connections, service_admission, context.tcpmux_services))
 
     def close(self) -> None:
-        """Close the connections that have not named a service."""
+        """Close the connections of clients that have not named a service yet."""
         super().close()
         self.tracker.close()
 
     def port(self, opened: ListeningSocket, service: Service) -> ServingPort:  # noqa: ARG002 - as all
-        """Make the port of a socket, which hands over its connections."""
+        """Return the port of a socket; it passes descriptors of connections to the tracker."""
         return self._descriptor_port(opened, self.tracker.take, self.tracker.may_accept)

@@ -1,4 +1,4 @@
-"""What services with connections have in common."""
+"""The base class of running services with connections."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 __all__ = ["TrackedService", "standing_descriptors"]
 
-#: Descriptors of a spawned service besides those of its connections: its launcher's, and one for sock_diag(7).
+#: Descriptors of a spawned service besides those of its connections: one of its launcher and one for sock_diag(7).
 _LAUNCHER = 2
 
 TrackerT = TypeVar("TrackerT", bound="ConnectionTracker[Any]")
 
 
 class TrackedService(RunningService, Generic[TrackerT]):
-    """A service with connections."""
+    """A running service with connections."""
 
     tracker: TrackerT
     _header_reader: ProxyProtocolReader | None = None
@@ -49,18 +49,18 @@ class TrackedService(RunningService, Generic[TrackerT]):
         tracker.budget.cost = _cost(self.service)
         tracker.start_timeouts(self._context.reactor.callLater)
         if self.service.options.proxy_protocol:
-            # Few services have proxies in front of them.
+            # Imported late: few services have proxy_protocol=.
             from svcd.connections.proxy_protocol import ProxyProtocolReader
 
             self._header_reader = ProxyProtocolReader(tracker, self._context.header_queue)
 
     def _hold_descriptors(self, count: int) -> None:
-        """Have so many descriptors kept for the service, besides those of its connections."""
+        """Set the number of descriptors reserved for the service, besides those of its connections."""
         self._context.budget.hold(count - self._held)
         self._held = count
 
     def _make_tls(self, service: Service, service_admission: ServiceAdmission) -> ServiceTls:
-        """The TLS of the service, if it has any."""
+        """Return the TLS settings of the service; they are empty without TLS."""
         tls = ServiceTls(self._context.reactor, self._context.deps.files, service_admission.counters)
         tls.prepare(service)()
         return tls
@@ -68,8 +68,8 @@ class TrackedService(RunningService, Generic[TrackerT]):
     def _descriptor_port(
         self, opened: ListeningSocket, serve: ConnectionHandler, may_accept: Callable[[], int]
     ) -> DescriptorPort:
-        """A port that hands connections on, those of proxies once their headers are read."""
-        # Services in the daemon have their reactor's own port.
+        """Return a port that passes on descriptors of connections, with proxy_protocol= after their PROXY headers."""
+        # Imported late: services in the daemon use the reactor's own port.
         from svcd.sockets.ports import DescriptorPort
 
         take = serve if self._header_reader is None else partial(self._header_reader.take, serve)
@@ -78,8 +78,7 @@ class TrackedService(RunningService, Generic[TrackerT]):
         )
 
     def can_become(self, service: Service) -> bool:
-        """Return whether the ports can stay: proxy_protocol= needs another one."""
-        # With and without proxies there are other ports.
+        """Return whether the ports can stay: with proxy_protocol= they are of another type than without."""
         return bool(service.options.proxy_protocol) == (self._header_reader is not None)
 
     def close(self) -> None:
@@ -87,15 +86,15 @@ class TrackedService(RunningService, Generic[TrackerT]):
         self._leave_hosts()
 
     def end_proxied(self) -> None:
-        """Close the connections whose PROXY header has not come."""
+        """Close the connections without a complete PROXY header."""
         if self._header_reader is not None:
             self._header_reader.close()
 
     def prepare(self, service: Service, zygote_client: ZygoteClient | None) -> Prepared:
-        """Make everything that other options of this service need.
+        """Prepare a change to new options.
 
         Raises:
-            ConfigError, KeyError, OSError: as RunningService.prepare().
+            ConfigError, KeyError, OSError: as in RunningService.prepare().
         """
         retune = self.tracker.service_admission.prepare(service)
         also = self._prepare_more(service, zygote_client)
@@ -113,31 +112,31 @@ class TrackedService(RunningService, Generic[TrackerT]):
         return Prepared(commit, also.discard)
 
     def _prepare_more(self, service: Service, zygote_client: ZygoteClient | None) -> Prepared:  # noqa: ARG002 - as all
-        """Prepare what this kind alone needs."""
+        """Prepare the part of a change that is particular to this class."""
         return Prepared(no_op, no_op)
 
 
 def _cost(service: Service) -> int:
-    """How many descriptors a connection of a service takes in the daemon, its own among them."""
+    """Return the number of descriptors that a connection of a service takes in the daemon, including its own."""
     if service.runs == "redirect":
-        # The server's; of a name two addresses may be tried at the same time.
+        # One more for the server; for a name two, as two addresses may be tried at the same time.
         return 3 if _is_named(service) else 2
     if service.options.root:
-        # A file that is sent.
+        # One more for a file that is sent.
         return 2
-    # The client's, and a pair of sockets whose other end goes to the process.
+    # With TLS two more for a socketpair, one end of which goes to the process.
     return 3 if service.spawned and service.tls else 1
 
 
 def standing_descriptors(service: Service) -> int:
-    """How many descriptors a service takes in the daemon besides those of its sockets and connections."""
+    """Return the number of descriptors that a service takes besides those of its listeners and connections."""
     if service.spawned:
         return _LAUNCHER
-    # A lookup: of one name there is one at a time.
+    # One for a lookup: each name is looked up once at a time.
     return int(_is_named(service))
 
 
 def _is_named(service: Service) -> bool:
-    """Whether the server of a redirection is known by a name that has to be looked up."""
+    """Return whether redirect= gives its server by a name that has to be looked up."""
     server = service.options.redirect
     return server is not None and not ip_literal(server.host)

@@ -1,8 +1,8 @@
 """A change from the running services to others: prepared service by service, committed as a whole.
 
-All that may fail is done by prepare(). A service whose part fails is left out and named in `failures`; the others
-change. What commit() does can't fail, with one exception: where a wait=yes service listened a socket can be opened only
-after its own is closed, and not as long as a process has that. A service that gets none is left out, too.
+prepare() does everything that may fail. A service for which it fails is left out and recorded in `failures`; the others
+change. commit() can't fail, with one exception: the address of a closed wait=yes socket can be bound again only after
+the close, and not as long as a process has that socket. A service that gets no socket then is left out, too.
 """
 
 from __future__ import annotations
@@ -43,48 +43,49 @@ class ReloadTransaction:
     """A change from the running services to others.
 
     Args:
-        made: the difference.
+        plan: the changes.
         context: the objects that all services share.
-        running: the services that run, by id; commit() changes it.
-        listeners: the sockets, by address; commit() changes it.
-        socket_pool: sockets that are open already, at the start of the daemon.
+        running: the running services, by id; commit() changes it.
+        listeners: the listeners, by socket key; commit() changes it.
+        socket_pool: sockets that are already open at the start of the daemon; None for a reload.
 
     Attributes:
-        zygote_client: has the launchers that are new; None if there are none.
+        zygote_client: starts the new launchers; None if there are none.
         failures: the errors of services whose change failed, by id.
-        unopened: the errors of single sockets whose service has others, by the service's id.
+        unopened: the errors of sockets of services that have other sockets, by service id.
     """
 
     def __init__(
         self,
-        made: ReloadPlan,
+        plan: ReloadPlan,
         context: ServiceContext,
         running: dict[str, RunningService],
         listeners: dict[Hashable, Listener],
         socket_pool: SocketPool | None = None,
     ) -> None:
-        self._plan = made
+        self._plan = plan
         self._context = context
         self._running = running
         self._listeners = listeners
         self._socket_pool = socket_pool
-        spawned = any(service.spawned for service in [*made.added, *(new for _, new in made.changed)])
+        spawned = any(service.spawned for service in [*plan.added, *(new for _, new in plan.changed)])
         self.zygote_client = _zygote_client(context.reactor) if spawned else None
         self.failures: dict[str, list[ConfigProblem | ListenError]] = {}
         self.unopened: dict[str, list[ConfigProblem | ListenError]] = {}
         self._prepared: dict[str, Prepared] = {}
         self._fresh: dict[str, RunningService] = {}
         self._opened: dict[Hashable, ListeningSocket] = {}
-        self._sockets = grouped(made.opened)
-        self._permitted: dict[str, list[Listener]] = {}
+        self._sockets = grouped(plan.opened)
+        self._with_permissions: dict[str, list[Listener]] = {}
         self._ports: dict[Hashable, ServingPort] = {}
-        # Where wait=yes services listened, with the processes that have their sockets; and what is opened there later.
-        self._leaving = frozenset(service.id for service in made.removed)
-        self._given_up = {_place(each): 0 for each in made.closed if each.service.options.wait}
-        self._later: list[Endpoint] = []
+        self._removed = frozenset(service.id for service in plan.removed)
+        # The pid of the process that has the socket (0: none), by bind conflict key of a closed wait=yes endpoint; and
+        # the endpoints with such a key, which are opened after the close.
+        self._closed_waits = {_bind_conflict_key(each): 0 for each in plan.closed if each.service.options.wait}
+        self._opened_late: list[Endpoint] = []
 
     def prepare(self) -> None:
-        """Do everything that may fail. Nothing that runs has changed afterwards, whatever this raises."""
+        """Do everything that may fail. Running services are unchanged afterwards, even after an exception."""
         try:
             self._prepare()
         except BaseException:
@@ -96,7 +97,7 @@ class ReloadTransaction:
         for service in services:
             self._try(service, self._check_rights, service)
         self._open()
-        self._permit()
+        self._apply_permissions()
         for service in services:
             self._try(service, self._make_service, service)
         self._make_ports()
@@ -105,7 +106,7 @@ class ReloadTransaction:
         self._start_launchers(services)
 
     def _try(self, service: Service, call: Callable[..., None], *arguments: object) -> None:
-        """Do a part of a service, unless another part of it failed before; note its error, whatever it is."""
+        """Call a step for a service, unless a step before it failed; record its error, of any type."""
         if service.id in self.failures:
             return
         try:
@@ -115,20 +116,20 @@ class ReloadTransaction:
         except ListenError as error:
             self._fail(service.id, error)
         except KeyboardInterrupt:
-            # Ctrl-C is meant for the daemon, not for one service.
+            # Ctrl-C stops the daemon; it is not an error of this service.
             raise
-        except BaseException as error:  # noqa: BLE001 - a factory's own mistake is its service's alone
+        except BaseException as error:  # noqa: BLE001 - an error of a factory concerns its service only
             self._fail(service.id, service.fault(service.runs, reason_of(error)))
 
     def _fail(self, service_id: str, *errors: ConfigProblem | ListenError) -> None:
-        """Leave a service out: close what was made for it."""
+        """Leave out a service: record its errors, and release the resources that were created for it."""
         self.failures.setdefault(service_id, []).extend(errors)
         for key in map(socket_key, self._sockets.get(service_id, ())):
             opened = self._opened.pop(key, None)
             if opened is not None:
                 self._ports.pop(key, None)
-                self._give_back(opened)
-        for listener in self._permitted.pop(service_id, ()):
+                self._release_socket(opened)
+        for listener in self._with_permissions.pop(service_id, ()):
             listener.opened.reapply()
         fresh, prepared = self._fresh.pop(service_id, None), self._prepared.pop(service_id, None)
         if fresh is not None:
@@ -136,8 +137,8 @@ class ReloadTransaction:
         if prepared is not None:
             prepared.discard()
 
-    def _give_back(self, opened: ListeningSocket) -> None:
-        """Close a socket that this daemon has opened; keep an inherited one, which can't be opened again."""
+    def _release_socket(self, opened: ListeningSocket) -> None:
+        """Close a socket that this daemon has opened; keep an inherited socket, which can't be opened again."""
         if opened.origin:
             self._context.store.hold(opened)
         else:
@@ -146,7 +147,7 @@ class ReloadTransaction:
     def _check_rights(self, service: Service) -> None:
         if not service.spawned:
             return
-        # Only spawned services ask for rights.
+        # Only spawned services need rights.
         from svcd.supervisor.launch_rights import rights_missing
 
         problems = rights_missing(self._context, service)
@@ -155,25 +156,25 @@ class ReloadTransaction:
 
     def _open(self) -> None:
         wanted = [endpoint for endpoint in self._plan.opened if endpoint.service.id not in self.failures]
-        self._later = [endpoint for endpoint in wanted if _place(endpoint) in self._given_up]
-        wanted = [endpoint for endpoint in wanted if _place(endpoint) not in self._given_up]
-        leaving = [self._listeners[socket_key(endpoint)].opened.socket for endpoint in self._plan.closed]
+        self._opened_late = [endpoint for endpoint in wanted if _bind_conflict_key(endpoint) in self._closed_waits]
+        wanted = [endpoint for endpoint in wanted if _bind_conflict_key(endpoint) not in self._closed_waits]
+        closing = [self._listeners[socket_key(endpoint)].opened.socket for endpoint in self._plan.closed]
         store, start = self._context.store, self._socket_pool is not None
-        held = [found for endpoint in wanted if (found := self._held(endpoint)) is not None]
+        held = [found for endpoint in wanted if (found := self._take_held(endpoint)) is not None]
         taken = {socket_key(each.endpoint) for each in held}
         wanted = [endpoint for endpoint in wanted if socket_key(endpoint) not in taken]
         opened, errors = acquire_sockets(
-            wanted, self._socket_pool, store if start else None, leaving, name_owners=start
+            wanted, self._socket_pool, store if start else None, closing, name_owners=start
         )
         opened += held
         self._opened = {socket_key(each.endpoint): each for each in opened}
         by_place = {(endpoint.service.id, endpoint.address): endpoint for endpoint in wanted}
         for error in errors:
             self._note_unopened(error, by_place[error.service, error.address])
-        for error in starmap(_contested, self._plan.contested):
+        for error in starmap(_contested_error, self._plan.contested):
             self.unopened.setdefault(error.service, []).append(error)
         usable = {each.endpoint.service.id for each in opened} | {new.service.id for _, new in self._plan.kept}
-        usable |= {endpoint.service.id for endpoint in self._later}
+        usable |= {endpoint.service.id for endpoint in self._opened_late}
         for service_id in self.unopened.keys() - usable:
             self._fail(service_id, *self.unopened.pop(service_id))
 
@@ -183,21 +184,21 @@ class ReloadTransaction:
     def _explained(self, error: ListenError, endpoint: Endpoint) -> ListenError:
         return with_restart(error, endpoint) if self._context.account.gave_up_root else error
 
-    def _held(self, endpoint: Endpoint) -> ListeningSocket | None:
+    def _take_held(self, endpoint: Endpoint) -> ListeningSocket | None:
         try:
             return self._context.store.take_held(endpoint)
         except ListenError:
-            # As any other that is in the way: to open another one fails with the reason.
+            # Not usable; opening a new socket at the address reports the reason.
             return None
 
-    def _permit(self) -> None:
-        """Give the files of UNIX sockets that are kept their new permissions."""
+    def _apply_permissions(self) -> None:
+        """Apply the new permissions to the files of UNIX sockets that are kept."""
         for old, new in self._plan.kept:
             listener = self._listeners[socket_key(old)]
-            self._permitted.setdefault(new.service.id, []).append(listener)
-            self._try(new.service, self._permit_file, listener.opened, new)
+            self._with_permissions.setdefault(new.service.id, []).append(listener)
+            self._try(new.service, self._set_permissions, listener.opened, new)
 
-    def _permit_file(self, opened: ListeningSocket, endpoint: Endpoint) -> None:
+    def _set_permissions(self, opened: ListeningSocket, endpoint: Endpoint) -> None:
         try:
             opened.set_permissions(endpoint)
         except ListenError as error:
@@ -211,7 +212,7 @@ class ReloadTransaction:
             self._fresh[service.id] = create_service(self._context, service, self.zygote_client)
 
     def _make_ports(self) -> None:
-        """Make ports for new sockets, and for those that another service gets."""
+        """Create ports for new sockets, and for kept sockets that another service takes over."""
         for opened in list(self._opened.values()):
             self._try(opened.endpoint.service, self._make_port, opened, opened.endpoint)
         for old, new in self._plan.kept:
@@ -224,13 +225,13 @@ class ReloadTransaction:
         self._ports[socket_key(endpoint)] = running.port(opened, service)
 
     def _open_later(self, endpoint: Endpoint) -> None:
-        """Open a socket where one of a wait=yes service was closed.
+        """Open a socket at the address of a closed wait=yes socket.
 
         Raises:
-            ListenError: it can't be had.
-            OSError: a file that its service needs can't be read.
+            ListenError: the socket can't be opened.
+            OSError: a file that the service needs can't be read.
         """
-        pid, service = self._given_up[_place(endpoint)], endpoint.service
+        pid, service = self._closed_waits[_bind_conflict_key(endpoint)], endpoint.service
         try:
             opened = open_socket(endpoint)
         except ListenError as error:
@@ -259,13 +260,13 @@ class ReloadTransaction:
                     self._fail(service.id, service.fault(service.runs, reason))
 
     def discard(self) -> None:
-        """Take back everything that prepare() did."""
+        """Undo everything that prepare() did."""
         for service_id in [*self._fresh, *self._prepared]:
             self._fail(service_id)
         for opened in self._opened.values():
-            self._give_back(opened)
+            self._release_socket(opened)
         self._opened.clear()
-        for listener in chain.from_iterable(self._permitted.values()):
+        for listener in chain.from_iterable(self._with_permissions.values()):
             listener.opened.reapply()
         if self.zygote_client is not None:
             self.zygote_client.stop()
@@ -276,21 +277,21 @@ class ReloadTransaction:
         return bool(self._fresh or self._prepared or self._plan.same or self._running)
 
     def ends(self, service: Service) -> bool:
-        """Whether a service that runs has no socket after commit()."""
-        return service.id in self._leaving
+        """Return whether a running service has no socket after commit()."""
+        return service.id in self._removed
 
     def broken_services(self, desired: DesiredServices) -> dict[str, BrokenService]:
-        """Return the services that won't be served as they are wanted, by id, after prepare()."""
+        """Return the services that will not be served as configured, by id; call it after prepare()."""
         found = {}
         for each in desired.faulty:
             running = self._running.get(each.service.id)
-            # A service that runs as it is wanted goes on, unless others get all its sockets; its fault is logged.
+            # A running service with an unchanged line continues unless others get all its sockets; its fault is logged.
             if running is None or running.service != each.service or self.ends(each.service):
                 found[each.service.id] = BrokenService(each.service, each.endpoints, each.problems)
         return found | self.failed_services(desired)
 
     def failed_services(self, desired: DesiredServices) -> dict[str, BrokenService]:
-        """Return the services of which a part has failed, by id."""
+        """Return the services of which a step has failed, by id."""
         found, sockets = {}, grouped(desired.endpoints)
         for errors in (self.failures, self.unopened):
             for service_id, reasons in errors.items():
@@ -300,13 +301,13 @@ class ReloadTransaction:
         return found
 
     def commit(self, *, start: bool = True) -> list[RunningService]:
-        """Let the new services run.
+        """Apply the change.
 
         Args:
-            start: whether their ports accept clients at once; else Listener.start() follows.
+            start: whether the new ports accept clients at once; if not, the caller calls Listener.start().
 
         Returns:
-            The services that are no more.
+            The services that were removed or replaced.
         """
         for prepared in self._prepared.values():
             prepared.commit()
@@ -327,14 +328,14 @@ class ReloadTransaction:
         return gone
 
     def _move_sockets(self, *, start: bool) -> None:
-        """Give each socket to the service that has it now, close the others, and begin with new ones."""
+        """Move each kept socket to its present service, close the others, and add the new ones."""
         for old, new in self._plan.kept:
             self._keep(old, new, start=start)
         for endpoint in self._plan.closed:
-            # A service whose new form can't be served goes on in its old form.
+            # A service that can't be served as configured now continues as before.
             if endpoint.service.id not in self.failures:
                 self._close(endpoint)
-        for endpoint in self._later:
+        for endpoint in self._opened_late:
             self._try_later(endpoint)
         for key, opened in self._opened.items():
             listener = self._listeners[key] = Listener(opened, self._context.budget, self._context.store)
@@ -349,9 +350,9 @@ class ReloadTransaction:
         except ListenError as error:
             self._note_unopened(error, endpoint)
         except KeyboardInterrupt:
-            # Ctrl-C is meant for the daemon, not for one service.
+            # Ctrl-C stops the daemon; it is not an error of this service.
             raise
-        except BaseException as error:  # noqa: BLE001 - a service's own mistake is its alone
+        except BaseException as error:  # noqa: BLE001 - an error of a service concerns that service only
             self.unopened.setdefault(service.id, []).append(service.fault(service.runs, reason_of(error)))
 
     def _keep(self, old: Endpoint, new: Endpoint, *, start: bool) -> None:
@@ -371,14 +372,14 @@ class ReloadTransaction:
             listener.start()
 
     def _close(self, endpoint: Endpoint) -> None:
-        leaving = self._listeners.pop(socket_key(endpoint))
-        leaving.accept_all()
-        if isinstance(leaving.port, WaitPort):
-            self._given_up[_place(endpoint)] = leaving.port.process
-        leaving.close()
+        listener = self._listeners.pop(socket_key(endpoint))
+        listener.accept_all()
+        if isinstance(listener.port, WaitPort):
+            self._closed_waits[_bind_conflict_key(endpoint)] = listener.port.process
+        listener.close()
 
     def _without_listeners(self) -> list[RunningService]:
-        """Remove the services whose change failed and whose sockets all went to others, and those that got none."""
+        """Remove and return the services that failed and have no socket left, and those that got no socket."""
         served = {listener.endpoint.service.id for listener in self._listeners.values()}
         for service_id in self.unopened.keys() - served:
             self.failures[service_id] = self.unopened.pop(service_id)
@@ -386,10 +387,10 @@ class ReloadTransaction:
 
 
 def wanted_endpoints(desired: DesiredServices, served: Sequence[Endpoint]) -> list[Endpoint]:
-    """Return the endpoints that are to be served.
+    """Return the endpoints to serve.
 
     Args:
-        desired: the services that are wanted; those that can't be served keep the sockets that they have.
+        desired: the configured services; those that can't be served keep the sockets that they have.
         served: the endpoints that are served now.
     """
     wanted = {socket_key(endpoint) for endpoint in desired.endpoints}
@@ -398,27 +399,27 @@ def wanted_endpoints(desired: DesiredServices, served: Sequence[Endpoint]) -> li
     for endpoint in served:
         service = faulty.get(endpoint.service.id)
         if service is not None and socket_key(endpoint) not in wanted:
-            # The line may have moved.
+            # The line of an unchanged service may have moved in the file: use the new positions.
             kept.append(replace(endpoint, service=service) if endpoint.service == service else endpoint)
     return [*desired.endpoints, *kept]
 
 
 def _zygote_client(reactor: FdReactor) -> ZygoteClient:
-    # A daemon without spawned services needs nothing of process/.
+    # Imported late: a daemon without spawned services needs no module of process/.
     from svcd.process.zygote_client import ZygoteClient
 
     return ZygoteClient(reactor)
 
 
-def _place(endpoint: Endpoint) -> Hashable:
-    """Return what endpoints share of which one may stand in the way of the other."""
+def _bind_conflict_key(endpoint: Endpoint) -> Hashable:
+    """Return a key that is equal for endpoints that may not be bound at the same time."""
     service = endpoint.service
     return service.net.shape, service.port if endpoint.version else service.path
 
 
-def _contested(endpoint: Endpoint, has: Endpoint) -> ListenError:
+def _contested_error(endpoint: Endpoint, other: Endpoint) -> ListenError:
     """Return the error of an address that another service of this daemon has."""
-    owner = has.service
+    owner = other.service
     cause = f"{owner.id} at {owner.location} has it"
     error = ListenError(endpoint.service.id, endpoint.address, cause, "change one of the two", errno.EADDRINUSE)
     error.owner_sought = True

@@ -1,4 +1,4 @@
-"""Upgrade: the old daemon starts its program again; the new daemon gets all sockets and takes its place."""
+"""Upgrade: the old daemon starts its program again; the new daemon gets all sockets and replaces the old daemon."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ if TYPE_CHECKING:
     from svcd.supervisor.supervisor import Supervisor
     from svcd.upgrade.new_daemon import CommandLine
 
-__all__ = ["PATIENCE", "ExtraListener", "ProcessOwner", "Upgrader"]
+__all__ = ["READY_TIMEOUT", "ExtraListener", "ProcessOwner", "Upgrader"]
 
-#: How long the new daemon may take until it is ready, in seconds: the default and the maximum.
-PATIENCE = 60.0
-_MOST_PATIENCE = 3600.0
-#: The time between checks for the pid of a process that is being started, in seconds.
-_PAUSE = 0.02
-#: How long the new daemon has to serve before the old daemon closes its sockets, in seconds. If the new daemon exits
-#: before, by an error that shows only then, the old daemon goes on.
+#: Time limit for the new daemon to become ready, in seconds: the default and the maximum.
+READY_TIMEOUT = 60.0
+_MAX_READY_TIMEOUT = 3600.0
+#: Interval of checks for the pid of a process that is being started, in seconds.
+_PID_CHECK_INTERVAL = 0.02
+#: How long the new daemon must serve before the old daemon closes its sockets, in seconds. If the new daemon exits
+#: before that, by an error that occurs only in service, the old daemon continues.
 _PROBATION = 0.5
 #: Exit statuses of a new daemon that mean an error in the services file or in a socket.
-_FILE_MISTAKES = (os.EX_CONFIG, os.EX_OSERR)
+_CONFIG_STATUSES = (os.EX_CONFIG, os.EX_OSERR)
 
 
 class ExtraListener(Protocol):
     """Listener outside the services, such as the control socket."""
 
     def sockets(self) -> list[tuple[str, socket.socket]]:
-        """Return its sockets, with the names under which the new daemon knows them."""
+        """Return its sockets, each with its handover name."""
 
-    def rest(self) -> None:
+    def suspend(self) -> None:
         """Stop accepting."""
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Accept again."""
 
-    def leave(self) -> None:
+    def close_sockets(self) -> None:
         """Close the sockets, which the new daemon has now."""
 
 
@@ -77,25 +77,25 @@ class _Attempt(NamedTuple):
     seconds: float
     timer: IDelayedCall
     began: float
-    #: The pid of the new daemon, once it serves; then the timer is for its probation.
+    #: The pid of the new daemon once it serves, else 0; `timer` then ends its probation.
     pid: int = 0
     #: The inodes of sockets that processes hold and the new daemon has no service for.
     unserved: frozenset[int] = frozenset()
 
 
 class Upgrader(Service):
-    """Replaces the daemon, in one attempt at a time and never during a reload.
+    """Replaces the daemon by a new one: one attempt at a time, and not during a reload.
 
     Args:
         reactor: watches descriptors and time.
-        supervisor: has the services.
-        reloader: changes them.
-        program: how the daemon was started.
-        runner: runs its process.
-        stop: ends the daemon; with True only after the last connection has ended.
+        supervisor: runs the services.
+        reloader: prevents reloads during an attempt.
+        program: the command line of the daemon.
+        runner: the owner of the daemon's process.
+        stop: stops the daemon; with True only after the last connection has ended.
 
     Attributes:
-        also: what else listens.
+        also: listeners outside the services.
     """
 
     _log = Logger()
@@ -115,25 +115,26 @@ class Upgrader(Service):
         self._program = program
         self._runner = runner
         self._stop = stop
-        self._asked: _Attempt | None = None
-        self._resting = False
+        self._attempt: _Attempt | None = None
+        self._suspended = False
         self.also: list[ExtraListener] = []
 
-    def upgrade(self, *, now: bool = False, seconds: float = PATIENCE) -> Deferred[dict[str, object]]:
-        """Start a new daemon that takes the place of this one.
+    def upgrade(self, *, now: bool = False, seconds: float = READY_TIMEOUT) -> Deferred[dict[str, object]]:
+        """Start a new daemon that replaces this one.
 
         Args:
-            now: end the connections of the old daemon within their shutdown_timeout; else they last until they end.
-            seconds: how long the new daemon may take until it is ready.
+            now: drain the connections of the old daemon and abort them after their shutdown_timeout; by default they
+                stay open until they end by themselves.
+            seconds: the time limit for the new daemon to become ready, in seconds.
 
         Returns:
-            A Deferred with the pids of both daemons, the number of connections of the old daemon, and the reasons why
-            the new daemon can't serve some services. It fails with a CommandError when nothing has changed; the log has
-            the reason then.
+            A Deferred with the pids of both daemons, the number of connections of the old daemon, and the faults of
+            services that the new daemon can't serve. It fails with a CommandError if nothing has changed; the reason is
+            logged then.
         """
-        if not 0 < seconds <= _MOST_PATIENCE:
-            raise CommandError(f"a new daemon may have up to {_MOST_PATIENCE:.0f} seconds to be ready")
-        return self._reloader.alone(self._begin, now, seconds)
+        if not 0 < seconds <= _MAX_READY_TIMEOUT:
+            raise CommandError(f"a new daemon may have up to {_MAX_READY_TIMEOUT:.0f} seconds to be ready")
+        return self._reloader.run_exclusively(self._begin, now, seconds)
 
     def _begin(self, now: bool, seconds: float) -> Deferred[dict[str, object]]:
         if self._supervisor.registry.state == "stopping":
@@ -153,110 +154,110 @@ class Upgrader(Service):
             )
         except OSError as error:
             raise CommandError(f"a new daemon can't be started: {error.strerror}") from error
-        timer = self._reactor.callLater(seconds, self._late)
-        self._asked = _Attempt(Deferred(), new_daemon, now, seconds, timer, self._reactor.seconds())
-        return self._asked.answer
+        timer = self._reactor.callLater(seconds, self._timed_out)
+        self._attempt = _Attempt(Deferred(), new_daemon, now, seconds, timer, self._reactor.seconds())
+        return self._attempt.answer
 
     def new_daemon_ready(self) -> None:
-        """Stop accepting in the old daemon, and let the new daemon serve, which has all sockets."""
-        asked = self._asked
-        assert asked is not None  # noqa: S101 - nobody else says so
+        """Stop accepting in the old daemon, and tell the new daemon, which has all sockets, to serve."""
+        attempt = self._attempt
+        assert attempt is not None  # noqa: S101 - only a new daemon of an attempt calls this
         if self._supervisor.registry.state == "stopping":
-            self._fail("the daemon was told to stop", asked.new_daemon.kill())
+            self._fail("the daemon was told to stop", attempt.new_daemon.kill())
             return
-        self._resting = True
+        self._suspended = True
         self._supervisor.store.shared = True
         for listener in self._supervisor.listeners_of():
-            listener.rest()
+            listener.suspend()
         for each in self.also:
-            each.rest()
-        self._go(asked)
+            each.suspend()
+        self._send_go(attempt)
 
-    def _go(self, asked: _Attempt) -> None:
-        """Let the new daemon serve once the pid of each process that holds a socket is known."""
-        if asked is not self._asked:
+    def _send_go(self, attempt: _Attempt) -> None:
+        """Tell the new daemon to serve once the pid of each process that holds a socket is known."""
+        if attempt is not self._attempt:
             return
         starting = [port for _, port in self._supervisor.wait_ports() if port.busy and not port.process]
         for port in starting:
             port.withdraw()
         if any(port.busy for port in starting):
-            self._reactor.callLater(_PAUSE, self._go, asked)
+            self._reactor.callLater(_PID_CHECK_INTERVAL, self._send_go, attempt)
             return
         held = {listener.inode: port.process for listener, port in self._supervisor.wait_ports() if port.busy}
-        asked.new_daemon.send_go(held)
+        attempt.new_daemon.send_go(held)
 
     def new_daemon_serves(self, pid: int, unserved: frozenset[int]) -> None:
-        """Begin the probation of the new daemon, which serves; the old daemon keeps its sockets open meanwhile."""
-        asked = self._asked
-        assert asked is not None  # noqa: S101 - nobody else says so
-        asked.timer.cancel()
-        timer = self._reactor.callLater(_PROBATION, self._leave)
-        self._asked = asked._replace(pid=pid, unserved=unserved, timer=timer)
+        """Begin the probation of the new daemon, which serves now; this daemon keeps its sockets open meanwhile."""
+        attempt = self._attempt
+        assert attempt is not None  # noqa: S101 - only a new daemon of an attempt calls this
+        attempt.timer.cancel()
+        timer = self._reactor.callLater(_PROBATION, self._complete)
+        self._attempt = attempt._replace(pid=pid, unserved=unserved, timer=timer)
 
-    def _leave(self) -> None:
+    def _complete(self) -> None:
         """Complete the upgrade: close the sockets of the old daemon, which keeps its connections."""
-        asked = self._asked
-        assert asked is not None  # noqa: S101 - it is cancelled when it is over
-        if not asked.new_daemon.release():
+        attempt = self._attempt
+        assert attempt is not None  # noqa: S101 - the timer is cancelled at the end of the attempt
+        if not attempt.new_daemon.release():
             return
-        self._asked, pid = None, asked.pid
+        self._attempt, pid = None, attempt.pid
         for listener, port in self._supervisor.wait_ports():
-            if listener.inode in asked.unserved:
+            if listener.inode in attempt.unserved:
                 port.dismiss()
         self._supervisor.stop_listening()
         for each in self.also:
-            each.leave()
+            each.close_sockets()
         connections = self._supervisor.connections
         log_event(
             self._log,
             UPGRADE,
             pid=pid,
             connections=connections,
-            seconds=round(self._reactor.seconds() - asked.began, 3),
+            seconds=round(self._reactor.seconds() - attempt.began, 3),
         )
         self._runner.upgraded()
-        result = {"pid": pid, "before": os.getpid(), "connections": connections, "faults": asked.new_daemon.faults}
-        asked.answer.callback(result)
-        self._reactor.callLater(0, self._stop, not asked.now)
+        result = {"pid": pid, "before": os.getpid(), "connections": connections, "faults": attempt.new_daemon.faults}
+        attempt.answer.callback(result)
+        self._reactor.callLater(0, self._stop, not attempt.now)
 
     def stopService(self) -> None:
-        """Kill a new daemon that does not serve yet, since it would go on in place of this one."""
+        """Complete an upgrade in probation; kill a new daemon that does not serve yet, or it would replace this one."""
         super().stopService()  # type: ignore[no-untyped-call]
-        if self._asked is not None and self._asked.pid:
-            self._asked.timer.cancel()
-            self._leave()
-        elif self._asked is not None:
-            self._fail("the daemon was told to stop", self._asked.new_daemon.kill())
+        if self._attempt is not None and self._attempt.pid:
+            self._attempt.timer.cancel()
+            self._complete()
+        elif self._attempt is not None:
+            self._fail("the daemon was told to stop", self._attempt.new_daemon.kill())
 
     def new_daemon_lost(self, reason: str, text: str, exit_status: int) -> None:
-        """Go on after the new daemon has exited."""
-        self._fail(reason, text, "config" if exit_status in _FILE_MISTAKES else "refused")
+        """Continue in the old daemon: the new daemon has exited."""
+        self._fail(reason, text, "config" if exit_status in _CONFIG_STATUSES else "refused")
 
-    def _late(self) -> None:
-        assert self._asked is not None  # noqa: S101 - it is cancelled when it is over
-        text = self._asked.new_daemon.kill()
-        self._fail(f"it was not ready within {self._asked.seconds:g} seconds", text)
+    def _timed_out(self) -> None:
+        assert self._attempt is not None  # noqa: S101 - the timer is cancelled at the end of the attempt
+        text = self._attempt.new_daemon.kill()
+        self._fail(f"it was not ready within {self._attempt.seconds:g} seconds", text)
 
     def _fail(self, reason: str, text: str, code: str = "refused") -> None:
-        asked, self._asked = self._asked, None
-        assert asked is not None  # noqa: S101 - it can be over only once
-        if asked.timer.active():
-            asked.timer.cancel()
-        self._take_back()
+        attempt, self._attempt = self._attempt, None
+        assert attempt is not None  # noqa: S101 - an attempt ends only once
+        if attempt.timer.active():
+            attempt.timer.cancel()
+        self._resume_serving()
         for line in text.splitlines():
             log_event(self._log, PROBLEM, text=line)
         log_event(self._log, UPGRADE_FAILED, reason=reason)
-        asked.answer.errback(CommandError(f"{text}\nthe new daemon did not come up: {reason}".strip(), code))
+        attempt.answer.errback(CommandError(f"{text}\nthe new daemon did not come up: {reason}".strip(), code))
 
-    def _take_back(self) -> None:
-        """Accept again; the new daemon may have changed options of the shared sockets."""
+    def _resume_serving(self) -> None:
+        """Accept again, and restore the options of the shared sockets, which the new daemon may have changed."""
         for listener in self._supervisor.listeners_of():
             listener.opened.reapply()
-        if self._resting:
-            self._resting = False
+        if self._suspended:
+            self._suspended = False
             self._supervisor.store.shared = False
             for listener in self._supervisor.listeners_of():
-                listener.go_on()
+                listener.resume()
             for each in self.also:
-                each.go_on()
+                each.resume()
         self._runner.upgrade_failed()

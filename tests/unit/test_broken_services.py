@@ -1,4 +1,4 @@
-"""Broken services: when they are tried again, what is logged, and what a change of them leaves alone."""
+"""Broken services: retries, log lines, and the services that a change must not affect."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def desired(text: str, machine: FakeMachine | None = None) -> DesiredServices:
-    """The services of a text, checked on a machine."""
+    """Return the services of a text, checked on a machine."""
     config = config_of(text)
     endpoints, problems = check(config, FakeFiles(), machine or FakeMachine())
     return DesiredServices.checked(config.enabled, endpoints, problems)
@@ -49,7 +49,7 @@ class _Registry:
 
 @pytest.fixture
 def registry() -> Iterator[_Registry]:
-    """A registry whose retries are noted."""
+    """A registry whose retries are recorded."""
     made = _Registry()
     yield made
     made.services.stop()
@@ -76,7 +76,7 @@ def test_pauses_grow_up_to_30_seconds(registry: _Registry) -> None:
 
 
 def test_the_first_pauses(registry: _Registry) -> None:
-    """They are doubled from try to try."""
+    """The pauses before the first attempts are 1, 2, 4 and 8 seconds."""
     registry.services.update({"x/tcp4": _broken()})
     times = []
     for _ in range(4):
@@ -89,7 +89,7 @@ def test_the_first_pauses(registry: _Registry) -> None:
 
 
 def test_an_answer_waits_for_the_name_of_the_process(registry: _Registry) -> None:
-    """As long as it is sought, but no longer than three seconds, nor than the daemon serves."""
+    """The answer waits for the search, but no longer than three seconds, and no longer than the daemon serves."""
     searches: list[Deferred[Any]] = []
 
     def in_thread(_call: Any) -> Any:
@@ -119,8 +119,8 @@ def test_an_answer_waits_for_the_name_of_the_process(registry: _Registry) -> Non
     assert stopped.called
 
 
-def test_another_address_is_a_reason_to_try(registry: _Registry) -> None:
-    """Services that lack an address are tried soon; one whose port is in use is not."""
+def test_retry_after_a_change_of_addresses(registry: _Registry) -> None:
+    """Services that lack an address are tried soon; a service whose port is in use is not."""
     registry.services.update({"x/tcp4": _broken(number=errno.EADDRNOTAVAIL)})
     other = _broken("y 8/tcp4 echo")
     registry.services.update({"y/tcp4": other}, ["y/tcp4"])
@@ -130,8 +130,8 @@ def test_another_address_is_a_reason_to_try(registry: _Registry) -> None:
     assert registry.tried[-1][1] == ["x/tcp4"]
 
 
-def test_a_file_that_comes_is_a_reason_to_try(registry: _Registry, tmp_path: Path) -> None:
-    """The directory of a missing file is watched, or the nearest that exists; other files in it mean nothing."""
+def test_retry_after_a_file_appears(registry: _Registry, tmp_path: Path) -> None:
+    """The nearest existing directory of a missing file is watched; other files in it cause no retry."""
     text = f"x 7/tcp4 server={tmp_path}/bin/program"
     machine = FakeMachine(reasons={f"{tmp_path}/bin/program": "No such file or directory"})
     (faulty,) = desired(text, machine).faulty
@@ -157,23 +157,23 @@ def _broken_again(registry: _Registry) -> BrokenService:
     return BrokenService(known.service, known.endpoints, known.errors)
 
 
-def test_the_process_that_has_a_port_is_looked_for_in_a_thread(registry: _Registry) -> None:
-    """The line waits for what comes of it; for many services at once the first are enough."""
-    asked: list[Any] = []
+def test_owner_of_a_port_is_searched_for_in_a_thread(registry: _Registry) -> None:
+    """The log line waits for the search; among many services only the first ones are searched for."""
+    calls: list[Any] = []
 
     def in_thread(call: Any) -> Any:
-        asked.append(call)
+        calls.append(call)
         return succeed(call())
 
     registry.services.in_thread = in_thread
     with LogCatcher() as log:
         registry.services.update({"x/tcp4": _broken()})
-    assert len(asked) == 1
+    assert len(calls) == 1
     assert len(log.named("broken")) == 1
 
 
 class _Raising(Factory):
-    """A factory that raises in the methods that the test names."""
+    """Factory that raises in the methods that the test names."""
 
     noisy = False
     protocol = Protocol
@@ -197,7 +197,7 @@ FACTORY = "factory=tests.unit.test_broken_services:_Raising"
 
 @pytest.mark.parametrize("where", ["start", "reload", "change"])
 def test_a_factory_that_can_not_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    """Its service is broken, whether it is there from the start, comes by a reload, or replaces its own factory."""
+    """Its service is broken: at the start, when a reload adds it, and when a reload replaces its factory."""
     monkeypatch.setattr(_Raising, "raises", frozenset({"startFactory"}))
     ok, mine = f"echo {tmp_path}/echo/unix", f"mine {tmp_path}/mine/unix"
     before = {"start": f"{ok}\n{mine} {FACTORY}", "reload": ok, "change": f"{ok}\n{mine} upper"}[where]
@@ -209,7 +209,7 @@ def test_a_factory_that_can_not_be_started(tmp_path: Path, monkeypatch: pytest.M
         assert "not in startFactory" in str(result.faults[0])
         assert "new/unix" in supervisor.hosted
     assert supervisor.broken.ids == ("mine/unix",)
-    # What there was of it before goes on.
+    # The service continues with its former factory.
     assert ("mine/unix" in supervisor.hosted) is (where == "change")
     assert (tmp_path / "mine").exists() is (where == "change")
     monkeypatch.setattr(_Raising, "raises", frozenset())
@@ -220,7 +220,7 @@ def test_a_factory_that_can_not_be_started(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_factory_that_can_not_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log says so, and the reload and the stop go on."""
+    """The error of stopFactory() is logged; the reload and the stop continue."""
     monkeypatch.setattr(_Raising, "raises", frozenset({"stopFactory"}))
     ok, mine = f"echo {tmp_path}/echo/unix", f"mine {tmp_path}/mine/unix {FACTORY}"
     daemon = _Daemon(f"{ok}\n{mine}")
@@ -235,8 +235,8 @@ def test_a_factory_that_can_not_be_stopped(tmp_path: Path, monkeypatch: pytest.M
     assert not daemon.supervisor.hosted["echo/unix"].tracker.connections  # type: ignore[union-attr]
 
 
-def test_a_socket_goes_to_another_service_of_which_one_is_broken(tmp_path: Path) -> None:
-    """A service that loses its last socket to another one ends, although its new form is broken."""
+def test_socket_of_a_broken_service_goes_to_another(tmp_path: Path) -> None:
+    """A service that loses its last socket to another service ends, although its new configuration is broken."""
     daemon = _Daemon(f"a {tmp_path}/s/unix echo\nok {tmp_path}/ok/unix echo")
     daemon.start()
     (tmp_path / "taken").write_text("in the way")
@@ -253,14 +253,14 @@ def test_a_socket_goes_to_another_service_of_which_one_is_broken(tmp_path: Path)
 
 
 def test_a_socket_whose_new_service_is_broken_is_closed(tmp_path: Path) -> None:
-    """The service that had it is gone from the file, and the one that gets it can't be made."""
+    """The service with the socket was removed, and the service that takes it over can't be created."""
     daemon = _Daemon(f"a {tmp_path}/s/unix echo\nok {tmp_path}/ok/unix echo")
     daemon.start()
     daemon.supervisor.change_to(desired(f"b {tmp_path}/s/unix factory=no_such_module:x\nok {tmp_path}/ok/unix echo"))
     assert list(daemon.supervisor.hosted) == ["ok/unix"]
     assert not (tmp_path / "s").exists()
     assert daemon.supervisor.broken.ids == ("b/unix",)
-    # It can be removed while it is broken.
+    # A broken service can be removed.
     with LogCatcher() as log:
         daemon.supervisor.change_to(desired(f"ok {tmp_path}/ok/unix echo"))
     assert not daemon.supervisor.broken
@@ -269,7 +269,7 @@ def test_a_socket_whose_new_service_is_broken_is_closed(tmp_path: Path) -> None:
 
 
 def test_a_running_service_outlives_a_fault_of_its_line(tmp_path: Path) -> None:
-    """Where the line is as before and the machine lacks something now, the service goes on, and the reload tells."""
+    """A running service with an unchanged line continues despite a new fault, which the reload returns."""
     text = f"x {tmp_path}/x/unix echo access_zone=UTC access_times=0:00-23:59\nok {tmp_path}/ok/unix echo"
     daemon = _Daemon(text)
     daemon.start()
@@ -284,7 +284,7 @@ def test_a_running_service_outlives_a_fault_of_its_line(tmp_path: Path) -> None:
 
 
 def test_nothing_changes_with_strict(tmp_path: Path) -> None:
-    """One fault, and what was made for the others is taken back."""
+    """With strict one fault undoes what was prepared for the other services."""
     daemon = _Daemon(f"ok {tmp_path}/ok/unix echo")
     daemon.start()
     (tmp_path / "taken").write_text("in the way")
@@ -297,17 +297,13 @@ def test_nothing_changes_with_strict(tmp_path: Path) -> None:
     daemon.stop()
 
 
-def test_a_connection_that_raises_at_the_stop_is_the_end_of_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a protocol raises when it is to end is logged; the other connections of its service end."""
+def test_connection_that_raises_at_the_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a protocol raises while it is drained is logged; the other connections of its service end."""
     daemon = _Daemon(f"echo {tmp_path}/echo/unix\nok {tmp_path}/ok/unix echo")
     daemon.start()
     for name in ("echo", "ok"):
         daemon.connect(tmp_path / name)
-    first, second = (
-        each for name in ("echo/unix", "ok/unix") for each in daemon.supervisor.trackers[name].all_connections()
-    )
+    first, second = (each for name in ("echo/unix", "ok/unix") for each in daemon.tracker(name).all_connections())
     ended: list[object] = []
 
     def drain(wrapper: object) -> None:
@@ -326,7 +322,7 @@ def test_a_connection_that_raises_at_the_stop_is_the_end_of_nothing_else(
 
 @pytest.mark.parametrize("fault", ["at the check", "when it is made"])
 def test_an_inherited_socket_waits_for_its_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    """A service that is broken at the start gets the socket that a socket unit lends, with the clients in its queue."""
+    """A service that was broken at the start gets the socket of its socket unit, with the clients in its queue."""
     path = tmp_path / "lent"
     lent = socket.socket(socket.AF_UNIX)
     lent.bind(str(path))
@@ -353,13 +349,13 @@ def test_an_inherited_socket_waits_for_its_service(tmp_path: Path, monkeypatch: 
         for port in daemon.ports:
             if isinstance(port, StreamPort):
                 port.doRead()
-        assert len(daemon.supervisor.trackers["mine/unix"].connections) == 1
+        assert len(daemon.tracker("mine/unix").connections) == 1
         daemon.close()
     assert lent.fileno() == -1
 
 
 def test_an_inherited_socket_goes_with_its_line(tmp_path: Path) -> None:
-    """A reload that takes the line of a broken service out closes the socket that waited for it."""
+    """A reload that removes a broken service closes the inherited socket that was kept for it."""
     path = tmp_path / "lent"
     lent = socket.socket(socket.AF_UNIX)
     lent.bind(str(path))
@@ -376,21 +372,21 @@ def test_an_inherited_socket_goes_with_its_line(tmp_path: Path) -> None:
 
 @pytest.fixture
 def port() -> int:
-    """A port of 127.77.0.5 and 127.77.0.6 that is free."""
+    """A free port of 127.77.0.5 and 127.77.0.6."""
     with socket.create_server(("127.77.0.5", 0)) as taken:
         return int(taken.getsockname()[1])
 
 
 def _listening(daemon: _Daemon) -> dict[str, list[str]]:
-    """The addresses on which each service listens."""
+    """Return the addresses on which each service listens."""
     found: dict[str, list[str]] = {}
     for listener in daemon.supervisor.listeners_of():
         found.setdefault(listener.endpoint.service.id, []).append(listener.opened.address)
     return found
 
 
-def test_an_address_that_an_interface_gets_stays_the_service_s_that_has_it(port: int) -> None:
-    """The service with the interface is broken as long as the other one has the address, and serves on its others."""
+def test_new_interface_address_stays_with_its_service(port: int) -> None:
+    """A service bound to an interface is broken while another service has its new address, and serves on the others."""
     vip, other = f"vip {port}/tcp4 echo bind=127.77.0.5", f"other {port}/tcp4 upper bind=eth9"
     daemon = _Daemon(vip)
     daemon.start()
@@ -407,7 +403,7 @@ def test_an_address_that_an_interface_gets_stays_the_service_s_that_has_it(port:
     supervisor.serve(desired(other, both))
     assert _listening(daemon) == {"vip/tcp4": [f"127.77.0.5:{port}"], "other/tcp4": [f"127.77.0.6:{port}"]}
     assert supervisor.broken.ids == ("other/tcp4",)
-    # The interface has another address: that may be the end of the fault.
+    # Another address of the interface may repair the service.
     daemon.reactor.advance(0.5)
     tried: list[str] = []
     supervisor.broken.start(tried.extend)
@@ -421,8 +417,8 @@ def test_an_address_that_an_interface_gets_stays_the_service_s_that_has_it(port:
     daemon.stop()
 
 
-def test_a_service_that_loses_its_sockets_to_another_and_its_interface_is_broken(port: int) -> None:
-    """Its line is as before, and it has no socket any more: the fault is not only logged."""
+def test_service_without_sockets_is_broken(port: int) -> None:
+    """A service that loses its interface, and its socket to another service, is broken despite its unchanged line."""
     vip, other = f"vip {port}/tcp4 echo bind=127.77.0.5", f"other {port}/tcp4 upper bind=eth9"
     ok = f"ok {port}/tcp4 echo bind=127.77.0.6"
     daemon = _Daemon(ok)
@@ -433,7 +429,7 @@ def test_a_service_that_loses_its_sockets_to_another_and_its_interface_is_broken
     with pytest.raises(ConfigError, match="'eth9' is no address"):
         supervisor.change_to(desired(f"{ok}\n{vip}\n{other}"), strict=True)
     assert sorted(_listening(daemon)) == ["ok/tcp4", "other/tcp4"]
-    # The interface goes, and nothing else asks for its address: the service goes on.
+    # The interface disappears, and no other service has its address: the service continues.
     supervisor.change_to(desired(f"{ok}\n{other}"))
     assert not supervisor.broken
     supervisor.change_to(desired(f"{ok}\n{vip}\n{other}"))
@@ -442,8 +438,8 @@ def test_a_service_that_loses_its_sockets_to_another_and_its_interface_is_broken
     daemon.stop()
 
 
-def test_the_socket_of_an_address_goes_to_the_service_that_can_be_served(port: int) -> None:
-    """A new daemon gives an inherited socket to the service that has its address, not to one that has a fault there."""
+def test_inherited_socket_goes_to_the_service_that_can_be_served(port: int) -> None:
+    """A new daemon gives an inherited socket to the service with its address, not to one with a fault there."""
     with socket.create_server(("127.77.0.5", port)) as inherited:
         stored = socket.socket(fileno=os.dup(inherited.fileno()))
     text = f"other {port}/tcp4 upper bind=eth9\nvip {port}/tcp4 echo bind=127.77.0.5"
@@ -459,8 +455,8 @@ def test_the_socket_of_an_address_goes_to_the_service_that_can_be_served(port: i
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_a_change_that_fails_takes_permissions_back(tmp_path: Path, strict: bool) -> None:
-    """A UNIX socket whose service goes on as before has the mode of before."""
+def test_failed_change_restores_permissions(tmp_path: Path, strict: bool) -> None:
+    """A UNIX socket whose service continues as before has its former mode again."""
     daemon = _Daemon(f"x {tmp_path}/x/unix echo mode=0600\nok {tmp_path}/ok/unix echo")
     daemon.start()
     (tmp_path / "taken").write_text("in the way")
@@ -478,10 +474,10 @@ def test_a_change_that_fails_takes_permissions_back(tmp_path: Path, strict: bool
 
 @pytest.mark.parametrize(("raised", "passes"), [(KeyboardInterrupt, True), (SystemExit, False), (GeneratorExit, False)])
 @pytest.mark.parametrize("where", ["startFactory", "stopFactory", "buildProtocol", "drain"])
-def test_ctrl_c_is_not_the_services(
+def test_keyboard_interrupt_reaches_the_daemon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, raised: type[BaseException], passes: bool
 ) -> None:
-    """KeyboardInterrupt gets through a service's code to the daemon; all else that it raises is its service's alone."""
+    """A KeyboardInterrupt in a service's code reaches the daemon; other exceptions affect the service only."""
 
     def raising(*_arguments: object) -> None:
         raise raised
@@ -499,7 +495,7 @@ def test_ctrl_c_is_not_the_services(
         with expected if where == "buildProtocol" else contextlib.nullcontext():
             daemon.connect(tmp_path / "mine")
         if where == "drain":
-            (wrapper,) = daemon.supervisor.trackers["mine/unix"].all_connections()
+            (wrapper,) = daemon.tracker("mine/unix").all_connections()
             monkeypatch.setattr(type(wrapper), "drain", raising)
         with expected if where in ("stopFactory", "drain") else contextlib.nullcontext():
             daemon.stop()

@@ -1,4 +1,4 @@
-"""Reload: what is refused as a whole."""
+"""Reloads that are refused as a whole, and diff."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EMPTY = "the services file: no service is enabled in it; if nothing is to be ser
 
 
 class _Reloaded:
-    """A daemon with one service, and a services file that the test writes."""
+    """Daemon with one service, and a services file that the test writes."""
 
     def __init__(self, folder: Path) -> None:
         self.text = f"echo {folder}/echo/unix"
@@ -36,14 +36,14 @@ class _Reloaded:
         return DesiredServices(tuple(check(config_of(self.text), FakeFiles(), FakeMachine())[0]))
 
     def outcome(self, call: Callable[..., Any], **how: Any) -> Any:
-        """What comes of it: the plan, or the reason why nothing was done."""
+        """Return the result of a call: the plan, or the error because of which nothing was changed."""
         found: list[Any] = []
         call(**how).addBoth(found.append)
         return getattr(found[0], "value", found[0])
 
     @property
     def served(self) -> list[str]:
-        """What is served."""
+        """Return the ids of the running services."""
         return list(self.daemon.supervisor.hosted)
 
 
@@ -57,7 +57,7 @@ def reloaded(tmp_path: Path) -> Iterator[_Reloaded]:
 
 @pytest.mark.parametrize("text", ["", "@defaults backlog=5", "echo 7/tcp disable=yes"])
 def test_a_reload_to_no_services_is_refused(reloaded: _Reloaded, text: str) -> None:
-    """A truncated file is no instruction: what is served stays, for a command and SIGHUP, and diff says the same."""
+    """A file without services, which may be truncated, changes nothing: by command, by SIGHUP, and for diff."""
     reloaded.text = text
     for call in (reloaded.reloader.reload, reloaded.reloader.diff):
         error = reloaded.outcome(call)
@@ -71,8 +71,8 @@ def test_a_reload_to_no_services_is_refused(reloaded: _Reloaded, text: str) -> N
     assert reloaded.daemon.registry.reloads_failed == 2
 
 
-def test_nothing_may_be_served_if_that_is_said(reloaded: _Reloaded) -> None:
-    """With allow_empty the file is obeyed, and services can come back."""
+def test_allow_empty_removes_all_services(reloaded: _Reloaded) -> None:
+    """With allow_empty a reload stops all services, and a later reload starts services again."""
     before, reloaded.text = reloaded.text, ""
     result = reloaded.outcome(reloaded.reloader.reload, allow_empty=True)
     assert [service.id for service in result.plan.removed] == ["echo/unix"]
@@ -82,10 +82,10 @@ def test_nothing_may_be_served_if_that_is_said(reloaded: _Reloaded) -> None:
     assert reloaded.served == ["echo/unix"]
 
 
-def test_a_difference_names_what_the_reload_could_not_serve(
+def test_diff_has_faults_and_missing_rights(
     reloaded: _Reloaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Services that the machine lacks something for, or the daemon the rights, are told with the difference."""
+    """diff returns the faults of the check, and the rights that the daemon lacks."""
     reloaded.text += f"\nmine {tmp_path}/mine/unix server=/bin/cat user=root\nbad {tmp_path}/bad/unix server=/none"
     monkeypatch.setattr("os.geteuid", lambda: 54_321)
     machine = FakeMachine(reasons={"/none": "No such file or directory"})

@@ -1,4 +1,4 @@
-"""Services from their sockets to their end, with time by hand."""
+"""The supervisor: services from the start to the stop, with a clock that the tests advance."""
 
 from __future__ import annotations
 
@@ -36,9 +36,11 @@ if TYPE_CHECKING:
 
     from twisted.internet.defer import Deferred
 
+    from svcd.connections.tracker import ConnectionTracker
+
 
 class _Daemon:
-    """A supervisor of a text's services."""
+    """Supervisor of the services in a text."""
 
     def __init__(
         self,
@@ -54,7 +56,7 @@ class _Daemon:
         self.clients: list[socket.socket] = []
         endpoints, problems = check(config_of(text), FakeFiles(), FakeMachine())
         assert not problems
-        # Two connections, and listeners.
+        # Enough for two connections and the listeners.
         self.budget = DescriptorBudget(2 + len(endpoints), self.reactor)
         self.registry = MetricsRegistry()
         log_writer = LogWriter(list_sink(self.lines), TextFormat(stamped=False))
@@ -67,18 +69,18 @@ class _Daemon:
         )
 
     def start(self) -> None:
-        """As twistd does."""
+        """Start the supervisor, as twistd does."""
         self.supervisor.privilegedStartService()
         self.supervisor.startService()
         self.reactor.advance(0)
 
     @property
     def ports(self) -> list[Any]:
-        """The ports that are watched."""
+        """The ports that the reactor watches."""
         return [reader for reader in self.reactor.readers if hasattr(reader, "startListening")]
 
     def connect(self, path: Path) -> socket.socket:
-        """A client that was accepted."""
+        """Return a connected client whose connection was accepted."""
         client = socket.socket(socket.AF_UNIX)
         self.clients.append(client)
         client.settimeout(10)
@@ -88,12 +90,18 @@ class _Daemon:
                 port.doRead()
         return client
 
+    def tracker(self, name: str) -> ConnectionTracker[Any]:
+        """Return the tracker of a stream service."""
+        tracker = self.supervisor.hosted[name].tracker
+        assert tracker is not None
+        return tracker
+
     def stop(self) -> Deferred[object]:
         """Begin to stop."""
         return self.supervisor.stopService()
 
     def close(self) -> None:
-        """End what the test left."""
+        """Stop the supervisor, and close the clients."""
         self.supervisor.abort_connections()
         self.reactor.advance(0)
         if self.supervisor.running:
@@ -104,7 +112,7 @@ class _Daemon:
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[_Daemon]:
-    """Two stream services and one of datagrams, on UNIX sockets."""
+    """Two stream services and a datagram service, on UNIX sockets."""
     made = _Daemon(
         f"echo {tmp_path}/echo/unix shutdown_timeout=3s\nchargen {tmp_path}/chargen/unix\n"
         f"discard {tmp_path}/discard/unixgram\n"
@@ -113,8 +121,8 @@ def daemon(tmp_path: Path) -> Iterator[_Daemon]:
     made.close()
 
 
-def test_a_start_is_told(daemon: _Daemon, tmp_path: Path) -> None:
-    """A line for each listener, one that all is ready, and the service manager hears of it."""
+def test_start_is_logged_and_reported(daemon: _Daemon, tmp_path: Path) -> None:
+    """A start logs a line for each listener and a ready line, and sends READY=1 to the service manager."""
     with LogCatcher() as log:
         daemon.start()
     assert [(event["service"], event["address"], event["runs"]) for event in log.named("listen")] == [
@@ -131,7 +139,7 @@ def test_a_start_is_told(daemon: _Daemon, tmp_path: Path) -> None:
 
 
 def test_a_start_that_fails_opens_nothing(tmp_path: Path) -> None:
-    """With --strict one socket that can't be had stops the start: nothing is watched, said or left behind."""
+    """With --strict a socket that can't be opened fails the start: nothing is watched, reported or left behind."""
     (tmp_path / "discard").write_text("in the way")
     daemon = _Daemon(f"echo {tmp_path}/echo/unix\ndiscard {tmp_path}/discard/unixgram\n", strict=True)
     with pytest.raises(ListenErrors):
@@ -141,7 +149,7 @@ def test_a_start_that_fails_opens_nothing(tmp_path: Path) -> None:
 
 
 def test_a_start_without_any_service_fails(tmp_path: Path) -> None:
-    """Where none can be served, all reasons are told."""
+    """If no service can be served, the error has all reasons."""
     (tmp_path / "a").write_text("in the way")
     daemon = _Daemon(f"echo {tmp_path}/a/unix\nx {tmp_path}/x/unix factory=no_such_module:f\n")
     with pytest.raises(ListenErrors) as caught:
@@ -151,8 +159,8 @@ def test_a_start_without_any_service_fails(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"a"}
 
 
-def test_a_service_that_can_not_be_made_starts_nothing_with_strict(tmp_path: Path) -> None:
-    """The fault comes as a Problem, and no socket of any service stays behind."""
+def test_factory_that_can_not_be_created_fails_a_strict_start(tmp_path: Path) -> None:
+    """With --strict the start raises a ConfigError with the fault, and leaves no socket of any service."""
     daemon = _Daemon(f"echo {tmp_path}/echo/unix\nx {tmp_path}/x/unix factory=no_such_module:f\n", strict=True)
     with pytest.raises(ConfigError) as caught:
         daemon.supervisor.privilegedStartService()
@@ -161,11 +169,11 @@ def test_a_service_that_can_not_be_made_starts_nothing_with_strict(tmp_path: Pat
 
 
 def test_a_connection_is_served_and_logged(daemon: _Daemon, tmp_path: Path) -> None:
-    """From the socket through the gate to the protocol and back."""
+    """Data goes from the socket through the wrapper to the protocol and back."""
     daemon.start()
     client = daemon.connect(tmp_path / "echo")
     client.sendall(b"hello")
-    (wrapper,) = daemon.supervisor.trackers["echo/unix"].connections.values()
+    (wrapper,) = daemon.tracker("echo/unix").connections.values()
     wrapper.transport.doRead()
     wrapper.transport.doWrite()
     assert client.recv(100) == b"hello"
@@ -173,7 +181,7 @@ def test_a_connection_is_served_and_logged(daemon: _Daemon, tmp_path: Path) -> N
 
 
 def test_stopping_without_connections_is_done_at_once(daemon: _Daemon, tmp_path: Path) -> None:
-    """Every listener's end is told, its file is gone, and nothing is left to wait for."""
+    """The close of each listener is logged, its socket file is removed, and the stop is complete at once."""
     daemon.start()
     with LogCatcher() as log:
         assert daemon.stop().called
@@ -187,8 +195,8 @@ def test_stopping_without_connections_is_done_at_once(daemon: _Daemon, tmp_path:
     assert not daemon.reactor.getDelayedCalls()
 
 
-def test_sockets_outlive_the_daemon_where_somebody_keeps_them(tmp_path: Path) -> None:
-    """A client that comes while nobody serves waits, and is served by the daemon that is started next."""
+def test_kept_sockets_outlive_the_daemon(tmp_path: Path) -> None:
+    """A client that connects between two daemons waits, and is served by the next daemon."""
     text = f"echo {tmp_path}/echo/unix\n"
     first = _Daemon(text, ManagerDouble(keeps=True))
     first.start()
@@ -206,12 +214,12 @@ def test_sockets_outlive_the_daemon_where_somebody_keeps_them(tmp_path: Path) ->
         assert not [each for each in second.manager.messages if each.startswith("FDSTORE=1")]
         for port in second.ports:
             port.doRead()
-        assert len(second.supervisor.trackers["echo/unix"].connections) == 1
+        assert len(second.tracker("echo/unix").connections) == 1
         second.close()
 
 
-def test_the_manager_hears_how_many_connections_there_are(daemon: _Daemon, tmp_path: Path) -> None:
-    """A status is told when it has changed, seconds later, and no more once the daemon stops."""
+def test_status_has_the_number_of_connections(daemon: _Daemon, tmp_path: Path) -> None:
+    """A changed status is sent to the service manager seconds later, and not after the stop has begun."""
     daemon.start()
     before = len(daemon.manager.messages)
     daemon.connect(tmp_path / "echo")
@@ -223,8 +231,8 @@ def test_the_manager_hears_how_many_connections_there_are(daemon: _Daemon, tmp_p
     assert daemon.manager.messages[before + 1 :] == ["STOPPING=1 STATUS=stopping"]
 
 
-def test_a_connection_may_go_on_for_its_services_timeout(daemon: _Daemon, tmp_path: Path) -> None:
-    """Then it is ended, the log says why, and the stop is complete."""
+def test_connection_is_closed_after_shutdown_timeout(daemon: _Daemon, tmp_path: Path) -> None:
+    """At the stop a connection stays open for shutdown_timeout; then it is closed, which completes the stop."""
     daemon.start()
     daemon.connect(tmp_path / "echo")
     stopped = daemon.stop()
@@ -238,8 +246,8 @@ def test_a_connection_may_go_on_for_its_services_timeout(daemon: _Daemon, tmp_pa
     assert not daemon.reactor.getDelayedCalls()
 
 
-def test_whoever_is_in_a_hurry_waits_for_nobody(daemon: _Daemon, tmp_path: Path) -> None:
-    """A second signal ends every connection now."""
+def test_second_stop_aborts_connections(daemon: _Daemon, tmp_path: Path) -> None:
+    """abort_connections() ends every connection at once, with reason=shutdown."""
     daemon.start()
     daemon.connect(tmp_path / "echo")
     stopped = daemon.stop()
@@ -250,11 +258,12 @@ def test_whoever_is_in_a_hurry_waits_for_nobody(daemon: _Daemon, tmp_path: Path)
 
 
 def test_all_services_share_one_budget(daemon: _Daemon, tmp_path: Path) -> None:
-    """At the limit stream services rest, datagrams go on, and a freed descriptor wakes them all."""
+    """At the limit all stream ports are paused and datagram ports are not; a freed descriptor resumes all of them."""
     daemon.start()
     for name in ("echo", "echo", "chargen"):
         daemon.connect(tmp_path / name)
-    assert daemon.budget.exhausted
+    counts = daemon.supervisor.descriptors
+    assert counts["open"] >= counts["limit"]
     assert daemon.supervisor.connections == 2
     assert [type(port).__name__ for port in daemon.ports] == ["DatagramPort"]
     daemon.supervisor.abort_connections()
@@ -264,13 +273,13 @@ def test_all_services_share_one_budget(daemon: _Daemon, tmp_path: Path) -> None:
 
 
 def _shown(daemon: _Daemon) -> dict[str, tuple[int, int]]:
-    """Of each service in the ledger: accepted and open."""
+    """Return the accepted and open connections of each service in the registry."""
     services = daemon.registry.snapshot().services
     return {each.about.id: (each.accepted, each.active) for each in services}
 
 
-def test_what_runs_is_counted(daemon: _Daemon, tmp_path: Path) -> None:
-    """The ledger knows every service with its addresses, its open connections and what they have carried so far."""
+def test_registry_counts_services(daemon: _Daemon, tmp_path: Path) -> None:
+    """The registry has each service with its addresses, its open connections and their traffic so far."""
     assert daemon.registry.state == "starting"
     daemon.start()
     assert daemon.registry.state == "ready"
@@ -291,8 +300,8 @@ def test_what_runs_is_counted(daemon: _Daemon, tmp_path: Path) -> None:
     assert (discard.datagrams, discard.bytes_in) == (1, 2)
 
 
-def test_a_reload_is_counted(daemon: _Daemon, tmp_path: Path) -> None:
-    """Removed services are shown until their last connection has ended; who stays goes on counting."""
+def test_registry_after_a_reload(daemon: _Daemon, tmp_path: Path) -> None:
+    """Removed services are shown until their last connection has ended; the counters of the others continue."""
     daemon.start()
     daemon.connect(tmp_path / "echo")
     daemon.connect(tmp_path / "chargen")
@@ -310,10 +319,10 @@ def test_a_reload_is_counted(daemon: _Daemon, tmp_path: Path) -> None:
 
 
 def test_a_factory_is_started_and_stopped_with_its_listeners(tmp_path: Path) -> None:
-    """What a Twisted factory does in startFactory() and stopFactory() is done; also when it is exchanged."""
+    """startFactory() and stopFactory() are called, also when a reload replaces the factory."""
     calls: list[str] = []
-    _Noting.calls = calls
-    line = f"mine {tmp_path}/mine/unix factory=tests.unit.test_supervisor:_Noting"
+    _RecordingFactory.calls = calls
+    line = f"mine {tmp_path}/mine/unix factory=tests.unit.test_supervisor:_RecordingFactory"
     daemon = _Daemon(line)
     try:
         daemon.start()
@@ -327,16 +336,16 @@ def test_a_factory_is_started_and_stopped_with_its_listeners(tmp_path: Path) -> 
         daemon.close()
 
 
-class _Noting(Factory):
-    """A factory that says when it starts and stops."""
+class _RecordingFactory(Factory):
+    """Factory that records its start and stop."""
 
     noisy = False
     calls: ClassVar[list[str]] = []
 
     def startFactory(self) -> None:
-        """Say so."""
+        """Record the call."""
         self.calls.append("start")
 
     def stopFactory(self) -> None:
-        """Say so."""
+        """Record the call."""
         self.calls.append("stop")

@@ -1,4 +1,4 @@
-"""An upgrade in memory: what the old daemon does with its sockets, the pid file, and the time."""
+"""Upgrades without processes: sockets of the old daemon, pid file and time limits."""
 
 from __future__ import annotations
 
@@ -49,44 +49,44 @@ class _FakeNewDaemon:
         self.upgrade_listener = upgrade_listener
         self.alive = True
         self.faults = ["more/tcp: can't listen"]
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def send_go(self, held: Any) -> None:
-        """It is to serve."""
-        self.told.append(f"go {held}")
+        """Record the call."""
+        self.calls.append(f"go {held}")
 
     def release(self) -> bool:
-        """It is on its own."""
-        self.told.append("leave")
+        """Record the call."""
+        self.calls.append("leave")
         return self.alive
 
     def kill(self) -> str:
-        """It is to end."""
-        self.told.append("end")
+        """Record the call."""
+        self.calls.append("end")
         return "last words"
 
 
-class _Also:
-    """Something else that listens."""
+class _FakeListener:
+    """ExtraListener that records its calls."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def sockets(self) -> list[tuple[str, socket.socket]]:
-        """It has none."""
+        """Return no sockets."""
         return []
 
-    def rest(self) -> None:
-        """As asked."""
-        self.told.append("rest")
+    def suspend(self) -> None:
+        """Record the call."""
+        self.calls.append("suspend")
 
-    def go_on(self) -> None:
-        """As asked."""
-        self.told.append("go on")
+    def resume(self) -> None:
+        """Record the call."""
+        self.calls.append("resume")
 
-    def leave(self) -> None:
-        """As asked."""
-        self.told.append("leave")
+    def close_sockets(self) -> None:
+        """Record the call."""
+        self.calls.append("close_sockets")
 
 
 class _Runner:
@@ -94,19 +94,19 @@ class _Runner:
 
     def __init__(self) -> None:
         self.upgrade_blocker = ""
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def upgraded(self) -> None:
         """Record the call."""
-        self.told.append("replaced")
+        self.calls.append("replaced")
 
     def upgrade_failed(self) -> None:
         """Record the call."""
-        self.told.append("kept")
+        self.calls.append("kept")
 
 
-class _Old:
-    """The daemon that is replaced."""
+class _OldDaemon:
+    """Old daemon, which an upgrade replaces."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.path = folder / "echo"
@@ -114,7 +114,7 @@ class _Old:
         self.daemon.start()
         self.made: list[_FakeNewDaemon] = []
         self.stopped: list[bool] = []
-        self.runner, self.also = _Runner(), _Also()
+        self.runner, self.listener = _Runner(), _FakeListener()
 
         def make(*arguments: Any) -> _FakeNewDaemon:
             self.made.append(_FakeNewDaemon(*arguments))
@@ -132,32 +132,32 @@ class _Old:
         self.upgrader = Upgrader(
             self.daemon.reactor, supervisor, self.reloader, PROGRAM, self.runner, self.stopped.append
         )
-        self.upgrader.also.append(self.also)
+        self.upgrader.also.append(self.listener)
         self.answers: list[Any] = []
 
     def upgrade(self, **how: Any) -> _FakeNewDaemon:
-        """Begin one; what comes of it is added to the answers."""
+        """Begin an upgrade; its result is added to `answers`."""
         self.upgrader.upgrade(**how).addBoth(self.answers.append)
         return self.made[-1]
 
     @property
     def reason(self) -> str:
-        """Why the last one has failed."""
+        """The error text of the last upgrade."""
         error = self.answers[-1].value
         assert isinstance(error, CommandError)
         return str(error)
 
 
 @pytest.fixture
-def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Old]:
-    """A daemon with a UNIX socket and one of datagrams."""
-    made = _Old(tmp_path, monkeypatch)
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_OldDaemon]:
+    """An old daemon with a UNIX stream socket and a UDP socket."""
+    made = _OldDaemon(tmp_path, monkeypatch)
     yield made
     made.daemon.supervisor.stop_listening()
 
 
-def test_a_new_daemon_takes_over(old: _Old) -> None:
-    """The old daemon accepts until the new daemon is ready, leaves it the files, stops after its last connection."""
+def test_a_new_daemon_takes_over(old: _OldDaemon) -> None:
+    """The old daemon accepts until the new daemon is ready, leaves its socket files, and then stops."""
     status = old.path.stat()
     new = old.upgrade(now=True)
     assert new.names == [
@@ -166,16 +166,16 @@ def test_a_new_daemon_takes_over(old: _Old) -> None:
     ]
     assert len(old.daemon.ports) == 2
     new.upgrade_listener.new_daemon_ready()
-    assert (new.told, old.also.told, old.daemon.ports) == (["go {}"], ["rest"], [])
+    assert (new.calls, old.listener.calls, old.daemon.ports) == (["go {}"], ["suspend"], [])
     new.upgrade_listener.new_daemon_serves(4711, frozenset())
-    assert (old.answers, old.also.told, old.runner.told) == ([], ["rest"], [])
+    assert (old.answers, old.listener.calls, old.runner.calls) == ([], ["suspend"], [])
     with LogCatcher() as log:
         old.daemon.reactor.advance(0.5)
     faults = ["more/tcp: can't listen"]
     assert old.answers == [{"pid": 4711, "before": os.getpid(), "connections": 0, "faults": faults}]
     (event,) = log.named("upgrade")
     assert (event["pid"], event["connections"]) == (4711, 0)
-    assert (old.also.told[-1], old.runner.told) == ("leave", ["replaced"])
+    assert (old.listener.calls[-1], old.runner.calls) == ("close_sockets", ["replaced"])
     assert old.path.is_socket()
     old.daemon.reactor.advance(0)
     assert old.stopped == [False]
@@ -183,8 +183,8 @@ def test_a_new_daemon_takes_over(old: _Old) -> None:
     assert len(old.answers) == 1
 
 
-def test_one_that_is_late_is_ended(old: _Old) -> None:
-    """After the time that was given; the old one has accepted all the while."""
+def test_late_new_daemon_is_killed(old: _OldDaemon) -> None:
+    """A new daemon that is not ready in time is killed; the old daemon accepts all the time."""
     new = old.upgrade(seconds=5)
     old.daemon.reactor.advance(4.9)
     assert not old.answers
@@ -193,22 +193,22 @@ def test_one_that_is_late_is_ended(old: _Old) -> None:
     assert old.reason == "last words\nthe new daemon did not come up: it was not ready within 5 seconds"
     assert [event["text"] for event in log.named("problem")] == ["last words"]
     assert [event["reason"] for event in log.named("upgrade-failed")] == ["it was not ready within 5 seconds"]
-    assert (new.told, old.also.told, old.runner.told) == (["end"], [], ["kept"])
+    assert (new.calls, old.listener.calls, old.runner.calls) == (["end"], [], ["kept"])
     assert len(old.daemon.ports) == 2
 
 
-def test_one_that_ends_after_all_gives_back_what_it_had(old: _Old) -> None:
-    """Even after the old one has accepted no more; permissions that it had changed are as they were."""
+def test_new_daemon_lost_before_it_serves(old: _OldDaemon) -> None:
+    """If the new daemon exits before it serves, the old daemon accepts again and restores its permissions."""
     new = old.upgrade()
     new.upgrade_listener.new_daemon_ready()
     old.path.chmod(0o666)
     new.upgrade_listener.new_daemon_lost("it was ended by SIGKILL", "", -9)
     assert old.reason == "the new daemon did not come up: it was ended by SIGKILL"
     assert old.answers[-1].value.code == "refused"
-    assert old.also.told == ["rest", "go on"]
+    assert old.listener.calls == ["suspend", "resume"]
     assert len(old.daemon.ports) == 2
     assert old.path.stat().st_mode & 0o777 == 0o600
-    # And its files are its own again.
+    # The old daemon removes its socket files at the stop again.
     old.daemon.supervisor.stop_listening()
     assert not old.path.exists()
 
@@ -219,103 +219,103 @@ class _Port(WaitPort):
     busy = True
     process = 0
 
-    def __init__(self, old: _Old) -> None:
+    def __init__(self, old: _OldDaemon) -> None:
         listener = old.daemon.supervisor.listeners_of("echo/udp4")[0]
         super().__init__(old.daemon.reactor, listener.opened.socket, None)  # type: ignore[arg-type]
         listener._join = lambda _port: lambda: None
         listener.port = self
         self.inode = listener.inode
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def withdraw(self) -> None:
         """Record the call."""
-        self.told.append("withdraw")
+        self.calls.append("withdraw")
 
     def dismiss(self) -> None:
         """Record the call."""
-        self.told.append("dismiss")
+        self.calls.append("dismiss")
 
     def resume(self) -> None:
         """Do nothing."""
 
 
-def test_a_socket_that_a_process_has_is_named(old: _Old) -> None:
-    """The new daemon gets its pid; if it has no service for the socket, the process is ended."""
+def test_process_with_a_socket_is_handed_over(old: _OldDaemon) -> None:
+    """The new daemon gets the pid of a process with a socket; the process is ended if no service has the socket."""
     port = _Port(old)
     port.process = 815
     new = old.upgrade()
     new.upgrade_listener.new_daemon_ready()
-    assert new.told == [f"go {{{port.inode}: 815}}"]
+    assert new.calls == [f"go {{{port.inode}: 815}}"]
     new.upgrade_listener.new_daemon_serves(4711, frozenset({port.inode, 1}))
-    assert port.told == []
+    assert port.calls == []
     old.daemon.reactor.advance(0.5)
-    assert port.told == ["dismiss"]
+    assert port.calls == ["dismiss"]
 
 
-def test_a_process_that_is_being_started_is_waited_for(old: _Old) -> None:
-    """The new daemon serves as soon as the pid is known, or when there will be no process."""
+def test_upgrade_waits_for_a_process_that_is_being_started(old: _OldDaemon) -> None:
+    """The new daemon serves once the pid is known, or the start of the process has been cancelled."""
     port = _Port(old)
     new = old.upgrade(seconds=5)
     new.upgrade_listener.new_daemon_ready()
     old.daemon.reactor.advance(0.5)
-    assert new.told == []
-    assert set(port.told) == {"withdraw"}
+    assert new.calls == []
+    assert set(port.calls) == {"withdraw"}
     port.busy = False
     old.daemon.reactor.advance(0.1)
-    assert new.told == ["go {}"]
+    assert new.calls == ["go {}"]
 
 
-def test_a_process_that_is_never_started_ends_the_upgrade(old: _Old) -> None:
-    """In the time that the new daemon was given; the old one goes on."""
+def test_a_process_that_is_never_started_ends_the_upgrade(old: _OldDaemon) -> None:
+    """The upgrade fails after its time limit; the old daemon continues."""
     _Port(old)
     new = old.upgrade(seconds=5)
     new.upgrade_listener.new_daemon_ready()
     old.daemon.reactor.pump([0.1] * 60)
-    assert new.told == ["end"]
+    assert new.calls == ["end"]
     assert "not ready within 5 seconds" in old.reason
 
 
 @pytest.mark.parametrize(("status", "code"), [(78, "config"), (71, "config"), (1, "refused")])
-def test_mistakes_of_the_file_are_told_apart(old: _Old, status: int, code: str) -> None:
-    """By how the new one exits."""
+def test_error_code_by_exit_status_of_the_new_daemon(old: _OldDaemon, status: int, code: str) -> None:
+    """The exit status of the new daemon tells errors of the configuration from others."""
     old.upgrade().upgrade_listener.new_daemon_lost(f"it has ended, with status {status}", "why", status)
     assert old.answers[-1].value.code == code
 
 
-def test_a_stop_comes_first(old: _Old) -> None:
+def test_stop_when_the_new_daemon_is_ready(old: _OldDaemon) -> None:
     """If the old daemon is stopped while the new daemon starts, both stop."""
     new = old.upgrade()
     old.daemon.supervisor.stop_listening()
     new.upgrade_listener.new_daemon_ready()
     assert "told to stop" in old.reason
-    assert new.told == ["end"]
+    assert new.calls == ["end"]
     assert old.upgrader.upgrade().addBoth(old.answers.append)
     assert old.reason == str(StoppingError())
 
 
 @pytest.mark.parametrize("ready", [False, True])
-def test_the_stop_of_the_daemon_ends_the_new_one(old: _Old, ready: bool) -> None:
-    """At any time before it serves: else it would take over, as from a daemon that was killed."""
+def test_stop_kills_a_new_daemon_that_does_not_serve(old: _OldDaemon, ready: bool) -> None:
+    """The stop kills a new daemon at any time before it serves; it would take over otherwise."""
     new = old.upgrade()
     if ready:
         new.upgrade_listener.new_daemon_ready()
     old.upgrader.stopService()
-    assert (new.told[-1], "told to stop" in old.reason) == ("end", True)
+    assert (new.calls[-1], "told to stop" in old.reason) == ("end", True)
     old.daemon.reactor.advance(100)
     assert len(old.answers) == 1
 
 
-def test_a_stop_leaves_one_that_serves(old: _Old) -> None:
-    """The new daemon has the pid file by then, so the stop is for the old daemon only."""
+def test_stop_spares_a_new_daemon_that_serves(old: _OldDaemon) -> None:
+    """A new daemon that serves has the pid file: the stop applies to the old daemon only."""
     new = old.upgrade()
     new.upgrade_listener.new_daemon_ready()
     new.upgrade_listener.new_daemon_serves(4711, frozenset())
     old.upgrader.stopService()
-    assert (new.told, old.answers[-1]["pid"]) == (["go {}", "leave"], 4711)
+    assert (new.calls, old.answers[-1]["pid"]) == (["go {}", "leave"], 4711)
 
 
-def test_one_that_ends_as_soon_as_it_serves(old: _Old) -> None:
-    """Is no new daemon: the old one still has its sockets, and goes on."""
+def test_new_daemon_lost_in_its_probation(old: _OldDaemon) -> None:
+    """If the new daemon exits right after it began to serve, the old daemon still has its sockets and continues."""
     new = old.upgrade()
     new.upgrade_listener.new_daemon_ready()
     new.upgrade_listener.new_daemon_serves(4711, frozenset())
@@ -324,12 +324,12 @@ def test_one_that_ends_as_soon_as_it_serves(old: _Old) -> None:
     assert (old.answers, old.daemon.ports) == ([], [])
     new.upgrade_listener.new_daemon_lost("it has ended as soon as it served", "", 1)
     assert "as soon as it served" in old.reason
-    assert (old.also.told, old.runner.told) == (["rest", "go on"], ["kept"])
+    assert (old.listener.calls, old.runner.calls) == (["suspend", "resume"], ["kept"])
     assert len(old.daemon.ports) == 2
 
 
-def test_nothing_changes_during_an_upgrade(old: _Old) -> None:
-    """Enabling and disabling wait for their turn; a failed upgrade lets them have it, after the other there is none."""
+def test_nothing_changes_during_an_upgrade(old: _OldDaemon) -> None:
+    """enable and disable wait until an upgrade ends: they work after a failed one and fail after a successful one."""
     commands = Commands(old.daemon.supervisor, old.reloader, old.upgrader, old.stopped.append, {})
     table = commands.table()
     answers: list[Any] = []
@@ -348,8 +348,8 @@ def test_nothing_changes_during_an_upgrade(old: _Old) -> None:
     assert answers[-1].value.code == "busy"
 
 
-def test_a_reload_waits_for_its_turn(old: _Old) -> None:
-    """And there is nothing to reload when the daemon has been replaced."""
+def test_reload_waits_for_an_upgrade(old: _OldDaemon) -> None:
+    """A reload waits until an upgrade ends, and fails if the daemon has been replaced."""
     new = old.upgrade()
     done: list[Any] = []
     old.reloader.reload().addBoth(done.append)
@@ -360,8 +360,8 @@ def test_a_reload_waits_for_its_turn(old: _Old) -> None:
     assert done[0].value.code == "busy"
 
 
-def test_what_makes_no_sense_is_declined(old: _Old, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An invalid time, a process that another process supervises, a program that can't be started."""
+def test_upgrade_is_refused(old: _OldDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade is refused for an invalid time, a supervised process and a program that can't be started."""
     for seconds in (0, -1, float("nan"), float("inf")):
         with pytest.raises(CommandError, match="seconds to be ready"):
             old.upgrader.upgrade(seconds=seconds)
@@ -379,8 +379,8 @@ def test_what_makes_no_sense_is_declined(old: _Old, monkeypatch: pytest.MonkeyPa
     assert len(old.daemon.ports) == 2
 
 
-def test_what_is_left_of_a_shared_socket_pool_stays_until_it_is_ours(tmp_path: Path) -> None:
-    """A new daemon removes no file that the old one may need again, but stands beside its sockets."""
+def test_shared_socket_pool_keeps_files_of_the_old_daemon(tmp_path: Path) -> None:
+    """A new daemon removes no socket file that the old one may need, and can listen next to the sockets of the old."""
     with socket.socket(socket.AF_UNIX) as local, socket.create_server(("127.0.0.1", 0)) as narrow:
         local.bind(str(tmp_path / "gone"))
         local.listen()
@@ -403,8 +403,8 @@ def test_what_is_left_of_a_shared_socket_pool_stays_until_it_is_ours(tmp_path: P
         opened.close()
 
 
-def test_the_control_socket_is_known_by_its_file(tmp_path: Path) -> None:
-    """And only by that: what stands at its path now may be another one."""
+def test_control_socket_is_identified_by_its_file(tmp_path: Path) -> None:
+    """The control socket is identified by device and inode, as another file may be at its path now."""
     path = str(tmp_path / "control")
     with socket.socket(socket.AF_UNIX) as local:
         local.bind(path)
@@ -418,8 +418,8 @@ def test_the_control_socket_is_known_by_its_file(tmp_path: Path) -> None:
         assert socket_pool.take_control(path) is None
 
 
-def test_the_pid_file_changes_hands(tmp_path: Path) -> None:
-    """The new daemon has one of its own until it serves; twistd takes away what the options name."""
+def test_pid_file_of_the_new_daemon(tmp_path: Path) -> None:
+    """The new daemon has a pid file of its own until it serves; twistd removes the one that its options name."""
     path = tmp_path / "svcd.pid"
     path.write_text("1")
     new: dict[str, Any] = {"pidfile": str(path), "uid": os.geteuid(), "gid": None}
@@ -442,8 +442,8 @@ def test_the_pid_file_changes_hands(tmp_path: Path) -> None:
     twistd.upgrade_failed()
 
 
-def test_a_pid_file_that_can_not_be_taken_over_is_told(tmp_path: Path) -> None:
-    """The daemon serves all the same, and takes away its own in the end."""
+def test_pid_file_that_can_not_be_replaced_is_logged(tmp_path: Path) -> None:
+    """The daemon serves without the configured pid file, and removes its own one at the end."""
     options = {"pidfile": str(tmp_path / "svcd.pid.new")}
     with LogCatcher() as log:
         Twistd(options).take_over()
@@ -452,15 +452,15 @@ def test_a_pid_file_that_can_not_be_taken_over_is_told(tmp_path: Path) -> None:
     assert options == {"pidfile": str(tmp_path / "svcd.pid.new")}
 
 
-def test_another_user_stays_another_one() -> None:
-    """Root that was not given up yet is given up by the new daemon as configured."""
+def test_new_daemon_gives_up_root_as_configured() -> None:
+    """If the old daemon did not give up root, the new daemon does so as configured."""
     options = {"pidfile": "", "uid": os.geteuid() + 1, "gid": None}
     Twistd.use_temporary_pid_file(options)
     assert options["uid"] == os.geteuid() + 1
 
 
-def test_who_is_watched_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under a service manager, under systemd without notifications, or with another root directory."""
+def test_supervised_process_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """upgrade_blocker is set under a service manager, under systemd without notifications, and after a chroot."""
     monkeypatch.delenv("SYSTEMD_EXEC_PID", raising=False)
     for name in ("container", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
@@ -474,8 +474,8 @@ def test_who_is_watched_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None
     assert "systemctl restart" in Twistd({}).upgrade_blocker
 
 
-def test_a_container_is_restarted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """If svcd is its main process: as PID 1, or in the foreground as the child of a small init."""
+def test_main_process_of_a_container_is_not_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """upgrade_blocker is set for PID 1, and in the foreground for the child of a small init."""
     monkeypatch.delenv("SYSTEMD_EXEC_PID", raising=False)
     monkeypatch.setattr(twistd, "_CONTAINER_FILES", (str(tmp_path / "mark"),))
     monkeypatch.setattr(twistd, "_CONTAINER_VARIABLES", ())
@@ -491,8 +491,8 @@ def test_a_container_is_restarted(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert "docker restart" in Twistd({}, managed=True).upgrade_blocker
 
 
-def test_an_unknown_user_is_told() -> None:
-    """In one line, as twistd reports errors of its command line; a uid with a gid needs no name."""
+def test_unknown_user_is_a_usage_error() -> None:
+    """An unknown uid is reported in one line, as twistd reports usage errors; a uid with a gid needs no entry."""
     check_account({"uid": None})
     check_account({"uid": 0})
     for user in (4_000_000_017, -5, 1 << 70):
@@ -502,23 +502,23 @@ def test_an_unknown_user_is_told() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1", "2 3 4", "x y z"])
-def test_a_old_daemon_is_for_one_process(text: str) -> None:
-    """What was meant for another process, or is nonsense, is taken out and forgotten."""
+def test_handover_of_another_process_is_ignored(text: str) -> None:
+    """A handover variable for another process, or with an invalid value, is removed and ignored."""
     environment = {CHANNEL_VARIABLE: text, "HOME": "/"}
     assert OldDaemon.from_environment(environment, 1) is None
     assert environment == {"HOME": "/"}
 
 
-def test_services_that_only_the_first_daemon_can_start(old: _Old, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With --uid there is no upgrade while a service with user= runs, and the answer has the reason."""
+def test_upgrade_with_services_that_need_root_is_refused(old: _OldDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --uid an upgrade fails while a service with user= runs, and the answer has the reason."""
     problem = ConfigProblem(SourceLocation("services", 3, 7), "user: only root can give this")
     monkeypatch.setattr(old.daemon.supervisor, "lost_rights", lambda: [problem])
     old.upgrader.upgrade().addBoth(old.answers.append)
     assert (old.made, "services:3:7: user: only root can give this" in old.reason) == ([], True)
 
 
-def test_names_that_lead_nowhere_are_handed_over(old: _Old) -> None:
-    """The new daemon need not wait for an answer that the old one does not get."""
+def test_names_without_address_are_handed_over(old: _OldDaemon) -> None:
+    """The new daemon gets the names without an address, and need not wait for their lookups."""
     text = "a 7/tcp4 echo bind=later0,127.0.0.1\nb 8/tcp4 echo bind=other0 access_zone=UTC access_times=0:00-23:59"
     config = config_of(text)
     machine = FakeMachine(names={"other0": ["127.0.0.1"]}, zones=frozenset())
@@ -532,6 +532,6 @@ def test_names_that_lead_nowhere_are_handed_over(old: _Old) -> None:
     file = write_handover({"names": [], "open_files": (1, 2), "unanswered": list(given)})
     environment = {HANDOVER_VARIABLE: str(file)}
     assert Handover.from_environment(environment) == Handover((), (1, 2), frozenset({"later0"}))
-    # What older versions hand over.
+    # The handover of an older version.
     file = write_handover({"names": [], "open_files": (1, 2)})
     assert Handover.from_environment({HANDOVER_VARIABLE: str(file)}) == Handover((), (1, 2))
