@@ -1,4 +1,4 @@
-"""Certificates for tests: authorities, what they sign, and what they take back."""
+"""X.509 certificates for tests: authorities, end-entity certificates and revocation lists."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 __all__ = ["Authority", "Signed", "key_pem"]
 
-_NUMBERS = itertools.count(1000)
-#: What an authority's key is for.
-_SIGNS = x509.KeyUsage(
+_SERIALS = itertools.count(1000)
+#: keyUsage of an authority (RFC 5280, section 4.2.1.3).
+_CA_USAGE = x509.KeyUsage(
     digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False,
     key_agreement=False, key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
 )  # fmt: skip
 
 
 def key_pem(key: Any) -> bytes:
-    """A private key without a passphrase."""
+    """Return a private key as unencrypted PEM."""
     return bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
@@ -46,7 +46,7 @@ def _general(name: str) -> x509.GeneralName:
 
 @dataclass
 class Signed:
-    """A certificate and its key."""
+    """Certificate, its private key, and the intermediate certificates above it as PEM."""
 
     certificate: x509.Certificate
     key: Any
@@ -54,28 +54,29 @@ class Signed:
 
     @property
     def pem(self) -> bytes:
-        """The certificate and those above it, without the root."""
+        """The certificate and the intermediate certificates, without the root, as PEM."""
         return self.certificate.public_bytes(serialization.Encoding.PEM) + self.chain
 
     @property
     def key_pem(self) -> bytes:
-        """The key."""
+        """The private key as PEM."""
         return key_pem(self.key)
 
     @property
     def bundle(self) -> bytes:
-        """Everything, as one file has it."""
+        """The certificates and the private key, as PEM in one file."""
         return self.pem + self.key_pem
 
 
 @dataclass
 class Authority:
-    """Certificate authority; by default valid from yesterday for a year, as everything that it signs.
+    """Certificate authority; its certificate and those that it signs are valid from yesterday for a year by default.
 
     Attributes:
-        name: its common name.
+        name: the common name.
         issuer: the authority that signs it; None for a root.
-        now: the time.
+        now: the time that validity is relative to.
+        own: the certificate of the authority.
     """
 
     name: str = "Test CA"
@@ -85,14 +86,14 @@ class Authority:
     _revoked: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Make its own certificate."""
+        """Create the key and the certificate of the authority."""
         signer = self.issuer or self
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self._builder(self.name, key, _name(signer.name), None, None).add_extension(
             x509.BasicConstraints(ca=True, path_length=None), critical=True
         )
-        known_by = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-        builder = builder.add_extension(known_by, critical=False).add_extension(_SIGNS, critical=True)
+        subject_key = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        builder = builder.add_extension(subject_key, critical=False).add_extension(_CA_USAGE, critical=True)
         chain = signer.own.pem if self.issuer is not None and self.issuer.issuer is not None else b""
         self.own = Signed(
             builder.sign(key if self.issuer is None else self.issuer.own.key, hashes.SHA256()), key, chain
@@ -106,14 +107,14 @@ class Authority:
             .subject_name(_name(name))
             .issuer_name(issuer)
             .public_key(key.public_key())
-            .serial_number(next(_NUMBERS))
+            .serial_number(next(_SERIALS))
             .not_valid_before(not_before or self.now - timedelta(days=1))
             .not_valid_after(expires or self.now + timedelta(days=365))
         )
 
     @property
     def pem(self) -> bytes:
-        """Its own certificate alone."""
+        """The certificate of the authority alone, as PEM."""
         return self.own.certificate.public_bytes(serialization.Encoding.PEM)
 
     def sign(
@@ -124,25 +125,25 @@ class Authority:
         expires: datetime | None = None,
         algorithm: Any = None,
     ) -> Signed:
-        """A certificate for names: of hosts, addresses, mailboxes, or URIs; the first is the common name as well."""
+        """Sign a certificate for host names, addresses, mailboxes or URIs; the first one is the common name, too."""
         key = key or ec.generate_private_key(ec.SECP256R1())
         builder = self._builder(names[0][:64], key, _name(self.name), not_before, expires)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(x509.SubjectAlternativeName(list(map(_general, names))), critical=False)
         issuer_key: Any = self.own.certificate.public_key()
-        issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key)
-        builder = builder.add_extension(issued_by, critical=False)
+        authority_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key)
+        builder = builder.add_extension(authority_key, critical=False)
         uses = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
         builder = builder.add_extension(uses, critical=False)
         chain = self.own.pem if self.issuer is not None else b""
         return Signed(builder.sign(self.own.key, algorithm or hashes.SHA256()), key, chain)
 
     def revoke(self, *signed: Signed) -> None:
-        """Take certificates back."""
+        """Revoke certificates."""
         self._revoked += [each.certificate.serial_number for each in signed]
 
     def crl(self, *, until: datetime | None = None, key: Any = None) -> bytes:
-        """The list of what was taken back."""
+        """Return the revocation list (CRL) as PEM."""
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(_name(self.name))

@@ -1,4 +1,4 @@
-"""Stand-ins for the machine, the file system, the reactor and the transports, shared by the tests."""
+"""Test doubles for the host, the file system, the reactor, transports and the service manager."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ PEER = IPv4Address("TCP", "192.0.2.1", 40_000)
 
 
 def list_sink(lines: list[str]) -> Callable[[Sequence[str]], int]:
-    """A journal's sink that keeps everything in a list."""
+    """Return a log sink that appends all lines to a list."""
 
     def sink(more: Sequence[str]) -> int:
         lines.extend(more)
@@ -83,7 +83,11 @@ def list_sink(lines: list[str]) -> Callable[[Sequence[str]], int]:
 
 
 class FakeFiles:
-    """svcd.interfaces.FileReader over a dict; a value that is an OSError is raised."""
+    """svcd.interfaces.FileReader over a dict: path to content, or to the OSError that reading it raises.
+
+    Attributes:
+        exposed: the paths that others than owner and group may read or write.
+    """
 
     def __init__(
         self, contents: Mapping[str, bytes | str | OSError] | None = None, folders: Sequence[str] = ()
@@ -93,11 +97,11 @@ class FakeFiles:
         self.exposed: set[str] = set()
 
     def put(self, path: str, content: bytes | str | OSError) -> None:
-        """Write a file anew."""
+        """Create or replace a file."""
         self._contents[path] = content
 
     def read(self, path: str) -> bytes:
-        """The content."""
+        """Return the content of a file."""
         found = self._contents.get(posixpath.normpath(path))
         if found is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -106,7 +110,7 @@ class FakeFiles:
         return found.encode() if isinstance(found, str) else found
 
     def read_together(self, paths: Sequence[str]) -> dict[str, bytes | OSError]:
-        """The same, of each."""
+        """Return the content of each file, or the error that reading it raises."""
 
         def content(path: str) -> bytes | OSError:
             try:
@@ -117,21 +121,21 @@ class FakeFiles:
         return {path: content(path) for path in paths}
 
     def entries(self, folder: str) -> list[str]:
-        """As a directory lists them."""
+        """Return the sorted paths of the files in a directory."""
         if folder not in self._folders:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         return self.matches(f"{folder}/*")
 
     def file_stat(self, path: str) -> Hashable:
-        """The content stands for the file."""
+        """Return the content as the identity of the file; the path for a directory."""
         return path if path in self._folders else self.read(path)
 
     def is_exposed(self, path: str) -> bool:
-        """Whether the test says so."""
+        """Return whether the path is in `exposed`."""
         return path in self.exposed
 
     def matches(self, pattern: str) -> list[str]:
-        """As glob(7), where a star crosses no slash."""
+        """Return the sorted paths that match a glob(7) pattern, in which `*` does not match a slash."""
         folder, name = posixpath.split(pattern)
         return sorted(
             path
@@ -141,17 +145,30 @@ class FakeFiles:
         )
 
     def identity(self, path: str) -> str:
-        """One name for all its spellings."""
+        """Return the normalized path."""
         return posixpath.normpath(path)
 
     def is_directory(self, path: str) -> bool:
-        """Whether it was given as one."""
+        """Return whether the path is one of `folders`."""
         return path in self._folders
 
 
 @dataclass
 class FakeMachine:
-    """svcd.interfaces.HostInfo made of what the test says."""
+    """svcd.interfaces.HostInfo with fixed answers.
+
+    Attributes:
+        users: names of the users.
+        groups: names of the groups.
+        zones: names of the time zones.
+        families: the IP versions that sockets can be bound with.
+        names: addresses of each host name and interface.
+        time: the time of day, in seconds since 1970; None for any time.
+        reasons: why a path (with its root in front) or a Python reference cannot be used.
+        imported: for each call of cannot_import(), the Python handlers.
+        mptcp: whether the kernel has Multipath TCP.
+        handlers: the user that runs handlers without user=; empty for none that matters.
+    """
 
     users: frozenset[str] = frozenset({"root"})
     groups: frozenset[str] = frozenset({"adm"})
@@ -159,72 +176,69 @@ class FakeMachine:
     families: frozenset[int] = frozenset({4, 6})
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     time: float | None = 1_800_000_000.0
-    #: Why a path, below its root, or a Python reference can't be used.
     reasons: Mapping[str, str] = field(default_factory=dict)
-    #: The Python handlers whose import was tried, in each of the calls.
     imported: list[list[str]] = field(default_factory=list)
     mptcp: bool = True
-    #: Who runs handlers without user=.
     handlers: str = ""
 
     def has_user(self, name: str) -> bool:
-        """Whether the test named the user, or it is a number."""
+        """Return whether the user is in `users`; a number always is."""
         return name in self.users or name.isdecimal()
 
     def has_group(self, name: str) -> bool:
-        """Whether the test named the group."""
+        """Return whether the group is in `groups`."""
         return name in self.groups
 
     def now(self) -> float | None:
-        """The test's own."""
+        """Return `time`."""
         return self.time
 
     def has_zone(self, name: str) -> bool:
-        """Whether it is one of the test's."""
+        """Return whether the time zone is in `zones`."""
         return name in self.zones
 
     def has_mptcp(self) -> bool:
-        """Whether the test says so."""
+        """Return `mptcp`."""
         return self.mptcp
 
     def versions(self) -> frozenset[int]:
-        """The families of the test."""
+        """Return `families`."""
         return self.families
 
     def has_login_group(self, user: str) -> bool:
-        """A number has none."""
+        """Return whether the user is a name: passwd(5) has no group for a mere number."""
         return not user.isdecimal()
 
     def cannot_execute(self, path: str, runner: RunAs) -> str:
-        """The test's reason."""
+        """Return the reason for the path, or an empty text."""
         return self.reasons.get(runner.root + path, "")
 
     def cannot_enter(self, path: str, runner: RunAs) -> str:
-        """The test's reason."""
+        """Return the reason for the path, or an empty text."""
         return self.reasons.get(runner.root + path, "")
 
     def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], RunAs, float]]) -> list[str]:
-        """The test's reasons."""
+        """Record the references and return the reason for each, or an empty text."""
         self.imported.append([reference for reference, *_ in wanted])
         return [self.reasons.get(reference, "") for reference, *_ in wanted]
 
     def cannot_serve(self, wanted: Sequence[tuple[str, object, float]]) -> list[str]:
-        """The test's reasons."""
+        """Return the reason for each reference, or an empty text."""
         return [self.reasons.get(reference, "") for reference, *_ in wanted]
 
     def handlers_user(self) -> str:
-        """The test's."""
+        """Return `handlers`."""
         return self.handlers
 
     def can_read(self, path: str) -> bool:
-        """Whatever has no reason against it."""
+        """Return whether there is no reason for the path."""
         return path not in self.reasons
 
     def look_up(self, names: Iterable[str]) -> None:
-        """Nothing takes time."""
+        """Do nothing: addresses() answers at once."""
 
     def addresses(self, name: str) -> Sequence[str]:
-        """The name's addresses, or a literal itself."""
+        """Return the addresses of a name, or an address literal itself."""
         if name in self.names:
             return self.names[name]
         if ip_literal(name):
@@ -233,13 +247,17 @@ class FakeMachine:
 
 
 class FakeResolver:
-    """svcd.interfaces.HostNameResolver whose answers the test gives by hand."""
+    """svcd.interfaces.HostNameResolver whose queries the test answers.
+
+    Attributes:
+        queries: the open queries, oldest first: address and Deferred.
+    """
 
     def __init__(self) -> None:
         self.queries: list[tuple[str, Deferred[str | None]]] = []
 
     def host_of(self, address: str) -> Deferred[str | None]:
-        """Ask."""
+        """Record a query."""
         answer: Deferred[str | None] = Deferred()
         self.queries.append((address, answer))
         return answer
@@ -247,16 +265,16 @@ class FakeResolver:
     confirmed_host_of = host_of
 
     def answer(self, host: str | None) -> None:
-        """Answer the oldest question."""
+        """Answer the oldest query."""
         self.queries.pop(0)[1].callback(host)
 
 
 class FakeEndpoint:
-    """IStreamClientEndpoint whose connections the test makes by hand.
+    """IStreamClientEndpoint whose connections succeed or fail when the test says.
 
     Attributes:
-        attempts: the factory and the Deferred of each connection that was asked for.
-        cancelled: how many were given up.
+        attempts: the open connection attempts, oldest first: factory and Deferred.
+        cancelled: how many attempts were cancelled.
     """
 
     def __init__(self) -> None:
@@ -264,7 +282,7 @@ class FakeEndpoint:
         self.cancelled = 0
 
     def connect(self, factory: Any) -> Deferred[Any]:
-        """Ask for one."""
+        """Record a connection attempt."""
 
         def cancel(_attempt: object) -> None:
             self.cancelled += 1
@@ -274,7 +292,7 @@ class FakeEndpoint:
         return attempt
 
     def accept(self, room: float = float("inf")) -> StreamDouble:
-        """The oldest one stands; the transport to the server."""
+        """Let the oldest attempt succeed; return the transport of the client side."""
         factory, attempt = self.attempts.pop(0)
         protocol = factory.buildProtocol(None)
         transport = StreamDouble(protocol, room=room)
@@ -283,22 +301,22 @@ class FakeEndpoint:
         return transport
 
     def refuse(self, error: Exception) -> None:
-        """The oldest one fails."""
+        """Let the oldest attempt fail."""
         self.attempts.pop(0)[1].errback(error)
 
 
-class _Descriptors:
-    """svcd.interfaces.DescriptorCounter that counts nothing."""
+class _UnlimitedDescriptors:
+    """svcd.interfaces.DescriptorCounter without a limit."""
 
     def try_acquire(self) -> bool:
-        """There always is one."""
+        """Return True."""
         return True
 
     def acquire(self) -> None:
-        """One more."""
+        """Do nothing."""
 
     def release(self) -> None:
-        """One less."""
+        """Do nothing."""
 
 
 def dependencies(
@@ -308,12 +326,12 @@ def dependencies(
     endpoint: FakeEndpoint | None = None,
     registry: MetricsRegistry | None = None,
 ) -> ServiceDependencies:
-    """Surroundings of a service under test."""
+    """Return the dependencies of a built-in service, with doubles for those that are not given."""
     return ServiceDependencies(
         clock,
         FakeResolver(),
         files or FakeFiles(),
-        descriptors or _Descriptors(),
+        descriptors or _UnlimitedDescriptors(),
         registry or MetricsRegistry(),
         lambda _server, _timeout, _descriptors: endpoint or FakeEndpoint(),  # type: ignore[arg-type,return-value]
     )
@@ -326,7 +344,7 @@ def service_context(
     manager: ServiceManager,
     registry: MetricsRegistry,
 ) -> ServiceContext:
-    """What the services of a supervisor under test share."""
+    """Return the context that the services of a supervisor share."""
     deps = dependencies(reactor, descriptors=budget)
     connections = ConnectionContext(
         reactor, log_writer, deps.files, deps.resolver, budget, GlobalLimit(), registry=registry
@@ -335,14 +353,14 @@ def service_context(
 
 
 def add_counters(registry: MetricsRegistry, about: ServiceInfo) -> ServiceCounters:
-    """The tally of one more service, which is described to the ledger."""
-    known = [each.about for each in registry.snapshot().services]
-    registry.describe([*known, about])
+    """Describe one more service to a registry, and return its counters."""
+    described = [each.about for each in registry.snapshot().services]
+    registry.describe([*described, about])
     return registry.counters(about.id)
 
 
 class FakeReactor(Clock):
-    """Time and descriptors by hand: knows who is watched, watches nobody."""
+    """Reactor whose clock the test advances; it records readers and writers, and polls nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -350,46 +368,54 @@ class FakeReactor(Clock):
         self.writers: set[Any] = set()
 
     def addReader(self, reader: Any) -> None:
-        """Watch for input."""
+        """Record a reader."""
         self.readers.add(reader)
 
     def removeReader(self, reader: Any) -> None:
-        """Don't."""
+        """Forget a reader."""
         self.readers.discard(reader)
 
     def addWriter(self, writer: Any) -> None:
-        """Watch for room."""
+        """Record a writer."""
         self.writers.add(writer)
 
     def removeWriter(self, writer: Any) -> None:
-        """Don't."""
+        """Forget a writer."""
         self.writers.discard(writer)
 
     def wait_for(self, kind: type[ReaderT]) -> ReaderT:
-        """The one reader of a kind, when there is something for it to read."""
-        (found,) = [reader for reader in self.readers if isinstance(reader, kind)]
+        """Return the only reader of a class once its descriptor is readable, within 60 s."""
+        (reader,) = [each for each in self.readers if isinstance(each, kind)]
         poll = select.poll()
-        poll.register(found.fileno(), select.POLLIN)  # type: ignore[attr-defined]
+        poll.register(reader.fileno(), select.POLLIN)  # type: ignore[attr-defined]
         assert poll.poll(60_000)
-        return found
+        return reader
 
 
-class _Handle:
-    """A socket that knows its peer's process."""
+class _FakeSocket:
+    """Socket with fixed peer credentials."""
 
     def getsockopt(self, *_arguments: int) -> bytes:
-        """SO_PEERCRED of process 17, user 1000."""
+        """Return SO_PEERCRED of process 17, user 1000, group 1000."""
         return b"".join(number.to_bytes(4, "little") for number in (17, 1000, 1000))
 
 
 class StreamDouble:
-    """A stream transport in memory that closes, aborts and holds back as Twisted's do.
+    """Stream transport in memory that closes, aborts and pauses producers as Twisted's transports do.
+
+    Args:
+        protocol: the protocol on the transport.
+        peer: the address of the client.
+        room: bytes that the write buffer takes before the producer is paused; infinite: the client reads at once.
 
     Attributes:
-        sent: everything written.
-        pending: of it, how many bytes the client has not taken.
-        calls: the calls that are no writes, in order.
-        reading: whether it reads from the client.
+        sent: everything that was written.
+        pending: bytes that were written and that the client has not read.
+        writes: how many calls of write() were accepted.
+        calls: names of the other methods that were called, in order.
+        reading: whether the transport reads from the client.
+        write_closed: whether the write side was shut down.
+        lost: how the connection ended, `done`, `aborted` or `lost`; empty while it is open.
     """
 
     def __init__(self, protocol: Any, *, peer: IAddress = PEER, room: float = float("inf")) -> None:
@@ -411,11 +437,11 @@ class StreamDouble:
 
     @property
     def traffic(self) -> tuple[int, int]:
-        """What came, and what the client has taken."""
+        """Bytes received, and bytes that the client has read."""
         return self.bytes_in, self.bytes_out - self.pending
 
     def write(self, data: bytes) -> None:
-        """Send."""
+        """Append data to what was sent; pause the producer when the buffer is above `room`."""
         assert isinstance(data, bytes)
         if self.lost or self.write_closed:
             return
@@ -428,7 +454,7 @@ class StreamDouble:
             self.producer.pauseProducing()
 
     def drain(self) -> None:
-        """The client takes everything."""
+        """Let the client read all pending bytes."""
         self.pending = 0
         if self.producer is not None and (self._producer_paused or not self.streaming):
             self._producer_paused = False
@@ -439,7 +465,7 @@ class StreamDouble:
             self.protocol.writeConnectionLost()
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Take a producer."""
+        """Register a producer; a pull producer is resumed at once."""
         assert self.producer is None, "two producers"
         self.calls.append("registerProducer")
         self.producer, self.streaming = producer, streaming
@@ -447,59 +473,64 @@ class StreamDouble:
             producer.resumeProducing()
 
     def unregisterProducer(self) -> None:
-        """Let it go."""
+        """Unregister the producer; a connection that waits to be closed is closed."""
         self.producer = None
         if self._closing and not self.pending:
             self.lose(Failure(ConnectionDone()), "done")
 
     def pauseProducing(self) -> None:
-        """Stop reading."""
+        """Stop reading from the client."""
         self.reading = False
 
     def resumeProducing(self) -> None:
-        """Read again."""
+        """Read from the client again."""
         self.reading = True
 
     def stopProducing(self) -> None:
-        """As a producer of its own."""
+        """Close the connection, as the producer of another transport."""
         self.loseConnection()
 
     def loseWriteConnection(self) -> None:
-        """Close our side."""
+        """Shut down the write side."""
         self.calls.append("loseWriteConnection")
         self.write_closed = True
         if not self.pending or self.room == float("inf"):
             self.protocol.writeConnectionLost()
 
     def loseConnection(self) -> None:
-        """Close when all is sent and nobody produces."""
+        """Close the connection when everything is sent and no producer is registered."""
         self.calls.append("loseConnection")
         self._closing = True
         if not self.lost and self.producer is None and (not self.pending or self.room == float("inf")):
             self.lose(Failure(ConnectionDone()), "done")
 
     def abortConnection(self) -> None:
-        """Close now."""
+        """Close the connection at once."""
         self.calls.append("abortConnection")
         if not self.lost:
             self.lose(Failure(ConnectionAborted()), "aborted")
 
     def lose(self, reason: Failure, word: str = "lost") -> None:
-        """The connection ends."""
+        """End the connection.
+
+        Args:
+            reason: passed to connectionLost().
+            word: the value of `lost`.
+        """
         self.lost = word
         self.protocol.connectionLost(reason)
 
     def getPeer(self) -> IAddress:
-        """The client."""
+        """Return the address of the client."""
         return self.peer
 
     def getHost(self) -> IAddress:
-        """The server."""
+        """Return the address of the server."""
         return IPv4Address("TCP", "127.0.0.1", 7)
 
-    def getHandle(self) -> _Handle:
-        """The socket."""
-        return _Handle()
+    def getHandle(self) -> _FakeSocket:
+        """Return a socket with fixed peer credentials."""
+        return _FakeSocket()
 
 
 LOCAL_PEER = UNIXAddress(None)
@@ -507,7 +538,11 @@ LOCAL_PEER = UNIXAddress(None)
 
 @implementer(ILogObserver)
 class LogCatcher:
-    """A context that keeps what goes through twisted.logger meanwhile."""
+    """Context manager that records the events of twisted.logger.
+
+    Attributes:
+        events: the recorded events.
+    """
 
     def __init__(self) -> None:
         self.events: list[LogEvent] = []
@@ -520,55 +555,55 @@ class LogCatcher:
         globalLogPublisher.removeObserver(self)
 
     def __call__(self, event: LogEvent) -> None:
-        """Keep an event."""
+        """Record an event."""
         self.events.append(event)
 
     @property
     def failures(self) -> list[Failure]:
-        """The failures among them."""
+        """The failures of the recorded events."""
         return [event["log_failure"] for event in self.events if "log_failure" in event]
 
     def named(self, name: str) -> list[LogEvent]:
-        """Svcd's own events of a name."""
+        """Return the recorded events of svcd with a name."""
         return [event for event in self.events if getattr(event.get("svcd_event"), "name", "") == name]
 
 
 def config_of(text: str, files: FakeFiles | None = None) -> Config:
-    """The Config of a text that has no Problems."""
+    """Return the Config of a services file that has no problems."""
     config, problems = parse_text(text, "s", files or FakeFiles(), BUILTINS)
     assert not problems, problems
     return config
 
 
 def service_of(line: str) -> Service:
-    """The one service of a line."""
+    """Return the only service of a services file with one line."""
     (service,) = config_of(line).services
     return service
 
 
 def problems_of(text: str, files: FakeFiles | None = None) -> list[str]:
-    """The Problems of a text, which is called `s`."""
+    """Return the problems of a services file named `s`."""
     return [str(problem) for problem in parse_text(text, "s", files or FakeFiles(), BUILTINS)[1]]
 
 
 def read_files(
     contents: Mapping[str, bytes | str | OSError], path: str = "/etc/svcd/services"
 ) -> tuple[Config, list[str]]:
-    """The Config and the Problems of a file among files."""
+    """Return the Config of a services file, and its problems; `contents` has all files."""
     config, problems = parse(path, FakeFiles(contents), BUILTINS)
     return config, list(map(str, problems))
 
 
 class ManagerDouble(ServiceManager):
-    """A service manager that remembers what it was told.
+    """Service manager that records the messages sent to it.
 
     Args:
-        keeps: whether it takes descriptors.
-        watchdog: as of Manager.
+        keeps: whether it stores descriptors.
+        watchdog: as of ServiceManager.
 
     Attributes:
         messages: each message, its assignments joined by blanks.
-        barriers: how often somebody waited for it.
+        barriers: how many barriers were sent.
     """
 
     def __init__(self, *, keeps: bool = False, watchdog: float | None = None) -> None:
@@ -593,10 +628,10 @@ class ManagerDouble(ServiceManager):
 def open_all(
     endpoints: Iterable[Endpoint], socket_pool: SocketPool | None = None, store: FdStore | None = None
 ) -> list[ListeningSocket]:
-    """Open the sockets of endpoints; without one of them there are none.
+    """Open the sockets of endpoints: all of them, or none.
 
     Raises:
-        ListenErrors: one can't be had.
+        ListenErrors: a socket cannot be opened.
     """
     opened, errors = acquire_sockets(endpoints, socket_pool, store)
     if errors:

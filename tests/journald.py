@@ -1,6 +1,6 @@
-"""A stand-in for systemd-journald: takes entries as the native protocol has them, and knows nothing of svcd.
+"""Test double for systemd-journald: the receiving side of its native protocol, independent of svcd.
 
-Written after https://systemd.io/JOURNAL_NATIVE_PROTOCOL/, for the receiving side.
+See https://systemd.io/JOURNAL_NATIVE_PROTOCOL/.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SEALED = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_
 
 
 def parse_entry(data: bytes) -> dict[str, bytes]:
-    """The fields of an entry; a field that is there twice, or is not well formed, fails the test."""
+    """Return the fields of an entry; fail the test if a field is malformed or occurs twice."""
     found: dict[str, bytes] = {}
     while data:
         line, newline, rest = data.partition(b"\n")
@@ -43,20 +43,20 @@ def parse_entry(data: bytes) -> dict[str, bytes]:
 
 
 class Entry(dict[str, str]):
-    """An entry's fields.
+    """Fields of an entry.
 
     Attributes:
-        in_memory: whether it came as a file in memory.
+        in_memory: whether the entry was received as a sealed memfd.
     """
 
     in_memory = False
 
 
 class FakeJournald:
-    """Listens where it is told.
+    """Server on a datagram socket that receives journal entries.
 
     Args:
-        path: of the socket.
+        path: the path of the socket.
     """
 
     def __init__(self, path: Path) -> None:
@@ -66,7 +66,7 @@ class FakeJournald:
         self._socket.bind(str(path))
 
     def take(self) -> Entry:
-        """The next entry."""
+        """Receive the next entry, within 60 s."""
         data, descriptors, _, _ = socket.recv_fds(self._socket, 1 << 20, 4)
         if descriptors:
             (descriptor,) = descriptors
@@ -81,16 +81,16 @@ class FakeJournald:
         return entry
 
     def take_event(self, event: str) -> Entry:
-        """The next entry of an event."""
+        """Receive entries up to the next one of an event, and return that."""
         while (entry := self.take()).get("SVCD_EVENT") != event:
             pass
         return entry
 
     def empty(self) -> bool:
-        """Whether nothing waits."""
+        """Return whether no entry is waiting."""
         return not select.select([self._socket], [], [], 0)[0]
 
     def close(self) -> None:
-        """Listen no more."""
+        """Close the socket and remove its file."""
         self._socket.close()
         self.path.unlink()

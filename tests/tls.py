@@ -1,4 +1,4 @@
-"""A TLS client and a service's side of TLS, in memory."""
+"""TLS client, and the server side of a TLS connection, in memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FILES = {"/c/server": SERVER.bundle, "/c/clients": CLIENTS.pem}
 
 
 def tls_service(line: str = "echo 7/tcp", **options: str) -> Service:
-    """A service with TLS."""
+    """Return a service with TLS."""
     words = [line, "tls_cert=/c/server", *(f"{name}={value}" for name, value in options.items())]
     config, problems = parse_text(" ".join(words), "services", FakeFiles(FILES), BUILTINS)
     assert not problems, problems
@@ -105,7 +105,7 @@ class TlsClient:
             return wire
 
     def receive(self, wire: bytes) -> None:
-        """Take bytes from the wire.
+        """Receive bytes from the wire.
 
         Raises:
             SSL.Error: the handshake has failed.
@@ -124,16 +124,16 @@ class TlsClient:
 
 
 class TlsPair:
-    """Client, and the service's side of its connection.
+    """TLS client, connected in memory to a TlsProtocol of a service.
 
     Args:
-        inner: the service's protocol; by default one that does nothing.
-        client: by default one that trusts the server.
+        inner: the protocol inside TLS; by default one that ignores its input.
+        client: the client; by default one that trusts the server's authority.
         room: as of StreamDouble.
-        options: of the service.
+        options: options of the service.
 
     Attributes:
-        below: the transport of the service's side.
+        below: the transport below the TlsProtocol.
     """
 
     def __init__(
@@ -150,34 +150,39 @@ class TlsPair:
         self._delivered = 0
 
     def exchange(self, data: bytes = b"", *, ends: bool = False, piece: int = 0) -> None:
-        """Let the client send data and receive the answers.
+        """Send data from the client, and deliver the answers to it.
 
         Args:
             data: the plaintext to send.
-            ends: whether a closure alert follows.
-            piece: bytes that arrive at a time; 0 for all at once.
+            ends: whether the client sends a closure alert after it.
+            piece: the size of the pieces in which the bytes arrive; 0 for all at once.
         """
         self.feed(self.client.send(data, ends=ends), piece)
         self.deliver()
 
     def feed(self, wire: bytes, piece: int = 0) -> None:
-        """Give the server bytes from the wire."""
+        """Pass bytes from the wire to the server.
+
+        Args:
+            wire: the bytes.
+            piece: as of exchange().
+        """
         for start in range(0, len(wire), piece or len(wire) or 1):
             if not self.below.lost:
                 self.tls.dataReceived(wire[start : start + (piece or len(wire))])
 
     def deliver(self) -> None:
-        """Give the client what was sent since."""
+        """Pass what the server has sent since the last call to the client."""
         wire, self._delivered = self.below.sent[self._delivered :], len(self.below.sent)
         self.client.receive(wire)
 
     def handshake(self, piece: int = 0) -> TlsPair:
-        """Do the handshake."""
+        """Complete the handshake."""
         for _ in range(3):
             self.exchange(piece=piece)
         return self
 
     def turn(self) -> None:
-        """Run one iteration of the reactor, and give the client what was sent."""
+        """Run one iteration of the reactor, and deliver the answers to the client."""
         self.clock.advance(0)
         self.deliver()

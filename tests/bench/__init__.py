@@ -1,1 +1,1 @@
-"""Benchmarks: svcd side by side with its peers, in one run, on one machine, as ratios. `python -m tests.bench`."""
+"""Benchmarks: svcd and comparable servers in one run on one machine, as ratios. Run `python -m tests.bench`."""

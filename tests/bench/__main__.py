@@ -1,7 +1,7 @@
-"""`python -m tests.bench`: runs the comparison, prints its table, draws its plot.
+"""`python -m tests.bench`: runs the comparison, prints its table and draws its plot.
 
-The servers run on one core and the load on another. Rounds are interleaved, so that a machine whose speed drifts
-drifts for all; each figure is the median of the rounds, with its least and its greatest.
+The servers run on one core, and the load on another. Rounds are interleaved, so that a machine whose speed drifts
+drifts for all servers; each figure is the median of the rounds, with minimum and maximum.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Figures = dict[str, dict[str, list[Result]]]
 
 
 def _can_be_measured(mode: Mode, folder: Path) -> bool:
-    """Whether its load generator could be built; says so if not."""
+    """Return whether the load generator of a mode was built; print a message if not."""
     there = (folder / mode.program).exists()
     if not there:
         print(f"{mode.name} is left out: it needs openssl and its headers (libssl-dev)", file=sys.stderr)
@@ -38,7 +38,7 @@ def _can_be_measured(mode: Mode, folder: Path) -> bool:
 
 
 def _round(kinds: list[Kind], mode: Mode, folder: Path, seconds: float) -> Iterator[tuple[str, Result]]:
-    """Measure every server once. Each is started for it and ended after: none runs while another is measured."""
+    """Measure every server once; each is started before its measurement and stopped after it: one runs at a time."""
     server_pin, load_pin = pins()
     for kind in kinds:
         if mode.name not in kind.modes:
@@ -102,7 +102,7 @@ def _machine() -> str:
 
 
 def main() -> None:
-    """Run it."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="svcd beside its peers")
     parser.add_argument("--seconds", type=float, default=1.5, help="how long each load lasts")
     parser.add_argument("--rounds", type=int, default=5, help="how often each server is measured")
@@ -117,7 +117,7 @@ def main() -> None:
     kinds = [
         kind
         for kind in (*SERVERS, *STARTERS, *SECURE)
-        if kind.here() and (not words or kind.name in references or any(word in kind.name for word in words))
+        if kind.is_available() and (not words or kind.name in references or any(word in kind.name for word in words))
     ]
     figures: Figures = {mode.name: {} for mode in modes}
     network = enter_network()

@@ -1,6 +1,6 @@
-"""`python -m tests.bench.admission`: what it costs to decide who comes in, in µs for each client, and in bytes.
+"""`python -m tests.bench.admission`: the cost of access control, in µs for each client, and its memory, in bytes.
 
-Clients come from 100,000 sources in random order; each is admitted and released, so that half of a row is the way out.
+Clients come from 100,000 sources in random order; each is admitted and released: half of each figure is the release.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _SOURCES = 100_000
 _ROUNDS = 5
 
 
-def _peers(dice: random.Random, *, six: bool = False) -> list[str]:
+def _peers(rng: random.Random, *, six: bool = False) -> list[str]:
     if six:
-        return [f"2001:db8:{dice.randrange(1 << 16):x}:{dice.randrange(1, 1 << 16):x}::7" for _ in range(_SOURCES)]
-    return [f"10.{dice.randrange(256)}.{dice.randrange(256)}.{dice.randrange(1, 255)}" for _ in range(_SOURCES)]
+        return [f"2001:db8:{rng.randrange(1 << 16):x}:{rng.randrange(1, 1 << 16):x}::7" for _ in range(_SOURCES)]
+    return [f"10.{rng.randrange(256)}.{rng.randrange(256)}.{rng.randrange(1, 255)}" for _ in range(_SOURCES)]
 
 
-def _thousand_rules(dice: random.Random) -> AccessRules:
-    """Networks of every length, single addresses and names; 10.0.0.0/8 and 2001:db8::/32 may come in."""
+def _thousand_rules(rng: random.Random) -> AccessRules:
+    """Return rules with networks of every length, addresses and names; 10.0.0.0/8 and 2001:db8::/32 are admitted."""
     texts: tuple[list[str], list[str]] = (["10.0.0.0/8", "2001:db8::/32"], ["host.example", ".guests.example"])
     for number in range(996):
-        bits = dice.randint(12, 32)
-        address = f"{dice.choice((10, 172, 192))}.{dice.randrange(256)}.{dice.randrange(256)}.{dice.randrange(1, 255)}"
+        bits = rng.randint(12, 32)
+        address = f"{rng.choice((10, 172, 192))}.{rng.randrange(256)}.{rng.randrange(256)}.{rng.randrange(1, 255)}"
         texts[number % 2].append(f"{address}/{bits}")
     only_from, no_access = (SOURCES.read(",".join(each)) for each in texts)
     return AccessRules(
@@ -58,7 +58,7 @@ def _thousand_rules(dice: random.Random) -> AccessRules:
 
 
 def _cost(visit: Callable[[str], object], peers: list[str]) -> float:
-    """The median of the rounds, in µs for each peer."""
+    """Return the median of the rounds, in µs for each peer."""
     costs = []
     for _ in range(_ROUNDS):
         gc.collect()
@@ -69,7 +69,7 @@ def _cost(visit: Callable[[str], object], peers: list[str]) -> float:
     return sorted(costs)[_ROUNDS // 2]
 
 
-def _pending(rules: AccessRules) -> Callable[[str], object]:
+def _admission_visit(rules: AccessRules) -> Callable[[str], object]:
     admission = Admission(rules, GlobalLimit(1_000_000), wall_clock=time.time, load=lambda: 0.5)
     clock = time.monotonic
     refused = RefusalAggregator()
@@ -84,29 +84,29 @@ def _pending(rules: AccessRules) -> Callable[[str], object]:
     return visit
 
 
-def _asker(rules: AccessRules) -> Callable[[str], object]:
-    answering = DatagramFilter(rules, wall_clock=time.time, load=lambda: 0.5)
-    answering.set_local_addresses({7777, 9999}, {"10.255.255.255"})
+def _datagram_visit(rules: AccessRules) -> Callable[[str], object]:
+    datagram_filter = DatagramFilter(rules, wall_clock=time.time, load=lambda: 0.5)
+    datagram_filter.set_local_addresses({7777, 9999}, {"10.255.255.255"})
     clock = time.monotonic
-    refusal = answering.refusal
+    refusal = datagram_filter.refusal
     return lambda peer: refusal(peer, 40_000, clock())
 
 
 def _costs() -> list[tuple[str, float]]:
-    dice = random.Random(5)
-    four, six, one = _peers(dice), _peers(dice, six=True), ["10.1.2.3"] * _SOURCES
-    rules = _thousand_rules(dice)
+    rng = random.Random(5)
+    four, six, one = _peers(rng), _peers(rng, six=True), ["10.1.2.3"] * _SOURCES
+    rules = _thousand_rules(rng)
     plain = AccessRules(per_source_rate=Rate(1000, 1))
     clock = time.monotonic
     return [
         ("the loop around it: a call and a look at the clock", _cost(lambda _peer: clock(), four)),
-        ("open door: admit and release", _cost(_pending(AccessRules()), four)),
-        ("1,000 rules, all limits and rates, IPv4: admit and release", _cost(_pending(rules), four)),
-        ("1,000 rules, all limits and rates, IPv6: admit and release", _cost(_pending(rules), six)),
-        ("datagram, no rate, one sender", _cost(_asker(AccessRules()), one)),
-        ("datagram, 1000/s for each source, one sender (a flood)", _cost(_asker(plain), one)),
-        ("datagram, 1000/s for each source, 100,000 senders", _cost(_asker(plain), four)),
-        ("datagram, 1,000 rules, 100,000 senders", _cost(_asker(rules), four)),
+        ("open door: admit and release", _cost(_admission_visit(AccessRules()), four)),
+        ("1,000 rules, all limits and rates, IPv4: admit and release", _cost(_admission_visit(rules), four)),
+        ("1,000 rules, all limits and rates, IPv6: admit and release", _cost(_admission_visit(rules), six)),
+        ("datagram, no rate, one sender", _cost(_datagram_visit(AccessRules()), one)),
+        ("datagram, 1000/s for each source, one sender (a flood)", _cost(_datagram_visit(plain), one)),
+        ("datagram, 1000/s for each source, 100,000 senders", _cost(_datagram_visit(plain), four)),
+        ("datagram, 1,000 rules, 100,000 senders", _cost(_datagram_visit(rules), four)),
     ]
 
 
@@ -133,7 +133,7 @@ def _bytes() -> list[tuple[str, float]]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the costs."""
     for text, cost in _costs():
         print(f"{cost:10.3f} µs  {text}")
     for text, size in _bytes():

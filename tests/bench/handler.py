@@ -1,4 +1,4 @@
-"""An echo handler in Python: called by svcd for each connection, or run by tcpserver for each, as a script."""
+"""Echo handler in Python: called by svcd for each connection, or run as a script by tcpserver."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 
 
 def serve(sock: socket.socket, _address: object) -> None:
-    """Send back what comes, until the client has no more to say."""
+    """Send back what is received until the client shuts down its write side."""
     while data := sock.recv(65_536):
         sock.sendall(data)
 

@@ -1,4 +1,4 @@
-"""One measurement of one server: a number, and what it counts."""
+"""Measurements of one server: each returns one figure."""
 
 from __future__ import annotations
 
@@ -33,18 +33,19 @@ IDLE_CONNECTIONS = 5000
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """What is measured.
+    """Kind of measurement.
 
     Attributes:
-        name: as the table and the command line have it.
-        unit: of its number.
-        words: for the load generator, without the port: mode, connections, bytes; None for those that need none.
-        scale: what its number is divided by.
-        more_is_better: whether a ratio above 1 is good news.
-        reference: the server that ratios are to; empty for none.
+        name: the name in the table and on the command line.
+        unit: the unit of the figure.
+        words: arguments of the load generator, without the port: mode, connections, bytes; None for a measurement
+            without load.
+        scale: the divisor of the figure.
+        more_is_better: whether a ratio above 1 is better.
+        reference: the server that ratios refer to; empty for none.
         program: the load generator.
-        share: of the time that loads last by the command line.
-        by_cpu: whether a second is one of the server's processor time, since the load is the bottleneck.
+        share: the share of the time given on the command line for which the load runs.
+        by_cpu: whether the rate refers to the server's processor time, since the load is the bottleneck.
     """
 
     name: str
@@ -60,19 +61,19 @@ class Mode:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one measurement gave.
+    """Result of one measurement.
 
     Attributes:
-        value: in the mode's unit.
-        cpu: the server's own processor time for each operation, in µs; 0 where it was not measured. Where the load
-            is the bottleneck, this still tells servers apart.
+        value: the figure, in the mode's unit.
+        cpu: the server's processor time for each operation, in µs; 0 if it was not measured. Servers differ in it
+            also where the load is the bottleneck.
     """
 
     value: float
     cpu: float = 0
 
 
-#: Over TLS 1.3. Each handshake comes with one echo, so that it is known to be done on both sides.
+#: Over TLS 1.3. Each handshake is followed by one echo, so that it is complete on both sides.
 _TLS = [
     Mode("tls handshake", "handshakes/s of server CPU", ("handshake", 16, 64), by_cpu=True),
     Mode("tls pingpong 64", "echoes/s", ("pingpong", 64, 64)),
@@ -87,7 +88,7 @@ MODES = [
     Mode("udp", "echoes/s", ("udp", 64, 64)),
     Mode("idle", "bytes/connection", None, more_is_better=False),
     Mode("start", "ms to the first answer", None, more_is_better=False),
-    # A closed loop: each connection asks with six bytes, half-closes, and reads the answer to its end.
+    # A closed loop: each connection sends six bytes, shuts down its write side, and reads the answer to its end.
     Mode("program", "starts of /bin/cat/s", ("connect", 32, 6), reference="tcpserver"),
     Mode("python", "starts of a Python handler/s", ("connect", 32, 6), reference="tcpserver, python"),
     Mode("launcher", "KB of a launcher", None, more_is_better=False, reference=""),
@@ -96,15 +97,15 @@ MODES = [
 
 
 def cpu_seconds(pids: list[int]) -> float:
-    """The processor time of processes, their children and those they have reaped (proc(5), stat).
+    """Return the processor time of processes, their children and those they have reaped (proc(5), stat), in seconds.
 
-    A tick of stat's is more than each of many children may use, so who is alive is asked for nanoseconds, those of
-    threads that have ended included.
+    A clock tick of stat is longer than the time that each of many children uses, so the time of running processes is
+    read in nanoseconds, with that of threads that have ended.
     """
     total = 0.0
     for each in [each for pid in pids for each in _tree(pid)]:
         with suppress(OSError):
-            # clock_getcpuclockid(3), which Python has not: it is gone, or this is its clock.
+            # clock_getcpuclockid(3), which Python does not have; it fails if the process has ended.
             total += time.clock_gettime(~each << 3 | 2)
         after_name = _read(Path(f"/proc/{each}/stat")).rpartition(")")[2].split()
         total += sum(map(int, after_name[13:15])) / os.sysconf("SC_CLK_TCK")
@@ -112,10 +113,10 @@ def cpu_seconds(pids: list[int]) -> float:
 
 
 def measure_load(mode: Mode, running: Running, pin: list[str], folder: Path, seconds: float) -> Result:
-    """Run the load generator; its rate, and what it cost the server between the start and the end of its clock.
+    """Run the load generator; return its rate, and the server's processor time between start and end of its clock.
 
     Raises:
-        RuntimeError: an answer was wrong, or none came.
+        RuntimeError: an answer was wrong or missing.
     """
     assert mode.words is not None
     name, connections, size = mode.words
@@ -125,7 +126,7 @@ def measure_load(mode: Mode, running: Running, pin: list[str], folder: Path, sec
         assert load.stdout is not None
         limit = Timer(seconds + 60, load.kill)
         limit.start()
-        # To open a thousand connections costs as much as many echoes, and is another mode's figure.
+        # Opening a thousand connections costs as much as many echoes, and is another mode's figure.
         load.stdout.readline()
         before = cpu_seconds(running.pids)
         line = load.stdout.readline()
@@ -142,7 +143,7 @@ def measure_load(mode: Mode, running: Running, pin: list[str], folder: Path, sec
 
 
 def _tree(pid: int) -> list[int]:
-    """A process and all its children, some of which may be gone when they are looked at."""
+    """Return a process and all its descendants; some of them may have ended."""
     found = [pid]
     for child in _children(pid):
         found += _tree(child)
@@ -154,7 +155,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _read(path: Path) -> str:
-    """A file of proc(5); nothing of a process that has ended."""
+    """Return the content of a file of proc(5); an empty text if the process has ended."""
     try:
         return path.read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -162,18 +163,18 @@ def _read(path: Path) -> str:
 
 
 def _memory(pid: int) -> int:
-    """The memory of a process and its children, in bytes."""
+    """Return the memory of a process and its descendants, in bytes."""
     return sum(map(_memory_of, _tree(pid)))
 
 
 def _memory_of(pid: int) -> int:
-    """The proportional set size of a process, in bytes (proc(5), smaps_rollup)."""
+    """Return the proportional set size of a process, in bytes (proc(5), smaps_rollup)."""
     text = _read(Path(f"/proc/{pid}/smaps_rollup"))
     return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) * 1024
 
 
 def measure_idle(running: Running, pin: list[str], folder: Path) -> Result:
-    """Bytes for each of many connections that have been answered once and then say nothing."""
+    """Measure the bytes for each of many idle connections that have been answered once."""
     before = _memory(running.process.pid)
     words = [*pin, str(folder / LOAD), "idle", str(running.port), str(IDLE_CONNECTIONS), "0", "64"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
@@ -186,8 +187,8 @@ def measure_idle(running: Running, pin: list[str], folder: Path) -> Result:
 
 
 def measure_launcher(running: Running) -> Result:
-    """KB of a service's launcher, the share of what it has in common with others included (PSS)."""
-    # It is there once it serves, which an answer shows; and so is the zygote, whose child it is.
+    """Measure the memory of a service's launcher in KB, with its share of pages that other processes map (PSS)."""
+    # The launcher runs once a connection is answered; its parent is the zygote.
     with socket.create_connection(("127.0.0.1", running.port), 10) as client:
         client.sendall(b"?")
         client.recv(1)
@@ -196,7 +197,7 @@ def measure_launcher(running: Running) -> Result:
 
 
 def measure_start(kind: Kind, pin: list[str], folder: Path) -> Result:
-    """Milliseconds from the start of the process to its first answer."""
+    """Measure the milliseconds from the start of the process to its first answer."""
     started = time.perf_counter()
     running = kind.start(pin, folder)
     try:

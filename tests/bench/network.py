@@ -1,4 +1,4 @@
-"""A network of the benchmark's own, so that how the machine's is set up gets into no figure."""
+"""Network namespace of the benchmark: no setting of the machine's network influences a figure."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 
 
 def enter_network() -> str:
-    """Give this process and its children a loopback interface of their own, where nothing paces TCP.
+    """Give this process and its children a loopback interface of their own, on which TCP is not paced.
 
-    Many a system has bbr, which sends at the pace that it thinks the way has. That costs processor time, most for who
-    reads little at once: with it the C server of 64 KiB needs half as much again for each MB of bulk. The machine's
-    own settings stay as they are.
+    Many systems use bbr, which paces TCP at the rate that it estimates for the path. That costs processor time, most
+    for servers that read little at once: with it, the C server with 64 KiB needs half as much again for each MB of
+    bulk. The settings of the machine are not changed.
 
     Returns:
-        What the figures were measured on.
+        A description of the network, for the report.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(_CLONE_NEWNET):

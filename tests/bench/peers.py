@@ -1,8 +1,8 @@
-"""The echo servers that are written in Python: what the libraries give without svcd. Each prints its port.
+"""Echo servers in Python: what asyncio, uvloop and Twisted achieve without svcd. Each prints its port.
 
 usage: python peers.py asyncio|uvloop|twisted [PEM]
 
-With a file that has a key and a certificate they speak TLS, and TCP alone.
+With a PEM file of a key and a certificate they serve TLS, and TCP alone.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _end_with_parent() -> None:
 
 class _Echo(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no instances of asyncio's classes.
+        # uvloop's transports are not instances of asyncio's classes.
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:

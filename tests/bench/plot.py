@@ -1,4 +1,4 @@
-"""The plot: for each mode a row of bars, each server's ratio to the mode's reference, as SVG by hand."""
+"""Bar chart of the results as SVG: for each mode, the ratio of each server to the mode's reference."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OWN, _OTHER, _REFERENCE = "#0b7285", "#adb5bd", "#495057"
 
 
 def draw(figures: Mapping[str, Mapping[str, Sequence[float]]], modes: Sequence[Mode]) -> str:
-    """An SVG picture of the modes in which more is better; a bar beyond 1.5 times the reference is cut there."""
+    """Draw the modes in which more is better as SVG; a bar ends at 1.5 times the reference."""
     parts: list[str] = []
     y = 10.0
     for mode in modes:

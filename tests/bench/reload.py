@@ -1,8 +1,9 @@
-"""`python -m tests.bench.reload`: how long a reload takes with 1,000 services, from the request to its answer.
+"""`python -m tests.bench.reload`: the duration of a reload with 1,000 services, from the request to its answer.
 
-It is asked over the control socket, as svcctl does it, so that reading the file, finding out what changes, and changing
-it are all in the figure. A file takes its turn with one that changes a few lines of it, and with itself. The first
-reload is shown alone: for it the file has been put out of the kernel's cache, and the daemon has met nothing yet.
+The request is made over the control socket, as by svcctl, so that the figure includes reading the file, comparing
+it and changing the services. Reloads of an unchanged file alternate with those of one in which some lines have
+changed. The first reload is shown separately: its file is not in the kernel's cache, and the daemon has not
+reloaded before.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _BUILT_INS = ("echo", "discard", "daytime", "time", "upper")
 
 
 def _services(count: int, changed: int = 0) -> str:
-    """So many services; with `changed` that many are other ones, and as many others have another option."""
+    """Return a services file; `changed` services are replaced, and as many others have another option."""
     lines = ["@defaults bind=127.0.0.1 instances=500 per_source=50"]
     for number in range(count):
         name = f"service{number}" if number >= changed else f"other{number}"
@@ -40,7 +41,7 @@ def _services(count: int, changed: int = 0) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _ask(control: Path, command: str) -> dict[str, object]:
+def _command(control: Path, command: str) -> dict[str, object]:
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(control))
         client.sendall(json.dumps({"command": command}).encode() + b"\n")
@@ -58,7 +59,7 @@ def _start(pin: list[str], folder: Path) -> subprocess.Popen[str]:
     process = spawn(words, folder, PYTHONPATH=str(Path(svcd.__file__).parent.parent))
     for _ in range(600):
         try:
-            _ask(control, "status")
+            _command(control, "status")
         except OSError:
             time.sleep(0.1)
         else:
@@ -67,13 +68,13 @@ def _start(pin: list[str], folder: Path) -> subprocess.Popen[str]:
 
 
 def _cpu(pid: int) -> float:
-    """The processor time of a process's threads, in milliseconds (proc_pid_schedstat in the kernel's sched-stats)."""
+    """Return the processor time of a process's threads, in milliseconds (schedstat, in the kernel's sched-stats)."""
     tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e6
 
 
 def _reload(pid: int, folder: Path, text: str, *, cold: bool = False) -> tuple[float, float]:
-    """Let it reload a text; returns the milliseconds until it has answered, and those of processor time."""
+    """Reload a services file; return the time to the answer and the processor time, both in milliseconds."""
     file = folder / "services"
     file.write_text(text)
     if cold:
@@ -81,12 +82,12 @@ def _reload(pid: int, folder: Path, text: str, *, cold: bool = False) -> tuple[f
             os.fsync(opened.fileno())
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     used, began = _cpu(pid), time.perf_counter()
-    _ask(folder / "control", "reload")
+    _command(folder / "control", "reload")
     return (time.perf_counter() - began) * 1000, _cpu(pid) - used
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the durations."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.reload", description="reloads of many services")
     parser.add_argument("--services", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=20)

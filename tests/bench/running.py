@@ -1,4 +1,4 @@
-"""How a server is started for a measurement, and ended after it."""
+"""Starting and stopping of the servers that are measured."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
     "free_port",
     "has",
     "pins",
-    "says_its_port",
+    "prints_its_port",
     "spawn",
     "svcd_serving",
     "svcd_with",
@@ -38,39 +38,39 @@ __all__ = [
 ]
 
 HERE = Path(__file__).parent
-#: The load generator's name in the folder of built programs.
+#: File name of the load generator in the directory of built programs.
 LOAD = "load"
-#: And that of what asks for metrics.
+#: File name of the program that requests metrics.
 SCRAPER = "scrape"
-#: The load generator of TLS, where OpenSSL's headers are.
+#: File name of the load generator for TLS; it is built if OpenSSL's headers are installed.
 TLS_LOAD = "tls"
-#: What all speak TLS with: a key and a certificate for it, made for the run.
+#: File name of the key and the certificate that all TLS servers use; it is made for the run.
 PEM = "tls.pem"
 
 
 @dataclass(slots=True)
 class Running:
-    """A server that runs.
+    """Running server.
 
     Attributes:
-        process: its own.
-        port: where it serves.
-        behind: the server that it passes connections on to, which it is one with.
+        process: its process.
+        port: the port that it serves.
+        backend: the server that it forwards connections to, which is measured with it.
     """
 
     process: subprocess.Popen[str]
     port: int
-    behind: Running | None = None
+    backend: Running | None = None
 
     @property
     def pids(self) -> list[int]:
-        """Of its processes, but not of their children."""
-        return [self.process.pid, *(self.behind.pids if self.behind else [])]
+        """Pids of the server and its backend, without those of their children."""
+        return [self.process.pid, *(self.backend.pids if self.backend else [])]
 
     def stop(self) -> None:
-        """End it and reap it."""
-        if self.behind is not None:
-            self.behind.stop()
+        """Stop the server and its backend, and reap the processes."""
+        if self.backend is not None:
+            self.backend.stop()
         self.process.terminate()
         if self.process.stdin is not None:
             self.process.stdin.close()
@@ -83,29 +83,32 @@ class Running:
             self.process.stdout.close()
 
 
-#: Starts a server, pinned by the words it is given, with the folder of built programs and scratch files.
+#: Starts a server; takes the command that pins it to a core, and the directory of built programs and scratch files.
 Start: TypeAlias = "Callable[[list[str], Path], Running]"
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of server.
+    """Kind of server.
 
     Attributes:
-        name: as the table has it.
-        start: starts it, pinned by the words it is given, with the folder of built programs and scratch files.
-        modes: what it can be asked.
-        here: whether this machine has it.
+        name: the name in the table.
+        start: starts the server.
+        modes: the names of the modes that it can be measured in.
+        is_available: returns whether this machine has the server.
     """
 
     name: str
     start: Start
     modes: frozenset[str]
-    here: Callable[[], bool] = lambda: True
+    is_available: Callable[[], bool] = lambda: True
 
 
 def build(folder: Path) -> None:
-    """Compile the programs in C, and in Go where that is there; for TLS, if OpenSSL is there.
+    """Compile the programs in C, those in Go if it is installed, and those for TLS if OpenSSL is.
+
+    Args:
+        folder: the directory of the built programs.
 
     Raises:
         SystemExit: there is no C compiler.
@@ -114,7 +117,7 @@ def build(folder: Path) -> None:
     if compiler is None:
         raise SystemExit("the benchmark needs a C compiler (cc)")
     for name in ("echo", LOAD, SCRAPER):
-        subprocess.run(_compiling(compiler, folder, name), check=True)
+        subprocess.run(_compile_command(compiler, folder, name), check=True)
     go = shutil.which("go")
     if go is not None:
         environment = {**os.environ, "GOCACHE": str(folder / "go-cache"), "GO111MODULE": "off"}
@@ -123,21 +126,21 @@ def build(folder: Path) -> None:
             subprocess.run(words, check=True, env=environment, cwd=folder)
     openssl = shutil.which("openssl")
     if openssl is not None and _has_headers(compiler):
-        subprocess.run([*_compiling(compiler, folder, TLS_LOAD), "-lssl", "-lcrypto"], check=True)
+        subprocess.run([*_compile_command(compiler, folder, TLS_LOAD), "-lssl", "-lcrypto"], check=True)
         _make_certificate(openssl, folder / PEM)
 
 
-def _compiling(compiler: str, folder: Path, name: str) -> list[str]:
+def _compile_command(compiler: str, folder: Path, name: str) -> list[str]:
     return [compiler, "-O2", "-o", str(folder / name), str(HERE / "native" / f"{name}.c")]
 
 
 def _has_headers(compiler: str) -> bool:
-    asking = [compiler, "-E", "-x", "c", "-"]
-    return not subprocess.run(asking, input="#include <openssl/ssl.h>", text=True, capture_output=True).returncode
+    command = [compiler, "-E", "-x", "c", "-"]
+    return not subprocess.run(command, input="#include <openssl/ssl.h>", text=True, capture_output=True).returncode
 
 
 def _make_certificate(openssl: str, pem: Path) -> None:
-    """An ECDSA key on P-256 and its own certificate, in one file."""
+    """Make an ECDSA key on P-256 and its self-signed certificate, in one file."""
     kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     words = [openssl, "req", "-x509", *kind, "-subj", "/CN=localhost", "-days", "2", "-keyout", "-", "-out", "-"]
     made = subprocess.run(words, check=True, capture_output=True).stdout
@@ -146,7 +149,7 @@ def _make_certificate(openssl: str, pem: Path) -> None:
 
 
 def pins() -> tuple[list[str], list[str]]:
-    """The words that keep a server on one core, and its load on another."""
+    """Return the commands that pin a server to one core and its load to another."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         print("only one core: server and load share it, and the figures say little", file=sys.stderr)
@@ -154,7 +157,7 @@ def pins() -> tuple[list[str], list[str]]:
 
 
 def spawn(words: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
-    """A process of the benchmark; it ends by SIGTERM, or at the end of its standard input."""
+    """Start a process of the benchmark, which ends by SIGTERM or at the end of its standard input."""
     return subprocess.Popen(
         words,
         cwd=folder,
@@ -165,8 +168,8 @@ def spawn(words: list[str], folder: Path, **environment: str) -> subprocess.Pope
     )
 
 
-def says_its_port(*words: str) -> Start:
-    """A server that picks its port and prints it."""
+def prints_its_port(*words: str) -> Start:
+    """Return the start function of a server that chooses its port and prints it."""
 
     def start(pin: list[str], folder: Path) -> Running:
         process = spawn([*pin, *(word.replace("FOLDER", str(folder)) for word in words)], folder)
@@ -177,13 +180,13 @@ def says_its_port(*words: str) -> Start:
 
 
 def svcd_with(line: str, *reactor: str) -> Start:
-    """svcd with one service over TCP and, where it has one, UDP; its log goes to a file as a daemon's does."""
+    """Return the start function of svcd with one service over TCP and, for echo, UDP; its log is a file, as usual."""
 
     def start(pin: list[str], folder: Path) -> Running:
         port = free_port()
         lines = [f"bench {port}/tcp {line.replace('FOLDER', str(folder))} bind=127.0.0.1 backlog=1024"]
         if line.startswith("echo"):
-            # The load is one source, and asks more than one may by default.
+            # The load is one source, and sends more datagrams than the default per_source_rate admits.
             lines.append(f"bench {port}/udp echo bind=127.0.0.1 per_source_rate=none")
         return svcd_serving(lines, port, pin, folder, *reactor)
 
@@ -191,7 +194,7 @@ def svcd_with(line: str, *reactor: str) -> Start:
 
 
 def svcd_serving(lines: list[str], port: int, pin: list[str], folder: Path, *reactor: str) -> Running:
-    """svcd with a services file, once a port of it is open."""
+    """Start svcd with a services file; return when a port of it accepts connections."""
     services = folder / f"services-{port}"
     services.write_text("\n".join(lines) + "\n")
     log = folder / f"log-{port}"
@@ -203,29 +206,33 @@ def svcd_serving(lines: list[str], port: int, pin: list[str], folder: Path, *rea
 
 
 def which(name: str) -> str:
-    """The path of a program, or its bare name where there is none."""
+    """Return the path of a program, or its bare name if it is not installed."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or name
 
 
 def has(name: str) -> Callable[[], bool]:
-    """Whether there is a program, for Kind.here."""
+    """Return a function that returns whether a program is installed, for Kind.is_available."""
     return lambda: Path(which(name)).is_absolute()
 
 
 def free_port() -> int:
-    """A port that was free a moment ago, for servers that can't be given port 0."""
+    """Return a port that was free a moment ago, for servers that cannot be given port 0."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
 
 
 def wait_for(port: int) -> None:
-    """Until the server accepts."""
+    """Wait until a server accepts connections on a port.
+
+    Raises:
+        SystemExit: it does not after many attempts.
+    """
     for _ in range(100_000):
         try:
             socket.create_connection(("127.0.0.1", port), 10).close()
         except (ConnectionRefusedError, ConnectionResetError):
-            # Some listen, and close that, to find out whether they could.
+            # Some servers listen and close that socket first, to find out whether they can.
             continue
         else:
             return

@@ -1,8 +1,8 @@
-"""`python -m tests.bench.scrape`: what a thousand scrapes a second cost the echo beside them, with 200 services.
+"""`python -m tests.bench.scrape`: the cost of 1,000 scrapes per second for an echo service, with 200 services.
 
-The daemon runs on one core, the echo's load and the scraper on another. Rounds without and with the scraper take turns.
-Where other programs disturb the echoes' rate, the daemon's processor time for each, which the scrapes are a part of,
-still tells what they cost.
+The daemon runs on one core, the load and the scraper on another. Rounds without and with the scraper alternate. If
+other programs disturb the rate of echoes, the daemon's processor time for each, which includes the scrapes, still
+shows their cost.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CASES = ("no scrapes", "gzip", "identity")
 
 @dataclass(frozen=True, slots=True)
 class _Figures:
-    """Of one round: echoes a second and the daemon's µs for each, scrapes a second and the bytes of each."""
+    """Figures of one round: echoes per second and µs of the daemon for each, scrapes per second and bytes of each."""
 
     echoes: float
     cost: float
@@ -38,15 +38,15 @@ class _Figures:
 
 
 def _start(pin: list[str], folder: Path, services: int) -> tuple[Running, int]:
-    """A daemon with an echo, a status service, and others that have been used a little; the status service's port."""
+    """Start svcd with an echo, a status service and others that have had a connection; return the status port, too."""
     with ExitStack() as stack:
-        # All at once: one that was free a moment ago may be given again.
+        # All ports are reserved at once: a port that was closed a moment ago may be given out again.
         probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(services)]
         echo, status, *ports = [probe.getsockname()[1] for probe in probes]
     lines = [f"bench {echo}/tcp4 echo bind=127.0.0.1 backlog=1024", f"status {status}/tcp4"]
     lines += [f"service{number} {port}/tcp4 echo bind=127.0.0.1" for number, port in enumerate(ports)]
     running = svcd_serving(lines, echo, pin, folder, "-r", "uv")
-    # The last one is open last.
+    # The services listen in the order of the file.
     wait_for(ports[-1])
     for port in ports:
         with socket.create_connection(("127.0.0.1", port)) as client:
@@ -60,7 +60,7 @@ def _round(case: str, running: Running, status: int, folder: Path, chosen: argpa
     if case == "no scrapes":
         load = measure_load(_PINGPONG, running, load_pin, folder, chosen.seconds)
         return _Figures(load.value, load.cpu)
-    # It begins before the load's clock does, and ends after it.
+    # The scraper starts before the load's clock, and ends after it.
     words = [*load_pin, str(folder / SCRAPER), str(status), str(chosen.rate), str(chosen.seconds + 1), case]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as scraper:
         time.sleep(0.5)
@@ -73,7 +73,7 @@ def _round(case: str, running: Running, status: int, folder: Path, chosen: argpa
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scrape", description="scrapes beside an echo")
     parser.add_argument("--services", type=int, default=200)
     parser.add_argument("--rate", type=int, default=1000, help="scrapes a second")

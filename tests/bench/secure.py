@@ -1,4 +1,4 @@
-"""The servers that echo over TLS: some by themselves, and proxies before the echo server in C."""
+"""Echo servers over TLS: servers with TLS of their own, and TLS proxies before the echo server in C."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.bench.running import (
     Running,
     free_port,
     has,
-    says_its_port,
+    prints_its_port,
     spawn,
     svcd_with,
     wait_for,
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 __all__ = ["SECURE"]
 
 _MODES = frozenset({"tls handshake", "tls pingpong 64", "tls bulk"})
-_echo = says_its_port("FOLDER/echo")
+_echo = prints_its_port("FOLDER/echo")
 
 
 def _before_echo(words_for: Callable[[int, int, Path], list[str]]) -> Start:
-    """A proxy, told its port and that of the server behind it, on one core with that."""
+    """Return the start function of a proxy and its backend on one core; the command is made from both ports."""
 
     def start(pin: list[str], folder: Path) -> Running:
-        behind = _echo(pin, folder)
+        backend = _echo(pin, folder)
         port = free_port()
-        running = Running(spawn([*pin, *words_for(port, behind.port, folder)], folder), port, behind)
+        running = Running(spawn([*pin, *words_for(port, backend.port, folder)], folder), port, backend)
         try:
             wait_for(port)
         except BaseException:
-            # It does not end with us by itself.
+            # The proxy does not end with this process.
             running.stop()
             raise
         return running
@@ -50,18 +50,18 @@ def _before_echo(words_for: Callable[[int, int, Path], list[str]]) -> Start:
     return start
 
 
-def _hitch(port: int, behind: int, folder: Path) -> list[str]:
-    ends = [f"--frontend=[127.0.0.1]:{port}", f"--backend=[127.0.0.1]:{behind}", "--backlog=1024"]
+def _hitch(port: int, backend: int, folder: Path) -> list[str]:
+    ends = [f"--frontend=[127.0.0.1]:{port}", f"--backend=[127.0.0.1]:{backend}", "--backlog=1024"]
     user = ["--user=nobody"] if os.geteuid() == 0 else []
     log = f"--log-filename={folder / f'log-{port}'}"
     return [which("hitch"), *ends, *user, log, "--workers=1", "--tls-protos=TLSv1.3", str(folder / PEM)]
 
 
-def _stunnel(port: int, behind: int, folder: Path) -> list[str]:
+def _stunnel(port: int, backend: int, folder: Path) -> list[str]:
     config = folder / f"stunnel-{port}"
     config.write_text(
         f"foreground = quiet\nsyslog = no\npid =\noutput = {folder / f'log-{port}'}\ndebug = err\n"
-        f"[echo]\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{behind}\ncert = {folder / PEM}\n"
+        f"[echo]\naccept = 127.0.0.1:{port}\nconnect = 127.0.0.1:{backend}\ncert = {folder / PEM}\n"
         "sslVersionMin = TLSv1.3\n"
     )
     return [which("stunnel"), str(config)]
@@ -74,7 +74,7 @@ SECURE = [
     Kind("hitch", _before_echo(_hitch), _MODES, has("hitch")),
     Kind("svcd echo (uv)", svcd_with(f"echo tls_cert={_PEM}", "-r", "uv"), _MODES),
     Kind("stunnel", _before_echo(_stunnel), _MODES, has("stunnel")),
-    Kind("Go crypto/tls", says_its_port("FOLDER/tls-go", _PEM), _MODES, has("go")),
-    Kind("uvloop, its own TLS", says_its_port(*_PEERS, "uvloop", _PEM), _MODES),
-    Kind("plain Twisted, TLS", says_its_port(*_PEERS, "twisted", _PEM), _MODES),
+    Kind("Go crypto/tls", prints_its_port("FOLDER/tls-go", _PEM), _MODES, has("go")),
+    Kind("uvloop, its own TLS", prints_its_port(*_PEERS, "uvloop", _PEM), _MODES),
+    Kind("plain Twisted, TLS", prints_its_port(*_PEERS, "twisted", _PEM), _MODES),
 ]

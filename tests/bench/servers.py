@@ -1,4 +1,4 @@
-"""The echo servers that are compared, and what each can be asked."""
+"""Echo servers that are compared, and the modes of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.bench.running import (
     Running,
     free_port,
     has,
-    says_its_port,
+    prints_its_port,
     spawn,
     svcd_with,
     wait_for,
@@ -47,7 +47,7 @@ def _xinetd(pin: list[str], folder: Path) -> Running:
 
 
 def _inetd(pin: list[str], folder: Path) -> Running:
-    # Its built-ins go by their names in /etc/services, so it needs port 7, and root for it.
+    # Its built-ins are named as in /etc/services, so it needs port 7, and root for that.
     config = folder / "inetd.conf"
     config.write_text("127.0.0.1:echo stream tcp nowait root internal\n127.0.0.1:echo dgram udp wait root internal\n")
     process = spawn([*pin, which("inetd"), "-i", "-R", "1000000", str(config)], folder)
@@ -68,18 +68,18 @@ def _can_run_inetd() -> bool:
 _PEERS = [sys.executable, str(HERE / "peers.py")]
 
 SERVERS = [
-    Kind("C epoll", says_its_port("FOLDER/echo"), EVERYTHING),
-    # With the buffer that uvloop has: how much is read at once decides most of bulk.
-    Kind("C epoll, 256 kB", says_its_port("FOLDER/echo", "256000"), frozenset({"bulk"})),
+    Kind("C epoll", prints_its_port("FOLDER/echo"), EVERYTHING),
+    # With the buffer size of uvloop: the bytes that are read at once determine most of bulk.
+    Kind("C epoll, 256 kB", prints_its_port("FOLDER/echo", "256000"), frozenset({"bulk"})),
     Kind("svcd echo (uv)", svcd_with("echo", "-r", "uv"), EVERYTHING),
     Kind("svcd echo (uv), no log", svcd_with("echo log_on_success=none", "-r", "uv"), frozenset({"connect"})),
     Kind("svcd upper (uv)", svcd_with("upper", "-r", "uv"), TCP - {"start", "idle", "connect"}),
     Kind("svcd echo (epoll)", svcd_with("echo", "-r", "epoll"), EVERYTHING),
-    Kind("Go net", says_its_port("FOLDER/echo-go"), EVERYTHING, has("go")),
-    Kind("uvloop", says_its_port(*_PEERS, "uvloop"), EVERYTHING),
-    Kind("asyncio", says_its_port(*_PEERS, "asyncio"), EVERYTHING),
-    Kind("plain Twisted", says_its_port(*_PEERS, "twisted"), EVERYTHING - {"connect"}),
+    Kind("Go net", prints_its_port("FOLDER/echo-go"), EVERYTHING, has("go")),
+    Kind("uvloop", prints_its_port(*_PEERS, "uvloop"), EVERYTHING),
+    Kind("asyncio", prints_its_port(*_PEERS, "asyncio"), EVERYTHING),
+    Kind("plain Twisted", prints_its_port(*_PEERS, "twisted"), EVERYTHING - {"connect"}),
     Kind("xinetd", _xinetd, EVERYTHING - {"pingpong 1000"}, has("xinetd")),
-    # It takes no datagrams from the loopback network, and no thousands of connections.
+    # It accepts no datagrams from the loopback network, and not thousands of connections.
     Kind("openbsd-inetd", _inetd, TCP - {"pingpong 1000", "connect", "idle"}, _can_run_inetd),
 ]

@@ -1,4 +1,4 @@
-"""The super-servers that are compared: each starts a program, or a Python handler, for every connection."""
+"""Super-servers that are compared: each starts a program or a Python handler for every connection."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["STARTERS"]
 _PROGRAM = frozenset({"program"})
 _PYTHON = frozenset({"python"})
 _LAUNCHER = frozenset({"launcher"})
-#: Whose rights a program has that is not to have ours.
+#: The user of programs that do not run as this process's user.
 _USER = "nobody"
 
 
 def _starts(*words: str, **environment: str) -> Start:
-    """A server that is told its port on its command line."""
+    """Return the start function of a server whose command line names its port as PORT."""
 
     def start(pin: list[str], folder: Path) -> Running:
         port = free_port()
-        told = [word.replace("PORT", str(port)) for word in words[1:]]
-        process = spawn([*pin, which(words[0]), *told], folder, **environment)
+        arguments = [word.replace("PORT", str(port)) for word in words[1:]]
+        process = spawn([*pin, which(words[0]), *arguments], folder, **environment)
         wait_for(port)
         return Running(process, port)
 
@@ -65,7 +65,7 @@ def _as_root(*programs: str) -> Callable[[], bool]:
     return lambda: os.geteuid() == 0 and all(has(program)() for program in programs)
 
 
-# No look-ups, and as many connections as the others are allowed.
+# Without lookups, and with the same limit of connections as the others.
 _TCPSERVER = ("tcpserver", "-H", "-R", "-l", "0", "-c", "200", "-b", "128", "127.0.0.1", "PORT")
 _TCPSVD = ("tcpsvd", "-l", "0", "-c", "200", "-b", "128", "127.0.0.1", "PORT")
 _SYSTEMD = ("systemd-socket-activate", "--accept", "--inetd", "-l", "127.0.0.1:PORT")
@@ -82,7 +82,7 @@ STARTERS = [
     Kind("xinetd", _xinetd("root"), _PROGRAM, has("xinetd")),
     Kind("xinetd, user =", _xinetd(_USER), _PROGRAM, _as_root("xinetd")),
     Kind("openbsd-inetd", _inetd, _PROGRAM, _as_root("inetd")),
-    # Without its log, which goes to the terminal and costs as much again.
+    # Without its log, which is written to the terminal and doubles the cost.
     Kind(
         "systemd-socket-activate",
         _starts(*_SYSTEMD, "/bin/cat", SYSTEMD_LOG_LEVEL="err"),

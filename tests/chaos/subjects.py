@@ -1,4 +1,4 @@
-"""The services that are broken and mended at random."""
+"""Services in which the chaos test injects faults, and repairs them, at random."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.certificates import Authority
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["Subject", "free_port", "poke", "subjects"]
+__all__ = ["Subject", "free_port", "probe", "subjects"]
 
 _FACTORY = """
 import os, pathlib
@@ -73,8 +73,8 @@ _PROGRAMS = {
     "fails": "#!/bin/sh\nexit 3\n",
     "complains": "#!/bin/sh\nfor i in 1 2 3 4 5 6 7 8 9; do echo complaint $i >&2; done\n",
 }
-# It has what a wait=yes program has, for a while, and makes it blocking and not blocking.
-_WAITS = """
+# A wait=yes program: it holds the socket for some seconds, and sets it to blocking and non-blocking at random.
+_WAIT_PROGRAM = """
 import os, random, select, socket, sys, time
 sock = socket.socket(fileno=os.dup(0))
 end = time.monotonic() + random.uniform(0.5, 6)
@@ -98,59 +98,59 @@ os.set_blocking(0, True)
 
 @dataclass
 class Subject:
-    """A service and what can be done to it.
+    """Service, with the faults and repairs that can be made to it.
 
     Attributes:
-        name: of the service.
-        line: gives its line of the services file, as it is to be now.
-        flips: what can be done, by the name of it.
-        address: where clients try it: a port of 127.0.0.1, or a path.
-        datagrams: whether it takes datagrams.
-        listed: whether the services file has it.
+        name: the name of the service.
+        line: returns the current line of the services file.
+        actions: the faults and repairs, by name.
+        address: where clients connect: a port of 127.0.0.1, or a path; 0 for none.
+        datagrams: whether the service is a datagram service.
+        listed: whether the services file has the line.
     """
 
     name: str
     line: Callable[[], str]
-    flips: Mapping[str, Callable[[], object]]
+    actions: Mapping[str, Callable[[], object]]
     address: int | Path = 0
     datagrams: bool = False
     listed: bool = True
 
-    def take_or_put(self) -> None:
-        """Take the line out of the services file, or put it back."""
+    def toggle_listed(self) -> None:
+        """Remove the line from the services file, or add it again."""
         self.listed = not self.listed
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A port that nothing has now, of this network of one's own."""
+    """Return a port that is free in this network namespace."""
     with socket.socket(socket.AF_INET, kind) as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
 
 
-def _writes(path: Path, texts: dict[str, str], mode: int = 0o644) -> dict[str, Callable[[], object]]:
-    """Flips that write a file, or remove it."""
+def _file_actions(path: Path, texts: dict[str, str], mode: int = 0o644) -> dict[str, Callable[[], object]]:
+    """Return actions that write a file, one for each text, or remove it."""
 
     def write(text: str) -> Callable[[], None]:
-        def flip() -> None:
-            # Some in place, as editors do it, some by a rename.
+        def action() -> None:
+            # Half of the writes are in place, as by some editors, and half replace the file by rename(2).
             new = path.with_suffix(".new") if random.random() < 0.5 else path
             new.write_text(text)
             new.chmod(mode)
             new.rename(path)
 
-        return flip
+        return action
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write(texts["good"])()
-    flips: dict[str, Callable[[], object]] = {name: write(text) for name, text in texts.items()}
-    return flips | {"missing": lambda: path.unlink(missing_ok=True), "good again": write(texts["good"])}
+    actions: dict[str, Callable[[], object]] = {name: write(text) for name, text in texts.items()}
+    return actions | {"missing": lambda: path.unlink(missing_ok=True), "good again": write(texts["good"])}
 
 
 def _port(name: str, kind: socket.SocketKind) -> Subject:
-    """A service whose port is taken by this process at times."""
+    """Return a service whose port this process binds at times."""
     ports = [free_port(kind), free_port(kind)]
-    held: list[socket.socket] = []
+    bound: list[socket.socket] = []
     net = "tcp" if kind == socket.SOCK_STREAM else "udp"
 
     def take() -> None:
@@ -162,18 +162,18 @@ def _port(name: str, kind: socket.SocketKind) -> Subject:
         except OSError:
             sock.close()
         else:
-            held.append(sock)
+            bound.append(sock)
 
     def release() -> None:
-        while held:
-            held.pop().close()
+        while bound:
+            bound.pop().close()
 
-    flips = {"taken": take, "released": release, "moved": ports.reverse}
-    return Subject(name, lambda: f"{name} {ports[0]}/{net} echo", flips, ports[0], kind == socket.SOCK_DGRAM)
+    actions = {"taken": take, "released": release, "moved": ports.reverse}
+    return Subject(name, lambda: f"{name} {ports[0]}/{net} echo", actions, ports[0], kind == socket.SOCK_DGRAM)
 
 
 def _always(line: str) -> Callable[[], str]:
-    """A line that does not change."""
+    """Return a function that returns the same line always."""
     return lambda: line
 
 
@@ -186,54 +186,54 @@ def _ip(*words: str) -> Callable[[], object]:
 
 
 def _addresses() -> list[Subject]:
-    """Services on addresses and an interface that come and go."""
+    """Return services on addresses and on an interface that are added and removed."""
     found = []
     for number in (1, 2):
         address, port = f"10.77.0.{number}", free_port()
-        flips = {
+        actions = {
             "added": _ip("addr", "add", f"{address}/32", "dev", "lo"),
             "removed": _ip("addr", "del", f"{address}/32", "dev", "lo"),
         }
-        found.append(Subject(f"addr{number}", _always(f"addr{number} {port}/tcp echo bind={address}"), flips))
+        found.append(Subject(f"addr{number}", _always(f"addr{number} {port}/tcp echo bind={address}"), actions))
     port = free_port()
-    flips = {
+    actions = {
         "link added": lambda: [
             _ip("link", "add", "chaos0", "type", "dummy")(), _ip("link", "set", "chaos0", "up")(),
             _ip("addr", "add", "10.77.1.1/32", "dev", "chaos0")(),
         ],
         "link removed": _ip("link", "del", "chaos0"),
     }  # fmt: skip
-    found.append(Subject("iface", _always(f"iface {port}/tcp echo bind=chaos0"), flips))
+    found.append(Subject("iface", _always(f"iface {port}/tcp echo bind=chaos0"), actions))
     return found
 
 
 def _handlers(folder: Path) -> list[Subject]:
-    """Python handlers, factories and programs that are broken and mended."""
+    """Return services with Python handlers, factories and programs that are replaced by broken ones and repaired."""
     found = []
     for name, options in {"fork": "", "thread": "model=thread", "late": "start_timeout=1s"}.items():
         port = free_port()
-        flips = _writes(folder / "modules" / f"h{name}.py", _MODULES)
+        actions = _file_actions(folder / "modules" / f"h{name}.py", _MODULES)
         line = f"{name} {port}/tcp python=h{name}:serve python_path={folder}/modules {options}"
-        found.append(Subject(name, _always(line), flips, port))
+        found.append(Subject(name, _always(line), actions, port))
     for name in ("makes", "builds"):
         port = free_port()
         (folder / name).mkdir()
         (folder / name / f"f{name}.py").write_text(_FACTORY)
         modes = ("good", "startFactory", "stopFactory", "buildProtocol", "doStart", "doStop", "dataReceived")
-        flips = _writes(folder / name / "mode", {mode: mode for mode in modes})
-        found.append(Subject(name, _always(f"{name} {port}/tcp factory=f{name}:make"), flips, port))
+        actions = _file_actions(folder / name / "mode", {mode: mode for mode in modes})
+        found.append(Subject(name, _always(f"{name} {port}/tcp factory=f{name}:make"), actions, port))
     for name in ("prog", "tool"):
         port = free_port()
         path = folder / "bin" / name
-        flips = _writes(path, _PROGRAMS, 0o755)
-        flips["not executable"] = partial(path.chmod, 0o644)
-        found.append(Subject(name, _always(f"{name} {port}/tcp server={path} stderr=log"), flips, port))
+        actions = _file_actions(path, _PROGRAMS, 0o755)
+        actions["not executable"] = partial(path.chmod, 0o644)
+        found.append(Subject(name, _always(f"{name} {port}/tcp server={path} stderr=log"), actions, port))
     return found
 
 
 def _waiting(folder: Path) -> list[Subject]:
-    """Sockets that programs have, and that become svcd's own and theirs again."""
-    (folder / "waits.py").write_text(_WAITS)
+    """Return services whose line alternates between a wait=yes program and a built-in."""
+    (folder / "waits.py").write_text(_WAIT_PROGRAM)
     found = []
     for name, net, kind in (("waits", "tcp", socket.SOCK_STREAM), ("waitu", "udp", socket.SOCK_DGRAM)):
         port = free_port(kind)
@@ -245,7 +245,7 @@ def _waiting(folder: Path) -> list[Subject]:
 
 
 def _files(folder: Path) -> list[Subject]:
-    """Services that need a certificate, a folder, a banner, a UNIX socket's folder."""
+    """Return services that need a certificate, a directory, a banner, or the directory of a UNIX socket."""
     pem = {}
     for name in ("good", "other"):
         signed = Authority(name).sign("localhost")
@@ -255,26 +255,26 @@ def _files(folder: Path) -> list[Subject]:
         "good": "".join(pem["good"]), "no key": pem["good"][0], "other key": pem["good"][0] + pem["other"][1],
         "garbage": "garbage\n", "empty": "",
     }  # fmt: skip
-    flips = _writes(certificate, texts, 0o600)
-    found = [Subject("secure", _always(f"secure {port}/tcp echo tls_cert={certificate}"), flips, port)]
+    actions = _file_actions(certificate, texts, 0o600)
+    found = [Subject("secure", _always(f"secure {port}/tcp echo tls_cert={certificate}"), actions, port)]
     root, pages = folder / "www", free_port()
-    flips = {"made": partial(root.mkdir, exist_ok=True), "removed": partial(shutil.rmtree, root, ignore_errors=True)}
-    found.append(Subject("pages", _always(f"pages {pages}/tcp http root={root}"), flips, pages))
+    actions = {"made": partial(root.mkdir, exist_ok=True), "removed": partial(shutil.rmtree, root, ignore_errors=True)}
+    found.append(Subject("pages", _always(f"pages {pages}/tcp http root={root}"), actions, pages))
     banner, greeted = folder / "banner", free_port()
-    flips = _writes(banner, {"good": "hello\n"})
-    found.append(Subject("greeted", _always(f"greeted {greeted}/tcp echo banner={banner}"), flips, greeted))
+    actions = _file_actions(banner, {"good": "hello\n"})
+    found.append(Subject("greeted", _always(f"greeted {greeted}/tcp echo banner={banner}"), actions, greeted))
     local = folder / "local" / "sock"
-    flips = {
+    actions = {
         "socket removed": partial(local.unlink, missing_ok=True),
         "folder removed": partial(shutil.rmtree, local.parent, ignore_errors=True),
         "folder made": partial(local.parent.mkdir, exist_ok=True),
     }
-    found.append(Subject("local", _always(f"local {local}/unix echo"), flips, local))
+    found.append(Subject("local", _always(f"local {local}/unix echo"), actions, local))
     return found
 
 
 def _names() -> list[Subject]:
-    """Services that ask the name server, which does not answer."""
+    """Return services that need the name server, which does not answer."""
     found = []
     for name, options in {
         "away": "redirect=nosuch.example.org:80 connect_timeout=1s",
@@ -287,16 +287,16 @@ def _names() -> list[Subject]:
 
 
 def subjects(folder: Path) -> list[Subject]:
-    """Make all of them, whole, with what they need under a folder."""
+    """Return all services, without faults; their files are created in a directory."""
     found = [_port("port1", socket.SOCK_STREAM), _port("port2", socket.SOCK_STREAM), _port("portu", socket.SOCK_DGRAM)]
     found += [*_addresses(), *_handlers(folder), *_waiting(folder), *_files(folder), *_names()]
     for subject in found:
-        subject.flips = {**subject.flips, "taken out or put back": subject.take_or_put}
+        subject.actions = {**subject.actions, "taken out or put back": subject.toggle_listed}
     return found
 
 
-def poke(subject: Subject) -> None:
-    """Be a client of a service for a moment, whatever it does."""
+def probe(subject: Subject) -> None:
+    """Connect to a service, send a byte and read the answer; ignore all errors."""
     address: object = (
         os.fspath(subject.address) if isinstance(subject.address, Path) else ("127.0.0.1", subject.address)
     )

@@ -1,4 +1,4 @@
-"""What the unit tests share: where the checkout is, and modest random tests."""
+"""Fixture and hypothesis profile of the unit tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ settings.load_profile("unit")
 
 @pytest.fixture(scope="session")
 def project_root() -> Path:
-    """The checkout; a test that needs it is skipped where only the wheel is."""
+    """Return the root of the checkout; skip the test if tests/ is not in one."""
     root = Path(__file__).parents[2]
     if not (root / "pyproject.toml").is_file() or not (root / "etc").is_dir():
         pytest.skip("not in a checkout: there is no pyproject.toml beside tests/")

@@ -1,4 +1,4 @@
-"""accept(2) in batches."""
+"""Batches of accept(2)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class _Listener:
-    """A listening socket whose accept gives what is planned: errors, or descriptors."""
+    """Listening socket whose accept fails with planned errors or returns planned descriptors."""
 
     def __init__(self, *plan: int) -> None:
         self._plan = list(plan)
@@ -32,8 +32,8 @@ def _batch(listener: Any, limit: int, calls: list[str]) -> Iterator[int]:
     return (fd for fd, _sockaddr in accept_batch(listener, limit, lambda: calls.append("exhausted")))
 
 
-def test_a_batch_has_the_waiting_connections_with_their_clients() -> None:
-    """In their order, and it ends when none waits."""
+def test_a_batch_contains_the_waiting_connections() -> None:
+    """A batch contains the waiting connections in order, with the clients' addresses, and ends when none is left."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         clients = [socket.create_connection(listener.getsockname()) for _ in range(3)]
@@ -48,25 +48,25 @@ def test_a_batch_has_the_waiting_connections_with_their_clients() -> None:
 
 @pytest.mark.parametrize(("limit", "found"), [(0, []), (2, [3, 4]), (9, [3, 4, 5])])
 def test_a_batch_has_a_limit(limit: int, found: list[int]) -> None:
-    """No more are accepted, so that they stay in the kernel's queue."""
+    """A batch accepts at most `limit` connections; the others stay in the kernel's queue."""
     assert list(_batch(_Listener(-3, -4, -5), limit, [])) == found
 
 
 @pytest.mark.parametrize("code", [errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR])
-def test_a_client_that_left_is_passed_over(code: int) -> None:
-    """The next one is served."""
+def test_an_error_of_one_client_is_skipped(code: int) -> None:
+    """After an error that concerns one client the next connection is accepted."""
     assert list(_batch(_Listener(code, -3), 9, [])) == [3]
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 def test_exhaustion_ends_the_batch(code: int) -> None:
-    """The port is notified, once."""
+    """When descriptors or memory are exhausted the batch ends, and the port is notified once."""
     calls: list[str] = []
     assert list(_batch(_Listener(-3, code, -4), 9, calls)) == [3]
     assert calls == ["exhausted"]
 
 
-def test_a_useless_socket_is_an_error() -> None:
-    """Any other error is the caller's to handle."""
+def test_other_errors_are_raised() -> None:
+    """Any other error is raised to the caller."""
     with pytest.raises(OSError, match="Bad file descriptor"):
         list(_batch(_Listener(errno.EBADF), 9, []))

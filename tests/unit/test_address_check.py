@@ -1,4 +1,4 @@
-"""A check of addresses: absent ones and those in use are faults, the running daemon's own are none."""
+"""Check of addresses: absent addresses and ports in use are faults; those of the running daemon are not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
-#: RFC 5737: no machine has it.
+#: Documentation address (RFC 5737): no machine has it.
 ABSENT = "192.0.2.1"
 
 
@@ -36,13 +36,13 @@ def _faults(
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port that this process listens at."""
+    """Return a port on which this process listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield int(server.getsockname()[1])
 
 
 def test_an_absent_address() -> None:
-    """Stands at bind=; with freebind=yes it may come later."""
+    """An absent address is a fault at bind=; with freebind=yes it is none."""
     line = f"echo 0/tcp4 bind=127.0.0.1,{ABSENT}"
     reason = f"can't listen on {ABSENT}:0: this machine has no such address"
     ((text, severity),) = _faults(line)
@@ -52,7 +52,7 @@ def test_an_absent_address() -> None:
 
 
 def test_a_port_in_use(taken: int) -> None:
-    """The process that has it is named; an address that it does not have is free, and datagrams are another matter."""
+    """A port in use is a fault that names the process; other addresses and datagrams are unaffected."""
     ((text, severity),) = _faults(f"echo {taken}/tcp4 bind=127.0.0.1")
     own = Process(os.getpid(), "")
     assert text.startswith(f"s:1:1: can't listen on 127.0.0.1:{taken}: Address already in use")
@@ -66,18 +66,18 @@ def test_a_port_in_use(taken: int) -> None:
 
 
 def test_a_port_of_the_running_daemon(taken: int) -> None:
-    """Is its own: under the same address, and under one that has this in it."""
+    """A port of the running daemon is no fault: at the same address, nor at a wildcard address that includes it."""
     served = {f"127.0.0.1:{taken}"}
     assert _faults(f"echo {taken}/tcp4 bind=127.0.0.1", served) == []
     assert _faults(f"echo {taken}/tcp4", served) == []
     assert len(_faults(f"echo {taken}/tcp4 bind=127.0.0.1", {f"127.0.0.2:{taken}"})) == 1
     with socket.create_server(("127.0.0.2", taken)):
-        # One of two is another program's.
+        # One of the two sockets belongs to another program.
         assert len(_faults(f"echo {taken}/tcp4", served)) == 1
 
 
-def test_a_port_of_the_daemon_that_proc_does_not_tell(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then the same address is the daemon's; a link-local one is told by the kernel without its interface."""
+def test_a_port_of_the_daemon_without_an_owner_in_proc(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If /proc does not name the socket's owner, its address decides; a link-local one has no scope there."""
     line, served = f"echo {taken}/tcp4 bind=127.0.0.1", {f"127.0.0.1:{taken}"}
     monkeypatch.setattr(address_check, "bound_sockets", lambda *_: [])
     assert _faults(line, served) == []
@@ -90,7 +90,7 @@ def test_a_port_of_the_daemon_that_proc_does_not_tell(taken: int, monkeypatch: p
 
 
 def test_a_port_of_datagrams() -> None:
-    """As for streams; where the port may be shared nothing is taken from whoever has it."""
+    """A datagram port in use is a fault; with reuse_port=yes it is none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -100,7 +100,7 @@ def test_a_port_of_datagrams() -> None:
 
 
 def test_paths(tmp_path: Path) -> None:
-    """A UNIX socket at which a program listens is in use; a file that was left is not, and none is made."""
+    """The path of a UNIX socket that a program listens on is a fault; a stale socket file is none; no file is made."""
     path = tmp_path / "s"
     line = f"echo {path}/unix"
     assert _faults(line) == []
@@ -115,7 +115,7 @@ def test_paths(tmp_path: Path) -> None:
 
 
 def test_abstract_names() -> None:
-    """Are in use as long as a socket has them."""
+    """An abstract name is a fault as long as a socket is bound to it."""
     with socket.socket(socket.AF_UNIX) as server:
         name = f"svcd-test-{os.getpid()}"
         server.bind(f"\0{name}")
@@ -125,7 +125,7 @@ def test_abstract_names() -> None:
 
 
 def test_a_low_port_without_the_right_to_bind_it(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user of a check may not be the one who serves: only a port in use is a fault, as far as /proc tells."""
+    """If the user of the check may not bind the port, only a port in use is a fault, as far as /proc shows."""
     monkeypatch.setattr(address_check, "_bind", lambda _endpoint: errno.EACCES)
     assert len(_faults(f"echo {taken}/tcp4 bind=127.0.0.1")) == 1
     assert _faults(f"echo {taken}/tcp4 bind=127.0.0.1", {f"127.0.0.1:{taken}"}) == []
@@ -133,8 +133,8 @@ def test_a_low_port_without_the_right_to_bind_it(taken: int, monkeypatch: pytest
     assert _faults(f"echo {taken}/tcp4 bind=127.0.0.1 reuse_port=yes") == []
 
 
-def test_doubt(monkeypatch: pytest.MonkeyPatch, taken: int) -> None:
-    """Where the daemon can't be asked, a port that it may have itself is a warning; of a known process a fault."""
+def test_a_daemon_that_can_not_be_queried(monkeypatch: pytest.MonkeyPatch, taken: int) -> None:
+    """If the daemon can't be queried, a port that may be its own is a warning; one of a known process is a fault."""
     line = f"echo {taken}/tcp4 bind=127.0.0.1"
     ((_, severity),) = _faults(line, doubt="perhaps")
     assert severity is Severity.FAULT
@@ -143,39 +143,39 @@ def test_doubt(monkeypatch: pytest.MonkeyPatch, taken: int) -> None:
     assert (severity, text.endswith("; perhaps")) == (Severity.WARNING, True)
 
 
-def test_what_a_check_says(tmp_path: Path, taken: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """A fault of an address is status 1, a mistake of the text 78; with a daemon that serves the port there is none."""
+def test_the_output_and_status_of_a_check(tmp_path: Path, taken: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """A fault of an address is exit status 1, a mistake in the text 78; a port that the daemon serves is no fault."""
     path = tmp_path / "services"
     path.write_text(f"@defaults bind=127.0.0.1\necho {taken}/tcp4\nupper 0/tcp4\nfar 0/tcp4 echo bind={ABSENT}\n")
     assert main(["check", str(path)]) == 1
-    said = capsys.readouterr()
-    assert f"{path}:2:1: can't listen on 127.0.0.1:{taken}: Address already in use" in said.err
-    assert f"{path}:4:22: bind: can't listen on {ABSENT}:0: " in said.err
-    assert said.err.endswith("the machine can't serve echo/tcp4, far/tcp4 at the moment\n")
-    assert "upper/tcp4  127.0.0.1:0" in said.out
+    output = capsys.readouterr()
+    assert f"{path}:2:1: can't listen on 127.0.0.1:{taken}: Address already in use" in output.err
+    assert f"{path}:4:22: bind: can't listen on {ABSENT}:0: " in output.err
+    assert output.err.endswith("the machine can't serve echo/tcp4, far/tcp4 at the moment\n")
+    assert "upper/tcp4  127.0.0.1:0" in output.out
     path.write_text(f"echo {taken}/tcp4 bind=127.0.0.1\nx 0/tcp colour=red\n")
     assert main(["check", str(path)]) == 78
 
 
 @pytest.mark.parametrize("state", ["on", "paused", "broken"])
-def test_what_the_daemon_serves(taken: int, state: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its addresses are no faults, but for those that it can't listen on."""
+def test_addresses_of_the_daemon(taken: int, state: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Addresses that the running daemon serves are no faults, except those that it can't listen on."""
     problem = f"echo/tcp4: can't listen on 127.0.0.1:{taken}: Address already in use; choose another port"
     for problems, status in (([], 0), (["s:1:1: server: no"], 0), ([problem], 1)):
         row = {"service": "echo/tcp4", "state": state, "addresses": [f"127.0.0.1:{taken}"], "problems": problems}
         answer = {"services": [row], "pid": 7}
 
-        def asked(_chosen: argparse.Namespace, _patience: float, answer: object = answer) -> object:
+        def daemon_status(_chosen: argparse.Namespace, _patience: float, answer: object = answer) -> object:
             return answer
 
-        monkeypatch.setattr("svcd.cli.control_commands.daemon_status", asked)
+        monkeypatch.setattr("svcd.cli.control_commands.daemon_status", daemon_status)
         path = tmp_path / "services"
         path.write_text(f"echo {taken}/tcp4 bind=127.0.0.1\n")
         assert main(["check", str(path)]) == status
 
 
-def test_a_daemon_of_root_that_can_not_be_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An ordinary user is told so where there is one; another socket that is named is asked alone."""
+def test_the_doubt_about_a_daemon_of_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An ordinary user is warned of root's daemon, if there is one; with --control only that socket counts."""
     from argparse import Namespace
 
     monkeypatch.setattr("svcd.cli.control_commands.daemon_status", lambda *_: None)

@@ -16,8 +16,8 @@ from svcd.addresses import address_text, short_address
         ("::ffff:192.0.2.1", "192.0.2.1:7"),
     ],
 )
-def test_an_address_as_people_write_it(host: str, text: str) -> None:
-    """With brackets where it has colons of its own."""
+def test_an_address_with_its_port(host: str, text: str) -> None:
+    """An IPv6 address is put in brackets before the port; an IPv4-mapped one is written as IPv4."""
     assert address_text(host, 7) == text
 
 
@@ -35,5 +35,5 @@ def test_an_address_as_people_write_it(host: str, text: str) -> None:
     ],
 )
 def test_a_shortened_address_is_a_network(host: str, text: str) -> None:
-    """/24 of IPv4, mapped or not, /48 of IPv6; no interface."""
+    """A shortened address is a network: /24 of IPv4 (mapped or not), /48 of IPv6, without scope."""
     assert short_address(host) == text

@@ -1,4 +1,4 @@
-"""The benchmark's own arithmetic: whose processor time counts, and which processes are a server's."""
+"""Arithmetic of the benchmark: processor time, and the processes of a server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 import pytest
 
-#: More than a clock's steps, in seconds.
+#: Processor time of the thread, in seconds: more than the resolution of the clock.
 _WORK = 0.02
 
 
@@ -27,19 +27,19 @@ def _work() -> None:
 
 @pytest.fixture
 def proxy() -> Iterator[Running]:
-    """A process with another behind it; both end with their input."""
+    """Yield a running server with a backend; both end with their input."""
 
-    def waiting(behind: Running | None) -> Running:
+    def start(backend: Running | None) -> Running:
         process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        return Running(process, 0, behind)
+        return Running(process, 0, backend)
 
-    running = waiting(waiting(None))
+    running = start(start(None))
     yield running
     running.stop()
 
 
 def test_threads_that_have_ended_count() -> None:
-    """A server with a thread for each connection is charged for those whose connection is over."""
+    """The processor time of threads that have ended is counted."""
     before = cpu_seconds([os.getpid()])
     thread = threading.Thread(target=_work)
     thread.start()
@@ -48,15 +48,15 @@ def test_threads_that_have_ended_count() -> None:
 
 
 def test_a_process_that_is_gone_counts_nothing(proxy: Running) -> None:
-    """Children come and go while they are counted."""
+    """A process that has ended counts as 0 s, and is no error."""
     pids = proxy.pids
     proxy.stop()
     assert cpu_seconds(pids) == 0
 
 
-def test_a_proxy_is_one_with_the_server_behind_it(proxy: Running) -> None:
-    """Both are charged for, and both are ended."""
-    assert proxy.behind is not None
-    assert proxy.pids == [proxy.process.pid, proxy.behind.process.pid]
+def test_a_proxy_includes_its_backend(proxy: Running) -> None:
+    """A proxy's pids include its backend's; stop() ends both."""
+    assert proxy.backend is not None
+    assert proxy.pids == [proxy.process.pid, proxy.backend.process.pid]
     proxy.stop()
-    assert None not in (proxy.process.returncode, proxy.behind.process.returncode)
+    assert None not in (proxy.process.returncode, proxy.backend.process.returncode)
