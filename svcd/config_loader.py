@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from svcd.config.endpoints import DesiredServices, Endpoint, check
@@ -43,8 +43,9 @@ class Loaded:
 
     @property
     def desired(self) -> DesiredServices:
-        """The enabled services; those that the machine can't serve are kept separately."""
-        return DesiredServices.checked(self.config.enabled, self.endpoints, self.faults)
+        """The services of the file; those that the machine can't serve, and disabled ones, are kept separately."""
+        desired = DesiredServices.checked(self.config.enabled, self.endpoints, self.faults)
+        return replace(desired, disabled=self.config.disabled)
 
 
 def load_config(

@@ -6,16 +6,17 @@ import json
 import os
 import socket
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 from svcd.cli.argument_types import count_of, seconds_of
+from svcd.cli.control_views import view
+from svcd.cli.terminal import Output
 from svcd.host.control_path import control_paths, directory_problem
 from svcd.wire.control_protocol import COMMANDS, Command
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
 __all__ = ["add_commands", "daemon_status"]
 
@@ -23,11 +24,23 @@ __all__ = ["add_commands", "daemon_status"]
 _EXITS = {"usage": os.EX_USAGE, "config": os.EX_CONFIG, "refused": 1, "busy": os.EX_TEMPFAIL, "error": os.EX_SOFTWARE}
 #: How long an answer may take, in seconds: a reload imports modules.
 _TIMEOUT_SECONDS = 120.0
-_TOP_SECONDS = 1.0
 
 
 class _UnavailableError(Exception):
     """Error: no daemon answers."""
+
+
+class _FailedError(Exception):
+    """Error: the daemon has answered that a command failed.
+
+    Args:
+        text: the reason.
+        code: the code of the answer.
+    """
+
+    def __init__(self, text: str, code: str) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 def send_command(
@@ -93,7 +106,12 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         parser.add_argument("--json", action="store_true", help="print the answer as JSON")
         parser.set_defaults(run=_run, command=command)
     top = add("top", help="status, again each second", description="Status, again each second.")
-    top.add_argument("--sort", choices=("connections", "service"), default="connections", help="what comes first")
+    top.add_argument(
+        "--sort",
+        choices=("connections", "rate", "service"),
+        default="connections",
+        help="what the first rows have most of, or the names; default: connections",
+    )
     top.add_argument("--count", type=count_of, default=0, metavar="N", help="stop after N times")
     top.set_defaults(run=_top)
 
@@ -153,8 +171,7 @@ def _run(chosen: argparse.Namespace) -> int:
     if chosen.json:
         print(json.dumps(result, indent=2))
         return int(bool(faults))
-    view: Callable[[Any], Iterator[str]] = _VIEWS.get(command.name, _plain)
-    for line in view(result):
+    for line in view(command.name, result, Output.current()):
         print(line)
     for fault in faults:
         print(fault, file=sys.stderr)
@@ -162,156 +179,23 @@ def _run(chosen: argparse.Namespace) -> int:
 
 
 def _top(chosen: argparse.Namespace) -> int:
-    shown = 0
-    terminal = sys.stdout.isatty()
+    from svcd.cli.top import show_top
+
+    def status() -> dict[str, Any]:
+        found = send_command(_path(chosen), "status", {})
+        if not found["ok"]:
+            raise _FailedError(found["error"], found["code"])
+        result: dict[str, Any] = found["result"]
+        return result
+
     try:
-        while True:
-            found = send_command(_path(chosen), "status", {})
-            if not found["ok"]:
-                print(found["error"], file=sys.stderr)
-                return _EXITS.get(found["code"], 1)
-            result = found["result"]
-            if chosen.sort == "connections":
-                result["services"].sort(key=lambda row: -row.get("connections", 0))
-            else:
-                result["services"].sort(key=lambda row: row["service"])
-            # Cursor home; then each line and the rest of the screen are cleared (ECMA-48), which avoids flicker.
-            lines = list(_status(result))
-            print("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J" if terminal else "\n".join(lines))
-            sys.stdout.flush()
-            shown += 1
-            if shown == chosen.count:
-                return 0
-            time.sleep(_TOP_SECONDS)
+        show_top(status, chosen.sort, chosen.count)
     except _UnavailableError as error:
         print(f"svcctl: {error}", file=sys.stderr)
         return os.EX_UNAVAILABLE
+    except _FailedError as error:
+        print(error, file=sys.stderr)
+        return _EXITS.get(error.code, 1)
     except KeyboardInterrupt:
         return 0
-
-
-def _status(result: Mapping[str, Any]) -> Iterator[str]:
-    since = _duration(result["uptime"])
-    connections, descriptors = result["connections"], result["descriptors"]
-    most = "" if connections["limit"] is None else f" of {connections['limit']}"
-    yield (
-        f"svcd {result['version']}, pid {result['pid']}, {result['reactor']}, up {since}, "
-        f"connections: {connections['open']}{most}, descriptors: {descriptors['open']} of {descriptors['limit']}"
-    )
-    rows = [
-        (
-            row["service"],
-            row["state"],
-            str(row.get("connections", "-")),
-            str(sum(row.get("refused", {}).values())) if "refused" in row else "-",
-            " ".join(row["addresses"]),
-            row["runs"] + (" over TLS" if "certificate" in row else ""),
-        )
-        for row in result["services"]
-    ]
-    yield from _columns([("SERVICE", "STATE", "OPEN", "REFUSED", "ADDRESSES", "RUNS"), *rows], right={2, 3})
-    for row in result["services"]:
-        certificate = row.get("certificate")
-        if certificate is not None and certificate["days"] < certificate["warn"]:
-            yield f"{row['service']}: {certificate['file']} {_expiry(certificate['days'])}"
-        for problem in row.get("problems", []):
-            # The text of a socket's problem names its service.
-            yield problem if problem.startswith(f"{row['service']}: ") else f"{row['service']}: {problem}"
-    if result["leaving"]:
-        yield f"{_counted(result['leaving'])} of services that are no more"
-
-
-def _connections(result: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    # TLS and waiting connections are marked if there are any.
-    tls = any("tls" in row for row in result)
-    waits = any(row.get("state", "open") != "open" for row in result)
-    rows = [
-        (
-            str(row["id"]),
-            row["service"],
-            row["peer"],
-            _duration(row["seconds"]),
-            str(row.get("in", "-")),
-            str(row.get("out", "-")),
-            str(row.get("pid", "-")),
-            *([row.get("state", "open")] if waits else []),
-            *([row.get("tls", "-"), row.get("subject", "")] if tls else []),
-        )
-        for row in result
-    ]
-    more = [*(["STATE"] if waits else []), *(["TLS", "SUBJECT"] if tls else [])]
-    heading = ("ID", "SERVICE", "PEER", "TIME", "IN", "OUT", "PID", *more)
-    yield from _columns([heading, *rows], right={0, 3, 4, 5, 6})
-
-
-def _changes(result: Mapping[str, Any]) -> Iterator[str]:
-    yield from result["changes"] or ["nothing changes"]
-
-
-def _show(result: Mapping[str, Any]) -> Iterator[str]:
-    width = max(map(len, result))
-    for name, value in result.items():
-        if isinstance(value, list):
-            text = " ".join(map(str, value))
-        elif isinstance(value, dict):
-            text = " ".join(f"{key}={count}" for key, count in value.items()) or "-"
-        else:
-            text = str(value) or "-"
-        yield f"{name:{width}}  {text}".rstrip()
-
-
-def _upgraded(result: Mapping[str, Any]) -> Iterator[str]:
-    count = result["connections"]
-    rest = f"ends after its {_counted(count)}" if count else "ends"
-    yield f"process {result['pid']} serves; process {result['before']} {rest}"
-
-
-def _enabled(result: Mapping[str, Any]) -> Iterator[str]:
-    if result.get("already"):
-        yield f"{result['service']} is on already"
-    else:
-        yield from _plain(result)
-
-
-def _expiry(days: int) -> str:
-    if days < 0:
-        return "has expired"
-    return f"expires in {days} day{'' if days == 1 else 's'}" if days else "expires within a day"
-
-
-def _counted(connections: int) -> str:
-    return f"{connections} connection{'' if connections == 1 else 's'}"
-
-
-def _plain(result: Mapping[str, Any]) -> Iterator[str]:
-    yield " ".join(f"{name}={value}" for name, value in result.items()) or "ok"
-
-
-_VIEWS: dict[str, Callable[[Any], Iterator[str]]] = {
-    "status": _status,
-    "connections": _connections,
-    "show": _show,
-    "enable": _enabled,
-    "reload": _changes,
-    "diff": _changes,
-    "upgrade": _upgraded,
-}
-
-
-def _columns(rows: Sequence[Sequence[str]], right: set[int]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = [
-            text.rjust(width) if column in right else text.ljust(width)
-            for column, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()
-
-
-def _duration(seconds: float) -> str:
-    whole = int(seconds)
-    if whole < 60:
-        return f"{seconds:.1f}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return 0

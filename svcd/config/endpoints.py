@@ -64,10 +64,12 @@ class DesiredServices:
     Attributes:
         endpoints: the endpoints of the services for which the check found no fault.
         faulty: the other services.
+        disabled: the services with disable=yes.
     """
 
     endpoints: tuple[Endpoint, ...]
     faulty: tuple[FaultyService, ...] = ()
+    disabled: tuple[Service, ...] = ()
 
     @classmethod
     def checked(

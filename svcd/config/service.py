@@ -169,6 +169,12 @@ class Config:
         """The services without disable=yes."""
         return tuple(service for service in self.services if not service.options.disable)
 
+    @property
+    def disabled(self) -> tuple[Service, ...]:
+        """The services with disable=yes, but for those whose id an enabled one has."""
+        ids = {service.id for service in self.enabled}
+        return tuple(service for service in self.services if service.options.disable and service.id not in ids)
+
     def shifted(self, offset: int) -> tuple[Config, list[ConfigProblem]]:
         """Return a Config with every port shifted by an offset, and a problem for each port outside 1 to 65535."""
         moved, problems = [], []

@@ -256,7 +256,7 @@ class SpawnedConnection:
         killed = os.WIFSIGNALED(report.status)
         code = _signal_name(os.WTERMSIG(report.status)) if killed else str(os.WEXITSTATUS(report.status))
         if report.status and not self.cause:
-            self._owner.counters.failures += 1
+            self._owner.counters.failed_exits += 1
         reason = self.cause or ("killed" if killed else "done")
         traffic = self._client_bytes(report.bytes_in), report.bytes_out
         self._process_over(ExitResult(reason, code, report.user, report.system, traffic), code)

@@ -13,16 +13,18 @@ from twisted.internet.defer import maybeDeferred
 
 from svcd.errors import CommandError, ConfigError, FaultError, SvcdError
 from svcd.log.events import PRIORITIES
+from svcd.metrics.snapshot import ServiceState
 from svcd.supervisor.upgrader import READY_TIMEOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from twisted.internet.defer import Deferred
     from twisted.python.failure import Failure
 
     from svcd.config.service import Service
     from svcd.supervisor.broken_services import BrokenService
+    from svcd.supervisor.listener import Listener
     from svcd.supervisor.reload import Reloader
     from svcd.supervisor.running_service import RunningService
     from svcd.supervisor.supervisor import ReloadResult, Supervisor
@@ -58,9 +60,6 @@ class Commands:
         self._upgrader = upgrader
         self._stop = stop
         self._facts = dict(facts)
-        self._disabled: dict[str, Service] = {}
-        # After a reload, also one by a signal, the services of the file are enabled.
-        reloader.reloaded = self._disabled.clear
 
     def table(self) -> dict[str, Callable[..., object]]:
         """Return the function of each command. It takes keyword arguments and returns the result, or a Deferred."""
@@ -86,8 +85,10 @@ class Commands:
         """Return facts of the daemon, and a row for each service."""
         supervisor = self._supervisor
         services = [self._row(running) for running in supervisor.hosted.values()]
-        services += [_idle_row(each.service, "broken", each) for each in supervisor.broken if not self._runs(each)]
-        services += [_idle_row(service, "disabled") for service in self._disabled.values()]
+        services += [
+            _idle_row(each.service, ServiceState.BROKEN, each) for each in supervisor.broken if not self._runs(each)
+        ]
+        services += [_idle_row(service, ServiceState.DISABLED) for service in supervisor.disabled.values()]
         leaving = sum(len(each.tracker.all_connections()) for each in supervisor.draining if each.tracker is not None)
         return {
             **self._facts,
@@ -104,13 +105,15 @@ class Commands:
         listeners = self._supervisor.listeners_of(service.id)
         broken = self._supervisor.broken.get(service.id)
         unavailable = tracker.counters.unavailable if tracker is not None else ""
-        paused = any(listener.paused for listener in listeners)
+        counters = self._supervisor.registry.counters(service.id)
         row: dict[str, object] = {
             "service": service.id,
-            "state": "broken" if broken is not None or unavailable else "paused" if paused else "on",
+            "state": self._state(running, listeners),
             "runs": service.handler_text,
             "addresses": [listener.opened.address for listener in listeners],
             "description": service.options.description,
+            "arrived": counters.arrivals()[0],
+            "failed": counters.failures + counters.failed_exits,
         }
         if running.tls is not None:
             row["certificate"] = _certificate(running.tls)
@@ -127,6 +130,12 @@ class Commands:
             }
         return row
 
+    def _state(self, running: RunningService, listeners: Sequence[Listener]) -> ServiceState:
+        unavailable = running.tracker is not None and running.tracker.counters.unavailable
+        if unavailable or running.service.id in self._supervisor.broken:
+            return ServiceState.BROKEN
+        return ServiceState.PAUSED if any(listener.paused for listener in listeners) else ServiceState.ON
+
     def _runs(self, broken: BrokenService) -> bool:
         """Return whether a part or an earlier configuration of a broken service runs."""
         return broken.service.id in self._supervisor.hosted
@@ -134,10 +143,12 @@ class Commands:
     def show(self, service: str) -> dict[str, object]:
         """Return the row of a service, with its line and the location of that."""
         supervisor = self._supervisor
-        name = _choose(service, [*supervisor.hosted, *supervisor.broken.ids], "service")
+        name = _choose(service, self._names(), "service")
         broken = supervisor.broken.get(name)
+        if name in supervisor.disabled:
+            return _with_line(_idle_row(supervisor.disabled[name], ServiceState.DISABLED), supervisor.disabled[name])
         if broken is not None and name not in supervisor.hosted:
-            return _with_line(_idle_row(broken.service, "broken", broken), broken.service)
+            return _with_line(_idle_row(broken.service, ServiceState.BROKEN, broken), broken.service)
         running = supervisor.hosted[name]
         row = self._row(running)
         if running.tls is not None and running.tracker is not None:
@@ -180,11 +191,19 @@ class Commands:
 
     def _disable(self, service: str) -> dict[str, object]:
         supervisor = self._supervisor
-        name = _choose(service, list(dict.fromkeys([*supervisor.hosted, *supervisor.broken.ids])), "service")
-        self._disabled[name] = supervisor.remove(name)
+        name = _choose(service, self._names(), "service")
+        if name in supervisor.disabled:
+            return {"service": name, "state": ServiceState.DISABLED, "connections": 0, "already": True}
+        running = supervisor.hosted.get(name)
+        supervisor.disable(name)
         # A broken service may need an address that is free now.
         supervisor.broken.addresses_changed()
-        return {"service": name, "state": "disabled"}
+        open_ones = len(running.tracker.connections) if running is not None and running.tracker is not None else 0
+        return {"service": name, "state": ServiceState.DISABLED, "connections": open_ones}
+
+    def _names(self) -> list[str]:
+        supervisor = self._supervisor
+        return list(dict.fromkeys([*supervisor.hosted, *supervisor.broken.ids, *supervisor.disabled]))
 
     def enable(self, service: str) -> Deferred[dict[str, object]]:
         """Start a disabled service, or retry a broken one, once no reload or upgrade is in progress.
@@ -194,7 +213,7 @@ class Commands:
         supervisor, chosen, already = self._supervisor, list[str](), {"already": True}
 
         def services() -> list[Service]:
-            idle = [*self._disabled, *supervisor.broken.ids]
+            idle = [*supervisor.disabled, *supervisor.broken.ids]
             meant = [name for name in idle if service in (name, name.rpartition("/")[0])]
             name = _choose(service, meant or list(dict.fromkeys([*idle, *supervisor.hosted])), "service")
             chosen.append(name)
@@ -203,15 +222,16 @@ class Commands:
                     raise CommandError(f"{name} is paused; let it go on by svcctl resume {name}")
                 return []
             already.clear()
-            return [self._disabled[name] if name in self._disabled else supervisor.broken[name].service]
+            return [
+                _enabled(supervisor.disabled[name]) if name in supervisor.disabled else supervisor.broken[name].service
+            ]
 
         def served(_result: None) -> dict[str, object]:
             (name,) = chosen
-            self._disabled.pop(name, None)
             broken = supervisor.broken.get(name)
             if broken is not None:
                 raise CommandError(f"{name} is broken: {broken.reason}")
-            return {"service": name, "state": "on", **already}
+            return {"service": name, "state": ServiceState.ON, **already}
 
         return self._reloader.serve(services).addCallback(self._when_named).addCallback(served)
 
@@ -221,11 +241,11 @@ class Commands:
 
     def pause(self, service: str = "") -> dict[str, object]:
         """Stop accepting for a service, or for all; new connections wait in the kernel's queue."""
-        return {"listeners": self._each_listener(service, paused=True)}
+        return self._pause(service, paused=True)
 
     def resume(self, service: str = "") -> dict[str, object]:
         """Resume accepting for a service, or for all."""
-        return {"listeners": self._each_listener(service, paused=False)}
+        return self._pause(service, paused=False)
 
     def restart(self, service: str) -> Deferred[dict[str, object]]:
         """Restart the launcher of a service.
@@ -234,12 +254,11 @@ class Commands:
         """
         return self._find(service).restart()
 
-    def _each_listener(self, service: str, *, paused: bool) -> int:
+    def _pause(self, service: str, *, paused: bool) -> dict[str, object]:
         name = self._find(service).service.id if service else ""
-        listeners = self._supervisor.listeners_of(name)
-        for listener in listeners:
-            listener.pause(paused=paused)
-        return len(listeners)
+        listeners = self._supervisor.pause(name, paused=paused)
+        services = dict.fromkeys(listener.endpoint.service.id for listener in listeners)
+        return {"listeners": len(listeners), "services": list(services)}
 
     def reload(
         self, *, now: bool = False, strict: bool = False, allow_empty: bool = False
@@ -265,12 +284,12 @@ class Commands:
     def drain(self) -> dict[str, object]:
         """Stop listening, and stop the daemon after the last connection has ended."""
         self._stop(True)
-        return {}
+        return {"connections": self._supervisor.connections}
 
     def stop(self) -> dict[str, object]:
         """Stop the daemon as after SIGTERM."""
         self._stop(False)
-        return {}
+        return {"connections": self._supervisor.connections}
 
     def log_level(self, level: str) -> dict[str, object]:
         """Log events of this level and above from now on."""
@@ -286,7 +305,7 @@ class Commands:
         return running[_choose(name, list(running), "service")]
 
 
-def _idle_row(service: Service, state: str, broken: BrokenService | None = None) -> dict[str, object]:
+def _idle_row(service: Service, state: ServiceState, broken: BrokenService | None = None) -> dict[str, object]:
     """Return the row of a service that does not run."""
     row: dict[str, object] = {
         "service": service.id,
@@ -303,7 +322,30 @@ def _with_line(row: dict[str, object], service: Service) -> dict[str, object]:
 
 
 def _reloaded(result: ReloadResult) -> dict[str, object]:
-    return {"changes": list(result.plan.lines()), "faults": [str(fault) for fault in result.faults]}
+    plan = result.plan
+    return {
+        "changes": list(plan.lines()),
+        "faults": [str(fault) for fault in result.faults],
+        "added": [service.id for service in plan.added],
+        "removed": [service.id for service in plan.removed],
+        "changed": [service.id for _, service in plan.changed],
+        "opened": [endpoint.address for endpoint in plan.opened],
+        "closed": [endpoint.address for endpoint in plan.closed],
+    }
+
+
+def _enabled(service: Service) -> Service:
+    """Return a service that `svcctl disable` has disabled.
+
+    Raises:
+        CommandError: the services file disables it.
+    """
+    if service.options.disable:
+        raise CommandError(
+            f"{service.id} is disabled in the services file ({service.locations['disable']}); "
+            "remove disable=yes there, then svcctl reload"
+        )
+    return service
 
 
 def _choose(name: str, known: list[str], what: str) -> str:

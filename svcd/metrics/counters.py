@@ -81,8 +81,8 @@ class ServiceCounters:
 
     Attributes:
         accepted: admitted connections.
-        failures: connections that could not be served, as a `fail` line explains, and those whose process ended by
-            itself with another exit status than 0 or by a signal.
+        failures: connections that could not be served, as a `fail` line explains.
+        failed_exits: connections whose process ended by itself with another exit status than 0 or by a signal.
         ended, refused: connections by reason; unanswered datagrams count as refused.
         bytes_in, bytes_out: of ended connections.
         datagrams: received by ports that are closed.
@@ -96,8 +96,8 @@ class ServiceCounters:
     """
 
     __slots__ = ("_clock", "_on_end", "_sources", "about", "accepted", "bytes_in", "bytes_out", "children", "datagrams",
-                 "durations", "ended", "exits", "failures", "handshakes", "handshakes_failed", "refused", "restarts",
-                 "spawns", "unavailable", "watched")  # fmt: skip
+                 "durations", "ended", "exits", "failed_exits", "failures", "handshakes", "handshakes_failed",
+                 "refused", "restarts", "spawns", "unavailable", "watched")  # fmt: skip
 
     def __init__(
         self, about: ServiceInfo, on_end: Callable[[ConnectionFields], None], clock: Callable[[], float]
@@ -106,7 +106,7 @@ class ServiceCounters:
         self._on_end = on_end
         self._clock = clock
         self._sources: list[TrafficSource] = []
-        self.accepted = self.failures = self.bytes_in = self.bytes_out = self.datagrams = 0
+        self.accepted = self.failures = self.failed_exits = self.bytes_in = self.bytes_out = self.datagrams = 0
         self.children = self.restarts = 0
         self.unavailable = ""
         self.watched = True
@@ -184,6 +184,7 @@ class ServiceCounters:
             about=self.about,
             accepted=self.accepted,
             failures=self.failures,
+            failed_exits=self.failed_exits,
             ended=dict(self.ended),
             refused=dict(self.refused),
             bytes_in=self.bytes_in + sum(traffic.bytes_in for traffic in traffics),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ __all__ = [
     "Series",
     "ServiceInfo",
     "ServiceSnapshot",
+    "ServiceState",
     "Snapshot",
 ]  # fmt: skip
 
@@ -72,6 +74,22 @@ class ConnectionRecord(NamedTuple):
     reason: str
 
 
+class ServiceState(StrEnum):
+    """State of a service, as `svcctl status` and the status page show it.
+
+    Attributes:
+        ON: it is served as the services file says.
+        PAUSED: it listens, and accepts no connections (`svcctl pause`).
+        DISABLED: it does not listen (`svcctl disable`, disable=yes).
+        BROKEN: it can't be served as the services file says.
+    """
+
+    ON = "on"
+    PAUSED = "paused"
+    DISABLED = "disabled"
+    BROKEN = "broken"
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceInfo:
     """Description of a service for displays.
@@ -87,6 +105,8 @@ class ServiceInfo:
         max_connections: the limit on connections; None for none.
         expires: when the first of its certificates expires, in seconds since 1970; None without TLS.
         problem: why it can't be served as the services file defines; empty if it can.
+        warn_from: from when on that is to be warned of (tls_warn), in seconds since 1970; None without TLS.
+        state: its state, a lost launcher aside.
     """
 
     id: str
@@ -99,6 +119,8 @@ class ServiceInfo:
     max_connections: int | None = None
     expires: float | None = None
     problem: str = ""
+    warn_from: float | None = None
+    state: ServiceState = ServiceState.ON
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +130,7 @@ class ServiceSnapshot:
     about: ServiceInfo
     accepted: int = 0
     failures: int = 0
+    failed_exits: int = 0
     ended: Mapping[str, int] = field(default_factory=dict)
     refused: Mapping[str, int] = field(default_factory=dict)
     bytes_in: int = 0
@@ -126,7 +149,12 @@ class ServiceSnapshot:
     @property
     def problem(self) -> str:
         """Why the service is not served as the services file defines; empty if it is."""
-        return self.about.problem or self.unavailable
+        return "" if self.about.state is ServiceState.DISABLED else self.about.problem or self.unavailable
+
+    @property
+    def state(self) -> ServiceState:
+        """The state, a lost launcher included."""
+        return ServiceState.BROKEN if self.problem else self.about.state
 
     @property
     def active(self) -> int:

@@ -40,7 +40,6 @@ class Reloader:
         check: checks again whether the machine can serve services.
 
     Attributes:
-        reloaded: called after each successful reload.
         reopen: called at the beginning of each reload; must not raise.
     """
 
@@ -60,7 +59,6 @@ class Reloader:
         self._lock = DeferredLock()
         # Separate from _lock: reading a file that blocks must not delay a reload.
         self._diffs = DeferredSemaphore(_DIFFS)
-        self.reloaded: Callable[[], None] | None = None
         self.reopen: Callable[[], None] | None = None
 
     def reload(self, *, now: bool = False, strict: bool = False, allow_empty: bool = False) -> Deferred[ReloadResult]:
@@ -129,8 +127,6 @@ class Reloader:
             status_reporter.reloaded()
             if not isinstance(result, Failure):
                 self._supervisor.registry.config_seconds = time.monotonic() - began
-                if self.reloaded is not None:
-                    self.reloaded()
             return result
 
         return done.addBoth(over)

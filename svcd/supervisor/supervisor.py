@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from svcd.config.diff import ReloadPlan
     from svcd.config.endpoints import Endpoint
-    from svcd.config.service import Service
     from svcd.model import ConfigProblem
     from svcd.process.zygote_client import ZygoteClient
     from svcd.tls.certificates import ServerTls
@@ -67,6 +66,7 @@ class Supervisor(TwistedService):
         hosted: the running services, by id.
         draining: removed services with open connections.
         broken: the services that can't be served as configured.
+        disabled: the services that are disabled by a command or by the services file, by id.
         retry: called with the ids of broken services to try again; set before the daemon serves.
         store: keeps the sockets open when this daemon exits.
         registry: the counters and the state of the daemon.
@@ -97,6 +97,7 @@ class Supervisor(TwistedService):
         self.hosted: dict[str, RunningService] = {}
         self.draining: list[RunningService] = []
         self.broken = BrokenServices(self._reactor)
+        self.disabled = {service.id: service for service in desired.disabled}
         self.retry: Callable[[Sequence[str]], object] | None = None
         self._listeners: dict[Hashable, Listener] = {}
         self._zygote_clients: list[ZygoteClient] = []
@@ -190,8 +191,7 @@ class Supervisor(TwistedService):
             ConfigError: with `strict`: another reason.
             StoppingError: the daemon is stopping.
         """
-        if self.registry.state == "stopping":
-            raise StoppingError
+        self._refuse_while_stopping()
         began = self._reactor.seconds()
         before = self.endpoints
         made = diff(before, wanted_endpoints(desired, self.endpoints), hidden(self._listeners))
@@ -212,6 +212,7 @@ class Supervisor(TwistedService):
             self.broken.forget(service_id)
         self.store.release_held(endpoint for each in broken.values() for endpoint in each.endpoints)
         self.broken.update(broken)
+        self.disabled = {service.id: service for service in desired.disabled}
         self._update_descriptions()
         self.registry.reloads_done += 1
         # Log the actual changes: a broken service continues as before, or does not run.
@@ -236,24 +237,38 @@ class Supervisor(TwistedService):
         Raises:
             StoppingError: the daemon is stopping.
         """
+        self._refuse_while_stopping()
         tried = {endpoint.service.id for endpoint in checked.endpoints}
         others = [endpoint for endpoint in self.endpoints if endpoint.service.id not in tried]
+        for endpoint in checked:
+            self.disabled.pop(endpoint.service.id, None)
         self._change([*others, *checked.endpoints], checked)
 
-    def remove(self, name: str) -> Service:
-        """Stop listening for a service and return it; its connections stay open.
+    def disable(self, name: str) -> None:
+        """Stop listening for a service until the next reload; its connections stay open.
 
         Raises:
             StoppingError: the daemon is stopping.
         """
+        self._refuse_while_stopping()
         broken = self.broken.forget(name)
-        service = self.hosted[name].service if broken is None else broken.service
+        self.disabled[name] = self.hosted[name].service if broken is None else broken.service
         self._change([endpoint for endpoint in self.endpoints if endpoint.service.id != name], DesiredServices(()))
-        return service
+        self.registry.counters(name).unavailable = ""
 
-    def _change(self, target: Sequence[Endpoint], checked: DesiredServices) -> None:
+    def pause(self, name: str = "", *, paused: bool) -> list[Listener]:
+        """Pause or resume accepting the connections of a service, or of all; return the listeners."""
+        listeners = self.listeners_of(name)
+        for listener in listeners:
+            listener.pause(paused=paused)
+        self._update_descriptions()
+        return listeners
+
+    def _refuse_while_stopping(self) -> None:
         if self.registry.state == "stopping":
             raise StoppingError
+
+    def _change(self, target: Sequence[Endpoint], checked: DesiredServices) -> None:
         made = diff(self.endpoints, target, hidden(self._listeners))
         change = ReloadTransaction(made, self._context, self.hosted, self._listeners)
         change.prepare()
@@ -353,7 +368,8 @@ class Supervisor(TwistedService):
     def _update_descriptions(self) -> None:
         """Update the descriptions in the metrics registry; removed services keep theirs until they have drained."""
         running = [*self.draining, *self.hosted.values()]
-        self.registry.describe(service_infos(running, self._listeners.values(), self.broken))
+        infos = service_infos(running, self._listeners.values(), self.broken, self.disabled.values())
+        self.registry.describe(infos)
 
     def _retire(self, running: RunningService, *, now: bool) -> None:
         """Drain a removed service; finish it when its last connection has ended."""

@@ -243,7 +243,7 @@ def test_a_reload_is_answered(controlled: _Controlled) -> None:
     changes = controlled.ask("diff")["changes"]
     assert changes[0] == "+ more/tcp"
     assert controlled.ask("reload")["changes"] == changes
-    assert controlled.svcctl("reload").stdout == "nothing changes\n"
+    assert controlled.svcctl("reload").stdout == "reloaded: nothing has changed\n"
     daemon.file.write_text(SERVICES + "ecoh 0/tcp\n")
     for command in ("diff", "reload"):
         done = controlled.svcctl(command)

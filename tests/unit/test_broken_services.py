@@ -410,7 +410,7 @@ def test_new_interface_address_stays_with_its_service(port: int) -> None:
     supervisor.broken.addresses_changed()
     daemon.reactor.advance(0.25)
     assert tried == ["other/tcp4"]
-    supervisor.remove("vip/tcp4")
+    supervisor.disable("vip/tcp4")
     supervisor.serve(desired(other, both))
     assert not supervisor.broken
     assert sorted(_listening(daemon)["other/tcp4"]) == [f"127.77.0.5:{port}", f"127.77.0.6:{port}"]

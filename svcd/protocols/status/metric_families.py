@@ -1,14 +1,15 @@
 """The metric families, filled from a snapshot.
 
-The label `service` is the id of a service. Reasons and exit codes are labels, too; a point for one exists from its
-first occurrence. Datagram services have no points in the families of connections, and services without processes none
-in the families of children.
+The label `service` is the id of a service; a disabled service has points until its last connection ends. Reasons and
+exit codes are labels, too; a point for one exists from its first occurrence. Datagram services have no points in the
+families of connections, and services without processes none in the families of children.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
+from svcd.metrics.snapshot import ServiceState
 from svcd.wire.openmetrics import Buckets, Family, MetricType, labels
 
 if TYPE_CHECKING:
@@ -38,7 +39,11 @@ def _by(services: _Labelled, name: str, counts: Callable[[ServiceSnapshot], Mapp
 def families(snapshot: Snapshot) -> Iterator[Family]:
     """Yield all metric families."""
     yield from _daemon(snapshot.daemon)
-    labelled = [(labels(service=service.about.id), service) for service in snapshot.services]
+    labelled = [
+        (labels(service=service.about.id), service)
+        for service in snapshot.services
+        if service.state is not ServiceState.DISABLED or service.active
+    ]
     yield from _services(labelled)
     yield from _connections([each for each in labelled if each[1].about.stream])
     datagrams = [(label, service.datagrams) for label, service in labelled if not service.about.stream]
@@ -76,7 +81,8 @@ def _services(services: _Labelled) -> Iterator[Family]:
     about = [(f"{label},{labels(runs=service.about.runs)}", 1) for label, service in services]
     yield Family("svcd_service", MetricType.INFO, "What answers.", about)
     yield Family("svcd_service_up", MetricType.GAUGE, "1 if the service is served as the file says, 0 if it is broken.",
-                 [(label, int(not service.problem)) for label, service in services])  # fmt: skip
+                 [(label, int(not service.problem)) for label, service in services
+                  if service.state is not ServiceState.DISABLED])  # fmt: skip
     yield Family("svcd_tls_certificate_expiry_seconds", MetricType.GAUGE,
                  "When the first certificate of a service with TLS expires, in seconds since 1970.",
                  [(label, service.about.expires) for label, service in services
@@ -99,7 +105,7 @@ def _connections(services: _Labelled) -> Iterator[Family]:
                   if service.about.max_connections is not None])  # fmt: skip
     yield Family("svcd_connections_failed", MetricType.COUNTER,
                  "Connections that could not be served, or whose process failed.",
-                 [(label, service.failures) for label, service in services])  # fmt: skip
+                 [(label, service.failures + service.failed_exits) for label, service in services])  # fmt: skip
     yield Family("svcd_connections_ended", MetricType.COUNTER, "Connections that are over, by reason.",
                  _by(services, "reason", lambda service: service.ended))  # fmt: skip
     yield Family("svcd_tls_handshakes", MetricType.COUNTER, "TLS handshakes done, by version.",
