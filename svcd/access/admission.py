@@ -189,7 +189,11 @@ class Admission:
         # The open connections by source; empty if sources are not counted.
         self._open_by_source: dict[int, int] = {}
         for slot in self._slots:
-            slot.source = None if self._max_per_source is None else self._count_source(self._source_of(slot.peer))
+            slot.source = (
+                None
+                if self._max_per_source is None
+                else self._count_source(self._sources.of(address_number(slot.peer)))
+            )
         # Only the global limit has to be checked.
         self._unrestricted = (
             self._conditions.acl is None
@@ -213,14 +217,6 @@ class Admission:
     def call_when_not_full(self, callback: Callable[[], None] | None) -> None:
         """Call `callback` once as soon as this is not full, at once if it is not; None removes the callback."""
         self.global_limit.call_when_not_full(self, callback)
-
-    def open_from(self, peer: str) -> int:
-        """Return the number of connections from the source of a peer; 0 if sources are not counted.
-
-        Raises:
-            ValueError: the peer is not an address.
-        """
-        return self._open_by_source.get(self._source_of(peer), 0)
 
     def admit(self, peer: str, now: float) -> ConnectionSlot | Refusal:
         """Admit or refuse a connection.
@@ -274,10 +270,6 @@ class Admission:
         if self._max_per_source is not None and self._open_by_source.get(source, 0) >= self._max_per_source:
             return self._refusals[RefusalReason.PER_SOURCE]
         return None
-
-    def _source_of(self, peer: str) -> int:
-        """Return the source that an address belongs to."""
-        return self._sources.of(address_number(peer))
 
     def _count_source(self, source: int) -> int:
         """Count a connection of a source, and return the source."""

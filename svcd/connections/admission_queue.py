@@ -27,7 +27,7 @@ __all__ = ["ServiceAdmission"]
 
 #: Reasons of refusals that end when a connection ends.
 _LIMITS = (RefusalReason.INSTANCES, RefusalReason.GLOBAL)
-#: Interval at which a connection that can be evicted is looked for while others are queued, in seconds.
+#: Interval of evictions of idle or slow connections while others are queued, in seconds.
 _EVICT_SECONDS = 0.1
 
 
@@ -45,7 +45,7 @@ class ServiceAdmission:
         refusals: reports refusals and closes refused connections.
 
     Raises:
-        OSError, KeyError: a banner can't be read any more, or the machine has lost a time zone.
+        OSError, KeyError: a banner can't be read, or the machine no longer has a time zone.
     """
 
     def __init__(self, context: ConnectionContext, service: Service) -> None:
@@ -81,15 +81,15 @@ class ServiceAdmission:
         self.make_line()
 
     def prepare(self, service: Service) -> Callable[[], None]:
-        """Read what other options need; return a function that applies them. Open connections stay open.
+        """Read the files that new options need; return a function that applies them. Open connections stay open.
 
         Raises:
-            OSError, KeyError: a banner can't be read any more, or the machine has lost a time zone.
+            OSError, KeyError: a banner can't be read, or the machine no longer has a time zone.
         """
         return partial(self._retune, service, self._context.rules(service), self._read_banners(service))
 
     def _retune(self, service: Service, rules: AccessRules, banners: Mapping[str, bytes]) -> None:
-        """Apply other options to new connections, and to those that are queued."""
+        """Apply new options to new and queued connections."""
         self._apply(service, banners)
         self.admission.retune(rules)
         if self._paused and not self._queues:
@@ -105,7 +105,7 @@ class ServiceAdmission:
         self.refusals.make_line(self._service)
 
     def update_locations(self, service: Service) -> None:
-        """Take the service's options from other lines of the services file; their values are the same."""
+        """Use the new positions of the options in the services file; the values are the same."""
         self._service = service
         self.admission.retune(replace(self.admission.rules, locations=service.locations))
 
@@ -141,15 +141,15 @@ class ServiceAdmission:
         return False
 
     def should_queue(self, refusal: Refusal) -> bool:
-        """Return whether a refused connection is to be queued instead.
+        """Return whether to queue a refused connection instead.
 
         With on_limit=queue this is so for a connection that was accepted before the listeners could be paused; without
-        it, for one that gets the place of a connection that is idle or slow.
+        it, for a connection for which an idle or slow one is evicted.
         """
         return refusal.reason in _LIMITS and (self._queues or self._share.evict_another())
 
     def enqueue(self, callback: Callable[[], None]) -> None:
-        """Call a function once when there is room, after those queued before; it has to ask for admission again."""
+        """Queue a function, which is called once when there is room; it must call admit() again."""
         self._queue[callback] = None
         self._pause_ports()
 
@@ -162,7 +162,7 @@ class ServiceAdmission:
             self._paused = True
             for pause, _ in self._ports:
                 pause()
-            self.admission.call_when_not_full(self._room_left)
+            self.admission.call_when_not_full(self._not_full)
 
     def _evict(self) -> None:
         """Close a connection that is idle or slow while others are queued."""
@@ -175,7 +175,7 @@ class ServiceAdmission:
         self._evict_timer = None
         self._evict()
 
-    def _room_left(self) -> None:
+    def _not_full(self) -> None:
         self._paused = False
         while self._queue and not self.admission.full:
             callback = next(iter(self._queue))
@@ -188,5 +188,5 @@ class ServiceAdmission:
 
     def _resume_ports(self) -> None:
         for _, resume in list(self._ports):
-            # A port asks may_accept() by itself.
+            # The port itself calls may_accept() before it accepts.
             resume()

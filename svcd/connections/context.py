@@ -30,7 +30,7 @@ __all__ = ["ConnectionContext"]
 
 @dataclass(slots=True)
 class ConnectionContext:
-    """What the connections of all services share.
+    """Objects that the connections of all services share.
 
     Attributes:
         reactor: watches descriptors and time.
@@ -63,7 +63,7 @@ class ConnectionContext:
     hosts: HostAddresses = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make what is made of the given objects."""
+        """Create the objects that depend on the given ones."""
         self.lingering_closer = LingeringCloser(self.reactor, self.budget)
         self.hosts = HostAddresses(self.reactor)
 

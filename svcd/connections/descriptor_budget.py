@@ -4,11 +4,11 @@ At the limit accept(2) fails while the client stays in the queue, so a server th
 the listeners are paused instead: the kernel keeps the clients in its queue, and no client is refused.
 
 Each service has a share. A part of the budget, half at most, is guaranteed to the services in equal parts; the rest is
-common to all. A service accepts as long as its guaranteed part or the common one has room for all the descriptors that
-one of its connections takes. So no service can keep another one from accepting, and a connection that waits for another
-service of the same daemon (redirect=) waits for one that can accept.
+common to all. A service accepts as long as its guaranteed part or the common part has room for all descriptors that a
+connection of it takes. So no service can prevent another one from accepting, and a service that connects to another
+service of the same daemon (redirect=) connects to one that can accept.
 
-A service may have connections that can be evicted: idle and slow ones of HTTP. They are closed when there is no room.
+A service may have connections that can be evicted: idle and slow HTTP connections. They are closed to make room.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DESCRIPTORS_EXHAUSTED", "RELIEF_SECONDS", "RESERVE", "RETRY_SECONDS", "SLACK", "DescriptorBudget", "Share"]
 
-#: Descriptors reserved for other uses than connections: log files, name lookups, control, reload and upgrade.
+#: Descriptors reserved for uses other than connections: log files, name lookups, control, reload and upgrade.
 RESERVE = 64
 #: How many of these may be used by connections that were accepted before the listeners could be paused.
 SLACK = 16
@@ -63,15 +63,25 @@ class Share:
         paused: whether the listeners of the service are paused.
     """
 
-    __slots__ = ("__weakref__", "_budget", "_evict", "_leaving", "_listeners", "cost", "guaranteed", "name", "open",
-                 "paused")  # fmt: skip
+    __slots__ = (
+        "__weakref__",
+        "_budget",
+        "_closing",
+        "_evict",
+        "_listeners",
+        "cost",
+        "guaranteed",
+        "name",
+        "open",
+        "paused",
+    )  # fmt: skip
 
     def __init__(self, budget: DescriptorBudget, name: str) -> None:
         self._budget = budget
         self._listeners: dict[Callable[[], None], Callable[[], None]] = {}
         self._evict: Callable[[], bool] | None = None
         # Evicted connections that are not closed yet.
-        self._leaving = 0
+        self._closing = 0
         self.name = name
         self.open = self.guaranteed = 0
         self.cost = 1
@@ -124,8 +134,8 @@ class Share:
             budget.common_open -= 1
         self.open -= 1
         budget.open -= 1
-        if self._leaving:
-            self._leaving -= 1
+        if self._closing:
+            self._closing -= 1
             budget.resume_soon()
 
     def try_acquire(self) -> bool:
@@ -180,24 +190,24 @@ class Share:
 
     def evict(self, count: int) -> bool:
         """Evict connections until so many are being closed; return whether any is."""
-        while self._leaving < count and self.evict_another():
+        while self._closing < count and self.evict_another():
             pass
-        return self._leaving > 0
+        return self._closing > 0
 
     def evict_another(self) -> bool:
         """Evict a connection of the service; return whether there was one."""
         if self._evict is None:
             return False
         # Counted first, since the connection may be closed at once.
-        self._leaving += 1
+        self._closing += 1
         if self._evict():
             return True
-        self._leaving -= 1
+        self._closing -= 1
         return False
 
-    def forget_leaving(self) -> None:
+    def reset_evictions(self) -> None:
         """Stop waiting for the close of evicted connections."""
-        self._leaving = 0
+        self._closing = 0
 
 
 class DescriptorBudget:
@@ -225,11 +235,11 @@ class DescriptorBudget:
         self._clock = clock
         # A share exists as long as its service refers to it, also while the service is paused.
         self._shares: WeakValueDictionary[str, Share] = WeakValueDictionary()
-        # Connections of no service: refused ones, and those whose service is not known yet.
+        # For connections of no service: refused ones, and those whose service is not known yet.
         self._own = Share(self, "")
         self._paused_shares: dict[Share, None] = {}
         self._pause_logged = self._divides = self._resumes = self._retries = False
-        self._relief: IDelayedCall | None = None
+        self._resume_log_timer: IDelayedCall | None = None
 
     def share(self, name: str) -> Share:
         """Return the share of a service."""
@@ -261,11 +271,6 @@ class DescriptorBudget:
         """Whether the common part is used up."""
         return self.common_open >= self.common
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether the listeners of any service are paused."""
-        return bool(self._paused_shares)
-
     def pause_all(self) -> None:
         """Pause all listeners: accept(2) failed for lack of descriptors (EMFILE, ENFILE)."""
         for share in list(self._shares.values()):
@@ -290,11 +295,11 @@ class DescriptorBudget:
         self.common = self.limit - part * services
 
     def share_paused(self, share: Share) -> None:
-        """Record that the listeners of a service are paused, evict connections, and schedule the next look."""
+        """Record that the listeners of a service are paused, evict connections, and schedule _retry()."""
         self._paused_shares[share] = None
-        if self._relief is not None:
-            self._relief.cancel()
-            self._relief = None
+        if self._resume_log_timer is not None:
+            self._resume_log_timer.cancel()
+            self._resume_log_timer = None
         if not self._pause_logged:
             self._pause_logged = True
             values = {"connections": self.open, "limit": self.limit, "service": share.name}
@@ -305,7 +310,7 @@ class DescriptorBudget:
             self._clock.callLater(RETRY_SECONDS, self._retry)
 
     def _evict_for(self, share: Share) -> None:
-        """Evict connections for a service without room: its own, else those of the service furthest over its share."""
+        """Evict connections for a service without room: its own, or those of the service furthest over its share."""
         if share.evict(_EVICTIONS):
             return
         others = [each for each in self._shares.values() if each is not share and each.open > each.guaranteed]
@@ -326,15 +331,15 @@ class DescriptorBudget:
     def _retry(self) -> None:
         """Resume the listeners that have room again, after RETRY_SECONDS; evict connections for the others."""
         for share in self._shares.values():
-            share.forget_leaving()
+            share.reset_evictions()
         self._resume()
         for share in self._paused_shares:
             self._evict_for(share)
         self._retries = bool(self._paused_shares)
         if self._retries:
             self._clock.callLater(RETRY_SECONDS, self._retry)
-        elif self._pause_logged and self._relief is None:
-            self._relief = self._clock.callLater(RELIEF_SECONDS, self._log_resume)
+        elif self._pause_logged and self._resume_log_timer is None:
+            self._resume_log_timer = self._clock.callLater(RELIEF_SECONDS, self._log_resume)
 
     def _resume(self) -> None:
         for share in [each for each in self._paused_shares if each.available]:
@@ -342,7 +347,7 @@ class DescriptorBudget:
             share.resume()
 
     def _log_resume(self) -> None:
-        """Log that accepting goes on; not in each of many short pauses at the limit."""
-        self._relief = None
+        """Log the end of a pause; many short pauses at the limit are logged as one."""
+        self._resume_log_timer = None
         self._pause_logged = False
         log_event(self._log, RESUME, reason="descriptors", connections=self.open, limit=self.limit)

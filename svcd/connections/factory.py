@@ -43,7 +43,7 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
     """Factory that wraps the protocols of one service; all listeners of the service share it.
 
     Args:
-        service, context, service_admission: as ConnectionTracker takes them.
+        service, context, service_admission: as in ConnectionTracker.
         factory: builds the protocols of the service.
         wrapper_type: the class of the wrappers; None to choose it for each protocol.
     """
@@ -65,17 +65,17 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
     def replace_factory(
         self, factory: IProtocolFactory, wrapper_type: Callable[..., ConnectionWrapper] | None = None
     ) -> None:
-        """Build the protocols of new connections with another factory, and perhaps another class of wrappers."""
+        """Use another factory and wrapper class for new connections."""
         self._factory = factory
         self._wrapper_type = wrapper_type
 
     def traffic(self) -> LiveTraffic:
-        """Return the bytes that open connections have received and sent so far."""
+        """Return the bytes received and sent so far on the open connections."""
         transports = [wrapper.transport for wrapper in self.connections.values()]
         return LiveTraffic(*(sum(getattr(each, name, 0) for each in transports) for name in ("bytes_in", "bytes_out")))
 
     def buildProtocol(self, addr: IAddress) -> IProtocol | None:  # type: ignore[override]
-        """Build a wrapper with the service's protocol, a protocol that waits or rejects, or None to close."""
+        """Return a wrapped protocol of the service, a PendingConnection, a RejectProtocol, or None to close."""
         found = self.admit(addr)
         if isinstance(found, ConnectionSlot) and found.needs_host_name:
             name = self.name_of(addr)
@@ -102,15 +102,15 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
         return self.service_admission.admit(addr.user if isinstance(addr, UNIXPeer) else "", self.clock())
 
     def wrap(self, addr: IAddress, slot: ConnectionSlot) -> ConnectionWrapper | None:
-        """Wrap the protocol of an admitted connection; if there is none, release the slot and return None."""
+        """Return the wrapped protocol of an admitted connection; without one release the slot and return None."""
         try:
             protocol = self._factory.buildProtocol(addr)
         except KeyboardInterrupt:
-            # Ctrl-C is meant for the daemon, not for one service.
+            # Ctrl-C stops the daemon; it is not an error of this service.
             raise
         except BaseException as error:  # noqa: BLE001 - an error in the service's code ends this connection
             slot.release()
-            self._not_built(addr, reason_of(error))
+            self._build_failed(addr, reason_of(error))
             return None
         if protocol is None:
             slot.release()
@@ -121,7 +121,7 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
         )
         return wrapper_type(self, protocol, addr, slot)
 
-    def _not_built(self, addr: IAddress, reason: str) -> None:
+    def _build_failed(self, addr: IAddress, reason: str) -> None:
         """Count and log a connection for which the service's factory raised an exception."""
         self.counters.failures += 1
         if self.fail_line:
@@ -148,7 +148,7 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
 class PendingConnection:
     """Protocol of a connection that is accepted and not admitted yet.
 
-    The connection is unread until its client's host name is known, or until there is room. Then another protocol
+    The connection is not read before its client's host name is known, or before there is room. Then another protocol
     replaces this one.
 
     Args:
@@ -163,7 +163,7 @@ class PendingConnection:
 
     _log = Logger()
 
-    __slots__ = ("_addr", "_connection_id", "_early", "_gone", "_name", "_slot", "_tracker", "_transport", "started")
+    __slots__ = ("_addr", "_connection_id", "_early", "_name", "_removed", "_slot", "_tracker", "_transport", "started")
 
     def __init__(
         self,
@@ -180,7 +180,7 @@ class PendingConnection:
         self.started = tracker.clock()
         # Data that was read before the transport could be paused.
         self._early: list[bytes] = []
-        self._gone = False
+        self._removed = False
 
     def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - what the reactor has
         """Pause the transport, and wait."""
@@ -189,20 +189,20 @@ class PendingConnection:
         self._tracker.budget.acquire()
         transport.pauseProducing()
         if self._name is not None:
-            self._name.addCallback(self._named)
+            self._name.addCallback(self._host_name_found)
         else:
-            self._tracker.service_admission.enqueue(self._try_again)
+            self._tracker.service_admission.enqueue(self._admit_again)
 
     def connectionMade(self) -> None:
-        """Never called: makeConnection does it all."""
+        """Do nothing: makeConnection() is complete in itself."""
 
     def dataReceived(self, data: bytes) -> None:
         """Store data for the protocol that follows."""
         self._early.append(data)
 
     def connectionLost(self, _reason: Failure) -> None:
-        """Handle the close by the client, as far as it is seen on a socket that is not read."""
-        self._tracker.service_admission.dequeue(self._try_again)
+        """Handle the close by the client, which is not always noticed on a socket that is not read."""
+        self._tracker.service_admission.dequeue(self._admit_again)
         self._remove()
         if self._slot is not None:
             self._slot.release()
@@ -219,7 +219,7 @@ class PendingConnection:
         return self._tracker.facts(self, self._tracker.peer_of(self._addr), state=state)
 
     def drain(self) -> None:
-        """Close the connection: nothing is owed to the client."""
+        """Close the connection: there is no output to send."""
         self.abort("")
 
     def abort(self, _cause: str) -> None:
@@ -231,34 +231,34 @@ class PendingConnection:
         return "pending"
 
     def _remove(self) -> None:
-        self._gone = True
+        self._removed = True
         del self._tracker.pending[self]
         self._tracker.budget.release()
         self._tracker.notify_if_empty()
 
-    def _named(self, name: str | None) -> None:
-        if self._gone:
+    def _host_name_found(self, name: str | None) -> None:
+        if self._removed:
             return
         slot = self._slot
         assert slot is not None  # noqa: S101 - without a slot no name is looked up
         refusal = slot.check_host_name(name)
-        self._decided(slot if refusal is None else refusal)
+        self._replace_protocol(slot if refusal is None else refusal)
 
-    def _try_again(self) -> None:
+    def _admit_again(self) -> None:
         found = self._tracker.admit(self._addr)
         if not isinstance(found, ConnectionSlot):
             if self._tracker.service_admission.should_queue(found):
-                self._tracker.service_admission.enqueue(self._try_again)
+                self._tracker.service_admission.enqueue(self._admit_again)
             else:
-                self._decided(found)
+                self._replace_protocol(found)
             return
         self._slot = found
         if found.needs_host_name:
-            self._name = self._tracker.name_of(self._addr).addCallback(self._named)
+            self._name = self._tracker.name_of(self._addr).addCallback(self._host_name_found)
         else:
-            self._decided(found)
+            self._replace_protocol(found)
 
-    def _decided(self, found: ConnectionSlot | Refusal) -> None:
+    def _replace_protocol(self, found: ConnectionSlot | Refusal) -> None:
         """Replace this protocol by the service's, or reject the connection."""
         tracker, transport = self._tracker, self._transport
         next_protocol: Any = None
@@ -281,7 +281,7 @@ class PendingConnection:
             next_protocol.makeConnection(transport)
             for data in self._early:
                 next_protocol.dataReceived(data)
-        except Exception:  # noqa: BLE001 - an error of one connection ends that connection alone
+        except Exception:  # noqa: BLE001 - an error of one connection ends that connection only
             self._log.failure("a connection could not be served")
             transport.abortConnection()
         finally:

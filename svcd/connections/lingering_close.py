@@ -1,9 +1,10 @@
 """Lingering close for refused clients: send a banner, shut down the write side, discard input for at most 2 s.
 
 A socket that is closed with unread input resets the connection, and the client may lose the banner (RFC 1122,
-4.2.2.13). So the write side is shut down first, and input is read and discarded until the client closes its side. That
-takes a descriptor meanwhile, so it is bounded in time, in bytes and in number. Beyond the number at most 16 KiB of the
-banner are sent and the connection is closed at once; they arrive unless the client has sent something.
+4.2.2.13). So the write side is shut down first, and input is read and discarded until the client closes its side. Each
+such connection takes a descriptor meanwhile, so its time, its input and the number of connections are limited. Over the
+last limit at most 16 KiB of the banner are sent and the connection is closed at once; the client gets them unless it
+has sent data.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ _MAX_DISCARDED = 65_536
 #: Limit of lingering connections in the daemon, and the divisor of its descriptors that limits them further.
 _MAX_LINGERING = 128
 _SHARE = 8
-#: What the send buffer of a new socket takes at once in any case, in bytes.
+#: Number of bytes that the send buffer of a new socket always takes at once.
 _AT_ONCE = 16_384
 
 
 class LingeringCloser:
-    """Lingering connections of the whole daemon.
+    """The lingering connections of the whole daemon.
 
     Args:
         reactor: watches descriptors and time.
@@ -53,19 +54,19 @@ class LingeringCloser:
         self.reactor = reactor
         self.open = 0
         self._budget = budget
-        self._most = min(_MAX_LINGERING, budget.limit // _SHARE)
+        self._max_open = min(_MAX_LINGERING, budget.limit // _SHARE)
 
     @property
     def crowded(self) -> bool:
         """Whether no other connection may linger."""
-        return self.open >= self._most or self._budget.full
+        return self.open >= self._max_open or self._budget.full
 
-    def enter(self) -> None:
+    def acquire(self) -> None:
         """Count a connection and take one descriptor from the budget."""
         self.open += 1
         self._budget.acquire()
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Uncount a connection and return its descriptor to the budget."""
         self.open -= 1
         self._budget.release()
@@ -74,7 +75,7 @@ class LingeringCloser:
         """Send a banner on a connection and close it.
 
         Args:
-            fd: of a stream socket. Takes ownership of it.
+            fd: the descriptor of a stream socket. Takes ownership of it.
             text: the banner, short enough for the send buffer of a new socket; empty to close at once.
         """
         if not text:
@@ -103,7 +104,7 @@ class _LingeringSocket:
         self._lingering_closer = lingering_closer
         self._socket = sock
         self._discarded = 0
-        lingering_closer.enter()
+        lingering_closer.acquire()
         lingering_closer.reactor.addReader(self)
         self._timeout = lingering_closer.reactor.callLater(LINGER_SECONDS, self._close)
 
@@ -126,7 +127,7 @@ class _LingeringSocket:
             self._timeout.cancel()
         self._lingering_closer.reactor.removeReader(self)
         self._socket.close()
-        self._lingering_closer.leave()
+        self._lingering_closer.release()
 
     def connectionLost(self, _reason: Failure) -> None:
         """Close the socket when the reactor stops."""
@@ -164,9 +165,9 @@ class RejectProtocol:
         self._transport = transport
         lingering_closer = self._lingering_closer
         crowded = lingering_closer.crowded
-        # It has a descriptor until it is lost, also if it is closed at once.
-        lingering_closer.enter()
-        self._timeout = lingering_closer.reactor.callLater(LINGER_SECONDS, self._late)
+        # Its descriptor is open until connectionLost(), even if it is closed at once.
+        lingering_closer.acquire()
+        self._timeout = lingering_closer.reactor.callLater(LINGER_SECONDS, self._timed_out)
         if crowded:
             transport.write(self._text[:_AT_ONCE])
             transport.loseConnection()
@@ -175,7 +176,7 @@ class RejectProtocol:
             transport.loseWriteConnection()
 
     def connectionMade(self) -> None:
-        """Never called: makeConnection does it all."""
+        """Do nothing: makeConnection() is complete in itself."""
 
     def dataReceived(self, data: bytes) -> None:
         """Discard input."""
@@ -188,10 +189,10 @@ class RejectProtocol:
         self._transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """Do nothing: the kernel has the banner, and the client is to close."""
+        """Do nothing: the kernel has the banner, and the client has to close."""
 
-    def _late(self) -> None:
-        # If everything is sent this is a plain close, after which the kernel still delivers its send buffer.
+    def _timed_out(self) -> None:
+        # With no unsent data this is a plain close, after which the kernel still delivers its send buffer.
         self._transport.loseConnection()
         if self._timeout is not None:
             self._timeout = self._lingering_closer.reactor.callLater(_RESET_SECONDS, self._transport.abortConnection)
@@ -203,7 +204,7 @@ class RejectProtocol:
             return
         if timeout.active():
             timeout.cancel()
-        self._lingering_closer.leave()
+        self._lingering_closer.release()
 
     def logPrefix(self) -> str:
         """Return the prefix of log messages."""
@@ -214,7 +215,7 @@ def send_banner(fd: int, text: bytes) -> None:
     """Send a banner on the descriptor of a new connection, which may be blocking, without waiting.
 
     The send buffer of a new socket takes the largest banner of a spawned service (svcd.config.checks) at once. If the
-    client has closed the connection its handler will see that.
+    client has closed the connection, the handler finds it closed.
     """
     sock = socket.SocketType(socket.AF_UNIX, socket.SOCK_STREAM, 0, fd)
     try:

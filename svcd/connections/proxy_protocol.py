@@ -1,9 +1,8 @@
 """PROXY protocol: reads the header of a proxy's connection before the connection is admitted.
 
-Access rules apply to the client in the header, so the header is read before anything else. Nothing but the header may
-be read: the data after it stays in the kernel for the service. So data is peeked at (MSG_PEEK) first, and read when it
-is known to belong to the header. The incomplete beginning of a header is read as a whole, so that the socket does not
-become readable again at once.
+Access rules apply to the client in the header, so the header is read before anything else. Only the header may be read:
+the data after it stays in the kernel for the service. So data is peeked at (MSG_PEEK) first, and read once it is known
+to belong to the header. An incomplete header is read at once, or the socket would become readable again immediately.
 """
 
 from __future__ import annotations
@@ -31,18 +30,18 @@ if TYPE_CHECKING:
     from svcd.interfaces import ConnectionHandler, FdReactor
     from svcd.wire.proxy_header import ProxyHeader
 
-__all__ = ["PATIENCE", "HeaderQueue", "ProxiedConnection", "ProxyProtocolReader"]
+__all__ = ["HEADER_TIMEOUT", "HeaderQueue", "ProxiedConnection", "ProxyProtocolReader"]
 
-#: Limit of the time until the header is complete, in seconds. A proxy sends it first and without being asked; the
-#: specification wants more than 3, for a lost segment.
-PATIENCE = 10.0
-# recv(2). As numbers, since the | of enum members takes longer than the call.
-_TAKE = int(socket.MSG_DONTWAIT)
-_LOOK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+#: Limit of the time until the header is complete, in seconds. A proxy sends the header first, without waiting for the
+#: server; the specification requires more than 3 seconds, for a lost segment.
+HEADER_TIMEOUT = 10.0
+# Flags of recv(2), as int: the | of enum members takes longer than the call.
+_READ_FLAGS = int(socket.MSG_DONTWAIT)
+_PEEK_FLAGS = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 
 class ProxyProtocolReader:
-    """Reads the PROXY headers of the connections of one service, and hands them on with their clients' addresses.
+    """Reads the PROXY headers of the connections of one service, and passes them on with their clients' addresses.
 
     Args:
         tracker: tracks the connections of the service.
@@ -50,7 +49,7 @@ class ProxyProtocolReader:
 
     Attributes:
         tracker, header_queue: as given.
-        patience: limit of the time until a header is complete, in seconds.
+        header_timeout: limit of the time until a header is complete, in seconds.
     """
 
     def __init__(self, tracker: ConnectionTracker[Any], header_queue: HeaderQueue) -> None:
@@ -59,28 +58,28 @@ class ProxyProtocolReader:
         self.retune(tracker.service)
 
     def retune(self, service: Service) -> None:
-        """Apply other options, also to connections that wait."""
+        """Apply new options, also to waiting connections."""
         options = service.options
         self._proxies = Acl(AccessRules(only_from=options.proxy_protocol))
-        self.patience = min(PATIENCE, options.first_byte_timeout or PATIENCE)
+        self.header_timeout = min(HEADER_TIMEOUT, options.first_byte_timeout or HEADER_TIMEOUT)
         for each in self._proxied():
             if not self._trusts(each.peer):
                 each.refuse("it is no proxy any more")
 
     def _proxied(self) -> list[ProxiedConnection]:
-        return [each for each in self.tracker.pending if isinstance(each, ProxiedConnection) and not each.announced]
+        return [each for each in self.tracker.pending if isinstance(each, ProxiedConnection) and not each.has_header]
 
     def _trusts(self, sockaddr: Any) -> bool:  # noqa: ANN401 - a socket address
         number = address_number(sockaddr[0] if isinstance(sockaddr, tuple) else "")
         return self._proxies.by_address(number).refusal is None
 
     def take(self, handler: ConnectionHandler, fd: int, sockaddr: Any, family: int) -> None:  # noqa: ANN401 - a socket address
-        """Hand an accepted connection on: that of a proxy after its header, any other at once.
+        """Pass on an accepted connection: of a proxy after its header, any other at once.
 
         Args:
-            handler: takes the connection.
-            fd: of the connection, blocking. Takes ownership of it.
-            sockaddr: the socket address of its other end.
+            handler: handles the connection.
+            fd: the descriptor of the connection, blocking. Takes ownership of it.
+            sockaddr: the socket address of the peer.
             family: the address family of the socket.
         """
         if self._trusts(sockaddr):
@@ -108,8 +107,8 @@ class ProxiedConnection:
 
     Args:
         header_reader: the reader of its service.
-        handler: takes the connection.
-        fd: of the connection. Takes ownership of it.
+        handler: handles the connection.
+        fd: the descriptor of the connection. Takes ownership of it.
         peer: the proxy's socket address.
         family: the address family of the socket.
 
@@ -166,17 +165,17 @@ class ProxiedConnection:
         tracker = self._header_reader.tracker
         source = None if self._header is None else self._header.source
         _, peer = tracker.client_of(self._socket.fileno(), source or self.peer)
-        return tracker.facts(self, peer, state="room" if self.announced else "proxy-header")
+        return tracker.facts(self, peer, state="room" if self.has_header else "proxy-header")
 
     @property
-    def announced(self) -> bool:
+    def has_header(self) -> bool:
         """Whether the header is complete, and the client waits for room."""
         return self._header is not None
 
     def doRead(self) -> None:
         """Read the header."""
         try:
-            data = self._socket.recv(MOST - len(self._seen), _LOOK)
+            data = self._socket.recv(MOST - len(self._seen), _PEEK_FLAGS)
         except BlockingIOError:
             self._wait()
             return
@@ -187,7 +186,7 @@ class ProxiedConnection:
         elif self._seen:
             self.refuse("it ends too early")
         else:
-            # Health checks of proxies connect and close, all the time.
+            # Not reported: health checks of proxies connect and close all the time.
             self.close()
 
     def _data_received(self, data: bytes) -> None:
@@ -197,21 +196,21 @@ class ProxiedConnection:
         except ValueError as error:
             self.refuse(str(error))
             return
-        self._socket.recv(len(data) if found is None else found.size - len(self._seen), _TAKE)
+        self._socket.recv(len(data) if found is None else found.size - len(self._seen), _READ_FLAGS)
         if found is None:
             self._seen = seen
             self._wait()
             return
         self._header = found
-        self._rest()
+        self._stop_waiting()
         service_admission = self._header_reader.tracker.service_admission
         if service_admission.may_accept():
-            self._go_on()
+            self._hand_over()
         else:
             self._queued = True
             self._header_reader.tracker.pending[self] = None
             self._header_reader.tracker.budget.acquire()
-            service_admission.enqueue(self._go_on)
+            service_admission.enqueue(self._hand_over)
 
     def _wait(self) -> None:
         if self._call is not None:
@@ -220,13 +219,13 @@ class ProxiedConnection:
         header_reader = self._header_reader
         header_reader.header_queue.enter(self)
         header_reader.tracker.pending[self] = None
-        self._call = header_reader.header_queue.reactor.callLater(header_reader.patience, self._late)
+        self._call = header_reader.header_queue.reactor.callLater(header_reader.header_timeout, self._timed_out)
         header_reader.header_queue.reactor.addReader(self)
 
-    def _late(self) -> None:
+    def _timed_out(self) -> None:
         self.refuse("it does not come" if not self._seen else "the rest of it does not come")
 
-    def _rest(self) -> None:
+    def _stop_waiting(self) -> None:
         """Stop waiting: leave the queue that the connection is in."""
         header_reader, call, self._call = self._header_reader, self._call, None
         if call is not None:
@@ -236,15 +235,15 @@ class ProxiedConnection:
             header_reader.header_queue.leave(self)
         if self._queued:
             self._queued = False
-            header_reader.tracker.service_admission.dequeue(self._go_on)
+            header_reader.tracker.service_admission.dequeue(self._hand_over)
             header_reader.tracker.budget.release()
 
-    def _go_on(self) -> None:
-        """Hand the connection on; its handler asks for admission."""
-        self._rest()
+    def _hand_over(self) -> None:
+        """Pass the connection to its handler, which admits or refuses it."""
+        self._stop_waiting()
         found, sock = self._header, self._socket
         assert found is not None  # noqa: S101 - it is complete by now
-        # A proxy at a UNIX socket that connects for itself (LOCAL) is a client like any other.
+        # A proxy that connects to a UNIX socket on its own behalf (LOCAL) is treated as any client.
         proxy_header = None if found.source is None and self._family == socket.AF_UNIX else found
         try:
             if self._watched:
@@ -255,13 +254,13 @@ class ProxiedConnection:
             else:
                 fd = sock.detach()
             self._handler(fd, found.source or self.peer, self._family, proxy_header)
-        except Exception:  # noqa: BLE001 - an error of one connection ends that connection alone
+        except Exception:  # noqa: BLE001 - an error of one connection ends that connection only
             self._log.failure("a connection could not be served")
         finally:
             sock.close()
-        self._leave()
+        self._untrack()
 
-    def _leave(self) -> None:
+    def _untrack(self) -> None:
         tracker = self._header_reader.tracker
         tracker.pending.pop(self, None)
         tracker.notify_if_empty()
@@ -273,12 +272,12 @@ class ProxiedConnection:
 
     def close(self) -> None:
         """Close the connection."""
-        self._rest()
+        self._stop_waiting()
         self._socket.close()
-        self._leave()
+        self._untrack()
 
     def drain(self) -> None:
-        """Close the connection: nothing is owed to the client."""
+        """Close the connection: there is no output to send."""
         self.close()
 
     def abort(self, _cause: str) -> None:
@@ -286,7 +285,7 @@ class ProxiedConnection:
         self.close()
 
     def connectionLost(self, reason: Failure) -> None:
-        """Do nothing: the connection is closed or handed on already when the reactor stops."""
+        """Do nothing: the connection has been closed or passed on before the reactor stops."""
 
     def fileno(self) -> int:
         """Return the descriptor to watch."""
@@ -305,10 +304,10 @@ _SHARE = 4
 
 
 class HeaderQueue:
-    """Connections of the whole daemon that wait for their headers.
+    """The connections of the whole daemon that wait for their PROXY headers.
 
-    Their number is limited, so that proxies that send nothing take no room from the services. Over the limit the
-    connection that has waited longest is closed: the header of a working proxy is not late.
+    Their number is limited, so that proxies that send nothing do not use up the descriptors of the services. Over the
+    limit the connection that has waited longest is closed: the header of a working proxy is not late.
 
     Args:
         reactor: watches descriptors and time.

@@ -21,11 +21,11 @@ __all__ = ["RefusalReporter"]
 
 
 class RefusalReporter:
-    """Refusals of one service: their counts, their log lines, and the banner that refused clients get.
+    """The refusals of one service: their counts, their log lines and the banner for refused clients.
 
     Args:
         context: shared by all services.
-        counters: the service's.
+        counters: the counters of the service.
 
     Attributes:
         counts: the refusals so far, by reason.
@@ -44,7 +44,7 @@ class RefusalReporter:
         self._line = ""
 
     def make_line(self, service: Service) -> None:
-        """Make the template of refuse lines from the options of the service and the level of the log."""
+        """Create the template of refuse lines from the options of the service and the log level."""
         logged = service.options.log_on_failure
         variables = ("reason", "count", "rule", *(["peer"] if "HOST" in logged else []))
         self._line = self._log_writer.template(REFUSE, {"service": service.id}, variables) if logged else ""
@@ -69,7 +69,7 @@ class RefusalReporter:
         """Report the refusal of a client that has no transport, and close its connection with the banner.
 
         Args:
-            fd: of the connection. Takes ownership of it.
+            fd: the descriptor of the connection. Takes ownership of it.
             refusal: the refusal.
             peer: the client's address as text, not quoted.
         """
@@ -77,7 +77,7 @@ class RefusalReporter:
         self.lingering_closer.close(fd, self.banner)
 
     def flush(self) -> None:
-        """Write the lines of refusals that are not logged yet; for the end of the service."""
+        """Write the lines of refusals that are not logged yet, at the end of the service."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -100,7 +100,7 @@ class RefusalReporter:
     def _write(self, line: RefusalLine) -> None:
         log_writer = self._log_writer
         if not self._line:
-            # The level of the log has changed meanwhile.
+            # The log level has changed meanwhile.
             return
         # A rule for a single address or name identifies the client.
         hidden = log_writer.anonymize and line.refusal.reason in (RefusalReason.ADDRESS, RefusalReason.NAME)

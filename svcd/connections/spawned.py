@@ -1,7 +1,7 @@
-"""SpawnedTracker: the connections of a service that have processes of their own.
+"""SpawnedTracker: the connections of a service that are handled by processes of their own.
 
-The daemon hands the socket of such a connection over to its process and keeps a few numbers. Of a TLS client it keeps
-the connection as well (svcd.tls.termination).
+The daemon hands the socket of such a connection over to its process and keeps a small record. With TLS it keeps the
+connection of the client as well (svcd.tls.termination).
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class SpawnedTracker(SpawnedOwner):
     """Tracker of the connections of a spawned service; its launcher reports to it (LauncherEvents).
 
     Args:
-        service, context, service_admission: as ConnectionTracker takes them.
-        make_launcher_client: makes the client of the service's launcher, which reports to this tracker.
-        tls: the TLS configuration of the service, which may be none.
+        service, context, service_admission: as in ConnectionTracker.
+        make_launcher_client: creates the client of the service's launcher, which reports to this tracker.
+        tls: the TLS configuration of the service; None without TLS.
     """
 
     _log = Logger()
@@ -66,21 +66,21 @@ class SpawnedTracker(SpawnedOwner):
         self._resume_callbacks: list[Callable[[], None]] = []
 
     def retune(self, service: Service) -> None:
-        """Apply other options."""
+        """Apply new options."""
         super().retune(service)
         self.logs_pid = "PID" in service.logged
 
-    def relink(self, launcher_client: LauncherClient) -> None:
-        """Use another launcher for new connections; the old one ends with its last handler."""
+    def use_launcher_client(self, launcher_client: LauncherClient) -> None:
+        """Use another launcher for new connections; the old launcher exits after its last handler."""
         before, self.launcher_client = self.launcher_client, launcher_client
         before.replace_by(launcher_client)
 
     def restart(self) -> Deferred[dict[str, object]]:
-        """Start another launcher, and use it as soon as it is ready; the old one ends with its last handler.
+        """Start another launcher and use it once it is ready; the old launcher exits after its last handler.
 
         Returns:
-            A Deferred with the pids of both, 0 for none. It fails with a CommandError if the new launcher can't start,
-            or if a reload has replaced the launcher meanwhile; then the service goes on as before.
+            A Deferred with the pids of both launchers, 0 for none. It fails with a CommandError if the new launcher
+            can't start, or if a reload has replaced the launcher meanwhile; then the service continues as before.
         """
         before, launcher_client = self.launcher_client, self.launcher_client.make_replacement()
         old = before.pid
@@ -89,7 +89,7 @@ class SpawnedTracker(SpawnedOwner):
             if self.launcher_client is not before:
                 launcher_client.stop()
                 raise CommandError("a reload has replaced the launcher meanwhile")
-            self.relink(launcher_client)
+            self.use_launcher_client(launcher_client)
             return {"pid": pid, "before": old}
 
         def failed(failure: Failure) -> Failure:
@@ -98,8 +98,8 @@ class SpawnedTracker(SpawnedOwner):
 
         return launcher_client.when_ready().addCallbacks(ready, failed)
 
-    def begin(self) -> None:
-        """Start the launcher of a Python handler before the first client, since it has to import the handler."""
+    def start_early(self) -> None:
+        """Start the launcher of a Python handler before the first client connects, as it has to import the handler."""
         if self.service.runs == "python":
             self.launcher_client.ensure_launcher()
 
@@ -108,7 +108,7 @@ class SpawnedTracker(SpawnedOwner):
         return self.budget.room() if not self.launcher_client.full and self.service_admission.may_accept() else 0
 
     def when_room(self, resume: Callable[[], None]) -> Callable[[], None]:
-        """Call a function whenever more connections may be accepted than before; return a function that ends that."""
+        """Call a function each time the launcher has room again; return a function that ends this."""
         self._resume_callbacks.append(resume)
         return lambda: self._resume_callbacks.remove(resume)
 
@@ -116,7 +116,7 @@ class SpawnedTracker(SpawnedOwner):
         """Serve an accepted connection.
 
         Args:
-            fd: of the connection, blocking. Takes ownership of it.
+            fd: the descriptor of the connection, blocking. Takes ownership of it.
             sockaddr: the client's socket address, from the PROXY header if it has one.
             family: the address family of the socket.
             proxy_header: the PROXY header.
@@ -132,7 +132,7 @@ class SpawnedTracker(SpawnedOwner):
         try:
             addresses = ConnectionAddresses.of(fd, sockaddr, family, proxy_header)
         except OSError:
-            # The client has already closed the connection, which leaves no trace.
+            # The client has already closed the connection: nothing is logged.
             slot.release()
             os.close(fd)
             return
@@ -145,7 +145,7 @@ class SpawnedTracker(SpawnedOwner):
         if (
             addresses.socket_local
             and self.timeout_sweeper is not None
-            and self.timeout_sweeper.times.looks
+            and self.timeout_sweeper.times.needs_traffic
             and not uses_tls
         ):
             connection.diag_key = self.view.trace(fd, family, addresses.socket_local, addresses.socket_remote)
@@ -155,10 +155,10 @@ class SpawnedTracker(SpawnedOwner):
             self._start(connection, fd, addresses)
 
     def _resolve(self, connection: SpawnedConnection, fd: int, addresses: ConnectionAddresses) -> None:
-        """Look up the client's host name, and with resolve=yes that of the daemon's address, then go on."""
+        """Look up the host name of the client, and with resolve=yes of the daemon's address, then continue."""
         ask = self.resolver.confirmed_host_of if connection.slot.needs_host_name else self.resolver.host_of
         remote = ask(unmapped(addresses.remote[0]))
-        # The daemon's address is soon in the cache of the resolver.
+        # The daemon's own address will soon be in the cache of the resolver.
         local = self.resolver.host_of(unmapped(addresses.local[0])) if self.resolves else None
         remote.addCallback(self._remote_named, connection, fd, addresses, local)
 
@@ -205,13 +205,13 @@ class SpawnedTracker(SpawnedOwner):
     def take_socket(
         self, fd: int, peer: str, environment: bytes, on_closed: Callable[[], None], slot: ConnectionSlot
     ) -> SpawnedConnection:
-        """Let a process have a listening or a datagram socket (wait=yes).
+        """Pass a listening or a datagram socket to a process (wait=yes).
 
         Args:
-            fd: of the socket. Takes ownership of it.
+            fd: the descriptor of the socket. Takes ownership of it.
             peer: address of the first client as text, as far as it is known; not quoted.
             environment: environment variables of the process.
-            on_closed: called when the process has ended, or can't be started.
+            on_closed: called when the process has exited, or can't be started.
             slot: the admission of the process.
         """
         connection = self._add(peer, slot)
@@ -250,7 +250,7 @@ class SpawnedTracker(SpawnedOwner):
         self.connections[connection_id].process_started(pid)
 
     def start_failed(self, connection_id: int, errno: int) -> None:
-        """Handle that a connection can't have a process."""
+        """Handle that the process of a connection can't be started."""
         self.connections[connection_id].start_failed(errno)
 
     def process_ended(self, report: Ended) -> None:
@@ -275,13 +275,13 @@ class SpawnedTracker(SpawnedOwner):
         log_event(self._log, DROPPED, service=self.service.id, lines=lines, bytes=size, rule=rule)
 
     def module_changed(self, module: str) -> None:
-        """Log that a module which the launcher has imported has changed on disk."""
+        """Log that a module that the launcher has imported has changed on disk."""
         text = f"module {module} changed on disk; restart its launcher with svcctl restart {self.service.id}"
         log_event(self._log, MODULE_CHANGED, service=self.service.id, text=text)
 
     def threads_stuck(self) -> None:
-        """Replace a launcher that has many threads which outlive their connections; they end with it."""
-        # Why a restart failed is in the log already.
+        """Replace a launcher with many threads that outlive their connections; they end with it."""
+        # The reason of a failed restart is already logged.
         self.restart().addErrback(lambda failure: failure.trap(CommandError))
 
     def launcher_restarted(self) -> None:
@@ -289,27 +289,27 @@ class SpawnedTracker(SpawnedOwner):
         self.counters.restarts += 1
 
     def unavailable(self, problem: str) -> None:
-        """Record why the launcher can't serve; an empty text means that it can."""
+        """Record the reason why the launcher can't serve; an empty text if it can."""
         self.counters.unavailable = problem
 
     def queue_drained(self) -> None:
-        """Resume accepting, since the launcher has taken a connection."""
+        """Resume accepting: the launcher has taken a connection from the queue."""
         for resume in self._resume_callbacks:
             resume()
 
 
 class QueuedClient:
-    """Connection that waits for room, unread: of a port that is not paused for its service, as that of tcpmux.
+    """Connection that waits unread for room: it comes from a port that is not paused for its service, as with tcpmux.
 
     Args:
-        tracker: gets the connection when there is room.
-        fd: of the connection. Takes ownership of it.
+        tracker: takes the connection once there is room.
+        fd: the descriptor of the connection. Takes ownership of it.
         sockaddr: the client's socket address.
         family: the address family of the socket.
         proxy_header: the PROXY header.
 
     Attributes:
-        started: time of its arrival in seconds, by the tracker's clock.
+        started: the time at which it was queued in seconds, by the tracker's clock.
     """
 
     __slots__ = ("_connection_id", "_family", "_fd", "_proxy_header", "_sockaddr", "_tracker", "started")
@@ -331,7 +331,7 @@ class QueuedClient:
         self.started = tracker.clock()
         tracker.pending[self] = None
         tracker.budget.acquire()
-        tracker.service_admission.enqueue(self._try_again)
+        tracker.service_admission.enqueue(self._take_again)
 
     @property
     def connection_id(self) -> int:
@@ -345,18 +345,18 @@ class QueuedClient:
         return self._tracker.facts(self, peer, state="room")
 
     def drain(self) -> None:
-        """Close the connection: nothing is owed to the client."""
+        """Close the connection: there is no output to send."""
         self.abort("")
 
     def abort(self, _cause: str) -> None:
         """Close the connection."""
-        self._tracker.service_admission.dequeue(self._try_again)
+        self._tracker.service_admission.dequeue(self._take_again)
         os.close(self._fd)
         self._tracker.budget.release()
         del self._tracker.pending[self]
         self._tracker.notify_if_empty()
 
-    def _try_again(self) -> None:
+    def _take_again(self) -> None:
         self._tracker.budget.release()
         del self._tracker.pending[self]
         try:

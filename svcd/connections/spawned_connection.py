@@ -1,4 +1,4 @@
-"""SpawnedConnection: a connection that has a process of its own, from its accept line to its end line."""
+"""SpawnedConnection: a connection that is handled by a process of its own, from its accept line to its end line."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ __all__ = [
 
 #: Time between SIGTERM and SIGKILL for a process group, in seconds.
 KILL_SECONDS = 2.0
-#: The same while the daemon stops, which it does 2 s after shutdown_timeout at the latest; it is also the time that
-#: the daemon then waits after SIGKILL.
+#: The same while the daemon stops, which must be complete 2 s after shutdown_timeout; the daemon then also waits as
+#: long after SIGKILL.
 LAST_KILL_SECONDS = 0.75
 
 
@@ -44,7 +44,7 @@ class ExitResult(NamedTuple):
         reason: the reason of the end line.
         code: exit status, or name of the signal.
         user, system: CPU time in seconds.
-        traffic: bytes received from the client and sent to it, as the launcher counted them; -1 if it did not.
+        traffic: bytes received from the client and sent to it, as counted by the launcher; -1 if not counted.
     """
 
     reason: str
@@ -57,7 +57,7 @@ class ExitResult(NamedTuple):
 class SpawnedState(Enum):
     """States of a SpawnedConnection."""
 
-    #: Admitted, or admitted but for its host name; host names are looked up, if they are needed.
+    #: Admitted, or waiting for its host name; host names are looked up if needed.
     ACCEPTED = "accepted"
     #: The daemon does the TLS handshake.
     HANDSHAKE = "handshake"
@@ -69,9 +69,9 @@ class SpawnedState(Enum):
     TERMINATING = "terminating"
     #: The process group got SIGKILL.
     KILLING = "killing"
-    #: There is no process any more, or there will be none; the TLS client gets what the process has written.
+    #: There is no process any more, or there will be none; the remaining output is sent to the TLS client.
     CLOSING = "closing"
-    #: Not tracked any more; its end line is written.
+    #: No longer tracked; the end line is written.
     CLOSED = "closed"
 
 
@@ -87,8 +87,8 @@ TRANSITIONS = {
     SpawnedState.CLOSING: (SpawnedState.CLOSED,),
     SpawnedState.CLOSED: (),
 }
-#: How `svcctl connections` shows the states. A handshake has the state that its TlsTerminator gives.
-_SHOWN = {
+#: The states as in `svcctl connections`; the TlsTerminator gives the state of a handshake.
+_STATE_NAMES = {
     SpawnedState.ACCEPTED: "host-name",
     SpawnedState.HANDSHAKE: "starting",
     SpawnedState.STARTING: "starting",
@@ -97,12 +97,12 @@ _SHOWN = {
 
 
 class SpawnedOwner(ConnectionTracker["SpawnedConnection"]):
-    """Tracker of spawned connections, as far as a connection and its TLS handshake need it.
+    """Tracker of spawned connections: the part that a connection and its TLS handshake use.
 
     Attributes:
         launcher_client: starts the processes of new connections.
         logs_pid: whether the accept line has the pid, and so waits for the process.
-        view: asks the kernel for byte counts.
+        view: reads byte counts from the kernel.
     """
 
     launcher_client: LauncherClient
@@ -122,26 +122,25 @@ class SpawnedConnection:
                                            | process_started
                                            v
                                         RUNNING
-                                           | abort, also one before RUNNING: SIGTERM
+                                           | abort, also before RUNNING: SIGTERM
                                            v
                                         TERMINATING
                                            | timer: SIGKILL
                                            v
                                         KILLING (timer: SIGKILL again; at the stop of the daemon process_lost)
 
-    The process is over by process_ended, process_lost or start_failed. abort() before RUNNING has the effect of
-    start_failed, unless the launcher was sent the connection: then the report about its process is awaited, as long as
-    a process has between SIGTERM and SIGKILL. Each leads from any of these states to CLOSING if the daemon still has
-    the connection of the TLS client, else to CLOSED. client_gone leads from CLOSING and from HANDSHAKE to CLOSED; in
-    the other states the connection goes on until its process is over. reject() leads from ACCEPTED to CLOSED, without
-    a trace in the log.
+    process_ended, process_lost or start_failed ends the process. abort() before RUNNING has the effect of start_failed,
+    unless the connection was sent to the launcher: then abort() waits for the report about its process, as long as for
+    a process between SIGTERM and SIGKILL. Each of these leads from any state to CLOSING if the daemon still has the
+    connection of the TLS client, else to CLOSED. client_gone leads from CLOSING and HANDSHAKE to CLOSED; in the other
+    states the connection stays open until its process ends. reject() leads from ACCEPTED to CLOSED without a log line.
 
-    Each connection becomes CLOSED once, and nothing follows. The daemon's share of descriptors counts the connection
-    until RUNNING, or until its end if that is earlier; later its TlsTerminator counts its own.
+    Each connection becomes CLOSED once; this state is final. The service's share of descriptors counts the connection
+    until RUNNING, or until its end if that is earlier; after that its TlsTerminator counts its own descriptors.
 
     Args:
         owner: tracks the connection.
-        connection_id: number of the connection.
+        connection_id: the id of the connection.
         peer: the client's address as text; not quoted.
         slot: the admission of the connection.
 
@@ -150,12 +149,12 @@ class SpawnedConnection:
         connection_id, peer, slot: as given.
         host: the client's host name, quoted.
         started: time of accept in seconds, by the owner's clock.
-        pid: of the process; 0 before RUNNING.
+        pid: the pid of the process; 0 before RUNNING.
         cause: the reason of the first abort().
-        launcher_client: has the process; None before STARTING.
+        launcher_client: controls the process; None before STARTING.
         on_closed: called when the connection is CLOSED.
-        diag_key: identifies the socket for SocketView; empty if the kernel is not asked.
-        terminator: has the connection of a TLS client; None without TLS.
+        diag_key: identifies the socket for SocketView; empty if byte counts are not read from the kernel.
+        terminator: the TLS connection of the client; None without TLS.
         tls_fields: TLS version and subject of the client certificate, quoted.
         proxy_header_size: size of the PROXY header in bytes, which the kernel counts as traffic.
     """
@@ -189,17 +188,17 @@ class SpawnedConnection:
         self.proxy_header_size = 0
 
     def _enter(self, state: SpawnedState) -> None:
-        """Change the state. The counted descriptor and the timer are those of the state before."""
+        """Change the state; release the descriptor and cancel the timer of the state before."""
         if self.state in _BEFORE_PROCESS and state not in _BEFORE_PROCESS:
             self._owner.budget.release()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self.state = state
 
-    # The way to a process
+    # Start of the process
 
     def begin_handshake(self, terminator: TlsTerminator) -> None:
-        """Let a TlsTerminator have the connection: ACCEPTED -> HANDSHAKE."""
+        """Hand the connection over to a TlsTerminator: ACCEPTED -> HANDSHAKE."""
         self._enter(SpawnedState.HANDSHAKE)
         self.terminator = terminator
 
@@ -207,7 +206,7 @@ class SpawnedConnection:
         """Hand the connection over to the launcher: ACCEPTED, HANDSHAKE -> STARTING.
 
         Args:
-            fd: what the process gets. Takes ownership of it.
+            fd: the descriptor for the process. Takes ownership of it.
             environment: environment variables about the connection.
         """
         if not self._owner.logs_pid:
@@ -224,13 +223,13 @@ class SpawnedConnection:
         self._owner.counters.process_started(self._owner.clock() - self.started)
         self.log_accept()
         if self.cause and timer is not None and self.launcher_client is not None:
-            # abort() has waited for this report.
+            # abort() was called before and waits for this report.
             self._terminate(self.launcher_client, max(timer.getTime() - self._owner.reactor.seconds(), 0))
 
-    # The way out
+    # End of the connection
 
     def reject(self) -> None:
-        """Forget a connection that was not admitted, without a line: ACCEPTED -> CLOSED."""
+        """Remove a connection that was not admitted, without a log line: ACCEPTED -> CLOSED."""
         owner = self._owner
         self._skip_accept()
         self._enter(SpawnedState.CLOSED)
@@ -242,7 +241,7 @@ class SpawnedConnection:
         """Handle that there is no process and will be none.
 
         Args:
-            errno: why it can't be started; 0 without a line of its own.
+            errno: the reason why it can't be started; 0 for no fail line.
         """
         if not self.cause:
             self._owner.counters.failures += 1
@@ -262,11 +261,11 @@ class SpawnedConnection:
         self._process_over(ExitResult(reason, code, report.user, report.system, traffic), code)
 
     def process_lost(self) -> None:
-        """Handle that the exit of the process will not be reported, or that it is unknown whether there is one."""
+        """Handle that the exit of the process will not be reported, or that its start was not reported."""
         self._process_over(ExitResult("unknown"))
 
     def _process_over(self, result: ExitResult, code: str = "") -> None:
-        """Close the connection, or let its TLS client have what the process has written: -> CLOSING, CLOSED."""
+        """Close the connection, with TLS after the output of the process is sent: -> CLOSING, CLOSED."""
         if self.pid:
             self._owner.counters.process_exited(code)
         self.log_accept()
@@ -280,7 +279,7 @@ class SpawnedConnection:
         if not self.cause:
             terminator.end()
         elif was_terminating:
-            # It ended after SIGTERM, and may have written something before.
+            # It ended after SIGTERM, and may have written output before that.
             self._timer = self._owner.reactor.callLater(self._kill_seconds, terminator.abort)
             terminator.end(linger=False)
         else:
@@ -300,21 +299,21 @@ class SpawnedConnection:
     def drain(self) -> None:
         """Prepare for the stop of the daemon; abort the connection if it will not get a process soon.
 
-        A process is left alone, since it alone knows what it owes to its client.
+        A running process is not stopped here: only the process itself can tell when its output is complete.
         """
         self._daemon_stops = True
         if not self.pid and (self.launcher_client is None or self.launcher_client.failing):
             self.abort("shutdown")
 
-    def abort(self, cause: str, patience: float | None = None) -> None:
-        """End the connection: SIGTERM for its process group, then SIGKILL; at once if it can't have a process yet.
+    def abort(self, cause: str, kill_after: float | None = None) -> None:
+        """End the connection: SIGTERM to its process group, then SIGKILL; at once if it can't have a process yet.
 
         Args:
             cause: the reason of the end line.
-            patience: time before SIGKILL in seconds; None for KILL_SECONDS, or LAST_KILL_SECONDS while the
-                daemon stops.
+            kill_after: time from SIGTERM to SIGKILL in seconds; None for KILL_SECONDS, or LAST_KILL_SECONDS while
+                the daemon stops.
         """
-        seconds = self._kill_seconds if patience is None else patience
+        seconds = self._kill_seconds if kill_after is None else kill_after
         if self.cause:
             # A second call may shorten the time, but not extend it.
             timer = self._timer
@@ -337,17 +336,17 @@ class SpawnedConnection:
         elif launcher_client.cancel(self.connection_id):
             self.start_failed(0)
         else:
-            # The launcher was sent the connection: it may have a process, whose pid the report tells.
-            self._timer = self._owner.reactor.callLater(seconds, self._give_up, launcher_client)
+            # The connection was sent to the launcher: it may have a process, whose pid is in the report.
+            self._timer = self._owner.reactor.callLater(seconds, self._report_timed_out, launcher_client)
 
     def _terminate(self, launcher_client: LauncherClient, seconds: float) -> None:
-        """Send SIGTERM, and SIGKILL after some seconds: RUNNING -> TERMINATING."""
+        """Send SIGTERM, and SIGKILL after `seconds`: RUNNING -> TERMINATING."""
         self._enter(SpawnedState.TERMINATING)
         launcher_client.signal(self.connection_id, signal.SIGTERM)
         self._timer = self._owner.reactor.callLater(seconds, self._kill, launcher_client)
 
-    def _give_up(self, launcher_client: LauncherClient) -> None:
-        """Close an aborted connection about which the launcher reports nothing; it kills a process reported later."""
+    def _report_timed_out(self, launcher_client: LauncherClient) -> None:
+        """Close an aborted connection without a report in time; a process that is reported later is killed."""
         launcher_client.drop(self.connection_id)
         self.start_failed(0)
 
@@ -356,9 +355,9 @@ class SpawnedConnection:
         return LAST_KILL_SECONDS if self._daemon_stops else KILL_SECONDS
 
     def _kill(self, launcher_client: LauncherClient) -> None:
-        """Send SIGKILL: TERMINATING -> KILLING. While the daemon stops it is sent once, and not waited for longer."""
+        """Send SIGKILL: TERMINATING -> KILLING. While the daemon stops it is sent once; then the process is lost."""
         if self.state is SpawnedState.KILLING and self._daemon_stops:
-            # Neither the process nor its launcher reacts.
+            # The process did not end, or its launcher did not report it.
             launcher_client.forget_connection(self.connection_id)
             self.process_lost()
             return
@@ -379,16 +378,16 @@ class SpawnedConnection:
         traffic = result.traffic if self.terminator is None else self.terminator.final_byte_counts
         fields = {"exit": owner.quoted(result.code), "user": result.user, "system": result.system, "pid": self.pid}
         owner.log_end(self.connection_id, self.peer, self.host, seconds, *traffic, result.reason, fields)
-        # After the line: a connection that is queued for this place may be admitted now.
+        # After the end line: this may admit a queued connection.
         self.slot.release()
         if self.on_closed is not None:
             self.on_closed()
         owner.notify_if_empty()
 
-    # Lines of the log, and what is shown
+    # Log lines and display
 
     def log_accept(self) -> None:
-        """Write the accept line, if it is not written yet."""
+        """Write the accept line if it is not written yet."""
         owner = self._owner
         if not self._accept_pending:
             return
@@ -422,18 +421,18 @@ class SpawnedConnection:
         return found and (self._client_bytes(found[0]), found[1])
 
     def _client_bytes(self, count: int) -> int:
-        """Return how many of the received bytes are not the PROXY header's; -1 if the count is unknown."""
+        """Return the number of received bytes without the PROXY header; -1 if the count is unknown."""
         return max(count - self.proxy_header_size, 0) if count > 0 else count
 
     def info(self) -> dict[str, object]:
         """Return the fields of the connection in `svcctl connections`."""
         more = {} if self.terminator is None else self.terminator.info(subject=self._owner.logs_subject)
-        shown = _SHOWN.get(self.state, "open")
+        shown = _STATE_NAMES.get(self.state, "open")
         return self._owner.facts(self, self.peer, **{"pid": self.pid, "state": shown, **more})
 
 
 def _signal_name(number: int) -> str:
-    """Return the name of a signal as the log shows it; most real-time signals have none."""
+    """Return the name of a signal as in the log; most real-time signals have only a number."""
     try:
         return signal.Signals(number).name
     except ValueError:

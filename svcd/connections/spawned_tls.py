@@ -21,7 +21,7 @@ __all__ = ["SpawnedTls"]
 
 
 class SpawnedTls:
-    """TLS of one spawned service: a client gets its process after the handshake.
+    """TLS handshakes of one spawned service; the process of a client is started after its handshake.
 
     Args:
         owner: tracks the connections.
@@ -45,10 +45,10 @@ class SpawnedTls:
         Args:
             connection: the connection.
             fd: its descriptor. Takes ownership of it.
-            addresses: its addresses.
+            addresses: its local and remote address.
             environment: environment variables of its process; those of TLS are added.
         """
-        # Services without TLS need not import this.
+        # Imported late: services without TLS do not need it.
         from svcd.tls.termination import TlsTerminator
 
         handshakes = self._tls.handshakes
@@ -68,7 +68,7 @@ class SpawnedTls:
         """Connect the client to a new process."""
         owner, terminator = self._owner, connection.terminator
         if terminator is None or connection.state is not SpawnedState.HANDSHAKE:
-            # It was aborted meanwhile.
+            # The connection was aborted meanwhile.
             return
         identity = terminator.tls_identity
         connection.tls_fields = owner.quoted(identity.protocol), owner.quoted(identity.subject or "-")

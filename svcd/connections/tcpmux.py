@@ -1,7 +1,7 @@
 """tcpmux (RFC 1078): a client names a service, and its connection is handed over to that service.
 
-The named service counts, limits and logs the connection as if it had accepted it. So nothing may be read but the name:
-data after it stays in the kernel for the service.
+The named service counts, limits and logs the connection as if it had accepted it. So only the name may be read: data
+after it stays in the kernel for the service.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TcpmuxClient", "TcpmuxTracker"]
 
-#: Time until a client has named a service, in seconds; the look-up of its host name is part of that.
-PATIENCE = 10.0
-#: Time that a client has to close after an answer, in seconds.
+#: Limit of the time until a client has named a service, in seconds, including the lookup of its host name.
+NAME_TIMEOUT = 10.0
+#: Limit of the time until a client closes after an answer, in seconds.
 LINGER = 2.0
 #: Limit of clients that have not named a service, and the divisor of the daemon's descriptors that limits them further.
 _MAX_CLIENTS = 1024
@@ -46,23 +46,23 @@ _SHARE = 4
 
 @implementer(IReadDescriptor)
 class TcpmuxClient:
-    """Client that has not named its service yet, or got an answer.
+    """Client that has not named a service yet, or that was sent an answer.
 
-    Bytes without a line end all belong to the name, so they are read from the socket: peeked bytes would make it
-    readable again at once. Bytes after the line end stay in the kernel for the service.
+    Bytes before the line end belong to the name, so they are read from the socket: peeked bytes would make it readable
+    again at once. Bytes after the line end stay in the kernel for the service.
 
     Args:
         tracker: tracks the client.
-        sock: its connection.
-        peer: its socket address.
-        connection_id: id of the connection.
-        slot: its admission to tcpmux.
+        sock: the socket of the connection.
+        peer: the client's socket address.
+        connection_id: the id of the connection.
+        slot: the admission of the connection by tcpmux.
         proxy_header: the PROXY header.
 
     Attributes:
         connection_id: as given.
         started: time of accept in seconds, by the tracker's clock.
-        text: its address as text, not quoted.
+        text: the client's address as text, not quoted.
     """
 
     _log = Logger()
@@ -85,7 +85,7 @@ class TcpmuxClient:
         self._answered = ""
         self._ended = False
         self.started = tracker.clock()
-        self._call = tracker.reactor.callLater(PATIENCE, self._end, "timeout")
+        self._call = tracker.reactor.callLater(NAME_TIMEOUT, self._end, "timeout")
         self.connection_id = connection_id
         self.text = tracker.client_of(sock.fileno(), peer)[1]
 
@@ -93,18 +93,18 @@ class TcpmuxClient:
         """Start reading the name of the service."""
         self._tracker.reactor.addReader(self)
 
-    def named(self, name: str | None) -> None:
+    def host_name_found(self, name: str | None) -> None:
         """Admit or refuse the client by its host name, which may be None."""
         if self._ended:
             return
         refusal = self.slot.check_host_name(name)
         if refusal is None:
             self._tracker.unlogged -= 1
-            self._tracker.let_in(self)
+            self._tracker.start_client(self)
             return
         fd, peer = os.dup(self._socket.fileno()), self._peer
         self._close()
-        self._tracker.turn_away(self, fd, refusal, peer)
+        self._tracker.reject_client(self, fd, refusal, peer)
 
     def greet(self, text: bytes) -> None:
         """Send the banner."""
@@ -154,13 +154,13 @@ class TcpmuxClient:
         self._socket.setblocking(True)
         try:
             handler(os.dup(self._socket.fileno()), self._peer, int(self._socket.family), self._proxy_header)
-        except Exception:  # noqa: BLE001 - an error of one connection ends that connection alone
+        except Exception:  # noqa: BLE001 - an error of one connection ends that connection only
             self._log.failure("a connection could not be served")
         finally:
             self._end("done")
 
     def _answer(self, data: bytes, reason: str) -> None:
-        """Send an answer and shut down. A close could reset the connection before it arrives (RFC 1122, 4.2.2.13)."""
+        """Send an answer and shut down; a close could reset the connection before it arrives (RFC 1122, 4.2.2.13)."""
         self._answered = reason
         self._socket.send(data)
         self._socket.shutdown(socket.SHUT_WR)
@@ -169,7 +169,7 @@ class TcpmuxClient:
     def _end(self, reason: str) -> None:
         self._close()
         tracker = self._tracker
-        tracker.over(self, self._answered or reason, tracker.clock() - self.started)
+        tracker.client_ended(self, self._answered or reason, tracker.clock() - self.started)
 
     def _close(self) -> None:
         self._ended = True
@@ -191,7 +191,7 @@ class TcpmuxClient:
         return self._tracker.facts(self, self.text, state=state)
 
     def drain(self) -> None:
-        """Close the connection: nothing is owed to a client that has not named a service."""
+        """Close the connection: there is no output to send before a service is named."""
         self.abort("shutdown")
 
     def abort(self, cause: str) -> None:
@@ -199,7 +199,7 @@ class TcpmuxClient:
         self._end(cause)
 
     def connectionLost(self, reason: Failure) -> None:
-        """Do nothing: the reactor stops after the service."""
+        """Do nothing: the connection has been closed before the reactor stops."""
 
     def fileno(self) -> int:
         """Return the descriptor to watch."""
@@ -214,7 +214,7 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
     """Tracks the clients of tcpmux until they have named a service.
 
     Args:
-        service, context, service_admission: as ConnectionTracker takes them.
+        service, context, service_admission: as in ConnectionTracker.
         services: returns the offered services, as connection handlers by name in lower case.
     """
 
@@ -227,17 +227,17 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
     ) -> None:
         super().__init__(service, context, service_admission, {"pid": os.getpid()})
         self.offered = services
-        self._most = max(1, min(_MAX_CLIENTS, self.budget.limit // _SHARE))
+        self._max_clients = max(1, min(_MAX_CLIENTS, self.budget.limit // _SHARE))
 
     def take(self, fd: int, peer: Any, family: int, proxy_header: ProxyHeader | None = None) -> None:  # noqa: ANN401 - a socket address
-        """Read the service name of a client; a ConnectionHandler. Takes ownership of fd."""
+        """Handle an accepted connection (ConnectionHandler): read the name of a service. Takes ownership of fd."""
         host, text = self.client_of(fd, peer)
         slot = self.service_admission.admit(host, self.clock())
         if not isinstance(slot, ConnectionSlot):
             self.service_admission.refusals.reject(fd, slot, text)
             return
-        if len(self.connections) >= self._most:
-            # A real client names its service at once, so the one that has waited longest is closed.
+        if len(self.connections) >= self._max_clients:
+            # The client that has waited longest is closed: a working client names its service at once.
             next(iter(self.connections.values())).abort("timeout")
         sock = socket.socket(family, socket.SOCK_STREAM, fileno=fd)
         sock.setblocking(False)
@@ -245,12 +245,12 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
         self.add(client)
         if slot.needs_host_name:
             self.unlogged += 1
-            self.resolver.confirmed_host_of(unmapped(host)).addCallback(client.named)
+            self.resolver.confirmed_host_of(unmapped(host)).addCallback(client.host_name_found)
         else:
-            self.let_in(client)
+            self.start_client(client)
 
-    def let_in(self, client: TcpmuxClient) -> None:
-        """Log a client that is admitted, and read its question."""
+    def start_client(self, client: TcpmuxClient) -> None:
+        """Send the banner to an admitted client, log it, and start reading the name of the service."""
         if self.service_admission.accept_banner:
             client.greet(self.service_admission.accept_banner)
         self.counters.accepted += 1
@@ -265,8 +265,8 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
             self.log_writer.write(self.accept_line % values)
         client.listen()
 
-    def turn_away(self, client: TcpmuxClient, fd: int, refusal: Refusal, peer: Any) -> None:  # noqa: ANN401 - a socket address
-        """Refuse a client for its host name; since it was not admitted, it has a refuse line only."""
+    def reject_client(self, client: TcpmuxClient, fd: int, refusal: Refusal, peer: Any) -> None:  # noqa: ANN401 - a socket address
+        """Refuse a client because of its host name; it gets a refuse line and no accept line."""
         self._remove(client)
         self.service_admission.refusals.reject(fd, refusal, self.client_of(fd, peer)[1])
 
@@ -275,12 +275,12 @@ class TcpmuxTracker(ConnectionTracker[TcpmuxClient]):
         return self.budget.room() if self.service_admission.may_accept() else 0
 
     def close(self) -> None:
-        """Keep the present offer for the clients that are connected; the listeners are about to be closed."""
+        """Keep the offered services for the connected clients; the listeners are about to be closed."""
         offered = dict(self.offered())
         self.offered = lambda: offered
 
-    def over(self, client: TcpmuxClient, reason: str, seconds: float) -> None:
-        """Handle the end of a client: answered, handed over, or lost."""
+    def client_ended(self, client: TcpmuxClient, reason: str, seconds: float) -> None:
+        """Handle the end of a client: it was answered, handed over or lost."""
         if client.connection_id not in self.connections:
             return
         if client.slot.needs_host_name:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from svcd.config.options import ServiceOptions
 
-__all__ = ["SLICE", "Timed", "TimeoutSweeper", "Timeouts"]
+__all__ = ["SLICE", "TimedConnection", "TimeoutSweeper", "Timeouts"]
 
 #: Connections per slice of a sweep.
 SLICE = 64
@@ -57,12 +57,12 @@ class Timeouts:
         return min(max(min(chosen) / _SWEEPS, _SHORTEST), _LONGEST) if chosen else 0.0
 
     @property
-    def looks(self) -> bool:
+    def needs_traffic(self) -> bool:
         """Whether the byte counts of connections are needed."""
         return self.idle is not None or self.first_byte is not None
 
 
-class Timed(Protocol):
+class TimedConnection(Protocol):
     """A connection with timeouts."""
 
     @property
@@ -81,7 +81,7 @@ class Timed(Protocol):
 
 
 class TimeoutSweeper:
-    """Closes the connections of one service whose time is over.
+    """Closes the connections of one service for which a timeout has passed.
 
     Args:
         times: the timeouts.
@@ -90,7 +90,7 @@ class TimeoutSweeper:
         call_later: callLater of the reactor.
 
     Attributes:
-        times: the timeouts in force.
+        times: the current timeouts.
     """
 
     _log = Logger()
@@ -99,7 +99,7 @@ class TimeoutSweeper:
     def __init__(
         self,
         times: Timeouts,
-        connections: Mapping[int, Timed],
+        connections: Mapping[int, TimedConnection],
         now: Callable[[], float],
         call_later: Callable[[float, Callable[[], None]], object],
     ) -> None:
@@ -108,31 +108,31 @@ class TimeoutSweeper:
         self._call_later = call_later
         self._waiting = False
         self._began = 0.0
-        self._todo: Iterator[Timed] = iter(())
-        # By id: the byte counts when they last changed, and the time of that.
+        self._todo: Iterator[TimedConnection] = iter(())
+        # The byte counts and the time of their last change, by connection id: of the last sweep and of this one.
         self._known: dict[int, tuple[tuple[int, int], float]] = {}
-        self._still: dict[int, tuple[tuple[int, int], float]] = {}
-        # The greatest id whose first byte came in time.
-        self._spoken = 0
+        self._known_next: dict[int, tuple[tuple[int, int], float]] = {}
+        # The greatest id of a connection whose first byte arrived in time.
+        self._last_with_data = 0
         self.retune(times)
 
     def retune(self, times: Timeouts) -> None:
-        """Apply other timeouts, also to open connections."""
+        """Apply new timeouts, also to open connections."""
         self.times = times
         self._interval = times.interval
-        self._spoken = 0
+        self._last_with_data = 0
         if self._connections:
             self.wake()
 
     def wake(self) -> None:
-        """Start sweeping: a connection was accepted. Without connections there are no sweeps."""
+        """Start sweeping after a connection was accepted; sweeps stop when there is no connection."""
         if self._interval and not self._waiting:
             self._waiting = True
             self._call_later(self._interval, self._sweep)
 
     def _sweep(self) -> None:
         self._began = self._now()
-        self._known, self._still = self._still, {}
+        self._known, self._known_next = self._known_next, {}
         self._todo = iter(list(self._connections.values()))
         self._slice()
 
@@ -145,7 +145,7 @@ class TimeoutSweeper:
                 cause = self._overdue(session, now)
                 if cause and self._connections.get(session.connection_id) is session:
                     session.abort(cause)
-            except Exception:  # noqa: BLE001 - other connections have timeouts, too
+            except Exception:  # noqa: BLE001 - the timeouts of other connections must still apply
                 self._log.failure("a deadline could not be kept")
         if looked == SLICE:
             self._call_later(0, self._slice)
@@ -156,13 +156,13 @@ class TimeoutSweeper:
             self._waiting = True
             self._call_later(max(0.0, self._began + self._interval - self._now()), self._sweep)
 
-    def _overdue(self, session: Timed, now: float) -> str:
-        """Return the timeout that has passed; an empty text if none has."""
+    def _overdue(self, session: TimedConnection, now: float) -> str:
+        """Return the name of the timeout that has passed; an empty text if none has."""
         times, connection_id = self.times, session.connection_id
         age = now - session.started
         if times.session is not None and age >= times.session:
             return "session"
-        is_due = times.first_byte is not None and age >= times.first_byte and connection_id > self._spoken
+        is_due = times.first_byte is not None and age >= times.first_byte and connection_id > self._last_with_data
         if times.idle is None and not is_due:
             return ""
         traffic = session.traffic()
@@ -171,13 +171,13 @@ class TimeoutSweeper:
         if is_due:
             if not traffic[0]:
                 return "first_byte"
-            # Connections accepted before were looked at before.
-            self._spoken = connection_id
+            # Connections accepted earlier have been checked earlier.
+            self._last_with_data = connection_id
         if times.idle is None:
             return ""
         known = self._known.get(connection_id)
         if known is None or known[0] != traffic:
-            # The counts may have changed just now; an earlier time would close the connection early.
+            # The counts may have changed just now: with an earlier time the connection would be closed early.
             known = traffic, self._now()
-        self._still[connection_id] = known
+        self._known_next[connection_id] = known
         return "idle" if now - known[1] >= times.idle else ""

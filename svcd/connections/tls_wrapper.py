@@ -18,13 +18,13 @@ __all__ = ["TlsWrapper"]
 
 
 class TlsWrapper(HalfCloseableWrapper):
-    """Wrapper of a TLS connection. Its accept line waits for the handshake, since it has the client certificate.
+    """Wrapper of a TLS connection. Its accept line waits for the handshake, as it has the client certificate.
 
-    Descriptors that the service opens after the handshake are counted from the accept on, so that a client finds them
-    free when its handshake is done.
+    Descriptors that the service opens after the handshake are reserved from the accept on, so that they are free when
+    the handshake is complete.
     """
 
-    __slots__ = ("_reserved", "_waits")
+    __slots__ = ("_awaited", "_reserved")
 
     _protocol: TlsProtocol
 
@@ -32,14 +32,14 @@ class TlsWrapper(HalfCloseableWrapper):
         self, tracker: ConnectionTracker[Any], protocol: TlsProtocol, client: IAddress, slot: ConnectionSlot
     ) -> None:
         super().__init__(tracker, protocol, client, slot)
-        # How many results the accept line waits for.
-        self._waits = 0
-        # Descriptors counted for what is not open yet.
+        # The number of results that the accept line waits for: handshake and host name.
+        self._awaited = 0
+        # The number of descriptors counted in advance.
         self._reserved = 0
-        protocol.on_handshake = self._secured
+        protocol.on_handshake = self._handshake_done
 
     def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - as in ConnectionWrapper
-        """Count the reserved descriptors, and do the rest as ConnectionWrapper."""
+        """Reserve descriptors, then count, log and connect as ConnectionWrapper."""
         share = self._tracker.budget
         self._reserved = share.cost - 1
         for _ in range(self._reserved):
@@ -57,7 +57,7 @@ class TlsWrapper(HalfCloseableWrapper):
             self._tracker.budget.release()
 
     def traffic(self) -> tuple[int, int] | None:
-        """Return the byte counts as ConnectionWrapper; bytes of the handshake alone count as none received."""
+        """Return the byte counts as ConnectionWrapper, with 0 received while only handshake bytes have arrived."""
         found = super().traffic()
         return found if found is None or self._protocol.received_data else (0, found[1])
 
@@ -76,26 +76,26 @@ class TlsWrapper(HalfCloseableWrapper):
         tracker = self._tracker
         values |= {"tls": tracker.no_value, "subject": tracker.no_value}
         self._defer_accept(values)
-        self._waits = 1
+        self._awaited = 1
         if tracker.resolves:
-            self._waits = 2
+            self._awaited = 2
             self._look_up_name()
 
-    def _named(self, host: str | None) -> None:
+    def _host_name_found(self, host: str | None) -> None:
         if host:
             self._host = self._tracker.quoted(host)
-        self._known()
+        self._result_arrived()
 
-    def _known(self) -> None:
-        self._waits -= 1
-        if not self._waits:
+    def _result_arrived(self) -> None:
+        self._awaited -= 1
+        if not self._awaited:
             self._log_pending_accept()
 
     def _send_banner(self, transport: Any, welcome: bytes) -> None:  # noqa: ANN401 - as in ConnectionWrapper
-        """Send nothing yet: unencrypted data would break the handshake."""
+        """Do nothing: the banner is sent after the handshake."""
 
-    def _secured(self) -> None:
-        # Descriptors that are opened from now on are counted when they are opened.
+    def _handshake_done(self) -> None:
+        # From now on descriptors are counted when they are opened.
         self._release_reserved()
         tracker, protocol = self._tracker, self._protocol
         if self._accept is not None:
@@ -103,7 +103,7 @@ class TlsWrapper(HalfCloseableWrapper):
             values["tls"] = tracker.quoted(protocol.version)
             if tracker.logs_subject:
                 values["subject"] = tracker.quoted(protocol.tls_identity.subject or "-")
-            self._known()
+            self._result_arrived()
         if tracker.service_admission.accept_banner:
             protocol.write(tracker.service_admission.accept_banner)
 
@@ -113,6 +113,6 @@ class TlsWrapper(HalfCloseableWrapper):
     def _reason(self, failure: Failure) -> str:
         if not self._protocol.version:
             return "handshake"
-        # The end of a UNIX socket may come after a closure alert: see ConnectionWrapper._reason.
+        # A UNIX socket may end after a closure alert: see ConnectionWrapper._reason.
         self._input_closed = self._input_closed or self._protocol.input_ended
         return "error" if self._protocol.inner_raised else super()._reason(failure)

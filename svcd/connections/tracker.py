@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
-from svcd.connections.timeouts import Timed, Timeouts, TimeoutSweeper
+from svcd.connections.timeouts import TimedConnection, Timeouts, TimeoutSweeper
 from svcd.log.events import ACCEPT, END, FAIL
 from svcd.net.peer_credentials import unix_peer
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ConnectionTracker", "TrackedConnection", "UnadmittedConnection", "cancelling"]
 
-#: The fields of log lines for each word of log_on_success.
+#: The fields of log lines, by word of log_on_success.
 _LOGGED = {
     "PID": {"pid"},
     "HOST": {"peer", "host"},
@@ -37,7 +37,7 @@ _REASONS = ("done", "lost", "aborted", "error", "failed", "killed", "unknown", "
             "idle", "first_byte", "session", "handshake", "request", "keepalive", "send", "evicted")  # fmt: skip
 
 
-class Numbered(Protocol):
+class ListedConnection(Protocol):
     """A connection that `svcctl connections` can list."""
 
     @property
@@ -49,7 +49,7 @@ class Numbered(Protocol):
         """The id of the connection, unique since the start of the daemon."""
 
 
-class TrackedConnection(Timed, Protocol):
+class TrackedConnection(TimedConnection, Protocol):
     """An open connection of a tracker."""
 
     def info(self) -> dict[str, object]:
@@ -70,7 +70,7 @@ class UnadmittedConnection(Protocol):
         """Return the fields of the connection in `svcctl connections`."""
 
     def drain(self) -> None:
-        """Close the connection: nothing is owed to the client."""
+        """Close the connection: there is no output to send."""
 
     def abort(self, cause: str, /) -> None:
         """Close the connection now."""
@@ -91,9 +91,9 @@ class ConnectionTracker(Generic[ConnectionT]):
     Attributes:
         connections: the open connections by id.
         pending: the connections that are not admitted yet, in the order of accept.
-        timeout_sweeper: closes connections whose time is over; None without timeouts.
-        unlogged: how many open connections have an accept line that is not written yet.
-        reactor, log_writer, resolver, connection_ids, clock: those of the context.
+        timeout_sweeper: closes connections after their timeouts; None without timeouts.
+        unlogged: the number of open connections whose accept line is not written yet.
+        reactor, log_writer, resolver, connection_ids, clock: as in the context.
         budget: the service's share of the descriptors.
     """
 
@@ -128,12 +128,12 @@ class ConnectionTracker(Generic[ConnectionT]):
         self.retune(service)
 
     def retune(self, service: Service) -> None:
-        """Apply the options of the service, and make the templates of its log lines."""
+        """Apply the options of the service, and create the templates of its log lines."""
         self.service = service
         self.resolves = service.options.resolve
-        # The status page shows no more of clients than the log does.
+        # The status page shows the same fields of clients as the log.
         self.logs_peer = "HOST" in service.logged
-        chosen = self._chosen(service)
+        chosen = self._logged_fields(service)
         self.logs_subject = "subject" in chosen
         values = {"service": service.id, **self._constants}
         fixed = {name: value for name, value in values.items() if name in chosen}
@@ -143,10 +143,10 @@ class ConnectionTracker(Generic[ConnectionT]):
             template(event, fixed, variables) if service.logged else "" for event in (ACCEPT, END)
         )
         self.fail_line = template(FAIL, {"service": service.id}, ("peer", "id", "reason"))
-        self._set_deadlines()
+        self._apply_timeouts()
 
-    def _chosen(self, service: Service) -> set[str]:
-        """Return the fields that the service's log lines have."""
+    def _logged_fields(self, service: Service) -> set[str]:
+        """Return the fields of the service's log lines."""
         words = _LOGGED_SPAWNED if service.spawned else _LOGGED
         chosen = {"service", "id", "count"}.union(*(words[word] for word in service.logged))
         if not self.resolves or self.log_writer.anonymize:
@@ -158,15 +158,15 @@ class ConnectionTracker(Generic[ConnectionT]):
         return chosen
 
     def start_timeouts(self, call_later: Callable[[float, Callable[[], None]], object]) -> None:
-        """Apply the timeouts from now on.
+        """Start applying the timeouts.
 
         Args:
             call_later: callLater of the reactor.
         """
         self._call_later = call_later
-        self._set_deadlines()
+        self._apply_timeouts()
 
-    def _set_deadlines(self) -> None:
+    def _apply_timeouts(self) -> None:
         times = Timeouts.of(self.service.options)
         if self.timeout_sweeper is not None:
             self.timeout_sweeper.retune(times)
@@ -174,10 +174,10 @@ class ConnectionTracker(Generic[ConnectionT]):
             self.timeout_sweeper = TimeoutSweeper(times, self.connections, self.clock, self._call_later)
 
     def client_of(self, fd: int, sockaddr: Any) -> tuple[str, str]:  # noqa: ANN401 - a socket address
-        """Return the client of an accepted connection: for admission, and as text for the log, not quoted.
+        """Return the client of an accepted connection: the host for admission, and the address as text, not quoted.
 
         Args:
-            fd: of the connection; borrowed.
+            fd: the descriptor of the connection; borrowed.
             sockaddr: the client's socket address, from the PROXY header if it has one.
         """
         if isinstance(sockaddr, tuple):
@@ -192,7 +192,7 @@ class ConnectionTracker(Generic[ConnectionT]):
         if self.timeout_sweeper is not None:
             self.timeout_sweeper.wake()
 
-    def facts(self, connection: Numbered, peer: str, **more: object) -> dict[str, object]:
+    def facts(self, connection: ListedConnection, peer: str, **more: object) -> dict[str, object]:
         """Return the fields of a connection in `svcctl connections`; peer is the client's address as text."""
         seconds = round(self.clock() - connection.started, 3)
         return {"id": connection.connection_id, "peer": peer, "seconds": seconds, "state": "open", **more}
@@ -214,7 +214,7 @@ class ConnectionTracker(Generic[ConnectionT]):
             connection_id: the id of the connection.
             peer: the client's address as text; not quoted.
             host: the client's host name, quoted.
-            seconds: the duration.
+            seconds: the duration in seconds.
             bytes_in: bytes received from the client; -1 if unknown.
             bytes_out: bytes sent to the client; -1 if unknown.
             reason: one of `reasons`.
@@ -247,7 +247,7 @@ class ConnectionTracker(Generic[ConnectionT]):
         return waiting
 
     def notify_if_empty(self) -> None:
-        """Fire the Deferreds of when_empty() if the connection that ended was the last."""
+        """Fire the Deferreds of when_empty() if there is no connection; call it after each end of a connection."""
         if self._waiting and not (self.connections or self.pending):
             waiting, self._waiting = self._waiting, []
             for each in waiting:

@@ -1,14 +1,14 @@
-"""Port of a service with wait=yes: when a client comes a process gets the socket itself, until the process ends.
+"""Port of a service with wait=yes: when a client connects or sends, a process gets the socket until it exits.
 
-Datagram services need this, and stream servers that accept by themselves can use it. A process that ends at once and
-leaves the datagram unread would be started for it again and again: the port is paused, longer each time.
+Datagram services need this, and stream servers that accept by themselves can use it. A process that exits at once and
+leaves the datagram unread would be started for it repeatedly, so the port is paused then, longer each time.
 
-Access rules apply to the sender of the first datagram for each process, and not to those of later datagrams, as in
-xinetd. They don't apply to the clients of a stream server, which the daemon does not see.
+Access rules apply to the sender of the first datagram for each process, and not to the senders of later datagrams, as
+in xinetd. They don't apply to the clients of a stream server, which the daemon does not accept.
 
-A process that has the socket, or had it, shares its file status flags (fcntl(2), O_NONBLOCK) and may change them at any
+A process that has or had the socket shares its file status flags (fcntl(2), O_NONBLOCK) and may change them at any
 time. So the daemon neither relies on them nor changes them while a process has the socket: it polls, receives with
-MSG_DONTWAIT (recv(2)), and leaves accept(2) to a process of its own.
+MSG_DONTWAIT (recv(2)), and leaves accept(2) to a separate process.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
 __all__ = ["WaitPort"]
 
-#: A process that runs for this time has done its work, whatever is unread after it; in seconds.
+#: Run time after which a process counts as successful even if it leaves data unread, in seconds.
 _MIN_RUN_SECONDS = 1.0
-#: How many processes in a row may leave something unread after a shorter time.
+#: The number of successive processes that may exit earlier and leave data unread.
 _MAX_FAILED_RUNS = 10
 #: The first and the longest pause of the port after that, in seconds.
 _FIRST_PAUSE = 0.5
@@ -58,7 +58,7 @@ class WaitPort(BasePort):
         reactor: watches the socket and time.
         sock: a listening or a datagram socket.
         tracker: tracks the processes.
-        freed: called when a process has ended whose socket this port no longer serves.
+        freed: called when a process has exited whose socket this port no longer serves.
     """
 
     def __init__(
@@ -102,13 +102,13 @@ class WaitPort(BasePort):
         return 0 if self._before is None else self._before.process
 
     def hold(self, pid: int) -> None:
-        """Pause until a process of the old daemon has ended, which has the socket."""
+        """Pause until the process of the old daemon that has the socket exits."""
         self.pause()
         with contextlib.suppress(ProcessLookupError):
             self._holder = HolderProcess(self._reactor, pid, self.release)
 
     def follow(self, before: WaitPort) -> None:
-        """Take over the socket from the port of another service, after the end of its process."""
+        """Take over the socket from the port of another service after its process exits."""
         if before.busy:
             self._before, before._next = before, self
             before.dismiss()
@@ -122,7 +122,7 @@ class WaitPort(BasePort):
             self._holder.end(seconds)
 
     def withdraw(self) -> None:
-        """Abort a connection that waits for a launcher; its client stays in the queue of the kernel."""
+        """Cancel a process that waits for a launcher; its client stays in the queue of the kernel."""
         connection = self._connection
         if (
             connection is not None
@@ -153,11 +153,11 @@ class WaitPort(BasePort):
         try:
             fd = os.dup(self.socket.fileno())
         except OSError:
-            # There are no more descriptors; an exception would end this port for good.
+            # No descriptor is left; an exception would remove this port from the reactor.
             found.release()
             self._tracker.budget.pause()
             return
-        # Programs for inetd expect a blocking socket; the flag is common to all descriptors of it.
+        # Programs for inetd expect a blocking socket; the flag is shared by all its descriptors.
         self.socket.setblocking(True)
         self.pause()
         self._connection = self._tracker.take_socket(fd, peer, environment, self._process_ended, found)
@@ -174,14 +174,14 @@ class WaitPort(BasePort):
         try:
             self._acceptor.accept()
         except OSError:
-            # No other process can be started now: the client waits in the queue of the kernel.
+            # No process can be started now: the client waits in the queue of the kernel.
             self._pause_for(_FIRST_PAUSE)
 
     def _accepted(self, fd: int) -> None:
-        """Refuse the client that the acceptor has accepted; fd is -1 if there is none."""
+        """Refuse the client that the accept helper has accepted; fd is -1 if there is none."""
         refusal, self._refusal = self._refusal, None
         if fd >= 0:
-            assert refusal is not None  # noqa: S101 - it is accepted to be refused
+            assert refusal is not None  # noqa: S101 - a client is accepted only to be refused
             self._tracker.service_admission.refusals.reject(fd, refusal, "-")
         self.resume()
 
@@ -204,7 +204,7 @@ class WaitPort(BasePort):
         return name[0], self._tracker.format_peer(name[0], name[1]), environment.replace(b"PROTO=TCP", b"PROTO=UDP", 1)
 
     def _process_ended(self) -> None:
-        """Watch the socket again: the process has ended, or could not be started."""
+        """Watch the socket again: the process has exited, or could not be started."""
         connection, self._connection = self._connection, None
         run_seconds = 0.0 if connection is None else self._tracker.clock() - connection.started
         left = self.connected and run_seconds < _MIN_RUN_SECONDS and bool(self._poll.poll(0))
@@ -214,7 +214,7 @@ class WaitPort(BasePort):
         self.release()
 
     def release(self) -> None:
-        """Resume: the process of the old daemon or of the other service has ended."""
+        """Resume: the process of the old daemon or of the other service has exited."""
         self._holder = self._before = None
         if self.connected:
             self.resume()
@@ -233,7 +233,7 @@ class WaitPort(BasePort):
         self.resume()
 
     def stopListening(self) -> Deferred[None]:
-        """Stop at once; a process keeps the socket until it ends."""
+        """Stop at once; a process keeps the socket until it exits."""
         if self._pause_timer is not None:
             self._pause_timer.cancel()
             self._pause_timer = None

@@ -1,7 +1,7 @@
 """ConnectionWrapper: admission, counts and log lines of a connection that is served in the daemon.
 
 The wrapper is between the transport and the service's protocol for the first and the last event only: the transport
-calls the protocol's own dataReceived, so the wrapper costs nothing per byte.
+calls the dataReceived method of the protocol itself, so the wrapper adds no cost per byte.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ConnectionWrapper:
     """Protocol between the transport and the service's protocol: logs, counts and limits a connection.
 
     Attributes:
-        connection_id: id of the connection, unique since the start of the daemon.
+        connection_id: the id of the connection, unique since the start of the daemon.
         started: time of accept in seconds, by the tracker's clock.
     """
 
@@ -63,16 +63,16 @@ class ConnectionWrapper:
         self._slot = slot
         self._cause = ""
         self._host = tracker.no_value
-        # An accept line that waits for the client's host name: its template and its values.
+        # The template and the values of an accept line that waits for the client's host name.
         self._accept: tuple[str, dict[str, object]] | None = None
         self._input_closed = False
-        # The address object of the transport, so that it takes no memory of its own.
+        # The address object is that of the transport, which saves memory.
         self._client: Any = client
         self.dataReceived: Callable[[bytes], None] = protocol.dataReceived
 
     @property
     def peer(self) -> str:
-        """The client's address as text, made when it is needed: kept, it would take more memory than the wrapper."""
+        """The client's address as text; it is not stored, as it would take more memory than the wrapper."""
         client = self._client
         return self._tracker.format_peer(client.host, client.port) if isinstance(client, _INET) else client.text
 
@@ -110,7 +110,7 @@ class ConnectionWrapper:
         self.dataReceived = self._protocol.dataReceived
 
     def connectionMade(self) -> None:
-        """Never called: makeConnection passes on the transport."""
+        """Do nothing: makeConnection() passes on the transport."""
 
     def connectionLost(self, reason: Failure) -> None:
         """Handle the end of the connection: write its lines and release its slot."""
@@ -124,13 +124,13 @@ class ConnectionWrapper:
             try:
                 self._log_end(reason)
             finally:
-                # After the line: a connection that is queued for this place may be admitted now.
+                # After the end line: this may admit a queued connection.
                 self._slot.release()
                 tracker.notify_if_empty()
 
     def _log_end(self, reason: Failure) -> None:
         tracker = self._tracker
-        # The protocol says why it could not serve the client,
+        # failure_text of a protocol is the reason why it could not serve the client.
         failure = getattr(self._protocol, "failure_text", "")
         if failure:
             self._cause = self._cause or self._failure_word()
@@ -138,11 +138,11 @@ class ConnectionWrapper:
         if failure and tracker.fail_line:
             values = {"peer": self._quoted_peer, "id": self.connection_id, "reason": tracker.quoted(failure)}
             tracker.log_writer.write(tracker.fail_line % values)
-        # or why it has closed the connection itself.
+        # end_reason of a protocol is the reason for which it closed the connection itself.
         self._cause = self._cause or getattr(self._protocol, "end_reason", "")
         seconds, word = tracker.clock() - self.started, self._cause or self._reason(reason)
         if not (tracker.end_line or tracker.counters.watched):
-            # The byte counts are not needed, so the kernel is not asked.
+            # No byte counts are logged, which saves the system calls.
             tracker.counters.end_uncounted(word, seconds)
             return
         carried = getattr(self.transport, "bytes_in", 0), getattr(self.transport, "bytes_out", 0)
@@ -158,13 +158,13 @@ class ConnectionWrapper:
         return self._tracker.facts(self, self.peer, **moved)
 
     def drain(self) -> None:
-        """Ask the protocol to close the connection as soon as the client has all output."""
+        """Close the connection as soon as the client has all output; the protocol decides when."""
         drain = getattr(self._protocol, "drain", None)
         if drain is not None:
             drain()
 
     def abort(self, cause: str) -> None:
-        """Close the connection now, with data unsent; cause is the reason of the end line."""
+        """Close the connection now and discard unsent data; cause is the reason of the end line."""
         self._cause = self._cause or cause
         self.transport.abortConnection()
 
@@ -175,7 +175,7 @@ class ConnectionWrapper:
     def _log_accept(self, values: dict[str, object]) -> None:
         tracker = self._tracker
         if tracker.resolves:
-            # The line waits for the name, for a bounded time; the client is served meanwhile.
+            # The line waits for the name for a limited time; the client is served meanwhile.
             self._defer_accept(values)
             self._look_up_name()
         else:
@@ -184,9 +184,9 @@ class ConnectionWrapper:
     def _look_up_name(self) -> None:
         host = getattr(self.transport.getPeer(), "host", None)
         found = self._tracker.resolver.host_of(host) if host else succeed(None)
-        found.addCallback(self._named)
+        found.addCallback(self._host_name_found)
 
-    def _named(self, host: str | None) -> None:
+    def _host_name_found(self, host: str | None) -> None:
         if host:
             self._host = self._tracker.quoted(host)
         self._log_pending_accept()
@@ -196,7 +196,7 @@ class ConnectionWrapper:
         self._accept = self._tracker.accept_line, values
 
     def _log_pending_accept(self) -> None:
-        """Write the accept line that waits, if there is one, with the present time and count."""
+        """Write the deferred accept line, if there is one, with the current time and count."""
         tracker = self._tracker
         if self._accept is not None:
             (line, values), self._accept = self._accept, None
@@ -218,7 +218,7 @@ class ConnectionWrapper:
             return "aborted"
         if not failure.check(ConnectionLost):
             return "error"
-        # At the orderly end of a UNIX socket poll(2) reports POLLHUP, which Twisted takes for a loss.
+        # At the orderly end of a UNIX socket poll(2) reports POLLHUP, which Twisted reports as ConnectionLost.
         local = not isinstance(self.transport.getPeer(), _INET)
         return "done" if local and self._input_closed else "lost"
 

@@ -76,7 +76,7 @@ class SpawnedService(TrackedService[SpawnedTracker]):
         def commit() -> None:
             secure()
             self._spec = spec
-            self.tracker.relink(launcher_client)
+            self.tracker.use_launcher_client(launcher_client)
             self.started()
 
         return Prepared(commit, launcher_client.stop)
@@ -105,7 +105,7 @@ class SpawnedService(TrackedService[SpawnedTracker]):
         """Reserve the descriptors of the launcher, and allow it to start."""
         self._hold_descriptors(standing_descriptors(self.service))
         self._follow_hosts(self._retune_admission)
-        self.tracker.begin()
+        self.tracker.start_early()
 
     def discard(self) -> None:
         """Release the resources of a service that will not run, its launcher client included."""

@@ -44,6 +44,16 @@ def _reason(admission: Admission, peer: str = "192.0.2.1", now: float = 0.0) -> 
     return _refused(admission, peer, now).reason
 
 
+def _room(admission: Admission, peer: str) -> tuple[int, RefusalReason]:
+    """Return how many more connections a peer may open, and the reason of the refusal that follows."""
+    slots = []
+    while isinstance(found := admission.admit(peer, 0.0), ConnectionSlot):
+        slots.append(found)
+    for slot in slots:
+        slot.release()
+    return len(slots), found.reason
+
+
 def test_without_rules_everybody_comes_in() -> None:
     """Peers without an address too; all are counted."""
     global_limit = GlobalLimit()
@@ -63,9 +73,11 @@ def test_a_slot_is_released_once() -> None:
     first, second = _let_in(admission), _let_in(admission)
     first.release()
     first.release()
-    assert (admission.open, global_limit.open, admission.open_from("192.0.2.1")) == (1, 1, 1)
+    assert (admission.open, global_limit.open) == (1, 1)
+    assert _room(admission, "192.0.2.1") == (1, RefusalReason.PER_SOURCE)
     second.release()
-    assert (admission.open, global_limit.open, admission.open_from("192.0.2.1")) == (0, 0, 0)
+    assert (admission.open, global_limit.open) == (0, 0)
+    assert _room(admission, "192.0.2.1") == (2, RefusalReason.PER_SOURCE)
 
 
 _STRICT = AccessRules(
@@ -135,9 +147,9 @@ def test_a_prefix_counts_as_one_source() -> None:
     admission = _admission(AccessRules(per_source=1, per_source_prefix=PrefixLengths(24, 64)))
     for one, other in (("192.0.2.1", "::ffff:192.0.2.9"), ("fd00::1", "fd00::ffff:0:0:9%eth0")):
         slot = _let_in(admission, one)
-        assert _reason(admission, other) is RefusalReason.PER_SOURCE
-        assert admission.open_from(other) == 1
+        assert _room(admission, other) == (0, RefusalReason.PER_SOURCE)
         slot.release()
+        assert _room(admission, other) == (1, RefusalReason.PER_SOURCE)
         _let_in(admission, other)
 
 
@@ -295,6 +307,9 @@ class _World:
             self.slots.append((which, host, found))
         else:
             assert rules != AccessRules() or self.global_limit.open >= self.global_limit.limit
+            if found.reason is RefusalReason.PER_SOURCE:
+                assert rules.per_source is not None
+                assert here >= rules.per_source
 
     @staticmethod
     def source(rules: AccessRules, host: int) -> int:
@@ -338,14 +353,16 @@ class _World:
             assert admission.full is (
                 (limit is not None and len(inside) >= limit) or self.global_limit.open >= self.global_limit.limit
             )
-            if admission.rules.per_source is not None:
-                for host in range(10):
-                    same = [
-                        each
-                        for each in inside
-                        if self.source(admission.rules, each) == self.source(admission.rules, host)
-                    ]
-                    assert admission.open_from(f"10.0.0.{host}") == len(same)
+            rules = admission.rules
+            if rules.per_source is None or rules.rate is not None or rules.per_source_rate is not None:
+                # Without a limit, or with rates that the attempts would use up.
+                continue
+            for host in range(10):
+                here = sum(self.source(rules, each) == self.source(rules, host) for each in inside)
+                room, reason = _room(admission, f"10.0.0.{host}")
+                assert room <= max(rules.per_source - here, 0)
+                if reason is RefusalReason.PER_SOURCE:
+                    assert room == max(rules.per_source - here, 0)
 
 
 @given(
@@ -386,7 +403,7 @@ def test_users_at_a_unix_socket_are_sources() -> None:
         admission.admit(peer, 0.0) for peer in ("uid:0", "uid:0", "uid:1", "uid:4294967295", "", "255.255.255.255")
     ]
     assert [isinstance(each, ConnectionSlot) for each in slots] == [True, False, True, True, True, True]
-    assert (admission.open_from("uid:1"), admission.open_from("uid:2"), admission.open_from("")) == (1, 0, 1)
+    assert [_room(admission, peer)[0] for peer in ("uid:1", "uid:2", "")] == [0, 1, 0]
     first = slots[0]
     assert isinstance(first, ConnectionSlot)
     first.release()

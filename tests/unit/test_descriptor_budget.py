@@ -61,7 +61,7 @@ def test_a_service_alone_may_have_all() -> None:
     services = _Services(100, "a")
     assert services.fill(services.shares[0]) == 100
     assert services.resting == [True]
-    assert services.budget.exhausted
+    assert services.shares[0].paused
 
 
 @pytest.mark.parametrize("count", [2, 3, 7, 40])
@@ -146,7 +146,7 @@ def test_they_go_on_when_descriptors_are_free() -> None:
     services.wait()
     assert services.resting == [False]
     assert services.shares[0].room() == 1
-    assert not services.budget.exhausted
+    assert not services.shares[0].paused
 
 
 def test_at_the_limit_nothing_spins() -> None:

@@ -14,7 +14,7 @@ from svcd.access.admission import ConnectionSlot, GlobalLimit
 from svcd.connections.admission_queue import ServiceAdmission
 from svcd.connections.context import ConnectionContext
 from svcd.connections.descriptor_budget import DescriptorBudget
-from svcd.connections.proxy_protocol import PATIENCE, HeaderQueue, ProxiedConnection, ProxyProtocolReader
+from svcd.connections.proxy_protocol import HEADER_TIMEOUT, HeaderQueue, ProxiedConnection, ProxyProtocolReader
 from svcd.connections.tracker import ConnectionTracker
 from svcd.log.formats import TextFormat
 from svcd.log.writer import LogWriter
@@ -211,7 +211,8 @@ def test_a_connection_that_is_reset(proxied: Callable[..., _Proxied]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "seconds"), [("", PATIENCE), ("first_byte_timeout=3s", 3.0), ("first_byte_timeout=1h", PATIENCE)]
+    ("options", "seconds"),
+    [("", HEADER_TIMEOUT), ("first_byte_timeout=3s", 3.0), ("first_byte_timeout=1h", HEADER_TIMEOUT)],
 )
 def test_a_header_has_its_time(proxied: Callable[..., _Proxied], options: str, seconds: float) -> None:
     """As long as a first byte may take, and a bounded time in any case; the pieces of it don't prolong that."""

@@ -403,7 +403,7 @@ def test_python_is_imported_before_the_first_client() -> None:
     """A Python service's launcher starts with the daemon, a program's with the first connection."""
     program, handler = _Spawned("a 0/tcp server=/bin/cat"), _Spawned("b 0/tcp python=m:f")
     for each in (program, handler):
-        each.tracker.begin()
+        each.tracker.start_early()
         each.close()
     assert (program.launcher_client.woken, handler.launcher_client.woken) == (0, 1)
 
@@ -653,7 +653,7 @@ def test_a_launcher_is_restarted(spawned: Callable[..., _Spawned], meanwhile: st
     tracker.restart().addBoth(results.append)
     assert (tracker.launcher_client, results) == (before, [])
     if meanwhile == "a reload":
-        tracker.relink(other)
+        tracker.use_launcher_client(other)
     if meanwhile == "a failure":
         after.awaited.errback(CommandError("no module"))
     else:

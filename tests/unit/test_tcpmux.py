@@ -15,7 +15,7 @@ from svcd.access.admission import GlobalLimit
 from svcd.connections.admission_queue import ServiceAdmission
 from svcd.connections.context import ConnectionContext
 from svcd.connections.descriptor_budget import DescriptorBudget
-from svcd.connections.tcpmux import LINGER, PATIENCE, TcpmuxTracker
+from svcd.connections.tcpmux import LINGER, NAME_TIMEOUT, TcpmuxTracker
 from svcd.log.formats import TextFormat
 from svcd.log.writer import LogWriter
 from svcd.wire.tcpmux import MOST, catalogue, question, refusal
@@ -136,7 +136,7 @@ def test_a_name_may_come_in_pieces(family: int) -> None:
         mux.send(piece)
         (reader,) = mux.reactor.readers
         assert select.select([reader], [], [], 0)[0] == []
-    assert [call.getTime() for call in mux.reactor.getDelayedCalls()] == [PATIENCE]
+    assert [call.getTime() for call in mux.reactor.getDelayedCalls()] == [NAME_TIMEOUT]
     mux.send(b"\r\nearly")
     ((descriptor, *_),) = mux.taken
     assert os.read(descriptor, 100) == b"early"
@@ -219,7 +219,7 @@ def test_help_lists_the_services(mux: _Mux) -> None:
 def test_a_client_has_so_long_to_ask(mux: _Mux) -> None:
     """Who never ends its line is closed."""
     mux.send(b"sco")
-    mux.reactor.advance(PATIENCE)
+    mux.reactor.advance(NAME_TIMEOUT)
     assert mux.client.recv(10) == b""
     assert "reason=timeout" in mux.lines[-1]
     assert (mux.budget.open, mux.reactor.readers) == (0, set())
@@ -291,7 +291,7 @@ def test_a_client_whose_host_name_is_looked_up_is_no_exception(way: str) -> None
     if way == "drain":
         made.tracker.connections[1].drain()
     else:
-        made.reactor.advance(PATIENCE)
+        made.reactor.advance(NAME_TIMEOUT)
     assert empty.called
     assert (made.tracker.connections, made.service_admission.admission.open, made.budget.open, made.lines) == (
         {},
