@@ -63,7 +63,7 @@ def load_config(
         ConfigError: there is a mistake; it has every mistake and fault.
     """
     if path == "":
-        raise ConfigError([ConfigProblem(SourceLocation("--services"), "an empty name; name a file")])
+        raise ConfigError([ConfigProblem(SourceLocation("--services"), "the file name is empty; give one")])
     path = usual_file() if path is None else path
     if path is None:
         config, problems = parse_text(default_services(), DEFAULT_NAME, files, BUILTINS)

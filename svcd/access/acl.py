@@ -89,13 +89,13 @@ class Acl:
             return
         # An entry by name matters only if it decides otherwise than the address: the first such entry of each list.
         nameless = {
-            admits: Refusal(RefusalReason.NAME, f"its host name is not known, and {rule.text} could decide", rule)
+            admits: Refusal(RefusalReason.NAME, f"it has no confirmed host name, and {rule.text} needs one", rule)
             for admits, rule in reversed(self._entries_by_name.values())
         }
         otherwise = _verdict(None, nameless)
         if rules.only_from is not None:
             rule = AccessRule("only_from=" if not rules.only_from else "only_from", rules.locations.get("only_from"))
-            text = "only_from admits nobody" if not rules.only_from else "only_from does not name it"
+            text = "only_from is empty and admits no client" if not rules.only_from else "only_from does not match it"
             otherwise = Verdict(Refusal(RefusalReason.ADDRESS, text, rule), rule, True in nameless, nameless.get(True))
         self._starts = [_FIRST]
         self._verdicts = [otherwise]
@@ -113,7 +113,7 @@ class Acl:
         for name, entry in names.items():
             admits, rule = entry
             if name not in resolved and not admits:
-                return Refusal(RefusalReason.NAME, f"{rule.text} has not been looked up", rule)
+                return Refusal(RefusalReason.NAME, f"{rule.text} has not been resolved", rule)
             for number in resolved.get(name, ()):
                 ranges.setdefault((number, number), entry)
         return None

@@ -67,7 +67,7 @@ class GlobalLimit:
         self.max_connections = max_connections
         self.limit = UNLIMITED if max_connections is None else max_connections
         rule = AccessRule(f"--max-connections {'none' if max_connections is None else max_connections}", _COMMAND_LINE)
-        self.refusal = Refusal(RefusalReason.GLOBAL, f"{max_connections} connections are open in all", rule)
+        self.refusal = Refusal(RefusalReason.GLOBAL, f"{max_connections} connections are open in total", rule)
         self._wake(list(self._waiting))
 
     def call_when_not_full(self, admission: Admission, callback: Callable[[], None] | None) -> None:
@@ -182,7 +182,7 @@ class Admission:
         self._refusals = {
             RefusalReason.INSTANCES: rules.refusal(RefusalReason.INSTANCES, f"{rules.instances} connections are open"),
             RefusalReason.PER_SOURCE: rules.refusal(
-                RefusalReason.PER_SOURCE, f"{rules.per_source} connections are open from there"
+                RefusalReason.PER_SOURCE, f"{rules.per_source} connections are open from this source"
             ),
         }
         self._max_per_source = rules.per_source

@@ -76,8 +76,10 @@ class AccessConditions:
         self._load = load
         self._timetable = Timetable(rules.access_times, rules.zone) if rules.access_times else None
         self._max_load = rules.max_load
-        self._time_refusal = rules.refusal(RefusalReason.TIME, "it is not the time for it", "access_times")
-        self._load_refusal = rules.refusal(RefusalReason.LOAD, f"the load has reached {rules.max_load}", "max_load")
+        self._time_refusal = rules.refusal(RefusalReason.TIME, "the time is outside access_times", "access_times")
+        self._load_refusal = rules.refusal(
+            RefusalReason.LOAD, f"the load average has reached {rules.max_load}", "max_load"
+        )
         self.acl = Acl(rules) if rules.has_address_lists else None
 
     @property

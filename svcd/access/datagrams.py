@@ -43,7 +43,7 @@ _MAX_CACHED = 16_384
 _EDGES = (0, 1 << 24, 0xE000_0000, 0xF000_0000, 0xFFFF_FFFF, 1 << 32, V6, V6 + 1, V6 | 0xFF << 120, V6 << 1)
 
 #: The refusal of a sender with an address in one of these ranges.
-NOT_UNICAST = Refusal(RefusalReason.ADDRESS, "it is no single host's address")
+NOT_UNICAST = Refusal(RefusalReason.ADDRESS, "it is not a unicast address")
 
 
 def is_not_unicast(number: int) -> bool:
@@ -96,7 +96,7 @@ class DatagramFilter:
         self._sources = SourceMask(rules.per_source_prefix)
         # A datagram to port 0 can't be sent.
         self._first_port = 1 if rules.answer_service_ports else _FIRST_CLIENT_PORT
-        self._port_refusal = rules.refusal(RefusalReason.PORT, "services ask no questions", "answer_service_ports")
+        self._port_refusal = rules.refusal(RefusalReason.PORT, "it comes from a service port", "answer_service_ports")
         # By the text of an address: its source, or the refusal.
         self._verdicts: dict[str, int | Refusal] = {}
 

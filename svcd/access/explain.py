@@ -92,17 +92,22 @@ def _steps(rules: AccessRules, query: ExplainQuery) -> Iterator[Step]:
     yield _address(acl, query)
     if rules.access_times:
         timetable = Timetable(rules.access_times, rules.zone)
-        text = f"the clock shows {timetable.local_time(query.moment):%H:%M}"
+        text = f"the local time is {timetable.local_time(query.moment):%H:%M}"
         yield Step(RefusalReason.TIME, _outcome(timetable.is_open(query.moment)), text, rules.rule("access_times"))
     if rules.max_load is not None:
         passes = None if query.load is None else query.load < rules.max_load
-        text = "the load is not known" if query.load is None else f"the load is {query.load:.2f}"
+        text = "the load average is not known" if query.load is None else f"the load average is {query.load:.2f}"
         yield Step(RefusalReason.LOAD, _outcome(passes), text, rules.rule("max_load"))
     if not query.datagram:
         yield from _counts(rules)
     for reason in (RefusalReason.RATE, RefusalReason.PER_SOURCE_RATE):
         if getattr(rules, reason) is not None:
-            yield Step(reason, StepOutcome.DEPENDS, "on how many have come just before", rules.rule(reason))
+            yield Step(
+                reason,
+                StepOutcome.DEPENDS,
+                f"on the number of recent {'datagrams' if query.datagram else 'connections'}",
+                rules.rule(reason),
+            )
     if acl.by_address(address_number(query.peer)).by_name:
         yield _name(acl, query)
 
@@ -111,7 +116,7 @@ def _proxy(rules: AccessRules, query: ExplainQuery) -> Iterator[Step]:
     number = address_number(query.peer)
     for source, rule in rules.entries("proxy_protocol"):
         if source.first <= number <= source.last:
-            text = "on whom its header names; without that on itself"
+            text = "on the client in its PROXY header; without one, on the proxy itself"
             yield Step(RefusalReason.PROXY, StepOutcome.DEPENDS, text, rule)
             return
 
@@ -127,30 +132,30 @@ def _address(acl: Acl, query: ExplainQuery) -> Step:
     verdict = acl.by_address(number)
     if verdict.by_name:
         rule = verdict.rule if verdict.if_no_host_name is None else verdict.if_no_host_name.rule
-        return Step(RefusalReason.ADDRESS, StepOutcome.DEPENDS, "the host name has the last word", rule)
+        return Step(RefusalReason.ADDRESS, StepOutcome.DEPENDS, "on the host name", rule)
     if verdict.refusal is not None:
         return Step(verdict.refusal.reason, StepOutcome.REFUSES, verdict.refusal.text, verdict.rule)
-    text = "nothing is asked of the address" if verdict.rule is None else f"{verdict.rule.text} admits it"
+    text = "no rule restricts addresses" if verdict.rule is None else f"{verdict.rule.text} admits it"
     return Step(RefusalReason.ADDRESS, StepOutcome.PASSES, text, verdict.rule)
 
 
 def _counts(rules: AccessRules) -> Iterator[Step]:
     for reason, limit in ((RefusalReason.INSTANCES, rules.instances), (RefusalReason.PER_SOURCE, rules.per_source)):
         if limit is not None:
-            yield Step(reason, StepOutcome.DEPENDS, "on how many are in", rules.rule(reason))
+            yield Step(reason, StepOutcome.DEPENDS, "on the number of open connections", rules.rule(reason))
 
 
 def _name(acl: Acl, query: ExplainQuery) -> Step:
     verdict = acl.by_name(address_number(query.peer), query.name)
     if not query.looked_up:
         return Step(
-            RefusalReason.NAME, StepOutcome.DEPENDS, "on the host name, which has not been looked up", verdict.rule
+            RefusalReason.NAME, StepOutcome.DEPENDS, "on the host name, which has not been resolved", verdict.rule
         )
     if verdict.refusal is not None:
         # If no entry matches the name, the refusal is by address.
         return Step(verdict.refusal.reason, StepOutcome.REFUSES, verdict.refusal.text, verdict.rule)
     if not query.name:
-        text = "it has no host name: its address decides"
+        text = "it has no confirmed host name, so its address decides"
     else:
-        text = f"{query.name}: {verdict.rule.text} admits it" if verdict.rule else f"nothing refuses {query.name}"
+        text = f"{query.name}: {verdict.rule.text} admits it" if verdict.rule else f"no rule refuses {query.name}"
     return Step(RefusalReason.NAME, StepOutcome.PASSES, text, verdict.rule)

@@ -178,7 +178,7 @@ class RateLimiter:
         self._refusals = {
             RefusalReason.RATE: rules.refusal(RefusalReason.RATE, f"more than rate={rules.rate}"),
             RefusalReason.PER_SOURCE_RATE: rules.refusal(
-                RefusalReason.PER_SOURCE_RATE, f"more than per_source_rate={rules.per_source_rate} from there"
+                RefusalReason.PER_SOURCE_RATE, f"more than per_source_rate={rules.per_source_rate} from this source"
             ),
         }
         rate, burst = rules.rate, rules.rate_burst

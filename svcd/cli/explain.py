@@ -42,7 +42,7 @@ def services_named(config: Config, name: str) -> list[Service]:
         raise UsageError(f"the file has no service {name!r}{nearest(name, names)}")
     enabled = [service for service in found if not service.options.disable]
     if not enabled:
-        raise UsageError(f"{found[0].id} is disabled ({found[0].locations['disable']}): nobody can come in")
+        raise UsageError(f"{found[0].id} is disabled ({found[0].locations['disable']}), so it admits no client")
     return enabled
 
 
@@ -66,7 +66,7 @@ def moment_of(text: str | None, rules: AccessRules) -> float:
         return moment.timestamp()
     except (ValueError, OverflowError, OSError):
         raise UsageError(
-            f"--at takes a time as 18:30, 2026-01-31T18:30 or 2026-01-31T18:30+01:00, not {text!r}"
+            f"--at takes a time such as 18:30, 2026-01-31T18:30 or 2026-01-31T18:30+01:00, not {text!r}"
         ) from None
 
 
@@ -111,7 +111,7 @@ def explanation(
     head = f"{kind} to {service.id} from {address}, {clock:%a %Y-%m-%d %H:%M} {zone}:"
     verdict = _verdict(steps)
     if steps[0].check is RefusalReason.PROXY:
-        verdict = f"if its header names no client: {verdict}"
+        verdict = f"if its PROXY header has no client: {verdict}"
     admitted = steps[-1].outcome is not StepOutcome.REFUSES
     return admitted, [head, *_table(steps), verdict, *(_certificate(service) if admitted else ())]
 
@@ -128,17 +128,21 @@ def _certificate(service: Service) -> Iterator[str]:
     """Return the line for the client certificate, which is required after admission and unknown to the file."""
     options = service.options
     if options.tls_client_ca is not None:
-        needs = "needs a certificate" if options.tls_client == "required" else "may have a certificate, which must hold"
+        needs = (
+            "needs a client certificate"
+            if options.tls_client == "required"
+            else "may send a client certificate, which must be valid"
+        )
         words = [
             word for word in service.words() if word.startswith(("tls_client_ca=", "tls_client_names=", "tls_crl="))
         ]
-        yield f"in TLS it {needs}: {' '.join(words)}"
+        yield f"over TLS it {needs}: {' '.join(words)}"
 
 
 def _peer(service: Service, address: str) -> str:
     # Clients of proxies have addresses, also at a UNIX socket.
     if service.net.local != (address == LOCAL_CLIENT) and not (service.net.local and service.options.proxy_protocol):
-        text = f"clients of {service.id} have no address: say {LOCAL_CLIENT}"
+        text = f"clients of {service.id} have no address; use {LOCAL_CLIENT}"
         raise UsageError(text if service.net.local else f"clients of {service.id} have an address, not {LOCAL_CLIENT}")
     if address == LOCAL_CLIENT:
         return ""
@@ -148,7 +152,7 @@ def _peer(service: Service, address: str) -> str:
     except ValueError:
         peer = ""
     if not peer:
-        raise UsageError(f"{address!r} is no address; write one as 192.0.2.1 or 2001:db8::1")
+        raise UsageError(f"{address!r} is not an IP address; write it as 192.0.2.1 or 2001:db8::1")
     return peer
 
 
@@ -175,4 +179,4 @@ def _verdict(steps: Sequence[Step]) -> str:
     # If an address depends on its name, the step of the name has the details; the step of a proxy has its own.
     told = (RefusalReason.ADDRESS, RefusalReason.PROXY)
     open_ones = [step.check.value for step in steps if step.outcome is StepOutcome.DEPENDS and step.check not in told]
-    return f"admitted, if these allow it at that moment: {', '.join(open_ones)}" if open_ones else "admitted"
+    return f"admitted, depending on: {', '.join(open_ones)}" if open_ones else "admitted"

@@ -67,7 +67,7 @@ def _write_list(values: tuple[object, ...]) -> str:
 
 SOURCES: ValueType[tuple[SourcePattern, ...]] = ValueType(
     "sources",
-    "addresses, networks as 10.0.0.0/8 or fd00::/8, host names and .domains with commas between them, or nothing",
+    "a comma-separated list of addresses, networks such as 10.0.0.0/8 or fd00::/8, host names and .domains; or nothing",
     _read_sources,
     _write_list,
 )
@@ -84,8 +84,8 @@ def _read_proxy(word: str) -> SourcePattern:
 
 PROXIES: ValueType[tuple[SourcePattern, ...]] = ValueType(
     "proxies",
-    "addresses and networks as 10.0.0.0/8 or fd00::/8 with commas between them, local for whoever connects to a UNIX "
-    "socket, or none",
+    "a comma-separated list of addresses, networks such as 10.0.0.0/8 or fd00::/8, and local for all clients of a UNIX "
+    "socket; or none",
     lambda word: () if word == "none" else tuple(map(_read_proxy, word.split(","))),
     lambda values: _write_list(values) or "none",
 )
@@ -106,7 +106,7 @@ def _read_span(word: str) -> TimeRange:
 
 HOURS: ValueType[tuple[TimeRange, ...]] = ValueType(
     "hours",
-    "spans of the day as 8:00-18:00 with commas between them; 22:00-6:00 goes across midnight",
+    "a comma-separated list of time ranges such as 8:00-18:00; 22:00-6:00 spans midnight",
     lambda word: tuple(map(_read_span, word.split(","))),
     _write_list,
 )
@@ -122,7 +122,7 @@ def _read_rate(word: str) -> Rate:
 
 
 RATE: ValueType[Rate] = ValueType(
-    "rate", "so many a second, minute or hour as 10/s, 100/m, 1000/h, or none", _read_rate, str
+    "rate", "a number per second, minute or hour: 10/s, 100/m, 1000/h; or none", _read_rate, str
 )
 
 
@@ -134,12 +134,12 @@ def _read_prefixes(word: str) -> PrefixLengths:
 
 
 PREFIXES: ValueType[PrefixLengths] = ValueType(
-    "prefixes", "the bits of an IPv4 and an IPv6 address that make a source, as /32,/64", _read_prefixes, str
+    "prefixes", "an IPv4 and an IPv6 prefix length, such as /32,/64", _read_prefixes, str
 )
 
 LIMIT: ValueType[int] = ValueType(
     "limit",
-    f"{COUNT.accepts}, or none",
+    f"{COUNT.accepts}; or none",
     lambda word: UNLIMITED if word == "none" else COUNT.read(word),
     lambda value: "none" if value == UNLIMITED else str(value),
 )
@@ -155,7 +155,7 @@ def _read_load(word: str) -> float | None:
 
 LOAD: ValueType[float | None] = ValueType(
     "load",
-    "a load average as 2.5, or none",
+    "a load average such as 2.5; or none",
     _read_load,
     lambda value: f"{value:g}" if value else "none",
     takes_none=True,
@@ -168,7 +168,7 @@ def _read_zone(word: str) -> str:
     return word
 
 
-ZONE: ValueType[str] = ValueType("zone", "a time zone as Europe/Berlin or UTC", _read_zone, str)
+ZONE: ValueType[str] = ValueType("zone", "a time zone such as Europe/Berlin or UTC", _read_zone, str)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,89 +182,93 @@ class AccessOptions:
 
     only_from: tuple[SourcePattern, ...] | None = option(
         SOURCES, None, "access", "any",
-        "Allowed clients. An empty value denies all clients. Of all entries here and in no_access the most specific "
-        "match decides: an address before a host name, a host name before a .domain, a .domain before a network. A "
-        "host name matches if a reverse lookup returns it and a forward lookup confirms it; a client without a "
-        "confirmed name matches no name. Over udp a host name stands for its addresses, which are looked up at the "
-        "start and every five minutes, and a .domain is a mistake. Default: all clients.",
+        "Allowed clients. An empty value denies all clients. The most specific match in only_from and no_access wins: "
+        "an address before a host name, a host name before a .domain, a .domain before a network. A host name matches "
+        "if a reverse lookup returns it and a forward lookup confirms it; a client without a confirmed name matches "
+        "no name. Over udp a host name stands for its addresses, which are looked up at the start and every five "
+        "minutes, and a .domain is a mistake. Default: all clients.",
         xinetd="only_from",
     )  # fmt: skip
     no_access: tuple[SourcePattern, ...] = option(
         SOURCES, (), "access", "any",
-        "Who may not, as only_from; of two entries that are equally specific this one decides.",
+        "Denied clients, in the same form as only_from. Of two equally specific matches, the one in no_access wins.",
         xinetd="no_access",
     )  # fmt: skip
     access_times: tuple[TimeRange, ...] = option(
         HOURS, (), "access", "any",
-        "When clients may come in; default: always.",
+        "Times of day at which clients are allowed. Default: always.",
         xinetd="access_times",
     )  # fmt: skip
     access_zone: str = option(
         ZONE, "", "access", "any",
-        "Whose clock access_times are read from; default: the machine's.",
+        "Time zone of access_times. Default: the machine's.",
     )  # fmt: skip
     max_load: float | None = option(
         LOAD, None, "access", "any",
-        "From this load average of a minute on nobody is let in.",
+        "Refuse all clients while the one-minute load average is at or above this value.",
         xinetd="max_load",
     )  # fmt: skip
     proxy_protocol: tuple[SourcePattern, ...] = option(
         PROXIES, (), "access", "stream",
-        "Proxies whose connections begin with a header of the PROXY protocol, version 1 or 2: the client that it names "
-        "is the one that all else is about. A header of anybody else is data.",
+        "Proxies that send a PROXY protocol header, version 1 or 2, at the start of each connection. Rules, limits "
+        "and logs use the client address from the header. Bytes from other peers are treated as data.",
     )  # fmt: skip
 
     instances: int | None = option(
         LIMIT, None, "limits", "stream",
-        "How many connections the service may have at once; default: 64 for spawned services, else none.",
+        "Maximum number of concurrent connections of the service. Default: 64 for spawned services, none for others.",
         xinetd="instances",
     )  # fmt: skip
     per_source: int = option(
         LIMIT, UNLIMITED, "limits", "stream",
-        "How many of them may come from one source. At a UNIX socket a source is a user (SO_PEERCRED).",
+        "Maximum number of concurrent connections of the service from one source. At a UNIX socket a source is a user "
+        "(SO_PEERCRED).",
         xinetd="per_source",
     )  # fmt: skip
     per_source_prefix: PrefixLengths = option(
         PREFIXES, PrefixLengths(), "limits", "any",
-        "What a source is: all addresses with the same leading bits. At a UNIX socket it is a user.",
+        "Prefix lengths of a source: all addresses with the same leading bits are one source. At a UNIX socket a "
+        "source is a user.",
     )  # fmt: skip
     on_limit: str = option(
         choice("refuse", "queue"), "refuse", "limits", "stream",
-        "Whether those who come while there are too many (instances, --max-connections) are refused, or wait until "
-        "one ends.",
+        "Action for connections over a limit (instances, --max-connections): refuse closes them, queue makes them "
+        "wait until another connection ends.",
     )  # fmt: skip
     rate: Rate = option(
         RATE, NO_RATE, "limits", "any",
-        "How many may come; who comes too fast is refused, and the next may come as soon as the rate allows.",
+        "Maximum rate of connections, or of datagrams, of the service. Clients over the rate are refused until the "
+        "rate allows the next one.",
         xinetd="cps",
     )  # fmt: skip
     per_source_rate: Rate | None = option(
         RATE, None, "limits", "any",
-        "How many of them from one source; default: 1000/s for built-ins over udp, else none.",
+        "Maximum rate from one source. Default: 1000/s for built-ins over udp, none for others.",
     )  # fmt: skip
     rate_burst: int | None = option(
         COUNT, None, "limits", "any",
-        "How many may come at once after a pause, under both rates; default: the number in the rate.",
+        "Maximum burst after a pause, for both rates. Default: the number in the rate.",
     )  # fmt: skip
 
     banner: str = option(
         PATH, "", "log", "stream",
-        "File whose text every client gets first, of at most 64 KiB, or 16 KiB for spawned services and tcpmux.",
+        "File sent to every client first, of at most 64 KiB, or 16 KiB for spawned services and tcpmux.",
         xinetd="banner",
     )  # fmt: skip
     banner_success: str = option(
         PATH, "", "log", "stream",
-        "File with a text for those who are let in.",
+        "File sent to allowed clients.",
         xinetd="banner_success",
     )  # fmt: skip
     banner_fail: str = option(
         PATH, "", "log", "stream",
-        "File with a text for those who are refused.",
+        "File sent to refused clients.",
         xinetd="banner_fail",
     )  # fmt: skip
     log_on_failure: tuple[str, ...] = option(
         choices("HOST", "ATTEMPT"), ("HOST",), "log", "any",
-        "What is logged of those who are refused: the first one's address (HOST), or without it the attempts. There "
-        "is a line a second at most for each reason, with how many they were. With none there is no such line.",
+        "Contents of the refuse log lines: the address of the first refused client (HOST), or only the number of "
+        "attempts (ATTEMPT). Each reason has at most one line per second, with the number of refusals. With none, the "
+        "lines are not written.",
         xinetd="log_on_failure",
     )  # fmt: skip

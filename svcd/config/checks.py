@@ -59,7 +59,8 @@ def access_problems(service: Service, files: FileReader, machine: HostInfo) -> I
         for option in AT_ACCEPT:
             if option in service.locations and getattr(options, option) != TABLE[option].default:
                 text = (
-                    "with wait=yes the process accepts by itself, and svcd does not see who comes; remove one of them"
+                    "with wait=yes the process accepts the connections, and svcd can't check its clients; remove "
+                    "one of the two"
                 )
                 yield service.problem(option, text)
         return
@@ -76,9 +77,9 @@ def _proxy_problems(service: Service) -> Iterator[ConfigProblem]:
     proxies = service.options.proxy_protocol
     if proxies and not any((each.first == LOCAL) == service.net.local for each in proxies):
         text = (
-            "who connects to a UNIX socket has no address; say local"
+            "clients of a UNIX socket have no address; use local"
             if service.net.local
-            else "local is for UNIX sockets; name the addresses of the proxies"
+            else "local is for UNIX sockets; use the addresses of the proxies"
         )
         yield service.problem("proxy_protocol", text)
 
@@ -100,7 +101,7 @@ def timeout_problems(service: Service) -> Iterator[ConfigProblem]:
         return
     for option in ("idle_timeout", "first_byte_timeout"):
         if service.has_own(option):
-            text = "with wait=yes the process accepts the connections, and svcd sees none; use session_timeout"
+            text = "with wait=yes the process accepts the connections, and svcd can't time them; use session_timeout"
             yield service.problem(option, text)
 
 
@@ -111,8 +112,8 @@ def datagram_problems(service: Service) -> Iterator[ConfigProblem]:
     for option in ("only_from", "no_access"):
         domains = [each.text for each in getattr(service.options, option) or () if each.name.startswith(".")]
         if domains:
-            text = f"the names of senders are not looked up for {service.net}, so {domains[0]} means nobody"
-            yield service.problem(option, f"{text}; name hosts, addresses or networks on the service's own line")
+            text = f"names of clients are not looked up over {service.net}, so {domains[0]} matches no client"
+            yield service.problem(option, f"{text}; use host names, addresses or networks on the service's own line")
 
 
 #: Options that need others: the options of which one must be set, and the remedy.
@@ -143,18 +144,20 @@ def tls_problems(service: Service, files: FileReader, now: float | None) -> Iter
     for option, (wanted, remedy) in _NEEDED.items():
         if service.has_own(option) and getattr(options, option) and not _any_set(service, wanted):
             names = " or ".join(wanted)
-            yield service.problem(option, f"this means nothing without {names}; {remedy}, or remove it")
+            yield service.problem(option, f"this has no effect without {names}; {remedy}, or remove it")
     if not service.tls:
         return
     if options.wait:
-        text = "with wait=yes the process accepts by itself, and svcd can't speak TLS for it; remove one of them"
+        text = "with wait=yes the process accepts the connections, and svcd can't terminate TLS; remove one of the two"
         yield service.problem("tls_cert" if options.tls_cert else "tls_sni", text)
         return
     if options.banner_fail and service.has_own("banner_fail"):
-        text = "who is refused gets no TLS, and in the clear a client of TLS can't read it; remove it"
+        text = "refused clients are closed before the TLS handshake and get no banner; remove it"
         yield service.problem("banner_fail", text)
     if options.tls_cert is None and options.tls_unknown_name == "default":
-        text = "clients that ask for another name need a certificate too; add tls_cert=FILE, or tls_unknown_name=refuse"
+        text = (
+            "clients that request another name need a certificate, too; add tls_cert=FILE, or tls_unknown_name=refuse"
+        )
         yield service.problem("tls_sni", text)
     # Imported late: it takes longer to load the certificate library than to read a services file without TLS.
     from svcd.config.tls_files import read_tls_files
@@ -176,10 +179,10 @@ def _expiry_problems(service: Service, tls_files: TlsFiles, now: float) -> Itera
     for path, (option, credentials) in found.items():
         left = credentials.expires - now
         if 0 < left < options.tls_warn * DAY:
-            yield service.warning(option, f"the certificate in {path} expires {_when(left)}; get a new one")
+            yield service.warning(option, f"the certificate in {path} expires {_when(left)}; renew it")
     for until, warned in revocation_list_ends(service, tls_files):
         if warned < now < until:
-            yield service.warning("tls_crl", f"a list in {options.tls_crl} ends {_when(until - now)}; get the newest")
+            yield service.warning("tls_crl", f"a list in {options.tls_crl} expires {_when(until - now)}; renew it")
 
 
 def _when(seconds: float) -> str:
@@ -235,11 +238,11 @@ def _daemon_user_problems(services: Sequence[Service], machine: HostInfo) -> Ite
         names += f" and {len(own) - _MAX_NAMES} more"
     run = "runs" if len(own) == 1 else "run"
     if user == "root":
-        text = f"{names} {run} as root, and a mistake in a handler gives the machine away; add user=NAME"
+        text = f"{names} {run} as root, so a bug in a handler compromises the machine; add user=NAME"
     else:
         keys = dict.fromkeys(path for service in services for path in _key_paths(service) if machine.can_read(path))
         things = ", ".join(["the daemon's log and control socket", *keys])
-        text = f"{names} {run} as the daemon's own user, {user}, and can reach what that may: {things}; add user=NAME"
+        text = f"{names} {run} as the daemon's own user, {user}, with access to {things}; add user=NAME"
     yield own[0].warning("user", text)
 
 
@@ -260,7 +263,7 @@ def _account_problems(service: Service, machine: HostInfo) -> Iterator[ConfigPro
     if not machine.has_user(user):
         yield service.fault("user", f"no user {user!r} on this machine")
     elif not group and not machine.has_login_group(user):
-        yield service.fault("user", f"nobody knows the group of user {user}; add group=")
+        yield service.fault("user", f"no login group is known for user {user}; add group=")
 
 
 def _path_problems(service: Service, machine: HostInfo) -> Iterator[ConfigProblem]:

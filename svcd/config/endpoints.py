@@ -151,7 +151,9 @@ def _repeated_names(config: Config) -> Iterator[ConfigProblem]:
     for service in config.enabled:
         known = first.setdefault(service.id, service)
         if known is not service:
-            text = f"{service.id} stands at {known.location} already; give one another id=NAME, or remove it"
+            text = (
+                f"{service.id} is already defined at {known.location}; give one of them another id=NAME, or remove it"
+            )
             yield ConfigProblem(service.location, text)
 
 
@@ -165,7 +167,7 @@ def _endpoints(
     if not usable:
         return [], [service.fault("", f"this machine has no IPv{wanted[0]}; use another protocol than {service.net}")]
     if not service.options.v6only and len(wanted) > 1:
-        text = "with no, the protocol must be tcp6 or udp6, which then takes IPv4 clients too"
+        text = "no requires the protocol tcp6 or udp6, which then accepts IPv4 clients as well"
         return [], [service.problem("v6only", text)]
     if not service.options.bind:
         hosts = _LOOPBACK if service.builtin.loopback_only else _WILDCARDS
@@ -185,7 +187,7 @@ def _bound_endpoints(
             literals = machine.addresses(name)
         except OSError as error:
             cause = error.strerror or error
-            problems.append(service.fault("bind", f"{name!r} is no address, interface or known host name: {cause}"))
+            problems.append(service.fault("bind", f"{name!r} is not an address, interface or known host name: {cause}"))
             continue
         suitable = [literal for literal in literals if _version(literal) in wanted]
         if not suitable:
@@ -200,7 +202,7 @@ def _bound_endpoints(
     # A host without one version of IP is no fault if the service has addresses of both.
     found = [Endpoint(service, version, host) for host, version in hosts.items() if version in usable]
     if hosts and not found:
-        problems.append(service.fault("bind", "this machine has no IP of the version of these addresses"))
+        problems.append(service.fault("bind", "this machine does not support the IP version of these addresses"))
     return found, problems
 
 
@@ -215,7 +217,7 @@ def _host_problems(service: Service, files: FileReader, machine: HostInfo) -> It
         text = "this kernel has no Multipath TCP (CONFIG_MPTCP, net.mptcp.enabled); enable it, or remove mptcp=yes"
         yield service.fault("mptcp", text)
     if options.root and not files.is_directory(options.root):
-        yield service.fault("root", f"{options.root} is no directory that can be read")
+        yield service.fault("root", f"{options.root} is not a readable directory")
     if options.quotes:
         try:
             quotes = read_quotes(files.read(options.quotes))
@@ -230,7 +232,7 @@ def _abstract_problems(service: Service) -> Iterator[ConfigProblem]:
     """Yield a problem for each permission of an abstract socket: it has no file that could have permissions."""
     for option in ("mode", "owner", *(() if service.spawned else ("group",))):
         if service.has_own(option):
-            yield service.problem(option, f"{service.path} has no file, and no permissions; remove it")
+            yield service.problem(option, f"{service.path} has no file and no permissions; remove it")
 
 
 def _owner_problems(service: Service, machine: HostInfo) -> Iterator[ConfigProblem]:
@@ -244,7 +246,7 @@ def _owner_problems(service: Service, machine: HostInfo) -> Iterator[ConfigProbl
     if options.group and not service.spawned and not machine.has_group(options.group):
         yield service.fault("group", f"no group {options.group!r} on this machine")
     if options.group and owner.group and not service.spawned:
-        text = f"owner= at {service.locations['owner']} names the file's group already; remove one of the two"
+        text = f"owner= at {service.locations['owner']} already sets the file's group; remove one of the two"
         yield service.problem("group", text)
 
 
@@ -306,7 +308,7 @@ def _redirect_loops(endpoints: Sequence[Endpoint]) -> Iterator[ConfigProblem]:
         here = endpoint.host == _WILDCARDS.get(endpoint.version) and server.host in _LOOPBACKS
         if here or server.host == endpoint.host:
             reported.add(service.id)
-            yield service.problem("redirect", f"{service.handler_text} is this service itself; name another server")
+            yield service.problem("redirect", f"{service.handler_text} is this service itself; use another server")
 
 
 def _occupied(endpoint: Endpoint) -> Iterator[tuple[tuple[SocketType, int, int | str], str]]:

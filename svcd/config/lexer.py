@@ -67,7 +67,7 @@ def split(text: str, file: str) -> Iterator[LogicalLine | ConfigProblem]:
         if continues and not words and not broken and (found or problem):
             location = SourceLocation(file, number, 1)
             yield ConfigProblem(
-                location, "white space at the beginning continues a line, but none stands before; remove it"
+                location, "white space at the start continues the previous line, but there is none; remove it"
             )
             continue
         if not continues:
@@ -135,5 +135,5 @@ def _mistake(line: str, position: int) -> tuple[int, str]:
     if control is not None:
         return control.start(), f"control character U+{ord(control[0]):04X}; remove it"
     if line[position] == "\\":
-        return position, "nothing after the backslash; to continue a line, begin the next with white space"
+        return position, "backslash at the end of the line; to continue a line, begin the next one with white space"
     return position, f"no closing {line[position]}; close it on the same line"

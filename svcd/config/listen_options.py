@@ -20,8 +20,8 @@ class SocketOptions:
 
     bind: tuple[str, ...] = option(
         WORDS, (), "listen", "inet",
-        "Addresses, network interfaces or host names to listen on, with commas between them; default: all addresses, "
-        "and for status those of this machine alone, 127.0.0.1 and ::1.",
+        "Addresses, network interfaces or host names to listen on. Default: all addresses; for status the loopback "
+        "addresses 127.0.0.1 and ::1.",
         xinetd="bind, interface",
     )  # fmt: skip
     freebind: bool = option(
@@ -30,25 +30,25 @@ class SocketOptions:
     )  # fmt: skip
     backlog: int = option(
         COUNT, 1024, "listen", "stream",
-        "How many connections the kernel keeps waiting to be accepted.",
+        "Maximum number of connections that the kernel queues until svcd accepts them (listen(2)).",
     )  # fmt: skip
     v6only: bool = option(
         YES_NO, True, "listen", "inet",
-        "With no, a tcp6 or udp6 service takes IPv4 clients as well.",
+        "With no, a tcp6 or udp6 service accepts IPv4 clients as well (IPV6_V6ONLY).",
     )  # fmt: skip
     keepalive: bool = option(
         YES_NO, False, "listen", "tcp",
-        "Let the kernel probe silent connections and end dead ones.",
+        "Let the kernel probe idle connections and close dead ones (SO_KEEPALIVE).",
         xinetd="flags = KEEPALIVE",
     )  # fmt: skip
     nodelay: bool = option(
         YES_NO, True, "listen", "tcp",
-        "Send small answers at once (TCP_NODELAY).",
+        "Send small answers without delay (TCP_NODELAY).",
         xinetd="flags = NODELAY",
     )  # fmt: skip
     reuse_port: bool = option(
         YES_NO, False, "listen", "inet",
-        "Share the port with other processes that ask for it too (SO_REUSEPORT).",
+        "Share the port with other processes that set the same socket option (SO_REUSEPORT).",
     )  # fmt: skip
     mptcp: bool = option(
         YES_NO, False, "listen", "tcp",
@@ -57,13 +57,13 @@ class SocketOptions:
     )  # fmt: skip
     sndbuf: int | None = option(
         BUFFER_SIZE, None, "listen", "inet",
-        "Size of the kernel's buffer for what is sent to a client (SO_SNDBUF), at most net.core.wmem_max; it takes "
-        "twice as much memory. Default: it fits itself to each connection.",
+        "Size of the kernel's send buffer (SO_SNDBUF), at most net.core.wmem_max. The kernel allocates twice this "
+        "size. Default: the kernel adapts the size to each connection.",
     )  # fmt: skip
     rcvbuf: int | None = option(
         BUFFER_SIZE, None, "listen", "inet",
-        "The same for what comes from a client (SO_RCVBUF), or from all clients of a datagram service; no more than "
-        "net.core.rmem_max.",
+        "Size of the kernel's receive buffer (SO_RCVBUF), at most net.core.rmem_max. A datagram service has one "
+        "buffer for all clients. The kernel allocates twice this size.",
     )  # fmt: skip
     mode: int = option(
         MODE, 0o660, "listen", "local",
@@ -71,12 +71,12 @@ class SocketOptions:
     )  # fmt: skip
     owner: FileOwner = option(
         OWNER, FileOwner(), "listen", "local",
-        "User and group that own the socket file, by name or number; default: who runs the daemon.",
+        "User and group of the socket file, by name or number. Default: the daemon's.",
     )  # fmt: skip
     group: str = option(
         WORD, "", "listen", "group",
-        "Group, by name or number: of a spawned service's process, which else has its user's; of the socket file "
-        "of any other service, as owner=:GROUP.",
+        "Group, by name or number. Spawned services: group of the process; default: the login group of its user. "
+        "Other services: group of the socket file, as owner=:GROUP.",
         xinetd="group",
     )  # fmt: skip
 
@@ -93,26 +93,26 @@ class TimeoutOptions:
 
     idle_timeout: float | None = option(
         or_none(TIMEOUT), None, "timeouts", "counted",
-        "End a connection on which no byte moves in either direction for so long; what a client does not take has "
-        "not moved.",
+        "Close a connection on which no byte was transferred in either direction for this time. Unacknowledged output "
+        "counts as idle.",
     )  # fmt: skip
     first_byte_timeout: float | None = option(
         or_none(TIMEOUT), None, "timeouts", "client first",
-        "End a connection whose client sends nothing at all for so long after it connects; what TLS needs to begin is "
-        "nothing.",
+        "Close a connection whose client has sent no data for this time after connecting. The TLS handshake does not "
+        "count as data.",
     )  # fmt: skip
     session_timeout: float | None = option(
         or_none(TIMEOUT), None, "timeouts", "session",
-        "How long a connection may last in all. When a deadline of a spawned service passes, the process group gets "
-        "SIGTERM, and two seconds later SIGKILL; any other connection is reset.",
+        "Maximum duration of a connection. When a timeout of a spawned service expires, the process group gets "
+        "SIGTERM, and SIGKILL two seconds later; other connections are reset.",
     )  # fmt: skip
     request_timeout: float | None = option(
         or_none(TIMEOUT), 30.0, "timeouts", "http server",
-        "How long a client may take for a whole request; for a body a second more for each 500 bytes that have come.",
+        "Maximum time to receive a complete request. For a request body, each 500 bytes received add one second.",
     )  # fmt: skip
     keepalive_timeout: float | None = option(
         or_none(TIMEOUT), 75.0, "timeouts", "http server",
-        "How long a connection may wait for another request after an answer.",
+        "Maximum time to wait for the next request after a response.",
     )  # fmt: skip
     send_timeout: float | None = option(
         or_none(TIMEOUT), 60.0, "timeouts", "http server",
@@ -120,7 +120,7 @@ class TimeoutOptions:
     )  # fmt: skip
     connect_timeout: float = option(
         DURATION, 10.0, "timeouts", "redirect",
-        "How long the other server may take to accept a connection.",
+        "Maximum time to connect to the redirect= server.",
     )  # fmt: skip
     start_timeout: float = option(
         DURATION, 30.0, "timeouts", "python code",
@@ -129,8 +129,8 @@ class TimeoutOptions:
     )  # fmt: skip
     shutdown_timeout: float = option(
         DURATION, 10.0, "timeouts", "session",
-        "Time that open connections have to end after a request to stop. With wait=yes also the time between SIGTERM "
-        "and SIGKILL for a process whose socket a reload takes away.",
+        "Time that open connections have to end after svcd or the service is stopped. With wait=yes also the time "
+        "between SIGTERM and SIGKILL for a process whose socket a reload takes away.",
     )  # fmt: skip
 
 
@@ -142,11 +142,11 @@ class DatagramOptions:
 
     amplify: bool = option(
         YES_NO, False, "udp", "udp",
-        "Let an answer be larger than its question. With no it has as many bytes at most, or 28 if that is more: a "
-        "forged question then brings its victim no more than it cost.",
+        "Allow answers that are longer than the question. With no, an answer has at most as many bytes as the "
+        "question, or 28 bytes if that is more, so that questions with a forged sender cannot amplify an attack.",
     )  # fmt: skip
     answer_service_ports: bool = option(
         YES_NO, False, "udp", "udp",
-        "Answer questions from ports below 1024 and from those of the daemon's own datagram services, too. Two "
-        "services that answer each other never end.",
+        "Answer questions from ports below 1024 and from ports of the daemon's own datagram services. With no, they "
+        "are ignored: two services that answer each other would never stop.",
     )  # fmt: skip

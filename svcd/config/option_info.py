@@ -27,19 +27,19 @@ SPAWNED = ("server", "python")
 
 #: The groups of the table, in the order of the manual.
 GROUPS = {
-    "listen": "Where it listens",
-    "access": "Who may come in",
-    "limits": "How many, and how fast",
-    "timeouts": "How long",
-    "udp": "Over UDP",
-    "handler": "What runs",
-    "process": "The process of a spawned service",
+    "listen": "Listening sockets",
+    "access": "Access control",
+    "limits": "Limits and rates",
+    "timeouts": "Timeouts",
+    "udp": "UDP answers",
+    "handler": "Handlers",
+    "process": "Processes of spawned services",
     "tls": "TLS",
-    "log": "What is said and logged",
-    "daytime": "For daytime",
-    "qotd": "For qotd",
-    "http": "For http",
-    "other": "Other",
+    "log": "Banners and logging",
+    "daytime": "daytime services",
+    "qotd": "qotd services",
+    "http": "http services",
+    "other": "Other options",
 }
 
 
@@ -87,7 +87,7 @@ SCOPES: Mapping[str, Scope] = {
         "tcp services, and unix services that are not spawned", lambda net, runs, _builtin: _is_counted(net, runs)
     ),
     "client first": Scope(
-        "tcp services, and unix services that are not spawned, but for {}",
+        "tcp services, and unix services that are not spawned, except {}",
         lambda net, runs, builtin: _is_counted(net, runs) and not builtin.speaks_first,
         lambda builtin: builtin.speaks_first,
     ),
@@ -100,7 +100,7 @@ SCOPES: Mapping[str, Scope] = {
         lambda net, runs, _builtin: net.local or runs in SPAWNED,
     ),
     "tls": Scope(
-        "stream services (tcp, unix), but for {}",
+        "stream services (tcp, unix), except {}",
         lambda net, _runs, builtin: net.shape is SocketType.STREAM and not builtin.multiplexer,
         lambda builtin: builtin.multiplexer,
     ),

@@ -29,56 +29,57 @@ class ServiceOptions(SocketOptions, AccessOptions, HandlerOptions, TimeoutOption
 
     resolve: bool = option(
         YES_NO, False, "access", "stream",
-        "Look up the client's host name, without blocking, and log it.",
+        "Look up the host name of each client and log it. Lookups do not block the daemon.",
     )  # fmt: skip
     log_on_success: tuple[str, ...] | None = option(
         choices("PID", "HOST", "EXIT", "DURATION", "TRAFFIC"), None, "log", "stream",
-        "What the accept and end lines of a connection say: the process, the client, the reason of the end, the "
-        "seconds, the bytes. With none there are no such lines. Default: HOST,EXIT,DURATION,TRAFFIC, and for spawned "
-        "services PID,HOST,EXIT,DURATION: for TRAFFIC the daemon keeps a copy of the socket until it finds, in 0.1 s, "
-        "that neither the process nor its children have it; inside a chroot= without /proc it keeps none, nor counts. "
-        "The bytes of a Python handler are those until it closes its socket.",
+        "Fields of the accept and end log lines: process ID (PID), client address (HOST), reason of the end (EXIT), "
+        "duration in seconds (DURATION), bytes received and sent (TRAFFIC). With none, the lines are not written. "
+        "Default: HOST,EXIT,DURATION,TRAFFIC; for spawned services PID,HOST,EXIT,DURATION. For TRAFFIC of a spawned "
+        "service svcd keeps a copy of the socket, which it closes within 0.1 s after the process and its children "
+        "have closed theirs; inside a chroot= without /proc the bytes are not counted. Bytes of a Python handler are "
+        "counted until it closes its socket.",
         xinetd="log_on_success",
     )  # fmt: skip
     utc: bool = option(
         YES_NO, False, "daytime", "daytime",
-        "Tell universal instead of local time.",
+        "Send universal time (UTC) instead of local time.",
     )  # fmt: skip
     date_format: str = option(
         choice("classic", "iso8601"), "classic", "daytime", "daytime",
-        "Sat Nov 21 10:12:00 2026 or 2026-11-21T10:12:00+01:00.",
+        "Date format: classic is Sat Nov 21 10:12:00 2026, iso8601 is 2026-11-21T10:12:00+01:00.",
     )  # fmt: skip
     quotes: str = option(
         PATH, "", "qotd", "qotd",
-        "File with the quotations, between lines of a single %; those of 512 characters and more are left out. "
-        "Default: a few of our own.",
+        "File with the quotations, separated by lines that contain a single %. Quotations of 512 characters or more "
+        "are ignored. Default: a built-in list.",
     )  # fmt: skip
     root: str = option(
         PATH, "", "http", "http",
-        "Directory whose files are served; default: a page that greets the client.",
+        "Directory of the files to serve. Default: a page that greets the client.",
     )  # fmt: skip
     index: tuple[str, ...] = option(
         NAMES, ("index.html",), "http", "http",
-        "Files to answer with when a directory is asked for; the first that exists.",
+        "Files to send when a directory is requested; the first one that exists is sent.",
     )  # fmt: skip
     symlinks: bool = option(
         YES_NO, False, "http", "http",
-        "Follow symbolic links below root, wherever they lead.",
+        "Follow symbolic links below root, including links to files outside root.",
     )  # fmt: skip
     id: str = option(
         ID, "", "other", "any",
-        "What the service is called in the log, in metrics and by svcctl, with its protocol behind; default: its name. "
-        "For services of the same name on several ports or addresses.",
+        "Name of the service in the log, in metrics and in svcctl, followed by its protocol. Required to distinguish "
+        "services of the same name on several ports or addresses. Default: the service name.",
         xinetd="id",
     )  # fmt: skip
     disable: bool = option(
         YES_NO, False, "other", "any",
-        "Leave the line in the file but do not serve it.",
+        "Keep the line in the file but do not serve it.",
         xinetd="disable",
     )  # fmt: skip
     description: str = option(
         TEXT, "", "other", "any",
-        "What the service is for, in your words.",
+        "Description of the service, as free text.",
     )  # fmt: skip
 
 

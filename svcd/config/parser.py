@@ -108,7 +108,7 @@ class _Parser:
         self._files_read += 1
         if len(state.open_files) >= _MAX_DEPTH or self._files_read > _MAX_FILES:
             self._problem(
-                location, f"more than {_MAX_DEPTH} files inside one another, or {_MAX_FILES} in all; include less"
+                location, f"more than {_MAX_DEPTH} nested files, or {_MAX_FILES} in total; include fewer files"
             )
             return
         names = [name for known, name in state.open_files if known == identity]
@@ -124,16 +124,16 @@ class _Parser:
         text, problems = decode(data, path)
         self.problems += problems
         if not self.parse_text(text, path, state.inner(identity, path)) and included_at is not None:
-            self._warn(included_at, f"{path} has no line; write one, or remove the file")
+            self._warn(included_at, f"{path} has no lines; add a service, or remove the file")
 
     def warn_if_empty(self, location: SourceLocation) -> None:
         """Warn if no service is enabled, unless there is a mistake."""
         if any(each.severity is Severity.MISTAKE for each in self.problems):
             return
         if not self.services:
-            self._warn(location, "no line says a service: nothing is served")
+            self._warn(location, "no line defines a service; nothing is served")
         elif all(service.options.disable for service in self.services):
-            self._warn(location, "every service is disabled: nothing is served")
+            self._warn(location, "every service is disabled; nothing is served")
 
     def parse_text(self, text: str, name: str, state: _ParserState) -> int:
         """Parse the lines of a text; return the number of lines."""
@@ -159,8 +159,8 @@ class _Parser:
             self._defaults(rest, state)
         else:
             known = " and ".join(_DIRECTIVES)
-            self._problem(first.location, f"unknown directive {first.text!r}{nearest(first.text, _DIRECTIVES)}: "
-                          f"there are {known}")  # fmt: skip
+            self._problem(first.location, f"unknown directive {first.text!r}{nearest(first.text, _DIRECTIVES)}; "
+                          f"the directives are {known}")  # fmt: skip
 
     def _defaults(self, words: Sequence[Word], state: _ParserState) -> None:
         taken = []
@@ -171,7 +171,7 @@ class _Parser:
             name = word.text.partition("=")[0]
             if name in HANDLERS:
                 self._problem(
-                    word.location, f"{name}= says what runs; set it on the line of a service, not in @defaults"
+                    word.location, f"{name}= selects the handler of one service; set it on its line, not in @defaults"
                 )
             elif name == "id":
                 self._problem(word.location, "id= names one service; set it on its line, not in @defaults")
@@ -194,7 +194,7 @@ class _Parser:
         paths = [path for path in found if not _LEFTOVER.fullmatch(posixpath.basename(path))]
         paths = [path for path in paths if not self._files.is_directory(path)]
         if not paths:
-            skipped = f" but for {len(found)} that are skipped" if found else ""
+            skipped = f" except {len(found)} skipped" if found else ""
             self._warn(word.location, f"no file matches {word.text}{skipped}")
         for path in paths:
             self.parse_file(path, state, word.location)

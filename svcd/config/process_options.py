@@ -48,7 +48,7 @@ def _read_command(word: str) -> tuple[str, ...]:
 
 
 COMMAND: ValueType[tuple[str, ...]] = ValueType(
-    "command", "a program's absolute path and its arguments, quoted as in a shell", _read_command, shlex.join
+    "command", "the absolute path of a program and its arguments, quoted as in a shell", _read_command, shlex.join
 )
 
 
@@ -67,7 +67,9 @@ def _read_paths(word: str) -> tuple[str, ...]:
     return paths
 
 
-PATHS: ValueType[tuple[str, ...]] = ValueType("paths", "absolute paths with commas between them", _read_paths, ",".join)
+PATHS: ValueType[tuple[str, ...]] = ValueType(
+    "paths", "a comma-separated list of absolute paths", _read_paths, ",".join
+)
 
 #: A host name, or an IPv4 address; names are resolved when they are used.
 _HOST = re.compile(r"[^\s:/\[\]@]+")
@@ -84,7 +86,7 @@ def _read_host_port(word: str) -> HostPort:
 
 HOST_PORT: ValueType[HostPort] = ValueType(
     "host:port",
-    "host:port or [address]:port, the port as a number",
+    "host:port or [address]:port, with a numeric port",
     _read_host_port,
     lambda value: f"[{value.host}]:{value.port}" if ":" in value.host else f"{value.host}:{value.port}",
 )
@@ -117,7 +119,7 @@ def _read_variables(word: str) -> tuple[str, ...]:
 
 
 VARIABLES: ValueType[tuple[str, ...]] = ValueType(
-    "variables", "names of variables with commas between them", _read_variables, ",".join
+    "variables", "a comma-separated list of variable names", _read_variables, ",".join
 )
 
 
@@ -192,7 +194,7 @@ def _read_count(word: str) -> int:
 
 COUNT_LIMIT: ValueType[int] = ValueType(
     "count limit",
-    "a whole number from 1 to 999999999, or none",
+    "a whole number from 1 to 999999999; or none",
     _read_count,
     lambda value: "none" if value == UNLIMITED else str(value),
 )
@@ -211,7 +213,7 @@ def _read_output_rate(word: str) -> OutputRate | None:
 
 OUTPUT_RATE: ValueType[OutputRate | None] = ValueType(
     "output rate",
-    "lines and bytes a second as 100/s,64K/s; or none",
+    "lines and bytes per second, such as 100/s,64K/s; or none",
     _read_output_rate,
     lambda rate: "none" if rate is None else f"{rate.lines}/s,{_write_size(rate.size)}/s",
     takes_none=True,
@@ -229,146 +231,149 @@ class HandlerOptions:
 
     server: tuple[str, ...] = option(
         COMMAND, (), "handler", "any",
-        "A program and its arguments, quoted as one word; it is started for each connection and has that as "
-        "standard input, output and error. Datagram services need wait=yes.",
+        "Program and its arguments, quoted as one word. It is started for each connection, with the connection as "
+        "standard input, output and error. Datagram services require wait=yes.",
         xinetd="server, server_args",
     )  # fmt: skip
     argv0: str = option(
         TEXT, "", "handler", "server",
-        "What the program is told as its own name (argv[0]); default: its path.",
+        "Name that the program gets as argv[0]. Default: its path.",
         xinetd="flags = NAMEINARGS",
     )  # fmt: skip
     wait: bool = option(
         YES_NO, False, "handler", "server",
-        "With yes one process at a time gets the listening socket itself, or the datagram socket, and svcd listens "
-        "again when it has ended. A reload that takes the socket away from the service ends the process: SIGTERM, and "
-        "SIGKILL after shutdown_timeout.",
+        "With yes, one process at a time gets the listening socket, or the datagram socket, and svcd listens again "
+        "when the process has ended. A reload that takes the socket away from the service ends the process: SIGTERM, "
+        "and SIGKILL after shutdown_timeout.",
         xinetd="wait",
     )  # fmt: skip
     python: str = option(
         REFERENCE, "", "handler", "stream",
-        "A Python handler: a socketserver.BaseRequestHandler, or a callable that takes the socket and the address.",
+        "Python handler: a socketserver.BaseRequestHandler, or a callable that takes the socket and the client "
+        "address.",
     )  # fmt: skip
     python_path: tuple[str, ...] = option(
         PATHS, (), "handler", "python",
-        "Directories where the module is looked for before Python's own.",
+        "Directories to search for the module before Python's own.",
     )  # fmt: skip
     model: str = option(
         choice("process", "thread"), "process", "handler", "python",
-        "Whether each connection has a process, forked from one that has imported the module, or a thread in it.",
+        "Concurrency model: process forks a process for each connection from a process that has imported the module, "
+        "thread runs each connection in a thread of that process.",
     )  # fmt: skip
     factory: str = option(
         REFERENCE, "", "handler", "stream",
-        "A Twisted Factory that is served in the daemon itself, or a callable that takes the service's options and "
-        "returns one.",
+        "Twisted Factory that runs in the daemon, or a callable that takes the service's options and returns one.",
     )  # fmt: skip
     redirect: HostPort | None = option(
         HOST_PORT, None, "handler", "stream",
-        "Pass each connection on to this server; its name is looked up anew each time.",
+        "Forward each connection to this server. The host name is looked up for each connection.",
         xinetd="redirect",
     )  # fmt: skip
     send_proxy: str | None = option(
         or_none(choice("v1", "v2")), None, "handler", "redirect",
-        "Begin each connection to the other server with a header of the PROXY protocol, of this version, that names "
-        "the client.",
+        "Send a PROXY protocol header of this version, with the client address, at the start of each connection to "
+        "the redirect= server.",
     )  # fmt: skip
     mux: bool = option(
         YES_NO, False, "handler", "stream",
-        "Offer the service by its name on the tcpmux service, too.",
+        "Offer the service by name on the tcpmux service as well.",
         xinetd="type = TCPMUX",
     )  # fmt: skip
 
     user: str = option(
         WORD, "", "process", "spawned",
-        "User it runs as, by name or number; default: who runs the daemon.",
+        "User of the process, by name or number. Default: the daemon's.",
         xinetd="user",
     )  # fmt: skip
     groups: bool = option(
         YES_NO, False, "process", "spawned",
-        "Give it the supplementary groups of its user, too.",
+        "Give the process the supplementary groups of its user.",
         xinetd="groups",
     )  # fmt: skip
     umask: int = option(
         MODE, 0o022, "process", "spawned",
-        "Permissions that files it makes do not get.",
+        "File mode creation mask of the process (umask(2)).",
         xinetd="umask",
     )  # fmt: skip
     nice: int = option(
         NICE, 0, "process", "spawned",
-        "How much more modest it is than the daemon when processors are short; below 0 needs root.",
+        "Scheduling priority of the process, as in nice(1), added to the daemon's. Values below 0 require root.",
         xinetd="nice",
     )  # fmt: skip
     cwd: str = option(
         PATH, "/", "process", "spawned",
-        "Its working directory, inside chroot= if that is set.",
+        "Working directory of the process, inside chroot= if that is set.",
     )  # fmt: skip
     chroot: str = option(
         PATH, "", "process", "spawned",
-        "Its root directory; the program is looked up inside.",
+        "Root directory of the process. The program is looked up inside it.",
     )  # fmt: skip
     env: tuple[tuple[str, str], ...] = option(
         ENVIRONMENT, (), "process", "spawned",
-        "Variables for its environment, which is clean otherwise.",
+        "Environment variables of the process. It gets no others, except those of passenv= and those that svcd sets.",
         xinetd="env",
     )  # fmt: skip
     passenv: tuple[str, ...] = option(
         VARIABLES, (), "process", "spawned",
-        "Variables that it gets from the daemon's environment.",
+        "Environment variables of the daemon to pass to the process.",
         xinetd="passenv",
     )  # fmt: skip
     rlimit_as: int | None = option(
         SIZE_LIMIT, None, "process", "spawned",
-        "How much address space it may have; default for this and the other limits: the daemon's.",
+        "Maximum address space of the process (RLIMIT_AS). Default of this limit and the next ones: the daemon's "
+        "limit.",
         xinetd="rlimit_as",
     )  # fmt: skip
     rlimit_data: int | None = option(
         SIZE_LIMIT, None, "process", "spawned",
-        "How much data (heap) it may have.",
+        "Maximum size of data and heap (RLIMIT_DATA).",
         xinetd="rlimit_data",
     )  # fmt: skip
     rlimit_stack: int | None = option(
         SIZE_LIMIT, None, "process", "spawned",
-        "How large its stack may grow.",
+        "Maximum size of the stack (RLIMIT_STACK).",
         xinetd="rlimit_stack",
     )  # fmt: skip
     rlimit_core: int | None = option(
         SIZE_LIMIT, None, "process", "spawned",
-        "How large a core file it may leave; with 0 it leaves none.",
+        "Maximum size of a core file (RLIMIT_CORE); 0 disables core files.",
     )  # fmt: skip
     rlimit_cpu: int | None = option(
         SECONDS_LIMIT, None, "process", "spawned",
-        "How much processor time it may use.",
+        "Maximum processor time (RLIMIT_CPU).",
         xinetd="rlimit_cpu",
     )  # fmt: skip
     rlimit_nofile: int | None = option(
         COUNT_LIMIT, None, "process", "spawned",
-        "How many files it may have open; with none as many as the daemon may at most.",
+        "Maximum number of open files (RLIMIT_NOFILE); none raises it to the daemon's hard limit.",
         xinetd="rlimit_files",
     )  # fmt: skip
     rlimit_nproc: int | None = option(
         COUNT_LIMIT, None, "process", "spawned",
-        "How many processes its user may have, other than root.",
+        "Maximum number of processes of the user (RLIMIT_NPROC); not enforced for root.",
     )  # fmt: skip
     no_new_privs: bool = option(
         YES_NO, False, "process", "spawned",
-        "Let nothing it starts gain privileges, as by a set-user-ID bit.",
+        "Deny new privileges to the process and its children, for example from a set-user-ID bit "
+        "(PR_SET_NO_NEW_PRIVS).",
     )  # fmt: skip
     listen_fds: bool = option(
         YES_NO, False, "process", "server",
-        "Give it the socket as descriptor 3 too, as systemd does (LISTEN_FDS). In LISTEN_FDNAMES a connection is named "
-        "connection, and with wait=yes the socket as the service.",
+        "Pass the socket as descriptor 3 as well, as systemd does (LISTEN_FDS). LISTEN_FDNAMES is connection, or with "
+        "wait=yes the service name.",
     )  # fmt: skip
     stderr: str = option(
         choice("client", "log"), "client", "process", "spawned",
-        "Where its standard error goes: to the client, or line by line into the log.",
+        "Destination of the standard error of the process: the client, or the log, line by line.",
     )  # fmt: skip
     stderr_rate: OutputRate | None = option(
         OUTPUT_RATE, OutputRate(100, 65_536), "process", "spawned",
-        "How many lines and bytes a second all its processes together may write into the log (stderr=log, and what "
-        "Python handlers print); lines beyond that are dropped, and one line a second says how many.",
+        "Maximum rate of lines and bytes that all processes of the service together write to the log (stderr=log, and "
+        "output of Python handlers). Lines over the rate are dropped, and one line per second gives their number.",
     )  # fmt: skip
     launcher_idle: float | None = option(
         or_none(TIMEOUT), 60.0, "process", "spawned",
-        "The process that starts its handlers (its launcher) ends when it has had none for so long, and gives its "
-        "memory back; the next client has it started again, and waits for the import of a Python module.",
+        "Stop the launcher, the process that starts the handlers, when it has had no handler for this time; this "
+        "frees its memory. The next client waits until a new launcher has started and imported the Python module.",
     )  # fmt: skip

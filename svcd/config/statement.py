@@ -30,7 +30,7 @@ _MAX_PATH = 107
 #: A name of a port (RFC 6335, 5.1, and the older ones of services(5)), which has a letter.
 _PORT_NAME = re.compile("(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9+_.*-]*")
 _ACCEPTED_NETS = ", ".join(NetProtocol)
-_HANDLER_WORDS = ", ".join(f"{handler}=" for handler in HANDLERS)
+_HANDLER_WORDS = f"{', '.join(f'{handler}=' for handler in HANDLERS[:-1])} or {HANDLERS[-1]}="
 
 
 def nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
@@ -78,7 +78,7 @@ class StatementParser:
                 continue
             location = word.after(len(name) + 1)
             if name in locations:
-                self._problem(word.location, f"{name} stands twice; the first is at {locations[name]}; remove one")
+                self._problem(word.location, f"{name} is set twice; the first is at {locations[name]}; remove one")
                 continue
             locations[name] = location
             try:
@@ -158,13 +158,15 @@ class StatementParser:
         """
         unseen = {option for option in AT_ACCEPT if option in defaults and values[option] != TABLE[option].default}
         for option in sorted(unseen) if not values.get("disable") else ():
-            text = f"{option}: not for {service}, whose process accepts unseen by svcd (wait=yes)"
+            text = f"{option}: ignored for {service}, whose process accepts the connections itself (wait=yes)"
             self._problems.append(ConfigProblem(locations[option], text, Severity.WARNING))
         return unseen
 
     def _name(self, word: Word) -> str:
         if not word.text or "/" in word.text or "=" in word.text:
-            self._problem(word.location, f"{word.text!r} is no service name: it must not be empty nor hold / or =")
+            self._problem(
+                word.location, f"{word.text!r} is not a service name; a name is not empty and contains no / or ="
+            )
         return word.text
 
     def _alias(self, word: Word) -> None:
@@ -173,7 +175,7 @@ class StatementParser:
         elif re.fullmatch("[0-9]+/[a-z0-9]+", word.text):
             self._problem(word.location, f"{word.text!r} among the aliases; {CONTINUED}")
         elif word.text in TABLE:
-            self._problem(word.location, f"{word.text!r} is an option, no alias; write {word.text}=VALUE")
+            self._problem(word.location, f"{word.text!r} is an option, not an alias; write {word.text}=VALUE")
 
     def _where(self, word: Word) -> tuple[NetProtocol | None, int, str]:
         """Parse the second field: return the protocol (None after a mistake), the port and the path."""
@@ -188,7 +190,8 @@ class StatementParser:
         try:
             net = NetProtocol(protocol)
         except ValueError:
-            text = f"unknown protocol {protocol!r}{nearest(protocol, tuple(NetProtocol))}: there are {_ACCEPTED_NETS}"
+            hint = nearest(protocol, tuple(NetProtocol))
+            text = f"unknown protocol {protocol!r}{hint}; the protocols are {_ACCEPTED_NETS}"
             self._problem(word.after(len(where) + 1), text)
             return None, 0, ""
         found: int | str | None = self._path(word, where, net) if net.local else self._port(word, where, net)
@@ -200,7 +203,7 @@ class StatementParser:
         """Return the path of a UNIX socket, or @ and the name of an abstract one; None after a mistake."""
         text = ""
         if where == "@":
-            text = "an abstract socket has a name behind the @"
+            text = "an abstract socket needs a name after the @"
         elif where.startswith("@") and len(where.encode()) > _MAX_PATH + 1:
             text = f"the name is longer than the {_MAX_PATH} bytes an abstract socket can have"
         elif not where.startswith(("@", "/")) or (where.startswith("/") and where.endswith("/")):
@@ -220,8 +223,8 @@ class StatementParser:
             port = self._ports.port(where, net)
             if port is not None:
                 return port
-            names = f", and no name in {SERVICES} for {net}{nearest(where, self._ports.names(net))}"
-        self._problem(word.location, f"port {where!r} is no number from 0 to {MAX_PORT}{names}")
+            names = f", and not a name in {SERVICES} for {net}{nearest(where, self._ports.names(net))}"
+        self._problem(word.location, f"port {where!r} is not a number from 0 to {MAX_PORT}{names}")
         return None
 
     def _runs(
@@ -239,13 +242,13 @@ class StatementParser:
             return self._builtin(location, net, names, required=not values.get("disable"))
         first, *others = handlers
         for other in others:
-            text = f"{other}: {first}= at {locations[first]} says what runs already; remove one of the two"
+            text = f"{other}: {first}= at {locations[first]} already selects the handler; remove one of the two"
             self._problem(locations[other], text)
         if others:
             return None
         if net.shape is SocketType.DATAGRAM and not (first == "server" and values.get("wait")):
             with_wait = "add wait=yes" if first == "server" else "only server= with wait=yes serves datagrams"
-            self._problem(locations[first], f"{first}: nothing connects over {net}; {with_wait}")
+            self._problem(locations[first], f"{first}: {net} has no connections; {with_wait}")
             return None
         return first
 
@@ -255,16 +258,18 @@ class StatementParser:
         found = next((name for name in names if name in self._builtins), "")
         if not found and required:
             fitting = sorted(name for name, builtin in self._builtins.items() if net.shape in builtin.shapes)
-            handlers = _HANDLER_WORDS if net.shape is SocketType.STREAM else "server= and wait=yes"
+            handlers = _HANDLER_WORDS if net.shape is SocketType.STREAM else "server= with wait=yes"
             self._problem(
                 location,
-                f"nothing serves {names[0]!r}{nearest(names[0], fitting)}: say what does with {handlers}, "
-                f"add the name of a built-in as an alias ({', '.join(fitting)}), or disable=yes",
+                f"no handler for {names[0]!r}{nearest(names[0], fitting)}; add {handlers}, a built-in as an alias "
+                f"({', '.join(fitting)}), or disable=yes",
             )
             return None
         if found and required and net.shape not in self._builtins[found].shapes:
             other = "stream" if net.shape is SocketType.DATAGRAM else "datagram"
             nets = ", ".join(each for each in NetProtocol if each.shape.value == other)
-            self._problem(location, f"{found} is not served over {net}, only over {nets}; change it or add disable=yes")
+            self._problem(
+                location, f"{found} is not served over {net}, only over {nets}; change the protocol, or add disable=yes"
+            )
             return None
         return found

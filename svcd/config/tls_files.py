@@ -141,7 +141,9 @@ class _TlsFileReader:
         for option, path in named.items():
             content = contents[path]
             if isinstance(content, OSError):
-                remedy = "; let whoever starts svcd read it" if isinstance(content, PermissionError) else ""
+                remedy = (
+                    "; make it readable for the user that starts svcd" if isinstance(content, PermissionError) else ""
+                )
                 self._problem(option, f"can't read {path}: {content.strerror or content}{remedy}")
             else:
                 found[option] = content
@@ -161,7 +163,9 @@ class _TlsFileReader:
             found = self._known.get(contents[option]) or read_credentials(contents[option], contents[key_option])
         except KeyMistakeError as error:
             remedy = (
-                "; name the file that has it by tls_key=" if option == key_option == "tls_cert" and not secret else ""
+                "; set tls_key= to the file that contains it"
+                if option == key_option == "tls_cert" and not secret
+                else ""
             )
             self._problem(key_option, f"can't use {key_path or path}: {error}{remedy}")
             return previous
@@ -181,7 +185,7 @@ class _TlsFileReader:
             return previous or found
         if found.expires <= self._now:
             last = own.not_valid_after_utc
-            self._problem(option, f"the certificate in {path} expired on {last:%Y-%m-%d}; get a new one")
+            self._problem(option, f"the certificate in {path} expired on {last:%Y-%m-%d}; renew it")
             return previous if previous is not None and previous.expires > found.expires else found
         return found
 
@@ -192,7 +196,9 @@ class _TlsFileReader:
             # It was checked when it could be.
             return False
         if exposed:
-            self._problem(option, f"{path} has a private key, and everybody can read or change it; chmod o= {path}")
+            self._problem(
+                option, f"{path} contains a private key, and all users can read or change it; run chmod o= {path}"
+            )
         return exposed
 
     def _named(self, folder: str) -> Mapping[str, Credentials]:
@@ -202,13 +208,15 @@ class _TlsFileReader:
             self._problem("tls_sni", f"can't list {folder}: {error.strerror or error}")
             return self._previous.named
         if not paths:
-            self._problem("tls_sni", f"{folder} has no file *.pem; name them after their hosts, as www.example.org.pem")
+            self._problem(
+                "tls_sni", f"{folder} has no *.pem files; name each after its host, as in www.example.org.pem"
+            )
             return self._previous.named
         found = {}
         for path in paths:
             name = posixpath.basename(path).removesuffix(".pem").lower()
             if not _HOST.fullmatch(name):
-                remedy = f"as www.example.org.pem or {ANY_LABEL}.example.org.pem"
+                remedy = f"use a name such as www.example.org.pem or {ANY_LABEL}.example.org.pem"
                 self._problem("tls_sni", f"{path} is not named after a host; {remedy}")
                 continue
             previous = self._previous.named.get(name)
@@ -252,17 +260,20 @@ class _TlsFileReader:
             name = authority.subject.rfc4514_string()
             lists = [each for each in revocations if issued(each, authority)]
             if not lists:
-                self._problem("tls_crl", f"{path} has no revocation list of {name}; add it: all clients were refused")
+                self._problem(
+                    "tls_crl", f"{path} has no revocation list of {name}; add it, otherwise all clients are refused"
+                )
                 whole = False
             if all(authority.issuer != each.subject for each in authorities):
                 above = authority.issuer.rfc4514_string()
                 self._problem(
-                    "tls_client_ca", f"with tls_crl {name} needs the certificate of {above} here as well; add it"
+                    "tls_client_ca",
+                    f"with tls_crl the certificate of {above}, the issuer of {name}, is required; add it",
                 )
                 whole = False
             until = [each.next_update_utc for each in lists]
             past = [each is not None and self._now is not None and each.timestamp() <= self._now for each in until]
             if lists and all(past):
-                self._problem("tls_crl", f"the revocation list of {name} in {path} is out of date; get the newest")
+                self._problem("tls_crl", f"the revocation list of {name} in {path} is out of date; install the newest")
                 whole = False
         return revocations if whole else None

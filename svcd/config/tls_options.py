@@ -43,7 +43,7 @@ def _read_client_name(word: str) -> ClientName:
 
 CLIENT_NAMES: ValueType[tuple[ClientName, ...]] = ValueType(
     "client names",
-    "host names (or *.example.org for any one label), e-mail addresses, URIs and IP addresses with commas between them",
+    "a comma-separated list of host names (*.example.org for any first label), e-mail addresses, URIs and IP addresses",
     lambda word: tuple(map(_read_client_name, word.split(","))),
     lambda names: ",".join(name.text for name in names),
 )
@@ -60,7 +60,7 @@ def _read_alpn(word: str) -> tuple[str, ...]:
 
 ALPN: ValueType[tuple[str, ...]] = ValueType(
     "protocols",
-    "names of protocols as http/1.1 with commas between them, or none",
+    "a comma-separated list of protocol names such as http/1.1; or none",
     _read_alpn,
     lambda names: ",".join(names) or "none",
 )
@@ -73,7 +73,7 @@ def _read_days(word: str) -> int:
     return int(match[1])
 
 
-DAYS: ValueType[int] = ValueType("days", "a number of days as 14d", _read_days, lambda days: f"{days}d")
+DAYS: ValueType[int] = ValueType("days", "a number of days such as 14d", _read_days, lambda days: f"{days}d")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,52 +87,54 @@ class TlsOptions:
 
     tls_cert: str | None = option(
         or_none(PATH), None, "tls", "tls",
-        "File with the certificate, and behind it those that lead to a root, as PEM; the service speaks TLS then. It "
-        "is read again when it changes.",
+        "PEM file with the certificate, followed by the intermediate certificates. Enables TLS. The file is read "
+        "again when it changes.",
     )  # fmt: skip
     tls_key: str | None = option(
         or_none(PATH), None, "tls", "tls",
-        "File with the certificate's private key, as PEM without a passphrase; default: it stands in tls_cert.",
+        "PEM file with the private key of the certificate, without a passphrase. Default: tls_cert contains the key.",
     )  # fmt: skip
     tls_min: str = option(
         choice("1.2", "1.3"), "1.2", "tls", "tls",
-        "The oldest version of TLS that clients may speak.",
+        "Minimum TLS version.",
     )  # fmt: skip
     tls_sni: str | None = option(
         or_none(PATH), None, "tls", "tls",
-        "Directory with certificates for host names that clients ask for (SNI): in NAME.pem the certificate, those "
-        "that lead to a root and the key; in _.example.org.pem those for any one label before .example.org.",
+        "Directory of certificates for the host names that clients request (SNI). NAME.pem contains the certificate, "
+        "the intermediate certificates and the key; _.example.org.pem is for all names with one label before "
+        ".example.org.",
     )  # fmt: skip
     tls_unknown_name: str = option(
         choice("default", "refuse"), "default", "tls", "tls",
-        "Whether clients that ask for a name which is not in tls_sni, or for none, get tls_cert or are refused.",
+        "Action for clients that request no host name, or one that is not in tls_sni: default sends them tls_cert, "
+        "refuse ends the handshake.",
     )  # fmt: skip
     tls_alpn: tuple[str, ...] | None = option(
         ALPN, None, "tls", "tls",
-        "Protocols that clients may choose from (ALPN), the preferred one first; who offers others alone is refused. "
-        "Default: http/1.1 for http and status, else there is no choice.",
+        "Offered application protocols (ALPN), the preferred one first. Clients that offer only other protocols are "
+        "refused. Default: http/1.1 for http and status; other services do not use ALPN.",
     )  # fmt: skip
     tls_client_ca: str | None = option(
         or_none(PATH), None, "tls", "tls",
-        "File with the certificates, as PEM, of those who may vouch for clients; clients are asked for certificates "
-        "then.",
+        "PEM file with the certificate authorities of client certificates. Enables the request for a client "
+        "certificate.",
     )  # fmt: skip
     tls_client: str = option(
         choice("required", "optional"), "required", "tls", "tls",
-        "With tls_client_ca, whether a client must have a certificate; one that is shown must hold in either case.",
+        "With tls_client_ca, whether clients must send a certificate. A certificate that a client sends must be valid "
+        "in both cases.",
     )  # fmt: skip
     tls_client_names: tuple[ClientName, ...] = option(
         CLIENT_NAMES, (), "tls", "tls",
-        "Whom clients' certificates may be for, by their subject alternative names; default: anybody of whom "
-        "tls_client_ca vouches.",
+        "Allowed subject alternative names of client certificates. Default: all certificates of tls_client_ca.",
     )  # fmt: skip
     tls_crl: str | None = option(
         or_none(PATH), None, "tls", "tls",
-        "File with the certificate revocation lists, as PEM, of all in tls_client_ca; it is read again when it "
-        "changes.",
+        "PEM file with the certificate revocation lists of all authorities in tls_client_ca. The file is read again "
+        "when it changes.",
     )  # fmt: skip
     tls_warn: int = option(
         DAYS, 21, "tls", "tls",
-        "So long before a certificate or a revocation list expires the log warns; of a list that lives shorter than "
-        "three times that, in the last third of its life.",
+        "Log a warning this long before a certificate or a revocation list expires. For a revocation list that is "
+        "valid for less than three times this long, the warning starts in the last third of its validity.",
     )  # fmt: skip

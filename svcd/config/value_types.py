@@ -184,7 +184,7 @@ def _read_words(word: str) -> tuple[str, ...]:
     return words
 
 
-WORDS: ValueType[tuple[str, ...]] = ValueType("words", "words with commas between them", _read_words, ",".join)
+WORDS: ValueType[tuple[str, ...]] = ValueType("words", "a comma-separated list of words", _read_words, ",".join)
 
 
 def _read_names(word: str) -> tuple[str, ...]:
@@ -194,7 +194,7 @@ def _read_names(word: str) -> tuple[str, ...]:
     return names
 
 
-NAMES: ValueType[tuple[str, ...]] = ValueType("names", "file names with commas between them", _read_names, ",".join)
+NAMES: ValueType[tuple[str, ...]] = ValueType("names", "a comma-separated list of file names", _read_names, ",".join)
 
 
 def choice(*accepted: str) -> ValueType[str]:
@@ -219,7 +219,7 @@ def choices(*accepted: str) -> ValueType[tuple[str, ...]]:
 
     return ValueType(
         "choices",
-        f"any of {' '.join(accepted)} with commas between them, or none",
+        f"a comma-separated list of {', '.join(accepted)}; or none",
         read,
         lambda value: ",".join(value) or "none",
     )

@@ -23,8 +23,8 @@ __all__ = ["CONTINUED", "sort_words"]
 
 #: The remedy for a line that begins with white space, and so continues the line before.
 CONTINUED = (
-    "a line that begins with white space continues the one before: remove the white space if this is a service of its "
-    "own"
+    "a line that begins with white space continues the previous line; remove the white space if this is a separate "
+    "service"
 )
 
 #: An equals sign at the beginning of a word, or an operator of xinetd.conf(5).
@@ -113,8 +113,8 @@ def _trailing_problem(name: str, value: str, more: Sequence[Word]) -> ConfigProb
     if joined:
         remedy = f"write {joined}" if not value else f"if it belongs to that value, write {joined}"
     else:
-        remedy = "quote a value with blanks, or put commas between its parts"
-    return ConfigProblem(more[0].location, f"{shown!r} follows {name}=: {remedy}; aliases stand before the options")
+        remedy = "quote a value with blanks, or separate its parts with commas"
+    return ConfigProblem(more[0].location, f"{shown!r} follows {name}=: {remedy}; aliases come before the options")
 
 
 def _joined(name: str, parts: Sequence[str]) -> str:
@@ -123,7 +123,7 @@ def _joined(name: str, parts: Sequence[str]) -> str:
     if info is None or not parts:
         return ""
     ways = []
-    if "commas" in info.value_type.accepts:
+    if "comma-separated" in info.value_type.accepts:
         ways.append(",".join(part.strip(",") for part in parts))
     ways.append(" ".join(parts))
     if len(parts) == 2 and _UNIT.fullmatch(parts[1]):

@@ -185,7 +185,7 @@ def test_shortened_addresses(start: Callable[..., Daemon]) -> None:
 @pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize(
     ("mistake", "text"),
-    [("ecoh 0/tcp", "services:1:1: nothing serves"), ("echo 0/tcp bind=192.0.2.77", "can't listen on 192.0.2.77")],
+    [("ecoh 0/tcp", "services:1:1: no handler for"), ("echo 0/tcp bind=192.0.2.77", "can't listen on 192.0.2.77")],
 )
 def test_a_failure_to_start_is_in_the_log(tmp_path: Path, background: bool, mistake: str, text: str) -> None:
     """Each reason is a line with its time and its level, in the foreground and in the background."""

@@ -301,7 +301,7 @@ def test_check_finds_mistakes(folder: Path) -> None:
     words = [sys.executable, "-m", "svcd", "check", str(services)]
     done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 1
-    why = f"{exposed} has a private key, and everybody can read or change it; chmod o= {exposed}"
+    why = f"{exposed} contains a private key, and all users can read or change it; run chmod o= {exposed}"
     assert done.stderr.splitlines()[1:] == [
         f"{services}:1:21: tls_cert: {why}",
         f"{services}:2:22: tls_cert: can't read {folder}/none: No such file or directory",

@@ -81,7 +81,7 @@ def test_bad_file_starts_nothing(tmp_path: Path) -> None:
     (tmp_path / "bad").write_text("echo 0/tcp bind=127.0.0.1\nfoo 1/tcp\n")
     done = run(*twistd("-n", "svcd", "--services", "bad"), folder=tmp_path)
     assert done.returncode == 78
-    assert done.stderr.startswith("bad:2:1: nothing serves 'foo'")
+    assert done.stderr.startswith("bad:2:1: no handler for 'foo'")
     assert "Traceback" not in done.stdout + done.stderr
     assert run(*twistd("-n", "svcd", "--services", "none"), folder=tmp_path).returncode == 78
 

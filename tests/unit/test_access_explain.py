@@ -43,45 +43,45 @@ def test_from_the_file_alone() -> None:
     """Each step has its rule and location; steps on the current state have the outcome "depends"."""
     assert _told(explain(_FULL, _query())) == [
         "address passes: only_from=10.0.0.0/8 admits it [only_from=10.0.0.0/8 (the default)]",
-        "time passes: the clock shows 12:00 [access_times=8:00-18:00 (the default)]",
-        "load depends: the load is not known [max_load=2.0 (the default)]",
-        "instances depends: on how many are in [instances=2 (the default)]",
-        "per_source depends: on how many are in [per_source=1 (the default)]",
-        "rate depends: on how many have come just before [rate=10/s (the default)]",
-        "per_source_rate depends: on how many have come just before [per_source_rate=1/m (the default)]",
+        "time passes: the local time is 12:00 [access_times=8:00-18:00 (the default)]",
+        "load depends: the load average is not known [max_load=2.0 (the default)]",
+        "instances depends: on the number of open connections [instances=2 (the default)]",
+        "per_source depends: on the number of open connections [per_source=1 (the default)]",
+        "rate depends: on the number of recent connections [rate=10/s (the default)]",
+        "per_source_rate depends: on the number of recent connections [per_source_rate=1/m (the default)]",
     ]
 
 
 def test_it_ends_with_the_step_that_refuses() -> None:
     """Nothing after it is asked."""
     assert _told(explain(_FULL, _query("11.0.0.1", looked_up=True, name="x.test", load=9.0)))[-1:] == [
-        "load refuses: the load is 9.00 [max_load=2.0 (the default)]"
+        "load refuses: the load average is 9.00 [max_load=2.0 (the default)]"
     ]
     assert [step.check for step in explain(_FULL, _query(moment=0.0))] == ["address", "time"]
     rules = AccessRules(no_access=_FULL.no_access, locations=_FULL.locations)
     assert _told(explain(rules, _query("10.6.0.1"))) == [
         "address refuses: no_access=10.6.0.0/16 refuses it [no_access=10.6.0.0/16 (services:4:7)]"
     ]
-    assert _told(explain(rules, _query())) == ["address passes: nothing is asked of the address [None]"]
+    assert _told(explain(rules, _query())) == ["address passes: no rule restricts addresses [None]"]
 
 
 def test_a_name_has_the_last_word() -> None:
     """Where it could change what the address decides; it need not be known."""
     rules = AccessRules(only_from=_FULL.only_from, no_access=SOURCES.read("bad.example"))
     ends: dict[str, dict[str, Any]] = {
-        "name depends: on the host name, which has not been looked up": {},
+        "name depends: on the host name, which has not been resolved": {},
         "name passes: x.example: only_from=.example admits it": {"looked_up": True, "name": "x.example"},
         "name refuses: no_access=bad.example refuses it": {"looked_up": True, "name": "bad.example"},
-        "address refuses: only_from does not name it": {"looked_up": True, "name": "x.test"},
-        "name refuses: its host name is not known, and only_from=.example could decide": {"looked_up": True},
+        "address refuses: only_from does not match it": {"looked_up": True, "name": "x.test"},
+        "name refuses: it has no confirmed host name, and only_from=.example needs one": {"looked_up": True},
     }
     for end, values in ends.items():
         first, last = _told(explain(rules, _query("192.0.2.1", **values)))
-        assert first.startswith("address depends: the host name has the last word [only_from=.example")
+        assert first.startswith("address depends: on the host name [only_from=.example")
         assert last.startswith(end)
     open_to_all = AccessRules(no_access=SOURCES.read("bad.example"))
     assert _told(explain(open_to_all, _query(looked_up=True, name="x.test")))[-1] == (
-        "name passes: nothing refuses x.test [None]"
+        "name passes: no rule refuses x.test [None]"
     )
 
 
@@ -90,10 +90,10 @@ def test_datagrams_are_not_counted_and_wait_for_no_name() -> None:
     steps = explain(_FULL, _query(datagram=True, load=0.5))
     assert [step.check for step in steps] == ["address", "time", "load", "rate", "per_source_rate"]
     assert _told(explain(_FULL, _query("11.0.0.1", datagram=True)))[0].startswith(
-        "address refuses: only_from does not name it"
+        "address refuses: only_from does not match it"
     )
     assert _told(explain(AccessRules(), _query("224.0.0.1", datagram=True))) == [
-        "address refuses: it is no single host's address [None]"
+        "address refuses: it is not a unicast address [None]"
     ]
 
 

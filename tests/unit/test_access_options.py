@@ -78,7 +78,7 @@ def test_defaults_of_the_file_have_their_place() -> None:
 def test_a_value_that_is_none_is_shown_with_what_would_be_one() -> None:
     """At the value's place."""
     (problem,) = problems_of("echo 7/tcp rate=10")
-    assert problem == "s:1:17: rate takes so many a second, minute or hour as 10/s, 100/m, 1000/h, or none, not '10'"
+    assert problem == "s:1:17: rate takes a number per second, minute or hour: 10/s, 100/m, 1000/h; or none, not '10'"
 
 
 def test_a_time_zone_must_be_known() -> None:
@@ -122,7 +122,7 @@ def test_nobody_is_let_in_unseen(word: str) -> None:
     line = f"x 7/tcp server=/bin/cat wait=yes {word}"
     (problem,) = _problems(line)
     assert problem.endswith(
-        "with wait=yes the process accepts by itself, and svcd does not see who comes; remove one of them"
+        "with wait=yes the process accepts the connections, and svcd can't check its clients; remove one of the two"
     )
 
 
@@ -137,8 +137,8 @@ def test_what_defaults_ask_for_can_be_taken_back() -> None:
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("echo 7/tcp proxy_protocol=local", "local is for UNIX sockets; name the addresses of the proxies"),
-        ("echo /run/e/unix proxy_protocol=::1", "who connects to a UNIX socket has no address; say local"),
+        ("echo 7/tcp proxy_protocol=local", "local is for UNIX sockets; use the addresses of the proxies"),
+        ("echo /run/e/unix proxy_protocol=::1", "clients of a UNIX socket have no address; use local"),
     ],
 )
 def test_proxies_that_can_not_connect(line: str, text: str) -> None:

@@ -81,7 +81,7 @@ def test_a_family_that_the_machine_lacks_is_left_out() -> None:
     ("line", "problem"),
     [
         ("echo 7/tcp6", "s:1:1: this machine has no IPv6; use another protocol than tcp6"),
-        ("echo 7/tcp bind=::1", "s:1:17: bind: this machine has no IP of the version of these addresses"),
+        ("echo 7/tcp bind=::1", "s:1:17: bind: this machine does not support the IP version of these addresses"),
     ],
 )
 def test_a_family_that_was_asked_for_alone_must_be_there(line: str, problem: str) -> None:
@@ -98,15 +98,16 @@ def test_a_machine_without_any_ip() -> None:
 
 ROWS = [
     # Names.
-    ("e @a/unix echo mode=0600", ["s:1:21: mode: @a has no file, and no permissions; remove it"]),
-    ("e @a/unixgram echo owner=root", ["s:1:26: owner: @a has no file, and no permissions; remove it"]),
-    ("e @a/unix echo group=adm", ["s:1:22: group: @a has no file, and no permissions; remove it"]),
+    ("e @a/unix echo mode=0600", ["s:1:21: mode: @a has no file and no permissions; remove it"]),
+    ("e @a/unixgram echo owner=root", ["s:1:26: owner: @a has no file and no permissions; remove it"]),
+    ("e @a/unix echo group=adm", ["s:1:22: group: @a has no file and no permissions; remove it"]),
     ("@defaults mode=0600 owner=root\ne @a/unix server=/bin/cat group=adm", []),
     ("e @a/unix echo\nf @a/unixgram echo", ["s:2:1: @a is taken by e/unix at s:1:1; change one of the two"]),
     ("echo 7/tcp id=a\necho 8/tcp id=b\necho 9/tcp", []),
     ("echo 7/tcp id=upper\nupper 8/tcp",
-     ["s:2:1: upper/tcp stands at s:1:1 already; give one another id=NAME, or remove it"]),
-    ("echo 7/tcp\necho 8/tcp", ["s:2:1: echo/tcp stands at s:1:1 already; give one another id=NAME, or remove it"]),
+     ["s:2:1: upper/tcp is already defined at s:1:1; give one of them another id=NAME, or remove it"]),
+    ("echo 7/tcp\necho 8/tcp", [("s:2:1: echo/tcp is already defined at s:1:1; give one of them another "
+                                 "id=NAME, or remove it")]),
     ("echo 7/tcp\necho 7/udp", []),
     ("echo 7/tcp\necho 8/tcp disable=yes", []),
     # Addresses.
@@ -150,28 +151,28 @@ ROWS = [
     ("e /r/e/unix echo owner=root group=adm", []),
     ("e /r/e/unix echo owner=root:wheel", ["s:1:24: owner: no group 'wheel' on this machine"]),
     ("e /r/e/unix echo owner=:adm group=adm",
-     ["s:1:35: group: owner= at s:1:24 names the file's group already; remove one of the two"]),
-    ("http 80/tcp root=/srv", ["s:1:18: root: /srv is no directory that can be read"]),
+     ["s:1:35: group: owner= at s:1:24 already sets the file's group; remove one of the two"]),
+    ("http 80/tcp root=/srv", ["s:1:18: root: /srv is not a readable directory"]),
     ("http 80/tcp root=/www", []),
     ("qotd 17/tcp quotes=/none", ["s:1:20: quotes: can't read /none: No such file or directory"]),
     ("qotd 17/tcp quotes=/long", ["s:1:20: quotes: /long has no entry shorter than 512 characters"]),
     ("qotd 17/tcp quotes=/good", []),
     ("http 80/tcp root=/srv disable=yes", []),
-    ("x 7/tcp redirect=127.0.0.1:7", ["s:1:18: redirect: 127.0.0.1:7 is this service itself; name another server"]),
-    ("x 7/tcp redirect=localhost:7", ["s:1:18: redirect: localhost:7 is this service itself; name another server"]),
+    ("x 7/tcp redirect=127.0.0.1:7", ["s:1:18: redirect: 127.0.0.1:7 is this service itself; use another server"]),
+    ("x 7/tcp redirect=localhost:7", ["s:1:18: redirect: localhost:7 is this service itself; use another server"]),
     ("x 7/tcp bind=192.0.2.7 redirect=192.0.2.7:7",
-     ["s:1:33: redirect: 192.0.2.7:7 is this service itself; name another server"]),
+     ["s:1:33: redirect: 192.0.2.7:7 is this service itself; use another server"]),
     ("x 7/tcp bind=192.0.2.7 redirect=127.0.0.1:7", []),
     ("x 7/tcp redirect=127.0.0.1:8\ny 8/tcp redirect=192.0.2.1:8", []),
     ("x /r/x/unix redirect=127.0.0.1:8", []),
     # Where to bind.
     ("echo 7/tcp bind=nowhere,eth0",
-     ["s:1:17: bind: 'nowhere' is no address, interface or known host name: Name or service not known"]),
+     ["s:1:17: bind: 'nowhere' is not an address, interface or known host name: Name or service not known"]),
     ("echo 7/tcp4 bind=six", ["s:1:18: bind: 'six' has no address for tcp4"]),
-    ("echo 7/tcp v6only=no", [("s:1:19: v6only: with no, the protocol must be tcp6 or udp6, which then takes IPv4 "
-                              "clients too")]),
+    ("echo 7/tcp v6only=no", [("s:1:19: v6only: no requires the protocol tcp6 or udp6, which then accepts IPv4 "
+                               "clients as well")]),
     ("@defaults bind=nowhere\necho 7/tcp",
-     ["s:1:16: bind: 'nowhere' is no address, interface or known host name: Name or service not known"]),
+     ["s:1:16: bind: 'nowhere' is not an address, interface or known host name: Name or service not known"]),
 ]  # fmt: skip
 
 
@@ -251,7 +252,7 @@ MISSING = "No such file or directory"
         ("x 7/tcp server=/bin/cat cwd=/none", ["s:1:29: cwd: can't use /none: No such file or directory"]),
         ("x 7/tcp server=/bin/none user=nobody group=wheel",
          ["s:1:44: group: no group 'wheel' on this machine", "s:1:31: user: no user 'nobody' on this machine"]),
-        ("x 7/tcp server=/bin/cat user=77", ["s:1:30: user: nobody knows the group of user 77; add group="]),
+        ("x 7/tcp server=/bin/cat user=77", ["s:1:30: user: no login group is known for user 77; add group="]),
         ("x 7/tcp server=/bin/cat user=77 group=adm", []),
         ("x 7/udp server=/bin/none wait=yes", ["s:1:16: server: can't run /bin/none: No such file or directory"]),
         ("x 7/tcp server=/bin/none disable=yes", []),
@@ -296,8 +297,8 @@ def test_a_datagram_waits_for_no_name(option: str) -> None:
     """Forged senders could cause endless lookups: hosts are looked up beforehand, which is impossible for a domain."""
     for line in ("echo 7/udp {}", "tftp 69/udp4 server=/bin/cat wait=yes {}"):
         (problem,) = _problems(line.format(f"{option}=10.0.0.0/8,.example.org,host.example.org"))
-        assert f"{option}: the names of senders are not looked up for udp" in problem
-        assert "so .example.org means nobody; name hosts, addresses or networks" in problem
+        assert f"{option}: names of clients are not looked up over udp" in problem
+        assert "so .example.org matches no client; use host names, addresses or networks" in problem
     (problem,) = _problems(f"@defaults {option}=.example.org\necho 7/udp\necho 7/tcp")
     assert problem.startswith("s:1:")
     assert not _problems(f"echo 7/tcp {option}=.example.org")
@@ -317,12 +318,12 @@ def test_what_handlers_of_the_daemons_own_user_reach_is_a_warning() -> None:
     machine = FakeMachine(handlers="svcd", reasons={"/hidden.pem": "no"})
     assert _warnings(text, machine) == [
         (
-            "user: a/tcp, b/tcp run as the daemon's own user, svcd, and can reach what that may: the daemon's log and "
-            "control socket, /k.pem; add user=NAME"
+            "user: a/tcp, b/tcp run as the daemon's own user, svcd, with access to the daemon's log and control "
+            "socket, /k.pem; add user=NAME"
         )
     ]
     assert _warnings("a 1/tcp server=/bin/cat", FakeMachine(handlers="root")) == [
-        "user: a/tcp runs as root, and a mistake in a handler gives the machine away; add user=NAME"
+        "user: a/tcp runs as root, so a bug in a handler compromises the machine; add user=NAME"
     ]
     many = "".join(f"a{number} {number}/tcp server=/bin/cat\n" for number in range(1, 9))
     assert (

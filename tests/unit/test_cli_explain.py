@@ -31,7 +31,7 @@ def test_an_open_service() -> None:
         True,
         [
             "a connection to echo/tcp from 192.0.2.1, Mon 2026-01-05 12:00 UTC:",
-            "  address  passes  nothing is asked of the address",
+            "  address  passes  no rule restricts addresses",
             "admitted",
         ],
     )
@@ -44,7 +44,7 @@ def test_a_refusal_ends_the_explanation_with_its_rule() -> None:
     assert not admitted
     assert lines[1:] == [
         "  address  passes   only_from=10.0.0.0/8 admits it  s:1:22",
-        "  time     refuses  the clock shows 12:00           access_times=8:00-9:00 (s:1:46)",
+        "  time     refuses  the local time is 12:00         access_times=8:00-9:00 (s:1:46)",
         "refused: time, by access_times=8:00-9:00 (s:1:46)",
     ]
 
@@ -54,14 +54,14 @@ def test_what_only_the_moment_decides() -> None:
     service = service_of("echo 7/tcp max_load=5 rate=1/s per_source=2 server=/bin/cat")
     admitted, lines = explanation(service, "[2001:db8::1]", _NOON)
     assert admitted
-    assert lines[-1] == "admitted, if these allow it at that moment: load, instances, per_source, rate"
+    assert lines[-1] == "admitted, depending on: load, instances, per_source, rate"
     assert any(line.endswith(" instances=64 (the default)") for line in lines)
 
 
 def test_now_the_load_is_known() -> None:
     """And decides."""
     _, lines = explanation(service_of("echo 7/tcp max_load=9999"), "192.0.2.1", None)
-    assert any(re.search(r"load +passes +the load is [0-9.]+ ", line) for line in lines)
+    assert any(re.search(r"load +passes +the load average is [0-9.]+ ", line) for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_datagram_waits_for_no_name() -> None:
         assert (admitted, line in "".join(lines)) == (wanted, "gone" not in line)
     assert asked == ["a.example", "a.example", "gone.example"]
     _, lines = explanation(service_of("echo 7/udp"), "224.0.0.1", _NOON)
-    assert lines[-1] == "refused: address, it is no single host's address"
+    assert lines[-1] == "refused: address, it is not a unicast address"
 
 
 def test_a_unix_sockets_client() -> None:
@@ -122,14 +122,14 @@ def test_a_proxy_and_whom_it_brings() -> None:
     service = service_of("echo 7/tcp proxy_protocol=::1,127.0.0.0/8 only_from=192.0.2.0/24")
     admitted, lines = explanation(service, "127.0.0.3", _NOON)
     assert not admitted
-    assert lines[1].startswith("  proxy    depends  on whom its header names; ")
-    assert lines[-1].startswith("if its header names no client: refused: address")
+    assert lines[1].startswith("  proxy    depends  on the client in its PROXY header; ")
+    assert lines[-1].startswith("if its PROXY header has no client: refused: address")
     assert lines[1].endswith("  proxy_protocol=127.0.0.0/8 (s:1:31)")
     assert len(explanation(service, "192.0.2.1", _NOON)[1]) == 3
     local = service_of("echo /e/unix proxy_protocol=local only_from=192.0.2.0/24")
     assert explanation(local, "192.0.2.1", _NOON)[0]
     anybody = service_of("echo 7/tcp proxy_protocol=::1")
-    assert explanation(anybody, "::1", _NOON)[1][-1] == "if its header names no client: admitted"
+    assert explanation(anybody, "::1", _NOON)[1][-1] == "if its PROXY header has no client: admitted"
     assert not explanation(local, "192.0.3.1", _NOON)[0]
     assert "proxy_protocol=local" in explanation(local, "local", _NOON)[1][1]
 
@@ -147,7 +147,7 @@ def test_what_is_no_address(where: str, address: str) -> None:
 @pytest.mark.parametrize("text", ["", "noon", "25:00", "12:60", "2026-13-01", "9999-12-31T23:59-12:00"])
 def test_what_is_no_time(text: str) -> None:
     """The error says what one is."""
-    with pytest.raises(UsageError, match="--at takes a time as 18:30"):
+    with pytest.raises(UsageError, match="--at takes a time such as 18:30"):
         moment_of(text, AccessRules())
 
 
@@ -198,10 +198,10 @@ def test_a_certificate_has_the_last_word() -> None:
     service = service_of("echo 7/tcp tls_cert=/c tls_client_ca=/ca tls_client_names=a@example.org no_access=192.0.2.2")
     assert explanation(service, "192.0.2.1", _NOON)[1][-2:] == [
         "admitted",
-        "in TLS it needs a certificate: tls_client_ca=/ca tls_client_names=a@example.org",
+        "over TLS it needs a client certificate: tls_client_ca=/ca tls_client_names=a@example.org",
     ]
     assert explanation(service, "192.0.2.2", _NOON)[1][-1].startswith("refused")
     service = service_of("echo 7/tcp tls_cert=/c tls_client_ca=/ca tls_client=optional tls_crl=/crl")
     assert explanation(service, "192.0.2.1", _NOON)[1][-1] == (
-        "in TLS it may have a certificate, which must hold: tls_client_ca=/ca tls_crl=/crl"
+        "over TLS it may send a client certificate, which must be valid: tls_client_ca=/ca tls_crl=/crl"
     )

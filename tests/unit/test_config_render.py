@@ -120,7 +120,7 @@ def _values(name: str) -> SearchStrategy[str]:
     if kind.name == "choice or none":
         return st.sampled_from(kind.accepts.replace(";", "").split(" or "))
     if kind.name == "choices":
-        words = kind.accepts.removeprefix("any of ").partition(" with ")[0].split()
+        words = kind.accepts.removeprefix("a comma-separated list of ").partition(";")[0].split(", ")
         return st.lists(st.sampled_from(words), unique=True).map(lambda some: ",".join(some) or "none")
     return _VALUES[kind.name]
 

@@ -57,12 +57,13 @@ def test_words(text: str, lines: list[list[str]]) -> None:
 @pytest.mark.parametrize(
     ("text", "mistakes"),
     [
-        (" a", ["s:1:1: white space at the beginning continues a line, but none stands before; remove it"]),
-        ("\n\ta\nb", ["s:2:1: white space at the beginning continues a line, but none stands before; remove it"]),
+        (" a", ["s:1:1: white space at the start continues the previous line, but there is none; remove it"]),
+        ("\n\ta\nb", ["s:2:1: white space at the start continues the previous line, but there is none; remove it"]),
         ("a 'b", ["s:1:3: no closing '; close it on the same line"]),
         ('a "b\nc', ['s:1:3: no closing "; close it on the same line']),
         ('a "b\\"', ['s:1:3: no closing "; close it on the same line']),
-        ("a b\\", ["s:1:4: nothing after the backslash; to continue a line, begin the next with white space"]),
+        ("a b\\", [("s:1:4: backslash at the end of the line; to continue a line, begin the next one with "
+                    "white space")]),
         ("a\0b", ["s:1:2: control character U+0000; remove it"]),
         ("a 'b\x07c'", ["s:1:5: control character U+0007; remove it"]),
         ("ab\rc", ["s:1:3: control character U+000D; remove it"]),

@@ -133,9 +133,9 @@ def test_a_port_by_its_name(where: str, port: int) -> None:
 @pytest.mark.parametrize(
     ("where", "problem"),
     [
-        ("htpp/tcp", ", and no name in /etc/services for tcp (did you mean 'http'?)"),
-        ("http/udp", ", and no name in /etc/services for udp"),
-        ("odd/tcp", ", and no name in /etc/services for tcp"),
+        ("htpp/tcp", ", and not a name in /etc/services for tcp (did you mean 'http'?)"),
+        ("http/udp", ", and not a name in /etc/services for udp"),
+        ("odd/tcp", ", and not a name in /etc/services for tcp"),
         ("-x/tcp", ""),
     ],
 )
@@ -143,7 +143,9 @@ def test_a_port_without_a_known_name(where: str, problem: str) -> None:
     """It is a mistake, with the nearest name."""
     files = FakeFiles({"/etc/services": _PORTS})
     name = where.partition("/")[0]
-    assert problems_of(f"mine {where} echo", files) == [f"s:1:6: port {name!r} is no number from 0 to 65535{problem}"]
+    assert problems_of(f"mine {where} echo", files) == [
+        f"s:1:6: port {name!r} is not a number from 0 to 65535{problem}"
+    ]
 
 
 def test_options_of_a_line() -> None:
@@ -169,50 +171,51 @@ ROWS = [
     ("echo 7", "s:1:6: '7' is not port/protocol, as in 7/tcp or /run/echo.sock/unix"),
     ("echo 7/sctp", "s:1:8: SCTP is not supported; remove or comment out the line"),
     ("echo 7/dccp", "s:1:8: DCCP is not supported; remove or comment out the line"),
-    ("echo 7/tpc", ("s:1:8: unknown protocol 'tpc' (did you mean 'tcp'?): there are tcp, tcp4, tcp6, udp, udp4, udp6, "
-                   "unix, unixgram")),
-    ("echo 7/", "s:1:8: unknown protocol '': there are tcp, tcp4, tcp6, udp, udp4, udp6, unix, unixgram"),
-    ("echo 65536/tcp", "s:1:6: port '65536' is no number from 0 to 65535"),
-    ("echo -1/udp", "s:1:6: port '-1' is no number from 0 to 65535"),
-    ("echo ٣/tcp", "s:1:6: port '٣' is no number from 0 to 65535"),
-    ("echo http/tcp", "s:1:6: port 'http' is no number from 0 to 65535, and no name in /etc/services for tcp"),
-    ("echo /run/e/tcp", "s:1:6: port '/run/e' is no number from 0 to 65535"),
+    ("echo 7/tpc", ("s:1:8: unknown protocol 'tpc' (did you mean 'tcp'?); the protocols are tcp, tcp4, tcp6, "
+                    "udp, udp4, udp6, unix, unixgram")),
+    ("echo 7/", "s:1:8: unknown protocol ''; the protocols are tcp, tcp4, tcp6, udp, udp4, udp6, unix, unixgram"),
+    ("echo 65536/tcp", "s:1:6: port '65536' is not a number from 0 to 65535"),
+    ("echo -1/udp", "s:1:6: port '-1' is not a number from 0 to 65535"),
+    ("echo ٣/tcp", "s:1:6: port '٣' is not a number from 0 to 65535"),
+    ("echo http/tcp", "s:1:6: port 'http' is not a number from 0 to 65535, and not a name in /etc/services for tcp"),
+    ("echo /run/e/tcp", "s:1:6: port '/run/e' is not a number from 0 to 65535"),
     ("echo 7/unix", "s:1:6: a unix service takes the absolute path of its socket, or @NAME, not '7'"),
-    ("echo @/unix", "s:1:6: an abstract socket has a name behind the @"),
+    ("echo @/unix", "s:1:6: an abstract socket needs a name after the @"),
     (f"echo @{'x' * 108}/unix", "s:1:6: the name is longer than the 107 bytes an abstract socket can have"),
-    ("echo @x/tcp", "s:1:6: port '@x' is no number from 0 to 65535"),
+    ("echo @x/tcp", "s:1:6: port '@x' is not a number from 0 to 65535"),
     ("echo run/e/unixgram", "s:1:6: a unixgram service takes the absolute path of its socket, or @NAME, not 'run/e'"),
     ("echo /run//unix", "s:1:6: a unix service takes the absolute path of its socket, or @NAME, not '/run/'"),
     (f"echo /{'x' * 107}/unix", "s:1:6: the path is longer than the 107 bytes a UNIX socket can have"),
     (f"echo /{'é' * 54}/unix", "s:1:6: the path is longer than the 107 bytes a UNIX socket can have"),
     # Field 1 and aliases.
-    ("'' 7/tcp echo", "s:1:1: '' is no service name: it must not be empty nor hold / or ="),
-    ("a/b 7/tcp echo", "s:1:1: 'a/b' is no service name: it must not be empty nor hold / or ="),
-    ("a=b 7/tcp echo", "s:1:1: 'a=b' is no service name: it must not be empty nor hold / or ="),
+    ("'' 7/tcp echo", "s:1:1: '' is not a service name; a name is not empty and contains no / or ="),
+    ("a/b 7/tcp echo", "s:1:1: 'a/b' is not a service name; a name is not empty and contains no / or ="),
+    ("a=b 7/tcp echo", "s:1:1: 'a=b' is not a service name; a name is not empty and contains no / or ="),
     ("echo 7/tcp ''", "s:1:12: an empty word; remove the quotes"),
-    ("echo 7/tcp\n discard 9/tcp", ("s:2:10: '9/tcp' among the aliases; a line that begins with white space continues "
-                                   "the one before: remove the white space if this is a service of its own")),
+    ("echo 7/tcp\n discard 9/tcp", ("s:2:10: '9/tcp' among the aliases; a line that begins with white space "
+                                    "continues the previous line; remove the white space if this is a separate "
+                                    "service")),
     # What runs.
-    ("ecoh 7/tcp", ("s:1:1: nothing serves 'ecoh' (did you mean 'echo'?): say what does with server=, python=, "
-                   "factory=, redirect=, add the name of a built-in as an alias "
+    ("ecoh 7/tcp", ("s:1:1: no handler for 'ecoh' (did you mean 'echo'?); add server=, python=, factory= or "
+                   "redirect=, a built-in as an alias "
                    f"({', '.join(sorted(BUILTINS))}), or disable=yes")),
-    ("zzz 7/udp", ("s:1:1: nothing serves 'zzz': say what does with server= and wait=yes, add the name of a built-in "
-                  f"as an alias ({', '.join(sorted(name for name, each in BUILTINS.items() if each.datagram))}), "
+    ("zzz 7/udp", ("s:1:1: no handler for 'zzz'; add server= with wait=yes, a built-in as an alias "
+                  f"({', '.join(sorted(name for name, each in BUILTINS.items() if each.datagram))}), "
                   "or disable=yes")),
     ("x 7/tcp server=/bin/cat redirect=h:7",
-     "s:1:34: redirect: server= at s:1:16 says what runs already; remove one of the two"),
+     "s:1:34: redirect: server= at s:1:16 already selects the handler; remove one of the two"),
     ("x 7/tcp factory=a:b server=/bin/cat disable=yes",
-     "s:1:28: server: factory= at s:1:17 says what runs already; remove one of the two"),
-    ("x 7/udp server=/bin/cat", "s:1:16: server: nothing connects over udp; add wait=yes"),
-    ("x /r/x/unixgram server=/bin/cat wait=no", "s:1:24: server: nothing connects over unixgram; add wait=yes"),
+     "s:1:28: server: factory= at s:1:17 already selects the handler; remove one of the two"),
+    ("x 7/udp server=/bin/cat", "s:1:16: server: udp has no connections; add wait=yes"),
+    ("x /r/x/unixgram server=/bin/cat wait=no", "s:1:24: server: unixgram has no connections; add wait=yes"),
     ("echo 7/udp python=a:b wait=yes",
-     "s:1:19: python: nothing connects over udp; only server= with wait=yes serves datagrams"),
-    ("x 7/udp6 redirect=h:7", ("s:1:19: redirect: nothing connects over udp6; only server= with wait=yes serves "
-                              "datagrams")),
-    ("x 7/tcp server=cat", ("s:1:16: server takes a program's absolute path and its arguments, quoted as in a shell, "
-                           "not 'cat'")),
+     "s:1:19: python: udp has no connections; only server= with wait=yes serves datagrams"),
+    ("x 7/udp6 redirect=h:7", ("s:1:19: redirect: udp6 has no connections; only server= with wait=yes serves "
+                               "datagrams")),
+    ("x 7/tcp server=cat", ("s:1:16: server takes the absolute path of a program and its arguments, quoted as in "
+                            "a shell, not 'cat'")),
     ("x 7/tcp python=a", "s:1:16: python takes package.module:name, not 'a'"),
-    ("x 7/tcp redirect=h", "s:1:18: redirect takes host:port or [address]:port, the port as a number, not 'h'"),
+    ("x 7/tcp redirect=h", "s:1:18: redirect takes host:port or [address]:port, with a numeric port, not 'h'"),
     ("echo 7/tcp user=git", "s:1:17: user is for spawned services (server=, python=), not for echo over tcp"),
     ("x 7/tcp redirect=h:7 nice=5",
      "s:1:27: nice is for spawned services (server=, python=), not for redirect= over tcp"),
@@ -220,10 +223,10 @@ ROWS = [
     ("echo 7/tcp group=adm",
      ("s:1:18: group is for spawned services (server=, python=) and UNIX sockets (unix, unixgram), not for echo over "
       "tcp")),
-    ("upper 7/udp", ("s:1:1: upper is not served over udp, only over tcp, tcp4, tcp6, unix; change it or add "
-                    "disable=yes")),
-    ("web /run/x/unixgram http", ("s:1:1: http is not served over unixgram, only over tcp, tcp4, tcp6, unix; change it "
-                                 "or add disable=yes")),
+    ("upper 7/udp", ("s:1:1: upper is not served over udp, only over tcp, tcp4, tcp6, unix; change the protocol, "
+                     "or add disable=yes")),
+    ("web /run/x/unixgram http", ("s:1:1: http is not served over unixgram, only over tcp, tcp4, tcp6, unix; "
+                                  "change the protocol, or add disable=yes")),
     # Options.
     ("echo 7/tcp backlg=5", "s:1:12: unknown option 'backlg' (did you mean 'backlog'?)"),
     ("echo 7/tcp =5", "s:1:12: unknown option ''"),
@@ -232,7 +235,7 @@ ROWS = [
     ("echo 7/tcp backlog=", "s:1:20: backlog takes a whole number from 1 to 9999999, not ''"),
     ("echo 7/tcp nodelay=maybe", "s:1:20: nodelay takes yes or no, not 'maybe'"),
     ("echo 7/tcp\n   nodelay=maybe", "s:2:12: nodelay takes yes or no, not 'maybe'"),
-    ("echo 7/tcp backlog=5 backlog=6", "s:1:22: backlog stands twice; the first is at s:1:20; remove one"),
+    ("echo 7/tcp backlog=5 backlog=6", "s:1:22: backlog is set twice; the first is at s:1:20; remove one"),
     ("echo 7/udp backlog=5", "s:1:20: backlog is for stream services (tcp, unix), not for echo over udp"),
     ("echo /r/e/unix nodelay=no", "s:1:24: nodelay is for tcp services, not for echo over unix"),
     ("echo /r/e/unixgram bind=::1", "s:1:25: bind is for services with a port (tcp, udp), not for echo over unixgram"),
@@ -240,9 +243,10 @@ ROWS = [
     ("shout 7/tcp upper root=/x", "s:1:24: root is for http services, not for upper over tcp"),
     ("foo 7/tcp utc=no disable=yes", "s:1:15: utc is for daytime services, not for foo over tcp"),
     # Directives.
-    ("@default a=b", ("s:1:1: unknown directive '@default' (did you mean '@defaults'?): there are @defaults and "
-                     "@include")),
-    ("@defaults server=/bin/cat", "s:1:11: server= says what runs; set it on the line of a service, not in @defaults"),
+    ("@default a=b", ("s:1:1: unknown directive '@default' (did you mean '@defaults'?); the directives are "
+                      "@defaults and @include")),
+    ("@defaults server=/bin/cat", ("s:1:11: server= selects the handler of one service; set it on its line, not "
+                                   "in @defaults")),
     ("@defaults id=x", "s:1:11: id= names one service; set it on its line, not in @defaults"),
     ("echo 7/tcp id=a/b", "s:1:15: id takes a word without blanks, / and =, not 'a/b'"),
     ("@defaults resolve", "s:1:11: @defaults takes option=value, not 'resolve'"),
@@ -260,7 +264,7 @@ def test_a_mistake_has_its_place_and_its_remedy(text: str, problem: str) -> None
     assert problems_of(text) == [problem]
 
 
-_ALIASES = "; aliases stand before the options"
+_ALIASES = "; aliases come before the options"
 TRAILING = [
     ("only_from=10.1.2.3 10.1.2.4", "'10.1.2.4' follows only_from=: if it belongs to that value, write "
                                     "only_from=10.1.2.3,10.1.2.4" + _ALIASES),
@@ -273,15 +277,15 @@ TRAILING = [
     ("idle_timeout=10 m", "'m' follows idle_timeout=: if it belongs to that value, write idle_timeout=10m" + _ALIASES),
     ("description=for me", "'me' follows description=: if it belongs to that value, write description='for me'"
                            + _ALIASES),
-    ("backlog=5 6", "'6' follows backlog=: quote a value with blanks, or put commas between its parts" + _ALIASES),
-    ("resolve=yes upper", "'upper' follows resolve=: quote a value with blanks, or put commas between its parts"
+    ("backlog=5 6", "'6' follows backlog=: quote a value with blanks, or separate its parts with commas" + _ALIASES),
+    ("resolve=yes upper", "'upper' follows resolve=: quote a value with blanks, or separate its parts with commas"
                           + _ALIASES),
     ("backlog= 5", "'5' follows backlog=: write backlog=5" + _ALIASES),
     ("backlog=5 ''", "an empty word; remove the quotes"),
-    ("backlog=5\n upper 9/tcp", ("'9/tcp' among the options; a line that begins with white space continues the one "
-                                "before: remove the white space if this is a service of its own")),
-    ("cps=50 10", ("'10' follows cps=, and there is no option 'cps': write rate=50/s; there is no waiting time, the "
-                  "next client may come as soon as the rate allows")),
+    ("backlog=5\n upper 9/tcp", ("'9/tcp' among the options; a line that begins with white space continues the "
+                                 "previous line; remove the white space if this is a separate service")),
+    ("cps=50 10", ("'10' follows cps=, and there is no option 'cps': write rate=50/s; there is no waiting time: "
+                   "the next client is accepted as soon as the rate allows")),
 ]  # fmt: skip
 
 
@@ -299,8 +303,8 @@ def test_a_word_behind_an_option_is_no_alias(line: str, words: str, problem: str
         ("server=/bin/cat -n", "'-n' follows server=: if it belongs to that value, write server='/bin/cat -n'"),
         ("server=/bin/git daemon --base=/srv", ("'daemon --base=/srv' follows server=: if it belongs to that value, "
                                                "write server='/bin/git daemon --base=/srv'")),
-        ("server=/bin/cat user=nobody nogroup", ("'nogroup' follows user=: quote a value with blanks, or put commas "
-                                                "between its parts")),
+        ("server=/bin/cat user=nobody nogroup", ("'nogroup' follows user=: quote a value with blanks, or "
+                                                 "separate its parts with commas")),
         ("server=/bin/cat env=A=1 B=2", "'B=2' follows env=: if it belongs to that value, write env='A=1 B=2'"),
         ("redirect=localhost 80", "'80' follows redirect=: if it belongs to that value, write redirect=localhost:80"),
     ],
@@ -321,30 +325,31 @@ def test_what_runs_may_have_blanks_only_in_quotes(words: str, problem: str) -> N
         ("backlog = x", "blanks around = in backlog =; write backlog=VALUE"),
         ("only_from += 10.0.0.1", "only_from +=: write all its values in one only_from="),
         ("only_from-=10.0.0.1", "only_from-=: write all its values in one only_from="),
-        ("socket_type = stream", ("no option 'socket_type': the protocol says it: PORT/tcp for stream, PORT/udp for "
-                                 "dgram; raw and seqpacket are not supported")),
-        ("protocol = tcp", "no option 'protocol': write it behind the port, as in 7/tcp"),
+        ("socket_type = stream", ("no option 'socket_type': the protocol selects the socket type: PORT/tcp for "
+                                  "stream, PORT/udp for dgram; raw and seqpacket are not supported")),
+        ("protocol = tcp", "no option 'protocol': write it after the port, as in 7/tcp"),
         ("type = TCPMUX", "no option 'type': write mux=yes"),
         ("type=INTERNAL", "no option 'type': remove it, and name the built-in as the service or as an alias"),
         ("flags=KEEPALIVE", "no option 'flags': write keepalive=yes"),
         ("flags = IPv6", "no option 'flags': write PORT/tcp6 or PORT/udp6"),
-        ("flags=INTERCEPT", ("no option 'flags': KEEPALIVE is keepalive=yes, NODELAY is nodelay=yes, NAMEINARGS is "
-                            "argv0=NAME, IPv4 and IPv6 are PORT/tcp4 and PORT/tcp6; there are no others")),
-        ("log_type = FILE /var/log/x", ("no option 'log_type': one log has all services: say where it goes by twistd "
-                                       "--logfile FILE, --syslog, or svcd --log-format journald")),
-        ("server_args = -n -u", ("no option 'server_args': write the arguments behind the program: "
-                                "server='/path/program -n -u'")),
-        ("server_args=-n", ("no option 'server_args': write the arguments behind the program: "
-                           "server='/path/program -n'")),
-        ("cps = 50 10", ("no option 'cps': write rate=50/s; there is no waiting time, the next client may come as "
-                        "soon as the rate allows")),
+        ("flags=INTERCEPT", ("no option 'flags': KEEPALIVE is keepalive=yes, NODELAY is nodelay=yes, NAMEINARGS "
+                             "is argv0=NAME, IPv4 and IPv6 are PORT/tcp4 and PORT/tcp6; svcd has no other flags")),
+        ("log_type = FILE /var/log/x", ("no option 'log_type': svcd writes one log for all services; set its "
+                                        "destination with twistd --logfile FILE or --syslog, or with svcd "
+                                        "--log-format journald")),
+        ("server_args = -n -u", ("no option 'server_args': write the arguments after the program: "
+                                 "server='/path/program -n -u'")),
+        ("server_args=-n", ("no option 'server_args': write the arguments after the program: "
+                            "server='/path/program -n'")),
+        ("cps = 50 10", ("no option 'cps': write rate=50/s; there is no waiting time: the next client is "
+                         "accepted as soon as the rate allows")),
         ("rlimit_files=10", "no option 'rlimit_files': write rlimit_nofile=NUMBER"),
-        ("instances=UNLIMITED", ("instances takes a whole number from 1 to 9999999, or none, not 'UNLIMITED'; xinetd's "
-                                "UNLIMITED is none here")),
-        ("log_on_success=HOST,USERID", ("log_on_success takes any of PID HOST EXIT DURATION TRAFFIC with commas "
-                                       "between them, or none, not 'HOST,USERID'; there is no identification of "
-                                       "users (RFC 1413); remove it")),
-        ("disable", "'disable' is an option, no alias; write disable=VALUE"),
+        ("instances=UNLIMITED", ("instances takes a whole number from 1 to 9999999; or none, not 'UNLIMITED'; "
+                                 "xinetd's UNLIMITED is written none")),
+        ("log_on_success=HOST,USERID", ("log_on_success takes a comma-separated list of PID, HOST, EXIT, "
+                                        "DURATION, TRAFFIC; or none, not 'HOST,USERID'; identification of users "
+                                        "(RFC 1413) is not supported; remove it")),
+        ("disable", "'disable' is an option, not an alias; write disable=VALUE"),
     ],
 )  # fmt: skip
 def test_words_of_xinetd_get_a_remedy(words: str, problem: str) -> None:
@@ -353,7 +358,7 @@ def test_words_of_xinetd_get_a_remedy(words: str, problem: str) -> None:
     assert found.partition(": ")[2] == problem
 
 
-_BLOCK = "this is a block of xinetd.conf(5); a service is one line here: NAME PORT/PROTOCOL option=value ..."
+_BLOCK = "this is a block of xinetd.conf(5); write each service as one line: NAME PORT/PROTOCOL option=value ..."
 
 
 @pytest.mark.parametrize(
@@ -368,7 +373,7 @@ _BLOCK = "this is a block of xinetd.conf(5); a service is one line here: NAME PO
                                                            "server='/path/program arguments' user=USER")),
         ("x 7/vsock echo", ("vsock is not supported; serve PORT/tcp or PATH/unix, and pass connections on with "
                            "socat(1)")),
-        ("rstatd rpc/udp", "RPC services are not supported; run the program by itself, beside rpcbind(8)"),
+        ("rstatd rpc/udp", "RPC services are not supported; run the program outside svcd, with rpcbind(8)"),
         ("x 7/mptcp echo", "write PORT/tcp and mptcp=yes"),
     ],
 )  # fmt: skip
@@ -485,21 +490,21 @@ def test_a_pattern_without_a_match_is_a_warning() -> None:
     """An empty directory of more services gives a warning; a missing file is a mistake."""
     assert problems_of("@include services.d/*") == ["s:1:10: warning: no file matches services.d/*"]
     _, problems = read_files({MAIN: "@include d/*\necho 1/tcp", "/etc/svcd/d/x.rpmsave": "echo 2/tcp"})
-    assert problems == [f"{MAIN}:1:10: warning: no file matches d/* but for 1 that are skipped"]
+    assert problems == [f"{MAIN}:1:10: warning: no file matches d/* except 1 skipped"]
 
 
 def test_a_file_without_a_line_is_a_warning() -> None:
     """An empty file that is included may have been truncated."""
     _, problems = read_files({MAIN: "@include d\necho 1/tcp", "/etc/svcd/d": "# to be written\n"})
-    assert problems == [f"{MAIN}:1:10: warning: /etc/svcd/d has no line; write one, or remove the file"]
+    assert problems == [f"{MAIN}:1:10: warning: /etc/svcd/d has no lines; add a service, or remove the file"]
 
 
 @pytest.mark.parametrize(
     ("text", "warning"),
     [
-        ("", "no line says a service: nothing is served"),
-        ("# echo 7/tcp\n@defaults backlog=5", "no line says a service: nothing is served"),
-        ("echo 7/tcp disable=yes", "every service is disabled: nothing is served"),
+        ("", "no line defines a service; nothing is served"),
+        ("# echo 7/tcp\n@defaults backlog=5", "no line defines a service; nothing is served"),
+        ("echo 7/tcp disable=yes", "every service is disabled; nothing is served"),
     ],
 )
 def test_a_file_that_serves_nothing_is_a_warning(text: str, warning: str) -> None:
@@ -533,7 +538,10 @@ def test_defaults_about_clients_that_nobody_sees_are_warnings(option: str, value
         BUILTINS,
     )
     assert list(map(str, problems)) == [
-        f"s:1:{12 + len(option)}: warning: {option}: not for x/tcp, whose process accepts unseen by svcd (wait=yes)"
+        (
+            f"s:1:{12 + len(option)}: warning: {option}: ignored for x/tcp, whose process accepts the connections "
+            "itself (wait=yes)"
+        )
     ]
     assert [option in service.locations for service in config.services] == [True, False, True, True, False]
     default = TABLE[option].default

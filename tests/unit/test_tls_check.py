@@ -48,7 +48,7 @@ def test_a_text_for_who_is_refused_means_nothing() -> None:
     """banner_fail is an error with TLS, except from a defaults line, which may be for other services."""
     contents = {"a": GOOD.bundle, "text": b"no\n"}
     assert _problems("tls_cert=/c/a banner_fail=/c/text", contents) == [
-        "banner_fail: who is refused gets no TLS, and in the clear a client of TLS can't read it; remove it"
+        "banner_fail: refused clients are closed before the TLS handshake and get no banner; remove it"
     ]
     files = FakeFiles({f"/c/{name}": content for name, content in contents.items()})
     text = "@defaults banner_fail=/c/text\necho 7/tcp tls_cert=/c/a\n"
@@ -96,7 +96,7 @@ def test_a_file_that_cannot_be_read(option: str) -> None:
     path = paths[option]
     contents[path.removeprefix("/c/")] = DENIED
     assert _problems(options, contents) == [
-        f"{option}: can't read {path}: Permission denied; let whoever starts svcd read it"
+        f"{option}: can't read {path}: Permission denied; make it readable for the user that starts svcd"
     ]
     del contents[path.removeprefix("/c/")]
     assert _problems(options, contents) == [f"{option}: can't read {path}: No such file or directory"]
@@ -146,7 +146,7 @@ def test_a_key_that_cannot_be_used(key: bytes, text: str) -> None:
 
 def test_a_forgotten_key() -> None:
     """A certificate that others may read can't contain the key, which needs a file of its own."""
-    text = "there is no private key in it (PEM: -----BEGIN PRIVATE KEY-----); name the file that has it by tls_key="
+    text = "there is no private key in it (PEM: -----BEGIN PRIVATE KEY-----); set tls_key= to the file that contains it"
     assert _problems("tls_cert=/c/a", {"a": GOOD.pem}, "/c/a") == [f"tls_cert: can't use /c/a: {text}"]
 
 
@@ -182,7 +182,7 @@ def test_a_key_that_is_too_weak(key: object, algorithm: object, text: str) -> No
 @pytest.mark.parametrize(
     ("both", "text"),
     [
-        (_OLD.bundle, f"the certificate in /c/a expired on {CA.now:%Y-%m-%d}; get a new one"),
+        (_OLD.bundle, f"the certificate in /c/a expired on {CA.now:%Y-%m-%d}; renew it"),
         (_LATE.bundle, f"the certificate in /c/a is not valid before {CA.now + timedelta(hours=1):%Y-%m-%d %H:%M} UTC"),
     ],
 )
@@ -209,36 +209,36 @@ def test_a_daemon_takes_what_has_expired() -> None:
 )
 def test_a_key_that_everybody_can_read(options: str, exposed: str, option: str) -> None:
     """A private key is for its owner and group alone; a certificate may be readable by others."""
-    text = f"{option}: /c/a has a private key, and everybody can read or change it; chmod o= /c/a"
+    text = f"{option}: /c/a contains a private key, and all users can read or change it; run chmod o= /c/a"
     assert _problems(options, {"a": GOOD.bundle, "b": GOOD.pem}, exposed) == ([text] if option else [])
 
 
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ("tls_key=/c/a", "tls_key: this means nothing without tls_cert; add tls_cert=FILE, or remove it"),
-        ("tls_min=1.3", "tls_min: this means nothing without tls_cert or tls_sni; add tls_cert=FILE, or remove it"),
-        ("tls_crl=/c/a", "tls_crl: this means nothing without tls_client_ca; add tls_client_ca=FILE, or remove it"),
+        ("tls_key=/c/a", "tls_key: this has no effect without tls_cert; add tls_cert=FILE, or remove it"),
+        ("tls_min=1.3", "tls_min: this has no effect without tls_cert or tls_sni; add tls_cert=FILE, or remove it"),
+        ("tls_crl=/c/a", "tls_crl: this has no effect without tls_client_ca; add tls_client_ca=FILE, or remove it"),
         (
             "tls_client_names=a.example",
-            "tls_client_names: this means nothing without tls_client_ca; add tls_client_ca=FILE, or remove it",
+            "tls_client_names: this has no effect without tls_client_ca; add tls_client_ca=FILE, or remove it",
         ),
         (
             "tls_unknown_name=refuse",
-            "tls_unknown_name: this means nothing without tls_sni; add tls_sni=DIRECTORY, or remove it",
+            "tls_unknown_name: this has no effect without tls_sni; add tls_sni=DIRECTORY, or remove it",
         ),
         (
             "tls_sni=/c",
             (
-                "tls_sni: clients that ask for another name need a certificate too; add tls_cert=FILE, or "
+                "tls_sni: clients that request another name need a certificate, too; add tls_cert=FILE, or "
                 "tls_unknown_name=refuse"
             ),
         ),
         (
             "server=/bin/cat wait=yes tls_cert=/c/a",
             (
-                "tls_cert: with wait=yes the process accepts by itself, and svcd can't speak TLS for it; remove one of "
-                "them"
+                "tls_cert: with wait=yes the process accepts the connections, and svcd can't terminate TLS; remove "
+                "one of the two"
             ),
         ),
     ],
@@ -262,7 +262,7 @@ def test_what_defaults_say_is_for_services_with_tls() -> None:
 def test_who_takes_no_tls(line: str) -> None:
     """Datagrams, and tcpmux, which hands connections on, have no TLS."""
     (problem,) = problems_of(f"{line} tls_cert=/c/a")
-    assert "tls_cert is for stream services (tcp, unix), but for tcpmux, not for" in problem
+    assert "tls_cert is for stream services (tcp, unix), except tcpmux, not for" in problem
 
 
 def test_a_directory_of_names() -> None:
@@ -275,9 +275,14 @@ def test_a_directory_of_names() -> None:
         return [each.text for each in check(config_of(f"echo 7/tcp {options}"), files, FakeMachine(time=NOW))[1]]
 
     assert problems({}) == ["tls_sni: can't list /s: Not a directory"]
-    assert problems({}, "/s") == ["tls_sni: /s has no file *.pem; name them after their hosts, as www.example.org.pem"]
+    assert problems({}, "/s") == [
+        ("tls_sni: /s has no *.pem files; name each after its host, as in www.example.org.pem")
+    ]
     assert problems({"*.example.org.pem": GOOD.bundle}, "/s") == [
-        "tls_sni: /s/*.example.org.pem is not named after a host; as www.example.org.pem or _.example.org.pem"
+        (
+            "tls_sni: /s/*.example.org.pem is not named after a host; use a name such as www.example.org.pem or "
+            "_.example.org.pem"
+        )
     ]
     assert problems({"_.example.org.pem": GOOD.bundle}, "/s") == [
         "tls_sni: the certificate in /s/_.example.org.pem is not for *.example.org; rename the file"
@@ -304,7 +309,7 @@ def test_authorities() -> None:
 def test_revocation_lists() -> None:
     """There is a list of each authority, which it has signed, and it is not too old."""
     options = "tls_cert=/c/a tls_client_ca=/c/b tls_crl=/c/c"
-    missing = "tls_crl: /c/c has no revocation list of CN=Under; add it: all clients were refused"
+    missing = "tls_crl: /c/c has no revocation list of CN=Under; add it, otherwise all clients are refused"
 
     def problems(*lists: bytes) -> list[str]:
         return _problems(options, {"a": GOOD.bundle, "b": CA.pem + UNDER.pem, "c": b"".join(lists)})
@@ -313,10 +318,10 @@ def test_revocation_lists() -> None:
     assert problems(CA.crl()) == [missing]
     assert problems(CA.crl(), UNDER.crl(key=CA.own.key)) == [missing]
     assert problems(CA.crl(), UNDER.crl(until=CA.now)) == [
-        "tls_crl: the revocation list of CN=Under in /c/c is out of date; get the newest"
+        "tls_crl: the revocation list of CN=Under in /c/c is out of date; install the newest"
     ]
     assert _problems(options, {"a": GOOD.bundle, "b": UNDER.pem, "c": UNDER.crl()}) == [
-        "tls_client_ca: with tls_crl CN=Under needs the certificate of CN=Test CA here as well; add it"
+        "tls_client_ca: with tls_crl the certificate of CN=Test CA, the issuer of CN=Under, is required; add it"
     ]
     assert problems(b"x") == [
         "tls_crl: can't use /c/c: there is no revocation list in it (PEM: -----BEGIN X509 CRL-----)"
@@ -335,12 +340,12 @@ def test_what_ends_soon_is_a_warning() -> None:
         assert all(each.severity is Severity.WARNING for each in problems)
         return [each.text for each in problems]
 
-    certificate = "tls_cert: the certificate in /c/a expires in 5 days; get a new one"
+    certificate = "tls_cert: the certificate in /c/a expires in 5 days; renew it"
     late = until.timestamp() - 3600
     assert warnings("", NOW) == [certificate]
     assert warnings("", late) == [
-        "tls_cert: the certificate in /c/a expires in 4 days; get a new one",
-        "tls_crl: a list in /c/crl ends within a day; get the newest",
+        "tls_cert: the certificate in /c/a expires in 4 days; renew it",
+        "tls_crl: a list in /c/crl expires within a day; renew it",
     ]
     assert warnings(" tls_warn=3d", NOW) == []
     assert warnings("", None) == []
