@@ -426,7 +426,7 @@ def test_service_without_sockets_is_broken(port: int) -> None:
     supervisor = daemon.supervisor
     supervisor.change_to(desired(f"{ok}\n{other}", FakeMachine(names={"eth9": ["127.77.0.5"]})))
     assert not supervisor.broken
-    with pytest.raises(ConfigError, match="'eth9' is no address"):
+    with pytest.raises(ConfigError, match="'eth9' is not an address"):
         supervisor.change_to(desired(f"{ok}\n{vip}\n{other}"), strict=True)
     assert sorted(_listening(daemon)) == ["ok/tcp4", "other/tcp4"]
     # The interface disappears, and no other service has its address: the service continues.
