@@ -375,7 +375,7 @@ def test_two_services_meet_at_an_address_of_an_interface(start: Callable[..., Da
     _inside(daemon, "ip", "addr", "add", "10.77.0.5/32", "dev", "lo")
     daemon.file.write_text(f"{vip}other 7007/tcp4 upper bind=later0\n")
     found = svcctl(daemon, "reload")
-    assert (found.returncode, "'later0' is no address" in found.stderr) == (1, True)
+    assert (found.returncode, "'later0' is not an address" in found.stderr) == (1, True)
     rows = status(daemon)
     assert {name: row["state"] for name, row in rows.items()} == {"vip/tcp4": "on", "other/tcp4": "broken"}
     assert rows["vip/tcp4"]["addresses"] == ["10.77.0.5:7007"]

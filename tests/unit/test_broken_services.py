@@ -434,7 +434,7 @@ def test_service_without_sockets_is_broken(port: int) -> None:
     assert not supervisor.broken
     supervisor.change_to(desired(f"{ok}\n{vip}\n{other}"))
     assert sorted(_listening(daemon)) == sorted(supervisor.hosted) == ["ok/tcp4", "vip/tcp4"]
-    assert "'eth9' is no address" in supervisor.broken["other/tcp4"].reason
+    assert "'eth9' is not an address" in supervisor.broken["other/tcp4"].reason
     daemon.stop()
 
 
